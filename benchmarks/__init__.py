@@ -1,0 +1,1 @@
+"""Measurements against peers, and the models they are made with."""

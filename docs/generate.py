@@ -1,0 +1,188 @@
+"""Writes the reference pages that are lists of what the code holds: ``python -m docs.generate``.
+
+``tests/test_documentation.py`` fails while a page in the repository differs from what this writes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from migx import plugins
+from migx.onnx import importers
+from migx.op import UNDECLARED, Traits, can_evaluate
+from migx.shape import DType
+
+FOLDER = Path(__file__).parent / "reference"
+MADE = "<!-- Made by python -m docs.generate: mend the docstrings, not this page. -->\n"
+OURS = {kind: plugins.OWN[kind] for kind in ("ops", "onnx", "passes", "targets")}
+
+OPERATIONS = """\
+There are {}, in the files of `migx/ops/`. Names are MIGraphX's where it has the operation.
+Inputs that are read element by element must have equal dims: a broadcast is an instruction of
+its own.
+
+The traits tell passes what they may do: *pointwise*, *commutative*, *reduction*, *view of N*
+(may alias input N), *standard inputs*, *effectful* (never removed), *not folded* (never
+evaluated at compile time). *No meaning*: it exists to be replaced, or is handled by whoever
+runs the program."""
+ONNX_OPERATORS = """\
+The {} operators that `migx.parse_onnx` reads. An importer serves every opset version from the
+one given until the next in its row; older versions are refused. The last column is the file in
+`migx/onnx/ops/`."""
+ELEMENT_TYPES = """\
+`DType.of(name)` finds one. The *roundoff* is the largest relative error of rounding to
+nearest. A packed type is storage: it lies flat, low bits first, has no views, and only the
+`unpack_...` operations compute with it; its numpy type is that of its bytes. Types that numpy
+lacks come from `ml_dtypes`."""
+
+
+def operations() -> str:
+    """The page of all operations, family by family."""
+    found = [cls for cls in plugins.operations().values() if _ours(cls, "ops")]
+    page = [
+        "# Operations",
+        OPERATIONS.format(len(found)),
+    ]
+    for family in plugins.files(OURS["ops"]):
+        module = importlib.import_module(f"{OURS['ops']}.{family}")
+        members = sorted((c for c in found if c.__module__ == module.__name__), key=_name)
+        rows = [(f"`{_name(c)}`", _attributes(c), _sentence(c), _traits(c)) for c in members]
+        page += [f"## {family}", _paragraph(module)]
+        page += [_table(("operation", "attributes", "result", "traits"), rows)]
+    return _page(page)
+
+
+def onnx_operators() -> str:
+    """The page of all ONNX operators that can be read."""
+    rows = []
+    for (domain, name), versions in sorted(importers.table().items()):
+        ours = sorted((since, f) for since, f in versions if _ours(f, "onnx"))
+        if ours:
+            where = ours[-1][1].__module__.rpartition(".")[2]
+            since = ", ".join(str(version) for version, _ in ours)
+            rows.append((f"`{name}`", domain or "ai.onnx", since, f"`{where}`"))
+    return _page(
+        [
+            "# ONNX operators",
+            ONNX_OPERATORS.format(len(rows)),
+            _table(("operator", "domain", "from version", "file"), rows),
+        ]
+    )
+
+
+def element_types() -> str:
+    """The page of all element types."""
+    rows = [
+        (
+            f"`{t}`",
+            t.kind,
+            str(t.bits or ""),
+            f"`{t.numpy.name}`" if t.is_tensor else "",
+            f"2^-{t.digits}" if t.digits else "",
+            "packed storage" if t.is_packed else "" if t.is_tensor else "host value",
+        )
+        for t in DType.known.values()
+    ]
+    return _page(
+        [
+            "# Element types",
+            ELEMENT_TYPES,
+            _table(("name", "kind", "bits", "numpy", "roundoff", ""), rows),
+        ]
+    )
+
+
+def passes() -> str:
+    """The page of all passes and targets."""
+    page = ["# Passes and targets"]
+    for kind in ("passes", "targets"):
+        rows = []
+        for name in plugins.names(kind):
+            cls = plugins.load(kind, name)
+            if _ours(cls, kind):
+                rows.append((f"`{name}`", _attributes(cls), _sentence(cls)))
+        page += [f"## {kind.capitalize()}", _table(("name", "options", "what it does"), rows)]
+    return _page(page)
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "operations.md": operations,
+    "onnx-operators.md": onnx_operators,
+    "element-types.md": element_types,
+    "passes-and-targets.md": passes,
+}
+
+
+def _ours(value: Any, kind: str) -> bool:
+    """Whether migx itself offers it, rather than a package that happens to be installed."""
+    module: str = value.__module__
+    return module.startswith(f"{OURS[kind]}.")
+
+
+def _name(cls: Any) -> str:
+    return str(cls.name)
+
+
+def _paragraph(value: Any) -> str:
+    """The first paragraph of a docstring, as Markdown on one line."""
+    text = (inspect.getdoc(value) or "").partition("\n\n")[0]
+    return " ".join(text.split()).replace("``", "`")
+
+
+def _sentence(value: Any) -> str:
+    """The first sentence of a docstring."""
+    return re.split(r"(?<=\.) (?=[A-Z])", _paragraph(value))[0]
+
+
+def _attributes(cls: Any) -> str:
+    return ", ".join(_fields(cls))
+
+
+def _fields(cls: Any) -> Iterator[str]:
+    for field in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
+        default = "" if field.default is dataclasses.MISSING else f" = {_default(field.default)}"
+        yield f"`{field.name}: {field.type}{default}`"
+
+
+def _default(value: Any) -> str:
+    return str(value) if isinstance(value, DType) else repr(value)
+
+
+def _traits(cls: Any) -> str:
+    traits: Traits = getattr(cls, "traits", UNDECLARED)
+    said = {
+        "pointwise": traits.pointwise,
+        "commutative": traits.commutative,
+        "reduction": traits.reduction,
+        f"view of {traits.view}": traits.view is not None,
+        "standard inputs": traits.standard_inputs,
+        "effectful": not traits.pure,
+        "not folded": not traits.foldable,
+        "no meaning": not can_evaluate(cls),
+    }
+    return ", ".join(text for text, holds in said.items() if holds)
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(c.replace('|', chr(92) + '|') for c in r)} |" for r in lines)
+
+
+def _page(parts: list[str]) -> str:
+    return MADE + "\n" + "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    """Writes every page."""
+    for name, made in PAGES.items():
+        (FOLDER / name).write_text(made(), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

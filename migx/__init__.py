@@ -1,0 +1,66 @@
+"""migx: a graph compiler for ONNX models, with weights that can be left out, swapped and re-laid
+out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from migx.argument import Argument
+from migx.dim import Dim
+from migx.errors import MigxError
+from migx.ir import Instruction, Module, Program
+from migx.shape import DType, Shape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from migx.dim import Extent
+    from migx.manager import Observer, Pass, Pipeline
+
+__version__ = "0.1.0"
+
+
+def parse_onnx(
+    path: str | Path, input_dims: Mapping[str, Sequence[Extent]] | None = None, **options: Any
+) -> Program:
+    """The program of an ONNX file. See ``migx.onnx.reader.parse_onnx``."""
+    from migx.onnx.reader import parse_onnx as read
+
+    return read(path, input_dims, **options)
+
+
+def parse(text: str, *, folder: str | Path = ".", draw_missing: int | None = None) -> Program:
+    """The program a text stands for: ``migx.parse(str(program)) == program``. See
+    ``migx.parser.parse``.
+    """
+    from migx.parser import parse as read
+
+    return read(text, folder=folder, draw_missing=draw_missing)
+
+
+def run_passes(
+    program: Program, passes: Pipeline | str | Iterable[Pass], observers: Sequence[Observer] = ()
+) -> bool:
+    """Runs a pipeline over a program in place; says whether anything changed. See
+    ``migx.manager``.
+    """
+    from migx.manager import run_passes as run
+
+    return run(program, passes, observers)
+
+
+__all__ = [
+    "Argument",
+    "DType",
+    "Dim",
+    "Instruction",
+    "MigxError",
+    "Module",
+    "Program",
+    "Shape",
+    "parse",
+    "parse_onnx",
+    "run_passes",
+]

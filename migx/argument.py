@@ -1,0 +1,240 @@
+"""Typed buffers: what programs take, give and hold as literals.
+
+An ``Argument`` is a shape and its data: a numpy array, the packed bytes of a sub-byte type, a tuple
+of arguments, or an opaque host value. A literal read from a file is mapped when it is first
+touched, never copied; one known by its hash alone has no data at all and still equals the literal
+it was printed from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from migx.errors import DataError, ShapeError
+from migx.shape import DType, Shape
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the bytes of a tensor lie: ``length`` bytes at ``offset`` of ``file``."""
+
+    file: Path
+    offset: int
+    length: int
+
+    def read(self) -> NDArray[np.uint8]:
+        """The bytes, mapped and read-only; ``DataError`` where the file is missing or too short."""
+        try:
+            mapped = _mapped(str(self.file), self._stamp())
+        except OSError as error:
+            raise DataError(f"cannot read tensor data: {error.strerror}: {self.file}") from error
+        if self.offset + self.length > len(mapped):
+            raise DataError(
+                f"{self.file} has {len(mapped)} bytes, but a tensor is declared at bytes "
+                f"{self.offset} to {self.offset + self.length}"
+            )
+        return mapped[self.offset : self.offset + self.length]
+
+    def _stamp(self) -> tuple[int, int, int]:
+        found = os.stat(self.file)
+        return found.st_size, found.st_mtime_ns, found.st_ino
+
+    def digest(self) -> str:
+        """SHA-256 of the bytes, remembered for as long as the file is unchanged."""
+        content = self.read()
+        known = (self, self._stamp())
+        if known not in _digests:
+            _digests[known] = hashlib.sha256(content.data).hexdigest()
+        return _digests[known]
+
+
+class _Bytes(np.ndarray[Any, np.dtype[np.uint8]]):
+    """A file's bytes; a class of its own so that it can be referred to weakly."""
+
+
+_open_files: weakref.WeakValueDictionary[Any, _Bytes] = weakref.WeakValueDictionary()
+_digests: dict[tuple[Source, tuple[int, int, int]], str] = {}
+
+
+def _mapped(path: str, stamp: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """The file as one read-only array; all who ask for the same unchanged file share one
+    mapping.
+    """
+    found = _open_files.get((path, stamp))
+    if found is None:
+        if stamp[0] == 0:
+            return np.empty(0, np.uint8)
+        with open(path, "rb") as file:
+            whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        found = np.frombuffer(whole, np.uint8).view(_Bytes)
+        _open_files[path, stamp] = found
+    return found
+
+
+class Argument:
+    """A value of a known shape. ``Argument.of(array)`` takes the shape from the array.
+
+    ``data`` is a numpy array (of the shape's dims; flat bytes for packed types), a tuple of
+    arguments for a tuple, or any host value for an opaque shape. Equality is of type, dims and
+    bits.
+    """
+
+    __slots__ = ("_data", "_digest", "shape", "source")
+
+    def __init__(
+        self,
+        shape: Shape,
+        data: Any = None,
+        *,
+        source: Source | None = None,
+        digest: str | None = None,
+    ) -> None:
+        self.shape, self.source = shape, source
+        self._data, self._digest = data, digest
+
+    @classmethod
+    def of(cls, value: Any, dtype: DType | str | None = None) -> Argument:
+        """An argument of an array, a number, nested lists, or anything that speaks DLPack; nothing
+        is copied needlessly.
+
+        Python floats become f32 and Python ints i64 unless ``dtype`` says otherwise.
+        """
+        if isinstance(value, Argument):
+            return value
+        if dtype is not None and DType.of(dtype).is_packed:
+            raise ShapeError(f"{dtype} is packed storage: use Argument.packed(shape, bytes)")
+        if not isinstance(value, np.ndarray) and hasattr(value, "__dlpack__"):
+            value = np.from_dlpack(value)
+        if not hasattr(value, "dtype"):
+            array = np.asarray(value)
+            array = array.astype(np.float32) if array.dtype == np.float64 else array
+        else:
+            array = np.asarray(value)
+        if dtype is not None:
+            array = array.astype(DType.of(dtype).numpy, copy=False)
+        if array.dtype.kind in "US":
+            array = array.astype(object)
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
+        return cls(Shape(DType.of(array.dtype), array.shape), array)
+
+    @classmethod
+    def packed(cls, shape: Shape, data: bytes | NDArray[np.uint8]) -> Argument:
+        """An argument of a sub-byte type from its bytes, low bits first; ``DataError`` where their
+        number is wrong.
+        """
+        flat = (
+            np.frombuffer(data, np.uint8)
+            if isinstance(data, bytes)
+            else data.reshape(-1).view(np.uint8)
+        )
+        return cls(shape, _shaped(shape, flat))
+
+    @classmethod
+    def tuple(cls, parts: Sequence[Argument]) -> Argument:
+        return cls(Shape.tuple(*(p.shape for p in parts)), tuple(parts))
+
+    @property
+    def data(self) -> Any:
+        """The data, mapped from its source the first time it is asked for."""
+        if self._data is None and self.shape.dtype.is_tensor:
+            if self.source is None:
+                raise DataError(
+                    f"a literal {self.shape} is known by its hash alone: its bytes are missing"
+                )
+            self._data = _shaped(self.shape, self.source.read())
+        return self._data
+
+    @property
+    def available(self) -> bool:
+        """Whether there are bytes to read, in memory or in a file."""
+        return self._data is not None or (self.source is not None and self.source.file.exists())
+
+    @property
+    def array(self) -> NDArray[Any]:
+        """The value as a numpy array; flat bytes for packed types."""
+        if not isinstance(self.data, np.ndarray):
+            if isinstance(self.data, np.generic):
+                return np.asarray(self.data)
+            raise ShapeError(f"a value of shape {self.shape} is not an array")
+        return self.data
+
+    @property
+    def parts(self) -> Sequence[Argument]:
+        """The members of a tuple."""
+        members: Sequence[Argument] = self.data
+        return members
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.shape.nbytes)
+
+    def tobytes(self) -> bytes:
+        """The bytes in standard layout."""
+        return (
+            b"".join(p.tobytes() for p in self.parts) if self.shape.parts else self.array.tobytes()
+        )
+
+    def digest(self) -> str:
+        """SHA-256 of the bytes in standard layout, computed once."""
+        if self._digest is None:
+            in_file = self._data is None and self.source is not None
+            self._digest = self.source.digest() if in_file and self.source else self._hash()
+        return self._digest
+
+    def _hash(self) -> str:
+        if self.shape.parts and self.data is not None:
+            return hashlib.sha256("".join(p.digest() for p in self.parts).encode()).hexdigest()
+        if not self.shape.dtype.is_tensor:
+            return hashlib.sha256(repr(self.data).encode()).hexdigest()
+        if self.shape.dtype.kind == "string":
+            return hashlib.sha256(repr(self.array.tolist()).encode()).hexdigest()
+        return hashlib.sha256(np.ascontiguousarray(self.array).view(np.uint8).data).hexdigest()
+
+    def tolist(self) -> Any:
+        return self.array.tolist()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.array(self.array, dtype=dtype, copy=copy)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self.array.__dlpack_device__()
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, Argument) or not self.shape.same_type(other.shape):
+            return False
+        if self.source is not None and self.source == other.source:
+            return True
+        return self.digest() == other.digest()
+
+    def __hash__(self) -> int:
+        return hash(self.shape.as_standard())
+
+    def __repr__(self) -> str:
+        return f"Argument({self.shape})"
+
+
+def _shaped(shape: Shape, flat: NDArray[np.uint8]) -> NDArray[Any]:
+    """Bytes as an array of the shape, without a copy unless they are misaligned."""
+    if len(flat) != shape.nbytes:
+        raise DataError(f"{shape} takes {shape.nbytes} bytes, got {len(flat)}")
+    if shape.dtype.is_packed:
+        return flat
+    array = np.frombuffer(flat, shape.dtype.numpy) if len(flat) else np.empty(0, shape.dtype.numpy)
+    aligned: NDArray[Any] = np.require(array, requirements="A")
+    return aligned.reshape([int(d) for d in shape.dims])

@@ -1,0 +1,96 @@
+"""From arguments to sizes: what every symbol is when a module's parameters are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from migx import dim
+from migx.argument import Argument
+from migx.dim import Dim
+from migx.errors import DimError, InputError
+from migx.ir import Module
+from migx.shape import Shape
+
+Sizes = dict[str, int]
+
+
+def check_inputs(module: Module, given: Mapping[str, Any]) -> dict[str, Argument]:
+    """The arguments for a module's parameters, in their order.
+
+    Raises ``InputError`` naming every input that is missing, unknown, or of the wrong type, rank or
+    dims.
+    """
+    wanted = {name: p.shape for name, p in module.parameters.items()}
+    listed = ", ".join(f"{name}: {shape}" for name, shape in wanted.items()) or "none"
+    if unknown := [name for name in given if name not in wanted]:
+        raise InputError(
+            f"there is no input {', '.join(map(repr, unknown))}; the inputs are {listed}"
+        )
+    if missing := [name for name in wanted if name not in given]:
+        raise InputError(f"missing input {', '.join(map(repr, missing))}; the inputs are {listed}")
+    arguments = {name: Argument.of(given[name]) for name in wanted}
+    for name, shape in wanted.items():
+        check_type(name, arguments[name].shape, shape)
+    return arguments
+
+
+def check_type(name: str, got: Shape, wanted: Shape) -> None:
+    """Raises ``InputError`` unless a value's type, rank and numeric dims are those a parameter
+    declares.
+    """
+    if got.dtype is not wanted.dtype:
+        raise InputError(
+            f"input {name!r} is {got}, but {wanted} is wanted: convert it to {wanted.dtype}"
+        )
+    if got.rank != wanted.rank:
+        raise InputError(
+            f"input {name!r} is {got}, of rank {got.rank}; {wanted} has rank {wanted.rank}"
+        )
+    for axis, (is_, should) in enumerate(zip(got.dims, wanted.dims, strict=True)):
+        if not isinstance(should, Dim) and is_ != should:
+            raise InputError(
+                f"input {name!r} is {got}: dim {axis} must be {should}, as in {wanted}"
+            )
+
+
+def sizes_of(
+    pairs: Iterable[tuple[str, Shape, Shape]], known: Mapping[str, int] | None = None
+) -> Sizes:
+    """The size of every symbol, from (name, declared shape, actual shape); sizes in ``known`` hold
+    already.
+
+    Raises ``InputError`` where two values disagree on a symbol, one is out of its bounds, or an
+    expression over symbols does not come to the size that is there.
+    """
+    sizes: Sizes = dict(known or {})
+    given_by: dict[str, str] = {}
+    composed = []
+    for name, declared, actual in pairs:
+        for part, value in zip(declared.parts, actual.parts, strict=False):
+            sizes.update(sizes_of([(name, part, value)], sizes))
+        for axis, (extent, size) in enumerate(zip(declared.dims, actual.dims, strict=True)):
+            if not isinstance(extent, Dim):
+                if extent != size:
+                    raise InputError(f"dim {axis} of {name} is {size}, not {extent}")
+            elif (symbol := extent.symbol) is None:
+                composed.append((name, axis, extent, int(size)))
+            else:
+                before = sizes.setdefault(symbol.name, int(size))
+                if before != size:
+                    first = given_by.get(symbol.name, "elsewhere")
+                    raise InputError(f"dim {symbol} is {before} in {first} and {size} in {name}")
+                given_by.setdefault(symbol.name, name)
+                low, high = symbol.bounds
+                if not low <= int(size) <= high:
+                    raise InputError(
+                        f"dim {symbol} is {size} in {name}, outside its bounds {low}..{high}"
+                    )
+    for name, axis, extent, size in composed:
+        try:
+            wanted = dim.evaluate(extent, sizes)
+        except DimError as error:
+            raise InputError(f"dim {axis} of {name} is {extent}: {error}") from error
+        if wanted != size:
+            raise InputError(f"dim {axis} of {name} is {size}, but {extent} is {wanted}")
+    return sizes

@@ -1,0 +1,52 @@
+"""Removal of what nobody reads."""
+
+from __future__ import annotations
+
+from migx import op as operations
+from migx.ir import Instruction, Module, Program
+
+
+def remove_dead_code(module: Module) -> int:
+    """Removes the instructions of a module that nobody reads and that have no effect; returns how
+    many.
+
+    By worklist from the users up, so the cost is one look at each instruction. An instruction with
+    submodules has an effect if anything in them has. Parameters stay.
+    """
+    work = [at for at in reversed(module) if not at.users]
+    removed = 0
+    while work:
+        at = work.pop()
+        if at.module is None or at.users or not is_pure(at):
+            continue
+        inputs = at.inputs
+        at.module.remove_instruction(at)
+        removed += 1
+        work.extend(v for v in inputs if v.module is module and not v.users)
+    return removed
+
+
+def remove_dead_modules(program: Program) -> int:
+    """Removes the modules that are not reached from ``main`` or from ``weights``; returns how
+    many.
+    """
+    roots = [m for m in (program.main, program.modules.get("weights")) if m is not None]
+    kept = {inner for root in roots for inner in program.submodules(root)}
+    dead = [m for m in program.modules.values() if m not in kept]
+    removed = 0
+    while dead:
+        free = [m for m in dead if not m.parents]
+        for module in free:
+            program.remove_module(module)
+            dead.remove(module)
+            removed += 1
+    return removed
+
+
+def is_pure(at: Instruction) -> bool:
+    """Whether an instruction does nothing but make its result."""
+    if not operations.traits(at.op).pure:
+        return False
+    return all(
+        is_pure(inner) for m in at.modules for inner in m if inner.name not in ("@param", "@return")
+    )

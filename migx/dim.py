@@ -1,0 +1,487 @@
+"""Symbolic dims: named sizes with bounds, and exact arithmetic over them in a canonical form.
+
+An *extent* is an ``int`` or a ``Dim``. A ``Dim`` is a polynomial with integer coefficients over
+atoms; an atom is a ``Symbol`` or a ``Call`` (floor division, ``min``, ``max``, ``broadcast``).
+Every operation returns an ``int`` as soon as the result is one, so code that knows nothing of
+symbols works on both. Equal polynomials are equal objects by ``==``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TypeAlias, Union
+
+from migx.errors import DimError
+
+# Words that mean something else in the text form; a symbol of such a name is written in backticks.
+_RESERVED = re.compile(
+    r"min|max|broadcast|true|false|nan|inf|bool|str|bf16|[iuf](2|4|8\w*|16|32|64)"
+)
+Extent: TypeAlias = Union[int, "Dim"]
+Bounds: TypeAlias = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A size that has a name and, until it is bound, no value.
+
+    ``low`` and ``high`` are inclusive; ``high`` is None where nothing is known. ``optimals`` are
+    sizes worth a specialised variant.
+    """
+
+    name: str
+    low: int = 0
+    high: int | None = None
+    optimals: tuple[int, ...] = ()
+
+    @property
+    def bounds(self) -> Bounds:
+        return self.low, math.inf if self.high is None else self.high
+
+    def __str__(self) -> str:
+        return self.name if _plain(self.name) else f"`{self.name}`"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function of extents that is no polynomial: ``floordiv``, ``min``, ``max`` or
+    ``broadcast``.
+    """
+
+    function: str
+    args: tuple[Extent, ...]
+
+    @property
+    def bounds(self) -> Bounds:
+        lows, highs = zip(*map(bounds, self.args), strict=True)
+        match self.function:
+            case "min":
+                return min(lows), min(highs)
+            case "max":
+                return max(lows), max(highs)
+            case "broadcast":
+                return min(lows), max(highs)
+            case _:
+                return _divided((lows[0], highs[0]), (lows[1], highs[1]))
+
+    def evaluate(self, values: list[int]) -> int:
+        match self.function:
+            case "min":
+                return min(values)
+            case "max":
+                return max(values)
+            case "broadcast":
+                return _broadcast_of(values)
+            case _:
+                if values[1] == 0:
+                    raise DimError(f"{self} divides by zero")
+                return values[0] // values[1]
+
+    @cached_property
+    def _text(self) -> str:
+        if self.function != "floordiv":
+            return f"{self.function}({', '.join(map(str, self.args))})"
+        left, right = self.args
+        bare = left.atomic if isinstance(left, Dim) else left >= 0
+        # Quotients associate to the left, so one on the right needs parentheses.
+        alone = right.symbol is not None if isinstance(right, Dim) else right >= 0
+        return f"{left if bare else f'({left})'}//{right if alone else f'({right})'}"
+
+    def __str__(self) -> str:
+        return self._text
+
+
+Atom: TypeAlias = Symbol | Call
+Monomial: TypeAlias = tuple[Atom, ...]
+
+
+class Dim:
+    """A size known only as an expression over symbols. ``Dim("batch")`` is the symbol of that name.
+
+    Compares (``<``, ``<=``, ...) where the bounds decide, and raises ``DimError`` where they do
+    not; ``==`` is equality of canonical forms and always answers.
+    """
+
+    __slots__ = ("_hash", "_text", "terms")
+    terms: tuple[tuple[Monomial, int], ...]
+
+    def __init__(
+        self, name: str, low: int = 0, high: int | None = None, optimals: Iterable[int] = ()
+    ) -> None:
+        if low < 0 or (high is not None and high < low):
+            raise DimError(f"dim {name!r} needs 0 <= low <= high, got {low}..{high}")
+        self._set((((Symbol(name, low, high, tuple(sorted(optimals))),), 1),))
+
+    def _set(self, terms: tuple[tuple[Monomial, int], ...]) -> None:
+        self.terms = terms
+        self._hash: int | None = None
+        self._text: str | None = None
+
+    @classmethod
+    def _of(cls, terms: Mapping[Monomial, int]) -> Extent:
+        """The extent of a sum of terms: an int when nothing but the constant is left."""
+        kept = {m: c for m, c in terms.items() if c}
+        if not kept:
+            return 0
+        if len(kept) == 1 and () in kept:
+            return kept[()]
+        made = cls.__new__(cls)
+        made._set(tuple(sorted(kept.items(), key=lambda term: _order(term[0]))))
+        return made
+
+    @property
+    def symbol(self) -> Symbol | None:
+        """The symbol, where this dim is a symbol and nothing else."""
+        (monomial, coefficient), *rest = self.terms
+        if rest or coefficient != 1 or len(monomial) != 1 or not isinstance(monomial[0], Symbol):
+            return None
+        return monomial[0]
+
+    @property
+    def atomic(self) -> bool:
+        """Whether the text needs no parentheses inside a product."""
+        return len(self.terms) == 1 and self.terms[0][1] == 1 and len(self.terms[0][0]) == 1
+
+    def __add__(self, other: Extent) -> Extent:
+        total = dict(self.terms)
+        for monomial, coefficient in _terms(other):
+            total[monomial] = total.get(monomial, 0) + coefficient
+        return Dim._of(total)
+
+    def __mul__(self, other: Extent) -> Extent:
+        total: dict[Monomial, int] = {}
+        for m, c in self.terms:
+            for n, d in _terms(other):
+                product = tuple(sorted(m + n, key=str))
+                total[product] = total.get(product, 0) + c * d
+        return Dim._of(total)
+
+    def __neg__(self) -> Extent:
+        return self * -1
+
+    def __sub__(self, other: Extent) -> Extent:
+        return self + -other
+
+    def __rsub__(self, other: int) -> Extent:
+        return -self + other
+
+    def __floordiv__(self, other: Extent) -> Extent:
+        return _floordiv(self, other)
+
+    def __rfloordiv__(self, other: int) -> Extent:
+        return _floordiv(other, self)
+
+    def __mod__(self, other: Extent) -> Extent:
+        return self - _floordiv(self, other) * other
+
+    def __rmod__(self, other: int) -> Extent:
+        return other - _floordiv(other, self) * self
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Dim) and self.terms == other.terms)
+
+    def __hash__(self) -> int:
+        if self._hash is None:
+            self._hash = hash(self.terms)
+        return self._hash
+
+    def __lt__(self, other: Extent) -> bool:
+        low, high = bounds(self - other)
+        if high < 0 or low >= 0:
+            return high < 0
+        raise DimError(f"whether {self} < {other} is not known before the dims are bound")
+
+    def __le__(self, other: Extent) -> bool:
+        return not self > other
+
+    def __gt__(self, other: Extent) -> bool:
+        low, high = bounds(self - other)
+        if low > 0 or high <= 0:
+            return low > 0
+        raise DimError(f"whether {self} > {other} is not known before the dims are bound")
+
+    def __ge__(self, other: Extent) -> bool:
+        return not self < other
+
+    def __int__(self) -> int:
+        raise DimError(f"{self} has no value yet: bind its symbols first")
+
+    __index__ = __int__
+
+    def __str__(self) -> str:
+        if self._text is None:
+            pieces = [_term_text(m, c) for m, c in sorted(self.terms, key=lambda t: t[1] < 0)]
+            self._text = pieces[0] + "".join(
+                f" - {p[1:]}" if p.startswith("-") else f" + {p}" for p in pieces[1:]
+            )
+        return self._text
+
+    __repr__ = __str__
+
+
+def bounds(extent: Extent) -> Bounds:
+    """The least and greatest value an extent can take, each inclusive; infinities where nothing is
+    known.
+    """
+    if not isinstance(extent, Dim):
+        return extent, extent
+    low: float = 0
+    high: float = 0
+    for monomial, coefficient in extent.terms:
+        span: Bounds = (coefficient, coefficient)
+        for atom in monomial:
+            span = _multiplied(span, atom.bounds)
+        low, high = low + span[0], high + span[1]
+    return low, high
+
+
+def evaluate(extent: Extent, sizes: Mapping[str, int]) -> int:
+    """The value of an extent where each symbol has the size given; ``DimError`` names a symbol that
+    has none.
+    """
+    if not isinstance(extent, Dim):
+        return extent
+    total = 0
+    for monomial, coefficient in extent.terms:
+        for atom in monomial:
+            coefficient *= _atom_value(atom, sizes)
+        total += coefficient
+    return total
+
+
+def substitute(extent: Extent, values: Mapping[str, Extent]) -> Extent:
+    """The extent with the symbols in ``values`` replaced, the others kept."""
+    if not isinstance(extent, Dim):
+        return extent
+    total: Extent = 0
+    for monomial, coefficient in extent.terms:
+        product: Extent = coefficient
+        for atom in monomial:
+            if isinstance(atom, Symbol):
+                product = product * values.get(atom.name, _dim(atom))
+            else:
+                product = product * call(atom.function, *(substitute(a, values) for a in atom.args))
+        total = total + product
+    return total
+
+
+def symbols(extent: Extent) -> Iterator[Symbol]:
+    """The symbols an extent is made of, with repetition."""
+    if isinstance(extent, Dim):
+        for monomial, _ in extent.terms:
+            for atom in monomial:
+                if isinstance(atom, Symbol):
+                    yield atom
+                else:
+                    for argument in atom.args:
+                        yield from symbols(argument)
+
+
+def may_equal(a: Extent, b: Extent) -> bool:
+    """Whether some sizes make the two extents equal; False is a proof that none do."""
+    if a is b:
+        return True
+    low, high = bounds(a - b)
+    return low <= 0 <= high
+
+
+def minimum(*extents: Extent) -> Extent:
+    """The least of some extents."""
+    return _extreme("min", extents, lambda a, b: bounds(a - b)[1] <= 0)
+
+
+def maximum(*extents: Extent) -> Extent:
+    """The greatest of some extents."""
+    return _extreme("max", extents, lambda a, b: bounds(a - b)[0] >= 0)
+
+
+def broadcast(*extents: Extent) -> Extent:
+    """The extent that broadcasting makes of some: the one that is not 1.
+
+    An extent known to be at least 2 decides (the others are 1 or equal to it, checked when they are
+    bound); extents proven to be different and not 1 raise ``DimError``.
+    """
+    flat = [e for e in _flattened("broadcast", extents) if e != 1]
+    decided = [e for e in flat if bounds(e)[0] >= 2 or e == 0]
+    for e in decided[1:]:
+        if not may_equal(e, decided[0]):
+            raise DimError(f"{decided[0]} and {e} do not broadcast: equal, or one of them 1")
+    if decided:
+        return next((e for e in decided if isinstance(e, int)), decided[0])
+    return _called("broadcast", flat) if flat else 1
+
+
+def product(extents: Iterable[Extent]) -> Extent:
+    """The product of some extents; 1 of none."""
+    total: Extent = 1
+    for extent in extents:
+        total = total * extent
+    return total
+
+
+def call(function: str, *args: Extent) -> Extent:
+    """The function of that name (``floordiv``, ``min``, ``max``, ``broadcast``) of some extents."""
+    known: dict[str, Callable[..., Extent]] = {
+        "floordiv": _floordiv,
+        "min": minimum,
+        "max": maximum,
+        "broadcast": broadcast,
+    }
+    if function not in known:
+        raise DimError(f"dims know {', '.join(known)}, not {function!r}")
+    return known[function](*args)
+
+
+def _dim(atom: Atom) -> Extent:
+    return Dim._of({(atom,): 1})
+
+
+def _terms(extent: Extent) -> Iterable[tuple[Monomial, int]]:
+    return extent.terms if isinstance(extent, Dim) else (((), int(extent)),)
+
+
+def _order(monomial: Monomial) -> tuple[int, tuple[str, ...]]:
+    """Products of many atoms first, the constant last."""
+    return -len(monomial), tuple(map(str, monomial))
+
+
+def _term_text(monomial: Monomial, coefficient: int) -> str:
+    # A quotient binds as tightly as a product, so it stands in parentheses unless it is alone.
+    alone = len(monomial) == 1 and coefficient == 1
+    factors = [
+        f"({a})" if isinstance(a, Call) and a.function == "floordiv" and not alone else str(a)
+        for a in monomial
+    ]
+    if coefficient == -1 and factors:
+        return "-" + "*".join(factors)
+    return "*".join(factors if coefficient == 1 and factors else [str(coefficient), *factors])
+
+
+def _atom_value(atom: Atom, sizes: Mapping[str, int]) -> int:
+    if isinstance(atom, Call):
+        return atom.evaluate([evaluate(a, sizes) for a in atom.args])
+    if atom.name not in sizes:
+        raise DimError(f"dim {atom} has no size; sizes are given for {', '.join(sizes) or 'none'}")
+    return sizes[atom.name]
+
+
+def _extreme(
+    function: str, extents: tuple[Extent, ...], wins: Callable[[Extent, Extent], bool]
+) -> Extent:
+    flat = _flattened(function, extents)
+    kept: list[Extent] = []
+    for e in flat:
+        if not any(wins(k, e) for k in kept):
+            kept = [k for k in kept if not wins(e, k)] + [e]
+    return _called(function, kept)
+
+
+def _called(function: str, args: list[Extent]) -> Extent:
+    if len(args) == 1:
+        return args[0]
+    return _dim(Call(function, tuple(sorted(args, key=lambda e: (isinstance(e, int), str(e))))))
+
+
+def _flattened(function: str, extents: Iterable[Extent]) -> list[Extent]:
+    """The extents with nested calls of the same function opened, each once, numbers first."""
+    found: dict[Extent, None] = {}
+    for extent in extents:
+        inner = extent.terms[0][0][0] if isinstance(extent, Dim) and extent.atomic else None
+        if isinstance(inner, Call) and inner.function == function:
+            found.update(dict.fromkeys(inner.args))
+        else:
+            found[extent] = None
+    return sorted(found, key=lambda e: (isinstance(e, Dim), str(e)))
+
+
+@lru_cache(maxsize=4096)
+def _floordiv(a: Extent, b: Extent) -> Extent:
+    """Floor division: the part that divides exactly comes out, and what is left stays under the
+    bar.
+    """
+    if b == 0:
+        raise DimError(f"{a} // 0")
+    if isinstance(a, int) and isinstance(b, int):
+        return a // b
+    if (whole := _exact(a, b)) is not None:
+        return whole
+    outside: Extent = 0
+    inside: Extent = 0
+    for monomial, coefficient in _terms(a):
+        term = Dim._of({monomial: coefficient})
+        if isinstance(b, int):
+            outside = outside + Dim._of({monomial: coefficient // b})
+            inside = inside + Dim._of({monomial: coefficient % b})
+        elif (quotient := _exact(term, b)) is not None:
+            outside = outside + quotient
+        else:
+            inside = inside + term
+    low, high = bounds(inside)
+    if low >= 0 and high < bounds(b)[0]:
+        return outside
+    nested = inside.terms[0][0][0] if isinstance(inside, Dim) and inside.atomic else None
+    if isinstance(nested, Call) and nested.function == "floordiv" and isinstance(b, int) and b > 0:
+        x, d = nested.args
+        if isinstance(d, int) and d > 0:
+            return outside + _floordiv(x, d * b)
+    return outside + _dim(Call("floordiv", (inside, b)))
+
+
+def _exact(a: Extent, b: Extent) -> Extent | None:
+    """The quotient of two polynomials, by long division; None where it leaves a remainder."""
+    quotient: Extent = 0
+    divisor = next(iter(_terms(b)))
+    while a != 0:
+        leading = next(iter(_terms(a)))
+        term = _term_quotient(leading, divisor)
+        if term is None:
+            return None
+        part = Dim._of(dict([term]))
+        quotient, a = quotient + part, a - part * b
+        if a != 0 and _order(next(iter(_terms(a)))[0]) <= _order(leading[0]):
+            return None  # two symbols of one name have no order
+    return quotient
+
+
+def _term_quotient(a: tuple[Monomial, int], b: tuple[Monomial, int]) -> tuple[Monomial, int] | None:
+    left = list(a[0])
+    for atom in b[0]:
+        if atom not in left:
+            return None
+        left.remove(atom)
+    return None if a[1] % b[1] else (tuple(left), a[1] // b[1])
+
+
+def _broadcast_of(values: list[int]) -> int:
+    wide = {v for v in values if v != 1}
+    if len(wide) > 1:
+        raise DimError(f"sizes {sorted(wide)} do not broadcast: equal, or one of them 1")
+    return wide.pop() if wide else 1
+
+
+def _multiplied(a: Bounds, b: Bounds) -> Bounds:
+    corners = [0 if 0 in (x, y) else x * y for x in a for y in b]
+    return min(corners), max(corners)
+
+
+def _divided(a: Bounds, b: Bounds) -> Bounds:
+    if b[0] <= 0:
+        return (0, a[1]) if a[0] >= 0 and b[0] == 0 else (-math.inf, math.inf)
+    corners = [_quotient(x, y) for x in a for y in b]
+    return min(corners), max(corners)
+
+
+def _quotient(x: float, y: float) -> float:
+    if math.isinf(x):
+        return x
+    return (0 if x >= 0 else -1) if math.isinf(y) else x // y
+
+
+def _plain(name: str) -> bool:
+    return bool(re.fullmatch(r"[A-Za-z_][\w.]*", name, re.ASCII)) and not _RESERVED.fullmatch(name)

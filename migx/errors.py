@@ -1,0 +1,55 @@
+"""Every error migx raises on purpose. All of them are a ``MigxError``; each says what, where and
+what would be right.
+"""
+
+from __future__ import annotations
+
+
+class MigxError(Exception):
+    """Base of all errors that are the user's to mend. The command line prints it without a
+    traceback.
+    """
+
+
+class ShapeError(MigxError, ValueError):
+    """An operation was given shapes it has no meaning for."""
+
+
+class DimError(MigxError, ValueError):
+    """A symbolic dim has no value yet, is out of its bounds, or cannot be compared."""
+
+
+class IRError(MigxError, ValueError):
+    """An edit would leave a program that is not well formed."""
+
+
+class VerifyError(MigxError):
+    """A program breaks one of the verifier's named checks."""
+
+
+class ParseError(MigxError, ValueError):
+    """Text that is not a program; carries the line and column."""
+
+
+class InputError(MigxError, ValueError):
+    """An argument given to a program has the wrong name, type or dims."""
+
+
+class OnnxError(MigxError, ValueError):
+    """An ONNX file that cannot be read, or holds what is not supported."""
+
+
+class DataError(MigxError, OSError):
+    """The bytes of a literal or an external tensor are missing, short, overlong or changed."""
+
+
+class UnknownName(MigxError, LookupError):
+    """Nothing of that name; the message lists what there is."""
+
+
+class PassError(MigxError):
+    """A pass failed or left a program that does not verify; carries the reproducer's path."""
+
+
+class EvaluationError(MigxError, RuntimeError):
+    """An instruction failed while it was being evaluated."""

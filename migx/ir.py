@@ -1,0 +1,508 @@
+"""Programs, modules and instructions, and the only code that changes them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from migx import op as operations
+from migx.argument import Argument
+from migx.dim import Symbol
+from migx.errors import IRError, ShapeError
+from migx.op import Operation
+from migx.ops.builtin import Literal, Param, Return
+from migx.order import Ordered, insert_before, unlink
+from migx.shape import DType, Shape
+
+
+class Instruction(Ordered):
+    """One instruction: an operation applied to the results of others. Compared by identity.
+
+    ``users`` counts how often each instruction reads this one. ``origins`` are the names of the
+    ONNX nodes it came from.
+    """
+
+    __slots__ = ("_users", "inputs", "module", "modules", "op", "origins", "shape")
+
+    def __init__(
+        self,
+        module: Module,
+        op: Operation,
+        inputs: tuple[Instruction, ...],
+        modules: tuple[Module, ...],
+        shape: Shape,
+        origins: tuple[str, ...],
+    ) -> None:
+        self.module: Module | None = module
+        self.op, self.inputs, self.modules = op, inputs, modules
+        self.shape, self.origins = shape, origins
+        self._users: dict[Instruction, int] = {}
+
+    @property
+    def users(self) -> Collection[Instruction]:
+        """The instructions that read this one, each once, in the order they began to."""
+        return self._users.keys()
+
+    @property
+    def use_count(self) -> int:
+        """How often this instruction is read; one that reads it twice counts twice."""
+        return sum(self._users.values())
+
+    @property
+    def name(self) -> str:
+        """The name of the operation."""
+        return self.op.name
+
+    def before(self, other: Instruction) -> bool:
+        """Whether this comes before ``other`` in the module that holds this. ``other`` may be in a
+        submodule. O(depth).
+        """
+        if self.module is other.module:
+            return self._label < other._label
+        around = other.module.parent if other.module is not None else None
+        return around is not None and around is not self and self.before(around)
+
+    def __repr__(self) -> str:
+        return f"<{self.op.name} {self.shape}>"
+
+
+class Module:
+    """An ordered list of instructions, every input before its users. Made by
+    ``Program.create_module``.
+
+    A module that reads values of the modules around it has exactly one parent, the instruction it
+    is an argument of. ``bypass`` tells the pass manager to leave it alone.
+    """
+
+    def __init__(self, program: Program, name: str) -> None:
+        self.program, self.name, self.bypass = program, name, False
+        self.parameters: dict[str, Instruction] = {}
+        self.parents: dict[Instruction, int] = {}
+        self._ends = Ordered.ring()
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[Instruction]:
+        """The instructions in order. Survives any change on the way: what is inserted after the
+        current instruction is visited; what is removed is not, nor what takes its place.
+        """
+        at = self._ends._next
+        while at is not self._ends:
+            if at._linked:
+                yield at  # type: ignore[misc]
+            at = at._next
+
+    def __reversed__(self) -> Iterator[Instruction]:
+        at = self._ends._previous
+        while at is not self._ends:
+            if at._linked:
+                yield at  # type: ignore[misc]
+            at = at._previous
+
+    @property
+    def last(self) -> Instruction | None:
+        """The last instruction, the return if there is one."""
+        return next(reversed(self), None)
+
+    @property
+    def returned(self) -> Instruction | None:
+        """The return instruction, or None while the module is being built."""
+        last = self._ends._previous
+        return last if isinstance(last, Instruction) and type(last.op) is Return else None
+
+    @property
+    def outputs(self) -> tuple[Instruction, ...]:
+        """What the module returns."""
+        return self.returned.inputs if self.returned is not None else ()
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The names of the outputs; ``output_0`` and so on where they have none."""
+        given = self.returned.op.names if self.returned is not None else ()  # type: ignore[attr-defined]
+        return given or tuple(f"output_{i}" for i in range(len(self.outputs)))
+
+    @property
+    def parent(self) -> Instruction | None:
+        """The one instruction this module is an argument of; None for a root or a shared module."""
+        return next(iter(self.parents)) if len(self.parents) == 1 else None
+
+    def add_parameter(self, name: str, shape: Shape) -> Instruction:
+        """Declares an input. Parameters stand together at the front, in the order they are
+        added.
+        """
+        if name in self.parameters:
+            raise IRError(f"module {self.name} already has a parameter {name!r}")
+        last = next(reversed(self.parameters.values()), None)
+        at = self._ends._next if last is None else last._next
+        made = self.insert_instruction(
+            at if isinstance(at, Instruction) else None, Param(name, shape)
+        )
+        self.parameters[name] = made
+        return made
+
+    def add_literal(
+        self,
+        value: ArrayLike | Argument,
+        dtype: DType | str | None = None,
+        *,
+        name: str = "",
+        replaceable: bool = False,
+        before: Instruction | None = None,
+    ) -> Instruction:
+        """Adds a constant: at the end, or before an instruction."""
+        literal = Literal(Argument.of(value, dtype), name, replaceable)
+        return self.insert_instruction(before, literal)
+
+    def add_instruction(
+        self,
+        op: Operation,
+        *inputs: Instruction,
+        modules: Sequence[Module] = (),
+        origins: tuple[str, ...] = (),
+    ) -> Instruction:
+        """Adds an instruction at the end, before the return if there is one. Errors as
+        ``insert_instruction``.
+        """
+        return self.insert_instruction(self.returned, op, *inputs, modules=modules, origins=origins)
+
+    def insert_instruction(
+        self,
+        before: Instruction | None,
+        op: Operation,
+        *inputs: Instruction,
+        modules: Sequence[Module] = (),
+        origins: tuple[str, ...] = (),
+    ) -> Instruction:
+        """Adds an instruction before another (None: at the end); its shape is inferred.
+
+        Raises ``ShapeError``, drawn with the instruction and its origin, when the operation refuses
+        its inputs, and ``IRError`` when an input does not come before.
+        """
+        at: Ordered = self._ends if before is None else before
+        if before is not None and before.module is not self:
+            raise IRError(
+                f"{before!r} is not in module {self.name}, so nothing can go before it there"
+            )
+        for value in inputs:
+            if value.module is not self or before is not None:
+                self._check_input(value, before, op)
+        for module in modules:
+            if module.program is not self.program or self in self.program.submodules(module):
+                raise IRError(
+                    f"module {module.name} cannot be an argument of an instruction in {self.name}"
+                )
+        try:
+            shape = op.compute_shape([value.shape for value in inputs], modules)
+        except ShapeError as error:
+            raise _drawn(error, self, op, inputs, origins) from error
+        return self._link(at, Instruction(self, op, inputs, tuple(modules), shape, origins))
+
+    def append_known(
+        self,
+        op: Operation,
+        inputs: tuple[Instruction, ...],
+        modules: tuple[Module, ...],
+        shape: Shape,
+        origins: tuple[str, ...],
+    ) -> Instruction:
+        """Adds an instruction at the very end with a shape that is known, as when a program is
+        copied.
+        """
+        made = self._link(self._ends, Instruction(self, op, inputs, modules, shape, origins))
+        if type(op) is Param:
+            self.parameters[op.parameter] = made
+        return made
+
+    def _link(self, at: Ordered, made: Instruction) -> Instruction:
+        insert_before(made, at)
+        self._size += 1
+        for value in made.inputs:
+            value._users[made] = value._users.get(made, 0) + 1
+        for module in made.modules:
+            module.parents[made] = module.parents.get(made, 0) + 1
+        return made
+
+    def _check_input(self, value: Instruction, before: Instruction | None, op: Operation) -> None:
+        if value.module is None or value.module.program is not self.program:
+            raise IRError(f"{op.name} reads {value!r}, which is not in this program")
+        if (
+            value.module is self
+            and before is not None
+            and value is not before
+            and value.before(before)
+        ):
+            return
+        if value.module is self and before is not None:
+            raise IRError(f"{op.name} would read {value!r}, which does not come before it")
+
+    def add_return(self, *values: Instruction, names: Sequence[str] = ()) -> Instruction:
+        """Ends the module with its results, named if you like; replaces the return that is
+        there.
+        """
+        if self.returned is not None:
+            self.remove_instruction(self.returned)
+        return self.insert_instruction(None, Return(tuple(names)), *values)
+
+    def replace_instruction(self, old: Instruction, new: Instruction) -> Instruction:
+        """Points every reader of ``old`` at ``new`` and merges its origins. ``old`` stays until it
+        is removed.
+
+        Type and dims must be equal. Where the strides differ the readers are inferred again, and
+        one that refuses the new strides refuses the replacement: the module is then unchanged.
+        """
+        if not old.shape.same_type(new.shape):
+            raise IRError(f"cannot replace a value of {old.shape} by one of {new.shape}")
+        for user in old._users:
+            if user is not new and not new.before(user):
+                raise IRError(
+                    f"cannot replace {old!r} by {new!r}: {user!r} reads it before it is computed"
+                )
+        readers = [user for user in old._users if user is not new]
+        for user in readers:
+            self._reconnect(user, old, new)
+        if old.shape != new.shape:
+            try:
+                _infer_again(readers)
+            except ShapeError:
+                for user in readers:
+                    self._reconnect(user, new, old)
+                _infer_again(readers)
+                raise
+        new.origins = merged(new.origins, old.origins)
+        return new
+
+    @staticmethod
+    def _reconnect(user: Instruction, old: Instruction, new: Instruction) -> None:
+        count = old._users.pop(user)
+        user.inputs = tuple(new if value is old else value for value in user.inputs)
+        new._users[user] = new._users.get(user, 0) + count
+
+    def replace_input(self, user: Instruction, index: int, new: Instruction) -> None:
+        """Points one input of an instruction at another value and infers its shape again; dims and
+        type must stay.
+        """
+        old = user.inputs[index]
+        if not new.before(user):
+            raise IRError(f"{user!r} would read {new!r}, which does not come before it")
+        inputs = (*user.inputs[:index], new, *user.inputs[index + 1 :])
+        shape = user.op.compute_shape([value.shape for value in inputs], user.modules)
+        if not shape.same_type(user.shape):
+            raise IRError(f"{user!r} would become {shape}")
+        _forget(old._users, user)
+        user.inputs = inputs
+        new._users[user] = new._users.get(user, 0) + 1
+        if shape != user.shape:
+            _infer_again([user])
+
+    def move_instruction(self, instruction: Instruction, before: Instruction) -> None:
+        """Moves an instruction within its module; its inputs must still come before it and its
+        users after.
+        """
+        if instruction.module is not self or before.module is not self:
+            raise IRError(f"both {instruction!r} and {before!r} must be in module {self.name}")
+        if instruction is before:
+            return
+        late = next(
+            (
+                v
+                for v in instruction.inputs
+                if v.module is self and (v is before or before.before(v))
+            ),
+            None,
+        )
+        early = next(
+            (u for u in instruction._users if u is not before and not before.before(u)), None
+        )
+        if late is not None or early is not None:
+            raise IRError(
+                f"cannot move {instruction!r} before {before!r}: it would cross {late or early!r}"
+            )
+        unlink(instruction)
+        insert_before(instruction, before)
+
+    def remove_instruction(self, instruction: Instruction) -> None:
+        """Removes an instruction that nobody reads. O(1) in the size of the module."""
+        if instruction.module is not self:
+            raise IRError(f"{instruction!r} is not in module {self.name}")
+        if instruction._users:
+            raise IRError(
+                f"cannot remove {instruction!r}: {len(instruction._users)} instructions read it"
+            )
+        if type(instruction.op) is Param:
+            del self.parameters[instruction.op.parameter]
+        for value in instruction.inputs:
+            _forget(value._users, instruction)
+        for module in instruction.modules:
+            _forget(module.parents, instruction)
+        unlink(instruction)
+        instruction.module = None
+        self._size -= 1
+
+
+class Program:
+    """Modules by name; ``main`` is the root. Compiling never changes it: executables are held
+    beside it.
+
+    ``==`` is structural and exact: operations with every bit of their attributes and literals,
+    edges, order, names. Origins do not count.
+    """
+
+    def __init__(self) -> None:
+        self.modules: dict[str, Module] = {}
+        self.main = self.create_module("main")
+        self._executable: Any = None
+
+    def create_module(self, name: str) -> Module:
+        """An empty module of a name not taken yet."""
+        if name in self.modules:
+            raise IRError(f"there is already a module {name!r}")
+        made = self.modules[name] = Module(self, name)
+        return made
+
+    def rename_module(self, module: Module, name: str) -> None:
+        if name in self.modules:
+            raise IRError(f"there is already a module {name!r}")
+        del self.modules[module.name]
+        module.name = name
+        self.modules[name] = module
+
+    def remove_module(self, module: Module) -> None:
+        """Removes a module no instruction has as an argument, with all it holds."""
+        if module.parents or module is self.main:
+            raise IRError(f"cannot remove module {module.name}: it is in use")
+        for instruction in reversed(module):
+            module.remove_instruction(instruction)
+        del self.modules[module.name]
+
+    def submodules(self, module: Module) -> list[Module]:
+        """The modules reached from one, itself last: children before parents, each once."""
+        done: dict[Module, None] = {}
+        stack: list[tuple[Module, Iterator[Module]]] = [(module, _arguments(module))]
+        while stack:
+            at, rest = stack[-1]
+            child = next((m for m in rest if m not in done), None)
+            if child is None:
+                done[at] = None
+                stack.pop()
+            else:
+                stack.append((child, _arguments(child)))
+        return list(done)
+
+    def symbols(self) -> dict[str, Symbol]:
+        """Every symbol by name. Two of one name and different bounds are an ``IRError``."""
+        found: dict[str, Symbol] = {}
+        for module in self.modules.values():
+            for instruction in module:
+                for symbol in (*instruction.shape.symbols(), *operations.symbols(instruction.op)):
+                    if found.setdefault(symbol.name, symbol) != symbol:
+                        raise IRError(
+                            f"dim {symbol} is declared as {found[symbol.name]!r} and {symbol!r}"
+                        )
+        return found
+
+    def compile(self, target: Any = "ref", **options: Any) -> Program:
+        """Makes the executable that ``eval`` runs, for a target or its name; the program itself
+        stays as it is.
+
+        ``passes="..."`` runs that pipeline instead of the target's own; see
+        ``migx.target.CompileOptions`` for the rest.
+        """
+        from migx.compiler import compiled
+
+        self._executable = compiled(self, target, **options)
+        return self
+
+    def finalize(self, target: Any) -> Program:
+        """Makes the executable of a program that is lowered already: no pass runs."""
+        return self.compile(target, passes="")
+
+    @property
+    def executable(self) -> Any:
+        """What ``compile`` made; ``IRError`` when there is nothing yet."""
+        if self._executable is None:
+            raise IRError('the program is not compiled: call program.compile("ref") first')
+        return self._executable
+
+    def eval(self, inputs: Mapping[str, ArrayLike | Argument]) -> list[Any]:
+        """Runs the compiled program: arrays in the order of the outputs. Safe from several threads
+        at once.
+
+        ``InputError`` names an input that is missing, unknown, or of the wrong type, rank or size.
+        """
+        from migx.compiler import run
+
+        return run(self.executable, inputs)
+
+    def run(self, inputs: Mapping[str, ArrayLike | Argument]) -> list[Any]:
+        """Does what ``eval`` does."""
+        return self.eval(inputs)
+
+    def copy(self) -> Program:
+        """A program of its own, equal to this one; operations and literal data are shared."""
+        from migx.structure import copied
+
+        return copied(self)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the structure and every literal's bytes: equal programs have equal
+        fingerprints.
+        """
+        from migx.structure import fingerprint
+
+        return fingerprint(self)
+
+    def __eq__(self, other: object) -> bool:
+        from migx.structure import equal
+
+        return self is other or (isinstance(other, Program) and equal(self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        from migx.text import show
+
+        return show(self)
+
+
+def merged(*origins: Iterable[str]) -> tuple[str, ...]:
+    """Origins without repetition, in order."""
+    return tuple(dict.fromkeys(name for group in origins for name in group))
+
+
+def _arguments(module: Module) -> Iterator[Module]:
+    return (m for instruction in module for m in instruction.modules)
+
+
+def _forget(counts: dict[Instruction, int], user: Instruction) -> None:
+    counts[user] -= 1
+    if not counts[user]:
+        del counts[user]
+
+
+def _infer_again(changed: Iterable[Instruction]) -> None:
+    """Recomputes strides from some instructions on; type and dims must stay as they are."""
+    work = list(changed)
+    while work:
+        at = work.pop()
+        shape = at.op.compute_shape([value.shape for value in at.inputs], at.modules)
+        if not shape.same_type(at.shape):
+            raise ShapeError(f"{at!r} would become {shape}")
+        if shape != at.shape:
+            at.shape = shape
+            work.extend(at._users)
+
+
+def _drawn(
+    error: ShapeError,
+    module: Module,
+    op: Operation,
+    inputs: tuple[Instruction, ...],
+    origins: tuple[str, ...],
+) -> ShapeError:
+    from migx.text import draw
+
+    return ShapeError(draw(str(error), module, op, inputs, origins))

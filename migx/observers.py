@@ -1,0 +1,80 @@
+"""Observers of the pass manager: print, time, verify, crash files."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import TextIO
+
+from migx.errors import PassError
+from migx.files import written
+from migx.ir import Program
+from migx.manager import Observer, PassManager, Pipeline, Step
+from migx.text import show
+from migx.verify import findings
+
+
+class Print(Observer):
+    """Prints the program after each pass; with ``on_change`` only after those that changed it."""
+
+    def __init__(self, out: TextIO | None = None, on_change: bool = True) -> None:
+        self.out, self.on_change = out or sys.stdout, on_change
+
+    def after(self, step: Step, changed: bool, seconds: float) -> None:
+        if changed or not self.on_change:
+            print(f"# after {step.of}", step.program, sep="\n", file=self.out)
+
+
+class Time(Observer):
+    """Keeps what each pass took, in seconds, with its number of instructions before and after."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, float, int, int]] = []
+        self._before = 0
+
+    def before(self, step: Step) -> None:
+        self._before = size(step.program)
+
+    def after(self, step: Step, changed: bool, seconds: float) -> None:
+        self.rows.append((str(step.of), seconds, self._before, size(step.program)))
+
+
+class Verify(Observer):
+    """Verifies the program after every pass; the error names the pass and lists every finding."""
+
+    def after(self, step: Step, changed: bool, seconds: float) -> None:
+        if found := findings(step.program):
+            listed = "\n".join(map(str, found[:10]))
+            raise PassError(f"pass {step.of} left a program that is not well formed\n{listed}")
+
+
+class CrashFile(Observer):
+    """Leaves a reproducer when a pass fails: the program just before it, as a ``.migx`` case with
+    the pass in its first line.
+
+    Passes are deterministic, so the program is not copied before each: the start is kept, and the
+    passes before the one that failed are run on it again.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or Path(tempfile.gettempdir()) / "migx"
+        self.file: Path | None = None
+
+    def started(self, program: Program, pipeline: Pipeline) -> None:
+        self._start = program.copy()
+
+    def failed(self, step: Step, error: Exception) -> None:
+        PassManager(self._start).run(step.pipeline.steps[: step.index])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = f"{step.of.name}-{self._start.fingerprint()[:12]}"
+        self.file = self.folder / f"{name}.migx"
+        text = show(self._start, origins=True, data_file=self.folder / f"{name}.bin")
+        with written(self.file) as out:
+            out.write(f"# passes: {step.of}\n{text}".encode())
+        error.add_note(f"reproduce: migx opt {self.file} --passes '{step.of}' --verify-each")
+
+
+def size(program: Program) -> int:
+    """The number of instructions in all modules."""
+    return sum(map(len, program.modules.values()))

@@ -1,0 +1,235 @@
+"""What an importer is given: one ONNX node, with its attributes, its inputs and the place its
+instructions go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from numpy.typing import ArrayLike
+
+from migx import dim, ops
+from migx.argument import Argument
+from migx.dim import Dim, Extent
+from migx.errors import OnnxError
+from migx.ir import Instruction, Module
+from migx.onnx import symbolic, tensors
+from migx.op import Array, Operation
+from migx.shape import DType, Shape
+
+if TYPE_CHECKING:
+    from migx.onnx.reader import GraphReader
+
+
+class Node:
+    """One node on its way to instructions.
+
+    ``inputs`` are its operands, None where an optional one is not given. ``version`` is that of its
+    domain's opset.
+    """
+
+    def __init__(
+        self,
+        proto: onnx.NodeProto,
+        graph: GraphReader,
+        inputs: Sequence[Instruction | None],
+        version: int,
+    ) -> None:
+        self.proto, self.graph, self.inputs, self.version = proto, graph, tuple(inputs), version
+        self._attributes = {a.name: a for a in proto.attribute}
+
+    @property
+    def label(self) -> str:
+        """The node's name, or its first output's where it has none."""
+        return self.proto.name or next((o for o in self.proto.output if o), self.proto.op_type)
+
+    @property
+    def outputs(self) -> int:
+        """How many outputs the node names, trailing empty ones not counted."""
+        return max((i + 1 for i, name in enumerate(self.proto.output) if name), default=0)
+
+    def fail(self, message: str) -> OnnxError:
+        """The error to raise: what is wrong, at which node."""
+        return OnnxError(f"{self.proto.op_type} {self.label!r}: {message}")
+
+    # Operands
+
+    def input(self, index: int) -> Instruction:
+        """An operand that must be there."""
+        value = self.optional(index)
+        if value is None:
+            raise self.fail(f"input {index} is missing")
+        return value
+
+    def optional(self, index: int) -> Instruction | None:
+        """An operand, or None where it is not given."""
+        return self.inputs[index] if index < len(self.inputs) else None
+
+    def contents(self, value: Instruction) -> Array | None:
+        """The integers a value is known to hold, numbers or dims; None where only a run will
+        tell.
+        """
+        return symbolic.contents(value)
+
+    def extents(self, value: Instruction) -> tuple[Extent, ...] | None:
+        """The known contents of a value as a flat tuple; None where only a run will tell."""
+        held = symbolic.contents(value)
+        return (
+            None
+            if held is None
+            else tuple(x if isinstance(x, Dim) else int(x) for x in held.reshape(-1))
+        )
+
+    def constant(self, value: Instruction) -> Array | None:
+        """The value of an operand that depends on literals alone; None when it does not."""
+        return symbolic.constant_value(value)
+
+    def needed(self, value: Instruction, what: str) -> Array:
+        """``constant``, or an error that says what must be known."""
+        found = self.constant(value)
+        if found is None:
+            raise self.fail(f"{what} must be a constant, not {value!r}")
+        return found
+
+    # Attributes
+
+    def has(self, name: str) -> bool:
+        return name in self._attributes
+
+    def integer(self, name: str, default: int | None = None) -> int:
+        return int(self._attribute(name, default, "i"))
+
+    def number(self, name: str, default: float | None = None) -> float:
+        """A float attribute; an int given in its place is taken."""
+        given = self._attributes.get(name)
+        if given is not None and given.type == onnx.AttributeProto.INT:
+            return float(given.i)
+        return float(self._attribute(name, default, "f"))
+
+    def string(self, name: str, default: str | None = None) -> str:
+        value = self._attribute(name, default, "s")
+        return value.decode() if isinstance(value, bytes) else str(value)
+
+    def integers(self, name: str, default: Sequence[int] | None = None) -> tuple[int, ...]:
+        return tuple(map(int, self._attribute(name, default, "ints")))
+
+    def numbers(self, name: str, default: Sequence[float] | None = None) -> tuple[float, ...]:
+        return tuple(map(float, self._attribute(name, default, "floats")))
+
+    def strings(self, name: str, default: Sequence[str] | None = None) -> tuple[str, ...]:
+        value = self._attribute(name, default, "strings")
+        return tuple(v.decode() if isinstance(v, bytes) else v for v in value)
+
+    def tensor(self, name: str) -> Argument:
+        """A tensor attribute."""
+        tensor: onnx.TensorProto = self._attribute(name, None, "t")
+        return tensors.to_argument(tensor, self.graph.folder)
+
+    def subgraph(self, name: str) -> onnx.GraphProto:
+        found: onnx.GraphProto = self._attribute(name, None, "g")
+        return found
+
+    def dtype(self, name: str, default: int | None = None) -> DType:
+        """An attribute that is an ONNX type code."""
+        return tensors.dtype_of(self.integer(name, default), f"{self.proto.op_type} {self.label!r}")
+
+    def _attribute(self, name: str, default: Any, field: str) -> Any:
+        if name in self._attributes:
+            return getattr(self._attributes[name], field)
+        if default is None:
+            raise self.fail(f"attribute {name!r} is missing")
+        return default
+
+    # Instructions
+
+    def add(
+        self, op: Operation, *inputs: Instruction, modules: Sequence[Module] = ()
+    ) -> Instruction:
+        """Adds an instruction of this node, or what it comes to where its inputs are known shape
+        arithmetic.
+        """
+        known = symbolic.evaluated(op, inputs) if not modules else None
+        if known is not None:
+            shape = op.compute_shape([v.shape for v in inputs], ())
+            op, inputs = symbolic.literal_or_dims(known, shape.dtype), ()
+        return self.graph.module.add_instruction(op, *inputs, modules=modules, origins=self.origins)
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        return (self.label,)
+
+    def literal(self, value: ArrayLike, dtype: DType | str | None = None) -> Instruction:
+        """A literal of this node's; ``dtype`` is that of a value it must agree with."""
+        op = ops.Literal(Argument.of(np.asarray(value), dtype))
+        return self.graph.module.add_instruction(op, origins=self.origins)
+
+    def dims(self, extents: Sequence[Extent]) -> Instruction:
+        """An i64 tensor of rank 1 that holds dims."""
+        held = np.empty(len(extents), object)
+        held[:] = list(extents)
+        op = symbolic.literal_or_dims(held, DType.of("i64"))
+        return self.graph.module.add_instruction(op, origins=self.origins)
+
+    def fresh(self, hint: str = "") -> Dim:
+        """A symbol for a size that only the data decides, named after this node."""
+        return self.graph.fresh(f"{self.label}{hint and '.'}{hint}")
+
+    def axis(self, axis: int, rank: int) -> int:
+        """An axis counted from the front; an error when it is none of the ``rank`` there are."""
+        if not -rank <= axis < rank:
+            raise self.fail(f"axis {axis} is out of range for rank {rank}")
+        return axis % rank if rank else 0
+
+    def axes(self, axes: Sequence[Any], rank: int) -> tuple[int, ...]:
+        """Axes counted from the front, sorted; a repetition is an error."""
+        found = tuple(sorted(self.axis(int(a), rank) for a in axes))
+        if len(set(found)) < len(found):
+            raise self.fail(f"axes {tuple(axes)} name one twice")
+        return found
+
+    # Small compositions that many operators share
+
+    def broadcast_to(self, value: Instruction, dims: Sequence[Extent]) -> Instruction:
+        """The value broadcast to dims; itself where it has them already."""
+        if value.shape.dims == tuple(dims):
+            return value
+        return self.add(ops.Multibroadcast(tuple(dims)), value)
+
+    def broadcast(self, *values: Instruction) -> list[Instruction]:
+        """The values broadcast to their common dims, as numpy does (ONNX "multidirectional")."""
+        dims = common_dims([v.shape for v in values])
+        return [self.broadcast_to(v, dims) for v in values]
+
+    def convert(self, value: Instruction, dtype: DType) -> Instruction:
+        """The value in another element type; itself where it has that already."""
+        return value if value.shape.dtype is dtype else self.add(ops.Convert(dtype), value)
+
+    def scalar(self, value: float, like: Instruction) -> Instruction:
+        """A number in the type and broadcast to the dims of a value."""
+        return self.broadcast_to(self.literal(value, like.shape.dtype), like.shape.dims)
+
+    def reshape(self, value: Instruction, dims: Sequence[Extent]) -> Instruction:
+        """The value in other dims; itself where it has them already."""
+        return (
+            value if value.shape.dims == tuple(dims) else self.add(ops.Reshape(tuple(dims)), value)
+        )
+
+    def unpacked(self, value: Instruction) -> Instruction:
+        """A packed value as the bytes-wide integers or floats that can be computed with; any other
+        as it is.
+        """
+        return self.graph.unpacked(value, self.origins)
+
+    def elements(self, whole: Instruction, count: int) -> tuple[Instruction, ...]:
+        """The first members of a tuple."""
+        return tuple(self.add(ops.GetTupleElem(i), whole) for i in range(count))
+
+
+def common_dims(shapes: Sequence[Shape]) -> tuple[Extent, ...]:
+    """The dims some shapes broadcast to. ``DimError`` where two are proven not to."""
+    rank = max(s.rank for s in shapes)
+    padded = [(1,) * (rank - s.rank) + s.dims for s in shapes]
+    return tuple(dim.broadcast(*column) for column in zip(*padded, strict=True))

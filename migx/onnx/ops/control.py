@@ -1,0 +1,169 @@
+"""ONNX control flow: graphs in attributes become submodules that see the values around them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from migx import dim, ops
+from migx.dim import Dim, Extent
+from migx.ir import Instruction, Module
+from migx.onnx.importers import importer
+from migx.onnx.node import Node
+from migx.shape import BOOL, I64, Shape
+
+
+@importer("If")
+def branch(node: Node) -> tuple[Instruction, ...]:
+    """A condition that is known leaves the branch it takes; else both become modules.
+
+    Where their dims differ the result's are symbols the run decides. Ranks cannot be left to the
+    run: where those differ the first branch is taken, under an assumption that each run checks.
+    """
+    condition = node.reshape(node.input(0), ())
+    graphs = [node.subgraph(f"{way}_branch") for way in ("then", "else")]
+    held = node.contents(condition)
+    if held is not None and held.dtype != object:
+        return node.graph.inlined(graphs[0 if held.item() else 1])
+    modules = [
+        node.graph.submodule(g, f"if.{way}")
+        for g, way in zip(graphs, ("then", "else"), strict=True)
+    ]
+    pairs = list(zip(*(m.outputs for m in modules), strict=True))
+    if all(a.shape.dtype is b.shape.dtype and a.shape.rank == b.shape.rank for a, b in pairs):
+        outputs = tuple(joined(node, a.shape, b.shape, str(i)) for i, (a, b) in enumerate(pairs))
+        return node.elements(node.add(ops.If(outputs), condition, modules=modules), len(outputs))
+    for module in modules:
+        discard(module)
+    return tuple(node.add(ops.Assume(True), v, condition) for v in node.graph.inlined(graphs[0]))
+
+
+def joined(node: Node, a: Shape, b: Shape, hint: str) -> Shape:
+    """The shape that holds values of either: dims that differ become symbols of their own."""
+    pairs = enumerate(zip(a.dims, b.dims, strict=True))
+    return a.with_dims([x if x == y else node.fresh(f"{hint}.{i}") for i, (x, y) in pairs])
+
+
+@importer("Loop")
+def loop(node: Node) -> tuple[Instruction, ...]:
+    """The body is read with the dims the loop starts with; those it changes become symbols, and it
+    is read again.
+    """
+    trips = node.optional(0) or node.add(ops.Undefined())
+    condition = node.optional(1) or node.add(ops.Undefined())
+    trips, condition = (node.reshape(v, ()) if v.shape.rank else v for v in (trips, condition))
+    carried = [node.input(i) for i in range(2, len(node.inputs))]
+    graph = node.subgraph("body")
+    shapes = [v.shape.as_standard() for v in carried]
+    while True:
+        body = node.graph.submodule(graph, "loop.body", [Shape(I64), Shape(BOOL), *shapes])
+        results = [v.shape for v in body.outputs[1 : 1 + len(carried)]]
+        changed = [
+            widened(node, a, b, str(i))
+            for i, (a, b) in enumerate(zip(shapes, results, strict=True))
+        ]
+        if changed == shapes:
+            break
+        discard(body)
+        shapes = changed
+    count = trip_count(node, trips, condition, body)
+    finals = [escaped(node, s, str(i)) for i, s in enumerate(shapes)]
+    rows = [
+        escaped(node, v.shape, f"scan.{i}") for i, v in enumerate(body.outputs[1 + len(carried) :])
+    ]
+    outputs = (*finals, *(row.with_dims((count, *row.dims)) for row in rows))
+    return node.elements(
+        node.add(ops.Loop(outputs), trips, condition, *carried, modules=[body]), len(outputs)
+    )
+
+
+def widened(node: Node, before: Shape, after: Shape, hint: str) -> Shape:
+    """The shape of a carried value that holds before and after an iteration: dims that change
+    become symbols.
+    """
+    if before.dtype is not after.dtype or before.rank != after.rank:
+        raise node.fail(f"a carried value goes in as {before} and comes out as {after}")
+    pairs = enumerate(zip(before.dims, after.dims, strict=True))
+    own = f"{node.label}.{hint}"
+    return before.with_dims(
+        [a if a == b or is_own(a, own) else node.fresh(f"{hint}.{i}") for i, (a, b) in pairs]
+    )
+
+
+def is_own(extent: Extent, prefix: str) -> bool:
+    """Whether a dim is a symbol made for a carried value, which may take another size at each
+    iteration.
+    """
+    symbol = extent.symbol if isinstance(extent, Dim) else None
+    return symbol is not None and symbol.name.startswith(prefix)
+
+
+def discard(module: Module) -> None:
+    """Takes a module that was read in vain out of the program again, with those inside it."""
+    for at in reversed(module):
+        inner = at.modules
+        module.remove_instruction(at)
+        for child in dict.fromkeys(inner):
+            if not child.parents:
+                discard(child)
+    module.program.remove_module(module)
+
+
+def trip_count(node: Node, trips: Instruction, condition: Instruction, body: Module) -> Extent:
+    """The number of iterations where it is known: the trip count, if nothing can end the loop
+    before.
+    """
+    limit = node.extents(trips) if trips.shape.dtype is I64 else None
+    ends = body.outputs[0]
+    while ends.op.name == "identity":
+        ends = ends.inputs[0]
+    goes_on = ends is body.parameters[list(body.parameters)[1]] or always(node, ends)
+    starts = condition.shape.dtype is not BOOL or always(node, condition)
+    return limit[0] if limit is not None and goes_on and starts else node.fresh("trips")
+
+
+def always(node: Node, condition: Instruction) -> bool:
+    """Whether a condition is known to hold."""
+    held = node.contents(condition)
+    return held is not None and held.dtype != object and bool(held.all())
+
+
+def escaped(node: Node, shape: Shape, hint: str) -> Shape:
+    """The shape as it is seen outside the loop: dims over symbols that only the body knows become
+    symbols of their own.
+    """
+    known = node.graph.known_symbols()
+    dims = [
+        d if all(s.name in known for s in dim.symbols(d)) else node.fresh(f"{hint}.{i}")
+        for i, d in enumerate(shape.dims)
+    ]
+    return shape.with_dims(dims)
+
+
+@importer("Scan", since=9)
+def scan(node: Node) -> tuple[Instruction, ...]:
+    graph = node.subgraph("body")
+    count = node.integer("num_scan_inputs")
+    operands = [node.input(i) for i in range(len(node.inputs))]
+    states, scanned = operands[:-count], operands[-count:]
+    axes = [
+        node.axis(a, v.shape.rank)
+        for a, v in zip(node.integers("scan_input_axes", (0,) * count), scanned, strict=True)
+    ]
+    slices = [
+        v.shape.with_dims([d for i, d in enumerate(v.shape.dims) if i != a])
+        for a, v in zip(axes, scanned, strict=True)
+    ]
+    body = node.graph.submodule(
+        graph, "scan.body", [*(v.shape.as_standard() for v in states), *slices]
+    )
+    rows = body.outputs[len(states) :]
+    given: Sequence[int] = node.integers("scan_output_axes", (0,) * len(rows))
+    out_axes = tuple(node.axis(a, v.shape.rank + 1) for a, v in zip(given, rows, strict=True))
+    op = ops.Scan(
+        count,
+        tuple(axes),
+        node.integers("scan_input_directions", (0,) * count),
+        out_axes,
+        node.integers("scan_output_directions", (0,) * len(rows)),
+    )
+    return node.elements(node.add(op, *operands, modules=[body]), len(body.outputs))

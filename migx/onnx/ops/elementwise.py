@@ -1,0 +1,257 @@
+"""ONNX operators on each element alone. Inputs are broadcast by instructions of their own."""
+
+from __future__ import annotations
+
+import math
+from functools import reduce
+
+import numpy as np
+
+from migx import ops
+from migx.ir import Instruction
+from migx.onnx.importers import importer
+from migx.onnx.node import Node
+from migx.op import Operation
+from migx.shape import BOOL, DType
+
+UNARY = [
+    "Abs",
+    "Acos",
+    "Acosh",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atanh",
+    "BitwiseNot",
+    "Ceil",
+    "Cos",
+    "Cosh",
+    "Erf",
+    "Exp",
+    "Floor",
+    "Identity",
+    "IsNaN",
+    "Log",
+    "Neg",
+    "Not",
+    "Reciprocal",
+    "Relu",
+    "Round",
+    "Sigmoid",
+    "Sign",
+    "Sin",
+    "Sinh",
+    "Sqrt",
+    "Tan",
+    "Tanh",
+]
+BINARY = [
+    "Add",
+    "And",
+    "BitwiseAnd",
+    "BitwiseOr",
+    "BitwiseXor",
+    "Div",
+    "Equal",
+    "Greater",
+    "GreaterOrEqual",
+    "Less",
+    "LessOrEqual",
+    "Mul",
+    "Or",
+    "PRelu",
+    "Sub",
+    "Xor",
+]
+RENAMED = {
+    "And": "LogicalAnd",
+    "IsNaN": "Isnan",
+    "Or": "LogicalOr",
+    "PRelu": "Prelu",
+    "Reciprocal": "Recip",
+    "Round": "Nearbyint",
+    "Xor": "LogicalXor",
+}
+"""Operators whose operation has another name."""
+VARIADIC = {"Sum": "Add", "Max": "Max", "Min": "Min"}
+
+
+def operation(operator: str) -> Operation:
+    """The operation of the same meaning, without attributes."""
+    made: Operation = getattr(ops, RENAMED.get(operator, operator))()
+    return made
+
+
+def binary(node: Node, op: Operation, x: Instruction, y: Instruction) -> Instruction:
+    """An operation on two values broadcast to their common dims."""
+    return node.add(op, *node.broadcast(x, y))
+
+
+@importer(*UNARY)
+def unary(node: Node) -> Instruction:
+    return node.add(operation(node.proto.op_type), node.input(0))
+
+
+@importer(*BINARY, since=7)
+def two_operands(node: Node) -> Instruction:
+    return binary(node, operation(node.proto.op_type), node.input(0), node.input(1))
+
+
+@importer(*VARIADIC)
+def variadic(node: Node) -> Instruction:
+    op = getattr(ops, VARIADIC[node.proto.op_type])()
+    operands = [node.input(i) for i in range(len(node.inputs))]
+    return reduce(lambda x, y: binary(node, op, x, y), operands)
+
+
+@importer("Mean")
+def mean(node: Node) -> Instruction:
+    total = reduce(
+        lambda x, y: binary(node, ops.Add(), x, y), [node.input(i) for i in range(len(node.inputs))]
+    )
+    return node.add(ops.Div(), total, node.scalar(len(node.inputs), total))
+
+
+@importer("Pow", since=7)
+def power(node: Node) -> Instruction:
+    base = node.input(0)
+    return binary(node, ops.Pow(), base, node.convert(node.input(1), base.shape.dtype))
+
+
+@importer("Mod")
+def mod(node: Node) -> Instruction:
+    op = ops.Fmod() if node.integer("fmod", 0) else ops.Mod()
+    return binary(node, op, node.input(0), node.input(1))
+
+
+@importer("BitShift")
+def bit_shift(node: Node) -> Instruction:
+    op = ops.ShiftLeft() if node.string("direction") == "LEFT" else ops.ShiftRight()
+    return binary(node, op, node.input(0), node.input(1))
+
+
+@importer("Where")
+def where(node: Node) -> Instruction:
+    return node.add(ops.Where(), *node.broadcast(node.input(0), node.input(1), node.input(2)))
+
+
+@importer("Cast")
+def cast(node: Node) -> Instruction:
+    return node.convert(node.input(0), node.dtype("to"))
+
+
+@importer("CastLike")
+def cast_like(node: Node) -> Instruction:
+    return node.convert(node.input(0), node.input(1).shape.dtype)
+
+
+@importer("Clip", since=6)
+def clip_by_attributes(node: Node) -> Instruction:
+    x = node.input(0)
+    low = node.literal(node.number("min", -math.inf), x.shape.dtype) if node.has("min") else None
+    high = node.literal(node.number("max", math.inf), x.shape.dtype) if node.has("max") else None
+    return clipped(node, x, low, high)
+
+
+@importer("Clip", since=11)
+def clip(node: Node) -> Instruction:
+    return clipped(node, node.input(0), node.optional(1), node.optional(2))
+
+
+def clipped(
+    node: Node, x: Instruction, low: Instruction | None, high: Instruction | None
+) -> Instruction:
+    """min(max(x, low), high), either bound being optional."""
+    if low is not None and high is not None:
+        bounds = [node.broadcast_to(bound, x.shape.dims) for bound in (low, high)]
+        return node.add(ops.Clip(), x, *bounds)
+    if low is not None:
+        return binary(node, ops.Max(), x, low)
+    return x if high is None else binary(node, ops.Min(), x, high)
+
+
+@importer("LeakyRelu")
+def leaky_relu(node: Node) -> Instruction:
+    return node.add(ops.LeakyRelu(node.number("alpha", 0.01)), node.input(0))
+
+
+@importer("Elu")
+def elu(node: Node) -> Instruction:
+    return node.add(ops.Elu(node.number("alpha", 1.0)), node.input(0))
+
+
+@importer("Selu", since=6)
+def selu(node: Node) -> Instruction:
+    x = node.add(ops.Elu(node.number("alpha", 1.6732632423543772)), node.input(0))
+    return node.add(ops.Mul(), x, node.scalar(node.number("gamma", 1.0507009873554805), x))
+
+
+@importer("HardSigmoid", since=6)
+def hard_sigmoid(node: Node) -> Instruction:
+    return saturated_line(node, node.number("alpha", 0.2), node.number("beta", 0.5))
+
+
+@importer("HardSwish")
+def hard_swish(node: Node) -> Instruction:
+    return node.add(ops.Mul(), node.input(0), saturated_line(node, 1 / 6, 0.5))
+
+
+def saturated_line(node: Node, alpha: float, beta: float) -> Instruction:
+    """min(max(alpha * x + beta, 0), 1)."""
+    x = node.input(0)
+    line = node.add(ops.Add(), node.add(ops.Mul(), x, node.scalar(alpha, x)), node.scalar(beta, x))
+    return node.add(ops.Clip(), line, node.scalar(0, x), node.scalar(1, x))
+
+
+@importer("Softplus")
+def softplus(node: Node) -> Instruction:
+    """log(1 + exp(x)) as max(x, 0) + log(1 + exp(-|x|)), which never overflows."""
+    x = node.input(0)
+    tail = node.add(ops.Exp(), node.add(ops.Neg(), node.add(ops.Abs(), x)))
+    log = node.add(ops.Log(), node.add(ops.Add(), tail, node.scalar(1, x)))
+    return node.add(ops.Add(), node.add(ops.Relu(), x), log)
+
+
+@importer("Softsign")
+def softsign(node: Node) -> Instruction:
+    x = node.input(0)
+    return node.add(ops.Div(), x, node.add(ops.Add(), node.add(ops.Abs(), x), node.scalar(1, x)))
+
+
+@importer("Gelu", since=20)
+def gelu(node: Node) -> Instruction:
+    x = node.input(0)
+    half = node.add(ops.Mul(), x, node.scalar(0.5, x))
+    if node.string("approximate", "none") == "tanh":
+        cube = node.add(ops.Mul(), node.add(ops.Mul(), x, x), x)
+        inner = node.add(ops.Add(), x, node.add(ops.Mul(), cube, node.scalar(0.044715, x)))
+        bent = node.add(
+            ops.Tanh(), node.add(ops.Mul(), inner, node.scalar(math.sqrt(2 / math.pi), x))
+        )
+    else:
+        bent = node.add(ops.Erf(), node.add(ops.Mul(), x, node.scalar(math.sqrt(0.5), x)))
+    return node.add(ops.Mul(), half, node.add(ops.Add(), bent, node.scalar(1, x)))
+
+
+@importer("IsInf")
+def is_inf(node: Node) -> Instruction:
+    negative, positive = node.integer("detect_negative", 1), node.integer("detect_positive", 1)
+    return node.add(ops.Isinf(bool(negative), bool(positive)), node.input(0))
+
+
+@importer("Dropout", since=7)
+def dropout(node: Node) -> tuple[Instruction, ...]:
+    """The identity: dropout works in training alone. The mask, where it is asked for, keeps
+    everything.
+    """
+    training = node.optional(2)
+    if training is not None and np.any(node.needed(training, "training_mode")):
+        raise node.fail("dropout in training mode is not supported")
+    x = node.input(0)
+    mask_type = BOOL if node.version >= 10 else x.shape.dtype
+    return (x,) if node.outputs < 2 else (x, filled(node, x, mask_type))
+
+
+def filled(node: Node, like: Instruction, dtype: DType) -> Instruction:
+    """Ones of a type, in the dims of a value."""
+    return node.broadcast_to(node.literal(1, dtype), like.shape.dims)

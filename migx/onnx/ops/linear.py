@@ -1,0 +1,190 @@
+"""ONNX matrix products, convolutions and pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from migx import dim, ops
+from migx.dim import Extent
+from migx.ir import Instruction
+from migx.onnx.importers import importer
+from migx.onnx.node import Node, common_dims
+from migx.onnx.ops.elementwise import binary
+from migx.op import Operation
+from migx.shape import I32
+
+
+def matrix_product(node: Node, op: Operation, x: Instruction, y: Instruction) -> Instruction:
+    """A product as numpy's matmul: leading dims broadcast, vectors stand for one row or one
+    column.
+    """
+    row, column = x.shape.rank == 1, y.shape.rank == 1
+    x = node.add(ops.Unsqueeze((0,)), x) if row else x
+    y = node.add(ops.Unsqueeze((1,)), y) if column else y
+    lead = common_dims([s.with_dims(s.dims[:-2]) for s in (x.shape, y.shape)])
+    x, y = (node.broadcast_to(v, (*lead, *v.shape.dims[-2:])) for v in (x, y))
+    product = node.add(op, x, y)
+    rank = product.shape.rank
+    axes = (*((rank - 2,) if row else ()), *((rank - 1,) if column else ()))
+    return node.add(ops.Squeeze(axes), product) if axes else product
+
+
+@importer("MatMul")
+def matmul(node: Node) -> Instruction:
+    return matrix_product(node, ops.Dot(), node.input(0), node.input(1))
+
+
+@importer("Gemm", since=7)
+def gemm(node: Node) -> Instruction:
+    a, b, c = node.input(0), node.input(1), node.optional(2)
+    a = node.add(ops.Transpose((1, 0)), a) if node.integer("transA", 0) else a
+    b = node.add(ops.Transpose((1, 0)), b) if node.integer("transB", 0) else b
+    total = scaled(node, node.add(ops.Dot(), a, b), node.number("alpha", 1.0))
+    if c is None or node.number("beta", 1.0) == 0:
+        return total
+    return node.add(
+        ops.Add(),
+        total,
+        node.broadcast_to(scaled(node, c, node.number("beta", 1.0)), total.shape.dims),
+    )
+
+
+def scaled(node: Node, x: Instruction, factor: float) -> Instruction:
+    """The value times a number; itself where that is one."""
+    return x if factor == 1 else node.add(ops.Mul(), x, node.scalar(factor, x))
+
+
+def window(node: Node, x: Instruction, lengths: Sequence[Extent]) -> dict[str, tuple[Extent, ...]]:
+    """Padding (begins, then ends), stride and dilation of a sliding window, ``auto_pad``
+    resolved.
+    """
+    n = x.shape.rank - 2
+    stride = node.integers("strides", (1,) * n)
+    dilation = node.integers("dilations", (1,) * n)
+    padding: tuple[Extent, ...] = node.integers("pads", (0,) * (2 * n))
+    mode = node.string("auto_pad", "NOTSET")
+    if mode in ("SAME_UPPER", "SAME_LOWER"):
+        totals = []
+        for size, length, s, d in zip(x.shape.dims[2:], lengths, stride, dilation, strict=True):
+            out = (size + (s - 1)) // s
+            totals.append(dim.maximum((out - 1) * s + (length - 1) * d + 1 - size, 0))
+        less, more = [t // 2 for t in totals], [t - t // 2 for t in totals]
+        padding = tuple(less + more) if mode == "SAME_UPPER" else tuple(more + less)
+    elif mode == "VALID":
+        padding = (0,) * (2 * n)
+    elif mode != "NOTSET":
+        raise node.fail(f"no auto_pad {mode!r}")
+    if len(padding) != 2 * n or len(stride) != n or len(dilation) != n:
+        raise node.fail(f"pads, strides and dilations must fit {n} spatial dims")
+    return {"padding": padding, "stride": stride, "dilation": dilation}
+
+
+def with_bias(node: Node, x: Instruction, bias: Instruction | None) -> Instruction:
+    """The value plus a bias for each channel (axis 1)."""
+    if bias is None:
+        return x
+    return node.add(ops.Add(), x, per_channel(node, bias, x))
+
+
+def per_channel(node: Node, vector: Instruction, like: Instruction) -> Instruction:
+    """A vector over the channels (axis 1), broadcast to the dims of a value."""
+    return node.add(ops.Broadcast(1, like.shape.dims), vector)
+
+
+@importer("Conv")
+def convolution(node: Node) -> Instruction:
+    x, w = node.input(0), node.input(1)
+    op = ops.Convolution(**window(node, x, w.shape.dims[2:]), group=node.integer("group", 1))
+    return with_bias(node, node.add(op, x, w), node.optional(2))
+
+
+@importer("ConvTranspose")
+def transposed_convolution(node: Node) -> Instruction:
+    x, w = node.input(0), node.input(1)
+    n, lengths = x.shape.rank - 2, w.shape.dims[2:]
+    stride, dilation = node.integers("strides", (1,) * n), node.integers("dilations", (1,) * n)
+    extra = node.integers("output_padding", (0,) * n)
+    padding: tuple[Extent, ...] = node.integers("pads", (0,) * (2 * n))
+    mode = node.string("auto_pad", "NOTSET")
+    if node.has("output_shape") or mode.startswith("SAME"):
+        sizes = x.shape.dims[2:]
+        wanted: Sequence[Extent] = [d * s for d, s in zip(sizes, stride, strict=True)]
+        wanted = node.integers("output_shape", ())[-n:] if node.has("output_shape") else wanted
+        totals = [
+            dim.maximum(s * (size - 1) + e + (k - 1) * d + 1 - out, 0)
+            for size, s, e, k, d, out in zip(
+                sizes, stride, extra, lengths, dilation, wanted, strict=True
+            )
+        ]
+        less, more = [t // 2 for t in totals], [t - t // 2 for t in totals]
+        padding = tuple(less + more) if mode == "SAME_UPPER" else tuple(more + less)
+    op = ops.ConvolutionBackwards(padding, stride, dilation, node.integer("group", 1), extra)
+    return with_bias(node, node.add(op, x, w), node.optional(2))
+
+
+@importer("MaxPool", "AveragePool", "LpPool")
+def pooling(node: Node) -> Instruction:
+    if node.outputs > 1:
+        raise node.fail("the output Indices of MaxPool is not supported")
+    x, lengths = node.input(0), node.integers("kernel_shape")
+    mode = {"MaxPool": "max", "AveragePool": "average", "LpPool": "lpnorm"}[node.proto.op_type]
+    ceil = bool(node.integer("ceil_mode", 0)) and node.string("auto_pad", "NOTSET") == "NOTSET"
+    op = ops.Pooling(
+        mode,
+        lengths,
+        **window(node, x, lengths),
+        ceil_mode=ceil,
+        count_include_pad=bool(node.integer("count_include_pad", 0)),
+        lp_order=node.integer("p", 2),
+    )
+    return node.add(op, x)
+
+
+@importer("GlobalAveragePool", "GlobalMaxPool")
+def global_pooling(node: Node) -> Instruction:
+    """A reduction over the spatial dims."""
+    x = node.input(0)
+    axes = tuple(range(2, x.shape.rank))
+    op = ops.ReduceMean(axes) if node.proto.op_type == "GlobalAveragePool" else ops.ReduceMax(axes)
+    return node.add(op, x)
+
+
+@importer("LRN")
+def local_response_normalization(node: Node) -> Instruction:
+    op = ops.Lrn(
+        node.integer("size"),
+        node.number("alpha", 1e-4),
+        node.number("beta", 0.75),
+        node.number("bias", 1.0),
+    )
+    return node.add(op, node.input(0))
+
+
+@importer("MatMulInteger")
+def matmul_integer(node: Node) -> Instruction:
+    x, y = (centred(node, node.input(i), node.optional(i + 2), -1 if i else -2) for i in (0, 1))
+    return matrix_product(node, ops.Dot(), x, y)
+
+
+@importer("ConvInteger")
+def convolution_integer(node: Node) -> Instruction:
+    x, w = node.input(0), node.input(1)
+    op = ops.Convolution(**window(node, x, w.shape.dims[2:]), group=node.integer("group", 1))
+    return node.add(
+        op, centred(node, x, node.optional(2), 0), centred(node, w, node.optional(3), 0)
+    )
+
+
+def centred(node: Node, x: Instruction, zero: Instruction | None, axis: int) -> Instruction:
+    """Eight-bit values less their zero point, in i32; a zero point of several elements lies along
+    an axis.
+    """
+    wide = node.convert(x, I32)
+    if zero is None:
+        return wide
+    zero = node.convert(zero, wide.shape.dtype)
+    if zero.shape.rank == 1 and zero.shape.dims != (1,) and x.shape.rank > 1:
+        dims: list[Extent] = [1] * x.shape.rank
+        dims[axis] = zero.shape.dims[0]
+        zero = node.reshape(zero, dims)
+    return binary(node, ops.Sub(), wide, zero)

@@ -1,0 +1,207 @@
+"""ONNX normalisations and reductions, lowered to sums, means and arithmetic on each element."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from migx import ops
+from migx.ir import Instruction
+from migx.onnx.importers import importer
+from migx.onnx.node import Node
+from migx.onnx.ops.linear import per_channel
+from migx.shape import F32
+
+REDUCTIONS = ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd")
+COMPOSED = ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare")
+
+
+@importer("BatchNormalization", since=7)
+def batch_normalization(node: Node) -> Instruction:
+    """X * f + (bias - mean * f) with f = scale / sqrt(variance + epsilon), all vectors over the
+    channels.
+    """
+    if node.integer("training_mode", 0):
+        raise node.fail("training mode is not supported")
+    x, scale, bias, mean, variance = (node.input(i) for i in range(5))
+    spread = node.add(ops.Add(), variance, node.scalar(node.number("epsilon", 1e-5), variance))
+    factor = node.add(
+        ops.Div(), scale, node.add(ops.Sqrt(), node.convert(spread, scale.shape.dtype))
+    )
+    mean = node.convert(mean, scale.shape.dtype)
+    shift = node.add(ops.Sub(), bias, node.add(ops.Mul(), mean, factor))
+    factor, shift = (per_channel(node, node.convert(v, x.shape.dtype), x) for v in (factor, shift))
+    return node.add(ops.Add(), node.add(ops.Mul(), x, factor), shift)
+
+
+def normalized(
+    node: Node, x: Instruction, axes: Sequence[int], epsilon: float
+) -> tuple[Instruction, Instruction, Instruction]:
+    """(x - mean) / sqrt(variance + epsilon) over some axes, with the mean and 1 / sqrt(...), whose
+    axes are 1.
+    """
+    mean = node.add(ops.ReduceMean(tuple(axes)), x)
+    centred = node.add(ops.Sub(), x, node.broadcast_to(mean, x.shape.dims))
+    variance = node.add(ops.ReduceMean(tuple(axes)), node.add(ops.Mul(), centred, centred))
+    inverse = node.add(ops.Rsqrt(), node.add(ops.Add(), variance, node.scalar(epsilon, variance)))
+    return node.add(ops.Mul(), centred, node.broadcast_to(inverse, x.shape.dims)), mean, inverse
+
+
+@importer("LayerNormalization")
+def layer_normalization(node: Node) -> tuple[Instruction, ...]:
+    x, scale, bias = node.input(0), node.input(1), node.optional(2)
+    axes = range(node.axis(node.integer("axis", -1), x.shape.rank), x.shape.rank)
+    stash = node.dtype("stash_type", 1)
+    result, mean, inverse = normalized(
+        node, node.convert(x, stash), axes, node.number("epsilon", 1e-5)
+    )
+    result = node.convert(result, x.shape.dtype)
+    result = node.add(ops.Mul(), result, node.broadcast_to(scale, x.shape.dims))
+    if bias is not None:
+        result = node.add(ops.Add(), result, node.broadcast_to(bias, x.shape.dims))
+    return result, mean, inverse
+
+
+@importer("RMSNormalization")
+def rms_normalization(node: Node) -> Instruction:
+    x, scale = node.input(0), node.input(1)
+    axes = tuple(range(node.axis(node.integer("axis", -1), x.shape.rank), x.shape.rank))
+    wide = node.convert(x, node.dtype("stash_type", 1))
+    square = node.add(ops.ReduceMean(axes), node.add(ops.Mul(), wide, wide))
+    inverse = node.add(
+        ops.Rsqrt(), node.add(ops.Add(), square, node.scalar(node.number("epsilon", 1e-5), square))
+    )
+    result = node.add(ops.Mul(), wide, node.broadcast_to(inverse, x.shape.dims))
+    return node.add(
+        ops.Mul(), node.convert(result, scale.shape.dtype), node.broadcast_to(scale, x.shape.dims)
+    )
+
+
+@importer("InstanceNormalization", since=6)
+def instance_normalization(node: Node) -> Instruction:
+    x = node.input(0)
+    wide = node.convert(x, F32) if x.shape.dtype.bits < 32 else x
+    result, _, _ = normalized(node, wide, range(2, x.shape.rank), node.number("epsilon", 1e-5))
+    scale, bias = (per_channel(node, node.input(i), x) for i in (1, 2))
+    return node.add(
+        ops.Add(), node.add(ops.Mul(), node.convert(result, x.shape.dtype), scale), bias
+    )
+
+
+@importer("GroupNormalization", since=21)
+def group_normalization(node: Node) -> Instruction:
+    x, groups = node.input(0), node.integer("num_groups")
+    batch, channels, *rest = x.shape.dims
+    wide = node.convert(x, node.dtype("stash_type", 1))
+    grouped = node.reshape(wide, (batch, groups, channels // groups, *rest))
+    result, _, _ = normalized(
+        node, grouped, range(2, grouped.shape.rank), node.number("epsilon", 1e-5)
+    )
+    result = node.convert(node.reshape(result, x.shape.dims), x.shape.dtype)
+    scale, bias = (per_channel(node, node.input(i), x) for i in (1, 2))
+    return node.add(ops.Add(), node.add(ops.Mul(), result, scale), bias)
+
+
+@importer("Softmax", "LogSoftmax")
+def softmax_of_matrix(node: Node) -> Instruction:
+    """Until version 13 the dims from the axis on are taken as one."""
+    x = node.input(0)
+    axis = node.axis(node.integer("axis", 1), x.shape.rank)
+    if axis == x.shape.rank - 1:
+        return node.add(softmax_op(node, axis), x)
+    lead = ops.Reshape((*x.shape.dims[:axis], x.shape.with_dims(x.shape.dims[axis:]).elements))
+    return node.reshape(node.add(softmax_op(node, axis), node.add(lead, x)), x.shape.dims)
+
+
+@importer("Softmax", "LogSoftmax", since=13)
+def softmax(node: Node) -> Instruction:
+    x = node.input(0)
+    return node.add(softmax_op(node, node.axis(node.integer("axis", -1), x.shape.rank)), x)
+
+
+def softmax_op(node: Node, axis: int) -> ops.Softmax:
+    return ops.Softmax(axis) if node.proto.op_type == "Softmax" else ops.Logsoftmax(axis)
+
+
+def reduction_axes(node: Node, x: Instruction) -> tuple[int, ...]:
+    """The axes to fold, from the attribute or the input; all of them where none are given, unless
+    told otherwise.
+    """
+    given = node.optional(1)
+    axes = (
+        node.integers("axes", ())
+        if given is None
+        else tuple(node.needed(given, "axes").reshape(-1))
+    )
+    if not axes:
+        return () if node.integer("noop_with_empty_axes", 0) else tuple(range(x.shape.rank))
+    return node.axes(axes, x.shape.rank)
+
+
+def without_axes(node: Node, x: Instruction, axes: Sequence[int]) -> Instruction:
+    """The value as it is where ``keepdims`` says so, else without the folded axes."""
+    return x if node.integer("keepdims", 1) or not axes else node.add(ops.Squeeze(tuple(axes)), x)
+
+
+@importer(*REDUCTIONS)
+def reduction(node: Node) -> Instruction:
+    x = node.input(0)
+    axes = reduction_axes(node, x)
+    if not axes:
+        return x
+    op = getattr(ops, node.proto.op_type)(axes)
+    return without_axes(node, node.add(op, x), axes)
+
+
+@importer(*COMPOSED)
+def composed_reduction(node: Node) -> Instruction:
+    """Sums of something and something of sums; the exponentials are shifted by the largest."""
+    x, kind = node.input(0), node.proto.op_type.removeprefix("Reduce")
+    axes = reduction_axes(node, x)
+    if kind == "LogSumExp":
+        peak = node.add(ops.ReduceMax(axes), x)
+        finite = node.add(ops.Where(), node.add(ops.Isinf(), peak), node.scalar(0, peak), peak)
+        x = node.add(ops.Exp(), node.add(ops.Sub(), x, node.broadcast_to(finite, x.shape.dims)))
+    elif kind == "L1":
+        x = node.add(ops.Abs(), x)
+    elif kind in ("L2", "SumSquare"):
+        x = node.add(ops.Mul(), x, x)
+    total = node.add(ops.ReduceSum(axes), x) if axes else x
+    if kind in ("LogSum", "LogSumExp"):
+        total = node.add(ops.Log(), total)
+    if kind == "LogSumExp":
+        total = node.add(ops.Add(), total, finite)
+    if kind == "L2":
+        total = node.add(ops.Sqrt(), total)
+    return without_axes(node, total, axes)
+
+
+@importer("ArgMax", "ArgMin")
+def arg_extreme(node: Node) -> Instruction:
+    x = node.input(0)
+    axis = node.axis(node.integer("axis", 0), x.shape.rank)
+    last = bool(node.integer("select_last_index", 0))
+    op = ops.Argmax(axis, last) if node.proto.op_type == "ArgMax" else ops.Argmin(axis, last)
+    return without_axes(node, node.add(op, x), (axis,))
+
+
+@importer("LpNormalization")
+def lp_normalization(node: Node) -> Instruction:
+    x = node.input(0)
+    axes = (node.axis(node.integer("axis", -1), x.shape.rank),)
+    if node.integer("p", 2) == 1:
+        norm = node.add(ops.ReduceSum(axes), node.add(ops.Abs(), x))
+    else:
+        norm = node.add(ops.Sqrt(), node.add(ops.ReduceSum(axes), node.add(ops.Mul(), x, x)))
+    return node.add(ops.Div(), x, node.broadcast_to(norm, x.shape.dims))
+
+
+@importer("CumSum")
+def cumulative_sum(node: Node) -> Instruction:
+    x = node.input(0)
+    axis = node.axis(int(node.needed(node.input(1), "axis")), x.shape.rank)
+    return node.add(
+        ops.PrefixScanSum(
+            axis, bool(node.integer("exclusive", 0)), bool(node.integer("reverse", 0))
+        ),
+        x,
+    )

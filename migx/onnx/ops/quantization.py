@@ -1,0 +1,132 @@
+"""ONNX quantisation, and matrix products over weights packed to a few bits."""
+
+from __future__ import annotations
+
+from migx import ops
+from migx.argument import Argument
+from migx.dim import Dim
+from migx.ir import Instruction
+from migx.onnx.importers import importer
+from migx.onnx.node import Node
+from migx.onnx.ops.elementwise import binary
+from migx.onnx.ops.linear import matrix_product
+from migx.ops.builtin import Literal
+from migx.shape import F32, I8, U8, DType, Shape
+
+
+def axis_and_block(node: Node, x: Instruction) -> tuple[int, int]:
+    """The axis scales lie along, and the block size; the axis means nothing for one scale."""
+    rank = x.shape.rank
+    axis = node.integer("axis", 1)
+    single = node.input(1).shape.elements == 1
+    return (0 if single and not -rank <= axis < rank else node.axis(axis, rank)), node.integer(
+        "block_size", 0
+    )
+
+
+@importer("QuantizeLinear", since=10)
+def quantize_linear(node: Node) -> Instruction:
+    x, scale, zero = node.input(0), node.input(1), node.optional(2)
+    wanted = U8 if zero is None else zero.shape.dtype
+    if zero is None and node.integer("output_dtype", 0):
+        wanted = node.dtype("output_dtype")
+    packing = {
+        "i4": (I8, ops.PackInt4),
+        "u4": (U8, ops.PackInt4),
+        "i2": (I8, ops.PackInt2),
+        "u2": (U8, ops.PackInt2),
+    }
+    container, pack = packing.get(wanted.name, (wanted, None))
+    axis, block = axis_and_block(node, x)
+    op = ops.QuantizeLinear(
+        axis=axis, block=block, to=container, saturate=bool(node.integer("saturate", 1))
+    )
+    result = node.add(op, *[v for v in (x, scale, zero) if v is not None])
+    return result if pack is None else node.unpacked(node.add(pack(), result))
+
+
+@importer("DequantizeLinear", since=10)
+def dequantize_linear(node: Node) -> Instruction:
+    operands = [v for v in (node.input(0), node.input(1), node.optional(2)) if v is not None]
+    axis, block = axis_and_block(node, operands[0])
+    result = node.add(ops.DequantizeLinear(axis=axis, block=block), *operands)
+    wanted = node.dtype("output_dtype") if node.integer("output_dtype", 0) else result.shape.dtype
+    return node.convert(result, wanted)
+
+
+@importer("DynamicQuantizeLinear")
+def dynamic_quantize_linear(node: Node) -> tuple[Instruction, ...]:
+    """Scale and zero point from the range of the values, zero included; then quantised with
+    them.
+    """
+    x = node.input(0)
+    axes = tuple(range(x.shape.rank))
+    zero = node.literal(0, F32)
+    high = node.add(ops.Max(), node.add(ops.Squeeze(axes), node.add(ops.ReduceMax(axes), x)), zero)
+    low = node.add(ops.Min(), node.add(ops.Squeeze(axes), node.add(ops.ReduceMin(axes), x)), zero)
+    levels = node.literal(255, F32)
+    scale = node.add(ops.Div(), node.add(ops.Sub(), high, low), levels)
+    place = node.add(ops.Div(), node.add(ops.Sub(), zero, low), scale)
+    flat = node.add(ops.Equal(), scale, zero)
+    place = node.add(ops.Where(), flat, zero, node.add(ops.Nearbyint(), place))
+    point = node.convert(node.add(ops.Clip(), place, zero, levels), U8)
+    safe = node.add(ops.Where(), flat, node.literal(1, F32), scale)
+    return node.add(ops.QuantizeLinear(axis=0, to=U8), x, safe, point), scale, point
+
+
+@importer("MatMulNBits", domain="com.microsoft")
+def matmul_n_bits(node: Node) -> Instruction:
+    """A (..., K) times the transpose of B, whose N rows of K lie packed in blocks, each with its
+    scale.
+
+    Becomes unpack, dequantizelinear, transpose and dot; the packed bytes stay the literal they are.
+    """
+    a, b, scales, zeros = node.input(0), node.input(1), node.input(2), node.optional(3)
+    if node.optional(4) is not None:
+        raise node.fail("g_idx is not supported")
+    k, n = node.integer("K"), node.integer("N")
+    bits, block = node.integer("bits", 4), node.integer("block_size")
+    blocks = -(-k // block)
+    weights = packed_rows(node, b, bits, (n, blocks * block))
+    if weights.shape.dims != (n, k):
+        weights = node.add(ops.Slice((1,), (0,), (k,)), weights)
+    scales = node.reshape(scales, (n, blocks))
+    if zeros is None:
+        point = node.broadcast_to(node.literal(1 << (bits - 1), U8), (n, blocks))
+    elif zeros.shape.dtype is U8:
+        per_byte = 8 // bits
+        point = packed_rows(node, zeros, bits, (n, -(-blocks // per_byte) * per_byte))
+        point = (
+            point
+            if point.shape.dims == (n, blocks)
+            else node.add(ops.Slice((1,), (0,), (blocks,)), point)
+        )
+    else:
+        raise node.fail(f"zero points of {zeros.shape.dtype} are not supported")
+    floats = node.add(ops.DequantizeLinear(axis=1, block=block), weights, scales, point)
+    product = matrix_product(node, ops.Dot(), a, node.add(ops.Transpose((1, 0)), floats))
+    bias = node.optional(5)
+    return product if bias is None else binary(node, ops.Add(), product, bias)
+
+
+def packed_rows(node: Node, value: Instruction, bits: int, dims: tuple[int, int]) -> Instruction:
+    """Bytes that hold rows of numbers of a few bits, low bits first, as u8 of the dims of those
+    numbers.
+    """
+    if bits == 8:
+        return node.reshape(value, dims)
+    if bits not in (2, 4):
+        raise node.fail(f"weights of {bits} bits are not supported")
+    if type(value.op) is not Literal:
+        raise node.fail(f"packed weights must be a constant, not {value!r}")
+    held = value.op.value
+    shape = Shape(DType.of(f"u{bits}"), dims)
+    if isinstance(held.shape.nbytes, Dim) or held.shape.nbytes != shape.nbytes:
+        raise node.fail(
+            f"{dims[0]} rows of {dims[1]} weights take {shape.nbytes} bytes: {held.shape}"
+        )
+    data = None if held.source is not None else held.array.reshape(-1)
+    packed = Literal(
+        Argument(shape, data, source=held.source), value.op.label, value.op.replaceable
+    )
+    return node.unpacked(node.add(packed))

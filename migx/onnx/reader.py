@@ -1,0 +1,327 @@
+"""From an ONNX file to a program: the walk over graphs, values and names. Operators are lowered by
+``migx.onnx.ops``.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import onnx
+
+from migx import ops
+from migx.argument import Source
+from migx.dead_code import remove_dead_code, remove_dead_modules
+from migx.dim import Dim, Extent
+from migx.errors import DimError, OnnxError, ShapeError
+from migx.ir import Instruction, Module, Program
+from migx.onnx import importers, tensors
+from migx.onnx.node import Node
+from migx.onnx.wire import read_stripped
+from migx.ops.builtin import Literal
+from migx.shape import Shape
+
+
+def parse_onnx(
+    path: str | Path, input_dims: Mapping[str, Sequence[Extent]] | None = None
+) -> Program:
+    """The program of an ONNX file; weights are mapped, not copied.
+
+    Dims that have names in the file are symbols of those names, dims without one symbols named
+    after the input and axis. ``input_dims`` gives inputs other dims, numbers or ``Dim``s.
+    ``OnnxError`` lists everything that is not supported at once; other errors name the node.
+    """
+    path = Path(path).absolute()
+    stripped = read_stripped(path)
+    model = stripped.model
+    versions = opset_versions(model)
+    refuse_unsupported(model.graph, versions)
+    program = Program()
+    reader = GraphReader(
+        model.graph, program.main, path.parent, versions, embedded=stripped.embedded
+    )
+    reader.parameters(dict(input_dims or {}))
+    reader.body()
+    reader.finish()
+    for module in program.submodules(program.main):
+        remove_dead_code(module)
+    remove_dead_modules(program)
+    return program
+
+
+def opset_versions(model: onnx.ModelProto) -> dict[str, int]:
+    """The opset version of each domain the model imports; that of the default domain is
+    required.
+    """
+    versions = {domain_of(entry.domain): entry.version for entry in model.opset_import}
+    if "" not in versions and any(not domain_of(node.domain) for node in model.graph.node):
+        raise OnnxError(
+            "the model imports no opset of the default domain, so its operators have no version"
+        )
+    return versions
+
+
+def domain_of(domain: str) -> str:
+    """A domain's one name: ``ai.onnx`` is the default domain."""
+    return "" if domain == "ai.onnx" else domain
+
+
+def refuse_unsupported(graph: onnx.GraphProto, versions: Mapping[str, int]) -> None:
+    """Raises with every operator that has no importer: its domain, version, how many nodes, and
+    where the first are.
+    """
+    missing: dict[tuple[str, str], list[str]] = {}
+    for node in all_nodes(graph):
+        domain = domain_of(node.domain)
+        if importers.find(domain, node.op_type, versions.get(domain, 1)) is None:
+            missing.setdefault((domain, node.op_type), []).append(
+                node.name or next(iter(node.output), "?")
+            )
+    if missing:
+        rows = []
+        for (domain, name), where in sorted(missing.items()):
+            shown = ", ".join(map(repr, where[:3])) + (", ..." if len(where) > 3 else "")
+            version = versions.get(domain, 1)
+            rows.append(
+                f"  {domain or 'ai.onnx'}.{name} version {version}: {len(where)} nodes, at {shown}"
+            )
+        raise OnnxError("operators that are not supported:\n" + "\n".join(rows))
+
+
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph and of the graphs in their attributes."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
+                yield from all_nodes(inner)
+
+
+class GraphReader:
+    """Reads one graph into one module. The graphs in its nodes are read by readers of their own,
+    which see its values.
+    """
+
+    def __init__(
+        self,
+        graph: onnx.GraphProto,
+        module: Module,
+        folder: Path,
+        versions: Mapping[str, int],
+        *,
+        outer: GraphReader | None = None,
+        embedded: Mapping[int, Source] | None = None,
+    ) -> None:
+        self.graph, self.module, self.folder, self.versions, self.outer = (
+            graph,
+            module,
+            folder,
+            versions,
+            outer,
+        )
+        self.values: dict[str, Instruction] = {}
+        self.names: dict[str, int] = outer.names if outer is not None else {}
+        self._sources = embedded or {}
+
+    def parameters(self, input_dims: dict[str, Sequence[Extent]]) -> None:
+        """Declares the graph's inputs, but for those that are initializers."""
+        initialized = {tensor.name for tensor in self.graph.initializer}
+        given = {i.name for i in self.graph.input} - initialized
+        if unknown := sorted(input_dims.keys() - given):
+            raise OnnxError(
+                f"input_dims names {', '.join(unknown)}; the inputs are {', '.join(sorted(given))}"
+            )
+        for value in self.graph.input:
+            if value.name not in initialized:
+                shape = self.input_shape(value, input_dims.get(value.name))
+                self.define(value.name, self.module.add_parameter(value.name, shape))
+
+    def input_shape(self, value: onnx.ValueInfoProto, dims: Sequence[Extent] | None) -> Shape:
+        """The shape an input declares, or has been given."""
+        kind = value.type.WhichOneof("value")
+        if kind != "tensor_type":
+            raise OnnxError(
+                f"input {value.name!r} is no tensor but {kind or 'untyped'}, which is not supported"
+            )
+        tensor = value.type.tensor_type
+        dtype = tensors.dtype_of(tensor.elem_type, f"input {value.name!r}")
+        if dims is not None:
+            if tensor.HasField("shape") and len(dims) != len(tensor.shape.dim):
+                raise OnnxError(
+                    f"input {value.name!r} has rank {len(tensor.shape.dim)}, not {len(dims)}"
+                )
+            return Shape(dtype, tuple(dims))
+        if not tensor.HasField("shape"):
+            raise OnnxError(f"input {value.name!r} declares no rank: give its dims by input_dims")
+        return Shape(
+            dtype,
+            tuple(self.declared_dim(value.name, i, d) for i, d in enumerate(tensor.shape.dim)),
+        )
+
+    def declared_dim(
+        self, name: str, axis: int, declared: onnx.TensorShapeProto.Dimension
+    ) -> Extent:
+        """A number, the symbol of the name in the file, or one named after the input where there is
+        none.
+        """
+        if declared.HasField("dim_value") and declared.dim_value > 0:
+            return declared.dim_value
+        named = declared.dim_param.strip()
+        return Dim(named) if named not in ("", "?") else self.fresh(f"{name}.{axis}")
+
+    def fresh(self, hint: str) -> Dim:
+        """A symbol of a name that no other has."""
+        count = self.names.get(hint, 0)
+        self.names[hint] = count + 1
+        return Dim(hint if not count else f"{hint}.{count}")
+
+    def body(self) -> None:
+        """Reads initializers and nodes, each node after those it reads from."""
+        for index, tensor in enumerate(self.graph.initializer):
+            literal = Literal(
+                tensors.to_argument(tensor, self.folder, self._sources.get(index)), tensor.name
+            )
+            self.define(tensor.name, self.unpacked(self.module.add_instruction(literal)))
+        if self.graph.sparse_initializer:
+            raise OnnxError("sparse initializers are not supported")
+        for proto in in_order(self.graph, set(self.values) | self.visible()):
+            self.node(proto)
+
+    def unpacked(self, value: Instruction, origins: tuple[str, ...] = ()) -> Instruction:
+        """A packed value through the operation that unpacks it; any other as it is. The packed
+        bytes stay as they are.
+        """
+        if not value.shape.dtype.is_packed:
+            return value
+        op = {"i4": ops.UnpackInt4, "u4": ops.UnpackInt4, "f4": ops.UnpackFp4}.get(
+            value.shape.dtype.name, ops.UnpackInt2
+        )
+        return self.module.add_instruction(op(), value, origins=origins)
+
+    def visible(self) -> set[str]:
+        """The names of the graphs around."""
+        return set() if self.outer is None else set(self.outer.values) | self.outer.visible()
+
+    def node(self, proto: onnx.NodeProto) -> None:
+        domain = domain_of(proto.domain)
+        version = self.versions.get(domain, 1)
+        importer = importers.find(domain, proto.op_type, version)
+        if importer is None:
+            raise OnnxError(
+                f"{domain or 'ai.onnx'}.{proto.op_type} version {version} is not supported"
+            )
+        node = Node(
+            proto, self, [self.lookup(name) if name else None for name in proto.input], version
+        )
+        try:
+            made = importer(node)
+        except DimError as error:
+            raise node.fail(str(error)) from error
+        except ShapeError as error:
+            raise ShapeError(f"{proto.op_type} {node.label!r}: {error}") from error
+        results = made if isinstance(made, tuple) else (made,)
+        for name, result in zip(proto.output, results, strict=False):
+            if name:
+                self.define(name, result)
+        if extra := [name for name in proto.output[len(results) :] if name]:
+            raise node.fail(f"outputs {', '.join(extra)} are not supported")
+
+    def define(self, name: str, value: Instruction) -> None:
+        if name in self.values:
+            raise OnnxError(f"two values are named {name!r}")
+        self.values[name] = value
+
+    def lookup(self, name: str) -> Instruction:
+        """The value of a name, in this graph or one around it."""
+        if name in self.values:
+            return self.values[name]
+        if self.outer is None:
+            raise OnnxError(f"nothing in the model produces the value {name!r}")
+        return self.outer.lookup(name)
+
+    def finish(self) -> None:
+        """Returns the graph's outputs, under their names."""
+        for output in self.graph.output:
+            if output.name not in self.values and (
+                self.outer is None or output.name not in self.visible()
+            ):
+                raise OnnxError(f"nothing in the model produces the output {output.name!r}")
+        values = [self.lookup(output.name) for output in self.graph.output]
+        self.module.add_return(*values, names=[output.name for output in self.graph.output])
+
+    def inlined(self, graph: onnx.GraphProto) -> tuple[Instruction, ...]:
+        """Reads a graph without inputs into this module; its results."""
+        inner = GraphReader(graph, self.module, self.folder, self.versions, outer=self)
+        inner.body()
+        return tuple(inner.lookup(output.name) for output in graph.output)
+
+    def known_symbols(self) -> set[str]:
+        """The names of the symbols that values of this graph and of those around it have."""
+        own = {s.name for at in self.module for s in at.shape.symbols()}
+        return own if self.outer is None else own | self.outer.known_symbols()
+
+    def submodule(
+        self, graph: onnx.GraphProto, name: str, parameters: Sequence[Shape] = ()
+    ) -> Module:
+        """A module of its own for a graph in a node's attribute; ``parameters`` are the shapes of
+        its inputs.
+        """
+        program = self.module.program
+        base, count = f"{self.module.name}.{name}", 0
+        while (taken := base if not count else f"{base}_{count}") in program.modules:
+            count += 1
+        module = program.create_module(taken)
+        inner = GraphReader(graph, module, self.folder, self.versions, outer=self)
+        if len(parameters) != len(graph.input):
+            raise OnnxError(
+                f"graph {graph.name!r} has {len(graph.input)} inputs, not {len(parameters)}"
+            )
+        for value, shape in zip(graph.input, parameters, strict=True):
+            inner.define(value.name, module.add_parameter(value.name, shape))
+        inner.body()
+        inner.finish()
+        return module
+
+
+def in_order(graph: onnx.GraphProto, known: Iterable[str]) -> list[onnx.NodeProto]:
+    """The nodes so that each comes after those it reads from, otherwise as they stand. A cycle is
+    an ``OnnxError``.
+    """
+    makers = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    available = set(known)
+    waits, feeds = [], dict[int, list[int]]()
+    for i, node in enumerate(graph.node):
+        needs = {makers[name] for name in read_by(node) if name in makers and name not in available}
+        waits.append(len(needs))
+        for maker in needs:
+            feeds.setdefault(maker, []).append(i)
+    ready = [i for i, count in enumerate(waits) if not count]
+    order = []
+    while ready:
+        at = heapq.heappop(ready)
+        order.append(graph.node[at])
+        for user in feeds.get(at, ()):
+            waits[user] -= 1
+            if not waits[user]:
+                heapq.heappush(ready, user)
+    if len(order) < len(graph.node):
+        stuck = [
+            node.name or node.op_type
+            for node, count in zip(graph.node, waits, strict=True)
+            if count
+        ]
+        raise OnnxError(f"the graph has a cycle, through some of {', '.join(map(repr, stuck[:5]))}")
+    return order
+
+
+def read_by(node: onnx.NodeProto) -> Iterator[str]:
+    """The names a node reads, those its graphs take from around them included."""
+    yield from (name for name in node.input if name)
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
+            own = {v.name for v in (*graph.input, *graph.initializer)}
+            own |= {name for inner in graph.node for name in inner.output}
+            for inner in graph.node:
+                yield from (name for name in read_by(inner) if name not in own)
+            yield from (v.name for v in graph.output if v.name not in own)

@@ -1,0 +1,195 @@
+"""Shape arithmetic over symbols: integer values known while a model is read, as numbers and dims.
+
+An instruction's contents are known when it is a small integer literal or a ``dim_literal``. An
+operation on known contents is evaluated by its own meaning, on arrays whose elements may be
+``Dim``s; so chains of Shape, Gather, Concat and Reshape become dims, and leave nothing behind in
+the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from migx import dim, ops
+from migx import op as operations
+from migx.argument import Argument
+from migx.dim import Dim
+from migx.errors import DimError, EvaluationError, MigxError
+from migx.ir import Instruction
+from migx.op import Array, Operation
+from migx.ops.builtin import Literal
+from migx.shape import BOOL, I32, I64
+
+LIMIT = 1024
+"""Contents of more elements than this are data, not shapes."""
+
+
+def contents(value: Instruction) -> Array | None:
+    """The integers or bools an instruction is known to hold: a numpy array, of objects where some
+    are ``Dim``s.
+    """
+    op = value.op
+    if type(op) is Literal:
+        exact = value.shape.dtype in (I64, I32, BOOL)
+        if exact and not op.replaceable and int(value.shape.elements) <= LIMIT:
+            return op.value.array
+    elif op.name == "dim_literal":
+        given = operations.attributes(op)
+        held = np.empty(len(given["values"]), object)
+        held[:] = given["values"]
+        return held.reshape(given["lens"])
+    return None
+
+
+def evaluated(op: Operation, inputs: Sequence[Instruction]) -> Array | None:
+    """What an operation gives on known contents; None where something is not known, or not decided
+    before sizes are.
+    """
+    if not inputs or not operations.traits(op).foldable or not operations.can_evaluate(op):
+        return None
+    known = [contents(value) for value in inputs]
+    arrays = [array for array in known if array is not None]
+    if len(arrays) < len(known):
+        return None
+    symbolic = any(array.dtype == object for array in arrays)
+    if not symbolic and any(True for _ in operations.symbols(op)):
+        return None
+    shape = op.compute_shape([v.shape for v in inputs], ())
+    if not shape.static or shape.dtype not in (I64, I32, BOOL) or int(shape.elements) > LIMIT:
+        return None
+    if not symbolic:
+        arguments = [Argument(v.shape, a) for v, a in zip(inputs, arrays, strict=True)]
+        result: Array = operations.evaluator(type(op))(op, None, shape, arguments, []).array
+        return result
+    function = _ON_SYMBOLS.get(op.name)
+    if function is None:
+        return None
+    try:
+        return np.asarray(function(op, *arrays), object)
+    except DimError:
+        return None
+
+
+def literal_or_dims(value: Array, like: operations.DType) -> Operation:
+    """The operation that holds contents: a literal where all are numbers, else a
+    ``dim_literal``.
+    """
+    if value.dtype != object or not any(isinstance(x, Dim) for x in value.reshape(-1)):
+        return Literal(
+            Argument.of(np.ascontiguousarray(value.astype(like.numpy)).reshape(value.shape))
+        )
+    made: Operation = ops.DimLiteral(tuple(_plain(x) for x in value.reshape(-1)), value.shape, like)
+    return made
+
+
+def _plain(x: Any) -> Any:
+    return x if isinstance(x, Dim) else int(x)
+
+
+def constant_value(value: Instruction) -> Array | None:
+    """The value of an instruction that depends on fixed literals alone, evaluated now; None when it
+    does not.
+
+    For operands an importer must know, such as the scales of a Resize.
+    """
+    if type(value.op) is Literal:
+        return None if value.op.replaceable else value.op.value.array
+    if not value.inputs or not operations.traits(value.op).foldable or value.modules:
+        return None
+    if not operations.can_evaluate(value.op) or not value.shape.static:
+        return None
+    inputs = [constant_value(v) for v in value.inputs]
+    arrays = [a for a in inputs if a is not None]
+    if len(arrays) < len(inputs):
+        return None
+    arguments = [Argument(v.shape, a) for v, a in zip(value.inputs, arrays, strict=True)]
+    try:
+        return operations.evaluator(type(value.op))(
+            value.op, None, value.shape, arguments, []
+        ).array
+    except (MigxError, ArithmeticError, ValueError) as error:
+        raise EvaluationError(f"cannot evaluate the constant {value!r}: {error}") from error
+
+
+def _own(op: Any, *arrays: Array) -> Array:
+    """The operation's own meaning, which numpy carries over to arrays of objects."""
+    result: Array = op.compute(*arrays)
+    return result
+
+
+def _elementwise(function: Callable[..., Any]) -> Callable[..., Array]:
+    def each(op: Any, *arrays: Array) -> Array:
+        return np.asarray(np.frompyfunc(function, len(arrays), 1)(*arrays), object)
+
+    return each
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Equality where it is certain for all sizes."""
+    if a == b:
+        return True
+    if dim.may_equal(a, b):
+        raise DimError(f"whether {a} is {b} is not known before the dims are bound")
+    return False
+
+
+def _quotient(a: Any, b: Any) -> Any:
+    """Integer division truncates; it is floor division where both sides are known not to be
+    negative.
+    """
+    if dim.bounds(a)[0] < 0 or dim.bounds(b)[0] < 0:
+        raise DimError(f"the sign of {a} / {b} is not known before the dims are bound")
+    return a // b
+
+
+def _converted(op: Any, x: Array) -> Array:
+    if op.to not in (I64, I32):
+        raise DimError(f"dims as {op.to} are data")
+    return x
+
+
+def _product(op: Any, x: Array) -> Array:
+    return np.asarray(np.multiply.reduce(x, axis=op.axes, keepdims=True), object)
+
+
+_ON_SYMBOLS: dict[str, Callable[..., Array]] = {
+    **dict.fromkeys(
+        [
+            "broadcast",
+            "concat",
+            "contiguous",
+            "gather",
+            "identity",
+            "multibroadcast",
+            "pad",
+            "reshape",
+            "reverse",
+            "slice",
+            "squeeze",
+            "step",
+            "transpose",
+            "unsqueeze",
+        ],
+        _own,
+    ),
+    "add": _elementwise(lambda a, b: a + b),
+    "sub": _elementwise(lambda a, b: a - b),
+    "mul": _elementwise(lambda a, b: a * b),
+    "div": _elementwise(_quotient),
+    "mod": _elementwise(lambda a, b: a % b),
+    "neg": _elementwise(lambda a: -a),
+    "abs": _elementwise(lambda a: dim.maximum(a, -a) if dim.bounds(a)[0] < 0 else a),
+    "max": _elementwise(dim.maximum),
+    "min": _elementwise(dim.minimum),
+    "equal": _elementwise(_equal),
+    "greater": _elementwise(lambda a, b: a > b),
+    "less": _elementwise(lambda a, b: a < b),
+    "greater_or_equal": _elementwise(lambda a, b: a >= b),
+    "less_or_equal": _elementwise(lambda a, b: a <= b),
+    "where": _elementwise(lambda condition, a, b: a if condition else b),
+    "convert": _converted,
+    "reduce_prod": _product,
+}

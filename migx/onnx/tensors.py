@@ -1,0 +1,140 @@
+"""ONNX tensors as arguments: mapped where their bytes lie in a file, decoded where they stand in
+the message.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from migx.argument import Argument, Source
+from migx.errors import DataError, OnnxError
+from migx.shape import STR, DType, Shape
+
+_TYPES = {
+    "FLOAT": "f32",
+    "DOUBLE": "f64",
+    "FLOAT16": "f16",
+    "BFLOAT16": "bf16",
+    "BOOL": "bool",
+    "STRING": "str",
+    "FLOAT8E4M3FN": "f8e4m3fn",
+    "FLOAT8E4M3FNUZ": "f8e4m3fnuz",
+    "FLOAT8E5M2": "f8e5m2",
+    "FLOAT8E5M2FNUZ": "f8e5m2fnuz",
+    "FLOAT8E8M0": "f8e8m0",
+    "FLOAT4E2M1": "f4",
+    **{f"INT{bits}": f"i{bits}" for bits in (2, 4, 8, 16, 32, 64)},
+    **{f"UINT{bits}": f"u{bits}" for bits in (2, 4, 8, 16, 32, 64)},
+}
+
+
+def dtype_of(code: int, what: str) -> DType:
+    """The element type of an ONNX type code; ``OnnxError`` names what has one that is not
+    supported.
+    """
+    names = {v: k for k, v in TensorProto.DataType.items()}
+    name = names.get(code, str(code))
+    if name not in _TYPES:
+        raise OnnxError(f"{what} has the element type {name}, which is not supported")
+    return DType.of(_TYPES[name])
+
+
+def shape_of(tensor: TensorProto) -> Shape:
+    """The shape a tensor declares; a scalar of it is rank 0."""
+    if any(d < 0 for d in tensor.dims):
+        raise OnnxError(f"tensor {tensor.name!r} has negative dims {list(tensor.dims)}")
+    return Shape(dtype_of(tensor.data_type, f"tensor {tensor.name!r}"), tuple(tensor.dims))
+
+
+def to_argument(tensor: TensorProto, folder: Path, embedded: Source | None = None) -> Argument:
+    """The value of a tensor. Bytes in ``embedded`` or in an external file are mapped, not read.
+
+    ``DataError`` when the bytes are missing, too few or too many; ``OnnxError`` for a path outside
+    the model's folder.
+    """
+    shape = shape_of(tensor)
+    source = embedded
+    if tensor.data_location == TensorProto.EXTERNAL:
+        source = external_source(tensor, shape, folder)
+    if source is not None:
+        _check_length(tensor, shape, source.length)
+        return Argument(shape, source=source)
+    if shape.dtype is STR:
+        strings = np.array([s.decode() for s in tensor.string_data], object)
+        _check_length(tensor, shape, len(strings), int(shape.elements))
+        return Argument(shape, strings.reshape(tensor.dims))
+    if tensor.HasField("raw_data"):
+        _check_length(tensor, shape, len(tensor.raw_data))
+        flat = np.frombuffer(tensor.raw_data, shape.dtype.numpy)
+        return Argument(shape, flat if shape.dtype.is_packed else flat.reshape(tensor.dims))
+    return Argument(shape, _typed(tensor, shape))
+
+
+def _typed(tensor: TensorProto, shape: Shape) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+    """The data of the typed fields (``float_data``, ...): narrow types stand there as wider
+    integers.
+    """
+    field = onnx.helper.tensor_dtype_to_field(tensor.data_type)
+    values = np.array(getattr(tensor, field))
+    if shape.dtype.is_packed:
+        flat = values.astype(np.uint8)
+        _check_length(tensor, shape, len(flat))
+        return flat
+    _check_length(tensor, shape, len(values), int(shape.elements))
+    if shape.dtype.is_float and shape.dtype.bits < 32:
+        bits = values.astype(np.uint16 if shape.dtype.bits == 16 else np.uint8)
+        return bits.view(shape.dtype.numpy).reshape(tensor.dims)
+    return values.astype(shape.dtype.numpy).reshape(tensor.dims)
+
+
+def external_source(tensor: TensorProto, shape: Shape, folder: Path) -> Source:
+    """Where external data lies, read by key. ``OnnxError`` unless the file is inside the model's
+    folder.
+    """
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    what = f"external data of {tensor.name!r}"
+    if not entries.get("location"):
+        raise OnnxError(f"{what} has no location")
+    file = inside(folder, entries["location"], what)
+    try:
+        offset = int(entries.get("offset", 0))
+        length = int(entries["length"]) if "length" in entries else None
+    except ValueError as error:
+        raise OnnxError(f"{what} has an offset or length that is no number: {entries}") from error
+    if offset < 0 or (length is not None and length < 0):
+        raise OnnxError(f"{what} has a negative offset or length: {offset}, {length}")
+    if not file.is_file():
+        raise DataError(f"{what}: there is no file {file}")
+    size = file.stat().st_size
+    if length is None:
+        length = size - offset
+    if offset + length > size:
+        raise DataError(
+            f"{what}: {file} has {size} bytes, the tensor is at bytes {offset} to {offset + length}"
+        )
+    return Source(file, offset, length)
+
+
+def inside(folder: Path, location: str, what: str) -> Path:
+    """The path of a file named in a model, which must lie in the model's folder, links followed."""
+    if PurePosixPath(location).is_absolute() or PureWindowsPath(location).is_absolute():
+        raise OnnxError(
+            f"{what}: the path {location!r} is absolute; only files in the model's folder are read"
+        )
+    file = folder / location
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise OnnxError(f"{what}: the path {location!r} leads out of the model's folder")
+    return file
+
+
+def _check_length(tensor: TensorProto, shape: Shape, got: int, wanted: int | None = None) -> None:
+    unit = "bytes" if wanted is None else "values"
+    wanted = int(shape.nbytes) if wanted is None else wanted
+    if got != wanted:
+        raise DataError(
+            f"tensor {tensor.name!r} is {shape} and takes {wanted} {unit}, but has {got}"
+        )

@@ -1,0 +1,163 @@
+"""Reads an ONNX file without its weights.
+
+Protobuf has no way to parse a message and leave its large fields on disk, and an ONNX file may
+carry gigabytes inside. So the wire format is walked here, three levels deep (model, graph,
+initializer), and the raw data of initializers is cut out; what is left is parsed by the onnx
+package, and the cut pieces are known by where they lie in the file.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from migx.argument import Source
+from migx.errors import OnnxError
+
+CUT = 1024
+"""Raw data of at least this many bytes stays in the file."""
+
+_MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW_DATA = 7, 5, 9
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+@dataclass(frozen=True)
+class Stripped:
+    """A model without the raw data of its large initializers, and where that lies, by the
+    initializer's place.
+    """
+
+    model: onnx.ModelProto
+    embedded: dict[int, Source]
+
+
+def read_stripped(path: Path) -> Stripped:
+    """The model in a file. ``OnnxError`` when the file is missing, truncated or holds no ONNX
+    model.
+    """
+    try:
+        with open(path, "rb") as file:
+            whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except ValueError as error:
+        raise OnnxError(f"{path} is empty") from error
+    except OSError as error:
+        raise OnnxError(f"cannot read {path}: {error.strerror}") from error
+    with whole, memoryview(whole) as view:
+        embedded: dict[int, Source] = {}
+        try:
+            rest = b"".join(_model(view, path, embedded))
+            model = onnx.ModelProto.FromString(rest)
+        except (DecodeError, IndexError) as error:
+            why = (
+                "it is truncated or no protobuf message"
+                if isinstance(error, IndexError)
+                else str(error)
+            )
+            raise OnnxError(f"{path} is not a readable ONNX file: {why}") from error
+    if not model.HasField("graph") or not model.ir_version:
+        raise OnnxError(f"{path} is not an ONNX model: it has no graph or no IR version")
+    return Stripped(model, embedded)
+
+
+@dataclass(frozen=True)
+class _Field:
+    """One field of a message: ``start`` to ``end`` with its key, ``body`` where the payload of a
+    bytes field begins.
+    """
+
+    number: int
+    wire: int
+    start: int
+    body: int
+    end: int
+
+
+def _fields(view: memoryview, at: int, end: int) -> Iterator[_Field]:
+    while at < end:
+        start = at
+        key, at = _varint(view, at)
+        number, wire = key >> 3, key & 7
+        if wire == _VARINT:
+            _, at = _varint(view, at)
+        elif wire in (_FIXED64, _FIXED32):
+            at += 8 if wire == _FIXED64 else 4
+        elif wire == _BYTES:
+            length, at = _varint(view, at)
+            yield _Field(number, wire, start, at, at + length)
+            at += length
+            if at > end:
+                raise IndexError
+            continue
+        else:
+            raise DecodeError(f"no wire type {wire}, at byte {start}")
+        if at > end:
+            raise IndexError
+        yield _Field(number, wire, start, at, at)
+
+
+def _model(view: memoryview, path: Path, embedded: dict[int, Source]) -> Iterator[bytes]:
+    count = [0]
+    for field in _fields(view, 0, len(view)):
+        if field.number == _MODEL_GRAPH and field.wire == _BYTES:
+            yield from _message(_MODEL_GRAPH, list(_graph(view, field, path, embedded, count)))
+        else:
+            yield bytes(view[field.start : field.end])
+
+
+def _graph(
+    view: memoryview, graph: _Field, path: Path, embedded: dict[int, Source], count: list[int]
+) -> Iterator[bytes]:
+    kept = graph.body
+    for field in _fields(view, graph.body, graph.end):
+        if field.number != _GRAPH_INITIALIZER or field.wire != _BYTES:
+            continue
+        raw = next(
+            (
+                f
+                for f in _fields(view, field.body, field.end)
+                if f.number == _TENSOR_RAW_DATA and f.wire == _BYTES
+            ),
+            None,
+        )
+        if raw is not None and raw.end - raw.body >= CUT:
+            embedded[count[0]] = Source(path, raw.body, raw.end - raw.body)
+            yield bytes(view[kept : field.start])
+            yield from _message(
+                _GRAPH_INITIALIZER,
+                [bytes(view[field.body : raw.start]), bytes(view[raw.end : field.end])],
+            )
+            kept = field.end
+        count[0] += 1
+    yield bytes(view[kept : graph.end])
+
+
+def _message(number: int, pieces: list[bytes]) -> Iterator[bytes]:
+    yield _varint_bytes(number << 3 | _BYTES) + _varint_bytes(sum(map(len, pieces)))
+    yield from pieces
+
+
+def _varint(view: memoryview, at: int) -> tuple[int, int]:
+    value, shift = 0, 0
+    while True:
+        byte = view[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+        shift += 7
+        if shift > 63:
+            raise DecodeError(f"a number of more than 64 bits, at byte {at}")
+
+
+def _varint_bytes(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

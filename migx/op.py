@@ -1,0 +1,229 @@
+"""What an operation is: a name, attributes, a shape rule, traits and, mostly, a meaning.
+
+``Operation`` is the protocol; any value that has it can stand in a program. ``Op`` is the base our
+own operations use: a subclass is a frozen dataclass of its attributes, named as its class is, in
+snake case.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+import re
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Protocol,
+    TypeAlias,
+    dataclass_transform,
+    runtime_checkable,
+)
+
+import numpy as np
+from numpy.typing import NDArray
+
+from migx import dim
+from migx.argument import Argument
+from migx.dim import Dim, Symbol
+from migx.errors import EvaluationError
+from migx.shape import DType, Shape
+
+if TYPE_CHECKING:
+    from migx.ir import Module
+
+Array: TypeAlias = NDArray[Any]
+Shapes: TypeAlias = Sequence[Shape]
+Modules: TypeAlias = Sequence["Module"]
+Runnable: TypeAlias = Callable[[Sequence[Argument]], list[Argument]]
+"""A submodule at run time: its results, for the arguments of its parameters."""
+Evaluate: TypeAlias = Callable[[Any, Any, Shape, Sequence[Argument], Sequence[Runnable]], Argument]
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What passes ask of an operation.
+
+    ``pointwise``: each element of the result is computed from the elements at its own index.
+    ``commutative``: two inputs may change places. ``reduction``: folds axes. ``view``: the input
+    the result aliases when that input's layout allows, or None. ``standard_inputs``: every input
+    must lie in standard layout. ``pure``: no effect but its result, so it may go when nobody reads
+    it. ``foldable``: may be evaluated at compile time when its inputs are known.
+    """
+
+    pointwise: bool = False
+    commutative: bool = False
+    reduction: bool = False
+    view: int | None = None
+    standard_inputs: bool = False
+    pure: bool = True
+    foldable: bool = True
+
+
+UNDECLARED = Traits(pure=False, foldable=False)
+"""What is assumed of a foreign operation that declares nothing."""
+
+
+@runtime_checkable
+class Operation(Protocol):
+    """Anything with a name and a shape rule. Attributes are its dataclass fields, or else its
+    instance variables.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def compute_shape(self, shapes: Shapes, modules: Modules) -> Shape:
+        """The shape of the result, or ``ShapeError``."""
+        ...
+
+
+@dataclass_transform(frozen_default=True)
+class Op:
+    """Base of our operations. ``compute(*arrays)``, where there is one, is the meaning on numpy
+    arrays.
+
+    An operation that needs more defines ``compute(context, shape, arguments, modules)`` instead:
+    the context of the target, the shape of its result with every dim bound, its arguments, and its
+    submodules as functions.
+    """
+
+    name: ClassVar[str]
+    traits: ClassVar[Traits] = Traits()
+
+    def __init_subclass__(cls, abstract: bool = False) -> None:
+        dataclass(frozen=True)(cls)
+        if not abstract and "name" not in cls.__dict__:
+            cls.name = snake_case(cls.__name__)
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        raise NotImplementedError(f"{self.name} has no shape rule")
+
+
+def snake_case(name: str) -> str:
+    """``ReduceMean`` is ``reduce_mean``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def traits(op: Operation) -> Traits:
+    """The traits an operation declares; a foreign one that declares none counts as effectful."""
+    found: Traits = getattr(op, "traits", UNDECLARED)
+    return found
+
+
+def attributes(op: Operation) -> dict[str, Any]:
+    """The attributes of an operation by name, in the order they are declared."""
+    if dataclasses.is_dataclass(op):
+        return {name: getattr(op, name) for name in _field_names(type(op))}
+    return dict(vars(op)) if hasattr(op, "__dict__") else {}
+
+
+@cache
+def _field_names(cls: type) -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(cls))
+
+
+def key(op: Operation, *, digests: bool = False) -> tuple[Any, ...]:
+    """A hashable value that is equal for two operations exactly when they are the same, bit for
+    bit.
+
+    NaN equals itself, -0.0 differs from 0.0, and 1 from True and from 1.0. With ``digests`` the key
+    stays the same from run to run: literals stand as the hashes of their bytes.
+    """
+    return (op.name, *((name, exact(value, digests)) for name, value in attributes(op).items()))
+
+
+def exact(value: object, digests: bool = False) -> Any:
+    """A value that is equal for two attributes exactly when they are the same; see ``key``."""
+    if isinstance(value, float):
+        return "float", struct.pack("<d", value)
+    if isinstance(value, (tuple, list)):
+        return tuple(exact(v, digests) for v in value)
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes()
+    if digests and isinstance(value, Argument):
+        return value.shape.text, value.digest()
+    return type(value).__name__, value
+
+
+def symbols(op: Operation) -> Iterator[Symbol]:
+    """The symbols in an operation's attributes, with repetition."""
+    for value in attributes(op).values():
+        yield from _symbols(value)
+
+
+def _symbols(value: object) -> Iterator[Symbol]:
+    if isinstance(value, Dim):
+        yield from dim.symbols(value)
+    elif isinstance(value, Shape):
+        yield from value.symbols()
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _symbols(item)
+
+
+def bind(op: Operation, sizes: Mapping[str, int]) -> Operation:
+    """The operation with the symbols in its attributes replaced by their sizes; itself when it has
+    none.
+    """
+    changed = {
+        name: _bound(value, sizes)
+        for name, value in attributes(op).items()
+        if any(True for _ in _symbols(value))
+    }
+    if not changed:
+        return op
+    if dataclasses.is_dataclass(op):
+        bound: Operation = dataclasses.replace(op, **changed)
+        return bound
+    bound = copy.copy(op)
+    vars(bound).update(changed)
+    return bound
+
+
+def _bound(value: Any, sizes: Mapping[str, int]) -> Any:
+    if isinstance(value, Dim):
+        return dim.evaluate(value, sizes)
+    if isinstance(value, Shape):
+        return value.bind(sizes)
+    return tuple(_bound(v, sizes) for v in value) if isinstance(value, tuple) else value
+
+
+def can_evaluate(op: Operation) -> bool:
+    """Whether an operation has a meaning of its own, or only exists to be lowered."""
+    return hasattr(op, "compute")
+
+
+@cache
+def evaluator(cls: type) -> Evaluate:
+    """The meaning of a class of operations in the full form, ``compute(*arrays)`` being adapted to
+    it.
+    """
+    if not hasattr(cls, "compute"):
+        raise EvaluationError(
+            f"{cls.__name__} has no meaning of its own: it only exists to be lowered"
+        )
+    compute = cls.compute
+    names = list(inspect.signature(compute).parameters)
+    if names[1:] == ["context", "shape", "arguments", "modules"]:
+        full: Evaluate = compute
+        return full
+
+    def adapted(
+        op: Any,
+        context: Any,
+        shape: Shape,
+        arguments: Sequence[Argument],
+        modules: Sequence[Runnable],
+    ) -> Argument:
+        return Argument(shape, compute(op, *[a.array for a in arguments]))
+
+    return adapted
+
+
+__all__ = ["Array", "DType", "Modules", "Op", "Operation", "Runnable", "Shape", "Shapes", "Traits"]

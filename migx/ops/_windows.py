@@ -1,0 +1,87 @@
+"""Windows that slide over the spatial axes of [N, C, ...]: how many there are, and views of them.
+
+``padding`` is all begins, then all ends; ``stride`` and ``dilation`` have one number for each axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from migx.dim import Extent, bounds
+from migx.errors import ShapeError
+from migx.op import Array, Operation
+from migx.shape import Shape
+
+
+def expect_spatial(
+    op: Operation,
+    shape: Shape,
+    padding: Sequence[Extent],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+) -> int:
+    """How many spatial axes there are; ``ShapeError`` when attributes do not fit them."""
+    spatial = shape.rank - 2
+    if spatial < 1:
+        raise ShapeError(f"{op.name} needs [N, C, spatial...], got {shape.text}")
+    for name, given, wanted in (
+        ("padding", padding, 2 * spatial),
+        ("stride", stride, spatial),
+        ("dilation", dilation, spatial),
+    ):
+        if len(given) != wanted:
+            raise ShapeError(f"{op.name}: {name} needs {wanted} numbers, got {tuple(given)}")
+    if min(*stride, *dilation) < 1 or any(bounds(p)[1] < 0 for p in padding):
+        raise ShapeError(
+            f"{op.name}: stride and dilation are at least 1 and padding at least 0, "
+            f"got {tuple(stride)}, {tuple(dilation)} and {tuple(padding)}"
+        )
+    return spatial
+
+
+def room(op: Operation, extent: Extent, length: Extent, dilation: int) -> Extent:
+    """How far a window can move inside a padded extent; ``ShapeError`` when it never fits."""
+    free = extent - reach(length, dilation)
+    if bounds(free)[1] < 0:
+        raise ShapeError(
+            f"{op.name}: a window of {length} with dilation {dilation} does not fit in {extent}"
+        )
+    return free
+
+
+def reach(length: Extent, dilation: int) -> Extent:
+    """The elements from the first to the last that a window sees."""
+    return (length - 1) * dilation + 1
+
+
+def padded(x: Array, padding: Sequence[int], value: Any) -> Array:
+    """The array with ``value`` around its last axes; itself where there is nothing to add."""
+    if not any(padding):
+        return x
+    begins, ends = split(padding)
+    fixed = x.ndim - len(begins)
+    sizes = [b + d + e for b, d, e in zip(begins, x.shape[fixed:], ends, strict=True)]
+    result = np.full((*x.shape[:fixed], *sizes), value, x.dtype)
+    inside: list[Any] = [slice(b, b + d) for b, d in zip(begins, x.shape[fixed:], strict=True)]
+    result[(..., *inside)] = x
+    return result
+
+
+def split(padding: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+    """The begins and the ends."""
+    half = len(padding) // 2
+    return padding[:half], padding[half:]
+
+
+def taps(starts: Sequence[int], counts: Sequence[int], stride: Sequence[int]) -> tuple[Any, ...]:
+    """The index, of the last axes, of what one tap of every window sees."""
+    return (
+        ...,
+        *(
+            slice(start, start + (count - 1) * step + 1, step)
+            for start, count, step in zip(starts, counts, stride, strict=True)
+        ),
+    )

@@ -1,0 +1,128 @@
+"""The operations every program is made with: parameters, literals, deferred weights, slots,
+results.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from migx.argument import Argument
+from migx.errors import ShapeError
+from migx.op import Modules, Op, Runnable, Shapes, Traits
+from migx.shape import Shape
+
+
+class Param(Op):
+    """A value the caller gives at each run."""
+
+    name = "@param"
+    traits = Traits(pure=False, foldable=False)
+    parameter: str
+    shape: Shape
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        return self.shape
+
+
+class Literal(Op):
+    """A value known before the run. ``label`` is the tensor's own name, where it has one.
+
+    A ``replaceable`` literal is a weight that may be swapped: passes may use its shape and type,
+    but its value only under a recorded assumption, and two of them are never merged because their
+    values happen to be equal.
+    """
+
+    name = "@literal"
+    value: Argument
+    label: str = ""
+    replaceable: bool = False
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        return self.value.shape
+
+    def compute(
+        self, context: Any, shape: Shape, arguments: list[Argument], modules: list[Runnable]
+    ) -> Argument:
+        return self.value
+
+
+class OnnxExternalWeights(Op):
+    """A weight left out of the program: an ONNX initializer with external data, known by name,
+    place and shape.
+
+    It has no meaning until bytes are given, is never evaluated, and differs from every other,
+    whatever their shapes.
+    """
+
+    traits = Traits(foldable=False)
+    label: str
+    file: str
+    offset: int
+    length: int
+    shape: Shape
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        if self.shape.nbytes != self.length:
+            raise ShapeError(
+                f"{self.shape} takes {self.shape.nbytes} bytes, {self.label!r} has {self.length}"
+            )
+        return self.shape
+
+
+class Slot(Op):
+    """A named result of the weights module, read by the main one."""
+
+    name = "@slot"
+    traits = Traits(foldable=False)
+    slot: str
+    shape: Shape
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        return self.shape
+
+
+class Return(Op):
+    """The results of a module, in order, with their names where they have some. Always its last
+    instruction.
+    """
+
+    name = "@return"
+    traits = Traits(pure=False, foldable=False)
+    names: tuple[str, ...] = ()
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        if self.names and len(self.names) != len(shapes):
+            raise ShapeError(f"{len(self.names)} names for {len(shapes)} results")
+        return Shape.tuple(*shapes)
+
+
+class GetTupleElem(Op):
+    """One member of a tuple."""
+
+    traits = Traits(view=0)
+    index: int = 0
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        (whole,) = shapes
+        if not 0 <= self.index < len(whole.parts):
+            raise ShapeError(f"there is no member {self.index} in {whole}")
+        return whole.parts[self.index]
+
+    def compute(
+        self, context: Any, shape: Shape, arguments: list[Argument], modules: list[Runnable]
+    ) -> Argument:
+        return arguments[0].parts[self.index]
+
+
+class Undefined(Op):
+    """An optional input that is not given."""
+
+    traits = Traits(foldable=False)
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        return Shape.opaque("optional")
+
+    def compute(
+        self, context: Any, shape: Shape, arguments: list[Argument], modules: list[Runnable]
+    ) -> Argument:
+        return Argument(shape)

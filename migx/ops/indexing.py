@@ -1,0 +1,392 @@
+"""Operations that pick elements by index, or put them there.
+
+An index counts from the end where it is negative. One that is outside its axis is an
+``EvaluationError`` that says which.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from migx import dim
+from migx.dim import Extent
+from migx.errors import EvaluationError, ShapeError
+from migx.op import Array, Modules, Op, Operation, Shapes
+from migx.ops._rules import expect, expect_axis, expect_same_dims, expect_same_type, rounded, wide
+from migx.shape import BOOL, I64, Shape
+
+
+class Gather(Op):
+    """The slices of the data along ``axis`` at the indices, whose dims replace it.
+
+    ONNX Gather-13.
+    """
+
+    axis: int = 0
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        data, indices = data_and_indices(self, shapes)
+        expect_axis(self, self.axis, data.rank)
+        dims = data.dims[: self.axis] + indices.dims + data.dims[self.axis + 1 :]
+        return Shape(data.dtype, dims)
+
+    def compute(self, x: Array, indices: Array) -> Array:
+        try:
+            return np.asarray(np.take(x, indices.astype(np.int64, copy=False), self.axis), x.dtype)
+        except IndexError:
+            raise outside(self, indices, self.axis, x.shape[self.axis]) from None
+
+
+class Gathernd(Op):
+    """The slices of the data at index tuples, along the last axis of the indices.
+
+    The first ``batch_dims`` axes are shared by data and indices (ONNX GatherND-13).
+    """
+
+    batch_dims: int = 0
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        data, indices = data_and_indices(self, shapes)
+        batch = self.batch_dims
+        width = index_width(self, data.rank - batch, indices)
+        shared = zip(data.dims[:batch], indices.dims[:batch], strict=True)
+        if indices.rank <= batch or not all(dim.may_equal(d, i) for d, i in shared):
+            raise ShapeError(
+                f"gathernd: {data.text} and {indices.text} need {batch} equal leading dims"
+            )
+        return Shape(data.dtype, indices.dims[:-1] + data.dims[batch + width :])
+
+    def compute(self, x: Array, indices: Array) -> Array:
+        used = self.batch_dims + indices.shape[-1]
+        rows = tuple_rows(self, indices, x.shape, self.batch_dims)
+        return x.reshape(math.prod(x.shape[:used]), *x.shape[used:])[rows, ...]
+
+
+class GatherElements(Op):
+    """For each index, the element at its own place but along ``axis`` (ONNX GatherElements-13)."""
+
+    axis: int = 0
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        data, indices = data_and_indices(self, shapes)
+        expect_within(self, data, indices, self.axis)
+        return Shape(data.dtype, indices.dims)
+
+    def compute(self, x: Array, indices: Array) -> Array:
+        return x.reshape(-1)[element_rows(self, indices, self.axis, x.shape)]
+
+
+class Scatter(Op, abstract=True):
+    """A copy of the data with updates put at indices, or combined with what is there."""
+
+    combine: ClassVar[np.ufunc | None] = None
+
+    def scattered(self, x: Array, rows: Array, updates: Array, inner: int) -> Array:
+        """The data, seen as rows of ``inner`` elements, with each update put at its row."""
+        if updates.size == 0:
+            return x
+        if self.combine is None:
+            result = np.array(x, order="C")
+            result.reshape(-1, inner)[rows.reshape(-1)] = updates.reshape(-1, inner)
+            return result
+        # ufunc.at is fast where data, places and updates are flat and of one type.
+        result = np.array(wide(x), order="C")
+        places = (rows.reshape(-1, 1) * inner + np.arange(inner)).reshape(-1)
+        self.combine.at(result.reshape(-1), places, wide(updates).reshape(-1))
+        return rounded(result, x)
+
+
+class ScatterElements(Scatter, abstract=True):
+    """Each update goes to its own place but along ``axis``.
+
+    Inputs are data, indices and updates, all of one rank.
+    Where indices repeat, what is not combined is overwritten in order (ONNX ScatterElements-18).
+    """
+
+    axis: int = 0
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        data, indices = data_and_indices(self, shapes, 3)
+        expect_same_type(self, [data, shapes[2]])
+        expect_same_dims(self, shapes[1:])
+        expect_within(self, data, indices, self.axis)
+        return data.as_standard()
+
+    def compute(self, x: Array, indices: Array, updates: Array) -> Array:
+        return self.scattered(x, element_rows(self, indices, self.axis, x.shape), updates, 1)
+
+
+class ScatterNone(ScatterElements):
+    """Updates replace what is there."""
+
+
+class ScatterAdd(ScatterElements):
+    """Updates are added to what is there."""
+
+    combine = np.add
+
+
+class ScatterMul(ScatterElements):
+    """Updates multiply what is there."""
+
+    combine = np.multiply
+
+
+class ScatterMax(ScatterElements):
+    """The greater of an update and what is there; NaN where either is."""
+
+    combine = np.maximum
+
+
+class ScatterMin(ScatterElements):
+    """The lesser of an update and what is there; NaN where either is."""
+
+    combine = np.minimum
+
+
+class ScatterND(Scatter, abstract=True):
+    """Each update goes to the slice of the data at an index tuple (ONNX ScatterND-18).
+
+    Inputs are data, indices and updates. The tuples lie along the last axis of the indices.
+    """
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        data, indices = data_and_indices(self, shapes, 3)
+        expect_same_type(self, [data, shapes[2]])
+        width = index_width(self, data.rank, indices)
+        wanted = data.with_dims(indices.dims[:-1] + data.dims[width:])
+        expect_same_dims(self, [shapes[2], wanted])
+        return data.as_standard()
+
+    def compute(self, x: Array, indices: Array, updates: Array) -> Array:
+        inner = math.prod(x.shape[indices.shape[-1] :])
+        return self.scattered(x, tuple_rows(self, indices, x.shape), updates, inner)
+
+
+class ScatterndNone(ScatterND):
+    """Updates replace what is there."""
+
+
+class ScatterndAdd(ScatterND):
+    """Updates are added to what is there."""
+
+    combine = np.add
+
+
+class ScatterndMul(ScatterND):
+    """Updates multiply what is there."""
+
+    combine = np.multiply
+
+
+class ScatterndMax(ScatterND):
+    """The greater of an update and what is there; NaN where either is."""
+
+    combine = np.maximum
+
+
+class ScatterndMin(ScatterND):
+    """The lesser of an update and what is there; NaN where either is."""
+
+    combine = np.minimum
+
+
+class Onehot(Op):
+    """One of two values along a new ``axis`` of ``depth`` elements: on at the index, off elsewhere.
+
+    Inputs are the indices, the values [off, on] and, where the depth is known at run time only, the
+    depth. An index outside [-depth, depth) is on nowhere; a fractional one is truncated (ONNX
+    OneHot-11).
+    """
+
+    axis: int
+    depth: Extent
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        expect(self, shapes, 2, 3)
+        indices, values = shapes[0], shapes[1]
+        expect_same_type(self, [indices])
+        expect_same_dims(self, [values, Shape(expect_same_type(self, [values]), (2,))])
+        expect_axis(self, self.axis, indices.rank + 1)
+        dims = (*indices.dims[: self.axis], self.depth, *indices.dims[self.axis :])
+        return Shape(values.dtype, dims)
+
+    def compute(self, indices: Array, values: Array, depth: Array | None = None) -> Array:
+        count = int(self.depth) if depth is None else int(depth.item())
+        index = indices.astype(np.int64)
+        index = np.expand_dims(index + count * (index < 0), self.axis)
+        inside = (index >= 0) & (index < count)
+        dims = (*index.shape[: self.axis], count, *index.shape[self.axis + 1 :])
+        result = np.full(dims, values[0], values.dtype)
+        if result.size:
+            marks = np.where(inside, values[1:], values[:1])
+            np.put_along_axis(result, np.where(inside, index, 0), marks, self.axis)
+        return result
+
+
+class Nonzero(Op):
+    """The indices of the elements that are not zero, in row-major order: i64[rank, count].
+
+    ``count`` is a symbol for how many there are (ONNX NonZero-13).
+    """
+
+    count: Extent
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        expect(self, shapes, 1)
+        expect_same_type(self, shapes)
+        return Shape(I64, (shapes[0].rank, self.count))
+
+    def compute(self, x: Array) -> Array:
+        found = np.nonzero(np.atleast_1d(x != 0))
+        return np.stack(found)[: x.ndim]
+
+
+class Compress(Op):
+    """The slices along ``axis`` for which the condition holds, which may be shorter than the axis.
+
+    ``count`` is a symbol for how many there are (ONNX Compress-11).
+    """
+
+    axis: int
+    count: Extent
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        expect(self, shapes, 2)
+        expect_same_type(self, shapes[:1])
+        data, condition = shapes
+        axis = expect_axis(self, self.axis, data.rank)
+        fits = condition.rank == 1 and dim.bounds(data.dims[axis] - condition.dims[0])[1] >= 0
+        if condition.dtype is not BOOL or not fits:
+            raise ShapeError(
+                f"compress needs a condition bool[n], n <= {data.dims[axis]}, got {condition.text}"
+            )
+        return data.with_dims((*data.dims[:axis], self.count, *data.dims[axis + 1 :]))
+
+    def compute(self, x: Array, condition: Array) -> Array:
+        return np.compress(condition, x, self.axis)
+
+
+class ReverseSequence(Op):
+    """The members of a batch, each with its first elements reversed in time.
+
+    The second input, integers, says how many of each (ONNX ReverseSequence-10).
+    """
+
+    batch_axis: int = 1
+    time_axis: int = 0
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        data, lens = data_and_indices(self, shapes)
+        batch = data.dims[expect_axis(self, self.batch_axis, data.rank)]
+        expect_axis(self, self.time_axis, data.rank)
+        if self.batch_axis == self.time_axis:
+            raise ShapeError(f"reverse_sequence: axis {self.time_axis} is both batch and time")
+        expect_same_dims(self, [lens, Shape(lens.dtype, (batch,))])
+        return data.as_standard()
+
+    def compute(self, x: Array, lens: Array) -> Array:
+        axes = (self.batch_axis, self.time_axis)
+        rows = np.moveaxis(x, axes, (0, 1))
+        if ((lens < 0) | (lens > rows.shape[1])).any():
+            raise EvaluationError(
+                f"reverse_sequence: lengths {lens.tolist()} of an axis of {rows.shape[1]} elements"
+            )
+        time, ends = np.arange(rows.shape[1]), lens.astype(np.int64)[:, None]
+        order = np.where(time < ends, ends - 1 - time, time)
+        return np.moveaxis(rows[np.arange(len(rows))[:, None], order], (0, 1), axes)
+
+
+class Trilu(Op):
+    """The upper or lower triangle of the last two axes, zero elsewhere (ONNX Trilu-14).
+
+    A second input of one element says how far its diagonal lies above the main one.
+    """
+
+    upper: bool = True
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        expect(self, shapes, 1, 2)
+        expect_same_type(self, shapes[:1])
+        if shapes[0].rank < 2:
+            raise ShapeError(f"trilu needs two axes or more, got {shapes[0].text}")
+        return shapes[0].as_standard()
+
+    def compute(self, x: Array, k: Array | None = None) -> Array:
+        diagonal = 0 if k is None else int(k.item())
+        return np.triu(x, diagonal) if self.upper else np.tril(x, diagonal)
+
+
+def data_and_indices(op: Operation, shapes: Shapes, count: int = 2) -> tuple[Shape, Shape]:
+    """The first two of ``count`` shapes: any tensor, and integers."""
+    expect(op, shapes, count)
+    expect_same_type(op, shapes[:1])
+    if not expect_same_type(op, shapes[1:2]).is_integer:
+        raise ShapeError(f"{op.name} needs integer indices, got {shapes[1].text}")
+    return shapes[0], shapes[1]
+
+
+def index_width(op: Operation, rank: int, indices: Shape) -> int:
+    """How many indices each tuple has, which must be a number in [1, rank]."""
+    width = indices.dims[-1] if indices.rank else 0
+    if not isinstance(width, int) or not 1 <= width <= rank:
+        raise ShapeError(f"{op.name}: indices end in a number from 1 to {rank}, got {indices.text}")
+    return width
+
+
+def expect_within(op: Operation, data: Shape, indices: Shape, axis: int) -> None:
+    """Raises ``ShapeError`` where a dim of the indices, but along ``axis``, exceeds the data's."""
+    expect_axis(op, axis, data.rank)
+    if indices.rank != data.rank or any(
+        i != axis and dim.bounds(d - n)[1] < 0
+        for i, (d, n) in enumerate(zip(data.dims, indices.dims, strict=True))
+    ):
+        raise ShapeError(
+            f"{op.name}: indices {indices.text} must have the rank of {data.text} "
+            f"and no larger dim but for axis {axis}"
+        )
+
+
+def wrapped(op: Operation, indices: Array, axis: int, extent: int) -> Array:
+    """The indices as i64 in [0, extent), negative ones counted from the end."""
+    index = indices.astype(np.int64, copy=False)
+    if index.size and (index.min() < -extent or index.max() >= extent):
+        raise outside(op, indices, axis, extent)
+    return index + extent * (index < 0)
+
+
+def ramp(count: int, axis: int, rank: int) -> Array:
+    """0, 1, ... along one axis of ``rank``, the others having one element."""
+    return np.arange(count).reshape(-1, *[1] * (rank - 1 - axis))
+
+
+def element_rows(op: Operation, indices: Array, axis: int, dims: Sequence[int]) -> Array:
+    """The row-major place in a tensor of ``dims`` of each index: its own but along ``axis``."""
+    rows = np.zeros((), np.int64)
+    for i, extent in enumerate(dims):
+        own = i == axis
+        at = wrapped(op, indices, i, extent) if own else ramp(indices.shape[i], i, len(dims))
+        rows = rows * extent + at
+    return rows
+
+
+def tuple_rows(op: Operation, indices: Array, dims: Sequence[int], batch: int = 0) -> Array:
+    """The row-major place of each index tuple among the leading axes of a tensor of ``dims``."""
+    rows = np.zeros((), np.int64)
+    for i in range(batch):
+        rows = rows * dims[i] + ramp(dims[i], i, indices.ndim - 1)
+    for i, extent in enumerate(dims[batch : batch + indices.shape[-1]]):
+        rows = rows * extent + wrapped(op, indices[..., i], batch + i, extent)
+    return rows
+
+
+def outside(op: Operation, indices: Array, axis: int, extent: int) -> EvaluationError:
+    """The error of the first index that is not in [-extent, extent)."""
+    wrong = indices[(indices < -extent) | (indices >= extent)]
+    return EvaluationError(
+        f"{op.name}: index {wrong[0]} is outside axis {axis}, which has {extent} elements"
+    )

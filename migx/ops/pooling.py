@@ -1,0 +1,155 @@
+"""Pooling over windows of the spatial axes, and normalisation over neighbouring channels."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from migx.dim import Extent, minimum
+from migx.errors import ShapeError
+from migx.op import Array, Modules, Op, Shapes
+from migx.ops._numeric import FLOAT, NUMBER, expect_kind, lowest
+from migx.ops._rules import expect, no_warnings, rounded, wide
+from migx.ops._windows import expect_spatial, padded, reach, room, split
+from migx.shape import Shape
+
+
+class Pooling(Op):
+    """The greatest, the average or the p-norm of each window of x [N, C, ...].
+
+    ``mode`` is ``max``, ``average`` or ``lpnorm`` (of order ``lp_order``). ``padding`` is all
+    begins, then all ends; it is never the greatest, and counts in averages with
+    ``count_include_pad`` alone. ``ceil_mode`` adds a last window that hangs over the end, but
+    starts before it. With the dims of x as lengths, and no padding, this is global pooling. ONNX
+    MaxPool, AveragePool, LpPool.
+    """
+
+    mode: str
+    lengths: tuple[Extent, ...]
+    padding: tuple[Extent, ...] = (0, 0, 0, 0)
+    stride: tuple[int, ...] = (1, 1)
+    dilation: tuple[int, ...] = (1, 1)
+    ceil_mode: bool = False
+    count_include_pad: bool = False
+    lp_order: int = 2
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        expect(self, shapes, 1)
+        (x,) = shapes
+        if self.mode not in ("max", "average", "lpnorm"):
+            raise ShapeError(f"pooling modes are max, average and lpnorm, not {self.mode!r}")
+        expect_kind(self, x.dtype, NUMBER if self.mode == "max" else FLOAT)
+        spatial = expect_spatial(self, x, self.padding, self.stride, self.dilation)
+        if len(self.lengths) != spatial:
+            raise ShapeError(f"pooling: lengths needs {spatial} numbers, got {self.lengths}")
+        return Shape(x.dtype, (*x.dims[:2], *map(self.windows, range(spatial), x.dims[2:])))
+
+    def windows(self, i: int, extent: Extent) -> Extent:
+        """How many windows there are along spatial axis ``i``."""
+        begin, end = (half[i] for half in split(self.padding))
+        free = room(self, extent + begin + end, self.lengths[i], self.dilation[i])
+        if not self.ceil_mode:
+            return free // self.stride[i] + 1
+        started = (extent + begin - 1) // self.stride[i] + 1
+        return minimum((free + self.stride[i] - 1) // self.stride[i] + 1, started)
+
+    def compute(self, x: Array) -> Array:
+        axes = _axes(self, x)
+        with no_warnings():
+            match self.mode:
+                case "max":
+                    result = _combined(np.maximum, wide(x), lowest(wide(x).dtype), axes)
+                case "average":
+                    result = _combined(np.add, wide(x), 0, axes)
+                    result /= _seen(axes, self.count_include_pad).astype(result.dtype)
+                case _:
+                    powers = np.abs(wide(x)) ** self.lp_order
+                    result = _combined(np.add, powers, 0, axes) ** (1 / self.lp_order)
+            return rounded(result, x)
+
+
+class Lrn(Op):
+    """x / (bias + alpha / size * s) ** beta, s the sum of x² over ``size`` channels. ONNX LRN."""
+
+    size: int
+    alpha: float = 1e-4
+    beta: float = 0.75
+    bias: float = 1.0
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        expect(self, shapes, 1)
+        expect_kind(self, shapes[0].dtype, FLOAT)
+        if shapes[0].rank < 2 or self.size < 1:
+            raise ShapeError(f"lrn of {self.size} channels needs [N, C, ...], got {shapes[0].text}")
+        return shapes[0].as_standard()
+
+    def compute(self, x: Array) -> Array:
+        data, channels = wide(x), x.shape[1]
+        rest = [0] * (x.ndim - 2)
+        around = (0, (self.size - 1) // 2, *rest, 0, self.size // 2, *rest)
+        with no_warnings():
+            squares = padded(np.square(data), around, 0)
+            total = _fold(np.add, squares, 1, _Axis(channels, channels, self.size))
+            return rounded(data / (self.bias + self.alpha / self.size * total) ** self.beta, x)
+
+
+class _Axis(NamedTuple):
+    """The windows along one axis."""
+
+    extent: int
+    windows: int
+    length: int
+    begin: int = 0
+    end: int = 0
+    stride: int = 1
+    dilation: int = 1
+
+    @property
+    def overhang(self) -> int:
+        """How many elements past the axis the windows see."""
+        last = (self.windows - 1) * self.stride + int(reach(self.length, self.dilation))
+        return max(self.end, last - self.begin - self.extent)
+
+
+def _axes(op: Pooling, x: Array) -> list[_Axis]:
+    counts = [op.windows(i, extent) for i, extent in enumerate(x.shape[2:])]
+    begins, ends = split(op.padding)
+    sizes = (x.shape[2:], counts, op.lengths, begins, ends, op.stride, op.dilation)
+    return [_Axis(*map(int, of_axis)) for of_axis in zip(*sizes, strict=True)]
+
+
+def _combined(combine: np.ufunc, x: Array, neutral: Any, axes: list[_Axis]) -> Array:
+    """Each window combined into one element: axis by axis, so n * k steps and not k ** n."""
+    x = padded(x, [*(a.begin for a in axes), *(a.overhang for a in axes)], neutral)
+    for number, axis in enumerate(axes, 2):
+        x = _fold(combine, x, number, axis)
+    return x
+
+
+def _fold(combine: np.ufunc, x: Array, number: int, axis: _Axis) -> Array:
+    lead = (slice(None),) * number
+    if axis.windows == 1 and axis.dilation == 1:
+        whole: Array = combine.reduce(
+            x[(*lead, slice(axis.length))], number, x.dtype, keepdims=True
+        )
+        return whole
+    starts = range(0, axis.length * axis.dilation, axis.dilation)
+    span = (axis.windows - 1) * axis.stride + 1
+    first, *others = (x[(*lead, slice(at, at + span, axis.stride))] for at in starts)
+    result = first.copy()
+    for tap in others:
+        combine(result, tap, out=result)
+    return result
+
+
+def _seen(axes: list[_Axis], count_include_pad: bool) -> Array:
+    """How many elements each window counts: dims as the windows have."""
+    result = np.ones(())
+    for axis in axes:
+        at = np.arange(axis.windows)[:, None] * axis.stride - axis.begin
+        at = at + np.arange(axis.length) * axis.dilation
+        low, high = (-axis.begin, axis.end) if count_include_pad else (0, 0)
+        inside = (at >= low) & (at < axis.extent + high)
+        result = result[..., None] * inside.sum(1)
+    return result

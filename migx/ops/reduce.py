@@ -1,0 +1,245 @@
+"""Operations that fold axes, which stay with one element, and those that work along one axis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from migx.argument import Argument
+from migx.dim import Dim, Extent, bounds
+from migx.errors import ShapeError
+from migx.op import Array, Modules, Op, Runnable, Shapes, Traits
+from migx.ops._numeric import (
+    FLOAT,
+    LOGICAL,
+    NUMBER,
+    ORDERED,
+    Kinds,
+    expect_kind,
+    highest,
+    lowest,
+    quotient,
+)
+from migx.ops._rules import expect, expect_axis, no_warnings, rounded, wide
+from migx.shape import I64, Shape
+
+
+class Reduce(Op, abstract=True):
+    """One input; the result keeps its type and rank, and has one element on each of ``axes``."""
+
+    traits = Traits(reduction=True)
+    kinds: ClassVar[Kinds] = NUMBER
+    ufunc: ClassVar[np.ufunc]
+    axes: tuple[int, ...]
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        expect(self, shapes, 1)
+        (shape,) = shapes
+        expect_kind(self, shape.dtype, self.kinds)
+        for axis in self.axes:
+            expect_axis(self, axis, shape.rank)
+        if len(set(self.axes)) < len(self.axes):
+            raise ShapeError(f"{self.name}: each axis once, got {self.axes}")
+        return Shape(shape.dtype, [1 if i in self.axes else d for i, d in enumerate(shape.dims)])
+
+    def compute(self, x: Array) -> Array:
+        with no_warnings():
+            return rounded(self.of(wide(x)), x)
+
+    def of(self, x: Array) -> Array:
+        """The meaning, on an array of integers or of floats of at least 32 bits."""
+        folded: Array = self.ufunc.reduce(x, self.axes, dtype=x.dtype, keepdims=True)
+        return folded
+
+
+class ReduceSum(Reduce):
+    """The sum; integers wrap around."""
+
+    ufunc = np.add
+
+
+class ReduceMean(Reduce):
+    """The mean; of integers, truncated toward zero."""
+
+    def of(self, x: Array) -> Array:
+        count = math.prod(x.shape[axis] for axis in self.axes)
+        if x.dtype.kind not in "iu":
+            return np.asarray(np.add.reduce(x, self.axes, keepdims=True) / count)
+        total = np.asarray(np.sum(x, self.axes, keepdims=True))
+        return quotient(total, np.asarray(count, total.dtype))
+
+
+class ReduceMax(Reduce):
+    """The greatest; NaN where there is one, and the least value of the type where nothing is."""
+
+    kinds = ORDERED
+
+    def of(self, x: Array) -> Array:
+        return np.asarray(np.max(x, self.axes, keepdims=True, initial=lowest(x.dtype)))
+
+
+class ReduceMin(Reduce):
+    """The least; NaN where there is one, and the greatest value of the type where nothing is."""
+
+    kinds = ORDERED
+
+    def of(self, x: Array) -> Array:
+        return np.asarray(np.min(x, self.axes, keepdims=True, initial=highest(x.dtype)))
+
+
+class ReduceProd(Reduce):
+    """The product; integers wrap around."""
+
+    ufunc = np.multiply
+
+
+class ReduceAll(Reduce):
+    """Whether all are True."""
+
+    kinds = LOGICAL
+    ufunc = np.logical_and
+
+
+class ReduceAny(Reduce):
+    """Whether any is True."""
+
+    kinds = LOGICAL
+    ufunc = np.logical_or
+
+
+class Argmax(Op):
+    """Where the greatest is along an axis, as i64; of equals the first or last. ONNX ArgMax."""
+
+    axis: int
+    select_last_index: bool = False
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        expect(self, shapes, 1)
+        (shape,) = shapes
+        expect_kind(self, shape.dtype, ORDERED)
+        expect_axis(self, self.axis, shape.rank)
+        if shape.dims[self.axis] == 0:
+            raise ShapeError(f"{self.name} needs elements on axis {self.axis}, got {shape.text}")
+        return Shape(I64, [1 if i == self.axis else d for i, d in enumerate(shape.dims)])
+
+    def compute(self, x: Array) -> Array:
+        x = wide(x)
+        if not self.select_last_index:
+            return self.of(x)
+        return np.asarray(x.shape[self.axis] - 1 - self.of(np.flip(x, self.axis)))
+
+    def of(self, x: Array) -> Array:
+        """Where the first extreme is."""
+        return np.asarray(np.argmax(x, self.axis, keepdims=True))
+
+
+class Argmin(Argmax):
+    """Where the least is along an axis, as i64; of equals the first or last. ONNX ArgMin."""
+
+    def of(self, x: Array) -> Array:
+        return np.asarray(np.argmin(x, self.axis, keepdims=True))
+
+
+class Softmax(Op):
+    """exp(x) over its sum along an axis. ONNX Softmax-13."""
+
+    axis: int
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        expect(self, shapes, 1)
+        expect_kind(self, shapes[0].dtype, FLOAT)
+        expect_axis(self, self.axis, shapes[0].rank)
+        return shapes[0].as_standard()
+
+    def compute(self, x: Array) -> Array:
+        with no_warnings():
+            return rounded(self.of(self.shifted(wide(x))), x)
+
+    def shifted(self, x: Array) -> Array:
+        """The array less its greatest: exp cannot overflow, and no softmax changes."""
+        shifted: Array = x - np.max(x, self.axis, keepdims=True, initial=-np.inf)
+        return shifted
+
+    def of(self, shifted: Array) -> Array:
+        """The meaning, on what ``shifted`` gives; it may be overwritten."""
+        np.exp(shifted, out=shifted)
+        shifted /= np.sum(shifted, self.axis, keepdims=True)
+        return shifted
+
+
+class Logsoftmax(Softmax):
+    """The logarithm of softmax. ONNX LogSoftmax-13."""
+
+    def of(self, shifted: Array) -> Array:
+        shifted -= np.log(np.sum(np.exp(shifted), self.axis, keepdims=True))
+        return shifted
+
+
+class PrefixScanSum(Op):
+    """The running sum along an axis. ONNX CumSum.
+
+    Each result counts its own element unless ``exclusive``; ``reverse`` runs from the end.
+    """
+
+    axis: int
+    exclusive: bool = False
+    reverse: bool = False
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        expect(self, shapes, 1)
+        expect_kind(self, shapes[0].dtype, NUMBER)
+        expect_axis(self, self.axis, shapes[0].rank)
+        return shapes[0].as_standard()
+
+    def compute(self, x: Array) -> Array:
+        with no_warnings():
+            along = np.moveaxis(wide(x), self.axis, 0)[:: -1 if self.reverse else 1]
+            total = np.zeros_like(along)
+            first = int(self.exclusive)
+            np.cumsum(along[: len(along) - first], 0, along.dtype, total[first:])
+            total = np.moveaxis(total[:: -1 if self.reverse else 1], 0, self.axis)
+            return rounded(np.ascontiguousarray(total), x)
+
+
+class Topk(Op):
+    """The k greatest (or least) along an axis and where they are: a tuple of values and i64.
+
+    Sorted, best first; of equals the one of the lower index comes first; NaN counts as greatest. A
+    second input, i64 of one element, gives k at run time. ONNX TopK.
+    """
+
+    k: Extent
+    axis: int
+    largest: bool = True
+    sorted: bool = True
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        expect(self, shapes, 1, 2)
+        shape = shapes[0]
+        expect_kind(self, shape.dtype, NUMBER)
+        extent = shape.dims[expect_axis(self, self.axis, shape.rank)]
+        if bounds(extent - self.k)[1] < 0:
+            raise ShapeError(
+                f"topk: k = {self.k} is more than axis {self.axis} of {shape.text} has"
+            )
+        dims = [self.k if i == self.axis else d for i, d in enumerate(shape.dims)]
+        return Shape.tuple(Shape(shape.dtype, dims), Shape(I64, dims))
+
+    def compute(
+        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
+    ) -> Argument:
+        x = arguments[0].array
+        k = int(arguments[1].array.item()) if isinstance(self.k, Dim) else self.k
+        indices = self._order(wide(x))[(slice(None),) * self.axis + (slice(k),)]
+        values = np.take_along_axis(x, indices, self.axis)
+        return Argument.tuple([Argument.of(values), Argument.of(indices)])
+
+    def _order(self, x: Array) -> Array:
+        if not self.largest:
+            return np.argsort(x, self.axis, kind="stable")
+        # A stable sort of the reversed axis, read backwards, falls and keeps equals in their order.
+        rising = np.argsort(np.flip(x, self.axis), self.axis, kind="stable")
+        return np.asarray(x.shape[self.axis] - 1 - np.flip(rising, self.axis))

@@ -1,0 +1,131 @@
+"""Everything found by name: passes, operations, targets, ONNX importers. The only place that reads
+entry points.
+
+An entry point (group ``migx.passes``, ``migx.ops``, ``migx.targets`` or ``migx.onnx``) names a
+package; the files of the package are what it offers, listed without importing them. migx's own
+packages are always searched.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from migx.errors import MigxError, UnknownName
+from migx.op import snake_case
+
+OWN = {
+    "passes": "migx.passes",
+    "ops": "migx.ops",
+    "targets": "migx.targets",
+    "onnx": "migx.onnx.ops",
+}
+
+
+class NameClash(MigxError):
+    """Two packages offer the same name."""
+
+
+def packages(kind: str) -> list[str]:
+    """The packages that offer this kind of thing, ours first."""
+    found = {OWN[kind]: None}
+    found.update(
+        {
+            point.value: None
+            for point in sorted(entry_points(group=f"migx.{kind}"), key=lambda p: p.value)
+        }
+    )
+    return list(found)
+
+
+def files(package: str) -> list[str]:
+    """The public files and folders of a package, none of them imported."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.submodule_search_locations is None:
+        raise UnknownName(f"an entry point names the package {package!r}, which is not installed")
+    found = {
+        path.stem
+        for folder in spec.submodule_search_locations
+        for path in Path(folder).iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    return sorted(name for name in found if not name.startswith("_"))
+
+
+@cache
+def _table(kind: str) -> dict[str, str]:
+    """The module of each name, for kinds in which a file is one thing."""
+    table: dict[str, str] = {}
+    for package in packages(kind):
+        for name in files(package):
+            if name in table:
+                raise NameClash(
+                    f"both {table[name]} and {package}.{name} are {kind} named {name!r}"
+                )
+            table[name] = f"{package}.{name}"
+    return table
+
+
+def names(kind: str) -> list[str]:
+    """The names of all passes or targets there are."""
+    return sorted(_table(kind))
+
+
+def load(kind: str, name: str) -> Any:
+    """The class of the pass or target of this name; ``UnknownName`` lists what there is."""
+    table = _table(kind)
+    if name not in table:
+        raise UnknownName(
+            f"no {kind} named {name!r}; there are: {', '.join(sorted(table)) or 'none'}"
+        )
+    for cls in _classes(importlib.import_module(table[name])):
+        if snake_case(cls.__name__) == name:
+            return cls
+    raise UnknownName(f"{table[name]} holds no class {''.join(p.title() for p in name.split('_'))}")
+
+
+@cache
+def operations() -> dict[str, type[Any]]:
+    """The class of every operation, by name."""
+    table: dict[str, type[Any]] = {}
+    for module in modules("ops"):
+        for cls in _classes(module):
+            name = cls.__dict__.get("name")
+            if not isinstance(name, str):
+                continue
+            if (other := table.setdefault(name, cls)) is not cls:
+                raise NameClash(
+                    f"both {other.__module__} and {cls.__module__} hold an operation named {name!r}"
+                )
+    return table
+
+
+def operation(name: str) -> type[Any]:
+    """The class of the operation of this name; ``UnknownName`` lists the nearest."""
+    table = operations()
+    if name not in table:
+        import difflib
+
+        near = difflib.get_close_matches(name, table, n=5)
+        raise UnknownName(f"no operation named {name!r}; near it: {', '.join(near) or 'nothing'}")
+    return table[name]
+
+
+def modules(kind: str) -> Iterator[ModuleType]:
+    """Every file of every package of a kind, imported."""
+    for package in packages(kind):
+        for name in files(package):
+            yield importlib.import_module(f"{package}.{name}")
+
+
+def _classes(module: ModuleType) -> Iterator[type[Any]]:
+    """The classes a module defines itself."""
+    for value in vars(module).values():
+        if isinstance(value, type) and value.__module__ == module.__name__:
+            yield value

@@ -1,0 +1,353 @@
+"""What a value is: element type, dims and strides; or a tuple of shapes; or an opaque host
+value.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, TypeAlias
+
+import ml_dtypes
+import numpy as np
+
+from migx import dim
+from migx.dim import Dim, Extent
+from migx.errors import ShapeError
+
+Dims: TypeAlias = tuple[Extent, ...]
+Parts: TypeAlias = "tuple[Shape, ...]"
+
+
+class DType:
+    """An element type. There is one object for each, so ``is`` compares them; ``DType.of("f32")``
+    finds it by name.
+
+    ``kind`` is one of ``bool``, ``int``, ``uint``, ``float``, ``string``, ``tuple``, ``opaque``.
+    ``bits`` is the width of an element in memory. Types under eight bits are storage: packed,
+    standard layout, read only by unpacking. ``digits`` is the significand's length in bits, the
+    hidden one counted; 0 where rounding has no meaning.
+    """
+
+    __slots__ = ("bits", "digits", "kind", "name", "numpy")
+    known: ClassVar[dict[str, DType]] = {}
+
+    def __init__(self, name: str, kind: str, bits: int, numpy: Any, digits: int = 0) -> None:
+        self.name, self.kind, self.bits, self.digits = name, kind, bits, digits
+        self.numpy: np.dtype[Any] = np.dtype(numpy)
+        DType.known[name] = self
+
+    @staticmethod
+    def of(given: DType | str | np.dtype[Any] | type) -> DType:
+        """The element type of a name (``f32``), a numpy type, or itself."""
+        if isinstance(given, DType):
+            return given
+        if isinstance(given, str) and given in DType.known:
+            return DType.known[given]
+        found = None if isinstance(given, str) else _BY_NUMPY.get(np.dtype(given))
+        if found is None:
+            raise ShapeError(f"no element type {given!r}; there are {', '.join(DType.known)}")
+        return found
+
+    @property
+    def is_float(self) -> bool:
+        return self.kind == "float"
+
+    @property
+    def is_integer(self) -> bool:
+        return self.kind in ("int", "uint")
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether several elements share a byte."""
+        return self.bits in (2, 4)
+
+    @property
+    def is_tensor(self) -> bool:
+        return self.kind not in ("tuple", "opaque")
+
+    @property
+    def roundoff(self) -> float:
+        """The unit roundoff: the largest relative error of rounding to nearest; 0 for exact
+        types.
+        """
+        return 2.0**-self.digits if self.digits else 0.0
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __repr__(self) -> str:
+        return f"DType.of({self.name!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DType.of, (self.name,)
+
+
+BOOL = DType("bool", "bool", 8, np.bool_)
+I8, I16 = DType("i8", "int", 8, np.int8), DType("i16", "int", 16, np.int16)
+I32, I64 = DType("i32", "int", 32, np.int32), DType("i64", "int", 64, np.int64)
+U8, U16 = DType("u8", "uint", 8, np.uint8), DType("u16", "uint", 16, np.uint16)
+U32, U64 = DType("u32", "uint", 32, np.uint32), DType("u64", "uint", 64, np.uint64)
+F16, BF16 = (
+    DType("f16", "float", 16, np.float16, 11),
+    DType("bf16", "float", 16, ml_dtypes.bfloat16, 8),
+)
+F32, F64 = DType("f32", "float", 32, np.float32, 24), DType("f64", "float", 64, np.float64, 53)
+F8E4M3FN = DType("f8e4m3fn", "float", 8, ml_dtypes.float8_e4m3fn, 4)
+F8E4M3FNUZ = DType("f8e4m3fnuz", "float", 8, ml_dtypes.float8_e4m3fnuz, 4)
+F8E5M2 = DType("f8e5m2", "float", 8, ml_dtypes.float8_e5m2, 3)
+F8E5M2FNUZ = DType("f8e5m2fnuz", "float", 8, ml_dtypes.float8_e5m2fnuz, 3)
+F8E8M0 = DType("f8e8m0", "float", 8, ml_dtypes.float8_e8m0fnu, 1)
+_BY_NUMPY = {t.numpy: t for t in DType.known.values()}
+# Storage types: their numpy type is that of the bytes they are packed in.
+I4, U4 = DType("i4", "int", 4, np.uint8), DType("u4", "uint", 4, np.uint8)
+I2, U2 = DType("i2", "int", 2, np.uint8), DType("u2", "uint", 2, np.uint8)
+F4 = DType("f4", "float", 4, np.uint8, 2)
+# Host values: an array of Python strings, a tuple of values, and values no kernel reads.
+STR = DType("str", "string", 0, np.object_)
+TUPLE = DType("tuple", "tuple", 0, np.object_)
+SEQUENCE = DType("sequence", "opaque", 0, np.object_)
+OPTIONAL = DType("optional", "opaque", 0, np.object_)
+_BY_NUMPY[STR.numpy] = STR
+
+
+class Shape:
+    """The type of a value: ``Shape("f32", (2, 3))``, ``Shape("f32", (Dim("batch"), 3))``,
+    ``Shape.tuple(a, b)``.
+
+    ``strides`` count elements, one for each dim; None is standard (row-major and packed), and
+    strides that mean the same are stored as None. Tuples, sequences and optionals have ``parts``
+    and no dims. Immutable and hashable.
+    """
+
+    __slots__ = ("_text", "dims", "dtype", "parts", "strides")
+    dtype: DType
+    dims: Dims
+    strides: Dims | None
+    parts: Parts
+
+    def __init__(
+        self,
+        dtype: DType | str,
+        dims: Iterable[Extent] = (),
+        strides: Iterable[Extent] | None = None,
+        parts: Parts = (),
+    ) -> None:
+        self.dtype = dtype if type(dtype) is DType else DType.of(dtype)
+        self.dims = dims if type(dims) is tuple else tuple(dims)
+        self.parts = parts
+        self.strides = None if strides is None else self._checked(tuple(strides))
+        self._text: str | None = None
+        for extent in self.dims:
+            if type(extent) is not int and not isinstance(extent, Dim):
+                raise ShapeError(
+                    f"a dim is an int or a Dim, not {extent!r} of {type(extent).__name__}"
+                )
+            if type(extent) is int and extent < 0:
+                raise ShapeError(f"a dim cannot be negative: {extent} in {self.dims}")
+
+    def _checked(self, strides: Dims) -> Dims | None:
+        if len(strides) != len(self.dims):
+            raise ShapeError(f"{len(strides)} strides for {len(self.dims)} dims")
+        same = all(
+            d == 1 or s == t
+            for d, s, t in zip(self.dims, strides, row_major(self.dims), strict=True)
+        )
+        if self.dtype.is_packed and not same:
+            raise ShapeError(
+                f"{self.dtype} is packed storage: standard layout only, not strides {strides}"
+            )
+        # The stride of an axis of one element means nothing: 0, so that equal layouts are equal.
+        return (
+            None
+            if same
+            else tuple(0 if d == 1 else s for d, s in zip(self.dims, strides, strict=True))
+        )
+
+    @classmethod
+    def tuple(cls, *parts: Shape) -> Shape:
+        """The shape of several values in one."""
+        return cls(TUPLE, parts=parts)
+
+    @classmethod
+    def opaque(cls, dtype: DType | str, *parts: Shape) -> Shape:
+        """A host value that no kernel reads: ``sequence`` or ``optional`` of the part given."""
+        return cls(dtype, parts=parts)
+
+    @property
+    def rank(self) -> int:
+        return len(self.dims)
+
+    @property
+    def elements(self) -> Extent:
+        """How many elements there are, repeated ones counted each time."""
+        return dim.product(self.dims)
+
+    @property
+    def element_space(self) -> Extent:
+        """How many elements the memory holds: fewer than ``elements`` for a broadcast."""
+        if self.strides is None:
+            return self.elements
+        if any(d == 0 for d in self.dims):
+            return 0
+        reach: Extent = 1
+        for extent, stride in zip(self.dims, self.strides, strict=True):
+            reach = reach + (extent - 1) * stride
+        return reach
+
+    @property
+    def nbytes(self) -> Extent:
+        """Bytes of memory, sub-byte types packed; the sum over the parts of a tuple."""
+        if self.parts:
+            total: Extent = 0
+            for part in self.parts:
+                total = total + part.nbytes
+            return total
+        return (self.element_space * self.dtype.bits + 7) // 8
+
+    @property
+    def standard(self) -> bool:
+        """Whether elements lie row-major with no gap and no repetition."""
+        return self.strides is None
+
+    @property
+    def true_strides(self) -> Dims:
+        """The strides, spelled out where they are standard."""
+        return row_major(self.dims) if self.strides is None else self.strides
+
+    @property
+    def broadcasted(self) -> bool:
+        """Whether some axis of more than one element has stride 0."""
+        return any(s == 0 and d != 1 for d, s in zip(self.dims, self.strides or (), strict=False))
+
+    @property
+    def packed(self) -> bool:
+        """Whether the elements fill their memory exactly once, in any order of axes."""
+        return not self.broadcasted and self.element_space == self.elements
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the strides are not in falling order."""
+        moving = [s for d, s in zip(self.dims, self.true_strides, strict=True) if d != 1 and s != 0]
+        falling = (dim.bounds(a - b)[0] >= 0 for a, b in itertools.pairwise(moving))
+        return self.strides is not None and not all(falling)
+
+    @property
+    def static(self) -> bool:
+        """Whether no symbol is left in it."""
+        return next(self.symbols(), None) is None
+
+    def symbols(self) -> Iterator[dim.Symbol]:
+        """The symbols of dims, strides and parts, with repetition."""
+        for extent in (*self.dims, *(self.strides or ())):
+            if isinstance(extent, Dim):
+                yield from dim.symbols(extent)
+        for part in self.parts:
+            yield from part.symbols()
+
+    def substitute(self, values: Mapping[str, Extent]) -> Shape:
+        """This shape with symbols replaced by the extents given."""
+        return self._mapped(lambda e: dim.substitute(e, values))
+
+    def bind(self, sizes: Mapping[str, int]) -> Shape:
+        """This shape with every symbol replaced by its size; ``DimError`` names one that has
+        none.
+        """
+        return self._mapped(lambda e: dim.evaluate(e, sizes))
+
+    def _mapped(self, change: Any) -> Shape:
+        if self.static:
+            return self
+        strides = None if self.strides is None else map(change, self.strides)
+        return Shape(
+            self.dtype,
+            map(change, self.dims),
+            strides,
+            tuple(p._mapped(change) for p in self.parts),
+        )
+
+    def with_dims(self, dims: Iterable[Extent], strides: Iterable[Extent] | None = None) -> Shape:
+        return Shape(self.dtype, dims, strides)
+
+    def with_type(self, dtype: DType | str) -> Shape:
+        """The standard shape of these dims and another element type."""
+        return Shape(dtype, self.dims)
+
+    def as_standard(self) -> Shape:
+        return self if self.strides is None else Shape(self.dtype, self.dims)
+
+    def permuted(self, permutation: Sequence[int]) -> Shape:
+        """The view in which axis ``i`` is axis ``permutation[i]`` of this shape."""
+        if sorted(permutation) != list(range(self.rank)):
+            raise ShapeError(
+                f"{tuple(permutation)} does not permute the {self.rank} axes of {self}"
+            )
+        strides = self.true_strides
+        return Shape(
+            self.dtype, [self.dims[i] for i in permutation], [strides[i] for i in permutation]
+        )
+
+    def same_type(self, other: Shape) -> bool:
+        """Whether type and dims agree, layout aside."""
+        return self is other or (
+            self.dtype is other.dtype
+            and self.dims == other.dims
+            and len(self.parts) == len(other.parts)
+            and all(a.same_type(b) for a, b in zip(self.parts, other.parts, strict=True))
+        )
+
+    def may_match(self, other: Shape) -> bool:
+        """Whether some sizes of the symbols make type and dims agree; False is a proof that none
+        do.
+        """
+        return (
+            self.dtype is other.dtype
+            and self.rank == other.rank
+            and len(self.parts) == len(other.parts)
+            and all(map(dim.may_equal, self.dims, other.dims))
+            and all(a.may_match(b) for a, b in zip(self.parts, other.parts, strict=True))
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (
+            isinstance(other, Shape)
+            and self.dtype is other.dtype
+            and self.dims == other.dims
+            and self.strides == other.strides
+            and self.parts == other.parts
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.dtype.name, self.dims, self.strides, self.parts))
+
+    @property
+    def text(self) -> str:
+        """Type and dims, layout aside: ``f32[batch, 3]``, ``tuple(f32[2], i64[3])``,
+        ``sequence(f32[2])``.
+        """
+        if self._text is None:
+            if self.dtype.is_tensor:
+                self._text = f"{self.dtype.name}[{', '.join(map(str, self.dims))}]"
+            else:
+                self._text = f"{self.dtype.name}({', '.join(map(str, self.parts))})"
+        return self._text
+
+    def __str__(self) -> str:
+        return (
+            self.text
+            if self.strides is None
+            else f"{self.text}{{{', '.join(map(str, self.strides))}}}"
+        )
+
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
+
+def row_major(dims: Sequence[Extent]) -> Dims:
+    """The strides of a standard tensor of these dims."""
+    strides: list[Extent] = []
+    step: Extent = 1
+    for extent in reversed(dims):
+        strides.append(step)
+        step = step * extent
+    return tuple(reversed(strides))

@@ -1,0 +1,95 @@
+"""Copies, exact equality and fingerprints of whole programs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+from migx import op as operations
+from migx.ir import Instruction, Module, Program
+
+
+def copied(program: Program) -> Program:
+    """A program equal to the one given, sharing its operations and literal data."""
+    made = Program()
+    modules = {program.main: made.main}
+    for module in program.modules.values():
+        if module is not program.main:
+            modules[module] = made.create_module(module.name)
+    mapping: dict[Instruction, Instruction] = {}
+    for module in _parents_first(program):
+        modules[module].bypass = module.bypass
+        for instruction in module:
+            copy_instruction(instruction, modules[module], mapping, modules)
+    return made
+
+
+def copy_instruction(
+    instruction: Instruction,
+    into: Module,
+    mapping: dict[Instruction, Instruction],
+    modules: dict[Module, Module],
+) -> Instruction:
+    """Appends a copy to a module, its inputs and submodules replaced as the mappings say; enters it
+    in ``mapping``.
+
+    The shape is taken over, not inferred, so a copy costs no shape rule.
+    """
+    made = into.append_known(
+        instruction.op,
+        tuple(mapping[v] for v in instruction.inputs),
+        tuple(modules[m] for m in instruction.modules),
+        instruction.shape,
+        instruction.origins,
+    )
+    mapping[instruction] = made
+    return made
+
+
+def equal(a: Program, b: Program) -> bool:
+    """Whether two programs are the same, bit for bit: see ``Program``."""
+    if list(a.modules) != list(b.modules) or any(
+        len(m) != len(n) for m, n in zip(a.modules.values(), b.modules.values(), strict=True)
+    ):
+        return False
+    places = {x: place for place, x in _places(a)}
+    others = {x: place for place, x in _places(b)}
+    for x, y in zip(places, others, strict=True):
+        if (
+            x.shape != y.shape
+            or (x.op is not y.op and operations.key(x.op) != operations.key(y.op))
+            or [places[v] for v in x.inputs] != [others[v] for v in y.inputs]
+            or [m.name for m in x.modules] != [m.name for m in y.modules]
+        ):
+            return False
+    return all(a.modules[name].bypass == b.modules[name].bypass for name in a.modules)
+
+
+def fingerprint(program: Program) -> str:
+    """SHA-256 over the same facts that ``equal`` compares."""
+    digest = hashlib.sha256()
+    places: dict[Instruction, tuple[int, int]] = {x: place for place, x in _places(program)}
+    for instruction, place in places.items():
+        inputs = [places[v] for v in instruction.inputs]
+        names = [m.name for m in instruction.modules]
+        key = operations.key(instruction.op, digests=True)
+        digest.update(repr((place, key, inputs, names, str(instruction.shape))).encode())
+    digest.update(repr([(m.name, m.bypass) for m in program.modules.values()]).encode())
+    return digest.hexdigest()
+
+
+def _places(program: Program) -> Iterator[tuple[tuple[int, int], Instruction]]:
+    """Every instruction with its module's index and its own."""
+    for m, module in enumerate(program.modules.values()):
+        for i, instruction in enumerate(module):
+            yield (m, i), instruction
+
+
+def _parents_first(program: Program) -> list[Module]:
+    """All modules so that what one captures is in a module before it."""
+    order: dict[Module, None] = {}
+    for module in program.modules.values():
+        for inner in reversed(program.submodules(module)):
+            order.pop(inner, None)
+            order[inner] = None
+    return list(order)

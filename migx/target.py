@@ -1,0 +1,114 @@
+"""What a backend author implements.
+
+A target lists the passes it wants and makes an executable of what they leave. The defaults here are
+those of a target that runs on the host's own memory: such a backend defines ``get_passes`` and
+``make_executable`` and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from migx.argument import Argument
+from migx.ir import Instruction, Program
+from migx.manager import Observer, Pipeline
+from migx.op import snake_case
+from migx.shape import Shape
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What a user may ask of a compilation. ``passes`` replaces the target's own list;
+    ``observers`` watch it run.
+    """
+
+    passes: Pipeline | str | None = None
+    observers: Sequence[Observer] = field(default=())
+
+
+@dataclass
+class Context:
+    """What a target hands to its operations while they are finalized and evaluated."""
+
+    target: Target
+
+
+class Executable(Protocol):
+    """A program made ready to run. Frozen: runs may overlap, from many threads."""
+
+    program: Program
+
+    def run(self, arguments: Mapping[str, Argument]) -> list[Argument]:
+        """The results for arguments that have been checked against the parameters."""
+        ...
+
+
+class Target:
+    """Base of targets; its name is its class's in snake case, and that of the file or folder it
+    stands in.
+    """
+
+    name: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        cls.name = snake_case(cls.__name__)
+
+    def get_passes(self, context: Context, options: CompileOptions) -> Pipeline:
+        """The passes that turn a program as it was read into one this target can run."""
+        raise NotImplementedError(f"target {self.name} lists no passes")
+
+    def get_lower_literals_passes(self, context: Context) -> Pipeline:
+        """The passes that lower literals put into a program that is lowered already."""
+        return Pipeline()
+
+    def get_context(self) -> Context:
+        """A context of its own for one program."""
+        return Context(self)
+
+    def make_executable(self, program: Program, context: Context) -> Executable:
+        """An executable of a program that has been through the passes and finalized."""
+        raise NotImplementedError(f"target {self.name} makes no executables")
+
+    def supports(self, instruction: Instruction) -> bool:
+        """Whether the target runs an instruction itself; what it does not runs on ``ref``."""
+        return True
+
+    def allocate(self, shape: Shape) -> Argument:
+        """Uninitialised memory of the target's for a value with static dims."""
+        import numpy as np
+
+        return Argument(shape, np.empty([int(d) for d in shape.dims], shape.dtype.numpy))
+
+    def copy_to(self, argument: Argument) -> Argument:
+        """A host value in the target's memory."""
+        return argument
+
+    def copy_from(self, argument: Argument) -> Argument:
+        """A value of the target's in host memory."""
+        return argument
+
+    def preferred_weight_format(self, instruction: Instruction, index: int) -> str | None:
+        """The layout (``hwio``, ``ABcd16a4b``, ...) in which a constant input is read best; None
+        for as it is.
+        """
+        return None
+
+    def transform_weight(self, argument: Argument, layout: str) -> Argument:
+        """A weight brought into a format that ``preferred_weight_format`` named."""
+        raise NotImplementedError(f"target {self.name} knows no weight format {layout!r}")
+
+    def __repr__(self) -> str:
+        return f"<target {self.name}>"
+
+
+def get_target(given: Target | str | Any) -> Target:
+    """The target of a name, or the target itself; ``UnknownName`` lists what there is."""
+    if not isinstance(given, str):
+        found: Target = given
+        return found
+    from migx import plugins
+
+    made: Target = plugins.load("targets", given)()
+    return made

@@ -1,0 +1,251 @@
+"""The text form of programs: ``show`` prints it, ``migx.parser`` reads it back, ``draw`` points at
+an instruction.
+
+    module main(x: f32[batch, 3, 4]) {
+      %0 = transpose(x) {permutation=(2, 0, 1)} : f32[4, batch, 3]
+      return %0
+    }
+
+A shape stands without strides where they follow from the operation. Names that are no plain
+identifiers stand in double quotes, symbols of such names in backticks. Modules come in the order
+the program holds them; in a submodule a value of a module around it is written with that module's
+name, ``main:%0``. Dims with bounds are declared first: ``dim batch = 1..64 {8, 32}``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from migx import op as operations
+from migx.argument import Argument, Source
+from migx.dim import Symbol
+from migx.ir import Instruction, Module, Program
+from migx.op import Operation
+from migx.ops.builtin import Param, Return
+from migx.shape import F32, F64, DType
+
+INLINE = 16
+"""Literals of at most this many elements stand in the text; larger ones by where their bytes lie,
+or by hash.
+"""
+
+Names = dict[Instruction, str]
+
+
+def show(
+    program: Program,
+    *,
+    origins: bool = False,
+    hashes: bool = False,
+    data_file: Path | None = None,
+) -> str:
+    """The text of a program.
+
+    ``origins`` adds the ONNX nodes each instruction came from, ``hashes`` the SHA-256 of literals
+    that lie in files. With ``data_file`` the bytes of large literals that lie in no file are
+    written there, and the text refers to it.
+    """
+    writer = _Writer(origins, hashes, data_file)
+    names = {module: number(module) for module in program.modules.values()}
+    blocks = [_declared(program.symbols().values())]
+    blocks += [writer.module(module, names) for module in program.modules.values()]
+    return "\n".join(block for block in blocks if block)
+
+
+def number(module: Module) -> Names:
+    """The name of each instruction in the text of its module."""
+    names: Names = {}
+    count = 0
+    for instruction in module:
+        if type(instruction.op) is Param:
+            names[instruction] = quoted(instruction.op.parameter)
+        elif type(instruction.op) is not Return:
+            names[instruction] = f"%{count}"
+            count += 1
+    return names
+
+
+def quoted(name: str) -> str:
+    """A name as it stands in the text: bare when it is an identifier, else in double quotes."""
+    return (
+        name
+        if re.fullmatch(r"[A-Za-z_][\w.]*", name, re.ASCII)
+        else json.dumps(name, ensure_ascii=False)
+    )
+
+
+def draw(
+    message: str,
+    module: Module,
+    op: Operation,
+    inputs: Iterable[Instruction],
+    origins: Iterable[str] = (),
+) -> str:
+    """A message with the instruction it is about, a caret under it, its inputs' shapes and its ONNX
+    origins.
+    """
+    names = {m: number(m) for m in {module, *(i.module for i in inputs)} if m is not None}
+    written = [_reference(i, module, names) for i in inputs]
+    line = f"{op.name}({', '.join(written)}){_attributes(op, _Writer(False, False, None))}"
+    rows = [message, f"  {line}", f"  {'^' * len(op.name)}"]
+    rows += [f"  {name} : {i.shape}" for name, i in dict(zip(written, inputs, strict=True)).items()]
+    place = f"in module {module.name}"
+    if origins:
+        place += ", from ONNX " + ", ".join(map(repr, origins))
+    return "\n".join([*rows, f"  {place}"])
+
+
+def draw_instruction(message: str, instruction: Instruction) -> str:
+    """``draw`` for an instruction that stands in a module."""
+    if instruction.module is None:
+        return f"{message}\n  {instruction!r}, which is in no module"
+    return draw(
+        message, instruction.module, instruction.op, instruction.inputs, instruction.origins
+    )
+
+
+class _Writer:
+    """Prints modules; remembers the text of operations that occur again."""
+
+    def __init__(self, origins: bool, hashes: bool, data_file: Path | None) -> None:
+        self.origins, self.hashes, self.data_file = origins, hashes, data_file
+        if data_file is not None:
+            data_file.write_bytes(b"")
+
+    def module(self, module: Module, names: dict[Module, Names]) -> str:
+        own = names[module]
+        parameters = ", ".join(f"{own[p]}: {p.shape}" for p in module.parameters.values())
+        bypass = " bypass" if module.bypass else ""
+        lines = [f"module {quoted(module.name)}({parameters}){bypass} {{"]
+        for instruction in module:
+            op = instruction.op
+            if type(op) is Param:
+                continue
+            inputs = [own.get(v) or _reference(v, module, names) for v in instruction.inputs]
+            if type(op) is Return:
+                results = (
+                    [f"{quoted(n)}={v}" for n, v in zip(op.names, inputs, strict=True)]
+                    if op.names
+                    else inputs
+                )
+                lines.append(f"  return {', '.join(results)}".rstrip())
+                continue
+            read = ", ".join(inputs)
+            submodules = (
+                f" [{', '.join(quoted(m.name) for m in instruction.modules)}]"
+                if instruction.modules
+                else ""
+            )
+            origin = (
+                f" from {', '.join(map(json.dumps, instruction.origins))}"
+                if self.origins and instruction.origins
+                else ""
+            )
+            lines.append(
+                f"  {own[instruction]} = {op.name}({read}){_attributes(op, self)}{submodules}"
+                f" : {instruction.shape.text}{origin}"
+            )
+        return "\n".join([*lines, "}\n"])
+
+    def value(self, value: Any) -> str:
+        match value:
+            case Argument():
+                return self.literal(value)
+            case bool():
+                return str(value).lower()
+            case str():
+                return json.dumps(value, ensure_ascii=False)
+            case float():
+                return repr(value)
+            case tuple() | list():
+                comma = "," if len(value) == 1 else ""
+                return f"({', '.join(map(self.value, value))}{comma})"
+            case _:
+                return str(value)
+
+    def literal(self, value: Argument) -> str:
+        """A literal's value: ``[1.0, 2.0]``, ``bytes("file", offset, length)`` or
+        ``sha256("...")``.
+        """
+        small = not value.shape.dtype.is_packed and int(value.shape.elements) <= INLINE
+        if small and value.available:
+            return f"[{', '.join(_element(x, value.shape.dtype) for x in value.array.reshape(-1))}]"
+        source = value.source
+        if source is None and self.data_file is not None and value.shape.dtype.kind != "string":
+            source = _append(self.data_file, value.tobytes())
+        if source is None:
+            return f'sha256("{value.digest()}")'
+        digest = f', sha256="{value.digest()}"' if self.hashes else ""
+        return f"bytes({json.dumps(str(source.file))}, {source.offset}, {source.length}{digest})"
+
+
+def _attributes(op: Operation, writer: _Writer) -> str:
+    """The attributes that are not at their defaults."""
+    given = operations.attributes(op)
+    if given and dataclasses.is_dataclass(op):
+        usual = _defaults(type(op))
+        given = {
+            k: v for k, v in given.items() if k not in usual or operations.exact(v) != usual[k]
+        }
+    if not given:
+        return ""
+    return f" {{{', '.join([f'{k}={writer.value(v)}' for k, v in given.items()])}}}"
+
+
+@cache
+def _defaults(cls: Any) -> dict[str, Any]:
+    fields = dataclasses.fields(cls)
+    return {
+        f.name: operations.exact(f.default) for f in fields if f.default is not dataclasses.MISSING
+    }
+
+
+def _reference(value: Instruction, module: Module, names: dict[Module, Names]) -> str:
+    if value.module is None:
+        return "<removed>"
+    name = names.get(value.module, {}).get(value, "<return>")
+    return name if value.module is module else f"{quoted(value.module.name)}:{name}"
+
+
+def _declared(symbols: Iterable[Symbol]) -> str:
+    """The declarations of the symbols that have bounds or optimal sizes."""
+    lines = []
+    for symbol in sorted(symbols, key=lambda s: s.name):
+        if symbol != Symbol(symbol.name):
+            optimals = f" {{{', '.join(map(str, symbol.optimals))}}}" if symbol.optimals else ""
+            high = "" if symbol.high is None else symbol.high
+            lines.append(f"dim {symbol} = {symbol.low}..{high}{optimals}\n")
+    return "".join(lines)
+
+
+def _element(x: Any, dtype: DType) -> str:
+    if dtype.kind == "string":
+        return json.dumps(x, ensure_ascii=False)
+    if dtype.kind == "bool":
+        return "true" if x else "false"
+    if not dtype.is_float:
+        return str(int(x))
+    if math.isnan(x):
+        bits = np.asarray(x).tobytes()
+        return (
+            "nan" if bits == np.asarray(math.nan, dtype.numpy).tobytes() else f'nan("{bits.hex()}")'
+        )
+    return str(x) if dtype in (F32, F64) else repr(float(x))
+
+
+def _append(file: Path, data: bytes) -> Source:
+    with open(file, "ab") as out:
+        padding = -out.tell() % 64
+        out.write(bytes(padding))
+        offset = out.tell()
+        out.write(data)
+    return Source(file, offset, len(data))

@@ -1,0 +1,244 @@
+"""What a well-formed program is, as a list of named checks.
+
+``verify(program)`` raises with every finding; ``findings(program)`` lists them. A check is a
+function of a module that yields what is wrong and where; its name is the function's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from migx import op as operations
+from migx.dim import Dim
+from migx.errors import IRError, ShapeError, VerifyError
+from migx.ir import Instruction, Module, Program
+from migx.ops.builtin import Param, Return
+
+NEVER_CAPTURE = frozenset({"pointwise", "fused_reduce", "group"})
+READ_PACKED = frozenset({"@return", "get_tuple_elem", "if", "loop", "scan", "group", "contiguous"})
+"""Besides the operations named ``unpack_...``, who may read packed storage: those that only pass it
+on.
+"""
+
+Problem = tuple[Instruction | None, str]
+Check = Callable[[Module], Iterator[Problem]]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: which check says so, in which module, at which instruction."""
+
+    check: str
+    module: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.check}: in module {self.module}: {self.message}"
+
+
+def verify(program: Program) -> None:
+    """Raises ``VerifyError`` with all findings, each with the name of its check."""
+    if found := findings(program):
+        more = f"\n... and {len(found) - 10} more" if len(found) > 10 else ""
+        raise VerifyError(
+            "the program is not well formed\n" + "\n".join(map(str, found[:10])) + more
+        )
+
+
+def findings(program: Program) -> list[Finding]:
+    """Everything that is wrong with a program; an empty list when it is well formed."""
+    found = [Finding("symbols", program.main.name, message) for message in _symbol_clashes(program)]
+    for module in program.modules.values():
+        for check in CHECKS:
+            for at, message in check(module):
+                found.append(Finding(check.__name__, module.name, _located(at, message)))
+    return found
+
+
+def links(module: Module) -> Iterator[Problem]:
+    """The list runs both ways over the same instructions, its labels grow, and its length is what
+    it says.
+    """
+    previous = None
+    count = 0
+    for at in module:
+        count += 1
+        if previous is not None and not previous._label < at._label:
+            yield at, "its order label is not above the one before it"
+        if at.module is not module:
+            yield at, "it does not know that it is in this module"
+        previous = at
+    if count != len(module):
+        yield None, f"the module says it has {len(module)} instructions, and {count} are linked"
+
+
+def inputs_before_users(module: Module) -> Iterator[Problem]:
+    """Every input comes before its user, in the same module or in one around it."""
+    for at in module:
+        label = at._label
+        for value in at.inputs:
+            if value.module is module:
+                if value._label >= label:
+                    yield at, f"it reads {value!r}, which does not come before it"
+            elif value.module is None:
+                yield at, f"it reads {value!r}, which has been removed"
+            elif not module.parents or not value.before(at):
+                yield (
+                    at,
+                    f"it reads {value!r} of module {value.module.name}, which is not around it",
+                )
+
+
+def users(module: Module) -> Iterator[Problem]:
+    """Users are kept with multiplicity, and agree with the inputs."""
+    for at in module:
+        for value in at.inputs:
+            if value._users.get(at) != (1 if len(at.inputs) == 1 else at.inputs.count(value)):
+                yield at, f"{value!r} does not count how often it is read here"
+        for user, count in at._users.items():
+            if (
+                user.module is None
+                or (count != 1 and user.inputs.count(at) != count)
+                or at not in user.inputs
+            ):
+                yield at, f"{user!r} is counted as a user and is none"
+
+
+def shapes(module: Module) -> Iterator[Problem]:
+    """Every shape is the one its operation infers."""
+    for at in module:
+        try:
+            shape = at.op.compute_shape([v.shape for v in at.inputs], at.modules)
+        except ShapeError as error:
+            yield at, str(error)
+            continue
+        if shape is not at.shape and shape != at.shape:
+            yield at, f"its shape is {at.shape}, its operation infers {shape}"
+
+
+def parameters(module: Module) -> Iterator[Problem]:
+    """Parameters stand at the front, under the names the module knows them by."""
+    front = True
+    listed = list(module.parameters.values())
+    for at in module:
+        if type(at.op) is not Param:
+            front = False
+            continue
+        if not front:
+            yield at, "a parameter stands behind other instructions"
+        if module.parameters.get(at.op.parameter) is not at:
+            yield at, f"the module does not know its parameter {at.op.parameter!r}"
+    if len(listed) != sum(1 for p in listed if p.module is module):
+        yield None, "a parameter the module knows is not in it"
+
+
+def returns(module: Module) -> Iterator[Problem]:
+    """A module ends with its one return."""
+    if module.returned is None:
+        yield module.last, "the module does not end with a return"
+    for at in module:
+        if type(at.op) is Return and at is not module.last:
+            yield at, "a return stands in the middle"
+
+
+def submodules(module: Module) -> Iterator[Problem]:
+    """Submodules belong to the program, know their parents, and capture only as their operation
+    allows.
+    """
+    for at in module:
+        for inner in at.modules:
+            if module.program.modules.get(inner.name) is not inner:
+                yield at, f"its module {inner.name} is not one of the program's"
+            if inner.parents.get(at) != at.modules.count(inner):
+                yield at, f"module {inner.name} does not know it as its parent"
+            if captured := next(captures(inner), None):
+                if at.op.name in NEVER_CAPTURE:
+                    yield (
+                        at,
+                        f"{at.op.name} cannot capture, but module {inner.name} reads {captured!r}",
+                    )
+                if len(inner.parents) > 1:
+                    yield (
+                        at,
+                        f"module {inner.name} captures {captured!r} and has several parents",
+                    )
+
+
+def packed_storage(module: Module) -> Iterator[Problem]:
+    """Types under eight bits are storage: only unpacking, and what passes values on, reads them."""
+    for at in module:
+        for value in at.inputs:
+            allowed = at.op.name in READ_PACKED or at.op.name.startswith("unpack_")
+            if value.shape.dtype.is_packed and not allowed:
+                yield at, f"it reads packed {value.shape}; only an unpack operation can"
+
+
+def symbols(module: Module) -> Iterator[Problem]:
+    """Every symbol gets a size: it stands bare in a parameter or in the result of an instruction
+    that comes before.
+    """
+    bound = _bare_symbols(module.program.main.parameters.values())
+    around: Module | None = module
+    while around is not None:
+        bound |= _bare_symbols(around.parameters.values())
+        parent = around.parent
+        if parent is not None and parent.module is not None:
+            bound |= _bare_symbols(parent.module)
+        around = parent.module if parent is not None else None
+    for at in module:
+        if at.shape.static and not any(True for _ in operations.symbols(at.op)):
+            continue
+        bound |= _bare_symbols([at])
+        for symbol in (*at.shape.symbols(), *operations.symbols(at.op)):
+            if symbol.name not in bound:
+                yield at, f"no parameter and nothing before it gives dim {symbol} a size"
+
+
+CHECKS: tuple[Check, ...] = (
+    links,
+    inputs_before_users,
+    users,
+    shapes,
+    parameters,
+    returns,
+    submodules,
+    packed_storage,
+    symbols,
+)
+
+
+def captures(module: Module) -> Iterator[Instruction]:
+    """The values of modules around that a module or one inside it reads."""
+    inside = set(module.program.submodules(module))
+    for inner in inside:
+        for at in inner:
+            for value in at.inputs:
+                if value.module not in inside and value.module is not None:
+                    yield value
+
+
+def _bare_symbols(instructions: Iterable[Instruction]) -> set[str]:
+    found: set[str] = set()
+    for at in instructions:
+        for shape in (at.shape, *at.shape.parts):
+            for extent in shape.dims:
+                if isinstance(extent, Dim) and (symbol := extent.symbol):
+                    found.add(symbol.name)
+    return found
+
+
+def _symbol_clashes(program: Program) -> Iterator[str]:
+    try:
+        program.symbols()
+    except IRError as error:
+        yield str(error)
+
+
+def _located(at: Instruction | None, message: str) -> str:
+    from migx.text import draw_instruction
+
+    return message if at is None else draw_instruction(message, at)
+
+
+__all__ = ["CHECKS", "Finding", "captures", "findings", "verify"]

@@ -1,0 +1,24 @@
+"""The reference target: every operation's own numpy meaning, one at a time, in the model's own
+precision.
+"""
+
+from __future__ import annotations
+
+from migx.ir import Program
+from migx.manager import Pipeline
+from migx.target import CompileOptions, Context, Executable, Target
+
+
+class Ref(Target):
+    """Runs a program as it is: nothing is folded, nothing is fused, packed int4 stays packed.
+
+    ``compile("ref", passes="...")`` runs a pipeline first, so that any pass can be judged here.
+    """
+
+    def get_passes(self, context: Context, options: CompileOptions) -> Pipeline:
+        return Pipeline.parse("dead_code_elimination")
+
+    def make_executable(self, program: Program, context: Context) -> Executable:
+        from migx.targets.ref.executable import RefExecutable
+
+        return RefExecutable(program, context)

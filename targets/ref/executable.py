@@ -1,0 +1,218 @@
+"""Evaluates a program by the meanings of its operations.
+
+For each module and each set of sizes there is a plan: its instructions with every symbol replaced,
+their shapes inferred again on numbers (so what was undecidable over symbols is checked here), and
+after each step the values nobody reads any more. Symbols that only the data decides are bound as
+soon as the value that has them is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from migx import op as operations
+from migx.argument import Argument
+from migx.binding import Sizes, sizes_of
+from migx.errors import DimError, EvaluationError, InputError, MigxError, ShapeError
+from migx.ir import Instruction, Module, Program
+from migx.op import Evaluate, Operation, Runnable
+from migx.ops.builtin import Param, Return
+from migx.shape import Shape
+from migx.target import Context
+from migx.text import draw_instruction
+from migx.verify import captures
+
+Values = dict[Instruction, Argument]
+
+
+class _Step(NamedTuple):
+    """One instruction, ready to run. ``late`` ones have symbols that are bound only while the
+    program runs.
+    """
+
+    at: Instruction
+    op: Operation
+    evaluate: Evaluate
+    shape: Shape
+    late: bool
+    dead: tuple[Instruction, ...]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What is known of a module before any size: when its values die, and which symbols it is a
+    function of.
+    """
+
+    dead: dict[Instruction, tuple[Instruction, ...]]
+    symbols: tuple[str, ...]
+
+
+class RefExecutable:
+    """A program run on ``ref``. Holds no state between runs but plans, so runs may overlap."""
+
+    def __init__(self, program: Program, context: Context) -> None:
+        self.program, self.context = program, context
+        self._layouts = {m: _layout(m) for m in program.modules.values()}
+        self._plan = lru_cache(maxsize=64)(self._make_plan)
+
+    def run(self, arguments: Mapping[str, Argument]) -> list[Argument]:
+        with np.errstate(all="ignore"):
+            return self.trace(arguments, None)
+
+    def trace(self, arguments: Mapping[str, Argument], seen: Any) -> list[Argument]:
+        """``run``, with ``seen(instruction, result)`` called for each instruction of any module as
+        it is computed.
+        """
+        main = self.program.main
+        sizes = sizes_of(
+            (name, p.shape, arguments[name].shape) for name, p in main.parameters.items()
+        )
+        return self._run(main, list(arguments.values()), {}, sizes, seen)
+
+    def _run(
+        self, module: Module, arguments: Sequence[Argument], values: Values, sizes: Sizes, seen: Any
+    ) -> list[Argument]:
+        for parameter, argument in zip(module.parameters.values(), arguments, strict=True):
+            values[parameter] = argument
+        known = tuple(
+            (name, sizes[name]) for name in self._layouts[module].symbols if name in sizes
+        )
+        for step in self._plan(module, known):
+            inputs = [values[v] for v in step.at.inputs]
+            if type(step.op) is Return:
+                return inputs
+            modules = [self._runnable(m, values, sizes, seen) for m in step.at.modules]
+            try:
+                result, sizes = self._step(step, inputs, modules, sizes)
+            except (MigxError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+                message = f"{type(error).__name__}: {error}"
+                raise EvaluationError(draw_instruction(message, step.at)) from error
+            if seen is not None:
+                seen(step.at, result)
+            values[step.at] = result
+            for value in step.dead:
+                del values[value]
+        raise EvaluationError(f"module {module.name} has no return")
+
+    def _step(
+        self, step: _Step, inputs: list[Argument], modules: list[Runnable], sizes: Sizes
+    ) -> tuple[Argument, Sizes]:
+        """One instruction's result, checked against its shape rule, and the sizes known then."""
+        if not step.late:
+            result = step.evaluate(step.op, self.context, step.shape, inputs, modules)
+            _check(step.shape, result)
+            return result, sizes
+        op, shape = _bound_now(step.op, step.shape, sizes)
+        result = step.evaluate(op, self.context, shape, inputs, modules)
+        result.shape = _actual(result)
+        sizes = sizes_of([("its result", shape, result.shape)], sizes)
+        _check(result.shape, result)
+        return result, sizes
+
+    def _runnable(self, module: Module, values: Values, sizes: Sizes, seen: Any) -> Runnable:
+        """The module as a function of its parameters; what it captures it finds in the values
+        around it.
+        """
+
+        def call(arguments: Sequence[Argument]) -> list[Argument]:
+            pairs = zip(module.parameters.items(), arguments, strict=True)
+            inner = sizes_of(((name, p.shape, a.shape) for (name, p), a in pairs), sizes)
+            return self._run(module, arguments, dict(values), inner, seen)
+
+        return call
+
+    def _make_plan(self, module: Module, known: tuple[tuple[str, int], ...]) -> list[_Step]:
+        sizes = dict(known)
+        dead = self._layouts[module].dead
+        shapes: dict[Instruction, Shape] = {}
+        steps = []
+        for at in module:
+            names = {s.name for s in (*at.shape.symbols(), *operations.symbols(at.op))}
+            late = not names <= sizes.keys()
+            op = at.op if late or not names else operations.bind(at.op, sizes)
+            shape = at.shape if late else at.shape.bind(sizes)
+            if not late:
+                if names and all(v in shapes for v in at.inputs) and not at.modules:
+                    _infer_on_numbers(at, op, shape, [shapes[v] for v in at.inputs], sizes)
+                shapes[at] = shape
+            if type(at.op) is not Param:
+                evaluate = operations.evaluator(type(op)) if type(op) is not Return else _no_meaning
+                steps.append(_Step(at, op, evaluate, shape, late, dead.get(at, ())))
+        return steps
+
+
+def _layout(module: Module) -> _Layout:
+    last: dict[Instruction, Instruction] = {}
+    names: dict[str, None] = {}
+    for at in module:
+        last[at] = at
+        for value in (*at.inputs, *(v for m in at.modules for v in captures(m))):
+            if value.module is module:
+                last[value] = at
+        names.update((s.name, None) for s in (*at.shape.symbols(), *operations.symbols(at.op)))
+    dead: dict[Instruction, list[Instruction]] = {}
+    for value, at in last.items():
+        if type(at.op) is not Return and type(at.op) is not Param:
+            dead.setdefault(at, []).append(value)
+    return _Layout({at: tuple(values) for at, values in dead.items()}, tuple(names))
+
+
+def _infer_on_numbers(
+    at: Instruction, op: Operation, shape: Shape, inputs: list[Shape], sizes: Sizes
+) -> None:
+    try:
+        inferred = op.compute_shape(inputs, ())
+    except (ShapeError, DimError) as error:
+        raise InputError(draw_instruction(f"with {_listed(sizes)}: {error}", at)) from error
+    if not inferred.same_type(shape):
+        raise InputError(
+            draw_instruction(f"with {_listed(sizes)}: {inferred} instead of {shape}", at)
+        )
+
+
+def _bound_now(op: Operation, shape: Shape, sizes: Sizes) -> tuple[Operation, Shape]:
+    """The operation and its shape with all that is bound by now; themselves where a symbol is still
+    open.
+    """
+    names = {s.name for s in (*shape.symbols(), *operations.symbols(op))}
+    if names <= sizes.keys():
+        return operations.bind(op, sizes), shape.bind(sizes)
+    return op, shape.substitute({name: sizes[name] for name in names if name in sizes})
+
+
+def _actual(value: Argument) -> Shape:
+    if value.shape.parts:
+        return Shape.tuple(*map(_actual, value.parts))
+    if value.shape.dtype.is_tensor and not value.shape.dtype.is_packed:
+        return Shape(value.shape.dtype, value.array.shape)
+    return value.shape
+
+
+def _check(shape: Shape, result: Argument) -> None:
+    """Raises unless a result is what the shape rule said."""
+    data = result.data
+    if result.shape is shape and isinstance(data, np.ndarray):
+        same = data.dtype == shape.dtype.numpy and (
+            data.shape == shape.dims or shape.dtype.is_packed
+        )
+        if same:
+            return
+        raise ShapeError(
+            f"computed {data.dtype} {list(data.shape)}, its shape rule says {shape.text}"
+        )
+    if not _actual(result).same_type(shape):
+        raise ShapeError(f"computed {_actual(result).text}, its shape rule says {shape.text}")
+
+
+def _no_meaning(*_: Any) -> Argument:
+    raise EvaluationError("a return has no meaning of its own")
+
+
+def _listed(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}={size}" for name, size in sizes.items()) or "these sizes"

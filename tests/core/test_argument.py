@@ -1,0 +1,268 @@
+"""Arguments: bytes mapped from files, equality of bits, packed data, DLPack."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from migx.argument import Argument, Source
+from migx.dim import Dim
+from migx.errors import DataError, ShapeError
+from migx.shape import BF16, F8E5M2, F16, F32, F64, I4, I32, I64, STR, U2, DType, Shape
+
+VALUES = np.arange(6, dtype=np.float32).reshape(2, 3)
+NUMERIC = [t for t in DType.known.values() if t.is_tensor and not t.is_packed and t is not STR]
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A file of eight bytes of padding, VALUES, one byte more, and VALUES again, misaligned."""
+    path = tmp_path / "weights.bin"
+    path.write_bytes(b"\xff" * 8 + VALUES.tobytes() + b"\xff" + VALUES.tobytes())
+    return path
+
+
+def held(path: Path, offset: int, length: int = 24, shape: Shape | None = None) -> Argument:
+    return Argument(shape or Shape(F32, VALUES.shape), source=Source(path, offset, length))
+
+
+def test_values_in_a_file_are_mapped_not_copied(weights: Path) -> None:
+    one, other = held(weights, 8), held(weights, 8)
+    assert one.available
+    np.testing.assert_array_equal(one.array, VALUES)
+    assert not one.array.flags.writeable
+    assert not one.array.flags.owndata
+    assert np.shares_memory(one.array, other.array)
+    assert one.array is one.array
+    with pytest.raises(ValueError, match="read-only"):
+        one.array[0] = 1
+
+
+def test_misaligned_values_are_copied_once(weights: Path) -> None:
+    argument = held(weights, 33)
+    np.testing.assert_array_equal(argument.array, VALUES)
+    assert argument.array.flags.aligned
+    assert argument.array.ctypes.data % 4 == 0
+    assert argument == held(weights, 8) == Argument.of(VALUES)
+
+
+def test_a_file_that_changes_is_read_again(weights: Path) -> None:
+    before = held(weights, 8)
+    old = before.digest()
+    assert old == hashlib.sha256(VALUES.tobytes()).hexdigest()
+    fresh = weights.with_name("fresh.bin")
+    fresh.write_bytes(b"\0" * 8 + (VALUES + 1).tobytes())
+    os.replace(fresh, weights)
+    after = held(weights, 8)
+    np.testing.assert_array_equal(after.array, VALUES + 1)
+    assert after.digest() == hashlib.sha256((VALUES + 1).tobytes()).hexdigest()
+    assert before.digest() == old
+
+
+def test_a_mapping_goes_with_its_last_array(weights: Path) -> None:
+    from migx import argument
+
+    array = held(weights, 8).array
+    assert any(str(weights) in key for key in argument._open_files)
+    del array
+    gc.collect()
+    assert not any(str(weights) in key for key in argument._open_files)
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "message"),
+    [
+        (40, 24, "has 57 bytes, but a tensor is declared at bytes 40 to 64"),
+        (8, 20, r"f32\[2, 3\] takes 24 bytes, got 20"),
+        (0, 57, "takes 24 bytes, got 57"),
+    ],
+)
+def test_bytes_that_are_too_few_or_too_many(
+    weights: Path, offset: int, length: int, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        _ = held(weights, offset, length).array
+
+
+def test_files_that_are_not_there_or_empty(tmp_path: Path) -> None:
+    missing = held(tmp_path / "missing.bin", 0)
+    assert not missing.available
+    with pytest.raises(DataError, match=r"cannot read tensor data: No such file .*missing\.bin"):
+        _ = missing.data
+    with pytest.raises(DataError, match="cannot read tensor data"):
+        missing.digest()
+    (tmp_path / "empty.bin").touch()
+    empty = held(tmp_path / "empty.bin", 0, 0, Shape(F32, (0, 3)))
+    assert empty.array.shape == (0, 3)
+    assert empty == Argument.of(np.empty((0, 3), np.float32))
+
+
+@pytest.mark.parametrize("dtype", NUMERIC, ids=str)
+def test_every_type_keeps_its_bits_through_a_file(dtype: DType, tmp_path: Path) -> None:
+    raw = np.random.default_rng(0).integers(0, 256, 6 * dtype.bits // 8).astype(np.uint8)
+    if dtype.kind == "bool":
+        raw %= 2
+    (tmp_path / "x").write_bytes(raw.tobytes())
+    mapped = held(tmp_path / "x", 0, raw.size, Shape(dtype, (3, 2)))
+    assert mapped.array.dtype == dtype.numpy
+    array = raw.view(dtype.numpy).reshape(3, 2)
+    assert mapped == Argument.of(array)
+    assert mapped.tobytes() == raw.tobytes()
+    assert (
+        mapped.digest() == Argument.of(array).digest() == hashlib.sha256(raw.tobytes()).hexdigest()
+    )
+
+
+def test_a_literal_known_by_its_hash_alone() -> None:
+    known = Argument.of(VALUES)
+    bare = Argument(known.shape, digest=known.digest())
+    assert not bare.available
+    assert bare == known
+    assert known == bare
+    assert bare != Argument.of(VALUES + 1)
+    with pytest.raises(DataError, match=r"a literal f32\[2, 3\] is known by its hash alone"):
+        _ = bare.array
+
+
+FLOATS: list[float] = [0.0, -0.0, 1.0, float("nan"), float("inf")]
+
+
+@given(st.lists(st.sampled_from(FLOATS), max_size=3), st.lists(st.sampled_from(FLOATS), max_size=3))
+def test_equality_is_of_bits(left: list[float], right: list[float]) -> None:
+    a, b = (Argument.of(np.array(values, np.float16)) for values in (left, right))
+    assert (a == b) == (list(map(repr, left)) == list(map(repr, right)))
+    if a == b:
+        assert hash(a) == hash(b)
+
+
+def test_nans_of_different_payload_differ() -> None:
+    one, other = (np.array([bits], np.uint32).view(np.float32) for bits in (0x7FC00000, 0x7FC00001))
+    assert Argument.of(one) == Argument.of(one.copy())
+    assert Argument.of(one) != Argument.of(other)
+
+
+def test_equality_is_of_type_and_dims_but_not_of_layout() -> None:
+    known = Argument.of(VALUES)
+    assert known == Argument.of(np.asfortranarray(VALUES))
+    assert known == Argument(Shape(F32, (2, 3), (1, 2)), np.asfortranarray(VALUES))
+    assert known != Argument.of(VALUES.reshape(3, 2))
+    assert known != Argument.of(VALUES.view(np.int32))
+    assert known != VALUES.tolist()
+    zeros: list[Any] = [np.zeros(2, dtype) for dtype in (np.float32, np.int32, np.uint32)]
+    assert len({Argument.of(z).shape for z in zeros}) == len(zeros)
+    assert Argument.of(zeros[0]) != Argument.of(zeros[1])
+
+
+def test_tuples_are_equal_part_by_part() -> None:
+    pair = Argument.tuple([Argument.of(VALUES), Argument.of(np.int32(1))])
+    assert pair.shape == Shape.tuple(Shape(F32, (2, 3)), Shape(I32))
+    assert pair == Argument.tuple([Argument.of(VALUES.copy()), Argument.of(np.int32(1))])
+    assert pair != Argument.tuple([Argument.of(VALUES), Argument.of(np.int32(2))])
+    assert pair.tobytes() == VALUES.tobytes() + b"\1\0\0\0"
+    assert pair.nbytes == 28
+    with pytest.raises(ShapeError, match=r"of shape .*f32\[2, 3\], i32\[\].* is not an array"):
+        _ = pair.array
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "expected"),
+    [
+        (1.5, None, F32),
+        (3, None, I64),
+        ([[1, 2], [3, 4]], None, I64),
+        ([1.0, 2.0], F64, F64),
+        (3, "f16", F16),
+        (True, None, DType.of("bool")),
+        (np.float64(2), None, F64),
+        (np.array([1.0]), None, F64),
+        (np.array([1.0], F8E5M2.numpy), None, F8E5M2),
+        ([1.5], BF16, BF16),
+        (np.array([1, 2], ">i4"), None, I32),
+        (["a", "bc"], None, STR),
+        (np.array(["a", "bc"]), None, STR),
+    ],
+)
+def test_of_finds_the_type(value: Any, dtype: Any, expected: DType) -> None:
+    made = Argument.of(value, dtype)
+    assert made.shape == Shape(expected, np.shape(value))
+    assert made.array.dtype == expected.numpy
+    assert made.tolist() == np.asarray(value).tolist()
+
+
+def test_of_copies_nothing_needlessly() -> None:
+    made = Argument.of(VALUES)
+    assert made.array is VALUES
+    assert Argument.of(made) is made
+    assert np.shares_memory(Argument.of(VALUES, F32).array, VALUES)
+    assert np.shares_memory(Argument.of(VALUES.T).array, VALUES)
+
+
+def test_strings_are_compared_as_strings() -> None:
+    assert Argument.of(["a", "b"]) == Argument.of(np.array(["a", "b"], object))
+    assert Argument.of(["a", "b"]) != Argument.of(["ab", ""])
+
+
+class Elsewhere:
+    """An array of another library, known by DLPack alone."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.array = array
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self.array.__dlpack_device__()
+
+
+def test_dlpack_shares_memory_both_ways() -> None:
+    values = VALUES.copy()
+    made = Argument.of(Elsewhere(values))
+    assert made.shape == Shape(F32, (2, 3))
+    assert np.shares_memory(made.array, values)
+    assert np.shares_memory(np.from_dlpack(made), values)
+    np.testing.assert_array_equal(np.asarray(made), values)
+    assert np.asarray(made, np.float64).dtype == np.float64
+
+
+def test_packed_types_hold_flat_bytes(tmp_path: Path) -> None:
+    shape = Shape(I4, (3, 3))
+    made = Argument.packed(shape, bytes([0x21, 0x43, 0x65, 0x87, 0x09]))
+    assert made.array.tolist() == [0x21, 0x43, 0x65, 0x87, 0x09]
+    assert made.nbytes == 5
+    assert made == Argument.packed(shape, np.array([[0x21, 0x43, 0x65, 0x87, 0x09]], np.uint8))
+    assert made != Argument.packed(Shape(U2, (20,)), made.tobytes())
+    (tmp_path / "x").write_bytes(made.tobytes())
+    assert held(tmp_path / "x", 0, 5, shape) == made
+    for wrong in (b"\0" * 4, b"\0" * 9):
+        with pytest.raises(DataError, match=rf"i4\[3, 3\] takes 5 bytes, got {len(wrong)}"):
+            Argument.packed(shape, wrong)
+    with pytest.raises(ShapeError, match=r"i4 is packed storage: use Argument\.packed"):
+        Argument.of([1, 2], I4)
+
+
+def test_opaque_values_are_handed_through() -> None:
+    absent = Argument(Shape.opaque("optional"))
+    assert absent.data is None
+    members = [Argument.of(1.0), Argument.of(2.0)]
+    sequence = Argument(Shape.opaque("sequence", Shape(F32, (Dim("n"),))), members)
+    assert sequence.data is members
+    assert sequence.available
+    with pytest.raises(ShapeError, match="is not an array"):
+        _ = absent.array
+
+
+def test_a_numpy_scalar_counts_as_an_array_of_no_dims() -> None:
+    made = Argument(Shape(F32), np.float32(2))
+    assert made.array.shape == ()
+    assert made == Argument.of(np.float32(2))
+    assert repr(made) == "Argument(f32[])"

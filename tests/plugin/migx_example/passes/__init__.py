@@ -1,0 +1,1 @@
+"""The passes of this package, one in each file."""

@@ -1,0 +1,122 @@
+"""Every example in the documents runs: ``python`` blocks, and ``console`` lines ``$ migx ...``.
+
+The blocks of one page run in order, in one namespace, in a folder with a small ``model.onnx``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
+FENCE = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^\$ (migx\b(?:\\\n|.)*)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One example of a page: its language, its text and the line it begins on."""
+
+    language: str
+    text: str
+    line: int
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands of a console block that are migx's own; what they print is not compared."""
+        return COMMAND.findall(self.text) if self.language in {"console", "sh"} else []
+
+    @property
+    def runs(self) -> bool:
+        return self.language == "python" or bool(self.commands)
+
+
+def blocks(page: str) -> Iterator[Block]:
+    """The fenced blocks of a page, indented ones brought to the margin."""
+    for found in FENCE.finditer(page):
+        text = re.sub(rf"^{found[1]}", "", found[3], flags=re.MULTILINE)
+        yield Block(found[2], text, page.count("\n", 0, found.start(3)) + 1)
+
+
+def test_blocks_are_found_with_their_lines() -> None:
+    console_text = "  ```console\n  $ migx read m.onnx \\\n  --stats\n  out\n  ```\n"
+    page = f"a\n```python\nx = 1\n```\n* b\n{console_text}"
+    python, console = blocks(page)
+    assert python == Block("python", "x = 1\n", 3)
+    assert (console.line, console.commands) == (7, ["migx read m.onnx \\\n--stats"])
+    assert not Block("console", "$ make demo\n", 1).runs
+
+
+def test_the_readme_shows_running_code() -> None:
+    assert any(block.language == "python" for block in blocks(PAGES[0].read_text("utf-8")))
+
+
+def runnable(page: Path) -> list[Block]:
+    """The blocks of a page that are executed."""
+    return [b for b in blocks(page.read_text("utf-8")) if b.runs] if page.exists() else []
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if runnable(p)], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_every_example_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_model(tmp_path / "model.onnx")
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for block in runnable(page):
+        if block.language == "python":
+            # Blank lines in front, so that a traceback shows the line of the page.
+            code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
+            exec(code, namespace)
+        for command in block.commands:
+            execute(command, page, block.line)
+
+
+def execute(command: str, page: Path, line: int) -> None:
+    """Runs a command with this interpreter's own ``migx`` in front; it must succeed."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        command,
+        shell=True,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{page}:{line}: {command}\n{done.stdout}{done.stderr}"
+
+
+def save_model(path: Path) -> None:
+    """Two dense layers, ``x: f32[batch, 8]`` to ``y: f32[batch, 4]``, weights in ``model.data``."""
+    rng = np.random.default_rng(0)
+    weights = {
+        name: rng.standard_normal(dims, dtype=np.float32)
+        for name, dims in {"w1": (8, 16), "b1": (16,), "w2": (16, 4), "b2": (4,)}.items()
+    }
+    nodes = [
+        helper.make_node("Gemm", ["x", "w1", "b1"], ["hidden"], name="dense1"),
+        helper.make_node("Relu", ["hidden"], ["active"], name="relu"),
+        helper.make_node("Gemm", ["active", "w2", "b2"], ["logits"], name="dense2"),
+        helper.make_node("Softmax", ["logits"], ["y"], name="softmax", axis=-1),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
+        for name, size in (("x", 8), ("y", 4))
+    ]
+    initializers = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "small", ends[:1], ends[1:], initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save_model(
+        model, path, save_as_external_data=True, location="model.data", size_threshold=0
+    )

@@ -1,0 +1,105 @@
+"""A third-party package, installed as a user would install it: its pass and operations are found.
+
+The package is ``tests/plugin``. It is built and unpacked into a folder of its own, so that this
+environment stays as it is; each check runs in a fresh interpreter that has the folder on its path.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PLUGIN = Path(__file__).parent / "plugin"
+ROOT = PLUGIN.parent.parent
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the package is installed in. Needs no network: hatchling is here already."""
+    folder = tmp_path_factory.mktemp("site")
+    flags = "--quiet --no-index --no-deps --no-build-isolation --disable-pip-version-check"
+    pip = [sys.executable, "-m", "pip", "install", *flags.split(), "--target", str(folder)]
+    subprocess.run([*pip, str(PLUGIN)], check=True, capture_output=True)
+    return folder
+
+
+def run(site: Path, code: str) -> str:
+    """What a fresh interpreter prints that finds migx and the packages in ``site``."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(site), str(ROOT)])},
+        cwd=site,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_names_are_listed_without_importing_the_plugin(site: Path) -> None:
+    code = (
+        "import sys; from migx import plugins\n"
+        "print('drop_relu_pairs' in plugins.names('passes'))\n"
+        "print(*[m for m in sys.modules if m.startswith('migx_example.')])"
+    )
+    assert run(site, code) == "True"
+
+
+def test_operations_run_on_ref(site: Path) -> None:
+    code = """
+import migx, numpy as np
+from migx import plugins
+squared_relu, staircase = map(plugins.operation, ("squared_relu", "staircase"))
+program = migx.Program()
+x = program.main.add_parameter("x", migx.Shape("f32", (3,)))
+y = program.main.add_instruction(squared_relu(), x)
+program.main.add_return(program.main.add_instruction(staircase(step=2.0), y))
+assert migx.parse(str(program)) == program, program
+program.compile("ref")
+(result,) = program.eval({"x": np.array([-2, 1.5, 3], np.float32)})
+print(result.dtype, result.tolist())
+"""
+    assert run(site, code) == "float32 [0.0, 2.0, 8.0]"
+
+
+def test_the_pass_runs_in_a_pipeline(site: Path) -> None:
+    code = """
+import migx
+program = migx.parse('''module main(x: f32[2]) {
+  %0 = relu(x) : f32[2]
+  %1 = relu(%0) : f32[2]
+  %2 = relu(%1) : f32[2]
+  return %2
+}
+''')
+print(migx.run_passes(program, "drop_relu_pairs"), migx.run_passes(program, "drop_relu_pairs"))
+print(*[i.name for i in program.main])
+"""
+    assert run(site, code) == "True False\n@param relu @return"
+
+
+def test_two_packages_that_claim_one_name_are_an_error_naming_both(
+    site: Path, tmp_path: Path
+) -> None:
+    for path, text in {
+        "rival/__init__.py": "",
+        "rival/drop_relu_pairs.py": "",
+        "rival-1.dist-info/METADATA": "Name: rival\nVersion: 1\n",
+        "rival-1.dist-info/entry_points.txt": "[migx.passes]\nrival = rival\n",
+    }.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text)
+    code = (
+        f"import sys; sys.path.append({str(tmp_path)!r})\n"
+        "from migx import plugins\n"
+        "try: plugins.names('passes')\n"
+        "except plugins.NameClash as error: print(error)"
+    )
+    message = run(site, code)
+    assert "migx_example.passes.drop_relu_pairs" in message
+    assert "rival.drop_relu_pairs" in message
