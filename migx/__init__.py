@@ -40,6 +40,20 @@ def parse(text: str, *, folder: str | Path = ".", draw_missing: int | None = Non
     return read(text, folder=folder, draw_missing=draw_missing)
 
 
+def save(program: Program, path: str | Path) -> None:
+    """Writes a program and its literals to an ``.mxr`` file. See ``migx.serialize.save``."""
+    from migx.serialize import save as write
+
+    write(program, path)
+
+
+def load(path: str | Path) -> Program:
+    """The program in an ``.mxr`` file, its literals mapped. See ``migx.serialize.load``."""
+    from migx.serialize import load as read
+
+    return read(path)
+
+
 def run_passes(
     program: Program, passes: Pipeline | str | Iterable[Pass], observers: Sequence[Observer] = ()
 ) -> bool:
@@ -60,7 +74,9 @@ __all__ = [
     "Module",
     "Program",
     "Shape",
+    "load",
     "parse",
     "parse_onnx",
     "run_passes",
+    "save",
 ]

@@ -155,6 +155,14 @@ class Argument:
             self._data = _shaped(self.shape, self.source.read())
         return self._data
 
+    def freeze(self) -> None:
+        """Makes the data read-only for those who get it from here, so that no result of a program
+        that is a view of a literal changes the program.
+        """
+        if isinstance(self._data, np.ndarray) and self._data.flags.writeable:
+            self._data = self._data.view()
+            self._data.flags.writeable = False
+
     @property
     def available(self) -> bool:
         """Whether there are bytes to read, in memory or in a file."""

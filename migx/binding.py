@@ -8,7 +8,7 @@ from typing import Any
 from migx import dim
 from migx.argument import Argument
 from migx.dim import Dim
-from migx.errors import DimError, InputError
+from migx.errors import DimError, InputError, ShapeError
 from migx.ir import Module
 from migx.shape import Shape
 
@@ -23,16 +23,25 @@ def check_inputs(module: Module, given: Mapping[str, Any]) -> dict[str, Argument
     """
     wanted = {name: p.shape for name, p in module.parameters.items()}
     listed = ", ".join(f"{name}: {shape}" for name, shape in wanted.items()) or "none"
+    if not isinstance(given, Mapping):
+        raise InputError(f"inputs are given by name, as a dict; the inputs are {listed}")
     if unknown := [name for name in given if name not in wanted]:
         raise InputError(
             f"there is no input {', '.join(map(repr, unknown))}; the inputs are {listed}"
         )
     if missing := [name for name in wanted if name not in given]:
         raise InputError(f"missing input {', '.join(map(repr, missing))}; the inputs are {listed}")
-    arguments = {name: Argument.of(given[name]) for name in wanted}
+    arguments = {name: _argument(name, given[name]) for name in wanted}
     for name, shape in wanted.items():
         check_type(name, arguments[name].shape, shape)
     return arguments
+
+
+def _argument(name: str, value: Any) -> Argument:
+    try:
+        return Argument.of(value)
+    except (ShapeError, TypeError, ValueError) as error:
+        raise InputError(f"input {name!r} is no array: {error}") from error
 
 
 def check_type(name: str, got: Shape, wanted: Shape) -> None:
@@ -40,9 +49,10 @@ def check_type(name: str, got: Shape, wanted: Shape) -> None:
     declares.
     """
     if got.dtype is not wanted.dtype:
-        raise InputError(
-            f"input {name!r} is {got}, but {wanted} is wanted: convert it to {wanted.dtype}"
-        )
+        remedy = f"convert it to {wanted.dtype}"
+        if wanted.dtype.is_packed or not wanted.dtype.is_tensor:
+            remedy = "give a migx.Argument of that shape"
+        raise InputError(f"input {name!r} is {got}, but {wanted} is wanted: {remedy}")
     if got.rank != wanted.rank:
         raise InputError(
             f"input {name!r} is {got}, of rank {got.rank}; {wanted} has rank {wanted.rank}"

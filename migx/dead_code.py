@@ -11,7 +11,8 @@ def remove_dead_code(module: Module) -> int:
     many.
 
     By worklist from the users up, so the cost is one look at each instruction. An instruction with
-    submodules has an effect if anything in them has. Parameters stay.
+    submodules has an effect if anything in them has; it takes along those that nobody else has, and
+    what they alone read of the modules around them. Parameters stay.
     """
     work = [at for at in reversed(module) if not at.users]
     removed = 0
@@ -19,11 +20,29 @@ def remove_dead_code(module: Module) -> int:
         at = work.pop()
         if at.module is None or at.users or not is_pure(at):
             continue
-        inputs = at.inputs
+        freed = list(at.inputs)
         at.module.remove_instruction(at)
         removed += 1
-        work.extend(v for v in inputs if v.module is module and not v.users)
+        for inner in dict.fromkeys(at.modules):
+            if not inner.parents:
+                freed += _removed_with_all(inner)
+        work.extend(v for v in freed if v.module is module or _may_go(v))
     return removed
+
+
+def _may_go(value: Instruction) -> bool:
+    """Whether what a submodule read may be removed from a module around it."""
+    return value.module is not None and not value.module.bypass
+
+
+def _removed_with_all(module: Module) -> list[Instruction]:
+    """Removes a module and those it alone holds from the program; what they read."""
+    read = []
+    for inner in reversed(module.program.submodules(module)):
+        if not inner.parents:
+            read += [value for at in inner for value in at.inputs]
+            module.program.remove_module(inner)
+    return read
 
 
 def remove_dead_modules(program: Program) -> int:

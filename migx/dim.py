@@ -8,6 +8,7 @@ symbols works on both. Equal polynomials are equal objects by ``==``.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,7 +20,8 @@ from migx.errors import DimError
 
 # Words that mean something else in the text form; a symbol of such a name is written in backticks.
 _RESERVED = re.compile(
-    r"min|max|broadcast|true|false|nan|inf|bool|str|bf16|[iuf](2|4|8\w*|16|32|64)"
+    r"min|max|broadcast|true|false|nan|inf|bytes|sha256|"
+    r"bool|str|tuple|sequence|optional|bf16|[iuf](2|4|8\w*|16|32|64)"
 )
 Extent: TypeAlias = Union[int, "Dim"]
 Bounds: TypeAlias = tuple[float, float]
@@ -43,7 +45,10 @@ class Symbol:
         return self.low, math.inf if self.high is None else self.high
 
     def __str__(self) -> str:
-        return self.name if _plain(self.name) else f"`{self.name}`"
+        if _plain(self.name):
+            return self.name
+        escaped = json.dumps(self.name, ensure_ascii=False)[1:-1].replace("`", r"\u0060")
+        return f"`{escaped}`"
 
 
 @dataclass(frozen=True)
@@ -484,4 +489,6 @@ def _quotient(x: float, y: float) -> float:
 
 
 def _plain(name: str) -> bool:
-    return bool(re.fullmatch(r"[A-Za-z_][\w.]*", name, re.ASCII)) and not _RESERVED.fullmatch(name)
+    return bool(re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name, re.ASCII)) and not _RESERVED.fullmatch(
+        name
+    )

@@ -53,3 +53,7 @@ class PassError(MigxError):
 
 class EvaluationError(MigxError, RuntimeError):
     """An instruction failed while it was being evaluated."""
+
+
+class AssumptionError(MigxError):
+    """A new weight has not the value that a pass relied on."""

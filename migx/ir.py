@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
@@ -15,6 +15,9 @@ from migx.op import Operation
 from migx.ops.builtin import Literal, Param, Return
 from migx.order import Ordered, insert_before, unlink
 from migx.shape import DType, Shape
+
+if TYPE_CHECKING:
+    from migx.weights import Assumption
 
 
 class Instruction(Ordered):
@@ -261,15 +264,17 @@ class Module:
                 raise IRError(
                     f"cannot replace {old!r} by {new!r}: {user!r} reads it before it is computed"
                 )
-        readers = [user for user in old._users if user is not new]
+        readers = {user: user.inputs for user in old._users if user is not new}
+        counts = dict(old._users), dict(new._users)
         for user in readers:
             self._reconnect(user, old, new)
         if old.shape != new.shape:
             try:
                 _infer_again(readers)
             except ShapeError:
-                for user in readers:
-                    self._reconnect(user, new, old)
+                for user, inputs in readers.items():
+                    user.inputs = inputs
+                old._users, new._users = counts
                 _infer_again(readers)
                 raise
         new.origins = merged(new.origins, old.origins)
@@ -288,15 +293,16 @@ class Module:
         old = user.inputs[index]
         if not new.before(user):
             raise IRError(f"{user!r} would read {new!r}, which does not come before it")
-        inputs = (*user.inputs[:index], new, *user.inputs[index + 1 :])
-        shape = user.op.compute_shape([value.shape for value in inputs], user.modules)
-        if not shape.same_type(user.shape):
-            raise IRError(f"{user!r} would become {shape}")
-        _forget(old._users, user)
-        user.inputs = inputs
-        new._users[user] = new._users.get(user, 0) + 1
-        if shape != user.shape:
+        before = user.inputs
+        user.inputs = (*before[:index], new, *before[index + 1 :])
+        try:
             _infer_again([user])
+        except ShapeError as error:
+            user.inputs = before
+            _infer_again([user])
+            raise IRError(f"cannot make {user!r} read {new!r}: {error}") from error
+        _forget(old._users, user)
+        new._users[user] = new._users.get(user, 0) + 1
 
     def move_instruction(self, instruction: Instruction, before: Instruction) -> None:
         """Moves an instruction within its module; its inputs must still come before it and its
@@ -354,6 +360,7 @@ class Program:
     def __init__(self) -> None:
         self.modules: dict[str, Module] = {}
         self.main = self.create_module("main")
+        self.assumptions: dict[Assumption, None] = {}
         self._executable: Any = None
 
     def create_module(self, name: str) -> Module:

@@ -162,12 +162,12 @@ class PassManager:
             if step.apply(module, self):
                 remove_dead_code(module)
                 changed = True
-        if step.apply_program(self.program, self):
-            for module in self.modules():
-                remove_dead_code(module)
-            changed = True
+        changed |= step.apply_program(self.program, self)
         if changed:
             remove_dead_modules(self.program)
+            for module in self.modules():
+                if not module.bypass:
+                    remove_dead_code(module)
         return changed
 
     def modules(self) -> list[Module]:
@@ -216,15 +216,18 @@ def _around(module: Module) -> list[Module]:
 _STEP = re.compile(r"\s*(\w+)\s*(?:\{(.*)\})?\s*", re.DOTALL)
 
 
-def _split(text: str, mark: str = ",") -> list[str]:
-    """Splits at marks that stand in no bracket."""
+_PIECE = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|.""", re.DOTALL)
+
+
+def _split(text: str) -> list[str]:
+    """Splits at commas that stand in no bracket and no quotes."""
     pieces, depth = [""], 0
-    for letter in text:
-        depth += (letter in "({[") - (letter in ")}]")
-        if letter == mark and not depth:
+    for piece in _PIECE.findall(text):
+        depth += (piece in ("(", "{", "[")) - (piece in (")", "}", "]"))
+        if piece == "," and not depth:
             pieces.append("")
         else:
-            pieces[-1] += letter
+            pieces[-1] += piece
     return [p.strip() for p in pieces if p.strip()]
 
 
@@ -239,9 +242,15 @@ def _parse_step(text: str) -> Pass:
         if name not in fields or not equals:
             known = ", ".join(f"{f.name}: {f.type}" for f in fields.values()) or "none"
             raise ParseError(f"pass {found[1]} has no option {piece!r}; its options are {known}")
-        options[name] = _option(value, str(fields[name].type))
+        kind = str(fields[name].type)
+        options[name] = _option(value, kind)
+        if not isinstance(options[name], _KINDS.get(kind, object)):
+            raise ParseError(f"pass {found[1]}: {name} is {kind}, not {value}")
     made: Pass = cls(**options)
     return made
+
+
+_KINDS: dict[str, type] = {"int": int, "float": float, "bool": bool, "str": str}
 
 
 def _option(text: str, kind: str) -> Any:

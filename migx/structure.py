@@ -12,6 +12,7 @@ from migx.ir import Instruction, Module, Program
 def copied(program: Program) -> Program:
     """A program equal to the one given, sharing its operations and literal data."""
     made = Program()
+    made.assumptions.update(program.assumptions)
     modules = {program.main: made.main}
     for module in program.modules.values():
         if module is not program.main:
@@ -73,7 +74,9 @@ def fingerprint(program: Program) -> str:
         inputs = [places[v] for v in instruction.inputs]
         names = [m.name for m in instruction.modules]
         key = operations.key(instruction.op, digests=True)
-        digest.update(repr((place, key, inputs, names, str(instruction.shape))).encode())
+        symbols = (*instruction.shape.symbols(), *operations.symbols(instruction.op))
+        facts = (place, key, inputs, names, str(instruction.shape), symbols)
+        digest.update(repr(facts).encode())
     digest.update(repr([(m.name, m.bypass) for m in program.modules.values()]).encode())
     return digest.hexdigest()
 

@@ -18,19 +18,19 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from migx import op as operations
-from migx.argument import Argument, Source
+from migx.argument import Argument
 from migx.dim import Symbol
 from migx.ir import Instruction, Module, Program
 from migx.op import Operation
-from migx.ops.builtin import Param, Return
+from migx.ops.builtin import Literal, Param, Return
 from migx.shape import F32, F64, DType
 
 INLINE = 16
@@ -38,7 +38,9 @@ INLINE = 16
 or by hash.
 """
 
-Names = dict[Instruction, str]
+Names: TypeAlias = dict[Instruction, str]
+Place: TypeAlias = Callable[[Argument], tuple[str, int, int]]
+"""Says where the bytes of a literal are: file, offset and length."""
 
 
 def show(
@@ -47,14 +49,17 @@ def show(
     origins: bool = False,
     hashes: bool = False,
     data_file: Path | None = None,
+    place: Place | None = None,
 ) -> str:
     """The text of a program.
 
     ``origins`` adds the ONNX nodes each instruction came from, ``hashes`` the SHA-256 of literals
     that lie in files. With ``data_file`` the bytes of large literals that lie in no file are
-    written there, and the text refers to it.
+    written there, and the text refers to it; ``place`` decides for each large literal itself.
     """
-    writer = _Writer(origins, hashes, data_file)
+    if data_file is not None:
+        place = SideFile(data_file).place
+    writer = _Writer(origins=origins, hashes=hashes, place=place)
     names = {module: number(module) for module in program.modules.values()}
     blocks = [_declared(program.symbols().values())]
     blocks += [writer.module(module, names) for module in program.modules.values()]
@@ -78,7 +83,7 @@ def quoted(name: str) -> str:
     """A name as it stands in the text: bare when it is an identifier, else in double quotes."""
     return (
         name
-        if re.fullmatch(r"[A-Za-z_][\w.]*", name, re.ASCII)
+        if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name, re.ASCII)
         else json.dumps(name, ensure_ascii=False)
     )
 
@@ -95,7 +100,7 @@ def draw(
     """
     names = {m: number(m) for m in {module, *(i.module for i in inputs)} if m is not None}
     written = [_reference(i, module, names) for i in inputs]
-    line = f"{op.name}({', '.join(written)}){_attributes(op, _Writer(False, False, None))}"
+    line = f"{op.name}({', '.join(written)}){_attributes(op, _Writer())}"
     rows = [message, f"  {line}", f"  {'^' * len(op.name)}"]
     rows += [f"  {name} : {i.shape}" for name, i in dict(zip(written, inputs, strict=True)).items()]
     place = f"in module {module.name}"
@@ -114,47 +119,38 @@ def draw_instruction(message: str, instruction: Instruction) -> str:
 
 
 class _Writer:
-    """Prints modules; remembers the text of operations that occur again."""
+    """Prints modules. ``place`` says where the bytes of a literal that is not inline are put."""
 
-    def __init__(self, origins: bool, hashes: bool, data_file: Path | None) -> None:
-        self.origins, self.hashes, self.data_file = origins, hashes, data_file
-        if data_file is not None:
-            data_file.write_bytes(b"")
+    def __init__(
+        self, *, origins: bool = False, hashes: bool = False, place: Place | None = None
+    ) -> None:
+        self.origins, self.hashes, self.place = origins, hashes, place
 
     def module(self, module: Module, names: dict[Module, Names]) -> str:
         own = names[module]
         parameters = ", ".join(f"{own[p]}: {p.shape}" for p in module.parameters.values())
         bypass = " bypass" if module.bypass else ""
         lines = [f"module {quoted(module.name)}({parameters}){bypass} {{"]
-        for instruction in module:
-            op = instruction.op
-            if type(op) is Param:
-                continue
-            inputs = [own.get(v) or _reference(v, module, names) for v in instruction.inputs]
-            if type(op) is Return:
-                results = (
-                    [f"{quoted(n)}={v}" for n, v in zip(op.names, inputs, strict=True)]
-                    if op.names
-                    else inputs
-                )
-                lines.append(f"  return {', '.join(results)}".rstrip())
-                continue
-            read = ", ".join(inputs)
-            submodules = (
-                f" [{', '.join(quoted(m.name) for m in instruction.modules)}]"
-                if instruction.modules
-                else ""
-            )
-            origin = (
-                f" from {', '.join(map(json.dumps, instruction.origins))}"
-                if self.origins and instruction.origins
-                else ""
-            )
-            lines.append(
-                f"  {own[instruction]} = {op.name}({read}){_attributes(op, self)}{submodules}"
-                f" : {instruction.shape.text}{origin}"
-            )
+        for at in module:
+            if type(at.op) is not Param:
+                read = [own.get(v) or _reference(v, module, names) for v in at.inputs]
+                lines.append(self.instruction(at, own, read))
         return "\n".join([*lines, "}\n"])
+
+    def instruction(self, at: Instruction, own: Names, read: list[str]) -> str:
+        op = at.op
+        if type(op) is Return:
+            named = [f"{quoted(n)}={v}" for n, v in zip(op.names, read, strict=False)]
+            return f"  return {', '.join(named or read)}".rstrip()
+        # A literal's strides are its own; those of any other result follow from its operation.
+        shape = at.shape if type(op) is Literal else at.shape.text
+        line = f"  {own[at]} = {op.name}({', '.join(read)}){_attributes(op, self)}"
+        if at.modules:
+            line += f" [{', '.join(quoted(m.name) for m in at.modules)}]"
+        line += f" : {shape}"
+        if self.origins and at.origins:
+            line += f" from {', '.join(map(json.dumps, at.origins))}"
+        return line
 
     def value(self, value: Any) -> str:
         match value:
@@ -165,7 +161,7 @@ class _Writer:
             case str():
                 return json.dumps(value, ensure_ascii=False)
             case float():
-                return repr(value)
+                return _element(value, F64)
             case tuple() | list():
                 comma = "," if len(value) == 1 else ""
                 return f"({', '.join(map(self.value, value))}{comma})"
@@ -173,19 +169,21 @@ class _Writer:
                 return str(value)
 
     def literal(self, value: Argument) -> str:
-        """A literal's value: ``[1.0, 2.0]``, ``bytes("file", offset, length)`` or
+        """A literal's value: ``[1.0, 2.0]``, ``bytes("file", offset, length)``,
         ``sha256("...")``.
         """
-        small = not value.shape.dtype.is_packed and int(value.shape.elements) <= INLINE
-        if small and value.available:
-            return f"[{', '.join(_element(x, value.shape.dtype) for x in value.array.reshape(-1))}]"
-        source = value.source
-        if source is None and self.data_file is not None and value.shape.dtype.kind != "string":
-            source = _append(self.data_file, value.tobytes())
-        if source is None:
+        dtype = value.shape.dtype
+        small = not dtype.is_packed and int(value.shape.elements) <= INLINE
+        if (small and value.available) or dtype.kind == "string":
+            return f"[{', '.join(_element(x, dtype) for x in value.array.reshape(-1))}]"
+        if self.place is not None:
+            file, offset, length = self.place(value)
+        elif value.source is not None:
+            file, offset, length = str(value.source.file), value.source.offset, value.source.length
+        else:
             return f'sha256("{value.digest()}")'
         digest = f', sha256="{value.digest()}"' if self.hashes else ""
-        return f"bytes({json.dumps(str(source.file))}, {source.offset}, {source.length}{digest})"
+        return f"bytes({json.dumps(file)}, {offset}, {length}{digest})"
 
 
 def _attributes(op: Operation, writer: _Writer) -> str:
@@ -239,13 +237,22 @@ def _element(x: Any, dtype: DType) -> str:
         return (
             "nan" if bits == np.asarray(math.nan, dtype.numpy).tobytes() else f'nan("{bits.hex()}")'
         )
-    return str(x) if dtype in (F32, F64) else repr(float(x))
+    return str(x) if dtype is F32 else repr(float(x))
 
 
-def _append(file: Path, data: bytes) -> Source:
-    with open(file, "ab") as out:
-        padding = -out.tell() % 64
-        out.write(bytes(padding))
-        offset = out.tell()
-        out.write(data)
-    return Source(file, offset, len(data))
+class SideFile:
+    """A file beside the text for the bytes of literals that lie in no file yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.write_bytes(b"")
+
+    def place(self, value: Argument) -> tuple[str, int, int]:
+        """Where a literal's bytes are: where they were, or newly at the end of this file."""
+        if (source := value.source) is not None:
+            return str(source.file), source.offset, source.length
+        with open(self.path, "ab") as out:
+            out.write(bytes(-out.tell() % 64))
+            offset = out.tell()
+            out.write(value.tobytes())
+        return self.path.name, offset, value.nbytes

@@ -60,15 +60,19 @@ def links(module: Module) -> Iterator[Problem]:
     """The list runs both ways over the same instructions, its labels grow, and its length is what
     it says.
     """
-    previous = None
+    previous: Instruction | None = None
     count = 0
     for at in module:
         count += 1
         if previous is not None and not previous._label < at._label:
             yield at, "its order label is not above the one before it"
+        if at._previous is not (previous or module._ends):
+            yield at, "the list does not lead back from it to the one before"
         if at.module is not module:
             yield at, "it does not know that it is in this module"
         previous = at
+    if module._ends._previous is not (previous or module._ends):
+        yield previous, "the list does not lead back to it from its end"
     if count != len(module):
         yield None, f"the module says it has {len(module)} instructions, and {count} are linked"
 

@@ -126,7 +126,7 @@ class Node:
     def tensor(self, name: str) -> Argument:
         """A tensor attribute."""
         tensor: onnx.TensorProto = self._attribute(name, None, "t")
-        return tensors.to_argument(tensor, self.graph.folder)
+        return tensors.to_argument(tensor, self.graph.model.folder)
 
     def subgraph(self, name: str) -> onnx.GraphProto:
         found: onnx.GraphProto = self._attribute(name, None, "g")
@@ -159,7 +159,8 @@ class Node:
 
     @property
     def origins(self) -> tuple[str, ...]:
-        return (self.label,)
+        """The node's label, or that of the node whose function body it is part of."""
+        return (self.graph.origin or self.label,)
 
     def literal(self, value: ArrayLike, dtype: DType | str | None = None) -> Instruction:
         """A literal of this node's; ``dtype`` is that of a value it must agree with."""

@@ -4,19 +4,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
 
-from migx import ops
+from migx import dim, ops
 from migx.argument import Source
 from migx.dead_code import remove_dead_code, remove_dead_modules
 from migx.dim import Dim, Extent
 from migx.errors import DimError, OnnxError, ShapeError
 from migx.ir import Instruction, Module, Program
 from migx.onnx import importers, tensors
+from migx.onnx.functions import Functions, body_of, instantiated, is_function, local_functions
 from migx.onnx.node import Node
 from migx.onnx.wire import read_stripped
 from migx.ops.builtin import Literal
@@ -35,12 +39,10 @@ def parse_onnx(
     path = Path(path).absolute()
     stripped = read_stripped(path)
     model = stripped.model
-    versions = opset_versions(model)
-    refuse_unsupported(model.graph, versions)
+    source = ModelFile(path.parent, opset_versions(model), local_functions(model))
+    refuse_unsupported(model.graph, source)
     program = Program()
-    reader = GraphReader(
-        model.graph, program.main, path.parent, versions, embedded=stripped.embedded
-    )
+    reader = GraphReader(model.graph, program.main, source, embedded=stripped.embedded)
     reader.parameters(dict(input_dims or {}))
     reader.body()
     reader.finish()
@@ -48,6 +50,26 @@ def parse_onnx(
         remove_dead_code(module)
     remove_dead_modules(program)
     return program
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What all graphs of a model share: its folder, the opset version of each domain, its own
+    functions, and the names that symbols have.
+    """
+
+    folder: Path
+    versions: Mapping[str, int]
+    functions: Functions
+    names: set[str] = field(default_factory=set)
+
+    def version(self, node: onnx.NodeProto) -> int:
+        """The opset version of a node's domain."""
+        return self.versions.get(domain_of(node.domain), 1)
+
+    def function(self, node: onnx.NodeProto) -> onnx.FunctionProto | None:
+        """The model's own function that a node calls, if any."""
+        return self.functions.get((node.domain, node.op_type))
 
 
 def opset_versions(model: onnx.ModelProto) -> dict[str, int]:
@@ -67,25 +89,23 @@ def domain_of(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
 
 
-def refuse_unsupported(graph: onnx.GraphProto, versions: Mapping[str, int]) -> None:
-    """Raises with every operator that has no importer: its domain, version, how many nodes, and
+def refuse_unsupported(graph: onnx.GraphProto, model: ModelFile) -> None:
+    """Raises with every operator that is not supported: its domain, version, how many nodes, and
     where the first are.
     """
-    missing: dict[tuple[str, str], list[str]] = {}
-    for node in all_nodes(graph):
-        domain = domain_of(node.domain)
-        if importers.find(domain, node.op_type, versions.get(domain, 1)) is None:
-            missing.setdefault((domain, node.op_type), []).append(
-                node.name or next(iter(node.output), "?")
-            )
+    missing: dict[tuple[str, str, int], list[str]] = {}
+    called = [node for f in model.functions.values() for node in f.node]
+    for node in (*all_nodes(graph), *called):
+        domain, version = domain_of(node.domain), model.version(node)
+        known = importers.find(domain, node.op_type, version) or model.function(node)
+        if not known and not is_function(domain, node.op_type, version):
+            where = missing.setdefault((domain or "ai.onnx", node.op_type, version), [])
+            where.append(node.name or next(iter(node.output), "?"))
     if missing:
         rows = []
-        for (domain, name), where in sorted(missing.items()):
+        for (domain, name, version), where in sorted(missing.items()):
             shown = ", ".join(map(repr, where[:3])) + (", ..." if len(where) > 3 else "")
-            version = versions.get(domain, 1)
-            rows.append(
-                f"  {domain or 'ai.onnx'}.{name} version {version}: {len(where)} nodes, at {shown}"
-            )
+            rows.append(f"  {domain}.{name} version {version}: {len(where)} nodes, at {shown}")
         raise OnnxError("operators that are not supported:\n" + "\n".join(rows))
 
 
@@ -98,6 +118,12 @@ def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
                 yield from all_nodes(inner)
 
 
+def declared_name(declared: onnx.TensorShapeProto.Dimension) -> str:
+    """The name a dim has in the file; none for ``?``, with which some exporters fill the place."""
+    named: str = declared.dim_param.strip()
+    return "" if named == "?" else named
+
+
 class GraphReader:
     """Reads one graph into one module. The graphs in its nodes are read by readers of their own,
     which see its values.
@@ -107,21 +133,16 @@ class GraphReader:
         self,
         graph: onnx.GraphProto,
         module: Module,
-        folder: Path,
-        versions: Mapping[str, int],
+        model: ModelFile,
         *,
         outer: GraphReader | None = None,
         embedded: Mapping[int, Source] | None = None,
+        origin: str = "",
     ) -> None:
-        self.graph, self.module, self.folder, self.versions, self.outer = (
-            graph,
-            module,
-            folder,
-            versions,
-            outer,
-        )
+        self.graph, self.module, self.model, self.outer = graph, module, model, outer
+        self.origin: str = origin or (outer.origin if outer is not None else "")
         self.values: dict[str, Instruction] = {}
-        self.names: dict[str, int] = outer.names if outer is not None else {}
+        self.absent: set[str] = set()
         self._sources = embedded or {}
 
     def parameters(self, input_dims: dict[str, Sequence[Extent]]) -> None:
@@ -132,10 +153,19 @@ class GraphReader:
             raise OnnxError(
                 f"input_dims names {', '.join(unknown)}; the inputs are {', '.join(sorted(given))}"
             )
+        self.model.names.update(
+            symbol.name for dims in input_dims.values() for d in dims for symbol in dim.symbols(d)
+        )
+        for value in self.graph.input:
+            self.model.names.update(map(declared_name, value.type.tensor_type.shape.dim))
         for value in self.graph.input:
             if value.name not in initialized:
                 shape = self.input_shape(value, input_dims.get(value.name))
-                self.define(value.name, self.module.add_parameter(value.name, shape))
+                self.parameter(value.name, shape)
+
+    def parameter(self, name: str, shape: Shape) -> None:
+        """Declares one input; a packed one is unpacked for those that read it."""
+        self.define(name, self.unpacked(self.module.add_parameter(name, shape)))
 
     def input_shape(self, value: onnx.ValueInfoProto, dims: Sequence[Extent] | None) -> Shape:
         """The shape an input declares, or has been given."""
@@ -167,20 +197,24 @@ class GraphReader:
         """
         if declared.HasField("dim_value") and declared.dim_value > 0:
             return declared.dim_value
-        named = declared.dim_param.strip()
-        return Dim(named) if named not in ("", "?") else self.fresh(f"{name}.{axis}")
+        named = declared_name(declared)
+        return Dim(named) if named else self.fresh(f"{name}.{axis}")
 
     def fresh(self, hint: str) -> Dim:
         """A symbol of a name that no other has."""
-        count = self.names.get(hint, 0)
-        self.names[hint] = count + 1
-        return Dim(hint if not count else f"{hint}.{count}")
+        name, count = hint, 0
+        while name in self.model.names:
+            count += 1
+            name = f"{hint}.{count}"
+        self.model.names.add(name)
+        return Dim(name)
 
     def body(self) -> None:
         """Reads initializers and nodes, each node after those it reads from."""
         for index, tensor in enumerate(self.graph.initializer):
             literal = Literal(
-                tensors.to_argument(tensor, self.folder, self._sources.get(index)), tensor.name
+                tensors.to_argument(tensor, self.model.folder, self._sources.get(index)),
+                tensor.name,
             )
             self.define(tensor.name, self.unpacked(self.module.add_instruction(literal)))
         if self.graph.sparse_initializer:
@@ -204,18 +238,13 @@ class GraphReader:
         return set() if self.outer is None else set(self.outer.values) | self.outer.visible()
 
     def node(self, proto: onnx.NodeProto) -> None:
-        domain = domain_of(proto.domain)
-        version = self.versions.get(domain, 1)
-        importer = importers.find(domain, proto.op_type, version)
-        if importer is None:
-            raise OnnxError(
-                f"{domain or 'ai.onnx'}.{proto.op_type} version {version} is not supported"
-            )
-        node = Node(
-            proto, self, [self.lookup(name) if name else None for name in proto.input], version
-        )
+        """Lowers a node by its importer, or reads the body of the function it calls."""
+        version = self.model.version(proto)
+        inputs = [self.operand(proto, name) for name in proto.input]
+        node = Node(proto, self, inputs, version)
+        importer = importers.find(domain_of(proto.domain), proto.op_type, version)
         try:
-            made = importer(node)
+            made = importer(node) if importer is not None else self.called(node)
         except DimError as error:
             raise node.fail(str(error)) from error
         except ShapeError as error:
@@ -227,10 +256,42 @@ class GraphReader:
         if extra := [name for name in proto.output[len(results) :] if name]:
             raise node.fail(f"outputs {', '.join(extra)} are not supported")
 
+    def called(self, node: Node) -> tuple[Instruction, ...]:
+        """The results of a node that calls a function: its body is read in place of it."""
+        proto = node.proto
+        function = self.model.function(proto)
+        if function is None and not is_function(proto.domain, proto.op_type, node.version):
+            raise node.fail(f"version {node.version} is not supported")
+        function = function or body_of(proto, node.version, node.inputs)
+        graph = onnx.GraphProto(
+            name=function.name, node=instantiated(function, proto, node.version)
+        )
+        versions = {domain_of(entry.domain): entry.version for entry in function.opset_import}
+        model = dataclasses.replace(self.model, versions={**self.model.versions, **versions})
+        inner = GraphReader(graph, self.module, model, origin=self.origin or node.label)
+        for name, value in itertools.zip_longest(function.input, node.inputs):
+            if value is None:
+                inner.absent.add(name)
+            else:
+                inner.define(name, value)
+        inner.body()
+        wanted = zip(function.output, proto.output, strict=False)
+        return tuple(inner.lookup(n) if out else node.add(ops.Undefined()) for n, out in wanted)
+
     def define(self, name: str, value: Instruction) -> None:
         if name in self.values:
             raise OnnxError(f"two values are named {name!r}")
         self.values[name] = value
+
+    def operand(self, proto: onnx.NodeProto, name: str) -> Instruction | None:
+        """The value a node reads by a name; None for an operand that is not given. An error names
+        the node.
+        """
+        try:
+            return None if not name or name in self.absent else self.lookup(name)
+        except OnnxError as error:
+            label = proto.name or next(iter(proto.output), "")
+            raise OnnxError(f"{proto.op_type} {label!r}: {error}") from error
 
     def lookup(self, name: str) -> Instruction:
         """The value of a name, in this graph or one around it."""
@@ -247,12 +308,24 @@ class GraphReader:
                 self.outer is None or output.name not in self.visible()
             ):
                 raise OnnxError(f"nothing in the model produces the output {output.name!r}")
-        values = [self.lookup(output.name) for output in self.graph.output]
+        values = [self.stored(output) for output in self.graph.output]
         self.module.add_return(*values, names=[output.name for output in self.graph.output])
+
+    def stored(self, output: onnx.ValueInfoProto) -> Instruction:
+        """The value of an output, packed where the model says that it is."""
+        value = self.lookup(output.name)
+        code = output.type.tensor_type.elem_type
+        if not code or not tensors.dtype_of(code, f"output {output.name!r}").is_packed:
+            return value
+        if value.op.name.startswith("unpack_"):
+            return value.inputs[0]
+        dtype = tensors.dtype_of(code, output.name)
+        pack = {4: ops.PackInt4, 2: ops.PackInt2}[dtype.bits] if dtype.is_integer else ops.PackFp4
+        return self.module.add_instruction(pack(), value)
 
     def inlined(self, graph: onnx.GraphProto) -> tuple[Instruction, ...]:
         """Reads a graph without inputs into this module; its results."""
-        inner = GraphReader(graph, self.module, self.folder, self.versions, outer=self)
+        inner = GraphReader(graph, self.module, self.model, outer=self)
         inner.body()
         return tuple(inner.lookup(output.name) for output in graph.output)
 
@@ -272,13 +345,13 @@ class GraphReader:
         while (taken := base if not count else f"{base}_{count}") in program.modules:
             count += 1
         module = program.create_module(taken)
-        inner = GraphReader(graph, module, self.folder, self.versions, outer=self)
+        inner = GraphReader(graph, module, self.model, outer=self)
         if len(parameters) != len(graph.input):
             raise OnnxError(
                 f"graph {graph.name!r} has {len(graph.input)} inputs, not {len(parameters)}"
             )
         for value, shape in zip(graph.input, parameters, strict=True):
-            inner.define(value.name, module.add_parameter(value.name, shape))
+            inner.parameter(value.name, shape)
         inner.body()
         inner.finish()
         return module
@@ -306,13 +379,27 @@ def in_order(graph: onnx.GraphProto, known: Iterable[str]) -> list[onnx.NodeProt
             if not waits[user]:
                 heapq.heappush(ready, user)
     if len(order) < len(graph.node):
-        stuck = [
-            node.name or node.op_type
-            for node, count in zip(graph.node, waits, strict=True)
-            if count
-        ]
-        raise OnnxError(f"the graph has a cycle, through some of {', '.join(map(repr, stuck[:5]))}")
+        raise OnnxError(f"the graph has a cycle: {cycle(graph, makers, waits)}")
     return order
+
+
+def cycle(graph: onnx.GraphProto, makers: Mapping[str, int], waits: Sequence[int]) -> str:
+    """The nodes of a cycle, each feeding the next, found from those that still wait for others."""
+    at = next(i for i, count in enumerate(waits) if count)
+    path: list[int] = []
+    while at not in path:
+        path.append(at)
+        at = next(makers[n] for n in read_by(graph.node[at]) if n in makers and waits[makers[n]])
+    around = [at, *reversed(path[path.index(at) :])]
+    return " -> ".join(
+        repr(graph.node[i].name or next(iter(graph.node[i].output), graph.node[i].op_type))
+        for i in around
+    )
+
+
+def dim_names(graph: onnx.GraphProto) -> set[str]:
+    """The names that the graph's inputs give to their dims."""
+    return {d.dim_param.strip() for v in graph.input for d in v.type.tensor_type.shape.dim}
 
 
 def read_by(node: onnx.NodeProto) -> Iterator[str]:

@@ -43,6 +43,12 @@ def dtype_of(code: int, what: str) -> DType:
     return DType.of(_TYPES[name])
 
 
+def code_of(dtype: DType) -> int:
+    """The ONNX type code of an element type."""
+    name = next(name for name, ours in _TYPES.items() if ours == dtype.name)
+    return int(TensorProto.DataType.Value(name))
+
+
 def shape_of(tensor: TensorProto) -> Shape:
     """The shape a tensor declares; a scalar of it is rank 0."""
     if any(d < 0 for d in tensor.dims):
@@ -64,7 +70,7 @@ def to_argument(tensor: TensorProto, folder: Path, embedded: Source | None = Non
         _check_length(tensor, shape, source.length)
         return Argument(shape, source=source)
     if shape.dtype is STR:
-        strings = np.array([s.decode() for s in tensor.string_data], object)
+        strings = np.array([_decoded(s, tensor.name) for s in tensor.string_data], object)
         _check_length(tensor, shape, len(strings), int(shape.elements))
         return Argument(shape, strings.reshape(tensor.dims))
     if tensor.HasField("raw_data"):
@@ -72,6 +78,13 @@ def to_argument(tensor: TensorProto, folder: Path, embedded: Source | None = Non
         flat = np.frombuffer(tensor.raw_data, shape.dtype.numpy)
         return Argument(shape, flat if shape.dtype.is_packed else flat.reshape(tensor.dims))
     return Argument(shape, _typed(tensor, shape))
+
+
+def _decoded(data: bytes, name: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise OnnxError(f"tensor {name!r} holds a string that is not UTF-8: {data!r}") from error
 
 
 def _typed(tensor: TensorProto, shape: Shape) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
@@ -111,7 +124,7 @@ def external_source(tensor: TensorProto, shape: Shape, folder: Path) -> Source:
         raise DataError(f"{what}: there is no file {file}")
     size = file.stat().st_size
     if length is None:
-        length = size - offset
+        length = max(size - offset, 0)
     if offset + length > size:
         raise DataError(
             f"{what}: {file} has {size} bytes, the tensor is at bytes {offset} to {offset + length}"
@@ -125,6 +138,8 @@ def inside(folder: Path, location: str, what: str) -> Path:
         raise OnnxError(
             f"{what}: the path {location!r} is absolute; only files in the model's folder are read"
         )
+    if "\0" in location:
+        raise OnnxError(f"{what}: the path {location!r} is no path")
     file = folder / location
     if not file.resolve().is_relative_to(folder.resolve()):
         raise OnnxError(f"{what}: the path {location!r} leads out of the model's folder")

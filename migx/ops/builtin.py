@@ -37,6 +37,9 @@ class Literal(Op):
     label: str = ""
     replaceable: bool = False
 
+    def __post_init__(self) -> None:
+        self.value.freeze()
+
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
         return self.value.shape
 

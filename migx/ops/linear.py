@@ -106,9 +106,11 @@ class Convolution(Op):
 
     def result_type(self, shapes: Shapes) -> DType:
         """The element type of the result."""
-        return expect_kind(self, expect_same_type(self, shapes), FLOAT)
+        return expect_kind(self, expect_same_type(self, shapes), NUMBER)
 
     def compute(self, x: Array, w: Array) -> Array:
+        if x.dtype.kind in "iu":
+            return rounded(exactly(self.convolve, x, w, math.prod(w.shape[1:])), x)
         with no_warnings():
             return rounded(self.convolve(wide(x), wide(w)), x)
 

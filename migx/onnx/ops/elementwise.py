@@ -137,12 +137,18 @@ def where(node: Node) -> Instruction:
 
 @importer("Cast")
 def cast(node: Node) -> Instruction:
-    return node.convert(node.input(0), node.dtype("to"))
+    return converted(node, node.input(0), node.dtype("to"))
 
 
 @importer("CastLike")
 def cast_like(node: Node) -> Instruction:
-    return node.convert(node.input(0), node.input(1).shape.dtype)
+    return converted(node, node.input(0), node.input(1).shape.dtype)
+
+
+def converted(node: Node, x: Instruction, dtype: DType) -> Instruction:
+    """The value in another type, as the node's attributes say for narrow floats."""
+    saturate, mode = bool(node.integer("saturate", 1)), node.string("round_mode", "up")
+    return x if x.shape.dtype is dtype else node.add(ops.Convert(dtype, saturate, mode), x)
 
 
 @importer("Clip", since=6)

@@ -101,25 +101,43 @@ def convolution(node: Node) -> Instruction:
 @importer("ConvTranspose")
 def transposed_convolution(node: Node) -> Instruction:
     x, w = node.input(0), node.input(1)
-    n, lengths = x.shape.rank - 2, w.shape.dims[2:]
+    n = x.shape.rank - 2
     stride, dilation = node.integers("strides", (1,) * n), node.integers("dilations", (1,) * n)
     extra = node.integers("output_padding", (0,) * n)
     padding: tuple[Extent, ...] = node.integers("pads", (0,) * (2 * n))
     mode = node.string("auto_pad", "NOTSET")
+    if mode == "VALID":
+        padding = (0,) * (2 * n)
     if node.has("output_shape") or mode.startswith("SAME"):
-        sizes = x.shape.dims[2:]
-        wanted: Sequence[Extent] = [d * s for d, s in zip(sizes, stride, strict=True)]
-        wanted = node.integers("output_shape", ())[-n:] if node.has("output_shape") else wanted
-        totals = [
-            dim.maximum(s * (size - 1) + e + (k - 1) * d + 1 - out, 0)
-            for size, s, e, k, d, out in zip(
-                sizes, stride, extra, lengths, dilation, wanted, strict=True
-            )
-        ]
-        less, more = [t // 2 for t in totals], [t - t // 2 for t in totals]
-        padding = tuple(less + more) if mode == "SAME_UPPER" else tuple(more + less)
+        padding, extra = fitted(node, x, w, stride, dilation, extra)
     op = ops.ConvolutionBackwards(padding, stride, dilation, node.integer("group", 1), extra)
     return with_bias(node, node.add(op, x, w), node.optional(2))
+
+
+def fitted(
+    node: Node,
+    x: Instruction,
+    w: Instruction,
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    extra: Sequence[int],
+) -> tuple[tuple[Extent, ...], tuple[int, ...]]:
+    """The padding, and the output padding where a result is wanted larger, that give the dims asked
+    for.
+    """
+    sizes, lengths = x.shape.dims[2:], w.shape.dims[2:]
+    wanted: list[Extent] = [d * s for d, s in zip(sizes, stride, strict=True)]
+    if node.has("output_shape"):
+        wanted = list(node.integers("output_shape")[-len(sizes) :])
+    totals, more = [], []
+    for size, s, e, k, d, out in zip(sizes, stride, extra, lengths, dilation, wanted, strict=True):
+        total = s * (size - 1) + e + (k - 1) * d + 1 - out
+        grown = -total if isinstance(total, int) and total < 0 else 0
+        totals.append(dim.maximum(total, 0))
+        more.append(e + grown)
+    less, rest = [t // 2 for t in totals], [t - t // 2 for t in totals]
+    upper = node.string("auto_pad", "NOTSET") == "SAME_UPPER"
+    return ((*less, *rest) if upper else (*rest, *less)), tuple(more)
 
 
 @importer("MaxPool", "AveragePool", "LpPool")

@@ -192,6 +192,8 @@ def lp_normalization(node: Node) -> Instruction:
         norm = node.add(ops.ReduceSum(axes), node.add(ops.Abs(), x))
     else:
         norm = node.add(ops.Sqrt(), node.add(ops.ReduceSum(axes), node.add(ops.Mul(), x, x)))
+    zero, one = node.scalar(0, norm), node.scalar(1, norm)
+    norm = node.add(ops.Where(), node.add(ops.Equal(), norm, zero), one, norm)
     return node.add(ops.Div(), x, node.broadcast_to(norm, x.shape.dims))
 
 

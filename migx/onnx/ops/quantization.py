@@ -27,7 +27,7 @@ def axis_and_block(node: Node, x: Instruction) -> tuple[int, int]:
 @importer("QuantizeLinear", since=10)
 def quantize_linear(node: Node) -> Instruction:
     x, scale, zero = node.input(0), node.input(1), node.optional(2)
-    wanted = U8 if zero is None else zero.shape.dtype
+    wanted = U8 if zero is None else stored_type(zero)
     if zero is None and node.integer("output_dtype", 0):
         wanted = node.dtype("output_dtype")
     packing = {
@@ -43,6 +43,12 @@ def quantize_linear(node: Node) -> Instruction:
     )
     result = node.add(op, *[v for v in (x, scale, zero) if v is not None])
     return result if pack is None else node.unpacked(node.add(pack(), result))
+
+
+def stored_type(value: Instruction) -> DType:
+    """The type a value is stored in: that before it was unpacked, where it was."""
+    unpacked = value.op.name.startswith("unpack_")
+    return value.inputs[0].shape.dtype if unpacked else value.shape.dtype
 
 
 @importer("DequantizeLinear", since=10)

@@ -373,8 +373,9 @@ def space_to_depth(node: Node) -> Instruction:
     x, block = node.input(0), node.integer("blocksize")
     n, c, h, w = x.shape.dims
     apart = node.reshape(x, (n, c, h // block, block, w // block, block))
+    order = (0, 3, 5, 1, 2, 4) if node.string("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
     return node.reshape(
-        node.add(ops.Transpose((0, 3, 5, 1, 2, 4)), apart),
+        node.add(ops.Transpose(order), apart),
         (n, c * block * block, h // block, w // block),
     )
 

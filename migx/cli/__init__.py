@@ -1,0 +1,84 @@
+"""The command line. Each file of this package is a verb, named as the file is.
+
+A verb's module has a docstring, whose first sentence is its help; ``configure(parser)``, which
+declares its arguments; and ``run(options)``, which returns the exit code: 0 for success, 1 where
+what was asked for turned out false. A user's mistake is a ``MigxError``: its message goes to
+stderr, without a traceback, and the exit code is 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from migx import __version__
+from migx.errors import MigxError
+
+
+class Verb(Protocol):
+    """What the module of a verb holds."""
+
+    __doc__: str | None
+
+    def configure(self, parser: argparse.ArgumentParser) -> None: ...
+
+    def run(self, options: argparse.Namespace) -> int: ...
+
+
+def verbs() -> list[str]:
+    """The names of all verbs; none is imported."""
+    files = Path(__file__).parent.glob("*.py")
+    return sorted(file.stem for file in files if not file.stem.startswith("_"))
+
+
+def load(name: str) -> Verb:
+    """The module of a verb."""
+    module: Verb = importlib.import_module(f"{__name__}.{name}")  # type: ignore[assignment]
+    return module
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line, that of the process unless one is given; returns the exit code."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    options = _parser(given).parse_args(given)
+    try:
+        code = load(options.verb).run(options)
+        sys.stdout.flush()
+        return code
+    except MigxError as error:
+        print("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read the output has enough; nothing must be written to it at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser, with the one verb that is asked for, or all of them when none is."""
+    parser = argparse.ArgumentParser(
+        prog="migx", description="A graph compiler for ONNX models: read, run and check them."
+    )
+    parser.add_argument("--version", action="version", version=f"migx {__version__}")
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    names = verbs()
+    for name in given[:1] if given[:1] and given[0] in names else names:
+        verb = load(name)
+        text = " ".join((verb.__doc__ or "").split())
+        first = text.split(". ")[0].rstrip(".")
+        made = subparsers.add_parser(
+            name,
+            help=first[:1].lower() + first[1:],
+            description=verb.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        verb.configure(made)
+    return parser

@@ -1,0 +1,131 @@
+"""The inputs of a run: from a file, or drawn from a seed."""
+
+from __future__ import annotations
+
+import argparse
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from migx import dim
+from migx.argument import Argument
+from migx.cli._load import UsageError
+from migx.errors import InputError, MigxError
+from migx.files import written
+from migx.ir import Program
+from migx.shape import DType, Shape
+
+Array = NDArray[Any]
+
+
+def read_or_drawn(
+    program: Program, options: argparse.Namespace
+) -> tuple[dict[str, Array], dict[str, int]]:
+    """The inputs for a program, and the sizes that were chosen for its symbols in order to draw
+    them.
+    """
+    parameters = {name: p.shape for name, p in program.main.parameters.items()}
+    if options.inputs is not None:
+        return read(Path(options.inputs), parameters), {}
+    sizes = {
+        symbol.name: max(symbol.low, 1)
+        for shape in parameters.values()
+        for symbol in shape.symbols()
+    }
+    rng = np.random.default_rng(options.seed)
+    return {name: drawn(name, shape, sizes, rng) for name, shape in parameters.items()}, sizes
+
+
+def drawn(name: str, shape: Shape, sizes: Mapping[str, int], rng: np.random.Generator) -> Array:
+    """One input: floats normal, integers and bools 0 or 1, so that they are indices of anything."""
+    if not shape.dtype.is_tensor or shape.dtype.is_packed:
+        raise InputError(f"no values can be drawn for input {name!r}, {shape}")
+    dims = [dim.evaluate(extent, sizes) for extent in shape.dims]
+    if shape.dtype.kind == "string":
+        return np.full(dims, "", object)
+    if shape.dtype.is_float:
+        values: Array = rng.standard_normal(dims, np.float32)
+    else:
+        values = rng.integers(0, 2, dims)
+    return np.asarray(values).astype(shape.dtype.numpy)
+
+
+def read(path: Path, parameters: Mapping[str, Shape]) -> dict[str, Array]:
+    """The arrays of an ``.npz`` file. Types numpy has no name for, such as bf16, lie there as bytes
+    and are taken for what the parameter is.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            arrays = {name: held[name] for name in held.files}
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, AttributeError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{path} is no .npz file of plain arrays: {error}") from error
+    for name, array in arrays.items():
+        wanted = parameters[name].dtype if name in parameters else None
+        if array.dtype.kind == "V" and wanted and array.dtype.itemsize == wanted.numpy.itemsize:
+            arrays[name] = array.view(wanted.numpy)
+    return arrays
+
+
+def save(path: Path, names: Sequence[str], outputs: Iterable[Any]) -> None:
+    """Writes outputs to an ``.npz`` file, whole or not at all."""
+    arrays: dict[str, Any] = {}
+    for name, value in zip(names, outputs, strict=True):
+        array = value.data if isinstance(value, Argument) else value
+        if not isinstance(array, np.ndarray) or array.dtype == object:
+            raise UsageError(
+                f"output {name!r} is no array of numbers, which is what .npz files hold"
+            )
+        arrays[name] = array
+    try:
+        with written(path) as out:
+            np.savez(out, allow_pickle=False, **arrays)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def summary(name: str, value: Any) -> dict[str, Any]:
+    """What an output is and holds: shape, least, greatest and mean of its finite numbers, first
+    values.
+    """
+    array = value.data if isinstance(value, Argument) else value
+    if not isinstance(array, np.ndarray):
+        return {"name": name, "shape": _kind(value)}
+    dtype = DType.of(array.dtype)
+    found: dict[str, Any] = {"name": name, "shape": Shape(dtype, array.shape).text}
+    if isinstance(value, Argument):
+        found["shape"] = value.shape.text
+    first = array.reshape(-1)[:4]
+    found["first"] = [x if dtype.kind == "string" else x.item() for x in first]
+    if dtype.is_float or dtype.is_integer:
+        numbers = array.astype(np.float64)
+        finite = numbers[np.isfinite(numbers)]
+        if finite.size:
+            found |= {"min": finite.min(), "max": finite.max(), "mean": finite.mean()}
+        if strange := numbers.size - finite.size:
+            found["not finite"] = strange
+    return {k: float(v) if isinstance(v, np.floating) else v for k, v in found.items()}
+
+
+def _kind(value: Any) -> str:
+    return value.shape.text if isinstance(value, Argument) else type(value).__name__
+
+
+def listed(sizes: Mapping[str, int]) -> str:
+    """Sizes as they are given on the command line."""
+    return ", ".join(f"{name}={size}" for name, size in sizes.items())
+
+
+def explained(error: MigxError, sizes: Mapping[str, int]) -> MigxError:
+    """An error, with the sizes that were chosen for want of others."""
+    if sizes:
+        error.add_note(
+            f"inputs were drawn with {listed(sizes)}: choose others by --dim-param NAME=N, or give "
+            "arrays by --inputs FILE.npz"
+        )
+    return error

@@ -1,0 +1,172 @@
+"""What several verbs share: models read from files, sizes given to dims, programs saved."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from migx.errors import MigxError
+
+if TYPE_CHECKING:
+    from migx.dim import Extent
+    from migx.ir import Program
+
+QUIET = 1.0
+"""Seconds of silence before progress is shown."""
+
+
+class UsageError(MigxError, ValueError):
+    """Arguments of the command line that do not fit together, or a file that is not there."""
+
+
+def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+    """Declares the model and the sizes of its dims."""
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        nargs="?" if optional else None,
+        help="an ONNX file, or a program's text (.migx)",
+    )
+    parser.add_argument(
+        "--input-dim",
+        metavar="NAME=1,3,48,w",
+        action="append",
+        default=[],
+        help="the dims of an ONNX input, numbers or names; may be repeated",
+    )
+    parser.add_argument(
+        "--dim-param",
+        metavar="NAME=N",
+        action="append",
+        default=[],
+        help="the size of a symbol, everywhere in the program; may be repeated",
+    )
+    parser.add_argument(
+        "--draw-missing",
+        metavar="SEED",
+        type=int,
+        help="draw the literals of a text whose bytes are not there, from this seed",
+    )
+
+
+def load(options: argparse.Namespace) -> Program:
+    """The program of the model that was asked for, with the sizes given for its dims."""
+    path = Path(options.model)
+    with progress(f"reading {path.name}"):
+        program = _read(path, options)
+        if options.dim_param:
+            from migx.specialise import bound
+
+            program = bound(program, dict(map(_size, options.dim_param)))
+    return program
+
+
+def is_text(path: Path) -> bool:
+    """Whether a file holds the text of a program, as its suffix says."""
+    return path.suffix == ".migx"
+
+
+def _read(path: Path, options: argparse.Namespace) -> Program:
+    import migx
+
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}" if not path.exists() else f"{path} is no file")
+    if path.suffix == ".mxr":
+        raise UsageError(
+            f"{path}: .mxr files are not read; what is read is ONNX (.onnx) and text (.migx)"
+        )
+    if not is_text(path):
+        return migx.parse_onnx(path, dict(map(_dims, options.input_dim)))
+    if options.input_dim:
+        raise UsageError("--input-dim is for ONNX files; the dims of a text: --dim-param NAME=N")
+    return migx.parse(text_of(path), folder=path.parent, draw_missing=options.draw_missing)
+
+
+def text_of(path: Path) -> str:
+    """The text in a file."""
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is no text: {error}") from error
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _dims(given: str) -> tuple[str, tuple[Extent, ...]]:
+    """An input and its dims: ``x=1,3,h,w``; names become symbols."""
+    from migx.dim import Dim
+
+    name, equals, dims = given.rpartition("=")
+    pieces = [piece.strip() for piece in dims.split(",")] if dims.strip() else []
+    if not equals or not name or not all(pieces):
+        raise UsageError(f"--input-dim {given!r}: give a name and its dims, such as x=1,3,48,width")
+    if negative := [piece for piece in pieces if piece.startswith("-")]:
+        raise UsageError(f"--input-dim {given!r}: a dim cannot be {negative[0]}")
+    return name, tuple(int(piece) if piece.isdigit() else Dim(piece) for piece in pieces)
+
+
+def _size(given: str) -> tuple[str, int]:
+    """A symbol and its size: ``batch=4``."""
+    name, equals, size = given.rpartition("=")
+    if not equals or not name or not size.strip().isdigit():
+        raise UsageError(f"--dim-param {given!r}: give a symbol and its size, such as batch=4")
+    return name, int(size)
+
+
+def save_text(program: Program, path: Path, *, origins: bool = False, hashes: bool = False) -> None:
+    """Writes the text of a program, whole or not at all.
+
+    Literals that lie in no file and are too large for the text go to a file beside it, which is
+    named by the program's fingerprint, so that it is never another's.
+    """
+    from migx.files import written
+    from migx.text import show
+
+    data = None
+    if _has_loose_data(program):
+        data = path.absolute().with_name(f"{path.stem}-{program.fingerprint()[:12]}.bin")
+    try:
+        text = show(program, origins=origins, hashes=hashes, data_file=data)
+        with written(path) as out:
+            out.write(text.encode())
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _has_loose_data(program: Program) -> bool:
+    from migx.ops.builtin import Literal
+    from migx.text import INLINE
+
+    return any(
+        at.op.value.source is None and at.op.value.available and int(at.shape.elements) > INLINE
+        for module in program.modules.values()
+        for at in module
+        if isinstance(at.op, Literal)
+    )
+
+
+@contextmanager
+def progress(message: str) -> Iterator[None]:
+    """Says on a terminal what is being done, once it has taken a second, and for how long."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    shown = Progress(*columns, console=Console(stderr=True), transient=True)
+    shown.add_task(message, total=None)
+    timer = threading.Timer(QUIET, shown.start)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        shown.stop()

@@ -1,0 +1,25 @@
+"""Arguments that several verbs declare; apart from what reads them, which is heavy to import."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Declares where inputs come from."""
+    parser.add_argument(
+        "--inputs", metavar="FILE.npz", help="the inputs by name; drawn where it is not given"
+    )
+    parser.add_argument(
+        "--seed", metavar="N", type=int, default=0, help="the seed inputs are drawn from (0)"
+    )
+
+
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """Declares what runs the model."""
+    parser.add_argument(
+        "--target", metavar="T", default="ref", help="what runs it (ref); see `migx targets`"
+    )
+    parser.add_argument(
+        "--passes", metavar="P,Q{x=1}", help="run these passes, not the target's own"
+    )

@@ -1,0 +1,100 @@
+"""What verbs print: tables, JSON, and the first sentence of a docstring."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Declares ``--json``."""
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs to read")
+
+
+def print_json(value: Any) -> None:
+    """Prints a value as JSON; numbers that JSON lacks become strings: "nan", "inf"."""
+    print(json.dumps(_plain(value), indent=2, ensure_ascii=False))
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case dict():
+            return {str(k): _plain(v) for k, v in value.items()}
+        case list() | tuple():
+            return [_plain(v) for v in value]
+        case float() if not math.isfinite(value):
+            return str(value)
+        case None | bool() | int() | float() | str():
+            return value
+    return str(value)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Rows in columns that line up; a column of nothing but numbers stands to the right."""
+    body = [[str(cell) for cell in row] for row in rows]
+    columns = list(zip(header, *body, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    right = [bool(body) and all(_is_number(cell) for cell in column[1:]) for column in columns]
+    lines = []
+    for row in [list(header), *body]:
+        cells = zip(row, widths, right, strict=True)
+        lines.append("  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in cells).rstrip())
+    return "\n".join(lines)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell.replace(",", ""))
+    except ValueError:
+        return False
+    return True
+
+
+def sentence(doc: str | None) -> str:
+    """The first sentence of a docstring, in one line."""
+    text = " ".join((doc or "").split())
+    end = text.find(". ")
+    return text if end < 0 else text[: end + 1]
+
+
+def fields(cls: type[Any]) -> list[dict[str, str]]:
+    """The fields of a dataclass: name, type and, where there is one, default."""
+    if not dataclasses.is_dataclass(cls):
+        return []
+    found = []
+    for field in dataclasses.fields(cls):
+        entry = {"name": field.name, "type": _type(field.type)}
+        if field.default is not dataclasses.MISSING:
+            entry["default"] = repr(field.default)
+        elif field.default_factory is not dataclasses.MISSING:
+            entry["default"] = repr(field.default_factory())
+        found.append(entry)
+    return found
+
+
+def _type(kind: Any) -> str:
+    return kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
+
+
+def described(name: str, cls: type[Any], what: str) -> dict[str, Any]:
+    """Everything a verb tells of a class: name, docstring, fields (under ``what``) and module."""
+    import inspect
+
+    return {
+        "name": name,
+        "doc": inspect.cleandoc(cls.__doc__ or ""),
+        what: fields(cls),
+        "module": cls.__module__,
+    }
+
+
+def print_described(entry: dict[str, Any], what: str) -> None:
+    """Prints what ``described`` gives."""
+    print(f"{entry['name']}  ({entry['module']})\n\n{entry['doc']}")
+    if entry[what]:
+        rows = [(f["name"], f["type"], f.get("default", "required")) for f in entry[what]]
+        print(f"\n{table((what, 'type', 'default'), rows)}")

@@ -1,0 +1,48 @@
+"""Lists the ONNX operators that are read, with the versions each importer begins at."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from migx.cli import _report
+from migx.errors import UnknownName
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.add_argument("name", metavar="NAME", nargs="?", help="show this operator alone")
+    _report.add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints them."""
+    from migx.onnx import importers
+
+    found: list[dict[str, Any]] = [
+        {
+            "domain": domain or "ai.onnx",
+            "name": name,
+            "since": sorted(since for since, _ in versions),
+            "modules": sorted({function.__module__ for _, function in versions}),
+        }
+        for (domain, name), versions in sorted(importers.table().items())
+    ]
+    if options.name:
+        found = [e for e in found if e["name"] == options.name] or _unknown(options.name, found)
+    if options.json:
+        _report.print_json(found)
+    else:
+        rows = [
+            (e["domain"], e["name"], ", ".join(map(str, e["since"])), ", ".join(e["modules"]))
+            for e in found
+        ]
+        print(_report.table(("domain", "operator", "since", "read by"), rows))
+    return 0
+
+
+def _unknown(name: str, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    import difflib
+
+    near = difflib.get_close_matches(name, [e["name"] for e in found], n=5)
+    raise UnknownName(f"no ONNX operator {name!r} is read; near it: {', '.join(near) or 'nothing'}")

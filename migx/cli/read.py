@@ -1,0 +1,145 @@
+"""Prints a model as a program: its text, or what it is made of."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from migx.cli import _load, _report
+
+if TYPE_CHECKING:
+    from migx.ir import Instruction, Module, Program
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    _load.add_model(parser)
+    parser.add_argument("--stats", action="store_true", help="what it is made of, not its text")
+    parser.add_argument("--origins", action="store_true", help="with the ONNX node of each line")
+    parser.add_argument("--hashes", action="store_true", help="with the SHA-256 of each literal")
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="write the text there")
+    _report.add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints it."""
+    from migx.text import show
+
+    program = _load.load(options)
+    if options.output is not None:
+        if options.stats or options.json:
+            raise _load.UsageError("--output writes the text: not with --stats or --json")
+        _load.save_text(program, options.output, origins=options.origins, hashes=options.hashes)
+    elif options.json:
+        _report.print_json(statistics(program) if options.stats else structure(program, options))
+    elif options.stats:
+        print_statistics(statistics(program))
+    else:
+        sys.stdout.write(show(program, origins=options.origins, hashes=options.hashes))
+    return 0
+
+
+def statistics(program: Program) -> dict[str, Any]:
+    """What a program is made of: counts, shapes, symbols and bytes."""
+    from migx.ops.builtin import Literal, OnnxExternalWeights
+
+    instructions = [at for module in program.modules.values() for at in module]
+    literals = [at for at in instructions if type(at.op) is Literal]
+    deferred = [at for at in instructions if type(at.op) is OnnxExternalWeights]
+    outputs = zip(program.main.output_names, program.main.outputs, strict=True)
+    counts = Counter(at.name for at in instructions)
+    return {
+        "modules": {m.name: len(m) for m in program.modules.values()},
+        "parameters": {name: str(p.shape) for name, p in program.main.parameters.items()},
+        "outputs": {name: str(value.shape) for name, value in outputs},
+        "symbols": {
+            s.name: {"low": s.low, "high": s.high, "optimals": s.optimals}
+            for s in program.symbols().values()
+        },
+        "literal_bytes": sum(at.op.value.nbytes for at in literals),
+        "deferred": {"tensors": len(deferred), "bytes": sum(at.op.length for at in deferred)},
+        "instructions": dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
+    }
+
+
+def print_statistics(found: dict[str, Any]) -> None:
+    """Prints what ``statistics`` gives."""
+    shown: list[tuple[str, list[tuple[str, Any]]]] = [
+        (what, list(found[what].items())) for what in ("modules", "parameters", "outputs")
+    ]
+    shown[0] = ("module", [(name, f"{size} instructions") for name, size in shown[0][1]])
+    bounds = [
+        (name, f"{s['low']}..{'' if s['high'] is None else s['high']}")
+        for name, s in found["symbols"].items()
+    ]
+    shown += [("symbols", bounds), ("operations", list(found["instructions"].items()))]
+    for what, rows in shown:
+        if rows:
+            print(_report.table((what, ""), rows), end="\n\n")
+    print(f"literals: {found['literal_bytes'] / 1e6:,.2f} MB")
+    deferred = found["deferred"]
+    print(f"deferred: {deferred['tensors']} tensors, {deferred['bytes'] / 1e6:,.2f} MB")
+
+
+def structure(program: Program, options: argparse.Namespace) -> dict[str, Any]:
+    """A program instruction by instruction, under the names its text gives them."""
+    from migx.text import number
+
+    names = {at: name for m in program.modules.values() for at, name in number(m).items()}
+    modules = [_module(module, names, options) for module in program.modules.values()]
+    return {"modules": modules}
+
+
+def _module(
+    module: Module, names: dict[Instruction, str], options: argparse.Namespace
+) -> dict[str, Any]:
+    outputs = [_reference(value, module, names) for value in module.outputs]
+    return {
+        "name": module.name,
+        "parameters": {name: str(p.shape) for name, p in module.parameters.items()},
+        "instructions": [
+            _instruction(at, module, names, options)
+            for at in module
+            if at.name not in ("@param", "@return")
+        ],
+        "outputs": dict(zip(module.output_names, outputs, strict=True)),
+    }
+
+
+def _instruction(
+    at: Instruction,
+    module: Module,
+    names: dict[Instruction, str],
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    from migx import op as operations
+    from migx.ops.builtin import Literal
+
+    found: dict[str, Any] = {
+        "name": names[at],
+        "operation": at.name,
+        "inputs": [_reference(value, module, names) for value in at.inputs],
+        "shape": str(at.shape),
+    }
+    given = operations.attributes(at.op)
+    if type(at.op) is Literal:
+        source = given.pop("value").source
+        found["source"] = source and {
+            "file": source.file, "offset": source.offset, "length": source.length
+        }  # fmt: skip
+        if options.hashes:
+            found["sha256"] = at.op.value.digest()
+    found["attributes"] = given
+    if at.modules:
+        found["modules"] = [m.name for m in at.modules]
+    if options.origins:
+        found["origins"] = at.origins
+    return found
+
+
+def _reference(value: Instruction, module: Module, names: dict[Instruction, str]) -> str:
+    around = value.module if value.module is not module else None
+    return names[value] if around is None else f"{around.name}:{names[value]}"

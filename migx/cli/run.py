@@ -1,0 +1,107 @@
+"""Runs a model and summarises its outputs.
+
+Inputs are drawn from a seed when no file of them is given; symbols then have their least size, or 1
+where that is 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from migx.cli import _load, _report
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    from migx.cli import _options
+
+    _load.add_model(parser)
+    _options.add_inputs(parser)
+    _options.add_target(parser)
+    parser.add_argument("--save", metavar="OUT.npz", type=Path, help="write the outputs there")
+    parser.add_argument("--repeat", metavar="N", type=int, default=1, help="run N times (1)")
+    _report.add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs it."""
+    from migx.cli import _inputs
+    from migx.errors import MigxError
+
+    if options.repeat < 1:
+        raise _load.UsageError(f"--repeat {options.repeat}: run once or more often")
+    program = _load.load(options)
+    inputs, sizes = _inputs.read_or_drawn(program, options)
+    names = program.main.output_names
+    try:
+        with _load.progress(f"compiling for {options.target}"):
+            start = time.perf_counter()
+            program.compile(options.target, passes=options.passes)
+            compiling = time.perf_counter() - start
+        outputs, seconds = _timed(program, inputs, options.repeat)
+    except MigxError as error:
+        raise _inputs.explained(error, sizes)  # noqa: B904 - the same error, with a note
+    if options.save is not None:
+        _inputs.save(options.save, names, outputs)
+    found = {
+        "target": options.target,
+        "sizes": sizes,
+        "seed": None if options.inputs is not None else options.seed,
+        "outputs": [_inputs.summary(n, v) for n, v in zip(names, outputs, strict=True)],
+        "seconds": {"compile": compiling, "runs": seconds},
+    }
+    if options.json:
+        _report.print_json(found)
+    else:
+        _print(found)
+    return 0
+
+
+def _timed(program: Any, inputs: Mapping[str, Any], repeat: int) -> tuple[list[Any], list[float]]:
+    """The outputs, and the seconds each run took."""
+    seconds = []
+    for i in range(repeat):
+        with _load.progress(f"run {i + 1} of {repeat}" if repeat > 1 else "running"):
+            start = time.perf_counter()
+            outputs = program.eval(inputs)
+            seconds.append(time.perf_counter() - start)
+    return outputs, seconds
+
+
+def _print(found: dict[str, Any]) -> None:
+    from migx.cli import _inputs
+
+    if found["seed"] is not None:
+        sizes = f", with {_inputs.listed(found['sizes'])}" if found["sizes"] else ""
+        print(f"inputs drawn from seed {found['seed']}{sizes}\n")
+    rows = [
+        (
+            entry["name"],
+            entry["shape"],
+            *(_number(entry[k]) if k in entry else "" for k in ("min", "max", "mean")),
+            _first(entry),
+        )
+        for entry in found["outputs"]
+    ]
+    print(_report.table(("output", "shape", "min", "max", "mean", "first values"), rows))
+    runs = found["seconds"]["runs"]
+    spread = f", of {len(runs)} runs from {min(runs):.4f} to {max(runs):.4f}"
+    print(
+        f"\ncompiled in {found['seconds']['compile']:.4f} s, "
+        f"ran in {statistics.median(runs):.4f} s{spread if len(runs) > 1 else ''}"
+    )
+
+
+def _first(entry: dict[str, Any]) -> str:
+    text = ", ".join(map(_number, entry.get("first", ())))
+    strange = entry.get("not finite")
+    return f"{text}  ({strange} not finite)" if strange else text
+
+
+def _number(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,102 @@
+"""Operators that ONNX or the model itself defines as functions: their bodies, ready to be read in
+place of the node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import onnx
+from onnx.defs import SchemaError
+
+from migx.ir import Instruction
+from migx.shape import Shape
+
+Functions = Mapping[tuple[str, str], onnx.FunctionProto]
+
+
+def local_functions(model: onnx.ModelProto) -> Functions:
+    """The functions a model brings along, by domain and name."""
+    return {(f.domain, f.name): f for f in model.functions}
+
+
+def is_function(domain: str, name: str, version: int) -> bool:
+    """Whether ONNX defines an operator by a body of simpler ones."""
+    try:
+        schema: Any = onnx.defs.get_schema(name, version, domain)
+    except SchemaError:
+        return False
+    return bool(schema.has_function or schema.has_context_dependent_function)
+
+
+def body_of(
+    node: onnx.NodeProto, version: int, inputs: Sequence[Instruction | None]
+) -> onnx.FunctionProto:
+    """The body ONNX defines for a node: that of the highest opset not above the model's. It may
+    depend on the types of the inputs.
+    """
+    schema: Any = onnx.defs.get_schema(node.op_type, version, node.domain)
+    if schema.has_function:
+        known = schema.function_opset_versions
+        text = schema.get_function_with_opset_version(_newest(known, version))
+    else:
+        types = [b"" if v is None else _type_of(v.shape).SerializeToString() for v in inputs]
+        known = schema.context_dependent_function_opset_versions
+        text = schema.get_context_dependent_function_with_opset_version(
+            _newest(known, version), node.SerializeToString(), types
+        )
+    body: onnx.FunctionProto = onnx.FunctionProto.FromString(text)
+    return body
+
+
+def _newest(versions: Sequence[int], version: int) -> int:
+    return max([v for v in versions if v <= version] or versions)
+
+
+def _schema_defaults(node: onnx.NodeProto, version: int) -> dict[str, onnx.AttributeProto]:
+    """The default of each attribute of an operator of ONNX's own; of any other, none."""
+    try:
+        schema = onnx.defs.get_schema(node.op_type, version, node.domain)
+    except SchemaError:
+        return {}
+    defaults = ((name, a.default_value) for name, a in schema.attributes.items())
+    return {name: value for name, value in defaults if value.name}
+
+
+def instantiated(
+    function: onnx.FunctionProto, node: onnx.NodeProto, version: int
+) -> list[onnx.NodeProto]:
+    """The nodes of a body with the attributes of the node that calls it, or their defaults, filled
+    in.
+    """
+    given = {a.name: a for a in function.attribute_proto}
+    given.update(_schema_defaults(node, version))
+    given.update({a.name: a for a in node.attribute})
+    return [_filled(inner, given) for inner in function.node]
+
+
+def _filled(node: onnx.NodeProto, given: Mapping[str, onnx.AttributeProto]) -> onnx.NodeProto:
+    made = onnx.NodeProto()
+    made.CopyFrom(node)
+    del made.attribute[:]
+    for attribute in node.attribute:
+        filled = onnx.AttributeProto()
+        filled.CopyFrom(attribute)
+        if attribute.ref_attr_name:
+            if attribute.ref_attr_name not in given:
+                continue
+            filled.CopyFrom(given[attribute.ref_attr_name])
+            filled.name = attribute.name
+        elif attribute.type == onnx.AttributeProto.GRAPH:
+            del filled.g.node[:]
+            filled.g.node.extend(_filled(inner, given) for inner in attribute.g.node)
+        made.attribute.append(filled)
+    return made
+
+
+def _type_of(shape: Shape) -> onnx.TypeProto:
+    from migx.onnx.tensors import code_of
+
+    dims: Iterable[int | str] = (d if isinstance(d, int) else str(d) for d in shape.dims)
+    return onnx.helper.make_tensor_type_proto(code_of(shape.dtype), list(dims))

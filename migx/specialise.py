@@ -1,0 +1,99 @@
+"""Programs with some of their symbols replaced by numbers."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from migx import op as operations
+from migx.dim import Dim, substitute
+from migx.errors import DimError, ShapeError
+from migx.ir import Instruction, Module, Program
+from migx.op import Operation
+from migx.shape import Shape
+from migx.text import draw_instruction
+
+Sizes = Mapping[str, int]
+
+
+def bound(program: Program, sizes: Sizes) -> Program:
+    """A copy of a program in which each symbol named in ``sizes`` is that number everywhere.
+
+    Shapes are inferred again, literals are shared. ``DimError`` for a name that is no symbol or a
+    size outside its bounds; ``ShapeError``, drawn, where an operation refuses the sizes.
+    """
+    _check(program, sizes)
+    made = Program()
+    modules = {program.main: made.main}
+    for module in program.modules.values():
+        if module is not program.main:
+            modules[module] = made.create_module(module.name)
+    copier = _Copier(sizes, modules)
+    for module in (program.main, *program.modules.values()):
+        copier.module(module)
+    return made
+
+
+def replaced(op: Operation, sizes: Sizes) -> Operation:
+    """The operation with symbols in its attributes replaced; itself where it has none of them."""
+    if not any(symbol.name in sizes for symbol in operations.symbols(op)):
+        return op
+    changed = {name: _value(value, sizes) for name, value in operations.attributes(op).items()}
+    if dataclasses.is_dataclass(op):
+        made: Operation = dataclasses.replace(op, **changed)
+        return made
+    made = copy.copy(op)
+    vars(made).update(changed)
+    return made
+
+
+class _Copier:
+    """Copies modules, each once: those that hold an instruction's modules before these."""
+
+    def __init__(self, sizes: Sizes, modules: dict[Module, Module]) -> None:
+        self.sizes, self.modules = sizes, modules
+        self.values: dict[Instruction, Instruction] = {}
+        self.done: set[Module] = set()
+
+    def module(self, module: Module) -> None:
+        if module in self.done:
+            return
+        self.done.add(module)
+        into = self.modules[module]
+        into.bypass = module.bypass
+        for at in module:
+            for inner in at.modules:
+                self.module(inner)
+            self.values[at] = self.instruction(at, into)
+
+    def instruction(self, at: Instruction, into: Module) -> Instruction:
+        inputs = tuple(self.values[v] for v in at.inputs)
+        modules = tuple(self.modules[m] for m in at.modules)
+        try:
+            op = replaced(at.op, self.sizes)
+            shape = op.compute_shape([v.shape for v in inputs], modules)
+        except (DimError, ShapeError) as error:
+            given = ", ".join(f"{name}={size}" for name, size in self.sizes.items())
+            raise ShapeError(draw_instruction(f"with {given}: {error}", at)) from error
+        return into.append_known(op, inputs, modules, shape, at.origins)
+
+
+def _check(program: Program, sizes: Sizes) -> None:
+    symbols = program.symbols()
+    for name, size in sizes.items():
+        if name not in symbols:
+            known = ", ".join(sorted(symbols)) or "none"
+            raise DimError(f"the program has no dim named {name!r}; its symbols are: {known}")
+        low, high = symbols[name].bounds
+        if not low <= size <= high:
+            raise DimError(f"dim {symbols[name]} cannot be {size}: its bounds are {low}..{high}")
+
+
+def _value(value: Any, sizes: Sizes) -> Any:
+    if isinstance(value, Dim):
+        return substitute(value, sizes)
+    if isinstance(value, Shape):
+        return value.substitute(sizes)
+    return tuple(_value(v, sizes) for v in value) if isinstance(value, tuple) else value

@@ -1,0 +1,436 @@
+"""The grammar of the text form: from text to blocks of statements, by recursive descent.
+
+What stands in a text is read here, and what it means is made of it by ``migx.parser``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, TypeAlias
+
+from migx import dim
+from migx.argument import Source
+from migx.dim import Dim, Extent
+from migx.errors import DimError, ParseError, ShapeError
+from migx.shape import DType, Shape
+
+_TOKEN = re.compile(
+    r"""(?P<skip>[ \t\r\n]+|\#[^\n]*)"""
+    r"""|(?P<result>%\d+)"""
+    r"""|(?P<float>[-+]?(\d+\.\d*([eE][-+]?\d+)?|\d+[eE][-+]?\d+)(?!\.))"""
+    r"""|(?P<int>\d+)"""
+    r"""|(?P<name>@?[A-Za-z_][\w]*(\.\w+|::\w+)*)"""
+    r"""|(?P<string>"([^"\\\n]|\\.)*")"""
+    r"""|(?P<symbol>`[^`\n]*`)"""
+    r"""|(?P<mark>\.\.|//|[-+*%(){}\[\]=:,])"""
+    r"""|(?P<wrong>.)""",
+    re.ASCII,
+)
+
+
+_KINDS = frozenset(_TOKEN.groupindex)
+
+
+Find: TypeAlias = Callable[[str, int, int], Source]
+"""Where the bytes are that a text names by file, offset and length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A piece of the text: what kind it is, how it is written, and where."""
+
+    kind: str
+    text: str
+    at: int
+
+
+@dataclass(frozen=True)
+class Data:
+    """A literal's value as it stands in the text; its meaning needs the shape."""
+
+    values: tuple[Any, ...] | None
+    source: Source | None = None
+    digest: str | None = None
+
+
+@dataclass
+class Statement:
+    """One line of a module, its operands still names."""
+
+    at: Token
+    result: str
+    op: str
+    inputs: list[tuple[str, str, Token]]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    modules: list[Token] = field(default_factory=list)
+    shape: Shape | None = None
+    origins: tuple[str, ...] = ()
+
+
+@dataclass
+class Block:
+    """A module as it is written."""
+
+    name: str
+    at: Token
+    parameters: list[tuple[str, Shape, Token]]
+    statements: list[Statement]
+    bypass: bool
+
+
+class Reader:
+    """Turns text into blocks of statements. Recursive descent, one token ahead."""
+
+    def __init__(self, text: str, find: Find) -> None:
+        self.text, self.find = text, find
+        self.symbols: dict[str, Dim] = {}
+        self.tokens = [
+            Token(m.lastgroup or "", m.group(), m.start())
+            for m in _TOKEN.finditer(text)
+            if m.lastgroup != "skip"
+        ]
+        self.tokens.append(Token("end", "", len(text.rstrip())))
+        self.place = 0
+
+    def fail(self, message: str, at: Token) -> NoReturn:
+        before = self.text[: at.at]
+        line, column = before.count("\n") + 1, at.at - before.rfind("\n")
+        shown = self.text.split("\n")[line - 1]
+        raise ParseError(
+            f"line {line}, column {column}: {message}\n  {shown}\n"
+            f"  {' ' * (column - 1)}{'^' * max(1, len(at.text))}"
+        )
+
+    @property
+    def next(self) -> Token:
+        return self.tokens[self.place]
+
+    def follows(self, *marks: str) -> bool:
+        """Whether one of some marks comes after the next token."""
+        return self.tokens[self.place + 1].text in marks
+
+    def take(self, kind_or_mark: str, expected: str = "") -> Token:
+        token = self.next
+        if kind_or_mark != (token.kind if kind_or_mark in _KINDS else token.text):
+            found = repr(token.text) if token.text else "the end of the text"
+            self.fail(f"expected {expected or repr(kind_or_mark)}, found {found}", token)
+        self.place += 1
+        return token
+
+    def accept(self, mark: str) -> bool:
+        if self.next.text != mark or self.next.kind == "string":
+            return False
+        self.place += 1
+        return True
+
+    def blocks(self) -> list[Block]:
+        while self.next.text == "dim":
+            self.declaration()
+        found = []
+        while self.next.kind != "end":
+            found.append(self.block())
+        return found
+
+    def declaration(self) -> None:
+        """Reads ``dim batch = 1..64 {8, 32}``."""
+        self.take("dim")
+        at = self.next
+        name = self.symbol_name()
+        self.take("=")
+        low = int(self.take("int", "the lower bound").text)
+        self.take("..")
+        high = int(self.take("int").text) if self.next.kind == "int" else None
+        optimals = []
+        if self.accept("{"):
+            while not self.accept("}"):
+                optimals.append(int(self.take("int", "an optimal size").text))
+                self.accept(",")
+        try:
+            self.symbols[name] = Dim(name, low, high, optimals)
+        except DimError as error:
+            self.fail(str(error), at)
+
+    def symbol_name(self) -> str:
+        token = self.next
+        if token.kind == "symbol":
+            self.place += 1
+            return self.unescaped(token)
+        return self.take("name", "the name of a dim").text
+
+    def block(self) -> Block:
+        self.take("module", "'module'")
+        at = self.next
+        name = self.name("the module's name")
+        self.take("(")
+        parameters = []
+        while not self.accept(")"):
+            where = self.next
+            parameter = self.name("a parameter's name")
+            self.take(":")
+            parameters.append((parameter, self.shape(), where))
+            if self.next.text != ")":
+                self.take(",", "',' or ')'")
+        bypass = self.accept("bypass")
+        self.take("{")
+        statements = []
+        while not self.accept("}"):
+            statements.append(self.statement())
+        return Block(name, at, parameters, statements, bypass)
+
+    def name(self, expected: str) -> str:
+        token = self.next
+        return self.string() if token.kind == "string" else self.take("name", expected).text
+
+    def string(self, expected: str = "a string in double quotes") -> str:
+        return self.unescaped(self.take("string", expected))
+
+    def unescaped(self, token: Token) -> str:
+        """What stands between the quotes or backticks of a token."""
+        try:
+            return str(json.loads(f'"{token.text[1:-1]}"'))
+        except json.JSONDecodeError as error:
+            self.fail(f"not a string: {error.msg}", token)
+
+    def statement(self) -> Statement:
+        at = self.next
+        if self.accept("return"):
+            return self.returned(at)
+        result = self.take("result", "an instruction such as %0 = add(x, y), or 'return'").text
+        self.take("=")
+        where = self.next
+        made = Statement(where, result, self.take("name", "the name of an operation").text, [])
+        self.take("(")
+        made.inputs = self.references(")")
+        self.take(")")
+        if self.accept("{"):
+            made.attributes = self.attributes()
+        if self.accept("["):
+            while not self.accept("]"):
+                made.modules.append(
+                    Token("name", (t := self.next, self.name("a module's name"))[1], t.at)
+                )
+                self.accept(",")
+        if self.accept(":"):
+            made.shape = self.shape()
+        if self.accept("from"):
+            origins = [self.string("the name of an ONNX node")]
+            while self.accept(","):
+                origins.append(self.string())
+            made.origins = tuple(origins)
+        return made
+
+    def returned(self, at: Token) -> Statement:
+        """``return %1, x`` or, with names, ``return logits=%1, "probs:0"=x``."""
+        made = Statement(at, "", "@return", [])
+        names: list[str] = []
+        while self.next.text != "}":
+            if self.next.kind != "result" and self.follows("="):
+                names.append(self.name("the name of a result"))
+                self.take("=")
+            made.inputs.append(self.reference())
+            if not self.accept(","):
+                break
+        if names:
+            made.attributes["names"] = tuple(names)
+        return made
+
+    def references(self, end: str) -> list[tuple[str, str, Token]]:
+        """Values read: ``%0``, ``x``, ``"a name"``, or with their module, ``main:%0``."""
+        found: list[tuple[str, str, Token]] = []
+        while self.next.text != end or self.next.kind == "string":
+            found.append(self.reference())
+            if not self.accept(","):
+                break
+        return found
+
+    def reference(self) -> tuple[str, str, Token]:
+        at, module = self.next, ""
+        value = self.value_name()
+        if self.accept(":"):
+            module, at = value, self.next
+            value = self.value_name()
+        return module, value, at
+
+    def value_name(self) -> str:
+        if self.next.kind == "result":
+            return self.take("result").text
+        return self.name("a value such as %0 or x")
+
+    def attributes(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        while not self.accept("}"):
+            at = self.take("name", "the name of an attribute")
+            if at.text in found:
+                self.fail(f"attribute {at.text!r} is given twice", at)
+            self.take("=")
+            found[at.text] = self.value()
+            if self.next.text != "}":
+                self.take(",", "',' or '}'")
+        return found
+
+    def value(self) -> Any:
+        token = self.next
+        match token.kind, token.text:
+            case "string", _:
+                return self.string()
+            case "float", text:
+                self.place += 1
+                return float(text)
+            case "name", "true" | "false":
+                self.place += 1
+                return token.text == "true"
+            case "name", "nan" | "inf":
+                self.place += 1
+                return self.bits(float(token.text))
+            case "name", "bytes" | "sha256":
+                return self.data()
+            case _, "[":
+                return self.elements()
+            case _, "-" if self.follows("inf"):
+                self.place += 2
+                return -float("inf")
+            case "name", text if text in DType.known and self.follows("[", "("):
+                return self.shape()
+            case "name", text if text in DType.known and DType.known[text].is_tensor:
+                return self.dtype()
+            case _:
+                return self.extent()
+
+    def bits(self, plain: float) -> float | bytes:
+        """``nan("0000c07f")`` is the NaN of those bytes; a float where there are eight."""
+        if not self.accept("("):
+            return plain
+        at = self.next
+        text = self.string("the bytes in hexadecimal")
+        self.take(")")
+        if not re.fullmatch("([0-9a-f]{2})+", text):
+            self.fail("expected the bytes in hexadecimal", at)
+        data = bytes.fromhex(text)
+        return struct.unpack("<d", data)[0] if len(data) == 8 else data
+
+    def dtype(self) -> DType:
+        token = self.take("name", "an element type")
+        if token.text not in DType.known:
+            self.fail(f"no element type {token.text!r}; there are {', '.join(DType.known)}", token)
+        return DType.known[token.text]
+
+    def elements(self) -> Data:
+        self.take("[")
+        values = []
+        while not self.accept("]"):
+            values.append(self.value())
+            if self.next.text != "]":
+                self.take(",", "',' or ']'")
+        return Data(tuple(values))
+
+    def data(self) -> Data:
+        """``bytes("file", offset, length, sha256="...")`` or ``sha256("...")``."""
+        kind = self.take("name").text
+        self.take("(")
+        first = self.string()
+        if kind == "sha256":
+            self.take(")")
+            return Data(None, digest=first)
+        self.take(",")
+        offset = int(self.take("int", "the offset in bytes").text)
+        self.take(",")
+        length = int(self.take("int", "the length in bytes").text)
+        digest = None
+        if self.accept(","):
+            self.take("sha256")
+            self.take("=")
+            digest = self.string()
+        self.take(")")
+        return Data(None, self.find(first, offset, length), digest)
+
+    def shape(self) -> Shape:
+        at = self.next
+        dtype = self.dtype()
+        try:
+            if not dtype.is_tensor:
+                self.take("(")
+                parts = []
+                while not self.accept(")"):
+                    parts.append(self.shape())
+                    self.accept(",")
+                return Shape(dtype, parts=tuple(parts))
+            dims = self.extents("[", "]")
+            return Shape(dtype, dims, self.extents("{", "}") if self.next.text == "{" else None)
+        except ShapeError as error:
+            self.fail(str(error), at)
+
+    def extents(self, opening: str, closing: str) -> list[Any]:
+        self.take(opening)
+        found = []
+        while not self.accept(closing):
+            found.append(self.extent())
+            if self.next.text != closing:
+                self.take(",", f"',' or {closing!r}")
+        return found
+
+    def extent(self) -> Any:
+        """A sum of products of numbers, symbols, calls and parentheses; a tuple where parentheses
+        hold one.
+        """
+        at = self.next
+        total = -self.size(self.product(), at) if self.accept("-") else self.product()
+        while self.next.text in ("+", "-"):
+            mark = self.take("mark").text
+            term = self.size(self.product(), at)
+            total = self.size(total, at) + (term if mark == "+" else -term)
+        return total
+
+    def product(self) -> Any:
+        at = self.next
+        total = self.atom()
+        while self.next.text in ("*", "//"):
+            mark = self.take("mark").text
+            factor, total = self.size(self.atom(), at), self.size(total, at)
+            try:
+                total = total * factor if mark == "*" else total // factor
+            except DimError as error:
+                self.fail(str(error), at)
+        return total
+
+    def size(self, value: Any, at: Token) -> Extent:
+        """The value, which must be one that can be computed with."""
+        if not isinstance(value, Dim) and type(value) is not int:
+            self.fail(f"expected numbers and dims to compute with, found {value!r}", at)
+        return value
+
+    def atom(self) -> Any:
+        token = self.next
+        if self.accept("("):
+            return self.parenthesised()
+        if token.kind == "int":
+            self.place += 1
+            return int(token.text)
+        if token.text in ("min", "max", "broadcast"):
+            self.place += 1
+            args = [self.size(value, token) for value in self.extents("(", ")")]
+            try:
+                return dim.call(token.text, *args)
+            except DimError as error:
+                self.fail(str(error), token)
+        if token.kind not in ("name", "symbol"):
+            found = repr(token.text) if token.text else "the end of the text"
+            self.fail(f"expected a value, found {found}", token)
+        name = self.symbol_name()
+        return self.symbols.setdefault(name, Dim(name))
+
+    def parenthesised(self) -> Any:
+        """What stands in parentheses: one expression, or a tuple, ``(1,)`` being one of one."""
+        values: list[Any] = []
+        comma = False
+        while not self.accept(")"):
+            values.append(self.value())
+            comma = self.accept(",")
+            if not comma and self.next.text != ")":
+                self.take(",", "',' or ')'")
+        if len(values) == 1 and not comma:
+            return values[0]
+        return tuple(values)
