@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import importlib
 import inspect
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from migx import plugins
+from migx import cli, plugins
 from migx.onnx import importers
 from migx.op import UNDECLARED, Traits, can_evaluate
 from migx.shape import DType
@@ -35,6 +36,9 @@ ONNX_OPERATORS = """\
 The {} operators that `migx.parse_onnx` reads. An importer serves every opset version from the
 one given until the next in its row; older versions are refused. The last column is the file in
 `migx/onnx/ops/`."""
+COMMAND_LINE = """\
+`migx VERB --help` says the same. Exit codes: 0 for success, 1 where what was asked for turned out
+false, 2 for a mistake, with one message on stderr. `--json` prints what programs can read."""
 ELEMENT_TYPES = """\
 `DType.of(name)` finds one. The *roundoff* is the largest relative error of rounding to
 nearest. A packed type is storage: it lies flat, low bits first, has no views, and only the
@@ -111,11 +115,24 @@ def passes() -> str:
     return _page(page)
 
 
+def command_line() -> str:
+    """The page of all verbs of the command line."""
+    page = ["# The command line", COMMAND_LINE]
+    for name in cli.verbs():
+        verb = cli.load(name)
+        parser = argparse.ArgumentParser(add_help=False)
+        verb.configure(parser)
+        rows = [(_argument(action), action.help or "") for action in parser._actions]
+        page += [f"## migx {name}", _prose(verb), _table(("argument", ""), rows)]
+    return _page(page)
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "operations.md": operations,
     "onnx-operators.md": onnx_operators,
     "element-types.md": element_types,
     "passes-and-targets.md": passes,
+    "command-line.md": command_line,
 }
 
 
@@ -125,14 +142,26 @@ def _ours(value: Any, kind: str) -> bool:
     return module.startswith(f"{OURS[kind]}.")
 
 
+def _argument(action: argparse.Action) -> str:
+    """An argument as it is typed."""
+    value = str(action.metavar or action.dest) if action.nargs != 0 else ""
+    words = " ".join([", ".join(action.option_strings), value]).strip()
+    required = action.required or action.option_strings
+    return f"`{words}`" if required else f"`[{words}]`"
+
+
 def _name(cls: Any) -> str:
     return str(cls.name)
 
 
+def _prose(value: Any) -> str:
+    """A docstring as Markdown."""
+    return (inspect.getdoc(value) or "").replace("``", "`")
+
+
 def _paragraph(value: Any) -> str:
-    """The first paragraph of a docstring, as Markdown on one line."""
-    text = (inspect.getdoc(value) or "").partition("\n\n")[0]
-    return " ".join(text.split()).replace("``", "`")
+    """The first paragraph of a docstring, on one line."""
+    return " ".join(_prose(value).partition("\n\n")[0].split())
 
 
 def _sentence(value: Any) -> str:

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+for _linked in ("passes", "targets"):
+    if Path(__file__).with_name(_linked).is_file():
+        raise ImportError(
+            f"migx/{_linked} is a file where a link to ../{_linked} should be: run "
+            "`git config core.symlinks true` and check out again"
+        )
+
 
 def parse_onnx(
     path: str | Path, input_dims: Mapping[str, Sequence[Extent]] | None = None, **options: Any

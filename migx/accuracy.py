@@ -393,7 +393,8 @@ def compare(name: str, got: Any, expected: Any, budget: Budget) -> Comparison:
     elif largest > tolerance:
         at = tuple(int(i) for i in np.unravel_index(int(np.argmax(errors)), errors.shape))
         over = int(np.sum(errors > tolerance))
-        problem = f"{over} of {got.size} elements beyond it: {x[at]:.9g} instead of {y[at]:.9g} at {list(at)}"
+        problem = f"{over} of {got.size} elements beyond it: "
+        problem += f"{x[at]:.9g} instead of {y[at]:.9g} at {list(at)}"
     return Comparison(name, str(dtype), largest, rms, tolerance, magnitude, derivation, problem)
 
 

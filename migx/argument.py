@@ -45,6 +45,14 @@ class Source:
             )
         return mapped[self.offset : self.offset + self.length]
 
+    @property
+    def present(self) -> bool:
+        """Whether the file is there and long enough."""
+        try:
+            return self.file.stat().st_size >= self.offset + self.length
+        except OSError:
+            return False
+
     def _stamp(self) -> tuple[int, int, int]:
         found = os.stat(self.file)
         return found.st_size, found.st_mtime_ns, found.st_ino
@@ -166,16 +174,17 @@ class Argument:
     @property
     def available(self) -> bool:
         """Whether there are bytes to read, in memory or in a file."""
-        return self._data is not None or (self.source is not None and self.source.file.exists())
+        return self._data is not None or (self.source is not None and self.source.present)
 
     @property
     def array(self) -> NDArray[Any]:
         """The value as a numpy array; flat bytes for packed types."""
-        if not isinstance(self.data, np.ndarray):
-            if isinstance(self.data, np.generic):
-                return np.asarray(self.data)
-            raise ShapeError(f"a value of shape {self.shape} is not an array")
-        return self.data
+        data = self.data
+        if isinstance(data, np.ndarray):
+            return data
+        if isinstance(data, np.generic):
+            return np.asarray(data)
+        raise ShapeError(f"a value of shape {self.shape} is not an array")
 
     @property
     def parts(self) -> Sequence[Argument]:

@@ -430,12 +430,24 @@ def _floordiv(a: Extent, b: Extent) -> Extent:
     low, high = bounds(inside)
     if low >= 0 and high < bounds(b)[0]:
         return outside
-    nested = inside.terms[0][0][0] if isinstance(inside, Dim) and inside.atomic else None
-    if isinstance(nested, Call) and nested.function == "floordiv" and isinstance(b, int) and b > 0:
-        x, d = nested.args
-        if isinstance(d, int) and d > 0:
-            return outside + _floordiv(x, d * b)
+    if isinstance(b, int) and b > 0 and (nested := _nested(inside)) is not None:
+        x, d, rest = nested
+        return outside + _floordiv(x + rest * d, d * b)
     return outside + _dim(Call("floordiv", (inside, b)))
+
+
+def _nested(a: Extent) -> tuple[Extent, int, int] | None:
+    """x, d and c where an extent is x // d + c with numbers d > 0 and c; None where it is not."""
+    if not isinstance(a, Dim):
+        return None
+    (monomial, coefficient), *rest = a.terms
+    if coefficient != 1 or len(monomial) != 1 or any(m for m, _ in rest):
+        return None
+    call = monomial[0]
+    if not isinstance(call, Call) or call.function != "floordiv":
+        return None
+    x, d = call.args
+    return (x, d, sum(c for _, c in rest)) if isinstance(d, int) and d > 0 else None
 
 
 def _exact(a: Extent, b: Extent) -> Extent | None:

@@ -28,7 +28,7 @@ class VerifyError(MigxError):
 
 
 class ParseError(MigxError, ValueError):
-    """Text that is not a program; carries the line and column."""
+    """Text that is no program or pipeline; the message gives line and column."""
 
 
 class InputError(MigxError, ValueError):
@@ -48,7 +48,7 @@ class UnknownName(MigxError, LookupError):
 
 
 class PassError(MigxError):
-    """A pass failed or left a program that does not verify; carries the reproducer's path."""
+    """A pass left a program that does not verify; notes name the pipeline and the reproducer."""
 
 
 class EvaluationError(MigxError, RuntimeError):

@@ -107,10 +107,10 @@ class _Builder:
         if statement.result:
             values[True, statement.result] = made
 
-    def input(self, module: Module, owner: str, name: str, at: Token) -> Instruction:
-        if owner and owner not in self.blocks:
+    def input(self, module: Module, owner: str | None, name: str, at: Token) -> Instruction:
+        if owner is not None and owner not in self.blocks:
             self.reader.fail(f"there is no module {owner!r}", at)
-        values = self.values.get(self.made.modules[owner] if owner else module, {})
+        values = self.values.get(module if owner is None else self.made.modules[owner], {})
         key = (at.kind == "result", name)
         if key not in values:
             self.reader.fail(f"{name} is read before it is defined", at)

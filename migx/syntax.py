@@ -48,6 +48,10 @@ class Token:
     at: int
 
 
+Reference: TypeAlias = tuple[str | None, str, Token]
+"""A value that is read: its module where that is written, its name, and where it stands."""
+
+
 @dataclass(frozen=True)
 class Data:
     """A literal's value as it stands in the text; its meaning needs the shape."""
@@ -64,7 +68,7 @@ class Statement:
     at: Token
     result: str
     op: str
-    inputs: list[tuple[str, str, Token]]
+    inputs: list[Reference]
     attributes: dict[str, Any] = field(default_factory=dict)
     modules: list[Token] = field(default_factory=list)
     shape: Shape | None = None
@@ -111,7 +115,7 @@ class Reader:
 
     def follows(self, *marks: str) -> bool:
         """Whether one of some marks comes after the next token."""
-        return self.tokens[self.place + 1].text in marks
+        return any(token.text in marks for token in self.tokens[self.place + 1 : self.place + 2])
 
     def take(self, kind_or_mark: str, expected: str = "") -> Token:
         token = self.next
@@ -238,17 +242,17 @@ class Reader:
             made.attributes["names"] = tuple(names)
         return made
 
-    def references(self, end: str) -> list[tuple[str, str, Token]]:
+    def references(self, end: str) -> list[Reference]:
         """Values read: ``%0``, ``x``, ``"a name"``, or with their module, ``main:%0``."""
-        found: list[tuple[str, str, Token]] = []
+        found: list[Reference] = []
         while self.next.text != end or self.next.kind == "string":
             found.append(self.reference())
             if not self.accept(","):
                 break
         return found
 
-    def reference(self) -> tuple[str, str, Token]:
-        at, module = self.next, ""
+    def reference(self) -> Reference:
+        at, module = self.next, None
         value = self.value_name()
         if self.accept(":"):
             module, at = value, self.next

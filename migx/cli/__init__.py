@@ -38,7 +38,7 @@ def verbs() -> list[str]:
 
 def load(name: str) -> Verb:
     """The module of a verb."""
-    module: Verb = importlib.import_module(f"{__name__}.{name}")  # type: ignore[assignment]
+    module: Verb = importlib.import_module(f"{__name__}.{name}")
     return module
 
 

@@ -47,8 +47,8 @@ def statistics(program: Program) -> dict[str, Any]:
     from migx.ops.builtin import Literal, OnnxExternalWeights
 
     instructions = [at for module in program.modules.values() for at in module]
-    literals = [at for at in instructions if type(at.op) is Literal]
-    deferred = [at for at in instructions if type(at.op) is OnnxExternalWeights]
+    literals = [at.op for at in instructions if isinstance(at.op, Literal)]
+    deferred = [at.op for at in instructions if isinstance(at.op, OnnxExternalWeights)]
     outputs = zip(program.main.output_names, program.main.outputs, strict=True)
     counts = Counter(at.name for at in instructions)
     return {
@@ -59,8 +59,8 @@ def statistics(program: Program) -> dict[str, Any]:
             s.name: {"low": s.low, "high": s.high, "optimals": s.optimals}
             for s in program.symbols().values()
         },
-        "literal_bytes": sum(at.op.value.nbytes for at in literals),
-        "deferred": {"tensors": len(deferred), "bytes": sum(at.op.length for at in deferred)},
+        "literal_bytes": sum(op.value.nbytes for op in literals),
+        "deferred": {"tensors": len(deferred), "bytes": sum(op.length for op in deferred)},
         "instructions": dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
     }
 
@@ -125,7 +125,7 @@ def _instruction(
         "shape": str(at.shape),
     }
     given = operations.attributes(at.op)
-    if type(at.op) is Literal:
+    if isinstance(at.op, Literal):
         source = given.pop("value").source
         found["source"] = source and {
             "file": source.file, "offset": source.offset, "length": source.length

@@ -13,13 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from migx.cli import _load, _report
+from migx.cli import _load, _options, _report
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    from migx.cli import _options
-
     _load.add_model(parser)
     _options.add_inputs(parser)
     _options.add_target(parser)

@@ -74,9 +74,11 @@ class Node:
         """
         return symbolic.contents(value)
 
-    def extents(self, value: Instruction) -> tuple[Extent, ...] | None:
-        """The known contents of a value as a flat tuple; None where only a run will tell."""
-        held = symbolic.contents(value)
+    def extents(self, value: Instruction, *, whole: bool = False) -> tuple[Extent, ...] | None:
+        """The known contents of a value as a flat tuple; None where only a run will tell.
+        ``whole`` takes floats, too, that are whole numbers.
+        """
+        held = symbolic.whole_numbers(value) if whole else symbolic.contents(value)
         return (
             None
             if held is None

@@ -44,6 +44,17 @@ def contents(value: Instruction) -> Array | None:
     return None
 
 
+def whole_numbers(value: Instruction) -> Array | None:
+    """``contents``, also of floats that are whole: converted from known integers, or literals."""
+    if value.op.name == "convert":
+        return whole_numbers(value.inputs[0])
+    if type(value.op) is Literal and value.shape.dtype.is_float:
+        held = constant_value(value)
+        whole = held is not None and held.size <= LIMIT and bool(np.all(held == np.rint(held)))
+        return held.astype(np.int64) if held is not None and whole else None
+    return contents(value)
+
+
 def evaluated(op: Operation, inputs: Sequence[Instruction]) -> Array | None:
     """What an operation gives on known contents; None where something is not known, or not decided
     before sizes are.

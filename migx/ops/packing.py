@@ -95,10 +95,13 @@ class Unpack(Op, abstract=True):
         arguments: Sequence[Argument],
         modules: Sequence[Runnable],
     ) -> Argument:
-        values = _values(arguments[0].shape.dtype, shape.dtype)
-        flat = np.take(values, arguments[0].array, axis=0).reshape(-1)
+        values, data = _values(arguments[0].shape.dtype, shape.dtype), arguments[0].array
+        rows = np.empty((data.size, values.shape[1]), values.dtype)
+        for start in range(0, data.size, _BLOCK):
+            block = slice(start, start + _BLOCK)
+            np.take(values, data[block], axis=0, out=rows[block], mode="clip")
         dims = [int(d) for d in shape.dims]
-        return Argument(shape, flat[: int(shape.elements)].reshape(dims))
+        return Argument(shape, rows.reshape(-1)[: int(shape.elements)].reshape(dims))
 
 
 class UnpackInt4(Unpack):
@@ -124,6 +127,10 @@ class UnpackFp4(Unpack):
         if not self.to.is_float or self.to.is_packed:
             raise ShapeError(f"{self.name} makes floats of 8 bits or more, not {self.to}")
         return _partner(self, {F4: self.to}, dtype)
+
+
+_BLOCK = 1 << 14
+"""Bytes unpacked at a time: numpy widens indices to 64 bits, and these stay in the cache."""
 
 
 def _partner(op: Op, table: Mapping[DType, DType], dtype: DType) -> DType:

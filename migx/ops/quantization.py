@@ -73,8 +73,8 @@ class Linear(Op, abstract=True):
 
     def aligned(self, parameter: Array, x: Array) -> Array:
         """A scale or zero point, made to broadcast against the folded input."""
-        if parameter.size == 1:
-            return parameter.reshape(())
+        if parameter.size == 1 or (parameter.size and not any(parameter.strides)):
+            return parameter[(*(0,) * parameter.ndim, ...)]  # the one there is
         if not self.block:
             return parameter.reshape([-1 if i == self.axis else 1 for i in range(x.ndim)])
         if x.shape[self.axis] % self.block == 0:
@@ -121,7 +121,7 @@ class QuantizeLinear(Linear):
             if not self.to.is_float:
                 np.rint(q, out=q)
             if zero and zero[0].any():
-                q += self.aligned(zero[0].astype(q.dtype), x)
+                q += self.aligned(zero[0], x).astype(q.dtype)
             if self.saturate or not self.to.is_float:
                 np.clip(q, *_range(self.to), out=q)
             return q.astype(self.to.numpy).reshape(x.shape)
@@ -150,7 +150,7 @@ class DequantizeLinear(Linear):
         exact = np.dtype(np.float64) if x.dtype.itemsize >= 4 else factor.dtype
         difference = self.folded(x.astype(exact))
         if zero and zero[0].any():
-            difference -= self.aligned(zero[0].astype(exact), x)
+            difference -= self.aligned(zero[0], x).astype(exact)
         y = difference.astype(factor.dtype, copy=False)
         with no_warnings():
             y *= self.aligned(factor, x)

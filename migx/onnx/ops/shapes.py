@@ -186,7 +186,8 @@ def split(node: Node) -> tuple[Instruction, ...]:
 @importer("Slice")
 def slice_by_attributes(node: Node) -> Instruction:
     starts, ends = node.integers("starts"), node.integers("ends")
-    axes = node.axes(node.integers("axes", range(len(starts))), node.input(0).shape.rank)
+    rank = node.input(0).shape.rank
+    axes = [node.axis(a, rank) for a in node.integers("axes", range(len(starts)))]
     return sliced(node, node.input(0), axes, starts, ends, [1] * len(axes))
 
 
@@ -334,7 +335,7 @@ def number_range(node: Node) -> Instruction:
     bounds = [node.input(i) for i in range(3)]
     bounds = [node.reshape(v, ()) for v in bounds]
     count: Extent = node.fresh()
-    known = [node.extents(v) for v in bounds]
+    known = [node.extents(v, whole=True) for v in bounds]
     exact = [node.constant(v) for v in bounds]
     if all(v is not None for v in known):
         (start,), (limit,), (delta,) = (v for v in known if v is not None)
@@ -429,7 +430,7 @@ def resized(
     nearest: str,
 ) -> Instruction:
     x = node.input(0)
-    axes = node.axes(node.integers("axes", range(x.shape.rank)), x.shape.rank)
+    axes = [node.axis(a, x.shape.rank) for a in node.integers("axes", range(x.shape.rank))]
     dims: list[Extent] = list(x.shape.dims)
     factors = [1.0] * x.shape.rank
     for i, axis in enumerate(axes):

@@ -1,0 +1,160 @@
+"""What a program is compared with: onnxruntime, or its own meaning on ``ref``, each also value by
+value at the ends of ONNX nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from migx.accuracy import Budget, Roundings
+from migx.argument import Argument
+from migx.binding import check_inputs
+from migx.cli._load import UsageError
+from migx.errors import MigxError
+from migx.ir import Instruction, Program
+from migx.target import Executable
+
+Array: TypeAlias = NDArray[Any]
+Seen: TypeAlias = Callable[[Instruction, Argument], None]
+
+
+class PeerError(MigxError, RuntimeError):
+    """The other implementation is not there, or refuses the model."""
+
+
+class Onnxruntime:
+    """An ONNX file as onnxruntime runs it, without the graph optimisations that change results.
+
+    ``wanted`` maps the names of nodes to what is known of them there: only those of one output can
+    be asked for. ``notes`` says what had to be done otherwise.
+    """
+
+    def __init__(self, path: Path, wanted: Iterable[str] = ()) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise PeerError(
+                "--against onnxruntime needs onnxruntime: pip install onnxruntime, or --against ref"
+            ) from error
+        self._runtime = onnxruntime
+        state = vars(onnxruntime.capi.onnxruntime_pybind11_state).values()
+        found = (v for v in state if isinstance(v, type) and issubclass(v, Exception))
+        self._errors: tuple[type[Exception], ...] = (*found, RuntimeError, ValueError)
+        self.path, self.notes = path, list[str]()
+        self.inner: dict[str, str] = {}
+        model: bytes | str = str(path)
+        if wanted:
+            model = self._with_inner(set(wanted))
+        self._session = self._make(model)
+
+    def run(
+        self, inputs: Mapping[str, Any], outputs: Sequence[str]
+    ) -> tuple[list[Any], dict[str, Array]]:
+        """The outputs of these names, and what the nodes asked for gave."""
+        fetched = list(dict.fromkeys([*outputs, *self.inner.values()]))
+        try:
+            found = dict(zip(fetched, self._session.run(fetched, dict(inputs)), strict=True))
+        except self._errors as error:
+            raise PeerError(f"onnxruntime cannot run {self.path}: {error}") from error
+        return [found[n] for n in outputs], {label: found[n] for label, n in self.inner.items()}
+
+    def _make(self, model: bytes | str) -> Any:
+        levels = self._runtime.GraphOptimizationLevel
+        try:
+            return self._attempt(model, levels.ORT_DISABLE_ALL)
+        except self._errors as error:
+            first = str(error).splitlines()[0]
+        try:
+            made = self._attempt(model, levels.ORT_ENABLE_ALL)
+        except self._errors as error:
+            raise PeerError(f"onnxruntime cannot load {self.path}: {error}") from error
+        self.notes.append(
+            f"onnxruntime needs its graph optimisations for this model, so they are on: {first}"
+        )
+        return made
+
+    def _attempt(self, model: bytes | str, level: Any) -> Any:
+        options = self._runtime.SessionOptions()
+        options.graph_optimization_level = level
+        options.log_severity_level = 3
+        folder = str(self.path.absolute().parent)
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", folder
+        )
+        return self._runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def _with_inner(self, wanted: set[str]) -> bytes:
+        """The model with the results of nodes among its outputs; external data stays where it
+        is.
+        """
+        import onnx
+
+        model = onnx.load(self.path, load_external_data=False)
+        known = {output.name for output in model.graph.output}
+        for node in model.graph.node:
+            names = [name for name in node.output if name]
+            label = node.name or next(iter(names), "")
+            if label in wanted and len(names) == 1 and label not in self.inner:
+                self.inner[label] = names[0]
+                if names[0] not in known:
+                    model.graph.output.append(onnx.ValueInfoProto(name=names[0]))
+        data: bytes = model.SerializeToString()
+        return data
+
+
+def landmarks(program: Program) -> dict[str, Instruction]:
+    """Where the values of ONNX nodes are in a program: the one instruction of a node's that others
+    read. Nodes that have several such, or none, or share theirs, are left out.
+    """
+    ends: dict[str, list[Instruction]] = {}
+    for at in program.main:
+        if len(at.origins) != 1 or not at.inputs or not at.shape.dtype.is_tensor:
+            continue
+        if any(at.origins[0] not in user.origins for user in at.users):
+            ends.setdefault(at.origins[0], []).append(at)
+    return {label: found[0] for label, found in ends.items() if len(found) == 1}
+
+
+def traced(executable: Executable, inputs: Mapping[str, Any], seen: Sequence[Seen]) -> list[Any]:
+    """The outputs of a run, each instruction's result shown to ``seen`` as it is computed."""
+    trace = getattr(executable, "trace", None)
+    if trace is None:
+        raise UsageError(
+            f"--each: a {type(executable).__name__} does not show the results of its instructions"
+        )
+    arguments = check_inputs(executable.program.main, inputs)
+
+    def show(at: Instruction, result: Argument) -> None:
+        for each in seen:
+            each(at, result)
+
+    with np.errstate(all="ignore"):
+        return [result.data for result in trace(arguments, show)]
+
+
+def rounding(executable: Executable, inputs: Mapping[str, Any]) -> Roundings:
+    """What will follow the roundings of a run."""
+    main = executable.program.main
+    return Roundings(executable.program, check_inputs(main, inputs))
+
+
+class Recorder:
+    """Keeps, at the ends of ONNX nodes, what a run on ``ref`` gave and how it was rounded."""
+
+    def __init__(self, program: Program, roundings: Roundings, keep: bool) -> None:
+        self._labels = {at: label for label, at in landmarks(program).items()}
+        self._roundings, self._keep = roundings, keep
+        self.values: dict[str, Array] = {}
+        self.budgets: dict[str, Budget] = {}
+
+    def __call__(self, at: Instruction, result: Argument) -> None:
+        label = self._labels.get(at)
+        if label is not None:
+            self.budgets[label] = self._roundings.of(at)
+            if self._keep:
+                self.values[label] = result.array

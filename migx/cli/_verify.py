@@ -1,0 +1,203 @@
+"""The work of ``migx verify``: one model, or all those of a checkout."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+import migx
+from migx.accuracy import Budget, Comparison, compare
+from migx.argument import Argument
+from migx.cli import _inputs, _load
+from migx.cli._peers import Array, Onnxruntime, Recorder, landmarks, rounding, traced
+from migx.compiler import compiled
+from migx.compiler import run as run_compiled
+from migx.errors import MigxError
+from migx.ir import Instruction, Program
+from migx.target import Executable
+from migx.text import draw_instruction
+
+
+def verified(options: argparse.Namespace) -> dict[str, Any]:
+    """The model that was asked for against its peer: see ``checked``."""
+    program = _load.load(options)
+    inputs, sizes = _inputs.read_or_drawn(program, options)
+    try:
+        found = checked(program, Path(options.model), inputs, options)
+    except MigxError as error:
+        raise _inputs.explained(error, sizes)  # noqa: B904 - the same error, with a note
+    return {"model": options.model, "sizes": _inputs.listed(sizes), **found}
+
+
+def checked(
+    program: Program, path: Path, inputs: Mapping[str, Any], options: argparse.Namespace
+) -> dict[str, Any]:
+    """How each output of a program compares with its peer's, and the first instruction that
+    departs.
+
+    The program runs on ``ref`` once in any case: that run says where values are rounded.
+    """
+    against = options.against or ("ref" if _load.is_text(path) else "onnxruntime")
+    if against == "onnxruntime" and _load.is_text(path):
+        raise _load.UsageError(f"onnxruntime runs ONNX files, not {path.name}: use --against ref")
+    plain = compiled(program, "ref")
+    spent = rounding(plain, inputs)
+    recorder = Recorder(plain.program, spent, keep=options.each and against == "ref")
+    with _load.progress("running on ref"):
+        expected = got = traced(plain, inputs, [spent, recorder] if options.each else [spent])
+    subject = plain
+    if options.target != "ref" or options.passes is not None:
+        with _load.progress(f"running on {options.target}"):
+            subject = compiled(program, options.target, passes=options.passes)
+            got = run_compiled(subject, inputs)
+    names, values, notes = program.main.output_names, recorder.values, list[str]()
+    if against == "onnxruntime":
+        with _load.progress("running on onnxruntime"):
+            peer = Onnxruntime(path, recorder.budgets if options.each else ())
+            expected, values = peer.run(inputs, names)
+        notes = peer.notes
+    budgets = [spent.of(value) for value in plain.program.main.outputs]
+    compared = [
+        compare(name, _array(x), _array(y), budget)
+        for name, x, y, budget in zip(names, got, expected, budgets, strict=True)
+    ]
+    found: dict[str, Any] = {
+        "target": options.target,
+        "against": against,
+        "notes": notes,
+        "outputs": [dataclasses.asdict(c) | {"passed": c.passed} for c in compared],
+        "passed": all(c.passed for c in compared),
+    }
+    if options.each:
+        found |= _each(subject, inputs, values, recorder.budgets)
+    return found
+
+
+def _array(value: Any) -> Any:
+    return value.data if isinstance(value, Argument) else value
+
+
+class Comparer:
+    """Compares values at the ends of ONNX nodes as a run computes them; keeps the first that
+    departs.
+    """
+
+    def __init__(
+        self, program: Program, values: Mapping[str, Array], budgets: Mapping[str, Budget]
+    ) -> None:
+        self._values, self._budgets = values, budgets
+        self._labels = {
+            at: label for label, at in landmarks(program).items() if label in values
+        }  # fmt: skip
+        self.compared = 0
+        self.departure: tuple[Instruction, Comparison] | None = None
+
+    def __call__(self, at: Instruction, result: Argument) -> None:
+        label = self._labels.get(at)
+        if label is None:
+            return
+        self.compared += 1
+        if self.departure is None:
+            found = compare(label, result.array, self._values[label], self._budgets[label])
+            if not found.passed:
+                self.departure = at, found
+
+
+def _each(
+    subject: Executable,
+    inputs: Mapping[str, Any],
+    values: Mapping[str, Array],
+    budgets: Mapping[str, Budget],
+) -> dict[str, Any]:
+    comparer = Comparer(subject.program, values, budgets)
+    traced(subject, inputs, [comparer])
+    if not comparer.compared:
+        raise _load.UsageError(
+            "--each finds values by the ONNX nodes they come from, and no instruction here names "
+            "one: read the ONNX file, or a text made with --origins"
+        )
+    drawn = None
+    if comparer.departure is not None:
+        at, found = comparer.departure
+        message = (
+            f"the first to depart: largest error {found.largest:.3g}, tolerance "
+            f"{found.tolerance:.3g} ({found.derivation}); {found.problem}"
+        )
+        drawn = draw_instruction(message, at)
+    return {"compared": comparer.compared, "departure": drawn}
+
+
+def table_of_all(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Verifies every model of the checkout, printing a row as each is done unless JSON is asked
+    for.
+    """
+    models = catalogue()
+    names = models.names()
+    width = max(map(len, names))
+    if not options.json:
+        print(f"{'Test':{width}}  Status  {'error':>8}  {'bound':>8}")
+    rows = []
+    for name in names:
+        row = _row(models, name, options)
+        rows.append(row)
+        if not options.json:
+            error, bound = (f"{row[k]:.2e}" if k in row else "" for k in ("error", "bound"))
+            why = f"  {row['why']}" if "why" in row else ""
+            print(f"{name:{width}}  {row['status']:6}  {error:>8}  {bound:>8}{why}", flush=True)
+    if not options.json:
+        print("error and bound are relative to the greatest magnitude of the output nearest to its")
+    return rows
+
+
+def _row(models: ModuleType, name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One model: how its worst output stands to the bound."""
+    try:
+        with _load.progress(f"making {name}"):
+            path = models.make(name, options.models)
+        with _load.progress(f"reading {name}"):
+            program = migx.parse_onnx(path)
+        found = checked(program, path, models.inputs(name, options.seed), options)
+    except models.NoNetwork as error:
+        return {"test": name, "status": "SKIP", "why": str(error)}
+    except (MigxError, models.FetchError) as error:
+        return {"test": name, "status": "ERROR", "why": str(error)}
+    worst = max(found["outputs"], key=_used)
+    scale = worst["magnitude"] or 1.0
+    row = {
+        "test": name,
+        "status": "PASS" if found["passed"] else "FAIL",
+        "error": worst["largest"] / scale,
+        "bound": worst["tolerance"] / scale,
+    }
+    why = "; ".join([*found["notes"], *filter(None, [found.get("departure"), worst["problem"]])])
+    return row | ({"why": why} if why else {})
+
+
+def _used(output: Mapping[str, Any]) -> float:
+    """How much of its tolerance an output takes up."""
+    if not output["passed"]:
+        return float(np.inf)
+    return float(output["largest"] / (output["tolerance"] or 1.0))
+
+
+def catalogue() -> ModuleType:
+    """The model tool of the checkout that migx lies in."""
+    root = Path(migx.__file__).parent.parent
+    if not (root / "benchmarks" / "models" / "__init__.py").is_file():
+        raise _load.UsageError(
+            "--all verifies the models of migx's own checkout, and this migx is installed without "
+            "one: clone the repository, or name a model"
+        )
+    sys.path.insert(0, str(root))
+    try:
+        return importlib.import_module("benchmarks.models")
+    finally:
+        sys.path.remove(str(root))

@@ -1,0 +1,80 @@
+"""Compares what a model gives on a target with another implementation.
+
+Each output may differ by what rounding explains: the bound comes from the element types and the
+roundings on the way to it, see migx.accuracy. The exit code is 1 when one differs by more.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from migx.cli import _load, _options, _report
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    _load.add_model(parser, optional=True)
+    _options.add_inputs(parser)
+    _options.add_target(parser)
+    parser.add_argument(
+        "--against",
+        choices=["onnxruntime", "ref"],
+        help="what with: onnxruntime for ONNX files, ref for others",
+    )
+    parser.add_argument(
+        "--each", action="store_true", help="find the first instruction that departs"
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="the models of the checkout that migx is run from"
+    )
+    parser.add_argument(
+        "--models", metavar="FOLDER", help="where those models lie or are put (.models)"
+    )
+    _report.add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compares."""
+    from migx.cli import _verify
+
+    if options.all:
+        if options.model or options.inputs or options.input_dim or options.dim_param:
+            raise _load.UsageError("--all takes the models and inputs of its own, and no others")
+        rows = _verify.table_of_all(options)
+        if options.json:
+            _report.print_json(rows)
+        return int(any(row["status"] in ("FAIL", "ERROR") for row in rows))
+    if options.model is None:
+        raise _load.UsageError("say which model: migx verify MODEL, or migx verify --all")
+    found = _verify.verified(options)
+    if options.json:
+        _report.print_json(found)
+    else:
+        _print(found)
+    return int(not found["passed"])
+
+
+def _print(found: dict[str, Any]) -> None:
+    for note in found["notes"]:
+        print(f"note: {note}")
+    given = f", inputs drawn with {found['sizes']}" if found["sizes"] else ""
+    print(f"{found['target']} against {found['against']}{given}\n")
+    header = ("output", "largest error", "rms error", "tolerance", "status")
+    rows = [
+        (
+            o["name"],
+            f"{o['largest']:.3g}",
+            f"{o['rms']:.3g}",
+            f"{o['tolerance']:.3g}",
+            "PASS" if o["passed"] else f"FAIL: {o['problem']}",
+        )
+        for o in found["outputs"]
+    ]
+    print(_report.table(header, rows))
+    print("\ntolerance = 8 * sqrt(V) * max|expected|, V the sum of the squares of the roundings:")
+    for o in found["outputs"]:
+        print(f"  {o['name']}: {o['derivation']}; max|expected| = {o['magnitude']:.4g}")
+    if "compared" in found:
+        print(f"\n{found['compared']} instructions compared, each the end of an ONNX node")
+        print(found["departure"] or "none departs")
