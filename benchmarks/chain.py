@@ -8,7 +8,9 @@ The peer is the onnx package on the same chain of nodes: ``helper.make_node`` an
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import onnx
@@ -27,16 +29,17 @@ Steps = list[tuple[str, Callable[[], object]]]
 
 
 def results(lengths: tuple[int, ...], rounds: int) -> Iterator[Result]:
-    """Each step at each length. The longest chains are measured once."""
-    for step in (*_ours(10), *_peer(10)):
-        step[1]()  # what is imported when it is first used
+    """Each step at each length, ours and the peer's in turn. The longest chains are made once."""
+    for _, step in (*_ours(10), *_peer(10)):
+        step()  # imports what is imported when it is first used
     for length in lengths:
-        again = rounds if length < 1_000_000 else 1
         taken: list[dict[str, list[float]]] = [{}, {}]
-        for _ in range(again):
-            for samples, steps in zip(taken, (_ours(length), _peer(length)), strict=True):
-                for name, step in steps:
+        for _ in range(rounds if length < LENGTHS[-1] else 1):
+            for samples, steps in zip(taken, (_ours, _peer), strict=True):
+                gc.collect()  # instructions know their users, so only this frees the last chain
+                for name, step in steps(length):
                     samples.setdefault(name, []).append(length / seconds(step))
+                del step
         for name in taken[0]:
             ours, peer = (tuple(samples[name]) for samples in taken)
             yield Result(f"chain {name}", length, "instructions/s", ours, peer, "onnx")
@@ -68,7 +71,7 @@ def _peer(length: int) -> Steps:
 
     def build() -> None:
         names = ["x", *(f"v{i}" for i in range(length))]
-        nodes = [helper.make_node("Relu", [a], [b]) for a, b in zip(names, names[1:], strict=False)]
+        nodes = [helper.make_node("Relu", [a], [b]) for a, b in pairwise(names)]
         x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, DIMS) for n in ("x", names[-1]))
         graph = helper.make_graph(nodes, "main", [x], [y])
         made["model"] = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)])

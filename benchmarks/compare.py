@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +13,17 @@ LEAST = 0.05
 """Smaller changes are never called one."""
 ENOUGH = 3
 """With fewer samples there is no spread to judge by."""
-RULE = f"""Each sample is first divided by the median of the peer in its own run, where there is one: that
-takes the machine's speed out, and Diff is the change of the median after it. The status is "same" when
-Diff is under {LEAST:.0%} or the middle halves of the two sets of samples overlap, "unclear" with fewer
-than {ENOUGH} samples of ours, and else what it says."""
+RULE = (
+    f'Diff is the change of the median. The status is "same" when it is under {LEAST:.0%} or the '
+    "middle halves of the two sets of samples overlap; or when either holds once each sample is "
+    "divided by the median of the peer in its own run, for then the machine has changed. It is "
+    f'"unclear" with fewer than {ENOUGH} samples.'
+)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One test in both reports. ``diff`` is the change of the median, 0.1 for a tenth more."""
+    """One test in both reports: the medians, their change (0.1 is a tenth more), its status."""
 
     test: str
     batch: int
@@ -41,25 +43,33 @@ def rows(old: Report, new: Report) -> Iterator[Row]:
 
 
 def _row(old: Result, new: Result) -> Row:
-    by_peer = bool(old.peer and new.peer)
-    low, middle, high = quartiles(_relative(old, by_peer))
-    lower, median, higher = quartiles(_relative(new, by_peer))
-    diff = median / middle - 1
-    if min(len(old.ours), len(new.ours)) < ENOUGH:
-        status = "unclear"
-    elif abs(diff) < LEAST or (lower <= high and low <= higher):
-        status = "same"
-    else:
-        better = (diff > 0) == new.more_is_better
-        less = "less" if new.unit == "MB" else "faster"
-        more = "more" if new.unit == "MB" else "slower"
-        status = less if better else more
     medians = statistics.median(new.ours), statistics.median(old.ours)
-    return Row(new.test, new.batch, new.unit, *medians, diff, status)
+    diff = medians[0] / medians[1] - 1
+    return Row(new.test, new.batch, new.unit, *medians, diff, _status(old, new))
 
 
-def _relative(result: Result, by_peer: bool) -> list[float]:
-    scale = statistics.median(result.peer) if by_peer else 1.0
+def _status(old: Result, new: Result) -> str:
+    if min(len(old.ours), len(new.ours)) < ENOUGH:
+        return "unclear"
+    change = _change(old.ours, new.ours)
+    machine = old.peer and new.peer and change != _change(_by_peer(old), _by_peer(new))
+    if not change or machine:
+        return "same"
+    words = ("less", "more") if new.unit == "MB" else ("faster", "slower")
+    return words[(change > 0) != new.more_is_better]
+
+
+def _change(old: Sequence[float], new: Sequence[float]) -> int:
+    """1 for more, -1 for less, 0 for what may be noise."""
+    low, middle, high = quartiles(old)
+    lower, median, higher = quartiles(new)
+    if abs(median / middle - 1) < LEAST or (lower <= high and low <= higher):
+        return 0
+    return 1 if median > middle else -1
+
+
+def _by_peer(result: Result) -> list[float]:
+    scale = statistics.median(result.peer)
     return [sample / scale for sample in result.ours]
 
 
@@ -67,7 +77,7 @@ def find(given: str) -> Report:
     """The report of a file, or of a commit by the first digits of its hash."""
     if Path(given).is_file():
         return Report.load(Path(given))
-    known = sorted(FOLDER.glob("*.json"))
+    known = sorted(FOLDER.glob("*.json"), key=lambda path: path.stem)
     found = [path for path in known if path.stem == given] or [
         path for path in known if path.stem.startswith(given)
     ]

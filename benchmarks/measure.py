@@ -1,4 +1,4 @@
-"""What a benchmark gives: samples of ours and of a peer, taken in turn, and where they were taken."""
+"""What a benchmark gives: samples of ours and of a peer, taken in turn, and on what machine."""
 
 from __future__ import annotations
 
@@ -117,6 +117,7 @@ def machine() -> dict[str, Any]:
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
+        "blas threads": os.environ.get("OPENBLAS_NUM_THREADS", "all"),
         "python": platform.python_version(),
         **{package: version(package) for package in ("numpy", "onnx")},
     }
@@ -128,7 +129,7 @@ def _cpu() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     except OSError:
-        pass  # there is no such file but on Linux
+        pass  # only Linux has that file
     return platform.processor() or "unknown"
 
 

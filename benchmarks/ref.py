@@ -1,21 +1,22 @@
-"""Running models on ``ref`` against ``onnx.reference.ReferenceEvaluator``: both numpy, one
+"""Running models on ``ref`` against ``onnx.reference.ReferenceEvaluator``: both are numpy, one
 operator at a time.
 
-Three of the 26 models do not run there: two with operators that the exporter gave a wrong rank the
-peer does not forgive, one with an operator of another domain.
+Three of the 26 models do not run there: ``magika_v3_3`` and ``piper_nakdimon`` have values of
+another rank there than in onnxruntime, and ``llama_matmulnbits_b32`` an operator of another domain.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.ops.op_batch_normalization import BatchNormalization_14
+from onnx.reference.ops.op_dequantize_linear import DequantizeLinear_25
 
 import migx
 from benchmarks.measure import Result, ResultError, in_turn, seconds
@@ -23,61 +24,67 @@ from benchmarks.models import inputs, make
 
 BAR = "no slower than 1.1 times the peer on each, 3 times as fast in the median"
 AGAINST = "onnx.reference"
-TOLERANCE = 1e-3
-"""How far results may lie apart, as a part of the largest value."""
+TOLERANCE = 1e-2
+"""How far results may lie apart, as a part of the largest value: a model in i8 jumps by a step
+where a sum is rounded differently.
+"""
 AT_LEAST = 0.05
 """Seconds that one sample takes: a faster run is repeated, and the mean is the sample."""
 
 Arrays = list[NDArray[Any]]
 
 
-def result(name: str, folder: Path, rounds: int, budget: float) -> tuple[Result, str]:
+class BatchNormalization(BatchNormalization_14):
+    """The peer's own of opset 14: that of opset 9 mixes in the statistics of the batch, as if the
+    model were still trained.
+    """
+
+    op_domain = ""
+
+
+class DequantizeLinear(DequantizeLinear_25):
+    """The peer's own of opset 25: it has none for opsets before 19."""
+
+    op_domain = ""
+
+
+def result(name: str, folder: Path | None, rounds: int, budget: float) -> tuple[Result, str]:
     """The samples of one model; and why the peer has none, if so.
 
-    A first run of each is not counted, unless the peer's alone takes longer than the budget.
+    A first run of each is not counted, unless the peer's takes longer than the budget: then that is
+    its one sample.
     """
     path, given = make(name, folder), inputs(name)
-    batch = next(iter(given.values())).shape[0]
     program = migx.parse_onnx(path).compile("ref")
     outputs: Arrays = program.eval(given)
-    times = _times(seconds(lambda: program.eval(given)))
 
-    def ours() -> float:
-        return seconds(lambda: program.eval(given), times)
+    def made(ours: list[float], peer: list[float]) -> Result:
+        batch = next(iter(given.values())).shape[0]
+        return Result(f"ref {name}", batch, "s", tuple(ours), tuple(peer), AGAINST)
 
+    ours = _repeated(lambda: program.eval(given))
     try:
-        run = _peer(path)
+        run = _peer(path, given)
         expected: Arrays = []
-        first = seconds(lambda: expected.extend(run(given)))
+        first = seconds(lambda: expected.extend(run()))
     except Exception as error:  # noqa: BLE001 - whatever stops the peer is what is reported
-        samples = tuple(ours() for _ in range(rounds))
-        return Result(f"ref {name}", batch, "s", samples, (), AGAINST), _in_a_line(error)
+        return made([ours() for _ in range(rounds)], []), _in_a_line(error)
     _agree(name, outputs, expected)
     if first > budget:
-        return Result(
-            f"ref {name}", batch, "s", tuple(ours() for _ in range(rounds)), (first,), AGAINST
-        ), ""
-    often = _times(first)
-    taken = in_turn(ours, lambda: seconds(lambda: run(given), often), rounds, budget)
-    return Result(f"ref {name}", batch, "s", tuple(taken[0]), tuple(taken[1]), AGAINST), ""
+        return made([ours() for _ in range(rounds)], [first]), ""
+    return made(*in_turn(ours, _repeated(run), rounds, budget)), ""
 
 
-def _times(once: float) -> int:
-    return max(1, round(AT_LEAST / once))
+def _repeated(run: Callable[[], object]) -> Callable[[], float]:
+    """The mean seconds of so many runs that they take long enough together."""
+    times = max(1, round(AT_LEAST / seconds(run)))
+    return lambda: seconds(run, times)
 
 
-def _peer(path: Path) -> Callable[[dict[str, Any]], Arrays]:
-    """The peer's run of a model. It knows DequantizeLinear from opset 19 on, so a quantised model
-    of an older one is declared to be of 19, where the operators of these models mean the same.
-    """
-    model = onnx.load(path)
-    if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
-        for entry in model.opset_import:
-            if entry.domain in ("", "ai.onnx"):
-                entry.version = max(entry.version, 19)
-    evaluator = ReferenceEvaluator(model)
+def _peer(path: Path, given: dict[str, Any]) -> Callable[[], Arrays]:
+    evaluator = ReferenceEvaluator(str(path), new_ops=[BatchNormalization, DequantizeLinear])
 
-    def run(given: dict[str, Any]) -> Arrays:
+    def run() -> Arrays:
         with warnings.catch_warnings(action="ignore"):
             return [np.asarray(value) for value in evaluator.run(None, given)]
 
@@ -85,18 +92,16 @@ def _peer(path: Path) -> Callable[[dict[str, Any]], Arrays]:
 
 
 def _agree(name: str, ours: Arrays, peer: Arrays) -> None:
+    """Raises ``ResultError`` where the two did not compute the same."""
     for index, (a, b) in enumerate(zip(ours, peer, strict=True)):
+        what = f"output {index} of {name}"
         if (a.shape, a.dtype) != (b.shape, b.dtype):
-            raise ResultError(
-                f"{name}: output {index} is {a.dtype}{a.shape}, {b.dtype}{b.shape} there"
-            )
+            raise ResultError(f"{what} is {a.dtype} {a.shape}, the peer's {b.dtype} {b.shape}")
         x, y = a.astype(np.float64), b.astype(np.float64)
         limit = TOLERANCE * float(np.max(np.abs(y), initial=0))
         if not np.allclose(x, y, rtol=0, atol=limit, equal_nan=True):
             apart = float(np.max(np.abs(x - y)))
-            raise ResultError(
-                f"{name}: output {index} is {apart:.3g} apart, at most {limit:.3g} is due"
-            )
+            raise ResultError(f"{what} is {apart:.3g} from the peer's, at most {limit:.3g} is due")
 
 
 def _in_a_line(error: Exception) -> str:

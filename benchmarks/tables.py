@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 
@@ -14,64 +15,69 @@ from benchmarks.measure import Report, Result, quartiles
 COLORS = {"faster": "green", "less": "green", "slower": "red", "more": "red"}
 
 
-def show_results(
-    title: str, bar: str, results: Iterable[Result], notes: Sequence[str] = ()
-) -> None:
-    """One benchmark: medians, in brackets the quartiles, and how many times better than the peer."""
-    results = list(results)
-    table = Table("Test", title=f"{title} (due: {bar})", title_justify="left")
-    for heading in ("Batch", "migx", "peer", "times better"):
+def show_results(title: str, due: str, results: Sequence[Result], notes: Sequence[str]) -> None:
+    """One benchmark: medians, half the distance between the quartiles in percent of them, and how
+    many times better than the peer ours is.
+    """
+    console = Console()
+    table = Table("Test", title=f"{title}; due: {due}", title_justify="left")
+    for heading in ("Batch", "migx", "±", results[0].against, "±", "times better"):
         table.add_column(heading, justify="right", no_wrap=True)
     for r in results:
         ratio = "" if r.ratio is None else f"{r.ratio:.2f}"
-        table.add_row(
-            r.test, f"{r.batch:,}", _spread(r.ours, r.unit), _spread(r.peer, r.unit), ratio
-        )
-    console = Console()
+        peer = _spread(r.peer, r.unit) if r.against else ("", "")
+        both = *_spread(r.ours, r.unit), *peer
+        table.add_row(r.test, f"{r.batch:,}", *both, ratio)
     console.print(table)
-    ratios = [r.ratio for r in results if r.ratio is not None]
-    if len(ratios) > 1:
-        least = min(ratios)
-        console.print(
-            f"times better than the peer: {statistics.median(ratios):.2f} in the median, {least:.2f} at least"
-        )
     for note in notes:
         console.print(note, markup=False)
 
 
 def show_comparison(old: Report, new: Report, rows: Iterable[Row]) -> None:
     """``Test | Batch | New | Old | Diff | Status``, and the rule of the last."""
+    console = Console()
     table = Table("Test", title=f"{new.commit} against {old.commit}", title_justify="left")
     for heading in ("Batch", "New", "Old", "Diff"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("Status")
     for row in rows:
-        color = COLORS.get(row.status, "default")
-        sizes = _amount(row.new, row.unit), _amount(row.old, row.unit)
-        status = f"[{color}]{row.status}[/]"
-        table.add_row(row.test, f"{row.batch:,}", *sizes, f"{row.diff:+.1%}", status)
-    console = Console()
+        status = f"[{COLORS.get(row.status, 'default')}]{row.status}[/]"
+        amounts = _amount(row.new, row.unit), _amount(row.old, row.unit)
+        table.add_row(row.test, f"{row.batch:,}", *amounts, f"{row.diff:+.1%}", status)
     console.print(table)
-    console.print(RULE.replace("\n", " "), markup=False)
+    console.print(RULE, markup=False)
     if old.machine != new.machine:
-        console.print("The machines differ:", _differences(old, new), markup=False)
+        facts = [k for k in new.machine if old.machine.get(k) != new.machine[k]]
+        listed = "; ".join(f"{k} {new.machine[k]}, was {old.machine.get(k)}" for k in facts)
+        console.print(f"The machines differ: {listed}", markup=False)
 
 
-def _differences(old: Report, new: Report) -> str:
-    keys = [k for k in new.machine if old.machine.get(k) != new.machine[k]]
-    return "; ".join(f"{k} {new.machine[k]}, before {old.machine.get(k)}" for k in keys)
-
-
-def _spread(samples: Sequence[float], unit: str) -> str:
+def _spread(samples: Sequence[float], unit: str) -> tuple[str, str]:
     if not samples:
-        return "cannot run"
+        return "cannot run", ""
     low, middle, high = quartiles(samples)
-    return f"{_amount(middle, unit)} [{_number(low, unit)}–{_number(high, unit)}]"
+    return _amount(middle, unit), f"{(high - low) / 2 / middle:.0%}" if len(samples) > 1 else ""
 
 
 def _amount(value: float, unit: str) -> str:
-    return f"{_number(value, unit)} {'/s' if unit.endswith('/s') else unit}"
+    """A value with its unit, to three digits: ``1.23 ms``, ``45.6 MB``, ``789 k/s``."""
+    if unit == "s":
+        return f"{_three(value)} s" if value >= 1 else f"{_three(value * 1e3)} ms"
+    if unit.endswith("/s"):
+        return f"{_three(value / 1e6)} M/s" if value >= 1e6 else f"{_three(value / 1e3)} k/s"
+    return f"{_three(value)} {unit}"
 
 
-def _number(value: float, unit: str) -> str:
-    return f"{value:,.0f}" if unit != "s" else f"{value:.3g}"
+def _three(value: float) -> str:
+    digits = 2 - math.floor(math.log10(value)) if value else 0
+    return f"{value:,.{max(0, digits)}f}"
+
+
+def ratios(results: Iterable[Result]) -> str:
+    """The median of how many times better ours is, and where it is least."""
+    found = [(r.ratio, r.test) for r in results if r.ratio is not None]
+    least, where = min(found)
+    median = statistics.median(ratio for ratio, _ in found)
+    return (
+        f"times better over {len(found)}: {median:.2f} in the median, least {least:.2f} ({where})"
+    )

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from migx.dim import Extent
-    from migx.manager import Observer, Pass, Pipeline
+    from migx.manager import Observer, Pipeline
+    from migx.pipeline import Element
 
 __version__ = "0.1.0"
 
@@ -62,7 +63,7 @@ def load(path: str | Path) -> Program:
 
 
 def run_passes(
-    program: Program, passes: Pipeline | str | Iterable[Pass], observers: Sequence[Observer] = ()
+    program: Program, passes: Pipeline | str | Iterable[Element], observers: Sequence[Observer] = ()
 ) -> bool:
     """Runs a pipeline over a program in place; says whether anything changed. See
     ``migx.manager``.

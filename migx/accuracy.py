@@ -1,15 +1,20 @@
 """How far two computations of one program may lie apart: a bound derived from the roundings on the
 way.
 
-Two implementations round at the same places, in another order. Each rounding changes a value by a
-relative amount of at most u, the unit roundoff; the signs are as good as random. So the difference
-is a sum of bounded terms of mean zero, and stays under ``LAMBDA * sqrt(V)``, V the sum of their
-squares, but for a probability of 2 exp(-LAMBDA^2 / 2) (N. J. Higham and T. Mary, "A new approach to
+Two implementations round at the same places, in another order. Each rounding changes a value by at
+most u, the unit roundoff, of its magnitude; the signs are as good as random. So the difference is a
+sum of bounded terms of mean zero, and stays under ``LAMBDA * sqrt(V)``, V the sum of their squares,
+but for a probability of 2 exp(-LAMBDA² / 2) (N. J. Higham and T. Mary, "A new approach to
 probabilistic rounding error analysis", SIAM J. Sci. Comput. 41, 2019). V grows along the dataflow,
 on the worst of the paths into each instruction: a sum of n terms adds n roundings in the type it is
-accumulated in, a product one, a view none. Two sides that differ count each rounding twice. A value
-that is quantised near the middle of two steps may fall on either: it adds one step, against the
-full range. The bound holds against the greatest magnitude of the tensor.
+accumulated in, a product one, a view none; each counts twice, for either side makes it. A value
+that is quantised near the middle of two steps may fall on either: that adds one step, of the full
+range.
+
+All of this is relative to the greatest magnitude of a tensor, and keeps its relative size from one
+instruction to the next, as sums and products do; a logarithm multiplies it by its mean slope. Where
+a function flattens its input, the bound is relative to what a difference in the input comes to.
+Functions with values up to 1 are approximated to so much of 1, however small the result.
 """
 
 from __future__ import annotations
@@ -32,6 +37,7 @@ from migx.shape import F32, DType, Shape
 LAMBDA = 8.0
 """How many standard deviations are allowed: a chance of 3e-14 that rounding alone exceeds them."""
 
+TINY = float(np.finfo(np.float32).tiny)
 FUNCTION = 16
 """What an elementary function counts for: approximations are good to 2 units in the last place, 4 u
 each, whose square is that of 16 roundings.
@@ -42,9 +48,10 @@ each, whose square is that of 16 roundings.
 class Budget:
     """What rounding may have done to a value on its way.
 
-    ``variance`` is V; ``roundings`` and ``longest`` are the number of roundings and the longest
-    accumulation on the worst path, ``quantised`` the quantisations there. ``entering`` is V before
-    the value was rounded to whole steps, for values that have just been.
+    ``variance`` is V; ``roundings``, ``longest`` (accumulation) and ``quantised`` count what is on
+    the worst path. ``entering`` is V before the value was rounded to whole steps, where it just has
+    been. ``scale`` is the magnitude V is relative to, where it exceeds that of the value, and
+    ``absolute`` a variance relative to nothing.
     """
 
     variance: float = 0.0
@@ -52,6 +59,8 @@ class Budget:
     longest: int = 0
     quantised: int = 0
     entering: float | None = None
+    scale: float = 0.0
+    absolute: float = 0.0
 
     @property
     def relative(self) -> float:
@@ -64,8 +73,9 @@ class Budget:
         Integers are exact, but for those that were rounded or quantised: these may be off by one,
         or by what the bound says where that is more.
         """
+        magnitude = max(magnitude, self.scale)
         if dtype.is_float:
-            return self.relative * magnitude
+            return LAMBDA * math.sqrt(self.variance * magnitude**2 + self.absolute)
         if not self.variance or not dtype.is_integer:
             return 0.0
         before = self.variance if self.entering is None else self.entering
@@ -73,8 +83,8 @@ class Budget:
 
     def explain(self, dtype: DType) -> str:
         """How the bound comes about, in a line."""
-        if not self.variance:
-            return f"{dtype}, nothing is rounded on the path: exact"
+        if not self.tolerance(dtype, 1.0):
+            return f"{dtype}, exact"
         text = f"{dtype}, longest accumulation {self.longest}, {self.roundings:.3g} roundings"
         if self.quantised:
             text += f" and {self.quantised} quantisations"
@@ -92,6 +102,7 @@ class Roundings:
     def __init__(self, program: Program, arguments: Mapping[str, Argument]) -> None:
         self._budgets: dict[Instruction, Budget] = {}
         self._shapes: dict[Instruction, Shape] = {}
+        self._known: dict[tuple[Instruction, str], float] = {}
         for name, parameter in program.main.parameters.items():
             self._budgets[parameter] = Budget()
             self._shapes[parameter] = arguments[name].shape
@@ -99,20 +110,36 @@ class Roundings:
     def __call__(self, at: Instruction, result: Argument) -> None:
         self._shapes[at] = result.shape
         read = [self.of(v) for v in (*at.inputs, *(o for m in at.modules for o in m.outputs))]
-        worst = max(read, key=lambda budget: budget.variance, default=Budget())
-        self._budgets[at] = _after(at, worst, [self._shape(v) for v in at.inputs], result)
+        worst = replace(_worst(read), scale=0.0, absolute=0.0)
+        made = _after(at, worst, [self._shape(v) for v in at.inputs], result)
+        known = self._known.get((at.inputs[0], at.name)) if at.inputs else None
+        if known is not None and at.name == "log":
+            factor = known / max(_flattened(_magnitudes(result)), TINY)
+            made = replace(made, variance=made.variance * max(1.0, factor) ** 2)
+        elif known is not None:
+            made = replace(made, scale=known)
+        elif operations.traits(at.op).view is not None and at.inputs:
+            given = self.of(at.inputs[0])
+            made = replace(made, scale=given.scale, absolute=given.absolute)
+        self._budgets[at] = made
+        if made.variance and result.shape.dtype.is_float:
+            for name in {user.name for user in at.users} & STEEPEST.keys():
+                self._known[at, name] = STEEPEST[name](_magnitudes(result))
 
     def of(self, at: Instruction) -> Budget:
         """The budget of a value; none has been spent on one that was not computed."""
         if type(at.op) is Param and at not in self._budgets:
-            known = [self._budgets[v] for v in _sources(at) if v in self._budgets]
-            return max(known, key=lambda budget: budget.variance, default=Budget())
+            return _worst([self._budgets[v] for v in _sources(at) if v in self._budgets])
         return self._budgets.get(at, Budget())
 
     def _shape(self, at: Instruction) -> Shape:
         if type(at.op) is Param and at not in self._shapes and not at.shape.static:
             return next((self._shapes[v] for v in _sources(at) if v in self._shapes), at.shape)
         return self._shapes.get(at, at.shape)
+
+
+def _worst(budgets: Sequence[Budget]) -> Budget:
+    return max(budgets, key=lambda budget: budget.variance, default=Budget())
 
 
 def _sources(parameter: Instruction) -> Sequence[Instruction]:
@@ -124,7 +151,7 @@ def _sources(parameter: Instruction) -> Sequence[Instruction]:
     index = list(body.parameters.values()).index(parameter)
     # A loop's body takes the iteration and the condition first, and returns the condition.
     again = index - 1 if parent.op.name == "loop" else index
-    carried = body.outputs[again : again + 1] if index < len(parent.inputs) and again > 0 else ()
+    carried = body.outputs[again : again + 1] if index < len(parent.inputs) and again >= 0 else ()
     return (*parent.inputs[index : index + 1], *carried)
 
 
@@ -133,23 +160,21 @@ def _after(at: Instruction, worst: Budget, shapes: Sequence[Shape], result: Argu
     op, dtype = at.op, result.shape.dtype
     if dtype.kind == "bool" or op.name in DISCRETE:
         return Budget()
-    if op.name == "get_tuple_elem":
+    if op.name == "get_tuple_elem" and dtype.is_integer:
         whole = at.inputs[0].shape.parts
-        indices = dtype.is_integer and any(part.dtype.is_float for part in whole)
-        return Budget() if indices else worst
+        return Budget() if any(part.dtype.is_float for part in whole) else worst
     if op.name == "quantizelinear":
-        return _rounded(worst, 2.0**-dtype.bits if dtype.is_integer else 2 * dtype.roundoff)
+        return _stepped(worst, 2.0**-dtype.bits if dtype.is_integer else 2 * dtype.roundoff)
     if op.name in WHOLE or (op.name == "convert" and dtype.is_integer):
         if not worst.variance or not shapes[0].dtype.is_float:
             return worst
-        values = np.abs(result.array.astype(np.float64))
-        return _rounded(worst, 1 / max(1.0, float(np.nanmax(values, initial=0.0))))
+        return _stepped(worst, 1 / max(1.0, float(np.max(_magnitudes(result), initial=0.0))))
     if dtype.is_float or (dtype.kind == "tuple" and not at.modules):
         return _spent(op, worst, shapes, result.shape)
     return replace(worst, entering=None)
 
 
-def _rounded(worst: Budget, step: float) -> Budget:
+def _stepped(worst: Budget, step: float) -> Budget:
     """The budget after a rounding to steps of a size relative to the range of the values."""
     return Budget(
         worst.variance + step**2,
@@ -161,19 +186,29 @@ def _rounded(worst: Budget, step: float) -> Budget:
 
 
 def _spent(op: Operation, worst: Budget, shapes: Sequence[Shape], shape: Shape) -> Budget:
-    """The budget after an operation on floats."""
+    """The budget after an operation on floats; narrow types are accumulated in f32 and rounded
+    once.
+    """
     count = roundings(op, shapes, shape)
     if not count:
         return replace(worst, entering=None)
     dtype = next((s.dtype for s in (shape, *shape.parts) if s.dtype.is_float), F32)
-    accumulated = min(dtype.roundoff, F32.roundoff)
     once = dtype.roundoff if dtype.digits < F32.digits else 0.0
+    accumulated = min(dtype.roundoff, F32.roundoff)
     return Budget(
         worst.variance + 2 * (count * accumulated**2 + once**2),
         worst.roundings + count + bool(once),
         max(worst.longest, count),
         worst.quantised,
+        absolute=2 * count * accumulated**2 if op.name in UP_TO_ONE else 0.0,
     )
+
+
+def _magnitudes(value: Argument) -> NDArray[Any]:
+    """The magnitudes of the finite numbers in a value."""
+    array = np.abs(value.array.astype(np.float64))
+    finite: NDArray[Any] = array[np.isfinite(array)]
+    return finite
 
 
 def roundings(op: Operation, shapes: Sequence[Shape], result: Shape) -> int:
@@ -268,77 +303,50 @@ COUNTS: dict[str, Callable[[Any, Sequence[Shape], Shape], int]] = {
 }
 """The operations whose number of roundings depends on shapes."""
 
-FUNCTIONS = frozenset(
-    [
-        "acos",
-        "acosh",
-        "asin",
-        "asinh",
-        "atan",
-        "atanh",
-        "cos",
-        "cosh",
-        "elu",
-        "erf",
-        "exp",
-        "log",
-        "pow",
-        "sigmoid",
-        "sin",
-        "sinh",
-        "tan",
-        "tanh",
-    ]
-)
-WHOLE = frozenset({"ceil", "floor", "nearbyint"})
-DISCRETE = frozenset(
-    [
-        "argmax",
-        "argmin",
-        "compress_count",
-        "dimensions_of",
-        "dim_literal",
-        "nonmaxsuppression",
-        "nonzero",
-        "@literal",
-    ]
-)
-"""What answers with a place or a count: one that is not the same is wrong."""
 
-EXACT = frozenset(
-    [
-        "abs",
-        "assume",
-        "clip",
-        "compress",
-        "concat",
-        "contiguous",
-        "dynamic_slice",
-        "gather",
-        "gather_elements",
-        "gathernd",
-        "if",
-        "loop",
-        "max",
-        "min",
-        "neg",
-        "onehot",
-        "pad",
-        "relu",
-        "reverse",
-        "reverse_sequence",
-        "scan",
-        "scatter_elements",
-        "scatter_none",
-        "scatternd_none",
-        "sign",
-        "topk",
-        "trilu",
-        "undefined",
-        "where",
-    ]
+def _named(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
+FUNCTIONS = _named(
+    "acos acosh asin asinh atan atanh cos cosh elu erf exp log pow sigmoid sin sinh tan tanh"
+)
+UP_TO_ONE = _named("cos erf sigmoid sin tanh")
+"""Functions whose values lie between -1 and 1."""
+
+WHOLE = _named("ceil floor nearbyint")
+
+DISCRETE = _named(
+    "argmax argmin dim_literal dimensions_of nonmaxsuppression nonzero undefined @literal"
+)
+"""What answers with a place or a count, and what is given: it is the same on both sides."""
+
+EXACT = _named(
+    "abs assume clip compress concat contiguous dynamic_slice gather gather_elements gathernd if"
+    " loop max min neg onehot pad relu reverse reverse_sequence scan scatter_none"
+    " scatternd_none sign topk trilu where"
 )
 """What picks, moves or compares elements and rounds none."""
+
+
+def _flattened(magnitudes: NDArray[Any]) -> float:
+    return float(np.max(magnitudes, initial=0.0))
+
+
+def _logarithm(magnitudes: NDArray[Any]) -> float:
+    """Its slope at an input is the reciprocal of it: the mean over all inputs counts."""
+    inputs = magnitudes[magnitudes > 0]
+    return _flattened(inputs) * float(np.mean(1 / inputs)) if inputs.size else 0.0
+
+
+STEEPEST: dict[str, Callable[[NDArray[Any]], float]] = {
+    "clip": _flattened,
+    "erf": lambda magnitudes: 2 / math.sqrt(math.pi) * _flattened(magnitudes),
+    "leaky_relu": _flattened,
+    "relu": _flattened,
+    "log": _logarithm,
+}
+"""What a relative difference in inputs of some magnitudes comes to in the result, at most."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from migx import op as operations
 from migx.ir import Instruction, Module, Program
 
@@ -14,11 +16,20 @@ def remove_dead_code(module: Module) -> int:
     submodules has an effect if anything in them has; it takes along those that nobody else has, and
     what they alone read of the modules around them. Parameters stay.
     """
-    work = [at for at in reversed(module) if not at.users]
-    removed = 0
+    return remove_unread([at for at in reversed(module) if not at.users], module)[0]
+
+
+def remove_unread(given: Iterable[Instruction], module: Module) -> tuple[int, list[Instruction]]:
+    """Removes, of some instructions of a module, those that nobody reads and that have no effect,
+    and what only they read; returns how many, and what they read that stays.
+    """
+    work, stayed, removed = list(given), dict[Instruction, None](), 0
     while work:
         at = work.pop()
-        if at.module is None or at.users or not is_pure(at):
+        if at.module is None:
+            continue
+        if at.users or not is_pure(at) or not (at.module is module or _may_go(at)):
+            stayed[at] = None
             continue
         freed = list(at.inputs)
         at.module.remove_instruction(at)
@@ -26,8 +37,8 @@ def remove_dead_code(module: Module) -> int:
         for inner in dict.fromkeys(at.modules):
             if not inner.parents:
                 freed += _removed_with_all(inner)
-        work.extend(v for v in freed if v.module is module or _may_go(v))
-    return removed
+        work += freed
+    return removed, [at for at in stayed if at.module is not None]
 
 
 def _may_go(value: Instruction) -> bool:

@@ -45,6 +45,10 @@ class Symbol:
         return self.low, math.inf if self.high is None else self.high
 
     def __str__(self) -> str:
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
         if _plain(self.name):
             return self.name
         escaped = json.dumps(self.name, ensure_ascii=False)[1:-1].replace("`", r"\u0060")
@@ -158,12 +162,20 @@ class Dim:
         return Dim._of(total)
 
     def __mul__(self, other: Extent) -> Extent:
+        if not isinstance(other, Dim):
+            # The order of the terms stays, so nothing has to be sorted.
+            return self._scaled(int(other)) if other else 0
         total: dict[Monomial, int] = {}
         for m, c in self.terms:
             for n, d in _terms(other):
                 product = tuple(sorted(m + n, key=str))
                 total[product] = total.get(product, 0) + c * d
         return Dim._of(total)
+
+    def _scaled(self, factor: int) -> Dim:
+        made = Dim.__new__(Dim)
+        made._set(tuple((m, c * factor) for m, c in self.terms))
+        return made
 
     def __neg__(self) -> Extent:
         return self * -1

@@ -43,6 +43,10 @@ class DataError(MigxError, OSError):
     """The bytes of a literal or an external tensor are missing, short, overlong or changed."""
 
 
+class DataWarning(UserWarning):
+    """An external data file that is longer than its model needs."""
+
+
 class UnknownName(MigxError, LookupError):
     """Nothing of that name; the message lists what there is."""
 
@@ -51,9 +55,19 @@ class PassError(MigxError):
     """A pass left a program that does not verify; notes name the pipeline and the reproducer."""
 
 
+class ConstantGrowth(PassError):
+    """A pass left constants that take more bytes than those they were made from and its
+    allowance.
+    """
+
+
 class EvaluationError(MigxError, RuntimeError):
     """An instruction failed while it was being evaluated."""
 
 
 class AssumptionError(MigxError):
     """A new weight has not the value that a pass relied on."""
+
+
+class RewriteLoop(MigxError):
+    """Rules that undo each other would be applied for ever."""

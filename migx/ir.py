@@ -229,6 +229,8 @@ class Module:
             value._users[made] = value._users.get(made, 0) + 1
         for module in made.modules:
             module.parents[made] = module.parents.get(made, 0) + 1
+        if type(made.op) is Literal:
+            self.program.literals[made] = None
         return made
 
     def _check_input(self, value: Instruction, before: Instruction | None, op: Operation) -> None:
@@ -347,13 +349,14 @@ class Module:
         for module in instruction.modules:
             _forget(module.parents, instruction)
         unlink(instruction)
+        self.program.literals.pop(instruction, None)
         instruction.module = None
         self._size -= 1
 
 
 class Program:
     """Modules by name; ``main`` is the root. Compiling never changes it: executables are held
-    beside it.
+    beside it. ``literals`` are those of all modules, in the order they were added.
 
     ``==`` is structural and exact: operations with every bit of their attributes and literals,
     edges, order, names. Origins do not count.
@@ -361,6 +364,7 @@ class Program:
 
     def __init__(self) -> None:
         self.modules: dict[str, Module] = {}
+        self.literals: dict[Instruction, None] = {}
         self.main = self.create_module("main")
         self.assumptions: dict[Assumption, None] = {}
         self._executable: Any = None
@@ -371,6 +375,19 @@ class Program:
             raise IRError(f"there is already a module {name!r}")
         made = self.modules[name] = Module(self, name)
         return made
+
+    def unused_name(self, name: str) -> str:
+        """A name no module has: the one given, with a number where it is taken. O(log modules)."""
+        if name not in self.modules:
+            return name
+        low, high = 0, 1
+        while f"{name}_{high}" in self.modules:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            taken = f"{name}_{middle}" in self.modules
+            low, high = (middle, high) if taken else (low, middle)
+        return f"{name}_{high}"
 
     def rename_module(self, module: Module, name: str) -> None:
         if name in self.modules:

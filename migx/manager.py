@@ -1,44 +1,59 @@
 """Passes, pipelines, and the manager that runs them over every module.
 
-A pass is a frozen dataclass whose fields are its options and whose name is its file's name. A
-pipeline is text and parses back:
-``propagate_constant{skip_ops=(dequantizelinear)},simplify_reshapes``.
+A pass is a frozen dataclass whose fields are its options and whose name is its file's name.
 """
 
 from __future__ import annotations
 
-import ast
-import dataclasses
-import re
+import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, dataclass_transform
+from typing import ClassVar, dataclass_transform
 
-from migx import plugins
+from migx.constants import ALLOWANCE, Constants
 from migx.dead_code import remove_dead_code, remove_dead_modules
-from migx.errors import IRError, ParseError
+from migx.errors import IRError
 from migx.ir import Module, Program
 from migx.op import snake_case
+from migx.pipeline import Element, Fixpoint, Pipeline, enable_if, with_options
+from migx.rewrite import EventLog, RuleSet, rewrite
+
+__all__ = [
+    "Fixpoint",
+    "Observer",
+    "Pass",
+    "PassManager",
+    "Pipeline",
+    "Step",
+    "enable_if",
+    "run_passes",
+]
 
 
 @dataclass_transform(frozen_default=True)
 class Pass:
-    """A named change to a program. A subclass is a frozen dataclass of its options and defines one
-    of the two methods.
+    """A named change to a program. A subclass is a frozen dataclass of its options and has
+    ``rules``, or defines one of the two methods.
 
     Passes are deterministic and idempotent: run again, they report that nothing changed.
+    ``constant_allowance`` is the bytes by which new constants may exceed those they are made from:
+    see ``migx.constants``.
     """
 
     name: ClassVar[str]
+    rules: ClassVar[RuleSet] = RuleSet()
+    constant_allowance: ClassVar[int] = ALLOWANCE
 
     def __init_subclass__(cls) -> None:
         dataclass(frozen=True)(cls)
         cls.name = snake_case(cls.__name__)
 
     def apply(self, module: Module, manager: PassManager) -> bool:
-        """Changes one module in place; says whether it changed anything."""
-        return False
+        """Changes one module in place, by default by its rules; says whether it changed
+        anything.
+        """
+        return bool(self.rules) and rewrite(module, self.rules, self.name, manager.log)
 
     def apply_program(self, program: Program, manager: PassManager) -> bool:
         """Changes the program as a whole, after ``apply`` has seen each module; says whether it
@@ -46,57 +61,26 @@ class Pass:
         """
         return False
 
-    def __str__(self) -> str:
-        given = [
-            f"{f.name}={_option_text(getattr(self, f.name))}"
-            for f in dataclasses.fields(self)  # type: ignore[arg-type]
-            if getattr(self, f.name) != f.default
-        ]
-        return f"{self.name}{{{','.join(given)}}}" if given else self.name
-
-
-@dataclass(frozen=True)
-class Pipeline:
-    """Passes in the order they run. ``Pipeline.parse(str(p)) == p``."""
-
-    steps: tuple[Pass, ...] = ()
-
-    @classmethod
-    def of(cls, given: Pipeline | str | Iterable[Pass]) -> Pipeline:
-        if isinstance(given, str):
-            return cls.parse(given)
-        return given if isinstance(given, Pipeline) else cls(tuple(given))
-
-    @classmethod
-    def parse(cls, text: str) -> Pipeline:
-        """The pipeline a text stands for; unknown passes and options are errors that list what
-        there is.
-        """
-        return cls(tuple(_parse_step(step) for step in _split(text)))
-
-    def __iter__(self) -> Iterator[Pass]:
-        return iter(self.steps)
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __add__(self, other: Pipeline) -> Pipeline:
-        return Pipeline(self.steps + other.steps)
+    def pipeline(self) -> Pipeline | None:
+        """The passes this one stands for, if it is but a name for them; the manager runs those."""
+        return None
 
     def __str__(self) -> str:
-        return ",".join(map(str, self.steps))
+        return with_options(self.name, self)
 
 
 @dataclass(frozen=True)
 class Step:
-    """What an observer is told: the pass, its place in the pipeline, and the program it works
-    on.
+    """What an observer is told: the pass, how many ran before it, its place in the pipeline, the
+    program it works on, and the log of rewrites if there is one.
     """
 
     of: Pass
     index: int
     pipeline: Pipeline
     program: Program
+    place: str = ""
+    log: EventLog | None = None
 
 
 class Observer:
@@ -121,24 +105,39 @@ class PassManager:
     """Runs pipelines over a program: each pass over every module, submodules first, then over the
     program.
 
-    Modules marked ``bypass`` are left alone. What a pass that reports a change leaves dead is
-    removed.
+    A ``log`` records each rewrite, and skips those it is told to. Modules marked ``bypass`` are
+    left alone. What a pass that reports a change leaves dead is removed. A pass after which
+    constants take more than they may is a ``ConstantGrowth``.
     """
 
-    def __init__(self, program: Program, observers: Sequence[Observer] = ()) -> None:
-        self.program, self.observers = program, tuple(observers)
+    def __init__(
+        self, program: Program, observers: Sequence[Observer] = (), log: EventLog | None = None
+    ) -> None:
+        self.program, self.observers, self.log = program, tuple(observers), log
+        self.constants = Constants(program)
+        self._running: list[Pass] = []
 
-    def run(self, passes: Pipeline | str | Iterable[Pass]) -> bool:
-        """Runs passes in order; says whether any changed anything."""
-        pipeline = Pipeline.of(passes)
+    def run(
+        self, passes: Pipeline | str | Iterable[Element], *, stop_after: int | None = None
+    ) -> bool:
+        """Runs passes in order; says whether any changed anything. ``stop_after`` so many, what is
+        left does nothing; the passes of groups count each time they run.
+        """
+        pipeline, count = Pipeline.of(passes), itertools.count()
         for observer in self.observers:
             observer.started(self.program, pipeline)
-        changes = [
-            self._run_step(Step(p, i, pipeline, self.program)) for i, p in enumerate(pipeline)
-        ]
-        return any(changes)
+
+        def run_one(of: Pass, place: str) -> bool:
+            index = next(count)
+            if stop_after is not None and index >= stop_after:
+                return False
+            return self._run_step(Step(of, index, pipeline, self.program, place, self.log))
+
+        return pipeline.drive(run_one)
 
     def _run_step(self, step: Step) -> bool:
+        if self.log is not None:
+            self.log.begin(f"{step.place}:{step.of}")
         for observer in self.observers:
             observer.before(step)
         start = time.perf_counter()
@@ -155,6 +154,26 @@ class PassManager:
 
     def run_pass(self, step: Pass) -> bool:
         """Runs one pass, unobserved: what a pass calls to run another."""
+        if (inner := step.pipeline()) is not None:
+            return inner.drive(lambda each, _: self.run_pass(each))
+        self._check_constants()
+        self._running.append(step)
+        try:
+            changed = self._applied(step)
+            self._check_constants()
+        finally:
+            self._running.pop()
+        return changed
+
+    def _check_constants(self) -> None:
+        """Holds the pass that runs, if one does, to the law of ``migx.constants``."""
+        if self._running:
+            around = self._running[-1]
+            self.constants.check(around.name, around.constant_allowance)
+        else:
+            self.constants.start()
+
+    def _applied(self, step: Pass) -> bool:
         changed = False
         for module in self.modules():
             if module.bypass or self.program.modules.get(module.name) is not module:
@@ -179,11 +198,7 @@ class PassManager:
 
     def create_module(self, name: str) -> Module:
         """A new module; a number is added to a name that is taken."""
-        taken, count = name, 0
-        while taken in self.program.modules:
-            count += 1
-            taken = f"{name}_{count}"
-        return self.program.create_module(taken)
+        return self.program.create_module(self.program.unused_name(name))
 
     def rename_module(self, module: Module, name: str) -> None:
         self.program.rename_module(module, name)
@@ -199,7 +214,7 @@ class PassManager:
 
 
 def run_passes(
-    program: Program, passes: Pipeline | str | Iterable[Pass], observers: Sequence[Observer] = ()
+    program: Program, passes: Pipeline | str | Iterable[Element], observers: Sequence[Observer] = ()
 ) -> bool:
     """Runs passes over a program in place, without a target; says whether anything changed."""
     return PassManager(program, observers).run(passes)
@@ -211,72 +226,3 @@ def _around(module: Module) -> list[Module]:
     while (parent := chain[-1].parent) is not None and parent.module is not None:
         chain.append(parent.module)
     return [*chain, *([] if chain[-1] is module.program.main else [module.program.main])]
-
-
-_STEP = re.compile(r"\s*(\w+)\s*(?:\{(.*)\})?\s*", re.DOTALL)
-
-
-_PIECE = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|.""", re.DOTALL)
-
-
-def _split(text: str) -> list[str]:
-    """Splits at commas that stand in no bracket and no quotes."""
-    pieces, depth = [""], 0
-    for piece in _PIECE.findall(text):
-        depth += (piece in ("(", "{", "[")) - (piece in (")", "}", "]"))
-        if piece == "," and not depth:
-            pieces.append("")
-        else:
-            pieces[-1] += piece
-    return [p.strip() for p in pieces if p.strip()]
-
-
-def _parse_step(text: str) -> Pass:
-    if (found := _STEP.fullmatch(text)) is None:
-        raise ParseError(f"expected a pass such as name or name{{option=value}}, found {text!r}")
-    cls = plugins.load("passes", found[1])
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    options: dict[str, Any] = {}
-    for piece in _split(found[2] or ""):
-        name, equals, value = (part.strip() for part in piece.partition("="))
-        if name not in fields or not equals:
-            known = ", ".join(f"{f.name}: {f.type}" for f in fields.values()) or "none"
-            raise ParseError(f"pass {found[1]} has no option {piece!r}; its options are {known}")
-        kind = str(fields[name].type)
-        options[name] = _option(value, kind)
-        if not isinstance(options[name], _KINDS.get(kind, object)):
-            raise ParseError(f"pass {found[1]}: {name} is {kind}, not {value}")
-    made: Pass = cls(**options)
-    return made
-
-
-_KINDS: dict[str, type] = {"int": int, "float": float, "bool": bool, "str": str}
-
-
-def _option(text: str, kind: str) -> Any:
-    """An option's value: a literal of Python, or bare words as strings; one item stands for a tuple
-    of one.
-    """
-    if kind.startswith("tuple") and text.startswith("("):
-        return tuple(_option(piece, "") for piece in _split(text[1:-1]))
-    try:
-        value = (
-            {"true": True, "false": False}[text]
-            if text in ("true", "false")
-            else ast.literal_eval(text)
-        )
-    except (ValueError, SyntaxError):
-        value = text
-    return (value,) if kind.startswith("tuple") and not isinstance(value, tuple) else value
-
-
-def _option_text(value: Any) -> str:
-    if isinstance(value, tuple):
-        return f"({','.join(map(_option_text, value))})"
-    if (
-        isinstance(value, str)
-        and re.fullmatch(r"[A-Za-z_][\w:.]*", value)
-        and value not in ("true", "false", "True", "False", "None")
-    ):
-        return value
-    return str(value).lower() if isinstance(value, bool) else repr(value)

@@ -11,6 +11,7 @@ from migx.errors import PassError
 from migx.files import written
 from migx.ir import Program
 from migx.manager import Observer, PassManager, Pipeline, Step
+from migx.rewrite import EventLog
 from migx.text import show
 from migx.verify import findings
 
@@ -65,7 +66,8 @@ class CrashFile(Observer):
         self._start = program.copy()
 
     def failed(self, step: Step, error: Exception) -> None:
-        PassManager(self._start).run(step.pipeline.steps[: step.index])
+        log = None if step.log is None else EventLog(step.log.skip)
+        PassManager(self._start, log=log).run(step.pipeline, stop_after=step.index)
         self.folder.mkdir(parents=True, exist_ok=True)
         name = f"{step.of.name}-{self._start.fingerprint()[:12]}"
         self.file = self.folder / f"{name}.migx"

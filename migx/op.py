@@ -178,12 +178,17 @@ def bind(op: Operation, sizes: Mapping[str, int]) -> Operation:
     }
     if not changed:
         return op
+    return with_attributes(op, **changed)
+
+
+def with_attributes(op: Operation, **changed: Any) -> Operation:
+    """The operation with some attributes of other values."""
     if dataclasses.is_dataclass(op):
-        bound: Operation = dataclasses.replace(op, **changed)
-        return bound
-    bound = copy.copy(op)
-    vars(bound).update(changed)
-    return bound
+        made: Operation = dataclasses.replace(op, **changed)
+        return made
+    made = copy.copy(op)
+    vars(made).update(changed)
+    return made
 
 
 def _bound(value: Any, sizes: Mapping[str, int]) -> Any:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from migx import plugins
 from migx.argument import Argument, Source
-from migx.dim import Dim
 from migx.errors import MigxError, ParseError
+from migx.fields import fits
 from migx.ir import Instruction, Module, Program
 from migx.shape import DType, Shape
 from migx.syntax import Block, Data, Find, Reader, Statement, Token
@@ -139,7 +139,7 @@ class _Builder:
             kind = str(fields[name].type)
             if kind == "float" and type(value) is int:
                 given[name] = float(value)
-            elif not _fits(kind, value):
+            elif not fits(kind, value):
                 self.reader.fail(f"{statement.op}: {name} is {kind}, not {value!r}", statement.at)
         needed = [
             f.name
@@ -212,30 +212,6 @@ def drawn(shape: Shape, seed: Any) -> Argument:
     else:
         values = rng.integers(0, 2 if shape.dtype.kind == "bool" else 8, dims)
     return Argument(shape, values.astype(shape.dtype.numpy))
-
-
-_FITS: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (float,),
-    "bool": (bool,),
-    "str": (str,),
-    "Extent": (int, Dim),
-    "Shape": (Shape,),
-    "DType": (DType,),
-    "Argument": (Argument,),
-}
-
-
-def _fits(kind: str, value: Any) -> bool:
-    """Whether a value is of the kind a dataclass field declares; kinds that are not known here take
-    any.
-    """
-    if kind.startswith("tuple"):
-        inner = kind.removeprefix("tuple[").removesuffix(", ...]")
-        return isinstance(value, tuple) and all(_fits(inner, item) for item in value)
-    if kind not in _FITS:
-        return True
-    return isinstance(value, _FITS[kind]) and (kind == "bool" or not isinstance(value, bool))
 
 
 __all__ = ["drawn", "parse"]

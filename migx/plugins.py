@@ -82,7 +82,8 @@ def load(kind: str, name: str) -> Any:
     table = _table(kind)
     if name not in table:
         raise UnknownName(
-            f"no {kind} named {name!r}; there are: {', '.join(sorted(table)) or 'none'}"
+            f"no {'pass' if kind == 'passes' else kind.removesuffix('s')} named {name!r}; "
+            f"there are: {', '.join(sorted(table)) or 'none'}"
         )
     for cls in _classes(importlib.import_module(table[name])):
         if snake_case(cls.__name__) == name:

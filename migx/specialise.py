@@ -1,4 +1,4 @@
-"""Programs with some of their symbols replaced by numbers."""
+"""Programs with some of their symbols replaced by numbers, or by other extents."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from migx import op as operations
-from migx.dim import Dim, substitute
+from migx.dim import Dim, Extent, substitute
 from migx.errors import DimError, ShapeError
 from migx.ir import Instruction, Module, Program
 from migx.op import Operation
@@ -16,6 +16,7 @@ from migx.shape import Shape
 from migx.text import draw_instruction
 
 Sizes = Mapping[str, int]
+Extents = Mapping[str, Extent]
 
 
 def bound(program: Program, sizes: Sizes) -> Program:
@@ -36,7 +37,36 @@ def bound(program: Program, sizes: Sizes) -> Program:
     return made
 
 
-def replaced(op: Operation, sizes: Sizes) -> Operation:
+def substitute_symbols(program: Program, extents: Extents) -> None:
+    """Replaces symbols by extents throughout a program, in place; shapes are inferred again.
+
+    ``ShapeError``, drawn, where an operation refuses them: the program is then unchanged.
+    """
+    before: dict[Instruction, tuple[Operation, Shape]] = {}
+    try:
+        for module in program.modules.values():
+            _substitute(module, extents, before)
+    except (DimError, ShapeError):
+        for at, (op, shape) in before.items():
+            at.op, at.shape = op, shape
+        raise
+
+
+def _substitute(
+    module: Module, extents: Extents, before: dict[Instruction, tuple[Operation, Shape]]
+) -> None:
+    """Does so in a module and those it holds; ``before`` gets what was there."""
+    for at in module:
+        if at in before:
+            continue
+        for inner in at.modules:
+            _substitute(inner, extents, before)
+        before[at] = at.op, at.shape
+        at.op = replaced(at.op, extents)
+        at.shape = at.op.compute_shape([v.shape for v in at.inputs], at.modules)
+
+
+def replaced(op: Operation, sizes: Extents) -> Operation:
     """The operation with symbols in its attributes replaced; itself where it has none of them."""
     if not any(symbol.name in sizes for symbol in operations.symbols(op)):
         return op
@@ -91,7 +121,7 @@ def _check(program: Program, sizes: Sizes) -> None:
             raise DimError(f"dim {symbols[name]} cannot be {size}: its bounds are {low}..{high}")
 
 
-def _value(value: Any, sizes: Sizes) -> Any:
+def _value(value: Any, sizes: Extents) -> Any:
     if isinstance(value, Dim):
         return substitute(value, sizes)
     if isinstance(value, Shape):

@@ -61,17 +61,22 @@ def _computes(at: Instruction) -> bool:
     return declared.pure and declared.foldable and not at.modules
 
 
+def is_readable(at: Instruction, relied_on_by: str = "") -> bool:
+    """Whether ``value_of`` would grant a value; nothing is recorded."""
+    if type(at.op) is not Literal or not at.op.value.available:
+        return False
+    return not at.op.replaceable or (bool(relied_on_by) and at.module is not None)
+
+
 def value_of(at: Instruction, *, relied_on_by: str = "") -> Argument | None:
     """The value of a literal, for a rewrite that looks at values; None where it may not be known.
 
     Fixed literals are granted. A replaceable one is granted only to a caller that names itself, and
     the assumption is recorded on the program. Deferred weights and slots have no value yet.
     """
-    if type(at.op) is not Literal or not at.op.value.available:
+    if type(at.op) is not Literal or not is_readable(at, relied_on_by):
         return None
-    if at.op.replaceable:
-        if not relied_on_by or at.module is None:
-            return None
+    if at.op.replaceable and at.module is not None:
         assumed = Assumption(at.op.label, at.op.value, relied_on_by)
         at.module.program.assumptions.setdefault(assumed, None)
     return at.op.value

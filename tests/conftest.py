@@ -63,7 +63,9 @@ class Case(pytest.Item):
 
     def __init__(self, *, passes: str, text: str, **rest: Any) -> None:
         super().__init__(**rest)
-        self.passes, self.text = passes, text
+        self.head, self.text = f"# passes: {passes}\n", text
+        self.passes, _, atol = passes.partition(", atol=")
+        self.atol = float(atol or 1e-6)
 
     def runtest(self) -> None:
         given, becomes, wanted = self.text.partition("# becomes\n")
@@ -72,12 +74,13 @@ class Case(pytest.Item):
         migx.run_passes(after, self.passes, [Verify()])
         if self.config.getoption("--bless"):
             blessed = f"{given.rstrip()}\n# becomes\n{after}".rstrip()
-            whole = self.path.read_text("utf-8").replace(self.text.rstrip(), blessed)
+            whole = self.path.read_text("utf-8")
+            whole = whole.replace(self.head + self.text.rstrip(), self.head + blessed)
             self.path.write_text(whole, "utf-8")
         else:
             assert becomes, "the case does not say what it becomes: run with --bless"
             assert str(after) == wanted.strip() + "\n"
-        agree(before, after)
+        agree(before, after, self.atol)
         again = after.copy()
         assert not migx.run_passes(again, Pipeline.parse(self.passes)), "not idempotent"
 
@@ -97,7 +100,7 @@ def cases(text: str) -> Iterator[tuple[str, str, str]]:
         yield title.lstrip("# ") if title.startswith("#") else "", head["passes"].strip(), body
 
 
-def agree(before: migx.Program, after: migx.Program) -> None:
+def agree(before: migx.Program, after: migx.Program, atol: float = 1e-6) -> None:
     """Fails unless two programs give the same results on ``ref`` for drawn inputs."""
     sizes = {
         name: max(symbol.low, min(SIZE, symbol.high or SIZE))
@@ -109,7 +112,7 @@ def agree(before: migx.Program, after: migx.Program) -> None:
     }
     first, second = (p.compile("ref", passes="").eval(inputs) for p in (before, after))
     for got, wanted in zip(second, first, strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=atol)
 
 
 def draw(shape: Shape, seed: int) -> Argument:

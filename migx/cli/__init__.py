@@ -12,6 +12,7 @@ import argparse
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -47,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     options = _parser(given).parse_args(given)
     try:
-        code = load(options.verb).run(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = _shown
+            code = load(options.verb).run(options)
         sys.stdout.flush()
         return code
     except MigxError as error:
@@ -60,6 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read the output has enough; nothing must be written to it at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _shown(message: Warning | str, *_: object, **__: object) -> None:
+    """Prints a warning as errors are printed: without the line of ours it comes from."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _parser(given: Sequence[str]) -> argparse.ArgumentParser:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from migx import dim
 from migx.argument import Argument
 from migx.cli._load import UsageError
-from migx.errors import InputError, MigxError
+from migx.errors import DimError, EvaluationError, InputError, MigxError, ShapeError
 from migx.files import written
 from migx.ir import Program
 from migx.shape import DType, Shape
@@ -64,7 +64,7 @@ def read(path: Path, parameters: Mapping[str, Shape]) -> dict[str, Array]:
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, AttributeError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path} is no .npz file of plain arrays: {error}") from error
+        raise UsageError(f"{path} is no .npz file of plain arrays") from error
     for name, array in arrays.items():
         wanted = parameters[name].dtype if name in parameters else None
         if array.dtype.kind == "V" and wanted and array.dtype.itemsize == wanted.numpy.itemsize:
@@ -122,8 +122,8 @@ def listed(sizes: Mapping[str, int]) -> str:
 
 
 def explained(error: MigxError, sizes: Mapping[str, int]) -> MigxError:
-    """An error, with the sizes that were chosen for want of others."""
-    if sizes:
+    """An error, with the sizes that were chosen for want of others, where they may be to blame."""
+    if sizes and isinstance(error, (DimError, EvaluationError, InputError, ShapeError)):
         error.add_note(
             f"inputs were drawn with {listed(sizes)}: choose others by --dim-param NAME=N, or give "
             "arrays by --inputs FILE.npz"

@@ -30,7 +30,7 @@ def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
         "model",
         metavar="MODEL",
         nargs="?" if optional else None,
-        help="an ONNX file, or a program's text (.migx)",
+        help="an ONNX file, a program's text (.migx), or a saved program (.mxr)",
     )
     parser.add_argument(
         "--input-dim",
@@ -71,19 +71,22 @@ def is_text(path: Path) -> bool:
     return path.suffix == ".migx"
 
 
+def is_onnx(path: Path) -> bool:
+    """Whether a file is one that other programs read too."""
+    return path.suffix not in (".migx", ".mxr")
+
+
 def _read(path: Path, options: argparse.Namespace) -> Program:
     import migx
 
     if not path.is_file():
         raise UsageError(f"there is no file {path}" if not path.exists() else f"{path} is no file")
-    if path.suffix == ".mxr":
-        raise UsageError(
-            f"{path}: .mxr files are not read; what is read is ONNX (.onnx) and text (.migx)"
-        )
-    if not is_text(path):
+    if is_onnx(path):
         return migx.parse_onnx(path, dict(map(_dims, options.input_dim)))
     if options.input_dim:
-        raise UsageError("--input-dim is for ONNX files; the dims of a text: --dim-param NAME=N")
+        raise UsageError("--input-dim is for ONNX files; the dims of a program: --dim-param NAME=N")
+    if not is_text(path):
+        return migx.load(path)
     return migx.parse(text_of(path), folder=path.parent, draw_missing=options.draw_missing)
 
 
@@ -118,19 +121,24 @@ def _size(given: str) -> tuple[str, int]:
     return name, int(size)
 
 
-def save_text(program: Program, path: Path, *, origins: bool = False, hashes: bool = False) -> None:
-    """Writes the text of a program, whole or not at all.
+def save(program: Program, path: Path, *, origins: bool = False, hashes: bool = False) -> None:
+    """Writes a program, whole or not at all: as text, or with all its literals to one ``.mxr``.
 
-    Literals that lie in no file and are too large for the text go to a file beside it, which is
-    named by the program's fingerprint, so that it is never another's.
+    Literals that lie in no file and are too large for a text go to a file beside it, which is named
+    by the program's fingerprint, so that it is never another's.
     """
+    import migx
     from migx.files import written
     from migx.text import show
 
+    if path.suffix not in (".migx", ".mxr"):
+        raise UsageError(f"{path}: programs are written as text (.migx) or with literals (.mxr)")
     data = None
-    if _has_loose_data(program):
+    if is_text(path) and _has_loose_data(program):
         data = path.absolute().with_name(f"{path.stem}-{program.fingerprint()[:12]}.bin")
     try:
+        if not is_text(path):
+            return migx.save(program, path)
         text = show(program, origins=origins, hashes=hashes, data_file=data)
         with written(path) as out:
             out.write(text.encode())

@@ -45,8 +45,8 @@ def checked(
 
     The program runs on ``ref`` once in any case: that run says where values are rounded.
     """
-    against = options.against or ("ref" if _load.is_text(path) else "onnxruntime")
-    if against == "onnxruntime" and _load.is_text(path):
+    against = options.against or ("onnxruntime" if _load.is_onnx(path) else "ref")
+    if against == "onnxruntime" and not _load.is_onnx(path):
         raise _load.UsageError(f"onnxruntime runs ONNX files, not {path.name}: use --against ref")
     plain = compiled(program, "ref")
     spent = rounding(plain, inputs)

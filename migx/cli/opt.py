@@ -1,4 +1,4 @@
-"""Runs passes over a model and prints the text of what they leave.
+"""Runs passes over a model, and prints or saves what they leave.
 
 A text whose first line is ``# passes: ...``, as files left by a pass that failed are, says itself
 which passes; ``--passes`` overrules it. What is said about the passes goes to stderr.
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from migx.cli import _load, _report
 
 if TYPE_CHECKING:
-    from migx.manager import Observer
+    from migx.manager import Observer, Pipeline
     from migx.observers import Time
+    from migx.rewrite import Event, EventLog
 
 HEADER = "# passes:"
 
@@ -24,9 +25,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     _load.add_model(parser)
     parser.add_argument("--passes", metavar="P,Q{x=1}", help="the passes; see `migx passes`")
-    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="write the text there")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, help="write it there (.migx or .mxr)"
+    )
     parser.add_argument("--origins", action="store_true", help="with the ONNX node of each line")
+    parser.add_argument(
+        "--stop-after",
+        metavar="N",
+        type=int,
+        help="run N passes and leave out the rest; those of groups count each time they run",
+    )
     parser.add_argument("--verify-each", action="store_true", help="check after each pass")
+    parser.add_argument(
+        "--trace", action="store_true", help="show on stderr each rewrite and where it stands"
+    )
     parser.add_argument(
         "--print-after-change", action="store_true", help="show each change on stderr"
     )
@@ -36,34 +48,50 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs them."""
-    from migx.manager import Pipeline, run_passes
+    from migx.manager import PassManager, Pipeline
     from migx.observers import Time
+    from migx.rewrite import EventLog
     from migx.text import show
 
     pipeline = Pipeline.parse(_wanted(options))
     program = _load.load(options)
-    timer = Time()
-    with _load.progress(f"running {len(pipeline)} passes"):
-        changed = run_passes(program, pipeline, _observers(options, timer))
-    if options.time and not options.json:
-        print(_times(timer), file=sys.stderr)
+    timer, log = Time(), EventLog() if options.trace else None
+    manager = PassManager(program, _observers(options, timer), log)
+    with _load.progress(f"running {pipeline}"):
+        changed = manager.run(pipeline, stop_after=options.stop_after)
     if options.output is not None:
-        _load.save_text(program, options.output, origins=options.origins)
+        _load.save(program, options.output, origins=options.origins)
+    text = "" if options.output is not None else show(program, origins=options.origins)
     if options.json:
-        found: dict[str, Any] = {
-            "passes": str(pipeline),
-            "changed": changed,
-            "steps": [
-                {"pass": name, "seconds": seconds, "before": before, "after": after}
-                for name, seconds, before, after in timer.rows
-            ],
-        }
-        if options.output is None:
-            found["text"] = show(program, origins=options.origins)
-        _report.print_json(found)
-    elif options.output is None:
-        sys.stdout.write(show(program, origins=options.origins))
+        _report.print_json(_found(pipeline, changed, timer, log) | ({"text": text} if text else {}))
+        return 0
+    if log is not None:
+        print(*map(_drawn, log.events), sep="\n", file=sys.stderr)
+    if options.time:
+        print(_times(timer), file=sys.stderr)
+    sys.stdout.write(text)
     return 0
+
+
+def _found(pipeline: Pipeline, changed: bool, timer: Time, log: EventLog | None) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "passes": str(pipeline),
+        "changed": changed,
+        "steps": [
+            {"pass": name, "seconds": seconds, "before": before, "after": after}
+            for name, seconds, before, after in timer.rows
+        ],
+    }
+    return found if log is None else found | {"events": [vars(event) for event in log.events]}
+
+
+def _drawn(event: Event) -> str:
+    """A rewrite as it is shown: who, where, and what changed."""
+    origins = f" at {', '.join(event.origins)}" if event.origins else ""
+    before = [f"  - {line}" for line in event.before.splitlines()]
+    after = [f"  + {line}" for line in event.after.splitlines()]
+    head = f"{event.pass_name}: {event.rule}{origins} ({event.source})"
+    return "\n".join([head, *before, *after])
 
 
 def _wanted(options: argparse.Namespace) -> str:

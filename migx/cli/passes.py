@@ -1,4 +1,4 @@
-"""Lists the passes there are, or shows one with its options.
+"""Lists the passes there are, or shows one with its options and rules.
 
 Those of installed packages are among them.
 """
@@ -6,8 +6,13 @@ Those of installed packages are among them.
 from __future__ import annotations
 
 import argparse
+import inspect
+from typing import TYPE_CHECKING, Any
 
 from migx.cli import _report
+
+if TYPE_CHECKING:
+    from migx.rewrite import Rule
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,11 +26,41 @@ def run(options: argparse.Namespace) -> int:
     from migx import plugins
 
     wanted = [options.name] if options.name else plugins.names("passes")
-    found = [_report.described(n, plugins.load("passes", n), "options") for n in wanted]
+    found = [_described(name) for name in wanted]
     if options.json:
         _report.print_json(found[0] if options.name else found)
     elif options.name:
-        _report.print_described(found[0], "options")
+        _print(found[0])
     else:
-        print(_report.table(("pass", ""), [(e["name"], _report.sentence(e["doc"])) for e in found]))
+        rows = [(e["name"], len(e["rules"]) or "", _report.sentence(e["doc"])) for e in found]
+        print(_report.table(("pass", "rules", ""), rows))
     return 0
+
+
+def _described(name: str) -> dict[str, Any]:
+    """What a pass does: its options, its rules, and the passes it stands for."""
+    from migx import plugins
+
+    cls = plugins.load("passes", name)
+    found = _report.described(name, cls, "options")
+    required = any("default" not in option for option in found["options"])
+    inner = None if required else cls().pipeline()
+    rules = [_rule(each) for each in cls.rules]
+    return found | {"rules": rules, "stands_for": None if inner is None else str(inner)}
+
+
+def _rule(rule: Rule) -> dict[str, str]:
+    return {
+        "name": rule.name,
+        "doc": " ".join(inspect.cleandoc(rule.function.__doc__ or "").split()),
+        "pattern": str(rule.pattern),
+        "source": rule.source,
+    }
+
+
+def _print(entry: dict[str, Any]) -> None:
+    _report.print_described(entry, "options")
+    if entry["stands_for"] is not None:
+        print(f"\nstands for: {entry['stands_for']}")
+    for rule in entry["rules"]:
+        print(f"\n{rule['name']}: {rule['doc']}\n  {rule['pattern']}\n  {rule['source']}")

@@ -20,7 +20,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stats", action="store_true", help="what it is made of, not its text")
     parser.add_argument("--origins", action="store_true", help="with the ONNX node of each line")
     parser.add_argument("--hashes", action="store_true", help="with the SHA-256 of each literal")
-    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="write the text there")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, help="write it there (.migx or .mxr)"
+    )
     _report.add_json(parser)
 
 
@@ -31,8 +33,8 @@ def run(options: argparse.Namespace) -> int:
     program = _load.load(options)
     if options.output is not None:
         if options.stats or options.json:
-            raise _load.UsageError("--output writes the text: not with --stats or --json")
-        _load.save_text(program, options.output, origins=options.origins, hashes=options.hashes)
+            raise _load.UsageError("--output writes the program: not with --stats or --json")
+        _load.save(program, options.output, origins=options.origins, hashes=options.hashes)
     elif options.json:
         _report.print_json(statistics(program) if options.stats else structure(program, options))
     elif options.stats:

@@ -128,7 +128,7 @@ class Node:
     def tensor(self, name: str) -> Argument:
         """A tensor attribute."""
         tensor: onnx.TensorProto = self._attribute(name, None, "t")
-        return tensors.to_argument(tensor, self.graph.model.folder)
+        return self.graph.model.argument(tensor)
 
     def subgraph(self, name: str) -> onnx.GraphProto:
         found: onnx.GraphProto = self._attribute(name, None, "g")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import itertools
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +15,10 @@ from pathlib import Path
 import onnx
 
 from migx import dim, ops
-from migx.argument import Source
+from migx.argument import Argument, Source
 from migx.dead_code import remove_dead_code, remove_dead_modules
 from migx.dim import Dim, Extent
-from migx.errors import DimError, OnnxError, ShapeError
+from migx.errors import DataWarning, DimError, MigxError, OnnxError, ShapeError
 from migx.ir import Instruction, Module, Program
 from migx.onnx import importers, tensors
 from migx.onnx.functions import Functions, body_of, instantiated, is_function, local_functions
@@ -46,6 +47,7 @@ def parse_onnx(
     reader.parameters(dict(input_dims or {}))
     reader.body()
     reader.finish()
+    source.warn_of_trailing_bytes()
     for module in program.submodules(program.main):
         remove_dead_code(module)
     remove_dead_modules(program)
@@ -62,6 +64,22 @@ class ModelFile:
     versions: Mapping[str, int]
     functions: Functions
     names: set[str] = field(default_factory=set)
+    ends: dict[Path, int] = field(default_factory=dict)
+
+    def argument(self, tensor: onnx.TensorProto, embedded: Source | None = None) -> Argument:
+        """The value of a tensor; how far each external file is used is remembered."""
+        value = tensors.to_argument(tensor, self.folder, embedded)
+        if embedded is None and (source := value.source) is not None:
+            end = source.offset + source.length
+            self.ends[source.file] = max(end, self.ends.get(source.file, 0))
+        return value
+
+    def warn_of_trailing_bytes(self) -> None:
+        """Warns where an external file goes on behind the last tensor that is in it."""
+        for file, end in self.ends.items():
+            if (rest := file.stat().st_size - end) > 0:
+                message = f"{file} has {rest} bytes behind the last tensor of this model"
+                warnings.warn(message, DataWarning, stacklevel=4)
 
     def version(self, node: onnx.NodeProto) -> int:
         """The opset version of a node's domain."""
@@ -213,7 +231,7 @@ class GraphReader:
         """Reads initializers and nodes, each node after those it reads from."""
         for index, tensor in enumerate(self.graph.initializer):
             literal = Literal(
-                tensors.to_argument(tensor, self.model.folder, self._sources.get(index)),
+                self.model.argument(tensor, self._sources.get(index)),
                 tensor.name,
             )
             self.define(tensor.name, self.unpacked(self.module.add_instruction(literal)))
@@ -249,6 +267,12 @@ class GraphReader:
             raise node.fail(str(error)) from error
         except ShapeError as error:
             raise ShapeError(f"{proto.op_type} {node.label!r}: {error}") from error
+        except MigxError:
+            raise
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            given = ", ".join("none" if v is None else str(v.shape) for v in inputs) or "none"
+            message = f"its operands ({given}) or attributes do not fit it: {error}"
+            raise node.fail(message) from error
         results = made if isinstance(made, tuple) else (made,)
         for name, result in zip(proto.output, results, strict=False):
             if name:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from migx.argument import Source
 from migx.errors import OnnxError
@@ -52,16 +52,36 @@ def read_stripped(path: Path) -> Stripped:
         try:
             rest = b"".join(_model(view, path, embedded))
             model = onnx.ModelProto.FromString(rest)
+            _check_strings(model)
         except (DecodeError, IndexError) as error:
-            why = (
-                "it is truncated or no protobuf message"
-                if isinstance(error, IndexError)
-                else str(error)
-            )
-            raise OnnxError(f"{path} is not a readable ONNX file: {why}") from error
+            cut = isinstance(error, IndexError)
+            why = _looks_like(bytes(view[:64])) or ("it is truncated" if cut else str(error))
+            raise OnnxError(f"{path} is not an ONNX model: {why}") from error
     if not model.HasField("graph") or not model.ir_version:
         raise OnnxError(f"{path} is not an ONNX model: it has no graph or no IR version")
     return Stripped(model, embedded)
+
+
+def _looks_like(head: bytes) -> str:
+    """What a file that is no model seems to be, by its first bytes; empty where they do not say."""
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a pointer to a file in Git LFS; 'git lfs pull' fetches the file itself"
+    if head.startswith(b"PK\3\4"):
+        return "it is a zip archive"
+    text = all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head)
+    return "it is text" if text else ""
+
+
+def _check_strings(message: Message) -> None:
+    """Raises ``DecodeError`` where a name is not UTF-8: protobuf would hand it out as bytes."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING:
+            strings = [value] if isinstance(value, str | bytes) else value
+            if any(isinstance(s, bytes) for s in strings):
+                raise DecodeError(f"{field.full_name} is not UTF-8")
+        elif field.type == field.TYPE_MESSAGE:
+            for inner in [value] if isinstance(value, Message) else value:
+                _check_strings(inner)
 
 
 @dataclass(frozen=True)

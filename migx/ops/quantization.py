@@ -74,7 +74,8 @@ class Linear(Op, abstract=True):
     def aligned(self, parameter: Array, x: Array) -> Array:
         """A scale or zero point, made to broadcast against the folded input."""
         if parameter.size == 1 or (parameter.size and not any(parameter.strides)):
-            return parameter[(*(0,) * parameter.ndim, ...)]  # the one there is
+            one = parameter[(0,) * parameter.ndim]
+            return np.asarray(one, parameter.dtype)
         if not self.block:
             return parameter.reshape([-1 if i == self.axis else 1 for i in range(x.ndim)])
         if x.shape[self.axis] % self.block == 0:
@@ -123,7 +124,7 @@ class QuantizeLinear(Linear):
             if zero and zero[0].any():
                 q += self.aligned(zero[0], x).astype(q.dtype)
             if self.saturate or not self.to.is_float:
-                np.clip(q, *_range(self.to), out=q)
+                np.clip(q, *limits(self.to), out=q)
             return q.astype(self.to.numpy).reshape(x.shape)
 
 
@@ -161,10 +162,10 @@ def _listed(types: Sequence[DType]) -> str:
     return " or ".join(map(str, types))
 
 
-def _range(dtype: DType) -> tuple[float, float]:
+def limits(dtype: DType) -> tuple[float, float]:
     """The least and greatest finite value of an element type."""
     if dtype.is_float:
-        limits = ml_dtypes.finfo(dtype.numpy)  # type: ignore[no-untyped-call]
-        return float(limits.min), float(limits.max)
+        finite = ml_dtypes.finfo(dtype.numpy)  # type: ignore[no-untyped-call]
+        return float(finite.min), float(finite.max)
     bounds = np.iinfo(dtype.numpy)
     return bounds.min, bounds.max

@@ -90,14 +90,25 @@ def _resampled(op: Resize, axis: int, x: Array) -> Array:
     if size == length and np.array_equal(at, np.arange(size)):
         return x
     if op.mode == "nearest":
-        nearest = ROUNDINGS[op.nearest_mode](at).clip(0, length - 1).astype(np.intp)
-        result: Array = np.take(x, nearest, axis)
+        result: Array = np.take(x, _nearest(op, at, length), axis)
     else:
         result = _interpolated(op, axis, x, at, min(1.0, scale) if op.antialias else 1.0)
     if op.coordinate_transformation_mode == "tf_crop_and_resize":
         outside = _along(axis, (at < 0) | (at > length - 1), x)
         result = np.where(outside, x.dtype.type(op.extrapolation_value), result)
     return result
+
+
+def nearest_places(op: Resize, axis: int, length: int) -> Array:
+    """Which of the ``length`` elements of an axis each element of a nearest result is."""
+    size = op.sizes[axis]
+    assert isinstance(size, int)
+    scale = op.scales[axis] if op.scales else size / length
+    return _nearest(op, _coordinates(op, axis, length, size, scale), length)
+
+
+def _nearest(op: Resize, at: Array, length: int) -> Array:
+    return ROUNDINGS[op.nearest_mode](at).clip(0, length - 1).astype(np.intp)
 
 
 def _coordinates(op: Resize, axis: int, length: int, size: int, scale: float) -> Array:

@@ -160,7 +160,10 @@ class Recurrent(Op, abstract=True):
         b = given["b"][d] if "b" in given else np.zeros(2 * rows, y.dtype)
         projected = given["x"].reshape(time * batch, features) @ given["w"][d].T + b[:rows]
         projected = projected.reshape(time, batch, rows)
-        initial = [given[name][d] if name in given else np.zeros_like(y[0]) for name in self.states]
+        initial = [
+            given[name][d] if name in given else np.zeros(y.shape[1:], y.dtype)
+            for name in self.states
+        ]
         peephole = given["p"][d].reshape(self.peepholes, -1) if "p" in given else None
         cell = self.cell(given["r"][d].T, b[rows:], functions, peephole)
         states, lengths = tuple(initial), given.get("sequence_lens")

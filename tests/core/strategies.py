@@ -17,7 +17,7 @@ from migx.argument import Argument
 from migx.dim import Dim, Extent
 from migx.errors import DimError
 from migx.ir import Instruction, Module, Program
-from migx.ops.builtin import Literal, OnnxExternalWeights, Slot
+from migx.ops.builtin import OnnxExternalWeights, Slot
 from migx.shape import BOOL, F32, I64, STR, DType, Shape
 
 WORDS = ["module", "return", "dim", "from", "bypass", "min", "max", "inf", "nan", "true", "f32"]
@@ -47,8 +47,8 @@ def extents(draw: st.DrawFn, known: list[Dim]) -> Extent:
     """A number, a symbol, or an expression over symbols that cannot be negative."""
     if not known or draw(st.integers(0, 2)) == 0:
         return draw(st.integers(0, 4))
-    a, b = draw(st.sampled_from(known)), draw(st.sampled_from([*known, 2, 3]))
-    form = draw(st.integers(0, 8))
+    a, other = draw(st.sampled_from(known)), list[Extent]([*known, 2, 3])
+    b, form = draw(st.sampled_from(other)), draw(st.integers(0, 8))
     try:
         made = [a, a, a, a + b, a * b * 2 + 1, a // 3, (a + 1) // 2 * b]
         made += [dim.minimum(a, b), dim.broadcast(a + 1, b)]
@@ -86,7 +86,7 @@ class Drawn:
 
     def __init__(self, draw: st.DrawFn) -> None:
         self.draw, self.program = draw, Program()
-        unique = st.lists(symbols(), max_size=3, unique_by=lambda d: str(d))
+        unique = st.lists(symbols(), max_size=3, unique_by=str)
         self.symbols: list[Dim] = draw(unique)
 
     def pick(self, values: list[Instruction], *kinds: Any) -> Instruction | None:
@@ -98,16 +98,16 @@ class Drawn:
         """A tensor's shape, strided now and then."""
         dtype = self.draw(st.sampled_from([F32, F32, F32, I64, BOOL, DType.of("f16")]))
         dims = self.draw(st.lists(extents(self.symbols), max_size=3))
-        shape = Shape(dtype, dims)
-        if dims and self.draw(st.booleans()):
-            shape = shape.permuted(self.draw(st.permutations(range(len(dims)))))
-        return shape
+        order = self.draw(st.permutations(range(len(dims))))
+        return Shape(dtype, dims).permuted(order)
 
     def main(self) -> Program:
         main = self.program.main
         values = [main.add_parameter(self.fresh("sizes"), Shape(F32, self.symbols))]
-        for _ in range(self.draw(st.integers(0, 2))):
-            values.append(main.add_parameter(self.free(main.parameters), self.shape()))
+        values += [
+            main.add_parameter(self.free(main.parameters), self.shape())
+            for _ in range(self.draw(st.integers(0, 2)))
+        ]
         self.fill(main, values, self.draw(st.integers(1, 6)), depth=0)
         main.bypass = self.draw(st.integers(0, 5)) == 0
         return self.program

@@ -176,10 +176,14 @@ def split(node: Node) -> tuple[Instruction, ...]:
         if sizes is None:
             raise node.fail("the sizes of the parts must be constant or come from dims")
     if sizes is None:
-        count = node.integer("num_outputs", len(node.proto.output))
+        count = len(node.proto.output)
+        if node.integer("num_outputs", count) != count:
+            raise node.fail(f"num_outputs is {node.integer('num_outputs')}, it has {count} outputs")
         part = (whole + (count - 1)) // count
         sizes = [part] * (count - 1) + [whole - part * (count - 1)]
     bounds = list(itertools.accumulate(sizes, initial=0))
+    if not dim.may_equal(bounds[-1], whole):
+        raise node.fail(f"its parts {tuple(sizes)} add up to {bounds[-1]}, the axis has {whole}")
     return tuple(node.add(ops.Slice((axis,), (a,), (b,)), x) for a, b in itertools.pairwise(bounds))
 
 

@@ -1,0 +1,222 @@
+"""The law that constants never grow by accident, and the one way to fold them.
+
+What a pass folds from a set of constants may take at most the bytes of those it frees and an
+allowance, 1 MiB unless the pass states another. What comes of packed storage may take at most the
+bytes of packed storage it frees. So no pass can unfold compressed weights, nor hide what it adds
+behind bytes freed elsewhere: constants that have a source in common are counted together, and apart
+from all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from migx import op as operations
+from migx.argument import Argument
+from migx.errors import ConstantGrowth
+from migx.ir import Instruction, Program, merged
+from migx.ops.builtin import Literal
+from migx.shape import Shape
+
+ALLOWANCE = 1 << 20
+"""What the constants of one set may take beyond what they free."""
+
+SMALL = 16
+"""Bytes of a constant that every other may be made from: having it in common is no relation."""
+
+MOVED = frozenset({"contiguous", "convert", "dequantizelinear", "mul", "sub"})
+"""Besides views, what only moves and scales the elements of unpacked storage."""
+
+
+@dataclass(eq=False)
+class Made:
+    """A constant to be, and the values it is made from; these are compared by identity."""
+
+    shape: Shape
+    sources: Sequence[Argument]
+    nbytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.nbytes = _bytes(self.shape)
+
+    @property
+    def unpacks(self) -> bool:
+        """Whether it comes of packed storage."""
+        return any(s.shape.dtype.is_packed for s in self.sources)
+
+    def excess(self, gone: Collection[int], allowance: int) -> int:
+        """The bytes by which this constant alone breaks the law; ``gone`` has the ids of what is
+        freed.
+        """
+        return Related([self]).excess(gone, allowance)
+
+
+@dataclass
+class Related:
+    """Constants that have sources in common, directly or through others."""
+
+    made: list[Made]
+
+    def excess(self, gone: Collection[int], allowance: int) -> int:
+        """The bytes these take beyond what they may; 0 or less where they keep the law."""
+        freed = self.freed(gone)
+        unpacked = [m.nbytes for m in self.made if m.unpacks]
+        packed = sum(_bytes(v.shape) for v in freed if v.shape.dtype.is_packed)
+        over = sum(m.nbytes for m in self.made) - sum(_bytes(v.shape) for v in freed) - allowance
+        return max(over, sum(unpacked) - packed) if unpacked else over
+
+    def freed(self, gone: Collection[int]) -> list[Argument]:
+        """The sources that are freed, each once."""
+        sources = {id(s): s for m in self.made for s in m.sources}
+        return [s for key, s in sources.items() if key in gone]
+
+
+def related(made: Sequence[Made]) -> list[Related]:
+    """Constants by sources in common; those made of next to nothing are one set."""
+    anchors = [[id(s) for s in m.sources if _bytes(s.shape) > SMALL] or [0] for m in made]
+    return [Related([made[i] for i in members]) for members in connected(anchors)]
+
+
+def connected(links: Sequence[Sequence[Hashable]]) -> list[list[int]]:
+    """The places in a list by links they have in common, directly or through others; each place
+    has one link or more.
+    """
+    leader: dict[Hashable, Hashable] = {}
+
+    def find(link: Hashable) -> Hashable:
+        while leader.setdefault(link, link) != link:
+            leader[link] = leader[leader[link]]
+            link = leader[link]
+        return link
+
+    for first, *others in links:
+        for other in others:
+            leader[find(other)] = find(first)
+    sets: dict[Hashable, list[int]] = {}
+    for place, (first, *_) in enumerate(links):
+        sets.setdefault(find(first), []).append(place)
+    return list(sets.values())
+
+
+class Constants:
+    """The constants of a program while passes run, and what each new one was made from."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.start()
+
+    def start(self) -> None:
+        """Takes the constants there are now for those a pass begins with."""
+        self._held = self._literals()
+        self._recorded: dict[int, tuple[Argument, list[Argument]]] = {}
+
+    def fold(self, at: Instruction, value: Argument) -> Instruction:
+        """Puts a literal in the place of an instruction that is computed from literals alone.
+
+        It has the origins of all it stands for, and what it is made from is recorded.
+        """
+        assert at.module is not None
+        whole = tree(at)
+        self._recorded[id(value)] = value, self.sources(whole)
+        made = at.module.insert_instruction(
+            at, Literal(value), origins=merged(*(i.origins for i in whole))
+        )
+        return at.module.replace_instruction(at, made)
+
+    def sources(self, whole: Iterable[Instruction]) -> list[Argument]:
+        """The values a tree is made from; those a pass has just made count as what they came
+        from.
+        """
+        found: dict[int, Argument] = {}
+        for at in whole:
+            if type(at.op) is Literal:
+                recorded = self._recorded.get(id(at.op.value))
+                values = [at.op.value] if recorded is None else recorded[1]
+                found.update((id(v), v) for v in values)
+        return list(found.values())
+
+    def check(self, pass_name: str, allowance: int) -> None:
+        """Raises ``ConstantGrowth`` where a pass has broken the law since the last check."""
+        held, now = self._held, self._literals()
+        new = [v for key, v in now.items() if key not in held]
+        gone = held.keys() - now.keys()
+        recorded = {id(v): self._recorded.get(id(v), (v, []))[1] for v in new}
+        used = {id(s) for sources in recorded.values() for s in sources}
+        vanished = gone - used
+        lost = [v for k, v in held.items() if k in vanished and v.shape.dtype.is_packed]
+        made = [Made(v.shape, recorded[id(v)] or _unpacked_from(v, lost)) for v in new]
+        self._held, self._recorded = now, {}
+        for each in related(made):
+            if each.excess(gone, allowance) > 0:
+                raise ConstantGrowth(_report(pass_name, each, each.freed(gone), allowance))
+
+    def _literals(self) -> dict[int, Argument]:
+        return {id(at.op.value): at.op.value for at in self.program.literals}  # type: ignore[attr-defined]
+
+
+def tree(at: Instruction) -> list[Instruction]:
+    """An instruction and all it is computed from, inputs before their users."""
+    done: dict[Instruction, None] = {}
+    stack = [(at, iter(at.inputs))]
+    while stack:
+        top, rest = stack[-1]
+        below = next((v for v in rest if v not in done), None)
+        if below is None:
+            done[top] = None
+            stack.pop()
+        else:
+            stack.append((below, iter(below.inputs)))
+    return list(done)
+
+
+def is_unpacked(at: Instruction, known: dict[Instruction, bool] | None = None) -> bool:
+    """Whether a value is packed storage, unpacked and at most scaled and moved since.
+
+    ``known`` keeps answers from call to call.
+    """
+    known = {} if known is None else known
+    stack = [at]
+    while stack:
+        top = stack[-1]
+        below = [] if top.op.name.startswith("unpack_") else _moved_from(top)
+        if unknown := [v for v in below if v not in known]:
+            stack.extend(unknown)
+            continue
+        known[top] = top.op.name.startswith("unpack_") or any(known[v] for v in below)
+        stack.pop()
+    return known[at]
+
+
+def _moved_from(at: Instruction) -> Sequence[Instruction]:
+    view = operations.traits(at.op).view
+    if view is not None:
+        return at.inputs[view : view + 1]
+    return at.inputs if at.op.name in MOVED else ()
+
+
+def _unpacked_from(value: Argument, lost: list[Argument]) -> list[Argument]:
+    """Packed values that vanished, of which one as large of unknown origin may well be made."""
+    return [v for v in lost if not v.shape.elements > value.shape.elements]
+
+
+def _bytes(shape: Shape) -> int:
+    return int(shape.nbytes)
+
+
+def _report(pass_name: str, of: Related, freed: list[Argument], allowance: int) -> str:
+    largest = max(of.made, key=lambda m: m.nbytes)
+    what = (
+        f"{len(of.made)} constants, of {largest.shape.text}"
+        if len(of.made) > 1
+        else largest.shape.text
+    )
+    allowed = (
+        "packed storage may not take more than the packed storage it frees"
+        if any(m.unpacks for m in of.made)
+        else f"the pass may add {allowance} bytes to what it frees"
+    )
+    return (
+        f"pass {pass_name} makes {what} of {sum(m.nbytes for m in of.made)} bytes and frees "
+        f"{sum(_bytes(v.shape) for v in freed)} bytes of what they were made from: {allowed}"
+    )

@@ -1,0 +1,370 @@
+"""Moving instructions into the modules of ``pointwise``, ``fused_reduce`` and ``group``.
+
+``outline`` takes all the bundles a pass has found, each of any number of results, and brings the
+module into an order in which every bundle stands in one place.
+
+What a bundle reads becomes a parameter of its module, in standard layout. Three things move inside
+instead: views of what is inside, fixed literals of one element, and broadcasts of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from migx import op as operations
+from migx.dead_code import is_pure, remove_unread
+from migx.errors import IRError
+from migx.ir import Instruction, Module, merged
+from migx.op import Operation
+from migx.ops.builtin import GetTupleElem, Literal
+from migx.rewrite import Event, EventLog
+from migx.text import draw_instruction
+from migx.verify import NEVER_CAPTURE, captures
+
+DISSOLVED = frozenset({"pointwise", "fused_reduce"})
+"""Operations that become the instructions they hold where they go into a module themselves."""
+BROADCASTS = frozenset({"multibroadcast", "broadcast"})
+
+
+@dataclass(eq=False)
+class Bundle:
+    """Instructions of a module that become one, in their order, and the operation they become.
+
+    What else than one instruction with a module they may become, a class derived from this says.
+    """
+
+    members: tuple[Instruction, ...]
+    op: Operation
+
+    def prepare(self, around: Module) -> None:
+        """Whatever is best done for all bundles in their order, before any of them becomes what it
+        will.
+        """
+        program = around.program
+        name = program.unused_name(getattr(self.op, "tag", self.op.name))
+        self.inner = program.create_module(name)
+        self.inner.bypass = True
+
+    def become(self, following: Instruction) -> dict[Instruction, Instruction]:
+        """Adds what the members become before the instruction given; what takes the place of each
+        value that is read elsewhere.
+        """
+        module = following.module
+        assert module is not None
+        inputs, results = _Inside(self.inner, self.members).finished()
+        made = module.insert_instruction(
+            following, self.op, *inputs, modules=[self.inner], origins=self.origins
+        )
+        if len(results) == 1:
+            return {results[0]: made}
+        return {
+            old: module.insert_instruction(following, GetTupleElem(i), made, origins=old.origins)
+            for i, old in enumerate(results)
+        }
+
+    @property
+    def last(self) -> Instruction:
+        """The member after which all that the bundle reads is there."""
+        return self.members[-1]
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The origins of all members."""
+        return merged(*(m.origins for m in self.members))
+
+
+def source(value: Instruction) -> Instruction:
+    """What a value is a view of, through all the views."""
+    while (below := viewed(value)) is not None:
+        value = below
+    return value
+
+
+def viewed(value: Instruction) -> Instruction | None:
+    """The one input an instruction is a view of; None for others."""
+    index = operations.traits(value.op).view
+    return value.inputs[0] if index == 0 and len(value.inputs) == 1 else None
+
+
+def dependences(module: Module) -> Iterator[tuple[Instruction, list[Instruction]]]:
+    """Each instruction, in order, with what must come before it in its module: what it reads, by
+    itself or in its submodules, and where both have effects the one before it.
+    """
+    effect: Instruction | None = None
+    for at in module:
+        before = list(at.inputs)
+        if at.modules and at.op.name not in NEVER_CAPTURE:
+            before += [value for inner in at.modules for value in captures(inner)]
+        plain = operations.traits(at.op).pure and not at.modules
+        if not plain and at.op.name != "@param" and not is_pure(at):
+            before += [effect] if effect is not None else []
+            effect = at
+        yield at, [value for value in before if value.module is module]
+
+
+def outline(
+    module: Module, bundles: Sequence[Bundle], pass_name: str = "", log: EventLog | None = None
+) -> bool:
+    """Makes of each bundle what it becomes; says whether there was anything to do.
+
+    That stands where its last member stood, and what reads of it before moves behind it; all else
+    keeps its place. No bundle may depend on itself through what lies outside: ``IRError``
+    otherwise. Linear in the module. Bundles whose events the log skips stay as they are.
+    """
+    kept: dict[Bundle, str] = {}
+    bundle_of: dict[Instruction, Bundle] = {}
+    for each in bundles:
+        key = "" if log is None else log.key(each.op.name, each.members)
+        inside = set(_results(each.members))
+        skipped = log is not None and key in log.skip
+        if not skipped and any(read_outside(v, inside) for v in inside if not v.shape.parts):
+            kept[each] = key
+            each.prepare(module)
+            bundle_of |= dict.fromkeys(inside | _own_views(module, each, inside), each)
+    if not kept:
+        return False
+    order = _Order(module, bundle_of).found()
+    following = next(reversed(module))
+    for unit in reversed(order[:-1]):
+        if isinstance(unit, Bundle):
+            before = "" if log is None else _drawn(unit.members)
+            made = _put(unit, following, bundle_of)
+            if log is not None:
+                event = (pass_name, unit.op.name, _HERE, unit.origins, before, _drawn(made))
+                log.events.append(Event(kept[unit], *event))
+            following = made[0]
+        elif unit.module is module:
+            if unit._next is not following:
+                module.move_instruction(unit, following)
+            following = unit
+    return True
+
+
+_HERE = f"{__file__}:{outline.__code__.co_firstlineno}"
+
+
+def _drawn(instructions: Iterable[Instruction]) -> str:
+    return "\n".join(draw_instruction(i.op.name, i) for i in instructions)
+
+
+def _put(
+    bundle: Bundle, following: Instruction, bundle_of: dict[Instruction, Bundle]
+) -> list[Instruction]:
+    """Puts what a bundle becomes before the instruction that follows, in the place of its members;
+    what was added.
+    """
+    module, before = following.module, following._previous
+    assert module is not None
+    for old, new in bundle.become(following).items():
+        for user in [u for u in old.users if bundle_of.get(u) is not bundle]:
+            for place in [i for i, value in enumerate(user.inputs) if value is old]:
+                assert user.module is not None
+                user.module.replace_input(user, place, new)
+    made, at = list[Instruction](), following._previous
+    while at is not before and isinstance(at, Instruction):
+        made.insert(0, at)
+        at = at._previous
+    dead = dict.fromkeys(bundle.members)
+    work = list(dead)
+    while work:  # what still reads a member is one itself, or a view that nobody reads
+        users = [u for u in work.pop().users if u not in dead]
+        dead |= dict.fromkeys(users)
+        work += users
+    remove_unread(dead, module)
+    return made
+
+
+class _Inside:
+    """The module of a bundle while it is filled."""
+
+    def __init__(self, inner: Module, members: Sequence[Instruction]) -> None:
+        self.inner, self.members = inner, members
+        self.own = set(_results(members))
+        self.inputs: dict[Instruction, None] = {}
+        self.inside: dict[Instruction, Instruction] = {}
+        self.literals: dict[int, Instruction] = {}
+
+    def finished(self) -> tuple[list[Instruction], list[Instruction]]:
+        """What to give the module, and the values outside that it returns."""
+        for member in self.members:
+            if member.op.name in DISSOLVED:
+                self.dissolve(member)
+            elif member not in self.inside:
+                self.copy(member)
+        results = [v for m in self.members for v in parts(m) if read_outside(v, self.own)]
+        self.inner.add_return(*(self.inside[v] for v in results))
+        return list(self.inputs), results
+
+    def copy(self, at: Instruction) -> Instruction:
+        """A copy inside, of the values inside of what is read outside."""
+        inputs = [self.value(v) for v in at.inputs]
+        made = self.inner.add_instruction(at.op, *inputs, origins=at.origins)
+        self.inside[at] = made
+        return made
+
+    def dissolve(self, at: Instruction) -> None:
+        """Copies what a fused instruction holds; its elements stand for what it returns."""
+        (body,) = at.modules
+        given = {p: self.value(v) for p, v in zip(body.parameters.values(), at.inputs, strict=True)}
+        for each in body:
+            if type(each.op) is Literal:
+                given[each] = self.literal(each)
+            elif each.op.name not in ("@param", "@return"):
+                inputs = [given[v] for v in each.inputs]
+                given[each] = self.inner.add_instruction(each.op, *inputs, origins=each.origins)
+        for value, result in zip(parts(at), _indexed(at, body.outputs), strict=True):
+            self.inside[value] = given[result]
+
+    def value(self, outside: Instruction) -> Instruction:
+        """What stands inside for a value outside."""
+        if outside not in self.inside:
+            if type(outside.op) is Literal and is_small(outside):
+                self.inside[outside] = self.literal(outside)
+            elif self.moves_in(outside):
+                self.copy(outside)
+            else:
+                name = f"x{len(self.inputs)}"
+                shape = outside.shape.as_standard()
+                self.inside[outside] = self.inner.add_parameter(name, shape)
+                self.inputs[outside] = None
+        return self.inside[outside]
+
+    def moves_in(self, view: Instruction) -> bool:
+        """Whether a value is a view of what is inside, or a broadcast of a literal that can be."""
+        narrow = True
+        while (below := viewed(view)) is not None:
+            narrow &= view.op.name in BROADCASTS
+            if below in self.inside and below not in self.inputs:
+                return True
+            view = below
+        return narrow and is_small(view)
+
+    def literal(self, at: Instruction) -> Instruction:
+        """A literal's copy, once for all that are the same one."""
+        if id(at.op) not in self.literals:
+            self.literals[id(at.op)] = self.inner.add_instruction(at.op, origins=at.origins)
+        return self.literals[id(at.op)]
+
+
+def is_small(at: Instruction) -> bool:
+    """Whether an instruction is a fixed literal of one element, which costs nothing to repeat."""
+    return type(at.op) is Literal and not at.op.replaceable and at.shape.elements == 1
+
+
+def only_reader(at: Instruction) -> Instruction | None:
+    """The one instruction that reads another, and in the same module; None where there are more."""
+    if len(at.users) != 1:
+        return None
+    (reader,) = at.users
+    return reader if reader.module is at.module else None
+
+
+def parts(at: Instruction) -> list[Instruction]:
+    """The instruction itself, or what takes its result apart where that is a tuple."""
+    if not at.shape.parts:
+        return [at]
+    return [u for u in at.users if type(u.op) is GetTupleElem and u.module is at.module]
+
+
+def _results(members: Iterable[Instruction]) -> list[Instruction]:
+    """Instructions and their parts."""
+    return list(dict.fromkeys(v for m in members for v in (m, *parts(m))))
+
+
+def _indexed(at: Instruction, results: Sequence[Instruction]) -> list[Instruction]:
+    """Of what a module returns, what each of ``parts`` stands for."""
+    if not at.shape.parts:
+        return list(results)
+    return [results[u.op.index] for u in parts(at)]  # type: ignore[attr-defined]
+
+
+def read_outside(value: Instruction, inside: Collection[Instruction]) -> bool:
+    """Whether anything but what is inside reads a value, directly or through views."""
+    work = [value]
+    while work:
+        at = work.pop()
+        for user in at.users:
+            if user in inside:
+                continue
+            if viewed(user) is at and user.module is at.module:
+                work.append(user)
+            else:
+                return True
+    return False
+
+
+def _own_views(module: Module, bundle: Bundle, inside: Collection[Instruction]) -> set[Instruction]:
+    """The views of what is in a bundle that lie between its members; a view that others read too is
+    copied for the bundle.
+    """
+    own: set[Instruction] = set()
+    copies: dict[Instruction, Instruction] = {}
+    for member in bundle.members:
+        for index in range(len(member.inputs)):
+            reader, place, value = member, index, member.inputs[index]
+            if source(value) not in inside:
+                continue
+            while value not in inside and value not in own:
+                if value not in copies and read_outside(value, inside):
+                    copies[value] = module.insert_instruction(
+                        value, value.op, *value.inputs, origins=value.origins
+                    )
+                if value in copies:
+                    module.replace_input(reader, place, copies[value])
+                    value = copies[value]
+                own.add(value)
+                reader, place, value = value, 0, value.inputs[0]
+    return own
+
+
+Unit: TypeAlias = Instruction | Bundle
+
+
+class _Order:
+    """Finds an order of a module in which each bundle is in one place, as near as can be to the one
+    it has.
+    """
+
+    def __init__(self, module: Module, bundle_of: dict[Instruction, Bundle]) -> None:
+        self.module, self.bundle_of = module, bundle_of
+        self.order: list[Unit] = []
+        self.emitted: set[Unit] = set()
+        self.waiting: dict[Unit, list[Unit]] = {}
+        self.missing: dict[Unit, int] = {}
+
+    def found(self) -> list[Unit]:
+        """The order; ``IRError`` where a bundle depends on itself."""
+        needs: dict[Unit, dict[Unit, None]] = {}
+        for at, before in dependences(self.module):
+            unit = self.bundle_of.get(at, at)
+            units = needs.setdefault(unit, {})
+            units |= dict.fromkeys(self.bundle_of.get(value, value) for value in before)
+            if isinstance(unit, Instruction) or unit.last is at:
+                self.reach(unit, [n for n in units if n is not unit and n not in self.emitted])
+        if self.waiting:
+            raise IRError("a bundle depends on itself through instructions outside it")
+        return self.order
+
+    def reach(self, unit: Unit, missing: list[Unit]) -> None:
+        """Takes a unit next if nothing it needs is missing, else when that has been taken."""
+        self.missing[unit] = len(missing)
+        for each in missing:
+            self.waiting.setdefault(each, []).append(unit)
+        if not missing:
+            self.emit(unit)
+
+    def emit(self, unit: Unit) -> None:
+        """Takes a unit next, and then all that waited for it alone."""
+        work = [unit]
+        while work:
+            at = work.pop()
+            self.emitted.add(at)
+            self.order.append(at)
+            ready = []
+            for each in self.waiting.pop(at, ()):
+                self.missing[each] -= 1
+                if not self.missing[each]:
+                    ready.append(each)
+            work += reversed(ready)

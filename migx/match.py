@@ -1,0 +1,374 @@
+"""Patterns that read like the graph they match.
+
+    x, w = var("x"), constant("w")
+    on(ops.Add, on(ops.Dot, x, w, name="dot").once(), constant("bias"))
+
+A pattern is matched against an instruction and catches what has a name: instructions by ``var``,
+``constant``, ``value`` and ``on(..., name=)``, attributes by ``attr``. Operands of commutative
+operations match in either order, and a choice that leads nowhere is taken back, so a pattern
+matches whenever there is a way for it to match.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from migx import op as operations
+from migx.argument import Argument
+from migx.ir import Instruction
+from migx.op import Array
+from migx.weights import is_constant, is_readable
+
+Then: TypeAlias = Callable[[], bool]
+"""What is left to match; True when it does."""
+Test: TypeAlias = Callable[[Any], bool]
+MISSING = object()
+"""What stands for an attribute that an operation does not have."""
+
+
+@dataclass
+class Match:
+    """What has been caught so far. ``instructions`` are those that patterns of operations have
+    matched, ``values`` the literals that may be looked into.
+
+    ``constants`` keeps what is known to be constant from match to match; ``relied_on_by`` names the
+    pass, for assumptions on weights. ``refused`` is called with each pattern that said no, the
+    instruction and the reason.
+    """
+
+    caught: dict[str, Any] = field(default_factory=dict)
+    instructions: list[Instruction] = field(default_factory=list)
+    values: list[Instruction] = field(default_factory=list)
+    constants: dict[Instruction, bool] = field(default_factory=dict)
+    relied_on_by: str = ""
+    refused: Callable[[Pattern, Instruction, str], None] | None = None
+
+    def catch(self, name: str, what: Any, then: Then) -> bool:
+        """Goes on with ``what`` under a name; if it is caught already, it must be the same."""
+        if not name:
+            return then()
+        if name in self.caught:
+            held = self.caught[name]
+            return (held is what or _same(held, what)) and then()
+        self.caught[name] = what
+        if then():
+            return True
+        del self.caught[name]
+        return False
+
+    def refuse(self, pattern: Pattern, at: Instruction, reason: str, *facts: Any) -> bool:
+        """False, after telling whoever asks why; only then is the reason filled in."""
+        if self.refused is not None:
+            self.refused(pattern, at, reason.format(*facts))
+        return False
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Base of patterns. ``a | b`` matches what either does."""
+
+    def match(self, at: Instruction, m: Match, then: Then) -> bool:
+        """Whether an instruction matches and the rest does too; what was caught stays caught only
+        if so.
+        """
+        raise NotImplementedError
+
+    def names(self) -> frozenset[str]:
+        """Every name it can catch."""
+        return frozenset()
+
+    def roots(self) -> frozenset[str] | None:
+        """The names of the operations it can match; None for any."""
+        return None
+
+    def __or__(self, other: Pattern) -> Pattern:
+        return OneOf((self, other))
+
+    def __str__(self) -> str:
+        """The pattern as it is read: ``add(dot(x, constant w), _)``."""
+        return "_"
+
+
+@dataclass(frozen=True)
+class Var(Pattern):
+    """Any value; the same name twice must catch the same value twice."""
+
+    name: str
+    test: Test | None = None
+    what: str = "value"
+
+    def match(self, at: Instruction, m: Match, then: Then) -> bool:
+        if self.what == "constant" and not is_constant(at, m.constants):
+            return m.refuse(self, at, "is not constant")
+        if self.what == "varying" and is_constant(at, m.constants):
+            return m.refuse(self, at, "is constant")
+        if self.test is not None and not self.test(at):
+            return m.refuse(self, at, "is not what {} asks for", self.name or self.what)
+        return m.catch(self.name, at, then)
+
+    def names(self) -> frozenset[str]:
+        return frozenset({self.name} - {""})
+
+    def __str__(self) -> str:
+        kind = "" if self.what == "value" else f"{self.what} "
+        return f"{kind}{self.name or '_'}"
+
+
+@dataclass(frozen=True)
+class Value(Pattern):
+    """A literal whose value may be read. ``number`` asks for one number in every element."""
+
+    name: str = ""
+    number: float | Test | None = None
+    fixed: bool = False
+
+    def match(self, at: Instruction, m: Match, then: Then) -> bool:
+        named = "" if self.fixed and at.shape.elements != 1 else m.relied_on_by
+        if not is_readable(at, named):
+            return m.refuse(self, at, "has no value that may be read")
+        if self.number is not None and not _holds(at, self.number):
+            return m.refuse(self, at, "is not {} throughout", self.number)
+        # What is relied on is recorded when a rule has fired, so that no weight is pinned in vain.
+        m.values.append(at)
+        if m.catch(self.name, at, then):
+            return True
+        m.values.pop()
+        return False
+
+    def names(self) -> frozenset[str]:
+        return frozenset({self.name} - {""})
+
+    def __str__(self) -> str:
+        number = "value" if self.number is None or callable(self.number) else f"{self.number:g}"
+        return f"{number} {self.name}".rstrip()
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """Catches an attribute; ``test`` may refuse it."""
+
+    name: str
+    test: Test | None = None
+
+    def fits(self, given: Any) -> bool:
+        """Whether it may be caught; one that is not there may not."""
+        return given is not MISSING and (self.test is None or self.test(given))
+
+
+@dataclass(frozen=True)
+class On(Pattern):
+    """An instruction by its operation, its attributes and, in order, its inputs.
+
+    No ``ops`` stand for any operation, or any that has the ``trait``.
+    """
+
+    ops: frozenset[str]
+    inputs: tuple[Pattern, ...] | None
+    name: str = ""
+    attributes: tuple[tuple[str, Any], ...] = ()
+    used_once: bool = False
+    trait: str = ""
+
+    def match(self, at: Instruction, m: Match, then: Then) -> bool:
+        if self.ops and at.op.name not in self.ops:
+            return m.refuse(self, at, "is not one of {}", sorted(self.ops))
+        if self.trait and not getattr(operations.traits(at.op), self.trait):
+            return m.refuse(self, at, "is not {}", self.trait)
+        if self.inputs is not None and len(at.inputs) != len(self.inputs):
+            return m.refuse(self, at, "has {} inputs, not {}", len(at.inputs), len(self.inputs))
+        if self.used_once and at.use_count != 1:
+            return m.refuse(self, at, "is used {} times, not once", at.use_count)
+        for name, wanted in self.attributes:
+            given = getattr(at.op, name, MISSING)
+            if not (wanted.fits(given) if isinstance(wanted, Attribute) else _same(given, wanted)):
+                return m.refuse(self, at, "has {} {}, not {}", name, given, wanted)
+        m.instructions.append(at)
+        if m.catch(self.name, at, lambda: self._attributes(0, at, m, then)):
+            return True
+        m.instructions.pop()
+        return False
+
+    def _attributes(self, i: int, at: Instruction, m: Match, then: Then) -> bool:
+        """Catches the attributes from the i-th on, then goes on with the inputs."""
+        if i < len(self.attributes):
+            name, wanted = self.attributes[i]
+            caught = wanted.name if isinstance(wanted, Attribute) else ""
+            return m.catch(
+                caught, getattr(at.op, name), lambda: self._attributes(i + 1, at, m, then)
+            )
+        if not self.inputs:
+            return then()
+        if self._inputs(at.inputs, 0, m, then):
+            return True
+        turned = at.inputs[::-1]
+        swaps = len(turned) == 2 and turned != at.inputs and operations.traits(at.op).commutative
+        return swaps and self._inputs(turned, 0, m, then)
+
+    def _inputs(self, order: tuple[Instruction, ...], i: int, m: Match, then: Then) -> bool:
+        if self.inputs is None or i == len(self.inputs):
+            return then()
+        return self.inputs[i].match(order[i], m, lambda: self._inputs(order, i + 1, m, then))
+
+    def once(self) -> On:
+        """The same, of an instruction that is read exactly once."""
+        return replace(self, used_once=True)
+
+    def names(self) -> frozenset[str]:
+        own = {self.name} | {a.name for _, a in self.attributes if isinstance(a, Attribute)}
+        return frozenset(own - {""}).union(*(p.names() for p in self.inputs or ()))
+
+    def roots(self) -> frozenset[str] | None:
+        return self.ops or None
+
+    def __str__(self) -> str:
+        which = " or ".join(sorted(self.ops)) or f"any {self.trait}".rstrip()
+        attributes = ", ".join(
+            name if isinstance(wanted, Attribute) else f"{name}={wanted}"
+            for name, wanted in self.attributes
+        )
+        inputs = "..." if self.inputs is None else ", ".join(map(str, self.inputs))
+        once = " once" if self.used_once else ""
+        return f"{which}({inputs}){f' {{{attributes}}}' if attributes else ''}{once}"
+
+
+@dataclass(frozen=True)
+class OneOf(Pattern):
+    """What the first of some patterns that fits does."""
+
+    choices: tuple[Pattern, ...]
+
+    def match(self, at: Instruction, m: Match, then: Then) -> bool:
+        return any(choice.match(at, m, then) for choice in self.choices)
+
+    def names(self) -> frozenset[str]:
+        # Only what every choice catches is sure to be there.
+        return frozenset.intersection(*(c.names() for c in self.choices))
+
+    def roots(self) -> frozenset[str] | None:
+        known = [c.roots() for c in self.choices]
+        return None if None in known else frozenset().union(*(r for r in known if r is not None))
+
+    def __str__(self) -> str:
+        return f"[{' | '.join(map(str, self.choices))}]"
+
+
+@dataclass(frozen=True)
+class Skip(Pattern):
+    """A pattern behind any number of wrappers: broadcasts, converts, reshapes, as named."""
+
+    wrappers: frozenset[str]
+    inner: Pattern
+
+    def match(self, at: Instruction, m: Match, then: Then) -> bool:
+        if self.inner.match(at, m, then):
+            return True
+        if at.op.name not in self.wrappers or not at.inputs:
+            return False
+        m.instructions.append(at)
+        if self.match(at.inputs[0], m, then):
+            return True
+        m.instructions.pop()
+        return False
+
+    def names(self) -> frozenset[str]:
+        return self.inner.names()
+
+    def roots(self) -> frozenset[str] | None:
+        known = self.inner.roots()
+        return None if known is None else known | self.wrappers
+
+    def __str__(self) -> str:
+        return f"skip[{', '.join(sorted(self.wrappers))}]({self.inner})"
+
+
+def var(name: str = "", test: Test | None = None) -> Var:
+    """Any value, or any that passes a test of the instruction."""
+    return Var(name, test)
+
+
+def constant(name: str = "", test: Test | None = None) -> Var:
+    """A literal, a deferred weight, or what is computed from these alone: its shape, never its
+    value.
+    """
+    return Var(name, test, "constant")
+
+
+def varying(name: str = "", test: Test | None = None) -> Var:
+    """Any value that is not constant."""
+    return Var(name, test, "varying")
+
+
+def value(number: float | Test | None = None, name: str = "", *, fixed: bool = False) -> Value:
+    """A literal to look into; see ``migx.weights.value_of`` for when that is allowed.
+
+    ``number`` is what every element must be once rounded to its type, and -0.0 is not 0.0; or a
+    test of the array. ``fixed`` leaves out replaceable weights but for those of one element.
+    """
+    return Value(name, number, fixed)
+
+
+def attr(name: str, test: Test | None = None) -> Attribute:
+    """An attribute to catch, or to test and catch."""
+    return Attribute(name, test)
+
+
+def on(ops: Any, *inputs: Pattern, name: str = "", **attributes: Any) -> On:
+    """An instruction of an operation: a class, a name, or a tuple of these. No inputs: whatever
+    they are.
+
+    Keywords are attributes: a value they must have, or ``attr`` to catch them.
+    """
+    given = ops if isinstance(ops, tuple) else (ops,)
+    names = frozenset(o if isinstance(o, str) else str(o.name) for o in given)
+    return On(names, inputs or None, name, tuple(attributes.items()))
+
+
+def having(trait: str, *inputs: Pattern, name: str = "", **attributes: Any) -> On:
+    """An instruction of any operation with a trait, such as ``pointwise``; else as ``on``."""
+    return On(frozenset(), inputs or None, name, tuple(attributes.items()), trait=trait)
+
+
+def skip(*wrappers: Any) -> Callable[[Pattern], Skip]:
+    """Looks through any number of instructions of these operations, along their first inputs."""
+    names = frozenset(w if isinstance(w, str) else str(w.name) for w in wrappers)
+    return lambda inner: Skip(names, inner)
+
+
+def member(index: int, whole: On) -> On:
+    """One result of an operation that has several."""
+    return On(frozenset({"get_tuple_elem"}), (whole,), attributes=(("index", index),))
+
+
+def find(pattern: Pattern, at: Instruction, m: Match | None = None) -> Match | None:
+    """What a pattern catches at an instruction; None where it does not match."""
+    m = Match() if m is None else m
+    return m if pattern.match(at, m, lambda: True) else None
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two attributes are the same, bit for bit."""
+    return a is b or operations.exact(a) == operations.exact(b)
+
+
+def _holds(at: Instruction, wanted: float | Test) -> bool:
+    """Whether a literal has one number in every element, or passes a test of its array."""
+    value: Argument = at.op.value  # type: ignore[attr-defined]
+    dtype = value.shape.dtype
+    if dtype.is_packed or not (dtype.is_float or dtype.is_integer or dtype.kind == "bool"):
+        return False
+    array: Array = value.array
+    if callable(wanted):
+        return bool(array.size) and wanted(array)
+    # Most weights are told from a constant by their first element.
+    if not array.size or array.flat[0] != wanted or not np.all(array == wanted):
+        return False
+    # 0.0 and -0.0 are equal, and x + 0.0 is not always x.
+    return wanted != 0 or not dtype.is_float or bool(np.all(_signs(array) == _signs(wanted)))
+
+
+def _signs(number: Any) -> Any:
+    return np.signbit(np.asarray(number, np.float64))

@@ -1,0 +1,215 @@
+"""Pipelines: passes in the order they run, and groups of them that run until nothing changes.
+
+A pipeline is text and parses back, options, groups and all:
+``fixpoint{max=4}(simplify_reshapes,simplify_algebra),propagate_constant{skip_ops=(dequantizelinear)}``.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from migx import plugins
+from migx.errors import ParseError, PassError
+from migx.fields import fits
+
+if TYPE_CHECKING:
+    from migx.manager import Pass
+
+Element: TypeAlias = "Pass | Fixpoint"
+Run: TypeAlias = "Callable[[Pass, str], bool]"
+"""Runs one pass at its place in the pipeline; says whether it changed anything."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Passes and groups in the order they run. ``Pipeline.parse(str(p)) == p``."""
+
+    steps: tuple[Element, ...] = ()
+
+    @classmethod
+    def of(cls, given: Pipeline | str | Iterable[Element | Pipeline | str]) -> Pipeline:
+        """A pipeline of texts, passes, groups and pipelines, one after the other."""
+        if isinstance(given, str):
+            return cls.parse(given)
+        if isinstance(given, Pipeline):
+            return given
+        return cls(
+            tuple(
+                step
+                for each in given
+                for step in (cls.of(each) if isinstance(each, Pipeline | str) else (each,))
+            )
+        )
+
+    @classmethod
+    def parse(cls, text: str) -> Pipeline:
+        """The pipeline a text stands for; unknown passes and options are errors that list what
+        there is.
+        """
+        return cls(tuple(_parse_step(step) for step in _split(text)))
+
+    def drive(self, run: Run, place: str = "") -> bool:
+        """Runs what the pipeline holds; says whether any pass changed anything.
+
+        A place is the way to a pass through the groups that hold it, ``2.0``. It is the same in
+        each round of a group.
+        """
+        changed = False
+        for i, step in enumerate(self.steps):
+            here = f"{place}{i}"
+            if isinstance(step, Fixpoint):
+                changed |= step.drive(run, f"{here}.")
+            elif (inner := step.pipeline()) is not None:
+                changed |= inner.drive(run, f"{here}.")
+            else:
+                changed |= run(step, here)
+        return changed
+
+    def __iter__(self) -> Iterator[Element]:
+        return iter(self.steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __add__(self, other: Pipeline) -> Pipeline:
+        return Pipeline(self.steps + other.steps)
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self.steps))
+
+
+@dataclass(frozen=True)
+class Fixpoint:
+    """A group that runs again and again until a round of it changes nothing, at most ``max`` times.
+
+    If it is ``strict``, a last round that still changes something is a ``PassError``.
+    """
+
+    steps: Pipeline
+    max: int = 10
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max < 1:
+            raise ParseError(f"fixpoint: max is at least 1, not {self.max}")
+
+    def drive(self, run: Run, place: str) -> bool:
+        """Runs the rounds; says whether any changed anything.
+
+        A pass that found nothing to do is left out until another one has changed something.
+        """
+        idle: set[str] = set()
+
+        def run_unless_idle(step: Pass, here: str) -> bool:
+            if here in idle:
+                return False
+            if changed := run(step, here):
+                idle.clear()
+            else:
+                idle.add(here)
+            return changed
+
+        for done in range(self.max):
+            if not self.steps.drive(run_unless_idle, place):
+                return done > 0
+        if self.strict:
+            raise PassError(f"{self} still changed the program in its last round")
+        return True
+
+    def __str__(self) -> str:
+        return f"{with_options('fixpoint', self, ('steps',))}({self.steps})"
+
+
+def enable_if(condition: bool, *steps: Element | Pipeline | str) -> Pipeline:
+    """The steps where the condition holds, and nothing where not: for lists of targets."""
+    return Pipeline.of(steps) if condition else Pipeline()
+
+
+def with_options(name: str, given: Any, apart: tuple[str, ...] = ()) -> str:
+    """The text of a pass or a group: its name, and the options that are not at their defaults."""
+    options = [
+        f"{f.name}={_option_text(getattr(given, f.name))}"
+        for f in dataclasses.fields(given)
+        if f.name not in apart and getattr(given, f.name) != f.default
+    ]
+    return f"{name}{{{','.join(options)}}}" if options else name
+
+
+_STEP = re.compile(r"\s*(\w+)\s*(?:\{(.*?)\})?\s*(?:\((.*)\))?\s*", re.DOTALL)
+_PIECE = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|.""", re.DOTALL)
+
+
+def _split(text: str) -> list[str]:
+    """Splits at commas that stand in no bracket and no quotes."""
+    pieces, depth = [""], 0
+    for piece in _PIECE.findall(text):
+        depth += (piece in ("(", "{", "[")) - (piece in (")", "}", "]"))
+        if piece == "," and not depth:
+            pieces.append("")
+        else:
+            pieces[-1] += piece
+    return [p.strip() for p in pieces if p.strip()]
+
+
+def _parse_step(text: str) -> Element:
+    if (found := _STEP.fullmatch(text)) is None:
+        raise ParseError(f"expected a pass such as name or name{{option=value}}, found {text!r}")
+    name, options, inner = found[1], found[2] or "", found[3]
+    if name == "fixpoint":
+        given = _options("fixpoint", Fixpoint, options, ("steps",))
+        return Fixpoint(Pipeline.parse(inner or ""), **given)
+    if inner is not None:
+        raise ParseError(f"only fixpoint holds passes in parentheses, found {text!r}")
+    cls = plugins.load("passes", name)
+    made: Pass = cls(**_options(f"pass {name}", cls, options))
+    return made
+
+
+def _options(whose: str, cls: type[Any], text: str, apart: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The options in a text, by name, each of the kind that its field says."""
+    fields = {f.name: str(f.type) for f in dataclasses.fields(cls) if f.name not in apart}
+    options: dict[str, Any] = {}
+    for piece in _split(text):
+        name, equals, value = (part.strip() for part in piece.partition("="))
+        if name not in fields or not equals:
+            known = ", ".join(f"{name}: {kind}" for name, kind in fields.items()) or "none"
+            raise ParseError(f"{whose} has no option {piece!r}; its options are {known}")
+        options[name] = _option(value, fields[name])
+        if not fits(fields[name], options[name]):
+            raise ParseError(f"{whose}: {name} is {fields[name]}, not {value}")
+    return options
+
+
+def _option(text: str, kind: str) -> Any:
+    """An option's value: a literal of Python, or bare words as strings; one item stands for a tuple
+    of one.
+    """
+    if kind.startswith("tuple") and text.startswith("("):
+        inner = kind.removeprefix("tuple[").removesuffix(", ...]")
+        return tuple(_option(piece, inner) for piece in _split(text[1:-1]))
+    value: Any = text
+    try:
+        if text in ("true", "false"):
+            value = text == "true"
+        else:
+            value = float(text) if kind == "float" else ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        pass
+    return (value,) if kind.startswith("tuple") and not isinstance(value, tuple) else value
+
+
+def _option_text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({','.join(map(_option_text, value))})"
+    if (
+        isinstance(value, str)
+        and re.fullmatch(r"[A-Za-z_][\w:.]*", value)
+        and value not in ("true", "false", "True", "False", "None")
+    ):
+        return value
+    return str(value).lower() if isinstance(value, bool) else repr(value)

@@ -1,0 +1,349 @@
+"""Rewrite rules, and the driver that applies them.
+
+    @rule(on(ops.Transpose, on(ops.Transpose, var("x"), name="inner"), name="outer"))
+    def merge(at: Cursor, x: Instruction, inner: Instruction, outer: Instruction) -> Instruction:
+        ...
+
+A rule's parameters name what its pattern caught; ``at`` is the place it inserts at. It returns what
+replaces the match, or None to decline, or ``Declined("why")``. Rules make sets by ``+``;
+``rewrite`` applies a set until nothing changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from numpy.typing import ArrayLike
+
+from migx import op as operations
+from migx.argument import Argument
+from migx.constants import tree
+from migx.dead_code import remove_dead_code, remove_unread
+from migx.errors import RewriteLoop, ShapeError
+from migx.ir import Instruction, Module, merged
+from migx.match import Match, On, OneOf, Pattern, Skip
+from migx.op import Operation
+from migx.ops.builtin import GetTupleElem, Literal
+from migx.shape import DType
+from migx.text import draw_instruction
+from migx.weights import value_of
+
+MANY = 8
+"""Readers from which on a change is not followed further at once."""
+
+
+@dataclass(frozen=True)
+class Declined:
+    """A rule's answer when its pattern fits and it still does nothing: the reason."""
+
+    reason: str
+
+
+Results: TypeAlias = Instruction | tuple[Instruction, ...] | dict[Instruction, Instruction]
+"""What takes the place of a match: of its root, of each of its root's results, or of each of the
+instructions a rule names.
+"""
+
+
+class Cursor:
+    """The place a rule inserts at: just before what it matched. Calling it adds an instruction.
+
+    What it adds has the origins of everything the rule matched.
+    """
+
+    def __init__(self, match: Match, root: Instruction, module: Module) -> None:
+        self.root, self.module, self.place = root, module, root
+        self.origins = merged(*(i.origins for i in match.instructions))
+        self.made: list[Instruction] = []
+        self.replaced: list[Instruction] = []
+
+    def __call__(
+        self, op: Operation, *inputs: Instruction, modules: Sequence[Module] = ()
+    ) -> Instruction:
+        made = self.module.insert_instruction(
+            self.place, op, *inputs, modules=modules, origins=self.origins
+        )
+        self.made.append(made)
+        return made
+
+    def together(self, instructions: Iterable[Instruction]) -> None:
+        """Inserts before the first of some instructions of the module, all of which will be
+        replaced.
+        """
+        self.origins = merged(self.origins, *(i.origins for i in instructions))
+        for each in instructions:
+            self.place = each if each.before(self.place) else self.place
+
+    def bring(self, constant: Instruction) -> Instruction:
+        """Moves a constant, and what it is computed from, before the place where this inserts."""
+        if not constant.before(self.place):
+            for at in tree(constant):
+                if not at.before(self.place):
+                    self.module.move_instruction(at, self.place)
+        return constant
+
+    def literal(self, value: ArrayLike | Argument, dtype: DType | str | None = None) -> Instruction:
+        """Adds a literal."""
+        return self(Literal(Argument.of(value, dtype)))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A pattern and a function of what it caught."""
+
+    pattern: Pattern
+    function: Callable[..., Results | Declined | None]
+    wanted: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Its function's name."""
+        return self.function.__name__
+
+    @property
+    def source(self) -> str:
+        """The file and line it stands in."""
+        code = self.function.__code__
+        return f"{code.co_filename}:{code.co_firstlineno}"
+
+    def __add__(self, other: Rule | RuleSet) -> RuleSet:
+        return RuleSet((self,)) + other
+
+
+def rule(pattern: Pattern) -> Callable[[Callable[..., Results | Declined | None]], Rule]:
+    """Makes a rule of a function. Asking for what the pattern never catches is a ``TypeError``."""
+
+    def made(function: Callable[..., Results | Declined | None]) -> Rule:
+        wanted = tuple(inspect.signature(function).parameters)
+        if unknown := sorted(set(wanted) - pattern.names() - {"at"}):
+            raise TypeError(
+                f"{function.__name__} asks for {', '.join(unknown)}, which its pattern does not"
+                f" always catch; it catches {', '.join(sorted(pattern.names())) or 'nothing'}"
+            )
+        return Rule(pattern, function, wanted)
+
+    return made
+
+
+class RuleSet:
+    """Rules in order, indexed by the operations their patterns begin with."""
+
+    def __init__(self, rules: Iterable[Rule] = ()) -> None:
+        self.rules = tuple(rules)
+        self.depth = max((_depth(r.pattern) for r in self.rules), default=0)
+        self._any = tuple(r for r in self.rules if r.pattern.roots() is None)
+        names = {name for r in self.rules for name in r.pattern.roots() or ()}
+        self._index = {
+            name: tuple(r for r in self.rules if name in (r.pattern.roots() or {name}))
+            for name in names
+        }
+
+    def at(self, name: str) -> tuple[Rule, ...]:
+        """The rules that may match an operation of this name."""
+        return self._index.get(name, self._any)
+
+    def __add__(self, other: Rule | RuleSet) -> RuleSet:
+        return RuleSet(self.rules + (other.rules if isinstance(other, RuleSet) else (other,)))
+
+    def __iter__(self) -> Iterator[Rule]:
+        return iter(self.rules)
+
+    def __len__(self) -> int:
+        return len(self.rules)
+
+
+def _depth(pattern: Pattern) -> int:
+    """How far from its root a pattern looks; through wrappers, a few steps further."""
+    match pattern:
+        case On(inputs=inputs):
+            return 1 + max((_depth(p) for p in inputs or ()), default=0)
+        case OneOf(choices=choices):
+            return max(map(_depth, choices))
+        case Skip(inner=inner):
+            return 3 + _depth(inner)
+        case _:
+            return 0
+
+
+@dataclass(frozen=True)
+class Event:
+    """One application of a rule: its key, the pass, the rule and where it stands in a file, the
+    ONNX origins, and the change as text.
+    """
+
+    key: str
+    pass_name: str
+    rule: str
+    source: str
+    origins: tuple[str, ...]
+    before: str
+    after: str
+
+
+@dataclass
+class EventLog:
+    """What was rewritten, in order. Events whose keys are in ``skip`` do not happen.
+
+    A key is the same from run to run, and stays the same when other events are skipped: it is made
+    of the pass's place in the pipeline, the rule, the matched operations with their shapes and
+    origins, and a number that tells equal ones apart. It is also the same in each round of a group,
+    so that what is skipped in one does not happen in the next.
+    """
+
+    skip: frozenset[str] = frozenset()
+    events: list[Event] = field(default_factory=list)
+    occurrence: str = ""
+    _numbers: dict[str, dict[Instruction, int]] = field(default_factory=dict)
+
+    def begin(self, occurrence: str) -> None:
+        """Tells where in the pipeline the events to come happen."""
+        self.occurrence = occurrence
+
+    def key(self, rule: str, matched: Sequence[Instruction]) -> str:
+        """The key of the event that a match of some instructions, the root first, would be."""
+        facts = [(operations.key(i.op, digests=True), i.shape.text, i.origins) for i in matched]
+        plain = hashlib.sha256(repr((self.occurrence, rule, facts)).encode()).hexdigest()[:16]
+        numbers = self._numbers.setdefault(plain, {})
+        return f"{plain}.{numbers.setdefault(matched[0], len(numbers) + 1)}"
+
+
+def rewrite(
+    module: Module, rules: RuleSet, pass_name: str = "", log: EventLog | None = None
+) -> bool:
+    """Applies rules to a module until none fires; says whether any did.
+
+    Each instruction is looked at once, and again when something near it changed. ``RewriteLoop``
+    when rules undo each other for ever.
+    """
+    return _Driver(module, rules, pass_name, log).run()
+
+
+class _Driver:
+    def __init__(
+        self, module: Module, rules: RuleSet, pass_name: str, log: EventLog | None
+    ) -> None:
+        self.module, self.rules, self.pass_name, self.log = module, rules, pass_name, log
+        self.queue: deque[Instruction] = deque()
+        self.queued: set[Instruction] = set()
+        self.limit = 1000 + 20 * len(module)
+        self.applied: list[str] = []
+        self.match = Match(relied_on_by=pass_name)
+
+    def run(self) -> bool:
+        """Looks at everything, and again for as long as that changed something: a rule may look
+        further than is noticed here.
+        """
+        before = -1
+        while before < len(self.applied):
+            before = len(self.applied)
+            self.match.constants.clear()
+            self.look_again(self.module)
+            self.drain()
+            if len(self.applied) > before:
+                # What was dead before may have kept a value from being read once.
+                remove_dead_code(self.module)
+        return bool(self.applied)
+
+    def drain(self) -> None:
+        """Tries the rules at what is queued until nothing is."""
+        while self.queue:
+            at = self.queue.popleft()
+            self.queued.discard(at)
+            if at.module is self.module and at.users:
+                for each in self.rules.at(at.op.name):
+                    if self.apply(each, at):
+                        break
+
+    def apply(self, each: Rule, root: Instruction) -> bool:
+        """Tries one rule at one instruction; True when it changed something."""
+        match = self.match
+        if not each.pattern.match(root, match, _nothing_left):
+            return False
+        # A match that fails leaves nothing behind, so a new one is due only now.
+        self.match = Match(constants=match.constants, relied_on_by=self.pass_name)
+        key = "" if self.log is None else self.log.key(each.name, match.instructions or [root])
+        if self.log is not None and key in self.log.skip:
+            return False
+        at = Cursor(match, root, self.module)
+        caught = {**match.caught, "at": at}
+        before = "" if self.log is None else draw_instruction(each.name, root)
+        try:
+            readers = self.replace(at, each.function(*(caught[name] for name in each.wanted)))
+        except Exception as error:
+            error.add_note(f"in rule {each.name} of {self.pass_name}, {each.source}")
+            raise
+        if not readers:
+            remove_unread(at.made, self.module)
+            return False
+        if self.log is not None:
+            after = "\n".join(draw_instruction(i.op.name, i) for i in at.made)
+            event = Event(key, self.pass_name, each.name, each.source, at.origins, before, after)
+            self.log.events.append(event)
+        self.settle(each, match, at, readers)
+        return True
+
+    def replace(self, at: Cursor, result: Results | Declined | None) -> dict[Instruction, None]:
+        """Puts a rule's result in the place of what it matched; gives those that read it now, none
+        where the rule declined or the layout was refused.
+        """
+        readers: dict[Instruction, None] = {}
+        for old, new in _places(at.root, result):
+            moved = dict.fromkeys(old.users)
+            try:
+                self.module.replace_instruction(old, new)
+            except ShapeError:
+                continue
+            new.origins = merged(new.origins, at.origins)
+            at.replaced.append(old)
+            readers |= moved
+        return readers
+
+    def settle(
+        self, each: Rule, match: Match, at: Cursor, readers: dict[Instruction, None]
+    ) -> None:
+        """Records what was relied on, removes what is dead now, and looks again where a rule might
+        find more than before.
+        """
+        self.applied.append(each.name)
+        if len(self.applied) > self.limit:
+            often = ", ".join(f"{n} ({c})" for n, c in Counter(self.applied[-100:]).most_common(4))
+            whose = self.pass_name or "this set"
+            raise RewriteLoop(f"the rules of {whose} undo each other: {often}")
+        for literal in match.values:
+            value_of(literal, relied_on_by=self.pass_name)
+        _, freed = remove_unread([*at.made, *at.replaced, at.root], self.module)
+        # What has lost a reader matters where one is left: that is all a pattern can ask of it.
+        sole = [i for i in freed if len(i.users) == 1]
+        self.look_again(sole)
+        near = dict.fromkeys((*at.made, *readers, *(u for i in sole for u in i.users)))
+        for _ in range(self.rules.depth):
+            self.look_again(near)
+            # Who reads what is read by very many waits for the last look, lest that grow as n * n.
+            near = dict.fromkeys(u for i in near if len(i.users) <= MANY for u in i.users)
+
+    def look_again(self, instructions: Iterable[Instruction]) -> None:
+        for i in instructions:
+            if i.module is self.module and i not in self.queued and self.rules.at(i.op.name):
+                self.queued.add(i)
+                self.queue.append(i)
+
+
+def _nothing_left() -> bool:
+    return True
+
+
+def _places(
+    root: Instruction, result: Results | Declined | None
+) -> list[tuple[Instruction, Instruction]]:
+    """What is replaced by what; each of several results takes the place of its element."""
+    if isinstance(result, dict):
+        return list(result.items())
+    if isinstance(result, tuple):
+        elements = [u for u in root.users if isinstance(u.op, GetTupleElem)]
+        return [(u, result[u.op.index]) for u in elements]  # type: ignore[attr-defined]
+    return [(root, result)] if isinstance(result, Instruction) and result is not root else []

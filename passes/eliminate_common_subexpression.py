@@ -1,0 +1,88 @@
+"""Computes once what is computed twice."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TypeAlias
+
+import numpy as np
+
+from migx import op as operations
+from migx.argument import Argument
+from migx.dead_code import is_pure
+from migx.ir import Instruction, Module, Program, merged
+from migx.manager import Pass, PassManager
+from migx.ops.builtin import Literal
+from migx.verify import NEVER_CAPTURE
+
+Known: TypeAlias = dict[Hashable, Instruction]
+"""What has been computed, by what it is."""
+Gained: TypeAlias = dict[Instruction, list[tuple[str, ...]]]
+"""The origins that instructions gain from those they replace."""
+
+SAMPLE = 64
+"""Bytes at either end of a literal that tell most apart, so that few are read whole."""
+
+
+class EliminateCommonSubexpression(Pass):
+    """Merges pure instructions that are the same operation on the same values, whatever the order
+    where the operation commutes, and literals of the same bits (MIGraphX pass of this name).
+
+    A submodule takes what the modules around it have computed before. Replaceable literals are
+    never merged, nor deferred weights unless they are one tensor of one file.
+    """
+
+    def apply_program(self, program: Program, manager: PassManager) -> bool:
+        gained: Gained = {}
+        for module in program.modules.values():
+            # A module that several instructions share takes nothing from any of them.
+            if module.parent is None:
+                _merge(module, [], gained)
+        for kept, origins in gained.items():
+            kept.origins = merged(*origins)
+        return bool(gained)
+
+
+def _merge(module: Module, around: list[Known], gained: Gained) -> None:
+    """Merges what a module and those inside it compute twice, or again after those around it."""
+    known: Known = {}
+    scopes = [*around, known]
+    for at in module:
+        for inner in at.modules:
+            if inner.parent is at:
+                _merge(inner, [] if at.op.name in NEVER_CAPTURE else scopes, gained)
+        if module.bypass or not _may_merge(at):
+            continue
+        identity = _identity(at)
+        before = next((scope[identity] for scope in scopes if identity in scope), None)
+        if before is None:
+            known[identity] = at
+        elif at.users:
+            gained.setdefault(before, [before.origins]).append(at.origins)
+            at.origins = ()  # given over all at once, for to add them one by one is quadratic
+            module.replace_instruction(at, before)
+
+
+def _may_merge(at: Instruction) -> bool:
+    if isinstance(at.op, Literal):
+        return not at.op.replaceable
+    return at.op.name != "@return" and is_pure(at)
+
+
+def _identity(at: Instruction) -> Hashable:
+    """Equal for two instructions exactly when they compute the same."""
+    if isinstance(at.op, Literal):
+        return at.shape, _sample(at.op.value), at.op.value
+    inputs = [id(v) for v in at.inputs]
+    if operations.traits(at.op).commutative:
+        inputs.sort()
+    return operations.key(at.op), tuple(inputs), tuple(map(id, at.modules))
+
+
+def _sample(value: Argument) -> bytes:
+    """Some bytes of a value; equal values, as ``Argument`` compares them, have equal ones."""
+    data = value.data if value.available else None
+    if not isinstance(data, np.ndarray) or data.dtype == object or not data.flags.c_contiguous:
+        return b""
+    flat = data.reshape(-1).view(np.uint8)
+    return flat[:SAMPLE].tobytes() + flat[-SAMPLE:].tobytes()

@@ -1,0 +1,107 @@
+"""Gathers attention: two products with a softmax between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from migx.dead_code import remove_dead_code
+from migx.fusion import BROADCASTS, Bundle, is_small, only_reader, outline, viewed
+from migx.ir import Instruction, Module
+from migx.manager import Pass, PassManager
+from migx.ops.fused import Group
+from migx.passes.fuse_pointwise import is_by_element
+
+
+class FuseAttention(Pass):
+    """Makes a ``group`` of ``dot(softmax(dot(q, k)), v)`` (MIGraphX pass of this name).
+
+    Between the two products and the softmax may stand any arithmetic, such as a scale, a mask, or
+    the guard against rows that are masked whole, and any view. A scale that stands on q or k goes
+    inside too. Nothing but the last product may be read by others.
+    """
+
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        cleaned = remove_dead_code(module) > 0
+        found = (_attention(at) for at in module if at.op.name == "dot")
+        bundles = [Bundle(tuple(members), Group("attention")) for members in found if members]
+        return outline(module, bundles, self.name, manager.log) or cleaned
+
+
+def _attention(last: Instruction) -> list[Instruction]:
+    """The attention that ends with a dot, in the order it runs; nothing where there is none."""
+    for weights in last.inputs:
+        after = _leading_to([weights], {last}, lambda at: at.op.name == "softmax")
+        if (softmax := _sole(after, "softmax")) is None or not _is_by_row(softmax):
+            continue
+        before = _leading_to(softmax.inputs, {last, *after}, lambda at: at.op.name == "dot")
+        if (first := _sole(before, "dot")) is None:
+            continue
+        scales = [at for operand in first.inputs for at in _scale(operand, first)]
+        between = _from(first, [*before, *after])
+        if softmax in between and weights in between:
+            return sorted({*scales, first, *between, last}, key=lambda at: at._label)
+    return []
+
+
+def _leading_to(
+    values: Sequence[Instruction],
+    readers: set[Instruction],
+    ends: Callable[[Instruction], bool],
+) -> list[Instruction]:
+    """Values, and what they are computed from by arithmetic and views, as far as nothing else reads
+    it; up to the instructions that ``ends`` says, these included.
+    """
+    inside, found, work = set(readers), list[Instruction](), list(values)
+    while work:
+        at = work.pop()
+        mine = at not in inside and len(at.users) <= len(inside) and inside.issuperset(at.users)
+        if not mine or at.module is not values[0].module:
+            continue
+        end = ends(at)
+        if end or is_by_element(at) or viewed(at) is not None:
+            inside.add(at)
+            found.append(at)
+            work += [] if end else at.inputs
+    return found
+
+
+def _sole(members: list[Instruction], name: str) -> Instruction | None:
+    """The one instruction of an operation; None where there are none or several."""
+    found = [at for at in members if at.op.name == name]
+    return found[0] if len(found) == 1 else None
+
+
+def _is_by_row(softmax: Instruction) -> bool:
+    return bool(softmax.op.axis == softmax.shape.rank - 1)  # type: ignore[attr-defined]
+
+
+def _from(first: Instruction, members: Iterable[Instruction]) -> set[Instruction]:
+    """Of some instructions, those that depend on the first."""
+    found = {first}
+    for at in sorted(members, key=lambda at: at._label):
+        if not found.isdisjoint(at.inputs):
+            found.add(at)
+    return found
+
+
+def _scale(operand: Instruction, reader: Instruction) -> list[Instruction]:
+    """What multiplies an operand by a number, with the views after that; nothing where nothing
+    does.
+    """
+    chain, scaled = list[Instruction](), 0
+    while only_reader(operand) is reader:
+        places = {"mul": (0, 1), "div": (0,)}.get(operand.op.name, ())
+        within = [i for i in places if _is_number(operand.inputs[1 - i])]
+        if not within and viewed(operand) is None:
+            break
+        chain.append(operand)
+        scaled = len(chain) if within else scaled
+        reader, operand = operand, operand.inputs[within[0] if within else 0]
+    return chain[:scaled]
+
+
+def _is_number(value: Instruction) -> bool:
+    """Whether a value is one number throughout, known by its shape alone."""
+    while value.op.name in BROADCASTS:
+        value = value.inputs[0]
+    return is_small(value)

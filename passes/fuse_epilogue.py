@@ -1,0 +1,76 @@
+"""Gathers a product with the arithmetic after it and the unpacking of its operands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from migx.dead_code import remove_dead_code
+from migx.fusion import Bundle, only_reader, outline, viewed
+from migx.ir import Instruction, Module
+from migx.manager import Pass, PassManager
+from migx.ops.fused import Group
+from migx.passes.fuse_pointwise import dims_of, is_by_element
+
+TAGS = {
+    "dot": "gemm_epilogue",
+    "quant_dot": "gemm_epilogue",
+    "convolution": "conv_epilogue",
+    "quant_convolution": "conv_epilogue",
+    "convolution_backwards": "conv_epilogue",
+}
+"""The tag of the group of each kind of product."""
+SAME_ORDER = frozenset({"reshape", "squeeze", "unsqueeze"})
+"""Views that keep the elements in their order."""
+
+
+class FuseEpilogue(Pass):
+    """Makes a ``group`` of a dot or convolution and the arithmetic on its result, which reads it
+    alone: bias, activation, residual.
+
+    A reshape may stand between. Where several products meet in one ``pointwise``, the last one
+    takes it along. What unpacks or dequantises an operand for the product alone goes inside too, so
+    that weights stay small until they are multiplied. In MIGraphX targets do this: gpu::fuse_mlir,
+    cpu::fuse_ops.
+    """
+
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        cleaned = remove_dead_code(module) > 0
+        after: dict[Instruction, Instruction] = {}
+        for at in module:
+            if is_by_element(at) and (products := list(_products(at))):
+                after[max(products, key=lambda v: v._label)] = at
+        bundles = []
+        for at in module:
+            if at.op.name in TAGS:
+                members = [*_unpacking(at), at, *([after[at]] if at in after else [])]
+                if len(members) > 1:
+                    bundles.append(Bundle(tuple(members), Group(TAGS[at.op.name])))
+        return outline(module, bundles, self.name, manager.log) or cleaned
+
+
+def _products(at: Instruction) -> Iterator[Instruction]:
+    """The products whose elements only this instruction reads, under the same dims or others."""
+    for value in (v for v in at.inputs if v.shape.dims == dims_of(at)):
+        reader = at
+        while only_reader(value) is reader and value.op.name in SAME_ORDER:
+            reader, value = value, value.inputs[0]
+        if only_reader(value) is reader and value.op.name in TAGS:
+            yield value
+
+
+def _unpacking(product: Instruction) -> list[Instruction]:
+    """What unpacks and dequantises operands for this product alone, in the order it runs."""
+    found: list[Instruction] = []
+    for operand in product.inputs:
+        chain, length = list[Instruction](), 0
+        reader, at = product, operand
+        while only_reader(at) is reader and (_unpacks(at) or viewed(at) is not None):
+            chain.append(at)
+            length = len(chain) if _unpacks(at) else length
+            reader, at = at, at.inputs[0]
+        found += chain[:length]
+    return sorted(found, key=lambda v: v._label)
+
+
+def _unpacks(at: Instruction) -> bool:
+    return at.op.name.startswith("unpack_") or at.op.name == "dequantizelinear"

@@ -1,0 +1,110 @@
+"""Gathers lookups in many tables into one."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from itertools import accumulate
+
+import numpy as np
+
+from migx.dead_code import remove_dead_code
+from migx.fusion import Bundle, dependences, only_reader, outline
+from migx.ir import Instruction, Module
+from migx.manager import Pass, PassManager
+from migx.ops.builtin import Literal
+from migx.ops.indexing import Gather
+from migx.ops.layout import Broadcast, Concat, Multibroadcast, Slice, Squeeze, Unsqueeze
+from migx.ops.logic import Less
+from migx.ops.pointwise import Add, Where
+
+
+class FuseHorizontal(Pass):
+    """Makes one ``gather`` of those that look up rows of equal width in tables of their own, when
+    there are ``at_least`` so many that do not depend on each other (MIGraphX pass of this name).
+
+    The tables become one under the other, which ``propagate_constant`` then does for good, and
+    indices are moved by where each table begins. Only fixed tables that nothing else reads are
+    taken. An index outside its table, which was an error, finds a row of another.
+    """
+
+    at_least: int = 4
+
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        cleaned = remove_dead_code(module) > 0
+        found: dict[Hashable, list[Instruction]] = {}
+        levels: dict[Instruction, int] = {}
+        for at, before in dependences(module):
+            levels[at] = max((levels[v] + _is_lookup(v) for v in before), default=0)
+            if _is_lookup(at):
+                table, indices = (v.shape for v in at.inputs)
+                alike = (levels[at], table.dtype, table.dims[1:], indices.dtype, indices.dims)
+                found.setdefault(alike, []).append(at)
+        batches = [b for b in found.values() if len(b) >= self.at_least and _can_count(b)]
+        lookups = [Lookups(tuple(batch), Gather(0)) for batch in batches]
+        return outline(module, lookups, self.name, manager.log) or cleaned
+
+
+class Lookups(Bundle):
+    """Lookups that become one in all their tables."""
+
+    def prepare(self, around: Module) -> None:
+        """Nothing is needed ahead."""
+
+    def become(self, following: Instruction) -> dict[Instruction, Instruction]:
+        module = following.module
+        assert module is not None
+        put, origins = module.insert_instruction, self.origins
+        tables, indices = zip(*(m.inputs for m in self.members), strict=True)
+        rows = [put(following, Unsqueeze((0,)), v, origins=origins) for v in indices]
+        every = put(following, Concat(0), *rows, origins=origins)
+        at = _moved(module, following, every, _starts(tables))
+        whole = put(following, Concat(0), *tables, origins=origins)
+        found = put(following, Gather(0), whole, at, origins=origins)
+        results = {}
+        for i, member in enumerate(self.members):
+            own = put(following, Slice((0,), (i,), (i + 1,)), found, origins=member.origins)
+            results[member] = put(following, Squeeze((0,)), own, origins=member.origins)
+        return results
+
+
+def _moved(
+    module: Module, following: Instruction, every: Instruction, starts: list[int]
+) -> Instruction:
+    """Indices into the tables, one row for each, as indices into all of them; a negative one counts
+    from the end of its own.
+    """
+
+    def spread(values: list[int]) -> Instruction:
+        literal = module.add_literal(np.array(values), every.shape.dtype, before=following)
+        return module.insert_instruction(following, Broadcast(0, every.shape.dims), literal)
+
+    zero = module.add_literal(0, every.shape.dtype, before=following)
+    zeros = module.insert_instruction(following, Multibroadcast(every.shape.dims), zero)
+    from_start, from_end = (
+        module.insert_instruction(following, Add(), every, spread(values))
+        for values in (starts[:-1], starts[1:])
+    )
+    negative = module.insert_instruction(following, Less(), every, zeros)
+    return module.insert_instruction(following, Where(), negative, from_end, from_start)
+
+
+def _is_lookup(at: Instruction) -> bool:
+    """Whether an instruction takes rows of a fixed table that nothing else reads."""
+    if at.op.name != "gather" or at.op.axis != 0:  # type: ignore[attr-defined]
+        return False
+    table = at.inputs[0]
+    fixed = type(table.op) is Literal and not table.op.replaceable
+    return fixed and table.module is at.module and only_reader(table) is at
+
+
+def _starts(tables: Sequence[Instruction]) -> list[int]:
+    """The row at which each table begins among all, and where they end."""
+    rows: list[int] = [int(table.shape.dims[0]) for table in tables]
+    return list(accumulate(rows, initial=0))
+
+
+def _can_count(lookups: list[Instruction]) -> bool:
+    """Whether the type of the indices can count the rows of all tables."""
+    dtype = lookups[0].inputs[1].shape.dtype
+    last = _starts([at.inputs[0] for at in lookups])[-1]
+    return dtype.is_integer and last <= int(np.iinfo(dtype.numpy).max)

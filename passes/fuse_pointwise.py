@@ -1,0 +1,57 @@
+"""Gathers arithmetic on elements into ``pointwise`` instructions."""
+
+from __future__ import annotations
+
+from migx import op as operations
+from migx.grouping import Edge, fuse
+from migx.ir import Instruction, Module
+from migx.manager import Pass, PassManager
+from migx.op import Operation
+from migx.ops.fused import Pointwise
+from migx.shape import Dims
+from migx.weights import is_constant
+
+BY_ELEMENT = frozenset({"pointwise", "quantizelinear", "dequantizelinear"})
+"""Besides the operations whose trait says so, what works on each element of its first input."""
+
+
+class FusePointwise(Pass):
+    """Makes one ``pointwise`` instruction of neighbours that compute each element alone, of equal
+    dims (MIGraphX pass of this name).
+
+    Groups are as large as can be and may have several results, so nothing is computed twice.
+    Broadcasts stay outside as views, but for those of single numbers; constants stay outside, for
+    they are computed once. With ``singles``, an operation that has no such neighbour is wrapped
+    too.
+    """
+
+    singles: bool = False
+
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        known: dict[Instruction, bool] = {}
+
+        def dims(at: Instruction) -> Dims | None:
+            return dims_of(at) if is_by_element(at) and not is_constant(at, known) else None
+
+        return fuse(module, dims, _joined, self._becomes, self.name, manager.log)
+
+    def _becomes(self, group: tuple[Instruction, ...], dims: Dims) -> Operation | None:
+        alone = len(group) == 1 and (not self.singles or group[0].op.name == Pointwise.name)
+        return None if alone else Pointwise()
+
+
+def is_by_element(at: Instruction) -> bool:
+    """Whether an instruction computes each element of a tensor alone."""
+    if not operations.traits(at.op).pointwise and at.op.name not in BY_ELEMENT:
+        return False
+    shapes = (*(at.shape.parts or (at.shape,)), *(v.shape for v in at.inputs))
+    return all(s.dtype.is_tensor and s.dtype.kind != "string" for s in shapes)
+
+
+def dims_of(at: Instruction) -> Dims:
+    """The dims of the result, or of the first of several."""
+    return at.shape.parts[0].dims if at.shape.parts else at.shape.dims
+
+
+def _joined(edge: Edge, above: Dims, below: Dims) -> Dims | None:
+    return above if above == below == edge.value.shape.dims and not edge.views else None

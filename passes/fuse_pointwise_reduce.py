@@ -1,0 +1,20 @@
+"""Gathers arithmetic and reductions, as far as it goes."""
+
+from __future__ import annotations
+
+from migx.ir import Program
+from migx.manager import Pass, PassManager
+from migx.passes.fuse_pointwise import FusePointwise
+from migx.passes.fuse_reduce import FuseReduce
+
+
+class FusePointwiseReduce(Pass):
+    """Runs ``fuse_pointwise`` and ``fuse_reduce`` in turn until neither changes anything (MIGraphX
+    pass of this name).
+    """
+
+    def apply_program(self, program: Program, manager: PassManager) -> bool:
+        changed = False
+        while any([manager.run_pass(FusePointwise()), manager.run_pass(FuseReduce())]):
+            changed = True
+        return changed

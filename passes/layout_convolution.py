@@ -1,0 +1,106 @@
+"""Chooses where the channels of convolutions are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from migx import op as operations
+from migx import ops
+from migx.errors import UnknownName
+from migx.fusion import BROADCASTS
+from migx.ir import Instruction, Module
+from migx.manager import Pass, PassManager
+from migx.match import attr, on, var
+from migx.op import Operation
+from migx.ops.channels_last import ConvolutionChannelsLast, to_first, to_last
+from migx.ops.layout import Transpose
+from migx.rewrite import Cursor, rule
+from migx.weights import is_constant
+
+
+@rule(on(ops.Convolution, var("x"), var("w"), name="root"))
+def channels_last(at: Cursor, x: Instruction, w: Instruction, root: Instruction) -> Instruction:
+    """convolution(x, w) is the one of the transposed x and w that has its channels last,
+    transposed back.
+    """
+    rank = root.shape.rank
+    given = [at(Transpose(to_last(rank)), value) for value in (x, w)]
+    op = ConvolutionChannelsLast(**operations.attributes(root.op))
+    return at(Transpose(to_first(rank)), at(op, *given))
+
+
+@rule(
+    on(
+        ops.Transpose,
+        on(ops.Transpose, var("x"), permutation=attr("inner")),
+        permutation=attr("outer"),
+    )
+)
+def cancel(x: Instruction, inner: tuple[int, ...], outer: tuple[int, ...]) -> Instruction | None:
+    """A transpose that takes another back gives what that was given."""
+    back = all(inner[axis] == i for i, axis in enumerate(outer))
+    return x if back else None
+
+
+@rule(var("root", lambda at: operations.traits(at.op).pointwise))
+def sink_below_arithmetic(at: Cursor, root: Instruction) -> Instruction | None:
+    """Arithmetic on transposed values is the transposed arithmetic; constants and broadcasts are
+    transposed for it.
+    """
+    if not any(_is_back(v) for v in root.inputs):
+        return None
+    if not all(_is_back(v) or v.op.name in BROADCASTS or is_constant(v) for v in root.inputs):
+        return None
+    return _sunk(at, root, root.op)
+
+
+@rule(on(ops.Concat, axis=attr("axis"), name="root"))
+def sink_below_concat(at: Cursor, root: Instruction, axis: int) -> Instruction | None:
+    """A concat of transposed values is the transposed concat along the axis that was."""
+    if not all(map(_is_back, root.inputs)):
+        return None
+    return _sunk(at, root, replace(root.op, axis=to_first(root.shape.rank)[axis]))  # type: ignore[type-var]
+
+
+@rule(var("root", lambda at: operations.traits(at.op).reduction))
+def sink_below_reduction(at: Cursor, root: Instruction) -> Instruction | None:
+    """A reduction of a transposed value is the transposed reduction along the axes that were."""
+    if not _is_back(root.inputs[0]):
+        return None
+    axes: Any = root.op.axes  # type: ignore[attr-defined]
+    moved = tuple(sorted(to_first(root.shape.rank)[axis] for axis in axes))
+    return _sunk(at, root, replace(root.op, axes=moved))  # type: ignore[type-var]
+
+
+def _is_back(value: Instruction) -> bool:
+    """Whether a value is what has its channels last, transposed back."""
+    rank = value.shape.rank
+    return rank > 2 and value.op == Transpose(to_first(rank))
+
+
+def _sunk(at: Cursor, root: Instruction, op: Operation) -> Instruction:
+    """The operation on its inputs with channels last, transposed back."""
+    rank = root.shape.rank
+    given = [v.inputs[0] if _is_back(v) else at(Transpose(to_last(rank)), v) for v in root.inputs]
+    return at(Transpose(to_first(rank)), at(op, *given))
+
+
+class LayoutConvolution(Pass):
+    """Gives convolutions the layout asked for, by transposes that meet and go along chains of
+    convolutions and arithmetic (MIGraphX pass of this name).
+
+    ``layout`` is ``nhwc`` for channels last; without it nothing changes.
+    """
+
+    rules = (
+        channels_last + cancel + sink_below_arithmetic + sink_below_concat + sink_below_reduction
+    )
+    layout: str = ""
+
+    def __post_init__(self) -> None:
+        if self.layout not in ("", "nhwc"):
+            raise UnknownName(f"layout_convolution knows the layout nhwc, not {self.layout!r}")
+
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        return self.layout == "nhwc" and super().apply(module, manager)

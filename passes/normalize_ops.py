@@ -1,0 +1,80 @@
+"""Gives operations that mean the same the same attributes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from migx import ops
+from migx.ir import Instruction
+from migx.manager import Pass
+from migx.match import on, var
+from migx.op import Operation
+from migx.rewrite import Cursor, rule
+
+ALONG_AXES = (
+    ops.Squeeze,
+    ops.Unsqueeze,
+    ops.Reverse,
+    ops.ReduceSum,
+    ops.ReduceMean,
+    ops.ReduceMax,
+    ops.ReduceMin,
+    ops.ReduceProd,
+    ops.ReduceAll,
+    ops.ReduceAny,
+)
+"""Operations whose axes are a set."""
+
+
+@rule(on(ALONG_AXES, var("x"), name="root"))
+def sorted_axes(at: Cursor, x: Instruction, root: Instruction) -> Instruction | None:
+    """Axes that are a set stand in rising order; an operation along none of them is its input."""
+    op: Any = root.op
+    if not op.axes:
+        return x
+    return _unless_equal(at, root, x, dataclasses.replace(op, axes=tuple(sorted(op.axes))))
+
+
+@rule(on(ops.Slice, var("x"), name="root"))
+def sorted_slice(at: Cursor, x: Instruction, root: Instruction) -> Instruction | None:
+    """A slice names its axes in rising order, and none of which it takes all."""
+    op: Any = root.op
+    kept = [
+        (axis, start, end)
+        for axis, start, end in sorted(zip(op.axes, op.starts, op.ends, strict=True), key=_first)
+        if start != 0 or end != x.shape.dims[axis]
+    ]
+    return _unless_equal(at, root, x, ops.Slice(*zip(*kept, strict=True))) if kept else x
+
+
+@rule(on(ops.Step, var("x"), name="root"))
+def sorted_step(at: Cursor, x: Instruction, root: Instruction) -> Instruction | None:
+    """A step names its axes in rising order, and none of which it takes each place."""
+    op: Any = root.op
+    kept = [(axis, by) for axis, by in sorted(zip(op.axes, op.steps, strict=True)) if by != 1]
+    return _unless_equal(at, root, x, ops.Step(*zip(*kept, strict=True))) if kept else x
+
+
+@rule(on(ops.Reshape, var("x"), allowzero=True, name="root"))
+def plain_reshape(at: Cursor, x: Instruction, root: Instruction) -> Instruction:
+    """How a reshape reads 0 does not matter where its dims are attributes."""
+    return at(ops.Reshape(root.shape.dims), x)
+
+
+class NormalizeOps(Pass):
+    """Brings attributes to one form, so that equal operations are equal: axes sorted, slices of all
+    places dropped (MIGraphX pass of this name, whose negative axes no operation here can have).
+    """
+
+    rules = sorted_axes + sorted_slice + sorted_step + plain_reshape
+
+
+def _first(entry: tuple[int, object, object]) -> int:
+    return entry[0]
+
+
+def _unless_equal(
+    at: Cursor, root: Instruction, x: Instruction, op: Operation
+) -> Instruction | None:
+    return None if op == root.op else at(op, x)

@@ -1,0 +1,25 @@
+"""The simplifiers, until none of them finds anything left to do."""
+
+from __future__ import annotations
+
+from migx.manager import Pass, Pipeline
+
+
+class OptimizeModule(Pass):
+    """Runs the simplifying passes until nothing changes, at most ``rounds`` times: reshapes,
+    converts and algebra, then common subexpressions and constants (MIGraphX optimize_module).
+
+    ``skip_ops`` are the operations that are not folded: see propagate_constant.
+    """
+
+    rounds: int = 10
+    skip_ops: tuple[str, ...] = ()
+
+    def pipeline(self) -> Pipeline:
+        simplifiers = "simplify_reshapes,eliminate_convert,simplify_algebra"
+        skip = f"{{skip_ops=({','.join(self.skip_ops)})}}" if self.skip_ops else ""
+        return Pipeline.parse(
+            f"fixpoint{{max={self.rounds}}}("
+            f"fixpoint{{max=4}}({simplifiers}),"
+            f"eliminate_common_subexpression,propagate_constant{skip})"
+        )

@@ -1,0 +1,46 @@
+"""Evaluates at compile time what depends on literals alone."""
+
+from __future__ import annotations
+
+from migx.argument import Argument
+from migx.ir import Instruction, Program
+from migx.manager import Pass, PassManager
+from migx.passes.propagate_constant.evaluation import evaluated
+from migx.passes.propagate_constant.plan import Plan
+from migx.rewrite import Event
+from migx.text import draw_instruction
+
+
+class PropagateConstant(Pass):
+    """Puts literals in the place of the largest trees that are computed from literals alone
+    (MIGraphX propagate_constant).
+
+    Left as they are: unpacked storage, however it is scaled and moved; broadcasts, which a literal
+    would make larger; what comes of the operations ``skip_ops`` names, of replaceable literals, of
+    deferred weights and of sizes not known yet; what fails; and what constants may not take, see
+    ``migx.constants``.
+    """
+
+    skip_ops: tuple[str, ...] = ()
+
+    def apply_program(self, program: Program, manager: PassManager) -> bool:
+        """Folds in all modules at once, for several may read one literal."""
+        plan = Plan(manager, self.skip_ops, self.constant_allowance)
+        values: dict[Instruction, Argument] = {}
+        roots = plan.roots()
+        while new := [at for at in roots if at not in values]:
+            values |= evaluated(new)
+            plan.keep(at for at in new if at not in values)
+            roots = plan.roots()
+        for at in roots:
+            _fold(self, at, values[at], manager)
+        return bool(roots)
+
+
+def _fold(of: Pass, at: Instruction, value: Argument, manager: PassManager) -> None:
+    log = manager.log
+    key, before = ("", "") if log is None else (log.key("fold", [at]), draw_instruction("fold", at))
+    made = manager.constants.fold(at, value)
+    if log is not None:
+        after = draw_instruction(made.name, made)
+        log.events.append(Event(key, of.name, "fold", __file__, made.origins, before, after))

@@ -1,0 +1,113 @@
+"""Which instructions literals may take the place of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from migx import op as operations
+from migx.constants import Made, is_unpacked, related, tree
+from migx.ir import Instruction
+from migx.manager import PassManager
+from migx.ops.builtin import Literal
+
+
+class Plan:
+    """The instructions that depend on literals alone, and those of them that stay.
+
+    Literals take the place of the *roots*: what is read by an instruction that stays or is not
+    constant. A root that breaks the law of ``migx.constants`` stays, and what it reads is looked at
+    instead; that may then take no more than it frees, lest each run add an allowance of its own.
+    """
+
+    def __init__(self, manager: PassManager, skip_ops: tuple[str, ...], allowance: int) -> None:
+        self.manager, self.allowance = manager, allowance
+        self.constant = _constants(manager, frozenset(skip_ops))
+        unpacked: dict[Instruction, bool] = {}
+        self.kept = {at for at in self.constant if _stays(at, unpacked)}
+        if manager.log is not None and (skip := manager.log.skip):
+            self.kept |= {at for at in self._cut()[0] if manager.log.key("fold", [at]) in skip}
+        self.largest = set(self._cut()[0])
+        self.made: dict[Instruction, Made] = {}
+
+    def keep(self, these: Iterable[Instruction]) -> None:
+        """Lets some instructions stay."""
+        self.kept.update(these)
+
+    def roots(self) -> list[Instruction]:
+        """What literals may take the place of, in order."""
+        while True:
+            roots, gone = self._cut()
+            refused = self._refused(roots, gone)
+            if not refused:
+                return roots
+            self.keep(refused)
+
+    def _cut(self) -> tuple[list[Instruction], set[int]]:
+        """The roots, and the ids of the values that nothing would read any more."""
+        running: set[Instruction] = set()
+        roots = []
+        for at in reversed(self.constant):
+            if any(u not in self.constant or u in running for u in at.users):
+                if at in self.kept or type(at.op) is Literal:
+                    running.add(at)
+                else:
+                    roots.append(at)
+        literals = self.manager.program.literals
+        left = {at for at in literals if at in running or at not in self.constant}
+        gone = {id(at.op.value) for at in literals if at not in left}  # type: ignore[attr-defined]
+        return roots[::-1], gone - {id(at.op.value) for at in left}  # type: ignore[attr-defined]
+
+    def _refused(self, roots: list[Instruction], gone: set[int]) -> list[Instruction]:
+        """The roots that break the law alone, or else those that do together."""
+        by_made = {self._made(at): at for at in roots}
+        alone = [at for m, at in by_made.items() if m.excess(gone, self._allowance([at])) > 0]
+        if alone:
+            return alone
+        found: list[Instruction] = []
+        for each in related(list(by_made)):
+            members = [by_made[m] for m in each.made]
+            if each.excess(gone, self._allowance(members)) > 0:
+                found += members
+        return found
+
+    def _made(self, at: Instruction) -> Made:
+        if at not in self.made:
+            sources = self.manager.constants.sources(tree(at))
+            self.made[at] = Made(at.shape.as_standard(), sources)
+        return self.made[at]
+
+    def _allowance(self, roots: list[Instruction]) -> int:
+        return self.allowance if self.largest.issuperset(roots) else 0
+
+
+def _constants(manager: PassManager, skip_ops: frozenset[str]) -> dict[Instruction, None]:
+    """What can be evaluated now, inputs before users, modules before those inside them."""
+    found: dict[Instruction, None] = {}
+    for module in reversed(manager.modules()):
+        for at in module:
+            if not module.bypass and _computes(at, skip_ops) and all(v in found for v in at.inputs):
+                found[at] = None
+    return found
+
+
+def _computes(at: Instruction, skip_ops: frozenset[str]) -> bool:
+    if type(at.op) is Literal:
+        return not at.op.replaceable and at.shape.dtype.is_tensor and at.op.value.available
+    declared = operations.traits(at.op)
+    return (
+        declared.pure
+        and declared.foldable
+        and not at.modules
+        and at.op.name not in skip_ops
+        and operations.can_evaluate(at.op)
+        and at.shape.static
+        and not any(True for _ in operations.symbols(at.op))
+    )
+
+
+def _stays(at: Instruction, unpacked: dict[Instruction, bool]) -> bool:
+    """Whether a value is better computed than held, whatever the bytes."""
+    shape = at.shape
+    if not shape.dtype.is_tensor or is_unpacked(at, unpacked):
+        return True
+    return shape.broadcasted and shape.element_space != shape.elements

@@ -1,0 +1,62 @@
+"""Spreads the higher precision of two over the pointwise work between them."""
+
+from __future__ import annotations
+
+from migx import op as operations
+from migx.ir import Instruction
+from migx.manager import Pass
+from migx.match import having, on
+from migx.ops.pointwise import Convert
+from migx.passes.eliminate_convert import holds
+from migx.rewrite import Cursor, rule
+from migx.weights import is_constant
+
+
+@rule(on(Convert, having("pointwise", name="work").once(), name="up"))
+def convert_first(at: Cursor, work: Instruction, up: Instruction) -> Instruction | None:
+    """convert(op(x)) to a wider type is op(convert(x))."""
+    if not is_wider(up, work) or not is_uniform(work):
+        return None
+    converted = {v: at(up.op, v) for v in dict.fromkeys(work.inputs)}
+    return at(work.op, *(converted[v] for v in work.inputs))
+
+
+@rule(having("pointwise", name="work"))
+def convert_last(at: Cursor, work: Instruction) -> Instruction | None:
+    """op(convert(x)) of a narrower type than x is convert(op(x))."""
+    downs = [v for v in work.inputs if isinstance(v.op, Convert) and v.use_count == 1]
+    if len(downs) != 1 or not is_uniform(work) or is_constant(downs[0]):
+        return None
+    ((wide,), down) = downs[0].inputs, downs[0].op
+    if not is_wider(wide, work):
+        return None
+    up = Convert(wide.shape.dtype)
+    return at(down, at(work.op, *(wide if v is downs[0] else at(up, v) for v in work.inputs)))
+
+
+def is_wider(wide: Instruction, narrow: Instruction) -> bool:
+    """Whether one value is of a float type that has every value of another's and more."""
+    types = wide.shape.dtype, narrow.shape.dtype
+    return types[0] is not types[1] and types[1].is_float and holds(*types)
+
+
+def is_uniform(work: Instruction) -> bool:
+    """Whether an instruction computes in one element type, on constants and one other value: then
+    no more is converted than before.
+    """
+    if isinstance(work.op, Convert) or work.modules:
+        return False
+    varying = {v for v in work.inputs if not is_constant(v)}
+    same = all(v.shape.dtype is work.shape.dtype for v in work.inputs)
+    return len(varying) == 1 and same and operations.traits(work.op).pointwise
+
+
+class PropagatePrecision(Pass):
+    """Moves converts so that pointwise work beside values of a wider float type is done in it
+    (MIGraphX pass of this name).
+
+    Results are as precise or more: what would have been rounded, or would have overflowed, on the
+    way no longer does.
+    """
+
+    rules = convert_first + convert_last

@@ -1,0 +1,86 @@
+"""Reductions, and the arithmetic around them, in their simplest forms."""
+
+from __future__ import annotations
+
+from migx.dim import product
+from migx.ir import Instruction, Module
+from migx.manager import Pass, PassManager
+from migx.match import attr, on, skip, value, var
+from migx.ops.layout import Broadcast, Multibroadcast
+from migx.ops.pointwise import Convert, Div, Exp, Mul, Recip, Rsqrt, Sqrt, Sub
+from migx.ops.reduce import ReduceMax, ReduceMean, ReduceSum, Softmax
+from migx.passes.simplify_algebra.broadcasts import trailing
+from migx.passes.simplify_algebra.terms import repeated
+from migx.rewrite import Cursor, rewrite, rule
+from migx.shape import F32, Dims
+
+x, v = var("x"), var("v")
+wide = skip(Broadcast, Multibroadcast)
+
+
+@rule(on(Div, x, wide(on(Sqrt, v).once()), name="root"))
+def div_sqrt(at: Cursor, x: Instruction, v: Instruction, root: Instruction) -> Instruction | None:
+    """Quotient: x / sqrt(v) is x * rsqrt(v), so a normalisation divides once for each row."""
+    whole = repeated(root.inputs[1])
+    if not isinstance(whole.source.op, Sqrt):
+        return None
+    narrow = trailing(at, at(Rsqrt(), v), whole.rank - whole.first)
+    return at(Mul(), x, repeat(at, narrow, root.shape.dims))
+
+
+def repeat(at: Cursor, narrow: Instruction, dims: Dims) -> Instruction:
+    """A value broadcast to dims, where it has others."""
+    return narrow if narrow.shape.dims == dims else at(Multibroadcast(dims), narrow)
+
+
+@rule(
+    on(Div, on(ReduceSum, x, name="total").once(), wide(value(name="n")), name="root")
+    | on(Mul, on(ReduceSum, x, name="total").once(), wide(value(name="n")), name="root")
+)
+def sum_as_mean(
+    at: Cursor, x: Instruction, total: Instruction, n: Instruction, root: Instruction
+) -> Instruction | None:
+    """A sum of n floats over n, or times 1 / n, is their mean."""
+    axes: tuple[int, ...] = total.op.axes  # type: ignore[attr-defined]
+    count = product(x.shape.dims[axis] for axis in axes)
+    if not isinstance(count, int) or count == 0 or not x.shape.dtype.is_float:
+        return None
+    number = n.op.value.array  # type: ignore[attr-defined]
+    wanted = number.dtype.type(count if isinstance(root.op, Div) else 1 / count)
+    return at(ReduceMean(axes), x) if (number == wanted).all() else None
+
+
+shifted = on(Sub, x, wide(on(ReduceMax, x, axes=attr("axes")))) | x
+sums = on(ReduceSum, on(Exp, shifted, name="e"), axes=attr("axes"))
+
+
+@rule(on(Div, var("e"), wide(sums)) | on(Mul, var("e"), wide(on(Recip, sums))))
+def softmax(at: Cursor, x: Instruction, axes: tuple[int, ...]) -> Instruction | None:
+    """Softmax spelled out, exp(x) / sum(exp(x)), with x - max(x) or not, is one operation."""
+    return at(Softmax(axes[0]), x) if len(axes) == 1 else None
+
+
+@rule(on(Softmax, x, axis=attr("axis"), name="root"))
+def softmax_in_parts(at: Cursor, x: Instruction, axis: int, root: Instruction) -> Instruction:
+    """softmax(x) is exp(x - max(x)) over its sum, computed in f32 at least."""
+    dtype = x.shape.dtype
+    narrow = dtype.bits < F32.bits
+    x = at(Convert(F32), x) if narrow else x
+    greatest = at(Multibroadcast(x.shape.dims), at(ReduceMax((axis,)), x))
+    powers = at(Exp(), at(Sub(), x, greatest))
+    sums = at(Multibroadcast(x.shape.dims), at(ReduceSum((axis,)), powers))
+    made = at(Div(), powers, sums)
+    return at(Convert(dtype), made) if narrow else made
+
+
+class RewriteReduce(Pass):
+    """Writes division by a square root as a product with one per row, sums over their count as
+    means, and spelled-out softmax as softmax; or, with ``softmax``, softmax as reductions (MIGraphX
+    pass of this name).
+    """
+
+    softmax: bool = False
+
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        form = softmax_in_parts if self.softmax else softmax
+        return rewrite(module, div_sqrt + sum_as_mean + form, self.name, manager.log)

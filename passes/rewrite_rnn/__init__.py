@@ -1,0 +1,129 @@
+"""Unrolls recurrent layers into matrix products and arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from migx.ir import Instruction, Module
+from migx.manager import Pass, PassManager
+from migx.match import attr, on
+from migx.ops.layout import Concat, Multibroadcast, Reshape, Slice, Squeeze, Transpose, Unsqueeze
+from migx.ops.linear import Dot
+from migx.ops.pointwise import Add, Convert
+from migx.ops.rnn import BACKWARD, GRU, LSTM, RNN, Recurrent
+from migx.passes.rewrite_rnn.cells import States, Weights, biased, cell_of, part
+from migx.rewrite import Cursor, Declined, Rule, RuleSet, rewrite, rule
+from migx.shape import F32, OPTIONAL, DType
+
+MAX_STEPS = 64
+
+
+def unrolled(max_steps: int) -> Rule:
+    """The rule for layers of at most so many steps."""
+
+    @rule(on((RNN, GRU, LSTM), name="layer", clip=attr("clip")))
+    def unroll(at: Cursor, layer: Instruction, clip: float) -> tuple[Instruction, ...] | Declined:
+        """A layer over a known number of steps is those steps, one after another."""
+        op, steps = layer.op, layer.inputs[0].shape.dims[0]
+        assert isinstance(op, Recurrent)
+        directions = BACKWARD[op.direction]
+        if clip > 0 or op.activations not in ((), op.defaults * len(directions)):
+            return Declined("the activations are not the default ones")
+        if getattr(op, "input_forget", False) or extras(layer):
+            return Declined("gates are coupled or see the cell, or sequences have their own length")
+        if not isinstance(steps, int) or not 1 <= steps <= max_steps:
+            return Declined(f"{steps} steps are not 1 to {max_steps}")
+        runs = [run(at, layer, d, steps, backward) for d, backward in enumerate(directions)]
+        hidden = joined(at, 1, [rows for rows, _ in runs])
+        finals = (joined(at, 0, kept) for kept in zip(*(states for _, states in runs), strict=True))
+        return tuple(converted(at, v, layer.inputs[0].shape.dtype) for v in (hidden, *finals))
+
+    return unroll
+
+
+def extras(layer: Instruction) -> list[Instruction]:
+    """The lengths of the sequences and the peepholes, where they are given."""
+    assert isinstance(layer.op, Recurrent)
+    optional = (*layer.inputs[4:5], *layer.inputs[5 + len(layer.op.states) :])
+    return [v for v in optional if v.shape.dtype is not OPTIONAL]
+
+
+def run(
+    at: Cursor, layer: Instruction, d: int, steps: int, backward: bool
+) -> tuple[Instruction, States]:
+    """One direction: its hidden states [time, 1, batch, hidden] and last states [1, batch, hidden].
+
+    The inputs of all steps are multiplied by the weights at once.
+    """
+    op = layer.op
+    assert isinstance(op, Recurrent)
+    x, w, r, *others = layer.inputs
+    wide = x.shape.dtype if x.shape.dtype.bits >= 32 else F32
+    given = [None if v.shape.dtype is OPTIONAL else one(at, v, d, wide) for v in others]
+    before, after = biases(at, op, given[0] if given else None)
+    projected = project(at, converted(at, x, wide), one(at, w, d, wide), before)
+    weights = Weights(at(Transpose((1, 0)), one(at, r, d, wide)), after, op.hidden_size)
+    dims = (x.shape.dims[1], op.hidden_size)
+    initial = [v for _, v in zip(op.states, (*given[2:], None, None), strict=False)]
+    states: States = tuple(
+        at(Multibroadcast(dims), at.literal(np.zeros((), wide.numpy))) if v is None else v
+        for v in initial
+    )
+    hidden: list[Instruction] = [states[0]] * steps
+    for t in reversed(range(steps)) if backward else range(steps):
+        now = at(Squeeze((0,)), at(Slice((0,), (t,), (t + 1,)), projected))
+        states = cell_of(op)(at, weights, now, states)
+        hidden[t] = at(Unsqueeze((0, 1)), states[0])
+    return joined(at, 0, hidden), tuple(at(Unsqueeze((0,)), v) for v in states)
+
+
+def biases(
+    at: Cursor, op: Recurrent, b: Instruction | None
+) -> tuple[Instruction | None, Instruction | None]:
+    """What is added to the inputs of all steps at once, and in each step to the state's product."""
+    if b is None:
+        return None, None
+    rows = op.gates * op.hidden_size
+    before, after = part(at, b, 0, rows), part(at, b, rows, 2 * rows)
+    apart = isinstance(op, GRU) and op.linear_before_reset
+    return (before, after) if apart else (at(Add(), before, after), None)
+
+
+def project(at: Cursor, x: Instruction, w: Instruction, b: Instruction | None) -> Instruction:
+    """The sum x w + b for x [time, batch, input] and the transpose of w, as one product."""
+    time, batch, features = x.shape.dims
+    flat = at(Reshape((time * batch, features)), x)
+    result = biased(at, at(Dot(), flat, at(Transpose((1, 0)), w)), b)
+    return at(Reshape((time, batch, w.shape.dims[0])), result)
+
+
+def one(at: Cursor, value: Instruction, d: int, to: DType) -> Instruction:
+    """What belongs to one direction, in another element type."""
+    if value.shape.dims[0] != 1:
+        value = at(Slice((0,), (d,), (d + 1,)), value)
+    return converted(at, at(Squeeze((0,)), value), to)
+
+
+def joined(at: Cursor, axis: int, values: Sequence[Instruction]) -> Instruction:
+    """The values one after another; itself where there is but one."""
+    return values[0] if len(values) == 1 else at(Concat(axis), *values)
+
+
+def converted(at: Cursor, x: Instruction, to: DType) -> Instruction:
+    """The value in another element type; itself where it has that one."""
+    return x if x.shape.dtype is to else at(Convert(to), x)
+
+
+class RewriteRnn(Pass):
+    """Turns recurrent layers of at most ``max_steps`` known steps, with the default activations,
+    into matrix products and arithmetic (MIGraphX rewrite_rnn).
+    """
+
+    rules = RuleSet((unrolled(MAX_STEPS),))
+    max_steps: int = MAX_STEPS
+
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        """Unrolls what is short enough."""
+        return rewrite(module, RuleSet((unrolled(self.max_steps),)), self.name, manager.log)

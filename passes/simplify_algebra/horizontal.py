@@ -1,0 +1,216 @@
+"""Equal work side by side is done at once: on one product, one whole, one concatenation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from migx import op as operations
+from migx.dim import Extent
+from migx.ir import Instruction
+from migx.match import constant, having, on, varying
+from migx.ops.layout import Concat, Multibroadcast, Slice
+from migx.ops.linear import Convolution, Dot
+from migx.ops.pointwise import Add
+from migx.passes.simplify_algebra.broadcasts import trailing
+from migx.passes.simplify_algebra.terms import (
+    is_light,
+    is_movable,
+    laid_along,
+    repeated,
+    varies_along,
+)
+from migx.rewrite import Cursor, Declined, rule
+from migx.shape import Dims
+from migx.weights import is_constant
+
+MANY = 64
+"""Readers of one value up to which its siblings are looked for."""
+
+
+@rule(on((Dot, Convolution), varying("x"), constant("w", is_light), name="root"))
+def conv_dot_horiz_fusion(
+    at: Cursor, x: Instruction, w: Instruction, root: Instruction
+) -> dict[Instruction, Instruction] | Declined | None:
+    """dot(x, a) and dot(x, b) are slices of dot(x, concat(a, b)), and so with convolutions."""
+    if len(x.users) > MANY or (isinstance(root.op, Convolution) and root.op.group > 1):
+        return None
+    out, along = (root.shape.rank - 1,) * 2 if isinstance(root.op, Dot) else (1, 0)
+    siblings = [u for u in x.users if u.module is at.module and is_sibling(u, root, along)]
+    if root not in siblings or len(siblings) < 2 or not is_movable(w):
+        return None
+    at.together(siblings)
+    wholes = [repeated(s.inputs[1]) for s in siblings]
+    sources = [at.bring(r.source) for r in wholes]
+    joined = at(Concat(along - wholes[0].first), *sources)
+    extents = [s.shape.dims[out] for s in siblings]
+    dims = (*w.shape.dims[:along], sum(extents), *w.shape.dims[along + 1 :])
+    weights = joined if joined.shape.dims == dims else at(Multibroadcast(dims), joined)
+    return dict(zip(siblings, parted(at, at(root.op, x, weights), out, extents), strict=True))
+
+
+def is_sibling(other: Instruction, root: Instruction, axis: int) -> bool:
+    """Whether another product has the same left side and weights to be joined along an axis."""
+    if other.op != root.op or other.inputs[0] is not root.inputs[0] or is_summed(other):
+        return False
+    if other is root:
+        return True
+    mine, theirs = (repeated(i.inputs[1]) for i in (root, other))
+    place = axis - mine.first
+    rest = [(*d[:place], *d[place + 1 :]) for d in (r.source.shape.dims for r in (mine, theirs))]
+    return (
+        mine.first == theirs.first
+        and mine.end == root.shape.rank
+        and place >= 0
+        and rest[0] == rest[1]
+        and is_light(theirs.source)
+        and is_constant(theirs.source)
+        and is_movable(other.inputs[1])
+    )
+
+
+def is_summed(at: Instruction) -> bool:
+    """Whether a product is read by one sum alone, with another of its left side: they are added
+    before they are multiplied then.
+    """
+    return len(at.users) == 1 and all(
+        isinstance(reader.op, Add)
+        and all(v.op == at.op and v.inputs[0] is at.inputs[0] for v in reader.inputs)
+        for reader in at.users
+    )
+
+
+def parted(
+    at: Cursor, whole: Instruction, axis: int, extents: Sequence[Extent]
+) -> list[Instruction]:
+    """A value cut along an axis into parts of the extents given."""
+    parts = list[Instruction]()
+    start: Extent = 0
+    for extent in extents:
+        parts.append(at(Slice((axis,), (start,), (start + extent,)), whole))
+        start = start + extent
+    return parts
+
+
+@rule(having("pointwise", name="root"))
+def splits(at: Cursor, root: Instruction) -> dict[Instruction, Instruction] | None:
+    """op(slice(x)) for each of the slices that x falls into are slices of op(x)."""
+    cut = next((v for v in root.inputs if is_cut(v)), None)
+    if cut is None or root.modules or len(cut.inputs[0].users) > MANY:
+        return None
+    (axis,), parts = cut_along(cut), tiles(cut)
+    rows = [root if part is cut else twin(root, cut, part) for part in parts]
+    found = [row for row in rows if row is not None]
+    if len(parts) < 2 or len(found) < len(parts):
+        return None
+    dims, extents = cut.inputs[0].shape.dims, [p.shape.dims[axis] for p in parts]
+    at.together(found)
+    columns = []
+    for column in zip(*(row.inputs for row in found), strict=True):
+        cuts = is_cut(column[0])
+        joined = column[0].inputs[0] if cuts else joined_constants(at, column, axis, dims)
+        if joined is None:
+            return None
+        columns.append(joined)
+    return dict(zip(found, parted(at, at(root.op, *columns), axis, extents), strict=True))
+
+
+def is_cut(at: Instruction) -> bool:
+    """Whether a value is a slice along one axis."""
+    return len(cut_along(at)) == 1
+
+
+def cut_along(at: Instruction) -> tuple[int, ...]:
+    """The axes a value is a slice along; none if it is no slice."""
+    return at.op.axes if isinstance(at.op, Slice) else ()
+
+
+def tiles(cut: Instruction) -> list[Instruction]:
+    """The slices along one axis, this one among them, that its source falls into; none where some
+    part is missing.
+    """
+    (source,), (axis,) = cut.inputs, cut_along(cut)
+    like = [u for u in source.users if cut_along(u) == (axis,) and u.module is cut.module]
+    by_start = {_span(u)[0]: u for u in (*like, cut)}
+    found = list[Instruction]()
+    place: Extent = 0
+    while place != source.shape.dims[axis]:
+        part = by_start.pop(place, None)
+        if part is None:
+            return []
+        found.append(part)
+        place = _span(part)[1]
+    return found
+
+
+def _span(cut: Instruction) -> tuple[Extent, Extent]:
+    assert isinstance(cut.op, Slice)
+    return cut.op.starts[0], cut.op.ends[0]
+
+
+def twin(root: Instruction, cut: Instruction, part: Instruction) -> Instruction | None:
+    """The instruction that does with one part what ``root`` does with another."""
+    return next((u for u in part.users if is_twin(root, cut, u, part)), None)
+
+
+def is_twin(root: Instruction, cut: Instruction, other: Instruction, part: Instruction) -> bool:
+    """Whether two instructions are the same operation, one on the parts at ``cut``, the other on
+    those at ``part``, and on constants.
+    """
+    if other.module is not root.module or operations.key(other.op) != operations.key(root.op):
+        return False
+    return all(
+        (is_cut(v) and is_cut(u) and v.inputs == u.inputs and (v.op, u.op) == (cut.op, part.op))
+        or (is_constant(v) and is_constant(u))
+        for v, u in zip(root.inputs, other.inputs, strict=True)
+    )
+
+
+def joined_constants(
+    at: Cursor, parts: Sequence[Instruction], axis: int, dims: Dims
+) -> Instruction | None:
+    """Constants that meet the parts of a value along an axis as one that meets the whole."""
+    wholes = [repeated(p) for p in parts]
+    first = wholes[0]
+    same = all(w.source is first.source and w.first == first.first for w in wholes)
+    if same and axis not in first.axes:
+        source = at.bring(first.source)
+        return at(Multibroadcast(dims), trailing(at, source, len(dims) - first.first))
+    if not all(varies_along(p, axis) for p in parts):
+        return None
+    vectors = [laid_along(at, at.bring(p), 0, (p.shape.dims[axis],)) for p in parts]
+    return laid_along(at, at(Concat(0), *vectors), axis, dims)
+
+
+@rule(on(Concat, name="root"))
+def concat_op(at: Cursor, root: Instruction) -> Instruction | None:
+    """concat(op(x), op(y)) is op(concat(x, y)), where nothing that made x and y could have taken
+    the operation in.
+    """
+    first = root.inputs[0]
+    if not all(map(is_plain_unary, root.inputs)) or len(root.inputs) < 2:
+        return None
+    same = all(
+        operations.key(v.op) == operations.key(first.op)
+        and v.inputs[0].shape.dtype is first.inputs[0].shape.dtype
+        and v.use_count == 1
+        and v.module is at.module
+        for v in root.inputs
+    )
+    inner = [v.inputs[0] for v in root.inputs]
+    if not same or any(map(works, inner)):
+        return None
+    return at(first.op, at(root.op, *inner))
+
+
+def is_plain_unary(at: Instruction) -> bool:
+    """Whether an instruction is a pointwise operation on one value."""
+    return operations.traits(at.op).pointwise and len(at.inputs) == 1 and not at.modules
+
+
+def works(at: Instruction) -> bool:
+    """Whether a value is computed by what may be fused with the pointwise work on it."""
+    traits = operations.traits(at.op)
+    return traits.pointwise or traits.reduction or isinstance(at.op, (Dot, Convolution))
+
+
+horizontal = conv_dot_horiz_fusion + splits + concat_op

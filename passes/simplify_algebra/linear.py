@@ -1,0 +1,190 @@
+"""Factors and terms around products of matrices and convolutions move into the weights.
+
+A factor along the channels that go in or come out scales the weights once and for all. A term
+before the product is a term after it, and is moved only where another waits there to take it in;
+for a convolution, only where nothing is padded, so that it adds the same at every position.
+MIGraphX moves it regardless, and constant folding then runs whole convolutions.
+"""
+
+from __future__ import annotations
+
+from migx.constants import is_unpacked
+from migx.ir import Instruction
+from migx.match import constant, on, var, varying
+from migx.ops._windows import reach
+from migx.ops.layout import Multibroadcast, Slice
+from migx.ops.linear import Convolution, ConvolutionBackwards, Dot
+from migx.ops.pointwise import Add, Mul
+from migx.passes.simplify_algebra.terms import (
+    is_kept_small,
+    is_light,
+    is_movable,
+    laid_along,
+    rounds_well,
+    varies_along,
+)
+from migx.rewrite import Cursor, Declined, rule
+from migx.weights import is_constant
+
+x, y, w, a, b = varying("x"), var("y"), constant("w"), constant("a"), constant("b")
+light = constant("w", is_light)
+CONVOLUTIONS = (Convolution, ConvolutionBackwards)
+
+
+def scaled(at: Cursor, w: Instruction, a: Instruction, axis: int) -> Instruction | None:
+    """Weights times a factor that varies along one of their axes at most; None where they must stay
+    as they are.
+    """
+    if not rounds_well(w) or not is_movable(w):
+        return None
+    return at(Mul(), w, laid_along(at, a, axis, w.shape.dims))
+
+
+@rule(on(Mul, on(CONVOLUTIONS, x, w, name="f").once(), a))
+def mul_conv(
+    at: Cursor, x: Instruction, w: Instruction, a: Instruction, f: Instruction
+) -> Instruction | None:
+    """conv(x, w) * a is conv(x, w * a), for a factor of each output channel."""
+    back = isinstance(f.op, ConvolutionBackwards)
+    grouped = back and f.op.group > 1  # type: ignore[attr-defined]
+    if not varies_along(a, *(() if grouped else (1,))):
+        return None
+    weights = scaled(at, w, a, int(back))
+    return None if weights is None else at(f.op, x, weights)
+
+
+@rule(on(CONVOLUTIONS, on(Mul, x, a).once(), w, name="f"))
+def conv_mul(
+    at: Cursor, x: Instruction, w: Instruction, a: Instruction, f: Instruction
+) -> Instruction | None:
+    """conv(x * a, w) is conv(x, w * a), for a factor of each input channel."""
+    back = isinstance(f.op, ConvolutionBackwards)
+    grouped = not back and f.op.group > 1  # type: ignore[attr-defined]
+    if not varies_along(a, *(() if grouped else (1,))):
+        return None
+    weights = scaled(at, w, a, int(not back))
+    return None if weights is None else at(f.op, x, weights)
+
+
+@rule(on(Mul, on(Dot, x, light).once(), a, name="root"))
+def mul_dot(
+    at: Cursor, x: Instruction, w: Instruction, a: Instruction, root: Instruction
+) -> Instruction | None:
+    """dot(x, w) * a is dot(x, w * a), for a factor of each column."""
+    column = root.shape.rank - 1
+    weights = scaled(at, w, a, column) if varies_along(a, column) else None
+    return None if weights is None else at(Dot(), x, weights)
+
+
+@rule(on(Mul, on(Dot, light, x).once(), a, name="root"))
+def mul_dot_left(
+    at: Cursor, x: Instruction, w: Instruction, a: Instruction, root: Instruction
+) -> Instruction | None:
+    """dot(w, x) * a is dot(w * a, x), for a factor of each row."""
+    row = root.shape.rank - 2
+    weights = scaled(at, w, a, row) if varies_along(a, row) else None
+    return None if weights is None else at(Dot(), weights, x)
+
+
+@rule(on(Dot, on(Mul, x, a).once(), light, name="root"))
+def dot_mul(
+    at: Cursor, x: Instruction, w: Instruction, a: Instruction, root: Instruction
+) -> Instruction | None:
+    """dot(x * a, w) is dot(x, w * a), for a factor of each column of x."""
+    row, column = root.shape.rank - 2, root.shape.rank - 1
+    weights = scaled(at, w, a, row) if varies_along(a, column) else None
+    return None if weights is None else at(Dot(), x, weights)
+
+
+@rule(on(Dot, light, on(Mul, x, a).once(), name="root"))
+def dot_mul_left(
+    at: Cursor, x: Instruction, w: Instruction, a: Instruction, root: Instruction
+) -> Instruction | None:
+    """dot(w, x * a) is dot(w * a, x), for a factor of each row of x."""
+    row, column = root.shape.rank - 2, root.shape.rank - 1
+    weights = scaled(at, w, a, column) if varies_along(a, row) else None
+    return None if weights is None else at(Dot(), weights, x)
+
+
+@rule(on(Add, on(Dot, on(Add, x, a).once(), light, name="f").once(), b))
+def dot_add(
+    at: Cursor, x: Instruction, w: Instruction, a: Instruction, b: Instruction, f: Instruction
+) -> Instruction | None:
+    """dot(x + a, w) + b is dot(x, w) + (dot(a, w) + b), for a term of each column of x."""
+    column = f.shape.rank - 1
+    if not (varies_along(a, column) and varies_along(b, column) and term_fits(w, b)):
+        return None
+    row = laid_along(at, a, column, (*w.shape.dims[:-2], 1, w.shape.dims[-2]))
+    moved = at(Multibroadcast(f.shape.dims), at(Dot(), row, w))
+    return at(Add(), at(Dot(), x, w), at(Add(), moved, b))
+
+
+@rule(on(Add, on(Convolution, on(Add, x, a).once(), w, name="f").once(), b))
+def conv_add(
+    at: Cursor, x: Instruction, w: Instruction, a: Instruction, b: Instruction, f: Instruction
+) -> Instruction | Declined | None:
+    """conv(x + a, w) + b is conv(x, w) + (conv(a, w) + b), for a term of each channel."""
+    op = f.op
+    assert isinstance(op, Convolution)
+    if any(p != 0 for p in op.padding):
+        return Declined("at the edges the term adds less, and folding would run the convolution")
+    if not (varies_along(a, 1) and varies_along(b, 1) and term_fits(w, b)):
+        return None
+    window = map(reach, w.shape.dims[2:], op.dilation)
+    one = laid_along(at, a, 1, (1, x.shape.dims[1], *window))
+    moved = at(Multibroadcast(f.shape.dims), at(op, one, w))
+    return at(Add(), at(op, x, w), at(Add(), moved, b))
+
+
+def term_fits(w: Instruction, b: Instruction) -> bool:
+    """Whether a term that went through weights may be added to another constant."""
+    return rounds_well(w) and not is_unpacked(w) and is_kept_small(b)
+
+
+@rule(
+    on(
+        Add,
+        on((Convolution, Dot), x, a, name="f").once(),
+        on((Convolution, Dot), x, b, name="g").once(),
+    )
+)
+def add_convs(
+    at: Cursor, x: Instruction, a: Instruction, b: Instruction, f: Instruction, g: Instruction
+) -> Instruction | None:
+    """conv(x, a) + conv(x, b) is conv(x, a + b), and so with dot."""
+    fits = f.op == g.op and a.shape.dims == b.shape.dims and rounds_well(x)
+    if not fits or not (is_movable(a) and is_movable(b)):
+        return None
+    return at(f.op, x, at(Add(), a, b))
+
+
+@rule(on(Slice, on(Dot, x, y, name="f").once(), name="cut"))
+def dot_slice(
+    at: Cursor, x: Instruction, y: Instruction, f: Instruction, cut: Instruction
+) -> Instruction | Declined:
+    """slice(dot(x, y)) is dot(slice(x), slice(y)): rows of x and columns of y nobody reads go."""
+    op, rank = cut.op, f.shape.rank
+    assert isinstance(op, Slice)
+    spans = list(zip(op.axes, op.starts, op.ends, strict=True))
+    sides = []
+    for side, other in ((x, rank - 1), (y, rank - 2)):
+        own = [span for span in spans if span[0] != other]
+        sides.append(at(Slice(*map(tuple, zip(*own, strict=True))), side) if own else side)
+    cut_constants = [v for v, made in zip((x, y), sides, strict=True) if made is not v]
+    if any(is_constant(v) and not is_movable(v) for v in cut_constants):
+        return Declined("others read the whole constant")
+    return at(Dot(), *sides)
+
+
+linear = (
+    mul_conv
+    + conv_mul
+    + mul_dot
+    + mul_dot_left
+    + dot_mul
+    + dot_mul_left
+    + dot_add
+    + conv_add
+    + add_convs
+    + dot_slice
+)

@@ -1,0 +1,136 @@
+"""Constants meet: two in a row become one, and differences and quotients become sums and products.
+
+A merged constant is rounded once, where the value between the two was rounded before.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from migx.ir import Instruction
+from migx.match import constant, on, skip, value, varying
+from migx.op import Array
+from migx.ops.linear import Convolution, Dot
+from migx.ops.logic import BitwiseAnd, BitwiseOr, BitwiseXor, LogicalAnd, LogicalOr, LogicalXor
+from migx.ops.pointwise import Add, Div, Max, Min, Mul, Neg, Recip, Sub
+from migx.passes.simplify_algebra.terms import (
+    BROADCASTS,
+    is_kept_small,
+    may_merge,
+    rounds_well,
+)
+from migx.rewrite import Cursor, rule
+
+x, y, a, b = varying("x"), varying("y"), constant("a"), constant("b")
+FLEXIBLE = (Add, Mul)
+ASSOCIATIVE = (
+    *FLEXIBLE, Max, Min, LogicalAnd, LogicalOr, LogicalXor, BitwiseAnd, BitwiseOr, BitwiseXor
+)  # fmt: skip
+HEAVY = on((Dot, Convolution), x, constant("w"), name="f").once()
+SCALED = on(Mul, x, constant("w"), name="f").once()
+
+
+@rule(on(ASSOCIATIVE, on(ASSOCIATIVE, x, a, name="inner").once(), b, name="outer"))
+def add_lit_broadcast(
+    at: Cursor,
+    x: Instruction,
+    a: Instruction,
+    b: Instruction,
+    inner: Instruction,
+    outer: Instruction,
+) -> Instruction | None:
+    """(x + a) + b is x + (a + b); so with *, max, min, and, or, xor."""
+    exact = not isinstance(outer.op, FLEXIBLE)
+    if inner.op != outer.op or not (exact or rounds_well(x)) or not may_merge(a, b):
+        return None
+    return at(outer.op, x, at(outer.op, a, b))
+
+
+@rule(
+    on(FLEXIBLE, on(FLEXIBLE, x, a, name="f").once(), on(FLEXIBLE, y, b, name="g").once(), name="h")
+)
+def double_add_lit_broadcast(
+    at: Cursor,
+    x: Instruction,
+    y: Instruction,
+    a: Instruction,
+    b: Instruction,
+    f: Instruction,
+    g: Instruction,
+    h: Instruction,
+) -> Instruction | None:
+    """(x + a) + (y + b) is (x + y) + (a + b); so with *."""
+    if not f.op == g.op == h.op or not rounds_well(x) or not may_merge(a, b):
+        return None
+    return at(h.op, at(h.op, x, y), at(h.op, a, b))
+
+
+@rule(on(Mul, on(Add, HEAVY | SCALED, a).once(), b))
+def mul_add(at: Cursor, f: Instruction, a: Instruction, b: Instruction) -> Instruction | None:
+    """(f + a) * b is f * b + a * b, where f can take the factor into its own constant."""
+    if not rounds_well(f) or not may_merge(a, b):
+        return None
+    return at(Add(), at(Mul(), f, b), at(Mul(), a, b))
+
+
+@rule(on(Sub, x, a))
+def sub_const(at: Cursor, x: Instruction, a: Instruction) -> Instruction | None:
+    """Difference: x - a is x + -a."""
+    return at(Add(), x, at(Neg(), a)) if is_kept_small(a) else None
+
+
+@rule(on(Neg, on(Mul, x, a).once()) | on(Mul, on(Neg, x).once(), a))
+def neg_mul(at: Cursor, x: Instruction, a: Instruction) -> Instruction | None:
+    """-(x * a) and -x * a are x * -a."""
+    return at(Mul(), x, at(Neg(), a)) if is_kept_small(a) else None
+
+
+def powers_of_two(array: Array) -> bool:
+    """Whether the reciprocals of all elements are exact, so that to divide is to multiply."""
+    if not np.issubdtype(array.dtype, np.floating) and array.dtype.kind != "V":
+        return False
+    with np.errstate(all="ignore"):
+        inverse = (1 / array.astype(np.float64)).astype(array.dtype).astype(np.float64)
+        mantissa, _ = np.frexp(inverse)
+        exact = inverse * array.astype(np.float64) == 1
+    return bool(np.all(exact & (np.abs(mantissa) == 0.5)))
+
+
+@rule(on(Div, x, skip(*BROADCASTS)(value(powers_of_two)), name="root"))
+def div_const(at: Cursor, x: Instruction, root: Instruction) -> Instruction:
+    """Quotient: x / c is x * (1 / c) where c is a power of two, whose reciprocal is exact."""
+    return at(Mul(), x, at(Recip(), root.inputs[1]))
+
+
+@rule(on(Div, on(Mul, x, a).once(), b))
+def div_mul(at: Cursor, x: Instruction, a: Instruction, b: Instruction) -> Instruction | None:
+    """(x * a) / b is x * (a / b)."""
+    fits = x.shape.dtype.is_float and rounds_well(x) and may_merge(a, b)
+    return at(Mul(), x, at(Div(), a, b)) if fits else None
+
+
+@rule(on(Mul, on(Div, x, a).once(), b))
+def mul_div(at: Cursor, x: Instruction, a: Instruction, b: Instruction) -> Instruction | None:
+    """(x / a) * b is x * (b / a)."""
+    fits = x.shape.dtype.is_float and rounds_well(x) and may_merge(a, b)
+    return at(Mul(), x, at(Div(), b, a)) if fits else None
+
+
+@rule(on(Div, on(Div, x, a).once(), b))
+def div_div(at: Cursor, x: Instruction, a: Instruction, b: Instruction) -> Instruction | None:
+    """(x / a) / b is x / (a * b)."""
+    fits = x.shape.dtype.is_float and rounds_well(x) and may_merge(a, b)
+    return at(Div(), x, at(Mul(), a, b)) if fits else None
+
+
+merging = (
+    add_lit_broadcast
+    + double_add_lit_broadcast
+    + mul_add
+    + sub_const
+    + neg_mul
+    + div_const
+    + div_mul
+    + mul_div
+    + div_div
+)

@@ -1,0 +1,45 @@
+"""Reductions of reductions, and of nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from migx.ir import Instruction
+from migx.match import on, var
+from migx.ops.reduce import (
+    ReduceAll,
+    ReduceAny,
+    ReduceMax,
+    ReduceMean,
+    ReduceMin,
+    ReduceProd,
+    ReduceSum,
+)
+from migx.rewrite import Cursor, rule
+
+REDUCTIONS = (ReduceAll, ReduceAny, ReduceMax, ReduceMean, ReduceMin, ReduceProd, ReduceSum)
+x = var("x")
+
+
+@rule(on(REDUCTIONS, on(REDUCTIONS, x, name="inner").once(), name="outer"))
+def reduce_reduce(
+    at: Cursor, x: Instruction, inner: Instruction, outer: Instruction
+) -> Instruction | None:
+    """A sum of sums is one sum over all their axes; so with the others, but for means of integers,
+    which truncate.
+    """
+    first, second = inner.op, outer.op
+    if first.name != second.name or (first.name == "reduce_mean" and x.shape.dtype.is_integer):
+        return None
+    axes = tuple(sorted({*first.axes, *second.axes}))  # type: ignore[attr-defined]
+    return at(replace(second, axes=axes), x)  # type: ignore[type-var]
+
+
+@rule(on(REDUCTIONS, x, name="root"))
+def reduce_nothing(x: Instruction, root: Instruction) -> Instruction | None:
+    """A reduction over axes of one element is its input."""
+    axes: tuple[int, ...] = root.op.axes  # type: ignore[attr-defined]
+    return x if all(x.shape.dims[axis] == 1 for axis in axes) else None
+
+
+reductions = reduce_reduce + reduce_nothing

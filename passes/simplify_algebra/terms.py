@@ -1,0 +1,123 @@
+"""What the families of rules share: wrappers, and what may be done with a constant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from migx import dim
+from migx.constants import is_unpacked, tree
+from migx.ir import Instruction
+from migx.match import Pattern, skip, value
+from migx.ops.layout import Broadcast, Multibroadcast, Squeeze
+from migx.rewrite import Cursor
+from migx.shape import Dims
+
+BROADCASTS = (Broadcast, Multibroadcast)
+
+LARGE = 1 << 20
+"""Elements of weights from which on a product of matrices takes so long, and a copy of them so much
+memory, that what a rewrite around it saves is not worth making one.
+"""
+
+LITTLE = 1024
+"""Elements up to which a constant may be kept beside what is made of it."""
+
+
+def throughout(number: float) -> Pattern:
+    """A literal, or a broadcast of one, with one number in every element; no weight that may be
+    replaced, of which that is not likely to stay true.
+    """
+    return skip(*BROADCASTS)(value(number, fixed=True))
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A value as a smaller one repeated: axis i of the source is its axis ``first + i``."""
+
+    source: Instruction
+    first: int
+    rank: int
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes of the value along which it varies, if it does at all."""
+        dims = enumerate(self.source.shape.dims, self.first)
+        return tuple(axis for axis, extent in dims if extent != 1)
+
+    @property
+    def end(self) -> int:
+        """One past the last axis of the value that the source has."""
+        return self.first + self.source.shape.rank
+
+
+def repeated(at: Instruction) -> Repeated:
+    """What a value is a broadcast of, through any number of them; itself if it is none."""
+    rank, first = at.shape.rank, 0
+    while type(at.op) in BROADCASTS and len(at.inputs) == 1:
+        (source,) = at.inputs
+        op = at.op
+        first += op.axis if isinstance(op, Broadcast) else at.shape.rank - source.shape.rank
+        at = source
+    return Repeated(at, first, rank)
+
+
+def varies_along(at: Instruction, *axes: int) -> bool:
+    """Whether a value is the same along all axes but these, as its broadcasts show."""
+    return set(repeated(at).axes) <= set(axes)
+
+
+def laid_along(at: Cursor, vector: Instruction, axis: int, dims: Dims) -> Instruction:
+    """A value that varies along one axis at most, repeated to dims so as to vary along ``axis``."""
+    source = repeated(vector).source
+    own = [i for i, extent in enumerate(source.shape.dims) if extent != 1]
+    if source.shape.dims == dims and own in ([], [axis]):
+        return source
+    ones = tuple(i for i in range(source.shape.rank) if i not in own)
+    flat = at(Squeeze(ones), source) if ones else source
+    scalar_or_last = not own or axis == len(dims) - 1
+    return at(Multibroadcast(dims) if scalar_or_last else Broadcast(axis, dims), flat)
+
+
+def rounds_well(at: Instruction) -> bool:
+    """Whether constants may be merged that meet a value, which moves a rounding: f8 has too little
+    range and precision for it.
+    """
+    dtype = at.shape.dtype
+    return dtype.is_integer or (dtype.is_float and dtype.bits >= 16)
+
+
+def may_merge(a: Instruction, b: Instruction) -> bool:
+    """Whether what is computed from two constants, element by element, is no larger than what is
+    freed by it.
+    """
+    every = {*repeated(a).axes, *repeated(b).axes}
+    whole = [v for v in (a, b) if every == {*repeated(v).axes}]
+    return any(map(is_kept_small, whole)) and not any(map(is_unpacked, (a, b)))
+
+
+def is_kept_small(constant: Instruction) -> bool:
+    """Whether another constant of the size of this one takes no memory that matters: it frees this
+    one, or is little.
+    """
+    return is_movable(constant) or (is_little(constant) and not is_unpacked(constant))
+
+
+def is_movable(weight: Instruction) -> bool:
+    """Whether a constant may be replaced by another of its size: it is not packed or quantised, and
+    all of it that counts goes when its one reader does.
+    """
+    if is_unpacked(weight):
+        return False
+    return all(
+        (i.use_count == 1 or is_little(i)) and i.op.name != "dequantizelinear" for i in tree(weight)
+    )
+
+
+def is_light(weight: Instruction) -> bool:
+    """Whether weights may be copied for a small gain."""
+    return dim.bounds(repeated(weight).source.shape.elements)[1] <= LARGE
+
+
+def is_little(at: Instruction) -> bool:
+    """Whether a value has few elements, repeated ones not counted."""
+    return dim.bounds(repeated(at).source.shape.elements)[1] <= LITTLE

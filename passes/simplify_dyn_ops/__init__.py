@@ -1,0 +1,97 @@
+"""Makes operations that take their sizes as inputs static, where those inputs are known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from migx import dim, ops
+from migx.dim import Dim, Extent, Symbol
+from migx.errors import DimError, EvaluationError, ShapeError
+from migx.ir import Instruction, Program
+from migx.manager import Pass, PassManager
+from migx.match import on, var
+from migx.passes.simplify_dyn_ops.forms import FORMS, kept, static_form
+from migx.rewrite import Cursor, Declined, rewrite, rule
+from migx.specialise import substitute_symbols
+from migx.weights import value_of
+
+
+@rule(on(tuple(FORMS), name="root"))
+def known_sizes(at: Cursor, root: Instruction) -> Instruction | Declined | None:
+    """An operation whose sizes are known takes them as attributes."""
+    found = static_form(root, SimplifyDynOps.name)
+    if found is None:
+        return None
+    if not found[1].same_type(root.shape):
+        return Declined("its result has dims of its own")
+    inputs = kept(root)
+    for op in found[0]:
+        inputs = (at(op, *inputs),)
+    return inputs[0]
+
+
+@rule(on(ops.DimensionsOf, var("x"), name="root"))
+def known_dims(at: Cursor, x: Instruction, root: Instruction) -> Instruction:
+    """The dims of a tensor are known as extents."""
+    op: Any = root.op
+    return at(ops.DimLiteral(x.shape.dims[op.start : op.end], (op.end - op.start,)))
+
+
+class SimplifyDynOps(Pass):
+    """Replaces operations that take sizes as inputs by static ones where these inputs are literals
+    or dims, and the symbols their results were given by what they are (MIGraphX pass of this name).
+    """
+
+    rules = known_sizes + known_dims
+
+    def apply_program(self, program: Program, manager: PassManager) -> bool:
+        changed = False
+        while found := equations(program):
+            try:
+                substitute_symbols(program, found)
+            except (DimError, ShapeError):
+                return changed
+            changed = True
+            for module in manager.modules():
+                if not module.bypass:
+                    rewrite(module, self.rules, self.name, manager.log)
+        return changed
+
+
+def equations(program: Program) -> dict[str, Extent]:
+    """Symbols that turn out to be something known, and that no caller gives."""
+    found: dict[str, Extent] = {}
+    given = {s.name for p in program.main.parameters.values() for s in p.shape.symbols()}
+    for module in program.modules.values():
+        for mine, known in (pair for at in module for pair in sizes_of(at)):
+            symbol = mine.symbol if isinstance(mine, Dim) else None
+            if symbol is None or symbol.name in given or not within(known, symbol):
+                continue
+            # One that says something of another waits for the next round.
+            if not found.keys() & {s.name for s in (symbol, *dim.symbols(known))}:
+                found[symbol.name] = known
+                given |= {s.name for s in dim.symbols(known)}
+    return found
+
+
+def within(known: Extent, symbol: Symbol) -> bool:
+    """Whether an extent may stand for a symbol: it has its bounds, and is not made of it."""
+    (low, high), (least, most) = dim.bounds(known), symbol.bounds
+    return least <= low and high <= most and symbol not in dim.symbols(known)
+
+
+def sizes_of(at: Instruction) -> Iterator[tuple[Extent, Extent]]:
+    """The dims of a result, each with what it is known to be."""
+    if isinstance(at.op, ops.DynamicRange) and isinstance(at.op.count, Dim):
+        known = [value_of(v, relied_on_by=SimplifyDynOps.name) for v in at.inputs]
+        try:
+            if all(v is not None for v in known):
+                yield at.op.count, at.op.compute(*(v.array for v in known if v is not None)).size
+        except EvaluationError:
+            return  # it fails when it runs, and says so then
+    elif (found := static_form(at, SimplifyDynOps.name)) is not None:
+        shape = found[1]
+        for mine, its in zip(at.shape.parts or (at.shape,), shape.parts or (shape,), strict=True):
+            if mine.rank == its.rank:
+                yield from zip(mine.dims, its.dims, strict=True)

@@ -1,0 +1,141 @@
+"""What an operation is that takes sizes as inputs, once these are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from migx import dim, ops
+from migx.dim import Extent
+from migx.errors import DimError, ShapeError
+from migx.ir import Instruction
+from migx.op import Operation
+from migx.shape import Dims, Shape
+from migx.weights import value_of
+
+Known = Sequence[Dims]
+"""The inputs after the first that say sizes, as extents."""
+FAR = 2**31 - 1
+"""Bounds from here on mean the end of the axis, whatever its size."""
+
+
+def static_slice(at: Instruction, known: Known) -> list[Operation]:
+    """A dynamic_slice of known bounds as a slice, a reverse and a step."""
+    op: Any = at.op
+    cuts, back, by = {}, [], {}
+    for axis, start, end, step in zip(op.axes, *known, strict=True):
+        extent = at.inputs[0].shape.dims[axis]
+        first, last = bounds_of(start, end, step, extent)
+        if (first, last) != (0, extent):
+            cuts[axis] = first, last
+        back += [axis] if step < 0 else []
+        if abs(step) != 1:
+            by[axis] = abs(step)
+    made: list[Operation] = []
+    if cuts:
+        made.append(ops.Slice(tuple(cuts), *zip(*cuts.values(), strict=True)))
+    made += [ops.Reverse(tuple(back))] if back else []
+    return made + ([ops.Step(tuple(by), tuple(by.values()))] if by else [])
+
+
+def bounds_of(start: Extent, end: Extent, step: Extent, extent: Extent) -> tuple[Extent, Extent]:
+    """The lowest place ONNX Slice takes of an axis, and the one after the highest."""
+    if not isinstance(step, int) or step == 0:
+        raise DimError(f"a step of {step}")
+    if step > 0:
+        first, last = (from_front(v, extent) for v in (start, end))
+        return first, dim.maximum(first, last)
+    if not all(isinstance(v, int) for v in (start, end, extent)):
+        raise DimError("an axis is walked backwards whose size is not known")
+    first = max(start + extent * (start < 0), 0)
+    stop = max(end + extent * (end < 0), -1)
+    places = range(min(first, extent - 1), stop, step)
+    return (places[-1], places[0] + 1) if places else (0, 0)
+
+
+def from_front(place: Extent, extent: Extent) -> Extent:
+    """A place counted from the front and clamped to the axis."""
+    if isinstance(place, int) and abs(place) >= FAR:
+        return extent if place > 0 else 0
+    return dim.maximum(place + extent, 0) if place < 0 else dim.minimum(place, extent)
+
+
+def static_reshape(at: Instruction, known: Known) -> list[Operation]:
+    """A reshape to known dims."""
+    op: Any = at.op
+    x, dims = at.inputs[0].shape, list(known[0])
+    if not op.allowzero:
+        if 0 in dims[x.rank :]:
+            raise DimError("0 stands for a dim that is not there")
+        dims = [x.dims[i] if d == 0 else d for i, d in enumerate(dims)]
+    if -1 in dims:
+        left = dim.product(d for d in dims if d != -1)
+        dims[dims.index(-1)] = x.elements // left
+    return [ops.Reshape(tuple(dims))]
+
+
+def static_broadcast(at: Instruction, known: Known) -> list[Operation]:
+    """A multibroadcast with known dims."""
+    x, dims = at.inputs[0].shape.dims, known[0]
+    rank = max(len(x), len(dims))
+    wide = ((1,) * (rank - len(d)) + tuple(d) for d in (x, dims))
+    return [ops.Multibroadcast(tuple(map(dim.broadcast, *wide)))]
+
+
+def static_onehot(at: Instruction, known: Known) -> list[Operation]:
+    """A onehot of known depth."""
+    op: Any = at.op
+    return [ops.Onehot(op.axis, *known[0])]
+
+
+def static_topk(at: Instruction, known: Known) -> list[Operation]:
+    """A topk of known k."""
+    op: Any = at.op
+    return [ops.Topk(*known[0], op.axis, op.largest, op.sorted)]
+
+
+FORMS: dict[str, tuple[int, Callable[[Instruction, Known], list[Operation]]]] = {
+    "dynamic_slice": (1, static_slice),
+    "reshape": (1, static_reshape),
+    "multibroadcast": (1, static_broadcast),
+    "onehot": (2, static_onehot),
+    "topk": (1, static_topk),
+}
+"""How many inputs stay, and what is left of the operation when the others are known."""
+
+
+def static_form(at: Instruction, asks: str) -> tuple[list[Operation], Shape] | None:
+    """The operations that do the same with sizes as attributes, and their result's shape; None
+    where the sizes are not known. ``asks`` is the pass that reads them.
+    """
+    count, form = FORMS.get(at.op.name, (0, None))
+    if form is None or len(at.inputs) <= count:
+        return None
+    known = [extents_of(v, asks) for v in at.inputs[count:]]
+    if any(v is None for v in known):
+        return None
+    shapes = [v.shape for v in kept(at)]
+    try:
+        made = form(at, [v for v in known if v is not None])
+        for op in made:
+            shapes = [op.compute_shape(shapes, ())]
+    except (DimError, ShapeError):
+        return None  # it fails when it runs, and says so then
+    return made, shapes[0]
+
+
+def kept(at: Instruction) -> tuple[Instruction, ...]:
+    """The inputs of an operation that stay."""
+    return at.inputs[: FORMS[at.op.name][0]]
+
+
+def extents_of(at: Instruction, asks: str) -> Dims | None:
+    """The elements of an integer tensor as extents; None where they are not known."""
+    if isinstance(at.op, ops.DimLiteral):
+        return tuple(at.op.values)
+    found = value_of(at, relied_on_by=asks)
+    if found is None or not found.shape.dtype.is_integer:
+        return None
+    return tuple(int(v) for v in np.asarray(found.array).reshape(-1))

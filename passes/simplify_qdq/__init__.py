@@ -1,0 +1,29 @@
+"""Products of quantised values are made on the small integers, and steps without effect go."""
+
+from __future__ import annotations
+
+from migx.ir import Module
+from migx.manager import Pass, PassManager
+from migx.passes.simplify_qdq.cleaning import cleaning, fake
+from migx.passes.simplify_qdq.products import products
+from migx.rewrite import rewrite
+
+
+class SimplifyQdq(Pass):
+    """Turns products between dequantised values into ``quant_dot`` and ``quant_convolution``, and
+    removes what changes nothing (MIGraphX simplify_qdq).
+
+    The products are exact where floats round, so results are as good or better. With
+    ``remove_fake``, quantising and dequantising again is removed where no product profits: results
+    are then those of the model before it was quantised.
+    """
+
+    rules = cleaning + products
+    remove_fake: bool = False
+
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        """Applies the rules, and last, where asked for, the one that changes results."""
+        changed = rewrite(module, self.rules, self.name, manager.log)
+        if self.remove_fake:
+            changed |= rewrite(module, fake + cleaning, self.name, manager.log)
+        return changed

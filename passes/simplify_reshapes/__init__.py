@@ -1,0 +1,14 @@
+"""Rewrites of operations that move, repeat, drop or join elements and compute none."""
+
+from __future__ import annotations
+
+from migx.manager import Pass
+from migx.passes.simplify_reshapes import gathers, joins, views
+
+
+class SimplifyReshapes(Pass):
+    """Makes each chain of views the one shortest chain that reads the same elements, and simplifies
+    concat and gather (MIGraphX pass of this name).
+    """
+
+    rules = views.rules + joins.rules + gathers.rules

@@ -1,0 +1,175 @@
+"""Rules about concat and its inputs and readers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from migx import dim, ops
+from migx.dim import Extent
+from migx.ir import Instruction
+from migx.match import on
+from migx.passes.simplify_reshapes.views import at_most
+from migx.rewrite import Cursor, Declined, rule
+
+Inputs = list[Instruction]
+
+
+@rule(on(ops.Concat, name="root"))
+def nested_concat(at: Cursor, root: Instruction) -> Instruction | None:
+    """concat(concat(a, b), c) along one axis is concat(a, b, c)."""
+    inner = [v for v in root.inputs if v.op == root.op and v.use_count == 1]
+    if not inner:
+        return None
+    parts = (v.inputs if v in inner else (v,) for v in root.inputs)
+    return at(root.op, *(part for group in parts for part in group))
+
+
+@rule(on(ops.Slice, on(ops.Concat, name="joined"), name="cut"))
+def concat_slice(
+    at: Cursor, joined: Instruction, cut: Instruction
+) -> Instruction | Declined | None:
+    """slice(concat(a, b)) that lies within b is slice(b)."""
+    axis = axis_of(joined)
+    if axis not in cut_axes(cut):
+        return None
+    start, end = cut_axes(cut)[axis]
+    for part, offset in offsets(joined):
+        last = offset + part.shape.dims[axis]
+        if at_most(offset, start) and at_most(end, last):
+            bounds = {**cut_axes(cut), axis: (start - offset, end - offset)}
+            return part if cut.shape.same_type(part.shape) else sliced(at, part, bounds)
+    return Declined("it does not lie within one part")
+
+
+@rule(on(ops.Concat, name="root"))
+def slice_concat(at: Cursor, root: Instruction) -> Instruction | None:
+    """concat(slice(x, a, b), slice(x, b, c)) is slice(x, a, c)."""
+    axis = axis_of(root)
+    runs: list[Inputs] = []
+    for part in root.inputs:
+        if runs and follows(runs[-1][-1], part, axis):
+            runs[-1].append(part)
+        else:
+            runs.append([part])
+    if len(runs) == len(root.inputs):
+        return None
+    made = [run[0] if len(run) == 1 else united(at, run, axis) for run in runs]
+    return made[0] if len(made) == 1 else at(root.op, *made)
+
+
+@rule(on(ops.Concat, name="root"))
+def concat_transpose(at: Cursor, root: Instruction) -> Instruction | None:
+    """concat(transpose(a), transpose(b)) is transpose(concat(a, b))."""
+    first = root.inputs[0].op
+    if not all_alike(root, ops.Transpose) or any(v.op != first for v in root.inputs):
+        return None
+    permutation: tuple[int, ...] = first.permutation  # type: ignore[attr-defined]
+    axis = permutation[axis_of(root)]
+    return at(first, at(ops.Concat(axis), *sources(root)))
+
+
+@rule(on(ops.Concat, name="root"))
+def concat_reshape(at: Cursor, root: Instruction) -> Instruction | Declined | None:
+    """concat(reshape(a), reshape(b)) is reshape(concat(a, b)) where elements stay in order."""
+    if not all_alike(root, ops.Reshape, ops.Squeeze, ops.Unsqueeze):
+        return None
+    axis, parts = axis_of(root), sources(root)
+    before = dim.product(root.shape.dims[:axis])
+    for i in range(parts[0].shape.rank):
+        if dim.product(parts[0].shape.dims[:i]) == before and agree_but_for(parts, i):
+            return at(ops.Reshape(root.shape.dims), at(ops.Concat(i), *parts))
+    return Declined("the parts do not follow each other in their sources")
+
+
+@rule(on(ops.Concat, name="root"))
+def concat_multibroadcasts(at: Cursor, root: Instruction) -> Instruction | Declined | None:
+    """concat(broadcast(a), broadcast(b)) is broadcast(concat(a, b)) along an axis of their own."""
+    if not all_alike(root, ops.Multibroadcast) and not all_alike(root, ops.Broadcast):
+        return None
+    first: Any = root.inputs[0].op
+    parts = sources(root)
+    shift = getattr(first, "axis", root.shape.rank - parts[0].shape.rank)
+    axis = axis_of(root) - shift
+    own = all(
+        getattr(v.op, "axis", shift) == shift
+        and 0 <= axis < part.shape.rank
+        and part.shape.dims[axis] == v.shape.dims[axis + shift]
+        for v, part in zip(root.inputs, parts, strict=True)
+    )
+    if not own or not agree_but_for(parts, axis):
+        return Declined("they repeat along the axis, or not in the same way")
+    return at(dataclasses.replace(first, out_lens=root.shape.dims), at(ops.Concat(axis), *parts))
+
+
+rules = (
+    nested_concat
+    + concat_slice
+    + slice_concat
+    + concat_transpose
+    + concat_reshape
+    + concat_multibroadcasts
+)
+
+Bounds = dict[int, tuple[Extent, Extent]]
+
+
+def axis_of(concat: Instruction) -> int:
+    """The axis of a concat."""
+    axis: int = concat.op.axis  # type: ignore[attr-defined]
+    return axis
+
+
+def cut_axes(at: Instruction) -> Bounds:
+    """Where a slice starts and ends, by axis."""
+    op: Any = at.op
+    return {a: (s, e) for a, s, e in zip(op.axes, op.starts, op.ends, strict=True)}
+
+
+def sliced(at: Cursor, x: Instruction, bounds: Bounds) -> Instruction:
+    """A slice, left out along axes of which it takes all."""
+    kept = [(a, s, e) for a, (s, e) in sorted(bounds.items()) if (s, e) != (0, x.shape.dims[a])]
+    return at(ops.Slice(*zip(*kept, strict=True)), x) if kept else x
+
+
+def offsets(concat: Instruction) -> Iterator[tuple[Instruction, Extent]]:
+    """The parts of a concat, and where each begins."""
+    offset: Extent = 0
+    for part in concat.inputs:
+        yield part, offset
+        offset = offset + part.shape.dims[axis_of(concat)]
+
+
+def follows(first: Instruction, second: Instruction, axis: int) -> bool:
+    """Whether two slices of one tensor differ only in that one begins where the other ends."""
+    if not first.op.name == second.op.name == "slice" or first.inputs != second.inputs:
+        return False
+    a, b = cut_axes(first), cut_axes(second)
+    alike = {k: v for k, v in a.items() if k != axis} == {k: v for k, v in b.items() if k != axis}
+    return alike and axis in a and axis in b and a[axis][1] == b[axis][0]
+
+
+def united(at: Cursor, run: Inputs, axis: int) -> Instruction:
+    """Slices that follow each other as one."""
+    first, last = cut_axes(run[0]), cut_axes(run[-1])
+    return sliced(at, run[0].inputs[0], {**first, axis: (first[axis][0], last[axis][1])})
+
+
+def all_alike(concat: Instruction, *kinds: Any) -> bool:
+    """Whether a concat joins several results of operations of some kinds that nobody else reads."""
+    names = {kind.name for kind in kinds}
+    return len(concat.inputs) > 1 and all(
+        v.op.name in names and len(v.inputs) == 1 and v.use_count == 1 for v in concat.inputs
+    )
+
+
+def sources(concat: Instruction) -> Inputs:
+    """The first input of each part."""
+    return [v.inputs[0] for v in concat.inputs]
+
+
+def agree_but_for(parts: Iterable[Instruction], axis: int) -> bool:
+    """Whether tensors have equal dims but for one axis."""
+    rest = {(*v.shape.dims[:axis], *v.shape.dims[axis + 1 :]) for v in parts}
+    return len(rest) == 1

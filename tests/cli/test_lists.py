@@ -1,0 +1,96 @@
+"""The verbs that list what there is, and the command line as a whole."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from migx import __version__, cli, plugins
+from tests.cli.conftest import Migx
+
+
+def test_every_verb_explains_itself(migx: Migx) -> None:
+    assert {"read", "run", "verify", "opt", "passes", "ops", "targets", "onnx"} <= {*cli.verbs()}
+    text = migx("--help").out
+    for verb in cli.verbs():
+        assert f"\n    {verb}" in text
+        shown = migx(verb, "--help")
+        assert (shown.code, "--json" in shown.out) == (0, True)
+    assert migx("--version").out == f"migx {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("verb", "name", "what"),
+    [
+        ("passes", "dead_code_elimination", "options"),
+        ("ops", "convolution", "attributes"),
+        ("targets", "ref", "options"),
+    ],
+)
+def test_lists_show_all_and_one(verb: str, name: str, what: str, migx: Migx) -> None:
+    listed = migx(verb, "--json").json
+    (entry,) = [e for e in listed if e["name"] == name]
+    assert entry == migx(verb, name, "--json").json
+    assert entry["doc"].splitlines()[0] in migx(verb, name).out
+    assert name in migx(verb).out
+    assert isinstance(entry[what], list)
+
+
+def test_attributes_have_types_and_defaults(migx: Migx) -> None:
+    found = migx("ops", "convolution", "--json").json["attributes"]
+    assert {"name": "group", "type": "int", "default": "1"} in found
+    assert "required" in migx("ops", "transpose").out
+    assert "traits: pointwise, commutative" in migx("ops", "add").out
+    assert "view of input 0" in migx("ops", "transpose").out
+    assert len(migx("ops", "--json").json) == len(plugins.operations())
+
+
+def test_onnx_operators_have_versions(migx: Migx) -> None:
+    (softmax,) = migx("onnx", "Softmax", "--json").json
+    assert (softmax["domain"], softmax["since"]) == ("ai.onnx", [1, 13])
+    assert any(e["domain"] == "com.microsoft" for e in migx("onnx", "--json").json)
+    assert "MatMul" in migx("onnx").out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["passes", "fly"], "named 'fly'; there are: "),
+        (["ops", "convlution"], "near it: convolution"),
+        (["targets", "abacus"], "there are: "),
+        (["onnx", "Softmx"], "near it: Softmax"),
+    ],
+)
+def test_an_unknown_name_lists_the_known(words: list[str], message: str, migx: Migx) -> None:
+    result = migx(*words)
+    assert (result.code, message in result.err) == (2, True)
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    """``migx ops | head -1``."""
+    code = "import sys; from migx.cli import main; sys.exit(main(['ops']))"
+    root = str(Path(cli.__file__).parent.parent.parent)
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": root},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+def test_an_interruption_is_said_in_a_word(migx: Migx, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(kind: str) -> list[str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(plugins, "names", interrupted)
+    result = migx("passes")
+    assert (result.code, result.err) == (130, "interrupted\n")

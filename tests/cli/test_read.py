@@ -1,0 +1,116 @@
+"""``migx read``: text, statistics, JSON, files; and the mistakes a user can make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import migx as api
+from tests.cli.conftest import Migx
+
+
+def test_the_text_is_the_program(migx: Migx, model: Path) -> None:
+    result = migx("read", model)
+    assert (result.code, result.err) == (0, "")
+    assert api.parse(result.out) == api.parse_onnx(model)
+
+
+def test_sizes_given_hold_everywhere(migx: Migx, model: Path) -> None:
+    result = migx("read", model, "--dim-param", "batch=3")
+    assert "x: f32[3, 8]" in result.out
+    assert "batch" not in result.out
+    named = migx("read", model, "--input-dim", "x=rows,8").out
+    assert "f32[rows, 16]" in named
+
+
+def test_statistics(migx: Migx, model: Path) -> None:
+    found = migx("read", model, "--stats", "--json").json
+    assert found["parameters"] == {"x": "f32[batch, 8]"}
+    assert found["outputs"] == {"y": "f32[batch, 16]", "best": "i64[batch]"}
+    assert found["symbols"] == {"batch": {"low": 0, "high": None, "optimals": []}}
+    assert found["literal_bytes"] == (8 * 16 + 16) * 4
+    assert found["instructions"]["softmax"] == 1
+    text = migx("read", model, "--stats").out
+    assert "dot" in text
+    assert "f32[batch, 8]" in text
+
+
+def test_json_lists_instructions_with_origins_and_hashes(migx: Migx, model: Path) -> None:
+    (module,) = migx("read", model, "--json", "--origins", "--hashes").json["modules"]
+    (soft,) = [i for i in module["instructions"] if i["operation"] == "softmax"]
+    assert soft["origins"] == ["soft"]
+    assert soft["attributes"] == {"axis": 1}
+    assert module["outputs"]["y"] == soft["name"]
+    literals = [i for i in module["instructions"] if i["operation"] == "@literal"]
+    assert {len(i["sha256"]) for i in literals} == {64}
+    assert 'from "soft"' in migx("read", model, "--origins").out
+
+
+def test_a_file_is_written_and_read_back(migx: Migx, model: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "a.migx", tmp_path / "b.migx"
+    assert migx("read", model, "-o", first).code == 0
+    assert migx("read", first, "--output", second).code == 0
+    programs = [api.parse(path.read_text(), folder=tmp_path) for path in (first, second)]
+    assert programs[0] == programs[1] == api.parse_onnx(model)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".migx", ".bin"}
+
+
+def test_data_that_lies_nowhere_goes_beside_the_text(migx: Migx, tmp_path: Path) -> None:
+    case = tmp_path / "case.migx"
+    text = """module main() {
+  %0 = @literal() {value=sha256("00")} : f32[32]
+  return %0
+}
+"""
+    case.write_text(text)
+    missing = migx("run", case)
+    assert missing.code == 2
+    assert "known by its hash alone" in missing.err
+    assert migx("read", case, "--draw-missing", 1, "-o", tmp_path / "out.migx").code == 0
+    (data,) = tmp_path.glob("out-*.bin")
+    assert data.stat().st_size == 128
+    assert migx("run", tmp_path / "out.migx").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["read", "nowhere.onnx"], "there is no file nowhere.onnx"),
+        (["read", "."], ". is no file"),
+        (["read", "a.mxr"], "a.mxr is not an .mxr file"),
+        (["read", "MODEL", "-o", "f.onnx"], "written as text (.migx) or with literals (.mxr)"),
+        (["read", "a.mxr", "--input-dim", "x=1"], "the dims of a program: --dim-param"),
+        (["read", "a.onnx"], "a.onnx is not"),
+        (["read", "a.migx"], "line 1"),
+        (["read", "binary.migx"], "binary.migx is no text"),
+        (["read", "MODEL", "--dim-param", "batch"], "give a symbol and its size"),
+        (["read", "MODEL", "--dim-param", "b=1"], "no dim named 'b'; its symbols are: batch"),
+        (["read", "MODEL", "--input-dim", "x=1,,8"], "give a name and its dims"),
+        (["read", "MODEL", "--input-dim", "x=-1,8"], "a dim cannot be -1"),
+        (["read", "MODEL", "--input-dim", "z=1"], "input_dims names z; the inputs are x"),
+        (["read", "a.migx", "--input-dim", "z=1"], "--input-dim is for ONNX files"),
+        (["read", "MODEL", "-o", "no/folder.migx"], "cannot write no/folder.migx"),
+        (["read", "MODEL", "-o", "f.migx", "--json"], "--output writes the program"),
+        (["raed", "MODEL"], "invalid choice: 'raed'"),
+        ([], "required: VERB"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_2(
+    words: list[str],
+    message: str,
+    migx: Migx,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, data in {
+        "a.onnx": b"text", "a.mxr": b"", "a.migx": b"no program", "binary.migx": b"\xff\xfe\0",
+    }.items():  # fmt: skip
+        (tmp_path / name).write_bytes(data)
+    result = migx(*[model if word == "MODEL" else word for word in words])
+    assert result.code == 2
+    assert message in result.err
+    assert result.out == ""
+    assert "Traceback" not in result.err

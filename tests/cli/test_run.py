@@ -1,0 +1,108 @@
+"""``migx run``: inputs drawn or given, outputs summarised and saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import migx as api
+from tests.cli.conftest import Migx
+
+
+def test_inputs_are_drawn_from_a_seed_with_the_sizes_said(migx: Migx, model: Path) -> None:
+    first, again, other = (migx("run", model, "--json", "--seed", s).json for s in (1, 1, 2))
+    assert first["sizes"] == {"batch": 1}
+    assert first["outputs"] == again["outputs"] != other["outputs"]
+    y, best = first["outputs"]
+    assert (y["name"], y["shape"], best["shape"]) == ("y", "f32[1, 16]", "i64[1]")
+    assert y["mean"] == pytest.approx(1 / 16)
+    assert 0 <= y["min"] <= y["first"][0] <= y["max"] <= 1
+    text = migx("run", model).out
+    assert "inputs drawn from seed 0, with batch=1" in text
+    assert "ran in" in text
+
+
+def test_arrays_go_in_and_come_out(migx: Migx, model: Path, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((3, 8), np.float32)
+    np.savez(tmp_path / "in.npz", x=x)
+    out = tmp_path / "out.npz"
+    found = migx("run", model, "--inputs", tmp_path / "in.npz", "--save", out, "--json").json
+    assert (found["seed"], found["sizes"]) == (None, {})
+    y, best = api.parse_onnx(model).compile("ref").eval({"x": x})
+    with np.load(out) as saved:
+        np.testing.assert_array_equal(saved["y"], y)
+        np.testing.assert_array_equal(saved["best"], best)
+    assert not list(tmp_path.glob(".*")), "nothing temporary is left"
+
+
+def test_it_runs_as_often_as_is_said(migx: Migx, model: Path) -> None:
+    found = migx("run", model, "--repeat", 3, "--json").json
+    assert len(found["seconds"]["runs"]) == 3
+    assert "of 3 runs from" in migx("run", model, "--repeat", 3).out
+
+
+def test_sizes_are_bound_before_the_run(migx: Migx, model: Path) -> None:
+    found = migx("run", model, "--dim-param", "batch=5", "--json").json
+    assert found["outputs"][0]["shape"] == "f32[5, 16]"
+    assert found["sizes"] == {}
+    shaped = migx("run", model, "--input-dim", "x=2,8", "--json").json
+    assert shaped["outputs"][1]["shape"] == "i64[2]"
+
+
+def test_types_numpy_has_no_name_for_pass_through_files(migx: Migx, tmp_path: Path) -> None:
+    case = tmp_path / "case.migx"
+    case.write_text("module main(x: bf16[2]) {\n  %0 = neg(x) : bf16[2]\n  return y=%0\n}\n")
+    first, second = tmp_path / "a.npz", tmp_path / "b.npz"
+    np.savez(first, x=np.array([0x3F80, 0xC000], "<u2").view("V2"))  # 1 and -2
+    assert migx("run", case, "--inputs", first, "--save", second).code == 0
+    with np.load(second) as saved:
+        assert saved["y"].view("<u2").tolist() == [0xBF80, 0x4000]
+
+
+def test_what_is_not_finite_is_counted(migx: Migx, tmp_path: Path) -> None:
+    case = tmp_path / "case.migx"
+    case.write_text(
+        "module main() {\n  %0 = @literal() {value=[1.0, nan, -inf]} : f32[3]\n  return %0\n}\n"
+    )
+    (found,) = migx("run", case, "--json").json["outputs"]
+    assert found["first"] == [1.0, "nan", "-inf"]
+    assert (found["not finite"], found["max"]) == (2, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--inputs", "nowhere.npz"], "cannot read nowhere.npz"),
+        (["--inputs", "text.npz"], "text.npz is no .npz file"),
+        (["--inputs", "wrong.npz"], "there is no input 'z'; the inputs are x: f32[batch, 8]"),
+        (["--target", "abacus"], "named 'abacus'; there are: "),
+        (["--passes", "fly"], "named 'fly'; there are: "),
+        (["--save", "no/folder.npz"], "cannot write no/folder.npz"),
+        (["--repeat", "0"], "run once or more often"),
+        (["--repeat", "x"], "invalid int value"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_2(
+    words: list[str],
+    message: str,
+    migx: Migx,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.npz").write_text("text")
+    np.savez(tmp_path / "wrong.npz", z=np.zeros(2))
+    result = migx("run", model, *words)
+    assert result.code == 2
+    assert message in result.err
+    assert "Traceback" not in result.err
+
+
+def test_sizes_that_do_not_fit_are_named(migx: Migx, odd_model: Path) -> None:
+    result = migx("run", odd_model, "--dim-param", "nx=2", "--dim-param", "ny=3")
+    assert (result.code, "with nx=2, ny=3" in result.err) == (2, True)
+    result = migx("run", odd_model, "--input-dim", "x=2,2")
+    assert "rank 1, not 2" in result.err

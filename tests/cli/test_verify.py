@@ -1,0 +1,141 @@
+"""``migx verify``: outputs and instructions against a peer, and the models of the checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import migx as api
+from migx.cli import _verify
+from migx.ops.pointwise import Relu
+from tests.cli.conftest import Migx
+
+
+def test_a_model_passes_and_its_tolerance_is_explained(migx: Migx, model: Path) -> None:
+    result = migx("verify", model, "--target", "ref", "--each")
+    assert result.code == 0, result.out + result.err
+    assert result.out.count("PASS") == 2
+    assert "longest accumulation 33" in result.out
+    assert "i64, exact" in result.out
+    assert "4 instructions compared" in result.out
+    assert "none departs" in result.out
+
+
+def test_a_wrong_kernel_fails_and_is_named(
+    migx: Migx, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = Relu.of
+    monkeypatch.setattr(Relu, "of", lambda self, x: right(self, x) * np.float32(1 + 1e-5))
+    result = migx("verify", model, "--each", "--json")
+    assert result.code == 1
+    found = result.json
+    assert not found["passed"]
+    y, best = found["outputs"]
+    assert (y["passed"], best["passed"]) == (False, True)
+    assert y["largest"] > y["tolerance"] > 0
+    assert "relu(" in found["departure"]
+    assert "from ONNX 'active'" in found["departure"]
+
+
+def test_against_ref_another_pipeline_is_judged(migx: Migx, model: Path, tmp_path: Path) -> None:
+    found = migx(
+        "verify", model, "--passes", "dead_code_elimination", "--against", "ref", "--each", "--json"
+    ).json
+    assert found["passed"]
+    assert found["compared"] == 4
+    assert found["against"] == "ref"
+    text = tmp_path / "small.migx"
+    assert migx("read", model, "-o", text).code == 0
+    assert migx("verify", text, "--json").json["against"] == "ref"
+    nameless = migx("verify", text, "--each")
+    assert (nameless.code, "--origins" in nameless.err) == (2, True)
+
+
+def test_sizes_and_arrays_given_are_those_compared(migx: Migx, model: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "in.npz", x=np.ones((3, 8), np.float32))
+    assert migx("verify", model, "--inputs", tmp_path / "in.npz").code == 0
+    assert migx("verify", model, "--dim-param", "batch=7", "--seed", 3).code == 0
+
+
+def test_a_changed_weight_is_found(migx: Migx, model: Path, tmp_path: Path) -> None:
+    """The peer reads the file as it is; the text beside it has one weight that is off."""
+    other = onnx.load(model)
+    weights = numpy_helper.to_array(other.graph.initializer[0]).copy()
+    weights[2, 3] *= 1.001
+    other.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights, "w"))
+    onnx.save(other, tmp_path / "other.onnx")
+    program = api.parse_onnx(model)
+    options = SimpleNamespace(against=None, target="ref", passes=None, each=False)
+    inputs: dict[str, Any] = {"x": np.ones((4, 8), np.float32)}
+    assert _verify.checked(program, model, inputs, options)["passed"]  # type: ignore[arg-type]
+    found = _verify.checked(program, tmp_path / "other.onnx", inputs, options)  # type: ignore[arg-type]
+    assert not found["passed"]
+
+
+class Models(SimpleNamespace):
+    """Stands for the model tool of the checkout."""
+
+    class FetchError(RuntimeError):
+        """A package that holds something else."""
+
+    class NoNetwork(FetchError):
+        """No index."""
+
+
+def test_all_is_a_table_in_which_nothing_is_hidden(
+    migx: Migx, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(name: str, folder: str | None) -> Path:
+        if name == "away":
+            raise Models.NoNetwork("the index is not reachable")
+        return model if name == "small" else model.with_name("nowhere.onnx")
+
+    models = Models(
+        names=lambda: ["small", "away", "broken"],
+        make=make,
+        inputs=lambda name, seed: {"x": np.ones((2, 8), np.float32)},
+    )
+    monkeypatch.setattr(_verify, "catalogue", lambda: models)
+    result = migx("verify", "--all")
+    assert result.code == 1, "an error is no success"
+    header, small, away, broken, _ = result.out.splitlines()
+    assert header.split() == ["Test", "Status", "error", "bound"]
+    assert small.split()[:2] == ["small", "PASS"]
+    assert float(small.split()[2]) < float(small.split()[3])
+    assert "SKIP" in away
+    assert "not reachable" in away
+    assert "ERROR" in broken
+    rows = migx("verify", "--all", "--json").json
+    assert [row["status"] for row in rows] == ["PASS", "SKIP", "ERROR"]
+
+
+def test_all_is_of_this_checkout() -> None:
+    assert len(_verify.catalogue().names()) == 26
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "say which model"),
+        (["MODEL", "--all"], "--all takes the models and inputs of its own"),
+        (["MODEL", "--against", "abacus"], "invalid choice: 'abacus'"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_2(
+    words: list[str], message: str, migx: Migx, model: Path
+) -> None:
+    result = migx("verify", *[model if word == "MODEL" else word for word in words])
+    assert (result.code, message in result.err) == (2, True)
+
+
+def test_onnxruntime_reads_onnx_alone(migx: Migx, tmp_path: Path) -> None:
+    text = tmp_path / "case.migx"
+    text.write_text("module main(x: f32[2]) {\n  %0 = relu(x) : f32[2]\n  return %0\n}\n")
+    result = migx("verify", text, "--against", "onnxruntime")
+    assert (result.code, "onnxruntime runs ONNX files" in result.err) == (2, True)

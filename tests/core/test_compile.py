@@ -1,0 +1,367 @@
+"""Compiling and running: sizes bound at each call, threads, control flow, wrong inputs."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import migx
+from migx import ops
+from migx.argument import Argument
+from migx.dim import Dim
+from migx.errors import EvaluationError, InputError, IRError, UnknownName, VerifyError
+from migx.ir import Program
+from migx.observers import Time
+from migx.shape import F32, I64, Shape
+
+N, M = Dim("n"), Dim("m")
+
+
+def attention() -> Program:
+    """Symbols through a view, a broadcast, a product and a reduction."""
+    program = Program()
+    main = program.main
+    x = main.add_parameter("x", Shape(F32, (N, M, 4)))
+    y = main.add_parameter("y", Shape(F32, (N * 2, M)))
+    bias = main.add_parameter("bias", Shape(F32, (4,)))
+    turned = main.add_instruction(ops.Transpose((0, 2, 1)), x)
+    scores = main.add_instruction(ops.Dot(), x, turned)
+    soft = main.add_instruction(ops.Softmax(2), scores)
+    mixed = main.add_instruction(ops.Dot(), soft, x)
+    spread = main.add_instruction(ops.Multibroadcast((N, M, 4)), bias)
+    added = main.add_instruction(ops.Add(), mixed, spread)
+    folded = main.add_instruction(ops.Reshape((N * M * 4,)), added)
+    sizes = main.add_instruction(ops.DimLiteral((N, M, N * M * 4), (3,)))
+    main.add_return(folded, y, sizes, names=["z", "y", "sizes"])
+    return program
+
+
+def expected(x: np.ndarray[Any, Any], bias: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    scores = np.exp(x @ x.transpose(0, 2, 1))
+    soft = scores / scores.sum(2, keepdims=True)
+    return np.asarray(soft @ x + bias).reshape(-1)
+
+
+def drawn(n: int, m: int, seed: int = 0) -> dict[str, Any]:
+    rng = np.random.default_rng([seed, n, m])
+    shapes = {"x": (n, m, 4), "y": (2 * n, m), "bias": (4,)}
+    return {name: rng.standard_normal(dims).astype(np.float32) for name, dims in shapes.items()}
+
+
+SIZES = [(1, 1), (2, 3), (3, 2), (1, 7), (5, 1), (0, 3), (2, 0), (2, 3)]
+
+
+def check(program: Program, n: int, m: int, seed: int = 0) -> None:
+    inputs = drawn(n, m, seed)
+    z, y, sizes = program.eval(inputs)
+    np.testing.assert_allclose(z, expected(inputs["x"], inputs["bias"]), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(y, inputs["y"])
+    assert sizes.tolist() == [n, m, n * m * 4]
+
+
+def test_one_program_runs_at_all_sizes_one_after_another() -> None:
+    program = attention().compile("ref")
+    for n, m in SIZES:
+        check(program, n, m)
+    assert program.main.output_names == ("z", "y", "sizes")
+
+
+def test_runs_from_eight_threads_do_not_meet() -> None:
+    program = attention().compile()
+
+    def work(worker: int) -> int:
+        for turn in range(25):
+            check(program, 1 + (worker + turn) % 4, 1 + worker % 3, seed=worker)
+        return worker
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(work, range(8))) == list(range(8))
+
+
+def test_compiling_changes_nothing() -> None:
+    program = attention()
+    program.main.add_instruction(ops.Exp(), program.main.parameters["x"])
+    before, text = program.copy(), str(program)
+    program.compile("ref").eval(drawn(2, 3))
+    assert program == before
+    assert str(program) == text
+    # What was compiled is a program of its own: editing this one does not reach it.
+    program.main.add_return(program.main.parameters["y"])
+    assert len(program.eval(drawn(2, 3))) == 3
+    assert len(program.compile().eval(drawn(2, 3))) == 1
+
+
+def test_run_is_eval_and_gives_the_same_again() -> None:
+    program = attention().compile()
+    first, again = program.run(drawn(2, 3)), program.eval(drawn(2, 3))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_passes_can_be_chosen_and_watched() -> None:
+    program, timed = attention(), Time()
+    program.main.insert_instruction(program.main.returned, ops.Exp(), program.main.parameters["x"])
+    program.compile("ref", passes="", observers=[timed])
+    assert timed.rows == []
+    assert "exp" in [at.name for at in program.executable.program.main]
+    program.compile("ref", passes="dead_code_elimination", observers=[timed])
+    assert [name for name, *_ in timed.rows] == ["dead_code_elimination"]
+    assert "exp" not in [at.name for at in program.executable.program.main]
+    program.finalize("ref")
+    assert "exp" in [at.name for at in program.executable.program.main]
+
+
+def test_what_cannot_be_compiled() -> None:
+    with pytest.raises(IRError, match=r'not compiled: call program.compile\("ref"\) first'):
+        attention().eval({})
+    with pytest.raises(UnknownName, match=r"no targets? named 'tpu'; there are: .*ref"):
+        attention().compile("tpu")
+    program = attention()
+    list(program.main)[4].shape = Shape(F32)
+    with pytest.raises(VerifyError, match="shapes: in module main"):
+        program.compile()
+
+
+LISTED = r"the inputs are x: f32\[n, m, 4\], y: f32\[2\*n, m\], bias: f32\[4\]"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"z": np.zeros(3)}, rf"there is no input 'z'; {LISTED}"),
+        ({"bias": None}, rf"missing input 'bias'; {LISTED}"),
+        ({"x": np.zeros((2, 3, 4))},
+         r"input 'x' is f64\[2, 3, 4\], but f32\[n, m, 4\] is wanted: convert it to f32"),
+        ({"x": np.zeros((2, 3), np.float32)},
+         r"input 'x' is f32\[2, 3\], of rank 2; f32\[n, m, 4\] has rank 3"),
+        ({"x": np.zeros((2, 3, 5), np.float32)}, r"input 'x' is f32\[2, 3, 5\]: dim 2 must be 4"),
+        ({"bias": np.zeros(5, np.float32)}, r"input 'bias' is f32\[5\]: dim 0 must be 4"),
+        ({"y": np.zeros((4, 2), np.float32)}, "dim m is 3 in x and 2 in y"),
+        ({"y": np.zeros((5, 3), np.float32)}, r"dim 0 of y is 5, but 2\*n is 4"),
+        ({"bias": [[1.0], [2.0, 3.0]]}, "input 'bias' is no array: .*inhomogeneous"),
+        ({"bias": np.zeros(4, np.complex64)}, "input 'bias' is no array: no element type"),
+        ({"bias": "four"}, r"input 'bias' is str\[\], but f32\[4\] is wanted"),
+    ],
+)  # fmt: skip
+def test_inputs_that_are_wrong(change: dict[str, Any], message: str) -> None:
+    program = attention().compile()
+    inputs = {k: v for k, v in {**drawn(2, 3), **change}.items() if v is not None}
+    with pytest.raises(InputError, match=message):
+        program.eval(inputs)
+    check(program, 2, 3)
+
+
+def test_inputs_are_given_by_name() -> None:
+    program = attention().compile()
+    for given in ([np.zeros(3)], np.zeros(3)):
+        with pytest.raises(InputError, match=rf"inputs are given by name, as a dict; {LISTED}"):
+            program.eval(given)  # type: ignore[arg-type]
+
+
+def test_a_dim_out_of_its_bounds() -> None:
+    program = Program()
+    program.main.add_return(program.main.add_parameter("x", Shape(F32, (Dim("n", 2, 4),))))
+    program.compile()
+    for size in (1, 5):
+        with pytest.raises(InputError, match=f"dim n is {size} in x, outside its bounds 2..4"):
+            program.eval({"x": np.zeros(size, np.float32)})
+
+
+def test_sizes_that_an_operation_refuses_are_drawn() -> None:
+    program = Program()
+    main = program.main
+    a, b = (main.add_parameter(name, Shape(F32, (d, 2))) for name, d in (("a", N), ("b", M)))
+    main.add_return(main.add_instruction(ops.Add(), a, b, origins=("layer/Add",)))
+    program.compile()
+    both = [np.ones((size, 2), np.float32) for size in (3, 4)]
+    assert program.eval({"a": both[0], "b": both[0]})[0].sum() == 12
+    with pytest.raises(InputError) as caught:
+        program.eval({"a": both[0], "b": both[1]})
+    assert str(caught.value).splitlines() == [
+        "with n=3, m=4: add needs equal dims, got f32[3, 2] and f32[4, 2]",
+        "  add(a, b)",
+        "  ^^^",
+        "  a : f32[n, 2]",
+        "  b : f32[m, 2]",
+        "  in module main, from ONNX 'layer/Add'",
+    ]
+
+
+def test_an_instruction_that_fails_is_drawn() -> None:
+    program = migx.parse("""module main(x: f32[3], i: i64[1]) {
+  %0 = gather(x, i) : f32[1]
+  return %0
+}
+""")
+    list(program.main)[2].origins = ("pick",)
+    program.compile()
+    x = np.float32([1, 2, 3])  # type: ignore[arg-type]
+    assert program.eval({"x": x, "i": [-1]})[0].tolist() == [3]
+    with pytest.raises(EvaluationError, match=r"(?s)7.*\n  gather\(x, i\)\n  \^.*ONNX 'pick'"):
+        program.eval({"x": x, "i": [7]})
+
+
+def test_lists_numbers_and_arguments_are_inputs_too() -> None:
+    program = migx.parse("module main(a: f32[2], b: i64[], c: f16[2]) {\n  return a, b, c\n}\n")
+    c = Argument.of([1.5, 2.5], "f16")
+    results = program.compile().eval({"a": [1.0, 2.0], "b": 3, "c": c})
+    assert [r.dtype.name for r in results] == ["float32", "int64", "float16"]
+    assert [r.tolist() for r in results] == [[1, 2], 3, [1.5, 2.5]]
+
+
+def test_strides_of_inputs_do_not_matter() -> None:
+    program = attention().compile()
+    inputs = drawn(2, 3)
+    turned = np.asfortranarray(inputs["x"])
+    assert not turned.flags.c_contiguous
+    first, second = (program.eval({**inputs, "x": x})[0] for x in (inputs["x"], turned))
+    np.testing.assert_allclose(first, second, rtol=1e-6)
+
+
+def test_outputs_of_every_kind() -> None:
+    program = Program()
+    main = program.main
+    packed = main.add_literal(Argument.packed(Shape("i4", (3,)), b"\x21\x03"))
+    x = main.add_parameter("x", Shape(F32, (3,)))
+    main.add_return(packed, main.add_instruction(ops.Topk(2, 0), x), x, x)
+    assert main.output_names == ("output_0", "output_1", "output_2", "output_3")
+    four, pair, same, again = program.compile().eval({"x": [1.0, 3.0, 2.0]})
+    assert isinstance(four, Argument)
+    assert four.array.tolist() == [0x21, 0x03]
+    assert [part.tolist() for part in pair] == [[3, 2], [1, 2]]
+    assert same.tolist() == again.tolist() == [1, 3, 2]
+
+
+def test_sizes_only_the_data_decides() -> None:
+    program = migx.parse("""module main(x: f32[n], s: i64[1], e: i64[1]) {
+  %0 = nonzero(x) {count=found} : i64[1, found]
+  %1 = dim_literal() {values=(found, 2*found + n), lens=(2,)} : i64[2]
+  %2 = squeeze(%0) {axes=(0,)} : i64[found]
+  %3 = gather(x, %2) : f32[found]
+  %4 = @literal() {value=[1]} : i64[1]
+  %5 = dynamic_slice(%3, s, e, %4) {axes=(0,), out_lens=(cut,)} : f32[cut]
+  %6 = add(%5, %5) : f32[cut]
+  %7 = dim_literal() {values=(cut,), lens=(1,)} : i64[1]
+  return %3, %1, %6, %7
+}
+""")
+    program.compile()
+    for x in ([0, 1, 2, 0, 3], [0, 0], [5], [1, 2, 3, 4, 5, 6, 7]):
+        array = np.asarray(x, np.float32)
+        kept = array[array != 0]
+        cut = kept[1:3]
+        found, sizes, twice, length = program.eval({"x": array, "s": [1], "e": [3]})
+        assert found.tolist() == kept.tolist()
+        assert sizes.tolist() == [len(kept), 2 * len(kept) + len(array)]
+        assert twice.tolist() == (2 * cut).tolist()
+        assert length.tolist() == [len(cut)]
+
+
+BRANCHES = """module main(c: bool[], d: bool[], x: f32[n]) {
+  %0 = add(x, x) : f32[n]
+  %1 = if(c) [yes, no] : tuple(f32[n])
+  %2 = get_tuple_elem(%1) : f32[n]
+  return %2
+}
+
+module yes() {
+  %0 = neg(main:%0) : f32[n]
+  %1 = if(main:d) [yes.yes, yes.no] : tuple(f32[n])
+  %2 = get_tuple_elem(%1) : f32[n]
+  return %2
+}
+
+module no() {
+  return main:x
+}
+
+module yes.yes() {
+  %0 = add(yes:%0, main:x) : f32[n]
+  return %0
+}
+
+module yes.no() {
+  return yes:%0
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("c", "d", "factor"), [(True, True, -1), (True, False, -2), (False, True, 1)]
+)
+def test_branches_read_the_values_around_them(c: bool, d: bool, factor: float) -> None:
+    program = migx.parse(BRANCHES).compile()
+    for n in (1, 4):
+        x = np.arange(n, dtype=np.float32)
+        (y,) = program.eval({"c": c, "d": d, "x": x})
+        np.testing.assert_array_equal(y, factor * x)
+
+
+LOOP = """module main(trips: i64[], x: f32[n], step: f32[n]) {
+  %0 = undefined() : optional()
+  %1 = add(step, step) : f32[n]
+  %2 = loop(trips, %0, x) {outputs=(f32[n], f32[trips, n])} [body] : tuple(f32[n], f32[trips, n])
+  %3 = get_tuple_elem(%2) : f32[n]
+  %4 = get_tuple_elem(%2) {index=1} : f32[trips, n]
+  return %3, %4
+}
+
+module body(i: i64[], going: bool[], state: f32[n]) {
+  %0 = add(state, main:%1) : f32[n]
+  return going, %0, state
+}
+"""
+
+
+def test_a_loop_carries_its_state_and_reads_around_it() -> None:
+    program = migx.parse(LOOP).compile()
+    for trips, n in ((3, 2), (0, 2), (1, 5)):
+        x, step = np.ones(n, np.float32), np.full(n, 0.5, np.float32)
+        last, rows = program.eval({"trips": trips, "x": x, "step": step})
+        assert last.tolist() == [1 + trips] * n
+        assert rows.shape == (trips, n)
+        assert rows.tolist() == [[1 + i] * n for i in range(trips)]
+
+
+GROWING = """module main(trips: i64[], x: f32[n]) {
+  %0 = undefined() : optional()
+  %1 = loop(trips, %0, x) {outputs=(f32[end],)} [body] : tuple(f32[end])
+  %2 = get_tuple_elem(%1) : f32[end]
+  %3 = dim_literal() {values=(end, n), lens=(2,)} : i64[2]
+  return %2, %3
+}
+
+module body(i: i64[], going: bool[], state: f32[now]) {
+  %0 = concat(state, main:x) {axis=0} : f32[n + now]
+  return going, %0
+}
+"""
+
+
+def test_a_loop_whose_state_grows() -> None:
+    program = migx.parse(GROWING).compile()
+    for trips, n in ((0, 2), (3, 2), (2, 1)):
+        x = np.arange(n, dtype=np.float32)
+        last, sizes = program.eval({"trips": trips, "x": x})
+        assert last.tolist() == x.tolist() * (trips + 1)
+        assert sizes.tolist() == [n * (trips + 1), n]
+
+
+def test_deferred_weights_have_no_meaning_yet() -> None:
+    program = Program()
+    weight = ops.OnnxExternalWeights("w", "w.bin", 0, 12, Shape(F32, (3,)))
+    program.main.add_return(program.main.add_instruction(weight))
+    with pytest.raises(EvaluationError, match="OnnxExternalWeights has no meaning of its own"):
+        program.compile().eval({})
+
+
+def test_a_file_of_text_runs(tmp_path: Path) -> None:
+    file = tmp_path / "program.migx"
+    file.write_text(str(attention()), "utf-8")
+    program = migx.parse(file.read_text("utf-8"), folder=tmp_path)
+    check(program.compile(), 2, 3)
+    assert program.main.parameters["x"].shape == Shape(F32, (N, M, 4))
+    assert [o.shape.dtype for o in program.main.outputs] == [F32, F32, I64]

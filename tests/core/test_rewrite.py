@@ -1,0 +1,514 @@
+"""Rules and the driver: where it ends, what it costs, what it leaves behind, and its log."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import migx
+from migx import ops
+from migx.errors import RewriteLoop, ShapeError
+from migx.ir import Instruction, Module, Program
+from migx.manager import Pass, PassManager
+from migx.match import Pattern, attr, constant, on, skip, value, var
+from migx.op import Modules, Op, Shapes
+from migx.rewrite import Cursor, Declined, EventLog, Rule, RuleSet, rewrite, rule
+from migx.shape import F32, Shape
+from migx.verify import verify
+from tests.conftest import agree
+
+x, y = var("x"), var("y")
+
+
+@rule(on(ops.Neg, on(ops.Neg, x)))
+def cancel(x: Instruction) -> Instruction:
+    """-(-x) is x."""
+    return x
+
+
+@rule(on(ops.Add, on(ops.Neg, x).once(), y))
+def subtract(at: Cursor, x: Instruction, y: Instruction) -> Instruction:
+    """-x + y is y - x."""
+    return at(ops.Sub(), y, x)
+
+
+@rule(on(ops.Sub, x, x, name="zero"))
+def vanish(at: Cursor, zero: Instruction) -> Instruction:
+    """Becomes zeros, which depend on nothing; the values here are finite."""
+    return at.literal(np.zeros(tuple(map(int, zero.shape.dims)), np.float32))
+
+
+@rule(on(ops.Neg, constant("c"), name="outer"))
+def defer(at: Cursor, c: Instruction, outer: Instruction) -> Instruction:
+    """-c is c * -1 for a constant."""
+    minus = at.literal(np.float32(-1))
+    return at(ops.Mul(), c, at(ops.Multibroadcast(outer.shape.dims), minus))
+
+
+@rule(on(ops.Relu, skip(ops.Transpose)(on(ops.Relu)), name="outer"))
+def twice(outer: Instruction) -> Instruction:
+    """A relu after another changes nothing, whatever moves axes between them."""
+    return outer.inputs[0]
+
+
+@rule(on(ops.Transpose, on(ops.Transpose, x, permutation=attr("p")), permutation=attr("q")))
+def merge(
+    at: Cursor, x: Instruction, p: tuple[int, ...], q: tuple[int, ...]
+) -> Instruction | Declined:
+    """Two transposes are one, or none."""
+    both = tuple(p[i] for i in q)
+    if len(both) > 5:
+        return Declined("has more axes than anybody needs")
+    return x if both == tuple(range(len(both))) else at(ops.Transpose(both), x)
+
+
+ALL = cancel + subtract + vanish + defer + twice + merge
+
+
+def naive(module: Module, rules: RuleSet) -> int:
+    """The driver at its simplest: from the start again after each change; returns how many."""
+    for applied in range(1000):
+        for at in list(module):
+            if at.users and any(rewrite_one(module, each, at) for each in rules.at(at.name)):
+                break
+        else:
+            return applied
+    raise AssertionError("no end")
+
+
+def rewrite_one(module: Module, each: Rule, at: Instruction) -> bool:
+    """Tries one rule at one instruction."""
+    from migx.rewrite import _Driver
+
+    driver = _Driver(module, RuleSet([each]), "", None)
+    return driver.apply(each, at)
+
+
+@st.composite
+def small(draw: st.DrawFn) -> Program:
+    """A few operations that the rules above are about, on squares."""
+    program = Program()
+    main = program.main
+    values = [main.add_parameter(name, Shape(F32, (2, 2))) for name in "ab"]
+    values.append(main.add_literal(np.array([[1, 2], [-3, 4]], np.float32)))
+    for _ in range(draw(st.integers(1, 14))):
+        op = draw(
+            st.sampled_from([ops.Neg(), ops.Relu(), ops.Add(), ops.Sub(), ops.Transpose((1, 0))])
+        )
+        count = 2 if op.name in ("add", "sub") else 1
+        values.append(
+            main.add_instruction(op, *(draw(st.sampled_from(values[-6:])) for _ in range(count)))
+        )
+    main.add_return(*draw(st.lists(st.sampled_from(values[-4:]), min_size=1, max_size=3)))
+    return program
+
+
+def pending(module: Module, rules: RuleSet) -> list[str]:
+    """The rules that would still fire on a copy of a module's program."""
+    log = EventLog()
+    rewrite(module.program.copy().main, rules, log=log)
+    return [event.rule for event in log.events]
+
+
+@settings(max_examples=200)
+@given(small())
+def test_the_worklist_ends_where_looking_at_everything_again_ends(program: Program) -> None:
+    before, plain = program.copy(), program.copy()
+    naive(plain.main, ALL)
+    changed = rewrite(program.main, ALL, "test")
+    verify(program)
+    assert changed == (program != before)
+    assert pending(program.main, ALL) == pending(plain.main, ALL) == []
+    agree(before, program)
+    agree(before, plain)
+
+
+@given(small())
+def test_rules_that_agree_in_any_order_give_the_same_program(program: Program) -> None:
+    rules, plain = cancel + merge, program.copy()
+    migx.run_passes(program, "dead_code_elimination")
+    migx.run_passes(plain, "dead_code_elimination")
+    rewrite(program.main, rules)
+    naive(plain.main, rules)
+    assert program == plain
+
+
+def chain(length: int, *period: str) -> Program:
+    """A chain of unary operations, again and again."""
+    program = Program()
+    at = program.main.add_parameter("x", Shape(F32, (2,)))
+    for i in range(length):
+        made = {"neg": ops.Neg, "relu": ops.Relu, "exp": ops.Exp}[period[i % len(period)]]()
+        at = program.main.add_instruction(made, at)
+    program.main.add_return(at)
+    return program
+
+
+class Counted(RuleSet):
+    """A set that counts how often it is asked for the rules of an instruction."""
+
+    asked = 0
+
+    def at(self, name: str) -> tuple[Rule, ...]:
+        """Counts, then answers."""
+        self.asked += 1
+        return super().at(name)
+
+
+@pytest.mark.parametrize("period", [("exp",), ("neg", "exp"), ("neg",), ("relu",)])
+def test_the_cost_grows_with_the_length_and_no_faster(period: tuple[str, ...]) -> None:
+    asked = []
+    for length in (100, 1000):
+        rules = Counted(ALL)
+        program = chain(length, *period)
+        rewrite(program.main, rules)
+        asked.append(rules.asked)
+        if period in (("neg",), ("relu",)):
+            assert len(program.main) <= 3
+    assert asked[1] <= 10.5 * asked[0]
+    assert asked[1] <= 30 * 1000
+
+
+def test_one_value_of_very_many_readers_is_not_looked_at_for_each() -> None:
+    asked = []
+    for count in (100, 1000):
+        program = Program()
+        a = program.main.add_parameter("a", Shape(F32, (2,)))
+        for _ in range(count):
+            last = program.main.add_instruction(ops.Neg(), a)
+            last = program.main.add_instruction(ops.Neg(), last)
+            last = program.main.add_instruction(ops.Exp(), last)
+        program.main.add_return(*(at for at in program.main if at.name == "exp"))
+        rules = Counted(ALL)
+        assert rewrite(program.main, rules)
+        asked.append(rules.asked)
+        assert Counter(at.name for at in program.main)["neg"] == 0
+    assert asked[1] <= 10.5 * asked[0]
+
+
+def test_only_rules_that_begin_with_the_operation_are_tried() -> None:
+    tried: list[str] = []
+
+    def spy(name: str) -> Pattern:
+        def test(at: Instruction) -> bool:
+            tried.append(f"{name} {at.name}")
+            return False
+
+        return var("x", test)
+
+    @rule(on(ops.Neg, spy("neg")))
+    def one(x: Instruction) -> None:
+        """Never."""
+
+    @rule(on((ops.Exp, ops.Relu), spy("either")))
+    def other(x: Instruction) -> None:
+        """Never."""
+
+    @rule(spy("any"))
+    def anything(x: Instruction) -> None:
+        """Never."""
+
+    rewrite(chain(3, "neg", "exp", "relu").main, one + other + anything)
+    assert tried == [
+        "any @param",
+        "neg @param",
+        "any neg",
+        "either neg",
+        "any exp",
+        "either exp",
+        "any relu",
+    ]
+
+
+def test_rules_that_undo_each_other_are_named() -> None:
+    @rule(on(ops.Relu, x))
+    def there(at: Cursor, x: Instruction) -> Instruction:
+        """And back."""
+        return at(ops.Exp(), x)
+
+    @rule(on(ops.Exp, x))
+    def back(at: Cursor, x: Instruction) -> Instruction:
+        """And there."""
+        return at(ops.Relu(), x)
+
+    message = r"the rules of swing undo each other: there \(51\), back \(49\)"
+    with pytest.raises(RewriteLoop, match=message):
+        rewrite(chain(3, "relu").main, there + back, "swing")
+
+
+def test_what_takes_its_place_has_the_origins_of_all_that_matched() -> None:
+    program = chain(4, "neg", "relu")
+    for at, name in zip([i for i in program.main if i.op.name != "@return"], "xabcd", strict=True):
+        at.origins = (name,)
+
+    @rule(on(ops.Relu, on(ops.Neg, x), name="outer"))
+    def fold(at: Cursor, x: Instruction, outer: Instruction) -> Instruction:
+        """Not the same, but nobody looks."""
+        return at(ops.Exp(), at(ops.Neg(), x)) if x.name == "@param" else x
+
+    rewrite(program.main, RuleSet([fold]))
+    assert {at.name: at.origins for at in program.main} == {
+        "@param": ("x",),
+        "neg": ("b", "a"),
+        "exp": ("b", "a", "d", "c"),
+        "@return": (),
+    }
+
+
+def test_a_rule_that_declines_leaves_nothing() -> None:
+    program = chain(4, "neg", "exp")
+
+    @rule(on(ops.Exp, on(ops.Neg, x)))
+    def hesitate(at: Cursor, x: Instruction) -> Instruction | None:
+        """Makes some, then thinks better of it."""
+        at(ops.Add(), at(ops.Relu(), x), at(ops.Relu(), x))
+        at.literal([1.0])
+        return None
+
+    @rule(on(ops.Exp, x))
+    def refuse(at: Cursor, x: Instruction) -> Declined:
+        """Says why."""
+        at(ops.Relu(), x)
+        return Declined("of no use")
+
+    @rule(on(ops.Exp, x, name="same"))
+    def same(at: Cursor, same: Instruction, x: Instruction) -> Instruction:
+        """Answers with what was there."""
+        at(ops.Relu(), x)
+        return same
+
+    before = program.copy()
+    assert not rewrite(program.main, hesitate + refuse + same)
+    verify(program)
+    assert program == before
+
+
+def test_what_nobody_reads_is_not_looked_at_nor_a_removed_one() -> None:
+    program = chain(1, "neg")
+    unread = program.main.insert_instruction(
+        program.main.returned, ops.Neg(), program.main.outputs[0]
+    )
+    assert not rewrite(program.main, RuleSet([cancel]))
+    assert unread.module is program.main
+
+
+def test_what_was_dead_does_not_hold_back_a_second_look() -> None:
+    program = chain(4, "neg", "neg", "exp", "neg")
+    main = program.main
+    once = next(at for at in main if at.name == "exp")
+    main.insert_instruction(main.returned, ops.Relu(), once)
+
+    @rule(on(ops.Neg, on(ops.Exp, x, name="inner").once()))
+    def drop(inner: Instruction) -> Instruction:
+        """Not the same, but nobody looks."""
+        return inner
+
+    assert rewrite(main, cancel + drop)
+    assert [at.name for at in main] == ["@param", "exp", "@return"]
+
+
+def test_a_layout_that_the_readers_refuse_leaves_the_module_as_it_was() -> None:
+    class Flat(Op):
+        """Takes elements in order alone."""
+
+        def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+            if not shapes[0].standard:
+                raise ShapeError("must be standard")
+            return shapes[0]
+
+    program = Program()
+    main = program.main
+    turned = main.add_instruction(
+        ops.Transpose((1, 0)), main.add_parameter("x", Shape(F32, (2, 3)))
+    )
+    main.add_return(main.add_instruction(Flat(), main.add_instruction(ops.Contiguous(), turned)))
+
+    @rule(on(ops.Contiguous, x))
+    def drop(x: Instruction) -> Instruction:
+        """Needs a copy where the layout matters."""
+        return x
+
+    before = program.copy()
+    assert not rewrite(program.main, RuleSet([drop]))
+    assert program == before
+    verify(program)
+
+
+def test_several_results_take_the_place_of_each_element() -> None:
+    program = Program()
+    main = program.main
+    a = main.add_parameter("a", Shape(F32, (3,)))
+    both = main.add_instruction(ops.Topk(1, 0), a)
+    elements = [main.add_instruction(ops.GetTupleElem(i), both) for i in (1, 0)]
+    main.add_return(*elements, main.add_instruction(ops.Relu(), elements[1]))
+
+    @rule(on(ops.Topk, x, k=1))
+    def largest(at: Cursor, x: Instruction) -> tuple[Instruction, ...]:
+        """The largest is the maximum, and its place that of the maximum."""
+        return at(ops.ReduceMax((0,)), x), at(ops.Argmax(0), x)
+
+    before = program.copy()
+    assert rewrite(main, RuleSet([largest]))
+    verify(program)
+    assert sorted(at.name for at in main) == ["@param", "@return", "argmax", "reduce_max", "relu"]
+    agree(before, program)
+
+
+def test_an_error_in_a_rule_names_it() -> None:
+    @rule(on(ops.Relu, x))
+    def wrong(at: Cursor, x: Instruction) -> Instruction:
+        """Makes another type."""
+        return at(ops.Convert(migx.DType.of("f16")), x)
+
+    with pytest.raises(migx.MigxError, match="cannot replace a value of") as caught:
+        rewrite(chain(1, "relu").main, RuleSet([wrong]), "bad_pass")
+    line = inspect.getsourcelines(wrong.function)[1]
+    assert caught.value.__notes__ == [f"in rule wrong of bad_pass, {__file__}:{line}"]
+
+
+def test_assumptions_are_recorded_when_a_rule_fires_and_only_then() -> None:
+    program = Program()
+    main = program.main
+    a = main.add_parameter("a", Shape(F32, (2,)))
+    used, kept = (
+        main.add_literal(np.array([1, 1], np.float32), name=name, replaceable=True)
+        for name in ("w", "v")
+    )
+    last = main.add_instruction(ops.Mul(), a, used)
+    main.add_return(main.add_instruction(ops.Relu(), main.add_instruction(ops.Mul(), last, kept)))
+
+    @rule(on(ops.Mul, x, value(1.0, "c")))
+    def drop(x: Instruction, c: Instruction) -> Instruction | None:
+        """Drops a factor of one; leaves v alone."""
+        return x if c.op.label == "w" else None  # type: ignore[attr-defined]
+
+    assert not rewrite(main, RuleSet([drop]))
+    assert rewrite(main, RuleSet([drop]), "some_pass")
+    (assumed,) = program.assumptions
+    assert (assumed.label, assumed.relied_on_by) == ("w", "some_pass")
+    assert [at.name for at in main] == ["@param", "@literal", "mul", "relu", "@return"]
+
+
+def test_a_module_around_that_is_bypassed_is_not_cleaned() -> None:
+    program = migx.parse("""module main(c: bool[], x: f32[2]) {
+  %0 = neg(x) : f32[2]
+  %1 = if(c) [yes, no] : tuple(f32[2])
+  %2 = get_tuple_elem(%1) : f32[2]
+  return %2
+}
+
+module yes() {
+  %0 = neg(main:%0) : f32[2]
+  return %0
+}
+
+module no() {
+  return main:x
+}
+""")
+    for bypass, left in ((True, 1), (False, 0)):
+        copy = program.copy()
+        copy.main.bypass = bypass
+        assert rewrite(copy.modules["yes"], RuleSet([cancel]))
+        verify(copy)
+        assert Counter(at.name for at in copy.main)["neg"] == left
+
+
+class Tidy(Pass):
+    """The rules of this file."""
+
+    rules = ALL
+
+
+def logged(program: Program, *skip: str) -> tuple[EventLog, Program]:
+    """What happens to a copy of a program, and the copy."""
+    log, copy = EventLog(frozenset(skip)), program.copy()
+    PassManager(copy, log=log).run([Tidy()])
+    verify(copy)
+    return log, copy
+
+
+@given(small())
+def test_events_are_skipped_by_key(program: Program) -> None:
+    whole, _ = logged(program)
+    keys = [event.key for event in whole.events]
+    assert len(set(keys)) == len(keys)
+    assert keys == [event.key for event in logged(program)[0].events]
+    for key in keys:
+        log, left = logged(program, key)
+        assert key not in [event.key for event in log.events]
+        agree(program, left)
+    log, left = logged(program, *keys[:1])
+    again = logged(program, *keys[:1], *(event.key for event in log.events))[0]
+    assert not {event.key for event in again.events} & {*keys[:1], *(e.key for e in log.events)}
+
+
+def test_independent_events_keep_their_keys() -> None:
+    program = Program()
+    main = program.main
+    ends = []
+    for name in "abc":
+        at = main.add_parameter(name, Shape(F32, (2,)))
+        for _ in range(2):
+            at = main.add_instruction(ops.Neg(), at)
+        ends.append(main.add_instruction(ops.Exp(), at))
+    main.add_return(*ends)
+    keys = [event.key for event in logged(program)[0].events]
+    assert [key.split(".")[1] for key in keys] == ["1", "2", "3"]
+    for skipped in keys:
+        log, left = logged(program, skipped)
+        assert [event.key for event in log.events] == [key for key in keys if key != skipped]
+        assert Counter(at.name for at in left.main)["neg"] == 2
+
+
+def test_an_event_tells_its_own_change() -> None:
+    program = chain(2, "neg")
+    list(program.main)[2].origins = ("node",)
+    (event,) = logged(program)[0].events
+    assert (event.pass_name, event.rule, event.origins) == ("tidy", "cancel", ("node",))
+    assert event.source == f"{__file__}:{inspect.getsourcelines(cancel.function)[1]}"
+    assert "neg" in event.before
+    assert event.after == ""
+
+
+def test_without_a_log_nothing_is_drawn_or_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> str:
+        raise AssertionError("drawn without a log")
+
+    monkeypatch.setattr("migx.rewrite.draw_instruction", never)
+    monkeypatch.setattr(EventLog, "key", never)
+    program = chain(4, "neg", "relu")
+    assert not rewrite(program.main, ALL)
+    assert rewrite(chain(4, "neg").main, ALL)
+
+
+def test_rules_make_sets_in_order() -> None:
+    assert [r.name for r in cancel + merge] == ["cancel", "merge"]
+    assert [r.name for r in (cancel + merge) + (twice + subtract)] == [
+        "cancel",
+        "merge",
+        "twice",
+        "subtract",
+    ]
+    assert [r.name for r in cancel + (merge + twice)] == ["cancel", "merge", "twice"]
+    assert len(ALL) == 6
+    assert not RuleSet()
+    names = [r.name for r in ALL.at("neg")]
+    assert names == ["cancel", "defer"]
+    assert ALL.at("dot") == ()
+
+
+def test_the_first_rule_that_fires_is_the_one() -> None:
+    @rule(on(ops.Neg, x))
+    def first(at: Cursor, x: Instruction) -> Instruction:
+        """Wins."""
+        return at(ops.Relu(), x)
+
+    program = chain(2, "neg")
+    rewrite(program.main, first + cancel)
+    assert [at.name for at in program.main] == ["@param", "relu", "relu", "@return"]

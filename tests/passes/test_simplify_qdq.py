@@ -1,0 +1,98 @@
+"""Products on bytes are at least as good as those of floats, and what cancels does so exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import migx
+from migx import ops
+from migx.ir import Program
+from migx.observers import Verify
+from migx.shape import F32, F64, I8, U8, DType, Shape
+
+SCALES = [0.1, 1.0, 3e-5, 1e-30, 1e30, 7.7]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("dtype", [I8, U8, DType.of("i16"), DType.of("u16")])
+@pytest.mark.parametrize("zero", [None, 0, 11])
+def test_quantising_again_is_exact(scale: float, dtype: DType, zero: int | None) -> None:
+    program = Program()
+    main = program.main
+    values = np.arange(np.iinfo(dtype.numpy).min, np.iinfo(dtype.numpy).max + 1)
+    q = main.add_parameter("q", Shape(dtype, values.shape))
+    parameters = [main.add_literal(scale, "f32")]
+    parameters += [] if zero is None else [main.add_literal(zero, dtype)]
+    real = main.add_instruction(ops.DequantizeLinear(0), q, *parameters)
+    main.add_return(main.add_instruction(ops.QuantizeLinear(0, to=dtype), real, *parameters))
+    after = program.copy()
+    assert migx.run_passes(after, "simplify_qdq", [Verify()])
+    assert after.main.outputs[0].name == "@param"
+    inputs = {"q": values.astype(dtype.numpy)}
+    first, second = (p.compile("ref", passes="").eval(inputs)[0] for p in (program, after))
+    assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, 1e-40, 1e38, np.inf, np.nan])
+def test_scales_that_lose_steps_stay(scale: float) -> None:
+    program = Program()
+    main = program.main
+    q, s = main.add_parameter("q", Shape(U8, (3,))), main.add_literal(scale, "f32")
+    real = main.add_instruction(ops.DequantizeLinear(0), q, s)
+    main.add_return(main.add_instruction(ops.QuantizeLinear(0), real, s))
+    assert not migx.run_passes(program, "simplify_qdq")
+
+
+Case = tuple[Callable[[DType], Program], NDArray[Any]]
+
+
+@st.composite
+def products(draw: st.DrawFn) -> Case:
+    """A dot or a convolution of dequantised values with scales of a type, and its input."""
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    dtypes = [draw(st.sampled_from([I8, U8])) for _ in "xw"]
+    convolves, own, shifted = (draw(st.booleans()) for _ in range(3))
+    dims = ((2, 3, 6, 5), (4, 3, 3, 2)) if convolves else ((2, 5, 7), (7, 4))
+    x_array, w_array, zero = (
+        rng.integers(np.iinfo(t.numpy).min, np.iinfo(t.numpy).max + 1, d).astype(t.numpy)
+        for t, d in zip((*dtypes, dtypes[0]), (*dims, ()), strict=True)
+    )
+    scales = [rng.random(d).astype(np.float32) + 0.1 for d in ((), (4,) if own else ())]
+    padding = tuple(draw(st.lists(st.integers(0, 2), min_size=4, max_size=4)))
+
+    def build(dtype: DType) -> Program:
+        program = Program()
+        main = program.main
+        x, w = main.add_parameter("x", Shape(dtypes[0], dims[0])), main.add_literal(w_array)
+        s, t = (main.add_literal(scale, dtype) for scale in scales)
+        zeros = [main.add_literal(zero)] if shifted else []
+        left = main.add_instruction(ops.DequantizeLinear(0), x, s, *zeros)
+        right = main.add_instruction(ops.DequantizeLinear(0 if convolves else 1), w, t)
+        if convolves:
+            main.add_return(main.add_instruction(ops.Convolution(padding, (2, 1)), left, right))
+        else:
+            right = main.add_instruction(ops.Multibroadcast((2, 7, 4)), right)
+            main.add_return(main.add_instruction(ops.Dot(), left, right))
+        return program
+
+    return build, x_array
+
+
+@given(products())
+def test_products_on_bytes_are_as_good(case: Case) -> None:
+    build, x = case
+    after = build(F32)
+    assert migx.run_passes(after, "simplify_qdq", [Verify()])
+    assert not {"dot", "convolution"} & {at.name for at in after.main}
+    exact, floats, got = (
+        p.compile("ref", passes="").eval({"x": x})[0] for p in (build(F64), build(F32), after)
+    )
+    allowed = np.abs(floats - exact).max() + 4 * F32.roundoff * np.abs(exact).max()
+    np.testing.assert_allclose(got, exact, rtol=0, atol=allowed)

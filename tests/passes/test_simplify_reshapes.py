@@ -1,0 +1,132 @@
+"""Chains of views come down to one, whatever they were made of."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+import migx
+from migx import ops
+from migx.dim import Dim, Extent
+from migx.index_map import IndexMap
+from migx.ir import Program
+from migx.op import Operation
+from migx.passes.simplify_reshapes.chain import chain_of, cost
+from migx.shape import F32, Shape
+from tests.core.views import Sizes, chains
+
+Chain = list[Operation]
+
+
+def program_of(dims: tuple[Extent, ...], chain: Chain) -> Program:
+    program = Program()
+    value = program.main.add_parameter("x", Shape(F32, dims))
+    for op in chain:
+        value = program.main.add_instruction(op, value)
+    program.main.add_return(value)
+    return program
+
+
+def simplified(dims: tuple[Extent, ...], chain: Chain) -> Program:
+    program = program_of(dims, chain)
+    migx.run_passes(program, "simplify_reshapes")
+    return program
+
+
+def results(program: Program, dims: Sizes) -> migx.op.Array:
+    x = np.arange(math.prod(dims), dtype=np.float32).reshape(dims)
+    return np.asarray(program.compile("ref", passes="").eval({"x": x})[0])
+
+
+def index_of(dims: tuple[Extent, ...], chain: Chain) -> IndexMap | None:
+    index = IndexMap.identity(dims)
+    for op in chain:
+        index = None if index is None else index.then(op)
+    return index
+
+
+@given(chains())
+def test_chains_keep_their_values_and_grow_no_longer(chain: tuple[Sizes, Chain]) -> None:
+    dims, views = chain
+    after = simplified(dims, views)
+    np.testing.assert_array_equal(results(after, dims), results(program_of(dims, views), dims))
+    assert len(after.main) <= len(views) + 2
+    assert not migx.run_passes(after, "simplify_reshapes")
+
+
+def shorter(after: Program, made: tuple[Operation, ...]) -> bool:
+    """Whether a chain is shorter than the canonical one, as one in hundreds is, and so kept."""
+    return len(after.main) < len(made) + 2
+
+
+@given(chains())
+def test_a_chain_with_a_map_becomes_the_canonical_one(chain: tuple[Sizes, Chain]) -> None:
+    dims, views = chain
+    index = index_of(dims, views)
+    made = None if index is None else chain_of(index)
+    assume(made is not None and len(made) <= len(views))
+    assert made is not None
+    after = simplified(dims, views)
+    assert shorter(after, made) or str(after) == str(program_of(dims, list(made)))
+
+
+@st.composite
+def detours(draw: st.DrawFn, dims: tuple[Extent, ...]) -> Chain:
+    """Views that together change nothing."""
+    rank = len(dims)
+    order = tuple(draw(st.permutations(range(rank))))
+    axis = draw(st.integers(0, rank))
+    back = tuple(order.index(i) for i in range(rank))
+    made: list[Chain] = [
+        [ops.Transpose(order), ops.Transpose(back)],
+        [ops.Unsqueeze((axis,)), ops.Squeeze((axis,))],
+        [ops.Reshape((math.prod(dims),)), ops.Reshape(dims)],
+        [ops.Contiguous(), ops.Multibroadcast(dims)],
+        [ops.Multibroadcast((2, *dims)), ops.Slice((0,), (1,), (2,)), ops.Squeeze((0,))],
+    ]
+    return draw(st.sampled_from(made))
+
+
+@given(st.data(), chains(4))
+def test_equal_maps_give_equal_text(data: st.DataObject, chain: tuple[Sizes, Chain]) -> None:
+    dims, views = chain
+    index = index_of(dims, views)
+    made = None if index is None else chain_of(index)
+    assume(made is not None and len(made) <= len(views))
+    longer: Chain = []
+    shape = Shape(F32, dims)
+    for op in views:
+        if data.draw(st.booleans()):
+            longer += data.draw(detours(shape.dims))
+        longer.append(op)
+        shape = op.compute_shape([shape.as_standard()], ())
+    assert made is not None
+    after, again = simplified(dims, views), simplified(dims, longer)
+    assert shorter(after, made) or shorter(again, made) or str(after) == str(again)
+
+
+def test_symbols_are_kept_apart_by_name_alone() -> None:
+    batch, length = Dim("batch"), Dim("length")
+    heads: Chain = [
+        ops.Reshape((batch * length, 64)),
+        ops.Reshape((batch, length, 4, 16)),
+        ops.Transpose((0, 2, 1, 3)),
+        ops.Reshape((batch * 4, length, 16)),
+        ops.Reshape((batch, 4, length, 16)),
+        ops.Transpose((0, 1, 3, 2)),
+    ]
+    short: Chain = [ops.Reshape((batch, length, 4, 16)), ops.Transpose((0, 2, 3, 1))]
+    dims = (batch, length, 64)
+    assert str(simplified(dims, heads)) == str(program_of(dims, short))
+
+
+def test_a_long_chain_takes_linear_time() -> None:
+    turns: Chain = [ops.Transpose((1, 0)), ops.Reshape((6, 4))]
+    assert len(simplified((4, 6), turns * 200).main) <= 402
+
+
+def test_no_chain_is_dearer_for_its_copies() -> None:
+    assert cost([ops.Transpose((1, 0))]) < cost([ops.Reshape((2, 3))])
