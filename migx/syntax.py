@@ -10,7 +10,7 @@ import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 from migx import dim
 from migx.argument import Source
@@ -39,8 +39,7 @@ Find: TypeAlias = Callable[[str, int, int], Source]
 """Where the bytes are that a text names by file, offset and length."""
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """A piece of the text: what kind it is, how it is written, and where."""
 
     kind: str
