@@ -39,6 +39,11 @@ one given until the next in its row; older versions are refused. The last column
 COMMAND_LINE = """\
 `migx VERB --help` says the same. Exit codes: 0 for success, 1 where what was asked for turned out
 false, 2 for a mistake, with one message on stderr. `--json` prints what programs can read."""
+RULES = """\
+The rules each pass applies, in the order in which they are tried at an instruction; `migx passes
+NAME` says the same, with the file and line of each. How to read a pattern:
+[patterns](patterns.md). Passes that are not in this list are functions, or choose their rules by
+an option: their [docstrings](passes-and-targets.md) say what they do."""
 ELEMENT_TYPES = """\
 `DType.of(name)` finds one. The *roundoff* is the largest relative error of rounding to
 nearest. A packed type is storage: it lies flat, low bits first, has no views, and only the
@@ -115,6 +120,17 @@ def passes() -> str:
     return _page(page)
 
 
+def rules() -> str:
+    """The page of all rules, pass by pass."""
+    page = ["# Rules", RULES]
+    for name in plugins.names("passes"):
+        cls = plugins.load("passes", name)
+        if _ours(cls, "passes") and cls.rules:
+            rows = [(f"`{r.name}`", _paragraph(r.function), f"`{r.pattern}`") for r in cls.rules]
+            page += [f"## {name}", _table(("rule", "what it does", "pattern"), rows)]
+    return _page(page)
+
+
 def command_line() -> str:
     """The page of all verbs of the command line."""
     page = ["# The command line", COMMAND_LINE]
@@ -132,6 +148,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "onnx-operators.md": onnx_operators,
     "element-types.md": element_types,
     "passes-and-targets.md": passes,
+    "rules.md": rules,
     "command-line.md": command_line,
 }
 
