@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from migx import plugins
 from migx.argument import Argument, Source
+from migx.collector import paused
 from migx.errors import MigxError, ParseError
 from migx.fields import fits
 from migx.ir import Instruction, Module, Program
@@ -22,6 +23,7 @@ Values: TypeAlias = dict[tuple[bool, str], Instruction]
 """The values of a module: results such as ``%0``, and parameters, which may be named alike."""
 
 
+@paused()
 def parse(
     text: str,
     *,

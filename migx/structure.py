@@ -6,9 +6,11 @@ import hashlib
 from collections.abc import Iterator
 
 from migx import op as operations
+from migx.collector import paused
 from migx.ir import Instruction, Module, Program
 
 
+@paused()
 def copied(program: Program) -> Program:
     """A program equal to the one given, sharing its operations and literal data."""
     made = Program()
