@@ -7,7 +7,7 @@ READY := .venv/.ready
 BENCH_READY := .venv/.ready-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-compare models clean
+.PHONY: help demo test check format bench bench-compare conformance models clean
 .DELETE_ON_ERROR:
 
 export TEXT # the words reach the program as they are, quotes and all
@@ -36,6 +36,9 @@ bench: $(BENCH_READY) ## measure against the peers; results go to .bench/COMMIT.
 bench-compare: $(BENCH_READY) ## two results side by side: make bench-compare OLD=... NEW=...
 	@$(if $(and $(OLD),$(NEW)),,$(error give two results: make bench-compare OLD=... NEW=...))
 	$(BIN)/python -m benchmarks compare "$(OLD)" "$(NEW)"
+
+conformance: $(READY) ## run the ONNX backend suite and write docs/reference/onnx.md
+	$(BIN)/python -m benchmarks.conformance
 
 models: $(READY) ## put all 26 models into .models (4 GB)
 	$(BIN)/python -m benchmarks.models make

@@ -275,6 +275,11 @@ def _resampled(op: Any, shapes: Sequence[Shape], result: Shape) -> int:
     )
 
 
+def _sampled(op: Any, shapes: Sequence[Shape], result: Shape) -> int:
+    """As ``_resampled``, of places that are computed from another input."""
+    return 4 * shapes[0].rank + sum(int(n) ** 2 for n in shapes[0].dims[2:])
+
+
 def _converted(op: Any, shapes: Sequence[Shape], result: Shape) -> int:
     given, made = shapes[0].dtype, result.dtype
     exact = given.digits if given.is_float else given.bits
@@ -287,6 +292,17 @@ COUNTS: dict[str, Callable[[Any, Sequence[Shape], Shape], int]] = {
     "convolution_backwards": _scattered,
     "pooling": _pooled,
     "prefix_scan_sum": _along,
+    "prefix_scan_prod": _along,
+    "dft": lambda op, shapes, result: _along(op, shapes, result) + FUNCTION,
+    "grid_sample": _sampled,
+    "roi_align": _sampled,
+    "deformable_convolution": lambda op, shapes, result: (
+        _sampled(op, shapes, result) + _convolved(op, shapes, result)
+    ),
+    "col2im": lambda op, shapes, result: int(shapes[0].dims[1]),
+    "determinant": lambda op, shapes, result: int(shapes[0].dims[-1]) ** 2,
+    "mel_weight_matrix": lambda op, shapes, result: 2 * FUNCTION,
+    "tree_ensemble": lambda op, shapes, result: int(shapes[-1].elements),
     "softmax": _normalised,
     "logsoftmax": _normalised,
     "lrn": lambda op, shapes, result: int(op.size) + FUNCTION + 3,
@@ -304,27 +320,28 @@ COUNTS: dict[str, Callable[[Any, Sequence[Shape], Shape], int]] = {
 """The operations whose number of roundings depends on shapes."""
 
 
-def _named(names: str) -> frozenset[str]:
+def named(names: str) -> frozenset[str]:
+    """Names that stand in a text, with spaces between them."""
     return frozenset(names.split())
 
 
-FUNCTIONS = _named(
+FUNCTIONS = named(
     "acos acosh asin asinh atan atanh cos cosh elu erf exp log pow sigmoid sin sinh tan tanh"
 )
-UP_TO_ONE = _named("cos erf sigmoid sin tanh")
+UP_TO_ONE = named("cos erf sigmoid sin tanh")
 """Functions whose values lie between -1 and 1."""
 
-WHOLE = _named("ceil floor nearbyint")
+WHOLE = named("ceil floor nearbyint")
 
-DISCRETE = _named(
+DISCRETE = named(
     "argmax argmin dim_literal dimensions_of nonmaxsuppression nonzero undefined @literal"
 )
 """What answers with a place or a count, and what is given: it is the same on both sides."""
 
-EXACT = _named(
+EXACT = named(
     "abs assume clip compress concat contiguous dynamic_slice gather gather_elements gathernd if"
-    " loop max min neg onehot pad relu reverse reverse_sequence scan scatter_none"
-    " scatternd_none sign topk trilu where"
+    " loop max max_roi_pool min neg onehot pad relu reverse reverse_sequence scan scatter_none"
+    " scatternd_none sign topk trilu unique where"
 )
 """What picks, moves or compares elements and rounds none."""
 

@@ -125,7 +125,8 @@ class Argument:
             value = np.from_dlpack(value)
         if not hasattr(value, "dtype"):
             array = np.asarray(value)
-            array = array.astype(np.float32) if array.dtype == np.float64 else array
+            if dtype is None and array.dtype == np.float64:
+                array = array.astype(np.float32)
         else:
             array = np.asarray(value)
         if dtype is not None:
@@ -210,7 +211,7 @@ class Argument:
         return self._digest
 
     def _hash(self) -> str:
-        if self.shape.parts and self.data is not None:
+        if isinstance(self.data, tuple):
             return hashlib.sha256("".join(p.digest() for p in self.parts).encode()).hexdigest()
         if not self.shape.dtype.is_tensor:
             return hashlib.sha256(repr(self.data).encode()).hexdigest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from migx import dim
@@ -10,7 +10,7 @@ from migx.argument import Argument
 from migx.dim import Dim
 from migx.errors import DimError, InputError, ShapeError
 from migx.ir import Module
-from migx.shape import Shape
+from migx.shape import OPTIONAL, TUPLE, Shape
 
 Sizes = dict[str, int]
 
@@ -31,17 +31,40 @@ def check_inputs(module: Module, given: Mapping[str, Any]) -> dict[str, Argument
         )
     if missing := [name for name in wanted if name not in given]:
         raise InputError(f"missing input {', '.join(map(repr, missing))}; the inputs are {listed}")
-    arguments = {name: _argument(name, given[name]) for name in wanted}
+    arguments = {name: _argument(name, given[name], shape) for name, shape in wanted.items()}
     for name, shape in wanted.items():
         check_type(name, arguments[name].shape, shape)
     return arguments
 
 
-def _argument(name: str, value: Any) -> Argument:
+def _argument(name: str, value: Any, shape: Shape) -> Argument:
     try:
-        return Argument.of(value)
+        return _host_value(value, shape) if shape.dtype.kind == "opaque" else Argument.of(value)
     except (ShapeError, TypeError, ValueError) as error:
-        raise InputError(f"input {name!r} is no array: {error}") from error
+        what = "array" if shape.dtype.is_tensor else shape.dtype.name
+        raise InputError(f"input {name!r} is no {what}: {error}") from error
+
+
+def _host_value(value: Any, shape: Shape) -> Argument:
+    """A list as a sequence; None, or what it holds, as an optional."""
+    if isinstance(value, Argument):
+        return value
+    if shape.dtype is OPTIONAL:
+        held: Sequence[Any] = () if value is None else (value,)
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        held = value
+    else:
+        raise ShapeError(f"{type(value).__name__} is no list")
+    part = shape.parts[0] if shape.parts else None
+    members = [Argument.of(v) if part is None else _member(v, part) for v in held]
+    return Argument(shape, tuple(members))
+
+
+def _member(value: Any, part: Shape) -> Argument:
+    made = _host_value(value, part) if part.dtype.kind == "opaque" else Argument.of(value)
+    if made.shape.dtype is not part.dtype:
+        raise ShapeError(f"it holds {made.shape}, but {part} is wanted")
+    return made
 
 
 def check_type(name: str, got: Shape, wanted: Shape) -> None:
@@ -77,7 +100,8 @@ def sizes_of(
     given_by: dict[str, str] = {}
     composed = []
     for name, declared, actual in pairs:
-        for part, value in zip(declared.parts, actual.parts, strict=False):
+        members = zip(declared.parts, actual.parts, strict=False)
+        for part, value in members if declared.dtype is TUPLE else ():
             sizes.update(sizes_of([(name, part, value)], sizes))
         for axis, (extent, size) in enumerate(zip(declared.dims, actual.dims, strict=True)):
             if not isinstance(extent, Dim):

@@ -12,6 +12,7 @@ from migx.binding import check_inputs
 from migx.ir import Program
 from migx.manager import PassManager, Pipeline
 from migx.observers import CrashFile
+from migx.shape import OPTIONAL, SEQUENCE
 from migx.target import CompileOptions, Context, Executable, Target, get_target
 from migx.verify import verify
 
@@ -40,7 +41,9 @@ def finalize(program: Program, context: Context) -> None:
 
 
 def run(executable: Executable, inputs: Mapping[str, ArrayLike | Argument]) -> list[Any]:
-    """The outputs as arrays; packed ones as arguments, tuples as tuples."""
+    """The outputs as arrays; packed ones as arguments, tuples as tuples, sequences as lists, an
+    optional as what it holds or None.
+    """
     arguments = check_inputs(executable.program.main, inputs)
     return [_given_back(result) for result in executable.run(arguments)]
 
@@ -48,6 +51,10 @@ def run(executable: Executable, inputs: Mapping[str, ArrayLike | Argument]) -> l
 def _given_back(result: Argument) -> Any:
     if result.shape.dtype.name == "tuple":
         return tuple(map(_given_back, result.parts))
-    if result.shape.dtype.is_packed or not result.shape.dtype.is_tensor:
+    if result.shape.dtype is SEQUENCE:
+        return [_given_back(part) for part in result.parts]
+    if result.shape.dtype is OPTIONAL:
+        return _given_back(result.parts[0]) if result.data else None
+    if result.shape.dtype.is_packed:
         return result
     return result.array

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from migx import op as operations
+from migx.dim import Dim
 from migx.ir import Instruction, Module, Program
 
 
@@ -22,11 +23,20 @@ def remove_dead_code(module: Module) -> int:
 def remove_unread(given: Iterable[Instruction], module: Module) -> tuple[int, list[Instruction]]:
     """Removes, of some instructions of a module, those that nobody reads and that have no effect,
     and what only they read; returns how many, and what they read that stays.
+
+    One that alone says how large a symbol is stays as long as others have that symbol.
     """
     work, stayed, removed = list(given), dict[Instruction, None](), 0
-    while work:
+    sizing: list[Instruction] = []
+    before = 0
+    while work or (sizing and removed > before):
+        if not work:
+            work, sizing, before = sizing, [], removed
         at = work.pop()
         if at.module is None:
+            continue
+        if not at.users and gives_size(at):
+            sizing.append(at)
             continue
         if at.users or not is_pure(at) or not (at.module is module or _may_go(at)):
             stayed[at] = None
@@ -38,7 +48,54 @@ def remove_unread(given: Iterable[Instruction], module: Module) -> tuple[int, li
             if not inner.parents:
                 freed += _removed_with_all(inner)
         work += freed
-    return removed, [at for at in stayed if at.module is not None]
+    return removed, [at for at in (*stayed, *sizing) if at.module is not None]
+
+
+def gives_size(at: Instruction) -> bool:
+    """Whether the size of a symbol that later instructions have is known by this one alone."""
+    module = at.module
+    own = _sizes([at]) if module is not None else set()
+    own -= _sizes(at.inputs)
+    if module is None or not own:
+        return False
+    own -= _sizes(module.program.main.parameters.values())
+    around: Module | None = module
+    while own and around is not None:
+        own -= _sizes(around.parameters.values())
+        around = around.parent.module if around.parent is not None else None
+        own -= _sizes(around or ())
+    if not own:
+        return False
+    passed = False
+    for other in module:
+        if other is at:
+            passed = True
+        elif not passed:
+            own -= _sizes([other])
+        elif not own.isdisjoint(_mentioned(other)):
+            return True
+    return False
+
+
+def _sizes(instructions: Iterable[Instruction]) -> set[str]:
+    """The symbols whose sizes are known once some instructions have been run."""
+    found: set[str] = set()
+    for at in instructions:
+        if at.shape.static:
+            continue
+        for shape in (at.shape, *at.shape.parts):
+            symbols = (d.symbol for d in shape.dims if isinstance(d, Dim))
+            found.update(symbol.name for symbol in symbols if symbol is not None)
+    return found
+
+
+def _mentioned(at: Instruction) -> Iterator[str]:
+    """The symbols an instruction has, or one of those in its modules."""
+    for symbol in (*at.shape.symbols(), *operations.symbols(at.op)):
+        yield symbol.name
+    for module in at.modules:
+        for inner in module:
+            yield from _mentioned(inner)
 
 
 def _may_go(value: Instruction) -> bool:
@@ -48,11 +105,9 @@ def _may_go(value: Instruction) -> bool:
 
 def _removed_with_all(module: Module) -> list[Instruction]:
     """Removes a module and those it alone holds from the program; what they read."""
-    read = []
-    for inner in reversed(module.program.submodules(module)):
-        if not inner.parents:
-            read += [value for at in inner for value in at.inputs]
-            module.program.remove_module(inner)
+    inside = module.program.submodules(module)
+    read = [value for inner in inside for at in inner for value in at.inputs]
+    module.program.remove_module(module)
     return read
 
 
@@ -68,8 +123,8 @@ def remove_dead_modules(program: Program) -> int:
         free = [m for m in dead if not m.parents]
         for module in free:
             program.remove_module(module)
-            dead.remove(module)
-            removed += 1
+        left = [m for m in dead if program.modules.get(m.name) is m]
+        removed, dead = removed + len(dead) - len(left), left
     return removed
 
 

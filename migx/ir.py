@@ -397,11 +397,16 @@ class Program:
         self.modules[name] = module
 
     def remove_module(self, module: Module) -> None:
-        """Removes a module no instruction has as an argument, with all it holds."""
+        """Removes a module no instruction has as an argument, with all it holds and the modules
+        that it alone has.
+        """
         if module.parents or module is self.main:
             raise IRError(f"cannot remove module {module.name}: it is in use")
         for instruction in reversed(module):
             module.remove_instruction(instruction)
+            for inner in dict.fromkeys(instruction.modules):
+                if not inner.parents:
+                    self.remove_module(inner)
         del self.modules[module.name]
 
     def submodules(self, module: Module) -> list[Module]:

@@ -11,13 +11,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, dataclass_transform
 
+from migx import collector
 from migx.constants import ALLOWANCE, Constants
 from migx.dead_code import remove_dead_code, remove_dead_modules
 from migx.errors import IRError
 from migx.ir import Module, Program
 from migx.op import snake_case
 from migx.pipeline import Element, Fixpoint, Pipeline, enable_if, with_options
-from migx.rewrite import EventLog, RuleSet, rewrite
+from migx.rewrite import Event, EventLog, RuleSet, rewrite
+from migx.verify import captures
 
 __all__ = [
     "Fixpoint",
@@ -103,7 +105,8 @@ class Observer:
 
 class PassManager:
     """Runs pipelines over a program: each pass over every module, submodules first, then over the
-    program.
+    program. Modules that read values of those around them see a pass again when it has changed
+    something.
 
     A ``log`` records each rewrite, and skips those it is told to. Modules marked ``bypass`` are
     left alone. What a pass that reports a change leaves dead is removed. A pass after which
@@ -136,13 +139,21 @@ class PassManager:
         return pipeline.drive(run_one)
 
     def _run_step(self, step: Step) -> bool:
-        if self.log is not None:
-            self.log.begin(f"{step.place}:{step.of}")
+        log, before = self.log, self._size()
+        if log is not None:
+            log.begin(f"{step.place}:{step.of}")
+            if log.pass_key in log.skip:
+                return False
+        logged = 0 if log is None else len(log.events)
         for observer in self.observers:
             observer.before(step)
         start = time.perf_counter()
         try:
-            changed = self.run_pass(step.of)
+            with collector.paused():
+                changed = self.run_pass(step.of)
+            if changed and log is not None and len(log.events) == logged:
+                sizes = before, self._size()
+                log.events.append(_whole(step.of, log.pass_key, *sizes))
             for observer in self.observers:
                 observer.after(step, changed, time.perf_counter() - start)
         except Exception as error:
@@ -165,6 +176,9 @@ class PassManager:
             self._running.pop()
         return changed
 
+    def _size(self) -> int:
+        return sum(map(len, self.program.modules.values()))
+
     def _check_constants(self) -> None:
         """Holds the pass that runs, if one does, to the law of ``migx.constants``."""
         if self._running:
@@ -174,19 +188,28 @@ class PassManager:
             self.constants.start()
 
     def _applied(self, step: Pass) -> bool:
-        changed = False
-        for module in self.modules():
-            if module.bypass or self.program.modules.get(module.name) is not module:
-                continue
-            if step.apply(module, self):
-                remove_dead_code(module)
-                changed = True
+        changed = again = self._over(self.modules(), step)
+        inner = [m for m in self.modules() if any(True for _ in captures(m))] if changed else []
+        # They see what has become of the modules around them, which came after them.
+        for _ in range(max((len(_around(module)) for module in inner), default=0)):
+            again = again and self._over(inner, step)
         changed |= step.apply_program(self.program, self)
         if changed:
             remove_dead_modules(self.program)
             for module in self.modules():
                 if not module.bypass:
                     remove_dead_code(module)
+        return changed
+
+    def _over(self, modules: Iterable[Module], step: Pass) -> bool:
+        """Runs a pass over some modules; says whether it changed any."""
+        changed = False
+        for module in modules:
+            if module.bypass or self.program.modules.get(module.name) is not module:
+                continue
+            if step.apply(module, self):
+                remove_dead_code(module)
+                changed = True
         return changed
 
     def modules(self) -> list[Module]:
@@ -218,6 +241,15 @@ def run_passes(
 ) -> bool:
     """Runs passes over a program in place, without a target; says whether anything changed."""
     return PassManager(program, observers).run(passes)
+
+
+def _whole(of: Pass, key: str, before: int, after: int) -> Event:
+    """What a pass did that tells of no rewrites, as one event."""
+    function = type(of).apply if type(of).apply is not Pass.apply else type(of).apply_program
+    code = function.__code__
+    source = f"{code.co_filename}:{code.co_firstlineno}"
+    counts = f"{before} instructions", f"{after} instructions"
+    return Event(key, of.name, "", source, (), *counts)
 
 
 def _around(module: Module) -> list[Module]:

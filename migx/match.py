@@ -47,13 +47,15 @@ class Match:
     relied_on_by: str = ""
     refused: Callable[[Pattern, Instruction, str], None] | None = None
 
-    def catch(self, name: str, what: Any, then: Then) -> bool:
+    def catch(self, by: Pattern, at: Instruction, name: str, what: Any, then: Then) -> bool:
         """Goes on with ``what`` under a name; if it is caught already, it must be the same."""
         if not name:
             return then()
         if name in self.caught:
             held = self.caught[name]
-            return (held is what or _same(held, what)) and then()
+            if held is what or _same(held, what):
+                return then()
+            return self.refuse(by, at, "is not the {} that was caught before", name)
         self.caught[name] = what
         if then():
             return True
@@ -108,7 +110,7 @@ class Var(Pattern):
             return m.refuse(self, at, "is constant")
         if self.test is not None and not self.test(at):
             return m.refuse(self, at, "is not what {} asks for", self.name or self.what)
-        return m.catch(self.name, at, then)
+        return m.catch(self, at, self.name, at, then)
 
     def names(self) -> frozenset[str]:
         return frozenset({self.name} - {""})
@@ -131,10 +133,12 @@ class Value(Pattern):
         if not is_readable(at, named):
             return m.refuse(self, at, "has no value that may be read")
         if self.number is not None and not _holds(at, self.number):
-            return m.refuse(self, at, "is not {} throughout", self.number)
+            if callable(self.number):
+                return m.refuse(self, at, "has not the values that are asked for")
+            return m.refuse(self, at, "is not {:g} throughout", self.number)
         # What is relied on is recorded when a rule has fired, so that no weight is pinned in vain.
         m.values.append(at)
-        if m.catch(self.name, at, then):
+        if m.catch(self, at, self.name, at, then):
             return True
         m.values.pop()
         return False
@@ -157,6 +161,9 @@ class Attribute:
     def fits(self, given: Any) -> bool:
         """Whether it may be caught; one that is not there may not."""
         return given is not MISSING and (self.test is None or self.test(given))
+
+    def __str__(self) -> str:
+        return f"what {self.name} asks for"
 
 
 @dataclass(frozen=True)
@@ -185,9 +192,11 @@ class On(Pattern):
         for name, wanted in self.attributes:
             given = getattr(at.op, name, MISSING)
             if not (wanted.fits(given) if isinstance(wanted, Attribute) else _same(given, wanted)):
+                if given is MISSING:
+                    return m.refuse(self, at, "has no attribute {}", name)
                 return m.refuse(self, at, "has {} {}, not {}", name, given, wanted)
         m.instructions.append(at)
-        if m.catch(self.name, at, lambda: self._attributes(0, at, m, then)):
+        if m.catch(self, at, self.name, at, lambda: self._attributes(0, at, m, then)):
             return True
         m.instructions.pop()
         return False
@@ -197,9 +206,8 @@ class On(Pattern):
         if i < len(self.attributes):
             name, wanted = self.attributes[i]
             caught = wanted.name if isinstance(wanted, Attribute) else ""
-            return m.catch(
-                caught, getattr(at.op, name), lambda: self._attributes(i + 1, at, m, then)
-            )
+            given = getattr(at.op, name)
+            return m.catch(self, at, caught, given, lambda: self._attributes(i + 1, at, m, then))
         if not self.inputs:
             return then()
         if self._inputs(at.inputs, 0, m, then):
@@ -363,9 +371,10 @@ def _holds(at: Instruction, wanted: float | Test) -> bool:
     array: Array = value.array
     if callable(wanted):
         return bool(array.size) and wanted(array)
-    # Most weights are told from a constant by their first element.
-    if not array.size or array.flat[0] != wanted or not np.all(array == wanted):
-        return False
+    with np.errstate(over="ignore"):  # the number may be beyond the type
+        # Most weights are told from a constant by their first element.
+        if not array.size or array.flat[0] != wanted or not np.all(array == wanted):
+            return False
     # 0.0 and -0.0 are equal, and x + 0.0 is not always x.
     return wanted != 0 or not dtype.is_float or bool(np.all(_signs(array) == _signs(wanted)))
 

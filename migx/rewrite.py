@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -174,6 +174,8 @@ def _depth(pattern: Pattern) -> int:
 class Event:
     """One application of a rule: its key, the pass, the rule and where it stands in a file, the
     ONNX origins, and the change as text.
+
+    A pass that is not made of rules is one event as a whole, whose ``rule`` is empty.
     """
 
     key: str
@@ -185,6 +187,19 @@ class Event:
     after: str
 
 
+@dataclass(frozen=True)
+class AllBut:
+    """What a log skips where only the rewrites of some keys are to happen: all others, and
+    ``passes`` as a whole.
+    """
+
+    kept: frozenset[str]
+    passes: frozenset[str] = frozenset()
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.passes or ("." in str(key) and key not in self.kept)
+
+
 @dataclass
 class EventLog:
     """What was rewritten, in order. Events whose keys are in ``skip`` do not happen.
@@ -193,9 +208,11 @@ class EventLog:
     of the pass's place in the pipeline, the rule, the matched operations with their shapes and
     origins, and a number that tells equal ones apart. It is also the same in each round of a group,
     so that what is skipped in one does not happen in the next.
+
+    The key of a whole pass is made of its place alone, and is the only one without a dot.
     """
 
-    skip: frozenset[str] = frozenset()
+    skip: Container[str] = frozenset()
     events: list[Event] = field(default_factory=list)
     occurrence: str = ""
     _numbers: dict[str, dict[Instruction, int]] = field(default_factory=dict)
@@ -203,6 +220,11 @@ class EventLog:
     def begin(self, occurrence: str) -> None:
         """Tells where in the pipeline the events to come happen."""
         self.occurrence = occurrence
+
+    @property
+    def pass_key(self) -> str:
+        """The key of the pass that runs, as a whole."""
+        return hashlib.sha256(self.occurrence.encode()).hexdigest()[:16]
 
     def key(self, rule: str, matched: Sequence[Instruction]) -> str:
         """The key of the event that a match of some instructions, the root first, would be."""
@@ -292,7 +314,7 @@ class _Driver:
         where the rule declined or the layout was refused.
         """
         readers: dict[Instruction, None] = {}
-        for old, new in _places(at.root, result):
+        for old, new in places(at.root, result):
             moved = dict.fromkeys(old.users)
             try:
                 self.module.replace_instruction(old, new)
@@ -337,7 +359,7 @@ def _nothing_left() -> bool:
     return True
 
 
-def _places(
+def places(
     root: Instruction, result: Results | Declined | None
 ) -> list[tuple[Instruction, Instruction]]:
     """What is replaced by what; each of several results takes the place of its element."""

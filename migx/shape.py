@@ -238,7 +238,11 @@ class Shape:
         return next(self.symbols(), None) is None
 
     def symbols(self) -> Iterator[dim.Symbol]:
-        """The symbols of dims, strides and parts, with repetition."""
+        """The symbols of dims, strides and parts, with repetition. Those in a host value are not
+        sizes: they say that its elements differ.
+        """
+        if self.dtype.kind == "opaque":
+            return
         for extent in (*self.dims, *(self.strides or ())):
             if isinstance(extent, Dim):
                 yield from dim.symbols(extent)

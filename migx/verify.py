@@ -225,6 +225,8 @@ def captures(module: Module) -> Iterator[Instruction]:
 def _bare_symbols(instructions: Iterable[Instruction]) -> set[str]:
     found: set[str] = set()
     for at in instructions:
+        if at.shape.dtype.kind == "opaque":
+            continue
         for shape in (at.shape, *at.shape.parts):
             for extent in shape.dims:
                 if isinstance(extent, Dim) and (symbol := extent.symbol):

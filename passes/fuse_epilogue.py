@@ -39,10 +39,12 @@ class FuseEpilogue(Pass):
         for at in module:
             if is_by_element(at) and (products := list(_products(at))):
                 after[max(products, key=lambda v: v._label)] = at
-        bundles = []
+        bundles, taken = [], set(after.values())
         for at in module:
             if at.op.name in TAGS:
-                members = [*_unpacking(at), at, *([after[at]] if at in after else [])]
+                before = _unpacking(at)
+                before = before if taken.isdisjoint(before) else []
+                members = [*before, at, *([after[at]] if at in after else [])]
                 if len(members) > 1:
                     bundles.append(Bundle(tuple(members), Group(TAGS[at.op.name])))
         return outline(module, bundles, self.name, manager.log) or cleaned
@@ -52,10 +54,15 @@ def _products(at: Instruction) -> Iterator[Instruction]:
     """The products whose elements only this instruction reads, under the same dims or others."""
     for value in (v for v in at.inputs if v.shape.dims == dims_of(at)):
         reader = at
-        while only_reader(value) is reader and value.op.name in SAME_ORDER:
+        while only_reader(value) is reader and _keeps_order(value):
             reader, value = value, value.inputs[0]
         if only_reader(value) is reader and value.op.name in TAGS:
             yield value
+
+
+def _keeps_order(value: Instruction) -> bool:
+    """Whether a value is a view of the same order, whose dims are known by its attributes alone."""
+    return value.op.name in SAME_ORDER and len(value.inputs) == 1
 
 
 def _unpacking(product: Instruction) -> list[Instruction]:

@@ -74,9 +74,13 @@ def sink_below_reduction(at: Cursor, root: Instruction) -> Instruction | None:
 
 
 def _is_back(value: Instruction) -> bool:
-    """Whether a value is what has its channels last, transposed back."""
+    """Whether a value is what has its channels last, transposed back; of one spatial axis, to and
+    fro are the same, and constants and broadcasts are transposed to.
+    """
     rank = value.shape.rank
-    return rank > 2 and value.op == Transpose(to_first(rank))
+    if rank < 3 or value.op != Transpose(to_first(rank)):
+        return False
+    return not is_constant(value) and value.inputs[0].op.name not in BROADCASTS
 
 
 def _sunk(at: Cursor, root: Instruction, op: Operation) -> Instruction:

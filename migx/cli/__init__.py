@@ -4,6 +4,9 @@ A verb's module has a docstring, whose first sentence is its help; ``configure(p
 declares its arguments; and ``run(options)``, which returns the exit code: 0 for success, 1 where
 what was asked for turned out false. A user's mistake is a ``MigxError``: its message goes to
 stderr, without a traceback, and the exit code is 2.
+
+A verb that runs a command of the user's says ``TAKES_COMMAND = True`` and finds what stands after
+``--`` in ``options.command``.
 """
 
 from __future__ import annotations
@@ -32,21 +35,22 @@ class Verb(Protocol):
 
 
 def verbs() -> list[str]:
-    """The names of all verbs; none is imported."""
+    """The names of all verbs, ``why-not`` for ``why_not.py``; none is imported."""
     files = Path(__file__).parent.glob("*.py")
-    return sorted(file.stem for file in files if not file.stem.startswith("_"))
+    stems = (file.stem for file in files if not file.stem.startswith("_"))
+    return sorted(stem.replace("_", "-") for stem in stems)
 
 
 def load(name: str) -> Verb:
     """The module of a verb."""
-    module: Verb = importlib.import_module(f"{__name__}.{name}")
+    module: Verb = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
     return module
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line, that of the process unless one is given; returns the exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
-    options = _parser(given).parse_args(given)
+    options = _parsed(given)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _shown
@@ -63,6 +67,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read the output has enough; nothing must be written to it at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _parsed(given: Sequence[str]) -> argparse.Namespace:
+    end = len(given)
+    if "--" in given and given[0] in verbs() and hasattr(load(given[0]), "TAKES_COMMAND"):
+        end = given.index("--")
+    options = _parser(given).parse_args(given[:end])
+    options.command = tuple(given[end + 1 :])
+    return options
 
 
 def _shown(message: Warning | str, *_: object, **__: object) -> None:

@@ -7,6 +7,7 @@ which passes; ``--passes`` overrules it. What is said about the passes goes to s
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from migx.rewrite import Event, EventLog
 
 HEADER = "# passes:"
+KEY = re.compile(r"[0-9a-f]{16}(\.\d+)?")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +37,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=int,
         help="run N passes and leave out the rest; those of groups count each time they run",
     )
+    parser.add_argument(
+        "--skip", metavar="KEY,KEY", default="", help="without these rewrites; keys: see --trace"
+    )
+    parser.add_argument(
+        "--only", metavar="KEY,KEY", help="of the rewrites of rules, with none but these"
+    )
     parser.add_argument("--verify-each", action="store_true", help="check after each pass")
     parser.add_argument(
         "--trace", action="store_true", help="show on stderr each rewrite and where it stands"
@@ -50,12 +58,11 @@ def run(options: argparse.Namespace) -> int:
     """Runs them."""
     from migx.manager import PassManager, Pipeline
     from migx.observers import Time
-    from migx.rewrite import EventLog
     from migx.text import show
 
     pipeline = Pipeline.parse(_wanted(options))
     program = _load.load(options)
-    timer, log = Time(), EventLog() if options.trace else None
+    timer, log = Time(), _log(options)
     manager = PassManager(program, _observers(options, timer), log)
     with _load.progress(f"running {pipeline}"):
         changed = manager.run(pipeline, stop_after=options.stop_after)
@@ -63,14 +70,33 @@ def run(options: argparse.Namespace) -> int:
         _load.save(program, options.output, origins=options.origins)
     text = "" if options.output is not None else show(program, origins=options.origins)
     if options.json:
-        _report.print_json(_found(pipeline, changed, timer, log) | ({"text": text} if text else {}))
+        found = _found(pipeline, changed, timer, log if options.trace else None)
+        _report.print_json(found | ({"text": text} if text else {}))
         return 0
-    if log is not None:
-        print(*map(_drawn, log.events), sep="\n", file=sys.stderr)
+    if log is not None and options.trace:
+        print(*map(drawn, log.events), sep="\n", file=sys.stderr)
     if options.time:
         print(_times(timer), file=sys.stderr)
     sys.stdout.write(text)
     return 0
+
+
+def _log(options: argparse.Namespace) -> EventLog | None:
+    """The log that a trace is printed from, or that leaves rewrites out."""
+    from migx.rewrite import AllBut, EventLog
+
+    skip = _keys(options.skip)
+    if options.only is not None:
+        return EventLog(AllBut(_keys(options.only) - skip, skip))
+    return EventLog(skip) if options.trace or skip else None
+
+
+def _keys(given: str) -> frozenset[str]:
+    """The keys in a list, each as ``--trace`` shows them."""
+    keys = frozenset(key.strip() for key in given.split(",") if key.strip())
+    if wrong := sorted(key for key in keys if not KEY.fullmatch(key)):
+        raise _load.UsageError(f"{wrong[0]!r} is no key of a rewrite: --trace shows them")
+    return keys
 
 
 def _found(pipeline: Pipeline, changed: bool, timer: Time, log: EventLog | None) -> dict[str, Any]:
@@ -85,12 +111,13 @@ def _found(pipeline: Pipeline, changed: bool, timer: Time, log: EventLog | None)
     return found if log is None else found | {"events": [vars(event) for event in log.events]}
 
 
-def _drawn(event: Event) -> str:
+def drawn(event: Event) -> str:
     """A rewrite as it is shown: who, where, and what changed."""
     origins = f" at {', '.join(event.origins)}" if event.origins else ""
     before = [f"  - {line}" for line in event.before.splitlines()]
     after = [f"  + {line}" for line in event.after.splitlines()]
-    head = f"{event.pass_name}: {event.rule}{origins} ({event.source})"
+    rule = event.rule or "the whole pass"
+    head = f"{event.key} {event.pass_name}: {rule}{origins} ({event.source})"
     return "\n".join([head, *before, *after])
 
 

@@ -11,7 +11,7 @@ import onnx
 from onnx.defs import SchemaError
 
 from migx.ir import Instruction
-from migx.shape import Shape
+from migx.shape import OPTIONAL, Shape
 
 Functions = Mapping[tuple[str, str], onnx.FunctionProto]
 
@@ -98,5 +98,11 @@ def _filled(node: onnx.NodeProto, given: Mapping[str, onnx.AttributeProto]) -> o
 def _type_of(shape: Shape) -> onnx.TypeProto:
     from migx.onnx.tensors import code_of
 
+    if not shape.dtype.is_tensor:
+        made: onnx.TypeProto = onnx.TypeProto()
+        holder = made.optional_type if shape.dtype is OPTIONAL else made.sequence_type
+        if shape.parts:
+            holder.elem_type.CopyFrom(_type_of(shape.parts[0]))
+        return made
     dims: Iterable[int | str] = (d if isinstance(d, int) else str(d) for d in shape.dims)
     return onnx.helper.make_tensor_type_proto(code_of(shape.dtype), list(dims))

@@ -130,6 +130,11 @@ class Node:
         tensor: onnx.TensorProto = self._attribute(name, None, "t")
         return self.graph.model.argument(tensor)
 
+    def held_type(self, name: str) -> tuple[Shape, ...]:
+        """What a type attribute says a sequence or an optional of it holds."""
+        found: onnx.TypeProto = self._attribute(name, None, "tp")
+        return tensors.held(found, f"{self.proto.op_type} {self.label!r}")
+
     def subgraph(self, name: str) -> onnx.GraphProto:
         found: onnx.GraphProto = self._attribute(name, None, "g")
         return found

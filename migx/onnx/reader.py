@@ -23,7 +23,7 @@ from migx.ir import Instruction, Module, Program
 from migx.onnx import importers, tensors
 from migx.onnx.functions import Functions, body_of, instantiated, is_function, local_functions
 from migx.onnx.node import Node
-from migx.onnx.wire import read_stripped
+from migx.onnx.wire import Stripped, read_stripped
 from migx.ops.builtin import Literal
 from migx.shape import Shape
 
@@ -38,9 +38,15 @@ def parse_onnx(
     ``OnnxError`` lists everything that is not supported at once; other errors name the node.
     """
     path = Path(path).absolute()
-    stripped = read_stripped(path)
+    return program_of(read_stripped(path), path.parent, input_dims)
+
+
+def program_of(
+    stripped: Stripped, folder: Path, input_dims: Mapping[str, Sequence[Extent]] | None = None
+) -> Program:
+    """``parse_onnx`` of a model in memory, whose external data lies in ``folder``."""
     model = stripped.model
-    source = ModelFile(path.parent, opset_versions(model), local_functions(model))
+    source = ModelFile(folder, opset_versions(model), local_functions(model))
     refuse_unsupported(model.graph, source)
     program = Program()
     reader = GraphReader(model.graph, program.main, source, embedded=stripped.embedded)
@@ -79,7 +85,7 @@ class ModelFile:
         for file, end in self.ends.items():
             if (rest := file.stat().st_size - end) > 0:
                 message = f"{file} has {rest} bytes behind the last tensor of this model"
-                warnings.warn(message, DataWarning, stacklevel=4)
+                warnings.warn(message, DataWarning, stacklevel=5)
 
     def version(self, node: onnx.NodeProto) -> int:
         """The opset version of a node's domain."""
@@ -94,12 +100,23 @@ def opset_versions(model: onnx.ModelProto) -> dict[str, int]:
     """The opset version of each domain the model imports; that of the default domain is
     required.
     """
-    versions = {domain_of(entry.domain): entry.version for entry in model.opset_import}
+    versions = imported(model.opset_import)
     if "" not in versions and any(not domain_of(node.domain) for node in model.graph.node):
         raise OnnxError(
             "the model imports no opset of the default domain, so its operators have no version"
         )
     return versions
+
+
+def imported(entries: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
+    """The version each entry gives its domain."""
+    for entry in entries:
+        if not 0 < entry.version < 1 << 31:
+            raise OnnxError(
+                f"the opset of the domain {entry.domain or 'ai.onnx'!r} has the version "
+                f"{entry.version}; versions are counted from 1"
+            )
+    return {domain_of(entry.domain): entry.version for entry in entries}
 
 
 def domain_of(domain: str) -> str:
@@ -188,9 +205,12 @@ class GraphReader:
     def input_shape(self, value: onnx.ValueInfoProto, dims: Sequence[Extent] | None) -> Shape:
         """The shape an input declares, or has been given."""
         kind = value.type.WhichOneof("value")
+        if kind in ("sequence_type", "optional_type") and dims is None:
+            return tensors.host_shape(value.type, f"input {value.name!r}")
         if kind != "tensor_type":
             raise OnnxError(
-                f"input {value.name!r} is no tensor but {kind or 'untyped'}, which is not supported"
+                f"input {value.name!r} is no tensor but {kind or 'untyped'}, which "
+                + ("has no dims to give" if dims is not None else "is not supported")
             )
         tensor = value.type.tensor_type
         dtype = tensors.dtype_of(tensor.elem_type, f"input {value.name!r}")
@@ -290,7 +310,7 @@ class GraphReader:
         graph = onnx.GraphProto(
             name=function.name, node=instantiated(function, proto, node.version)
         )
-        versions = {domain_of(entry.domain): entry.version for entry in function.opset_import}
+        versions = imported(function.opset_import)
         model = dataclasses.replace(self.model, versions={**self.model.versions, **versions})
         inner = GraphReader(graph, self.module, model, origin=self.origin or node.label)
         for name, value in itertools.zip_longest(function.input, node.inputs):

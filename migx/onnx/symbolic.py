@@ -173,7 +173,6 @@ _ON_SYMBOLS: dict[str, Callable[..., Array]] = {
             "concat",
             "contiguous",
             "gather",
-            "identity",
             "multibroadcast",
             "pad",
             "reshape",
@@ -202,5 +201,6 @@ _ON_SYMBOLS: dict[str, Callable[..., Array]] = {
     "less_or_equal": _elementwise(lambda a, b: a <= b),
     "where": _elementwise(lambda condition, a, b: a if condition else b),
     "convert": _converted,
+    "identity": lambda op, x: x,
     "reduce_prod": _product,
 }

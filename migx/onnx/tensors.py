@@ -12,6 +12,7 @@ from onnx import TensorProto
 
 from migx.argument import Argument, Source
 from migx.errors import DataError, OnnxError
+from migx.ops.sequences import VARIES
 from migx.shape import STR, DType, Shape
 
 _TYPES = {
@@ -47,6 +48,27 @@ def code_of(dtype: DType) -> int:
     """The ONNX type code of an element type."""
     name = next(name for name, ours in _TYPES.items() if ours == dtype.name)
     return int(TensorProto.DataType.Value(name))
+
+
+def host_shape(value: onnx.TypeProto, what: str) -> Shape:
+    """The shape of a sequence or an optional. Nothing is said of elements that declare no rank."""
+    kind = value.WhichOneof("value")
+    if kind == "sequence_type":
+        return Shape.opaque("sequence", *held(value.sequence_type.elem_type, what))
+    if kind == "optional_type":
+        return Shape.opaque("optional", *held(value.optional_type.elem_type, what))
+    raise OnnxError(f"{what} is of the kind {kind or 'untyped'}, which is not supported")
+
+
+def held(element: onnx.TypeProto, what: str) -> tuple[Shape, ...]:
+    """What a sequence or an optional holds; dims without a number differ from one to the next."""
+    if element.WhichOneof("value") != "tensor_type":
+        return (host_shape(element, what),)
+    tensor = element.tensor_type
+    dtype = dtype_of(tensor.elem_type, what)
+    if not tensor.HasField("shape"):
+        return ()
+    return (Shape(dtype, [d.dim_value or VARIES for d in tensor.shape.dim]),)
 
 
 def shape_of(tensor: TensorProto) -> Shape:

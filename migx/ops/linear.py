@@ -144,7 +144,7 @@ class ConvolutionBackwards(Op):
     stride: tuple[int, ...] = (1, 1)
     dilation: tuple[int, ...] = (1, 1)
     group: int = 1
-    output_padding: tuple[int, ...] = (0, 0)
+    output_padding: tuple[Extent, ...] = (0, 0)
 
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
         expect(self, shapes, 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from migx.op import Array, Modules, Op, Shapes
 from migx.ops._numeric import FLOAT, NUMBER, expect_kind, lowest
 from migx.ops._rules import expect, no_warnings, rounded, wide
 from migx.ops._windows import expect_spatial, padded, reach, room, split
-from migx.shape import Shape
+from migx.shape import I64, Shape
 
 
 class Pooling(Op):
@@ -67,6 +67,31 @@ class Pooling(Op):
                     powers = np.abs(wide(x)) ** self.lp_order
                     result = _combined(np.add, powers, 0, axes) ** (1 / self.lp_order)
             return rounded(result, x)
+
+
+class MaxPoolIndices(Pooling):
+    """Where each window of a max pooling has its greatest element, as i64; of equals the first.
+
+    Places count through the whole of x, whose spatial axes run row-major, or ``column_major``:
+    the first one fastest. ONNX MaxPool, its second output.
+    """
+
+    column_major: bool = False
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        return super().compute_shape(shapes).with_type(I64)
+
+    def compute(self, x: Array) -> Array:
+        data, axes, plane = wide(x), _axes(self, x), x[0, 0].size if x.size else 0
+        order: Literal["F", "C"] = "F" if self.column_major else "C"
+        place = np.arange(plane).reshape(x.shape[2:], order=order)
+        around = [*(a.begin for a in axes), *(a.overhang for a in axes)]
+        value = padded(data, around, lowest(data.dtype))
+        place = np.broadcast_to(padded(place, around, -1), value.shape)
+        for number, axis in reversed(list(enumerate(axes, 2))):  # so that rows settle a tie
+            value, place = _greatest(value, place, number, axis)
+        rows = np.arange(x.shape[0] * x.shape[1]) * plane
+        return np.asarray(place + rows.reshape(*x.shape[:2], *[1] * len(axes)), np.int64)
 
 
 class Lrn(Op):
@@ -141,6 +166,18 @@ def _fold(combine: np.ufunc, x: Array, number: int, axis: _Axis) -> Array:
     for tap in others:
         combine(result, tap, out=result)
     return result
+
+
+def _greatest(value: Array, place: Array, number: int, axis: _Axis) -> tuple[Array, Array]:
+    """The greatest of each window along an axis and its place, which is negative in the padding."""
+    lead, span = (slice(None),) * number, (axis.windows - 1) * axis.stride + 1
+    starts = range(0, axis.length * axis.dilation, axis.dilation)
+    taps = [(*lead, slice(at, at + span, axis.stride)) for at in starts]
+    best, where = value[taps[0]], place[taps[0]]
+    for tap in taps[1:]:
+        better = (value[tap] > best) | (where < 0)
+        best, where = np.where(better, value[tap], best), np.where(better, place[tap], where)
+    return best, where
 
 
 def _seen(axes: list[_Axis], count_include_pad: bool) -> Array:

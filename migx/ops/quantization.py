@@ -23,6 +23,7 @@ from migx.shape import (
     F8E5M2,
     F8E5M2FNUZ,
     F16,
+    F32,
     I8,
     I16,
     I32,
@@ -33,6 +34,8 @@ from migx.shape import (
 )
 
 QUANTIZED = (I8, U8, I16, U16, F8E4M3FN, F8E4M3FNUZ, F8E5M2, F8E5M2FNUZ)
+TARGETS = (*QUANTIZED, F32)
+"""What quantizelinear makes: f32 is what pack_fp4 then rounds to f4."""
 
 
 class Linear(Op, abstract=True):
@@ -96,8 +99,8 @@ class QuantizeLinear(Linear):
 
     The quotient is in the type of the scale, f32 for narrower ones. A float target rounds it once;
     beyond its range it gives the greatest finite value, or without ``saturate`` what the format has
-    there. NaN has no integer: it becomes 0. Targets under 8 bits are i8 or u8 here, and clipped
-    where they are packed.
+    there. NaN has no integer: it becomes 0. Targets under 8 bits are i8, u8 or, for f4, f32 here,
+    and clipped where they are packed.
     """
 
     name = "quantizelinear"
@@ -106,8 +109,8 @@ class QuantizeLinear(Linear):
 
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
         expect(self, shapes, 2, 3)
-        if self.to not in QUANTIZED:
-            raise ShapeError(f"{self.name} makes {_listed(QUANTIZED)}, not {self.to}")
+        if self.to not in TARGETS:
+            raise ShapeError(f"{self.name} makes {_listed(TARGETS)}, not {self.to}")
         self.check(shapes, self.to)
         x = shapes[0]
         if x.dtype is not I32 and (not x.dtype.is_float or x.dtype.bits < F16.bits):
@@ -121,7 +124,7 @@ class QuantizeLinear(Linear):
             q = np.asarray(wide_x / self.aligned(scale, x))
             if not self.to.is_float:
                 np.rint(q, out=q)
-            if zero and zero[0].any():
+            if zero and (self.to.is_float or zero[0].any()):  # -0.0 + 0.0 is 0.0
                 q += self.aligned(zero[0], x).astype(q.dtype)
             if self.saturate or not self.to.is_float:
                 np.clip(q, *limits(self.to), out=q)

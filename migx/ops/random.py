@@ -10,7 +10,7 @@ from migx.dim import Extent
 from migx.errors import ShapeError
 from migx.op import Array, Modules, Op, Shapes, Traits
 from migx.ops._rules import expect, no_warnings
-from migx.shape import F32, F64, DType, Shape
+from migx.shape import BOOL, F32, F64, DType, Shape
 
 Drawn: TypeAlias = np.float32 | np.float64
 
@@ -70,3 +70,23 @@ class RandomNormal(Random):
         values *= dtype(self.scale)
         values += dtype(self.mean)
         return values
+
+
+class DropoutMask(Op):
+    """A bool for each element of the first input: False as often as the second, one float, says.
+
+    Drawn by the Mersenne Twister as numpy seeds it, the generator of ONNX's own cases (Dropout-13).
+    """
+
+    traits = Traits(foldable=False)
+    seed: int
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        expect(self, shapes, 2)
+        if not shapes[1].dtype.is_float or shapes[1].rank:
+            raise ShapeError(f"{self.name} takes a ratio of rank 0, got {shapes[1].text}")
+        return shapes[0].with_type(BOOL)
+
+    def compute(self, x: Array, ratio: Array) -> Array:
+        generator = np.random.RandomState(self.seed)
+        return np.asarray(generator.random_sample(x.shape) >= ratio)

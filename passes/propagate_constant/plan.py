@@ -24,8 +24,10 @@ class Plan:
         self.constant = _constants(manager, frozenset(skip_ops))
         unpacked: dict[Instruction, bool] = {}
         self.kept = {at for at in self.constant if _stays(at, unpacked)}
-        if manager.log is not None and (skip := manager.log.skip):
-            self.kept |= {at for at in self._cut()[0] if manager.log.key("fold", [at]) in skip}
+        if (log := manager.log) is not None and log.skip != frozenset():
+            # What is left of a root that stays is looked at too: it may be told to stay as well.
+            while left := {at for at in self._cut()[0] if log.key("fold", [at]) in log.skip}:
+                self.kept |= left
         self.largest = set(self._cut()[0])
         self.made: dict[Instruction, Made] = {}
 

@@ -59,7 +59,7 @@ def is_sibling(other: Instruction, root: Instruction, axis: int) -> bool:
     rest = [(*d[:place], *d[place + 1 :]) for d in (r.source.shape.dims for r in (mine, theirs))]
     return (
         mine.first == theirs.first
-        and mine.end == root.shape.rank
+        and mine.end == theirs.end == root.shape.rank
         and place >= 0
         and rest[0] == rest[1]
         and is_light(theirs.source)

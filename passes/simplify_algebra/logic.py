@@ -78,9 +78,9 @@ def not_negative_already(inner: Instruction) -> Instruction:
 
 
 @rule(on(Abs, on(Neg, x)))
-def abs_neg(at: Cursor, x: Instruction) -> Instruction:
-    """abs(-x) is abs(x)."""
-    return at(Abs(), x)
+def abs_neg(at: Cursor, x: Instruction) -> Instruction | None:
+    """abs(-x) is abs(x); but -x of an unsigned x wraps around to another magnitude."""
+    return None if x.shape.dtype.kind == "uint" else at(Abs(), x)
 
 
 logic = (

@@ -66,9 +66,12 @@ def sub_neg(at: Cursor, x: Instruction, y: Instruction) -> Instruction:
 
 
 @rule(on((Mul, Div), on(Neg, x).once(), on(Neg, var("y")).once(), name="root"))
-def neg_times_neg(at: Cursor, x: Instruction, y: Instruction, root: Instruction) -> Instruction:
-    """-x * -y is x * y, and -x / -y is x / y."""
-    return at(root.op, x, y)
+def neg_times_neg(
+    at: Cursor, x: Instruction, y: Instruction, root: Instruction
+) -> Instruction | None:
+    """-x * -y is x * y, and -x / -y is x / y, of floats: the least integer is its own negative."""
+    exact = isinstance(root.op, Mul) or x.shape.dtype.is_float
+    return at(root.op, x, y) if exact else None
 
 
 units = (

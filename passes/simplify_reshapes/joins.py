@@ -170,6 +170,6 @@ def sources(concat: Instruction) -> Inputs:
 
 
 def agree_but_for(parts: Iterable[Instruction], axis: int) -> bool:
-    """Whether tensors have equal dims but for one axis."""
-    rest = {(*v.shape.dims[:axis], *v.shape.dims[axis + 1 :]) for v in parts}
+    """Whether tensors have equal dims but for one axis, which all of them have."""
+    rest = {(v.shape.rank, *v.shape.dims[:axis], *v.shape.dims[axis + 1 :]) for v in parts}
     return len(rest) == 1

@@ -22,12 +22,14 @@ from migx.errors import DimError, EvaluationError, InputError, MigxError, ShapeE
 from migx.ir import Instruction, Module, Program
 from migx.op import Evaluate, Operation, Runnable
 from migx.ops.builtin import Param, Return
-from migx.shape import Shape
+from migx.shape import TUPLE, Shape
 from migx.target import Context
 from migx.text import draw_instruction
 from migx.verify import captures
 
 Values = dict[Instruction, Argument]
+FAILURES = (MigxError, ArithmeticError, LookupError, MemoryError, TypeError, ValueError)
+"""What the meaning of an operation raises when its operands do not fit it."""
 
 
 class _Step(NamedTuple):
@@ -90,7 +92,7 @@ class RefExecutable:
             modules = [self._runnable(m, values, sizes, seen) for m in step.at.modules]
             try:
                 result, sizes = self._step(step, inputs, modules, sizes)
-            except (MigxError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            except FAILURES as error:
                 message = f"{type(error).__name__}: {error}"
                 raise EvaluationError(draw_instruction(message, step.at)) from error
             if seen is not None:
@@ -187,7 +189,7 @@ def _bound_now(op: Operation, shape: Shape, sizes: Sizes) -> tuple[Operation, Sh
 
 
 def _actual(value: Argument) -> Shape:
-    if value.shape.parts:
+    if value.shape.dtype is TUPLE:
         return Shape.tuple(*map(_actual, value.parts))
     if value.shape.dtype.is_tensor and not value.shape.dtype.is_packed:
         return Shape(value.shape.dtype, value.array.shape)
@@ -206,8 +208,15 @@ def _check(shape: Shape, result: Argument) -> None:
         raise ShapeError(
             f"computed {data.dtype} {list(data.shape)}, its shape rule says {shape.text}"
         )
-    if not _actual(result).same_type(shape):
+    if not _is(_actual(result), shape):
         raise ShapeError(f"computed {_actual(result).text}, its shape rule says {shape.text}")
+
+
+def _is(actual: Shape, shape: Shape) -> bool:
+    """Whether type and dims agree; of host values, only their kind is said for certain."""
+    if shape.dtype is TUPLE and len(actual.parts) == len(shape.parts):
+        return all(map(_is, actual.parts, shape.parts))
+    return actual.dtype is shape.dtype and (not shape.dtype.is_tensor or actual.same_type(shape))
 
 
 def _no_meaning(*_: Any) -> Argument:

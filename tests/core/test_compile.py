@@ -204,6 +204,15 @@ def test_an_instruction_that_fails_is_drawn() -> None:
         program.eval({"x": x, "i": [7]})
 
 
+def test_a_result_too_large_for_the_memory_is_drawn() -> None:
+    program = Program()
+    x = program.main.add_parameter("x", Shape(F32, ()))
+    wide = program.main.add_instruction(ops.Multibroadcast((1 << 24, 1 << 24)), x)
+    program.main.add_return(program.main.add_instruction(ops.Neg(), wide))
+    with pytest.raises(EvaluationError, match=r"MemoryError: Unable to allocate[\s\S]*neg"):
+        program.compile().eval({"x": 1.0})
+
+
 def test_lists_numbers_and_arguments_are_inputs_too() -> None:
     program = migx.parse("module main(a: f32[2], b: i64[], c: f16[2]) {\n  return a, b, c\n}\n")
     c = Argument.of([1.5, 2.5], "f16")

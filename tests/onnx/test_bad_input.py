@@ -361,9 +361,12 @@ def test_a_weight_that_is_removed_after_reading_is_missed_at_the_run(folder: Pat
 INPUTS = {
     "type": (helper.make_tensor_type_proto(TensorProto.COMPLEX64, [2]),
              "input 'x' has the element type COMPLEX64"),
-    "sequence": (helper.make_sequence_type_proto(
-        helper.make_tensor_type_proto(TensorProto.FLOAT, [2])),
-                 "input 'x' is no tensor but sequence_type"),
+    "map": (helper.make_map_type_proto(
+        TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, [2])),
+            "input 'x' is no tensor but map_type"),
+    "sequence of maps": (helper.make_sequence_type_proto(helper.make_map_type_proto(
+        TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, [2]))),
+                         "input 'x' is of the kind map_type"),
     "none": (onnx.TypeProto(), "input 'x' is no tensor but untyped"),
 }  # fmt: skip
 

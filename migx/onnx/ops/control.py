@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import onnx
+
 from migx import dim, ops
 from migx.dim import Dim, Extent
 from migx.ir import Instruction, Module
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.shape import BOOL, I64, Shape
+from migx.ops import sequences
+from migx.shape import BOOL, I64, OPTIONAL, Shape
 
 
 @importer("If")
@@ -17,7 +20,8 @@ def branch(node: Node) -> tuple[Instruction, ...]:
     """A condition that is known leaves the branch it takes; else both become modules.
 
     Where their dims differ the result's are symbols the run decides. Ranks cannot be left to the
-    run: where those differ the first branch is taken, under an assumption that each run checks.
+    run: a single number gets the rank of the other branch's, and where ranks differ otherwise the
+    first branch is taken, under an assumption that each run checks.
     """
     condition = node.reshape(node.input(0), ())
     graphs = [node.subgraph(f"{way}_branch") for way in ("then", "else")]
@@ -28,17 +32,40 @@ def branch(node: Node) -> tuple[Instruction, ...]:
         node.graph.submodule(g, f"if.{way}")
         for g, way in zip(graphs, ("then", "else"), strict=True)
     ]
+    level(*modules)
     pairs = list(zip(*(m.outputs for m in modules), strict=True))
     if all(a.shape.dtype is b.shape.dtype and a.shape.rank == b.shape.rank for a, b in pairs):
         outputs = tuple(joined(node, a.shape, b.shape, str(i)) for i, (a, b) in enumerate(pairs))
         return node.elements(node.add(ops.If(outputs), condition, modules=modules), len(outputs))
     for module in modules:
-        discard(module)
+        module.program.remove_module(module)
     return tuple(node.add(ops.Assume(True), v, condition) for v in node.graph.inlined(graphs[0]))
+
+
+def level(first: Module, second: Module) -> None:
+    """Gives results of one element the greater of the ranks they have in two branches.
+
+    Broadcasting makes no difference between them.
+    """
+    pairs = list(zip(first.outputs, second.outputs, strict=True))
+    ranks = [
+        max(a.shape.rank, b.shape.rank) if a.shape.elements == b.shape.elements == 1 else None
+        for a, b in pairs
+    ]
+    for module in (first, second):
+        values, names, returned = list(module.outputs), module.output_names, module.returned
+        for i, rank in enumerate(ranks):
+            if rank is not None and values[i].shape.rank < rank:
+                values[i] = module.insert_instruction(returned, ops.Reshape((1,) * rank), values[i])
+        if returned is not None and tuple(values) != module.outputs:
+            module.remove_instruction(returned)
+            module.add_return(*values, names=names)
 
 
 def joined(node: Node, a: Shape, b: Shape, hint: str) -> Shape:
     """The shape that holds values of either: dims that differ become symbols of their own."""
+    if not a.dtype.is_tensor:
+        return sequences.joined(a, b)
     pairs = enumerate(zip(a.dims, b.dims, strict=True))
     return a.with_dims([x if x == y else node.fresh(f"{hint}.{i}") for i, (x, y) in pairs])
 
@@ -56,6 +83,7 @@ def loop(node: Node) -> tuple[Instruction, ...]:
     shapes = [v.shape.as_standard() for v in carried]
     while True:
         body = node.graph.submodule(graph, "loop.body", [Shape(I64), Shape(BOOL), *shapes])
+        wrapped = keep_optional(node, body, shapes)
         results = [v.shape for v in body.outputs[1 : 1 + len(carried)]]
         changed = [
             widened(node, a, b, str(i))
@@ -63,7 +91,7 @@ def loop(node: Node) -> tuple[Instruction, ...]:
         ]
         if changed == shapes:
             break
-        discard(body)
+        body.program.remove_module(body)
         shapes = changed
     count = trip_count(node, trips, condition, body)
     finals = [escaped(node, s, str(i)) for i, s in enumerate(shapes)]
@@ -71,9 +99,30 @@ def loop(node: Node) -> tuple[Instruction, ...]:
         escaped(node, v.shape, f"scan.{i}") for i, v in enumerate(body.outputs[1 + len(carried) :])
     ]
     outputs = (*finals, *(row.with_dims((count, *row.dims)) for row in rows))
-    return node.elements(
-        node.add(ops.Loop(outputs), trips, condition, *carried, modules=[body]), len(outputs)
-    )
+    whole = node.add(ops.Loop(outputs), trips, condition, *carried, modules=[body])
+    made = list(node.elements(whole, len(outputs)))
+    for i in wrapped:
+        held = body.outputs[1 + i].inputs[0].shape
+        made[i] = node.add(ops.OptionalGetElement(escaped(node, held, str(i))), made[i])
+    return tuple(made)
+
+
+def keep_optional(node: Node, body: Module, carried: Sequence[Shape]) -> list[int]:
+    """Makes optionals of what a body hands on where it was given an optional: ONNX lets a carried
+    value be one at first and what it holds from then on. Returns which.
+    """
+    results, names = list(body.outputs), body.output_names
+    wrapped = [
+        i
+        for i, (shape, value) in enumerate(zip(carried, results[1:], strict=False))
+        if shape.dtype is OPTIONAL and value.shape.dtype is not OPTIONAL
+    ]
+    if wrapped and body.returned is not None:
+        body.remove_instruction(body.returned)
+        for i in wrapped:
+            results[1 + i] = body.add_instruction(ops.MakeOptional(), results[1 + i])
+        body.add_return(*results, names=names)
+    return wrapped
 
 
 def widened(node: Node, before: Shape, after: Shape, hint: str) -> Shape:
@@ -82,6 +131,8 @@ def widened(node: Node, before: Shape, after: Shape, hint: str) -> Shape:
     """
     if before.dtype is not after.dtype or before.rank != after.rank:
         raise node.fail(f"a carried value goes in as {before} and comes out as {after}")
+    if not before.dtype.is_tensor:
+        return sequences.joined(before, after)
     pairs = enumerate(zip(before.dims, after.dims, strict=True))
     own = f"{node.label}.{hint}"
     return before.with_dims(
@@ -95,17 +146,6 @@ def is_own(extent: Extent, prefix: str) -> bool:
     """
     symbol = extent.symbol if isinstance(extent, Dim) else None
     return symbol is not None and symbol.name.startswith(prefix)
-
-
-def discard(module: Module) -> None:
-    """Takes a module that was read in vain out of the program again, with those inside it."""
-    for at in reversed(module):
-        inner = at.modules
-        module.remove_instruction(at)
-        for child in dict.fromkeys(inner):
-            if not child.parents:
-                discard(child)
-    module.program.remove_module(module)
 
 
 def trip_count(node: Node, trips: Instruction, condition: Instruction, body: Module) -> Extent:
@@ -131,6 +171,8 @@ def escaped(node: Node, shape: Shape, hint: str) -> Shape:
     """The shape as it is seen outside the loop: dims over symbols that only the body knows become
     symbols of their own.
     """
+    if not shape.dtype.is_tensor:
+        return shape
     known = node.graph.known_symbols()
     dims = [
         d if all(s.name in known for s in dim.symbols(d)) else node.fresh(f"{hint}.{i}")
@@ -139,8 +181,42 @@ def escaped(node: Node, shape: Shape, hint: str) -> Shape:
     return shape.with_dims(dims)
 
 
+@importer("Scan", since=8)
+def scan_of_batch(node: Node) -> tuple[Instruction, ...]:
+    """Version 8 scans each member of a batch: a scan over the batch of a later Scan."""
+    if node.has("scan_input_axes"):
+        return of_sequence(node)
+    if node.optional(0) is not None:
+        raise node.fail("sequences of different lengths (sequence_lens) are not supported")
+    operands = [node.input(i) for i in range(1, len(node.inputs))]
+    taken = [f"{node.label}.input.{i}" for i in range(len(operands))]
+    made = [f"{node.label}.output.{i}" for i in range(len(node.proto.output))]
+    scans = node.integer("num_scan_inputs")
+    one = onnx.helper.make_node(
+        "Scan",
+        taken,
+        made,
+        node.label,
+        body=node.subgraph("body"),
+        num_scan_inputs=scans,
+        scan_input_axes=[0] * scans,
+        scan_input_directions=node.integers("directions", (0,) * scans),
+    )
+    inputs, outputs = ([onnx.ValueInfoProto(name=n) for n in v] for v in (taken, made))
+    graph = onnx.helper.make_graph([one], "batch", inputs, outputs)
+    members = [v.shape.with_dims(v.shape.dims[1:]) for v in operands]
+    body = node.graph.submodule(graph, "scan.batch", members)
+    op = ops.Scan(len(operands))
+    return node.elements(node.add(op, *operands, modules=[body]), len(body.outputs))
+
+
 @importer("Scan", since=9)
 def scan(node: Node) -> tuple[Instruction, ...]:
+    return of_sequence(node)
+
+
+def of_sequence(node: Node) -> tuple[Instruction, ...]:
+    """A Scan as from version 9 on, without a batch."""
     graph = node.subgraph("body")
     count = node.integer("num_scan_inputs")
     operands = [node.input(i) for i in range(len(node.inputs))]

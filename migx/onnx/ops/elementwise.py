@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from functools import reduce
 
-import numpy as np
-
 from migx import ops
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.op import Operation
-from migx.shape import BOOL, DType
 
 UNARY = [
     "Abs",
@@ -97,6 +94,18 @@ def two_operands(node: Node) -> Instruction:
     return binary(node, operation(node.proto.op_type), node.input(0), node.input(1))
 
 
+@importer(*(o for o in BINARY if not o.startswith(("Bitwise", "GreaterOr", "LessOr"))), "Pow")
+def two_aligned_operands(node: Node) -> Instruction:
+    """Until version 7 the dims of the second stand from an axis on under those of the first."""
+    x, y, kind = node.input(0), node.input(1), node.proto.op_type
+    start = 1 if kind == "PRelu" else x.shape.rank - y.shape.rank
+    start = node.axis(node.integer("axis", start), x.shape.rank) if y.shape.rank else 0
+    trailing = x.shape.rank - start - y.shape.rank
+    if y.shape.elements == 1 or trailing < 0:
+        trailing = 0
+    return binary(node, operation(kind), x, node.reshape(y, (*y.shape.dims, *[1] * trailing)))
+
+
 @importer(*VARIADIC)
 def variadic(node: Node) -> Instruction:
     op = getattr(ops, VARIADIC[node.proto.op_type])()
@@ -135,23 +144,7 @@ def where(node: Node) -> Instruction:
     return node.add(ops.Where(), *node.broadcast(node.input(0), node.input(1), node.input(2)))
 
 
-@importer("Cast")
-def cast(node: Node) -> Instruction:
-    return converted(node, node.input(0), node.dtype("to"))
-
-
-@importer("CastLike")
-def cast_like(node: Node) -> Instruction:
-    return converted(node, node.input(0), node.input(1).shape.dtype)
-
-
-def converted(node: Node, x: Instruction, dtype: DType) -> Instruction:
-    """The value in another type, as the node's attributes say for narrow floats."""
-    saturate, mode = bool(node.integer("saturate", 1)), node.string("round_mode", "up")
-    return x if x.shape.dtype is dtype else node.add(ops.Convert(dtype, saturate, mode), x)
-
-
-@importer("Clip", since=6)
+@importer("Clip")
 def clip_by_attributes(node: Node) -> Instruction:
     x = node.input(0)
     low = node.literal(node.number("min", -math.inf), x.shape.dtype) if node.has("min") else None
@@ -186,13 +179,13 @@ def elu(node: Node) -> Instruction:
     return node.add(ops.Elu(node.number("alpha", 1.0)), node.input(0))
 
 
-@importer("Selu", since=6)
+@importer("Selu")
 def selu(node: Node) -> Instruction:
     x = node.add(ops.Elu(node.number("alpha", 1.6732632423543772)), node.input(0))
     return node.add(ops.Mul(), x, node.scalar(node.number("gamma", 1.0507009873554805), x))
 
 
-@importer("HardSigmoid", since=6)
+@importer("HardSigmoid")
 def hard_sigmoid(node: Node) -> Instruction:
     return saturated_line(node, node.number("alpha", 0.2), node.number("beta", 0.5))
 
@@ -243,21 +236,3 @@ def gelu(node: Node) -> Instruction:
 def is_inf(node: Node) -> Instruction:
     negative, positive = node.integer("detect_negative", 1), node.integer("detect_positive", 1)
     return node.add(ops.Isinf(bool(negative), bool(positive)), node.input(0))
-
-
-@importer("Dropout", since=7)
-def dropout(node: Node) -> tuple[Instruction, ...]:
-    """The identity: dropout works in training alone. The mask, where it is asked for, keeps
-    everything.
-    """
-    training = node.optional(2)
-    if training is not None and np.any(node.needed(training, "training_mode")):
-        raise node.fail("dropout in training mode is not supported")
-    x = node.input(0)
-    mask_type = BOOL if node.version >= 10 else x.shape.dtype
-    return (x,) if node.outputs < 2 else (x, filled(node, x, mask_type))
-
-
-def filled(node: Node, like: Instruction, dtype: DType) -> Instruction:
-    """Ones of a type, in the dims of a value."""
-    return node.broadcast_to(node.literal(1, dtype), like.shape.dims)

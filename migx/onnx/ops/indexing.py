@@ -6,6 +6,7 @@ from migx import ops
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
+from migx.onnx.ops import runtime
 from migx.shape import I64
 
 
@@ -25,12 +26,33 @@ def gather_elements(node: Node) -> Instruction:
 
 @importer("GatherND")
 def gather_nd(node: Node) -> Instruction:
-    return node.add(ops.Gathernd(node.integer("batch_dims", 0)), node.input(0), node.input(1))
+    x, indices, batch = node.input(0), node.input(1), node.integer("batch_dims", 0)
+    rank = runtime.declared_rank(node)
+    if rank is not None:
+        indices = of_width(node, indices, indices.shape.rank - 1 + x.shape.rank - batch - rank)
+    return node.add(ops.Gathernd(batch), x, indices)
+
+
+def of_width(node: Node, indices: Instruction, width: int) -> Instruction:
+    """Index tuples, the number of whose members follows from ranks where their shape leaves it
+    open.
+    """
+    *lead, own = indices.shape.dims
+    known = isinstance(own, int) or width < 1
+    return indices if known else node.reshape(indices, (*lead, width))
+
+
+def combined_by(node: Node) -> str:
+    """How updates meet what is there, as the name of an operation ends."""
+    given = node.string("reduction", "none")
+    if given not in ("none", "add", "mul", "max", "min"):
+        raise node.fail(f"its reduction is none, add, mul, max or min, not {given!r}")
+    return given.title()
 
 
 @importer("ScatterElements", "Scatter")
 def scatter_elements(node: Node) -> Instruction:
-    kind = node.string("reduction", "none").title()
+    kind = combined_by(node)
     axis = node.axis(node.integer("axis", 0), node.input(0).shape.rank)
     return node.add(
         getattr(ops, f"Scatter{kind}")(axis), node.input(0), node.input(1), node.input(2)
@@ -39,18 +61,21 @@ def scatter_elements(node: Node) -> Instruction:
 
 @importer("ScatterND")
 def scatter_nd(node: Node) -> Instruction:
-    kind = node.string("reduction", "none").title()
-    return node.add(getattr(ops, f"Scatternd{kind}")(), node.input(0), node.input(1), node.input(2))
+    x, indices, updates = (node.input(i) for i in range(3))
+    ranks = indices.shape.rank - 1 + x.shape.rank - updates.shape.rank
+    kind = combined_by(node)
+    op = getattr(ops, f"Scatternd{kind}")()
+    return node.add(op, x, of_width(node, indices, ranks), updates)
 
 
 @importer("OneHot")
 def one_hot(node: Node) -> Instruction:
     indices, depth, values = (node.input(i) for i in range(3))
-    known = node.extents(node.convert(depth, I64))
-    if known is None:
-        raise node.fail("depth must be constant or come from dims")
+    count = node.convert(depth, I64)
+    known = node.extents(count)
     axis = node.axis(node.integer("axis", -1), indices.shape.rank + 1)
-    return node.add(ops.Onehot(axis, known[0]), node.convert(indices, I64), values)
+    op = ops.Onehot(axis, node.fresh() if known is None else known[0])
+    return node.add(op, node.convert(indices, I64), values, *([count] if known is None else []))
 
 
 @importer("NonZero")
@@ -83,11 +108,11 @@ def trilu(node: Node) -> Instruction:
 def top_k(node: Node) -> tuple[Instruction, ...]:
     x, given = node.input(0), node.optional(1)
     known = (node.integer("k"),) if given is None else node.extents(given)
-    if known is None:
-        raise node.fail("k must be constant or come from dims")
     axis = node.axis(node.integer("axis", -1), x.shape.rank)
-    op = ops.Topk(known[0], axis, bool(node.integer("largest", 1)), bool(node.integer("sorted", 1)))
-    return node.elements(node.add(op, x), 2)
+    ways = bool(node.integer("largest", 1)), bool(node.integer("sorted", 1))
+    if known is None:
+        return node.elements(node.add(ops.Topk(node.fresh(), axis, *ways), x, node.input(1)), 2)
+    return node.elements(node.add(ops.Topk(known[0], axis, *ways), x), 2)
 
 
 @importer("NonMaxSuppression")

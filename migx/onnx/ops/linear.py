@@ -34,7 +34,7 @@ def matmul(node: Node) -> Instruction:
     return matrix_product(node, ops.Dot(), node.input(0), node.input(1))
 
 
-@importer("Gemm", since=7)
+@importer("Gemm")
 def gemm(node: Node) -> Instruction:
     a, b, c = node.input(0), node.input(1), node.optional(2)
     a = node.add(ops.Transpose((1, 0)), a) if node.integer("transA", 0) else a
@@ -103,7 +103,7 @@ def transposed_convolution(node: Node) -> Instruction:
     x, w = node.input(0), node.input(1)
     n = x.shape.rank - 2
     stride, dilation = node.integers("strides", (1,) * n), node.integers("dilations", (1,) * n)
-    extra = node.integers("output_padding", (0,) * n)
+    extra: tuple[Extent, ...] = node.integers("output_padding", (0,) * n)
     padding: tuple[Extent, ...] = node.integers("pads", (0,) * (2 * n))
     mode = node.string("auto_pad", "NOTSET")
     if mode == "VALID":
@@ -120,8 +120,8 @@ def fitted(
     w: Instruction,
     stride: Sequence[int],
     dilation: Sequence[int],
-    extra: Sequence[int],
-) -> tuple[tuple[Extent, ...], tuple[int, ...]]:
+    extra: Sequence[Extent],
+) -> tuple[tuple[Extent, ...], tuple[Extent, ...]]:
     """The padding, and the output padding where a result is wanted larger, that give the dims asked
     for.
     """
@@ -129,53 +129,14 @@ def fitted(
     wanted: list[Extent] = [d * s for d, s in zip(sizes, stride, strict=True)]
     if node.has("output_shape"):
         wanted = list(node.integers("output_shape")[-len(sizes) :])
-    totals, more = [], []
+    totals, more = list[Extent](), list[Extent]()
     for size, s, e, k, d, out in zip(sizes, stride, extra, lengths, dilation, wanted, strict=True):
         total = s * (size - 1) + e + (k - 1) * d + 1 - out
-        grown = -total if isinstance(total, int) and total < 0 else 0
         totals.append(dim.maximum(total, 0))
-        more.append(e + grown)
+        more.append(e + dim.maximum(-total, 0))
     less, rest = [t // 2 for t in totals], [t - t // 2 for t in totals]
     upper = node.string("auto_pad", "NOTSET") == "SAME_UPPER"
     return ((*less, *rest) if upper else (*rest, *less)), tuple(more)
-
-
-@importer("MaxPool", "AveragePool", "LpPool")
-def pooling(node: Node) -> Instruction:
-    if node.outputs > 1:
-        raise node.fail("the output Indices of MaxPool is not supported")
-    x, lengths = node.input(0), node.integers("kernel_shape")
-    mode = {"MaxPool": "max", "AveragePool": "average", "LpPool": "lpnorm"}[node.proto.op_type]
-    ceil = bool(node.integer("ceil_mode", 0)) and node.string("auto_pad", "NOTSET") == "NOTSET"
-    op = ops.Pooling(
-        mode,
-        lengths,
-        **window(node, x, lengths),
-        ceil_mode=ceil,
-        count_include_pad=bool(node.integer("count_include_pad", 0)),
-        lp_order=node.integer("p", 2),
-    )
-    return node.add(op, x)
-
-
-@importer("GlobalAveragePool", "GlobalMaxPool")
-def global_pooling(node: Node) -> Instruction:
-    """A reduction over the spatial dims."""
-    x = node.input(0)
-    axes = tuple(range(2, x.shape.rank))
-    op = ops.ReduceMean(axes) if node.proto.op_type == "GlobalAveragePool" else ops.ReduceMax(axes)
-    return node.add(op, x)
-
-
-@importer("LRN")
-def local_response_normalization(node: Node) -> Instruction:
-    op = ops.Lrn(
-        node.integer("size"),
-        node.number("alpha", 1e-4),
-        node.number("beta", 0.75),
-        node.number("bias", 1.0),
-    )
-    return node.add(op, node.input(0))
 
 
 @importer("MatMulInteger")

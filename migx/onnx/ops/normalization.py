@@ -8,6 +8,7 @@ from migx import ops
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
+from migx.onnx.ops import runtime
 from migx.onnx.ops.linear import per_channel
 from migx.shape import F32
 
@@ -15,14 +16,45 @@ REDUCTIONS = ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd")
 COMPOSED = ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare")
 
 
-@importer("BatchNormalization", since=7)
-def batch_normalization(node: Node) -> Instruction:
+@importer("BatchNormalization")
+def batch_normalization(node: Node) -> tuple[Instruction, ...]:
+    """With the statistics given, or in training mode those of x and the running ones they make.
+
+    Before version 14 training shows in the outputs alone.
+    """
+    x, scale, bias, mean, variance = (node.input(i) for i in range(5))
+    if not node.integer("training_mode", 0):
+        if node.outputs > 1:
+            raise node.fail(
+                "it has statistics among its outputs: give it training_mode, version 14"
+            )
+        return (scaled_and_shifted(node, x, scale, bias, mean, variance),)
+    axes = tuple(i for i in range(x.shape.rank) if i != 1)
+    wide = node.convert(x, mean.shape.dtype)
+    average = node.add(ops.ReduceMean(axes), wide)
+    centred = node.add(ops.Sub(), wide, node.broadcast_to(average, x.shape.dims))
+    square = node.add(ops.ReduceMean(axes), node.add(ops.Mul(), centred, centred))
+    now = [node.reshape(v, mean.shape.dims) for v in (average, square)]
+    momentum, running = node.number("momentum", 0.9), []
+    for old, new in zip((mean, variance), now, strict=True):
+        kept = node.add(ops.Mul(), old, node.scalar(momentum, old))
+        running.append(
+            node.add(ops.Add(), kept, node.add(ops.Mul(), new, node.scalar(1 - momentum, new)))
+        )
+    return (scaled_and_shifted(node, x, scale, bias, *now), *running)
+
+
+def scaled_and_shifted(
+    node: Node,
+    x: Instruction,
+    scale: Instruction,
+    bias: Instruction,
+    mean: Instruction,
+    variance: Instruction,
+) -> Instruction:
     """X * f + (bias - mean * f) with f = scale / sqrt(variance + epsilon), all vectors over the
     channels.
     """
-    if node.integer("training_mode", 0):
-        raise node.fail("training mode is not supported")
-    x, scale, bias, mean, variance = (node.input(i) for i in range(5))
     spread = node.add(ops.Add(), variance, node.scalar(node.number("epsilon", 1e-5), variance))
     factor = node.add(
         ops.Div(), scale, node.add(ops.Sqrt(), node.convert(spread, scale.shape.dtype))
@@ -76,7 +108,7 @@ def rms_normalization(node: Node) -> Instruction:
     )
 
 
-@importer("InstanceNormalization", since=6)
+@importer("InstanceNormalization")
 def instance_normalization(node: Node) -> Instruction:
     x = node.input(0)
     wide = node.convert(x, F32) if x.shape.dtype.bits < 32 else x
@@ -122,41 +154,39 @@ def softmax_op(node: Node, axis: int) -> ops.Softmax:
     return ops.Softmax(axis) if node.proto.op_type == "Softmax" else ops.Logsoftmax(axis)
 
 
-def reduction_axes(node: Node, x: Instruction) -> tuple[int, ...]:
-    """The axes to fold, from the attribute or the input; all of them where none are given, unless
-    told otherwise.
-    """
-    given = node.optional(1)
-    axes = (
-        node.integers("axes", ())
-        if given is None
-        else tuple(node.needed(given, "axes").reshape(-1))
-    )
-    if not axes:
-        return () if node.integer("noop_with_empty_axes", 0) else tuple(range(x.shape.rank))
-    return node.axes(axes, x.shape.rank)
-
-
 def without_axes(node: Node, x: Instruction, axes: Sequence[int]) -> Instruction:
     """The value as it is where ``keepdims`` says so, else without the folded axes."""
     return x if node.integer("keepdims", 1) or not axes else node.add(ops.Squeeze(tuple(axes)), x)
 
 
+def folded(node: Node, fold: runtime.Fold) -> Instruction:
+    """Axes from the attribute or the input folded; all of them where none are given, unless told
+    otherwise.
+    """
+    x, given = node.input(0), node.optional(1)
+    axes, whole = runtime.known_axes(node, given), not node.integer("noop_with_empty_axes", 0)
+    if axes is None and given is not None:
+        keep = bool(node.integer("keepdims", 1))
+        return runtime.over_axes(node, x, given, fold, keep=keep, whole=whole)
+    axes = axes or (tuple(range(x.shape.rank)) if whole else ())
+    axes = node.axes(axes, x.shape.rank)
+    return without_axes(node, fold(x, axes), axes)
+
+
 @importer(*REDUCTIONS)
 def reduction(node: Node) -> Instruction:
-    x = node.input(0)
-    axes = reduction_axes(node, x)
-    if not axes:
-        return x
-    op = getattr(ops, node.proto.op_type)(axes)
-    return without_axes(node, node.add(op, x), axes)
+    kind = getattr(ops, node.proto.op_type)
+    return folded(node, lambda x, axes: node.add(kind(axes), x) if axes else x)
 
 
 @importer(*COMPOSED)
 def composed_reduction(node: Node) -> Instruction:
+    return folded(node, lambda x, axes: composed(node, x, axes))
+
+
+def composed(node: Node, x: Instruction, axes: tuple[int, ...]) -> Instruction:
     """Sums of something and something of sums; the exponentials are shifted by the largest."""
-    x, kind = node.input(0), node.proto.op_type.removeprefix("Reduce")
-    axes = reduction_axes(node, x)
+    kind = node.proto.op_type.removeprefix("Reduce")
     if kind == "LogSumExp":
         peak = node.add(ops.ReduceMax(axes), x)
         finite = node.add(ops.Where(), node.add(ops.Isinf(), peak), node.scalar(0, peak), peak)
@@ -170,9 +200,7 @@ def composed_reduction(node: Node) -> Instruction:
         total = node.add(ops.Log(), total)
     if kind == "LogSumExp":
         total = node.add(ops.Add(), total, finite)
-    if kind == "L2":
-        total = node.add(ops.Sqrt(), total)
-    return without_axes(node, total, axes)
+    return node.add(ops.Sqrt(), total) if kind == "L2" else total
 
 
 @importer("ArgMax", "ArgMin")
@@ -199,11 +227,9 @@ def lp_normalization(node: Node) -> Instruction:
 
 @importer("CumSum")
 def cumulative_sum(node: Node) -> Instruction:
-    x = node.input(0)
-    axis = node.axis(int(node.needed(node.input(1), "axis")), x.shape.rank)
-    return node.add(
-        ops.PrefixScanSum(
-            axis, bool(node.integer("exclusive", 0)), bool(node.integer("reverse", 0))
-        ),
-        x,
-    )
+    x, given = node.input(0), node.input(1)
+    held = node.constant(given)
+    options = bool(node.integer("exclusive", 0)), bool(node.integer("reverse", 0))
+    if held is None:
+        return runtime.along_axis(node, x, given, ops.PrefixScanSum(0, *options))
+    return node.add(ops.PrefixScanSum(node.axis(int(held.item()), x.shape.rank), *options), x)

@@ -8,10 +8,11 @@ from migx.dim import Dim
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
+from migx.onnx.ops.casting import stored_type
 from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import matrix_product
 from migx.ops.builtin import Literal
-from migx.shape import F32, I8, U8, DType, Shape
+from migx.shape import F4, F8E4M3FN, F32, I8, U8, DType, Shape
 
 
 def axis_and_block(node: Node, x: Instruction) -> tuple[int, int]:
@@ -35,6 +36,7 @@ def quantize_linear(node: Node) -> Instruction:
         "u4": (U8, ops.PackInt4),
         "i2": (I8, ops.PackInt2),
         "u2": (U8, ops.PackInt2),
+        "f4": (F32, ops.PackFp4),
     }
     container, pack = packing.get(wanted.name, (wanted, None))
     axis, block = axis_and_block(node, x)
@@ -45,19 +47,19 @@ def quantize_linear(node: Node) -> Instruction:
     return result if pack is None else node.unpacked(node.add(pack(), result))
 
 
-def stored_type(value: Instruction) -> DType:
-    """The type a value is stored in: that before it was unpacked, where it was."""
-    unpacked = value.op.name.startswith("unpack_")
-    return value.inputs[0].shape.dtype if unpacked else value.shape.dtype
-
-
 @importer("DequantizeLinear", since=10)
 def dequantize_linear(node: Node) -> Instruction:
-    operands = [v for v in (node.input(0), node.input(1), node.optional(2)) if v is not None]
+    given = (node.input(0), node.input(1), node.optional(2))
+    operands = [whole_bytes(node, v) for v in given if v is not None]
     axis, block = axis_and_block(node, operands[0])
     result = node.add(ops.DequantizeLinear(axis=axis, block=block), *operands)
     wanted = node.dtype("output_dtype") if node.integer("output_dtype", 0) else result.shape.dtype
     return node.convert(result, wanted)
+
+
+def whole_bytes(node: Node, value: Instruction) -> Instruction:
+    """An f4 value, unpacked to f32, in the narrowest type that holds it; any other as it is."""
+    return node.convert(value, F8E4M3FN) if stored_type(value) is F4 else value
 
 
 @importer("DynamicQuantizeLinear")

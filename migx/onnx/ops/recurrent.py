@@ -12,7 +12,7 @@ from migx.onnx.node import Node
 INPUTS = {"RNN": 6, "GRU": 6, "LSTM": 8}
 
 
-@importer(*INPUTS, since=7)
+@importer(*INPUTS)
 def recurrent(node: Node) -> tuple[Instruction, ...]:
     """Y, Y_h and, of an LSTM, Y_c. With ``layout`` 1 batches stand first, and are transposed in and
     out.

@@ -1,0 +1,168 @@
+"""ONNX's own backend protocol: any suite written for it can drive any target of migx.
+
+    import migx.backend
+    outputs = migx.backend.run_model(model, inputs, device="ref")
+
+A device is the name of a target, in upper or lower case. Values are numpy arrays; those of 2- and
+4-bit types and of narrow floats have the types of ``ml_dtypes``, as onnx gives them. A sequence is
+a list, an optional that holds nothing is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+from onnx.backend.base import Backend, BackendRep, namedtupledict
+
+from migx import plugins
+from migx.argument import Argument
+from migx.errors import InputError, MigxError, UnknownName
+from migx.ir import Program
+from migx.onnx.reader import program_of
+from migx.onnx.wire import Stripped
+from migx.ops.packing import PackFp4, PackInt2, PackInt4, UnpackFp4, UnpackInt2, UnpackInt4
+from migx.shape import F4, F32, I2, I4, I8, U2, U4, U8, DType, Shape
+
+_NARROW = {
+    I2: np.dtype(ml_dtypes.int2),
+    U2: np.dtype(ml_dtypes.uint2),
+    I4: np.dtype(ml_dtypes.int4),
+    U4: np.dtype(ml_dtypes.uint4),
+    F4: np.dtype(ml_dtypes.float4_e2m1fn),
+}
+_WIDE = {I2: I8, U2: U8, I4: I8, U4: U8, F4: F32}
+
+
+class Prepared(BackendRep):
+    """A model compiled for a target; ``run`` takes and gives arrays, any number of times."""
+
+    def __init__(self, model: onnx.ModelProto, target: str, folder: Path) -> None:
+        self.program: Program = program_of(Stripped(model, {}), folder)
+        self.program.compile(target)
+        initialized = {tensor.name for tensor in model.graph.initializer}
+        self.inputs = [v.name for v in model.graph.input if v.name not in initialized]
+        self._outputs = namedtupledict("Outputs", [v.name for v in model.graph.output])
+
+    def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """The outputs, by place and by name. ``inputs`` stand in the order of the graph's inputs
+        that are no initializers, or are given by name.
+        """
+        given = self._named(inputs)
+        parameters = self.program.main.parameters
+        arguments = {
+            name: packed(value, parameters[name].shape) if name in parameters else value
+            for name, value in given.items()
+        }
+        return self._outputs(*map(unpacked, self.program.eval(arguments)))
+
+    def _named(self, inputs: Any) -> Mapping[str, Any]:
+        if isinstance(inputs, Mapping):
+            return inputs
+        single = isinstance(inputs, np.ndarray)
+        values: Sequence[Any] = [inputs] if single else inputs
+        if len(values) != len(self.inputs):
+            raise InputError(
+                f"{len(values)} inputs for the {len(self.inputs)} inputs "
+                f"{', '.join(self.inputs) or '(none)'}"
+            )
+        return dict(zip(self.inputs, values, strict=True))
+
+
+class MigxBackend(Backend):
+    """The backend; a device is the name of a target."""
+
+    @classmethod
+    def supports_device(cls, device: str) -> bool:
+        return device.lower() in plugins.names("targets")
+
+    @classmethod
+    def is_compatible(cls, model: onnx.ModelProto, device: str = "REF", **kwargs: Any) -> bool:
+        """Whether the model can be read: every operator in it, and every type."""
+        try:
+            program_of(Stripped(model, {}), _folder(kwargs))
+        except MigxError:
+            return False
+        return cls.supports_device(device)
+
+    @classmethod
+    def prepare(cls, model: onnx.ModelProto, device: str = "REF", **kwargs: Any) -> Prepared:
+        """The model compiled for a target. ``folder`` says where its external data lies, if not in
+        the working directory. ``UnknownName`` lists the devices there are.
+        """
+        if not cls.supports_device(device):
+            names = ", ".join(plugins.names("targets"))
+            raise UnknownName(f"no device {device!r}; the devices are the targets: {names}")
+        return Prepared(model, device.lower(), _folder(kwargs))
+
+    @classmethod
+    def run_model(
+        cls, model: onnx.ModelProto, inputs: Any, device: str = "REF", **kwargs: Any
+    ) -> tuple[Any, ...]:
+        return cls.prepare(model, device, **kwargs).run(inputs)
+
+    @classmethod
+    def run_node(
+        cls,
+        node: onnx.NodeProto,
+        inputs: Any,
+        device: str = "REF",
+        outputs_info: Sequence[tuple[np.dtype[Any], tuple[int, ...]]] | None = None,
+        **kwargs: Any,
+    ) -> tuple[Any, ...]:
+        """The outputs of one node; ``inputs`` are those it names. Its operator is of the newest
+        opset, or of ``opset_version``.
+        """
+        names = [name for name in node.input if name]
+        values = [np.asarray(value) for value in inputs]
+        if len(names) != len(values):
+            raise InputError(f"{len(values)} inputs for the inputs {', '.join(names) or '(none)'}")
+        declared = [
+            onnx.helper.make_tensor_value_info(
+                name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape
+            )
+            for name, value in zip(names, values, strict=True)
+        ]
+        results = [onnx.ValueInfoProto(name=name) for name in node.output if name]
+        graph = onnx.helper.make_graph([node], node.op_type, declared, results)
+        version = kwargs.pop("opset_version", onnx.defs.onnx_opset_version())
+        opsets = [onnx.helper.make_opsetid(node.domain, version)]
+        model = onnx.helper.make_model(graph, opset_imports=opsets)
+        return cls.run_model(model, dict(zip(names, values, strict=True)), device, **kwargs)
+
+
+def _folder(options: Mapping[str, Any]) -> Path:
+    return Path(options.get("folder", ".")).absolute()
+
+
+def packed(value: Any, shape: Shape) -> Any:
+    """An array of 2- or 4-bit elements as the packed argument a parameter takes; any other value
+    as it is.
+    """
+    dtype = shape.dtype
+    if not dtype.is_packed or not isinstance(value, np.ndarray) or value.dtype != _NARROW[dtype]:
+        return value
+    wide = Argument.of(value.astype(_WIDE[dtype].numpy))
+    op = (PackFp4 if dtype is F4 else PackInt4 if dtype.bits == 4 else PackInt2)()
+    return op.compute(None, Shape(dtype, value.shape), [wide], [])
+
+
+def unpacked(value: Any) -> Any:
+    """A packed result as an array of its elements; any other value as it is."""
+    if not isinstance(value, Argument) or not value.shape.dtype.is_packed:
+        return value
+    dtype: DType = value.shape.dtype
+    op = (UnpackFp4 if dtype is F4 else UnpackInt4 if dtype.bits == 4 else UnpackInt2)()
+    wide = op.compute(None, value.shape.with_type(_WIDE[dtype]), [value], [])
+    return wide.array.astype(_NARROW[dtype])
+
+
+prepare = MigxBackend.prepare
+run_model = MigxBackend.run_model
+run_node = MigxBackend.run_node
+supports_device = MigxBackend.supports_device
+is_compatible = MigxBackend.is_compatible

@@ -1,0 +1,205 @@
+"""Which rewrites make an answer wrong: the smallest set of events after which it is.
+
+    found = bisected(program, "optimize_module", against_ref(program, inputs))
+
+Events are left out by key, see ``migx.rewrite.EventLog``: those of rules one by one, a pass that
+tells of none as a whole. A set is found, not a place in the order, so two rewrites that are wrong
+only together are found as two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+
+from migx.accuracy import Roundings, compare
+from migx.argument import Argument
+from migx.binding import check_inputs
+from migx.compiler import compiled, finalize
+from migx.compiler import run as run_compiled
+from migx.errors import MigxError
+from migx.ir import Program
+from migx.manager import PassManager
+from migx.pipeline import Element, Pipeline
+from migx.rewrite import AllBut, Event, EventLog
+from migx.target import Target, get_target
+
+T = TypeVar("T")
+
+FAULTS = (
+    MigxError, ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError,
+    TypeError, ValueError,
+)  # fmt: skip
+"""What a pass or a target that is wrong may raise; it is then what is looked for."""
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """What goes wrong: ``kind`` tells one failure from another and is empty where all is right."""
+
+    kind: str = ""
+    detail: str = ""
+
+
+Judge: TypeAlias = Callable[[Program], Symptom]
+"""What is wrong with a program that has been through the passes."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The ``events`` that are wrong, together if they are several; none if the passes fail without
+    any.
+
+    ``needed`` are those without which the program would not come as far as to be wrong, such as
+    what lowers it for a target. ``skipped`` are the keys of the passes that were left out as a
+    whole. ``recorded`` counts the events of the whole run, ``trials`` the runs it took.
+    """
+
+    symptom: Symptom
+    events: tuple[Event, ...]
+    needed: tuple[Event, ...]
+    skipped: frozenset[str]
+    recorded: int
+    trials: int
+
+    @property
+    def before(self) -> AllBut:
+        """What a log skips that stops just before it goes wrong."""
+        return self._with((*self.needed, *self.events[:-1]))
+
+    @property
+    def after(self) -> AllBut:
+        """What a log skips that keeps only what goes wrong."""
+        return self._with((*self.needed, *self.events))
+
+    def _with(self, events: Sequence[Event]) -> AllBut:
+        kept = frozenset(event.key for event in events)
+        whole = {event.key for event in (*self.needed, *self.events) if not event.rule}
+        rules = frozenset(event.key for event in events if event.rule)
+        return AllBut(rules, (self.skipped | whole) - kept)
+
+
+def bisected(program: Program, passes: Pipeline | str | Sequence[Element], judge: Judge) -> Found:
+    """The smallest set of rewrites with which the passes fail as they do with all of them.
+
+    ``NothingWrong`` where they do not fail. No rewrite can be left out of the set, and each run of
+    the passes is one trial: about as many as the set has members, times the logarithm of the number
+    of all rewrites.
+    """
+    trials = _Trials(program, Pipeline.of(passes), judge)
+    symptom, log = trials.run(frozenset())
+    if not symptom.kind:
+        raise NothingWrong(f"nothing is wrong after {trials.pipeline or 'no passes'}")
+    events = list({event.key: event for event in log.events}.values())
+    whole = frozenset(event.key for event in events if not event.rule)
+
+    def symptom_with(chosen: Sequence[Event]) -> str:
+        kept = frozenset(event.key for event in chosen)
+        return trials.kind(AllBut(kept - whole, whole - kept))
+
+    least = smallest(events, lambda chosen: symptom_with(chosen) == symptom.kind)
+    # What makes the answer right when it is left out is wrong; the rest was only needed.
+    guilty = [e for e in least if not symptom_with([other for other in least if other is not e])]
+    if not guilty:
+        guilty = least
+    needed = tuple(event for event in least if event not in guilty)
+    left_out = whole - {event.key for event in least}
+    return Found(symptom, tuple(guilty), needed, left_out, len(events), trials.count)
+
+
+class NothingWrong(MigxError):
+    """There is nothing to look for: what should fail does not."""
+
+
+def smallest(items: Sequence[T], fails: Callable[[Sequence[T]], bool]) -> list[T]:
+    """A set of items, in their order, that fails, and of which none can be left out. All of them
+    fail.
+
+    Delta debugging: the shortest beginning that fails ends with a member; with that one kept, the
+    shortest beginning before it, and so on. Where more items do not always fail more, what is found
+    is still such a set.
+    """
+    kept: list[T] = []
+    rest = list(items)
+    while rest and not fails(kept):
+        passing, failing = 0, len(rest)
+        while failing - passing > 1:
+            middle = (passing + failing) // 2
+            if fails([*rest[:middle], *kept]):
+                failing = middle
+            else:
+                passing = middle
+        kept.insert(0, rest[failing - 1])
+        rest = rest[: failing - 1]
+    at = 0
+    while at < len(kept):
+        without = kept[:at] + kept[at + 1 :]
+        kept, at = (without, 0) if fails(without) else (kept, at + 1)
+    return kept
+
+
+def outcome(
+    program: Program,
+    passes: Pipeline | str | Sequence[Element],
+    inputs: Mapping[str, Any],
+    target: Target | str = "ref",
+) -> Symptom:
+    """What is wrong with a program after some passes, run on a target."""
+    trials = _Trials(program, Pipeline.of(passes), against_ref(program, inputs, target))
+    return trials.run(frozenset())[0]
+
+
+def against_ref(program: Program, inputs: Mapping[str, Any], target: Target | str = "ref") -> Judge:
+    """A judge by what the program gave on ``ref`` before any pass, under the bounds of
+    ``migx.accuracy``.
+    """
+    plain, chosen = compiled(program, "ref", passes=""), get_target(target)
+    arguments = check_inputs(plain.program.main, inputs)
+    spent = Roundings(plain.program, arguments)
+    with np.errstate(all="ignore"):
+        expected = plain.trace(arguments, spent)  # type: ignore[attr-defined]
+    budgets = [spent.of(value) for value in plain.program.main.outputs]
+    names = program.main.output_names
+
+    def judge(lowered: Program) -> Symptom:
+        context = chosen.get_context()
+        finalize(lowered, context)
+        got = run_compiled(chosen.make_executable(lowered, context), inputs)
+        for name, x, y, budget in zip(names, got, expected, budgets, strict=True):
+            found = compare(name, x.data if isinstance(x, Argument) else x, y.data, budget)
+            if not found.passed:
+                return Symptom("wrong", f"{name}: {found.problem}")
+        return Symptom()
+
+    return judge
+
+
+@dataclass
+class _Trials:
+    """Runs of passes over copies of a program, each judged; equal ones are run once."""
+
+    program: Program
+    pipeline: Pipeline
+    judge: Judge
+    count: int = 0
+    known: dict[AllBut, str] = field(default_factory=dict)
+
+    def kind(self, skip: AllBut) -> str:
+        """What goes wrong without some events."""
+        if skip not in self.known:
+            self.known[skip] = self.run(skip)[0].kind
+        return self.known[skip]
+
+    def run(self, skip: AllBut | frozenset[str]) -> tuple[Symptom, EventLog]:
+        """What goes wrong without some events, and those that happened."""
+        self.count += 1
+        made, log = self.program.copy(), EventLog(skip)
+        try:
+            PassManager(made, log=log).run(self.pipeline)
+            return self.judge(made), log
+        except FAULTS as error:
+            notes = "\n".join([str(error), *getattr(error, "__notes__", ())])
+            return Symptom(type(error).__name__, notes), log

@@ -1,0 +1,74 @@
+"""Commands of the user's own that judge a program, each run in a process that can be killed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from migx.cli import _load
+
+if TYPE_CHECKING:
+    from migx.bisect import Symptom
+    from migx.ir import Program
+
+
+def add_timeout(parser: argparse.ArgumentParser) -> None:
+    """Declares how long a command may take."""
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=float,
+        default=60.0,
+        help="what COMMAND may take each time (60); longer is a failure of its own kind",
+    )
+
+
+def judged(program: Program, command: Sequence[str], timeout: float) -> Symptom:
+    """How a command ends on a program: right with exit code 0.
+
+    The program is written to a ``.migx`` file, whose path takes the place of ``{}`` in the command,
+    or stands at its end.
+    """
+    from migx.bisect import Symptom
+
+    with tempfile.TemporaryDirectory(prefix="migx-") as folder:
+        path = Path(folder, "case.migx")
+        _load.save(program, path, origins=True)
+        words = [word.replace("{}", str(path)) for word in command]
+        if words == list(command):
+            words.append(str(path))
+        with open(Path(folder, "stderr"), "w+b") as errors:
+            code = _ended(words, timeout, errors.fileno())
+            errors.seek(0)
+            said = errors.read().decode(errors="replace").strip()
+    if code is None:
+        return Symptom("timeout", f"no end within {timeout:g} s")
+    return Symptom(f"exit code {code}", said) if code else Symptom()
+
+
+def _ended(words: Sequence[str], timeout: float, errors: int) -> int | None:
+    """The exit code of a command; None if it had to be killed, with all it started."""
+    try:
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise _load.UsageError(f"cannot run {words[0]}: {error.strerror}") from error
+    try:
+        return process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

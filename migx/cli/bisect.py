@@ -1,0 +1,128 @@
+"""Finds the rewrites that make an answer wrong.
+
+Without a command the outputs on the target are held against the model's own meaning on ref, see
+migx.accuracy. With one, it is run on what the passes leave, a .migx file in the place of {} or at
+its end, and fails by its exit code. The exit code is 1 where nothing is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from migx.cli import _command, _load, _options, _report, opt
+
+if TYPE_CHECKING:
+    from migx.bisect import Found, Judge
+    from migx.ir import Program
+    from migx.manager import Pipeline
+    from migx.rewrite import AllBut
+
+TAKES_COMMAND = True
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.usage = "migx bisect MODEL [options] [-- COMMAND]"
+    _load.add_model(parser)
+    _options.add_inputs(parser)
+    _options.add_target(parser)
+    _command.add_timeout(parser)
+    _report.add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Finds them."""
+    from migx.bisect import NothingWrong, bisected
+
+    program = _load.load(options)
+    pipeline = _pipeline(options)
+    judge = _judge(program, options)
+    try:
+        with _load.progress(f"bisecting {pipeline}"):
+            found = bisected(program, pipeline, judge)
+    except NothingWrong as nothing:
+        if options.json:
+            _report.print_json({"passes": str(pipeline), "symptom": None, "events": []})
+        else:
+            print(nothing)
+        return 1
+    shown = _described(found, pipeline, options)
+    if options.json:
+        _report.print_json(shown)
+    else:
+        _print(shown, found)
+    return 0
+
+
+def _pipeline(options: argparse.Namespace) -> Pipeline:
+    """The passes asked for, or those the target lists."""
+    from migx.pipeline import Pipeline
+    from migx.target import CompileOptions, get_target
+
+    target = get_target(options.target)
+    if options.passes is not None:
+        return Pipeline.parse(options.passes)
+    return target.get_passes(target.get_context(), CompileOptions())
+
+
+def _judge(program: Program, options: argparse.Namespace) -> Judge:
+    if options.command:
+        return lambda lowered: _command.judged(lowered, options.command, options.timeout)
+    from migx.bisect import against_ref
+    from migx.cli import _inputs
+    from migx.errors import MigxError
+
+    inputs, sizes = _inputs.read_or_drawn(program, options)
+    try:
+        return against_ref(program, inputs, options.target)
+    except MigxError as error:
+        raise _inputs.explained(error, sizes)  # noqa: B904 - the same error, with a note
+
+
+def _described(found: Found, pipeline: Pipeline, options: argparse.Namespace) -> dict[str, Any]:
+    """What is printed, as plain values."""
+    return {
+        "passes": str(pipeline),
+        "symptom": found.symptom.kind,
+        "detail": found.symptom.detail,
+        "events": [vars(event) for event in found.events],
+        "needed": [vars(event) for event in found.needed],
+        "recorded": found.recorded,
+        "trials": found.trials,
+        "before": _shows(found.before, pipeline, options),
+        "after": _shows(found.after, pipeline, options),
+    }
+
+
+def _shows(skip: AllBut, pipeline: Pipeline, options: argparse.Namespace) -> str:
+    """The command that shows what the passes leave with only some rewrites."""
+    words = ["migx", "opt", options.model, "--passes", str(pipeline)]
+    for name, given in (("--input-dim", options.input_dim), ("--dim-param", options.dim_param)):
+        words += [word for each in given for word in (name, each)]
+    if options.draw_missing is not None:
+        words += ["--draw-missing", str(options.draw_missing)]
+    words += ["--only", ",".join(sorted(skip.kept))]
+    if skip.passes:
+        words += ["--skip", ",".join(sorted(skip.passes))]
+    return shlex.join(words)
+
+
+def _print(shown: dict[str, Any], found: Found) -> None:
+    first, *rest = shown["detail"].splitlines() or [""]
+    print("\n".join([f"{shown['symptom']}: {first}".rstrip(": "), *rest]))
+    counted = f"of {shown['recorded']} rewrites; found in {shown['trials']} runs"
+    match len(found.events):
+        case 0:
+            print(f"\nit fails without any {counted}")
+        case 1:
+            print(f"\n1 {counted}")
+        case many:
+            print(f"\n{many}, together, {counted}")
+    for event in found.events:
+        print(f"\n{opt.drawn(event)}")
+    if found.needed:
+        names = dict.fromkeys(event.pass_name for event in found.needed)
+        print(f"\nneeded to come so far: {', '.join(names)}")
+    print(f"\nbefore: {shown['before']}\nafter:  {shown['after']}")

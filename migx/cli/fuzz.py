@@ -1,0 +1,95 @@
+"""Holds passes or a target to random programs. Each must leave the same outputs, within bounds
+derived from the roundings on the way, and a well-formed program, and do the same each time.
+
+Without ``--passes`` or ``--target``, every pass is tried, one after the other. A program that fails
+is made small and saved as a case for ``migx opt``. The exit code is 1 where there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from migx.cli import _load, _report
+
+if TYPE_CHECKING:
+    from migx.manager import Pipeline
+    from migx.testing.fuzz import Report
+
+COUNTED = ("submodules", "captures", "tuples", "strided", "symbolic", "broadcasts", "constants")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.add_argument("--passes", metavar="P,Q{x=1}", help="the pipeline to try, as a whole")
+    parser.add_argument("--target", metavar="T", help="the target to hold against ref")
+    parser.add_argument("--seconds", metavar="N", type=float, default=10.0, help="how long (10)")
+    parser.add_argument("--seed", metavar="S", type=int, default=0, help="what to draw from (0)")
+    parser.add_argument(
+        "--save", metavar="FOLDER", type=Path, default=Path("fuzz"), help="for failures (fuzz)"
+    )
+    _report.add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Fuzzes, and prints what came of it."""
+    from migx.testing.fuzz import fuzz, subjects_for
+
+    if options.seconds <= 0:
+        raise _load.UsageError(f"--seconds is above 0, not {options.seconds:g}")
+    subjects = subjects_for(_pipelines(options), options.target)
+    with _load.progress(f"fuzzing {', '.join(map(str, subjects))}"):
+        report = fuzz(subjects, seconds=options.seconds, seed=options.seed, folder=options.save)
+    if options.json:
+        _report.print_json(_found(report))
+    else:
+        print(_shown(report))
+    return int(bool(report.failures))
+
+
+def _pipelines(options: argparse.Namespace) -> list[Pipeline]:
+    """The pipeline asked for, or each pass that needs no options."""
+    from migx import plugins
+    from migx.manager import Pipeline
+
+    if options.passes is not None:
+        return [Pipeline.parse(options.passes)]
+    if options.target is not None:
+        return []
+    classes = [plugins.load("passes", name) for name in plugins.names("passes")]
+    return [Pipeline.of([cls()]) for cls in classes if not _required(cls)]
+
+
+def _required(cls: Any) -> list[str]:
+    return [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
+
+
+def _found(report: Report) -> dict[str, Any]:
+    return {
+        "programs": report.programs,
+        "seconds": report.seconds,
+        "programs_per_second": report.rate,
+        "changed": report.changed,
+        "features": dict(report.features),
+        "rules_fired": dict(sorted(report.fired.items())),
+        "rules_silent": report.silent,
+        "failures": [vars(failure) for failure in report.failures],
+    }
+
+
+def _shown(report: Report) -> str:
+    features = report.features
+    mean = features["instructions"] / max(1, report.programs)
+    size = f"{report.programs} programs of {mean:.0f} instructions"
+    speed = f"in {report.seconds:.1f} s, {report.rate:.0f} a second"
+    held = ", ".join(f"{features[name]} {name}" for name in COUNTED)
+    lines = [f"{size} {speed}; {report.changed} were changed", f"with {held}"]
+    if report.fired or report.silent:
+        known = len(report.fired) + len(report.silent)
+        lines.append(f"{len(report.fired)} of {known} rules fired, {report.fired.total()} times")
+    if report.silent:
+        lines.append(f"never fired: {', '.join(report.silent)}")
+    lines += [f"\nFAILED {failure}" for failure in report.failures]
+    return "\n".join(lines)

@@ -1,0 +1,82 @@
+"""Makes a program small while a command still fails on it in the same way.
+
+The command gets a .migx file in the place of {}, or at its end, and fails by its exit code, which
+must stay the same. The smallest program found so far is always in the output file, so it can be
+interrupted. The exit code is 1 where the command does not fail to begin with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from migx.cli import _command, _load, _report
+
+TAKES_COMMAND = True
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.usage = "migx reduce MODEL [options] -- COMMAND"
+    _load.add_model(parser)
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="where the small program goes (NAME.reduced.migx in this folder)",
+    )
+    _command.add_timeout(parser)
+    _report.add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Makes it small."""
+    from migx.bisect import NothingWrong
+    from migx.ir import Program
+    from migx.observers import size
+    from migx.reduce import reduced
+
+    if not options.command:
+        raise _load.UsageError(
+            "say what fails: migx reduce MODEL -- COMMAND, where {} stands for the file"
+        )
+    program, trials = _load.load(options), 0
+    output = options.output or Path(f"{Path(options.model).stem}.reduced.migx")
+    wanted = _command.judged(program, options.command, options.timeout)
+
+    def fails(made: Program) -> bool:
+        nonlocal trials
+        trials += 1
+        return _command.judged(made, options.command, options.timeout).kind == wanted.kind
+
+    def keep(made: Program) -> None:
+        _load.save(made, output, origins=True)
+        if sys.stderr.isatty():
+            print(f"{size(made)} instructions after {trials} runs", file=sys.stderr)
+
+    try:
+        if not wanted.kind:
+            raise NothingWrong("the command does not fail: there is nothing to reduce")
+        small = reduced(program, fails, keep)
+    except NothingWrong as nothing:
+        print(nothing, file=sys.stderr)
+        return 1
+    keep(small)
+    found = {
+        "symptom": wanted.kind,
+        "before": size(program),
+        "after": size(small),
+        "trials": trials,
+        "file": str(output),
+    }
+    if options.json:
+        _report.print_json(found)
+    else:
+        print(
+            "{symptom}: {before} instructions became {after} in {trials} runs\n{file}".format(
+                **found
+            )
+        )
+    return 0

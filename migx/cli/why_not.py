@@ -1,0 +1,68 @@
+"""Says why a rule does not apply at an instruction, and how far its pattern matches there.
+
+--at names an instruction of the text (%3, body:%3 in a submodule), a parameter, or an ONNX node;
+what reads it is looked at as well, as far as the pattern reaches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from migx.cli import _load, _report
+
+if TYPE_CHECKING:
+    from migx.ir import Program
+    from migx.manager import Pass
+    from migx.rewrite import Event, Rule
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    _load.add_model(parser)
+    parser.add_argument(
+        "--rule", metavar="PASS.RULE", required=True, help="the rule; `migx passes PASS` lists them"
+    )
+    parser.add_argument("--at", metavar="NAME", required=True, help="where it should apply")
+    parser.add_argument("--passes", metavar="P,Q{x=1}", help="run these passes first")
+    _report.add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Says it."""
+    from migx.manager import run_passes
+    from migx.whynot import named, rule_named, why_not
+
+    cls, rule = rule_named(options.rule)
+    program = _load.load(options)
+    if options.passes:
+        run_passes(program, options.passes)
+    answers = why_not(program, cls, rule, options.at)
+    events = _fired(program, cls, rule)
+    if options.json:
+        found: dict[str, Any] = {
+            "rule": options.rule,
+            "pattern": str(rule.pattern),
+            "answers": [dataclasses.asdict(answer) for answer in answers],
+            "fired": None if events is None else [vars(event) for event in events],
+        }
+        _report.print_json(found)
+        return 0
+    print(f"{options.rule} looks for {rule.pattern}")
+    for answer in answers:
+        print(f"\n{answer}")
+    if events is not None:
+        origins = {origin for at in named(program, options.at) for origin in at.origins}
+        here = sum(bool(origins & set(event.origins)) for event in events)
+        print(f"\nrewrites by it in a run of {cls.name}: {len(events)}, of them here: {here}")
+    return 0
+
+
+def _fired(program: Program, cls: type[Pass], rule: Rule) -> list[Event] | None:
+    """What the rule does in a run of its whole pass; None where that has to be told options."""
+    from migx.whynot import fired
+
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    required = [f.name for f in fields if f.default is dataclasses.MISSING]
+    return None if required else fired(program, cls(), rule)

@@ -1,0 +1,68 @@
+"""What importers of several families share: operators described by another, layouts, ramps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx
+
+from migx import ops
+from migx.dim import Extent
+from migx.ir import Instruction
+from migx.onnx import importers
+from migx.onnx.node import Node
+from migx.shape import I64
+
+VERSION = 21
+"""The version of the default domain whose operators are meant."""
+
+
+def delegated(
+    node: Node, operator: str, *inputs: Instruction | None, **attributes: Any
+) -> Instruction:
+    """The first result of an operator of the default domain for the operands given.
+
+    It has the attributes of the node, but for those given here; one that is None is left out.
+    """
+    return all_of(node, operator, *inputs, **attributes)[0]
+
+
+def all_of(
+    node: Node, operator: str, *inputs: Instruction | None, **attributes: Any
+) -> tuple[Instruction, ...]:
+    """All results of an operator; see ``delegated``."""
+    proto = onnx.NodeProto()
+    proto.CopyFrom(node.proto)
+    proto.op_type, proto.domain = operator, ""
+    kept = [a for a in proto.attribute if a.name not in attributes]
+    given = {name: value for name, value in attributes.items() if value is not None}
+    del proto.attribute[:]
+    proto.attribute.extend(kept)
+    proto.attribute.extend(onnx.helper.make_attribute(*pair) for pair in given.items())
+    del proto.output[1:]
+    importer = importers.find("", operator, VERSION)
+    if importer is None:
+        raise node.fail(f"there is no operator {operator}")
+    made = importer(Node(proto, node.graph, inputs, VERSION))
+    return made if isinstance(made, tuple) else (made,)
+
+
+def steps(node: Node, count: Extent) -> Instruction:
+    """0, 1, ..., count - 1 as i64."""
+    end = node.add(ops.Squeeze((0,)), node.dims([count]))
+    return node.add(ops.DynamicRange(count), node.literal(0, I64), end, node.literal(1, I64))
+
+
+def transposed(node: Node, x: Instruction, *order: int) -> Instruction:
+    """The value with its axes in another order."""
+    return node.add(ops.Transpose(order), x)
+
+
+def channels_first(node: Node, x: Instruction) -> Instruction:
+    """[N, ..., C] as [N, C, ...]."""
+    return transposed(node, x, 0, x.shape.rank - 1, *range(1, x.shape.rank - 1))
+
+
+def channels_last(node: Node, x: Instruction) -> Instruction:
+    """[N, C, ...] as [N, ..., C]."""
+    return transposed(node, x, 0, *range(2, x.shape.rank), 1)

@@ -1,0 +1,369 @@
+"""Attention as the operators of ``com.microsoft`` have it.
+
+All become products, a softmax and a product. Inside, queries, keys and values are [batch, heads,
+length, size] throughout.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+
+from migx import dim, ops
+from migx.dim import Extent
+from migx.ir import Instruction
+from migx.onnx.importers import importer
+from migx.onnx.node import Node
+from migx.onnx.ops._delegate import steps
+from migx.onnx.ops.contrib import DOMAIN
+from migx.onnx.ops.elementwise import binary
+from migx.onnx.ops.linear import matrix_product, scaled
+from migx.onnx.ops.qlinear import dequantized
+from migx.shape import I64
+
+Pair = tuple[Instruction, Instruction]
+
+
+@importer("Attention", domain=DOMAIN)
+def attention(node: Node) -> tuple[Instruction, ...]:
+    """Queries, keys and values are one product of the input."""
+    if node.optional(6) is not None:
+        raise node.fail("past_sequence_length is not supported")
+    whole = matrix_product(node, ops.Dot(), node.input(0), node.input(1))
+    return self_attended(node, whole, *(node.optional(i) for i in (2, 3, 4, 5)))
+
+
+@importer("QAttention", domain=DOMAIN)
+def quantized_attention(node: Node) -> tuple[Instruction, ...]:
+    """Attention of a quantised input and weights; what comes of their product is real."""
+    x = dequantized(node, node.input(0), node.input(3), node.optional(6), -1)
+    weights = dequantized(node, node.input(1), node.input(4), node.optional(7), -1)
+    whole = matrix_product(node, ops.Dot(), x, weights)
+    return self_attended(node, whole, node.input(2), node.optional(5), node.optional(8), None)
+
+
+def self_attended(
+    node: Node,
+    whole: Instruction,
+    bias: Instruction | None,
+    mask: Instruction | None,
+    past: Instruction | None,
+    scores_bias: Instruction | None,
+) -> tuple[Instruction, ...]:
+    """Attention of queries, keys and values that lie side by side; ``past`` and ``present`` hold
+    keys and values.
+    """
+    if node.integer("do_rotary", 0):
+        raise node.fail("do_rotary is not supported")
+    heads = node.integer("num_heads")
+    whole = biased(node, whole, bias)
+    third = whole.shape.dims[-1] // 3
+    sizes = node.integers("qkv_hidden_sizes", ()) or (third, third, third)
+    q, k, v = (headed(node, part, heads) for part in parted(node, whole, sizes))
+    if past is not None:
+        old = [node.add(ops.Squeeze((0,)), part) for part in parted(node, past, (1, 1), 0)]
+        k, v = (node.add(ops.Concat(2), *pair) for pair in zip(old, (k, v), strict=True))
+    result = attended(node, q, k, v, mask, scores_bias)
+    if node.outputs < 2:
+        return (result,)
+    present = [node.add(ops.Unsqueeze((0,)), part) for part in (k, v)]
+    return result, node.add(ops.Concat(0), *present)
+
+
+@importer("MultiHeadAttention", domain=DOMAIN)
+def multi_head_attention(node: Node) -> tuple[Instruction, ...]:
+    """Operands are hidden states or heads; keys and values may be packed into one operand."""
+    if node.optional(8) is not None or node.outputs > 3:
+        raise node.fail("past_sequence_length and the output qk are not supported")
+    q, k, v = unpacked(node, node.input(0), node.optional(1), node.optional(2))
+    heads, bias = node.integer("num_heads"), node.optional(3)
+    parts: Sequence[Instruction | None] = (None, None, None)
+    if bias is not None:
+        width = q.shape.dims[-1]
+        parts = parted(node, bias, (width, width, bias.shape.dims[0] - 2 * width))
+    q, k, v = (
+        x if x.shape.rank == 4 else headed(node, biased(node, x, part), heads)
+        for x, part in zip((q, k, v), parts, strict=True)
+    )
+    for i, name in ((6, "past_key"), (7, "past_value")):
+        if (past := node.optional(i)) is not None:
+            joined = node.add(ops.Concat(2), past, k if name == "past_key" else v)
+            k, v = (joined, v) if name == "past_key" else (k, joined)
+    return attended(node, q, k, v, node.optional(4), node.optional(5)), k, v
+
+
+def unpacked(
+    node: Node, q: Instruction, k: Instruction | None, v: Instruction | None
+) -> tuple[Instruction, Instruction, Instruction]:
+    """Queries, keys and values out of [batch, length, heads, 3, size], or keys and values out of
+    [batch, length, heads, 2, size].
+    """
+    if k is None:
+        parts = split_heads(node, q, 3)
+        return parts[0], parts[1], parts[2]
+    if v is None:
+        first, second = split_heads(node, k, 2)
+        return q, first, second
+    return q, k, v
+
+
+def split_heads(node: Node, x: Instruction, count: int) -> list[Instruction]:
+    if x.shape.rank != 5:
+        raise node.fail(f"packed heads are [batch, length, heads, {count}, size], not {x.shape}")
+    batch, length, heads, _, size = x.shape.dims
+    parts = parted(node, x, (1,) * count, 3)
+    return [node.reshape(part, (batch, length, heads * size)) for part in parts]
+
+
+def biased(node: Node, x: Instruction, bias: Instruction | None) -> Instruction:
+    return x if bias is None else binary(node, ops.Add(), x, bias)
+
+
+def parted(
+    node: Node, x: Instruction, sizes: Sequence[Extent], axis: int = -1
+) -> list[Instruction]:
+    """The value cut along an axis into parts of these sizes."""
+    axis = node.axis(axis, x.shape.rank)
+    bounds: Iterable[Extent] = itertools.accumulate(sizes, initial=0)
+    pairs = itertools.pairwise(bounds)
+    return [node.add(ops.Slice((axis,), (first,), (last,)), x) for first, last in pairs]
+
+
+def headed(node: Node, x: Instruction, heads: int) -> Instruction:
+    """[batch, length, heads * size] as [batch, heads, length, size]."""
+    batch, length, width = x.shape.dims
+    apart = node.reshape(x, (batch, length, heads, width // heads))
+    return node.add(ops.Transpose((0, 2, 1, 3)), apart)
+
+
+def merged(node: Node, x: Instruction) -> Instruction:
+    """[batch, heads, length, size] as [batch, length, heads * size]."""
+    batch, heads, length, size = x.shape.dims
+    return node.reshape(node.add(ops.Transpose((0, 2, 1, 3)), x), (batch, length, heads * size))
+
+
+def attended(
+    node: Node,
+    q: Instruction,
+    k: Instruction,
+    v: Instruction,
+    mask: Instruction | None,
+    bias: Instruction | None,
+) -> Instruction:
+    """softmax(q kᵀ scale + bias + mask) v with its heads merged."""
+    size = q.shape.dims[-1]
+    scale = node.number("scale", 0.0) or 1 / math.sqrt(int(size))
+    product = node.add(ops.Dot(), q, node.add(ops.Transpose((0, 1, 3, 2)), k))
+    scores = scaled(node, product, scale)
+    if bias is not None:
+        scores = binary(node, ops.Add(), scores, bias)
+    if mask is not None:
+        filler = node.number("mask_filter_value", -10000.0)
+        allowed = mask_of(node, mask, k.shape.dims[0], k.shape.dims[2])
+        zero, low = (node.literal(value, scores.shape.dtype) for value in (0.0, filler))
+        added = node.add(ops.Where(), *node.broadcast(allowed, zero, low))
+        scores = binary(node, ops.Add(), scores, added)
+    if node.integer("unidirectional", 0):
+        scores = causal(node, scores)
+    weights = node.add(ops.Softmax(3), scores)
+    return merged(node, node.add(ops.Dot(), weights, v))
+
+
+def mask_of(node: Node, mask: Instruction, batch: Extent, total: Extent) -> Instruction:
+    """Which keys may be seen, as bool that broadcasts to [batch, heads, length, total].
+
+    Lengths [batch], ends then starts [2 * batch], or a mask of ones of rank 2, 3 or 4.
+    """
+    if mask.shape.rank > 1:
+        axes = {2: (1, 2), 3: (1,)}.get(mask.shape.rank, ())
+        seen = node.add(ops.Unsqueeze(axes), mask) if axes else mask
+        return binary(node, ops.Greater(), seen, node.literal(0, mask.shape.dtype))
+    places = steps(node, total)
+    count = mask.shape.dims[0]
+    if count == batch:
+        return binary(node, ops.Less(), places, column(node, mask, batch))
+    if count != 2 * batch:
+        raise node.fail(f"a mask {mask.shape} for a batch of {batch} is not supported")
+    ends, starts = (column(node, part, batch) for part in parted(node, mask, (batch, batch)))
+    inside = binary(node, ops.Less(), places, ends)
+    return binary(
+        node, ops.LogicalAnd(), inside, binary(node, ops.GreaterOrEqual(), places, starts)
+    )
+
+
+def column(node: Node, x: Instruction, batch: Extent) -> Instruction:
+    """One integer for each member of a batch, as i64 [batch, 1, 1, 1]."""
+    return node.reshape(node.convert(x, I64), (batch, 1, 1, 1))
+
+
+def causal(node: Node, scores: Instruction) -> Instruction:
+    """Scores with -inf where a key comes after its query; the last query sees the last key."""
+    length, total = scores.shape.dims[-2:]
+    behind = node.add(ops.Squeeze((0,)), node.dims([total - length]))
+    query = binary(node, ops.Add(), steps(node, length), behind)
+    query = node.add(ops.Unsqueeze((1,)), query)
+    allowed = binary(node, ops.LessOrEqual(), steps(node, total), query)
+    return kept(node, scores, allowed)
+
+
+def kept(node: Node, scores: Instruction, allowed: Instruction) -> Instruction:
+    """Scores with -inf where they are not allowed."""
+    low = node.literal(-math.inf, scores.shape.dtype)
+    return node.add(ops.Where(), *node.broadcast(allowed, scores, low))
+
+
+@importer("RotaryEmbedding", domain=DOMAIN)
+def rotary_embedding(node: Node) -> Instruction:
+    x, places, cos, sin = (node.input(i) for i in range(4))
+    heads, used = node.integer("num_heads", 0), node.integer("rotary_embedding_dim", 0)
+    if node.integer("is_packed_batching", 0):
+        raise node.fail("is_packed_batching is not supported")
+    flat = x.shape.rank == 3
+    if flat:
+        width = 2 * cos.shape.dims[1]
+        x = headed(node, x, heads or int(x.shape.dims[-1] // width))
+    batch, length = x.shape.dims[0], x.shape.dims[2]
+    if places.shape.dims != (batch, length):
+        first = node.reshape(places, (1, 1))
+        places = binary(node, ops.Add(), first, steps(node, length))
+    turned = rotated(node, x, places, (cos, sin), bool(node.integer("interleaved", 0)), used)
+    return merged(node, turned) if flat else turned
+
+
+def rotated(
+    node: Node, x: Instruction, places: Instruction, tables: Pair, interleaved: bool, used: int = 0
+) -> Instruction:
+    """Pairs of elements of each head turned by the angle of their place.
+
+    The tables hold cosines and sines [places, pairs]; elements beyond the ``used`` ones stay.
+    """
+    size = x.shape.dims[-1]
+    width: Extent = used or 2 * tables[0].shape.dims[1]
+    rest = []
+    if width != size:
+        x, tail = parted(node, x, (width, size - width))
+        rest = [tail]
+    pairs = width // 2
+    *lead, _ = x.shape.dims
+    apart = node.reshape(x, (*lead, pairs, 2) if interleaved else (*lead, 2, pairs))
+    axis = 4 if interleaved else 3
+    a, b = (node.add(ops.Squeeze((axis,)), p) for p in parted(node, apart, (1, 1), axis))
+    cos, sin = (
+        node.add(ops.Unsqueeze((1,)), node.add(ops.Gather(0), table, places)) for table in tables
+    )
+    first = node.add(ops.Sub(), binary(node, ops.Mul(), a, cos), binary(node, ops.Mul(), b, sin))
+    second = node.add(ops.Add(), binary(node, ops.Mul(), a, sin), binary(node, ops.Mul(), b, cos))
+    both = [node.add(ops.Unsqueeze((axis,)), half) for half in (first, second)]
+    turned = node.reshape(node.add(ops.Concat(axis), *both), x.shape.dims)
+    return node.add(ops.Concat(3), turned, *rest) if rest else turned
+
+
+@importer("GroupQueryAttention", domain=DOMAIN)
+def group_query_attention(node: Node) -> tuple[Instruction, ...]:
+    """Several heads of queries share one of keys and values, which are kept from step to step.
+
+    ``seqlens_k`` says how many keys there are in all, less one; new ones follow those that were
+    there, so the present may have room that is not used yet.
+    """
+    for name in ("k_quant_type", "v_quant_type"):
+        if node.string(name, "NONE") != "NONE":
+            raise node.fail(f"{name} {node.string(name)} is not supported")
+    if node.outputs > 3 or any(node.optional(i) is not None for i in (14, 15)):
+        raise node.fail("the output qk and norms of queries and keys are not supported")
+    if not node.integer("causal", 1) or node.integer("sliding_window_cache", 0):
+        raise node.fail("causal 0 and sliding_window_cache are not supported")
+    heads, groups = node.integer("num_heads"), node.integer("kv_num_heads")
+    q, k, v = separate(node, heads, groups)
+    batch, length = q.shape.dims[0], q.shape.dims[2]
+    known = node.add(ops.Sub(), column(node, node.input(5), batch),
+                     node.broadcast_to(node.dims([length - 1]), (batch, 1, 1, 1)))  # fmt: skip
+    start = binary(node, ops.Max(), known, node.literal(0, I64))
+    places = binary(node, ops.Add(), start, steps(node, length))
+    if node.integer("do_rotary", 0):
+        given = node.optional(9)
+        turn = node.reshape(places, (batch, length)) if given is None else given
+        tables = node.input(7), node.input(8)
+        mixed = bool(node.integer("rotary_interleaved", 0))
+        q, k = (rotated(node, x, turn, tables, mixed) for x in (q, k))
+    k, v = (kept_with(node, node.optional(i), x, places) for i, x in ((3, k), (4, v)))
+    result = grouped(node, q, k, v, node.add(ops.Transpose((0, 1, 3, 2)), places))
+    return merged(node, result), k, v
+
+
+def separate(node: Node, heads: int, groups: int) -> list[Instruction]:
+    """Queries, keys and values with their heads, also out of one packed operand."""
+    whole, key, value = node.input(0), node.optional(1), node.optional(2)
+    if key is None or value is None:
+        size = whole.shape.dims[-1] // (heads + 2 * groups)
+        sizes = (heads * size, groups * size, groups * size)
+        whole, key, value = parted(node, whole, sizes)
+    counts = (heads, groups, groups)
+    return [headed(node, x, n) for x, n in zip((whole, key, value), counts, strict=True)]
+
+
+def kept_with(
+    node: Node, past: Instruction | None, new: Instruction, places: Instruction
+) -> Instruction:
+    """The past with new keys or values put at their places, as long as the longer of the past and
+    the total length.
+    """
+    if past is None:
+        return new
+    room = node.add(ops.Concat(2), past, node.scalar(0, new))
+    at = node.add(ops.Transpose((0, 1, 3, 2)), places)
+    index = node.broadcast_to(at, new.shape.dims)
+    filled = node.add(ops.ScatterNone(2), room, index, new)
+    total = node.input(6)
+    have, most = past.shape.dims[2], room.shape.dims[2]
+    wanted = node.extents(total)
+    if wanted is not None:
+        length = dim.maximum(have, wanted[0])
+        return filled if length == most else node.add(ops.Slice((2,), (0,), (length,)), filled)
+    last = node.add(ops.Max(), node.reshape(node.convert(total, I64), (1,)), node.dims([have]))
+    bounds = node.literal([0], I64), last, node.literal([1], I64)
+    return node.add(ops.DynamicSlice((2,), (node.fresh("total"),)), filled, *bounds)
+
+
+def grouped(
+    node: Node, q: Instruction, k: Instruction, v: Instruction, places: Instruction
+) -> Instruction:
+    """Attention of heads in groups, each query seeing the keys up to its own place [batch, 1,
+    length, 1].
+    """
+    batch, heads, length, size = q.shape.dims
+    groups, total = k.shape.dims[1], k.shape.dims[2]
+    scale = node.number("scale", 0.0) or 1 / math.sqrt(int(size))
+    each = int(heads) // int(groups)
+    rows = node.reshape(q, (batch, groups, each * length, size))
+    scores = scaled(
+        node, node.add(ops.Dot(), rows, node.add(ops.Transpose((0, 1, 3, 2)), k)), scale
+    )
+    scores = node.reshape(scores, (batch, heads, length, total))
+    if cap := node.number("softcap", 0.0):
+        scores = scaled(node, node.add(ops.Tanh(), scaled(node, scores, 1 / cap)), cap)
+    if (bias := node.optional(10)) is not None:
+        scores = binary(node, ops.Add(), scores, bias)
+    keys, window = steps(node, total), node.integer("local_window_size", -1)
+    allowed = binary(node, ops.LessOrEqual(), keys, places)
+    if window > 0:
+        oldest = binary(node, ops.Sub(), places, node.literal(window, I64))
+        allowed = binary(node, ops.LogicalAnd(), allowed, binary(node, ops.Greater(), keys, oldest))
+    weights = softmax_beside(node, kept(node, scores, allowed), heads)
+    weights = node.reshape(weights, (batch, groups, each * length, total))
+    return node.reshape(node.add(ops.Dot(), weights, v), (batch, heads, length, v.shape.dims[-1]))
+
+
+def softmax_beside(node: Node, scores: Instruction, heads: Extent) -> Instruction:
+    """A softmax in which one score more takes its share: that of the head's sink, or 0 with
+    ``smooth_softmax``.
+    """
+    sink = node.optional(11)
+    if sink is None and node.integer("smooth_softmax", -1) != 1:
+        return node.add(ops.Softmax(3), scores)
+    if sink is None:
+        sink = node.broadcast_to(node.literal(0, scores.shape.dtype), (heads,))
+    dims, total = scores.shape.dims, scores.shape.dims[3]
+    beside = node.add(ops.Broadcast(1, (*dims[:3], 1)), node.convert(sink, scores.shape.dtype))
+    weights = node.add(ops.Softmax(3), node.add(ops.Concat(3), scores, beside))
+    return node.add(ops.Slice((3,), (0,), (total,)), weights)

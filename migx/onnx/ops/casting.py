@@ -1,0 +1,60 @@
+"""ONNX casts, also to and from elements of less than a byte."""
+
+from __future__ import annotations
+
+from onnx import TensorProto
+
+from migx import ops
+from migx.ir import Instruction
+from migx.onnx import tensors
+from migx.onnx.importers import importer
+from migx.onnx.node import Node
+from migx.shape import F32, I8, I32, U8, DType
+
+
+@importer("Cast")
+def cast_by_name(node: Node) -> Instruction:
+    """Until version 6 the type stands there by name."""
+    code = TensorProto.DataType.Value(node.string("to"))
+    return converted(node, node.input(0), tensors.dtype_of(code, f"Cast {node.label!r}"))
+
+
+@importer("Cast", since=6)
+def cast(node: Node) -> Instruction:
+    return converted(node, node.input(0), node.dtype("to"))
+
+
+@importer("CastLike")
+def cast_like(node: Node) -> Instruction:
+    return converted(node, node.input(0), stored_type(node.input(1)))
+
+
+def stored_type(value: Instruction) -> DType:
+    """The type a value is stored in: that before it was unpacked, where it was."""
+    unpacked = value.op.name.startswith("unpack_")
+    return value.inputs[0].shape.dtype if unpacked else value.shape.dtype
+
+
+def converted(node: Node, x: Instruction, dtype: DType) -> Instruction:
+    """The value in another type, as the node's attributes say for narrow floats."""
+    if dtype is stored_type(x):
+        return x
+    if dtype.is_packed:
+        return node.unpacked(packed(node, x, dtype))
+    saturate, mode = bool(node.integer("saturate", 1)), node.string("round_mode", "up")
+    same = x.shape.dtype is dtype
+    return node.add(ops.Identity() if same else ops.Convert(dtype, saturate, mode), x)
+
+
+def packed(node: Node, x: Instruction, dtype: DType) -> Instruction:
+    """The value in a type of less than a byte. Integers keep their low bits; floats round once."""
+    if dtype.is_float:
+        return node.add(ops.PackFp4(), node.convert(x, F32))
+    sign = 1 << (dtype.bits - 1)
+    low = node.convert(x, I32)
+    low = node.add(ops.BitwiseAnd(), low, node.scalar(2 * sign - 1, low))
+    if dtype.kind == "int":
+        flipped = node.add(ops.BitwiseXor(), low, node.scalar(sign, low))
+        low = node.add(ops.Sub(), flipped, node.scalar(sign, low))
+    pack = ops.PackInt4() if dtype.bits == 4 else ops.PackInt2()
+    return node.add(pack, node.convert(low, I8 if dtype.kind == "int" else U8))

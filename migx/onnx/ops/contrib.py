@@ -1,0 +1,240 @@
+"""Operators of ``com.microsoft`` that onnxruntime fuses others into: activations, normalisations,
+products and convolutions with what follows them.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+
+from migx import ops
+from migx.ir import Instruction
+from migx.onnx.importers import importer
+from migx.onnx.node import Node
+from migx.onnx.ops._delegate import channels_first, channels_last, delegated, steps
+from migx.onnx.ops.elementwise import binary
+from migx.onnx.ops.linear import matrix_product, scaled
+from migx.onnx.ops.normalization import normalized
+from migx.shape import F32, I32
+
+DOMAIN = "com.microsoft"
+TINY = 9.999999960041972e-13
+"""The default epsilon of the normalisations with a skip: 1e-12 as an f32."""
+
+
+# Activations
+
+
+@importer("Gelu", domain=DOMAIN)
+def gelu(node: Node) -> Instruction:
+    return delegated(node, "Gelu", node.input(0))
+
+
+@importer("BiasGelu", domain=DOMAIN)
+def bias_gelu(node: Node) -> Instruction:
+    return delegated(node, "Gelu", binary(node, ops.Add(), node.input(0), node.input(1)))
+
+
+@importer("FastGelu", domain=DOMAIN)
+def fast_gelu(node: Node) -> Instruction:
+    return delegated(node, "Gelu", summed(node, 0, 1), approximate="tanh")
+
+
+@importer("QuickGelu", domain=DOMAIN)
+def quick_gelu(node: Node) -> Instruction:
+    """The product x * sigmoid(alpha * x)."""
+    return self_gated(node, node.input(0), node.number("alpha", 1.702))
+
+
+def self_gated(node: Node, x: Instruction, alpha: float = 1.0) -> Instruction:
+    """The product x * sigmoid(alpha * x): SiLU where alpha is 1."""
+    return node.add(ops.Mul(), x, node.add(ops.Sigmoid(), scaled(node, x, alpha)))
+
+
+@importer("BiasSplitGelu", domain=DOMAIN)
+def bias_split_gelu(node: Node) -> Instruction:
+    """The first half of the channels of x + bias, times the gelu of the second."""
+    x = summed(node, 0, 1)
+    axis, half = x.shape.rank - 1, x.shape.dims[-1] // 2
+    left = node.add(ops.Slice((axis,), (0,), (half,)), x)
+    right = node.add(ops.Slice((axis,), (half,), (x.shape.dims[-1],)), x)
+    return node.add(ops.Mul(), left, delegated(node, "Gelu", right))
+
+
+@importer("BiasAdd", domain=DOMAIN)
+def bias_add(node: Node) -> Instruction:
+    return summed(node, 0, 1, 2)
+
+
+def summed(node: Node, *operands: int) -> Instruction:
+    """The sum of those operands that are given."""
+    given = [v for v in map(node.optional, operands) if v is not None]
+    return reduce(lambda x, y: binary(node, ops.Add(), x, y), given)
+
+
+# Normalisations
+
+
+@importer("SkipLayerNormalization", domain=DOMAIN)
+def skip_layer_normalization(node: Node) -> tuple[Instruction, ...]:
+    """LayerNormalization of the sum of the input, the skip and a bias, which is the last result."""
+    total = summed(node, 0, 1, 4)
+    wide = node.convert(total, F32)
+    axes = (total.shape.rank - 1,)
+    result, mean, inverse = normalized(node, wide, axes, node.number("epsilon", TINY))
+    return affine(node, result, total, node.input(2), node.optional(3)), mean, inverse, total
+
+
+@importer("SkipSimplifiedLayerNormalization", domain=DOMAIN)
+def skip_simplified_layer_normalization(node: Node) -> tuple[Instruction, ...]:
+    """RMSNormalization of the sum of the input, the skip and a bias, which is the last result."""
+    total = summed(node, 0, 1, 3)
+    axes = (total.shape.rank - 1,)
+    result, inverse = root_mean_squared(node, total, axes, node.number("epsilon", TINY))
+    result = affine(node, result, total, node.input(2), None)
+    return result, node.add(ops.Undefined()), inverse, total
+
+
+@importer("SimplifiedLayerNormalization")
+def simplified_layer_normalization(node: Node) -> tuple[Instruction, ...]:
+    """RMSNormalization as onnxruntime names it, in the default domain too."""
+    x, scale = node.input(0), node.input(1)
+    axes = tuple(range(node.axis(node.integer("axis", -1), x.shape.rank), x.shape.rank))
+    result, inverse = root_mean_squared(node, x, axes, node.number("epsilon", 1e-5))
+    return affine(node, node.convert(result, scale.shape.dtype), scale, scale, None), inverse
+
+
+def root_mean_squared(
+    node: Node, x: Instruction, axes: tuple[int, ...], epsilon: float
+) -> tuple[Instruction, Instruction]:
+    """The value over sqrt(mean(x²) + epsilon), in f32, and what it is multiplied by."""
+    wide = node.convert(x, F32)
+    square = node.add(ops.ReduceMean(axes), node.add(ops.Mul(), wide, wide))
+    inverse = node.add(ops.Rsqrt(), node.add(ops.Add(), square, node.scalar(epsilon, square)))
+    return node.add(ops.Mul(), wide, node.broadcast_to(inverse, x.shape.dims)), inverse
+
+
+def affine(
+    node: Node, x: Instruction, like: Instruction, scale: Instruction, bias: Instruction | None
+) -> Instruction:
+    """The value times a scale plus a bias, in the type of another one."""
+    x = binary(node, ops.Mul(), node.convert(x, like.shape.dtype), scale)
+    return x if bias is None else binary(node, ops.Add(), x, bias)
+
+
+@importer("EmbedLayerNormalization", domain=DOMAIN)
+def embed_layer_normalization(node: Node) -> tuple[Instruction, ...]:
+    """The normalised sum of word, position and segment embeddings, how long each sequence is, and
+    the sum.
+    """
+    words, segments, mask, places = (node.optional(i) for i in (0, 1, 7, 8))
+    if words is None:
+        raise node.fail("input 0 is missing")
+    batch, length = words.shape.dims
+    total = node.add(ops.Gather(0), node.input(2), words)
+    if places is None:
+        places = steps(node, length)
+    total = binary(node, ops.Add(), total, node.add(ops.Gather(0), node.input(3), places))
+    if segments is not None:
+        total = node.add(ops.Add(), total, node.add(ops.Gather(0), node.input(4), segments))
+    result, _, _ = normalized(node, node.convert(total, F32), (2,), node.number("epsilon", TINY))
+    seen = node.broadcast_to(node.literal(0, I32), (batch,))
+    if mask is not None:
+        seen = node.add(ops.Squeeze((1,)), node.add(ops.ReduceSum((1,)), mask))
+    return affine(node, result, total, node.input(5), node.input(6)), seen, total
+
+
+@importer("GroupNorm", domain=DOMAIN)
+def group_norm(node: Node) -> Instruction:
+    """Normalised groups of channels, which stand last unless ``channels_last`` is 0; then SiLU
+    where ``activation`` is 1.
+    """
+    last = bool(node.integer("channels_last", 1))
+    x = node.input(0)
+    first = channels_first(node, x) if last else x
+    batch, channels, *rest = first.shape.dims
+    groups = node.integer("groups")
+    wide = node.convert(first, F32)
+    apart = node.reshape(wide, (batch, groups, channels // groups, *rest))
+    epsilon = node.number("epsilon", 1e-5)
+    result, _, _ = normalized(node, apart, range(2, apart.shape.rank), epsilon)
+    result = node.reshape(result, first.shape.dims)
+    for op, i in ((ops.Mul(), 1), (ops.Add(), 2)):
+        vector = node.convert(node.input(i), F32)
+        result = node.add(op, result, node.add(ops.Broadcast(1, result.shape.dims), vector))
+    result = self_gated(node, result) if node.integer("activation", 0) else result
+    result = node.convert(result, x.shape.dtype)
+    return channels_last(node, result) if last else result
+
+
+# Products and convolutions
+
+
+@importer("FusedMatMul", "TransposeMatMul", domain=DOMAIN)
+def fused_matmul(node: Node) -> Instruction:
+    """A product times alpha; ``transBatch`` moves the first axis before the last."""
+    sides = [
+        arranged(node, node.input(i), bool(node.integer(f"transBatch{s}", 0)),
+                 bool(node.integer(f"trans{s}", 0)))
+        for i, s in enumerate("AB")
+    ]  # fmt: skip
+    return scaled(node, matrix_product(node, ops.Dot(), *sides), node.number("alpha", 1.0))
+
+
+def arranged(node: Node, x: Instruction, batch: bool, swapped: bool) -> Instruction:
+    """A side of a product with its axes where a product wants them."""
+    order = list(range(x.shape.rank))
+    if len(order) < 2:
+        return x
+    if batch:
+        order = [*order[1:-1], order[0], order[-1]]
+    if swapped:
+        order[-2:] = order[:-3:-1]
+    return x if order == sorted(order) else node.add(ops.Transpose(tuple(order)), x)
+
+
+@importer("FusedGemm", domain=DOMAIN)
+def fused_gemm(node: Node) -> Instruction:
+    result = delegated(node, "Gemm", *node.inputs)
+    given = [n for n in ("activation_alpha", "activation_beta", "activation_gamma") if node.has(n)]
+    return activated(node, result, [node.number(name) for name in given])
+
+
+@importer("FusedConv", domain=DOMAIN)
+def fused_convolution(node: Node) -> Instruction:
+    """A convolution, plus the operand Z where it is given, then an activation."""
+    result = delegated(node, "Conv", *node.inputs[:3])
+    if (other := node.optional(3)) is not None:
+        result = binary(node, ops.Add(), result, other)
+    return activated(node, result, node.numbers("activation_params", ()))
+
+
+@importer("NhwcConv", "NhwcFusedConv", domain=DOMAIN)
+def channels_last_convolution(node: Node) -> Instruction:
+    """A convolution of [N, ..., C] with weights [O, ..., C / group]."""
+    x, w = (channels_first(node, node.input(i)) for i in (0, 1))
+    result = channels_last(node, delegated(node, "Conv", x, w, node.optional(2)))
+    if (other := node.optional(3)) is not None:
+        result = binary(node, ops.Add(), result, other)
+    return activated(node, result, node.numbers("activation_params", ()))
+
+
+PARAMETERS = {
+    "Clip": ("min", "max"),
+    "Elu": ("alpha",),
+    "HardSigmoid": ("alpha", "beta"),
+    "LeakyRelu": ("alpha",),
+}
+"""The attributes of an activation that are given as numbers."""
+
+
+def activated(node: Node, x: Instruction, numbers: list[float] | tuple[float, ...]) -> Instruction:
+    """The activation a node names, with its parameters given as numbers; x itself for none."""
+    kind = node.string("activation", "")
+    if not kind:
+        return x
+    if kind == "Clip":
+        bounds = [node.literal(value, x.shape.dtype) for value in numbers]
+        return delegated(node, kind, x, *bounds)
+    names = PARAMETERS.get(kind, ())
+    given = dict(zip(names, numbers, strict=False))
+    return delegated(node, kind, x, **{**dict.fromkeys(names), **given})

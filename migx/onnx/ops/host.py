@@ -1,0 +1,70 @@
+"""Nodes that run on the host, through ONNX's reference implementation: strings and image files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from google.protobuf import text_format
+
+from migx import ops
+from migx.dim import Extent
+from migx.ir import Instruction
+from migx.onnx.importers import importer
+from migx.onnx.node import Node, common_dims
+from migx.shape import BOOL, F32, I64, STR, U8, Shape
+
+
+def host(node: Node, *outputs: Shape) -> tuple[Instruction, ...]:
+    """The node as an operation of the host, with results of the shapes given."""
+    if node.outputs > len(outputs):
+        raise node.fail(f"it has {node.outputs} outputs; there are {len(outputs)}")
+    given = [value for value in node.inputs if value is not None]
+    text = text_format.MessageToString(node.proto, as_one_line=True)
+    named = tuple(s for s, name in zip(outputs, node.proto.output, strict=False) if name)
+    whole = node.add(ops.Host(text, node.version, named), *given)
+    results = iter(node.elements(whole, len(named)))
+    return tuple(next(results) if n else node.add(ops.Undefined()) for n in node.proto.output)
+
+
+def strings(node: Node, index: int) -> Sequence[Extent]:
+    """The dims of an operand, which must be strings."""
+    shape = node.input(index).shape
+    if shape.dtype is not STR:
+        raise node.fail(f"input {index} is {shape}, but strings are wanted")
+    return shape.dims
+
+
+@importer("StringConcat", since=20)
+def string_concat(node: Node) -> tuple[Instruction, ...]:
+    dims = common_dims([Shape(STR, strings(node, i)) for i in (0, 1)])
+    return host(node, Shape(STR, dims))
+
+
+@importer("StringNormalizer", since=10)
+def string_normalizer(node: Node) -> tuple[Instruction, ...]:
+    dims = strings(node, 0)
+    kept = node.fresh("kept") if node.has("stopwords") else dims[-1]
+    return host(node, Shape(STR, (*dims[:-1], kept)))
+
+
+@importer("StringSplit", since=20)
+def string_split(node: Node) -> tuple[Instruction, ...]:
+    dims = strings(node, 0)
+    return host(node, Shape(STR, (*dims, node.fresh("pieces"))), Shape(I64, dims))
+
+
+@importer("RegexFullMatch", since=20)
+def regex_full_match(node: Node) -> tuple[Instruction, ...]:
+    return host(node, Shape(BOOL, strings(node, 0)))
+
+
+@importer("TfIdfVectorizer", since=9)
+def tf_idf_vectorizer(node: Node) -> tuple[Instruction, ...]:
+    width = 1 + max(node.integers("ngram_indexes"), default=-1)
+    return host(node, Shape(F32, (*node.input(0).shape.dims[:-1], width)))
+
+
+@importer("ImageDecoder", since=20)
+def image_decoder(node: Node) -> tuple[Instruction, ...]:
+    channels = 1 if node.string("pixel_format", "RGB") == "Grayscale" else 3
+    return host(node, Shape(U8, (node.fresh("height"), node.fresh("width"), channels)))

@@ -1,0 +1,392 @@
+"""Operators of ``ai.onnx.ml``: encoders, scalers, linear models and trees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from migx import ops
+from migx.ir import Instruction
+from migx.onnx.importers import importer
+from migx.onnx.node import Node
+from migx.onnx.ops.elementwise import binary
+from migx.op import Array
+from migx.shape import F32, I32, I64
+
+DOMAIN = "ai.onnx.ml"
+
+
+# Encoders
+
+
+def listed(node: Node, name: str) -> Array | None:
+    """A list given as the attribute of some element type, or as a tensor; None for none."""
+    if node.has(f"{name}_tensor"):
+        return node.tensor(f"{name}_tensor").array.reshape(-1)
+    if node.has(f"{name}_strings"):
+        return np.asarray(node.strings(f"{name}_strings"), object)
+    for suffix in ("int64s", "ints"):
+        if node.has(f"{name}_{suffix}"):
+            return np.asarray(node.integers(f"{name}_{suffix}"), np.int64)
+    if node.has(f"{name}_floats"):
+        return np.asarray(node.numbers(f"{name}_floats"), np.float32)
+    return None
+
+
+@importer("LabelEncoder", domain=DOMAIN, since=2)
+def label_encoder(node: Node) -> Instruction:
+    keys, values = listed(node, "keys"), listed(node, "values")
+    if values is None or keys is None:
+        raise node.fail("it has no keys or no values")
+    kind = {"O": "string", "f": "float", "i": "int64"}[values.dtype.kind]
+    default: Any
+    if node.has("default_tensor"):
+        default = node.tensor("default_tensor").array.reshape(())
+    elif kind == "string":
+        default = np.asarray(node.string("default_string", "_Unused"), object)
+    elif kind == "float":
+        default = np.asarray(node.number("default_float", -0.0), values.dtype)
+    else:
+        default = np.asarray(node.integer("default_int64", -1), values.dtype)
+    return mapped(node, node.input(0), keys, values, default)
+
+
+@importer("CategoryMapper", domain=DOMAIN)
+def category_mapper(node: Node) -> Instruction:
+    """From strings to integers, or back."""
+    x = node.input(0)
+    names = np.asarray(node.strings("cats_strings"), object)
+    numbers = np.asarray(node.integers("cats_int64s"), np.int64)
+    if x.shape.dtype.is_integer:
+        text = np.asarray(node.string("default_string", "_Unused"), object)
+        return mapped(node, x, numbers, names, text)
+    return mapped(node, x, names, numbers, np.asarray(node.integer("default_int64", -1)))
+
+
+def mapped(node: Node, x: Instruction, keys: Array, values: Array, default: Array) -> Instruction:
+    """The value of the key that equals each element, NaN being a key like others; the default
+    where there is none.
+    """
+    hits = equals(node, x, keys)
+    axis = (x.shape.rank,)
+    place = node.add(ops.Argmax(axis[0]), node.convert(hits, I32))
+    found = node.add(ops.Gather(0), node.literal(values), node.add(ops.Squeeze(axis), place))
+    known = node.add(ops.Squeeze(axis), node.add(ops.ReduceAny(axis), hits))
+    return node.add(ops.Where(), *node.broadcast(known, found, node.literal(default)))
+
+
+def equals(node: Node, x: Instruction, keys: Array) -> Instruction:
+    """Which of some keys each element is, along a new last axis."""
+    apart = node.add(ops.Unsqueeze((x.shape.rank,)), x)
+    names = node.literal(keys if keys.dtype == object else keys.astype(x.shape.dtype.numpy))
+    same = binary(node, ops.Equal(), apart, names)
+    if not x.shape.dtype.is_float:
+        return same
+    nan = binary(node, ops.LogicalAnd(), node.add(ops.Isnan(), apart), node.add(ops.Isnan(), names))
+    return node.add(ops.LogicalOr(), same, nan)
+
+
+@importer("OneHotEncoder", domain=DOMAIN)
+def one_hot_encoder(node: Node) -> Instruction:
+    """What is no category gives zeros, even where ``zeros`` 0 would have a run fail."""
+    cats = listed(node, "cats")
+    if cats is None:
+        raise node.fail("it has no categories")
+    return node.convert(equals(node, node.input(0), cats), F32)
+
+
+@importer("ArrayFeatureExtractor", domain=DOMAIN)
+def array_feature_extractor(node: Node) -> Instruction:
+    """Some columns; a vector is one row."""
+    x, columns = node.input(0), node.input(1)
+    x = node.add(ops.Unsqueeze((0,)), x) if x.shape.rank == 1 else x
+    flat = node.reshape(columns, (columns.shape.elements,))
+    return node.add(ops.Gather(x.shape.rank - 1), x, flat)
+
+
+@importer("FeatureVectorizer", domain=DOMAIN)
+def feature_vectorizer(node: Node) -> Instruction:
+    parts = []
+    for x, width in zip(node.inputs, node.integers("inputdimensions"), strict=True):
+        if x is None:
+            raise node.fail("an input is missing")
+        rows = x if x.shape.rank == 2 else node.add(ops.Unsqueeze((0,)), x)
+        kept = node.add(ops.Slice((1,), (0,), (width,)), rows)
+        parts.append(node.convert(kept, F32))
+    return parts[0] if len(parts) == 1 else node.add(ops.Concat(1), *parts)
+
+
+# Scalers
+
+
+@importer("Binarizer", domain=DOMAIN)
+def binarizer(node: Node) -> Instruction:
+    x = node.input(0)
+    above = node.add(ops.Greater(), x, node.scalar(node.number("threshold", 0.0), x))
+    return node.convert(above, x.shape.dtype)
+
+
+@importer("Scaler", domain=DOMAIN)
+def scaler(node: Node) -> Instruction:
+    """The difference from the offset, times the scale; in f32."""
+    x = node.convert(node.input(0), F32)
+    for op, name in ((ops.Sub(), "offset"), (ops.Mul(), "scale")):
+        if node.has(name):
+            x = binary(node, op, x, node.literal(np.asarray(node.numbers(name), np.float32)))
+    return x
+
+
+@importer("Normalizer", domain=DOMAIN)
+def normalizer(node: Node) -> Instruction:
+    """Rows over their greatest element, sum of magnitudes, or length; rows of zeros stay."""
+    x = node.convert(node.input(0), F32)
+    axes, norm = (x.shape.rank - 1,), node.string("norm", "MAX")
+    if norm == "MAX":
+        size = node.add(ops.ReduceMax(axes), x)
+    elif norm == "L1":
+        size = node.add(ops.ReduceSum(axes), node.add(ops.Abs(), x))
+    elif norm == "L2":
+        size = node.add(ops.Sqrt(), node.add(ops.ReduceSum(axes), node.add(ops.Mul(), x, x)))
+    else:
+        raise node.fail(f"no norm {norm!r}; there are MAX, L1 and L2")
+    empty = node.add(ops.Equal(), size, node.scalar(0, size))
+    size = node.add(ops.Where(), empty, node.scalar(1, size), size)
+    return binary(node, ops.Div(), x, size)
+
+
+@importer("Imputer", domain=DOMAIN)
+def imputer(node: Node) -> Instruction:
+    """Elements of one value, or NaN, replaced by others, one or one for each column."""
+    x, values = node.input(0), listed(node, "imputed_value")
+    if values is None:
+        raise node.fail("it has no imputed values")
+    old = (
+        node.number("replaced_value_float", 0.0)
+        if x.shape.dtype.is_float
+        else node.integer("replaced_value_int64", 0)
+    )
+    gone = node.add(ops.Isnan(), x) if old != old else node.add(ops.Equal(), x, node.scalar(old, x))
+    return node.add(ops.Where(), *node.broadcast(gone, node.literal(values, x.shape.dtype), x))
+
+
+# Linear models
+
+
+@importer("LinearRegressor", domain=DOMAIN)
+def linear_regressor(node: Node) -> Instruction:
+    scores = linear(node, node.integer("targets", 1))
+    return finished(node, scores, node.string("post_transform", "NONE"))
+
+
+def linear(node: Node, targets: int) -> Instruction:
+    """The product of rows with coefficients [targets, features], plus the intercepts, in f32."""
+    x = node.convert(node.input(0), F32)
+    x = node.add(ops.Unsqueeze((0,)), x) if x.shape.rank == 1 else x
+    rows = np.asarray(node.numbers("coefficients"), np.float32).reshape(targets, -1)
+    scores = node.add(ops.Dot(), x, node.literal(np.ascontiguousarray(rows.T)))
+    if not node.has("intercepts"):
+        return scores
+    bias = node.literal(np.asarray(node.numbers("intercepts"), np.float32))
+    return binary(node, ops.Add(), scores, bias)
+
+
+def finished(node: Node, scores: Instruction, transform: str) -> Instruction:
+    """Scores [N, targets] as what a post transform makes of them."""
+    match transform:
+        case "NONE":
+            return scores
+        case "SOFTMAX":
+            return node.add(ops.Softmax(1), scores)
+        case "LOGISTIC":
+            return node.add(ops.Sigmoid(), scores)
+        case "SOFTMAX_ZERO":
+            zero = node.add(ops.Equal(), scores, node.scalar(0, scores))
+            low = node.scalar(-np.inf, scores)
+            chances = node.add(ops.Softmax(1), node.add(ops.Where(), zero, low, scores))
+            return node.add(ops.Where(), zero, node.scalar(0, scores), chances)
+        case _:
+            raise node.fail(f"the post transform {transform} is not supported")
+
+
+@importer("LinearClassifier", domain=DOMAIN)
+def linear_classifier(node: Node) -> tuple[Instruction, Instruction]:
+    labels = listed(node, "classlabels")
+    if labels is None:
+        raise node.fail("it has no class labels")
+    scores = linear(node, len(node.numbers("intercepts")))
+    if scores.shape.dims[1] == 1 and len(labels) == 2:
+        return binary_labels(node, scores, labels, 0.0)
+    return best_label(node, scores, labels), finished(
+        node, scores, node.string("post_transform", "NONE")
+    )
+
+
+def best_label(node: Node, scores: Instruction, labels: Array) -> Instruction:
+    """The label of the greatest score of each row."""
+    place = node.add(ops.Squeeze((1,)), node.add(ops.Argmax(1), scores))
+    return node.add(ops.Gather(0), node.literal(labels), place)
+
+
+def binary_labels(
+    node: Node, score: Instruction, labels: Array, limit: float
+) -> tuple[Instruction, Instruction]:
+    """The second label where the one score there is exceeds a limit; and a score for either.
+
+    A chance, whose limit is a half, leaves the rest to the first label; any other score its
+    negative.
+    """
+    flat = node.add(ops.Squeeze((1,)), score)
+    above = node.add(ops.Greater(), flat, node.scalar(limit, flat))
+    label = node.add(ops.Gather(0), node.literal(labels), node.convert(above, I64))
+    if limit:
+        other = node.add(ops.Sub(), node.scalar(1, score), score)
+        return label, node.add(ops.Concat(1), other, score)
+    both = node.add(ops.Concat(1), node.add(ops.Neg(), score), score)
+    return label, finished(node, both, node.string("post_transform", "NONE"))
+
+
+# Trees
+
+MODES = {"LEQ": 0, "LT": 1, "GTE": 2, "GT": 3, "EQ": 4, "NEQ": 5}
+MEMBER = 6
+SUMS = ("SUM", "AVERAGE")
+TRANSFORMS = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")
+
+
+def trees(
+    node: Node,
+    tests: Sequence[Array],
+    weights: Array,
+    roots: Sequence[int],
+    aggregate: str,
+) -> Instruction:
+    """The ensemble of nodes: features, comparisons, splits, ways on, and what a missing one is."""
+    x = node.input(0)
+    x = x if x.shape.dtype.is_float else node.convert(x, F32)
+    features, modes, splits, yes, no, missing = tests
+    lists = [np.asarray(v, np.int64) for v in (features, modes, yes, no)]
+    held = [lists[0], lists[1], splits, lists[2], lists[3], np.asarray(missing, np.bool_)]
+    literals = [node.literal(v) for v in (*held, weights, np.asarray(roots, np.int64))]
+    return node.add(ops.TreeEnsemble(aggregate.lower()), x, *literals)
+
+
+@importer("TreeEnsemble", domain=DOMAIN, since=5)
+def tree_ensemble(node: Node) -> Instruction:
+    """A test of membership becomes tests of equality with each member in turn."""
+    count, aggregates = node.integer("n_targets", 1), ("AVERAGE", "SUM", "MIN", "MAX")
+    aggregate = aggregates[node.integer("aggregate_function", 1)]
+    splits = node.tensor("nodes_splits").array
+    modes, size = node.tensor("nodes_modes").array.tolist(), len(splits)
+    ways = []
+    for side in ("true", "false"):
+        to, leaf = node.integers(f"nodes_{side}nodeids"), node.integers(f"nodes_{side}leafs")
+        ways.append([-1 - t if end else t for t, end in zip(to, leaf, strict=True)])
+    missing = node.integers("nodes_missing_value_tracks_true", (0,) * size)
+    rows = [list(row) for row in zip(node.integers("nodes_featureids"), modes, splits.tolist(),
+                                     *ways, missing, strict=True)]  # fmt: skip
+    expand_members(node, rows)
+    tests = [np.asarray(column) for column in zip(*rows, strict=True)]
+    tests[2] = tests[2].astype(splits.dtype)
+    given = node.tensor("leaf_weights").array
+    targets = node.integers("leaf_targetids")
+    weights = np.full((len(given), count), 0.0 if aggregate in SUMS else np.inf)
+    weights[np.arange(len(given)), targets] = given
+    roots = node.integers("tree_roots")
+    scores = trees(node, tests, weights.astype(given.dtype), roots, aggregate)
+    return finished(node, scores, TRANSFORMS[node.integer("post_transform", 0)])
+
+
+def expand_members(node: Node, rows: list[list[Any]]) -> None:
+    """Puts, for each test of membership, one of equality with each member; the next is where the
+    last one fails.
+    """
+    held = node.tensor("membership_values").array if node.has("membership_values") else np.zeros(0)
+    ends = iter(np.split(held, np.flatnonzero(np.isnan(held)) + 1))
+    for row in list(rows):
+        if row[1] != MEMBER:
+            continue
+        members = [v for v in next(ends).tolist() if v == v]
+        if not members:
+            raise node.fail("a test of membership has no members")
+        feature, _, _, yes, no, missing = row
+        row[1:3] = MODES["EQ"], members[0]
+        last = row
+        for member in members[1:]:
+            last[4] = len(rows)
+            last = [feature, MODES["EQ"], member, yes, no, missing]
+            rows.append(last)
+
+
+def forest(node: Node, kind: str, count: int, aggregate: str = "SUM") -> Instruction:
+    """The ensemble in the form of the first versions, whose leaves are among the nodes.
+
+    ``kind`` is what the attributes of weights are called by: ``target`` or ``class``.
+    """
+    names = list(zip(node.integers("nodes_treeids"), node.integers("nodes_nodeids"), strict=True))
+    modes = [mode.removeprefix("BRANCH_") for mode in node.strings("nodes_modes")]
+    inner = [i for i, mode in enumerate(modes) if mode != "LEAF"]
+    leaves = [i for i, mode in enumerate(modes) if mode == "LEAF"]
+    place = {names[i]: at for at, i in enumerate(inner)}
+    place.update({names[i]: -1 - at for at, i in enumerate(leaves)})
+    tree = [names[i][0] for i in inner]
+    ways = []
+    for side in ("true", "false"):
+        to = node.integers(f"nodes_{side}nodeids")
+        ways.append([place[t, to[i]] for t, i in zip(tree, inner, strict=True)])
+    missing = node.integers("nodes_missing_value_tracks_true", (0,) * len(names))
+    splits = numbers(node, "nodes_values")
+    features = node.integers("nodes_featureids")
+    tests = [
+        np.asarray([features[i] for i in inner]),
+        np.asarray([MODES[modes[i]] for i in inner]),
+        splits[inner],
+        *map(np.asarray, ways),
+        np.asarray([missing[i] for i in inner]),
+    ]
+    given = numbers(node, f"{kind}_weights")
+    weights = np.full((len(leaves), count), 0.0 if aggregate in SUMS else np.inf)
+    owners = zip(node.integers(f"{kind}_treeids"), node.integers(f"{kind}_nodeids"), strict=True)
+    for owner, target, weight in zip(owners, node.integers(f"{kind}_ids"), given, strict=True):
+        at = (-1 - place[owner], target)
+        weights[at] = weight + (weights[at] if np.isfinite(weights[at]) else 0)
+    roots: dict[int, int] = {}
+    for name in names:
+        roots.setdefault(name[0], place[name])
+    scores = trees(node, tests, weights.astype(given.dtype), list(roots.values()), aggregate)
+    base = numbers(node, "base_values")
+    return binary(node, ops.Add(), scores, node.literal(base)) if base.size == count else scores
+
+
+def numbers(node: Node, name: str) -> Array:
+    """A list of numbers, as attribute or tensor; empty for none."""
+    if node.has(f"{name}_as_tensor"):
+        return node.tensor(f"{name}_as_tensor").array.reshape(-1)
+    return np.asarray(node.numbers(name, ()), np.float32)
+
+
+@importer("TreeEnsembleRegressor", domain=DOMAIN)
+def tree_ensemble_regressor(node: Node) -> Instruction:
+    aggregate = node.string("aggregate_function", "SUM")
+    scores = forest(node, "target", node.integer("n_targets", 1), aggregate)
+    return finished(node, node.convert(scores, F32), node.string("post_transform", "NONE"))
+
+
+@importer("TreeEnsembleClassifier", domain=DOMAIN)
+def tree_ensemble_classifier(node: Node) -> tuple[Instruction, Instruction]:
+    """Of two labels of which one alone has weights these are chances if none is negative."""
+    labels = listed(node, "classlabels")
+    if labels is None:
+        raise node.fail("it has no class labels")
+    scores = node.convert(forest(node, "class", len(labels)), F32)
+    shown = finished(node, scores, node.string("post_transform", "NONE"))
+    used = set(node.integers("class_ids"))
+    if len(labels) != 2 or len(used) != 1:
+        return best_label(node, scores, labels), shown
+    (at,) = used
+    score = node.add(ops.Slice((1,), (at,), (at + 1,)), scores)
+    chances = bool((numbers(node, "class_weights") >= 0).all())
+    label, both = binary_labels(node, score, labels, 0.5 if chances else 0.0)
+    # Like onnxruntime: weights of the second label leave the first one's score 0.
+    return label, shown if at else both

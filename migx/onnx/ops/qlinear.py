@@ -1,0 +1,280 @@
+"""Operators on quantised values, of the default domain and of ``com.microsoft``.
+
+Most are what they are on real numbers between dequantizelinear and quantizelinear, and are lowered
+to that; passes find the integer products in it.
+"""
+
+from __future__ import annotations
+
+from migx import ops
+from migx.dim import Extent
+from migx.ir import Instruction
+from migx.onnx.importers import importer
+from migx.onnx.node import Node
+from migx.onnx.ops._delegate import all_of, channels_first, channels_last, delegated
+from migx.onnx.ops.casting import stored_type
+from migx.onnx.ops.contrib import DOMAIN
+from migx.onnx.ops.elementwise import binary
+from migx.onnx.ops.linear import matrix_product, scaled, with_bias
+from migx.onnx.ops.quantization import packed_rows
+from migx.shape import F32, U8
+
+
+def real(node: Node, at: int, axis: int = 0) -> Instruction:
+    """The real numbers three operands stand for: values, scale and zero point, from one on."""
+    return dequantized(node, node.input(at), node.input(at + 1), node.optional(at + 2), axis)
+
+
+def dequantized(
+    node: Node, x: Instruction, scale: Instruction, zero: Instruction | None, axis: int = 0
+) -> Instruction:
+    """The numbers quantised values stand for; scales of several elements lie along an axis."""
+    held = [v for v in (x, scale, zero) if v is not None]
+    return node.add(ops.DequantizeLinear(axis=node.axis(axis, x.shape.rank)), *held)
+
+
+def quantized(node: Node, x: Instruction, at: int, default: Instruction) -> Instruction:
+    """Real numbers by the scale and zero point at two operands; without a zero point, in the type
+    of another value.
+    """
+    scale, zero = node.input(at), node.optional(at + 1)
+    to = default.shape.dtype if zero is None else zero.shape.dtype
+    held = [v for v in (x, scale, zero) if v is not None]
+    return node.add(ops.QuantizeLinear(axis=0, to=to), *held)
+
+
+@importer("QuantizeLinear", "DequantizeLinear", domain=DOMAIN)
+def linear(node: Node) -> Instruction:
+    """What ONNX has under that name by now."""
+    return delegated(node, node.proto.op_type, *node.inputs)
+
+
+# Products and convolutions
+
+
+@importer("QLinearMatMul", since=10)
+def qlinear_matmul(node: Node) -> Instruction:
+    """Scales of the left side may lie along its rows, those of the right along its columns."""
+    left, right = side(node, 0, -2), side(node, 3, -1)
+    product = matrix_product(node, ops.Dot(), left, right)
+    wide = node.convert(product, F32)
+    scale = node.convert(node.input(6), F32)
+    operands = [v for v in (wide, scale, node.optional(7)) if v is not None]
+    to = node.input(7).shape.dtype
+    return node.add(ops.QuantizeLinear(axis=wide.shape.rank - 2, to=to), *operands)
+
+
+def side(node: Node, at: int, axis: int) -> Instruction:
+    """A side of a product, in f32; scales with as many axes as it are applied as they stand."""
+    x, scale, zero = node.input(at), node.input(at + 1), node.input(at + 2)
+    scale = node.convert(scale, F32)
+    if scale.shape.rank > 1:
+        whole = binary(node, ops.Sub(), node.convert(x, F32), node.convert(zero, F32))
+        return binary(node, ops.Mul(), whole, scale)
+    return dequantized(node, x, scale, zero, axis if x.shape.rank > 1 else 0)
+
+
+@importer("QLinearConv", since=10)
+def qlinear_convolution(node: Node) -> Instruction:
+    return convolved(node, real(node, 0))
+
+
+@importer("QLinearConv", domain=DOMAIN)
+def qlinear_convolution_of_any_layout(node: Node) -> Instruction:
+    """As that of ONNX; with ``channels_last`` the channels of the images stand last."""
+    x = real(node, 0)
+    if not node.integer("channels_last", 0):
+        return convolved(node, x)
+    return channels_last(node, convolved(node, channels_first(node, x)))
+
+
+def convolved(node: Node, x: Instruction) -> Instruction:
+    """A convolution of real numbers, quantised; the bias counts in the product of the scales."""
+    result, bias = delegated(node, "Conv", x, real(node, 3)), node.optional(8)
+    if bias is not None:
+        scale = binary(node, ops.Mul(), node.input(1), node.input(4))
+        count = bias.shape.dims[0]
+        scale = node.broadcast_to(node.reshape(scale, (scale.shape.elements,)), (count,))
+        result = with_bias(node, result, dequantized(node, bias, scale, None))
+    return quantized(node, result, 6, node.input(0))
+
+
+@importer("QGemm", domain=DOMAIN)
+def qgemm(node: Node) -> Instruction:
+    """A product of matrices; the bias, i32, counts in alpha times both scales. The result is real
+    where it has no scale.
+    """
+    turned = [bool(node.integer(f"trans{s}", 0)) for s in "AB"]
+    a, b = real(node, 0), real(node, 3, axis=0 if turned[1] else 1)
+    alpha = node.number("alpha", 1.0)
+    sides = [
+        node.add(ops.Transpose((1, 0)), x) if t else x for x, t in zip((a, b), turned, strict=True)
+    ]
+    total = scaled(node, node.add(ops.Dot(), *sides), alpha)
+    if (bias := node.optional(6)) is not None:
+        unit = scaled(node, binary(node, ops.Mul(), node.input(1), node.input(4)), alpha)
+        real_bias = binary(node, ops.Mul(), node.convert(bias, F32), unit)
+        total = binary(node, ops.Add(), total, real_bias)
+    return total if node.optional(7) is None else quantized(node, total, 7, node.input(0))
+
+
+@importer("MatMulIntegerToFloat", domain=DOMAIN)
+def matmul_integer_to_float(node: Node) -> Instruction:
+    a = dequantized(node, node.input(0), node.input(2), node.optional(4), -2)
+    b = dequantized(node, node.input(1), node.input(3), node.optional(5), -1)
+    return plus(node, matrix_product(node, ops.Dot(), a, b), 6)
+
+
+@importer("DynamicQuantizeMatMul", domain=DOMAIN)
+def dynamic_quantize_matmul(node: Node) -> Instruction:
+    """The left side is quantised by its own range first."""
+    x, scale, zero = all_of(node, "DynamicQuantizeLinear", node.input(0))
+    a = dequantized(node, x, scale, zero)
+    b = dequantized(node, node.input(1), node.input(2), node.optional(3), -1)
+    return plus(node, matrix_product(node, ops.Dot(), a, b), 4)
+
+
+def plus(node: Node, x: Instruction, at: int) -> Instruction:
+    """The value plus the operand at a place, where it is given."""
+    other = node.optional(at)
+    return x if other is None else binary(node, ops.Add(), x, other)
+
+
+@importer("DynamicQuantizeLSTM", domain=DOMAIN)
+def dynamic_quantize_lstm(node: Node) -> tuple[Instruction, ...]:
+    """An LSTM of the weights that quantised ones [directions, input, 4 * hidden] stand for.
+
+    What they meet is left as it is, where onnxruntime rounds it to eight bits at every step.
+    """
+    weights = [
+        node.add(ops.Transpose((0, 2, 1)), by_direction(node, node.input(i), at))
+        for i, at in ((1, 8), (2, 10))
+    ]
+    operands = [node.input(0), *weights, *node.inputs[3:8]]
+    while operands[-1] is None:
+        operands.pop()
+    given = [node.add(ops.Undefined()) if v is None else v for v in operands]
+    op = ops.LSTM(
+        hidden_size=node.integer("hidden_size"),
+        direction=node.string("direction", "forward"),
+        activations=node.strings("activations", ()),
+        activation_alpha=node.numbers("activation_alpha", ()),
+        activation_beta=node.numbers("activation_beta", ()),
+        clip=node.number("clip", 0.0),
+        input_forget=bool(node.integer("input_forget", 0)),
+    )
+    return node.elements(node.add(op, *given), 3)
+
+
+def by_direction(node: Node, weights: Instruction, at: int) -> Instruction:
+    """Weights [directions, rows, columns] by scales [directions] or [directions, columns]."""
+    whole = node.convert(weights, F32)
+    directions = weights.shape.dims[0]
+    for op, i in ((ops.Sub(), at + 1), (ops.Mul(), at)):
+        if (value := node.optional(i)) is not None:
+            columns: Extent = value.shape.elements // directions
+            value = node.reshape(node.convert(value, F32), (directions, 1, columns))
+            whole = binary(node, op, whole, value)
+    return whole
+
+
+# On each element, and over windows
+
+
+@importer("QLinearAdd", "QLinearMul", domain=DOMAIN)
+def qlinear_arithmetic(node: Node) -> Instruction:
+    op = ops.Add() if node.proto.op_type == "QLinearAdd" else ops.Mul()
+    result = binary(node, op, real(node, 0), real(node, 3))
+    return quantized(node, result, 6, node.input(0))
+
+
+@importer(
+    "QLinearAveragePool",
+    "QLinearGlobalAveragePool",
+    "QLinearLeakyRelu",
+    "QLinearSigmoid",
+    domain=DOMAIN,
+)
+def qlinear_of_one(node: Node) -> Instruction:
+    """The operator of the same name on real numbers; ``channels_last`` says where channels are."""
+    plain = node.proto.op_type.removeprefix("QLinear")
+    last = bool(node.integer("channels_last", 0))
+    x = real(node, 0)
+    result = delegated(node, plain, channels_first(node, x) if last else x)
+    return quantized(node, channels_last(node, result) if last else result, 3, node.input(0))
+
+
+@importer("QLinearReduceMean", domain=DOMAIN)
+def qlinear_mean(node: Node) -> Instruction:
+    x = real(node, 0)
+    axes = node.axes(node.integers("axes", range(x.shape.rank)), x.shape.rank)
+    result = node.add(ops.ReduceMean(axes), x)
+    result = result if node.integer("keepdims", 1) else node.add(ops.Squeeze(axes), result)
+    return quantized(node, result, 3, node.input(0))
+
+
+@importer("QLinearSoftmax", domain=DOMAIN)
+def qlinear_softmax(node: Node) -> Instruction:
+    """Before opset 13 the dims from the axis on are one."""
+    x = real(node, 0)
+    axis = node.axis(node.integer("axis", -1), x.shape.rank)
+    if node.integer("opset", 13) >= 13:
+        return quantized(node, node.add(ops.Softmax(axis), x), 3, node.input(0))
+    lead = x.shape.dims[:axis]
+    flat = node.reshape(x, (*lead, x.shape.with_dims(x.shape.dims[axis:]).elements))
+    result = node.reshape(node.add(ops.Softmax(axis), flat), x.shape.dims)
+    return quantized(node, result, 3, node.input(0))
+
+
+@importer("QLinearConcat", domain=DOMAIN)
+def qlinear_concat(node: Node) -> Instruction:
+    """The scale and zero point of the result come first."""
+    parts = [real(node, at) for at in range(2, len(node.inputs), 3)]
+    axis = node.axis(node.integer("axis"), parts[0].shape.rank)
+    whole = parts[0] if len(parts) == 1 else node.add(ops.Concat(axis), *parts)
+    return quantized(node, whole, 0, node.input(2))
+
+
+@importer("QLinearWhere", domain=DOMAIN)
+def qlinear_where(node: Node) -> Instruction:
+    operands = node.broadcast(node.input(0), real(node, 1), real(node, 4))
+    return quantized(node, node.add(ops.Where(), *operands), 7, node.input(1))
+
+
+# Gathering what is packed
+
+
+@importer("GatherBlockQuantized", domain=DOMAIN)
+def gather_block_quantized(node: Node) -> Instruction:
+    """Rows of a quantised table, dequantised after they are picked."""
+    data, indices, scales, zeros = node.input(0), node.input(1), node.input(2), node.optional(3)
+    bits, rank = node.integer("bits", 4), data.shape.rank
+    packed = stored_type(data) is U8 and bits < 8
+    axis = node.axis(node.integer("gather_axis", 0), rank)
+    along = node.axis(node.integer("quantize_axis", 1), rank)
+    if axis == along:
+        raise node.fail(f"gather_axis and quantize_axis are both {axis}")
+    if packed:
+        data = spread_bits(node, data, bits)
+        zeros = None if zeros is None else spread_bits(node, zeros, bits)
+    if zeros is not None and zeros.shape.dims != scales.shape.dims:
+        last = rank - 1
+        zeros = node.add(ops.Slice((last,), (0,), (scales.shape.dims[last],)), zeros)
+    if zeros is None and stored_type(node.input(0)) is U8:
+        middle = node.literal(1 << (bits - 1), U8)
+        zeros = node.broadcast_to(middle, scales.shape.dims)
+    held = [v for v in (data, scales, zeros) if v is not None]
+    picked = [node.add(ops.Gather(axis), v, indices) for v in held]
+    shift = indices.shape.rank - 1 if axis < along else 0
+    block = node.integer("block_size", 128)
+    return node.add(ops.DequantizeLinear(axis=along + shift, block=block), *picked)
+
+
+def spread_bits(node: Node, value: Instruction, bits: int) -> Instruction:
+    """Bytes that hold several numbers along their last axis, as one number each."""
+    dims = value.shape.dims
+    rows = value.shape.with_dims(dims[:-1]).elements
+    if not isinstance(rows, int) or not isinstance(dims[-1], int):
+        raise node.fail(f"packed weights must have known dims, not {value.shape}")
+    width = dims[-1] * (8 // bits)
+    return node.reshape(packed_rows(node, value, bits, (rows, width)), (*dims[:-1], width))

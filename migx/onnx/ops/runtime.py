@@ -1,0 +1,185 @@
+"""Operands whose values only a run will tell: lists of axes become masks and permutations that are
+computed, and results get dims that are symbols.
+
+Ranks follow from dims always: where one would depend on data, that is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from migx import dim, ops
+from migx.dim import Extent
+from migx.ir import Instruction
+from migx.onnx.node import Node
+from migx.op import Array
+from migx.shape import BOOL, I64
+
+Fold = Callable[[Instruction, tuple[int, ...]], Instruction]
+"""Folds some axes of a value, which stay with one element."""
+
+
+def known_axes(node: Node, given: Instruction | None) -> tuple[int, ...] | None:
+    """The axes an operand holds, or else the attribute of that name; None where only a run will
+    tell.
+    """
+    if given is None:
+        return node.integers("axes", ())
+    if given.shape.elements == 0:
+        return ()
+    held = node.constant(given)
+    return None if held is None else tuple(held.reshape(-1).tolist())
+
+
+def length(
+    node: Node, given: Instruction, what: str, of_rank: Callable[[int], int] = lambda rank: rank
+) -> int:
+    """How many elements a list has, which must be known for the rank of the result to be.
+
+    Where its shape does not tell, the rank that the model declares for the result does: ``of_rank``
+    is the length that gives this rank.
+    """
+    count, rank = given.shape.elements, declared_rank(node)
+    if not isinstance(count, int) and rank is not None and of_rank(rank) >= 0:
+        count = of_rank(rank)
+    if not isinstance(count, int):
+        raise node.fail(f"how many {what} there are is {count}, which is not known")
+    return count
+
+
+def declared_rank(node: Node) -> int | None:
+    """The rank that the model declares for the node's first result, if it does."""
+    graph, name = node.graph.graph, next(iter(node.proto.output), "")
+    for value in (*graph.output, *graph.value_info):
+        if name and value.name == name and value.type.tensor_type.HasField("shape"):
+            return len(value.type.tensor_type.shape.dim)
+    return None
+
+
+def numbers(node: Node, values: Array | Sequence[int]) -> Instruction:
+    """A list of integers as a literal."""
+    return node.literal(np.asarray(values, np.int64))
+
+
+def listed(node: Node, value: Instruction) -> Instruction:
+    """Integers as a flat list of i64."""
+    return node.reshape(node.convert(value, I64), (value.shape.elements,))
+
+
+def placed(
+    node: Node, base: Instruction, axes: Instruction, values: Instruction | int
+) -> Instruction:
+    """The list with some values at the places of axes, negative ones counted from the end."""
+    given = node.scalar(values, axes) if isinstance(values, int) else values
+    return node.add(ops.ScatterNone(0), base, axes, given)
+
+
+def placed_pairs(
+    node: Node, base: Array, axes: Instruction, values: Instruction, rank: int
+) -> Instruction:
+    """Begins and then ends of all ``rank`` axes, from those of some axes."""
+    pairs = (2, axes.shape.dims[0])
+    rows = node.broadcast_to(axes, pairs)
+    both = node.literal(base.reshape(2, rank))
+    made = node.add(ops.ScatterNone(1), both, rows, node.reshape(values, pairs))
+    return node.reshape(made, (2 * rank,))
+
+
+def order_of(node: Node, keys: Instruction) -> Instruction:
+    """The places of a list's elements, the smallest first and equals as they stand."""
+    whole = node.add(ops.Topk(keys.shape.dims[0], 0, largest=False), keys)
+    return node.elements(whole, 2)[1]
+
+
+def fresh_dims(node: Node, rank: int, hint: str = "") -> tuple[Extent, ...]:
+    """As many symbols as there are axes."""
+    return tuple(node.fresh(f"{hint}{i}") for i in range(rank))
+
+
+def reshaped(node: Node, x: Instruction, target: Instruction) -> Instruction:
+    """The value in dims that are computed, which are meant as they are."""
+    known = node.extents(target)
+    if known is not None:
+        return node.reshape(x, known)
+    (rank,) = target.shape.dims
+    assert isinstance(rank, int)
+    return node.add(ops.Reshape(fresh_dims(node, rank), allowzero=True), x, target)
+
+
+def transposed(
+    node: Node, x: Instruction, order: Instruction, dims: Sequence[Extent] | None = None
+) -> Instruction:
+    """The value with its axes in an order that is computed."""
+    out = fresh_dims(node, x.shape.rank, "axis.") if dims is None else tuple(dims)
+    return node.add(ops.DynamicTranspose(out), x, order)
+
+
+def over_axes(
+    node: Node, x: Instruction, given: Instruction, fold: Fold, *, keep: bool, whole: bool
+) -> Instruction:
+    """A value folded along axes that are computed. These are brought to the end and made one.
+
+    Axes that are folded stay as 1 with ``keep``. No axes at all mean all of them with ``whole``.
+    """
+    rank = x.shape.rank
+    if rank == 0:
+        return fold(x, ())
+    axes, have = listed(node, given), node.dims(x.shape.dims)
+    marks = placed(node, numbers(node, [0] * rank), axes, 1)
+    if whole and dim.may_equal(axes.shape.dims[0], 0):
+        some = node.convert(node.add(ops.ReduceMax((0,)), marks), BOOL)
+        marks = node.add(ops.Where(), node.broadcast_to(some, (rank,)), marks, one_each(node, rank))
+    order, folded = order_of(node, marks), node.convert(marks, BOOL)
+    kept = node.add(ops.Where(), folded, one_each(node, rank), have)
+    gone = node.add(ops.Where(), folded, have, one_each(node, rank))
+    sizes = [node.add(ops.ReduceProd((0,)), v) for v in (kept, gone)]
+    matrix = reshaped(node, transposed(node, x, order), node.add(ops.Concat(0), *sizes))
+    result = fold(matrix, (1,))
+    if not keep:
+        left = rank - length(node, axes, "axes it folds", lambda rest: rank - rest)
+        kept = node.add(ops.Gather(0), have, node.add(ops.Slice((0,), (0,), (left,)), order))
+    return reshaped(node, result, kept)
+
+
+def one_each(node: Node, rank: int) -> Instruction:
+    return numbers(node, [1] * rank)
+
+
+def squeezed(node: Node, x: Instruction, given: Instruction) -> Instruction:
+    """A value without axes that are computed."""
+    axes, rank = listed(node, given), x.shape.rank
+    left = rank - length(node, axes, "axes it drops", lambda rest: rank - rest)
+    order = order_of(node, placed(node, numbers(node, [0] * rank), axes, 1))
+    kept = node.add(ops.Slice((0,), (0,), (left,)), order)
+    return reshaped(node, x, node.add(ops.Gather(0), node.dims(x.shape.dims), kept))
+
+
+def unsqueezed(node: Node, x: Instruction, given: Instruction) -> Instruction:
+    """A value with new axes at places that are computed."""
+    axes = listed(node, given)
+    rank = x.shape.rank
+    rank += length(node, axes, "axes it adds", lambda whole: whole - rank)
+    order = order_of(node, placed(node, numbers(node, [0] * rank), axes, 1))
+    own = node.add(ops.Slice((0,), (0,), (x.shape.rank,)), order)
+    return reshaped(node, x, placed(node, one_each(node, rank), own, node.dims(x.shape.dims)))
+
+
+def along_axis(node: Node, x: Instruction, given: Instruction, op: ops.Op) -> Instruction:
+    """An operation on axis 0 applied along an axis that is computed."""
+    axis, rank = listed(node, given), x.shape.rank
+    order = order_of(node, placed(node, one_each(node, rank), axis, 0))
+    result = node.add(op, transposed(node, x, order))
+    return transposed(node, result, order_of(node, order), x.shape.dims)
+
+
+def parts_of(node: Node, value: Instruction) -> list[Extent | None]:
+    """The elements of a list, None for each that only a run will tell."""
+    known = node.extents(value)
+    if known is not None:
+        return list(known)
+    whole = isinstance(value.shape.elements, int)
+    if whole and value.op.name == "concat" and value.shape.rank == 1:
+        return [part for v in value.inputs for part in parts_of(node, v)]
+    return [None] * length(node, value, "dims")

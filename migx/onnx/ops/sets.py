@@ -1,0 +1,86 @@
+"""ONNX operators that tell elements apart, mark the greatest, fill caches and reread bits."""
+
+from __future__ import annotations
+
+from migx import ops
+from migx.ir import Instruction
+from migx.onnx.importers import importer
+from migx.onnx.node import Node
+from migx.onnx.ops import runtime
+from migx.onnx.ops._delegate import steps
+from migx.onnx.ops.elementwise import binary
+from migx.shape import I64
+
+
+@importer("Unique", since=11)
+def unique(node: Node) -> tuple[Instruction, ...]:
+    """Of the flattened value where there is no axis."""
+    x, axis = node.input(0), 0
+    if node.has("axis"):
+        axis = node.axis(node.integer("axis"), x.shape.rank)
+    else:
+        x = node.reshape(x, (x.shape.elements,))
+    whole = node.add(ops.Unique(axis, node.fresh(), bool(node.integer("sorted", 1))), x)
+    return node.elements(whole, 4)
+
+
+@importer("Hardmax")
+def hardmax_of_matrix(node: Node) -> Instruction:
+    """Until version 13 the dims from the axis on are taken as one."""
+    x = node.input(0)
+    axis = node.axis(node.integer("axis", 1), x.shape.rank)
+    tail = x.shape.with_dims(x.shape.dims[axis:]).elements
+    flat = node.reshape(x, (*x.shape.dims[:axis], tail))
+    return node.reshape(greatest(node, flat, axis), x.shape.dims)
+
+
+@importer("Hardmax", since=13)
+def hardmax(node: Node) -> Instruction:
+    x = node.input(0)
+    return greatest(node, x, node.axis(node.integer("axis", -1), x.shape.rank))
+
+
+def greatest(node: Node, x: Instruction, axis: int) -> Instruction:
+    """1 where the first of the greatest along an axis stands, 0 elsewhere."""
+    place = node.add(ops.Squeeze((axis,)), node.add(ops.Argmax(axis), x))
+    values = node.literal([0, 1], x.shape.dtype)
+    return node.add(ops.Onehot(axis, x.shape.dims[axis]), place, values)
+
+
+@importer("CumProd", since=26)
+def cumulative_product(node: Node) -> Instruction:
+    x, given = node.input(0), node.input(1)
+    held = node.constant(given)
+    options = bool(node.integer("exclusive", 0)), bool(node.integer("reverse", 0))
+    if held is None:
+        return runtime.along_axis(node, x, given, ops.PrefixScanProd(0, *options))
+    return node.add(ops.PrefixScanProd(node.axis(int(held.item()), x.shape.rank), *options), x)
+
+
+@importer("Det", since=11)
+def determinant(node: Node) -> Instruction:
+    return node.add(ops.Determinant(), node.input(0))
+
+
+@importer("BitCast", since=26)
+def bit_cast(node: Node) -> Instruction:
+    return node.add(ops.BitCast(node.dtype("to")), node.input(0))
+
+
+@importer("TensorScatter", since=24)
+def tensor_scatter(node: Node) -> Instruction:
+    """A cache with an update put from an index on, one for each member of the batch; ``circular``
+    goes on at the front.
+    """
+    cache, update, given = node.input(0), node.input(1), node.optional(2)
+    axis = node.axis(node.integer("axis", -2), cache.shape.rank)
+    rank, batch = cache.shape.rank, cache.shape.dims[0]
+    ramp = steps(node, update.shape.dims[axis])
+    places = node.reshape(ramp, [update.shape.dims[axis] if i == axis else 1 for i in range(rank)])
+    if given is not None:
+        start = node.reshape(node.convert(given, I64), (batch, *[1] * (rank - 1)))
+        places = binary(node, ops.Add(), start, places)
+    if node.string("mode", "linear") == "circular":
+        places = binary(node, ops.Mod(), places, node.dims([cache.shape.dims[axis]]))
+    index = node.broadcast_to(places, update.shape.dims)
+    return node.add(ops.ScatterNone(axis), cache, index, update)

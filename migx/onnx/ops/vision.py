@@ -1,0 +1,101 @@
+"""ONNX operators on images: sampling at places in between, regions, and windows put back."""
+
+from __future__ import annotations
+
+from migx import dim, ops
+from migx.dim import Extent
+from migx.ir import Instruction
+from migx.onnx.importers import importer
+from migx.onnx.node import Node
+from migx.onnx.ops.elementwise import binary
+from migx.onnx.ops.linear import window, with_bias
+from migx.onnx.ops.shapes import spread
+from migx.shape import I64
+
+
+@importer("GridSample", since=16)
+def grid_sample(node: Node) -> Instruction:
+    mode = node.string("mode", "linear").removeprefix("bi")
+    corners = bool(node.integer("align_corners", 0))
+    op = ops.GridSample(mode, node.string("padding_mode", "zeros"), corners)
+    return node.add(op, node.input(0), node.input(1))
+
+
+@importer("DeformConv", since=19)
+def deformable_convolution(node: Node) -> Instruction:
+    x, w, mask = node.input(0), node.input(1), node.optional(4)
+    geometry = window(node, x, w.shape.dims[2:])
+    groups = node.integer("group", 1), node.integer("offset_group", 1)
+    op = ops.DeformableConvolution(**geometry, group=groups[0], offset_group=groups[1])
+    operands = [v for v in (x, w, node.input(2), mask) if v is not None]
+    return with_bias(node, node.add(op, *operands), node.optional(3))
+
+
+@importer("RoiAlign", since=10)
+def roi_align(node: Node) -> Instruction:
+    """Before version 16 places were not shifted by half an element."""
+    default = "half_pixel" if node.version >= 16 else "output_half_pixel"
+    op = ops.RoiAlign(
+        dims=(node.integer("output_height", 1), node.integer("output_width", 1)),
+        mode=node.string("mode", "avg"),
+        sampling_ratio=node.integer("sampling_ratio", 0),
+        spatial_scale=node.number("spatial_scale", 1.0),
+        half_pixel=node.string("coordinate_transformation_mode", default) == "half_pixel",
+    )
+    return node.add(op, node.input(0), node.input(1), node.input(2))
+
+
+@importer("MaxRoiPool")
+def max_roi_pool(node: Node) -> Instruction:
+    height, width = node.integers("pooled_shape")
+    op = ops.MaxRoiPool((height, width), node.number("spatial_scale", 1.0))
+    return node.add(op, node.input(0), node.input(1))
+
+
+@importer("Col2Im", since=18)
+def columns_to_image(node: Node) -> Instruction:
+    x, image, block = node.input(0), node.input(1), node.input(2)
+    (axes,) = image.shape.dims
+    if not isinstance(axes, int):
+        raise node.fail(f"the rank of its result is {axes} + 2, which is not known")
+    sizes, taps = node.extents(image), node.extents(block)
+    channels: Extent = (
+        node.fresh("channels") if taps is None else x.shape.dims[1] // dim.product(taps)
+    )
+    known = sizes or tuple(node.fresh(str(i)) for i in range(axes))
+    op = ops.Col2im(
+        dims=(channels, *known),
+        padding=node.integers("pads", (0,) * (2 * axes)),
+        stride=node.integers("strides", (1,) * axes),
+        dilation=node.integers("dilations", (1,) * axes),
+    )
+    return node.add(op, x, image, block)
+
+
+@importer("MaxUnpool", since=9)
+def max_unpool(node: Node) -> Instruction:
+    """Zeros, with each value put at its index: a row-major place in the image it was taken from.
+
+    An output shape that is larger than that image adds to its ends.
+    """
+    x, indices, target = node.input(0), node.input(1), node.optional(2)
+    lengths = node.integers("kernel_shape")
+    strides = node.integers("strides", (1,) * len(lengths))
+    pads = node.integers("pads", (0,) * (2 * len(lengths)))
+    image: list[Extent] = list(x.shape.dims[:2])
+    for i, (length, stride) in enumerate(zip(lengths, strides, strict=True)):
+        image.append((x.shape.dims[2 + i] - 1) * stride - pads[i] - pads[len(lengths) + i] + length)
+    total = x.shape.elements
+    if target is None:
+        flat = node.broadcast_to(node.literal(0, x.shape.dtype), (dim.product(image),))
+        index, values = node.reshape(indices, (total,)), node.reshape(x, (total,))
+        return node.reshape(node.add(ops.ScatterNone(0), flat, index, values), image)
+    canvas = spread(node, node.literal(0, x.shape.dtype), target)
+    rest = node.reshape(indices, (total,))
+    places: list[Instruction] = []
+    for extent in reversed(image):
+        size = node.dims([extent])
+        places.insert(0, node.add(ops.Unsqueeze((1,)), binary(node, ops.Mod(), rest, size)))
+        rest = binary(node, ops.Div(), rest, size)
+    tuples = node.convert(node.add(ops.Concat(1), *places), I64)
+    return node.add(ops.ScatterndNone(), canvas, tuples, node.reshape(x, (total,)))

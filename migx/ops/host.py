@@ -1,0 +1,66 @@
+"""The long tail that runs on the host: nodes that no compiler would optimise (strings, image
+files, n-gram counts), evaluated by ONNX's own reference implementation. No tensor arithmetic does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from migx.argument import Argument
+from migx.errors import EvaluationError, ShapeError
+from migx.op import Modules, Op, Runnable, Shapes, Traits
+from migx.shape import Shape
+
+
+class Host(Op):
+    """One ONNX node, run by ``onnx.reference``. The result is a tuple.
+
+    ``node`` is the node in protobuf's text form, on one line; ``version`` is the opset's of its
+    domain. ``outputs`` are the shapes of the results; dims that only the run decides are symbols of
+    their own there. Inputs are tensors, those the node leaves out not among them.
+    """
+
+    traits = Traits(foldable=False)
+    node: str
+    version: int
+    outputs: tuple[Shape, ...]
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        for shape in shapes:
+            if not shape.dtype.is_tensor or shape.dtype.is_packed:
+                raise ShapeError(f"host takes tensors, not {shape.text}")
+        return Shape.tuple(*self.outputs)
+
+    def compute(
+        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
+    ) -> Argument:
+        try:
+            evaluator = _evaluator(self.node, self.version)
+            arrays = (a.array for a in arguments)
+            given = dict(zip(evaluator.input_names, arrays, strict=True))
+            results = evaluator.run(None, given, attributes={})
+        except ImportError as error:
+            raise EvaluationError(f"the host lacks a package for this: {error}") from error
+        except Exception as error:  # whatever the reference and what it calls may raise
+            raise EvaluationError(f"onnx.reference: {error}") from error
+        pairs = zip(results, shape.parts, strict=True)
+        return Argument.tuple([Argument.of(np.asarray(r), part.dtype) for r, part in pairs])
+
+
+@lru_cache(maxsize=256)
+def _evaluator(text: str, version: int) -> Any:
+    import onnx
+    from google.protobuf import text_format
+    from onnx.reference import ReferenceEvaluator
+
+    node = text_format.Parse(text, onnx.NodeProto())
+    inputs, outputs = ([n for n in names if n] for names in (node.input, node.output))
+    opsets = [onnx.helper.make_opsetid(node.domain, version)]
+    function = onnx.helper.make_function(
+        "migx.host", node.op_type, list(dict.fromkeys(inputs)), outputs, [node], opsets
+    )
+    return ReferenceEvaluator(function)

@@ -1,0 +1,105 @@
+"""Operations that tell elements apart, and running and square products."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from migx.argument import Argument
+from migx.dim import Extent, may_equal
+from migx.errors import ShapeError
+from migx.op import Array, Modules, Op, Runnable, Shapes
+from migx.ops._numeric import FLOAT, NUMBER, expect_kind
+from migx.ops._rules import expect, expect_axis, expect_same_type, no_warnings, rounded, wide
+from migx.shape import I64, Shape
+
+
+class Unique(Op):
+    """The different slices along ``axis``, as a tuple: the slices, where each is first, which of
+    them stands at each place, and how often each does (i64).
+
+    They are sorted by their elements, or with ``sorted`` False as they come. ``count`` is a symbol
+    for how many there are. ONNX Unique-11.
+    """
+
+    axis: int
+    count: Extent
+    sorted: bool = True
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        expect(self, shapes, 1)
+        expect_same_type(self, shapes)
+        axis = expect_axis(self, self.axis, shapes[0].rank)
+        dims = list(shapes[0].dims)
+        places = Shape(I64, (dims[axis],))
+        dims[axis] = self.count
+        one_each = Shape(I64, (self.count,))
+        return Shape.tuple(Shape(shapes[0].dtype, dims), one_each, places, one_each)
+
+    def compute(
+        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
+    ) -> Argument:
+        x = arguments[0].array
+        rows = np.moveaxis(x, self.axis, 0).reshape(x.shape[self.axis], -1)
+        order = np.arange(len(rows))
+        for column in range(rows.shape[1] - 1, -1, -1):
+            order = order[np.argsort(rows[order, column], kind="stable")]
+        ordered = rows[order]
+        new = np.ones(len(rows), np.bool_)
+        new[1:] = (ordered[1:] != ordered[:-1]).any(1)
+        starts = np.flatnonzero(new)
+        first, counts = order[starts], np.diff(starts, append=len(rows))
+        inverse = np.empty(len(rows), np.int64)
+        inverse[order] = np.cumsum(new) - 1
+        if not self.sorted:
+            found = np.argsort(first)
+            rank = np.empty_like(found)
+            rank[found] = np.arange(len(found))
+            first, counts, inverse = first[found], counts[found], rank[inverse]
+        values = np.take(x, first, self.axis)
+        return Argument.tuple([Argument.of(v) for v in (values, first, inverse, counts)])
+
+
+class PrefixScanProd(Op):
+    """The running product along an axis. ONNX CumProd.
+
+    Each result counts its own element unless ``exclusive``; ``reverse`` runs from the end.
+    """
+
+    axis: int
+    exclusive: bool = False
+    reverse: bool = False
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        expect(self, shapes, 1)
+        expect_kind(self, shapes[0].dtype, NUMBER)
+        expect_axis(self, self.axis, shapes[0].rank)
+        return shapes[0].as_standard()
+
+    def compute(self, x: Array) -> Array:
+        turn = slice(None, None, -1 if self.reverse else 1)
+        with no_warnings():
+            along = np.moveaxis(wide(x), self.axis, 0)[turn]
+            total = np.ones_like(along)
+            first = int(self.exclusive)
+            np.cumprod(along[: len(along) - first], 0, along.dtype, total[first:])
+            total = np.moveaxis(total[turn], 0, self.axis)
+            return rounded(np.ascontiguousarray(total), x)
+
+
+class Determinant(Op):
+    """The determinants of square matrices [..., n, n]. ONNX Det."""
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        expect(self, shapes, 1)
+        (x,) = shapes
+        expect_kind(self, x.dtype, FLOAT)
+        if x.rank < 2 or not may_equal(x.dims[-1], x.dims[-2]):
+            raise ShapeError(f"{self.name} needs square matrices [..., n, n], got {x.text}")
+        return Shape(x.dtype, x.dims[:-2])
+
+    def compute(self, x: Array) -> Array:
+        with no_warnings():
+            return rounded(np.linalg.det(wide(x)), x)

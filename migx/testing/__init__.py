@@ -1,0 +1,54 @@
+"""Checks for those who write passes and targets: one line in anybody's test.
+
+from migx.testing import check_pass, check_target
+check_pass(MyPass())
+check_target("my_target")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from migx.manager import Pass, Pipeline
+    from migx.target import Target
+    from migx.testing.fuzz import Report
+
+__all__ = ["check_pass", "check_target"]
+
+
+def check_pass(
+    given: Pass | Pipeline | str, *, programs: int = 200, seed: int = 0, every_rule: bool = False
+) -> Report:
+    """Holds a pass, or a pipeline, to every oracle with random programs and programs drawn to match
+    its rules.
+
+    ``AssertionError`` shows the first failure with the smallest program found for it, or, with
+    ``every_rule``, the rules that no program fired.
+    """
+    from migx.manager import Pipeline
+    from migx.testing.fuzz import fuzz, subjects_for
+
+    pipeline = Pipeline.of(given if isinstance(given, Pipeline | str) else [given])
+    report = fuzz(subjects_for([pipeline]), programs=programs, seed=seed, enough=1)
+    _expect_none(report)
+    if every_rule and report.silent:
+        raise AssertionError(f"no program fired {', '.join(report.silent)}")
+    return report
+
+
+def check_target(given: Target | str, *, programs: int = 200, seed: int = 0) -> Report:
+    """Holds what a target computes to what ``ref`` does, within bounds derived from both ways.
+
+    ``AssertionError`` shows the first program for which it differs.
+    """
+    from migx.testing.fuzz import fuzz, subjects_for
+
+    report = fuzz(subjects_for(target=given), programs=programs, seed=seed, enough=1)
+    _expect_none(report)
+    return report
+
+
+def _expect_none(report: Report) -> None:
+    if report.failures:
+        raise AssertionError(str(report.failures[0]))

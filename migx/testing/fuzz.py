@@ -1,0 +1,224 @@
+"""The fuzzer: random programs, taken through passes or a target, and held to the oracles."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from migx.argument import Argument
+from migx.files import written
+from migx.ir import Program
+from migx.manager import Pipeline
+from migx.rewrite import EventLog
+from migx.target import Target, get_target
+from migx.testing.draws import Dice
+from migx.testing.oracles import Trial, Violation, passes_of, rules_of
+from migx.testing.patterns import draw_match, names_in
+from migx.testing.programs import Drawn, draw_program
+from migx.testing.reducing import reduced
+from migx.text import show
+
+ROUND_TRIPS = 8
+"""Every so many programs the text and file forms are tried too, which takes longer than passes."""
+
+
+@dataclass
+class Failure:
+    """One oracle that said no, the smallest program found for which it does, and where that was
+    saved.
+    """
+
+    passes: str
+    seed: str
+    oracle: str
+    message: str
+    text: str
+    file: Path | None = None
+
+    def __str__(self) -> str:
+        where = f"\nsaved in {self.file}" if self.file else ""
+        head = f"{self.passes}, seed {self.seed}: {self.message}"
+        return f"{head}{where}\n\n{self.text}"
+
+
+@dataclass
+class Report:
+    """What fuzzing came to: ``fired`` counts the rewrites of each rule, ``features`` what the
+    programs held, ``silent`` are the rules that no program fired.
+    """
+
+    programs: int = 0
+    changed: int = 0
+    seconds: float = 0.0
+    features: Counter[str] = field(default_factory=Counter)
+    fired: Counter[str] = field(default_factory=Counter)
+    silent: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        """Programs a second."""
+        return self.programs / self.seconds if self.seconds else 0.0
+
+
+@dataclass
+class Subject:
+    """What is fuzzed: a pipeline, or a target where one is given."""
+
+    pipeline: Pipeline
+    target: Target | None = None
+
+    def __post_init__(self) -> None:
+        passes = passes_of(self.pipeline)
+        self.rules = {f"{p.name}.{rule.name}": rule for p in passes for rule in rules_of(p)}
+        self.focus = {
+            p.name: tuple(dict.fromkeys(n for r in rules_of(p) for n in names_in(r.pattern)))
+            for p in passes
+        }
+        self.tried: Counter[str] = Counter()
+        self.fired: Counter[str] = Counter()
+
+    def __str__(self) -> str:
+        return f"target {self.target.name}" if self.target is not None else str(self.pipeline)
+
+    def draw(self, seed: str) -> Drawn:
+        """A program: one in two is drawn to match the rule that has had the least of them."""
+        dice = Dice(seed)
+        if self.rules and dice.chance(0.5):
+            name = min(self.rules, key=lambda n: (self.fired[n] + self.tried[n], n))
+            self.tried[name] += 1
+            found = draw_match(dice, self.rules[name], self._focus(dice, name))
+            if found is not None:
+                return found
+        return draw_program(dice)
+
+    def _focus(self, dice: Dice, name: str) -> Sequence[str]:
+        """What a rule's free inputs are drawn from: what its pattern names, or its pass's others
+        do.
+        """
+        own = names_in(self.rules[name].pattern)
+        return own if own and dice.chance(0.5) else self.focus[name.partition(".")[0]]
+
+    def check(self, program: Program, inputs: Mapping[str, Argument], full: bool = False) -> bool:
+        """Holds one program to the oracles; says whether the passes changed anything."""
+        trial, changed, log = Trial(program, inputs), False, EventLog()
+        if self.target is None:
+            changed = trial.passes(self.pipeline, log)
+            self.fired.update(f"{e.pass_name}.{e.rule}" for e in log.events if e.rule)
+        else:
+            trial.target(self.target)
+        if full:
+            trial.round_trips()
+        return changed
+
+    def failure(self, program: Program, inputs: Mapping[str, Argument]) -> Exception | None:
+        """What goes wrong with a program, if anything does."""
+        try:
+            self.check(program, inputs, full=True)
+        except Exception as error:  # noqa: BLE001 - whatever a pass raises is what is looked for
+            return error
+        return None
+
+
+def fuzz(
+    subjects: Iterable[Subject],
+    *,
+    seconds: float | None = None,
+    programs: int | None = None,
+    seed: int = 0,
+    folder: Path | None = None,
+    enough: int = 10,
+) -> Report:
+    """Draws programs for some subjects in turn until time or programs are used up, or ``enough``
+    failures are found. The same seed draws the same programs.
+
+    A reduced case of each failure is saved in ``folder``, if there is one.
+    """
+    report, listed = Report(), list(subjects)
+    start = time.perf_counter()
+    while len(report.failures) < enough:
+        report.seconds = time.perf_counter() - start
+        if seconds is not None and report.seconds >= seconds:
+            break
+        if programs is not None and report.programs >= programs:
+            break
+        subject = listed[report.programs % len(listed)]
+        _one(subject, f"{seed}.{report.programs}", report, folder)
+    report.seconds = time.perf_counter() - start
+    for subject in listed:
+        report.fired += subject.fired
+    rules = [name for subject in listed for name in subject.rules]
+    report.silent = sorted({name for name in rules if not report.fired[name]})
+    return report
+
+
+def _one(subject: Subject, seed: str, report: Report, folder: Path | None) -> None:
+    drawn = subject.draw(seed)
+    report.features += Counter({"programs": 1}) + drawn.features
+    full = report.programs % ROUND_TRIPS == 0
+    report.programs += 1
+    try:
+        report.changed += subject.check(drawn.program, drawn.inputs, full)
+    except Exception as error:  # noqa: BLE001 - whatever a pass raises is what is looked for
+        known = {f.message.splitlines()[0] for f in report.failures}
+        if not (message := _message(error)) or message.splitlines()[0] not in known:
+            report.failures.append(_found(subject, seed, drawn, error, folder))
+
+
+def _found(
+    subject: Subject, seed: str, drawn: Drawn, error: Exception, folder: Path | None
+) -> Failure:
+    """A failure made small, and saved."""
+    oracle = _oracle(error)
+
+    def fails(program: Program, inputs: Mapping[str, Argument]) -> bool:
+        again = subject.failure(program, inputs)
+        return again is not None and _oracle(again) == oracle
+
+    program: Program = drawn.program
+    inputs: Mapping[str, Argument] = drawn.inputs
+    if fails(program, inputs):
+        program, inputs = reduced(program, inputs, fails)
+        error = subject.failure(program, inputs) or error
+    failure = Failure(str(subject), seed, oracle, _message(error), str(program))
+    if folder is not None:
+        failure.file = _saved(subject, program, inputs, folder, f"{oracle}-{seed}")
+    return failure
+
+
+def _oracle(error: Exception) -> str:
+    return error.oracle if isinstance(error, Violation) else type(error).__name__
+
+
+def _message(error: Exception) -> str:
+    notes = [n for n in getattr(error, "__notes__", ()) if not n.startswith("reproduce")]
+    prefix = "" if isinstance(error, Violation) else f"{type(error).__name__}: "
+    return "\n".join([f"{prefix}{error}", *notes])
+
+
+def _saved(
+    subject: Subject, program: Program, inputs: Mapping[str, Argument], folder: Path, name: str
+) -> Path:
+    """Writes a case for ``migx opt``, and its inputs, as bytes where numpy has no such type."""
+    import numpy as np
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name.replace(' ', '-')}.migx"
+    head = "" if subject.target is not None else f"# passes: {subject.pipeline}\n"
+    with written(path) as out:
+        out.write(f"{head}{show(program)}".encode())
+    arrays = {name: np.asarray(value.array) for name, value in inputs.items()}
+    with written(path.with_suffix(".npz")) as out:
+        np.savez(out, **arrays)  # type: ignore[arg-type]
+    return path
+
+
+def subjects_for(
+    passes: Iterable[Pipeline] = (), target: Target | str | None = None
+) -> list[Subject]:
+    """A subject for each pipeline, and one for the target."""
+    found = [Subject(pipeline) for pipeline in passes]
+    return [*found, Subject(Pipeline(), get_target(target))] if target is not None else found

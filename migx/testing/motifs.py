@@ -1,0 +1,115 @@
+"""Small pieces of models that operations drawn one by one hardly ever add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+from migx import ops
+from migx.ir import Instruction
+from migx.op import Operation
+from migx.shape import I64, Shape
+from migx.testing.draws import Want
+
+if TYPE_CHECKING:
+    from migx.testing.programs import Author
+
+Motif: TypeAlias = "Callable[[Author, Shape, int], Instruction | None]"
+UNARY: tuple[Callable[[], Operation], ...] = (ops.Relu, ops.Neg, ops.Abs, ops.Identity)
+
+
+def attention(author: Author, like: Shape, depth: int) -> Instruction | None:
+    """dot(softmax(dot(q, k) * s), v)."""
+    if like.rank < 2 or not like.dtype.is_float:
+        return None
+    *lead, rows, columns = like.dims
+    inner, width = author.dice.some(1, 3), author.dice.some(2, 4)
+    q, k, v = (
+        author.value(Want(like.with_dims((*lead, *d))), 1)
+        for d in ((rows, inner), (inner, width), (width, columns))
+    )
+    scores = author.apply(ops.Dot(), [q, k])
+    if scores is not None and author.dice.chance(0.6):
+        scale = author.leaf(Want(scores.shape.as_standard()))
+        scores = author.apply(ops.Mul(), [scores, scale])
+    weights = scores and author.apply(ops.Softmax(like.rank - 1), [scores])
+    return author.apply(ops.Dot(), [weights, v]) if weights else None
+
+
+def lookups(author: Author, like: Shape, depth: int) -> Instruction | None:
+    """The sum of rows of several tables."""
+    if like.rank < 1 or not like.static or not like.dtype.is_float:
+        return None
+    total: Instruction | None = None
+    for _ in range(author.dice.some(4, 5)):
+        size = author.dice.some(2, 4)
+        table = author.literal_of(like.with_dims((size, *like.dims[-1:])))
+        at = author.leaf(Want(Shape(I64, like.dims[:-1]), below=size))
+        row = author.apply(ops.Gather(0), [table, at])
+        if row is None:
+            return None
+        total = row if total is None else author.apply(ops.Add(), [total, row])
+        if total is None:
+            return None
+    return total
+
+
+def tiles(author: Author, like: Shape, depth: int) -> Instruction | None:
+    """The slices that a value falls into, each with the same done to it, one after another."""
+    known = [i for i, d in enumerate(like.dims) if isinstance(d, int) and d > 1]
+    if not known:
+        return None
+    axis, whole = author.dice.one_of(known), author.value(Want(like.as_standard()), depth - 1)
+    end, cut = int(like.dims[axis]), author.dice.some(1, int(like.dims[axis]) - 1)
+    spans = ((0, cut), (cut, end))
+    parts = [author.apply(ops.Slice((axis,), (a,), (b,)), [whole]) for a, b in spans]
+    if author.dice.chance(0.5):
+        made = author.dice.one_of(UNARY)()
+        parts = [p and author.apply(made, [p]) for p in parts]
+    return _joined(author, axis, parts)
+
+
+def twins(author: Author, like: Shape, depth: int) -> Instruction | None:
+    """One operation done to several values, which are then put one after another."""
+    known = [i for i, d in enumerate(like.dims) if isinstance(d, int) and d > 1 and d % 2 == 0]
+    if not known:
+        return None
+    axis = author.dice.one_of(known)
+    dims = (*like.dims[:axis], int(like.dims[axis]) // 2, *like.dims[axis + 1 :])
+    first = author.result(like.with_dims(dims), 2, author.focus)
+    if first is None or first.modules:
+        return None
+    wants = [Want(v.shape.as_standard()) for v in first.inputs]
+    other = author.apply(first.op, [author.given(w) for w in wants])
+    return _joined(author, axis, [first, other])
+
+
+def products(author: Author, like: Shape, depth: int) -> Instruction | None:
+    """Products of one value with several constants, put one after another."""
+    if like.rank < 2 or not like.dtype.is_float or not isinstance(like.dims[-1], int):
+        return None
+    *lead, rows, columns = like.dims
+    if columns < 2:
+        return None
+    inner, cut = author.dice.some(1, 3), author.dice.some(1, int(columns) - 1)
+    x = author.given(Want(like.with_dims((*lead, rows, inner))))
+    parts = []
+    for width in (cut, int(columns) - cut):
+        w = Want(like.with_dims((*lead, inner, width)), constant=True)
+        parts.append(author.apply(ops.Dot(), [x, author.leaf(w)]))
+    return _joined(author, like.rank - 1, parts)
+
+
+def _joined(author: Author, axis: int, parts: Sequence[Instruction | None]) -> Instruction | None:
+    found = [p for p in parts if p is not None]
+    return author.apply(ops.Concat(axis), found) if len(found) == len(parts) else None
+
+
+MOTIFS: dict[str, Motif] = {
+    "attention": attention,
+    "lookups": lookups,
+    "products": products,
+    "tiles": tiles,
+    "twins": twins,
+}
+"""The motifs by name; a name is drawn as that of an operation is."""

@@ -1,0 +1,148 @@
+"""What must hold when passes run over a program, or a target runs it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+
+from migx.argument import Argument
+from migx.compiler import finalize
+from migx.errors import MigxError
+from migx.ir import Program
+from migx.manager import Pass, PassManager, Pipeline
+from migx.observers import Verify
+from migx.parser import parse
+from migx.rewrite import EventLog, Rule, RuleSet
+from migx.serialize import load, save
+from migx.target import CompileOptions, Target, get_target
+from migx.testing.bounds import Bounds, Error, difference
+
+Outputs = list[tuple[Argument, Error]]
+
+
+class Violation(MigxError):
+    """What must hold does not: which oracle says so, and what it saw."""
+
+    def __init__(self, oracle: str, message: str) -> None:
+        super().__init__(f"{oracle}: {message}")
+        self.oracle = oracle
+
+
+class Trial:
+    """A program and inputs, to be held against what becomes of it."""
+
+    def __init__(self, program: Program, inputs: Mapping[str, Argument]) -> None:
+        self.program, self.inputs = program, inputs
+
+    @cached_property
+    def outputs(self) -> Outputs:
+        """What the program gives on ``ref``, with a bound on the error of each element."""
+        return run_on_ref(self.program, self.inputs, self.program)
+
+    def passes(self, pipeline: Pipeline, log: EventLog | None = None) -> bool:
+        """Checks that passes leave a program that verifies, gives the same, has no larger
+        constants, and is the same each time; and that one pass or group run again finds nothing
+        more to do, which a list of several may. Says whether they changed anything.
+        """
+        after, again = self.program.copy(), self.program.copy()
+        changed = _run(after, pipeline, log)
+        if _run(again, pipeline) != changed or after != again:
+            raise Violation("deterministic", f"{pipeline} makes another program each time")
+        if not changed:
+            if after != self.program:
+                raise Violation("reports changes", f"{pipeline} changed what it says it did not")
+            return False
+        if len(pipeline) == 1 and _run(again, pipeline):
+            raise Violation("idempotent", f"{pipeline} changes something when run again")
+        self._expect_small(after, pipeline)
+        self._expect_same(run_on_ref(after, self.inputs, self.program), str(pipeline))
+        return True
+
+    def target(self, target: Target | str) -> None:
+        """Checks that a target computes what ``ref`` does, within the bounds of both ways."""
+        chosen = get_target(target)
+        compiled = self.program.copy().compile(chosen).executable
+        results = compiled.run(dict(self.inputs))
+        lowered = self.program.copy()
+        context = chosen.get_context()
+        PassManager(lowered).run(chosen.get_passes(context, CompileOptions()))
+        try:
+            bounds = [e for _, e in run_on_ref(lowered, self.inputs, self.program)]
+        except MigxError:
+            # Lowered operations may have no meaning of their own: as many roundings again, then.
+            bounds = [e for _, e in self.outputs]
+        self._expect_same(list(zip(results, bounds, strict=True)), f"target {chosen.name}")
+
+    def round_trips(self) -> None:
+        """Checks that the program's text and file give it back."""
+        if parse(str(self.program)) != self.program:
+            raise Violation("text", "the text parses to another program")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "program.mxr"
+            save(self.program, path)
+            if load(path) != self.program:
+                raise Violation("file", "the .mxr file holds another program")
+
+    def _expect_same(self, results: Outputs, what: str) -> None:
+        pairs = zip(results, self.outputs, strict=True)
+        for i, ((got, after), (wanted, before)) in enumerate(pairs):
+            if found := difference(got, wanted, before, after):
+                raise Violation("same outputs", f"after {what}, output {i} {found}")
+
+    def _expect_small(self, after: Program, pipeline: Pipeline) -> None:
+        before, made = _constant_bytes(self.program), _constant_bytes(after)
+        allowed = before + sum(p.constant_allowance for p in passes_of(pipeline))
+        if made > allowed:
+            raise Violation(
+                "constants", f"{pipeline} leaves {made} bytes of constants, there were {before}"
+            )
+
+
+def passes_of(pipeline: Pipeline) -> list[Pass]:
+    """Every pass of a pipeline, those in groups and behind names too."""
+    found: list[Pass] = []
+
+    def note(each: Pass, _: str) -> bool:
+        found.append(each)
+        return False
+
+    pipeline.drive(note)
+    return found
+
+
+def rules_of(each: Pass) -> RuleSet:
+    """The rules of a pass; of one that applies them itself, those its method names."""
+    if each.rules:
+        return each.rules
+    function = type(each).apply
+    held = [function.__globals__.get(name) for name in function.__code__.co_names]
+    found = [rule for v in held if isinstance(v, Rule | RuleSet) for rule in _each(v)]
+    return RuleSet(dict.fromkeys(found))
+
+
+def _each(given: Rule | RuleSet) -> Iterable[Rule]:
+    return (given,) if isinstance(given, Rule) else given
+
+
+def run_on_ref(program: Program, inputs: Mapping[str, Argument], given: Program) -> Outputs:
+    """What a program gives as it stands, with its bounds; literals that ``given`` does not have
+    count as rounded.
+    """
+    ref = get_target("ref")
+    context = ref.get_context()
+    finalize(program, context)
+    executable = ref.make_executable(program, context)
+    bounds = Bounds(program, inputs, given)
+    results = executable.trace(dict(inputs), bounds)  # type: ignore[attr-defined]
+    return [(r, bounds.error(at)) for r, at in zip(results, program.main.outputs, strict=True)]
+
+
+def _run(program: Program, pipeline: Pipeline, log: EventLog | None = None) -> bool:
+    return PassManager(program, [Verify()], log).run(pipeline)
+
+
+def _constant_bytes(program: Program) -> int:
+    shapes = {id(at.op.value): at.shape for at in program.literals}  # type: ignore[attr-defined]
+    return sum(int(shape.nbytes) for shape in shapes.values())

@@ -1,0 +1,234 @@
+"""Programs drawn to match the pattern of a rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from migx import op as operations
+from migx import plugins
+from migx.argument import Argument
+from migx.ir import Instruction
+from migx.match import MISSING, Attribute, On, OneOf, Pattern, Skip, Value, Var, find
+from migx.rewrite import Rule
+from migx.shape import BOOL, Shape
+from migx.testing.draws import TUPLES, Dice, Want, draft, drawable, volume
+from migx.testing.programs import MANY, Author, Drawn
+
+TRIES = 60
+"""How many shapes are tried for the result of a pattern."""
+
+NUMBERS = (0, 1, -1, 2, 0.5, -0.5, 3, 0.75, -2)
+"""What a literal that has to pass a test is, for a start."""
+
+
+class Mismatch(Exception):
+    """A pattern cannot be had with the shape or the values drawn."""
+
+
+def draw_match(dice: Dice, rule: Rule, focus: Sequence[str]) -> Drawn | None:
+    """A program that holds what a rule matches, once or a few times, or None where none was found.
+
+    ``focus`` are operations that free inputs are drawn from, mostly.
+    """
+    writer = Matcher(dice, focus or names_in(rule.pattern), symbolic=dice.chance(0.1))
+    writer.left = 60
+    outputs, pattern = list[Instruction](), rule.pattern
+    if pattern.roots() is not None and pattern.roots() <= set(TUPLES):  # type: ignore[operator]
+        pattern = On(frozenset({"get_tuple_elem"}), (pattern,))
+    shape, wanted = None, dice.one_of((1, 1, 2, 2, 3, 4))
+    for _ in range(TRIES):
+        like = shape or writer.shape()
+        writer.caught.clear()
+        free = dice.chance(0.15) and len(names_in(pattern)) < 2
+        try:
+            motif = (
+                writer.motif(dice.one_of(("tiles", "twins", "products")), like) if free else None
+            )
+            made = writer.match(pattern, like) if motif is None else motif
+        except Mismatch:
+            continue
+        outputs.append(made)
+        shape = like if dice.chance(0.8) else None
+        if len(outputs) == wanted:
+            break
+    if not outputs:
+        return None
+    joined = writer.joined(outputs)
+    if joined is not None:
+        outputs = [joined]
+    elif dice.chance(0.3):
+        above = writer.apply(*_reader(outputs[0]))
+        outputs += [above] if above is not None else []
+    return writer.finished(outputs)
+
+
+class Matcher(Author):
+    """Writes what patterns match."""
+
+    def __init__(self, dice: Dice, focus: Sequence[str] = (), symbolic: bool = False) -> None:
+        super().__init__(dice, focus, symbolic)
+        self.caught: dict[str, Any] = {}
+
+    def match(self, pattern: Pattern, like: Shape) -> Instruction:
+        """A value of a shape that a pattern matches; ``Mismatch`` where there is none."""
+        match pattern:
+            case OneOf(choices=choices):
+                return self.match(self.dice.one_of(choices), like)
+            case Skip(wrappers=wrappers, inner=inner):
+                return self.wrapped(sorted(wrappers), inner, like)
+            case Value():
+                return self.readable(pattern, like)
+            case On():
+                return self.operation(pattern, like)
+            case Var():
+                return self.variable(pattern, like)
+        return self.value(Want(like), 2)
+
+    def operation(self, pattern: On, like: Shape) -> Instruction:
+        names = sorted(pattern.ops & set(drawable())) or [
+            n for n in drawable() if not pattern.trait or _has(n, pattern.trait)
+        ]
+        if pattern.ops and not pattern.ops & set(drawable()):
+            raise Mismatch(f"no draw for {', '.join(sorted(pattern.ops))}")
+        for _ in range(8):
+            found = draft(self.dice.one_of(names), self.dice, like)
+            if found is None or any(volume(w.shape) > MANY for w in found[1]):
+                continue
+            op, wants = found
+            attributes = self.attributes(pattern, op)
+            fits = pattern.inputs is None or len(pattern.inputs) == len(wants)
+            if attributes is None or not fits:
+                continue
+            op = operations.with_attributes(op, **attributes) if attributes else op
+            return self.put(op, pattern, wants, like)
+        raise Mismatch(f"no {pattern} makes {like}")
+
+    def put(self, op: Any, pattern: On, wants: list[Want], like: Shape) -> Instruction:
+        if pattern.inputs is None:
+            inputs = [self.value(w, 3) for w in wants]
+        else:
+            # What may be any value comes last, for it may be one that another pattern names.
+            pairs = sorted(
+                enumerate(zip(pattern.inputs, wants, strict=True)),
+                key=lambda pair: isinstance(pair[1][0], Var),
+            )
+            made_at = {i: self.match(p, w.shape) for i, (p, w) in pairs}
+            inputs = [made_at[i] for i in range(len(wants))]
+            if len(inputs) == 2 and operations.traits(op).commutative and self.dice.chance(0.3):
+                inputs.reverse()
+        made = self.apply(op, inputs)
+        if made is None or not made.shape.same_type(like):
+            raise Mismatch(f"{op.name} does not make {like}")
+        if pattern.used_once:
+            self.known[made.shape.text].remove(made)
+        if pattern.name and self.caught.setdefault(pattern.name, made) is not made:
+            raise Mismatch(f"{pattern.name} is another value")
+        return made
+
+    def attributes(self, pattern: On, op: Any) -> dict[str, Any] | None:
+        """The attributes a pattern asks for and an operation has not; None where it cannot have
+        them.
+        """
+        changed = {}
+        for name, wanted in pattern.attributes:
+            given = getattr(op, name, MISSING)
+            if isinstance(wanted, Attribute):
+                if not wanted.fits(given):
+                    return None
+                if wanted.name and self.caught.setdefault(wanted.name, given) != given:
+                    return None
+            elif given != wanted:
+                changed[name] = wanted
+        return changed
+
+    def variable(self, pattern: Var, like: Shape) -> Instruction:
+        there = self.caught.get(pattern.name) if pattern.name else None
+        if there is not None:
+            if not there.shape.same_type(like):
+                raise Mismatch(f"{pattern.name} has another shape")
+            return there  # type: ignore[no-any-return]
+        for _ in range(8):
+            made = self.candidate(pattern, Want(like))
+            if find(pattern, made) is not None:
+                if pattern.name:
+                    self.caught[pattern.name] = made
+                return made
+        raise Mismatch(f"nothing is {pattern}")
+
+    def candidate(self, pattern: Var, want: Want) -> Instruction:
+        if pattern.what == "constant" and want.shape.static:
+            return self.constant(want)
+        if pattern.what == "varying" and self.dice.chance(0.4):
+            return self.given(want)
+        return self.value(want, self.dice.some(0, 3))
+
+    def readable(self, pattern: Value, like: Shape) -> Instruction:
+        """A literal of the number asked for, or that passes the test."""
+        if not like.static or like.parts or not like.dtype.is_tensor or like.dtype.is_packed:
+            raise Mismatch(f"{like} cannot be a literal")
+        least = (int(np.iinfo(like.dtype.numpy).min),) if like.dtype.is_integer else ()
+        numbers = (*NUMBERS, *least) if callable(pattern.number) else (pattern.number,)
+        for number in self.dice.sample(numbers, len(numbers)):
+            if number is None:
+                array = self.array(like, Want(like, below=2 if like.dtype.is_integer else 0))
+            elif like.dtype is BOOL:
+                array = np.full([int(d) for d in like.dims], bool(number))
+            elif like.dtype.kind == "uint" and number < 0:
+                continue
+            else:
+                with np.errstate(all="ignore"):  # then it is not the number, as is seen below
+                    whole = np.full([int(d) for d in like.dims], number)
+                    array = whole.astype(like.dtype.numpy)
+            made = self.keep(self.module.add_literal(Argument.of(array, like.dtype)), _of(array))
+            if find(pattern, made) is not None:
+                return made
+        raise Mismatch(f"no literal is {pattern}")
+
+    def wrapped(self, wrappers: Sequence[str], inner: Pattern, like: Shape) -> Instruction:
+        names = [n for n in wrappers if n in drawable()]
+        if names and self.dice.chance(0.6):
+            found = draft(self.dice.one_of(names), self.dice, like)
+            if found is not None and len(found[1]) == 1:
+                below = self.match(inner, found[1][0].shape)
+                made = self.apply(found[0], [below])
+                if made is not None:
+                    return made
+        return self.match(inner, like)
+
+    def joined(self, values: Sequence[Instruction]) -> Instruction | None:
+        """Several values of one shape as one, now and then."""
+        alike = len(values) > 1 and all(v.shape.same_type(values[0].shape) for v in values)
+        if not alike or not values[0].shape.rank or self.dice.chance(0.5):
+            return None
+        axis = self.dice.some(0, values[0].shape.rank - 1)
+        if self.dice.chance(0.5):
+            return self.apply(plugins.operation("concat")(axis), list(values))
+        return self.apply(plugins.operation("add")(), list(values)[:2])
+
+
+def names_in(pattern: Pattern) -> tuple[str, ...]:
+    """Every operation a pattern names."""
+    match pattern:
+        case OneOf(choices=choices):
+            return tuple(n for c in choices for n in names_in(c))
+        case Skip(wrappers=wrappers, inner=inner):
+            return (*sorted(wrappers), *names_in(inner))
+        case On(ops=ops, inputs=inputs):
+            return (*sorted(ops), *(n for p in inputs or () for n in names_in(p)))
+        case _:
+            return ()
+
+
+def _has(name: str, trait: str) -> bool:
+    return bool(getattr(operations.traits(plugins.operation(name)), trait))  # type: ignore[arg-type]
+
+
+def _of(array: Any) -> Argument:
+    return Argument.of(array)
+
+
+def _reader(value: Instruction) -> tuple[Any, list[Instruction]]:
+    return plugins.operation("identity")(), [value]

@@ -1,0 +1,382 @@
+"""Random programs, drawn from their results backwards: each operation is chosen for the shape that
+is wanted of it, so every program is valid, and computed while it is drawn, so no value is NaN,
+infinite or large.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from migx import op as operations
+from migx import ops
+from migx.argument import Argument
+from migx.dead_code import remove_dead_code, remove_dead_modules
+from migx.dim import Dim
+from migx.errors import DimError, MigxError, ShapeError
+from migx.ir import Instruction, Module, Program
+from migx.op import Operation, Runnable
+from migx.ops.builtin import Param, Return
+from migx.parser import drawn
+from migx.shape import BOOL, I64, Shape
+from migx.target import Context, get_target
+from migx.testing.draws import Dice, Want, any_shape, draft, drawable, volume
+from migx.testing.motifs import MOTIFS
+from migx.verify import captures
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+LARGEST = 1e3
+"""The magnitude that floats stay under, so that no sum of products leaves the range of f16."""
+
+MANY = 512
+"""Elements a value has at most."""
+
+
+@dataclass
+class Drawn:
+    """A program, inputs for it, and what it holds that is worth counting."""
+
+    program: Program
+    inputs: dict[str, Argument]
+    features: Counter[str] = field(default_factory=Counter)
+
+
+class Author:
+    """Writes one program. ``focus`` are operations to prefer; ``symbolic`` has a dim that is a
+    symbol.
+    """
+
+    def __init__(self, dice: Dice, focus: Sequence[str] = (), symbolic: bool = False) -> None:
+        self.dice, self.focus = dice, tuple(name for name in focus if name in drawable())
+        self.numpy = np.random.default_rng(dice.getrandbits(32))
+        self.program = Program()
+        self.module = self.program.main
+        self.data: dict[Instruction, Argument] = {}
+        self.known: dict[str, list[Instruction]] = {}
+        self.symbol = Dim("n", 1, 8) if symbolic else None
+        self.sizes = {"n": 3} if symbolic else {}
+        self.context = _context()
+        self.left = dice.some(5, 24)
+        self.kept: dict[str, Any] = {}
+        self.positive = dice.chance(0.2)
+        if self.symbol is not None:
+            self.given(Want(Shape("f32", (self.symbol,))))
+
+    def finished(self, outputs: Iterable[Instruction]) -> Drawn:
+        """The program that returns some values, without what is not needed for them."""
+        main = self.program.main
+        main.add_return(*outputs)
+        for module in list(self.program.modules.values()):
+            remove_dead_code(module)
+        remove_dead_modules(self.program)
+        inputs = {name: self.data[p] for name, p in main.parameters.items()}
+        return Drawn(self.program, inputs, features(self.program))
+
+    def shape(self) -> Shape:
+        """Some shape, with the program's symbol where it has one."""
+        return any_shape(self.dice, self.symbol)
+
+    def value(self, want: Want, depth: int) -> Instruction:
+        """A value as wanted: one there is, an input, a constant, or the result of an operation, up
+        to so many above one another.
+        """
+        if want.values:
+            return self.literal(Argument(want.shape, np.array(want.values, np.int64)))
+        if want.below or want.positive or want.constant or want.shape.dtype.is_packed:
+            return self.leaf(want)
+        there = self.known.get(want.shape.text, ())
+        if there and self.dice.chance(0.5 if depth > 0 else 0.7):
+            return self.dice.one_of(there)  # type: ignore[no-any-return]
+        if depth <= 0 or self.left <= 0 or volume(want.shape) > MANY:
+            return self.leaf(want)
+        made = self.result(want.shape, depth)
+        return self.leaf(want) if made is None else made
+
+    def result(
+        self, like: Shape, depth: int, names: Sequence[str] = (), tries: int = 6
+    ) -> Instruction | None:
+        """The result of an operation, of some names where they are given; None where none made
+        one.
+        """
+        for _ in range(tries):
+            kept = self.kept.get(like.text)
+            if kept is not None and self.dice.chance(0.3) and not names:
+                op, wants = kept
+            else:
+                name = self.dice.one_of(names or self.names())
+                if name in WHOLE:
+                    if like.parts or depth < 2:
+                        continue
+                    made = self.choice(like, depth) if name == "if" else self.motif(name, like)
+                    if made is not None:
+                        return made
+                    continue
+                found = draft(name, self.dice, like)
+                if found is None or any(volume(w.shape) > MANY for w in found[1]):
+                    continue
+                op, wants = self.kept[like.text] = found
+            self.left -= 1
+            made = self.apply(op, [self.value(w, depth - 1) for w in wants])
+            if made is not None:
+                return made
+        return None
+
+    def names(self) -> Sequence[str]:
+        """The operations to choose from."""
+        if self.focus and self.dice.chance(0.6):
+            return self.focus
+        return COMMON if self.dice.chance(0.6) else (*drawable(), *WHOLE)
+
+    def motif(self, name: str, like: Shape) -> Instruction | None:
+        """A piece of a model that has a shape; None where it cannot have it."""
+        self.left -= 4
+        made = MOTIFS[name](self, like, 2)
+        return made if made is None or made.shape.same_type(like) else None
+
+    def apply(
+        self, op: Operation, inputs: Sequence[Instruction], modules: Sequence[Module] = ()
+    ) -> Instruction | None:
+        """Adds an operation and computes it; None, and nothing added, where it is refused, or where
+        the result is not well within range.
+        """
+        try:
+            made = self.module.add_instruction(op, *inputs, modules=modules)
+        except (ShapeError, DimError):
+            return None
+        try:
+            result = self.evaluate(made, self.data)
+        except (MigxError, ArithmeticError, LookupError, TypeError, ValueError):
+            result = None
+        if result is None or not _is_fine(result):
+            self.module.remove_instruction(made)
+            return None
+        return self.keep(made, result)
+
+    def keep(self, made: Instruction, result: Argument) -> Instruction:
+        """Takes note of an instruction and its value."""
+        self.data[made] = result
+        if not made.shape.parts:
+            self.known.setdefault(made.shape.text, []).append(made)
+        return made
+
+    def evaluate(self, at: Instruction, data: Mapping[Instruction, Argument]) -> Argument:
+        """The value of an instruction whose inputs have values."""
+        op, shape = at.op, at.shape
+        if self.symbol is not None:
+            op, shape = operations.bind(op, self.sizes), shape.bind(self.sizes)
+        inner = [self.runnable(m, data) for m in at.modules]
+        arguments = [data[v] for v in at.inputs]
+        with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
+            return operations.evaluator(type(op))(op, self.context, shape, arguments, inner)
+
+    def runnable(self, module: Module, data: Mapping[Instruction, Argument]) -> Runnable:
+        """A module as a function of its parameters."""
+
+        def call(arguments: Sequence[Argument]) -> list[Argument]:
+            values = {**data, **dict(zip(module.parameters.values(), arguments, strict=True))}
+            for at in module:
+                if type(at.op) is not Param and type(at.op) is not Return:
+                    values[at] = self.evaluate(at, values)
+            return [values[v] for v in module.outputs]
+
+        return call
+
+    def leaf(self, want: Want) -> Instruction:
+        """A constant, or an input of the program."""
+        if want.shape.parts:
+            condition = self.constant(Want(Shape(BOOL, ())))
+            arms = [self.arm([Want(p) for p in want.shape.parts], 0) for _ in "ab"]
+            made = self.apply(ops.If(), [condition], arms)
+            assert made is not None
+            return made
+        fixed = want.constant or want.shape.dtype.is_packed or self.dice.chance(0.35)
+        fixed = fixed and want.shape.static
+        return self.constant(want) if fixed else self.given(want)
+
+    def given(self, want: Want) -> Instruction:
+        """An input of the program, strided now and then."""
+        main = self.program.main
+        shape = want.shape.as_standard()
+        if shape.rank > 1 and self.dice.chance(0.15):
+            order = self.dice.sample(range(shape.rank), shape.rank)
+            inverse = [order.index(i) for i in range(shape.rank)]
+            shape = Shape(shape.dtype, [shape.dims[i] for i in inverse]).permuted(order)
+        made = main.add_parameter(f"x{len(main.parameters)}", shape)
+        bound = shape.as_standard().bind(self.sizes)
+        return self.keep(made, Argument(bound, self.array(bound, want)))
+
+    def constant(self, want: Want, array: NDArray[Any] | None = None) -> Instruction:
+        """A literal, or a broadcast of a small one."""
+        shape = want.shape.as_standard()
+        if shape.dtype.is_packed:
+            return self.literal(drawn(shape, self.dice.getrandbits(32)))
+        form = self.dice.random() if array is None and shape.rank and not want.below else 1.0
+        if form < 0.25:
+            small = self.literal(Argument.of(self.array(shape.with_dims(()), want)))
+            return self.spread(ops.Multibroadcast(shape.dims), small)
+        if form < 0.5:
+            axis = self.dice.some(0, shape.rank - 1)
+            vector = shape.with_dims(shape.dims[axis : axis + 1])
+            small = self.literal(Argument.of(self.array(vector, want)))
+            return self.spread(ops.Broadcast(axis, shape.dims), small)
+        return self.literal(Argument(shape, self.array(shape, want) if array is None else array))
+
+    def spread(self, op: Operation, small: Instruction) -> Instruction:
+        """A broadcast of a literal."""
+        made = self.apply(op, [small])
+        assert made is not None
+        return made
+
+    def literal_of(self, shape: Shape) -> Instruction:
+        """A fixed literal of a shape."""
+        value = Argument(shape, self.array(shape, Want(shape)))
+        return self.keep(self.module.add_literal(value), value)
+
+    def literal(self, value: Argument) -> Instruction:
+        """Adds a literal."""
+        at = self.module.add_literal(value, replaceable=self.dice.chance(0.1))
+        return self.keep(at, value)
+
+    def array(self, shape: Shape, want: Want) -> NDArray[Any]:
+        """Values as wanted: a plain number throughout, or numbers that are apart from each other
+        and from halves, and not near 0.
+        """
+        dims, dtype = [int(d) for d in shape.dims], shape.dtype
+        if want.below:
+            return self.numpy.integers(0, want.below, dims).astype(dtype.numpy)
+        if dtype is BOOL:
+            return self.numpy.integers(0, 2, dims).astype(np.bool_)
+        if self.dice.chance(0.25) and not want.positive:
+            return np.full(dims, self.dice.one_of((0, 1, 1, 2, 3)), dtype.numpy)
+        if dtype.is_integer:
+            low = -4 if dtype.kind == "int" and not want.positive else int(want.positive)
+            return self.numpy.integers(low, 8, dims).astype(dtype.numpy)
+        values = self.numpy.uniform(0.25, 1.75, dims)
+        if not (want.positive or self.positive):
+            values *= self.numpy.integers(0, 2, dims) * 2 - 1
+        return values.astype(dtype.numpy)
+
+    def choice(self, like: Shape, depth: int) -> Instruction | None:
+        """One result of an ``if``."""
+        self.left -= 1
+        if self.dice.chance(0.3) and self.symbol is None:
+            return self.repetition(like, depth)
+        other = [like] if self.dice.chance(0.7) else [like, self.shape()]
+        condition = self.value(Want(Shape(BOOL, ())), 1)
+        wants = [Want(s.as_standard()) for s in other]
+        made = self.apply(ops.If(), [condition], [self.arm(wants, depth - 1) for _ in "ab"])
+        return None if made is None else self.apply(ops.GetTupleElem(0), [made])
+
+    def arm(self, wants: Sequence[Want], depth: int) -> Module:
+        """A module without parameters that returns what is wanted."""
+        return self.inside("arm", lambda _: [self.standard(self.value(w, depth)) for w in wants])
+
+    def standard(self, value: Instruction) -> Instruction:
+        """The value in standard layout, as modules return it."""
+        made = value if value.shape.strides is None else self.apply(ops.Contiguous(), [value])
+        assert made is not None
+        return made
+
+    def repetition(self, like: Shape, depth: int) -> Instruction | None:
+        """A ``loop`` that carries a value along."""
+        trip = self.literal(Argument.of(np.array(self.dice.some(0, 3), np.int64)))
+        going = self.literal(Argument.of(np.array(True)))
+        first = self.value(Want(like.as_standard()), depth - 1)
+
+        def write(body: Module) -> list[Instruction]:
+            body.add_parameter("i", Shape(I64, ()))
+            again = self.keep(body.add_parameter("again", Shape(BOOL, ())), self.data[going])
+            self.keep(body.add_parameter("x", first.shape.as_standard()), self.data[first])
+            return [again, self.standard(self.value(Want(like.as_standard()), depth - 1))]
+
+        body = self.inside("body", write)
+        made = self.apply(ops.Loop(), [trip, going, first], [body])
+        return None if made is None else self.apply(ops.GetTupleElem(0), [made])
+
+    def inside(self, name: str, write: Callable[[Module], list[Instruction]]) -> Module:
+        """A new module; what is written in it is known there alone."""
+        module = self.program.create_module(self.program.unused_name(name))
+        around, known, kept = self.module, self.known, self.kept
+        self.module, self.kept = module, {}
+        self.known = {text: list(values) for text, values in known.items()}
+        try:
+            module.add_return(*write(module))
+        finally:
+            self.module, self.known, self.kept = around, known, kept
+        return module
+
+
+WHOLE = ("if", "if", "if", *MOTIFS)
+"""What stands for several instructions."""
+
+COMMON = (
+    *("add", "mul", "sub", "div", "add", "mul", "relu", "exp", "sqrt", "rsqrt", "neg", "abs"),
+    *("sigmoid", "tanh", "max", "min", "clip", "where", "equal", "greater", "convert", "dot"),
+    *("dot", "convolution", "pooling", "reduce_sum", "reduce_mean", "reduce_max", "softmax"),
+    *("transpose", "reshape", "squeeze", "unsqueeze", "broadcast", "multibroadcast", "slice"),
+    *("multibroadcast", "concat", "gather", "contiguous", "pad", "get_tuple_elem"),
+    *("quantizelinear", "dequantizelinear"),
+)
+"""What models are made of, drawn more often than the rest."""
+
+
+def draw_program(dice: Dice) -> Drawn:
+    """A program of about 5 to 30 instructions."""
+    author = Author(dice, symbolic=dice.chance(0.2))
+    outputs = list[Instruction]()
+    while author.left > 0 and len(outputs) < 3:
+        outputs.append(author.value(Want(author.shape()), dice.some(3, 6)))
+    return author.finished(outputs)
+
+
+def features(program: Program) -> Counter[str]:
+    """How many programs (this one) and instructions of which kind there are: submodules, tuples,
+    strided and symbolic shapes, broadcasts, constants, captures, element types.
+    """
+    found: Counter[str] = Counter()
+    for module in program.modules.values():
+        found["captures"] += any(True for _ in captures(module))
+        for at in module:
+            shape = at.shape
+            found["instructions"] += 1
+            found["submodules"] += len(at.modules)
+            found["tuples"] += bool(shape.parts)
+            found["broadcasts"] += at.op.name in ("broadcast", "multibroadcast")
+            found["strided"] += not shape.parts and not shape.standard
+            found["symbolic"] += not shape.static
+            found["constants"] += at.op.name == "@literal"
+            found[str(shape.dtype)] += 1
+    return found
+
+
+def programs() -> SearchStrategy[Drawn]:
+    """The programs as a hypothesis strategy, which draws their seeds. Hypothesis is in the ``test``
+    extra.
+    """
+    try:
+        from hypothesis import strategies as st
+    except ImportError as error:
+        raise MigxError("strategies need hypothesis: pip install 'migx[test]'") from error
+    return st.integers(0, 2**32 - 1).map(lambda seed: draw_program(Dice(seed)))
+
+
+def _context() -> Context:
+    return get_target("ref").get_context()
+
+
+def _is_fine(result: Argument) -> bool:
+    """Whether all floats are finite and of moderate size."""
+    if result.shape.parts:
+        return all(map(_is_fine, result.parts))
+    if not result.shape.dtype.is_float or result.shape.dtype.is_packed:
+        return True
+    array = result.array
+    return not array.size or bool(np.max(np.abs(array.astype(np.float64))) <= LARGEST)

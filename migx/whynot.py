@@ -1,0 +1,255 @@
+"""Why a rule does not apply somewhere: how far its pattern matches there, and what said no.
+
+cls, rule = rule_named("simplify_reshapes.nop_reshapes")
+for answer in why_not(program, cls, rule, "dense1"):
+    print(answer)
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from migx import plugins
+from migx.errors import IRError, ShapeError, UnknownName
+from migx.ir import Instruction, Module, Program
+from migx.manager import Pass, PassManager
+from migx.match import Match, Pattern, find
+from migx.ops.builtin import Param, Return
+from migx.rewrite import Cursor, Declined, Event, EventLog, Rule, places
+from migx.text import number, quoted, show
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a rule at one instruction.
+
+    ``verdict`` is ``fires``, ``refused`` (by the pattern), ``declined`` (by the rule's function) or
+    ``no such operation``. ``said_no`` is the part of the pattern that did, ``reason`` why, and
+    ``drawn`` shows on the text what matched, marked by ``>``, and what was refused, by ``^``.
+    """
+
+    verdict: str
+    at: str
+    reason: str
+    said_no: str = ""
+    drawn: str = ""
+
+    def __str__(self) -> str:
+        asked = f", asked for: {self.said_no}" if self.said_no else ""
+        head = f"{self.at}: {self.verdict}: {self.reason}{asked}"
+        return f"{head}\n{self.drawn}" if self.drawn else head
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """A pattern that said no, and how far the match had come."""
+
+    pattern: Pattern
+    at: Instruction
+    reason: str
+    matched: tuple[Instruction, ...]
+    caught: int
+
+    @property
+    def depth(self) -> tuple[int, int]:
+        # The right operation with a wrong attribute or reader is further than another operation.
+        fits = self.at.op.name in (self.pattern.roots() or ())
+        return len(self.matched) + fits, self.caught
+
+
+def rule_named(name: str) -> tuple[type[Pass], Rule]:
+    """The pass and the rule of a name such as ``simplify_reshapes.nop_reshapes``; ``UnknownName``
+    lists what there is.
+    """
+    of, dot, which = name.partition(".")
+    cls: type[Pass] = plugins.load("passes", of)
+    return cls, _rule(cls, which if dot else "")
+
+
+def _rule(cls: type[Pass], name: str) -> Rule:
+    for each in cls.rules:
+        if each.name == name:
+            return each
+    names = ", ".join(f"{cls.name}.{each.name}" for each in cls.rules)
+    there = f"its rules are {names}" if names else "it is not made of rules"
+    raise UnknownName(f"pass {cls.name} has no rule {name!r}; {there}")
+
+
+def named(program: Program, name: str) -> list[Instruction]:
+    """The instructions of a name: ``%3``, ``body:%3`` in another module, a parameter, or an ONNX
+    node they came from. ``UnknownName`` lists what is near it.
+    """
+    found: list[Instruction] = []
+    known: dict[str, None] = {}
+    for module in program.modules.values():
+        for at, text in number(module).items():
+            full = text if module is program.main else f"{module.name}:{text}"
+            known |= dict.fromkeys((full, *at.origins))
+            if name in (full, *at.origins):
+                found.append(at)
+    if not found:
+        near = ", ".join(difflib.get_close_matches(name, known, n=5)) or "nothing"
+        raise UnknownName(f"no instruction is named {name!r} or comes from it; near it: {near}")
+    return found
+
+
+def why_not(program: Program, cls: type[Pass], rule: Rule, name: str) -> list[Answer]:
+    """What becomes of a rule of a pass at the instructions of a name, and at those that read them
+    where the pattern looks so far. The program stays as it is.
+    """
+    starts = named(program, name)
+    reach = cls.rules.depth
+    roots = [at for at in _readers(starts, reach) if _may_begin(rule, at)]
+    if not roots:
+        names = sorted({at.op.name for at in starts})
+        wanted = " or ".join(sorted(rule.pattern.roots() or ()))
+        reason = f"{rule.name} begins at {wanted}; here is {', '.join(names)}, and none reads it"
+        return [Answer("no such operation", name, reason)]
+    answers = [_answer(cls, rule, at) for at in roots]
+    # A reader is of interest only if the match at it comes as far as what was asked about.
+    asked = [(at, a, seen) for at, (a, seen) in zip(roots, answers, strict=True)]
+    near = [a for at, a, seen in asked if at in starts or seen & set(starts)]
+    return near or [a for _, a, _ in asked]
+
+
+def fired(program: Program, of: Pass, rule: Rule) -> list[Event]:
+    """What a rule does when its whole pass runs on a copy of a program."""
+    log = EventLog()
+    PassManager(program.copy(), log=log).run([of])
+    return [event for event in log.events if event.rule == rule.name]
+
+
+def _readers(starts: Iterable[Instruction], reach: int) -> dict[Instruction, None]:
+    """Some instructions and those that read them, so many steps on."""
+    found = dict.fromkeys(starts)
+    last = list(found)
+    for _ in range(reach):
+        last = [u for at in last for u in at.users if u not in found]
+        found |= dict.fromkeys(last)
+    return found
+
+
+def _may_begin(rule: Rule, at: Instruction) -> bool:
+    roots = rule.pattern.roots()
+    return type(at.op) not in (Param, Return) and (roots is None or at.op.name in roots)
+
+
+def _answer(cls: type[Pass], rule: Rule, root: Instruction) -> tuple[Answer, set[Instruction]]:
+    """What becomes of a rule at an instruction, and what its pattern looked at."""
+    module, refusals = _module(root), list[_Refusal]()
+    match = Match(relied_on_by=cls.name)
+
+    def refused(pattern: Pattern, at: Instruction, reason: str) -> None:
+        matched = tuple(match.instructions)
+        refusals.append(_Refusal(pattern, at, reason, matched, len(match.caught)))
+
+    match.refused = refused
+    where = _name(root)
+    if not root.users or module.bypass:
+        why = "nobody reads it" if not root.users else f"module {module.name} is marked bypass"
+        return Answer("refused", where, f"{why}, so no rule is tried"), {root}
+    if find(rule.pattern, root, match) is None:
+        # Of those that came furthest the first: it is in the order the pattern is written in.
+        unsaid = _Refusal(rule.pattern, root, "does not match", (), 0)
+        worst = max(refusals, key=lambda each: each.depth, default=unsaid)
+        drawn = draw(worst.matched, worst.at, worst.reason)
+        seen = {root, *worst.matched, worst.at}
+        reason = f"{_name(worst.at)} {worst.reason}"
+        return Answer("refused", where, reason, str(worst.pattern), drawn), seen
+    caught = [value for value in match.caught.values() if isinstance(value, Instruction)]
+    seen = {root, *match.instructions, *caught}
+    drawn = draw(match.instructions or [root])
+    verdict, reason = _tried(rule, root, cls.name)
+    if verdict == "fires":
+        before = cls.rules.at(root.op.name)
+        first = next((o for o in before[: before.index(rule)] if _fires(o, root, cls.name)), None)
+        reason += f"; {first.name} comes first and fires here too" if first else ""
+    return Answer(verdict, where, reason, drawn=drawn), seen
+
+
+def _tried(rule: Rule, root: Instruction, pass_name: str) -> tuple[str, str]:
+    """Verdict and reason of the function of a rule whose pattern matches: it is called on a
+    copy.
+    """
+    at = _copied(root)
+    module = _module(at)
+    match = find(rule.pattern, at, Match(relied_on_by=pass_name))
+    if match is None:
+        return "refused", "its pattern does not match"
+    cursor = Cursor(match, at, module)
+    given = {**match.caught, "at": cursor}
+    result = rule.function(*(given[name] for name in rule.wanted))
+    if isinstance(result, Declined):
+        return "declined", result.reason
+    pairs = places(at, result)
+    if not pairs:
+        return "declined", f"the pattern matches, and the rule gives no reason ({rule.source})"
+    refusals = []
+    for old, new in pairs:
+        try:
+            module.replace_instruction(old, new)
+        except ShapeError as error:
+            refusals.append(str(error))
+    if len(refusals) == len(pairs):
+        return "declined", f"its readers refuse the layout of the result: {refusals[0]}"
+    made = ", ".join(i.op.name for i in cursor.made) or "what it reads already"
+    return "fires", f"it becomes {made}"
+
+
+def _fires(rule: Rule, root: Instruction, pass_name: str) -> bool:
+    return _tried(rule, root, pass_name)[0] == "fires"
+
+
+def _copied(at: Instruction) -> Instruction:
+    """The same instruction in a copy of its program."""
+    module = _module(at)
+    twin = module.program.copy().modules[module.name]
+    return next(b for a, b in zip(module, twin, strict=True) if a is at)
+
+
+def draw(
+    matched: Sequence[Instruction], refused: Instruction | None = None, reason: str = ""
+) -> str:
+    """The lines of the text on which a match stands, those that matched marked by ``>``, and a
+    caret with the reason under the one that was refused.
+    """
+    lines = {at: _line(at) for at in matched}
+    if refused is not None:
+        lines[refused] = _line(refused)
+    rows = []
+    for at in sorted(lines, key=lambda at: (_module(at).name != "main", at._label)):
+        line = lines[at]
+        rows.append(f"{'>' if at in matched else ' '} {line}")
+        if at is refused:
+            named_op = 0 if type(at.op) is Param else line.index("= ") + 2
+            width = len(_name(at) if type(at.op) is Param else at.op.name)
+            rows.append(f"  {' ' * named_op}{'^' * width} {reason}")
+    return "\n".join(rows)
+
+
+def _line(at: Instruction) -> str:
+    """How an instruction stands in the text of its module."""
+    module = _module(at)
+    if type(at.op) is Param:
+        return f"{number(module)[at]}: {at.shape}"
+    lines = show(module.program).splitlines()
+    first = next(
+        i for i, line in enumerate(lines) if line.startswith(f"module {quoted(module.name)}(")
+    )
+    before = [other for other in module if type(other.op) is not Param]
+    return lines[first + 1 + before.index(at)].strip()
+
+
+def _name(at: Instruction) -> str:
+    """The name of an instruction in the text, with its module's where that is not main."""
+    module = _module(at)
+    name = number(module).get(at, "return")
+    return name if module is module.program.main else f"{module.name}:{name}"
+
+
+def _module(at: Instruction) -> Module:
+    if at.module is None:
+        raise IRError(f"{at!r} is in no module")
+    return at.module

@@ -1,0 +1,131 @@
+"""``migx why-not``, ``bisect`` and ``reduce``, on passes with mistakes planted in them."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import migx as api
+from migx import ops, plugins
+from tests.cli.conftest import Migx
+from tests.core import planted
+
+HAS = "import sys; sys.exit(sys.argv[1] in open(sys.argv[2]).read())"
+"""A command that fails on a file in which a word stands."""
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The passes with mistakes are found by name."""
+    load: Callable[[str, str], Any] = plugins.load
+    ours: dict[str, Any] = {"wrong": planted.Wrong, "pair": planted.Pair, "whole": planted.Whole}
+    monkeypatch.setattr(plugins, "load", lambda kind, name: ours.get(name) or load(kind, name))
+
+
+def written(folder: Path, *inner: ops.Op) -> Path:
+    path = folder / "big.migx"
+    path.write_text(api.text.show(planted.model(*inner), origins=True))
+    return path
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return written(tmp_path, ops.Neg(), ops.Relu())
+
+
+def test_bisect_names_a_pass_that_is_not_made_of_rules(migx: Migx, model: Path) -> None:
+    words = ("bisect", model, "--passes", "simplify_reshapes,whole")
+    found = migx(*words, "--dim-param", "n=1")
+    assert (found.code, "no dim named 'n'" in found.err) == (2, True)
+    found = migx(*words, "--json").json
+    assert (found["symptom"], len(found["events"]), found["passes"]) == ("wrong", 1, words[-1])
+    text = migx(*words).out
+    assert text.startswith("wrong: y: ")
+    assert f"whole: the whole pass ({planted.__file__}:" in text
+
+
+def test_the_two_commands_differ_by_what_is_wrong(migx: Migx, model: Path) -> None:
+    found = migx("bisect", model, "--passes", "simplify_reshapes,wrong", "--json").json
+    (event,) = found["events"]
+    assert (event["pass_name"], event["rule"]) == ("wrong", "relu_of_neg")
+    texts = [migx(*shlex.split(found[name])[1:]).out for name in ("before", "after")]
+    before, after = ({at.name for at in api.parse(text).main} for text in texts)
+    assert before - after == {"relu", "neg"}
+    assert texts[0] == str(api.parse(model.read_text()))
+    whole = migx("opt", model, "--passes", "simplify_reshapes,wrong", "--skip", event["key"])
+    assert "relu" in whole.out
+    assert migx("opt", model, "--passes", "wrong", "--skip", "all of it").code == 2
+
+
+def test_bisect_with_a_command_of_the_users_own(migx: Migx, model: Path) -> None:
+    words = ("bisect", model, "--passes", "pair,wrong,eliminate_common_subexpression")
+    command = (sys.executable, "-c", "import sys; sys.exit('relu(' not in open('{}').read())")
+    result = migx(*words, "--", *command)
+    assert result.code == 0
+    assert result.out.startswith("exit code 1\n\n1 of ")
+    assert f"wrong: relu_of_neg at planted_relu, planted_neg ({planted.__file__}:" in result.out
+    right = migx(*words, "--", *command[:2], "pass")
+    assert (right.code, right.out) == (1, f"nothing is wrong after {words[-1]}\n")
+    assert migx("bisect", model, "--passes", "", "--json").json["symptom"] is None
+
+
+def test_reduce_keeps_how_the_command_fails(
+    migx: Migx, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(model.parent)
+    result = migx("reduce", model, "--", sys.executable, "-c", HAS, "relu(")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("exit code 1: 504 instructions became 3 in ")
+    small = api.parse(Path("big.reduced.migx").read_text())
+    assert [at.name for at in small.main] == ["@param", "relu", "@return"]
+    found = migx("reduce", model, "-o", "n.migx", "--json", "--", sys.executable, "-c", HAS, "neg")
+    assert (found.json["after"], found.json["file"]) == (3, "n.migx")
+    right = migx("reduce", model, "--", sys.executable, "-c", HAS, "softmax")
+    assert (right.code, right.err) == (1, "the command does not fail: there is nothing to reduce\n")
+
+
+def test_a_command_that_does_not_end_is_killed(migx: Migx, model: Path) -> None:
+    start = time.monotonic()
+    sleep = (sys.executable, "-c", "import subprocess; subprocess.run(['sleep', '60'])")
+    found = migx("bisect", model, "--passes", "", "--timeout", "0.2", "--json", "--", *sleep).json
+    assert (found["symptom"], found["detail"]) == ("timeout", "no end within 0.2 s")
+    assert found["events"] == []
+    assert time.monotonic() - start < 10
+
+
+def test_why_not(migx: Migx, model: Path) -> None:
+    words = ("why-not", model, "--rule", "wrong.relu_of_neg", "--at")
+    result = migx(*words, "planted_relu")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("wrong.relu_of_neg looks for relu(neg(x))\n\n")
+    assert ": fires: it becomes tanh\n> %" in result.out
+    assert "rewrites by it in a run of wrong: 1, of them here: 1" in result.out
+    found = migx(*words, "node3", "--json").json
+    assert found["answers"][0]["verdict"] == "no such operation"
+    after = migx("why-not", model, "--rule", "pair.drop_outer", "--at", "%0", "--passes", "wrong")
+    assert "drop_outer begins at relu; here is @literal, and none reads it" in after.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["reduce", "MODEL"], "say what fails: migx reduce MODEL -- COMMAND"),
+        (["reduce", "MODEL", "--"], "say what fails"),
+        (["reduce", "MODEL", "--", "/no/such"], "cannot run /no/such: No such file"),
+        (["bisect", "MODEL", "--target", "abacus"], "no target named 'abacus'"),
+        (["bisect", "nowhere.migx"], "there is no file nowhere.migx"),
+        (["why-not", "MODEL", "--rule", "wrong.x", "--at", "%0"], "has no rule 'x'"),
+        (["why-not", "MODEL", "--rule", "wrong.relu_of_neg", "--at", "plantd_relu"], "near it"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_2(
+    words: list[str], message: str, migx: Migx, model: Path
+) -> None:
+    result = migx(*[model if word == "MODEL" else word for word in words])
+    assert (result.code, message in result.err) == (2, True)

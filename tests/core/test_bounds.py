@@ -1,0 +1,187 @@
+"""Derived bounds: right kernels pass, wrong but plausible ones do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import migx
+from migx.argument import Argument
+from migx.testing.bounds import difference
+from migx.testing.oracles import run_on_ref
+
+Array = NDArray[Any]
+Kernel = Callable[..., Array]
+
+DOT = """
+module main(x: {t}[4, 256], w: {t}[256, 3]) {
+  %0 = dot(x, w) : {t}[4, 3]
+  return %0
+}
+"""
+NORM = """
+module main(x: f32[4, 64]) {
+  %0 = reduce_mean(x) {axes=(1,)} : f32[4, 1]
+  %1 = multibroadcast(%0) {out_lens=(4, 64)} : f32[4, 64]
+  %2 = sub(x, %1) : f32[4, 64]
+  %3 = mul(%2, %2) : f32[4, 64]
+  %4 = reduce_mean(%3) {axes=(1,)} : f32[4, 1]
+  %5 = @literal() {value=[1e-5]} : f32[1]
+  %6 = multibroadcast(%5) {out_lens=(4, 1)} : f32[4, 1]
+  %7 = add(%4, %6) : f32[4, 1]
+  %8 = rsqrt(%7) : f32[4, 1]
+  %9 = multibroadcast(%8) {out_lens=(4, 64)} : f32[4, 64]
+  %10 = mul(%2, %9) : f32[4, 64]
+  return %10
+}
+"""
+CONVOLUTION = """
+module main(x: f32[1, 2, 6], w: f32[3, 2, 3]) {
+  %0 = convolution(x, w) {padding=(1, 1), stride=(1,), dilation=(1,)} : f32[1, 3, 6]
+  return %0
+}
+"""
+SOFTMAX = """
+module main(x: f32[4, 32]) {
+  %0 = softmax(x) {axis=1} : f32[4, 32]
+  return %0
+}
+"""
+
+
+def verdict(text: str, kernel: Kernel, *arrays: Array) -> str:
+    """What is wrong with a kernel's result for a program's inputs; "" if nothing is."""
+    program = migx.parse(text)
+    names = program.main.parameters
+    inputs = {n: Argument.of(a) for n, a in zip(names, arrays, strict=True)}
+    ((wanted, error),) = run_on_ref(program, inputs, program)
+    got = kernel(*arrays).astype(wanted.array.dtype)
+    return difference(Argument.of(got), wanted, error, error)
+
+
+def normal(*dims: int, dtype: str = "f4", seed: int = 0) -> Array:
+    return np.random.default_rng(seed).standard_normal(dims).astype(dtype)
+
+
+def in_turn(x: Array, w: Array, dtype: Any) -> Array:
+    """A product summed term after term, rounded to a type each time."""
+    total = np.zeros((x.shape[0], w.shape[1]), dtype)
+    for k in range(x.shape[1]):
+        total = (total + x[:, k : k + 1].astype(dtype) * w[k].astype(dtype)).astype(dtype)
+    return total
+
+
+RIGHT_DOTS: dict[str, Kernel] = {
+    "in f32, in turn": lambda x, w: in_turn(x, w, np.float32),
+    "in f64": lambda x, w: in_turn(x, w, np.float64),
+    "backwards": lambda x, w: in_turn(x[:, ::-1], w[::-1], np.float32),
+}
+
+
+@pytest.mark.parametrize("dtype", ["f16", "f32"])
+@pytest.mark.parametrize("kernel", RIGHT_DOTS.values(), ids=RIGHT_DOTS)
+def test_a_right_product_is_accepted(kernel: Kernel, dtype: str) -> None:
+    of = {"f16": "f2", "f32": "f4"}[dtype]
+    for seed in range(5):
+        arrays = normal(4, 256, dtype=of, seed=seed), normal(256, 3, dtype=of, seed=seed + 50)
+        assert not verdict(DOT.replace("{t}", dtype), kernel, *arrays)
+
+
+def stale(x: Array, w: Array) -> Array:
+    """The weights of before an update that changed one a little."""
+    w = w.copy()
+    w[7, 1] *= 1.01
+    return x.astype(np.float64) @ w
+
+
+WRONG_DOTS: dict[str, tuple[str, Kernel]] = {
+    "sums in f16": ("f16", lambda x, w: in_turn(x, w, np.float16)),
+    "a term left out": ("f32", lambda x, w: x[:, :-1].astype(np.float64) @ w[:-1]),
+    "a term left out of f16": ("f16", lambda x, w: x[:, :-1].astype(np.float32) @ w[:-1]),
+    "a stale weight": ("f32", stale),
+    "inputs rounded to f16": ("f32", lambda x, w: x.astype("f2").astype("f4") @ w),
+}
+
+
+@pytest.mark.parametrize(("dtype", "kernel"), WRONG_DOTS.values(), ids=WRONG_DOTS)
+def test_a_wrong_product_is_refused(kernel: Kernel, dtype: str) -> None:
+    of = {"f16": "f2", "f32": "f4"}[dtype]
+    arrays = normal(4, 256, dtype=of), normal(256, 3, dtype=of, seed=1)
+    assert "is allowed" in verdict(DOT.replace("{t}", dtype), kernel, *arrays)
+
+
+def normalised(epsilon: float, dtype: Any) -> Kernel:
+    def kernel(x: Array) -> Array:
+        x = x.astype(dtype)
+        centred = x - x.mean(1, keepdims=True)
+        spread = (centred**2).mean(1, keepdims=True) + dtype(epsilon)
+        return np.asarray(centred / np.sqrt(spread))
+
+    return kernel
+
+
+def test_another_epsilon_is_refused() -> None:
+    x = normal(4, 64) * np.float32(0.1)
+    assert not verdict(NORM, normalised(1e-5, np.float64), x)
+    assert not verdict(NORM, normalised(1e-5, np.float32), x)
+    assert verdict(NORM, normalised(1e-6, np.float64), x)
+    assert verdict(NORM, normalised(1e-12, np.float64), x)
+
+
+def convolved(before: int, after: int) -> Kernel:
+    def kernel(x: Array, w: Array) -> Array:
+        x = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (before, after)))
+        windows = np.lib.stride_tricks.sliding_window_view(x, 3, 2)
+        return np.asarray(np.einsum("nclk,ock->nol", windows, w.astype(np.float64)))
+
+    return kernel
+
+
+def test_padding_on_the_wrong_side_is_refused() -> None:
+    arrays = normal(1, 2, 6), normal(3, 2, 3, seed=1)
+    assert not verdict(CONVOLUTION, convolved(1, 1), *arrays)
+    assert verdict(CONVOLUTION, convolved(2, 0), *arrays)
+
+
+def test_a_softmax_needs_no_maximum_but_its_whole_sum() -> None:
+    x = normal(4, 32)
+    shares = np.exp(x.astype(np.float64))
+    assert not verdict(SOFTMAX, lambda x: shares / shares.sum(1, keepdims=True), x)
+    assert verdict(SOFTMAX, lambda x: shares / shares[:, 1:].sum(1, keepdims=True), x)
+
+
+UNSURE = """
+module main(x: f32[3], w: f32[3]) {
+  %0 = mul(x, w) : f32[3]
+  %1 = floor(%0) : f32[3]
+  return %1
+}
+"""
+
+
+def test_a_value_beside_a_whole_number_may_fall_on_either_side() -> None:
+    x = np.array([1 / 3, 1.3, -0.2], np.float32)
+    w = np.array([3.0, 1.0, 1.0], np.float32)
+    assert not verdict(UNSURE, lambda x, w: np.array([0.0, 1.0, -1.0]), x, w)
+    assert "[1]" in verdict(UNSURE, lambda x, w: np.array([1.0, 2.0, -1.0]), x, w)
+
+
+def test_integers_and_moved_elements_are_exact() -> None:
+    text = """
+    module main(x: f32[2, 3], i: i32[2]) {
+      %0 = transpose(x) {permutation=(1, 0)} : f32[3, 2]
+      %1 = add(i, i) : i32[2]
+      return %0, %1
+    }
+    """
+    program = migx.parse(text)
+    inputs = {"x": Argument.of(normal(2, 3)), "i": Argument.of(np.array([3, 4], np.int32))}
+    for wanted, error in run_on_ref(program, inputs, program):
+        assert error is None
+        assert not difference(wanted, wanted, error)
+        other = Argument.of(wanted.array + wanted.array.dtype.type(1))
+        assert "0 is allowed" in difference(other, wanted, error)

@@ -1,0 +1,103 @@
+"""``migx fuzz``: what it prints, what it saves, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from migx import plugins
+from migx.cli import main
+from migx.ir import Instruction, Module
+from migx.manager import Pass, PassManager
+from migx.match import on, var
+from migx.ops import Abs, Relu
+from migx.rewrite import rule
+
+
+@rule(on(Abs, var("x")))
+def drop(x: Instruction) -> Instruction:
+    """Wrong: abs(x) is x."""
+    return x
+
+
+class Planted(Pass):
+    """A wrong rule."""
+
+    rules = drop + drop
+
+
+class Stuck(Pass):
+    """Adds a relu above each, for ever."""
+
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        found = [i for i in module if i.op.name == "relu"]
+        for at in found:
+            above = module.insert_instruction(at, Relu(), *at.inputs)
+            module.replace_input(at, 0, above)
+        return bool(found)
+
+
+@pytest.fixture
+def _planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wrong passes are found by their names."""
+    known = {"planted": Planted, "stuck": Stuck}
+    load = plugins.load
+    monkeypatch.setattr(plugins, "load", lambda kind, name: known.get(name) or load(kind, name))
+
+
+def fuzz(*given: object) -> int:
+    return main(["fuzz", *map(str, given)])
+
+
+def test_a_sound_pass(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = tmp_path / "saved"
+    assert fuzz("--passes", "eliminate_identity", "--seconds", 0.3, "--save", folder) == 0
+    out = capsys.readouterr().out
+    assert "a second" in out
+    assert "submodules" in out
+    assert "1 of 1 rules fired" in out
+    assert not folder.exists()
+
+
+@pytest.mark.usefixtures("_planted")
+def test_a_wrong_rule_is_saved_as_a_case(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert fuzz("--passes", "planted", "--seconds", 1, "--save", tmp_path, "--json") == 1
+    found = json.loads(capsys.readouterr().out)
+    failure = found["failures"][0]
+    assert failure["oracle"] == "same outputs"
+    path = Path(failure["file"])
+    assert path.read_text().startswith("# passes: planted\nmodule main(")
+    assert len(path.read_text().splitlines()) <= 6
+    assert path.with_suffix(".npz").exists()
+    assert found["rules_fired"]["planted.drop"] > 0
+    assert main(["opt", str(path)]) == 0
+
+
+@pytest.mark.usefixtures("_planted")
+def test_a_pass_that_never_ends_its_work(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert fuzz("--passes", "stuck", "--seconds", 1, "--save", tmp_path) == 1
+    assert "idempotent: stuck changes something when run again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--passes", "nothing"], "no pass named 'nothing'; there are: "),
+        (["--target", "nothing"], "no target named 'nothing'; there are: "),
+        (["--passes", "eliminate_identity", "--seconds", "0"], "--seconds is above 0, not 0"),
+    ],
+)
+def test_mistakes(given: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fuzz(*given) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_target(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fuzz("--target", "ref", "--seconds", 0.3) == 0
+    assert "programs of" in capsys.readouterr().out

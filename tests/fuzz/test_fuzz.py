@@ -1,0 +1,213 @@
+"""The fuzzer finds what is wrong, makes it small, and has nothing to say about the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+import migx
+from migx import op as operations
+from migx import ops, plugins
+from migx.argument import Argument
+from migx.ir import Instruction, Module
+from migx.manager import Pass, PassManager, Pipeline
+from migx.match import on, value, var
+from migx.op import Array, Modules, Op, Shapes, Traits
+from migx.rewrite import Cursor, rule
+from migx.shape import Shape
+from migx.testing import check_pass, check_target
+from migx.testing.draws import Dice, Draft, Want, draft, drawable
+from migx.testing.fuzz import fuzz, subjects_for
+from migx.testing.oracles import Trial, Violation
+from migx.testing.programs import Drawn, draw_program, programs
+from migx.verify import verify
+
+PASSES = [
+    name
+    for name in plugins.names("passes")
+    if all(
+        f.default is not dataclasses.MISSING
+        for f in dataclasses.fields(plugins.load("passes", name))
+    )
+]
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_every_pass_holds(name: str) -> None:
+    report = check_pass(name, programs=12, seed=5)
+    assert report.programs == 12
+
+
+def test_a_layout_and_a_whole_list_hold() -> None:
+    check_pass("layout_convolution{layout=nhwc}", programs=12)
+    check_pass("optimize_module,fuse_pointwise_reduce,fuse_epilogue", programs=12)
+
+
+def test_ref_computes_what_ref_computes() -> None:
+    assert check_target("ref", programs=15).programs == 15
+
+
+@settings(max_examples=30)
+@given(programs())
+def test_programs_are_valid_and_computed_as_drawn(drawn: Drawn) -> None:
+    verify(drawn.program)
+    for result in drawn.program.compile("ref", passes="").eval(drawn.inputs):
+        parts = result if isinstance(result, tuple) else [result]
+        assert all(np.isfinite(np.asarray(p).astype(np.float64)).all() for p in parts)
+
+
+def test_programs_hold_what_there_is() -> None:
+    report = fuzz(subjects_for([Pipeline()]), programs=150)
+    kinds = ["submodules", "captures", "tuples", "strided", "symbolic", "broadcasts", "constants"]
+    types = ["f16", "f32", "f64", "i8", "u8", "i32", "i64", "bool"]
+    assert all(report.features[kind] > 5 for kind in (*kinds, *types))
+    assert not report.failures
+
+
+def test_the_same_seed_draws_the_same_program() -> None:
+    first, again, other = (draw_program(Dice(seed)) for seed in ("3", "3", "4"))
+    assert first.program == again.program
+    assert first.program != other.program
+    assert all(np.array_equal(a.array, again.inputs[n].array) for n, a in first.inputs.items())
+
+
+def test_every_draw_has_the_shape_that_is_wanted() -> None:
+    dice, made = Dice(0), set[str]()
+    likes = [
+        Shape(t, d)
+        for t in ("f32", "f16", "i64", "i32", "u8", "bool")
+        for d in ((), (2,), (1, 4), (2, 1, 4), (2, 1, 2, 4))
+    ]
+    state = Shape("f32", (1, 2, 3))
+    likes += [Shape.tuple(Shape("f32", (2, 1, 2, 3)), *[state] * n) for n in (1, 2)]
+    likes += [Shape.tuple(Shape("f32", (2,)), Shape("i64", (2,)))]
+    for name in drawable():
+        for like in likes:
+            found = draft(name, dice, like)
+            if found is not None:
+                op, wants = found
+                assert op.name == name
+                assert op.compute_shape([w.shape for w in wants], ()).same_type(like)
+                made.add(name)
+    assert set(drawable()) - made <= {"bit_cast"}
+
+
+x = var("x")
+
+
+@rule(on(ops.Sub, x, var("y")))
+def sub_is_add(at: Cursor, x: Instruction, y: Instruction) -> Instruction:
+    """Wrong."""
+    return at(ops.Add(), x, y)
+
+
+@rule(on(ops.Exp, value(1e30, name="large")))
+def never(large: Instruction) -> Instruction:
+    """Its root is infinite, which no value of a drawn program is."""
+    return large
+
+
+@rule(on(ops.Mul, x, value(1)))
+def times_one(x: Instruction) -> Instruction:
+    """A factor of 1 does nothing."""
+    return x
+
+
+class Wrong(Pass):
+    """Has a rule that is wrong."""
+
+    rules = sub_is_add + times_one
+
+
+class Right(Pass):
+    """Has a rule that is right, and one that never fires."""
+
+    rules = times_one + never
+
+
+class Restless(Pass):
+    """Changes something each time."""
+
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        at = next((i for i in module if i.op.name == "relu"), None)
+        if at is None:
+            return False
+        module.replace_instruction(at, module.insert_instruction(at, ops.Relu(), *at.inputs))
+        return True
+
+
+class Fails(Pass):
+    """Raises."""
+
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        raise ZeroDivisionError("planted")
+
+
+def test_a_wrong_rule_is_found_and_made_small(tmp_path: Path) -> None:
+    pipeline = Pipeline((Wrong(),))
+    report = fuzz(subjects_for([pipeline]), programs=200, folder=tmp_path, enough=1)
+    (failure,) = report.failures
+    assert failure.oracle == "same outputs"
+    program = migx.parse(failure.text)
+    assert len(program.main) <= 5
+    assert any(at.op.name == "sub" for at in program.main)
+    assert failure.file is not None
+    assert failure.file.read_text().startswith("# passes: wrong\n")
+    saved = np.load(failure.file.with_suffix(".npz"))
+    inputs = {name: Argument.of(saved[name]) for name in program.main.parameters}
+    with pytest.raises(Violation, match="same outputs"):
+        Trial(program, inputs).passes(pipeline)
+    with pytest.raises(AssertionError, match="same outputs"):
+        check_pass(Wrong())
+
+
+def test_a_rule_that_never_fired_is_reported() -> None:
+    report = check_pass(Right(), programs=40)
+    assert report.silent == ["right.never"]
+    assert report.fired["right.times_one"] > 3
+    with pytest.raises(AssertionError, match="right.never"):
+        check_pass(Right(), programs=10, every_rule=True)
+
+
+@pytest.mark.parametrize(
+    ("of", "oracle"), [(Restless(), "idempotent"), (Fails(), "ZeroDivisionError: planted")]
+)
+def test_a_pass_that_does_not_keep_its_word(of: Pass, oracle: str) -> None:
+    with pytest.raises(AssertionError, match=oracle):
+        check_pass(of, programs=300)
+
+
+class Plus(Op):
+    """x + by, from elsewhere, that says itself how it is drawn."""
+
+    traits = Traits(pointwise=True)
+    by: float
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        return shapes[0].as_standard()
+
+    def compute(self, x: Array) -> Array:
+        return np.asarray(x + x.dtype.type(self.by))
+
+    @staticmethod
+    def draft(dice: Dice, like: Shape) -> Draft:
+        return (Plus(dice.random()), [Want(like)]) if like.dtype.is_float else None
+
+
+def test_an_operation_from_elsewhere_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    table: dict[str, Any] = {**plugins.operations(), "plus": Plus}
+    monkeypatch.setattr(plugins, "operations", lambda: table)
+    drawable.cache_clear()
+    try:
+        assert "plus" in drawable()
+        found = draft("plus", Dice(1), Shape("f32", (2, 3)))
+        assert found is not None
+        assert 0 < operations.attributes(found[0])["by"] < 1
+        assert draft("plus", Dice(1), Shape("i64", (2, 3))) is None
+    finally:
+        drawable.cache_clear()

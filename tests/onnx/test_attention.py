@@ -1,0 +1,196 @@
+"""The attention operators of onnxruntime's own domain, by its word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import migx
+from migx.errors import OnnxError
+from tests.onnx.build import Array, peer, read, saved
+from tests.onnx.one_node import assert_as_peer, node_model, results
+
+RNG = np.random.default_rng(11)
+
+
+def floats(*dims: int) -> Array:
+    return RNG.standard_normal(dims, np.float32)
+
+
+def whole(*values: Any) -> Array:
+    return np.array(values[0] if len(values) == 1 else values, np.int32)
+
+
+HIDDEN, WEIGHTS, BIAS = floats(2, 3, 8), floats(8, 24), floats(24)
+PAST = floats(2, 2, 2, 4, 4)
+LENGTHS, MASK = whole([2, 3]), whole([[1, 1, 0], [1, 1, 1]])
+WIDE_MASK = whole([[1, 0, 1, 1, 1, 1, 0], [1] * 7])
+QUERIES = "MultiHeadAttention"
+Q, K, V = floats(2, 3, 8), floats(2, 5, 8), floats(2, 5, 8)
+COS, SIN = np.cos(floats(16, 8)), np.sin(floats(16, 8))
+
+ATTENTION: dict[str, tuple[list[Any], int, dict[str, Any]]] = {
+    "plain": ([HIDDEN, WEIGHTS, BIAS], 1, {}),
+    "lengths": ([HIDDEN, WEIGHTS, BIAS, LENGTHS], 1, {}),
+    "ends_and_starts": ([HIDDEN, WEIGHTS, BIAS, whole([2, 3, 0, 1])], 1, {}),
+    "mask": ([HIDDEN, WEIGHTS, BIAS, MASK], 1, {"scale": 0.3}),
+    "mask_by_query": ([HIDDEN, WEIGHTS, BIAS, np.tile(MASK[:, None], (1, 3, 1))], 1, {}),
+    "causal": ([HIDDEN, WEIGHTS, BIAS], 1, {"unidirectional": 1}),
+    "past": ([HIDDEN, WEIGHTS, BIAS, WIDE_MASK, PAST], 2, {"unidirectional": 1}),
+    "bias": ([HIDDEN, WEIGHTS, BIAS, None, None, floats(2, 2, 3, 3)], 1, {}),
+    "sizes": (
+        [HIDDEN, floats(8, 28), floats(28), MASK],
+        1,
+        {"qkv_hidden_sizes": [8, 8, 12], "mask_filter_value": -5.0},
+    ),
+}
+HEADS: dict[str, tuple[list[Any], int, dict[str, Any]]] = {
+    "plain": ([Q, K, V], 1, {}),
+    "bias": ([Q, K, V, floats(24)], 1, {"scale": 0.7}),
+    "mask": ([Q, K, V, None, whole([[1, 1, 1, 0, 0], [0, 1, 1, 1, 1]])], 1, {}),
+    "lengths": ([Q, K, V, None, whole([3, 4])], 1, {"mask_filter_value": -50.0}),
+    "attention_bias": ([Q, K, V, None, None, floats(1, 2, 3, 5)], 1, {}),
+    "heads": ([Q, floats(2, 2, 6, 4), floats(2, 2, 6, 4)], 1, {}),
+    "past": (
+        [Q, floats(2, 3, 8), floats(2, 3, 8), None, None, None, *PAST],
+        3,
+        {"unidirectional": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ATTENTION)
+def test_attention(case: str, tmp_path: Path) -> None:
+    inputs, outputs, options = ATTENTION[case]
+    assert_as_peer(tmp_path, "Attention", inputs, outputs, num_heads=2, constant=(1,), **options)
+
+
+@pytest.mark.parametrize("case", HEADS)
+def test_multi_head_attention(case: str, tmp_path: Path) -> None:
+    inputs, outputs, options = HEADS[case]
+    assert_as_peer(tmp_path, QUERIES, inputs, outputs, num_heads=2, **options)
+
+
+def test_quantised_attention(tmp_path: Path) -> None:
+    x = RNG.integers(0, 256, (2, 3, 8), np.uint8)
+    weights = RNG.integers(-128, 128, (8, 24), np.int8)
+    scales = [np.array(s, np.float32) for s in (0.02, 0.01)]
+    inputs = [x, weights, BIAS, *scales, MASK, np.array(120, np.uint8), np.array(3, np.int8)]
+    assert_as_peer(tmp_path, "QAttention", inputs, num_heads=2, constant=(1, 3, 4, 6, 7))
+
+
+def test_packed_operands_are_those_apart(tmp_path: Path) -> None:
+    three = floats(2, 3, 2, 3, 4)
+    q, k, v = (three[:, :, :, i].reshape(2, 3, 8) for i in range(3))
+    (wanted,) = results(tmp_path, QUERIES, [q, k, v], num_heads=2)
+    for packed in ([three], [q, np.ascontiguousarray(three[:, :, :, 1:])]):
+        (found,) = results(tmp_path, QUERIES, packed, num_heads=2)
+        np.testing.assert_array_equal(found, wanted)
+
+
+ROTARY: dict[str, tuple[list[Any], dict[str, Any]]] = {
+    "hidden": ([floats(2, 3, 16), whole([[1, 2, 5], [0, 4, 9]]).astype(np.int64)], {}),
+    "offset": ([floats(2, 3, 16), np.array([4])], {}),
+    "heads": ([floats(2, 2, 3, 8), np.array([2])], {"interleaved": 1}),
+    "partial": (
+        [floats(2, 2, 3, 12), np.array([2])],
+        {"rotary_embedding_dim": 8, "num_heads": 2, "interleaved": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ROTARY)
+def test_rotary_embedding(case: str, tmp_path: Path) -> None:
+    inputs, options = ROTARY[case]
+    assert_as_peer(tmp_path, "RotaryEmbedding", [*inputs, COS[:, :4], SIN[:, :4]], **options)
+
+
+def group_query(
+    length: int, past: int, lasts: list[int], total: int, *tables: Array, packed: bool = False
+) -> list[Any]:
+    """Operands of four heads of queries that share two of keys and values, of size 16."""
+    given: list[Any] = [floats(2, length, 64), floats(2, length, 32), floats(2, length, 32)]
+    if packed:
+        given = [np.concatenate(given, -1), None, None]
+    state = [floats(2, 2, past, 16), floats(2, 2, past, 16)]
+    return [*given, *state, whole(lasts), np.array(total, np.int32), *tables]
+
+
+GROUPS: dict[str, tuple[list[Any], dict[str, Any]]] = {
+    "prompt": (group_query(4, 0, [3, 3], 4), {}),
+    "padded_prompt": (group_query(4, 0, [3, 1], 4, COS, SIN), {"do_rotary": 1}),
+    "step": (group_query(1, 5, [5, 5], 6, COS, SIN), {"do_rotary": 1, "rotary_interleaved": 1}),
+    "uneven_step": (group_query(1, 5, [3, 5], 6, COS, SIN), {"do_rotary": 1}),
+    "room_to_spare": (group_query(1, 9, [5, 5], 6, COS, SIN), {"do_rotary": 1}),
+    "packed": (group_query(3, 0, [2, 2], 3, COS, SIN, packed=True), {"do_rotary": 1}),
+    "capped": (group_query(4, 0, [3, 3], 4), {"softcap": 2.0, "scale": 0.5}),
+    "window": (group_query(6, 0, [5, 5], 6), {"local_window_size": 2}),
+    "window_step": (group_query(1, 5, [5, 5], 6), {"local_window_size": 3}),
+    "smooth": (group_query(4, 0, [3, 3], 4), {"smooth_softmax": 1}),
+    "sink": ([*group_query(4, 0, [3, 3], 4), None, None, None, None, floats(4)], {}),
+    "bias": ([*group_query(4, 0, [3, 3], 4), None, None, None, floats(2, 4, 4, 4)], {}),
+}
+
+
+@pytest.mark.parametrize("case", GROUPS)
+@pytest.mark.parametrize("known", [True, False])
+def test_group_query_attention(case: str, known: bool, tmp_path: Path) -> None:
+    inputs, options = GROUPS[case]
+    constant = (6,) if known else ()
+    model, fed = node_model(
+        "GroupQueryAttention",
+        inputs,
+        3,
+        constant=constant,
+        num_heads=4,
+        kv_num_heads=2,
+        **options,
+    )
+    found, wanted = read(model, tmp_path).compile("ref").eval(fed), peer(model, fed)
+    for b, last in enumerate(inputs[5].tolist()):
+        # What padding sees is nobody's, as is the room that is not used yet.
+        found_y, wanted_y = (of[0][b, : last + 1] for of in (found, wanted))
+        np.testing.assert_allclose(found_y, wanted_y, 1e-4, 1e-5)
+        for got, want in zip(found[1:], wanted[1:], strict=True):
+            assert got.shape == want.shape
+            np.testing.assert_allclose(got[b, :, : last + 1], want[b, :, : last + 1], 1e-4, 1e-5)
+
+
+def test_the_past_may_have_any_length(tmp_path: Path) -> None:
+    names: dict[int, list[str | int]] = {
+        0: ["n", "length", 64],
+        1: ["n", "length", 32],
+        2: ["n", "length", 32],
+        3: ["n", 2, "past", 16],
+        4: ["n", 2, "past", 16],
+        5: ["n"],
+    }
+    options: dict[str, Any] = {"num_heads": 4, "kv_num_heads": 2, "do_rotary": 1}
+    first = group_query(1, 5, [5, 5], 6, COS, SIN)
+    model, _ = node_model("GroupQueryAttention", first, 3, symbolic=names, **options)
+    program = read(model, tmp_path).compile("ref")
+    for length, past in ((1, 5), (4, 0), (1, 2)):
+        total = length + past
+        inputs = group_query(length, past, [total - 1] * 2, total, COS, SIN)
+        fed = {f"x{i}": value for i, value in enumerate(inputs)}
+        for got, want in zip(program.eval(fed), peer(model, fed), strict=True):
+            np.testing.assert_allclose(got, want, 1e-4, 1e-5)
+
+
+REFUSED: list[tuple[str, dict[str, Any]]] = [
+    ("k_quant_type PER_TENSOR is not supported", {"k_quant_type": "PER_TENSOR"}),
+    ("causal 0 and sliding_window_cache are not supported", {"causal": 0}),
+]
+
+
+@pytest.mark.parametrize(("message", "options"), REFUSED)
+def test_what_is_not_supported_is_said(
+    message: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    inputs = group_query(4, 0, [3, 3], 4)
+    model, _ = node_model("GroupQueryAttention", inputs, num_heads=4, kv_num_heads=2, **options)
+    with pytest.raises(OnnxError, match=message):
+        migx.parse_onnx(saved(model, tmp_path))

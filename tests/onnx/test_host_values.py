@@ -1,0 +1,186 @@
+"""Sequences, optionals and strings: values that no kernel reads, through the reader and ``ref``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from migx.errors import EvaluationError, InputError, OnnxError
+from migx.ir import Program
+from tests.onnx.build import read
+
+A, B = np.arange(6, dtype=np.float32).reshape(2, 3), np.ones((1, 3), np.float32)
+HEAD = '<ir_version: 10, opset_import: ["" : 20]>\n'
+
+
+def program(graph: str, folder: Path) -> Program:
+    from onnx import parser
+
+    return read(parser.parse_model(HEAD + graph), folder).compile()
+
+
+def only(made: Program, **inputs: Any) -> Any:
+    (result,) = made.eval(inputs)
+    return result
+
+
+def same(got: list[NDArray[Any]], wanted: list[NDArray[Any]]) -> bool:
+    return len(got) == len(wanted) and all(map(np.array_equal, got, wanted))
+
+
+def test_a_sequence_is_made_and_taken_apart(tmp_path: Path) -> None:
+    made = program(
+        """g (float[n, 3] a, float[m, 3] b, int64 i) => (float[p, 3] at, float[q, 3] all, int64 k) {
+          s = SequenceConstruct(a, b)
+          t = SequenceInsert(s, a, i)
+          u = SequenceErase(t)
+          at = SequenceAt(u, i)
+          all = ConcatFromSequence<axis = 0>(t)
+          k = SequenceLength(u)
+        }""",
+        tmp_path,
+    )
+    at, whole, count = made.eval({"a": A, "b": B, "i": np.array(1)})
+    np.testing.assert_array_equal(at, A)
+    np.testing.assert_array_equal(whole, np.concatenate([A, A, B]))
+    assert count == 2
+    with pytest.raises(EvaluationError, match=r"position -4 is out of range for a sequence of 2"):
+        made.eval({"a": A, "b": B, "i": np.array(-4)})
+
+
+@pytest.mark.parametrize(
+    ("split", "wanted"),
+    [
+        ("int64 n = {2}", [A[:, :2], A[:, 2:]]),
+        ("int64[3] n = {1, 0, 2}", [A[:, :1], A[:, :0], A[:, 1:]]),
+    ],
+)
+def test_a_tensor_is_split(split: str, wanted: list[Any], tmp_path: Path) -> None:
+    graph = f"""g (float[r, 3] a) => (seq(float[r, k]) s) <{split}> {{
+      s = SplitToSequence<axis = 1>(a, n) }}"""
+    assert same(only(program(graph, tmp_path), a=A), wanted)
+
+
+def test_lengths_that_do_not_add_up_are_refused(tmp_path: Path) -> None:
+    made = program(
+        "g (float[r, 3] a, int64[k] n) => (seq(float[r, l]) s) "
+        "{ s = SplitToSequence<axis = 1>(a, n) }",
+        tmp_path,
+    )
+    with pytest.raises(EvaluationError, match=r"the lengths \[1, 1\] do not make up 3"):
+        made.eval({"a": A, "n": np.array([1, 1])})
+
+
+def test_a_sequence_is_an_input_and_an_output(tmp_path: Path) -> None:
+    made = program(
+        """g (seq(float[k, 3]) s, float[n, 3] x) => (seq(float[k, 3]) t, float[h, 3] first)
+        <int64 zero = {0}> {
+          t = SequenceInsert(s, x)
+          first = SequenceAt(t, zero)
+        }""",
+        tmp_path,
+    )
+    together, first = made.eval({"s": [A, B], "x": B})
+    assert same(together, [A, B, B])
+    np.testing.assert_array_equal(first, A)
+    with pytest.raises(InputError, match=r"'s' is no sequence: it holds i64\[1\], but f32"):
+        made.eval({"s": [np.array([1])], "x": B})
+    with pytest.raises(InputError, match=r"'s' is no sequence: int is no list"):
+        made.eval({"s": 3, "x": B})
+
+
+def test_a_loop_carries_a_sequence(tmp_path: Path) -> None:
+    made = program(
+        """g (int64 n, float[k] x) => (float[m] y) {
+          empty = SequenceEmpty()
+          s = Loop(n, , empty) <body = b (int64 i, bool c, seq(float[k]) before)
+            => (bool again, seq(float[k]) after) {
+              again = Identity(c)
+              after = SequenceInsert(before, x)
+            }>
+          y = ConcatFromSequence<axis = 0>(s)
+        }""",
+        tmp_path,
+    )
+    np.testing.assert_array_equal(only(made, n=np.array(3), x=B[0]), np.ones(9))
+
+
+NOTHING: dict[str, Any] = {"o": None}
+OPTIONAL = """g (optional(float[n]) o) => (bool has, float[m] y) {
+  has = OptionalHasElement(o)
+  y = If(has) <
+    then_branch = yes () => (float[a] held) { held = OptionalGetElement(o) },
+    else_branch = no () => (float[b] none) { none = Constant<value = float[1] {-1}>() }
+  >
+}"""
+
+
+def test_an_optional_holds_something_or_nothing(tmp_path: Path) -> None:
+    made = program(OPTIONAL, tmp_path)
+    has, y = made.eval({"o": B[0]})
+    assert has
+    np.testing.assert_array_equal(y, B[0])
+    has, y = made.eval(NOTHING)
+    assert not has
+    np.testing.assert_array_equal(y, [-1])
+
+
+def test_an_optional_goes_out(tmp_path: Path) -> None:
+    made = program("g (float[n] x) => (optional(float[n]) o) { o = Optional(x) }", tmp_path)
+    np.testing.assert_array_equal(only(made, x=B[0]), B[0])
+
+
+def test_what_an_optional_does_not_hold_cannot_be_got(tmp_path: Path) -> None:
+    graph = "g (optional(float[n]) o) => (float[m] y) { y = OptionalGetElement(o) }"
+    with pytest.raises(EvaluationError, match=r"the optional holds nothing"):
+        program(graph, tmp_path).eval(NOTHING)
+
+
+def test_a_rank_that_nothing_says_is_refused(tmp_path: Path) -> None:
+    graph = """g (seq(float[]) s) => (float[n] y) <int64 zero = {0}> {
+      x = SequenceAt(s, zero)
+      y = Neg(x)
+    }"""
+    with pytest.raises(OnnxError, match=r"let the model declare the shape of 'x'"):
+        program(graph, tmp_path)
+
+
+def test_strings_run_on_the_host(tmp_path: Path) -> None:
+    made = program(
+        """g (string[n] x, string[m] y) => (string[n] both, string[n, p] parts, bool[n] match) {
+          both = StringConcat(x, y)
+          parts, counts = StringSplit<delimiter = ".">(x)
+          match = RegexFullMatch<pattern = "[a-z]+">(x)
+        }""",
+        tmp_path,
+    )
+    both, parts, match = made.eval({"x": np.array(["a.b", "c"]), "y": np.array(["!"])})
+    assert both.tolist() == ["a.b!", "c!"]
+    assert parts.tolist() == [["a", "b"], ["c", ""]]
+    assert match.tolist() == [False, True]
+
+
+def test_what_the_host_cannot_do_is_an_error_at_its_node(tmp_path: Path) -> None:
+    made = program("g (uint8[n] x) => (uint8[h, w, 3] y) { y = ImageDecoder(x) }", tmp_path)
+    with pytest.raises(EvaluationError, match=r"cannot identify image[\s\S]*host\(x\)"):
+        made.eval({"x": np.zeros(4, np.uint8)})
+
+
+def test_an_attribute_the_host_misses_is_an_error_at_its_node(tmp_path: Path) -> None:
+    graph = """g (int64[n] x) => (float[1] y) {
+      y = TfIdfVectorizer<max_skip_count = 0, ngram_indexes = [0]>(x)
+    }"""
+    with pytest.raises(EvaluationError, match=r"onnx.reference: Attribute '\w+' is expected"):
+        program(graph, tmp_path).eval({"x": np.array([1, 2])})
+
+
+def test_a_value_that_gives_a_size_stays(tmp_path: Path) -> None:
+    made = program(
+        "g (float[n] x) => (int64[2] y) { z = NonZero(x) \n w = Neg(z) \n y = Shape(w) }", tmp_path
+    )
+    assert [at.name for at in made.main] == ["@param", "nonzero", "dim_literal", "@return"]
+    assert only(made, x=np.array([1, 0, 2], np.float32)).tolist() == [1, 2]

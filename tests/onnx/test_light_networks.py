@@ -1,0 +1,14 @@
+"""The networks that ship in the onnx package without their weights."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.conformance import page, suite
+
+
+@pytest.mark.parametrize("name", sorted(suite.cases("real")))
+def test_a_network(name: str) -> None:
+    outcome = suite.outcome(suite.cases("real")[name])
+    assert outcome.why == ""
+    assert page.rows(page.PAGE.read_text("utf-8"))[name] == "pass"

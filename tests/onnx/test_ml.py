@@ -1,0 +1,206 @@
+"""Operators of ``ai.onnx.ml``, by onnxruntime's word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from migx.errors import EvaluationError
+from tests.onnx.build import Array
+from tests.onnx.one_node import assert_as_peer, results
+
+RNG = np.random.default_rng(4)
+X = RNG.standard_normal((5, 3), np.float32)
+HOLES = np.where(np.abs(X) > 1, np.nan, X).astype(np.float32)
+COEFFICIENTS = RNG.standard_normal(9).tolist()
+
+CASES: dict[str, tuple[str, list[Any], int, dict[str, Any]]] = {
+    "encode_numbers": (
+        "LabelEncoder",
+        [np.array([3, 1, 7])],
+        1,
+        {"keys_int64s": [1, 3], "values_floats": [0.5, 1.5], "default_float": 9.0, "version": 2},
+    ),
+    "encode_nan": (
+        "LabelEncoder",
+        [np.array([np.nan, 1, 2], np.float32)],
+        1,
+        {"keys_floats": [1.0, np.nan], "values_int64s": [4, 5], "version": 4},
+    ),
+    "one_hot": ("OneHotEncoder", [np.array([[3], [1], [8]])], 1, {"cats_int64s": [1, 3, 5]}),
+    "binarizer": ("Binarizer", [X], 1, {"threshold": 0.3}),
+    "scaler": ("Scaler", [X], 1, {"offset": [1.0, 2.0, 3.0], "scale": [2.0, 1.0, 0.5]}),
+    "imputer": (
+        "Imputer",
+        [HOLES],
+        1,
+        {"imputed_value_floats": [1.0, 2.0, 3.0], "replaced_value_float": np.nan},
+    ),
+    "imputer_of_numbers": (
+        "Imputer",
+        [np.array([[1, 0, 3]])],
+        1,
+        {"imputed_value_int64s": [9], "replaced_value_int64": 0},
+    ),
+    "columns": ("ArrayFeatureExtractor", [X, np.array([2, 0])], 1, {}),
+    "features": ("FeatureVectorizer", [X, X[:, :2]], 1, {"inputdimensions": [3, 2]}),
+    "regressor": (
+        "LinearRegressor",
+        [X],
+        1,
+        {"coefficients": COEFFICIENTS[:6], "intercepts": [0.5, -0.5], "targets": 2},
+    ),
+    **{
+        f"normalizer_{norm}": ("Normalizer", [np.abs(X)], 1, {"norm": norm})
+        for norm in ("MAX", "L1", "L2")
+    },
+    **{
+        f"classifier_{transform}": (
+            "LinearClassifier",
+            [X],
+            2,
+            {
+                "coefficients": COEFFICIENTS,
+                "intercepts": [0.1, 0.2, 0.3],
+                "classlabels_ints": [7, 8, 9],
+                "post_transform": transform,
+            },
+        )
+        for transform in ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO")
+    },
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_as_onnxruntime(case: str, tmp_path: Path) -> None:
+    kind, inputs, outputs, options = CASES[case]
+    assert_as_peer(tmp_path, kind, inputs, outputs, domain="ai.onnx.ml", **options)
+
+
+def test_strings_as_numbers_and_back(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"domain": "ai.onnx.ml", "version": 2}
+    words = np.array(["b", "?", "a"], object)
+    to: dict[str, Any] = {"keys_strings": ["a", "b"], "values_int64s": [1, 2], "default_int64": 7}
+    (found,) = results(tmp_path, "LabelEncoder", [words], **options, **to)
+    assert found.tolist() == [2, 7, 1]
+    back: dict[str, Any] = {"cats_strings": ["a", "b"], "cats_int64s": [1, 2]}
+    (found,) = results(tmp_path, "CategoryMapper", [found], **options, **back)
+    assert found.tolist() == ["b", "_Unused", "a"]
+
+
+# Two trees of three leaves: node 0 asks, node 2 asks again.
+TREES: dict[str, Any] = {
+    "nodes_treeids": [0] * 5 + [1] * 5,
+    "nodes_nodeids": [*range(5)] * 2,
+    "nodes_featureids": [0, 0, 1, 0, 0, 2, 0, 0, 0, 0],
+    "nodes_values": [0.1, 0.0, -0.2, 0.0, 0.0, 0.3, 0.0, 0.5, 0.0, 0.0],
+    "nodes_truenodeids": [1, 0, 3, 0, 0, 1, 0, 3, 0, 0],
+    "nodes_falsenodeids": [2, 0, 4, 0, 0, 2, 0, 4, 0, 0],
+    "nodes_missing_value_tracks_true": [1, 0, 0, 0, 0, 0, 0, 1, 0, 0],
+}
+LEAVES = ([0, 0, 0, 1, 1, 1], [1, 3, 4, 1, 3, 4])
+
+
+def modes(name: str) -> list[str]:
+    return [name, "LEAF", name, "LEAF", "LEAF"] * 2
+
+
+@pytest.mark.parametrize("mode", ["LEQ", "LT", "GTE", "GT"])
+@pytest.mark.parametrize("aggregate", ["SUM", "AVERAGE", "MIN", "MAX"])
+def test_trees_that_estimate(aggregate: str, mode: str, tmp_path: Path) -> None:
+    assert_as_peer(
+        tmp_path,
+        "TreeEnsembleRegressor",
+        [HOLES],
+        domain="ai.onnx.ml",
+        nodes_modes=modes(f"BRANCH_{mode}"),
+        n_targets=2,
+        target_treeids=LEAVES[0] * 2,
+        target_nodeids=LEAVES[1] * 2,
+        target_ids=[0] * 6 + [1] * 6,
+        target_weights=[1.5, -2.0, 0.5, 3.0, 4.0, -1.0, 2.5, 1.0, -0.5, -3.0, 6.0, 0.25],
+        aggregate_function=aggregate,
+        **TREES,
+        base_values=[0.25, 0.5],
+    )
+
+
+@pytest.mark.parametrize("transform", ["NONE", "SOFTMAX", "LOGISTIC"])
+def test_trees_that_classify(transform: str, tmp_path: Path) -> None:
+    assert_as_peer(
+        tmp_path,
+        "TreeEnsembleClassifier",
+        [X],
+        2,
+        domain="ai.onnx.ml",
+        nodes_modes=modes("BRANCH_LEQ"),
+        class_treeids=LEAVES[0],
+        class_nodeids=LEAVES[1],
+        class_ids=[0, 1, 2, 1, 2, 0],
+        class_weights=[0.5, 0.2, 0.5, 0.3, 0.4, 0.1],
+        classlabels_int64s=[5, 6, 7],
+        post_transform=transform,
+        **TREES,
+    )
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("label", [0, 1])
+def test_trees_that_decide_between_two(label: int, sign: int, tmp_path: Path) -> None:
+    assert_as_peer(
+        tmp_path,
+        "TreeEnsembleClassifier",
+        [X],
+        2,
+        domain="ai.onnx.ml",
+        nodes_modes=modes("BRANCH_LEQ"),
+        class_treeids=LEAVES[0],
+        class_nodeids=LEAVES[1],
+        class_ids=[label] * 6,
+        class_weights=[0.1, 0.4 * sign, 0.5, 0.3, 0.4, 0.1 * sign],
+        classlabels_int64s=[5, 6],
+        post_transform="LOGISTIC" if sign < 0 else "NONE",
+        **TREES,
+    )
+
+
+def ensemble(folder: Path, x: Array, ways: list[int], **options: Any) -> Array:
+    tensors: dict[str, tuple[list[float], int]] = {
+        "nodes_splits": ([0.0, 0.0], TensorProto.FLOAT),
+        "nodes_modes": ([6, 0], TensorProto.UINT8),
+        "membership_values": ([1.0, 4.0, float("nan")], TensorProto.FLOAT),
+        "leaf_weights": ([10.0, 20.0, 30.0], TensorProto.FLOAT),
+    }
+    made = {n: helper.make_tensor(n, t, [len(v)], v) for n, (v, t) in tensors.items()}
+    (found,) = results(
+        folder,
+        "TreeEnsemble",
+        [x],
+        domain="ai.onnx.ml",
+        version=5,
+        nodes_featureids=[0, 1],
+        nodes_truenodeids=[0, 1],
+        nodes_trueleafs=[1, 1],
+        nodes_falsenodeids=ways,
+        nodes_falseleafs=[0, 1],
+        leaf_targetids=[0, 0, 0],
+        tree_roots=[0],
+        n_targets=1,
+        **made,
+        **options,
+    )
+    return found
+
+
+def test_membership(tmp_path: Path) -> None:
+    x = np.array([[1, 0], [4, 0], [2, -1], [2, 1]], np.float32)
+    assert ensemble(tmp_path, x, [1, 2]).tolist() == [[10], [10], [20], [30]]
+
+
+def test_a_tree_that_is_a_circle(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match="goes round in a circle"):
+        ensemble(tmp_path, np.array([[2, 1]], np.float32), [0, 2])

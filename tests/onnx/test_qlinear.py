@@ -1,0 +1,192 @@
+"""Operators on quantised values, by onnxruntime's word.
+
+It multiplies integers and rounds once, where real numbers may fall to the other side of a half: one
+step of the result is allowed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from tests.onnx.build import Array, peer, read
+from tests.onnx.one_node import assert_as_peer
+
+RNG = np.random.default_rng(5)
+
+
+def codes(kind: Any, *dims: int) -> Array:
+    info = np.iinfo(kind)
+    return RNG.integers(info.min, info.max, dims, kind, endpoint=True)
+
+
+def floats(*dims: int) -> Array:
+    return RNG.standard_normal(dims, np.float32)
+
+
+def scale(*values: float) -> Array:
+    return np.array(values[0] if len(values) == 1 else values, np.float32)
+
+
+def zero(value: int, kind: Any = np.uint8) -> Array:
+    return np.array(value, kind)
+
+
+Scaled = tuple[Array, Array, Array]
+
+
+def scaled(kind: Any, by: float, at: int, *dims: int) -> Scaled:
+    return codes(kind, *dims), scale(by), zero(at, kind)
+
+
+U, S = np.uint8, np.int8
+Y = (scale(0.1), zero(120))
+IMAGE = scaled(U, 0.02, 100, 1, 4, 6, 6)
+LAST = scaled(U, 0.02, 100, 1, 6, 6, 4)
+KERNELS = (codes(S, 8, 4, 3, 3), scale(*RNG.uniform(0.01, 0.02, 8)), np.zeros(8, np.int8))
+WINDOW: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [2, 2]}
+WIDE = codes(np.int32, 8) // 1000000
+
+CASES: dict[str, tuple[str, list[Any], dict[str, Any]]] = {
+    "quantize": ("QuantizeLinear", [floats(3, 8), scale(0.02), zero(7, np.int16)], {}),
+    "dequantize": (
+        "DequantizeLinear",
+        [codes(np.uint16, 3, 4), scale(0.1, 0.2, 0.3, 0.4), np.zeros(4, np.uint16)],
+        {"axis": 1},
+    ),
+    "matmul": (
+        "QLinearMatMul",
+        [*scaled(U, 0.02, 120, 2, 3, 8), *scaled(S, 0.01, 0, 8, 5), scale(0.05), zero(99)],
+        {"domain": "", "constant": (1, 2, 3, 4, 5, 6, 7)},
+    ),
+    "conv": (
+        "QLinearConv",
+        [*IMAGE, *KERNELS, scale(0.2), zero(120), WIDE],
+        {"domain": "", "pads": [1, 1, 1, 1], "constant": range(1, 9)},
+    ),
+    "conv_of_channels_last": (
+        "QLinearConv",
+        [*LAST, *KERNELS, scale(0.2), zero(120), WIDE],
+        {"channels_last": 1, "constant": range(1, 9)},
+    ),
+    "gemm": (
+        "QGemm",
+        [*scaled(U, 0.02, 120, 3, 8), *scaled(S, 0.01, 0, 8, 5), WIDE[:5], *Y],
+        {"constant": (1, 2, 4, 5, 7, 8)},
+    ),
+    "gemm_to_real": (
+        "QGemm",
+        [*scaled(U, 0.02, 120, 3, 8), codes(S, 5, 8), scale(0.01, 0.02, 0.03, 0.01, 0.02),
+         np.zeros(5, np.int8), WIDE[:5]],
+        {"transB": 1, "alpha": 0.5, "constant": (1, 2, 4, 5)},
+    ),
+    "integers_to_float": (
+        "MatMulIntegerToFloat",
+        [codes(U, 3, 8), codes(S, 8, 5), scale(0.02), scale(*RNG.uniform(0.01, 0.02, 5)),
+         zero(120), np.zeros(5, np.int8), floats(5)],
+        {"constant": (1,)},
+    ),
+    "dynamic": (
+        "DynamicQuantizeMatMul",
+        [floats(2, 3, 8), codes(S, 8, 5), scale(0.02), zero(3, S), floats(5)],
+        {"constant": (1,)},
+    ),
+    "add": ("QLinearAdd", [*scaled(U, 0.02, 120, 2, 8), *scaled(U, 0.03, 99, 8), *Y], {}),
+    "mul": (
+        "QLinearMul",
+        [*scaled(S, 0.02, 5, 2, 8), *scaled(S, 0.03, 0, 2, 1), scale(0.1), zero(4, S)],
+        {},
+    ),
+    "sigmoid": ("QLinearSigmoid", [*IMAGE, scale(1 / 256), zero(0)], {"constant": (1, 2, 3, 4)}),
+    "leaky": ("QLinearLeakyRelu", [*IMAGE, *Y], {"alpha": 0.2, "constant": (1, 2, 3, 4)}),
+    "softmax": (
+        "QLinearSoftmax",
+        [*IMAGE, scale(1 / 256), zero(0)],
+        {"axis": 1, "opset": 13, "constant": (1, 2, 3, 4)},
+    ),
+    "average": ("QLinearAveragePool", [*IMAGE, *Y], WINDOW),
+    "average_of_last": ("QLinearAveragePool", [*LAST, *Y], {**WINDOW, "channels_last": 1}),
+    "global": ("QLinearGlobalAveragePool", [*IMAGE, *Y], {}),
+    "global_of_last": ("QLinearGlobalAveragePool", [*LAST, *Y], {"channels_last": 1}),
+    "concat": (
+        "QLinearConcat",
+        [*Y, *scaled(U, 0.02, 120, 2, 3), *scaled(U, 0.05, 99, 2, 4)],
+        {"axis": 1, "constant": (0, 1, 3, 4, 6, 7)},
+    ),
+    "where": (
+        "QLinearWhere",
+        [
+            np.array([True, False, True]),
+            *scaled(U, 0.02, 120, 2, 3),
+            *scaled(U, 0.05, 99, 1, 3),
+            *Y,
+        ],
+        {"constant": (2, 3, 5, 6, 7, 8)},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_as_onnxruntime(case: str, tmp_path: Path) -> None:
+    kind, inputs, options = CASES[case]
+    assert_as_peer(tmp_path, kind, inputs, steps=1, **options)
+
+
+def test_dynamic_lstm_is_near_onnxruntimes(tmp_path: Path) -> None:
+    hidden = 4
+    inputs = [
+        floats(5, 2, 3),
+        codes(S, 2, 3, 4 * hidden),
+        codes(S, 2, hidden, 4 * hidden),
+        floats(2, 8 * hidden),
+        None,
+        floats(2, 2, hidden),
+        floats(2, 2, hidden),
+        None,
+        *(scale(0.004, 0.005), np.zeros(2, np.int8)) * 2,
+    ]
+    assert_as_peer(
+        tmp_path,
+        "DynamicQuantizeLSTM",
+        inputs,
+        3,
+        hidden_size=hidden,
+        direction="bidirectional",
+        constant=(1, 2, 8, 9, 10, 11),
+        rtol=0.02,
+        atol=0.02,
+    )
+
+
+@pytest.mark.parametrize("kind", [TensorProto.UINT4, TensorProto.INT4, TensorProto.UINT8])
+@pytest.mark.parametrize("zeros", [True, False])
+def test_gather_of_blocks(kind: int, zeros: bool, tmp_path: Path) -> None:
+    low, high = (-8, 8) if kind == TensorProto.INT4 else (0, 16)
+    table, points = RNG.integers(low, high, (6, 32)), RNG.integers(low, high, (6, 2))
+    if kind == TensorProto.UINT8:
+        table, points = (np.ascontiguousarray(v[:, ::2] | v[:, 1::2] << 4) for v in (table, points))
+    named = {"table": table, "points": points}
+    held = [helper.make_tensor(n, kind, v.shape, v.reshape(-1).tolist()) for n, v in named.items()]
+    scales = np.asarray(RNG.uniform(0.1, 0.2, (6, 2)), np.float32)
+    held.append(onnx.numpy_helper.from_array(scales, "scales"))
+    inputs = ["table", "rows", "scales", *(["points"] if zeros else [])]
+    node = helper.make_node(
+        "GatherBlockQuantized", inputs, ["y"], domain="com.microsoft", block_size=16,
+        quantize_axis=1, gather_axis=0,
+    )  # fmt: skip
+    held = [t for t in held if t.name in inputs]
+    graph = helper.make_graph(
+        [node], "node",
+        [helper.make_tensor_value_info("rows", TensorProto.INT64, [2, "n"])],
+        [onnx.ValueInfoProto(name="y")], held,
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    fed = {"rows": np.array([[5, 0, 2], [1, 1, 3]])}
+    (found,), (wanted,) = read(model, tmp_path).compile("ref").eval(fed), peer(model, fed)
+    np.testing.assert_allclose(found, wanted, 1e-6)

@@ -1,0 +1,100 @@
+"""ONNX operators on images, by onnxruntime's word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.onnx.build import Array
+from tests.onnx.one_node import assert_as_peer
+
+RNG = np.random.default_rng(21)
+
+
+def floats(*dims: int) -> Array:
+    return RNG.standard_normal(dims, np.float32)
+
+
+IMAGE, GRID = floats(2, 3, 5, 6), floats(2, 4, 3, 2) * np.float32(0.9)
+REGIONS = np.array([[0, 0, 5, 4], [1.5, 0.5, 4.2, 3.1], [3, 2, 3.2, 2.1]], np.float32)
+WHICH = np.array([1, 0, 1])
+POOLED = np.array([[1, 0, 0, 5, 4], [0, 1, 0, 4, 3]], np.float32)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("corners", [0, 1])
+def test_grid_sample(mode: str, padding: str, corners: int, tmp_path: Path) -> None:
+    assert_as_peer(
+        tmp_path,
+        "GridSample",
+        [IMAGE, GRID],
+        domain="",
+        mode=mode,
+        padding_mode=padding,
+        align_corners=corners,
+        symbolic={0: ["n", 3, "h", "w"], 1: ["n", "p", "q", 2]},
+    )
+
+
+CASES: dict[str, tuple[str, list[Any], dict[str, Any]]] = {
+    "align": ("RoiAlign", [IMAGE, REGIONS, WHICH], {"output_height": 2, "output_width": 3}),
+    "align_unshifted": (
+        "RoiAlign",
+        [IMAGE, REGIONS, WHICH],
+        {"coordinate_transformation_mode": "output_half_pixel", "sampling_ratio": 2},
+    ),
+    "align_scaled": (
+        "RoiAlign",
+        [IMAGE, REGIONS * 4, WHICH],
+        {"spatial_scale": 0.25, "sampling_ratio": 3, "output_height": 4},
+    ),
+    "roi_pool": ("MaxRoiPool", [IMAGE, POOLED], {"pooled_shape": [2, 3]}),
+    "roi_pool_scaled": (
+        "MaxRoiPool",
+        [IMAGE, POOLED * np.array([1, 2, 2, 2, 2], np.float32)],
+        {"pooled_shape": [3, 2], "spatial_scale": 0.5},
+    ),
+    "columns": (
+        "Col2Im",
+        [floats(2, 3 * 4, 9), np.array([6, 5]), np.array([2, 2])],
+        {"version": 18, "strides": [2, 1], "pads": [0, 0, 0, 0], "dilations": [1, 2]},
+    ),
+    "columns_of_known_windows": (
+        "Col2Im",
+        [floats(2, 3 * 4, 16), np.array([3, 3]), np.array([2, 2])],
+        {"version": 18, "pads": [1, 1, 1, 1], "constant": (1, 2)},
+    ),
+    "unpool": (
+        "MaxUnpool",
+        [floats(1, 1, 2, 2), np.array([[[[5, 7], [8, 15]]]])],
+        {"kernel_shape": [2, 2], "strides": [2, 2]},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_as_onnxruntime(case: str, tmp_path: Path) -> None:
+    kind, inputs, options = CASES[case]
+    assert_as_peer(tmp_path, kind, inputs, domain="", **options)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_deformable_convolution(masked: bool, tmp_path: Path) -> None:
+    x, w = floats(2, 4, 6, 5), floats(6, 2, 3, 2)
+    offset = floats(2, 2 * 6 * 2, 3, 6)
+    mask = RNG.random((2, 2 * 6, 3, 6), np.float32) if masked else None
+    assert_as_peer(
+        tmp_path,
+        "DeformConv",
+        [x, w, offset, floats(6), mask] if masked else [x, w, offset],
+        domain="",
+        version=19,
+        group=2,
+        offset_group=2,
+        pads=[1, 1, 1, 1],
+        strides=[2, 1],
+    )
