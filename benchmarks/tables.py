@@ -56,7 +56,9 @@ def _spread(samples: Sequence[float], unit: str) -> tuple[str, str]:
     if not samples:
         return "cannot run", ""
     low, middle, high = quartiles(samples)
-    return _amount(middle, unit), f"{(high - low) / 2 / middle:.0%}" if len(samples) > 1 else ""
+    return _amount(middle, unit), f"{(high - low) / 2 / middle:.0%}" if middle and len(
+        samples
+    ) > 1 else ""
 
 
 def _amount(value: float, unit: str) -> str:

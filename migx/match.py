@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -28,6 +29,9 @@ Then: TypeAlias = Callable[[], bool]
 Test: TypeAlias = Callable[[Any], bool]
 MISSING = object()
 """What stands for an attribute that an operation does not have."""
+
+
+LITERAL = frozenset({"@literal"})
 
 
 @dataclass
@@ -87,6 +91,11 @@ class Pattern:
         """The names of the operations it can match; None for any."""
         return None
 
+    def plausible(self, at: Instruction) -> bool:
+        """A quick look at names of operations alone; False is a proof that it does not match."""
+        roots = self.roots()
+        return roots is None or at.op.name in roots
+
     def __or__(self, other: Pattern) -> Pattern:
         return OneOf((self, other))
 
@@ -142,6 +151,9 @@ class Value(Pattern):
             return True
         m.values.pop()
         return False
+
+    def roots(self) -> frozenset[str] | None:
+        return LITERAL
 
     def names(self) -> frozenset[str]:
         return frozenset({self.name} - {""})
@@ -232,6 +244,23 @@ class On(Pattern):
     def roots(self) -> frozenset[str] | None:
         return self.ops or None
 
+    def plausible(self, at: Instruction) -> bool:
+        if self.ops and at.op.name not in self.ops:
+            return False
+        if self.inputs is None:
+            return True
+        names = [value.op.name for value in at.inputs]
+        return len(names) == len(self.inputs) and (
+            self._names_fit(names) or (len(names) == 2 and self._names_fit(names[::-1]))
+        )
+
+    def _names_fit(self, names: list[str]) -> bool:
+        return all(r is None or n in r for r, n in zip(self._input_roots, names, strict=True))
+
+    @cached_property
+    def _input_roots(self) -> tuple[frozenset[str] | None, ...]:
+        return tuple(pattern.roots() for pattern in self.inputs or ())
+
     def __str__(self) -> str:
         which = " or ".join(sorted(self.ops)) or f"any {self.trait}".rstrip()
         attributes = ", ".join(
@@ -251,6 +280,9 @@ class OneOf(Pattern):
 
     def match(self, at: Instruction, m: Match, then: Then) -> bool:
         return any(choice.match(at, m, then) for choice in self.choices)
+
+    def plausible(self, at: Instruction) -> bool:
+        return any(choice.plausible(at) for choice in self.choices)
 
     def names(self) -> frozenset[str]:
         # Only what every choice catches is sure to be there.

@@ -284,6 +284,8 @@ class _Driver:
     def apply(self, each: Rule, root: Instruction) -> bool:
         """Tries one rule at one instruction; True when it changed something."""
         match = self.match
+        if not each.pattern.plausible(root):
+            return False
         if not each.pattern.match(root, match, _nothing_left):
             return False
         # A match that fails leaves nothing behind, so a new one is due only now.
