@@ -249,13 +249,10 @@ class On(Pattern):
             return False
         if self.inputs is None:
             return True
-        names = [value.op.name for value in at.inputs]
-        return len(names) == len(self.inputs) and (
-            self._names_fit(names) or (len(names) == 2 and self._names_fit(names[::-1]))
-        )
-
-    def _names_fit(self, names: list[str]) -> bool:
-        return all(r is None or n in r for r, n in zip(self._input_roots, names, strict=True))
+        wanted, inputs = self._input_roots, at.inputs
+        if len(wanted) != len(inputs):
+            return False
+        return _fit(wanted, inputs) or (len(inputs) == 2 and _fit(wanted, inputs[::-1]))
 
     @cached_property
     def _input_roots(self) -> tuple[frozenset[str] | None, ...]:
@@ -323,6 +320,14 @@ class Skip(Pattern):
 
     def __str__(self) -> str:
         return f"skip[{', '.join(sorted(self.wrappers))}]({self.inner})"
+
+
+def _fit(wanted: tuple[frozenset[str] | None, ...], inputs: tuple[Instruction, ...]) -> bool:
+    """Whether each input is of one of the operations its pattern can match."""
+    for names, value in zip(wanted, inputs, strict=True):
+        if names is not None and value.op.name not in names:
+            return False
+    return True
 
 
 def var(name: str = "", test: Test | None = None) -> Var:

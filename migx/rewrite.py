@@ -58,9 +58,17 @@ class Cursor:
 
     def __init__(self, match: Match, root: Instruction, module: Module) -> None:
         self.root, self.module, self.place = root, module, root
-        self.origins = merged(*(i.origins for i in match.instructions))
+        self._matched = match.instructions
+        self._origins: tuple[str, ...] | None = None
         self.made: list[Instruction] = []
         self.replaced: list[Instruction] = []
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The origins of everything the rule matched."""
+        if self._origins is None:
+            self._origins = merged(*(i.origins for i in self._matched))
+        return self._origins
 
     def __call__(
         self, op: Operation, *inputs: Instruction, modules: Sequence[Module] = ()
@@ -75,7 +83,7 @@ class Cursor:
         """Inserts before the first of some instructions of the module, all of which will be
         replaced.
         """
-        self.origins = merged(self.origins, *(i.origins for i in instructions))
+        self._origins = merged(self.origins, *(i.origins for i in instructions))
         for each in instructions:
             self.place = each if each.before(self.place) else self.place
 
@@ -302,7 +310,8 @@ class _Driver:
             error.add_note(f"in rule {each.name} of {self.pass_name}, {each.source}")
             raise
         if not readers:
-            remove_unread(at.made, self.module)
+            if at.made:
+                remove_unread(at.made, self.module)
             return False
         if self.log is not None:
             after = "\n".join(draw_instruction(i.op.name, i) for i in at.made)
