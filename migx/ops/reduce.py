@@ -178,12 +178,13 @@ class Logsoftmax(Softmax):
         return shifted
 
 
-class PrefixScanSum(Op):
-    """The running sum along an axis. ONNX CumSum.
+class PrefixScan(Op, abstract=True):
+    """The running result of a ufunc along an axis.
 
     Each result counts its own element unless ``exclusive``; ``reverse`` runs from the end.
     """
 
+    ufunc: ClassVar[np.ufunc]
     axis: int
     exclusive: bool = False
     reverse: bool = False
@@ -195,13 +196,32 @@ class PrefixScanSum(Op):
         return shapes[0].as_standard()
 
     def compute(self, x: Array) -> Array:
+        turn = slice(None, None, -1 if self.reverse else 1)
         with no_warnings():
-            along = np.moveaxis(wide(x), self.axis, 0)[:: -1 if self.reverse else 1]
-            total = np.zeros_like(along)
+            along = np.moveaxis(wide(x), self.axis, 0)[turn]
+            total = np.full_like(along, self.ufunc.identity)
             first = int(self.exclusive)
-            np.cumsum(along[: len(along) - first], 0, along.dtype, total[first:])
-            total = np.moveaxis(total[:: -1 if self.reverse else 1], 0, self.axis)
+            self.ufunc.accumulate(along[: len(along) - first], 0, along.dtype, total[first:])
+            total = np.moveaxis(total[turn], 0, self.axis)
             return rounded(np.ascontiguousarray(total), x)
+
+
+class PrefixScanSum(PrefixScan):
+    """The running sum along an axis. ONNX CumSum.
+
+    Each result counts its own element unless ``exclusive``; ``reverse`` runs from the end.
+    """
+
+    ufunc = np.add
+
+
+class PrefixScanProd(PrefixScan):
+    """The running product along an axis. ONNX CumProd.
+
+    Each result counts its own element unless ``exclusive``; ``reverse`` runs from the end.
+    """
+
+    ufunc = np.multiply
 
 
 class Topk(Op):

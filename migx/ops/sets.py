@@ -1,4 +1,4 @@
-"""Operations that tell elements apart, and running and square products."""
+"""Operations that tell elements apart, and the determinant."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from migx.argument import Argument
 from migx.dim import Extent, may_equal
 from migx.errors import ShapeError
 from migx.op import Array, Modules, Op, Runnable, Shapes
-from migx.ops._numeric import FLOAT, NUMBER, expect_kind
+from migx.ops._numeric import FLOAT, expect_kind
 from migx.ops._rules import expect, expect_axis, expect_same_type, no_warnings, rounded, wide
 from migx.shape import I64, Shape
 
@@ -60,33 +60,6 @@ class Unique(Op):
             first, counts, inverse = first[found], counts[found], rank[inverse]
         values = np.take(x, first, self.axis)
         return Argument.tuple([Argument.of(v) for v in (values, first, inverse, counts)])
-
-
-class PrefixScanProd(Op):
-    """The running product along an axis. ONNX CumProd.
-
-    Each result counts its own element unless ``exclusive``; ``reverse`` runs from the end.
-    """
-
-    axis: int
-    exclusive: bool = False
-    reverse: bool = False
-
-    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
-        expect(self, shapes, 1)
-        expect_kind(self, shapes[0].dtype, NUMBER)
-        expect_axis(self, self.axis, shapes[0].rank)
-        return shapes[0].as_standard()
-
-    def compute(self, x: Array) -> Array:
-        turn = slice(None, None, -1 if self.reverse else 1)
-        with no_warnings():
-            along = np.moveaxis(wide(x), self.axis, 0)[turn]
-            total = np.ones_like(along)
-            first = int(self.exclusive)
-            np.cumprod(along[: len(along) - first], 0, along.dtype, total[first:])
-            total = np.moveaxis(total[turn], 0, self.axis)
-            return rounded(np.ascontiguousarray(total), x)
 
 
 class Determinant(Op):
