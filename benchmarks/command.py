@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import chain, left, models, parse, passes, ref
+from benchmarks import chain, cpu, int4, left, models, parse, passes, ref
 from benchmarks.compare import find, rows
 from benchmarks.measure import FOLDER, Result, ResultError, report
 from benchmarks.tables import ratios, show_comparison, show_results
@@ -36,6 +36,21 @@ def run_ref(asked: argparse.Namespace) -> list[Result]:
         if why_not:
             notes.append(f"the peer cannot run {name}: {why_not}")
     show_results("Running on ref", ref.BAR, found, [ratios(found), *notes])
+    return found
+
+
+def run_cpu(asked: argparse.Namespace) -> list[Result]:
+    """Running each model as native code."""
+    found: list[Result] = []
+    notes = []
+    rounds, budget = (3, 5.0) if asked.quick else (15, 30.0)
+    for name in asked.models or models.names():
+        print(f"cpu {name} ...", file=sys.stderr, flush=True)
+        results, why_not = cpu.results(name, asked.folder, rounds, budget)
+        found += results
+        if why_not:
+            notes.append(f"the peer cannot run {name}: {why_not}")
+    show_results("Running on cpu", cpu.BAR, found, [ratios(found), *notes])
     return found
 
 
@@ -81,14 +96,26 @@ def run_left(asked: argparse.Namespace) -> list[Result]:
     return found
 
 
+def run_int4(asked: argparse.Namespace) -> list[Result]:
+    """What weights in four bits take, and what they cost."""
+    found: list[Result] = []
+    for name in asked.models or int4.MODELS:
+        print(f"int4 {name} ...", file=sys.stderr, flush=True)
+        found += int4.results(name, asked.folder, asked.quick)
+    show_results("Weights in four bits", int4.BAR, found, [])
+    return found
+
+
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Result]]] = {
     "parse": run_parse,
     "ref": run_ref,
+    "cpu": run_cpu,
     "chain": run_chain,
     "optimize": run_optimize,
     "stacks": run_stacks,
     "changes": run_changes,
     "left": run_left,
+    "int4": run_int4,
 }
 
 

@@ -77,7 +77,7 @@ def work(module: Module) -> Iterator[Instruction]:
             continue
         if at.name != "group" or is_one(at):
             yield at
-        if at.name not in DISSOLVED and (at.name != "group" or not is_one(at)):
+        if at.name not in DISSOLVED or (at.name == "group" and not is_one(at)):
             for inner in at.modules:
                 yield from work(inner)
 

@@ -62,20 +62,20 @@ def result(name: str, folder: Path | None, rounds: int, budget: float) -> tuple[
         batch = next(iter(given.values())).shape[0]
         return Result(f"ref {name}", batch, "s", tuple(ours), tuple(peer), AGAINST)
 
-    ours = _repeated(lambda: program.eval(given))
+    ours = repeated(lambda: program.eval(given))
     try:
         run = _peer(path, given)
         expected: Arrays = []
         first = seconds(lambda: expected.extend(run()))
     except Exception as error:  # noqa: BLE001 - whatever stops the peer is what is reported
-        return made([ours() for _ in range(rounds)], []), _in_a_line(error)
-    _agree(name, outputs, expected)
+        return made([ours() for _ in range(rounds)], []), in_a_line(error)
+    agree(name, outputs, expected)
     if first > budget:
         return made([ours() for _ in range(rounds)], [first]), ""
-    return made(*in_turn(ours, _repeated(run), rounds, budget)), ""
+    return made(*in_turn(ours, repeated(run), rounds, budget)), ""
 
 
-def _repeated(run: Callable[[], object]) -> Callable[[], float]:
+def repeated(run: Callable[[], object]) -> Callable[[], float]:
     """The mean seconds of so many runs that they take long enough together."""
     times = max(1, round(AT_LEAST / seconds(run)))
     return lambda: seconds(run, times)
@@ -91,7 +91,7 @@ def _peer(path: Path, given: dict[str, Any]) -> Callable[[], Arrays]:
     return run
 
 
-def _agree(name: str, ours: Arrays, peer: Arrays) -> None:
+def agree(name: str, ours: Arrays, peer: Arrays) -> None:
     """Raises ``ResultError`` where the two did not compute the same."""
     for index, (a, b) in enumerate(zip(ours, peer, strict=True)):
         what = f"output {index} of {name}"
@@ -104,5 +104,6 @@ def _agree(name: str, ours: Arrays, peer: Arrays) -> None:
             raise ResultError(f"{what} is {apart:.3g} from the peer's, at most {limit:.3g} is due")
 
 
-def _in_a_line(error: Exception) -> str:
+def in_a_line(error: Exception) -> str:
+    """What went wrong, in one line."""
     return f"{type(error).__name__}: {error}".splitlines()[0]

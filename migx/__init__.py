@@ -48,18 +48,22 @@ def parse(text: str, *, folder: str | Path = ".", draw_missing: int | None = Non
     return read(text, folder=folder, draw_missing=draw_missing)
 
 
-def save(program: Program, path: str | Path) -> None:
-    """Writes a program and its literals to an ``.mxr`` file. See ``migx.serialize.save``."""
+def save(program: Program, path: str | Path, *, weights: bool = True) -> None:
+    """Writes a program, its weights and what it is compiled to into an ``.mxr`` file. See
+    ``migx.serialize.save``.
+    """
     from migx.serialize import save as write
 
-    write(program, path)
+    write(program, path, weights=weights)
 
 
-def load(path: str | Path) -> Program:
-    """The program in an ``.mxr`` file, its literals mapped. See ``migx.serialize.load``."""
+def load(path: str | Path, **options: bool) -> Program:
+    """The program in an ``.mxr`` file, ready to run if it was compiled. See
+    ``migx.serialize.load``.
+    """
     from migx.serialize import load as read
 
-    return read(path)
+    return read(path, **options)
 
 
 def run_passes(

@@ -9,18 +9,16 @@ it was printed from.
 from __future__ import annotations
 
 import hashlib
-import mmap
-import os
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from migx.errors import DataError, ShapeError
+from migx.errors import DataError, SealedWeight, ShapeError
+from migx.mapping import MappedFile, Stamp, mapped
 from migx.shape import DType, Shape
 
 
@@ -32,18 +30,25 @@ class Source:
     offset: int
     length: int
 
-    def read(self) -> NDArray[np.uint8]:
-        """The bytes, mapped and read-only; ``DataError`` where the file is missing or too short."""
+    def mapped(self) -> MappedFile | None:
+        """The file, None where it is empty; ``DataError`` where it is missing or too short."""
         try:
-            mapped = _mapped(str(self.file), self._stamp())
+            found = mapped(self.file)
         except OSError as error:
             raise DataError(f"cannot read tensor data: {error.strerror}: {self.file}") from error
-        if self.offset + self.length > len(mapped):
+        size = 0 if found is None else len(found)
+        if self.offset + self.length > size:
             raise DataError(
-                f"{self.file} has {len(mapped)} bytes, but a tensor is declared at bytes "
+                f"{self.file} has {size} bytes, but a tensor is declared at bytes "
                 f"{self.offset} to {self.offset + self.length}"
             )
-        return mapped[self.offset : self.offset + self.length]
+        return found
+
+    def read(self, file: MappedFile | None) -> NDArray[np.uint8]:
+        """The bytes in the file that ``mapped`` gave, read-only."""
+        if file is None:
+            return np.empty(0, np.uint8)
+        return np.frombuffer(file, np.uint8, self.length, self.offset)
 
     @property
     def present(self) -> bool:
@@ -53,40 +58,16 @@ class Source:
         except OSError:
             return False
 
-    def _stamp(self) -> tuple[int, int, int]:
-        found = os.stat(self.file)
-        return found.st_size, found.st_mtime_ns, found.st_ino
-
     def digest(self) -> str:
         """SHA-256 of the bytes, remembered for as long as the file is unchanged."""
-        content = self.read()
-        known = (self, self._stamp())
+        content = self.read(self.mapped())
+        known = (self, Stamp.of(self.file))
         if known not in _digests:
             _digests[known] = hashlib.sha256(content.data).hexdigest()
         return _digests[known]
 
 
-class _Bytes(np.ndarray[Any, np.dtype[np.uint8]]):
-    """A file's bytes; a class of its own so that it can be referred to weakly."""
-
-
-_open_files: weakref.WeakValueDictionary[Any, _Bytes] = weakref.WeakValueDictionary()
-_digests: dict[tuple[Source, tuple[int, int, int]], str] = {}
-
-
-def _mapped(path: str, stamp: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """The file as one read-only array; all who ask for the same unchanged file share one
-    mapping.
-    """
-    found = _open_files.get((path, stamp))
-    if found is None:
-        if stamp[0] == 0:
-            return np.empty(0, np.uint8)
-        with open(path, "rb") as file:
-            whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        found = np.frombuffer(whole, np.uint8).view(_Bytes)
-        _open_files[path, stamp] = found
-    return found
+_digests: dict[tuple[Source, Stamp], str] = {}
 
 
 class Argument:
@@ -97,7 +78,9 @@ class Argument:
     bits.
     """
 
-    __slots__ = ("_data", "_digest", "shape", "source")
+    __slots__ = ("__weakref__", "_data", "_digest", "_mapped", "shape", "source")
+    sealed: ClassVar[set[int]] = set()
+    """The ids of arguments that may not be looked into now; see ``migx.weights.sealed``."""
 
     def __init__(
         self,
@@ -109,6 +92,7 @@ class Argument:
     ) -> None:
         self.shape, self.source = shape, source
         self._data, self._digest = data, digest
+        self._mapped: MappedFile | None = None
 
     @classmethod
     def of(cls, value: Any, dtype: DType | str | None = None) -> Argument:
@@ -156,13 +140,35 @@ class Argument:
     @property
     def data(self) -> Any:
         """The data, mapped from its source the first time it is asked for."""
+        if Argument.sealed and id(self) in Argument.sealed:
+            raise SealedWeight(f"the value of a replaceable weight {self.shape} is looked into")
         if self._data is None and self.shape.dtype.is_tensor:
             if self.source is None:
                 raise DataError(
                     f"a literal {self.shape} is known by its hash alone: its bytes are missing"
                 )
-            self._data = _shaped(self.shape, self.source.read())
+            if self._digest is not None and self.source.digest() != self._digest:
+                raise DataError(
+                    f"{self.source.file} does not hold the {self.shape} that was meant: the bytes "
+                    f"at {self.source.offset} and on have another hash"
+                )
+            self._mapped = self._mapped or self.source.mapped()
+            self._data = _shaped(self.shape, self.source.read(self._mapped))
         return self._data
+
+    @property
+    def mapped(self) -> MappedFile | None:
+        """The file that the data is mapped from, as it is now or was when it was first asked for;
+        None for data in memory, and where there is no such file.
+        """
+        if self._mapped is None and self._data is None and self.source and self.source.present:
+            self._mapped = self.source.mapped()
+        return self._mapped
+
+    def give_back(self) -> None:
+        """Takes mapped data out of memory, until it is read again."""
+        if self._mapped is not None and self.source is not None:
+            self._mapped.give_back(self.source.offset, self.source.length)
 
     def freeze(self) -> None:
         """Makes the data read-only for those who get it from here, so that no result of a program
@@ -206,6 +212,8 @@ class Argument:
     def digest(self) -> str:
         """SHA-256 of the bytes in standard layout, computed once."""
         if self._digest is None:
+            if Argument.sealed and id(self) in Argument.sealed:
+                raise SealedWeight(f"the bytes of a replaceable weight {self.shape} are hashed")
             in_file = self._data is None and self.source is not None
             self._digest = self.source.digest() if in_file and self.source else self._hash()
         return self._digest

@@ -10,7 +10,7 @@ from migx.argument import Argument
 from migx.dim import Dim
 from migx.errors import DimError, InputError, ShapeError
 from migx.ir import Module
-from migx.shape import OPTIONAL, TUPLE, Shape
+from migx.shape import MAP, OPTIONAL, TUPLE, Shape
 
 Sizes = dict[str, int]
 
@@ -46,9 +46,14 @@ def _argument(name: str, value: Any, shape: Shape) -> Argument:
 
 
 def _host_value(value: Any, shape: Shape) -> Argument:
-    """A list as a sequence; None, or what it holds, as an optional."""
+    """A list as a sequence; a dict as a map; None, or what it holds, as an optional."""
     if isinstance(value, Argument):
         return value
+    if shape.dtype is MAP:
+        if not isinstance(value, Mapping):
+            raise ShapeError(f"{type(value).__name__} is no dict")
+        columns = zip(([*value], [*value.values()]), shape.parts, strict=True)
+        return Argument(shape, tuple(Argument.of(v, part.dtype) for v, part in columns))
     if shape.dtype is OPTIONAL:
         held: Sequence[Any] = () if value is None else (value,)
     elif isinstance(value, Sequence) and not isinstance(value, str):

@@ -15,10 +15,9 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
-from migx.accuracy import Roundings, compare
 from migx.argument import Argument
 from migx.binding import check_inputs
-from migx.compiler import compiled, finalize
+from migx.compiler import assembled, compiled, ready
 from migx.compiler import run as run_compiled
 from migx.errors import MigxError
 from migx.ir import Program
@@ -26,6 +25,7 @@ from migx.manager import PassManager
 from migx.pipeline import Element, Pipeline
 from migx.rewrite import AllBut, Event, EventLog
 from migx.target import Target, get_target
+from migx.testing.bounds import NONE, TensorBounds, compare
 
 T = TypeVar("T")
 
@@ -148,26 +148,30 @@ def outcome(
     target: Target | str = "ref",
 ) -> Symptom:
     """What is wrong with a program after some passes, run on a target."""
-    trials = _Trials(program, Pipeline.of(passes), against_ref(program, inputs, target))
-    return trials.run(frozenset())[0]
+    pipeline = Pipeline.of(passes)
+    judge = against_ref(program, inputs, target, pipeline.approximations())
+    return _Trials(program, pipeline, judge).run(frozenset())[0]
 
 
-def against_ref(program: Program, inputs: Mapping[str, Any], target: Target | str = "ref") -> Judge:
+def against_ref(
+    program: Program,
+    inputs: Mapping[str, Any],
+    target: Target | str = "ref",
+    approximations: Mapping[str, float] = NONE,
+) -> Judge:
     """A judge by what the program gave on ``ref`` before any pass, under the bounds of
-    ``migx.accuracy``.
+    ``migx.testing.bounds``; ``approximations`` are those of the passes, see ``Pass``.
     """
     plain, chosen = compiled(program, "ref", passes=""), get_target(target)
     arguments = check_inputs(plain.program.main, inputs)
-    spent = Roundings(plain.program, arguments)
+    spent = TensorBounds(plain.program, arguments, approximations)
     with np.errstate(all="ignore"):
-        expected = plain.trace(arguments, spent)  # type: ignore[attr-defined]
+        expected = plain.executable.trace(arguments, spent)  # type: ignore[attr-defined]
     budgets = [spent.of(value) for value in plain.program.main.outputs]
     names = program.main.output_names
 
     def judge(lowered: Program) -> Symptom:
-        context = chosen.get_context()
-        finalize(lowered, context)
-        got = run_compiled(chosen.make_executable(lowered, context), inputs)
+        got = run_compiled(ready(assembled(program, lowered, chosen.get_context())), inputs)
         for name, x, y, budget in zip(names, got, expected, budgets, strict=True):
             found = compare(name, x.data if isinstance(x, Argument) else x, y.data, budget)
             if not found.passed:

@@ -3,33 +3,104 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from numpy.typing import ArrayLike
 
 from migx.argument import Argument
 from migx.binding import check_inputs
+from migx.epochs import LiveWeights, files_of
+from migx.hoisting import hoist_sources, weights_of
 from migx.ir import Program
+from migx.layouts import pack_weights
 from migx.manager import PassManager, Pipeline
+from migx.mapping import MappedFile
 from migx.observers import CrashFile
-from migx.shape import OPTIONAL, SEQUENCE
+from migx.ops.builtin import Literal
+from migx.shape import MAP, OPTIONAL, SEQUENCE
 from migx.target import CompileOptions, Context, Executable, Target, get_target
 from migx.verify import verify
 
 
-def compiled(program: Program, target: Target | str, **options: Any) -> Executable:
-    """The executable of a copy of the program: verified, taken through the passes, finalized."""
+@dataclass
+class Compiled:
+    """A program as a target's passes have left it, with its weights. ``executable`` is made when it
+    is first asked for.
+    """
+
+    program: Program
+    context: Context
+    weights: LiveWeights
+
+    @cached_property
+    def executable(self) -> Executable:
+        """What runs the program on its target, which may finalize operations first."""
+        finalize(self.program, self.context)
+        return self.context.target.make_executable(self.program, self.context)
+
+    @cached_property
+    def files(self) -> tuple[MappedFile, ...]:
+        """The files that literals are mapped from."""
+        weights = self.program.weights
+        literals = [at.op for at in self.program.literals if at.module is not weights]
+        return files_of(op.value for op in literals if isinstance(op, Literal))
+
+    def results(self, arguments: Mapping[str, Argument]) -> list[Argument]:
+        """The outputs for arguments that have been checked, with the weights there are now.
+        ``DataError`` where a file that is in use has been written to.
+        """
+        for file in self.files:
+            file.check()
+        with self.weights.reading() as slots:
+            return self.executable.run(arguments, slots)
+
+
+def compiled(program: Program, target: Target | str, **options: Any) -> Compiled:
+    """A copy of the program: verified, taken through the passes, finalized."""
     asked = CompileOptions(**options)
     chosen = get_target(target)
     context = chosen.get_context()
+    context.options = asked
     lowered = program.copy()
     verify(lowered)
     passes = (
         chosen.get_passes(context, asked) if asked.passes is None else Pipeline.of(asked.passes)
     )
     PassManager(lowered, (*asked.observers, CrashFile())).run(passes)
-    finalize(lowered, context)
-    return chosen.make_executable(lowered, context)
+    return ready(assembled(program, lowered, context))
+
+
+def assembled(program: Program, lowered: Program, context: Context) -> Compiled:
+    """A copy of a program that passes have been run on, its constants in the target's formats, its weights in
+    slots; no slot is computed yet.
+    """
+    pack_weights(lowered, context)
+    hoist_sources(lowered)
+    weights = LiveWeights(
+        lowered.weights, context, place=context.target.copy_to, declared=weights_of(program)
+    )
+    return Compiled(lowered, context, weights)
+
+
+def ready(made: Compiled) -> Compiled:
+    """Makes the executable, and computes the slots whose weights are known."""
+    made.files  # noqa: B018  # as they are now
+    made.executable  # noqa: B018  # made here, so that the first run does not wait for it
+    made.weights.start()
+    return made
+
+
+def finalized(program: Program, target: Target | str) -> Compiled:
+    """What the program has been compiled to, made ready to run; the program itself where it has not
+    been compiled for this target: it is lowered already then.
+    """
+    chosen = get_target(target)
+    known = program._compiled
+    if known is not None and known.context.target.name == chosen.name:
+        return ready(known)
+    return compiled(program, chosen, passes="")
 
 
 def finalize(program: Program, context: Context) -> None:
@@ -40,21 +111,25 @@ def finalize(program: Program, context: Context) -> None:
                 at.op.finalize(context)
 
 
-def run(executable: Executable, inputs: Mapping[str, ArrayLike | Argument]) -> list[Any]:
-    """The outputs as arrays; packed ones as arguments, tuples as tuples, sequences as lists, an
-    optional as what it holds or None.
+def run(made: Compiled, inputs: Mapping[str, ArrayLike | Argument]) -> list[Any]:
+    """The outputs as arrays; packed ones as arguments, tuples as tuples, sequences as lists, maps
+    as dicts, an optional as what it holds or None.
     """
-    arguments = check_inputs(executable.program.main, inputs)
-    return [_given_back(result) for result in executable.run(arguments)]
+    arguments = check_inputs(made.program.main, inputs)
+    return [given_back(result) for result in made.results(arguments)]
 
 
-def _given_back(result: Argument) -> Any:
+def given_back(result: Argument) -> Any:
+    """A result as the caller gets it."""
     if result.shape.dtype.name == "tuple":
-        return tuple(map(_given_back, result.parts))
+        return tuple(map(given_back, result.parts))
     if result.shape.dtype is SEQUENCE:
-        return [_given_back(part) for part in result.parts]
+        return [given_back(part) for part in result.parts]
     if result.shape.dtype is OPTIONAL:
-        return _given_back(result.parts[0]) if result.data else None
+        return given_back(result.parts[0]) if result.data else None
+    if result.shape.dtype is MAP:
+        keys, values = (part.tolist() for part in result.parts)
+        return dict(zip(keys, values, strict=True))
     if result.shape.dtype.is_packed:
         return result
     return result.array

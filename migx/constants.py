@@ -9,14 +9,14 @@ from all others.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Container, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from migx import op as operations
 from migx.argument import Argument
 from migx.errors import ConstantGrowth
 from migx.ir import Instruction, Program, merged
-from migx.ops.builtin import Literal
+from migx.ops.builtin import Literal, OnnxExternalWeights, Slot
 from migx.shape import Shape
 
 ALLOWANCE = 1 << 20
@@ -104,6 +104,7 @@ class Constants:
 
     def __init__(self, program: Program) -> None:
         self.program = program
+        self._stand_ins: dict[str, Argument] = {}
         self.start()
 
     def start(self) -> None:
@@ -130,11 +131,23 @@ class Constants:
         """
         found: dict[int, Argument] = {}
         for at in whole:
-            if type(at.op) is Literal:
-                recorded = self._recorded.get(id(at.op.value))
-                values = [at.op.value] if recorded is None else recorded[1]
+            if (value := self.held(at)) is not None:
+                recorded = self._recorded.get(id(value))
+                values = [value] if recorded is None else recorded[1]
                 found.update((id(v), v) for v in values)
         return list(found.values())
+
+    def held(self, at: Instruction) -> Argument | None:
+        """The value that a source takes memory for: that of a literal, and what stands in for that
+        of a deferred weight or a slot; None for what is computed.
+        """
+        if type(at.op) is Literal:
+            return at.op.value
+        if type(at.op) is OnnxExternalWeights:
+            return self._stand_ins.setdefault(at.op.label, Argument(at.shape))
+        if type(at.op) is Slot:
+            return self._stand_ins.setdefault(f"@{at.op.slot}", Argument(at.shape))
+        return None
 
     def check(self, pass_name: str, allowance: int) -> None:
         """Raises ``ConstantGrowth`` where a pass has broken the law since the last check."""
@@ -155,8 +168,10 @@ class Constants:
         return {id(at.op.value): at.op.value for at in self.program.literals}  # type: ignore[attr-defined]
 
 
-def tree(at: Instruction) -> list[Instruction]:
-    """An instruction and all it is computed from, inputs before their users."""
+def tree(at: Instruction, leaves: Container[Instruction] = ()) -> list[Instruction]:
+    """An instruction and all it is computed from, inputs before their users; nothing that leaves
+    are computed from.
+    """
     done: dict[Instruction, None] = {}
     stack = [(at, iter(at.inputs))]
     while stack:
@@ -166,7 +181,7 @@ def tree(at: Instruction) -> list[Instruction]:
             done[top] = None
             stack.pop()
         else:
-            stack.append((below, iter(below.inputs)))
+            stack.append((below, iter(() if below in leaves else below.inputs)))
     return list(done)
 
 

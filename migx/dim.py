@@ -308,16 +308,19 @@ def may_equal(a: Extent, b: Extent) -> bool:
     return low <= 0 <= high
 
 
+@lru_cache(maxsize=4096)
 def minimum(*extents: Extent) -> Extent:
     """The least of some extents."""
     return _extreme("min", extents, lambda a, b: bounds(a - b)[1] <= 0)
 
 
+@lru_cache(maxsize=4096)
 def maximum(*extents: Extent) -> Extent:
     """The greatest of some extents."""
     return _extreme("max", extents, lambda a, b: bounds(a - b)[0] >= 0)
 
 
+@lru_cache(maxsize=4096)
 def broadcast(*extents: Extent) -> Extent:
     """The extent that broadcasting makes of some: the one that is not 1.
 

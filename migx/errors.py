@@ -47,6 +47,10 @@ class DataWarning(UserWarning):
     """An external data file that is longer than its model needs."""
 
 
+class OnnxWarning(UserWarning):
+    """An ONNX file that leaves out what it should say, where only one thing can be meant."""
+
+
 class UnknownName(MigxError, LookupError):
     """Nothing of that name; the message lists what there is."""
 
@@ -65,8 +69,20 @@ class EvaluationError(MigxError, RuntimeError):
     """An instruction failed while it was being evaluated."""
 
 
+class TargetError(MigxError, RuntimeError):
+    """A target cannot do here what is asked of it: a library is missing, or an option is wrong."""
+
+
+class WeightError(MigxError, ValueError):
+    """A weight is unknown, has no value yet, or is given one of another type or dims."""
+
+
 class AssumptionError(MigxError):
     """A new weight has not the value that a pass relied on."""
+
+
+class SealedWeight(MigxError):
+    """A pass looks at the value of a replaceable weight without assuming it; found in debug."""
 
 
 class RewriteLoop(MigxError):

@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and read only from where they may be."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
+
+from migx.errors import DataError
 
 
 @contextmanager
@@ -25,6 +27,23 @@ def written(path: str | Path) -> Iterator[BinaryIO]:
     except BaseException:
         os.unlink(name)
         raise
+
+
+def inside(folder: Path, location: str, what: str) -> Path:
+    """The path of a file that another file names, which must lie in that one's folder, links
+    followed. ``DataError`` says ``what`` would be read.
+    """
+    where = "the model's folder"
+    if PurePosixPath(location).is_absolute() or PureWindowsPath(location).is_absolute():
+        raise DataError(
+            f"{what}: the path {location!r} is absolute; only files in {where} are read"
+        )
+    if "\0" in location:
+        raise DataError(f"{what}: the path {location!r} is no path")
+    file = folder / location
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{what}: the path {location!r} leads out of {where}")
+    return file
 
 
 def _umask() -> int:

@@ -23,7 +23,7 @@ from migx.rewrite import Event, EventLog
 from migx.text import draw_instruction
 from migx.verify import NEVER_CAPTURE, captures
 
-DISSOLVED = frozenset({"pointwise", "fused_reduce"})
+DISSOLVED = frozenset({"pointwise", "fused_reduce", "group"})
 """Operations that become the instructions they hold where they go into a module themselves."""
 BROADCASTS = frozenset({"multibroadcast", "broadcast"})
 

@@ -12,12 +12,13 @@ from migx.argument import Argument
 from migx.dim import Symbol
 from migx.errors import IRError, ShapeError
 from migx.op import Operation
-from migx.ops.builtin import Literal, Param, Return
+from migx.ops.builtin import AssumeEqual, Literal, Param, Return
 from migx.order import Ordered, insert_before, unlink
 from migx.shape import DType, Shape
 
 if TYPE_CHECKING:
-    from migx.weights import Assumption
+    from migx.compiler import Compiled
+    from migx.epochs import Update
 
 
 class Instruction(Ordered):
@@ -110,6 +111,11 @@ class Module:
     def last(self) -> Instruction | None:
         """The last instruction, the return if there is one."""
         return next(reversed(self), None)
+
+    def following(self, instruction: Instruction) -> Instruction | None:
+        """The instruction after one of this module; None after the last."""
+        after = instruction._next
+        return after if isinstance(after, Instruction) else None
 
     @property
     def returned(self) -> Instruction | None:
@@ -308,6 +314,18 @@ class Module:
         _forget(old._users, user)
         new._users[user] = new._users.get(user, 0) + 1
 
+    def replace_operation(self, instruction: Instruction, op: Operation) -> None:
+        """Puts another operation in an instruction's place, on the same inputs and of the same
+        shape.
+        """
+        shape = op.compute_shape([v.shape for v in instruction.inputs], instruction.modules)
+        if instruction.module is not self or shape != instruction.shape:
+            raise IRError(f"{op.name} of {shape} cannot take the place of {instruction!r}")
+        instruction.op = op
+        self.program.literals.pop(instruction, None)
+        if type(op) is Literal:
+            self.program.literals[instruction] = None
+
     def move_instruction(self, instruction: Instruction, before: Instruction) -> None:
         """Moves an instruction within its module; its inputs must still come before it and its
         users after.
@@ -325,7 +343,7 @@ class Module:
             None,
         )
         early = next(
-            (u for u in instruction._users if u is not before and not before.before(u)), None
+            (u for u in instruction._users if not (_holds(before, u) or before.before(u))), None
         )
         if late is not None or early is not None:
             raise IRError(
@@ -366,8 +384,20 @@ class Program:
         self.modules: dict[str, Module] = {}
         self.literals: dict[Instruction, None] = {}
         self.main = self.create_module("main")
-        self.assumptions: dict[Assumption, None] = {}
-        self._executable: Any = None
+        self._compiled: Compiled | None = None
+
+    @property
+    def weights(self) -> Module | None:
+        """The module that computes what depends on weights alone; its results are the slots that
+        the others read. None where there is none.
+        """
+        return self.modules.get("weights")
+
+    @property
+    def assumptions(self) -> tuple[AssumeEqual, ...]:
+        """What passes relied on when they looked at the values of replaceable weights."""
+        found = self.weights or ()
+        return tuple(at.op for at in found if isinstance(at.op, AssumeEqual))
 
     def create_module(self, name: str) -> Module:
         """An empty module of a name not taken yet."""
@@ -444,29 +474,48 @@ class Program:
         """
         from migx.compiler import compiled
 
-        self._executable = compiled(self, target, **options)
+        self._compiled = compiled(self, target, **options)
         return self
 
     def finalize(self, target: Any) -> Program:
-        """Makes the executable of a program that is lowered already: no pass runs."""
-        return self.compile(target, passes="")
+        """Makes the executable of a program that is lowered already: no pass runs.
+
+        That is a compiled one whose weights have been replaced, or one that passes for the target
+        were run on by hand.
+        """
+        from migx.compiler import finalized
+
+        self._compiled = finalized(self, target)
+        return self
+
+    @property
+    def compiled(self) -> Compiled:
+        """What ``compile`` made; ``IRError`` when there is nothing yet."""
+        if self._compiled is None:
+            raise IRError('the program is not compiled: call program.compile("ref") first')
+        return self._compiled
 
     @property
     def executable(self) -> Any:
-        """What ``compile`` made; ``IRError`` when there is nothing yet."""
-        if self._executable is None:
-            raise IRError('the program is not compiled: call program.compile("ref") first')
-        return self._executable
+        """What runs the compiled program; ``IRError`` when there is nothing yet."""
+        return self.compiled.executable
 
     def eval(self, inputs: Mapping[str, ArrayLike | Argument]) -> list[Any]:
         """Runs the compiled program: arrays in the order of the outputs. Safe from several threads
         at once.
 
-        ``InputError`` names an input that is missing, unknown, or of the wrong type, rank or size.
+        ``InputError`` names an input that is missing, unknown, or of the wrong type, rank or size;
+        ``WeightError`` the weights that have no value yet.
         """
         from migx.compiler import run
 
-        return run(self.executable, inputs)
+        return run(self.compiled, inputs)
+
+    def update_weights(self, **options: Any) -> Update:
+        """A transaction that swaps weights of the compiled program: see
+        ``migx.epochs.LiveWeights.update``.
+        """
+        return self.compiled.weights.update(**options)
 
     def run(self, inputs: Mapping[str, ArrayLike | Argument]) -> list[Any]:
         """Does what ``eval`` does."""
@@ -512,6 +561,14 @@ def _forget(counts: dict[Instruction, int], user: Instruction) -> None:
     counts[user] -= 1
     if not counts[user]:
         del counts[user]
+
+
+def _holds(at: Instruction, other: Instruction) -> bool:
+    """Whether an instruction is another, or has it in one of its modules."""
+    around: Instruction | None = other
+    while around is not None and around is not at:
+        around = around.module.parent if around.module is not None else None
+    return around is at
 
 
 def _infer_again(changed: Iterable[Instruction]) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, dataclass_transform
 
@@ -20,6 +21,7 @@ from migx.op import snake_case
 from migx.pipeline import Element, Fixpoint, Pipeline, enable_if, with_options
 from migx.rewrite import Event, EventLog, RuleSet, rewrite
 from migx.verify import captures
+from migx.weights import DEBUG, sealed
 
 __all__ = [
     "Fixpoint",
@@ -40,12 +42,14 @@ class Pass:
 
     Passes are deterministic and idempotent: run again, they report that nothing changed.
     ``constant_allowance`` is the bytes by which new constants may exceed those they are made from:
-    see ``migx.constants``.
+    see ``migx.constants``. ``variants`` are options that it is worth being tried with besides the
+    defaults, as text; the fuzzer does.
     """
 
     name: ClassVar[str]
     rules: ClassVar[RuleSet] = RuleSet()
     constant_allowance: ClassVar[int] = ALLOWANCE
+    variants: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
         dataclass(frozen=True)(cls)
@@ -62,6 +66,13 @@ class Pass:
         changed anything.
         """
         return False
+
+    @property
+    def approximations(self) -> Mapping[str, float]:
+        """By how much it changes the results of operations, by name, on purpose: rounding apart,
+        nothing. What follows from that for the results of a program is derived.
+        """
+        return {}
 
     def pipeline(self) -> Pipeline | None:
         """The passes this one stands for, if it is but a name for them; the manager runs those."""
@@ -170,7 +181,8 @@ class PassManager:
         self._check_constants()
         self._running.append(step)
         try:
-            changed = self._applied(step)
+            with sealed(self.program) if DEBUG else nullcontext():
+                changed = self._applied(step)
             self._check_constants()
         finally:
             self._running.pop()

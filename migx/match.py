@@ -11,10 +11,10 @@ matches whenever there is a way for it to match.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -66,6 +66,17 @@ class Match:
         del self.caught[name]
         return False
 
+    def is_constant(self, at: Instruction) -> bool:
+        """Whether an instruction depends on literals and weights alone."""
+        known = self.constants.get(at)
+        return is_constant(at, self.constants) if known is None else known
+
+    def forget(self) -> None:
+        """Makes it ready for another match; only what is constant stays known."""
+        self.caught.clear()
+        self.instructions.clear()
+        self.values.clear()
+
     def refuse(self, pattern: Pattern, at: Instruction, reason: str, *facts: Any) -> bool:
         """False, after telling whoever asks why; only then is the reason filled in."""
         if self.refused is not None:
@@ -91,10 +102,11 @@ class Pattern:
         """The names of the operations it can match; None for any."""
         return None
 
-    def plausible(self, at: Instruction) -> bool:
-        """A quick look at names of operations alone; False is a proof that it does not match."""
-        roots = self.roots()
-        return roots is None or at.op.name in roots
+    def plausible(self, name: str, inputs: Sequence[str]) -> bool:
+        """Whether it may match an operation of a name on results of operations of some names; False
+        is a proof that it does not.
+        """
+        return _among(name, self.roots())
 
     def __or__(self, other: Pattern) -> Pattern:
         return OneOf((self, other))
@@ -113,10 +125,10 @@ class Var(Pattern):
     what: str = "value"
 
     def match(self, at: Instruction, m: Match, then: Then) -> bool:
-        if self.what == "constant" and not is_constant(at, m.constants):
-            return m.refuse(self, at, "is not constant")
-        if self.what == "varying" and is_constant(at, m.constants):
-            return m.refuse(self, at, "is constant")
+        if self.what != "value" and m.is_constant(at) != (self.what == "constant"):
+            return m.refuse(
+                self, at, "is constant" if self.what == "varying" else "is not constant"
+            )
         if self.test is not None and not self.test(at):
             return m.refuse(self, at, "is not what {} asks for", self.name or self.what)
         return m.catch(self, at, self.name, at, then)
@@ -138,8 +150,7 @@ class Value(Pattern):
     fixed: bool = False
 
     def match(self, at: Instruction, m: Match, then: Then) -> bool:
-        named = "" if self.fixed and at.shape.elements != 1 else m.relied_on_by
-        if not is_readable(at, named):
+        if at.op.name != "@literal" or not self._may_be_read(at, m.relied_on_by):
             return m.refuse(self, at, "has no value that may be read")
         if self.number is not None and not _holds(at, self.number):
             if callable(self.number):
@@ -151,6 +162,9 @@ class Value(Pattern):
             return True
         m.values.pop()
         return False
+
+    def _may_be_read(self, literal: Instruction, by: str) -> bool:
+        return is_readable(literal, "" if self.fixed and literal.shape.elements != 1 else by)
 
     def roots(self) -> frozenset[str] | None:
         return LITERAL
@@ -180,7 +194,8 @@ class Attribute:
 
 @dataclass(frozen=True)
 class On(Pattern):
-    """An instruction by its operation, its attributes and, in order, its inputs.
+    """An instruction by its operation, its attributes and its inputs: in order, or by one pattern
+    that ``every`` input matches, or ``some``, however many there are.
 
     No ``ops`` stand for any operation, or any that has the ``trait``.
     """
@@ -191,51 +206,84 @@ class On(Pattern):
     attributes: tuple[tuple[str, Any], ...] = ()
     used_once: bool = False
     trait: str = ""
+    which: Literal["in order", "every", "some"] = "in order"
 
     def match(self, at: Instruction, m: Match, then: Then) -> bool:
         if self.ops and at.op.name not in self.ops:
-            return m.refuse(self, at, "is not one of {}", sorted(self.ops))
+            return m.refuse(self, at, "is not one of {}", self.listed)
         if self.trait and not getattr(operations.traits(at.op), self.trait):
             return m.refuse(self, at, "is not {}", self.trait)
-        if self.inputs is not None and len(at.inputs) != len(self.inputs):
-            return m.refuse(self, at, "has {} inputs, not {}", len(at.inputs), len(self.inputs))
+        wanted = self.inputs if self.which == "in order" else None
+        if wanted is not None and len(at.inputs) != len(wanted):
+            return m.refuse(self, at, "has {} inputs, not {}", len(at.inputs), len(wanted))
         if self.used_once and at.use_count != 1:
             return m.refuse(self, at, "is used {} times, not once", at.use_count)
-        for name, wanted in self.attributes:
+        for name, asked in self.attributes:
             given = getattr(at.op, name, MISSING)
-            if not (wanted.fits(given) if isinstance(wanted, Attribute) else _same(given, wanted)):
+            if not (asked.fits(given) if isinstance(asked, Attribute) else _same(given, asked)):
                 if given is MISSING:
                     return m.refuse(self, at, "has no attribute {}", name)
-                return m.refuse(self, at, "has {} {}, not {}", name, given, wanted)
+                return m.refuse(self, at, "has {} {}, not {}", name, given, asked)
         m.instructions.append(at)
-        if m.catch(self, at, self.name, at, lambda: self._attributes(0, at, m, then)):
-            return True
-        m.instructions.pop()
-        return False
+        if not (self.name or self.attributes):
+            matched = self._inputs(at, m, then)
+        else:
+            matched = m.catch(self, at, self.name, at, lambda: self._attributes(0, at, m, then))
+        if not matched:
+            m.instructions.pop()
+        return matched
 
     def _attributes(self, i: int, at: Instruction, m: Match, then: Then) -> bool:
         """Catches the attributes from the i-th on, then goes on with the inputs."""
-        if i < len(self.attributes):
-            name, wanted = self.attributes[i]
-            caught = wanted.name if isinstance(wanted, Attribute) else ""
-            given = getattr(at.op, name)
-            return m.catch(self, at, caught, given, lambda: self._attributes(i + 1, at, m, then))
-        if not self.inputs:
-            return then()
-        if self._inputs(at.inputs, 0, m, then):
-            return True
-        turned = at.inputs[::-1]
-        swaps = len(turned) == 2 and turned != at.inputs and operations.traits(at.op).commutative
-        return swaps and self._inputs(turned, 0, m, then)
+        if i == len(self.attributes):
+            return self._inputs(at, m, then)
+        name, wanted = self.attributes[i]
+        caught = wanted.name if isinstance(wanted, Attribute) else ""
+        given = getattr(at.op, name)
+        return m.catch(self, at, caught, given, lambda: self._attributes(i + 1, at, m, then))
 
-    def _inputs(self, order: tuple[Instruction, ...], i: int, m: Match, then: Then) -> bool:
-        if self.inputs is None or i == len(self.inputs):
+    def _inputs(self, at: Instruction, m: Match, then: Then) -> bool:
+        patterns, inputs = self.inputs, at.inputs
+        if not patterns:
             return then()
-        return self.inputs[i].match(order[i], m, lambda: self._inputs(order, i + 1, m, then))
+        if self.which == "every":
+            return self._every(patterns[0], at, m, then)
+        if self.which == "some":
+            return any(patterns[0].match(value, m, then) for value in inputs)
+        if _in_order(patterns, inputs, 0, m, then):
+            return True
+        swaps = len(inputs) == 2 and inputs[0] is not inputs[1]
+        swaps = swaps and operations.traits(at.op).commutative
+        return swaps and _in_order(patterns, inputs[::-1], 0, m, then)
+
+    def _every(self, pattern: Pattern, at: Instruction, m: Match, then: Then) -> bool:
+        """Goes on if each input matches; as the pattern catches nothing, nothing is taken back."""
+        if not at.inputs:
+            return m.refuse(self, at, "has no inputs")
+        matched, values = len(m.instructions), len(m.values)
+        if all(pattern.match(value, m, nothing_left) for value in at.inputs) and then():
+            return True
+        del m.instructions[matched:], m.values[values:]
+        return False
+
+    @cached_property
+    def listed(self) -> list[str]:
+        """The names of the operations in order."""
+        return sorted(self.ops)
 
     def once(self) -> On:
         """The same, of an instruction that is read exactly once."""
         return replace(self, used_once=True)
+
+    def every(self, pattern: Pattern) -> On:
+        """The same of one input or more, each of which matches a pattern that catches none."""
+        if pattern.names():
+            raise TypeError(f"{pattern} cannot be what every input is and catch one of them")
+        return replace(self, inputs=(pattern,), which="every")
+
+    def some(self, pattern: Pattern) -> On:
+        """The same of inputs of which one or more match a pattern, which catches the first."""
+        return replace(self, inputs=(pattern,), which="some")
 
     def names(self) -> frozenset[str]:
         own = {self.name} | {a.name for _, a in self.attributes if isinstance(a, Attribute)}
@@ -244,19 +292,19 @@ class On(Pattern):
     def roots(self) -> frozenset[str] | None:
         return self.ops or None
 
-    def plausible(self, at: Instruction) -> bool:
-        if self.ops and at.op.name not in self.ops:
+    def plausible(self, name: str, inputs: Sequence[str]) -> bool:
+        if self.ops and name not in self.ops:
             return False
         if self.inputs is None:
             return True
-        wanted, inputs = self._input_roots, at.inputs
-        if len(wanted) != len(inputs):
-            return False
-        return _fit(wanted, inputs) or (len(inputs) == 2 and _fit(wanted, inputs[::-1]))
-
-    @cached_property
-    def _input_roots(self) -> tuple[frozenset[str] | None, ...]:
-        return tuple(pattern.roots() for pattern in self.inputs or ())
+        roots = [pattern.roots() for pattern in self.inputs]
+        if self.which != "in order":
+            fit = (_among(each, roots[0]) for each in inputs)
+            return any(fit) if self.which == "some" else bool(inputs) and all(fit)
+        return len(roots) == len(inputs) and (
+            all(map(_among, inputs, roots))
+            or (len(inputs) == 2 and all(map(_among, reversed(inputs), roots)))
+        )
 
     def __str__(self) -> str:
         which = " or ".join(sorted(self.ops)) or f"any {self.trait}".rstrip()
@@ -265,6 +313,8 @@ class On(Pattern):
             for name, wanted in self.attributes
         )
         inputs = "..." if self.inputs is None else ", ".join(map(str, self.inputs))
+        if self.which != "in order":
+            inputs = f"{self.which} {inputs}"
         once = " once" if self.used_once else ""
         return f"{which}({inputs}){f' {{{attributes}}}' if attributes else ''}{once}"
 
@@ -278,8 +328,8 @@ class OneOf(Pattern):
     def match(self, at: Instruction, m: Match, then: Then) -> bool:
         return any(choice.match(at, m, then) for choice in self.choices)
 
-    def plausible(self, at: Instruction) -> bool:
-        return any(choice.plausible(at) for choice in self.choices)
+    def plausible(self, name: str, inputs: Sequence[str]) -> bool:
+        return any(choice.plausible(name, inputs) for choice in self.choices)
 
     def names(self) -> frozenset[str]:
         # Only what every choice catches is sure to be there.
@@ -322,12 +372,23 @@ class Skip(Pattern):
         return f"skip[{', '.join(sorted(self.wrappers))}]({self.inner})"
 
 
-def _fit(wanted: tuple[frozenset[str] | None, ...], inputs: tuple[Instruction, ...]) -> bool:
-    """Whether each input is of one of the operations its pattern can match."""
-    for names, value in zip(wanted, inputs, strict=True):
-        if names is not None and value.op.name not in names:
-            return False
+def _in_order(
+    patterns: tuple[Pattern, ...], values: tuple[Instruction, ...], i: int, m: Match, then: Then
+) -> bool:
+    """Whether each value from the i-th on matches its pattern, and the rest does too."""
+    if i + 1 < len(patterns):
+        return patterns[i].match(values[i], m, lambda: _in_order(patterns, values, i + 1, m, then))
+    return patterns[i].match(values[i], m, then)
+
+
+def nothing_left() -> bool:
+    """What is left to match when all is: True."""
     return True
+
+
+def _among(name: str, roots: frozenset[str] | None) -> bool:
+    """Whether a name is one of those that a pattern can begin with."""
+    return roots is None or name in roots
 
 
 def var(name: str = "", test: Test | None = None) -> Var:
@@ -391,7 +452,7 @@ def member(index: int, whole: On) -> On:
 def find(pattern: Pattern, at: Instruction, m: Match | None = None) -> Match | None:
     """What a pattern catches at an instruction; None where it does not match."""
     m = Match() if m is None else m
-    return m if pattern.match(at, m, lambda: True) else None
+    return m if pattern.match(at, m, nothing_left) else None
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -408,12 +469,14 @@ def _holds(at: Instruction, wanted: float | Test) -> bool:
     array: Array = value.array
     if callable(wanted):
         return bool(array.size) and wanted(array)
+    if not array.size:
+        return False
+    first, signed = array[(0,) * array.ndim], wanted == 0 and dtype.is_float
     with np.errstate(over="ignore"):  # the number may be beyond the type
-        # Most weights are told from a constant by their first element.
-        if not array.size or array.flat[0] != wanted or not np.all(array == wanted):
+        # 0.0 and -0.0 are equal, and x + 0.0 is not always x.
+        if first != wanted or (signed and _signs(first) != _signs(wanted)):
             return False
-    # 0.0 and -0.0 are equal, and x + 0.0 is not always x.
-    return wanted != 0 or not dtype.is_float or bool(np.all(_signs(array) == _signs(wanted)))
+    return bool(np.all(array == first) and (not signed or np.all(_signs(array) == _signs(first))))
 
 
 def _signs(number: Any) -> Any:

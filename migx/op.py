@@ -83,7 +83,7 @@ class Operation(Protocol):
         ...
 
 
-@dataclass_transform(frozen_default=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 class Op:
     """Base of our operations. ``compute(*arrays)``, where there is one, is the meaning on numpy
     arrays.

@@ -70,6 +70,25 @@ class Pipeline:
                 changed |= run(step, here)
         return changed
 
+    def passes(self) -> list[Pass]:
+        """Every pass, those in groups and behind names too."""
+        found: list[Pass] = []
+
+        def note(each: Pass, _: str) -> bool:
+            found.append(each)
+            return False
+
+        self.drive(note)
+        return found
+
+    def approximations(self) -> dict[str, float]:
+        """By how much its passes, together, change the results of operations on purpose."""
+        found: dict[str, float] = {}
+        for each in self.passes():
+            for name, error in each.approximations.items():
+                found[name] = found.get(name, 0.0) + error
+        return found
+
     def __iter__(self) -> Iterator[Element]:
         return iter(self.steps)
 

@@ -1,9 +1,9 @@
-"""Everything found by name: passes, operations, targets, ONNX importers. The only place that reads
-entry points.
+"""Everything found by name: passes, operations, targets, ONNX importers and exporters. The only
+place that reads entry points.
 
-An entry point (group ``migx.passes``, ``migx.ops``, ``migx.targets`` or ``migx.onnx``) names a
-package; the files of the package are what it offers, listed without importing them. migx's own
-packages are always searched.
+An entry point (group ``migx.passes``, ``migx.ops``, ``migx.targets``, ``migx.onnx`` or
+``migx.onnx_writing``) names a package; the files of the package are what it offers, listed without
+importing them. migx's own packages are always searched.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ OWN = {
     "ops": "migx.ops",
     "targets": "migx.targets",
     "onnx": "migx.onnx.ops",
+    "onnx_writing": "migx.onnx.writing",
 }
 
 

@@ -5,12 +5,16 @@
 Candidates are made by cutting off the end and the beginning, by letting instructions out or
 parameters stand in for them, by binding symbols and shrinking dims, and by taking a submodule for
 the whole. One that still fails and is smaller is where the search goes on from.
+
+Where a failure shows only with some inputs, ``reduced_case`` takes them along: a parameter that
+stands in for an instruction gets the value that had.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,19 +22,21 @@ import numpy as np
 from migx import op as operations
 from migx.argument import Argument
 from migx.bisect import FAULTS, NothingWrong, smallest
+from migx.compiler import finalize
 from migx.dead_code import remove_dead_code, remove_dead_modules
-from migx.errors import MigxError
+from migx.epochs import LiveWeights
+from migx.errors import MigxError, ShapeError
 from migx.ir import Instruction, Module, Program
 from migx.op import Operation
 from migx.ops.builtin import Literal, Param, Return
 from migx.shape import Shape
 from migx.specialise import bound
 from migx.structure import copy_instruction
-from migx.verify import captures
+from migx.target import get_target
+from migx.verify import bare_symbols, captures
 from migx.weights import is_constant
 
 Fails: TypeAlias = Callable[[Program], bool]
-Edit: TypeAlias = Callable[[Program], None]
 Size: TypeAlias = tuple[int, ...]
 
 SMALL = (1, 2, 3)
@@ -38,6 +44,111 @@ SMALL = (1, 2, 3)
 
 NOT_SIZES = frozenset({"axes", "axis", "permutation", "index", "group"})
 """Attributes whose numbers are no sizes."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A program and, where what it shows depends on them, inputs for it."""
+
+    program: Program
+    inputs: Mapping[str, Argument] | None = None
+
+    @cached_property
+    def values(self) -> Mapping[Instruction, Argument]:
+        """What each instruction gives on ``ref``, as far as the program runs; nothing without
+        inputs.
+        """
+        if self.inputs is None:
+            return {}
+        ref, given = get_target("ref"), self.program.main.parameters
+        values = {given[name]: value for name, value in self.inputs.items()}
+        context = ref.get_context()
+        finalize(self.program, context)
+        run = ref.make_executable(self.program, context).trace  # type: ignore[attr-defined]
+        weights = LiveWeights(self.program.weights, context)
+        try:
+            weights.start()
+            with weights.reading() as slots:
+                run(dict(self.inputs), values.__setitem__, slots)
+        except MigxError:
+            return values
+        return values
+
+    def of(self, made: Program, more: Mapping[str, Argument] | None = None) -> Case:
+        """Another program with the inputs of this one, and ``more``, that it takes, cut to its
+        dims.
+        """
+        if self.inputs is None:
+            return Case(made)
+        known = {**self.inputs, **(more or {})}
+        given = made.main.parameters.items()
+        return Case(made, {name: _cut(known[name], p.shape) for name, p in given})
+
+    def fingerprint(self) -> tuple[str, ...]:
+        """Equal for cases that are."""
+        values = (v.digest() for v in (self.inputs or {}).values())
+        return self.program.fingerprint(), *values
+
+
+def _cut(value: Argument, shape: Shape) -> Argument:
+    """The beginning of a value, as far as the dims of a shape that are numbers go."""
+    if value.shape.may_match(shape) or not value.shape.dtype.is_tensor:
+        return value
+    if value.shape.dtype.is_packed or value.shape.rank != shape.rank:
+        raise ShapeError(f"{value.shape.text} has no beginning that is {shape.text}")
+    kept = tuple(slice(d if isinstance(d, int) else None) for d in shape.dims)
+    return Argument.of(value.array[kept].copy(), value.shape.dtype)
+
+
+class Draft:
+    """A copy of a case's program to make changes in."""
+
+    def __init__(self, case: Case) -> None:
+        self.program, self._case = case.program.copy(), case
+        self._given: dict[str, Argument] = {}
+        self._values: dict[Instruction, Argument] = {}
+        if case.inputs is not None:
+            pairs = zip(_every(self.program), _every(case.program), strict=True)
+            self._values = {at: case.values[old] for at, old in pairs if old in case.values}
+
+    @property
+    def main(self) -> Module:
+        """The main module."""
+        return self.program.main
+
+    def stand_in(self, at: Instruction) -> None:
+        """Puts a new parameter of main in the place of a value, where there can be one."""
+        if at.module is not self.main or not at.shape.dtype.is_tensor or at.shape.dtype.is_packed:
+            return
+        taken = self.main.parameters.keys() | self._given
+        name = next(n for i in range(len(taken) + 1) if (n := f"p{i}") not in taken)
+        if at in self._values:
+            self._given[name] = self._values[at]
+        new = self.main.add_parameter(name, Shape(at.shape.dtype, at.shape.dims))
+        self.main.replace_instruction(at, new)
+
+    def finished(self) -> Case:
+        """The case it makes, without what is dead."""
+        made = self.program
+        remove_dead_code(made.main)
+        remove_dead_modules(made)
+        for module in list(made.modules.values()):
+            remove_dead_code(module)
+        for parameter in list(made.main.parameters.values()):
+            if not parameter.users and not _gives_a_size(made, parameter):
+                made.main.remove_instruction(parameter)
+        return self._case.of(made, self._given)
+
+
+def _gives_a_size(program: Program, parameter: Instruction) -> bool:
+    """Whether only a parameter says how large a symbol is that stands elsewhere too."""
+    others = [at for at in _every(program) if at is not parameter]
+    wanted = {s.name for at in others for s in (*at.shape.symbols(), *operations.symbols(at.op))}
+    given = bare_symbols(p for p in program.main.parameters.values() if p is not parameter)
+    return not wanted.isdisjoint(bare_symbols([parameter]) - given)
+
+
+Edit: TypeAlias = Callable[[Draft], None]
 
 
 def reduced(
@@ -48,8 +159,19 @@ def reduced(
     One for which ``fails`` raises a ``MigxError`` does not count as failing. ``seen`` is called
     with each smaller one as it is found. ``NothingWrong`` where the program does not fail.
     """
-    search = _Search(program, fails, seen)
-    if not search.test(program):
+    return reduced_case(
+        Case(program),
+        lambda case: fails(case.program),
+        None if seen is None else lambda case: seen(case.program),
+    ).program
+
+
+def reduced_case(
+    case: Case, fails: Callable[[Case], bool], seen: Callable[[Case], None] | None = None
+) -> Case:
+    """As ``reduced``, of a program together with inputs for it."""
+    search = _Search(case, fails, seen)
+    if not search.test(case):
         raise NothingWrong("the program does not fail as it is")
     before = None
     while before != search.size:
@@ -60,16 +182,21 @@ def reduced(
 
 
 class _Search:
-    """The smallest program so far. Programs that are equal are tried once."""
+    """The smallest case so far. Equal ones are tried once."""
 
     def __init__(
-        self, program: Program, fails: Fails, seen: Callable[[Program], None] | None
+        self, case: Case, fails: Callable[[Case], bool], seen: Callable[[Case], None] | None
     ) -> None:
-        self.best, self.size = program, size(program)
+        self.best, self.size = case, size(case.program)
         self._fails, self._seen = fails, seen
-        self._known: dict[str, bool] = {}
+        self._known: dict[tuple[str, ...], bool] = {}
 
-    def test(self, made: Program | None) -> bool:
+    @property
+    def program(self) -> Program:
+        """The smallest program so far."""
+        return self.best.program
+
+    def test(self, made: Case | None) -> bool:
         """Whether a candidate fails; one that could not be made does not."""
         if made is None:
             return False
@@ -81,11 +208,11 @@ class _Search:
                 self._known[key] = False
         return self._known[key]
 
-    def accept(self, made: Program | None) -> bool:
+    def accept(self, made: Case | None) -> bool:
         """Whether a candidate is smaller than the best and fails; it is then the best."""
-        if made is None or size(made) >= self.size or not self.test(made):
+        if made is None or size(made.program) >= self.size or not self.test(made):
             return False
-        self.best, self.size = made, size(made)
+        self.best, self.size = made, size(made.program)
         if self._seen is not None:
             self._seen(made)
         return True
@@ -99,7 +226,7 @@ def size(program: Program) -> Size:
     """What is to become less, the most important first: instructions, modules, what they read,
     symbols, elements of parameters and literals, literals that are not all ones.
     """
-    every = [at for module in program.modules.values() for at in module]
+    every = _every(program)
     given = [at.shape for at in every if type(at.op) in (Param, Literal)]
     elements = sum(int(s.elements) for s in given if s.dtype.is_tensor and s.static)
     fancy = sum(type(at.op) is Literal and not _plain(at.op.value) for at in every)
@@ -111,16 +238,17 @@ def end_early(search: _Search) -> None:
     """Returns what is computed early, and as few results as possible."""
     start = search.best
 
-    def until(k: int) -> Program | None:
+    def until(k: int) -> Case | None:
         return _edited(start, lambda made: _return_early(made, k))
 
-    search.accept(until(_first(len(computed(start.main)), lambda k: search.test(until(k)))))
+    count = len(computed(search.program.main))
+    search.accept(until(_first(count, lambda k: search.test(until(k)))))
     start = search.best
 
-    def only(kept: Any) -> Program | None:
+    def only(kept: Any) -> Case | None:
         return _edited(start, lambda made: _return_only(made, kept))
 
-    outputs = range(len(start.main.outputs))
+    outputs = range(len(search.program.main.outputs))
     if len(outputs) > 1:
         search.accept(only(smallest(outputs, lambda kept: search.test(only(kept)))))
 
@@ -128,9 +256,9 @@ def end_early(search: _Search) -> None:
 def start_late(search: _Search) -> None:
     """Takes what is computed early for given: parameters stand in for it."""
     start = search.best
-    count = len(computed(start.main))
+    count = len(computed(search.program.main))
 
-    def since(k: int) -> Program | None:
+    def since(k: int) -> Case | None:
         return _edited(start, lambda made: _start_at(made, k))
 
     search.accept(since(count - _first(count, lambda k: search.test(since(count - k)))))
@@ -138,10 +266,10 @@ def start_late(search: _Search) -> None:
 
 def drop(search: _Search) -> None:
     """Lets out runs of instructions, long ones first: each is bypassed, or a parameter."""
-    length = max(len(places(search.best)) // 2, 1)
+    length = max(len(places(search.program)) // 2, 1)
     while length:
         first = 0
-        while first < len(places(search.best)):
+        while first < len(places(search.program)):
             if not any(search.edit(partial(each, first=first, count=length)) for each in WAYS):
                 first += length
         length //= 2
@@ -151,27 +279,33 @@ def simplify(search: _Search) -> None:
     """Takes a submodule for the whole, one parameter for two, and ones for the values of
     literals.
     """
-    for name in [n for n, m in search.best.modules.items() if m is not search.best.main]:
-        if name in search.best.modules:
-            search.accept(_made(partial(hoisted, search.best.modules[name])))
-    for index in reversed(range(len(search.best.main.parameters))):
+    for name in [n for n, m in search.program.modules.items() if m is not search.program.main]:
+        if name in search.program.modules:
+            search.accept(_made(partial(_taken_out, search.best, name)))
+    for index in reversed(range(len(search.program.main.parameters))):
         search.edit(partial(_merged, index=index))
-    for index in reversed(range(len(search.best.literals))):
+    for index in reversed(range(len(search.program.literals))):
         search.edit(partial(_ones, index=index))
 
 
 def shrink(search: _Search) -> None:
     """Binds symbols, and makes dims small, in every shape and attribute at once."""
-    for symbol in list(search.best.symbols().values()):
+    for symbol in list(search.program.symbols().values()):
         sizes = [n for n in SMALL if symbol.low <= n <= symbol.bounds[1]] or [symbol.low]
         start = search.best
-        any(search.accept(_made(partial(bound, start, {symbol.name: n}))) for n in sizes)
-    shapes = [at.shape for at in places(search.best) + list(search.best.main.parameters.values())]
+        any(search.accept(_made(partial(_with, bound, start, {symbol.name: n}))) for n in sizes)
+    given = list(search.program.main.parameters.values())
+    shapes = [at.shape for at in places(search.program) + given]
     extents = {d for s in shapes for d in s.dims if isinstance(d, int) and d > 1}
     for some in (extents, *({each} for each in sorted(extents, reverse=True))):
         start = search.best
         tried = ({old: min(n, old) for old in some} for n in SMALL)
-        any(search.accept(_made(partial(resized, start, sizes))) for sizes in tried)
+        any(search.accept(_made(partial(_with, resized, start, sizes))) for sizes in tried)
+
+
+def _with(sized: Callable[[Program, Any], Program], case: Case, sizes: Any) -> Case:
+    """A case of other sizes."""
+    return case.of(sized(case.program, sizes))
 
 
 def computed(module: Module) -> list[Instruction]:
@@ -184,6 +318,10 @@ def places(program: Program) -> list[Instruction]:
     return [at for module in program.modules.values() for at in computed(module)]
 
 
+def _every(program: Program) -> list[Instruction]:
+    return [at for module in program.modules.values() for at in module]
+
+
 def _first(count: int, fails: Callable[[int], bool]) -> int:
     """The least number up to ``count``, which fails, that fails while the one before does not."""
     passing, failing = 0, count
@@ -193,7 +331,7 @@ def _first(count: int, fails: Callable[[int], bool]) -> int:
     return failing
 
 
-def _made(make: Callable[[], Program]) -> Program | None:
+def _made(make: Callable[[], Case]) -> Case | None:
     """A candidate, or None where an operation refuses it."""
     try:
         return make()
@@ -201,25 +339,18 @@ def _made(make: Callable[[], Program]) -> Program | None:
         return None
 
 
-def _edited(program: Program, edit: Edit) -> Program | None:
-    """A copy with a change and without what is dead after it; None where the change is refused."""
+def _edited(case: Case, edit: Edit) -> Case | None:
+    """The case with a change and without what is dead then; None where the change is refused."""
 
-    def make() -> Program:
-        made = program.copy()
+    def make() -> Case:
+        made = Draft(case)
         edit(made)
-        remove_dead_code(made.main)
-        remove_dead_modules(made)
-        for module in list(made.modules.values()):
-            remove_dead_code(module)
-        for parameter in list(made.main.parameters.values()):
-            if not parameter.users:
-                made.main.remove_instruction(parameter)
-        return made
+        return made.finished()
 
     return _made(make)
 
 
-def _return_early(made: Program, k: int) -> None:
+def _return_early(made: Draft, k: int) -> None:
     """Returns what the first k instructions compute and do not read."""
     first = computed(made.main)[:k]
     inside = set(first)
@@ -227,36 +358,27 @@ def _return_early(made: Program, k: int) -> None:
     made.main.add_return(*[v for v in ends if v.shape.dtype.is_tensor])
 
 
-def _return_only(made: Program, kept: Any) -> None:
+def _return_only(made: Draft, kept: Any) -> None:
     names = made.main.returned.op.names if made.main.returned is not None else ()  # type: ignore[attr-defined]
     values = [made.main.outputs[i] for i in kept]
     made.main.add_return(*values, names=[names[i] for i in kept] if names else ())
 
 
-def _start_at(made: Program, k: int) -> None:
+def _start_at(made: Draft, k: int) -> None:
     """Makes parameters of what the first k instructions compute and later ones read."""
     known: dict[Instruction, bool] = {}
     first = dict.fromkeys(computed(made.main)[:k])
     for at in first:
         if any(u not in first for u in at.users) and not is_constant(at, known):
-            _stand_in(made, at)
+            made.stand_in(at)
 
 
-def _stand_in(made: Program, at: Instruction) -> None:
-    """Puts a new parameter of main in the place of a value, where there can be one."""
-    if at.module is made.main and at.shape.dtype.is_tensor and not at.shape.dtype.is_packed:
-        count = len(made.main.parameters)
-        name = next(n for i in range(count + 1) if (n := f"p{i}") not in made.main.parameters)
-        new = made.main.add_parameter(name, Shape(at.shape.dtype, at.shape.dims))
-        made.main.replace_instruction(at, new)
-
-
-def _bypassed(made: Program, first: int, count: int) -> None:
+def _bypassed(made: Draft, first: int, count: int) -> None:
     """Puts its first input of the same type in the place of each of some instructions, and an
     earlier literal in that of a literal.
     """
-    for at in places(made)[first : first + count]:
-        literals = [o for o in made.literals if o.module is at.module and o.before(at)]
+    for at in places(made.program)[first : first + count]:
+        literals = [o for o in made.program.literals if o.module is at.module and o.before(at)]
         others = at.inputs if type(at.op) is not Literal else literals
         for other in others:
             if other.shape.same_type(at.shape):
@@ -264,15 +386,15 @@ def _bypassed(made: Program, first: int, count: int) -> None:
                 break
 
 
-def _given(made: Program, first: int, count: int) -> None:
+def _given(made: Draft, first: int, count: int) -> None:
     """Puts parameters in the place of some instructions."""
-    for at in places(made)[first : first + count]:
-        _stand_in(made, at)
+    for at in places(made.program)[first : first + count]:
+        made.stand_in(at)
 
 
-def _given_alike(made: Program, first: int, count: int) -> None:
+def _given_alike(made: Draft, first: int, count: int) -> None:
     """Puts parameters there that are there already."""
-    for at in places(made)[first : first + count]:
+    for at in places(made.program)[first : first + count]:
         alike = [p for p in made.main.parameters.values() if p.shape.same_type(at.shape)]
         if alike and at.module is made.main:
             made.main.replace_instruction(at, alike[0])
@@ -281,7 +403,7 @@ def _given_alike(made: Program, first: int, count: int) -> None:
 WAYS: tuple[Callable[..., None], ...] = (_bypassed, _given_alike, _given)
 
 
-def _merged(made: Program, index: int) -> None:
+def _merged(made: Draft, index: int) -> None:
     """Puts the first parameter of its type in the place of a parameter."""
     given = list(made.main.parameters.values())
     first = next(p for p in given if p.shape.same_type(given[index].shape))
@@ -297,13 +419,23 @@ def _plain(value: Argument) -> bool:
     return bool(value.array.flat[0] == 1 and np.all(value.array == 1))
 
 
-def _ones(made: Program, index: int) -> None:
-    literal = list(made.literals)[index]
+def _ones(made: Draft, index: int) -> None:
+    literal = list(made.program.literals)[index]
     op: Any = literal.op
     if _plain(op.value):
         return
     ones = np.ones(op.value.array.shape, op.value.array.dtype)
     literal.op = operations.with_attributes(op, value=Argument(op.value.shape, ones))
+
+
+def _taken_out(case: Case, name: str) -> Case:
+    """A submodule taken for the whole, on what it is given or reads from outside."""
+    module = case.program.modules[name]
+    given = {f"outside{i}": v for i, v in enumerate(dict.fromkeys(captures(module)))}
+    if module.parent is not None:
+        given |= dict(zip(module.parameters, module.parent.inputs, strict=False))
+    more = {name: case.values[v] for name, v in given.items() if v in case.values}
+    return case.of(hoisted(module), more)
 
 
 def hoisted(module: Module) -> Program:

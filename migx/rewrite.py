@@ -16,6 +16,7 @@ import inspect
 from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TypeAlias
 
 from numpy.typing import ArrayLike
@@ -26,12 +27,15 @@ from migx.constants import tree
 from migx.dead_code import remove_dead_code, remove_unread
 from migx.errors import RewriteLoop, ShapeError
 from migx.ir import Instruction, Module, merged
-from migx.match import Match, On, OneOf, Pattern, Skip
+from migx.match import Match, On, OneOf, Pattern, Skip, nothing_left
 from migx.op import Operation
 from migx.ops.builtin import GetTupleElem, Literal
 from migx.shape import DType
 from migx.text import draw_instruction
 from migx.weights import value_of
+
+KINDS = 4096
+"""Kinds of instructions, by their operations and those they read, that a set of rules remembers."""
 
 MANY = 8
 """Readers from which on a change is not followed further at once."""
@@ -150,10 +154,18 @@ class RuleSet:
             name: tuple(r for r in self.rules if name in (r.pattern.roots() or {name}))
             for name in names
         }
+        self._plausible = lru_cache(maxsize=KINDS)(self._found_plausible)
 
     def at(self, name: str) -> tuple[Rule, ...]:
         """The rules that may match an operation of this name."""
         return self._index.get(name, self._any)
+
+    def plausible(self, at: Instruction) -> tuple[Rule, ...]:
+        """The rules that may match an instruction, by its operation and those it reads."""
+        return self._plausible(at.op.name, *[value.op.name for value in at.inputs])
+
+    def _found_plausible(self, name: str, *inputs: str) -> tuple[Rule, ...]:
+        return tuple(r for r in self.at(name) if r.pattern.plausible(name, inputs))
 
     def __add__(self, other: Rule | RuleSet) -> RuleSet:
         return RuleSet(self.rules + (other.rules if isinstance(other, RuleSet) else (other,)))
@@ -272,7 +284,8 @@ class _Driver:
         while before < len(self.applied):
             before = len(self.applied)
             self.match.constants.clear()
-            self.look_again(self.module)
+            self.queue.extend(at for at in self.module if self.rules.at(at.op.name))
+            self.queued.update(self.queue)
             self.drain()
             if len(self.applied) > before:
                 # What was dead before may have kept a value from being read once.
@@ -281,42 +294,47 @@ class _Driver:
 
     def drain(self) -> None:
         """Tries the rules at what is queued until nothing is."""
-        while self.queue:
-            at = self.queue.popleft()
+        module, queue, plausible = self.module, self.queue, self.rules.plausible
+        while queue:
+            at = queue.popleft()
             self.queued.discard(at)
-            if at.module is self.module and at.users:
-                for each in self.rules.at(at.op.name):
+            if at.module is module and at.users:
+                for each in plausible(at):
                     if self.apply(each, at):
                         break
 
     def apply(self, each: Rule, root: Instruction) -> bool:
         """Tries one rule at one instruction; True when it changed something."""
         match = self.match
-        if not each.pattern.plausible(root):
-            return False
-        if not each.pattern.match(root, match, _nothing_left):
-            return False
-        # A match that fails leaves nothing behind, so a new one is due only now.
-        self.match = Match(constants=match.constants, relied_on_by=self.pass_name)
-        key = "" if self.log is None else self.log.key(each.name, match.instructions or [root])
-        if self.log is not None and key in self.log.skip:
-            return False
-        at = Cursor(match, root, self.module)
-        caught = {**match.caught, "at": at}
-        before = "" if self.log is None else draw_instruction(each.name, root)
+        if not each.pattern.match(root, match, nothing_left):
+            return False  # and what it had caught is taken back
         try:
-            readers = self.replace(at, each.function(*(caught[name] for name in each.wanted)))
+            return self.fire(each, root, match)
         except Exception as error:
             error.add_note(f"in rule {each.name} of {self.pass_name}, {each.source}")
             raise
+        finally:
+            match.forget()
+
+    def fire(self, each: Rule, root: Instruction, match: Match) -> bool:
+        """Does what the function of a rule says of a match; True when that changed something."""
+        log = self.log
+        key = "" if log is None else log.key(each.name, match.instructions or [root])
+        if log is not None and key in log.skip:
+            return False
+        at = Cursor(match, root, self.module)
+        match.caught["at"] = at
+        before = "" if log is None else draw_instruction(each.name, root)
+        result = each.function(*[match.caught[name] for name in each.wanted])
+        readers = self.replace(at, result)
         if not readers:
             if at.made:
                 remove_unread(at.made, self.module)
             return False
-        if self.log is not None:
+        if log is not None:
             after = "\n".join(draw_instruction(i.op.name, i) for i in at.made)
             event = Event(key, self.pass_name, each.name, each.source, at.origins, before, after)
-            self.log.events.append(event)
+            log.events.append(event)
         self.settle(each, match, at, readers)
         return True
 
@@ -364,10 +382,6 @@ class _Driver:
             if i.module is self.module and i not in self.queued and self.rules.at(i.op.name):
                 self.queued.add(i)
                 self.queue.append(i)
-
-
-def _nothing_left() -> bool:
-    return True
 
 
 def places(

@@ -1,105 +1,269 @@
-"""``.mxr`` files: a program with its literals in one file that is mapped when it is loaded.
+"""``.mxr`` files: a program with its literals, and what it was compiled to, in one file that is
+mapped when it is loaded.
 
 The layout is eight bytes ``MIGX MXR``, the length of a JSON index (8 bytes, little-endian), the
-index, and sections aligned to 64 bytes: ``text``, the program's text form, and ``data``, the bytes
-of its large literals, to which the text refers. So what a file says can be read with any pager, and
-what the text form can express, a file can hold.
+index, and sections aligned to 64 bytes: ``text``, the program's text form; of a compiled program
+``lowered``, the text of what the target's passes left, and ``code/...``, what the target compiled;
+and the data, the bytes of large literals and of slots, to which texts and index refer. So what a
+file says can be read with any pager, and what the text form can express, a file can hold.
+
+Code in a file is run when the program is: trust such a file as you would a program. ``load(...,
+compiled=False)`` looks at none of it.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
+import os
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from migx.argument import Argument, Source
+from migx.compiler import Compiled, assembled, ready
+from migx.epochs import own
 from migx.errors import DataError, ParseError
-from migx.files import written
+from migx.files import inside, written
 from migx.ir import Program
 from migx.parser import parse
+from migx.target import get_target
 from migx.text import show
 
 MAGIC = b"MIGX MXR"
-FORMAT = 1
+FORMAT = 2
 ALIGNMENT = 64
+LARGEST_INDEX = 1 << 26
 DATA = "@data"
-"""The name under which the text refers to the file's own data section."""
+"""The name under which a text refers to the file's own data."""
 
 
-def save(program: Program, path: str | Path) -> None:
-    """Writes a program and all its literals to one file; atomic, so a file that was there stays
-    whole till the end.
-    """
-    packed = _Data()
-    text = show(program, origins=True, place=packed.place).encode()
-    index = {"format": FORMAT, "text": [0, len(text)], "data": [_aligned(len(text)), packed.length]}
-    head = json.dumps(index).encode()
-    start = _aligned(16 + len(head))
-    with written(path) as out:
-        out.write(MAGIC + struct.pack("<Q", len(head)) + head)
-        _pad(out, start)
-        out.write(text)
-        _pad(out, start + _aligned(len(text)))
-        packed.write(out)
+def save(program: Program, path: str | Path, *, weights: bool = True) -> None:
+    """Writes a program, its literals, and what it is compiled to; atomic, so a file that was there
+    stays whole till the end.
 
-
-def load(path: str | Path) -> Program:
-    """The program in an ``.mxr`` file; its literals are mapped. ``ParseError`` when the file is
-    something else.
+    Weights are those the compiled program runs with now. Without ``weights``, replaceable ones are
+    deferred again and literals in files are referred to, with their hashes: these files must lie
+    in the folder of the new one, or below it.
     """
     path = Path(path).absolute()
-    try:
-        with open(path, "rb") as file:
-            index, start = _index(file, path)
-            file.seek(start + index["text"][0])
-            text = file.read(index["text"][1]).decode()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    offset, length = index["data"]
-    if path.stat().st_size < start + offset + length:
-        raise DataError(
-            f"{path} is truncated: its data should end at byte {start + offset + length}"
-        )
+    data = _Data(path.parent, inside=weights)
+    sections: dict[str, bytes] = {}
+    index: dict[str, Any] = {"format": FORMAT}
+    made = program._compiled
+    live = made.weights.current.weights if made is not None else {}
+    sections["text"] = data.text(_holding(program, live, weights))
+    if made is not None:
+        sections["lowered"] = data.text(_holding(made.program, live, weights))
+        index["target"] = made.context.target.name
+        index["slots"] = {name: data.place(v)[1:] for name, v in _slots(made, weights).items()}
+        sections |= {f"code/{name}": code for name, code in _code(made).items()}
+    index["sections"], start = _laid_out(sections)
+    index |= {"data": (start, data.length), "literals": data.literals}
+    head = json.dumps(index).encode()
+    with written(path) as out:
+        out.write(MAGIC + struct.pack("<Q", len(head)) + head)
+        first = _aligned(16 + len(head))
+        for name, (offset, _, _) in index["sections"].items():
+            _pad(out, first + offset)
+            out.write(sections[name])
+        _pad(out, first + start)
+        data.write(out)
 
-    def find(name: str, at: int, size: int) -> Source:
-        return (
-            Source(path, start + offset + at, size)
-            if name == DATA
-            else Source(Path(name), at, size)
-        )
 
-    return parse(text, find=find)
+def load(
+    path: str | Path, *, compiled: bool = True, mmap: bool = True, check: bool = False
+) -> Program:
+    """The program in an ``.mxr`` file, ready to run if it was compiled; its literals are mapped.
+
+    ``compiled=False`` takes the program and its weights only, and nothing that would be run: what
+    to do with a file from a stranger. ``mmap=False`` reads the literals into memory. ``check``
+    compares the data with its hash, which reads all of it; that of everything else is always
+    checked. ``ParseError`` where the file is something else or damaged, ``DataError`` where it is
+    cut short.
+    """
+    file = _File(Path(path).absolute())
+    if check:
+        file.check_data()
+    program = file.program("text", mmap)
+    if compiled and "lowered" in file.sections:
+        context = get_target(file.target).get_context()
+        context.saved = file.code()
+        made = assembled(program, file.program("lowered", mmap), context)
+        made.weights.start(file.slots(made))
+        program._compiled = ready(made)
+    return program
 
 
-def _index(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int]:
-    """The index and where the sections begin."""
-    head = file.read(16)
-    if len(head) < 16 or head[:8] != MAGIC:
-        raise ParseError(f"{path} is not an .mxr file: it does not begin with {MAGIC.decode()!r}")
-    (length,) = struct.unpack("<Q", head[8:])
-    try:
+def _holding(program: Program, live: Mapping[str, Argument], weights: bool) -> Program:
+    """The program with the weights it runs with now, or without those that may be replaced."""
+    from migx.hoisting import weights_of
+    from migx.onnx.external import defer, put_literals
+
+    held = weights_of(program)
+    same = all(n in held and getattr(held[n].op, "value", None) is v for n, v in live.items())
+    if weights and same:
+        return program
+    made = program.copy()
+    if weights:
+        put_literals(made, live, replaceable=True)
+    else:
+        defer(made)
+    return made
+
+
+def _slots(made: Compiled, weights: bool) -> dict[str, Argument]:
+    """The slots, where the host can read them; none of a file without weights."""
+    back = made.context.target.copy_from
+    slots = made.weights.current.slots if weights else {}
+    return {name: back(value) for name, value in slots.items()}
+
+
+def _code(made: Compiled) -> Mapping[str, bytes]:
+    """What the target has compiled and wants kept, by name."""
+    save_code = getattr(made.executable, "save_code", None)
+    return save_code() if save_code is not None else {}
+
+
+def _laid_out(sections: Mapping[str, bytes]) -> tuple[dict[str, tuple[int, int, str]], int]:
+    """Offset, length and hash of each section, and where the data begins."""
+    found, offset = {}, 0
+    for name, content in sections.items():
+        found[name] = offset, len(content), hashlib.sha256(content).hexdigest()
+        offset = _aligned(offset + len(content))
+    return found, offset
+
+
+class _File:
+    """An ``.mxr`` file, its index read and held against the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with open(path, "rb") as file:
+                self.size = os.fstat(file.fileno()).st_size
+                index, self.start = self._index(file)
+                self.sections = self._sections(file, index["sections"])
+        except (DataError, ParseError):
+            raise
+        except OSError as error:
+            raise DataError(f"cannot read {path}: {error.strerror}") from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ParseError(f"{path} has an index that is damaged: {error}") from error
+
+    def _index(self, file: BinaryIO) -> tuple[dict[str, Any], int]:
+        """The index, and where the sections begin."""
+        head = file.read(16)
+        if len(head) < 16 or head[:8] != MAGIC:
+            raise ParseError(
+                f"{self.path} is not an .mxr file: it does not begin with {MAGIC.decode()!r}"
+            )
+        (length,) = struct.unpack("<Q", head[8:])
+        if length > LARGEST_INDEX:
+            raise ParseError(f"{self.path} has an index that is damaged: {length} bytes long")
         index: dict[str, Any] = json.loads(file.read(length))
-    except ValueError as error:
-        raise ParseError(f"{path} has an index that is damaged: {error}") from error
-    if index.get("format") != FORMAT:
-        raise ParseError(
-            f"{path} is of format {index.get('format')}, this migx reads format {FORMAT}"
-        )
-    return index, _aligned(16 + length)
+        if index.get("format") != FORMAT:
+            raise ParseError(
+                f"{self.path} is of format {index.get('format')}, this migx reads format {FORMAT}: "
+                "save it again from the model, or use the migx that wrote it"
+            )
+        start, (offset, size) = _aligned(16 + length), _pair(index["data"])
+        if self.size < start + offset + size:
+            raise DataError(
+                f"{self.path} is truncated: its data should end at byte {start + offset + size}"
+            )
+        self.data = start + offset, size
+        self.target = str(index.get("target", ""))
+        self.places = {name: _pair(place) for name, place in index.get("slots", {}).items()}
+        self.literals = [(*_pair(e[:2]), str(e[2])) for e in index.get("literals", [])]
+        return index, start
+
+    def _sections(self, file: BinaryIO, listed: Mapping[str, Any]) -> dict[str, bytes]:
+        found = {}
+        for name, (offset, length, digest) in listed.items():
+            _pair((offset, length))
+            if self.start + offset + length > self.size:
+                raise DataError(f"{self.path} is truncated: its section {name!r} is cut short")
+            file.seek(self.start + offset)
+            found[name] = file.read(length)
+            if hashlib.sha256(found[name]).hexdigest() != digest:
+                raise ParseError(f"{self.path} is damaged: section {name!r} has another hash")
+        if "text" not in found:
+            raise ParseError(f"{self.path} holds no program")
+        return found
+
+    def program(self, section: str, mmap: bool) -> Program:
+        """The program whose text a section is."""
+        made = parse(self.sections[section].decode(), find=self.find)
+        if not mmap:
+            for at in list(made.literals):
+                assert at.module is not None
+                value = own(at.op.value, mapped=False)  # type: ignore[attr-defined]
+                at.module.replace_operation(at, dataclasses.replace(at.op, value=value))  # type: ignore[type-var]
+        return made
+
+    def find(self, name: str, offset: int, length: int) -> Source:
+        """The bytes a text refers to: in this file's data, or in a file of its folder."""
+        if name != DATA:
+            return Source(inside(self.path.parent, name, str(self.path)), offset, length)
+        if offset + length > self.data[1]:
+            raise DataError(f"{self.path} is damaged: a literal lies beyond its data")
+        return Source(self.path, self.data[0] + offset, length)
+
+    def code(self) -> dict[str, bytes]:
+        """What the target has kept."""
+        marked = {n: c for n, c in self.sections.items() if n.startswith("code/")}
+        return {name.removeprefix("code/"): content for name, content in marked.items()}
+
+    def slots(self, made: Compiled) -> dict[str, Argument]:
+        """The slots that were saved, mapped."""
+        shapes = made.weights.slots
+        return {
+            name: Argument(shapes[name], source=self.find(DATA, offset, length))
+            for name, (offset, length) in self.places.items()
+            if name in shapes
+        }
+
+    def check_data(self) -> None:
+        """Raises ``DataError`` where the data is not what was written."""
+        for offset, length, digest in self.literals:
+            if self.find(DATA, offset, length).digest() != digest:
+                raise DataError(f"{self.path} is damaged at bytes {self.data[0] + offset} and on")
+
+
+def _pair(given: Any) -> tuple[int, int]:
+    """An offset and a length, neither negative."""
+    first, second = given
+    if type(first) is not int or type(second) is not int or first < 0 or second < 0:
+        raise ValueError(f"{given!r} is no offset and length")
+    return first, second
 
 
 class _Data:
-    """The data section while the text is being written: what goes where, each distinct literal
-    once.
+    """The data while texts are being written: what goes where, each distinct literal once. Not
+    ``inside``, what lies in files stays there.
     """
 
-    def __init__(self) -> None:
-        self.length = 0
+    def __init__(self, folder: Path, *, inside: bool) -> None:
+        self.folder, self.inside, self.length = folder, inside, 0
         self._places: dict[str, tuple[int, Argument]] = {}
 
+    def text(self, program: Program) -> bytes:
+        """A program's text, its large literals placed here."""
+        return show(program, origins=True, hashes=not self.inside, place=self.place).encode()
+
     def place(self, value: Argument) -> tuple[str, int, int]:
-        """Where a literal's bytes will be: the name of the section, offset and length."""
+        """Where a literal's bytes will be: a file, offset and length."""
+        if not self.inside and (source := value.source) is not None:
+            if not source.file.resolve().is_relative_to(self.folder.resolve()):
+                raise DataError(
+                    f"a file without weights must be saved in the folder of {source.file.name}, "
+                    f"{source.file.parent}, to which it refers, or in one around it"
+                )
+            file = source.file.resolve().relative_to(self.folder.resolve())
+            return str(file), source.offset, source.length
         key = value.digest()
         if key not in self._places:
             self.length = _aligned(self.length)
@@ -107,13 +271,18 @@ class _Data:
             self.length += value.nbytes
         return DATA, self._places[key][0], value.nbytes
 
+    @property
+    def literals(self) -> list[tuple[int, int, str]]:
+        """Offset, length and hash of all that is in the data."""
+        return [(at, value.nbytes, digest) for digest, (at, value) in self._places.items()]
+
     def write(self, out: BinaryIO) -> None:
+        """Writes the data."""
         start = out.tell()
         for offset, value in self._places.values():
             _pad(out, start + offset)
-            out.write(
-                value.array.reshape(-1).data if value.array.flags.c_contiguous else value.tobytes()
-            )
+            whole = value.array.flags.c_contiguous
+            out.write(value.array.reshape(-1).data if whole else value.tobytes())
 
 
 def _aligned(size: int) -> int:

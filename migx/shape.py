@@ -108,6 +108,7 @@ STR = DType("str", "string", 0, np.object_)
 TUPLE = DType("tuple", "tuple", 0, np.object_)
 SEQUENCE = DType("sequence", "opaque", 0, np.object_)
 OPTIONAL = DType("optional", "opaque", 0, np.object_)
+MAP = DType("map", "opaque", 0, np.object_)
 _BY_NUMPY[STR.numpy] = STR
 
 
@@ -116,8 +117,8 @@ class Shape:
     ``Shape.tuple(a, b)``.
 
     ``strides`` count elements, one for each dim; None is standard (row-major and packed), and
-    strides that mean the same are stored as None. Tuples, sequences and optionals have ``parts``
-    and no dims. Immutable and hashable.
+    strides that mean the same are stored as None. Tuples, sequences, optionals and maps
+    have ``parts`` and no dims. Immutable and hashable.
     """
 
     __slots__ = ("_text", "dims", "dtype", "parts", "strides")

@@ -14,7 +14,6 @@ from migx.ir import Instruction, Module, Program
 def copied(program: Program) -> Program:
     """A program equal to the one given, sharing its operations and literal data."""
     made = Program()
-    made.assumptions.update(program.assumptions)
     modules = {program.main: made.main}
     for module in program.modules.values():
         if module is not program.main:

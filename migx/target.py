@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 from migx.argument import Argument
@@ -17,22 +18,33 @@ from migx.manager import Observer, Pipeline
 from migx.op import snake_case
 from migx.shape import Shape
 
+NO_SLOTS: Mapping[str, Argument] = MappingProxyType({})
+
 
 @dataclass(frozen=True)
 class CompileOptions:
     """What a user may ask of a compilation. ``passes`` replaces the target's own list;
-    ``observers`` watch it run.
+    ``observers`` watch it run. ``num_threads`` is how many threads a run may use, None for as many
+    as the target finds best; ``ref`` uses one.
     """
 
     passes: Pipeline | str | None = None
     observers: Sequence[Observer] = field(default=())
+    num_threads: int | None = None
 
 
 @dataclass
 class Context:
-    """What a target hands to its operations while they are finalized and evaluated."""
+    """What a target hands to its operations while they are finalized and evaluated, and what was
+    asked of the compilation.
+
+    ``saved`` is what an executable of this program has given to be kept in a file, by its method
+    ``save_code``, so that it need not be made again.
+    """
 
     target: Target
+    options: CompileOptions = field(default_factory=CompileOptions)
+    saved: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class Executable(Protocol):
@@ -40,8 +52,13 @@ class Executable(Protocol):
 
     program: Program
 
-    def run(self, arguments: Mapping[str, Argument]) -> list[Argument]:
-        """The results for arguments that have been checked against the parameters."""
+    def run(
+        self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument] = NO_SLOTS
+    ) -> list[Argument]:
+        """The results for arguments that have been checked against the parameters. ``slots`` has
+        what each ``@slot`` reads, as ``Target.copy_to`` has placed it; it differs from run to run
+        where weights are swapped.
+        """
         ...
 
 
@@ -90,14 +107,18 @@ class Target:
         return argument
 
     def preferred_weight_format(self, instruction: Instruction, index: int) -> str | None:
-        """The layout (``hwio``, ``ABcd16a4b``, ...) in which a constant input is read best; None
-        for as it is.
+        """The format (``hwio``, ``ABcd16a4b``, ...; see ``migx.ops.formats``) in which a constant
+        input is read best; None for as it is.
         """
         return None
 
     def transform_weight(self, argument: Argument, layout: str) -> Argument:
-        """A weight brought into a format that ``preferred_weight_format`` named."""
-        raise NotImplementedError(f"target {self.name} knows no weight format {layout!r}")
+        """A weight brought into a format that ``preferred_weight_format`` named: what a target
+        overrides that has a faster way to the same bytes.
+        """
+        from migx.ops.formats import pack
+
+        return pack(argument, layout)
 
     def __repr__(self) -> str:
         return f"<target {self.name}>"

@@ -32,6 +32,7 @@ from migx.ir import Instruction, Module, Program
 from migx.op import Operation
 from migx.ops.builtin import Literal, Param, Return
 from migx.shape import F32, F64, DType
+from migx.weights import unsealed
 
 INLINE = 16
 """Literals of at most this many elements stand in the text; larger ones by where their bytes lie,
@@ -168,6 +169,7 @@ class _Writer:
             case _:
                 return str(value)
 
+    @unsealed()
     def literal(self, value: Argument) -> str:
         """A literal's value: ``[1.0, 2.0]``, ``bytes("file", offset, length)``,
         ``sha256("...")``.

@@ -13,13 +13,16 @@ from migx import op as operations
 from migx.dim import Dim
 from migx.errors import IRError, ShapeError, VerifyError
 from migx.ir import Instruction, Module, Program
-from migx.ops.builtin import Param, Return
+from migx.ops.builtin import AssumeEqual, Literal, OnnxExternalWeights, Param, Return, Slot
+from migx.weights import computes
 
 NEVER_CAPTURE = frozenset({"pointwise", "fused_reduce", "group"})
 READ_PACKED = frozenset({"@return", "get_tuple_elem", "if", "loop", "scan", "group", "contiguous"})
 """Besides the operations named ``unpack_...``, who may read packed storage: those that only pass it
 on.
 """
+
+WITHIN_WEIGHTS = (Literal, OnnxExternalWeights, AssumeEqual, Return)
 
 Problem = tuple[Instruction | None, str]
 Check = Callable[[Module], Iterator[Problem]]
@@ -49,6 +52,8 @@ def verify(program: Program) -> None:
 def findings(program: Program) -> list[Finding]:
     """Everything that is wrong with a program; an empty list when it is well formed."""
     found = [Finding("symbols", program.main.name, message) for message in _symbol_clashes(program)]
+    for at, message in weight_names(program):
+        found.append(Finding("weights", at.module.name, _located(at, message)))  # type: ignore[union-attr]
     for module in program.modules.values():
         for check in CHECKS:
             for at, message in check(module):
@@ -182,21 +187,49 @@ def symbols(module: Module) -> Iterator[Problem]:
     """Every symbol gets a size: it stands bare in a parameter or in the result of an instruction
     that comes before.
     """
-    bound = _bare_symbols(module.program.main.parameters.values())
+    bound = bare_symbols(module.program.main.parameters.values())
     around: Module | None = module
     while around is not None:
-        bound |= _bare_symbols(around.parameters.values())
+        bound |= bare_symbols(around.parameters.values())
         parent = around.parent
         if parent is not None and parent.module is not None:
-            bound |= _bare_symbols(parent.module)
+            bound |= bare_symbols(parent.module)
         around = parent.module if parent is not None else None
     for at in module:
         if at.shape.static and not any(True for _ in operations.symbols(at.op)):
             continue
-        bound |= _bare_symbols([at])
+        bound |= bare_symbols([at])
         for symbol in (*at.shape.symbols(), *operations.symbols(at.op)):
             if symbol.name not in bound:
                 yield at, f"no parameter and nothing before it gives dim {symbol} a size"
+
+
+def weights(module: Module) -> Iterator[Problem]:
+    """Every slot is a result of the weights module, of the same type; that module has no
+    parameters, and what it computes depends on literals and weights alone.
+    """
+    made = module.program.weights
+    slots = {} if made is None else dict(zip(made.output_names, made.outputs, strict=True))
+    for at in module:
+        if type(at.op) is Slot:
+            value = slots.get(at.op.slot)
+            if value is None:
+                known = ", ".join(slots) or "none"
+                yield at, f"there is no slot {at.op.slot!r}; the slots are {known}"
+            elif not at.shape.same_type(value.shape):
+                yield at, f"it is {at.shape}, the slot is {value.shape}"
+        elif module is made and type(at.op) not in WITHIN_WEIGHTS and not computes(at):
+            yield at, f"{at.op.name} is not computed from literals and weights alone"
+
+
+def weight_names(program: Program) -> Iterator[Problem]:
+    """Weights of one name are one weight: they have one shape."""
+    seen: dict[str, Instruction] = {}
+    for at in (at for module in program.modules.values() for at in module):
+        if type(at.op) is OnnxExternalWeights or (type(at.op) is Literal and at.op.replaceable):
+            other = seen.setdefault(at.op.label, at)
+            if other.shape != at.shape:
+                yield at, f"two weights are named {at.op.label!r}, the other is {other.shape}"
 
 
 CHECKS: tuple[Check, ...] = (
@@ -209,6 +242,7 @@ CHECKS: tuple[Check, ...] = (
     submodules,
     packed_storage,
     symbols,
+    weights,
 )
 
 
@@ -222,7 +256,8 @@ def captures(module: Module) -> Iterator[Instruction]:
                     yield value
 
 
-def _bare_symbols(instructions: Iterable[Instruction]) -> set[str]:
+def bare_symbols(instructions: Iterable[Instruction]) -> set[str]:
+    """The names of the symbols that stand by themselves as dims of some values."""
     found: set[str] = set()
     for at in instructions:
         if at.shape.dtype.kind == "opaque":

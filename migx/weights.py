@@ -2,33 +2,26 @@
 
 *Constant* means a literal, a deferred weight, a slot, or what is computed from these alone. The
 shape and type of a constant may be used freely; its value is a separate request, granted for fixed
-literals, and for replaceable ones only with an assumption that is recorded on the program and
-checked when new weights arrive.
+literals, and for replaceable ones only with an assumption that is recorded in the weights module
+and checked when new weights arrive.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from migx import op as operations
 from migx.argument import Argument
-from migx.errors import AssumptionError
-from migx.ir import Instruction, Program
-from migx.ops.builtin import Literal
+from migx.ir import Instruction, Module, Program
+from migx.op import Operation
+from migx.ops.builtin import AssumeEqual, Literal
 
+WEIGHTS = "weights"
+DEBUG = bool(os.environ.get("MIGX_DEBUG"))
+"""Whether passes are watched for what they may not do; the tests are run so."""
 SOURCES = frozenset({"@literal", "@slot", "onnx_external_weights"})
-
-
-@dataclass(frozen=True)
-class Assumption:
-    """That a weight has the value a pass looked at: the weight's label, the value, and the pass
-    that relied on it.
-    """
-
-    label: str
-    value: Argument
-    relied_on_by: str
 
 
 def is_constant(at: Instruction, known: dict[Instruction, bool] | None = None) -> bool:
@@ -44,7 +37,7 @@ def is_constant(at: Instruction, known: dict[Instruction, bool] | None = None) -
         if top in known:
             stack.pop()
             continue
-        if top.op.name in SOURCES or not top.inputs or not _computes(top):
+        if top.op.name in SOURCES or not top.inputs or not computes(top):
             known[top] = top.op.name in SOURCES
             continue
         unknown = [v for v in top.inputs if v not in known]
@@ -55,7 +48,7 @@ def is_constant(at: Instruction, known: dict[Instruction, bool] | None = None) -
     return known[at]
 
 
-def _computes(at: Instruction) -> bool:
+def computes(at: Instruction) -> bool:
     """Whether the result is a function of the inputs and of nothing else."""
     declared = operations.traits(at.op)
     return declared.pure and declared.foldable and not at.modules
@@ -65,30 +58,78 @@ def is_readable(at: Instruction, relied_on_by: str = "") -> bool:
     """Whether ``value_of`` would grant a value; nothing is recorded."""
     if type(at.op) is not Literal or not at.op.value.available:
         return False
-    return not at.op.replaceable or (bool(relied_on_by) and at.module is not None)
+    if at.op.replaceable and (not relied_on_by or at.module is None):
+        return False
+    Argument.sealed.discard(id(at.op.value))
+    return True
 
 
 def value_of(at: Instruction, *, relied_on_by: str = "") -> Argument | None:
     """The value of a literal, for a rewrite that looks at values; None where it may not be known.
 
     Fixed literals are granted. A replaceable one is granted only to a caller that names itself, and
-    the assumption is recorded on the program. Deferred weights and slots have no value yet.
+    the assumption is recorded in the weights module. Deferred weights and slots have no value yet.
     """
     if type(at.op) is not Literal or not is_readable(at, relied_on_by):
         return None
     if at.op.replaceable and at.module is not None:
-        assumed = Assumption(at.op.label, at.op.value, relied_on_by)
-        at.module.program.assumptions.setdefault(assumed, None)
+        assume(at.module.program, at.op, at.op.value, relied_on_by)
     return at.op.value
 
 
-def check_assumptions(program: Program, new: dict[str, Argument]) -> None:
-    """Raises ``AssumptionError`` naming the weight and the pass where a new value breaks what a
-    pass relied on.
+def looked_at(at: Instruction, *, relied_on_by: str) -> Argument | None:
+    """What ``value_of`` would grant, for a rewrite that may yet decline: nothing is recorded. Once
+    it has relied on the value, it asks ``value_of``.
     """
-    for assumed in program.assumptions:
-        value: Any = new.get(assumed.label)
-        if value is not None and value != assumed.value:
-            raise AssumptionError(
-                f"{assumed.label!r} cannot change: pass {assumed.relied_on_by} relied on its value"
-            )
+    granted = type(at.op) is Literal and is_readable(at, relied_on_by)
+    return at.op.value if granted and isinstance(at.op, Literal) else None
+
+
+def assume(program: Program, weight: Operation, value: Argument, relied_on_by: str) -> None:
+    """Records that a weight has a value that a pass, or the reader, looked at: another is refused
+    when weights are replaced.
+    """
+    label: str = weight.label  # type: ignore[attr-defined]
+    made = AssumeEqual(value, label, relied_on_by)
+    if made not in program.assumptions:
+        module = weights_module(program)
+        module.add_instruction(made, module.add_instruction(weight))
+
+
+def weights_module(program: Program) -> Module:
+    """The module named ``weights``, made where there is none. Passes leave it alone: what they
+    would do to it has been done before its instructions came there.
+    """
+    if program.weights is not None:
+        return program.weights
+    module = program.create_module(WEIGHTS)
+    module.bypass = True
+    module.add_return()
+    return module
+
+
+@contextmanager
+def sealed(program: Program) -> Iterator[None]:
+    """While it is open, whoever looks into a replaceable weight of a program without having asked
+    by ``value_of`` or a pattern's ``value`` gets a ``SealedWeight``. On in debug, around each pass.
+    """
+    before = Argument.sealed
+    Argument.sealed = before | {id(op.value) for op in _replaceable(program)}
+    try:
+        yield
+    finally:
+        Argument.sealed = before
+
+
+@contextmanager
+def unsealed() -> Iterator[None]:
+    """While it is open, all may be looked into: for printing."""
+    before, Argument.sealed = Argument.sealed, set()
+    try:
+        yield
+    finally:
+        Argument.sealed = before
+
+
+def _replaceable(program: Program) -> Iterator[Literal]:
+    return (at.op for at in program.literals if isinstance(at.op, Literal) and at.op.replaceable)

@@ -14,6 +14,7 @@ class AutoContiguous(Pass):
     """
 
     outputs: bool = False
+    variants = ("outputs=true",)
 
     def apply(self, module: Module, manager: PassManager) -> bool:
         copies: dict[Instruction, Instruction] = {}

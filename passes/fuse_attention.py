@@ -17,7 +17,8 @@ class FuseAttention(Pass):
 
     Between the two products and the softmax may stand any arithmetic, such as a scale, a mask, or
     the guard against rows that are masked whole, and any view. A scale that stands on q or k goes
-    inside too. Nothing but the last product may be read by others.
+    inside too, and so does what repeats k and v for the heads that share them, which would be
+    copied otherwise. Nothing but the last product may be read by others.
     """
 
     def apply(self, module: Module, manager: PassManager) -> bool:
@@ -36,10 +37,11 @@ def _attention(last: Instruction) -> list[Instruction]:
         before = _leading_to(softmax.inputs, {last, *after}, lambda at: at.op.name == "dot")
         if (first := _sole(before, "dot")) is None:
             continue
-        scales = [at for operand in first.inputs for at in _scale(operand, first)]
+        given = [at for operand in first.inputs for at in _leading(operand, first)]
+        given += [at for operand in last.inputs for at in _leading(operand, last)]
         between = _from(first, [*before, *after])
         if softmax in between and weights in between:
-            return sorted({*scales, first, *between, last}, key=lambda at: at._label)
+            return sorted({*given, first, *between, last}, key=lambda at: at._label)
     return []
 
 
@@ -84,20 +86,27 @@ def _from(first: Instruction, members: Iterable[Instruction]) -> set[Instruction
     return found
 
 
-def _scale(operand: Instruction, reader: Instruction) -> list[Instruction]:
-    """What multiplies an operand by a number, with the views after that; nothing where nothing
-    does.
+def _leading(operand: Instruction, reader: Instruction) -> list[Instruction]:
+    """What multiplies an operand by a number, or repeats it, with the views after that; nothing
+    where nothing does.
     """
-    chain, scaled = list[Instruction](), 0
+    chain, kept = list[Instruction](), 0
     while only_reader(operand) is reader:
         places = {"mul": (0, 1), "div": (0,)}.get(operand.op.name, ())
         within = [i for i in places if _is_number(operand.inputs[1 - i])]
         if not within and viewed(operand) is None:
             break
         chain.append(operand)
-        scaled = len(chain) if within else scaled
+        kept = len(chain) if within or _repeats(operand) else kept
         reader, operand = operand, operand.inputs[within[0] if within else 0]
-    return chain[:scaled]
+    return chain[:kept]
+
+
+def _repeats(view: Instruction) -> bool:
+    """Whether an instruction repeats what is not just a number, in a way that leaves rows whole."""
+    if view.op.name not in BROADCASTS or is_small(view.inputs[0]):
+        return False
+    return view.shape.true_strides[-1] == 1
 
 
 def _is_number(value: Instruction) -> bool:

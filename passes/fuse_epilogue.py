@@ -29,8 +29,8 @@ class FuseEpilogue(Pass):
 
     A reshape may stand between. Where several products meet in one ``pointwise``, the last one
     takes it along. What unpacks or dequantises an operand for the product alone goes inside too, so
-    that weights stay small until they are multiplied. In MIGraphX targets do this: gpu::fuse_mlir,
-    cpu::fuse_ops.
+    that weights stay small until they are multiplied; a group that fuse_int4 has made takes the
+    arithmetic in. In MIGraphX targets do this: gpu::fuse_mlir, cpu::fuse_ops.
     """
 
     def apply(self, module: Module, manager: PassManager) -> bool:
@@ -41,13 +41,22 @@ class FuseEpilogue(Pass):
                 after[max(products, key=lambda v: v._label)] = at
         bundles, taken = [], set(after.values())
         for at in module:
-            if at.op.name in TAGS:
+            if (group := _group(at)) is not None:
                 before = _unpacking(at)
                 before = before if taken.isdisjoint(before) else []
                 members = [*before, at, *([after[at]] if at in after else [])]
                 if len(members) > 1:
-                    bundles.append(Bundle(tuple(members), Group(TAGS[at.op.name])))
+                    bundles.append(Bundle(tuple(members), group))
         return outline(module, bundles, self.name, manager.log) or cleaned
+
+
+def _group(product: Instruction) -> Group | None:
+    """What a product becomes with what is around it; None for what is none."""
+    op = product.op
+    if isinstance(op, Group):
+        ends = op.tag == "int4_gemm" and product.modules[0].outputs[0].op.name in TAGS
+        return op if ends else None
+    return Group(TAGS[op.name]) if op.name in TAGS else None
 
 
 def _products(at: Instruction) -> Iterator[Instruction]:
@@ -56,7 +65,7 @@ def _products(at: Instruction) -> Iterator[Instruction]:
         reader = at
         while only_reader(value) is reader and _keeps_order(value):
             reader, value = value, value.inputs[0]
-        if only_reader(value) is reader and value.op.name in TAGS:
+        if only_reader(value) is reader and _group(value) is not None:
             yield value
 
 

@@ -26,6 +26,7 @@ class FusePointwise(Pass):
     """
 
     singles: bool = False
+    variants = ("singles=true",)
 
     def apply(self, module: Module, manager: PassManager) -> bool:
         known: dict[Instruction, bool] = {}

@@ -11,7 +11,7 @@ from migx.errors import UnknownName
 from migx.fusion import BROADCASTS
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
-from migx.match import attr, on, var
+from migx.match import attr, having, on, var
 from migx.op import Operation
 from migx.ops.channels_last import ConvolutionChannelsLast, to_first, to_last
 from migx.ops.layout import Transpose
@@ -43,7 +43,7 @@ def cancel(x: Instruction, inner: tuple[int, ...], outer: tuple[int, ...]) -> In
     return x if back else None
 
 
-@rule(var("root", lambda at: operations.traits(at.op).pointwise))
+@rule(having("pointwise", name="root"))
 def sink_below_arithmetic(at: Cursor, root: Instruction) -> Instruction | None:
     """Arithmetic on transposed values is the transposed arithmetic; constants and broadcasts are
     transposed for it.
@@ -63,7 +63,7 @@ def sink_below_concat(at: Cursor, root: Instruction, axis: int) -> Instruction |
     return _sunk(at, root, replace(root.op, axis=to_first(root.shape.rank)[axis]))  # type: ignore[type-var]
 
 
-@rule(var("root", lambda at: operations.traits(at.op).reduction))
+@rule(having("reduction", name="root"))
 def sink_below_reduction(at: Cursor, root: Instruction) -> Instruction | None:
     """A reduction of a transposed value is the transposed reduction along the axes that were."""
     if not _is_back(root.inputs[0]):
@@ -101,6 +101,7 @@ class LayoutConvolution(Pass):
         channels_last + cancel + sink_below_arithmetic + sink_below_concat + sink_below_reduction
     )
     layout: str = ""
+    variants = ("layout=nhwc",)
 
     def __post_init__(self) -> None:
         if self.layout not in ("", "nhwc"):

@@ -80,6 +80,7 @@ class RewriteReduce(Pass):
     """
 
     softmax: bool = False
+    variants = ("softmax=true",)
 
     def apply(self, module: Module, manager: PassManager) -> bool:
         form = softmax_in_parts if self.softmax else softmax

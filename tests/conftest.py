@@ -14,6 +14,7 @@ the first line loosens that. ``pytest --bless`` rewrites what the passes leave.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ from typing import Any
 import hypothesis
 import numpy as np
 import pytest
+
+os.environ["MIGX_DEBUG"] = "1"
 
 import migx
 from migx.argument import Argument
@@ -40,6 +43,9 @@ SIZE = 3
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--bless", action="store_true", help="rewrite what *.migx cases expect")
+    parser.addoption(
+        "--whole-grid", action="store_true", help="hold packed weights of all types to every pass"
+    )
 
 
 def pytest_collect_file(parent: pytest.Collector, file_path: Path) -> pytest.Collector | None:

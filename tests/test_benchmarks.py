@@ -188,7 +188,7 @@ def test_a_model_runs_on_both_and_must_give_the_same(
 
 def why_not_the_same(ours: Any, peer: Any) -> str:
     try:
-        ref._agree("tiny", [np.array(ours)], [np.array(peer)])
+        ref.agree("tiny", [np.array(ours)], [np.array(peer)])
     except ResultError as error:
         return str(error)
     return ""
@@ -210,7 +210,7 @@ def test_the_command_compares_files_and_says_a_mistake_in_one_line(
     for wrong, message in [
         (["compare", "nothing", "nowhere"], "there is no result of 'nothing'"),
         (["compare", str(old), str(new)], "have no test in common"),
-        (["run", "speed"], "there is no benchmark 'speed'; there are parse, ref, chain, "),
+        (["run", "speed"], "there is no benchmark 'speed'; there are parse, ref, cpu, "),
         (["run", "ref", "--models", "resnet"], "no model named 'resnet'"),
     ]:
         assert command.main(wrong) == 2

@@ -83,6 +83,23 @@ print(*[i.name for i in program.main])
     assert run(site, code) == "True False\n@param relu @return"
 
 
+def test_an_operation_is_written_as_the_plugin_says(site: Path) -> None:
+    code = """
+import migx, onnx
+from migx.errors import OnnxError
+from migx.onnx import write
+for op in ("squared_relu(x)", "staircase(x) {step=1.0}"):
+    program = migx.parse("module main(x: f32[2]) { %0 = " + op + " return %0 }")
+    try:
+        write(program, "out.onnx")
+        print(*[node.op_type for node in onnx.load("out.onnx").graph.node])
+    except OnnxError as error:
+        print(str(error).splitlines()[1].strip())
+"""
+    said = run(site, code).splitlines()
+    assert said == ["Relu Mul", "staircase: nothing says how it is written, at 'module main'"]
+
+
 def test_two_packages_that_claim_one_name_are_an_error_naming_both(
     site: Path, tmp_path: Path
 ) -> None:

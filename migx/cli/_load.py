@@ -54,6 +54,15 @@ def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
     )
 
 
+def add_deferring(parser: argparse.ArgumentParser) -> None:
+    """Declares that weights may be left out."""
+    parser.add_argument(
+        "--defer-external-weights",
+        action="store_true",
+        help="leave the weights of an ONNX file that lie in files of their own out of the program",
+    )
+
+
 def load(options: argparse.Namespace) -> Program:
     """The program of the model that was asked for, with the sizes given for its dims."""
     path = Path(options.model)
@@ -82,7 +91,9 @@ def _read(path: Path, options: argparse.Namespace) -> Program:
     if not path.is_file():
         raise UsageError(f"there is no file {path}" if not path.exists() else f"{path} is no file")
     if is_onnx(path):
-        return migx.parse_onnx(path, dict(map(_dims, options.input_dim)))
+        deferring = getattr(options, "defer_external_weights", False)
+        dims = dict(map(_dims, options.input_dim))
+        return migx.parse_onnx(path, dims, defer_external_weights=deferring)
     if options.input_dim:
         raise UsageError("--input-dim is for ONNX files; the dims of a program: --dim-param NAME=N")
     if not is_text(path):
@@ -122,21 +133,27 @@ def _size(given: str) -> tuple[str, int]:
 
 
 def save(program: Program, path: Path, *, origins: bool = False, hashes: bool = False) -> None:
-    """Writes a program, whole or not at all: as text, or with all its literals to one ``.mxr``.
+    """Writes a program, whole or not at all: as text, with all its literals to one ``.mxr``, or as
+    an ONNX file.
 
     Literals that lie in no file and are too large for a text go to a file beside it, which is named
     by the program's fingerprint, so that it is never another's.
     """
     import migx
+    from migx import onnx
     from migx.files import written
     from migx.text import show
 
-    if path.suffix not in (".migx", ".mxr"):
-        raise UsageError(f"{path}: programs are written as text (.migx) or with literals (.mxr)")
+    if path.suffix not in (".migx", ".mxr", ".onnx"):
+        raise UsageError(
+            f"{path}: programs are written as text (.migx), with literals (.mxr) or as .onnx"
+        )
     data = None
     if is_text(path) and _has_loose_data(program):
         data = path.absolute().with_name(f"{path.stem}-{program.fingerprint()[:12]}.bin")
     try:
+        if is_onnx(path):
+            return onnx.write(program, path)
         if not is_text(path):
             return migx.save(program, path)
         text = show(program, origins=origins, hashes=hashes, data_file=data)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from migx.pipeline import Pipeline
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:
@@ -23,3 +27,14 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--passes", metavar="P,Q{x=1}", help="run these passes, not the target's own"
     )
+
+
+def pipeline(options: argparse.Namespace) -> Pipeline:
+    """The passes asked for, or those the target lists."""
+    from migx.pipeline import Pipeline
+    from migx.target import CompileOptions, get_target
+
+    target = get_target(options.target)
+    if options.passes is not None:
+        return Pipeline.parse(options.passes)
+    return target.get_passes(target.get_context(), CompileOptions())

@@ -11,13 +11,14 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from migx.accuracy import Budget, Roundings
 from migx.argument import Argument
 from migx.binding import check_inputs
 from migx.cli._load import UsageError
+from migx.compiler import Compiled
 from migx.errors import MigxError
 from migx.ir import Instruction, Program
-from migx.target import Executable
+from migx.manager import Pipeline
+from migx.testing.bounds import Budget, TensorBounds
 
 Array: TypeAlias = NDArray[Any]
 Seen: TypeAlias = Callable[[Instruction, Argument], None]
@@ -120,33 +121,34 @@ def landmarks(program: Program) -> dict[str, Instruction]:
     return {label: found[0] for label, found in ends.items() if len(found) == 1}
 
 
-def traced(executable: Executable, inputs: Mapping[str, Any], seen: Sequence[Seen]) -> list[Any]:
+def traced(made: Compiled, inputs: Mapping[str, Any], seen: Sequence[Seen]) -> list[Any]:
     """The outputs of a run, each instruction's result shown to ``seen`` as it is computed."""
-    trace = getattr(executable, "trace", None)
+    trace = getattr(made.executable, "trace", None)
     if trace is None:
         raise UsageError(
-            f"--each: a {type(executable).__name__} does not show the results of its instructions"
+            f"--each: a {type(made.executable).__name__} does not show the results of its "
+            "instructions"
         )
-    arguments = check_inputs(executable.program.main, inputs)
+    arguments = check_inputs(made.program.main, inputs)
 
     def show(at: Instruction, result: Argument) -> None:
         for each in seen:
             each(at, result)
 
-    with np.errstate(all="ignore"):
-        return [result.data for result in trace(arguments, show)]
+    with np.errstate(all="ignore"), made.weights.reading() as slots:
+        return [result.data for result in trace(arguments, show, slots)]
 
 
-def rounding(executable: Executable, inputs: Mapping[str, Any]) -> Roundings:
-    """What will follow the roundings of a run."""
-    main = executable.program.main
-    return Roundings(executable.program, check_inputs(main, inputs))
+def rounding(made: Compiled, inputs: Mapping[str, Any], passes: Pipeline) -> TensorBounds:
+    """What will follow the roundings of a run, and what passes approximate on purpose."""
+    arguments = check_inputs(made.program.main, inputs)
+    return TensorBounds(made.program, arguments, passes.approximations())
 
 
 class Recorder:
     """Keeps, at the ends of ONNX nodes, what a run on ``ref`` gave and how it was rounded."""
 
-    def __init__(self, program: Program, roundings: Roundings, keep: bool) -> None:
+    def __init__(self, program: Program, roundings: TensorBounds, keep: bool) -> None:
         self._labels = {at: label for label, at in landmarks(program).items()}
         self._roundings, self._keep = roundings, keep
         self.values: dict[str, Array] = {}

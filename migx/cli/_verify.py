@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 
 import migx
-from migx.accuracy import Budget, Comparison, compare
 from migx.argument import Argument
-from migx.cli import _inputs, _load
+from migx.cli import _inputs, _load, _options
 from migx.cli._peers import Array, Onnxruntime, Recorder, landmarks, rounding, traced
-from migx.compiler import compiled
+from migx.compiler import Compiled, compiled
 from migx.compiler import run as run_compiled
+from migx.constants import is_unpacked
 from migx.errors import MigxError
 from migx.ir import Instruction, Program
-from migx.target import Executable
+from migx.testing.bounds import Budget, Comparison, compare
 from migx.text import draw_instruction
 
 
@@ -49,7 +49,7 @@ def checked(
     if against == "onnxruntime" and not _load.is_onnx(path):
         raise _load.UsageError(f"onnxruntime runs ONNX files, not {path.name}: use --against ref")
     plain = compiled(program, "ref")
-    spent = rounding(plain, inputs)
+    spent = rounding(plain, inputs, _options.pipeline(options))
     recorder = Recorder(plain.program, spent, keep=options.each and against == "ref")
     with _load.progress("running on ref"):
         expected = got = traced(plain, inputs, [spent, recorder] if options.each else [spent])
@@ -87,7 +87,7 @@ def _array(value: Any) -> Any:
 
 class Comparer:
     """Compares values at the ends of ONNX nodes as a run computes them; keeps the first that
-    departs.
+    departs, and how far the products of packed weights do.
     """
 
     def __init__(
@@ -97,22 +97,40 @@ class Comparer:
         self._labels = {
             at: label for label, at in landmarks(program).items() if label in values
         }  # fmt: skip
+        self._layers = {n for at in program.main if reads_packed(at) for n in at.origins}
         self.compared = 0
         self.departure: tuple[Instruction, Comparison] | None = None
+        self.packed: list[dict[str, Any]] = []
 
     def __call__(self, at: Instruction, result: Argument) -> None:
         label = self._labels.get(at)
         if label is None:
             return
         self.compared += 1
-        if self.departure is None:
-            found = compare(label, result.array, self._values[label], self._budgets[label])
-            if not found.passed:
+        packed = label in self._layers
+        if self.departure is None or packed:
+            wanted = self._values[label]
+            found = compare(label, result.array, wanted, self._budgets[label])
+            if self.departure is None and not found.passed:
                 self.departure = at, found
+            if packed:
+                size = float(np.sqrt(np.mean(np.square(wanted, dtype=np.float64))))
+                relative = found.rms / size if size else 0.0
+                self.packed.append({"layer": label, "rms": found.rms, "relative": relative})
+
+
+def reads_packed(at: Instruction) -> bool:
+    """Whether an instruction multiplies by weights of a few bits, in a group or by itself."""
+    if at.op.name == "group":
+        return any(reads_packed(inner) for inner in at.modules[0])
+    return at.op.name in PRODUCTS and any(map(is_unpacked, at.inputs))
+
+
+PRODUCTS = frozenset({"dot", "convolution", "quant_dot", "quant_convolution"})
 
 
 def _each(
-    subject: Executable,
+    subject: Compiled,
     inputs: Mapping[str, Any],
     values: Mapping[str, Array],
     budgets: Mapping[str, Budget],
@@ -132,7 +150,8 @@ def _each(
             f"{found.tolerance:.3g} ({found.derivation}); {found.problem}"
         )
         drawn = draw_instruction(message, at)
-    return {"compared": comparer.compared, "departure": drawn}
+    found_packed = {"packed": comparer.packed} if comparer.packed else {}
+    return {"compared": comparer.compared, "departure": drawn, **found_packed}
 
 
 def table_of_all(options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
 """Finds the rewrites that make an answer wrong.
 
-Without a command the outputs on the target are held against the model's own meaning on ref, see
-migx.accuracy. With one, it is run on what the passes leave, a .migx file in the place of {} or at
-its end, and fails by its exit code. The exit code is 1 where nothing is wrong.
+Without a command the outputs on the target are held against the model's own meaning on ref, within
+bounds that are derived. With one, it is run on what the passes leave, a .migx file in the place of
+{} or at its end, and fails by its exit code. The exit code is 1 where nothing is wrong.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def run(options: argparse.Namespace) -> int:
     from migx.bisect import NothingWrong, bisected
 
     program = _load.load(options)
-    pipeline = _pipeline(options)
-    judge = _judge(program, options)
+    pipeline = _options.pipeline(options)
+    judge = _judge(program, pipeline, options)
     try:
         with _load.progress(f"bisecting {pipeline}"):
             found = bisected(program, pipeline, judge)
@@ -56,18 +56,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _pipeline(options: argparse.Namespace) -> Pipeline:
-    """The passes asked for, or those the target lists."""
-    from migx.pipeline import Pipeline
-    from migx.target import CompileOptions, get_target
-
-    target = get_target(options.target)
-    if options.passes is not None:
-        return Pipeline.parse(options.passes)
-    return target.get_passes(target.get_context(), CompileOptions())
-
-
-def _judge(program: Program, options: argparse.Namespace) -> Judge:
+def _judge(program: Program, pipeline: Pipeline, options: argparse.Namespace) -> Judge:
     if options.command:
         return lambda lowered: _command.judged(lowered, options.command, options.timeout)
     from migx.bisect import against_ref
@@ -76,7 +65,7 @@ def _judge(program: Program, options: argparse.Namespace) -> Judge:
 
     inputs, sizes = _inputs.read_or_drawn(program, options)
     try:
-        return against_ref(program, inputs, options.target)
+        return against_ref(program, inputs, options.target, pipeline.approximations())
     except MigxError as error:
         raise _inputs.explained(error, sizes)  # noqa: B904 - the same error, with a note
 

@@ -1,14 +1,14 @@
 """Holds passes or a target to random programs. Each must leave the same outputs, within bounds
 derived from the roundings on the way, and a well-formed program, and do the same each time.
 
-Without ``--passes`` or ``--target``, every pass is tried, one after the other. A program that fails
-is made small and saved as a case for ``migx opt``. The exit code is 1 where there is one.
+Without ``--passes`` or ``--target``, every pass is tried in turn, as it is and in its variants. A
+program that fails is made small and saved as a case for ``migx opt``, with its inputs beside it.
+The exit code is 1 where there is one.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument("--passes", metavar="P,Q{x=1}", help="the pipeline to try, as a whole")
     parser.add_argument("--target", metavar="T", help="the target to hold against ref")
+    parser.add_argument(
+        "--weights",
+        action="store_true",
+        help="the law of weights: left out, baked, swapped and saved, they give the same bits",
+    )
     parser.add_argument("--seconds", metavar="N", type=float, default=10.0, help="how long (10)")
     parser.add_argument("--seed", metavar="S", type=int, default=0, help="what to draw from (0)")
     parser.add_argument(
@@ -39,7 +44,8 @@ def run(options: argparse.Namespace) -> int:
 
     if options.seconds <= 0:
         raise _load.UsageError(f"--seconds is above 0, not {options.seconds:g}")
-    subjects = subjects_for(_pipelines(options), options.target)
+    pipelines = [] if options.weights and options.passes is None else _pipelines(options)
+    subjects = subjects_for(pipelines, options.target, law=options.weights)
     with _load.progress(f"fuzzing {', '.join(map(str, subjects))}"):
         report = fuzz(subjects, seconds=options.seconds, seed=options.seed, folder=options.save)
     if options.json:
@@ -50,20 +56,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _pipelines(options: argparse.Namespace) -> list[Pipeline]:
-    """The pipeline asked for, or each pass that needs no options."""
-    from migx import plugins
+    """The pipeline asked for, or each pass by itself."""
     from migx.manager import Pipeline
+    from migx.testing.fuzz import each_pass
 
     if options.passes is not None:
         return [Pipeline.parse(options.passes)]
-    if options.target is not None:
-        return []
-    classes = [plugins.load("passes", name) for name in plugins.names("passes")]
-    return [Pipeline.of([cls()]) for cls in classes if not _required(cls)]
-
-
-def _required(cls: Any) -> list[str]:
-    return [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
+    return [] if options.target is not None else each_pass()
 
 
 def _found(report: Report) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _load.add_model(parser)
     parser.add_argument("--passes", metavar="P,Q{x=1}", help="the passes; see `migx passes`")
     parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, help="write it there (.migx or .mxr)"
+        "-o", "--output", metavar="FILE", type=Path, help="write it there (.migx, .mxr or .onnx)"
     )
     parser.add_argument("--origins", action="store_true", help="with the ONNX node of each line")
     parser.add_argument(

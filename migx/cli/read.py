@@ -18,11 +18,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     _load.add_model(parser)
     parser.add_argument("--stats", action="store_true", help="what it is made of, not its text")
+    parser.add_argument(
+        "--weights",
+        action="store_true",
+        help="which slots its weights become, after hoist_weights, and by which operations",
+    )
     parser.add_argument("--origins", action="store_true", help="with the ONNX node of each line")
     parser.add_argument("--hashes", action="store_true", help="with the SHA-256 of each literal")
     parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, help="write it there (.migx or .mxr)"
+        "-o", "--output", metavar="FILE", type=Path, help="write it there (.migx, .mxr or .onnx)"
     )
+    _load.add_deferring(parser)
     _report.add_json(parser)
 
 
@@ -35,6 +41,12 @@ def run(options: argparse.Namespace) -> int:
         if options.stats or options.json:
             raise _load.UsageError("--output writes the program: not with --stats or --json")
         _load.save(program, options.output, origins=options.origins, hashes=options.hashes)
+    elif options.weights:
+        found = slots(program)
+        if options.json:
+            _report.print_json(found)
+        else:
+            print(_report.table(("slot", "shape", "made of"), [tuple(f.values()) for f in found]))
     elif options.json:
         _report.print_json(statistics(program) if options.stats else structure(program, options))
     elif options.stats:
@@ -42,6 +54,22 @@ def run(options: argparse.Namespace) -> int:
     else:
         sys.stdout.write(show(program, origins=options.origins, hashes=options.hashes))
     return 0
+
+
+def slots(program: Program) -> list[dict[str, str]]:
+    """The slots of a program: those it is compiled with, or else those that hoist_weights makes."""
+    import migx
+    from migx.cli.params import made_of
+
+    shown = program.copy()
+    if program._compiled is not None:
+        shown = program._compiled.program
+    elif program.weights is None:
+        migx.run_passes(shown, "hoist_weights")
+    if shown.weights is None:
+        return []
+    made = zip(shown.weights.output_names, shown.weights.outputs, strict=True)
+    return [{"slot": n, "shape": at.shape.text, "made of": made_of(at)} for n, at in made]
 
 
 def statistics(program: Program) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Compares what a model gives on a target with another implementation.
 
 Each output may differ by what rounding explains: the bound comes from the element types and the
-roundings on the way to it, see migx.accuracy. The exit code is 1 when one differs by more.
+roundings on the way to it, see migx.testing.bounds. The exit code is 1 when one differs by more.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="what with: onnxruntime for ONNX files, ref for others",
     )
     parser.add_argument(
-        "--each", action="store_true", help="find the first instruction that departs"
+        "--each",
+        action="store_true",
+        help="find the first instruction that departs, and what packed weights cost each layer",
     )
     parser.add_argument(
         "--all", action="store_true", help="the models of the checkout that migx is run from"
@@ -78,3 +80,7 @@ def _print(found: dict[str, Any]) -> None:
     if "compared" in found:
         print(f"\n{found['compared']} instructions compared, each the end of an ONNX node")
         print(found["departure"] or "none departs")
+    if "packed" in found:
+        print("\nproducts of weights of a few bits, each with the errors of those before it:")
+        cells = [(p["layer"], f"{p['rms']:.3g}", f"{p['relative']:.3g}") for p in found["packed"]]
+        print(_report.table(("layer", "rms error", "of rms value"), cells))

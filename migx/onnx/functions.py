@@ -4,14 +4,15 @@ place of the node.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx
 from onnx.defs import SchemaError
 
+from migx.errors import OnnxError
 from migx.ir import Instruction
-from migx.shape import OPTIONAL, Shape
+from migx.onnx.tensors import type_of
 
 Functions = Mapping[tuple[str, str], onnx.FunctionProto]
 
@@ -34,20 +35,43 @@ def body_of(
     node: onnx.NodeProto, version: int, inputs: Sequence[Instruction | None]
 ) -> onnx.FunctionProto:
     """The body ONNX defines for a node: that of the highest opset not above the model's. It may
-    depend on the types of the inputs.
+    depend on the types of the inputs; ``OnnxError`` where ONNX defines nothing for theirs.
     """
     schema: Any = onnx.defs.get_schema(node.op_type, version, node.domain)
     if schema.has_function:
         known = schema.function_opset_versions
         text = schema.get_function_with_opset_version(_newest(known, version))
     else:
-        types = [b"" if v is None else _type_of(v.shape).SerializeToString() for v in inputs]
+        _check_known(node, inputs)
+        types = [b"" if v is None else type_of(v.shape).SerializeToString() for v in inputs]
         known = schema.context_dependent_function_opset_versions
         text = schema.get_context_dependent_function_with_opset_version(
             _newest(known, version), node.SerializeToString(), types
         )
     body: onnx.FunctionProto = onnx.FunctionProto.FromString(text)
+    if not body.node:
+        given = ", ".join("none" if v is None else v.shape.text for v in inputs)
+        raise OnnxError(
+            f"{_named(node)}: ONNX does not define it for the types or dims of its operands "
+            f"({given}); a symbol among the dims may have to be a number"
+        )
     return body
+
+
+def _check_known(node: onnx.NodeProto, inputs: Sequence[Instruction | None]) -> None:
+    """Raises where nothing is known of what a sequence or an optional holds: ONNX takes for granted
+    that it is.
+    """
+    for name, value in zip(node.input, inputs, strict=False):
+        if value is not None and not value.shape.dtype.is_tensor and not value.shape.parts:
+            raise OnnxError(
+                f"{_named(node)}: the rank of what {name!r} holds is not known; its type in the "
+                "model must declare it"
+            )
+
+
+def _named(node: onnx.NodeProto) -> str:
+    return f"{node.op_type} {node.name or next(iter(node.output), '')!r}"
 
 
 def _newest(versions: Sequence[int], version: int) -> int:
@@ -93,16 +117,3 @@ def _filled(node: onnx.NodeProto, given: Mapping[str, onnx.AttributeProto]) -> o
             filled.g.node.extend(_filled(inner, given) for inner in attribute.g.node)
         made.attribute.append(filled)
     return made
-
-
-def _type_of(shape: Shape) -> onnx.TypeProto:
-    from migx.onnx.tensors import code_of
-
-    if not shape.dtype.is_tensor:
-        made: onnx.TypeProto = onnx.TypeProto()
-        holder = made.optional_type if shape.dtype is OPTIONAL else made.sequence_type
-        if shape.parts:
-            holder.elem_type.CopyFrom(_type_of(shape.parts[0]))
-        return made
-    dims: Iterable[int | str] = (d if isinstance(d, int) else str(d) for d in shape.dims)
-    return onnx.helper.make_tensor_type_proto(code_of(shape.dtype), list(dims))

@@ -49,6 +49,14 @@ def table() -> dict[Key, list[tuple[int, Importer]]]:
     return {key: sorted(versions.items(), reverse=True) for key, versions in found.items()}
 
 
+def newest() -> dict[str, int]:
+    """The newest version of each domain that some importer is for."""
+    found: dict[str, int] = {}
+    for (domain, _), entries in table().items():
+        found[domain] = max(found.get(domain, 1), entries[0][0])
+    return found
+
+
 def find(domain: str, name: str, version: int) -> Importer | None:
     """The importer for an operator at a version of its domain's opset; None where there is none."""
     for since, function in table().get((domain, name), ()):

@@ -18,7 +18,9 @@ from migx.errors import OnnxError
 from migx.ir import Instruction, Module
 from migx.onnx import symbolic, tensors
 from migx.op import Array, Operation
+from migx.ops.builtin import OnnxExternalWeights
 from migx.shape import DType, Shape
+from migx.weights import is_constant
 
 if TYPE_CHECKING:
     from migx.onnx.reader import GraphReader
@@ -72,12 +74,19 @@ class Node:
         """The integers a value is known to hold, numbers or dims; None where only a run will
         tell.
         """
+        self._settle_integers(value)
         return symbolic.contents(value)
+
+    def _settle_integers(self, value: Instruction) -> None:
+        """Reads a deferred tensor of integers whose contents an importer asks for."""
+        if type(value.op) is OnnxExternalWeights and symbolic.may_be_contents(value.shape):
+            self.graph.settle(value, f"{self.proto.op_type} {self.label!r}")
 
     def extents(self, value: Instruction, *, whole: bool = False) -> tuple[Extent, ...] | None:
         """The known contents of a value as a flat tuple; None where only a run will tell.
         ``whole`` takes floats, too, that are whole numbers.
         """
+        self._settle_integers(value)
         held = symbolic.whole_numbers(value) if whole else symbolic.contents(value)
         return (
             None
@@ -87,6 +96,8 @@ class Node:
 
     def constant(self, value: Instruction) -> Array | None:
         """The value of an operand that depends on literals alone; None when it does not."""
+        if is_constant(value):
+            self.graph.settle(value, f"{self.proto.op_type} {self.label!r}")
         return symbolic.constant_value(value)
 
     def needed(self, value: Instruction, what: str) -> Array:
@@ -129,6 +140,11 @@ class Node:
         """A tensor attribute."""
         tensor: onnx.TensorProto = self._attribute(name, None, "t")
         return self.graph.model.argument(tensor)
+
+    def sparse_tensor(self, name: str) -> onnx.SparseTensorProto:
+        """A sparse tensor attribute."""
+        found: onnx.SparseTensorProto = self._attribute(name, None, "sparse_tensor")
+        return found
 
     def held_type(self, name: str) -> tuple[Shape, ...]:
         """What a type attribute says a sequence or an optional of it holds."""

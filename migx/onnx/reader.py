@@ -5,10 +5,9 @@
 from __future__ import annotations
 
 import dataclasses
-import heapq
 import itertools
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,37 +15,64 @@ import onnx
 
 from migx import dim, ops
 from migx.argument import Argument, Source
+from migx.constants import tree
 from migx.dead_code import remove_dead_code, remove_dead_modules
 from migx.dim import Dim, Extent
-from migx.errors import DataWarning, DimError, MigxError, OnnxError, ShapeError
+from migx.errors import (
+    DataWarning,
+    DimError,
+    MigxError,
+    OnnxError,
+    ShapeError,
+)
 from migx.ir import Instruction, Module, Program
-from migx.onnx import importers, tensors
+from migx.onnx import external, importers, tensors
 from migx.onnx.functions import Functions, body_of, instantiated, is_function, local_functions
+from migx.onnx.graphs import all_nodes, in_order
 from migx.onnx.node import Node
+from migx.onnx.opsets import domain_of, imported, opset_versions, version_meant
+from migx.onnx.sparse import dense
 from migx.onnx.wire import Stripped, read_stripped
-from migx.ops.builtin import Literal
+from migx.ops.builtin import Literal, OnnxExternalWeights
 from migx.shape import Shape
+from migx.weights import assume
 
 
 def parse_onnx(
-    path: str | Path, input_dims: Mapping[str, Sequence[Extent]] | None = None
+    path: str | Path,
+    input_dims: Mapping[str, Sequence[Extent]] | None = None,
+    *,
+    defer_external_weights: bool = False,
 ) -> Program:
     """The program of an ONNX file; weights are mapped, not copied.
 
     Dims that have names in the file are symbols of those names, dims without one symbols named
     after the input and axis. ``input_dims`` gives inputs other dims, numbers or ``Dim``s.
+    With ``defer_external_weights`` initializers with external data become
+    ``onnx_external_weights``, and their files need not be there; see ``migx.onnx.external`` for
+    what takes their place. Of these only what the program's form depends on is read, and assumed
+    from then on: dims, axes, and tensors of one element.
+
     ``OnnxError`` lists everything that is not supported at once; other errors name the node.
     """
     path = Path(path).absolute()
-    return program_of(read_stripped(path), path.parent, input_dims)
+    return program_of(
+        read_stripped(path), path.parent, input_dims, defer_external_weights=defer_external_weights
+    )
 
 
 def program_of(
-    stripped: Stripped, folder: Path, input_dims: Mapping[str, Sequence[Extent]] | None = None
+    stripped: Stripped,
+    folder: Path,
+    input_dims: Mapping[str, Sequence[Extent]] | None = None,
+    *,
+    defer_external_weights: bool = False,
 ) -> Program:
     """``parse_onnx`` of a model in memory, whose external data lies in ``folder``."""
     model = stripped.model
-    source = ModelFile(folder, opset_versions(model), local_functions(model))
+    source = ModelFile(
+        folder, opset_versions(model), local_functions(model), defer_external_weights
+    )
     refuse_unsupported(model.graph, source)
     program = Program()
     reader = GraphReader(model.graph, program.main, source, embedded=stripped.embedded)
@@ -69,6 +95,7 @@ class ModelFile:
     folder: Path
     versions: Mapping[str, int]
     functions: Functions
+    defer: bool = False
     names: set[str] = field(default_factory=set)
     ends: dict[Path, int] = field(default_factory=dict)
 
@@ -79,6 +106,14 @@ class ModelFile:
             end = source.offset + source.length
             self.ends[source.file] = max(end, self.ends.get(source.file, 0))
         return value
+
+    def weight(
+        self, tensor: onnx.TensorProto, label: str, embedded: Source | None = None
+    ) -> OnnxExternalWeights | Literal:
+        """The operation that holds an initializer; a deferred one where that is wanted."""
+        if self.defer and tensor.data_location == onnx.TensorProto.EXTERNAL:
+            return external.deferred(tensor, label)
+        return Literal(self.argument(tensor, embedded), label)
 
     def warn_of_trailing_bytes(self) -> None:
         """Warns where an external file goes on behind the last tensor that is in it."""
@@ -94,34 +129,6 @@ class ModelFile:
     def function(self, node: onnx.NodeProto) -> onnx.FunctionProto | None:
         """The model's own function that a node calls, if any."""
         return self.functions.get((node.domain, node.op_type))
-
-
-def opset_versions(model: onnx.ModelProto) -> dict[str, int]:
-    """The opset version of each domain the model imports; that of the default domain is
-    required.
-    """
-    versions = imported(model.opset_import)
-    if "" not in versions and any(not domain_of(node.domain) for node in model.graph.node):
-        raise OnnxError(
-            "the model imports no opset of the default domain, so its operators have no version"
-        )
-    return versions
-
-
-def imported(entries: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
-    """The version each entry gives its domain."""
-    for entry in entries:
-        if not 0 < entry.version < 1 << 31:
-            raise OnnxError(
-                f"the opset of the domain {entry.domain or 'ai.onnx'!r} has the version "
-                f"{entry.version}; versions are counted from 1"
-            )
-    return {domain_of(entry.domain): entry.version for entry in entries}
-
-
-def domain_of(domain: str) -> str:
-    """A domain's one name: ``ai.onnx`` is the default domain."""
-    return "" if domain == "ai.onnx" else domain
 
 
 def refuse_unsupported(graph: onnx.GraphProto, model: ModelFile) -> None:
@@ -144,15 +151,6 @@ def refuse_unsupported(graph: onnx.GraphProto, model: ModelFile) -> None:
         raise OnnxError("operators that are not supported:\n" + "\n".join(rows))
 
 
-def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """The nodes of a graph and of the graphs in their attributes."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
-                yield from all_nodes(inner)
-
-
 def declared_name(declared: onnx.TensorShapeProto.Dimension) -> str:
     """The name a dim has in the file; none for ``?``, with which some exporters fill the place."""
     named: str = declared.dim_param.strip()
@@ -173,9 +171,11 @@ class GraphReader:
         outer: GraphReader | None = None,
         embedded: Mapping[int, Source] | None = None,
         origin: str = "",
+        calls: tuple[tuple[str, str], ...] = (),
     ) -> None:
         self.graph, self.module, self.model, self.outer = graph, module, model, outer
         self.origin: str = origin or (outer.origin if outer is not None else "")
+        self.calls: tuple[tuple[str, str], ...] = calls or (outer.calls if outer else ())
         self.values: dict[str, Instruction] = {}
         self.absent: set[str] = set()
         self._sources = embedded or {}
@@ -200,12 +200,13 @@ class GraphReader:
 
     def parameter(self, name: str, shape: Shape) -> None:
         """Declares one input; a packed one is unpacked for those that read it."""
+        self.expect_new(name)
         self.define(name, self.unpacked(self.module.add_parameter(name, shape)))
 
     def input_shape(self, value: onnx.ValueInfoProto, dims: Sequence[Extent] | None) -> Shape:
         """The shape an input declares, or has been given."""
         kind = value.type.WhichOneof("value")
-        if kind in ("sequence_type", "optional_type") and dims is None:
+        if kind in ("sequence_type", "optional_type", "map_type") and dims is None:
             return tensors.host_shape(value.type, f"input {value.name!r}")
         if kind != "tensor_type":
             raise OnnxError(
@@ -250,15 +251,32 @@ class GraphReader:
     def body(self) -> None:
         """Reads initializers and nodes, each node after those it reads from."""
         for index, tensor in enumerate(self.graph.initializer):
-            literal = Literal(
-                self.model.argument(tensor, self._sources.get(index)),
-                tensor.name,
-            )
-            self.define(tensor.name, self.unpacked(self.module.add_instruction(literal)))
-        if self.graph.sparse_initializer:
-            raise OnnxError("sparse initializers are not supported")
+            op = self.model.weight(tensor, self.label(tensor.name), self._sources.get(index))
+            value = self.module.add_instruction(op)
+            if external.must_be_known(value.shape) and external.is_there(value, self.model.folder):
+                self.settle(value)
+            self.define(tensor.name, self.unpacked(value))
+        for sparse in self.graph.sparse_initializer:
+            holder = onnx.NodeProto(name=sparse.values.name, op_type="SparseTensor")
+            self.define(sparse.values.name, dense(Node(holder, self, (), 1), sparse))
         for proto in in_order(self.graph, set(self.values) | self.visible()):
             self.node(proto)
+
+    def label(self, name: str) -> str:
+        """An initializer's name, with the module in front where a module around has one of it."""
+        taken = self.outer is not None and name in self.visible()
+        return f"{self.module.name}/{name}" if taken else name
+
+    def settle(self, value: Instruction, wanted_by: str = "the reader") -> None:
+        """Reads the deferred weights a value is computed from, for the program's form depends on
+        them; that they are so is assumed from then on.
+        """
+        for at in tree(value):
+            if type(at.op) is not OnnxExternalWeights or at.module is None:
+                continue
+            weight, found = at.op, external.from_folder(self.model.folder, at.op.label, at)
+            assume(self.module.program, weight, found, wanted_by)
+            at.module.replace_operation(at, Literal(found, weight.label))
 
     def unpacked(self, value: Instruction, origins: tuple[str, ...] = ()) -> Instruction:
         """A packed value through the operation that unpacks it; any other as it is. The packed
@@ -277,10 +295,11 @@ class GraphReader:
 
     def node(self, proto: onnx.NodeProto) -> None:
         """Lowers a node by its importer, or reads the body of the function it calls."""
-        version = self.model.version(proto)
+        domain = domain_of(proto.domain)
+        version = version_meant(proto, domain, self.model.version(proto))
         inputs = [self.operand(proto, name) for name in proto.input]
         node = Node(proto, self, inputs, version)
-        importer = importers.find(domain_of(proto.domain), proto.op_type, version)
+        importer = importers.find(domain, proto.op_type, version)
         try:
             made = importer(node) if importer is not None else self.called(node)
         except DimError as error:
@@ -289,7 +308,7 @@ class GraphReader:
             raise ShapeError(f"{proto.op_type} {node.label!r}: {error}") from error
         except MigxError:
             raise
-        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        except (ArithmeticError, LookupError, MemoryError, TypeError, ValueError) as error:
             given = ", ".join("none" if v is None else str(v.shape) for v in inputs) or "none"
             message = f"its operands ({given}) or attributes do not fit it: {error}"
             raise node.fail(message) from error
@@ -307,12 +326,23 @@ class GraphReader:
         if function is None and not is_function(proto.domain, proto.op_type, node.version):
             raise node.fail(f"version {node.version} is not supported")
         function = function or body_of(proto, node.version, node.inputs)
+        if len(node.inputs) > (most := len(function.input)):
+            raise node.fail(f"it has {len(node.inputs)} inputs; {function.name} takes {most}")
         graph = onnx.GraphProto(
             name=function.name, node=instantiated(function, proto, node.version)
         )
         versions = imported(function.opset_import)
         model = dataclasses.replace(self.model, versions={**self.model.versions, **versions})
-        inner = GraphReader(graph, self.module, model, origin=self.origin or node.label)
+        called = (proto.domain, proto.op_type)
+        if called in self.calls:
+            raise node.fail(f"{'.'.join(filter(None, called))} calls itself")
+        inner = GraphReader(
+            graph,
+            self.module,
+            model,
+            origin=self.origin or node.label,
+            calls=(*self.calls, called),
+        )
         for name, value in itertools.zip_longest(function.input, node.inputs):
             if value is None:
                 inner.absent.add(name)
@@ -323,9 +353,13 @@ class GraphReader:
         return tuple(inner.lookup(n) if out else node.add(ops.Undefined()) for n, out in wanted)
 
     def define(self, name: str, value: Instruction) -> None:
+        self.expect_new(name)
+        self.values[name] = value
+
+    def expect_new(self, name: str) -> None:
+        """Raises where a value of this graph has that name already."""
         if name in self.values:
             raise OnnxError(f"two values are named {name!r}")
-        self.values[name] = value
 
     def operand(self, proto: onnx.NodeProto, name: str) -> Instruction | None:
         """The value a node reads by a name; None for an operand that is not given. An error names
@@ -401,58 +435,6 @@ class GraphReader:
         return module
 
 
-def in_order(graph: onnx.GraphProto, known: Iterable[str]) -> list[onnx.NodeProto]:
-    """The nodes so that each comes after those it reads from, otherwise as they stand. A cycle is
-    an ``OnnxError``.
-    """
-    makers = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
-    available = set(known)
-    waits, feeds = [], dict[int, list[int]]()
-    for i, node in enumerate(graph.node):
-        needs = {makers[name] for name in read_by(node) if name in makers and name not in available}
-        waits.append(len(needs))
-        for maker in needs:
-            feeds.setdefault(maker, []).append(i)
-    ready = [i for i, count in enumerate(waits) if not count]
-    order = []
-    while ready:
-        at = heapq.heappop(ready)
-        order.append(graph.node[at])
-        for user in feeds.get(at, ()):
-            waits[user] -= 1
-            if not waits[user]:
-                heapq.heappush(ready, user)
-    if len(order) < len(graph.node):
-        raise OnnxError(f"the graph has a cycle: {cycle(graph, makers, waits)}")
-    return order
-
-
-def cycle(graph: onnx.GraphProto, makers: Mapping[str, int], waits: Sequence[int]) -> str:
-    """The nodes of a cycle, each feeding the next, found from those that still wait for others."""
-    at = next(i for i, count in enumerate(waits) if count)
-    path: list[int] = []
-    while at not in path:
-        path.append(at)
-        at = next(makers[n] for n in read_by(graph.node[at]) if n in makers and waits[makers[n]])
-    around = [at, *reversed(path[path.index(at) :])]
-    return " -> ".join(
-        repr(graph.node[i].name or next(iter(graph.node[i].output), graph.node[i].op_type))
-        for i in around
-    )
-
-
 def dim_names(graph: onnx.GraphProto) -> set[str]:
     """The names that the graph's inputs give to their dims."""
     return {d.dim_param.strip() for v in graph.input for d in v.type.tensor_type.shape.dim}
-
-
-def read_by(node: onnx.NodeProto) -> Iterator[str]:
-    """The names a node reads, those its graphs take from around them included."""
-    yield from (name for name in node.input if name)
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
-            own = {v.name for v in (*graph.input, *graph.initializer)}
-            own |= {name for inner in graph.node for name in inner.output}
-            for inner in graph.node:
-                yield from (name for name in read_by(inner) if name not in own)
-            yield from (v.name for v in graph.output if v.name not in own)

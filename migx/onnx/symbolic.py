@@ -21,7 +21,7 @@ from migx.errors import DimError, EvaluationError, MigxError
 from migx.ir import Instruction
 from migx.op import Array, Operation
 from migx.ops.builtin import Literal
-from migx.shape import BOOL, I32, I64
+from migx.shape import BOOL, I32, I64, Shape
 
 LIMIT = 1024
 """Contents of more elements than this are data, not shapes."""
@@ -33,8 +33,7 @@ def contents(value: Instruction) -> Array | None:
     """
     op = value.op
     if type(op) is Literal:
-        exact = value.shape.dtype in (I64, I32, BOOL)
-        if exact and not op.replaceable and int(value.shape.elements) <= LIMIT:
+        if not op.replaceable and may_be_contents(value.shape):
             return op.value.array
     elif op.name == "dim_literal":
         given = operations.attributes(op)
@@ -42,6 +41,11 @@ def contents(value: Instruction) -> Array | None:
         held[:] = given["values"]
         return held.reshape(given["lens"])
     return None
+
+
+def may_be_contents(shape: Shape) -> bool:
+    """Whether values of a shape may be sizes, axes or indices, and few enough to look at."""
+    return shape.dtype in (I64, I32, BOOL) and int(shape.elements) <= LIMIT
 
 
 def whole_numbers(value: Instruction) -> Array | None:
@@ -121,7 +125,7 @@ def constant_value(value: Instruction) -> Array | None:
         return operations.evaluator(type(value.op))(
             value.op, None, value.shape, arguments, []
         ).array
-    except (MigxError, ArithmeticError, ValueError) as error:
+    except (MigxError, ArithmeticError, MemoryError, ValueError) as error:
         raise EvaluationError(f"cannot evaluate the constant {value!r}: {error}") from error
 
 

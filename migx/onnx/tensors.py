@@ -4,7 +4,8 @@ the message.
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,8 +13,10 @@ from onnx import TensorProto
 
 from migx.argument import Argument, Source
 from migx.errors import DataError, OnnxError
+from migx.files import inside
+from migx.ops.maps import map_of
 from migx.ops.sequences import VARIES
-from migx.shape import STR, DType, Shape
+from migx.shape import MAP, OPTIONAL, STR, DType, Shape
 
 _TYPES = {
     "FLOAT": "f32",
@@ -51,12 +54,20 @@ def code_of(dtype: DType) -> int:
 
 
 def host_shape(value: onnx.TypeProto, what: str) -> Shape:
-    """The shape of a sequence or an optional. Nothing is said of elements that declare no rank."""
+    """The shape of a sequence, an optional or a map. Nothing is said of elements that declare no
+    rank.
+    """
     kind = value.WhichOneof("value")
     if kind == "sequence_type":
         return Shape.opaque("sequence", *held(value.sequence_type.elem_type, what))
     if kind == "optional_type":
         return Shape.opaque("optional", *held(value.optional_type.elem_type, what))
+    if kind == "map_type":
+        held_type = value.map_type.value_type
+        if held_type.WhichOneof("value") != "tensor_type" or held_type.tensor_type.shape.dim:
+            raise OnnxError(f"{what} is a map to more than single values, which is not supported")
+        codes = value.map_type.key_type, held_type.tensor_type.elem_type
+        return map_of(*(dtype_of(code, what) for code in codes))
     raise OnnxError(f"{what} is of the kind {kind or 'untyped'}, which is not supported")
 
 
@@ -69,6 +80,28 @@ def held(element: onnx.TypeProto, what: str) -> tuple[Shape, ...]:
     if not tensor.HasField("shape"):
         return ()
     return (Shape(dtype, [d.dim_value or VARIES for d in tensor.shape.dim]),)
+
+
+def type_of(shape: Shape) -> onnx.TypeProto:
+    """The ONNX type of a value of some shape: its dims as numbers, names or expressions."""
+    made: onnx.TypeProto = onnx.TypeProto()
+    if not shape.dtype.is_tensor:
+        if shape.dtype is MAP:
+            key, value = shape.parts
+            made.map_type.key_type = code_of(key.dtype)
+            made.map_type.value_type.CopyFrom(type_of(Shape(value.dtype)))
+            return made
+        holder = made.optional_type if shape.dtype is OPTIONAL else made.sequence_type
+        holder.SetInParent()
+        if shape.parts:
+            holder.elem_type.CopyFrom(type_of(shape.parts[0]))
+        return made
+    made.tensor_type.elem_type = code_of(shape.dtype)
+    made.tensor_type.shape.SetInParent()
+    for extent in shape.dims:
+        said = {"dim_value": extent} if isinstance(extent, int) else {"dim_param": str(extent)}
+        made.tensor_type.shape.dim.add(**({} if extent == VARIES else said))
+    return made
 
 
 def shape_of(tensor: TensorProto) -> Shape:
@@ -87,16 +120,16 @@ def to_argument(tensor: TensorProto, folder: Path, embedded: Source | None = Non
     shape = shape_of(tensor)
     source = embedded
     if tensor.data_location == TensorProto.EXTERNAL:
-        source = external_source(tensor, shape, folder)
+        source = located(external_place(tensor), folder, tensor.name)
     if source is not None:
-        _check_length(tensor, shape, source.length)
+        check_length(tensor, shape, source.length)
         return Argument(shape, source=source)
     if shape.dtype is STR:
         strings = np.array([_decoded(s, tensor.name) for s in tensor.string_data], object)
-        _check_length(tensor, shape, len(strings), int(shape.elements))
+        check_length(tensor, shape, len(strings), int(shape.elements))
         return Argument(shape, strings.reshape(tensor.dims))
     if tensor.HasField("raw_data"):
-        _check_length(tensor, shape, len(tensor.raw_data))
+        check_length(tensor, shape, len(tensor.raw_data))
         flat = np.frombuffer(tensor.raw_data, shape.dtype.numpy)
         return Argument(shape, flat if shape.dtype.is_packed else flat.reshape(tensor.dims))
     return Argument(shape, _typed(tensor, shape))
@@ -117,24 +150,30 @@ def _typed(tensor: TensorProto, shape: Shape) -> np.ndarray[tuple[int, ...], np.
     values = np.array(getattr(tensor, field))
     if shape.dtype.is_packed:
         flat = values.astype(np.uint8)
-        _check_length(tensor, shape, len(flat))
+        check_length(tensor, shape, len(flat))
         return flat
-    _check_length(tensor, shape, len(values), int(shape.elements))
+    check_length(tensor, shape, len(values), int(shape.elements))
     if shape.dtype.is_float and shape.dtype.bits < 32:
         bits = values.astype(np.uint16 if shape.dtype.bits == 16 else np.uint8)
         return bits.view(shape.dtype.numpy).reshape(tensor.dims)
     return values.astype(shape.dtype.numpy).reshape(tensor.dims)
 
 
-def external_source(tensor: TensorProto, shape: Shape, folder: Path) -> Source:
-    """Where external data lies, read by key. ``OnnxError`` unless the file is inside the model's
-    folder.
-    """
+@dataclass(frozen=True)
+class Place:
+    """Where a model says external data lies; without a ``length`` it goes on to the file's end."""
+
+    location: str
+    offset: int
+    length: int | None
+
+
+def external_place(tensor: TensorProto) -> Place:
+    """What a tensor declares of its external data, read by key; no file is looked at."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     what = f"external data of {tensor.name!r}"
     if not entries.get("location"):
         raise OnnxError(f"{what} has no location")
-    file = inside(folder, entries["location"], what)
     try:
         offset = int(entries.get("offset", 0))
         length = int(entries["length"]) if "length" in entries else None
@@ -142,9 +181,23 @@ def external_source(tensor: TensorProto, shape: Shape, folder: Path) -> Source:
         raise OnnxError(f"{what} has an offset or length that is no number: {entries}") from error
     if offset < 0 or (length is not None and length < 0):
         raise OnnxError(f"{what} has a negative offset or length: {offset}, {length}")
-    if not file.is_file():
-        raise DataError(f"{what}: there is no file {file}")
-    size = file.stat().st_size
+    return Place(entries["location"], offset, length)
+
+
+def located(
+    place: Place, folder: Path, name: str, known: dict[str, tuple[Path, int]] | None = None
+) -> Source:
+    """Where external data is, in a folder. ``DataError`` unless the file is inside it, there, and
+    long enough. ``known`` keeps files and their sizes from call to call.
+    """
+    what, offset, length = f"external data of {name!r}", place.offset, place.length
+    known = {} if known is None else known
+    if place.location not in known:
+        file = inside(folder, place.location, what)
+        if not file.is_file():
+            raise DataError(f"{what}: there is no file {file}")
+        known[place.location] = file, file.stat().st_size
+    file, size = known[place.location]
     if length is None:
         length = max(size - offset, 0)
     if offset + length > size:
@@ -154,21 +207,8 @@ def external_source(tensor: TensorProto, shape: Shape, folder: Path) -> Source:
     return Source(file, offset, length)
 
 
-def inside(folder: Path, location: str, what: str) -> Path:
-    """The path of a file named in a model, which must lie in the model's folder, links followed."""
-    if PurePosixPath(location).is_absolute() or PureWindowsPath(location).is_absolute():
-        raise OnnxError(
-            f"{what}: the path {location!r} is absolute; only files in the model's folder are read"
-        )
-    if "\0" in location:
-        raise OnnxError(f"{what}: the path {location!r} is no path")
-    file = folder / location
-    if not file.resolve().is_relative_to(folder.resolve()):
-        raise OnnxError(f"{what}: the path {location!r} leads out of the model's folder")
-    return file
-
-
-def _check_length(tensor: TensorProto, shape: Shape, got: int, wanted: int | None = None) -> None:
+def check_length(tensor: TensorProto, shape: Shape, got: int, wanted: int | None = None) -> None:
+    """Raises ``DataError`` unless a tensor has as many bytes, or values, as its shape takes."""
     unit = "bytes" if wanted is None else "values"
     wanted = int(shape.nbytes) if wanted is None else wanted
     if got != wanted:

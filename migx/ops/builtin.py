@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from migx.argument import Argument
-from migx.errors import ShapeError
+from migx.errors import AssumptionError, ShapeError
 from migx.op import Modules, Op, Runnable, Shapes, Traits
 from migx.shape import Shape
 
@@ -29,13 +29,16 @@ class Literal(Op):
 
     A ``replaceable`` literal is a weight that may be swapped: passes may use its shape and type,
     but its value only under a recorded assumption, and two of them are never merged because their
-    values happen to be equal.
+    values happen to be equal. ``file`` and ``offset`` say where the weight stands in folders that
+    hold another set of its model's weights.
     """
 
     name = "@literal"
     value: Argument
     label: str = ""
     replaceable: bool = False
+    file: str = ""
+    offset: int = 0
 
     def __post_init__(self) -> None:
         self.value.freeze()
@@ -82,6 +85,35 @@ class Slot(Op):
 
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
         return self.shape
+
+
+class AssumeEqual(Op):
+    """That a value in the weights module is what the pass ``relied_on_by`` found it to be.
+
+    Evaluating it on another value is an ``AssumptionError``: weights that break what a program was
+    compiled under are refused.
+    """
+
+    traits = Traits(pure=False, foldable=False)
+    value: Argument
+    label: str = ""
+    relied_on_by: str = ""
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        (shape,) = shapes
+        if not shape.same_type(self.value.shape):
+            raise ShapeError(f"a value of {self.value.shape} is assumed of one of {shape}")
+        return shape
+
+    def compute(
+        self, context: Any, shape: Shape, arguments: list[Argument], modules: list[Runnable]
+    ) -> Argument:
+        if arguments[0] != self.value:
+            raise AssumptionError(
+                f"weight {self.label!r} cannot have another value: {self.relied_on_by} relied on "
+                "the one it had; compile again with the new weights"
+            )
+        return arguments[0]
 
 
 class Return(Op):

@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from migx.argument import Argument
 from migx.errors import ShapeError
 from migx.op import Modules, Op, Runnable, Shapes, Traits
+from migx.ops._row_major import row_major
 from migx.ops.control import expect_body, expect_modules
 from migx.shape import Shape
 
@@ -58,14 +57,19 @@ class FusedReduce(Fused):
 
 class Group(Fused):
     """What belongs in one kernel, as ``tag`` says: ``attention``, ``gemm_epilogue``,
-    ``conv_epilogue``, ``concat``.
+    ``conv_epilogue``, ``concat``, ``int4_gemm``.
+
+    Of packed weights inside, ``axis`` is the one along which neighbours share a byte, and ``block``
+    how many have a scale in common, 0 where these are not blocks.
     """
 
     tag: str
+    axis: int = -1
+    block: int = 0
 
 
 def _as_standard(value: Argument) -> Argument:
     """The value laid out as the shape of the result says."""
     if value.shape.strides is None or not value.shape.dtype.is_tensor:
         return value
-    return Argument(value.shape.as_standard(), np.ascontiguousarray(value.array))
+    return Argument(value.shape.as_standard(), row_major(value.array))

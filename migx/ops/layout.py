@@ -16,6 +16,7 @@ from migx import dim
 from migx.dim import Extent
 from migx.errors import EvaluationError, ShapeError
 from migx.op import Array, Modules, Op, Operation, Shapes, Traits
+from migx.ops._row_major import row_major
 from migx.ops._rules import expect, expect_axis, expect_same_type
 from migx.shape import Shape
 
@@ -77,7 +78,7 @@ class Reshape(Op):
     def compute(self, x: Array, target: Array | None = None) -> Array:
         dims: Any = self.dims if target is None else self._resolved(x.shape, target.tolist())
         try:
-            return np.ascontiguousarray(x).reshape(dims)
+            return row_major(x).reshape(dims)
         except ValueError:
             raise EvaluationError(
                 f"reshape cannot make {list(dims)} of {list(x.shape)}, which has {x.size} elements"
@@ -205,7 +206,7 @@ class Contiguous(Op):
         return shapes[0].as_standard()
 
     def compute(self, x: Array) -> Array:
-        return np.asarray(x, order="C")
+        return row_major(x)
 
 
 class Slice(View):

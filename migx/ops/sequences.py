@@ -41,7 +41,7 @@ def joined(a: Shape, b: Shape) -> Shape:
     """What is known of a host value that is one of two of the same kind."""
     if a.same_type(b):
         return a
-    if not a.parts or not b.parts:
+    if len(a.parts) != 1 or len(b.parts) != 1:
         return Shape.opaque(a.dtype)
     if a.parts[0].dtype.is_tensor:
         return Shape.opaque(a.dtype, *common([a.parts[0], b.parts[0]]).parts)

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from migx import plugins
 from migx.argument import Argument
+from migx.bisect import NothingWrong
+from migx.errors import MigxError
 from migx.files import written
 from migx.ir import Program
 from migx.manager import Pipeline
+from migx.reduce import Case, reduced_case
 from migx.rewrite import EventLog
 from migx.target import Target, get_target
 from migx.testing.draws import Dice
-from migx.testing.oracles import Trial, Violation, passes_of, rules_of
+from migx.testing.law import check_law
+from migx.testing.oracles import Trial, Violation, rules_of, run_on_ref
 from migx.testing.patterns import draw_match, names_in
 from migx.testing.programs import Drawn, draw_program
-from migx.testing.reducing import reduced
 from migx.text import show
 
 ROUND_TRIPS = 8
@@ -66,13 +72,16 @@ class Report:
 
 @dataclass
 class Subject:
-    """What is fuzzed: a pipeline, or a target where one is given."""
+    """What is fuzzed: a pipeline, or a target where one is given; or the law of weights, on a
+    target, after a pipeline if there is one.
+    """
 
     pipeline: Pipeline
     target: Target | None = None
+    law: bool = False
 
     def __post_init__(self) -> None:
-        passes = passes_of(self.pipeline)
+        passes = self.pipeline.passes()
         self.rules = {f"{p.name}.{rule.name}": rule for p in passes for rule in rules_of(p)}
         self.focus = {
             p.name: tuple(dict.fromkeys(n for r in rules_of(p) for n in names_in(r.pattern)))
@@ -82,7 +91,12 @@ class Subject:
         self.fired: Counter[str] = Counter()
 
     def __str__(self) -> str:
-        return f"target {self.target.name}" if self.target is not None else str(self.pipeline)
+        law = (
+            "the law of weights after " if self.law and self.pipeline else "the law of weights on "
+        )
+        named = self.target is not None and not (self.law and self.pipeline)
+        what = f"target {self.target.name}" if named and self.target else str(self.pipeline)
+        return (law if self.law else "") + what
 
     def draw(self, seed: str) -> Drawn:
         """A program: one in two is drawn to match the rule that has had the least of them."""
@@ -105,7 +119,10 @@ class Subject:
     def check(self, program: Program, inputs: Mapping[str, Argument], full: bool = False) -> bool:
         """Holds one program to the oracles; says whether the passes changed anything."""
         trial, changed, log = Trial(program, inputs), False, EventLog()
-        if self.target is None:
+        if self.law:
+            target = self.target or get_target("ref")
+            changed = bool(check_law(program, inputs, target, self.pipeline or None))
+        elif self.target is None:
             changed = trial.passes(self.pipeline, log)
             self.fired.update(f"{e.pass_name}.{e.rule}" for e in log.events if e.rule)
         else:
@@ -114,10 +131,15 @@ class Subject:
             trial.round_trips()
         return changed
 
-    def failure(self, program: Program, inputs: Mapping[str, Argument]) -> Exception | None:
-        """What goes wrong with a program, if anything does."""
+    def failure(self, case: Case) -> Exception | None:
+        """What goes wrong with a program, if anything does; nothing where it does not run."""
+        inputs = case.inputs or {}
         try:
-            self.check(program, inputs, full=True)
+            run_on_ref(case.program, inputs, case.program)
+        except MigxError:
+            return None
+        try:
+            self.check(case.program, inputs, full=True)
         except Exception as error:  # noqa: BLE001 - whatever a pass raises is what is looked for
             return error
         return None
@@ -150,7 +172,7 @@ def fuzz(
     report.seconds = time.perf_counter() - start
     for subject in listed:
         report.fired += subject.fired
-    rules = [name for subject in listed for name in subject.rules]
+    rules = [name for subject in listed if not subject.law for name in subject.rules]
     report.silent = sorted({name for name in rules if not report.fired[name]})
     return report
 
@@ -174,18 +196,17 @@ def _found(
     """A failure made small, and saved."""
     oracle = _oracle(error)
 
-    def fails(program: Program, inputs: Mapping[str, Argument]) -> bool:
-        again = subject.failure(program, inputs)
+    def fails(case: Case) -> bool:
+        again = subject.failure(case)
         return again is not None and _oracle(again) == oracle
 
-    program: Program = drawn.program
-    inputs: Mapping[str, Argument] = drawn.inputs
-    if fails(program, inputs):
-        program, inputs = reduced(program, inputs, fails)
-        error = subject.failure(program, inputs) or error
-    failure = Failure(str(subject), seed, oracle, _message(error), str(program))
+    case = Case(drawn.program, drawn.inputs)
+    with suppress(NothingWrong):
+        case = reduced_case(case, fails)
+        error = subject.failure(case) or error
+    failure = Failure(str(subject), seed, oracle, _message(error), str(case.program))
     if folder is not None:
-        failure.file = _saved(subject, program, inputs, folder, f"{oracle}-{seed}")
+        failure.file = _saved(subject, case, folder, f"{oracle}-{seed}")
     return failure
 
 
@@ -199,26 +220,45 @@ def _message(error: Exception) -> str:
     return "\n".join([f"{prefix}{error}", *notes])
 
 
-def _saved(
-    subject: Subject, program: Program, inputs: Mapping[str, Argument], folder: Path, name: str
-) -> Path:
-    """Writes a case for ``migx opt``, and its inputs, as bytes where numpy has no such type."""
+def _saved(subject: Subject, case: Case, folder: Path, name: str) -> Path:
+    """Writes a case for ``migx opt``, the bytes of literals that the text has no room for, and the
+    inputs, as bytes where numpy has no such type.
+    """
     import numpy as np
 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name.replace(' ', '-')}.migx"
     head = "" if subject.target is not None else f"# passes: {subject.pipeline}\n"
+    data = path.with_suffix(".bin")
     with written(path) as out:
-        out.write(f"{head}{show(program)}".encode())
-    arrays = {name: np.asarray(value.array) for name, value in inputs.items()}
+        out.write(f"{head}{show(case.program, data_file=data)}".encode())
+    if not data.stat().st_size:
+        data.unlink()
+    arrays = {name: np.asarray(value.array) for name, value in (case.inputs or {}).items()}
     with written(path.with_suffix(".npz")) as out:
         np.savez(out, **arrays)  # type: ignore[arg-type]
     return path
 
 
+def each_pass() -> list[Pipeline]:
+    """Each pass that can be found, as it is and in its variants."""
+    found = []
+    for name in plugins.names("passes"):
+        cls = plugins.load("passes", name)
+        if all(f.default is not dataclasses.MISSING for f in dataclasses.fields(cls)):
+            found.append(Pipeline.parse(name))
+        found += [Pipeline.parse(f"{name}{{{options}}}") for options in cls.variants]
+    return found
+
+
 def subjects_for(
-    passes: Iterable[Pipeline] = (), target: Target | str | None = None
+    passes: Iterable[Pipeline] = (), target: Target | str | None = None, *, law: bool = False
 ) -> list[Subject]:
-    """A subject for each pipeline, and one for the target."""
+    """A subject for each pipeline, and one for the target; for the ``law`` of weights, one for
+    each pipeline on the target, or one for the target's own.
+    """
+    if law:
+        on = None if target is None else get_target(target)
+        return [Subject(pipeline, on, law=True) for pipeline in list(passes) or [Pipeline()]]
     found = [Subject(pipeline) for pipeline in passes]
     return [*found, Subject(Pipeline(), get_target(target))] if target is not None else found

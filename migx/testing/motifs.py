@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from migx import ops
 from migx.ir import Instruction
 from migx.op import Operation
-from migx.shape import I64, Shape
+from migx.shape import F32, I4, I8, I64, U4, U8, Shape
 from migx.testing.draws import Want
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def lookups(author: Author, like: Shape, depth: int) -> Instruction | None:
     total: Instruction | None = None
     for _ in range(author.dice.some(4, 5)):
         size = author.dice.some(2, 4)
-        table = author.literal_of(like.with_dims((size, *like.dims[-1:])))
+        table = author.literal_of(Want(like.with_dims((size, *like.dims[-1:]))))
         at = author.leaf(Want(Shape(I64, like.dims[:-1]), below=size))
         row = author.apply(ops.Gather(0), [table, at])
         if row is None:
@@ -100,6 +100,27 @@ def products(author: Author, like: Shape, depth: int) -> Instruction | None:
     return _joined(author, like.rank - 1, parts)
 
 
+def packed(author: Author, like: Shape, depth: int) -> Instruction | None:
+    """A product with a constant kept in four bits, and a scale for each block of it."""
+    if like.rank < 2 or like.dtype is not F32 or not isinstance(like.dims[-1], int):
+        return None
+    blocks, block = author.dice.some(1, 2), author.dice.some(2, 3)
+    rows, columns = blocks * block, like.dims[-1]
+    kind, unpacked = author.dice.one_of(((I4, I8), (U4, U8)))
+    w = author.apply(ops.UnpackInt4(), [author.leaf(Want(Shape(kind, (rows, columns))))])
+    dims = Shape(F32, (blocks, columns))
+    scale = [author.leaf(Want(dims, positive=True, constant=True))]
+    if author.dice.chance(0.5):
+        scale.append(author.leaf(Want(dims.with_type(unpacked), below=4, constant=True)))
+    if w is not None:
+        w = author.apply(ops.DequantizeLinear(0, block), [w, *scale])
+    if w is None:
+        return None
+    x = author.value(Want(like.with_dims((*like.dims[:-1], rows))), 1)
+    spread = author.apply(ops.Multibroadcast((*like.dims[:-2], rows, columns)), [w])
+    return None if spread is None else author.apply(ops.Dot(), [x, spread])
+
+
 def _joined(author: Author, axis: int, parts: Sequence[Instruction | None]) -> Instruction | None:
     found = [p for p in parts if p is not None]
     return author.apply(ops.Concat(axis), found) if len(found) == len(parts) else None
@@ -108,6 +129,7 @@ def _joined(author: Author, axis: int, parts: Sequence[Instruction | None]) -> I
 MOTIFS: dict[str, Motif] = {
     "attention": attention,
     "lookups": lookups,
+    "packed": packed,
     "products": products,
     "tiles": tiles,
     "twins": twins,

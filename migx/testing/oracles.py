@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping
-from functools import cached_property
 from pathlib import Path
 
 from migx.argument import Argument
 from migx.compiler import finalize
+from migx.epochs import LiveWeights
 from migx.errors import MigxError
 from migx.ir import Program
 from migx.manager import Pass, PassManager, Pipeline
@@ -17,9 +17,9 @@ from migx.parser import parse
 from migx.rewrite import EventLog, Rule, RuleSet
 from migx.serialize import load, save
 from migx.target import CompileOptions, Target, get_target
-from migx.testing.bounds import Bounds, Error, difference
+from migx.testing.bounds import NONE, Bound, ElementBounds, compare
 
-Outputs = list[tuple[Argument, Error]]
+Outputs = list[tuple[Argument, Bound]]
 
 
 class Violation(MigxError):
@@ -36,10 +36,11 @@ class Trial:
     def __init__(self, program: Program, inputs: Mapping[str, Argument]) -> None:
         self.program, self.inputs = program, inputs
 
-    @cached_property
-    def outputs(self) -> Outputs:
-        """What the program gives on ``ref``, with a bound on the error of each element."""
-        return run_on_ref(self.program, self.inputs, self.program)
+    def outputs(self, passes: Pipeline) -> Outputs:
+        """What the program gives on ``ref``, with a bound on the error of each element, that by
+        which passes approximate on purpose included.
+        """
+        return run_on_ref(self.program, self.inputs, self.program, passes.approximations())
 
     def passes(self, pipeline: Pipeline, log: EventLog | None = None) -> bool:
         """Checks that passes leave a program that verifies, gives the same, has no larger
@@ -57,23 +58,28 @@ class Trial:
         if len(pipeline) == 1 and _run(again, pipeline):
             raise Violation("idempotent", f"{pipeline} changes something when run again")
         self._expect_small(after, pipeline)
-        self._expect_same(run_on_ref(after, self.inputs, self.program), str(pipeline))
+        results = run_on_ref(after, self.inputs, self.program)
+        self._expect_same(results, self.outputs(pipeline), str(pipeline))
         return True
 
     def target(self, target: Target | str) -> None:
         """Checks that a target computes what ``ref`` does, within the bounds of both ways."""
         chosen = get_target(target)
-        compiled = self.program.copy().compile(chosen).executable
-        results = compiled.run(dict(self.inputs))
-        lowered = self.program.copy()
         context = chosen.get_context()
-        PassManager(lowered).run(chosen.get_passes(context, CompileOptions()))
+        passes = chosen.get_passes(context, CompileOptions())
+        expected = self.outputs(passes)
+        compiled = self.program.copy().compile(chosen).compiled
+        with compiled.weights.reading() as slots:
+            results = compiled.executable.run(dict(self.inputs), slots)
+        lowered = self.program.copy()
+        PassManager(lowered).run(passes)
         try:
             bounds = [e for _, e in run_on_ref(lowered, self.inputs, self.program)]
         except MigxError:
             # Lowered operations may have no meaning of their own: as many roundings again, then.
-            bounds = [e for _, e in self.outputs]
-        self._expect_same(list(zip(results, bounds, strict=True)), f"target {chosen.name}")
+            bounds = [e for _, e in expected]
+        got = list(zip(results, bounds, strict=True))
+        self._expect_same(got, expected, f"target {chosen.name}")
 
     def round_trips(self) -> None:
         """Checks that the program's text and file give it back."""
@@ -85,31 +91,20 @@ class Trial:
             if load(path) != self.program:
                 raise Violation("file", "the .mxr file holds another program")
 
-    def _expect_same(self, results: Outputs, what: str) -> None:
-        pairs = zip(results, self.outputs, strict=True)
+    def _expect_same(self, results: Outputs, expected: Outputs, what: str) -> None:
+        pairs = zip(results, expected, strict=True)
         for i, ((got, after), (wanted, before)) in enumerate(pairs):
-            if found := difference(got, wanted, before, after):
-                raise Violation("same outputs", f"after {what}, output {i} {found}")
+            found = compare(f"output {i}", got, wanted, before, after)
+            if not found.passed:
+                raise Violation("same outputs", f"after {what}, {found.name}: {found.problem}")
 
     def _expect_small(self, after: Program, pipeline: Pipeline) -> None:
         before, made = _constant_bytes(self.program), _constant_bytes(after)
-        allowed = before + sum(p.constant_allowance for p in passes_of(pipeline))
+        allowed = before + sum(p.constant_allowance for p in pipeline.passes())
         if made > allowed:
             raise Violation(
                 "constants", f"{pipeline} leaves {made} bytes of constants, there were {before}"
             )
-
-
-def passes_of(pipeline: Pipeline) -> list[Pass]:
-    """Every pass of a pipeline, those in groups and behind names too."""
-    found: list[Pass] = []
-
-    def note(each: Pass, _: str) -> bool:
-        found.append(each)
-        return False
-
-    pipeline.drive(note)
-    return found
 
 
 def rules_of(each: Pass) -> RuleSet:
@@ -126,7 +121,12 @@ def _each(given: Rule | RuleSet) -> Iterable[Rule]:
     return (given,) if isinstance(given, Rule) else given
 
 
-def run_on_ref(program: Program, inputs: Mapping[str, Argument], given: Program) -> Outputs:
+def run_on_ref(
+    program: Program,
+    inputs: Mapping[str, Argument],
+    given: Program,
+    approximations: Mapping[str, float] = NONE,
+) -> Outputs:
     """What a program gives as it stands, with its bounds; literals that ``given`` does not have
     count as rounded.
     """
@@ -134,9 +134,12 @@ def run_on_ref(program: Program, inputs: Mapping[str, Argument], given: Program)
     context = ref.get_context()
     finalize(program, context)
     executable = ref.make_executable(program, context)
-    bounds = Bounds(program, inputs, given)
-    results = executable.trace(dict(inputs), bounds)  # type: ignore[attr-defined]
-    return [(r, bounds.error(at)) for r, at in zip(results, program.main.outputs, strict=True)]
+    bounds = ElementBounds(program, inputs, given, approximations)
+    weights = LiveWeights(program.weights, context)
+    weights.start()
+    with weights.reading() as slots:
+        results = executable.trace(dict(inputs), bounds, slots)  # type: ignore[attr-defined]
+    return [(r, bounds.of(at)) for r, at in zip(results, program.main.outputs, strict=True)]
 
 
 def _run(program: Program, pipeline: Pipeline, log: EventLog | None = None) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -22,6 +22,9 @@ TRIES = 60
 
 NUMBERS = (0, 1, -1, 2, 0.5, -0.5, 3, 0.75, -2)
 """What a literal that has to pass a test is, for a start."""
+
+
+Below: TypeAlias = tuple[Pattern, ...]
 
 
 class Mismatch(Exception):
@@ -99,20 +102,23 @@ class Matcher(Author):
                 continue
             op, wants = found
             attributes = self.attributes(pattern, op)
-            fits = pattern.inputs is None or len(pattern.inputs) == len(wants)
+            below = below_of(pattern, len(wants), self.dice)
+            fits = below is None or len(below) == len(wants)
             if attributes is None or not fits:
                 continue
             op = operations.with_attributes(op, **attributes) if attributes else op
-            return self.put(op, pattern, wants, like)
+            return self.put(op, pattern, below, wants, like)
         raise Mismatch(f"no {pattern} makes {like}")
 
-    def put(self, op: Any, pattern: On, wants: list[Want], like: Shape) -> Instruction:
-        if pattern.inputs is None:
+    def put(
+        self, op: Any, pattern: On, below: Below | None, wants: list[Want], like: Shape
+    ) -> Instruction:
+        if below is None:
             inputs = [self.value(w, 3) for w in wants]
         else:
             # What may be any value comes last, for it may be one that another pattern names.
             pairs = sorted(
-                enumerate(zip(pattern.inputs, wants, strict=True)),
+                enumerate(zip(below, wants, strict=True)),
                 key=lambda pair: isinstance(pair[1][0], Var),
             )
             made_at = {i: self.match(p, w.shape) for i, (p, w) in pairs}
@@ -207,6 +213,17 @@ class Matcher(Author):
         if self.dice.chance(0.5):
             return self.apply(plugins.operation("concat")(axis), list(values))
         return self.apply(plugins.operation("add")(), list(values)[:2])
+
+
+def below_of(pattern: On, count: int, dice: Dice) -> Below | None:
+    """The patterns of so many inputs; None where any will do."""
+    if pattern.inputs is None or pattern.which == "in order":
+        return pattern.inputs
+    (wanted,) = pattern.inputs
+    chosen = dice.some(0, count - 1)
+    return tuple(
+        wanted if pattern.which == "every" or i == chosen else Var("") for i in range(count)
+    )
 
 
 def names_in(pattern: Pattern) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from migx.ops.builtin import Param, Return
 from migx.parser import drawn
 from migx.shape import BOOL, I64, Shape
 from migx.target import Context, get_target
-from migx.testing.draws import Dice, Want, any_shape, draft, drawable, volume
+from migx.testing.draws import PACKERS, TUPLES, Dice, Want, any_shape, draft, drawable, volume
 from migx.testing.motifs import MOTIFS
 from migx.verify import captures
 
@@ -64,19 +64,20 @@ class Author:
         self.symbol = Dim("n", 1, 8) if symbolic else None
         self.sizes = {"n": 3} if symbolic else {}
         self.context = _context()
-        self.left = dice.some(5, 24)
+        self.left, self.weights = dice.some(5, 24), 0
         self.kept: dict[str, Any] = {}
         self.positive = dice.chance(0.2)
         if self.symbol is not None:
             self.given(Want(Shape("f32", (self.symbol,))))
 
     def finished(self, outputs: Iterable[Instruction]) -> Drawn:
-        """The program that returns some values, without what is not needed for them."""
+        """The program that returns some values, mostly without what is not needed for them."""
         main = self.program.main
         main.add_return(*outputs)
-        for module in list(self.program.modules.values()):
-            remove_dead_code(module)
-        remove_dead_modules(self.program)
+        if self.dice.chance(0.9):
+            for module in list(self.program.modules.values()):
+                remove_dead_code(module)
+            remove_dead_modules(self.program)
         inputs = {name: self.data[p] for name, p in main.parameters.items()}
         return Drawn(self.program, inputs, features(self.program))
 
@@ -89,7 +90,11 @@ class Author:
         to so many above one another.
         """
         if want.values:
-            return self.literal(Argument(want.shape, np.array(want.values, np.int64)))
+            given = self.dice.chance(0.2)
+            return self.given(want) if given else self.literal_of(want)
+        if want.shape.dtype.is_packed and self.dice.chance(0.5):
+            packed = self.result(want.shape, depth, PACKERS)
+            return self.leaf(want) if packed is None else packed
         if want.below or want.positive or want.constant or want.shape.dtype.is_packed:
             return self.leaf(want)
         there = self.known.get(want.shape.text, ())
@@ -111,7 +116,7 @@ class Author:
             if kept is not None and self.dice.chance(0.3) and not names:
                 op, wants = kept
             else:
-                name = self.dice.one_of(names or self.names())
+                name = self.dice.one_of(names or (TUPLES if like.parts else self.names()))
                 if name in WHOLE:
                     if like.parts or depth < 2:
                         continue
@@ -235,21 +240,25 @@ class Author:
         assert made is not None
         return made
 
-    def literal_of(self, shape: Shape) -> Instruction:
-        """A fixed literal of a shape."""
-        value = Argument(shape, self.array(shape, Want(shape)))
+    def literal_of(self, want: Want) -> Instruction:
+        """A fixed literal as wanted."""
+        value = Argument(want.shape, self.array(want.shape, want))
         return self.keep(self.module.add_literal(value), value)
 
     def literal(self, value: Argument) -> Instruction:
         """Adds a literal."""
-        at = self.module.add_literal(value, replaceable=self.dice.chance(0.1))
-        return self.keep(at, value)
+        replaceable = self.dice.chance(0.1)
+        self.weights += replaceable
+        name = f"w{self.weights}" if replaceable else ""
+        return self.keep(self.module.add_literal(value, name=name, replaceable=replaceable), value)
 
     def array(self, shape: Shape, want: Want) -> NDArray[Any]:
         """Values as wanted: a plain number throughout, or numbers that are apart from each other
         and from halves, and not near 0.
         """
         dims, dtype = [int(d) for d in shape.dims], shape.dtype
+        if want.values:
+            return np.array(want.values).astype(dtype.numpy).reshape(dims)
         if want.below:
             return self.numpy.integers(0, want.below, dims).astype(dtype.numpy)
         if dtype is BOOL:
@@ -268,7 +277,7 @@ class Author:
         """One result of an ``if``."""
         self.left -= 1
         if self.dice.chance(0.3) and self.symbol is None:
-            return self.repetition(like, depth)
+            return self.dice.one_of((self.repetition, self.scanning))(like, depth)  # type: ignore[no-any-return]
         other = [like] if self.dice.chance(0.7) else [like, self.shape()]
         condition = self.value(Want(Shape(BOOL, ())), 1)
         wants = [Want(s.as_standard()) for s in other]
@@ -300,6 +309,27 @@ class Author:
         body = self.inside("body", write)
         made = self.apply(ops.Loop(), [trip, going, first], [body])
         return None if made is None else self.apply(ops.GetTupleElem(0), [made])
+
+    def scanning(self, like: Shape, depth: int) -> Instruction | None:
+        """The last state, or the stacked results, of a ``scan`` over the rows of a value."""
+        stacks = like.rank > 0 and like.dims[0] != 0 and self.dice.chance(0.5)
+        length = like.dims[0] if stacks else self.dice.some(1, 3)
+        state = self.shape().as_standard() if stacks else like.as_standard()
+        row = self.shape().as_standard()
+        first = self.value(Want(state), depth - 1)
+        rows = self.value(Want(row.with_dims((length, *row.dims))), depth - 1)
+
+        def write(body: Module) -> list[Instruction]:
+            self.keep(body.add_parameter("state", state), self.data[first])
+            of_row = Argument(row, self.data[rows].array[0])
+            self.keep(body.add_parameter("row", row), of_row)
+            made = like.with_dims(like.dims[1:]) if stacks else row
+            wants = [Want(state), Want(made.as_standard())]
+            return [self.standard(self.value(w, depth - 1)) for w in wants]
+
+        body = self.inside("body", write)
+        made = self.apply(ops.Scan(1), [first, rows], [body])
+        return None if made is None else self.apply(ops.GetTupleElem(int(stacks)), [made])
 
     def inside(self, name: str, write: Callable[[Module], list[Instruction]]) -> Module:
         """A new module; what is written in it is known there alone."""
@@ -373,10 +403,14 @@ def _context() -> Context:
 
 
 def _is_fine(result: Argument) -> bool:
-    """Whether all floats are finite and of moderate size."""
+    """Whether a value has the dims its shape rule says, and all floats are finite and of moderate
+    size.
+    """
     if result.shape.parts:
         return all(map(_is_fine, result.parts))
-    if not result.shape.dtype.is_float or result.shape.dtype.is_packed:
+    if not result.shape.dtype.is_tensor or result.shape.dtype.is_packed:
         return True
     array = result.array
+    if array.shape != result.shape.dims or not result.shape.dtype.is_float:
+        return bool(array.shape == result.shape.dims)
     return not array.size or bool(np.max(np.abs(array.astype(np.float64))) <= LARGEST)

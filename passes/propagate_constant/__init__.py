@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from migx.argument import Argument
+from migx.evaluation import evaluated
 from migx.ir import Instruction, Program
 from migx.manager import Pass, PassManager
-from migx.passes.propagate_constant.evaluation import evaluated
 from migx.passes.propagate_constant.plan import Plan
 from migx.rewrite import Event
 from migx.text import draw_instruction
@@ -29,7 +29,7 @@ class PropagateConstant(Pass):
         values: dict[Instruction, Argument] = {}
         roots = plan.roots()
         while new := [at for at in roots if at not in values]:
-            values |= evaluated(new)
+            values |= evaluated(new, lenient=True)
             plan.keep(at for at in new if at not in values)
             roots = plan.roots()
         for at in roots:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from migx import op as operations
-from migx.constants import Made, is_unpacked, related, tree
+from migx.constants import ALLOWANCE, Made, is_unpacked, related, tree
+from migx.hoisting import is_weight
 from migx.ir import Instruction
 from migx.manager import PassManager
-from migx.ops.builtin import Literal
+from migx.ops.builtin import Literal, OnnxExternalWeights, Slot
 
 
 class Plan:
@@ -16,12 +17,23 @@ class Plan:
 
     Literals take the place of the *roots*: what is read by an instruction that stays or is not
     constant. A root that breaks the law of ``migx.constants`` stays, and what it reads is looked at
-    instead; that may then take no more than it frees, lest each run add an allowance of its own.
+    instead; that may then take no more than it frees, lest each run add an allowance of its own,
+    and stays where it comes of packed storage, lest the next run take it for any other constant.
+
+    With ``weights`` it is slots that take the places of what depends on weights, whose values need
+    not be known; what does not depend on any stays.
     """
 
-    def __init__(self, manager: PassManager, skip_ops: tuple[str, ...], allowance: int) -> None:
-        self.manager, self.allowance = manager, allowance
-        self.constant = _constants(manager, frozenset(skip_ops))
+    def __init__(
+        self,
+        manager: PassManager,
+        skip_ops: tuple[str, ...] = (),
+        allowance: int = ALLOWANCE,
+        *,
+        weights: bool = False,
+    ) -> None:
+        self.manager, self.allowance, self.weights = manager, allowance, weights
+        self.constant = _constants(manager, frozenset(skip_ops), weights)
         unpacked: dict[Instruction, bool] = {}
         self.kept = {at for at in self.constant if _stays(at, unpacked)}
         if (log := manager.log) is not None and log.skip != frozenset():
@@ -50,19 +62,24 @@ class Plan:
         roots = []
         for at in reversed(self.constant):
             if any(u not in self.constant or u in running for u in at.users):
-                if at in self.kept or type(at.op) is Literal:
+                if at in self.kept or _is_source(at) or self.constant[at] is not self.weights:
                     running.add(at)
                 else:
                     roots.append(at)
-        literals = self.manager.program.literals
-        left = {at for at in literals if at in running or at not in self.constant}
-        gone = {id(at.op.value) for at in literals if at not in left}  # type: ignore[attr-defined]
-        return roots[::-1], gone - {id(at.op.value) for at in left}  # type: ignore[attr-defined]
+        held = self.manager.constants.held
+        sources = {at: id(held(at)) for at in self.constant if _is_source(at)}
+        sources |= {at: id(held(at)) for at in self.manager.program.literals}
+        left = {v for at, v in sources.items() if at in running or at not in self.constant}
+        return roots[::-1], set(sources.values()) - left
 
     def _refused(self, roots: list[Instruction], gone: set[int]) -> list[Instruction]:
         """The roots that break the law alone, or else those that do together."""
         by_made = {self._made(at): at for at in roots}
-        alone = [at for m, at in by_made.items() if m.excess(gone, self._allowance([at])) > 0]
+        alone = [
+            at
+            for m, at in by_made.items()
+            if m.excess(gone, self._allowance([at])) > 0 or (m.unpacks and at not in self.largest)
+        ]
         if alone:
             return alone
         found: list[Instruction] = []
@@ -82,14 +99,26 @@ class Plan:
         return self.allowance if self.largest.issuperset(roots) else 0
 
 
-def _constants(manager: PassManager, skip_ops: frozenset[str]) -> dict[Instruction, None]:
-    """What can be evaluated now, inputs before users, modules before those inside them."""
-    found: dict[Instruction, None] = {}
+def _constants(
+    manager: PassManager, skip_ops: frozenset[str], weights: bool
+) -> dict[Instruction, bool]:
+    """What can be evaluated now, inputs before users, modules before those inside them; and whether
+    it depends on weights.
+    """
+    found: dict[Instruction, bool] = {}
     for module in reversed(manager.modules()):
         for at in module:
-            if not module.bypass and _computes(at, skip_ops) and all(v in found for v in at.inputs):
-                found[at] = None
+            if weights and (type(at.op) is Slot or is_weight(at)):
+                found[at] = True
+            elif (
+                not module.bypass and _computes(at, skip_ops) and all(v in found for v in at.inputs)
+            ):
+                found[at] = any(found[v] for v in at.inputs)
     return found
+
+
+def _is_source(at: Instruction) -> bool:
+    return type(at.op) in (Literal, OnnxExternalWeights, Slot)
 
 
 def _computes(at: Instruction, skip_ops: frozenset[str]) -> bool:

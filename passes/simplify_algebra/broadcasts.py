@@ -13,10 +13,10 @@ from migx.rewrite import Cursor, rule
 from migx.shape import Dims
 
 
-@rule(having("pointwise", name="root"))
+@rule(having("pointwise", name="root").every(on(BROADCASTS)))
 def inner_broadcast(at: Cursor, root: Instruction) -> Instruction | None:
     """op(broadcast(a), broadcast(b), ...) is broadcast(op(a, b, ...))."""
-    if root.modules or not root.inputs or not all(type(v.op) in BROADCASTS for v in root.inputs):
+    if root.modules:
         return None
     wholes = [repeated(v) for v in root.inputs]
     narrow = common_dims(wholes, root.shape.dims)

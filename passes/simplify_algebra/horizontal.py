@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from migx import op as operations
 from migx.dim import Extent
 from migx.ir import Instruction
-from migx.match import constant, having, on, varying
+from migx.match import attr, constant, having, on, var, varying
 from migx.ops.layout import Concat, Multibroadcast, Slice
 from migx.ops.linear import Convolution, Dot
 from migx.ops.pointwise import Add
@@ -32,7 +32,7 @@ def conv_dot_horiz_fusion(
     at: Cursor, x: Instruction, w: Instruction, root: Instruction
 ) -> dict[Instruction, Instruction] | Declined | None:
     """dot(x, a) and dot(x, b) are slices of dot(x, concat(a, b)), and so with convolutions."""
-    if len(x.users) > MANY or (isinstance(root.op, Convolution) and root.op.group > 1):
+    if not 1 < len(x.users) <= MANY or (isinstance(root.op, Convolution) and root.op.group > 1):
         return None
     out, along = (root.shape.rank - 1,) * 2 if isinstance(root.op, Dot) else (1, 0)
     siblings = [u for u in x.users if u.module is at.module and is_sibling(u, root, along)]
@@ -91,13 +91,19 @@ def parted(
     return parts
 
 
-@rule(having("pointwise", name="root"))
-def splits(at: Cursor, root: Instruction) -> dict[Instruction, Instruction] | None:
+def one_axis(axes: tuple[int, ...]) -> bool:
+    """Whether something is done along one axis alone."""
+    return len(axes) == 1
+
+
+@rule(having("pointwise", name="root").some(on(Slice, axes=attr("axes", one_axis), name="cut")))
+def splits(
+    at: Cursor, root: Instruction, cut: Instruction, axes: tuple[int]
+) -> dict[Instruction, Instruction] | None:
     """op(slice(x)) for each of the slices that x falls into are slices of op(x)."""
-    cut = next((v for v in root.inputs if is_cut(v)), None)
-    if cut is None or root.modules or len(cut.inputs[0].users) > MANY:
+    if root.modules or len(cut.inputs[0].users) > MANY:
         return None
-    (axis,), parts = cut_along(cut), tiles(cut)
+    (axis,), parts = axes, tiles(cut)
     rows = [root if part is cut else twin(root, cut, part) for part in parts]
     found = [row for row in rows if row is not None]
     if len(parts) < 2 or len(found) < len(parts):
@@ -116,7 +122,7 @@ def splits(at: Cursor, root: Instruction) -> dict[Instruction, Instruction] | No
 
 def is_cut(at: Instruction) -> bool:
     """Whether a value is a slice along one axis."""
-    return len(cut_along(at)) == 1
+    return one_axis(cut_along(at))
 
 
 def cut_along(at: Instruction) -> tuple[int, ...]:
@@ -181,30 +187,23 @@ def joined_constants(
     return laid_along(at, at(Concat(0), *vectors), axis, dims)
 
 
-@rule(on(Concat, name="root"))
+@rule(on(Concat, name="root").every(having("pointwise", var()).once()))
 def concat_op(at: Cursor, root: Instruction) -> Instruction | None:
     """concat(op(x), op(y)) is op(concat(x, y)), where nothing that made x and y could have taken
     the operation in.
     """
-    first = root.inputs[0]
-    if not all(map(is_plain_unary, root.inputs)) or len(root.inputs) < 2:
-        return None
-    same = all(
+    first, *others = root.inputs
+    same = others and all(
         operations.key(v.op) == operations.key(first.op)
         and v.inputs[0].shape.dtype is first.inputs[0].shape.dtype
-        and v.use_count == 1
         and v.module is at.module
+        and not v.modules
         for v in root.inputs
     )
     inner = [v.inputs[0] for v in root.inputs]
     if not same or any(map(works, inner)):
         return None
     return at(first.op, at(root.op, *inner))
-
-
-def is_plain_unary(at: Instruction) -> bool:
-    """Whether an instruction is a pointwise operation on one value."""
-    return operations.traits(at.op).pointwise and len(at.inputs) == 1 and not at.modules
 
 
 def works(at: Instruction) -> bool:

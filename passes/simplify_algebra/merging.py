@@ -41,9 +41,8 @@ def add_lit_broadcast(
 ) -> Instruction | None:
     """(x + a) + b is x + (a + b); so with *, max, min, and, or, xor."""
     exact = not isinstance(outer.op, FLEXIBLE)
-    if inner.op != outer.op or not (exact or rounds_well(x)) or not may_merge(a, b):
-        return None
-    return at(outer.op, x, at(outer.op, a, b))
+    fits = inner.op == outer.op and (exact or rounds_well(x)) and may_merge(outer.op, a, b)
+    return at(outer.op, x, at(outer.op, a, b)) if fits else None
 
 
 @rule(
@@ -60,7 +59,7 @@ def double_add_lit_broadcast(
     h: Instruction,
 ) -> Instruction | None:
     """(x + a) + (y + b) is (x + y) + (a + b); so with *."""
-    if not f.op == g.op == h.op or not rounds_well(x) or not may_merge(a, b):
+    if not f.op == g.op == h.op or not rounds_well(x) or not may_merge(h.op, a, b):
         return None
     return at(h.op, at(h.op, x, y), at(h.op, a, b))
 
@@ -68,7 +67,7 @@ def double_add_lit_broadcast(
 @rule(on(Mul, on(Add, HEAVY | SCALED, a).once(), b))
 def mul_add(at: Cursor, f: Instruction, a: Instruction, b: Instruction) -> Instruction | None:
     """(f + a) * b is f * b + a * b, where f can take the factor into its own constant."""
-    if not rounds_well(f) or not may_merge(a, b):
+    if not rounds_well(f) or not may_merge(Mul(), a, b):
         return None
     return at(Add(), at(Mul(), f, b), at(Mul(), a, b))
 
@@ -105,21 +104,21 @@ def div_const(at: Cursor, x: Instruction, root: Instruction) -> Instruction:
 @rule(on(Div, on(Mul, x, a).once(), b))
 def div_mul(at: Cursor, x: Instruction, a: Instruction, b: Instruction) -> Instruction | None:
     """(x * a) / b is x * (a / b)."""
-    fits = x.shape.dtype.is_float and rounds_well(x) and may_merge(a, b)
+    fits = x.shape.dtype.is_float and rounds_well(x) and may_merge(Div(), a, b)
     return at(Mul(), x, at(Div(), a, b)) if fits else None
 
 
 @rule(on(Mul, on(Div, x, a).once(), b))
 def mul_div(at: Cursor, x: Instruction, a: Instruction, b: Instruction) -> Instruction | None:
     """(x / a) * b is x * (b / a)."""
-    fits = x.shape.dtype.is_float and rounds_well(x) and may_merge(a, b)
+    fits = x.shape.dtype.is_float and rounds_well(x) and may_merge(Div(), b, a)
     return at(Mul(), x, at(Div(), b, a)) if fits else None
 
 
 @rule(on(Div, on(Div, x, a).once(), b))
 def div_div(at: Cursor, x: Instruction, a: Instruction, b: Instruction) -> Instruction | None:
     """(x / a) / b is x / (a * b)."""
-    fits = x.shape.dtype.is_float and rounds_well(x) and may_merge(a, b)
+    fits = x.shape.dtype.is_float and rounds_well(x) and may_merge(Mul(), a, b)
     return at(Div(), x, at(Mul(), a, b)) if fits else None
 
 

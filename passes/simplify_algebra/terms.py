@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import ml_dtypes
+import numpy as np
+
 from migx import dim
 from migx.constants import is_unpacked, tree
 from migx.ir import Instruction
 from migx.match import Pattern, skip, value
+from migx.op import Array, Operation
+from migx.ops.builtin import Literal
 from migx.ops.layout import Broadcast, Multibroadcast, Squeeze
+from migx.ops.pointwise import Add, Binary, Unary
 from migx.rewrite import Cursor
 from migx.shape import Dims
+from migx.weights import is_readable
 
 BROADCASTS = (Broadcast, Multibroadcast)
 
@@ -21,6 +28,9 @@ memory, that what a rewrite around it saves is not worth making one.
 
 LITTLE = 1024
 """Elements up to which a constant may be kept beside what is made of it."""
+
+STEPS = 8
+"""How many operations back the values of constants are looked at."""
 
 
 def throughout(number: float) -> Pattern:
@@ -86,13 +96,49 @@ def rounds_well(at: Instruction) -> bool:
     return dtype.is_integer or (dtype.is_float and dtype.bits >= 16)
 
 
-def may_merge(a: Instruction, b: Instruction) -> bool:
-    """Whether what is computed from two constants, element by element, is no larger than what is
-    freed by it.
+def may_merge(op: Operation, a: Instruction, b: Instruction) -> bool:
+    """Whether what an operation makes of two constants, element by element, is no larger than what
+    is freed by it, and as good a number as they are.
     """
     every = {*repeated(a).axes, *repeated(b).axes}
     whole = [v for v in (a, b) if every == {*repeated(v).axes}]
-    return any(map(is_kept_small, whole)) and not any(map(is_unpacked, (a, b)))
+    fits = any(map(is_kept_small, whole)) and not any(map(is_unpacked, (a, b)))
+    return fits and keeps_range(op, a, b)
+
+
+def keeps_range(op: Operation, a: Instruction, b: Instruction) -> bool:
+    """Whether what an operation makes of two constants is finite where both are, and no product or
+    quotient too small for all its digits where both have theirs. Only few and fixed elements are
+    looked at; others are taken to do.
+    """
+    x, y = few_elements(a), few_elements(b)
+    if x is None or y is None or not (isinstance(op, Binary) and a.shape.dtype.is_float):
+        return True
+    least = float(ml_dtypes.finfo(x.dtype).smallest_normal)  # type: ignore[no-untyped-call]
+    made, x, y = (np.abs(v.astype(np.float64)) for v in (op.compute(x, y), x, y))
+    lost = np.isfinite(x) & np.isfinite(y) & ~np.isfinite(made)
+    if not isinstance(op, Add):  # a sum that small is exact
+        lost |= (x >= least) & (y >= least) & (made < least)
+    return not np.any(lost)
+
+
+def few_elements(constant: Instruction, steps: int = STEPS) -> Array | None:
+    """The value of a fixed literal of few elements, or of what a few elementwise steps make of
+    such, with an axis of one element wherever it is but a broadcast; None of other constants.
+    """
+    whole = repeated(constant)
+    source, op = whole.source, whole.source.op
+    if isinstance(op, Literal):
+        known = is_readable(source) and is_little(source) and not source.shape.dtype.is_packed
+        array = op.value.array if known else None
+    elif isinstance(op, Unary | Binary) and steps:
+        given = [v for v in (few_elements(v, steps - 1) for v in source.inputs) if v is not None]
+        array = op.compute(*given) if len(given) == len(source.inputs) else None
+    else:
+        array = None
+    if array is None:
+        return None
+    return array.reshape((1,) * whole.first + array.shape + (1,) * (whole.rank - whole.end))
 
 
 def is_kept_small(constant: Instruction) -> bool:

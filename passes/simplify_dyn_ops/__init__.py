@@ -11,10 +11,10 @@ from migx.errors import DimError, EvaluationError, ShapeError
 from migx.ir import Instruction, Program
 from migx.manager import Pass, PassManager
 from migx.match import on, var
-from migx.passes.simplify_dyn_ops.forms import FORMS, kept, static_form
+from migx.passes.simplify_dyn_ops.forms import FORMS, kept, rely_on, static_form
 from migx.rewrite import Cursor, Declined, rewrite, rule
 from migx.specialise import substitute_symbols
-from migx.weights import value_of
+from migx.weights import looked_at
 
 
 @rule(on(tuple(FORMS), name="root"))
@@ -25,6 +25,7 @@ def known_sizes(at: Cursor, root: Instruction) -> Instruction | Declined | None:
         return None
     if not found[1].same_type(root.shape):
         return Declined("its result has dims of its own")
+    rely_on(root, SimplifyDynOps.name)
     inputs = kept(root)
     for op in found[0]:
         inputs = (at(op, *inputs),)
@@ -49,28 +50,30 @@ class SimplifyDynOps(Pass):
         changed = False
         while found := equations(program):
             try:
-                substitute_symbols(program, found)
+                substitute_symbols(program, {name: known for name, (known, _) in found.items()})
             except (DimError, ShapeError):
                 return changed
             changed = True
+            for _, at in found.values():
+                rely_on(at, self.name)
             for module in manager.modules():
                 if not module.bypass:
                     rewrite(module, self.rules, self.name, manager.log)
         return changed
 
 
-def equations(program: Program) -> dict[str, Extent]:
-    """Symbols that turn out to be something known, and that no caller gives."""
-    found: dict[str, Extent] = {}
+def equations(program: Program) -> dict[str, tuple[Extent, Instruction]]:
+    """Symbols that turn out to be something known, and that no caller gives; and what says so."""
+    found: dict[str, tuple[Extent, Instruction]] = {}
     given = {s.name for p in program.main.parameters.values() for s in p.shape.symbols()}
     for module in program.modules.values():
-        for mine, known in (pair for at in module for pair in sizes_of(at)):
+        for at, mine, known in ((at, *pair) for at in module for pair in sizes_of(at)):
             symbol = mine.symbol if isinstance(mine, Dim) else None
             if symbol is None or symbol.name in given or not within(known, symbol):
                 continue
             # One that says something of another waits for the next round.
             if not found.keys() & {s.name for s in (symbol, *dim.symbols(known))}:
-                found[symbol.name] = known
+                found[symbol.name] = known, at
                 given |= {s.name for s in dim.symbols(known)}
     return found
 
@@ -84,7 +87,7 @@ def within(known: Extent, symbol: Symbol) -> bool:
 def sizes_of(at: Instruction) -> Iterator[tuple[Extent, Extent]]:
     """The dims of a result, each with what it is known to be."""
     if isinstance(at.op, ops.DynamicRange) and isinstance(at.op.count, Dim):
-        known = [value_of(v, relied_on_by=SimplifyDynOps.name) for v in at.inputs]
+        known = [looked_at(v, relied_on_by=SimplifyDynOps.name) for v in at.inputs]
         try:
             if all(v is not None for v in known):
                 yield at.op.count, at.op.compute(*(v.array for v in known if v is not None)).size

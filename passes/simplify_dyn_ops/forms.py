@@ -13,7 +13,7 @@ from migx.errors import DimError, ShapeError
 from migx.ir import Instruction
 from migx.op import Operation
 from migx.shape import Dims, Shape
-from migx.weights import value_of
+from migx.weights import looked_at, value_of
 
 Known = Sequence[Dims]
 """The inputs after the first that say sizes, as extents."""
@@ -126,6 +126,12 @@ def static_form(at: Instruction, asks: str) -> tuple[list[Operation], Shape] | N
     return made, shapes[0]
 
 
+def rely_on(at: Instruction, relied_on_by: str) -> None:
+    """Records that what an operation takes as sizes is as it was found to be."""
+    for value in at.inputs:
+        value_of(value, relied_on_by=relied_on_by)
+
+
 def kept(at: Instruction) -> tuple[Instruction, ...]:
     """The inputs of an operation that stay."""
     return at.inputs[: FORMS[at.op.name][0]]
@@ -135,7 +141,7 @@ def extents_of(at: Instruction, asks: str) -> Dims | None:
     """The elements of an integer tensor as extents; None where they are not known."""
     if isinstance(at.op, ops.DimLiteral):
         return tuple(at.op.values)
-    found = value_of(at, relied_on_by=asks)
+    found = looked_at(at, relied_on_by=asks)
     if found is None or not found.shape.dtype.is_integer:
         return None
     return tuple(int(v) for v in np.asarray(found.array).reshape(-1))

@@ -9,14 +9,15 @@ from typing import Any
 from migx import dim, ops
 from migx.dim import Extent
 from migx.ir import Instruction
-from migx.match import on
+from migx.match import on, var
 from migx.passes.simplify_reshapes.views import at_most
 from migx.rewrite import Cursor, Declined, rule
 
 Inputs = list[Instruction]
+RESHAPES = (ops.Reshape, ops.Squeeze, ops.Unsqueeze)
 
 
-@rule(on(ops.Concat, name="root"))
+@rule(on(ops.Concat, name="root").some(on(ops.Concat).once()))
 def nested_concat(at: Cursor, root: Instruction) -> Instruction | None:
     """concat(concat(a, b), c) along one axis is concat(a, b, c)."""
     inner = [v for v in root.inputs if v.op == root.op and v.use_count == 1]
@@ -43,7 +44,7 @@ def concat_slice(
     return Declined("it does not lie within one part")
 
 
-@rule(on(ops.Concat, name="root"))
+@rule(on(ops.Concat, name="root").some(on(ops.Slice)))
 def slice_concat(at: Cursor, root: Instruction) -> Instruction | None:
     """concat(slice(x, a, b), slice(x, b, c)) is slice(x, a, c)."""
     axis = axis_of(root)
@@ -59,21 +60,21 @@ def slice_concat(at: Cursor, root: Instruction) -> Instruction | None:
     return made[0] if len(made) == 1 else at(root.op, *made)
 
 
-@rule(on(ops.Concat, name="root"))
+@rule(on(ops.Concat, name="root").every(on(ops.Transpose, var()).once()))
 def concat_transpose(at: Cursor, root: Instruction) -> Instruction | None:
     """concat(transpose(a), transpose(b)) is transpose(concat(a, b))."""
     first = root.inputs[0].op
-    if not all_alike(root, ops.Transpose) or any(v.op != first for v in root.inputs):
+    if len(root.inputs) < 2 or any(v.op != first for v in root.inputs):
         return None
     permutation: tuple[int, ...] = first.permutation  # type: ignore[attr-defined]
     axis = permutation[axis_of(root)]
     return at(first, at(ops.Concat(axis), *sources(root)))
 
 
-@rule(on(ops.Concat, name="root"))
+@rule(on(ops.Concat, name="root").every(on(RESHAPES, var()).once()))
 def concat_reshape(at: Cursor, root: Instruction) -> Instruction | Declined | None:
     """concat(reshape(a), reshape(b)) is reshape(concat(a, b)) where elements stay in order."""
-    if not all_alike(root, ops.Reshape, ops.Squeeze, ops.Unsqueeze):
+    if len(root.inputs) < 2:
         return None
     axis, parts = axis_of(root), sources(root)
     before = dim.product(root.shape.dims[:axis])
@@ -83,10 +84,13 @@ def concat_reshape(at: Cursor, root: Instruction) -> Instruction | Declined | No
     return Declined("the parts do not follow each other in their sources")
 
 
-@rule(on(ops.Concat, name="root"))
+@rule(
+    on(ops.Concat, name="root").every(on(ops.Multibroadcast, var()).once())
+    | on(ops.Concat, name="root").every(on(ops.Broadcast, var()).once())
+)
 def concat_multibroadcasts(at: Cursor, root: Instruction) -> Instruction | Declined | None:
     """concat(broadcast(a), broadcast(b)) is broadcast(concat(a, b)) along an axis of their own."""
-    if not all_alike(root, ops.Multibroadcast) and not all_alike(root, ops.Broadcast):
+    if len(root.inputs) < 2:
         return None
     first: Any = root.inputs[0].op
     parts = sources(root)
@@ -154,14 +158,6 @@ def united(at: Cursor, run: Inputs, axis: int) -> Instruction:
     """Slices that follow each other as one."""
     first, last = cut_axes(run[0]), cut_axes(run[-1])
     return sliced(at, run[0].inputs[0], {**first, axis: (first[axis][0], last[axis][1])})
-
-
-def all_alike(concat: Instruction, *kinds: Any) -> bool:
-    """Whether a concat joins several results of operations of some kinds that nobody else reads."""
-    names = {kind.name for kind in kinds}
-    return len(concat.inputs) > 1 and all(
-        v.op.name in names and len(v.inputs) == 1 and v.use_count == 1 for v in concat.inputs
-    )
 
 
 def sources(concat: Instruction) -> Inputs:

@@ -33,14 +33,21 @@ def is_view(at: Instruction) -> bool:
     return at.op.name in PASSED and len(at.inputs) == 1 and at.shape.dtype.is_tensor
 
 
-def path_to(last: Instruction) -> Path:
-    """The longest chain of views that ends here and has one map."""
+def views_to(last: Instruction) -> Path:
+    """The chain of views that ends here, whether it has one map or not."""
     path: Path = []
     at = last
     while is_view(at) and at.module is last.module and len(path) < LONGEST:
         path.append(at)
         at = at.inputs[0]
-    path.reverse()
+    return path[::-1]
+
+
+def path_to(last: Instruction) -> Path:
+    """The longest chain of views that ends here and has one map."""
+    path = views_to(last)
+    if path and map_along(path) is not None:
+        return path
     begin = 0
     for i in range(len(path)):
         if begin <= i and map_along(path[begin : i + 1]) is None:
@@ -61,7 +68,7 @@ def chain_for(path: Path) -> tuple[Operation, ...] | None:
 def goes_on(path: Path) -> bool:
     """Whether a chain goes on in its one reader, so that it is rewritten from there."""
     last = path[-1]
-    if last.use_count != 1:
+    if len(last.users) != 1 or last.use_count != 1:
         return False
     user = next(iter(last.users))
     if not is_view(user) or user.module is not last.module or user.op.name == "contiguous":

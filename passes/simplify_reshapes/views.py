@@ -16,6 +16,7 @@ from migx.passes.simplify_reshapes.paths import (
     goes_on,
     is_view,
     path_to,
+    views_to,
 )
 from migx.rewrite import Cursor, Declined, rule
 
@@ -42,6 +43,8 @@ def unary_shape_transforms(at: Cursor, last: Instruction) -> Instruction | Decli
     """view(f(view(x))) is f(view(x)) or view(f(x)) for an elementwise f, where that leaves fewer
     views and no more elements to compute.
     """
+    if not any(operations.traits(v.inputs[0].op).pointwise for v in views_to(last)):
+        return None  # at the least cost, for this is so of most
     after = path_to(last)
     between = pointwise_above(after[0].inputs[0]) if after else []
     if not between:

@@ -8,9 +8,11 @@ soon as the value that has them is there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,9 +23,9 @@ from migx.binding import Sizes, sizes_of
 from migx.errors import DimError, EvaluationError, InputError, MigxError, ShapeError
 from migx.ir import Instruction, Module, Program
 from migx.op import Evaluate, Operation, Runnable
-from migx.ops.builtin import Param, Return
+from migx.ops.builtin import Literal, Param, Return, Slot
 from migx.shape import TUPLE, Shape
-from migx.target import Context
+from migx.target import NO_SLOTS, Context
 from migx.text import draw_instruction
 from migx.verify import captures
 
@@ -55,6 +57,13 @@ class _Layout:
     symbols: tuple[str, ...]
 
 
+class _Call(NamedTuple):
+    """What one run reads weights from, and who watches it."""
+
+    slots: Mapping[str, Argument]
+    seen: Callable[[Instruction, Argument], object] | None
+
+
 class RefExecutable:
     """A program run on ``ref``. Holds no state between runs but plans, so runs may overlap."""
 
@@ -63,11 +72,18 @@ class RefExecutable:
         self._layouts = {m: _layout(m) for m in program.modules.values()}
         self._plan = lru_cache(maxsize=64)(self._make_plan)
 
-    def run(self, arguments: Mapping[str, Argument]) -> list[Argument]:
+    def run(
+        self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument] = NO_SLOTS
+    ) -> list[Argument]:
         with np.errstate(all="ignore"):
-            return self.trace(arguments, None)
+            return self.trace(arguments, None, slots)
 
-    def trace(self, arguments: Mapping[str, Argument], seen: Any) -> list[Argument]:
+    def trace(
+        self,
+        arguments: Mapping[str, Argument],
+        seen: Callable[[Instruction, Argument], object] | None,
+        slots: Mapping[str, Argument] = NO_SLOTS,
+    ) -> list[Argument]:
         """``run``, with ``seen(instruction, result)`` called for each instruction of any module as
         it is computed.
         """
@@ -75,10 +91,15 @@ class RefExecutable:
         sizes = sizes_of(
             (name, p.shape, arguments[name].shape) for name, p in main.parameters.items()
         )
-        return self._run(main, list(arguments.values()), {}, sizes, seen)
+        return self._run(main, list(arguments.values()), {}, sizes, _Call(slots, seen))
 
     def _run(
-        self, module: Module, arguments: Sequence[Argument], values: Values, sizes: Sizes, seen: Any
+        self,
+        module: Module,
+        arguments: Sequence[Argument],
+        values: Values,
+        sizes: Sizes,
+        call: _Call,
     ) -> list[Argument]:
         for parameter, argument in zip(module.parameters.values(), arguments, strict=True):
             values[parameter] = argument
@@ -89,14 +110,17 @@ class RefExecutable:
             inputs = [values[v] for v in step.at.inputs]
             if type(step.op) is Return:
                 return inputs
-            modules = [self._runnable(m, values, sizes, seen) for m in step.at.modules]
+            modules = [self._runnable(m, values, sizes, call) for m in step.at.modules]
             try:
-                result, sizes = self._step(step, inputs, modules, sizes)
+                if type(step.op) is Slot:
+                    result = call.slots[step.op.slot]
+                else:
+                    result, sizes = self._step(step, inputs, modules, sizes)
             except FAILURES as error:
                 message = f"{type(error).__name__}: {error}"
                 raise EvaluationError(draw_instruction(message, step.at)) from error
-            if seen is not None:
-                seen(step.at, result)
+            if call.seen is not None:
+                call.seen(step.at, result)
             values[step.at] = result
             for value in step.dead:
                 del values[value]
@@ -111,13 +135,14 @@ class RefExecutable:
             _check(step.shape, result)
             return result, sizes
         op, shape = _bound_now(step.op, step.shape, sizes)
+        _check_memory(shape)
         result = step.evaluate(op, self.context, shape, inputs, modules)
         result.shape = _actual(result)
         sizes = sizes_of([("its result", shape, result.shape)], sizes)
         _check(result.shape, result)
         return result, sizes
 
-    def _runnable(self, module: Module, values: Values, sizes: Sizes, seen: Any) -> Runnable:
+    def _runnable(self, module: Module, values: Values, sizes: Sizes, around: _Call) -> Runnable:
         """The module as a function of its parameters; what it captures it finds in the values
         around it.
         """
@@ -125,7 +150,7 @@ class RefExecutable:
         def call(arguments: Sequence[Argument]) -> list[Argument]:
             pairs = zip(module.parameters.items(), arguments, strict=True)
             inner = sizes_of(((name, p.shape, a.shape) for (name, p), a in pairs), sizes)
-            return self._run(module, arguments, dict(values), inner, seen)
+            return self._run(module, arguments, dict(values), inner, around)
 
         return call
 
@@ -143,8 +168,11 @@ class RefExecutable:
                 if names and all(v in shapes for v in at.inputs) and not at.modules:
                     _infer_on_numbers(at, op, shape, [shapes[v] for v in at.inputs], sizes)
                 shapes[at] = shape
+                if type(at.op) is not Literal:
+                    _check_room(at, shape)
             if type(at.op) is not Param:
-                evaluate = operations.evaluator(type(op)) if type(op) is not Return else _no_meaning
+                without = type(op) in (Return, Slot)
+                evaluate = _no_meaning if without else operations.evaluator(type(op))
                 steps.append(_Step(at, op, evaluate, shape, late, dead.get(at, ())))
         return steps
 
@@ -176,6 +204,25 @@ def _infer_on_numbers(
         raise InputError(
             draw_instruction(f"with {_listed(sizes)}: {inferred} instead of {shape}", at)
         )
+
+
+def _check_room(at: Instruction, shape: Shape) -> None:
+    try:
+        _check_memory(shape)
+    except MemoryError as error:
+        raise EvaluationError(draw_instruction(str(error), at)) from error
+
+
+def _check_memory(shape: Shape) -> None:
+    """Raises where a value is larger than the memory of the machine, before any of it is taken."""
+    if shape.static and shape.dtype.is_tensor and int(shape.nbytes) > _memory():
+        raise MemoryError(f"{shape.text} takes {shape.nbytes} bytes, the machine has {_memory()}")
+
+
+@cache
+def _memory() -> int:
+    known = hasattr(os, "sysconf")
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if known else sys.maxsize
 
 
 def _bound_now(op: Operation, shape: Shape, sizes: Sizes) -> tuple[Operation, Shape]:
@@ -220,7 +267,7 @@ def _is(actual: Shape, shape: Shape) -> bool:
 
 
 def _no_meaning(*_: Any) -> Argument:
-    raise EvaluationError("a return has no meaning of its own")
+    raise EvaluationError("returns and slots have no meaning of their own")
 
 
 def _listed(sizes: Mapping[str, int]) -> str:

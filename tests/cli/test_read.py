@@ -79,7 +79,10 @@ def test_data_that_lies_nowhere_goes_beside_the_text(migx: Migx, tmp_path: Path)
         (["read", "nowhere.onnx"], "there is no file nowhere.onnx"),
         (["read", "."], ". is no file"),
         (["read", "a.mxr"], "a.mxr is not an .mxr file"),
-        (["read", "MODEL", "-o", "f.onnx"], "written as text (.migx) or with literals (.mxr)"),
+        (
+            ["read", "MODEL", "-o", "f.txt"],
+            "written as text (.migx), with literals (.mxr) or as .onnx",
+        ),
         (["read", "a.mxr", "--input-dim", "x=1"], "the dims of a program: --dim-param"),
         (["read", "a.onnx"], "a.onnx is not"),
         (["read", "a.migx"], "line 1"),

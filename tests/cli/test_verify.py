@@ -139,3 +139,14 @@ def test_onnxruntime_reads_onnx_alone(migx: Migx, tmp_path: Path) -> None:
     text.write_text("module main(x: f32[2]) {\n  %0 = relu(x) : f32[2]\n  return %0\n}\n")
     result = migx("verify", text, "--against", "onnxruntime")
     assert (result.code, "onnxruntime runs ONNX files" in result.err) == (2, True)
+
+
+def test_packed_weights_are_said_to_cost_something(migx: Migx, model: Path) -> None:
+    passes = "quantize_int4{block=16},propagate_constant,fuse_int4"
+    options = ("verify", model, "--passes", passes, "--against", "ref", "--each")
+    found = migx(*options, "--json").json
+    assert not found["passed"]
+    (layer,) = found["packed"]
+    assert 0 < layer["relative"] < 0.2
+    assert layer["layer"] in migx(*options).out.partition("few bits")[2]
+    assert "packed" not in migx("verify", model, "--each", "--json").json

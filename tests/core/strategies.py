@@ -16,8 +16,9 @@ from migx import dim, ops
 from migx.argument import Argument
 from migx.dim import Dim, Extent
 from migx.errors import DimError
+from migx.hoisting import hoist_sources
 from migx.ir import Instruction, Module, Program
-from migx.ops.builtin import OnnxExternalWeights, Slot
+from migx.ops.builtin import OnnxExternalWeights
 from migx.shape import BOOL, F32, I64, STR, DType, Shape
 
 WORDS = ["module", "return", "dim", "from", "bypass", "min", "max", "inf", "nan", "true", "f32"]
@@ -85,7 +86,7 @@ class Drawn:
     """A program while it is drawn."""
 
     def __init__(self, draw: st.DrawFn) -> None:
-        self.draw, self.program = draw, Program()
+        self.draw, self.program, self.weights = draw, Program(), 0
         unique = st.lists(symbols(), max_size=3, unique_by=str)
         self.symbols: list[Dim] = draw(unique)
 
@@ -110,6 +111,8 @@ class Drawn:
         ]
         self.fill(main, values, self.draw(st.integers(1, 6)), depth=0)
         main.bypass = self.draw(st.integers(0, 5)) == 0
+        if self.draw(st.booleans()):
+            hoist_sources(self.program)
         return self.program
 
     def free(self, taken: Any) -> str:
@@ -137,16 +140,20 @@ class Drawn:
         return made
 
     def literal(self, module: Module, values: list[Instruction], depth: int) -> list[Instruction]:
-        value, label = self.draw(literals()), self.draw(names)
         replaceable = self.draw(st.booleans())
-        return [module.add_literal(value, name=label, replaceable=replaceable)]
+        label = self.label() if replaceable else self.draw(names)
+        return [module.add_literal(self.draw(literals()), name=label, replaceable=replaceable)]
+
+    def label(self) -> str:
+        """A weight's name, which no other has."""
+        self.weights += 1
+        return f"{self.draw(names)}.{self.weights}"
 
     def leaf(self, module: Module, values: list[Instruction], depth: int) -> list[Instruction]:
-        label = self.draw(names)
         dims = tuple(self.draw(st.lists(extents(self.symbols), max_size=3)))
         packed = Shape("i4", (3, 5))
-        weight = OnnxExternalWeights(label, "weights.bin", 64, 8, packed)
-        made = [Slot(label, Shape(F32, dims)), weight, ops.Undefined()]
+        weight = OnnxExternalWeights(self.label(), "weights.bin", 64, 8, packed)
+        made = [weight, ops.Undefined()]
         made += [ops.DimLiteral(dims, (len(dims),))]
         return [module.add_instruction(self.draw(st.sampled_from(made)))]
 

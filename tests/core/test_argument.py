@@ -69,13 +69,13 @@ def test_a_file_that_changes_is_read_again(weights: Path) -> None:
 
 
 def test_a_mapping_goes_with_its_last_array(weights: Path) -> None:
-    from migx import argument
+    from migx import mapping
 
     array = held(weights, 8).array
-    assert any(str(weights) in key for key in argument._open_files)
+    assert any(weights in key for key in mapping._mapped)
     del array
     gc.collect()
-    assert not any(str(weights) in key for key in argument._open_files)
+    assert not any(weights in key for key in mapping._mapped)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,14 @@ import migx
 from migx import ops
 from migx.argument import Argument
 from migx.dim import Dim
-from migx.errors import EvaluationError, InputError, IRError, UnknownName, VerifyError
+from migx.errors import (
+    EvaluationError,
+    InputError,
+    IRError,
+    UnknownName,
+    VerifyError,
+    WeightError,
+)
 from migx.ir import Program
 from migx.observers import Time
 from migx.shape import F32, I64, Shape
@@ -111,7 +118,9 @@ def test_passes_can_be_chosen_and_watched() -> None:
     assert [name for name, *_ in timed.rows] == ["dead_code_elimination"]
     assert "exp" not in [at.name for at in program.executable.program.main]
     program.finalize("ref")
-    assert "exp" in [at.name for at in program.executable.program.main]
+    assert "exp" not in [at.name for at in program.executable.program.main]
+    lowered_by_hand = program.copy().finalize("ref")
+    assert "exp" in [at.name for at in lowered_by_hand.executable.program.main]
 
 
 def test_what_cannot_be_compiled() -> None:
@@ -209,7 +218,7 @@ def test_a_result_too_large_for_the_memory_is_drawn() -> None:
     x = program.main.add_parameter("x", Shape(F32, ()))
     wide = program.main.add_instruction(ops.Multibroadcast((1 << 24, 1 << 24)), x)
     program.main.add_return(program.main.add_instruction(ops.Neg(), wide))
-    with pytest.raises(EvaluationError, match=r"MemoryError: Unable to allocate[\s\S]*neg"):
+    with pytest.raises(EvaluationError, match=r"takes 1125899906842624 bytes[\s\S]*neg"):
         program.compile().eval({"x": 1.0})
 
 
@@ -359,11 +368,11 @@ def test_a_loop_whose_state_grows() -> None:
         assert sizes.tolist() == [n * (trips + 1), n]
 
 
-def test_deferred_weights_have_no_meaning_yet() -> None:
+def test_deferred_weights_have_no_value_yet() -> None:
     program = Program()
     weight = ops.OnnxExternalWeights("w", "w.bin", 0, 12, Shape(F32, (3,)))
     program.main.add_return(program.main.add_instruction(weight))
-    with pytest.raises(EvaluationError, match="OnnxExternalWeights has no meaning of its own"):
+    with pytest.raises(WeightError, match=r"1 weights have no value yet, 'w'"):
         program.compile().eval({})
 
 

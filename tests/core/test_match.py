@@ -47,6 +47,8 @@ def caught(pattern: Pattern, at: Instruction) -> dict[str, Any] | None:
     found = find(pattern, at, m)
     if found is None:
         assert (m.caught, m.instructions, m.values) == ({}, [], [])
+    else:
+        assert pattern.plausible(at.name, [value.name for value in at.inputs])
     return None if found is None else found.caught
 
 
@@ -142,6 +144,34 @@ def test_a_choice_that_leads_nowhere_is_taken_back(main: Module) -> None:
     )
     found = caught(deep, product)
     assert found == {"p": b, "q": a, "r": inner, "second": right}
+
+
+def test_every_or_some_of_any_number_of_inputs(main: Module) -> None:
+    a, b = main.parameters.values()
+    relu, neg, late = (
+        main.add_instruction(op, v) for op, v in ((ops.Relu(), a), (ops.Neg(), b), (ops.Relu(), b))
+    )
+    relus, mixed, one, none = (
+        main.add_instruction(ops.Concat(0), *values)
+        for values in ((relu, late, relu), (neg, relu, late), (neg,), (a, b))
+    )
+    every = on(ops.Concat, name="root").every(on(ops.Relu, var()))
+    some = on(ops.Concat, axis=attr("axis")).some(on(ops.Relu, var("x")))
+    assert caught(every, relus) == {"root": relus}
+    assert all(caught(every, at) is None for at in (mixed, one, none, relu))
+    assert caught(some, relus) == {"axis": 0, "x": a}
+    assert caught(some, mixed) == {"axis": 0, "x": a}
+    assert all(caught(some, at) is None for at in (one, none, neg))
+    # An input that fits is left for another where what follows does not.
+    both = on(ops.Sub, some, on(ops.Concat, var("x"), var()))
+    pair, turned = (main.add_instruction(ops.Concat(0), *vs) for vs in ((relu, late), (b, a)))
+    assert caught(both, main.add_instruction(ops.Sub(), pair, turned)) == {"axis": 0, "x": b}
+    for pattern in (on("@param").every(var()), on("@param").some(var())):
+        assert caught(pattern, a) is None  # it has no input
+    assert str(every) == "concat(every relu(_))"
+    assert str(some) == "concat(some relu(x)) {axis}"
+    with pytest.raises(TypeError, match="cannot be what every input is"):
+        on(ops.Concat).every(var("x"))
 
 
 def test_one_of_several_patterns(main: Module) -> None:
@@ -249,7 +279,7 @@ def test_values_are_granted_for_fixed_literals_alone(main: Module) -> None:
         assert caught(value(name="c"), found[kind]) is None
     relu = main.add_instruction(ops.Relu(), found["fixed"])
     assert caught(value(name="c"), relu) is None
-    assert main.program.assumptions == {}
+    assert main.program.assumptions == ()
 
 
 def test_a_replaceable_weight_may_be_read_by_a_pass_with_a_name(main: Module) -> None:
@@ -258,7 +288,7 @@ def test_a_replaceable_weight_may_be_read_by_a_pass_with_a_name(main: Module) ->
     assert m is not None
     assert m.values == [weight]
     # Only a rule that fires has relied on it.
-    assert main.program.assumptions == {}
+    assert main.program.assumptions == ()
     assert find(value(2.0, "c"), weight, Match(relied_on_by="some_pass")) is None
 
 

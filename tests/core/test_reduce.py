@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import migx
 from migx import ops
+from migx.argument import Argument
 from migx.bisect import NothingWrong, outcome
 from migx.errors import IRError, ShapeError
 from migx.ir import Program
 from migx.manager import Pass
 from migx.observers import size
 from migx.pipeline import Pipeline
-from migx.reduce import reduced, resized
+from migx.reduce import Case, reduced, reduced_case, resized
 from migx.verify import findings
 from tests.core.planted import Pair, Wrong, inputs, model
 
@@ -101,6 +103,54 @@ module no() {
   return %0
 }
 """
+
+
+GATHERED = """
+module main(data: f32[4, 6], i: i64[2], n: i64[]) {
+  %0 = add(i, i) : i64[2]
+  %1 = abs(data) : f32[4, 6]
+  %2 = gather(%1, %0) {axis=0} : f32[2, 6]
+  %3 = neg(%2) : f32[2, 6]
+  return %3
+}
+"""
+
+
+def test_inputs_come_along_and_what_stands_in_has_the_value_it_had() -> None:
+    arrays = {"data": np.full((4, 6), -2, "f4"), "i": np.array([1, 0]), "n": np.array(7)}
+    inputs = {name: Argument.of(array) for name, array in arrays.items()}
+
+    def fails(case: Case) -> bool:
+        results = case.program.compile("ref", passes="").eval(case.inputs or {})
+        return holds("gather")(case.program) and bool(np.abs(results[-1]).min() == 2)
+
+    small = reduced_case(Case(migx.parse(GATHERED), inputs), fails)
+    assert [at.name for at in small.program.main] == ["@param", "@param", "gather", "@return"]
+    assert small.inputs is not None
+    by_type = {str(value.shape.dtype): value.array for value in small.inputs.values()}
+    assert np.all(by_type["f32"] == 2), "what abs gave, not what it was given"
+    assert by_type["f32"].size < 24
+    assert by_type["i64"].tolist() in ([2], [0], [2, 0])
+
+
+SIZED = """
+dim n = 1..8
+module main(size: f32[n], x: f32[2*n], y: f32[2*n]) {
+  %0 = add(x, y) : f32[2*n]
+  %1 = reshape(%0) {dims=(n, 2)} : f32[n, 2]
+  %2 = neg(%1) : f32[n, 2]
+  return %2
+}
+"""
+
+
+def test_a_parameter_that_alone_gives_a_size_stays() -> None:
+    def fails(made: Program) -> bool:
+        assert not findings(made)
+        return bool(made.symbols()) and holds("reshape")(made)
+
+    small = reduced(migx.parse(SIZED), fails)
+    assert [at.name for at in small.main] == ["@param", "@param", "reshape", "@return"]
 
 
 def test_dims_shrink_symbols_are_bound_and_outputs_go() -> None:

@@ -14,10 +14,11 @@ from migx.dim import Dim
 from migx.errors import VerifyError
 from migx.ir import Instruction, Program
 from migx.op import Modules, Op, Shapes
-from migx.ops.builtin import OnnxExternalWeights
+from migx.ops.builtin import OnnxExternalWeights, Slot
 from migx.order import insert_before, unlink
 from migx.shape import BOOL, F32, I64, Shape
 from migx.verify import CHECKS, captures, findings, verify
+from migx.weights import weights_module
 from tests.core.strategies import programs
 
 VECTOR = Shape(F32, (3,))
@@ -228,6 +229,21 @@ def clash(p: Parts) -> None:
     p.program.main.add_parameter("again", Shape(F32, (Dim("n", 1, 4),)))
 
 
+def unknown_slot(p: Parts) -> None:
+    p.program.main.insert_instruction(p.program.main.returned, Slot("s", Shape(F32, (3,))))
+
+
+def impure_in_weights(p: Parts) -> None:
+    module = weights_module(p.program)
+    module.add_instruction(ops.RandomUniform(3, (2, 3)))
+
+
+def two_of_one_name(p: Parts) -> None:
+    for dims in ((3,), (4,)):
+        weight = OnnxExternalWeights("w", "w.bin", 0, 4 * dims[0], Shape(F32, dims))
+        p.program.main.insert_instruction(p.program.main.returned, weight)
+
+
 BREAKS: dict[str, list[tuple[Callable[[Parts], None], str]]] = {
     "links": [
         (label, "its order label is not above"),
@@ -269,6 +285,11 @@ BREAKS: dict[str, list[tuple[Callable[[Parts], None], str]]] = {
         (free_attribute, "no parameter and nothing before it gives dim m a size"),
         (inner_symbol, "no parameter and nothing before it gives dim found a size"),
         (clash, "dim n is declared as"),
+    ],
+    "weights": [
+        (unknown_slot, "there is no slot 's'; the slots are none"),
+        (impure_in_weights, "random_uniform is not computed from literals and weights alone"),
+        (two_of_one_name, "two weights are named 'w', the other is f32[3]"),
     ],
 }
 

@@ -72,6 +72,33 @@ CASES: dict[str, tuple[str, list[Any], int, dict[str, Any]]] = {
         1,
         {"activation": "LeakyRelu", "activation_params": [0.3]},
     ),
+    "pad": ("Pad", [X, np.array([0, 1, 0, 0, -1, 2]), np.array(2, np.float32)], 1, {}),
+    "range": ("Range", [np.array(2.0), np.array(9.0), np.array(2.5)], 1, {}),
+    "range_by_one": ("Range", [np.array(2), np.array(5)], 1, {}),
+    "trilu": ("Trilu", [X, np.array(1)], 1, {"upper": 0}),
+    "gather_tuples": ("GatherND", [X, np.array([[0, 2], [1, 0]])], 1, {}),
+    "grid_sample": (
+        "GridSample",
+        [IMAGE, np.tanh(floats(1, 3, 2, 2))],
+        1,
+        {"mode": "bicubic", "padding_mode": "border", "align_corners": 1},
+    ),
+    "expand_dims": ("ExpandDims", [X, np.array(-1, np.int32)], 1, {}),
+    "unique": ("Unique", [np.array([3, 1, 3, 2, 1], np.float32)], 3, {}),
+    "integers_of_16_bits": (
+        "MatMulInteger16",
+        [np.array([[300, -2]], np.int16), np.array([[700], [5]], np.int16)],
+        1,
+        {},
+    ),
+    "nhwc_max_pool": (
+        "NhwcMaxPool",
+        [RNG.integers(0, 255, (1, 5, 6, 3), np.uint8)],
+        1,
+        {"kernel_shape": [2, 3], "strides": [2, 1], "pads": [0, 1, 1, 0]},
+    ),
+    "distances": ("CDist", [floats(4, 3), floats(5, 3)], 1, {"metric": "euclidean"}),
+    "square_distances": ("CDist", [floats(4, 3), floats(5, 3)], 1, {}),
     "fused_conv_hard_sigmoid": (
         "FusedConv",
         [IMAGE, KERNEL],
@@ -112,6 +139,26 @@ def test_bias_add_and_split_gelu(tmp_path: Path) -> None:
     (found,) = results(tmp_path, "BiasSplitGelu", [X, BIAS])
     left, right = np.split(X + BIAS, 2, -1)
     np.testing.assert_allclose(found, left * gelu(right), 1e-4, 1e-6)
+
+
+def test_product_with_gelu(tmp_path: Path) -> None:
+    (found,) = results(tmp_path, "GemmFastGelu", [X, floats(8, 8), BIAS])
+    assert found.shape == X.shape
+    (wanted,) = results(tmp_path, "FastGelu", [np.zeros_like(X), BIAS])
+    (found,) = results(tmp_path, "GemmFastGelu", [X, np.zeros((8, 8), np.float32), BIAS])
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("rank", [2, 4])
+def test_group_norm_of_a_sum(rank: int, tmp_path: Path) -> None:
+    x, skip = floats(2, 3, 4, 8), floats(2, 8)
+    skip = skip if rank == 2 else np.broadcast_to(skip[:, None, None], x.shape).copy()
+    options: dict[str, Any] = {"groups": 2, "activation": 1}
+    found = results(tmp_path, "SkipGroupNorm", [x, GAMMA, BETA, skip, BIAS], 2, **options)
+    total = x + (skip[:, None, None] if rank == 2 else skip) + BIAS
+    (wanted,) = results(tmp_path, "GroupNorm", [total, GAMMA, BETA], **options)
+    np.testing.assert_allclose(found[1], total, 1e-6)
+    np.testing.assert_allclose(found[0], wanted, 1e-5, 1e-6)
 
 
 @pytest.mark.parametrize("activation", [0, 1])

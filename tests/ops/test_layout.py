@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from random import Random
 from typing import Any
 
 import ml_dtypes
@@ -16,6 +17,7 @@ from migx.argument import Argument
 from migx.dim import Dim
 from migx.errors import DimError, EvaluationError, ShapeError
 from migx.op import bind, traits
+from migx.ops._row_major import row_major
 from migx.ops.dims import DimensionsOf, DimLiteral, DynamicRange
 from migx.ops.layout import (
     Broadcast,
@@ -362,3 +364,20 @@ def test_dims_become_numbers_when_they_are_bound() -> None:
 def test_dimensions_of_packed_storage() -> None:
     packed = Argument.packed(Shape("i4", (3, 5)), bytes(8))
     assert evaluate(DimensionsOf(0, 2), packed).tolist() == [3, 5]
+
+
+@given(
+    st.lists(st.sampled_from((1, 3, 16, 17, 64)), min_size=1, max_size=2),
+    st.sampled_from(("u1", "f2", "f4", "f8")),
+    st.randoms(use_true_random=False),
+)
+def test_large_copies_are_the_same_whatever_the_layout(
+    dims: list[int], dtype: str, random: Random
+) -> None:
+    shape = [*dims, 320]
+    x = (np.arange(np.prod(shape)) % 251).astype(dtype).reshape(shape)
+    x = x.transpose(random.sample(range(x.ndim), x.ndim))[..., :: random.choice((1, -1, 2))]
+    copy = row_major(x)
+    assert copy.flags.c_contiguous
+    assert copy.dtype == x.dtype
+    assert np.array_equal(copy, x)

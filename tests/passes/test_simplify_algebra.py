@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import migx
 from migx.dim import Dim
 from migx.ir import Instruction, Program
-from migx.op import Array
+from migx.op import Array, Op
 from migx.ops.builtin import OnnxExternalWeights
 from migx.ops.layout import Broadcast, Concat, Multibroadcast, Slice
 from migx.ops.linear import Dot
@@ -192,3 +193,35 @@ def test_f8_is_not_reassociated() -> None:
     inner = main.add_instruction(Mul(), x, two)
     main.add_return(main.add_instruction(Mul(), inner, two))
     assert not migx.run_passes(program, "simplify_algebra")
+
+
+@pytest.mark.parametrize(
+    ("op", "dtype", "a", "b", "meet"),
+    [
+        (Mul(), "f32", [2, 3], [5, 7], True),
+        (Mul(), "f32", [2, 1e30], [5, 1e30], False),  # one is infinite
+        (Mul(), "f32", [2, 1e30], [1e30, 5], True),  # those that meet are not
+        (Mul(), "f32", [2, 1e-20], [5, 1e-19], False),  # 1e-39 has lost digits
+        (Mul(), "f32", [2, 1e-39], [5, 1e-39], True),  # they had lost theirs
+        (Mul(), "f32", [np.inf, np.nan], [5, 0], True),
+        (Mul(), "f32", [0, 1e30], [1e30, 0], True),
+        (Mul(), "f16", [0.005, 1], [0.005, 1], False),
+        (Mul(), "i32", [1 << 20, 1], [1 << 20, 1], True),  # integers wrap around
+        (Add(), "f32", [3e38, 1], [3e38, 1], False),
+        (Add(), "f32", [1.2e-38, 1], [-1.3e-38, 1], True),  # a small sum is exact
+        (Div(), "f32", [1e-20, 1], [1e-20, 1], False),  # divided by their product
+        (Max(), "f32", [3e38, 1], [1e-38, 1], True),
+    ],
+)
+def test_constants_meet_where_the_result_is_as_good(
+    op: Op, dtype: str, a: list[float], b: list[float], meet: bool
+) -> None:
+    program = migx.Program()
+    main = program.main
+    x = main.add_parameter("x", Shape(dtype, (2,)))
+    for values in (a, b):
+        x = main.add_instruction(op, x, main.add_literal(np.array(values), dtype))
+    main.add_return(x)
+    migx.run_passes(program, "simplify_algebra")
+    readers = [i for i in main if main.parameters["x"] in i.inputs]
+    assert (main.outputs == tuple(readers)) is meet

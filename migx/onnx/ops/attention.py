@@ -61,10 +61,12 @@ def self_attended(
     third = whole.shape.dims[-1] // 3
     sizes = node.integers("qkv_hidden_sizes", ()) or (third, third, third)
     q, k, v = (headed(node, part, heads) for part in parted(node, whole, sizes))
+    behind: Extent = 0
     if past is not None:
+        behind = past.shape.dims[3]
         old = [node.add(ops.Squeeze((0,)), part) for part in parted(node, past, (1, 1), 0)]
         k, v = (node.add(ops.Concat(2), *pair) for pair in zip(old, (k, v), strict=True))
-    result = attended(node, q, k, v, mask, scores_bias)
+    result = attended(node, q, k, v, mask, scores_bias, behind)
     if node.outputs < 2:
         return (result,)
     present = [node.add(ops.Unsqueeze((0,)), part) for part in (k, v)]
@@ -86,11 +88,13 @@ def multi_head_attention(node: Node) -> tuple[Instruction, ...]:
         x if x.shape.rank == 4 else headed(node, biased(node, x, part), heads)
         for x, part in zip((q, k, v), parts, strict=True)
     )
+    behind: Extent = 0
     for i, name in ((6, "past_key"), (7, "past_value")):
         if (past := node.optional(i)) is not None:
+            behind = past.shape.dims[2]
             joined = node.add(ops.Concat(2), past, k if name == "past_key" else v)
             k, v = (joined, v) if name == "past_key" else (k, joined)
-    return attended(node, q, k, v, node.optional(4), node.optional(5)), k, v
+    return attended(node, q, k, v, node.optional(4), node.optional(5), behind), k, v
 
 
 def unpacked(
@@ -150,8 +154,11 @@ def attended(
     v: Instruction,
     mask: Instruction | None,
     bias: Instruction | None,
+    behind: Extent,
 ) -> Instruction:
-    """softmax(q kᵀ scale + bias + mask) v with its heads merged."""
+    """softmax(q kᵀ scale + bias + mask) v with its heads merged; ``behind`` keys come before the
+    first query.
+    """
     size = q.shape.dims[-1]
     scale = node.number("scale", 0.0) or 1 / math.sqrt(int(size))
     product = node.add(ops.Dot(), q, node.add(ops.Transpose((0, 1, 3, 2)), k))
@@ -165,7 +172,7 @@ def attended(
         added = node.add(ops.Where(), *node.broadcast(allowed, zero, low))
         scores = binary(node, ops.Add(), scores, added)
     if node.integer("unidirectional", 0):
-        scores = causal(node, scores)
+        scores = causal(node, scores, behind)
     weights = node.add(ops.Softmax(3), scores)
     return merged(node, node.add(ops.Dot(), weights, v))
 
@@ -173,7 +180,8 @@ def attended(
 def mask_of(node: Node, mask: Instruction, batch: Extent, total: Extent) -> Instruction:
     """Which keys may be seen, as bool that broadcasts to [batch, heads, length, total].
 
-    Lengths [batch], ends then starts [2 * batch], or a mask of ones of rank 2, 3 or 4.
+    Lengths [batch], lengths and what comes before each row [3 * batch + 2], ends then starts
+    [2 * batch], or a mask of ones of rank 2, 3 or 4.
     """
     if mask.shape.rank > 1:
         axes = {2: (1, 2), 3: (1,)}.get(mask.shape.rank, ())
@@ -181,8 +189,9 @@ def mask_of(node: Node, mask: Instruction, batch: Extent, total: Extent) -> Inst
         return binary(node, ops.Greater(), seen, node.literal(0, mask.shape.dtype))
     places = steps(node, total)
     count = mask.shape.dims[0]
-    if count == batch:
-        return binary(node, ops.Less(), places, column(node, mask, batch))
+    if count in (batch, 3 * batch + 2):
+        lengths = mask if count == batch else parted(node, mask, (batch, 2 * batch + 2))[0]
+        return binary(node, ops.Less(), places, column(node, lengths, batch))
     if count != 2 * batch:
         raise node.fail(f"a mask {mask.shape} for a batch of {batch} is not supported")
     ends, starts = (column(node, part, batch) for part in parted(node, mask, (batch, batch)))
@@ -197,11 +206,11 @@ def column(node: Node, x: Instruction, batch: Extent) -> Instruction:
     return node.reshape(node.convert(x, I64), (batch, 1, 1, 1))
 
 
-def causal(node: Node, scores: Instruction) -> Instruction:
-    """Scores with -inf where a key comes after its query; the last query sees the last key."""
+def causal(node: Node, scores: Instruction, behind: Extent) -> Instruction:
+    """Scores with -inf where a key comes after its query; ``behind`` keys come before the first."""
     length, total = scores.shape.dims[-2:]
-    behind = node.add(ops.Squeeze((0,)), node.dims([total - length]))
-    query = binary(node, ops.Add(), steps(node, length), behind)
+    first = node.add(ops.Squeeze((0,)), node.dims([behind]))
+    query = binary(node, ops.Add(), steps(node, length), first)
     query = node.add(ops.Unsqueeze((1,)), query)
     allowed = binary(node, ops.LessOrEqual(), steps(node, total), query)
     return kept(node, scores, allowed)

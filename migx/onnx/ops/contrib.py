@@ -145,11 +145,14 @@ def embed_layer_normalization(node: Node) -> tuple[Instruction, ...]:
 
 @importer("GroupNorm", domain=DOMAIN)
 def group_norm(node: Node) -> Instruction:
+    return normalized_groups(node, node.input(0))
+
+
+def normalized_groups(node: Node, x: Instruction) -> Instruction:
     """Normalised groups of channels, which stand last unless ``channels_last`` is 0; then SiLU
     where ``activation`` is 1.
     """
     last = bool(node.integer("channels_last", 1))
-    x = node.input(0)
     first = channels_first(node, x) if last else x
     batch, channels, *rest = first.shape.dims
     groups = node.integer("groups")

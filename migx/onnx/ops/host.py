@@ -60,8 +60,14 @@ def regex_full_match(node: Node) -> tuple[Instruction, ...]:
 
 @importer("TfIdfVectorizer", since=9)
 def tf_idf_vectorizer(node: Node) -> tuple[Instruction, ...]:
+    """No more elements are skipped than a row has, for the host tries each number of them."""
+    dims = node.input(0).shape.dims
     width = 1 + max(node.integers("ngram_indexes"), default=-1)
-    return host(node, Shape(F32, (*node.input(0).shape.dims[:-1], width)))
+    if dims and isinstance(dims[-1], int):
+        for attribute in node.proto.attribute:
+            if attribute.name == "max_skip_count":
+                attribute.i = min(attribute.i, dims[-1])
+    return host(node, Shape(F32, (*dims[:-1], width)))
 
 
 @importer("ImageDecoder", since=20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +13,12 @@ from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops.elementwise import binary
+from migx.onnx.ops.linear import scaled
 from migx.op import Array
 from migx.shape import F32, I32, I64
 
 DOMAIN = "ai.onnx.ml"
+WINITZKI = 0.147
 
 
 # Encoders
@@ -33,6 +36,17 @@ def listed(node: Node, name: str) -> Array | None:
     if node.has(f"{name}_floats"):
         return np.asarray(node.numbers(f"{name}_floats"), np.float32)
     return None
+
+
+@importer("LabelEncoder", domain=DOMAIN)
+def label_encoder_of_classes(node: Node) -> Instruction:
+    """From strings to their places among the classes, or back."""
+    x, names = node.input(0), np.asarray(node.strings("classes_strings"), object)
+    places = np.arange(len(names))
+    if x.shape.dtype.is_integer:
+        text = np.asarray(node.string("default_string", "_Unused"), object)
+        return mapped(node, x, places, names, text)
+    return mapped(node, x, names, places, np.asarray(node.integer("default_int64", -1)))
 
 
 @importer("LabelEncoder", domain=DOMAIN, since=2)
@@ -180,10 +194,15 @@ def linear_regressor(node: Node) -> Instruction:
     return finished(node, scores, node.string("post_transform", "NONE"))
 
 
+def rows_of(node: Node, index: int) -> Instruction:
+    """An operand as rows, in f32; a vector is one row."""
+    x = node.convert(node.input(index), F32)
+    return node.add(ops.Unsqueeze((0,)), x) if x.shape.rank == 1 else x
+
+
 def linear(node: Node, targets: int) -> Instruction:
     """The product of rows with coefficients [targets, features], plus the intercepts, in f32."""
-    x = node.convert(node.input(0), F32)
-    x = node.add(ops.Unsqueeze((0,)), x) if x.shape.rank == 1 else x
+    x = rows_of(node, 0)
     rows = np.asarray(node.numbers("coefficients"), np.float32).reshape(targets, -1)
     scores = node.add(ops.Dot(), x, node.literal(np.ascontiguousarray(rows.T)))
     if not node.has("intercepts"):
@@ -206,8 +225,23 @@ def finished(node: Node, scores: Instruction, transform: str) -> Instruction:
             low = node.scalar(-np.inf, scores)
             chances = node.add(ops.Softmax(1), node.add(ops.Where(), zero, low, scores))
             return node.add(ops.Where(), zero, node.scalar(0, scores), chances)
+        case "PROBIT":
+            return probit(node, scores)
         case _:
             raise node.fail(f"the post transform {transform} is not supported")
+
+
+def probit(node: Node, x: Instruction) -> Instruction:
+    """The inverse of the normal distribution, by Winitzki's approximation, which ONNX means."""
+    y = node.add(ops.Sub(), scaled(node, x, 2.0), node.scalar(1, x))
+    rest = node.add(ops.Sub(), node.scalar(1, y), node.add(ops.Mul(), y, y))
+    log = node.add(ops.Log(), rest)
+    half = scaled(node, log, 0.5)
+    middle = node.add(ops.Add(), half, node.scalar(2 / (math.pi * WINITZKI), half))
+    square = node.add(ops.Mul(), middle, middle)
+    under = node.add(ops.Sub(), square, scaled(node, log, 1 / WINITZKI))
+    size = node.add(ops.Sqrt(), node.add(ops.Sub(), node.add(ops.Sqrt(), under), middle))
+    return scaled(node, node.add(ops.Mul(), node.add(ops.Sign(), y), size), math.sqrt(2))
 
 
 @importer("LinearClassifier", domain=DOMAIN)

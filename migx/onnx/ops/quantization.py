@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from migx import ops
 from migx.argument import Argument
-from migx.dim import Dim
+from migx.dim import Dim, may_equal
+from migx.errors import ShapeError
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
@@ -12,17 +15,50 @@ from migx.onnx.ops.casting import stored_type
 from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import matrix_product
 from migx.ops.builtin import Literal
+from migx.ops.quantization import Linear
 from migx.shape import F4, F8E4M3FN, F32, I8, U8, DType, Shape
 
 
 def axis_and_block(node: Node, x: Instruction) -> tuple[int, int]:
     """The axis scales lie along, and the block size; the axis means nothing for one scale."""
-    rank = x.shape.rank
-    axis = node.integer("axis", 1)
-    single = node.input(1).shape.elements == 1
-    return (0 if single and not -rank <= axis < rank else node.axis(axis, rank)), node.integer(
-        "block_size", 0
-    )
+    rank, axis, block = x.shape.rank, node.integer("axis", 1), node.integer("block_size", 0)
+    if block < 0:
+        raise node.fail(f"block_size {block} for {node.proto.input[0]!r}: it is 0 or more")
+    if not -rank <= axis < rank:
+        if node.input(1).shape.elements != 1:
+            raise node.fail(f"axis {axis} of {node.proto.input[0]!r}, which has {rank} axes")
+        axis = 0
+    return axis % rank if rank else 0, block
+
+
+def linear(node: Node, op: Linear, *operands: Instruction) -> Instruction:
+    """Adds an operation between numbers and levels; ``OnnxError`` naming the tensors where scales
+    and zero points do not fit.
+    """
+    try:
+        op.compute_shape([v.shape for v in operands])
+    except ShapeError as error:
+        names = " and ".join(repr(name) for name in node.proto.input[1:] if name)
+        raise node.fail(f"{names} do not fit {node.proto.input[0]!r}: {error}") from error
+    return node.add(op, *operands)
+
+
+def expect_scales(node: Node, index: int, *, positive: bool = True) -> None:
+    """Raises ``OnnxError`` where a scale that is known is NaN or infinite, or, unless told
+    otherwise, 0 or less.
+    """
+    op = node.input(index).op
+    if type(op) is not Literal or not op.value.available or not op.value.shape.dtype.is_float:
+        return
+    held = op.value.array
+    wrong = ~np.isfinite(held)
+    if positive:
+        wrong |= held <= 0
+    if wrong.any():
+        wanted = "finite and above 0" if positive else "finite"
+        raise node.fail(
+            f"scale {node.proto.input[index]!r} holds {held[wrong][0]}: scales are {wanted}"
+        )
 
 
 @importer("QuantizeLinear", since=10)
@@ -43,7 +79,8 @@ def quantize_linear(node: Node) -> Instruction:
     op = ops.QuantizeLinear(
         axis=axis, block=block, to=container, saturate=bool(node.integer("saturate", 1))
     )
-    result = node.add(op, *[v for v in (x, scale, zero) if v is not None])
+    expect_scales(node, 1)
+    result = linear(node, op, *[v for v in (x, scale, zero) if v is not None])
     return result if pack is None else node.unpacked(node.add(pack(), result))
 
 
@@ -52,7 +89,8 @@ def dequantize_linear(node: Node) -> Instruction:
     given = (node.input(0), node.input(1), node.optional(2))
     operands = [whole_bytes(node, v) for v in given if v is not None]
     axis, block = axis_and_block(node, operands[0])
-    result = node.add(ops.DequantizeLinear(axis=axis, block=block), *operands)
+    expect_scales(node, 1)
+    result = linear(node, ops.DequantizeLinear(axis=axis, block=block), *operands)
     wanted = node.dtype("output_dtype") if node.integer("output_dtype", 0) else result.shape.dtype
     return node.convert(result, wanted)
 
@@ -96,8 +134,11 @@ def matmul_n_bits(node: Node) -> Instruction:
     bits, block = node.integer("bits", 4), node.integer("block_size")
     blocks = -(-k // block)
     weights = packed_rows(node, b, bits, (n, blocks * block))
-    if weights.shape.dims != (n, k):
-        weights = node.add(ops.Slice((1,), (0,), (k,)), weights)
+    # onnxruntime's quantiser leaves scales below 0 and, for blocks of zeros, of 0.
+    expect_scales(node, 2, positive=False)
+    if not may_equal(scales.shape.elements, n * blocks):
+        name = node.proto.input[2]
+        raise node.fail(f"scales {name!r} {scales.shape}: {n} rows of {blocks} blocks are wanted")
     scales = node.reshape(scales, (n, blocks))
     if zeros is None:
         point = node.broadcast_to(node.literal(1 << (bits - 1), U8), (n, blocks))
@@ -110,11 +151,29 @@ def matmul_n_bits(node: Node) -> Instruction:
             else node.add(ops.Slice((1,), (0,), (blocks,)), point)
         )
     else:
-        raise node.fail(f"zero points of {zeros.shape.dtype} are not supported")
-    floats = node.add(ops.DequantizeLinear(axis=1, block=block), weights, scales, point)
+        point = node.reshape(zeros, (n, blocks))
+    floats = in_blocks(node, weights, scales, point, block)
+    if k != blocks * block:
+        floats = node.add(ops.Slice((1,), (0,), (k,)), floats)
     product = matrix_product(node, ops.Dot(), a, node.add(ops.Transpose((1, 0)), floats))
     bias = node.optional(5)
     return product if bias is None else binary(node, ops.Add(), product, bias)
+
+
+def in_blocks(
+    node: Node, weights: Instruction, scales: Instruction, zeros: Instruction, block: int
+) -> Instruction:
+    """Rows of whole blocks dequantised, each block by its scale and zero point; these may be real
+    numbers.
+    """
+    if not zeros.shape.dtype.is_float:
+        return node.add(ops.DequantizeLinear(axis=1, block=block), weights, scales, zeros)
+    apart = node.reshape(weights, (*scales.shape.dims, block))
+    numbers = node.convert(apart, scales.shape.dtype)
+    for op, value in ((ops.Sub(), zeros), (ops.Mul(), scales)):
+        each = node.add(ops.Unsqueeze((2,)), node.convert(value, scales.shape.dtype))
+        numbers = node.add(op, numbers, node.broadcast_to(each, apart.shape.dims))
+    return node.reshape(numbers, weights.shape.dims)
 
 
 def packed_rows(node: Node, value: Instruction, bits: int, dims: tuple[int, int]) -> Instruction:
@@ -131,7 +190,8 @@ def packed_rows(node: Node, value: Instruction, bits: int, dims: tuple[int, int]
     shape = Shape(DType.of(f"u{bits}"), dims)
     if isinstance(held.shape.nbytes, Dim) or held.shape.nbytes != shape.nbytes:
         raise node.fail(
-            f"{dims[0]} rows of {dims[1]} weights take {shape.nbytes} bytes: {held.shape}"
+            f"{value.op.label!r} has {held.shape.nbytes} bytes, {held.shape}, where {dims[0]} rows "
+            f"of {dims[1]} weights take {shape.nbytes}"
         )
     data = None if held.source is not None else held.array.reshape(-1)
     packed = Literal(

@@ -19,6 +19,8 @@ from migx.shape import BOOL, I64
 
 Fold = Callable[[Instruction, tuple[int, ...]], Instruction]
 """Folds some axes of a value, which stay with one element."""
+AXES = 64
+"""The greatest rank of an array of numpy's, so that no list is taken for longer than it can be."""
 
 
 def known_axes(node: Node, given: Instruction | None) -> tuple[int, ...] | None:
@@ -46,6 +48,8 @@ def length(
         count = of_rank(rank)
     if not isinstance(count, int):
         raise node.fail(f"how many {what} there are is {count}, which is not known")
+    if count > AXES:
+        raise node.fail(f"there are {count} {what}; a tensor has at most {AXES} axes")
     return count
 
 

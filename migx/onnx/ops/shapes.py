@@ -13,6 +13,7 @@ from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops import runtime
+from migx.onnx.sparse import dense
 from migx.shape import I64
 
 T = TypeVar("T")
@@ -33,7 +34,7 @@ def constant(node: Node) -> Instruction:
             text = node.string(name) if name == "value_string" else node.strings(name)
             return node.literal(np.asarray(text, object))
     if node.has("sparse_value"):
-        raise node.fail("sparse constants are not supported")
+        return dense(node, node.sparse_tensor("sparse_value"))
     return node.unpacked(node.add(ops.Literal(node.tensor("value"), node.label)))
 
 
@@ -306,8 +307,6 @@ def eye_like(node: Node) -> Instruction:
     x, shift = node.input(0), node.integer("k", 0)
     rows, columns = x.shape.dims
     dtype = node.dtype("dtype") if node.has("dtype") else x.shape.dtype
-    if isinstance(rows, int) and isinstance(columns, int):
-        return node.literal(np.eye(rows, columns, shift), dtype)
     first, last = counted(node, rows, shift), counted(node, columns, 0)
     equal = node.broadcast(node.add(ops.Unsqueeze((1,)), first), last)
     return node.convert(node.add(ops.Equal(), *equal), dtype)

@@ -1,4 +1,6 @@
-"""ONNX's training operators: one step of an optimiser for each group of tensors."""
+"""ONNX's training operators: derivatives, and one step of an optimiser for each group of
+tensors.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,8 @@ from collections.abc import Callable
 
 from migx import ops
 from migx.dim import Extent
+from migx.errors import UnknownName
+from migx.gradient import Tape, gradients, recomputed
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
@@ -15,6 +19,27 @@ from migx.op import Operation
 
 DOMAIN = "ai.onnx.preview.training"
 Group = tuple[Instruction, ...]
+
+
+@importer("Gradient", domain=DOMAIN)
+def gradient(node: Node) -> tuple[Instruction, ...]:
+    """The derivatives of the value named ``y`` by those named ``xs``, at the operands: these may be
+    other values than those that are named, also for the ones that stay fixed, ``zs``.
+    """
+    xs, zs = node.strings("xs"), node.strings("zs", ())
+    named = [node.graph.lookup(name) for name in (*xs, *zs)]
+    if len(node.inputs) != len(named):
+        raise node.fail(f"it has {len(node.inputs)} inputs; xs and zs name {len(named)}")
+    given = [node.input(i) for i in range(len(named))]
+    tape = Tape(node.graph.module, node.origins)
+    y = node.graph.lookup(node.string("y"))
+    if not y.shape.dtype.is_float:
+        raise node.fail(f"y is {y.shape}, which has no derivatives; it must be floating-point")
+    try:
+        y = recomputed(y, dict(zip(named, given, strict=True)), tape)
+        return tuple(gradients(y, given[: len(xs)], tape, given[len(xs) :]))
+    except UnknownName as error:
+        raise node.fail(str(error)) from error
 
 
 def each(node: Node, members: int, step: Callable[..., Group]) -> tuple[Instruction, ...]:

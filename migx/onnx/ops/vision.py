@@ -7,6 +7,7 @@ from migx.dim import Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
+from migx.onnx.ops import runtime
 from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import window, with_bias
 from migx.onnx.ops.shapes import spread
@@ -55,9 +56,7 @@ def max_roi_pool(node: Node) -> Instruction:
 @importer("Col2Im", since=18)
 def columns_to_image(node: Node) -> Instruction:
     x, image, block = node.input(0), node.input(1), node.input(2)
-    (axes,) = image.shape.dims
-    if not isinstance(axes, int):
-        raise node.fail(f"the rank of its result is {axes} + 2, which is not known")
+    axes = runtime.length(node, image, "axes of the image", lambda rank: rank - 2)
     sizes, taps = node.extents(image), node.extents(block)
     channels: Extent = (
         node.fresh("channels") if taps is None else x.shape.dims[1] // dim.product(taps)

@@ -1,0 +1,322 @@
+"""What a ``group`` tagged ``attention`` computes, in the words its kernels are written by.
+
+The space of the scores has the axes of the batch (heads are among them), then queries, then keys.
+Every operand is reached by an ``Access`` with a stride for each of the batch's axes and two more: a
+query's or a key's, and a feature's; for what meets the scores, such as a mask, a query's and a
+key's. Views inside the group are gone: what they do is in the strides. The batch's axes are cut
+finely enough for that, so heads that share keys and values are one axis with a stride of 0 there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from migx import op as operations
+from migx.argument import Argument
+from migx.dim import Extent
+from migx.fusion import viewed
+from migx.index_map import REPEATS, Axis, Factor, exact, map_of, regrouped, tidy
+from migx.ir import Instruction
+from migx.kernels import PRODUCT, Access, Node, Unfit
+from migx.ops.builtin import Literal, Param
+from migx.ops.fused import Group
+from migx.ops.linear import Dot
+from migx.ops.logic import Isnan
+from migx.ops.pointwise import Where
+from migx.ops.quantization import Linear
+from migx.ops.reduce import Softmax
+from migx.shape import Dims, DType, Shape
+
+WEIGHTS = PRODUCT - 1
+"""The operand number of the result of the softmax."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A number that multiplies all scores, or divides them: known, or an input of one element."""
+
+    by: Argument | Access
+    divides: bool
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The product of ``values`` with the softmax, over the keys, of what ``nodes`` make of the
+    scaled products of ``queries`` and ``keys``.
+
+    Of the nodes, ``PRODUCT`` reads such a product, node ``score`` is what the softmax is given,
+    ``WEIGHTS`` reads its result, and node ``weight`` is what the values are multiplied by. Where
+    ``guarded``, rows that would be NaN are 0 instead. ``count`` is how many queries and keys there
+    are, ``depth`` and ``width`` how many features these and values have.
+    """
+
+    batch: Dims
+    count: tuple[Extent, Extent]
+    depth: Extent
+    width: Extent
+    queries: Access
+    keys: Access
+    values: Access
+    output: Access
+    scales: tuple[Scale, ...]
+    nodes: tuple[Node, ...]
+    score: int
+    weight: int
+    guarded: bool
+
+    @property
+    def plain(self) -> bool:
+        """Whether values are multiplied by the result of the softmax itself."""
+        of = self.nodes[self.weight].of
+        return isinstance(of, Access) and of.operand == WEIGHTS
+
+
+def described(at: Instruction) -> Attention | None:
+    """The attention that an instruction computes; None for others, and for forms that have no words
+    here.
+    """
+    if not isinstance(at.op, Group) or at.op.tag != "attention":
+        return None
+    try:
+        return _Description(at).built()
+    except Unfit:
+        return None
+
+
+@dataclass(frozen=True)
+class _Operand:
+    """An operand before the batch is cut: its leading factors, the strides of the last two axes."""
+
+    number: int
+    dtype: DType
+    lead: Axis
+    last: tuple[Extent, Extent]
+
+
+@dataclass
+class _Description:
+    at: Instruction
+    nodes: list[Node] = field(default_factory=list)
+    known: dict[Instruction, int] = field(default_factory=dict)
+    operands: dict[int, _Operand] = field(default_factory=dict)
+    """The operands that nodes read, by the number of the node."""
+    score: int = -1
+
+    def built(self) -> Attention:
+        """The description."""
+        (module,) = self.at.modules
+        *inner, end = module
+        self.places = {v: i for i, v in enumerate(module.parameters.values())}
+        (last,) = end.inputs
+        dots = [v for v in inner if isinstance(v.op, Dot)]
+        if len(dots) != 2 or last is not dots[1]:
+            raise Unfit
+        self.product = dots[0]
+        weight = self._node(last.inputs[0])
+        if self.score < 0:
+            raise Unfit
+        scales: list[Scale] = []
+        left = self._factor(self.product.inputs[0], scales)
+        right = self._factor(self.product.inputs[1], scales)
+        values = self._operand(last.inputs[1])
+        right = _Operand(right.number, right.dtype, right.lead, right.last[::-1])
+        output = _written(self.at.shape, len(self.at.inputs))
+        every = [left, right, values, output, *self.operands.values()]
+        batch = _cut([[f.extent for f in each.lead] for each in every])
+        reached, product = {n: _access(o, batch) for n, o in self.operands.items()}, self.product
+        nodes = [
+            Node(reached[n], node.dtype, False) if n in reached else node
+            for n, node in enumerate(self.nodes)
+        ]
+        guarded, weight = self._guard(weight)
+        return Attention(
+            batch=batch,
+            count=(product.shape.dims[-2], product.shape.dims[-1]),
+            depth=product.inputs[0].shape.dims[-1],
+            width=last.shape.dims[-1],
+            queries=_access(left, batch),
+            keys=_access(right, batch),
+            values=_access(values, batch),
+            output=_access(output, batch),
+            scales=tuple(scales),
+            nodes=tuple(nodes),
+            score=self.score,
+            weight=weight,
+            guarded=guarded,
+        )
+
+    def _factor(self, value: Instruction, scales: list[Scale]) -> _Operand:
+        """A factor of the scores, without the numbers that scale it."""
+        between: list[Instruction] = []
+        while not isinstance(value.op, Param):
+            if (below := viewed(value)) is not None:
+                between.append(value)
+            else:
+                place, scale = self._scale(value)
+                scales.append(scale)
+                below = value.inputs[place]
+            value = below
+        return self._seen(value, between[::-1])
+
+    def _scale(self, value: Instruction) -> tuple[int, Scale]:
+        """Which input an instruction scales, and by what."""
+        for place in {"mul": (0, 1), "div": (0,)}.get(value.op.name, ()):
+            number = value.inputs[1 - place]
+            while (below := viewed(number)) is not None:
+                number = below
+            if number.shape.elements != 1:
+                continue
+            if isinstance(number.op, Literal) and not number.op.replaceable:
+                return place, Scale(number.op.value, value.op.name == "div")
+            if isinstance(number.op, Param):
+                access = Access(self.places[number], number.shape.dtype, ())
+                return place, Scale(access, value.op.name == "div")
+        raise Unfit
+
+    def _operand(self, value: Instruction) -> _Operand:
+        """A parameter seen through views alone."""
+        between = []
+        while (below := viewed(value)) is not None:
+            between.append(value)
+            value = below
+        if not isinstance(value.op, Param):
+            raise Unfit
+        return self._seen(value, between[::-1])
+
+    def _seen(self, parameter: Instruction, between: Sequence[Instruction]) -> _Operand:
+        number = self.places[parameter]
+        shape = self.at.inputs[number].shape
+        found = map_of(shape.dims, tuple(v.op for v in between))
+        if found is None or len(found.axes) < 2 or any(found.starts):
+            raise Unfit
+        steps = [_step(shape, group, found.groups) for group in range(len(found.groups))]
+        axes = [
+            tidy(f if f.repeats else Factor(f.extent, 0, f.stride * steps[f.axis]) for f in axis)
+            for axis in found.axes
+        ]
+        return _Operand(number, shape.dtype, *_parted(axes))
+
+    def _node(self, value: Instruction) -> int:
+        """The node of a value on the way from the scores to the weights."""
+        if value not in self.known:
+            self.known[value] = self._made(value)
+        return self.known[value]
+
+    def _made(self, value: Instruction) -> int:
+        dtype = value.shape.dtype
+        if value is self.product:
+            return self._added(Access(PRODUCT, dtype, ()), dtype)
+        if isinstance(value.op, Literal):
+            if value.op.replaceable or value.shape.elements != 1:
+                raise Unfit
+            return self._added(value.op.value, dtype)
+        if (below := viewed(value)) is not None or isinstance(value.op, Param):
+            return self._view(value, below)
+        if type(value.op) is Softmax and self.score < 0:
+            if value.op.axis != value.shape.rank - 1:
+                raise Unfit
+            self.score = self._node(value.inputs[0])
+            return self._added(Access(WEIGHTS, dtype, ()), dtype)
+        if isinstance(value.op, Linear):
+            if value.op.block or any(v.shape.elements != 1 for v in value.inputs[1:]):
+                raise Unfit
+        elif not operations.traits(value.op).pointwise:
+            raise Unfit
+        return self._added(value.op, dtype, tuple(self._node(v) for v in value.inputs))
+
+    def _view(self, value: Instruction, below: Instruction | None) -> int:
+        """A parameter's node, or a view that leaves queries and keys where they are."""
+        source = value
+        while (under := viewed(source)) is not None:
+            source = under
+        if isinstance(source.op, Literal):
+            return self._node(source)
+        if isinstance(source.op, Param):
+            node = self._added(Access(-1, value.shape.dtype, ()), value.shape.dtype)
+            self.operands[node] = self._operand(value)
+            return node
+        assert below is not None
+        if value.shape.dims[-2:] != self.product.shape.dims[-2:]:
+            raise Unfit
+        if value.op.name not in ("reshape", "squeeze", "unsqueeze", "identity", "contiguous"):
+            raise Unfit
+        return self._node(below)
+
+    def _added(
+        self,
+        of: operations.Operation | Access | Argument,
+        dtype: DType,
+        inputs: tuple[int, ...] = (),
+    ) -> int:
+        self.nodes.append(Node(of, dtype, False, inputs))
+        return len(self.nodes) - 1
+
+    def _guard(self, weight: int) -> tuple[bool, int]:
+        """Whether weights that are NaN are made 0, and otherwise stay as the softmax made them."""
+        node = self.nodes[weight]
+        if not isinstance(node.of, Where):
+            return False, weight
+        condition, zero, kept = (self.nodes[i] for i in node.inputs)
+        is_softmax = isinstance(kept.of, Access) and kept.of.operand == WEIGHTS
+        tests = isinstance(condition.of, Isnan) and condition.inputs == (node.inputs[2],)
+        number = zero.of.array.reshape(-1)[0] if isinstance(zero.of, Argument) else None
+        if is_softmax and tests and number == 0:
+            return True, node.inputs[2]
+        return False, weight
+
+
+def _step(shape: Shape, group: int, groups: tuple[Dims, ...]) -> Extent:
+    """The stride of axes that count as one: of the last, if they lie so."""
+    first = sum(len(g) for g in groups[:group])
+    strides = shape.true_strides[first : first + len(groups[group])]
+    for i in range(len(strides) - 1):
+        if strides[i] != strides[i + 1] * groups[group][i + 1]:
+            raise Unfit
+    return strides[-1] if strides else 0
+
+
+def _written(shape: Shape, number: int) -> _Operand:
+    axes = [tidy((Factor(d, 0, s),)) for d, s in zip(shape.dims, shape.true_strides, strict=True)]
+    return _Operand(number, shape.dtype, *_parted(axes))
+
+
+def _parted(axes: Sequence[Axis]) -> tuple[Axis, tuple[Extent, Extent]]:
+    """Leading axes as one list of factors, and the strides of the last two. Along an axis of one
+    place any stride will do: 1, for a last one.
+    """
+    *lead, row, column = axes
+    if len(row) > 1 or len(column) > 1:
+        raise Unfit
+    last = (row[0].stride if row else 0, column[0].stride if column else 1)
+    return tuple(f for axis in lead for f in axis), last
+
+
+def _cut(lists: Sequence[Sequence[Extent]]) -> Dims:
+    """The fewest axes of which each list's are products, innermost first matched."""
+    todo = [list(extents) for extents in lists]
+    found: list[Extent] = []
+    while any(todo):
+        if not all(todo):
+            raise Unfit
+        least = next(
+            (e[-1] for e in todo if all(exact(other[-1], e[-1]) is not None for other in todo)),
+            None,
+        )
+        if least is None:
+            raise Unfit
+        for extents in todo:
+            rest = exact(extents.pop(), least)
+            assert rest is not None
+            if rest != 1:
+                extents.append(rest)
+        found.append(least)
+    return tuple(found[::-1])
+
+
+def _access(operand: _Operand, batch: Dims) -> Access:
+    axes = regrouped(operand.lead, batch)
+    if axes is None or any(len(axis) != 1 for axis in axes):
+        raise Unfit
+    strides = [0 if axis[0].axis == REPEATS else axis[0].stride for axis in axes]
+    return Access(operand.number, operand.dtype, (*strides, *operand.last))

@@ -1,0 +1,141 @@
+"""Compiles a model for a target, and saves it ready to run.
+
+The file holds the program, its weights and what the target compiled; ``migx run`` and
+``migx.load`` take it as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from migx.cli import _load, _options, _report
+
+if TYPE_CHECKING:
+    from migx.ir import Program
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    _load.add_model(parser)
+    _load.add_deferring(parser)
+    _options.add_target(parser)
+    parser.add_argument(
+        "--weights",
+        metavar="SOURCE",
+        type=Path,
+        help="put these weights in: a folder of external data, or a .safetensors file",
+    )
+    parser.add_argument(
+        "--without-weights",
+        action="store_true",
+        help="leave the weights out of the file; it refers to those beside it",
+    )
+    _add_int4(parser)
+    parser.add_argument("-o", "--output", metavar="FILE.mxr", type=Path, help="write it there")
+    _report.add_json(parser)
+
+
+def _add_int4(parser: argparse.ArgumentParser) -> None:
+    """Declares how weights are squeezed."""
+    parser.add_argument(
+        "--int4-weights",
+        action="store_true",
+        help="store the weights of dots and convolutions in four bits",
+    )
+    parser.add_argument(
+        "--block",
+        type=int,
+        choices=(32, 64, 128),
+        help="how many of these have a scale in common (64)",
+    )
+    parser.add_argument("--symmetric", action="store_true", help="scales without zero points")
+    parser.add_argument(
+        "--skip",
+        metavar="NAMES",
+        help="but for these, by label or ONNX node, with * for any letters and commas between",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compiles it."""
+    import migx
+    from migx.onnx import replace_onnx_external_weights
+
+    if options.output is not None and options.output.suffix != ".mxr":
+        raise _load.UsageError(f"--output {options.output}: compiled programs are .mxr files")
+    if not options.int4_weights and (options.block or options.symmetric or options.skip):
+        raise _load.UsageError("--block, --symmetric and --skip are for --int4-weights")
+    program = _load.load(options)
+    start = time.perf_counter()
+    squeezed = _squeezed(program, options) if options.int4_weights else None
+    with _load.progress(f"compiling for {options.target}"):
+        program.compile(options.target, passes=options.passes)
+        if options.weights is not None:
+            program = replace_onnx_external_weights(program, options.weights, options.target)
+            program.finalize(options.target)
+    found = summary(program, options.target, time.perf_counter() - start)
+    if squeezed is not None:
+        found["int4"] = squeezed
+    if options.output is not None:
+        with _load.progress(f"writing {options.output.name}"):
+            migx.save(program, options.output, weights=not options.without_weights)
+        found["file"] = {"name": options.output, "bytes": options.output.stat().st_size}
+    if options.json:
+        _report.print_json(found)
+    else:
+        _print(found)
+    return 0
+
+
+def _squeezed(program: Program, options: argparse.Namespace) -> dict[str, int]:
+    """Quantises the weights; how many, and the bytes of all constants before and after."""
+    from migx import plugins
+    from migx.manager import PassManager
+    from migx.rewrite import EventLog
+
+    names = tuple(name.strip() for name in (options.skip or "").split(",") if name.strip())
+    quantize = plugins.load("passes", "quantize_int4")(
+        block=options.block or 64, symmetric=options.symmetric, skip=names
+    )
+    log, before = EventLog(), _bytes(program)
+    with _load.progress(f"running {quantize}"):
+        PassManager(program, log=log).run(f"{quantize},propagate_constant,hoist_weights")
+    count = sum(event.rule == "squeeze" for event in log.events)
+    return {"weights": count, "before": before, "after": _bytes(program)}
+
+
+def _bytes(program: Program) -> int:
+    """What the constants of a program take."""
+    return sum(int(at.shape.nbytes) for at in program.literals)
+
+
+def summary(program: Program, target: str, seconds: float) -> dict[str, Any]:
+    """What the program has become."""
+    made = program.compiled
+    epoch = made.weights.current
+    return {
+        "target": target,
+        "seconds": seconds,
+        "instructions": {m.name: len(m) for m in made.program.modules.values()},
+        "slots": len(made.weights.slots),
+        "slot_bytes": sum(value.nbytes for value in epoch.slots.values()),
+        "without_value": made.weights.missing,
+    }
+
+
+def _print(found: dict[str, Any]) -> None:
+    modules = ", ".join(f"{name} of {size}" for name, size in found["instructions"].items())
+    print(f"compiled for {found['target']} in {found['seconds']:.3f} s: {modules} instructions")
+    if "int4" in found:
+        count, before, after = found["int4"].values()
+        sizes = f"; constants of {before / 1e6:,.2f} MB became {after / 1e6:,.2f} MB"
+        print(f"in four bits: {count} weights{'' if found['without_value'] else sizes}")
+    if found["slots"]:
+        print(f"weights: {found['slots']} slots, {found['slot_bytes'] / 1e6:,.2f} MB")
+    if missing := found["without_value"]:
+        print(f"left out: {len(missing)} weights, to be given by --weights or at run time")
+    if "file" in found:
+        print(f"{found['file']['name']}: {found['file']['bytes'] / 1e6:,.2f} MB")

@@ -1,0 +1,153 @@
+"""Lists the weights of a model: as the file has them, or as a compiled program reads them.
+
+With ``--layouts`` the model is compiled, and each constant that its kernels read is listed: the
+format it lies in, what it is made of, and who reads it. A constant that every run has to bring
+into another layout is a warning.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from migx.cli import _load, _options, _report
+
+if TYPE_CHECKING:
+    from migx.compiler import Compiled
+    from migx.ir import Instruction, Program
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    _load.add_model(parser)
+    _load.add_deferring(parser)
+    _options.add_target(parser)
+    parser.add_argument(
+        "--layouts", action="store_true", help="as the program compiled for the target reads them"
+    )
+    _report.add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Lists them."""
+    program = _load.load(options)
+    if options.layouts:
+        if program._compiled is None:
+            with _load.progress(f"compiling for {options.target}"):
+                program.compile(options.target, passes=options.passes)
+        made = program.compiled
+        rows, relaid = list(layouts(made)), list(relayouts(made))
+    else:
+        rows, relaid = list(weights(program)), []
+    if options.json:
+        _report.print_json({"weights": rows, "relayouts": relaid})
+        return 0
+    if rows:
+        print(_report.table(tuple(rows[0]), [tuple(row.values()) for row in rows]))
+    total = sum(row["bytes"] for row in rows)
+    print(f"\n{len(rows)} weights, {total / 1e6:,.2f} MB")
+    for each in relaid:
+        print(f"warning: each run brings {each} into another layout", file=sys.stderr)
+    return 0
+
+
+def weights(program: Program) -> Iterator[dict[str, Any]]:
+    """The weights of a program: literals that have names, and deferred ones."""
+    from migx.ops.builtin import Literal, OnnxExternalWeights
+
+    for at in (at for module in program.modules.values() for at in module):
+        if isinstance(at.op, OnnxExternalWeights):
+            place, kind = f"{at.op.file} at {at.op.offset}", "deferred"
+        elif isinstance(at.op, Literal) and at.op.label:
+            source = at.op.value.source
+            place = "memory" if source is None else f"{source.file.name} at {source.offset}"
+            kind = "replaceable" if at.op.replaceable else "fixed"
+        else:
+            continue
+        yield {
+            "weight": at.op.label,
+            "shape": at.shape.text,
+            "bytes": int(at.shape.nbytes),
+            "kind": kind,
+            "where": place,
+        }
+
+
+def layouts(made: Compiled) -> Iterator[dict[str, Any]]:
+    """The constants that the modules of a compiled program read."""
+    from migx.ops.builtin import Literal, Slot
+
+    recipe = made.program.weights
+    outputs = [] if recipe is None else zip(recipe.output_names, recipe.outputs, strict=True)
+    slots = dict(outputs)
+    for module in made.program.modules.values():
+        for at in module:
+            if module is recipe or not isinstance(at.op, (Literal, Slot)) or not at.users:
+                continue
+            slot = isinstance(at.op, Slot)
+            yield {
+                "constant": at.op.slot if isinstance(at.op, Slot) else at.op.label or "literal",
+                "shape": at.shape.text,
+                "bytes": int(at.shape.nbytes),
+                "format": _format(at),
+                "made of": made_of(slots[at.op.slot]) if isinstance(at.op, Slot) else "",
+                "kind": "slot" if slot else "literal",
+                "read by": _readers(at),
+            }
+
+
+def made_of(at: Instruction) -> str:
+    """A slot's recipe in short: the operations on the way, and the weights they begin with."""
+    from migx.constants import tree
+    from migx.hoisting import is_weight, label_of
+
+    whole = tree(at)
+    names = ", ".join(label_of(v) for v in whole if is_weight(v))
+    steps = [v.name for v in reversed(whole) if not is_weight(v) and v.name != "@literal"]
+    return f"{' of '.join(steps)} of {names}" if steps else names
+
+
+def relayouts(made: Compiled) -> Iterator[str]:
+    """The constants that a run has to unpack, for no kernel takes them as they lie."""
+    absorbed: frozenset[Instruction] = getattr(made.executable, "absorbed", frozenset())
+    for module in made.program.modules.values():
+        for at in module:
+            if (
+                at.name == "unpack_weight"
+                and at not in absorbed
+                and module is not made.program.weights
+            ):
+                yield f"{_name(at.inputs[0])} ({_format(at.inputs[0])})"
+
+
+def _name(at: Instruction) -> str:
+    from migx.ops.builtin import Literal, Slot
+
+    if isinstance(at.op, Slot):
+        return at.op.slot
+    return at.op.label if isinstance(at.op, Literal) else at.name
+
+
+def _format(at: Instruction) -> str:
+    """The format a constant lies in; empty where it lies as its dims say."""
+    from migx.ops.formats import UnpackWeight
+
+    found = {u.op.format for u in at.users if isinstance(u.op, UnpackWeight)}
+    return ", ".join(sorted(found))
+
+
+def _readers(at: Instruction) -> str:
+    """The operations that read a constant, views looked through."""
+    from migx import op as operations
+
+    found: dict[str, int] = {}
+    work = list(at.users)
+    while work:
+        user = work.pop()
+        if operations.traits(user.op).view is not None or user.name == "unpack_weight":
+            work += user.users
+        else:
+            found[user.name] = found.get(user.name, 0) + 1
+    return ", ".join(f"{name} x{n}" if n > 1 else name for name, n in sorted(found.items()))

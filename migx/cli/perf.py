@@ -1,0 +1,212 @@
+"""Measures a model on a target: each kernel's time, arithmetic and bytes, and what has no kernel.
+
+Runs are timed whole, and in one run each kernel by itself. GFLOP/s and GB/s stand beside what the
+machine does at best, which is measured too. Inputs are drawn from a seed when no file of them is
+given; symbols then have their least size, or 1 where that is 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from migx.cli import _load, _options, _report
+
+if TYPE_CHECKING:
+    from migx.ir import Program
+    from migx.profile import Cost, Profile
+
+PEERS = ("onnxruntime", "openvino")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    _load.add_model(parser)
+    _options.add_inputs(parser)
+    _options.add_target(parser)
+    parser.set_defaults(target="cpu")
+    parser.add_argument("--threads", metavar="N", type=int, help="threads (the physical cores)")
+    parser.add_argument("--repeat", metavar="N", type=int, default=20, help="run N times (20)")
+    parser.add_argument("--each", action="store_true", help="list every instruction")
+    parser.add_argument(
+        "--against", metavar="PEER,PEER", help=f"also time an ONNX file by {' and '.join(PEERS)}"
+    )
+    _report.add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measures it."""
+    from migx.cli import _inputs
+
+    if options.repeat < 1:
+        raise _load.UsageError(f"--repeat {options.repeat}: run once or more often")
+    peers = _peers(options)
+    program = _load.load(options)
+    inputs, sizes = _inputs.read_or_drawn(program, options)
+    with _load.progress(f"compiling for {options.target}"):
+        start = time.perf_counter()
+        program.compile(options.target, passes=options.passes, num_threads=options.threads)
+        compiling = time.perf_counter() - start
+    profile = _profiled(program, inputs, options.target)
+    runs = _timed(
+        {"migx": lambda: program.eval(inputs)} | _sessions(peers, options, inputs), options
+    )
+    found = _found(profile, runs, options.each) | {"sizes": sizes, "compile": compiling}
+    if options.json:
+        _report.print_json(found)
+    else:
+        _print(found, options.each)
+    return 0
+
+
+def _profiled(program: Program, inputs: Mapping[str, Any], target: str) -> Profile:
+    """The costs of a run that is not the first."""
+    from migx.binding import check_inputs
+    from migx.profile import Profiled
+
+    made = program.compiled
+    if not isinstance(made.executable, Profiled):
+        raise _load.UsageError(f"target {target} does not say what its runs cost")
+    program.eval(inputs)
+    with made.weights.reading() as slots:
+        return made.executable.profile(check_inputs(made.program.main, inputs), slots)
+
+
+def _peers(options: argparse.Namespace) -> list[str]:
+    peers = options.against.split(",") if options.against else []
+    for peer in peers:
+        if peer not in PEERS:
+            raise _load.UsageError(f"--against {peer}: there are {' and '.join(PEERS)}")
+    if peers and not _load.is_onnx(Path(options.model)):
+        raise _load.UsageError(f"--against needs an ONNX file, not {options.model}")
+    return peers
+
+
+def _sessions(
+    peers: Iterable[str], options: argparse.Namespace, inputs: Mapping[str, Any]
+) -> dict[str, Callable[[], object]]:
+    """A call of each peer on the same inputs and as many threads."""
+    from migx.cli._peers import PeerError
+
+    made: dict[str, Callable[[], object]] = {}
+    for peer in peers:
+        try:
+            made[peer] = (_onnxruntime if peer == "onnxruntime" else _openvino)(options, inputs)
+        except ImportError as error:
+            raise PeerError(f"--against {peer} needs it: pip install {peer}") from error
+    return made
+
+
+def _onnxruntime(options: argparse.Namespace, inputs: Mapping[str, Any]) -> Callable[[], object]:
+    import onnxruntime
+
+    asked = onnxruntime.SessionOptions()
+    asked.log_severity_level = 4
+    asked.intra_op_num_threads = options.threads or 0
+    session = onnxruntime.InferenceSession(options.model, asked, ["CPUExecutionProvider"])
+    return lambda: session.run(None, dict(inputs))
+
+
+def _openvino(options: argparse.Namespace, inputs: Mapping[str, Any]) -> Callable[[], object]:
+    import openvino  # type: ignore[import-not-found,unused-ignore]
+
+    config = {"INFERENCE_NUM_THREADS": options.threads} if options.threads else {}
+    compiled = openvino.Core().compile_model(options.model, "CPU", config)
+    return lambda: compiled(dict(inputs))
+
+
+def _timed(
+    calls: Mapping[str, Callable[[], object]], options: argparse.Namespace
+) -> dict[str, list[float]]:
+    """The seconds of each run of each, in turn, so that what disturbs one disturbs all."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    for number in range(options.repeat):
+        with _load.progress(f"run {number + 1} of {options.repeat}"):
+            for name, call in calls.items():
+                start = time.perf_counter()
+                call()
+                taken[name].append(time.perf_counter() - start)
+    return taken
+
+
+def _found(profile: Profile, runs: Mapping[str, list[float]], each: bool) -> dict[str, Any]:
+    native = [c for c in profile.costs if c.kernel]
+    host = [c for c in profile.costs if not c.kernel]
+    return {
+        "runs": {
+            name: dict(zip(("p50", "p90", "p99"), _percentiles(taken), strict=True))
+            for name, taken in runs.items()
+        },
+        "kernels": _grouped(native, lambda c: c.kernel),
+        "host": _grouped(host, lambda c: c.at.name),
+        "each": [_entry(f"{c.at.name} {c.at.shape}", [c]) for c in profile.costs] if each else [],
+        "bytes": {"arena": profile.arena, "weights": profile.weights},
+        "peak": {"flops": profile.peak_flops, "bytes": profile.peak_bytes},
+    }
+
+
+def _percentiles(taken: list[float]) -> tuple[float, float, float]:
+    if len(taken) < 2:
+        return taken[0], taken[0], taken[0]
+    cuts = statistics.quantiles(taken, n=100, method="inclusive")
+    return cuts[49], cuts[89], cuts[98]
+
+
+def _grouped(costs: Iterable[Cost], name: Callable[[Cost], str]) -> list[dict[str, Any]]:
+    """Costs of one name together, the dearest first."""
+    groups: dict[str, list[Cost]] = {}
+    for cost in costs:
+        groups.setdefault(name(cost), []).append(cost)
+    found = [_entry(n, members) for n, members in groups.items()]
+    return sorted(found, key=lambda e: -e["seconds"])
+
+
+def _entry(name: str, costs: list[Cost]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "count": len(costs),
+        "seconds": sum(c.seconds for c in costs),
+        "flops": sum(c.flops for c in costs),
+        "bytes": sum(c.nbytes for c in costs),
+    }
+
+
+def _print(found: dict[str, Any], each: bool) -> None:
+    peak = found["peak"]
+    whole = sum(e["seconds"] for part in ("kernels", "host") for e in found[part])
+    header = ("kernel", "times", "ms", "%", "GFLOP/s", "% of peak", "GB/s", "% of peak")
+    for part, title in (("each", "instruction"), ("kernels", "kernel"), ("host", "on the host")):
+        if found[part]:
+            rows = [_row(e, whole, peak) for e in found[part]]
+            print(_report.table((title, *header[1:]), rows), end="\n\n")
+    names = ("", "ms: median", "90 of 100", "99 of 100", "times migx")
+    mine = found["runs"]["migx"]["p50"]
+    rows = [
+        (name, *(f"{1e3 * v:.3f}" for v in taken.values()), f"{taken['p50'] / mine:.2f}")
+        for name, taken in found["runs"].items()
+    ]
+    print(_report.table(names, rows))
+    memory = found["bytes"]
+    print(
+        f"\narena {memory['arena'] / 1e6:.2f} MB, weights {memory['weights'] / 1e6:.2f} MB; "
+        f"compiled in {found['compile']:.2f} s\n"
+        f"at best this machine does {peak['flops'] / 1e9:.0f} GFLOP/s and copies "
+        f"{peak['bytes'] / 1e9:.0f} GB/s"
+    )
+
+
+def _row(entry: dict[str, Any], whole: float, peak: Mapping[str, float]) -> tuple[str, ...]:
+    seconds = max(entry["seconds"], 1e-9)
+    rates = []
+    for kind in ("flops", "bytes"):
+        rate = entry[kind] / seconds
+        rates += [f"{rate / 1e9:.1f}", f"{100 * rate / peak[kind]:.0f}"] if rate else ["", ""]
+    name = entry["name"] if len(entry["name"]) <= 60 else entry["name"][:59] + "…"
+    share = f"{100 * seconds / max(whole, 1e-9):.1f}"
+    return name, str(entry["count"]), f"{1e3 * seconds:.3f}", share, *rates

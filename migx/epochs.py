@@ -1,0 +1,453 @@
+"""The weights of a compiled program while it lives: epochs of values, and the transaction that goes
+from one to the next.
+
+An epoch is never changed. A run reads the epoch that is current when it starts, to its end; an
+update computes the slots that depend on what changed, and commits by switching one reference.
+"""
+
+from __future__ import annotations
+
+import difflib
+import threading
+import weakref
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from migx import op as operations
+from migx.argument import Argument
+from migx.constants import tree
+from migx.errors import DataError, ShapeError, WeightError
+from migx.evaluation import evaluated, settled
+from migx.hoisting import is_weight, label_of
+from migx.ir import Instruction, Module
+from migx.mapping import MappedFile
+from migx.memory import THREADS, Memory, copy
+from migx.ops.builtin import AssumeEqual, Literal
+from migx.ops.packing import PackFp4, PackInt2, PackInt4
+from migx.shape import U8, Shape
+
+Arguments = Mapping[str, Argument]
+NOTHING: Arguments = MappingProxyType({})
+
+_shared: weakref.WeakValueDictionary[Hashable, Argument] = weakref.WeakValueDictionary()
+"""What slots of all programs show that is computed from files alone, by recipe and bytes."""
+
+
+class Running:
+    """Counts the runs that read an epoch, so that one may wait until there are none."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._count, self._closed = 0, False
+
+    def __enter__(self) -> None:
+        with self._changed:
+            while self._closed:
+                self._changed.wait()
+            self._count += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._count -= 1
+            if self._closed:
+                self._changed.notify_all()
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Lets nothing new start, and waits until nothing runs."""
+        with self._changed:
+            self._closed = True
+            self._changed.wait_for(lambda: not self._count)
+            try:
+                yield
+            finally:
+                self._closed = False
+                self._changed.notify_all()
+
+
+@dataclass(frozen=True, eq=False)
+class Epoch:
+    """One set of weights: their values by name, and what the program reads of them, its slots.
+
+    ``slots`` holds only those whose weights all have values; ``wholes``, by the names of slots, what
+    they show in other dims, so that other programs find it for as long as it is used.
+    """
+
+    number: int
+    weights: Arguments
+    slots: Arguments
+    wholes: Arguments = NOTHING
+    files: tuple[MappedFile, ...] = ()
+    running: Running = field(default_factory=Running)
+
+    @classmethod
+    def of(cls, number: int, weights: Arguments, slots: Arguments, wholes: Arguments) -> Self:
+        """An epoch that knows from which files its values are mapped. ``DataError`` where one of
+        them has been written to.
+        """
+        files = files_of((*weights.values(), *slots.values()))
+        return cls(number, weights, slots, wholes, files)
+
+
+class LiveWeights:
+    """The weights module of a compiled program, and its values now.
+
+    ``place`` brings a slot's value where the target reads it. ``declared`` are the weights of the
+    program that was compiled: those that the passes found to be needed no more may be given, too.
+    Safe from several threads: updates come one after another, runs go on meanwhile.
+    """
+
+    def __init__(
+        self,
+        module: Module | None,
+        context: Any = None,
+        *,
+        place: Callable[[Argument], Argument] | None = None,
+        declared: Mapping[str, Instruction] = MappingProxyType({}),
+    ) -> None:
+        self.module, self.context = module, context
+        self.place = place or (lambda value: value)
+        self._recipe = _Recipe(module, context)
+        self._memory = Memory()
+        self.sources = {**declared, **self._recipe.sources}
+        self._lock = threading.RLock()
+        self.current = Epoch(0, NOTHING, NOTHING)
+
+    @property
+    def missing(self) -> list[str]:
+        """The weights that have no value yet."""
+        return [name for name in self._recipe.sources if name not in self.current.weights]
+
+    @property
+    def slots(self) -> dict[str, Shape]:
+        """What each slot is."""
+        return {name: at.shape.as_standard() for name, at in self._recipe.slots.items()}
+
+    def start(self, slots: Arguments = NOTHING) -> None:
+        """Computes the slots from the values that the weights have in the program, but for those
+        that are given.
+        """
+        with self._lock:
+            if len(self.current.slots) < len(self._recipe.slots):
+                placed = {name: self.place(value) for name, value in slots.items()}
+                self.current = self._after(Epoch(0, NOTHING, placed), self._given(), True)
+
+    @contextmanager
+    def reading(self) -> Iterator[Arguments]:
+        """The slots of the current epoch, for one run. ``WeightError`` where some have no value,
+        ``DataError`` where a file they are mapped from has been written to.
+        """
+        while True:
+            epoch = self.current
+            with epoch.running:
+                if epoch is not self.current:
+                    continue
+                if len(epoch.slots) < len(self._recipe.slots):
+                    raise WeightError(_without_values(self.missing))
+                for file in epoch.files:
+                    file.check()
+                yield epoch.slots
+                return
+
+    def update(self, *, check_finite: bool = False, in_place: bool = False) -> Update:
+        """A transaction: ``with weights.update() as new: new[name] = array``.
+
+        When the block ends, the slots that depend on what was given are computed and all are
+        committed at once; if it raises, or a value is refused, nothing has changed. Runs that have
+        begun end on the weights they began with. ``check_finite`` refuses NaN and infinities.
+        ``in_place`` waits for runs to end and writes over the memory of the old values, where two
+        copies would be too much: it cannot be rolled back.
+        """
+        return Update(self, check_finite=check_finite, in_place=in_place)
+
+    def checked(self, name: str, value: ArrayLike | Argument) -> Argument:
+        """A value for a weight, of its type and dims. ``WeightError`` says what is wrong."""
+        if name not in self.sources:
+            raise WeightError(_unknown(name, self.sources))
+        return fitted(name, value, self.sources[name].shape)
+
+    def _given(self) -> dict[str, Argument]:
+        """The values that the program itself holds."""
+        found = {name: at.op for name, at in self.sources.items()}
+        return {name: op.value for name, op in found.items() if isinstance(op, Literal)}
+
+    def _after(self, before: Epoch, changes: Arguments, first: bool = False) -> Epoch:
+        """The epoch in which some weights have new values; nothing is committed. The ``first``
+        computes only the slots that have no value.
+        """
+        weights, changed = {**before.weights, **changes}, () if first else changes.keys()
+        files_of(weights.values())
+        wanted = self._recipe.due(changed, weights, before.slots)
+        values, wholes = self._recipe.values(wanted, weights)
+        slots = {name: self.place(value) for name, value in values.items()}
+        slots, wholes = {**before.slots, **slots}, {**before.wholes, **wholes}
+        return Epoch.of(before.number + 1, weights, slots, wholes)
+
+    def commit(self, changes: Arguments) -> tuple[Epoch, Epoch]:
+        """The epochs before and after some weights have taken new values, which are copied."""
+        with self._lock:
+            before = self.current
+            self.current = self._after(before, owned(changes, self._memory))
+            return before, self.current
+
+    def commit_in_place(self, changes: Arguments) -> None:
+        """Writes new values over the memory of the old ones, while nothing runs."""
+        with self._lock:
+            before = self.current
+            after = self._after(before, changes)
+            with before.running.stopped():
+                held: dict[int, Argument] = {}
+                for old, new in ((before.weights, after.weights), (before.slots, after.slots)):
+                    for name, value in new.items():
+                        if value is not old.get(name) and id(value) not in held:
+                            held[id(value)] = overwritten(old.get(name), value)
+                weights = {name: held.get(id(v), v) for name, v in after.weights.items()}
+                slots = {name: held.get(id(v), v) for name, v in after.slots.items()}
+                self.current = Epoch.of(after.number, weights, slots, NOTHING)
+
+    def restore(self, before: Epoch, after: Epoch) -> None:
+        """Goes back to an epoch, unless others have been committed since."""
+        with self._lock:
+            if self.current is not after:
+                raise WeightError(
+                    f"cannot roll back to epoch {before.number}: epoch {self.current.number} has "
+                    f"been committed since epoch {after.number}"
+                )
+            self.current = replace(before, number=after.number + 1, running=Running())
+
+
+class Update:
+    """New values for weights, all or nothing; made by ``LiveWeights.update``."""
+
+    def __init__(self, weights: LiveWeights, *, check_finite: bool, in_place: bool) -> None:
+        self._weights, self._check_finite, self._in_place = weights, check_finite, in_place
+        self._changes: dict[str, Argument] = {}
+        self._epochs: tuple[Epoch, Epoch] | None = None
+
+    def __setitem__(self, name: str, value: ArrayLike | Argument) -> None:
+        """Gives a weight a value, which is copied when the block ends; ``WeightError`` where it
+        does not fit.
+        """
+        found = self._weights.checked(name, value)
+        if self._check_finite:
+            refuse_infinite(name, found)
+        self._changes[name] = found
+
+    def update(self, values: Any) -> None:
+        """Gives many weights values: from a dict, a folder of external data, or a safetensors
+        file.
+        """
+        from migx.onnx.external import values_from
+
+        for name, value in values_from(values, self._weights.sources).items():
+            self[name] = value
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None or not self._changes:
+            return
+        if self._in_place:
+            self._weights.commit_in_place(self._changes)
+        else:
+            self._epochs = self._weights.commit(self._changes)
+
+    def rollback(self) -> None:
+        """Returns to the weights before this update. They are kept for as long as this object
+        lives.
+        """
+        if self._epochs is None:
+            why = "it was made in place" if self._in_place else "it has not been committed"
+            raise WeightError(f"this update cannot be rolled back: {why}")
+        self._weights.restore(*self._epochs)
+        self._epochs = None
+
+
+class _Recipe:
+    """Which slots and assumptions depend on which weights, and how they are computed."""
+
+    def __init__(self, module: Module | None, context: Any) -> None:
+        self._context = context
+        self.sources: dict[str, Instruction] = {}
+        self.slots: dict[str, Instruction] = {}
+        self._checks: list[Instruction] = []
+        self._names: dict[Instruction, str] = {}
+        self._of: dict[Instruction, frozenset[str]] = {}
+        if module is None:
+            return
+        for at in module:
+            names = frozenset().union(*(self._of[v] for v in at.inputs))
+            if is_weight(at):
+                names = frozenset([label_of(at)])
+                self.sources.setdefault(label_of(at), at)
+                self._names[at] = label_of(at)
+            self._of[at] = names
+        self.slots = dict(zip(module.output_names, module.outputs, strict=True))
+        self._checks = [at for at in module if type(at.op) is AssumeEqual]
+
+    def due(
+        self, changed: Iterable[str], weights: Arguments, had: Arguments
+    ) -> dict[str, Instruction]:
+        """The slots that depend on a changed weight or had no value, and can have one now.
+
+        ``AssumptionError`` where a weight is not what a pass relied on.
+        """
+        names = set(changed)
+
+        def due(at: Instruction, fresh: bool) -> bool:
+            of = self._of[at]
+            return of <= weights.keys() and (fresh or not of.isdisjoint(names))
+
+        evaluated([at for at in self._checks if due(at, False)], self._known(weights))
+        return {name: at for name, at in self.slots.items() if due(at, name not in had)}
+
+    def values(
+        self, slots: Mapping[str, Instruction], weights: Arguments
+    ) -> tuple[dict[str, Argument], dict[str, Argument]]:
+        """The values of some slots: as given, where a slot is a weight; as another program has
+        them that computed them from the same files; else computed. And what they show.
+        """
+        known = self._known(weights)
+        wholes = {name: _whole(at) for name, at in slots.items()}
+        keys = {at: self._key(at, weights) for at in wholes.values() if at not in known}
+        known |= {at: value for at, key in keys.items() if (value := _shared.get(key)) is not None}
+        for roots in (wholes, slots):
+            left = [at for at in dict.fromkeys(roots.values()) if at not in known]
+            made = evaluated(left, known, context=self._context, threads=THREADS)
+            for at in made.keys() & keys.keys():
+                if (key := keys[at]) is not None:
+                    made[at].freeze()
+                    _shared[key] = made[at]
+            known |= made
+        values = {n: settled(known[at], at.shape.as_standard()) for n, at in slots.items()}
+        return values, {name: known[at] for name, at in wholes.items()}
+
+    def _key(self, at: Instruction, weights: Arguments) -> Hashable | None:
+        """What a value is computed from, and how; None where not all of it is in files."""
+        places: dict[Instruction, int] = {}
+        key: list[Hashable] = [None if self._context is None else self._context.target.name]
+        for place, below in enumerate(tree(at)):
+            places[below] = place
+            if (name := self._names.get(below)) is None:
+                key.append((operations.key(below.op), *(places[v] for v in below.inputs)))
+                continue
+            value = weights[name]
+            if value.mapped is None:
+                return None
+            key.append((value.mapped, value.source, value.shape))
+        return tuple(key)
+
+    def _known(self, weights: Arguments) -> dict[Instruction, Argument]:
+        return {at: weights[name] for at, name in self._names.items() if name in weights}
+
+
+def _whole(at: Instruction) -> Instruction:
+    """What a value shows in other dims, its bytes being the same."""
+    while operations.traits(at.op).view is not None and len(at.inputs) == 1:
+        below = at.inputs[0]
+        if at.shape.nbytes != below.shape.nbytes or at.shape.strides is not None:
+            break
+        at = below
+    return at
+
+
+def files_of(values: Iterable[Argument]) -> tuple[MappedFile, ...]:
+    """The files that values are mapped from. ``DataError`` where one has been written to."""
+    files = dict.fromkeys(value.mapped for value in values)
+    found = tuple(file for file in files if file is not None)
+    for file in found:
+        file.check()
+    return found
+
+
+def own(value: Argument, *, mapped: bool = True) -> Argument:
+    """A copy that nobody else can write to; a value that is mapped from a file counts as one, if
+    ``mapped`` may stay.
+    """
+    if value.source is not None and mapped:
+        return value
+    array = value.array
+    made = np.empty(array.shape, array.dtype)
+    copy([(made, array)])
+    return Argument(value.shape.as_standard(), made)
+
+
+def owned(values: Arguments, memory: Memory) -> Arguments:
+    """Copies that nobody else can write to; values that are mapped from files count as such."""
+    copied = {name: v for name, v in values.items() if v.source is None}
+    arrays = memory.copies([v.array for v in copied.values()])
+    pairs = zip(copied.items(), arrays, strict=True)
+    return {**values, **{n: Argument(v.shape.as_standard(), array) for (n, v), array in pairs}}
+
+
+def overwritten(old: Argument | None, new: Argument) -> Argument:
+    """The new value in the memory of the old one, if that is ours to write to; else a copy."""
+    if old is None or not old.array.flags.writeable:
+        return own(new)
+    copy([(old.array, new.array)])
+    return old
+
+
+def fitted(name: str, value: ArrayLike | Argument, shape: Shape) -> Argument:
+    """A value as a weight of a shape holds it. ``WeightError`` unless type and dims are the same.
+
+    Packed weights are given as an ``Argument``, as their packed bytes, or as integers of their
+    dims, which are packed.
+    """
+    try:
+        given = Argument.of(value)
+        if shape.dtype.is_packed and not given.shape.dtype.is_packed:
+            given = _packed(given, shape)
+    except (DataError, ShapeError, TypeError, ValueError) as error:
+        raise WeightError(f"weight {name!r} is {shape}: {error}") from error
+    if not given.shape.same_type(shape):
+        raise WeightError(f"weight {name!r} is {shape}, not {given.shape}")
+    if given.source is None and not given.available:
+        raise WeightError(f"weight {name!r}: the value given has no data")
+    return given
+
+
+def _packed(given: Argument, shape: Shape) -> Argument:
+    """Bytes, or elements that a packing operation takes, as packed storage."""
+    if given.shape.dtype is U8 and given.shape.dims == (shape.nbytes,) != shape.dims:
+        return Argument.packed(shape, given.array)
+    for op in (PackInt4(), PackInt2(), PackFp4()):
+        if op.packed.get(given.shape.dtype) is shape.dtype and given.shape.dims == shape.dims:
+            return op.compute(None, shape, [given], [])
+    raise ShapeError(f"{given.shape} is neither its {shape.nbytes} bytes (u8) nor its elements")
+
+
+def refuse_infinite(name: str, value: Argument) -> None:
+    """Raises ``WeightError`` where a float weight holds NaN or an infinity."""
+    if value.shape.dtype.is_float and not value.shape.dtype.is_packed:
+        bad = int(value.array.size - np.count_nonzero(np.isfinite(value.array)))
+        if bad:
+            raise WeightError(f"weight {name!r} has {bad} elements that are not finite")
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    close = difflib.get_close_matches(name, names, 3)
+    said = (
+        f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are {listed(names)}"
+    )
+    return f"there is no replaceable weight {name!r}; {said}"
+
+
+def _without_values(missing: list[str]) -> str:
+    return (
+        f"{len(missing)} weights have no value yet, {listed(missing)}: give them by "
+        "program.update_weights() or migx.onnx.replace_onnx_external_weights()"
+    )
+
+
+def listed(names: list[str]) -> str:
+    """The first names of a list, and whether there are more."""
+    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "") or "none"

@@ -1,0 +1,133 @@
+"""Evaluates trees of constants, what they share once, those that share nothing in parallel.
+
+Folding, baking, loading and swapping all compute values here, so they all give the same bits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from migx.argument import Argument
+from migx.constants import connected, tree
+from migx.errors import AssumptionError, DataError, EvaluationError, MigxError
+from migx.ir import Instruction
+from migx.op import evaluator
+from migx.ops._row_major import row_major
+from migx.ops.builtin import Literal
+from migx.shape import Shape
+from migx.text import draw_instruction
+
+HEAVY = 1 << 23
+"""Bytes from which on values are worth a thread, which a busy machine may let wait."""
+
+FAILURES = (MigxError, ArithmeticError, LookupError, MemoryError, TypeError, ValueError)
+
+Values = dict[Instruction, Argument]
+Known = Mapping[Instruction, Argument]
+
+
+def evaluated(
+    roots: Sequence[Instruction],
+    known: Known = MappingProxyType({}),
+    *,
+    context: Any = None,
+    lenient: bool = False,
+    threads: int | None = None,
+) -> Values:
+    """The values of some instructions that depend on literals, and on what is ``known``, alone;
+    each in standard layout. On as many ``threads`` as there are processors, unless told otherwise.
+
+    What fails raises, with the instruction drawn; if ``lenient``, what depends on it is left out.
+    """
+    trees = [_tree(at, known) for at in roots]
+    links = [[at for at in whole if not _given(at, known)] or whole for whole in trees]
+    light, heavy = list[list[int]](), list[list[int]]()
+    for places in connected(links):
+        weight = sum(int(at.shape.nbytes) for i in places for at in trees[i])
+        (heavy if weight >= HEAVY else light).append(places)
+
+    def run(places: list[int]) -> Values:
+        order = dict.fromkeys(at for i in places for at in trees[i])
+        return _Run(known, context, lenient).run(list(order), {roots[i] for i in places})
+
+    found: Values = {}
+    for places in light:
+        found |= run(places)
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        for values in (pool.map if len(heavy) > 1 else map)(run, heavy):
+            found |= values
+    return found
+
+
+def _tree(root: Instruction, known: Known) -> list[Instruction]:
+    return [root] if root in known else tree(root, known)
+
+
+def _given(at: Instruction, known: Known) -> bool:
+    return at in known or type(at.op) is Literal
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The evaluation of instructions in order, on one thread."""
+
+    known: Known
+    context: Any
+    lenient: bool
+
+    def run(self, order: Sequence[Instruction], roots: set[Instruction]) -> Values:
+        """The values of the roots; any other is dropped when its last reader has run."""
+        left = Counter(v for at in order if at not in self.known for v in at.inputs)
+        values: Values = {}
+        found: Values = {}
+        with np.errstate(all="ignore"):
+            for at in order:
+                inputs = () if at in self.known else at.inputs
+                if all(v in values for v in inputs):
+                    try:
+                        values[at] = self.value(at, [values[v] for v in inputs])
+                        if at in roots:
+                            found[at] = settled(values[at], at.shape.as_standard())
+                    except FAILURES as error:
+                        values.pop(at, None)
+                        self.failed(at, error)
+                left.subtract(inputs)
+                for v in inputs:
+                    if not left[v] and (gone := values.pop(v, None)) is not None:
+                        gone.give_back()
+        return found
+
+    def value(self, at: Instruction, arguments: list[Argument]) -> Argument:
+        if (given := self.known.get(at)) is not None:
+            return given
+        if type(at.op) is Literal:
+            return at.op.value
+        return evaluator(type(at.op))(at.op, self.context, at.shape, arguments, [])
+
+    def failed(self, at: Instruction, error: BaseException) -> None:
+        if self.lenient:
+            return
+        if isinstance(error, (AssumptionError, DataError)):
+            raise error
+        message = f"{type(error).__name__}: {error}"
+        raise EvaluationError(draw_instruction(message, at)) from error
+
+
+def settled(value: Argument, shape: Shape) -> Argument:
+    """The value as a literal holds it; ``EvaluationError`` where it is not what its shape says."""
+    array = row_major(value.array)
+    if array is value.data and value.shape == shape:
+        return value
+    if array.dtype != shape.dtype.numpy or (
+        array.shape != shape.dims and not shape.dtype.is_packed
+    ):
+        raise EvaluationError(f"computed {array.dtype} {list(array.shape)} for {shape}")
+    return Argument(shape, array)

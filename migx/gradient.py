@@ -1,0 +1,339 @@
+"""Derivatives of values by values: reverse-mode differentiation of instructions, which adds others.
+
+What an operation does to a derivative is one entry of ``RULES``. Derivatives are instructions like
+any, so that they can be differentiated in turn.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from migx import dim, ops
+from migx.argument import Argument
+from migx.dim import Extent
+from migx.errors import UnknownName
+from migx.ir import Instruction, Module
+from migx.op import Operation
+from migx.shape import I64, DType
+from migx.verify import captures
+
+
+@dataclass(frozen=True)
+class Tape:
+    """Where the instructions of derivatives go."""
+
+    module: Module
+    origins: tuple[str, ...] = ()
+
+    def __call__(
+        self, op: Operation, *inputs: Instruction, modules: Sequence[Module] = ()
+    ) -> Instruction:
+        return self.module.add_instruction(op, *inputs, modules=modules, origins=self.origins)
+
+    def number(self, value: float | Extent, like: Instruction) -> Instruction:
+        """A number, which may be a dim, in the type and the dims of a value."""
+        dtype = like.shape.dtype
+        if isinstance(value, dim.Dim):
+            made = self(ops.Convert(dtype), self(ops.DimLiteral((value,), (), I64)))
+        else:
+            made = self(ops.Literal(Argument.of(np.asarray(value), dtype)))
+        return self(ops.Multibroadcast(like.shape.dims), made)
+
+    def times(self, first: Instruction, *factors: Instruction | float) -> Instruction:
+        """The product of values of equal dims and numbers."""
+        for factor in factors:
+            given = factor if isinstance(factor, Instruction) else self.number(factor, first)
+            first = self(ops.Mul(), first, given)
+        return first
+
+    def over(self, x: Instruction, y: Instruction) -> Instruction:
+        return self(ops.Div(), x, y)
+
+    def plus(self, x: Instruction, y: Instruction | float) -> Instruction:
+        return self(ops.Add(), x, y if isinstance(y, Instruction) else self.number(y, x))
+
+    def where(self, condition: Instruction, x: Instruction) -> Instruction:
+        """The value where a condition holds, elsewhere zero."""
+        return self(ops.Where(), condition, x, self.number(0, x))
+
+    def positive(self, x: Instruction) -> Instruction:
+        """Whether each element is greater than zero."""
+        return self(ops.Greater(), x, self.number(0, x))
+
+    def sum_along(self, x: Instruction, axes: Sequence[int]) -> Instruction:
+        """The sums along axes, at each place of them."""
+        return self(ops.Multibroadcast(x.shape.dims), self(ops.ReduceSum(tuple(axes)), x))
+
+    def shaped(self, x: Instruction, like: Instruction) -> Instruction:
+        """The elements in the dims of another value."""
+        dims = like.shape.dims
+        return x if x.shape.dims == dims else self(ops.Reshape(dims), x)
+
+
+def gradients(
+    y: Instruction, xs: Sequence[Instruction], tape: Tape, fixed: Collection[Instruction] = ()
+) -> list[Instruction]:
+    """The derivatives of the sum of ``y`` by each of ``xs``, which are taken to be independent of
+    each other. Nothing is differentiated through what is ``fixed``.
+
+    ``UnknownName`` where a value on the way has an operation that is not in ``RULES``.
+    """
+    order = _before(y, {*xs, *fixed})
+    moving: set[Instruction] = set()
+    for at in order:
+        on_the_way = at not in fixed and any(v in moving for v in _read(at))
+        if at in xs or (on_the_way and _moves(at)):
+            moving.add(at)
+    found = {y: tape.number(1, y)} if y in moving else {}
+    for at in reversed(order):
+        if at not in moving or at in xs or at not in found:
+            continue
+        slope, rule = found.pop(at), _rule(at)
+        for i, value in enumerate(at.inputs):
+            if value in moving:
+                part = rule(tape, at, slope, i)
+                found[value] = tape.plus(found[value], part) if value in found else part
+    return [found[x] if x in found else tape.number(0, x) for x in xs]
+
+
+def recomputed(y: Instruction, given: Mapping[Instruction, Instruction], tape: Tape) -> Instruction:
+    """``y`` as it is where some values before it are others; itself where none are."""
+    made = {old: new for old, new in given.items() if old is not new}
+    for at in _before(y, given) if made else ():
+        if at in given or not any(v in made for v in _read(at)):
+            continue
+        if at.modules:
+            raise UnknownName(f"{at.op.name} cannot be differentiated at other values")
+        made[at] = tape(at.op, *(made.get(v, v) for v in at.inputs))
+    return made.get(y, y)
+
+
+def _read(at: Instruction) -> tuple[Instruction, ...]:
+    """The values an instruction depends on, those its modules capture included."""
+    return (*at.inputs, *(v for module in at.modules for v in captures(module)))
+
+
+def _before(y: Instruction, stops: Collection[Instruction]) -> list[Instruction]:
+    """What a value depends on and the value itself, each after what it depends on; nothing beyond
+    the stops.
+    """
+    order: dict[Instruction, None] = {}
+    seen: set[Instruction] = set()
+    stack = [(y, False)]
+    while stack:
+        at, done = stack.pop()
+        if done:
+            order[at] = None
+        elif at not in seen:
+            seen.add(at)
+            stack.append((at, True))
+            stack.extend((v, False) for v in (() if at in stops else _read(at)))
+    return list(order)
+
+
+def _moves(at: Instruction) -> bool:
+    """Whether small changes of what is before a value can change it a little: integers jump."""
+    return at.shape.dtype.is_float or not at.shape.dtype.is_tensor
+
+
+Rule: TypeAlias = Callable[[Tape, Instruction, Instruction, int], Instruction]
+"""The derivative by an input, given the instruction, the derivative by its result and the place of
+the input.
+"""
+
+
+def _rule(at: Instruction) -> Rule:
+    if at.op.name not in RULES:
+        raise UnknownName(
+            f"there is no derivative of {at.op.name}; there are of {', '.join(sorted(RULES))}"
+        )
+    return RULES[at.op.name]
+
+
+def _divided(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
+    part = t.over(g, at.inputs[1])
+    return part if i == 0 else t.times(part, at, -1.0)
+
+
+def _power(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
+    x, y = at.inputs
+    if i == 1:
+        return t.times(g, at, t(ops.Log(), x))
+    exponent: DType = x.shape.dtype
+    y = y if y.shape.dtype is exponent else t(ops.Convert(exponent), y)
+    return t.times(g, y, t(ops.Pow(), x, t.plus(y, -1.0)))
+
+
+def _extreme(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
+    """Of equal values, the first is the one taken."""
+    first = t(ops.Equal(), at.inputs[0], at)
+    return t.where(first if i == 0 else t(ops.Not(), first), g)
+
+
+def _clipped(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
+    x, low, high = at.inputs
+    below, above = t(ops.Less(), x, low), t(ops.Greater(), x, high)
+    if i:
+        return t.where((below, above)[i - 1], g)
+    return t.where(t(ops.Not(), t(ops.LogicalOr(), below, above)), g)
+
+
+def _chosen(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
+    condition = at.inputs[0]
+    return t.where(condition if i == 1 else t(ops.Not(), condition), g)
+
+
+def _leaking(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
+    return t(ops.Where(), t.positive(at.inputs[0]), g, t.times(g, _attribute(at, "alpha")))
+
+
+def _elu(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
+    below = t.times(g, t.plus(at, _attribute(at, "alpha")))
+    return t(ops.Where(), t.positive(at.inputs[0]), g, below)
+
+
+def _dot(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
+    lead = range(g.shape.rank - 2)
+    other = t(ops.Transpose((*lead, len(lead) + 1, len(lead))), at.inputs[1 - i])
+    return t(ops.Dot(), g, other) if i == 0 else t(ops.Dot(), other, g)
+
+
+def _spread(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
+    """The derivative by the sum along some axes, at each place of them."""
+    return t(ops.Multibroadcast(at.inputs[0].shape.dims), g)
+
+
+def _mean(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
+    dims = at.inputs[0].shape.dims
+    made = _spread(t, at, g, i)
+    return t.over(made, t.number(dim.product([dims[a] for a in _attribute(at, "axes")]), made))
+
+
+def _greatest(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
+    """Equal values share it."""
+    x = at.inputs[0]
+    held = t(ops.Convert(g.shape.dtype), t(ops.Equal(), x, _spread(t, at, at, i)))
+    count = t.sum_along(held, _attribute(at, "axes"))
+    return t.times(_spread(t, at, g, i), t.over(held, count))
+
+
+def _softmax(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
+    part = t.times(g, at)
+    total = t.sum_along(part, (_attribute(at, "axis"),))
+    return t(ops.Sub(), part, t.times(at, total))
+
+
+def _log_softmax(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
+    total = t.sum_along(g, (_attribute(at, "axis"),))
+    return t(ops.Sub(), g, t.times(t(ops.Exp(), at), total))
+
+
+def _shared(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
+    """The sum over all places that an element was repeated to."""
+    x = at.inputs[0]
+    if i or len(at.inputs) > 1:
+        raise UnknownName(
+            "there is no derivative of what is broadcast to dims only a run will tell"
+        )
+    new = g.shape.rank - x.shape.rank
+    own = enumerate(zip(x.shape.dims, g.shape.dims[new:], strict=True), new)
+    axes = (*range(new), *(a for a, (d, out) in own if d != out))
+    return t.shaped(t(ops.ReduceSum(axes), g), x) if axes else g
+
+
+def _along(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
+    """``_shared`` of a broadcast whose axes lie one after another from a given one."""
+    first, x = _attribute(at, "axis"), at.inputs[0]
+    own = range(first, first + x.shape.rank)
+    axes = tuple(
+        a for a, d in enumerate(g.shape.dims) if a not in own or x.shape.dims[a - first] != d
+    )
+    return t.shaped(t(ops.ReduceSum(axes), g), x) if axes else g
+
+
+def _turned(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
+    return t(ops.Transpose(tuple(map(int, np.argsort(_attribute(at, "permutation"))))), g)
+
+
+def _part(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
+    axis = _attribute(at, "axis")
+    ends = list(itertools.accumulate((v.shape.dims[axis] for v in at.inputs), initial=0))
+    return t(ops.Slice((axis,), (ends[i],), (ends[i + 1],)), g)
+
+
+def _cut(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
+    dims = at.inputs[0].shape.dims
+    before, after = list[Extent]([0] * len(dims)), list[Extent]([0] * len(dims))
+    for axis, start in zip(_attribute(at, "axes"), _attribute(at, "starts"), strict=True):
+        before[axis], after[axis] = start, dims[axis] - start - at.shape.dims[axis]
+    return t(ops.Pad((*before, *after)), g)
+
+
+def _taken(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
+    """Each slice is added to where it was taken from."""
+    (x, indices), axis = at.inputs, _attribute(at, "axis")
+    lead, tail = x.shape.dims[:axis], x.shape.dims[axis + 1 :]
+    dims = (*lead, indices.shape.elements, *tail)
+    places = t(ops.Reshape((indices.shape.elements,)), indices)
+    index = t(ops.Broadcast(axis, dims), places)
+    return t(ops.ScatterAdd(axis), t.number(0, x), index, t(ops.Reshape(dims), g))
+
+
+def _attribute(at: Instruction, name: str) -> Any:
+    return getattr(at.op, name)
+
+
+RULES: dict[str, Rule] = {
+    "abs": lambda t, at, g, i: t.times(g, t(ops.Sign(), at.inputs[0])),
+    "add": lambda t, at, g, i: g,
+    "broadcast": _along,
+    "clip": _clipped,
+    "concat": _part,
+    "contiguous": lambda t, at, g, i: g,
+    "convert": lambda t, at, g, i: t(ops.Convert(at.inputs[0].shape.dtype), g),
+    "cos": lambda t, at, g, i: t.times(g, t(ops.Sin(), at.inputs[0]), -1.0),
+    "div": _divided,
+    "dot": _dot,
+    "elu": _elu,
+    "erf": lambda t, at, g, i: t.times(
+        g, t(ops.Exp(), t.times(at.inputs[0], at.inputs[0], -1.0)), 2 / math.sqrt(math.pi)
+    ),
+    "exp": lambda t, at, g, i: t.times(g, at),
+    "gather": _taken,
+    "identity": lambda t, at, g, i: g,
+    "leaky_relu": _leaking,
+    "log": lambda t, at, g, i: t.over(g, at.inputs[0]),
+    "logsoftmax": _log_softmax,
+    "max": _extreme,
+    "min": _extreme,
+    "mul": lambda t, at, g, i: t.times(g, at.inputs[1 - i]),
+    "multibroadcast": _shared,
+    "neg": lambda t, at, g, i: t(ops.Neg(), g),
+    "pow": _power,
+    "recip": lambda t, at, g, i: t.times(g, at, at, -1.0),
+    "reduce_max": _greatest,
+    "reduce_mean": _mean,
+    "reduce_min": _greatest,
+    "reduce_sum": _spread,
+    "relu": lambda t, at, g, i: t.where(t.positive(at.inputs[0]), g),
+    "reshape": lambda t, at, g, i: t.shaped(g, at.inputs[0]),
+    "rsqrt": lambda t, at, g, i: t.times(g, at, at, at, -0.5),
+    "sigmoid": lambda t, at, g, i: t.times(g, at, t.plus(t(ops.Neg(), at), 1.0)),
+    "sin": lambda t, at, g, i: t.times(g, t(ops.Cos(), at.inputs[0])),
+    "slice": _cut,
+    "softmax": _softmax,
+    "sqrt": lambda t, at, g, i: t.over(t.times(g, 0.5), at),
+    "squeeze": lambda t, at, g, i: t.shaped(g, at.inputs[0]),
+    "sub": lambda t, at, g, i: g if i == 0 else t(ops.Neg(), g),
+    "tanh": lambda t, at, g, i: t.times(g, t.plus(t.times(at, at, -1.0), 1.0)),
+    "transpose": _turned,
+    "unsqueeze": lambda t, at, g, i: t.shaped(g, at.inputs[0]),
+    "where": _chosen,
+}
+"""What becomes of a derivative, by the name of the operation."""

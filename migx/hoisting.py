@@ -1,0 +1,153 @@
+"""Moves what depends on weights alone into the module ``weights``, whose results are named slots.
+
+A slot is one value that the other modules read by its name, from wherever they are. So a weight is
+computed, packed, swapped and shared in one place, and a loop body reads it as ``main`` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from migx import op as operations
+from migx.constants import tree
+from migx.ir import Instruction, Module, Program
+from migx.ops.builtin import Literal, OnnxExternalWeights, Slot
+from migx.weights import weights_module
+
+
+def is_weight(at: Instruction) -> bool:
+    """Whether an instruction is a weight that may be replaced: a deferred one or a literal that is
+    marked so.
+    """
+    op = at.op
+    return type(op) is OnnxExternalWeights or (type(op) is Literal and op.replaceable)
+
+
+def weights_of(program: Program) -> dict[str, Instruction]:
+    """One instruction of each weight that may be replaced, by its name."""
+    found: dict[str, Instruction] = {}
+    for module in program.modules.values():
+        for at in module:
+            if is_replaceable(at):
+                found.setdefault(label_of(at), at)
+    return found
+
+
+def is_replaceable(at: Instruction) -> bool:
+    """Whether an instruction is a weight, or a target's own literal that was one."""
+    return is_weight(at) or (isinstance(at.op, Literal) and at.op.replaceable)
+
+
+def hoist(program: Program, roots: Iterable[Instruction]) -> None:
+    """Computes some values in the weights module; slots take their places.
+
+    They must depend on literals, weights and slots alone. What they are computed from stays where
+    it is until nobody reads it. Slots that are read no more go.
+    """
+    roots = list(roots)
+    if not roots and program.weights is None:
+        return
+    moving = _Moving(program)
+    for root in roots:
+        moving.move(root)
+    moving.finish()
+
+
+def hoist_sources(program: Program) -> bool:
+    """Hoists every weight that is still read outside the weights module, as it is, so that no
+    target needs to know of more than slots; says whether there were any.
+    """
+    modules = [m for m in program.modules.values() if m is not program.weights]
+    left = [at for m in modules for at in m if is_weight(at)]
+    hoist(program, left)
+    return bool(left)
+
+
+class _Moving:
+    """Slots by name, and what has been copied to the weights module so far: a weight once, whatever
+    reads it, and anything else once for each instruction.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program, self.module = program, weights_module(program)
+        names, values = self.module.output_names, self.module.outputs
+        self.slots = dict(zip(names, values, strict=True))
+        self.weights = {label_of(at): at for at in self.module if is_weight(at)}
+        self.copies: dict[Instruction, Instruction] = {}
+
+    def move(self, root: Instruction) -> None:
+        """Puts a slot in the place of an instruction, and removes it."""
+        assert root.module is not None
+        whole = tree(root)
+        value = self.copied(whole)
+        name = next((n for n, v in self.slots.items() if v is value), None)
+        if name is None:
+            name = self.unused(_name(root, whole))
+            self.slots[name] = value
+        slot = Slot(name, root.shape.as_standard())
+        made = root.module.insert_instruction(root, slot, origins=root.origins)
+        root.module.replace_instruction(root, made)
+        root.module.remove_instruction(root)
+
+    def copied(self, whole: list[Instruction]) -> Instruction:
+        """The last of some instructions, copied with all the others to the weights module."""
+        for at in whole:
+            if at not in self.copies:
+                self.copies[at] = self.copy(at)
+        return self.copies[whole[-1]]
+
+    def copy(self, at: Instruction) -> Instruction:
+        if type(at.op) is Slot:
+            return self.slots[at.op.slot]
+        if is_weight(at) and (known := self.weights.get(label_of(at))) is not None:
+            return known
+        inputs = [self.copies[v] for v in at.inputs]
+        made = self.module.add_instruction(at.op, *inputs, origins=at.origins)
+        if is_weight(made):
+            self.weights[label_of(made)] = made
+        return made
+
+    def unused(self, name: str) -> str:
+        found, count = name, 1
+        while found in self.slots:
+            found, count = f"{name}.{count}", count + 1
+        return found
+
+    def finish(self) -> None:
+        """Returns the slots that are read, and removes what serves none of them."""
+        from migx.dead_code import remove_dead_code
+
+        readers = [
+            at
+            for module in self.program.modules.values()
+            for at in module
+            if isinstance(at.op, Slot)
+        ]
+        for at in readers:
+            if not at.users and at.module is not None:
+                at.module.remove_instruction(at)
+        read = {operations.attributes(at.op)["slot"] for at in readers if at.users}
+        kept = {name: value for name, value in self.slots.items() if name in read}
+        self.module.add_return(*kept.values(), names=tuple(kept))
+        remove_dead_code(self.module)
+        if not len(self.module.outputs) and len(self.module) == 1:
+            self.program.remove_module(self.module)
+
+
+def label_of(at: Instruction) -> str:
+    """The name of a weight."""
+    label: str = operations.attributes(at.op)["label"]
+    return label
+
+
+def _name(root: Instruction, whole: list[Instruction]) -> str:
+    """A slot's name: that of the largest weight in it, with the operation that makes it, and the
+    module that reads it where that is not ``main``.
+    """
+    assert root.module is not None
+    sources = [at for at in whole if is_weight(at) or type(at.op) is Slot]
+    largest = max(sources, key=lambda at: int(at.shape.nbytes))
+    name = largest.op.slot if type(largest.op) is Slot else label_of(largest)
+    made = "" if largest is root else f":{root.op.name}"
+    module: Module = root.module
+    return f"{name}{made}" if module is module.program.main else f"{module.name}/{name}{made}"

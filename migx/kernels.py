@@ -1,0 +1,405 @@
+"""The description of a fused kernel that the targets share; each writes it in its own language.
+
+A ``FusedKernel`` computes on a *space* of axes, some of which are *folded*: reductions run over
+these, and what a reduction gives has one value for all of their places. An operand is reached by an
+``Access``: a stride along each axis, 0 where it repeats. What happens to an element is a list of
+``Node``s, each computed from those before it. Views and fused modules are gone: broadcasts are
+strides of 0, and axes that lie alike in every operand are one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from migx import op as operations
+from migx.argument import Argument
+from migx.dim import Extent, product
+from migx.ir import Instruction
+from migx.op import Operation
+from migx.ops.builtin import Literal, Param, Return
+from migx.ops.fused import Fused, FusedReduce, Pointwise
+from migx.ops.layout import Broadcast, Contiguous, Multibroadcast, Reshape
+from migx.ops.pointwise import Div, Exp, Identity, Log, Sub
+from migx.ops.quantization import Linear
+from migx.ops.reduce import Logsoftmax, Reduce, ReduceMax, ReduceSum, Softmax
+from migx.shape import Dims, DType, Shape
+
+
+@dataclass(frozen=True)
+class Access:
+    """How an operand is reached: its number among inputs and results, its stride along each axis of
+    the space, and how far from its first element the space begins, both in elements.
+    """
+
+    operand: int
+    dtype: DType
+    strides: Dims
+    offset: Extent = 0
+
+
+@dataclass(frozen=True)
+class Node:
+    """One value of an element's computation: of an operation on the nodes numbered, an operand
+    read, or a constant of one element. ``folded`` values are the same for all places of the folded
+    axes.
+    """
+
+    of: Operation | Access | Argument
+    dtype: DType
+    folded: bool
+    inputs: tuple[int, ...] = ()
+
+    @property
+    def folds(self) -> bool:
+        """Whether it is a reduction."""
+        return isinstance(self.of, Reduce)
+
+
+@dataclass(frozen=True)
+class FusedKernel:
+    """A computation over a space of axes ``dims``, outermost first. ``folded`` says of each axis
+    whether reductions run over it; ``outputs`` are nodes and where each is written.
+    """
+
+    dims: Dims
+    folded: tuple[bool, ...]
+    nodes: tuple[Node, ...]
+    outputs: tuple[tuple[int, Access], ...]
+
+    @property
+    def accesses(self) -> list[Access]:
+        """Every access, inputs first."""
+        return [n.of for n in self.nodes if isinstance(n.of, Access)] + [a for _, a in self.outputs]
+
+    @property
+    def flops(self) -> Extent:
+        """Operations on elements in all."""
+        every = product(self.dims)
+        kept = product(d for d, f in zip(self.dims, self.folded, strict=True) if not f)
+        count: Extent = 0
+        for node in self.nodes:
+            if not isinstance(node.of, (Access, Argument)):
+                count = count + (kept if node.folded and not node.folds else every)
+        return count
+
+
+def described(at: Instruction) -> FusedKernel | None:
+    """What a fused instruction, or one that could be fused alone, computes; None for others."""
+    made = _Description(at)
+    if not made.fits():
+        return None
+    try:
+        made.build()
+    except Unfit:
+        return None
+    return collapsed(made.finished())
+
+
+class Unfit(Exception):
+    """A module holds what this description has no words for."""
+
+
+@dataclass
+class _Description:
+    at: Instruction
+    nodes: list[Node] = field(default_factory=list)
+    outputs: list[tuple[int, Access]] = field(default_factory=list)
+
+    def fits(self) -> bool:
+        """Whether the instruction is of a kind that is described here; sets its space."""
+        at = self.at
+        self.dims: Dims = (at.shape.parts or (at.shape,))[0].dims
+        self.axes: tuple[int, ...] = ()
+        match at.op:
+            case Pointwise():
+                return True
+            case FusedReduce():
+                self.axes = at.op.axes
+                self.dims = _space(at) or self.dims
+            case Reduce():
+                self.axes, self.dims = at.op.axes, at.inputs[0].shape.dims
+            case Softmax():
+                self.axes = (at.op.axis,)
+            case Contiguous() | Reshape():
+                self.dims = at.inputs[0].shape.dims
+                return len(at.inputs) == 1
+            case Linear():
+                return True
+            case _:
+                return operations.traits(at.op).pointwise
+        return True
+
+    def build(self) -> None:
+        """Fills in nodes and outputs."""
+        at = self.at
+        if isinstance(at.op, Fused):
+            found: dict[Instruction, int] = {}
+            (module,) = at.modules
+            for inner in module:
+                if type(inner.op) is Return:
+                    results = [(found[v], v.shape) for v in inner.inputs]
+                elif type(inner.op) is Param:
+                    place = len([i for i in found if type(i.op) is Param])
+                    found[inner] = -1 - place
+                else:
+                    found[inner] = self._inner(inner, found)
+        else:
+            inputs = [-1 - i for i in range(len(at.inputs))]
+            results = [(self._apply(at.op, inputs, at.shape.dtype, at.shape), at.shape)]
+        for number, (value, shape) in enumerate(results):
+            self._output(number, value, shape)
+
+    def _output(self, number: int, value: int, shape: Shape) -> None:
+        node = self._loaded(value)
+        written = (self.at.shape.parts or (self.at.shape,))[number]
+        strides = written.true_strides
+        if isinstance(self.at.op, Reshape):
+            strides = Shape(written.dtype, self.dims).true_strides
+        access = Access(len(self.at.inputs) + number, written.dtype, self._spread(shape, strides))
+        self.outputs.append((node, access))
+
+    def _inner(self, at: Instruction, found: dict[Instruction, int]) -> int:
+        if type(at.op) is Literal:
+            if at.op.replaceable or at.shape.elements != 1:
+                raise Unfit
+            return self._node(at.op.value, at.shape.dtype, True)
+        inputs = [found[v] for v in at.inputs]
+        if isinstance(at.op, (Multibroadcast, Broadcast, Identity)) and len(inputs) == 1:
+            (value,) = inputs
+            constant = value >= 0 and isinstance(self.nodes[value].of, Argument)
+            if not constant and not self._is_space(at.shape.dims):
+                raise Unfit
+            return value
+        return self._apply(at.op, inputs, at.shape.dtype, at.shape)
+
+    def _apply(self, op: Operation, inputs: Sequence[int], dtype: DType, shape: Shape) -> int:
+        """An operation on nodes; below 0, on inputs of the instruction, which are then read."""
+        if isinstance(op, Linear):
+            return self._linear(op, inputs, dtype)
+        values = [self._loaded(v) for v in inputs]
+        if isinstance(op, (Contiguous, Reshape)):
+            return values[0]
+        if isinstance(op, Softmax):
+            return self._softmax(op, values[0], dtype)
+        if isinstance(op, Reduce):
+            if tuple(sorted(op.axes)) != tuple(sorted(self.axes)):
+                raise Unfit
+            return self._node(op, dtype, True, values)
+        if not operations.traits(op).pointwise:
+            raise Unfit
+        return self._node(op, dtype, all(self.nodes[v].folded for v in values), values)
+
+    def _softmax(self, op: Softmax, x: int, dtype: DType) -> int:
+        if (op.axis,) != self.axes:
+            raise Unfit
+        top = self._node(ReduceMax(self.axes), dtype, True, [x])
+        shifted = self._node(Sub(), dtype, False, [x, top])
+        power = self._node(Exp(), dtype, False, [shifted])
+        total = self._node(ReduceSum(self.axes), dtype, True, [power])
+        if isinstance(op, Logsoftmax):
+            return self._node(
+                Sub(), dtype, False, [shifted, self._node(Log(), dtype, True, [total])]
+            )
+        return self._node(Div(), dtype, False, [power, total])
+
+    def _linear(self, op: Linear, inputs: Sequence[int], dtype: DType) -> int:
+        """Scale and zero point hold for the whole tensor, or for each place of one axis."""
+        if op.block:
+            raise Unfit
+        x = self._loaded(inputs[0])
+        values = [x] + [self._parameter(v, op.axis) for v in inputs[1:]]
+        return self._node(op, dtype, all(self.nodes[v].folded for v in values), values)
+
+    def _parameter(self, value: int, axis: int) -> int:
+        if value >= 0:
+            return value
+        number = -1 - value
+        shape = self.at.inputs[number].shape
+        strides: list[Extent] = [0] * len(self.dims)
+        if shape.elements != 1:
+            if shape.dims != self.dims[axis : axis + 1]:
+                raise Unfit
+            strides[axis] = shape.true_strides[0]
+        folded = all(strides[i] == 0 for i in self.axes)
+        return self._node(Access(number, shape.dtype, tuple(strides)), shape.dtype, folded)
+
+    def _loaded(self, value: int) -> int:
+        """A node; for an input of the instruction, that which reads it."""
+        if value >= 0:
+            return value
+        number = -1 - value
+        shape = self.at.inputs[number].shape
+        strides = self._spread(shape, shape.true_strides)
+        folded = bool(self.axes) and all(strides[i] == 0 for i in self.axes)
+        return self._node(Access(number, shape.dtype, strides), shape.dtype, folded)
+
+    def _spread(self, shape: Shape, strides: Dims) -> Dims:
+        """The strides of a value along the axes of the space; on a folded axis of one place 0."""
+        if isinstance(self.at.op, Reshape):
+            return strides
+        if not self._is_space(shape.dims):
+            raise Unfit
+        whole = shape.dims == self.dims
+        return tuple(
+            0 if i in self.axes and not whole and shape.dims[i] == 1 else s
+            for i, s in enumerate(strides)
+        )
+
+    def _is_space(self, dims: Dims) -> bool:
+        """Whether dims are those of the space, or of what is folded."""
+        if len(dims) != len(self.dims):
+            return False
+        return all(
+            a == b or (i in self.axes and a == 1)
+            for i, (a, b) in enumerate(zip(dims, self.dims, strict=True))
+        )
+
+    def _node(
+        self,
+        of: Operation | Access | Argument,
+        dtype: DType,
+        folded: bool,
+        inputs: Sequence[int] = (),
+    ) -> int:
+        node = Node(of, dtype, folded, tuple(inputs))
+        if isinstance(of, Access) and node in self.nodes:
+            return self.nodes.index(node)
+        self.nodes.append(node)
+        return len(self.nodes) - 1
+
+    def finished(self) -> FusedKernel:
+        """The description, its axes as they were."""
+        folded = tuple(i in self.axes for i in range(len(self.dims)))
+        return FusedKernel(self.dims, folded, tuple(self.nodes), tuple(self.outputs))
+
+
+def _space(at: Instruction) -> Dims | None:
+    """The dims that the reductions of a module fold."""
+    for inner in at.modules[0]:
+        if isinstance(inner.op, (Reduce, Softmax)):
+            return inner.inputs[0].shape.dims
+    return None
+
+
+def collapsed(kernel: FusedKernel) -> FusedKernel:
+    """The same computation on the fewest axes: those of one place are gone, and neighbours that lie
+    alike in every operand are one.
+    """
+    accesses = kernel.accesses
+    kept: list[tuple[Extent, bool, list[Extent]]] = []
+    for axis, (extent, folded) in enumerate(zip(kernel.dims, kernel.folded, strict=True)):
+        strides = [a.strides[axis] for a in accesses]
+        if extent == 1:
+            continue
+        if kept:
+            outer, alike, before = kept[-1]
+            if alike == folded and all(
+                b == s * extent for b, s in zip(before, strides, strict=True)
+            ):
+                kept[-1] = (outer * extent, folded, strides)
+                continue
+        kept.append((extent, folded, strides))
+    found = {
+        id(a): replace(a, strides=tuple(strides[i] for _, _, strides in kept))
+        for i, a in enumerate(accesses)
+    }
+    nodes = tuple(
+        replace(n, of=found[id(n.of)]) if isinstance(n.of, Access) else n for n in kernel.nodes
+    )
+    outputs = tuple((node, found[id(a)]) for node, a in kernel.outputs)
+    return FusedKernel(tuple(d for d, _, _ in kept), tuple(f for _, f, _ in kept), nodes, outputs)
+
+
+PRODUCT = -1
+"""The operand number of a product whose result an epilogue goes on with."""
+
+
+def epilogue(at: Instruction, product: Instruction, columns: Extent) -> FusedKernel | None:
+    """What an instruction does to the elements of a product: itself, or one inside its module.
+
+    The product is read by an ``Access`` of operand ``PRODUCT``, which counts its rows: its stride
+    is 0 along the columns, of which each row has as many as told. None where the module holds what
+    has no words here, or cuts rows into pieces.
+    """
+    made = _Within(at, product=product, columns=columns)
+    made.dims = (at.shape.parts or (at.shape,))[0].dims
+    outputs = at.modules[0].outputs if at.modules else [product]
+    try:
+        for number, (value, node) in enumerate(zip(outputs, made.values(outputs), strict=True)):
+            made._output(number, node, value.shape)
+    except Unfit:
+        return None
+    return collapsed(made.finished())
+
+
+def operand(at: Instruction, value: Instruction) -> FusedKernel | None:
+    """How the elements of a value inside an instruction's module are computed, on the axes of this
+    value; None where the module holds what has no words here.
+    """
+    made = _Within(at, product=None, columns=0)
+    made.dims = value.shape.dims
+    try:
+        node = made._loaded(*made.values([value]))
+    except Unfit:
+        return None
+    access = Access(len(at.inputs), value.shape.dtype, value.shape.as_standard().true_strides)
+    made.outputs.append((node, access))
+    return made.finished()
+
+
+@dataclass
+class _Within(_Description):
+    """Some values inside a module, a product there being an operand as others are."""
+
+    product: Instruction | None = field(kw_only=True)
+    columns: Extent = field(kw_only=True)
+    axes: tuple[int, ...] = field(init=False, default=())
+
+    def values(self, wanted: Sequence[Instruction]) -> list[int]:
+        """The nodes of values; below 0, inputs of the instruction."""
+        inside = list(self.at.modules[0]) if self.at.modules else [self.at]
+        needed = set(wanted)
+        for at in reversed(inside):
+            if at in needed and at is not self.product:
+                needed.update(at.inputs)
+        parameters = [at for at in inside if type(at.op) is Param]
+        found = {at: -1 - i for i, at in enumerate(parameters)}
+        for at in inside:
+            if at in needed and at not in found:
+                found[at] = self._inner(at, found)
+        return [found[value] for value in wanted]
+
+    def _inner(self, at: Instruction, found: dict[Instruction, int]) -> int:
+        if at is self.product:
+            return self._rows(at)
+        if self._is_viewed(at):
+            (value,) = (found[v] for v in at.inputs)
+            if value >= 0 and self._is_product(self.nodes[value]):
+                return value
+        return super()._inner(at, found)
+
+    def _is_viewed(self, at: Instruction) -> bool:
+        """Whether it may be the product under other dims, all of it in the same order."""
+        same = self.product is not None and at.shape.elements == self.product.shape.elements
+        return same and at.op.name in SAME_ORDER and len(at.inputs) == 1
+
+    def _is_product(self, node: Node) -> bool:
+        return isinstance(node.of, Access) and node.of.operand == PRODUCT
+
+    def _rows(self, product: Instruction) -> int:
+        """The node that is the product."""
+        rows = len(self.dims)
+        inside: Extent = 1
+        while inside != self.columns:
+            if rows == 0:
+                raise Unfit
+            rows -= 1
+            inside = inside * self.dims[rows]
+        dtype = product.shape.dtype
+        strides = (*Shape(dtype, self.dims[:rows]).true_strides, *[0] * (len(self.dims) - rows))
+        return self._node(Access(PRODUCT, dtype, strides), dtype, False)
+
+
+SAME_ORDER = frozenset({"reshape", "squeeze", "unsqueeze", "flatten"})
+"""Views that keep the elements in their order."""

@@ -1,0 +1,80 @@
+"""Puts constants into the formats in which a target reads them best.
+
+The target names a format for an input; the constant is packed once for each format, in the weights
+module or now, and the input reads it through ``unpack_weight``, which a kernel that takes the
+format as it is leaves out.
+"""
+
+from __future__ import annotations
+
+from migx import op as operations
+from migx.constants import tree
+from migx.dead_code import remove_dead_code
+from migx.evaluation import evaluated
+from migx.hoisting import hoist, is_weight
+from migx.ir import Instruction, Program
+from migx.ops.builtin import Literal, Slot
+from migx.ops.formats import PackWeight, UnpackWeight
+from migx.target import Context
+from migx.weights import is_constant
+
+
+def pack_weights(program: Program, context: Context) -> bool:
+    """Packs the constants that a target wants packed; says whether there were any.
+
+    An input may read a constant through views: it is what is behind these that is packed.
+    """
+    known: dict[Instruction, bool] = {}
+    packed: dict[tuple[Instruction, str], Instruction] = {}
+    modules = [m for m in program.modules.values() if not m.bypass]
+    for at in [at for module in modules for at in module]:
+        for index, value in enumerate(at.inputs):
+            views = _views(value)
+            whole = views[-1].inputs[0] if views else value
+            if not (whole.shape.static and is_constant(whole, known)):
+                continue
+            form = context.target.preferred_weight_format(at, index)
+            if form is None or at.module is None:
+                continue
+            if (whole, form) not in packed:
+                packed[whole, form] = _packed(whole, form)
+            read = next(iter(packed[whole, form].users))
+            for view in reversed(views):
+                read = at.module.insert_instruction(at, view.op, read, origins=view.origins)
+            at.module.replace_input(at, index, read)
+    _settle(program, list(packed.values()), context)
+    for module in modules if packed else ():
+        remove_dead_code(module)
+    return bool(packed)
+
+
+def _views(value: Instruction) -> list[Instruction]:
+    """The views through which a value shows another, the outermost first."""
+    found = []
+    while operations.traits(value.op).view is not None and len(value.inputs) == 1:
+        found.append(value)
+        value = value.inputs[0]
+    return found
+
+
+def _packed(value: Instruction, form: str) -> Instruction:
+    """What packs a constant, right behind it, followed by what reads it back."""
+    module = value.module
+    assert module is not None
+    following = module.following(value)
+    made = module.insert_instruction(following, PackWeight(form), value, origins=value.origins)
+    back = UnpackWeight(form, tuple(int(d) for d in value.shape.dims))
+    module.insert_instruction(following, back, made, origins=value.origins)
+    return made
+
+
+def _settle(program: Program, packed: list[Instruction], context: Context) -> None:
+    """Packs the literals now, and the weights in their module."""
+    weighty = {at for at in packed if any(type(v.op) is Slot or is_weight(v) for v in tree(at))}
+    values = evaluated([at for at in packed if at not in weighty], context=context)
+    for at, value in values.items():
+        assert at.module is not None
+        made = at.module.insert_instruction(at, Literal(value), origins=at.origins)
+        at.module.replace_instruction(at, made)
+        at.module.remove_instruction(at)
+    hoist(program, [at for at in packed if at in weighty])

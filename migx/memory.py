@@ -1,0 +1,144 @@
+"""Memory for large values that come and go: in huge pages, and used again.
+
+To touch fresh memory for the first time takes longer than to copy into it, and to unmap it stops
+every other thread of Python. So what nobody reads any more is kept for who copies next; the system
+may take it meanwhile, for it is told that the content is of no use.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+HUGE = 1 << 21
+"""Bytes of a huge page: what is smaller comes from where Python takes its memory."""
+BLOCK = 1 << 26
+"""Bytes up to which arrays share a block, which is used again when nobody reads any of them."""
+ALIGNMENT = 64
+PARALLEL = 1 << 24
+"""Bytes from which on a copy is worth several threads."""
+
+THREADS = max(1, (os.cpu_count() or 1) // 2)
+"""How many threads work on an update; what runs meanwhile has the other processors."""
+
+Arrays = Sequence[NDArray[Any]]
+
+
+class Memory:
+    """The memory of values that replace each other. It keeps what the last update could use again,
+    so it holds no more than two updates take. Safe from several threads, but for ``copies``.
+    """
+
+    def __init__(self) -> None:
+        self._spare: list[mmap.mmap] = []
+
+    def copies(self, arrays: Arrays) -> list[NDArray[Any]]:
+        """Copies in row-major layout that nobody else can write to."""
+        made = [array for group in _groups(arrays) for array in self._like(group)]
+        copy(zip(made, arrays, strict=True))
+        return made
+
+    def _like(self, arrays: Arrays) -> Iterator[NDArray[Any]]:
+        """Uninitialised arrays of the types and dims of others, which lie together."""
+        total = sum(_aligned(array.nbytes) for array in arrays)
+        if total < HUGE or os.name == "nt" or any(array.dtype.hasobject for array in arrays):
+            yield from (np.empty(array.shape, array.dtype) for array in arrays)
+            return
+        whole, start = self._block(total), 0
+        for array in arrays:
+            part = whole[start : start + array.nbytes]
+            yield part.view(array.dtype).reshape(array.shape)
+            start += _aligned(array.nbytes)
+
+    def _block(self, nbytes: int) -> NDArray[np.uint8]:
+        """Memory that begins with a huge page, and comes back when the last view of it goes."""
+        size = -(-nbytes // HUGE) * HUGE + HUGE
+        found = next((block for block in self._spare if len(block) == size), None)
+        if found is not None:
+            self._spare.remove(found)
+        else:
+            self._drop()
+            found = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            _advise(found, "MADV_HUGEPAGE")
+        whole = np.frombuffer(found, np.uint8, nbytes, -_address(found) % HUGE)
+        weakref.finalize(whole, self._returned, found).atexit = False
+        return whole
+
+    def _returned(self, block: mmap.mmap) -> None:
+        _advise(block, "MADV_FREE")
+        self._spare.append(block)
+
+    def _drop(self) -> None:
+        """Gives back to the system what has not been used again."""
+        while self._spare:
+            _advise(self._spare.pop(), "MADV_DONTNEED")
+
+
+def copy(pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> None:
+    """Copies arrays into others, much of it on several threads."""
+    pairs = list(pairs)
+    if THREADS < 2 or sum(to.nbytes for to, _ in pairs) < PARALLEL:
+        for to, array in pairs:
+            np.copyto(to, array)
+        return
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(lambda piece: np.copyto(*piece), _pieces(pairs)))
+
+
+def _pieces(pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> Iterator[tuple[Any, Any]]:
+    """Pairs cut along their first axes into pieces of some megabytes."""
+    for to, array in pairs:
+        rows = max(1, len(to) * PARALLEL // max(1, to.nbytes)) if to.ndim else 0
+        if not rows or rows >= len(to):
+            yield to, array
+        else:
+            cuts = range(0, len(to), rows)
+            yield from ((to[i : i + rows], array[i : i + rows]) for i in cuts)
+
+
+def _groups(arrays: Arrays) -> Iterator[Arrays]:
+    """Arrays in their order, as many together as a block holds."""
+    group: list[NDArray[Any]] = []
+    size = 0
+    for array in arrays:
+        if group and size + array.nbytes > BLOCK:
+            yield group
+            group, size = [], 0
+        group.append(array)
+        size += _aligned(array.nbytes)
+    if group:
+        yield group
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def _advise(block: mmap.mmap, advice: str) -> None:
+    """Tells the system how memory is used, where it can be told; other threads go on meanwhile, as
+    they would not by ``block.madvise``.
+    """
+    if (number := getattr(mmap, advice, None)) is not None:
+        _madvise()(_address(block), len(block), number)
+
+
+def _address(block: mmap.mmap) -> int:
+    address: int = np.frombuffer(block, np.uint8).__array_interface__["data"][0]
+    return address
+
+
+@cache
+def _madvise() -> Any:
+    """The system's call of that name."""
+    call = ctypes.CDLL(None).madvise
+    call.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    return call

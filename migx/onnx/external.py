@@ -1,0 +1,229 @@
+"""ONNX external data left out of a program, and put in its place later.
+
+A deferred initializer is an ``onnx_external_weights`` instruction: the name, file, offset, length,
+type and dims that the model declares. Values come from a folder that holds such files, a dict of
+arrays by name, or a safetensors file.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import ArrayLike
+from onnx import TensorProto
+
+from migx import epochs
+from migx import op as operations
+from migx.argument import Argument, Source
+from migx.compiler import assembled
+from migx.constants import tree
+from migx.errors import DataError, WeightError
+from migx.evaluation import evaluated
+from migx.files import inside
+from migx.hoisting import hoist, is_replaceable, is_weight, label_of, weights_of
+from migx.ir import Instruction, Program
+from migx.manager import PassManager
+from migx.onnx import tensors
+from migx.ops.builtin import AssumeEqual, Literal, OnnxExternalWeights
+from migx.shape import I64, DType, Shape
+from migx.target import get_target
+
+if TYPE_CHECKING:
+    from migx.target import Target
+
+KNOWN_INTEGERS = 1024
+"""A tensor of i64 of rank 0 or 1 and at most this many elements holds dims or axes, not weights."""
+
+
+def deferred(tensor: TensorProto, label: str) -> OnnxExternalWeights:
+    """The operation that stands for an initializer with external data; no file is looked at."""
+    shape = tensors.shape_of(tensor)
+    place = tensors.external_place(tensor)
+    length = int(shape.nbytes) if place.length is None else place.length
+    tensors.check_length(tensor, shape, length)
+    return OnnxExternalWeights(label, place.location, place.offset, length, shape)
+
+
+def must_be_known(shape: Shape) -> bool:
+    """Whether a compiler needs the values of tensors like this: dims, axes, and single numbers such
+    as epsilons and scales.
+    """
+    if int(shape.elements) == 1:
+        return True
+    return shape.dtype is I64 and shape.rank < 2 and int(shape.elements) <= KNOWN_INTEGERS
+
+
+def is_there(at: Instruction, folder: Path) -> bool:
+    """Whether an instruction is a deferred weight whose bytes are in a folder."""
+    op = at.op
+    if type(op) is not OnnxExternalWeights:
+        return False
+    file = inside(folder, op.file, f"external data of {op.label!r}")
+    return Source(file, op.offset, op.length).present
+
+
+def replace_onnx_external_weights(
+    program: Program,
+    source: str | Path | Mapping[str, ArrayLike | Argument],
+    target: Target | str | None = None,
+    *,
+    replaceable: bool = True,
+    check_finite: bool = False,
+    mmap: bool = True,
+) -> Program:
+    """A copy of a program with literals in place of its deferred weights, from ``source``: a folder
+    with the model's data files, arrays by name, or a safetensors file.
+
+    Weights replaced before are replaced again, if the source has them; deferred ones it must have.
+    A program that is compiled stays so, and is made ready by ``finalize`` or by saving and loading
+    it: until then nothing is computed or copied to the target. The literals are lowered by the
+    target's ``get_lower_literals_passes``, in all modules. They stay ``replaceable`` unless told
+    otherwise: then the program is the one ``parse_onnx`` gives. ``mmap=False`` reads data files
+    instead of mapping them.
+
+    ``WeightError`` names a weight that is missing, unknown, or of another type or dims;
+    ``DataError`` a data file that is missing or too short; ``AssumptionError`` a weight whose value
+    the program has been compiled for.
+    """
+    made, compiled = program.copy(), program._compiled
+    programs = [made] if compiled is None else [made, compiled.program.copy()]
+    wanted = {name: at for each in programs for name, at in weights_of(each).items()}
+    values = values_from(source, wanted)
+    check_complete(values, wanted, source)
+    for name, value in values.items():
+        fit = epochs.fitted(name, value, wanted[name].shape)
+        if check_finite:
+            epochs.refuse_infinite(name, fit)
+        values[name] = epochs.own(fit, mapped=mmap)
+    for each in programs:
+        check_assumptions(each, values)
+        put_literals(each, values, replaceable)
+    if target is not None:
+        chosen = get_target(target)
+        PassManager(programs[-1]).run(chosen.get_lower_literals_passes(chosen.get_context()))
+    if compiled is not None:
+        made._compiled = assembled(made, programs[-1], compiled.context)
+    return made
+
+
+def put_literals(program: Program, values: Mapping[str, Argument], replaceable: bool) -> None:
+    """Puts literals in the places of weights, wherever they are; what was assumed of one that is
+    fixed now is true for good.
+    """
+    for module in program.modules.values():
+        for at in module:
+            op: Any = at.op
+            if type(op) is AssumeEqual and not is_weight(at.inputs[0]):
+                module.remove_instruction(at)
+            elif is_replaceable(at) and op.label in values:
+                place = {"file": op.file, "offset": op.offset} if replaceable else {}
+                literal = Literal(values[op.label], op.label, replaceable, **place)
+                module.replace_operation(at, literal)
+    hoist(program, ())
+
+
+def defer(program: Program) -> None:
+    """Leaves out the values of the weights that may be replaced. ``WeightError`` where nothing says
+    in which file one stands.
+    """
+    for module in program.modules.values():
+        for at in module:
+            op = at.op
+            if type(op) is not Literal or not op.replaceable:
+                continue
+            if not op.file:
+                raise WeightError(
+                    f"weight {op.label!r} came from no file, so it cannot be left out"
+                )
+            place = op.label, op.file, op.offset, int(at.shape.nbytes), at.shape
+            module.replace_operation(at, OnnxExternalWeights(*place))
+
+
+def check_assumptions(program: Program, values: Mapping[str, Argument]) -> None:
+    """Raises ``AssumptionError`` where a new value is not what a pass relied on."""
+    if program.weights is None:
+        return
+    checks = [at for at in program.weights if type(at.op) is AssumeEqual]
+    read = [at for check in checks for at in tree(check) if is_weight(at)]
+    given = {at: values[label_of(at)] for at in read if label_of(at) in values}
+    evaluated([c for c in checks if all(not is_weight(at) or at in given for at in tree(c))], given)
+
+
+def check_complete(
+    values: Mapping[str, Argument], wanted: Mapping[str, Instruction], source: object
+) -> None:
+    """Raises ``WeightError`` where a source does not have what is needed, or has what is not."""
+    said = "the values given" if isinstance(source, Mapping) else str(source)
+    deferred_ = [name for name, at in wanted.items() if type(at.op) is OnnxExternalWeights]
+    if missing := [name for name in deferred_ if name not in values]:
+        raise WeightError(f"{said} lack {len(missing)} weights: {epochs.listed(missing)}")
+    if extra := [name for name in values if name not in wanted]:
+        raise WeightError(
+            f"{said} have {len(extra)} weights the program has not: {epochs.listed(extra)}"
+        )
+
+
+def values_from(source: Any, wanted: Mapping[str, Instruction]) -> dict[str, Any]:
+    """The values that a folder, a safetensors file or a dict has for some weights."""
+    if isinstance(source, Mapping):
+        return dict(source)
+    path = Path(source)
+    if path.is_dir():
+        placed = {n: at for n, at in wanted.items() if operations.attributes(at.op)["file"]}
+        known: dict[str, tuple[Path, int]] = {}
+        return {name: from_folder(path, name, at, known) for name, at in placed.items()}
+    if path.suffix == ".safetensors":
+        found = safetensors(path)
+        return {name: found[name] for name in wanted if name in found}
+    raise WeightError(
+        f"{path} is no folder of external data, and its name does not end in .safetensors"
+    )
+
+
+def from_folder(
+    folder: Path, name: str, at: Instruction, known: dict[str, tuple[Path, int]] | None = None
+) -> Argument:
+    """The value of a weight, mapped from where a folder has it; ``known`` is that of ``located``."""
+    op: Any = at.op
+    place = tensors.Place(op.file, op.offset, int(at.shape.nbytes))
+    return Argument(at.shape, source=tensors.located(place, folder.absolute(), name, known))
+
+
+_SAFETENSORS = {
+    "F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16", "BOOL": "bool",
+    "F8_E4M3": "f8e4m3fn", "F8_E5M2": "f8e5m2",
+    **{f"{sign.upper()}{bits}": f"{sign}{bits}" for sign in "iu" for bits in (8, 16, 32, 64)},
+}  # fmt: skip
+
+
+def safetensors(path: Path) -> dict[str, Argument]:
+    """The tensors of a safetensors file, mapped: it is a length, a JSON header of types, dims and
+    offsets, and the bytes.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = path.stat().st_size
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > size - 8:
+                raise ValueError(f"its header of {length} bytes is longer than the file")
+            header: dict[str, Any] = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            return {n: _tensor(path, 8 + length, size, entry) for n, entry in header.items()}
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is no safetensors file: {error}") from error
+
+
+def _tensor(path: Path, start: int, size: int, entry: Mapping[str, Any]) -> Argument:
+    if entry["dtype"] not in _SAFETENSORS:
+        raise ValueError(f"the type {entry['dtype']} is not supported")
+    shape = Shape(DType.of(_SAFETENSORS[entry["dtype"]]), tuple(map(int, entry["shape"])))
+    first, last = map(int, entry["data_offsets"])
+    if first < 0 or last - first != shape.nbytes or start + last > size:
+        raise ValueError(f"bytes {first} to {last} are no {shape} in a file of {size} bytes")
+    return Argument(shape, source=Source(path.absolute(), start + first, last - first))

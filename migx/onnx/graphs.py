@@ -1,0 +1,71 @@
+"""The nodes of ONNX graphs: all of them, what each reads, and an order to read them in."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import onnx
+
+from migx.errors import OnnxError
+
+
+def all_nodes(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph and of the graphs in their attributes."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
+                yield from all_nodes(inner)
+
+
+def in_order(graph: onnx.GraphProto, known: Iterable[str]) -> list[onnx.NodeProto]:
+    """The nodes so that each comes after those it reads from, otherwise as they stand. A cycle is
+    an ``OnnxError``.
+    """
+    makers = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    available = set(known)
+    waits, feeds = [], dict[int, list[int]]()
+    for i, node in enumerate(graph.node):
+        needs = {makers[name] for name in read_by(node) if name in makers and name not in available}
+        waits.append(len(needs))
+        for maker in needs:
+            feeds.setdefault(maker, []).append(i)
+    ready = [i for i, count in enumerate(waits) if not count]
+    order = []
+    while ready:
+        at = heapq.heappop(ready)
+        order.append(graph.node[at])
+        for user in feeds.get(at, ()):
+            waits[user] -= 1
+            if not waits[user]:
+                heapq.heappush(ready, user)
+    if len(order) < len(graph.node):
+        raise OnnxError(f"the graph has a cycle: {cycle(graph, makers, waits)}")
+    return order
+
+
+def cycle(graph: onnx.GraphProto, makers: Mapping[str, int], waits: Sequence[int]) -> str:
+    """The nodes of a cycle, each feeding the next, found from those that still wait for others."""
+    at = next(i for i, count in enumerate(waits) if count)
+    path: list[int] = []
+    while at not in path:
+        path.append(at)
+        at = next(makers[n] for n in read_by(graph.node[at]) if n in makers and waits[makers[n]])
+    around = [at, *reversed(path[path.index(at) :])]
+    return " -> ".join(
+        repr(graph.node[i].name or next(iter(graph.node[i].output), graph.node[i].op_type))
+        for i in around
+    )
+
+
+def read_by(node: onnx.NodeProto) -> Iterator[str]:
+    """The names a node reads, those its graphs take from around them included."""
+    yield from (name for name in node.input if name)
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
+            own = {v.name for v in (*graph.input, *graph.initializer)}
+            own |= {name for inner in graph.node for name in inner.output}
+            for inner in graph.node:
+                yield from (name for name in read_by(inner) if name not in own)
+            yield from (v.name for v in graph.output if v.name not in own)

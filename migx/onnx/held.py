@@ -1,0 +1,101 @@
+"""What sequences and optionals hold, found by following them where their shapes do not say it. ONNX
+wants the element type even where a rank is not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+
+from migx.errors import OnnxError
+from migx.ir import Instruction, Module
+from migx.onnx import tensors
+from migx.shape import DType, Shape
+
+
+def declared(name: str, at: Instruction) -> onnx.ValueInfoProto:
+    """The declaration of a value in a file; ``OnnxError`` where nothing says what it holds."""
+    kind = tensors.type_of(at.shape)
+    inner = kind
+    while (which := inner.WhichOneof("value")) in ("sequence_type", "optional_type"):
+        inner = getattr(inner, which).elem_type
+    if which is None:
+        dtype = element(at)
+        if dtype is None:
+            raise OnnxError(f"nothing says what {name!r} holds, a {at.shape.text}")
+        inner.tensor_type.elem_type = tensors.code_of(dtype)
+    return onnx.helper.make_value_info(name, kind)
+
+
+def element(at: Instruction) -> DType | None:
+    """The element type of the tensors in a sequence or an optional."""
+    seen, waiting = {at}, [at]
+    for value in waiting:
+        dtype = said(value)
+        if dtype is not None:
+            return dtype
+        found = [v for v in neighbours(value) if v.shape.dtype.kind == "opaque" and v not in seen]
+        seen.update(found)
+        waiting += found
+    return None
+
+
+def said(value: Instruction) -> DType | None:
+    """The element type that a host value's shape says, or what is put in it or taken out."""
+    shape: Shape | None = value.shape
+    while shape is not None and shape.dtype.kind == "opaque":
+        shape = shape.parts[0] if shape.parts else None
+    if shape is not None:
+        return shape.dtype
+    given = value.inputs[1:2] if value.op.name == "sequence_insert" else ()
+    given += value.inputs[:1] if value.op.name in ("sequence_construct", "make_optional") else ()
+    taken = [user for user in value.users if user.op.name in TAKES]
+    into = [user.inputs[1] for user in value.users if user.op.name == "sequence_insert"]
+    return next((v.shape.dtype for v in (*given, *into, *taken) if v.shape.dtype.is_tensor), None)
+
+
+TAKES = ("sequence_at", "concat_from_sequence", "optional_get_element")
+
+
+def neighbours(value: Instruction) -> Iterator[Instruction]:
+    """The values that hold what a value holds: those it is made of, and those made of it, through
+    choices and loops.
+    """
+    if value.op.name == "get_tuple_elem":
+        yield from inside(value.inputs[0], value.op.index)  # type: ignore[attr-defined]
+    elif value.op.name == "@param":
+        yield from around(value)
+    yield from value.inputs
+    for user in value.users:
+        if user.op.name == "@return":
+            parent = user.module.parent if isinstance(user.module, Module) else None
+            yield from results(parent, user.inputs.index(value)) if parent is not None else ()
+        elif user.modules:
+            place = user.inputs.index(value)
+            yield from (list(m.parameters.values())[place] for m in user.modules if m.parameters)
+        else:
+            yield user
+
+
+def inside(parent: Instruction, index: int) -> Iterator[Instruction]:
+    """What a choice or a loop makes one of its results of."""
+    first = 1 if parent.op.name == "loop" else 0
+    yield from (module.outputs[first + index] for module in parent.modules)
+    yield from parent.inputs[2 + index : 3 + index] if first else ()
+
+
+def around(parameter: Instruction) -> Iterator[Instruction]:
+    """What a parameter of a loop's body begins with, and what it goes on with."""
+    body = parameter.module
+    parent = body.parent if isinstance(body, Module) else None
+    if body is not None and parent is not None:
+        place = list(body.parameters.values()).index(parameter)
+        yield from parent.inputs[place : place + 1]
+        yield from body.outputs[place - 1 : place]
+
+
+def results(parent: Instruction, place: int) -> Iterator[Instruction]:
+    """The members of a tuple that a module's result becomes."""
+    index = place - (1 if parent.op.name == "loop" else 0)
+    yield from (u for u in parent.users if getattr(u.op, "index", None) == index)

@@ -1,0 +1,51 @@
+"""Maps of ``ai.onnx.ml``: made of the rows of a tensor, and turned into tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from migx import ops
+from migx.ir import Instruction
+from migx.onnx.importers import importer
+from migx.onnx.node import Node
+from migx.onnx.ops.ml import DOMAIN, listed, rows_of
+from migx.shape import F32, I64, STR
+
+CASTS = {"TO_FLOAT": F32, "TO_INT64": I64, "TO_STRING": STR}
+
+
+@importer("ZipMap", domain=DOMAIN)
+def zip_map(node: Node) -> Instruction:
+    """A map for each row, from the labels to its elements, which are f32."""
+    labels = listed(node, "classlabels")
+    if labels is None:
+        raise node.fail("it has no class labels")
+    return node.add(ops.ZipMap(), node.literal(labels), rows_of(node, 0))
+
+
+@importer("DictVectorizer", domain=DOMAIN)
+def dict_vectorizer(node: Node) -> Instruction:
+    """One row: the values of the words of the vocabulary."""
+    strings = node.has("string_vocabulary")
+    names = node.strings("string_vocabulary") if strings else node.integers("int64_vocabulary")
+    words = np.asarray(names, object if strings else np.int64)
+    found = node.add(ops.MapLookup(), node.input(0), node.literal(words))
+    return node.add(ops.Unsqueeze((0,)), found)
+
+
+@importer("CastMap", domain=DOMAIN)
+def cast_map(node: Node) -> Instruction:
+    """One row: the values in the order of their keys, or each at its key where the form is
+    SPARSE.
+    """
+    form, cast = node.string("map_form", "DENSE"), node.string("cast_to", "TO_FLOAT")
+    if form not in ("DENSE", "SPARSE") or cast not in CASTS:
+        raise node.fail(
+            f"no form {form!r} or type {cast!r}; there are DENSE and SPARSE, {', '.join(CASTS)}"
+        )
+    if form == "DENSE":
+        found = node.add(ops.MapValues(node.fresh()), node.input(0))
+    else:
+        keys = node.literal(np.arange(node.integer("max_map", 1)))
+        found = node.add(ops.MapLookup(), node.input(0), keys)
+    return node.add(ops.Unsqueeze((0,)), node.convert(found, CASTS[cast]))

@@ -1,0 +1,155 @@
+"""Support vector machines of ``ai.onnx.ml``: products with the vectors, and votes."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from migx import ops
+from migx.ir import Instruction
+from migx.onnx.importers import importer
+from migx.onnx.node import Node
+from migx.onnx.ops.elementwise import binary
+from migx.onnx.ops.linear import scaled
+from migx.onnx.ops.ml import DOMAIN, best_label, finished, listed, rows_of
+from migx.op import Array
+
+TINY = 1e-7
+"""Chances of one class against another stay this far from 0 and 1."""
+
+
+@importer("SVMRegressor", domain=DOMAIN)
+def svm_regressor(node: Node) -> Instruction:
+    """One score for each row; 1 or -1 for its sign with ``one_class``."""
+    x, count = rows_of(node, 0), node.integer("n_supports", 0)
+    weights = floats(node, "coefficients")
+    if count:
+        x = kernel(node, x, floats(node, "support_vectors").reshape(count, -1))
+    score = product(node, x, weights.reshape(-1, 1), floats(node, "rho")[:1])
+    if node.integer("one_class", 0):
+        above = node.add(ops.Greater(), score, node.scalar(0, score))
+        return node.add(ops.Where(), above, node.scalar(1, score), node.scalar(-1, score))
+    return finished(node, score, node.string("post_transform", "NONE"))
+
+
+@importer("SVMClassifier", domain=DOMAIN)
+def svm_classifier(node: Node) -> tuple[Instruction, Instruction]:
+    """The label that wins most of the contests of two, and the scores of these or, with ``prob_a``,
+    the chance of each label. Without support vectors, the label of the greatest score.
+    """
+    labels = listed(node, "classlabels")
+    if labels is None or not len(labels):
+        raise node.fail("it has no class labels")
+    transform = node.string("post_transform", "NONE")
+    counts = node.integers("vectors_per_class", ())
+    if not sum(counts):
+        scores = linear_scores(node, len(labels))
+        return linear_label(node, scores, labels), finished(node, scores, transform)
+    if len(counts) != len(labels):
+        raise node.fail(f"it has {len(labels)} labels, and vectors for {len(counts)}")
+    scores = contests(node, counts)
+    won = votes(node, scores, len(labels))
+    label = best_label(node, won, labels)
+    if node.numbers("prob_a", ()):
+        return label, finished(node, chances(node, scores, len(labels)), transform)
+    if len(labels) != 2:
+        return label, finished(node, scores, transform)
+    if transform in ("NONE", "LOGISTIC"):
+        both = node.add(ops.Concat(1), node.add(ops.Neg(), scores), scores)
+        return label, finished(node, both, transform)
+    # Like onnxruntime: the others do not change a single score, and its complement stands beside.
+    other = node.add(ops.Sub(), node.scalar(1, scores), scores)
+    return label, node.add(ops.Concat(1), other, scores)
+
+
+def floats(node: Node, name: str) -> Array:
+    return np.asarray(node.numbers(name, ()), np.float32)
+
+
+def product(node: Node, x: Instruction, matrix: Array, offset: Array) -> Instruction:
+    """Rows times a matrix, plus an offset for each column or all of them."""
+    made = node.add(ops.Dot(), x, node.literal(np.ascontiguousarray(matrix)))
+    return binary(node, ops.Add(), made, node.literal(offset)) if offset.size else made
+
+
+def kernel(node: Node, x: Instruction, vectors: Array) -> Instruction:
+    """How near each row is to each support vector."""
+    kind = node.string("kernel_type", "LINEAR")
+    gamma, offset, degree = (*node.numbers("kernel_params", ()), 0.0, 0.0, 0.0)[:3]
+    if kind == "RBF":
+        apart = binary(
+            node, ops.Sub(), node.add(ops.Unsqueeze((1,)), x), node.literal(vectors[None])
+        )
+        square = node.add(ops.ReduceSum((2,)), node.add(ops.Mul(), apart, apart))
+        return node.add(ops.Exp(), scaled(node, node.add(ops.Squeeze((2,)), square), -gamma))
+    dot = product(node, x, vectors.T, np.zeros(0))
+    if kind == "LINEAR":
+        return dot
+    moved = scaled(node, dot, gamma)
+    moved = node.add(ops.Add(), moved, node.scalar(offset, moved))
+    if kind == "SIGMOID":
+        return node.add(ops.Tanh(), moved)
+    if kind == "POLY":
+        return node.add(ops.Pow(), moved, node.scalar(degree, moved))
+    raise node.fail(f"no kernel {kind!r}; there are LINEAR, POLY, RBF and SIGMOID")
+
+
+def linear_scores(node: Node, count: int) -> Instruction:
+    """A score for each label, by weights of its own."""
+    weights = floats(node, "coefficients").reshape(count, -1)
+    return product(node, rows_of(node, 0), weights.T, floats(node, "rho")[:1])
+
+
+def linear_label(node: Node, scores: Instruction, labels: Array) -> Instruction:
+    """Of two labels the second one, where any score is great enough: like onnxruntime."""
+    best = best_label(node, scores, labels)
+    if len(labels) != 2 or node.numbers("prob_a", ()):
+        return best
+    greatest = node.add(ops.Squeeze((1,)), node.add(ops.ReduceMax((1,)), scores))
+    positive = bool((floats(node, "coefficients") >= 0).all())
+    limit, op = (0.5, ops.GreaterOrEqual()) if positive else (0.0, ops.Greater())
+    above = node.add(op, greatest, node.scalar(limit, greatest))
+    return node.add(ops.Where(), *node.broadcast(above, node.literal(labels[1]), best))
+
+
+def contests(node: Node, counts: tuple[int, ...]) -> Instruction:
+    """The score of each class against each later one: positive where the first of the two wins."""
+    total = sum(counts)
+    near = kernel(node, rows_of(node, 0), floats(node, "support_vectors").reshape(total, -1))
+    weights = floats(node, "coefficients").reshape(-1, total)
+    ends = list(itertools.accumulate(counts, initial=0))
+    pairs = list(itertools.combinations(range(len(counts)), 2))
+    matrix = np.zeros((total, len(pairs)), np.float32)
+    for place, (i, j) in enumerate(pairs):
+        own, other = slice(ends[i], ends[i + 1]), slice(ends[j], ends[j + 1])
+        matrix[own, place] = weights[j - 1, own]
+        matrix[other, place] = weights[i, other]
+    return product(node, near, matrix, floats(node, "rho")[: len(pairs)])
+
+
+def votes(node: Node, scores: Instruction, count: int) -> Instruction:
+    """How many contests each class wins, less a number that is the same for each row."""
+    pairs = list(itertools.combinations(range(count), 2))
+    gains, given = np.zeros((len(pairs), count), np.float32), np.zeros(count, np.float32)
+    for place, (i, j) in enumerate(pairs):
+        gains[place, [i, j]] = 1, -1
+        given[j] += 1
+    won = node.add(ops.Greater(), scores, node.scalar(0, scores))
+    return product(node, node.convert(won, scores.shape.dtype), gains, given)
+
+
+def chances(node: Node, scores: Instruction, count: int) -> Instruction:
+    """The chance of each class, out of those of each contest."""
+    a, b = (node.literal(floats(node, name)) for name in ("prob_a", "prob_b"))
+    turned = node.add(ops.Neg(), binary(node, ops.Add(), binary(node, ops.Mul(), scores, a), b))
+    first = node.add(ops.Sigmoid(), turned)
+    bounds = (node.scalar(limit, first) for limit in (TINY, 1 - TINY))
+    first = node.add(ops.Clip(), first, *bounds)
+    second = node.add(ops.Sub(), node.scalar(1, first), first)
+    place = np.zeros((count, count), np.int64)
+    pairs = list(itertools.combinations(range(count), 2))
+    for at, (i, j) in enumerate(pairs):
+        place[i, j], place[j, i] = at, len(pairs) + at
+    both = node.add(ops.Concat(1), first, second)
+    return node.add(ops.CoupleChances(), node.add(ops.Gather(1), both, node.literal(place)))

@@ -1,0 +1,107 @@
+"""Which version of its operator a node is read as: that of its domain's opset, or of its form.
+
+Exporters leave attributes where later versions have operands, and the other way round. A node that
+does not fit the version of its opset is read as the nearest one that it fits, earlier ones first.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from functools import cache, lru_cache
+
+import onnx
+from onnx.defs import OpSchema, SchemaError
+
+from migx.errors import OnnxError, OnnxWarning
+from migx.onnx import importers
+from migx.onnx.graphs import all_nodes
+
+
+def opset_versions(model: onnx.ModelProto) -> dict[str, int]:
+    """The opset version of each domain the model imports; that of the default domain is
+    required.
+    """
+    versions = imported(model.opset_import)
+    if "" not in versions and any(not domain_of(node.domain) for node in model.graph.node):
+        raise OnnxError(
+            "the model imports no opset of the default domain, so its operators have no version"
+        )
+    newest = importers.newest()
+    used = {domain_of(n.domain) for g in (model.graph, *model.functions) for n in all_nodes(g)}
+    for domain in sorted(used & newest.keys() - versions.keys() - {""}):
+        message = (
+            f"the model imports no opset of {domain}; its operators are read as version "
+            f"{newest[domain]} has them"
+        )
+        warnings.warn(message, OnnxWarning, stacklevel=4)
+        versions[domain] = newest[domain]
+    return versions
+
+
+def imported(entries: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
+    """The version each entry gives its domain."""
+    for entry in entries:
+        if not 0 < entry.version < 1 << 31:
+            raise OnnxError(
+                f"the opset of the domain {entry.domain or 'ai.onnx'!r} has the version "
+                f"{entry.version}; versions are counted from 1"
+            )
+    return {domain_of(entry.domain): entry.version for entry in entries}
+
+
+def domain_of(domain: str) -> str:
+    """A domain's one name: ``ai.onnx`` is the default domain."""
+    return "" if domain == "ai.onnx" else domain
+
+
+def version_meant(node: onnx.NodeProto, domain: str, version: int) -> int:
+    """The version a node is read as, given that of its domain's opset. ``OnnxWarning`` for
+    attributes that no version has.
+    """
+    names = frozenset(a.name for a in node.attribute)
+    count = max((i + 1 for i, name in enumerate(node.input) if name), default=0)
+    meant, unknown = _meant(domain, node.op_type, version, names, count)
+    if unknown:
+        label = node.name or next(iter(node.output), "")
+        message = f"{node.op_type} {label!r} has no attribute {', '.join(unknown)}: it is not read"
+        warnings.warn(message, OnnxWarning, stacklevel=2)
+    return meant
+
+
+@lru_cache(maxsize=1024)
+def _meant(
+    domain: str, operator: str, version: int, names: frozenset[str], count: int
+) -> tuple[int, tuple[str, ...]]:
+    try:
+        own = onnx.defs.get_schema(operator, version, domain)
+    except SchemaError:
+        return version, ()
+    if names <= own.attributes.keys() and count <= own.max_input:
+        return version, ()
+    others = _history()[own.domain, operator]
+    earlier = [s for s in others if s.since_version < own.since_version]
+    later = [s for s in others if s.since_version > own.since_version]
+    for schema in (*reversed(earlier), *later):
+        if _fits(schema, names, count):
+            return schema.since_version, ()
+    known = {name for schema in others for name in schema.attributes}
+    return version, tuple(sorted(names - known))
+
+
+def _fits(schema: OpSchema, names: frozenset[str], count: int) -> bool:
+    """Whether a node of some attributes and a number of operands is a form of a version."""
+    needed = {name for name, a in schema.attributes.items() if a.required}
+    return (
+        needed <= names <= schema.attributes.keys()
+        and schema.min_input <= count <= schema.max_input
+    )
+
+
+@cache
+def _history() -> dict[tuple[str, str], list[OpSchema]]:
+    """Every version of each operator, the oldest first."""
+    found: dict[tuple[str, str], list[OpSchema]] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        found.setdefault((schema.domain, schema.name), []).append(schema)
+    return {key: sorted(v, key=lambda s: s.since_version) for key, v in found.items()}

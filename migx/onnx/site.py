@@ -1,0 +1,196 @@
+"""What an exporter is given: one instruction, and the place in a graph where its nodes go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from migx import dim
+from migx.argument import Argument
+from migx.dim import Extent
+from migx.errors import DimError, OnnxError
+from migx.ir import Instruction
+from migx.onnx import tensors, widening
+from migx.ops.builtin import Literal
+from migx.shape import DType, Shape
+
+if TYPE_CHECKING:
+    from migx.onnx.graph_writer import GraphWriter
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value of the file: its name, and the type and dims it has there.
+
+    Those may differ from the instruction's it stands for: what is broadcast may have fewer
+    elements, for most readers broadcast by themselves, and what is unpacked may still be packed. A
+    value without a name is an operand left out.
+    """
+
+    name: str
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a value was made for, and what that read in the file; None for what is no value."""
+
+    at: Instruction
+    inputs: tuple[Value | None, ...]
+
+
+class Site:
+    """One instruction on its way to nodes. ``op`` and ``shape`` are its own."""
+
+    def __init__(self, at: Instruction, graph: GraphWriter) -> None:
+        self.at, self.graph = at, graph
+        self.op: Any = at.op
+        self.shape = at.shape
+
+    def fail(self, message: str) -> OnnxError:
+        """The error to raise: why this instruction has no ONNX form."""
+        return OnnxError(message)
+
+    # Operands
+
+    def raw(self, index: int) -> Value:
+        """An operand as it is in the file, perhaps still to be broadcast or unpacked."""
+        return self.graph.value(self.at.inputs[index])
+
+    def input(self, index: int) -> str:
+        """The name of an operand of the type and dims it has in the program; empty for one that is
+        undefined.
+        """
+        return self.graph.whole(self.at.inputs[index])
+
+    def inputs(self, start: int = 0) -> list[str]:
+        """The names of all operands from one on."""
+        return [self.input(i) for i in range(start, len(self.at.inputs))]
+
+    def given(self, index: int) -> bool:
+        """Whether an optional operand is there."""
+        operands = self.at.inputs
+        return index < len(operands) and operands[index].op.name != "undefined"
+
+    def known(self, index: int) -> Argument | None:
+        """The value of an operand that is a fixed literal."""
+        op = self.at.inputs[index].op
+        return op.value if type(op) is Literal and not op.replaceable else None
+
+    def scalar(self, index: int, dtype: DType | None = None) -> str:
+        """An operand of one element as a scalar of rank 0, in another type if one is given."""
+        name = self.input(index)
+        shape = self.at.inputs[index].shape
+        return self.cast(self.reshaped(name, shape, ()), shape.dtype, dtype or shape.dtype)
+
+    def vector(self, index: int, dtype: DType | None = None) -> str:
+        """An operand of one element as a list of it, in another type if one is given."""
+        name = self.input(index)
+        shape = self.at.inputs[index].shape
+        return self.cast(self.reshaped(name, shape, (1,)), shape.dtype, dtype or shape.dtype)
+
+    def aligned(self) -> tuple[list[str], Shape]:
+        """All operands, which the node that reads them broadcasts; and the shape of its result,
+        perhaps still to be broadcast.
+        """
+        read = self.at.inputs
+        names = [self.graph.typed(self.raw(i), v.shape.dtype) for i, v in enumerate(read)]
+        dims = [self.raw(i).shape.dims for i in range(len(read))]
+        rank = max(map(len, dims))
+        padded = [(1,) * (rank - len(d)) + d for d in dims]
+        try:
+            made = [
+                self._joined(axis - rank, column)
+                for axis, column in enumerate(zip(*padded, strict=True))
+            ]
+        except DimError:
+            return self.inputs(), self.shape
+        return names, Shape(self.shape.dtype, made)
+
+    def _joined(self, axis: int, column: Sequence[Extent]) -> Extent:
+        """The dim of the result where operands have those of a column."""
+        wholes = [v.shape.dims[axis] for v in self.at.inputs]
+        if any(d == whole for d, whole in zip(column, wholes, strict=True)):
+            return self.shape.dims[axis]
+        return dim.broadcast(*column)
+
+    # Nodes
+
+    def node(self, kind: str, /, *inputs: str, **attributes: Any) -> str:
+        """Adds a node with one output; one of another domain is ``domain::Name``. Attributes
+        that are None are left out.
+        """
+        return self.nodes(kind, inputs, 1, **attributes)[0]
+
+    def nodes(
+        self, kind: str, inputs: Sequence[str], count: int, /, **attributes: Any
+    ) -> tuple[str, ...]:
+        """Adds a node; the names of its outputs. Where ONNX has none for types so narrow it works
+        in wider ones, which comes to the same.
+        """
+        graph = self.graph
+        found = widening.wider(kind, [graph.model.types.get(name) for name in inputs])
+        if found is None:
+            return graph.node(kind, inputs, count, self.at, attributes)
+        taken = [
+            name if wide is None else self.cast(name, graph.model.types[name], wide)
+            for name, wide in zip(inputs, found.inputs, strict=True)
+        ]
+        made = graph.node(kind, taken, count, self.at, attributes)
+        return tuple(
+            self.node("Cast", name, to=tensors.code_of(narrow), saturate=found.saturate)
+            if (narrow := found.result(i)) is not None
+            else name
+            for i, name in enumerate(made)
+        )
+
+    def elementwise(self, kind: str, **attributes: Any) -> Value:
+        """A node that reads all operands and broadcasts them by itself."""
+        names, shape = self.aligned()
+        return Value(self.node(kind, *names, **attributes), shape)
+
+    def constant(self, value: ArrayLike, dtype: DType | str = "i64") -> str:
+        """A constant of the model's; equal ones are one."""
+        array = np.asarray(value)
+        return self.graph.model.constant(array.astype(DType.of(dtype).numpy))
+
+    def dims(self, extents: Sequence[Extent]) -> str:
+        """A list of dims, as i64."""
+        return self.graph.dims(extents)
+
+    def cast(self, name: str, given: DType, wanted: DType, **attributes: Any) -> str:
+        """A value in another type."""
+        if given is wanted:
+            return name
+        self.graph.model.require_type(wanted)
+        return self.node("Cast", name, to=tensors.code_of(wanted), **attributes)
+
+    def reshaped(self, name: str, shape: Shape, dims: Sequence[Extent]) -> str:
+        """A value of some shape under other dims."""
+        if shape.dims == tuple(dims):
+            return name
+        said = _short(shape.dims, dims)
+        if said is None:
+            return self.node("Reshape", name, self.dims(dims), allowzero=1)
+        return self.node("Reshape", name, self.dims(said))
+
+
+def _short(have: Sequence[Extent], dims: Sequence[Extent]) -> list[int] | None:
+    """The dims of a Reshape as constants: 0 copies a dim, -1 is what is left. None where they
+    cannot say it, or would be ambiguous for a size of 0.
+    """
+    copied = [
+        0 if not isinstance(d, int) and i < len(have) and have[i] == d else d
+        for i, d in enumerate(dims)
+    ]
+    if 0 in dims:
+        return None
+    numbers = [d for d in copied if isinstance(d, int)]
+    if len(numbers) == len(dims):
+        return numbers
+    said = [d if isinstance(d, int) else -1 for d in dims]
+    return said if said.count(-1) == 1 else None

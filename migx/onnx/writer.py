@@ -1,0 +1,208 @@
+"""From a program to an ONNX file, and where its weights lie. Graphs are written by
+``migx.onnx.graph_writer``, operations by ``migx.onnx.writing``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+import migx
+from migx.argument import Argument, Source
+from migx.errors import OnnxError
+from migx.files import written
+from migx.ir import Program
+from migx.onnx import tensors
+from migx.onnx.graph_writer import GraphWriter
+from migx.onnx.site import Made, Value
+from migx.onnx.widening import VERSION
+from migx.op import Array
+from migx.shape import DType
+
+NEEDS = {"f4": 23, "f8e8m0": 24, "i2": 25, "u2": 25}
+"""The element types that a later version brought."""
+
+EXTERNAL = 64 << 20
+"""Weights of more bytes than this lie in a file beside the model."""
+LARGE, ALIGNMENT = 4096, 4096
+"""Which of them: those of at least so many bytes, each at a multiple of so many."""
+
+
+def write(program: Program, path: str | Path) -> None:
+    """Writes a program as an ONNX file that any runtime reads; whole or not at all.
+
+    Inputs, outputs and symbolic dims keep their names, nodes have the names of those they come
+    from. Large weights lie beside it in ``NAME.data``. ``OnnxError`` lists every operation that has
+    no ONNX form, and why.
+    """
+    path = Path(path).absolute()
+    model = ModelWriter(program, path)
+    proto = model.proto()
+    with ExitStack() as files:
+        files.enter_context(written(path)).write(proto.SerializeToString())
+        if model.external:  # in its place before the model that refers to it
+            data = files.enter_context(written(model.data))
+            for offset, value in model.external.values():
+                _put(data, offset, value)
+
+
+def _put(out: BinaryIO, offset: int, value: Argument) -> None:
+    out.write(bytes(offset - out.tell()))
+    array = np.ascontiguousarray(value.array)
+    out.write(array.reshape(-1).view(np.uint8).data)
+
+
+class ModelWriter:
+    """What all graphs of a file share: its weights and constants, names, and what went wrong.
+
+    ``types`` are the element types of values, ``makers`` what they were made for, ``slots`` the
+    results of the weights module.
+    """
+
+    def __init__(self, program: Program, path: Path) -> None:
+        self.program, self.data = program, path.with_name(f"{path.name}.data")
+        self.version = VERSION
+        self.external: dict[Source | int, tuple[int, Argument]] = {}
+        self.types: dict[str, DType] = {}
+        self.slots: dict[str, Value] = {}
+        self.makers: dict[str, Made] = {}
+        self.problems: dict[str, list[str]] = {}
+        self._domains: dict[str, int] = {}
+        self._initializers: dict[str, Argument | TensorProto] = {}
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._counts: dict[str, int] = {}
+
+    def proto(self) -> onnx.ModelProto:
+        """The whole model. ``OnnxError`` lists what cannot be written."""
+        main, weights = self.program.main, self.program.weights
+        inputs, outputs = list(main.parameters), list(main.output_names)
+        if twice := {name for name in outputs if outputs.count(name) > 1 or name in inputs}:
+            names = ", ".join(map(repr, sorted(twice)))
+            raise OnnxError(f"inputs and outputs of an ONNX file have one name each, not {names}")
+        self._counts.update(dict.fromkeys([*inputs, *outputs], 1))
+        graph = GraphWriter(self)
+        if weights is not None:
+            made = graph.inlined(weights, [])
+            self.slots = dict(zip(weights.output_names, made, strict=True))
+        whole = graph.graph("main", main, inputs, outputs)
+        if self.problems:
+            rows = [f"  {what}, at {_few(where)}" for what, where in self.problems.items()]
+            raise OnnxError("operations that have no ONNX form:\n" + "\n".join(rows))
+        read = prune(whole)
+        whole.initializer.extend(self._tensors(read))
+        opsets = [helper.make_opsetid("", self.version)]
+        opsets += [helper.make_opsetid(*pair) for pair in self._domains.items()]
+        ir_version = helper.find_min_ir_version_for(opsets, ignore_unknown=True)
+        proto: onnx.ModelProto = helper.make_model(
+            whole,
+            opset_imports=opsets,
+            ir_version=ir_version,
+            producer_name="migx",
+            producer_version=migx.__version__,
+        )
+        return proto
+
+    def fresh(self, wanted: str) -> str:
+        """A name that no other value or node has."""
+        name = wanted
+        while name in self._counts:
+            name = f"{wanted}_{self._counts[wanted]}"
+            self._counts[wanted] += 1
+        self._counts[name] = 1
+        return name
+
+    def require(self, version: int, domain: str = "") -> None:
+        """Makes the file import at least this version of a domain."""
+        if domain:
+            self._domains[domain] = max(version, self._domains.get(domain, 0))
+        else:
+            self.version = max(version, self.version)
+
+    def require_type(self, dtype: DType) -> None:
+        """Makes the file import a version that has this element type."""
+        self.require(NEEDS.get(dtype.name, VERSION))
+
+    def constant(self, value: Array) -> str:
+        """The name of a small constant; equal ones are one."""
+        key = value.dtype.name, value.shape, value.tobytes()
+        if key not in self._constants:
+            self._constants[key] = self.initializer(Argument.of(value), "constant")
+        return self._constants[key]
+
+    def initializer(self, value: Argument | TensorProto, label: str) -> str:
+        """The name of an initializer that holds a value, which is written if anything reads it."""
+        name = self.fresh(label or "literal")
+        self._initializers[name] = value
+        if isinstance(value, Argument):
+            self.require_type(value.shape.dtype)
+        return name
+
+    def _tensors(self, read: Collection[str]) -> Iterator[TensorProto]:
+        """The initializers that are read. Bytes that lie in one place are written once."""
+        kept = {name: value for name, value in self._initializers.items() if name in read}
+        sizes = [_bytes(v) for v in kept.values() if isinstance(v, Argument)]
+        apart = sum(size for size in sizes if size >= LARGE) > EXTERNAL
+        end = 0
+        for name, value in kept.items():
+            tensor = _tensor(name, value)
+            if not isinstance(value, Argument):
+                tensor.CopyFrom(value)
+                tensor.name = name
+            elif value.shape.dtype.kind == "string":
+                tensor.string_data.extend(text.encode() for text in value.array.reshape(-1))
+            elif not apart or _bytes(value) < LARGE:
+                tensor.raw_data = value.tobytes()
+            else:
+                at = -(-end // ALIGNMENT) * ALIGNMENT
+                key = value.source if value.source is not None else id(value)
+                if key not in self.external:
+                    self.external[key], end = (at, value), at + _bytes(value)
+                place_outside(tensor, self.data.name, self.external[key][0], _bytes(value))
+            yield tensor
+
+
+def _tensor(name: str, value: Argument | TensorProto) -> TensorProto:
+    """A tensor of a value's type and dims, still without data."""
+    if not isinstance(value, Argument):
+        return TensorProto(name=name)
+    dims = [int(d) for d in value.shape.dims]
+    return TensorProto(name=name, data_type=tensors.code_of(value.shape.dtype), dims=dims)
+
+
+def place_outside(tensor: TensorProto, file: str, offset: int, length: int) -> None:
+    """Says that the data of a tensor lies in a file beside the model."""
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, said in (("location", file), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(said))
+
+
+def prune(graph: onnx.GraphProto) -> set[str]:
+    """Removes the nodes whose results nobody reads; the names that what is left reads."""
+    read = {value.name for value in graph.output}
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(graph.node):
+        if not read.isdisjoint(node.output):
+            kept.append(node)
+            read.update(node.input)
+            for attribute in node.attribute:
+                if attribute.type == onnx.AttributeProto.GRAPH:
+                    read |= prune(attribute.g)
+    infos = [info for info in graph.value_info if info.name in read]
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(reversed(kept))
+    graph.value_info.extend(infos)
+    return read
+
+
+def _bytes(value: Argument) -> int:
+    return int(value.shape.as_standard().nbytes)
+
+
+def _few(where: Sequence[str]) -> str:
+    return ", ".join(map(repr, where[:3])) + (", ..." if len(where) > 3 else "")

@@ -1,0 +1,95 @@
+"""Maps: values of the host that hold a value for each of some keys. No kernel reads them.
+
+The data of a map is two arguments, its keys and their values, both of rank 1; its shape says what
+types they have: ``map(str[varies], f32[varies])``. Classifiers of ``ai.onnx.ml`` give scores in
+maps, one for each row, the labels being the keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from migx import dim
+from migx.argument import Argument
+from migx.errors import ShapeError
+from migx.op import Modules, Op, Runnable, Shapes
+from migx.ops._rules import expect
+from migx.ops.sequences import HOST, VARIES, expect_kind
+from migx.shape import I64, MAP, SEQUENCE, STR, DType, Shape
+
+
+def map_of(key: DType, value: DType) -> Shape:
+    """The shape of a map from keys of a type, i64 or str, to values of another."""
+    if key not in (I64, STR) or not value.is_tensor or value.is_packed:
+        raise ShapeError(f"a map is from i64 or str to numbers or str, not from {key} to {value}")
+    return Shape.opaque(MAP, Shape(key, (VARIES,)), Shape(value, (VARIES,)))
+
+
+class ZipMap(Op):
+    """A sequence of maps, one for each row of the second input, from the keys, the first input, to
+    its elements (ONNX ZipMap-1).
+    """
+
+    traits = HOST
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        expect(self, shapes, 2)
+        keys, rows = shapes
+        if (keys.rank, rows.rank) != (1, 2) or not dim.may_equal(keys.dims[0], rows.dims[1]):
+            raise ShapeError(f"{self.name}: {rows.text} has no column for each of {keys.text}")
+        return Shape.opaque(SEQUENCE, map_of(keys.dtype, rows.dtype))
+
+    def compute(
+        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
+    ) -> Argument:
+        keys, rows = arguments
+        (part,) = shape.parts
+        return Argument(shape, tuple(Argument(part, (keys, Argument.of(r))) for r in rows.array))
+
+
+class MapLookup(Op):
+    """The values that a map has for some keys, the second input; 0, or no letters, for a key it
+    does not have (ONNX DictVectorizer-1).
+    """
+
+    traits = HOST
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        expect(self, shapes, 2)
+        whole, wanted = shapes
+        expect_kind(self, whole, MAP)
+        if wanted.dtype is not whole.parts[0].dtype or wanted.rank != 1:
+            raise ShapeError(f"{self.name}: {wanted.text} are no keys of {whole.text}")
+        return Shape(whole.parts[1].dtype, wanted.dims)
+
+    def compute(
+        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
+    ) -> Argument:
+        keys, values = (part.array for part in arguments[0].parts)
+        held = dict(zip(keys.tolist(), values, strict=True))
+        none = "" if shape.dtype is STR else shape.dtype.numpy.type(0)
+        found = [held.get(key, none) for key in arguments[1].tolist()]
+        return Argument(shape, np.array(found, shape.dtype.numpy))
+
+
+class MapValues(Op):
+    """The values of a map in the order of its keys; ``count`` is a symbol for how many there are
+    (ONNX CastMap-1).
+    """
+
+    traits = HOST
+    count: dim.Extent
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        expect(self, shapes, 1)
+        expect_kind(self, shapes[0], MAP)
+        return Shape(shapes[0].parts[1].dtype, (self.count,))
+
+    def compute(
+        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
+    ) -> Argument:
+        keys, values = (part.array for part in arguments[0].parts)
+        return Argument.of(values[np.argsort(keys, kind="stable")])

@@ -1,0 +1,106 @@
+"""Choosing the scales with which weights are stored in a few bits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from migx.argument import Argument
+from migx.errors import ShapeError
+from migx.op import Array, Modules, Op, Runnable, Shapes
+from migx.ops._rules import expect, expect_axis, no_warnings, wide
+from migx.ops.packing import integers
+from migx.shape import F16, I2, I4, U2, U4, U8, DType, Shape
+
+SHARES = tuple(n / 16 for n in range(16, 7, -1))
+"""The parts of a block's range that "mse" tries."""
+
+
+class ChooseScales(Op):
+    """The scales with which ``to`` holds weights, one for each block along an axis; a pair with the
+    zero points in u8 where ``to`` is unsigned.
+
+    With ``clip`` "minmax" the levels reach over all of a block and 0. With "mse" they reach over
+    that share of it, from all to a half, with which the squares of the errors sum to least. A block
+    of zeros has the scale 1. Scales have the type of the weights.
+    """
+
+    to: DType = U4
+    axis: int = 0
+    block: int = 32
+    clip: str = "minmax"
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        expect(self, shapes, 1)
+        x, axis = shapes[0], expect_axis(self, self.axis, shapes[0].rank)
+        if self.to not in (I4, U4, I2, U2) or self.clip not in ("minmax", "mse") or self.block < 1:
+            raise ShapeError(
+                f"{self.name} fits blocks of 1 or more to i4, u4, i2 or u2 by minmax or mse, not "
+                f"blocks of {self.block} to {self.to} by {self.clip}"
+            )
+        if not x.dtype.is_float or x.dtype.bits < F16.bits:
+            raise ShapeError(f"{self.name} takes f16 and wider floats, not {x.dtype}")
+        blocks = (x.dims[axis] + self.block - 1) // self.block
+        scale = Shape(x.dtype, (*x.dims[:axis], blocks, *x.dims[axis + 1 :]))
+        return scale if self.to.kind == "int" else Shape.tuple(scale, scale.with_type(U8))
+
+    def compute(
+        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
+    ) -> Argument:
+        x = arguments[0].array
+        with no_warnings():
+            scale, zero = _chosen(blocks_of(x, self.axis, self.block), self.to, x.dtype, self.clip)
+        scale, zero = (np.moveaxis(v, -1, self.axis) for v in (scale, zero))
+        if not shape.parts:
+            return Argument(shape, np.ascontiguousarray(scale, x.dtype))
+        return Argument.tuple(
+            [
+                Argument(shape.parts[0], np.ascontiguousarray(scale, x.dtype)),
+                Argument(shape.parts[1], np.ascontiguousarray(zero, np.uint8)),
+            ]
+        )
+
+
+def blocks_of(x: Array, axis: int, block: int) -> Array:
+    """The blocks along an axis, which go last: (..., blocks, block), the last filled with zeros."""
+    lines = wide(np.moveaxis(x, axis, -1))
+    count = -(-lines.shape[-1] // block)
+    short = count * block - lines.shape[-1]
+    padded = np.pad(lines, [*[(0, 0)] * (x.ndim - 1), (0, short)])
+    return padded.reshape(*lines.shape[:-1], count, block)
+
+
+def _chosen(blocks: Array, to: DType, narrow: Any, clip: str) -> tuple[Array, Array]:
+    """Scales, as the type ``narrow`` holds them, and zero points of blocks."""
+    best = _fitted(blocks, to, narrow, 1.0)
+    if clip == "minmax":
+        return best
+    least = _error(blocks, to, *best)
+    for share in SHARES[1:]:
+        tried = _fitted(blocks, to, narrow, share)
+        error = _error(blocks, to, *tried)
+        better = error < least
+        least = np.where(better, error, least)
+        best = np.where(better, tried[0], best[0]), np.where(better, tried[1], best[1])
+    return best
+
+
+def _fitted(blocks: Array, to: DType, narrow: Any, share: float) -> tuple[Array, Array]:
+    """The scales and zero points with which the levels reach over a share of each block."""
+    low, high = integers(to)
+    least, most = (np.minimum(blocks.min(-1), 0) * share, np.maximum(blocks.max(-1), 0) * share)
+    scale = np.maximum(least / low, most / high) if low else (most - least) / high
+    scale = scale.astype(narrow).astype(blocks.dtype)
+    scale = np.where(scale == 0, scale.dtype.type(1), scale)
+    zero = np.zeros_like(scale) if low else np.clip(np.rint(-least / scale), 0, high)
+    return scale, zero
+
+
+def _error(blocks: Array, to: DType, scale: Array, zero: Array) -> Array:
+    """The sum of the squares of what rounding each block to its levels changes."""
+    scale, zero = scale[..., None], zero[..., None]
+    levels = np.clip(np.rint(blocks / scale) + zero, *integers(to))
+    error: Array = np.square((levels - zero) * scale - blocks).sum(-1)
+    return error

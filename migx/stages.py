@@ -1,0 +1,102 @@
+"""In which loops a fused kernel is computed: its stages.
+
+A *stage* is the reductions that need only what earlier stages gave, made in one loop over the
+folded axes. The last one has no reductions, and writes what needs them all. What a later stage
+needs again is computed again where that is cheap, and kept where it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from migx.argument import Argument
+from migx.kernels import Access, FusedKernel, Node
+
+KEPT_FROM = 4
+"""What costs less operations than this is computed again rather than kept in scratch."""
+WEIGHTS = {
+    **dict.fromkeys(("acos", "acosh", "asin", "asinh", "atan", "atanh", "cos", "cosh"), 12),
+    **dict.fromkeys(("elu", "erf", "exp", "log", "sigmoid", "sin", "sinh", "tan", "tanh"), 10),
+    **dict.fromkeys(("div", "sqrt"), 4),
+    **dict.fromkeys(("fmod", "mod", "rsqrt"), 8),
+    "pow": 20,
+}
+"""Operations that cost more than one addition, and about how many."""
+
+
+@dataclass
+class Stage:
+    """Reductions made in one loop, nodes written in it, and the nodes that are computed in it."""
+
+    folds: list[int] = field(default_factory=list)
+    outputs: list[int] = field(default_factory=list)
+    nodes: list[int] = field(default_factory=list)
+
+
+def weight(node: Node) -> int:
+    """About how many additions a node costs."""
+    if isinstance(node.of, (Access, Argument)):
+        return 0
+    return WEIGHTS.get(node.of.name, 1)
+
+
+def below(nodes: Sequence[Node], wanted: Iterable[int], known: Container[int]) -> list[int]:
+    """The nodes that some are computed from, themselves included, in order; none is looked for
+    beyond what is known, and not beyond reductions.
+    """
+    found: set[int] = set()
+    work = [n for n in wanted if n not in known]
+    while work:
+        number = work.pop()
+        if number not in found:
+            found.add(number)
+            work += [i for i in nodes[number].inputs if i not in known]
+    return sorted(found)
+
+
+def is_folded(fused: FusedKernel, output: int) -> bool:
+    """Whether a result has one value for all places of the folded axes."""
+    node, access = fused.outputs[output]
+    axes = [i for i, folded in enumerate(fused.folded) if folded]
+    return bool(axes) and fused.nodes[node].folded and all(access.strides[i] == 0 for i in axes)
+
+
+def stages_of(fused: FusedKernel) -> tuple[list[Stage], list[int]]:
+    """What is computed in which loop, and what is kept from one to a later one."""
+    nodes = fused.nodes
+    level = [0] * len(nodes)
+    cost = [0] * len(nodes)
+    for number, node in enumerate(nodes):
+        level[number] = max((level[i] for i in node.inputs), default=0) + node.folds
+        full = [i for i in node.inputs if not nodes[i].folded]
+        cost[number] = weight(node) + sum(cost[i] for i in full)
+    several = any(fused.folded)
+    count = max((n for node, n in zip(nodes, level, strict=True) if node.folds), default=0)
+    stages = [Stage() for _ in range(count + 1)]
+    for number, node in enumerate(nodes):
+        if node.folds:
+            stages[level[number] - 1].folds.append(number)
+    for output, (number, _) in enumerate(fused.outputs):
+        if not is_folded(fused, output):
+            stages[level[number]].outputs.append(output)
+    stages = [s for s in stages if s.folds or s.outputs]
+    computed: set[int] = set()
+    spilled: dict[int, None] = {}
+    for stage in stages:
+        wanted = [nodes[n].inputs[0] for n in stage.folds]
+        wanted += [fused.outputs[o][0] for o in stage.outputs]
+        needed: set[int] = set()
+        work = [n for n in wanted if not (several and nodes[n].folded)]
+        while work:
+            number = work.pop()
+            if number in needed:
+                continue
+            needed.add(number)
+            if number in computed and cost[number] >= KEPT_FROM:
+                spilled[number] = None
+                continue
+            work += [i for i in nodes[number].inputs if not (several and nodes[i].folded)]
+        stage.nodes = sorted(needed)
+        computed |= needed
+    return stages, list(spilled)

@@ -1,0 +1,151 @@
+"""One value against what it should be, under the bounds of both."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from migx.argument import Argument
+from migx.shape import DType
+from migx.testing.bounds.elements import Error
+from migx.testing.bounds.tensors import Budget
+
+Bound: TypeAlias = "Budget | Error"
+"""What a value may be off by: as a whole, element by element, or, None, nothing."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One value against what it should be: the largest error, its root mean square, and the largest
+    that is allowed; ``problem`` says what is wrong, if anything is.
+    """
+
+    name: str
+    dtype: str
+    largest: float
+    rms: float
+    tolerance: float
+    magnitude: float
+    derivation: str
+    problem: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return not self.problem
+
+
+def compare(name: str, got: Any, expected: Any, *bounds: Bound) -> Comparison:
+    """How far a value is from the one expected, and whether the sum of some bounds covers it.
+
+    NaN must meet NaN and an infinity its like; the errors and the greatest magnitude are those of
+    the finite elements. Elements whose bound is infinite are left out. Of a tuple, it is the
+    first member that fails, or else the last.
+    """
+    if isinstance(expected, Argument) and isinstance(got, Argument):
+        if expected.shape.parts or got.shape.parts:
+            return _members(name, got, expected, bounds)
+        if not expected.shape.dtype.is_tensor or expected.shape.dtype.is_packed:
+            unknown = any(isinstance(b, np.ndarray) and np.isinf(b).any() for b in bounds)
+            problem = "" if unknown or got == expected else "is not the same"
+            return _without_numbers(name, expected.shape.dtype, problem)
+        got, expected = got.array, expected.array
+    x, y = np.asarray(got), np.asarray(expected)
+    if x.dtype != y.dtype or x.shape != y.shape:
+        problem = f"got {_kind(x)}, expected {_kind(y)}"
+        return _without_numbers(name, y.dtype, problem)
+    return _arrays(name, x, y, bounds)
+
+
+def _members(name: str, got: Argument, expected: Argument, bounds: tuple[Bound, ...]) -> Comparison:
+    if len(got.shape.parts) != len(expected.shape.parts):
+        problem = f"got {got.shape.text}, expected {expected.shape.text}"
+        return _without_numbers(name, expected.shape.dtype, problem)
+    found = _without_numbers(name, expected.shape.dtype, "")
+    for i, (x, y) in enumerate(zip(got.parts, expected.parts, strict=True)):
+        inner = [b[i] if isinstance(b, tuple) else b for b in bounds]
+        found = compare(f"{name}[{i}]", x, y, *inner)
+        if not found.passed:
+            return found
+    return found
+
+
+def _without_numbers(name: str, dtype: Any, problem: str) -> Comparison:
+    wrong = math.inf if problem else 0.0
+    return Comparison(name, str(dtype), wrong, wrong, 0.0, 0.0, "", problem)
+
+
+def _arrays(
+    name: str, got: NDArray[Any], expected: NDArray[Any], bounds: tuple[Bound, ...]
+) -> Comparison:
+    dtype = DType.of(expected.dtype)
+    numeric = dtype.is_float or dtype.is_integer or dtype.kind == "bool"
+    x, y = (a.astype(np.float64) if numeric else np.zeros(a.shape) for a in (got, expected))
+    finite = np.isfinite(y)
+    magnitude = float(np.max(np.abs(y), where=finite, initial=0.0))
+    allowed = np.zeros_like(y)
+    for bound in bounds:
+        allowed = allowed + _allowed(bound, dtype, magnitude)
+    alike = (got == expected) | (np.isnan(x) & np.isnan(y)) | ~np.isfinite(allowed)
+    paired = finite & np.isfinite(x)
+    errors = np.abs(np.subtract(x, y, where=paired, out=np.zeros_like(y)))
+    # Large integers differ where the doubles they are rounded to do not.
+    beyond = ~alike & ~(paired & (errors <= allowed) & (allowed > 0))
+    lone = ~alike & ~paired
+    problem = ""
+    if beyond.any():
+        problem = _told(got, expected, errors, allowed, beyond, lone)
+    return Comparison(
+        name,
+        str(dtype),
+        float(np.max(errors, initial=0.0)) if numeric else float(beyond.any()),
+        math.sqrt(float(np.mean(np.square(errors)))) if errors.size else 0.0,
+        float(np.max(allowed, where=np.isfinite(allowed), initial=0.0)),
+        magnitude if numeric else 1.0,
+        _derivation(bounds, dtype),
+        problem,
+    )
+
+
+def _allowed(bound: Bound, dtype: DType, magnitude: float) -> Any:
+    if isinstance(bound, Budget):
+        return bound.tolerance(dtype, magnitude)
+    return 0.0 if bound is None else bound
+
+
+def _derivation(bounds: tuple[Bound, ...], dtype: DType) -> str:
+    told = [b.explain(dtype) for b in bounds if isinstance(b, Budget)]
+    return ", ".join(told) or f"{dtype}, " + (
+        "each element on its own" if any(b is not None for b in bounds) else "exact"
+    )
+
+
+def _told(
+    got: NDArray[Any],
+    expected: NDArray[Any],
+    errors: NDArray[Any],
+    allowed: NDArray[Any],
+    beyond: NDArray[Any],
+    lone: NDArray[Any],
+) -> str:
+    """What is wrong, at the worst of the elements."""
+    if lone.any():
+        at = tuple(int(i) for i in np.argwhere(lone)[0])
+        text = f"{int(lone.sum())} elements are NaN or infinite on one side: "
+        return text + f"{float(got[at]):g} instead of {float(expected[at]):g} at {list(at)}"
+    over = np.where(beyond, errors - allowed, -np.inf)
+    at = tuple(int(i) for i in np.unravel_index(int(np.argmax(over)), over.shape))
+    text = f"{int(beyond.sum())} of {beyond.size} elements beyond it: "
+    text += f"{_number(got[at])} instead of {_number(expected[at])} at {list(at)}"
+    return f"{text}, off by {errors[at]:.3g} where {allowed[at]:.3g} is allowed"
+
+
+def _number(value: Any) -> str:
+    return f"{float(value):.9g}" if isinstance(value, np.floating) else str(value)
+
+
+def _kind(array: NDArray[Any]) -> str:
+    return f"{array.dtype}{list(array.shape)}"

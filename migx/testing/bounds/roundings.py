@@ -1,0 +1,156 @@
+"""How many roundings an operation makes on the way to one element of its result, and of which kind
+each operation is to an error bound.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from migx import op as operations
+from migx.op import Operation
+from migx.shape import Shape
+
+LAMBDA = 8.0
+"""How many standard deviations are allowed: a chance of 3e-14 that rounding alone exceeds them."""
+
+FUNCTION = 16
+"""What an elementary function counts for: approximations are good to 2 units in the last place, 4 u
+each, whose square is that of 16 roundings.
+"""
+
+
+def roundings(op: Operation, shapes: Sequence[Shape], result: Shape) -> int:
+    """How many roundings an operation makes on the way to one element of its result.
+
+    An operation from elsewhere says so itself by a method ``roundings(shapes, result)``; one that
+    does not counts one, or as many as elements are folded into one.
+    """
+    own = getattr(op, "roundings", None)
+    if own is not None:
+        return int(own(shapes, result))
+    if op.name in COUNTS:
+        return COUNTS[op.name](op, shapes, result)
+    traits = operations.traits(op)
+    if op.name in EXACT or traits.view is not None or not shapes:
+        return 0
+    if traits.reduction:
+        return _folded(op, shapes, result)
+    return FUNCTION if op.name in FUNCTIONS else 1
+
+
+def _folded(op: Operation, shapes: Sequence[Shape], result: Shape) -> int:
+    return max(1, int(shapes[0].elements) // max(1, int(result.elements)))
+
+
+def _contracted(op: Operation, shapes: Sequence[Shape], result: Shape) -> int:
+    return int(shapes[0].dims[-1])
+
+
+def _convolved(op: Operation, shapes: Sequence[Shape], result: Shape) -> int:
+    return math.prod(map(int, shapes[1].dims[1:]))
+
+
+def _scattered(op: Any, shapes: Sequence[Shape], result: Shape) -> int:
+    return int(shapes[1].dims[0]) // int(op.group) * math.prod(map(int, shapes[1].dims[2:]))
+
+
+def _pooled(op: Any, shapes: Sequence[Shape], result: Shape) -> int:
+    if op.mode == "max":
+        return 0
+    return math.prod(map(int, op.lengths)) + (2 * FUNCTION if op.mode == "lpnorm" else 1)
+
+
+def _along(op: Any, shapes: Sequence[Shape], result: Shape) -> int:
+    return int(shapes[0].dims[op.axis])
+
+
+def _normalised(op: Any, shapes: Sequence[Shape], result: Shape) -> int:
+    return _along(op, shapes, result) + FUNCTION + 1
+
+
+def _recurred(op: Any, shapes: Sequence[Shape], result: Shape) -> int:
+    """Each step sums over the states and applies up to three functions one after another."""
+    steps, _, features = map(int, shapes[0].dims)
+    return features + steps * (int(op.hidden_size) + 3 * FUNCTION)
+
+
+def _resampled(op: Any, shapes: Sequence[Shape], result: Shape) -> int:
+    """A place among n elements is rounded by n u, and so are the weights of its neighbours."""
+    if op.mode == "nearest":
+        return 0
+    return 4 * result.rank + sum(
+        int(n) ** 2 for n, m in zip(result.dims, shapes[0].dims, strict=True) if n != m
+    )
+
+
+def _sampled(op: Any, shapes: Sequence[Shape], result: Shape) -> int:
+    """As ``_resampled``, of places that are computed from another input."""
+    return 4 * shapes[0].rank + sum(int(n) ** 2 for n in shapes[0].dims[2:])
+
+
+def _converted(op: Any, shapes: Sequence[Shape], result: Shape) -> int:
+    given, made = shapes[0].dtype, result.dtype
+    exact = given.digits if given.is_float else given.bits
+    return int(exact > made.digits)
+
+
+COUNTS: dict[str, Callable[[Any, Sequence[Shape], Shape], int]] = {
+    "dot": _contracted,
+    "convolution": _convolved,
+    "convolution_backwards": _scattered,
+    "pooling": _pooled,
+    "prefix_scan_sum": _along,
+    "prefix_scan_prod": _along,
+    "dft": lambda op, shapes, result: _along(op, shapes, result) + FUNCTION,
+    "grid_sample": _sampled,
+    "roi_align": _sampled,
+    "deformable_convolution": lambda op, shapes, result: (
+        _sampled(op, shapes, result) + _convolved(op, shapes, result)
+    ),
+    "col2im": lambda op, shapes, result: int(shapes[0].dims[1]),
+    "determinant": lambda op, shapes, result: int(shapes[0].dims[-1]) ** 2,
+    "mel_weight_matrix": lambda op, shapes, result: 2 * FUNCTION,
+    "tree_ensemble": lambda op, shapes, result: int(shapes[-1].elements),
+    "softmax": _normalised,
+    "logsoftmax": _normalised,
+    "lrn": lambda op, shapes, result: int(op.size) + FUNCTION + 3,
+    "rnn": _recurred,
+    "gru": _recurred,
+    "lstm": _recurred,
+    "resize": _resampled,
+    "convert": _converted,
+    "reduce_max": lambda op, shapes, result: 0,
+    "reduce_min": lambda op, shapes, result: 0,
+    "reduce_mean": lambda op, shapes, result: _folded(op, shapes, result) + 1,
+    "rsqrt": lambda op, shapes, result: 2,
+    "sqdiff": lambda op, shapes, result: 2,
+}
+"""The operations whose number of roundings depends on shapes."""
+
+
+def named(names: str) -> frozenset[str]:
+    """Names that stand in a text, with spaces between them."""
+    return frozenset(names.split())
+
+
+FUNCTIONS = named(
+    "acos acosh asin asinh atan atanh cos cosh elu erf exp log pow sigmoid sin sinh tan tanh"
+)
+UP_TO_ONE = named("cos erf sigmoid sin tanh")
+"""Functions whose values lie between -1 and 1."""
+
+WHOLE = named("ceil floor nearbyint")
+
+DISCRETE = named(
+    "argmax argmin dim_literal dimensions_of nonmaxsuppression nonzero undefined @literal"
+)
+"""What answers with a place or a count, and what is given: it is the same on both sides."""
+
+EXACT = named(
+    "abs assume clip compress concat contiguous dynamic_slice gather gather_elements gathernd if"
+    " loop max max_roi_pool min neg onehot pad relu reverse reverse_sequence scan scatter_none"
+    " scatternd_none sign topk trilu unique where"
+)
+"""What picks, moves or compares elements and rounds none."""

@@ -1,0 +1,260 @@
+"""The error bound of a tensor as a whole, for programs of any size.
+
+Two implementations round at the same places, in another order. Each rounding changes a value by at
+most u, the unit roundoff, of its magnitude; the signs are as good as random. So the difference is a
+sum of bounded terms of mean zero, and stays under ``LAMBDA * sqrt(V)``, V the sum of their squares,
+but for a probability of 2 exp(-LAMBDA² / 2) (N. J. Higham and T. Mary, "A new approach to
+probabilistic rounding error analysis", SIAM J. Sci. Comput. 41, 2019). V grows along the dataflow,
+on the worst of the paths into each instruction: a sum of n terms adds n roundings in the type it is
+accumulated in, a product one, a view none; each counts twice, for either side makes it. A value
+that is quantised near the middle of two steps may fall on either: that adds half a step.
+
+All of this is relative to the greatest magnitude of a tensor, and keeps its relative size from one
+instruction to the next, as sums and products do; a logarithm multiplies it by its mean slope. Where
+a function flattens its input, the bound is relative to what a difference in the input comes to.
+Functions with values up to 1 are approximated to so much of 1, however small the result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from migx import op as operations
+from migx.argument import Argument
+from migx.ir import Instruction, Module, Program
+from migx.op import Operation
+from migx.ops.builtin import Literal, Param
+from migx.shape import F32, DType, Shape
+from migx.testing.bounds.roundings import DISCRETE, LAMBDA, UP_TO_ONE, WHOLE, roundings
+
+TINY = float(np.finfo(np.float32).tiny)
+NONE: Mapping[str, float] = MappingProxyType({})
+"""No approximations."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What rounding may have done to a value on its way.
+
+    ``variance`` is V; ``roundings``, ``longest`` (accumulation) and ``quantised`` count what is on
+    the worst path. ``entering`` is V before the value was rounded to whole steps, where it just has
+    been. ``scale`` is the magnitude V is relative to, where it exceeds that of the value, and
+    ``absolute`` a variance relative to nothing.
+    """
+
+    variance: float = 0.0
+    roundings: int = 0
+    longest: int = 0
+    quantised: int = 0
+    entering: float | None = None
+    scale: float = 0.0
+    absolute: float = 0.0
+
+    @property
+    def relative(self) -> float:
+        """The bound, relative to the greatest magnitude of the tensor."""
+        return LAMBDA * math.sqrt(self.variance)
+
+    def tolerance(self, dtype: DType, magnitude: float) -> float:
+        """The largest error of an element of a tensor whose greatest magnitude is given.
+
+        Integers are exact, but for those that were rounded or quantised: these may be off by one,
+        or by what the bound says where that is more.
+        """
+        magnitude = max(magnitude, self.scale)
+        if dtype.is_float:
+            return LAMBDA * math.sqrt(self.variance * magnitude**2 + self.absolute)
+        if not self.variance or not dtype.is_integer:
+            return 0.0
+        before = self.variance if self.entering is None else self.entering
+        return max(1.0, math.ceil(LAMBDA * math.sqrt(before) * magnitude))
+
+    def explain(self, dtype: DType) -> str:
+        """How the bound comes about, in a line."""
+        if not self.tolerance(dtype, 1.0):
+            return f"{dtype}, exact"
+        text = f"{dtype}, longest accumulation {self.longest}, {self.roundings:.3g} roundings"
+        if self.quantised:
+            text += f" and {self.quantised} quantisations"
+        return f"{text} on the path, {LAMBDA:g} * sqrt(V) = {self.relative:.2g}"
+
+
+class TensorBounds:
+    """The budget of every value of a program, found by following a run of it: what the ``trace`` of
+    an executable calls with each instruction and its result.
+
+    ``approximations`` are how far off the results of operations, by name, may be on purpose. One
+    without a limit is not granted: who compares a whole model wants to see what it costs.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        arguments: Mapping[str, Argument],
+        approximations: Mapping[str, float] = NONE,
+    ) -> None:
+        self._approximations = approximations
+        self._budgets: dict[Instruction, Budget] = {}
+        self._shapes: dict[Instruction, Shape] = {}
+        self._known: dict[tuple[Instruction, str], float] = {}
+        for name, parameter in program.main.parameters.items():
+            self._budgets[parameter] = Budget()
+            self._shapes[parameter] = arguments[name].shape
+
+    def __call__(self, at: Instruction, result: Argument) -> None:
+        self._shapes[at] = result.shape
+        read = [self.of(v) for v in (*at.inputs, *(o for m in at.modules for o in m.outputs))]
+        worst = replace(_worst(read), scale=0.0, absolute=0.0)
+        made = _after(at, worst, [self._shape(v) for v in at.inputs], result)
+        known = self._known.get((at.inputs[0], at.name)) if at.inputs else None
+        if known is not None and at.name == "log":
+            factor = known / max(_flattened(_magnitudes(result)), TINY)
+            made = replace(made, variance=made.variance * max(1.0, factor) ** 2)
+        elif known is not None:
+            made = replace(made, scale=known)
+        elif operations.traits(at.op).view is not None and at.inputs:
+            given = self.of(at.inputs[0])
+            made = replace(made, scale=given.scale, absolute=given.absolute)
+        more = self._approximations.get(at.name, 0.0)
+        if 0 < more < math.inf:
+            relative = more / max(_flattened(_magnitudes(result)), TINY)
+            made = replace(made, variance=made.variance + relative**2)
+        self._budgets[at] = made
+        if made.variance and result.shape.dtype.is_float:
+            for name in {user.name for user in at.users} & STEEPEST.keys():
+                self._known[at, name] = STEEPEST[name](_magnitudes(result))
+
+    def of(self, at: Instruction) -> Budget:
+        """The budget of a value; none has been spent on one that was not computed."""
+        if type(at.op) is Param and at not in self._budgets:
+            return _worst([self._budgets[v] for v in sources(at) if v in self._budgets])
+        return self._budgets.get(at, Budget())
+
+    def _shape(self, at: Instruction) -> Shape:
+        if type(at.op) is Param and at not in self._shapes and not at.shape.static:
+            return next((self._shapes[v] for v in sources(at) if v in self._shapes), at.shape)
+        return self._shapes.get(at, at.shape)
+
+
+def _worst(budgets: Sequence[Budget]) -> Budget:
+    return max(budgets, key=lambda budget: budget.variance, default=Budget())
+
+
+def sources(parameter: Instruction) -> Sequence[Instruction]:
+    """Where a parameter of a submodule gets its values: from outside and, in a loop, from the last
+    round.
+    """
+    body = parameter.module
+    parent = body.parent if isinstance(body, Module) else None
+    if body is None or parent is None:
+        return ()
+    index = list(body.parameters.values()).index(parameter)
+    # A loop's body takes the iteration and the condition first, and returns the condition.
+    again = index - 1 if parent.op.name == "loop" else index
+    carried = body.outputs[again : again + 1] if index < len(parent.inputs) and again >= 0 else ()
+    return (*parent.inputs[index : index + 1], *carried)
+
+
+def _after(at: Instruction, worst: Budget, shapes: Sequence[Shape], result: Argument) -> Budget:
+    """The budget of a result, given that of the worst input."""
+    op, dtype = at.op, result.shape.dtype
+    if dtype.kind == "bool" or op.name in DISCRETE:
+        return Budget()
+    if op.name == "get_tuple_elem" and dtype.is_integer:
+        whole = at.inputs[0].shape.parts
+        return Budget() if any(part.dtype.is_float for part in whole) else worst
+    if op.name == "quantizelinear":
+        return _stepped(worst, _step(at, result))
+    if op.name in WHOLE or (op.name == "convert" and dtype.is_integer):
+        if not worst.variance or not shapes[0].dtype.is_float:
+            return worst
+        return _stepped(worst, 1 / max(1.0, float(np.max(_magnitudes(result), initial=0.0))))
+    if dtype.is_float or (dtype.kind == "tuple" and not at.modules):
+        return _spent(op, worst, shapes, result.shape)
+    return replace(worst, entering=None)
+
+
+def _step(at: Instruction, codes: Argument) -> float:
+    """The step of a quantisation, relative to the greatest magnitude that comes of it.
+
+    That is the distance of the codes to the zero point; where this is not known, it is as near to
+    all of them as it can be.
+    """
+    if not codes.shape.dtype.is_integer:
+        return 2 * codes.shape.dtype.roundoff
+    found = codes.array.astype(np.float64)
+    low, high = float(np.min(found, initial=np.inf)), float(np.max(found, initial=-np.inf))
+    zero = 0.0
+    if len(at.inputs) == 3:
+        op = at.inputs[2].op
+        known = isinstance(op, Literal) and op.value.shape.elements == 1
+        zero = float(op.value.array.item()) if known else (low + high) / 2  # type: ignore[attr-defined]
+    return 1 / max(1.0, high - zero, zero - low)
+
+
+def _stepped(worst: Budget, step: float) -> Budget:
+    """The budget after a rounding to steps of a size relative to the range of the values.
+
+    The difference between two roundings is in an interval of one step, and what is in an interval
+    is as good as normal with a quarter of its square as variance (Hoeffding's lemma).
+    """
+    return Budget(
+        worst.variance + step**2 / 4,
+        worst.roundings + 1,
+        worst.longest,
+        worst.quantised + 1,
+        worst.variance,
+    )
+
+
+def _spent(op: Operation, worst: Budget, shapes: Sequence[Shape], shape: Shape) -> Budget:
+    """The budget after an operation on floats; narrow types are accumulated in f32 and rounded
+    once.
+    """
+    count = roundings(op, shapes, shape)
+    if not count:
+        return replace(worst, entering=None)
+    dtype = next((s.dtype for s in (shape, *shape.parts) if s.dtype.is_float), F32)
+    once = dtype.roundoff if dtype.digits < F32.digits else 0.0
+    accumulated = min(dtype.roundoff, F32.roundoff)
+    return Budget(
+        worst.variance + 2 * (count * accumulated**2 + once**2),
+        worst.roundings + count + bool(once),
+        max(worst.longest, count),
+        worst.quantised,
+        absolute=2 * count * accumulated**2 if op.name in UP_TO_ONE else 0.0,
+    )
+
+
+def _magnitudes(value: Argument) -> NDArray[Any]:
+    """The magnitudes of the finite numbers in a value."""
+    array = np.abs(value.array.astype(np.float64))
+    finite: NDArray[Any] = array[np.isfinite(array)]
+    return finite
+
+
+def _flattened(magnitudes: NDArray[Any]) -> float:
+    return float(np.max(magnitudes, initial=0.0))
+
+
+def _logarithm(magnitudes: NDArray[Any]) -> float:
+    """Its slope at an input is the reciprocal of it: the mean over all inputs counts."""
+    inputs = magnitudes[magnitudes > 0]
+    return _flattened(inputs) * float(np.mean(1 / inputs)) if inputs.size else 0.0
+
+
+STEEPEST: dict[str, Callable[[NDArray[Any]], float]] = {
+    "clip": _flattened,
+    "erf": lambda magnitudes: 2 / math.sqrt(math.pi) * _flattened(magnitudes),
+    "leaky_relu": _flattened,
+    "relu": _flattened,
+    "log": _logarithm,
+}
+"""What a relative difference in inputs of some magnitudes comes to in the result, at most."""

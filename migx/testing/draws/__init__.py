@@ -1,0 +1,136 @@
+"""How to draw each operation so that its result has a shape that is wanted.
+
+A draw is given dice and the shape wanted, and answers with the operation and what each input must
+be, or None where the operation cannot make that shape. An operation from elsewhere declares its own
+as a static method ``draft(dice, like)``; pointwise operations and reductions without further
+attributes need none.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from functools import cache
+from typing import Any
+
+from migx import op as operations
+from migx import ops, plugins
+from migx.dim import Extent
+from migx.errors import ShapeError
+from migx.shape import BOOL, F16, F32, F64, I8, I32, I64, U8, DType, Shape
+from migx.testing.draws import compute, indexing, layout
+from migx.testing.draws.basics import TYPES, Dice, Draft, Draw, Want
+
+__all__ = ["PACKERS", "TUPLES", "Dice", "Draft", "Want", "any_shape", "draft", "drawable", "volume"]
+
+
+def draft(name: str, dice: Dice, like: Shape) -> Draft:
+    """An operation of this name whose result has the type and dims wanted, and its inputs."""
+    cls = plugins.operation(name)
+    draw = getattr(cls, "draft", None)
+    apart = TUPLES if like.parts else PACKERS if like.dtype.is_packed else (name,)
+    if draw is None and name in apart:
+        draw = DRAWS.get(name)
+    if draw is not None:
+        found: Draft = draw(dice, like)
+        return found
+    if like.parts or like.dtype.is_packed:
+        return None
+    if operations.traits(cls).reduction:  # type: ignore[arg-type]
+        return _reduction(cls, dice, like)
+    return _pointwise(cls, dice, like)
+
+
+@cache
+def drawable() -> tuple[str, ...]:
+    """The names of all operations that can be drawn."""
+    return tuple(n for n, cls in sorted(plugins.operations().items()) if _is_drawable(n, cls))
+
+
+def _is_drawable(name: str, cls: Any) -> bool:
+    if name in DRAWS or hasattr(cls, "draft"):
+        return True
+    traits = operations.traits(cls)
+    if not operations.can_evaluate(cls) or not traits.pure:
+        return False
+    return traits.reduction or (traits.pointwise and any(_signatures(cls, t) for t in set(TYPES)))
+
+
+@cache
+def _signatures(cls: Any, made: DType) -> tuple[tuple[DType, ...], ...]:
+    """The types of inputs for which a pointwise operation without attributes makes a type."""
+    try:
+        op = cls()
+    except TypeError:
+        return ()
+    found = []
+    for of in dict.fromkeys((made, *TYPES)):
+        for types in ((of,), (of, of), (BOOL, of, of), (of, of, of)):
+            try:
+                shape = op.compute_shape([Shape(t, (2, 3)) for t in types], ())
+            except ShapeError:
+                continue
+            if shape.dtype is made and shape.dims == (2, 3):
+                found.append(types)
+    return tuple(found)
+
+
+def _pointwise(cls: Any, dice: Dice, like: Shape) -> Draft:
+    known = _signatures(cls, like.dtype)
+    if not known or not operations.traits(cls).pointwise:
+        return None
+    return cls(), [Want(Shape(t, like.dims)) for t in dice.one_of(known)]
+
+
+def _reduction(cls: Any, dice: Dice, like: Shape) -> Draft:
+    ones = [i for i, d in enumerate(like.dims) if d == 1]
+    if not ones or (like.dtype is BOOL) != (cls.name in ("reduce_all", "reduce_any")):
+        return None
+    axes = tuple(dice.sample(ones, dice.some(1, len(ones))))
+    dims = tuple(dice.some(1, 4) if i in axes else d for i, d in enumerate(like.dims))
+    return cls(axes), [Want(like.with_dims(dims))]
+
+
+def _element(dice: Dice, like: Shape) -> Draft:
+    """One of two results: of ``topk``, whose second are places, or of a recurrent layer."""
+    if like.rank in (3, 4) and like.dtype.is_float and like.dims[-3] == 1 and dice.chance(0.5):
+        index = int(like.rank == 3)
+        states = [like.with_dims(like.dims[-3:])] * dice.some(1, 2)
+        whole = like.with_dims((2, *like.dims)) if index else like.as_standard()
+        return ops.GetTupleElem(index), [Want(Shape.tuple(whole, *states))]
+    numbers = like.dtype.is_float or like.dtype.is_integer
+    if like.parts or not like.rank or not numbers or not like.dtype.is_tensor:
+        return None
+    places = like.dtype is I64 and dice.chance(0.5)
+    values = like.with_type(dice.one_of((F32, I32))) if places else like.as_standard()
+    return ops.GetTupleElem(int(places)), [Want(Shape.tuple(values, like.with_type(I64)))]
+
+
+DRAWS: dict[str, Draw] = {
+    "get_tuple_elem": _element,
+    **layout.DRAWS,
+    **indexing.DRAWS,
+    **compute.DRAWS,
+}
+"""The operations that a general rule does not cover."""
+
+TUPLES = ("gru", "lstm", "rnn", "topk")
+"""Those whose result is a tuple."""
+
+PACKERS = ("pack_fp4", "pack_int2", "pack_int4")
+"""Those whose result is packed."""
+
+
+def any_shape(dice: Dice, symbol: Extent | None = None) -> Shape:
+    """A shape to draw a result of: of up to four axes, mostly f32."""
+    dtype = dice.one_of((F32, F32, F32, F32, F16, F64, I32, I64, I8, U8, BOOL))
+    sizes = (1, 2, 2, 3, 4) if symbol is None else (1, 2, 3, symbol, symbol)
+    rank = dice.one_of((0, 1, 2, 2, 2, 3, 3, 4))
+    dims = tuple(dice.one_of(sizes) for _ in range(rank))
+    return Shape(dtype, dims)
+
+
+def volume(shape: Shape) -> int:
+    """How many elements a shape has, a symbol counting as four."""
+    known = itertools.chain([shape.dims], (p.dims for p in shape.parts))
+    return max(math.prod(d if isinstance(d, int) else 4 for d in dims) for dims in known)

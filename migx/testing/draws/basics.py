@@ -1,0 +1,67 @@
+"""What every draw is given and answers with: dice, wants, drafts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from migx.dim import Extent
+from migx.op import Operation
+from migx.shape import BOOL, F16, F32, F64, I8, I32, I64, U8, DType, Shape
+
+Dims: TypeAlias = tuple[Extent, ...]
+
+
+@dataclass(frozen=True)
+class Want:
+    """What an input must be: a shape; with ``below``, integers from 0 up to that, the limit not
+    included; ``positive`` or ``constant`` where the operation needs it; or just ``values``, one for
+    each element, constant mostly.
+    """
+
+    shape: Shape
+    below: int = 0
+    positive: bool = False
+    constant: bool = False
+    values: tuple[float, ...] = ()
+
+
+class Dice(random.Random):
+    """A source of choices, the same for the same seed."""
+
+    def chance(self, share: float) -> bool:
+        """True in that share of all cases."""
+        return self.random() < share
+
+    def some(self, low: int, high: int) -> int:
+        """A number between two, both included; faster than ``randint``."""
+        return low + int(self.random() * (high - low + 1))
+
+    def one_of(self, values: Sequence[Any]) -> Any:
+        """One of some values."""
+        return values[int(self.random() * len(values))]
+
+
+Draft: TypeAlias = tuple[Operation, list[Want]] | None
+Draw: TypeAlias = Callable[[Dice, Shape], Draft]
+
+TYPES = (F32, F32, F16, F64, I32, I64, BOOL, I8, U8)
+"""Element types that inputs have where the result leaves the choice."""
+
+
+def numbers(dims: Sequence[Extent]) -> list[int]:
+    """The axes whose extent is a number."""
+    return [i for i, d in enumerate(dims) if isinstance(d, int)]
+
+
+def put(dims: Dims, axis: int, *extents: Extent) -> Dims:
+    """Dims with others, or none, in the place of one."""
+    return (*dims[:axis], *extents, *dims[axis + 1 :])
+
+
+def vector(values: Iterable[Any], dtype: DType = I64) -> Want:
+    """A row of numbers as an input."""
+    row = tuple(values)
+    return Want(Shape(dtype, (len(row),)), values=row)

@@ -1,0 +1,276 @@
+"""How to draw what computes: products, windows, normalisation, quantisation, recurrent layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from migx import op as operations
+from migx import ops
+from migx.op import Operation
+from migx.ops.channels_last import ConvolutionChannelsLast, to_first, to_last
+from migx.shape import BOOL, F4, F16, F32, F64, I2, I4, I8, I32, U2, U4, U8, DType, Shape
+from migx.testing.draws.basics import Dice, Dims, Draft, Draw, Want, numbers, put, vector
+
+
+def _axis_of(make: Callable[[int], Operation], floats: bool = True) -> Draw:
+    """One axis of an operation that keeps the shape."""
+
+    def draw(dice: Dice, like: Shape) -> Draft:
+        if not like.rank or like.dtype is BOOL or (floats and not like.dtype.is_float):
+            return None
+        return make(dice.one_of((like.rank - 1, dice.some(0, like.rank - 1)))), [Want(like)]
+
+    return draw
+
+
+def _with_slope(make: Callable[[float], Operation]) -> Draw:
+    def draw(dice: Dice, like: Shape) -> Draft:
+        return (make(dice.one_of((0.01, 0.5, 1.5))), [Want(like)]) if like.dtype.is_float else None
+
+    return draw
+
+
+def _dot(dice: Dice, like: Shape) -> Draft:
+    if like.rank < 2 or like.dtype is BOOL:
+        return None
+    inner, (*lead, m, n) = dice.some(1, 5), like.dims
+    left, right = ((*lead, m, inner), (*lead, inner, n))
+    constant = dice.chance(0.5)
+    return ops.Dot(), [Want(like.with_dims(left)), Want(like.with_dims(right), constant=constant)]
+
+
+def _quant_dot(dice: Dice, like: Shape) -> Draft:
+    found = _dot(dice, like) if like.dtype is I32 else None
+    if found is None:
+        return None
+    types = [dice.one_of((I8, U8)) for _ in found[1]]
+    return ops.QuantDot(), [
+        Want(w.shape.with_type(t)) for w, t in zip(found[1], types, strict=True)
+    ]
+
+
+def _convolution(make: Callable[..., Operation], given: tuple[DType, ...]) -> Draw:
+    """A convolution: the extents of its input follow from window, stride and padding."""
+
+    def draw(dice: Dice, like: Shape) -> Draft:
+        spatial = like.rank - 2
+        if spatial not in (1, 2) or numbers(like.dims)[-spatial - 1 :] != [*range(1, like.rank)]:
+            return None
+        if (like.dtype is not I32) if given else not like.dtype.is_float:
+            return None
+        group = dice.one_of((1, 1, 1, int(like.dims[1]) or 1))
+        window = [dice.some(1, 3) for _ in range(spatial)]
+        stride = tuple(dice.some(1, 2) for _ in range(spatial))
+        begins, ends = ([dice.some(0, k - 1) for k in window] for _ in "ab")
+        extents = [
+            (int(d) - 1) * s + k - b - e
+            for d, s, k, b, e in zip(like.dims[2:], stride, window, begins, ends, strict=True)
+        ]
+        if min(extents) < 1 or 0 in like.dims:
+            return None
+        each = dice.some(1, 3)
+        op = make((*begins, *ends), stride, (1,) * spatial, group)
+        types = given or (like.dtype, like.dtype)
+        x = Shape(types[0], (like.dims[0], group * each, *extents))
+        w = Shape(types[1], (like.dims[1], each, *window))
+        return op, [Want(x), Want(w, constant=dice.chance(0.8))]
+
+    return draw
+
+
+def _pooling(dice: Dice, like: Shape) -> Draft:
+    found = _convolution(ops.Convolution, ())(dice, like.with_type(F32))
+    if found is None or like.dtype is BOOL:
+        return None
+    op: Any = found[0]
+    mode = dice.one_of(("max", "average", "lpnorm")) if like.dtype.is_float else "max"
+    x, w = (want.shape for want in found[1])
+    if any(p >= n for p, n in zip(op.padding[: x.rank - 2], w.dims[2:], strict=True)):
+        return None
+    made = ops.Pooling(mode, w.dims[2:], op.padding, op.stride, op.dilation)
+    return made, [Want(like.with_dims((*like.dims[:2], *x.dims[2:])))]
+
+
+Types: TypeAlias = Mapping[DType, tuple[DType, ...]]
+"""What may be read, for each type of the result."""
+
+
+def _pack(make: Callable[..., Operation], per: int, whole: Types, along: Types) -> Draw:
+    """What packs elements, so many to a byte, by the types of packing ``whole`` or ``along`` an
+    axis.
+    """
+
+    def draw(dice: Dice, like: Shape) -> Draft:
+        if not like.static or not like.rank:
+            return None
+        if like.dtype in whole:
+            return make(), [Want(like.with_type(dice.one_of(whole[like.dtype])))]
+        axis = dice.some(0, like.rank - 1)
+        length = int(like.dims[axis]) * per - dice.some(0, per - 1)
+        if like.dtype not in along or length < 1:
+            return None
+        given = like.with_type(dice.one_of(along[like.dtype]))
+        return make(axis=axis), [Want(given.with_dims(put(like.dims, axis, length)))]
+
+    return draw
+
+
+def _unpack(make: Callable[..., Operation], per: int, whole: Types, along: Types) -> Draw:
+    """As ``_pack``, the other way."""
+
+    def draw(dice: Dice, like: Shape) -> Draft:
+        if like.dtype not in whole or not like.static or not like.rank:
+            return None
+        axis = dice.some(0, like.rank - 1)
+        length = int(like.dims[axis])
+        if not length or dice.chance(0.7):
+            return make(), [Want(like.with_type(dice.one_of(whole[like.dtype])))]
+        held = like.with_type(dice.one_of(along[like.dtype]))
+        held = held.with_dims(put(like.dims, axis, -(-length // per)))
+        return make(axis=axis, length=length), [Want(held, constant=dice.chance(0.5))]
+
+    return draw
+
+
+def _quantize(dice: Dice, like: Shape) -> Draft:
+    if like.dtype not in (I8, U8) or not like.rank:
+        return None
+    axis, block, scales = _scales(dice, like)
+    return ops.QuantizeLinear(axis, block, to=like.dtype), [Want(like.with_type(F32)), *scales]
+
+
+def _dequantize(dice: Dice, like: Shape) -> Draft:
+    if like.dtype is not F32 or not like.rank:
+        return None
+    x = like.with_type(dice.one_of((I8, U8)))
+    axis, block, scales = _scales(dice, x)
+    return ops.DequantizeLinear(axis, block), [Want(x), *scales]
+
+
+def _scales(dice: Dice, x: Shape) -> tuple[int, int, list[Want]]:
+    """An axis, a block, and the scale and zero point of one number, of one for each place on the
+    axis, or of one for each block.
+    """
+    axis, block = dice.some(0, x.rank - 1), 0
+    dims: Dims = () if dice.chance(0.7) else (x.dims[axis],)
+    if dice.chance(0.2) and isinstance(size := x.dims[axis], int) and size > 1:
+        block = dice.some(2, 3)
+        dims = put(x.dims, axis, (size + block - 1) // block)
+    zero = [Want(Shape(x.dtype, dims), below=4, constant=True)] if dice.chance(0.5) else []
+    return axis, block, [Want(Shape(F32, dims), positive=True, constant=True), *zero]
+
+
+def _resize(dice: Dice, like: Shape) -> Draft:
+    known = [i for i in numbers(like.dims) if like.dims[i] != 0]
+    if not known or not like.dtype.is_float:
+        return None
+    axis, mode = dice.one_of(known), dice.one_of(("nearest", "linear"))
+    places, size = dice.one_of(("half_pixel", "asymmetric")), int(like.dims[axis])
+    given = size // 2 if size % 2 == 0 and dice.chance(0.6) else dice.some(1, 5)
+    op = ops.Resize(like.dims, mode=mode, coordinate_transformation_mode=places)
+    return op, [Want(like.with_dims(put(like.dims, axis, given)))]
+
+
+def _recurrent(make: Callable[[int], Operation], gates: int, states: int) -> Draw:
+    """All results of a layer that reads a sequence forwards."""
+
+    def draw(dice: Dice, like: Shape) -> Draft:
+        if len(like.parts) != 1 + states or like.parts[0].rank != 4:
+            return None
+        (time, directions, batch, hidden), width = like.parts[0].dims, dice.some(1, 3)
+        x = like.parts[0]
+        if directions != 1 or not isinstance(hidden, int) or not x.dtype.is_float:
+            return None
+        rows = gates * hidden
+        dims: list[Dims] = [(time, batch, width), (1, rows, width), (1, rows, hidden)]
+        dims += [(1, 2 * rows)] if dice.chance(0.5) else []
+        return make(hidden), [Want(x.with_dims(d)) for d in dims]
+
+    return draw
+
+
+def _dynamic_resize(dice: Dice, like: Shape) -> Draft:
+    found = _resize(dice, like) if like.static else None
+    if found is None:
+        return None
+    op, (x,) = found
+    scales = [int(m) / int(n) for m, n in zip(like.dims, x.shape.dims, strict=True)]
+    made = ops.DynamicResize(**operations.attributes(op))
+    return made, [x, vector(like.dims), vector(scales, F64)]
+
+
+def _convolution_backwards(dice: Dice, like: Shape) -> Draft:
+    """The lengths of the window follow from the extents, stride and padding."""
+    spatial = like.rank - 2
+    if spatial not in (1, 2) or not like.dtype.is_float or 0 in like.dims:
+        return None
+    if numbers(like.dims)[-spatial - 1 :] != [*range(1, like.rank)]:
+        return None
+    stride = tuple(dice.some(1, 2) for _ in range(spatial))
+    more = tuple(dice.some(0, s - 1) for s in stride)
+    begins, ends = ([dice.some(0, 1) for _ in stride] for _ in "ab")
+    extents = [dice.some(1, 3) for _ in stride]
+    window = [
+        int(d) + b + e - m - (n - 1) * s
+        for d, b, e, m, n, s in zip(like.dims[2:], begins, ends, more, extents, stride, strict=True)
+    ]
+    if min(window) < 1:
+        return None
+    group, each = dice.one_of((1, 1, int(like.dims[1]))), dice.some(1, 2)
+    x = like.with_dims((like.dims[0], group * each, *extents))
+    w = like.with_dims((group * each, int(like.dims[1]) // group, *window))
+    op = ops.ConvolutionBackwards((*begins, *ends), stride, (1,) * spatial, group, more)
+    return op, [Want(x), Want(w, constant=dice.chance(0.8))]
+
+
+def _channels_last(dice: Dice, like: Shape) -> Draft:
+    if like.rank < 3:
+        return None
+    found = _convolution(ops.Convolution, ())(
+        dice, like.permuted(to_first(like.rank)).as_standard()
+    )
+    if found is None:
+        return None
+    op = ConvolutionChannelsLast(**operations.attributes(found[0]))
+    order = to_last(like.rank)
+    return op, [Want(w.shape.permuted(order).as_standard(), constant=w.constant) for w in found[1]]
+
+
+def _lrn(dice: Dice, like: Shape) -> Draft:
+    if like.rank < 2 or not like.dtype.is_float:
+        return None
+    return ops.Lrn(dice.some(1, 3), dice.one_of((1e-4, 0.5))), [Want(like.as_standard())]
+
+
+BYTES: Types = {I8: (I8,), U8: (U8,)}
+
+DRAWS: dict[str, Draw] = {
+    "convolution": _convolution(ops.Convolution, ()),
+    "convolution_backwards": _convolution_backwards,
+    "convolution_channels_last": _channels_last,
+    "dequantizelinear": _dequantize,
+    "dot": _dot,
+    "dynamic_resize": _dynamic_resize,
+    "elu": _with_slope(ops.Elu),
+    "gru": _recurrent(ops.GRU, 3, 1),
+    "leaky_relu": _with_slope(ops.LeakyRelu),
+    "logsoftmax": _axis_of(ops.Logsoftmax),
+    "lrn": _lrn,
+    "lstm": _recurrent(ops.LSTM, 4, 2),
+    "pack_fp4": _pack(ops.PackFp4, 2, {F4: (F32, F16)}, {U8: (F32, F16)}),
+    "pack_int2": _pack(ops.PackInt2, 4, {I2: (I8,), U2: (U8,)}, BYTES),
+    "pack_int4": _pack(ops.PackInt4, 2, {I4: (I8,), U4: (U8,)}, BYTES),
+    "pooling": _pooling,
+    "prefix_scan_prod": _axis_of(ops.PrefixScanProd, floats=False),
+    "prefix_scan_sum": _axis_of(ops.PrefixScanSum, floats=False),
+    "quant_convolution": _convolution(ops.QuantConvolution, (U8, I8)),
+    "quant_dot": _quant_dot,
+    "quantizelinear": _quantize,
+    "resize": _resize,
+    "rnn": _recurrent(ops.RNN, 1, 1),
+    "softmax": _axis_of(ops.Softmax),
+    "unpack_fp4": _unpack(ops.UnpackFp4, 2, {F32: (F4,)}, {F32: (U8,)}),
+    "unpack_int2": _unpack(ops.UnpackInt2, 4, {I8: (I2,), U8: (U2,)}, BYTES),
+    "unpack_int4": _unpack(ops.UnpackInt4, 2, {I8: (I4,), U8: (U4,)}, BYTES),
+}

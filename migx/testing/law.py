@@ -1,0 +1,159 @@
+"""The law of weights: however a program comes by its weights, it computes the same with them.
+
+Let T be a program compiled with weights left out. Baking W0 and swapping in W1, baking W1, and
+saving and loading either give slots of the same bytes and outputs of the same bits. A program
+compiled with W0 known either refuses W1 and stays as it is, or computes what W1 says.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from migx.argument import Argument
+from migx.errors import AssumptionError
+from migx.ir import Instruction, Program
+from migx.manager import Pipeline
+from migx.onnx.external import replace_onnx_external_weights as baked
+from migx.ops.builtin import Literal, OnnxExternalWeights, Slot
+from migx.serialize import load, save
+from migx.target import Target
+from migx.testing.bounds import compare
+from migx.testing.oracles import Outputs, Violation, run_on_ref
+from migx.verify import NEVER_CAPTURE
+
+Inputs = Mapping[str, Argument]
+Values = dict[str, Argument]
+
+
+def check_law(program: Program, inputs: Inputs, target: Target, passes: Pipeline | None) -> int:
+    """Holds a program to the law, its float literals being the weights, and every other of them
+    what is swapped; says how many weights there were.
+    """
+    template, first = without_weights(program)
+    if not first:
+        return 0
+    second = first | {n: turned(v) for i, (n, v) in enumerate(first.items()) if i % 2 == 0}
+    changes = {name: value for name, value in second.items() if value is not first[name]}
+    template.compile(target, passes=passes)
+    swapped = baked(template, first, target).finalize(target)
+    _update(swapped, changes)
+    straight = baked(template, second, target).finalize(target)
+    expected = _seen(straight, inputs)
+    _expect(_seen(swapped, inputs), expected, "swapping W1 in differs from baking it")
+    _update(template, second)
+    _expect(_seen(template, inputs), expected, "filling a template differs from baking")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, each in {"baked": straight, "swapped": swapped}.items():
+            save(each, Path(folder, "program.mxr"))
+            found = _seen(load(Path(folder, "program.mxr")), inputs)
+            _expect(found, expected, f"the {name} program differs when it is loaded")
+    reference = run_on_ref(_with(program, second), inputs, program)
+    _expect_near(straight, inputs, program, reference)
+    _check_known(program, inputs, target, passes, first, changes, reference)
+    return len(first)
+
+
+def _check_known(
+    program: Program,
+    inputs: Inputs,
+    target: Target,
+    passes: Pipeline | None,
+    first: Values,
+    changes: Values,
+    reference: Outputs,
+) -> None:
+    """Compiled with values that are known, a program refuses others or computes with them."""
+    known = baked(without_weights(program)[0], first).compile(target, passes=passes)
+    before = _seen(known, inputs)
+    try:
+        _update(known, changes)
+    except AssumptionError:
+        _expect(_seen(known, inputs), before, "weights that were refused have changed something")
+    else:
+        _expect_near(known, inputs, program, reference)
+
+
+def without_weights(program: Program) -> tuple[Program, Values]:
+    """A copy of a program with its float literals of several elements deferred, and their values
+    by the names they are given.
+    """
+    made, values = program.copy(), dict[str, Argument]()
+    for number, at in enumerate(list(made.literals)):
+        if _is_weight(at):
+            name = f"law.{number}"
+            values[name] = at.op.value  # type: ignore[attr-defined]
+            place = name, "weights.bin", 0, int(at.shape.nbytes), at.shape
+            assert at.module is not None
+            at.module.replace_operation(at, OnnxExternalWeights(*place))
+    return made, values
+
+
+def _is_weight(at: Instruction) -> bool:
+    inner = at.module is not None and at.module.parent is not None
+    fused = inner and at.module.parent.name in NEVER_CAPTURE  # type: ignore[union-attr]
+    several = int(at.shape.elements) > 1 and at.shape.standard
+    return at.shape.dtype.is_float and several and not fused and not at.shape.dtype.is_packed
+
+
+def _with(program: Program, values: Values) -> Program:
+    """A copy of a program with other values in those literals."""
+    made = program.copy()
+    for number, at in enumerate(list(made.literals)):
+        if (value := values.get(f"law.{number}")) is not None:
+            assert at.module is not None
+            at.module.replace_operation(at, Literal(value))
+    return made
+
+
+def turned(value: Argument) -> Argument:
+    """The elements of a value in another order: numbers that suit where they stand."""
+    array: NDArray[Any] = np.roll(value.array.reshape(-1), 1)[::-1]
+    return Argument(value.shape, np.ascontiguousarray(array).reshape(value.array.shape))
+
+
+def _update(program: Program, values: Values) -> None:
+    with program.update_weights() as new:
+        for name, value in values.items():
+            new[name] = value
+
+
+def _seen(program: Program, inputs: Inputs) -> dict[str, bytes]:
+    """The bytes of a compiled program's slots and outputs."""
+    made = program.compiled
+    slots = {f"slot {n}": v.tobytes() for n, v in made.weights.current.slots.items()}
+    outputs = {f"output {i}": r.tobytes() for i, r in enumerate(made.results(inputs))}
+    return slots | outputs
+
+
+def _expect(found: dict[str, bytes], expected: dict[str, bytes], message: str) -> None:
+    wrong = [name for name in {**expected, **found} if found.get(name) != expected.get(name)]
+    if wrong:
+        raise Violation("law of weights", f"{message}: {', '.join(wrong)}")
+
+
+def _expect_near(made: Program, inputs: Inputs, given: Program, reference: Outputs) -> None:
+    """Compares with what the weights give without any pass, within the bounds of both ways."""
+    compiled = made.compiled
+    lowered = with_literals(compiled.program, compiled.weights.current.slots)
+    bounds = [bound for _, bound in run_on_ref(lowered, inputs, given)]
+    pairs = zip(compiled.results(inputs), bounds, reference, strict=True)
+    for number, (got, after, (wanted, before)) in enumerate(pairs):
+        found = compare(f"output {number}", got, wanted, before, after)
+        if not found.passed:
+            raise Violation("law of weights", f"{found.name} is wrong: {found.problem}")
+
+
+def with_literals(program: Program, slots: Mapping[str, Argument]) -> Program:
+    """A copy of a program with what its slots hold in their places."""
+    made = program.copy()
+    for module in made.modules.values():
+        for at in module:
+            if isinstance(at.op, Slot):
+                module.replace_operation(at, Literal(slots[at.op.slot]))
+    return made

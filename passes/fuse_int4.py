@@ -1,0 +1,78 @@
+"""Gathers products with the unpacking of their weights."""
+
+from __future__ import annotations
+
+from migx.constants import is_unpacked
+from migx.dead_code import remove_dead_code
+from migx.fusion import Bundle, outline, viewed
+from migx.ir import Instruction, Module
+from migx.manager import Pass, PassManager
+from migx.ops.fused import Group
+from migx.ops.packing import FLAT, Unpack
+from migx.ops.quantization import DequantizeLinear
+
+PRODUCTS = frozenset({"dot", "convolution", "quant_dot", "quant_convolution"})
+
+
+class FuseInt4(Pass):
+    """Makes a ``group`` of a dot or convolution and all that stands between it and the packed
+    storage of its weights, tagged ``int4_gemm``, so that a kernel can unpack as it multiplies.
+
+    That is ``unpack_int4``, ``dequantizelinear``, views, converts, scales and offsets in any order,
+    also of packed zero points. What several products read goes into each. It comes before the
+    fusions of arithmetic, which would take scales away. MIGraphX's gpu::fuse_mlir does this.
+    """
+
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        cleaned = remove_dead_code(module) > 0
+        known: dict[Instruction, bool] = {}
+        bundles = []
+        for at in [at for at in module if at.op.name in PRODUCTS]:
+            if members := _unpacking(at, known):
+                members = _owned(members, at)
+                bundles.append(Bundle((*members, at), _group(at, known)))
+        return outline(module, bundles, self.name, manager.log) or cleaned
+
+
+def _unpacking(product: Instruction, known: dict[Instruction, bool]) -> list[Instruction]:
+    """What leads from packed storage to the operands of a product, in the order it runs; views of
+    what it is scaled with go along.
+    """
+    found: dict[Instruction, None] = {}
+    work = [v for v in product.inputs if is_unpacked(v, known)]
+    while work:
+        at = work.pop()
+        if at.module is not product.module or at in found:
+            continue
+        if is_unpacked(at, known) or viewed(at) is not None:
+            found[at] = None
+            work += at.inputs
+    if not any(isinstance(at.op, Unpack) for at in found):
+        return []
+    return sorted(found, key=lambda at: at._label)
+
+
+def _owned(members: list[Instruction], product: Instruction) -> list[Instruction]:
+    """The members, or copies for the product where others read some of them too."""
+    inside = {*members, product}
+    if all(inside.issuperset(at.users) for at in members):
+        return members
+    module = product.module
+    assert module is not None
+    copies: dict[Instruction, Instruction] = {}
+    for at in members:
+        inputs = [copies.get(v, v) for v in at.inputs]
+        copies[at] = module.insert_instruction(product, at.op, *inputs, origins=at.origins)
+    for place, value in enumerate(product.inputs):
+        if value in copies:
+            module.replace_input(product, place, copies[value])
+    return list(copies.values())
+
+
+def _group(product: Instruction, known: dict[Instruction, bool]) -> Group:
+    """The operation, which tells how the weight is packed and scaled."""
+    block, at = 0, next(v for v in product.inputs if is_unpacked(v, known))
+    while not isinstance(at.op, Unpack):
+        block = at.op.block if isinstance(at.op, DequantizeLinear) else block
+        at = next(v for v in at.inputs if is_unpacked(v, known))
+    return Group("int4_gemm", at.shape.rank - 1 if at.op.axis == FLAT else at.op.axis, block)

@@ -1,0 +1,48 @@
+"""Moves all compute that depends on weights alone out of the way of a run."""
+
+from __future__ import annotations
+
+from migx.constants import tree
+from migx.evaluation import evaluated
+from migx.hoisting import hoist, hoist_sources, is_weight
+from migx.ir import Instruction, Program
+from migx.manager import Pass, PassManager
+from migx.ops.builtin import Literal, Slot
+from migx.passes.propagate_constant.plan import Plan
+
+
+class HoistWeights(Pass):
+    """Computes what depends on weights in the module ``weights``, and lets slots take its place.
+
+    What propagate_constant does for literals this does for weights that may be replaced, by the
+    same plan: unpacked storage and broadcasts stay where they are, and constants do not grow. It
+    ends with every weight in that module; so it comes after the passes that simplify. A slot in
+    which nothing can be replaced any more becomes a literal.
+    """
+
+    def apply_program(self, program: Program, manager: PassManager) -> bool:
+        """Hoists from all modules at once, for several may read one weight."""
+        roots = Plan(manager, allowance=self.constant_allowance, weights=True).roots()
+        hoist(program, roots)
+        changed = hoist_sources(program) or bool(roots)
+        return _settle(program) or changed
+
+
+def _settle(program: Program) -> bool:
+    """Puts literals in the places of slots that no weight is in."""
+    if program.weights is None:
+        return False
+    made = zip(program.weights.output_names, program.weights.outputs, strict=True)
+    fixed = {name: at for name, at in made if not any(is_weight(v) for v in tree(at))}
+    values = evaluated(list(dict.fromkeys(fixed.values())))
+    readers = [at for module in program.modules.values() for at in module if _reads(at, fixed)]
+    for at in readers:
+        assert at.module is not None
+        literal = Literal(values[fixed[at.op.slot]])  # type: ignore[attr-defined]
+        at.module.replace_operation(at, literal)
+    hoist(program, ())
+    return bool(readers)
+
+
+def _reads(at: Instruction, slots: dict[str, Instruction]) -> bool:
+    return type(at.op) is Slot and at.op.slot in slots

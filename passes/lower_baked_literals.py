@@ -1,0 +1,30 @@
+"""Lowers literals that have been put into a program that is lowered already."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from migx import op as operations
+from migx import plugins
+from migx.ir import Module
+from migx.manager import Pass, PassManager
+from migx.ops.builtin import Literal
+
+
+class LowerBakedLiterals(Pass):
+    """Turns each ``@literal``, of whatever module, into the target's own literal operation ``to``,
+    which has the attributes that ``@literal`` has (MIGraphX write_literals).
+
+    It is what ``Target.get_lower_literals_passes`` lists for a target whose passes have such an
+    operation. The weights module is left alone: it is computed on the host.
+    """
+
+    to: str
+
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        """Lowers the literals of one module."""
+        lowered: Any = plugins.operation(self.to)
+        literals = [at for at in module if type(at.op) is Literal]
+        for at in literals:
+            module.replace_operation(at, lowered(**operations.attributes(at.op)))
+        return bool(literals)

@@ -1,0 +1,54 @@
+"""The CPU target: native code, made from the fused modules by LLVM, with no C++ compiler."""
+
+from __future__ import annotations
+
+from migx.argument import Argument
+from migx.ir import Instruction, Program
+from migx.manager import Pipeline
+from migx.target import CompileOptions, Context, Executable, Target
+
+PASSES = (
+    "optimize_module",
+    "fuse_int4",
+    "fuse_attention",
+    "optimize_module",
+    "hoist_weights",
+    "fuse_pointwise_reduce",
+    "fuse_epilogue",
+    "fuse_concat",
+    "dissolve{target=cpu}",
+    "fuse_pointwise_reduce",
+)
+
+
+class Cpu(Target):
+    """Runs programs as native code on as many threads as ``num_threads``, ``MIGX_NUM_THREADS`` or
+    the physical cores say.
+
+    What has no kernel runs on the host by its own meaning, as on ``ref``.
+    """
+
+    def get_passes(self, context: Context, options: CompileOptions) -> Pipeline:
+        return Pipeline.parse(",".join(PASSES))
+
+    def make_executable(self, program: Program, context: Context) -> Executable:
+        from migx.targets.cpu.executable import CpuExecutable
+
+        return CpuExecutable(program, context)
+
+    def preferred_weight_format(self, instruction: Instruction, index: int) -> str | None:
+        from migx.targets.cpu.kernels import formats_of
+        from migx.targets.cpu.machine import host
+
+        return formats_of(instruction, host()).get(index)
+
+    def transform_weight(self, argument: Argument, layout: str) -> Argument:
+        from migx.targets.cpu.weights import packed
+
+        return packed(argument, layout)
+
+    def supports(self, instruction: Instruction) -> bool:
+        from migx.targets.cpu.kernels import kernel_for
+        from migx.targets.cpu.machine import host
+
+        return kernel_for(instruction, host()) is not None

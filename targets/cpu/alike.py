@@ -1,0 +1,99 @@
+"""Which instructions share a kernel: a twelve-layer model has one layer's kernels to write.
+
+A kernel may depend on an instruction's operation and shape, on the module it runs, and on how each
+input lies: its shape, the views it is seen through, and what kind of value is behind them. Of
+constants it may know those of one element that nobody may replace; never where others lie or what
+is in them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import TypeVar
+
+from migx import op as operations
+from migx.fusion import viewed
+from migx.ir import Instruction, Module
+from migx.ops.builtin import Literal, Param, Slot
+from migx.ops.formats import UnpackWeight
+
+Key = TypeVar("Key", bound=Hashable)
+Found = TypeVar("Found")
+
+
+class Recent(OrderedDict[Key, Found]):
+    """A table of what was added last, for several threads."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most, self._lock = most, threading.Lock()
+
+    def __setitem__(self, key: Key, value: Found) -> None:
+        with self._lock:
+            super().__setitem__(key, value)
+            if len(self) > self._most:
+                self.popitem(last=False)
+
+
+def likeness(at: Instruction) -> Hashable | None:
+    """What two instructions have in common that share a kernel; None where that cannot be said."""
+    places: dict[Instruction, int] = {}
+    inputs = tuple(_seen(value, places) for value in at.inputs)
+    modules = tuple(map(_inside, at.modules))
+    if None in modules or type(at.op) is Literal:
+        return None
+    return operations.key(at.op), at.shape, inputs, modules
+
+
+def _seen(value: Instruction, places: dict[Instruction, int]) -> Hashable:
+    """An input with the views it is seen through; ``places`` tells equal values from others."""
+    found: list[Hashable] = []
+    below: Instruction | None = value
+    while below is not None:
+        value = below
+        found += [places.setdefault(value, len(places)), value.shape]
+        below = viewed(value)
+        if below is not None:
+            found.append(operations.key(value.op))
+    return (*found, _behind(value))
+
+
+def _behind(value: Instruction) -> Hashable:
+    """What a kernel may know of the value behind the views."""
+    match value.op:
+        case Literal():
+            return _constant(value.op)
+        case Slot():
+            return Slot
+        case UnpackWeight():
+            return operations.key(value.op)
+    return None
+
+
+def _constant(op: Literal) -> Hashable:
+    shape = op.value.shape
+    known = shape.dtype.is_tensor and shape.elements == 1 and not op.replaceable
+    return Literal, op.replaceable, op.value.tobytes() if known else None
+
+
+def _inside(module: Module) -> Hashable | None:
+    """A module but for the names in it; None for one that reads what is around it, or holds a
+    constant of more than one element.
+    """
+    places: dict[Instruction, int] = {}
+    found: list[Hashable] = []
+    for at in module:
+        if at.modules or not places.keys() >= set(at.inputs):
+            return None
+        places[at] = len(places)
+        op: Hashable = None
+        if isinstance(at.op, Literal):
+            if at.shape.elements != 1:
+                return None
+            op = _constant(at.op)
+        elif not isinstance(at.op, Param):
+            op = operations.key(at.op)
+        found.append((op, at.shape, *map(places.__getitem__, at.inputs)))
+    return tuple(found)

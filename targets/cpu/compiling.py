@@ -1,0 +1,115 @@
+"""Compiles many texts at once, in processes: inside one, LLVM compiles one after another.
+
+This process compiles too, from the longest text to the shortest, and so do helpers where there is
+work enough to be worth starting them. A helper is this Python running ``serve``; it is given texts
+on its standard input and gives objects on its output, each after its length. Where a helper cannot
+be started, or dies, the others do its work.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Mapping
+from typing import IO
+
+from migx.targets.cpu import jit
+from migx.targets.cpu.machine import cores
+
+WORTH = 150_000
+"""Characters of text from which on a helper is started: about a second of compiling."""
+_LENGTH = struct.Struct("<Q")
+_COMMAND = "from migx.targets.cpu.compiling import serve; serve()"
+
+
+def objects(texts: Mapping[str, str]) -> dict[str, bytes]:
+    """The object of each text, by name."""
+    waiting = deque(sorted(texts, key=lambda name: len(texts[name]), reverse=True))
+    made: dict[str, bytes] = {}
+    count = min(cores() - 1, sum(map(len, texts.values())) // WORTH, len(texts) - 1)
+    helpers = [h for h in (_started() for _ in range(count)) if h is not None]
+    threads = [
+        threading.Thread(target=_feed, args=(h, texts, waiting, made), daemon=True) for h in helpers
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+        while (name := _taken(waiting)) is not None:
+            made[name] = jit.compiled(texts[name])
+        for thread in threads:
+            thread.join()
+        while (name := _taken(waiting)) is not None:  # what a helper that died has put back
+            made[name] = jit.compiled(texts[name])
+    finally:
+        for helper in helpers:
+            helper.kill()
+            helper.communicate()
+    return made
+
+
+def serve() -> None:
+    """Compiles what comes in, until nothing more does."""
+    while (text := _received(sys.stdin.buffer)) is not None:
+        _send(sys.stdout.buffer, jit.compiled(text.decode()))
+
+
+def _started() -> subprocess.Popen[bytes] | None:
+    if not sys.executable or getattr(sys, "frozen", False):
+        return None
+    paths = {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-c", _COMMAND],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | paths,
+        )
+    except OSError:
+        return None
+
+
+def _feed(
+    helper: subprocess.Popen[bytes],
+    texts: Mapping[str, str],
+    waiting: deque[str],
+    made: dict[str, bytes],
+) -> None:
+    """Gives a helper one text after another; puts back the one on which it fails."""
+    assert helper.stdin is not None
+    assert helper.stdout is not None
+    while (name := _taken(waiting)) is not None:
+        try:
+            _send(helper.stdin, texts[name].encode())
+            found = _received(helper.stdout)
+        except (OSError, ValueError):
+            found = None
+        if found is None:
+            waiting.append(name)
+            return
+        made[name] = found
+
+
+def _taken(waiting: deque[str]) -> str | None:
+    try:
+        return waiting.popleft()
+    except IndexError:
+        return None
+
+
+def _send(pipe: IO[bytes], content: bytes) -> None:
+    pipe.write(_LENGTH.pack(len(content)) + content)
+    pipe.flush()
+
+
+def _received(pipe: IO[bytes]) -> bytes | None:
+    head = pipe.read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
+        return None
+    (length,) = _LENGTH.unpack(head)
+    content = pipe.read(length)
+    return content if len(content) == length else None

@@ -1,0 +1,347 @@
+"""What each operation does to an element, as instructions.
+
+``apply(function, op, operands, result)`` computes an operation on values in *computing types*:
+floats under 32 bits are f32 there and bools i1; the rest is as in memory. ``loaded`` and ``stored``
+go between memory and computing types.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from migx.op import Operation
+from migx.shape import BF16, BOOL, F16, DType
+from migx.targets.cpu import emit, vector_math
+from migx.targets.cpu.emit import F32, F64, I1, I16, I32, Function, Type, Value
+from migx.targets.cpu.kernel import type_of
+
+FLOAT_ONLY = frozenset(
+    {
+        *("acos", "acosh", "asin", "asinh", "atan", "atanh", "cos", "cosh"),
+        *("erf", "exp", "log", "sigmoid", "sin", "sinh", "tan", "tanh"),
+    }
+)
+"""Operations that are functions of ``vector_math`` by the same names, on floats alone."""
+
+Emit = Callable[[Function, Any, Sequence[Value], Sequence[DType], DType], Value]
+"""An operation on operands of some element types, for a result of one."""
+
+
+def computing(dtype: DType) -> Type | None:
+    """The scalar an element is computed in; None where there is none."""
+    if dtype in (F16, BF16):
+        return F32
+    return I1 if dtype is BOOL else type_of(dtype)
+
+
+def has(op: Operation, operands: Sequence[DType], result: DType) -> bool:
+    """Whether ``apply`` knows an operation on these element types."""
+    if any(computing(t) is None for t in (*operands, result)):
+        return False
+    if op.name in FLOAT_ONLY:
+        return result.is_float
+    if op.name == "pow":
+        return result.is_float and all(t.is_float for t in operands)
+    if op.name in ("quantizelinear", "dequantizelinear"):
+        return not (operands[0].is_integer and operands[0].bits > 16)
+    if op.name == "convert":
+        return operands[0].kind != "string"
+    return op.name in TABLE
+
+
+def apply(
+    f: Function, op: Operation, values: Sequence[Value], types: Sequence[DType], result: DType
+) -> Value:
+    """An operation on operands of these element types, which ``has`` it."""
+    lanes = max(v.type.lanes for v in values)
+    spread = [f.splat(v, lanes) for v in values]
+    if op.name in FLOAT_ONLY:
+        made: Value = getattr(vector_math, op.name)(f, spread[0])
+        return made
+    return TABLE[op.name](f, op, spread, types, result)
+
+
+def loaded(f: Function, value: Value, dtype: DType) -> Value:
+    """What was read from memory, in its computing type."""
+    if dtype is BF16:
+        bits = f.cast(f.bitcast(value, I16.times(value.type.lanes)), I32, signed=False) << 16
+        return f.bitcast(bits, F32.times(value.type.lanes))
+    if dtype is F16:
+        return f.cast(value, F32)
+    return f.compare("ne", value, 0) if dtype is BOOL else value
+
+
+def stored(f: Function, value: Value, dtype: DType) -> Value:
+    """A value in its computing type, as it lies in memory; floats round to the nearest."""
+    if dtype is BF16:
+        return rounded_to_bf16(f, value)
+    if dtype is F16:
+        return f.cast(value, emit.F16)
+    return f.cast(value, emit.I8, signed=False) if dtype is BOOL else value
+
+
+def rounded_to_bf16(f: Function, x: Value) -> Value:
+    """f32 as bf16, halves to even, by integers: CPUs that have an instruction flush subnormals."""
+    lanes = x.type.lanes
+    bits = f.bitcast(x, I32.times(lanes))
+    up = ((bits >> 16) & 1) + 0x7FFF
+    kept = f.select(f.compare("ne", x, x), (bits >> 16) | 0x40, (bits + up) >> 16)
+    return f.bitcast(f.cast(kept, I16), emit.BF16.times(lanes))
+
+
+def as_integer_or_float(f: Function, x: Value, given: DType, to: DType) -> Value:
+    """A number converted as numpy does: to bool by != 0, floats truncated, integers wrapped."""
+    target = computing(to)
+    assert target is not None
+    if to is BOOL:
+        return x if given is BOOL else f.compare("ne", x, 0)
+    if given.is_float and to.is_integer:
+        return _truncated(f, x, to)
+    signed = given.kind == "int" if not given.is_float else True
+    return f.cast(x, target, signed=signed)
+
+
+def _truncated(f: Function, x: Value, to: DType) -> Value:
+    """As numpy on this machine: through i32 or i64, then wrapped; what does not fit in these is
+    undefined there.
+    """
+    wide = emit.I64 if to.bits > 16 else I32
+    target = computing(to)
+    assert target is not None
+    if to.name == "u64":
+        return f.cast(x, emit.I64, signed=False)
+    if to.bits == 32 and to.kind == "int":
+        return f.cast(x, I32)
+    return f.cast(f.cast(x, wide), target)
+
+
+def _signed(dtype: DType) -> bool:
+    return dtype.kind == "int"
+
+
+def _binary(name: str) -> Emit:
+    return lambda f, op, v, t, r: f.arithmetic(name, v[0], v[1])
+
+
+def _bits(name: str) -> Emit:
+    return lambda f, op, v, t, r: f.op(name, v[0], v[1])
+
+
+def _compared(relation: str) -> Emit:
+    def emitted(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
+        return f.compare(relation, v[0], v[1], signed=_signed(t[0]))
+
+    return emitted
+
+
+def extreme(f: Function, greater: bool, x: Value, y: Value, dtype: DType) -> Value:
+    """The greater or the lesser of two; of floats NaN where either is."""
+    if dtype is BOOL:
+        return (x | y) if greater else (x & y)
+    if dtype.kind == "uint":
+        return f.intrinsic("umax" if greater else "umin", x, y)
+    return f.maximum(x, y) if greater else f.minimum(x, y)
+
+
+def _extreme(greater: bool) -> Emit:
+    return lambda f, op, v, t, r: extreme(f, greater, v[0], v[1], r)
+
+
+def quotient(f: Function, x: Value, y: Value, dtype: DType) -> Value:
+    """Of integers truncated, and 0 where y is 0; the least over -1 wraps."""
+    if dtype.is_float:
+        return x / y
+    zero = f.compare("eq", y, 0)
+    if dtype.kind == "uint":
+        return f.select(zero, 0 * x, f.op("udiv", x, f.select(zero, 1, y)))
+    back = f.compare("eq", y, -1)
+    safe = f.op("sdiv", x, f.select(zero | back, 1, y))
+    return f.select(zero, 0 * x, f.select(back, -x, safe))
+
+
+def _remainder(f: Function, x: Value, y: Value, dtype: DType) -> Value:
+    """With the sign of x; 0 of integers where y is 0."""
+    if dtype.is_float:
+        return f.op("frem", x, y)
+    if dtype.kind == "uint":
+        zero = f.compare("eq", y, 0)
+        return f.select(zero, 0 * x, f.op("urem", x, f.select(zero, 1, y)))
+    none = f.compare("eq", y, 0) | f.compare("eq", y, -1)
+    return f.select(none, 0 * x, f.op("srem", x, f.select(none, 1, y)))
+
+
+def _mod(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
+    rest = _remainder(f, v[0], v[1], r)
+    if r.kind == "uint":
+        return rest
+    other = (rest < 0) ^ (v[1] < 0)
+    if not r.is_float:
+        return f.select(f.compare("ne", rest, 0) & other, rest + v[1], rest)
+    moved = f.select(other, rest + v[1], rest)
+    none = f.intrinsic("copysign", f.const(rest.type, 0.0), v[1])
+    exact = f.select(f.compare("eq", rest, 0), none, moved)
+    return f.select(f.compare("ne", rest, rest), rest, exact)
+
+
+def _sign(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
+    (x,) = v
+    zero = f.const(x.type, 0)
+    if r.kind == "uint":
+        return f.cast(f.compare("ne", x, 0), x.type.one, signed=False)
+    return f.select(x > zero, f.const(x.type, 1), f.select(x < zero, f.const(x.type, -1), x))
+
+
+def _abs(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
+    (x,) = v
+    if r.is_float:
+        return f.intrinsic("fabs", x)
+    return x if r.kind == "uint" else f.select(x < 0, -x, x)
+
+
+def _shift(left: bool) -> Emit:
+    """0, or what the sign says, from the width of the type on; a negative count is as wide."""
+
+    def emitted(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
+        x, by = v
+        fits = f.compare("lt", by, r.bits, signed=False)
+        if not left and _signed(r):
+            return f.op("ashr", x, f.select(fits, by, r.bits - 1))
+        moved = f.op("shl" if left else "lshr", x, f.select(fits, by, 0))
+        return f.select(fits, moved, 0 * x)
+
+    return emitted
+
+
+def _isinf(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
+    below = f.compare("eq", v[0], -math.inf)
+    above = f.compare("eq", v[0], math.inf)
+    if op.detect_negative and op.detect_positive:
+        return below | above
+    none = f.const(below.type, 0)
+    return below if op.detect_negative else above if op.detect_positive else none
+
+
+def _clip(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
+    return extreme(f, False, extreme(f, True, v[0], v[1], r), v[2], r)
+
+
+def _relu(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
+    return v[0] if r.kind == "uint" else f.maximum(v[0], 0)
+
+
+def _leaky(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
+    return f.select(v[0] < 0, v[0] * op.alpha, v[0])
+
+
+def _elu(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
+    return f.select(v[0] > 0, v[0], vector_math.expm1_below_0(f, f.minimum(v[0], 0)) * op.alpha)
+
+
+def _pow(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
+    x, y = v[0], f.cast(v[1], v[0].type.one)
+    if y.number == 2:
+        return x * x
+    return vector_math.power(f, x, y)
+
+
+def _convert(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
+    return as_integer_or_float(f, v[0], t[0], r)
+
+
+def _bit_cast(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
+    memory = type_of(r)
+    assert memory is not None
+    bits = stored(f, v[0], t[0])
+    return loaded(f, f.bitcast(bits, memory.times(bits.type.lanes)), r)
+
+
+def _quantize(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
+    """Rounds, adds the zero point, and clips; NaN becomes 0."""
+    scale = v[1]
+    x = f.cast(v[0], scale.type.one)
+    q = f.intrinsic("rint", x / scale)
+    if len(v) > 2:
+        q = q + f.cast(v[2], q.type.one, signed=_signed(r))
+    low, high = (
+        (-(1 << (r.bits - 1)), (1 << (r.bits - 1)) - 1) if _signed(r) else (0, (1 << r.bits) - 1)
+    )
+    q = f.intrinsic("minnum", f.intrinsic("maxnum", q, low), high)
+    target = computing(r)
+    assert target is not None
+    whole = f.cast(f.cast(q, I32), target)
+    return f.select(f.compare("ne", x, x), 0 * whole, whole)
+
+
+def _dequantize(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
+    signed = _signed(t[0])
+    difference = f.cast(v[0], I32, signed=signed)
+    if len(v) > 2:
+        difference = difference - f.cast(v[2], I32, signed=signed)
+    return f.cast(difference, v[1].type.one) * v[1]
+
+
+def _unary(name: str) -> Emit:
+    return lambda f, op, v, t, r: f.intrinsic(name, v[0])
+
+
+TABLE: dict[str, Emit] = {
+    "abs": _abs,
+    "add": _binary("add"),
+    "bit_cast": _bit_cast,
+    "bitwise_and": _bits("and"),
+    "bitwise_not": lambda f, op, v, t, r: ~v[0],
+    "bitwise_or": _bits("or"),
+    "bitwise_xor": _bits("xor"),
+    "ceil": _unary("ceil"),
+    "clip": _clip,
+    "convert": _convert,
+    "dequantizelinear": _dequantize,
+    "div": lambda f, op, v, t, r: quotient(f, v[0], v[1], r),
+    "elu": _elu,
+    "equal": _compared("eq"),
+    "floor": _unary("floor"),
+    "fmod": lambda f, op, v, t, r: _remainder(f, v[0], v[1], r),
+    "greater": _compared("gt"),
+    "greater_or_equal": _compared("ge"),
+    "identity": lambda f, op, v, t, r: v[0],
+    "isinf": _isinf,
+    "isnan": lambda f, op, v, t, r: f.compare("ne", v[0], v[0]),
+    "leaky_relu": _leaky,
+    "less": _compared("lt"),
+    "less_or_equal": _compared("le"),
+    "logical_and": _bits("and"),
+    "logical_or": _bits("or"),
+    "logical_xor": _bits("xor"),
+    "max": _extreme(True),
+    "min": _extreme(False),
+    "mod": _mod,
+    "mul": _binary("mul"),
+    "nearbyint": _unary("rint"),
+    "neg": lambda f, op, v, t, r: -v[0],
+    "not": lambda f, op, v, t, r: ~v[0],
+    "pow": _pow,
+    "prelu": lambda f, op, v, t, r: f.select(v[0] < 0, v[0] * v[1], v[0]),
+    "quantizelinear": _quantize,
+    "recip": lambda f, op, v, t, r: 1.0 / v[0],
+    "relu": _relu,
+    "rsqrt": lambda f, op, v, t, r: 1.0 / f.intrinsic("sqrt", v[0]),
+    "shift_left": _shift(True),
+    "shift_right": _shift(False),
+    "sign": _sign,
+    "sqdiff": lambda f, op, v, t, r: (v[0] - v[1]) * (v[0] - v[1]),
+    "sqrt": _unary("sqrt"),
+    "sub": _binary("sub"),
+    "where": lambda f, op, v, t, r: f.select(v[0], v[1], v[2]),
+}
+
+
+def splat_constant(f: Function, number: Any, dtype: DType) -> Value:
+    """A constant of one element in its computing type."""
+    type_ = computing(dtype)
+    assert type_ is not None
+    return f.const(type_, number if dtype.kind != "float" else float(number))
+
+
+__all__ = ["F64", "apply", "computing", "extreme", "has", "loaded", "quotient", "stored"]

@@ -1,0 +1,696 @@
+"""LLVM IR as text, written by ordinary Python expressions over typed values.
+
+A ``Module`` holds functions; a ``Function`` appends instructions to itself::
+
+    module = Module()
+    f = module.function("scale", [("x", PTR), ("n", I64), ("by", F32)])
+    x, n, by = f.parameters
+    with f.loop(0, n, 16) as loop:  # over vectors of 16; whole ones, here
+        at = f.element(x, loop.index, F32)
+        f.store(f.load(at, F32.times(16)) * by, at)
+    text = module.text
+
+Operators on values append the instruction they stand for; a Python number beside a value is a
+constant of its type, repeated to its lanes. Integers have no sign of their own: ``//``, ``%`` and
+``>>`` count them unsigned, comparisons signed; ``Function.op`` and ``Function.compare`` say
+otherwise. Arithmetic on constants, and with 0 and 1, is done here, so that generators need no
+special cases.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import ml_dtypes
+import numpy as np
+
+FLOATS = {"half": 16, "bfloat": 16, "float": 32, "double": 64}
+_SUFFIX = {"half": "f16", "bfloat": "bf16", "float": "f32", "double": "f64", "ptr": "p0"}
+
+
+@dataclass(frozen=True)
+class Type:
+    """A scalar, or a vector of ``lanes`` of them; 0 lanes is a scalar."""
+
+    scalar: str
+    lanes: int = 0
+
+    def times(self, lanes: int) -> Type:
+        """A vector of this type's scalar."""
+        return Type(self.scalar, lanes)
+
+    @property
+    def one(self) -> Type:
+        """The scalar type."""
+        return Type(self.scalar)
+
+    @property
+    def bits(self) -> int:
+        """Bits of one scalar."""
+        if self.scalar == "ptr":
+            return 64
+        return FLOATS.get(self.scalar) or int(self.scalar[1:])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole in memory; of i1, as many as lanes, for they are kept as i8."""
+        return max(1, self.bits // 8) * max(1, self.lanes)
+
+    @property
+    def is_float(self) -> bool:
+        return self.scalar in FLOATS
+
+    @property
+    def suffix(self) -> str:
+        """How intrinsics call the type: ``v16f32``, ``i64``."""
+        name = _SUFFIX.get(self.scalar, self.scalar)
+        return f"v{self.lanes}{name}" if self.lanes else name
+
+    def __str__(self) -> str:
+        return f"<{self.lanes} x {self.scalar}>" if self.lanes else self.scalar
+
+
+I1, I8, I16, I32, I64 = (Type(f"i{n}") for n in (1, 8, 16, 32, 64))
+F16, BF16, F32, F64 = Type("half"), Type("bfloat"), Type("float"), Type("double")
+PTR = Type("ptr")
+VOID = Type("void")
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """The result of an instruction, a parameter, or a constant, whose ``number`` is then known."""
+
+    text: str
+    type: Type
+    into: Function
+    number: float | None = None
+
+    def __add__(self, other: Operand) -> Value:
+        return self.into.arithmetic("add", self, other)
+
+    def __radd__(self, other: float) -> Value:
+        return self.into.arithmetic("add", self, other)
+
+    def __sub__(self, other: Operand) -> Value:
+        return self.into.arithmetic("sub", self, other)
+
+    def __rsub__(self, other: float) -> Value:
+        return self.into.arithmetic("sub", self.into.like(self, other), self)
+
+    def __mul__(self, other: Operand) -> Value:
+        return self.into.arithmetic("mul", self, other)
+
+    def __rmul__(self, other: float) -> Value:
+        return self.into.arithmetic("mul", self, other)
+
+    def __truediv__(self, other: Operand) -> Value:
+        return self.into.op("fdiv", self, other)
+
+    def __rtruediv__(self, other: float) -> Value:
+        return self.into.op("fdiv", self.into.like(self, other), self)
+
+    def __floordiv__(self, other: Operand) -> Value:
+        return self.into.arithmetic("udiv", self, other)
+
+    def __mod__(self, other: Operand) -> Value:
+        return self.into.arithmetic("urem", self, other)
+
+    def __neg__(self) -> Value:
+        return self.into.negated(self)
+
+    def __and__(self, other: Operand) -> Value:
+        return self.into.op("and", self, other)
+
+    def __or__(self, other: Operand) -> Value:
+        return self.into.op("or", self, other)
+
+    def __xor__(self, other: Operand) -> Value:
+        return self.into.op("xor", self, other)
+
+    def __invert__(self) -> Value:
+        return self.into.op("xor", self, -1)
+
+    def __lshift__(self, other: Operand) -> Value:
+        return self.into.op("shl", self, other)
+
+    def __rshift__(self, other: Operand) -> Value:
+        return self.into.op("lshr", self, other)
+
+    def __lt__(self, other: Operand) -> Value:
+        return self.into.compare("lt", self, other)
+
+    def __le__(self, other: Operand) -> Value:
+        return self.into.compare("le", self, other)
+
+    def __gt__(self, other: Operand) -> Value:
+        return self.into.compare("gt", self, other)
+
+    def __ge__(self, other: Operand) -> Value:
+        return self.into.compare("ge", self, other)
+
+
+Operand: TypeAlias = Value | float
+
+
+class Loop:
+    """A counted loop: its ``index`` and the values ``carried`` from one turn to the next.
+
+    Inside, ``carried`` is what this turn begins with, and ``carry`` says what the next begins with.
+    After the loop, ``carried`` is what the last turn left, or what was given, where there was none.
+    """
+
+    def __init__(self, index: Value, carried: list[Value]) -> None:
+        self.index, self.carried = index, carried
+        self.next: list[Value] = list(carried)
+
+    def carry(self, *values: Value) -> None:
+        """Gives the values to the next turn."""
+        self.next = list(values)
+
+
+@dataclass
+class Module:
+    """Functions, constants and declarations; ``text`` is the whole as LLVM reads it."""
+
+    functions: list[Function] = field(default_factory=list)
+    lines: dict[str, None] = field(default_factory=dict)
+
+    def function(
+        self,
+        name: str,
+        parameters: Sequence[tuple[str, Type]],
+        result: Type = VOID,
+        *,
+        internal: bool = False,
+    ) -> Function:
+        """A new function. An ``internal`` one is inlined where it is called."""
+        made = Function(self, name, parameters, result, internal)
+        self.functions.append(made)
+        return made
+
+    def declare(self, line: str) -> None:
+        """Adds a declaration, once."""
+        self.lines[line] = None
+
+    def constant(self, type_: Type, numbers: Sequence[float]) -> str:
+        """The name of a table of constants, made once, aligned to 64 bytes."""
+        content = ", ".join(f"{type_} {literal(type_, n)}" for n in numbers)
+        start = f"= private unnamed_addr constant [{len(numbers)} x {type_}] [{content}], align 64"
+        for line in self.lines:
+            if line.endswith(start):
+                return line.split(" ", 1)[0]
+        name = f"@table{len(self.lines)}"
+        self.declare(f"{name} {start}")
+        return name
+
+    @property
+    def text(self) -> str:
+        """The module as text."""
+        return "\n".join([*self.lines, *(f.text for f in self.functions)]) + "\n"
+
+
+class Function:
+    """A function being written. ``parameters`` are its values; ``flags`` go on arithmetic on floats
+    (``contract``: a product and a sum may become one fused operation).
+    """
+
+    def __init__(
+        self,
+        module: Module,
+        name: str,
+        parameters: Sequence[tuple[str, Type]],
+        result: Type,
+        internal: bool,
+    ) -> None:
+        self.module, self.name, self.result, self.internal = module, name, result, internal
+        self.parameters = [Value(f"%{n}", t, self) for n, t in parameters]
+        self.flags = ""
+        self.at_entry: list[str] = []
+        self._lines: list[str] = []
+        self._count = 0
+        self._block = "body"
+
+    # Constants.
+
+    def const(self, type_: Type, number: float) -> Value:
+        """A constant, in all lanes."""
+        one = literal(type_.one, number)
+        if not type_.lanes:
+            return Value(one, type_, self, number)
+        zero = float(number) == 0 and one not in ("0x8000000000000000", "0xH8000", "0xR8000")
+        text = "zeroinitializer" if zero else f"splat ({type_.one} {one})"
+        return Value(text, type_, self, number)
+
+    def vector(self, type_: Type, numbers: Sequence[float]) -> Value:
+        """A constant vector of these lanes."""
+        lanes = ", ".join(f"{type_.one} {literal(type_.one, n)}" for n in numbers)
+        return Value(f"<{lanes}>", type_.times(len(numbers)), self)
+
+    def poison(self, type_: Type) -> Value:
+        """A value that nobody may look at."""
+        return Value("poison", type_, self)
+
+    def like(self, value: Value, operand: Operand) -> Value:
+        """An operand beside a value: a number as a constant of its type, a scalar repeated to its
+        lanes.
+        """
+        if not isinstance(operand, Value):
+            return self.const(value.type, operand)
+        if value.type.lanes and not operand.type.lanes:
+            return self.splat(operand, value.type.lanes)
+        return operand
+
+    # Instructions.
+
+    def emit(self, instruction: str, type_: Type) -> Value:
+        """The result of an instruction given as text."""
+        self._count += 1
+        name = f"%v{self._count}"
+        self._lines.append(f"  {name} = {instruction}")
+        return Value(name, type_, self)
+
+    def do(self, instruction: str) -> None:
+        """Appends an instruction that has no result."""
+        self._lines.append(f"  {instruction}")
+
+    def hoisted(self, instruction: str, type_: Type) -> Value:
+        """The result of an instruction that stands at the start of the function."""
+        self._count += 1
+        name = f"%v{self._count}"
+        self.at_entry.append(f"  {name} = {instruction}")
+        return Value(name, type_, self)
+
+    def pair(self, a: Operand, b: Operand) -> tuple[Value, Value]:
+        """Two operands as values of one type, of which at least one is a value."""
+        if isinstance(a, Value):
+            b = self.like(a, b)
+            return (self.splat(a, b.type.lanes) if b.type.lanes and not a.type.lanes else a), b
+        assert isinstance(b, Value)
+        return self.like(b, a), b
+
+    def op(self, name: str, a: Operand, b: Operand) -> Value:
+        """An instruction of two operands of one type, by LLVM's name: ``sdiv``, ``ashr``, ..."""
+        x, y = self.pair(a, b)
+        flags = f" {self.flags}" if x.type.is_float and self.flags else ""
+        return self.emit(f"{name}{flags} {x.type} {x.text}, {y.text}", x.type)
+
+    def arithmetic(self, name: str, a: Operand, b: Operand) -> Value:
+        """``op``, with floats by the names of integers, and simplified where a constant allows."""
+        x, y = self.pair(a, b)
+        if x.type.is_float:
+            return self.op("f" + name, x, y)
+        if x.number is not None and y.number is not None:
+            return self.const(x.type, _folded(name, int(x.number), int(y.number)))
+        if name in ("add", "mul") and x.number is not None:
+            x, y = y, x
+        if (name in ("add", "sub") and y.number == 0) or (
+            name in ("mul", "udiv") and y.number == 1
+        ):
+            return x
+        if (name == "mul" and y.number == 0) or (name == "urem" and y.number == 1):
+            return self.const(x.type, 0)
+        return self.op(name, x, y)
+
+    def negated(self, x: Value) -> Value:
+        """-x."""
+        if x.type.is_float:
+            return self.emit(f"fneg {x.type} {x.text}", x.type)
+        return self.arithmetic("sub", self.const(x.type, 0), x)
+
+    def compare(self, relation: str, a: Operand, b: Operand, *, signed: bool = True) -> Value:
+        """Whether a relation (``lt``, ``le``, ``gt``, ``ge``, ``eq``, ``ne``) holds, as i1. Of
+        floats only ``ne`` holds where one is NaN.
+        """
+        x, y = self.pair(a, b)
+        to = Type("i1", x.type.lanes)
+        if x.type.is_float:
+            code = "une" if relation == "ne" else "o" + relation
+            return self.emit(f"fcmp {code} {x.type} {x.text}, {y.text}", to)
+        code = relation if relation in ("eq", "ne") else ("s" if signed else "u") + relation
+        return self.emit(f"icmp {code} {x.type} {x.text}, {y.text}", to)
+
+    def select(self, condition: Value, a: Operand, b: Operand) -> Value:
+        """The first where the condition holds, else the second."""
+        x, y = self.pair(a, b)
+        return self.emit(
+            f"select {condition.type} {condition.text}, {x.type} {x.text}, {y.type} {y.text}",
+            x.type,
+        )
+
+    def intrinsic(self, name: str, *operands: Operand, result: Type | None = None) -> Value:
+        """A call of ``llvm.<name>`` overloaded on the type of its first operand: ``sqrt``,
+        ``fabs``, ``maximum``, ``smin``, ``ctpop``.
+        """
+        first = next(o for o in operands if isinstance(o, Value))
+        values = [self.like(first, o) for o in operands]
+        to = result or first.type
+        return self.call(f"llvm.{name}.{first.type.suffix}", to, *values)
+
+    def call(self, name: str, result: Type, *values: Value) -> Value:
+        """A call of a function of the module, a declared one, or an intrinsic by its full name."""
+        if not any(f.name == name for f in self.module.functions):
+            types = ", ".join(str(v.type) for v in values)
+            self.module.declare(f"declare {result} @{name}({types})")
+        given = ", ".join(f"{v.type} {v.text}" for v in values)
+        if result == VOID:
+            self.do(f"call void @{name}({given})")
+            return Value("void", VOID, self)
+        return self.emit(f"call {result} @{name}({given})", result)
+
+    def fma(self, a: Operand, b: Operand, c: Operand) -> Value:
+        """The product and the sum, a * b + c, rounded once."""
+        widest = max((v for v in (a, b, c) if isinstance(v, Value)), key=lambda v: v.type.lanes)
+        return self.intrinsic("fma", *(self.like(widest, v) for v in (a, b, c)))
+
+    def minimum(self, a: Operand, b: Operand) -> Value:
+        """The lesser; of floats NaN where either is, of integers signed."""
+        return self._extreme("minimum", "smin", "lt", a, b)
+
+    def maximum(self, a: Operand, b: Operand) -> Value:
+        """The greater; of floats NaN where either is, of integers signed."""
+        return self._extreme("maximum", "smax", "gt", a, b)
+
+    def _extreme(self, name: str, of_integers: str, before: str, a: Operand, b: Operand) -> Value:
+        x, y = self.pair(a, b)
+        if not x.type.is_float:
+            return self.intrinsic(of_integers, x, y)
+        if x.number is not None:
+            x, y = y, x
+        if y.number is not None and y.number == y.number:
+            return self.select(self.compare(before, y, x), y, x)  # one instruction of x86
+        full = f"llvm.{name}.{x.type.suffix}"
+        self.module.declare(f"declare {x.type} @{full}({x.type}, {x.type})")
+        # Which of two zeros is taken does not matter, and to tell them apart costs x86 a lot.
+        return self.emit(f"call nsz {x.type} @{full}({x.type} {x.text}, {y.type} {y.text})", x.type)
+
+    def cast(self, x: Value, scalar: Type, *, signed: bool = True) -> Value:
+        """A number in another scalar type; floats to integers truncate and saturate."""
+        to = scalar.times(x.type.lanes)
+        if to == x.type:
+            return x
+        if x.number is not None and not (x.type.is_float and not to.is_float):
+            return self.const(to, x.number)
+        wider = to.bits > x.type.bits
+        if x.type.is_float and to.is_float:
+            if to.bits == x.type.bits:
+                return self.cast(self.cast(x, F32), scalar)
+            name = "fpext" if wider else "fptrunc"
+        elif x.type.is_float:
+            return self._truncated(x, to, signed)
+        elif to.is_float:
+            name = "sitofp" if signed and x.type.bits > 1 else "uitofp"
+        else:
+            name = ("sext" if signed and x.type.bits > 1 else "zext") if wider else "trunc"
+        return self.emit(f"{name} {x.type} {x.text} to {to}", to)
+
+    def _truncated(self, x: Value, to: Type, signed: bool) -> Value:
+        """A float as an integer; LLVM's own saturating instruction goes lane by lane on x86."""
+        x = self.cast(x, F32) if x.type.bits == 16 else x
+        name = "fptosi" if signed else "fptoui"
+        any_ = self.emit(f"{name} {x.type} {x.text} to {to}", to)
+        inside = self.emit(f"freeze {to} {any_.text}", to)
+        least, above = (-(2 ** (to.bits - 1)), 2 ** (to.bits - 1)) if signed else (0, 2**to.bits)
+        inside = self.select(x < above, inside, above - 1 if signed else -1)
+        inside = self.select(x >= least, inside, least)
+        return self.select(self.compare("ne", x, x), 0, inside)
+
+    def bitcast(self, x: Value, to: Type) -> Value:
+        """The same bits as another type of the same size."""
+        return x if to == x.type else self.emit(f"bitcast {x.type} {x.text} to {to}", to)
+
+    # Vectors.
+
+    def splat(self, x: Value, lanes: int) -> Value:
+        """A scalar in every lane; with 0 lanes, itself."""
+        if not lanes or x.type.lanes:
+            return x
+        if x.number is not None:
+            return self.const(x.type.times(lanes), x.number)
+        to = x.type.times(lanes)
+        first = self.emit(f"insertelement {to} poison, {x.type} {x.text}, i64 0", to)
+        return self.shuffle(first, self.poison(to), [0] * lanes)
+
+    def shuffle(self, a: Value, b: Value, lanes: Sequence[int]) -> Value:
+        """The lanes numbered, of a and then b; -1 is any."""
+        mask = ", ".join(f"i32 {n}" if n >= 0 else "i32 poison" for n in lanes)
+        return self.emit(
+            f"shufflevector {a.type} {a.text}, {b.type} {b.text}, <{len(lanes)} x i32> <{mask}>",
+            a.type.times(len(lanes)),
+        )
+
+    def extract(self, x: Value, lane: int | Value) -> Value:
+        """One lane."""
+        index = lane.text if isinstance(lane, Value) else lane
+        return self.emit(f"extractelement {x.type} {x.text}, i64 {index}", x.type.one)
+
+    def insert(self, x: Value, scalar: Value, lane: int) -> Value:
+        """The vector with one lane replaced."""
+        text = f"insertelement {x.type} {x.text}, {scalar.type} {scalar.text}, i64 {lane}"
+        return self.emit(text, x.type)
+
+    def iota(self, type_: Type) -> Value:
+        """0, 1, 2, ... in the lanes of an integer vector; 0 as a scalar."""
+        return self.vector(type_, range(type_.lanes)) if type_.lanes else self.const(type_, 0)
+
+    def first_lanes(self, count: Value, lanes: int) -> Value:
+        """A mask of the first lanes, as many as an i64 says."""
+        near = self.cast(self.intrinsic("smin", count, lanes), I32)
+        return self.iota(I32.times(lanes)) < near
+
+    def fold(self, name: str, x: Value) -> Value:
+        """A scalar folded over the lanes: ``add``, ``mul``, ``min``, ``max`` (NaN where one is),
+        ``and``, ``or``; in a tree, so always in the same order. Integers are signed; ``umin`` and
+        ``umax`` are not.
+        """
+        if not x.type.lanes:
+            return x
+        while (half := x.type.lanes // 2) >= 1:
+            low = self.shuffle(x, x, range(half))
+            high = self.shuffle(x, x, range(half, 2 * half))
+            if name in ("min", "max"):
+                x = (self.minimum if name == "min" else self.maximum)(low, high)
+            elif name in ("umin", "umax"):
+                x = self.intrinsic(name, low, high)
+            else:
+                x = self.arithmetic(name, low, high)
+        return self.extract(x, 0)
+
+    # Memory.
+
+    def element(self, pointer: Value, index: Operand, type_: Type) -> Value:
+        """The address of an element of an array; i1 is kept as i8."""
+        if not isinstance(index, Value):
+            index = self.const(I64, index)
+        if index.number == 0:
+            return pointer
+        unit = Type("i8") if type_.scalar == "i1" else type_.one
+        return self.emit(f"getelementptr {unit}, ptr {pointer.text}, i64 {index.text}", PTR)
+
+    def load(
+        self,
+        pointer: Value,
+        type_: Type,
+        *,
+        mask: Value | None = None,
+        other: Value | None = None,
+        align: int | None = None,
+    ) -> Value:
+        """What lies at an address; ``align`` is in bytes, one scalar's unless given. Under a mask
+        only its lanes are touched, and the rest are those of ``other``, 0 unless given.
+        """
+        unit = align or type_.one.nbytes
+        if mask is None:
+            return self.emit(f"load {type_}, ptr {pointer.text}, align {unit}", type_)
+        name = f"llvm.masked.load.{type_.suffix}.p0"
+        self.module.declare(f"declare {type_} @{name}(ptr, i32, {mask.type}, {type_})")
+        rest = other or self.const(type_, 0)
+        return self.emit(
+            f"call {type_} @{name}(ptr {pointer.text}, i32 {unit}, {mask.type} {mask.text}, "
+            f"{type_} {rest.text})",
+            type_,
+        )
+
+    def store(
+        self, value: Value, pointer: Value, *, mask: Value | None = None, align: int | None = None
+    ) -> None:
+        """Puts a value at an address, under a mask only its lanes."""
+        unit = align or value.type.one.nbytes
+        if mask is None:
+            self.do(f"store {value.type} {value.text}, ptr {pointer.text}, align {unit}")
+            return
+        name = f"llvm.masked.store.{value.type.suffix}.p0"
+        self.module.declare(f"declare void @{name}({value.type}, ptr, i32, {mask.type})")
+        self.do(
+            f"call void @{name}({value.type} {value.text}, ptr {pointer.text}, i32 {unit}, "
+            f"{mask.type} {mask.text})"
+        )
+
+    def gather(
+        self, pointer: Value, indices: Value, type_: Type, mask: Value | None = None
+    ) -> Value:
+        """Elements of an array at a vector of i64 indices, one in each lane."""
+        lanes = indices.type.lanes
+        to, many = type_.times(lanes), PTR.times(lanes)
+        places = self.emit(
+            f"getelementptr {type_.one}, ptr {pointer.text}, {indices.type} {indices.text}", many
+        )
+        chosen = mask or self.const(I1.times(lanes), 1)
+        name = f"llvm.masked.gather.{to.suffix}.{many.suffix}"
+        self.module.declare(f"declare {to} @{name}({many}, i32, {chosen.type}, {to})")
+        return self.emit(
+            f"call {to} @{name}({many} {places.text}, i32 {type_.one.nbytes}, {chosen.type} "
+            f"{chosen.text}, {to} zeroinitializer)",
+            to,
+        )
+
+    def scatter(
+        self, value: Value, pointer: Value, indices: Value, mask: Value | None = None
+    ) -> None:
+        """Puts each lane at its own index of an array."""
+        many = PTR.times(indices.type.lanes)
+        places = self.emit(
+            f"getelementptr {value.type.one}, ptr {pointer.text}, {indices.type} {indices.text}",
+            many,
+        )
+        chosen = mask or self.const(I1.times(indices.type.lanes), 1)
+        name = f"llvm.masked.scatter.{value.type.suffix}.{many.suffix}"
+        self.module.declare(f"declare void @{name}({value.type}, {many}, i32, {chosen.type})")
+        self.do(
+            f"call void @{name}({value.type} {value.text}, {many} {places.text}, i32 "
+            f"{value.type.one.nbytes}, {chosen.type} {chosen.text})"
+        )
+
+    def prefetch(self, pointer: Value, *, locality: int = 3) -> None:
+        """Asks for a cache line that will be read; 0 is soon gone, 3 stays."""
+        self.module.declare("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+        self.do(f"call void @llvm.prefetch.p0(ptr {pointer.text}, i32 0, i32 {locality}, i32 1)")
+
+    def local(self, type_: Type, count: int = 1, align: int = 64) -> Value:
+        """Memory on the stack, for as long as the function runs."""
+        return self.hoisted(f"alloca {type_}, i64 {count}, align {align}", PTR)
+
+    # Control flow.
+
+    def block(self, name: str) -> str:
+        """A name for a new block."""
+        self._count += 1
+        return f"{name}{self._count}"
+
+    def begin(self, block: str) -> None:
+        """Goes on in another block; the one before must have ended."""
+        self._lines.append(f"{block}:")
+        self._block = block
+
+    @contextmanager
+    def loop(
+        self, begin: Operand, end: Operand, step: Operand = 1, carry: Sequence[Value] = ()
+    ) -> Iterator[Loop]:
+        """A loop over i64 from ``begin`` while less than ``end``, tested before each turn."""
+        first, last = self.as_index(begin), self.as_index(end)
+        head, body, done = self.block("head"), self.block("turn"), self.block("done")
+        before = self._block
+        self.do(f"br label %{head}")
+        self.begin(head)
+        place = len(self._lines)
+        phis = [self.emit("", v.type) for v in (first, *carry)]
+        index = phis[0]
+        more = self.emit(f"icmp slt i64 {index.text}, {last.text}", I1)
+        self.do(f"br i1 {more.text}, label %{body}, label %{done}")
+        self.begin(body)
+        loop = Loop(index, phis[1:])
+        loop.next = phis[1:]
+        yield loop
+        following = index + step
+        starts = (first, *carry)
+        for k, (phi, start, then) in enumerate(
+            zip(phis, starts, (following, *loop.next), strict=True)
+        ):
+            self._lines[place + k] = (
+                f"  {phi.text} = phi {phi.type} [{start.text}, %{before}], "
+                f"[{then.text}, %{self._block}]"
+            )
+        self.do(f"br label %{head}")
+        self.begin(done)
+        loop.carried = phis[1:]
+
+    @contextmanager
+    def when(self, condition: Value) -> Iterator[None]:
+        """Does what follows only where an i1 holds."""
+        body, done = self.block("when"), self.block("after")
+        self.do(f"br i1 {condition.text}, label %{body}, label %{done}")
+        self.begin(body)
+        yield
+        self.do(f"br label %{done}")
+        self.begin(done)
+
+    @contextmanager
+    def unless(self, condition: Value) -> Iterator[None]:
+        """Does what follows only where an i1 does not hold."""
+        body, done = self.block("unless"), self.block("after")
+        self.do(f"br i1 {condition.text}, label %{done}, label %{body}")
+        self.begin(body)
+        yield
+        self.do(f"br label %{done}")
+        self.begin(done)
+
+    def ret(self, value: Value | None = None) -> None:
+        """Returns from the function; what has no result returns at its end by itself."""
+        self.do("ret void" if value is None else f"ret {value.type} {value.text}")
+
+    def as_index(self, operand: Operand) -> Value:
+        """An i64."""
+        return operand if isinstance(operand, Value) else self.const(I64, operand)
+
+    @property
+    def text(self) -> str:
+        """The function as text."""
+        given = ", ".join(f"{p.type} {p.text}" for p in self.parameters)
+        kind, inline = ("internal ", " alwaysinline") if self.internal else ("", "")
+        end = ["  ret void"] if self.result == VOID else []
+        return "\n".join(
+            [
+                f"define {kind}{self.result} @{self.name}({given}){inline} {{",
+                "entry:",
+                *self.at_entry,
+                "  br label %body",
+                "body:",
+                *self._lines,
+                *end,
+                "}",
+            ]
+        )
+
+
+def literal(type_: Type, number: float) -> str:
+    """A number as LLVM writes it, rounded to the type: floats by their bits."""
+    match type_.scalar:
+        case "float":
+            return f"0x{struct.unpack('<Q', struct.pack('<d', np.float32(number)))[0]:016X}"
+        case "double":
+            return f"0x{struct.unpack('<Q', struct.pack('<d', number))[0]:016X}"
+        case "half":
+            return f"0xH{int(np.float16(number).view(np.uint16)):04X}"
+        case "bfloat":
+            return f"0xR{int(np.asarray(number, ml_dtypes.bfloat16).view(np.uint16)):04X}"
+        case "i1":
+            return "true" if number else "false"
+        case "ptr":
+            return "null"
+    return str(int(number))
+
+
+def _folded(name: str, x: int, y: int) -> int:
+    match name:
+        case "add":
+            return x + y
+        case "sub":
+            return x - y
+        case "mul":
+            return x * y
+        case "udiv":
+            return x // y
+    return x % y

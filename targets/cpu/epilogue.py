@@ -1,0 +1,170 @@
+"""What follows a product: its sums, row by row in scratch, go through the arithmetic of the
+epilogue and become the result.
+
+The sums are read once, when they are complete. So the inner loops of products know nothing of what
+comes after, and this knows nothing of how sums were made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from migx.argument import Argument
+from migx.dim import Extent
+from migx.kernels import PRODUCT, Access, FusedKernel, Node
+from migx.targets.cpu import elements
+from migx.targets.cpu.emit import Function, Value
+from migx.targets.cpu.kernel import Frame
+from migx.targets.cpu.tile import Matrix, Tile, memory_of
+
+
+@dataclass(frozen=True)
+class Block:
+    """Sums that are complete: where they lie, in rows of ``tile.columns``; which row and column of
+    the product they begin at; and how many rows and columns of it they are.
+    """
+
+    sums: Value
+    row: Value
+    column: Value
+    rows: Value
+    columns: Value
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the writing is: the start of a row of each operand, that of its sums, the column in the
+    block and in the whole, and which lanes are there.
+    """
+
+    starts: dict[Access, Value]
+    line: Value
+    within: Value
+    column: Value
+    mask: Value | None
+
+
+class Epilogue:
+    """Writes the results of a description that ``migx.kernels.epilogue`` has made."""
+
+    def __init__(self, frame: Frame, kernel: FusedKernel, tile: Tile, columns: Extent) -> None:
+        self.frame, self.f, self.kernel, self.tile = frame, frame.function, kernel, tile
+        self.whole_vectors = isinstance(columns, int) and columns % tile.lanes == 0
+        self.row_axes, self.column_axes = axes(kernel)
+
+    def write(self, block: Block) -> None:
+        """Writes the results of a block of sums."""
+        f, tile = self.f, self.tile
+        with f.loop(0, block.rows) as row:
+            starts = self._starts(block.row + row.index)
+            line = f.element(block.sums, row.index * tile.columns, tile.sum)
+            full = block.columns // tile.lanes * tile.lanes
+            with f.loop(0, full, tile.lanes) as at:
+                place = _Place(starts, line, at.index, block.column + at.index, None)
+                self._vector(place)
+            if not self.whole_vectors:
+                with f.when(block.columns > full):
+                    mask = f.first_lanes(block.columns - full, tile.lanes)
+                    self._vector(_Place(starts, line, full, block.column + full, mask))
+
+    def _starts(self, row: Value) -> dict[Access, Value]:
+        """Where a row of each operand begins."""
+        frame, f = self.frame, self.f
+        places: dict[int, Value] = {}
+        for number, axis in reversed(list(enumerate(self.row_axes))):
+            extent = frame.extent(self.kernel.dims[axis])
+            places[axis] = row % extent if number else row
+            row = row // extent if number else row
+        starts: dict[Access, Value] = {}
+        for access in self.kernel.accesses:
+            if access.operand != PRODUCT:
+                offset = f.as_index(0)
+                for axis, place in places.items():
+                    offset = offset + place * frame.extent(access.strides[axis])
+                first = frame.operands[access.operand]
+                starts[access] = f.element(first, offset, memory_of(access.dtype))
+        return starts
+
+    def _vector(self, place: _Place) -> None:
+        """Computes and writes a vector of results."""
+        f = self.f
+        values = evaluated(f, self.kernel.nodes, lambda access: self._operand(access, place))
+        for number, access in self.kernel.outputs:
+            there = f.element(place.starts[access], place.column, memory_of(access.dtype))
+            value = f.splat(values[number], self.tile.lanes)
+            f.store(elements.stored(f, value, access.dtype), there, mask=place.mask)
+
+    def _operand(self, access: Access, place: _Place) -> Value:
+        """A vector of the product, or of what is read beside it, in its computing type."""
+        f, tile = self.f, self.tile
+        if access.operand == PRODUCT:
+            total = f.load(f.element(place.line, place.within, tile.sum), tile.vector)
+            computing = elements.computing(access.dtype)
+            assert computing is not None
+            return f.cast(total, computing)
+        step = self.frame.extent(along(self.kernel, access))
+        row = Matrix(place.starts[access], f.as_index(0), step, access.dtype)
+        read = row.vector(0, place.column, tile.lanes, place.mask)
+        return elements.loaded(f, read, access.dtype)
+
+
+def evaluated(f: Function, nodes: Sequence[Node], read: Callable[[Access], Value]) -> list[Value]:
+    """The value of each node, in its computing type, for operands as ``read`` gives them."""
+    values: list[Value] = []
+    for node in nodes:
+        match node.of:
+            case Access():
+                values.append(read(node.of))
+            case Argument():
+                number = node.of.array.reshape(-1)[0]
+                values.append(elements.splat_constant(f, number, node.dtype))
+            case _:
+                given = [values[i] for i in node.inputs]
+                types = [nodes[i].dtype for i in node.inputs]
+                values.append(elements.apply(f, node.of, given, types, node.dtype))
+    return values
+
+
+def axes(kernel: FusedKernel) -> tuple[list[int], list[int]]:
+    """The axes of the space that count the rows of the product, and those that count columns: one,
+    or none where there is a single column.
+    """
+    rows = next(a.strides for a in kernel.accesses if a.operand == PRODUCT)
+    return [i for i, s in enumerate(rows) if s != 0], [i for i, s in enumerate(rows) if s == 0]
+
+
+def along(kernel: FusedKernel, access: Access) -> Extent:
+    """The step of an operand from one column to the next."""
+    return next((access.strides[i] for i in axes(kernel)[1]), 0)
+
+
+def writable(kernel: FusedKernel) -> bool:
+    """Whether ``Epilogue`` can write a description: its types and operations have instructions, and
+    its results have neighbours side by side.
+    """
+    if len(axes(kernel)[1]) > 1 or any(along(kernel, a) not in (0, 1) for _, a in kernel.outputs):
+        return False
+    return computable(kernel.nodes)
+
+
+def computable(nodes: Sequence[Node]) -> bool:
+    """Whether ``evaluated`` has instructions for all types and operations."""
+    return all(elements.computing(n.dtype) is not None for n in nodes) and all(
+        isinstance(n.of, Access | Argument)
+        or elements.has(n.of, [nodes[i].dtype for i in n.inputs], n.dtype)
+        for n in nodes
+    )
+
+
+def in_place(kernel: FusedKernel) -> tuple[int, ...]:
+    """The inputs that lie as the one result does, each element read before it is written."""
+    if len(kernel.outputs) != 1:
+        return ()
+    ((_, result),) = kernel.outputs
+    return tuple(
+        a.operand
+        for a in kernel.accesses
+        if a.operand not in (PRODUCT, result.operand)
+        and (a.strides, a.dtype) == (result.strides, result.dtype)
+    )

@@ -1,0 +1,193 @@
+"""From IR text to addresses of machine code, by LLVM through llvmlite.
+
+Objects are kept on disk under the hash of their text, the CPU and the version of LLVM, so a program
+compiled once is only loaded afterwards. The folder is ``MIGX_CACHE_DIR``, or ``migx`` in the user's
+cache folder; ``MIGX_CACHE_DIR=`` (empty) keeps nothing. Files are written aside and renamed, and
+begin with the hash of what follows: several processes may share the folder, and a file that is cut
+short or damaged is made again. Where the folder cannot be written, nothing is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import threading
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+from migx.errors import TargetError
+
+VERSION = 1
+"""Counts changes to how text becomes an object, which make objects kept before worthless."""
+_DIGEST = hashlib.sha256().digest_size
+_lock = threading.RLock()
+
+
+class Code:
+    """Machine code in memory: ``address`` of its one entry, for as long as this is held."""
+
+    def __init__(self, library: Any, address: int) -> None:
+        self._library, self.address = library, address
+
+
+_loaded: WeakValueDictionary[str, Code] = WeakValueDictionary()
+
+
+def symbol(text: str) -> str:
+    """The name of a function with this text; the same for equal texts."""
+    return "k" + hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def load(texts: Iterable[str], entry: str = "kernel") -> dict[str, Code]:
+    """The code of each text, which defines ``@<entry>``. Equal texts are compiled once."""
+    wanted = {symbol(text): text for text in texts}
+    with _lock:
+        found = {name: code for name in wanted if (code := _loaded.get(name)) is not None}
+        missing = {name: text for name, text in wanted.items() if name not in found}
+        made = _linked(_objects(missing, entry))
+        _loaded.update(made)
+    return {text: (found | made)[name] for name, text in wanted.items()}
+
+
+def _objects(texts: Mapping[str, str], entry: str) -> dict[str, bytes]:
+    """The object of each text, its entry named as the text is: from disk, or compiled and kept."""
+    from migx.targets.cpu.compiling import objects
+
+    places = {name: _place(name) for name in texts}
+    kept = {name: _read(path) for name, path in places.items() if path is not None}
+    found = {name: content for name, content in kept.items() if content is not None}
+    missing = {n: t.replace(f"@{entry}(", f"@{n}(") for n, t in texts.items() if n not in found}
+    made = objects(missing)
+    for name, content in made.items():
+        if (path := places[name]) is not None:
+            _write(path, content)
+    return found | made
+
+
+def compiled(text: str) -> bytes:
+    """The object of a text, compiled now."""
+    llvm, machine, _, header = _llvm()
+    try:
+        module = llvm.parse_assembly(header + text)
+        module.verify()
+    except RuntimeError as error:
+        raise TargetError(f"the cpu target wrote IR that LLVM refuses: {error}\n{text}") from error
+    passes, builder = _passes(llvm, machine)
+    passes.run(module, builder)
+    made: bytes = machine.emit_object(module)
+    return made
+
+
+def assembly(text: str) -> str:
+    """The machine code of a text as assembly, for whoever reads it."""
+    llvm, machine, _, header = _llvm()
+    module = llvm.parse_assembly(header + text)
+    passes, builder = _passes(llvm, machine)
+    passes.run(module, builder)
+    return str(machine.emit_assembly(module))
+
+
+@cache
+def host_features() -> tuple[str, frozenset[str]]:
+    """The name of this CPU and what it can do, in LLVM's words."""
+    llvm = _binding()
+    features: Mapping[str, bool] = llvm.get_host_cpu_features()
+    return llvm.get_host_cpu_name(), frozenset(f for f, has in features.items() if has)
+
+
+def folder() -> Path | None:
+    """Where objects are kept; None where nothing is."""
+    given = os.environ.get("MIGX_CACHE_DIR")
+    if given is not None:
+        return Path(given) / "objects" if given else None
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    return Path(base or Path.home() / ".cache") / "migx" / "objects"
+
+
+def _place(name: str) -> Path | None:
+    at = folder()
+    if at is None:
+        return None
+    cpu, features = host_features()
+    about = f"{VERSION} {_binding().__version__} {cpu} {sorted(features)} {name}"
+    return at / (hashlib.sha256(about.encode()).hexdigest()[:40] + ".o")
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    made = content[_DIGEST:]
+    return made if made and hashlib.sha256(made).digest() == content[:_DIGEST] else None
+
+
+def _write(path: Path, made: bytes) -> None:
+    """Keeps an object; where the folder is full or cannot be written, the next process compiles."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent)
+    except OSError:
+        return
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(hashlib.sha256(made).digest() + made)
+        os.replace(name, path)
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+
+
+def _linked(objects: Mapping[str, bytes]) -> dict[str, Code]:
+    if not objects:
+        return {}
+    llvm, _, jit, _ = _llvm()
+    builder = llvm.JITLibraryBuilder().add_current_process()
+    for name, made in objects.items():
+        builder = builder.add_object_img(made).export_symbol(name)
+    library = builder.link(jit, f"migx{next(_numbers)}")
+    return {name: Code(library, library[name]) for name in objects}
+
+
+_numbers = iter(range(1 << 62))
+
+
+@cache
+def _binding() -> Any:
+    try:
+        import llvmlite
+        import llvmlite.binding
+    except ImportError as error:
+        raise TargetError(
+            f"the cpu target compiles with llvmlite, which cannot be imported here: {error}. "
+            "`pip install llvmlite` where it has wheels; the ref target runs without it"
+        ) from error
+    llvm: Any = llvmlite.binding
+    llvm.__version__ = llvmlite.__version__
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm
+
+
+@cache
+def _llvm() -> tuple[Any, Any, Any, str]:
+    """The binding, the target machine, the linker, and what every text begins with."""
+    llvm = _binding()
+    cpu, _ = host_features()
+    target = llvm.Target.from_default_triple()
+    features = llvm.get_host_cpu_features().flatten()
+    machine = target.create_target_machine(cpu=cpu, features=features, opt=3, reloc="pic")
+    jit = llvm.create_lljit_compiler(machine, use_jit_link=False, suppress_errors=False)
+    header = f'target triple = "{target.triple}"\ntarget datalayout = "{machine.target_data}"\n'
+    return llvm, machine, jit, header
+
+
+def _passes(llvm: Any, machine: Any) -> tuple[Any, Any]:
+    """LLVM's own passes over a module: what is vector code already needs only tidying."""
+    options = llvm.create_pipeline_tuning_options(1)
+    options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
+    builder = llvm.create_pass_builder(machine, options)
+    return builder.getModulePassManager(), builder

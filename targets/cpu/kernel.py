@@ -1,0 +1,176 @@
+"""What a kernel is: its text, and how a plan calls it.
+
+**The calling convention.** The text defines
+
+    void @kernel(ptr args, i64 begin, i64 end, ptr scratch)
+
+which computes the tiles from ``begin`` to before ``end``. Tiles are independent of each other: any
+thread may run any of them, in any order, so none may add to what another writes, and each must give
+the same bits whoever runs it. ``args`` is a block of 64-bit words: the addresses of the operands
+(the instruction's inputs in their order, then its result, or each part of it where it is a tuple),
+and then the words of ``Kernel.words``, which are extents known only when sizes are. What is known
+when the kernel is made is a constant in its text. ``scratch`` is memory of the calling thread's
+own, aligned to 64 bytes, ``Kernel.scratch`` bytes of it, with no meaning before or after the call.
+
+The address of an operand is that of its first element; where the others lie, its shape's strides
+say: ``at.inputs[k].shape.true_strides`` (not the shape of a parameter inside a fused instruction,
+which is standard). A view has run by then: its strides and offset are in the shape and the address.
+Results are written in the layout of ``at.shape``. Addresses are aligned to the element; those of
+results and literals to 64 bytes. A ``bool`` is a byte, 0 or 1. An operand of no elements may have
+any address, and ``begin`` may equal ``end``. Of an input that is a host value (an optional,
+strings) the address is 0.
+
+``Frame`` writes the common part of such a function.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from migx import dim
+from migx.dim import Extent
+from migx.fusion import source
+from migx.ir import Instruction
+from migx.ops.builtin import Literal, Slot
+from migx.ops.formats import UnpackWeight
+from migx.shape import DType, Shape
+from migx.targets.cpu.emit import BF16, F16, F32, F64, I1, I64, PTR, Function, Module, Type, Value
+from migx.targets.cpu.machine import Machine
+
+TYPES = {
+    "f16": F16,
+    "bf16": BF16,
+    "f32": F32,
+    "f64": F64,
+    "bool": Type("i8"),
+    **{f"{sign}{bits}": Type(f"i{bits}") for sign in "iu" for bits in (8, 16, 32, 64)},
+}
+"""How elements lie in memory. Types that are not here (f8, four bits) have no scalar in LLVM."""
+
+
+def behind(value: Instruction) -> Instruction | None:
+    """The constant that a kernel may ask for in a weight format: what an input is a view of, where
+    that is a literal or a slot, or reads back what has been packed for it.
+    """
+    found = source(value)
+    return found if isinstance(found.op, Literal | Slot | UnpackWeight) else None
+
+
+def type_of(dtype: DType) -> Type | None:
+    """The scalar an element is in memory; None where LLVM has none."""
+    return TYPES.get(dtype.name)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A compiled instruction. ``tiles`` says how many tiles there are for given sizes, ``words``
+    what follows the addresses in the block of arguments, ``scratch`` the bytes each thread needs,
+    ``flops`` the arithmetic done, for reports.
+
+    ``formats`` are inputs that are constants, and the weight format each is read in (``(1,
+    "ABcd16a4b")``): that of what is ``behind`` the views on it. ``in_place`` are inputs whose memory the result may take, each element being
+    read before it is written, where nobody else reads them and they lie as the result does.
+    """
+
+    name: str
+    text: str
+    tiles: Extent
+    words: tuple[Extent, ...] = ()
+    scratch: Extent = 0
+    flops: Extent = 0
+    formats: tuple[tuple[int, str], ...] = ()
+    in_place: tuple[int, ...] = ()
+
+
+@dataclass
+class Frame:
+    """A kernel being written for an instruction: its ``function``, its ``operands``' addresses, and
+    its run-time words.
+
+    ::
+
+        frame = Frame(at, machine)
+        f = frame.function
+        with f.loop(frame.begin, frame.end) as tiles:
+            ...  # tile number tiles.index
+        return frame.finished("negation", tiles=...)
+    """
+
+    at: Instruction
+    machine: Machine
+    module: Module = field(default_factory=Module)
+    function: Function = field(init=False)
+    operands: list[Value] = field(init=False)
+    _words: dict[Extent, Value] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        given = [("args", PTR), ("begin", I64), ("end", I64), ("scratch", PTR)]
+        self.function = self.module.function("kernel", given)
+        self.args, self.begin, self.end, self.scratch = self.function.parameters
+        count = len(self.at.inputs) + len(results(self.at))
+        self.operands = [self._word(k, PTR) for k in range(count)]
+
+    def extent(self, extent: Extent) -> Value:
+        """An extent as i64: a constant, or what the plan puts into the block of arguments."""
+        if not isinstance(extent, dim.Dim):
+            return self.function.const(I64, extent)
+        if extent not in self._words:
+            self._words[extent] = self._word(len(self.operands) + len(self._words), I64)
+        return self._words[extent]
+
+    def finished(
+        self,
+        name: str,
+        tiles: Extent,
+        *,
+        scratch: Extent = 0,
+        flops: Extent = 0,
+        formats: tuple[tuple[int, str], ...] = (),
+        in_place: tuple[int, ...] = (),
+    ) -> Kernel:
+        """The kernel, when its function is written."""
+        words = tuple(self._words)
+        return Kernel(name, self.module.text, tiles, words, scratch, flops, formats, in_place)
+
+    def _word(self, index: int, type_: Type) -> Value:
+        at = self.function.hoisted(f"getelementptr i64, ptr %args, i64 {index}", PTR)
+        return self.function.hoisted(f"load {type_}, ptr {at.text}, !invariant.load !{{}}", type_)
+
+
+def results(at: Instruction) -> tuple[Shape, ...]:
+    """The shapes of what an instruction writes: of each part, where its result is a tuple."""
+    return at.shape.parts or (at.shape,)
+
+
+def call(
+    kernel: Kernel,
+    operands: Sequence[NDArray[Any]],
+    sizes: Mapping[str, int] | None = None,
+    repeat: int = 1,
+) -> None:
+    """Runs a kernel by itself, on this thread, on arrays for its operands, results last: for tests
+    and measurements. Inputs of ``kernel.formats`` must be packed already.
+    """
+    from migx.targets.cpu import jit
+
+    known = dict(sizes or {})
+    code = jit.load([kernel.text])[kernel.text]
+    words = [a.ctypes.data for a in operands] + [dim.evaluate(w, known) for w in kernel.words]
+    args = np.array(words, np.int64)
+    scratch = np.empty(dim.evaluate(kernel.scratch, known) + 64, np.uint8)
+    aligned = -(-scratch.ctypes.data // 64) * 64
+    function = ctypes.CFUNCTYPE(
+        None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p
+    )(code.address)
+    tiles = dim.evaluate(kernel.tiles, known)
+    for _ in range(repeat if tiles else 0):
+        function(args.ctypes.data, 0, tiles, aligned)
+
+
+__all__ = ["I1", "Frame", "Kernel", "call", "results", "type_of"]

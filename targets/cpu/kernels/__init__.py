@@ -1,0 +1,57 @@
+"""The kernels there are, one file for each family.
+
+Each file has ``kernel_for(at, machine)``: the kernel of an instruction, or None where the family
+has none for it. ``FAMILIES`` is the order in which they are asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from importlib import import_module
+
+from migx.ir import Instruction
+from migx.targets.cpu.alike import Recent, likeness
+from migx.targets.cpu.kernel import Kernel
+from migx.targets.cpu.machine import Machine
+
+FAMILIES = (
+    "gemm",
+    "depthwise",
+    "convolution",
+    "pooling",
+    "int4",
+    "attention",
+    "fused",
+    "regions",
+    "dims",
+)
+MOST = 512
+"""How many kernels are remembered, so that instructions that are alike are looked at once."""
+_known: Recent[tuple[Hashable, Machine], Kernel | None] = Recent(MOST)
+
+
+def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
+    """The kernel of an instruction by the first family that has one; None sends it to ``ref``."""
+    if (alike := likeness(at)) is None:
+        return _made(at, machine)
+    found = _known.get((alike, machine))
+    if found is None and (alike, machine) not in _known:
+        _known[alike, machine] = found = _made(at, machine)
+    return found
+
+
+def _made(at: Instruction, machine: Machine) -> Kernel | None:
+    for name in FAMILIES:
+        family = import_module(f"{__name__}.{name}")
+        found: Kernel | None = family.kernel_for(at, machine)
+        if found is not None:
+            return found
+    return None
+
+
+def formats_of(at: Instruction, machine: Machine) -> dict[int, str]:
+    """The weight format in which an instruction's kernel reads each of its constant inputs that it
+    wants packed.
+    """
+    kernel = None if at.op.name in ("pointwise", "fused_reduce") else kernel_for(at, machine)
+    return {} if kernel is None else dict(kernel.formats)

@@ -1,0 +1,469 @@
+"""Kernels of attention: the softmax of scaled and masked products, times values.
+
+No matrix of all scores is ever made. A tile is a block of queries of one head. It goes over the
+keys block by block, and keeps for each query the greatest score so far, the sum of the exponentials
+of what lies below it, and the values weighted by these; when a greater score comes, sum and values
+are scaled down (M. Milakov and N. Gimelshein, "Online normalizer calculation for softmax", 2018;
+T. Dao et al., "FlashAttention", 2022).
+
+**Why it is fast.** Lanes are queries throughout. The queries of a tile are turned once, into a
+panel that stays in the first level cache; scores come out with a row for each key, and so do
+weights, which are then the panel of the second product. Both products are those of ``tile.py``:
+numbers of keys and values are read where they lie, one at a time, and repeated to all lanes, so
+neither is ever packed. All keys of a query are in one lane, so greatest scores, exponentials and
+sums are plain vector arithmetic, no lanes folded. What is left of the queries in a block
+that is nearly empty, and a single query that meets a long cache, go row by row instead
+(``attention_rows.py``).
+
+No tile shares its sums with another, so bits do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from migx import dim
+from migx import shape as dtypes
+from migx.argument import Argument
+from migx.attention import WEIGHTS, Attention, described
+from migx.dim import Extent, product
+from migx.ir import Instruction
+from migx.kernels import PRODUCT, Access
+from migx.targets.cpu import elements
+from migx.targets.cpu.emit import F32, I8, I64, Function, Value
+from migx.targets.cpu.kernel import Frame, Kernel
+from migx.targets.cpu.kernels import attention_rows
+from migx.targets.cpu.kernels.attention_rows import LOWEST
+from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.tile import LATENCY, LOADS, Matrix, Tile, accumulate, memory_of
+from migx.targets.cpu.transpose import gather_columns, scatter_columns
+from migx.targets.cpu.vector_math import exp_to_zero
+
+ROW = 6
+"""What a query costs row by row, where one lane of a block costs 1."""
+
+
+def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
+    """The kernel of a ``group`` tagged ``attention``, of f32, f16 or bf16; sums are f32."""
+    attention = described(at)
+    if attention is None or not _emittable(attention, machine):
+        return None
+    return Writer(at, machine, attention).kernel()
+
+
+def _emittable(attention: Attention, machine: Machine) -> bool:
+    every = (attention.queries, attention.keys, attention.values, attention.output)
+    if any(a.dtype not in (dtypes.F32, dtypes.F16, dtypes.BF16) for a in every):
+        return False
+    if not isinstance(attention.depth, int) or not isinstance(attention.width, int):
+        return False
+    half = machine.vector_bytes < 32 and not machine.has("neon")
+    nodes = attention.nodes
+    after = [nodes[i].of for i in needed(attention, attention.weight)]
+    if any(isinstance(of, Access) and of.operand != WEIGHTS for of in after):
+        return False
+    return attention.output.strides[-1] == 1 and all(
+        elements.computing(n.dtype) is not None
+        and not (n.dtype.name == "f16" and half)
+        and (
+            isinstance(n.of, (Access, Argument))
+            or elements.has(n.of, [nodes[i].dtype for i in n.inputs], n.dtype)
+        )
+        for n in nodes
+    )
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """How a tile is computed: ``vectors`` of ``lanes`` queries at a time with ``height`` numbers of
+    keys or values, in blocks of ``keys``; up to ``few`` queries row by row.
+    """
+
+    lanes: int
+    vectors: int
+    height: int
+    keys: Extent
+    few: int
+
+    @property
+    def width(self) -> int:
+        """The queries of a tile."""
+        return self.lanes * self.vectors
+
+    def tile(self, rows: Extent) -> Tile:
+        """The tile of a product with so many rows."""
+        block = int(rows) if isinstance(rows, int) else self.height
+        return Tile(self.height, self.vectors, self.lanes, max(1, block), 1, F32)
+
+
+def chosen(machine: Machine, attention: Attention) -> Blocking:
+    """The blocking that costs least, by the model of ``tile.py``: as many turns as the strips of
+    the second product take, for as many lanes as the queries fill, counting those that are empty.
+    """
+    queries, keys = attention.count
+    lanes, best = machine.lanes(F32), (0.0, 0, 0)
+    rows_too = attention_rows.fits(attention)
+    for vectors in range(1, 5):
+        height = min((machine.registers - vectors - 1) // vectors, 8)
+        if height < 1:
+            continue
+        cost = _turns(attention.width, height, vectors) / (vectors * lanes)
+        cost *= _lanes_used(queries, vectors * lanes, rows_too)
+        if not best[1] or cost < best[0]:
+            best = cost, vectors, height
+    _, vectors, height = best
+    width = vectors * lanes
+    few = width // ROW if rows_too else 0
+    if not attention.plain:
+        return Blocking(lanes, vectors, height, keys, few)
+    most = max(height, machine.l1 // 2 // (width * F32.nbytes) // height * height)
+    if isinstance(keys, int):
+        share = -(-keys // max(1, -(-keys // most)))
+        most = max(1, -(-share // height)) * height
+    return Blocking(lanes, vectors, height, most, few)
+
+
+def _turns(rows: Extent, height: int, vectors: int) -> float:
+    """Turns of the arithmetic units for a step of the depth, for so many rows."""
+    total, left = 0.0, rows if isinstance(rows, int) else height
+    while left:
+        strips, left = divmod(left, height)
+        total += strips * max(height * vectors / 2 + LOADS * (height + vectors), LATENCY)
+        height = max(1, height // 2)
+    return total
+
+
+def _lanes_used(queries: Extent, width: int, rows_too: bool) -> int:
+    if not isinstance(queries, int):
+        return 1
+    whole, left = divmod(queries, width)
+    return whole * width + (
+        left * ROW if rows_too and left <= width // ROW else min(left, 1) * width
+    )
+
+
+class Writer:
+    """Writes the kernel of one attention; what both ways to compute a tile need."""
+
+    def __init__(self, at: Instruction, machine: Machine, attention: Attention) -> None:
+        self.attention, self.machine = attention, machine
+        self.frame = Frame(at, machine)
+        self.f: Function = self.frame.function
+        self.blocking = chosen(machine, attention)
+        self.queries, self.keys = (self.frame.extent(e) for e in attention.count)
+        self.loaded = [
+            n
+            for n in needed(attention, attention.score)
+            if isinstance(of := attention.nodes[n].of, Access) and of.operand >= 0
+        ]
+        self.widens = attention.keys.dtype is not dtypes.F32
+        self._divide_scratch()
+
+    def kernel(self) -> Kernel:
+        """The whole of it."""
+        f, attention, width = self.f, self.attention, self.blocking.width
+        queries, keys = attention.count
+        blocks, items = (queries + width - 1) // width, product(attention.batch)
+        with f.loop(self.frame.begin, self.frame.end) as number:
+            many = self.frame.extent(blocks)
+            self.places = self._coordinates(number.index // many)
+            top = number.index % many * width
+            rows = f.intrinsic("smin", self.queries - top, width)
+            self._tile(top, rows)
+        return self.frame.finished(
+            "attention",
+            blocks * items,
+            scratch=self.scratch_bytes,
+            flops=2 * items * queries * keys * (attention.depth + attention.width),
+        )
+
+    def _tile(self, top: Value, rows: Value) -> None:
+        """One tile: by whichever way is less work for as many queries as it has."""
+        f, (queries, _), few = self.f, self.attention.count, self.blocking.few
+        width = self.blocking.width
+        last = queries % width if isinstance(queries, int) else None
+        if not few or last == 0 or (last is not None and last > few):
+            self._block(top, rows)
+        elif isinstance(queries, int) and queries <= few:
+            attention_rows.emit(self, top, rows)
+        else:
+            with f.when(rows <= few):
+                attention_rows.emit(self, top, rows)
+            with f.unless(rows <= few):
+                self._block(top, rows)
+
+    def _coordinates(self, item: Value) -> list[Value]:
+        """Where an item of the batch is along each of the batch's axes."""
+        places: list[Value] = []
+        for number, extent in reversed(list(enumerate(self.attention.batch))):
+            size = self.frame.extent(extent)
+            places.append(item % size if number else item)
+            item = item // size if number else item
+        return places[::-1]
+
+    def matrix(self, access: Access) -> Matrix:
+        """Where an operand's elements lie for the item of this tile."""
+        *batch, row, column = access.strides
+        offset = self.f.as_index(0)
+        for place, stride in zip(self.places, batch, strict=True):
+            offset = offset + place * self.frame.extent(stride)
+        first = self.frame.operands[access.operand]
+        return Matrix(
+            self.f.element(first, offset, memory_of(access.dtype)),
+            self.frame.extent(row),
+            self.frame.extent(column),
+            access.dtype,
+        )
+
+    def scaled(self, x: Value) -> Value:
+        """Queries by all that scales the scores."""
+        for scale in self.attention.scales:
+            by: Value
+            if isinstance(scale.by, Argument):
+                by = self.f.const(F32, float(scale.by.array.reshape(-1)[0]))
+            else:
+                memory = memory_of(scale.by.dtype)
+                first = self.f.load(self.frame.operands[scale.by.operand], memory)
+                by = elements.loaded(self.f, first, scale.by.dtype)
+            by = self.f.splat(by, x.type.lanes)
+            x = x / by if scale.divides else x * by
+        return x
+
+    def evaluated(self, node: int, read: Callable[[int, Access], Value]) -> Value:
+        """A node, where what it reads is given."""
+        f, nodes, found = self.f, self.attention.nodes, dict[int, Value]()
+        for i in needed(self.attention, node):
+            of, dtype = nodes[i].of, nodes[i].dtype
+            if isinstance(of, Access):
+                found[i] = read(i, of)
+            elif isinstance(of, Argument):
+                type_ = elements.computing(dtype)
+                assert type_ is not None
+                found[i] = f.const(type_, of.array.reshape(-1)[0].item())
+            else:
+                types = [nodes[k].dtype for k in nodes[i].inputs]
+                values = [found[k] for k in nodes[i].inputs]
+                found[i] = elements.apply(f, of, values, types, dtype)
+        return found[node]
+
+    def finished(self, value: Value, total: Value) -> Value:
+        """Weighted values by the sum of the weights; 0 where there are no keys, or where rows that
+        would be NaN are guarded.
+        """
+        f = self.f
+        if not self.attention.plain:
+            return value
+        if not self.attention.guarded and dim.bounds(self.attention.count[1])[0] == 0:
+            none = f.splat(f.compare("eq", self.keys, 0), total.type.lanes)
+            total = f.select(none, 1.0, total)
+        result = value * (1.0 / total)
+        return f.select(total > 0.0, result, 0.0) if self.attention.guarded else result
+
+    # A block of queries, by lanes.
+
+    def _divide_scratch(self) -> None:
+        """The queries turned, the weighted values, the scores, and what these meet, turned."""
+        blocking, attention, f = self.blocking, self.attention, self.f
+        line, lanes = blocking.width * F32.nbytes, blocking.lanes
+        offset: Extent = 0
+
+        def area(rows: Extent, row: Extent) -> Value:
+            nonlocal offset
+            start, offset = offset, offset + (rows + lanes - 1) // lanes * lanes * row
+            return f.element(self.frame.scratch, self.frame.extent(start), I8)
+
+        self.panel, self.sums = area(attention.depth, line), area(attention.width, line)
+        self.scores = area(blocking.keys, line)
+        self.turned = {
+            n: area(blocking.keys, blocking.width * memory_of(attention.nodes[n].dtype).nbytes)
+            for n in self.loaded
+        }
+        if self.widens:
+            features = dim.maximum(attention.depth, attention.width) + lanes - 1
+            self.staged = area(blocking.keys, features // lanes * lanes * F32.nbytes)
+        self.scratch_bytes = offset
+
+    def _panel_of(self, first: Value) -> Matrix:
+        """A matrix in scratch that has a row of all the queries."""
+        f = self.f
+        return Matrix(first, f.as_index(self.blocking.width), f.as_index(1), dtypes.F32)
+
+    def _block(self, top: Value, rows: Value) -> None:
+        f, attention, blocking = self.f, self.attention, self.blocking
+        depth, width = self.frame.extent(attention.depth), self.frame.extent(attention.width)
+        panel, sums, scores = map(self._panel_of, (self.panel, self.sums, self.scores))
+        queries = self.matrix(attention.queries).moved(top, 0)
+        size, lanes = blocking.width, blocking.lanes
+
+        def scaled(read: Value) -> Value:
+            return self.scaled(elements.loaded(f, read, attention.queries.dtype))
+
+        gather_columns(f, queries, (rows, depth), panel, size, lanes, scaled)
+        once = self._single and isinstance(attention.count[1], int) and attention.count[1] > 0
+        if not once:
+            self._clear(self.sums, width)
+        keys, values = self.matrix(attention.keys), self.matrix(attention.values)
+        product_, weighted = blocking.tile(blocking.keys), blocking.tile(attention.width)
+        vector = F32.times(lanes)
+        start = [f.const(vector, LOWEST)] * blocking.vectors + [
+            f.const(vector, 0)
+        ] * blocking.vectors
+        with f.loop(0, self.keys, self.frame.extent(blocking.keys), carry=start) as block:
+            many = f.intrinsic("smin", self.keys - block.index, self.frame.extent(blocking.keys))
+            here = self._widened(keys.moved(block.index, 0), many, depth)
+            heights = product_.heights(attention.count[1])
+            accumulate(f, product_, self.scores, here, panel, many, depth, heights, fresh=True)
+            highest, totals = block.carried[: blocking.vectors], block.carried[blocking.vectors :]
+            highest, totals = self._weights(top, rows, block.index, many, highest, totals)
+            block.carry(*highest, *totals)
+            left = _across(self._widened(values.moved(block.index, 0), many, width))
+            heights = weighted.heights(attention.width)
+            accumulate(f, weighted, self.sums, left, scores, width, many, heights, fresh=once)
+        output = self.matrix(attention.output).moved(top, 0)
+        line = self.panel  # the queries are not needed any more
+        for j, total in enumerate(block.carried[blocking.vectors :]):
+            f.store(total, f.element(line, j * lanes, F32))
+
+        def shared(value: Value, row: Value) -> Value:
+            return self.finished(value, f.load(f.element(line, row, F32), vector))
+
+        scatter_columns(f, sums, output, (rows, width), size, lanes, shared)
+
+    def _widened(self, given: Matrix, rows: Value, columns: Value) -> Matrix:
+        """Rows of keys or values as they lie, or where they are narrower than sums, a copy."""
+        f, lanes = self.f, self.blocking.lanes
+        if not self.widens:
+            return given
+        if given.column.number != 1 and given.row.number == 1:
+            return _across(self._widened(_across(given), columns, rows))
+        memory = memory_of(given.dtype)
+        line = (columns + (lanes - 1)) // lanes * lanes
+        made = Matrix(self.staged, line, f.as_index(1), dtypes.F32)
+        with f.loop(0, rows) as i, f.loop(0, columns, lanes) as j:
+            mask = f.first_lanes(columns - j.index, lanes)
+            place = given.at(i.index, j.index)
+            if given.column.number == 1:
+                vector = f.load(place, memory.times(lanes), mask=mask)
+            else:
+                vector = f.gather(place, f.iota(I64.times(lanes)) * given.column, memory, mask)
+            f.store(elements.loaded(f, vector, given.dtype), made.at(i.index, j.index))
+        return made
+
+    @property
+    def _single(self) -> bool:
+        """Whether one block has all the keys."""
+        keys, block = self.attention.count[1], self.blocking.keys
+        return keys == block or (isinstance(keys, int) and isinstance(block, int) and keys <= block)
+
+    def _clear(self, first: Value, rows: Value) -> None:
+        f, lanes = self.f, self.blocking.lanes
+        with f.loop(0, rows * self.blocking.vectors) as at:
+            f.store(f.const(F32.times(lanes), 0), f.element(first, at.index * lanes, F32), align=64)
+
+    def _weights(
+        self,
+        top: Value,
+        rows: Value,
+        key: Value,
+        many: Value,
+        highest: list[Value],
+        totals: list[Value],
+    ) -> tuple[list[Value], list[Value]]:
+        """Makes weights of a block of products; the greatest scores and the sums with these."""
+        f, attention = self.f, self.attention
+        between = attention.nodes[attention.score].of
+        changes = not (isinstance(between, Access) and between.operand == PRODUCT)
+        for n in self.loaded:
+            self._turn(n, top, rows, key, many)
+        met = {n: self.matrix(self._access(n)).moved(0, key) for n in self.loaded}
+        with f.loop(0, many, carry=highest) as i:
+            made = []
+            for j, (place, best) in enumerate(zip(self._line(i.index), i.carried, strict=True)):
+                score = f.load(place, best.type)
+                if changes:
+                    score = self._scored(score, met, i.index, j)
+                    f.store(score, place)
+                made.append(f.select(score > best, score, best))
+            i.carry(*made)
+        greatest = i.carried
+        if not self._single:
+            shrunk = [exp_to_zero(f, a - b) for a, b in zip(highest, greatest, strict=True)]
+            totals = [t * s for t, s in zip(totals, shrunk, strict=True)]
+            with f.when(key > 0), f.loop(0, self.frame.extent(attention.width)) as k:
+                for place, by in zip(self._line(k.index, self.sums), shrunk, strict=True):
+                    f.store(f.load(place, by.type) * by, place)
+        with f.loop(0, many, carry=totals) as i:
+            made = []
+            for place, best, total in zip(self._line(i.index), greatest, i.carried, strict=True):
+                weight = exp_to_zero(f, f.load(place, best.type) - best)
+                f.store(weight, place)
+                made.append(total + weight)
+            i.carry(*made)
+        if not attention.plain:
+            self._change_weights(many, i.carried)
+        return greatest, i.carried
+
+    def _scored(self, product_: Value, met: dict[int, Matrix], key: Value, j: int) -> Value:
+        """A vector of scores, from one of products; vector j of those for a key."""
+        f, lanes, turned_ = self.f, self.blocking.lanes, self.turned
+
+        def read(node: int, access: Access) -> Value:
+            if access.operand == PRODUCT:
+                return product_
+            memory = memory_of(access.dtype)
+            if access.strides[-2] == 0:
+                one = elements.loaded(f, f.load(met[node].at(0, key), memory), access.dtype)
+                return f.splat(one, lanes)
+            row = f.element(turned_[node], key * self.blocking.width + j * lanes, memory)
+            return elements.loaded(f, f.load(row, memory.times(lanes)), access.dtype)
+
+        return self.evaluated(self.attention.score, read)
+
+    def _change_weights(self, many: Value, totals: list[Value]) -> None:
+        """What stands between the softmax and the values."""
+        f = self.f
+        with f.loop(0, many) as i:
+            for place, total in zip(self._line(i.index), totals, strict=True):
+                f.store(self.weight(f.load(place, total.type) / total), place)
+
+    def weight(self, softmax: Value) -> Value:
+        """What values are multiplied by, from the result of the softmax."""
+        return self.evaluated(self.attention.weight, lambda node, access: softmax)
+
+    def _access(self, node: int) -> Access:
+        access = self.attention.nodes[node].of
+        assert isinstance(access, Access)
+        return access
+
+    def _line(self, row: Value, first: Value | None = None) -> list[Value]:
+        """The addresses of the vectors of a row in scratch, of the scores unless told."""
+        f, blocking = self.f, self.blocking
+        base = f.element(first or self.scores, row * blocking.width, F32)
+        return [f.element(base, j * blocking.lanes, F32) for j in range(blocking.vectors)]
+
+    def _turn(self, node: int, top: Value, rows: Value, key: Value, many: Value) -> None:
+        """Turns what scores of a block meet, unless it is the same for all queries."""
+        access = self._access(node)
+        if access.strides[-2] == 0:
+            return
+        f, blocking = self.f, self.blocking
+        made = Matrix(self.turned[node], f.as_index(blocking.width), f.as_index(1), access.dtype)
+        given = self.matrix(access).moved(top, key)
+        gather_columns(f, given, (rows, many), made, blocking.width, blocking.lanes)
+
+
+def _across(matrix: Matrix) -> Matrix:
+    """A matrix with its rows for columns."""
+    return Matrix(matrix.first, matrix.column, matrix.row, matrix.dtype)
+
+
+def needed(attention: Attention, node: int) -> list[int]:
+    """A node and those it is computed from, in their order."""
+    found, work = set[int](), [node]
+    while work:
+        i = work.pop()
+        if i not in found:
+            found.add(i)
+            work += attention.nodes[i].inputs
+    return sorted(found)

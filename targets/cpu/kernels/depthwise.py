@@ -1,0 +1,86 @@
+"""Kernels of convolutions whose channels do not mix, with the arithmetic on their result.
+
+Each element of the image is used by few sums, so reading it is most of the work, and it is read
+where it lies: see ``sliding.py``. The numbers of a kernel stay in registers.
+"""
+
+from __future__ import annotations
+
+from migx.ir import Instruction
+from migx.targets.cpu.emit import Value
+from migx.targets.cpu.epilogue import in_place
+from migx.targets.cpu.finish import Finish, Strip
+from migx.targets.cpu.kernel import Frame, Kernel
+from migx.targets.cpu.kernels.convolution import Problem, described
+from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.sliding import Sliding, Tap, Windows
+from migx.targets.cpu.tile import memory_of, multiplied_and_added, widened
+
+ANY = 1 << 30
+
+
+def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
+    """The kernel of a convolution with one channel in each of its groups."""
+    problem = described(at, machine)
+    if problem is None or problem.channels > 1 or problem.groups == 1:
+        return None
+    return _Writer(at, machine, problem).kernel()
+
+
+class _Writer:
+    """Writes the kernel of one problem."""
+
+    def __init__(self, at: Instruction, machine: Machine, problem: Problem) -> None:
+        self.problem, self.frame = problem, Frame(at, machine)
+        self.f, self.lanes = self.frame.function, machine.lanes(problem.sum)
+        self.all = problem.groups * problem.outputs
+        self.finish = Finish(
+            self.frame, problem.epilogue, problem.sum, self.lanes, self.all, light=ANY
+        )
+
+    def kernel(self) -> Kernel:
+        """The whole of it."""
+        problem = self.problem
+        zero = self.f.const(problem.sum.times(self.lanes), 0)
+        tiles = Sliding(
+            self.frame,
+            problem.axes,
+            problem.types[0],
+            self.lanes,
+            problem.image,
+            (problem.items, problem.groups, problem.outputs),
+            problem.steps,
+            lambda: zero,
+            self._multiplied,
+            self._done,
+        ).write()
+        elements = problem.items * self.all * problem.pixels
+        return self.frame.finished(
+            "depthwise convolution",
+            tiles,
+            flops=2 * elements * problem.taps * problem.axes[0].length + problem.epilogue.flops,
+            in_place=tuple(
+                i for i in in_place(problem.epilogue) if i not in (problem.image, problem.kernels)
+            ),
+        )
+
+    def _multiplied(self, total: Value, seen: Value, channel: Value, tap: Tap) -> Value:
+        f, problem = self.f, self.problem
+        _, height, width = problem.axes
+        memory = memory_of(problem.types[1])
+        deep, row, column = tap
+        kernel = channel % self.all * problem.row
+        place = (deep * height.length + row) * width.length + column
+        at = f.element(self.frame.operands[problem.kernels], kernel + place, memory)
+        number = widened(f, f.load(at, memory), problem.types[1], problem.sum)
+        image = widened(f, seen, problem.types[0], problem.sum)
+        return multiplied_and_added(f, f.splat(number, self.lanes), image, total)
+
+    def _done(self, at: Windows, total: Value) -> None:
+        _, height, width = self.problem.axes
+        e = self.frame.extent
+        pixel = (at.depth * e(height.made) + at.row) * e(width.made) + at.column
+        one = self.f.as_index(1)
+        strip = Strip(at.channel // self.all, at.channel % self.all, pixel, one)
+        left = None if at.mask is None else e(width.made) - at.column
+        self.finish.write(strip, [total], 1, left)

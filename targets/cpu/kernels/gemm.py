@@ -1,0 +1,446 @@
+"""Kernels of matrix products, with the arithmetic on their result: ``dot``, ``quant_dot``, and
+groups of one of these and what follows it.
+
+A cell is a block of rows by a panel of columns; ``tile.py`` has its inner loops and says how large
+it is. A tile of the plan is one of them, or so many as are worth a thread's while. The sums of a
+cell are kept in scratch, and when they are complete the epilogue goes over them once and writes the
+result.
+
+A literal on the right is read in panels packed ahead. What else stands on the right is packed into
+scratch, or computed there from what it is made of, once for all the rows that a thread multiplies
+it with; where the rows are few it is read as it lies. Rows on the left are read as they lie, unless
+their elements must be widened first.
+
+Each sum is added up in the order of the depth by one thread, so bits depend neither on the number
+of threads nor on how many rows there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from migx.dim import Extent, bounds, maximum, minimum, product
+from migx.ir import Instruction
+from migx.kernels import Access, FusedKernel, epilogue, operand
+from migx.ops.fused import Group
+from migx.ops.linear import Dot, QuantDot
+from migx.shape import F16, DType, Shape
+from migx.targets.cpu import elements
+from migx.targets.cpu.emit import F32, F64, I8, I32, I64, Type, Value
+from migx.targets.cpu.epilogue import (
+    Block,
+    Epilogue,
+    computable,
+    evaluated,
+    in_place,
+    writable,
+)
+from migx.targets.cpu.kernel import Frame, Kernel, behind, type_of
+from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.plan import is_alias
+from migx.targets.cpu.tile import BLOCK, WORTH, Matrix, accumulate, chosen, memory_of, widened
+from migx.targets.cpu.transpose import gather_columns
+
+Axes = tuple[tuple[Extent, tuple[Extent, Extent]], ...]
+"""Extents, and what a step along each is on the left and on the right, in elements."""
+
+
+PRODUCTS = (Dot, QuantDot)
+SUMS = {F32: "f32", F64: "f64", I32: "i32", I64: "i64"}
+"""The element type of each type of sums."""
+
+
+def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
+    """The kernel of a product of matrices, by itself or in a group with its epilogue."""
+    problem = described(at)
+    if problem is None or not problem.writable(machine):
+        return None
+    return _Writer(at, machine, problem).kernel()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A product of matrices, repeated over the ``batch``, and what is done to its elements.
+
+    ``left`` and ``right`` are numbers of inputs; then come their types, and the steps along rows
+    and columns. ``literal`` has the letters of the axes of a literal on the right: of the batch,
+    the depth and the columns. Where the right one is ``computed`` from inputs element by element,
+    there is no such number, and the letters are those of the axes it is computed on.
+    """
+
+    left: int
+    right: int | None
+    types: tuple[DType, DType]
+    sum: Type
+    batch: Axes
+    rows: Extent
+    columns: Extent
+    depth: Extent
+    left_steps: tuple[Extent, Extent]
+    right_steps: tuple[Extent, Extent]
+    literal: tuple[str, str, str] | None
+    computed: FusedKernel | None
+    epilogue: FusedKernel
+
+    def format(self, width: int) -> str | None:
+        """The weight format of panels this wide, where the right operand is a literal."""
+        if self.literal is None or self.right is None:
+            return None
+        lead, depth, column = self.literal
+        return f"{lead}{column.upper()}{depth}{width}{column}"
+
+    def writable(self, machine: Machine) -> bool:
+        """Whether everything in it can be written."""
+        half = machine.vector_bytes < 32 and not machine.has("neon")
+        nodes = (*self.epilogue.nodes, *(self.computed.nodes if self.computed else ()))
+        types = {*self.types, *(node.dtype for node in nodes)}
+        return not (half and F16 in types) and writable(self.epilogue) and computable(nodes)
+
+
+def described(at: Instruction) -> Problem | None:
+    """The product an instruction computes; None where it is none, or not of its inputs as they
+    are.
+    """
+    dot = _product(at)
+    if dot is None:
+        return None
+    left, right = (_number(at, dot, value) for value in dot.inputs)
+    if left is None:
+        return None
+    x = at.inputs[left].shape
+    y = (dot.inputs[1] if right is None else at.inputs[right]).shape
+    root = _root(dot.inputs[1] if right is None else at.inputs[right])
+    sum_, columns = _sum_of(dot.shape.dtype), dot.shape.dims[-1]
+    depth = x.dims[-1] if isinstance(x.dims[-1], int) else y.dims[-2]
+    letters = _letters(root, y, depth, columns)
+    computed = operand(at, root) if right is None and letters else None
+    rest = epilogue(at, dot, columns)
+    if sum_ is None or rest is None or (right is None and computed is None):
+        return None
+    steps = [*zip(x.true_strides[:-1], (*y.true_strides[:-2], 0), strict=True)]
+    axes = _collapsed([*zip(x.dims[:-1], steps, strict=True)])
+    rows, (row, _) = axes.pop() if axes and axes[-1][1][1] == 0 else (1, (0, 0))
+    return Problem(
+        left,
+        right,
+        (x.dtype, y.dtype),
+        sum_,
+        tuple(axes),
+        rows,
+        columns,
+        depth,
+        (depth if row == x.dims[-1] else row, x.true_strides[-1]),
+        (y.true_strides[-2], 1 if columns == 1 else y.true_strides[-1]),
+        letters if computed or behind(root) is not None else None,
+        computed,
+        rest,
+    )
+
+
+def _product(at: Instruction) -> Instruction | None:
+    """The product in an instruction."""
+    if type(at.op) in PRODUCTS:
+        return at
+    if not isinstance(at.op, Group) or at.op.tag != "gemm_epilogue":
+        return None
+    return next((v for v in at.modules[0] if type(v.op) in PRODUCTS), None)
+
+
+def _number(at: Instruction, dot: Instruction, value: Instruction) -> int | None:
+    """The number of the input that a factor of the product is; None where it is computed."""
+    if dot is at:
+        return at.inputs.index(value)
+    parameters = list(at.modules[0].parameters.values())
+    return parameters.index(value) if value in parameters else None
+
+
+def _root(value: Instruction) -> Instruction:
+    """The value in whose memory a value lies."""
+    while is_alias(value):
+        value = value.inputs[0]
+    return value
+
+
+def _sum_of(dtype: DType) -> Type | None:
+    """What products of this type are summed in: integers modulo the width, so at least 32 bits."""
+    if dtype.is_float:
+        return {64: F64, 32: F32, 16: F32}.get(dtype.bits)
+    return (I64 if dtype.bits == 64 else I32) if dtype.is_integer else None
+
+
+def _collapsed(
+    axes: list[tuple[Extent, tuple[Extent, Extent]]],
+) -> list[tuple[Extent, tuple[Extent, Extent]]]:
+    """The same axes with those of one place gone, and neighbours that lie alike made one."""
+    kept: list[tuple[Extent, tuple[Extent, Extent]]] = []
+    for extent, steps in axes:
+        if extent == 1:
+            continue
+        if kept and all(a == b * extent for a, b in zip(kept[-1][1], steps, strict=True)):
+            kept[-1] = (kept[-1][0] * extent, steps)
+        else:
+            kept.append((extent, steps))
+    return kept
+
+
+def _letters(
+    root: Instruction, shape: Shape, depth: Extent, columns: Extent
+) -> tuple[str, str, str] | None:
+    """The letters of a value's axes (of the batch, the depth and the columns), where a view of it,
+    of the shape given, is all of it, matrix by matrix.
+    """
+    if root.shape.rank < 2 or not root.shape.standard:
+        return None
+    *lead, a, b = (chr(ord("a") + i) for i in range(root.shape.rank))
+    height, width = root.shape.dims[-2:]
+    row, column = shape.true_strides[-2:]
+    matrix = height * width if isinstance(height, int) and isinstance(width, int) else 0
+    if not matrix or any(not isinstance(s, int) or s % matrix for s in shape.true_strides[:-2]):
+        return None
+    reached = sum(
+        (d - 1) * s for d, s in zip(shape.dims[:-2], shape.true_strides[:-2], strict=True) if s != 0
+    )
+    if reached + matrix != root.shape.elements:
+        return None
+    if (height, width) == (depth, columns) and _fits((row, column), (width, 1), (depth, columns)):
+        return "".join(lead), a, b
+    if (width, height) == (depth, columns) and _fits((row, column), (1, width), (depth, columns)):
+        return "".join(lead), b, a
+    return None
+
+
+def _fits(steps: tuple[Extent, ...], wanted: tuple[Extent, ...], dims: tuple[Extent, ...]) -> bool:
+    return all(d == 1 or s == w for s, w, d in zip(steps, wanted, dims, strict=True))
+
+
+class _Writer:
+    """Writes the kernel of one problem."""
+
+    def __init__(self, at: Instruction, machine: Machine, problem: Problem) -> None:
+        self.problem, self.machine = problem, machine
+        self.frame = Frame(at, machine)
+        self.f = self.frame.function
+        self.items = product(extent for extent, _ in problem.batch)
+        extents = problem.rows, problem.columns, problem.depth, self.items
+        self.tile = chosen(machine, problem.sum, *extents)
+        self.format = problem.format(self.tile.columns)
+        self.rows, self.columns, self.depth = (
+            self.frame.extent(e) for e in (problem.rows, problem.columns, problem.depth)
+        )
+        self.heights = self.tile.heights(problem.rows)
+        self.epilogue = Epilogue(self.frame, problem.epilogue, self.tile, problem.columns)
+        self.widens = type_of(problem.types[0]) != problem.sum
+
+    # The loops around.
+
+    def kernel(self) -> Kernel:
+        """The whole of it."""
+        f, tile, problem = self.f, self.tile, self.problem
+        blocks = (problem.rows + tile.block - 1) // tile.block
+        panels = (problem.columns + tile.columns - 1) // tile.columns
+        cells = blocks * panels * self.items
+        work = 2 * minimum(problem.rows, tile.block) * tile.columns * problem.depth
+        share = maximum(WORTH // maximum(work, 1), 1)
+        self._divide_scratch()
+        begin, end = (
+            limit * self.frame.extent(share) for limit in (self.frame.begin, self.frame.end)
+        )
+        end = f.minimum(end, self.frame.extent(cells))
+        with f.loop(begin, end, carry=[f.as_index(-1)]) as number:
+            many, across = self.frame.extent(blocks), self.frame.extent(panels)
+            top = number.index % many * tile.block
+            side = number.index // many
+            item, panel = side // across, side % across
+            number.carry(self._cell(top, panel * tile.columns, item, side, number.carried[0]))
+        return self.frame.finished(
+            "dot" if len(problem.epilogue.nodes) == 1 else "dot and epilogue",
+            (cells + share - 1) // share,
+            scratch=self.scratch_bytes,
+            flops=2 * self.items * problem.rows * problem.columns * problem.depth
+            + problem.epilogue.flops,
+            formats=self._formats(),
+            in_place=self._in_place(),
+        )
+
+    def _formats(self) -> tuple[tuple[int, str], ...]:
+        right = self.problem.right
+        return () if self.format is None or right is None else ((right, self.format),)
+
+    def _divide_scratch(self) -> None:
+        """Sums first, then rows widened, then a panel packed."""
+        tile, size = self.tile, self.tile.sum.nbytes
+        sums = tile.block * tile.columns * size
+        widened_bytes = tile.block * tile.depth * size if self.widens else 0
+        start = (sums + widened_bytes + 63) // 64 * 64
+        room = (self.problem.depth + tile.lanes - 1) // tile.lanes * tile.lanes
+        panel = 0 if self.format else room * tile.columns * size
+        self.scratch_bytes: Extent = start + panel
+        self.sums = self.frame.scratch
+        self.staged = self.f.element(self.sums, sums, I8)
+        self.panel = self.f.element(self.sums, start, I8)
+
+    def _cell(self, top: Value, left: Value, item: Value, side: Value, packed: Value) -> Value:
+        """One cell; gives the number of the panel that is now packed."""
+        f, tile, problem = self.f, self.tile, self.problem
+        rows = f.as_index(tile.block)
+        if not isinstance(problem.rows, int) or problem.rows % tile.block:
+            rows = f.minimum(self.rows - top, tile.block)
+        of_left, of_right = self._offsets(item)
+        lines = self._matrix(problem.left, of_left, problem.left_steps, problem.types[0])
+        right = self._panel(of_right, left, side, packed)
+        if problem.depth == tile.depth:
+            self._add(lines.moved(top, 0), right, rows, self.depth, fresh=True)
+        else:
+            zero = f.const(tile.vector, 0)
+            with f.loop(0, rows * tile.vectors) as at:
+                f.store(zero, f.element(self.sums, at.index * tile.lanes, tile.sum))
+            with f.loop(0, self.depth, tile.depth) as k:
+                deep = self._deep(k.index)
+                further = lines.moved(top, k.index)
+                self._add(further, right.moved(k.index, 0), rows, deep, fresh=False)
+        there = f.minimum(self.columns - left, tile.columns)
+        block = Block(self.sums, item * self.rows + top, left, rows, there)
+        self.epilogue.write(block)
+        return side
+
+    def _add(self, lines: Matrix, right: Matrix, rows: Value, depth: Value, *, fresh: bool) -> None:
+        """Adds so much of the depth to the sums."""
+        left, heights = self._left(lines, rows, depth), self.heights
+        accumulate(
+            self.f,
+            self.tile,
+            self.sums,
+            left,
+            right,
+            rows,
+            depth,
+            heights,
+            fresh=fresh,
+            ahead=self.format is not None and bounds(self.problem.rows)[1] >= BLOCK // 2,
+        )
+
+    def _deep(self, begin: Value) -> Value:
+        """How much of the depth is added in the turn that begins here."""
+        depth, step = self.problem.depth, self.tile.depth
+        if isinstance(depth, int) and depth % step == 0:
+            return self.f.as_index(step)
+        return self.f.minimum(self.depth - begin, step)
+
+    def _offsets(self, item: Value) -> tuple[Value, Value]:
+        """Where the two matrices of an item of the batch begin."""
+        problem, frame = self.problem, self.frame
+        left, right = self.f.as_index(0), self.f.as_index(0)
+        for number, (extent, (of_left, of_right)) in reversed(list(enumerate(problem.batch))):
+            place = item % frame.extent(extent) if number else item
+            item = item // frame.extent(extent) if number else item
+            step = of_right if self.format is None else self._packed_step(of_right)
+            left = left + place * frame.extent(of_left)
+            right = right + place * frame.extent(step)
+        return left, right
+
+    def _matrix(
+        self, number: int, offset: Value, steps: tuple[Extent, Extent], dtype: DType
+    ) -> Matrix:
+        """An input, from an offset on."""
+        first = self.f.element(self.frame.operands[number], offset, memory_of(dtype))
+        return Matrix(first, self.frame.extent(steps[0]), self.frame.extent(steps[1]), dtype)
+
+    def _packed_step(self, step: Extent) -> Extent:
+        """From one packed matrix to another, for the step between them as they were."""
+        problem = self.problem
+        panels = (problem.columns + self.tile.columns - 1) // self.tile.columns
+        return (
+            step // (problem.depth * problem.columns) * panels * problem.depth * self.tile.columns
+        )
+
+    # Operands.
+
+    def _left(self, lines: Matrix, rows: Value, depth: Value) -> Matrix:
+        """The rows as they lie, or widened in scratch."""
+        if not self.widens:
+            return lines
+        f, tile = self.f, self.tile
+        row = f.as_index(tile.depth)
+        made = Matrix(self.staged, row, f.as_index(1), DType.of(SUMS[tile.sum]))
+        with f.loop(0, rows) as i, f.loop(0, depth, tile.lanes) as k:
+            mask = f.first_lanes(depth - k.index, tile.lanes)
+            vector = lines.vector(i.index, k.index, tile.lanes, mask)
+            f.store(widened(f, vector, lines.dtype, tile.sum), made.at(i.index, k.index), mask=mask)
+        return made
+
+    def _panel(self, offset: Value, column: Value, side: Value, packed: Value) -> Matrix:
+        """The panel whose first column is given, ready to be read by vectors."""
+        f, tile, problem = self.f, self.tile, self.problem
+        width = f.as_index(tile.columns)
+        made = Matrix(self.panel, width, f.as_index(1), DType.of(SUMS[tile.sum]))
+        missing = f.compare("ne", side, packed)
+        if problem.right is None:
+            with f.when(missing):
+                self._compute(made, column)
+            return made
+        right = self._matrix(problem.right, offset, problem.right_steps, problem.types[1])
+        if self.format is not None:
+            panel = Matrix(right.first, width, f.as_index(1), right.dtype)
+            return panel.moved(column // tile.columns * self.depth, 0)
+        there = right.moved(0, column)
+        if not self._may_be_direct():
+            with f.when(missing):
+                self._pack(there, made, self.columns - column)
+            return made
+        whole = (self.columns - column) >= tile.columns
+        direct = whole & (self.rows <= tile.rows)
+        with f.when(missing & ~direct):
+            self._pack(there, made, self.columns - column)
+        return Matrix(
+            f.select(direct, there.first, made.first),
+            f.select(direct, there.row, made.row),
+            made.column,
+            right.dtype,
+        )
+
+    def _may_be_direct(self) -> bool:
+        """Whether a panel on the right may be read as it lies, for some sizes."""
+        problem, tile = self.problem, self.tile
+        few = bounds(problem.rows)[0] <= tile.rows and bounds(problem.columns)[1] >= tile.columns
+        return few and problem.right_steps[1] == 1 and type_of(problem.types[1]) == tile.sum
+
+    def _pack(self, given: Matrix, made: Matrix, columns: Value) -> None:
+        """Copies as many columns as there are to a panel."""
+        f, tile = self.f, self.tile
+        turned = Matrix(given.first, given.column, given.row, given.dtype)
+        gather_columns(
+            f,
+            turned,
+            (columns, self.depth),
+            made,
+            tile.columns,
+            tile.lanes,
+            lambda vector: widened(f, vector, given.dtype, tile.sum),
+        )
+
+    def _compute(self, made: Matrix, column: Value) -> None:
+        """Computes a panel from what its elements are made of."""
+        f, tile, frame, kernel = self.f, self.tile, self.frame, self.problem.computed
+        assert kernel is not None
+        assert self.problem.literal is not None
+        depth = "ab".index(self.problem.literal[1])
+        with f.loop(0, self.depth) as k, f.loop(0, tile.columns, tile.lanes) as j:
+            mask = f.first_lanes(self.columns - column - j.index, tile.lanes)
+
+            def read(access: Access) -> Value:
+                steps = [frame.extent(s) for s in access.strides]
+                first = frame.operands[access.operand]
+                whole = Matrix(first, steps[depth], steps[1 - depth], access.dtype)
+                read = whole.vector(k.index, column + j.index, tile.lanes, mask)
+                return elements.loaded(f, read, access.dtype)
+
+            value = evaluated(f, kernel.nodes, read)[kernel.outputs[0][0]]
+            f.store(f.cast(f.splat(value, tile.lanes), tile.sum), made.at(k.index, j.index))
+
+    def _in_place(self) -> tuple[int, ...]:
+        """Operands of the epilogue alone whose memory the result may take."""
+        computed = self.problem.computed
+        others = {a.operand for a in computed.accesses} if computed else {self.problem.right}
+        return tuple(
+            i for i in in_place(self.problem.epilogue) if i != self.problem.left and i not in others
+        )

@@ -1,0 +1,562 @@
+"""Kernels of products with weights of four bits: groups tagged ``int4_gemm``, exactly in f32.
+
+Weights are read in panels as wide as eight vectors, still packed: for each place of the depth one
+vector of 32-bit words, of which each has eight neighbouring columns. **Why it is fast.** A level
+becomes a number without a conversion: its four bits, taken where they stand in the word and put
+under the exponent of 2**(23 - place), *are* the float 2**(23 - place) + level, so one bitwise
+operation makes it and one subtraction takes both the power and the zero point away, exactly. With
+the multiply-add that is three instructions for a vector of weights, on three kinds of unit. Eight
+sums are enough to cover the latency of the units, and nothing but the packed bytes and the scales
+is read from memory, in the order in which it lies.
+
+Lanes of the k-th sum are then every eighth column from the k-th on. Scales are brought into that
+order once for each block, by shuffles, and sums out of it once, when they are complete.
+
+A single row is multiplied as it is unpacked, and each block's sum is scaled once. For more rows, a
+slab of the panel is unpacked and scaled into scratch, and the tiles of ``tile.py`` run over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from migx.dim import Extent, bounds
+from migx.fusion import source
+from migx.ir import Instruction
+from migx.kernels import FusedKernel, epilogue
+from migx.ops.builtin import Literal
+from migx.ops.fused import Group
+from migx.ops.linear import Dot
+from migx.ops.packing import FLAT, UnpackInt4
+from migx.ops.quantization import DequantizeLinear
+from migx.shape import F16, I4, DType, Shape
+from migx.shape import F32 as FLOAT
+from migx.targets.cpu import elements
+from migx.targets.cpu.emit import F32, I8, I32, Function, Value
+from migx.targets.cpu.epilogue import Block, Epilogue, computable, writable
+from migx.targets.cpu.kernel import Frame, Kernel, behind
+from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.tile import Matrix, Tile, accumulate, memory_of, multiplied_and_added
+
+LEVELS = 8
+"""Levels in a word, and vectors of columns in a panel."""
+SLAB = 256
+"""About how much of the depth is unpacked at a time: it stays in the second level cache."""
+AHEAD = 8192
+"""Bytes of the panel asked for ahead: prefetchers of CPUs stop where a page does."""
+ROWS = 48
+"""About how many rows use a slab, so that unpacking it costs little beside."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """Scales or zero points: a number for all, or an input, its format, and whether columns and
+    blocks of the depth have their own.
+    """
+
+    dtype: DType
+    number: float = 0.0
+    operand: int | None = None
+    format: str | None = None
+    by_column: bool = False
+    by_block: bool = False
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A product of rows with unpacked weights, and what is done to its elements.
+
+    ``left`` and ``weight`` are numbers of inputs; ``steps`` those from row to row and from place to
+    place of the left one. A scale holds for ``block`` places of the depth.
+    """
+
+    left: int
+    left_dtype: DType
+    steps: tuple[Extent, Extent]
+    weight: int
+    format: str
+    signed: bool
+    rows: Extent
+    columns: int
+    depth: int
+    block: int
+    scale: Parameter
+    zero: Parameter
+    epilogue: FusedKernel
+
+
+def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
+    """The kernel of a group tagged ``int4_gemm`` that multiplies rows with a literal."""
+    if not isinstance(at.op, Group) or at.op.tag != "int4_gemm" or machine.lanes(F32) < 4:
+        return None
+    problem = described(at, LEVELS * machine.lanes(F32))
+    if problem is None or not writable(problem.epilogue):
+        return None
+    half = machine.vector_bytes < 32 and not machine.has("neon")
+    types = {problem.left_dtype, problem.scale.dtype, *(n.dtype for n in problem.epilogue.nodes)}
+    if (half and F16 in types) or not computable(problem.epilogue.nodes):
+        return None
+    return _Writer(at, machine, problem).kernel()
+
+
+# What a group holds.
+
+
+def described(at: Instruction, width: int) -> Problem | None:
+    """The product a group computes, its weights in panels of a width; None for other forms."""
+    (module,) = at.modules
+    dot = next((v for v in module if type(v.op) is Dot), None)
+    if dot is None:
+        return None
+    inputs = list(module.parameters.values())
+    left, right = dot.inputs
+    linear = source(right)
+    if left not in inputs or not isinstance(linear.op, DequantizeLinear):
+        return None
+    axes = _axes(linear, right)
+    x = at.inputs[inputs.index(left)].shape
+    lines = _lines(x)
+    weight = source(linear.inputs[0])
+    if axes is None or lines is None or not _is_floating(x.dtype):
+        return None
+    if not isinstance(weight.op, UnpackInt4) or weight.op.axis != FLAT:
+        return None
+    form = _format(at, inputs, weight.inputs[0], linear.inputs[0], axes, width)
+    depth, columns = (linear.shape.dims[i] for i in axes)
+    block = _block(linear, axes[0])
+    scale = _parameter(at, inputs, linear, 1, axes, width)
+    zero = Parameter(linear.inputs[0].shape.dtype)
+    if len(linear.inputs) == 3:
+        found = _parameter(at, inputs, linear, 2, axes, width)
+        if found is None:
+            return None
+        zero = found
+    rest = epilogue(at, dot, columns)
+    if form is None or scale is None or rest is None or not _is_floating(dot.shape.dtype):
+        return None
+    assert isinstance(depth, int)
+    assert isinstance(columns, int)
+    return Problem(
+        inputs.index(left),
+        x.dtype,
+        lines[1],
+        inputs.index(weight.inputs[0]),
+        form,
+        weight.inputs[0].shape.dtype is I4,
+        lines[0],
+        columns,
+        depth,
+        block,
+        scale,
+        zero,
+        rest,
+    )
+
+
+def _is_floating(dtype: DType) -> bool:
+    return dtype.is_float and dtype.bits in (16, 32)
+
+
+def _is_constant(value: Instruction) -> bool:
+    """Whether a value is all of a constant that can be had in a format."""
+    return behind(value) is value
+
+
+def _axes(linear: Instruction, right: Instruction) -> tuple[int, int] | None:
+    """Which axes of a matrix are the depth and the columns, where a view shows it once, or once and
+    the same for a whole batch.
+    """
+    if linear.shape.rank != 2 or not linear.shape.static or linear.shape.elements == 0:
+        return None
+    *batch, row, column = right.shape.true_strides
+    height, width = linear.shape.dims
+    dims = right.shape.dims[-2:]
+    if any(s != 0 for s in batch):
+        return None
+    for depth in (0, 1):
+        wanted = (width, 1) if depth == 0 else (1, width)
+        shown = (height, width) if depth == 0 else (width, height)
+        fits = all(d == 1 or a == b for d, a, b in zip(dims, (row, column), wanted, strict=True))
+        if dims == shown and fits:
+            return depth, 1 - depth
+    return None
+
+
+def _lines(x: Shape) -> tuple[Extent, tuple[Extent, Extent]] | None:
+    """The rows of a value and the steps along them, where all lie one step apart."""
+    strides = x.true_strides
+    rows: Extent = 1
+    step: Extent = 0
+    for extent, stride in reversed(list(zip(x.dims[:-1], strides[:-1], strict=True))):
+        if extent == 1:
+            continue
+        if rows == 1:
+            rows, step = extent, stride
+        elif stride == step * rows:
+            rows = rows * extent
+        else:
+            return None
+    return rows, (step, strides[-1])
+
+
+def _block(linear: Instruction, depth: int) -> int:
+    """For how many places of the depth a scale holds."""
+    assert isinstance(linear.op, DequantizeLinear)
+    whole = int(linear.shape.dims[depth])
+    if linear.op.axis % linear.shape.rank != depth or linear.inputs[1].shape.elements == 1:
+        return whole
+    return min(linear.op.block or 1, whole)
+
+
+def _format(
+    at: Instruction,
+    inputs: Sequence[Instruction],
+    parameter: Instruction,
+    shown: Instruction,
+    axes: tuple[int, int],
+    width: int,
+) -> str | None:
+    """The format in panels of a literal that comes in as a parameter and is shown, perhaps
+    transposed, as a matrix with these axes.
+    """
+    if parameter not in inputs or parameter.shape.rank != 2:
+        return None
+    if not _is_constant(at.inputs[inputs.index(parameter)]):
+        return None
+    rows, row = parameter.shape.dims
+    strides = tuple(
+        1 if d == 1 else s for d, s in zip(shown.shape.dims, shown.shape.true_strides, strict=True)
+    )
+    plain = tuple(1 if d == 1 else s for d, s in zip((rows, row), (row, 1), strict=True))
+    if shown.shape.dims == (rows, row) and strides == plain:
+        depth = axes[0]
+    elif shown.shape.dims == (row, rows) and strides == plain[::-1]:
+        depth = 1 - axes[0]
+    else:
+        return None
+    low, high = "ab"[depth], "ab"[1 - depth]
+    return f"{high.upper()}{low}{width}{high}"
+
+
+def _parameter(
+    at: Instruction,
+    inputs: Sequence[Instruction],
+    linear: Instruction,
+    index: int,
+    axes: tuple[int, int],
+    width: int,
+) -> Parameter | None:
+    """The scales, or the zero points, of a dequantisation."""
+    assert isinstance(linear.op, DequantizeLinear)
+    shown = linear.inputs[index]
+    root = source(shown)
+    dtype = root.shape.dtype
+    if type(root.op) is Literal and not root.op.replaceable and root.shape.elements == 1:
+        return Parameter(dtype, float(root.op.value.array.reshape(-1)[0]))
+    if isinstance(root.op, UnpackInt4) and root.op.axis == FLAT:
+        root = root.inputs[0]
+        dtype = root.shape.dtype
+    if root not in inputs or not _is_constant(at.inputs[inputs.index(root)]):
+        return None
+    operand = inputs.index(root)
+    packed = dtype.is_packed
+    if root.shape.elements == 1 and not packed:
+        return Parameter(dtype, operand=operand)
+    on_depth = linear.op.axis % linear.shape.rank == axes[0]
+    if shown.shape.rank == 1 and root.shape.rank == 1 and shown.shape.true_strides == (1,):
+        if on_depth and not packed:
+            return Parameter(dtype, operand=operand, by_block=True)
+        return None if on_depth else Parameter(dtype, 0.0, operand, f"A{width}a", True)
+    if not linear.op.block or shown.shape.rank != 2 or not on_depth:
+        return None
+    form = _format(at, inputs, root, shown, axes, width)
+    return None if form is None else Parameter(dtype, 0.0, operand, form, True, True)
+
+
+# The kernel.
+
+
+class _Writer:
+    """Writes the kernel of one problem."""
+
+    def __init__(self, at: Instruction, machine: Machine, problem: Problem) -> None:
+        self.problem = problem
+        self.frame = Frame(at, machine)
+        self.f = self.frame.function
+        lanes = machine.lanes(F32)
+        self.lanes, self.vector = lanes, F32.times(lanes)
+        vectors = 4 if machine.registers >= 32 else 2
+        height = (machine.registers - vectors - 1) // vectors
+        height = int(min(height, max(1, bounds(problem.rows)[1])))
+        block = max(1, ROWS // height) * height
+        if isinstance(problem.rows, int):
+            block = min(block, -(-max(1, problem.rows) // height) * height)
+        slab = min(problem.depth, max(1, SLAB // problem.block) * problem.block)
+        self.tile = Tile(height, vectors, lanes, block, slab, F32)
+        self.width = LEVELS * lanes
+        self.epilogue = Epilogue(self.frame, problem.epilogue, self.tile, problem.columns)
+
+    def kernel(self) -> Kernel:
+        """The whole of it."""
+        f, frame, problem, tile = self.f, self.frame, self.problem, self.tile
+        rows, columns = frame.extent(problem.rows), problem.columns
+        panels = -(-columns // self.width)
+        blocks = (problem.rows + tile.block - 1) // tile.block
+        self._divide_scratch()
+        with f.loop(frame.begin, frame.end) as cell:
+            many = frame.extent(blocks)
+            top, panel = cell.index % many * tile.block, cell.index // many
+            count = f.minimum(rows - top, tile.block)
+            least, most = bounds(problem.rows)
+            if least <= 1:
+                with f.when(f.compare("le", rows, 1)):
+                    self._one_row(panel)
+            if most > 1:
+                with f.when(rows > 1):
+                    self._many_rows(panel, top, count)
+            self._write(panel, top, count)
+        return frame.finished(
+            "int4 product",
+            blocks * panels,
+            scratch=self.scratch_bytes,
+            flops=2 * problem.rows * columns * problem.depth + problem.epilogue.flops,
+            formats=self._formats(),
+        )
+
+    def _formats(self) -> tuple[tuple[int, str], ...]:
+        problem = self.problem
+        wanted = {problem.weight: problem.format}
+        for parameter in (problem.scale, problem.zero):
+            if parameter.operand is not None and parameter.format is not None:
+                wanted[parameter.operand] = parameter.format
+        return tuple(wanted.items())
+
+    def _divide_scratch(self) -> None:
+        """Sums first, those of each part of the panel behind each other, then a slab, then rows."""
+        tile = self.tile
+        self.part = tile.block * tile.columns
+        sums = tile.block * self.width
+        slab = tile.depth * self.width if bounds(self.problem.rows)[1] > 1 else 0
+        self.sums = self.frame.scratch
+        self.slab = self.f.element(self.sums, sums, F32)
+        self.staged = self.f.element(self.sums, sums + slab, F32)
+        widened = 0 if self.problem.left_dtype is FLOAT else tile.block * tile.depth
+        self.scratch_bytes = (sums + slab + widened) * F32.nbytes
+
+    def _place(self, vector: int, row: Value | int) -> Value:
+        """Where a vector of a row's sums lies, of as many as there are levels in a word."""
+        tile = self.tile
+        part, rest = divmod(vector, tile.vectors)
+        start = self.f.as_index(part * self.part + rest * tile.lanes)
+        return self.f.element(self.sums, start + self.f.as_index(row) * tile.columns, F32)
+
+    # One row.
+
+    def _one_row(self, panel: Value) -> None:
+        f, problem = self.f, self.problem
+        row = self._lines(f.as_index(0), f.as_index(0))
+        zeros = [f.const(self.vector, 0)] * LEVELS
+
+        def add(k: Value, weights: list[Value], sums: list[Value]) -> list[Value]:
+            one = elements.loaded(f, f.load(row.at(0, k), memory_of(row.dtype)), row.dtype)
+            one = f.splat(one, self.lanes)
+            return [multiplied_and_added(f, w, one, s) for w, s in zip(weights, sums, strict=True)]
+
+        first, last = f.as_index(0), f.as_index(-(-problem.depth // problem.block))
+        with f.loop(first, last, carry=zeros) as block:
+            scales = self._parameters(problem.scale, panel, block.index)
+            start = block.index * problem.block
+            sums = self._unpacked(panel, block.index, start, self._end(start), zeros, add)
+            totals = zip(sums, scales, block.carried, strict=True)
+            block.carry(*(multiplied_and_added(f, s, by, t) for s, by, t in totals))
+        for k, total in enumerate(block.carried):
+            f.store(total, self._place(k, 0))
+
+    def _end(self, start: Value) -> Value:
+        """Where the block of the depth ends that begins here."""
+        problem = self.problem
+        end = start + problem.block
+        whole = problem.depth % problem.block == 0
+        return end if whole else self.f.minimum(end, problem.depth)
+
+    # More rows.
+
+    def _many_rows(self, panel: Value, top: Value, count: Value) -> None:
+        f, problem, tile = self.f, self.problem, self.tile
+        with f.loop(0, count) as row:
+            for vector in range(LEVELS):
+                f.store(f.const(self.vector, 0), self._place(vector, row.index))
+        row_step, one = f.as_index(self.width), f.as_index(1)
+        with f.loop(0, problem.depth, tile.depth) as k:
+            whole = problem.depth % tile.depth == 0
+            deep = f.as_index(tile.depth)
+            deep = deep if whole else f.minimum(problem.depth - k.index, tile.depth)
+            self._unpack(panel, k.index, k.index + deep)
+            left = self._left(self._lines(top, k.index), count, deep)
+            for part in range(LEVELS // tile.vectors):
+                first = f.element(self.slab, part * tile.columns, F32)
+                sums = f.element(self.sums, part * self.part, F32)
+                right = Matrix(first, row_step, one, FLOAT)
+                heights = tile.heights(problem.rows)
+                accumulate(f, tile, sums, left, right, count, deep, heights, fresh=False)
+
+    def _unpack(self, panel: Value, begin: Value, end: Value) -> None:
+        """Unpacks and scales so much of a panel into the slab."""
+        f, problem = self.f, self.problem
+        with f.loop(begin, end, problem.block) as start:
+            number = start.index // problem.block
+            scales = self._parameters(problem.scale, panel, number)
+
+            def keep(k: Value, weights: list[Value], sums: list[Value]) -> list[Value]:
+                line = f.element(self.slab, (k - begin) * self.width, F32)
+                for t, (weight, scale) in enumerate(zip(weights, scales, strict=True)):
+                    f.store(weight * scale, f.element(line, t * self.lanes, F32))
+                return sums
+
+            self._unpacked(panel, number, start.index, self._end(start.index), [], keep)
+
+    def _lines(self, top: Value, k: Value) -> Matrix:
+        """The rows on the left, from one on."""
+        problem, frame = self.problem, self.frame
+        steps = [frame.extent(s) for s in problem.steps]
+        first = frame.operands[problem.left]
+        return Matrix(first, steps[0], steps[1], problem.left_dtype).moved(top, k)
+
+    def _left(self, lines: Matrix, rows: Value, depth: Value) -> Matrix:
+        """The rows as they lie, or as f32 in scratch."""
+        if lines.dtype is FLOAT:
+            return lines
+        f, tile = self.f, self.tile
+        made = Matrix(self.staged, f.as_index(tile.depth), f.as_index(1), FLOAT)
+        with f.loop(0, rows) as i, f.loop(0, depth, tile.lanes) as k:
+            mask = f.first_lanes(depth - k.index, tile.lanes)
+            vector = lines.vector(i.index, k.index, tile.lanes, mask)
+            f.store(elements.loaded(f, vector, lines.dtype), made.at(i.index, k.index), mask=mask)
+        return made
+
+    # Levels, scales and zero points.
+
+    def _unpacked(
+        self,
+        panel: Value,
+        block: Value,
+        begin: Value,
+        end: Value,
+        carry: list[Value],
+        use: Callable[[Value, list[Value], list[Value]], list[Value]],
+    ) -> list[Value]:
+        """Runs over places of the depth that share a scale; ``use`` is given each and its weights
+        without the zero points, and makes what is carried on.
+        """
+        f, problem, lanes = self.f, self.problem, self.lanes
+        zeros = self._parameters(problem.zero, panel, block, problem.signed)
+        nothing = [self._bias(k) + z for k, z in enumerate(zeros)]
+        start = panel * (problem.depth * self.width // 2)
+        words = f.element(self.frame.operands[problem.weight], start, I8)
+        with f.loop(begin, end, carry=carry) as k:
+            place = f.element(words, k.index * lanes, I32)
+            f.prefetch(f.element(place, AHEAD, I8))
+            word = f.load(place, I32.times(lanes))
+            weights = self._levels(word, problem.signed, nothing)
+            k.carry(*use(k.index, weights, k.carried))
+        return k.carried
+
+    def _bias(self, number: int) -> Value:
+        """What stands above a level in the float that it is made."""
+        return self.f.const(self.vector, float(2 ** (23 - 4 * (number % 4))))
+
+    def _levels(self, word: Value, signed: bool, nothing: Sequence[Value]) -> list[Value]:
+        """The levels in words as floats, less what is nothing."""
+        f, made = self.f, []
+        if signed:
+            word = word ^ int(np.uint32(0x88888888).view(np.int32))
+        high = word >> 16
+        for k in range(LEVELS):
+            place = 4 * (k % 4)
+            exponent = (127 + 23 - place) << 23
+            bits = ((high if k >= 4 else word) & (15 << place)) | exponent
+            made.append(f.bitcast(bits, self.vector) - nothing[k])
+        return made
+
+    def _parameters(
+        self, parameter: Parameter, panel: Value, block: Value, signed: bool = False
+    ) -> list[Value]:
+        """Scales or zero points for the vectors of a panel, in the order of levels; ``signed``
+        levels count from eight on, and so do their zero points.
+        """
+        f, lanes = self.f, self.lanes
+        base = 8.0 if signed else 0.0
+        if parameter.operand is None:
+            return [f.const(self.vector, parameter.number + base)] * LEVELS
+        count = -(-self.problem.depth // self.problem.block) if parameter.by_block else 1
+        place = panel * count + block if parameter.by_block else panel
+        first = self.frame.operands[parameter.operand]
+        if parameter.dtype.is_packed:
+            word = f.load(f.element(first, place * lanes, I32), I32.times(lanes))
+            nothing = [self._bias(k) for k in range(LEVELS)]
+            return self._levels(word, signed, nothing)
+        memory = memory_of(parameter.dtype)
+        if not parameter.by_column:
+            at = f.element(first, block if parameter.by_block else 0, memory)
+            one = self._number(f.load(at, memory), parameter.dtype)
+            return [f.splat(one, lanes) + base if base else f.splat(one, lanes)] * LEVELS
+        start = f.element(first, place * self.width, memory)
+        vectors = [
+            self._number(f.load(f.element(start, i * lanes, memory), memory.times(lanes)), dtype)
+            for dtype in (parameter.dtype,)
+            for i in range(LEVELS)
+        ]
+        found = apart(f, vectors)
+        return [v + base for v in found] if base else found
+
+    def _number(self, value: Value, dtype: DType) -> Value:
+        """What was read, as f32."""
+        return self.f.cast(elements.loaded(self.f, value, dtype), F32, signed=dtype.kind == "int")
+
+    # The end.
+
+    def _write(self, panel: Value, top: Value, count: Value) -> None:
+        """Brings sums into the order of columns, and writes the results."""
+        f, tile = self.f, self.tile
+        with f.loop(0, count) as row:
+            places = [self._place(k, row.index) for k in range(LEVELS)]
+            for place, vector in zip(
+                places, together(f, [f.load(p, self.vector) for p in places]), strict=True
+            ):
+                f.store(vector, place)
+        for part in range(LEVELS // tile.vectors):
+            column = panel * self.width + part * tile.columns
+            there = f.intrinsic("smin", self.problem.columns - column, tile.columns)
+            sums = f.element(self.sums, part * self.part, F32)
+            with f.when(there > 0):
+                self.epilogue.write(Block(sums, top, column, count, there))
+
+
+def apart(f: Function, vectors: Sequence[Value]) -> list[Value]:
+    """Eight vectors of neighbours as the vectors of every eighth of these, from each of the first
+    eight on: three times, the even and the odd lanes of pairs go apart.
+    """
+    made = list(vectors)
+    lanes = made[0].type.lanes
+    for bit in (1, 2, 4):
+        for i in (i for i in range(LEVELS) if not i & bit):
+            a, b = made[i], made[i | bit]
+            made[i] = f.shuffle(a, b, range(0, 2 * lanes, 2))
+            made[i | bit] = f.shuffle(a, b, range(1, 2 * lanes, 2))
+    return made
+
+
+def together(f: Function, vectors: Sequence[Value]) -> list[Value]:
+    """The vectors that ``apart`` was given."""
+    made = list(vectors)
+    lanes = made[0].type.lanes
+    for bit in (4, 2, 1):
+        for i in (i for i in range(LEVELS) if not i & bit):
+            a, b = made[i], made[i | bit]
+            pairs = [n for k in range(lanes) for n in (k, lanes + k)]
+            made[i] = f.shuffle(a, b, pairs[:lanes])
+            made[i | bit] = f.shuffle(a, b, pairs[lanes:])
+    return made

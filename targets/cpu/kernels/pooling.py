@@ -1,0 +1,111 @@
+"""Kernels of pooling: the greatest element or the average of each window; see ``sliding.py``."""
+
+from __future__ import annotations
+
+from math import prod
+
+from migx.ir import Instruction
+from migx.ops._numeric import lowest
+from migx.ops.pooling import Pooling
+from migx.shape import F16
+from migx.targets.cpu import elements
+from migx.targets.cpu.emit import I64, Type, Value
+from migx.targets.cpu.kernel import Frame, Kernel, type_of
+from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.sliding import Sliding, Tap, Windows
+from migx.targets.cpu.tile import memory_of
+from migx.targets.cpu.windows import axes_of
+
+
+def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
+    """The kernel of a pooling, but for norms."""
+    op = at.op
+    if type(op) is not Pooling or op.mode not in ("max", "average") or not at.shape.standard:
+        return None
+    half = at.shape.dtype is F16 and machine.vector_bytes < 32 and not machine.has("neon")
+    lengths = [length for length in op.lengths if isinstance(length, int)]
+    if half or len(lengths) != len(op.lengths) or len(lengths) > 3:
+        return None
+    if type_of(at.shape.dtype) is None or not isinstance(at.shape.dims[1], int):
+        return None
+    return _Writer(at, machine, op, lengths).kernel()
+
+
+class _Writer:
+    """Writes the kernel of one pooling."""
+
+    def __init__(self, at: Instruction, machine: Machine, op: Pooling, lengths: list[int]) -> None:
+        self.at, self.op, self.frame = at, op, Frame(at, machine)
+        (x,) = at.inputs
+        self.x, self.f = x.shape, self.frame.function
+        self.dtype = x.shape.dtype
+        self.axes = axes_of(x.shape, at.shape.dims[2:], lengths, op.padding, op.stride, op.dilation)
+        computing = elements.computing(self.dtype)
+        assert computing is not None
+        self.computing: Type = computing
+        self.lanes = machine.lanes(computing)
+        self.max = op.mode == "max"
+        self.taps = prod(lengths)
+
+    def kernel(self) -> Kernel:
+        """The whole of it."""
+        channels, dtype = self.x.dims[1], self.dtype
+        assert isinstance(channels, int)
+        least = float(lowest(dtype.numpy)) if dtype.is_float else int(lowest(dtype.numpy))
+        start = self.f.const(self.computing.times(self.lanes), least if self.max else 0)
+        sliding = Sliding(
+            self.frame,
+            self.axes,
+            dtype,
+            self.lanes,
+            0,
+            (self.x.dims[0], channels, 1),
+            (self.x.true_strides[0], self.x.true_strides[1]),
+            lambda: start,
+            self._folded,
+            self._done,
+            least if self.max else 0,
+        )
+        tiles = sliding.write()
+        flops = self.at.shape.elements * self.taps
+        return self.frame.finished(f"{self.op.mode} pooling", tiles, flops=flops)
+
+    def _folded(self, total: Value, seen: Value, channel: Value, tap: Tap) -> Value:
+        value = elements.loaded(self.f, seen, self.dtype)
+        if self.max:
+            return elements.extreme(self.f, True, total, value, self.dtype)
+        return total + value
+
+    def _done(self, at: Windows, total: Value) -> None:
+        f, e = self.f, self.frame.extent
+        _, height, width = self.axes
+        if not self.max:
+            total = total / self._count(at)
+        plane = (at.channel * e(self.axes[0].made) + at.depth) * e(height.made) + at.row
+        there = f.element(
+            self.frame.operands[1], plane * e(width.made) + at.column, memory_of(self.dtype)
+        )
+        f.store(elements.stored(f, total, self.dtype), there, mask=at.mask)
+
+    def _count(self, at: Windows) -> Value:
+        """How many elements each window counts."""
+        f, axes = self.f, self.axes
+        if self.op.count_include_pad:
+            depth, height, width = (axis.padded for axis in axes)
+        else:
+            depth, height, width = axes
+        zero = f.const(self.computing.times(self.lanes), 0)
+        if not self.op.ceil_mode and all(
+            axis.begin == axis.end == 0 for axis in (depth, height, width)
+        ):
+            return zero + self.taps
+        count = f.const(I64, 1)
+        for axis, place in ((depth, at.depth), (height, at.row)):
+            begin, end = axis.taps(self.frame, place)
+            count = count * (end - begin)
+        across = zero
+        for tap in range(width.length):
+            first = width.place(self.frame, at.column, tap)
+            inside = width.inside(self.frame, first, self.frame.extent(width.given), self.lanes)
+            across = f.select(inside, across + 1, across)
+        return across * f.splat(f.cast(count, self.computing), self.lanes)

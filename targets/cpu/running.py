@@ -1,0 +1,315 @@
+"""One run of a piece: its kernels in the compiled loop, and on the host what has no kernel."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from migx import op as operations
+from migx.argument import Argument
+from migx.binding import Sizes, sizes_of
+from migx.errors import EvaluationError, MigxError
+from migx.ir import Instruction, Module
+from migx.op import Runnable
+from migx.ops.builtin import GetTupleElem, Literal, Slot
+from migx.profile import Cost
+from migx.shape import TUPLE, Shape
+from migx.targets.cpu.memory import address, aligned, laid_out, viewed
+from migx.targets.cpu.plan import Cell, Kind, Plan, Work, is_memory
+from migx.targets.cpu.pool import pool, run_steps
+from migx.text import draw_instruction
+from migx.verify import captures
+
+if TYPE_CHECKING:
+    from migx.targets.cpu.executable import CpuExecutable
+
+Values = dict[Instruction, Argument]
+FAILURES = (MigxError, ArithmeticError, LookupError, MemoryError, TypeError, ValueError)
+"""What the meaning of an operation raises when its operands do not fit it."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What all of one call of a program shares: its weights, and who watches it."""
+
+    slots: Mapping[str, Argument]
+    watch: Watch | None = None
+
+
+class Watch:
+    """Notes what each instruction of a call takes, without what it calls itself."""
+
+    def __init__(self) -> None:
+        self.costs: list[Cost] = []
+        self._inner = [0.0]
+
+    @contextmanager
+    def __call__(
+        self, at: Instruction, kernel: str, flops: int = 0, nbytes: int = 0
+    ) -> Iterator[None]:
+        self._inner.append(0.0)
+        start = time.perf_counter()
+        yield
+        took = time.perf_counter() - start
+        own = took - self._inner.pop()
+        self._inner[-1] += took
+        self.costs.append(Cost(at, kernel, own, flops, nbytes))
+
+
+class Workspace:
+    """Memory for one run of a piece at a time: the arena, and the words kernels are called with."""
+
+    def __init__(self) -> None:
+        self.arena: NDArray[np.uint8] = aligned(0)
+        self.args: NDArray[np.int64] = np.empty(0, np.int64)
+        self.plan: Plan | None = None
+        self.steps = self.scratch = 0
+
+    def serve(self, plan: Plan) -> None:
+        """Makes it fit a plan."""
+        if self.plan is plan:
+            return
+        if len(self.arena) < plan.total_bytes:
+            self.arena = aligned(plan.total_bytes)
+        self.args = plan.args.copy()
+        self.args[plan.in_arena] += address(self.arena)
+        self.steps = address(self.args)
+        self.args[plan.in_args] += self.steps
+        self.scratch = address(self.arena) + plan.arena_bytes
+        self.plan = plan
+
+
+class Run:
+    """One run of a piece."""
+
+    def __init__(
+        self,
+        executable: CpuExecutable,
+        plan: Plan,
+        workspace: Workspace,
+        values: Values,
+        sizes: Sizes,
+        call: Call,
+    ) -> None:
+        self.executable, self.plan, self.workspace = executable, plan, workspace
+        self.values, self.sizes, self.call = values, sizes, call
+        self.objects: dict[tuple[Instruction, int], Argument] = {}
+        self.memory: dict[Cell, NDArray[np.uint8]] = {}
+
+    def all(self) -> None:
+        """Runs every step."""
+        outline, plan = self.plan.outline, self.plan
+        for at in outline.given:
+            if type(at.op) is Slot and at not in self.values:
+                self.values[at] = self.call.slots[at.op.slot]
+        for cell, nbytes in plan.results:
+            self.memory[cell] = aligned(nbytes)
+        args = self.workspace.args
+        for cell, patch in plan.patches.items():
+            memory = self.memory.get(cell)
+            patch.apply(args, address(self.given(cell) if memory is None else memory))
+        if len(plan.runs) == 1 and isinstance(plan.runs[0], tuple):
+            self.native(*plan.runs[0])
+            return
+        with np.errstate(all="ignore"):
+            for part in plan.runs:
+                if isinstance(part, Work):
+                    self.on_host(part)
+                else:
+                    self.native(*part)
+
+    def native(self, first: int, last: int) -> None:
+        """Runs the kernels from one step to before another; one by one where someone watches."""
+        if (watch := self.call.watch) is not None:
+            for step in range(first, last):
+                work = self.plan.works[step]
+                assert work.kernel is not None
+                moved = sum(map(self.nbytes, (*work.at.inputs, work.at)))
+                with watch(work.at, work.kernel.name, self.plan.number(work.kernel.flops), moved):
+                    self.run_steps(step, step + 1)
+            return
+        self.run_steps(first, last)
+
+    def nbytes(self, at: Instruction) -> int:
+        """The bytes that reading or writing a value moves: repeated elements count once."""
+        parts = at.shape.parts or (at.shape,)
+        shapes = [self.bound(s) for s in parts if is_memory(s)]
+        return sum(min(int(s.nbytes), int(s.elements) * s.dtype.bits // 8) for s in shapes)
+
+    def run_steps(self, first: int, last: int) -> None:
+        """Runs some steps in the compiled loop."""
+        threads = self.executable.threads
+        state, workspace = pool(), self.workspace
+        state.provide(threads)
+        run_steps()(
+            workspace.steps,
+            first,
+            last,
+            state.address,
+            threads,
+            workspace.scratch,
+            self.plan.scratch,
+        )
+
+    def hand_over(self) -> None:
+        """Adds the results to the values."""
+        for at, cell, layout in self.plan.handed:
+            if layout is None:
+                self.values[at] = self.value(at)
+            else:
+                self.values[at] = Argument(layout.shape, layout.of(self.memory[cell]))
+
+    def given(self, cell: Cell) -> NDArray[Any]:
+        """The array of a cell from outside, in the layout that kernels rely on."""
+        at, index = cell.of
+        argument = self.values[at] if index < 0 else self.values[at].parts[index]
+        array = argument.array
+        if array.flags.c_contiguous and cell.shape.strides is None:
+            return array
+        made = laid_out(array, self.bound(cell.shape))
+        if made is not array:
+            self.objects[at, index] = Argument(argument.shape, made)  # kept for this run
+        return made
+
+    def bound(self, shape: Shape) -> Shape:
+        return shape if shape.static else shape.bind(self.plan.sizes)
+
+    def value(self, at: Instruction, index: int = -1) -> Argument:
+        """A value as the host reads it: a view of the memory it lies in."""
+        if index < 0 and at in self.values:
+            return self.values[at]
+        if (found := self.objects.get((at, index))) is not None:
+            return found
+        reference = self.plan.outline.where.get((at, index))
+        if reference is None:
+            parts = [self.value(at, i) for i in range(len(at.shape.parts))]
+            return Argument(Shape.tuple(*(p.shape for p in parts)), tuple(parts))
+        cell = reference.cell.root
+        shape = self.bound(reference.shape)
+        if cell.kind in (Kind.ARENA, Kind.RESULT):
+            offset = self.plan.number(reference.offset) * shape.dtype.bits // 8
+            memory, start = self.place(cell)
+            return Argument(shape, viewed(memory, start + offset, shape))
+        return self._outside(at, index, cell, shape)
+
+    def _outside(self, at: Instruction, index: int, cell: Cell, shape: Shape) -> Argument:
+        """A value that is a literal, an object, given, or a view of one of these."""
+        if type(at.op) is Literal:
+            return at.op.value
+        if type(at.op) is GetTupleElem:
+            return self.value(at.inputs[0], at.op.index)
+        if (at, index) == cell.of:
+            return self.values[at].parts[index]
+        op = operations.bind(at.op, self.plan.sizes)
+        inputs = [self.value(v) for v in at.inputs]
+        return operations.evaluator(type(op))(op, self.executable.context, shape, inputs, [])
+
+    def place(self, cell: Cell) -> tuple[NDArray[np.uint8], int]:
+        """The memory a cell lies in, and where."""
+        if cell.kind is Kind.RESULT:
+            return self.memory[cell], 0
+        return self.workspace.arena, self.plan.offset_of[cell]
+
+    # On the host.
+
+    def on_host(self, work: Work) -> None:
+        """Runs an instruction by its own meaning, and puts the result where others find it."""
+        at = work.at
+        lasting = any(c.kind is Kind.OBJECT for c in work.writes)
+        shape = self.bound(at.shape)
+        result = self.evaluate(at, operations.bind(at.op, self.plan.sizes), shape, lasting)
+        parts = result.parts if work.writes and work.writes[0].of[1] >= 0 else [result]
+        for cell, part in zip(work.writes, parts, strict=True):
+            if cell.kind is Kind.OBJECT:
+                self.objects[cell.of] = part
+                if cell.of[1] < 0:
+                    self.values[at] = part
+                continue
+            wanted = self.bound(cell.shape)
+            memory, start = self.place(cell)
+            target = viewed(memory, start, wanted)
+            array = part.array
+            if array.dtype != target.dtype or array.shape != target.shape:
+                message = f"computed {array.dtype} {list(array.shape)}, not {wanted.text}"
+                raise EvaluationError(draw_instruction(message, at))
+            target[...] = array
+
+    def evaluate(self, at: Instruction, op: Any, shape: Shape, lasting: bool) -> Argument:
+        """The result of an instruction by its meaning; a ``lasting`` one shares no memory with the
+        workspace.
+        """
+        if (watch := self.call.watch) is None:
+            return self.computed(at, op, shape, lasting)
+        with watch(at, ""):
+            return self.computed(at, op, shape, lasting)
+
+    def computed(self, at: Instruction, op: Any, shape: Shape, lasting: bool) -> Argument:
+        """The result of an instruction by its meaning."""
+        inputs = [self.value(v) for v in at.inputs]
+        captured = {v: self.value(v) for v in captured_by(at)}
+        if lasting:
+            inputs = [own(v) for v in inputs]
+            captured = {at: own(v) for at, v in captured.items()}
+        modules = [self.runnable(m, captured) for m in at.modules]
+        kind: type = type(op)
+        evaluate = operations.evaluator(kind)
+        try:
+            return evaluate(op, self.executable.context, shape, inputs, modules)
+        except EvaluationError:
+            raise
+        except FAILURES as error:
+            message = f"{type(error).__name__}: {error}"
+            raise EvaluationError(draw_instruction(message, at)) from error
+
+    def runnable(self, module: Module, captured: Values) -> Runnable:
+        """A module as a function of its parameters."""
+
+        def call(arguments: Sequence[Argument]) -> list[Argument]:
+            pairs = zip(module.parameters.items(), arguments, strict=True)
+            inner = sizes_of(((name, p.shape, a.shape) for (name, p), a in pairs), self.sizes)
+            return self.executable.run_module(module, arguments, dict(captured), inner, self.call)
+
+        return call
+
+    def late(self, at: Instruction) -> Sizes:
+        """Runs the instruction that the next piece waits for, and gives the sizes known by its
+        result.
+        """
+        names = {s.name for s in (*at.shape.symbols(), *operations.symbols(at.op))}
+        known = {name: size for name, size in self.sizes.items() if name in names}
+        op, shape = at.op, at.shape.substitute(known)
+        if names <= known.keys():
+            op = operations.bind(op, known)
+        result = own(self.evaluate(at, op, shape, lasting=True))
+        result = Argument(actual(result), result.data)
+        self.values[at] = result
+        return sizes_of([("its result", shape, result.shape)], self.sizes)
+
+
+def actual(value: Argument) -> Shape:
+    """The shape a value has, whatever was known of it before."""
+    if value.shape.dtype is TUPLE:
+        return Shape.tuple(*map(actual, value.parts))
+    if value.shape.dtype.is_tensor and not value.shape.dtype.is_packed:
+        return Shape(value.shape.dtype, value.array.shape)
+    return value.shape
+
+
+def own(value: Argument) -> Argument:
+    """The value in memory of its own, in standard layout."""
+    if value.shape.dtype is TUPLE:
+        return Argument(value.shape, tuple(map(own, value.parts)))
+    if not is_memory(value.shape):
+        return value
+    return Argument(value.shape.as_standard(), np.array(value.array, order="C"))
+
+
+def captured_by(at: Instruction) -> list[Instruction]:
+    """What the modules of an instruction read of the values around them."""
+    return list(dict.fromkeys(v for m in at.modules for v in captures(m)))

@@ -1,0 +1,128 @@
+"""Turning rows into columns in registers: what lies by rows is used by columns, or the reverse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from migx.targets.cpu import elements
+from migx.targets.cpu.emit import I64, Function, Value
+from migx.targets.cpu.tile import Matrix, memory_of
+
+
+def turned(f: Function, rows: Sequence[Value]) -> list[Value]:
+    """The columns of a square of vectors, as many as they have lanes, a power of two.
+
+    Blocks off the diagonal change places, halves first, then halves of these: two shuffles of two
+    vectors for each pair, so ``lanes * log2(lanes)`` in all.
+    """
+    made = list(rows)
+    lanes = len(made)
+    far = lanes // 2
+    while far:
+        low, high = _exchanged(lanes, far)
+        for i in (i for i in range(lanes) if not i & far):
+            a, b = made[i], made[i + far]
+            made[i], made[i + far] = f.shuffle(a, b, low), f.shuffle(a, b, high)
+        far //= 2
+    return made
+
+
+def folded(f: Function, rows: Sequence[Value]) -> Value:
+    """A vector of the sums of the lanes of vectors, as many as they have lanes, a power of two.
+
+    Each is added up in the order of ``Function.fold``.
+    """
+    made, lanes = list(rows), len(rows)
+    far = lanes // 2
+    while far:
+        low, high = _exchanged(lanes, far)
+        pairs = zip(made[: len(made) // 2], made[len(made) // 2 :], strict=True)
+        made = [f.shuffle(a, b, low) + f.shuffle(a, b, high) for a, b in pairs]
+        far //= 2
+    return made[0]
+
+
+def _exchanged(lanes: int, far: int) -> tuple[list[int], list[int]]:
+    """Which lanes of two vectors go where, when blocks of ``far`` lanes change places."""
+    low = [i if not i & far else lanes + i - far for i in range(lanes)]
+    high = [i + far if not i & far else lanes + i for i in range(lanes)]
+    return low, high
+
+
+def gather_columns(
+    f: Function,
+    given: Matrix,
+    count: tuple[Value, Value],
+    made: Matrix,
+    width: int,
+    lanes: int,
+    change: Callable[[Value], Value] = lambda value: value,
+) -> None:
+    """Copies the columns of a matrix of ``count`` rows and columns into rows of ``made``, each of
+    ``width`` elements in whole vectors; ``change`` is applied to each vector.
+
+    Beyond its rows there are repetitions or zeros, and ``made`` has room for columns up to whole
+    vectors of them. Nothing beyond the matrix is read.
+    """
+    if given.column.number == 1:
+        _by_squares(f, given, count, made, width, lanes, change)
+        return
+    rows, columns = count
+    memory = memory_of(given.dtype)
+    with f.loop(0, columns) as j:
+        for i in range(0, width, lanes):
+            place = given.at(i, j.index)
+            mask = f.first_lanes(rows - i, lanes)
+            if given.row.number == 1:
+                vector = f.load(place, memory.times(lanes), mask=mask)
+            else:
+                vector = f.gather(place, f.iota(I64.times(lanes)) * given.row, memory, mask)
+            f.store(change(vector), made.at(j.index, i))
+
+
+def _by_squares(
+    f: Function,
+    given: Matrix,
+    count: tuple[Value, Value],
+    made: Matrix,
+    width: int,
+    lanes: int,
+    change: Callable[[Value], Value],
+) -> None:
+    rows, columns = count
+    vector = memory_of(given.dtype).times(lanes)
+    known = columns.number
+    with f.loop(0, width, lanes) as i:
+        lines = [given.moved(f.intrinsic("smin", i.index + k, rows - 1), 0) for k in range(lanes)]
+        with f.loop(0, columns, lanes) as j:
+            whole = known is not None and known % lanes == 0
+            mask = None if whole else f.first_lanes(columns - j.index, lanes)
+            square = [f.load(line.at(0, j.index), vector, mask=mask) for line in lines]
+            for k, column in enumerate(turned(f, square)):
+                f.store(change(column), made.at(j.index + k, i.index))
+
+
+def scatter_columns(
+    f: Function,
+    given: Matrix,
+    made: Matrix,
+    count: tuple[Value, Value],
+    width: int,
+    lanes: int,
+    change: Callable[[Value, Value], Value] = lambda value, row: value,
+) -> None:
+    """Copies rows of ``given``, of ``width`` elements in whole vectors, into the columns of a
+    matrix of ``count`` rows and columns, whose columns are neighbours, rounded to its type.
+    ``change`` is applied to each vector, and told the first of its rows.
+    """
+    rows, columns = count
+    vector = memory_of(given.dtype).times(lanes)
+    with f.loop(0, width, lanes) as i, f.loop(0, columns, lanes) as j:
+        square = [
+            change(f.load(given.at(j.index + k, i.index), vector), i.index) for k in range(lanes)
+        ]
+        left = columns - j.index
+        for k, line in enumerate(turned(f, square)):
+            row = i.index + k
+            there = f.first_lanes(f.select(row < rows, left, 0), lanes)
+            f.store(elements.stored(f, line, made.dtype), made.at(row, j.index), mask=there)

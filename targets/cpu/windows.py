@@ -1,0 +1,133 @@
+"""How windows slide over the spatial axes of an image: what convolutions and pooling share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from migx.dim import Extent
+from migx.ops._windows import split
+from migx.shape import Dims, DType, Shape
+from migx.targets.cpu.emit import I32, I64, Value
+from migx.targets.cpu.kernel import Frame
+from migx.targets.cpu.tile import memory_of
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Windows along one axis: how many places it has in the image (``given``) and how many windows
+    there are (``made``); what windows are; how many places are added before the first and after the
+    last; and how many elements lie from one place to the next.
+    """
+
+    given: Extent = 1
+    made: Extent = 1
+    length: int = 1
+    stride: int = 1
+    dilation: int = 1
+    begin: Extent = 0
+    end: Extent = 0
+    step: Extent = 0
+
+    @property
+    def plain(self) -> bool:
+        """Whether each window is the one place of its own number."""
+        alike = self.length == self.stride == 1 and self.begin == 0
+        return alike and self.given == self.made
+
+    @property
+    def padded(self) -> Axis:
+        """The same windows on an axis to which the places of padding belong."""
+        return replace(self, given=self.begin + self.given + self.end, begin=0, end=0)
+
+    def place(self, frame: Frame, window: Value, tap: Value | int) -> Value:
+        """Where an element of a window lies in the image, or beside it."""
+        return window * self.stride - frame.extent(self.begin) + tap * self.dilation
+
+    def taps(self, frame: Frame, window: Value) -> tuple[Value, Value]:
+        """Which elements of a window lie in the image: from one to before another."""
+        f, first = frame.function, self.place(frame, window, 0)
+        before = f.maximum(-first, 0) + (self.dilation - 1)
+        left = f.maximum(frame.extent(self.given) - first, 0) + (self.dilation - 1)
+        end = f.minimum(left // self.dilation, self.length)
+        return f.minimum(before // self.dilation, end), end
+
+    def whole(self, frame: Frame) -> tuple[Value, Value]:
+        """Which windows lie in the image as a whole: from one to before another."""
+        f, begin = frame.function, frame.extent(self.begin)
+        first = (begin + (self.stride - 1)) // self.stride
+        free = frame.extent(self.given) + begin - (self.length - 1) * self.dilation
+        last = f.maximum(free + (self.stride - 1), 0) // self.stride
+        end = f.minimum(last, frame.extent(self.made))
+        return f.minimum(first, end), end
+
+    def inside(self, frame: Frame, first: Value, limit: Value, lanes: int) -> Value:
+        """Which of the places that windows side by side see are at least 0 and below a limit."""
+        f = frame.function
+        numbers = f.iota(I32.times(lanes)) * self.stride + f.splat(f.cast(first, I32), lanes)
+        return f.compare("lt", numbers, f.splat(f.cast(limit, I32), lanes), signed=False)
+
+    def vector(
+        self,
+        frame: Frame,
+        line: Value,
+        first: Value,
+        limit: Value,
+        dtype: DType,
+        lanes: int,
+        other: float = 0,
+    ) -> Value:
+        """What windows side by side see from a place on, as it lies in memory; ``other`` where that
+        is not inside.
+        """
+        f, memory = frame.function, memory_of(dtype)
+        rest = f.const(memory.times(lanes), other)
+        if self.step == 1 and self.stride <= 2:
+            near = replace(self, stride=1)
+            parts = []
+            for part in range(self.stride):
+                start = first + part * lanes
+                mask = near.inside(frame, start, limit, lanes)
+                at = f.element(line, start, memory)
+                parts.append(f.load(at, memory.times(lanes), mask=mask, other=rest))
+            return parts[0] if self.stride == 1 else f.shuffle(*parts, range(0, 2 * lanes, 2))
+        mask = self.inside(frame, first, limit, lanes)
+        places = f.iota(I64.times(lanes)) * self.stride + f.splat(first, lanes)
+        read = f.gather(line, places * frame.extent(self.step), memory, mask)
+        return read if other == 0 else f.select(mask, read, rest)
+
+
+def axes_of(
+    x: Shape,
+    made: Dims,
+    lengths: Sequence[int],
+    padding: Sequence[Extent],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[Axis, Axis, Axis]:
+    """Three axes, outermost first: those of an image [N, C, ...], fewer filled up with axes of one
+    place, and neighbours that lie in one row made one.
+    """
+    geometry = zip(
+        x.dims[2:],
+        made,
+        lengths,
+        stride,
+        dilation,
+        *split(padding),
+        x.true_strides[2:],
+        strict=True,
+    )
+    kept: list[Axis] = []
+    for axis in (Axis(*of_axis) for of_axis in geometry):
+        if axis.plain and axis.given == 1:
+            continue
+        last = kept[-1] if kept else None
+        if last and last.plain and axis.plain and last.step == axis.step * axis.given:
+            whole = last.given * axis.given
+            kept[-1] = replace(axis, given=whole, made=whole)
+        else:
+            kept.append(axis)
+    one = Axis(step=1)
+    depth, height, width = ([one] * 3 + kept)[-3:]
+    return depth, height, width

@@ -1,0 +1,47 @@
+"""``migx compile --int4-weights``: what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import migx as api
+from tests.cli.conftest import Migx
+
+
+@pytest.mark.parametrize(("options", "bits"), [((), 32 + 4), (("--symmetric",), 32)])
+def test_weights_are_squeezed_and_the_file_runs(
+    migx: Migx, model: Path, tmp_path: Path, options: tuple[str, ...], bits: int
+) -> None:
+    """Four bits for each of 8 by 16, a scale and half a byte for each of 16 blocks."""
+    small = tmp_path / "small.mxr"
+    command = ("compile", model, "--int4-weights", "--block", 32, *options, "-o", small)
+    found = migx(*command, "--json").json["int4"]
+    assert found["weights"] == 1
+    assert found["before"] - found["after"] == (32 * 8 * 16 - (4 * 8 * 16 + 16 * bits)) // 8
+    assert "in four bits: 1 weights; constants of" in migx(*command).out
+    program = api.load(small)
+    assert (8, 16) in [at.shape.dims for at in program.literals if at.shape.dtype.is_packed]
+    assert migx("run", small, "--dim-param", "batch=2").code == 0
+
+
+def test_layers_are_skipped_by_name(migx: Migx, model: Path) -> None:
+    result = migx("compile", model, "--int4-weights", "--skip", "den*, w", "--json")
+    assert result.json["int4"]["weights"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--block", 32), "--block, --symmetric and --skip are for --int4-weights"),
+        (("--int4-weights", "--skip", "v"), "no weight is named 'v'; there are: dense, w"),
+        (("--int4-weights", "--block", 7), "invalid choice: 7"),
+    ],
+)
+def test_what_means_nothing_is_refused(
+    migx: Migx, model: Path, options: tuple[object, ...], message: str
+) -> None:
+    result = migx("compile", model, *options)
+    assert (result.code, message in result.err) == (2, True)
+    assert "Traceback" not in result.err

@@ -1,0 +1,44 @@
+"""``migx perf`` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Migx
+
+
+def test_kernels_the_host_and_peers_are_measured(migx: Migx, model: Path) -> None:
+    words = ("--repeat", "3", "--threads", "1", "--against", "onnxruntime", "--json")
+    found = json.loads(migx("perf", model, *words).out)
+    assert found["runs"].keys() == {"migx", "onnxruntime"}
+    taken = found["runs"]["migx"]
+    assert 0 < taken["p50"] <= taken["p90"] <= taken["p99"]
+    kernels = {e["name"]: e for e in found["kernels"]}
+    assert any(e["flops"] > 0 and e["bytes"] > 0 and e["seconds"] > 0 for e in kernels.values())
+    assert found["bytes"]["weights"] > 0
+    assert found["peak"]["flops"] > 1e9
+
+
+def test_it_is_readable(migx: Migx, model: Path) -> None:
+    result = migx("perf", model, "--repeat", "1", "--each")
+    assert result.code == 0
+    for said in ("instruction", "kernel", "GFLOP/s", "% of peak", "ms: median", "arena", "copies"):
+        assert said in result.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--repeat", "0"], "run once or more often"),
+        (["--threads", "0"], "num_threads is 0; it must be 1 or more"),
+        (["--against", "abacus"], "there are onnxruntime and openvino"),
+        (["--target", "ref"], "target ref does not say what its runs cost"),
+    ],
+)
+def test_a_mistake_is_one_message(words: list[str], message: str, migx: Migx, model: Path) -> None:
+    result = migx("perf", model, *words)
+    assert (result.code, "Traceback" in result.err) == (2, False)
+    assert message in result.err

@@ -1,0 +1,214 @@
+"""The bound covers what rounding does, and nothing that a wrong kernel does."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import migx
+from migx.binding import check_inputs
+from migx.compiler import compiled
+from migx.shape import F16, F32
+from migx.testing.bounds import LAMBDA, Budget, Comparison, TensorBounds, compare
+
+Array = NDArray[Any]
+U = F32.roundoff
+
+
+def run(text: str, **inputs: Array) -> tuple[Array, Budget]:
+    """The one output of a program, and its budget."""
+    executable = compiled(migx.parse(text), "ref").executable
+    arguments = check_inputs(executable.program.main, inputs)
+    roundings = TensorBounds(executable.program, arguments)
+    with np.errstate(all="ignore"):
+        (result,) = executable.trace(arguments, roundings)  # type: ignore[attr-defined]
+    return result.array, roundings.of(executable.program.main.outputs[0])
+
+
+def drawn(*dims: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).standard_normal(dims, np.float32)
+
+
+DOT = """module main(x: f32[m, k], w: f32[k, n]) {
+  %0 = dot(x, w) : f32[m, n]
+  return %0
+}
+"""
+NORM = """module main(x: f32[4, 64]) {
+  %0 = reduce_mean(x) {axes=(1,)} : f32[4, 1]
+  %1 = multibroadcast(%0) {out_lens=(4, 64)} : f32[4, 64]
+  %2 = sub(x, %1) : f32[4, 64]
+  %3 = mul(%2, %2) : f32[4, 64]
+  %4 = reduce_mean(%3) {axes=(1,)} : f32[4, 1]
+  %5 = @literal() {value=[EPSILON]} : f32[1, 1]
+  %6 = multibroadcast(%5) {out_lens=(4, 1)} : f32[4, 1]
+  %7 = add(%4, %6) : f32[4, 1]
+  %8 = rsqrt(%7) : f32[4, 1]
+  %9 = multibroadcast(%8) {out_lens=(4, 64)} : f32[4, 64]
+  %10 = mul(%2, %9) : f32[4, 64]
+  return %10
+}
+"""
+
+
+def test_a_product_summed_in_another_order_passes_and_a_lost_term_does_not() -> None:
+    x, w = drawn(5, 8), drawn(8, 6, seed=1)
+    exact, budget = run(DOT, x=x, w=w)
+    assert (budget.roundings, budget.longest) == (8, 8)
+    assert budget.relative == pytest.approx(LAMBDA * math.sqrt(2 * 8) * U)
+    backwards = np.zeros_like(exact)
+    for k in reversed(range(8)):
+        backwards += x[:, k : k + 1] * w[k]
+    assert compare("y", backwards, exact, budget).passed
+    lost = compare("y", x[:, :7] @ w[:7], exact, budget)
+    assert not lost.passed
+    assert "30 of 30 elements beyond it" in lost.problem
+
+
+@pytest.mark.parametrize("k", [16, 256, 4096])
+def test_long_sums_stay_within_the_bound_and_near_it(k: int) -> None:
+    x, w = drawn(16, k), drawn(k, 16, seed=1)
+    _, budget = run(DOT, x=x, w=w)
+    one_by_one = np.add.accumulate(x[:, :, None] * w, axis=1, dtype=np.float32)[:, -1]
+    found = compare("y", one_by_one, (x.astype(float) @ w).astype(np.float32), budget)
+    assert found.passed
+    assert found.tolerance / 200 < found.largest, "the bound is not so wide that it says nothing"
+
+
+def test_a_bias_that_is_dropped_and_an_epsilon_that_is_wrong_are_found() -> None:
+    x = drawn(4, 64)
+    right, budget = run(NORM.replace("EPSILON", "1e-5"), x=x)
+    wrong, _ = run(NORM.replace("EPSILON", "1e-4"), x=x)
+    wide = x.astype(float) - x.astype(float).mean(1, keepdims=True)
+    other = wide / np.sqrt((wide**2).mean(1, keepdims=True) + 1e-5)
+    assert compare("y", other.astype(np.float32), right, budget).passed
+    assert not compare("y", wrong, right, budget).passed
+    text = DOT.replace("return %0", "%1 = add(%0, b) : f32[m, n]\n  return %1")
+    text = text.replace("w: f32[k, n]", "w: f32[k, n], b: f32[m, n]")
+    y, budget = run(text, x=x, w=drawn(64, 8), b=np.full((4, 8), 0.01, np.float32))
+    assert not compare("y", y - np.float32(0.01), y, budget).passed
+
+
+def test_narrow_types_are_accumulated_in_f32_and_rounded_once() -> None:
+    text = DOT.replace("f32", "f16")
+    _, budget = run(text, x=drawn(2, 50).astype(np.float16), w=drawn(50, 2).astype(np.float16))
+    assert budget.relative == pytest.approx(LAMBDA * math.sqrt(2 * (50 * U**2 + F16.roundoff**2)))
+
+
+def unary(line: str, result: str, given: str = "f32[4, 8]") -> str:
+    return f"module main(x: {given}) {{\n  %0 = {line} : {result}\n  return %0\n}}\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "result", "count"),
+    [
+        ("transpose(x) {permutation=(1, 0)}", "f32[8, 4]", 0),
+        ("relu(x)", "f32[4, 8]", 0),
+        ("mul(x, x)", "f32[4, 8]", 1),
+        ("tanh(x)", "f32[4, 8]", 16),
+        ("reduce_sum(x) {axes=(0, 1)}", "f32[1, 1]", 32),
+        ("reduce_max(x) {axes=(1,)}", "f32[4, 1]", 0),
+        ("softmax(x) {axis=1}", "f32[4, 8]", 25),
+        ("prefix_scan_sum(x) {axis=0}", "f32[4, 8]", 4),
+        ("convert(x) {to=f16}", "f16[4, 8]", 2),
+        ("convert(x) {to=f64}", "f64[4, 8]", 0),
+        ("argmax(x) {axis=0}", "i64[1, 8]", 0),
+    ],
+)
+def test_roundings_are_counted(line: str, result: str, count: int) -> None:
+    assert run(unary(line, result), x=drawn(4, 8))[1].roundings == count
+
+
+def test_the_rounds_of_a_loop_are_those_it_makes() -> None:
+    text = """module main(x: f32[2, 3], n: i64[]) {
+  %0 = undefined() : optional()
+  %1 = loop(n, %0, x) [body] : tuple(f32[2, 3])
+  %2 = get_tuple_elem(%1) {index=0} : f32[2, 3]
+  return %2
+}
+
+module body(i: i64[], going: bool[], h: f32[2, 3]) {
+  %0 = mul(h, h) : f32[2, 3]
+  %1 = mul(%0, main:x) : f32[2, 3]
+  return going, %1
+}
+"""
+    counts = [run(text, x=drawn(2, 3), n=np.array(n))[1].roundings for n in (0, 1, 5)]
+    assert counts == [0, 2, 10]
+
+
+def test_a_quantised_value_may_be_one_step_off_and_no_more() -> None:
+    text = """module main(x: f32[64]) {
+  %0 = @literal() {value=[0.1]} : f32[]
+  %1 = quantizelinear(x, %0) {axis=0, to=i8} : i8[64]
+  return %1
+}
+"""
+    codes, budget = run(text, x=drawn(64))
+    for off, passes in ((0, True), (1, True), (2, False)):
+        other = codes.copy()
+        other[3] += off
+        assert compare("q", other, codes, budget).passed == passes
+
+
+def different(got: Any, expected: Any, budget: Budget) -> Comparison:
+    return compare("y", np.asarray(got), np.asarray(expected), budget)
+
+
+@pytest.mark.parametrize(
+    ("got", "expected", "passes"),
+    [
+        ([math.nan, 1.0], [math.nan, 1.0], True),
+        ([math.nan, 1.0], [0.0, 1.0], False),
+        ([0.0, 1.0], [math.nan, 1.0], False),
+        ([math.inf, 1.0], [math.inf, 1.0], True),
+        ([math.inf, 1.0], [-math.inf, 1.0], False),
+        ([3e38, 1.0], [math.inf, 1.0], False),
+        ([], [], True),
+    ],
+)
+def test_nan_and_infinity_must_meet_their_like(
+    got: list[float], expected: list[float], passes: bool
+) -> None:
+    found = different(
+        np.array(got, np.float32), np.array(expected, np.float32), Budget(1e-10, 1, 1)
+    )
+    assert found.passed == passes
+    assert math.isfinite(found.largest)
+
+
+def test_what_is_no_float_is_exact_and_kinds_must_agree() -> None:
+    large = 2**60
+    assert not different([large], [large + 1], Budget()).passed
+    assert different([True, False], [True, False], Budget()).passed
+    assert "1 of 2" in different([True, True], [True, False], Budget()).problem
+    mismatch = different(np.zeros(2, np.float32), np.zeros(3, np.float32), Budget())
+    assert mismatch.problem == "got float32[2], expected float32[3]"
+    assert not different(np.zeros(2), np.zeros(2, np.float32), Budget()).passed
+
+
+def test_the_derivation_is_told() -> None:
+    _, budget = run(DOT, x=drawn(2, 300), w=drawn(300, 2))
+    told = "f32, longest accumulation 300, 300 roundings on the path, 8 * sqrt(V) = 1.2e-05"
+    assert budget.explain(F32) == told
+    assert Budget().explain(F32) == "f32, exact"
+
+
+def test_a_step_counts_for_what_it_is_of_the_greatest_value() -> None:
+    text = """module main(x: f32[64]) {
+  %0 = @literal() {value=[0.5]} : f32[]
+  %1 = @literal() {value=[100]} : u8[]
+  %2 = quantizelinear(x, %0, %1) {axis=0, to=u8} : u8[64]
+  %3 = dequantizelinear(%2, %0, %1) {axis=0} : f32[64]
+  return %3
+}
+"""
+    values, budget = run(text, x=drawn(64))
+    for off, passes in ((0.5, True), (-0.5, True), (2.5, False)):
+        other = values.copy()
+        other[3] += off
+        assert compare("y", other, values, budget).passed == passes

@@ -1,0 +1,1 @@
+"""How the operations of this package are written as ONNX nodes."""

@@ -1,0 +1,167 @@
+"""One kernel by itself: run on tiles split in several ways, and held against ``ref``."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import migx
+from migx import dim
+from migx.argument import Argument
+from migx.compiler import finalize
+from migx.fusion import source
+from migx.ir import Instruction, Program
+from migx.ops.formats import pack
+from migx.shape import Shape
+from migx.target import get_target
+from migx.targets.cpu import jit
+from migx.targets.cpu.kernel import Kernel, results
+from migx.targets.cpu.machine import Machine, host
+from migx.targets.cpu.memory import address, aligned, viewed
+from migx.testing.bounds import ElementBounds, compare
+
+Array = NDArray[Any]
+GUARD = 256
+"""Bytes behind a result that nobody may touch."""
+KernelFor = Callable[[Instruction, Machine], Kernel | None]
+
+
+def parsed(text: str, passes: str = "") -> Program:
+    """A program whose output is the instruction to try, after some passes; weights are drawn."""
+    program = migx.parse(text, draw_missing=1)
+    migx.run_passes(program, passes)
+    return program
+
+
+def problem(
+    kernel_for: KernelFor,
+    program: Program,
+    sizes: Mapping[str, int] | None = None,
+    seed: int = 0,
+) -> str:
+    """What is wrong with the results of the kernel of a program's output; "" if nothing is.
+
+    It is run on all tiles at once, one by one, and in two uneven parts from the back: the bits must
+    be the same each time.
+    """
+    known = dict(sizes or {})
+    at = produced(program)
+    kernel = kernel_for(at, host())
+    assert kernel is not None, f"no kernel for {at}"
+    values, bounds = traced(program, known, seed)
+    expected = values[at]
+    wanted = [Argument(expected.shape, expected.array)] if not expected.shape.parts else None
+    assert wanted is not None, "one result, please"
+    bound = bounds.of(at)
+    given = [operand(kernel, at, i, values, known) for i in range(len(at.inputs))]
+    tiles = dim.evaluate(kernel.tiles, known)
+    splits = ([0, tiles], list(range(tiles + 1)), [tiles // 3, tiles, 0, tiles // 3])
+    first: Array | None = None
+    for split in splits:
+        shape = results(at)[0].bind(known)
+        memory = aligned(int(shape.nbytes) + GUARD)
+        memory[...] = 0xA5
+        result = memory[: int(shape.nbytes)].view(shape.dtype.numpy)
+        run(kernel, [*given, result], known, split)
+        if (memory[int(shape.nbytes) :] != 0xA5).any():
+            return "it writes behind its result"
+        if first is not None and result.tobytes() != first.tobytes():
+            return f"tiles in the order of {split} give other bits"
+        first = result
+    assert first is not None
+    got = first.reshape(expected.array.shape)
+    return compare("result", got, expected.array, bound, bound).problem
+
+
+def result(kernel_for: KernelFor, program: Program, sizes: Mapping[str, int]) -> Array:
+    """What the kernel of a program's output gives for the first inputs there are."""
+    at = produced(program)
+    kernel = kernel_for(at, host())
+    assert kernel is not None, f"no kernel for {at}"
+    values, _ = traced(program, sizes, 0)
+    given = [operand(kernel, at, i, values, sizes) for i in range(len(at.inputs))]
+    made = laid_out(results(at)[0].bind(sizes), None)
+    run(kernel, [*given, made], sizes, [0, dim.evaluate(kernel.tiles, sizes)])
+    return made
+
+
+def produced(program: Program) -> Instruction:
+    """The instruction a program's first output is."""
+    return program.main.outputs[0]
+
+
+def traced(
+    program: Program, sizes: Mapping[str, int], seed: int
+) -> tuple[dict[Instruction, Argument], ElementBounds]:
+    """Every value of a run on ``ref`` for random inputs, and the bounds of each."""
+    dice = np.random.default_rng(seed)
+    inputs = {n: random(dice, p.shape.bind(sizes)) for n, p in program.main.parameters.items()}
+    ref = get_target("ref")
+    context = ref.get_context()
+    finalize(program, context)
+    bounds = ElementBounds(program, inputs, program)
+    values: dict[Instruction, Argument] = {}
+
+    def seen(at: Instruction, result: Argument) -> None:
+        values[at] = result
+        bounds(at, result)
+
+    values |= {p: inputs[n] for n, p in program.main.parameters.items()}
+    ref.make_executable(program, context).trace(inputs, seen)  # type: ignore[attr-defined]
+    return values, bounds
+
+
+def random(dice: np.random.Generator, shape: Shape) -> Argument:
+    """Small whole numbers for integers, normally distributed ones for floats."""
+    dims = tuple(int(d) for d in shape.dims)
+    if shape.dtype.is_float:
+        return Argument.of(dice.standard_normal(dims).astype(shape.dtype.numpy))
+    low = 0 if shape.dtype.kind == "uint" else -100
+    return Argument.of(dice.integers(low, 100, dims).astype(shape.dtype.numpy))
+
+
+def operand(
+    kernel: Kernel,
+    at: Instruction,
+    index: int,
+    values: Mapping[Instruction, Argument],
+    sizes: Mapping[str, int],
+) -> Array:
+    """An input as a plan would hand it over: packed, or laid out as its shape says."""
+    value = at.inputs[index]
+    layout = dict(kernel.formats).get(index)
+    if layout is not None:
+        literal = source(value)
+        assert literal.op.name == "@literal"
+        array = pack(literal.op.value, layout).array  # type: ignore[attr-defined]
+        made = aligned(array.nbytes).view(array.dtype).reshape(array.shape)
+        made[...] = array
+        return made
+    return laid_out(value.shape.bind(sizes), values[value].array)
+
+
+def laid_out(shape: Shape, array: Array | None) -> Array:
+    """The memory of a value of this shape, its elements where the strides say."""
+    memory = aligned(int(shape.nbytes))
+    if array is not None:
+        viewed(memory, 0, shape)[...] = array
+    return memory.view(shape.dtype.numpy)
+
+
+def run(kernel: Kernel, operands: list[Array], sizes: Mapping[str, int], split: list[int]) -> None:
+    """Runs the tiles between each number and the next, where that is greater."""
+    code = jit.load([kernel.text])[kernel.text]
+    words = [address(a) for a in operands] + [dim.evaluate(w, sizes) for w in kernel.words]
+    args = np.array(words, np.int64)
+    scratch = aligned(dim.evaluate(kernel.scratch, sizes) + 1)
+    scratch[...] = 0xFF  # NaN, wherever it is read before it is written
+    kinds = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
+    function = ctypes.CFUNCTYPE(None, *kinds)(code.address)
+    for begin, end in itertools.pairwise(split):
+        if begin < end:
+            function(args.ctypes.data, begin, end, address(scratch))

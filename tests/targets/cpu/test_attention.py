@@ -1,0 +1,312 @@
+"""Attention on the cpu: every form that is fused, all layouts and sizes, against ``ref``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from migx.targets.cpu import jit
+from migx.targets.cpu.kernels.attention import kernel_for
+from migx.targets.cpu.machine import Machine, host
+from tests.targets.cpu.alone import parsed, problem, produced, result, traced
+
+PASS = "fuse_attention"
+
+
+def attention(q: str, k: str, v: str, between: str, more: str, after: str) -> str:
+    """A program of queries, keys and values of [batch, heads, count, features]; ``between`` makes
+    ``%s`` of the products ``%p``, and ``after`` what follows of the softmax ``%w``.
+    """
+    text = f"""
+module main(q: f32[{q}], k: f32[{k}], v: f32[{v}]{more}) {{
+  %t = transpose(k) {{permutation=(0, 1, 3, 2)}}
+  %p = dot(q, %t)
+  {between}
+  %w = softmax(%s) {{axis=3}}
+  {after}
+  return %r
+}}
+"""
+    numbers: dict[str, str] = {}
+    return re.sub(r"%\w+", lambda name: numbers.setdefault(name[0], f"%{len(numbers)}"), text)
+
+
+def of(
+    b: str,
+    h: str,
+    s: str,
+    t: str,
+    d: str = "8",
+    w: str = "8",
+    *,
+    between: str = "%s = relu(%p)",
+    more: str = "",
+    after: str = "%r = dot(%w, v)",
+) -> str:
+    shapes = f"{b}, {h}, {s}, {d}", f"{b}, {h}, {t}, {d}", f"{b}, {h}, {t}, {w}"
+    return attention(*shapes, between, more, after)
+
+
+SIZES = [
+    (1, 1, 1, 1, 1, 1),
+    (1, 2, 5, 7, 3, 4),
+    (2, 3, 49, 49, 32, 32),
+    (1, 2, 197, 120, 64, 64),
+    (1, 1, 64, 300, 64, 40),
+    (1, 2, 1, 513, 64, 64),
+    (1, 1, 130, 33, 15, 15),
+    (1, 1, 80, 96, 17, 33),
+    (1, 1, 3, 7000, 8, 80),
+]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_sizes_that_do_not_divide_tiles(size: tuple[int, ...]) -> None:
+    assert not problem(kernel_for, parsed(of(*map(str, size)), PASS))
+
+
+SYMBOLIC = of(
+    *("b", "3", "s", "t"),
+    between="""%c = @literal() {value=[0.3]} : f32[1]
+  %0 = multibroadcast(%c) {out_lens=(b, 3, s, t)}
+  %1 = mul(%p, %0)
+  %2 = multibroadcast(m) {out_lens=(b, 3, s, t)}
+  %s = add(%1, %2)""",
+    more=", m: f32[b, 1, s, t]",
+)
+
+
+@pytest.mark.parametrize("queries", [0, 1, 16, 17, 70])
+@pytest.mark.parametrize("keys", [0, 1, 50, 200])
+def test_symbolic_sizes(queries: int, keys: int) -> None:
+    for batch in (0, 2):
+        sizes = {"b": batch, "s": queries, "t": keys}
+        assert not problem(kernel_for, parsed(SYMBOLIC, PASS), sizes)
+
+
+FORMS = {
+    "scales on both sides": """
+module main(q: f32[2, 3, 20, 8], k: f32[2, 3, 30, 8], v: f32[2, 3, 30, 8], c: f32[1]) {
+  %0 = @literal() {value=[0.25]} : f32[1]
+  %1 = multibroadcast(%0) {out_lens=(2, 3, 20, 8)}
+  %2 = mul(q, %1)
+  %3 = transpose(k) {permutation=(0, 1, 3, 2)}
+  %4 = multibroadcast(c) {out_lens=(2, 3, 8, 30)}
+  %5 = div(%3, %4)
+  %6 = dot(%2, %5)
+  %7 = softmax(%6) {axis=3}
+  %8 = dot(%7, v)
+  return %8
+}
+""",
+    "heads beside features": """
+module main(q: f32[2, 20, 24], k: f32[2, 30, 24], v: f32[2, 30, 24]) {
+  %0 = @literal() {value=[0.25]} : f32[1]
+  %1 = multibroadcast(%0) {out_lens=(2, 20, 24)}
+  %2 = mul(q, %1)
+  %3 = reshape(%2) {dims=(2, 20, 3, 8)}
+  %4 = transpose(%3) {permutation=(0, 2, 1, 3)}
+  %5 = reshape(k) {dims=(2, 30, 3, 8)}
+  %6 = transpose(%5) {permutation=(0, 2, 3, 1)}
+  %7 = dot(%4, %6)
+  %8 = softmax(%7) {axis=3}
+  %9 = reshape(v) {dims=(2, 30, 3, 8)}
+  %10 = transpose(%9) {permutation=(0, 2, 1, 3)}
+  %11 = dot(%8, %10)
+  return %11
+}
+""",
+    "keys and values across": """
+module main(q: f32[2, 8, 3, 20], k: f32[2, 3, 8, 30], v: f32[2, 3, 8, 30]) {
+  %0 = transpose(q) {permutation=(0, 2, 3, 1)}
+  %1 = dot(%0, k)
+  %2 = softmax(%1) {axis=3}
+  %3 = transpose(v) {permutation=(0, 1, 3, 2)}
+  %4 = dot(%2, %3)
+  return %4
+}
+""",
+    "keys across, few queries": """
+module main(q: f32[2, 3, 5, 8], k: f32[2, 3, 8, 130], v: f32[2, 3, 130, 8]) {
+  %0 = dot(q, k)
+  %1 = softmax(%0) {axis=3}
+  %2 = dot(%1, v)
+  return %2
+}
+""",
+    "heads that share keys and values": """
+module main(q: f32[2, 6, 20, 8], k: f32[2, 1, 30, 8], v: f32[2, 1, 30, 8]) {
+  %0 = multibroadcast(k) {out_lens=(2, 6, 30, 8)}
+  %1 = transpose(%0) {permutation=(0, 1, 3, 2)}
+  %2 = dot(q, %1)
+  %3 = softmax(%2) {axis=3}
+  %4 = multibroadcast(v) {out_lens=(2, 6, 30, 8)}
+  %5 = dot(%3, %4)
+  return %5
+}
+""",
+    "heads that share keys and values, repeated by reshapes": """
+module main(q: f32[2, 6, 3, 8], k: f32[2, 2, 70, 8], v: f32[2, 2, 70, 8]) {
+  %0 = multibroadcast(k) {out_lens=(3, 2, 2, 70, 8)}
+  %1 = transpose(%0) {permutation=(1, 2, 0, 4, 3)}
+  %2 = reshape(%1) {dims=(2, 6, 8, 70)}
+  %3 = dot(q, %2)
+  %4 = softmax(%3) {axis=3}
+  %5 = unsqueeze(v) {axes=(2,)}
+  %6 = multibroadcast(%5) {out_lens=(2, 2, 3, 70, 8)}
+  %7 = reshape(%6) {dims=(2, 6, 70, 8)}
+  %8 = dot(%4, %7)
+  return %8
+}
+""",
+    "windows with a bias and a mask": """
+module main(q: f32[8, 3, 49, 8], k: f32[8, 3, 8, 49], v: f32[8, 3, 49, 8], b: f32[3, 49, 49],
+    m: f32[4, 49, 49]) {
+  %0 = dot(q, k)
+  %1 = multibroadcast(b) {out_lens=(8, 3, 49, 49)}
+  %2 = add(%0, %1)
+  %3 = reshape(%2) {dims=(2, 4, 3, 49, 49)}
+  %4 = unsqueeze(m) {axes=(1,)}
+  %5 = multibroadcast(%4) {out_lens=(2, 4, 3, 49, 49)}
+  %6 = add(%3, %5)
+  %7 = reshape(%6) {dims=(8, 3, 49, 49)}
+  %8 = softmax(%7) {axis=3}
+  %9 = dot(%8, v)
+  return %9
+}
+""",
+    "a mask of keys": of(
+        *("2", "3", "40", "21"),
+        between="""%0 = multibroadcast(m) {out_lens=(2, 3, 40, 21)}
+  %s = add(%p, %0)""",
+        more=", m: f32[2, 1, 1, 21]",
+    ),
+    "a mask of queries, and one that lies across": of(
+        *("2", "3", "20", "21"),
+        between="""%0 = multibroadcast(m) {out_lens=(2, 3, 20, 21)}
+  %1 = add(%p, %0)
+  %2 = transpose(n) {permutation=(0, 1, 3, 2)}
+  %s = add(%1, %2)""",
+        more=", m: f32[2, 1, 20, 1], n: f32[2, 3, 21, 20]",
+    ),
+    "masked by bools": of(
+        *("2", "3", "60", "21"),
+        between="""%0 = @literal() {value=[-1e9]} : f32[1]
+  %1 = multibroadcast(%0) {out_lens=(2, 3, 60, 21)}
+  %2 = multibroadcast(m) {out_lens=(2, 3, 60, 21)}
+  %s = where(%2, %p, %1)""",
+        more=", m: bool[60, 21]",
+    ),
+    "a query masked by bools": of(
+        *("2", "3", "1", "21"),
+        between="""%0 = @literal() {value=[-1e9]} : f32[1]
+  %1 = multibroadcast(%0) {out_lens=(2, 3, 1, 21)}
+  %2 = multibroadcast(m) {out_lens=(2, 3, 1, 21)}
+  %s = where(%2, %p, %1)""",
+        more=", m: bool[1, 21]",
+    ),
+    "quantised on both sides of the softmax": """
+module main(q: f32[2, 3, 20, 8], k: f32[2, 3, 8, 30], v: f32[2, 3, 30, 8]) {
+  %0 = dot(q, k)
+  %1 = @literal() {value=[0.0625]} : f32[1]
+  %2 = @literal() {value=[100]} : u8[1]
+  %3 = quantizelinear(%0, %1, %2) {to=u8}
+  %4 = dequantizelinear(%3, %1, %2)
+  %5 = softmax(%4) {axis=3}
+  %6 = @literal() {value=[0.00390625]} : f32[1]
+  %7 = @literal() {value=[0]} : u8[1]
+  %8 = quantizelinear(%5, %6, %7) {to=u8}
+  %9 = dequantizelinear(%8, %6, %7)
+  %10 = dot(%9, v)
+  return %10
+}
+""",
+}
+
+
+@pytest.mark.parametrize("text", FORMS.values(), ids=FORMS)
+def test_forms(text: str) -> None:
+    assert not problem(kernel_for, parsed(text, PASS))
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+def test_half_precision(dtype: str) -> None:
+    for text in FORMS.values():
+        if "e9" not in text and "quantize" not in text:
+            assert not problem(kernel_for, parsed(text.replace("f32", dtype), PASS))
+    sizes = {"b": 1, "s": 40, "t": 200}
+    assert not problem(kernel_for, parsed(SYMBOLIC.replace("f32", dtype), PASS), sizes)
+
+
+MASKED = """%z = @literal() {value=[0.0]} : f32[1]
+  %0 = multibroadcast(%z) {out_lens=(2, 3, S, T)}
+  %1 = multibroadcast(m) {out_lens=(2, 3, S, T)}
+  %2 = less(%1, %0)
+  %i = @literal() {value=[-inf]} : f32[1]
+  %3 = multibroadcast(%i) {out_lens=(2, 3, S, T)}
+  %s = where(%2, %p, %3)"""
+GUARDED = """%n = isnan(%w)
+  %g = where(%n, %0, %w)
+  %r = dot(%g, v)"""
+
+
+@pytest.mark.parametrize(("queries", "keys"), [("5", "1"), ("9", "2"), ("40", "2"), ("70", "99")])
+@pytest.mark.parametrize("guarded", [False, True])
+def test_rows_that_are_masked_whole(queries: str, keys: str, guarded: bool) -> None:
+    between = MASKED.replace("S", queries).replace("T", keys)
+    more = f", m: f32[2, 1, {queries}, {keys}]"
+    after = GUARDED if guarded else "%r = dot(%w, v)"
+    text = of("2", "3", queries, keys, between=between, more=more, after=after)
+    program = parsed(text, PASS)
+    assert not problem(kernel_for, program)
+    expected = traced(program, {}, 0)[0][produced(program)].array
+    got = result(kernel_for, program, {}).reshape(expected.shape)
+    assert np.array_equal(np.isnan(got), np.isnan(expected))  # where no bound says anything
+    if guarded:
+        assert np.array_equal(got.any(axis=-1), expected.any(axis=-1))
+
+
+MACHINES = {
+    "avx2": Machine("haswell", frozenset({"avx2", "fma", "f16c"}), 32, 16, False),
+    "sse2": Machine("x86-64", frozenset({"sse2"}), 16, 16, False),
+    "neon": Machine("cortex-a72", frozenset({"neon"}), 16, 32, False),
+    "small caches": replace(host(), l1=4 * 1024),
+}
+
+
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
+def test_other_machines(machine: Machine) -> None:
+    """Blocks for other registers are right too, though compiled for this machine here."""
+    for size in ((1, 2, 5, 7, 3, 4), (1, 1, 70, 50, 17, 33), (1, 2, 1, 60, 20, 20)):
+        text = of(*map(str, size))
+        assert not problem(lambda at, _: kernel_for(at, machine), parsed(text, PASS))
+    sizes = {"b": 1, "s": 21, "t": 30}
+    assert not problem(lambda at, _: kernel_for(at, machine), parsed(SYMBOLIC, PASS), sizes)
+
+
+def test_sums_stay_in_registers() -> None:
+    kernel = kernel_for(produced(parsed(of("1", "12", "128", "128", "64", "64"), PASS)), host())
+    assert kernel is not None
+    assert "pill" not in jit.assembly(kernel.text)
+
+
+def test_no_matrix_of_scores_is_made() -> None:
+    """What a thread needs does not grow with the number of queries, nor with that of keys."""
+    kernel = kernel_for(produced(parsed(SYMBOLIC, PASS)), host())
+    assert kernel is not None
+    assert isinstance(kernel.scratch, int)
+    assert kernel.scratch <= host().l2
+
+
+DECLINED = {
+    "f64": of("1", "2", "3", "4").replace("f32", "f64"),
+    "no group": "module main(x: f32[2]) {\n  %0 = relu(x)\n  return %0\n}\n",
+}
+
+
+@pytest.mark.parametrize("text", DECLINED.values(), ids=DECLINED)
+def test_declined(text: str) -> None:
+    assert kernel_for(produced(parsed(text, PASS)), host()) is None

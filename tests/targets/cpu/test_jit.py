@@ -1,0 +1,108 @@
+"""Objects on disk: kept, shared, damaged, and where nothing can be kept."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from migx.errors import TargetError
+from migx.targets.cpu import compiling, jit
+
+
+def text_of(number: int) -> str:
+    """A function that gives a number."""
+    return f"define i64 @kernel() {{\n  ret i64 {number}\n}}\n"
+
+
+def result(code: jit.Code) -> int:
+    found: int = ctypes.CFUNCTYPE(ctypes.c_int64)(code.address)()
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where objects are kept."""
+    monkeypatch.setenv("MIGX_CACHE_DIR", str(tmp_path))
+    return tmp_path / "objects"
+
+
+def test_an_object_is_kept_and_read_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = jit.load([text_of(7001)])[text_of(7001)]
+    assert (result(code), len(list(folder.iterdir()))) == (7001, 1)
+    del code  # nothing holds it in memory any more
+    monkeypatch.setattr(jit, "compiled", None)
+    assert result(jit.load([text_of(7001)])[text_of(7001)]) == 7001
+
+
+@pytest.mark.parametrize("damage", [b"", b"short", None])
+def test_a_damaged_object_is_made_again(folder: Path, damage: bytes | None) -> None:
+    text = text_of(7002)
+    jit.load([text])
+    (path,) = folder.iterdir()
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"?" if damage is None else damage)
+    assert result(jit.load([text])[text]) == 7002
+    assert path.read_bytes() == content
+
+
+def test_where_nothing_can_be_kept_nothing_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    for setting in (str(tmp_path / "file"), ""):
+        monkeypatch.setenv("MIGX_CACHE_DIR", setting)
+        text = text_of(7003)
+        assert result(jit.load([text])[text]) == 7003
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_writers_do_not_disturb_each_other(folder: Path) -> None:
+    texts = [text_of(7100 + i % 5) for i in range(20)]
+    with ThreadPoolExecutor(8) as threads:
+        codes = list(threads.map(lambda text: jit.load([text])[text], texts))
+    assert [result(c) for c in codes] == [7100 + i % 5 for i in range(20)]
+    assert len(list(folder.iterdir())) == 5
+
+
+def test_helpers_compile_what_this_process_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {f"k{i}": text_of(i).replace("@kernel", f"@k{i}") for i in range(6)}
+    alone = compiling.objects(texts)
+    monkeypatch.setattr(compiling, "WORTH", 1)
+    monkeypatch.setattr(compiling, "cores", lambda: 3)
+    assert compiling.objects(texts) == alone
+
+
+def test_helpers_that_die_are_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {f"k{i}": text_of(i).replace("@kernel", f"@k{i}") for i in range(4)}
+    monkeypatch.setattr(compiling, "WORTH", 1)
+    monkeypatch.setattr(compiling, "cores", lambda: 3)
+    monkeypatch.setattr(compiling, "_COMMAND", "raise SystemExit(1)")
+    assert compiling.objects(texts).keys() == texts.keys()
+
+
+def test_text_that_llvm_refuses_is_shown() -> None:
+    with pytest.raises(TargetError, match=r"IR that LLVM refuses(.|\n)*i64 x"):
+        jit.compiled("define i64 @kernel() {\n  ret i64 x\n}\n")
+
+
+def test_without_llvmlite_the_target_says_so_and_ref_works() -> None:
+    script = """
+import sys
+sys.modules["llvmlite"] = None
+import migx
+program = migx.parse("module main(x: f32[2]) {\\n %0 = relu(x)\\n return %0\\n}\\n")
+program.compile("ref")
+try:
+    program.compile("cpu")
+except migx.MigxError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert "pip install llvmlite" in done.stdout

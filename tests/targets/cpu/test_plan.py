@@ -1,0 +1,220 @@
+"""Plans: where values lie, what runs where, and runs that overlap."""
+
+from __future__ import annotations
+
+import threading
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import migx
+from migx.errors import EvaluationError, InputError
+from migx.ir import Program
+from migx.profile import Profile
+from migx.targets.cpu.executable import CpuExecutable
+from migx.targets.cpu.memory import Life, arranged
+from migx.targets.cpu.plan import Kind
+from migx.testing import check_target
+from migx.testing.oracles import Trial
+
+CHAIN = """
+module main(x: f32[n, 8]) {
+  %0 = exp(x)
+  %1 = softmax(%0) {axis=1}
+  %2 = transpose(%1) {permutation=(1, 0)}
+  %3 = contiguous(%2)
+  %4 = abs(%3)
+  return %4, %1
+}
+"""
+
+
+def compiled(text: str, passes: str | None = "", threads: int = 2) -> Program:
+    return migx.parse(text).compile("cpu", passes=passes, num_threads=threads)
+
+
+def executable(program: Program) -> CpuExecutable:
+    found = program.executable
+    assert isinstance(found, CpuExecutable)
+    return found
+
+
+@given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 9), st.integers(0, 5)), max_size=40))
+def test_what_is_needed_at_one_step_does_not_overlap(drawn: list[tuple[int, int, int]]) -> None:
+    lives = [Life(size, first, first + more) for size, first, more in drawn]
+    offsets, total = arranged(lives)
+    placed = list(zip(lives, offsets, strict=True))
+    for (a, at), (b, bt) in combinations(placed, 2):
+        if a.nbytes and b.nbytes and a.first <= b.last and b.first <= a.last:
+            assert at + a.nbytes <= bt or bt + b.nbytes <= at
+    assert all(at % 64 == 0 and at + a.nbytes <= total for a, at in placed)
+    live = [
+        sum(-(-a.nbytes // 64) * 64 for a in lives if a.first <= s <= a.last) for s in range(15)
+    ]
+    assert max(live) <= total <= sum(-(-a.nbytes // 64) * 64 for a in lives)
+
+
+def test_results_take_over_memory_and_views_take_none() -> None:
+    program = compiled(
+        "module main(x: f32[8]) {\n %0 = exp(x)\n %1 = abs(%0)\n %2 = neg(%1)\n"
+        " %3 = unsqueeze(%2) {axes=(0,)}\n %4 = sin(%3)\n return %4\n}\n"
+    )
+    ((piece,),) = executable(program).pieces.values()
+    arena = [c for c in piece.outline.cells if c.kind is Kind.ARENA]
+    assert (len(arena), sum(c.same_as is None for c in arena)) == (3, 1)
+    assert piece.plan({}).arena_bytes == 64
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 40])
+def test_sizes_are_planned_without_compiling(n: int) -> None:
+    x = np.random.default_rng(n).standard_normal((n, 8)).astype(np.float32)
+    Trial(migx.parse(CHAIN), {"x": migx.Argument.of(x)}).target("cpu")
+    program = compiled(CHAIN)
+    codes = executable(program).code_of
+    alone = program.eval({"x": x})
+    program.eval({"x": np.zeros((n + 1, 8), np.float32)})
+    again = program.eval({"x": x})
+    assert [a.tobytes() for a in alone] == [a.tobytes() for a in again]
+    ((piece,),) = executable(program).pieces.values()
+    assert (len(piece.plans), executable(program).code_of) == (2, codes)
+
+
+def test_results_are_the_callers_own() -> None:
+    program = compiled(CHAIN)
+    x = np.ones((2, 8), np.float32)
+    kept = program.eval({"x": x})
+    first = [np.array(r) for r in kept]
+    program.eval({"x": 2 * x * np.arange(8, dtype=np.float32)})
+    assert all(np.array_equal(a, b) for a, b in zip(first, kept, strict=True))
+
+
+def test_runs_overlap() -> None:
+    program = compiled(CHAIN)
+    wrong: list[int] = []
+
+    def work(n: int) -> None:
+        x = np.random.default_rng(n).standard_normal((n, 8)).astype(np.float32)
+        expected = program.eval({"x": x})[0].tobytes()
+        wrong.extend(n for _ in range(60) if program.eval({"x": x})[0].tobytes() != expected)
+
+    workers = [threading.Thread(target=work, args=(50 + n,)) for n in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+def test_inputs_may_lie_anyhow() -> None:
+    text = "module main(x: f32[4, 6]) {\n %0 = neg(x)\n return %0\n}\n"
+    x = np.arange(24, dtype=np.float32).reshape(6, 4).T
+    x.flags.writeable = False
+    (got,) = compiled(text).eval({"x": x})
+    assert np.array_equal(got, -x)
+
+
+def test_sizes_that_do_not_fit_are_refused() -> None:
+    text = "module main(x: f32[n], y: f32[m]) {\n %0 = add(x, y)\n return %0\n}\n"
+    with pytest.raises(InputError, match="n=2, m=3"):
+        compiled(text).eval({"x": np.zeros(2, np.float32), "y": np.zeros(3, np.float32)})
+
+
+DATA = """
+module main(x: f32[n], w: f32[2]) {
+  %0 = nonzero(x) {count=found}
+  %1 = squeeze(%0) {axes=(0,)}
+  %2 = convert(%1) {to=f32}
+  %3 = exp(%2)
+  return %3, w
+}
+"""
+
+
+def test_what_only_data_decides_cuts_a_module() -> None:
+    program = compiled(DATA)
+    (parts,) = executable(program).pieces.values()
+    assert len(parts) == 2
+    w = np.array([1.0, 2.0], np.float32)
+    for x in ([0.0, 3.0, 0.0, 1.0], [0.0], []):
+        got, same = program.eval({"x": np.array(x, np.float32), "w": w})
+        assert np.allclose(got, np.exp(np.flatnonzero(x)), rtol=1e-6)
+        assert np.array_equal(same, w)
+
+
+BRANCH = """
+module main(c: bool[], x: f32[n]) {
+  %0 = exp(x)
+  %1 = if(c) [yes, no]
+  %2 = get_tuple_elem(%1) {index=0}
+  %3 = add(%2, %0)
+  return %3
+}
+
+module yes() {
+  %0 = abs(main:%0)
+  return %0
+}
+
+module no() {
+  %0 = neg(main:%0)
+  return %0
+}
+"""
+
+
+def test_modules_of_control_flow_run_natively() -> None:
+    program = compiled(BRANCH)
+    assert [at.name for at in executable(program).fallbacks()] == ["if"]
+    x = np.array([1.0, -2.0], np.float32)
+    for c, sign in ((True, 2), (False, 0)):
+        (got,) = program.eval({"c": np.array(c), "x": x})
+        assert np.allclose(got, sign * np.exp(x), rtol=1e-6)
+
+
+def test_a_fault_on_the_host_names_the_instruction() -> None:
+    text = (
+        "module main(x: f32[3], i: i64[1]) {\n %0 = exp(x)\n %1 = gather(%0, i) {axis=0}\n"
+        " return %1\n}\n"
+    )
+    program = compiled(text)
+    if not executable(program).fallbacks():
+        pytest.skip("gather has a kernel")
+    with pytest.raises(EvaluationError, match="gather"):
+        program.eval({"x": np.zeros(3, np.float32), "i": np.array([7])})
+    (got,) = program.eval({"x": np.zeros(3, np.float32), "i": np.array([1])})
+    assert got.tolist() == [1.0]
+
+
+def test_a_profile_tells_kernels_from_the_host() -> None:
+    program = compiled(BRANCH)
+    x = {"c": np.array(True), "x": np.ones(5, np.float32)}
+    program.eval(x)
+    given = {name: migx.Argument.of(value) for name, value in x.items()}
+    found = executable(program).profile(given, {})
+    assert isinstance(found, Profile)
+    assert [(c.at.name, bool(c.kernel)) for c in found.costs] == [
+        ("exp", True),
+        ("abs", True),
+        ("if", False),
+        ("add", True),
+    ]
+    assert all(c.seconds >= 0 for c in found.costs)
+    assert found.costs[0].nbytes == 40
+
+
+def test_random_programs_give_what_ref_gives() -> None:
+    assert check_target("cpu", programs=25, seed=3).programs == 25
+
+
+def test_sizes_as_values_are_known_to_the_plan() -> None:
+    program = compiled(
+        "module main(x: f32[n, m]) {\n %0 = dim_literal() {values=(n, n*m + 1, 7), lens=(3,)}\n"
+        " %1 = add(%0, %0)\n return %1\n}\n"
+    )
+    assert not executable(program).fallbacks()
+    for n, m in ((2, 5), (0, 1)):
+        (got,) = program.eval({"x": np.zeros((n, m), np.float32)})
+        assert got.tolist() == [2 * n, 2 * (n * m + 1), 14]

@@ -1,0 +1,105 @@
+"""The threads that share out tiles: every tile once, in any number of threads, after a fork, and at
+exit.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import migx
+from migx.errors import TargetError
+from migx.targets.cpu import jit
+from migx.targets.cpu.emit import I64, PTR, Module
+from migx.targets.cpu.memory import address
+from migx.targets.cpu.pool import STEP_WORDS, Pool, pool, run_steps, wanted_threads
+
+TEXT = "module main(x: f32[n, 64]) {\n %0 = exp(x)\n %1 = softmax(%0) {axis=1}\n return %1\n}\n"
+
+
+def counting() -> str:
+    """A kernel that adds one to the word of each tile."""
+    module = Module()
+    f = module.function("kernel", [("args", PTR), ("begin", I64), ("end", I64), ("scratch", PTR)])
+    args, begin, end, _ = f.parameters
+    with f.loop(begin, end) as tile:
+        at = f.element(args, tile.index, I64)
+        f.store(f.load(at, I64) + 1, at)
+    return module.text
+
+
+def run(state: Pool, tiles: int, times: int, threads: int) -> None:
+    """Runs a step of some tiles many times; every tile must be done every time."""
+    code = jit.load([counting()])[counting()]
+    words = np.zeros(tiles, np.int64)
+    steps = np.zeros((times, STEP_WORDS), np.int64)
+    steps[:, :3] = code.address, address(words), tiles
+    state.provide(threads)
+    run_steps()(address(steps), 0, times, state.address, threads, address(words), 0)
+    assert (words == times).all()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+@pytest.mark.parametrize("tiles", [0, 1, 2, 5, 1000])
+def test_every_tile_is_done_once(tiles: int, threads: int) -> None:
+    run(pool(), tiles, 300, threads)
+
+
+def test_several_callers_at_once() -> None:
+    callers = [threading.Thread(target=run, args=(pool(), 50, 200, 2)) for _ in range(6)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+
+
+def test_a_child_has_threads_of_its_own() -> None:
+    run(pool(), 50, 10, 2)
+    child = os.fork() if hasattr(os, "fork") else None
+    if child == 0:
+        status = 1
+        try:
+            run(pool(), 50, 10, 2)
+            status = 0
+        finally:
+            os._exit(status)
+    if child is not None:
+        assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("end", ["", "import os; os._exit(0)", "raise SystemExit(0)"])
+def test_threads_leave_at_exit(end: str) -> None:
+    script = f"""
+import migx, numpy as np
+program = migx.parse({TEXT!r})
+program.compile("cpu", num_threads=3)
+program.eval({{"x": np.zeros((4000, 64), np.float32)}})
+{end}
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_answers_do_not_depend_on_threads() -> None:
+    x = np.random.default_rng(0).standard_normal((3001, 64)).astype(np.float32)
+    answers = []
+    for threads in (1, 2, 3):
+        program = migx.parse(TEXT)
+        (answer,) = program.compile("cpu", num_threads=threads).eval({"x": x})
+        answers.append(answer.tobytes())
+    assert len(set(answers)) == 1
+
+
+def test_how_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIGX_NUM_THREADS", "5")
+    assert (wanted_threads(None), wanted_threads(2)) == (5, 2)
+    for wrong in ("0", "-1", "many"):
+        monkeypatch.setenv("MIGX_NUM_THREADS", wrong)
+        with pytest.raises(TargetError, match=f"MIGX_NUM_THREADS is '{wrong}'"):
+            wanted_threads(None)
+    with pytest.raises(TargetError, match="num_threads is 0"):
+        wanted_threads(0)

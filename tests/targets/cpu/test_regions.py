@@ -1,0 +1,121 @@
+"""Results made in regions on the cpu: concatenations, pads and reverses, against ``ref``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from migx.targets.cpu.kernels.regions import kernel_for
+from migx.targets.cpu.machine import host
+from tests.targets.cpu.alone import parsed, problem, produced
+
+CASES: Mapping[str, tuple[str, dict[str, int]]] = {
+    "concat of uneven parts": (
+        """
+module main(x: f32[3, 5, 7], y: f32[3, 0, 7], z: f32[3, 40, 7]) {
+  %0 = concat(x, y, z, x) {axis=1}
+  return %0
+}
+""",
+        {},
+    ),
+    "concat of symbols and views": (
+        """
+module main(x: f16[n, 4, 20], y: f16[n, m, 4]) {
+  %0 = slice(x) {axes=(2,), starts=(3,), ends=(19,)}
+  %1 = transpose(y) {permutation=(0, 2, 1)}
+  %2 = concat(%0, %1) {axis=2}
+  return %2
+}
+""",
+        {"n": 3, "m": 17},
+    ),
+    "concat of large rows": (
+        """
+module main(x: i64[2, 30000], y: i64[2, 5000]) {
+  %0 = concat(x, y) {axis=1}
+  return %0
+}
+""",
+        {},
+    ),
+    "bools": (
+        """
+module main(x: bool[9], y: bool[1]) {
+  %0 = concat(x, y) {axis=0}
+  return %0
+}
+""",
+        {},
+    ),
+    "pad": (
+        """
+module main(x: f32[2, 3, 5, 6]) {
+  %0 = pad(x) {pads=(0, 1, 2, 3, 0, 0, 1, 4)}
+  return %0
+}
+""",
+        {},
+    ),
+    "pad with a value and drop": (
+        """
+module main(x: f32[7, n], v: f32[1]) {
+  %0 = pad(x, v) {pads=(-2, 1, 3, -4)}
+  return %0
+}
+""",
+        {"n": 50},
+    ),
+    "pad of views": (
+        """
+module main(x: bf16[5, 4]) {
+  %0 = transpose(x) {permutation=(1, 0)}
+  %1 = pad(%0) {pads=(1, 0, 0, 2)}
+  return %1
+}
+""",
+        {},
+    ),
+    "reverse": (
+        """
+module main(x: i32[4, n, 3]) {
+  %0 = reverse(x) {axes=(1, 2)}
+  return %0
+}
+""",
+        {"n": 6},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_moves(name: str) -> None:
+    text, sizes = CASES[name]
+    assert not problem(kernel_for, parsed(text), sizes)
+
+
+ROTATED = """
+module main(x: f32[2, 4, n, 64], c: f32[2, 4, n, 64], s: f32[2, 4, n, 64]) {
+  %0 = slice(x) {axes=(3,), starts=(32,), ends=(64,)}
+  %1 = slice(x) {axes=(3,), starts=(0,), ends=(32,)}
+  %2 = neg(%0)
+  %3 = concat(%2, %1) {axis=3}
+  %4 = mul(%3, s)
+  return %4
+}
+"""
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_arithmetic_around_a_concatenation_is_done_with_it(n: int) -> None:
+    program = parsed(ROTATED, "fuse_pointwise,fuse_concat")
+    at = produced(program)
+    assert at.name == "group"
+    assert not problem(kernel_for, program, {"n": n})
+
+
+@pytest.mark.parametrize("op", ['pad(x) {pads=(1, 1), mode="edge"}', "relu(x)"])
+def test_other_instructions_are_left(op: str) -> None:
+    program = parsed(f"module main(x: f32[5]) {{\n  %0 = {op}\n  return %0\n}}\n")
+    assert kernel_for(produced(program), host()) is None

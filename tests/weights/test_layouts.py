@@ -1,0 +1,145 @@
+"""Constants in the formats a target wants: packed once for each, shared, swapped, and listed."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+import migx
+from migx.argument import Argument
+from migx.cli.params import layouts, relayouts
+from migx.ir import Instruction, Program
+from migx.onnx import replace_onnx_external_weights
+from migx.targets.ref import Ref
+from migx.verify import verify
+
+TWO = """module main(x: f32[3, 6], n: f32[6, 3]) {
+  %0 = onnx_external_weights() {label="w", file="w.bin", offset=0, length=144, shape=f32[6, 6]} : f32[6, 6]
+  %1 = dot(x, %0) : f32[3, 6]
+  %2 = relu(%1) : f32[3, 6]
+  %3 = dot(%2, %0) : f32[3, 6]
+  %4 = dot(%0, n) : f32[6, 3]
+  %5 = transpose(%4) {permutation=(1, 0)} : f32[3, 6]
+  %6 = add(%3, %5) : f32[3, 6]
+  return %6
+}
+"""
+W = np.random.default_rng(0).standard_normal((6, 6), np.float32)
+X = {
+    "x": np.random.default_rng(1).standard_normal((3, 6), np.float32),
+    "n": np.random.default_rng(2).standard_normal((6, 3), np.float32),
+}
+
+
+class Blocked(Ref):
+    """Reads what stands on the right of a product in panels, and on the left by columns."""
+
+    packed = 0
+
+    def preferred_weight_format(self, instruction: Instruction, index: int) -> str | None:
+        if instruction.name != "dot":
+            return None
+        return "Ba4b" if index == 1 else "ba"
+
+    def transform_weight(self, argument: Argument, layout: str) -> Argument:
+        Blocked.packed += 1
+        return super().transform_weight(argument, layout)
+
+
+def compiled(text: str = TWO) -> Program:
+    program = migx.parse(text).compile(Blocked())
+    verify(program.compiled.program)
+    return program
+
+
+def test_a_weight_is_packed_once_for_each_format() -> None:
+    program = compiled()
+    assert program.compiled.program.weights is not None
+    counts = Counter(at.name for at in program.compiled.program.weights)
+    assert counts == {"onnx_external_weights": 1, "pack_weight": 2, "@return": 1}
+    Blocked.packed = 0
+    with program.update_weights() as new:
+        new["w"] = W
+    assert Blocked.packed == 2
+    # The original is gone: no slot holds it.
+    slots = program.compiled.weights.current.slots
+    assert sorted(v.shape.dims for v in slots.values()) == [(2, 6, 4), (6, 6)]
+    assert not any(np.array_equal(v.array, W) for v in slots.values())
+    expected = migx.parse(TWO).compile("ref")
+    with expected.update_weights() as new:
+        new["w"] = W
+    assert np.array_equal(program.eval(X)[0], expected.eval(X)[0])
+
+
+def test_literals_are_packed_when_the_program_is_compiled() -> None:
+    fixed = replace_onnx_external_weights(migx.parse(TWO), {"w": W}, replaceable=False)
+    program = fixed.compile(Blocked())
+    assert program.compiled.program.weights is None
+    shapes = {at.shape.dims for at in program.compiled.program.literals}
+    assert shapes == {(2, 6, 4), (6, 6)}
+    assert np.array_equal(program.eval(X)[0], fixed.copy().compile("ref").eval(X)[0])
+
+
+def test_what_stands_behind_views_is_packed() -> None:
+    program = compiled(
+        """module main(x: f32[batch, 3, 6]) {
+  %0 = @literal() {value=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], label="w", replaceable=true} : f32[6, 1]
+  %1 = multibroadcast(%0) {out_lens=(batch, 6, 1)} : f32[batch, 6, 1]
+  %2 = dot(x, %1) : f32[batch, 3, 1]
+  return %2
+}
+"""
+    )
+    names = [at.name for at in program.compiled.program.main]
+    assert names == ["@param", "@slot", "unpack_weight", "multibroadcast", "dot", "@return"]
+    x = np.ones((2, 3, 6), np.float32)
+    assert program.eval({"x": x})[0].tolist() == [[[21.0]] * 3] * 2
+
+
+def test_a_passes_list_does_not_undo_the_packing() -> None:
+    lowered = compiled().compiled.program
+    before = str(lowered)
+    migx.run_passes(lowered, "propagate_constant,hoist_weights,simplify_reshapes")
+    assert str(lowered) == before
+
+
+def test_layouts_are_listed_with_what_is_left_to_each_run() -> None:
+    made = compiled().compiled
+    rows = {row["format"]: row for row in layouts(made)}
+    assert rows["Ba4b"]["made of"] == "pack_weight of w"
+    assert rows["Ba4b"]["read by"] == "dot x2"
+    assert rows["ba"]["bytes"] == 144
+    # This target's executable absorbs none.
+    assert sorted(relayouts(made)) == ["w:pack_weight (Ba4b)", "w:pack_weight.1 (ba)"]
+
+
+def test_a_weight_in_which_a_pass_saw_a_number_keeps_it() -> None:
+    text = """module main(x: f32[3]) {
+  %0 = @literal() {value=[1.0], label="scale", replaceable=true} : f32[1]
+  %1 = @literal() {value=[0.0], label="offset", replaceable=true} : f32[1]
+  %2 = multibroadcast(%0) {out_lens=(3)} : f32[3]
+  %3 = multibroadcast(%1) {out_lens=(3)} : f32[3]
+  %4 = mul(x, %2) : f32[3]
+  %5 = sub(%4, %3) : f32[3]
+  return %5
+}
+"""
+    text = text.replace("(3)}", "(3,)}")
+    program = migx.parse(text).compile("ref", passes="simplify_algebra")
+    assert [at.name for at in program.compiled.program.main] == ["@param", "@return"]
+    assumed = {a.label: a.relied_on_by for a in program.compiled.program.assumptions}
+    assert assumed == {"scale": "simplify_algebra", "offset": "simplify_algebra"}
+    x = {"x": np.arange(3, dtype=np.float32)}
+    for name in assumed:
+        with pytest.raises(migx.MigxError, match=f"'{name}' cannot have another value: simplify_"):
+            with program.update_weights() as new:
+                new[name] = np.array([2], np.float32)
+        assert program.eval(x)[0].tolist() == [0, 1, 2]
+    with program.update_weights() as new:
+        new["scale"] = np.array([1], np.float32)
+    # Compiled again with the new weight, it is no longer assumed.
+    again = replace_onnx_external_weights(migx.parse(text), {"scale": np.array([2], np.float32)})
+    again.compile("ref", passes="simplify_algebra")
+    assert again.eval(x)[0].tolist() == [0, 2, 4]

@@ -1,0 +1,188 @@
+"""Weights swapped while a program lives: what is checked, computed and kept, and who sees what."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import migx
+from migx import compiler
+from migx.errors import WeightError
+from migx.ir import Program
+from migx.onnx import replace_onnx_external_weights
+from tests.weights.build import MLP, MLP_DIMS, Array, drawn, model_of, write_weights
+
+PASSES = "optimize_module,hoist_weights,fuse_pointwise_reduce"
+X = {"x": np.linspace(-1, 1, 24, dtype=np.float32).reshape(3, 8)}
+A, B = drawn(MLP_DIMS, 1), drawn(MLP_DIMS, 2)
+
+
+@pytest.fixture
+def template(tmp_path: Path) -> Program:
+    """A compiled program whose weights are left out."""
+    (tmp_path / "model.onnx").write_bytes(model_of(MLP, A).SerializeToString())
+    program = migx.parse_onnx(tmp_path / "model.onnx", defer_external_weights=True)
+    return program.compile("ref", passes=PASSES)
+
+
+def given(program: Program, weights: dict[str, Array]) -> Array:
+    """The result with some weights."""
+    with program.update_weights() as new:
+        new.update(weights)
+    result: Array = program.eval(X)[0]
+    return result
+
+
+def baked(program: Program, weights: dict[str, Array]) -> Array:
+    result: Array = replace_onnx_external_weights(program, weights).finalize("ref").eval(X)[0]
+    return result
+
+
+def test_a_then_b_then_a_gives_the_bits_of_a(template: Program) -> None:
+    first, second, third = (given(template, w) for w in (A, B, A))
+    assert first.tobytes() == third.tobytes() == baked(template, A).tobytes()
+    assert second.tobytes() == baked(template, B).tobytes() != first.tobytes()
+
+
+def test_nothing_is_compiled_by_a_swap(template: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    given(template, A)
+    executable, count = template.executable, []
+    for name in ("compiled", "assembled", "ready"):
+        monkeypatch.setattr(compiler, name, lambda *_, **__: count.append(1))
+    given(template, B)
+    assert not count
+    assert template.executable is executable
+
+
+def test_only_the_slots_of_what_changed_are_computed(template: Program) -> None:
+    given(template, A)
+    before = template.compiled.weights.current
+    given(template, {"b1": B["b1"]})
+    after = template.compiled.weights.current
+    changed = {n for n in after.slots if after.slots[n] is not before.slots[n]}
+    assert changed == {"b1"}
+    assert {n for n in after.weights if after.weights[n] is not before.weights[n]} == {"b1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("w11", A["w1"], r"no replaceable weight 'w11'; did you mean 'w1'"),
+        ("zebra", A["w1"], r"no replaceable weight 'zebra'; there are 'w1', 'b1', 'w2', 'b2'"),
+        ("w1", A["w1"].T, r"weight 'w1' is f32\[8, 16\], not f32\[16, 8\]"),
+        ("w1", A["w1"].astype(np.float64), r"weight 'w1' is f32\[8, 16\], not f64\[8, 16\]"),
+        ("w1", object(), "weight 'w1' is f32"),
+        ("b1", np.full(16, np.nan, np.float32), "'b1' has 16 elements that are not finite"),
+    ],
+)
+def test_what_is_refused_changes_nothing(
+    name: str, value: object, message: str, template: Program
+) -> None:
+    wanted, epoch = given(template, A), template.compiled.weights.current
+    with (
+        pytest.raises(WeightError, match=message),
+        template.update_weights(check_finite=True) as new,
+    ):
+        new["w2"] = B["w2"]
+        new[name] = value  # type: ignore[assignment]
+    assert template.compiled.weights.current is epoch
+    assert template.eval(X)[0].tobytes() == wanted.tobytes()
+
+
+def test_an_exception_in_the_block_changes_nothing(template: Program) -> None:
+    wanted = given(template, A)
+    with pytest.raises(KeyError), template.update_weights() as new:
+        new.update(B)
+        raise KeyError
+    assert template.eval(X)[0].tobytes() == wanted.tobytes()
+
+
+def test_rolled_back_the_epoch_before_is_there(template: Program) -> None:
+    wanted = given(template, A)
+    with template.update_weights() as new:
+        new.update(B)
+    assert template.eval(X)[0].tobytes() != wanted.tobytes()
+    new.rollback()
+    assert template.eval(X)[0].tobytes() == wanted.tobytes()
+    with pytest.raises(WeightError, match="cannot be rolled back"):
+        new.rollback()
+
+
+def test_what_others_have_committed_is_not_rolled_back(template: Program) -> None:
+    given(template, A)
+    with template.update_weights() as first:
+        first.update(B)
+    wanted = given(template, {"b2": A["b2"]})
+    with pytest.raises(WeightError, match="has been committed since"):
+        first.rollback()
+    assert template.eval(X)[0].tobytes() == wanted.tobytes()
+
+
+def test_what_was_given_may_change_afterwards(template: Program) -> None:
+    weights = {name: value.copy() for name, value in A.items()}
+    wanted = given(template, weights)
+    for value in weights.values():
+        value[...] = 0
+    assert template.eval(X)[0].tobytes() == wanted.tobytes()
+
+
+def test_in_place_the_memory_is_the_same(template: Program) -> None:
+    given(template, A)
+    before = template.compiled.weights.current.slots["b1"].array
+    with template.update_weights(in_place=True) as new:
+        new.update(B)
+    after = template.compiled.weights.current.slots["b1"].array
+    assert after is before
+    assert after.tolist() == B["b1"].tolist()
+    assert template.eval(X)[0].tobytes() == baked(template, B).tobytes()
+    with pytest.raises(WeightError, match="it was made in place"):
+        new.rollback()
+
+
+def test_in_place_never_writes_to_what_the_program_holds(template: Program) -> None:
+    program = replace_onnx_external_weights(template, A).finalize("ref")
+    text = program.fingerprint()
+    with program.update_weights(in_place=True) as new:
+        new.update(B)
+    assert program.fingerprint() == text
+    assert program.eval(X)[0].tobytes() == baked(template, B).tobytes()
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_every_answer_belongs_to_one_epoch(in_place: bool, template: Program) -> None:
+    answers = {given(template, w).tobytes() for w in (A, B)}
+    seen: set[bytes] = set()
+    stop = threading.Event()
+
+    def call() -> None:
+        while not stop.is_set():
+            seen.add(template.eval(X)[0].tobytes())
+
+    threads = [threading.Thread(target=call) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for i in range(1000):
+        with template.update_weights(in_place=in_place) as new:
+            new.update(A if i % 2 else B)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert seen <= answers
+
+
+def test_a_baked_program_is_swapped_as_a_template_is(template: Program) -> None:
+    program = replace_onnx_external_weights(template, A).finalize("ref")
+    assert given(program, {}).tobytes() == baked(template, A).tobytes()
+    assert given(program, B).tobytes() == baked(template, B).tobytes()
+    again = replace_onnx_external_weights(program, A).finalize("ref")
+    assert again.eval(X)[0].tobytes() == baked(template, A).tobytes()
+
+
+def test_a_folder_is_taken_as_it_is(template: Program, tmp_path: Path) -> None:
+    folder = write_weights(model_of(MLP, B), B, tmp_path / "b")
+    with template.update_weights() as new:
+        new.update(folder)
+    assert template.eval(X)[0].tobytes() == baked(template, B).tobytes()
