@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import chain, cpu, int4, left, models, parse, passes, ref
+from benchmarks import chain, cpu, int4, left, models, parse, passes, ref, weights
 from benchmarks.compare import find, rows
 from benchmarks.measure import FOLDER, Result, ResultError, report
 from benchmarks.tables import ratios, show_comparison, show_results
@@ -51,6 +51,16 @@ def run_cpu(asked: argparse.Namespace) -> list[Result]:
         if why_not:
             notes.append(f"the peer cannot run {name}: {why_not}")
     show_results("Running on cpu", cpu.BAR, found, [ratios(found), *notes])
+    return found
+
+
+def run_starts(asked: argparse.Namespace) -> list[Result]:
+    """What it takes until a model can run as native code."""
+    found: list[Result] = []
+    for name in asked.models or cpu.STARTS:
+        print(f"starts {name} ...", file=sys.stderr, flush=True)
+        found += cpu.starts(name, asked.folder, 2 if asked.quick else 7)
+    show_results("Until a model can run on cpu", cpu.STARTS_BAR, found, [])
     return found
 
 
@@ -106,16 +116,34 @@ def run_int4(asked: argparse.Namespace) -> list[Result]:
     return found
 
 
+def run_weights(asked: argparse.Namespace) -> list[Result]:
+    """What weights that are put in later cost a run, and what it takes to put them in."""
+    rounds, found = (5 if asked.quick else 41), list[Result]()
+    for target in weights.TARGETS:
+        for name in asked.models or weights.MODELS:
+            print(f"weights {target} {name} ...", file=sys.stderr, flush=True)
+            found += weights.steady(name, target, asked.folder, rounds)
+    show_results("Weights put in later", weights.STEADY_BAR, found, [])
+    for target in weights.TARGETS:
+        print(f"weights {target} swapped ...", file=sys.stderr, flush=True)
+        found += weights.show_swaps(target, asked.folder, asked.quick)
+    taken = [r for name in weights.SHARED for r in weights.memory(name, asked.folder)]
+    show_results("Memory of weights", weights.MEMORY_BAR, taken, [])
+    return [*found, *taken]
+
+
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Result]]] = {
     "parse": run_parse,
     "ref": run_ref,
     "cpu": run_cpu,
+    "starts": run_starts,
     "chain": run_chain,
     "optimize": run_optimize,
     "stacks": run_stacks,
     "changes": run_changes,
     "left": run_left,
     "int4": run_int4,
+    "weights": run_weights,
 }
 
 

@@ -5,8 +5,15 @@ The peer runs with all its graph optimisations. Results must agree before anythi
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -19,6 +26,17 @@ from benchmarks.ref import agree, in_a_line, repeated
 BAR = "as fast as the peer in the geometric mean of float and int4 models, none under 0.7"
 AGAINST = "onnxruntime"
 THREADS = (2, 1)
+STARTS_BAR = "a cold compile in 4 s and 3 s, a warm one in 0.3 s, a file as fast as a session"
+STARTS = ("resnet50", "bert_base")
+_COMPILING = """
+import sys
+import time
+import migx
+program = migx.parse_onnx(sys.argv[1])
+start = time.perf_counter()
+program.compile("cpu", num_threads=2)
+print(time.perf_counter() - start)
+"""
 
 
 def results(name: str, folder: Path | None, rounds: int, budget: float) -> tuple[list[Result], str]:
@@ -43,6 +61,52 @@ def results(name: str, folder: Path | None, rounds: int, budget: float) -> tuple
         mine, other = in_turn(ours, peer, rounds, budget)
         found.append(Result(test, batch, "s", tuple(mine), tuple(other), AGAINST))
     return found, ""
+
+
+def starts(name: str, folder: Path | None, rounds: int) -> list[Result]:
+    """What it takes until a model can run: a file loaded and its first answer, against a session
+    made and its first; a compilation in a new process with no object kept, and with all.
+    """
+    path, given = make(name, folder), inputs(name)
+    batch = next(iter(given.values())).shape[0]
+    with tempfile.TemporaryDirectory() as held:
+        file = Path(held) / "model.mxr"
+        migx.save(migx.parse_onnx(path).compile("cpu", num_threads=2), file)
+        loads = [(_loaded(file, given), _created(path, given)) for _ in range(rounds + 1)][1:]
+    compiles = [_compiled(path) for _ in range(rounds)]
+    mine, peer = zip(*loads, strict=True)
+    cold, warm = zip(*compiles, strict=True)
+    return [
+        Result(f"cpu {name}, load and first answer", batch, "s", mine, peer, AGAINST),
+        Result(f"cpu {name}, cold compile", batch, "s", cold, (), ""),
+        Result(f"cpu {name}, warm compile", batch, "s", warm, (), ""),
+    ]
+
+
+def _loaded(file: Path, given: Mapping[str, Any]) -> float:
+    return _taken(lambda: migx.load(file).eval(given))
+
+
+def _created(path: Path, given: Mapping[str, Any]) -> float:
+    return _taken(lambda: _session(path, 2).run(None, dict(given)))
+
+
+def _taken(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _compiled(path: Path) -> tuple[float, float]:
+    """The seconds of a compilation without kept objects, and of one with them."""
+    with tempfile.TemporaryDirectory() as cache:
+        setting = os.environ | {"MIGX_CACHE_DIR": cache}
+        command = [sys.executable, "-c", _COMPILING, str(path)]
+        cold, warm = (
+            float(subprocess.run(command, check=True, capture_output=True, env=setting).stdout)
+            for _ in range(2)
+        )
+    return cold, warm
 
 
 def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:

@@ -8,19 +8,27 @@ again here, on either side.
 
 from __future__ import annotations
 
+import itertools
+import shutil
 import statistics
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 import migx
-from benchmarks.measure import Result, in_turn, seconds
+from benchmarks.measure import ROOT, Result, ResultError, in_turn, seconds
 from benchmarks.models import inputs, make
 from benchmarks.ref import agree, repeated
+from benchmarks.tables import show_results
+from benchmarks.weights_memory import PASSES, resident
 from migx.argument import Argument
 from migx.hoisting import weights_of
 from migx.ir import Program
@@ -30,13 +38,15 @@ from migx.op import Array
 
 MODELS = ("resnet50", "bert_base", "llama_2048x4_kv")
 SWAPPED = "bert_base"
-SHARED = "resnet50"
-PASSES = "optimize_module,fuse_attention,hoist_weights,fuse_pointwise_reduce"
+SHARED = ("resnet50", "bert_base")
 TARGETS: dict[str, dict[str, str]] = {"ref": {"passes": PASSES}, "cpu": {}}
 STEADY_BAR = "0.98 to 1.02 of the speed of the model compiled with its weights"
-SWAP_BAR = "50 times faster than parse and compile; half the rate of a copy to fresh memory"
+SWAP_BAR = "50 times faster than parse and compile"
+RATE_BAR = "half the rate of a copy to fresh memory"
 PAUSE_BAR = "under 1 ms longer than beside a thread that copies memory"
 ONE_BAR = "time proportional to the tensor"
+GROWTH_BAR = "nothing"
+MEMORY_BAR = "1.00 to 1.05 times the bytes of the weights"
 
 Values = dict[str, Argument]
 
@@ -69,13 +79,17 @@ def steady(model: str, target: str, folder: Path | None, rounds: int) -> Iterato
     with template.update_weights() as new:
         new.update({name: value.array.copy() for name, value in weights.items()})
     expected = known.eval(given)
-    peer = repeated(lambda: known.eval(given))
+    peer = repeated(partial(known.eval, given))
     for how, program in (("baked", baked), ("swapped", template)):
         agree(model, program.eval(given), expected)
-        ours = repeated(lambda program=program: program.eval(given))  # type: ignore[misc]
-        samples = in_turn(ours, peer, rounds, 60.0)
+        samples = in_turn(repeated(partial(program.eval, given)), peer, rounds, 60.0)
         batch = next(iter(given.values())).shape[0]
-        yield Result(f"{target} {model} {how}", batch, "s", *map(tuple, samples), "known")
+        yield timed(f"{target} {model} {how}", batch, samples, "known")
+
+
+def timed(test: str, batch: int, samples: tuple[list[float], list[float]], against: str) -> Result:
+    """Seconds of ours and of a peer."""
+    return Result(test, batch, "s", tuple(samples[0]), tuple(samples[1]), against)
 
 
 def instructions(program: Program) -> int:
@@ -84,7 +98,7 @@ def instructions(program: Program) -> int:
 
 
 class Swaps:
-    """A compiled program without its weights, and two sets of arrays for it."""
+    """A compiled program without its weights, two sets of arrays for it, and two folders."""
 
     def __init__(self, model: str, target: str, folder: Path | None) -> None:
         self.path, self.target = make(model, folder), target
@@ -93,20 +107,25 @@ class Swaps:
         self.program.compile(target, **TARGETS[target])
         one = {name: value.array.copy() for name, value in self.mapped.items()}
         self.sets = [one, {name: array.copy() for name, array in one.items()}]
+        self._place = tempfile.TemporaryDirectory()
+        self.folders = [self.path.parent, Path(self._place.name)]
+        for file in {v.source.file for v in self.mapped.values() if v.source is not None}:
+            shutil.copy(file, self._place.name)
         self.nbytes = sum(array.nbytes for array in one.values())
         for _ in range(3):
             self.swap()
 
-    def swap(self) -> None:
+    def swap(self, *, copy: bool = True) -> None:
         """Swaps all weights, from arrays."""
         self.sets.reverse()
-        with self.program.update_weights() as self.last:
+        with self.program.update_weights(copy=copy) as self.last:
             self.last.update(self.sets[0])
 
     def swap_folder(self) -> None:
         """Swaps all weights, mapped from files."""
+        self.folders.reverse()
         with self.program.update_weights() as self.last:
-            self.last.update(self.path.parent)
+            self.last.update(self.folders[0])
 
     def swap_one(self, name: str) -> None:
         """Swaps one weight."""
@@ -117,28 +136,52 @@ class Swaps:
         """Parses and compiles the model with its weights."""
         migx.parse_onnx(self.path).compile(self.target, **TARGETS[self.target])
 
-    def copy(self) -> None:
+    def copy(self) -> list[Array]:
         """Copies as many bytes to fresh memory."""
-        for array in self.sets[0].values():
-            self.kept = [*getattr(self, "kept", ()), np.copy(array)]
-        del self.kept
+        return [np.copy(array) for array in self.sets[0].values()]
+
+
+def show_swaps(target: str, folder: Path | None, quick: bool) -> list[Result]:
+    """Measures and prints all that concerns swaps."""
+    made, rounds = Swaps(SWAPPED, target, folder), 3 if quick else 7
+    compiling = list(swaps(made, rounds))
+    copying, pause = rate(made, 2 * rounds), pauses(made, 5 * rounds)
+    ones = list(single(made, rounds))
+    growth = grown(made, 100 if quick else 1000)
+    show_results("Swapping all weights", SWAP_BAR, compiling, [])
+    show_results("Swapping all weights", RATE_BAR, [copying], [])
+    show_results("Pauses while weights are swapped", PAUSE_BAR, [pause], [beyond(pause)])
+    show_results("Swapping one weight; the batch is its bytes", ONE_BAR, ones, [slope(ones)])
+    show_results("Growth", GROWTH_BAR, [growth], [])
+    return [*compiling, copying, pause, *ones, growth]
 
 
 def swaps(made: Swaps, rounds: int) -> Iterator[Result]:
-    """A swap of all weights, against parsing and compiling, and against a copy."""
+    """A swap of all weights, against parsing and compiling."""
     what = f"{made.target} {SWAPPED}"
-    for how, swap in (("from arrays", made.swap), ("from a folder", made.swap_folder)):
-        samples = in_turn(lambda s=swap: seconds(s), lambda: seconds(made.compile), rounds, 60.0)  # type: ignore[misc]
-        yield Result(f"{what} all, {how}", 1, "s", *map(tuple, samples), "parse, compile")
+    ways: dict[str, Callable[[], None]] = {
+        "from arrays": made.swap,
+        "from arrays as they are": partial(made.swap, copy=False),
+        "from a folder": made.swap_folder,
+    }
+    for how, swap in ways.items():
+        swap()
+        samples = in_turn(partial(seconds, swap), partial(seconds, made.compile), rounds, 60.0)
+        yield timed(f"{what} all, {how}", 1, samples, "parse, compile")
+
+
+def rate(made: Swaps, rounds: int) -> Result:
+    """Bytes a second of a swap from arrays, against a copy to fresh memory."""
     for _ in range(3):
         made.swap()
     ours, peer = in_turn(
         lambda: made.nbytes / seconds(made.swap),
         lambda: made.nbytes / seconds(made.copy),
-        2 * rounds,
+        rounds,
         60.0,
     )
-    yield Result(f"{what} all, bytes", 1, "B/s", tuple(ours), tuple(peer), "np.copy")
+    test = f"{made.target} {SWAPPED} all, bytes"
+    return Result(test, 1, "B/s", tuple(ours), tuple(peer), "np.copy")
 
 
 def single(made: Swaps, rounds: int) -> Iterator[Result]:
@@ -146,10 +189,9 @@ def single(made: Swaps, rounds: int) -> Iterator[Result]:
     sizes = {array.nbytes: name for name, array in made.sets[0].items()}
     for size, name in sorted(sizes.items()):
         array = made.sets[0][name]
-        ours = repeated(lambda name=name: made.swap_one(name))  # type: ignore[misc]
-        peer = repeated(lambda array=array: np.copy(array))  # type: ignore[misc]
+        ours, peer = repeated(partial(made.swap_one, name)), repeated(partial(np.copy, array))
         samples = in_turn(ours, peer, rounds, 30.0)
-        yield Result(f"{made.target} one tensor", size, "s", *map(tuple, samples), "np.copy")
+        yield timed(f"{made.target} one tensor", size, samples, "np.copy")
 
 
 def pauses(made: Swaps, rounds: int) -> Result:
@@ -165,7 +207,7 @@ def pauses(made: Swaps, rounds: int) -> Result:
     with calls() as longest:
         samples = in_turn(lambda: longest(made.swap), lambda: longest(copy), rounds, 60.0)
     what = f"{made.target} {SWAPPED} longest call"
-    return Result(what, 1, "s", *map(tuple, samples), "beside a copy")
+    return timed(what, 1, samples, "beside a copy")
 
 
 @contextmanager
@@ -194,7 +236,7 @@ def calls() -> Iterator[Callable[[Callable[[], None]], float]]:
         work()
         time.sleep(0.01)
         seen = ends.copy()
-        return max(b - a for a, b in zip(seen, seen[1:], strict=False))
+        return max(b - a for a, b in itertools.pairwise(seen))
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -217,3 +259,63 @@ def slope(results: list[Result]) -> str:
     first, last = statistics.median(small.ours), statistics.median(large.ours)
     rate = (large.batch - small.batch) / (last - first)
     return f"one tensor: {first * 1e6:.0f} us and its bytes at {rate / 1e9:.1f} GB/s"
+
+
+def memory(model: str, folder: Path | None) -> Iterator[Result]:
+    """What the weights take in four programs of one process, and in two processes together, as a
+    part of their bytes.
+    """
+    path = make(model, folder)
+    yield _share(f"{model} four variants", *probed("variants", [path]))
+    template = migx.parse_onnx(path, defer_external_weights=True).compile("ref", passes=PASSES)
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "model.mxr"
+        migx.save(replace_onnx_external_weights(template, path.parent, "ref").finalize("ref"), file)
+        yield _share(f"{model} two processes", *probed("loaded", [file, file]))
+
+
+def _share(test: str, taken: int, due: int) -> Result:
+    return Result(test, 1, "of the bytes", (taken / due,), (), "")
+
+
+def probed(case: str, files: list[Path]) -> tuple[int, int]:
+    """The bytes that the weights take in some processes together, and those of one set of them."""
+    with ExitStack() as stack:
+        running = [stack.enter_context(_started(case, str(file))) for file in files]
+        for process in running:
+            _line(process)
+        found = [_line(process, "measure").split() for process in running]
+        for process in running:
+            process.communicate("end\n")
+    return sum(int(taken) for taken, _ in found), int(found[0][1])
+
+
+def _started(case: str, file: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "benchmarks.weights_memory", case, file]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT)
+
+
+def _line(process: subprocess.Popen[str], asked: str = "") -> str:
+    """The next line of a process, which may have to be asked."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    if asked:
+        print(asked, file=process.stdin, flush=True)
+    said = process.stdout.readline()
+    if not said:
+        raise ResultError(f"the process that measures memory ended with {process.wait()}")
+    return said
+
+
+def grown(made: Swaps, times: int = 1000) -> Result:
+    """By how much swaps of one tensor add to the memory of the process, in MB."""
+    sizes = {array.nbytes: name for name, array in made.sets[0].items()}
+    name = sizes[sorted(sizes)[-2]]
+    for _ in range(3):
+        made.swap_one(name)
+    before = resident("Rss")
+    for _ in range(times):
+        made.swap_one(name)
+    test = f"{SWAPPED} after {times:,} swaps"
+    return Result(test, 1, "MB", (round((resident("Rss") - before) / 1e6, 1),), (), "")

@@ -2,9 +2,9 @@
 ``python -m benchmarks.weights_memory variants MODEL.onnx`` or ``... loaded FILE.mxr``.
 
 *variants* bakes one folder into four programs, compiled for four batches from one template.
-*loaded* loads a compiled file; it prints a line when all weights are in memory, and goes on when it
-is given one. Prints the bytes that the weights added to what the process is charged for (``Pss``),
-and those they should take. Linux only.
+*loaded* loads a compiled file. It prints a line when the weights are in memory; given one, it
+prints the bytes of memory that they added, and those they should take; given another, it ends.
+Linux only.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 
 import migx
 from migx.argument import Argument
+from migx.epochs import Epoch
 from migx.onnx import replace_onnx_external_weights
 from migx.specialise import bound
 
@@ -26,13 +27,13 @@ BATCHES = (1, 2, 4, 8)
 PAGE = 4096
 
 
-def charged() -> int:
-    """The bytes of memory this process is charged for: what it shares counts in part."""
+def resident(field: str) -> int:
+    """The bytes of memory this process has: ``Rss``, all, or ``Pss``, what it shares with others
+    only in part.
+    """
     gc.collect()
-    for line in Path("/proc/self/smaps_rollup").read_text("ascii").splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("/proc/self/smaps_rollup has no line Pss")
+    lines = Path("/proc/self/smaps_rollup").read_text("ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024
 
 
 def touch(values: Iterable[Argument]) -> None:
@@ -42,31 +43,39 @@ def touch(values: Iterable[Argument]) -> None:
         np.bitwise_or.reduce(flat[::PAGE])
 
 
-def variants(path: Path) -> tuple[int, int]:
-    """Four programs with the weights of one folder."""
+def variants(path: Path) -> tuple[int, list[Epoch]]:
+    """What was resident before weights, and those of four programs, from one folder."""
     template = migx.parse_onnx(path, defer_external_weights=True)
     symbol = next(iter(template.symbols()))
     programs = [bound(template, {symbol: n}).compile("ref", passes=PASSES) for n in BATCHES]
-    before = charged()
-    baked = [replace_onnx_external_weights(p, path.parent, "ref").finalize("ref") for p in programs]
-    epochs = [program.compiled.weights.current for program in baked]
+    before = resident("Rss")
+    baked = [replace_onnx_external_weights(p, path.parent, "ref") for p in programs]
+    return before, [program.finalize("ref").compiled.weights.current for program in baked]
+
+
+def loaded(path: Path) -> tuple[int, list[Epoch]]:
+    """What was resident before weights, and those of a file that another process loads, too: what
+    the two share counts half in either.
+    """
+    program = migx.load(path)
+    epoch = program.compiled.weights.current
+    for value in epoch.slots.values():
+        value.give_back()
+    return resident("Pss"), [epoch]
+
+
+def main(case: str, path: str) -> None:
+    """Measures one case."""
+    measure, field = {"variants": (variants, "Rss"), "loaded": (loaded, "Pss")}[case]
+    before, epochs = measure(Path(path))
     for epoch in epochs:
         touch(epoch.slots.values())
-    return charged() - before, sum(v.nbytes for v in epochs[0].weights.values())
-
-
-def loaded(path: Path) -> tuple[int, int]:
-    """One program of a file that another process has loaded, too."""
-    program = migx.load(path)
-    before = charged()
-    epoch = program.compiled.weights.current
-    touch(epoch.slots.values())
-    print("touched", flush=True)
+    print("in memory", flush=True)
     sys.stdin.readline()
-    return charged() - before, sum(v.nbytes for v in epoch.weights.values())
+    due = sum(value.nbytes for value in epochs[0].weights.values())
+    print(resident(field) - before, due, flush=True)
+    sys.stdin.readline()
 
 
 if __name__ == "__main__":
-    measure = {"variants": variants, "loaded": loaded}[sys.argv[1]]
-    print(*measure(Path(sys.argv[2])), flush=True)
-    sys.stdin.readline()
+    main(*sys.argv[1:])

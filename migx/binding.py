@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
+
+import numpy as np
 
 from migx import dim
 from migx.argument import Argument
@@ -21,7 +23,18 @@ def check_inputs(module: Module, given: Mapping[str, Any]) -> dict[str, Argument
     Raises ``InputError`` naming every input that is missing, unknown, or of the wrong type, rank or
     dims.
     """
-    wanted = {name: p.shape for name, p in module.parameters.items()}
+    parameters = module.parameters
+    if not isinstance(given, Mapping) or given.keys() != parameters.keys():
+        _refuse(given, {name: p.shape for name, p in parameters.items()})
+    found: dict[str, Argument] = {}
+    for name, parameter in parameters.items():
+        found[name] = made = _argument(name, given[name], parameter.shape)
+        check_type(name, made.shape, parameter.shape)
+    return found
+
+
+def _refuse(given: Any, wanted: Mapping[str, Shape]) -> NoReturn:
+    """Says which inputs are missing, or not wanted."""
     listed = ", ".join(f"{name}: {shape}" for name, shape in wanted.items()) or "none"
     if not isinstance(given, Mapping):
         raise InputError(f"inputs are given by name, as a dict; the inputs are {listed}")
@@ -29,15 +42,24 @@ def check_inputs(module: Module, given: Mapping[str, Any]) -> dict[str, Argument
         raise InputError(
             f"there is no input {', '.join(map(repr, unknown))}; the inputs are {listed}"
         )
-    if missing := [name for name in wanted if name not in given]:
-        raise InputError(f"missing input {', '.join(map(repr, missing))}; the inputs are {listed}")
-    arguments = {name: _argument(name, given[name], shape) for name, shape in wanted.items()}
-    for name, shape in wanted.items():
-        check_type(name, arguments[name].shape, shape)
-    return arguments
+    missing = [name for name in wanted if name not in given]
+    raise InputError(f"missing input {', '.join(map(repr, missing))}; the inputs are {listed}")
+
+
+def _is_just_so(value: Any, shape: Shape) -> bool:
+    """Whether a value is an array of the type and dims, so that there is nothing to ask."""
+    return (
+        type(value) is np.ndarray
+        and value.dtype is shape.dtype.numpy
+        and value.shape == shape.dims
+        and shape.strides is None
+        and not shape.dtype.is_packed
+    )
 
 
 def _argument(name: str, value: Any, shape: Shape) -> Argument:
+    if _is_just_so(value, shape):
+        return Argument(shape, value)
     try:
         return _host_value(value, shape) if shape.dtype.kind == "opaque" else Argument.of(value)
     except (ShapeError, TypeError, ValueError) as error:
@@ -81,6 +103,8 @@ def check_type(name: str, got: Shape, wanted: Shape) -> None:
         if wanted.dtype.is_packed or not wanted.dtype.is_tensor:
             remedy = "give a migx.Argument of that shape"
         raise InputError(f"input {name!r} is {got}, but {wanted} is wanted: {remedy}")
+    if got.dims == wanted.dims:
+        return
     if got.rank != wanted.rank:
         raise InputError(
             f"input {name!r} is {got}, of rank {got.rank}; {wanted} has rank {wanted.rank}"

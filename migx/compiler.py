@@ -73,10 +73,11 @@ def compiled(program: Program, target: Target | str, **options: Any) -> Compiled
 
 
 def assembled(program: Program, lowered: Program, context: Context) -> Compiled:
-    """A copy of a program that passes have been run on, its constants in the target's formats, its weights in
-    slots; no slot is computed yet.
+    """A copy of a program that passes have been run on, its constants in the target's formats, its
+    weights in slots; no slot is computed yet.
     """
-    pack_weights(lowered, context)
+    if not context.saved:  # else it is the program that this code was made for
+        pack_weights(lowered, context)
     hoist_sources(lowered)
     weights = LiveWeights(
         lowered.weights, context, place=context.target.copy_to, declared=weights_of(program)
@@ -121,6 +122,8 @@ def run(made: Compiled, inputs: Mapping[str, ArrayLike | Argument]) -> list[Any]
 
 def given_back(result: Argument) -> Any:
     """A result as the caller gets it."""
+    if result.shape.dtype.is_tensor and not result.shape.dtype.is_packed:
+        return result.array
     if result.shape.dtype.name == "tuple":
         return tuple(map(given_back, result.parts))
     if result.shape.dtype is SEQUENCE:
@@ -130,6 +133,4 @@ def given_back(result: Argument) -> Any:
     if result.shape.dtype is MAP:
         keys, values = (part.tolist() for part in result.parts)
         return dict(zip(keys, values, strict=True))
-    if result.shape.dtype.is_packed:
-        return result
-    return result.array
+    return result

@@ -9,51 +9,44 @@ from __future__ import annotations
 
 import difflib
 import threading
-import weakref
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from migx import op as operations
 from migx.argument import Argument
-from migx.constants import tree
 from migx.errors import DataError, ShapeError, WeightError
-from migx.evaluation import evaluated, settled
-from migx.hoisting import is_weight, label_of
 from migx.ir import Instruction, Module
 from migx.mapping import MappedFile
-from migx.memory import THREADS, Memory, copy
-from migx.ops.builtin import AssumeEqual, Literal
+from migx.memory import Memory, copy
+from migx.ops.builtin import Literal
 from migx.ops.packing import PackFp4, PackInt2, PackInt4
+from migx.recipe import Arguments, Recipe
 from migx.shape import U8, Shape
 
-Arguments = Mapping[str, Argument]
 NOTHING: Arguments = MappingProxyType({})
-
-_shared: weakref.WeakValueDictionary[Hashable, Argument] = weakref.WeakValueDictionary()
-"""What slots of all programs show that is computed from files alone, by recipe and bytes."""
 
 
 class Running:
     """Counts the runs that read an epoch, so that one may wait until there are none."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._count, self._closed = 0, False
 
     def __enter__(self) -> None:
-        with self._changed:
+        with self._lock:
             while self._closed:
                 self._changed.wait()
             self._count += 1
 
     def __exit__(self, *_: object) -> None:
-        with self._changed:
+        with self._lock:
             self._count -= 1
             if self._closed:
                 self._changed.notify_all()
@@ -75,14 +68,14 @@ class Running:
 class Epoch:
     """One set of weights: their values by name, and what the program reads of them, its slots.
 
-    ``slots`` holds only those whose weights all have values; ``wholes``, by the names of slots, what
-    they show in other dims, so that other programs find it for as long as it is used.
+    ``slots`` holds only those whose weights all have values; ``wholes``, by the names of slots,
+    what they show that other programs may use, too.
     """
 
     number: int
     weights: Arguments
     slots: Arguments
-    wholes: Arguments = NOTHING
+    wholes: Arguments = field(default_factory=dict)
     files: tuple[MappedFile, ...] = ()
     running: Running = field(default_factory=Running)
 
@@ -113,7 +106,7 @@ class LiveWeights:
     ) -> None:
         self.module, self.context = module, context
         self.place = place or (lambda value: value)
-        self._recipe = _Recipe(module, context)
+        self._recipe = Recipe(module, context)
         self._memory = Memory()
         self.sources = {**declared, **self._recipe.sources}
         self._lock = threading.RLock()
@@ -138,33 +131,35 @@ class LiveWeights:
                 placed = {name: self.place(value) for name, value in slots.items()}
                 self.current = self._after(Epoch(0, NOTHING, placed), self._given(), True)
 
-    @contextmanager
-    def reading(self) -> Iterator[Arguments]:
-        """The slots of the current epoch, for one run. ``WeightError`` where some have no value,
-        ``DataError`` where a file they are mapped from has been written to.
+    def reading(self) -> Reading:
+        """A context that gives the slots of the current epoch, for one run. ``WeightError`` where
+        some have no value, ``DataError`` where a file they are mapped from has been written to.
         """
-        while True:
-            epoch = self.current
-            with epoch.running:
-                if epoch is not self.current:
-                    continue
-                if len(epoch.slots) < len(self._recipe.slots):
-                    raise WeightError(_without_values(self.missing))
-                for file in epoch.files:
-                    file.check()
-                yield epoch.slots
-                return
+        return Reading(self)
 
-    def update(self, *, check_finite: bool = False, in_place: bool = False) -> Update:
+    def checked_slots(self, epoch: Epoch) -> Arguments:
+        """The slots of an epoch, where a run may read them."""
+        if len(epoch.slots) < len(self._recipe.slots):
+            raise WeightError(_without_values(self.missing))
+        for file in epoch.files:
+            file.check()
+        return epoch.slots
+
+    def update(
+        self, *, check_finite: bool = False, in_place: bool = False, copy: bool = True
+    ) -> Update:
         """A transaction: ``with weights.update() as new: new[name] = array``.
 
         When the block ends, the slots that depend on what was given are computed and all are
         committed at once; if it raises, or a value is refused, nothing has changed. Runs that have
         begun end on the weights they began with. ``check_finite`` refuses NaN and infinities.
         ``in_place`` waits for runs to end and writes over the memory of the old values, where two
-        copies would be too much: it cannot be rolled back.
+        copies would be too much: it cannot be rolled back. ``copy=False`` takes arrays as they are,
+        which must not be written to any more.
         """
-        return Update(self, check_finite=check_finite, in_place=in_place)
+        if in_place and not copy:
+            raise WeightError("an update in place copies what it is given: leave out copy=False")
+        return Update(self, check_finite=check_finite, in_place=in_place, copy=copy)
 
     def checked(self, name: str, value: ArrayLike | Argument) -> Argument:
         """A value for a weight, of its type and dims. ``WeightError`` says what is wrong."""
@@ -189,27 +184,23 @@ class LiveWeights:
         slots, wholes = {**before.slots, **slots}, {**before.wholes, **wholes}
         return Epoch.of(before.number + 1, weights, slots, wholes)
 
-    def commit(self, changes: Arguments) -> tuple[Epoch, Epoch]:
-        """The epochs before and after some weights have taken new values, which are copied."""
-        with self._lock:
+    def commit(self, changes: Arguments, *, copy: bool = True) -> tuple[Epoch, Epoch]:
+        """The epochs before and after some weights have taken new values, copied or as they are."""
+        with self._lock, enough_memory(changes):
             before = self.current
-            self.current = self._after(before, owned(changes, self._memory))
+            given = owned(changes, self._memory) if copy else frozen(changes)
+            self.current = self._after(before, given)
             return before, self.current
 
     def commit_in_place(self, changes: Arguments) -> None:
         """Writes new values over the memory of the old ones, while nothing runs."""
-        with self._lock:
+        with self._lock, enough_memory(changes):
             before = self.current
             after = self._after(before, changes)
             with before.running.stopped():
-                held: dict[int, Argument] = {}
-                for old, new in ((before.weights, after.weights), (before.slots, after.slots)):
-                    for name, value in new.items():
-                        if value is not old.get(name) and id(value) not in held:
-                            held[id(value)] = overwritten(old.get(name), value)
-                weights = {name: held.get(id(v), v) for name, v in after.weights.items()}
-                slots = {name: held.get(id(v), v) for name, v in after.slots.items()}
-                self.current = Epoch.of(after.number, weights, slots, NOTHING)
+                weights, slots = overwritten(before, after)
+                wholes = {n: v for n, v in after.wholes.items() if before.wholes.get(n) is v}
+                self.current = Epoch.of(after.number, weights, slots, wholes)
 
     def restore(self, before: Epoch, after: Epoch) -> None:
         """Goes back to an epoch, unless others have been committed since."""
@@ -222,17 +213,44 @@ class LiveWeights:
             self.current = replace(before, number=after.number + 1, running=Running())
 
 
+class Reading:
+    """The slots of one epoch while a run reads them. Every run makes one, so it is no generator."""
+
+    __slots__ = ("_epoch", "_weights")
+
+    def __init__(self, weights: LiveWeights) -> None:
+        self._weights, self._epoch = weights, weights.current
+
+    def __enter__(self) -> Arguments:
+        while True:
+            self._epoch = epoch = self._weights.current
+            epoch.running.__enter__()
+            try:
+                if epoch is self._weights.current:
+                    return self._weights.checked_slots(epoch)
+            except BaseException:
+                epoch.running.__exit__()
+                raise
+            epoch.running.__exit__()
+
+    def __exit__(self, *_: object) -> None:
+        self._epoch.running.__exit__()
+
+
 class Update:
     """New values for weights, all or nothing; made by ``LiveWeights.update``."""
 
-    def __init__(self, weights: LiveWeights, *, check_finite: bool, in_place: bool) -> None:
-        self._weights, self._check_finite, self._in_place = weights, check_finite, in_place
+    def __init__(
+        self, weights: LiveWeights, *, check_finite: bool, in_place: bool, copy: bool
+    ) -> None:
+        self._weights, self._check_finite = weights, check_finite
+        self._in_place, self._copy = in_place, copy
         self._changes: dict[str, Argument] = {}
         self._epochs: tuple[Epoch, Epoch] | None = None
 
     def __setitem__(self, name: str, value: ArrayLike | Argument) -> None:
-        """Gives a weight a value, which is copied when the block ends; ``WeightError`` where it
-        does not fit.
+        """Gives a weight a value, which is copied when the block ends, unless told otherwise;
+        ``WeightError`` where it does not fit.
         """
         found = self._weights.checked(name, value)
         if self._check_finite:
@@ -257,7 +275,7 @@ class Update:
         if self._in_place:
             self._weights.commit_in_place(self._changes)
         else:
-            self._epochs = self._weights.commit(self._changes)
+            self._epochs = self._weights.commit(self._changes, copy=self._copy)
 
     def rollback(self) -> None:
         """Returns to the weights before this update. They are kept for as long as this object
@@ -268,94 +286,6 @@ class Update:
             raise WeightError(f"this update cannot be rolled back: {why}")
         self._weights.restore(*self._epochs)
         self._epochs = None
-
-
-class _Recipe:
-    """Which slots and assumptions depend on which weights, and how they are computed."""
-
-    def __init__(self, module: Module | None, context: Any) -> None:
-        self._context = context
-        self.sources: dict[str, Instruction] = {}
-        self.slots: dict[str, Instruction] = {}
-        self._checks: list[Instruction] = []
-        self._names: dict[Instruction, str] = {}
-        self._of: dict[Instruction, frozenset[str]] = {}
-        if module is None:
-            return
-        for at in module:
-            names = frozenset().union(*(self._of[v] for v in at.inputs))
-            if is_weight(at):
-                names = frozenset([label_of(at)])
-                self.sources.setdefault(label_of(at), at)
-                self._names[at] = label_of(at)
-            self._of[at] = names
-        self.slots = dict(zip(module.output_names, module.outputs, strict=True))
-        self._checks = [at for at in module if type(at.op) is AssumeEqual]
-
-    def due(
-        self, changed: Iterable[str], weights: Arguments, had: Arguments
-    ) -> dict[str, Instruction]:
-        """The slots that depend on a changed weight or had no value, and can have one now.
-
-        ``AssumptionError`` where a weight is not what a pass relied on.
-        """
-        names = set(changed)
-
-        def due(at: Instruction, fresh: bool) -> bool:
-            of = self._of[at]
-            return of <= weights.keys() and (fresh or not of.isdisjoint(names))
-
-        evaluated([at for at in self._checks if due(at, False)], self._known(weights))
-        return {name: at for name, at in self.slots.items() if due(at, name not in had)}
-
-    def values(
-        self, slots: Mapping[str, Instruction], weights: Arguments
-    ) -> tuple[dict[str, Argument], dict[str, Argument]]:
-        """The values of some slots: as given, where a slot is a weight; as another program has
-        them that computed them from the same files; else computed. And what they show.
-        """
-        known = self._known(weights)
-        wholes = {name: _whole(at) for name, at in slots.items()}
-        keys = {at: self._key(at, weights) for at in wholes.values() if at not in known}
-        known |= {at: value for at, key in keys.items() if (value := _shared.get(key)) is not None}
-        for roots in (wholes, slots):
-            left = [at for at in dict.fromkeys(roots.values()) if at not in known]
-            made = evaluated(left, known, context=self._context, threads=THREADS)
-            for at in made.keys() & keys.keys():
-                if (key := keys[at]) is not None:
-                    made[at].freeze()
-                    _shared[key] = made[at]
-            known |= made
-        values = {n: settled(known[at], at.shape.as_standard()) for n, at in slots.items()}
-        return values, {name: known[at] for name, at in wholes.items()}
-
-    def _key(self, at: Instruction, weights: Arguments) -> Hashable | None:
-        """What a value is computed from, and how; None where not all of it is in files."""
-        places: dict[Instruction, int] = {}
-        key: list[Hashable] = [None if self._context is None else self._context.target.name]
-        for place, below in enumerate(tree(at)):
-            places[below] = place
-            if (name := self._names.get(below)) is None:
-                key.append((operations.key(below.op), *(places[v] for v in below.inputs)))
-                continue
-            value = weights[name]
-            if value.mapped is None:
-                return None
-            key.append((value.mapped, value.source, value.shape))
-        return tuple(key)
-
-    def _known(self, weights: Arguments) -> dict[Instruction, Argument]:
-        return {at: weights[name] for at, name in self._names.items() if name in weights}
-
-
-def _whole(at: Instruction) -> Instruction:
-    """What a value shows in other dims, its bytes being the same."""
-    while operations.traits(at.op).view is not None and len(at.inputs) == 1:
-        below = at.inputs[0]
-        if at.shape.nbytes != below.shape.nbytes or at.shape.strides is not None:
-            break
-        at = below
-    return at
 
 
 def files_of(values: Iterable[Argument]) -> tuple[MappedFile, ...]:
@@ -387,12 +317,47 @@ def owned(values: Arguments, memory: Memory) -> Arguments:
     return {**values, **{n: Argument(v.shape.as_standard(), array) for (n, v), array in pairs}}
 
 
-def overwritten(old: Argument | None, new: Argument) -> Argument:
-    """The new value in the memory of the old one, if that is ours to write to; else a copy."""
-    if old is None or not old.array.flags.writeable:
-        return own(new)
-    copy([(old.array, new.array)])
-    return old
+def frozen(values: Arguments) -> Arguments:
+    """The values themselves, which nobody here will write to."""
+    given = {n: v if v.source is not None else Argument(v.shape, v.data) for n, v in values.items()}
+    for value in given.values():
+        value.freeze()
+    return given
+
+
+def overwritten(before: Epoch, after: Epoch) -> tuple[Arguments, Arguments]:
+    """The weights and slots of an epoch, in the memory of those they replace where that is ours to
+    write to. Memory is found before any is written to.
+    """
+    held: dict[tuple[int, int], Argument] = {}
+    pairs: list[tuple[NDArray[Any], NDArray[Any]]] = []
+
+    def place(was: Argument | None, value: Argument) -> Argument:
+        key = id(was), id(value)
+        if value is not was and key not in held:
+            mine = was is not None and was.array.flags.writeable
+            held[key] = was if was is not None and mine else own(value)
+            if mine:
+                pairs.append((held[key].array, value.array))
+        return held.get(key, value)
+
+    weights = {name: place(before.weights.get(name), v) for name, v in after.weights.items()}
+    slots = {name: place(before.slots.get(name), v) for name, v in after.slots.items()}
+    copy(pairs)
+    return weights, slots
+
+
+@contextmanager
+def enough_memory(values: Arguments) -> Iterator[None]:
+    """Says in a ``WeightError`` that new values do not fit into memory."""
+    try:
+        yield
+    except MemoryError as error:
+        size = sum(value.nbytes for value in values.values())
+        raise WeightError(
+            f"there is no memory for {size:,} bytes of weights beside those that are in use: give "
+            "fewer at a time, or write over the old ones with in_place=True"
+        ) from error
 
 
 def fitted(name: str, value: ArrayLike | Argument, shape: Shape) -> Argument:
@@ -434,6 +399,11 @@ def refuse_infinite(name: str, value: Argument) -> None:
 
 def _unknown(name: str, known: Iterable[str]) -> str:
     names = list(known)
+    if not names:
+        return (
+            f"there is no weight {name!r} to replace: this program was compiled with its weights "
+            "fixed; read it with defer_external_weights=True, or mark its literals replaceable"
+        )
     close = difflib.get_close_matches(name, names, 3)
     said = (
         f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are {listed(names)}"

@@ -22,7 +22,8 @@ from migx.weights import is_constant
 def pack_weights(program: Program, context: Context) -> bool:
     """Packs the constants that a target wants packed; says whether there were any.
 
-    An input may read a constant through views: it is what is behind these that is packed.
+    An input may read a constant through views: it is what is behind these that is packed. What has
+    been packed for another machine is packed again.
     """
     known: dict[Instruction, bool] = {}
     packed: dict[tuple[Instruction, str], Instruction] = {}
@@ -31,10 +32,11 @@ def pack_weights(program: Program, context: Context) -> bool:
         for index, value in enumerate(at.inputs):
             views = _views(value)
             whole = views[-1].inputs[0] if views else value
-            if not (whole.shape.static and is_constant(whole, known)):
+            again = isinstance(whole.op, UnpackWeight)
+            if not (whole.shape.static and is_constant(whole.inputs[0] if again else whole, known)):
                 continue
             form = context.target.preferred_weight_format(at, index)
-            if form is None or at.module is None:
+            if form is None or at.module is None or getattr(whole.op, "format", None) == form:
                 continue
             if (whole, form) not in packed:
                 packed[whole, form] = _packed(whole, form)

@@ -53,7 +53,8 @@ class Pass:
 
     def __init_subclass__(cls) -> None:
         dataclass(frozen=True)(cls)
-        cls.name = snake_case(cls.__name__)
+        if "name" not in cls.__dict__:
+            cls.name = snake_case(cls.__name__)
 
     def apply(self, module: Module, manager: PassManager) -> bool:
         """Changes one module in place, by default by its rules; says whether it changed

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import sys
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +43,9 @@ class Memory:
         self._spare: list[mmap.mmap] = []
 
     def copies(self, arrays: Arrays) -> list[NDArray[Any]]:
-        """Copies in row-major layout that nobody else can write to."""
+        """Copies in row-major layout that nobody else can write to; ``MemoryError`` where there is
+        no room for them.
+        """
         made = [array for group in _groups(arrays) for array in self._like(group)]
         copy(zip(made, arrays, strict=True))
         return made
@@ -67,20 +70,28 @@ class Memory:
             self._spare.remove(found)
         else:
             self._drop()
-            found = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            _advise(found, "MADV_HUGEPAGE")
+            found = _fresh(size)
+            _advise(_address(found), size, "MADV_HUGEPAGE")
         whole = np.frombuffer(found, np.uint8, nbytes, -_address(found) % HUGE)
         weakref.finalize(whole, self._returned, found).atexit = False
         return whole
 
     def _returned(self, block: mmap.mmap) -> None:
-        _advise(block, "MADV_FREE")
+        _advise(_address(block), len(block), "MADV_FREE")
         self._spare.append(block)
 
     def _drop(self) -> None:
         """Gives back to the system what has not been used again."""
         while self._spare:
-            _advise(self._spare.pop(), "MADV_DONTNEED")
+            block = self._spare.pop()
+            _advise(_address(block), len(block), "MADV_DONTNEED")
+
+
+@cache
+def installed() -> int:
+    """The bytes of memory the machine has; without end where it does not say."""
+    known = hasattr(os, "sysconf")
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if known else sys.maxsize
 
 
 def copy(pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> None:
@@ -123,12 +134,19 @@ def _aligned(nbytes: int) -> int:
     return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
-def _advise(block: mmap.mmap, advice: str) -> None:
+def _fresh(size: int) -> mmap.mmap:
+    try:
+        return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(f"there is no memory for {size:,} bytes") from error
+
+
+def _advise(address: int, nbytes: int, advice: str) -> None:
     """Tells the system how memory is used, where it can be told; other threads go on meanwhile, as
-    they would not by ``block.madvise``.
+    they would not by the method of ``mmap``.
     """
     if (number := getattr(mmap, advice, None)) is not None:
-        _madvise()(_address(block), len(block), number)
+        _madvise()(address, nbytes, number)
 
 
 def _address(block: mmap.mmap) -> int:

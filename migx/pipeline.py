@@ -159,7 +159,7 @@ def with_options(name: str, given: Any, apart: tuple[str, ...] = ()) -> str:
     return f"{name}{{{','.join(options)}}}" if options else name
 
 
-_STEP = re.compile(r"\s*(\w+)\s*(?:\{(.*?)\})?\s*(?:\((.*)\))?\s*", re.DOTALL)
+_STEP = re.compile(r"\s*(\w+(?:::\w+)?)\s*(?:\{(.*?)\})?\s*(?:\((.*)\))?\s*", re.DOTALL)
 _PIECE = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|.""", re.DOTALL)
 
 

@@ -79,7 +79,12 @@ def names(kind: str) -> list[str]:
 
 
 def load(kind: str, name: str) -> Any:
-    """The class of the pass or target of this name; ``UnknownName`` lists what there is."""
+    """The class of the pass or target of this name; ``UnknownName`` lists what there is.
+
+    ``gpu::lower`` is a pass of the target ``gpu``, in its own file ``passes``.
+    """
+    if (own := _of_target(kind, name)) is not None:
+        return own
     table = _table(kind)
     if name not in table:
         raise UnknownName(
@@ -109,14 +114,31 @@ def operations() -> dict[str, type[Any]]:
 
 
 def operation(name: str) -> type[Any]:
-    """The class of the operation of this name; ``UnknownName`` lists the nearest."""
+    """The class of the operation of this name; ``UnknownName`` lists the nearest.
+
+    ``gpu::allocate`` is an operation of the target ``gpu``, in its own file ``operations``.
+    """
     table = operations()
+    if name not in table and (own := _of_target("operations", name)) is not None:
+        return own
     if name not in table:
         import difflib
 
         near = difflib.get_close_matches(name, table, n=5)
         raise UnknownName(f"no operation named {name!r}; near it: {', '.join(near) or 'nothing'}")
     return table[name]
+
+
+def _of_target(kind: str, name: str) -> type[Any] | None:
+    """What a target has for itself under a name, ``target::name``; None where there is no such."""
+    target, mark, _ = name.partition("::")
+    if not mark or target not in _table("targets"):
+        return None
+    own = importlib.import_module(_table("targets")[target])
+    if not hasattr(own, "__path__") or kind not in files(own.__name__):
+        return None
+    classes = _classes(importlib.import_module(f"{own.__name__}.{kind}"))
+    return next((cls for cls in classes if cls.__dict__.get("name") == name), None)
 
 
 def modules(kind: str) -> Iterator[ModuleType]:

@@ -90,7 +90,8 @@ def load(
     program = file.program("text", mmap)
     if compiled and "lowered" in file.sections:
         context = get_target(file.target).get_context()
-        context.saved = file.code()
+        saved = file.code()
+        context.saved = saved if context.target.accepts(saved) else {}
         made = assembled(program, file.program("lowered", mmap), context)
         made.weights.start(file.slots(made))
         program._compiled = ready(made)

@@ -98,6 +98,7 @@ class Reader:
         ]
         self.tokens.append(Token("end", "", len(text.rstrip())))
         self.place = 0
+        self._shapes: dict[str, tuple[Shape, int]] = {}
 
     def fail(self, message: str, at: Token) -> NoReturn:
         before = self.text[: at.at]
@@ -351,6 +352,19 @@ class Reader:
         return Data(None, self.find(first, offset, length), digest)
 
     def shape(self) -> Shape:
+        """A shape; one that is written as another of this text is not read again."""
+        first, text = self.place, ""
+        if (end := self.text.find("]", self.next.at)) > 0 and self.text[end + 1 : end + 2] != "{":
+            text = self.text[self.next.at : end]
+            if (found := self._shapes.get(text)) is not None:
+                self.place += found[1]
+                return found[0]
+        shape = self._shape()
+        if text and self.tokens[self.place - 1].at == end:
+            self._shapes[text] = shape, self.place - first
+        return shape
+
+    def _shape(self) -> Shape:
         at = self.next
         dtype = self.dtype()
         try:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 from migx.argument import Argument
+from migx.errors import TargetError
 from migx.ir import Instruction, Program
 from migx.manager import Observer, Pipeline
 from migx.op import snake_case
@@ -90,6 +91,14 @@ class Target:
 
     def supports(self, instruction: Instruction) -> bool:
         """Whether the target runs an instruction itself; what it does not runs on ``ref``."""
+        return True
+
+    def for_architectures(self, names: tuple[str, ...]) -> Target:
+        """This target, compiling for other machines; ``TargetError`` where it has no such names."""
+        raise TargetError(f"target {self.name} compiles for the machine it runs on, and no other")
+
+    def accepts(self, saved: Mapping[str, bytes]) -> bool:
+        """Whether what an executable has saved can be used here; if not, it is made again."""
         return True
 
     def allocate(self, shape: Shape) -> Argument:

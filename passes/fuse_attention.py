@@ -23,8 +23,13 @@ class FuseAttention(Pass):
 
     def apply(self, module: Module, manager: PassManager) -> bool:
         cleaned = remove_dead_code(module) > 0
-        found = (_attention(at) for at in module if at.op.name == "dot")
-        bundles = [Bundle(tuple(members), Group("attention")) for members in found if members]
+        taken: set[Instruction] = set()
+        bundles = []
+        for at in list(module):
+            members = _attention(at) if at.op.name == "dot" else []
+            if members and taken.isdisjoint(members):  # a product may end one and begin the next
+                taken.update(members)
+                bundles.append(Bundle(tuple(members), Group("attention")))
         return outline(module, bundles, self.name, manager.log) or cleaned
 
 

@@ -68,6 +68,9 @@ def load(options: argparse.Namespace) -> Program:
     path = Path(options.model)
     with progress(f"reading {path.name}"):
         program = _read(path, options)
+        if getattr(options, "target", "") is None:
+            made = program._compiled
+            options.target = "cpu" if made is None else made.context.target.name
         if options.dim_param:
             from migx.specialise import bound
 

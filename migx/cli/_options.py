@@ -19,10 +19,13 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_target(parser: argparse.ArgumentParser) -> None:
-    """Declares what runs the model."""
+def add_target(parser: argparse.ArgumentParser, usual: str | None = None) -> None:
+    """Declares what runs the model: usually what it is compiled for already, or else ``cpu``."""
     parser.add_argument(
-        "--target", metavar="T", default="ref", help="what runs it (ref); see `migx targets`"
+        "--target",
+        metavar="T",
+        default=usual,
+        help=f"what runs it ({usual or 'cpu'}); see `migx targets`",
     )
     parser.add_argument(
         "--passes", metavar="P,Q{x=1}", help="run these passes, not the target's own"

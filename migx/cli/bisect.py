@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "migx bisect MODEL [options] [-- COMMAND]"
     _load.add_model(parser)
     _options.add_inputs(parser)
-    _options.add_target(parser)
+    _options.add_target(parser, "ref")
     _command.add_timeout(parser)
     _report.add_json(parser)
 

@@ -23,6 +23,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _load.add_deferring(parser)
     _options.add_target(parser)
     parser.add_argument(
+        "--arch",
+        metavar="A,B",
+        help="compile for these architectures instead of this machine; the gpu target has some",
+    )
+    parser.add_argument(
         "--weights",
         metavar="SOURCE",
         type=Path,
@@ -63,19 +68,23 @@ def run(options: argparse.Namespace) -> int:
     """Compiles it."""
     import migx
     from migx.onnx import replace_onnx_external_weights
+    from migx.target import get_target
 
     if options.output is not None and options.output.suffix != ".mxr":
         raise _load.UsageError(f"--output {options.output}: compiled programs are .mxr files")
     if not options.int4_weights and (options.block or options.symmetric or options.skip):
         raise _load.UsageError("--block, --symmetric and --skip are for --int4-weights")
     program = _load.load(options)
+    target = get_target(options.target)
+    if options.arch is not None:
+        target = target.for_architectures(tuple(a.strip() for a in options.arch.split(",")))
     start = time.perf_counter()
     squeezed = _squeezed(program, options) if options.int4_weights else None
     with _load.progress(f"compiling for {options.target}"):
-        program.compile(options.target, passes=options.passes)
+        program.compile(target, passes=options.passes)
         if options.weights is not None:
-            program = replace_onnx_external_weights(program, options.weights, options.target)
-            program.finalize(options.target)
+            program = replace_onnx_external_weights(program, options.weights, target)
+            program.finalize(target)
     found = summary(program, options.target, time.perf_counter() - start)
     if squeezed is not None:
         found["int4"] = squeezed

@@ -16,7 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     _load.add_model(parser, optional=True)
     _options.add_inputs(parser)
-    _options.add_target(parser)
+    _options.add_target(parser, "ref")
     parser.add_argument(
         "--against",
         choices=["onnxruntime", "ref"],

@@ -187,7 +187,7 @@ def values_from(source: Any, wanted: Mapping[str, Instruction]) -> dict[str, Any
 def from_folder(
     folder: Path, name: str, at: Instruction, known: dict[str, tuple[Path, int]] | None = None
 ) -> Argument:
-    """The value of a weight, mapped from where a folder has it; ``known`` is that of ``located``."""
+    """The value of a weight, mapped from where a folder has it; ``known`` keeps the files found."""
     op: Any = at.op
     place = tensors.Place(op.file, op.offset, int(at.shape.nbytes))
     return Argument(at.shape, source=tensors.located(place, folder.absolute(), name, known))

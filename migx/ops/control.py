@@ -178,7 +178,7 @@ class Scan(Op):
         expect_modules(self, modules, 1)
         returned = expect_body(self, modules[0], [*states, *slices])
         expect_match(self, "states", states, returned[:kept])
-        rows = self._outputs(returned[kept:])
+        rows = self.outputs(returned[kept:])
         stacks = [with_axis(self, shape, axis, length) for shape, axis, _ in rows]
         return Shape.tuple(*(s.as_standard() for s in states), *stacks)
 
@@ -193,7 +193,7 @@ class Scan(Op):
             rows.append(returned[kept:])
         stacks = [
             stacked(self, [row[i] for row in (rows[::-1] if back else rows)], part, axis)
-            for i, (part, axis, back) in enumerate(self._outputs(shape.parts[kept:]))
+            for i, (part, axis, back) in enumerate(self.outputs(shape.parts[kept:]))
         ]
         return Argument.tuple([*states, *stacks])
 
@@ -201,7 +201,7 @@ class Scan(Op):
         """The shapes of one slice of each scan input, and how many slices there are."""
         for shape in shapes:
             expect_same_type(self, [shape])
-        inputs = [(s.dims, expect_axis(self, axis, s.rank)) for s, axis, _ in self._inputs(shapes)]
+        inputs = [(s.dims, expect_axis(self, axis, s.rank)) for s, axis, _ in self.inputs(shapes)]
         lengths = [dims[axis] for dims, axis in inputs]
         if not all(dim.may_equal(length, lengths[0]) for length in lengths):
             raise ShapeError(f"scan needs inputs of one length, got {', '.join(map(str, lengths))}")
@@ -216,13 +216,15 @@ class Scan(Op):
                 Argument.of(np.asarray(x))
                 for x in np.moveaxis(a.array, axis, 0)[:: -1 if back else 1]
             ]
-            for a, axis, back in self._inputs(arguments)
+            for a, axis, back in self.inputs(arguments)
         ]
 
-    def _inputs(self, values: Sequence[T]) -> list[tuple[T, int, int]]:
+    def inputs(self, values: Sequence[T]) -> list[tuple[T, int, int]]:
+        """Each of the scan inputs with its axis and direction."""
         return with_places(values, self.scan_input_axes, self.scan_input_directions)
 
-    def _outputs(self, values: Sequence[T]) -> list[tuple[T, int, int]]:
+    def outputs(self, values: Sequence[T]) -> list[tuple[T, int, int]]:
+        """Each of the scan outputs with its axis and direction."""
         return with_places(values, self.scan_output_axes, self.scan_output_directions)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from migx.argument import Argument
-from migx.errors import AssumptionError
+from migx.errors import AssumptionError, EvaluationError
 from migx.ir import Instruction, Program
 from migx.manager import Pipeline
 from migx.onnx.external import replace_onnx_external_weights as baked
@@ -141,7 +141,10 @@ def _expect_near(made: Program, inputs: Inputs, given: Program, reference: Outpu
     """Compares with what the weights give without any pass, within the bounds of both ways."""
     compiled = made.compiled
     lowered = with_literals(compiled.program, compiled.weights.current.slots)
-    bounds = [bound for _, bound in run_on_ref(lowered, inputs, given)]
+    try:
+        bounds = [bound for _, bound in run_on_ref(lowered, inputs, given)]
+    except EvaluationError:  # what a target lowers to need have no meaning: as many roundings again
+        bounds = [bound for _, bound in reference]
     pairs = zip(compiled.results(inputs), bounds, reference, strict=True)
     for number, (got, after, (wanted, before)) in enumerate(pairs):
         found = compare(f"output {number}", got, wanted, before, after)

@@ -17,7 +17,7 @@ from migx.ops.layout import Broadcast, Multibroadcast, Squeeze
 from migx.ops.pointwise import Add, Binary, Unary
 from migx.rewrite import Cursor
 from migx.shape import Dims
-from migx.weights import is_readable
+from migx.weights import is_constant, is_readable
 
 BROADCASTS = (Broadcast, Multibroadcast)
 
@@ -155,8 +155,18 @@ def is_movable(weight: Instruction) -> bool:
     if is_unpacked(weight):
         return False
     return all(
-        (i.use_count == 1 or is_little(i)) and i.op.name != "dequantizelinear" for i in tree(weight)
+        (is_little(i) or is_read_once(i)) and i.op.name != "dequantizelinear" for i in tree(weight)
     )
+
+
+def is_read_once(constant: Instruction) -> bool:
+    """Whether no run reads a constant more than once; what is computed from constants alone is
+    folded, or computed with the weights.
+    """
+    if constant.use_count == 1:
+        return True
+    runs = [user for user in constant.users if not is_constant(user)]
+    return sum(user.inputs.count(constant) for user in runs) <= 1
 
 
 def is_light(weight: Instruction) -> bool:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from migx.argument import Argument
 from migx.ir import Instruction, Program
 from migx.manager import Pipeline
 from migx.target import CompileOptions, Context, Executable, Target
 
 PASSES = (
+    "simplify_loops",
+    "rewrite_convolution_backwards",
+    "rewrite_pooling",
+    "rewrite_resize",
     "optimize_module",
     "fuse_int4",
     "fuse_attention",
@@ -18,6 +24,7 @@ PASSES = (
     "fuse_concat",
     "dissolve{target=cpu}",
     "fuse_pointwise_reduce",
+    "auto_contiguous{control=true}",
 )
 
 
@@ -46,6 +53,11 @@ class Cpu(Target):
         from migx.targets.cpu.weights import packed
 
         return packed(argument, layout)
+
+    def accepts(self, saved: Mapping[str, bytes]) -> bool:
+        from migx.targets.cpu.saved import is_usable
+
+        return is_usable(saved)
 
     def supports(self, instruction: Instruction) -> bool:
         from migx.targets.cpu.kernels import kernel_for

@@ -8,6 +8,7 @@ is in them.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -44,7 +45,15 @@ def likeness(at: Instruction) -> Hashable | None:
     modules = tuple(map(_inside, at.modules))
     if None in modules or type(at.op) is Literal:
         return None
-    return operations.key(at.op), at.shape, inputs, modules
+    return operations.key(at.op, digests=True), at.shape, inputs, modules
+
+
+def digest(at: Instruction) -> str | None:
+    """A name for what instructions that share a kernel have in common, the same in every process;
+    symbols are told apart by their names alone.
+    """
+    alike = likeness(at)
+    return None if alike is None else hashlib.sha256(repr(alike).encode()).hexdigest()
 
 
 def _seen(value: Instruction, places: dict[Instruction, int]) -> Hashable:
@@ -56,7 +65,7 @@ def _seen(value: Instruction, places: dict[Instruction, int]) -> Hashable:
         found += [places.setdefault(value, len(places)), value.shape]
         below = viewed(value)
         if below is not None:
-            found.append(operations.key(value.op))
+            found.append(operations.key(value.op, digests=True))
     return (*found, _behind(value))
 
 
@@ -66,16 +75,16 @@ def _behind(value: Instruction) -> Hashable:
         case Literal():
             return _constant(value.op)
         case Slot():
-            return Slot
+            return "@slot"
         case UnpackWeight():
-            return operations.key(value.op)
+            return operations.key(value.op, digests=True)
     return None
 
 
 def _constant(op: Literal) -> Hashable:
     shape = op.value.shape
     known = shape.dtype.is_tensor and shape.elements == 1 and not op.replaceable
-    return Literal, op.replaceable, op.value.tobytes() if known else None
+    return "@literal", op.replaceable, op.value.tobytes() if known else None
 
 
 def _inside(module: Module) -> Hashable | None:
@@ -94,6 +103,6 @@ def _inside(module: Module) -> Hashable | None:
                 return None
             op = _constant(at.op)
         elif not isinstance(at.op, Param):
-            op = operations.key(at.op)
+            op = operations.key(at.op, digests=True)
         found.append((op, at.shape, *map(places.__getitem__, at.inputs)))
     return tuple(found)

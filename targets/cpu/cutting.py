@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
 from migx.dim import Extent, maximum, minimum
@@ -12,7 +13,7 @@ from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.windows import Axis
 
 # Costs, in turns of the two units that multiply and add.
-LOADS = 0.25
+LOADS = 0.1
 """What a load costs beside the arithmetic it hides behind; 0.5 would be all of it."""
 LATENCY = 4.0
 """Turns until a sum can be added to again."""
@@ -21,31 +22,47 @@ COPY = 2.0
 GATHER = 12.0
 FINISH = 2.0
 """Writing a vector of the result; a vector of sums that waits for more channels costs as much."""
+TURNING = 4.0
+"""The same where pixels and channels must change places."""
 TILE = 1000.0
 """Beginning a tile."""
 
-UNKNOWN = 56
-"""What an extent is taken for that only the run will tell."""
+UNKNOWN, FEW = 56, 4
+"""What an extent is taken for that only the run will tell, and how many tiles it is cut into then,
+if not more.
+"""
 MOST_ROWS, MOST_VECTORS = 16, 4
-MOST_PANELS = 32
-"""The greatest tile, in panels of pixels."""
+PANELS = (1, 2, 4, 6, 7, 8, 12, 14, 16, 20, 24, 32)
+BLOCKS = (1, 2, 4, 8, 16)
+"""Into how many tiles pixels and output channels are cut: as many panels of pixels to each, and so
+many blocks of channels.
+"""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done: the windows, channels and outputs of each of so many ``repeats``."""
+    """What is to be done: the windows, channels and outputs of each of so many ``repeats``. Where
+    the weights are ``packed`` as they are wanted, panels may be of output channels.
+    """
 
     axes: tuple[Axis, Axis, Axis]
     channels: int
     outputs: int
     repeats: Extent
     sum: Type
+    packed: bool
+
+    @property
+    def known(self) -> bool:
+        """Whether the size of the image is."""
+        return all(isinstance(axis.made, int) for axis in self.axes)
 
 
 @dataclass(frozen=True)
 class Cut:
     """Tiles of ``height`` rows of windows by ``width``, whole rows where there are several, by
     ``strips`` of output channels. A strip is ``rows`` channels, a panel ``vectors`` of ``lanes``
+    pixels; or, when ``turned``, each of the ``strips`` is a panel of channels, and ``rows`` are
     pixels. Channels are spread ``chunk`` at a time.
 
     ``positions`` are the pixels of the greatest tile; ``fills`` says whether a tile has whole
@@ -58,20 +75,41 @@ class Cut:
     height: Extent
     width: Extent
     strips: int
-    chunk: int
+    chunk: Extent
     positions: int
     fills: bool
     rests: tuple[int, ...]
     even: bool
+    turned: bool
 
     @property
     def panel(self) -> int:
-        """Pixels of a panel."""
+        """Pixels of a panel, or output channels."""
         return self.vectors * self.lanes
 
+    @property
+    def unit(self) -> int:
+        """Output channels of each of the ``strips``."""
+        return self.panel if self.turned else self.rows
 
-Strip = tuple[int, int, int]
-"""Channels, vectors of pixels, and lanes of a vector, of the sums that registers hold."""
+
+@dataclass(frozen=True, order=True)
+class _Strip:
+    """The sums that registers hold: so many rows of so many vectors."""
+
+    rows: int
+    vectors: int
+    lanes: int
+    turned: bool
+
+    @property
+    def panel(self) -> int:
+        return self.vectors * self.lanes
+
+    @property
+    def unit(self) -> int:
+        """Its output channels."""
+        return self.panel if self.turned else self.rows
 
 
 @dataclass(frozen=True)
@@ -84,66 +122,80 @@ class _Tile:
     down: Extent
     across: Extent
     sizes: Mapping[int, int]
-    spread: int
-    chunk: int
+    spread: Extent
+    chunk: Extent
 
     @classmethod
-    def of(cls, machine: Machine, work: Work, pixels: int) -> _Tile:
-        """The tile of at most so many pixels."""
+    def of(cls, machine: Machine, work: Work, pixels: int, panel: int) -> _Tile:
+        """The tile of at most so many pixels, where so wide a panel of weights must stay near."""
         _, height, width = work.axes
         across = minimum(maximum(width.made, 1), pixels)
         down = minimum(maximum(pixels // maximum(width.made, 1), 1), maximum(height.made, 1))
+        if not work.known:
+            down = minimum(down, (height.made + FEW - 1) // FEW + 1)
         spread = _spread(work, down, across)
-        fits = machine.l2 // 2 // work.sum.nbytes // max(1, spread)
-        chunks = -(-work.channels // max(1, min(work.channels, fits)))
-        return cls(down, across, _sizes(work, across, down), spread, -(-work.channels // chunks))
+        weights = panel * prod(axis.length for axis in work.axes)
+        fits = machine.l2 // 2 // work.sum.nbytes // maximum(1, spread + weights)
+        most = maximum(1, minimum(work.channels, fits))
+        chunks = (work.channels + most - 1) // most
+        chunk = (work.channels + chunks - 1) // chunks
+        return cls(down, across, _sizes(work, across, down), spread, chunk)
 
 
+@lru_cache(maxsize=1024)
 def chosen(machine: Machine, work: Work) -> Cut:
     """The cut by which the work costs least."""
     _, _, strip, pixels, strips = min(_candidates(machine, work))
-    return _cut(work, strip, _Tile.of(machine, work, pixels), pixels, strips)
+    panel = strip.panel if strip.turned else 0
+    return _cut(work, strip, _Tile.of(machine, work, pixels, panel), pixels, strips)
 
 
-def _candidates(machine: Machine, work: Work) -> Iterator[tuple[float, int, Strip, int, int]]:
+def _candidates(machine: Machine, work: Work) -> Iterator[tuple[float, int, _Strip, int, int]]:
     """For each way to cut its cost, a number by which no two are equal, the strip, the pixels of a
     tile and the strips in it.
     """
-    lanes, number = machine.lanes(work.sum), 0
-    tiles: dict[int, _Tile] = {}
+    number = 0
+    for turned in (False, True) if work.packed and work.known else (False,):
+        for strips in _strips(machine, work, turned):
+            panel = strips[0].panel
+            different: dict[tuple[Extent, Extent], tuple[int, _Tile]] = {}
+            for pixels in (count * panel for count in (PANELS if work.known else PANELS[-1:])):
+                tile = _Tile.of(machine, work, pixels, panel if turned else 0)
+                different.setdefault((tile.down, tile.across), (pixels, tile))
+            for strip in strips:
+                count = -(-work.outputs // strip.unit)
+                shares = dict.fromkeys(-(-count // min(count, n)) for n in BLOCKS)
+                for pixels, tile in different.values():
+                    for share, cost in _costs(machine, work, strip, tile, shares):
+                        number += 1
+                        yield cost, number, strip, pixels, share
+
+
+def _strips(machine: Machine, work: Work, turned: bool) -> Iterator[list[_Strip]]:
+    """The strips that registers have room for, those of equal panels together."""
+    lanes = machine.lanes(work.sum)
     for vectors in range(1, MOST_VECTORS + 1):
-        counts = sorted({1, 2, 4, 6, 7, 8, 12, 14, 16, 20, 24, MOST_PANELS})
-        different: dict[tuple[Extent, Extent], int] = {}
-        for pixels in (count * vectors * lanes for count in counts):
-            tile = tiles.setdefault(pixels, _Tile.of(machine, work, pixels))
-            different.setdefault((tile.down, tile.across), pixels)
-        most = min(MOST_ROWS, (machine.registers - vectors - 1) // vectors, work.outputs)
-        for rows in range(max(1, most // 2), most + 1):
-            strips = -(-work.outputs // rows)
-            shares = dict.fromkeys(-(-strips // min(strips, n)) for n in (1, 2, 4, 8, 16))
-            for pixels in different.values():
-                strip = rows, vectors, lanes
-                for share, cost in _costs(machine, work, strip, tiles[pixels], shares):
-                    number += 1
-                    yield cost, number, strip, pixels, share
+        most = min(MOST_ROWS, (machine.registers - vectors - 1) // vectors)
+        most = most if turned else min(most, work.outputs)
+        yield [_Strip(rows, vectors, lanes, turned) for rows in range(max(1, most // 2), most + 1)]
 
 
-def _cut(work: Work, strip: Strip, tile: _Tile, pixels: int, strips: int) -> Cut:
-    rows, vectors, lanes = strip
-    across, made, panel = tile.across, work.axes[2].made, vectors * lanes
-    rests = {-(-(size % panel) // lanes) for size in tile.sizes} - {0} if tile.sizes else {vectors}
+def _cut(work: Work, strip: _Strip, tile: _Tile, pixels: int, strips: int) -> Cut:
+    across, made = tile.across, work.axes[2].made
+    rests = {-(-(size % strip.panel) // strip.lanes) for size in tile.sizes} - {0}
     return Cut(
-        rows,
-        vectors,
-        lanes,
+        strip.rows,
+        strip.vectors,
+        strip.lanes,
         tile.down,
         across,
         strips,
         tile.chunk,
         max(tile.sizes, default=pixels),
-        not tile.sizes or any(size >= panel for size in tile.sizes),
-        tuple(sorted(rests)),
+        not tile.sizes or any(size >= strip.panel for size in tile.sizes),
+        tuple(sorted(rests)) if tile.sizes else tuple(range(1, strip.vectors + 1)),
         isinstance(across, int) and isinstance(made, int) and made % across == 0,
+        strip.turned,
     )
 
 
@@ -165,13 +217,13 @@ def _pieces(extent: int, step: int) -> list[tuple[int, int]]:
     return [(size, count) for size, count in pieces if size and count]
 
 
-def _spread(work: Work, down: Extent, across: Extent) -> int:
+def _spread(work: Work, down: Extent, across: Extent) -> Extent:
     """The elements that one channel is spread to."""
     depth, height, width = work.axes
     reach = (height.length - 1) * height.dilation
     phases = len({i * height.dilation % height.stride for i in range(height.length)})
-    rows = phases * _known(down) + reach // height.stride * phases
-    return depth.length * width.length * rows * _known(across)
+    rows = phases * down + reach // height.stride * phases
+    return depth.length * width.length * rows * across
 
 
 def _known(extent: Extent) -> int:
@@ -179,32 +231,42 @@ def _known(extent: Extent) -> int:
 
 
 def _costs(
-    machine: Machine, work: Work, strip: Strip, tile: _Tile, shares: Iterable[int]
+    machine: Machine, work: Work, strip: _Strip, tile: _Tile, shares: Iterable[int]
 ) -> Iterator[tuple[int, float]]:
     """The turns that all of the work takes on as many threads as there are cores, for each number
     of strips that a tile may have.
     """
-    (rows, vectors, lanes), (depth, _, width) = strip, work.axes
+    depth, _, width = work.axes
     across, down = _known(tile.across), _known(tile.down)
     sizes = tile.sizes or {across * down: max(1, UNKNOWN * UNKNOWN // (across * down))}
     steps = work.channels * prod(axis.length for axis in work.axes)
-    chunks = -(-work.channels // tile.chunk)
+    chunks = -(-work.channels // tile.chunk) if isinstance(tile.chunk, int) else 2
     copy = COPY if width.stride <= 2 and width.step == 1 else GATHER
-    row = -(-across // lanes) * lanes / across / lanes
-    spread = copy * work.channels * row * tile.spread / (across * down)
+    row = -(-across // strip.lanes) / across
+    seen = tile.spread if isinstance(tile.spread, int) else _known(_spread(work, down, across))
+    spread = copy * work.channels * row * seen / (across * down)
     begun = each = 0.0
     for size, often in sizes.items():
-        full, rest = size // (vectors * lanes), -(-(size % (vectors * lanes)) // lanes)
-        turns = full * _turns(rows, vectors) + (_turns(rows, rest) if rest else 0)
-        ends = FINISH * rows * (full * vectors + rest) * (2 * chunks - 1)
+        turns, vectors = _turns_of(strip, size)
+        ends = (TURNING if strip.turned else FINISH) * vectors * (2 * chunks - 1)
         begun += often * (TILE + spread * size)
         each += often * (turns * steps + ends)
     repeats = _known(depth.made) * (work.repeats if isinstance(work.repeats, int) else 1)
     for share in shares:
-        times = repeats * -(-(-(-work.outputs // rows)) // share)
+        times = repeats * -(-work.outputs // (strip.unit * share))
         tiles = max(1, sum(sizes.values()) * times)
         idle = -(-tiles // machine.cores) * machine.cores / tiles
         yield share, (begun + share * each) * times * idle
+
+
+def _turns_of(strip: _Strip, pixels: int) -> tuple[float, int]:
+    """The turns of one step of the sums of a strip and all pixels, and their number of vectors."""
+    if strip.turned:
+        pieces = -(-pixels // strip.rows)
+        return pieces * _turns(strip.rows, strip.vectors), pieces * strip.rows * strip.vectors
+    full, rest = pixels // strip.panel, -(-(pixels % strip.panel) // strip.lanes)
+    turns = full * _turns(strip.rows, strip.vectors) + (_turns(strip.rows, rest) if rest else 0)
+    return turns, strip.rows * (full * strip.vectors + rest)
 
 
 def _turns(rows: int, vectors: int) -> float:

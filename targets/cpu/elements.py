@@ -231,6 +231,10 @@ def _relu(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType
     return v[0] if r.kind == "uint" else f.maximum(v[0], 0)
 
 
+def _prelu(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
+    return v[0] if r.kind == "uint" else f.select(v[0] < 0, v[0] * v[1], v[0])
+
+
 def _leaky(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
     return f.select(v[0] < 0, v[0] * op.alpha, v[0])
 
@@ -322,7 +326,7 @@ TABLE: dict[str, Emit] = {
     "neg": lambda f, op, v, t, r: -v[0],
     "not": lambda f, op, v, t, r: ~v[0],
     "pow": _pow,
-    "prelu": lambda f, op, v, t, r: f.select(v[0] < 0, v[0] * v[1], v[0]),
+    "prelu": _prelu,
     "quantizelinear": _quantize,
     "recip": lambda f, op, v, t, r: 1.0 / v[0],
     "relu": _relu,

@@ -458,8 +458,13 @@ class Function:
 
     def first_lanes(self, count: Value, lanes: int) -> Value:
         """A mask of the first lanes, as many as an i64 says."""
-        near = self.cast(self.intrinsic("smin", count, lanes), I32)
+        # Of a mask that LLVM sees to be one lane it makes a store as wide as what was truncated.
+        near = self.opaque(self.cast(self.intrinsic("smin", count, lanes), I32))
         return self.iota(I32.times(lanes)) < near
+
+    def opaque(self, x: Value) -> Value:
+        """The same integer, of which LLVM does not see what it is."""
+        return self.emit(f'call {x.type} asm "", "=r,0"({x.type} {x.text})', x.type)
 
     def fold(self, name: str, x: Value) -> Value:
         """A scalar folded over the lanes: ``add``, ``mul``, ``min``, ``max`` (NaN where one is),

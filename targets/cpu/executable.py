@@ -7,35 +7,42 @@ control flow, runs on the host, by the meanings of the operations; their modules
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from migx.argument import Argument
 from migx.binding import Sizes, sizes_of
+from migx.errors import InputError
 from migx.ir import Instruction, Module, Program
 from migx.profile import Profile
 from migx.target import NO_SLOTS, Context
-from migx.targets.cpu import jit
+from migx.targets.cpu import control, jit
 from migx.targets.cpu.alike import Recent
+from migx.targets.cpu.checks import symbols_of
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.kernels import kernel_for
 from migx.targets.cpu.machine import host
-from migx.targets.cpu.peaks import peaks
-from migx.targets.cpu.plan import (
+from migx.targets.cpu.outline import (
     Outline,
-    Plan,
     Work,
+    Writer,
+    captured,
     is_alias,
+    lies_in_literal,
     packed,
     pieces,
-    symbols_of,
 )
-from migx.targets.cpu.pool import wanted_threads
-from migx.targets.cpu.running import Call, Run, Values, Watch, Workspace, captured_by
+from migx.targets.cpu.peaks import peaks
+from migx.targets.cpu.plan import Plan
+from migx.targets.cpu.pool import make_runtime, runtime_objects, wanted_threads
+from migx.targets.cpu.running import Call, Run, Values, Watch, Workspace
+from migx.targets.cpu.saved import Kernels, objects_of, saved_as
 from migx.targets.cpu.weights import Literals
 
 PLANS = 16
 """How many sets of sizes a piece keeps plans for; the one made first goes first."""
+SHORTEST = 64
+"""How many iterations a loop is given room for at first."""
 
 
 class CpuExecutable:
@@ -44,32 +51,58 @@ class CpuExecutable:
     def __init__(self, program: Program, context: Context) -> None:
         self.program, self.context = program, context
         self.threads = wanted_threads(context.options.num_threads)
-        self.kernels: dict[Instruction, Kernel] = {}
+        self.kernels: dict[Instruction, Kernel | None] = {}
         self.literals = Literals()
         self.pieces: dict[Module, list[Piece]] = {}
         self._sizes: Recent[tuple[Any, ...], Sizes] = Recent(PLANS)
+        known = objects_of(context.saved)
+        make_runtime(known)
+        self._saved = Kernels(context.saved, program) if context.saved else None
         self._prepare(program.main, set())
-        texts = [kernel.text for kernel in self.kernels.values()]
-        self._codes = jit.load(texts)
-        self.code_of = {text: code.address for text, code in self._codes.items()}
+        self._codes = jit.codes(self._texts(), known=known)
+        self.code_of = {symbol: code.address for symbol, code in self._codes.items()}
+
+    def _texts(self) -> dict[str, str]:
+        """The texts of the kernels by their symbols."""
+        made = [piece for parts in self.pieces.values() for piece in parts]
+        flows = any(piece.outline.native or piece.loop for piece in made)
+        kernels = [*self.kernels.values(), *(control.KERNELS if flows else ())]
+        return {k.symbol: k.text for k in kernels if k is not None}
+
+    def save_code(self) -> dict[str, bytes]:
+        """What to keep in a file so that loading it compiles nothing; see ``saved.py``."""
+        known = objects_of(self.context.saved)
+        made = {**runtime_objects(known), **jit.objects(self._texts(), known=known)}
+        return saved_as(self.kernels, made)
 
     def _prepare(self, module: Module, known: set[str]) -> None:
         """Cuts a module, and those its instructions run, into pieces, and makes their kernels."""
-        machine = host()
-        for at in module:
-            kernel = None if is_alias(at) else kernel_for(at, machine)
-            if kernel is not None and all(
-                packed(at.inputs[i], form) is not None for i, form in kernel.formats
-            ):
-                self.kernels[at] = kernel
+        self._find_kernels(module)
         if module not in self.pieces:
-            cut = _cut(module, known, self.kernels.get)
-            self.pieces[module] = [Piece(self, outline, late) for outline, late in cut]
+            self.pieces[module] = _cut(self, module, known)
         inside = known | {n for at in module for n in symbols_of(at)}
         for at in module:
-            if at not in self.kernels:
+            if self.kernels.get(at) is None:
                 for inner in at.modules:
                     self._prepare(inner, inside)
+
+    def _find_kernels(self, module: Module) -> None:
+        """Makes the kernels of a module, and of those that its instructions run."""
+        for at in module:
+            if not is_alias(at) and at not in self.kernels:
+                self.kernels[at] = self._kernel(at)
+            if self.kernels.get(at) is None:
+                for inner in at.modules:
+                    self._find_kernels(inner)
+
+    def _kernel(self, at: Instruction) -> Kernel | None:
+        """The kernel of an instruction, if there is one and its constants are packed for it."""
+        is_known, kernel = (False, None) if self._saved is None else self._saved.find(at)
+        if not is_known:
+            kernel = kernel_for(at, host())
+        formats = () if kernel is None else kernel.formats
+        fits = all(packed(at.inputs[i], form) is not None for i, form in formats)
+        return kernel if fits else None
 
     def run(
         self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument] = NO_SLOTS
@@ -127,39 +160,55 @@ class CpuExecutable:
         ]
 
 
-def _cut(
-    module: Module, known: set[str], kernel_of: Callable[[Instruction], Kernel | None]
-) -> list[tuple[Outline, Instruction | None]]:
-    """The outlines of a module's pieces, each with the instruction on which the next waits."""
-    parts = pieces(module, known)
-    made: list[tuple[Outline, Instruction | None]] = []
+def _cut(executable: CpuExecutable, module: Module, known: set[str]) -> list[Piece]:
+    """The pieces of a module."""
+    kernel_of = executable.kernels.get
+    flow = control.native(module, known, kernel_of)
+    made: list[Piece] = []
     read_later = dict.fromkeys(module.outputs)
-    for instructions, late in reversed(parts):
+    for instructions, late in reversed(pieces(module, known)):
         if late is not None:
             read_later.pop(late, None)
-            read_later |= dict.fromkeys((*late.inputs, *captured_by(late)))
+            read_later |= dict.fromkeys((*late.inputs, *captured(late, kernel_of)))
         own = set(instructions)
-        results = [v for v in read_later if v in own]
-        outline = Outline(instructions, results, kernel_of)
-        made.insert(0, (outline, late))
+        results = [
+            v for v in read_later if v in own and (v in module.outputs or not lies_in_literal(v))
+        ]
+        inside = {at: flow[at] for at in flow if at in own}
+        plain = Outline(instructions, results, kernel_of)
+        outline = Outline(instructions, results, kernel_of, flow) if inside else plain
+        loop = GrowingLoop(executable, late, flow) if late in flow else None
+        made.insert(0, Piece(executable, outline, plain, late, loop))
         read_later = {v: None for v in (*read_later, *outline.given) if v not in own}
     return made
 
 
 class Piece:
-    """A piece of a module with its plans and its idle workspaces."""
+    """A piece of a module with its plans and its idle workspaces.
+
+    ``plain`` is its outline in which control flow is for the host: for sizes that some module of it
+    refuses, which may be one that is not run. ``late`` is what the next piece waits for, ``loop``
+    what runs that natively.
+    """
 
     def __init__(
-        self, executable: CpuExecutable, outline: Outline, late: Instruction | None
+        self,
+        executable: CpuExecutable,
+        outline: Outline,
+        plain: Outline,
+        late: Instruction | None = None,
+        loop: GrowingLoop | None = None,
     ) -> None:
-        self.executable, self.outline, self.late = executable, outline, late
+        self.executable, self.outline, self.plain = executable, outline, plain
+        self.late, self.loop = late, loop
+        self.captured = captured(late, executable.kernels.get) if late else []
         self.plans: Recent[tuple[int | None, ...], Plan] = Recent(PLANS)
         self._idle: list[Workspace] = []
 
     @property
     def works(self) -> list[Work]:
         """Its steps, the last of which is what the next piece waits for."""
-        late = [] if self.late is None else [Work(self.late, None, (), ())]
+        late = [Work(self.late, None, (), ())] if self.late and not self.loop else []
         return [*self.outline.works, *late]
 
     def plan(self, sizes: Mapping[str, int]) -> Plan:
@@ -167,10 +216,19 @@ class Piece:
         key = tuple(map(sizes.get, self.outline.symbols))
         found = self.plans.get(key)
         if found is None:
-            ours = self.executable
-            found = Plan(self.outline, sizes, ours.code_of, ours.literals.address, ours.threads)
+            found = self._planned(self.outline, sizes)
             self.plans[key] = found
         return found
+
+    def _planned(self, outline: Outline, sizes: Mapping[str, int]) -> Plan:
+        ours = self.executable
+        try:
+            return Plan(outline, sizes, ours.code_of, ours.literals.address, ours.threads)
+        except InputError:
+            if outline is self.plain:
+                raise
+        refused = {} if outline.refused else control.refused(outline, sizes)
+        return self._planned(outline.without(refused) if refused else self.plain, sizes)
 
     def run(self, values: Values, sizes: Sizes, call: Call) -> Sizes:
         """Adds the results to the values, and gives the sizes known afterwards."""
@@ -186,4 +244,43 @@ class Piece:
             run.hand_over()
         finally:
             self._idle.append(workspace)
-        return sizes if self.late is None else run.late(self.late)
+        if self.late is None:
+            return sizes
+        later = None if self.loop is None else self.loop.run(values, sizes, call)
+        return run.late(self.late, self.captured) if later is None else later
+
+
+class GrowingLoop:
+    """A loop whose scan outputs are as long as it turns out to run. They are given a length, and
+    where that was not enough, twice that.
+    """
+
+    def __init__(
+        self, executable: CpuExecutable, at: Instruction, flow: Mapping[Instruction, Writer]
+    ) -> None:
+        self.at, self.length = at, control.growing(at) or ""
+        self.state = list(at.modules[0].parameters.values())[:2]
+        outline = Outline([at], [at, *self.state], executable.kernels.get, flow)
+        self.piece = Piece(executable, outline, outline)
+        self.most = SHORTEST
+
+    def run(self, values: Values, sizes: Sizes, call: Call) -> Sizes | None:
+        """Adds the result to the values and gives the sizes known by it; None where the module
+        refuses the sizes.
+        """
+        most = self.most
+        while True:
+            try:
+                self.piece.run(values, {**sizes, self.length: most}, call)
+            except InputError:
+                return None
+            count, holds = (values.pop(at).array.item() for at in self.state)
+            result = values.pop(self.at)
+            if not holds or count < most:
+                break
+            most *= 2
+        self.most = most
+        kept = len(self.at.inputs) - 2
+        cut = [Argument.of(part.array[:count]) for part in result.parts[kept:]]
+        values[self.at] = Argument.tuple([*result.parts[:kept], *cut])
+        return {**sizes, self.length: count}

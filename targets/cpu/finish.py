@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from migx.kernels import PRODUCT, Access, FusedKernel
 from migx.stages import weight
@@ -13,9 +13,7 @@ from migx.targets.cpu.kernel import Frame
 from migx.targets.cpu.tile import Matrix, memory_of
 
 LIGHT = 6
-"""Arithmetic on an element that is written for each vector of a strip; of more, the text and its
-compile time count, and a loop goes over the rows.
-"""
+"""Arithmetic on an element that is worth writing for each vector of a strip."""
 
 
 @dataclass(frozen=True)
@@ -29,27 +27,15 @@ class Strip:
 
 
 class Finish:
-    """Writes results. ``held`` is scratch for a strip of sums, where it takes some."""
-
-    held: Value
+    """Writes results; ``light`` are those that take little arithmetic."""
 
     def __init__(
-        self,
-        frame: Frame,
-        kernel: FusedKernel,
-        sum_: Type,
-        lanes: int,
-        outputs: int,
-        light: int = LIGHT,
+        self, frame: Frame, kernel: FusedKernel, sum_: Type, lanes: int, outputs: int
     ) -> None:
         self.frame, self.f, self.kernel = frame, frame.function, kernel
         self.sum, self.lanes, self.outputs = sum_, lanes, outputs
         self.row_axes, _ = axes(kernel)
-        self.light = sum(weight(node) for node in kernel.nodes) <= light
-
-    def held_bytes(self, rows: int, panel: int) -> int:
-        """The scratch it takes for a strip."""
-        return 0 if self.light else rows * panel * self.sum.nbytes
+        self.light = sum(weight(node) for node in kernel.nodes) <= LIGHT
 
     def write(self, strip: Strip, sums: list[Value], rows: int, columns: Value | None) -> None:
         """Writes a strip of sums, so many rows; of each, all columns or some."""
@@ -57,24 +43,30 @@ class Finish:
         vectors = len(sums) // rows
         masks: list[Value | None] = [None] * vectors
         if columns is not None:
-            masks = [f.first_lanes(columns - j * lanes, lanes) for j in range(vectors)]
-        if self.light:
-            for i in range(rows):
-                line = sums[i * vectors : (i + 1) * vectors]
-                if i == 0:
-                    self._row(strip, f.as_index(0), line, masks)
-                else:
-                    with f.when(strip.rows > i):
-                        self._row(strip, f.as_index(i), line, masks)
-            return
-        for i, total in enumerate(sums):
-            f.store(total, f.element(self.held, i * lanes, self.sum))
+            # LLVM 22 writes four bytes where it finds that only the first of narrow lanes is there.
+            hidden = f.opaque(columns)
+            masks = [f.first_lanes(hidden - j * lanes, lanes) for j in range(vectors)]
+        self._row(strip, f.as_index(0), sums[:vectors], masks)
+        for i in range(1, rows):
+            with f.when(strip.rows > i):
+                self._row(strip, f.as_index(i), sums[i * vectors : (i + 1) * vectors], masks)
+
+    def write_lines(self, strip: Strip, lines: Value, pitch: int, columns: Value) -> None:
+        """Writes sums that lie in memory, from one channel to the next by so many elements."""
+        f, lanes = self.f, self.lanes
+        whole = columns // lanes * lanes
         with f.loop(0, strip.rows) as row:
-            start = f.element(self.held, row.index * (vectors * lanes), self.sum)
-            line = [
-                f.load(f.element(start, j * lanes, self.sum), sums[0].type) for j in range(vectors)
-            ]
-            self._row(strip, row.index, line, masks)
+            line = f.element(lines, row.index * pitch, self.sum)
+
+            def write(at: Value, mask: Value | None, row: Value, line: Value) -> None:
+                total = f.load(f.element(line, at, self.sum), self.sum.times(lanes))
+                here = replace(strip, pixel=strip.pixel + at)
+                self._row(here, row, [total], [mask])
+
+            with f.loop(0, whole, lanes) as column:
+                write(column.index, None, row.index, line)
+            with f.when(columns > whole):
+                write(whole, f.first_lanes(f.opaque(columns - whole), lanes), row.index, line)
 
     def _row(self, strip: Strip, row: Value, line: list[Value], masks: list[Value | None]) -> None:
         """One channel."""

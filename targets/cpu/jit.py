@@ -16,15 +16,27 @@ import threading
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from weakref import WeakValueDictionary
 
 from migx.errors import TargetError
 
-VERSION = 1
+VERSION = 2
 """Counts changes to how text becomes an object, which make objects kept before worthless."""
 _DIGEST = hashlib.sha256().digest_size
+NOTHING: Mapping[str, bytes] = MappingProxyType({})
 _lock = threading.RLock()
+
+
+def _after_fork() -> None:
+    """What another thread held at the fork, nobody in the child gives back."""
+    global _lock  # noqa: PLW0603
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Code:
@@ -45,31 +57,74 @@ def symbol(text: str) -> str:
 def load(texts: Iterable[str], entry: str = "kernel") -> dict[str, Code]:
     """The code of each text, which defines ``@<entry>``. Equal texts are compiled once."""
     wanted = {symbol(text): text for text in texts}
+    made = codes(wanted, entry)
+    return {text: made[name] for name, text in wanted.items()}
+
+
+def codes(
+    texts: Mapping[str, str], entry: str = "kernel", known: Mapping[str, bytes] = NOTHING
+) -> dict[str, Code]:
+    """The code of texts by their symbols. ``known`` are objects that need not be looked for."""
     with _lock:
-        found = {name: code for name in wanted if (code := _loaded.get(name)) is not None}
-        missing = {name: text for name, text in wanted.items() if name not in found}
-        made = _linked(_objects(missing, entry))
+        found = {name: code for name in texts if (code := _loaded.get(name)) is not None}
+        missing = {name: text for name, text in texts.items() if name not in found}
+        made = _linked(objects(missing, entry, known))
         _loaded.update(made)
-    return {text: (found | made)[name] for name, text in wanted.items()}
+    return found | made
 
 
-def _objects(texts: Mapping[str, str], entry: str) -> dict[str, bytes]:
-    """The object of each text, its entry named as the text is: from disk, or compiled and kept."""
-    from migx.targets.cpu.compiling import objects
+def objects(
+    texts: Mapping[str, str], entry: str = "kernel", known: Mapping[str, bytes] = NOTHING
+) -> dict[str, bytes]:
+    """The object of each text by its symbol, which names its entry: known, from disk, or compiled
+    and kept.
+    """
+    from migx.targets.cpu import compiling
 
-    places = {name: _place(name) for name in texts}
+    found = {name: known[name] for name in texts if name in known}
+    places = {name: _place(name) for name in texts if name not in found}
     kept = {name: _read(path) for name, path in places.items() if path is not None}
-    found = {name: content for name, content in kept.items() if content is not None}
+    found |= {name: content for name, content in kept.items() if content is not None}
     missing = {n: t.replace(f"@{entry}(", f"@{n}(") for n, t in texts.items() if n not in found}
-    made = objects(missing)
+    made = compiling.objects(missing)
     for name, content in made.items():
         if (path := places[name]) is not None:
             _write(path, content)
     return found | made
 
 
+_TO_HALF = b"__truncdfhf2"
+"""What LLVM calls, and expects a C compiler to have brought, where x86 rounds f64 to f16."""
+_ROUNDING = """
+define weak_odr half @__truncdfhf2(double %x) {
+  %near = fptrunc double %x to float
+  %back = fpext float %near to double
+  %exact = fcmp ueq double %back, %x
+  %given = bitcast double %x to i64
+  %found = bitcast double %back to i64
+  %size = shl i64 %given, 1
+  %rounded = shl i64 %found, 1
+  %up = icmp ugt i64 %rounded, %size
+  %one = zext i1 %up to i32
+  %bits = bitcast float %near to i32
+  %below = sub i32 %bits, %one
+  %odd = or i32 %below, 1
+  %kept = select i1 %exact, i32 %bits, i32 %odd
+  %sticky = bitcast i32 %kept to float
+  %half = fptrunc float %sticky to half
+  ret half %half
+}
+"""
+"""f64 to f16, rounded once: through f32 rounded to odd, which keeps what decides a tie."""
+
+
 def compiled(text: str) -> bytes:
     """The object of a text, compiled now."""
+    made = _emitted(text)
+    return _emitted(text + _ROUNDING) if _TO_HALF in made else made
+
+
+def _emitted(text: str) -> bytes:
     llvm, machine, _, header = _llvm()
     try:
         module = llvm.parse_assembly(header + text)
@@ -99,6 +154,13 @@ def host_features() -> tuple[str, frozenset[str]]:
     return llvm.get_host_cpu_name(), frozenset(f for f, has in features.items() if has)
 
 
+@cache
+def about() -> str:
+    """What objects are good for: the version that made them, that of LLVM, and the CPU."""
+    cpu, features = host_features()
+    return f"{VERSION} {_binding().__version__} {cpu} {sorted(features)}"
+
+
 def folder() -> Path | None:
     """Where objects are kept; None where nothing is."""
     given = os.environ.get("MIGX_CACHE_DIR")
@@ -112,9 +174,7 @@ def _place(name: str) -> Path | None:
     at = folder()
     if at is None:
         return None
-    cpu, features = host_features()
-    about = f"{VERSION} {_binding().__version__} {cpu} {sorted(features)} {name}"
-    return at / (hashlib.sha256(about.encode()).hexdigest()[:40] + ".o")
+    return at / (hashlib.sha256(f"{about()} {name}".encode()).hexdigest()[:40] + ".o")
 
 
 def _read(path: Path) -> bytes | None:
@@ -137,8 +197,10 @@ def _write(path: Path, made: bytes) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(hashlib.sha256(made).digest() + made)
         os.replace(name, path)
-    except OSError:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
 
 
 def _linked(objects: Mapping[str, bytes]) -> dict[str, Code]:

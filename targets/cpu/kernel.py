@@ -40,6 +40,7 @@ from migx.ir import Instruction
 from migx.ops.builtin import Literal, Slot
 from migx.ops.formats import UnpackWeight
 from migx.shape import DType, Shape
+from migx.targets.cpu import jit
 from migx.targets.cpu.emit import BF16, F16, F32, F64, I1, I64, PTR, Function, Module, Type, Value
 from migx.targets.cpu.machine import Machine
 
@@ -74,8 +75,13 @@ class Kernel:
     ``flops`` the arithmetic done, for reports.
 
     ``formats`` are inputs that are constants, and the weight format each is read in (``(1,
-    "ABcd16a4b")``): that of what is ``behind`` the views on it. ``in_place`` are inputs whose memory the result may take, each element being
-    read before it is written, where nobody else reads them and they lie as the result does.
+    "ABcd16a4b")``): that of what is ``behind`` the views on it. ``in_place`` are inputs whose
+    memory the result may take, each element being read before it is written, where nobody else
+    reads them and they lie as the result does. ``symbol`` names the machine code; a kernel that
+    comes from a file has no text.
+
+    ``fault`` says what is wrong with the operands where the kernel has put 1 into the word that is
+    given as 0: then there is no result, and the run ends with an error.
     """
 
     name: str
@@ -86,6 +92,12 @@ class Kernel:
     flops: Extent = 0
     formats: tuple[tuple[int, str], ...] = ()
     in_place: tuple[int, ...] = ()
+    fault: str = ""
+    symbol: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.symbol:
+            object.__setattr__(self, "symbol", jit.symbol(self.text))
 
 
 @dataclass
@@ -108,6 +120,7 @@ class Frame:
     function: Function = field(init=False)
     operands: list[Value] = field(init=False)
     _words: dict[Extent, Value] = field(default_factory=dict)
+    _fault: str = ""
 
     def __post_init__(self) -> None:
         given = [("args", PTR), ("begin", I64), ("end", I64), ("scratch", PTR)]
@@ -124,6 +137,16 @@ class Frame:
             self._words[extent] = self._word(len(self.operands) + len(self._words), I64)
         return self._words[extent]
 
+    def fails(self, where: Value, fault: str) -> None:
+        """Ends the run with an error that says ``fault``, where an i1 holds; the kernel goes on."""
+        f = self.function
+        if 0 not in self._words:
+            index = len(self.operands) + len(self._words)
+            self._words[0] = f.hoisted(f"getelementptr i64, ptr %args, i64 {index}", PTR)
+        self._fault = fault
+        with f.when(where):
+            f.store(f.const(I64, 1), self._words[0])
+
     def finished(
         self,
         name: str,
@@ -136,7 +159,9 @@ class Frame:
     ) -> Kernel:
         """The kernel, when its function is written."""
         words = tuple(self._words)
-        return Kernel(name, self.module.text, tiles, words, scratch, flops, formats, in_place)
+        return Kernel(
+            name, self.module.text, tiles, words, scratch, flops, formats, in_place, self._fault
+        )
 
     def _word(self, index: int, type_: Type) -> Value:
         at = self.function.hoisted(f"getelementptr i64, ptr %args, i64 {index}", PTR)
@@ -157,8 +182,6 @@ def call(
     """Runs a kernel by itself, on this thread, on arrays for its operands, results last: for tests
     and measurements. Inputs of ``kernel.formats`` must be packed already.
     """
-    from migx.targets.cpu import jit
-
     known = dict(sizes or {})
     code = jit.load([kernel.text])[kernel.text]
     words = [a.ctypes.data for a in operands] + [dim.evaluate(w, known) for w in kernel.words]

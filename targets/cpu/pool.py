@@ -21,6 +21,7 @@ import ctypes
 import os
 import sys
 import threading
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -31,7 +32,12 @@ from migx.targets.cpu import jit
 from migx.targets.cpu.machine import cores, logical_cpus
 
 STEP_WORDS = 4
-"""A step: the address of its code, that of its arguments, how many tiles, and nothing."""
+"""A step: the address of its code, that of its arguments, how many tiles, and a number. Where there
+is no code, it is a jump to the step of that number; where it has a tile, only if the byte whose
+address is its argument is 0.
+"""
+BACK = 256
+"""After how many jumps backwards a run returns, so that somebody looks for faults and signals."""
 CLAIMS = 8
 """Into how many claims for each thread a job is cut, at most."""
 SPINS = 2000
@@ -87,7 +93,10 @@ class Pool:
                     name=f"migx-{number}",
                     daemon=True,
                 )
-                made.start()
+                try:
+                    made.start()
+                except RuntimeError:  # the system gives no more: those there are share the work
+                    return
                 self._threads.append(made)
 
     def stop(self) -> None:
@@ -99,7 +108,7 @@ class Pool:
 
 
 _pool: Pool | None = None
-_making = threading.Lock()
+_making = threading.RLock()
 
 
 def pool() -> Pool:
@@ -117,31 +126,35 @@ def _after_fork() -> None:
     global _pool, _making
     if _pool is not None:
         atexit.unregister(_pool.stop)
-    _pool, _making = None, threading.Lock()
+    _pool, _making = None, threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-@cache
 def run_steps() -> Any:
-    """The compiled loop over steps: ``(steps, first, last, state, threads, scratch, stride)``."""
+    """The compiled loop over steps: ``(steps, first, last, state, threads, scratch, stride)``. It
+    returns the step it has come to: ``last`` or one after it, if it is not to be called again.
+    """
     return _runtime().run
 
 
-class _Runtime:
-    """The compiled functions below, and the code they live in."""
+ENTRIES = {"run": 7, "serve": 3, "start": 1, "stop": 1}
+"""The compiled functions below, and how many words each is called with."""
 
-    def __init__(self) -> None:
-        text = _text()
-        names = {"run": 7, "serve": 3, "start": 1, "stop": 1}
-        # Each entry is a library of its own: what an object exports is one function.
-        self._codes = {n: jit.load([f"; {n}\n{text}"], n) for n in names}
-        for name, count in names.items():
-            (code,) = self._codes[name].values()
-            types = [ctypes.c_int64] * count
-            setattr(self, name, ctypes.CFUNCTYPE(None, *types)(code.address))
+
+class _Runtime:
+    """The compiled functions, and the code they live in."""
+
+    def __init__(self, known: Mapping[str, bytes]) -> None:
+        self._codes = []
+        for name, text in _texts().items():
+            (code,) = jit.codes({jit.symbol(text): text}, name, known).values()
+            self._codes.append(code)
+            types = [ctypes.c_int64] * ENTRIES[name]
+            result = ctypes.c_int64 if name == "run" else None
+            setattr(self, name, ctypes.CFUNCTYPE(result, *types)(code.address))
 
     run: Any
     serve: Any
@@ -149,9 +162,36 @@ class _Runtime:
     stop: Any
 
 
-@cache
+_made: _Runtime | None = None
+
+
+def make_runtime(known: Mapping[str, bytes] = jit.NOTHING) -> None:
+    """Makes the compiled functions, unless they are there; ``known`` are objects by symbol."""
+    global _made  # noqa: PLW0603  one for the process, as the pool
+    if _made is None:
+        with _making:
+            if _made is None:
+                _made = _Runtime(known)
+
+
+def runtime_objects(known: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The objects of these functions by symbol."""
+    texts = {name: {jit.symbol(text): text} for name, text in _texts().items()}
+    return {s: made for n, t in texts.items() for s, made in jit.objects(t, n, known).items()}
+
+
 def _runtime() -> _Runtime:
-    return _Runtime()
+    if _made is None:
+        make_runtime()
+    assert _made is not None
+    return _made
+
+
+@cache
+def _texts() -> dict[str, str]:
+    """The text of each function: what an object exports is one, so each has one of its own."""
+    text = _text()
+    return {name: f"; {name}\n{text}" for name in ENTRIES}
 
 
 def _field(name: str, offset: int) -> str:
@@ -411,12 +451,13 @@ end:
   ret void
 }}
 
-define void @run(ptr %steps, i64 %first, i64 %last, ptr %state, i64 %threads, ptr %scratch,
-                 i64 %stride) {{
+define i64 @run(ptr %steps, i64 %first, i64 %last, ptr %state, i64 %threads, ptr %scratch,
+                i64 %stride) {{
 entry:
   br label %head
 head:
-  %i = phi i64 [%first, %entry], [%i2, %next]
+  %i = phi i64 [%first, %entry], [%i2, %next], [%to, %jump]
+  %left = phi i64 [{BACK}, %entry], [%left, %next], [%left2, %jump]
   %more = icmp slt i64 %i, %last
   br i1 %more, label %step, label %done
 step:
@@ -427,6 +468,9 @@ step:
   %args = load ptr, ptr %pa
   %pt = getelementptr i64, ptr %at, i64 2
   %tiles = load i64, ptr %pt
+  %some = icmp ne ptr %code, null
+  br i1 %some, label %kernel, label %maybe
+kernel:
   %few = icmp slt i64 %tiles, 2
   %one = icmp slt i64 %threads, 2
   %alone = or i1 %few, %one
@@ -438,10 +482,29 @@ shared:
   call void @share(ptr %state, ptr %code, ptr %args, i64 %tiles, i64 %threads, ptr %scratch,
                    i64 %stride)
   br label %next
+maybe:
+  %always = icmp eq i64 %tiles, 0
+  br i1 %always, label %jump, label %ask
+ask:
+  %condition = load ptr, ptr %args
+  %byte = load i8, ptr %condition
+  %no = icmp eq i8 %byte, 0
+  br i1 %no, label %jump, label %next
+jump:
+  %pn = getelementptr i64, ptr %at, i64 3
+  %to = load i64, ptr %pn
+  %back = icmp sle i64 %to, %i
+  %spent = zext i1 %back to i64
+  %left2 = sub i64 %left, %spent
+  %out = icmp slt i64 %to, %first
+  %tired = icmp eq i64 %left2, 0
+  %leave = or i1 %out, %tired
+  br i1 %leave, label %done, label %head
 next:
   %i2 = add i64 %i, 1
   br label %head
 done:
-  ret void
+  %reached = phi i64 [%i, %head], [%to, %jump]
+  ret i64 %reached
 }}
 """

@@ -17,14 +17,14 @@ from migx.binding import Sizes, sizes_of
 from migx.errors import EvaluationError, MigxError
 from migx.ir import Instruction, Module
 from migx.op import Runnable
-from migx.ops.builtin import GetTupleElem, Literal, Slot
+from migx.ops.builtin import GetTupleElem, Literal, Slot, Undefined
 from migx.profile import Cost
 from migx.shape import TUPLE, Shape
 from migx.targets.cpu.memory import address, aligned, laid_out, viewed
-from migx.targets.cpu.plan import Cell, Kind, Plan, Work, is_memory
+from migx.targets.cpu.outline import Cell, Kind, Work, is_memory
+from migx.targets.cpu.plan import Plan
 from migx.targets.cpu.pool import pool, run_steps
 from migx.text import draw_instruction
-from migx.verify import captures
 
 if TYPE_CHECKING:
     from migx.targets.cpu.executable import CpuExecutable
@@ -75,6 +75,7 @@ class Workspace:
         """Makes it fit a plan."""
         if self.plan is plan:
             return
+        self.plan = None  # till all is done: what fails half-way must not be taken for the old one
         if len(self.arena) < plan.total_bytes:
             self.arena = aligned(plan.total_bytes)
         self.args = plan.args.copy()
@@ -127,14 +128,34 @@ class Run:
     def native(self, first: int, last: int) -> None:
         """Runs the kernels from one step to before another; one by one where someone watches."""
         if (watch := self.call.watch) is not None:
-            for step in range(first, last):
-                work = self.plan.works[step]
-                assert work.kernel is not None
-                moved = sum(map(self.nbytes, (*work.at.inputs, work.at)))
-                with watch(work.at, work.kernel.name, self.plan.number(work.kernel.flops), moved):
-                    self.run_steps(step, step + 1)
+            self.watched(watch, first, last)
             return
-        self.run_steps(first, last)
+        while first < last:
+            first = self.run_steps(first, last)
+            if self.plan.faults and self.workspace.args[self.plan.fault_words].any():
+                self.fail()
+
+    def watched(self, watch: Watch, step: int, last: int) -> None:
+        """Runs the kernels one by one."""
+        while step < last:
+            work = self.plan.works[step]
+            assert work.kernel is not None
+            moved = 0
+            if work.at not in self.plan.outline.native:
+                moved = sum(map(self.nbytes, (*work.at.inputs, work.at)))
+            with watch(work.at, work.kernel.name, self.plan.number(work.kernel.flops), moved):
+                step = self.run_steps(step, step + 1)
+            if self.plan.faults and self.workspace.args[self.plan.fault_words].any():
+                self.fail()
+
+    def fail(self) -> None:
+        """Raises the error of the first kernel that has found its operands wrong."""
+        args, plan = self.workspace.args, self.plan
+        word = next(int(w) for w in plan.fault_words if args[w])
+        args[plan.fault_words] = 0
+        work = plan.faults[word]
+        assert work.kernel is not None
+        raise EvaluationError(draw_instruction(work.kernel.fault, work.at))
 
     def nbytes(self, at: Instruction) -> int:
         """The bytes that reading or writing a value moves: repeated elements count once."""
@@ -142,12 +163,12 @@ class Run:
         shapes = [self.bound(s) for s in parts if is_memory(s)]
         return sum(min(int(s.nbytes), int(s.elements) * s.dtype.bits // 8) for s in shapes)
 
-    def run_steps(self, first: int, last: int) -> None:
-        """Runs some steps in the compiled loop."""
+    def run_steps(self, first: int, last: int) -> int:
+        """Runs some steps in the compiled loop, and gives the one it has come to."""
         threads = self.executable.threads
         state, workspace = pool(), self.workspace
         state.provide(threads)
-        run_steps()(
+        reached: int = run_steps()(
             workspace.steps,
             first,
             last,
@@ -156,14 +177,16 @@ class Run:
             workspace.scratch,
             self.plan.scratch,
         )
+        return reached
 
     def hand_over(self) -> None:
         """Adds the results to the values."""
-        for at, cell, layout in self.plan.handed:
-            if layout is None:
+        for at, shape, places in self.plan.handed:
+            if not places:
                 self.values[at] = self.value(at)
-            else:
-                self.values[at] = Argument(layout.shape, layout.of(self.memory[cell]))
+                continue
+            parts = [Argument(lie.shape, lie.of(self.memory[cell])) for cell, lie in places]
+            self.values[at] = Argument(shape, tuple(parts)) if shape.parts else parts[0]
 
     def given(self, cell: Cell) -> NDArray[Any]:
         """The array of a cell from outside, in the layout that kernels rely on."""
@@ -187,26 +210,28 @@ class Run:
         if (found := self.objects.get((at, index))) is not None:
             return found
         reference = self.plan.outline.where.get((at, index))
-        if reference is None:
+        if reference is None and index < 0 and at.shape.parts:
             parts = [self.value(at, i) for i in range(len(at.shape.parts))]
             return Argument(Shape.tuple(*(p.shape for p in parts)), tuple(parts))
-        cell = reference.cell.root
+        cell = None if reference is None else reference.cell.root
+        if reference is None or cell is None or cell.kind not in (Kind.ARENA, Kind.RESULT):
+            return self._outside(at, index)
         shape = self.bound(reference.shape)
-        if cell.kind in (Kind.ARENA, Kind.RESULT):
-            offset = self.plan.number(reference.offset) * shape.dtype.bits // 8
-            memory, start = self.place(cell)
-            return Argument(shape, viewed(memory, start + offset, shape))
-        return self._outside(at, index, cell, shape)
+        offset = self.plan.number(reference.offset) * shape.dtype.bits // 8
+        memory, start = self.place(cell)
+        return Argument(shape, viewed(memory, start + offset, shape))
 
-    def _outside(self, at: Instruction, index: int, cell: Cell, shape: Shape) -> Argument:
+    def _outside(self, at: Instruction, index: int) -> Argument:
         """A value that is a literal, an object, given, or a view of one of these."""
         if type(at.op) is Literal:
             return at.op.value
+        if type(at.op) is Undefined:
+            return Argument(at.shape)
         if type(at.op) is GetTupleElem:
             return self.value(at.inputs[0], at.op.index)
-        if (at, index) == cell.of:
+        if index >= 0:
             return self.values[at].parts[index]
-        op = operations.bind(at.op, self.plan.sizes)
+        op, shape = operations.bind(at.op, self.plan.sizes), self.bound(at.shape)
         inputs = [self.value(v) for v in at.inputs]
         return operations.evaluator(type(op))(op, self.executable.context, shape, inputs, [])
 
@@ -222,8 +247,8 @@ class Run:
         """Runs an instruction by its own meaning, and puts the result where others find it."""
         at = work.at
         lasting = any(c.kind is Kind.OBJECT for c in work.writes)
-        shape = self.bound(at.shape)
-        result = self.evaluate(at, operations.bind(at.op, self.plan.sizes), shape, lasting)
+        op, shape = self.plan.bound_op(at)
+        result = self.evaluate(at, op, shape, work.captured, lasting)
         parts = result.parts if work.writes and work.writes[0].of[1] >= 0 else [result]
         for cell, part in zip(work.writes, parts, strict=True):
             if cell.kind is Kind.OBJECT:
@@ -240,19 +265,23 @@ class Run:
                 raise EvaluationError(draw_instruction(message, at))
             target[...] = array
 
-    def evaluate(self, at: Instruction, op: Any, shape: Shape, lasting: bool) -> Argument:
-        """The result of an instruction by its meaning; a ``lasting`` one shares no memory with the
-        workspace.
+    def evaluate(
+        self, at: Instruction, op: Any, shape: Shape, reads: Sequence[Instruction], lasting: bool
+    ) -> Argument:
+        """The result of an instruction by its meaning, whose modules read some values around them;
+        a ``lasting`` one shares no memory with the workspace.
         """
         if (watch := self.call.watch) is None:
-            return self.computed(at, op, shape, lasting)
+            return self.computed(at, op, shape, reads, lasting)
         with watch(at, ""):
-            return self.computed(at, op, shape, lasting)
+            return self.computed(at, op, shape, reads, lasting)
 
-    def computed(self, at: Instruction, op: Any, shape: Shape, lasting: bool) -> Argument:
+    def computed(
+        self, at: Instruction, op: Any, shape: Shape, reads: Sequence[Instruction], lasting: bool
+    ) -> Argument:
         """The result of an instruction by its meaning."""
         inputs = [self.value(v) for v in at.inputs]
-        captured = {v: self.value(v) for v in captured_by(at)}
+        captured = {v: self.value(v) for v in reads}
         if lasting:
             inputs = [own(v) for v in inputs]
             captured = {at: own(v) for at, v in captured.items()}
@@ -277,7 +306,7 @@ class Run:
 
         return call
 
-    def late(self, at: Instruction) -> Sizes:
+    def late(self, at: Instruction, captured: Sequence[Instruction]) -> Sizes:
         """Runs the instruction that the next piece waits for, and gives the sizes known by its
         result.
         """
@@ -286,7 +315,7 @@ class Run:
         op, shape = at.op, at.shape.substitute(known)
         if names <= known.keys():
             op = operations.bind(op, known)
-        result = own(self.evaluate(at, op, shape, lasting=True))
+        result = own(self.evaluate(at, op, shape, captured, lasting=True))
         result = Argument(actual(result), result.data)
         self.values[at] = result
         return sizes_of([("its result", shape, result.shape)], self.sizes)
@@ -308,8 +337,3 @@ def own(value: Argument) -> Argument:
     if not is_memory(value.shape):
         return value
     return Argument(value.shape.as_standard(), np.array(value.array, order="C"))
-
-
-def captured_by(at: Instruction) -> list[Instruction]:
-    """What the modules of an instruction read of the values around them."""
-    return list(dict.fromkeys(v for m in at.modules for v in captures(m)))

@@ -2,8 +2,8 @@
 
 Lanes are windows side by side. Those of the rows that lie in the image as a whole are written out,
 element by element and some rows together, so that what they see is read once, and masks and the
-numbers of a kernel stay in registers; at the upper and lower edge a loop runs over the rows that are there. To the left and to
-the right masks say what is beside the image.
+numbers of a kernel stay in registers; at the upper and lower edge a loop runs over the rows that
+are there. To the left and to the right masks say what is beside the image.
 """
 
 from __future__ import annotations
@@ -98,12 +98,13 @@ class Sliding:
         with f.loop(0, e(width.made), self.lanes) as column:
             left = e(width.made) - column.index
             known = isinstance(width.made, int) and width.made % self.lanes == 0
-            mask = None if known else f.first_lanes(left, self.lanes)
+            mask = None if known else f.first_lanes(f.opaque(left), self.lanes)
             at = Windows(channel, depth, top, column.index, mask)
             together = first + (end - first) // self.together * self.together
             self._turns(at, image, top, first, 0)
             self._turns(at, image, first, together, self.together)
-            self._turns(at, image, together, end, 1)
+            if self.together > 1:
+                self._turns(at, image, together, end, 1)
             self._turns(at, image, end, bottom, 0)
 
     @property
@@ -117,8 +118,6 @@ class Sliding:
         ones that do not.
         """
         f = self.frame.function
-        if rows == 1 and self.together == 1:
-            return
         with f.loop(begin, end, max(1, rows)) as row:
             there = [replace(at, row=row.index + i) for i in range(max(1, rows))]
             totals = self._folded(there, image, rows > 0)

@@ -16,7 +16,7 @@ from migx.targets.cpu.kernel import Frame
 from migx.targets.cpu.tile import memory_of, widened
 from migx.targets.cpu.windows import Axis
 
-UNROLLED = 8
+UNROLLED = 2
 """Vectors of a row that are copied without a loop around them."""
 
 
@@ -107,23 +107,36 @@ class Spread:
         with f.loop(0, rows + self.shifts[number]) as row:
             at = base + row.index * self.height.stride
             whole = there & f.compare("lt", at, e(self.height.given), signed=False)
-            limit = f.select(whole, e(self.width.given), 0)
             line = f.element(given, at * e(self.height.step), memory_of(self.dtype))
             out = f.element(first, row.index * e(self.cut.width), self.sum)
-            self._row(out, line, limit, begin, columns)
+            with f.when(whole):
+                self._row(out, line, begin, columns)
+            with f.unless(whole), f.loop(0, columns, self.cut.lanes) as column:
+                nothing = f.const(self.sum.times(self.cut.lanes), 0)
+                f.store(nothing, f.element(out, column.index, self.sum))
 
-    def _row(self, out: Value, line: Value, limit: Value, begin: Value, columns: Value) -> None:
-        """One row, of which elements count from a place on and below the limit."""
+    def _row(self, out: Value, line: Value, begin: Value, columns: Value) -> None:
+        """One row of the image, from a place on. Only at its ends is there something beside it."""
         f, lanes = self.f, self.cut.lanes
-        known = self.cut.width if self.cut.even else None
+        known, limit = (
+            self.cut.width if self.cut.even else None,
+            self.frame.extent(self.width.given),
+        )
         if isinstance(known, int) and known <= UNROLLED * lanes:
-            for at in range(0, known, lanes):
-                self._vector(out, line, limit, begin, f.as_index(at))
+            for place in range(0, known, lanes):
+                self._vector(out, line, limit, begin, f.as_index(place))
             return
-        with f.loop(0, columns, lanes) as at:
-            self._vector(out, line, limit, begin, at.index)
+        first, end = (
+            f.minimum(place, columns) for place in self.width.clear(self.frame, begin, lanes)
+        )
+        turns = (f.as_index(0), first, limit), (first, end, None), (end, columns, limit)
+        for start, stop, bound in turns:
+            with f.loop(start, stop, lanes) as at:
+                self._vector(out, line, bound, begin, at.index)
 
-    def _vector(self, out: Value, line: Value, limit: Value, begin: Value, at: Value) -> None:
+    def _vector(
+        self, out: Value, line: Value, limit: Value | None, begin: Value, at: Value
+    ) -> None:
         """Some elements of a row, at the stride of windows."""
         f, lanes, width = self.f, self.cut.lanes, self.width
         first = begin + at * width.stride

@@ -101,15 +101,8 @@ def is_nan(f: Function, x: Value) -> Value:
 
 
 def copysign(f: Function, size: Value, sign: Value) -> Value:
-    """The magnitude of one with the sign of another.
-
-    By bits: of LLVM's own, what is rounded to f16 afterwards becomes one of two types, of which
-    the sign is rounded from f64 to f16, and x86 has no instruction for that.
-    """
-    minus = 1 << size.type.one.bits - 1
-    integers = Type(f"i{size.type.one.bits}").times(size.type.lanes)
-    bits = f.bitcast(size, integers) & minus - 1 | f.bitcast(sign, integers) & -minus
-    return f.bitcast(bits, size.type)
+    """The magnitude of one with the sign of another."""
+    return f.intrinsic("copysign", size, sign)
 
 
 def absolute(f: Function, x: Value) -> Value:

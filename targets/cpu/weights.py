@@ -25,8 +25,9 @@ class Literals:
         assert isinstance(at.op, Literal)
         value = at.op.value
         if id(value) not in self._arrays:
-            self._arrays[id(value)] = value, in_place_or_aligned(value.array)
-            if self._arrays[id(value)][1] is not value.array:
+            made = in_place_or_aligned(value.array)
+            self._arrays.setdefault(id(value), (value, made))  # the first of several threads stays
+            if made is not value.array:
                 value.give_back()
         return address(self._arrays[id(value)][1])
 

@@ -67,18 +67,27 @@ class Axis:
         numbers = f.iota(I32.times(lanes)) * self.stride + f.splat(f.cast(first, I32), lanes)
         return f.compare("lt", numbers, f.splat(f.cast(limit, I32), lanes), signed=False)
 
+    def clear(self, frame: Frame, begin: Value, lanes: int) -> tuple[Value, Value]:
+        """Which windows, in vectors from the one that begins at a place, see the image alone: from
+        one to before another.
+        """
+        f, span = frame.function, self.stride * lanes
+        first = (f.maximum(-begin, 0) + (span - 1)) // span * lanes
+        end = f.maximum(frame.extent(self.given) - begin, 0) // span * lanes
+        return f.minimum(first, end), end
+
     def vector(
         self,
         frame: Frame,
         line: Value,
         first: Value,
-        limit: Value,
+        limit: Value | None,
         dtype: DType,
         lanes: int,
         other: float = 0,
     ) -> Value:
         """What windows side by side see from a place on, as it lies in memory; ``other`` where that
-        is not inside.
+        is not ``inside`` a limit. Without one, all of it must be.
         """
         f, memory = frame.function, memory_of(dtype)
         rest = f.const(memory.times(lanes), other)
@@ -87,14 +96,16 @@ class Axis:
             parts = []
             for part in range(self.stride):
                 start = first + part * lanes
-                mask = near.inside(frame, start, limit, lanes)
+                mask = near.inside(frame, start, limit, lanes) if limit else None
                 at = f.element(line, start, memory)
                 parts.append(f.load(at, memory.times(lanes), mask=mask, other=rest))
-            return parts[0] if self.stride == 1 else f.shuffle(*parts, range(0, 2 * lanes, 2))
-        mask = self.inside(frame, first, limit, lanes)
+            if self.stride == 1:
+                return parts[0]
+            return f.shuffle(parts[0], parts[1], range(0, 2 * lanes, 2))
+        mask = self.inside(frame, first, limit, lanes) if limit else None
         places = f.iota(I64.times(lanes)) * self.stride + f.splat(first, lanes)
         read = f.gather(line, places * frame.extent(self.step), memory, mask)
-        return read if other == 0 else f.select(mask, read, rest)
+        return read if other == 0 or mask is None else f.select(mask, read, rest)
 
 
 def axes_of(
@@ -104,9 +115,9 @@ def axes_of(
     padding: Sequence[Extent],
     stride: Sequence[int],
     dilation: Sequence[int],
-) -> tuple[Axis, Axis, Axis]:
+) -> tuple[Axis, Axis, Axis] | None:
     """Three axes, outermost first: those of an image [N, C, ...], fewer filled up with axes of one
-    place, and neighbours that lie in one row made one.
+    place, and neighbours that lie in one row made one. None where there are more.
     """
     geometry = zip(
         x.dims[2:],
@@ -128,6 +139,7 @@ def axes_of(
             kept[-1] = replace(axis, given=whole, made=whole)
         else:
             kept.append(axis)
-    one = Axis(step=1)
-    depth, height, width = ([one] * 3 + kept)[-3:]
+    if len(kept) > 3:
+        return None
+    depth, height, width = [Axis(step=1)] * (3 - len(kept)) + kept
     return depth, height, width

@@ -8,11 +8,9 @@ soon as the value that has them is there.
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +20,7 @@ from migx.argument import Argument
 from migx.binding import Sizes, sizes_of
 from migx.errors import DimError, EvaluationError, InputError, MigxError, ShapeError
 from migx.ir import Instruction, Module, Program
+from migx.memory import installed
 from migx.op import Evaluate, Operation, Runnable
 from migx.ops.builtin import Literal, Param, Return, Slot
 from migx.shape import TUPLE, Shape
@@ -215,14 +214,8 @@ def _check_room(at: Instruction, shape: Shape) -> None:
 
 def _check_memory(shape: Shape) -> None:
     """Raises where a value is larger than the memory of the machine, before any of it is taken."""
-    if shape.static and shape.dtype.is_tensor and int(shape.nbytes) > _memory():
-        raise MemoryError(f"{shape.text} takes {shape.nbytes} bytes, the machine has {_memory()}")
-
-
-@cache
-def _memory() -> int:
-    known = hasattr(os, "sysconf")
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if known else sys.maxsize
+    if shape.static and shape.dtype.is_tensor and int(shape.nbytes) > installed():
+        raise MemoryError(f"{shape.text} takes {shape.nbytes} bytes, the machine has {installed()}")
 
 
 def _bound_now(op: Operation, shape: Shape, sizes: Sizes) -> tuple[Operation, Shape]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from migx.argument import Argument
 from migx.errors import ShapeError
 from migx.ops.formats import PackWeight, UnpackWeight, pack, read, unpack
-from migx.shape import F32, Shape
+from migx.shape import F32, DType, Shape
 
 
 def counted(*dims: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -68,6 +68,24 @@ def test_unpacking_gives_back_what_was_packed(drawn: tuple[str, tuple[int, ...]]
     assert UnpackWeight(text, dims).compute_shape([packed.shape]) == Shape(F32, dims)
     assert np.array_equal(unpack(packed, text, dims).array, w)
     assert np.count_nonzero(packed.array) == w.size
+
+
+@given(formats(), st.sampled_from(["i4", "u4", "u2"]))
+def test_what_is_packed_below_a_byte_is_packed_again(
+    drawn: tuple[str, tuple[int, ...]], name: str
+) -> None:
+    text, dims = drawn
+    dtype, count = DType.of(name), int(np.prod(dims))
+    codes = np.arange(1, 1 + count) % 2**dtype.bits
+    whole = np.zeros(-(-count * dtype.bits // 8), np.uint8)
+    for place, code in enumerate(codes):
+        per = 8 // dtype.bits
+        whole[place // per] |= code << place % per * dtype.bits
+    value = Argument(Shape(dtype, dims), whole)
+    packed = pack(value, text)
+    assert packed.shape == PackWeight(text).compute_shape([value.shape])
+    assert len(packed.array) == int(packed.shape.nbytes)
+    assert unpack(packed, text, dims) == value
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,16 @@ FAMILIES = (
     "pooling",
     "int4",
     "attention",
+    "interleave",
+    "transposed",
     "fused",
     "regions",
+    "gather",
+    "scatter",
+    "places",
+    "lines",
+    "resize",
+    "recurrent",
     "dims",
 )
 MOST = 512

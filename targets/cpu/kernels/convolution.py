@@ -15,7 +15,8 @@ no edge is ever tested in the inner loop. This loop is that of matrix products: 
 kernels by a panel of pixels, some 24 vectors of sums in registers, for each tap of each channel
 three loads of pixels and eight numbers of the kernels, packed ahead as they are read. What is
 spread stays in the second level cache until all kernels have passed over it, a strip of kernels in
-the first. The sums of a whole strip go through the epilogue from registers.
+the first, and what comes after it is asked for in time. Sums go through the epilogue from
+registers, where they wait for no further channels. Small images turn: see ``strips.py``.
 
 Each sum is added up in the order of the weights by one thread, so bits depend neither on the number
 of threads nor on the tiles.
@@ -36,10 +37,11 @@ from migx.targets.cpu.cutting import Cut, Work, chosen
 from migx.targets.cpu.emit import F32, F64, I8, I32, I64, Type, Value
 from migx.targets.cpu.epilogue import in_place, writable
 from migx.targets.cpu.finish import Finish, Strip
-from migx.targets.cpu.kernel import Frame, Kernel, behind
+from migx.targets.cpu.kernel import Frame, Kernel, behind, type_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.spread import Spread
-from migx.targets.cpu.tile import memory_of, multiplied_and_added, widened
+from migx.targets.cpu.strips import Share, Straight, Turned
+from migx.targets.cpu.tile import memory_of, widened
 from migx.targets.cpu.windows import Axis, axes_of
 
 CONVOLUTIONS = (Convolution, QuantConvolution)
@@ -106,18 +108,12 @@ def described(at: Instruction, machine: Machine) -> Problem | None:
     assert isinstance(op, Convolution)
     x, w = at.inputs[image].shape, at.inputs[kernels].shape
     sum_, dims = _sum_of(inner.shape.dtype), [d for d in w.dims if isinstance(d, int)]
-    rest = after(at, inner)
-    if (
-        sum_ is None
-        or rest is None
-        or len(dims) != w.rank
-        or not _is_packable(w.true_strides, dims)
-    ):
+    if sum_ is None or len(dims) != w.rank or not _is_dense(w.true_strides, dims):
         return None
-    if machine.vector_bytes < 32 and not machine.has("neon"):  # halves would be library calls
-        if F16 in {x.dtype, w.dtype, *(node.dtype for node in rest.nodes)}:
-            return None
+    rest = after(at, inner)
     axes = axes_of(x, inner.shape.dims[2:], dims[2:], op.padding, op.stride, op.dilation)
+    if rest is None or axes is None or not _has_types(machine, x.dtype, w.dtype, rest):
+        return None
     row = w.true_strides[0]
     assert isinstance(row, int)
     return Problem(
@@ -132,7 +128,7 @@ def described(at: Instruction, machine: Machine) -> Problem | None:
         dims[0] // op.group,
         (x.true_strides[0], x.true_strides[1]),
         row,
-        _is_constant(at.inputs[kernels]),
+        _is_constant(at.inputs[kernels]) and all(a.operand != kernels for a in rest.accesses),
         w.rank,
         rest,
     )
@@ -173,13 +169,20 @@ def _sum_of(dtype: DType) -> Type | None:
     return (I64 if dtype.bits == 64 else I32) if dtype.is_integer else None
 
 
+def _has_types(machine: Machine, x: DType, w: DType, rest: FusedKernel) -> bool:
+    """Whether LLVM has all types; narrow machines without NEON would call a library for halves."""
+    half = machine.vector_bytes < 32 and not machine.has("neon")
+    types = {x, w, *(node.dtype for node in rest.nodes)}
+    return all(type_of(t) is not None for t in (x, w)) and not (half and F16 in types)
+
+
 def _is_constant(value: Instruction) -> bool:
     """Whether a value is a constant, all of it as it lies."""
     root = behind(value)
     return root is not None and root.shape.dims == value.shape.dims and value.shape.standard
 
 
-def _is_packable(strides: Sequence[Extent], dims: Sequence[int]) -> bool:
+def _is_dense(strides: Sequence[Extent], dims: Sequence[int]) -> bool:
     """Whether the elements of each kernel lie one after another."""
     dense = 1
     for stride, extent in zip(reversed(strides[1:]), reversed(dims[1:]), strict=True):
@@ -193,38 +196,48 @@ class _Writer:
     """Writes the kernel of one problem."""
 
     def __init__(self, at: Instruction, machine: Machine, problem: Problem) -> None:
-        self.problem, self.machine = problem, machine
-        self.frame = Frame(at, machine)
+        self.problem, self.frame = problem, Frame(at, machine)
         self.f = self.frame.function
+        direct = memory_of(problem.types[1]) == problem.sum
         work = Work(
             problem.axes,
             problem.channels,
             problem.outputs,
             problem.items * problem.groups,
             problem.sum,
+            problem.literal and problem.groups == 1 and direct and problem.sum.is_float,
         )
         self.cut: Cut = chosen(machine, work)
-        self.spread = Spread(self.frame, problem.axes, self.cut, problem.types[0], problem.sum)
-        outputs = problem.groups * problem.outputs
-        self.finish = Finish(self.frame, problem.epilogue, problem.sum, self.cut.lanes, outputs)
-        self.strips = -(-problem.outputs // self.cut.rows)
+        self.strips = -(-problem.outputs // self.cut.unit)
         self.format = self._format()
-        self.stages = self.format is None or memory_of(problem.types[1]) != problem.sum
-        if self.cut.rows == 1 and memory_of(problem.types[1]) == problem.sum:
-            self.stages = False
-        self.chunks = -(-problem.channels // self.cut.chunk)
+        self.stages = not direct or (self.format is None and self.cut.unit > 1)
+        self._divide_scratch()
 
     def _format(self) -> str | None:
         """The weight format: strips of kernels, element by element."""
-        problem, rows = self.problem, self.cut.rows
-        if not problem.literal or rows == 1:
-            return None
-        if problem.groups > 1 and problem.outputs % rows:
+        problem, unit = self.problem, self.cut.unit
+        if not problem.literal or unit == 1 or (problem.groups > 1 and problem.outputs % unit):
             return None
         letters = "".join(chr(ord("a") + i) for i in range(1, problem.rank))
-        return f"A{letters}{rows}a"
+        return f"A{letters}{unit}a"
 
-    # The loops around.
+    def _divide_scratch(self) -> None:
+        """The table of offsets, a strip of weights, what the inner loops need, what is spread."""
+        problem, cut, frame, f = self.problem, self.cut, self.frame, self.f
+        size, depth = problem.sum.nbytes, problem.axes[0].length
+        outputs, planes = problem.groups * problem.outputs, cut.chunk * depth
+        spread = Spread(frame, problem.axes, cut, problem.types[0], problem.sum)
+        finish = Finish(frame, problem.epilogue, problem.sum, cut.lanes, outputs)
+        counts = problem.channels, depth, problem.taps
+        made = Turned if cut.turned else Straight
+        self.inner = made(frame, cut, problem.sum, spread, finish, *counts, frame.scratch)
+        at = _up(8 * problem.taps)
+        self.staged = f.element(frame.scratch, at, I8)
+        at += _up(problem.planes * problem.taps * cut.unit * size) if self.stages else 0
+        own, at = f.element(frame.scratch, at, I8), at + _up(self.inner.nbytes)
+        self.inner.place(own, f.element(frame.scratch, at, I8))
+        beyond = cut.panel + cut.rows + 2 * cut.lanes
+        self.scratch_bytes: Extent = (spread.plane * planes + beyond) * size + at
 
     def kernel(self) -> Kernel:
         """The whole of it."""
@@ -239,25 +252,24 @@ class _Writer:
             (height.made + rows - 1) // rows,
             (width.made + columns - 1) // columns,
         ]
-        self._divide_scratch()
-        self.spread.begin(self.tables)
+        self.inner.spread.begin(self.inner.table)
         with f.loop(self.frame.begin, self.frame.end) as number:
             places: list[Value] = []
             rest = number.index
             for extent in reversed(counts[1:]):
-                places.append(rest % self.frame.extent(extent))
-                rest = rest // self.frame.extent(extent)
+                places.append(rest % self._e(extent))
+                rest = rest // self._e(extent)
             across, down, depth, block, group = places
-            self._tile(rest, group, block, depth, down * self._e(rows), across * self._e(columns))
+            corner = depth, down * self._e(rows), across * self._e(columns)
+            self._tile(rest, group, block, corner)
         outputs = problem.groups * problem.outputs
         flops = 2 * problem.items * outputs * problem.pixels * problem.planes * problem.taps
-        packed = () if self.format is None else ((problem.kernels, self.format),)
         return self.frame.finished(
             "convolution" if len(problem.epilogue.nodes) == 1 else "convolution and epilogue",
             product(counts),
             scratch=self.scratch_bytes,
             flops=flops + problem.epilogue.flops,
-            formats=packed,
+            formats=() if self.format is None else ((problem.kernels, self.format),),
             in_place=tuple(
                 i for i in in_place(problem.epilogue) if i not in (problem.image, problem.kernels)
             ),
@@ -266,182 +278,62 @@ class _Writer:
     def _e(self, extent: Extent) -> Value:
         return self.frame.extent(extent)
 
-    def _divide_scratch(self) -> None:
-        """The table of offsets, then a strip of weights, sums that wait for more, what is spread."""
-        problem, cut, size = self.problem, self.cut, self.problem.sum.nbytes
-        table = _up(8 * problem.taps)
-        deep = min(cut.chunk, problem.channels) * problem.axes[0].length * problem.taps
-        staged = _up(deep * cut.rows * size) if self.stages else 0
-        panels = -(-cut.positions // cut.panel)
-        sums = cut.strips * panels * cut.rows * cut.panel * size if self.chunks > 1 else 0
-        held = self.finish.held_bytes(cut.rows, cut.panel)
-        first = table + staged + sums + held
-        self.tables = self.f.element(self.frame.scratch, 0, I8)
-        self.staged = self.f.element(self.frame.scratch, table, I8)
-        self.waiting = self.f.element(self.frame.scratch, table + staged, I8)
-        self.finish.held = self.f.element(self.frame.scratch, table + staged + sums, I8)
-        self.lines = self.f.element(self.frame.scratch, first, I8)
-        planes = self.spread.plane * deep // problem.taps
-        self.scratch_bytes: Extent = first + (planes + cut.panel + 2 * cut.lanes) * size
-
     def _tile(
-        self, item: Value, group: Value, block: Value, depth: Value, top: Value, left: Value
+        self, item: Value, group: Value, block: Value, corner: tuple[Value, Value, Value]
     ) -> None:
         """Some rows of an item by some of its output channels."""
         f, problem, cut = self.f, self.problem, self.cut
-        _, height, width = problem.axes
+        (depth, top, left), (_, height, width) = corner, problem.axes
         rows = f.minimum(self._e(height.made) - top, self._e(cut.height))
         columns = f.minimum(self._e(width.made) - left, self._e(cut.width))
         pixel = (depth * self._e(height.made) + top) * self._e(width.made) + left
-        image = item * self._e(problem.steps[0]) + group * (
-            self._e(problem.steps[1]) * problem.channels
-        )
+        step = self._e(problem.steps[1])
+        image = item * self._e(problem.steps[0]) + group * (step * problem.channels)
         first = block * cut.strips
         last = f.minimum(first + cut.strips, self.strips)
-        count = rows * columns
-        with f.loop(0, problem.channels, cut.chunk) as channel:
-            channels = f.minimum(self._e(problem.channels) - channel.index, cut.chunk)
+        chunk = self._e(cut.chunk)
+        with f.loop(0, problem.channels, chunk) as channel:
+            channels = f.minimum(problem.channels - channel.index, chunk)
             start = f.element(
                 self.frame.operands[problem.image],
-                image + channel.index * self._e(problem.steps[1]),
+                image + channel.index * step,
                 memory_of(problem.types[0]),
             )
-            self.spread.write(
-                self.lines,
-                start,
-                channels,
-                self._e(problem.steps[1]),
-                (depth, top, left),
-                rows,
-                columns,
-            )
+            self.inner.spread.write(self.inner.lines, start, channels, step, corner, rows, columns)
             with f.loop(first, last) as strip:
-                output = strip.index * cut.rows
-                there = f.minimum(self._e(problem.outputs) - output, cut.rows)
-                weights = self._weights(group, strip.index, channel.index, channels)
+                output = strip.index * cut.unit
+                there = f.minimum(problem.outputs - output, cut.unit)
                 made = Strip(item, group * problem.outputs + output, pixel, there)
-                self._panels(made, weights, channel.index, channels, strip.index - first, count)
+                weights = self._weights(group, strip.index, channel.index, channels)
+                number = strip.index - first
+                share = Share(made, weights, channel.index, channels, number, rows * columns)
+                self.inner.write(share)
 
     def _weights(self, group: Value, strip: Value, channel: Value, channels: Value) -> Value:
         """A strip of kernels from a channel on, element by element."""
-        f, problem, cut = self.f, self.problem, self.cut
+        f, problem, unit = self.f, self.problem, self.cut.unit
         memory = memory_of(problem.types[1])
         each = problem.axes[0].length * problem.taps
         whole = problem.channels * each
         given = self.frame.operands[problem.kernels]
-        packed = self.format is not None
-        if packed:
-            number = group * (problem.outputs // cut.rows) + strip
-            start = f.element(given, (number * whole + channel * each) * cut.rows, memory)
-            steps = [f.as_index(i) for i in range(cut.rows)]
+        if self.format is not None:
+            number = group * (problem.outputs // unit) + strip
+            start = f.element(given, (number * whole + channel * each) * unit, memory)
+            step, offsets = unit, [f.as_index(i) for i in range(unit)]
         else:
-            top = strip * cut.rows
-            rows = [f.minimum(top + i, problem.outputs - 1) - top for i in range(cut.rows)]
+            top = strip * unit
             first = (group * problem.outputs + top) * problem.row + channel * each
-            start, steps = f.element(given, first, memory), [r * problem.row for r in rows]
+            rows = [f.minimum(top + i, problem.outputs - 1) - top for i in range(unit)]
+            start = f.element(given, first, memory)
+            step, offsets = 1, [row * problem.row for row in rows]
         if not self.stages:
             return start
-        step = cut.rows if packed else 1
         with f.loop(0, channels * each) as k:
-            for i, offset in enumerate(steps):
+            for i, offset in enumerate(offsets):
                 number = f.load(f.element(start, k.index * step + offset, memory), memory)
                 value = widened(f, number, problem.types[1], problem.sum)
-                f.store(value, f.element(self.staged, k.index * cut.rows + i, problem.sum))
+                f.store(value, f.element(self.staged, k.index * unit + i, problem.sum))
         return self.staged
-
-    # One strip of kernels.
-
-    def _panels(
-        self,
-        strip: Strip,
-        weights: Value,
-        channel: Value,
-        channels: Value,
-        number: Value,
-        count: Value,
-    ) -> None:
-        """A strip of kernels by all pixels of the tile."""
-        f, cut = self.f, self.cut
-        across = -(-cut.positions // cut.panel)
-        full = count // cut.panel * cut.panel
-
-        def panel(at: Value, vectors: int, columns: Value | None) -> None:
-            place = (number * across + at // cut.panel) * (cut.rows * cut.panel)
-            waiting = f.element(self.waiting, place, self.problem.sum)
-            first = f.element(self.lines, at, self.problem.sum)
-            last = (channel + channels) >= self.problem.channels
-            sums = self._sums(first, weights, channel, channels, vectors, waiting)
-            here = Strip(strip.item, strip.output, strip.pixel + at, strip.rows)
-            if self.chunks == 1:
-                self.finish.write(here, sums, cut.rows, columns)
-                return
-            with f.when(last):
-                self.finish.write(here, sums, cut.rows, columns)
-            with f.unless(last):
-                for i, total in enumerate(sums):
-                    f.store(total, f.element(waiting, i * cut.lanes, self.problem.sum))
-
-        if cut.fills:
-            with f.loop(0, full, cut.panel) as turn:
-                panel(turn.index, cut.vectors, None)
-        rest = count - full
-        below = 0
-        for vectors in cut.rests:
-            inside = (rest > below * cut.lanes) & (rest <= vectors * cut.lanes)
-            with f.when(inside):
-                panel(full, vectors, rest)
-            below = vectors
-
-    def _sums(
-        self,
-        first: Value,
-        weights: Value,
-        channel: Value,
-        channels: Value,
-        vectors: int,
-        waiting: Value,
-    ) -> list[Value]:
-        """The sums of a strip and a panel, over some channels."""
-        f, problem, cut = self.f, self.problem, self.cut
-        vector, taps = problem.sum.times(cut.lanes), problem.taps
-        begun = [f.const(vector, 0)] * (cut.rows * vectors)
-        if self.chunks > 1:
-            fresh = f.compare("eq", channel, 0)
-            zero = f.const(vector, 0)
-            begun = [
-                f.select(
-                    fresh, zero, f.load(f.element(waiting, i * cut.lanes, problem.sum), vector)
-                )
-                for i in range(cut.rows * vectors)
-            ]
-        planes = channels * problem.axes[0].length
-        with f.loop(0, planes, carry=begun) as plane:
-            line = f.element(first, plane.index * self._e(self.spread.plane), problem.sum)
-            if taps == 1:
-                kernel = f.element(weights, plane.index * cut.rows, problem.sum)
-                plane.carry(*self._step(line, kernel, plane.carried, vectors))
-            else:
-                with f.loop(0, taps, carry=plane.carried) as tap:
-                    offset = f.load(f.element(self.tables, tap.index, I64), I64)
-                    k = plane.index * taps + tap.index
-                    kernel = f.element(weights, k * cut.rows, problem.sum)
-                    there = f.element(line, offset, problem.sum)
-                    tap.carry(*self._step(there, kernel, tap.carried, vectors))
-                plane.carry(*tap.carried)
-        return plane.carried
-
-    def _step(self, line: Value, kernel: Value, sums: list[Value], vectors: int) -> list[Value]:
-        """One more element of each kernel."""
-        f, lanes, sum_ = self.f, self.cut.lanes, self.problem.sum
-        pixels = [
-            f.load(f.element(line, j * lanes, sum_), sum_.times(lanes)) for j in range(vectors)
-        ]
-        made = []
-        for i in range(self.cut.rows):
-            one = f.splat(f.load(f.element(kernel, i, sum_), sum_), lanes)
-            for j in range(vectors):
-                made.append(multiplied_and_added(f, one, pixels[j], sums[i * vectors + j]))
-        return made
 
 
 def _up(nbytes: int) -> int:

@@ -16,8 +16,6 @@ from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.sliding import Sliding, Tap, Windows
 from migx.targets.cpu.tile import memory_of, multiplied_and_added, widened
 
-ANY = 1 << 30
-
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     """The kernel of a convolution with one channel in each of its groups."""
@@ -34,9 +32,7 @@ class _Writer:
         self.problem, self.frame = problem, Frame(at, machine)
         self.f, self.lanes = self.frame.function, machine.lanes(problem.sum)
         self.all = problem.groups * problem.outputs
-        self.finish = Finish(
-            self.frame, problem.epilogue, problem.sum, self.lanes, self.all, light=ANY
-        )
+        self.finish = Finish(self.frame, problem.epilogue, problem.sum, self.lanes, self.all)
 
     def kernel(self) -> Kernel:
         """The whole of it."""

@@ -37,7 +37,7 @@ from migx.targets.cpu.epilogue import (
 )
 from migx.targets.cpu.kernel import Frame, Kernel, behind, type_of
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.plan import is_alias
+from migx.targets.cpu.outline import is_alias
 from migx.targets.cpu.tile import BLOCK, WORTH, Matrix, accumulate, chosen, memory_of, widened
 from migx.targets.cpu.transpose import gather_columns
 
@@ -117,6 +117,7 @@ def described(at: Instruction) -> Problem | None:
     rest = epilogue(at, dot, columns)
     if sum_ is None or rest is None or (right is None and computed is None):
         return None
+    read_again = any(access.operand == right for access in rest.accesses)
     steps = [*zip(x.true_strides[:-1], (*y.true_strides[:-2], 0), strict=True)]
     axes = _collapsed([*zip(x.dims[:-1], steps, strict=True)])
     rows, (row, _) = axes.pop() if axes and axes[-1][1][1] == 0 else (1, (0, 0))
@@ -131,7 +132,7 @@ def described(at: Instruction) -> Problem | None:
         depth,
         (depth if row == x.dims[-1] else row, x.true_strides[-1]),
         (y.true_strides[-2], 1 if columns == 1 else y.true_strides[-1]),
-        letters if computed or behind(root) is not None else None,
+        letters if computed or (behind(root) is not None and not read_again) else None,
         computed,
         rest,
     )

@@ -19,25 +19,19 @@ slab of the panel is unpacked and scaled into scratch, and the tiles of ``tile.p
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from migx.dim import Extent, bounds
-from migx.fusion import source
+from migx.dim import bounds
 from migx.ir import Instruction
-from migx.kernels import FusedKernel, epilogue
-from migx.ops.builtin import Literal
 from migx.ops.fused import Group
-from migx.ops.linear import Dot
-from migx.ops.packing import FLAT, UnpackInt4
-from migx.ops.quantization import DequantizeLinear
-from migx.shape import F16, I4, DType, Shape
+from migx.shape import F16, DType
 from migx.shape import F32 as FLOAT
 from migx.targets.cpu import elements
 from migx.targets.cpu.emit import F32, I8, I32, Function, Value
 from migx.targets.cpu.epilogue import Block, Epilogue, computable, writable
-from migx.targets.cpu.kernel import Frame, Kernel, behind
+from migx.targets.cpu.kernel import Frame, Kernel
+from migx.targets.cpu.kernels.int4_forms import Parameter, Problem, described
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.tile import Matrix, Tile, accumulate, memory_of, multiplied_and_added
 
@@ -51,45 +45,8 @@ ROWS = 48
 """About how many rows use a slab, so that unpacking it costs little beside."""
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """Scales or zero points: a number for all, or an input, its format, and whether columns and
-    blocks of the depth have their own.
-    """
-
-    dtype: DType
-    number: float = 0.0
-    operand: int | None = None
-    format: str | None = None
-    by_column: bool = False
-    by_block: bool = False
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A product of rows with unpacked weights, and what is done to its elements.
-
-    ``left`` and ``weight`` are numbers of inputs; ``steps`` those from row to row and from place to
-    place of the left one. A scale holds for ``block`` places of the depth.
-    """
-
-    left: int
-    left_dtype: DType
-    steps: tuple[Extent, Extent]
-    weight: int
-    format: str
-    signed: bool
-    rows: Extent
-    columns: int
-    depth: int
-    block: int
-    scale: Parameter
-    zero: Parameter
-    epilogue: FusedKernel
-
-
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of a group tagged ``int4_gemm`` that multiplies rows with a literal."""
+    """The kernel of a group tagged ``int4_gemm`` whose weights are a constant."""
     if not isinstance(at.op, Group) or at.op.tag != "int4_gemm" or machine.lanes(F32) < 4:
         return None
     problem = described(at, LEVELS * machine.lanes(F32))
@@ -100,183 +57,6 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     if (half and F16 in types) or not computable(problem.epilogue.nodes):
         return None
     return _Writer(at, machine, problem).kernel()
-
-
-# What a group holds.
-
-
-def described(at: Instruction, width: int) -> Problem | None:
-    """The product a group computes, its weights in panels of a width; None for other forms."""
-    (module,) = at.modules
-    dot = next((v for v in module if type(v.op) is Dot), None)
-    if dot is None:
-        return None
-    inputs = list(module.parameters.values())
-    left, right = dot.inputs
-    linear = source(right)
-    if left not in inputs or not isinstance(linear.op, DequantizeLinear):
-        return None
-    axes = _axes(linear, right)
-    x = at.inputs[inputs.index(left)].shape
-    lines = _lines(x)
-    weight = source(linear.inputs[0])
-    if axes is None or lines is None or not _is_floating(x.dtype):
-        return None
-    if not isinstance(weight.op, UnpackInt4) or weight.op.axis != FLAT:
-        return None
-    form = _format(at, inputs, weight.inputs[0], linear.inputs[0], axes, width)
-    depth, columns = (linear.shape.dims[i] for i in axes)
-    block = _block(linear, axes[0])
-    scale = _parameter(at, inputs, linear, 1, axes, width)
-    zero = Parameter(linear.inputs[0].shape.dtype)
-    if len(linear.inputs) == 3:
-        found = _parameter(at, inputs, linear, 2, axes, width)
-        if found is None:
-            return None
-        zero = found
-    rest = epilogue(at, dot, columns)
-    if form is None or scale is None or rest is None or not _is_floating(dot.shape.dtype):
-        return None
-    assert isinstance(depth, int)
-    assert isinstance(columns, int)
-    return Problem(
-        inputs.index(left),
-        x.dtype,
-        lines[1],
-        inputs.index(weight.inputs[0]),
-        form,
-        weight.inputs[0].shape.dtype is I4,
-        lines[0],
-        columns,
-        depth,
-        block,
-        scale,
-        zero,
-        rest,
-    )
-
-
-def _is_floating(dtype: DType) -> bool:
-    return dtype.is_float and dtype.bits in (16, 32)
-
-
-def _is_constant(value: Instruction) -> bool:
-    """Whether a value is all of a constant that can be had in a format."""
-    return behind(value) is value
-
-
-def _axes(linear: Instruction, right: Instruction) -> tuple[int, int] | None:
-    """Which axes of a matrix are the depth and the columns, where a view shows it once, or once and
-    the same for a whole batch.
-    """
-    if linear.shape.rank != 2 or not linear.shape.static or linear.shape.elements == 0:
-        return None
-    *batch, row, column = right.shape.true_strides
-    height, width = linear.shape.dims
-    dims = right.shape.dims[-2:]
-    if any(s != 0 for s in batch):
-        return None
-    for depth in (0, 1):
-        wanted = (width, 1) if depth == 0 else (1, width)
-        shown = (height, width) if depth == 0 else (width, height)
-        fits = all(d == 1 or a == b for d, a, b in zip(dims, (row, column), wanted, strict=True))
-        if dims == shown and fits:
-            return depth, 1 - depth
-    return None
-
-
-def _lines(x: Shape) -> tuple[Extent, tuple[Extent, Extent]] | None:
-    """The rows of a value and the steps along them, where all lie one step apart."""
-    strides = x.true_strides
-    rows: Extent = 1
-    step: Extent = 0
-    for extent, stride in reversed(list(zip(x.dims[:-1], strides[:-1], strict=True))):
-        if extent == 1:
-            continue
-        if rows == 1:
-            rows, step = extent, stride
-        elif stride == step * rows:
-            rows = rows * extent
-        else:
-            return None
-    return rows, (step, strides[-1])
-
-
-def _block(linear: Instruction, depth: int) -> int:
-    """For how many places of the depth a scale holds."""
-    assert isinstance(linear.op, DequantizeLinear)
-    whole = int(linear.shape.dims[depth])
-    if linear.op.axis % linear.shape.rank != depth or linear.inputs[1].shape.elements == 1:
-        return whole
-    return min(linear.op.block or 1, whole)
-
-
-def _format(
-    at: Instruction,
-    inputs: Sequence[Instruction],
-    parameter: Instruction,
-    shown: Instruction,
-    axes: tuple[int, int],
-    width: int,
-) -> str | None:
-    """The format in panels of a literal that comes in as a parameter and is shown, perhaps
-    transposed, as a matrix with these axes.
-    """
-    if parameter not in inputs or parameter.shape.rank != 2:
-        return None
-    if not _is_constant(at.inputs[inputs.index(parameter)]):
-        return None
-    rows, row = parameter.shape.dims
-    strides = tuple(
-        1 if d == 1 else s for d, s in zip(shown.shape.dims, shown.shape.true_strides, strict=True)
-    )
-    plain = tuple(1 if d == 1 else s for d, s in zip((rows, row), (row, 1), strict=True))
-    if shown.shape.dims == (rows, row) and strides == plain:
-        depth = axes[0]
-    elif shown.shape.dims == (row, rows) and strides == plain[::-1]:
-        depth = 1 - axes[0]
-    else:
-        return None
-    low, high = "ab"[depth], "ab"[1 - depth]
-    return f"{high.upper()}{low}{width}{high}"
-
-
-def _parameter(
-    at: Instruction,
-    inputs: Sequence[Instruction],
-    linear: Instruction,
-    index: int,
-    axes: tuple[int, int],
-    width: int,
-) -> Parameter | None:
-    """The scales, or the zero points, of a dequantisation."""
-    assert isinstance(linear.op, DequantizeLinear)
-    shown = linear.inputs[index]
-    root = source(shown)
-    dtype = root.shape.dtype
-    if type(root.op) is Literal and not root.op.replaceable and root.shape.elements == 1:
-        return Parameter(dtype, float(root.op.value.array.reshape(-1)[0]))
-    if isinstance(root.op, UnpackInt4) and root.op.axis == FLAT:
-        root = root.inputs[0]
-        dtype = root.shape.dtype
-    if root not in inputs or not _is_constant(at.inputs[inputs.index(root)]):
-        return None
-    operand = inputs.index(root)
-    packed = dtype.is_packed
-    if root.shape.elements == 1 and not packed:
-        return Parameter(dtype, operand=operand)
-    on_depth = linear.op.axis % linear.shape.rank == axes[0]
-    if shown.shape.rank == 1 and root.shape.rank == 1 and shown.shape.true_strides == (1,):
-        if on_depth and not packed:
-            return Parameter(dtype, operand=operand, by_block=True)
-        return None if on_depth else Parameter(dtype, 0.0, operand, f"A{width}a", True)
-    if not linear.op.block or shown.shape.rank != 2 or not on_depth:
-        return None
-    form = _format(at, inputs, root, shown, axes, width)
-    return None if form is None else Parameter(dtype, 0.0, operand, form, True, True)
-
-
-# The kernel.
 
 
 class _Writer:

@@ -14,7 +14,9 @@ from migx.targets.cpu.kernel import Frame, Kernel, type_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.sliding import Sliding, Tap, Windows
 from migx.targets.cpu.tile import memory_of
-from migx.targets.cpu.windows import axes_of
+from migx.targets.cpu.windows import Axis, axes_of
+
+Axes = tuple[Axis, Axis, Axis]
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
@@ -24,28 +26,30 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
         return None
     half = at.shape.dtype is F16 and machine.vector_bytes < 32 and not machine.has("neon")
     lengths = [length for length in op.lengths if isinstance(length, int)]
-    if half or len(lengths) != len(op.lengths) or len(lengths) > 3:
+    if half or len(lengths) != len(op.lengths):
         return None
     if type_of(at.shape.dtype) is None or not isinstance(at.shape.dims[1], int):
         return None
-    return _Writer(at, machine, op, lengths).kernel()
+    x = at.inputs[0].shape
+    axes = axes_of(x, at.shape.dims[2:], lengths, op.padding, op.stride, op.dilation)
+    return None if axes is None else _Writer(at, machine, op, axes).kernel()
 
 
 class _Writer:
     """Writes the kernel of one pooling."""
 
-    def __init__(self, at: Instruction, machine: Machine, op: Pooling, lengths: list[int]) -> None:
+    def __init__(self, at: Instruction, machine: Machine, op: Pooling, axes: Axes) -> None:
         self.at, self.op, self.frame = at, op, Frame(at, machine)
         (x,) = at.inputs
         self.x, self.f = x.shape, self.frame.function
         self.dtype = x.shape.dtype
-        self.axes = axes_of(x.shape, at.shape.dims[2:], lengths, op.padding, op.stride, op.dilation)
+        self.axes = axes
         computing = elements.computing(self.dtype)
         assert computing is not None
         self.computing: Type = computing
         self.lanes = machine.lanes(computing)
         self.max = op.mode == "max"
-        self.taps = prod(lengths)
+        self.taps = prod(axis.length for axis in axes)
 
     def kernel(self) -> Kernel:
         """The whole of it."""

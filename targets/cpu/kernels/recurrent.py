@@ -1,10 +1,10 @@
 """Kernels of recurrent layers: ``lstm``, ``gru`` and ``rnn`` over constant weights.
 
-A tile is one direction of a layer. First the inputs of all steps are multiplied with their weights at
-once, as any product of matrices is; then step follows step inside the kernel, each a product of the
-states with the recurrent weights, and the arithmetic of the cell on vectors of units. So a step costs
-no more than reading the recurrent weights, which stay in the cache where they fit. Their panels are
-wide: a single row then still has as many sums as cover the latency of the units.
+A tile is one direction of a layer. First the inputs of all steps are multiplied with their weights
+at once, as any product of matrices is; then step follows step inside the kernel, each a product of
+the states with the recurrent weights, and the arithmetic of the cell on vectors of units. So a step
+costs no more than reading the recurrent weights, which stay in the cache where they fit. Their
+panels are wide: a single row then still has as many sums as cover the latency of the units.
 
 Everything between is f32 in scratch: products by rows of ``width`` (the gates behind each other, as
 they stand in the weights), states by rows of whole vectors.
@@ -250,12 +250,12 @@ class _Writer:
         f = self.f
         for role, state in zip(self.op.states, self.states, strict=True):
             given = self._operand(role, direction)
-            with f.loop(0, self.frame.extent(self.batch)) as row:
-                with self._units(f.as_index(0), row.index) as at:
-                    value = f.const(self.vector, 0)
-                    if given is not None:
-                        value = self._read(given, at.row, at.unit, at.mask)
-                    f.store(value, self._place(state, at))
+            batch = self.frame.extent(self.batch)
+            with f.loop(0, batch) as row, self._units(f.as_index(0), row.index) as at:
+                value = f.const(self.vector, 0)
+                if given is not None:
+                    value = self._read(given, at.row, at.unit, at.mask)
+                f.store(value, self._place(state, at))
 
     @contextmanager
     def _units(self, t: Value, row: Value) -> Iterator[_Step]:

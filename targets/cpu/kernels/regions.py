@@ -1,9 +1,9 @@
 """Kernels of results made in regions: concatenations with the arithmetic before and after them,
-constant padding, reversing.
+constant padding, reversing, assumptions.
 
 Each region is a computation on elements of its own, which ``fused.py`` writes: it reads and writes
 from an offset on, so a concatenation that comes with arithmetic is done when its operands have been
-read once. The tiles of all regions are those of the kernel.
+read once. A tile of the kernel is a share of each region.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from migx import dim
 from migx import op as operations
 from migx.argument import Argument
-from migx.dim import Extent, bounds
+from migx.dim import Extent, bounds, maximum
 from migx.ir import Instruction
 from migx.kernels import Access, FusedKernel, Node, collapsed
 from migx.ops.builtin import Literal, Param
+from migx.ops.control import Assume
 from migx.ops.fused import Group
 from migx.ops.layout import Broadcast, Concat, Multibroadcast, Pad, Reverse
 from migx.shape import Dims, DType, Shape
+from migx.targets.cpu.emit import I8
 from migx.targets.cpu.kernel import Frame, Kernel
-from migx.targets.cpu.kernels.fused import Emitter, emittable
+from migx.targets.cpu.kernels.fused import TILE, Emitter, emittable
 from migx.targets.cpu.machine import Machine
 
 MOST = 128
@@ -30,25 +31,41 @@ MOST = 128
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of a concatenation, alone or in its group, of a constant pad or of a reverse."""
+    """The kernel of a concatenation, alone or in its group, of a constant pad, a reverse or an
+    assumption.
+    """
     regions = described(at)
     if not regions or len(regions) > MOST:
         return None
     if not all(emittable(region, machine) for region in regions):
         return None
     frame = Frame(at, machine)
-    f, before = frame.function, frame.extent(0)
-    tiles: Extent = 0
+    tiles = maximum((at.shape.elements + TILE - 1) // TILE, 1)
     for region in regions:
         emitter = Emitter(frame, region)
-        count = emitter.tiles
-        first = f.maximum(frame.begin - before, 0)
-        last = f.minimum(frame.end - before, frame.extent(count))
+        first, last = (
+            limit * frame.extent(emitter.tiles) // frame.extent(tiles)
+            for limit in (frame.begin, frame.end)
+        )
         emitter.write(first, last)
-        tiles = tiles + count
-        before = frame.extent(tiles)
+    if isinstance(at.op, Assume):
+        _check(frame, at.op)
     name = at.op.tag if isinstance(at.op, Group) else at.name
-    return frame.finished(name, tiles, flops=sum((r.flops for r in regions), 0))
+    return frame.finished(
+        name, tiles, flops=sum((r.flops for r in regions), 0), in_place=_in_place(at)
+    )
+
+
+def _check(frame: Frame, op: Assume) -> None:
+    """Ends the run where the condition is not what was expected."""
+    f = frame.function
+    condition = f.load(frame.operands[1], I8)
+    fault = f"the program was made for sizes at which this condition is {op.expected}"
+    frame.fails(f.compare("ne", condition, int(op.expected)), fault)
+
+
+def _in_place(at: Instruction) -> tuple[int, ...]:
+    return (0,) if isinstance(at.op, Assume) else ()
 
 
 def described(at: Instruction) -> list[FusedKernel] | None:
@@ -58,6 +75,9 @@ def described(at: Instruction) -> list[FusedKernel] | None:
             return _moved(at, _concatenated(at))
         case Group(tag="concat"):
             return _grouped(at)
+        case Assume():
+            dims, steps = at.shape.dims, at.inputs[0].shape.true_strides
+            return _moved(at, [_Part(dims, 0, (steps, 0), (at.shape.true_strides, 0))])
         case Reverse():
             return _moved(at, [_reversed(at)])
         case Pad(mode="constant"):
@@ -131,11 +151,11 @@ def _padded(at: Instruction) -> list[FusedKernel] | None:
     if any(bounds(p)[0] < 0 < bounds(p)[1] for p in at.op.pads):
         return None
     strides = at.shape.true_strides
-    before = [dim.maximum(p, 0) for p in at.op.pads[:rank]]
-    after = [dim.maximum(p, 0) for p in at.op.pads[rank:]]
+    before = [maximum(p, 0) for p in at.op.pads[:rank]]
+    after = [maximum(p, 0) for p in at.op.pads[rank:]]
     inside = [d - b - a for d, b, a in zip(at.shape.dims, before, after, strict=True)]
     start = sum((b * s for b, s in zip(before, strides, strict=True)), 0)
-    dropped = [dim.maximum(-1 * p, 0) for p in at.op.pads[:rank]]
+    dropped = [maximum(-1 * p, 0) for p in at.op.pads[:rank]]
     from_ = sum((n * s for n, s in zip(dropped, given.true_strides, strict=True)), 0)
     part = _Part(tuple(inside), 0, (given.true_strides, from_), (strides, start))
     regions = _moved(at, [part])

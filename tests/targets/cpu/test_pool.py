@@ -8,11 +8,13 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import migx
+from benchmarks import models
 from migx.errors import TargetError
 from migx.targets.cpu import jit
 from migx.targets.cpu.emit import I64, PTR, Module
@@ -92,6 +94,16 @@ def test_answers_do_not_depend_on_threads() -> None:
         (answer,) = program.compile("cpu", num_threads=threads).eval({"x": x})
         answers.append(answer.tobytes())
     assert len(set(answers)) == 1
+
+
+@pytest.mark.parametrize("name", ["script_loop_rnn", "dlrm_like"])
+def test_answers_of_whole_models_do_not_depend_on_threads(name: str, tmp_path: Path) -> None:
+    path, given = models.make(name, tmp_path), models.inputs(name)
+    program, answers = migx.parse_onnx(path), set()
+    for threads in (1, 2, 3):
+        made = program.compile("cpu", num_threads=threads).eval(given)
+        answers.add(b"".join(a.tobytes() for a in made))
+    assert len(answers) == 1
 
 
 def test_how_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,538 @@
+"""Control flow without Python: the modules of ``if``, ``loop`` and ``scan`` as steps of a plan.
+
+Where all sizes in a module are known before it runs, and all its instructions are kernels or such
+control flow again, its steps stand among those of the module around it, and jumps lead through
+them. What iterations hand on is copied from where the body leaves it to where it is read next; rows
+of scan inputs and outputs are copied to and from their places. Memory that a body reads is kept
+until the loop has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from migx.dim import Dim, Extent, product
+from migx.errors import InputError
+from migx.ir import Instruction, Module
+from migx.ops.builtin import Literal, Param, Return, Slot, Undefined
+from migx.ops.control import CONDITION, ITERATION, If, Loop, Scan
+from migx.ops.formats import UnpackWeight
+from migx.shape import Shape
+from migx.targets.cpu.checks import asked_again, check_sizes, symbols_of
+from migx.targets.cpu.kernel import Kernel
+from migx.targets.cpu.outline import (
+    Cell,
+    Kind,
+    Label,
+    Outline,
+    Reference,
+    Work,
+    Writer,
+    is_alias,
+    is_memory,
+    packed,
+)
+
+ENDLESS = 1 << 62
+"""More iterations than there will ever be."""
+KernelOf = Callable[[Instruction], Kernel | None]
+
+
+def _text(words: str, body: str) -> str:
+    """A kernel of one tile whose arguments have these names and types."""
+    loads = "".join(
+        f"  %at.{name} = getelementptr i64, ptr %args, i64 {index}\n"
+        f"  %{name} = load {type_}, ptr %at.{name}\n"
+        for index, (type_, name) in enumerate(word.split() for word in words.split(", "))
+    )
+    head = "define void @kernel(ptr %args, i64 %begin, i64 %end, ptr %scratch) {\nentry:\n"
+    return f"{_DECLARED}{head}{loads}{body}}}\n"
+
+
+_DECLARED = """declare void @llvm.memmove.p0.p0.i64(ptr, ptr, i64, i1)
+declare i64 @llvm.smin.i64(i64, i64)
+"""
+COPY = Kernel(
+    "copy",
+    _text(
+        "ptr from, ptr to, i64 bytes",
+        "  call void @llvm.memmove.p0.p0.i64(ptr %to, ptr %from, i64 %bytes, i1 0)\n  ret void\n",
+    ),
+    tiles=1,
+)
+"""From one place to another."""
+ROW = Kernel(
+    "row",
+    _text(
+        "ptr from, ptr index, ptr to, i64 times, i64 bytes, i64 leap, i64 start, i64 step, "
+        "i64 leap2, i64 start2, i64 step2",
+        """  %i = load i64, ptr %index
+  %s = mul i64 %i, %step
+  %s2 = mul i64 %i, %step2
+  %a = add i64 %start, %s
+  %b = add i64 %start2, %s2
+  br label %head
+head:
+  %k = phi i64 [0, %entry], [%k2, %copy]
+  %more = icmp slt i64 %k, %times
+  br i1 %more, label %copy, label %done
+copy:
+  %l = mul i64 %k, %leap
+  %l2 = mul i64 %k, %leap2
+  %x = add i64 %a, %l
+  %y = add i64 %b, %l2
+  %source = getelementptr i8, ptr %from, i64 %x
+  %target = getelementptr i8, ptr %to, i64 %y
+  call void @llvm.memmove.p0.p0.i64(ptr %target, ptr %source, i64 %bytes, i1 0)
+  %k2 = add i64 %k, 1
+  br label %head
+done:
+  ret void
+""",
+    ),
+    tiles=1,
+)
+"""A number of pieces, which begin where an iteration's number says."""
+_GO = """  %limited = icmp ne ptr %trips, null
+  br i1 %limited, label %limit, label %go
+limit:
+  %asked = load i64, ptr %trips
+  br label %go
+go:
+  %most = phi i64 [%capacity, %{before}], [%asked, %limit]
+  %least = call i64 @llvm.smin.i64(i64 %most, i64 %capacity)
+  %within = icmp slt i64 %number, %least
+  %left = zext i1 %within to i8
+  %on = and i8 %holds, %left
+  store i64 %number, ptr %iteration
+  store i8 %holds, ptr %condition
+  store i8 %on, ptr %going
+  ret void
+"""
+_STATE = "ptr trips, ptr given, ptr iteration, ptr condition, ptr going, i64 capacity"
+_HOLDS = """  %conditional = icmp ne ptr %given, null
+  br i1 %conditional, label %ask, label %set
+ask:
+  %byte = load i8, ptr %given
+  br label %set
+set:
+  %holds = phi i8 [1, %entry], [%byte, %ask]
+"""
+BEGIN = Kernel(
+    "loop",
+    _text(_STATE, _HOLDS + "  %number = add i64 0, 0\n" + _GO.format(before="set")),
+    tiles=1,
+)
+"""The state of a loop before its first iteration."""
+AGAIN = Kernel(
+    "loop",
+    _text(
+        _STATE,
+        _HOLDS
+        + "  %was = load i64, ptr %iteration\n  %number = add i64 %was, 1\n"
+        + _GO.format(before="set"),
+    ),
+    tiles=1,
+)
+"""The state of a loop after an iteration, which gives the condition."""
+COUNT = Kernel(
+    "loop",
+    _text(
+        "ptr iteration, i64 fault, i64 expected",
+        """  %count = load i64, ptr %iteration
+  %wrong = icmp ne i64 %count, %expected
+  br i1 %wrong, label %fail, label %done
+fail:
+  store i64 1, ptr %at.fault
+  br label %done
+done:
+  ret void
+""",
+    ),
+    tiles=1,
+    fault="the loop ends after another number of iterations than the dims of its results say",
+)
+"""That a loop has run as often as the dims of its scan outputs say."""
+REFUSED = Kernel(
+    "refused", _text("i64 fault", "  store i64 1, ptr %at.fault\n  ret void\n"), tiles=1, words=(0,)
+)
+"""That a module has been chosen which cannot be run with these sizes."""
+JUMP = Kernel("jump", "", tiles=0)
+UNLESS = Kernel("jump", "", tiles=1)
+KERNELS = (COPY, ROW, BEGIN, AGAIN, COUNT, REFUSED)
+"""Those that have code."""
+
+
+# What can be steps.
+
+
+def native(
+    instructions: Iterable[Instruction], known: set[str], kernel_of: KernelOf
+) -> dict[Instruction, Writer]:
+    """The control flow among the instructions of a module whose modules can be steps, and such
+    control flow in these, each with what writes its steps; ``known`` are the symbols known around
+    the module.
+    """
+    found: dict[Instruction, Writer] = {}
+    sizes = set(known)
+    for at in instructions:
+        if isinstance(at.op, If | Loop | Scan):
+            length = growing(at)
+            grows = length is not None and length not in sizes
+            made = _native(at, sizes | {length} if length else sizes, kernel_of) or {}
+            if made and grows:
+                made[at] = partial(_write_iterations, counted=False)
+            found |= made
+        sizes |= symbols_of(at)
+    return found
+
+
+def growing(at: Instruction) -> str | None:
+    """The symbol that is how often a loop runs, where all its scan outputs are of that length."""
+    if not isinstance(at.op, Loop):
+        return None
+    lengths = {part.dims[0] for part in at.shape.parts[len(at.inputs) - 2 :] if part.dims}
+    symbols = [length.symbol if isinstance(length, Dim) else None for length in lengths]
+    return symbols[0].name if len(symbols) == 1 and symbols[0] is not None else None
+
+
+def _native(
+    at: Instruction, known: set[str], kernel_of: KernelOf
+) -> dict[Instruction, Writer] | None:
+    """An instruction and the control flow in its modules; None where these cannot be steps."""
+    if not symbols_of(at) <= known or not _fits(at):
+        return None
+    found: dict[Instruction, Writer] = {
+        at: _write_choice if isinstance(at.op, If) else _write_iterations
+    }
+    for inner in (inner for module in at.modules for inner in module):
+        if isinstance(inner.op, If | Loop | Scan):
+            nested = _native(inner, known, kernel_of)
+            if nested is None:
+                return None
+            found |= nested
+        elif not symbols_of(inner) <= known or not _is_step(inner, kernel_of):
+            return None
+    return found
+
+
+def refused(o: Outline, sizes: Mapping[str, int]) -> dict[tuple[Instruction, int], str]:
+    """The modules of choices that cannot be run with some sizes, by number, and why: one that is
+    not chosen need not fit.
+    """
+    found: dict[tuple[Instruction, int], str] = {}
+    for at in o.instructions:
+        if at in o.native and isinstance(at.op, If):
+            for index, module in enumerate(at.modules):
+                try:
+                    for inner in asked_again(module, {}).values():
+                        check_sizes(inner, sizes)
+                except InputError as error:
+                    found[at, index] = str(error)
+    return found
+
+
+def _is_step(at: Instruction, kernel_of: KernelOf) -> bool:
+    if type(at.op) in (Param, Literal, Slot, Undefined, Return):
+        return True
+    if isinstance(at.op, UnpackWeight):
+        return _is_taken_packed(at, kernel_of)
+    return is_alias(at) or kernel_of(at) is not None
+
+
+def _is_taken_packed(at: Instruction, kernel_of: KernelOf) -> bool:
+    """Whether all who read a packed constant are kernels that take it as it lies."""
+    for user in at.users:
+        kernel = kernel_of(user)
+        formats = {} if kernel is None else dict(kernel.formats)
+        taken = all(
+            packed(v, formats.get(i)) is not None for i, v in enumerate(user.inputs) if v is at
+        )
+        if not (_is_taken_packed(user, kernel_of) if is_alias(user) else taken):
+            return False
+    return True
+
+
+def _fits(at: Instruction) -> bool:
+    """Whether what goes into the modules of an instruction, and what comes out of them, lies as it
+    is read and has the same dims each time.
+    """
+    if isinstance(at.op, If):
+        outputs = [v.shape for m in at.modules for v in m.outputs]
+        return all(map(_alike, outputs, at.shape.parts * 2))
+    parts, iterations = at.shape.parts, Iterations.of(at)
+    kept = len(iterations.carried)
+    handed_on = [
+        (value, parameter.shape)
+        for (parameter, first, again), part in zip(iterations.carried, parts[:kept], strict=True)
+        for value in (first.shape, again.shape, part)
+    ]
+    rows = [
+        *((row, row.whole.shape) for row in iterations.given if row.whole),
+        *zip(iterations.made, parts[kept:], strict=True),
+    ]
+    return all(_alike(value, wanted) for value, wanted in handed_on) and all(
+        _is_row(row.value.shape, whole, row, iterations.length) for row, whole in rows
+    )
+
+
+def _alike(given: Shape, wanted: Shape) -> bool:
+    """Whether a value of one shape is, byte for byte, one of the other."""
+    return (
+        is_memory(given)
+        and given.dtype is wanted.dtype
+        and given.dims == wanted.dims
+        and given.true_strides == wanted.true_strides
+    )
+
+
+def _is_row(value: Shape, whole: Shape, row: Row, length: Extent) -> bool:
+    """Whether a value is bytes of a row of a tensor."""
+    dims, axis = whole.dims, row.axis
+    rest = Shape(whole.dtype, (*dims[:axis], *dims[axis + 1 :]))
+    standard = whole.strides is None and not whole.dtype.is_packed
+    return standard and dims[axis] == length and _alike(value, rest)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A value that is a row along an axis of a whole tensor in each iteration: of an input, or
+    where there is none, of a result. ``back`` is from the last to the first.
+    """
+
+    value: Instruction
+    whole: Instruction | None = None
+    axis: int = 0
+    back: bool = False
+
+
+@dataclass(frozen=True)
+class Iterations:
+    """A loop or a scan: at most how often it runs, on which conditions, and what iterations are
+    given and hand on. ``state`` are the parameters for the number and the condition; ``carried``
+    are a parameter, its first value, and what it is next.
+    """
+
+    body: Module
+    length: Extent
+    carried: tuple[tuple[Instruction, Instruction, Instruction], ...]
+    given: tuple[Row, ...]
+    made: tuple[Row, ...]
+    trips: Instruction | None = None
+    starts: Instruction | None = None
+    goes_on: Instruction | None = None
+    state: tuple[Instruction, ...] = ()
+
+    @classmethod
+    def of(cls, at: Instruction) -> Iterations:
+        """Those of a loop or a scan."""
+        (body,) = at.modules
+        taken, returned = list(body.parameters.values()), body.outputs
+        if isinstance(at.op, Loop):
+            (trips, starts, *firsts), kept = at.inputs, len(at.inputs) - 2
+            stacks = at.shape.parts[kept:]
+            return cls(
+                body,
+                stacks[0].dims[0] if stacks else ENDLESS,
+                tuple(zip(taken[2:], firsts, returned[1 : 1 + kept], strict=True)),
+                (),
+                tuple(map(Row, returned[1 + kept :])),
+                trips,
+                starts,
+                returned[0],
+                tuple(taken[:2]),
+            )
+        assert isinstance(at.op, Scan)
+        kept = len(at.inputs) - at.op.num_scan_inputs
+        given = [
+            Row(value, whole, axis, bool(back))
+            for value, (whole, axis, back) in zip(
+                taken[kept:], at.op.inputs(at.inputs[kept:]), strict=True
+            )
+        ]
+        made = [Row(v, None, axis, bool(back)) for v, axis, back in at.op.outputs(returned[kept:])]
+        length = at.inputs[kept].shape.dims[given[0].axis]
+        carried = tuple(zip(taken[:kept], at.inputs[:kept], returned[:kept], strict=True))
+        return cls(body, length, carried, tuple(given), tuple(made))
+
+
+# The steps.
+
+
+def _step(
+    o: Outline,
+    at: Instruction,
+    kernel: Kernel,
+    reads: Sequence[Reference],
+    writes: Sequence[Cell],
+    *words: Extent,
+) -> None:
+    """Adds a step that writes cells there are already."""
+    for cell in (*(r.cell for r in reads), *writes):
+        cell.last = max(cell.last, len(o.works))
+    o.works.append(Work(at, replace(kernel, words=words), tuple(reads), tuple(writes)))
+
+
+def _copy(o: Outline, at: Instruction, value: Reference, cell: Cell) -> None:
+    _step(o, at, COPY, [value], [cell], cell.nbytes)
+
+
+def _jump(o: Outline, at: Instruction, to: Label, unless: Reference | None = None) -> None:
+    """Goes on elsewhere; where a bool is given, only if it does not hold."""
+    reads = () if unless is None else (unless,)
+    for reference in reads:
+        reference.cell.last = max(reference.cell.last, len(o.works))
+    o.works.append(Work(at, UNLESS if reads else JUMP, reads, (), to=to))
+
+
+def _write_choice(o: Outline, at: Instruction) -> None:
+    """The steps of both modules, one of which a run leaves out."""
+    condition = o.read(at.inputs[0])
+    results = [o.cell(at, i, part) for i, part in enumerate(at.shape.parts)]
+    otherwise, end = Label(), Label()
+    _jump(o, at, otherwise, condition)
+    _write_branch(o, at, 0, results)
+    _jump(o, at, end)
+    otherwise.step = len(o.works)
+    _write_branch(o, at, 1, results)
+    end.step = len(o.works)
+
+
+def _write_branch(o: Outline, at: Instruction, index: int, results: Sequence[Cell]) -> None:
+    """The steps of one module. What it computes lies where the results are read, if it can."""
+    if (why := o.refused.get((at, index))) is not None:
+        o.works.append(Work(at, replace(REFUSED, fault=why), (), ()))
+        return
+    before, module = len(o.cells), at.modules[index]
+    for inner in module:
+        o.outline(inner)
+    own = {cell for cell in o.cells[before:] if cell.kind is Kind.ARENA}
+    for value, cell in zip(module.outputs, results, strict=True):
+        found = o.read(value)
+        root = found.cell.root
+        if root in own and root.nbytes == cell.nbytes and found.offset == 0:
+            root.same_as = cell
+            cell.last = max(cell.last, len(o.works))
+            own.remove(root)
+        else:
+            _copy(o, at, found, cell)
+
+
+def _write_iterations(o: Outline, at: Instruction, *, counted: bool = True) -> None:
+    """The steps of a body, in a circle."""
+    iterations = Iterations.of(at)
+    first, before = len(o.works), len(o.cells)
+    nothing = Reference(Cell(Kind.OBJECT, CONDITION, (at, -1)), 0, CONDITION)
+    trips = nothing if iterations.trips is None else o.read(iterations.trips)
+    starts = nothing if iterations.starts is None else o.read(iterations.starts)
+    own = len(o.cells)
+    state = _state(o, at, iterations)
+    carried = _carried(o, at, iterations)
+    results = [
+        o.cell(at, len(carried) + i, part) for i, part in enumerate(at.shape.parts[len(carried) :])
+    ]
+    rows = [o.cell(row.value, -1, row.value.shape) for row in iterations.given]
+    kept = o.cells[own:]
+    _step(o, at, BEGIN, [trips, starts], state, iterations.length)
+    for (_, value, _), cell in zip(iterations.carried, carried, strict=True):
+        _copy(o, at, o.read(value), cell)
+
+    top, end = Label(len(o.works)), Label()
+    number, _, going = (Reference(cell, 0, cell.shape) for cell in state)
+    _jump(o, at, end, going)
+    for row, cell in zip(iterations.given, rows, strict=True):
+        assert row.whole is not None
+        _row(o, at, row, row.whole.shape, o.read(row.whole), number, cell, out=False)
+    for inner in iterations.body:
+        if type(inner.op) is not Param:
+            o.outline(inner)
+    for row, cell in zip(iterations.made, results, strict=True):
+        _row(o, at, row, cell.shape, o.read(row.value), number, cell, out=True)
+    goes_on = _carry(o, at, iterations, carried, state, nothing)
+    _step(o, at, AGAIN, [trips, goes_on], state, iterations.length)
+    _jump(o, at, top)
+    end.step = len(o.works)
+    if results and counted:
+        _step(o, at, COUNT, [number], [], 0, iterations.length)
+    for cell in (*(c for c in o.cells[:before] if c.last >= first), *o.cells[before:own], *kept):
+        cell.last = max(cell.last, end.step)
+
+
+def _state(o: Outline, at: Instruction, iterations: Iterations) -> list[Cell]:
+    """The cells for the number of an iteration, its condition, and whether it is to be run."""
+    number, condition = iterations.state or (at, at)
+    return [
+        o.cell(number, -1 if iterations.state else -2, ITERATION),
+        o.cell(condition, -1 if iterations.state else -3, CONDITION),
+        o.cell(at, -4, CONDITION),
+    ]
+
+
+def _carried(o: Outline, at: Instruction, iterations: Iterations) -> list[Cell]:
+    """The cells in which iterations find what is carried; after the last, the results."""
+    cells = [o.cell(parameter, -1, parameter.shape) for parameter, _, _ in iterations.carried]
+    for i, cell in enumerate(cells):
+        o.where[at, i] = Reference(cell, 0, at.shape.parts[i])
+    return cells
+
+
+def _row(
+    o: Outline,
+    at: Instruction,
+    row: Row,
+    whole: Shape,
+    value: Reference,
+    number: Reference,
+    cell: Cell,
+    *,
+    out: bool,
+) -> None:
+    """Copies a row out of a tensor, or into one."""
+    dims, axis = whole.dims, row.axis
+    nbytes = product(dims[axis + 1 :]) * whole.dtype.bits // 8
+    there = (
+        dims[axis] * nbytes,
+        (dims[axis] - 1) * nbytes if row.back else 0,
+        -nbytes if row.back else nbytes,
+    )
+    alone = (nbytes, 0, 0)
+    places = (*alone, *there) if out else (*there, *alone)
+    _step(o, at, ROW, [value, number], [cell], product(dims[:axis]), nbytes, *places)
+
+
+def _carry(
+    o: Outline,
+    at: Instruction,
+    iterations: Iterations,
+    carried: Sequence[Cell],
+    state: Sequence[Cell],
+    nothing: Reference,
+) -> Reference:
+    """Puts what iterations hand on where the next reads it, none of it over what is still to be
+    read, and gives whether there is to be another.
+    """
+    overwritten = {*carried, *state[:2]}
+
+    def aside(value: Instruction) -> Reference:
+        found = o.read(value)
+        if found.cell not in overwritten:
+            return found
+        between = o.cell(at, -5, value.shape)
+        _copy(o, at, found, between)
+        return Reference(between, 0, value.shape)
+
+    moves = [
+        (aside(again), cell)
+        for (parameter, _, again), cell in zip(iterations.carried, carried, strict=True)
+        if again is not parameter
+    ]
+    goes_on = nothing
+    if iterations.goes_on is not None:
+        goes_on = o.read(iterations.goes_on)
+        if goes_on.cell in carried:
+            goes_on = aside(iterations.goes_on)
+    for value, cell in moves:
+        _copy(o, at, value, cell)
+    return goes_on

@@ -1,0 +1,175 @@
+"""Kernels that pick slices by index: ``gather`` and ``gathernd``.
+
+A row of the result is a run of neighbours in the data, copied by vectors. Indices are read where
+they are needed; one that is outside its axis is an error of the run, and nothing is read there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from migx.dim import Extent, maximum, product
+from migx.ir import Instruction
+from migx.ops.indexing import Gather, Gathernd
+from migx.targets.cpu.emit import I64, Type, Value
+from migx.targets.cpu.kernel import Frame, Kernel, type_of
+from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.tile import memory_of
+
+BYTES = 1 << 16
+"""About how much a tile copies."""
+
+
+def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
+    """The kernel of ``gather`` and ``gathernd``, for elements and indices of whole bytes."""
+    if not isinstance(at.op, Gather | Gathernd):
+        return None
+    data, indices = (v.shape for v in at.inputs)
+    known = data.dtype.is_tensor and not data.dtype.is_packed and data.dtype.kind != "string"
+    if not known or type_of(indices.dtype) is None:
+        return None
+    if isinstance(at.op, Gathernd) and not isinstance(indices.dims[-1], int):
+        return None
+    return _Writer(at, machine).kernel()
+
+
+_Row = tuple[Extent, Extent, Extent, Extent]
+"""An axis that counts rows: its extent, and the steps along it in data, indices and result."""
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """What is picked: the axes before the indices', theirs, and the first of a slice where slices
+    do not lie in one run count ``rows``; ``inner`` is the length of a run. ``axes`` are those of
+    the data that indices choose a place on, ``step`` is from one index to the next of a place.
+    """
+
+    rows: tuple[_Row, ...]
+    inner: Extent
+    inner_steps: tuple[Extent, Extent]
+    axes: tuple[int, ...]
+    step: Extent
+
+
+def _axes(at: Instruction) -> _Axes:
+    data, indices, made = at.inputs[0].shape, at.inputs[1].shape, at.shape
+    picked = list(zip(indices.dims, indices.true_strides, strict=True))
+    before, batch = 0, 0
+    axes: tuple[int, ...]
+    step: Extent = 0
+    if isinstance(at.op, Gather):
+        before, axes = at.op.axis, (at.op.axis,)
+    else:
+        assert isinstance(at.op, Gathernd)
+        width, step = picked.pop()
+        batch = at.op.batch_dims
+        axes = tuple(range(batch, batch + int(width)))
+    behind = axes[-1] + 1 if axes else batch
+    strides = iter(made.true_strides)
+    kept = list(zip(data.dims, data.true_strides, strict=True))
+    rows: list[_Row] = [(extent, stride, 0, next(strides)) for extent, stride in kept[:before]]
+    for number, (extent, stride) in enumerate(picked):
+        shared = data.true_strides[number] if number < batch else 0
+        rows.append((extent, shared, stride, next(strides)))
+    rows += [(extent, stride, 0, next(strides)) for extent, stride in kept[behind:]]
+    runs = len(kept) - behind
+    inner: Extent = 1
+    steps: tuple[Extent, Extent] = (1, 1)
+    while runs and (inner == 1 or rows[-1][1::2] == (inner * steps[0], inner * steps[1])):
+        extent, of_data, _, of_result = rows.pop()
+        steps = (of_data, of_result) if inner == 1 else steps
+        inner, runs = inner * extent, runs - 1
+    return _Axes(tuple(rows), inner, steps, axes, step)
+
+
+def index_at(frame: Frame, place: Value, extent: Extent) -> tuple[Value, Value]:
+    """The index at a place of the second input, counted from the front of an axis of this extent,
+    and whether it is on it.
+    """
+    f, dtype = frame.function, frame.at.inputs[1].shape.dtype
+    memory = memory_of(dtype)
+    raw = f.load(f.element(frame.operands[1], place, memory), memory)
+    index, length = f.cast(raw, I64, signed=dtype.kind == "int"), frame.extent(extent)
+    if dtype.kind == "int":
+        index = f.select(index < 0, index + length, index)
+    return index, f.compare("lt", index, length, signed=False)
+
+
+class _Writer:
+    """Writes the kernel of one instruction."""
+
+    def __init__(self, at: Instruction, machine: Machine) -> None:
+        self.at, self.axes = at, _axes(at)
+        self.frame = Frame(at, machine)
+        self.f = self.frame.function
+        self.memory = Type(f"i{at.shape.dtype.bits}")
+        self.lanes = machine.lanes(self.memory)
+        self.masks = machine.masks
+        if isinstance(self.axes.inner, int):
+            while self.lanes > 1 and self.lanes // 2 >= self.axes.inner:
+                self.lanes //= 2
+
+    def kernel(self) -> Kernel:
+        """The whole of it."""
+        f, frame, axes = self.f, self.frame, self.axes
+        rows = product(extent for extent, *_ in axes.rows)
+        size = maximum(axes.inner * self.memory.nbytes, 1)
+        height = maximum(BYTES // size, 1)
+        with f.loop(frame.begin, frame.end) as tile:
+            top = tile.index * frame.extent(height)
+            bottom = f.intrinsic("smin", top + frame.extent(height), frame.extent(rows))
+            with f.loop(top, bottom) as row:
+                self._row(row.index)
+        return frame.finished(self.at.name, (rows + height - 1) // height)
+
+    def _row(self, row: Value) -> None:
+        f, frame = self.f, self.frame
+        starts = [f.as_index(0)] * 3
+        for number, (extent, *steps) in reversed(list(enumerate(self.axes.rows))):
+            place = row % frame.extent(extent) if number else row
+            row = row // frame.extent(extent) if number else row
+            starts = [s + place * frame.extent(by) for s, by in zip(starts, steps, strict=True)]
+        from_, index, to = starts
+        inside: Value | None = None
+        shape = self.at.inputs[0].shape
+        for number, axis in enumerate(self.axes.axes):
+            place = index + frame.extent(number * self.axes.step)
+            chosen, fits = index_at(frame, place, shape.dims[axis])
+            from_ = from_ + chosen * frame.extent(shape.true_strides[axis])
+            inside = fits if inside is None else inside & fits
+        given = f.element(frame.operands[0], from_, self.memory)
+        made = f.element(frame.operands[2], to, self.memory)
+        if inside is None:
+            self._copy(given, made)
+            return
+        which = ", ".join(map(str, self.axes.axes))
+        fault = f"{self.at.name}: an index is outside axis {which} of {shape.text}"
+        frame.fails(f.op("xor", inside, True), fault)
+        with f.when(inside):
+            self._copy(given, made)
+
+    def _copy(self, given: Value, made: Value) -> None:
+        """Copies one run."""
+        f, lanes = self.f, self.lanes
+        inner = self.frame.extent(self.axes.inner)
+        steps = [self.frame.extent(s) for s in self.axes.inner_steps]
+        if lanes < 2 or [s.number for s in steps] != [1, 1]:
+            with f.loop(0, inner) as k:
+                one = f.load(f.element(given, k.index * steps[0], self.memory), self.memory)
+                f.store(one, f.element(made, k.index * steps[1], self.memory))
+            return
+        whole = inner // lanes * lanes
+        vector = self.memory.times(lanes)
+        with f.loop(0, whole, lanes) as k:
+            many = f.load(f.element(given, k.index, self.memory), vector)
+            f.store(many, f.element(made, k.index, self.memory))
+        if isinstance(self.axes.inner, int) and self.axes.inner % lanes == 0:
+            return
+        if self.masks:
+            mask = f.first_lanes(inner - whole, lanes)
+            many = f.load(f.element(given, whole, self.memory), vector, mask=mask)
+            f.store(many, f.element(made, whole, self.memory), mask=mask)
+            return
+        with f.loop(whole, inner) as k:
+            one = f.load(f.element(given, k.index, self.memory), self.memory)
+            f.store(one, f.element(made, k.index, self.memory))

@@ -1,0 +1,112 @@
+"""Kernels of copies that put few things side by side again and again: an image made twice as large
+by its nearest elements, channels spread over a larger image, real and imaginary parts joined.
+
+In these the last axis is short and lies anywhere, and the one before it lies element by element: a
+vector is read for each place of the last axis, and their lanes go in turns to the result.
+"""
+
+from __future__ import annotations
+
+from migx.dim import maximum, product
+from migx.ir import Instruction
+from migx.kernels import Access, FusedKernel, described
+from migx.ops.layout import Contiguous, Reshape
+from migx.targets.cpu.emit import Type, Value
+from migx.targets.cpu.kernel import Frame, Kernel, type_of
+from migx.targets.cpu.machine import Machine
+
+WAYS = (2, 4)
+"""How long the last axis may be."""
+TILE = 16384
+"""Elements of a tile."""
+
+
+def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
+    """The kernel of a copy whose last axis is short; None for others."""
+    if not isinstance(at.op, Contiguous | Reshape):
+        return None
+    copy = described(at)
+    if copy is None or len(copy.nodes) != 1 or len(copy.dims) < 2 or copy.dims[-1] not in WAYS:
+        return None
+    read, written = copy.accesses
+    memory = type_of(read.dtype)
+    ways = copy.dims[-1]
+    if memory is None or read.strides[-2] != 1 or written.strides[-2:] != (ways, 1):
+        return None
+    return _Writer(at, machine, copy, memory).kernel()
+
+
+class _Writer:
+    """Writes the kernel of one copy."""
+
+    def __init__(self, at: Instruction, machine: Machine, copy: FusedKernel, memory: Type) -> None:
+        self.copy, self.frame, self.memory = copy, Frame(at, machine), memory
+        self.f, self.lanes = self.frame.function, machine.lanes(memory)
+        self.read, self.written = copy.accesses
+        ways = copy.dims[-1]
+        assert isinstance(ways, int)
+        self.ways = ways
+
+    def kernel(self) -> Kernel:
+        """The whole of it."""
+        f, e, copy = self.f, self.frame.extent, self.copy
+        width, rows = copy.dims[-2], product(copy.dims[:-2])
+        height = maximum(TILE // maximum(width * self.ways, 1), 1)
+        with f.loop(self.frame.begin, self.frame.end) as tile:
+            top = tile.index * e(height)
+            with f.loop(top, f.minimum(top + e(height), e(rows))) as row:
+                given, made = self._starts(row.index)
+                whole = e(width) // self.lanes * self.lanes
+                with f.loop(0, whole, self.lanes) as at:
+                    self._vectors(given, made, at.index, None)
+                with f.when(e(width) > whole):
+                    self._vectors(given, made, whole, f.opaque(e(width) - whole))
+        return self.frame.finished("interleave", (rows + height - 1) // height)
+
+    def _starts(self, row: Value) -> tuple[Value, Value]:
+        """Where a row begins, in what is read and in the result."""
+        offsets = []
+        for access in (self.read, self.written):
+            rest, offset = row, self.f.as_index(0)
+            for number in reversed(range(len(self.copy.dims) - 2)):
+                extent = self.frame.extent(self.copy.dims[number])
+                place, rest = (rest % extent, rest // extent) if number else (rest, rest)
+                offset = offset + place * self._step(access, number)
+            offsets.append(self.f.element(self._operand(access), offset, self.memory))
+        given, made = offsets
+        return given, made
+
+    def _step(self, access: Access, axis: int) -> Value:
+        return self.frame.extent(access.strides[axis])
+
+    def _operand(self, access: Access) -> Value:
+        return self.frame.operands[access.operand]
+
+    def _vectors(self, given: Value, made: Value, at: Value, left: Value | None) -> None:
+        """Some places of the long axis, or those that are left."""
+        f, lanes, ways = self.f, self.lanes, self.ways
+        vector = self.memory.times(lanes)
+        mask = None if left is None else f.first_lanes(left, lanes)
+        lines = []
+        for way in range(ways):
+            line = f.element(given, at + self._step(self.read, -1) * way, self.memory)
+            lines.append(f.load(line, vector, mask=mask))
+        for number, mixed in enumerate(_in_turns(lines)):
+            there = f.element(made, at * ways + number * lanes, self.memory)
+            within = None if left is None else f.first_lanes(left * ways - number * lanes, lanes)
+            f.store(mixed, there, mask=within)
+
+
+def _in_turns(lines: list[Value]) -> list[Value]:
+    """The lanes of two or four vectors in turns, in as many vectors."""
+    if len(lines) == 1:
+        return lines
+    f, lanes = lines[0].into, lines[0].type.lanes
+    half = len(lines) // 2
+    evens, odds = _in_turns(lines[::2]), _in_turns(lines[1::2])
+    low = [i // 2 + lanes * (i % 2) for i in range(lanes)]
+    high = [n + lanes // 2 for n in low]
+    made = []
+    for k in range(half):
+        made += [f.shuffle(evens[k], odds[k], low), f.shuffle(evens[k], odds[k], high)]
+    return made

@@ -1,0 +1,277 @@
+"""Kernels that walk along one axis in order: ``argmax`` and ``argmin``, running sums and products,
+``topk``.
+
+A line is all elements along the axis at one place of the others. Lines that lie side by side are
+walked by vectors, one line in each lane; ``argmax`` goes along a line of neighbours by vectors,
+each lane remembering its own best, and the lanes compare at the end.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from migx.dim import Extent, bounds, maximum, product
+from migx.ir import Instruction
+from migx.ops.reduce import Argmax, Argmin, PrefixScan, PrefixScanProd, PrefixScanSum, Topk
+from migx.shape import DType
+from migx.targets.cpu import elements
+from migx.targets.cpu.emit import I64, Type, Value
+from migx.targets.cpu.kernel import Frame, Kernel, results
+from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.tile import memory_of
+
+ELEMENTS = 1 << 13
+"""About how many elements a tile walks over."""
+
+
+def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
+    """The kernel of one of these on elements that LLVM has a type for."""
+    if not at.inputs or not isinstance(at.op, Argmax | PrefixScanSum | PrefixScanProd | Topk):
+        return None
+    dtype = at.inputs[0].shape.dtype
+    half = machine.vector_bytes < 32 and not machine.has("neon") and dtype.name == "f16"
+    if elements.computing(dtype) is None or half:
+        return None
+    match at.op:
+        case Argmax():
+            return _Extreme(at, machine).kernel()
+        case PrefixScan():
+            return _Scan(at, machine).kernel()
+    return _Best(at, machine).kernel() if len(at.inputs) == 1 else None
+
+
+def _before(x: Value, y: Value, dtype: DType, *, greatest: bool, equal: bool = False) -> Value:
+    """Whether x is greater than y (or less); or ``equal`` where asked for. NaN is the greatest of
+    all, or the least.
+    """
+    f = x.into
+    relation = ("g" if greatest else "l") + ("e" if equal else "t")
+    found = f.compare(relation, x, y, signed=dtype.kind == "int")
+    if not dtype.is_float:
+        return found
+    is_nan, was_nan = f.compare("ne", x, x), f.compare("ne", y, y)
+    return found | (is_nan if equal else is_nan & ~was_nan)
+
+
+class _Writer(ABC):
+    """Writes the kernel of one instruction."""
+
+    def __init__(self, at: Instruction, machine: Machine) -> None:
+        self.at, self.machine = at, machine
+        self.frame = Frame(at, machine)
+        self.f = self.frame.function
+        self.given = at.inputs[0].shape
+        self.dtype = self.given.dtype
+        self.axis = int(at.op.axis) % self.given.rank  # type: ignore[attr-defined]
+        self.length = self.frame.extent(self.given.dims[self.axis])
+        self.step = self.frame.extent(self.given.true_strides[self.axis])
+        last = self.given.rank - 1
+        self.side_by_side = self.axis != last and self.given.true_strides[last] == 1
+        self.lanes = machine.lanes(I64) * 2
+
+    @abstractmethod
+    def line(self, given: Value, made: Sequence[Value], lanes: int) -> None:
+        """Walks along the line that begins at an address, or ``lanes`` of them side by side, and
+        writes what comes of it to others.
+        """
+
+    def end(self, lines: Extent) -> Value:
+        """The tile before which to stop."""
+        return self.frame.end
+
+    def kernel(self) -> Kernel:
+        """The whole of it."""
+        f, frame, dims = self.f, self.frame, self.given.dims
+        rank = len(dims) - int(self.side_by_side)
+        counted = [i for i in range(rank) if i != self.axis]
+        across: Extent = dims[-1] if self.side_by_side else 1
+        rows = product(dims[i] for i in counted)
+        height = maximum(ELEMENTS // maximum(dims[self.axis] * across, 1), 1)
+        with f.loop(frame.begin, self.end(rows * across)) as tile:
+            top = tile.index * frame.extent(height)
+            bottom = f.minimum(top + frame.extent(height), frame.extent(rows))
+            with f.loop(top, bottom) as row:
+                self._row(row.index, counted)
+        return frame.finished(
+            self.at.name, (rows + height - 1) // height, flops=self.given.elements
+        )
+
+    def _row(self, row: Value, counted: Sequence[int]) -> None:
+        f, frame = self.f, self.frame
+        shapes = [self.given, *results(self.at)]
+        numbers = [0, *range(len(self.at.inputs), len(frame.operands))]
+        offsets = [f.as_index(0)] * len(shapes)
+        for axis in reversed(counted):
+            extent = frame.extent(self.given.dims[axis])
+            place = row % extent if axis != counted[0] else row
+            row = row // extent if axis != counted[0] else row
+            for k, shape in enumerate(shapes):
+                offsets[k] = offsets[k] + place * frame.extent(shape.true_strides[axis])
+        types = [memory_of(shape.dtype) for shape in shapes]
+        starts = [
+            f.element(frame.operands[number], offset, type_)
+            for number, offset, type_ in zip(numbers, offsets, types, strict=True)
+        ]
+        if not self.side_by_side:
+            self.line(starts[0], starts[1:], 0)
+            return
+        end = frame.extent(self.given.dims[-1])
+        whole = end // self.lanes * self.lanes
+        for first, last, lanes in ((f.as_index(0), whole, self.lanes), (whole, end, 0)):
+            with f.loop(first, last, max(1, lanes)) as at:
+                moved = [f.element(s, at.index, t) for s, t in zip(starts, types, strict=True)]
+                self.line(moved[0], moved[1:], lanes)
+
+    def read(self, given: Value, index: Value | int, lanes: int) -> Value:
+        """The elements at a place of lines, in their computing type."""
+        memory = memory_of(self.dtype)
+        place = self.f.element(given, self.step * index, memory)
+        return elements.loaded(self.f, self.f.load(place, memory.times(lanes)), self.dtype)
+
+
+class _Extreme(_Writer):
+    """Where the greatest or the least is."""
+
+    def __init__(self, at: Instruction, machine: Machine) -> None:
+        super().__init__(at, machine)
+        assert isinstance(at.op, Argmax)
+        self.greatest = not isinstance(at.op, Argmin)
+        self.last_of_equals = at.op.select_last_index
+
+    def end(self, lines: Extent) -> Value:
+        f, frame = self.f, self.frame
+        if bounds(self.given.dims[self.axis])[0] > 0:
+            return frame.end
+        nothing = f.compare("eq", self.length, 0)
+        fault = f"{self.at.name} needs elements on axis {self.axis}"
+        frame.fails(nothing & (frame.extent(lines) > 0), fault)
+        return f.select(nothing, frame.begin, frame.end)
+
+    def line(self, given: Value, made: Sequence[Value], lanes: int) -> None:
+        f = self.f
+        start = [self.read(given, 0, lanes), f.const(I64.times(lanes), 0)]
+        if lanes or self.step.number != 1:
+            found = self._walk(given, f.as_index(1), self.length, lanes, start)
+            f.store(found[1], made[0])
+            return
+        whole = self.length // self.lanes * self.lanes
+        many = [f.splat(v, self.lanes) for v in start]
+        best = self._walk(given, f.as_index(0), whole, self.lanes, many, along=True)
+        for lane in range(self.lanes):
+            start = self._better(f.extract(best[0], lane), f.extract(best[1], lane), start)
+        found = self._walk(given, whole, self.length, 0, start)
+        f.store(found[1], made[0])
+
+    def _walk(
+        self,
+        given: Value,
+        begin: Value,
+        end: Value,
+        lanes: int,
+        start: list[Value],
+        *,
+        along: bool = False,
+    ) -> list[Value]:
+        """The best between two places and where it is: of each line, or ``along`` one by lanes."""
+        f = self.f
+        with f.loop(begin, end, lanes if along else 1, start) as k:
+            value = self.read(given, k.index, lanes)
+            index = f.splat(k.index, lanes)
+            if along:
+                index = index + f.iota(I64.times(lanes))
+            take = self._is_before(value, k.carried[0], equal=self.last_of_equals)
+            k.carry(f.select(take, value, k.carried[0]), f.select(take, index, k.carried[1]))
+        return k.carried
+
+    def _is_before(self, x: Value, y: Value, *, equal: bool = False) -> Value:
+        return _before(x, y, self.dtype, greatest=self.greatest, equal=equal)
+
+    def _better(self, value: Value, index: Value, than: list[Value]) -> list[Value]:
+        """The better of two; of equals the one of the lower index, or of the higher one."""
+        f = self.f
+        best, place = than
+        wins = self._is_before(value, best)
+        same = ~(wins | self._is_before(best, value))
+        further = f.compare("gt" if self.last_of_equals else "lt", index, place)
+        take = wins | (same & further)
+        return [f.select(take, value, best), f.select(take, index, place)]
+
+
+class _Scan(_Writer):
+    """Running sums and products."""
+
+    def line(self, given: Value, made: Sequence[Value], lanes: int) -> None:
+        f, op = self.f, self.at.op
+        assert isinstance(op, PrefixScan)
+        adds = isinstance(op, PrefixScanSum)
+        one = elements.computing(self.dtype)
+        assert one is not None
+        to = self.frame.extent(self.at.shape.true_strides[self.axis])
+        total = f.const(one.times(lanes), 0 if adds else 1)
+        with f.loop(0, self.length, carry=[total]) as k:
+            index = self.length - 1 - k.index if op.reverse else k.index
+            value = self.read(given, index, lanes)
+            (before,) = k.carried
+            after = before + value if adds else before * value
+            result = elements.stored(f, before if op.exclusive else after, self.dtype)
+            f.store(result, f.element(made[0], to * index, memory_of(self.dtype)))
+            k.carry(after)
+
+
+class _Best(_Writer):
+    """The best of each line, in order: each element is put before what it is better than, where it
+    is better than the last of those kept.
+    """
+
+    def __init__(self, at: Instruction, machine: Machine) -> None:
+        super().__init__(at, machine)
+        self.side_by_side = False
+
+    def line(self, given: Value, made: Sequence[Value], lanes: int) -> None:
+        f, op = self.f, self.at.op
+        assert isinstance(op, Topk)
+        count = self.frame.extent(op.k)
+        with f.when(count > 0), f.loop(0, self.length) as k:
+            value = self.read(given, k.index, 0)
+            full = k.index >= count
+            worst = f.minimum(k.index, count - 1)
+            enters = ~full | self._is_better(value, self._kept(made, worst))
+            with f.when(enters):
+                place = self._make_room(made, worst, value)
+                self._keep(made, place, elements.stored(f, value, self.dtype), k.index)
+
+    def _is_better(self, x: Value, y: Value) -> Value:
+        op = self.at.op
+        assert isinstance(op, Topk)
+        if op.largest or not self.dtype.is_float:
+            return _before(x, y, self.dtype, greatest=op.largest)
+        return _before(y, x, self.dtype, greatest=True)  # NaN is the last of all
+
+    def _place(self, made: Sequence[Value], number: int, index: Value, type_: Type) -> Value:
+        shape = self.at.shape.parts[number]
+        step = self.frame.extent(shape.true_strides[self.axis])
+        return self.f.element(made[number], step * index, type_)
+
+    def _kept(self, made: Sequence[Value], index: Value) -> Value:
+        memory = memory_of(self.dtype)
+        found = self.f.load(self._place(made, 0, index, memory), memory)
+        return elements.loaded(self.f, found, self.dtype)
+
+    def _keep(self, made: Sequence[Value], index: Value, value: Value, number: Value) -> None:
+        f = self.f
+        f.store(value, self._place(made, 0, index, memory_of(self.dtype)))
+        f.store(number, self._place(made, 1, index, I64))
+
+    def _make_room(self, made: Sequence[Value], last: Value, value: Value) -> Value:
+        """Moves what the value is better than by one place, the last away; gives its place."""
+        f, memory = self.f, memory_of(self.dtype)
+        with f.loop(0, last, carry=[f.as_index(0)]) as k:
+            stays = ~self._is_better(value, self._kept(made, k.index))
+            k.carry(k.carried[0] + f.cast(stays, I64))
+        (place,) = k.carried
+        with f.loop(0, last - place) as k:
+            above = last - 1 - k.index
+            moved = f.load(self._place(made, 0, above, memory), memory)
+            self._keep(made, above + 1, moved, f.load(self._place(made, 1, above, I64), I64))
+        return place

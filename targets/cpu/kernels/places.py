@@ -1,0 +1,261 @@
+"""Kernels that fetch each element from a place reckoned along the axes: ``pad`` that repeats what
+is inside, ``reverse_sequence``, and resampling to the nearest element.
+
+A row of the result runs along the last axis, in parts: where neighbours come from neighbours they
+are copied by vectors, elsewhere one by one. The place on other axes is reckoned once for a row.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from migx.dim import bounds, maximum, product
+from migx.ir import Instruction
+from migx.ops.indexing import ReverseSequence
+from migx.ops.layout import Pad
+from migx.ops.resize import Resize
+from migx.targets.cpu.emit import I64, Type, Value
+from migx.targets.cpu.kernel import Frame, Kernel, type_of
+from migx.targets.cpu.kernels.resize import COORDINATES, changes, coordinate
+from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.tile import memory_of
+
+ELEMENTS = 1 << 13
+"""About how many elements a tile has."""
+
+
+def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
+    """The kernel of an instruction that moves elements of whole bytes in one of these ways."""
+    dtype = at.shape.dtype
+    if not dtype.is_tensor or dtype.is_packed or dtype.kind == "string" or at.shape.rank == 0:
+        return None
+    match at.op:
+        case Pad(mode="edge" | "reflect" | "wrap") if all(bounds(p)[0] >= 0 for p in at.op.pads):
+            return _Pads(at, machine).kernel()
+        case ReverseSequence() if _has_members_in_rows(at):
+            return _Sequences(at, machine).kernel()
+        case Resize(mode="nearest") if _is_counted(at.op):
+            return _Nearest(at, machine).kernel()
+    return None
+
+
+def _is_counted(op: Resize) -> bool:
+    """Whether a resize is told its sizes, and counts in a known way."""
+    return type(op) is Resize and op.coordinate_transformation_mode in COORDINATES
+
+
+def _has_members_in_rows(at: Instruction) -> bool:
+    """Whether each row of a reverse_sequence is of one member of the batch."""
+    assert isinstance(at.op, ReverseSequence)
+    known = type_of(at.inputs[1].shape.dtype) is not None
+    return known and at.op.batch_axis != at.shape.rank - 1
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of a row, from one place of the last axis to another. Its elements come from as many
+    places on as ``moved`` says, or from those that ``place`` gives.
+    """
+
+    begin: Value
+    end: Value
+    moved: Value | None = None
+    place: Callable[[Value], Value] | None = None
+
+
+class _Writer(ABC):
+    """Writes the kernel of one instruction."""
+
+    def __init__(self, at: Instruction, machine: Machine) -> None:
+        self.at, self.machine = at, machine
+        self.frame = Frame(at, machine)
+        self.f = self.frame.function
+        self.memory = Type(f"i{at.shape.dtype.bits}")
+        self.given = at.inputs[0].shape
+        self.last = at.shape.rank - 1
+
+    @abstractmethod
+    def place(self, axis: int, index: Value, places: Sequence[Value]) -> Value:
+        """Where on an axis of the data the element comes from that is at an index of the result;
+        ``places`` are the indices of the axes before the last.
+        """
+
+    @abstractmethod
+    def parts(self, places: Sequence[Value]) -> list[_Part]:
+        """The parts of a row."""
+
+    def wrong(self) -> tuple[Value, str] | None:
+        """Whether the operands are such that there is no result, and what is wrong then: here, that
+        there is nothing to make elements of.
+        """
+        f, frame = self.f, self.frame
+        if bounds(self.given.elements)[0] > 0:
+            return None
+        none = f.compare("eq", frame.extent(self.given.elements), 0)
+        some = frame.extent(self.at.shape.elements) > 0
+        return none & some, f"{self.at.name}: {self.given.text} has no elements to repeat"
+
+    def kernel(self) -> Kernel:
+        """The whole of it."""
+        f, frame, dims = self.f, self.frame, self.at.shape.dims
+        rows = product(dims[: self.last])
+        height = maximum(ELEMENTS // maximum(dims[self.last], 1), 1)
+        fault = self.wrong()
+        end = frame.end
+        if fault is not None:
+            frame.fails(*fault)
+            end = f.select(fault[0], frame.begin, end)
+        with f.loop(frame.begin, end) as tile:
+            top = tile.index * frame.extent(height)
+            bottom = f.minimum(top + frame.extent(height), frame.extent(rows))
+            with f.loop(top, bottom) as row:
+                self._row(row.index)
+        return frame.finished(self.at.name, (rows + height - 1) // height)
+
+    def _row(self, row: Value) -> None:
+        f, frame, dims = self.f, self.frame, self.at.shape.dims
+        start = row * frame.extent(dims[self.last])
+        places: list[Value] = []
+        for axis in reversed(range(self.last)):
+            places.insert(0, row % frame.extent(dims[axis]) if axis else row)
+            row = row // frame.extent(dims[axis]) if axis else row
+        offset = f.as_index(0)
+        for axis, index in enumerate(places):
+            step = frame.extent(self.given.true_strides[axis])
+            offset = offset + self.place(axis, index, places) * step
+        given = f.element(frame.operands[0], offset, self.memory)
+        made = f.element(frame.operands[len(self.at.inputs)], start, self.memory)
+        for part in self.parts(places):
+            self._copy(part, given, made)
+
+    def _copy(self, part: _Part, given: Value, made: Value) -> None:
+        f = self.f
+        step = self.frame.extent(self.given.true_strides[self.last])
+        begin, end = part.begin, part.end
+        if part.moved is not None and step.number == 1:
+            lanes = self.machine.lanes(self.memory)
+            whole = begin + f.maximum(end - begin, 0) // lanes * lanes
+            with f.loop(begin, whole, lanes) as k:
+                source = f.element(given, k.index + part.moved, self.memory)
+                many = f.load(source, self.memory.times(lanes))
+                f.store(many, f.element(made, k.index, self.memory))
+            begin = whole
+        with f.loop(begin, end) as k:
+            if part.moved is not None:
+                place = k.index + part.moved
+            else:
+                assert part.place is not None
+                place = part.place(k.index)
+            one = f.load(f.element(given, place * step, self.memory), self.memory)
+            f.store(one, f.element(made, k.index, self.memory))
+
+    def _whole(self) -> tuple[Value, Value]:
+        """From where to where the last axis goes."""
+        return self.f.as_index(0), self.frame.extent(self.at.shape.dims[self.last])
+
+
+class _Pads(_Writer):
+    """Padding with what is inside."""
+
+    def _before(self, axis: int) -> Value:
+        assert isinstance(self.at.op, Pad)
+        return self.frame.extent(self.at.op.pads[axis])
+
+    def place(self, axis: int, index: Value, places: Sequence[Value]) -> Value:
+        f, op = self.f, self.at.op
+        assert isinstance(op, Pad)
+        extent = self.frame.extent(self.given.dims[axis])
+        if (op.pads[axis], op.pads[axis + self.at.shape.rank]) == (0, 0):
+            return index
+        index, last = index - self._before(axis), extent - 1
+        if op.mode == "edge":
+            return f.minimum(f.maximum(index, 0), last)
+        if op.mode == "wrap":
+            return self._positive_rest(index, extent)
+        period = f.maximum(last * 2, 1)
+        away = self._positive_rest(index, period) - last
+        return last - f.maximum(away, -away)
+
+    def _positive_rest(self, x: Value, by: Value) -> Value:
+        rest = self.f.op("srem", x, by)
+        return self.f.select(rest < 0, rest + by, rest)
+
+    def parts(self, places: Sequence[Value]) -> list[_Part]:
+        begin, end = self._whole()
+        before = self._before(self.last)
+        inside = before + self.frame.extent(self.given.dims[self.last])
+
+        def place(index: Value) -> Value:
+            return self.place(self.last, index, places)
+
+        return [
+            _Part(begin, before, place=place),
+            _Part(before, inside, moved=-before),
+            _Part(inside, end, place=place),
+        ]
+
+
+class _Sequences(_Writer):
+    """Reversing the first elements of each member of a batch."""
+
+    def _length(self, member: Value) -> Value:
+        f, shape = self.f, self.at.inputs[1].shape
+        memory, step = memory_of(shape.dtype), self.frame.extent(shape.true_strides[0])
+        raw = f.load(f.element(self.frame.operands[1], member * step, memory), memory)
+        return f.cast(raw, I64, signed=shape.dtype.kind == "int")
+
+    def wrong(self) -> tuple[Value, str] | None:
+        f, op = self.f, self.at.op
+        assert isinstance(op, ReverseSequence)
+        time = self.frame.extent(self.given.dims[op.time_axis])
+        batch = self.frame.extent(self.given.dims[op.batch_axis])
+        with f.loop(0, batch, carry=[f.as_index(0)]) as member:
+            length = self._length(member.index)
+            bad = f.cast((length < 0) | (length > time), I64)
+            member.carry(member.carried[0] | bad)
+        return f.compare(
+            "ne", member.carried[0], 0
+        ), "reverse_sequence: a length is not on its axis"
+
+    def _turned(self, time: Value, member: Value) -> Value:
+        length = self._length(member)
+        return self.f.select(time < length, length - 1 - time, time)
+
+    def place(self, axis: int, index: Value, places: Sequence[Value]) -> Value:
+        op = self.at.op
+        assert isinstance(op, ReverseSequence)
+        return self._turned(index, places[op.batch_axis]) if op.time_axis == axis else index
+
+    def parts(self, places: Sequence[Value]) -> list[_Part]:
+        op = self.at.op
+        assert isinstance(op, ReverseSequence)
+        if op.time_axis == self.last:
+            return [_Part(*self._whole(), place=lambda k: self._turned(k, places[op.batch_axis]))]
+        return [_Part(*self._whole(), moved=self.f.as_index(0))]
+
+
+class _Nearest(_Writer):
+    """Resampling to the nearest element."""
+
+    def place(self, axis: int, index: Value, places: Sequence[Value]) -> Value:
+        f, op = self.f, self.at.op
+        assert isinstance(op, Resize)
+        if not changes(self.at, axis):
+            return index
+        at = coordinate(self.frame, axis, index)
+        match op.nearest_mode:
+            case "round_prefer_floor":
+                at = f.intrinsic("ceil", at - 0.5)
+            case "round_prefer_ceil":
+                at = f.intrinsic("floor", at + 0.5)
+            case other:
+                at = f.intrinsic(other, at)
+        found = f.cast(at, I64)
+        return f.minimum(f.maximum(found, 0), self.frame.extent(self.given.dims[axis]) - 1)
+
+    def parts(self, places: Sequence[Value]) -> list[_Part]:
+        op = self.at.op
+        assert isinstance(op, Resize)
+        return [_Part(*self._whole(), place=lambda k: self.place(self.last, k, places))]

@@ -1,0 +1,215 @@
+"""Kernels that put or fetch elements one by one where indices say: ``gather_elements``, and the
+scatters.
+
+A scatter is one tile, for its updates come in order: the data is copied, unless the result has
+taken over its memory, and then each update goes to its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from migx.dim import Extent, maximum, product
+from migx.ir import Instruction
+from migx.kernels import Access, FusedKernel, Node, collapsed
+from migx.ops import indexing
+from migx.ops.indexing import GatherElements, Scatter, ScatterElements, ScatterND
+from migx.shape import DType, Shape
+from migx.targets.cpu import elements
+from migx.targets.cpu.emit import I1, Type, Value
+from migx.targets.cpu.kernel import Frame, Kernel, type_of
+from migx.targets.cpu.kernels.fused import Emitter
+from migx.targets.cpu.kernels.gather import index_at
+from migx.targets.cpu.machine import Machine
+
+ELEMENTS = 1 << 13
+"""About how many elements a tile fetches."""
+ADDS = indexing.ScatterAdd | indexing.ScatterndAdd
+MULTIPLIES = indexing.ScatterMul | indexing.ScatterndMul
+GREATER = indexing.ScatterMax | indexing.ScatterndMax
+
+
+def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
+    """The kernel of one of these, for elements and indices of whole bytes; of those that combine,
+    for types that are computed as they are stored.
+    """
+    if not isinstance(at.op, GatherElements | Scatter) or at.shape.rank == 0:
+        return None
+    dtype = at.shape.dtype
+    known = dtype.is_tensor and not dtype.is_packed and dtype.kind != "string"
+    if not known or type_of(at.inputs[1].shape.dtype) is None:
+        return None
+    match at.op:
+        case GatherElements():
+            return _Fetch(at, machine).kernel()
+        case Scatter(combine=combine) if combine and elements.computing(dtype) != type_of(dtype):
+            return None
+        case ScatterElements():
+            return _Put(at, machine).kernel()
+        case ScatterND() if _has_slices(at):
+            return _PutSlices(at, machine).kernel()
+    return None
+
+
+def _has_slices(at: Instruction) -> bool:
+    """Whether the updates of a scatter by tuples lie slice by slice."""
+    indices, updates = at.inputs[1].shape, at.inputs[2].shape
+    count = indices.rank - 1
+    inner = Shape(updates.dtype, updates.dims[count:])
+    return isinstance(indices.dims[-1], int) and updates.true_strides[count:] == inner.true_strides
+
+
+class _Writer:
+    """What these have in common: walking over all places of the indices, row by row."""
+
+    def __init__(self, at: Instruction, machine: Machine) -> None:
+        self.at, self.machine = at, machine
+        self.frame = Frame(at, machine)
+        self.f = self.frame.function
+        self.memory = Type(f"i{at.shape.dtype.bits}")
+        self.result = self.frame.operands[len(at.inputs)]
+
+    def step(self, shape: Shape, axis: int) -> Value:
+        """From one place of an axis to the next."""
+        return self.frame.extent(shape.true_strides[axis])
+
+    def places(self, row: Value, dims: Sequence[Extent]) -> list[Value]:
+        """The places on some axes of a row counted over them."""
+        found: list[Value] = []
+        for axis in reversed(range(len(dims))):
+            extent = self.frame.extent(dims[axis])
+            found.insert(0, row % extent if axis else row)
+            row = row // extent if axis else row
+        return found
+
+    def offset(self, shape: Shape, places: Sequence[Value], leave: int = -1) -> Value:
+        """Where in a value of a shape some places are, of its first axes but for one."""
+        found = self.f.as_index(0)
+        for axis, place in enumerate(places):
+            if axis != leave:
+                found = found + place * self.step(shape, axis)
+        return found
+
+    def element(self, number: int, offset: Value) -> Value:
+        """The address of an element of an operand."""
+        return self.f.element(self.frame.operands[number], offset, self.memory)
+
+    def fails(self, inside: Value, axes: str) -> None:
+        """Ends the run where an index is not inside."""
+        f, shape = self.f, self.at.inputs[0].shape
+        fault = f"{self.at.name}: an index is outside axis {axes} of {shape.text}"
+        self.frame.fails(f.op("xor", inside, True), fault)
+
+    def finished(self, tiles: Extent, *, in_place: tuple[int, ...] = ()) -> Kernel:
+        return self.frame.finished(self.at.name, tiles, in_place=in_place)
+
+
+class _Fetch(_Writer):
+    """Each element of the result from its own place but along one axis."""
+
+    def kernel(self) -> Kernel:
+        """The whole of it."""
+        f, frame, (data, indices) = self.f, self.frame, [v.shape for v in self.at.inputs]
+        assert isinstance(self.at.op, GatherElements)
+        axis, last = self.at.op.axis % data.rank, data.rank - 1
+        rows = product(indices.dims[:last])
+        height = maximum(ELEMENTS // maximum(indices.dims[last], 1), 1)
+        with f.loop(frame.begin, frame.end) as tile:
+            top = tile.index * frame.extent(height)
+            bottom = f.minimum(top + frame.extent(height), frame.extent(rows))
+            with f.loop(top, bottom) as row, f.loop(0, frame.extent(indices.dims[last])) as k:
+                places = [*self.places(row.index, indices.dims[:last]), k.index]
+                index, inside = index_at(frame, self.offset(indices, places), data.dims[axis])
+                self.fails(inside, str(axis))
+                with f.when(inside):
+                    offset = self.offset(data, places, axis) + index * self.step(data, axis)
+                    value = f.load(self.element(0, offset), self.memory)
+                    f.store(value, self.element(2, self.offset(self.at.shape, places)))
+        return self.finished((rows + height - 1) // height)
+
+
+class _Put(_Writer):
+    """Each update to its own place but along one axis."""
+
+    def kernel(self) -> Kernel:
+        """The whole of it."""
+        f, frame = self.f, self.frame
+        with f.when(frame.begin < frame.end):
+            self.copy()
+            self.walk()
+        return self.finished(1, in_place=(0,))
+
+    def copy(self) -> None:
+        """Copies the data, where it does not lie there already."""
+        f, given, made = self.f, self.at.inputs[0].shape, self.at.shape
+        dtype = DType.of(f"u{made.dtype.bits}")
+        read = Node(Access(0, dtype, given.true_strides), dtype, False)
+        to = Access(len(self.at.inputs), dtype, made.true_strides)
+        whole = FusedKernel(made.dims, (False,) * made.rank, (read,), ((0, to),))
+        with f.when(f.compare("ne", self.frame.operands[0], self.result)):
+            emitter = Emitter(self.frame, collapsed(whole))
+            emitter.write(f.as_index(0), self.frame.extent(emitter.tiles))
+
+    def walk(self) -> None:
+        """Puts one update after another."""
+        f, frame, made = self.f, self.frame, self.at.shape
+        indices, updates = (v.shape for v in self.at.inputs[1:])
+        assert isinstance(self.at.op, ScatterElements)
+        axis = self.at.op.axis % made.rank
+        with f.loop(0, frame.extent(indices.elements)) as row:
+            places = self.places(row.index, indices.dims)
+            index, inside = index_at(frame, self.offset(indices, places), made.dims[axis])
+            self.fails(inside, str(axis))
+            with f.when(inside):
+                offset = self.offset(made, places, axis) + index * self.step(made, axis)
+                self.put(self.offset(updates, places), offset)
+
+    def put(self, update: Value, to: Value) -> None:
+        """Combines an update with what is there."""
+        f, op, dtype = self.f, self.at.op, self.at.shape.dtype
+        there = self.element(3, to)
+        new = f.load(self.element(2, update), self.memory)
+        assert isinstance(op, Scatter)
+        if op.combine is not None:
+            computing = elements.computing(dtype)
+            assert computing is not None
+            old, new = (f.bitcast(v, computing) for v in (f.load(there, self.memory), new))
+            match op:
+                case _ if isinstance(op, ADDS):
+                    new = old + new
+                case _ if isinstance(op, MULTIPLIES):
+                    new = old * new
+                case _:
+                    new = elements.extreme(f, isinstance(op, GREATER), old, new, dtype)
+            new = f.bitcast(new, self.memory)
+        f.store(new, there)
+
+
+class _PutSlices(_Put):
+    """Each update, a slice, to where a tuple of indices says."""
+
+    def walk(self) -> None:
+        f, frame, made = self.f, self.frame, self.at.shape
+        indices, updates = (v.shape for v in self.at.inputs[1:])
+        width = int(indices.dims[-1])
+        counted = indices.dims[:-1]
+        inner = frame.extent(product(made.dims[width:]))
+        with f.loop(0, frame.extent(product(counted))) as row:
+            places = self.places(row.index, counted)
+            start = self.offset(indices, places)
+            to: Value = f.as_index(0)
+            inside: Value | None = None
+            for axis in range(width):
+                place = start + self.step(indices, indices.rank - 1) * axis
+                index, fits = index_at(frame, place, made.dims[axis])
+                to = to + index * self.step(made, axis)
+                inside = fits if inside is None else inside & fits
+            if inside is None:
+                inside = f.const(I1, 1)
+            self.fails(inside, ", ".join(map(str, range(width))))
+            with f.when(inside):
+                self._slice(self.offset(updates, places), to, inner)
+
+    def _slice(self, update: Value, to: Value, inner: Value) -> None:
+        with self.f.loop(0, inner) as k:
+            self.put(update + k.index, to + k.index)

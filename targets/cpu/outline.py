@@ -1,0 +1,378 @@
+"""From the instructions of a module to steps and cells of memory, for any sizes.
+
+A module is cut into *pieces* after each instruction whose sizes only its result decides. A piece is
+outlined once, when the program is compiled: which instructions are kernels, which run on the host,
+and which are views, that is, no step at all; and which *cell* of memory each value lies in.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+from migx import op as operations
+from migx.dim import Extent
+from migx.ir import Instruction, Module
+from migx.ops.builtin import GetTupleElem, Literal, Param, Return, Slot, Undefined
+from migx.ops.formats import UnpackWeight
+from migx.ops.layout import Reshape, Slice
+from migx.shape import Shape
+from migx.targets.cpu.checks import (
+    asked_again,
+    read_symbols,
+    symbols_of,
+    symbols_within,
+)
+from migx.targets.cpu.kernel import Kernel
+
+Part = tuple[Instruction, int]
+"""A value, or with the number of the part, one of a tuple; -1 is the value itself."""
+
+
+class Kind(enum.Enum):
+    """Where a cell is: in the arena; in an array of its own, because it outlives the piece; given
+    from outside; a literal; or no memory at all, but an object of the host.
+    """
+
+    ARENA, RESULT, GIVEN, LITERAL, OBJECT = range(5)
+
+
+@dataclass(eq=False)
+class Cell:
+    """Memory of one value and its views, and the steps from which to which it is needed."""
+
+    kind: Kind
+    shape: Shape
+    of: Part
+    first: int = 0
+    last: int = 0
+    same_as: Cell | None = None
+
+    @cached_property
+    def nbytes(self) -> Extent:
+        """Its bytes."""
+        return self.shape.nbytes
+
+    @property
+    def root(self) -> Cell:
+        """The cell whose memory this one takes over."""
+        cell = self
+        while cell.same_as is not None:
+            cell = cell.same_as
+        return cell
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A value as a step reads it: its cell, and how many elements from its start."""
+
+    cell: Cell
+    offset: Extent
+    shape: Shape
+
+
+@dataclass(eq=False)
+class Label:
+    """The number of the step that a jump goes to."""
+
+    step: int = -1
+
+
+@dataclass(frozen=True)
+class Work:
+    """One step: a kernel, or where there is none, an instruction for the host; what it reads, and
+    the cells it writes. ``captured`` is what its modules read of the values around them. With
+    ``to``, it is a jump.
+    """
+
+    at: Instruction
+    kernel: Kernel | None
+    reads: tuple[Reference, ...]
+    writes: tuple[Cell, ...]
+    captured: tuple[Instruction, ...] = ()
+    to: Label | None = None
+
+
+def is_memory(shape: Shape) -> bool:
+    """Whether a value is bytes that a kernel can address; others are objects of the host."""
+    return shape.dtype.is_tensor and shape.dtype.kind != "string"
+
+
+def is_alias(at: Instruction) -> bool:
+    """Whether a value lies in its first input's memory, so that there is nothing to do."""
+    if operations.traits(at.op).view != 0 or not at.inputs:
+        return False
+    if type(at.op) is GetTupleElem:
+        return True
+    if not is_memory(at.shape) or at.shape.dtype.is_packed:
+        return False
+    return not isinstance(at.op, Reshape) or at.inputs[0].shape.strides is None
+
+
+def _root(at: Instruction) -> Instruction:
+    """What a value is an alias of, whole."""
+    while is_alias(at) and type(at.op) is not GetTupleElem:
+        at = at.inputs[0]
+    return at
+
+
+def lies_in_literal(at: Instruction) -> bool:
+    """Whether a value is a literal or lies in one's memory, so that no piece hands it on."""
+    return type(_root(at).op) in (Literal, Undefined)
+
+
+def packed(value: Instruction, form: str | None) -> Instruction | None:
+    """What a kernel reads that takes a value in the format in which it is packed: the packed
+    constant itself.
+    """
+    op = _root(value).op
+    return _root(value).inputs[0] if isinstance(op, UnpackWeight) and op.format == form else None
+
+
+def pieces(module: Module, known: set[str]) -> list[tuple[list[Instruction], Instruction | None]]:
+    """The instructions between those whose sizes only their result decides, each list with the one
+    that follows it; ``known`` are the symbols known around the module.
+    """
+    sized = set(known)
+    made: list[tuple[list[Instruction], Instruction | None]] = [([], None)]
+    for at in module:
+        names = symbols_of(at)
+        if type(at.op) is Param:
+            sized |= names
+        late = not names <= sized
+        if late:
+            made[-1] = (made[-1][0], at)
+            made.append(([], None))
+            sized |= names
+        else:
+            made[-1][0].append(at)
+    return made
+
+
+Writer = Callable[["Outline", Instruction], None]
+"""What adds the steps of an instruction to an outline."""
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
+
+
+class Outline:
+    """The steps and cells of a piece, for any sizes.
+
+    ``given`` are the values it reads from outside, ``results`` those that are read after it,
+    ``native`` the control flow whose modules are steps among the others, ``refused`` those of these
+    modules, by number, that cannot be run, and why.
+    """
+
+    def __init__(
+        self,
+        instructions: Sequence[Instruction],
+        results: Iterable[Instruction],
+        kernel_of: Callable[[Instruction], Kernel | None],
+        native: Mapping[Instruction, Writer] = NOTHING,
+        refused: Mapping[tuple[Instruction, int], str] = NOTHING,
+    ) -> None:
+        self.native, self.refused, self._kernel_of = native, refused, kernel_of
+        self._outer, self.results = list(instructions), list(results)
+        self.instructions = [*self._expanded(self._outer)]
+        self.works: list[Work] = []
+        self.cells: list[Cell] = []
+        self.where: dict[Part, Reference] = {}
+        self.given: dict[Instruction, None] = {}
+        self.absorbed = _absorbed(self.instructions, self.results, kernel_of, native)
+        self._own = set(self.instructions)
+        names: dict[str, None] = {}
+        for at in self.instructions:
+            names |= dict.fromkeys(sorted(read_symbols(at)))
+            for module in at.modules:
+                names |= dict.fromkeys(sorted(symbols_within(module)))
+        for at in self._outer:
+            self.outline(at)
+        for value in self.results:
+            self.read(value)
+        self.symbols = tuple(names)
+        self.checks = list(asked_again(self.instructions, {}).values())
+        self._outlive()
+        self._share()
+
+    def _expanded(self, instructions: Iterable[Instruction]) -> Iterator[Instruction]:
+        """The instructions, and those of the modules that become steps among them."""
+        for at in instructions:
+            yield at
+            for i, module in enumerate(at.modules if at in self.native else ()):
+                if (at, i) not in self.refused:
+                    yield from self._expanded(module)
+
+    def without(self, refused: Mapping[tuple[Instruction, int], str]) -> Outline:
+        """An outline in which some modules of control flow are errors."""
+        return Outline(self._outer, self.results, self._kernel_of, self.native, refused)
+
+    # What each instruction becomes.
+
+    def outline(self, at: Instruction) -> None:
+        """Adds the steps and cells of an instruction."""
+        if type(at.op) is Return or _root(at) in self.absorbed:
+            return
+        if at in self.native:
+            self.native[at](self, at)
+        elif type(at.op) in (Param, Slot):
+            self._from_outside(at)
+        elif type(at.op) is Literal:
+            self.cell(at, -1, at.shape, Kind.LITERAL if is_memory(at.shape) else Kind.OBJECT)
+        elif type(at.op) is Undefined:
+            self.cell(at, -1, at.shape, Kind.OBJECT)
+        elif (found := self._alias(at)) is not None:
+            self.where[at, -1] = found
+        else:
+            self._work(at, self._kernel_of(at))
+
+    def _from_outside(self, at: Instruction) -> None:
+        self.given[at] = None
+        if at.shape.parts:
+            for index, part in enumerate(at.shape.parts):
+                self.cell(at, index, part, Kind.GIVEN if is_memory(part) else Kind.OBJECT)
+        self.cell(at, -1, at.shape, Kind.GIVEN if is_memory(at.shape) else Kind.OBJECT)
+
+    def _work(self, at: Instruction, kernel: Kernel | None) -> None:
+        inner = captured(at, self._kernel_of) if kernel is None else []
+        formats = {} if kernel is None else dict(kernel.formats)
+        given = [packed(v, formats.get(i)) or v for i, v in enumerate(at.inputs)]
+        reads = tuple(map(self.read, given))
+        for value in inner:
+            self.read(value)
+        parts = at.shape.parts if _is_tuple(at.shape) else (at.shape,)
+        first = 0 if _is_tuple(at.shape) else -1
+        writes = tuple(
+            self.cell(at, first + i, s, Kind.ARENA if is_memory(s) else Kind.OBJECT)
+            for i, s in enumerate(parts)
+        )
+        self.works.append(Work(at, kernel, reads, writes, tuple(inner)))
+
+    def cell(self, at: Instruction, index: int, shape: Shape, kind: Kind = Kind.ARENA) -> Cell:
+        """Memory of its own for a value, or for a part of it."""
+        step = len(self.works)
+        cell = Cell(kind, shape, (at, index), step, step)
+        self.cells.append(cell)
+        self.where[at, index] = Reference(cell, 0, shape)
+        return cell
+
+    def read(self, at: Instruction) -> Reference:
+        """A value as the next step reads it, which keeps its memory until then."""
+        if at not in self._own and at not in self.given and (at, -1) not in self.where:
+            if lies_in_literal(at):
+                self.outline(at)
+            else:
+                self._from_outside(at)
+        step = len(self.works)
+        if _is_tuple(at.shape) and (at, -1) not in self.where:
+            for index in range(len(at.shape.parts)):
+                cell = self.where[at, index].cell
+                cell.last = max(cell.last, step)
+            return Reference(Cell(Kind.OBJECT, at.shape, (at, -1)), 0, at.shape)
+        found = self.where[at, -1]
+        found.cell.last = max(found.cell.last, step)
+        return found
+
+    def _alias(self, at: Instruction) -> Reference | None:
+        """A value that lies in its input's memory, if it does."""
+        if not is_alias(at):
+            return None
+        source = at.inputs[0]
+        if type(at.op) is GetTupleElem:
+            self.read(source)
+            found = self.where[source, at.op.index]
+            return Reference(found.cell, found.offset, at.shape)
+        found = self.read(source)
+        offset = found.offset
+        if isinstance(at.op, Slice):
+            strides = source.shape.true_strides
+            for axis, start in zip(at.op.axes, at.op.starts, strict=True):
+                offset = offset + start * strides[axis]
+        return Reference(found.cell, offset, at.shape)
+
+    # Where cells lie.
+
+    def _outlive(self) -> None:
+        """Gives what is read after the piece arrays of its own."""
+        for value in self.results:
+            indices = range(len(value.shape.parts)) if _is_tuple(value.shape) else (-1,)
+            for index in indices:
+                found = self.where.get((value, index))
+                if found is not None and found.cell.kind is Kind.ARENA:
+                    found.cell.kind = Kind.RESULT
+
+    def _share(self) -> None:
+        """Lets results take over the memory of inputs that nobody reads afterwards."""
+        for step, work in enumerate(self.works):
+            if work.kernel is None or len(work.writes) != 1:
+                continue
+            (written,) = work.writes
+            for index in work.kernel.in_place:
+                read = work.reads[index]
+                cell = read.cell.root
+                if (
+                    written.kind is cell.kind is Kind.ARENA
+                    and written.same_as is None
+                    and cell.last == step
+                    and cell.shape.dtype.bits == written.shape.dtype.bits
+                    and cell.shape.element_space == written.shape.element_space
+                    and read.shape.dims == written.shape.dims
+                    and read.shape.true_strides == written.shape.true_strides
+                    and sum(r.cell.root is cell for r in work.reads) == 1
+                ):
+                    written.same_as = cell
+                    cell.last = written.last
+                    break
+
+
+def _absorbed(
+    instructions: Sequence[Instruction],
+    results: Iterable[Instruction],
+    kernel_of: Callable[[Instruction], Kernel | None],
+    native: Mapping[Instruction, Writer],
+) -> set[Instruction]:
+    """The readings of packed constants that need not be done: all who read them are kernels that
+    take the packed form.
+    """
+    unpacked = {_root(value) for value in results}
+    for at in instructions:
+        kernel = None if is_alias(at) else kernel_of(at)
+        formats = {} if kernel is None else dict(kernel.formats)
+        reads = [v for i, v in enumerate(at.inputs) if packed(v, formats.get(i)) is None]
+        inner = captured(at, kernel_of) if kernel is None and at not in native else []
+        if not is_alias(at):
+            unpacked |= {_root(value) for value in (*reads, *inner)}
+    return {at for at in instructions if isinstance(at.op, UnpackWeight) and at not in unpacked}
+
+
+def captured(
+    at: Instruction, kernel_of: Callable[[Instruction], Kernel | None]
+) -> list[Instruction]:
+    """What the modules of an instruction read of the values around them, but for the constants that
+    their kernels take packed.
+    """
+    inside: set[Instruction] = set()
+    found: dict[Instruction, None] = {}
+
+    def visit(module: Module) -> None:
+        inside.update(module)
+        for inner in module:
+            kernel = None if is_alias(inner) else kernel_of(inner)
+            formats = {} if kernel is None else dict(kernel.formats)
+            for i, value in enumerate(() if is_alias(inner) else inner.inputs):
+                while value in inside and is_alias(value):
+                    value = value.inputs[0]
+                if value not in inside and packed(value, formats.get(i)) is None:
+                    found[value] = None
+            for held in inner.modules if kernel is None else ():
+                visit(held)
+
+    for module in at.modules:
+        visit(module)
+    return list(found)
+
+
+def _is_tuple(shape: Shape) -> bool:
+    return shape.dtype.name == "tuple"

@@ -1,0 +1,253 @@
+"""The inner loops of convolutions: sums of some output channels at some pixels, in registers.
+
+``Straight`` has vectors of pixels, and numbers of the kernels are repeated to their lanes. Where
+the image is so small that its pixels fill vectors badly, ``Turned`` has vectors of output channels
+and repeats pixels; its results lie pixel by pixel, and change places when they are complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from migx.shape import F32, F64
+from migx.targets.cpu.cutting import Cut
+from migx.targets.cpu.emit import I8, I64, Type, Value
+from migx.targets.cpu.finish import Finish, Strip
+from migx.targets.cpu.kernel import Frame
+from migx.targets.cpu.spread import Spread
+from migx.targets.cpu.tile import Matrix, multiplied_and_added
+from migx.targets.cpu.transpose import scatter_columns
+
+AHEAD = 4096
+"""Bytes ahead of their use at which weights are asked for: they often come from far."""
+LINE = 64
+"""Bytes of a cache line."""
+
+Step = Callable[[Value, Value, list[Value], Value], list[Value]]
+"""What an element of the kernels does to sums: it is given the line of pixels, the numbers of the
+kernels, the sums, and how many elements were before.
+"""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What is computed in one go: all ``count`` pixels of a tile by a strip of output channels,
+    the ``number``-th of the tile; of the sums, those over ``channels`` from ``channel`` on.
+    """
+
+    strip: Strip
+    weights: Value
+    channel: Value
+    channels: Value
+    number: Value
+    count: Value
+
+
+@dataclass
+class Inner:
+    """What the inner loops share: how many channels kernels have, planes of each, and taps in a
+    plane; where the table of taps is; and where the lines begin that were spread.
+    """
+
+    frame: Frame
+    cut: Cut
+    sum: Type
+    spread: Spread
+    finish: Finish
+    every: int
+    depth: int
+    taps: int
+    table: Value
+    lines: Value = field(init=False)
+
+    @property
+    def waits(self) -> bool:
+        """Whether sums wait for more channels."""
+        return self.cut.chunk != self.every
+
+    def summed(
+        self, share: Share, first: Value, begun: list[Value], step: Step, numbers: int
+    ) -> list[Value]:
+        """The sums over the share's channels, of kernels with so many ``numbers`` side by side."""
+        f = self.frame.function
+        with f.loop(0, share.channels * self.depth, carry=begun) as plane:
+            line = f.element(first, plane.index * self.frame.extent(self.spread.plane), self.sum)
+            if self.taps == 1:
+                kernel = f.element(share.weights, plane.index * numbers, self.sum)
+                plane.carry(*step(line, kernel, plane.carried, plane.index))
+            else:
+                with f.loop(0, self.taps, carry=plane.carried) as tap:
+                    offset = f.load(f.element(self.table, tap.index, I64), I64)
+                    k = plane.index * self.taps + tap.index
+                    kernel = f.element(share.weights, k * numbers, self.sum)
+                    tap.carry(*step(f.element(line, offset, self.sum), kernel, tap.carried, k))
+                plane.carry(*tap.carried)
+        return plane.carried
+
+    def begun(self, share: Share, places: list[Value]) -> list[Value]:
+        """Vectors of sums as earlier channels left them; zeros for the first."""
+        f, vector = self.frame.function, self.sum.times(self.cut.lanes)
+        zero = f.const(vector, 0)
+        if not self.waits:
+            return [zero] * len(places)
+        fresh = f.compare("eq", share.channel, 0)
+        return [f.select(fresh, zero, f.load(p, vector)) for p in places]
+
+    def places(self, first: Value, vectors: int, pitch: int) -> list[Value]:
+        """Where the vectors of a strip lie, from one row to the next by so many elements."""
+        f, cut = self.frame.function, self.cut
+        offsets = [i * pitch + j * cut.lanes for i in range(cut.rows) for j in range(vectors)]
+        return [f.element(first, offset, self.sum) for offset in offsets]
+
+    def leave(self, places: list[Value], sums: list[Value]) -> None:
+        """Leaves sums for later."""
+        for place, total in zip(places, sums, strict=True):
+            self.frame.function.store(total, place)
+
+    def is_last(self, share: Share) -> Value:
+        """Whether there are no more channels."""
+        return (share.channel + share.channels) >= self.every
+
+
+class Straight(Inner):
+    """Vectors of pixels."""
+
+    @property
+    def _leaves(self) -> bool:
+        """Whether sums go through memory: they wait, or there is much to do with them, which is
+        then written but once.
+        """
+        return self.waits or not self.finish.light
+
+    @property
+    def _pitch(self) -> int:
+        """Pixels there is room for."""
+        return -(-self.cut.positions // self.cut.panel) * self.cut.panel
+
+    @property
+    def nbytes(self) -> int:
+        """The scratch it takes: sums of a strip, of all of a tile where they wait."""
+        count = (self.cut.strips if self.waits else 1) * self._leaves
+        return count * self.cut.rows * self._pitch * self.sum.nbytes
+
+    def place(self, scratch: Value, lines: Value) -> None:
+        """Takes its scratch, and where lines begin."""
+        self.sums, self.lines = scratch, lines
+
+    def write(self, share: Share) -> None:
+        """A strip by all pixels of the tile, panel by panel."""
+        f, cut = self.frame.function, self.cut
+        number = share.number * (cut.rows * self._pitch) if self.waits else f.as_index(0)
+        sums = f.element(self.sums, number, self.sum)
+        full = share.count // cut.panel * cut.panel
+        if cut.fills:
+            with f.loop(0, full, cut.panel) as turn:
+                self._panel(share, sums, turn.index, cut.vectors, None)
+        rest, below = share.count - full, 0
+        for vectors in cut.rests:
+            with f.when((rest > below * cut.lanes) & (rest <= vectors * cut.lanes)):
+                self._panel(share, sums, full, vectors, rest)
+            below = vectors
+        if self._leaves:
+            with f.when(self.is_last(share)):
+                self.finish.write_lines(share.strip, sums, self._pitch, share.count)
+
+    def _panel(
+        self, share: Share, sums: Value, at: Value, vectors: int, columns: Value | None
+    ) -> None:
+        f, cut = self.frame.function, self.cut
+        places = self.places(f.element(sums, at, self.sum), vectors, self._pitch)
+
+        def step(line: Value, kernel: Value, sums: list[Value], _: Value) -> list[Value]:
+            return self._step(line, kernel, sums, vectors)
+
+        first = f.element(self.lines, at, self.sum)
+        made = self.summed(share, first, self.begun(share, places), step, cut.rows)
+        if self._leaves:
+            self.leave(places, made)
+            return
+        here = replace(share.strip, pixel=share.strip.pixel + at)
+        self.finish.write(here, made, cut.rows, columns)
+
+    def _step(self, line: Value, kernel: Value, sums: list[Value], vectors: int) -> list[Value]:
+        f, cut, sum_ = self.frame.function, self.cut, self.sum
+        vector = sum_.times(cut.lanes)
+        pixels = [f.load(f.element(line, j * cut.lanes, sum_), vector) for j in range(vectors)]
+        f.prefetch(f.element(kernel, AHEAD, I8))
+        made: list[Value] = []
+        for i in range(cut.rows):
+            number = f.splat(f.load(f.element(kernel, i, sum_), sum_), cut.lanes)
+            mine = zip(pixels, sums[i * vectors : (i + 1) * vectors], strict=True)
+            made += [multiplied_and_added(f, number, pixel, total) for pixel, total in mine]
+        return made
+
+
+class Turned(Inner):
+    """Vectors of output channels."""
+
+    @property
+    def _pitch(self) -> int:
+        """Pixels there is room for: whole strips of them, and whole vectors."""
+        cut = self.cut
+        strips = -(-cut.positions // cut.rows) * cut.rows
+        return (max(strips, cut.positions + cut.lanes) // cut.lanes + 1) * cut.lanes
+
+    @property
+    def nbytes(self) -> int:
+        """The scratch it takes: sums by channels, and by pixels, of all panels where they wait."""
+        count = self.cut.strips if self.waits else 1
+        return (count + 1) * self.cut.panel * self._pitch * self.sum.nbytes
+
+    def place(self, scratch: Value, lines: Value) -> None:
+        """Takes its scratch, and where lines begin."""
+        self.by_channel, self.lines = scratch, lines
+        size = self.cut.panel * self._pitch
+        self.by_pixel = self.frame.function.element(scratch, size, self.sum)
+
+    def write(self, share: Share) -> None:
+        """A panel of channels by all pixels of the tile, strip by strip."""
+        f, cut = self.frame.function, self.cut
+        number = share.number * (cut.panel * self._pitch) if self.waits else f.as_index(0)
+        sums = f.element(self.by_pixel, number, self.sum)
+        with f.loop(0, share.count, cut.rows) as turn:
+            self._strip(share, turn.index, f.element(sums, turn.index * cut.panel, self.sum))
+        with f.when(self.is_last(share)):
+            self._finish(share, sums)
+
+    def _strip(self, share: Share, at: Value, sums: Value) -> None:
+        """One strip of pixels, while a part of the next panel's weights is asked for."""
+        f, cut = self.frame.function, self.cut
+        deep = share.channels * (self.depth * self.taps)
+        after = f.element(share.weights, deep * cut.panel, self.sum)
+        part = f.minimum(at // cut.rows, cut.vectors - 1) * deep * LINE
+        ahead = f.element(after, part, I8)
+
+        def step(line: Value, kernel: Value, given: list[Value], k: Value) -> list[Value]:
+            f.prefetch(f.element(ahead, k * LINE, I8), locality=2)
+            return self._step(line, kernel, given)
+
+        places = self.places(sums, cut.vectors, cut.panel)
+        first = f.element(self.lines, at, self.sum)
+        made = self.summed(share, first, self.begun(share, places), step, cut.panel)
+        self.leave(places, made)
+
+    def _step(self, line: Value, kernel: Value, sums: list[Value]) -> list[Value]:
+        f, cut, sum_ = self.frame.function, self.cut, self.sum
+        vector, count = sum_.times(cut.lanes), cut.vectors
+        numbers = [f.load(f.element(kernel, j * cut.lanes, sum_), vector) for j in range(count)]
+        made: list[Value] = []
+        for i in range(cut.rows):
+            pixel = f.splat(f.load(f.element(line, i, sum_), sum_), cut.lanes)
+            mine = zip(numbers, sums[i * count : (i + 1) * count], strict=True)
+            made += [multiplied_and_added(f, pixel, number, total) for number, total in mine]
+        return made
+
+    def _finish(self, share: Share, sums: Value) -> None:
+        f, cut = self.frame.function, self.cut
+        one, dtype = f.as_index(1), F64 if self.sum.bits == 64 else F32
+        given = Matrix(sums, f.as_index(cut.panel), one, dtype)
+        made = Matrix(self.by_channel, f.as_index(self._pitch), one, dtype)
+        count = share.strip.rows, share.count
+        scatter_columns(f, given, made, count, cut.panel, cut.lanes)
+        self.finish.write_lines(share.strip, self.by_channel, self._pitch, share.count)

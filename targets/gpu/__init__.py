@@ -1,0 +1,100 @@
+"""The GPU target: Triton kernels for NVIDIA and AMD, compiled ahead of time or where they run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from migx.argument import Argument
+from migx.errors import TargetError
+from migx.ir import Instruction, Program
+from migx.manager import Pipeline
+from migx.target import CompileOptions, Context, Executable, Target
+
+if TYPE_CHECKING:
+    from migx.targets.gpu.device import Device
+
+SHAPES = ("normalize_ops", "simplify_dyn_ops")
+"""What is known of sizes is said where it is needed."""
+REQUIRED = ("rewrite_rnn", "rewrite_convolution_backwards", "rewrite_resize")
+"""What the device cannot do as it stands becomes what it can."""
+OPTIMISATION = ("optimize_module", "fuse_int4", "fuse_attention", "optimize_module")
+"""Arithmetic done now rather than later, and what must be found before it is fused away."""
+FUSION = (
+    "hoist_weights",
+    "fuse_pointwise_reduce",
+    "fuse_epilogue",
+    "dissolve{target=gpu}",
+    "fuse_pointwise_reduce",
+)
+"""What becomes one kernel; what has none as a whole is taken apart."""
+
+
+class Gpu(Target):
+    """Runs programs on a GPU.
+
+    ``arch`` names architectures to compile for, on any machine; without one, it is that of the
+    device. ``device`` is what runs programs: an ``InterpreterDevice``, or else the first GPU there
+    is. With ``offload_copy`` (the default) parameters and results are the host's, and copied;
+    without, they stay on the device.
+    """
+
+    def __init__(
+        self,
+        arch: str | tuple[str, ...] = (),
+        *,
+        device: Device | None = None,
+        offload_copy: bool = True,
+    ) -> None:
+        from migx.targets.gpu.architectures import architecture
+
+        self.archs = (arch,) if isinstance(arch, str) else tuple(arch)
+        for name in self.archs:
+            architecture(name)
+        self.given, self.offload_copy = device, offload_copy
+        self.missing = ""
+
+    @property
+    def device(self) -> Device | None:
+        """The device that runs programs; None on a machine without one."""
+        if self.given is None:
+            from migx.targets.gpu.cupy_device import found
+
+            self.given, self.missing = found()
+        return self.given
+
+    def for_architectures(self, names: tuple[str, ...]) -> Gpu:
+        return Gpu(names, device=self.given, offload_copy=self.offload_copy)
+
+    def get_passes(self, context: Context, options: CompileOptions) -> Pipeline:
+        lowering = f"gpu::lower{{offload_copy={str(self.offload_copy).lower()}}}"
+        parts = (*SHAPES, *REQUIRED, *OPTIMISATION, *FUSION, lowering)
+        return Pipeline.parse(",".join(parts))
+
+    def get_lower_literals_passes(self, context: Context) -> Pipeline:
+        return Pipeline.parse("lower_baked_literals{to=gpu::literal}")
+
+    def make_executable(self, program: Program, context: Context) -> Executable:
+        from migx.targets.gpu.executable import GpuExecutable
+
+        if self.device is None and not self.archs and not context.saved:
+            raise TargetError(
+                f"{self.missing}. To compile for another machine, say for which architecture: "
+                "migx compile --target gpu --arch sm_90, or Gpu(arch='sm_90'). To run without a "
+                "GPU, slowly, set MIGX_GPU_DEVICE=interpreter"
+            )
+        return GpuExecutable(program, context, self)
+
+    def supports(self, instruction: Instruction) -> bool:
+        from migx.targets.gpu.kernels import kernel_for
+
+        return kernel_for(instruction) is not None
+
+    def copy_to(self, argument: Argument) -> Argument:
+        from migx.targets.gpu.values import DeviceArgument
+
+        return DeviceArgument.of_host(argument, self.device) if self.device else argument
+
+    def copy_from(self, argument: Argument) -> Argument:
+        from migx.targets.gpu.values import DeviceArgument
+
+        return argument.on_host() if isinstance(argument, DeviceArgument) else argument

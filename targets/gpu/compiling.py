@@ -1,0 +1,254 @@
+"""From Triton text to binaries, with or without a GPU, in processes of their own.
+
+Binaries are kept on disk under the hash of what decides them: text, parameters, architecture and
+the version of Triton. What is missing is compiled by helpers, each this Python running ``serve``
+with Triton in it; so this process never loads the compiler, and may load Triton's interpreter
+instead, which rules it out.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import linecache
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from migx.errors import TargetError
+from migx.targets.gpu.architectures import architecture
+
+VERSION = 1
+"""Counts changes to how text becomes a binary, which make binaries kept before worthless."""
+_COMMAND = "from migx.targets.gpu.compiling import serve; serve()"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What decides a binary. ``aligned`` are the operands that begin at multiples of 16 bytes."""
+
+    source: str
+    pointers: tuple[str, ...]
+    words: int
+    aligned: tuple[int, ...]
+    warps: int
+    stages: int
+    arch: str
+
+    @property
+    def key(self) -> str:
+        """The name of the binary: the same for all that must be the same, whatever Triton made
+        it.
+        """
+        said = json.dumps([VERSION, *asdict(self).values()])
+        return hashlib.sha256(said.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Binary:
+    """A compiled kernel: the bytes a driver loads, the name of its entry, its shared memory in
+    bytes and threads for a program. ``scratch`` says how many pointers to memory that no kernel of
+    ours uses follow its parameters.
+    """
+
+    code: bytes
+    entry: str
+    shared: int
+    threads: int
+    scratch: int
+    arch: str
+
+    def to_bytes(self) -> bytes:
+        """The binary as it is kept."""
+        fields = asdict(self) | {"code": base64.b64encode(self.code).decode()}
+        return json.dumps(fields).encode()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Binary:
+        """The binary that ``to_bytes`` gave; ``ValueError`` for other bytes."""
+        fields = json.loads(content)
+        return cls(**(fields | {"code": base64.b64decode(fields["code"])}))
+
+
+@cache
+def triton_version() -> str:
+    """The version of Triton that is installed; ``TargetError`` says how to get one."""
+    try:
+        return metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        raise TargetError(
+            "the gpu target compiles kernels by Triton, which is not installed: "
+            "pip install triton (Linux), or the extra: pip install 'migx[gpu]'"
+        ) from None
+
+
+def binaries(requests: Iterable[Request]) -> dict[str, Binary]:
+    """The binary of each request, by key: from disk, or compiled now."""
+    found: dict[str, Binary] = {}
+    missing: dict[str, Request] = {}
+    for request in requests:
+        key = request.key
+        if (content := _read(key)) is not None:
+            found[key] = Binary.from_bytes(content)
+        else:
+            missing[key] = request
+    made = _compiled(missing)
+    for key, binary in made.items():
+        _write(key, binary.to_bytes())
+    return found | made
+
+
+def compiled(request: Request) -> Binary:
+    """A binary, compiled in this process."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    arch = architecture(request.arch)
+    function = function_of(request.source)
+    names = function.arg_names
+    kinds = [f"*{p}" for p in request.pointers] + ["i32"] * request.words
+    attributes = {(i,): [["tt.divisibility", 16]] for i in request.aligned}
+    source = ASTSource(function, dict(zip(names, kinds, strict=True)), attrs=attributes)
+    options: dict[str, Any] = {"num_warps": request.warps, "num_stages": request.stages}
+    options["enable_fp_fusion"] = True
+    target = GPUTarget(arch.backend, arch.number, arch.warp)
+    made = triton.compile(source, target=target, options=options)
+    scratch = sum(hasattr(made.metadata, f"{k}_scratch_size") for k in ("global", "profile"))
+    threads = request.warps * arch.warp
+    code = made.asm[arch.code]
+    return Binary(code, made.metadata.name, made.metadata.shared, threads, scratch, arch.name)
+
+
+def function_of(source: str) -> Any:
+    """The function ``kernel`` that a text defines, as Triton's decorator made it."""
+    name = f"<kernel {hashlib.sha256(source.encode()).hexdigest()[:24]}>"
+    linecache.cache[name] = (len(source), None, source.splitlines(True), name)
+    scope: dict[str, Any] = {"__name__": "migx_kernel"}
+    exec(compile(source, name, "exec"), scope)
+    return scope["kernel"]
+
+
+# Helpers.
+
+
+def serve() -> None:
+    """Compiles each request that comes in, a line of JSON, until nothing more does."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    for line in sys.stdin:
+        fields = json.loads(line)
+        fields |= {k: tuple(fields[k]) for k in ("pointers", "aligned")}
+        try:
+            answer = {"made": compiled(Request(**fields)).to_bytes().decode()}
+        except Exception as error:  # noqa: BLE001  # whatever a compiler raises goes to who asked
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def _compiled(missing: Mapping[str, Request]) -> dict[str, Binary]:
+    """What helpers compile; as many of them as there are cores, or kernels if these are fewer."""
+    waiting = deque(missing.items())
+    made: dict[str, Binary] = {}
+    failed: list[TargetError] = []
+    count = min(len(os.sched_getaffinity(0)), len(missing))
+    threads = [threading.Thread(target=_work, args=(waiting, made, failed)) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
+    return made
+
+
+def _work(
+    waiting: deque[tuple[str, Request]], made: dict[str, Binary], failed: list[TargetError]
+) -> None:
+    """Has a helper of its own compile one request after another."""
+    helper = _started()
+    assert helper.stdin is not None
+    assert helper.stdout is not None
+    try:
+        while waiting and not failed:
+            try:
+                key, request = waiting.popleft()
+            except IndexError:
+                return
+            try:
+                helper.stdin.write(json.dumps(asdict(request)) + "\n")
+                helper.stdin.flush()
+                answer = json.loads(helper.stdout.readline())
+            except (OSError, ValueError):
+                failed.append(TargetError("the process that compiles kernels died"))
+                return
+            if "error" in answer:
+                said = f"Triton refuses a kernel for {request.arch}: {answer['error']}"
+                failed.append(TargetError(f"{said}\n{request.source}"))
+                return
+            made[key] = Binary.from_bytes(answer["made"].encode())
+    finally:
+        helper.kill()
+        helper.communicate()
+
+
+def _started() -> subprocess.Popen[str]:
+    paths = os.pathsep.join(p for p in sys.path if p)
+    environment = os.environ | {"PYTHONPATH": paths}
+    environment.pop("TRITON_INTERPRET", None)
+    return subprocess.Popen(
+        [sys.executable, "-c", _COMMAND],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        text=True,
+    )
+
+
+# What is kept on disk.
+
+
+def _place(key: str) -> Path | None:
+    said = os.environ.get("MIGX_CACHE_DIR")
+    if said == "":
+        return None
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    name = hashlib.sha256(f"{key} {triton_version()}".encode()).hexdigest()
+    return Path(said or Path(base) / "migx") / "gpu" / name
+
+
+def _read(key: str) -> bytes | None:
+    """What is kept under a key; None where nothing is, or it is damaged."""
+    path = _place(key)
+    try:
+        content = b"" if path is None else path.read_bytes()
+    except OSError:
+        return None
+    digest, rest = content[:32], content[32:]
+    return rest if digest == hashlib.sha256(rest).digest() and rest else None
+
+
+def _write(key: str, content: bytes) -> None:
+    """Keeps some bytes, after their hash; renamed into place, so that nobody reads half of them."""
+    path = _place(key)
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(hashlib.sha256(content).digest() + content)
+        Path(file.name).replace(path)
+    except OSError:
+        return

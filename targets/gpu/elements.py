@@ -1,0 +1,330 @@
+"""What each operation does to an element, as Triton text.
+
+``apply(op, values, types, result)`` is the text of an operation on values in their computing types:
+floats under 32 bits are f32 there, bools are single bits, the rest is as in memory. Where Triton has
+a quick form and one that rounds correctly, it is the latter: these kernels wait for memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from migx.argument import Argument
+from migx.op import Operation
+from migx.shape import BOOL, BF16, F16, F32, DType
+from migx.targets.gpu.text import COMPUTING, STORED, storable
+
+Emit = Callable[[Any, Sequence[str], Sequence[DType], DType], str]
+"""An operation on operands of some element types, for a result of one."""
+ALL = "tl.PropagateNan.ALL"
+
+
+def has(op: Operation, operands: Sequence[DType], result: DType) -> bool:
+    """Whether ``apply`` knows an operation on these element types."""
+    if op.name not in TABLE or not all(map(storable, (*operands, result))):
+        return False
+    if op.name in FLOAT_ONLY:
+        return result.is_float
+    if op.name in ("fmod", "mod", "shift_left", "shift_right"):
+        return result.is_integer
+    if op.name == "pow":
+        return result.is_float and all(t.is_float for t in operands)
+    if op.name == "quantizelinear":
+        return result.is_integer and not operands[0].is_integer
+    if op.name == "dequantizelinear":
+        return operands[0].is_integer and operands[0].bits <= 16
+    return True
+
+
+def apply(op: Operation, values: Sequence[str], types: Sequence[DType], result: DType) -> str:
+    """An operation on operands of these element types, which ``has`` it."""
+    return TABLE[op.name](op, values, types, result)
+
+
+def constant(value: Argument) -> str:
+    """A constant of one element, in its computing type."""
+    number = value.array.reshape(-1)[0]
+    return number_of(float(number) if value.shape.dtype.is_float else int(number), value.shape.dtype)
+
+
+def number_of(number: float, dtype: DType) -> str:
+    """A number of an element type, in its computing type."""
+    text = repr(number)
+    if isinstance(number, float) and not math.isfinite(number):
+        text = f'float("{number}")'
+    return f"tl.full([], {text}, {COMPUTING[dtype.name]})"
+
+
+def limits(dtype: DType) -> tuple[float, float]:
+    """The least and the greatest number of a type."""
+    if dtype.is_float:
+        return -math.inf, math.inf
+    if dtype is BOOL:
+        return 0, 1
+    return (0, (1 << dtype.bits) - 1) if dtype.kind == "uint" else (
+        -(1 << (dtype.bits - 1)),
+        (1 << (dtype.bits - 1)) - 1,
+    )
+
+
+def quotient(x: str, y: str, dtype: DType) -> str:
+    """Of integers truncated, and 0 where y is 0."""
+    if dtype.is_float:
+        return f"tl.div_rn({x}, {y})" if dtype.bits <= 32 else f"({x} / {y})"
+    safe = f"tl.where({y} == 0, 1, {y})"
+    if dtype.kind == "uint":
+        return f"tl.where({y} == 0, 0, {x} // {safe}).to({x}.dtype)"
+    parts = f"tl.where(({x} < 0) != ({y} < 0), -(tl.abs({x}) // tl.abs({safe})), "
+    return f"tl.where({y} == 0, 0, {parts}tl.abs({x}) // tl.abs({safe}))).to({x}.dtype)"
+
+
+def square_root(x: str, dtype: DType) -> str:
+    """The square root, rounded correctly."""
+    return f"tl.sqrt_rn({x})" if dtype.bits <= 32 else f"tl.sqrt({x})"
+
+
+def extreme(greater: bool, x: str, y: str, dtype: DType) -> str:
+    """The greater or the lesser of two; of floats NaN where either is."""
+    if dtype is BOOL:
+        return f"({x} | {y})" if greater else f"({x} & {y})"
+    name = "maximum" if greater else "minimum"
+    nan = f", propagate_nan={ALL}" if dtype.is_float else ""
+    return f"tl.{name}({x}, {y}{nan})"
+
+
+def nearest(x: str) -> str:
+    """The nearest integer as a float, halves to even."""
+    low = f"tl.floor({x})"
+    odd = f"({low} * 0.5 != tl.floor({low} * 0.5))"
+    up = f"(({x} - {low} > 0.5) | (({x} - {low} == 0.5) & {odd}))"
+    return f"({low} + tl.where({up}, 1.0, 0.0).to({x}.dtype))"
+
+
+def converted(x: str, given: DType, to: DType) -> str:
+    """As numpy does: to bool by != 0, floats truncated, integers wrapped."""
+    if to is BOOL:
+        return x if given is BOOL else f"({x} != 0)"
+    computing = COMPUTING[to.name]
+    if to in (F16, BF16) and given.is_float:
+        return f"{x}.to({STORED[to.name]}).to({computing})"
+    if given.is_float and to.is_integer and to.bits < 32:
+        return f"{x}.to(tl.int32).to({computing})"
+    return f"{x}.to({computing})"
+
+
+def _binary(sign: str) -> Emit:
+    def emitted(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+        if r is BOOL and sign in ("+", "*"):
+            return f"({v[0]} {'|' if sign == '+' else '&'} {v[1]})"
+        return f"({v[0]} {sign} {v[1]})"
+
+    return emitted
+
+
+def _compared(sign: str) -> Emit:
+    return lambda op, v, t, r: f"({v[0]} {sign} {v[1]})"
+
+
+def _call(name: str) -> Emit:
+    return lambda op, v, t, r: f"tl.{name}({v[0]})"
+
+
+def _unless_float(text: str) -> Emit:
+    """A rounding, which leaves integers alone."""
+    return lambda op, v, t, r: text.format(x=v[0]) if r.is_float else v[0]
+
+
+def _through_double(text: str) -> Emit:
+    """A formula that loses digits, in 64 bits."""
+
+    def emitted(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+        return text.format(x=f"{v[0]}.to(tl.float64)") + f".to({COMPUTING[r.name]})"
+
+    return emitted
+
+
+TANH = (1, -1 / 3, 2 / 15, -17 / 315, 62 / 2835, -1382 / 155925, 21844 / 6081075)
+"""The first terms of tanh(x) / x, in powers of the square of x; then those that f64 wants."""
+MORE_TANH = (-929569 / 638512875, 6404582 / 10854718875, -443861162 / 1856156927625)
+
+
+def _polynomial(x: str, terms: Sequence[float]) -> str:
+    """A polynomial, lowest power first, by Horner's rule."""
+    text = repr(terms[-1])
+    for term in reversed(terms[:-1]):
+        text = f"({term!r} + {x} * {text})"
+    return text
+
+
+def _tanh(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+    (x,) = v
+    power = f"tl.exp(-2.0 * tl.abs({x}))"
+    far = f"(1.0 - {power}) / (1.0 + {power})"
+    terms = TANH[:5] if r.bits < 64 else (*TANH, *MORE_TANH)
+    near = f"{x} * {_polynomial(f'({x} * {x})', terms)}"
+    return f"tl.where(tl.abs({x}) < 0.15, {near}, tl.where({x} < 0, -({far}), {far}))"
+
+
+def _sigmoid(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+    return f"(1.0 / (1.0 + tl.exp(-{v[0]})))"
+
+
+def _elu(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+    (x,) = v
+    terms = [1 / math.factorial(k) for k in range(1, 8 if r.bits < 64 else 13)]
+    near = f"{x} * {_polynomial(x, terms)}"
+    below = f"tl.where({x} > -0.1, {near}, tl.exp(tl.minimum({x}, 0.0)) - 1)"
+    return f"tl.where({x} > 0, {x}, ({below}) * {op.alpha!r})"
+
+
+def _pow(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+    x, y = v
+    wide_x, wide_y = f"{x}.to(tl.float64)", f"{y}.to(tl.float64)"
+    size = f"tl.exp2({wide_y} * tl.log2(tl.abs({wide_x})))"
+    whole = f"(tl.floor({wide_y}) == {wide_y})"
+    odd = f"({whole} & (tl.floor({wide_y} * 0.5) * 2 != {wide_y}))"
+    signed = f"tl.where({wide_x} < 0, tl.where({whole}, tl.where({odd}, -{size}, {size}), float('nan')), {size})"
+    one = f"(({wide_y} == 0) | ({wide_x} == 1))"
+    return f"tl.where({one}, 1.0, {signed}).to({COMPUTING[r.name]})"
+
+
+def _sign(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+    (x,) = v
+    if r.kind == "uint":
+        return f"({x} != 0).to({x}.dtype)"
+    found = f"tl.where({x} > 0, 1, tl.where({x} < 0, -1, 0)).to({x}.dtype)"
+    return f"tl.where({x} != {x}, {x}, {found})" if r.is_float else found
+
+
+def _shift(left: bool) -> Emit:
+    def emitted(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+        x, by = v
+        fits = f"(({by} >= 0) & ({by} < {r.bits}))" if r.kind == "int" else f"({by} < {r.bits})"
+        safe = f"tl.where({fits}, {by}, 0)"
+        if not left and r.kind == "int":
+            return f"({x} >> tl.where({fits}, {by}, {r.bits - 1})).to({x}.dtype)"
+        return f"tl.where({fits}, {x} {'<<' if left else '>>'} {safe}, 0).to({x}.dtype)"
+
+    return emitted
+
+
+def _remainder(floor: bool) -> Emit:
+    def emitted(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+        x, y = v
+        rest = f"({x} - ({quotient(x, y, r)}) * {y})"
+        rest = f"tl.where({y} == 0, 0, {rest}).to({x}.dtype)"
+        if not floor or r.kind == "uint":
+            return rest
+        return f"tl.where(({rest} != 0) & (({rest} < 0) != ({y} < 0)), {rest} + {y}, {rest})"
+
+    return emitted
+
+
+def _isinf(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+    below = f"({v[0]} == -float('inf'))" if op.detect_negative else f"({v[0]} != {v[0]}) & False"
+    above = f"({v[0]} == float('inf'))" if op.detect_positive else f"({v[0]} != {v[0]}) & False"
+    return f"(({below}) | ({above}))"
+
+
+def _quantize(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+    """Rounds, adds the zero point, and clips; NaN becomes 0."""
+    x, scale = v[0], v[1]
+    low, high = limits(r)
+    q = nearest(f"({quotient(x, scale, F32)})")
+    if len(v) > 2:
+        q = f"({q} + {v[2]}.to(tl.float32))"
+    q = f"tl.minimum(tl.maximum({q}, {float(low)}), {float(high)})"
+    return f"tl.where({x} != {x}, 0, {q}).to(tl.int32).to({COMPUTING[r.name]})"
+
+
+def _dequantize(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+    difference = f"{v[0]}.to(tl.int32)"
+    if len(v) > 2:
+        difference = f"({difference} - {v[2]}.to(tl.int32))"
+    return f"({difference}.to({COMPUTING[r.name]}) * {v[1]})"
+
+
+def _where(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+    if r is BOOL:
+        return f"(({v[0]} & {v[1]}) | (({v[0]} == 0) & {v[2]}))"
+    return f"tl.where({v[0]}, {v[1]}, {v[2]})"
+
+
+def _opposite(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+    return f"({v[0]} == 0)" if r is BOOL else f"(~{v[0]})"
+
+
+FLOAT_ONLY = frozenset(
+    {
+        *("acosh", "asinh", "atanh", "cos", "cosh", "elu", "erf", "exp", "log", "recip"),
+        *("rsqrt", "sigmoid", "sin", "sinh", "sqrt", "tan", "tanh"),
+    }
+)
+TABLE: dict[str, Emit] = {
+    "abs": lambda op, v, t, r: v[0] if r.kind == "uint" else f"tl.abs({v[0]})",
+    "acosh": _through_double("tl.log({x} + tl.sqrt({x} * {x} - 1))"),
+    "add": _binary("+"),
+    "asinh": _through_double(
+        "tl.where({x} < 0, -tl.log(tl.abs({x}) + tl.sqrt({x} * {x} + 1)), "
+        "tl.log(tl.abs({x}) + tl.sqrt({x} * {x} + 1)))"
+    ),
+    "atanh": _through_double("(0.5 * tl.log((1 + {x}) / (1 - {x})))"),
+    "bitwise_and": _binary("&"),
+    "bitwise_not": _opposite,
+    "bitwise_or": _binary("|"),
+    "bitwise_xor": _binary("^"),
+    "ceil": _unless_float("tl.ceil({x})"),
+    "clip": lambda op, v, t, r: extreme(False, extreme(True, v[0], v[1], r), v[2], r),
+    "convert": lambda op, v, t, r: converted(v[0], t[0], r),
+    "cos": _call("cos"),
+    "cosh": _through_double("((tl.exp({x}) + tl.exp(-{x})) * 0.5)"),
+    "dequantizelinear": _dequantize,
+    "div": lambda op, v, t, r: quotient(v[0], v[1], r),
+    "elu": _elu,
+    "equal": _compared("=="),
+    "erf": _call("erf"),
+    "exp": _call("exp"),
+    "floor": _unless_float("tl.floor({x})"),
+    "fmod": _remainder(False),
+    "greater": _compared(">"),
+    "greater_or_equal": _compared(">="),
+    "identity": lambda op, v, t, r: v[0],
+    "isinf": _isinf,
+    "isnan": lambda op, v, t, r: f"({v[0]} != {v[0]})",
+    "leaky_relu": lambda op, v, t, r: f"tl.where({v[0]} < 0, {v[0]} * {op.alpha!r}, {v[0]})",
+    "less": _compared("<"),
+    "less_or_equal": _compared("<="),
+    "log": _call("log"),
+    "logical_and": _binary("&"),
+    "logical_or": _binary("|"),
+    "logical_xor": _binary("^"),
+    "max": lambda op, v, t, r: extreme(True, v[0], v[1], r),
+    "min": lambda op, v, t, r: extreme(False, v[0], v[1], r),
+    "mod": _remainder(True),
+    "mul": _binary("*"),
+    "nearbyint": lambda op, v, t, r: nearest(v[0]) if r.is_float else v[0],
+    "neg": lambda op, v, t, r: f"(-{v[0]})" if r.kind != "uint" else f"(0 - {v[0]})",
+    "not": _opposite,
+    "pow": _pow,
+    "prelu": lambda op, v, t, r: f"tl.where({v[0]} < 0, {v[0]} * {v[1]}, {v[0]})",
+    "quantizelinear": _quantize,
+    "recip": lambda op, v, t, r: f"(1.0 / {v[0]})",
+    "relu": lambda op, v, t, r: (
+        v[0] if r.kind == "uint" else extreme(True, v[0], number_of(0, r), r)
+    ),
+    "rsqrt": lambda op, v, t, r: f"(1.0 / {square_root(v[0], r)})",
+    "shift_left": _shift(True),
+    "shift_right": _shift(False),
+    "sigmoid": _sigmoid,
+    "sign": _sign,
+    "sin": _call("sin"),
+    "sinh": _through_double("((tl.exp({x}) - tl.exp(-{x})) * 0.5)"),
+    "sqdiff": lambda op, v, t, r: f"(({v[0]} - {v[1]}) * ({v[0]} - {v[1]}))",
+    "sqrt": lambda op, v, t, r: square_root(v[0], r),
+    "sub": _binary("-"),
+    "tan": lambda op, v, t, r: f"(tl.sin({v[0]}) / tl.cos({v[0]}))",
+    "tanh": _tanh,
+    "where": _where,
+}

@@ -1,0 +1,182 @@
+"""A program made ready to run on a GPU, and its runs.
+
+A run takes the plan for its sizes and a workspace with an arena. Kernels between two steps of the
+host are enqueued together, and from the second time on replayed as one graph where the device has
+graphs and all addresses are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from migx.argument import Argument
+from migx.binding import sizes_of
+from migx.errors import TargetError
+from migx.ir import Instruction, Module, Program
+from migx.ops.builtin import Literal, Param, Return, Slot
+from migx.target import NO_SLOTS, Context
+from migx.targets.cpu.checks import read_symbols
+from migx.targets.cpu.outline import is_alias, pieces
+from migx.targets.gpu.compiling import Binary, Request, binaries
+from migx.targets.gpu.device import Buffer, Device
+from migx.targets.gpu.operations import CodeObject, CopyFrom, CopyTo, DeviceLiteral
+from migx.targets.gpu.plan import Places, Plan, sizes_key
+from migx.targets.gpu.values import DeviceArgument
+from migx.verify import captures
+
+if TYPE_CHECKING:
+    from migx.targets.gpu import Gpu
+
+
+class Workspace:
+    """Memory of one run of a piece at a time, and what was recorded with it."""
+
+    def __init__(self) -> None:
+        self.arena: Buffer | None = None
+        self.recorded: dict[tuple[int, int], tuple[Any, Callable[[], None] | None]] = {}
+
+
+class Piece:
+    """Some instructions of a module, all of whose sizes are known when they begin to run.
+
+    ``late`` is the instruction after them whose sizes only its result tells.
+    """
+
+    def __init__(self, instructions: Sequence[Instruction], late: Instruction | None) -> None:
+        self.instructions, self.late = list(instructions), late
+        self.given: list[Instruction] = []
+        self.kept: list[Instruction] = []
+        self.symbols = sorted({n for at in instructions for n in read_symbols(at)})
+        self.plans: dict[tuple[int | None, ...], Plan] = {}
+        self.idle: dict[int, list[Workspace]] = {}
+
+    def plan(self, places: Places, sizes: Mapping[str, int]) -> Plan:
+        """The plan for some sizes."""
+        key = sizes_key(self.symbols, sizes)
+        if key not in self.plans:
+            self.plans[key] = Plan(self.instructions, places, self.kept, dict(sizes))
+        return self.plans[key]
+
+
+class GpuExecutable:
+    """A program run by kernels of its own."""
+
+    def __init__(self, program: Program, context: Context, target: Gpu) -> None:
+        self.program, self.context, self.target = program, context, target
+        self.device: Device | None = target.device
+        self.pieces: dict[Module, list[Piece]] = {}
+        self.places: dict[Module, Places] = {}
+        self.functions: dict[str, Any] = {}
+        self.literals: dict[Instruction, DeviceArgument] = {}
+        self._prepare(program.main, set(), set())
+        self._compile()
+
+    # Before the first run.
+
+    def _prepare(self, module: Module, known: set[str], around: set[Instruction]) -> None:
+        """Cuts a module, and those that its instructions run, into pieces."""
+        captured = {v for v in captures(module) if v in around}
+        inputs = {
+            at for at in module if type(at.op) is Param and self._stays(module, at)
+        }
+        places = self.places[module] = Places(module, captured | inputs)
+        cut = [Piece(*part) for part in pieces(module, known)]
+        self.pieces[module] = cut
+        for index, piece in enumerate(cut):
+            own = set(piece.instructions)
+            later = [at for p in cut[index + 1 :] for at in p.instructions]
+            later += [p.late for p in cut[index:] if p.late is not None]
+            reads = {v for at in later for v in (*at.inputs, *_captured(at))}
+            piece.kept = [v for v in own if v in reads] + [
+                v for at in module if type(at.op) is Return for v in at.inputs if v in own
+            ]
+        inside = known | {n for at in module for n in read_symbols(at)}
+        for at in module:
+            for inner in at.modules:
+                if inner not in self.pieces:
+                    self._prepare(inner, inside, set(places.roots))
+
+    def _stays(self, module: Module, at: Instruction) -> bool:
+        tensor = at.shape.dtype.is_tensor and at.shape.dtype.kind != "string"
+        return module is self.program.main and not self.target.offload_copy and tensor
+
+    def _requests(self, arch: str) -> dict[Instruction, Request]:
+        made = {}
+        for module in self.pieces:
+            for at in module:
+                if isinstance(op := at.op, CodeObject):
+                    made[at] = Request(
+                        op.source, op.pointers, len(op.words), op.aligned, op.warps, op.stages, arch
+                    )
+        return made
+
+    def _compile(self) -> None:
+        """Has every kernel compiled, for each architecture that is wanted, and loads those of the
+        device's.
+        """
+        own = self.device.arch if self.device is not None else ""
+        archs = dict.fromkeys([*self.target.archs, *([own] if own else [])])
+        saved = {key: Binary.from_bytes(code) for key, code in self.context.saved.items()}
+        wanted = {arch: self._requests(arch) for arch in archs}
+        every = [request for found in wanted.values() for request in found.values()]
+        self.binaries = saved | binaries([r for r in every if r.key not in saved])
+        if self.device is None:
+            return
+        for request in self._requests(own).values():
+            if request.key not in self.functions:
+                made = self.device.function(request, self.binaries.get(request.key))
+                self.functions[request.key] = made
+        self.keys = {at: request.key for at, request in self._requests(own).items()}
+        for module in self.pieces:
+            for at in module:
+                if isinstance(at.op, DeviceLiteral):
+                    placed = DeviceArgument.of_host(at.op.value, self.device)
+                    assert isinstance(placed, DeviceArgument)
+                    self.literals[at] = placed
+
+    def save_code(self) -> dict[str, bytes]:
+        """The binaries, to be kept with the program."""
+        return {key: binary.to_bytes() for key, binary in self.binaries.items()}
+
+    def fallbacks(self) -> list[Instruction]:
+        """The instructions that run on the host because they have no kernel."""
+        found = []
+        for module, places in self.places.items():
+            for at in module:
+                ours = isinstance(at.op, (CodeObject, CopyTo, CopyFrom, Literal, Param, Return, Slot))
+                if not (ours or at in places.roots or at.modules or is_alias(at)):
+                    found.append(at)
+        return found
+
+    @property
+    def copies(self) -> tuple[int, int]:
+        """How many values are copied to the device in a run, and back."""
+        every = [at for module in self.pieces for at in module]
+        there = sum(isinstance(at.op, CopyTo) for at in every)
+        return there, sum(isinstance(at.op, CopyFrom) for at in every)
+
+    # Runs.
+
+    def run(
+        self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument] = NO_SLOTS
+    ) -> list[Argument]:
+        """The results for arguments that have been checked against the parameters."""
+        if self.device is None:
+            archs = dict.fromkeys(binary.arch for binary in self.binaries.values())
+            raise TargetError(
+                f"this program is compiled for {' and '.join(archs)}; {self.target.missing}: save "
+                "it (migx.save), and load it where there is one"
+            )
+        from migx.targets.gpu.running import Run
+
+        main = self.program.main
+        pairs = zip(main.parameters.items(), arguments.values(), strict=True)
+        sizes = sizes_of((name, p.shape, a.shape) for (name, p), a in pairs)
+        return Run(self, slots).module(main, list(arguments.values()), {}, sizes)
+
+
+def _captured(at: Instruction) -> list[Instruction]:
+    return [v for m in at.modules for v in captures(m)]
+
+

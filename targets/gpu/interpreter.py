@@ -1,0 +1,152 @@
+"""The device that is none: kernels run by Triton's interpreter, in the host's memory."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from migx.errors import TargetError
+from migx.targets.gpu.compiling import Binary, Request, function_of, triton_version
+from migx.targets.gpu.device import ALIGNMENT, flat
+
+_lock = threading.Lock()
+
+
+class HostBuffer:
+    """Aligned memory of the host."""
+
+    def __init__(self, nbytes: int) -> None:
+        self._raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+        start = int(self._raw.ctypes.data)
+        self.address, self.nbytes = -(-start // ALIGNMENT) * ALIGNMENT, nbytes
+
+
+class InterpreterDevice:
+    """Runs the text of each kernel, program by program, on numpy. It is slow: for tests of what a
+    kernel computes, on machines without a GPU. One kernel runs at a time.
+    """
+
+    arch = ""
+
+    def __init__(self) -> None:
+        triton_version()
+        if "triton" not in sys.modules:
+            os.environ["TRITON_INTERPRET"] = "1"
+        import triton
+
+        if not triton.knobs.runtime.interpret:
+            raise TargetError(
+                "Triton was imported to compile, so it cannot interpret in this process: set "
+                "TRITON_INTERPRET=1 before Python starts"
+            )
+        _mend()
+
+    def allocate(self, nbytes: int) -> HostBuffer:
+        return HostBuffer(nbytes)
+
+    def upload(self, address: int, array: NDArray[Any]) -> None:
+        data = flat(array)
+        ctypes.memmove(address, data.ctypes.data, data.nbytes)
+
+    def download(self, address: int, array: NDArray[Any]) -> None:
+        ctypes.memmove(array.ctypes.data, address, array.nbytes)
+
+    def function(self, request: Request, binary: Binary | None) -> Any:
+        return _loaded(request.source), request.pointers, request.source
+
+    def launch(self, function: Any, grid: int, arguments: Sequence[int]) -> None:
+        kernel, pointers, source = function
+        count = len(pointers)
+        given = [_Pointer(a, t) for a, t in zip(arguments[:count], pointers, strict=True)]
+        from triton.runtime.errors import InterpreterError
+
+        try:
+            with _lock, np.errstate(all="ignore"):
+                kernel[(grid,)](*given, *arguments[count:])
+        except InterpreterError as error:
+            cause = error.__cause__ or error
+            raise TargetError(f"Triton's interpreter refuses a kernel: {cause}\n{source}") from error
+
+    def captured(self, enqueue: Callable[[], None]) -> Callable[[], None] | None:
+        return None
+
+    def synchronize(self) -> None:
+        """Nothing is ever left to wait for."""
+
+
+@cache
+def _mend() -> None:
+    """Gives the interpreter bf16 that is rounded to the nearest and multiplied as numbers: it holds
+    bf16 as integers, cuts off what does not fit, and would multiply these. And tells it that what a
+    comparison gives are single bits, which it forgets when it spreads one over a tile.
+    """
+    import ml_dtypes
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    cast, dot = InterpreterBuilder.cast_impl, InterpreterBuilder.create_dot
+    binary = InterpreterBuilder.binary_op
+
+    def rounding(self: Any, source: Any, to: Any) -> Any:
+        if source.dtype.scalar == tl.float32 and to.scalar == tl.bfloat16:
+            return TensorHandle(source.data.astype(ml_dtypes.bfloat16).view(np.uint16), to.scalar)
+        return cast(self, source, to)
+
+    def multiplied(self: Any, x: Any, y: Any, total: Any, *options: Any) -> Any:
+        if x.dtype.scalar == tl.bfloat16:
+            x, y = (self.cast_impl(v, tl.float32) for v in (x, y))
+        return dot(self, x, y, total, *options)
+
+    def compared(self: Any, x: Any, y: Any, op: Any) -> Any:
+        made = binary(self, x, y, op)
+        return TensorHandle(made.data, tl.int1) if made.data.dtype == np.bool_ else made
+
+    InterpreterBuilder.cast_impl, InterpreterBuilder.create_dot = rounding, multiplied
+    InterpreterBuilder.binary_op = compared
+
+
+@cache
+def _loaded(source: str) -> Any:
+    return function_of(source)
+
+
+class _Pointer:
+    """What the interpreter takes for a tensor: an address and an element type."""
+
+    def __init__(self, address: int, dtype: str) -> None:
+        self._address, self.dtype = address, dtype
+
+    def data_ptr(self) -> int:
+        return self._address
+
+    def untyped_storage(self) -> _Pointer:
+        return self
+
+    def cpu(self) -> _Pointer:
+        return self
+
+    def new_empty(self, *_: Any, **__: Any) -> _Pointer:
+        return _Pointer(self._address, self.dtype)
+
+    def set_(self, *_: Any) -> None:
+        """Takes another's memory, which it has already."""
+
+    def copy_(self, other: _Pointer) -> None:
+        """Takes what another holds, which lies here already."""
+
+    def storage_offset(self) -> int:
+        return 0
+
+    def size(self) -> tuple[int, ...]:
+        return ()
+
+    def stride(self) -> tuple[int, ...]:
+        return ()

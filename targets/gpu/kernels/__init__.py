@@ -1,0 +1,24 @@
+"""The kernels there are, one file for each family.
+
+Each file has ``kernel_for(at)``: the kernel of an instruction, or None where the family has none
+for it. ``FAMILIES`` is the order in which they are asked.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from migx.ir import Instruction
+from migx.targets.gpu.text import Kernel
+
+FAMILIES = ("product", "convolution", "attention", "fused", "moving", "pooling")
+
+
+def kernel_for(at: Instruction) -> Kernel | None:
+    """The kernel of an instruction by the first family that has one; None sends it to the host."""
+    for name in FAMILIES:
+        family = import_module(f"{__name__}.{name}")
+        found: Kernel | None = family.kernel_for(at)
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,200 @@
+"""Kernels of convolutions, with the arithmetic on their result and what makes their operands.
+
+It is a product of matrices that are never made: rows are output channels, columns are pixels of one
+item, and the depth counts input channels and the taps of a window. A tile of windows is read where
+the image lies, 0 beside it. Where a group has few output channels, as when each channel has a
+filter of its own, taps are multiplied one by one instead.
+"""
+
+from __future__ import annotations
+
+from migx.dim import Extent, bounds, product
+from migx.ir import Instruction
+from migx.kernels import FusedKernel, epilogue
+from migx.ops._windows import split
+from migx.ops.fused import Group
+from migx.ops.linear import Convolution, QuantConvolution
+from migx.shape import BF16, F16, F32, DType
+from migx.targets.gpu.finish import finish
+from migx.targets.gpu.kernels.fused import computable, name_of
+from migx.targets.gpu.reader import Reader
+from migx.targets.gpu.text import (
+    COMPUTING,
+    Expr,
+    Kernel,
+    Part,
+    Writer,
+    expr,
+    power_of_two,
+    storable,
+    tiles,
+    whole,
+)
+
+CONVOLUTIONS = (Convolution, QuantConvolution)
+TAGS = ("conv_epilogue", "int4_gemm")
+FEW = 8
+"""Output channels of a group up to which taps are multiplied one by one."""
+
+
+def kernel_for(at: Instruction) -> Kernel | None:
+    """The kernel of a convolution, by itself or in a group, whose windows have known sizes."""
+    inner = _convolution(at)
+    if inner is None or not all(isinstance(d, int) for d in inner.inputs[1].shape.dims):
+        return None
+    if not all(map(storable, (inner.shape.dtype, *(v.shape.dtype for v in inner.inputs)))):
+        return None
+    rest = epilogue(at, inner, product(inner.shape.dims[2:]))
+    if rest is None or not computable(rest.nodes):
+        return None
+    writer = _Writer(at, inner, rest)
+    return writer.kernel() if writer.readable() else None
+
+
+def _convolution(at: Instruction) -> Instruction | None:
+    """The convolution in an instruction."""
+    if type(at.op) in CONVOLUTIONS:
+        return at
+    if not isinstance(at.op, Group) or at.op.tag not in TAGS:
+        return None
+    return next((v for v in at.modules[0] if type(v.op) in CONVOLUTIONS), None)
+
+
+class _Writer:
+    """Writes the kernel of one convolution."""
+
+    def __init__(self, at: Instruction, inner: Instruction, rest: FusedKernel) -> None:
+        assert isinstance(inner.op, Convolution)
+        self.at, self.inner, self.rest, self.op = at, inner, rest, inner.op
+        self.image, self.weights = inner.inputs
+        self.writer = Writer(at)
+        self.reader = Reader(self.writer, at)
+        self.outputs = int(self.weights.shape.dims[0]) // self.op.group
+        self.window = tuple(int(d) for d in self.weights.shape.dims[1:])
+        self.depth, self.pixels = product(self.window), product(inner.shape.dims[2:])
+        kinds = [v.shape.dtype for v in inner.inputs]
+        fit = kinds[0] in (F16, BF16, F32) or all(k.bits == 8 for k in kinds)
+        self.units = fit and self.outputs > FEW
+        self.height, self.width = self._tile(kinds[0])
+        self.step = (64 if kinds[0].bits <= 16 and int(self.depth) > 32 else 32) if self.units else 1
+
+    def _tile(self, kind: DType) -> tuple[int, int]:
+        """Output channels and pixels of a tile."""
+        most = 128 if kind.bits <= 16 else 64
+        least = 16 if self.units else 1
+        height = max(least, min(most, power_of_two(self.outputs)))
+        across = bounds(self.pixels)[1]
+        width = most if across > most else max(16, power_of_two(int(across)))
+        return height, width if self.units else 256
+
+    def readable(self) -> bool:
+        """Whether both operands can be read."""
+        return all(map(self.reader.readable, self.inner.inputs))
+
+    def kernel(self) -> Kernel:
+        """The whole of it."""
+        w = self.writer
+        down, across = tiles(self.outputs, self.height), tiles(self.pixels, self.width)
+        cells = w.extent(down * across)
+        cell, rest = w.let(w.program % cells), w.let(w.program // cells)
+        groups = w.extent(self.op.group)
+        self.group, self.item = w.let(rest % groups), w.let(rest // groups)
+        height = w.extent(down)
+        row = w.numbers(0, 2, self.height, w.let(cell % height * self.height))
+        self.pixel = w.numbers(1, 2, self.width, w.let(cell // height * self.width))
+        if not whole(self.outputs, self.height):
+            w.masks[0] = w.let(row.below(self.outputs))
+        if not whole(self.pixels, self.width):
+            w.masks[1] = w.let(self.pixel.below(w.extent(self.pixels)))
+        self.places = w.split(Part(self.pixel, self.inner.shape.dims[2:]))
+        self.output = w.let(self.group * self.outputs + row)
+        total = self._sums()
+        counted = w.let(self.item * w.extent(self.outputs * self.op.group) + self.output)
+        finish(w, self.rest, total, counted, self.pixel, (self.height, self.width))
+        name = self.inner.name if self.at is self.inner else name_of(self.at)
+        flops = 2 * product(self.inner.shape.dims) * self.depth + self.rest.flops
+        grid = down * across * self.op.group * self.inner.shape.dims[0]
+        warps = 8 if self.height * self.width >= 128 * 128 else 4
+        return w.finished(name, grid, warps=warps, stages=3, flops=flops)
+
+    def _sums(self) -> Expr:
+        """The sums of a tile, in the type they are added up in."""
+        w, tile = self.writer, [self.height, self.width]
+        dtype = self.inner.shape.dtype
+        kind = COMPUTING[dtype.name] if dtype.is_float else "tl.int32"
+        kind = "tl.int64" if dtype.is_integer and dtype.bits == 64 else kind
+        total = w.variable(f"tl.zeros({tile}, {kind})", frozenset({0, 1}))
+        rows, columns = w.masks.get(0), w.masks.get(1)
+        with w.loop(self.depth, self.step) as begin:
+            left = w.numbers(1, 2, self.step, begin) if self.units else begin
+            right = w.numbers(0, 2, self.step, begin) if self.units else begin
+            x = self._filters(left, rows)
+            y = self._windows(right, columns)
+            w.masks = {i: m for i, m in ((0, rows), (1, columns)) if m is not None}
+            w.line(f"{total.text} = {self._added(total, x, y, kind)}")
+        return total
+
+    def _added(self, total: Expr, x: Expr, y: Expr, kind: str) -> str:
+        if not self.units:
+            return f"{total.text} + {x.text}.to({kind}) * {y.text}.to({kind})"
+        if self.inner.shape.dtype.is_integer:
+            return f"{total.text} + tl.dot({x.text}.to(tl.float16), {y.text}.to(tl.float16)).to({kind})"
+        precision = ', input_precision="ieee"' if self.inner.shape.dtype is F32 else ""
+        return f"tl.dot({x.text}, {y.text}, {total.text}{precision})"
+
+    def _filters(self, deep: Expr, rows: Expr | None) -> Expr:
+        """A tile of filters: output channels by depth."""
+        w = self.writer
+        w.masks = {} if rows is None else {0: rows}
+        if not whole(self.depth, self.step):
+            w.masks[1] = w.let(deep.below(w.extent(self.depth)))
+        dims = self.weights.shape.dims
+        found = self.reader.raw(self.weights, [Part(self.output, dims[:1]), Part(deep, dims[1:])])
+        read_whole = self.weights not in self.reader.operands or 1 not in found.over
+        if (mask := w.masks.get(1)) is not None and read_whole:
+            found = w.only(mask, found)
+        return w.spread(found, (self.height, self.step)) if self.units else found
+
+    def _windows(self, deep: Expr, columns: Expr | None) -> Expr:
+        """A tile of windows: depth by pixels, 0 where a window reaches beyond the image."""
+        w, dims = self.writer, self.image.shape.dims
+        channel, *taps = w.split(Part(deep, self.window))
+        begins, ends = split(self.op.padding)
+        places, there = [], columns
+        if not whole(self.depth, self.step):
+            inside = w.let(deep.below(w.extent(self.depth)))
+            there = inside if there is None else w.let(there & inside)
+        geometry = zip(
+            self.places, taps, begins, ends, self.op.stride, self.op.dilation, dims[2:], strict=True
+        )
+        for pixel, tap, begin, end, stride, dilation, extent in geometry:
+            place = w.let(pixel * stride + tap * dilation - w.extent(begin))
+            if begin != 0 or end != 0:
+                limit = w.extent(extent)
+                inside = Expr(f"(({place.text} >= 0) & ({place.text} < {limit.text}))", place.over)
+                there = inside if there is None else there & inside
+            places.append(place)
+        if there is not None:
+            there = w.let(there)
+        w.masks = {} if there is None else {0: there, 1: there}
+        per_group = self.window[0]
+        channel = w.let(self.group * per_group + channel)
+        parts = [Part(e, (d,)) for e, d in zip((self.item, channel, *places), dims, strict=True)]
+        found = self._masked(parts, there)
+        return w.spread(found, (self.step, self.width)) if self.units else found
+
+    def _masked(self, parts: list[Part], there: Expr | None) -> Expr:
+        """The image at some places, 0 where it is not there."""
+        w = self.writer
+        w.masks = {}
+        if self.image in self.reader.operands:
+            number = self.reader.operands[self.image]
+            shape = self.reader.shape(self.image)
+            where = w.offset(parts, shape.true_strides)
+            return w.load(number, where, shape.dtype, raw=True, also=there)
+        clamped = parts if there is None else [
+            Part(w.let(Expr(f"tl.where({there.text}, {p.index.text}, 0)", p.index.over | there.over)), p.dims)
+            for p in parts
+        ]
+        found = self.reader.raw(self.image, clamped)
+        return found if there is None else w.only(there, found)

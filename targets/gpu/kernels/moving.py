@@ -1,0 +1,214 @@
+"""Kernels that move elements: ``concat``, ``gather``, ``gathernd``, ``gather_elements``, ``pad``,
+``reverse``, ``dynamic_range`` and sizes as tensors. A program has a line of elements of the result,
+and reads each from where it comes from.
+
+An index that lies outside is taken for the nearest one that does not, for a kernel has no way to
+raise: memory of others is never read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from migx.dim import Extent, product
+from migx.ir import Instruction
+from migx.ops.dims import DimLiteral, DynamicRange
+from migx.ops.indexing import Gather, GatherElements, Gathernd
+from migx.ops.layout import Concat, Pad, Reverse
+from migx.targets.gpu import elements
+from migx.targets.gpu.text import (
+    STORED,
+    Expr,
+    Kernel,
+    Part,
+    Writer,
+    expr,
+    power_of_two,
+    storable,
+    tiles,
+    whole,
+)
+
+LINE = 1024
+"""Elements of a tile."""
+MOST = 64
+"""The most numbers of a ``dim_literal``, and the most inputs of a ``concat``."""
+
+
+def kernel_for(at: Instruction) -> Kernel | None:
+    """The kernel of an operation that moves elements."""
+    find = KINDS.get(type(at.op))
+    if find is None or not all(storable(v.shape.dtype) for v in (*at.inputs, at)):
+        return None
+    return _Line(at).kernel(find) if _fits(at) else None
+
+
+def _fits(at: Instruction) -> bool:
+    """Whether the operation's attributes are such as are written here."""
+    op, dims = at.op, at.inputs[0].shape.dims if at.inputs else ()
+    if isinstance(op, Pad) and op.mode == "reflect":
+        pads = zip((*dims, *dims), op.pads, strict=True)
+        return all(isinstance(d, int) and isinstance(p, int) and p < d for d, p in pads)
+    if isinstance(op, Pad):
+        return op.mode in ("constant", "edge")
+    if isinstance(op, DimLiteral):
+        return len(op.values) <= MOST
+    if isinstance(op, Gathernd):
+        return isinstance(at.inputs[1].shape.dims[-1], int)
+    return len(at.inputs) <= MOST
+
+
+class _Line:
+    """A kernel whose programs write lines of a result."""
+
+    def __init__(self, at: Instruction) -> None:
+        self.at, self.writer = at, Writer(at)
+        w, self.count = self.writer, product(at.shape.dims)
+        known = isinstance(self.count, int)
+        self.size = min(LINE, power_of_two(max(1, int(self.count)))) if known else LINE
+        self.index = w.numbers(0, 1, self.size, w.let(w.program * self.size))
+        if not whole(self.count, self.size):
+            w.masks[0] = w.let(self.index.below(w.extent(self.count)))
+        self.places = w.split(Part(self.index, at.shape.dims))
+
+    def kernel(self, find: Callable[[_Line, Any], Expr]) -> Kernel:
+        """The whole of it."""
+        w, at = self.writer, self.at
+        value = w.spread(find(self, at.op), [self.size])
+        where = w.offset([Part(self.index, at.shape.dims)], at.shape.true_strides)
+        w.store(len(at.inputs), w.spread(where, [self.size]), value, at.shape.dtype)
+        return w.finished(at.name, tiles(self.count, self.size))
+
+    def read(
+        self, number: int, places: Sequence[Expr], also: Expr | None = None
+    ) -> Expr:
+        """The element of an input at some places, as it lies."""
+        w, shape = self.writer, self.at.inputs[number].shape
+        parts = [Part(p, (d,)) for p, d in zip(places, shape.dims, strict=True)]
+        where = w.offset(parts, shape.true_strides)
+        if also is not None:
+            where, also = w.spread(where, [self.size]), w.spread(also, [self.size])
+        return w.load(number, where, shape.dtype, raw=True, also=also)
+
+    def index_at(self, number: int, places: Sequence[Expr], extent: Extent) -> Expr:
+        """An index that an input holds, counted from the start and within an axis."""
+        w, found, size = self.writer, self.read(number, places), self.writer.extent(extent)
+        wide = w.let(Expr(f"{found.text}.to(tl.int64)", found.over))
+        counted = f"tl.where({wide.text} < 0, {wide.text} + {size.text}, {wide.text})"
+        text = f"tl.minimum(tl.maximum({counted}, 0), {size.text} - 1)"
+        return w.let(Expr(text, wide.over))
+
+
+def _concat(line: _Line, op: Concat) -> Expr:
+    w, place = line.writer, line.places[op.axis]
+    start: Extent = 0
+    found: Expr | None = None
+    for number, value in enumerate(line.at.inputs):
+        begin, start = start, start + value.shape.dims[op.axis]
+        end = w.extent(start)
+        there = Expr(f"(({place.text} >= {w.extent(begin).text}) & ({place.text} < {end.text}))", place.over)
+        places = list(line.places)
+        places[op.axis] = w.let(place - w.extent(begin))
+        read = line.read(number, places, w.let(there))
+        if found is None:
+            found = read
+        else:
+            over = there.over | read.over | found.over
+            found = w.let(Expr(f"tl.where({there.text}, {read.text}, {found.text})", over))
+    assert found is not None
+    return found
+
+
+def _gather(line: _Line, op: Gather) -> Expr:
+    data, indices = line.at.inputs
+    after = op.axis + indices.shape.rank
+    index = line.index_at(1, line.places[op.axis : after], data.shape.dims[op.axis])
+    return line.read(0, [*line.places[: op.axis], index, *line.places[after:]])
+
+
+def _gathernd(line: _Line, op: Gathernd) -> Expr:
+    data, indices = line.at.inputs
+    lead = indices.shape.rank - 1
+    tuples = [
+        line.index_at(1, [*line.places[:lead], expr(k)], data.shape.dims[op.batch_dims + k])
+        for k in range(int(indices.shape.dims[-1]))  # type: ignore[call-overload]
+    ]
+    return line.read(0, [*line.places[: op.batch_dims], *tuples, *line.places[lead:]])
+
+
+def _gather_elements(line: _Line, op: GatherElements) -> Expr:
+    index = line.index_at(1, line.places, line.at.inputs[0].shape.dims[op.axis])
+    return line.read(0, [index if i == op.axis else p for i, p in enumerate(line.places)])
+
+
+def _pad(line: _Line, op: Pad) -> Expr:
+    w, dims = line.writer, line.at.inputs[0].shape.dims
+    there: Expr | None = None
+    places = []
+    for place, before, after, extent in zip(
+        line.places, op.pads[: len(dims)], op.pads[len(dims) :], dims, strict=True
+    ):
+        if before == 0 and after == 0:
+            places.append(place)
+            continue
+        size = w.extent(extent)
+        moved = w.let(place - w.extent(before))
+        if op.mode == "constant":
+            inside = Expr(f"(({moved.text} >= 0) & ({moved.text} < {size.text}))", moved.over)
+            there = inside if there is None else there & inside
+        elif op.mode == "edge":
+            text = f"tl.minimum(tl.maximum({moved.text}, 0), {size.text} - 1)"
+            moved = w.let(Expr(text, moved.over))
+        else:
+            last = f"({size.text} - 1)"
+            moved = w.let(Expr(f"({last} - tl.abs({last} - tl.abs({moved.text})))", moved.over))
+        places.append(moved)
+    if there is None:
+        return line.read(0, places)
+    there = w.let(there)
+    found = line.read(0, places, there)
+    zero = Expr(elements.number_of(0, line.at.shape.dtype))
+    fill = zero
+    if len(line.at.inputs) == 2:
+        fill = line.read(1, [expr(0)] * line.at.inputs[1].shape.rank)
+    kind = STORED[line.at.shape.dtype.name]
+    text = f"tl.where({there.text}, {found.text}.to({kind}), {fill.text}.to({kind}))"
+    return w.let(Expr(text, found.over | there.over))
+
+
+def _reverse(line: _Line, op: Reverse) -> Expr:
+    w, dims = line.writer, line.at.shape.dims
+    places = [
+        w.let(w.extent(d) - 1 - p) if i in op.axes else p
+        for i, (p, d) in enumerate(zip(line.places, dims, strict=True))
+    ]
+    return line.read(0, places)
+
+
+def _dynamic_range(line: _Line, op: DynamicRange) -> Expr:
+    w, dtype = line.writer, line.at.shape.dtype
+    start, _, delta = (w.load(i, expr(0), dtype) for i in range(3))
+    kind = elements.COMPUTING[dtype.name]
+    text = f"{line.index.text}.to({kind}) * {delta.text} + {start.text}"
+    return w.let(Expr(text, line.index.over))
+
+
+def _dim_literal(line: _Line, op: DimLiteral) -> Expr:
+    w = line.writer
+    text = "0"
+    for number, value in enumerate(op.values):
+        text = f"tl.where({line.index.text} == {number}, {w.extent(value).text}, {text})"
+    return w.let(Expr(text, line.index.over))
+
+
+KINDS: dict[type, Callable[[_Line, Any], Expr]] = {
+    Concat: _concat,
+    DimLiteral: _dim_literal,
+    DynamicRange: _dynamic_range,
+    Gather: _gather,
+    GatherElements: _gather_elements,
+    Gathernd: _gathernd,
+    Pad: _pad,
+    Reverse: _reverse,
+}

@@ -1,0 +1,211 @@
+"""The pass that turns a program into kernels, memory and copies."""
+
+from __future__ import annotations
+
+from migx import op as operations
+from migx.dead_code import remove_dead_code
+from migx.errors import TargetError
+from migx.ir import Instruction, Module, Program
+from migx.manager import Pass, PassManager
+from migx.ops.builtin import Literal, Param, Return, Slot
+from migx.ops.layout import Slice
+from migx.targets.cpu.checks import symbols_of
+from migx.targets.cpu.outline import is_alias, is_memory, pieces
+from migx.targets.gpu.kernels import kernel_for
+from migx.targets.gpu.operations import Allocate, CodeObject, CopyFrom, CopyTo, DeviceLiteral, Sync
+from migx.targets.gpu.text import Kernel, results
+
+
+FEW = 64
+"""Values of so many elements are moved to the device only when a kernel reads them."""
+
+
+class Lower(Pass):
+    """Makes a ``gpu::code_object`` of each instruction that has a kernel, with ``gpu::allocate``
+    for what it writes, and puts ``gpu::copy_to`` and ``gpu::copy_from`` where values go to the
+    device and back. What has no kernel stays as it is, and runs on the host.
+
+    Without ``offload_copy``, parameters and results of ``main`` stay on the device.
+    """
+
+    name = "gpu::lower"
+    offload_copy: bool = True
+
+    def apply_program(self, program: Program, manager: PassManager) -> bool:
+        done = {at for m in program.modules.values() for at in m if type(at.op) is CodeObject}
+        if done:
+            return False
+        return _Lowering(program, self.offload_copy).run()
+
+
+class _Lowering:
+    """Where each value of a program is: on the host, on the device, or both."""
+
+    def __init__(self, program: Program, offload_copy: bool) -> None:
+        self.program, self.offload_copy = program, offload_copy
+        self.host: dict[Instruction, Instruction] = {}
+        self.device: dict[Instruction, Instruction] = {}
+        self.changed = False
+        self.seen: set[Module] = set()
+
+    def run(self) -> bool:
+        """Lowers all modules that are run by themselves."""
+        self.module(self.program.main, set())
+        for module in self.seen:
+            remove_dead_code(module)
+        return self.changed
+
+    def module(self, module: Module, known: set[str]) -> None:
+        """Lowers one module, and those its instructions run; ``known`` are the symbols around."""
+        self.seen.add(module)
+        late = {at for _, at in pieces(module, known)}
+        known |= {name for at in module for name in symbols_of(at)}
+        for at in list(module):
+            if type(at.op) is Return:
+                self.results(at)
+            elif type(at.op) is Param:
+                there = module is self.program.main and not self.offload_copy
+                (self.device if there and is_memory(at.shape) else self.host)[at] = at
+            elif type(at.op) is Slot or (type(at.op) is Literal and at.op.replaceable):
+                (self.device if is_memory(at.shape) else self.host)[at] = at
+            elif type(at.op) is Literal:
+                self.host[at] = at
+            elif is_alias(at) and at.inputs[0] in self.device and at.inputs[0] not in self.host:
+                self.device[at] = self.moved(at)
+            elif is_alias(at) or at in late or self.is_little(at):
+                self.on_host(at, known)
+            elif (kernel := _kernel(at)) is not None:
+                self.launch(at, kernel)
+            else:
+                self.on_host(at, known)
+
+    def is_little(self, at: Instruction) -> bool:
+        """Whether an instruction makes a few numbers of a few that are on the host: sizes, mostly.
+        They stay there until a kernel reads them.
+        """
+        counts = [s.elements for s in (*(v.shape for v in at.inputs), *results(at)) if is_memory(s)]
+        few = all(isinstance(n, int) and n <= FEW for n in counts)
+        return few and all(v in self.host and type(v.op) is not Param for v in at.inputs)
+
+    def results(self, at: Instruction) -> None:
+        """Brings the results of a module where they are wanted."""
+        module = at.module
+        assert module is not None
+        main = module is self.program.main
+        for index, value in enumerate(at.inputs):
+            if main and not self.offload_copy and self.is_there(value):
+                made = self.to_device(value)
+                if type(made.op) is not Param:
+                    made = module.insert_instruction(at, Sync(), made, origins=made.origins)
+            else:
+                made = self.to_host(value)
+            if made is not value:
+                module.replace_input(at, index, made)
+
+    def is_there(self, value: Instruction) -> bool:
+        """Whether a value, or what it is a view of, is on the device."""
+        while value not in self.device and is_alias(value):
+            value = value.inputs[0]
+        return value in self.device
+
+    def launch(self, at: Instruction, kernel: Kernel) -> None:
+        """Puts a code object in the place of an instruction."""
+        module = at.module
+        assert module is not None
+        reads = [self.to_device(v) for v in at.inputs]
+        for before, now in zip(at.inputs, reads, strict=True):
+            if before.shape.true_strides != now.shape.true_strides:
+                raise TargetError(f"{before.shape} lies as {now.shape} on the device")
+        shapes = results(at)
+        writes = [module.insert_instruction(at, Allocate(s), origins=at.origins) for s in shapes]
+        op = CodeObject(
+            kernel.name,
+            kernel.source,
+            kernel.grid,
+            kernel.pointers,
+            kernel.words,
+            tuple(i for i, v in enumerate((*reads, *writes)) if is_aligned(v)),
+            kernel.warps,
+            kernel.stages,
+            len(writes),
+            kernel.flops,
+        )
+        self.device[at] = module.insert_instruction(at, op, *reads, *writes, origins=at.origins)
+        self.changed = True
+
+    def on_host(self, at: Instruction, known: set[str]) -> None:
+        """Leaves an instruction to the host, which must have what it reads."""
+        module = at.module
+        assert module is not None
+        for index, value in enumerate(at.inputs):
+            made = self.to_host(value)
+            if made is not value:
+                module.replace_input(at, index, made)
+        self.host[at] = at
+        for inner in at.modules:
+            if not inner.bypass and inner not in self.seen:
+                self.module(inner, set(known))
+
+    def to_device(self, value: Instruction) -> Instruction:
+        """The value on the device, copied right after it is made."""
+        if value not in self.device:
+            module = value.module
+            assert module is not None
+            if is_alias(value) and not value.inputs[0].shape.parts:
+                self.to_device(value.inputs[0])
+                self.device[value] = self.moved(value)
+            elif type(value.op) is Literal:
+                made = DeviceLiteral(**operations.attributes(value.op))
+                self.device[value] = module.insert_instruction(value, made, origins=value.origins)
+            else:
+                last = [*module.parameters.values()][-1] if type(value.op) is Param else value
+                after = module.following(last)
+                made_ = module.insert_instruction(after, CopyTo(), value, origins=value.origins)
+                self.device[value] = made_
+            self.changed = True
+        return self.device[value]
+
+    def to_host(self, value: Instruction) -> Instruction:
+        """The value on the host, copied right after it is made."""
+        if value not in self.host:
+            there = self.device[value]
+            module = there.module
+            assert module is not None
+            parts = there.shape.parts
+            if parts:
+                raise TargetError(f"{there.name} gives the host a tuple")
+            self.host[value] = module.insert_instruction(
+                module.following(there), CopyFrom(), there, origins=value.origins
+            )
+            self.changed = True
+        return self.host[value]
+
+    def moved(self, view: Instruction) -> Instruction:
+        """A view of a value on the device."""
+        module, source = view.module, self.device[view.inputs[0]]
+        assert module is not None
+        if source is view.inputs[0]:
+            return view
+        return module.insert_instruction(view, view.op, source, origins=view.origins)
+
+
+def _kernel(at: Instruction) -> Kernel | None:
+    """The kernel of an instruction, all of whose operands can lie on the device."""
+    if not all(is_memory(v.shape) for v in at.inputs) or not all(map(is_memory, results(at))):
+        return None
+    return kernel_for(at)
+
+
+def is_aligned(value: Instruction) -> bool:
+    """Whether a value on the device is known to begin at a multiple of 16 bytes."""
+    while is_alias(value):
+        if isinstance(value.op, Slice):
+            source = value.inputs[0].shape
+            for axis, start in zip(value.op.axes, value.op.starts, strict=True):
+                step = start * source.true_strides[axis]
+                if not isinstance(step, int) or step * source.dtype.bits % 128:
+                    return False
+        value = value.inputs[0]
+    return True
+
+

@@ -1,0 +1,230 @@
+"""Reads a value inside an instruction at given places, through all that makes it from the inputs.
+
+What stands between an operand of a product and the inputs (views, unpacking, scales, arithmetic by
+element) is done to the places or to what is read there; nothing of it is ever written to memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from migx import op as operations
+from migx.dim import product
+from migx.ir import Instruction
+from migx.ops.builtin import Literal
+from migx.ops.layout import (
+    Broadcast,
+    Contiguous,
+    Multibroadcast,
+    Reshape,
+    Slice,
+    Squeeze,
+    Transpose,
+    Unsqueeze,
+)
+from migx.ops.packing import FLAT, UnpackInt4
+from migx.ops.pointwise import Identity
+from migx.ops.quantization import DequantizeLinear
+from migx.shape import Shape
+from migx.targets.gpu import elements
+from migx.targets.gpu.text import STORED, Expr, Part, Writer, expr, storable
+
+SAME_ORDER = (Contiguous, Identity, Reshape, Squeeze, Unsqueeze)
+"""Operations that keep the elements in their order."""
+
+
+class Reader:
+    """Writes the reading of values of an instruction, or inside it."""
+
+    def __init__(self, writer: Writer, at: Instruction) -> None:
+        self.writer, self.at = writer, at
+        inside = list(at.modules[0].parameters.values()) if at.modules else list(at.inputs)
+        self.operands = {value: number for number, value in enumerate(inside)}
+
+    def shape(self, value: Instruction) -> Shape:
+        """How a value lies, that of an operand as it is given."""
+        number = self.operands.get(value)
+        return value.shape if number is None else self.at.inputs[number].shape
+
+    def readable(self, value: Instruction) -> bool:
+        """Whether there is a text for all that a value is made of."""
+        if value in self.operands:
+            return storable(value.shape.dtype)
+        op = value.op
+        if isinstance(op, Literal):
+            return not op.replaceable and value.shape.elements == 1 and storable(value.shape.dtype)
+        if isinstance(op, UnpackInt4):
+            source = _through(value.inputs[0])
+            return source in self.operands
+        if isinstance(op, DequantizeLinear):
+            return all(map(self.readable, value.inputs)) and storable(value.shape.dtype)
+        if isinstance(op, (*SAME_ORDER, Broadcast, Multibroadcast, Transpose, Slice)):
+            return len(value.inputs) == 1 and self.readable(value.inputs[0])
+        if not operations.traits(op).pointwise:
+            return False
+        types = [v.shape.dtype for v in value.inputs]
+        return elements.has(op, types, value.shape.dtype) and all(map(self.readable, value.inputs))
+
+    def varies(self, value: Instruction, axes: Iterable[int]) -> bool:
+        """Whether a value may differ along some of its axes."""
+        along = set(axes) - {i for i, d in enumerate(value.shape.dims) if d == 1}
+        if not along:
+            return False
+        if value in self.operands:
+            return any(self.shape(value).true_strides[i] != 0 for i in along)
+        op = value.op
+        if isinstance(op, Literal):
+            return False
+        if isinstance(op, Multibroadcast):
+            (source,) = value.inputs
+            less = value.shape.rank - source.shape.rank
+            return self.varies(source, [i - less for i in along if i >= less])
+        if isinstance(op, Broadcast):
+            (source,) = value.inputs
+            first = op.axis
+            return self.varies(source, [i - first for i in along if 0 <= i - first < source.shape.rank])
+        if isinstance(op, Transpose):
+            return self.varies(value.inputs[0], [op.permutation[i] for i in along])
+        if isinstance(op, SAME_ORDER) and value.shape.dims != value.inputs[0].shape.dims:
+            return True
+        same = [v for v in value.inputs if v.shape.dims == value.shape.dims]
+        return any(self.varies(v, along) for v in same)
+
+    def raw(self, value: Instruction, parts: Sequence[Part]) -> Expr:
+        """The value at some places, as it would lie in memory."""
+        value, parts = self._plain(value, parts)
+        if value in self.operands:
+            number, shape = self.operands[value], self.shape(value)
+            where = self.writer.offset(parts, shape.true_strides)
+            return self.writer.load(number, where, shape.dtype, raw=True)
+        found = self.value(value, parts)
+        kind = STORED[value.shape.dtype.name]
+        return self.writer.let(Expr(f"{found.text}.to({kind})", found.over))
+
+    def value(self, value: Instruction, parts: Sequence[Part]) -> Expr:
+        """The value at some places, in its computing type; a part for one or more axes."""
+        value, parts = self._plain(value, parts)
+        if value in self.operands:
+            number, shape = self.operands[value], self.shape(value)
+            where = self.writer.offset(parts, shape.true_strides)
+            return self.writer.load(number, where, shape.dtype)
+        op = value.op
+        if isinstance(op, Literal):
+            return self.writer.let(Expr(elements.constant(op.value)))
+        if isinstance(op, UnpackInt4):
+            return self._unpacked(value, op, parts)
+        if isinstance(op, DequantizeLinear):
+            return self._dequantized(value, op, parts)
+        given = [self.value(v, parts) for v in value.inputs]
+        types = [v.shape.dtype for v in value.inputs]
+        text = elements.apply(op, [v.text for v in given], types, value.shape.dtype)
+        return self.writer.let(Expr(text, frozenset().union(*(v.over for v in given))))
+
+    def _plain(
+        self, value: Instruction, parts: Sequence[Part]
+    ) -> tuple[Instruction, Sequence[Part]]:
+        """What a value is a view of, and the places there."""
+        while value not in self.operands:
+            op = value.op
+            if not isinstance(op, (*SAME_ORDER, Broadcast, Multibroadcast, Transpose, Slice)):
+                break
+            (source,) = value.inputs
+            parts = self._below(value, source, parts)
+            value = source
+        return value, parts
+
+    def _below(
+        self, view: Instruction, source: Instruction, parts: Sequence[Part]
+    ) -> Sequence[Part]:
+        """The places in what a view shows."""
+        op, dims = view.op, source.shape.dims
+        if isinstance(op, SAME_ORDER):
+            return self._reordered(view, source, parts)
+        places = self._places(parts)
+        if isinstance(op, Multibroadcast):
+            places = places[len(places) - len(dims) :]
+        elif isinstance(op, Broadcast):
+            places = places[op.axis : op.axis + len(dims)]
+        elif isinstance(op, Transpose):
+            found = [expr(0)] * len(dims)
+            for to, axis in enumerate(op.permutation):
+                found[axis] = places[to]
+            places = found
+        elif isinstance(op, Slice):
+            for axis, start in zip(op.axes, op.starts, strict=True):
+                places[axis] = self.writer.let(places[axis] + self.writer.extent(start))
+        return [
+            Part(expr(0) if d == 1 else p, (d,)) for p, d in zip(places, dims, strict=True)
+        ]
+
+    def _reordered(
+        self, view: Instruction, source: Instruction, parts: Sequence[Part]
+    ) -> Sequence[Part]:
+        dims = source.shape.dims
+        if view.shape.dims == dims:
+            return parts
+        kept = [d for d in dims if d != 1]
+        if kept == [d for d in view.shape.dims if d != 1]:
+            pairs = zip(self._places(parts), view.shape.dims, strict=True)
+            places = iter([p for p, d in pairs if d != 1])
+            return [Part(expr(0) if d == 1 else next(places), (d,)) for d in dims]
+        flat = self.writer.offset(parts, Shape(view.shape.dtype, view.shape.dims).true_strides)
+        return [Part(flat, dims)]
+
+    def _places(self, parts: Sequence[Part]) -> list[Expr]:
+        return [place for part in parts for place in self.writer.split(part)]
+
+    def _unpacked(self, value: Instruction, op: UnpackInt4, parts: Sequence[Part]) -> Expr:
+        """Four bits, of the byte that holds them; ``axis`` is that along which they lie."""
+        w, packed = self.writer, value.inputs[0]
+        if op.axis == FLAT:
+            packed, parts = self._plain(packed, parts)
+            index = w.offset(parts, Shape(packed.shape.dtype, packed.shape.dims).true_strides)
+            where, low = w.let(index // 2), w.let(index % 2)
+        else:
+            places = self._places(parts)
+            axis = op.axis % value.shape.rank
+            low = w.let(places[axis] % 2)
+            places[axis] = w.let(places[axis] // 2)
+            below = [Part(p, (d,)) for p, d in zip(places, packed.shape.dims, strict=True)]
+            packed, below_ = self._plain(packed, below)
+            where = w.offset(below_, self.shape(packed).true_strides)
+        byte = w.load(self.operands[packed], where, self.shape(packed).dtype, raw=True)
+        code = w.let(Expr(f"(({byte.text} >> ({low.text} * 4).to({byte.text}.dtype)) & 15)", byte.over | low.over))
+        if value.shape.dtype.kind == "int":
+            return w.let(Expr(f"((({code.text}.to(tl.int32) ^ 8) - 8).to(tl.int8))", code.over))
+        return w.let(Expr(f"{code.text}.to(tl.uint8)", code.over))
+
+    def _dequantized(
+        self, value: Instruction, op: DequantizeLinear, parts: Sequence[Part]
+    ) -> Expr:
+        """A number of its level, scale and zero point."""
+        places = self._places(parts)
+        given = [self.value(value.inputs[0], parts)]
+        for parameter in value.inputs[1:]:
+            given.append(self.value(parameter, self._granular(value, op, parameter, places)))
+        types = [v.shape.dtype for v in value.inputs]
+        text = elements.apply(op, [v.text for v in given], types, value.shape.dtype)
+        return self.writer.let(Expr(text, frozenset().union(*(v.over for v in given))))
+
+    def _granular(
+        self, value: Instruction, op: DequantizeLinear, parameter: Instruction, places: list[Expr]
+    ) -> list[Part]:
+        """The place of a scale or zero point: for all, for each place of an axis, or each block."""
+        dims, axis = parameter.shape.dims, op.axis % value.shape.rank
+        if product(dims) == 1:
+            return [Part(expr(0), (d,)) for d in dims]
+        if not op.block:
+            return [Part(places[axis], dims)]
+        found = list(places)
+        found[axis] = self.writer.let(found[axis] // op.block)
+        return [Part(p, (d,)) for p, d in zip(found, dims, strict=True)]
+
+
+def _through(value: Instruction) -> Instruction:
+    """What a value is, behind views that keep or permute its elements."""
+    while isinstance(value.op, (*SAME_ORDER, Transpose)):
+        value = value.inputs[0]
+    return value
+
+

@@ -1,0 +1,86 @@
+"""Kernels are written once for instructions that are alike, and only for those."""
+
+from __future__ import annotations
+
+import pytest
+
+import migx
+from migx.dim import Dim
+from migx.ops.pointwise import Neg
+from migx.targets.cpu import kernels
+from migx.targets.cpu.alike import Recent, digest, likeness
+
+
+def layers(count: int) -> migx.Program:
+    """So many layers of a product, an addition and a rectifier."""
+    lines, last = ["module main(x: f32[batch, 32, 32]) {"], "x"
+    for i in range(count):
+        lines += [
+            f"  %{3 * i} = dot({last}, x)",
+            f"  %{3 * i + 1} = add(%{3 * i}, x)",
+            f"  %{3 * i + 2} = relu(%{3 * i + 1})",
+        ]
+        last = f"%{3 * i + 2}"
+    return migx.parse("\n".join([*lines, f"  return {last}", "}"]))
+
+
+def test_twelve_layers_have_the_kernels_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, made = [], kernels._made
+
+    def counted(*given: object) -> object:
+        asked.append(given)
+        return made(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(kernels, "_made", counted)
+    counts = []
+    for count in (2, 12):
+        monkeypatch.setattr(kernels, "_known", Recent(kernels.MOST))
+        asked.clear()
+        layers(count).compile("cpu")
+        counts.append(len(asked))
+    assert counts[0] == counts[1]
+
+
+ALIKE = """
+module main(x: f32[n, 4], y: f32[n, 4]) {
+  %0 = add(x, x)
+  %1 = add(y, y)
+  %2 = add(x, y)
+  %3 = transpose(y) {permutation=(1, 0)}
+  %4 = add(%3, %3)
+  %5 = @literal() {value=[1.0], label="a", replaceable=false} : f32[]
+  %6 = @literal() {value=[1.0], label="b", replaceable=false} : f32[]
+  %7 = @literal() {value=[2.0], label="c", replaceable=false} : f32[]
+  %8 = @literal() {value=[1.0], label="d", replaceable=true} : f32[]
+  %9 = neg(%5)
+  %10 = neg(%6)
+  %11 = neg(%7)
+  %12 = neg(%8)
+  return %0, %1, %2, %4, %9, %10, %11, %12
+}
+"""
+
+
+def test_alike_is_what_a_kernel_cannot_tell_apart() -> None:
+    twice_x, twice_y, both, turned, one, other, two, weight = migx.parse(ALIKE).main.outputs
+    assert likeness(twice_x) == likeness(twice_y)
+    assert likeness(one) == likeness(other)
+    rest = [twice_x, both, turned, one, two, weight]
+    assert len({likeness(at) for at in rest}) == len({digest(at) for at in rest}) == len(rest)
+
+
+def test_a_symbol_with_other_bounds_is_another() -> None:
+    found = []
+    for extent in (Dim("n"), Dim("n"), Dim("n", 1, 8), 3):
+        program = migx.Program()
+        x = program.main.add_parameter("x", migx.Shape("f32", [extent, 4]))
+        found.append(likeness(program.main.add_instruction(Neg(), x)))
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+
+
+def test_the_oldest_goes_first() -> None:
+    table: Recent[int, int] = Recent(2)
+    for i in range(4):
+        table[i] = i
+    assert dict(table) == {2: 2, 3: 3}

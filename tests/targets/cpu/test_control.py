@@ -1,0 +1,311 @@
+"""Control flow as steps: the same as on ``ref``, whatever is jumped over, repeated or handed on."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+import migx
+from migx.errors import EvaluationError
+from migx.ir import Program
+from migx.targets.cpu.executable import CpuExecutable
+
+CHOICE = """
+module main(c: bool[], x: f32[n, 4]) {
+  %0 = exp(x)
+  %1 = if(c) [yes, no]
+  %2 = get_tuple_elem(%1)
+  %3 = get_tuple_elem(%1) {index=1}
+  %4 = add(%2, %3)
+  return %4, %2
+}
+
+module yes() {
+  %0 = relu(main:x)
+  %1 = neg(%0)
+  return %1, main:%0
+}
+
+module no() {
+  %0 = neg(main:x)
+  %1 = abs(%0)
+  return main:x, %1
+}
+"""
+COUNTED = """
+module main(t: i64[], c: bool[], x: f32[n, 4]) {
+  %0 = exp(x)
+  %1 = loop(t, c, x, %0) {outputs=(f32[n, 4], f32[n, 4], f32[trips, n, 4])} [body]
+  %2 = get_tuple_elem(%1)
+  %3 = get_tuple_elem(%1) {index=1}
+  %4 = get_tuple_elem(%1) {index=2}
+  %5 = neg(%4)
+  return %2, %3, %5
+}
+
+module body(i: i64[], c: bool[], a: f32[n, 4], b: f32[n, 4]) {
+  %0 = sin(a)
+  %1 = add(%0, main:x)
+  return c, b, %1, a
+}
+"""
+STOPPED = """
+module main(t: i64[], x: i64[]) {
+  %0 = undefined()
+  %1 = loop(t, %0, x, x) {outputs=(i64[], i64[], i64[trips], i64[trips])} [body]
+  %2 = get_tuple_elem(%1)
+  %3 = get_tuple_elem(%1) {index=1}
+  %4 = get_tuple_elem(%1) {index=2}
+  %5 = get_tuple_elem(%1) {index=3}
+  return %2, %3, %4, %5
+}
+
+module body(i: i64[], c: bool[], a: i64[], last: i64[]) {
+  %0 = @literal() {value=[1]} : i64[]
+  %1 = sub(a, %0)
+  %2 = @literal() {value=[0]} : i64[]
+  %3 = greater(%1, %2)
+  return %3, %1, i, last, i
+}
+"""
+NESTED = """
+module main(t: i64[], x: f32[n]) {
+  %0 = @literal() {value=[true]} : bool[]
+  %1 = loop(t, %0, x) [outer]
+  %2 = get_tuple_elem(%1)
+  return %2
+}
+
+module outer(i: i64[], c: bool[], a: f32[n]) {
+  %0 = neg(a)
+  %1 = loop(i, c, %0) [inner]
+  %2 = get_tuple_elem(%1)
+  %3 = sin(%0)
+  %4 = add(%2, %3)
+  return c, %4
+}
+
+module inner(j: i64[], d: bool[], b: f32[n]) {
+  %0 = @literal() {value=[1]} : i64[]
+  %1 = greater(j, %0)
+  %2 = if(%1) [yes, no]
+  %3 = get_tuple_elem(%2)
+  return d, %3
+}
+
+module yes() {
+  %0 = add(inner:b, outer:a)
+  %1 = cos(%0)
+  return %1
+}
+
+module no() {
+  return main:x
+}
+"""
+SCANNED = """
+module main(h: f32[4], x: f32[n, 3, 4], y: f32[4, n]) {
+  %0 = scan(h, x, y) {num_scan_inputs=2, scan_input_axes=(0, 1), scan_input_directions=(0, 1), \
+scan_output_axes=(1, 0), scan_output_directions=(0, 1)} [body]
+  %1 = get_tuple_elem(%0)
+  %2 = get_tuple_elem(%0) {index=1}
+  %3 = get_tuple_elem(%0) {index=2}
+  return %1, %2, %3
+}
+
+module body(h: f32[4], x: f32[3, 4], y: f32[4]) {
+  %0 = add(h, y)
+  %1 = multibroadcast(%0) {out_lens=(3, 4)}
+  %2 = add(x, %1)
+  return %0, %2, h
+}
+"""
+FLAGS = """
+module main(t: i64[], c: bool[], d: bool[]) {
+  %0 = loop(t, c, d, c, t) [body]
+  %1 = get_tuple_elem(%0)
+  %2 = get_tuple_elem(%0) {index=1}
+  %3 = get_tuple_elem(%0) {index=2}
+  return %1, %2, %3
+}
+
+module body(i: i64[], c: bool[], a: bool[], b: bool[], k: i64[]) {
+  return a, b, c, i
+}
+"""
+
+
+def given(program: Program, n: int, t: int, c: bool) -> dict[str, Any]:
+    """Inputs for the parameters a program has."""
+    dice = np.random.default_rng(n + 7 * t)
+
+    def value(name: str, dims: tuple[Any, ...]) -> Any:
+        if name in ("c", "d"):
+            return np.array(c)
+        if name == "t":
+            return np.array(t)
+        sizes = [d if isinstance(d, int) else n for d in dims]
+        drawn = dice.standard_normal(sizes).astype(np.float32)
+        return drawn if dims else np.array(3)
+
+    return {name: value(name, p.shape.dims) for name, p in program.main.parameters.items()}
+
+
+def compiled(text: str, target: str = "cpu", passes: str = "", threads: int = 2) -> Program:
+    options = {"num_threads": threads} if target == "cpu" else {}
+    return migx.parse(text).compile(target, passes=passes, **options)
+
+
+def fallbacks(program: Program) -> list[str]:
+    found = program.executable
+    assert isinstance(found, CpuExecutable)
+    return [at.name for at in found.fallbacks()]
+
+
+def same(got: list[Any], expected: list[Any]) -> bool:
+    """To some units in the last place of values near one."""
+    return all(
+        a.shape == b.shape and a.dtype == b.dtype and np.allclose(a, b, rtol=1e-5, atol=1e-5)
+        for a, b in zip(got, expected, strict=True)
+    )
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("text", [CHOICE, COUNTED, STOPPED, NESTED, SCANNED, FLAGS])
+def test_control_flow_is_steps(text: str, threads: int) -> None:
+    program, ref = compiled(text, threads=threads), compiled(text, "ref")
+    assert not fallbacks(program)
+    for n, t, c in [(3, 0, True), (1, 1, True), (0, 2, True), (3, 5, False), (2, 150, True)]:
+        inputs = given(program, n, t, c)
+        assert same(program.eval(inputs), ref.eval(inputs))
+
+
+def test_a_longer_loop_gets_more_room_once() -> None:
+    program = compiled(COUNTED)
+    lengths = [program.eval(given(program, 2, t, True))[2].shape[0] for t in (64, 65, 300, 2, 0)]
+    assert lengths == [64, 65, 300, 2, 0]
+
+
+def test_runs_of_one_loop_overlap() -> None:
+    program = compiled(COUNTED)
+    wrong: list[int] = []
+
+    def work(t: int) -> None:
+        inputs = given(program, 3, t, True)
+        expected = [a.tobytes() for a in program.eval(inputs)]
+        again = ([a.tobytes() for a in program.eval(inputs)] for _ in range(40))
+        wrong.extend(t for found in again if found != expected)
+
+    workers = [threading.Thread(target=work, args=(t,)) for t in (3, 90, 20, 200)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+GROWING = """
+module main(t: i64[], x: f32[n]) {
+  %0 = @literal() {value=[true]} : bool[]
+  %1 = loop(t, %0, x) {outputs=(f32[m])} [body]
+  %2 = get_tuple_elem(%1)
+  return %2
+}
+
+module body(i: i64[], c: bool[], a: f32[k]) {
+  %0 = concat(a, main:x, main:x) {axis=0}
+  return c, %0
+}
+"""
+
+
+def test_what_changes_its_dims_is_for_the_host() -> None:
+    text = GROWING.replace("f32[m])", "f32[m],)")
+    program, ref = compiled(text), compiled(text, "ref")
+    assert fallbacks(program) == ["loop"]
+    for t in (0, 1, 4):
+        inputs = given(program, 3, t, True)
+        assert same(program.eval(inputs), ref.eval(inputs))
+
+
+REFUSED = """
+module main(c: bool[], x: f32[n, 4]) {
+  %0 = if(c) [yes, no]
+  %1 = get_tuple_elem(%0)
+  return %1
+}
+
+module yes() {
+  %0 = slice(main:x) {axes=(0,), starts=(0,), ends=(2,)}
+  %1 = reduce_sum(%0) {axes=(0, 1)}
+  return %1
+}
+
+module no() {
+  %0 = reduce_max(main:x) {axes=(0, 1)}
+  return %0
+}
+"""
+
+
+def test_a_branch_that_is_not_taken_may_refuse_the_sizes() -> None:
+    program, ref = compiled(REFUSED), compiled(REFUSED, "ref")
+    for n, c in ((3, True), (3, False), (1, False), (2, True)):
+        inputs = given(program, n, 0, c)
+        assert same(program.eval(inputs), ref.eval(inputs))
+    with pytest.raises(migx.errors.MigxError):
+        program.eval(given(program, 1, 0, True))
+
+
+def test_a_loop_that_ends_early_has_no_result_of_the_dims_it_says() -> None:
+    text = STOPPED.replace("trips", "4")
+    program = compiled(text)
+    assert not fallbacks(program)
+    with pytest.raises(EvaluationError, match="number of iterations"):
+        program.eval({"t": np.array(4), "x": np.array(3)})
+    assert program.eval({"t": np.array(4), "x": np.array(9)})[2].tolist() == [9, 0, 1, 2]
+
+
+ENDLESS = """
+module main(x: f32[4], i: i64[]) {
+  %0 = undefined()
+  %1 = @literal() {value=[true]} : bool[]
+  %2 = loop(%0, %1, i) [body]
+  %3 = get_tuple_elem(%2)
+  return %3
+}
+
+module body(n: i64[], c: bool[], i: i64[]) {
+  %0 = gather(main:x, i) {axis=0}
+  %1 = @literal() {value=[1]} : i64[]
+  %2 = add(i, %1)
+  %3 = isnan(%0)
+  %4 = not(%3)
+  return %4, %2
+}
+"""
+
+
+def test_a_fault_ends_a_loop() -> None:
+    program = compiled(ENDLESS)
+    assert not fallbacks(program)
+    x = np.array([1, 2, np.nan, 3], np.float32)
+    assert program.eval({"x": x, "i": np.array(0)})[0] == 3
+    with pytest.raises(EvaluationError, match="gather"):
+        program.eval({"x": np.ones(4, np.float32), "i": np.array(0)})
+    assert program.eval({"x": x, "i": np.array(1)})[0] == 3
+
+
+def test_a_profile_has_every_step_that_was_run() -> None:
+    program = compiled(NESTED)
+    inputs = given(program, 3, 4, True)
+    arguments = {name: migx.Argument.of(value) for name, value in inputs.items()}
+    found = program.executable
+    assert isinstance(found, CpuExecutable)
+    names = [cost.kernel for cost in found.profile(arguments, {}).costs]
+    # The inner loop runs 0 + 1 + 2 + 3 times, its third and later iterations through a cosine.
+    assert names.count("sin") == 4
+    assert names.count("cos") + names.count("pointwise(add, cos)") == 1

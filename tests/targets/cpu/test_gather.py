@@ -1,0 +1,59 @@
+"""Picking by index on the cpu: axes, tuples, types and views, against ``ref``; wrong indices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+import migx
+from migx.errors import EvaluationError
+from migx.targets.cpu.kernels.gather import kernel_for
+from tests.targets.cpu.alone import parsed, problem
+
+CASES: Mapping[str, tuple[str, dict[str, int]]] = {
+    "rows": ("x: f32[200, 33], i: i64[n, 2]|gather(x, i)", {"n": 5}),
+    "no rows": ("x: f32[200, 33], i: i64[n, 2]|gather(x, i)", {"n": 0}),
+    "columns": ("x: i16[3, 200], i: i32[4]|gather(x, i) {axis=1}", {}),
+    "the middle": ("x: bf16[3, 200, n, 5], i: i32[2, 3]|gather(x, i) {axis=1}", {"n": 3}),
+    "a scalar": ("x: bool[200, 40], i: i64[]|gather(x, i)", {}),
+    "bytes as indices": ("x: f64[200, 7], i: u8[6]|gather(x, i)", {}),
+    "tuples": ("x: f32[200, 200, 17], i: i64[n, 2]|gathernd(x, i)", {"n": 9}),
+    "tuples of all axes": ("x: bool[200, 200], i: i32[4, 3, 2]|gathernd(x, i)", {}),
+    "a batch of tuples": ("x: f32[3, 200, 4], i: i64[3, 5, 1]|gathernd(x, i) {batch_dims=1}", {}),
+}
+
+
+def program_of(case: str) -> str:
+    given, op = case.split("|")
+    return f"module main({given}) {{\n  %0 = {op}\n  return %0\n}}\n"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_picks(name: str) -> None:
+    text, sizes = CASES[name]
+    assert not problem(kernel_for, parsed(program_of(text)), sizes)
+
+
+def test_views() -> None:
+    text = """
+module main(x: f32[40, 300], i: i64[3, 4]) {
+  %0 = transpose(x) {permutation=(1, 0)}
+  %1 = slice(i) {axes=(1,), starts=(1,), ends=(3,)}
+  %2 = gather(%0, %1)
+  return %2
+}
+"""
+    assert not problem(kernel_for, parsed(text))
+
+
+@pytest.mark.parametrize("index", [5, -6, 2**40])
+def test_an_index_outside_its_axis_is_an_error(index: int) -> None:
+    program = migx.parse(program_of("x: f32[5, 3], i: i64[n]|gather(x, i)"))
+    program.compile("cpu")
+    x = np.arange(15, dtype=np.float32).reshape(5, 3)
+    with pytest.raises(EvaluationError, match="outside axis 0 of f32"):
+        program.eval({"x": x, "i": np.array([0, index, 1])})
+    (got,) = program.eval({"x": x, "i": np.array([4, -5])})
+    np.testing.assert_array_equal(got, x[[4, 0]])

@@ -1,0 +1,169 @@
+"""Products with weights of four bits on the cpu: blocks, zero points, types and sizes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import migx
+from migx.targets.cpu import jit
+from migx.targets.cpu.kernels.int4 import kernel_for
+from migx.targets.cpu.machine import Machine, host
+from tests.targets.cpu.alone import parsed, problem, produced
+
+SIZES = {"f32": 4, "f16": 2, "bf16": 2, "i8": 1, "u8": 1}
+
+
+def literal(name: str, dtype: str, *dims: int) -> str:
+    count = int(np.prod(dims))
+    nbytes = (count + 1) // 2 if dtype in ("i4", "u4") else SIZES[dtype] * count
+    shape = ", ".join(map(str, dims))
+    return f'@literal() {{value=bytes("{name}", 0, {nbytes}), label="{name}"}} : {dtype}[{shape}]'
+
+
+def product(
+    rows: int | str,
+    depth: int,
+    columns: int,
+    block: int = 32,
+    *,
+    weight: str = "i4",
+    scale: str = "f32",
+    zero: str = "",
+    transposed: bool = False,
+    after: str = "return %9",
+) -> str:
+    """A dot with unpacked weights; their zero points are ``packed``, ``bytes``, or a number."""
+    blocks, signed = -(-depth // block), "i8" if weight == "i4" else "u8"
+    whole, parts = (depth, columns), (blocks, columns)
+    if transposed:
+        whole, parts = whole[::-1], parts[::-1]
+    unpacked = f"unpack_int4(%1) : {signed}[{whole[0]}, {whole[1]}]"
+    lines = [f"%1 = {literal('w', weight, *whole)}", f"%2 = {literal('s', scale, *parts)}"]
+    lines.append(f"%3 = {unpacked}")
+    given = ["%3", "%2"]
+    if zero == "packed":
+        lines += [f"%4 = {literal('z', weight, *parts)}", "%5 = unpack_int4(%4)"]
+        given.append("%5")
+    elif zero == "bytes":
+        lines.append(f"%5 = {literal('z', signed, *parts)}")
+        given.append("%5")
+    elif zero:
+        lines.append(f"%4 = @literal() {{value=[{zero}]}} : {signed}[]")
+        lines.append(f"%5 = multibroadcast(%4) {{out_lens=({parts[0]}, {parts[1]})}}")
+        given.append("%5")
+    if transposed:
+        for i, name in enumerate(given):
+            lines.append(f"%{20 + i} = transpose({name}) {{permutation=(1, 0)}}")
+        given = [f"%{20 + i}" for i in range(len(given))]
+    lines.append(f"%8 = dequantizelinear({', '.join(given)}) {{axis=0, block={block}}}")
+    lines.append("%9 = dot(x, %8)")
+    text = "\n  ".join(_numbered([*lines, *after.split("\n")]))
+    return f"\nmodule main(x: {scale}[{rows}, {depth}]) {{\n  {text}\n}}\n"
+
+
+def _numbered(lines: list[str]) -> list[str]:
+    """The lines with values numbered in order."""
+    names = {line.split(" ")[0]: f"%v{i}" for i, line in enumerate(lines) if line[0] == "%"}
+    for old in sorted(names, key=len, reverse=True):
+        lines = [line.replace(old + " ", names[old] + " ") for line in lines]
+        for end in (",", ")"):
+            lines = [line.replace(old + end, names[old] + end) for line in lines]
+        lines = [line[: -len(old)] + names[old] if line.endswith(old) else line for line in lines]
+    return [line.replace("%v", "%") for line in lines]
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 7, 70])
+@pytest.mark.parametrize(("depth", "columns"), [(32, 128), (100, 50), (33, 1), (700, 270)])
+def test_sizes_that_do_not_divide_tiles(rows: int, depth: int, columns: int) -> None:
+    assert not problem(kernel_for, parsed(product(rows, depth, columns), "fuse_int4"))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("block", [1, 5, 16, 128, 1000])
+def test_blocks(rows: int, block: int) -> None:
+    assert not problem(kernel_for, parsed(product(rows, 260, 40, block), "fuse_int4"))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("zero", ["", "3", "packed", "bytes"])
+@pytest.mark.parametrize("weight", ["i4", "u4"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_zero_points(rows: int, zero: str, weight: str, transposed: bool) -> None:
+    text = product(rows, 70, 150, weight=weight, zero=zero, transposed=transposed)
+    assert not problem(kernel_for, parsed(text, "fuse_int4"))
+
+
+@pytest.mark.parametrize("rows", [1, 9])
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+def test_narrow_floats(rows: int, dtype: str) -> None:
+    assert not problem(kernel_for, parsed(product(rows, 90, 60, scale=dtype), "fuse_int4"))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_scales_that_are_no_blocks(axis: int) -> None:
+    count = (90, 60)[axis]
+    text = f"""
+module main(x: f32[n, 90]) {{
+  %0 = {literal("w", "i4", 90, 60)}
+  %1 = {literal("s", "f32", count)}
+  %2 = unpack_int4(%0)
+  %3 = dequantizelinear(%2, %1) {{axis={axis}}}
+  %4 = dot(x, %3)
+  return %4
+}}
+"""
+    program = parsed(text, "fuse_int4")
+    for rows in (0, 1, 5):
+        assert not problem(kernel_for, program, {"n": rows})
+
+
+def test_what_follows_is_done_with_it() -> None:
+    text = product("n", 64, 200, after="%10 = sigmoid(%9)\n%11 = mul(%9, %10)\nreturn %11")
+    program = parsed(text, "fuse_int4,fuse_pointwise,fuse_epilogue")
+    assert produced(program).name == "group"
+    for rows in (1, 4):
+        assert not problem(kernel_for, program, {"n": rows})
+
+
+def test_weights_are_packed_in_the_program_and_stay_so() -> None:
+    program = migx.parse(product("n", 64, 256), draw_missing=1)
+    expected = program.copy()
+    program.compile("cpu")
+    expected.compile("ref")
+    compiled = program._compiled
+    assert compiled is not None
+    packed = [at for at in compiled.program.main if at.name == "@literal"]
+    assert sum(int(at.shape.nbytes) for at in packed) == 64 * 256 // 2 + 2 * 256 * 4
+    x = np.random.default_rng(0).standard_normal((3, 64)).astype(np.float32)
+    got, wanted = program.eval({"x": x})[0], expected.eval({"x": x})[0]
+    np.testing.assert_allclose(got, wanted, atol=64 * np.finfo(np.float32).eps * abs(wanted).max())
+
+
+@pytest.mark.parametrize(
+    ("features", "width", "registers"), [(set(), 32, 16), ({"neon"}, 16, 32), (set(), 16, 16)]
+)
+def test_texts_for_other_machines_compile(features: set[str], width: int, registers: int) -> None:
+    machine = replace(
+        host(), features=frozenset(features), vector_bytes=width, registers=registers, masks=False
+    )
+    assert isinstance(machine, Machine)
+    kernel = kernel_for(produced(parsed(product("n", 70, 50, zero="packed"), "fuse_int4")), machine)
+    assert kernel is not None
+    assert jit.compiled(kernel.text)
+
+
+def test_convolutions_are_left() -> None:
+    text = f"""
+module main(x: f32[1, 4, 8, 8]) {{
+  %0 = {literal("w", "i4", 2, 4, 3, 3)}
+  %1 = {literal("s", "f32", 2)}
+  %2 = unpack_int4(%0)
+  %3 = dequantizelinear(%2, %1) {{axis=0}}
+  %4 = convolution(x, %3)
+  return %4
+}}
+"""
+    assert kernel_for(produced(parsed(text, "fuse_int4")), host()) is None

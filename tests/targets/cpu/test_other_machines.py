@@ -1,0 +1,43 @@
+"""Kernels that move elements, written for CPUs unlike this one: LLVM takes their texts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from migx.targets.cpu import jit
+from migx.targets.cpu.kernels import FAMILIES, kernel_for
+from migx.targets.cpu.machine import host
+from tests.targets.cpu.alone import parsed, produced
+from tests.targets.cpu.test_recurrent import layer
+
+MACHINES = {"avx2": (32, 16), "neon": (16, 32), "sse": (16, 16)}
+OPS = {
+    "regions": ("x: f32[n, 5]", "concat(x, x) {axis=1}"),
+    "gather": ("x: f16[n, 5], i: i64[3]", "gather(x, i)"),
+    "scatter": ("x: i8[n, 5], i: i64[3, 1], u: i8[3, 5]", "scatternd_add(x, i, u)"),
+    "places": ("x: f32[n, 50]", 'pad(x) {pads=(1, 20, 0, 3), mode="reflect"}'),
+    "lines": ("x: f32[n, 50]", "argmax(x) {axis=1}"),
+    "resize": ("x: f32[n, 50]", 'resize(x) {sizes=(2*n, 70), mode="linear"}'),
+    "transposed": ("x: f32[n, 3, 50]", "contiguous(%t)"),
+}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("family", [*OPS, "recurrent"])
+def test_texts_compile(family: str, machine: str) -> None:
+    assert family in FAMILIES
+    text = layer("lstm", "b", lengths=True)
+    if family != "recurrent":
+        given, op = OPS[family]
+        turned = "%0 = transpose(x) {permutation=(2, 1, 0)}"
+        lines = [turned, f"%1 = {op.replace('%t', '%0')}", "return %1"]
+        text = f"module main({given}) {{\n" + "\n".join(lines[family != "transposed" :]) + "\n}\n"
+        text = text if family == "transposed" else text.replace("%1", "%0")
+    width, registers = MACHINES[machine]
+    features = frozenset({"neon"} if machine == "neon" else ())
+    other = replace(host(), features=features, vector_bytes=width, registers=registers, masks=False)
+    kernel = kernel_for(produced(parsed(text)), other)
+    assert kernel is not None
+    assert jit.compiled(kernel.text)

@@ -1,0 +1,106 @@
+"""Recurrent layers on the cpu: every cell, direction, length and size, against ``ref``."""
+
+from __future__ import annotations
+
+import pytest
+
+from migx.targets.cpu.kernels.recurrent import kernel_for
+from migx.targets.cpu.machine import host
+from tests.targets.cpu.alone import parsed, problem, produced
+
+GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+
+
+def layer(
+    op: str,
+    batch: int | str = 1,
+    features: int = 5,
+    hidden: int = 20,
+    *,
+    direction: str = "forward",
+    dtype: str = "f32",
+    options: str = "",
+    lengths: bool = False,
+    states: bool = True,
+) -> str:
+    d, g = 2 if direction == "bidirectional" else 1, GATES[op]
+    size = 4 if dtype == "f32" else 2
+
+    def weight(name: str, *dims: int) -> str:
+        count = size
+        for n in dims:
+            count *= n
+        shape = ", ".join(map(str, dims))
+        return (
+            f'@literal() {{value=bytes("{name}", 0, {count}), label="{name}"}} : {dtype}[{shape}]'
+        )
+
+    state = f"{dtype}[{d}, {batch}, {hidden}]"
+    given = [f"x: {dtype}[time, {batch}, {features}]"]
+    last = ["%3", "n" if lengths else "%4"]
+    if lengths:
+        given.append(f"n: i32[{batch}]")
+    if states:
+        given.append(f"h: {state}")
+        last.append("h")
+        if op == "lstm":
+            given.append(f"c: {state}")
+            last += ["c", "%5"]
+    return f"""
+module main({", ".join(given)}) {{
+  %1 = {weight("w", d, g * hidden, features)}
+  %2 = {weight("r", d, g * hidden, hidden)}
+  %3 = {weight("b", d, 2 * g * hidden)}
+  %4 = undefined()
+  %5 = {weight("p", d, 3 * hidden)}
+  %6 = {op}(x, %1, %2, {", ".join(last)}) {{hidden_size={hidden}, direction="{direction}"{options}}}
+  return %6
+}}
+"""
+
+
+@pytest.mark.parametrize("op", GATES)
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+def test_cells_and_directions(op: str, direction: str) -> None:
+    program = parsed(layer(op, "batch", direction=direction))
+    for time, batch in ((1, 1), (4, 3), (0, 2), (3, 0)):
+        assert not problem(kernel_for, program, {"time": time, "batch": batch}), (time, batch)
+
+
+@pytest.mark.parametrize(
+    ("op", "hidden", "options"),
+    [
+        ("gru", 33, ", linear_before_reset=true"),
+        ("gru", 64, ", clip=0.5"),
+        ("gru", 100, ""),
+        ("lstm", 48, ", input_forget=true"),
+        ("lstm", 3, ', activations=("Sigmoid", "Relu", "Tanh")'),
+        ("rnn", 130, ', activations=("Relu",)'),
+    ],
+)
+def test_options_and_sizes(op: str, hidden: int, options: str) -> None:
+    program = parsed(layer(op, 2, 17, hidden, options=options))
+    assert not problem(kernel_for, program, {"time": 3})
+
+
+@pytest.mark.parametrize("op", GATES)
+def test_narrow_floats(op: str) -> None:
+    assert not problem(kernel_for, parsed(layer(op, 2, dtype="f16")), {"time": 3})
+    assert not problem(kernel_for, parsed(layer(op, 2, dtype="bf16", states=False)), {"time": 3})
+
+
+def test_activations_without_a_kernel_are_left() -> None:
+    program = parsed(layer("rnn", 1, options=', activations=("Softsign",)'))
+    assert kernel_for(produced(program), host()) is None
+
+
+@pytest.mark.parametrize("op", GATES)
+def test_sequences_of_their_own_lengths(op: str) -> None:
+    program = parsed(layer(op, 9, direction="bidirectional", lengths=True))
+    assert not problem(kernel_for, program, {"time": 5})
+
+
+def test_inputs_that_do_not_lie_step_after_step() -> None:
+    text = layer("lstm", 3).replace("x: f32[time, 3, 5]", "u: f32[3, time, 5]")
+    text = text.replace("  %1 =", "  %0 = transpose(u) {permutation=(1, 0, 2)}\n  %1 =", 1)
+    assert not problem(kernel_for, parsed(text.replace("lstm(x", "lstm(%0")), {"time": 4})

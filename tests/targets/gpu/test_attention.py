@@ -1,0 +1,47 @@
+"""Attention on the gpu: masks, heads that share keys and values, and caches of any length."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.targets.gpu.on_interpreter import holds
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16", "f32"])
+@pytest.mark.parametrize(("queries", "keys"), [("s", "s"), ("1", "t"), ("5", "37"), ("s", "1")])
+def test_scaled_and_masked(queries: str, keys: str, dtype: str) -> None:
+    holds(
+        f"""module main(q: {dtype}[n, 3, {queries}, 20], k: {dtype}[n, 3, {keys}, 20],
+                        v: {dtype}[n, 3, {keys}, 24], m: {dtype}[n, 1, {queries}, {keys}]) {{
+          %0 = transpose(k) {{permutation=(0, 1, 3, 2)}}
+          %1 = dot(q, %0)
+          %2 = @literal() {{value=[0.25]}} : {dtype}[1]
+          %3 = multibroadcast(%2) {{out_lens=(n, 3, {queries}, {keys})}}
+          %4 = mul(%1, %3)
+          %5 = multibroadcast(m) {{out_lens=(n, 3, {queries}, {keys})}}
+          %6 = add(%4, %5)
+          %7 = softmax(%6) {{axis=3}}
+          %8 = dot(%7, v)
+          return %8
+        }}""",
+        {"n": 2, "s": 35, "t": 70},
+    )
+
+
+def test_heads_that_share_keys_and_values() -> None:
+    holds(
+        """module main(q: f32[2, 6, 5, 16], k: f32[2, 2, t, 16], v: f32[2, 2, t, 16]) {
+          %0 = unsqueeze(k) {axes=(2,)}
+          %1 = multibroadcast(%0) {out_lens=(2, 2, 3, t, 16)}
+          %2 = reshape(%1) {dims=(2, 6, t, 16)}
+          %3 = unsqueeze(v) {axes=(2,)}
+          %4 = multibroadcast(%3) {out_lens=(2, 2, 3, t, 16)}
+          %5 = reshape(%4) {dims=(2, 6, t, 16)}
+          %6 = transpose(%2) {permutation=(0, 1, 3, 2)}
+          %7 = dot(q, %6)
+          %8 = softmax(%7) {axis=3}
+          %9 = dot(%8, %5)
+          return %9
+        }""",
+        {"t": 41},
+    )

@@ -1,0 +1,95 @@
+"""Kernels compiled ahead of time, with no GPU: for every architecture, kept, and in files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import migx
+from migx.targets.gpu import compiling
+from migx.targets.gpu.architectures import ARCHITECTURES
+from tests.targets.gpu.on_interpreter import DEVICE
+
+from migx.errors import TargetError  # isort: skip
+from migx.ir import Program  # isort: skip
+from migx.targets.gpu import Gpu  # isort: skip
+from migx.targets.gpu.compiling import Request, binaries  # isort: skip
+from migx.targets.gpu.executable import GpuExecutable  # isort: skip
+from migx.targets.gpu.kernels import kernel_for  # isort: skip
+
+ADD = "module main(x: f32[n, 40], y: f32[n, 40]) {\n %0 = add(x, y)\n return %0\n}"
+DOT = "module main(x: f16[n, 64], y: f16[64, 128]) {\n %0 = dot(x, y)\n return %0\n}"
+INT4 = """module main(x: f16[n, 64], w: u4[64, 128], s: f16[2, 128]) {
+  %0 = unpack_int4(w)
+  %1 = dequantizelinear(%0, s) {axis=0, block=32}
+  %2 = dot(x, %1)
+  return %2
+}"""
+
+
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MIGX_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def request_for(text: str, arch: str, passes: str = "") -> Request:
+    program = migx.parse(text)
+    migx.run_passes(program, passes)
+    (at,) = program.main.outputs
+    kernel = kernel_for(at)
+    assert kernel is not None
+    aligned = tuple(range(len(kernel.pointers)))
+    return Request(
+        kernel.source, kernel.pointers, len(kernel.words), aligned, kernel.warps, kernel.stages, arch
+    )
+
+
+def test_every_architecture_has_its_binary() -> None:
+    wanted = {name: request_for(ADD, name) for name in ARCHITECTURES}
+    made = binaries(wanted.values())
+    for name, request in wanted.items():
+        binary = made[request.key]
+        assert binary.code.startswith(b"\x7fELF")
+        assert binary.arch == name
+        assert binary.threads == request.warps * ARCHITECTURES[name].warp
+
+
+@pytest.mark.parametrize("arch", ["sm_90", "gfx942"])
+def test_products_fit_the_shared_memory_and_are_compiled_once(
+    arch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = [request_for(DOT, arch), request_for(INT4, arch, "fuse_int4")]
+    made = binaries(wanted)
+    assert all(0 < b.shared <= ARCHITECTURES[arch].shared for b in made.values())
+
+    def started() -> None:
+        raise AssertionError("a helper is started for what is kept")
+
+    monkeypatch.setattr(compiling, "_started", started)
+    assert binaries(wanted) == made
+
+
+def test_a_text_that_triton_refuses_is_shown() -> None:
+    wrong = Request("import triton\n@triton.jit\ndef kernel(p0):\n    nothing(p0)\n", ("fp32",), 0, (), 4, 2, "sm_90")
+    with pytest.raises(TargetError, match=r"Triton refuses a kernel for sm_90(.|\n)*nothing"):
+        binaries([wrong])
+
+
+def test_a_file_holds_the_binaries_and_runs_where_there_is_a_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from migx.targets.gpu import cupy_device
+
+    monkeypatch.setattr(cupy_device, "found", lambda: (None, "there is no GPU"))
+    program: Program = migx.parse(ADD).compile(Gpu("sm_90"))
+    migx.save(program, tmp_path / "program.mxr")
+    loaded = migx.load(tmp_path / "program.mxr")
+    executable = loaded.compiled.executable
+    assert isinstance(executable, GpuExecutable)
+    assert [b.arch for b in executable.binaries.values()] == ["sm_90"]
+    with pytest.raises(TargetError, match="compiled for sm_90; there is no GPU"):
+        loaded.eval({"x": [[1.0] * 40], "y": [[2.0] * 40]})
+    monkeypatch.setattr(cupy_device, "found", lambda: (DEVICE, ""))
+    (result,) = migx.load(tmp_path / "program.mxr").eval({"x": [[1.0] * 40], "y": [[2.0] * 40]})
+    assert result.tolist() == [[3.0] * 40]

@@ -1,0 +1,73 @@
+"""Convolutions and pooling on the gpu: strides, dilations, padding, groups, ranks and types."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.targets.gpu.on_interpreter import holds
+
+CASES = {
+    "3x3": ("5, 13, 11", "20, 5, 3, 3", (1, 1, 1, 1), (1, 1), (1, 1), 1),
+    "uneven": ("5, 13, 11", "20, 5, 3, 3", (1, 0, 1, 2), (2, 1), (1, 2), 1),
+    "depthwise": ("8, 13, 11", "8, 1, 3, 3", (1, 1, 1, 1), (2, 2), (1, 1), 8),
+    "groups": ("8, 13, 11", "32, 4, 3, 3", (0, 0, 0, 0), (1, 1), (1, 1), 2),
+    "one axis": ("8, 13", "32, 8, 3", (1, 1), (1,), (1,), 1),
+    "1x1": ("8, 13, 9", "32, 8, 1, 1", (0, 0, 0, 0), (1, 1), (1, 1), 1),
+    "three axes": ("3, 5, 6, 7", "17, 3, 2, 2, 2", (1, 0, 1, 0, 1, 1), (1, 2, 1), (1, 1, 1), 1),
+    "one pixel": ("1, 1, 1", "3, 1, 1, 1", (0, 0, 0, 0), (1, 1), (1, 1), 1),
+}
+
+
+@pytest.mark.parametrize("dtype", ["f16", "f32", "f64"])
+@pytest.mark.parametrize("case", CASES)
+def test_convolutions(case: str, dtype: str) -> None:
+    x, w, padding, stride, dilation, group = CASES[case]
+    holds(
+        f"module main(x: {dtype}[n, {x}], w: {dtype}[{w}]) {{\n %0 = convolution(x, w) "
+        f"{{padding={padding}, stride={stride}, dilation={dilation}, group={group}}}\n return %0\n}}",
+        {"n": 2},
+    )
+
+
+def test_bias_residual_and_activation_are_in_the_kernel() -> None:
+    holds(
+        """module main(x: f32[n, 5, 13, 11], w: f32[20, 5, 3, 3], b: f32[20], r: f32[n, 20, 13, 11]) {
+          %0 = convolution(x, w) {padding=(1, 1, 1, 1)}
+          %1 = broadcast(b) {axis=1, out_lens=(n, 20, 13, 11)}
+          %2 = add(%0, %1)
+          %3 = add(%2, r)
+          %4 = relu(%3)
+          return %4
+        }""",
+        {"n": 2},
+    )
+
+
+def test_levels_are_multiplied_without_being_written_out() -> None:
+    holds(
+        """module main(x: u8[n, 5, 9, 9], w: i8[20, 5, 3, 3]) {
+          %0 = @literal() {value=[0.5]} : f32[1]
+          %1 = @literal() {value=[3]} : u8[1]
+          %2 = dequantizelinear(x, %0, %1)
+          %3 = dequantizelinear(w, %0)
+          %4 = convolution(%2, %3) {padding=(1, 1, 1, 1)}
+          return %4
+        }""",
+        {"n": 2},
+    )
+    holds(
+        "module main(x: u8[n, 5, 9, 9], w: i8[20, 5, 3, 3]) "
+        "{\n %0 = quant_convolution(x, w) {padding=(1, 1, 1, 1)}\n return %0\n}",
+        {"n": 2},
+    )
+
+
+@pytest.mark.parametrize("more", ["", ", ceil_mode=true", ", count_include_pad=true"])
+@pytest.mark.parametrize("mode", ["max", "average"])
+@pytest.mark.parametrize("dtype", ["f16", "f32"])
+def test_pooling(dtype: str, mode: str, more: str) -> None:
+    holds(
+        f"module main(x: {dtype}[n, 3, 13, 11]) {{\n %0 = pooling(x) "
+        f'{{mode="{mode}", lengths=(3, 2), padding=(1, 0, 1, 1), stride=(2, 1){more}}}\n return %0\n}}',
+        {"n": 2},
+    )

@@ -1,0 +1,69 @@
+"""Arithmetic on elements on the gpu: each operation, each element type."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.targets.gpu.on_interpreter import holds
+
+FLOATS = ("f16", "bf16", "f32", "f64")
+INTEGERS = ("i8", "u8", "i32", "i64")
+UNARY = (
+    *("abs", "ceil", "cos", "erf", "exp", "floor", "nearbyint", "neg", "recip", "relu", "sigmoid"),
+    *("sign", "sin", "tanh"),
+)
+BINARY = ("add", "div", "greater", "less_or_equal", "max", "min", "mul", "sqdiff", "sub")
+SPECIAL = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 0.5, 1.5, 2.5, -0.5, -2.5, 1e-30, 80, -80])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", UNARY)
+def test_functions_of_one_float(name: str, dtype: str) -> None:
+    holds(f"module main(x: {dtype}[n, 37]) {{\n %0 = {name}(x)\n return %0\n}}", {"n": 31})
+
+
+@pytest.mark.parametrize("name", ["relu", "sign", "abs", "nearbyint", "tanh", "sigmoid", "isnan"])
+def test_zeros_infinities_and_nan(name: str) -> None:
+    text = f"module main(x: f32[13]) {{\n %0 = {name}(x)\n return %0\n}}"
+    holds(text, x=SPECIAL.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", ["f16", "f32", "i8", "u8", "i64"])
+@pytest.mark.parametrize("name", BINARY)
+def test_functions_of_two(name: str, dtype: str) -> None:
+    text = f"module main(x: {dtype}[n, 1, 9], y: {dtype}[5, 9]) {{\n"
+    text += " %0 = multibroadcast(x) {out_lens=(n, 5, 9)}\n"
+    text += f" %1 = multibroadcast(y) {{out_lens=(n, 5, 9)}}\n %2 = {name}(%0, %1)\n return %2\n}}"
+    holds(text, {"n": 3})
+
+
+@pytest.mark.parametrize("name", ["fmod", "mod", "shift_left", "shift_right", "bitwise_xor"])
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_integers(name: str, dtype: str) -> None:
+    text = f"module main(x: {dtype}[n], y: {dtype}[n]) {{\n %0 = {name}(x, y)\n return %0\n}}"
+    holds(text, {"n": 130})
+
+
+@pytest.mark.parametrize("given", ["f32", "f64", "i8", "i64", "bool"])
+@pytest.mark.parametrize("to", ["f16", "bf16", "f32", "u8", "i32", "bool"])
+def test_conversions(given: str, to: str) -> None:
+    if given == to:
+        return
+    text = f"module main(x: {given}[67]) {{\n %0 = convert(x) {{to={to}}}\n return %0\n}}"
+    inside = {"x": np.linspace(0, 255, 67).astype(given.replace("f", "float"))}
+    holds(text, **(inside if given[0] == "f" and to == "u8" else {}))
+
+
+@pytest.mark.parametrize("zero", ["", ", z"])
+def test_levels_are_rounded_and_clipped(zero: str) -> None:
+    text = "module main(x: f32[n, 3], s: f32[3], z: u8[3]) {\n"
+    text += f" %0 = quantizelinear(x, s{zero}) {{axis=1, to=u8}}\n"
+    text += f" %1 = dequantizelinear(%0, s{zero}) {{axis=1}}\n return %0, %1\n}}"
+    holds(text, {"n": 50}, s=np.array([0.1, 0.25, 0.01], np.float32))
+
+
+def test_a_transposed_operand_and_a_power() -> None:
+    text = "module main(x: f32[7, n], y: f32[n, 7]) {\n %0 = transpose(x) {permutation=(1, 0)}\n"
+    text += " %1 = abs(%0)\n %2 = pow(%1, y)\n %3 = greater(x, x)\n return %2, %3\n}"
+    holds(text, {"n": 33})

@@ -1,0 +1,87 @@
+"""Products of matrices on the gpu: types, shapes that do not divide tiles, what is fused to them,
+and weights of four bits.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.targets.gpu.on_interpreter import holds
+
+
+@pytest.mark.parametrize("rows", ["1", "2", "37", "n"])
+@pytest.mark.parametrize("dtype", ["f16", "bf16", "f32", "f64", "i32"])
+def test_a_product_with_its_bias_and_activation(dtype: str, rows: str) -> None:
+    holds(
+        f"""module main(x: {dtype}[2, {rows}, 70], w: {dtype}[70, 33], b: {dtype}[33]) {{
+          %0 = multibroadcast(w) {{out_lens=(2, 70, 33)}}
+          %1 = dot(x, %0)
+          %2 = multibroadcast(b) {{out_lens=(2, {rows}, 33)}}
+          %3 = add(%1, %2)
+          %4 = relu(%3)
+          return %4
+        }}""",
+        {"n": 70},
+    )
+
+
+@pytest.mark.parametrize(("depth", "columns"), [(1, 1), (1, 40), (257, 1), (16, 130)])
+@pytest.mark.parametrize("rows", [1, 3, 20])
+def test_narrow_products(rows: int, depth: int, columns: int) -> None:
+    holds(
+        f"module main(x: f32[{rows}, {depth}], y: f32[{depth}, {columns}]) "
+        "{\n %0 = dot(x, y)\n return %0\n}"
+    )
+
+
+@pytest.mark.parametrize("transposed", ["x", "y"])
+def test_a_batch_of_matrices_that_are_transposed(transposed: str) -> None:
+    dims = {"x": "n, 3, 5, 70", "y": "n, 3, 70, 33"}
+    lead, a, b = dims[transposed].rsplit(", ", 2)
+    dims[transposed] = f"{lead}, {b}, {a}"
+    given = ", ".join("%0" if name == transposed else name for name in "xy")
+    text = f"module main(x: f32[{dims['x']}], y: f32[{dims['y']}]) {{\n"
+    text += f" %0 = transpose({transposed}) {{permutation=(0, 1, 3, 2)}}\n"
+    holds(text + f" %1 = dot({given})\n return %1\n}}", {"n": 2})
+
+
+@pytest.mark.parametrize("left", ["i8", "u8"])
+@pytest.mark.parametrize("right", ["i8", "u8"])
+@pytest.mark.parametrize("rows", [1, 20])
+def test_bytes_are_multiplied_exactly(rows: int, left: str, right: str) -> None:
+    holds(
+        f"module main(x: {left}[{rows}, 300], y: {right}[300, 33]) "
+        "{\n %0 = quant_dot(x, y)\n return %0\n}"
+    )
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("weight", ["i4", "u4"])
+@pytest.mark.parametrize(("dtype", "block"), [("f32", 16), ("f16", 32), ("bf16", 64)])
+@pytest.mark.parametrize("rows", ["1", "n"])
+def test_four_bits(rows: str, dtype: str, block: int, weight: str, axis: int) -> None:
+    depth, columns = 70, 34
+    blocks = -(-depth // block)
+    whole, parts = (
+        f"{a}, {columns}" if axis == 0 else f"{columns}, {a}" for a in (depth, blocks)
+    )
+    text = f"module main(x: {dtype}[{rows}, {depth}], w: {weight}[{whole}], s: {dtype}[{parts}], "
+    text += f"z: {weight}[{parts}]) {{\n %0 = unpack_int4(w)\n %1 = unpack_int4(z)\n"
+    text += f" %2 = dequantizelinear(%0, s, %1) {{axis={axis}, block={block}}}\n"
+    if axis == 1:
+        text += " %3 = transpose(%2) {permutation=(1, 0)}\n"
+    holds(text + f" %{3 + axis} = dot(x, %{2 + axis})\n return %{3 + axis}\n}}", {"n": 21})
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_four_bits_packed_along_an_axis(axis: int) -> None:
+    dims = "35, 34" if axis == 0 else "70, 17"
+    holds(
+        f"""module main(x: f32[9, 70], w: u8[{dims}]) {{
+          %0 = unpack_int4(w) {{axis={axis}}}
+          %1 = @literal() {{value=[0.5]}} : f32[1]
+          %2 = dequantizelinear(%0, %1)
+          %3 = dot(x, %2)
+          return %3
+        }}"""
+    )

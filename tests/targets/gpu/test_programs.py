@@ -1,0 +1,125 @@
+"""Whole programs on the gpu target, run by the interpreter: models, control flow, files, weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import migx
+from benchmarks import models
+from migx.testing.fuzz import fuzz, subjects_for
+from tests.targets.gpu.on_interpreter import DEVICE, gpu, inputs_for
+
+from migx.errors import TargetError  # isort: skip
+from migx.targets.gpu import Gpu, passes  # isort: skip
+from migx.targets.gpu.executable import GpuExecutable  # isort: skip
+from migx.targets.gpu.values import DeviceArgument  # isort: skip
+
+BLOCK = """
+module main(x: f32[n, s, 32]) {{
+  %0 = {w0}
+  %1 = multibroadcast(%0) {{out_lens=(n, 32, 96)}}
+  %2 = dot(x, %1)
+  %3 = reshape(%2) {{dims=(n, s, 3, 4, 8)}}
+  %4 = transpose(%3) {{permutation=(2, 0, 3, 1, 4)}}
+  %5 = slice(%4) {{axes=(0,), starts=(0,), ends=(1,)}}
+  %6 = squeeze(%5) {{axes=(0,)}}
+  %7 = slice(%4) {{axes=(0,), starts=(1,), ends=(2,)}}
+  %8 = squeeze(%7) {{axes=(0,)}}
+  %9 = slice(%4) {{axes=(0,), starts=(2,), ends=(3,)}}
+  %10 = squeeze(%9) {{axes=(0,)}}
+  %11 = transpose(%8) {{permutation=(0, 1, 3, 2)}}
+  %12 = dot(%6, %11)
+  %13 = softmax(%12) {{axis=3}}
+  %14 = dot(%13, %10)
+  %15 = transpose(%14) {{permutation=(0, 2, 1, 3)}}
+  %16 = reshape(%15) {{dims=(n, s, 32)}}
+  %17 = add(%16, x)
+  %18 = reduce_mean(%17) {{axes=(2,)}}
+  %19 = multibroadcast(%18) {{out_lens=(n, s, 32)}}
+  %20 = sub(%17, %19)
+  return %20
+}}"""
+WEIGHT = '@literal() {value=bytes("w", 0, 12288), label="w", replaceable=true} : f32[32, 96]'
+
+
+def transformer() -> migx.Program:
+    return migx.parse(BLOCK.format(w0=WEIGHT), draw_missing=1)
+
+
+@pytest.fixture(autouse=True)
+def _interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    from migx.targets.gpu import cupy_device
+
+    monkeypatch.setattr(cupy_device, "found", lambda: (DEVICE, ""))
+
+
+@pytest.mark.parametrize("name", ["qonnx_mnist_conv", "script_loop_rnn", "silero_vad"])
+def test_models_of_which_some_run_on_the_host_too(name: str) -> None:
+    program = migx.parse_onnx(models.make(name))
+    given = models.inputs(name)
+    expected = program.copy().compile("ref").eval(given)
+    for got, wanted in zip(program.compile(gpu()).eval(given), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("sizes", [{"n": 1, "s": 1}, {"n": 2, "s": 37}])
+def test_a_transformer_block_of_any_size(sizes: dict[str, int]) -> None:
+    program = transformer()
+    given = inputs_for(program, sizes, {})
+    (expected,) = program.copy().compile("ref").eval(given)
+    made = program.compile(gpu())
+    for _ in range(2):  # memory is used again
+        (got,) = made.eval(given)
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+    executable = made.compiled.executable
+    assert isinstance(executable, GpuExecutable)
+    assert executable.copies == (1, 1)
+
+
+def test_weights_are_swapped_on_the_device_and_back() -> None:
+    program, other = transformer().compile(gpu()), np.full((32, 96), 0.25, np.float32)
+    given = inputs_for(program, {"n": 1, "s": 5}, {})
+    (before,) = program.eval(given)
+    assert isinstance(program.compiled.weights.current.slots["w"], DeviceArgument)
+    with program.update_weights() as new:
+        new["w"] = other
+    (after,) = program.eval(given)
+    assert not np.array_equal(before, after)
+    new.rollback()
+    assert np.array_equal(program.eval(given)[0], before)
+    with program.update_weights(in_place=True) as new:
+        new["w"] = other
+    assert np.array_equal(program.eval(given)[0], after)
+
+
+def test_results_stay_on_the_device_without_offload_copy() -> None:
+    program = transformer()
+    given = inputs_for(program, {"n": 1, "s": 5}, {})
+    (expected,) = program.copy().compile(gpu()).eval(given)
+    made = program.compile(Gpu(device=DEVICE, offload_copy=False)).compiled
+    (there,) = made.results(given)
+    assert isinstance(there, DeviceArgument)
+    np.testing.assert_array_equal(there.array, expected)
+
+
+def test_random_programs_are_what_ref_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes, "FEW", -1)  # else the host does what is this small
+    report = fuzz(subjects_for(target=gpu()), programs=60, seed=5, enough=1)
+    assert not report.failures, report.failures[0]
+
+
+def test_the_law_of_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes, "FEW", -1)
+    report = fuzz(subjects_for(target=gpu(), law=True), programs=15, seed=2, enough=1)
+    assert not report.failures, report.failures[0]
+
+
+def test_without_a_device_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from migx.targets.gpu import cupy_device
+
+    monkeypatch.setattr(cupy_device, "found", lambda: (None, "there is no GPU"))
+    with pytest.raises(TargetError, match="there is no GPU. To compile for another machine"):
+        transformer().compile("gpu")

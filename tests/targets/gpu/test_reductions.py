@@ -1,0 +1,55 @@
+"""Reductions, softmax and normalisations on the gpu, on rows that do not fill tiles."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.targets.gpu.on_interpreter import holds
+
+NORM = """module main(x: {t}[n, {d}], g: {t}[{d}]) {{
+  %0 = reduce_mean(x) {{axes=(1,)}}
+  %1 = multibroadcast(%0) {{out_lens=(n, {d})}}
+  %2 = sub(x, %1)
+  %3 = mul(%2, %2)
+  %4 = reduce_mean(%3) {{axes=(1,)}}
+  %5 = rsqrt(%4)
+  %6 = multibroadcast(%5) {{out_lens=(n, {d})}}
+  %7 = mul(%2, %6)
+  %8 = multibroadcast(g) {{out_lens=(n, {d})}}
+  %9 = mul(%7, %8)
+  return %9, %0
+}}"""
+
+
+@pytest.mark.parametrize("axes", ["(0,)", "(2,)", "(0, 2)", "(1,)", "(0, 1, 2)"])
+@pytest.mark.parametrize("dtype", ["f16", "f32", "i8"])
+@pytest.mark.parametrize("name", ["reduce_sum", "reduce_max", "reduce_min", "reduce_mean"])
+def test_every_axis(name: str, dtype: str, axes: str) -> None:
+    text = f"module main(x: {dtype}[n, 7, 33]) {{\n %0 = {name}(x) {{axes={axes}}}\n return %0\n}}"
+    holds(text, {"n": 5})
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("sizes", [(3, 1), (70, 129), (2, 5000)])
+def test_rows_of_a_length_that_is_not_known(axis: int, sizes: tuple[int, int]) -> None:
+    text = "module main(x: f32[n, m]) {\n %0 = softmax(x) {axis=" + str(axis) + "}\n"
+    text += " %1 = reduce_max(%0) {axes=(" + str(axis) + ",)}\n return %0, %1\n}"
+    holds(text, dict(zip("nm", sizes, strict=True)))
+
+
+@pytest.mark.parametrize("name", ["reduce_any", "reduce_all", "reduce_max"])
+def test_bools(name: str) -> None:
+    holds(f"module main(x: bool[n, 40]) {{\n %0 = {name}(x) {{axes=(1,)}}\n return %0\n}}", {"n": 9})
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16", "f32", "f64"])
+def test_a_normalisation_is_one_kernel(dtype: str) -> None:
+    holds(NORM.format(t=dtype, d=300), {"n": 5})
+
+
+def test_nan_and_infinities_go_through_maxima_and_softmax() -> None:
+    x = np.zeros((4, 40), np.float32)
+    x[0, 3], x[1, 5], x[2] = np.nan, np.inf, -np.inf
+    text = "module main(x: f32[4, 40]) {\n %0 = reduce_max(x) {axes=(1,)}\n"
+    holds(text + " %1 = softmax(x) {axis=1}\n return %0, %1\n}", x=x)
