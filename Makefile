@@ -5,9 +5,11 @@ JOBS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 BENCH_READY := .venv/.ready-bench
+GPU_BIN := .venv-gpu/bin
+GPU_READY := .venv-gpu/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-compare conformance models clean
+.PHONY: help demo test test-gpu gpu-compile check format bench bench-compare conformance models clean
 .DELETE_ON_ERROR:
 
 export TEXT # the words reach the program as they are, quotes and all
@@ -23,6 +25,12 @@ test: $(READY) ## format, lint, types and tests: what every change must pass
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n $(JOBS)
+
+test-gpu: $(GPU_READY) ## kernels for GPUs, on any Linux machine; installs Triton, a gigabyte, into .venv-gpu
+	$(GPU_BIN)/pytest -n $(JOBS) tests/targets/gpu
+
+gpu-compile: $(GPU_READY) ## compile all 26 models for two kinds of GPU; other ones: make gpu-compile ARCH=sm_80
+	$(GPU_BIN)/python -m benchmarks.gpu_compile $(if $(ARCH),--arch "$(ARCH)")
 
 check: test ## the same as test
 
@@ -56,6 +64,12 @@ $(READY): pyproject.toml
 $(BENCH_READY): $(READY)
 	@echo "Installing the benchmark tools into .venv"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
+
+$(GPU_READY): pyproject.toml
+	@test -x $(GPU_BIN)/pip || { $(MAKE_VENV_GPU); }
+	@echo "Installing migx, its test tools, Triton and CuPy into .venv-gpu"
+	@$(GPU_BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,gpu]'
 	@touch $@
 
 define MAKE_VENV

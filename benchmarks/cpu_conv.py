@@ -30,7 +30,8 @@ from migx.targets.cpu import jit
 from migx.targets.cpu.kernels import kernel_for
 from migx.targets.cpu.machine import host
 from migx.targets.cpu.memory import address, aligned
-from migx.targets.cpu.pool import STEP_WORDS, pool, run_steps
+from migx.targets.cpu.pool import pool
+from migx.targets.cpu.runtime import STEP_WORDS, run_steps
 
 Array = NDArray[Any]
 PASSES = "optimize_module,fuse_pointwise,fuse_epilogue"

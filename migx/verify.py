@@ -175,10 +175,13 @@ def submodules(module: Module) -> Iterator[Problem]:
 
 
 def packed_storage(module: Module) -> Iterator[Problem]:
-    """Types under eight bits are storage: only unpacking, and what passes values on, reads them."""
+    """Types under eight bits are storage: only unpacking, what passes values on, and a target's
+    own operations, whose names have its own in front (``gpu::code_object``), read them.
+    """
     for at in module:
+        name = at.op.name
+        allowed = name in READ_PACKED or name.startswith("unpack_") or "::" in name
         for value in at.inputs:
-            allowed = at.op.name in READ_PACKED or at.op.name.startswith("unpack_")
             if value.shape.dtype.is_packed and not allowed:
                 yield at, f"it reads packed {value.shape}; only an unpack operation can"
 

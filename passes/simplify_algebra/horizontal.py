@@ -112,7 +112,8 @@ def splits(
     at.together(found)
     columns = []
     for column in zip(*(row.inputs for row in found), strict=True):
-        cuts = is_cut(column[0])
+        pairs, whole = zip(column, parts, strict=True), column[0].inputs
+        cuts = all(v.op == part.op and v.inputs == whole for v, part in pairs)
         joined = column[0].inputs[0] if cuts else joined_constants(at, column, axis, dims)
         if joined is None:
             return None
@@ -155,7 +156,8 @@ def _span(cut: Instruction) -> tuple[Extent, Extent]:
 
 def twin(root: Instruction, cut: Instruction, part: Instruction) -> Instruction | None:
     """The instruction that does with one part what ``root`` does with another."""
-    return next((u for u in part.users if is_twin(root, cut, u, part)), None)
+    others = (u for u in part.users if u is not root)
+    return next((u for u in others if is_twin(root, cut, u, part)), None)
 
 
 def is_twin(root: Instruction, cut: Instruction, other: Instruction, part: Instruction) -> bool:

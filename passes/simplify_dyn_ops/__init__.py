@@ -67,7 +67,7 @@ def equations(program: Program) -> dict[str, tuple[Extent, Instruction]]:
     found: dict[str, tuple[Extent, Instruction]] = {}
     given = {s.name for p in program.main.parameters.values() for s in p.shape.symbols()}
     for module in program.modules.values():
-        for at, mine, known in ((at, *pair) for at in module for pair in sizes_of(at)):
+        for at, mine, known in ((each, *pair) for each in module for pair in sizes_of(each)):
             symbol = mine.symbol if isinstance(mine, Dim) else None
             if symbol is None or symbol.name in given or not within(known, symbol):
                 continue

@@ -24,6 +24,8 @@ FINISH = 2.0
 """Writing a vector of the result; a vector of sums that waits for more channels costs as much."""
 TURNING = 4.0
 """The same where pixels and channels must change places."""
+FETCH = 1.0
+"""Bringing a vector of weights from afar, for each tile again."""
 TILE = 1000.0
 """Beginning a tile."""
 
@@ -245,12 +247,13 @@ def _costs(
     row = -(-across // strip.lanes) / across
     seen = tile.spread if isinstance(tile.spread, int) else _known(_spread(work, down, across))
     spread = copy * work.channels * row * seen / (across * down)
+    fetched = FETCH * steps * strip.unit / strip.lanes
     begun = each = 0.0
     for size, often in sizes.items():
         turns, vectors = _turns_of(strip, size)
         ends = (TURNING if strip.turned else FINISH) * vectors * (2 * chunks - 1)
         begun += often * (TILE + spread * size)
-        each += often * (turns * steps + ends)
+        each += often * (turns * steps + ends + fetched)
     repeats = _known(depth.made) * (work.repeats if isinstance(work.repeats, int) else 1)
     for share in shares:
         times = repeats * -(-work.outputs // (strip.unit * share))

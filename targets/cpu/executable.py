@@ -34,8 +34,9 @@ from migx.targets.cpu.outline import (
 )
 from migx.targets.cpu.peaks import peaks
 from migx.targets.cpu.plan import Plan
-from migx.targets.cpu.pool import make_runtime, runtime_objects, wanted_threads
+from migx.targets.cpu.pool import wanted_threads
 from migx.targets.cpu.running import Call, Run, Values, Watch, Workspace
+from migx.targets.cpu.runtime import make_runtime, runtime_objects
 from migx.targets.cpu.saved import Kernels, objects_of, saved_as
 from migx.targets.cpu.weights import Literals
 

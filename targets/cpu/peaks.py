@@ -11,7 +11,8 @@ from migx.targets.cpu import jit
 from migx.targets.cpu.emit import F32, I64, PTR, Module
 from migx.targets.cpu.machine import host
 from migx.targets.cpu.memory import address, aligned
-from migx.targets.cpu.pool import STEP_WORDS, pool, run_steps
+from migx.targets.cpu.pool import pool
+from migx.targets.cpu.runtime import STEP_WORDS, run_steps
 
 CHAINS = 12
 """Independent sums: more than the latency of a multiply-add times how many start in a cycle."""

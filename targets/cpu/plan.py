@@ -24,8 +24,8 @@ from migx.targets.cpu.checks import (
     check_sizes,
 )
 from migx.targets.cpu.memory import Layout, Life, arranged
-from migx.targets.cpu.outline import Cell, Kind, Outline, Reference, Work
-from migx.targets.cpu.pool import STEP_WORDS
+from migx.targets.cpu.outline import Cell, Kind, Outline, Part, Reference, Work
+from migx.targets.cpu.runtime import STEP_WORDS
 
 
 @dataclass
@@ -68,6 +68,7 @@ class Plan:
         self.patches: dict[Cell, Patch] = {}
         self.runs: list[tuple[int, int] | Work] = []
         self._literals, self._code_of = literals, code_of
+        self._lying: dict[Part, tuple[Cell, Layout] | None] = {}
         self._arrange()
         self._fill(threads)
 
@@ -87,15 +88,23 @@ class Plan:
     def _places(self, at: Instruction) -> list[tuple[Cell, Layout]]:
         """The cells that a result lies in, and how; none where it is no array of this piece's."""
         indices = range(len(at.shape.parts)) if at.shape.parts else (-1,)
-        places: list[tuple[Cell, Layout]] = []
-        for index in indices:
-            found = self.outline.where.get((at, index))
-            if found is None or found.cell.root.kind is not Kind.RESULT:
-                return []
-            shape = found.shape.bind(self.sizes)
-            start = self.number(found.offset) * shape.dtype.bits // 8
-            places.append((found.cell.root, Layout.of_shape(shape, start)))
-        return places
+        found = [place for index in indices if (place := self.lies((at, index))) is not None]
+        own = all(cell.kind is Kind.RESULT for cell, _ in found)
+        return found if own and len(found) == len(indices) else []
+
+    def lies(self, part: Part) -> tuple[Cell, Layout] | None:
+        """The cell that a value lies in, and how; None where that is no memory of this plan's."""
+        if part not in self._lying:
+            self._lying[part] = self._found(part)
+        return self._lying[part]
+
+    def _found(self, part: Part) -> tuple[Cell, Layout] | None:
+        reference = self.outline.where.get(part)
+        if reference is None or reference.cell.root.kind not in (Kind.ARENA, Kind.RESULT):
+            return None
+        cell, shape = reference.cell.root, reference.shape.bind(self.sizes)
+        start = self.offset_of.get(cell, 0) + self.number(reference.offset) * shape.dtype.bits // 8
+        return cell, Layout.of_shape(shape, start)
 
     def _fill(self, threads: int) -> None:
         kernels = [(w, w.kernel) for w in self.outline.works if w.kernel is not None]

@@ -17,40 +17,17 @@ a sleeper that is missed sleeps until the next job, which is no harm.
 from __future__ import annotations
 
 import atexit
-import ctypes
 import os
-import sys
 import threading
-from collections.abc import Mapping
-from functools import cache
-from typing import Any
 
 import numpy as np
 
 from migx.errors import TargetError
-from migx.targets.cpu import jit
 from migx.targets.cpu.machine import cores, logical_cpus
+from migx.targets.cpu.runtime import STATE_BYTES, runtime
 
-STEP_WORDS = 4
-"""A step: the address of its code, that of its arguments, how many tiles, and a number. Where there
-is no code, it is a jump to the step of that number; where it has a tile, only if the byte whose
-address is its argument is 0.
-"""
-BACK = 256
-"""After how many jumps backwards a run returns, so that somebody looks for faults and signals."""
-CLAIMS = 8
-"""Into how many claims for each thread a job is cut, at most."""
 SPINS = 2000
 """How often an idle thread looks for work before it sleeps: some ten microseconds."""
-PATIENCE = 500
-"""How often the thread that waits for others looks whether they are done before it lets the system
-run something else on its core."""
-
-# The state, in bytes: what is written by different threads lies on different cache lines.
-EPOCH, GATE, NEXT, OWNER, SLEEPERS, STOP = 0, 64, 128, 192, 256, 320
-CODE, ARGS, TILES, CLAIM, SCRATCH, STRIDE, LIMIT = (384 + 8 * i for i in range(7))
-MUTEX, CONDITION = 448, 576
-STATE_BYTES = 704
 
 
 def wanted_threads(asked: int | None) -> int:
@@ -77,7 +54,7 @@ class Pool:
         self.address = -(-self._memory.ctypes.data // 64) * 64
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
-        _runtime().start(self.address)
+        runtime().start(self.address)
 
     def provide(self, threads: int) -> None:
         """Has at least as many threads as needed beside the one that runs the plan."""
@@ -88,7 +65,7 @@ class Pool:
                 number = len(self._threads) + 1
                 spins = SPINS if number < logical_cpus() else 0
                 made = threading.Thread(
-                    target=_runtime().serve,
+                    target=runtime().serve,
                     args=(self.address, number, spins),
                     name=f"migx-{number}",
                     daemon=True,
@@ -101,14 +78,14 @@ class Pool:
 
     def stop(self) -> None:
         """Sends all threads home."""
-        _runtime().stop(self.address)
+        runtime().stop(self.address)
         for thread in self._threads:
             thread.join()
         self._threads.clear()
 
 
 _pool: Pool | None = None
-_making = threading.RLock()
+_making = threading.Lock()
 
 
 def pool() -> Pool:
@@ -126,385 +103,8 @@ def _after_fork() -> None:
     global _pool, _making
     if _pool is not None:
         atexit.unregister(_pool.stop)
-    _pool, _making = None, threading.RLock()
+    _pool, _making = None, threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def run_steps() -> Any:
-    """The compiled loop over steps: ``(steps, first, last, state, threads, scratch, stride)``. It
-    returns the step it has come to: ``last`` or one after it, if it is not to be called again.
-    """
-    return _runtime().run
-
-
-ENTRIES = {"run": 7, "serve": 3, "start": 1, "stop": 1}
-"""The compiled functions below, and how many words each is called with."""
-
-
-class _Runtime:
-    """The compiled functions, and the code they live in."""
-
-    def __init__(self, known: Mapping[str, bytes]) -> None:
-        self._codes = []
-        for name, text in _texts().items():
-            (code,) = jit.codes({jit.symbol(text): text}, name, known).values()
-            self._codes.append(code)
-            types = [ctypes.c_int64] * ENTRIES[name]
-            result = ctypes.c_int64 if name == "run" else None
-            setattr(self, name, ctypes.CFUNCTYPE(result, *types)(code.address))
-
-    run: Any
-    serve: Any
-    start: Any
-    stop: Any
-
-
-_made: _Runtime | None = None
-
-
-def make_runtime(known: Mapping[str, bytes] = jit.NOTHING) -> None:
-    """Makes the compiled functions, unless they are there; ``known`` are objects by symbol."""
-    global _made  # noqa: PLW0603  one for the process, as the pool
-    if _made is None:
-        with _making:
-            if _made is None:
-                _made = _Runtime(known)
-
-
-def runtime_objects(known: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The objects of these functions by symbol."""
-    texts = {name: {jit.symbol(text): text} for name, text in _texts().items()}
-    return {s: made for n, t in texts.items() for s, made in jit.objects(t, n, known).items()}
-
-
-def _runtime() -> _Runtime:
-    if _made is None:
-        make_runtime()
-    assert _made is not None
-    return _made
-
-
-@cache
-def _texts() -> dict[str, str]:
-    """The text of each function: what an object exports is one, so each has one of its own."""
-    text = _text()
-    return {name: f"; {name}\n{text}" for name in ENTRIES}
-
-
-def _field(name: str, offset: int) -> str:
-    return f"  %{name} = getelementptr i8, ptr %state, i64 {offset}\n"
-
-
-def _system() -> dict[str, str]:
-    """How this system locks, waits and yields, as instructions."""
-    if sys.platform == "win32":
-        return {
-            "declare": "declare void @AcquireSRWLockExclusive(ptr)\n"
-            "declare void @ReleaseSRWLockExclusive(ptr)\n"
-            "declare i8 @TryAcquireSRWLockExclusive(ptr)\n"
-            "declare i32 @SleepConditionVariableSRW(ptr, ptr, i32, i32)\n"
-            "declare void @WakeAllConditionVariable(ptr)\ndeclare i32 @SwitchToThread()\n",
-            "init": "",
-            "lock": "  call void @AcquireSRWLockExclusive(ptr %mutex)\n",
-            "unlock": "  call void @ReleaseSRWLockExclusive(ptr %mutex)\n",
-            "trylock": "  %took = call i8 @TryAcquireSRWLockExclusive(ptr %mutex)\n"
-            "  %free = icmp ne i8 %took, 0\n",
-            "wait": "  call i32 @SleepConditionVariableSRW(ptr %cond, ptr %mutex, i32 -1, i32 0)\n",
-            "wake": "  call void @WakeAllConditionVariable(ptr %cond)\n",
-            "yield": "  call i32 @SwitchToThread()\n",
-        }
-    return {
-        "declare": "declare i32 @pthread_mutex_lock(ptr)\ndeclare i32 @pthread_mutex_unlock(ptr)\n"
-        "declare i32 @pthread_cond_wait(ptr, ptr)\ndeclare i32 @pthread_cond_broadcast(ptr)\n"
-        "declare i32 @pthread_mutex_init(ptr, ptr)\ndeclare i32 @pthread_cond_init(ptr, ptr)\n"
-        "declare i32 @pthread_mutex_trylock(ptr)\ndeclare i32 @sched_yield()\n",
-        "init": "  call i32 @pthread_mutex_init(ptr %mutex, ptr null)\n"
-        "  call i32 @pthread_cond_init(ptr %cond, ptr null)\n",
-        "lock": "  call i32 @pthread_mutex_lock(ptr %mutex)\n",
-        "unlock": "  call i32 @pthread_mutex_unlock(ptr %mutex)\n",
-        "trylock": "  %took = call i32 @pthread_mutex_trylock(ptr %mutex)\n"
-        "  %free = icmp eq i32 %took, 0\n",
-        "wait": "  call i32 @pthread_cond_wait(ptr %cond, ptr %mutex)\n",
-        "wake": "  call i32 @pthread_cond_broadcast(ptr %cond)\n",
-        "yield": "  call i32 @sched_yield()\n",
-    }
-
-
-def _text() -> str:
-    """The runtime: ``serve`` is where threads are parked, ``run`` works through steps."""
-    system = _system()
-    _, features = jit.host_features()
-    arm = "neon" in features
-    pause = (
-        "  call void @llvm.aarch64.hint(i32 1)\n"
-        if arm
-        else "  call void @llvm.x86.sse2.pause()\n"
-        if "sse2" in features
-        else ""
-    )
-    lines = _RUNTIME
-    for name, text in system.items():
-        lines = lines.replace(f"<{name}>\n", text)
-    declared = (
-        "declare void @llvm.aarch64.hint(i32)\n" if arm else "declare void @llvm.x86.sse2.pause()\n"
-    )
-    return lines.replace("<pause>\n", pause) + (declared if pause else "")
-
-
-_JOB = "".join(
-    _field(n, at)
-    for n, at in (
-        ("next", NEXT),
-        ("pcode", CODE),
-        ("pargs", ARGS),
-        ("ptiles", TILES),
-        ("pclaim", CLAIM),
-        ("pscratch", SCRATCH),
-        ("pstride", STRIDE),
-    )
-)
-_WAIT = _field("mutex", MUTEX) + _field("cond", CONDITION)
-
-_RUNTIME = f"""<declare>
-
-define internal void @work(ptr %state, i64 %number) {{
-{_JOB}
-  %code = load ptr, ptr %pcode
-  %args = load ptr, ptr %pargs
-  %tiles = load i64, ptr %ptiles
-  %claim = load i64, ptr %pclaim
-  %base = load ptr, ptr %pscratch
-  %stride = load i64, ptr %pstride
-  %offset = mul i64 %stride, %number
-  %scratch = getelementptr i8, ptr %base, i64 %offset
-  br label %more
-more:
-  %first = atomicrmw add ptr %next, i64 %claim monotonic
-  %some = icmp slt i64 %first, %tiles
-  br i1 %some, label %do, label %none
-do:
-  %past = add i64 %first, %claim
-  %last = call i64 @llvm.smin.i64(i64 %past, i64 %tiles)
-  call void %code(ptr %args, i64 %first, i64 %last, ptr %scratch)
-  br label %more
-none:
-  ret void
-}}
-declare i64 @llvm.smin.i64(i64, i64)
-declare i64 @llvm.smax.i64(i64, i64)
-
-define void @start(ptr %state) {{
-{_WAIT}
-<init>
-  ret void
-}}
-
-define internal void @wake(ptr %state) {{
-{_WAIT}
-<trylock>
-  br i1 %free, label %rouse, label %held
-rouse:
-<wake>
-<unlock>
-  ret void
-held:
-  ret void
-}}
-
-define void @stop(ptr %state) {{
-{_WAIT}
-{_field("pstop", STOP)}
-<lock>
-  store atomic i64 1, ptr %pstop seq_cst, align 8
-  %o = atomicrmw add ptr %state, i64 1 seq_cst
-<wake>
-<unlock>
-  ret void
-}}
-
-define void @serve(ptr %state, i64 %number, i64 %spins) {{
-entry:
-{_WAIT}
-{_field("gate", GATE)}
-{_field("sleepers", SLEEPERS)}
-{_field("pstop", STOP)}
-{_field("plimit", LIMIT)}
-  br label %idle
-idle:
-  %seen = phi i64 [0, %entry], [%epoch, %shut], [%epoch, %leave]
-  br label %look
-look:
-  %n = phi i64 [0, %idle], [%n2, %again], [0, %slept]
-  %epoch = load atomic i64, ptr %state seq_cst, align 8
-  %changed = icmp ne i64 %epoch, %seen
-  br i1 %changed, label %called, label %nothing
-nothing:
-  %tired = icmp uge i64 %n, %spins
-  br i1 %tired, label %sleep, label %again
-again:
-<pause>
-  %n2 = add i64 %n, 1
-  br label %look
-sleep:
-<lock>
-  %s1 = atomicrmw add ptr %sleepers, i64 1 seq_cst
-  br label %check
-check:
-  %now = load atomic i64, ptr %state seq_cst, align 8
-  %still = icmp eq i64 %now, %seen
-  br i1 %still, label %wait, label %slept
-wait:
-<wait>
-  br label %check
-slept:
-  %s2 = atomicrmw sub ptr %sleepers, i64 1 seq_cst
-<unlock>
-  br label %look
-called:
-  %stop = load atomic i64, ptr %pstop seq_cst, align 8
-  %bye = icmp ne i64 %stop, 0
-  br i1 %bye, label %out, label %enter
-enter:
-  %inside = load atomic i64, ptr %gate acquire, align 8
-  %bit = and i64 %inside, 4294967296
-  %open = icmp ne i64 %bit, 0
-  br i1 %open, label %try, label %shut
-shut:
-  br label %idle
-try:
-  %plus = add i64 %inside, 1
-  %swap = cmpxchg ptr %gate, i64 %inside, i64 %plus seq_cst seq_cst
-  %in = extractvalue {{i64, i1}} %swap, 1
-  br i1 %in, label %allowed, label %enter
-allowed:
-  %limit = load i64, ptr %plimit
-  %may = icmp slt i64 %number, %limit
-  br i1 %may, label %do, label %leave
-do:
-  call void @work(ptr %state, i64 %number)
-  br label %leave
-leave:
-  %o = atomicrmw sub ptr %gate, i64 1 release
-  br label %idle
-out:
-  ret void
-}}
-
-define internal void @share(ptr %state, ptr %code, ptr %args, i64 %tiles, i64 %threads,
-                            ptr %scratch, i64 %stride) {{
-entry:
-{_JOB}
-{_field("gate", GATE)}
-{_field("owner", OWNER)}
-{_field("sleepers", SLEEPERS)}
-{_field("plimit", LIMIT)}
-  %swap = cmpxchg ptr %owner, i64 0, i64 1 acquire monotonic
-  %mine = extractvalue {{i64, i1}} %swap, 1
-  br i1 %mine, label %post, label %alone
-alone:
-  call void %code(ptr %args, i64 0, i64 %tiles, ptr %scratch)
-  ret void
-post:
-  store ptr %code, ptr %pcode
-  store ptr %args, ptr %pargs
-  store i64 %tiles, ptr %ptiles
-  %cuts = mul i64 %threads, {CLAIMS}
-  %share = udiv i64 %tiles, %cuts
-  %claim = call i64 @llvm.smax.i64(i64 %share, i64 1)
-  store i64 %claim, ptr %pclaim
-  store ptr %scratch, ptr %pscratch
-  store i64 %stride, ptr %pstride
-  store i64 %threads, ptr %plimit
-  store atomic i64 0, ptr %next monotonic, align 8
-  store atomic i64 4294967296, ptr %gate seq_cst, align 8
-  %e = atomicrmw add ptr %state, i64 1 seq_cst
-  %asleep = load atomic i64, ptr %sleepers seq_cst, align 8
-  %some = icmp ne i64 %asleep, 0
-  br i1 %some, label %rouse, label %begin
-rouse:
-  call void @wake(ptr %state)
-  br label %begin
-begin:
-  call void @work(ptr %state, i64 0)
-  %shut = atomicrmw and ptr %gate, i64 4294967295 seq_cst
-  br label %wait
-wait:
-  %n = phi i64 [0, %begin], [%n2, %spin], [%n2, %yield]
-  %left = load atomic i64, ptr %gate acquire, align 8
-  %done = icmp eq i64 %left, 0
-  br i1 %done, label %end, label %busy
-busy:
-  %n2 = add i64 %n, 1
-  %long = icmp ugt i64 %n, {PATIENCE}
-  br i1 %long, label %yield, label %spin
-spin:
-<pause>
-  br label %wait
-yield:
-<yield>
-  br label %wait
-end:
-  store atomic i64 0, ptr %owner release, align 8
-  ret void
-}}
-
-define i64 @run(ptr %steps, i64 %first, i64 %last, ptr %state, i64 %threads, ptr %scratch,
-                i64 %stride) {{
-entry:
-  br label %head
-head:
-  %i = phi i64 [%first, %entry], [%i2, %next], [%to, %jump]
-  %left = phi i64 [{BACK}, %entry], [%left, %next], [%left2, %jump]
-  %more = icmp slt i64 %i, %last
-  br i1 %more, label %step, label %done
-step:
-  %word = mul i64 %i, {STEP_WORDS}
-  %at = getelementptr i64, ptr %steps, i64 %word
-  %code = load ptr, ptr %at
-  %pa = getelementptr i64, ptr %at, i64 1
-  %args = load ptr, ptr %pa
-  %pt = getelementptr i64, ptr %at, i64 2
-  %tiles = load i64, ptr %pt
-  %some = icmp ne ptr %code, null
-  br i1 %some, label %kernel, label %maybe
-kernel:
-  %few = icmp slt i64 %tiles, 2
-  %one = icmp slt i64 %threads, 2
-  %alone = or i1 %few, %one
-  br i1 %alone, label %here, label %shared
-here:
-  call void %code(ptr %args, i64 0, i64 %tiles, ptr %scratch)
-  br label %next
-shared:
-  call void @share(ptr %state, ptr %code, ptr %args, i64 %tiles, i64 %threads, ptr %scratch,
-                   i64 %stride)
-  br label %next
-maybe:
-  %always = icmp eq i64 %tiles, 0
-  br i1 %always, label %jump, label %ask
-ask:
-  %condition = load ptr, ptr %args
-  %byte = load i8, ptr %condition
-  %no = icmp eq i8 %byte, 0
-  br i1 %no, label %jump, label %next
-jump:
-  %pn = getelementptr i64, ptr %at, i64 3
-  %to = load i64, ptr %pn
-  %back = icmp sle i64 %to, %i
-  %spent = zext i1 %back to i64
-  %left2 = sub i64 %left, %spent
-  %out = icmp slt i64 %to, %first
-  %tired = icmp eq i64 %left2, 0
-  %leave = or i1 %out, %tired
-  br i1 %leave, label %done, label %head
-next:
-  %i2 = add i64 %i, 1
-  br label %head
-done:
-  %reached = phi i64 [%i, %head], [%to, %jump]
-  ret i64 %reached
-}}
-"""

@@ -20,10 +20,11 @@ from migx.op import Runnable
 from migx.ops.builtin import GetTupleElem, Literal, Slot, Undefined
 from migx.profile import Cost
 from migx.shape import TUPLE, Shape
-from migx.targets.cpu.memory import address, aligned, laid_out, viewed
+from migx.targets.cpu.memory import Layout, address, aligned, laid_out
 from migx.targets.cpu.outline import Cell, Kind, Work, is_memory
 from migx.targets.cpu.plan import Plan
-from migx.targets.cpu.pool import pool, run_steps
+from migx.targets.cpu.pool import pool
+from migx.targets.cpu.runtime import run_steps
 from migx.text import draw_instruction
 
 if TYPE_CHECKING:
@@ -209,17 +210,12 @@ class Run:
             return self.values[at]
         if (found := self.objects.get((at, index))) is not None:
             return found
-        reference = self.plan.outline.where.get((at, index))
-        if reference is None and index < 0 and at.shape.parts:
+        if (place := self.plan.lies((at, index))) is not None:
+            return Argument(place[1].shape, self.seen(*place))
+        if index < 0 and at.shape.parts and (at, -1) not in self.plan.outline.where:
             parts = [self.value(at, i) for i in range(len(at.shape.parts))]
             return Argument(Shape.tuple(*(p.shape for p in parts)), tuple(parts))
-        cell = None if reference is None else reference.cell.root
-        if reference is None or cell is None or cell.kind not in (Kind.ARENA, Kind.RESULT):
-            return self._outside(at, index)
-        shape = self.bound(reference.shape)
-        offset = self.plan.number(reference.offset) * shape.dtype.bits // 8
-        memory, start = self.place(cell)
-        return Argument(shape, viewed(memory, start + offset, shape))
+        return self._outside(at, index)
 
     def _outside(self, at: Instruction, index: int) -> Argument:
         """A value that is a literal, an object, given, or a view of one of these."""
@@ -235,11 +231,9 @@ class Run:
         inputs = [self.value(v) for v in at.inputs]
         return operations.evaluator(type(op))(op, self.executable.context, shape, inputs, [])
 
-    def place(self, cell: Cell) -> tuple[NDArray[np.uint8], int]:
-        """The memory a cell lies in, and where."""
-        if cell.kind is Kind.RESULT:
-            return self.memory[cell], 0
-        return self.workspace.arena, self.plan.offset_of[cell]
+    def seen(self, cell: Cell, layout: Layout) -> NDArray[Any]:
+        """The array that lies in a cell of this run."""
+        return layout.of(self.memory[cell] if cell.kind is Kind.RESULT else self.workspace.arena)
 
     # On the host.
 
@@ -256,12 +250,11 @@ class Run:
                 if cell.of[1] < 0:
                     self.values[at] = part
                 continue
-            wanted = self.bound(cell.shape)
-            memory, start = self.place(cell)
-            target = viewed(memory, start, wanted)
-            array = part.array
+            place = self.plan.lies(cell.of)
+            assert place is not None
+            target, array = self.seen(*place), part.array
             if array.dtype != target.dtype or array.shape != target.shape:
-                message = f"computed {array.dtype} {list(array.shape)}, not {wanted.text}"
+                message = f"computed {array.dtype} {list(array.shape)}, not {place[1].shape.text}"
                 raise EvaluationError(draw_instruction(message, at))
             target[...] = array
 

@@ -45,6 +45,8 @@ class _Lowering:
         self.program, self.offload_copy = program, offload_copy
         self.host: dict[Instruction, Instruction] = {}
         self.device: dict[Instruction, Instruction] = {}
+        self.made_there: set[Instruction] = set()
+        """What the device has first, and the host only as a copy."""
         self.changed = False
         self.seen: set[Module] = set()
 
@@ -64,13 +66,11 @@ class _Lowering:
             if type(at.op) is Return:
                 self.results(at)
             elif type(at.op) is Param:
-                there = module is self.program.main and not self.offload_copy
-                (self.device if there and is_memory(at.shape) else self.host)[at] = at
-            elif type(at.op) is Slot or (type(at.op) is Literal and at.op.replaceable):
-                (self.device if is_memory(at.shape) else self.host)[at] = at
-            elif type(at.op) is Literal:
-                self.host[at] = at
-            elif is_alias(at) and at.inputs[0] in self.device and at.inputs[0] not in self.host:
+                self.start(at, module is self.program.main and not self.offload_copy)
+            elif type(at.op) in (Slot, Literal):
+                self.start(at, type(at.op) is Slot or at.op.replaceable)  # type: ignore[attr-defined]
+            elif is_alias(at) and at.inputs[0] in self.made_there:
+                self.made_there.add(at)
                 self.device[at] = self.moved(at)
             elif is_alias(at) or at in late or self.is_little(at):
                 self.on_host(at, known)
@@ -78,6 +78,14 @@ class _Lowering:
                 self.launch(at, kernel)
             else:
                 self.on_host(at, known)
+
+    def start(self, at: Instruction, there: bool) -> None:
+        """Notes where a value is that is given."""
+        if there and is_memory(at.shape):
+            self.device[at] = at
+            self.made_there.add(at)
+        else:
+            self.host[at] = at
 
     def is_little(self, at: Instruction) -> bool:
         """Whether an instruction makes a few numbers of a few that are on the host: sizes, mostly.
@@ -93,7 +101,7 @@ class _Lowering:
         assert module is not None
         main = module is self.program.main
         for index, value in enumerate(at.inputs):
-            if main and not self.offload_copy and self.is_there(value):
+            if main and not self.offload_copy and value in self.made_there:
                 made = self.to_device(value)
                 if type(made.op) is not Param:
                     made = module.insert_instruction(at, Sync(), made, origins=made.origins)
@@ -101,12 +109,6 @@ class _Lowering:
                 made = self.to_host(value)
             if made is not value:
                 module.replace_input(at, index, made)
-
-    def is_there(self, value: Instruction) -> bool:
-        """Whether a value, or what it is a view of, is on the device."""
-        while value not in self.device and is_alias(value):
-            value = value.inputs[0]
-        return value in self.device
 
     def launch(self, at: Instruction, kernel: Kernel) -> None:
         """Puts a code object in the place of an instruction."""
@@ -130,6 +132,7 @@ class _Lowering:
             len(writes),
             kernel.flops,
         )
+        self.made_there.add(at)
         self.device[at] = module.insert_instruction(at, op, *reads, *writes, origins=at.origins)
         self.changed = True
 
@@ -168,7 +171,14 @@ class _Lowering:
     def to_host(self, value: Instruction) -> Instruction:
         """The value on the host, copied right after it is made."""
         if value not in self.host:
-            there = self.device[value]
+            source = value.inputs[0] if is_alias(value) else None
+            if source in self.host and value.module is not None:
+                view = value.module.insert_instruction(
+                    value, value.op, self.host[source], origins=value.origins
+                )
+                self.host[value] = view
+                return view
+            there = self.to_device(value)
             module = there.module
             assert module is not None
             parts = there.shape.parts

@@ -16,7 +16,7 @@ from migx.targets.ref import Ref
 from migx.verify import verify
 
 TWO = """module main(x: f32[3, 6], n: f32[6, 3]) {
-  %0 = onnx_external_weights() {label="w", file="w.bin", offset=0, length=144, shape=f32[6, 6]} : f32[6, 6]
+  %0 = onnx_external_weights() {label="w", file="w.bin", offset=0, length=144, shape=f32[6, 6]}
   %1 = dot(x, %0) : f32[3, 6]
   %2 = relu(%1) : f32[3, 6]
   %3 = dot(%2, %0) : f32[3, 6]
@@ -133,9 +133,9 @@ def test_a_weight_in_which_a_pass_saw_a_number_keeps_it() -> None:
     assert assumed == {"scale": "simplify_algebra", "offset": "simplify_algebra"}
     x = {"x": np.arange(3, dtype=np.float32)}
     for name in assumed:
-        with pytest.raises(migx.MigxError, match=f"'{name}' cannot have another value: simplify_"):
-            with program.update_weights() as new:
-                new[name] = np.array([2], np.float32)
+        refused = pytest.raises(migx.MigxError, match=f"'{name}' cannot have another value: simpl")
+        with refused, program.update_weights() as new:
+            new[name] = np.array([2], np.float32)
         assert program.eval(x)[0].tolist() == [0, 1, 2]
     with program.update_weights() as new:
         new["scale"] = np.array([1], np.float32)

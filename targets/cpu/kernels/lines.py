@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from migx.dim import Extent, bounds, maximum, product
+from migx.dim import Extent, maximum, product
 from migx.ir import Instruction
 from migx.ops.reduce import Argmax, Argmin, PrefixScan, PrefixScanProd, PrefixScanSum, Topk
 from migx.shape import DType
@@ -76,10 +76,6 @@ class _Writer(ABC):
         writes what comes of it to others.
         """
 
-    def end(self, lines: Extent) -> Value:
-        """The tile before which to stop."""
-        return self.frame.end
-
     def kernel(self) -> Kernel:
         """The whole of it."""
         f, frame, dims = self.f, self.frame, self.given.dims
@@ -88,7 +84,7 @@ class _Writer(ABC):
         across: Extent = dims[-1] if self.side_by_side else 1
         rows = product(dims[i] for i in counted)
         height = maximum(ELEMENTS // maximum(dims[self.axis] * across, 1), 1)
-        with f.loop(frame.begin, self.end(rows * across)) as tile:
+        with f.loop(frame.begin, frame.end) as tile:
             top = tile.index * frame.extent(height)
             bottom = f.minimum(top + frame.extent(height), frame.extent(rows))
             with f.loop(top, bottom) as row:
@@ -138,15 +134,6 @@ class _Extreme(_Writer):
         assert isinstance(at.op, Argmax)
         self.greatest = not isinstance(at.op, Argmin)
         self.last_of_equals = at.op.select_last_index
-
-    def end(self, lines: Extent) -> Value:
-        f, frame = self.f, self.frame
-        if bounds(self.given.dims[self.axis])[0] > 0:
-            return frame.end
-        nothing = f.compare("eq", self.length, 0)
-        fault = f"{self.at.name} needs elements on axis {self.axis}"
-        frame.fails(nothing & (frame.extent(lines) > 0), fault)
-        return f.select(nothing, frame.begin, frame.end)
 
     def line(self, given: Value, made: Sequence[Value], lanes: int) -> None:
         f = self.f

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import migx
-from migx.errors import EvaluationError
+from migx.errors import InputError
 from migx.targets.cpu.kernels.lines import kernel_for
 from tests.targets.cpu.alone import parsed, problem
 
@@ -68,5 +68,5 @@ def test_equals_infinities_and_nan(op: str, axis: int) -> None:
 def test_an_axis_of_no_elements_has_no_extreme() -> None:
     program = migx.parse(program_of("argmax", 1, "f32[3, n]"))
     program.compile("cpu")
-    with pytest.raises(EvaluationError, match="axis 1"):
+    with pytest.raises(InputError, match="axis 1"):
         program.eval({"x": np.zeros((3, 0), np.float32)})

@@ -19,7 +19,8 @@ from migx.errors import TargetError
 from migx.targets.cpu import jit
 from migx.targets.cpu.emit import I64, PTR, Module
 from migx.targets.cpu.memory import address
-from migx.targets.cpu.pool import STEP_WORDS, Pool, pool, run_steps, wanted_threads
+from migx.targets.cpu.pool import Pool, pool, wanted_threads
+from migx.targets.cpu.runtime import STEP_WORDS, run_steps
 
 TEXT = "module main(x: f32[n, 64]) {\n %0 = exp(x)\n %1 = softmax(%0) {axis=1}\n return %1\n}\n"
 
