@@ -67,15 +67,15 @@ $(BENCH_READY): $(READY)
 	@touch $@
 
 $(GPU_READY): pyproject.toml
-	@test -x $(GPU_BIN)/pip || { $(MAKE_VENV_GPU); }
+	@test -x $(GPU_BIN)/pip || { $(MAKE_VENV); }
 	@echo "Installing migx, its test tools, Triton and CuPy into .venv-gpu"
 	@$(GPU_BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,gpu]'
 	@touch $@
 
 define MAKE_VENV
 if $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-  echo "Making .venv with $$($(PYTHON) --version)"; \
-  $(PYTHON) -m venv .venv; \
+  echo "Making $(@D) with $$($(PYTHON) --version)"; \
+  $(PYTHON) -m venv $(@D); \
 else \
   found=$$($(PYTHON) --version 2>&1) || found="not there"; \
   echo "error: migx needs Python 3.11 or later; $(PYTHON) is $$found." >&2; \

@@ -11,7 +11,7 @@ from migx import dim
 from migx.argument import Argument
 from migx.dim import Dim
 from migx.errors import DimError, InputError, ShapeError
-from migx.ir import Module
+from migx.ir import Instruction, Module
 from migx.shape import MAP, OPTIONAL, TUPLE, Shape
 
 Sizes = dict[str, int]
@@ -24,8 +24,10 @@ def check_inputs(module: Module, given: Mapping[str, Any]) -> dict[str, Argument
     dims.
     """
     parameters = module.parameters
-    if not isinstance(given, Mapping) or given.keys() != parameters.keys():
-        _refuse(given, {name: p.shape for name, p in parameters.items()})
+    if not isinstance(given, Mapping):
+        _refuse(given, parameters)
+    if given.keys() != parameters.keys():
+        _refuse(given, parameters)
     found: dict[str, Argument] = {}
     for name, parameter in parameters.items():
         found[name] = made = _argument(name, given[name], parameter.shape)
@@ -33,8 +35,9 @@ def check_inputs(module: Module, given: Mapping[str, Any]) -> dict[str, Argument
     return found
 
 
-def _refuse(given: Any, wanted: Mapping[str, Shape]) -> NoReturn:
+def _refuse(given: Any, parameters: Mapping[str, Instruction]) -> NoReturn:
     """Says which inputs are missing, or not wanted."""
+    wanted = {name: parameter.shape for name, parameter in parameters.items()}
     listed = ", ".join(f"{name}: {shape}" for name, shape in wanted.items()) or "none"
     if not isinstance(given, Mapping):
         raise InputError(f"inputs are given by name, as a dict; the inputs are {listed}")

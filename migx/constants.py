@@ -141,7 +141,7 @@ class Constants:
         """The value that a source takes memory for: that of a literal, and what stands in for that
         of a deferred weight or a slot; None for what is computed.
         """
-        if type(at.op) is Literal:
+        if isinstance(at.op, Literal):
             return at.op.value
         if type(at.op) is OnnxExternalWeights:
             return self._stand_ins.setdefault(at.op.label, Argument(at.shape))

@@ -235,7 +235,7 @@ class Module:
             value._users[made] = value._users.get(made, 0) + 1
         for module in made.modules:
             module.parents[made] = module.parents.get(made, 0) + 1
-        if type(made.op) is Literal:
+        if isinstance(made.op, Literal):
             self.program.literals[made] = None
         return made
 
@@ -323,7 +323,7 @@ class Module:
             raise IRError(f"{op.name} of {shape} cannot take the place of {instruction!r}")
         instruction.op = op
         self.program.literals.pop(instruction, None)
-        if type(op) is Literal:
+        if isinstance(op, Literal):
             self.program.literals[instruction] = None
 
     def move_instruction(self, instruction: Instruction, before: Instruction) -> None:

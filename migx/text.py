@@ -144,7 +144,7 @@ class _Writer:
             named = [f"{quoted(n)}={v}" for n, v in zip(op.names, read, strict=False)]
             return f"  return {', '.join(named or read)}".rstrip()
         # A literal's strides are its own; those of any other result follow from its operation.
-        shape = at.shape if type(op) is Literal else at.shape.text
+        shape = at.shape if isinstance(op, Literal) else at.shape.text
         line = f"  {own[at]} = {op.name}({', '.join(read)}){_attributes(op, self)}"
         if at.modules:
             line += f" [{', '.join(quoted(m.name) for m in at.modules)}]"

@@ -45,9 +45,12 @@ def body_of(
         _check_known(node, inputs)
         types = [b"" if v is None else type_of(v.shape).SerializeToString() for v in inputs]
         known = schema.context_dependent_function_opset_versions
-        text = schema.get_context_dependent_function_with_opset_version(
-            _newest(known, version), node.SerializeToString(), types
-        )
+        try:
+            text = schema.get_context_dependent_function_with_opset_version(
+                _newest(known, version), node.SerializeToString(), types
+            )
+        except RuntimeError as error:  # its attributes are such that onnx writes no body for it
+            raise OnnxError(f"{_named(node)}: ONNX makes no body for it: {error}") from error
     body: onnx.FunctionProto = onnx.FunctionProto.FromString(text)
     if not body.node:
         given = ", ".join("none" if v is None else v.shape.text for v in inputs)

@@ -21,6 +21,16 @@ from migx.ops.control import CONDITION, ITERATION, If, Loop, Scan
 from migx.ops.formats import UnpackWeight
 from migx.shape import Shape
 from migx.targets.cpu.checks import asked_again, check_sizes, symbols_of
+from migx.targets.cpu.control_kernels import (
+    AGAIN,
+    BEGIN,
+    COPY,
+    COUNT,
+    JUMP,
+    REFUSED,
+    ROW,
+    UNLESS,
+)
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.outline import (
     Cell,
@@ -38,131 +48,6 @@ from migx.targets.cpu.outline import (
 ENDLESS = 1 << 62
 """More iterations than there will ever be."""
 KernelOf = Callable[[Instruction], Kernel | None]
-
-
-def _text(words: str, body: str) -> str:
-    """A kernel of one tile whose arguments have these names and types."""
-    loads = "".join(
-        f"  %at.{name} = getelementptr i64, ptr %args, i64 {index}\n"
-        f"  %{name} = load {type_}, ptr %at.{name}\n"
-        for index, (type_, name) in enumerate(word.split() for word in words.split(", "))
-    )
-    head = "define void @kernel(ptr %args, i64 %begin, i64 %end, ptr %scratch) {\nentry:\n"
-    return f"{_DECLARED}{head}{loads}{body}}}\n"
-
-
-_DECLARED = """declare void @llvm.memmove.p0.p0.i64(ptr, ptr, i64, i1)
-declare i64 @llvm.smin.i64(i64, i64)
-"""
-COPY = Kernel(
-    "copy",
-    _text(
-        "ptr from, ptr to, i64 bytes",
-        "  call void @llvm.memmove.p0.p0.i64(ptr %to, ptr %from, i64 %bytes, i1 0)\n  ret void\n",
-    ),
-    tiles=1,
-)
-"""From one place to another."""
-ROW = Kernel(
-    "row",
-    _text(
-        "ptr from, ptr index, ptr to, i64 times, i64 bytes, i64 leap, i64 start, i64 step, "
-        "i64 leap2, i64 start2, i64 step2",
-        """  %i = load i64, ptr %index
-  %s = mul i64 %i, %step
-  %s2 = mul i64 %i, %step2
-  %a = add i64 %start, %s
-  %b = add i64 %start2, %s2
-  br label %head
-head:
-  %k = phi i64 [0, %entry], [%k2, %copy]
-  %more = icmp slt i64 %k, %times
-  br i1 %more, label %copy, label %done
-copy:
-  %l = mul i64 %k, %leap
-  %l2 = mul i64 %k, %leap2
-  %x = add i64 %a, %l
-  %y = add i64 %b, %l2
-  %source = getelementptr i8, ptr %from, i64 %x
-  %target = getelementptr i8, ptr %to, i64 %y
-  call void @llvm.memmove.p0.p0.i64(ptr %target, ptr %source, i64 %bytes, i1 0)
-  %k2 = add i64 %k, 1
-  br label %head
-done:
-  ret void
-""",
-    ),
-    tiles=1,
-)
-"""A number of pieces, which begin where an iteration's number says."""
-_GO = """  %limited = icmp ne ptr %trips, null
-  br i1 %limited, label %limit, label %go
-limit:
-  %asked = load i64, ptr %trips
-  br label %go
-go:
-  %most = phi i64 [%capacity, %{before}], [%asked, %limit]
-  %least = call i64 @llvm.smin.i64(i64 %most, i64 %capacity)
-  %within = icmp slt i64 %number, %least
-  %left = zext i1 %within to i8
-  %on = and i8 %holds, %left
-  store i64 %number, ptr %iteration
-  store i8 %holds, ptr %condition
-  store i8 %on, ptr %going
-  ret void
-"""
-_STATE = "ptr trips, ptr given, ptr iteration, ptr condition, ptr going, i64 capacity"
-_HOLDS = """  %conditional = icmp ne ptr %given, null
-  br i1 %conditional, label %ask, label %set
-ask:
-  %byte = load i8, ptr %given
-  br label %set
-set:
-  %holds = phi i8 [1, %entry], [%byte, %ask]
-"""
-BEGIN = Kernel(
-    "loop",
-    _text(_STATE, _HOLDS + "  %number = add i64 0, 0\n" + _GO.format(before="set")),
-    tiles=1,
-)
-"""The state of a loop before its first iteration."""
-AGAIN = Kernel(
-    "loop",
-    _text(
-        _STATE,
-        _HOLDS
-        + "  %was = load i64, ptr %iteration\n  %number = add i64 %was, 1\n"
-        + _GO.format(before="set"),
-    ),
-    tiles=1,
-)
-"""The state of a loop after an iteration, which gives the condition."""
-COUNT = Kernel(
-    "loop",
-    _text(
-        "ptr iteration, i64 fault, i64 expected",
-        """  %count = load i64, ptr %iteration
-  %wrong = icmp ne i64 %count, %expected
-  br i1 %wrong, label %fail, label %done
-fail:
-  store i64 1, ptr %at.fault
-  br label %done
-done:
-  ret void
-""",
-    ),
-    tiles=1,
-    fault="the loop ends after another number of iterations than the dims of its results say",
-)
-"""That a loop has run as often as the dims of its scan outputs say."""
-REFUSED = Kernel(
-    "refused", _text("i64 fault", "  store i64 1, ptr %at.fault\n  ret void\n"), tiles=1, words=(0,)
-)
-"""That a module has been chosen which cannot be run with these sizes."""
-JUMP = Kernel("jump", "", tiles=0)
-UNLESS = Kernel("jump", "", tiles=1)
-KERNELS = (COPY, ROW, BEGIN, AGAIN, COUNT, REFUSED)
-"""Those that have code."""
 
 
 # What can be steps.
@@ -442,14 +327,7 @@ def _write_iterations(o: Outline, at: Instruction, *, counted: bool = True) -> N
     top, end = Label(len(o.works)), Label()
     number, _, going = (Reference(cell, 0, cell.shape) for cell in state)
     _jump(o, at, end, going)
-    for row, cell in zip(iterations.given, rows, strict=True):
-        assert row.whole is not None
-        _row(o, at, row, row.whole.shape, o.read(row.whole), number, cell, out=False)
-    for inner in iterations.body:
-        if type(inner.op) is not Param:
-            o.outline(inner)
-    for row, cell in zip(iterations.made, results, strict=True):
-        _row(o, at, row, cell.shape, o.read(row.value), number, cell, out=True)
+    _write_body(o, at, iterations, rows, results, number)
     goes_on = _carry(o, at, iterations, carried, state, nothing)
     _step(o, at, AGAIN, [trips, goes_on], state, iterations.length)
     _jump(o, at, top)
@@ -458,6 +336,25 @@ def _write_iterations(o: Outline, at: Instruction, *, counted: bool = True) -> N
         _step(o, at, COUNT, [number], [], 0, iterations.length)
     for cell in (*(c for c in o.cells[:before] if c.last >= first), *o.cells[before:own], *kept):
         cell.last = max(cell.last, end.step)
+
+
+def _write_body(
+    o: Outline,
+    at: Instruction,
+    iterations: Iterations,
+    rows: Sequence[Cell],
+    results: Sequence[Cell],
+    number: Reference,
+) -> None:
+    """The steps of one iteration, from the rows it is given to those it makes."""
+    for row, cell in zip(iterations.given, rows, strict=True):
+        assert row.whole is not None
+        _row(o, at, row, row.whole.shape, o.read(row.whole), number, cell, out=False)
+    for inner in iterations.body:
+        if type(inner.op) is not Param:
+            o.outline(inner)
+    for row, cell in zip(iterations.made, results, strict=True):
+        _row(o, at, row, cell.shape, o.read(row.value), number, cell, out=True)
 
 
 def _state(o: Outline, at: Instruction, iterations: Iterations) -> list[Cell]:

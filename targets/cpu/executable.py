@@ -16,7 +16,7 @@ from migx.errors import InputError
 from migx.ir import Instruction, Module, Program
 from migx.profile import Profile
 from migx.target import NO_SLOTS, Context
-from migx.targets.cpu import control, jit
+from migx.targets.cpu import control, control_kernels, jit
 from migx.targets.cpu.alike import Recent
 from migx.targets.cpu.checks import symbols_of
 from migx.targets.cpu.kernel import Kernel
@@ -67,7 +67,7 @@ class CpuExecutable:
         """The texts of the kernels by their symbols."""
         made = [piece for parts in self.pieces.values() for piece in parts]
         flows = any(piece.outline.native or piece.loop for piece in made)
-        kernels = [*self.kernels.values(), *(control.KERNELS if flows else ())]
+        kernels = [*self.kernels.values(), *(control_kernels.KERNELS if flows else ())]
         return {k.symbol: k.text for k in kernels if k is not None}
 
     def save_code(self) -> dict[str, bytes]:
@@ -226,10 +226,11 @@ class Piece:
         try:
             return Plan(outline, sizes, ours.code_of, ours.literals.address, ours.threads)
         except InputError:
-            if outline is self.plain:
+            refused = {} if outline.refused else control.refused(outline, sizes)
+            other = outline.without(refused) if refused else self.plain
+            if other is outline or (other.native and not refused):
                 raise
-        refused = {} if outline.refused else control.refused(outline, sizes)
-        return self._planned(outline.without(refused) if refused else self.plain, sizes)
+        return self._planned(other, sizes)
 
     def run(self, values: Values, sizes: Sizes, call: Call) -> Sizes:
         """Adds the results to the values, and gives the sizes known afterwards."""
@@ -252,8 +253,8 @@ class Piece:
 
 
 class GrowingLoop:
-    """A loop whose scan outputs are as long as it turns out to run. They are given a length, and
-    where that was not enough, twice that.
+    """A loop whose scan outputs are as long as it turns out to run. They are given a length, which
+    is a power of two, and where that was not enough, twice that; the next run begins with it.
     """
 
     def __init__(
@@ -269,7 +270,7 @@ class GrowingLoop:
         """Adds the result to the values and gives the sizes known by it; None where the module
         refuses the sizes.
         """
-        most = self.most
+        most = self.room(values)
         while True:
             try:
                 self.piece.run(values, {**sizes, self.length: most}, call)
@@ -280,8 +281,15 @@ class GrowingLoop:
             if not holds or count < most:
                 break
             most *= 2
-        self.most = most
+        self.most = max(most, SHORTEST) if 4 * count > most else max(self.most // 2, SHORTEST)
         kept = len(self.at.inputs) - 2
         cut = [Argument.of(part.array[:count]) for part in result.parts[kept:]]
         values[self.at] = Argument.tuple([*result.parts[:kept], *cut])
         return {**sizes, self.length: count}
+
+    def room(self, values: Values) -> int:
+        """The length to begin with: what has been needed, but little more than the trip count."""
+        trips = values.get(self.at.inputs[0])
+        if trips is None or not trips.shape.dtype.is_tensor:
+            return self.most
+        return min(self.most, 1 << max(int(trips.array.item()), 0).bit_length())

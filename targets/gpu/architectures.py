@@ -33,11 +33,15 @@ ARCHITECTURES = {
         Architecture("sm_89", "cuda", 89, 32, 101_376, (*_NVIDIA, "f8"), "cubin", "L4, RTX 40"),
         Architecture("sm_90", "cuda", 90, 32, 232_448, (*_NVIDIA, "f8"), "cubin", "H100, H200"),
         Architecture("sm_100", "cuda", 100, 32, 232_448, (*_NVIDIA, "f8"), "cubin", "B200"),
-        Architecture("gfx90a", "hip", "gfx90a", 64, 65_536, ("f16", "bf16", "i8"), "hsaco", "MI250"),
+        Architecture(
+            "gfx90a", "hip", "gfx90a", 64, 65_536, ("f16", "bf16", "i8"), "hsaco", "MI250"
+        ),
         Architecture(
             "gfx942", "hip", "gfx942", 64, 65_536, ("f16", "bf16", "i8", "f8"), "hsaco", "MI300"
         ),
-        Architecture("gfx1100", "hip", "gfx1100", 32, 65_536, ("f16", "bf16", "i8"), "hsaco", "RX 7900"),
+        Architecture(
+            "gfx1100", "hip", "gfx1100", 32, 65_536, ("f16", "bf16", "i8"), "hsaco", "RX 7900"
+        ),
     )
 }
 

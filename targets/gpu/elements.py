@@ -1,8 +1,8 @@
 """What each operation does to an element, as Triton text.
 
 ``apply(op, values, types, result)`` is the text of an operation on values in their computing types:
-floats under 32 bits are f32 there, bools are single bits, the rest is as in memory. Where Triton has
-a quick form and one that rounds correctly, it is the latter: these kernels wait for memory.
+floats under 32 bits are f32 there, bools are single bits, the rest is as in memory. Where Triton
+has a quick form and one that rounds correctly, it is the latter: these kernels wait for memory.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from migx.argument import Argument
 from migx.op import Operation
-from migx.shape import BOOL, BF16, F16, F32, DType
+from migx.shape import BF16, BOOL, F16, F32, DType
 from migx.targets.gpu.text import COMPUTING, STORED, storable
 
 Emit = Callable[[Any, Sequence[str], Sequence[DType], DType], str]
@@ -46,13 +46,15 @@ def apply(op: Operation, values: Sequence[str], types: Sequence[DType], result: 
 def constant(value: Argument) -> str:
     """A constant of one element, in its computing type."""
     number = value.array.reshape(-1)[0]
-    return number_of(float(number) if value.shape.dtype.is_float else int(number), value.shape.dtype)
+    return number_of(
+        float(number) if value.shape.dtype.is_float else int(number), value.shape.dtype
+    )
 
 
 def number_of(number: float, dtype: DType) -> str:
     """A number of an element type, in its computing type."""
     text = repr(number)
-    if isinstance(number, float) and not math.isfinite(number):
+    if not math.isfinite(number):
         text = f'float("{number}")'
     return f"tl.full([], {text}, {COMPUTING[dtype.name]})"
 
@@ -63,9 +65,13 @@ def limits(dtype: DType) -> tuple[float, float]:
         return -math.inf, math.inf
     if dtype is BOOL:
         return 0, 1
-    return (0, (1 << dtype.bits) - 1) if dtype.kind == "uint" else (
-        -(1 << (dtype.bits - 1)),
-        (1 << (dtype.bits - 1)) - 1,
+    return (
+        (0, (1 << dtype.bits) - 1)
+        if dtype.kind == "uint"
+        else (
+            -(1 << (dtype.bits - 1)),
+            (1 << (dtype.bits - 1)) - 1,
+        )
     )
 
 
@@ -185,7 +191,8 @@ def _pow(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
     size = f"tl.exp2({wide_y} * tl.log2(tl.abs({wide_x})))"
     whole = f"(tl.floor({wide_y}) == {wide_y})"
     odd = f"({whole} & (tl.floor({wide_y} * 0.5) * 2 != {wide_y}))"
-    signed = f"tl.where({wide_x} < 0, tl.where({whole}, tl.where({odd}, -{size}, {size}), float('nan')), {size})"
+    below = f"tl.where({whole}, tl.where({odd}, -{size}, {size}), float('nan'))"
+    signed = f"tl.where({wide_x} < 0, {below}, {size})"
     one = f"(({wide_y} == 0) | ({wide_x} == 1))"
     return f"tl.where({one}, 1.0, {signed}).to({COMPUTING[r.name]})"
 

@@ -77,9 +77,7 @@ class GpuExecutable:
     def _prepare(self, module: Module, known: set[str], around: set[Instruction]) -> None:
         """Cuts a module, and those that its instructions run, into pieces."""
         captured = {v for v in captures(module) if v in around}
-        inputs = {
-            at for at in module if type(at.op) is Param and self._stays(module, at)
-        }
+        inputs = {at for at in module if type(at.op) is Param and self._stays(module, at)}
         places = self.places[module] = Places(module, captured | inputs)
         cut = [Piece(*part) for part in pieces(module, known)]
         self.pieces[module] = cut
@@ -144,7 +142,9 @@ class GpuExecutable:
         found = []
         for module, places in self.places.items():
             for at in module:
-                ours = isinstance(at.op, (CodeObject, CopyTo, CopyFrom, Literal, Param, Return, Slot))
+                ours = isinstance(
+                    at.op, (CodeObject, CopyTo, CopyFrom, Literal, Param, Return, Slot)
+                )
                 if not (ours or at in places.roots or at.modules or is_alias(at)):
                     found.append(at)
         return found
@@ -178,5 +178,3 @@ class GpuExecutable:
 
 def _captured(at: Instruction) -> list[Instruction]:
     return [v for m in at.modules for v in captures(m)]
-
-

@@ -21,7 +21,9 @@ def finish(
     of_product = next(a for a in rest.accesses if a.operand == PRODUCT)
     down = [i for i, s in enumerate(of_product.strides) if s != 0]
     across = [i for i, s in enumerate(of_product.strides) if s == 0]
-    parts = [Part(e, tuple(rest.dims[i] for i in axes)) for e, axes in ((row, down), (column, across))]
+    parts = [
+        Part(e, tuple(rest.dims[i] for i in axes)) for e, axes in ((row, down), (column, across))
+    ]
     place: dict[Access, Expr] = {}
     found: dict[int, Expr] = {}
     for number, node in enumerate(rest.nodes):

@@ -6,6 +6,7 @@ import ctypes
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -69,11 +70,14 @@ class InterpreterDevice:
         from triton.runtime.errors import InterpreterError
 
         try:
-            with _lock, np.errstate(all="ignore"):
+            with _lock, np.errstate(all="ignore"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of NaN, which kernels may meet
                 kernel[(grid,)](*given, *arguments[count:])
         except InterpreterError as error:
             cause = error.__cause__ or error
-            raise TargetError(f"Triton's interpreter refuses a kernel: {cause}\n{source}") from error
+            raise TargetError(
+                f"Triton's interpreter refuses a kernel: {cause}\n{source}"
+            ) from error
 
     def captured(self, enqueue: Callable[[], None]) -> Callable[[], None] | None:
         return None
@@ -96,8 +100,11 @@ def _mend() -> None:
     binary = InterpreterBuilder.binary_op
 
     def rounding(self: Any, source: Any, to: Any) -> Any:
-        if source.dtype.scalar == tl.float32 and to.scalar == tl.bfloat16:
-            return TensorHandle(source.data.astype(ml_dtypes.bfloat16).view(np.uint16), to.scalar)
+        given, wanted = source.dtype.scalar, to.scalar
+        if wanted == tl.bfloat16 and given in (tl.float32, tl.float64):
+            return TensorHandle(source.data.astype(ml_dtypes.bfloat16).view(np.uint16), wanted)
+        if given == tl.bfloat16 and wanted != tl.float32:
+            source = cast(self, source, tl.float32)
         return cast(self, source, to)
 
     def multiplied(self: Any, x: Any, y: Any, total: Any, *options: Any) -> Any:

@@ -15,7 +15,6 @@ from migx.targets.gpu.kernels import kernel_for
 from migx.targets.gpu.operations import Allocate, CodeObject, CopyFrom, CopyTo, DeviceLiteral, Sync
 from migx.targets.gpu.text import Kernel, results
 
-
 FEW = 64
 """Values of so many elements are moved to the device only when a kernel reads them."""
 
@@ -217,5 +216,3 @@ def is_aligned(value: Instruction) -> bool:
                     return False
         value = value.inputs[0]
     return True
-
-

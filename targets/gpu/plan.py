@@ -14,7 +14,7 @@ from migx.binding import Sizes
 from migx.dim import Extent
 from migx.errors import InputError
 from migx.ir import Instruction
-from migx.ops.builtin import GetTupleElem, Literal, Param, Return, Slot
+from migx.ops.builtin import GetTupleElem, Param, Return, Slot
 from migx.ops.layout import Slice
 from migx.shape import Shape
 from migx.targets.cpu.memory import Life, arranged
@@ -23,7 +23,6 @@ from migx.targets.gpu.device import ALIGNMENT
 from migx.targets.gpu.operations import (
     Allocate,
     CodeObject,
-    CopyFrom,
     CopyTo,
     DeviceLiteral,
     Sync,
@@ -31,8 +30,6 @@ from migx.targets.gpu.operations import (
 from migx.targets.gpu.text import MOST
 from migx.text import draw_instruction
 from migx.verify import captures
-
-ON_DEVICE = (Allocate, CodeObject, CopyTo, DeviceLiteral, Sync, Slot)
 
 
 @dataclass(frozen=True)
@@ -67,28 +64,31 @@ def is_root(at: Instruction) -> bool:
     return isinstance(at.op, (Allocate, CopyTo, DeviceLiteral, Slot))
 
 
+def lies_in(at: Instruction) -> Instruction | None:
+    """The value in whose memory one lies, if it is on the device when that is; None for others."""
+    if isinstance(at.op, CodeObject):
+        return at.inputs[-1] if at.op.outputs == 1 else None
+    if isinstance(at.op, GetTupleElem):
+        source = at.inputs[0]
+        if isinstance(source.op, CodeObject):
+            return source.inputs[len(source.inputs) - source.op.outputs + at.op.index]
+        return None
+    return at.inputs[0] if isinstance(at.op, Sync) or is_alias(at) else None
+
+
 class Places:
-    """Which instructions are values on the device, and which root each lies in."""
+    """The ``roots`` of the values of a module that are on the device; of those ``given`` from
+    outside, themselves.
+    """
 
     def __init__(self, instructions: Iterable[Instruction], given: Iterable[Instruction]) -> None:
-        self.device = set(given)
-        self.roots: dict[Instruction, Instruction] = {at: at for at in self.device}
+        self.roots: dict[Instruction, Instruction] = {at: at for at in given}
         for at in instructions:
-            self.note(at)
-
-    def note(self, at: Instruction) -> None:
-        """Notes where an instruction's value is, if it is on the device."""
-        if is_root(at):
-            self.roots[at] = at
-        elif isinstance(at.op, CodeObject):
-            self.roots[at] = at
-        elif isinstance(at.op, Sync) or (is_alias(at) and at.inputs[0] in self.roots):
-            source = at.inputs[0]
-            if isinstance(at.op, GetTupleElem) and isinstance(source.op, CodeObject):
-                source = source.inputs[len(source.inputs) - source.op.outputs + at.op.index]
-            self.roots[at] = self.roots.get(source, source)
-        if isinstance(at.op, CodeObject) and at.op.outputs == 1:
-            self.roots[at] = self.roots[at.inputs[-1]]
+            source = lies_in(at)
+            if is_root(at):
+                self.roots[at] = at
+            elif source is not None and source in self.roots:
+                self.roots[at] = self.roots[source]
 
 
 class Plan:
@@ -121,13 +121,10 @@ class Plan:
     def reference(self, at: Instruction) -> Reference:
         """Where a value on the device is."""
         offset, value = 0, at
-        while value is not self._places.roots[value] and not is_root(value):
-            source = value.inputs[0]
-            if isinstance(value.op, CodeObject):
-                source = value.inputs[-1]
-            elif isinstance(value.op, GetTupleElem) and isinstance(source.op, CodeObject):
-                source = source.inputs[len(source.inputs) - source.op.outputs + value.op.index]
-            elif isinstance(value.op, Slice):
+        while value is not self._places.roots[at]:
+            source = lies_in(value)
+            assert source is not None
+            if isinstance(value.op, Slice):
                 strides = source.shape.true_strides
                 for axis, start in zip(value.op.axes, value.op.starts, strict=True):
                     step = self.number(start) * self.number(strides[axis])
@@ -141,17 +138,24 @@ class Plan:
                 self.steps.append(Step())
             if (launch := self._launch(at)).grid:
                 self.steps[-1].launches.append(launch)
-        elif not (is_root(at) and not isinstance(at.op, CopyTo)) and not (
-            at in self._places.roots and not isinstance(at.op, (CopyTo, Sync))
-        ):
-            if not isinstance(at.op, (Param, Return)):
-                self.steps.append(Step(at=at))
+        elif isinstance(at.op, (CopyTo, Sync)) or not self._is_no_step(at):
+            self.steps.append(Step(at=at))
+
+    def _is_no_step(self, at: Instruction) -> bool:
+        """Whether there is nothing to do for an instruction: it is memory, a view of some, or says
+        what goes in and out.
+        """
+        return at in self._places.roots or isinstance(at.op, (Param, Return))
 
     def _launch(self, at: Instruction) -> Launch:
         op = at.op
         assert isinstance(op, CodeObject)
         for value in at.inputs:
-            if self.number(value.shape.element_space) >= MOST > dim.bounds(value.shape.element_space)[0]:
+            if (
+                self.number(value.shape.element_space)
+                >= MOST
+                > dim.bounds(value.shape.element_space)[0]
+            ):
                 message = f"{value.shape.bind(self.sizes)} has too many elements for this kernel"
                 raise InputError(draw_instruction(message, at))
         return Launch(
@@ -162,22 +166,20 @@ class Plan:
         )
 
     def _arrange(self, instructions: Sequence[Instruction], outlive: set[Instruction]) -> None:
+        """Lays out what is needed in this piece alone, from where it is made to its last reader."""
         first: dict[Instruction, int] = {}
         last: dict[Instruction, int] = {}
         for step, at in enumerate(instructions):
-            reads = [*at.inputs, at, *(v for m in at.modules for v in captures(m))]
-            for value in reads:
-                root = self._places.roots.get(value)
-                if root is not None and isinstance(root.op, (Allocate, CopyTo)):
-                    if value is at or root in first:
-                        first.setdefault(root, step)
-                        last[root] = step
-        mine = [root for root in first if root not in outlive and root in set(instructions)]
+            if isinstance(at.op, (Allocate, CopyTo)):
+                first[at] = step
+            for value in (*at.inputs, at, *(v for m in at.modules for v in captures(m))):
+                if (root := self._places.roots.get(value)) in first:
+                    last[root] = step
+        mine = [root for root in first if root not in outlive]
         lives = [Life(self._size(root), first[root], last[root]) for root in mine]
         offsets, self.arena_bytes = arranged(lives)
         self.offsets = dict(zip(mine, offsets, strict=True))
-        inside = set(instructions)
-        self.kept = {root: self._size(root) for root in outlive if root in inside and root in first}
+        self.kept = {root: self._size(root) for root in first if root in outlive}
 
     def _size(self, root: Instruction) -> int:
         return -(-self.number(root.shape.nbytes) // ALIGNMENT) * ALIGNMENT
@@ -186,5 +188,3 @@ class Plan:
 def sizes_key(symbols: Iterable[str], sizes: Mapping[str, int]) -> tuple[int | None, ...]:
     """What a plan depends on."""
     return tuple(map(sizes.get, symbols))
-
-

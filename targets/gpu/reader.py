@@ -82,7 +82,9 @@ class Reader:
         if isinstance(op, Broadcast):
             (source,) = value.inputs
             first = op.axis
-            return self.varies(source, [i - first for i in along if 0 <= i - first < source.shape.rank])
+            return self.varies(
+                source, [i - first for i in along if 0 <= i - first < source.shape.rank]
+            )
         if isinstance(op, Transpose):
             return self.varies(value.inputs[0], [op.permutation[i] for i in along])
         if isinstance(op, SAME_ORDER) and value.shape.dims != value.inputs[0].shape.dims:
@@ -153,9 +155,7 @@ class Reader:
         elif isinstance(op, Slice):
             for axis, start in zip(op.axes, op.starts, strict=True):
                 places[axis] = self.writer.let(places[axis] + self.writer.extent(start))
-        return [
-            Part(expr(0) if d == 1 else p, (d,)) for p, d in zip(places, dims, strict=True)
-        ]
+        return [Part(expr(0) if d == 1 else p, (d,)) for p, d in zip(places, dims, strict=True)]
 
     def _reordered(
         self, view: Instruction, source: Instruction, parts: Sequence[Part]
@@ -190,19 +190,21 @@ class Reader:
             packed, below_ = self._plain(packed, below)
             where = w.offset(below_, self.shape(packed).true_strides)
         byte = w.load(self.operands[packed], where, self.shape(packed).dtype, raw=True)
-        code = w.let(Expr(f"(({byte.text} >> ({low.text} * 4).to({byte.text}.dtype)) & 15)", byte.over | low.over))
+        code = w.let(
+            Expr(
+                f"(({byte.text} >> ({low.text} * 4).to({byte.text}.dtype)) & 15)",
+                byte.over | low.over,
+            )
+        )
         if value.shape.dtype.kind == "int":
             return w.let(Expr(f"((({code.text}.to(tl.int32) ^ 8) - 8).to(tl.int8))", code.over))
         return w.let(Expr(f"{code.text}.to(tl.uint8)", code.over))
 
-    def _dequantized(
-        self, value: Instruction, op: DequantizeLinear, parts: Sequence[Part]
-    ) -> Expr:
+    def _dequantized(self, value: Instruction, op: DequantizeLinear, parts: Sequence[Part]) -> Expr:
         """A number of its level, scale and zero point."""
         places = self._places(parts)
         given = [self.value(value.inputs[0], parts)]
-        for parameter in value.inputs[1:]:
-            given.append(self.value(parameter, self._granular(value, op, parameter, places)))
+        given += [self.value(p, self._granular(value, op, p, places)) for p in value.inputs[1:]]
         types = [v.shape.dtype for v in value.inputs]
         text = elements.apply(op, [v.text for v in given], types, value.shape.dtype)
         return self.writer.let(Expr(text, frozenset().union(*(v.over for v in given))))
@@ -226,5 +228,3 @@ def _through(value: Instruction) -> Instruction:
     while isinstance(value.op, (*SAME_ORDER, Transpose)):
         value = value.inputs[0]
     return value
-
-

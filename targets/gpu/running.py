@@ -139,7 +139,7 @@ class _Part:
             self.values[root] = root.op.value
         found = self.values[root]
         if not isinstance(found, DeviceArgument) or found.device is not self.device:
-            found = self.values[root] = DeviceArgument.of_host(found, self.device)  # type: ignore[assignment]
+            found = self.values[root] = DeviceArgument.of_host(found, self.device)
             assert isinstance(found, DeviceArgument)
         return found.buffer, found.address
 
@@ -191,8 +191,10 @@ class _Part:
         inside = dict.fromkeys(v for m in at.modules for v in captures(m))
         captured = {v: self.value(v) for v in inside}
         modules = [self.runnable(m, captured) for m in at.modules]
+        kind: type = type(op)
+        evaluate = operations.evaluator(kind)
         try:
-            return operations.evaluator(type(op))(op, self.executable.context, shape, inputs, modules)
+            return evaluate(op, self.executable.context, shape, inputs, modules)
         except EvaluationError:
             raise
         except FAILURES as error:

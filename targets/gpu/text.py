@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from migx import dim
 from migx.dim import Extent
@@ -342,7 +343,7 @@ def _common(dims: Sequence[Extent], strides: Sequence[Extent]) -> Extent | None:
     kept = [(d, s) for d, s in zip(dims, strides, strict=True) if d != 1]
     if not kept:
         return 0
-    for (_, outer), (extent, inner) in zip(kept, kept[1:], strict=False):
+    for (_, outer), (extent, inner) in pairwise(kept):
         if outer != inner * extent:
             return None
     return kept[-1][1]

@@ -29,9 +29,7 @@ class DeviceArgument(Argument):
         shape = value.shape
         if isinstance(value, DeviceArgument) and value.device is device:
             return value
-        if not (
-            shape.dtype.is_tensor and shape.dtype.kind != "string"
-        ):
+        if not (shape.dtype.is_tensor and shape.dtype.kind != "string"):
             return value
         buffer = device.allocate(int(shape.nbytes))
         device.upload(buffer.address, flat(value.array))

@@ -59,7 +59,7 @@ class _Row:
         f, writer, attention = self.f, self.writer, self.attention
         room = writer.frame.extent(writer.blocking.keys) * writer.blocking.width
         query = self._query()
-        width, lanes = f.as_index(attention.width), self.lanes
+        width, lanes = writer.frame.extent(attention.width), self.lanes
         with f.loop(0, width, lanes) as k:
             f.store(f.const(self.vector, 0), f.element(writer.sums, k.index, F32))
         start = [f.const(F32, LOWEST), f.const(F32, 0)]
@@ -140,7 +140,7 @@ class _Row:
 
     def _by_keys(self, keys: Matrix, many: Value) -> None:
         f, lanes, writer = self.f, self.lanes, self.writer
-        depth = f.as_index(self.attention.depth)
+        depth = writer.frame.extent(self.attention.depth)
         with f.loop(0, many, KEYS * lanes) as i:
             starts = [i.index + j * lanes for j in range(KEYS)]
             masks = [f.first_lanes(many - start, lanes) for start in starts]

@@ -108,7 +108,9 @@ class _Writer:
         values = w.load(a.values.operand, where, a.values.dtype, raw=True, also=there)
         values = w.spread(values, (self.block, self.width))
         weights = f"_power.to({values.text}.dtype)"
-        w.line(f"{held.text} = tl.dot({weights}, {values.text}, {held.text} * _less{self.precision})")
+        w.line(
+            f"{held.text} = tl.dot({weights}, {values.text}, {held.text} * _less{self.precision})"
+        )
         w.line(f"{top.text} = _top")
         w.masks = {} if rows is None else {0: rows}
 

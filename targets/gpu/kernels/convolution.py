@@ -8,7 +8,7 @@ filter of its own, taps are multiplied one by one instead.
 
 from __future__ import annotations
 
-from migx.dim import Extent, bounds, product
+from migx.dim import bounds, product
 from migx.ir import Instruction
 from migx.kernels import FusedKernel, epilogue
 from migx.ops._windows import split
@@ -24,7 +24,6 @@ from migx.targets.gpu.text import (
     Kernel,
     Part,
     Writer,
-    expr,
     power_of_two,
     storable,
     tiles,
@@ -76,7 +75,9 @@ class _Writer:
         fit = kinds[0] in (F16, BF16, F32) or all(k.bits == 8 for k in kinds)
         self.units = fit and self.outputs > FEW
         self.height, self.width = self._tile(kinds[0])
-        self.step = (64 if kinds[0].bits <= 16 and int(self.depth) > 32 else 32) if self.units else 1
+        self.step = (
+            (64 if kinds[0].bits <= 16 and int(self.depth) > 32 else 32) if self.units else 1
+        )
 
     def _tile(self, kind: DType) -> tuple[int, int]:
         """Output channels and pixels of a tile."""
@@ -138,7 +139,8 @@ class _Writer:
         if not self.units:
             return f"{total.text} + {x.text}.to({kind}) * {y.text}.to({kind})"
         if self.inner.shape.dtype.is_integer:
-            return f"{total.text} + tl.dot({x.text}.to(tl.float16), {y.text}.to(tl.float16)).to({kind})"
+            x_half, y_half = f"{x.text}.to(tl.float16)", f"{y.text}.to(tl.float16)"
+            return f"{total.text} + tl.dot({x_half}, {y_half}).to({kind})"
         precision = ', input_precision="ieee"' if self.inner.shape.dtype is F32 else ""
         return f"tl.dot({x.text}, {y.text}, {total.text}{precision})"
 
@@ -192,9 +194,20 @@ class _Writer:
             shape = self.reader.shape(self.image)
             where = w.offset(parts, shape.true_strides)
             return w.load(number, where, shape.dtype, raw=True, also=there)
-        clamped = parts if there is None else [
-            Part(w.let(Expr(f"tl.where({there.text}, {p.index.text}, 0)", p.index.over | there.over)), p.dims)
-            for p in parts
-        ]
+        clamped = (
+            parts
+            if there is None
+            else [
+                Part(
+                    w.let(
+                        Expr(
+                            f"tl.where({there.text}, {p.index.text}, 0)", p.index.over | there.over
+                        )
+                    ),
+                    p.dims,
+                )
+                for p in parts
+            ]
+        )
         found = self.reader.raw(self.image, clamped)
         return found if there is None else w.only(there, found)

@@ -230,7 +230,13 @@ class _Rows:
         writer = self.writer
         for output, (number, access) in enumerate(self.fused.outputs):
             if is_folded(self.fused, output):
-                evaluated(writer, self.nodes, below(self.nodes, [number], self.found), self.found, self.base)
+                evaluated(
+                    writer,
+                    self.nodes,
+                    below(self.nodes, [number], self.found),
+                    self.found,
+                    self.base,
+                )
                 self._store(access, self.found[number], (self.height, 1), self.base[access])
 
     def _store(self, access: Access, value: Expr, dims: tuple[int, int], where: Expr) -> None:
@@ -316,7 +322,9 @@ class _Rows:
                 many = f"{count.text}.to({self._computing(number)})"
             spread = writer.let(Expr(f"tl.broadcast_to({many}, [{self.height}, 1])"))
             total = elements.quotient(whole_.text, spread.text, node.dtype)
-        text = f"({total} != 0)" if node.dtype is BOOL else f"{total}.to({COMPUTING[node.dtype.name]})"
+        text = (
+            f"({total} != 0)" if node.dtype is BOOL else f"{total}.to({COMPUTING[node.dtype.name]})"
+        )
         return writer.let(Expr(text, frozenset({0})))
 
 

@@ -18,6 +18,7 @@ from migx.ops.indexing import Gather, GatherElements, Gathernd
 from migx.ops.layout import Concat, Pad, Reverse
 from migx.targets.gpu import elements
 from migx.targets.gpu.text import (
+    COMPUTING,
     STORED,
     Expr,
     Kernel,
@@ -80,9 +81,7 @@ class _Line:
         w.store(len(at.inputs), w.spread(where, [self.size]), value, at.shape.dtype)
         return w.finished(at.name, tiles(self.count, self.size))
 
-    def read(
-        self, number: int, places: Sequence[Expr], also: Expr | None = None
-    ) -> Expr:
+    def read(self, number: int, places: Sequence[Expr], also: Expr | None = None) -> Expr:
         """The element of an input at some places, as it lies."""
         w, shape = self.writer, self.at.inputs[number].shape
         parts = [Part(p, (d,)) for p, d in zip(places, shape.dims, strict=True)]
@@ -107,7 +106,9 @@ def _concat(line: _Line, op: Concat) -> Expr:
     for number, value in enumerate(line.at.inputs):
         begin, start = start, start + value.shape.dims[op.axis]
         end = w.extent(start)
-        there = Expr(f"(({place.text} >= {w.extent(begin).text}) & ({place.text} < {end.text}))", place.over)
+        there = Expr(
+            f"(({place.text} >= {w.extent(begin).text}) & ({place.text} < {end.text}))", place.over
+        )
         places = list(line.places)
         places[op.axis] = w.let(place - w.extent(begin))
         read = line.read(number, places, w.let(there))
@@ -132,7 +133,7 @@ def _gathernd(line: _Line, op: Gathernd) -> Expr:
     lead = indices.shape.rank - 1
     tuples = [
         line.index_at(1, [*line.places[:lead], expr(k)], data.shape.dims[op.batch_dims + k])
-        for k in range(int(indices.shape.dims[-1]))  # type: ignore[call-overload]
+        for k in range(int(indices.shape.dims[-1]))
     ]
     return line.read(0, [*line.places[: op.batch_dims], *tuples, *line.places[lead:]])
 
@@ -189,7 +190,7 @@ def _reverse(line: _Line, op: Reverse) -> Expr:
 def _dynamic_range(line: _Line, op: DynamicRange) -> Expr:
     w, dtype = line.writer, line.at.shape.dtype
     start, _, delta = (w.load(i, expr(0), dtype) for i in range(3))
-    kind = elements.COMPUTING[dtype.name]
+    kind = COMPUTING[dtype.name]
     text = f"{line.index.text}.to({kind}) * {delta.text} + {start.text}"
     return w.let(Expr(text, line.index.over))
 

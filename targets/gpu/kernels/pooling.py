@@ -1,5 +1,4 @@
-"""Kernels of ``pooling``: a program has a line of windows and goes over their elements one by one.
-"""
+"""Kernels of ``pooling``: a program has a line of windows, whose elements it takes one by one."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ class _Writer:
 
     def __init__(self, at: Instruction, op: Pooling) -> None:
         self.at, self.op, self.writer = at, op, Writer(at)
-        self.lengths = tuple(int(e) for e in op.lengths)  # type: ignore[call-overload]
+        self.lengths = tuple(int(e) for e in op.lengths)
         self.dtype = at.shape.dtype
         self.average = op.mode == "average"
 

@@ -56,7 +56,9 @@ class Cut:
 def kernel_for(at: Instruction) -> Kernel | None:
     """The kernel of a product of matrices, by itself or in a group."""
     dot = _product(at)
-    if dot is None or not all(map(storable, (dot.shape.dtype, *(v.shape.dtype for v in dot.inputs)))):
+    if dot is None or not all(
+        map(storable, (dot.shape.dtype, *(v.shape.dtype for v in dot.inputs)))
+    ):
         return None
     rest = epilogue(at, dot, dot.shape.dims[-1])
     if rest is None or not computable(rest.nodes):
@@ -241,4 +243,3 @@ def _exact(x: Expr, y: Expr, kinds: list[DType]) -> str:
     if all(k is I8 for k in kinds):
         return f"tl.dot({x.text}, {y.text}, out_dtype=tl.int32)"
     return f"tl.dot({x.text}.to(tl.float16), {y.text}.to(tl.float16)).to(tl.int32)"
-

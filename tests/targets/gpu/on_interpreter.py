@@ -41,7 +41,9 @@ def drawn(shape: Shape, dice: np.random.Generator) -> Argument:
     dims = tuple(int(d) for d in shape.dims)
     if shape.dtype.is_float:
         return Argument.of(dice.standard_normal(dims).astype(shape.dtype.numpy))
-    low, high = (0, 2) if shape.dtype.kind == "bool" else (0 if shape.dtype.kind == "uint" else -9, 9)
+    low, high = (
+        (0, 2) if shape.dtype.kind == "bool" else (0 if shape.dtype.kind == "uint" else -9, 9)
+    )
     return Argument.of(dice.integers(low, high, dims).astype(shape.dtype.numpy))
 
 

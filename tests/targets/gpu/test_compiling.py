@@ -7,16 +7,14 @@ from pathlib import Path
 import pytest
 
 import migx
-from migx.targets.gpu import compiling
+from migx.errors import TargetError
+from migx.ir import Program
+from migx.targets.gpu import Gpu, compiling
 from migx.targets.gpu.architectures import ARCHITECTURES
+from migx.targets.gpu.compiling import Request, binaries
+from migx.targets.gpu.executable import GpuExecutable
+from migx.targets.gpu.kernels import kernel_for
 from tests.targets.gpu.on_interpreter import DEVICE
-
-from migx.errors import TargetError  # isort: skip
-from migx.ir import Program  # isort: skip
-from migx.targets.gpu import Gpu  # isort: skip
-from migx.targets.gpu.compiling import Request, binaries  # isort: skip
-from migx.targets.gpu.executable import GpuExecutable  # isort: skip
-from migx.targets.gpu.kernels import kernel_for  # isort: skip
 
 ADD = "module main(x: f32[n, 40], y: f32[n, 40]) {\n %0 = add(x, y)\n return %0\n}"
 DOT = "module main(x: f16[n, 64], y: f16[64, 128]) {\n %0 = dot(x, y)\n return %0\n}"
@@ -41,7 +39,13 @@ def request_for(text: str, arch: str, passes: str = "") -> Request:
     assert kernel is not None
     aligned = tuple(range(len(kernel.pointers)))
     return Request(
-        kernel.source, kernel.pointers, len(kernel.words), aligned, kernel.warps, kernel.stages, arch
+        kernel.source,
+        kernel.pointers,
+        len(kernel.words),
+        aligned,
+        kernel.warps,
+        kernel.stages,
+        arch,
     )
 
 
@@ -71,7 +75,15 @@ def test_products_fit_the_shared_memory_and_are_compiled_once(
 
 
 def test_a_text_that_triton_refuses_is_shown() -> None:
-    wrong = Request("import triton\n@triton.jit\ndef kernel(p0):\n    nothing(p0)\n", ("fp32",), 0, (), 4, 2, "sm_90")
+    wrong = Request(
+        "import triton\n@triton.jit\ndef kernel(p0):\n    nothing(p0)\n",
+        ("fp32",),
+        0,
+        (),
+        4,
+        2,
+        "sm_90",
+    )
     with pytest.raises(TargetError, match=r"Triton refuses a kernel for sm_90(.|\n)*nothing"):
         binaries([wrong])
 

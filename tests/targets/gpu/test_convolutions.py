@@ -24,14 +24,16 @@ def test_convolutions(case: str, dtype: str) -> None:
     x, w, padding, stride, dilation, group = CASES[case]
     holds(
         f"module main(x: {dtype}[n, {x}], w: {dtype}[{w}]) {{\n %0 = convolution(x, w) "
-        f"{{padding={padding}, stride={stride}, dilation={dilation}, group={group}}}\n return %0\n}}",
+        f"{{padding={padding}, stride={stride}, dilation={dilation}, group={group}}}\n"
+        " return %0\n}",
         {"n": 2},
     )
 
 
 def test_bias_residual_and_activation_are_in_the_kernel() -> None:
     holds(
-        """module main(x: f32[n, 5, 13, 11], w: f32[20, 5, 3, 3], b: f32[20], r: f32[n, 20, 13, 11]) {
+        """module main(x: f32[n, 5, 13, 11], w: f32[20, 5, 3, 3], b: f32[20],
+                       r: f32[n, 20, 13, 11]) {
           %0 = convolution(x, w) {padding=(1, 1, 1, 1)}
           %1 = broadcast(b) {axis=1, out_lens=(n, 20, 13, 11)}
           %2 = add(%0, %1)
@@ -68,6 +70,7 @@ def test_levels_are_multiplied_without_being_written_out() -> None:
 def test_pooling(dtype: str, mode: str, more: str) -> None:
     holds(
         f"module main(x: {dtype}[n, 3, 13, 11]) {{\n %0 = pooling(x) "
-        f'{{mode="{mode}", lengths=(3, 2), padding=(1, 0, 1, 1), stride=(2, 1){more}}}\n return %0\n}}',
+        f'{{mode="{mode}", lengths=(3, 2), padding=(1, 0, 1, 1), stride=(2, 1){more}}}\n'
+        " return %0\n}",
         {"n": 2},
     )

@@ -51,8 +51,10 @@ def test_conversions(given: str, to: str) -> None:
     if given == to:
         return
     text = f"module main(x: {given}[67]) {{\n %0 = convert(x) {{to={to}}}\n return %0\n}}"
-    inside = {"x": np.linspace(0, 255, 67).astype(given.replace("f", "float"))}
-    holds(text, **(inside if given[0] == "f" and to == "u8" else {}))
+    if given[0] == "f" and to == "u8":  # beyond its range nothing is promised
+        holds(text, x=np.linspace(0, 255, 67).astype(given.replace("f", "float")))
+    else:
+        holds(text)
 
 
 @pytest.mark.parametrize("zero", ["", ", z"])

@@ -7,7 +7,8 @@ import pytest
 from tests.targets.gpu.on_interpreter import holds
 
 CASES = {
-    "concat": "x: f32[n, 3, 5], y: f32[n, 4, 5], z: f32[n, 1, 5]) {\n %0 = concat(x, y, z) {axis=1}",
+    "concat": "x: f32[n, 3, 5], y: f32[n, 4, 5], z: f32[n, 1, 5]) {\n"
+    " %0 = concat(x, y, z) {axis=1}",
     "rows": "x: f16[50, 6], i: i64[n, 3]) {\n %0 = gather(x, i) {axis=0}",
     "columns": "x: bool[5, 9, 6], i: i32[n, 3]) {\n %0 = gather(x, i) {axis=1}",
     "tuples": "x: f32[10, 9, 6], i: i64[n, 2]) {\n %0 = gathernd(x, i)",

@@ -62,9 +62,7 @@ def test_bytes_are_multiplied_exactly(rows: int, left: str, right: str) -> None:
 def test_four_bits(rows: str, dtype: str, block: int, weight: str, axis: int) -> None:
     depth, columns = 70, 34
     blocks = -(-depth // block)
-    whole, parts = (
-        f"{a}, {columns}" if axis == 0 else f"{columns}, {a}" for a in (depth, blocks)
-    )
+    whole, parts = (f"{a}, {columns}" if axis == 0 else f"{columns}, {a}" for a in (depth, blocks))
     text = f"module main(x: {dtype}[{rows}, {depth}], w: {weight}[{whole}], s: {dtype}[{parts}], "
     text += f"z: {weight}[{parts}]) {{\n %0 = unpack_int4(w)\n %1 = unpack_int4(z)\n"
     text += f" %2 = dequantizelinear(%0, s, %1) {{axis={axis}, block={block}}}\n"

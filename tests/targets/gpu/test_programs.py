@@ -1,4 +1,4 @@
-"""Whole programs on the gpu target, run by the interpreter: models, control flow, files, weights."""
+"""Whole programs on the gpu target, run by the interpreter: models, control flow, weights."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import pytest
 
 import migx
 from benchmarks import models
+from migx.errors import TargetError
+from migx.targets.gpu import Gpu, passes
+from migx.targets.gpu.executable import GpuExecutable
+from migx.targets.gpu.values import DeviceArgument
 from migx.testing.fuzz import fuzz, subjects_for
 from tests.targets.gpu.on_interpreter import DEVICE, gpu, inputs_for
-
-from migx.errors import TargetError  # isort: skip
-from migx.targets.gpu import Gpu, passes  # isort: skip
-from migx.targets.gpu.executable import GpuExecutable  # isort: skip
-from migx.targets.gpu.values import DeviceArgument  # isort: skip
 
 BLOCK = """
 module main(x: f32[n, s, 32]) {{
@@ -117,7 +116,9 @@ def test_the_law_of_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not report.failures, report.failures[0]
 
 
-def test_without_a_device_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_device_it_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from migx.targets.gpu import cupy_device
 
     monkeypatch.setattr(cupy_device, "found", lambda: (None, "there is no GPU"))

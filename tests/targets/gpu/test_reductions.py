@@ -40,7 +40,9 @@ def test_rows_of_a_length_that_is_not_known(axis: int, sizes: tuple[int, int]) -
 
 @pytest.mark.parametrize("name", ["reduce_any", "reduce_all", "reduce_max"])
 def test_bools(name: str) -> None:
-    holds(f"module main(x: bool[n, 40]) {{\n %0 = {name}(x) {{axes=(1,)}}\n return %0\n}}", {"n": 9})
+    holds(
+        f"module main(x: bool[n, 40]) {{\n %0 = {name}(x) {{axes=(1,)}}\n return %0\n}}", {"n": 9}
+    )
 
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "f32", "f64"])
