@@ -120,10 +120,15 @@ def compiled(request: Request) -> Binary:
     kinds = [f"*{p}" for p in request.pointers] + ["i32"] * request.words
     attributes = {(i,): [["tt.divisibility", 16]] for i in request.aligned}
     source = ASTSource(function, dict(zip(names, kinds, strict=True)), attrs=attributes)
-    options: dict[str, Any] = {"num_warps": request.warps, "num_stages": request.stages}
-    options["enable_fp_fusion"] = True
     target = GPUTarget(arch.backend, arch.number, arch.warp)
-    made = triton.compile(source, target=target, options=options)
+    for stages in range(request.stages, 0, -1):  # fewer loads run ahead where memory is small
+        options: dict[str, Any] = {"num_warps": request.warps, "num_stages": stages}
+        options["enable_fp_fusion"] = True
+        made = triton.compile(source, target=target, options=options)
+        if made.metadata.shared <= arch.shared:
+            break
+    else:
+        raise TargetError(f"it takes {made.metadata.shared} bytes of shared memory")
     scratch = sum(hasattr(made.metadata, f"{k}_scratch_size") for k in ("global", "profile"))
     threads = request.warps * arch.warp
     code = made.asm[arch.code]
@@ -205,7 +210,7 @@ def _work(
 
 def _started() -> subprocess.Popen[str]:
     paths = os.pathsep.join(p for p in sys.path if p)
-    environment = os.environ | {"PYTHONPATH": paths}
+    environment = os.environ | {"PYTHONPATH": paths, "TRITON_DEFAULT_FP_FUSION": "1"}
     environment.pop("TRITON_INTERPRET", None)
     return subprocess.Popen(
         [sys.executable, "-c", _COMMAND],

@@ -92,6 +92,36 @@ class Reader:
         same = [v for v in value.inputs if v.shape.dims == value.shape.dims]
         return any(self.varies(v, along) for v in same)
 
+    def pairs_along(self, value: Instruction) -> int | None:
+        """The axis along which pairs of a value's elements lie in one byte each; None where they do
+        not, or an element may be left alone.
+        """
+        if value in self.operands or isinstance(value.op, Literal):
+            return None
+        op, source = value.op, value.inputs[0]
+        if isinstance(op, UnpackInt4):
+            axis = value.shape.rank - 1 if op.axis == FLAT else op.axis % value.shape.rank
+            extent = value.shape.dims[axis]
+            fits = source in self.operands and isinstance(extent, int) and extent % 2 == 0
+            return axis if fits else None
+        if (below := self.pairs_along(source)) is None:
+            return None
+        if isinstance(op, Transpose):
+            return op.permutation.index(below)
+        if isinstance(op, Multibroadcast):
+            return below + value.shape.rank - source.shape.rank
+        return below if value.shape.dims == source.shape.dims else None
+
+    def block_of(self, value: Instruction) -> int:
+        """For how many places a scale holds, in what an operand is made of; 0 where it is one for
+        all.
+        """
+        while value not in self.operands and value.inputs:
+            if isinstance(value.op, DequantizeLinear):
+                return value.op.block
+            value = value.inputs[0]
+        return 0
+
     def raw(self, value: Instruction, parts: Sequence[Part]) -> Expr:
         """The value at some places, as it would lie in memory."""
         value, parts = self._plain(value, parts)
@@ -177,12 +207,15 @@ class Reader:
     def _unpacked(self, value: Instruction, op: UnpackInt4, parts: Sequence[Part]) -> Expr:
         """Four bits, of the byte that holds them; ``axis`` is that along which they lie."""
         w, packed = self.writer, value.inputs[0]
+        places = self._places(parts)
+        pair = places[op.axis % value.shape.rank if op.axis != FLAT else -1].half
+        if pair is not None and self.pairs_along(value) is not None:
+            return self._half(value, op, places)
         if op.axis == FLAT:
             packed, parts = self._plain(packed, parts)
             index = w.offset(parts, Shape(packed.shape.dtype, packed.shape.dims).true_strides)
             where, low = w.let(index // 2), w.let(index % 2)
         else:
-            places = self._places(parts)
             axis = op.axis % value.shape.rank
             low = w.let(places[axis] % 2)
             places[axis] = w.let(places[axis] // 2)
@@ -190,12 +223,29 @@ class Reader:
             packed, below_ = self._plain(packed, below)
             where = w.offset(below_, self.shape(packed).true_strides)
         byte = w.load(self.operands[packed], where, self.shape(packed).dtype, raw=True)
-        code = w.let(
-            Expr(
-                f"(({byte.text} >> ({low.text} * 4).to({byte.text}.dtype)) & 15)",
-                byte.over | low.over,
-            )
-        )
+        return self._signed(value, byte, f"({low.text} * 4).to(tl.uint8)", low.over)
+
+    def _half(self, value: Instruction, op: UnpackInt4, places: list[Expr]) -> Expr:
+        """Four bits of bytes that are read once for both of their halves."""
+        packed = value.inputs[0]
+        axis = value.shape.rank - 1 if op.axis == FLAT else op.axis % value.shape.rank
+        half = places[axis].half
+        assert half is not None
+        dims = list(value.shape.dims)
+        dims[axis] = dims[axis] // 2
+        places = [half[0] if i == axis else p for i, p in enumerate(places)]
+        parts = [Part(p, (d,)) for p, d in zip(places, dims, strict=True)]
+        shape = Shape(packed.shape.dtype, dims) if op.axis == FLAT else self.shape(packed)
+        where = self.writer.offset(parts, shape.true_strides)
+        dtype = packed.shape.dtype
+        byte = self.writer.load(self.operands[packed], where, dtype, raw=True)
+        return self._signed(value, byte, str(4 * half[1]), frozenset())
+
+    def _signed(self, value: Instruction, byte: Expr, shift: str, over: frozenset[int]) -> Expr:
+        """The level that four bits stand for, from a bit of a byte on."""
+        w = self.writer
+        unsigned = f"{byte.text}.to(tl.uint8)"
+        code = w.let(Expr(f"(({unsigned} >> {shift}) & 15)", byte.over | over))
         if value.shape.dtype.kind == "int":
             return w.let(Expr(f"((({code.text}.to(tl.int32) ^ 8) - 8).to(tl.int8))", code.over))
         return w.let(Expr(f"{code.text}.to(tl.uint8)", code.over))
@@ -218,8 +268,12 @@ class Reader:
             return [Part(expr(0), (d,)) for d in dims]
         if not op.block:
             return [Part(places[axis], dims)]
-        found = list(places)
-        found[axis] = self.writer.let(found[axis] // op.block)
+        found, place, block = list(places), places[axis], op.block
+        if place.half is not None and block % 2 == 0:
+            place, block = place.half[0], block // 2
+        if place.outer is not None and block % place.outer[1] == 0:
+            place, block = place.outer[0], block // place.outer[1]
+        found[axis] = self.writer.let(place // block)
         return [Part(p, (d,)) for p, d in zip(found, dims, strict=True)]
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from migx import dim
@@ -69,11 +69,18 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Expr:
-    """A piece of text, the axes of the tile it varies over, and its number where that is known."""
+    """A piece of text, the axes of the tile it varies over, and its number where that is known.
+
+    An index that counts every other place knows its ``half``: the index of the pair, and which of
+    the two it is. One may know the ``outer`` index that it has when divided by a number, which
+    varies over less.
+    """
 
     text: str
     over: frozenset[int] = frozenset()
     number: int | None = None
+    half: tuple[Expr, int] | None = None
+    outer: tuple[Expr, int] | None = None
 
     def __add__(self, other: Expr | int) -> Expr:
         other = expr(other)
@@ -216,14 +223,32 @@ class Writer:
 
     # Places.
 
-    def numbers(self, axis: int, of: int, size: int, begin: Expr | int = 0) -> Expr:
-        """So many numbers along an axis of a tile that has ``of`` axes."""
+    def numbers(
+        self, axis: int, of: int, size: int, begin: Expr | int = 0, phase: int | None = None
+    ) -> Expr:
+        """So many numbers along an axis of a tile that has ``of`` axes; of a ``phase``, half of
+        them: the even ones or the odd ones.
+        """
+        if phase is not None:
+            pair = self.numbers(axis, of, size // 2, self.let(expr(begin) // 2))
+            return Expr(f"({pair.text} * 2 + {phase})", pair.over, half=(pair, phase))
         where = ["None"] * of
         where[axis] = ":"
         spread = f"[{', '.join(where)}]" if of > 1 else ""
         begin = expr(begin)
         line = self.let(Expr(f"tl.arange(0, {size}){spread}", frozenset({axis})))
-        return self.let(Expr((begin + line).text, frozenset({axis}) | begin.over))
+        made = self.let(Expr((begin + line).text, frozenset({axis}) | begin.over))
+        return replace(made, outer=(begin // size, size))
+
+    def blocks(self, begin: Expr, size: int, block: int) -> Expr:
+        """So many numbers from a multiple of ``size`` on, as the last two of a tile's three axes:
+        blocks, and places in them.
+        """
+        first = self.let(begin // block)
+        count = Expr(f"tl.arange(0, {size // block})[None, :, None]", frozenset({1}))
+        outer = self.let(first + self.let(count))
+        inner = self.let(Expr(f"tl.arange(0, {block})[None, None, :]", frozenset({2})))
+        return replace(self.let(outer * block + inner), outer=(outer, block))
 
     def split(self, part: Part) -> list[Expr]:
         """The place on each axis that an index counts."""

@@ -23,7 +23,7 @@ from migx.argument import Argument
 from migx.constants import SMALL
 from migx.dim import Dim
 from migx.ir import Instruction, Program
-from migx.manager import Observer, Step
+from migx.manager import Observer, Pipeline, Step
 from migx.observers import Verify
 from migx.op import Operation
 from migx.shape import DType, Shape
@@ -49,7 +49,9 @@ LATE = "fuse_pointwise{singles=true},fuse_reduce,fuse_epilogue,fuse_int4,optimiz
 
 
 def pipelines() -> list[str]:
-    """Every pass by itself, the pipelines as they are used, and the list of every target."""
+    """Every pass by itself, the pipelines as they are used, and the list of every target, but for
+    passes of its own, which leave what only it can run.
+    """
     classes = {name: plugins.load("passes", name) for name in plugins.names("passes")}
     alone = [
         name
@@ -57,7 +59,8 @@ def pipelines() -> list[str]:
         if all(f.default is not dataclasses.MISSING for f in dataclasses.fields(cls))
     ]
     targets = [get_target(name) for name in plugins.names("targets")]
-    lists = [str(t.get_passes(t.get_context(), CompileOptions())) for t in targets]
+    found = [t.get_passes(t.get_context(), CompileOptions()) for t in targets]
+    lists = [str(Pipeline(tuple(s for s in p.steps if "::" not in str(s)))) for p in found]
     return [*alone, FUSED, WIDE, LATE, *dict.fromkeys(filter(None, lists))]
 
 

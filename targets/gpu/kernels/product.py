@@ -102,7 +102,21 @@ class _Writer:
         self.cut = cut_for(self.rows, self.columns, left.shape.dtype)
         kinds = [v.shape.dtype for v in dot.inputs]
         self.units = kinds[0] in (F16, BF16, F32) or all(k.bits == 8 for k in kinds)
-        self.step = self.cut.depth if self.units else 1
+        one_row = self.cut.rows == 1
+        self.step = self.cut.depth if self.units or one_row else 1
+        self.pairs = self._pairs(right) if self.units and self.cut.columns >= 32 else None
+        block = self.reader.block_of(right) if self.pairs else 0
+        fits = block in (32, 64, 128) and whole(self.depth, max(block, self.step))
+        self.block = block if fits else 0
+        if self.block and not one_row:
+            self.step = self.block
+
+    def _pairs(self, right: Instruction) -> str | None:
+        """Along what pairs of the right operand's elements lie in one byte each."""
+        axis = self.reader.pairs_along(right)
+        if axis is None or axis < right.shape.rank - 2:
+            return None
+        return "columns" if axis == right.shape.rank - 1 else "depth"
 
     def readable(self) -> bool:
         """Whether both operands can be read."""
@@ -127,9 +141,9 @@ class _Writer:
         if not whole(self.columns, cut.columns):
             w.masks[1] = w.let(column.below(w.extent(self.columns)))
         if cut.rows == 1:
-            total = self._row(item, row, across_at, _sum_of(self.dot.shape.dtype))
+            total = self._row(item, row, across_at)
         else:
-            total = self._sums(item, row, column)
+            total = self._sums(item, row, across_at)
         counted = row if self.shared else w.let(item * w.extent(self.rows) + row)
         finish(w, self.rest, total, counted, column, (cut.rows, cut.columns))
         name = "dot" if self.at is self.dot else name_of(self.at)
@@ -141,68 +155,121 @@ class _Writer:
             flops=2 * product(self.dot.shape.dims) * self.depth + self.rest.flops,
         )
 
-    def _sums(self, item: Expr, row: Expr, column: Expr) -> Expr:
+    def _sums(self, item: Expr, row: Expr, across: Expr) -> Expr:
         """The sums of a tile, in the type they are added up in."""
-        w, tile = self.writer, [self.cut.rows, self.cut.columns]
+        w, kind = self.writer, _sum_of(self.dot.shape.dtype)
+        columns = self._phased(1, self.cut.columns, across, "columns")
+        tile = [self.cut.rows, self.cut.columns // len(columns)]
+        totals = [w.variable(f"tl.zeros({tile}, {kind})", frozenset({0, 1})) for _ in columns]
+        with w.loop(self.depth, self.step) as begin:
+            left = self._phased(1, self.step, begin, "depth")
+            right = self._phased(0, self.step, begin, "depth")
+            for of_left, of_right in zip(left, right, strict=True):
+                x = self._read(0, item, row, of_left)
+                for total, column in zip(totals, columns, strict=True):
+                    y = self._read(1, item, column, of_right)
+                    w.line(f"{total.text} = {self._added(total, x, y, kind)}")
+        return self._joined(totals)
+
+    def _phased(self, axis: int, size: int, begin: Expr, along: str) -> list[Expr]:
+        """The numbers of a tile along the depth or the columns; the even and the odd ones apart,
+        where pairs of weights lie there in one byte each.
+        """
+        phases = (0, 1) if self.pairs == along else (None,)
+        return [self.writer.numbers(axis, 2, size, begin, phase) for phase in phases]
+
+    def _joined(self, totals: list[Expr]) -> Expr:
+        """The sums of even and odd columns in their order."""
+        if len(totals) == 1:
+            return totals[0]
+        text = f"tl.interleave({', '.join(total.text for total in totals)})"
+        return self.writer.let(Expr(text, frozenset({0, 1})))
+
+    def _added(self, total: Expr, x: Expr, y: Expr, kind: str) -> str:
+        """The sums with the product of two tiles."""
         kinds = [v.shape.dtype for v in self.dot.inputs]
-        kind, step = _sum_of(self.dot.shape.dtype), self.step
-        total = w.variable(f"tl.zeros({tile}, {kind})", frozenset({0, 1}))
-        with w.loop(self.depth, step) as begin:
-            x = self._read(0, item, row, w.numbers(1, 2, step, begin), 1)
-            y = self._read(1, item, column, w.numbers(0, 2, step, begin), 0)
-            if not self.units:
-                text = f"{total.text} + {x.text}.to({kind}) * {y.text}.to({kind})"
-            elif self.dot.shape.dtype.is_integer:
-                text = f"{total.text} + {_exact(x, y, kinds)}"
-            else:
-                precision = ', input_precision="ieee"' if kinds[0] is F32 else ""
-                text = f"tl.dot({x.text}, {y.text}, {total.text}{precision})"
-            w.line(f"{total.text} = {text}")
-        return total
+        if not self.units:
+            return f"{total.text} + {x.text}.to({kind}) * {y.text}.to({kind})"
+        if self.dot.shape.dtype.is_integer:
+            return f"{total.text} + {_exact(x, y, kinds)}"
+        precision = ', input_precision="ieee"' if kinds[0] is F32 else ""
+        return f"tl.dot({x.text}, {y.text}, {total.text}{precision})"
 
-    def _read(self, side: int, item: Expr, line: Expr, deep: Expr, depth_axis: int) -> Expr:
+    def _read(self, side: int, item: Expr, line: Expr, deep: Expr) -> Expr:
         """A tile of an operand, as the matrix units take it."""
-        value = self.dot.inputs[side]
-        with self._masked(depth_axis, deep):
+        w, value = self.writer, self.dot.inputs[side]
+        size = self.step // (1 if deep.half is None else 2)
+        across = self.cut.columns // (1 if line.half is None else 2)
+        with self._masked(side, line, deep, (side, 1 - side)):
             found = self.reader.raw(value, self._parts(side, item, line, deep))
-            mask = self.writer.masks.get(depth_axis)
-            read_whole = value not in self.reader.operands or depth_axis not in found.over
+            mask = w.masks.get(1 - side)
+            read_whole = value not in self.reader.operands or 1 - side not in found.over
             if mask is not None and read_whole:
-                found = self.writer.only(mask, found)
-            tile = (self.cut.rows, self.step) if side == 0 else (self.step, self.cut.columns)
-            return self.writer.spread(found, tile)
+                found = w.only(mask, found)
+            return w.spread(found, (self.cut.rows, size) if side == 0 else (size, across))
 
-    def _masked(self, axis: int, deep: Expr) -> _Masks:
-        """The masks while an operand is read: along the depth its own."""
-        kept = dict(self.writer.masks)
-        kept.pop(axis, None)
+    def _masked(self, side: int, line: Expr, deep: Expr, axes: tuple[int, int]) -> _Masks:
+        """The masks while an operand is read: of its rows or columns, and of the depth, which lie
+        along these axes of the tile.
+        """
+        w, masks = self.writer, dict[int, Expr]()
+        extent, size = (self.rows, self.cut.rows) if side == 0 else (self.columns, self.cut.columns)
+        if not whole(extent, size):
+            masks[axes[0]] = w.let(line.below(w.extent(extent)))
         if not whole(self.depth, self.step):
-            kept[axis] = self.writer.let(deep.below(self.writer.extent(self.depth)))
-        return _Masks(self.writer, kept)
+            masks[axes[1]] = w.let(deep.below(w.extent(self.depth)))
+        return _Masks(w, masks)
 
-    def _row(self, item: Expr, row: Expr, across: Expr, kind: str) -> Expr:
+    def _row(self, item: Expr, row: Expr, across: Expr) -> Expr:
         """The sums of one row: tiles of columns by depth, multiplied and added up along it."""
-        w, cut = self.writer, self.cut
-        tile = [cut.columns, cut.depth]
-        total = w.variable(f"tl.zeros({tile}, {kind})", frozenset({0, 1}))
-        column = w.numbers(0, 2, cut.columns, across)
-        masks = {}
-        if not whole(self.columns, cut.columns):
-            masks[0] = w.let(column.below(w.extent(self.columns)))
-        with _Masks(w, masks), w.loop(self.depth, cut.depth) as begin:
-            deep = w.numbers(1, 2, cut.depth, begin)
-            if not whole(self.depth, cut.depth):
-                w.masks[1] = w.let(deep.below(w.extent(self.depth)))
-            x, y = (
-                w.let(self.reader.value(v, self._parts(side, item, line, deep)))
-                for side, (v, line) in enumerate(zip(self.dot.inputs, (row, column), strict=True))
-            )
-            text = f"{x.text}.to({kind}) * {y.text}.to({kind})"
-            if not whole(self.depth, cut.depth):
-                text = f"tl.where({w.masks[1].text}, {text}, 0)"
-            w.line(f"{total.text} += {text}")
-        text = f"tl.reshape(tl.sum({total.text}, axis=1), [1, {cut.columns}])"
-        return w.let(Expr(text, frozenset({0, 1})))
+        w, cut, kind = self.writer, self.cut, _sum_of(self.dot.shape.dtype)
+        phases = (0, 1) if self.pairs == "columns" else (None,)
+        axes = 3 if self.block else 2
+        columns = [w.numbers(0, axes, cut.columns, across, phase) for phase in phases]
+        many = cut.columns // len(columns)
+        tile = [many, *self._deep_tile()]
+        totals = [w.variable(f"tl.zeros({tile}, {kind})", frozenset({0, 1})) for _ in columns]
+        with w.loop(self.depth, self.step) as begin:
+            for deep in self._deep(begin):
+                for total, column in zip(totals, columns, strict=True):
+                    with self._masked(1, column, deep, (0, 1)):
+                        self._add_row(item, row, column, deep, total)
+        inner = "tl.sum({}, axis=2)" if self.block else "{}"
+        sums = [f"tl.sum({inner.format(total.text)}, axis=1)" for total in totals]
+        rows = [Expr(f"tl.reshape({text}, [1, {many}])", frozenset({0, 1})) for text in sums]
+        return self._joined([w.let(row) for row in rows])
+
+    def _deep_tile(self) -> list[int]:
+        """How much of the depth a tile of one row has: blocks and places where scales have
+        blocks, so that each scale is read once.
+        """
+        halves = 2 if self.pairs == "depth" else 1
+        if self.block:
+            return [self.step // self.block, self.block // halves]
+        return [self.step // halves]
+
+    def _deep(self, begin: Expr) -> list[Expr]:
+        """The places along the depth, of even and odd ones apart where these are pairs."""
+        w = self.writer
+        if not self.block:
+            return self._phased(1, self.step, begin, "depth")
+        if self.pairs == "columns":
+            return [w.blocks(begin, self.step, self.block)]
+        pair = w.blocks(w.let(begin // 2), self.step // 2, self.block // 2)
+        return [
+            Expr(f"({pair.text} * 2 + {phase})", pair.over, half=(pair, phase)) for phase in (0, 1)
+        ]
+
+    def _add_row(self, item: Expr, row: Expr, column: Expr, deep: Expr, total: Expr) -> None:
+        """Adds the products of a row's elements with a tile of columns by depth."""
+        w, kind = self.writer, _sum_of(self.dot.shape.dtype)
+        left, right = self.dot.inputs
+        x = self.reader.value(left, self._parts(0, item, row, deep))
+        y = self.reader.value(right, self._parts(1, item, column, deep))
+        text = f"{x.text}.to({kind}) * {y.text}.to({kind})"
+        if (mask := w.masks.get(1)) is not None:
+            text = f"tl.where({mask.text}, {text}, 0)"
+        w.line(f"{total.text} += {text}")
 
     def _parts(self, side: int, item: Expr, line: Expr, deep: Expr) -> list[Part]:
         """The places of an operand: of the batch, and along its last two axes."""

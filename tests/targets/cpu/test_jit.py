@@ -8,6 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from migx.errors import TargetError
@@ -88,6 +89,41 @@ def test_helpers_that_die_are_done_without(monkeypatch: pytest.MonkeyPatch) -> N
 def test_text_that_llvm_refuses_is_shown() -> None:
     with pytest.raises(TargetError, match=r"IR that LLVM refuses(.|\n)*i64 x"):
         jit.compiled("define i64 @kernel() {\n  ret i64 x\n}\n")
+
+
+HALVES = """define void @kernel(ptr %given, ptr %made, i64 %count) {
+entry:
+  br label %next
+next:
+  %i = phi i64 [0, %entry], [%after, %next]
+  %from = getelementptr double, ptr %given, i64 %i
+  %to = getelementptr half, ptr %made, i64 %i
+  %x = load double, ptr %from
+  %half = fptrunc double %x to half
+  store half %half, ptr %to
+  %after = add i64 %i, 1
+  %more = icmp ult i64 %after, %count
+  br i1 %more, label %next, label %done
+done:
+  ret void
+}
+"""
+
+
+def test_f64_is_rounded_to_f16_once() -> None:
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float64)
+    ties = (halves[1:] + halves[:-1]) / 2
+    near = [ties, np.nextafter(ties, 0), np.nextafter(ties, np.inf)]
+    x = np.concatenate([halves, *near, [1e300, 5e-324, 65520.0, np.inf, np.nan]])
+    x = np.concatenate([x, -x])
+    made = np.empty(len(x), np.float16)
+    other = HALVES + "; another text, whose object brings the same function\n"
+    code = jit.load([HALVES, other])[other]
+    pointers = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64
+    ctypes.CFUNCTYPE(None, *pointers)(code.address)(x.ctypes.data, made.ctypes.data, len(x))
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(made, x.astype(np.float16))
+    assert (np.signbit(made) == np.signbit(x)).all()
 
 
 def test_without_llvmlite_the_target_says_so_and_ref_works() -> None:

@@ -17,7 +17,7 @@ from migx.targets.gpu.kernels import kernel_for
 from tests.targets.gpu.on_interpreter import DEVICE
 
 ADD = "module main(x: f32[n, 40], y: f32[n, 40]) {\n %0 = add(x, y)\n return %0\n}"
-DOT = "module main(x: f16[n, 64], y: f16[64, 128]) {\n %0 = dot(x, y)\n return %0\n}"
+DOT = "module main(x: f16[n, 512], y: f16[512, 1024]) {\n %0 = dot(x, y)\n return %0\n}"
 INT4 = """module main(x: f16[n, 64], w: u4[64, 128], s: f16[2, 128]) {
   %0 = unpack_int4(w)
   %1 = dequantizelinear(%0, s) {axis=0, block=32}

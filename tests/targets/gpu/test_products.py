@@ -59,8 +59,10 @@ def test_bytes_are_multiplied_exactly(rows: int, left: str, right: str) -> None:
 @pytest.mark.parametrize("weight", ["i4", "u4"])
 @pytest.mark.parametrize(("dtype", "block"), [("f32", 16), ("f16", 32), ("bf16", 64)])
 @pytest.mark.parametrize("rows", ["1", "n"])
-def test_four_bits(rows: str, dtype: str, block: int, weight: str, axis: int) -> None:
-    depth, columns = 70, 34
+@pytest.mark.parametrize(("depth", "columns"), [(70, 34), (256, 96)])
+def test_four_bits(
+    depth: int, columns: int, rows: str, dtype: str, block: int, weight: str, axis: int
+) -> None:
     blocks = -(-depth // block)
     whole, parts = (f"{a}, {columns}" if axis == 0 else f"{columns}, {a}" for a in (depth, blocks))
     text = f"module main(x: {dtype}[{rows}, {depth}], w: {weight}[{whole}], s: {dtype}[{parts}], "
