@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from migx.op import Operation
+from migx.ops.quantization import limits
 from migx.shape import BF16, BOOL, F16, DType
 from migx.targets.cpu import emit, vector_math
 from migx.targets.cpu.emit import F32, F64, I1, I16, I32, Function, Type, Value
@@ -262,9 +263,11 @@ def _bit_cast(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: D
 
 
 def _quantize(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
-    """Rounds, adds the zero point, and clips; NaN becomes 0."""
+    """Rounds, adds the zero point, and clips; NaN becomes 0. A float target is not rounded here."""
     scale = v[1]
     x = f.cast(v[0], scale.type.one)
+    if r.is_float:
+        return _scaled(f, op, [x, *v[1:]], r)
     q = f.intrinsic("rint", x / scale)
     if len(v) > 2:
         q = q + f.cast(v[2], q.type.one, signed=_signed(r))
@@ -276,6 +279,19 @@ def _quantize(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: D
     assert target is not None
     whole = f.cast(f.cast(q, I32), target)
     return f.select(f.compare("ne", x, x), 0 * whole, whole)
+
+
+def _scaled(f: Function, op: Any, v: Sequence[Value], r: DType) -> Value:
+    """X / scale and the zero point, as a float that may have to be finite; NaN stays."""
+    q = v[0] / v[1]
+    if len(v) > 2:
+        q = q + f.cast(v[2], q.type.one)
+    if op.saturate:
+        low, high = limits(r)
+        q = f.minimum(f.maximum(q, low), high)
+    target = computing(r)
+    assert target is not None
+    return f.cast(q, target)
 
 
 def _dequantize(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:

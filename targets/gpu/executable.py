@@ -7,7 +7,7 @@ graphs and all addresses are the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from migx.argument import Argument
@@ -19,9 +19,10 @@ from migx.target import NO_SLOTS, Context
 from migx.targets.cpu.checks import read_symbols
 from migx.targets.cpu.outline import is_alias, pieces
 from migx.targets.gpu.compiling import Binary, Request, binaries
-from migx.targets.gpu.device import Buffer, Device
+from migx.targets.gpu.device import Device
+from migx.targets.gpu.kernels import kernel_for
 from migx.targets.gpu.operations import CodeObject, CopyFrom, CopyTo, DeviceLiteral
-from migx.targets.gpu.plan import Places, Plan, sizes_key
+from migx.targets.gpu.plan import Places, Plan
 from migx.targets.gpu.values import DeviceArgument
 from migx.verify import captures
 
@@ -29,12 +30,12 @@ if TYPE_CHECKING:
     from migx.targets.gpu import Gpu
 
 
-class Workspace:
-    """Memory of one run of a piece at a time, and what was recorded with it."""
+NO_WORK = (CodeObject, CopyTo, CopyFrom, Literal, Param, Return, Slot)
+"""Operations that are no work for the host."""
 
-    def __init__(self) -> None:
-        self.arena: Buffer | None = None
-        self.recorded: dict[tuple[int, int], tuple[Any, Callable[[], None] | None]] = {}
+
+PLANS = 16
+"""How many sets of sizes a piece keeps plans for; the one made first goes first."""
 
 
 class Piece:
@@ -45,18 +46,20 @@ class Piece:
 
     def __init__(self, instructions: Sequence[Instruction], late: Instruction | None) -> None:
         self.instructions, self.late = list(instructions), late
-        self.given: list[Instruction] = []
         self.kept: list[Instruction] = []
         self.symbols = sorted({n for at in instructions for n in read_symbols(at)})
         self.plans: dict[tuple[int | None, ...], Plan] = {}
-        self.idle: dict[int, list[Workspace]] = {}
 
     def plan(self, places: Places, sizes: Mapping[str, int]) -> Plan:
-        """The plan for some sizes."""
-        key = sizes_key(self.symbols, sizes)
-        if key not in self.plans:
-            self.plans[key] = Plan(self.instructions, places, self.kept, dict(sizes))
-        return self.plans[key]
+        """The plan for some sizes; of the last ``PLANS`` sets, it is there already."""
+        key = tuple(map(sizes.get, self.symbols))
+        found = self.plans.get(key)
+        if found is None:
+            found = Plan(self.instructions, places, self.kept, dict(sizes))
+            for old in list(self.plans)[: len(self.plans) + 1 - PLANS]:
+                self.plans.pop(old, None)
+            self.plans[key] = found
+        return found
 
 
 class GpuExecutable:
@@ -138,14 +141,15 @@ class GpuExecutable:
         return {key: binary.to_bytes() for key, binary in self.binaries.items()}
 
     def fallbacks(self) -> list[Instruction]:
-        """The instructions that run on the host because they have no kernel."""
+        """The instructions that run on the host because they have no kernel; control flow, which
+        runs modules, is none.
+        """
         found = []
         for module, places in self.places.items():
-            for at in module:
-                ours = isinstance(
-                    at.op, (CodeObject, CopyTo, CopyFrom, Literal, Param, Return, Slot)
-                )
-                if not (ours or at in places.roots or at.modules or is_alias(at)):
+            for at in [] if module.bypass else module:
+                known = isinstance(at.op, NO_WORK) or at in places.roots or is_alias(at)
+                runs = any(not inner.bypass for inner in at.modules)
+                if not known and not runs and kernel_for(at) is None:
                     found.append(at)
         return found
 

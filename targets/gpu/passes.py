@@ -11,6 +11,7 @@ from migx.ops.builtin import Literal, Param, Return, Slot
 from migx.ops.layout import Slice
 from migx.targets.cpu.checks import symbols_of
 from migx.targets.cpu.outline import is_alias, is_memory, pieces
+from migx.targets.gpu.agreement import agreements
 from migx.targets.gpu.kernels import kernel_for
 from migx.targets.gpu.operations import Allocate, CodeObject, CopyFrom, CopyTo, DeviceLiteral, Sync
 from migx.targets.gpu.text import Kernel, results
@@ -130,6 +131,7 @@ class _Lowering:
             kernel.stages,
             len(writes),
             kernel.flops,
+            agreements(at),
         )
         self.made_there.add(at)
         self.device[at] = module.insert_instruction(at, op, *reads, *writes, origins=at.origins)

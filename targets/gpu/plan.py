@@ -6,7 +6,7 @@ copy in the arena, a literal, a slot, or what another piece or module has made.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from migx import dim
@@ -17,9 +17,10 @@ from migx.ir import Instruction
 from migx.ops.builtin import GetTupleElem, Param, Return, Slot
 from migx.ops.layout import Slice
 from migx.shape import Shape
+from migx.targets.cpu.checks import asked_again, check_sizes
 from migx.targets.cpu.memory import Life, arranged
 from migx.targets.cpu.outline import is_alias
-from migx.targets.gpu.device import ALIGNMENT
+from migx.targets.gpu.device import ALIGNMENT, Buffer
 from migx.targets.gpu.operations import (
     Allocate,
     CodeObject,
@@ -91,9 +92,19 @@ class Places:
                 self.roots[at] = self.roots[source]
 
 
+class Workspace:
+    """Memory of one run of a plan at a time: its arena; and for each stretch of kernels the
+    arguments they had last, with what replays them, where they were recorded.
+    """
+
+    def __init__(self) -> None:
+        self.arena: Buffer | None = None
+        self.recorded: dict[int, tuple[object, Callable[[], None] | None]] = {}
+
+
 class Plan:
     """A piece for given sizes. ``offsets`` are those of roots in the arena, ``kept`` the bytes of
-    roots that are read after the piece.
+    roots that are read after the piece; ``idle`` are the workspaces that no run has now.
     """
 
     def __init__(
@@ -104,7 +115,10 @@ class Plan:
         sizes: Sizes,
     ) -> None:
         self.sizes, self._places = sizes, places
+        self.idle: list[Workspace] = []
         self.steps: list[Step] = []
+        for at in asked_again(instructions, {}).values():
+            check_sizes(at, sizes)
         for at in instructions:
             self._step(at)
         outlive = {places.roots[v] for v in kept if v in places.roots}
@@ -150,6 +164,10 @@ class Plan:
     def _launch(self, at: Instruction) -> Launch:
         op = at.op
         assert isinstance(op, CodeObject)
+        for a, b in zip(op.equal[::2], op.equal[1::2], strict=True):
+            if self.number(a) != self.number(b):
+                message = f"{a} is {self.number(a)} and {b} is {self.number(b)}: they must be equal"
+                raise InputError(draw_instruction(message, at))
         for value in at.inputs:
             if (
                 self.number(value.shape.element_space)
@@ -183,8 +201,3 @@ class Plan:
 
     def _size(self, root: Instruction) -> int:
         return -(-self.number(root.shape.nbytes) // ALIGNMENT) * ALIGNMENT
-
-
-def sizes_key(symbols: Iterable[str], sizes: Mapping[str, int]) -> tuple[int | None, ...]:
-    """What a plan depends on."""
-    return tuple(map(sizes.get, symbols))

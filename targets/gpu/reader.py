@@ -269,10 +269,10 @@ class Reader:
         if not op.block:
             return [Part(places[axis], dims)]
         found, place, block = list(places), places[axis], op.block
-        if place.half is not None and block % 2 == 0:
-            place, block = place.half[0], block // 2
-        if place.outer is not None and block % place.outer[1] == 0:
-            place, block = place.outer[0], block // place.outer[1]
+        if (half := place.half) is not None and block % 2 == 0:
+            place, block = half[0], block // 2
+        if (outer := place.outer) is not None and block % outer[1] == 0:
+            place, block = outer[0], block // outer[1]
         found[axis] = self.writer.let(place // block)
         return [Part(p, (d,)) for p, d in zip(found, dims, strict=True)]
 

@@ -17,13 +17,13 @@ from migx.ops.builtin import GetTupleElem, Literal, Slot
 from migx.shape import TUPLE, Shape
 from migx.targets.gpu.device import Buffer, flat
 from migx.targets.gpu.operations import CopyFrom, CopyTo, Sync
-from migx.targets.gpu.plan import Launch, Plan, Reference, Step
+from migx.targets.gpu.plan import Launch, Plan, Reference, Step, Workspace
 from migx.targets.gpu.values import DeviceArgument, downloaded
 from migx.text import draw_instruction
 from migx.verify import captures
 
 if TYPE_CHECKING:
-    from migx.targets.gpu.executable import GpuExecutable, Piece, Workspace
+    from migx.targets.gpu.executable import GpuExecutable, Piece
 
 Values = dict[Instruction, Argument]
 FAILURES = (MigxError, ArithmeticError, LookupError, MemoryError, TypeError, ValueError)
@@ -45,22 +45,18 @@ class Run:
             values[parameter] = argument
         for piece in self.executable.pieces[module]:
             plan = piece.plan(self.executable.places[module], sizes)
-            stack = piece.idle.setdefault(id(plan), [])
-            workspace = stack.pop() if stack else _workspace()
+            try:
+                workspace = plan.idle.pop()
+            except IndexError:
+                workspace = Workspace()
             try:
                 part = _Part(self, piece, plan, workspace, values, sizes)
                 part.run()
                 if piece.late is not None:
                     sizes = part.late(piece.late)
             finally:
-                stack.append(workspace)
+                plan.idle.append(workspace)
         return [values[v] for v in module.outputs]
-
-
-def _workspace() -> Workspace:
-    from migx.targets.gpu.executable import Workspace
-
-    return Workspace()
 
 
 class _Part:
@@ -100,15 +96,14 @@ class _Part:
     def launch(self, number: int, step: Step) -> None:
         """Enqueues kernels, as a graph where they were enqueued alike before."""
         work = [self.arguments(launch) for launch in step.launches]
-        key, place = tuple(work), (id(self.plan), number)
-        seen = self.workspace.recorded.get(place)
+        key, seen = tuple(work), self.workspace.recorded.get(number)
         if seen is not None and seen[0] == key:
             replay = seen[1] or self.device.captured(lambda: self.enqueue(step, work))
             if replay is not None:
-                self.workspace.recorded[place] = key, replay
+                self.workspace.recorded[number] = key, replay
                 replay()
                 return
-        self.workspace.recorded[place] = key, None
+        self.workspace.recorded[number] = key, None
         self.enqueue(step, work)
 
     def enqueue(self, step: Step, work: Sequence[tuple[int, ...]]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from migx.dim import Extent, product
+from migx.dim import Extent, bounds, product
 from migx.ir import Instruction
 from migx.ops.dims import DimLiteral, DynamicRange
 from migx.ops.indexing import Gather, GatherElements, Gathernd
@@ -47,17 +47,25 @@ def kernel_for(at: Instruction) -> Kernel | None:
 
 def _fits(at: Instruction) -> bool:
     """Whether the operation's attributes are such as are written here."""
-    op, dims = at.op, at.inputs[0].shape.dims if at.inputs else ()
-    if isinstance(op, Pad) and op.mode == "reflect":
-        pads = zip((*dims, *dims), op.pads, strict=True)
-        return all(isinstance(d, int) and isinstance(p, int) and p < d for d, p in pads)
-    if isinstance(op, Pad):
-        return op.mode in ("constant", "edge")
+    op = at.op
+    if isinstance(op, Pad) and op.mode != "constant":
+        return all(bounds(p)[0] >= 0 for p in op.pads)
     if isinstance(op, DimLiteral):
         return len(op.values) <= MOST
     if isinstance(op, Gathernd):
         return isinstance(at.inputs[1].shape.dims[-1], int)
     return len(at.inputs) <= MOST
+
+
+BEYOND = {
+    "edge": "tl.minimum(tl.maximum({i}, 0), {n} - 1)",
+    "reflect": (
+        "tl.minimum(tl.abs({i}) % tl.maximum(2 * ({n}) - 2, 1), "
+        "2 * ({n}) - 2 - tl.abs({i}) % tl.maximum(2 * ({n}) - 2, 1))"
+    ),
+    "wrap": "((({i}) % ({n}) + ({n})) % ({n}))",
+}
+"""Which place of ``n`` stands at place ``i`` beside them."""
 
 
 class _Line:
@@ -158,12 +166,8 @@ def _pad(line: _Line, op: Pad) -> Expr:
         if op.mode == "constant":
             inside = Expr(f"(({moved.text} >= 0) & ({moved.text} < {size.text}))", moved.over)
             there = inside if there is None else there & inside
-        elif op.mode == "edge":
-            text = f"tl.minimum(tl.maximum({moved.text}, 0), {size.text} - 1)"
-            moved = w.let(Expr(text, moved.over))
         else:
-            last = f"({size.text} - 1)"
-            moved = w.let(Expr(f"({last} - tl.abs({last} - tl.abs({moved.text})))", moved.over))
+            moved = w.let(Expr(BEYOND[op.mode].format(i=moved.text, n=size.text), moved.over))
         places.append(moved)
     if there is None:
         return line.read(0, places)

@@ -94,6 +94,10 @@ CHAINS = {
         "(x: f32[n, 4, 9], s: f32[4], z: u8[4]) {\n %0 = quantizelinear(x, s, z) {axis=1, to=u8}\n"
         " return %0\n}"
     ),
+    "to a float that is rounded later": (
+        "(x: f32[n, 4, 9], s: f32[4], z: f32[4]) {\n"
+        " %0 = quantizelinear(x, s, z) {axis=1, to=f32}\n return %0\n}"
+    ),
     "from a scale": (
         "(x: i8[n, 70], s: f32[1]) {\n %0 = dequantizelinear(x, s) {axis=1}\n return %0\n}"
     ),

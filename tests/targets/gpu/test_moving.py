@@ -17,6 +17,8 @@ CASES = {
     "cut": "x: f32[n, 9]) {\n %0 = pad(x) {pads=(1, -2, 0, 3)}",
     "edge": 'x: f32[n, 9]) {\n %0 = pad(x) {pads=(0, 2, 1, 3), mode="edge"}',
     "reflect": 'x: f32[4, 9]) {\n %0 = pad(x) {pads=(1, 2, 0, 3), mode="reflect"}',
+    "reflect more than once": 'x: f32[n, 3]) {\n %0 = pad(x) {pads=(0, 7, 0, 4), mode="reflect"}',
+    "wrap": 'x: f32[n, 9]) {\n %0 = pad(x) {pads=(2, 2, 0, 3), mode="wrap"}',
     "reverse": "x: i64[n, 7]) {\n %0 = reverse(x) {axes=(0,)}",
 }
 

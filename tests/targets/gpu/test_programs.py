@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 
 import migx
 from benchmarks import models
-from migx.errors import TargetError
+from migx.errors import InputError, TargetError
 from migx.targets.gpu import Gpu, passes
 from migx.targets.gpu.executable import GpuExecutable
+from migx.targets.gpu.interpreter import InterpreterDevice
 from migx.targets.gpu.values import DeviceArgument
 from migx.testing.fuzz import fuzz, subjects_for
 from tests.targets.gpu.on_interpreter import DEVICE, gpu, inputs_for
@@ -92,6 +94,43 @@ def test_weights_are_swapped_on_the_device_and_back() -> None:
     with program.update_weights(in_place=True) as new:
         new["w"] = other
     assert np.array_equal(program.eval(given)[0], after)
+
+
+class Recorder(InterpreterDevice):
+    """Records as a GPU does, and counts."""
+
+    recorded = replayed = 0
+
+    def captured(self, enqueue: Callable[[], None]) -> Callable[[], None]:
+        self.recorded += 1
+
+        def replay() -> None:
+            self.replayed += 1
+            enqueue()
+
+        return replay
+
+
+def test_what_is_enqueued_alike_again_is_recorded_and_replayed() -> None:
+    device, program = Recorder(), transformer()
+    given = inputs_for(program, {"n": 1, "s": 5}, {})
+    program.compile(Gpu(device=device))
+    results = [program.eval(given)[0] for _ in range(4)]
+    assert (device.recorded, device.replayed) == (1, 3)
+    assert all(np.array_equal(r, results[0]) for r in results)
+    with program.update_weights() as new:
+        new["w"] = np.ones((32, 96), np.float32)
+    program.eval(given)
+    assert (device.recorded, device.replayed) == (1, 3)  # the addresses are others now
+    program.eval(given)
+    assert (device.recorded, device.replayed) == (2, 4)
+
+
+def test_sizes_that_kernels_cannot_have_are_refused() -> None:
+    text = "module main(x: f32[2, n], y: f32[m, 4]) {\n %0 = dot(x, y)\n return %0\n}"
+    program = migx.parse(text).compile(gpu())
+    with pytest.raises(InputError, match="n is 3 and m is 5: they must be equal"):
+        program.eval({"x": np.ones((2, 3), np.float32), "y": np.ones((5, 4), np.float32)})
 
 
 def test_results_stay_on_the_device_without_offload_copy() -> None:

@@ -1,0 +1,61 @@
+"""Which extents of an instruction's operands must be equal, where their symbols do not say so.
+
+Shape rules let sizes that may be equal pass, and hold them against each other when they are known.
+A kernel has no shape rule: it would read what is not there. So a code object keeps what its
+instruction would have checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain, pairwise
+
+from migx import op as operations
+from migx.dim import Dim, Extent
+from migx.ir import Instruction
+from migx.ops.layout import Concat, Multibroadcast
+from migx.ops.linear import Convolution, Dot
+from migx.shape import Dims
+
+Pair = tuple[Extent, Extent]
+
+
+def agreements(at: Instruction) -> tuple[Extent, ...]:
+    """Extents that must be equal in pairs, one after the other, for an instruction and those inside
+    it.
+    """
+    inside = [inner for module in at.modules for inner in module]
+    found = dict.fromkeys(p for each in (at, *inside) for p in _pairs(each) if _open(*p))
+    return tuple(chain.from_iterable(found))
+
+
+def _open(a: Extent, b: Extent) -> bool:
+    """Whether only sizes tell if two extents are equal."""
+    return a != b and (isinstance(a, Dim) or isinstance(b, Dim))
+
+
+def _pairs(at: Instruction) -> Iterator[Pair]:
+    """The extents that an operation takes to be equal."""
+    dims = [v.shape.dims for v in at.inputs if v.shape.dtype.is_tensor]
+    op = at.op
+    if isinstance(op, Dot):
+        x, y = dims
+        yield from _each(x[:-2], y[:-2])
+        yield x[-1], y[-2]
+    elif isinstance(op, Convolution):
+        yield dims[0][1], dims[1][1] * op.group
+    elif isinstance(op, Concat):
+        for first, second in pairwise(dims):
+            pairs = zip(first, second, strict=True)
+            yield from (p for axis, p in enumerate(pairs) if axis != op.axis)
+    elif isinstance(op, Multibroadcast):
+        last = op.out_lens[len(op.out_lens) - len(dims[0]) :]
+        yield from (p for p in zip(dims[0], last, strict=True) if p[0] != 1)
+    elif operations.traits(op).pointwise:
+        for first, second in pairwise(dims):
+            if len(first) == len(second):
+                yield from _each(first, second)
+
+
+def _each(first: Dims, second: Dims) -> Iterator[Pair]:
+    yield from zip(first, second, strict=True)
