@@ -14,7 +14,7 @@ from migx.argument import Argument
 from migx.binding import sizes_of
 from migx.errors import TargetError
 from migx.ir import Instruction, Module, Program
-from migx.ops.builtin import Literal, Param, Return, Slot
+from migx.ops.builtin import Literal, Param, Return, Slot, Undefined
 from migx.target import NO_SLOTS, Context
 from migx.targets.cpu.checks import read_symbols
 from migx.targets.cpu.outline import is_alias, pieces
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from migx.targets.gpu import Gpu
 
 
-NO_WORK = (CodeObject, CopyTo, CopyFrom, Literal, Param, Return, Slot)
+NO_WORK = (CodeObject, CopyTo, CopyFrom, Literal, Param, Return, Slot, Undefined)
 """Operations that are no work for the host."""
 
 

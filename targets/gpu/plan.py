@@ -54,10 +54,13 @@ class Launch:
 
 @dataclass
 class Step:
-    """Kernels one after another, or one instruction that the host has a part in."""
+    """Kernels one after another, or one instruction that the host has a part in. ``varying`` are
+    the roots that kernels read or write whose addresses may change from run to run.
+    """
 
     launches: list[Launch] = field(default_factory=list)
     at: Instruction | None = None
+    varying: tuple[Instruction, ...] = ()
 
 
 def is_root(at: Instruction) -> bool:
@@ -123,6 +126,10 @@ class Plan:
             self._step(at)
         outlive = {places.roots[v] for v in kept if v in places.roots}
         self._arrange(instructions, outlive)
+        for step in self.steps:
+            roots = dict.fromkeys(r.root for launch in step.launches for r in launch.operands)
+            inside = self.offsets.keys() | {r for r in roots if isinstance(r.op, DeviceLiteral)}
+            step.varying = tuple(r for r in roots if r not in inside)
 
     def number(self, extent: Extent) -> int:
         """An extent, of these sizes."""

@@ -95,22 +95,23 @@ class _Part:
 
     def launch(self, number: int, step: Step) -> None:
         """Enqueues kernels, as a graph where they were enqueued alike before."""
-        work = [self.arguments(launch) for launch in step.launches]
-        key, seen = tuple(work), self.workspace.recorded.get(number)
+        key = (self.arena.address, *(self.base(root)[1] for root in step.varying))
+        seen = self.workspace.recorded.get(number)
         if seen is not None and seen[0] == key:
-            replay = seen[1] or self.device.captured(lambda: self.enqueue(step, work))
+            replay = seen[1] or self.device.captured(lambda: self.enqueue(step))
             if replay is not None:
                 self.workspace.recorded[number] = key, replay
                 replay()
                 return
         self.workspace.recorded[number] = key, None
-        self.enqueue(step, work)
+        self.enqueue(step)
 
-    def enqueue(self, step: Step, work: Sequence[tuple[int, ...]]) -> None:
+    def enqueue(self, step: Step) -> None:
         """Enqueues kernels one after another."""
         functions, keys = self.executable.functions, self.executable.keys
-        for launch, arguments in zip(step.launches, work, strict=True):
-            self.device.launch(functions[keys[launch.at]], launch.grid, arguments)
+        for launch in step.launches:
+            function, arguments = functions[keys[launch.at]], self.arguments(launch)
+            self.device.launch(function, launch.grid, arguments)
 
     def arguments(self, launch: Launch) -> tuple[int, ...]:
         """The addresses and words of a kernel."""
