@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from migx import op as operations
 from migx.argument import Argument
-from migx.dim import Extent, product
+from migx.dim import Dim, Extent, may_equal, product
 from migx.ir import Instruction
 from migx.op import Operation
 from migx.ops.builtin import Literal, Param, Return
@@ -168,7 +168,8 @@ class _Description:
         if isinstance(at.op, (Multibroadcast, Broadcast, Identity)) and len(inputs) == 1:
             (value,) = inputs
             constant = value >= 0 and isinstance(self.nodes[value].of, Argument)
-            if not constant and not self._is_space(at.shape.dims):
+            (source,) = at.inputs
+            if not constant and not all(map(self._is_space, (at.shape.dims, source.shape.dims))):
                 raise Unfit
             return value
         return self._apply(at.op, inputs, at.shape.dtype, at.shape)
@@ -238,7 +239,7 @@ class _Description:
         """The strides of a value along the axes of the space; on a folded axis of one place 0."""
         if isinstance(self.at.op, Reshape):
             return strides
-        if not self._is_space(shape.dims):
+        if not self._is_space(shape.dims, unless_refused=True):
             raise Unfit
         whole = shape.dims == self.dims
         return tuple(
@@ -246,12 +247,16 @@ class _Description:
             for i, s in enumerate(strides)
         )
 
-    def _is_space(self, dims: Dims) -> bool:
-        """Whether dims are those of the space, or of what is folded."""
+    def _is_space(self, dims: Dims, *, unless_refused: bool = False) -> bool:
+        """Whether dims are those of the space, or of what is folded; or are, unless the shape rules
+        of what reads them refuse the sizes that their symbols turn out to have.
+        """
         if len(dims) != len(self.dims):
             return False
         return all(
-            a == b or (i in self.axes and a == 1)
+            a == b
+            or (i in self.axes and a == 1)
+            or (unless_refused and isinstance(a, Dim) and isinstance(b, Dim) and may_equal(a, b))
             for i, (a, b) in enumerate(zip(dims, self.dims, strict=True))
         )
 

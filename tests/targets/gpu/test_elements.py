@@ -69,3 +69,10 @@ def test_a_transposed_operand_and_a_power() -> None:
     text = "module main(x: f32[7, n], y: f32[n, 7]) {\n %0 = transpose(x) {permutation=(1, 0)}\n"
     text += " %1 = abs(%0)\n %2 = pow(%1, y)\n %3 = greater(x, x)\n return %2, %3\n}"
     holds(text, {"n": 33})
+
+
+def test_sizes_that_only_a_run_shows_to_be_equal() -> None:
+    text = (
+        "module main(x: f32[n, 9], y: f32[m, 9]) {\n %0 = add(x, y)\n %1 = tanh(%0)\n return %1\n}"
+    )
+    holds(text, {"n": 40, "m": 40})
