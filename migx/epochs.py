@@ -381,7 +381,8 @@ def fitted(name: str, value: ArrayLike | Argument, shape: Shape) -> Argument:
 
 def _packed(given: Argument, shape: Shape) -> Argument:
     """Bytes, or elements that a packing operation takes, as packed storage."""
-    if given.shape.dtype is U8 and given.shape.dims == (shape.nbytes,) != shape.dims:
+    dims = given.shape.dims
+    if given.shape.dtype is U8 and dims != shape.dims and given.shape.elements == shape.nbytes:
         return Argument.packed(shape, given.array)
     for op in (PackInt4(), PackInt2(), PackFp4()):
         if op.packed.get(given.shape.dtype) is shape.dtype and given.shape.dims == shape.dims:

@@ -108,6 +108,28 @@ def test_four_bits_stay_packed(tmp_path: Path) -> None:
     assert program.eval({"x": np.zeros(3, np.float32)})[0].tolist() == [0.5, 1, 1.5]
 
 
+def test_packed_rows_of_matmulnbits_are_deferred_too(tmp_path: Path) -> None:
+    text = """g (float[1, 32] x) => (float[1, 4] y) <uint8[4, 1, 16] w, float[4, 1] s> {
+        y = com.microsoft.MatMulNBits <K = 32, N = 4, bits = 4, block_size = 32> (x, w, s)
+    }"""
+    head = '<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>\n'
+    values = {
+        "w": np.random.default_rng(0).integers(0, 256, (4, 1, 16), np.uint8),
+        "s": np.full((4, 1), 0.5, np.float32),
+    }
+    model = model_of(text, values, head)
+    write_weights(model, values, tmp_path)
+    program = deferred(model, tmp_path)
+    assert {op.shape.text for op in left_out(program).values()} == {"u4[4, 32]", "f32[4, 1]"}
+    x = {"x": np.ones((1, 32), np.float32)}
+    expected = migx.parse_onnx(tmp_path / "model.onnx").compile("ref").eval(x)[0]
+    program.compile("ref")
+    for source in (tmp_path, values):
+        with program.update_weights() as new:
+            new.update(source)
+        assert np.array_equal(program.eval(x)[0], expected)
+
+
 KNOWN = """g (float[2, 3] x) => (float[n] y) <int64[1] dims, float epsilon, float[6] w> {
     flat = Reshape(x, dims)
     more = Add(flat, epsilon)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from migx import ops
@@ -14,7 +16,7 @@ from migx.onnx.node import Node
 from migx.onnx.ops.casting import stored_type
 from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import matrix_product
-from migx.ops.builtin import Literal
+from migx.ops.builtin import Literal, OnnxExternalWeights
 from migx.ops.quantization import Linear
 from migx.shape import F4, F8E4M3FN, F32, I8, U8, DType, Shape
 
@@ -184,15 +186,17 @@ def packed_rows(node: Node, value: Instruction, bits: int, dims: tuple[int, int]
         return node.reshape(value, dims)
     if bits not in (2, 4):
         raise node.fail(f"weights of {bits} bits are not supported")
-    if type(value.op) is not Literal:
+    if not isinstance(value.op, Literal | OnnxExternalWeights):
         raise node.fail(f"packed weights must be a constant, not {value!r}")
-    held = value.op.value
     shape = Shape(DType.of(f"u{bits}"), dims)
-    if isinstance(held.shape.nbytes, Dim) or held.shape.nbytes != shape.nbytes:
+    if isinstance(value.shape.nbytes, Dim) or value.shape.nbytes != shape.nbytes:
         raise node.fail(
-            f"{value.op.label!r} has {held.shape.nbytes} bytes, {held.shape}, where {dims[0]} rows "
-            f"of {dims[1]} weights take {shape.nbytes}"
+            f"{value.op.label!r} has {value.shape.nbytes} bytes, {value.shape}, where {dims[0]} "
+            f"rows of {dims[1]} weights take {shape.nbytes}"
         )
+    if isinstance(value.op, OnnxExternalWeights):
+        return node.unpacked(node.add(replace(value.op, shape=shape)))
+    held = value.op.value
     data = None if held.source is not None else held.array.reshape(-1)
     packed = Literal(
         Argument(shape, data, source=held.source), value.op.label, value.op.replaceable

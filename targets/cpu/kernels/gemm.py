@@ -113,7 +113,8 @@ def described(at: Instruction) -> Problem | None:
     sum_, columns = _sum_of(dot.shape.dtype), dot.shape.dims[-1]
     depth = x.dims[-1] if isinstance(x.dims[-1], int) else y.dims[-2]
     letters = _letters(root, y, depth, columns)
-    computed = operand(at, root) if right is None and letters else None
+    one = letters is not None and not letters[0]  # one matrix, for all of a batch
+    computed = operand(at, root) if right is None and one else None
     rest = epilogue(at, dot, columns)
     if sum_ is None or rest is None or (right is None and computed is None):
         return None

@@ -436,3 +436,23 @@ def test_other_machines_multiply_and_add_in_one_instruction(name: str) -> None:
     code = machine.emit_assembly(llvm.parse_assembly(header + kernel.text))
     assert instruction in code
     assert "pill" not in code
+
+
+@pytest.mark.parametrize("batch", [(2,), (1, 1), (1, 2)])
+def test_factors_that_are_computed_for_each_of_a_batch(batch: tuple[int, ...]) -> None:
+    """A right factor that is dequantised inside is one matrix; of a batch it is made before."""
+    dims = ", ".join(map(str, batch))
+    axis = len(batch)
+    text = (
+        f"module main(p: f32[{dims}, 1, 2], q: i8[{dims}, 2, 1], s: f32[], z: i8[]) {{\n"
+        f" %0 = dequantizelinear(q, s, z) {{axis={axis}}}\n %1 = dot(p, %0)\n return %1\n}}"
+    )
+    rng = np.random.default_rng(len(batch))
+    inputs = {
+        "p": rng.standard_normal((*batch, 1, 2), np.float32),
+        "q": rng.integers(-9, 9, (*batch, 2, 1)).astype(np.int8),
+        "s": np.array(0.5, np.float32),
+        "z": np.array(3, np.int8),
+    }
+    got, wanted = (migx.parse(text).compile(t).eval(inputs)[0] for t in ("cpu", "ref"))
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)
