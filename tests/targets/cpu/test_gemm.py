@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import migx
 from migx.argument import Argument
 from migx.targets.cpu import jit
 from migx.targets.cpu.emit import F32
