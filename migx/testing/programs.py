@@ -210,7 +210,7 @@ class Author:
         """An input of the program, strided now and then."""
         main = self.program.main
         shape = want.shape.as_standard()
-        if shape.rank > 1 and self.dice.chance(0.15):
+        if shape.rank > 1 and not shape.dtype.is_packed and self.dice.chance(0.15):
             order = self.dice.sample(range(shape.rank), shape.rank)
             inverse = [order.index(i) for i in range(shape.rank)]
             shape = Shape(shape.dtype, [shape.dims[i] for i in inverse]).permuted(order)
