@@ -22,6 +22,8 @@ def inline(
         return Declined("the branch is not this choice's own to take apart")
     if not all(isinstance(u.op, GetTupleElem) for u in choice.users):
         return Declined("the results are read as one tuple")
+    if not any(u.users for u in choice.users):
+        return Declined("nobody reads its results")
     if not all(map(Shape.same_type, choice.shape.parts, (v.shape for v in branch.outputs))):
         return Declined("the dims of the results are known under other names outside")
     move(branch, at)

@@ -349,7 +349,8 @@ def _integer_power(x: Array, y: Array) -> Array:
     if y.dtype.kind not in "iu":
         return np.trunc(np.power(x.astype(np.float64), y)).astype(x.dtype)
     modular = np.uint64 if x.dtype.kind == "u" else np.int64
-    power = np.power(x.astype(modular), np.abs(y).astype(modular))
+    # Of negative exponents only the parity counts: the least integer has no absolute value.
+    power = np.power(x.astype(modular), np.where(y < 0, y & 1, y).astype(modular))
     return np.where((y < 0) & (np.abs(x) != 1), 0, power).astype(x.dtype)
 
 
