@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import migx
 from migx.argument import Argument
@@ -449,7 +451,7 @@ def test_factors_that_are_computed_for_each_of_a_batch(batch: tuple[int, ...]) -
         f" %0 = dequantizelinear(q, s, z) {{axis={axis}}}\n %1 = dot(p, %0)\n return %1\n}}"
     )
     rng = np.random.default_rng(len(batch))
-    inputs = {
+    inputs: dict[str, NDArray[Any]] = {
         "p": rng.standard_normal((*batch, 1, 2), np.float32),
         "q": rng.integers(-9, 9, (*batch, 2, 1)).astype(np.int8),
         "s": np.array(0.5, np.float32),
