@@ -19,8 +19,9 @@ from migx.ir import Instruction, Module
 from migx.ops.builtin import Literal, Param, Return, Slot, Undefined
 from migx.ops.control import CONDITION, ITERATION, If, Loop, Scan
 from migx.ops.formats import UnpackWeight
+from migx.planning import is_alias, is_memory
 from migx.shape import Shape
-from migx.targets.cpu.checks import asked_again, check_sizes, symbols_of
+from migx.sizes import asked_again, check_sizes, symbols_of
 from migx.targets.cpu.control_kernels import (
     AGAIN,
     BEGIN,
@@ -32,18 +33,7 @@ from migx.targets.cpu.control_kernels import (
     UNLESS,
 )
 from migx.targets.cpu.kernel import Kernel
-from migx.targets.cpu.outline import (
-    Cell,
-    Kind,
-    Label,
-    Outline,
-    Reference,
-    Work,
-    Writer,
-    is_alias,
-    is_memory,
-    packed,
-)
+from migx.targets.cpu.outline import Cell, Kind, Label, Outline, Reference, Work, Writer, packed
 
 ENDLESS = 1 << 62
 """More iterations than there will ever be."""

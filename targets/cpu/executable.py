@@ -14,24 +14,16 @@ from migx.argument import Argument
 from migx.binding import Sizes, sizes_of
 from migx.errors import InputError
 from migx.ir import Instruction, Module, Program
+from migx.planning import is_alias, pieces
 from migx.profile import Profile
+from migx.sizes import symbols_of
 from migx.target import NO_SLOTS, Context
 from migx.targets.cpu import control, control_kernels, jit
 from migx.targets.cpu.alike import Recent
-from migx.targets.cpu.checks import symbols_of
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.kernels import kernel_for
 from migx.targets.cpu.machine import host
-from migx.targets.cpu.outline import (
-    Outline,
-    Work,
-    Writer,
-    captured,
-    is_alias,
-    lies_in_literal,
-    packed,
-    pieces,
-)
+from migx.targets.cpu.outline import Outline, Work, Writer, captured, lies_in_literal, packed
 from migx.targets.cpu.peaks import peaks
 from migx.targets.cpu.plan import Plan
 from migx.targets.cpu.pool import wanted_threads

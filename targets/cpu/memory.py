@@ -1,28 +1,17 @@
-"""Memory: aligned arrays, and the one arena in which the values of a plan lie."""
+"""Memory: aligned arrays, and how values lie in them."""
 
 from __future__ import annotations
 
-import bisect
 import ctypes
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from migx.errors import EvaluationError
+from migx.planning import ALIGNMENT
 from migx.shape import Shape
-
-ALIGNMENT = 64
-
-
-class Life(NamedTuple):
-    """A block: its bytes, and the first and last step at which it is needed."""
-
-    nbytes: int
-    first: int
-    last: int
 
 
 def aligned(nbytes: int) -> NDArray[np.uint8]:
@@ -87,52 +76,3 @@ def laid_out(array: NDArray[Any], shape: Shape) -> NDArray[Any]:
     made = viewed(aligned(int(shape.nbytes)), 0, shape)
     made[...] = array
     return made
-
-
-def arranged(lives: Sequence[Life]) -> tuple[list[int], int]:
-    """An offset for each block such that no two that are needed at one step overlap, and the bytes
-    they take together.
-
-    Blocks are placed in the order in which they are needed, each in the smallest gap that holds it;
-    of blocks needed from the same step on, the largest first.
-    """
-    order = sorted(range(len(lives)), key=lambda i: (lives[i].first, -lives[i].nbytes))
-    ends = sorted(range(len(lives)), key=lambda i: lives[i].last)
-    offsets, total, freed = [0] * len(lives), 0, 0
-    gaps: list[tuple[int, int]] = []  # (offset, bytes), by offset, never touching
-    for i in order:
-        while lives[ends[freed]].last < lives[i].first:
-            block = ends[freed]
-            if lives[block].nbytes:
-                _free(gaps, offsets[block], _rounded(lives[block].nbytes))
-            freed += 1
-        size = _rounded(lives[i].nbytes)
-        if not size:
-            continue
-        fitting = [(gap, k) for k, (_, gap) in enumerate(gaps) if gap >= size]
-        if fitting:
-            gap, k = min(fitting)
-            at = gaps[k][0]
-            gaps[k : k + 1] = [(at + size, gap - size)] if gap > size else []
-        else:
-            at = total
-            if gaps and sum(gaps[-1]) == total:
-                at, _ = gaps.pop()
-            total = at + size
-        offsets[i] = at
-    return offsets, total
-
-
-def _rounded(nbytes: int) -> int:
-    return -(-nbytes // ALIGNMENT) * ALIGNMENT
-
-
-def _free(gaps: list[tuple[int, int]], at: int, size: int) -> None:
-    k = bisect.bisect(gaps, (at, 0))
-    if k < len(gaps) and gaps[k][0] == at + size:
-        size += gaps.pop(k)[1]
-    if k and sum(gaps[k - 1]) == at:
-        at, size = gaps[k - 1][0], gaps[k - 1][1] + size
-        k -= 1
-        gaps.pop(k)
-    gaps.insert(k, (at, size))

@@ -14,17 +14,16 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from migx import op as operations
 from migx.dim import Extent
 from migx.ir import Instruction, Module
 from migx.ops.builtin import GetTupleElem, Literal, Param, Return, Slot, Undefined
 from migx.ops.formats import UnpackWeight
-from migx.ops.layout import Reshape, Slice
+from migx.ops.layout import Slice
+from migx.planning import is_alias, is_memory
 from migx.shape import Shape
-from migx.targets.cpu.checks import (
+from migx.sizes import (
     asked_again,
     read_symbols,
-    symbols_of,
     symbols_within,
 )
 from migx.targets.cpu.kernel import Kernel
@@ -97,22 +96,6 @@ class Work:
     to: Label | None = None
 
 
-def is_memory(shape: Shape) -> bool:
-    """Whether a value is bytes that a kernel can address; others are objects of the host."""
-    return shape.dtype.is_tensor and shape.dtype.kind != "string"
-
-
-def is_alias(at: Instruction) -> bool:
-    """Whether a value lies in its first input's memory, so that there is nothing to do."""
-    if operations.traits(at.op).view != 0 or not at.inputs:
-        return False
-    if type(at.op) is GetTupleElem:
-        return True
-    if not is_memory(at.shape) or at.shape.dtype.is_packed:
-        return False
-    return not isinstance(at.op, Reshape) or at.inputs[0].shape.strides is None
-
-
 def _root(at: Instruction) -> Instruction:
     """What a value is an alias of, whole."""
     while is_alias(at) and type(at.op) is not GetTupleElem:
@@ -131,26 +114,6 @@ def packed(value: Instruction, form: str | None) -> Instruction | None:
     """
     op = _root(value).op
     return _root(value).inputs[0] if isinstance(op, UnpackWeight) and op.format == form else None
-
-
-def pieces(module: Module, known: set[str]) -> list[tuple[list[Instruction], Instruction | None]]:
-    """The instructions between those whose sizes only their result decides, each list with the one
-    that follows it; ``known`` are the symbols known around the module.
-    """
-    sized = set(known)
-    made: list[tuple[list[Instruction], Instruction | None]] = [([], None)]
-    for at in module:
-        names = symbols_of(at)
-        if type(at.op) is Param:
-            sized |= names
-        late = not names <= sized
-        if late:
-            made[-1] = (made[-1][0], at)
-            made.append(([], None))
-            sized |= names
-        else:
-            made[-1][0].append(at)
-    return made
 
 
 Writer = Callable[["Outline", Instruction], None]

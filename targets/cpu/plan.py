@@ -18,12 +18,13 @@ from migx import op as operations
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.op import Operation
+from migx.planning import Life, arranged
 from migx.shape import Shape
-from migx.targets.cpu.checks import (
+from migx.sizes import (
     check_room,
     check_sizes,
 )
-from migx.targets.cpu.memory import Layout, Life, arranged
+from migx.targets.cpu.memory import Layout
 from migx.targets.cpu.outline import Cell, Kind, Outline, Part, Reference, Work
 from migx.targets.cpu.runtime import STEP_WORDS
 

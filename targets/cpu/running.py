@@ -18,10 +18,11 @@ from migx.errors import EvaluationError, MigxError
 from migx.ir import Instruction, Module
 from migx.op import Runnable
 from migx.ops.builtin import GetTupleElem, Literal, Slot, Undefined
+from migx.planning import is_memory
 from migx.profile import Cost
 from migx.shape import TUPLE, Shape
 from migx.targets.cpu.memory import Layout, address, aligned, laid_out
-from migx.targets.cpu.outline import Cell, Kind, Work, is_memory
+from migx.targets.cpu.outline import Cell, Kind, Work
 from migx.targets.cpu.plan import Plan
 from migx.targets.cpu.pool import pool
 from migx.targets.cpu.runtime import run_steps

@@ -10,8 +10,9 @@ from migx.argument import Argument
 from migx.ir import Instruction
 from migx.ops.builtin import Literal
 from migx.ops.formats import pack, read
+from migx.planning import ALIGNMENT
 from migx.shape import Shape
-from migx.targets.cpu.memory import ALIGNMENT, address, aligned
+from migx.targets.cpu.memory import address, aligned
 
 
 class Literals:

@@ -15,9 +15,9 @@ from migx.binding import sizes_of
 from migx.errors import TargetError
 from migx.ir import Instruction, Module, Program
 from migx.ops.builtin import Literal, Param, Return, Slot, Undefined
+from migx.planning import is_alias, pieces
+from migx.sizes import read_symbols
 from migx.target import NO_SLOTS, Context
-from migx.targets.cpu.checks import read_symbols
-from migx.targets.cpu.outline import is_alias, pieces
 from migx.targets.gpu.compiling import Binary, Request, binaries
 from migx.targets.gpu.device import Device
 from migx.targets.gpu.kernels import kernel_for

@@ -9,8 +9,8 @@ from migx.ir import Instruction, Module, Program
 from migx.manager import Pass, PassManager
 from migx.ops.builtin import Literal, Param, Return, Slot
 from migx.ops.layout import Slice
-from migx.targets.cpu.checks import symbols_of
-from migx.targets.cpu.outline import is_alias, is_memory, pieces
+from migx.planning import is_alias, is_memory, pieces
+from migx.sizes import symbols_of
 from migx.targets.gpu.agreement import agreements
 from migx.targets.gpu.kernels import kernel_for
 from migx.targets.gpu.operations import Allocate, CodeObject, CopyFrom, CopyTo, DeviceLiteral, Sync

@@ -16,10 +16,9 @@ from migx.errors import InputError
 from migx.ir import Instruction
 from migx.ops.builtin import GetTupleElem, Param, Return, Slot
 from migx.ops.layout import Slice
+from migx.planning import Life, arranged, is_alias
 from migx.shape import Shape
-from migx.targets.cpu.checks import asked_again, check_sizes
-from migx.targets.cpu.memory import Life, arranged
-from migx.targets.cpu.outline import is_alias
+from migx.sizes import asked_again, check_sizes
 from migx.targets.gpu.device import ALIGNMENT, Buffer
 from migx.targets.gpu.operations import (
     Allocate,

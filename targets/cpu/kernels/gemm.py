@@ -24,6 +24,7 @@ from migx.ir import Instruction
 from migx.kernels import Access, FusedKernel, epilogue, operand
 from migx.ops.fused import Group
 from migx.ops.linear import Dot, QuantDot
+from migx.planning import is_alias
 from migx.shape import F16, DType, Shape
 from migx.targets.cpu import elements
 from migx.targets.cpu.emit import F32, F64, I8, I32, I64, Type, Value
@@ -37,7 +38,6 @@ from migx.targets.cpu.epilogue import (
 )
 from migx.targets.cpu.kernel import Frame, Kernel, behind, type_of
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.outline import is_alias
 from migx.targets.cpu.tile import BLOCK, WORTH, Matrix, accumulate, chosen, memory_of, widened
 from migx.targets.cpu.transpose import gather_columns
 

@@ -1,0 +1,110 @@
+"""Memory, planned: which instructions one plan serves, and where their values lie in one arena."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from migx import op as operations
+from migx.ir import Instruction, Module
+from migx.ops.builtin import GetTupleElem, Param
+from migx.ops.layout import Reshape
+from migx.shape import Shape
+from migx.sizes import symbols_of
+
+ALIGNMENT = 64
+"""What the offset of a block in an arena is a multiple of, in bytes."""
+
+
+def is_memory(shape: Shape) -> bool:
+    """Whether a value is bytes that a kernel can address; others are objects of the host."""
+    return shape.dtype.is_tensor and shape.dtype.kind != "string"
+
+
+def is_alias(at: Instruction) -> bool:
+    """Whether a value lies in its first input's memory, so that there is nothing to do."""
+    if operations.traits(at.op).view != 0 or not at.inputs:
+        return False
+    if type(at.op) is GetTupleElem:
+        return True
+    if not is_memory(at.shape) or at.shape.dtype.is_packed:
+        return False
+    return not isinstance(at.op, Reshape) or at.inputs[0].shape.strides is None
+
+
+def pieces(module: Module, known: set[str]) -> list[tuple[list[Instruction], Instruction | None]]:
+    """The instructions between those whose sizes only their result decides, each list with the one
+    that follows it; ``known`` are the symbols known around the module.
+    """
+    sized = set(known)
+    made: list[tuple[list[Instruction], Instruction | None]] = [([], None)]
+    for at in module:
+        names = symbols_of(at)
+        if type(at.op) is Param:
+            sized |= names
+        late = not names <= sized
+        if late:
+            made[-1] = (made[-1][0], at)
+            made.append(([], None))
+            sized |= names
+        else:
+            made[-1][0].append(at)
+    return made
+
+
+class Life(NamedTuple):
+    """A block: its bytes, and the first and last step at which it is needed."""
+
+    nbytes: int
+    first: int
+    last: int
+
+
+def arranged(lives: Sequence[Life]) -> tuple[list[int], int]:
+    """An offset for each block such that no two that are needed at one step overlap, and the bytes
+    they take together.
+
+    Blocks are placed in the order in which they are needed, each in the smallest gap that holds it;
+    of blocks needed from the same step on, the largest first.
+    """
+    order = sorted(range(len(lives)), key=lambda i: (lives[i].first, -lives[i].nbytes))
+    ends = sorted(range(len(lives)), key=lambda i: lives[i].last)
+    offsets, total, freed = [0] * len(lives), 0, 0
+    gaps: list[tuple[int, int]] = []  # (offset, bytes), by offset, never touching
+    for i in order:
+        while lives[ends[freed]].last < lives[i].first:
+            block = ends[freed]
+            if lives[block].nbytes:
+                _free(gaps, offsets[block], _rounded(lives[block].nbytes))
+            freed += 1
+        size = _rounded(lives[i].nbytes)
+        if not size:
+            continue
+        fitting = [(gap, k) for k, (_, gap) in enumerate(gaps) if gap >= size]
+        if fitting:
+            gap, k = min(fitting)
+            at = gaps[k][0]
+            gaps[k : k + 1] = [(at + size, gap - size)] if gap > size else []
+        else:
+            at = total
+            if gaps and sum(gaps[-1]) == total:
+                at, _ = gaps.pop()
+            total = at + size
+        offsets[i] = at
+    return offsets, total
+
+
+def _rounded(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def _free(gaps: list[tuple[int, int]], at: int, size: int) -> None:
+    k = bisect.bisect(gaps, (at, 0))
+    if k < len(gaps) and gaps[k][0] == at + size:
+        size += gaps.pop(k)[1]
+    if k and sum(gaps[k - 1]) == at:
+        at, size = gaps[k - 1][0], gaps[k - 1][1] + size
+        k -= 1
+        gaps.pop(k)
+    gaps.insert(k, (at, size))
