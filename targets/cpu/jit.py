@@ -1,30 +1,26 @@
 """From IR text to addresses of machine code, by LLVM through llvmlite.
 
-Objects are kept on disk under the hash of their text, the CPU and the version of LLVM, so a program
-compiled once is only loaded afterwards. The folder is ``MIGX_CACHE_DIR``, or ``migx`` in the user's
-cache folder; ``MIGX_CACHE_DIR=`` (empty) keeps nothing. Files are written aside and renamed, and
-begin with the hash of what follows: several processes may share the folder, and a file that is cut
-short or damaged is made again. Where the folder cannot be written, nothing is kept.
+Objects are kept on disk (``migx.kept``) under the hash of their text, the CPU and the version of
+LLVM, so a program compiled once is only loaded afterwards.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import threading
 from collections.abc import Iterable, Mapping
 from functools import cache
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 from weakref import WeakValueDictionary
 
+from migx import kept
 from migx.errors import TargetError
 
 VERSION = 2
 """Counts changes to how text becomes an object, which make objects kept before worthless."""
-_DIGEST = hashlib.sha256().digest_size
+KIND = "objects"
 NOTHING: Mapping[str, bytes] = MappingProxyType({})
 _lock = threading.RLock()
 
@@ -82,14 +78,12 @@ def objects(
     from migx.targets.cpu import compiling
 
     found = {name: known[name] for name in texts if name in known}
-    places = {name: _place(name) for name in texts if name not in found}
-    kept = {name: _read(path) for name, path in places.items() if path is not None}
-    found |= {name: content for name, content in kept.items() if content is not None}
+    old = {name: kept.read(KIND, f"{about()} {name}") for name in texts if name not in found}
+    found |= {name: content for name, content in old.items() if content is not None}
     missing = {n: t.replace(f"@{entry}(", f"@{n}(") for n, t in texts.items() if n not in found}
     made = compiling.objects(missing)
     for name, content in made.items():
-        if (path := places[name]) is not None:
-            _write(path, content)
+        kept.write(KIND, f"{about()} {name}", content)
     return found | made
 
 
@@ -159,48 +153,6 @@ def about() -> str:
     """What objects are good for: the version that made them, that of LLVM, and the CPU."""
     cpu, features = host_features()
     return f"{VERSION} {_binding().__version__} {cpu} {sorted(features)}"
-
-
-def folder() -> Path | None:
-    """Where objects are kept; None where nothing is."""
-    given = os.environ.get("MIGX_CACHE_DIR")
-    if given is not None:
-        return Path(given) / "objects" if given else None
-    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    return Path(base or Path.home() / ".cache") / "migx" / "objects"
-
-
-def _place(name: str) -> Path | None:
-    at = folder()
-    if at is None:
-        return None
-    return at / (hashlib.sha256(f"{about()} {name}".encode()).hexdigest()[:40] + ".o")
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return None
-    made = content[_DIGEST:]
-    return made if made and hashlib.sha256(made).digest() == content[:_DIGEST] else None
-
-
-def _write(path: Path, made: bytes) -> None:
-    """Keeps an object; where the folder is full or cannot be written, the next process compiles."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent)
-    except OSError:
-        return
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(hashlib.sha256(made).digest() + made)
-        os.replace(name, path)
-    except BaseException as error:
-        Path(name).unlink(missing_ok=True)
-        if not isinstance(error, OSError):
-            raise
 
 
 def _linked(objects: Mapping[str, bytes]) -> dict[str, Code]:

@@ -42,7 +42,7 @@ def saved_as(
     rows: dict[str, Any] = {}
     for at, kernel in kernels.items():
         if (name := digest(at)) is not None and name not in rows:
-            rows[name] = None if kernel is None else _row(kernel)
+            rows[name] = None if kernel is None else row_of(kernel)
     return {
         ABOUT: jit.about().encode(),
         KERNELS: json.dumps(rows).encode(),
@@ -65,11 +65,12 @@ class Kernels:
             return False, None
         if name not in self._made:
             row = self._rows[name]
-            self._made[name] = None if row is None else _kernel(row, self._symbols.values())
+            self._made[name] = None if row is None else kernel_of(row, self._symbols.values())
         return True, self._made[name]
 
 
-def _row(kernel: Kernel) -> dict[str, Any]:
+def row_of(kernel: Kernel) -> dict[str, Any]:
+    """A kernel but for its text, as JSON can say it."""
     row = {f.name: getattr(kernel, f.name) for f in fields(kernel) if f.name != "text"}
     return {**row, **{name: _text(row[name]) for name in EXTENTS}}
 
@@ -78,14 +79,15 @@ def _text(value: Extent | tuple[Extent, ...]) -> str:
     return f"[{', '.join(map(str, value if isinstance(value, tuple) else (value,)))}]"
 
 
-def _kernel(row: Mapping[str, Any], symbols: Iterable[Symbol]) -> Kernel:
+def kernel_of(row: Mapping[str, Any], symbols: Iterable[Symbol], text: str = "") -> Kernel:
+    """The kernel that ``row_of`` has described; ``symbols`` are those in its extents."""
     values = {name: _tuple(value) for name, value in row.items() if name not in EXTENTS}
     for name in EXTENTS:
         reader = Reader(row[name], _no_files)
         reader.symbols = {s.name: Dim(s.name, s.low, s.high, s.optimals) for s in symbols}
         found = tuple(reader.extents("[", "]"))
         values[name] = found if name == "words" else found[0]
-    return Kernel(text="", **values)
+    return Kernel(text=text, **values)
 
 
 def _tuple(value: Any) -> Any:

@@ -15,19 +15,19 @@ import linecache
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
+from migx import kept
 from migx.errors import TargetError
 from migx.targets.gpu.architectures import architecture
 
+KIND = "gpu"
 VERSION = 1
 """Counts changes to how text becomes a binary, which make binaries kept before worthless."""
 _COMMAND = "from migx.targets.gpu.compiling import serve; serve()"
@@ -98,13 +98,13 @@ def binaries(requests: Iterable[Request]) -> dict[str, Binary]:
     missing: dict[str, Request] = {}
     for request in requests:
         key = request.key
-        if (content := _read(key)) is not None:
+        if (content := kept.read(KIND, f"{key} {triton_version()}")) is not None:
             found[key] = Binary.from_bytes(content)
         else:
             missing[key] = request
     made = _compiled(missing)
     for key, binary in made.items():
-        _write(key, binary.to_bytes())
+        kept.write(KIND, f"{key} {triton_version()}", binary.to_bytes())
     return found | made
 
 
@@ -220,40 +220,3 @@ def _started() -> subprocess.Popen[str]:
         env=environment,
         text=True,
     )
-
-
-# What is kept on disk.
-
-
-def _place(key: str) -> Path | None:
-    said = os.environ.get("MIGX_CACHE_DIR")
-    if said == "":
-        return None
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    name = hashlib.sha256(f"{key} {triton_version()}".encode()).hexdigest()
-    return Path(said or Path(base) / "migx") / "gpu" / name
-
-
-def _read(key: str) -> bytes | None:
-    """What is kept under a key; None where nothing is, or it is damaged."""
-    path = _place(key)
-    try:
-        content = b"" if path is None else path.read_bytes()
-    except OSError:
-        return None
-    digest, rest = content[:32], content[32:]
-    return rest if digest == hashlib.sha256(rest).digest() and rest else None
-
-
-def _write(key: str, content: bytes) -> None:
-    """Keeps some bytes, after their hash; renamed into place, so that nobody reads half of them."""
-    path = _place(key)
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(hashlib.sha256(content).digest() + content)
-        Path(file.name).replace(path)
-    except OSError:
-        return

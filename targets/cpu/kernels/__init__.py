@@ -10,9 +10,11 @@ from collections.abc import Hashable
 from importlib import import_module
 
 from migx.ir import Instruction
+from migx.ops.builtin import Literal, Param, Return, Slot
 from migx.targets.cpu.alike import Recent, likeness
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.recalled import keep, recalled
 
 FAMILIES = (
     "gemm",
@@ -33,18 +35,29 @@ FAMILIES = (
     "recurrent",
     "dims",
 )
+BUILTIN = (Literal, Param, Return, Slot)
+"""What is there already when a step runs."""
 MOST = 512
 """How many kernels are remembered, so that instructions that are alike are looked at once."""
 _known: Recent[tuple[Hashable, Machine], Kernel | None] = Recent(MOST)
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of an instruction by the first family that has one; None sends it to ``ref``."""
+    """The kernel of an instruction by the first family that has one; None sends it to ``ref``.
+
+    Of instructions that are alike one is looked at, in this process or an earlier one.
+    """
+    if isinstance(at.op, BUILTIN):
+        return None
     if (alike := likeness(at)) is None:
         return _made(at, machine)
     found = _known.get((alike, machine))
     if found is None and (alike, machine) not in _known:
-        _known[alike, machine] = found = _made(at, machine)
+        is_kept, found = recalled(at, alike, machine)
+        if not is_kept:
+            found = _made(at, machine)
+            keep(at, alike, machine, found)
+        _known[alike, machine] = found
     return found
 
 
