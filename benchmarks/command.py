@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import chain, cpu, int4, left, models, parse, passes, ref, weights
+from benchmarks import chain, cpu, cpu_int4, int4, left, models, parse, passes, ref, weights
 from benchmarks.compare import find, rows
 from benchmarks.measure import FOLDER, Result, ResultError, report
 from benchmarks.tables import ratios, show_comparison, show_results
@@ -116,6 +116,14 @@ def run_int4(asked: argparse.Namespace) -> list[Result]:
     return found
 
 
+def run_products(asked: argparse.Namespace) -> list[Result]:
+    """Products with weights of four bits as native code."""
+    print("products ...", file=sys.stderr, flush=True)
+    found = list(cpu_int4.results(asked.quick))
+    show_results("Products with weights in four bits on cpu", cpu_int4.BAR, found, [])
+    return found
+
+
 def run_weights(asked: argparse.Namespace) -> list[Result]:
     """What weights that are put in later cost a run, and what it takes to put them in."""
     rounds, found = (5 if asked.quick else 41), list[Result]()
@@ -143,6 +151,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Result]]] = {
     "changes": run_changes,
     "left": run_left,
     "int4": run_int4,
+    "products": run_products,
     "weights": run_weights,
 }
 

@@ -1,40 +1,21 @@
 """Convolutions and pooling on the ``cpu`` target against onnxruntime's, shape by shape: run as
 ``python -m benchmarks.cpu_conv [--threads N] [--rounds N] [NAME ...]``.
 
-As ``benchmarks.cpu_gemm``: the kernel alone against a session of the one operation and what follows
-it, in turn, with the machine's peak at that moment. The peer may not choose how its input and
-result lie, so it may have to turn them; in whole models it turns them once.
+Each is an operation and what follows it; ``benchmarks.alone`` says how they are measured. The peer
+may not choose how its input and result lie, so it may have to turn them; in whole models it turns
+them once.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-import migx
-from benchmarks.cpu_gemm import Call, moved, peak, seconds
-from migx.fusion import source
-from migx.ops.builtin import Literal, Param
-from migx.ops.formats import read
-from migx.targets.cpu import jit
-from migx.targets.cpu.kernels import kernel_for
-from migx.targets.cpu.machine import host
-from migx.targets.cpu.memory import address, aligned
-from migx.targets.cpu.pool import pool
-from migx.targets.cpu.runtime import STEP_WORDS, run_steps
-
-Array = NDArray[Any]
-PASSES = "optimize_module,fuse_pointwise,fuse_epilogue"
+from benchmarks.alone import samples, table
 
 
 @dataclass(frozen=True)
@@ -133,54 +114,6 @@ def _value(name: str, dims: list[int]) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
 
 
-def ours(case: Case, inputs: dict[str, Array], threads: int) -> tuple[Call, Array]:
-    """A call of the kernel on some threads, and where it puts the result."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "convolution.onnx")
-        path.write_bytes(model(case).SerializeToString())
-        program = migx.parse_onnx(path)
-        migx.run_passes(program, PASSES)
-        held = {at: np.array(at.op.value.array) for at in program.main if type(at.op) is Literal}
-    (at,) = program.main.outputs
-    kernel = kernel_for(at, host())
-    assert kernel is not None, case.name
-    formats, operands = dict(kernel.formats), []
-    for index, value in enumerate(at.inputs):
-        root = source(value)
-        array = inputs[root.op.parameter] if isinstance(root.op, Param) else held[root]
-        array = read(formats[index], array.ndim).pack(array) if index in formats else array
-        operands.append(moved(np.ascontiguousarray(array)))
-    result = moved(np.empty([int(d) for d in at.shape.dims], np.float32))
-    args = np.array([address(a) for a in (*operands, result)], np.int64)
-    code = jit.load([kernel.text])[kernel.text]
-    steps = np.zeros(STEP_WORDS, np.int64)
-    steps[:3] = code.address, address(args), int(kernel.tiles)
-    room = -(-int(kernel.scratch) // 64) * 64
-    scratch = aligned(room * threads)
-    pool().provide(threads)
-    run = run_steps()
-    words = address(steps), 0, 1, pool().address, threads, address(scratch), room
-
-    def call(kept: Any = (code, args, operands, steps, scratch)) -> None:
-        run(*words)
-
-    return call, result
-
-
-def peer(case: Case, inputs: dict[str, Array], threads: int) -> tuple[Call, Array]:
-    """A call of onnxruntime, bound to its buffers, and its result."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(model(case).SerializeToString(), options)
-    binding = session.io_binding()
-    for value in session.get_inputs():
-        binding.bind_cpu_input(value.name, inputs[value.name])
-    binding.bind_output(session.get_outputs()[0].name, "cpu")
-    session.run_with_iobinding(binding)
-    expected: Array = binding.copy_outputs_to_cpu()[0]
-    return lambda: session.run_with_iobinding(binding), expected
-
-
 def measured(case: Case, threads: int, rounds: int) -> str:
     """The line of a case."""
     dice = np.random.default_rng(1)
@@ -189,41 +122,10 @@ def measured(case: Case, threads: int, rounds: int) -> str:
         "r": (1, case.outputs, case.made, case.made),
     }
     inputs = {name: dice.standard_normal(d).astype(np.float32) for name, d in dims.items()}
-    mine, result = ours(case, inputs, threads)
-    theirs, expected = peer(case, inputs, threads)
-    top, work = peak()
-    mine()
-    np.testing.assert_allclose(result, expected, atol=1e-6 * case.kernel**2 * case.channels)
-    repeat = max(1, round(2e-4 / min(seconds(mine) for _ in range(3))))
-    samples: tuple[list[float], list[float], list[float]] = ([], [], [])
-    for _ in range(rounds):
-        samples[0].append(seconds(lambda: [mine() for _ in range(repeat)]) / repeat)
-        samples[1].append(seconds(lambda: [theirs() for _ in range(repeat)]) / repeat)
-        samples[2].append(work / seconds(top))
-    a, b = (statistics.median(s) for s in samples[:2])
-    rate, other = (case.flops / min(s) / 1e9 for s in samples[:2])
-    most = max(samples[2]) / 1e9 * threads
-    return (
-        f"{case.name:34} {rate:7.1f} {rate / most:5.0%} {other:7.1f} "
-        f"{a * 1e6:9.1f} {b * 1e6:9.1f} {b / a:6.2f} {min(samples[1]) / min(samples[0]):6.2f}"
-    )
-
-
-def main() -> None:
-    """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="cases, by what their names contain")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=60)
-    given = parser.parse_args()
-    print(
-        f"{given.threads} threads; best in GFLOP/s (of peak), the peer's; medians in us; ratio of"
-    )
-    print("medians, of the best")
-    for case in CASES:
-        if not given.names or any(name in case.name for name in given.names):
-            print(measured(case, given.threads, given.rounds), flush=True)
+    atol = 1e-6 * case.kernel**2 * case.channels
+    found = samples(model(case), inputs, threads, rounds, atol)
+    return f"{case.name:34} {found.line(case.flops)}"
 
 
 if __name__ == "__main__":
-    main()
+    table(CASES, measured, __doc__)

@@ -1,11 +1,26 @@
 """migx: a graph compiler for ONNX models, with weights that can be left out, swapped and re-laid
 out.
+
+A program is read by ``parse_onnx``, ``parse`` or ``load``, or built by hand of ``Program``,
+``Shape``, ``Dim`` and ``migx.ops``; rewritten by ``run_passes``; made ready by
+``program.compile(target)``; run by ``program.eval(inputs)``. The rest is imported from where it is
+defined:
+
+``migx.manager``    Pass, Pipeline, PassManager; what watches them is in ``migx.observers``
+``migx.match``      patterns, of which ``migx.rewrite`` makes rules and sets of them
+``migx.op``         Op: what an operation is; those there are lie in ``migx.ops``
+``migx.target``     Target: what a backend author implements
+``migx.onnx``       write, replace_onnx_external_weights; ``migx.onnx.importers`` for operators
+``migx.testing``    check_pass, check_target
+``migx.whynot``     and ``migx.bisect``, ``migx.reduce``: for rules that do not fire, or are wrong
+``migx.specialise`` bound: a program with numbers in the place of symbols
+``migx.errors``     every error raised on purpose, all of them a MigxError
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from migx.argument import Argument
 from migx.dim import Dim
@@ -15,6 +30,8 @@ from migx.shape import DType, Shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from onnx import ModelProto
 
     from migx.dim import Extent
     from migx.manager import Observer, Pipeline
@@ -31,17 +48,27 @@ for _linked in ("passes", "targets"):
 
 
 def parse_onnx(
-    path: str | Path, input_dims: Mapping[str, Sequence[Extent]] | None = None, **options: Any
+    model: str | Path | ModelProto | bytes,
+    input_dims: Mapping[str, Sequence[Extent]] | None = None,
+    *,
+    defer_external_weights: bool = False,
 ) -> Program:
-    """The program of an ONNX file. See ``migx.onnx.reader.parse_onnx``."""
+    """The program of an ONNX file; weights are mapped, not copied. Or of a model in memory, or of
+    the bytes of one.
+
+    ``input_dims`` gives inputs other dims, numbers or ``Dim``s. ``defer_external_weights`` leaves
+    out the weights that lie in files of their own. See ``migx.onnx.reader.parse_onnx``.
+    """
     from migx.onnx.reader import parse_onnx as read
 
-    return read(path, input_dims, **options)
+    return read(model, input_dims, defer_external_weights=defer_external_weights)
 
 
 def parse(text: str, *, folder: str | Path = ".", draw_missing: int | None = None) -> Program:
-    """The program a text stands for: ``migx.parse(str(program)) == program``. See
-    ``migx.parser.parse``.
+    """The program a text stands for: ``migx.parse(str(program)) == program``.
+
+    Files that it names are looked for in ``folder``; ``draw_missing`` is the seed that literals
+    without bytes are drawn from. See ``migx.parser.parse``.
     """
     from migx.parser import parse as read
 
@@ -49,28 +76,35 @@ def parse(text: str, *, folder: str | Path = ".", draw_missing: int | None = Non
 
 
 def save(program: Program, path: str | Path, *, weights: bool = True) -> None:
-    """Writes a program, its weights and what it is compiled to into an ``.mxr`` file. See
-    ``migx.serialize.save``.
+    """Writes a program, its weights and what it is compiled to into an ``.mxr`` file; without
+    ``weights``, the file refers to those beside it. See ``migx.serialize.save``.
     """
     from migx.serialize import save as write
 
     write(program, path, weights=weights)
 
 
-def load(path: str | Path, **options: bool) -> Program:
-    """The program in an ``.mxr`` file, ready to run if it was compiled. See
+def load(
+    path: str | Path, *, compiled: bool = True, mmap: bool = True, check: bool = False
+) -> Program:
+    """The program in an ``.mxr`` file, ready to run if it was compiled.
+
+    ``compiled=False`` takes nothing that would be run, as from a stranger's file; ``mmap=False``
+    reads the weights into memory; ``check`` compares them with their hash. See
     ``migx.serialize.load``.
     """
     from migx.serialize import load as read
 
-    return read(path, **options)
+    return read(path, compiled=compiled, mmap=mmap, check=check)
 
 
 def run_passes(
     program: Program, passes: Pipeline | str | Iterable[Element], observers: Sequence[Observer] = ()
 ) -> bool:
-    """Runs a pipeline over a program in place; says whether anything changed. See
-    ``migx.manager``.
+    """Runs passes over a program in place; says whether anything changed.
+
+    ``passes`` is the text of a pipeline, such as ``"simplify_algebra,fuse_pointwise"``, or a list
+    of passes; ``observers`` watch them run, such as ``migx.observers.Verify()``.
     """
     from migx.manager import run_passes as run
 

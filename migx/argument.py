@@ -81,6 +81,8 @@ class Argument:
     __slots__ = ("__weakref__", "_data", "_digest", "_mapped", "shape", "source")
     sealed: ClassVar[set[int]] = set()
     """The ids of arguments that may not be looked into now; see ``migx.weights.sealed``."""
+    elsewhere: ClassVar[bool] = False
+    """Whether the value is in memory that the host does not write to."""
 
     def __init__(
         self,
@@ -109,6 +111,8 @@ class Argument:
             value = np.from_dlpack(value)
         if not hasattr(value, "dtype"):
             array = np.asarray(value)
+            if array.dtype == object:
+                raise ShapeError(f"{type(value).__name__} is neither numbers nor text")
             if dtype is None and array.dtype == np.float64:
                 array = array.astype(np.float32)
         else:

@@ -25,7 +25,7 @@ from migx.manager import PassManager
 from migx.pipeline import Element, Pipeline
 from migx.rewrite import AllBut, Event, EventLog
 from migx.target import Target, get_target
-from migx.testing.bounds import NONE, TensorBounds, compare
+from migx.testing.bounds import NONE, Approximations, TensorBounds, compare
 
 T = TypeVar("T")
 
@@ -157,7 +157,7 @@ def against_ref(
     program: Program,
     inputs: Mapping[str, Any],
     target: Target | str = "ref",
-    approximations: Mapping[str, float] = NONE,
+    approximations: Approximations = NONE,
 ) -> Judge:
     """A judge by what the program gave on ``ref`` before any pass, under the bounds of
     ``migx.testing.bounds``; ``approximations`` are those of the passes, see ``Pass``.

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from migx.argument import Argument
 from migx.binding import check_inputs
 from migx.epochs import LiveWeights, files_of
+from migx.errors import TargetError
 from migx.hoisting import hoist_sources, weights_of
 from migx.ir import Program
 from migx.layouts import pack_weights
@@ -20,7 +21,7 @@ from migx.mapping import MappedFile
 from migx.observers import CrashFile
 from migx.ops.builtin import Literal
 from migx.shape import MAP, OPTIONAL, SEQUENCE
-from migx.target import CompileOptions, Context, Executable, Target, get_target
+from migx.target import Asynchronous, CompileOptions, Context, Executable, Target, get_target
 from migx.verify import verify
 
 
@@ -56,6 +57,32 @@ class Compiled:
         with self.weights.reading() as slots:
             return self.executable.run(arguments, slots)
 
+    def arguments(self, inputs: Mapping[str, Any]) -> dict[str, Argument]:
+        """The arguments for what a caller gives; those that lie where the target reads them stay
+        there.
+        """
+        return check_inputs(self.program.main, self.context.target.taken(inputs))
+
+    def run_async(self, inputs: Mapping[str, Any], stream: Any = None) -> list[Argument]:
+        """The outputs on the device, without waiting for them: they are there for whatever is
+        enqueued afterwards to ``stream``, a stream of the caller's (of CuPy, of torch, one that has
+        ``__cuda_stream__``, or its handle as a number), or the device's own.
+
+        Outputs speak DLPack and ``__cuda_array_interface__``. ``TargetError`` where the target
+        always waits.
+        """
+        executable = self.executable
+        if not isinstance(executable, Asynchronous):
+            name = self.context.target.name
+            raise TargetError(
+                f"target {name} has no streams: its runs are done when they return; call eval"
+            )
+        arguments = self.arguments(inputs)
+        for file in self.files:
+            file.check()
+        with self.weights.reading() as slots:
+            return executable.enqueue(arguments, slots, stream)
+
 
 def compiled(program: Program, target: Target | str, **options: Any) -> Compiled:
     """A copy of the program: verified, taken through the passes, finalized."""
@@ -68,6 +95,9 @@ def compiled(program: Program, target: Target | str, **options: Any) -> Compiled
     passes = (
         chosen.get_passes(context, asked) if asked.passes is None else Pipeline.of(asked.passes)
     )
+    rounds = any(each.name == "quantize_activations" for each in passes.passes())
+    if asked.rounds_activations and not rounds:
+        raise TargetError(f"target {chosen.name} has no int4_activations but float")
     PassManager(lowered, (*asked.observers, CrashFile())).run(passes)
     return ready(assembled(program, lowered, context))
 
@@ -116,8 +146,7 @@ def run(made: Compiled, inputs: Mapping[str, ArrayLike | Argument]) -> list[Any]
     """The outputs as arrays; packed ones as arguments, tuples as tuples, sequences as lists, maps
     as dicts, an optional as what it holds or None.
     """
-    arguments = check_inputs(made.program.main, inputs)
-    return [given_back(result) for result in made.results(arguments)]
+    return [given_back(result) for result in made.results(made.arguments(inputs))]
 
 
 def given_back(result: Argument) -> Any:

@@ -157,7 +157,7 @@ class Constants:
         recorded = {id(v): self._recorded.get(id(v), (v, []))[1] for v in new}
         used = {id(s) for sources in recorded.values() for s in sources}
         vanished = gone - used
-        lost = [v for k, v in held.items() if k in vanished and v.shape.dtype.is_packed]
+        lost = [v for k, v in held.items() if k in vanished and _is_packed_weight(v)]
         made = [Made(v.shape, recorded[id(v)] or _unpacked_from(v, lost)) for v in new]
         self._held, self._recorded = now, {}
         for each in related(made):
@@ -208,6 +208,10 @@ def _moved_from(at: Instruction) -> Sequence[Instruction]:
     if view is not None:
         return at.inputs[view : view + 1]
     return at.inputs if at.op.name in MOVED else ()
+
+
+def _is_packed_weight(value: Argument) -> bool:
+    return value.shape.dtype.is_packed and _bytes(value.shape) > SMALL
 
 
 def _unpacked_from(value: Argument, lost: list[Argument]) -> list[Argument]:

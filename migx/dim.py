@@ -17,6 +17,7 @@ from functools import cached_property, lru_cache
 from typing import TypeAlias, Union
 
 from migx.errors import DimError
+from migx.intervals import Bounds, divided, multiplied
 
 # Words that mean something else in the text form; a symbol of such a name is written in backticks.
 _RESERVED = re.compile(
@@ -24,7 +25,6 @@ _RESERVED = re.compile(
     r"bool|str|tuple|sequence|optional|bf16|[iuf](2|4|8\w*|16|32|64)"
 )
 Extent: TypeAlias = Union[int, "Dim"]
-Bounds: TypeAlias = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Call:
             case "broadcast":
                 return min(lows), max(highs)
             case _:
-                return _divided((lows[0], highs[0]), (lows[1], highs[1]))
+                return divided((lows[0], highs[0]), (lows[1], highs[1]))
 
     def evaluate(self, values: list[int]) -> int:
         match self.function:
@@ -253,7 +253,7 @@ def bounds(extent: Extent) -> Bounds:
     for monomial, coefficient in extent.terms:
         span: Bounds = (coefficient, coefficient)
         for atom in monomial:
-            span = _multiplied(span, atom.bounds)
+            span = multiplied(span, atom.bounds)
         low, high = low + span[0], high + span[1]
     return low, high
 
@@ -325,9 +325,11 @@ def broadcast(*extents: Extent) -> Extent:
     """The extent that broadcasting makes of some: the one that is not 1.
 
     An extent known to be at least 2 decides (the others are 1 or equal to it, checked when they are
-    bound); extents proven to be different and not 1 raise ``DimError``.
+    bound); extents proven to be different and not 1 raise ``DimError``. None is negative, so beside
+    ``n - 1`` there is no ``max(n - 1, 0)``.
     """
     flat = [e for e in _flattened("broadcast", extents) if e != 1]
+    flat = [e for e in flat if not any(e != other and e == maximum(other, 0) for other in flat)]
     decided = [e for e in flat if bounds(e)[0] >= 2 or e == 0]
     for e in decided[1:]:
         if not may_equal(e, decided[0]):
@@ -495,24 +497,6 @@ def _broadcast_of(values: list[int]) -> int:
     if len(wide) > 1:
         raise DimError(f"sizes {sorted(wide)} do not broadcast: equal, or one of them 1")
     return wide.pop() if wide else 1
-
-
-def _multiplied(a: Bounds, b: Bounds) -> Bounds:
-    corners = [0 if 0 in (x, y) else x * y for x in a for y in b]
-    return min(corners), max(corners)
-
-
-def _divided(a: Bounds, b: Bounds) -> Bounds:
-    if b[0] <= 0:
-        return (0, a[1]) if a[0] >= 0 and b[0] == 0 else (-math.inf, math.inf)
-    corners = [_quotient(x, y) for x in a for y in b]
-    return min(corners), max(corners)
-
-
-def _quotient(x: float, y: float) -> float:
-    if math.isinf(x):
-        return x
-    return (0 if x >= 0 else -1) if math.isinf(y) else x // y
 
 
 def _plain(name: str) -> bool:

@@ -7,7 +7,6 @@ update computes the slots that depend on what changed, and commits by switching 
 
 from __future__ import annotations
 
-import difflib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from migx.argument import Argument
-from migx.errors import DataError, ShapeError, WeightError
+from migx.errors import DataError, ShapeError, WeightError, there_are
 from migx.ir import Instruction, Module
 from migx.mapping import MappedFile
 from migx.memory import Memory, copy
@@ -334,6 +333,8 @@ def overwritten(before: Epoch, after: Epoch) -> tuple[Arguments, Arguments]:
 
     def place(was: Argument | None, value: Argument) -> Argument:
         key = id(was), id(value)
+        if value.elsewhere:  # it takes the place of the old one, whose memory is given back
+            return value
         if value is not was and key not in held:
             mine = was is not None and was.array.flags.writeable
             held[key] = was if was is not None and mine else own(value)
@@ -405,11 +406,7 @@ def _unknown(name: str, known: Iterable[str]) -> str:
             f"there is no weight {name!r} to replace: this program was compiled with its weights "
             "fixed; read it with defer_external_weights=True, or mark its literals replaceable"
         )
-    close = difflib.get_close_matches(name, names, 3)
-    said = (
-        f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are {listed(names)}"
-    )
-    return f"there is no replaceable weight {name!r}; {said}"
+    return f"there is no replaceable weight {name!r}; {there_are(name, names)}"
 
 
 def _without_values(missing: list[str]) -> str:

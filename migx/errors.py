@@ -4,6 +4,14 @@ what would be right.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+FEW, MANY = 6, 50
+"""Up to so many names an error lists whatever was meant; and so many at most."""
+
 
 class MigxError(Exception):
     """Base of all errors that are the user's to mend. The command line prints it without a
@@ -52,7 +60,7 @@ class OnnxWarning(UserWarning):
 
 
 class UnknownName(MigxError, LookupError):
-    """Nothing of that name; the message lists what there is."""
+    """Nothing of that name; the message lists those like it, or all there are."""
 
 
 class PassError(MigxError):
@@ -87,3 +95,25 @@ class SealedWeight(MigxError):
 
 class RewriteLoop(MigxError):
     """Rules that undo each other would be applied for ever."""
+
+
+def there_are(name: str, known: Iterable[str]) -> str:
+    """The end of a message about a name that is not there: those like it, whatever their case and
+    underscores; what there is where that is little, or none is like it.
+    """
+    import difflib
+
+    names = list(dict.fromkeys(known))
+    if len(names) > FEW:
+        wanted, folded = _folded(name), {each: _folded(each) for each in names}
+        close = difflib.get_close_matches(wanted, set(folded.values()), n=5)
+        close += [each for each in folded.values() if wanted and wanted in each]
+        found = dict.fromkeys(each for like in close for each in names if folded[each] == like)
+        if found:
+            return f"near it: {', '.join([*found][:5])}"
+    more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
+    return f"there are: {', '.join(names[:MANY]) or 'none'}{more}"
+
+
+def _folded(name: str) -> str:
+    return name.lower().replace("_", "")

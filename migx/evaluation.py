@@ -17,18 +17,16 @@ import numpy as np
 
 from migx.argument import Argument
 from migx.constants import connected, tree
-from migx.errors import AssumptionError, DataError, EvaluationError, MigxError
+from migx.errors import AssumptionError, DataError, EvaluationError
 from migx.ir import Instruction
+from migx.meaning import FAILURES, failed
 from migx.op import evaluator
 from migx.ops._row_major import row_major
 from migx.ops.builtin import Literal
 from migx.shape import Shape
-from migx.text import draw_instruction
 
 HEAVY = 1 << 23
 """Bytes from which on values are worth a thread, which a busy machine may let wait."""
-
-FAILURES = (MigxError, ArithmeticError, LookupError, MemoryError, TypeError, ValueError)
 
 Values = dict[Instruction, Argument]
 Known = Mapping[Instruction, Argument]
@@ -98,7 +96,7 @@ class _Run:
                             found[at] = settled(values[at], at.shape.as_standard())
                     except FAILURES as error:
                         values.pop(at, None)
-                        self.failed(at, error)
+                        self.refuse(at, error)
                 left.subtract(inputs)
                 for v in inputs:
                     if not left[v] and (gone := values.pop(v, None)) is not None:
@@ -112,13 +110,12 @@ class _Run:
             return at.op.value
         return evaluator(type(at.op))(at.op, self.context, at.shape, arguments, [])
 
-    def failed(self, at: Instruction, error: BaseException) -> None:
+    def refuse(self, at: Instruction, error: BaseException) -> None:
         if self.lenient:
             return
         if isinstance(error, (AssumptionError, DataError)):
             raise error
-        message = f"{type(error).__name__}: {error}"
-        raise EvaluationError(draw_instruction(message, at)) from error
+        raise failed(at, error) from error
 
 
 def settled(value: Argument, shape: Shape) -> Argument:

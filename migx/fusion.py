@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from migx import op as operations
-from migx.dead_code import is_pure, remove_unread
+from migx.dead_code import is_pure, new_sizes, remove_unread
 from migx.errors import IRError
 from migx.ir import Instruction, Module, merged
 from migx.op import Operation
@@ -83,9 +83,15 @@ def source(value: Instruction) -> Instruction:
 
 
 def viewed(value: Instruction) -> Instruction | None:
-    """The one input an instruction is a view of; None for others."""
+    """The one input an instruction is a view of; None for others.
+
+    One that tells the size of a symbol is no view here: within a bundle it would tell it too late
+    for what the bundle reads.
+    """
     index = operations.traits(value.op).view
-    return value.inputs[0] if index == 0 and len(value.inputs) == 1 else None
+    if index != 0 or len(value.inputs) != 1 or new_sizes(value):
+        return None
+    return value.inputs[0]
 
 
 def dependences(module: Module) -> Iterator[tuple[Instruction, list[Instruction]]]:

@@ -198,18 +198,24 @@ class Module:
             raise IRError(
                 f"{before!r} is not in module {self.name}, so nothing can go before it there"
             )
-        for value in inputs:
-            if value.module is not self or before is not None:
-                self._check_input(value, before, op)
-        for module in modules:
-            if module.program is not self.program or self in self.program.submodules(module):
-                raise IRError(
-                    f"module {module.name} cannot be an argument of an instruction in {self.name}"
-                )
         try:
+            for value in inputs:
+                if value.module is not self or before is not None:
+                    self._check_input(value, before, op)
+            for module in modules:
+                if module.program is not self.program or self in self.program.submodules(module):
+                    raise IRError(
+                        f"module {module.name} cannot be an argument of an instruction in "
+                        f"{self.name}"
+                    )
             shape = op.compute_shape([value.shape for value in inputs], modules)
-        except ShapeError as error:
-            raise _drawn(error, self, op, inputs, origins) from error
+        except (ShapeError, AttributeError, TypeError) as error:
+            _refuse_misuse(op, inputs)
+            if isinstance(error, ShapeError):
+                raise _drawn(error, self, op, inputs, origins) from error
+            raise
+        if not isinstance(shape, Shape):
+            raise IRError(f"the shape rule of {op.name} gave {shape!r}, which is no Shape")
         return self._link(at, Instruction(self, op, inputs, tuple(modules), shape, origins))
 
     def append_known(
@@ -465,7 +471,7 @@ class Program:
                         )
         return found
 
-    def compile(self, target: Any = "ref", **options: Any) -> Program:
+    def compile(self, target: Any = "cpu", **options: Any) -> Program:
         """Makes the executable that ``eval`` runs, for a target or its name; the program itself
         stays as it is.
 
@@ -542,6 +548,10 @@ class Program:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __repr__(self) -> str:
+        count = sum(map(len, self.modules.values()))
+        return f"<Program of {count} instructions in {len(self.modules)} modules>"
+
     def __str__(self) -> str:
         from migx.text import show
 
@@ -582,6 +592,20 @@ def _infer_again(changed: Iterable[Instruction]) -> None:
         if shape != at.shape:
             at.shape = shape
             work.extend(at._users)
+
+
+def _refuse_misuse(op: object, inputs: tuple[object, ...]) -> None:
+    """``IRError`` where what is to make an instruction is no operation, or no instruction."""
+    name = getattr(op, "name", None)
+    if isinstance(op, type) or not isinstance(name, str):
+        made = f"{op.__name__}()" if isinstance(op, type) else "migx.ops.Relu()"
+        raise IRError(f"{op!r} is no operation; one is made first, as in {made}")
+    for place, value in enumerate(inputs):
+        if not isinstance(value, Instruction):
+            raise IRError(
+                f"input {place} of {name} is of type {type(value).__name__}, not an instruction: "
+                "add_literal makes one of an array, add_parameter one of an input"
+            )
 
 
 def _drawn(

@@ -9,7 +9,7 @@ strides of 0, and axes that lie alike in every operand are one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from migx import op as operations
@@ -18,8 +18,9 @@ from migx.dim import Dim, Extent, may_equal, product
 from migx.ir import Instruction
 from migx.op import Operation
 from migx.ops.builtin import Literal, Param, Return
-from migx.ops.fused import Fused, FusedReduce, Pointwise
+from migx.ops.fused import Fused, FusedReduce, Group, Pointwise
 from migx.ops.layout import Broadcast, Contiguous, Multibroadcast, Reshape
+from migx.ops.linear import Convolution, Dot, QuantConvolution, QuantDot
 from migx.ops.pointwise import Div, Exp, Identity, Log, Sub
 from migx.ops.quantization import Linear
 from migx.ops.reduce import Logsoftmax, Reduce, ReduceMax, ReduceSum, Softmax
@@ -316,6 +317,33 @@ def collapsed(kernel: FusedKernel) -> FusedKernel:
     return FusedKernel(tuple(d for d, _, _ in kept), tuple(f for _, f, _ in kept), nodes, outputs)
 
 
+def name_of(at: Instruction) -> str:
+    """What an instruction computes, for people."""
+    if not at.modules:
+        return at.name
+    (module,) = at.modules
+    inside = dict.fromkeys(i.name for i in module if not i.name.startswith("@"))
+    names = [n for n in inside if n not in ("multibroadcast", "broadcast")]
+    return f"{at.name}({', '.join(names)})"
+
+
+DOTS = (Dot, QuantDot)
+CONVOLUTIONS = (Convolution, QuantConvolution)
+
+
+def core_of(
+    at: Instruction, kinds: tuple[type[Operation], ...], tags: Collection[str]
+) -> Instruction | None:
+    """The product or convolution that an instruction is, or has inside where it is a group of one
+    of these tags; None where there is none.
+    """
+    if type(at.op) in kinds:
+        return at
+    if not isinstance(at.op, Group) or at.op.tag not in tags:
+        return None
+    return next((v for v in at.modules[0] if type(v.op) in kinds), None)
+
+
 PRODUCT = -1
 """The operand number of a product whose result an epilogue goes on with."""
 
@@ -336,6 +364,14 @@ def epilogue(at: Instruction, product: Instruction, columns: Extent) -> FusedKer
     except Unfit:
         return None
     return collapsed(made.finished())
+
+
+def row_and_column_axes(kernel: FusedKernel) -> tuple[list[int], list[int]]:
+    """The axes of an epilogue's space that count the rows of the product, and those that count its
+    columns.
+    """
+    rows = next(a.strides for a in kernel.accesses if a.operand == PRODUCT)
+    return [i for i, s in enumerate(rows) if s != 0], [i for i, s in enumerate(rows) if s == 0]
 
 
 def operand(at: Instruction, value: Instruction) -> FusedKernel | None:

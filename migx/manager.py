@@ -18,7 +18,7 @@ from migx.dead_code import remove_dead_code, remove_dead_modules
 from migx.errors import IRError
 from migx.ir import Module, Program
 from migx.op import snake_case
-from migx.pipeline import Element, Fixpoint, Pipeline, enable_if, with_options
+from migx.pipeline import Approximation, Element, Fixpoint, Pipeline, enable_if, with_options
 from migx.rewrite import Event, EventLog, RuleSet, rewrite
 from migx.verify import captures
 from migx.weights import DEBUG, sealed
@@ -55,6 +55,10 @@ class Pass:
         dataclass(frozen=True)(cls)
         if "name" not in cls.__dict__:
             cls.name = snake_case(cls.__name__)
+        if not isinstance(cls.rules, RuleSet):
+            raise TypeError(
+                f"{cls.__name__}.rules is no RuleSet: write rules = RuleSet((rule, another))"
+            )
 
     def apply(self, module: Module, manager: PassManager) -> bool:
         """Changes one module in place, by default by its rules; says whether it changed
@@ -69,7 +73,7 @@ class Pass:
         return False
 
     @property
-    def approximations(self) -> Mapping[str, float]:
+    def approximations(self) -> Mapping[str, float | Approximation]:
         """By how much it changes the results of operations, by name, on purpose: rounding apart,
         nothing. What follows from that for the results of a program is derived.
         """

@@ -11,7 +11,7 @@ matches whenever there is a way for it to match.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
@@ -210,7 +210,7 @@ class On(Pattern):
 
     def match(self, at: Instruction, m: Match, then: Then) -> bool:
         if self.ops and at.op.name not in self.ops:
-            return m.refuse(self, at, "is not one of {}", self.listed)
+            return m.refuse(self, at, "is not {}", self.listed)
         if self.trait and not getattr(operations.traits(at.op), self.trait):
             return m.refuse(self, at, "is not {}", self.trait)
         wanted = self.inputs if self.which == "in order" else None
@@ -267,9 +267,9 @@ class On(Pattern):
         return False
 
     @cached_property
-    def listed(self) -> list[str]:
+    def listed(self) -> str:
         """The names of the operations in order."""
-        return sorted(self.ops)
+        return " or ".join(sorted(self.ops))
 
     def once(self) -> On:
         """The same, of an instruction that is read exactly once."""
@@ -429,8 +429,7 @@ def on(ops: Any, *inputs: Pattern, name: str = "", **attributes: Any) -> On:
     Keywords are attributes: a value they must have, or ``attr`` to catch them.
     """
     given = ops if isinstance(ops, tuple) else (ops,)
-    names = frozenset(o if isinstance(o, str) else str(o.name) for o in given)
-    return On(names, inputs or None, name, tuple(attributes.items()))
+    return On(_names(given), inputs or None, name, tuple(attributes.items()))
 
 
 def having(trait: str, *inputs: Pattern, name: str = "", **attributes: Any) -> On:
@@ -440,8 +439,19 @@ def having(trait: str, *inputs: Pattern, name: str = "", **attributes: Any) -> O
 
 def skip(*wrappers: Any) -> Callable[[Pattern], Skip]:
     """Looks through any number of instructions of these operations, along their first inputs."""
-    names = frozenset(w if isinstance(w, str) else str(w.name) for w in wrappers)
+    names = _names(wrappers)
     return lambda inner: Skip(names, inner)
+
+
+def _names(given: Iterable[Any]) -> frozenset[str]:
+    """The names of operations that are given as classes or by name."""
+    for each in given:
+        if not isinstance(each, str | type):
+            raise TypeError(
+                f"a pattern takes a class of operations or its name, not {each!r}; attributes are "
+                "keywords, as in on(ops.Softmax, axis=1)"
+            )
+    return frozenset(each if isinstance(each, str) else str(each.name) for each in given)
 
 
 def member(index: int, whole: On) -> On:

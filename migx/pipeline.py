@@ -9,8 +9,8 @@ from __future__ import annotations
 import ast
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import MISSING, dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from migx import plugins
@@ -18,11 +18,30 @@ from migx.errors import ParseError, PassError
 from migx.fields import fits
 
 if TYPE_CHECKING:
+    from migx.argument import Argument
+    from migx.ir import Instruction
     from migx.manager import Pass
+    from migx.op import Array
 
 Element: TypeAlias = "Pass | Fixpoint"
 Run: TypeAlias = "Callable[[Pass, str], bool]"
 """Runs one pass at its place in the pipeline; says whether it changed anything."""
+
+
+class Approximation:
+    """How far off the results of an operation may be on purpose, where that depends on its inputs.
+    A number says so where it does not.
+    """
+
+    def of_elements(self, at: Instruction, inputs: Sequence[Argument]) -> Array | None:
+        """The most that each element of a result may be off by; None for nothing."""
+        raise NotImplementedError
+
+    def of_tensor(self, at: Instruction) -> float:
+        """How far off the elements of the worst input may be, of its greatest one, each by itself
+        and either way.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -30,6 +49,11 @@ class Pipeline:
     """Passes and groups in the order they run. ``Pipeline.parse(str(p)) == p``."""
 
     steps: tuple[Element, ...] = ()
+
+    def __post_init__(self) -> None:
+        for step in self.steps:
+            if isinstance(step, type):
+                raise TypeError(f"{step.__name__} is a class; a pass is {step.__name__}()")
 
     @classmethod
     def of(cls, given: Pipeline | str | Iterable[Element | Pipeline | str]) -> Pipeline:
@@ -81,12 +105,12 @@ class Pipeline:
         self.drive(note)
         return found
 
-    def approximations(self) -> dict[str, float]:
-        """By how much its passes, together, change the results of operations on purpose."""
-        found: dict[str, float] = {}
+    def approximations(self) -> dict[str, tuple[float | Approximation, ...]]:
+        """By how much each of its passes changes the results of operations on purpose."""
+        found: dict[str, tuple[float | Approximation, ...]] = {}
         for each in self.passes():
             for name, error in each.approximations.items():
-                found[name] = found.get(name, 0.0) + error
+                found[name] = (*found.get(name, ()), error)
         return found
 
     def __iter__(self) -> Iterator[Element]:
@@ -201,6 +225,10 @@ def _options(whose: str, cls: type[Any], text: str, apart: tuple[str, ...] = ())
         options[name] = _option(value, fields[name])
         if not fits(fields[name], options[name]):
             raise ParseError(f"{whose}: {name} is {fields[name]}, not {value}")
+    for each in dataclasses.fields(cls):
+        required = each.default is MISSING and each.default_factory is MISSING
+        if required and each.name in fields and each.name not in options:
+            raise ParseError(f"{whose} needs the option {each.name}: {fields[each.name]}")
     return options
 
 

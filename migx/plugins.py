@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from migx.errors import MigxError, UnknownName
+from migx.errors import MigxError, UnknownName, there_are
 from migx.op import snake_case
 
 OWN = {
@@ -47,7 +47,10 @@ def packages(kind: str) -> list[str]:
 
 def files(package: str) -> list[str]:
     """The public files and folders of a package, none of them imported."""
-    spec = importlib.util.find_spec(package)
+    try:
+        spec = importlib.util.find_spec(package)
+    except ImportError as error:
+        raise UnknownName(f"an entry point names the package {package!r}: {error}") from error
     if spec is None or spec.submodule_search_locations is None:
         raise UnknownName(f"an entry point names the package {package!r}, which is not installed")
     found = {
@@ -79,7 +82,7 @@ def names(kind: str) -> list[str]:
 
 
 def load(kind: str, name: str) -> Any:
-    """The class of the pass or target of this name; ``UnknownName`` lists what there is.
+    """The class of the pass or target of this name; ``UnknownName`` lists those like it.
 
     ``gpu::lower`` is a pass of the target ``gpu``, in its own file ``passes``.
     """
@@ -87,10 +90,8 @@ def load(kind: str, name: str) -> Any:
         return own
     table = _table(kind)
     if name not in table:
-        raise UnknownName(
-            f"no {'pass' if kind == 'passes' else kind.removesuffix('s')} named {name!r}; "
-            f"there are: {', '.join(sorted(table)) or 'none'}"
-        )
+        what = "pass" if kind == "passes" else kind.removesuffix("s")
+        raise UnknownName(f"no {what} named {name!r}; {there_are(name, sorted(table))}")
     for cls in _classes(importlib.import_module(table[name])):
         if snake_case(cls.__name__) == name:
             return cls
@@ -122,10 +123,7 @@ def operation(name: str) -> type[Any]:
     if name not in table and (own := _of_target("operations", name)) is not None:
         return own
     if name not in table:
-        import difflib
-
-        near = difflib.get_close_matches(name, table, n=5)
-        raise UnknownName(f"no operation named {name!r}; near it: {', '.join(near) or 'nothing'}")
+        raise UnknownName(f"no operation named {name!r}; {there_are(name, sorted(table))}")
     return table[name]
 
 

@@ -30,7 +30,8 @@ from migx.ir import Instruction, Module, Program
 from migx.op import Operation
 from migx.ops.builtin import Literal, Param, Return
 from migx.shape import Shape
-from migx.specialise import bound
+from migx.sizes import symbols_of
+from migx.specialise import bound, remade
 from migx.structure import copy_instruction
 from migx.target import get_target
 from migx.verify import bare_symbols, captures
@@ -143,7 +144,7 @@ class Draft:
 def _gives_a_size(program: Program, parameter: Instruction) -> bool:
     """Whether only a parameter says how large a symbol is that stands elsewhere too."""
     others = [at for at in _every(program) if at is not parameter]
-    wanted = {s.name for at in others for s in (*at.shape.symbols(), *operations.symbols(at.op))}
+    wanted = {name for at in others for name in symbols_of(at)}
     given = bare_symbols(p for p in program.main.parameters.values() if p is not parameter)
     return not wanted.isdisjoint(bare_symbols([parameter]) - given)
 
@@ -459,26 +460,7 @@ def resized(program: Program, sizes: Mapping[int, int]) -> Program:
     """A copy with some sizes replaced: in parameters, in literals, of which the beginning is kept,
     and in attributes. Shapes are inferred again.
     """
-    made, mapping = Program(), dict[Instruction, Instruction]()
-    modules = {m: made.create_module(m.name) for m in program.modules.values() if m.name != "main"}
-    modules[program.main] = made.main
-
-    def build(module: Module) -> None:
-        if len(modules[module]):
-            return
-        modules[module].bypass = module.bypass
-        for at in module:
-            for inner in at.modules:
-                build(inner)
-            inputs = tuple(mapping[v] for v in at.inputs)
-            arguments = tuple(modules[m] for m in at.modules)
-            op = _resized(at.op, sizes)
-            shape = op.compute_shape([v.shape for v in inputs], arguments)
-            mapping[at] = modules[module].append_known(op, inputs, arguments, shape, at.origins)
-
-    for module in (program.main, *program.modules.values()):
-        build(module)
-    return made
+    return remade(program, lambda op: _resized(op, sizes), f"with {sizes}")
 
 
 def _resized(op: Operation, sizes: Mapping[int, int]) -> Operation:

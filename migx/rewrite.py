@@ -393,4 +393,11 @@ def places(
     if isinstance(result, tuple):
         elements = [u for u in root.users if isinstance(u.op, GetTupleElem)]
         return [(u, result[u.op.index]) for u in elements]  # type: ignore[attr-defined]
-    return [(root, result)] if isinstance(result, Instruction) and result is not root else []
+    if isinstance(result, Instruction):
+        return [(root, result)] if result is not root else []
+    if result is None or isinstance(result, Declined):
+        return []
+    raise TypeError(
+        "a rule returns an instruction, a tuple of them, a dict from old ones to new, or None to "
+        f"decline; this one returned {result!r}"
+    )

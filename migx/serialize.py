@@ -49,6 +49,8 @@ def save(program: Program, path: str | Path, *, weights: bool = True) -> None:
     in the folder of the new one, or below it.
     """
     path = Path(path).absolute()
+    if path.suffix == ".onnx":
+        raise DataError(f"{path.name} would be no ONNX file: migx.onnx.write writes one, save .mxr")
     data = _Data(path.parent, inside=weights)
     sections: dict[str, bytes] = {}
     index: dict[str, Any] = {"format": FORMAT}
@@ -159,7 +161,8 @@ class _File:
         head = file.read(16)
         if len(head) < 16 or head[:8] != MAGIC:
             raise ParseError(
-                f"{self.path} is not an .mxr file: it does not begin with {MAGIC.decode()!r}"
+                f"{self.path} is not an .mxr file: it does not begin with {MAGIC.decode()!r}; "
+                "ONNX files are read by migx.parse_onnx, texts of programs by migx.parse"
             )
         (length,) = struct.unpack("<Q", head[8:])
         if length > LARGEST_INDEX:

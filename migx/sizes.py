@@ -9,6 +9,7 @@ from migx import op as operations
 from migx.errors import DimError, EvaluationError, InputError, ShapeError
 from migx.ir import Instruction, Module
 from migx.memory import installed
+from migx.op import Operation
 from migx.ops.builtin import Param, Return, Slot
 from migx.shape import Shape
 from migx.text import draw_instruction
@@ -37,6 +38,17 @@ def symbols_within(module: Module) -> set[str]:
         for inner in at.modules:
             found |= symbols_within(inner)
     return found
+
+
+def bound_now(op: Operation, shape: Shape, sizes: Mapping[str, int]) -> tuple[Operation, Shape]:
+    """An operation and its shape with the sizes that are known: where one of its symbols has none
+    yet, the operation as it is, and those that have put into its shape.
+    """
+    names = _symbols_in(shape) | {s.name for s in operations.symbols(op)}
+    known = {name: sizes[name] for name in names if name in sizes}
+    if len(known) == len(names):
+        return operations.bind(op, sizes), shape.bind(sizes)
+    return op, shape.substitute(known)
 
 
 Checks = dict[object, Instruction]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 from migx import op as operations
 from migx.dim import Dim, Extent, substitute
@@ -17,6 +15,7 @@ from migx.text import draw_instruction
 
 Sizes = Mapping[str, int]
 Extents = Mapping[str, Extent]
+Change: TypeAlias = Callable[[Operation], Operation]
 
 
 def bound(program: Program, sizes: Sizes) -> Program:
@@ -25,13 +24,22 @@ def bound(program: Program, sizes: Sizes) -> Program:
     Shapes are inferred again, literals are shared. ``DimError`` for a name that is no symbol or a
     size outside its bounds; ``ShapeError``, drawn, where an operation refuses the sizes.
     """
-    _check(program, sizes)
+    check_sizes(program, sizes)
+    given = ", ".join(f"{name}={size}" for name, size in sizes.items())
+    return remade(program, lambda op: replaced(op, sizes), f"with {given}")
+
+
+def remade(program: Program, change: Change, why: str) -> Program:
+    """A copy of a program in which each operation is what ``change`` makes of it, and shapes are
+    inferred again. ``ShapeError``, drawn, says ``why`` where an operation refuses what it then
+    gets.
+    """
     made = Program()
     modules = {program.main: made.main}
     for module in program.modules.values():
         if module is not program.main:
             modules[module] = made.create_module(module.name)
-    copier = _Copier(sizes, modules)
+    copier = _Copier(change, modules, why)
     for module in (program.main, *program.modules.values()):
         copier.module(module)
     return made
@@ -71,19 +79,14 @@ def replaced(op: Operation, sizes: Extents) -> Operation:
     if not any(symbol.name in sizes for symbol in operations.symbols(op)):
         return op
     changed = {name: _value(value, sizes) for name, value in operations.attributes(op).items()}
-    if dataclasses.is_dataclass(op):
-        made: Operation = dataclasses.replace(op, **changed)
-        return made
-    made = copy.copy(op)
-    vars(made).update(changed)
-    return made
+    return operations.with_attributes(op, **changed)
 
 
 class _Copier:
     """Copies modules, each once: those that hold an instruction's modules before these."""
 
-    def __init__(self, sizes: Sizes, modules: dict[Module, Module]) -> None:
-        self.sizes, self.modules = sizes, modules
+    def __init__(self, change: Change, modules: dict[Module, Module], why: str) -> None:
+        self.change, self.modules, self.why = change, modules, why
         self.values: dict[Instruction, Instruction] = {}
         self.done: set[Module] = set()
 
@@ -102,15 +105,15 @@ class _Copier:
         inputs = tuple(self.values[v] for v in at.inputs)
         modules = tuple(self.modules[m] for m in at.modules)
         try:
-            op = replaced(at.op, self.sizes)
+            op = self.change(at.op)
             shape = op.compute_shape([v.shape for v in inputs], modules)
         except (DimError, ShapeError) as error:
-            given = ", ".join(f"{name}={size}" for name, size in self.sizes.items())
-            raise ShapeError(draw_instruction(f"with {given}: {error}", at)) from error
+            raise ShapeError(draw_instruction(f"{self.why}: {error}", at)) from error
         return into.append_known(op, inputs, modules, shape, at.origins)
 
 
-def _check(program: Program, sizes: Sizes) -> None:
+def check_sizes(program: Program, sizes: Sizes) -> None:
+    """Raises ``DimError`` for a name that is no symbol of the program, or a size out of bounds."""
     symbols = program.symbols()
     for name, size in sizes.items():
         if name not in symbols:

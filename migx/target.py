@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from migx.argument import Argument
 from migx.errors import TargetError
@@ -20,6 +20,8 @@ from migx.op import snake_case
 from migx.shape import Shape
 
 NO_SLOTS: Mapping[str, Argument] = MappingProxyType({})
+ACTIVATIONS = ("float", "int8")
+"""What weights of four bits may be multiplied by."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,31 @@ class CompileOptions:
     """What a user may ask of a compilation. ``passes`` replaces the target's own list;
     ``observers`` watch it run. ``num_threads`` is how many threads a run may use, None for as many
     as the target finds best; ``ref`` uses one.
+
+    ``int4_activations`` is what weights of four bits are multiplied by: "float", the activations as
+    they are, or "int8", the same rounded to 8 bits in blocks, which is faster on ``cpu``;
+    ``TargetError`` where it is something else, or a target has no such products.
     """
 
     passes: Pipeline | str | None = None
     observers: Sequence[Observer] = field(default=())
     num_threads: int | None = None
+    int4_activations: str = ACTIVATIONS[0]
+
+    def __post_init__(self) -> None:
+        if self.int4_activations not in ACTIVATIONS:
+            known = " or ".join(map(repr, ACTIVATIONS))
+            raise TargetError(f"int4_activations is {known}, not {self.int4_activations!r}")
+        if self.passes is not None and self.rounds_activations:
+            raise TargetError(
+                "int4_activations is for the target's own passes: put quantize_activations behind "
+                "fuse_int4 in those given"
+            )
+
+    @property
+    def rounds_activations(self) -> bool:
+        """Whether activations are rounded to 8 bits before weights of four."""
+        return self.int4_activations == "int8"
 
 
 @dataclass
@@ -59,6 +81,19 @@ class Executable(Protocol):
         """The results for arguments that have been checked against the parameters. ``slots`` has
         what each ``@slot`` reads, as ``Target.copy_to`` has placed it; it differs from run to run
         where weights are swapped.
+        """
+        ...
+
+
+@runtime_checkable
+class Asynchronous(Protocol):
+    """An executable whose runs need not be waited for."""
+
+    def enqueue(
+        self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument], stream: Any
+    ) -> list[Argument]:
+        """Results that will be there when a stream of the caller's comes to them; None means the
+        target's own.
         """
         ...
 
@@ -114,6 +149,12 @@ class Target:
     def copy_from(self, argument: Argument) -> Argument:
         """A value of the target's in host memory."""
         return argument
+
+    def taken(self, inputs: Any) -> Any:
+        """What a caller gives to a run, in which values of other libraries that lie in this
+        target's memory are arguments already.
+        """
+        return inputs
 
     def preferred_weight_format(self, instruction: Instruction, index: int) -> str | None:
         """The format (``hwio``, ``ABcd16a4b``, ...; see ``migx.ops.formats``) in which a constant

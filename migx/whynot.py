@@ -7,12 +7,11 @@ for answer in why_not(program, cls, rule, "dense1"):
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from migx import plugins
-from migx.errors import IRError, ShapeError, UnknownName
+from migx.errors import IRError, ShapeError, UnknownName, there_are
 from migx.ir import Instruction, Module, Program
 from migx.manager import Pass, PassManager
 from migx.match import Match, Pattern, find
@@ -64,6 +63,10 @@ def rule_named(name: str) -> tuple[type[Pass], Rule]:
     lists what there is.
     """
     of, dot, which = name.partition(".")
+    passes = plugins.names("passes")
+    if not dot and of not in passes:
+        every = (known for each in passes for known in _rules(plugins.load("passes", each)))
+        raise UnknownName(f"a rule is named as PASS.RULE, not {name!r}; {there_are(name, every)}")
     cls: type[Pass] = plugins.load("passes", of)
     return cls, _rule(cls, which if dot else "")
 
@@ -72,16 +75,23 @@ def _rule(cls: type[Pass], name: str) -> Rule:
     for each in cls.rules:
         if each.name == name:
             return each
-    names = ", ".join(f"{cls.name}.{each.name}" for each in cls.rules)
-    there = f"its rules are {names}" if names else "it is not made of rules"
+    names = _rules(cls)
+    there = there_are(f"{cls.name}.{name}", names) if names else "it is not made of rules"
     raise UnknownName(f"pass {cls.name} has no rule {name!r}; {there}")
+
+
+def _rules(cls: type[Pass]) -> list[str]:
+    """The names of a pass's rules, as they are asked for."""
+    return [f"{cls.name}.{each.name}" for each in cls.rules]
 
 
 def named(program: Program, name: str) -> list[Instruction]:
     """The instructions of a name: ``%3``, ``body:%3`` in another module, a parameter, or an ONNX
-    node they came from. ``UnknownName`` lists what is near it.
+    node they came from; where nothing is called so, those of the operation of that name.
+    ``UnknownName`` lists what is near it.
     """
     found: list[Instruction] = []
+    of_operation: list[Instruction] = []
     known: dict[str, None] = {}
     for module in program.modules.values():
         for at, text in number(module).items():
@@ -89,10 +99,13 @@ def named(program: Program, name: str) -> list[Instruction]:
             known |= dict.fromkeys((full, *at.origins))
             if name in (full, *at.origins):
                 found.append(at)
-    if not found:
-        near = ", ".join(difflib.get_close_matches(name, known, n=5)) or "nothing"
-        raise UnknownName(f"no instruction is named {name!r} or comes from it; near it: {near}")
-    return found
+            if name == at.op.name:
+                of_operation.append(at)
+    if not (found or of_operation):
+        raise UnknownName(
+            f"no instruction is named {name!r}, comes from it or is one; {there_are(name, known)}"
+        )
+    return found or of_operation
 
 
 def why_not(program: Program, cls: type[Pass], rule: Rule, name: str) -> list[Answer]:

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from migx.dim import bounds
 from migx.ir import Instruction
 from migx.manager import Pass
 from migx.match import Pattern, attr, on, value, var
 from migx.op import Array, with_attributes
 from migx.ops._numeric import lowest
 from migx.ops._rules import wide
+from migx.ops._windows import joined
 from migx.ops.layout import Pad
 from migx.ops.linear import Convolution, QuantConvolution
 from migx.ops.pooling import Pooling
@@ -94,16 +94,6 @@ def folded(
     if padding is None:
         return Declined("the padding is not of spatial axes alone, or may be negative")
     return at(with_attributes(window.op, padding=padding, **changed), *inputs)
-
-
-def joined(pads: Dims, padding: Dims) -> Dims | None:
-    """The padding of a window after that of ``pad``, in one; None where a window has no such."""
-    rank = len(pads) // 2
-    outside = (*pads[:2], *pads[rank : rank + 2])
-    spatial = (*pads[2:rank], *pads[rank + 2 :])
-    if any(p != 0 for p in outside) or any(bounds(p)[0] < 0 for p in spatial):
-        return None
-    return tuple(p + q for p, q in zip(spatial, padding, strict=True))
 
 
 class EliminatePad(Pass):

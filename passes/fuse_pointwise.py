@@ -19,7 +19,8 @@ class FusePointwise(Pass):
     """Makes one ``pointwise`` instruction of neighbours that compute each element alone, of equal
     dims (MIGraphX pass of this name).
 
-    Groups are as large as can be and may have several results, so nothing is computed twice.
+    Groups are as large as can be and may have several results, so nothing is computed twice. But
+    what is dequantised, while others read the bytes, is left to those who read it.
     Broadcasts stay outside as views, but for those of single numbers; constants stay outside, for
     they are computed once. With ``singles``, an operation that has no such neighbour is wrapped
     too.
@@ -54,5 +55,14 @@ def dims_of(at: Instruction) -> Dims:
     return at.shape.parts[0].dims if at.shape.parts else at.shape.dims
 
 
+def stays_narrow(edge: Edge) -> bool:
+    """Whether what is dequantised is best read as bytes: others want the bytes in memory anyway."""
+    if edge.reader.op.name != "dequantizelinear":
+        return False
+    return not all(is_by_element(user) for user in edge.value.users)
+
+
 def _joined(edge: Edge, above: Dims, below: Dims) -> Dims | None:
+    if stays_narrow(edge):
+        return None
     return above if above == below == edge.value.shape.dims and not edge.views else None

@@ -10,7 +10,7 @@ from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.op import Operation
 from migx.ops.fused import FusedReduce
-from migx.passes.fuse_pointwise import dims_of, is_by_element
+from migx.passes.fuse_pointwise import dims_of, is_by_element, stays_narrow
 from migx.shape import Dims
 from migx.weights import is_constant
 
@@ -68,7 +68,7 @@ def _space(at: Instruction) -> Space | None:
 
 def _joined(edge: Edge, above: Space, below: Space) -> Space | None:
     whole = below if below.axes is not None else above
-    if not (whole.holds(above) and whole.holds(below)):
+    if stays_narrow(edge) or not (whole.holds(above) and whole.holds(below)):
         return None
     if not edge.views:
         return whole

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 from migx.constants import is_unpacked, tree
 from migx.dim import Dim, product
-from migx.errors import ShapeError, UnknownName
+from migx.errors import ShapeError, UnknownName, there_are
 from migx.ir import Instruction, Program, merged
 from migx.manager import Pass, PassManager
 from migx.op import Operation
@@ -193,7 +193,7 @@ def _check_names(skip: Sequence[str], weights: Sequence[Weight]) -> None:
     for pattern in skip:
         if not any(_named(w, (pattern,)) for w in weights):
             known = sorted({name for w in weights for name in w.names})
-            raise UnknownName(f"no weight is named {pattern!r}; there are: {', '.join(known)}")
+            raise UnknownName(f"no weight is named {pattern!r}; {there_are(pattern, known)}")
 
 
 def _read_elsewhere(chosen: Sequence[Weight]) -> list[Weight]:

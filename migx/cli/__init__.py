@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from migx import __version__
+from migx.cli import _report
 from migx.errors import MigxError
 
 
@@ -73,7 +74,9 @@ def _parsed(given: Sequence[str]) -> argparse.Namespace:
     end = len(given)
     if "--" in given and given[0] in verbs() and hasattr(load(given[0]), "TAKES_COMMAND"):
         end = given.index("--")
-    options = _parser(given).parse_args(given[:end])
+    options, unknown = _parser(given).parse_known_args(given[:end])
+    if unknown:
+        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     options.command = tuple(given[end + 1 :])
     return options
 
@@ -93,13 +96,13 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     names = verbs()
     for name in given[:1] if given[:1] and given[0] in names else names:
         verb = load(name)
-        text = " ".join((verb.__doc__ or "").split())
-        first = text.split(". ")[0].rstrip(".")
+        first = _report.sentence(verb.__doc__).rstrip(".")
         made = subparsers.add_parser(
             name,
             help=first[:1].lower() + first[1:],
             description=verb.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        made.set_defaults(parser=made)
         verb.configure(made)
     return parser

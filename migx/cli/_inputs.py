@@ -35,7 +35,7 @@ def read_or_drawn(
         symbol.name: max(symbol.low, 1)
         for shape in parameters.values()
         for symbol in shape.symbols()
-    }
+    } | options.sizes
     rng = np.random.default_rng(options.seed)
     return {name: drawn(name, shape, sizes, rng) for name, shape in parameters.items()}, sizes
 
@@ -59,7 +59,7 @@ def read(path: Path, parameters: Mapping[str, Shape]) -> dict[str, Array]:
     and are taken for what the parameter is.
     """
     try:
-        with np.load(path, allow_pickle=False) as held:
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as held:
             arrays = {name: held[name] for name in held.files}
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error

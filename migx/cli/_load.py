@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from migx.cli import _options
 from migx.errors import MigxError
 
 if TYPE_CHECKING:
@@ -63,18 +64,26 @@ def add_deferring(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load(options: argparse.Namespace) -> Program:
-    """The program of the model that was asked for, with the sizes given for its dims."""
+def load(options: argparse.Namespace, *, to_run: bool = False) -> Program:
+    """The program of the model that was asked for, with the sizes given for its dims.
+
+    One that is there ``to_run``, on inputs that are drawn, and that its file holds compiled as it
+    is asked for, stays as it is: inputs are drawn at these sizes, which ``options.sizes`` has.
+    """
     path = Path(options.model)
     with progress(f"reading {path.name}"):
         program = _read(path, options)
         if getattr(options, "target", "") is None:
             made = program._compiled
             options.target = "cpu" if made is None else made.context.target.name
-        if options.dim_param:
-            from migx.specialise import bound
+        options.sizes = sizes = dict(map(_size, options.dim_param))
+        if sizes:
+            from migx.specialise import bound, check_sizes
 
-            program = bound(program, dict(map(_size, options.dim_param)))
+            if to_run and options.inputs is None and _options.ready(program, options):
+                check_sizes(program, sizes)
+            else:
+                program, options.sizes = bound(program, sizes), {}
     return program
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from migx.ir import Program
     from migx.pipeline import Pipeline
 
 
@@ -30,6 +31,30 @@ def add_target(parser: argparse.ArgumentParser, usual: str | None = None) -> Non
     parser.add_argument(
         "--passes", metavar="P,Q{x=1}", help="run these passes, not the target's own"
     )
+    parser.add_argument(
+        "--int4-activations",
+        metavar="float|int8",
+        default="float",
+        help="what weights of four bits are multiplied by: activations as they are, or in 8 bits",
+    )
+
+
+def compiling(options: argparse.Namespace) -> dict[str, Any]:
+    """What was asked of a compilation, as ``Program.compile`` takes it."""
+    return {"passes": options.passes, "int4_activations": options.int4_activations}
+
+
+def changes(options: argparse.Namespace) -> bool:
+    """Whether something else was asked for than what the target does by itself."""
+    return options.passes is not None or options.int4_activations != "float"
+
+
+def ready(program: Program, options: argparse.Namespace) -> bool:
+    """Whether a program is compiled as it is asked for."""
+    made = program._compiled
+    if made is None or changes(options):
+        return False
+    return bool(made.context.target.name == options.target)
 
 
 def pipeline(options: argparse.Namespace) -> Pipeline:
@@ -37,7 +62,7 @@ def pipeline(options: argparse.Namespace) -> Pipeline:
     from migx.pipeline import Pipeline
     from migx.target import CompileOptions, get_target
 
-    target = get_target(options.target)
-    if options.passes is not None:
-        return Pipeline.parse(options.passes)
-    return target.get_passes(target.get_context(), CompileOptions())
+    target, asked = get_target(options.target), CompileOptions(**compiling(options))
+    if asked.passes is not None:
+        return Pipeline.of(asked.passes)
+    return target.get_passes(target.get_context(), asked)

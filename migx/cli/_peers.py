@@ -73,7 +73,7 @@ class Onnxruntime:
         try:
             made = self._attempt(model, levels.ORT_ENABLE_ALL)
         except self._errors as error:
-            raise PeerError(f"onnxruntime cannot load {self.path}: {error}") from error
+            raise PeerError(f"onnxruntime cannot load {self.path}: {str(error).strip()}") from error
         self.notes.append(
             f"onnxruntime needs its graph optimisations for this model, so they are on: {first}"
         )

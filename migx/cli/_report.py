@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -57,8 +58,8 @@ def _is_number(cell: str) -> bool:
 def sentence(doc: str | None) -> str:
     """The first sentence of a docstring, in one line."""
     text = " ".join((doc or "").split())
-    end = text.find(". ")
-    return text if end < 0 else text[: end + 1]
+    found = re.search(r"(?<! al)\.(?= +[^a-z ])", text)
+    return text if found is None else text[: found.end()]
 
 
 def fields(cls: type[Any]) -> list[dict[str, str]]:

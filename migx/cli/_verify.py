@@ -54,9 +54,9 @@ def checked(
     with _load.progress("running on ref"):
         expected = got = traced(plain, inputs, [spent, recorder] if options.each else [spent])
     subject = plain
-    if options.target != "ref" or options.passes is not None:
+    if options.target != "ref" or _options.changes(options):
         with _load.progress(f"running on {options.target}"):
-            subject = compiled(program, options.target, passes=options.passes)
+            subject = compiled(program, options.target, **_options.compiling(options))
             got = run_compiled(subject, inputs)
     names, values, notes = program.main.output_names, recorder.values, list[str]()
     if against == "onnxruntime":

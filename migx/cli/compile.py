@@ -1,7 +1,7 @@
 """Compiles a model for a target, and saves it ready to run.
 
-The file holds the program, its weights and what the target compiled; ``migx run`` and
-``migx.load`` take it as it is.
+The file holds the program with its weights, and what the target compiled, with the weights as its
+kernels read them; ``migx run`` and ``migx.load`` take it as it is.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def _add_int4(parser: argparse.ArgumentParser) -> None:
         "--block",
         type=int,
         choices=(32, 64, 128),
-        help="how many of these have a scale in common (64)",
+        metavar="N",
+        help="how many of these have a scale in common: 32, 64 (unless said) or 128",
     )
     parser.add_argument("--symmetric", action="store_true", help="scales without zero points")
     parser.add_argument(
@@ -81,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
     start = time.perf_counter()
     squeezed = _squeezed(program, options) if options.int4_weights else None
     with _load.progress(f"compiling for {options.target}"):
-        program.compile(target, passes=options.passes)
+        program.compile(target, **_options.compiling(options))
         if options.weights is not None:
             program = replace_onnx_external_weights(program, options.weights, target)
             program.finalize(target)
@@ -136,8 +137,10 @@ def summary(program: Program, target: str, seconds: float) -> dict[str, Any]:
 
 
 def _print(found: dict[str, Any]) -> None:
-    modules = ", ".join(f"{name} of {size}" for name, size in found["instructions"].items())
-    print(f"compiled for {found['target']} in {found['seconds']:.3f} s: {modules} instructions")
+    print(
+        f"compiled for {found['target']} in {found['seconds']:.3f} s: "
+        f"{_modules(found['instructions'])} instructions"
+    )
     if "int4" in found:
         count, before, after = found["int4"].values()
         sizes = f"; constants of {before / 1e6:,.2f} MB became {after / 1e6:,.2f} MB"
@@ -148,3 +151,13 @@ def _print(found: dict[str, Any]) -> None:
         print(f"left out: {len(missing)} weights, to be given by --weights or at run time")
     if "file" in found:
         print(f"{found['file']['name']}: {found['file']['bytes'] / 1e6:,.2f} MB")
+
+
+def _modules(sizes: dict[str, int]) -> str:
+    """The sizes of modules, those within others in one number where there are many."""
+    listed = [f"{name} of {size}" for name, size in sizes.items()]
+    if len(listed) > 4:
+        outer = [f"{name} of {size}" for name, size in sizes.items() if name in ("main", "weights")]
+        within = sum(sizes.values()) - sum(sizes.get(name, 0) for name in ("main", "weights"))
+        listed = [*outer, f"{len(sizes) - len(outer)} modules within of {within}"]
+    return ", ".join(listed)

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from migx.cli import _report
-from migx.errors import UnknownName
+from migx.errors import UnknownName, there_are
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,5 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _unknown(name: str, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    import difflib
-
-    near = difflib.get_close_matches(name, [e["name"] for e in found], n=5)
-    raise UnknownName(f"no ONNX operator {name!r} is read; near it: {', '.join(near) or 'nothing'}")
+    known = there_are(name, (each["name"] for each in found))
+    raise UnknownName(f"no ONNX operator {name!r} is read; {known}")

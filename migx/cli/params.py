@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     if options.layouts:
         if program._compiled is None:
             with _load.progress(f"compiling for {options.target}"):
-                program.compile(options.target, passes=options.passes)
+                program.compile(options.target, **_options.compiling(options))
         made = program.compiled
         rows, relaid = list(layouts(made)), list(relayouts(made))
     else:

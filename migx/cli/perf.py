@@ -28,7 +28,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _load.add_model(parser)
     _options.add_inputs(parser)
     _options.add_target(parser)
-    parser.set_defaults(target="cpu")
     parser.add_argument("--threads", metavar="N", type=int, help="threads (the physical cores)")
     parser.add_argument("--repeat", metavar="N", type=int, default=20, help="run N times (20)")
     parser.add_argument("--each", action="store_true", help="list every instruction")
@@ -45,11 +44,13 @@ def run(options: argparse.Namespace) -> int:
     if options.repeat < 1:
         raise _load.UsageError(f"--repeat {options.repeat}: run once or more often")
     peers = _peers(options)
-    program = _load.load(options)
+    program = _load.load(options, to_run=options.threads is None)
     inputs, sizes = _inputs.read_or_drawn(program, options)
     with _load.progress(f"compiling for {options.target}"):
         start = time.perf_counter()
-        program.compile(options.target, passes=options.passes, num_threads=options.threads)
+        if options.threads is not None or not _options.ready(program, options):
+            asked = _options.compiling(options)
+            program.compile(options.target, num_threads=options.threads, **asked)
         compiling = time.perf_counter() - start
     profile = _profiled(program, inputs, options.target)
     runs = _timed(

@@ -11,12 +11,9 @@ import statistics
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from migx.cli import _load, _options, _report
-
-if TYPE_CHECKING:
-    from migx.ir import Program
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -36,14 +33,14 @@ def run(options: argparse.Namespace) -> int:
 
     if options.repeat < 1:
         raise _load.UsageError(f"--repeat {options.repeat}: run once or more often")
-    program = _load.load(options)
+    program = _load.load(options, to_run=True)
     inputs, sizes = _inputs.read_or_drawn(program, options)
     names = program.main.output_names
     try:
         with _load.progress(f"compiling for {options.target}"):
             start = time.perf_counter()
-            if not _ready(program, options):
-                program.compile(options.target, passes=options.passes)
+            if not _options.ready(program, options):
+                program.compile(options.target, **_options.compiling(options))
             compiling = time.perf_counter() - start
         outputs, seconds = _timed(program, inputs, options.repeat)
     except MigxError as error:
@@ -62,13 +59,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         _print(found)
     return 0
-
-
-def _ready(program: Program, options: argparse.Namespace) -> bool:
-    """Whether the file held the program compiled as it is asked for."""
-    made = program._compiled
-    given = made is not None and options.passes is None
-    return made is not None and given and made.context.target.name == options.target
 
 
 def _timed(program: Any, inputs: Mapping[str, Any], repeat: int) -> tuple[list[Any], list[float]]:

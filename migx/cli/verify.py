@@ -20,7 +20,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against",
         choices=["onnxruntime", "ref"],
-        help="what with: onnxruntime for ONNX files, ref for others",
+        metavar="PEER",
+        help="what with: onnxruntime, as ONNX files are unless said, or ref, as others are",
     )
     parser.add_argument(
         "--each",

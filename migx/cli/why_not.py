@@ -1,7 +1,8 @@
 """Says why a rule does not apply at an instruction, and how far its pattern matches there.
 
---at names an instruction of the text (%3, body:%3 in a submodule), a parameter, or an ONNX node;
-what reads it is looked at as well, as far as the pattern reaches.
+--at names an instruction of the text (%3, body:%3 in a submodule), a parameter, an ONNX node, or
+an operation, which means every instruction of it; what reads it is looked at as well, as far as the
+pattern reaches.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def run(options: argparse.Namespace) -> int:
     if events is not None:
         origins = {origin for at in named(program, options.at) for origin in at.origins}
         here = sum(bool(origins & set(event.origins)) for event in events)
-        print(f"\nrewrites by it in a run of {cls.name}: {len(events)}, of them here: {here}")
+        where = f", of them here: {here}" if origins else ""
+        print(f"\nrewrites by it in a run of {cls.name}: {len(events)}{where}")
     return 0
 
 

@@ -32,19 +32,20 @@ from migx.onnx.graphs import all_nodes, in_order
 from migx.onnx.node import Node
 from migx.onnx.opsets import domain_of, imported, opset_versions, version_meant
 from migx.onnx.sparse import dense
-from migx.onnx.wire import Stripped, read_stripped
+from migx.onnx.wire import Stripped, read_stripped, stripped_of
 from migx.ops.builtin import Literal, OnnxExternalWeights
 from migx.shape import Shape
 from migx.weights import assume
 
 
 def parse_onnx(
-    path: str | Path,
+    model: str | Path | onnx.ModelProto | bytes,
     input_dims: Mapping[str, Sequence[Extent]] | None = None,
     *,
     defer_external_weights: bool = False,
 ) -> Program:
-    """The program of an ONNX file; weights are mapped, not copied.
+    """The program of an ONNX file; weights are mapped, not copied. Or of a model in memory, or of
+    the bytes of one, whose external data lies in the current folder.
 
     Dims that have names in the file are symbols of those names, dims without one symbols named
     after the input and axis. ``input_dims`` gives inputs other dims, numbers or ``Dim``s.
@@ -55,10 +56,12 @@ def parse_onnx(
 
     ``OnnxError`` lists everything that is not supported at once; other errors name the node.
     """
-    path = Path(path).absolute()
-    return program_of(
-        read_stripped(path), path.parent, input_dims, defer_external_weights=defer_external_weights
-    )
+    if isinstance(model, onnx.ModelProto | bytes):
+        stripped, folder = stripped_of(model), Path.cwd()
+    else:
+        path = Path(model).absolute()
+        stripped, folder = read_stripped(path), path.parent
+    return program_of(stripped, folder, input_dims, defer_external_weights=defer_external_weights)
 
 
 def program_of(

@@ -9,7 +9,7 @@ the program.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -65,6 +65,8 @@ def evaluated(op: Operation, inputs: Sequence[Instruction]) -> Array | None:
     """
     if not inputs or not operations.traits(op).foldable or not operations.can_evaluate(op):
         return None
+    if op.name == "convert" and inputs[0].shape.dtype.is_float:
+        return _truncated(op, inputs[0])
     known = [contents(value) for value in inputs]
     arrays = [array for array in known if array is not None]
     if len(arrays) < len(known):
@@ -88,6 +90,93 @@ def evaluated(op: Operation, inputs: Sequence[Instruction]) -> Array | None:
         return None
 
 
+def _truncated(op: Any, value: Instruction) -> Array | None:
+    """The integers that numbers with a fraction become, where they are known."""
+    if op.to not in (I64, I32) or not value.shape.static or int(value.shape.elements) > LIMIT:
+        return None
+    if (held := constant_value(value, most=LIMIT)) is not None:
+        whole: Array = op.compute(held)
+        return whole
+    if (found := _fractions(value)) is None:
+        return None
+    above, below = found
+    try:
+        return np.asarray(np.frompyfunc(_quotient, 2, 1)(above, below), object)
+    except DimError:
+        return None
+
+
+Fractions: TypeAlias = tuple[Array, int]
+"""Numbers as numerators and one denominator above 0."""
+MOST_PARTS = 1 << 10
+"""A number is taken for a fraction if its denominator is a power of two up to this: products with
+sizes have no rounding then.
+"""
+
+
+def _fractions(value: Instruction) -> Fractions | None:
+    """Floats as fractions, where they come from known integers by arithmetic without rounding but
+    for that of one division, which no integer is near enough to be mistaken for.
+    """
+    if not value.shape.static or int(value.shape.elements) > LIMIT:
+        return None
+    if type(value.op) is Literal:
+        return None if value.op.replaceable else _of_floats(value.op.value.array)
+    if value.op.name == "convert" and (held := contents(value.inputs[0])) is not None:
+        return np.asarray(held, object), 1
+    known = [_fractions(v) for v in value.inputs]
+    given = [f for f in known if f is not None]
+    if not given or len(given) < len(known):
+        return None
+    function = _ON_FRACTIONS.get(value.op.name)
+    if function is not None:
+        return function(*given)
+    if value.op.name in ("broadcast", "convert", "multibroadcast", "reshape", "squeeze"):
+        ((above, below),) = given
+        return (above if value.op.name == "convert" else _own(value.op, above)), below
+    return None
+
+
+def _of_floats(held: Array) -> Fractions | None:
+    if held.dtype.kind != "f" or not np.all(np.isfinite(held)):
+        return None
+    ratios = [float(x).as_integer_ratio() for x in held.reshape(-1)]
+    below = max((b for _, b in ratios), default=1)
+    if below > MOST_PARTS:
+        return None
+    above = np.empty(len(ratios), object)
+    above[:] = [a * (below // b) for a, b in ratios]
+    return above.reshape(held.shape), below
+
+
+def _sum(a: Fractions, b: Fractions, sign: int = 1) -> Fractions | None:
+    return a[0] * b[1] + sign * b[0] * a[1], a[1] * b[1]
+
+
+def _times(a: Fractions, b: Fractions) -> Fractions | None:
+    below = a[1] * b[1]
+    return None if below & (below - 1) else (a[0] * b[0], below)
+
+
+def _over(a: Fractions, b: Fractions) -> Fractions | None:
+    divisors = set(b[0].reshape(-1))
+    by = divisors.pop() if len(divisors) == 1 else 0
+    if a[1] & (a[1] - 1) or isinstance(by, Dim) or by <= 0:
+        return None
+    return a[0] * b[1], a[1] * by
+
+
+_ON_FRACTIONS: dict[str, Callable[..., Fractions | None]] = {
+    "add": _sum,
+    "sub": lambda a, b: _sum(a, b, -1),
+    "mul": _times,
+    "div": _over,
+    "neg": lambda a: (-a[0], a[1]),
+    "floor": lambda a: (a[0] // a[1], 1),
+    "ceil": lambda a: ((a[0] + (a[1] - 1)) // a[1], 1),
+}
+
+
 def literal_or_dims(value: Array, like: operations.DType) -> Operation:
     """The operation that holds contents: a literal where all are numbers, else a
     ``dim_literal``.
@@ -104,19 +193,34 @@ def _plain(x: Any) -> Any:
     return x if isinstance(x, Dim) else int(x)
 
 
-def constant_value(value: Instruction) -> Array | None:
+def constant_value(
+    value: Instruction,
+    most: int | None = None,
+    known: dict[Instruction, Array | None] | None = None,
+) -> Array | None:
     """The value of an instruction that depends on fixed literals alone, evaluated now; None when it
-    does not.
+    does not, or when any value on the way has more than ``most`` elements.
 
     For operands an importer must know, such as the scales of a Resize.
     """
+    known = {} if known is None else known
+    if value not in known:
+        known[value] = _constant_value(value, most, known)
+    return known[value]
+
+
+def _constant_value(
+    value: Instruction, most: int | None, known: dict[Instruction, Array | None]
+) -> Array | None:
+    if not value.shape.static or (most is not None and int(value.shape.elements) > most):
+        return None
     if type(value.op) is Literal:
         return None if value.op.replaceable else value.op.value.array
     if not value.inputs or not operations.traits(value.op).foldable or value.modules:
         return None
-    if not operations.can_evaluate(value.op) or not value.shape.static:
+    if not operations.can_evaluate(value.op):
         return None
-    inputs = [constant_value(v) for v in value.inputs]
+    inputs = [constant_value(v, most, known) for v in value.inputs]
     arrays = [a for a in inputs if a is not None]
     if len(arrays) < len(inputs):
         return None
@@ -152,11 +256,13 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _quotient(a: Any, b: Any) -> Any:
-    """Integer division truncates; it is floor division where both sides are known not to be
-    negative.
+    """Integer division truncates: of a side that may be negative the parts on both sides of 0 are
+    divided, each rounded down.
     """
-    if dim.bounds(a)[0] < 0 or dim.bounds(b)[0] < 0:
+    if dim.bounds(b)[0] < 0:
         raise DimError(f"the sign of {a} / {b} is not known before the dims are bound")
+    if dim.bounds(a)[0] < 0:
+        return dim.maximum(a, 0) // b - dim.maximum(-a, 0) // b
     return a // b
 
 

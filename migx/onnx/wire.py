@@ -9,7 +9,7 @@ package, and the cut pieces are known by where they lie in the file.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,17 +49,36 @@ def read_stripped(path: Path) -> Stripped:
         raise OnnxError(f"cannot read {path}: {error.strerror}") from error
     with whole, memoryview(whole) as view:
         embedded: dict[int, Source] = {}
-        try:
-            rest = b"".join(_model(view, path, embedded))
-            model = onnx.ModelProto.FromString(rest)
-            _check_strings(model)
-        except (DecodeError, IndexError) as error:
-            cut = isinstance(error, IndexError)
-            why = _looks_like(bytes(view[:64])) or ("it is truncated" if cut else str(error))
-            raise OnnxError(f"{path} is not an ONNX model: {why}") from error
+        return Stripped(
+            _parsed(view, lambda: b"".join(_model(view, path, embedded)), path), embedded
+        )
+
+
+def stripped_of(model: onnx.ModelProto | bytes) -> Stripped:
+    """A model that is in memory, or the bytes of one. ``OnnxError`` where it is none."""
+    name = "what was given"
+    if isinstance(model, onnx.ModelProto):
+        return Stripped(_whole(model, name), {})
+    return Stripped(_parsed(memoryview(model), lambda: model, name), {})
+
+
+def _parsed(view: memoryview, kept: Callable[[], bytes], name: object) -> onnx.ModelProto:
+    """The model in what is kept of some bytes."""
+    try:
+        model = onnx.ModelProto.FromString(kept())
+        _check_strings(model)
+    except (DecodeError, IndexError) as error:
+        cut = isinstance(error, IndexError)
+        why = _looks_like(bytes(view[:64])) or ("it is truncated" if cut else str(error))
+        raise OnnxError(f"{name} is not an ONNX model: {why}") from error
+    return _whole(model, name)
+
+
+def _whole(model: onnx.ModelProto, name: object) -> onnx.ModelProto:
+    """The model, where it has what every model has."""
     if not model.HasField("graph") or not model.ir_version:
-        raise OnnxError(f"{path} is not an ONNX model: it has no graph or no IR version")
-    return Stripped(model, embedded)
+        raise OnnxError(f"{name} is not an ONNX model: it has no graph or no IR version")
+    return model
 
 
 def _looks_like(head: bytes) -> str:

@@ -6,11 +6,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from migx.errors import there_are
+
 
 def __getattr__(name: str) -> Any:
+    classes = _classes()
+    if name not in classes:
+        raise AttributeError(f"migx.ops has no operation {name!r}; {there_are(name, classes)}")
+    found = globals()[name] = classes[name]  # not asked for again
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_classes()})
+
+
+def _classes() -> dict[str, Any]:
+    """Our operations by the names of their classes."""
     from migx import plugins
 
-    for cls in plugins.operations().values():
-        if cls.__name__ == name and cls.__module__.startswith(__name__):
-            return cls
-    raise AttributeError(f"migx.ops has no operation {name!r}; `migx ops` lists them")
+    found = plugins.operations().values()
+    return {each.__name__: each for each in found if each.__module__.startswith(__name__)}

@@ -13,7 +13,7 @@ import numpy as np
 from migx.dim import Extent, bounds
 from migx.errors import ShapeError
 from migx.op import Array, Operation
-from migx.shape import Shape
+from migx.shape import Dims, Shape
 
 
 def expect_spatial(
@@ -85,3 +85,13 @@ def taps(starts: Sequence[int], counts: Sequence[int], stride: Sequence[int]) ->
             for start, count, step in zip(starts, counts, stride, strict=True)
         ),
     )
+
+
+def joined(pads: Dims, padding: Dims) -> Dims | None:
+    """The padding of a window after that of ``pad``, in one; None where a window has no such."""
+    rank = len(pads) // 2
+    outside = (*pads[:2], *pads[rank : rank + 2])
+    spatial = (*pads[2:rank], *pads[rank + 2 :])
+    if any(p != 0 for p in outside) or any(bounds(p)[0] < 0 for p in spatial):
+        return None
+    return tuple(p + q for p, q in zip(spatial, padding, strict=True))

@@ -16,7 +16,15 @@ from migx import dim
 from migx.dim import Extent
 from migx.errors import EvaluationError, ShapeError
 from migx.op import Array, Modules, Op, Operation, Shapes
-from migx.ops._rules import expect, expect_axis, expect_same_dims, expect_same_type, rounded, wide
+from migx.ops._rules import (
+    expect,
+    expect_axis,
+    expect_same_dims,
+    expect_same_type,
+    no_warnings,
+    rounded,
+    wide,
+)
 from migx.shape import BOOL, I64, Shape
 
 
@@ -96,7 +104,8 @@ class Scatter(Op, abstract=True):
         # ufunc.at is fast where data, places and updates are flat and of one type.
         result = np.array(wide(x), order="C")
         places = (rows.reshape(-1, 1) * inner + np.arange(inner)).reshape(-1)
-        self.combine.at(result.reshape(-1), places, wide(updates).reshape(-1))
+        with no_warnings():
+            self.combine.at(result.reshape(-1), places, wide(updates).reshape(-1))
         return rounded(result, x)
 
 

@@ -1,4 +1,4 @@
-"""Choosing the scales with which weights are stored in a few bits."""
+"""Choosing the scales with which weights, or activations, are stored in a few bits."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from migx.errors import ShapeError
 from migx.op import Array, Modules, Op, Runnable, Shapes
 from migx.ops._rules import expect, expect_axis, no_warnings, wide
 from migx.ops.packing import integers
-from migx.shape import F16, I2, I4, U2, U4, U8, DType, Shape
+from migx.shape import F16, I2, I4, I8, U2, U4, U8, DType, Shape
 
 SHARES = tuple(n / 16 for n in range(16, 7, -1))
 """The parts of a block's range that "mse" tries."""
+HELD = (I8, I4, U4, I2, U2)
+"""The types that levels are held in."""
 
 
 class ChooseScales(Op):
-    """The scales with which ``to`` holds weights, one for each block along an axis; a pair with the
+    """The scales with which ``to`` holds numbers, one for each block along an axis; a pair with the
     zero points in u8 where ``to`` is unsigned.
 
     With ``clip`` "minmax" the levels reach over all of a block and 0. With "mse" they reach over
@@ -35,10 +37,11 @@ class ChooseScales(Op):
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
         expect(self, shapes, 1)
         x, axis = shapes[0], expect_axis(self, self.axis, shapes[0].rank)
-        if self.to not in (I4, U4, I2, U2) or self.clip not in ("minmax", "mse") or self.block < 1:
+        if self.to not in HELD or self.clip not in ("minmax", "mse") or self.block < 1:
+            held = ", ".join(dtype.name for dtype in HELD)
             raise ShapeError(
-                f"{self.name} fits blocks of 1 or more to i4, u4, i2 or u2 by minmax or mse, not "
-                f"blocks of {self.block} to {self.to} by {self.clip}"
+                f"{self.name} fits blocks of 1 or more to {held} by minmax or mse, not blocks of "
+                f"{self.block} to {self.to} by {self.clip}"
             )
         if not x.dtype.is_float or x.dtype.bits < F16.bits:
             raise ShapeError(f"{self.name} takes f16 and wider floats, not {x.dtype}")

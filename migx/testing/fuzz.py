@@ -91,12 +91,10 @@ class Subject:
         self.fired: Counter[str] = Counter()
 
     def __str__(self) -> str:
-        law = (
-            "the law of weights after " if self.law and self.pipeline else "the law of weights on "
-        )
-        named = self.target is not None and not (self.law and self.pipeline)
-        what = f"target {self.target.name}" if named and self.target else str(self.pipeline)
-        return (law if self.law else "") + what
+        if self.law and self.pipeline:
+            return f"the law of weights after {self.pipeline}"
+        what = str(self.pipeline) if self.target is None else f"target {self.target.name}"
+        return f"the law of weights on {what}" if self.law else what
 
     def draw(self, seed: str) -> Drawn:
         """A program: one in two is drawn to match the rule that has had the least of them."""

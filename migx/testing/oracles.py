@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from migx.argument import Argument
 from migx.compiler import finalize
@@ -17,7 +18,7 @@ from migx.parser import parse
 from migx.rewrite import EventLog, Rule, RuleSet
 from migx.serialize import load, save
 from migx.target import CompileOptions, Target, get_target
-from migx.testing.bounds import NONE, Bound, ElementBounds, compare
+from migx.testing.bounds import NONE, Approximations, Bound, ElementBounds, compare
 
 Outputs = list[tuple[Argument, Bound]]
 
@@ -62,13 +63,15 @@ class Trial:
         self._expect_same(results, self.outputs(pipeline), str(pipeline))
         return True
 
-    def target(self, target: Target | str) -> None:
-        """Checks that a target computes what ``ref`` does, within the bounds of both ways."""
+    def target(self, target: Target | str, **options: Any) -> None:
+        """Checks that a target computes what ``ref`` does, within the bounds of both ways; compiled
+        with some options.
+        """
         chosen = get_target(target)
         context = chosen.get_context()
-        passes = chosen.get_passes(context, CompileOptions())
+        passes = chosen.get_passes(context, CompileOptions(**options))
         expected = self.outputs(passes)
-        compiled = self.program.copy().compile(chosen).compiled
+        compiled = self.program.copy().compile(chosen, **options).compiled
         with compiled.weights.reading() as slots:
             results = compiled.executable.run(dict(self.inputs), slots)
         lowered = self.program.copy()
@@ -125,7 +128,7 @@ def run_on_ref(
     program: Program,
     inputs: Mapping[str, Argument],
     given: Program,
-    approximations: Mapping[str, float] = NONE,
+    approximations: Approximations = NONE,
 ) -> Outputs:
     """What a program gives as it stands, with its bounds; literals that ``given`` does not have
     count as rounded.

@@ -5,12 +5,27 @@ from __future__ import annotations
 import numpy as np
 
 from migx.ir import Instruction
-from migx.match import on, skip, value, var
+from migx.match import constant, on, skip, value, var
 from migx.op import Array
-from migx.ops.layout import Broadcast, Multibroadcast
+from migx.ops.layout import (
+    Broadcast,
+    Contiguous,
+    Multibroadcast,
+    Reshape,
+    Slice,
+    Squeeze,
+    Transpose,
+    Unsqueeze,
+)
+from migx.ops.pointwise import Convert, Sub
+from migx.ops.pooling import Pooling
 from migx.ops.quantization import DequantizeLinear, QuantizeLinear
 from migx.rewrite import Cursor, Declined, rule
+from migx.shape import I8, I32, U8
 from migx.weights import is_readable, value_of
+
+MIDDLE = 128
+"""The zero point that makes of u8 what i8 is without one."""
 
 
 def is_sound(scale: Array) -> bool:
@@ -51,6 +66,36 @@ def requantize(x: Instruction, dq: Instruction, q: Instruction) -> Instruction |
     return x
 
 
+MOVES = (Reshape, Transpose, Squeeze, Unsqueeze, Slice, Contiguous, Pooling)
+"""What moves elements, or takes the greatest of some."""
+
+
+@rule(
+    on(QuantizeLinear, skip(*MOVES)(dequantized), var(), name="q")
+    | on(QuantizeLinear, skip(*MOVES)(dequantized), var(), var(), name="q")
+)
+def move_bytes(
+    at: Cursor, x: Instruction, dq: Instruction, q: Instruction
+) -> Instruction | Declined:
+    """What is dequantised only to be moved, or for the greatest of some, and then quantised again
+    as it was, is moved as it was.
+    """
+    if not alike(dq, q) or not x.shape.same_type(q.shape.with_dims(x.shape.dims)):
+        return Declined("the parameters of the two differ")
+    if not x.shape.dtype.is_integer or dq.inputs[1].shape.elements != 1:
+        return Declined("scales differ from place to place")
+    moves: list[Instruction] = []
+    value = q.inputs[0]
+    while value is not dq:
+        if len(value.users) != 1 or (isinstance(value.op, Pooling) and value.op.mode != "max"):
+            return Declined(f"{value.op.name} is read by others, or computes")
+        moves.insert(0, value)
+        value = value.inputs[0]
+    for move in moves:
+        x = at(move.op, x, *move.inputs[1:])
+    return x
+
+
 quantized = on(QuantizeLinear, name="q")
 
 
@@ -77,4 +122,26 @@ def same(a: Instruction, b: Instruction) -> bool:
     return a is b or (is_readable(a) and is_readable(b) and value_of(a) == value_of(b))
 
 
-cleaning = zero_point + requantize
+@rule(
+    on(
+        DequantizeLinear,
+        constant("x", lambda v: v.shape.dtype is U8),
+        var("scale"),
+        skip(Broadcast, Multibroadcast)(value(MIDDLE)),
+        name="dq",
+    )
+)
+def weights_about_128(
+    at: Cursor, x: Instruction, scale: Instruction, dq: Instruction
+) -> Instruction:
+    """Constant u8 about 128 are i8 about 0."""
+    return at(dq.op, centred(at, x), scale)
+
+
+def centred(at: Cursor, x: Instruction) -> Instruction:
+    """u8 less 128, as i8."""
+    middle = at(Multibroadcast(x.shape.dims), at.literal(np.array(MIDDLE, np.int32)))
+    return at(Convert(I8), at(Sub(), at(Convert(I32), x), middle))
+
+
+cleaning = zero_point + requantize + move_bytes + weights_about_128

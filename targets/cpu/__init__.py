@@ -14,11 +14,13 @@ PASSES = (
     "rewrite_convolution_backwards",
     "rewrite_pooling",
     "rewrite_resize",
+    "simplify_qdq",
     "optimize_module",
     "fuse_int4",
     "fuse_attention",
     "optimize_module",
     "hoist_weights",
+    "fuse_quantized",
     "fuse_pointwise_reduce",
     "fuse_epilogue",
     "fuse_concat",
@@ -36,7 +38,10 @@ class Cpu(Target):
     """
 
     def get_passes(self, context: Context, options: CompileOptions) -> Pipeline:
-        return Pipeline.parse(",".join(PASSES))
+        passes = list(PASSES)
+        if options.rounds_activations:
+            passes.insert(passes.index("fuse_int4") + 1, "quantize_activations")
+        return Pipeline.parse(",".join(passes))
 
     def make_executable(self, program: Program, context: Context) -> Executable:
         from migx.targets.cpu.executable import CpuExecutable

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 
@@ -15,6 +15,8 @@ from migx.targets.cpu.windows import Axis
 # Costs, in turns of the two units that multiply and add.
 LOADS = 0.1
 """What a load costs beside the arithmetic it hides behind; 0.5 would be all of it."""
+STEP = 2.0
+"""Going on to the next element of the kernels."""
 LATENCY = 4.0
 """Turns until a sum can be added to again."""
 COPY = 2.0
@@ -22,18 +24,23 @@ COPY = 2.0
 GATHER = 12.0
 FINISH = 2.0
 """Writing a vector of the result; a vector of sums that waits for more channels costs as much."""
-TURNING = 4.0
+TURNING = 12.0
 """The same where pixels and channels must change places."""
 FETCH = 1.0
 """Bringing a vector of weights from afar, for each tile again."""
 TILE = 1000.0
 """Beginning a tile."""
+ALONE = 30_000.0
+"""What one thread has done before others have come."""
 
-UNKNOWN, FEW = 56, 4
-"""What an extent is taken for that only the run will tell, and how many tiles it is cut into then,
-if not more.
+UNKNOWN, FEW = (5, 20, 80), 4
+"""What an extent is taken for, each in turn, that only the run will tell, and how many tiles it is
+cut into then, if not more.
 """
-MOST_ROWS, MOST_VECTORS = 16, 4
+ROOM = 512
+"""How many pixels a tile has at most, of whose number nothing is known."""
+MOST_ROWS, MOST_VECTORS = 12, 4
+"""With more rows, numbers that are repeated take registers before it is their turn."""
 PANELS = (1, 2, 4, 6, 7, 8, 12, 14, 16, 20, 24, 32)
 BLOCKS = (1, 2, 4, 8, 16)
 """Into how many tiles pixels and output channels are cut: as many panels of pixels to each, and so
@@ -44,7 +51,8 @@ many blocks of channels.
 @dataclass(frozen=True)
 class Work:
     """What is to be done: the windows, channels and outputs of each of so many ``repeats``. Where
-    the weights are ``packed`` as they are wanted, panels may be of output channels.
+    the weights are ``packed`` as they are wanted, panels may be of output channels. An image in
+    ``lines`` may be read as it lies. The size may be ``guessed``.
     """
 
     axes: tuple[Axis, Axis, Axis]
@@ -53,11 +61,23 @@ class Work:
     repeats: Extent
     sum: Type
     packed: bool
+    lines: bool = False
+    guessed: bool = False
 
     @property
     def known(self) -> bool:
         """Whether the size of the image is."""
         return all(isinstance(axis.made, int) for axis in self.axes)
+
+    @property
+    def cases(self) -> list[Work]:
+        """The same of an image of known size; of several such, where the size is not known."""
+        return [self] if self.known else [self._of(size) for size in UNKNOWN]
+
+    def _of(self, size: int) -> Work:
+        """The same with a size in the place of what is not known."""
+        axes = [replace(a, made=a.made if isinstance(a.made, int) else size) for a in self.axes]
+        return replace(self, axes=(axes[0], axes[1], axes[2]), guessed=True)
 
 
 @dataclass(frozen=True)
@@ -133,9 +153,9 @@ class _Tile:
         _, height, width = work.axes
         across = minimum(maximum(width.made, 1), pixels)
         down = minimum(maximum(pixels // maximum(width.made, 1), 1), maximum(height.made, 1))
-        if not work.known:
+        if work.guessed or not work.known:
             down = minimum(down, (height.made + FEW - 1) // FEW + 1)
-        spread = _spread(work, down, across)
+        spread = 0 if work.lines and not panel else _spread(work, down, across)
         weights = panel * prod(axis.length for axis in work.axes)
         fits = machine.l2 // 2 // work.sum.nbytes // maximum(1, spread + weights)
         most = maximum(1, minimum(work.channels, fits))
@@ -146,31 +166,47 @@ class _Tile:
 
 @lru_cache(maxsize=1024)
 def chosen(machine: Machine, work: Work) -> Cut:
-    """The cut by which the work costs least."""
-    _, _, strip, pixels, strips = min(_candidates(machine, work))
+    """The cut by which the work costs least; of unknown size, least beyond the best for each."""
+    found = list(_candidates(machine, work))
+    best = [max(1.0, min(costs)) for costs in zip(*(costs for costs, *_ in found), strict=True)]
+    _, strip, pixels, strips = min(
+        found, key=lambda one: sum(a / b for a, b in zip(one[0], best, strict=True))
+    )
     panel = strip.panel if strip.turned else 0
     return _cut(work, strip, _Tile.of(machine, work, pixels, panel), pixels, strips)
 
 
-def _candidates(machine: Machine, work: Work) -> Iterator[tuple[float, int, _Strip, int, int]]:
-    """For each way to cut its cost, a number by which no two are equal, the strip, the pixels of a
-    tile and the strips in it.
+def _candidates(
+    machine: Machine, work: Work
+) -> Iterator[tuple[tuple[float, ...], _Strip, int, int]]:
+    """For each way to cut its cost in each case, the strip, the pixels of a tile and the strips in
+    it.
     """
-    number = 0
-    for turned in (False, True) if work.packed and work.known else (False,):
+    cases = work.cases
+    for turned in (False, True) if work.packed else (False,):
         for strips in _strips(machine, work, turned):
             panel = strips[0].panel
-            different: dict[tuple[Extent, Extent], tuple[int, _Tile]] = {}
-            for pixels in (count * panel for count in (PANELS if work.known else PANELS[-1:])):
-                tile = _Tile.of(machine, work, pixels, panel if turned else 0)
-                different.setdefault((tile.down, tile.across), (pixels, tile))
+            different: dict[Hashable, tuple[int, list[_Tile]]] = {}
+            for pixels in (count * panel for count in _panels(work, panel, turned)):
+                weights = panel if turned else 0
+                tiles = [_Tile.of(machine, case, pixels, weights) for case in cases]
+                sizes = tuple((tile.down, tile.across) for tile in tiles)
+                different.setdefault(sizes, (pixels, tiles))
             for strip in strips:
                 count = -(-work.outputs // strip.unit)
-                shares = dict.fromkeys(-(-count // min(count, n)) for n in BLOCKS)
-                for pixels, tile in different.values():
-                    for share, cost in _costs(machine, work, strip, tile, shares):
-                        number += 1
-                        yield cost, number, strip, pixels, share
+                shares = list(dict.fromkeys(-(-count // min(count, n)) for n in BLOCKS))
+                for pixels, tiles in different.values():
+                    each = zip(cases, tiles, strict=True)
+                    costs = [list(_costs(machine, c, strip, t, shares)) for c, t in each]
+                    for share, *cost in zip(shares, *costs, strict=True):
+                        yield tuple(cost), strip, pixels, share
+
+
+def _panels(work: Work, panel: int, turned: bool) -> Iterable[int]:
+    """How many panels wide tiles may be: sums of any number of pixels take room for them all."""
+    if work.known:
+        return PANELS
+    return (max(1, ROOM // panel),) if turned else PANELS[-1:]
 
 
 def _strips(machine: Machine, work: Work, turned: bool) -> Iterator[list[_Strip]]:
@@ -179,7 +215,11 @@ def _strips(machine: Machine, work: Work, turned: bool) -> Iterator[list[_Strip]
     for vectors in range(1, MOST_VECTORS + 1):
         most = min(MOST_ROWS, (machine.registers - vectors - 1) // vectors)
         most = most if turned else min(most, work.outputs)
-        yield [_Strip(rows, vectors, lanes, turned) for rows in range(max(1, most // 2), most + 1)]
+        least = max(1, most // 2)
+        if turned and work.known:
+            pixels = prod(int(axis.made) for axis in work.axes)
+            least = max(1, min(least, pixels))
+        yield [_Strip(rows, vectors, lanes, turned) for rows in range(least, most + 1)]
 
 
 def _cut(work: Work, strip: _Strip, tile: _Tile, pixels: int, strips: int) -> Cut:
@@ -228,44 +268,40 @@ def _spread(work: Work, down: Extent, across: Extent) -> Extent:
     return depth.length * width.length * rows * across
 
 
-def _known(extent: Extent) -> int:
-    return extent if isinstance(extent, int) else UNKNOWN
-
-
 def _costs(
     machine: Machine, work: Work, strip: _Strip, tile: _Tile, shares: Iterable[int]
-) -> Iterator[tuple[int, float]]:
+) -> Iterator[float]:
     """The turns that all of the work takes on as many threads as there are cores, for each number
     of strips that a tile may have.
     """
     depth, _, width = work.axes
-    across, down = _known(tile.across), _known(tile.down)
-    sizes = tile.sizes or {across * down: max(1, UNKNOWN * UNKNOWN // (across * down))}
+    across, down, chunk = int(tile.across), int(tile.down), int(tile.chunk)
     steps = work.channels * prod(axis.length for axis in work.axes)
-    chunks = -(-work.channels // tile.chunk) if isinstance(tile.chunk, int) else 2
+    chunks = -(-work.channels // chunk)
     copy = COPY if width.stride <= 2 and width.step == 1 else GATHER
     row = -(-across // strip.lanes) / across
-    seen = tile.spread if isinstance(tile.spread, int) else _known(_spread(work, down, across))
-    spread = copy * work.channels * row * seen / (across * down)
+    spread = copy * work.channels * row * int(tile.spread) / (across * down)
     fetched = FETCH * steps * strip.unit / strip.lanes
     begun = each = 0.0
-    for size, often in sizes.items():
-        turns, vectors = _turns_of(strip, size)
+    for size, often in tile.sizes.items():
+        turns, vectors = _turns_of(strip, size, work.guessed)
         ends = (TURNING if strip.turned else FINISH) * vectors * (2 * chunks - 1)
         begun += often * (TILE + spread * size)
         each += often * (turns * steps + ends + fetched)
-    repeats = _known(depth.made) * (work.repeats if isinstance(work.repeats, int) else 1)
+    repeats = int(depth.made) * (work.repeats if isinstance(work.repeats, int) else 1)
     for share in shares:
         times = repeats * -(-work.outputs // (strip.unit * share))
-        tiles = max(1, sum(sizes.values()) * times)
+        tiles = max(1, sum(tile.sizes.values()) * times)
         idle = -(-tiles // machine.cores) * machine.cores / tiles
-        yield share, (begun + share * each) * times * idle
+        all_of_it = (begun + share * each) * times
+        yield all_of_it * (idle if all_of_it > ALONE else 1)
 
 
-def _turns_of(strip: _Strip, pixels: int) -> tuple[float, int]:
+def _turns_of(strip: _Strip, pixels: int, guessed: bool) -> tuple[float, float]:
     """The turns of one step of the sums of a strip and all pixels, and their number of vectors."""
     if strip.turned:
-        pieces = -(-pixels // strip.rows)
+        # Of a number that is guessed it says nothing that it can be divided; half is left over.
+        pieces = max(1, pixels / strip.rows + 0.5) if guessed else -(-pixels // strip.rows)
         return pieces * _turns(strip.rows, strip.vectors), pieces * strip.rows * strip.vectors
     full, rest = pixels // strip.panel, -(-(pixels % strip.panel) // strip.lanes)
     turns = full * _turns(strip.rows, strip.vectors) + (_turns(strip.rows, rest) if rest else 0)
@@ -274,4 +310,4 @@ def _turns_of(strip: _Strip, pixels: int) -> tuple[float, int]:
 
 def _turns(rows: int, vectors: int) -> float:
     """The turns of one step of the sums of a strip and a panel."""
-    return max(rows * vectors / 2 + LOADS * (rows + vectors), LATENCY)
+    return max(rows * vectors / 2 + LOADS * (rows + vectors) + STEP, LATENCY)

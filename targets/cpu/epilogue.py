@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from migx.argument import Argument
 from migx.dim import Extent
-from migx.kernels import PRODUCT, Access, FusedKernel, Node
+from migx.kernels import PRODUCT, Access, FusedKernel, Node, row_and_column_axes
 from migx.targets.cpu import elements
 from migx.targets.cpu.emit import Function, Value
 from migx.targets.cpu.kernel import Frame
@@ -51,7 +51,7 @@ class Epilogue:
     def __init__(self, frame: Frame, kernel: FusedKernel, tile: Tile, columns: Extent) -> None:
         self.frame, self.f, self.kernel, self.tile = frame, frame.function, kernel, tile
         self.whole_vectors = isinstance(columns, int) and columns % tile.lanes == 0
-        self.row_axes, self.column_axes = axes(kernel)
+        self.row_axes, _ = row_and_column_axes(kernel)
 
     def write(self, block: Block) -> None:
         """Writes the results of a block of sums."""
@@ -70,21 +70,9 @@ class Epilogue:
 
     def _starts(self, row: Value) -> dict[Access, Value]:
         """Where a row of each operand begins."""
-        frame, f = self.frame, self.f
-        places: dict[int, Value] = {}
-        for number, axis in reversed(list(enumerate(self.row_axes))):
-            extent = frame.extent(self.kernel.dims[axis])
-            places[axis] = row % extent if number else row
-            row = row // extent if number else row
-        starts: dict[Access, Value] = {}
-        for access in self.kernel.accesses:
-            if access.operand != PRODUCT:
-                offset = f.as_index(0)
-                for axis, place in places.items():
-                    offset = offset + place * frame.extent(access.strides[axis])
-                first = frame.operands[access.operand]
-                starts[access] = f.element(first, offset, memory_of(access.dtype))
-        return starts
+        places = self.frame.places(row, self.kernel.dims, self.row_axes)
+        given = [a for a in self.kernel.accesses if a.operand != PRODUCT]
+        return {access: self.frame.start(access, places) for access in given}
 
     def _vector(self, place: _Place) -> None:
         """Computes and writes a vector of results."""
@@ -126,24 +114,17 @@ def evaluated(f: Function, nodes: Sequence[Node], read: Callable[[Access], Value
     return values
 
 
-def axes(kernel: FusedKernel) -> tuple[list[int], list[int]]:
-    """The axes of the space that count the rows of the product, and those that count columns: one,
-    or none where there is a single column.
-    """
-    rows = next(a.strides for a in kernel.accesses if a.operand == PRODUCT)
-    return [i for i, s in enumerate(rows) if s != 0], [i for i, s in enumerate(rows) if s == 0]
-
-
 def along(kernel: FusedKernel, access: Access) -> Extent:
     """The step of an operand from one column to the next."""
-    return next((access.strides[i] for i in axes(kernel)[1]), 0)
+    return next((access.strides[i] for i in row_and_column_axes(kernel)[1]), 0)
 
 
 def writable(kernel: FusedKernel) -> bool:
     """Whether ``Epilogue`` can write a description: its types and operations have instructions, and
-    its results have neighbours side by side.
+    its results have neighbours side by side, along at most one axis.
     """
-    if len(axes(kernel)[1]) > 1 or any(along(kernel, a) not in (0, 1) for _, a in kernel.outputs):
+    _, columns = row_and_column_axes(kernel)
+    if len(columns) > 1 or any(along(kernel, a) not in (0, 1) for _, a in kernel.outputs):
         return False
     return computable(kernel.nodes)
 

@@ -140,7 +140,8 @@ class CpuExecutable:
     def absorbed(self) -> frozenset[Instruction]:
         """The readings of packed constants that no run does: kernels take them as they lie."""
         outlines = [piece.outline for parts in self.pieces.values() for piece in parts]
-        return frozenset(at for outline in outlines for at in outline.absorbed)
+        read = {at for outline in outlines for at in outline.given}
+        return frozenset(at for outline in outlines for at in outline.absorbed if at not in read)
 
     def fallbacks(self) -> list[Instruction]:
         """The instructions that run on the host because they have no kernel."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from migx.kernels import PRODUCT, Access, FusedKernel
+from migx.kernels import PRODUCT, Access, FusedKernel, row_and_column_axes
 from migx.stages import weight
 from migx.targets.cpu import elements
-from migx.targets.cpu.emit import Type, Value
-from migx.targets.cpu.epilogue import along, axes, evaluated
+from migx.targets.cpu.emit import I8, Type, Value
+from migx.targets.cpu.epilogue import along, evaluated
 from migx.targets.cpu.kernel import Frame
 from migx.targets.cpu.tile import Matrix, memory_of
 
+LINE = 64
+"""Bytes of a cache line."""
 LIGHT = 6
 """Arithmetic on an element that is worth writing for each vector of a strip."""
 
@@ -34,8 +36,22 @@ class Finish:
     ) -> None:
         self.frame, self.f, self.kernel = frame, frame.function, kernel
         self.sum, self.lanes, self.outputs = sum_, lanes, outputs
-        self.row_axes, _ = axes(kernel)
+        self.row_axes, _ = row_and_column_axes(kernel)
         self.light = sum(weight(node) for node in kernel.nodes) <= LIGHT
+
+    def fetch(self, strip: Strip, vectors: int) -> None:
+        """Asks for the memory that so many vectors of a strip will be written to, and for what is
+        read with them; to begin to write lines one after another that are far takes long.
+        """
+        f, kernel = self.f, self.kernel
+        near = [a for a in kernel.accesses if a.operand != PRODUCT and along(kernel, a) == 1]
+        with f.loop(0, strip.rows) as row:
+            starts = self._starts(strip, strip.output + row.index)
+            for access in near:
+                memory = memory_of(access.dtype)
+                for place in range(0, vectors * self.lanes * memory.nbytes, LINE):
+                    at = f.element(starts[access], strip.pixel, memory)
+                    f.prefetch(f.element(at, place, I8), locality=2)
 
     def write(self, strip: Strip, sums: list[Value], rows: int, columns: Value | None) -> None:
         """Writes a strip of sums, so many rows; of each, all columns or some."""
@@ -105,24 +121,10 @@ class Finish:
 
     def _starts(self, strip: Strip, output: Value) -> dict[Access, Value]:
         """Where a channel of each operand begins."""
-        frame, f, dims = self.frame, self.f, self.kernel.dims
-        places: dict[int, Value] = {}
-        axes_left = list(self.row_axes)
-        if axes_left and dims[axes_left[-1]] == self.outputs:
-            places[axes_left.pop()] = output
-            rest = strip.item
+        frame, dims, axes = self.frame, self.kernel.dims, self.row_axes
+        if axes and dims[axes[-1]] == self.outputs:
+            places = {axes[-1]: output} | frame.places(strip.item, dims, axes[:-1])
         else:
-            rest = strip.item * self.outputs + output
-        for number, axis in reversed(list(enumerate(axes_left))):
-            extent = frame.extent(dims[axis])
-            places[axis] = rest % extent if number else rest
-            rest = rest // extent if number else rest
-        starts: dict[Access, Value] = {}
-        for access in self.kernel.accesses:
-            if access.operand != PRODUCT:
-                offset = f.as_index(0)
-                for axis, place in places.items():
-                    offset = offset + place * frame.extent(access.strides[axis])
-                first = frame.operands[access.operand]
-                starts[access] = f.element(first, offset, memory_of(access.dtype))
-        return starts
+            places = frame.places(strip.item * self.outputs + output, dims, axes)
+        given = [a for a in self.kernel.accesses if a.operand != PRODUCT]
+        return {access: frame.start(access, places) for access in given}

@@ -35,11 +35,12 @@ from numpy.typing import NDArray
 
 from migx import dim
 from migx.dim import Extent
-from migx.fusion import source
 from migx.ir import Instruction
+from migx.kernels import Access
 from migx.ops.builtin import Literal, Slot
 from migx.ops.formats import UnpackWeight
-from migx.shape import DType, Shape
+from migx.planning import is_alias
+from migx.shape import Dims, DType, Shape
 from migx.targets.cpu import jit
 from migx.targets.cpu.emit import BF16, F16, F32, F64, I1, I64, PTR, Function, Module, Type, Value
 from migx.targets.cpu.machine import Machine
@@ -56,10 +57,12 @@ TYPES = {
 
 
 def behind(value: Instruction) -> Instruction | None:
-    """The constant that a kernel may ask for in a weight format: what an input is a view of, where
-    that is a literal or a slot, or reads back what has been packed for it.
+    """The constant that a kernel may ask for in a weight format: what an input lies in, where that
+    is a literal or a slot, or reads back what has been packed for it.
     """
-    found = source(value)
+    found = value
+    while is_alias(found):
+        found = found.inputs[0]
     return found if isinstance(found.op, Literal | Slot | UnpackWeight) else None
 
 
@@ -136,6 +139,26 @@ class Frame:
         if extent not in self._words:
             self._words[extent] = self._word(len(self.operands) + len(self._words), I64)
         return self._words[extent]
+
+    def places(self, number: Value, dims: Dims, axes: Sequence[int]) -> dict[int, Value]:
+        """Where along some axes of a space that is which has a number among all their places; from
+        one to the next, the last axis moves first.
+        """
+        found: dict[int, Value] = {}
+        for outer, axis in reversed(list(enumerate(axes))):
+            extent = self.extent(dims[axis])
+            found[axis] = number % extent if outer else number
+            number = number // extent if outer else number
+        return found
+
+    def start(self, access: Access, places: Mapping[int, Value]) -> Value:
+        """The address of the first element of an operand that is at some places along axes."""
+        offset = self.extent(access.offset)
+        for axis, place in places.items():
+            offset = offset + place * self.extent(access.strides[axis])
+        memory = type_of(access.dtype)
+        assert memory is not None
+        return self.function.element(self.operands[access.operand], offset, memory)
 
     def fails(self, where: Value, fault: str) -> None:
         """Ends the run with an error that says ``fault``, where an i1 holds; the kernel goes on."""

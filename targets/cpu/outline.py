@@ -296,8 +296,8 @@ def _absorbed(
     kernel_of: Callable[[Instruction], Kernel | None],
     native: Mapping[Instruction, Writer],
 ) -> set[Instruction]:
-    """The readings of packed constants that need not be done: all who read them are kernels that
-    take the packed form.
+    """The readings of packed constants, of this piece or one before, that need not be done for it:
+    all who read them are kernels that take the packed form.
     """
     unpacked = {_root(value) for value in results}
     for at in instructions:
@@ -307,7 +307,8 @@ def _absorbed(
         inner = captured(at, kernel_of) if kernel is None and at not in native else []
         if not is_alias(at):
             unpacked |= {_root(value) for value in (*reads, *inner)}
-    return {at for at in instructions if isinstance(at.op, UnpackWeight) and at not in unpacked}
+    roots = {_root(at) for at in instructions if at.op.name != "@return"}
+    return {at for at in roots if isinstance(at.op, UnpackWeight) and at not in unpacked}
 
 
 def captured(

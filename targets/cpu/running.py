@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from migx import op as operations
 from migx.argument import Argument
 from migx.binding import Sizes, sizes_of
-from migx.errors import EvaluationError, MigxError
+from migx.errors import EvaluationError
 from migx.ir import Instruction, Module
+from migx.meaning import actual, as_function, by_meaning
 from migx.op import Runnable
 from migx.ops.builtin import GetTupleElem, Literal, Slot, Undefined
 from migx.planning import is_memory
 from migx.profile import Cost
 from migx.shape import TUPLE, Shape
+from migx.sizes import bound_now
 from migx.targets.cpu.memory import Layout, address, aligned, laid_out
 from migx.targets.cpu.outline import Cell, Kind, Work
 from migx.targets.cpu.plan import Plan
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
     from migx.targets.cpu.executable import CpuExecutable
 
 Values = dict[Instruction, Argument]
-FAILURES = (MigxError, ArithmeticError, LookupError, MemoryError, TypeError, ValueError)
-"""What the meaning of an operation raises when its operands do not fit it."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,8 @@ class Run:
             return self.value(at.inputs[0], at.op.index)
         if index >= 0:
             return self.values[at].parts[index]
-        op, shape = operations.bind(at.op, self.plan.sizes), self.bound(at.shape)
+        # A piece before may hold the view, and the plan of this one not know its sizes.
+        op, shape = operations.bind(at.op, self.sizes), at.shape.bind(self.sizes)
         inputs = [self.value(v) for v in at.inputs]
         return operations.evaluator(type(op))(op, self.executable.context, shape, inputs, [])
 
@@ -280,48 +281,25 @@ class Run:
             inputs = [own(v) for v in inputs]
             captured = {at: own(v) for at, v in captured.items()}
         modules = [self.runnable(m, captured) for m in at.modules]
-        kind: type = type(op)
-        evaluate = operations.evaluator(kind)
-        try:
-            return evaluate(op, self.executable.context, shape, inputs, modules)
-        except EvaluationError:
-            raise
-        except FAILURES as error:
-            message = f"{type(error).__name__}: {error}"
-            raise EvaluationError(draw_instruction(message, at)) from error
+        return by_meaning(at, op, self.executable.context, shape, inputs, modules)
 
     def runnable(self, module: Module, captured: Values) -> Runnable:
         """A module as a function of its parameters."""
 
-        def call(arguments: Sequence[Argument]) -> list[Argument]:
-            pairs = zip(module.parameters.items(), arguments, strict=True)
-            inner = sizes_of(((name, p.shape, a.shape) for (name, p), a in pairs), self.sizes)
+        def run(arguments: Sequence[Argument], inner: Sizes) -> list[Argument]:
             return self.executable.run_module(module, arguments, dict(captured), inner, self.call)
 
-        return call
+        return as_function(module, self.sizes, run)
 
     def late(self, at: Instruction, captured: Sequence[Instruction]) -> Sizes:
         """Runs the instruction that the next piece waits for, and gives the sizes known by its
         result.
         """
-        names = {s.name for s in (*at.shape.symbols(), *operations.symbols(at.op))}
-        known = {name: size for name, size in self.sizes.items() if name in names}
-        op, shape = at.op, at.shape.substitute(known)
-        if names <= known.keys():
-            op = operations.bind(op, known)
+        op, shape = bound_now(at.op, at.shape, self.sizes)
         result = own(self.evaluate(at, op, shape, captured, lasting=True))
         result = Argument(actual(result), result.data)
         self.values[at] = result
         return sizes_of([("its result", shape, result.shape)], self.sizes)
-
-
-def actual(value: Argument) -> Shape:
-    """The shape a value has, whatever was known of it before."""
-    if value.shape.dtype is TUPLE:
-        return Shape.tuple(*map(actual, value.parts))
-    if value.shape.dtype.is_tensor and not value.shape.dtype.is_packed:
-        return Shape(value.shape.dtype, value.array.shape)
-    return value.shape
 
 
 def own(value: Argument) -> Argument:

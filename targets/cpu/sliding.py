@@ -4,17 +4,22 @@ Lanes are windows side by side. Those of the rows that lie in the image as a who
 element by element and some rows together, so that what they see is read once, and masks and the
 numbers of a kernel stay in registers; at the upper and lower edge a loop runs over the rows that
 are there. To the left and to the right masks say what is beside the image.
+
+Where windows are so large that elements are seen many times, rows are first copied to scratch with
+what is beside the image around them, at a stride of two the even columns apart from the odd. Then
+there are neither edges nor masks, and lanes are always neighbours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import reduce
 from itertools import product as product_of
 
 from migx.dim import Extent, maximum, minimum, product
 from migx.shape import DType
-from migx.targets.cpu.emit import Value
+from migx.targets.cpu.emit import Type, Value
 from migx.targets.cpu.kernel import Frame
 from migx.targets.cpu.tile import memory_of
 from migx.targets.cpu.windows import Axis
@@ -23,6 +28,10 @@ TILE = 16384
 """Windows of a tile: some microseconds of work, so that sharing costs little."""
 UNROLLED, TOGETHER = 100, 4
 """Elements of windows that are written out, and rows of windows that are folded together."""
+MORE = 350, 7
+"""The same of windows of a copy: the more sums, the better they cover the latency of each."""
+COPIED = 16
+"""Elements of a window that make it worth copying the image first."""
 
 Tap = tuple[Value | int, Value | int, Value | int]
 """The place of an element in its window."""
@@ -47,7 +56,8 @@ class Sliding:
     next, of which each item has ``channels``, and each is seen by ``repeat`` channels of windows.
 
     ``begun`` gives what a fold begins with for a channel, ``fold`` adds an element, and ``done``
-    takes what came out. ``other`` is seen beside the image.
+    takes what came out. ``other`` is seen beside the image. Two folds are ``joined`` to that of all
+    their elements, where that can be.
     """
 
     frame: Frame
@@ -61,6 +71,48 @@ class Sliding:
     fold: Callable[[Value, Value, Value, Tap], Value]
     done: Callable[[Windows, Value], None]
     other: float = 0
+    joined: Callable[[Value, Value], Value] | None = None
+    top: Value = field(init=False)
+
+    @property
+    def copies(self) -> bool:
+        """Whether the image is copied with what is beside it."""
+        depth, height, width = self.axes
+        flat = depth.plain and depth.length == 1 and width.stride <= 2
+        return flat and COPIED <= height.length * width.length <= UNROLLED
+
+    @property
+    def scratch(self) -> Extent:
+        """The bytes of scratch that it takes."""
+        if not self.copies:
+            return 0
+        width = self.axes[2]
+        beyond = self.lanes + (width.length - 1) * width.dilation
+        rows = self._seen_rows(self._rows_of_tile) * width.stride
+        return (rows * self._pitch + beyond) * self._memory.nbytes
+
+    @property
+    def _memory(self) -> Type:
+        return memory_of(self.dtype)
+
+    @property
+    def _rows_of_tile(self) -> Extent:
+        _, height, width = self.axes
+        return maximum(minimum(TILE // maximum(width.made, 1), height.made), 1)
+
+    def _seen_rows(self, rows: Extent) -> Extent:
+        """How many rows of the image that many rows of windows see."""
+        height = self.axes[1]
+        return (rows - 1) * height.stride + (height.length - 1) * height.dilation + 1
+
+    @property
+    def _pitch(self) -> Extent:
+        """Elements from one row of the copy to the next, in whole vectors. Lanes that are no
+        windows may see more.
+        """
+        width, lanes = self.axes[2], self.lanes
+        reach = (width.length - 1) * width.dilation // width.stride
+        return (width.made + (reach + lanes - 1)) // lanes * lanes
 
     @property
     def planes(self) -> Extent:
@@ -71,10 +123,10 @@ class Sliding:
     def write(self) -> Extent:
         """Writes the loops; gives the number of tiles."""
         f, e = self.frame.function, self.frame.extent
-        depth, height, width = self.axes
+        depth, height, _ = self.axes
         pixels = maximum(product(axis.made for axis in self.axes), 1)
         share = maximum(TILE // pixels, 1)
-        rows = maximum(minimum(TILE // maximum(width.made, 1), height.made), 1)
+        rows = self._rows_of_tile
         down = (height.made + rows - 1) // rows
         with f.loop(self.frame.begin, self.frame.end) as tile:
             top = tile.index % e(down) * e(rows)
@@ -94,24 +146,65 @@ class Sliding:
         offset = item * e(self.steps[0]) + seen * e(self.steps[1])
         image = f.element(self.frame.operands[self.operand], offset, memory_of(self.dtype))
         _, height, width = self.axes
-        first, end = (f.maximum(top, f.minimum(v, bottom)) for v in height.whole(self.frame))
+        if self.copies:
+            image = self._copied(image, top, bottom)
+            first, end = top, bottom
+        else:
+            first, end = (f.maximum(top, f.minimum(v, bottom)) for v in height.whole(self.frame))
+        self.top = top
         with f.loop(0, e(width.made), self.lanes) as column:
             left = e(width.made) - column.index
             known = isinstance(width.made, int) and width.made % self.lanes == 0
             mask = None if known else f.first_lanes(f.opaque(left), self.lanes)
             at = Windows(channel, depth, top, column.index, mask)
-            together = first + (end - first) // self.together * self.together
-            self._turns(at, image, top, first, 0)
-            self._turns(at, image, first, together, self.together)
-            if self.together > 1:
-                self._turns(at, image, together, end, 1)
-            self._turns(at, image, end, bottom, 0)
+            if not self.copies:
+                self._turns(at, image, top, first, 0)
+            begin = first
+            for rows in self.groups:
+                past = begin + (end - begin) // rows * rows
+                self._turns(at, image, begin, past, rows)
+                begin = past
+            if not self.copies:
+                self._turns(at, image, end, bottom, 0)
+
+    def _copied(self, image: Value, top: Value, bottom: Value) -> Value:
+        """Copies what some rows of windows see to scratch; gives the address of the copy."""
+        f, e = self.frame.function, self.frame.extent
+        _, height, width = self.axes
+        made, lanes, pitch = self.frame.scratch, self.lanes, e(self._pitch)
+        rows = (bottom - top - 1) * height.stride + ((height.length - 1) * height.dilation + 1)
+        other = f.const(self._memory.times(lanes), self.other)
+        with f.loop(0, rows) as row:
+            place = height.place(self.frame, top, 0) + row.index
+            inside = f.compare("lt", place, e(height.given), signed=False)
+            line = f.element(image, place * e(height.step), self._memory)
+            for phase in range(width.stride):
+                number = row.index * width.stride + phase
+                out = f.element(made, number * pitch, self._memory)
+                with f.when(inside), f.loop(0, pitch, lanes) as at:
+                    begin = width.place(self.frame, at.index, 0) + phase
+                    limit = e(width.given)
+                    seen = width.vector(
+                        self.frame, line, begin, limit, self.dtype, lanes, self.other
+                    )
+                    f.store(seen, f.element(out, at.index, self._memory))
+                with f.unless(inside), f.loop(0, pitch, lanes) as at:
+                    f.store(other, f.element(out, at.index, self._memory))
+        return made
 
     @property
-    def together(self) -> int:
-        """How many rows of windows are folded in one turn, for what they see is read once."""
+    def groups(self) -> list[int]:
+        """How many rows of windows are folded in one turn, for what they see is read once: the
+        most, and then of those that are left.
+        """
         _, height, width = self.axes
-        return max(1, min(TOGETHER, UNROLLED // (height.length * width.length)))
+        unrolled, most = MORE if self.copies else (UNROLLED, TOGETHER)
+        most = max(1, min(most, unrolled // (height.length * width.length)))
+        if not self.copies or not isinstance(height.made, int):
+            return sorted({most, min(most, 2), 1}, reverse=True)
+        turns = max(1, -(-height.made // most))
+        even = -(-height.made // turns)
+        return [n for n in (even, height.made % even) if n] + [1]
 
     def _turns(self, at: Windows, image: Value, begin: Value, end: Value, rows: int) -> None:
         """Rows of windows, so many in each turn, which lie in the image as a whole; 0 are single
@@ -145,12 +238,18 @@ class Sliding:
         taps = range(width.length)
         if whole and height.length * width.length <= UNROLLED:
             first = height.place(self.frame, at[0].row, 0)
-            seen: dict[tuple[int, int], Value] = {}
-            for n, i, j in product_of(range(len(at)), range(height.length), taps):
-                place = n * height.stride + i * height.dilation, j
-                if place not in seen:
-                    seen[place] = self._seen(at[n], plane, first + place[0], j)
-                totals[n] = self.fold(totals[n], seen[place], at[n].channel, (deep, i, j))
+            if self.copies:
+                first = (at[0].row - self.top) * height.stride
+            if self.joined is not None and height.length > height.stride:
+                return self._joined(at, plane, (first, deep), totals)
+            # Column by column: what these rows see of one is no more than registers hold.
+            for j in taps:
+                seen: dict[int, Value] = {}
+                for i, n in product_of(range(height.length), range(len(at))):
+                    below = n * height.stride + i * height.dilation
+                    if below not in seen:
+                        seen[below] = self._seen(at[n], plane, first + below, j)
+                    totals[n] = self.fold(totals[n], seen[below], at[n].channel, (deep, i, j))
             return totals
         begin, end = height.taps(self.frame, at[0].row)
         with f.loop(begin, end, carry=totals) as row:
@@ -171,9 +270,33 @@ class Sliding:
             row.carry(total)
         return row.carried
 
+    def _joined(
+        self, at: list[Windows], plane: Value, place: tuple[Value, Value], totals: list[Value]
+    ) -> list[Value]:
+        """The folds of rows of windows, each joined of those of its rows, which several share."""
+        (first, deep), (_, height, width) = place, self.axes
+        assert self.joined is not None
+        parts: dict[int, Value] = {}
+        for n, windows in enumerate(at):
+            rows = [n * height.stride + i * height.dilation for i in range(height.length)]
+            for i, row in enumerate(rows):
+                if row not in parts:
+                    part = self.begun()
+                    for j in range(width.length):
+                        seen = self._seen(windows, plane, first + row, j)
+                        part = self.fold(part, seen, windows.channel, (deep, i, j))
+                    parts[row] = part
+            totals[n] = reduce(self.joined, (parts[row] for row in rows), totals[n])
+        return totals
+
     def _seen(self, at: Windows, plane: Value, row: Value, tap: Value | int) -> Value:
         """What windows see of a row by one of their columns."""
         f, (_, height, width) = self.frame.function, self.axes
+        if self.copies and isinstance(tap, int):
+            ahead, phase = divmod(tap * width.dilation, width.stride)
+            number = row * width.stride + phase
+            place = number * self.frame.extent(self._pitch) + at.column + ahead
+            return f.load(f.element(plane, place, self._memory), self._memory.times(self.lanes))
         line = f.element(plane, row * self.frame.extent(height.step), memory_of(self.dtype))
         first = width.place(self.frame, at.column, tap)
         limit = self.frame.extent(width.given)

@@ -10,19 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from migx.shape import F32, F64
 from migx.targets.cpu.cutting import Cut
-from migx.targets.cpu.emit import I8, I64, Type, Value
+from migx.targets.cpu.emit import I1, I8, I64, Type, Value
 from migx.targets.cpu.finish import Finish, Strip
 from migx.targets.cpu.kernel import Frame
 from migx.targets.cpu.spread import Spread
-from migx.targets.cpu.tile import Matrix, multiplied_and_added
-from migx.targets.cpu.transpose import scatter_columns
+from migx.targets.cpu.tile import multiplied_and_added
+from migx.targets.cpu.transpose import turned
 
 AHEAD = 4096
 """Bytes ahead of their use at which weights are asked for: they often come from far."""
-LINE = 64
-"""Bytes of a cache line."""
+LINE, TOGETHER = 64, 16
+"""Bytes of a cache line, and vectors of pixels that change places with channels at a time."""
 
 Step = Callable[[Value, Value, list[Value], Value], list[Value]]
 """What an element of the kernels does to sums: it is given the line of pixels, the numbers of the
@@ -85,6 +84,10 @@ class Inner:
                 plane.carry(*tap.carried)
         return plane.carried
 
+    def multiplied(self, number: Value, pixel: Value, total: Value) -> Value:
+        """A total and the product of an element of the kernels and one of the image."""
+        return multiplied_and_added(self.frame.function, number, pixel, total)
+
     def begun(self, share: Share, places: list[Value]) -> list[Value]:
         """Vectors of sums as earlier channels left them; zeros for the first."""
         f, vector = self.frame.function, self.sum.times(self.cut.lanes)
@@ -131,9 +134,9 @@ class Straight(Inner):
         count = (self.cut.strips if self.waits else 1) * self._leaves
         return count * self.cut.rows * self._pitch * self.sum.nbytes
 
-    def place(self, scratch: Value, lines: Value) -> None:
-        """Takes its scratch, and where lines begin."""
-        self.sums, self.lines = scratch, lines
+    def place(self, scratch: Value) -> None:
+        """Takes its scratch."""
+        self.sums = scratch
 
     def write(self, share: Share) -> None:
         """A strip by all pixels of the tile, panel by panel."""
@@ -149,7 +152,7 @@ class Straight(Inner):
             with f.when((rest > below * cut.lanes) & (rest <= vectors * cut.lanes)):
                 self._panel(share, sums, full, vectors, rest)
             below = vectors
-        if self._leaves:
+        if not self.finish.light:
             with f.when(self.is_last(share)):
                 self.finish.write_lines(share.strip, sums, self._pitch, share.count)
 
@@ -158,28 +161,45 @@ class Straight(Inner):
     ) -> None:
         f, cut = self.frame.function, self.cut
         places = self.places(f.element(sums, at, self.sum), vectors, self._pitch)
+        here = replace(share.strip, pixel=share.strip.pixel + at)
+        self.finish.fetch(here, vectors)
+        masks: list[Value | None] = [None] * vectors
+        if columns is not None and not self.spread.beyond:
+            masks[-1] = f.first_lanes(columns - (vectors - 1) * cut.lanes, cut.lanes)
 
         def step(line: Value, kernel: Value, sums: list[Value], _: Value) -> list[Value]:
-            return self._step(line, kernel, sums, vectors)
+            return self._step(line, kernel, sums, masks)
 
         first = f.element(self.lines, at, self.sum)
         made = self.summed(share, first, self.begun(share, places), step, cut.rows)
-        if self._leaves:
+        if not self.finish.light:
             self.leave(places, made)
             return
-        here = replace(share.strip, pixel=share.strip.pixel + at)
-        self.finish.write(here, made, cut.rows, columns)
+        last = self.is_last(share) if self.waits else f.const(I1, 1)
+        with f.when(last):
+            self.finish.write(here, made, cut.rows, columns)
+        if self.waits:
+            with f.unless(last):
+                self.leave(places, made)
 
-    def _step(self, line: Value, kernel: Value, sums: list[Value], vectors: int) -> list[Value]:
+    def _step(
+        self, line: Value, kernel: Value, sums: list[Value], masks: list[Value | None]
+    ) -> list[Value]:
         f, cut, sum_ = self.frame.function, self.cut, self.sum
-        vector = sum_.times(cut.lanes)
-        pixels = [f.load(f.element(line, j * cut.lanes, sum_), vector) for j in range(vectors)]
+        vector, vectors = sum_.times(cut.lanes), len(masks)
+        pixels = [
+            f.load(f.element(line, j * cut.lanes, sum_), vector, mask=mask)
+            for j, mask in enumerate(masks)
+        ]
         f.prefetch(f.element(kernel, AHEAD, I8))
+        if not self.spread.beyond:  # what is spread is near; this comes from afar
+            for j in range(vectors):
+                f.prefetch(f.element(line, cut.panel + j * cut.lanes, sum_))
         made: list[Value] = []
         for i in range(cut.rows):
             number = f.splat(f.load(f.element(kernel, i, sum_), sum_), cut.lanes)
             mine = zip(pixels, sums[i * vectors : (i + 1) * vectors], strict=True)
-            made += [multiplied_and_added(f, number, pixel, total) for pixel, total in mine]
+            made += [self.multiplied(number, pixel, total) for pixel, total in mine]
         return made
 
 
@@ -194,15 +214,20 @@ class Turned(Inner):
         return (max(strips, cut.positions + cut.lanes) // cut.lanes + 1) * cut.lanes
 
     @property
+    def _block(self) -> int:
+        """How many pixels change places at a time."""
+        return TOGETHER * self.cut.lanes
+
+    @property
     def nbytes(self) -> int:
         """The scratch it takes: sums by channels, and by pixels, of all panels where they wait."""
         count = self.cut.strips if self.waits else 1
-        return (count + 1) * self.cut.panel * self._pitch * self.sum.nbytes
+        return (count * self._pitch + self._block) * self.cut.panel * self.sum.nbytes
 
-    def place(self, scratch: Value, lines: Value) -> None:
-        """Takes its scratch, and where lines begin."""
-        self.by_channel, self.lines = scratch, lines
-        size = self.cut.panel * self._pitch
+    def place(self, scratch: Value) -> None:
+        """Takes its scratch."""
+        self.by_channel = scratch
+        size = self.cut.panel * self._block
         self.by_pixel = self.frame.function.element(scratch, size, self.sum)
 
     def write(self, share: Share) -> None:
@@ -240,14 +265,22 @@ class Turned(Inner):
         for i in range(cut.rows):
             pixel = f.splat(f.load(f.element(line, i, sum_), sum_), cut.lanes)
             mine = zip(numbers, sums[i * count : (i + 1) * count], strict=True)
-            made += [multiplied_and_added(f, pixel, number, total) for number, total in mine]
+            made += [self.multiplied(number, pixel, total) for number, total in mine]
         return made
 
     def _finish(self, share: Share, sums: Value) -> None:
-        f, cut = self.frame.function, self.cut
-        one, dtype = f.as_index(1), F64 if self.sum.bits == 64 else F32
-        given = Matrix(sums, f.as_index(cut.panel), one, dtype)
-        made = Matrix(self.by_channel, f.as_index(self._pitch), one, dtype)
-        count = share.strip.rows, share.count
-        scatter_columns(f, given, made, count, cut.panel, cut.lanes)
-        self.finish.write_lines(share.strip, self.by_channel, self._pitch, share.count)
+        """Some pixels at a time, so few that they stay near while they change places."""
+        f, cut, sum_ = self.frame.function, self.cut, self.sum
+        lanes, wide = cut.lanes, sum_.times(cut.lanes)
+        with f.loop(0, share.count, self._block) as at:
+            left = f.minimum(share.count - at.index, self._block)
+            here = replace(share.strip, pixel=share.strip.pixel + at.index)
+            with f.loop(0, left, lanes) as j, f.loop(0, here.rows, lanes) as i:
+                first = (at.index + j.index) * cut.panel + i.index
+                square = [
+                    f.load(f.element(sums, first + k * cut.panel, sum_), wide) for k in range(lanes)
+                ]
+                for k, line in enumerate(turned(f, square)):
+                    place = (i.index + k) * self._block + j.index
+                    f.store(line, f.element(self.by_channel, place, sum_))
+            self.finish.write_lines(here, self.by_channel, self._block, left)

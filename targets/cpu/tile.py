@@ -12,6 +12,7 @@ stay in the second level cache, from which they are read again for the next rows
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from migx import dim
@@ -167,6 +168,15 @@ def widened(f: Function, value: Value, dtype: DType, to: Type) -> Value:
     return f.cast(elements.loaded(f, value, dtype), to, signed=dtype.kind == "int")
 
 
+Multiply = Callable[[Function, Value, Value, Value], Value]
+"""The sum of a product and what there is."""
+
+
+def multiplied_and_added(f: Function, a: Value, b: Value, c: Value) -> Value:
+    """The sum a * b + c, of floats rounded once where the machine does that as fast."""
+    return f.intrinsic("fmuladd", a, b, c) if c.type.is_float else a * b + c
+
+
 def accumulate(
     f: Function,
     tile: Tile,
@@ -179,12 +189,14 @@ def accumulate(
     *,
     fresh: bool,
     ahead: bool = False,
+    multiply: Multiply = multiplied_and_added,
 ) -> None:
     """Adds the product of some rows and a panel to the sums, row after row of ``tile.columns``;
     ``fresh`` ones have no value yet.
 
     ``left`` has elements of the type of sums; the panel is read by vectors along its rows.
     ``ahead`` says that the next panel lies right behind, and is worth fetching meanwhile.
+    ``multiply`` is given a number in all lanes, a vector of the panel and a vector of sums.
     """
     first = f.as_index(0)
     enough = rows >= tile.rows * tile.vectors
@@ -199,7 +211,7 @@ def accumulate(
                 vector = turn.index // height % tile.vectors * tile.lanes
                 place = f.select(enough, panel.at(depth, vector), panel.first)
                 behind = replace(panel, first=place, row=f.select(enough, panel.row, 0))
-            _strip(f, tile, height, here, lines, panel, depth, fresh, behind)
+            _strip(f, tile, height, here, lines, panel, depth, fresh, behind, multiply)
         first = end
 
 
@@ -213,6 +225,7 @@ def _strip(
     depth: Value,
     fresh: bool,
     behind: Matrix | None,
+    multiply: Multiply,
 ) -> None:
     """As many rows as fit in registers, over all of the depth; a column ``behind`` is fetched."""
     memory = memory_of(panel.dtype)
@@ -239,7 +252,7 @@ def _strip(
         ]
         k.carry(
             *(
-                multiplied_and_added(f, one, vectors[j], k.carried[i * tile.vectors + j])
+                multiply(f, one, vectors[j], k.carried[i * tile.vectors + j])
                 for i in range(height)
                 for one in [f.splat(f.load(starts[i].at(0, k.index), tile.sum), tile.lanes)]
                 for j in range(tile.vectors)
@@ -247,8 +260,3 @@ def _strip(
         )
     for place, total in zip(places, k.carried, strict=True):
         f.store(total, place)
-
-
-def multiplied_and_added(f: Function, a: Value, b: Value, c: Value) -> Value:
-    """The sum a * b + c, of floats rounded once where the machine does that as fast."""
-    return f.intrinsic("fmuladd", a, b, c) if c.type.is_float else a * b + c

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from migx.argument import Argument
 from migx.errors import TargetError
@@ -35,7 +36,8 @@ class Gpu(Target):
     ``arch`` names architectures to compile for, on any machine; without one, it is that of the
     device. ``device`` is what runs programs: an ``InterpreterDevice``, or else the first GPU there
     is. With ``offload_copy`` (the default) parameters and results are the host's, and copied;
-    without, they stay on the device.
+    without, they stay on the device. ``tune`` measures tiles on the device there is, and keeps the
+    fastest; without, a model chooses them, for the first architecture if there are several.
     """
 
     def __init__(
@@ -44,13 +46,14 @@ class Gpu(Target):
         *,
         device: Device | None = None,
         offload_copy: bool = True,
+        tune: bool = False,
     ) -> None:
         from migx.targets.gpu.architectures import architecture
 
         self.archs = (arch,) if isinstance(arch, str) else tuple(arch)
         for name in self.archs:
             architecture(name)
-        self.given, self.offload_copy = device, offload_copy
+        self.given, self.offload_copy, self.tune = device, offload_copy, tune
         self.missing = ""
 
     @property
@@ -63,10 +66,14 @@ class Gpu(Target):
         return self.given
 
     def for_architectures(self, names: tuple[str, ...]) -> Gpu:
-        return Gpu(names, device=self.given, offload_copy=self.offload_copy)
+        return Gpu(names, device=self.given, offload_copy=self.offload_copy, tune=self.tune)
 
     def get_passes(self, context: Context, options: CompileOptions) -> Pipeline:
-        lowering = f"gpu::lower{{offload_copy={str(self.offload_copy).lower()}}}"
+        own = self.device.arch if not self.archs and self.device is not None else ""
+        said = [f"offload_copy={str(self.offload_copy).lower()}"]
+        said += [f"arch={arch}" for arch in (*self.archs, own)[:1] if arch]
+        said += ["tune=true"] if self.tune else []
+        lowering = f"gpu::lower{{{', '.join(said)}}}"
         parts = (*SHAPES, *REQUIRED, *OPTIMISATION, *FUSION, lowering)
         return Pipeline.parse(",".join(parts))
 
@@ -93,6 +100,11 @@ class Gpu(Target):
         from migx.targets.gpu.values import DeviceArgument
 
         return DeviceArgument.of_host(argument, self.device) if self.device else argument
+
+    def taken(self, inputs: Any) -> Any:
+        from migx.targets.gpu.values import borrowed
+
+        return borrowed(inputs, self.device) if isinstance(inputs, Mapping) else inputs
 
     def copy_from(self, argument: Argument) -> Argument:
         from migx.targets.gpu.values import DeviceArgument

@@ -2,46 +2,74 @@
 
 from __future__ import annotations
 
+import timeit
 from dataclasses import dataclass
+
+import numpy as np
 
 from migx.errors import TargetError
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A kind of GPU. ``number`` is what Triton calls it, ``warp`` how many threads run together,
-    ``shared`` the bytes of shared memory that one program may have. ``products`` are the element
-    types that it multiplies on matrix units, ``code`` the kind of binary it takes.
+    """A kind of GPU. ``warp`` is how many threads run together, ``shared`` the bytes of shared
+    memory that one program may have.
+
+    The rest is what the model of ``tiles.py`` asks for, of the GPU named first in ``example``: how
+    many ``units`` it has; operations a second on f16 by ``matrix`` units and on f32 without; bytes
+    a second of its memory; and how many ``threads`` a unit has.
     """
 
     name: str
-    backend: str
-    number: int | str
+    example: str
     warp: int
     shared: int
-    products: tuple[str, ...]
-    code: str
-    example: str
+    units: int
+    matrix: float
+    plain: float
+    bandwidth: float
+    threads: int = 2048
+    f8: bool = False
+
+    @property
+    def backend(self) -> str:
+        """Triton's name for the maker's runtime."""
+        return "cuda" if self.name.startswith("sm_") else "hip"
+
+    @property
+    def number(self) -> int | str:
+        """What Triton calls it."""
+        return int(self.name[3:]) if self.backend == "cuda" else self.name
+
+    @property
+    def code(self) -> str:
+        """The kind of binary it takes."""
+        return "cubin" if self.backend == "cuda" else "hsaco"
+
+    @property
+    def products(self) -> tuple[str, ...]:
+        """The element types that it multiplies on matrix units."""
+        exact = ("f16", "bf16", "i8")
+        rounded = ("tf32",) if self.backend == "cuda" else ()
+        return (*exact, *rounded, *(("f8",) if self.f8 else ()))
+
+    @property
+    def registers(self) -> int:
+        """How many registers of 32 bits a unit has."""
+        return 65_536 if self.backend == "cuda" else 131_072
 
 
-_NVIDIA = ("f16", "bf16", "i8", "tf32")
 ARCHITECTURES = {
     a.name: a
     for a in (
-        Architecture("sm_80", "cuda", 80, 32, 166_912, _NVIDIA, "cubin", "A100"),
-        Architecture("sm_86", "cuda", 86, 32, 101_376, _NVIDIA, "cubin", "RTX 30"),
-        Architecture("sm_89", "cuda", 89, 32, 101_376, (*_NVIDIA, "f8"), "cubin", "L4, RTX 40"),
-        Architecture("sm_90", "cuda", 90, 32, 232_448, (*_NVIDIA, "f8"), "cubin", "H100, H200"),
-        Architecture("sm_100", "cuda", 100, 32, 232_448, (*_NVIDIA, "f8"), "cubin", "B200"),
-        Architecture(
-            "gfx90a", "hip", "gfx90a", 64, 65_536, ("f16", "bf16", "i8"), "hsaco", "MI250"
-        ),
-        Architecture(
-            "gfx942", "hip", "gfx942", 64, 65_536, ("f16", "bf16", "i8", "f8"), "hsaco", "MI300"
-        ),
-        Architecture(
-            "gfx1100", "hip", "gfx1100", 32, 65_536, ("f16", "bf16", "i8"), "hsaco", "RX 7900"
-        ),
+        Architecture("sm_80", "A100", 32, 166_912, 108, 312e12, 19.5e12, 2.0e12),
+        Architecture("sm_86", "RTX 30", 32, 101_376, 82, 71e12, 35e12, 0.94e12, 1536),
+        Architecture("sm_89", "L4, RTX 40", 32, 101_376, 58, 121e12, 30e12, 0.3e12, 1536, f8=True),
+        Architecture("sm_90", "H100, H200", 32, 232_448, 132, 989e12, 67e12, 3.35e12, f8=True),
+        Architecture("sm_100", "B200", 32, 232_448, 148, 2250e12, 75e12, 8.0e12, f8=True),
+        Architecture("gfx90a", "MI250", 64, 65_536, 104, 181e12, 24e12, 1.6e12),
+        Architecture("gfx942", "MI300", 64, 65_536, 304, 1307e12, 82e12, 5.3e12, f8=True),
+        Architecture("gfx1100", "RX 7900", 32, 65_536, 96, 123e12, 61e12, 0.96e12),
     )
 }
 
@@ -52,3 +80,16 @@ def architecture(name: str) -> Architecture:
         known = ", ".join(f"{a.name} ({a.example})" for a in ARCHITECTURES.values())
         raise TargetError(f"no architecture {name!r}; the gpu target compiles for {known}")
     return ARCHITECTURES[name]
+
+
+def peaks(name: str) -> tuple[float, float]:
+    """Operations on f32 and bytes in a second at best, as its maker says; of the host, where the
+    interpreter runs, by a product and a copy measured now.
+    """
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name].plain, ARCHITECTURES[name].bandwidth
+    side, block = 256, np.ones(1 << 22, np.float32)
+    matrix, to = np.ones((side, side), np.float32), np.empty_like(block)
+    product = min(timeit.repeat(lambda: matrix @ matrix, number=1, repeat=5))
+    copy = min(timeit.repeat(lambda: np.copyto(to, block), number=1, repeat=5))
+    return 2.0 * side**3 / product, 2.0 * to.nbytes / copy

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
@@ -15,9 +15,15 @@ from numpy.typing import NDArray
 from migx.errors import TargetError
 from migx.targets.gpu.compiling import Binary, Request
 from migx.targets.gpu.device import Buffer, Device, flat
+from migx.targets.gpu.dlpack import CUDA, ROCM
 
-TO_DEVICE, TO_HOST = 1, 2
-"""What the runtimes of both makers call the two directions of a copy."""
+TO_DEVICE, TO_HOST, INSIDE = 1, 2, 3
+"""What the runtimes of both makers call the directions of a copy."""
+USUAL_SHARED = 48 * 1024
+"""Bytes of shared memory that a CUDA kernel has without asking."""
+
+FILLER = 1 << 28
+"""Bytes that take a device a tenth of a millisecond to write, and do not fit L2."""
 
 
 class CupyBuffer:
@@ -28,7 +34,7 @@ class CupyBuffer:
 
 
 class CupyDevice:
-    """One GPU, and a stream of its own on which everything is enqueued."""
+    """One GPU, and a stream of its own."""
 
     def __init__(self, number: int = 0) -> None:
         try:
@@ -38,28 +44,29 @@ class CupyDevice:
                 f"GPUs are reached by CuPy, which cannot be imported here: {error}. "
                 "pip install cupy-cuda12x (or cupy-cuda13x, cupy-rocm-7-0)"
             ) from error
-        self._cupy = cupy
+        self._cupy, self._cuda = cupy, cupy.cuda
+        self._hip = bool(cupy.cuda.runtime.is_hip)
         with self._failing("there is no GPU that CuPy can use"):
             self._device = cupy.cuda.Device(number)
             self._device.use()
             self.arch = self._architecture(number)
-            self._stream = cupy.cuda.Stream(non_blocking=True)
+            self._own, self._recording = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+        self.place = (ROCM if self._hip else CUDA), number
+        self._thread, self._one_recording = threading.local(), threading.Lock()
 
     def _architecture(self, number: int) -> str:
-        runtime = self._cupy.cuda.runtime
-        if not runtime.is_hip:
+        if not self._hip:
             return f"sm_{self._device.compute_capability}"
-        found = runtime.getDeviceProperties(number)["gcnArchName"]
+        found = self._cuda.runtime.getDeviceProperties(number)["gcnArchName"]
         return str(found.decode() if isinstance(found, bytes) else found).split(":")[0]
 
     @contextmanager
     def _failing(self, what: str) -> Iterator[None]:
         """Turns what the runtime and the driver raise into ``TargetError``."""
-        cuda = self._cupy.cuda
         kinds = (
-            cuda.runtime.CUDARuntimeError,
-            cuda.driver.CUDADriverError,
-            cuda.memory.OutOfMemoryError,
+            self._cuda.runtime.CUDARuntimeError,
+            self._cuda.driver.CUDADriverError,
+            self._cuda.memory.OutOfMemoryError,
         )
         try:
             yield
@@ -68,12 +75,51 @@ class CupyDevice:
 
     @contextmanager
     def _current(self, what: str) -> Iterator[None]:
-        with self._failing(what), self._device, self._stream:
+        with self._failing(what), self._device:
             yield
 
+    # Streams.
+
+    @property
+    def _now(self) -> Any:
+        """The stream that this thread enqueues to."""
+        return getattr(self._thread, "stream", self._own)
+
+    @property
+    def stream(self) -> int:
+        return int(self._now.ptr)
+
+    @contextmanager
+    def _enqueuing(self, stream: Any) -> Iterator[None]:
+        before = self._now
+        self._thread.stream = stream
+        try:
+            yield
+        finally:
+            self._thread.stream = before
+
+    @contextmanager
+    def on(self, stream: int) -> Iterator[None]:
+        own = int(self._own.ptr)
+        self.order(own, stream)
+        try:
+            with self._enqueuing(self._cuda.ExternalStream(stream, self.place[1])):
+                yield
+        finally:
+            self.order(stream, own)
+
+    def order(self, first: int, then: int) -> None:
+        if first != then:
+            with self._current("one stream cannot wait for another"):
+                event = self._cuda.Event(disable_timing=True)
+                event.record(self._cuda.ExternalStream(first, self.place[1]))
+                self._cuda.ExternalStream(then, self.place[1]).wait_event(event)
+
+    # Memory.
+
     def allocate(self, nbytes: int) -> Buffer:
-        with self._current(f"there is no room for {nbytes:,} bytes on the device"):
-            return CupyBuffer(self._cupy.cuda.alloc(max(1, nbytes)), nbytes)
+        with self._current(f"there is no room for {nbytes:,} bytes on the device"), self._now:
+            return CupyBuffer(self._cuda.alloc(max(1, nbytes)), nbytes)
 
     def upload(self, address: int, array: NDArray[Any]) -> None:
         data = flat(array)
@@ -83,24 +129,27 @@ class CupyDevice:
         self._copy(array.ctypes.data, address, array.nbytes, TO_HOST)
         self.synchronize()
 
+    def move(self, to: int, source: int, nbytes: int) -> None:
+        self._copy(to, source, nbytes, INSIDE)
+
     def _copy(self, to: int, source: int, nbytes: int, kind: int) -> None:
         if nbytes:
             with self._current(f"a copy of {nbytes:,} bytes failed"):
-                runtime = self._cupy.cuda.runtime
-                runtime.memcpyAsync(to, source, nbytes, kind, self._stream.ptr)
+                self._cuda.runtime.memcpyAsync(to, source, nbytes, kind, self.stream)
+
+    # Kernels.
 
     def function(self, request: Request, binary: Binary | None) -> Any:
         if binary is None or binary.arch != self.arch:
             made = "nothing" if binary is None else binary.arch
             raise TargetError(f"a kernel is compiled for {made}, the device is {self.arch}")
         with self._current("a kernel cannot be loaded"):
-            with tempfile.NamedTemporaryFile(suffix=".bin", delete=False) as file:
-                file.write(binary.code)
-            try:
-                kernel = self._cupy.RawModule(path=file.name).get_function(binary.entry)
-                kernel.max_dynamic_shared_size_bytes = binary.shared
-            finally:
-                os.unlink(file.name)
+            module = self._cuda.function.Module()  # RawModule would keep it for ever
+            module.load(binary.code)
+            kernel = module.get_function(binary.entry)
+            if binary.shared > USUAL_SHARED and not self._hip:
+                most = self._cuda.driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+                self._cuda.driver.funcSetAttribute(kernel.ptr, most, binary.shared)
         kinds = [np.uint64] * len(request.pointers) + [np.int32] * request.words
         return kernel, binary, kinds + [np.uint64] * binary.scratch
 
@@ -109,25 +158,49 @@ class CupyDevice:
         given = [*arguments, *[0] * binary.scratch]
         typed = tuple(kind(value) for kind, value in zip(kinds, given, strict=True))
         with self._current(f"kernel {binary.entry} with {grid} programs could not be launched"):
-            kernel((grid,), (binary.threads,), typed, shared_mem=binary.shared)
+            kernel((grid,), (binary.threads,), typed, shared_mem=binary.shared, stream=self._now)
 
     def captured(self, enqueue: Callable[[], None]) -> Callable[[], None] | None:
-        with self._current("kernels could not be recorded as a graph"):
-            self._stream.begin_capture()
+        if self._hip:  # of which CuPy records none
+            return None
+        stream = self._recording
+        with self._one_recording, self._current("kernels could not be recorded as a graph"):
+            stream.begin_capture()
             try:
-                enqueue()
-            finally:
-                graph = self._stream.end_capture()
+                with self._enqueuing(stream):
+                    enqueue()
+            except BaseException:
+                with suppress(self._cuda.runtime.CUDARuntimeError):
+                    stream.end_capture()
+                raise
+            graph = stream.end_capture()
 
         def replay() -> None:
             with self._current("a graph could not be launched"):
-                graph.launch(self._stream)
+                graph.launch(self._now)
 
         return replay
 
+    def elapsed(self, enqueue: Callable[[], None]) -> float:
+        with self._current("a measurement failed"):
+            first, last = (self._cuda.Event() for _ in range(2))
+            self._keep_busy()
+            first.record(self._now)
+            enqueue()
+            last.record(self._now)
+            last.synchronize()
+            return float(self._cuda.get_elapsed_time(first, last)) / 1e3
+
+    def _keep_busy(self) -> None:
+        """Gives the device something to do, so that what is enqueued next is there when it comes to
+        it, and finds nothing in L2.
+        """
+        filler = self.allocate(FILLER)
+        self._cuda.runtime.memsetAsync(filler.address, 0, FILLER, self.stream)
+
     def synchronize(self) -> None:
         with self._failing("a kernel failed"):
-            self._stream.synchronize()
+            self._now.synchronize()
 
 
 @cache

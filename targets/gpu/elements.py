@@ -260,7 +260,11 @@ def _where(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
 
 
 def _opposite(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
-    return f"({v[0]} == 0)" if r is BOOL else f"(~{v[0]})"
+    if r is BOOL:
+        return f"({v[0]} == 0)"
+    if r.kind == "uint":  # Triton 3.6 interprets ~ by way of -1
+        return f"({(1 << r.bits) - 1} - {v[0]})"
+    return f"(~{v[0]})"
 
 
 FLOAT_ONLY = frozenset(

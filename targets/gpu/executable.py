@@ -16,14 +16,16 @@ from migx.errors import TargetError
 from migx.ir import Instruction, Module, Program
 from migx.ops.builtin import Literal, Param, Return, Slot, Undefined
 from migx.planning import is_alias, pieces
+from migx.profile import Cost, Profile
 from migx.sizes import read_symbols
 from migx.target import NO_SLOTS, Context
+from migx.targets.gpu.architectures import peaks
 from migx.targets.gpu.compiling import Binary, Request, binaries
-from migx.targets.gpu.device import Device
+from migx.targets.gpu.device import Device, handle_of
 from migx.targets.gpu.kernels import kernel_for
 from migx.targets.gpu.operations import CodeObject, CopyFrom, CopyTo, DeviceLiteral
 from migx.targets.gpu.plan import Places, Plan
-from migx.targets.gpu.values import DeviceArgument
+from migx.targets.gpu.values import DeviceArgument, placed
 from migx.verify import captures
 
 if TYPE_CHECKING:
@@ -108,7 +110,13 @@ class GpuExecutable:
             for at in module:
                 if isinstance(op := at.op, CodeObject):
                     made[at] = Request(
-                        op.source, op.pointers, len(op.words), op.aligned, op.warps, op.stages, arch
+                        op.source,
+                        op.pointers,
+                        len(op.words) + (op.turns != 0),
+                        op.aligned,
+                        op.warps,
+                        op.stages,
+                        arch,
                     )
         return made
 
@@ -166,18 +174,66 @@ class GpuExecutable:
         self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument] = NO_SLOTS
     ) -> list[Argument]:
         """The results for arguments that have been checked against the parameters."""
+        return self._run(arguments, slots)
+
+    def enqueue(
+        self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument], stream: Any = None
+    ) -> list[Argument]:
+        """The results on the device, for whatever comes after them on a stream of the caller's.
+        Nothing waits for them; only a step that has no kernel waits for what it reads.
+        """
+        if self.target.offload_copy:
+            raise TargetError(
+                "this program copies its results to the host, which waits for them: compile it for "
+                "Gpu(offload_copy=False) to have them on the device"
+            )
+        device = self._device
+        with device.on(device.stream if stream is None else handle_of(stream)):
+            results = self._run(arguments, slots, waits=False)
+            return [DeviceArgument.of_host(value, device) for value in results]
+
+    def profile(self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument]) -> Profile:
+        """Runs once, each kernel by itself, and says what each took."""
+        costs: list[Cost] = []
+        self._run(arguments, slots, watch=costs)
+        plans = [plan for cut in self.pieces.values() for p in cut for plan in p.plans.values()]
+        weights = sum(literal.nbytes for literal in self.literals.values())
+        weights += sum(value.nbytes for value in slots.values())
+        arena = sum(plan.arena_bytes for plan in plans)
+        return Profile(tuple(costs), arena, weights, *peaks(self._device.arch))
+
+    def forget_idle(self) -> bool:
+        """Gives back the workspaces that no run has; says whether there were any."""
+        plans = [plan for cut in self.pieces.values() for p in cut for plan in [*p.plans.values()]]
+        idle = [plan.idle.pop(stream) for plan in plans for stream in list(plan.idle)]
+        return any(idle)
+
+    @property
+    def _device(self) -> Device:
+        """The device; ``TargetError`` where there is none."""
         if self.device is None:
             archs = dict.fromkeys(binary.arch for binary in self.binaries.values())
             raise TargetError(
                 f"this program is compiled for {' and '.join(archs)}; {self.target.missing}: save "
                 "it (migx.save), and load it where there is one"
             )
+        return self.device
+
+    def _run(
+        self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument], **how: Any
+    ) -> list[Argument]:
+        """The results, where they are."""
         from migx.targets.gpu.running import Run
 
-        main = self.program.main
-        pairs = zip(main.parameters.items(), arguments.values(), strict=True)
+        device, main = self._device, self.program.main
+        parameters = main.parameters.items()
+        pairs = zip(parameters, arguments.values(), strict=True)
         sizes = sizes_of((name, p.shape, a.shape) for (name, p), a in pairs)
-        return Run(self, slots).module(main, list(arguments.values()), {}, sizes)
+        given = [
+            placed(name, value, p.shape.bind(sizes), device) if self._stays(main, p) else value
+            for (name, p), value in zip(parameters, arguments.values(), strict=True)
+        ]
+        return Run(self, slots, **how).module(main, given, {}, sizes)
 
 
 def _captured(at: Instruction) -> list[Instruction]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from migx.kernels import PRODUCT, Access, FusedKernel
+from migx.kernels import PRODUCT, Access, FusedKernel, row_and_column_axes
 from migx.targets.gpu.kernels.fused import evaluated
 from migx.targets.gpu.text import COMPUTING, Expr, Part, Writer
 
@@ -18,9 +18,7 @@ def finish(
     tile: tuple[int, int],
 ) -> None:
     """Writes the results for a tile of sums, of rows of the product and columns of it."""
-    of_product = next(a for a in rest.accesses if a.operand == PRODUCT)
-    down = [i for i, s in enumerate(of_product.strides) if s != 0]
-    across = [i for i, s in enumerate(of_product.strides) if s == 0]
+    down, across = row_and_column_axes(rest)
     parts = [
         Part(e, tuple(rest.dims[i] for i in axes)) for e, axes in ((row, down), (column, across))
     ]

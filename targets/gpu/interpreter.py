@@ -6,8 +6,10 @@ import ctypes
 import os
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from migx.errors import TargetError
 from migx.targets.gpu.compiling import Binary, Request, function_of, triton_version
 from migx.targets.gpu.device import ALIGNMENT, flat
+from migx.targets.gpu.dlpack import CPU
 
 _lock = threading.Lock()
 
@@ -36,6 +39,8 @@ class InterpreterDevice:
     """
 
     arch = ""
+    place = CPU, 0
+    stream = 0
 
     def __init__(self) -> None:
         triton_version()
@@ -50,6 +55,12 @@ class InterpreterDevice:
             )
         _mend()
 
+    def on(self, stream: int) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def order(self, first: int, then: int) -> None:
+        """There is but one stream."""
+
     def allocate(self, nbytes: int) -> HostBuffer:
         return HostBuffer(nbytes)
 
@@ -59,6 +70,9 @@ class InterpreterDevice:
 
     def download(self, address: int, array: NDArray[Any]) -> None:
         ctypes.memmove(array.ctypes.data, address, array.nbytes)
+
+    def move(self, to: int, source: int, nbytes: int) -> None:
+        ctypes.memmove(to, source, nbytes)
 
     def function(self, request: Request, binary: Binary | None) -> Any:
         return _loaded(request.source), request.pointers, request.source
@@ -82,6 +96,11 @@ class InterpreterDevice:
     def captured(self, enqueue: Callable[[], None]) -> Callable[[], None] | None:
         return None
 
+    def elapsed(self, enqueue: Callable[[], None]) -> float:
+        begin = time.perf_counter()
+        enqueue()
+        return time.perf_counter() - begin
+
     def synchronize(self) -> None:
         """Nothing is ever left to wait for."""
 
@@ -90,10 +109,12 @@ class InterpreterDevice:
 def _mend() -> None:
     """Gives the interpreter bf16 that is rounded to the nearest and multiplied as numbers: it holds
     bf16 as integers, cuts off what does not fit, and would multiply these. And tells it that what a
-    comparison gives are single bits, which it forgets when it spreads one over a tile.
+    comparison gives are single bits, which it forgets when it spreads one over a tile. And lets
+    loops end at words: Triton 3.6 makes a number of an array of one, which numpy has no more.
     """
     import ml_dtypes
     import triton.language as tl
+    from triton.runtime import interpreter
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
     cast, dot = InterpreterBuilder.cast_impl, InterpreterBuilder.create_dot
@@ -116,6 +137,13 @@ def _mend() -> None:
         made = binary(self, x, y, op)
         return TensorHandle(made.data, tl.int1) if made.data.dtype == np.bool_ else made
 
+    patched = interpreter._patch_lang_tensor
+
+    def counting(tensor: Any, scope: Any) -> None:
+        patched(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    interpreter._patch_lang_tensor = counting
     InterpreterBuilder.cast_impl, InterpreterBuilder.create_dot = rounding, multiplied
     InterpreterBuilder.binary_op = compared
 

@@ -22,8 +22,9 @@ class CodeObject(Op):
     ``source`` is its Triton text, ``pointers`` and ``words`` the parameters of that: the element
     types of the operands, and extents. ``grid`` is the number of programs, each of so many
     ``warps``; ``aligned`` are the operands known to begin at multiples of 16 bytes; ``equal`` are
-    extents that must be equal in pairs, one after the other. Its binaries stand beside the program,
-    each once however often it is launched.
+    extents that must be equal in pairs, one after the other; ``turns`` is how often it is launched,
+    each time with the number of the turn as one word more, 0 for once and without. Its binaries
+    stand beside the program, each once however often it is launched.
     """
 
     name = "gpu::code_object"
@@ -39,6 +40,7 @@ class CodeObject(Op):
     outputs: int = 1
     flops: Extent = 0
     equal: tuple[Extent, ...] = ()
+    turns: Extent = 0
 
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
         results = shapes[len(shapes) - self.outputs :]

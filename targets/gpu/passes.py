@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from migx import op as operations
 from migx.dead_code import remove_dead_code
 from migx.errors import TargetError
 from migx.ir import Instruction, Module, Program
 from migx.manager import Pass, PassManager
 from migx.ops.builtin import Literal, Param, Return, Slot
+from migx.ops.control import Assume
 from migx.ops.layout import Slice
 from migx.planning import is_alias, is_memory, pieces
 from migx.sizes import symbols_of
+from migx.targets.gpu import tiles
 from migx.targets.gpu.agreement import agreements
 from migx.targets.gpu.kernels import kernel_for
 from migx.targets.gpu.operations import Allocate, CodeObject, CopyFrom, CopyTo, DeviceLiteral, Sync
-from migx.targets.gpu.text import Kernel, results
+from migx.targets.gpu.text import Kernel, operands, results
+from migx.targets.gpu.tuning import Tuner
 
 FEW = 64
 """Values of so many elements are moved to the device only when a kernel reads them."""
@@ -25,28 +30,50 @@ class Lower(Pass):
     for what it writes, and puts ``gpu::copy_to`` and ``gpu::copy_from`` where values go to the
     device and back. What has no kernel stays as it is, and runs on the host.
 
-    Without ``offload_copy``, parameters and results of ``main`` stay on the device.
+    Without ``offload_copy``, parameters and results of ``main`` stay on the device. Tiles are those
+    that are best on ``arch``, by a model; with ``tune`` by measuring on the device there is.
     """
 
     name = "gpu::lower"
     offload_copy: bool = True
+    arch: str = ""
+    tune: bool = False
 
     def apply_program(self, program: Program, manager: PassManager) -> bool:
         done = {at for m in program.modules.values() for at in m if type(at.op) is CodeObject}
         if done:
             return False
-        return _Lowering(program, self.offload_copy).run()
+        find = _tuner().kernel if self.tune else kernel_for
+        with tiles.around(self.arch):
+            return _Lowering(program, self.offload_copy, find).run()
+
+
+def _tuner() -> Tuner:
+    """What measures kernels; ``TargetError`` where there is no device."""
+    from migx.targets.gpu.cupy_device import found
+
+    device, missing = found()
+    if device is None:
+        raise TargetError(f"{missing}. tune measures kernels on a device: leave it out here")
+    return Tuner(device)
 
 
 class _Lowering:
     """Where each value of a program is: on the host, on the device, or both."""
 
-    def __init__(self, program: Program, offload_copy: bool) -> None:
-        self.program, self.offload_copy = program, offload_copy
+    def __init__(
+        self,
+        program: Program,
+        offload_copy: bool,
+        find: Callable[[Instruction], Kernel | None],
+    ) -> None:
+        self.program, self.offload_copy, self.find = program, offload_copy, find
         self.host: dict[Instruction, Instruction] = {}
         self.device: dict[Instruction, Instruction] = {}
         self.made_there: set[Instruction] = set()
         """What the device has first, and the host only as a copy."""
+        self.late: set[Instruction] = set()
+        """What the host must run, for only its result tells how large it is."""
         self.changed = False
         self.seen: set[Module] = set()
 
@@ -60,7 +87,7 @@ class _Lowering:
     def module(self, module: Module, known: set[str]) -> None:
         """Lowers one module, and those its instructions run; ``known`` are the symbols around."""
         self.seen.add(module)
-        late = {at for _, at in pieces(module, known)}
+        self.late |= {at for _, at in pieces(module, known) if at is not None}
         known |= {name for at in module for name in symbols_of(at)}
         for at in list(module):
             if type(at.op) is Return:
@@ -69,15 +96,27 @@ class _Lowering:
                 self.start(at, module is self.program.main and not self.offload_copy)
             elif type(at.op) in (Slot, Literal):
                 self.start(at, type(at.op) is Slot or at.op.replaceable)  # type: ignore[attr-defined]
-            elif is_alias(at) and at.inputs[0] in self.made_there:
+            elif self.is_view(at) and at.inputs[0] in self.made_there:
                 self.made_there.add(at)
                 self.device[at] = self.moved(at)
-            elif is_alias(at) or at in late or self.is_little(at):
+            elif type(at.op) is Assume and self.stays(at):
+                self.made_there.add(at)
+                self.device[at] = at
+            elif is_alias(at) or at in self.late or self.is_little(at):
                 self.on_host(at, known)
-            elif (kernel := _kernel(at)) is not None:
+            elif (kernel := self.kernel(at)) is not None:
                 self.launch(at, kernel)
             else:
                 self.on_host(at, known)
+
+    def kernel(self, at: Instruction) -> Kernel | None:
+        """The kernel of an instruction, all of whose operands can lie on the device."""
+        every = [v.shape for v in operands(at)] + list(results(at))
+        return self.find(at) if all(map(is_memory, every)) else None
+
+    def is_view(self, at: Instruction) -> bool:
+        """Whether a value is where its first input is, on either side."""
+        return is_alias(at) and at not in self.late
 
     def start(self, at: Instruction, there: bool) -> None:
         """Notes where a value is that is given."""
@@ -110,15 +149,29 @@ class _Lowering:
             if made is not value:
                 module.replace_input(at, index, made)
 
+    def stays(self, at: Instruction) -> bool:
+        """Whether what is assumed something of can stay on the device, while the host looks at the
+        condition.
+        """
+        module, (value, condition) = at.module, at.inputs
+        assert module is not None
+        lies = value.shape.true_strides == at.shape.true_strides
+        if not lies or value not in self.made_there:
+            return False
+        module.replace_input(at, 0, self.to_device(value))
+        module.replace_input(at, 1, self.to_host(condition))
+        return True
+
     def launch(self, at: Instruction, kernel: Kernel) -> None:
         """Puts a code object in the place of an instruction."""
         module = at.module
         assert module is not None
-        reads = [self.to_device(v) for v in at.inputs]
-        for before, now in zip(at.inputs, reads, strict=True):
+        given = operands(at)
+        reads = [self.to_device(v) for v in given]
+        for before, now in zip(given, reads, strict=True):
             if before.shape.true_strides != now.shape.true_strides:
                 raise TargetError(f"{before.shape} lies as {now.shape} on the device")
-        shapes = results(at)
+        shapes = (*results(at), *kernel.scratch)
         writes = [module.insert_instruction(at, Allocate(s), origins=at.origins) for s in shapes]
         op = CodeObject(
             kernel.name,
@@ -132,6 +185,7 @@ class _Lowering:
             len(writes),
             kernel.flops,
             agreements(at),
+            kernel.turns,
         )
         self.made_there.add(at)
         self.device[at] = module.insert_instruction(at, op, *reads, *writes, origins=at.origins)
@@ -155,7 +209,7 @@ class _Lowering:
         if value not in self.device:
             module = value.module
             assert module is not None
-            if is_alias(value) and not value.inputs[0].shape.parts:
+            if self.is_view(value) and not value.inputs[0].shape.parts:
                 self.to_device(value.inputs[0])
                 self.device[value] = self.moved(value)
             elif type(value.op) is Literal:
@@ -172,7 +226,7 @@ class _Lowering:
     def to_host(self, value: Instruction) -> Instruction:
         """The value on the host, copied right after it is made."""
         if value not in self.host:
-            source = value.inputs[0] if is_alias(value) else None
+            source = value.inputs[0] if self.is_view(value) else None
             if source in self.host and value.module is not None:
                 view = value.module.insert_instruction(
                     value, value.op, self.host[source], origins=value.origins
@@ -198,13 +252,6 @@ class _Lowering:
         if source is view.inputs[0]:
             return view
         return module.insert_instruction(view, view.op, source, origins=view.origins)
-
-
-def _kernel(at: Instruction) -> Kernel | None:
-    """The kernel of an instruction, all of whose operands can lie on the device."""
-    if not all(is_memory(v.shape) for v in at.inputs) or not all(map(is_memory, results(at))):
-        return None
-    return kernel_for(at)
 
 
 def is_aligned(value: Instruction) -> bool:

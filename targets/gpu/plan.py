@@ -15,6 +15,7 @@ from migx.dim import Extent
 from migx.errors import InputError
 from migx.ir import Instruction
 from migx.ops.builtin import GetTupleElem, Param, Return, Slot
+from migx.ops.control import Assume
 from migx.ops.layout import Slice
 from migx.planning import Life, arranged, is_alias
 from migx.shape import Shape
@@ -30,6 +31,9 @@ from migx.targets.gpu.operations import (
 from migx.targets.gpu.text import MOST
 from migx.text import draw_instruction
 from migx.verify import captures
+
+GRAPHS = 16
+"""How many stretches of kernels, each with the addresses it had, a workspace remembers."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def lies_in(at: Instruction) -> Instruction | None:
         if isinstance(source.op, CodeObject):
             return source.inputs[len(source.inputs) - source.op.outputs + at.op.index]
         return None
-    return at.inputs[0] if isinstance(at.op, Sync) or is_alias(at) else None
+    return at.inputs[0] if isinstance(at.op, (Assume, Sync)) or is_alias(at) else None
 
 
 class Places:
@@ -95,18 +99,35 @@ class Places:
 
 
 class Workspace:
-    """Memory of one run of a plan at a time: its arena; and for each stretch of kernels the
-    arguments they had last, with what replays them, where they were recorded.
+    """Memory of one run of a plan at a time: its arena; and the addresses that stretches of kernels
+    had lately, with what replays them there, where they were recorded.
     """
 
     def __init__(self) -> None:
         self.arena: Buffer | None = None
-        self.recorded: dict[int, tuple[object, Callable[[], None] | None]] = {}
+        self._recorded: dict[tuple[int, ...], Callable[[], None] | None] = {}
+
+    def replay(
+        self, key: tuple[int, ...], record: Callable[[], Callable[[], None] | None]
+    ) -> Callable[[], None] | None:
+        """What replays a stretch of kernels, by its number and addresses, if it has been run so
+        before; of so many stretches at once as ``GRAPHS``, so that what goes to and fro between two
+        sets of weights is recorded for both.
+        """
+        seen = key in self._recorded
+        found = self._recorded.pop(key, None)
+        if seen and found is None:
+            found = record()
+        for old in list(self._recorded)[: len(self._recorded) + 1 - GRAPHS]:
+            del self._recorded[old]
+        self._recorded[key] = found
+        return found
 
 
 class Plan:
     """A piece for given sizes. ``offsets`` are those of roots in the arena, ``kept`` the bytes of
-    roots that are read after the piece; ``idle`` are the workspaces that no run has now.
+    roots that are read after the piece; ``idle`` are the workspaces that no run has now, by the
+    stream whose memory they have.
     """
 
     def __init__(
@@ -117,7 +138,7 @@ class Plan:
         sizes: Sizes,
     ) -> None:
         self.sizes, self._places = sizes, places
-        self.idle: list[Workspace] = []
+        self.idle: dict[int, list[Workspace]] = {}
         self.steps: list[Step] = []
         for at in asked_again(instructions, {}).values():
             check_sizes(at, sizes)
@@ -156,9 +177,8 @@ class Plan:
         if isinstance(at.op, CodeObject):
             if not self.steps or self.steps[-1].at is not None:
                 self.steps.append(Step())
-            if (launch := self._launch(at)).grid:
-                self.steps[-1].launches.append(launch)
-        elif isinstance(at.op, (CopyTo, Sync)) or not self._is_no_step(at):
+            self.steps[-1].launches += self._launches(at)
+        elif isinstance(at.op, (Assume, CopyTo, Sync)) or not self._is_no_step(at):
             self.steps.append(Step(at=at))
 
     def _is_no_step(self, at: Instruction) -> bool:
@@ -167,7 +187,8 @@ class Plan:
         """
         return at in self._places.roots or isinstance(at.op, (Param, Return))
 
-    def _launch(self, at: Instruction) -> Launch:
+    def _launches(self, at: Instruction) -> list[Launch]:
+        """A kernel, once for each turn; never where it has no programs."""
         op = at.op
         assert isinstance(op, CodeObject)
         for a, b in zip(op.equal[::2], op.equal[1::2], strict=True):
@@ -182,12 +203,10 @@ class Plan:
             ):
                 message = f"{value.shape.bind(self.sizes)} has too many elements for this kernel"
                 raise InputError(draw_instruction(message, at))
-        return Launch(
-            at,
-            self.number(op.grid),
-            tuple(self.reference(v) for v in at.inputs),
-            tuple(self.number(w) for w in op.words),
-        )
+        grid, references = self.number(op.grid), tuple(self.reference(v) for v in at.inputs)
+        words = tuple(self.number(w) for w in op.words)
+        turns = [()] if op.turns == 0 else [(turn,) for turn in range(self.number(op.turns))]
+        return [Launch(at, grid, references, (*words, *turn)) for turn in turns] if grid else []
 
     def _arrange(self, instructions: Sequence[Instruction], outlive: set[Instruction]) -> None:
         """Lays out what is needed in this piece alone, from where it is made to its last reader."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,32 +11,53 @@ import numpy as np
 from migx import op as operations
 from migx.argument import Argument
 from migx.binding import Sizes, sizes_of
-from migx.errors import EvaluationError, MigxError
+from migx.errors import TargetError
 from migx.ir import Instruction, Module
+from migx.meaning import actual, as_function, by_meaning
 from migx.op import Runnable
 from migx.ops.builtin import GetTupleElem, Literal, Slot
-from migx.shape import TUPLE, Shape
+from migx.ops.control import Assume
+from migx.profile import Cost
+from migx.shape import Shape
+from migx.sizes import bound_now
 from migx.targets.gpu.device import Buffer, flat
-from migx.targets.gpu.operations import CopyFrom, CopyTo, Sync
+from migx.targets.gpu.operations import CodeObject, CopyFrom, CopyTo, Sync
 from migx.targets.gpu.plan import Launch, Plan, Reference, Step, Workspace
-from migx.targets.gpu.values import DeviceArgument, downloaded
-from migx.text import draw_instruction
+from migx.targets.gpu.values import DeviceArgument, downloaded, laid_out, lies_as
 from migx.verify import captures
 
 if TYPE_CHECKING:
     from migx.targets.gpu.executable import GpuExecutable, Piece
 
 Values = dict[Instruction, Argument]
-FAILURES = (MigxError, ArithmeticError, LookupError, MemoryError, TypeError, ValueError)
-"""What the meaning of an operation raises when its operands do not fit it."""
 
 
 class Run:
-    """A run of a program, and of the modules that its instructions run."""
+    """A run of a program, and of the modules that its instructions run. It ``waits`` for results
+    that stay on the device, or not; a ``watch`` is told what each kernel and each step of the host
+    takes.
+    """
 
-    def __init__(self, executable: GpuExecutable, slots: Mapping[str, Argument]) -> None:
+    def __init__(
+        self,
+        executable: GpuExecutable,
+        slots: Mapping[str, Argument],
+        *,
+        waits: bool = True,
+        watch: list[Cost] | None = None,
+    ) -> None:
         assert executable.device is not None
         self.executable, self.device, self.slots = executable, executable.device, slots
+        self.waits, self.watch = waits, watch
+
+    def allocate(self, nbytes: int) -> Buffer:
+        """Memory; where there is no room, that of workspaces which no run has is given back."""
+        try:
+            return self.device.allocate(nbytes)
+        except TargetError:
+            if not self.executable.forget_idle():
+                raise
+        return self.device.allocate(nbytes)
 
     def module(
         self, module: Module, arguments: Sequence[Argument], values: Values, sizes: Sizes
@@ -45,8 +67,9 @@ class Run:
             values[parameter] = argument
         for piece in self.executable.pieces[module]:
             plan = piece.plan(self.executable.places[module], sizes)
+            idle = plan.idle.setdefault(self.device.stream, [])
             try:
-                workspace = plan.idle.pop()
+                workspace = idle.pop()
             except IndexError:
                 workspace = Workspace()
             try:
@@ -55,7 +78,7 @@ class Run:
                 if piece.late is not None:
                     sizes = part.late(piece.late)
             finally:
-                plan.idle.append(workspace)
+                idle.append(workspace)
         return [values[v] for v in module.outputs]
 
 
@@ -75,18 +98,23 @@ class _Part:
         self.values, self.sizes, self.device = values, sizes, run.device
         self.executable = run.executable
         if workspace.arena is None or workspace.arena.nbytes < plan.arena_bytes:
-            workspace.arena = self.device.allocate(plan.arena_bytes)
+            workspace.arena = run.allocate(plan.arena_bytes)
         self.arena: Buffer = workspace.arena
-        self.kept = {root: self.device.allocate(size) for root, size in plan.kept.items()}
+        self.kept = {root: run.allocate(size) for root, size in plan.kept.items()}
 
     def run(self) -> None:
         """Runs every step, and hands over what is read afterwards."""
         with np.errstate(all="ignore"):
             for number, step in enumerate(self.plan.steps):
-                if step.at is None:
+                if self.of.watch is not None:
+                    self.watched(step, self.of.watch)
+                elif step.at is None:
                     self.launch(number, step)
                 else:
                     self.step(step.at)
+        for root, buffer in self.kept.items():
+            shape = self.plan.bound(root.shape)
+            self.values[root] = DeviceArgument(shape, self.device, buffer, buffer.address)
         for value in self.piece.kept:
             if value not in self.values:
                 self.values[value] = self.value(value)
@@ -95,23 +123,37 @@ class _Part:
 
     def launch(self, number: int, step: Step) -> None:
         """Enqueues kernels, as a graph where they were enqueued alike before."""
-        key = (self.arena.address, *(self.base(root)[1] for root in step.varying))
-        seen = self.workspace.recorded.get(number)
-        if seen is not None and seen[0] == key:
-            replay = seen[1] or self.device.captured(lambda: self.enqueue(step))
-            if replay is not None:
-                self.workspace.recorded[number] = key, replay
-                replay()
-                return
-        self.workspace.recorded[number] = key, None
-        self.enqueue(step)
+        key = (number, self.arena.address, *(self.base(root)[1] for root in step.varying))
+        replay = self.workspace.replay(
+            key, lambda: self.device.captured(lambda: self.enqueue(step.launches))
+        )
+        if replay is not None:
+            replay()
+        else:
+            self.enqueue(step.launches)
 
-    def enqueue(self, step: Step) -> None:
+    def enqueue(self, launches: Sequence[Launch]) -> None:
         """Enqueues kernels one after another."""
         functions, keys = self.executable.functions, self.executable.keys
-        for launch in step.launches:
+        for launch in launches:
             function, arguments = functions[keys[launch.at]], self.arguments(launch)
             self.device.launch(function, launch.grid, arguments)
+
+    def watched(self, step: Step, costs: list[Cost]) -> None:
+        """Runs a step, each kernel by itself, and notes what it costs."""
+        if step.at is not None:
+            begin = time.perf_counter()
+            self.step(step.at)
+            nbytes = sum(int(self.plan.bound(v.shape).nbytes) for v in _tensors(step.at))
+            costs.append(Cost(step.at, "", time.perf_counter() - begin, 0, nbytes))
+            return
+        for launch in step.launches:
+            self.device.synchronize()
+            taken = self.device.elapsed(lambda launch=launch: self.enqueue([launch]))  # type: ignore[misc]
+            op, at = launch.at.op, launch.at
+            assert isinstance(op, CodeObject)
+            nbytes = sum(int(self.plan.bound(v.shape).nbytes) for v in at.inputs)
+            costs.append(Cost(at, op.kernel, taken, self.plan.number(op.flops), nbytes))
 
     def arguments(self, launch: Launch) -> tuple[int, ...]:
         """The addresses and words of a kernel."""
@@ -144,14 +186,20 @@ class _Part:
     def step(self, at: Instruction) -> None:
         """Runs one step that the host has a part in."""
         if isinstance(at.op, CopyTo):
-            shape = self.plan.bound(at.shape)
-            array = self.value(at.inputs[0]).array
+            shape, value = self.plan.bound(at.shape), self.value(at.inputs[0])
             address = self.address(self.plan.reference(at))
-            self.device.upload(address, flat(_laid_out(array, shape)))
+            if lies_as(value, shape, self.device):
+                self.device.move(address, value.address, int(shape.nbytes))
+            else:
+                self.device.upload(address, flat(laid_out(value.array, shape)))
         elif isinstance(at.op, CopyFrom):
             self.values[at] = self.on_host(at.inputs[0])
         elif isinstance(at.op, Sync):
-            self.device.synchronize()
+            if self.of.waits:
+                self.device.synchronize()
+        elif isinstance(at.op, Assume) and at in self.executable.places[self.module_of(at)].roots:
+            condition = self.value(at.inputs[1]).array
+            at.op.compute(condition, condition)
         else:
             op = operations.bind(at.op, self.plan.sizes)
             self.values[at] = self.computed(at, op, self.plan.bound(at.shape))
@@ -187,55 +235,30 @@ class _Part:
         inside = dict.fromkeys(v for m in at.modules for v in captures(m))
         captured = {v: self.value(v) for v in inside}
         modules = [self.runnable(m, captured) for m in at.modules]
-        kind: type = type(op)
-        evaluate = operations.evaluator(kind)
-        try:
-            return evaluate(op, self.executable.context, shape, inputs, modules)
-        except EvaluationError:
-            raise
-        except FAILURES as error:
-            message = f"{type(error).__name__}: {error}"
-            raise EvaluationError(draw_instruction(message, at)) from error
+        return by_meaning(at, op, self.executable.context, shape, inputs, modules)
 
     def runnable(self, module: Module, captured: Values) -> Runnable:
         """A module as a function of its parameters."""
 
-        def call(arguments: Sequence[Argument]) -> list[Argument]:
-            pairs = zip(module.parameters.items(), arguments, strict=True)
-            inner = sizes_of(((name, p.shape, a.shape) for (name, p), a in pairs), self.sizes)
+        def run(arguments: Sequence[Argument], inner: Sizes) -> list[Argument]:
             return self.of.module(module, arguments, dict(captured), inner)
 
-        return call
+        return as_function(module, self.sizes, run)
 
     def late(self, at: Instruction) -> Sizes:
         """Runs the instruction that the next piece waits for, and gives the sizes known by its
         result.
         """
-        names = {s.name for s in (*at.shape.symbols(), *operations.symbols(at.op))}
-        known = {name: size for name, size in self.sizes.items() if name in names}
-        op, shape = at.op, at.shape.substitute(known)
-        if names <= known.keys():
-            op = operations.bind(op, known)
+        op, shape = bound_now(at.op, at.shape, self.sizes)
+        begin = time.perf_counter()
         result = self.computed(at, op, shape)
-        result = Argument(_actual(result), result.data)
+        if self.of.watch is not None:
+            self.of.watch.append(Cost(at, "", time.perf_counter() - begin))
+        result = Argument(actual(result), result.data)
         self.values[at] = result
         return sizes_of([("its result", shape, result.shape)], self.sizes)
 
 
-def _laid_out(array: Any, shape: Shape) -> Any:
-    """The elements of an array as a shape says they lie, one after another."""
-    if shape.dtype.is_packed or shape.standard:
-        return array
-    space = np.zeros(int(shape.element_space), array.dtype)
-    steps = [int(s) * array.itemsize for s in shape.true_strides]
-    np.lib.stride_tricks.as_strided(space, array.shape, steps)[...] = array
-    return space
-
-
-def _actual(value: Argument) -> Shape:
-    """The shape a value has, whatever was known of it before."""
-    if value.shape.dtype is TUPLE:
-        return Shape.tuple(*map(_actual, value.parts))
-    if value.shape.dtype.is_tensor and not value.shape.dtype.is_packed:
-        return Shape(value.shape.dtype, value.array.shape)
-    return value.shape
+def _tensors(at: Instruction) -> list[Instruction]:
+    """The operands and the result of an instruction that have bytes."""
+    return [v for v in (*at.inputs, at) if v.shape.dtype.is_tensor]

@@ -2,8 +2,10 @@
 
 **The calling convention.** The text defines ``kernel``, whose parameters are a pointer ``p0``,
 ``p1``, ... to each operand (the instruction's inputs in their order, then its results), and then
-``n0``, ``n1``, ...: extents known only when sizes are, 32 bits each. What is known when the text is
-written is a constant in it, strides of operands too. So text, the types of its parameters and an
+``n0``, ``n1``, ...: extents known only when sizes are, 32 bits each. A kernel that takes turns is
+launched once for each, with ``turn`` as its last parameter; and what it keeps from turn to turn is
+scratch, operands behind the results. Undefined inputs are no operands. What is known when the text
+is written is a constant in it, strides of operands too. So text, the types of its parameters and an
 architecture make a binary, and kernels that are equal but for names have equal texts. Programs of
 the launch are numbered along one axis; each computes a tile of its own, so nobody adds to what
 another writes, and results do not depend on the order.
@@ -22,7 +24,7 @@ from itertools import pairwise
 from migx import dim
 from migx.dim import Extent
 from migx.ir import Instruction
-from migx.shape import BOOL, DType, Shape
+from migx.shape import BOOL, OPTIONAL, DType, Shape
 
 POINTERS = {
     "f16": "fp16",
@@ -55,6 +57,8 @@ class Kernel:
     """A kernel as text. ``grid`` is the number of programs, ``words`` the extents after the
     pointers, of which ``pointers`` has the element types. ``warps`` and ``stages`` are how many
     threads a program has, in warps, and how many loads run ahead. ``flops`` is for reports.
+    ``turns`` is how often a kernel that takes turns is launched, 0 for one that takes none;
+    ``scratch`` is memory it has for all of them.
     """
 
     name: str
@@ -65,6 +69,8 @@ class Kernel:
     warps: int = 4
     stages: int = 2
     flops: Extent = 0
+    turns: Extent = 0
+    scratch: tuple[Shape, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,6 +150,7 @@ class Writer:
 
     at: Instruction
     masks: dict[int, Expr] = field(default_factory=dict)
+    scratch: tuple[Shape, ...] = ()
     _lines: list[str] = field(default_factory=list)
     _depth: int = 1
     _known: list[dict[str, Expr]] = field(default_factory=lambda: [{}])
@@ -151,7 +158,8 @@ class Writer:
     _count: int = 0
 
     def __post_init__(self) -> None:
-        self.shapes: list[Shape] = [v.shape for v in self.at.inputs] + list(results(self.at))
+        given = [v.shape for v in operands(self.at)]
+        self.shapes: list[Shape] = [*given, *results(self.at), *self.scratch]
         tensors = [s for s in self.shapes if s.dtype.is_tensor]
         wide = any(dim.bounds(s.element_space)[0] >= MOST for s in tensors)
         cast = ".to(tl.int64)" if wide else ""
@@ -211,15 +219,23 @@ class Writer:
         return Expr(self._words[extent])
 
     def finished(
-        self, name: str, grid: Extent, *, warps: int = 4, stages: int = 2, flops: Extent = 0
+        self,
+        name: str,
+        grid: Extent,
+        *,
+        warps: int = 4,
+        stages: int = 2,
+        flops: Extent = 0,
+        turns: Extent = 0,
     ) -> Kernel:
         """The kernel, when its text is written."""
         parameters = [f"p{i}" for i in range(len(self.shapes))] + list(self._words.values())
+        parameters += ["turn"] if turns != 0 else []
         head = ["import triton", "import triton.language as tl", "", "", "@triton.jit"]
         lines = [*head, f"def kernel({', '.join(parameters)}):", *self._lines, ""]
         pointers = tuple(POINTERS.get(s.dtype.name, "u8") for s in self.shapes)
-        words = tuple(self._words)
-        return Kernel(name, "\n".join(lines), grid, pointers, words, warps, stages, flops)
+        words, text = tuple(self._words), "\n".join(lines)
+        return Kernel(name, text, grid, pointers, words, warps, stages, flops, turns, self.scratch)
 
     # Places.
 
@@ -336,6 +352,11 @@ class Writer:
 def stored(text: str, dtype: DType) -> str:
     """A value in its computing type, as it lies in memory."""
     return f"{text}.to({STORED[dtype.name]})"
+
+
+def operands(at: Instruction) -> list[Instruction]:
+    """The inputs of an instruction that a kernel gets: all that are defined."""
+    return [v for v in at.inputs if v.shape.dtype is not OPTIONAL]
 
 
 def results(at: Instruction) -> tuple[Shape, ...]:

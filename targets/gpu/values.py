@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from migx.argument import Argument
+from migx.errors import InputError
 from migx.shape import Shape
-from migx.targets.gpu.device import Buffer, Device, flat
+from migx.targets.gpu.device import Device, flat
+from migx.targets.gpu.dlpack import CPU, MANAGED, ROCM, Lent, exported, imported, interfaced
+
+LOADED = 16
+"""Bytes that kernels load at once, where they know that a value begins at multiples of so many."""
 
 
 class DeviceArgument(Argument):
     """A value of static shape on a device. Whoever looks at its data on the host gets a copy,
-    which cannot be written to.
+    which cannot be written to; libraries that speak DLPack or, on a GPU,
+    ``__cuda_array_interface__``, get the memory itself, and wait for the value on their own stream.
     """
 
     __slots__ = ("address", "buffer", "device")
+    elsewhere = True
 
-    def __init__(self, shape: Shape, device: Device, buffer: Buffer, address: int) -> None:
+    def __init__(self, shape: Shape, device: Device, buffer: Any, address: int) -> None:
         super().__init__(shape)
         self.device, self.buffer, self.address = device, buffer, address
 
@@ -35,6 +43,21 @@ class DeviceArgument(Argument):
         device.upload(buffer.address, flat(value.array))
         return cls(shape.as_standard(), device, buffer, buffer.address)
 
+    @classmethod
+    def borrowed(cls, value: Any, device: Device) -> Argument | None:
+        """A value of another library's that lies on a device already, used where it is, after what
+        that library has enqueued; None for what is in other memory. ``InputError`` where it is on
+        another GPU, or of a type there is none of here.
+        """
+        where = _place(value, device)
+        if where is None:
+            return None
+        if where != device.place:
+            number = device.place[1]
+            raise InputError(f"it lies on GPU {where[1]}, but the program runs on {number}")
+        lent = _lent(value, device)
+        return cls(lent.shape, device, lent.owner, lent.address)
+
     def on_host(self) -> Argument:
         """The value, copied to the host, in standard layout."""
         return Argument(self.shape.as_standard(), downloaded(self.device, self.address, self.shape))
@@ -48,6 +71,114 @@ class DeviceArgument(Argument):
     @property
     def available(self) -> bool:
         return True
+
+    # For other libraries.
+
+    def __dlpack__(self, *, stream: int | None = None, **options: Any) -> Any:
+        if options.get("copy") or options.get("dl_device") not in (None, self.device.place):
+            return super().__dlpack__(**options)
+        if self.device.place[0] != CPU and stream != -1:
+            usual = 0 if self.device.place[0] == ROCM else 1  # as DLPack has it
+            self.device.order(self.device.stream, usual if stream is None else stream)
+        return exported(self.address, self.shape, self.device.place, self)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.device.place
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        dtype = self.shape.dtype
+        if self.device.place[0] == CPU or dtype.is_packed or dtype.numpy.kind not in "biuf":
+            raise AttributeError(f"{self.shape} in this memory has no __cuda_array_interface__")
+        step = dtype.bits // 8
+        return {
+            "shape": tuple(map(int, self.shape.dims)),
+            "typestr": dtype.numpy.str,
+            "data": (self.address, False),
+            "strides": None
+            if self.shape.standard
+            else tuple(int(s) * step for s in self.shape.true_strides),
+            "stream": self.device.stream or 1,
+            "version": 3,
+        }
+
+
+def borrowed(inputs: Mapping[str, Any], device: Device | None) -> dict[str, Any]:
+    """Inputs of a run, those that lie on the device as arguments that do. ``InputError`` names one
+    that cannot be used there.
+    """
+    found = dict(inputs)
+    for name, value in inputs.items():
+        if device is None or isinstance(value, (Argument, np.ndarray, np.generic)):
+            continue
+        try:
+            made = DeviceArgument.borrowed(value, device)
+        except InputError as error:
+            raise InputError(f"input {name!r}: {error}") from error
+        if made is not None:
+            found[name] = made
+    return found
+
+
+def lies_as(value: Argument, shape: Shape, device: Device) -> TypeGuard[DeviceArgument]:
+    """Whether a value is on a device, laid out in a way."""
+    on_device = isinstance(value, DeviceArgument) and value.device is device
+    return on_device and value.shape.true_strides == shape.true_strides
+
+
+def placed(name: str, value: Argument, shape: Shape, device: Device) -> Argument:
+    """A parameter's value as kernels read it: on the device, laid out as the parameter is, from a
+    multiple of 16 bytes on. ``InputError`` where it is on the device in another layout.
+    """
+    nbytes = int(shape.nbytes)
+    if lies_as(value, shape, device):
+        if value.address % LOADED == 0:
+            return value
+        buffer = device.allocate(nbytes)
+        device.move(buffer.address, value.address, nbytes)
+    elif isinstance(value, DeviceArgument) and value.device is device:
+        raise InputError(
+            f"input {name!r} lies as {value.shape} on the device, but kernels read it as {shape}: "
+            "make it contiguous first"
+        )
+    else:
+        buffer = device.allocate(nbytes)
+        device.upload(buffer.address, flat(laid_out(value.array, shape)))
+    return DeviceArgument(shape, device, buffer, buffer.address)
+
+
+def laid_out(array: NDArray[Any], shape: Shape) -> NDArray[Any]:
+    """The elements of an array as a shape says they lie, one after another."""
+    if shape.dtype.is_packed or shape.standard:
+        return array
+    space = np.zeros(int(shape.element_space), array.dtype)
+    steps = [int(s) * array.itemsize for s in shape.true_strides]
+    np.lib.stride_tricks.as_strided(space, array.shape, steps)[...] = array
+    return space
+
+
+def _place(value: Any, device: Device) -> tuple[int, int] | None:
+    """Where a value lies, if in memory of the device's kind."""
+    if hasattr(value, "__dlpack_device__"):
+        kind, number = value.__dlpack_device__()
+        found = device.place[0] if kind == MANAGED else int(kind), int(number)
+        return found if found[0] == device.place[0] else None
+    on_gpu = device.place[0] != CPU and hasattr(value, "__cuda_array_interface__")
+    return device.place if on_gpu else None
+
+
+def _lent(value: Any, device: Device) -> Lent:
+    """The memory of a value, which may be read on the device's stream."""
+    if hasattr(value, "__dlpack__"):
+        try:
+            options = {} if device.place[0] == CPU else {"stream": device.stream}
+            return imported(value.__dlpack__(**options))
+        except (BufferError, RuntimeError) as error:
+            raise InputError(f"it gives no memory away: {error}") from error
+    said = value.__cuda_array_interface__
+    if said.get("stream") is not None:
+        device.order(int(said["stream"]), device.stream)
+    return interfaced(said, value)
 
 
 def downloaded(device: Device, address: int, shape: Shape) -> NDArray[Any]:

@@ -16,7 +16,8 @@ class Ref(Target):
     """
 
     def get_passes(self, context: Context, options: CompileOptions) -> Pipeline:
-        return Pipeline.parse("dead_code_elimination")
+        rounding = "fuse_int4,quantize_activations," if options.rounds_activations else ""
+        return Pipeline.parse(rounding + "dead_code_elimination")
 
     def make_executable(self, program: Program, context: Context) -> Executable:
         from migx.targets.ref.executable import RefExecutable

@@ -18,19 +18,19 @@ import numpy as np
 from migx import op as operations
 from migx.argument import Argument
 from migx.binding import Sizes, sizes_of
-from migx.errors import DimError, EvaluationError, InputError, MigxError, ShapeError
+from migx.errors import EvaluationError, ShapeError
 from migx.ir import Instruction, Module, Program
+from migx.meaning import FAILURES, actual, as_function, failed
 from migx.memory import installed
 from migx.op import Evaluate, Operation, Runnable
 from migx.ops.builtin import Literal, Param, Return, Slot
 from migx.shape import TUPLE, Shape
+from migx.sizes import bound_now, check_sizes, symbols_of
 from migx.target import NO_SLOTS, Context
 from migx.text import draw_instruction
 from migx.verify import captures
 
 Values = dict[Instruction, Argument]
-FAILURES = (MigxError, ArithmeticError, LookupError, MemoryError, TypeError, ValueError)
-"""What the meaning of an operation raises when its operands do not fit it."""
 
 
 class _Step(NamedTuple):
@@ -116,8 +116,7 @@ class RefExecutable:
                 else:
                     result, sizes = self._step(step, inputs, modules, sizes)
             except FAILURES as error:
-                message = f"{type(error).__name__}: {error}"
-                raise EvaluationError(draw_instruction(message, step.at)) from error
+                raise failed(step.at, error) from error
             if call.seen is not None:
                 call.seen(step.at, result)
             values[step.at] = result
@@ -133,10 +132,10 @@ class RefExecutable:
             result = step.evaluate(step.op, self.context, step.shape, inputs, modules)
             _check(step.shape, result)
             return result, sizes
-        op, shape = _bound_now(step.op, step.shape, sizes)
+        op, shape = bound_now(step.op, step.shape, sizes)
         _check_memory(shape)
         result = step.evaluate(op, self.context, shape, inputs, modules)
-        result.shape = _actual(result)
+        result.shape = actual(result)
         sizes = sizes_of([("its result", shape, result.shape)], sizes)
         _check(result.shape, result)
         return result, sizes
@@ -146,27 +145,25 @@ class RefExecutable:
         around it.
         """
 
-        def call(arguments: Sequence[Argument]) -> list[Argument]:
-            pairs = zip(module.parameters.items(), arguments, strict=True)
-            inner = sizes_of(((name, p.shape, a.shape) for (name, p), a in pairs), sizes)
+        def run(arguments: Sequence[Argument], inner: Sizes) -> list[Argument]:
             return self._run(module, arguments, dict(values), inner, around)
 
-        return call
+        return as_function(module, sizes, run)
 
     def _make_plan(self, module: Module, known: tuple[tuple[str, int], ...]) -> list[_Step]:
         sizes = dict(known)
         dead = self._layouts[module].dead
-        shapes: dict[Instruction, Shape] = {}
+        early = set[Instruction]()
         steps = []
         for at in module:
-            names = {s.name for s in (*at.shape.symbols(), *operations.symbols(at.op))}
+            names = symbols_of(at)
             late = not names <= sizes.keys()
             op = at.op if late or not names else operations.bind(at.op, sizes)
             shape = at.shape if late else at.shape.bind(sizes)
             if not late:
-                if names and all(v in shapes for v in at.inputs) and not at.modules:
-                    _infer_on_numbers(at, op, shape, [shapes[v] for v in at.inputs], sizes)
-                shapes[at] = shape
+                if names and early.issuperset(at.inputs) and not at.modules:
+                    check_sizes(at, sizes)
+                early.add(at)
                 if type(at.op) is not Literal:
                     _check_room(at, shape)
             if type(at.op) is not Param:
@@ -192,19 +189,6 @@ def _layout(module: Module) -> _Layout:
     return _Layout({at: tuple(values) for at, values in dead.items()}, tuple(names))
 
 
-def _infer_on_numbers(
-    at: Instruction, op: Operation, shape: Shape, inputs: list[Shape], sizes: Sizes
-) -> None:
-    try:
-        inferred = op.compute_shape(inputs, ())
-    except (ShapeError, DimError) as error:
-        raise InputError(draw_instruction(f"with {_listed(sizes)}: {error}", at)) from error
-    if not inferred.same_type(shape):
-        raise InputError(
-            draw_instruction(f"with {_listed(sizes)}: {inferred} instead of {shape}", at)
-        )
-
-
 def _check_room(at: Instruction, shape: Shape) -> None:
     try:
         _check_memory(shape)
@@ -216,24 +200,6 @@ def _check_memory(shape: Shape) -> None:
     """Raises where a value is larger than the memory of the machine, before any of it is taken."""
     if shape.static and shape.dtype.is_tensor and int(shape.nbytes) > installed():
         raise MemoryError(f"{shape.text} takes {shape.nbytes} bytes, the machine has {installed()}")
-
-
-def _bound_now(op: Operation, shape: Shape, sizes: Sizes) -> tuple[Operation, Shape]:
-    """The operation and its shape with all that is bound by now; themselves where a symbol is still
-    open.
-    """
-    names = {s.name for s in (*shape.symbols(), *operations.symbols(op))}
-    if names <= sizes.keys():
-        return operations.bind(op, sizes), shape.bind(sizes)
-    return op, shape.substitute({name: sizes[name] for name in names if name in sizes})
-
-
-def _actual(value: Argument) -> Shape:
-    if value.shape.dtype is TUPLE:
-        return Shape.tuple(*map(_actual, value.parts))
-    if value.shape.dtype.is_tensor and not value.shape.dtype.is_packed:
-        return Shape(value.shape.dtype, value.array.shape)
-    return value.shape
 
 
 def _check(shape: Shape, result: Argument) -> None:
@@ -248,8 +214,8 @@ def _check(shape: Shape, result: Argument) -> None:
         raise ShapeError(
             f"computed {data.dtype} {list(data.shape)}, its shape rule says {shape.text}"
         )
-    if not _is(_actual(result), shape):
-        raise ShapeError(f"computed {_actual(result).text}, its shape rule says {shape.text}")
+    if not _is(actual(result), shape):
+        raise ShapeError(f"computed {actual(result).text}, its shape rule says {shape.text}")
 
 
 def _is(actual: Shape, shape: Shape) -> bool:
@@ -261,7 +227,3 @@ def _is(actual: Shape, shape: Shape) -> bool:
 
 def _no_meaning(*_: Any) -> Argument:
     raise EvaluationError("returns and slots have no meaning of their own")
-
-
-def _listed(sizes: Mapping[str, int]) -> str:
-    return ", ".join(f"{name}={size}" for name, size in sizes.items()) or "these sizes"

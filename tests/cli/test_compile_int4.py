@@ -26,6 +26,22 @@ def test_weights_are_squeezed_and_the_file_runs(
     assert migx("run", small, "--dim-param", "batch=2").code == 0
 
 
+def test_activations_are_rounded_where_it_is_asked_for(
+    migx: Migx, model: Path, tmp_path: Path
+) -> None:
+    """What that costs is within the bounds, which are the wider for it."""
+    small = tmp_path / "small.mxr"
+    assert migx("compile", model, "--int4-weights", "--block", 32, "-o", small).code == 0
+    tolerances = []
+    for activations in ("float", "int8"):
+        asked = ("--target", "cpu", "--int4-activations", activations, "--dim-param", "batch=2")
+        found = migx("verify", small, *asked, "--json").json
+        assert found["passed"]
+        tolerances.append(found["outputs"][0]["tolerance"])
+        assert migx("run", small, *asked).code == 0
+    assert tolerances[1] > 100 * tolerances[0]
+
+
 def test_layers_are_skipped_by_name(migx: Migx, model: Path) -> None:
     result = migx("compile", model, "--int4-weights", "--skip", "den*, w", "--json")
     assert result.json["int4"]["weights"] == 0
@@ -37,6 +53,11 @@ def test_layers_are_skipped_by_name(migx: Migx, model: Path) -> None:
         (("--block", 32), "--block, --symmetric and --skip are for --int4-weights"),
         (("--int4-weights", "--skip", "v"), "no weight is named 'v'; there are: dense, w"),
         (("--int4-weights", "--block", 7), "invalid choice: 7"),
+        (("--int4-activations", "int4"), "int4_activations is 'float' or 'int8', not 'int4'"),
+        (
+            ("--int4-activations", "int8", "--passes", "fuse_int4"),
+            "put quantize_activations behind fuse_int4",
+        ),
     ],
 )
 def test_what_means_nothing_is_refused(

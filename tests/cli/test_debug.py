@@ -106,6 +106,7 @@ def test_why_not(migx: Migx, model: Path) -> None:
     assert result.out.startswith("wrong.relu_of_neg looks for relu(neg(x))\n\n")
     assert ": fires: it becomes tanh\n> %" in result.out
     assert "rewrites by it in a run of wrong: 1, of them here: 1" in result.out
+    assert migx(*words, "relu").out == result.out
     found = migx(*words, "node3", "--json").json
     assert found["answers"][0]["verdict"] == "no such operation"
     after = migx("why-not", model, "--rule", "pair.drop_outer", "--at", "%0", "--passes", "wrong")
@@ -121,6 +122,7 @@ def test_why_not(migx: Migx, model: Path) -> None:
         (["bisect", "MODEL", "--target", "abacus"], "no target named 'abacus'"),
         (["bisect", "nowhere.migx"], "there is no file nowhere.migx"),
         (["why-not", "MODEL", "--rule", "wrong.x", "--at", "%0"], "has no rule 'x'"),
+        (["why-not", "MODEL", "--rule", "neg_neg", "--at", "%0"], "simplify_algebra.neg_neg"),
         (["why-not", "MODEL", "--rule", "wrong.relu_of_neg", "--at", "plantd_relu"], "near it"),
     ],
 )

@@ -60,7 +60,9 @@ def test_onnx_operators_have_versions(migx: Migx) -> None:
     ("words", "message"),
     [
         (["passes", "fly"], "named 'fly'; there are: "),
+        (["passes", "SimplifyAlgebra"], "near it: simplify_algebra, "),
         (["ops", "convlution"], "near it: convolution"),
+        (["ops", "Relu"], "near it: relu, "),
         (["targets", "abacus"], "there are: "),
         (["onnx", "Softmx"], "near it: Softmax"),
     ],

@@ -51,6 +51,22 @@ def test_sizes_are_bound_before_the_run(migx: Migx, model: Path) -> None:
     assert shaped["outputs"][1]["shape"] == "i64[2]"
 
 
+def test_a_compiled_file_runs_as_it_is_at_the_sizes_given(
+    migx: Migx, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = tmp_path / "small.mxr"
+    assert migx("compile", model, "-o", saved).code == 0
+    bound = migx("run", saved, "--dim-param", "batch=3", "--passes", "", "--json").json
+    monkeypatch.delattr(api.Program, "compile")
+    for verb in ("run", "perf"):
+        found = migx(verb, saved, "--dim-param", "batch=3", "--json").json
+        assert found["sizes"] == {"batch": 3}
+    found = migx("run", saved, "--dim-param", "batch=3", "--json").json
+    assert [y["shape"] for y in found["outputs"]] == [y["shape"] for y in bound["outputs"]]
+    result = migx("run", saved, "--dim-param", "height=3")
+    assert (result.code, "no dim named 'height'; its symbols are: batch" in result.err) == (2, True)
+
+
 def test_types_numpy_has_no_name_for_pass_through_files(migx: Migx, tmp_path: Path) -> None:
     case = tmp_path / "case.migx"
     case.write_text("module main(x: bf16[2]) {\n  %0 = neg(x) : bf16[2]\n  return y=%0\n}\n")
@@ -76,6 +92,8 @@ def test_what_is_not_finite_is_counted(migx: Migx, tmp_path: Path) -> None:
     [
         (["--inputs", "nowhere.npz"], "cannot read nowhere.npz"),
         (["--inputs", "text.npz"], "text.npz is no .npz file"),
+        (["--inputs", "one.npy"], "one.npy is no .npz file"),
+        (["--inputz", "one.npy"], "migx run: error: unrecognized arguments: --inputz one.npy"),
         (["--inputs", "wrong.npz"], "there is no input 'z'; the inputs are x: f32[batch, 8]"),
         (["--target", "abacus"], "named 'abacus'; there are: "),
         (["--passes", "fly"], "named 'fly'; there are: "),
@@ -95,6 +113,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.npz").write_text("text")
     np.savez(tmp_path / "wrong.npz", z=np.zeros(2))
+    np.save(tmp_path / "one.npy", np.zeros(2))
     result = migx("run", model, *words)
     assert result.code == 2
     assert message in result.err

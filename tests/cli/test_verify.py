@@ -71,7 +71,9 @@ def test_a_changed_weight_is_found(migx: Migx, model: Path, tmp_path: Path) -> N
     other.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights, "w"))
     onnx.save(other, tmp_path / "other.onnx")
     program = api.parse_onnx(model)
-    options = SimpleNamespace(against=None, target="ref", passes=None, each=False)
+    options = SimpleNamespace(
+        against=None, target="ref", passes=None, int4_activations="float", each=False
+    )
     inputs: dict[str, Any] = {"x": np.ones((4, 8), np.float32)}
     assert _verify.checked(program, model, inputs, options)["passed"]  # type: ignore[arg-type]
     found = _verify.checked(program, tmp_path / "other.onnx", inputs, options)  # type: ignore[arg-type]

@@ -250,6 +250,12 @@ def test_packed_types_hold_flat_bytes(tmp_path: Path) -> None:
         Argument.of([1, 2], I4)
 
 
+@pytest.mark.parametrize("value", [None, object(), [1, None], 2**70])
+def test_what_is_neither_numbers_nor_text_is_refused(value: object) -> None:
+    with pytest.raises(ShapeError, match=f"{type(value).__name__} is neither numbers nor text"):
+        Argument.of(value)
+
+
 def test_opaque_values_are_handed_through() -> None:
     absent = Argument(Shape.opaque("optional"))
     assert absent.data is None

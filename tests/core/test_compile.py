@@ -78,7 +78,7 @@ def test_one_program_runs_at_all_sizes_one_after_another() -> None:
 
 
 def test_runs_from_eight_threads_do_not_meet() -> None:
-    program = attention().compile()
+    program = attention().compile("ref")
 
     def work(worker: int) -> int:
         for turn in range(25):
@@ -99,11 +99,11 @@ def test_compiling_changes_nothing() -> None:
     # What was compiled is a program of its own: editing this one does not reach it.
     program.main.add_return(program.main.parameters["y"])
     assert len(program.eval(drawn(2, 3))) == 3
-    assert len(program.compile().eval(drawn(2, 3))) == 1
+    assert len(program.compile("ref").eval(drawn(2, 3))) == 1
 
 
 def test_run_is_eval_and_gives_the_same_again() -> None:
-    program = attention().compile()
+    program = attention().compile("ref")
     first, again = program.run(drawn(2, 3)), program.eval(drawn(2, 3))
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
 
@@ -131,7 +131,7 @@ def test_what_cannot_be_compiled() -> None:
     program = attention()
     list(program.main)[4].shape = Shape(F32)
     with pytest.raises(VerifyError, match="shapes: in module main"):
-        program.compile()
+        program.compile("ref")
 
 
 LISTED = r"the inputs are x: f32\[n, m, 4\], y: f32\[2\*n, m\], bias: f32\[4\]"
@@ -156,7 +156,7 @@ LISTED = r"the inputs are x: f32\[n, m, 4\], y: f32\[2\*n, m\], bias: f32\[4\]"
     ],
 )  # fmt: skip
 def test_inputs_that_are_wrong(change: dict[str, Any], message: str) -> None:
-    program = attention().compile()
+    program = attention().compile("ref")
     inputs = {k: v for k, v in {**drawn(2, 3), **change}.items() if v is not None}
     with pytest.raises(InputError, match=message):
         program.eval(inputs)
@@ -164,7 +164,7 @@ def test_inputs_that_are_wrong(change: dict[str, Any], message: str) -> None:
 
 
 def test_inputs_are_given_by_name() -> None:
-    program = attention().compile()
+    program = attention().compile("ref")
     for given in ([np.zeros(3)], np.zeros(3)):
         with pytest.raises(InputError, match=rf"inputs are given by name, as a dict; {LISTED}"):
             program.eval(given)  # type: ignore[arg-type]
@@ -173,7 +173,7 @@ def test_inputs_are_given_by_name() -> None:
 def test_a_dim_out_of_its_bounds() -> None:
     program = Program()
     program.main.add_return(program.main.add_parameter("x", Shape(F32, (Dim("n", 2, 4),))))
-    program.compile()
+    program.compile("ref")
     for size in (1, 5):
         with pytest.raises(InputError, match=f"dim n is {size} in x, outside its bounds 2..4"):
             program.eval({"x": np.zeros(size, np.float32)})
@@ -184,7 +184,7 @@ def test_sizes_that_an_operation_refuses_are_drawn() -> None:
     main = program.main
     a, b = (main.add_parameter(name, Shape(F32, (d, 2))) for name, d in (("a", N), ("b", M)))
     main.add_return(main.add_instruction(ops.Add(), a, b, origins=("layer/Add",)))
-    program.compile()
+    program.compile("ref")
     both = [np.ones((size, 2), np.float32) for size in (3, 4)]
     assert program.eval({"a": both[0], "b": both[0]})[0].sum() == 12
     with pytest.raises(InputError) as caught:
@@ -206,7 +206,7 @@ def test_an_instruction_that_fails_is_drawn() -> None:
 }
 """)
     list(program.main)[2].origins = ("pick",)
-    program.compile()
+    program.compile("ref")
     x = np.float32([1, 2, 3])  # type: ignore[arg-type]
     assert program.eval({"x": x, "i": [-1]})[0].tolist() == [3]
     with pytest.raises(EvaluationError, match=r"(?s)7.*\n  gather\(x, i\)\n  \^.*ONNX 'pick'"):
@@ -219,19 +219,19 @@ def test_a_result_too_large_for_the_memory_is_drawn() -> None:
     wide = program.main.add_instruction(ops.Multibroadcast((1 << 24, 1 << 24)), x)
     program.main.add_return(program.main.add_instruction(ops.Neg(), wide))
     with pytest.raises(EvaluationError, match=r"takes 1125899906842624 bytes[\s\S]*neg"):
-        program.compile().eval({"x": 1.0})
+        program.compile("ref").eval({"x": 1.0})
 
 
 def test_lists_numbers_and_arguments_are_inputs_too() -> None:
     program = migx.parse("module main(a: f32[2], b: i64[], c: f16[2]) {\n  return a, b, c\n}\n")
     c = Argument.of([1.5, 2.5], "f16")
-    results = program.compile().eval({"a": [1.0, 2.0], "b": 3, "c": c})
+    results = program.compile("ref").eval({"a": [1.0, 2.0], "b": 3, "c": c})
     assert [r.dtype.name for r in results] == ["float32", "int64", "float16"]
     assert [r.tolist() for r in results] == [[1, 2], 3, [1.5, 2.5]]
 
 
 def test_strides_of_inputs_do_not_matter() -> None:
-    program = attention().compile()
+    program = attention().compile("ref")
     inputs = drawn(2, 3)
     turned = np.asfortranarray(inputs["x"])
     assert not turned.flags.c_contiguous
@@ -246,7 +246,7 @@ def test_outputs_of_every_kind() -> None:
     x = main.add_parameter("x", Shape(F32, (3,)))
     main.add_return(packed, main.add_instruction(ops.Topk(2, 0), x), x, x)
     assert main.output_names == ("output_0", "output_1", "output_2", "output_3")
-    four, pair, same, again = program.compile().eval({"x": [1.0, 3.0, 2.0]})
+    four, pair, same, again = program.compile("ref").eval({"x": [1.0, 3.0, 2.0]})
     assert isinstance(four, Argument)
     assert four.array.tolist() == [0x21, 0x03]
     assert [part.tolist() for part in pair] == [[3, 2], [1, 2]]
@@ -266,7 +266,7 @@ def test_sizes_only_the_data_decides() -> None:
   return %3, %1, %6, %7
 }
 """)
-    program.compile()
+    program.compile("ref")
     for x in ([0, 1, 2, 0, 3], [0, 0], [5], [1, 2, 3, 4, 5, 6, 7]):
         array = np.asarray(x, np.float32)
         kept = array[array != 0]
@@ -311,7 +311,7 @@ module yes.no() {
     ("c", "d", "factor"), [(True, True, -1), (True, False, -2), (False, True, 1)]
 )
 def test_branches_read_the_values_around_them(c: bool, d: bool, factor: float) -> None:
-    program = migx.parse(BRANCHES).compile()
+    program = migx.parse(BRANCHES).compile("ref")
     for n in (1, 4):
         x = np.arange(n, dtype=np.float32)
         (y,) = program.eval({"c": c, "d": d, "x": x})
@@ -335,7 +335,7 @@ module body(i: i64[], going: bool[], state: f32[n]) {
 
 
 def test_a_loop_carries_its_state_and_reads_around_it() -> None:
-    program = migx.parse(LOOP).compile()
+    program = migx.parse(LOOP).compile("ref")
     for trips, n in ((3, 2), (0, 2), (1, 5)):
         x, step = np.ones(n, np.float32), np.full(n, 0.5, np.float32)
         last, rows = program.eval({"trips": trips, "x": x, "step": step})
@@ -360,7 +360,7 @@ module body(i: i64[], going: bool[], state: f32[now]) {
 
 
 def test_a_loop_whose_state_grows() -> None:
-    program = migx.parse(GROWING).compile()
+    program = migx.parse(GROWING).compile("ref")
     for trips, n in ((0, 2), (3, 2), (2, 1)):
         x = np.arange(n, dtype=np.float32)
         last, sizes = program.eval({"trips": trips, "x": x})
@@ -373,13 +373,13 @@ def test_deferred_weights_have_no_value_yet() -> None:
     weight = ops.OnnxExternalWeights("w", "w.bin", 0, 12, Shape(F32, (3,)))
     program.main.add_return(program.main.add_instruction(weight))
     with pytest.raises(WeightError, match=r"1 weights have no value yet, 'w'"):
-        program.compile().eval({})
+        program.compile("ref").eval({})
 
 
 def test_a_file_of_text_runs(tmp_path: Path) -> None:
     file = tmp_path / "program.migx"
     file.write_text(str(attention()), "utf-8")
     program = migx.parse(file.read_text("utf-8"), folder=tmp_path)
-    check(program.compile(), 2, 3)
+    check(program.compile("ref"), 2, 3)
     assert program.main.parameters["x"].shape == Shape(F32, (N, M, 4))
     assert [o.shape.dtype for o in program.main.outputs] == [F32, F32, I64]

@@ -29,6 +29,13 @@ class Flat(Op):
         return shapes[0]
 
 
+class Shapeless(Op):
+    """An operation whose author gave dims where a shape is due."""
+
+    def compute_shape(self, shapes: Shapes, modules: Any = ()) -> Shape:
+        return shapes[0].dims  # type: ignore[return-value]
+
+
 class Keep(Op):
     """The layout of the first input, whatever it is."""
 
@@ -342,7 +349,7 @@ def test_literals_are_read_only_to_those_who_read_results() -> None:
     program = Program()
     mine = np.ones(3, np.float32)
     program.main.add_return(program.main.add_literal(mine))
-    (result,) = program.compile().eval({})
+    (result,) = program.compile("ref").eval({})
     with pytest.raises(ValueError, match="read-only"):
         result[0] = 5
     assert mine.flags.writeable
@@ -399,3 +406,20 @@ def test_an_edit_costs_the_same_in_a_large_module(monkeypatch: pytest.MonkeyPatc
             costs.append(counted.count)
     assert costs[0] == costs[1]
     assert costs[0] > 10
+
+
+def test_what_is_no_operation_or_no_instruction_is_said() -> None:
+    program = Program()
+    x = program.main.add_parameter("x", VECTOR)
+    add: Any = program.main.add_instruction
+    wrongs: dict[tuple[Any, ...], str] = {
+        (ops.Relu, x): r"Relu.* is no operation; one is made first, as in Relu\(\)",
+        ("relu", x): r"'relu' is no operation",
+        (ops.Relu(), "x"): "input 0 of relu is of type str, not an instruction",
+        (ops.Add(), x, 1.0): "input 1 of add is of type float, .*add_literal makes one",
+        (Shapeless(), x): r"shape rule of shapeless gave \(3,\), which is no Shape",
+    }
+    for wrong, message in wrongs.items():
+        with pytest.raises(IRError, match=message):
+            add(*wrong)
+    assert repr(program) == "<Program of 1 instructions in 1 modules>"

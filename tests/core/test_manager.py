@@ -177,7 +177,7 @@ def test_pipelines_as_text(text: str, steps: tuple[Pass, ...], printed: str) -> 
         (
             "dead_code",
             UnknownName,
-            r"no pass(es)? named 'dead_code'; there are: .*dead_code_elimin",
+            r"no pass(es)? named 'dead_code'; near it: dead_code_elimination",
         ),
         ("seen{depth=1}", ParseError, "pass seen has no option 'depth=1'; its options are none"),
         ("fail{broke=true}", ParseError, "pass fail has no option 'broke=true'; .* broken: bool"),
@@ -202,6 +202,17 @@ def test_a_pass_is_named_after_its_class_and_frozen() -> None:
     assert WithOptions() != WithOptions(2)
     with pytest.raises(AttributeError):
         WithOptions().count = 3  # type: ignore[misc]
+
+
+def test_what_is_no_pass_is_an_error_where_it_is_written() -> None:
+    with pytest.raises(TypeError, match=r"WithOptions is a class; a pass is WithOptions\(\)"):
+        migx.run_passes(program_of(CHOICE), [WithOptions])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"Loose\.rules is no RuleSet"):
+
+        class Loose(Pass):
+            """Has a list where a set of rules belongs."""
+
+            rules = (1,)  # type: ignore[assignment]
 
 
 def test_submodules_come_first_and_each_module_once() -> None:

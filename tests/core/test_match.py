@@ -345,6 +345,14 @@ def test_what_is_never_caught_is_an_error_when_the_rule_is_made() -> None:
             """Never made."""
 
 
+@pytest.mark.parametrize("make", [on, skip])
+def test_an_operation_with_its_attributes_is_no_pattern(make: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r"not Transpose\(permutation=\(1, 0\)\); attributes are key"
+    ):
+        make(ops.Transpose((1, 0)))
+
+
 def test_whoever_asks_is_told_why_not(main: Module) -> None:
     a, b = main.parameters.values()
     told: list[str] = []
@@ -357,13 +365,13 @@ def test_whoever_asks_is_told_why_not(main: Module) -> None:
 
     relu = main.add_instruction(ops.Relu(), a)
     add = main.add_instruction(ops.Add(), relu, b)
-    assert reasons(on(ops.Neg), relu) == ["relu is not one of ['neg']"]
+    assert reasons(on(ops.Neg), relu) == ["relu is not neg"]
     assert reasons(on(ops.Relu, var(), var()), relu) == ["relu has 1 inputs, not 2"]
     assert reasons(on(ops.Relu, constant("c")), relu) == ["@param is not constant"]
     assert reasons(on(ops.Relu, value(name="c")), relu) == ["@param has no value that may be read"]
     assert reasons(on(ops.Add, on(ops.Neg), var()), add) == [
-        "relu is not one of ['neg']",
-        "@param is not one of ['neg']",
+        "relu is not neg",
+        "@param is not neg",
     ]
     flat = main.add_instruction(ops.Transpose((1, 0)), relu)
     assert reasons(on(ops.Transpose, permutation=(0, 1)), flat) == [

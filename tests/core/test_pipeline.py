@@ -140,9 +140,10 @@ def test_any_pipeline_parses_back(pipeline: Pipeline) -> None:
         ("fixpoint{max=true}(peel)", "fixpoint: max is int, not true"),
         ("fixpoint(peel", r"expected a pass .* found 'fixpoint\(peel'"),
         ("fixpoint(peel))", "expected a pass"),
+        ("quantize_int4", "pass quantize_int4 needs the option block: int"),
     ],
 )
-def test_a_group_that_does_not_parse(text: str, message: str) -> None:
+def test_what_does_not_parse(text: str, message: str) -> None:
     with pytest.raises(ParseError, match=message):
         Pipeline.parse(text)
 

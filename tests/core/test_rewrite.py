@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -286,6 +287,18 @@ def test_a_rule_that_declines_leaves_nothing() -> None:
     assert not rewrite(program.main, hesitate + refuse + same)
     verify(program)
     assert program == before
+
+
+@pytest.mark.parametrize("wrong", [3, [None], "x"])
+def test_what_a_rule_cannot_return_is_an_error_that_names_it(wrong: Any) -> None:
+    @rule(on(ops.Neg))
+    def odd() -> Any:
+        """Returns what is no instruction."""
+        return wrong
+
+    with pytest.raises(TypeError, match="None to decline; this one returned") as caught:
+        rewrite(chain(1, "neg").main, RuleSet([odd]))
+    assert "in rule odd of" in caught.value.__notes__[0]
 
 
 def test_what_nobody_reads_is_not_looked_at_nor_a_removed_one() -> None:

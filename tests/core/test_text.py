@@ -175,7 +175,7 @@ def test_a_literal_known_by_its_hash_equals_the_one_it_was_printed_from(tmp_path
     assert parsed == program
     assert not literal_of(parsed).value.available
     with pytest.raises(EvaluationError, match=r"f32\[40\] is known by its hash alone"):
-        parsed.compile().eval({})
+        parsed.compile("ref").eval({})
     changed = migx.parse(text.replace(Argument.of(data).digest(), "0" * 64))
     assert changed != program
     # A file's bytes can be named with their hash as well.
@@ -197,7 +197,7 @@ def test_missing_bytes_are_drawn_from_a_seed() -> None:
     first, again, other = (migx.parse(text, draw_missing=seed) for seed in (0, 0, 1))
     assert first == again
     assert first != other
-    results = first.compile().eval({})
+    results = first.compile("ref").eval({})
     assert results[0].std() > 0
     assert len(results[1].array) == 40
     assert results[2] == [1]
@@ -209,11 +209,11 @@ def test_side_files_are_found_from_the_folder_given(tmp_path: Path) -> None:
         'module main() {\n  %0 = @literal() {value=bytes("w.bin", 8, 8)} : f32[2]\n  return %0\n}'
     )
     program = migx.parse(text, folder=tmp_path)
-    assert program.compile().eval({})[0].tolist() == [2, 3]
+    assert program.compile("ref").eval({})[0].tolist() == [2, 3]
     with pytest.raises(EvaluationError, match="cannot read tensor data: No such file"):
-        migx.parse(text).compile().eval({})
+        migx.parse(text).compile("ref").eval({})
     with pytest.raises(EvaluationError, match=r"has 16 bytes, .* at bytes 12 to 20"):
-        migx.parse(text.replace("8, 8", "12, 8"), folder=tmp_path).compile().eval({})
+        migx.parse(text.replace("8, 8", "12, 8"), folder=tmp_path).compile("ref").eval({})
 
 
 HEAD = "module main(x: f32[2, 3]) {\n"

@@ -184,5 +184,9 @@ def test_names_that_are_not_there_list_those_near() -> None:
         rule_named("simplify_reshapes.nop")
     with pytest.raises(UnknownName, match="fuse_epilogue has no rule ''; it is not made of rules"):
         rule_named("fuse_epilogue")
+    with pytest.raises(
+        UnknownName, match=r"as PASS\.RULE, not 'neg_neg'.*: simplify_algebra\.neg_n"
+    ):
+        rule_named("neg_neg")
     cls, chosen = rule_named("simplify_reshapes.nop_reshapes")
     assert (cls.name, chosen.name) == ("simplify_reshapes", "nop_reshapes")

@@ -238,6 +238,27 @@ class Plus(Op):
         return (Plus(dice.random()), [Want(like)]) if like.dtype.is_float else None
 
 
+class Halved(Op):
+    """x / 2, whose shape rule says what it takes in the shortest way."""
+
+    traits = Traits(pointwise=True)
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        (x,) = shapes
+        return x.as_standard()
+
+    def compute(self, x: Array) -> Array:
+        return np.asarray(x / x.dtype.type(2))
+
+
+def test_inputs_that_do_not_unpack_are_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "operation", lambda name: Halved)
+    for seed in range(8):
+        found = draft("halved", Dice(seed), Shape("f32", (2, 3)))
+        assert found is not None
+        assert len(found[1]) == 1
+
+
 def test_an_operation_from_elsewhere_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     table: dict[str, Any] = {**plugins.operations(), "plus": Plus}
     monkeypatch.setattr(plugins, "operations", lambda: table)

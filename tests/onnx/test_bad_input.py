@@ -227,6 +227,16 @@ def test_a_model_without_graph_or_version(tmp_path: Path) -> None:
     assert "it has no graph or no IR version" in message_of(saved(model, tmp_path))
 
 
+def test_a_model_in_memory_is_read_like_one_in_a_file(tmp_path: Path) -> None:
+    model = model_of(ADD)
+    expected = migx.parse_onnx(saved(model, tmp_path))
+    assert migx.parse_onnx(model) == expected
+    assert migx.parse_onnx(model.SerializeToString()) == expected
+    for wrong in (b"", b"text", onnx.ModelProto(), model.SerializeToString()[:-3]):
+        with pytest.raises(OnnxError, match="what was given is not an ONNX model"):
+            migx.parse_onnx(wrong)
+
+
 def with_weight(change: Callable[[TensorProto], None]) -> onnx.ModelProto:
     """A model whose weight, f32[3] of 12 raw bytes, is changed."""
     model = model_of(ADD)
@@ -341,7 +351,7 @@ def test_links_within_the_folder_are_followed(folder: Path) -> None:
     (folder / "inner.bin").symlink_to(folder / "w.bin")
     path = saved(with_weight(at_file("folder/../inner.bin", 4)), folder)
     x = np.zeros((1, 3), np.float32)
-    assert migx.parse_onnx(path).compile().eval({"x": x})[0].tolist() == [[1, 2, 3]]
+    assert migx.parse_onnx(path).compile("ref").eval({"x": x})[0].tolist() == [[1, 2, 3]]
 
 
 def test_a_file_that_goes_on_behind_the_last_tensor_is_told(folder: Path) -> None:
@@ -355,7 +365,7 @@ def test_a_weight_that_is_removed_after_reading_is_missed_at_the_run(folder: Pat
     program = migx.parse_onnx(path)
     (folder / "w.bin").unlink()
     with pytest.raises(MigxError, match=r"cannot read tensor data: No such file .*w\.bin"):
-        program.compile().eval({"x": np.zeros((1, 3), np.float32)})
+        program.compile("ref").eval({"x": np.zeros((1, 3), np.float32)})
 
 
 INPUTS = {

@@ -20,7 +20,7 @@ HEAD = '<ir_version: 10, opset_import: ["" : 20]>\n'
 def program(graph: str, folder: Path) -> Program:
     from onnx import parser
 
-    return read(parser.parse_model(HEAD + graph), folder).compile()
+    return read(parser.parse_model(HEAD + graph), folder).compile("ref")
 
 
 def only(made: Program, **inputs: Any) -> Any:

@@ -102,6 +102,7 @@ CASES: dict[str, tuple[str, list[Any], dict[str, Any]]] = {
         [*scaled(S, 0.02, 5, 2, 8), *scaled(S, 0.03, 0, 2, 1), scale(0.1), zero(4, S)],
         {},
     ),
+    "mul by a number": ("QLinearMul", [*scaled(U, 0.02, 5, 2, 8), *scaled(U, 0.03, 0), *Y], {}),
     "sigmoid": ("QLinearSigmoid", [*IMAGE, scale(1 / 256), zero(0)], {"constant": (1, 2, 3, 4)}),
     "leaky": ("QLinearLeakyRelu", [*IMAGE, *Y], {"alpha": 0.2, "constant": (1, 2, 3, 4)}),
     "softmax": (

@@ -77,6 +77,12 @@ def test_stft(window: bool, constant: tuple[int, ...], onesided: int, tmp_path: 
     assert_as_peer(tmp_path, "STFT", operands, constant=held, atol=1e-4, **options)
 
 
+def test_a_real_signal_may_lack_its_last_axis(tmp_path: Path) -> None:
+    signal = RNG.standard_normal((2, 40), np.float32)
+    operands = [signal, length(3), np.hanning(8).astype(np.float32), length(8)]
+    assert_as_peer(tmp_path, "STFT", operands, domain="", constant=(1, 2, 3), atol=1e-4)
+
+
 @pytest.mark.parametrize("constant", [(), (0, 1)])
 def test_mel_weight_matrix(constant: tuple[int, ...], tmp_path: Path) -> None:
     edges = [np.array(v, np.float32) for v in (20.0, 3800.0)]

@@ -14,7 +14,7 @@ from migx.errors import ShapeError
 from migx.op import evaluator
 from migx.ops.quantization import DequantizeLinear, QuantizeLinear
 from migx.ops.scales import ChooseScales
-from migx.shape import F16, F32, I4, I8, I32, U2, U4, U8, DType, Shape
+from migx.shape import F16, F32, I4, I32, U2, U4, U8, DType, Shape
 
 Array = NDArray[Any]
 
@@ -86,7 +86,7 @@ def test_scales_have_the_type_of_the_weights_and_fit_the_operations() -> None:
 @pytest.mark.parametrize(
     ("op", "shape", "message"),
     [
-        (ChooseScales(I8), Shape(F32, (4,)), "to i4, u4, i2 or u2 by minmax or mse, not .* to i8"),
+        (ChooseScales(I32), Shape(F32, (4,)), "to i8, i4, u4, i2, u2 by minmax .* to i32"),
         (ChooseScales(U4, clip="best"), Shape(F32, (4,)), "minmax or mse, not .* by best"),
         (ChooseScales(U4, block=0), Shape(F32, (4,)), "blocks of 1 or more .* not blocks of 0"),
         (ChooseScales(U4, axis=1), Shape(F32, (4,)), "axis 1 is not one of the 1 axes"),

@@ -48,7 +48,7 @@ def template(tmp_path: Path) -> Program:
 def plain(weights: Mapping[str, Array], folder: Path) -> Array:
     """What the model gives that is read with its weights."""
     write_weights(model_of(MLP, weights), weights, folder)
-    result: Array = migx.parse_onnx(folder / "model.onnx").compile().eval(X)[0]
+    result: Array = migx.parse_onnx(folder / "model.onnx").compile("ref").eval(X)[0]
     return result
 
 
@@ -188,7 +188,7 @@ def test_literals_are_lowered_in_the_bodies_of_loops(
     write_weights(model, values, tmp_path)
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
     inputs = {"x": np.ones(4, np.float32), "trips": np.array(3)}
-    expected = migx.parse_onnx(tmp_path / "model.onnx").compile().eval(inputs)[0]
+    expected = migx.parse_onnx(tmp_path / "model.onnx").compile("ref").eval(inputs)[0]
     program, own = migx.parse_onnx(tmp_path / "model.onnx", defer_external_weights=True), Own()
     if how == "compiled":
         program.compile(own)

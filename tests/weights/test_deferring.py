@@ -98,7 +98,7 @@ def test_four_bits_stay_packed(tmp_path: Path) -> None:
     (weight,) = left_out(program).values()
     assert (weight.shape.text, weight.length) == ("i4[3]", 2)
     assert "unpack_int4" in [at.name for at in program.main]
-    program.compile()
+    program.compile("ref")
     with program.update_weights() as new:
         new["w"] = values
     (y,) = program.eval({"x": np.zeros(3, np.float32)})
@@ -150,7 +150,7 @@ def test_what_the_reader_must_know_is_read_and_assumed(tmp_path: Path) -> None:
     assert program.main.returned is not None
     assert program.main.outputs[0].shape.text == "f32[6]"
     x = np.ones((2, 3), np.float32)
-    program.compile()
+    program.compile("ref")
     with program.update_weights() as new:
         new.update(VALUES)
     assert program.eval({"x": x})[0].tolist() == (1.5 * VALUES["w"]).tolist()
@@ -207,4 +207,4 @@ def test_deferred_weights_are_never_evaluated(tmp_path: Path) -> None:
     assert set(left_out(program)) == set(MLP_DIMS)
     assert not program.literals
     with pytest.raises(WeightError, match=r"4 weights have no value yet, 'w1', 'b1', 'w2', 'b2'"):
-        program.compile().eval({"x": np.zeros((1, 8), np.float32)})
+        program.compile("ref").eval({"x": np.zeros((1, 8), np.float32)})

@@ -103,7 +103,7 @@ def test_another_file_than_the_one_compiled_against_is_found_out(tmp_path: Path)
     model = model_of(text, weights)
     write_weights(model, weights, tmp_path)
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
-    program = migx.parse_onnx(tmp_path / "model.onnx").compile()
+    program = migx.parse_onnx(tmp_path / "model.onnx").compile("ref")
     migx.save(program, tmp_path / "p.mxr", weights=False)
     x = {"x": np.zeros((64, 64), np.float32)}
     assert np.array_equal(migx.load(tmp_path / "p.mxr").eval(x)[0], weights["w"])
@@ -191,3 +191,9 @@ def test_hostile_files_are_refused_or_run(
     path.write_bytes(content)
     with contextlib.suppress(MigxError):
         migx.load(path).eval(X)
+
+
+def test_a_program_is_not_saved_under_the_name_of_an_onnx_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"p\.onnx would be no ONNX file"):
+        migx.save(migx.parse("module main(x: f32[2]) {\n  return x\n}\n"), tmp_path / "p.onnx")
+    assert not list(tmp_path.iterdir())

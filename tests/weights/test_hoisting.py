@@ -167,7 +167,7 @@ def test_values_are_those_of_the_program_that_was_not_hoisted() -> None:
 }
 """
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
-    plain, moved = migx.parse(text).compile(), hoisted(text).compile()
+    plain, moved = migx.parse(text).compile("ref"), hoisted(text).compile("ref")
     assert np.array_equal(plain.eval({"x": x})[0], moved.eval({"x": x})[0])
 
 

@@ -70,8 +70,8 @@ def test_only_the_slots_of_what_changed_are_computed(template: Program) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("w11", A["w1"], r"no replaceable weight 'w11'; did you mean 'w1'"),
-        ("zebra", A["w1"], r"no replaceable weight 'zebra'; there are 'w1', 'b1', 'w2', 'b2'"),
+        ("w11", A["w1"], r"no replaceable weight 'w11'; there are: w1"),
+        ("zebra", A["w1"], r"no replaceable weight 'zebra'; there are: w1, b1, w2, b2"),
         ("w1", A["w1"].T, r"weight 'w1' is f32\[8, 16\], not f32\[16, 8\]"),
         ("w1", A["w1"].astype(np.float64), r"weight 'w1' is f32\[8, 16\], not f64\[8, 16\]"),
         ("w1", object(), "weight 'w1' is f32"),

@@ -81,13 +81,15 @@ def loop(node: Node) -> tuple[Instruction, ...]:
     carried = [node.input(i) for i in range(2, len(node.inputs))]
     graph = node.subgraph("body")
     shapes = [v.shape.as_standard() for v in carried]
+    unread: set[int] = set()
     while True:
         body = node.graph.submodule(graph, "loop.body", [Shape(I64), Shape(BOOL), *shapes])
         wrapped = keep_optional(node, body, shapes)
         results = [v.shape for v in body.outputs[1 : 1 + len(carried)]]
+        unread |= start_as_they_end(node, body, carried, results)
         changed = [
-            widened(node, a, b, str(i))
-            for i, (a, b) in enumerate(zip(shapes, results, strict=True))
+            widened(node, a if v.shape.rank == a.rank else v.shape, b, str(i))
+            for i, (v, a, b) in enumerate(zip(carried, shapes, results, strict=True))
         ]
         if changed == shapes:
             break
@@ -104,7 +106,46 @@ def loop(node: Node) -> tuple[Instruction, ...]:
     for i in wrapped:
         held = body.outputs[1 + i].inputs[0].shape
         made[i] = node.add(ops.OptionalGetElement(escaped(node, held, str(i))), made[i])
+    for i in unread:
+        made[i] = node.add(ops.Assume(True), made[i], begun(node, trips, condition))
     return tuple(made)
+
+
+def start_as_they_end(
+    node: Node, body: Module, carried: list[Instruction], results: Sequence[Shape]
+) -> set[int]:
+    """Gives what a loop starts with the rank that the body gives it: a single number by more axes,
+    and what the body does not read, which is there only because ONNX asks for something, by zeros
+    in its place. Returns which are such zeros.
+    """
+    replaced = set()
+    given = list(body.parameters.values())[2:]
+    for i, (value, after, parameter) in enumerate(zip(carried, results, given, strict=True)):
+        before = value.shape
+        if (
+            before.dtype is not after.dtype
+            or not after.dtype.is_tensor
+            or before.rank == after.rank
+        ):
+            continue
+        if before.elements == after.elements == 1 and before.rank < after.rank:
+            carried[i] = node.reshape(value, (1,) * after.rank)
+        elif not parameter.users:
+            dims = tuple(d if isinstance(d, int) else 0 for d in after.dims)
+            carried[i] = node.add(ops.Multibroadcast(dims), node.literal(0, after.dtype))
+            replaced.add(i)
+    return replaced
+
+
+def begun(node: Node, trips: Instruction, condition: Instruction) -> Instruction:
+    """Whether a loop runs its body at all."""
+    begins = node.literal(True)
+    if condition.shape.dtype is BOOL:
+        begins = condition
+    if trips.shape.dtype is I64:
+        some = node.add(ops.Greater(), trips, node.literal(0, I64))
+        begins = node.add(ops.LogicalAnd(), begins, some)
+    return begins
 
 
 def keep_optional(node: Node, body: Module, carried: Sequence[Shape]) -> list[int]:

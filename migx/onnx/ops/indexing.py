@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from migx import ops
 from migx.ir import Instruction
 from migx.onnx.importers import importer
@@ -80,7 +82,17 @@ def one_hot(node: Node) -> Instruction:
 
 @importer("NonZero")
 def non_zero(node: Node) -> Instruction:
-    return node.add(ops.Nonzero(node.fresh()), node.input(0))
+    """Of a list that holds one number throughout, which is how some exporters count, all places."""
+    x = node.input(0)
+    below = x.inputs[0] if x.op.name in ("broadcast", "multibroadcast") else x
+    known = node.contents(below) if x.shape.rank == 1 else None
+    if known is None or known.dtype == object or known.shape not in (x.shape.dims, ()):
+        return node.add(ops.Nonzero(node.fresh()), x)
+    if below is x or not known:
+        return node.literal(np.flatnonzero(known if below is x else ())[None], I64)
+    (count,) = x.shape.dims
+    bounds = [node.literal(0, I64), node.reshape(node.dims([count]), ()), node.literal(1, I64)]
+    return node.add(ops.Unsqueeze((0,)), node.add(ops.DynamicRange(count), *bounds))
 
 
 @importer("Compress")

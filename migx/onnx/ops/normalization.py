@@ -226,10 +226,12 @@ def lp_normalization(node: Node) -> Instruction:
 
 
 @importer("CumSum")
-def cumulative_sum(node: Node) -> Instruction:
+@importer("CumProd", since=26)
+def cumulative(node: Node) -> Instruction:
     x, given = node.input(0), node.input(1)
+    scan = ops.PrefixScanSum if node.proto.op_type == "CumSum" else ops.PrefixScanProd
     held = node.constant(given)
     options = bool(node.integer("exclusive", 0)), bool(node.integer("reverse", 0))
     if held is None:
-        return runtime.along_axis(node, x, given, ops.PrefixScanSum(0, *options))
-    return node.add(ops.PrefixScanSum(node.axis(int(held.item()), x.shape.rank), *options), x)
+        return runtime.along_axis(node, x, given, scan(0, *options))
+    return node.add(scan(node.axis(int(held.item()), x.shape.rank), *options), x)

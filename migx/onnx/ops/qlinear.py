@@ -17,6 +17,7 @@ from migx.onnx.ops.contrib import DOMAIN
 from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import matrix_product, scaled, with_bias
 from migx.onnx.ops.quantization import packed_rows
+from migx.onnx.ops.recurrent import applied
 from migx.shape import F32, U8
 
 
@@ -30,7 +31,8 @@ def dequantized(
 ) -> Instruction:
     """The numbers quantised values stand for; scales of several elements lie along an axis."""
     held = [v for v in (x, scale, zero) if v is not None]
-    return node.add(ops.DequantizeLinear(axis=node.axis(axis, x.shape.rank)), *held)
+    axis = node.axis(axis, x.shape.rank) if x.shape.rank else 0  # a single number has no axes
+    return node.add(ops.DequantizeLinear(axis=axis), *held)
 
 
 def quantized(node: Node, x: Instruction, at: int, default: Instruction) -> Instruction:
@@ -150,20 +152,8 @@ def dynamic_quantize_lstm(node: Node) -> tuple[Instruction, ...]:
         node.add(ops.Transpose((0, 2, 1)), by_direction(node, node.input(i), at))
         for i, at in ((1, 8), (2, 10))
     ]
-    operands = [node.input(0), *weights, *node.inputs[3:8]]
-    while operands[-1] is None:
-        operands.pop()
-    given = [node.add(ops.Undefined()) if v is None else v for v in operands]
-    op = ops.LSTM(
-        hidden_size=node.integer("hidden_size"),
-        direction=node.string("direction", "forward"),
-        activations=node.strings("activations", ()),
-        activation_alpha=node.numbers("activation_alpha", ()),
-        activation_beta=node.numbers("activation_beta", ()),
-        clip=node.number("clip", 0.0),
-        input_forget=bool(node.integer("input_forget", 0)),
-    )
-    return node.elements(node.add(op, *given), 3)
+    whole = applied(node, "LSTM", [node.input(0), *weights, *node.inputs[3:8]])
+    return node.elements(whole, 3)
 
 
 def by_direction(node: Node, weights: Instruction, at: int) -> Instruction:

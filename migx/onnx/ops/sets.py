@@ -6,7 +6,6 @@ from migx import ops
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops import runtime
 from migx.onnx.ops._delegate import steps
 from migx.onnx.ops.elementwise import binary
 from migx.shape import I64
@@ -45,16 +44,6 @@ def greatest(node: Node, x: Instruction, axis: int) -> Instruction:
     place = node.add(ops.Squeeze((axis,)), node.add(ops.Argmax(axis), x))
     values = node.literal([0, 1], x.shape.dtype)
     return node.add(ops.Onehot(axis, x.shape.dims[axis]), place, values)
-
-
-@importer("CumProd", since=26)
-def cumulative_product(node: Node) -> Instruction:
-    x, given = node.input(0), node.input(1)
-    held = node.constant(given)
-    options = bool(node.integer("exclusive", 0)), bool(node.integer("reverse", 0))
-    if held is None:
-        return runtime.along_axis(node, x, given, ops.PrefixScanProd(0, *options))
-    return node.add(ops.PrefixScanProd(node.axis(int(held.item()), x.shape.rank), *options), x)
 
 
 @importer("Det", since=11)

@@ -60,8 +60,13 @@ def transformed(
 
 @importer("STFT", since=17)
 def stft(node: Node) -> Instruction:
-    """Transforms of the frames of [N, samples, 1 or 2]: those that fit, one step from the next."""
+    """Transforms of the frames of [N, samples, 1 or 2]: those that fit, one step from the next.
+
+    A real signal may lack its last axis, as exporters write it and onnxruntime takes it.
+    """
     signal, step, window, given = (node.input(0), node.input(1), *map(node.optional, (2, 3)))
+    if signal.shape.rank == 2:
+        signal = node.add(ops.Unsqueeze((2,)), signal)
     samples = signal.shape.dims[1]
     if window is not None:
         (length,) = window.shape.dims

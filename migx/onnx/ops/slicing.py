@@ -15,7 +15,7 @@ from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops import runtime
 from migx.onnx.ops.shapes import counted
-from migx.shape import I64
+from migx.shape import I64, Shape
 
 FAR = 2**31 - 1
 """Slice ends at least this far out mean the end of the axis, those below its negative the front."""
@@ -138,7 +138,7 @@ def sliced(
         if step < 0:
             first, last = backward_bounds(start, end, whole)
         else:
-            first, last = (from_front(v, whole) for v in (start, end))
+            first, last = (from_front(v, x.shape, axis) for v in (start, end))
         if (first, last) != (0, whole):
             cuts[axis] = first, dim.maximum(first, last)
         if abs(step) != 1:
@@ -154,15 +154,23 @@ def sliced(
     return x
 
 
-def from_front(place: Extent, whole: Extent) -> Extent:
-    """A bound counted from the front and clamped to the axis. ``DimError`` where its sign is not
-    known.
+def from_front(place: Extent, x: Shape, axis: int) -> Extent:
+    """A bound counted from the front and clamped to the axis.
+
+    Where its sign is known only when sizes are, both ways of counting stand in the extent. A bound
+    that is also a dim has none.
     """
+    whole = x.dims[axis]
     if isinstance(place, int) and abs(place) >= FAR:
         return whole if place > 0 else 0
-    if place < 0:
-        return dim.maximum(place + whole, 0)
-    return dim.minimum(place, whole)
+    low, high = dim.bounds(place)
+    if low >= 0 or place in x.dims:
+        return dim.minimum(place, whole)
+    behind = dim.maximum(place + whole, 0)
+    if high < 0 or behind == 0:  # as x[-n:] of n elements begins, even where there are none
+        return behind
+    is_negative = dim.minimum(dim.maximum(-1 * place, 0), 1)
+    return dim.minimum(dim.maximum(place, 0), whole) + is_negative * behind
 
 
 def backward_bounds(start: Extent, end: Extent, whole: Extent) -> tuple[Extent, Extent]:

@@ -19,11 +19,12 @@ either.
 from migx.testing.bounds.compare import Bound, Comparison, compare
 from migx.testing.bounds.elements import ElementBounds
 from migx.testing.bounds.roundings import LAMBDA, roundings
-from migx.testing.bounds.tensors import NONE, Budget, TensorBounds
+from migx.testing.bounds.tensors import NONE, Approximations, Budget, TensorBounds
 
 __all__ = [
     "LAMBDA",
     "NONE",
+    "Approximations",
     "Bound",
     "Budget",
     "Comparison",

@@ -30,6 +30,7 @@ from migx.errors import MigxError
 from migx.ir import Instruction, Module, Program
 from migx.op import Operation
 from migx.ops.builtin import Literal, Param, Slot
+from migx.pipeline import Approximation
 from migx.shape import F32, F64, DType, Shape
 from migx.target import Context, get_target
 from migx.testing.bounds.roundings import (
@@ -41,7 +42,7 @@ from migx.testing.bounds.roundings import (
     named,
     roundings,
 )
-from migx.testing.bounds.tensors import NONE, Budget, TensorBounds, sources
+from migx.testing.bounds.tensors import NONE, Approximations, Budget, TensorBounds, sources
 
 Doubles: TypeAlias = NDArray[Any]
 Error: TypeAlias = "Doubles | tuple[Error, ...] | None"
@@ -94,7 +95,7 @@ class ElementBounds:
         program: Program,
         arguments: Mapping[str, Argument],
         given: Program | None = None,
-        approximations: Mapping[str, float] = NONE,
+        approximations: Approximations = NONE,
     ) -> None:
         self._approximations = approximations
         self._values: dict[Instruction, Argument] = {}
@@ -122,9 +123,13 @@ class ElementBounds:
                 self._errors[at] = self._after(at, result, [self._known(v) for v in at.inputs])
             except Inside:
                 self._errors[at] = _unknown(result)
-            more = self._approximations.get(at.op.name, 0.0)
-            if more and result.shape.dtype.is_float:
-                self._errors[at] = more + _filled(self._errors[at], result)
+            for more in self._approximations.get(at.op.name, ()):
+                if isinstance(more, Approximation):
+                    added = more.of_elements(at, [self._known(v)[0] for v in at.inputs])
+                else:
+                    added = np.asarray(more) if more else None
+                if added is not None and result.shape.dtype.is_float:
+                    self._errors[at] = added + _filled(self._errors[at], result)
 
     def of(self, at: Instruction) -> Error:
         """The bound of a value that has been computed."""

@@ -21,7 +21,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,11 +31,14 @@ from migx.argument import Argument
 from migx.ir import Instruction, Module, Program
 from migx.op import Operation
 from migx.ops.builtin import Literal, Param
+from migx.pipeline import Approximation
 from migx.shape import F32, DType, Shape
 from migx.testing.bounds.roundings import DISCRETE, LAMBDA, UP_TO_ONE, WHOLE, roundings
 
 TINY = float(np.finfo(np.float32).tiny)
-NONE: Mapping[str, float] = MappingProxyType({})
+Approximations: TypeAlias = "Mapping[str, Sequence[float | Approximation]]"
+"""How far off the results of operations, by name, may be on purpose, each for some reasons."""
+NONE: Approximations = MappingProxyType({})
 """No approximations."""
 
 
@@ -98,7 +101,7 @@ class TensorBounds:
         self,
         program: Program,
         arguments: Mapping[str, Argument],
-        approximations: Mapping[str, float] = NONE,
+        approximations: Approximations = NONE,
     ) -> None:
         self._approximations = approximations
         self._budgets: dict[Instruction, Budget] = {}
@@ -122,10 +125,8 @@ class TensorBounds:
         elif operations.traits(at.op).view is not None and at.inputs:
             given = self.of(at.inputs[0])
             made = replace(made, scale=given.scale, absolute=given.absolute)
-        more = self._approximations.get(at.name, 0.0)
-        if 0 < more < math.inf:
-            relative = more / max(_flattened(_magnitudes(result)), TINY)
-            made = replace(made, variance=made.variance + relative**2)
+        for more in self._approximations.get(at.name, ()):
+            made = replace(made, variance=made.variance + _on_purpose(more, at, result) ** 2)
         self._budgets[at] = made
         if made.variance and result.shape.dtype.is_float:
             for name in {user.name for user in at.users} & STEEPEST.keys():
@@ -141,6 +142,13 @@ class TensorBounds:
         if type(at.op) is Param and at not in self._shapes and not at.shape.static:
             return next((self._shapes[v] for v in sources(at) if v in self._shapes), at.shape)
         return self._shapes.get(at, at.shape)
+
+
+def _on_purpose(more: float | Approximation, at: Instruction, result: Argument) -> float:
+    """By how much of its greatest magnitude a result is off on purpose."""
+    if isinstance(more, Approximation):
+        return more.of_tensor(at)
+    return more / max(_flattened(_magnitudes(result)), TINY) if 0 < more < math.inf else 0.0
 
 
 def _worst(budgets: Sequence[Budget]) -> Budget:

@@ -57,7 +57,7 @@ def _convolution(make: Callable[..., Operation], given: tuple[DType, ...]) -> Dr
         spatial = like.rank - 2
         if spatial not in (1, 2) or numbers(like.dims)[-spatial - 1 :] != [*range(1, like.rank)]:
             return None
-        if (like.dtype is not I32) if given else not like.dtype.is_float:
+        if like.dtype is not I32 and (given or not like.dtype.is_float):
             return None
         group = dice.one_of((1, 1, 1, int(like.dims[1]) or 1))
         window = [dice.some(1, 3) for _ in range(spatial)]
@@ -225,7 +225,7 @@ def _convolution_backwards(dice: Dice, like: Shape) -> Draft:
 
 
 def _channels_last(dice: Dice, like: Shape) -> Draft:
-    if like.rank < 3:
+    if like.rank < 3 or not like.dtype.is_float:
         return None
     found = _convolution(ops.Convolution, ())(
         dice, like.permuted(to_first(like.rank)).as_standard()

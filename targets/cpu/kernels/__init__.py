@@ -17,8 +17,10 @@ from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.recalled import keep, recalled
 
 FAMILIES = (
+    "quantized_gemm",
     "gemm",
     "depthwise",
+    "quantized_convolution",
     "convolution",
     "pooling",
     "int4",

@@ -165,9 +165,10 @@ class Writer:
         f, attention, width = self.f, self.attention, self.blocking.width
         queries, keys = attention.count
         blocks, items = (queries + width - 1) // width, product(attention.batch)
+        axes = range(len(attention.batch))
         with f.loop(self.frame.begin, self.frame.end) as number:
             many = self.frame.extent(blocks)
-            self.places = self._coordinates(number.index // many)
+            self.places = self.frame.places(number.index // many, attention.batch, axes)
             top = number.index % many * width
             rows = f.intrinsic("smin", self.queries - top, width)
             self._tile(top, rows)
@@ -193,28 +194,10 @@ class Writer:
             with f.unless(rows <= few):
                 self._block(top, rows)
 
-    def _coordinates(self, item: Value) -> list[Value]:
-        """Where an item of the batch is along each of the batch's axes."""
-        places: list[Value] = []
-        for number, extent in reversed(list(enumerate(self.attention.batch))):
-            size = self.frame.extent(extent)
-            places.append(item % size if number else item)
-            item = item // size if number else item
-        return places[::-1]
-
     def matrix(self, access: Access) -> Matrix:
         """Where an operand's elements lie for the item of this tile."""
-        *batch, row, column = access.strides
-        offset = self.f.as_index(0)
-        for place, stride in zip(self.places, batch, strict=True):
-            offset = offset + place * self.frame.extent(stride)
-        first = self.frame.operands[access.operand]
-        return Matrix(
-            self.f.element(first, offset, memory_of(access.dtype)),
-            self.frame.extent(row),
-            self.frame.extent(column),
-            access.dtype,
-        )
+        row, column = map(self.frame.extent, access.strides[-2:])
+        return Matrix(self.frame.start(access, self.places), row, column, access.dtype)
 
     def scaled(self, x: Value) -> Value:
         """Queries by all that scales the scores."""

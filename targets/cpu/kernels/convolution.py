@@ -15,8 +15,10 @@ no edge is ever tested in the inner loop. This loop is that of matrix products: 
 kernels by a panel of pixels, some 24 vectors of sums in registers, for each tap of each channel
 three loads of pixels and eight numbers of the kernels, packed ahead as they are read. What is
 spread stays in the second level cache until all kernels have passed over it, a strip of kernels in
-the first, and what comes after it is asked for in time. Sums go through the epilogue from
-registers, where they wait for no further channels. Small images turn: see ``strips.py``.
+the first; what comes after it, and where the sums will be written, is asked for in time. Sums go
+through the epilogue from registers when their last channel has been added, unless it is long. An
+image whose elements are the windows, as of 1 x 1 kernels, is read where it lies: see ``InPlace``.
+Small images, and those of unknown size, turn: see ``strips.py``.
 
 Each sum is added up in the order of the weights by one thread, so bits depend neither on the number
 of threads nor on the tiles.
@@ -29,28 +31,27 @@ from dataclasses import dataclass
 
 from migx.dim import Extent, product
 from migx.ir import Instruction
-from migx.kernels import FusedKernel, epilogue
-from migx.ops.fused import Group
-from migx.ops.linear import Convolution, QuantConvolution
-from migx.shape import F16, DType
+from migx.kernels import CONVOLUTIONS, FusedKernel, core_of, epilogue
+from migx.ops._windows import joined
+from migx.ops.layout import Pad
+from migx.ops.linear import Convolution
+from migx.shape import F16, Dims, DType
 from migx.targets.cpu.cutting import Cut, Work, chosen
 from migx.targets.cpu.emit import F32, F64, I8, I32, I64, Type, Value
 from migx.targets.cpu.epilogue import in_place, writable
 from migx.targets.cpu.finish import Finish, Strip
 from migx.targets.cpu.kernel import Frame, Kernel, behind, type_of
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.spread import Spread
+from migx.targets.cpu.spread import InPlace, Spread, in_lines
 from migx.targets.cpu.strips import Share, Straight, Turned
 from migx.targets.cpu.tile import memory_of, widened
 from migx.targets.cpu.windows import Axis, axes_of
-
-CONVOLUTIONS = (Convolution, QuantConvolution)
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     """The kernel of a convolution, by itself or in a group with its epilogue."""
     problem = described(at, machine)
-    return None if problem is None else _Writer(at, machine, problem).kernel()
+    return None if problem is None else Writer(at, machine, problem).kernel()
 
 
 @dataclass(frozen=True)
@@ -94,24 +95,28 @@ class Problem:
         return product(axis.made for axis in self.axes)
 
 
-def described(at: Instruction, machine: Machine) -> Problem | None:
+def described(at: Instruction, machine: Machine, *, padded: bool = False) -> Problem | None:
     """The convolution an instruction computes; None where it is none, or not of its inputs as they
-    are.
+    are. Where it may be ``padded``, a ``pad`` in the group counts as padding.
     """
     inner = convolution_in(at)
     if inner is None:
         return None
-    numbers = [_number(at, inner, value) for value in inner.inputs]
-    if None in numbers:
-        return None
-    op, (image, kernels) = inner.op, [n for n in numbers if n is not None]
+    op, (value, weights) = inner.op, inner.inputs
     assert isinstance(op, Convolution)
+    padding: Dims | None = op.padding
+    if padded and inner is not at and isinstance(pad := value.op, Pad):
+        value, padding = value.inputs[0], joined(pad.pads, op.padding)
+    numbers = [_number(at, inner, v) for v in (value, weights)]
+    if None in numbers or padding is None:
+        return None
+    image, kernels = [n for n in numbers if n is not None]
     x, w = at.inputs[image].shape, at.inputs[kernels].shape
     sum_, dims = _sum_of(inner.shape.dtype), [d for d in w.dims if isinstance(d, int)]
     if sum_ is None or len(dims) != w.rank or not _is_dense(w.true_strides, dims):
         return None
     rest = after(at, inner)
-    axes = axes_of(x, inner.shape.dims[2:], dims[2:], op.padding, op.stride, op.dilation)
+    axes = axes_of(x, inner.shape.dims[2:], dims[2:], padding, op.stride, op.dilation)
     if rest is None or axes is None or not _has_types(machine, x.dtype, w.dtype, rest):
         return None
     row = w.true_strides[0]
@@ -136,11 +141,7 @@ def described(at: Instruction, machine: Machine) -> Problem | None:
 
 def convolution_in(at: Instruction) -> Instruction | None:
     """The convolution in an instruction."""
-    if type(at.op) in CONVOLUTIONS:
-        return at
-    if not isinstance(at.op, Group) or at.op.tag != "conv_epilogue":
-        return None
-    return next((v for v in at.modules[0] if type(v.op) in CONVOLUTIONS), None)
+    return core_of(at, CONVOLUTIONS, ("conv_epilogue", "conv_quantized"))
 
 
 def after(at: Instruction, inner: Instruction) -> FusedKernel | None:
@@ -192,26 +193,32 @@ def _is_dense(strides: Sequence[Extent], dims: Sequence[int]) -> bool:
     return 0 not in dims and isinstance(strides[0], int)
 
 
-class _Writer:
+class Writer:
     """Writes the kernel of one problem."""
 
     def __init__(self, at: Instruction, machine: Machine, problem: Problem) -> None:
         self.problem, self.frame = problem, Frame(at, machine)
         self.f = self.frame.function
         direct = memory_of(problem.types[1]) == problem.sum
+        self.cut: Cut = self._cut(direct)
+        self.strips = -(-problem.outputs // self.cut.unit)
+        self.format = self._format()
+        self.stages = not direct or (self.format is None and self.cut.unit > 1)
+        self._divide_scratch()
+
+    def _cut(self, direct: bool) -> Cut:
+        """How it is cut, of weights that are as wide as sums or are not."""
+        problem = self.problem
         work = Work(
             problem.axes,
             problem.channels,
             problem.outputs,
             problem.items * problem.groups,
             problem.sum,
-            problem.literal and problem.groups == 1 and direct and problem.sum.is_float,
+            problem.literal and problem.groups == 1 and direct,
+            in_lines(problem.axes, problem.types[0], problem.sum),
         )
-        self.cut: Cut = chosen(machine, work)
-        self.strips = -(-problem.outputs // self.cut.unit)
-        self.format = self._format()
-        self.stages = not direct or (self.format is None and self.cut.unit > 1)
-        self._divide_scratch()
+        return chosen(self.frame.machine, work)
 
     def _format(self) -> str | None:
         """The weight format: strips of kernels, element by element."""
@@ -226,18 +233,27 @@ class _Writer:
         problem, cut, frame, f = self.problem, self.cut, self.frame, self.f
         size, depth = problem.sum.nbytes, problem.axes[0].length
         outputs, planes = problem.groups * problem.outputs, cut.chunk * depth
-        spread = Spread(frame, problem.axes, cut, problem.types[0], problem.sum)
         finish = Finish(frame, problem.epilogue, problem.sum, cut.lanes, outputs)
-        counts = problem.channels, depth, problem.taps
-        made = Turned if cut.turned else Straight
-        self.inner = made(frame, cut, problem.sum, spread, finish, *counts, frame.scratch)
+        self.inner = self._inner(finish)
+        spread = self.inner.spread
         at = _up(8 * problem.taps)
         self.staged = f.element(frame.scratch, at, I8)
         at += _up(problem.planes * problem.taps * cut.unit * size) if self.stages else 0
         own, at = f.element(frame.scratch, at, I8), at + _up(self.inner.nbytes)
-        self.inner.place(own, f.element(frame.scratch, at, I8))
+        self.made = f.element(frame.scratch, at, I8)
+        self.inner.place(own)
         beyond = cut.panel + cut.rows + 2 * cut.lanes
-        self.scratch_bytes: Extent = (spread.plane * planes + beyond) * size + at
+        self.scratch_bytes: Extent = (spread.room(planes) + beyond) * size + at
+
+    def _inner(self, finish: Finish) -> Straight | Turned:
+        """The inner loops, and what spreads the image for them."""
+        problem, cut, sum_ = self.problem, self.cut, self.problem.sum
+        of = self.frame, problem.axes, cut, problem.types[0]
+        near = not cut.turned and in_lines(problem.axes, problem.types[0], sum_)
+        spread = InPlace(*of, problem.steps[1]) if near else Spread(*of, sum_)
+        counts = problem.channels, problem.axes[0].length, problem.taps
+        made = Turned if cut.turned else Straight
+        return made(self.frame, cut, sum_, spread, finish, *counts, self.frame.scratch)
 
     def kernel(self) -> Kernel:
         """The whole of it."""
@@ -299,7 +315,8 @@ class _Writer:
                 image + channel.index * step,
                 memory_of(problem.types[0]),
             )
-            self.inner.spread.write(self.inner.lines, start, channels, step, corner, rows, columns)
+            of = start, channels, step, corner, rows, columns
+            self.inner.lines = self.inner.spread.write(self.made, *of)
             with f.loop(first, last) as strip:
                 output = strip.index * cut.unit
                 there = f.minimum(problem.outputs - output, cut.unit)

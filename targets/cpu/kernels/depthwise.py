@@ -38,7 +38,7 @@ class _Writer:
         """The whole of it."""
         problem = self.problem
         zero = self.f.const(problem.sum.times(self.lanes), 0)
-        tiles = Sliding(
+        sliding = Sliding(
             self.frame,
             problem.axes,
             problem.types[0],
@@ -49,11 +49,13 @@ class _Writer:
             lambda: zero,
             self._multiplied,
             self._done,
-        ).write()
+        )
+        tiles = sliding.write()
         elements = problem.items * self.all * problem.pixels
         return self.frame.finished(
             "depthwise convolution",
             tiles,
+            scratch=sliding.scratch,
             flops=2 * elements * problem.taps * problem.axes[0].length + problem.epilogue.flops,
             in_place=tuple(
                 i for i in in_place(problem.epilogue) if i not in (problem.image, problem.kernels)

@@ -20,7 +20,7 @@ from migx import dim
 from migx.argument import Argument
 from migx.dim import Extent, product
 from migx.ir import Instruction
-from migx.kernels import Access, FusedKernel, described
+from migx.kernels import Access, FusedKernel, described, name_of
 from migx.ops.reduce import (
     ReduceAll,
     ReduceAny,
@@ -126,7 +126,7 @@ class Emitter:
         """The whole of it."""
         self.write(self.frame.begin, self.frame.end)
         return self.frame.finished(
-            self._name(),
+            name_of(self.frame.at),
             self.tiles,
             scratch=self._scratch_bytes(),
             flops=self.fused.flops,
@@ -180,20 +180,9 @@ class Emitter:
 
     def _row(self, row: Value) -> None:
         """Finds where a row of every operand starts, and reads what is the same all along it."""
-        f, dims = self.f, self.fused.dims
-        places: dict[int, Value] = {}
-        for number, axis in reversed(list(enumerate(self.kept))):
-            extent = self.frame.extent(dims[axis])
-            places[axis] = row % extent if number else row
-            row = row // extent if number else row
-        self.bases = {}
-        for access in self.fused.accesses:
-            offset = self.frame.extent(access.offset)
-            for axis, place in places.items():
-                offset = offset + place * self.frame.extent(access.strides[axis])
-            memory = type_of(access.dtype)
-            assert memory is not None
-            self.bases[access] = f.element(self.frame.operands[access.operand], offset, memory)
+        f = self.f
+        places = self.frame.places(row, self.fused.dims, self.kept)
+        self.bases = {a: self.frame.start(a, places) for a in self.fused.accesses}
         self.rows = {}
         start = Point({}, f.const(I64, 0), 0)
         for number, node in enumerate(self.nodes):
@@ -494,15 +483,6 @@ class Emitter:
                 a.strides == result.strides and a.dtype.bits == result.dtype.bits for a in accesses
             )
         )
-
-    def _name(self) -> str:
-        at = self.frame.at
-        if not at.modules:
-            return at.name
-        (module,) = at.modules
-        inside = dict.fromkeys(i.name for i in module if not i.name.startswith("@"))
-        names = [n for n in inside if n not in ("multibroadcast", "broadcast")]
-        return f"{at.name}({', '.join(names)})"
 
 
 def _with_axis(fused: FusedKernel) -> FusedKernel:

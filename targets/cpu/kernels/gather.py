@@ -124,11 +124,11 @@ class _Writer:
 
     def _row(self, row: Value) -> None:
         f, frame = self.f, self.frame
-        starts = [f.as_index(0)] * 3
-        for number, (extent, *steps) in reversed(list(enumerate(self.axes.rows))):
-            place = row % frame.extent(extent) if number else row
-            row = row // frame.extent(extent) if number else row
-            starts = [s + place * frame.extent(by) for s, by in zip(starts, steps, strict=True)]
+        starts, rows = [f.as_index(0)] * 3, self.axes.rows
+        extents = tuple(extent for extent, *_ in rows)
+        for axis, place in frame.places(row, extents, range(len(rows))).items():
+            steps = map(frame.extent, rows[axis][1:])
+            starts = [s + place * by for s, by in zip(starts, steps, strict=True)]
         from_, index, to = starts
         inside: Value | None = None
         shape = self.at.inputs[0].shape

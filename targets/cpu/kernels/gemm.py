@@ -21,13 +21,11 @@ from dataclasses import dataclass
 
 from migx.dim import Extent, bounds, maximum, minimum, product
 from migx.ir import Instruction
-from migx.kernels import Access, FusedKernel, epilogue, operand
-from migx.ops.fused import Group
-from migx.ops.linear import Dot, QuantDot
+from migx.kernels import DOTS, Access, FusedKernel, core_of, epilogue, operand
 from migx.planning import is_alias
 from migx.shape import F16, DType, Shape
 from migx.targets.cpu import elements
-from migx.targets.cpu.emit import F32, F64, I8, I32, I64, Type, Value
+from migx.targets.cpu.emit import F32, F64, I8, I32, I64, Function, Type, Value
 from migx.targets.cpu.epilogue import (
     Block,
     Epilogue,
@@ -38,14 +36,25 @@ from migx.targets.cpu.epilogue import (
 )
 from migx.targets.cpu.kernel import Frame, Kernel, behind, type_of
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.tile import BLOCK, WORTH, Matrix, accumulate, chosen, memory_of, widened
+from migx.targets.cpu.tile import (
+    BLOCK,
+    WORTH,
+    Matrix,
+    Tile,
+    accumulate,
+    chosen,
+    memory_of,
+    multiplied_and_added,
+    widened,
+)
 from migx.targets.cpu.transpose import gather_columns
 
 Axes = tuple[tuple[Extent, tuple[Extent, Extent]], ...]
 """Extents, and what a step along each is on the left and on the right, in elements."""
 
 
-PRODUCTS = (Dot, QuantDot)
+TAGS = ("gemm_epilogue", "gemm_quantized")
+"""The tags of groups that are products with what follows them."""
 SUMS = {F32: "f32", F64: "f64", I32: "i32", I64: "i64"}
 """The element type of each type of sums."""
 
@@ -55,7 +64,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     problem = described(at)
     if problem is None or not problem.writable(machine):
         return None
-    return _Writer(at, machine, problem).kernel()
+    return Writer(at, machine, problem).kernel()
 
 
 @dataclass(frozen=True)
@@ -101,7 +110,7 @@ def described(at: Instruction) -> Problem | None:
     """The product an instruction computes; None where it is none, or not of its inputs as they
     are.
     """
-    dot = _product(at)
+    dot = core_of(at, DOTS, TAGS)
     if dot is None:
         return None
     left, right = (_number(at, dot, value) for value in dot.inputs)
@@ -137,15 +146,6 @@ def described(at: Instruction) -> Problem | None:
         computed,
         rest,
     )
-
-
-def _product(at: Instruction) -> Instruction | None:
-    """The product in an instruction."""
-    if type(at.op) in PRODUCTS:
-        return at
-    if not isinstance(at.op, Group) or at.op.tag != "gemm_epilogue":
-        return None
-    return next((v for v in at.modules[0] if type(v.op) in PRODUCTS), None)
 
 
 def _number(at: Instruction, dot: Instruction, value: Instruction) -> int | None:
@@ -215,7 +215,7 @@ def _fits(steps: tuple[Extent, ...], wanted: tuple[Extent, ...], dims: tuple[Ext
     return all(d == 1 or s == w for s, w, d in zip(steps, wanted, dims, strict=True))
 
 
-class _Writer:
+class Writer:
     """Writes the kernel of one problem."""
 
     def __init__(self, at: Instruction, machine: Machine, problem: Problem) -> None:
@@ -224,14 +224,22 @@ class _Writer:
         self.f = self.frame.function
         self.items = product(extent for extent, _ in problem.batch)
         extents = problem.rows, problem.columns, problem.depth, self.items
-        self.tile = chosen(machine, problem.sum, *extents)
-        self.format = problem.format(self.tile.columns)
+        self.tile = self._tile(chosen(machine, problem.sum, *extents))
+        self.format = self._format()
         self.rows, self.columns, self.depth = (
             self.frame.extent(e) for e in (problem.rows, problem.columns, problem.depth)
         )
         self.heights = self.tile.heights(problem.rows)
         self.epilogue = Epilogue(self.frame, problem.epilogue, self.tile, problem.columns)
         self.widens = type_of(problem.types[0]) != problem.sum
+
+    def _tile(self, tile: Tile) -> Tile:
+        """The tile, for one that is chosen."""
+        return tile
+
+    def _format(self) -> str | None:
+        """The weight format of panels, where the right operand is a literal."""
+        return self.problem.format(self.tile.columns)
 
     # The loops around.
 
@@ -301,6 +309,7 @@ class _Writer:
                 further = lines.moved(top, k.index)
                 self._add(further, right.moved(k.index, 0), rows, deep, fresh=False)
         there = f.minimum(self.columns - left, tile.columns)
+        self._complete(right, rows)
         block = Block(self.sums, item * self.rows + top, left, rows, there)
         self.epilogue.write(block)
         return side
@@ -319,7 +328,15 @@ class _Writer:
             heights,
             fresh=fresh,
             ahead=self.format is not None and bounds(self.problem.rows)[1] >= BLOCK // 2,
+            multiply=self._multiply,
         )
+
+    def _multiply(self, f: Function, one: Value, vector: Value, total: Value) -> Value:
+        """A total and the product of a number of a row and a vector of the panel."""
+        return multiplied_and_added(f, one, vector, total)
+
+    def _complete(self, right: Matrix, rows: Value) -> None:
+        """Whatever the sums of a cell still need when all products are added."""
 
     def _deep(self, begin: Value) -> Value:
         """How much of the depth is added in the turn that begins here."""

@@ -1,5 +1,7 @@
 """Kernels of products with weights of four bits: groups tagged ``int4_gemm``, exactly in f32.
 
+Where rows are rounded to bytes, ``int4_bytes.py`` writes them.
+
 Weights are read in panels as wide as eight vectors, still packed: for each place of the depth one
 vector of 32-bit words, of which each has eight neighbouring columns. **Why it is fast.** A level
 becomes a number without a conversion: its four bits, taken where they stand in the word and put
@@ -31,6 +33,7 @@ from migx.targets.cpu import elements
 from migx.targets.cpu.emit import F32, I8, I32, Function, Value
 from migx.targets.cpu.epilogue import Block, Epilogue, computable, writable
 from migx.targets.cpu.kernel import Frame, Kernel
+from migx.targets.cpu.kernels import int4_bytes
 from migx.targets.cpu.kernels.int4_forms import Parameter, Problem, described
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.tile import Matrix, Tile, accumulate, memory_of, multiplied_and_added
@@ -49,14 +52,16 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     """The kernel of a group tagged ``int4_gemm`` whose weights are a constant."""
     if not isinstance(at.op, Group) or at.op.tag != "int4_gemm" or machine.lanes(F32) < 4:
         return None
-    problem = described(at, LEVELS * machine.lanes(F32))
+    lanes = machine.lanes(F32)
+    problem = described(at, LEVELS * lanes, int4_bytes.vectors(machine) * lanes)
     if problem is None or not writable(problem.epilogue):
         return None
     half = machine.vector_bytes < 32 and not machine.has("neon")
     types = {problem.left_dtype, problem.scale.dtype, *(n.dtype for n in problem.epilogue.nodes)}
     if (half and F16 in types) or not computable(problem.epilogue.nodes):
         return None
-    return _Writer(at, machine, problem).kernel()
+    writer = int4_bytes.Writer if problem.rounded else _Writer
+    return writer(at, machine, problem).kernel()
 
 
 class _Writer:
@@ -103,16 +108,8 @@ class _Writer:
             blocks * panels,
             scratch=self.scratch_bytes,
             flops=2 * problem.rows * columns * problem.depth + problem.epilogue.flops,
-            formats=self._formats(),
+            formats=problem.formats,
         )
-
-    def _formats(self) -> tuple[tuple[int, str], ...]:
-        problem = self.problem
-        wanted = {problem.weight: problem.format}
-        for parameter in (problem.scale, problem.zero):
-            if parameter.operand is not None and parameter.format is not None:
-                wanted[parameter.operand] = parameter.format
-        return tuple(wanted.items())
 
     def _divide_scratch(self) -> None:
         """Sums first, those of each part of the panel behind each other, then a slab, then rows."""

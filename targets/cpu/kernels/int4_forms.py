@@ -14,9 +14,16 @@ from migx.kernels import FusedKernel, epilogue
 from migx.ops.builtin import Literal
 from migx.ops.linear import Dot
 from migx.ops.packing import FLAT, UnpackInt4
-from migx.ops.quantization import DequantizeLinear
-from migx.shape import I4, DType, Shape
+from migx.ops.pointwise import Convert
+from migx.ops.quantization import DequantizeLinear, QuantizeLinear
+from migx.ops.scales import ChooseScales
+from migx.shape import I4, I8, DType, Shape
 from migx.targets.cpu.kernel import behind
+
+GROUP = 8
+"""Places of the depth that a lane of packed weights has, where rows are rounded."""
+MOST_PLACES = 2**31 // (128 * 255)
+"""As many products of a byte and a level less its zero point are summed in 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,8 @@ class Problem:
     """A product of rows with unpacked weights, and what is done to its elements.
 
     ``left`` and ``weight`` are numbers of inputs; ``steps`` those from row to row and from place to
-    place of the left one. A scale holds for ``block`` places of the depth.
+    place of the left one. A scale holds for ``block`` places of the depth. Where rows are
+    ``rounded``, it is to bytes, with a scale for each such block.
     """
 
     left: int
@@ -54,16 +62,33 @@ class Problem:
     scale: Parameter
     zero: Parameter
     epilogue: FusedKernel
+    rounded: bool
+
+    @property
+    def formats(self) -> tuple[tuple[int, str], ...]:
+        """The inputs that are read in a format, and which."""
+        wanted = {self.weight: self.format}
+        for parameter in (self.scale, self.zero):
+            if parameter.operand is not None and parameter.format is not None:
+                wanted[parameter.operand] = parameter.format
+        return tuple(wanted.items())
 
 
-def described(at: Instruction, width: int) -> Problem | None:
-    """The product a group computes, its weights in panels of a width; None for other forms."""
+def described(at: Instruction, width: int, width_of_rounded: int) -> Problem | None:
+    """The product a group computes, its weights in panels of a width, or of another where rows are
+    rounded; None for other forms.
+    """
     (module,) = at.modules
     inputs = list(module.parameters.values())
     dot = next((v for v in module if type(v.op) is Dot), None)
-    if dot is None or dot.inputs[0] not in inputs or not _is_floating(dot.shape.dtype):
+    if dot is None or not _is_floating(dot.shape.dtype):
         return None
-    left, linear = inputs.index(dot.inputs[0]), source(dot.inputs[1])
+    rounds = rounded(dot.inputs[0])
+    given_left = dot.inputs[0] if rounds is None else rounds[0]
+    if given_left not in inputs:
+        return None
+    left, linear = inputs.index(given_left), source(dot.inputs[1])
+    width = width if rounds is None else width_of_rounded
     x = at.inputs[left].shape
     if not isinstance(linear.op, DequantizeLinear) or not _is_floating(x.dtype):
         return None
@@ -73,7 +98,8 @@ def described(at: Instruction, width: int) -> Problem | None:
     if not isinstance(weight.op, UnpackInt4) or weight.op.axis != FLAT:
         return None
     packed = weight.inputs[0]
-    form = _format(at, inputs, packed, linear.inputs[0], axes, width)
+    group = 0 if rounds is None else GROUP
+    form = _format(at, inputs, packed, linear.inputs[0], axes, width, group)
     depth, columns = (int(linear.shape.dims[i]) for i in axes)
     scale = _parameter(at, inputs, linear, 1, axes, width)
     zero = _parameter(at, inputs, linear, 2, axes, width)
@@ -81,8 +107,43 @@ def described(at: Instruction, width: int) -> Problem | None:
     if form is None or scale is None or zero is None or rest is None:
         return None
     signed, block = packed.shape.dtype is I4, _block(linear, axes[0])
+    if rounds is not None and not _fits(rounds[1], block, depth):
+        return None
     given = (left, x.dtype, lines[1], inputs.index(packed), form, signed)
-    return Problem(*given, lines[0], columns, depth, block, scale, zero, rest)
+    return Problem(*given, lines[0], columns, depth, block, scale, zero, rest, rounds is not None)
+
+
+def _fits(rounded_by: int, block: int, depth: int) -> bool:
+    """Whether rows that are rounded in blocks of a size fit those of the weight, and their sums of
+    products fit into 32 bits.
+    """
+    return rounded_by == block <= MOST_PLACES and (block % GROUP == 0 or block == depth)
+
+
+def rounded(value: Instruction) -> tuple[Instruction, int] | None:
+    """What a value is before its rows are rounded to bytes, and for how many neighbours a scale
+    holds; None where it is not rounded.
+    """
+    value = _before_convert(value)
+    if not isinstance(value.op, DequantizeLinear) or len(value.inputs) != 2:
+        return None
+    levels, scale = value.inputs
+    if not isinstance(levels.op, QuantizeLinear) or not isinstance(scale.op, ChooseScales):
+        return None
+    x, last = levels.inputs[0], value.shape.rank - 1
+    ops = (value.op, levels.op, scale.op)
+    if any(op.axis % value.shape.rank != last for op in ops) or len({op.block for op in ops}) != 1:
+        return None
+    same = levels.inputs[1:] == (scale,) and tuple(scale.inputs) == (x,)
+    if not same or levels.op.to is not I8 or scale.op.to is not I8 or scale.op.clip != "minmax":
+        return None
+    return _before_convert(x), scale.op.block
+
+
+def _before_convert(value: Instruction) -> Instruction:
+    """What a value is before it is converted from one floating type to another."""
+    floating = isinstance(value.op, Convert) and value.inputs[0].shape.dtype.is_float
+    return value.inputs[0] if floating else value
 
 
 def _is_floating(dtype: DType) -> bool:
@@ -147,9 +208,10 @@ def _format(
     shown: Instruction,
     axes: tuple[int, int],
     width: int,
+    group: int = 0,
 ) -> str | None:
     """The format in panels of a literal that comes in as a parameter and is shown, perhaps
-    transposed, as a matrix with these axes.
+    transposed, as a matrix with these axes; ``group`` places of the depth of each column together.
     """
     if parameter not in inputs or parameter.shape.rank != 2:
         return None
@@ -167,7 +229,9 @@ def _format(
     else:
         return None
     low, high = "ab"[depth], "ab"[1 - depth]
-    return f"{high.upper()}{low}{width}{high}"
+    return f"{high.upper()}{low.upper() if group else low}{width}{high}" + f"{group}{low}" * (
+        group > 0
+    )
 
 
 def _parameter(

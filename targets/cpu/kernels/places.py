@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from migx.dim import bounds, maximum, product
+from migx.dim import Extent, bounds, maximum, product
 from migx.ir import Instruction
 from migx.ops.indexing import ReverseSequence
 from migx.ops.layout import Pad
@@ -32,7 +32,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     if not dtype.is_tensor or dtype.is_packed or dtype.kind == "string" or at.shape.rank == 0:
         return None
     match at.op:
-        case Pad(mode="edge" | "reflect" | "wrap") if all(bounds(p)[0] >= 0 for p in at.op.pads):
+        case Pad(mode="edge" | "reflect" | "wrap"):
             return _Pads(at, machine).kernel()
         case ReverseSequence() if _has_members_in_rows(at):
             return _Sequences(at, machine).kernel()
@@ -90,12 +90,16 @@ class _Writer(ABC):
         """Whether the operands are such that there is no result, and what is wrong then: here, that
         there is nothing to make elements of.
         """
-        f, frame = self.f, self.frame
-        if bounds(self.given.elements)[0] > 0:
+        f, frame, elements = self.f, self.frame, self.elements()
+        if bounds(elements)[0] > 0:
             return None
-        none = f.compare("eq", frame.extent(self.given.elements), 0)
+        none = f.compare("eq", frame.extent(elements), 0)
         some = frame.extent(self.at.shape.elements) > 0
         return none & some, f"{self.at.name}: {self.given.text} has no elements to repeat"
+
+    def elements(self) -> Extent:
+        """How many elements there are to choose from."""
+        return self.given.elements
 
     def kernel(self) -> Kernel:
         """The whole of it."""
@@ -157,22 +161,38 @@ class _Writer(ABC):
 
 
 class _Pads(_Writer):
-    """Padding with what is inside."""
+    """Padding with what is inside: what is left once the elements are dropped that a negative
+    number is for.
+    """
 
-    def _before(self, axis: int) -> Value:
-        assert isinstance(self.at.op, Pad)
-        return self.frame.extent(self.at.op.pads[axis])
+    def __init__(self, at: Instruction, machine: Machine) -> None:
+        super().__init__(at, machine)
+        assert isinstance(at.op, Pad)
+        first, last = at.op.pads[: at.shape.rank], at.op.pads[at.shape.rank :]
+        self.before = [maximum(p, 0) for p in first]
+        self.dropped = [b - p for b, p in zip(self.before, first, strict=True)]
+        self.inside = [
+            d - b - maximum(p, 0) for d, b, p in zip(at.shape.dims, self.before, last, strict=True)
+        ]
+
+    def elements(self) -> Extent:
+        return product(self.inside)
 
     def place(self, axis: int, index: Value, places: Sequence[Value]) -> Value:
-        f, op = self.f, self.at.op
+        op = self.at.op
         assert isinstance(op, Pad)
-        extent = self.frame.extent(self.given.dims[axis])
         if (op.pads[axis], op.pads[axis + self.at.shape.rank]) == (0, 0):
             return index
-        index, last = index - self._before(axis), extent - 1
-        if op.mode == "edge":
+        index = index - self.frame.extent(self.before[axis])
+        found = self._found(op.mode, index, self.frame.extent(self.inside[axis]))
+        return found + self.frame.extent(self.dropped[axis])
+
+    def _found(self, mode: str, index: Value, extent: Value) -> Value:
+        """Where among so many elements an index is that may lie beyond them."""
+        f, last = self.f, extent - 1
+        if mode == "edge":
             return f.minimum(f.maximum(index, 0), last)
-        if op.mode == "wrap":
+        if mode == "wrap":
             return self._positive_rest(index, extent)
         period = f.maximum(last * 2, 1)
         away = self._positive_rest(index, period) - last
@@ -184,15 +204,15 @@ class _Pads(_Writer):
 
     def parts(self, places: Sequence[Value]) -> list[_Part]:
         begin, end = self._whole()
-        before = self._before(self.last)
-        inside = before + self.frame.extent(self.given.dims[self.last])
+        before, dropped = (self.frame.extent(e[self.last]) for e in (self.before, self.dropped))
+        inside = before + self.frame.extent(self.inside[self.last])
 
         def place(index: Value) -> Value:
             return self.place(self.last, index, places)
 
         return [
             _Part(begin, before, place=place),
-            _Part(before, inside, moved=-before),
+            _Part(before, inside, moved=dropped - before),
             _Part(inside, end, place=place),
         ]
 

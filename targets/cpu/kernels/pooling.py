@@ -69,16 +69,19 @@ class _Writer:
             self._folded,
             self._done,
             least if self.max else 0,
+            self._joined,
         )
         tiles = sliding.write()
         flops = self.at.shape.elements * self.taps
-        return self.frame.finished(f"{self.op.mode} pooling", tiles, flops=flops)
+        return self.frame.finished(
+            f"{self.op.mode} pooling", tiles, scratch=sliding.scratch, flops=flops
+        )
 
     def _folded(self, total: Value, seen: Value, channel: Value, tap: Tap) -> Value:
-        value = elements.loaded(self.f, seen, self.dtype)
-        if self.max:
-            return elements.extreme(self.f, True, total, value, self.dtype)
-        return total + value
+        return self._joined(total, elements.loaded(self.f, seen, self.dtype))
+
+    def _joined(self, one: Value, other: Value) -> Value:
+        return elements.extreme(self.f, True, one, other, self.dtype) if self.max else one + other
 
     def _done(self, at: Windows, total: Value) -> None:
         f, e = self.f, self.frame.extent

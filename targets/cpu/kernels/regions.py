@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from migx import op as operations
 from migx.argument import Argument
-from migx.dim import Extent, bounds, maximum
+from migx.dim import Extent, maximum
 from migx.ir import Instruction
 from migx.kernels import Access, FusedKernel, Node, collapsed
 from migx.ops.builtin import Literal, Param
@@ -148,8 +148,6 @@ def _padded(at: Instruction) -> list[FusedKernel] | None:
     """
     assert isinstance(at.op, Pad)
     rank, given = at.shape.rank, at.inputs[0].shape
-    if any(bounds(p)[0] < 0 < bounds(p)[1] for p in at.op.pads):
-        return None
     strides = at.shape.true_strides
     before = [maximum(p, 0) for p in at.op.pads[:rank]]
     after = [maximum(p, 0) for p in at.op.pads[rank:]]

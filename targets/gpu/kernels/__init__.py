@@ -11,7 +11,19 @@ from importlib import import_module
 from migx.ir import Instruction
 from migx.targets.gpu.text import Kernel
 
-FAMILIES = ("product", "convolution", "attention", "fused", "moving", "pooling")
+FAMILIES = (
+    "product",
+    "convolution",
+    "attention",
+    "fused",
+    "moving",
+    "pooling",
+    "scatter",
+    "lines",
+    "resize",
+    "recurrent",
+    "sampling",
+)
 
 
 def kernel_for(at: Instruction) -> Kernel | None:

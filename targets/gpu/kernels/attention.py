@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from migx.argument import Argument
 from migx.attention import WEIGHTS, Attention, described
-from migx.dim import bounds, product
+from migx.dim import product
 from migx.ir import Instruction
 from migx.kernels import PRODUCT, Access
 from migx.shape import BF16, F16, F32
 from migx.stages import below
 from migx.targets.gpu import elements
+from migx.targets.gpu import tiles as choose
 from migx.targets.gpu.kernels.fused import computable, evaluated
 from migx.targets.gpu.text import Expr, Kernel, Part, Writer, power_of_two, tiles, whole
 
@@ -53,9 +54,10 @@ class _Writer:
         self.depth, self.width = (
             max(16, power_of_two(int(e))) for e in (attention.depth, attention.width)
         )
-        half = attention.queries.dtype is not F32
-        self.height = 16 if bounds(self.queries)[1] <= 16 else 64 if half else 32
-        self.block = 64 if half or self.depth <= 64 else 32
+        half, heads = attention.queries.dtype is not F32, product(attention.batch)
+        bits = attention.queries.dtype.bits
+        self.tile = choose.attention(self.queries, self.keys, heads, self.depth, self.width, bits)
+        self.height, self.block = self.tile.rows, self.tile.columns
         self.precision = "" if half else ', input_precision="ieee"'
         self.writer = Writer(at)
 
@@ -82,7 +84,9 @@ class _Writer:
             self._block(begin, top, total, held)
         self._finish(total, held)
         flops = 2 * product(a.batch) * self.queries * self.keys * (a.depth + a.width)
-        return w.finished("attention", blocks * product(a.batch), stages=2, flops=flops)
+        warps, stages = self.tile.warps, self.tile.stages
+        grid = blocks * product(a.batch)
+        return w.finished("attention", grid, warps=warps, stages=stages, flops=flops)
 
     def _offset(self, access: Access, *last: Part) -> Expr:
         return self.writer.offset([self.item, *last], access.strides)

@@ -8,15 +8,15 @@ filter of its own, taps are multiplied one by one instead.
 
 from __future__ import annotations
 
-from migx.dim import bounds, product
+from migx.dim import product
 from migx.ir import Instruction
-from migx.kernels import FusedKernel, epilogue
+from migx.kernels import CONVOLUTIONS, FusedKernel, core_of, epilogue, name_of
 from migx.ops._windows import split
-from migx.ops.fused import Group
-from migx.ops.linear import Convolution, QuantConvolution
+from migx.ops.linear import Convolution
 from migx.shape import BF16, F16, F32, DType
+from migx.targets.gpu import tiles as choose
 from migx.targets.gpu.finish import finish
-from migx.targets.gpu.kernels.fused import computable, name_of
+from migx.targets.gpu.kernels.fused import computable
 from migx.targets.gpu.reader import Reader
 from migx.targets.gpu.text import (
     COMPUTING,
@@ -29,8 +29,8 @@ from migx.targets.gpu.text import (
     tiles,
     whole,
 )
+from migx.targets.gpu.tiles import Tile
 
-CONVOLUTIONS = (Convolution, QuantConvolution)
 TAGS = ("conv_epilogue", "int4_gemm")
 FEW = 8
 """Output channels of a group up to which taps are multiplied one by one."""
@@ -38,7 +38,7 @@ FEW = 8
 
 def kernel_for(at: Instruction) -> Kernel | None:
     """The kernel of a convolution, by itself or in a group, whose windows have known sizes."""
-    inner = _convolution(at)
+    inner = core_of(at, CONVOLUTIONS, TAGS)
     if inner is None or not all(isinstance(d, int) for d in inner.inputs[1].shape.dims):
         return None
     if not all(map(storable, (inner.shape.dtype, *(v.shape.dtype for v in inner.inputs)))):
@@ -48,15 +48,6 @@ def kernel_for(at: Instruction) -> Kernel | None:
         return None
     writer = _Writer(at, inner, rest)
     return writer.kernel() if writer.readable() else None
-
-
-def _convolution(at: Instruction) -> Instruction | None:
-    """The convolution in an instruction."""
-    if type(at.op) in CONVOLUTIONS:
-        return at
-    if not isinstance(at.op, Group) or at.op.tag not in TAGS:
-        return None
-    return next((v for v in at.modules[0] if type(v.op) in CONVOLUTIONS), None)
 
 
 class _Writer:
@@ -74,19 +65,16 @@ class _Writer:
         kinds = [v.shape.dtype for v in inner.inputs]
         fit = kinds[0] in (F16, BF16, F32) or all(k.bits == 8 for k in kinds)
         self.units = fit and self.outputs > FEW
-        self.height, self.width = self._tile(kinds[0])
-        self.step = (
-            (64 if kinds[0].bits <= 16 and int(self.depth) > 32 else 32) if self.units else 1
-        )
+        self.tile = self._tile(kinds[0])
+        self.height, self.width, self.step = self.tile.rows, self.tile.columns, self.tile.depth
 
-    def _tile(self, kind: DType) -> tuple[int, int]:
-        """Output channels and pixels of a tile."""
-        most = 128 if kind.bits <= 16 else 64
-        least = 16 if self.units else 1
-        height = max(least, min(most, power_of_two(self.outputs)))
-        across = bounds(self.pixels)[1]
-        width = most if across > most else max(16, power_of_two(int(across)))
-        return height, width if self.units else 256
+    def _tile(self, kind: DType) -> Tile:
+        """Output channels by pixels of a tile."""
+        items = self.op.group * self.inner.shape.dims[0]
+        if not self.units:
+            height = power_of_two(self.outputs)
+            return Tile(height if self.outputs <= FEW else 16, 256, 1, 4, 3)
+        return choose.product(self.outputs, self.pixels, self.depth, items, kind.bits)
 
     def readable(self) -> bool:
         """Whether both operands can be read."""
@@ -115,8 +103,8 @@ class _Writer:
         name = self.inner.name if self.at is self.inner else name_of(self.at)
         flops = 2 * product(self.inner.shape.dims) * self.depth + self.rest.flops
         grid = down * across * self.op.group * self.inner.shape.dims[0]
-        warps = 8 if self.height * self.width >= 128 * 128 else 4
-        return w.finished(name, grid, warps=warps, stages=3, flops=flops)
+        warps, stages = self.tile.warps, self.tile.stages
+        return w.finished(name, grid, warps=warps, stages=stages, flops=flops)
 
     def _sums(self) -> Expr:
         """The sums of a tile, in the type they are added up in."""

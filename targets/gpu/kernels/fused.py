@@ -11,29 +11,25 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from migx.argument import Argument
-from migx.dim import Extent, bounds, product
+from migx.dim import Extent, product
 from migx.ir import Instruction
-from migx.kernels import Access, FusedKernel, Node, described
+from migx.kernels import Access, FusedKernel, Node, described, name_of
 from migx.ops.reduce import ReduceAll, ReduceAny, ReduceMax, ReduceMean, ReduceMin, ReduceProd
 from migx.shape import BOOL, I32, DType
 from migx.stages import Stage, below, is_folded, stages_of
 from migx.targets.gpu import elements
+from migx.targets.gpu import tiles as choose
 from migx.targets.gpu.text import (
     COMPUTING,
     Expr,
     Kernel,
     Part,
     Writer,
-    power_of_two,
     storable,
     tiles,
     whole,
 )
 
-LINE = 1024
-"""Elements of a tile where nothing is folded."""
-TILE = 4096
-"""Elements of a tile of rows and columns."""
 LONGEST = 16384
 """The longest row that stays in registers."""
 
@@ -42,8 +38,6 @@ def kernel_for(at: Instruction) -> Kernel | None:
     """The kernel of what ``described`` describes, where Triton has all its element types."""
     fused = described(at)
     if fused is None or not computable(fused.nodes):
-        return None
-    if any(isinstance(n.of, ReduceProd) for n in fused.nodes):
         return None
     if any(n.folds for n in fused.nodes) and not any(fused.folded):
         fused = _with_folded_axis(fused)
@@ -109,17 +103,21 @@ def _line(at: Instruction, fused: FusedKernel) -> Kernel:
     """A kernel that folds nothing: each program has a line of elements."""
     writer = Writer(at)
     count = product(fused.dims)
-    index = writer.numbers(0, 1, LINE, writer.let(writer.program * LINE))
-    if not whole(count, LINE):
+    bits = min((a.dtype.bits for a in fused.accesses), default=32)
+    tile = choose.line(count, bits)
+    size = tile.columns
+    index = writer.numbers(0, 1, size, writer.let(writer.program * size))
+    if not whole(count, size):
         writer.masks[0] = writer.let(index.below(writer.extent(count)))
     part = Part(index, tuple(fused.dims))
     place = {a: writer.offset([part], a.strides) for a in fused.accesses}
     found: dict[int, Expr] = {}
     evaluated(writer, fused.nodes, range(len(fused.nodes)), found, place)
     for number, access in fused.outputs:
-        value, where = (writer.spread(e, [LINE]) for e in (found[number], place[access]))
+        value, where = (writer.spread(e, [size]) for e in (found[number], place[access]))
         writer.store(access.operand, where, value, access.dtype)
-    return writer.finished(name_of(at), tiles(count, LINE), flops=fused.flops)
+    grid = tiles(count, size)
+    return writer.finished(name_of(at), grid, warps=tile.warps, flops=fused.flops)
 
 
 class _Rows:
@@ -133,22 +131,10 @@ class _Rows:
         )
         self.rows, self.length = product(self.row_dims), product(self.column_dims)
         self.at_once = isinstance(self.length, int) and self.length <= LONGEST
-        self.height, self.width = self._tile()
+        along = self._lies_along_rows()
+        self.tile = choose.fold(self.rows, self.length, LONGEST, along_rows=along)
+        self.height, self.width = self.tile.rows, self.tile.columns
         self.writer = Writer(at)
-
-    def _tile(self) -> tuple[int, int]:
-        """How many rows and columns a tile has: as wide as rows are, or so that neighbours in
-        memory are neighbours in the tile.
-        """
-        length, most = self.length, bounds(self.rows)[1]
-        if isinstance(length, int) and length <= LONGEST:
-            width = power_of_two(max(1, length))
-            height = max(1, min(TILE // width, 64))
-        elif self._lies_along_rows():
-            width, height = 32, 128
-        else:
-            width, height = 2048, 1
-        return height if most > height else power_of_two(int(most)), width
 
     def _lies_along_rows(self) -> bool:
         """Whether neighbours in memory are in different rows."""
@@ -171,8 +157,7 @@ class _Rows:
             self._stage(stage)
         self._last()
         grid = tiles(self.rows, self.height)
-        warps = 8 if self.height * self.width > TILE else 4
-        return writer.finished(name_of(self.at), grid, warps=warps, flops=fused.flops)
+        return writer.finished(name_of(self.at), grid, warps=self.tile.warps, flops=fused.flops)
 
     def _steps(self, access: Access) -> tuple[list[Extent], list[Extent]]:
         pairs = list(zip(access.strides, self.fused.folded, strict=True))
@@ -270,7 +255,7 @@ class _Rows:
                 value = low
             case ReduceMin():
                 value = high
-            case ReduceAll():
+            case ReduceAll() | ReduceProd():
                 value = 1
         if value in (float("inf"), -float("inf")):
             return f'float("{value}")'
@@ -300,6 +285,8 @@ class _Rows:
                 return elements.extreme(True, total, value, _no_bool(node))
             case ReduceMin() | ReduceAll():
                 return elements.extreme(False, total, value, _no_bool(node))
+            case ReduceProd():
+                return f"{total} * {value}"
         return f"{total} + {value}"
 
     def _folded(self, number: int, value: Expr) -> Expr:
@@ -311,6 +298,10 @@ class _Rows:
         elif isinstance(node.of, (ReduceMin, ReduceAll)):
             name = "min"
         total = f"tl.{name}({value.text}, axis=1, keep_dims=True)"
+        if isinstance(node.of, ReduceProd):  # the last of the running products
+            last = f"tl.arange(0, {self.width})[None, :] == {self.width - 1}"
+            running = f"tl.where({last}, tl.cumprod({value.text}, axis=1), 0)"
+            total = f"tl.sum({running}, axis=1, keep_dims=True)"
         if name != "sum" and node.dtype.is_float:  # tl.max and tl.min pass NaN over
             nans = f"tl.sum(({value.text} != {value.text}).to(tl.int32), axis=1, keep_dims=True)"
             total = f"tl.where({nans} > 0, float('nan'), {total})"
@@ -331,13 +322,3 @@ class _Rows:
 def _no_bool(node: Node) -> DType:
     """The element type, for bools that of the integers they are folded as."""
     return I32 if node.dtype is BOOL else node.dtype
-
-
-def name_of(at: Instruction) -> str:
-    """What an instruction computes, for people."""
-    if not at.modules:
-        return at.name
-    (module,) = at.modules
-    inside = dict.fromkeys(i.name for i in module if not i.name.startswith("@"))
-    names = [n for n in inside if n not in ("multibroadcast", "broadcast")]
-    return f"{at.name}({', '.join(names)})"

@@ -1,6 +1,7 @@
 """Kernels that move elements: ``concat``, ``gather``, ``gathernd``, ``gather_elements``, ``pad``,
-``reverse``, ``dynamic_range`` and sizes as tensors. A program has a line of elements of the result,
-and reads each from where it comes from.
+``reverse``, ``reverse_sequence``, ``trilu``, ``onehot``, ``dynamic_range``, sizes as tensors, and
+values of four bits or with blocks of scales that are not part of a product. A program has a line of
+elements of the result, and reads each from where it comes from.
 
 An index that lies outside is taken for the nearest one that does not, for a kernel has no way to
 raise: memory of others is never read.
@@ -14,9 +15,20 @@ from typing import Any
 from migx.dim import Extent, bounds, product
 from migx.ir import Instruction
 from migx.ops.dims import DimLiteral, DynamicRange
-from migx.ops.indexing import Gather, GatherElements, Gathernd
+from migx.ops.indexing import (
+    Gather,
+    GatherElements,
+    Gathernd,
+    Onehot,
+    ReverseSequence,
+    Trilu,
+)
 from migx.ops.layout import Concat, Pad, Reverse
+from migx.ops.packing import UnpackInt4
+from migx.ops.quantization import DequantizeLinear
 from migx.targets.gpu import elements
+from migx.targets.gpu import tiles as choose
+from migx.targets.gpu.reader import Reader
 from migx.targets.gpu.text import (
     COMPUTING,
     STORED,
@@ -25,24 +37,23 @@ from migx.targets.gpu.text import (
     Part,
     Writer,
     expr,
-    power_of_two,
     storable,
     tiles,
     whole,
 )
 
-LINE = 1024
-"""Elements of a tile."""
 MOST = 64
 """The most numbers of a ``dim_literal``, and the most inputs of a ``concat``."""
 
 
 def kernel_for(at: Instruction) -> Kernel | None:
     """The kernel of an operation that moves elements."""
+    if isinstance(at.op, (UnpackInt4, DequantizeLinear)):
+        return Line(at).kernel(_read) if Reader(Writer(at), at).readable(at) else None
     find = KINDS.get(type(at.op))
     if find is None or not all(storable(v.shape.dtype) for v in (*at.inputs, at)):
         return None
-    return _Line(at).kernel(find) if _fits(at) else None
+    return Line(at).kernel(find) if _fits(at) else None
 
 
 def _fits(at: Instruction) -> bool:
@@ -68,26 +79,26 @@ BEYOND = {
 """Which place of ``n`` stands at place ``i`` beside them."""
 
 
-class _Line:
-    """A kernel whose programs write lines of a result."""
+class Line:
+    """A kernel whose programs write lines of a result, ``places`` of it by axis."""
 
     def __init__(self, at: Instruction) -> None:
         self.at, self.writer = at, Writer(at)
         w, self.count = self.writer, product(at.shape.dims)
-        known = isinstance(self.count, int)
-        self.size = min(LINE, power_of_two(max(1, int(self.count)))) if known else LINE
+        self.tile = choose.line(self.count, at.shape.dtype.bits)
+        self.size = self.tile.columns
         self.index = w.numbers(0, 1, self.size, w.let(w.program * self.size))
         if not whole(self.count, self.size):
             w.masks[0] = w.let(self.index.below(w.extent(self.count)))
         self.places = w.split(Part(self.index, at.shape.dims))
 
-    def kernel(self, find: Callable[[_Line, Any], Expr]) -> Kernel:
+    def kernel(self, find: Callable[[Line, Any], Expr]) -> Kernel:
         """The whole of it."""
         w, at = self.writer, self.at
         value = w.spread(find(self, at.op), [self.size])
         where = w.offset([Part(self.index, at.shape.dims)], at.shape.true_strides)
         w.store(len(at.inputs), w.spread(where, [self.size]), value, at.shape.dtype)
-        return w.finished(at.name, tiles(self.count, self.size))
+        return w.finished(at.name, tiles(self.count, self.size), warps=self.tile.warps)
 
     def read(self, number: int, places: Sequence[Expr], also: Expr | None = None) -> Expr:
         """The element of an input at some places, as it lies."""
@@ -100,14 +111,19 @@ class _Line:
 
     def index_at(self, number: int, places: Sequence[Expr], extent: Extent) -> Expr:
         """An index that an input holds, counted from the start and within an axis."""
-        w, found, size = self.writer, self.read(number, places), self.writer.extent(extent)
-        wide = w.let(Expr(f"{found.text}.to(tl.int64)", found.over))
+        found = self.read(number, places)
+        return self.within(found, extent)
+
+    def within(self, index: Expr, extent: Extent) -> Expr:
+        """An index, counted from the start and within an axis."""
+        w, size = self.writer, self.writer.extent(extent)
+        wide = w.let(Expr(f"{index.text}.to(tl.int64)", index.over))
         counted = f"tl.where({wide.text} < 0, {wide.text} + {size.text}, {wide.text})"
         text = f"tl.minimum(tl.maximum({counted}, 0), {size.text} - 1)"
         return w.let(Expr(text, wide.over))
 
 
-def _concat(line: _Line, op: Concat) -> Expr:
+def _concat(line: Line, op: Concat) -> Expr:
     w, place = line.writer, line.places[op.axis]
     start: Extent = 0
     found: Expr | None = None
@@ -129,14 +145,14 @@ def _concat(line: _Line, op: Concat) -> Expr:
     return found
 
 
-def _gather(line: _Line, op: Gather) -> Expr:
+def _gather(line: Line, op: Gather) -> Expr:
     data, indices = line.at.inputs
     after = op.axis + indices.shape.rank
     index = line.index_at(1, line.places[op.axis : after], data.shape.dims[op.axis])
     return line.read(0, [*line.places[: op.axis], index, *line.places[after:]])
 
 
-def _gathernd(line: _Line, op: Gathernd) -> Expr:
+def _gathernd(line: Line, op: Gathernd) -> Expr:
     data, indices = line.at.inputs
     lead = indices.shape.rank - 1
     tuples = [
@@ -146,12 +162,12 @@ def _gathernd(line: _Line, op: Gathernd) -> Expr:
     return line.read(0, [*line.places[: op.batch_dims], *tuples, *line.places[lead:]])
 
 
-def _gather_elements(line: _Line, op: GatherElements) -> Expr:
+def _gather_elements(line: Line, op: GatherElements) -> Expr:
     index = line.index_at(1, line.places, line.at.inputs[0].shape.dims[op.axis])
     return line.read(0, [index if i == op.axis else p for i, p in enumerate(line.places)])
 
 
-def _pad(line: _Line, op: Pad) -> Expr:
+def _pad(line: Line, op: Pad) -> Expr:
     w, dims = line.writer, line.at.inputs[0].shape.dims
     there: Expr | None = None
     places = []
@@ -182,7 +198,7 @@ def _pad(line: _Line, op: Pad) -> Expr:
     return w.let(Expr(text, found.over | there.over))
 
 
-def _reverse(line: _Line, op: Reverse) -> Expr:
+def _reverse(line: Line, op: Reverse) -> Expr:
     w, dims = line.writer, line.at.shape.dims
     places = [
         w.let(w.extent(d) - 1 - p) if i in op.axes else p
@@ -191,7 +207,47 @@ def _reverse(line: _Line, op: Reverse) -> Expr:
     return line.read(0, places)
 
 
-def _dynamic_range(line: _Line, op: DynamicRange) -> Expr:
+def _reverse_sequence(line: Line, op: ReverseSequence) -> Expr:
+    w, dims = line.writer, line.at.shape.dims
+    time, size = line.places[op.time_axis], w.extent(dims[op.time_axis])
+    found = line.read(1, [line.places[op.batch_axis]])
+    kind = f"tl.minimum(tl.maximum({found.text}.to(tl.int64), 0), {size.text}).to(tl.int32)"
+    count = w.let(Expr(kind, found.over))
+    turned = f"tl.where({time.text} < {count.text}, {count.text} - 1 - {time.text}, {time.text})"
+    places = list(line.places)
+    places[op.time_axis] = w.let(Expr(turned, time.over | count.over))
+    return line.read(0, places)
+
+
+def _trilu(line: Line, op: Trilu) -> Expr:
+    w, (row, column) = line.writer, line.places[-2:]
+    diagonal: Expr = expr(0)
+    if len(line.at.inputs) == 2:
+        diagonal = line.read(1, [expr(0)] * line.at.inputs[1].shape.rank)
+    above = w.spread(w.let(column - row), [line.size])
+    sign = ">=" if op.upper else "<="
+    there = w.let(Expr(f"({above.text} {sign} {diagonal.text})", above.over))
+    return line.read(0, line.places, there)
+
+
+def _onehot(line: Line, op: Onehot) -> Expr:
+    w, axis = line.writer, op.axis
+    index = line.read(0, [*line.places[:axis], *line.places[axis + 1 :]])
+    size, place = w.extent(op.depth), line.places[axis]
+    wide = w.let(Expr(f"{index.text}.to(tl.int64)", index.over))
+    counted = f"tl.where({wide.text} < 0, {wide.text} + {size.text}, {wide.text})"
+    off, on = (line.read(1, [expr(k)]) for k in (0, 1))
+    text = f"tl.where({counted} == {place.text}, {on.text}, {off.text})"
+    return w.let(Expr(text, index.over | place.over))
+
+
+def _read(line: Line, op: UnpackInt4 | DequantizeLinear) -> Expr:
+    dims = line.at.shape.dims
+    parts = [Part(p, (d,)) for p, d in zip(line.places, dims, strict=True)]
+    return Reader(line.writer, line.at).value(line.at, parts)
+
+
+def _dynamic_range(line: Line, op: DynamicRange) -> Expr:
     w, dtype = line.writer, line.at.shape.dtype
     start, _, delta = (w.load(i, expr(0), dtype) for i in range(3))
     kind = COMPUTING[dtype.name]
@@ -199,7 +255,7 @@ def _dynamic_range(line: _Line, op: DynamicRange) -> Expr:
     return w.let(Expr(text, line.index.over))
 
 
-def _dim_literal(line: _Line, op: DimLiteral) -> Expr:
+def _dim_literal(line: Line, op: DimLiteral) -> Expr:
     w = line.writer
     text = "0"
     for number, value in enumerate(op.values):
@@ -207,13 +263,16 @@ def _dim_literal(line: _Line, op: DimLiteral) -> Expr:
     return w.let(Expr(text, line.index.over))
 
 
-KINDS: dict[type, Callable[[_Line, Any], Expr]] = {
+KINDS: dict[type, Callable[[Line, Any], Expr]] = {
     Concat: _concat,
     DimLiteral: _dim_literal,
     DynamicRange: _dynamic_range,
     Gather: _gather,
     GatherElements: _gather_elements,
     Gathernd: _gathernd,
+    Onehot: _onehot,
     Pad: _pad,
     Reverse: _reverse,
+    ReverseSequence: _reverse_sequence,
+    Trilu: _trilu,
 }

@@ -13,16 +13,13 @@ summed along the depth, and the matrix units rest.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from migx.dim import Extent, bounds, product
 from migx.ir import Instruction
-from migx.kernels import FusedKernel, epilogue
-from migx.ops.fused import Group
-from migx.ops.linear import Dot, QuantDot
+from migx.kernels import DOTS, FusedKernel, core_of, epilogue, name_of
 from migx.shape import BF16, F16, F32, I8, DType
+from migx.targets.gpu import tiles as choose
 from migx.targets.gpu.finish import finish
-from migx.targets.gpu.kernels.fused import computable, name_of
+from migx.targets.gpu.kernels.fused import computable
 from migx.targets.gpu.reader import Reader
 from migx.targets.gpu.text import (
     COMPUTING,
@@ -35,27 +32,18 @@ from migx.targets.gpu.text import (
     tiles,
     whole,
 )
+from migx.targets.gpu.tiles import Tile
 
-PRODUCTS = (Dot, QuantDot)
 TAGS = ("gemm_epilogue", "int4_gemm")
+BLOCKS = (32, 64, 128)
+"""How many places of the depth a scale may hold for, where it is read once for all of them."""
 FEW = 4
 """Rows up to which the elements of a tile are multiplied one by one."""
 
 
-@dataclass(frozen=True)
-class Cut:
-    """Tiles of rows by columns, by so much of the depth at a time."""
-
-    rows: int
-    columns: int
-    depth: int
-    warps: int
-    stages: int
-
-
 def kernel_for(at: Instruction) -> Kernel | None:
     """The kernel of a product of matrices, by itself or in a group."""
-    dot = _product(at)
+    dot = core_of(at, DOTS, TAGS)
     if dot is None or not all(
         map(storable, (dot.shape.dtype, *(v.shape.dtype for v in dot.inputs)))
     ):
@@ -65,26 +53,6 @@ def kernel_for(at: Instruction) -> Kernel | None:
         return None
     writer = _Writer(at, dot, rest)
     return writer.kernel() if writer.readable() else None
-
-
-def _product(at: Instruction) -> Instruction | None:
-    """The product in an instruction."""
-    if type(at.op) in PRODUCTS:
-        return at
-    if not isinstance(at.op, Group) or at.op.tag not in TAGS:
-        return None
-    return next((v for v in at.modules[0] if type(v.op) in PRODUCTS), None)
-
-
-def cut_for(rows: Extent, columns: Extent, dtype: DType) -> Cut:
-    """The tiles by which a product is cut; rows and columns that are not known count as many."""
-    most, across = bounds(rows)[1], bounds(columns)[1]
-    half = dtype in (F16, BF16, I8)
-    if most <= FEW:
-        return Cut(1, 32, 128, 4, 3)
-    height = 16 if most <= 16 else 32 if most <= 32 else 64 if most <= 512 or not half else 128
-    width = 16 if across <= 16 else 32 if across <= 32 else 64 if across <= 512 or not half else 128
-    return Cut(height, width, 64 if half else 32, 8 if height * width >= 128 * 128 else 4, 3)
 
 
 class _Writer:
@@ -99,17 +67,26 @@ class _Writer:
         self.shared = not self.reader.varies(right, range(len(self.lead)))
         self.rows: Extent = dot.shape.dims[-2] * (product(self.lead) if self.shared else 1)
         self.columns, self.depth = dot.shape.dims[-1], left.shape.dims[-1]
-        self.cut = cut_for(self.rows, self.columns, left.shape.dtype)
         kinds = [v.shape.dtype for v in dot.inputs]
         self.units = kinds[0] in (F16, BF16, F32) or all(k.bits == 8 for k in kinds)
-        one_row = self.cut.rows == 1
-        self.step = self.cut.depth if self.units or one_row else 1
-        self.pairs = self._pairs(right) if self.units and self.cut.columns >= 32 else None
-        block = self.reader.block_of(right) if self.pairs else 0
-        fits = block in (32, 64, 128) and whole(self.depth, max(block, self.step))
+        pairs = self._pairs(right) if self.units else None
+        block = self.reader.block_of(right) if pairs else 0
+        self.cut = self._cut(4 if pairs else kinds[1].bits, block)
+        self.step = self.cut.depth
+        self.pairs = pairs if self.cut.columns >= 32 else None
+        fits = self.pairs and block in BLOCKS and whole(self.depth, max(block, self.step))
         self.block = block if fits else 0
-        if self.block and not one_row:
-            self.step = self.block
+
+    def _cut(self, stored: int, block: int) -> Tile:
+        """The tiles by which it is cut; elements of the right operand lie in so many bits."""
+        items = 1 if self.shared else product(self.lead)
+        if bounds(self.rows)[1] <= FEW:
+            return choose.row(self.columns, self.depth, items * self.rows, stored)
+        step = block if block in BLOCKS and whole(self.depth, block) else 0
+        bits = self.dot.inputs[0].shape.dtype.bits
+        return choose.product(
+            self.rows, self.columns, self.depth, items, bits, step if self.units else 1
+        )
 
     def _pairs(self, right: Instruction) -> str | None:
         """Along what pairs of the right operand's elements lie in one byte each."""

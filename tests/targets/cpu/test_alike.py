@@ -31,6 +31,7 @@ def test_twelve_layers_have_the_kernels_of_two(monkeypatch: pytest.MonkeyPatch) 
         asked.append(given)
         return made(*given)  # type: ignore[arg-type]
 
+    monkeypatch.setenv("MIGX_CACHE_DIR", "")
     monkeypatch.setattr(kernels, "_made", counted)
     counts = []
     for count in (2, 12):

@@ -7,6 +7,7 @@ from math import prod
 
 import pytest
 
+from migx import dim
 from migx.targets.cpu import jit
 from migx.targets.cpu.cutting import Work, chosen
 from migx.targets.cpu.emit import F32
@@ -44,6 +45,9 @@ def _split(attributes: str) -> list[str]:
 GEOMETRIES = {
     "one by one": ("2, 5, 6, 7", (9, 5, 1, 1), ""),
     "three by three": ("1, 5, 9, 21", (17, 5, 3, 3), "padding=(1, 1, 1, 1)"),
+    "wide": ("1, 2, 5, 200", (3, 2, 3, 3), "padding=(1, 1, 1, 1)"),
+    "wide, at a stride": ("1, 2, 6, 400", (3, 2, 3, 3), "padding=(1, 1, 1, 1), stride=(2, 2)"),
+    "one by one, in lines": ("2, 40, 13, 13", (24, 40, 1, 1), ""),
     "at a stride": ("1, 3, 20, 23", (10, 3, 3, 3), "padding=(1, 1, 1, 1), stride=(2, 2)"),
     "one by one at a stride": ("1, 4, 7, 40", (6, 4, 1, 1), "stride=(2, 3)"),
     "far apart": ("1, 2, 15, 40", (4, 2, 3, 5), "padding=(2, 4, 2, 4), dilation=(2, 3)"),
@@ -68,6 +72,21 @@ GEOMETRIES = {
         "1, 3, 20, 9",
         (3, 1, 3, 3),
         "dilation=(4, 2), stride=(1, 3), group=3",
+    ),
+    "depthwise, large": (
+        "2, 3, 30, 20",
+        (3, 1, 7, 7),
+        "padding=(3, 3, 3, 3), group=3",
+    ),
+    "depthwise, large, at a stride": (
+        "1, 4, 23, 40",
+        (8, 1, 5, 5),
+        "padding=(2, 1, 2, 2), stride=(2, 2), group=4",
+    ),
+    "depthwise, large, far apart": (
+        "1, 2, 30, 31",
+        (2, 1, 5, 4),
+        "padding=(2, 3, 0, 1), dilation=(2, 3), stride=(1, 2), group=2",
     ),
     "depthwise along one axis": ("1, 4, 50", (8, 1, 40), "padding=(20, 3), group=4"),
     "depthwise in space": ("1, 2, 4, 5, 6", (4, 1, 2, 3, 3), "padding=(1, 1, 1, 0, 1, 1), group=2"),
@@ -243,7 +262,8 @@ MACHINES = {
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
 def test_other_machines(machine: Machine) -> None:
     """What is cut for other registers is right too, though compiled for this machine here."""
-    for name in ("three by three", "at a stride", "a small image", "depthwise"):
+    names = "three by three", "at a stride", "a small image", "one by one, in lines", "depthwise"
+    for name in (*names, "depthwise, large"):
         program = parsed(convolved(*GEOMETRIES[name]))
         assert not problem(lambda at, _: kernel_for(at, machine), program)
 
@@ -268,6 +288,22 @@ def test_small_images_turn() -> None:
     work = Work((axis, row, row), 512, 512, 1, F32, True)
     assert chosen(host(), work).turned == (host().lanes(F32) > 8)
     assert not chosen(host(), replace(work, packed=False)).turned
+
+
+@pytest.mark.parametrize("channels", [3, 64])
+def test_images_of_unknown_size_may_be_small(channels: int) -> None:
+    """Of few channels large ones decide."""
+    at = produced(parsed(convolved(f"1, {channels}, h, w", (channels, channels, 3, 3))))
+    work = convolution.described(at, host())
+    assert work is not None
+    turned = convolution.Writer(at, host(), work).cut.turned
+    assert turned == (channels == 64 and host().lanes(F32) > 8)
+
+
+def test_an_image_in_lines_is_not_copied() -> None:
+    one = kernel_for(produced(parsed(convolved("1, 64, 56, 56", (64, 64, 1, 1)))), host())
+    assert one is not None
+    assert dim.evaluate(one.scratch, {}) < 56 * 56 * 4
 
 
 def test_families() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,6 +143,58 @@ def test_what_only_data_decides_cuts_a_module() -> None:
         got, same = program.eval({"x": np.array(x, np.float32), "w": w})
         assert np.allclose(got, np.exp(np.flatnonzero(x)), rtol=1e-6)
         assert np.array_equal(same, w)
+
+
+TWICE_CUT = """
+module main(x: f32[n, 2], y: i64[n], k: i64[1]) {
+  %0 = @literal() {value=[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]} : i64[10]
+  %1 = slice(%0) {axes=(0,), starts=(0,), ends=(min(n, 10),)}
+  %2 = @literal() {value=[1.0, 2.0, 3.0, 4.0]} : f32[2, 2]
+  %3 = @literal() {value=[9]} : i64[1]
+  %4 = @literal() {value=[1]} : i64[1]
+  %5 = dynamic_slice(y, k, %3, %4) {axes=(0,), out_lens=(a,)}
+  %6 = dynamic_slice(%1, k, %3, %4) {axes=(0,), out_lens=(b,)}
+  %7 = dot(x, %2)
+  %8 = multibroadcast(x) {out_lens=(a, n, 2)}
+  %9 = exp(%8)
+  %10 = multibroadcast(%2) {out_lens=(a, 2, 2)}
+  %11 = dot(%9, %10)
+  return %5, %6, %7, %11
+}
+"""
+
+
+def test_a_later_piece_reads_constants_where_they_lie() -> None:
+    program = compiled(TWICE_CUT)
+    made = executable(program)
+    (parts,) = made.pieces.values()
+    assert len(parts) == 3
+    assert {at.name for at in made.fallbacks()} <= {"dynamic_slice"}
+    inputs: dict[str, Any] = {
+        "x": np.ones((6, 2), np.float32),
+        "y": np.arange(6),
+        "k": np.array([2]),
+    }
+    a, b, *_ = program.eval(inputs)
+    assert a.tolist() == b.tolist() == [2, 3, 4, 5]
+
+
+REPEATED = """
+module main(x: f32[2*n, 3, 4], y: f32[n]) {
+  %0 = @literal() {value=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]} : f32[1, 8, 1]
+  %1 = multibroadcast(%0) {out_lens=(n, 8, 5)}
+  %2 = reshape(%1) {dims=(2*n, 4, 5)}
+  %3 = dot(x, %2)
+  return %3
+}
+"""
+
+
+def test_a_constant_that_is_copied_first_is_not_asked_for_packed() -> None:
+    program = compiled(REPEATED)
+    assert not executable(program).fallbacks()
+    (got,) = program.eval({"x": np.ones((4, 3, 4), np.float32), "y": np.ones(2, np.float32)})
+    assert np.array_equal(got[:, 0, 0], [10, 26, 10, 26])
 
 
 BRANCH = """

@@ -16,6 +16,10 @@ def pooled(x: str, attributes: str, dtype: str = "f32") -> str:
 GEOMETRIES = {
     "as resnet has it": ("2, 3, 12, 40", "lengths=(3, 3), padding=(1, 1, 1, 1), stride=(2, 2)"),
     "side by side": ("1, 3, 8, 33", "lengths=(2, 2), stride=(2, 2)"),
+    "overlapping, at a stride": (
+        "1, 2, 17, 40",
+        "lengths=(5, 4), padding=(2, 1, 2, 1), stride=(2, 2)",
+    ),
     "overlapping": ("1, 3, 9, 9", "lengths=(5, 5), padding=(2, 2, 2, 2)"),
     "hanging over": ("1, 2, 9, 10", "lengths=(3, 2), stride=(2, 3), ceil_mode=true"),
     "padded, hanging over": (

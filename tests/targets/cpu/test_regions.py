@@ -67,6 +67,24 @@ module main(x: f32[7, n], v: f32[1]) {
 """,
         {"n": 50},
     ),
+    "pad to a size": (
+        """
+module main(x: f32[2, n]) {
+  %0 = pad(x) {pads=(0, 3, 0, 50 - n)}
+  return %0
+}
+""",
+        {"n": 33},
+    ),
+    "pad back to a size": (
+        """
+module main(x: f32[2, n]) {
+  %0 = pad(x) {pads=(0, 3, 0, 50 - n)}
+  return %0
+}
+""",
+        {"n": 70},
+    ),
     "pad of views": (
         """
 module main(x: bf16[5, 4]) {

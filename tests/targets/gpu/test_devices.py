@@ -1,8 +1,9 @@
-"""Devices: what CuPy is asked for, by a stand-in for it that notes calls, and what errors say."""
+"""Devices: what CuPy is asked for, by a strict stand-in for it, and what errors say."""
 
 from __future__ import annotations
 
-import contextlib
+import json
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
@@ -15,124 +16,133 @@ from migx.errors import TargetError
 from migx.targets.gpu import cupy_device
 from migx.targets.gpu.compiling import Binary, Request
 from migx.targets.gpu.cupy_device import CupyDevice
+from tests.targets.gpu.fake_cupy import World, make
 
 REQUEST = Request("", ("fp32", "fp32"), 1, (0, 1), 4, 2, "sm_90")
-BINARY = Binary(b"\x7fELF", "kernel", 50_000, 128, 2, "sm_90")
-
-
-class Failure(RuntimeError):
-    """What the stand-in's runtime raises."""
-
-
-class Stream:
-    """Notes what is enqueued on it."""
-
-    ptr = 7
-
-    def __init__(self, calls: list[Any], **_: Any) -> None:
-        self.calls = calls
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def begin_capture(self) -> None:
-        self.calls.append("begin")
-
-    def end_capture(self) -> Any:
-        self.calls.append("end")
-        return types.SimpleNamespace(launch=lambda stream: self.calls.append("replay"))
-
-    def synchronize(self) -> None:
-        self.calls.append("wait")
-
-
-class Kernel:
-    """A loaded kernel, which notes its launches."""
-
-    max_dynamic_shared_size_bytes = 0
-
-    def __init__(self, calls: list[Any]) -> None:
-        self.calls = calls
-
-    def __call__(self, grid: Any, block: Any, arguments: Any, *, shared_mem: int) -> None:
-        if grid[0] > 1000:
-            raise Failure("invalid configuration")
-        self.calls.append((grid, block, arguments, shared_mem))
+CODE = json.dumps({"source": "", "pointers": []}).encode()
+BINARY = Binary(CODE, "kernel", 50_000, 128, 2, "sm_90")
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What the stand-in was asked for, in order."""
-    noted: list[Any] = []
-    cupy: Any = types.ModuleType("cupy")
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    """The GPU behind the stand-in."""
+    made = World()
+    monkeypatch.setitem(sys.modules, "cupy", make(made))
+    return made
 
-    def alloc(nbytes: int) -> Any:
-        if nbytes > 1 << 40:
-            raise Failure("out of memory")
-        return types.SimpleNamespace(ptr=4096)
 
-    class Device(contextlib.nullcontext[None]):
-        compute_capability = "90"
-
-        def __init__(self, number: int) -> None:
-            super().__init__()
-
-        def use(self) -> None: ...
-
-    runtime = types.SimpleNamespace(
-        is_hip=False, CUDARuntimeError=Failure, memcpyAsync=lambda *given: noted.append(given)
+def test_cupy_has_all_that_the_stand_in_has() -> None:
+    names = list(_names("cuda", make(World()).cuda))
+    look = (
+        "import functools, sys, cupy\n"
+        "for name in sys.argv[1:]: functools.reduce(getattr, name.split('.'), cupy)\n"
+        "cupy.cuda.function.Module().load, cupy.cuda.function.Function.ptr, cupy.cuda.Graph.launch"
     )
-    cupy.cuda = types.SimpleNamespace(
-        Device=Device,
-        Stream=lambda **given: Stream(noted, **given),
-        alloc=alloc,
-        runtime=runtime,
-        driver=types.SimpleNamespace(CUDADriverError=Failure),
-        memory=types.SimpleNamespace(OutOfMemoryError=Failure),
-    )
-    cupy.RawModule = lambda path: types.SimpleNamespace(get_function=lambda name: Kernel(noted))
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
-    return noted
+    run = [sys.executable, "-W", "ignore", "-c", look, *names]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    if "No module named 'cupy'" in done.stderr:
+        pytest.skip("CuPy is not installed")
+    assert done.returncode == 0, done.stderr
 
 
-def test_a_launch_has_addresses_words_and_scratch(calls: list[Any]) -> None:
+def _names(before: str, given: Any) -> Iterator[str]:
+    """The names in a module of the stand-in, and in those inside it."""
+    for name, value in vars(given).items():
+        if isinstance(value, types.SimpleNamespace):
+            yield from _names(f"{before}.{name}", value)
+        else:
+            yield f"{before}.{name}"
+
+
+def test_a_launch_has_addresses_words_and_scratch(world: World) -> None:
     device = CupyDevice()
     assert device.arch == "sm_90"
     function = device.function(REQUEST, BINARY)
-    assert function[0].max_dynamic_shared_size_bytes == 50_000
-    device.launch(function, 3, (256, 512, 9))
-    ((grid, block, arguments, shared),) = calls
-    assert (grid, block, shared) == ((3,), (128,), 50_000)
-    assert arguments == (256, 512, 9, 0, 0)
-    assert [type(a) for a in arguments] == [np.uint64, np.uint64, np.int32, np.uint64, np.uint64]
+    device.launch(function, 3, (256, 512, 9))  # of types that the stand-in checks
+    kernel, _, kinds = function
+    assert kernel.shared == 50_000
+    assert kinds == [np.uint64, np.uint64, np.int32, np.uint64, np.uint64]
+    assert world.noted == ["launch"]
 
 
-def test_copies_and_graphs_go_to_its_stream(calls: list[Any]) -> None:
+def test_copies_go_to_its_stream_and_downloads_wait(world: World) -> None:
     device = CupyDevice()
-    array = np.arange(4, dtype=np.float32)
-    device.upload(4096, array)
-    device.download(4096, array)
-    assert calls == [
-        (4096, array.ctypes.data, 16, 1, 7),
-        (array.ctypes.data, 4096, 16, 2, 7),
-        "wait",
-    ]
-    calls.clear()
-    replay = device.captured(lambda: calls.append("kernels"))
-    assert replay is not None
-    replay()
-    assert calls == ["begin", "kernels", "end", "replay"]
+    array, found = np.arange(4, dtype=np.float32), np.zeros(4, np.float32)
+    first, second = device.allocate(16), device.allocate(16)
+    device.upload(first.address, array)
+    array[:] = 9  # it may be changed when upload returns
+    device.move(second.address, first.address, 16)
+    device.download(second.address, found)
+    assert found.tolist() == [0, 1, 2, 3]
+    assert world.noted == ["copy 1 16", "copy 3 16", "copy 2 16"]
+    assert world.held == 2 * 512
 
 
-def test_failures_are_told(calls: list[Any]) -> None:
+def test_graphs_are_recorded_on_a_stream_of_their_own(world: World) -> None:
     device = CupyDevice()
-    with pytest.raises(TargetError, match="no room for 2,199,023,255,552 bytes .* out of memory"):
+    function = device.function(REQUEST, BINARY)
+    with device.on(0):  # where nothing can be recorded
+        replay = device.captured(lambda: device.launch(function, 1, (0, 0, 0)))
+        assert replay is not None
+        replay()
+    assert world.noted == ["begin", "launch", "end 0", "replay"]
+
+
+def test_a_recording_that_fails_is_ended(world: World) -> None:
+    device = CupyDevice()
+    function = device.function(REQUEST, BINARY)
+    with pytest.raises(TargetError, match="with 0 programs could not be launched"):
+        world.broken = 1
+        device.captured(lambda: device.launch(function, 0, (0, 0, 0)))
+    assert not world.recording
+    device.synchronize()
+
+
+def test_a_callers_stream_comes_after_and_before_the_devices_own(world: World) -> None:
+    device = CupyDevice()
+    there, theirs = device.allocate(8), 77
+    found = np.zeros(2, np.float32)
+    device.upload(there.address, np.ones(2, np.float32))
+    with device.on(theirs):
+        assert device.stream == theirs
+        inside = device.allocate(8)
+        device.move(inside.address, there.address, 8)
+    device.upload(there.address, np.zeros(2, np.float32))
+    world.run(theirs)  # nobody has waited for anything until now
+    device.download(inside.address, found)
+    assert found.tolist() == [1, 1]
+
+
+def test_modules_and_memory_go_when_nobody_has_them(world: World) -> None:
+    device = CupyDevice()
+    function, buffer = device.function(REQUEST, BINARY), device.allocate(100)
+    assert (world.modules, world.held) == (1, 512)
+    del function, buffer
+    assert (world.modules, world.held) == (0, 0)
+
+
+def test_failures_are_told(world: World) -> None:
+    device = CupyDevice()
+    with pytest.raises(TargetError, match="no room for 2,199,023,255,552 bytes .* Out of memory"):
         device.allocate(1 << 41)
-    with pytest.raises(TargetError, match="with 2000 programs could not be launched: invalid"):
-        device.launch(device.function(REQUEST, BINARY), 2000, (0, 0, 0))
+    with pytest.raises(TargetError, match="with 3000000000 programs could not be launched: CUDA"):
+        device.launch(device.function(REQUEST, BINARY), 3_000_000_000, (0, 0, 0))
     with pytest.raises(TargetError, match="compiled for nothing, the device is sm_90"):
         device.function(REQUEST, None)
+    with pytest.raises(TargetError, match="a kernel cannot be loaded: CUDA_ERROR_INVALID_IMAGE"):
+        device.function(REQUEST, Binary(b"\x7fELF", "kernel", 0, 128, 2, "sm_90"))
+    with pytest.raises(TargetError, match="a kernel cannot be loaded: CUDA_ERROR_NOT_FOUND"):
+        device.function(REQUEST, Binary(CODE, "other", 0, 128, 2, "sm_90"))
+    assert (world.modules, world.held) == (0, 0)
+
+
+def test_hip_records_no_graphs(world: World) -> None:
+    sys.modules["cupy"].cuda.runtime.is_hip = True
+    runtime = sys.modules["cupy"].cuda.runtime
+    runtime.getDeviceProperties = lambda number: {"gcnArchName": b"gfx942:sramecc+:xnack-"}
+    device = CupyDevice()
+    assert (device.arch, device.place) == ("gfx942", (10, 0))
+    assert device.captured(lambda: None) is None
 
 
 @pytest.fixture
@@ -149,3 +159,18 @@ def test_without_cupy_it_says_what_to_install() -> None:
     device, why = cupy_device.found()
     assert device is None
     assert "pip install cupy-cuda12x" in why
+
+
+def test_without_a_driver_it_says_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = sys.modules["cupy"].cuda
+
+    def none(number: int) -> None:
+        raise cuda.runtime.CUDARuntimeError("cudaErrorInsufficientDriver: too old")
+
+    cuda.Device = none
+    monkeypatch.delenv("MIGX_GPU_DEVICE", raising=False)
+    cupy_device.found.cache_clear()
+    device, why = cupy_device.found()
+    cupy_device.found.cache_clear()
+    assert device is None
+    assert "no GPU that CuPy can use: cudaErrorInsufficientDriver" in why

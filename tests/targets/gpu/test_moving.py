@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tests.targets.gpu.on_interpreter import holds
@@ -20,9 +21,31 @@ CASES = {
     "reflect more than once": 'x: f32[n, 3]) {\n %0 = pad(x) {pads=(0, 7, 0, 4), mode="reflect"}',
     "wrap": 'x: f32[n, 9]) {\n %0 = pad(x) {pads=(2, 2, 0, 3), mode="wrap"}',
     "reverse": "x: i64[n, 7]) {\n %0 = reverse(x) {axes=(0,)}",
+    "upper triangles": "x: f32[3, n, 7]) {\n %0 = trilu(x) {upper=true}",
+    "lower triangles": "x: bool[n, 7], k: i64[1]) {\n %0 = trilu(x, k) {upper=false}",
+    "one row": "x: i64[n, 1, 1]) {\n %0 = trilu(x) {upper=true}",
+    "marks": "x: i32[n, 3], v: f16[2]) {\n %0 = onehot(x, v) {axis=1, depth=9}",
+    "marks by numbers": "x: f32[3, n], v: u8[2]) {\n %0 = onehot(x, v) {axis=2, depth=n}",
+    "nibbles": "x: i4[n, 9]) {\n %0 = unpack_int4(x)",
+    "nibbles along rows": "x: u8[n, 9]) {\n %0 = unpack_int4(x) {axis=0}",
+    "blocks of scales": "x: i8[n, 9, 4], s: f16[n, 3, 4], z: i8[n, 3, 4]) {\n"
+    " %0 = dequantizelinear(x, s, z) {axis=1, block=3}",
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_each_reads_the_elements_it_should(case: str) -> None:
     holds(f"module main({CASES[case]}\n return %0\n}}", {"n": 8})
+
+
+@pytest.mark.parametrize(("batch", "time"), [(0, 1), (1, 0), (2, 0), (1, 2)])
+def test_sequences_are_turned_as_far_as_they_go(batch: int, time: int) -> None:
+    text = f"module main(x: f32[n, 5, 6], l: i64[{['n', '5', '6'][batch]}]) {{\n"
+    text += f" %0 = reverse_sequence(x, l) {{batch_axis={batch}, time_axis={time}}}\n return %0\n}}"
+    holds(text, {"n": 4}, l=np.array([0, 4, 1, 3, 2, 4], np.int64)[: (4, 5, 6)[batch]])
+
+
+def test_a_view_whose_sizes_only_a_value_tells() -> None:
+    text = "module main(x: f32[n, 6], d: i64[2]) {\n %0 = tanh(x)\n"
+    text += " %1 = reshape(%0, d) {dims=(a, b), allowzero=true}\n %2 = exp(%1)\n return %2\n}"
+    holds(text, {"n": 4}, d=np.array([3, 8], np.int64))

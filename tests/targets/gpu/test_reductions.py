@@ -30,6 +30,17 @@ def test_every_axis(name: str, dtype: str, axes: str) -> None:
     holds(text, {"n": 5})
 
 
+@pytest.mark.parametrize("dtype", ["f16", "f32", "i8", "i64"])
+def test_products(dtype: str) -> None:
+    for axes in ("(0,)", "(2,)", "(0, 1, 2)"):
+        text = f"module main(x: {dtype}[n, 7, 9]) {{\n %0 = reduce_prod(x) {{axes={axes}}}\n"
+        holds(text + " return %0\n}", {"n": 5})
+    holds(
+        "module main(x: f32[n, 2, m]) {\n %0 = reduce_prod(x) {axes=(0, 2)}\n return %0\n}",
+        {"n": 5, "m": 33},
+    )
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("sizes", [(3, 1), (70, 129), (2, 5000)])
 def test_rows_of_a_length_that_is_not_known(axis: int, sizes: tuple[int, int]) -> None:

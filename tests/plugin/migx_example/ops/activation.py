@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from migx.errors import ShapeError
 from migx.op import Array, Modules, Op, Shapes, Traits
 from migx.shape import Shape
 
@@ -19,8 +20,10 @@ class SquaredRelu(Op):
     traits = Traits(pointwise=True)
 
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
-        (x,) = shapes
-        return x.as_standard()
+        if len(shapes) != 1 or not shapes[0].dtype.is_float:
+            given = ", ".join(map(str, shapes))
+            raise ShapeError(f"{self.name} takes one tensor of floats, got {given}")
+        return shapes[0].as_standard()
 
     def compute(self, x: Array) -> Array:
         return np.square(np.maximum(x, 0))
@@ -35,7 +38,8 @@ class Staircase:
     step: float = 1.0
 
     def compute_shape(self, shapes: Sequence[Shape], modules: Sequence[Any] = ()) -> Shape:
-        return shapes[0].as_standard()
+        (x,) = shapes
+        return x.as_standard()
 
     def compute(self, x: NDArray[Any]) -> NDArray[Any]:
         return (np.floor(x / self.step) * self.step).astype(x.dtype)

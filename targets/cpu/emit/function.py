@@ -1,159 +1,16 @@
-"""LLVM IR as text, written by ordinary Python expressions over typed values.
-
-A ``Module`` holds functions; a ``Function`` appends instructions to itself::
-
-    module = Module()
-    f = module.function("scale", [("x", PTR), ("n", I64), ("by", F32)])
-    x, n, by = f.parameters
-    with f.loop(0, n, 16) as loop:  # over vectors of 16; whole ones, here
-        at = f.element(x, loop.index, F32)
-        f.store(f.load(at, F32.times(16)) * by, at)
-    text = module.text
-
-Operators on values append the instruction they stand for; a Python number beside a value is a
-constant of its type, repeated to its lanes. Integers have no sign of their own: ``//``, ``%`` and
-``>>`` count them unsigned, comparisons signed; ``Function.op`` and ``Function.compare`` say
-otherwise. Arithmetic on constants, and with 0 and 1, is done here, so that generators need no
-special cases.
-"""
+"""Functions that append instructions to themselves."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING
 
-import ml_dtypes
-import numpy as np
+from migx.targets.cpu.emit.types import F32, I1, I32, I64, PTR, VOID, Type, literal
+from migx.targets.cpu.emit.values import Operand, Value
 
-FLOATS = {"half": 16, "bfloat": 16, "float": 32, "double": 64}
-_SUFFIX = {"half": "f16", "bfloat": "bf16", "float": "f32", "double": "f64", "ptr": "p0"}
-
-
-@dataclass(frozen=True)
-class Type:
-    """A scalar, or a vector of ``lanes`` of them; 0 lanes is a scalar."""
-
-    scalar: str
-    lanes: int = 0
-
-    def times(self, lanes: int) -> Type:
-        """A vector of this type's scalar."""
-        return Type(self.scalar, lanes)
-
-    @property
-    def one(self) -> Type:
-        """The scalar type."""
-        return Type(self.scalar)
-
-    @property
-    def bits(self) -> int:
-        """Bits of one scalar."""
-        if self.scalar == "ptr":
-            return 64
-        return FLOATS.get(self.scalar) or int(self.scalar[1:])
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the whole in memory; of i1, as many as lanes, for they are kept as i8."""
-        return max(1, self.bits // 8) * max(1, self.lanes)
-
-    @property
-    def is_float(self) -> bool:
-        return self.scalar in FLOATS
-
-    @property
-    def suffix(self) -> str:
-        """How intrinsics call the type: ``v16f32``, ``i64``."""
-        name = _SUFFIX.get(self.scalar, self.scalar)
-        return f"v{self.lanes}{name}" if self.lanes else name
-
-    def __str__(self) -> str:
-        return f"<{self.lanes} x {self.scalar}>" if self.lanes else self.scalar
-
-
-I1, I8, I16, I32, I64 = (Type(f"i{n}") for n in (1, 8, 16, 32, 64))
-F16, BF16, F32, F64 = Type("half"), Type("bfloat"), Type("float"), Type("double")
-PTR = Type("ptr")
-VOID = Type("void")
-
-
-@dataclass(frozen=True, eq=False)
-class Value:
-    """The result of an instruction, a parameter, or a constant, whose ``number`` is then known."""
-
-    text: str
-    type: Type
-    into: Function
-    number: float | None = None
-
-    def __add__(self, other: Operand) -> Value:
-        return self.into.arithmetic("add", self, other)
-
-    def __radd__(self, other: float) -> Value:
-        return self.into.arithmetic("add", self, other)
-
-    def __sub__(self, other: Operand) -> Value:
-        return self.into.arithmetic("sub", self, other)
-
-    def __rsub__(self, other: float) -> Value:
-        return self.into.arithmetic("sub", self.into.like(self, other), self)
-
-    def __mul__(self, other: Operand) -> Value:
-        return self.into.arithmetic("mul", self, other)
-
-    def __rmul__(self, other: float) -> Value:
-        return self.into.arithmetic("mul", self, other)
-
-    def __truediv__(self, other: Operand) -> Value:
-        return self.into.op("fdiv", self, other)
-
-    def __rtruediv__(self, other: float) -> Value:
-        return self.into.op("fdiv", self.into.like(self, other), self)
-
-    def __floordiv__(self, other: Operand) -> Value:
-        return self.into.arithmetic("udiv", self, other)
-
-    def __mod__(self, other: Operand) -> Value:
-        return self.into.arithmetic("urem", self, other)
-
-    def __neg__(self) -> Value:
-        return self.into.negated(self)
-
-    def __and__(self, other: Operand) -> Value:
-        return self.into.op("and", self, other)
-
-    def __or__(self, other: Operand) -> Value:
-        return self.into.op("or", self, other)
-
-    def __xor__(self, other: Operand) -> Value:
-        return self.into.op("xor", self, other)
-
-    def __invert__(self) -> Value:
-        return self.into.op("xor", self, -1)
-
-    def __lshift__(self, other: Operand) -> Value:
-        return self.into.op("shl", self, other)
-
-    def __rshift__(self, other: Operand) -> Value:
-        return self.into.op("lshr", self, other)
-
-    def __lt__(self, other: Operand) -> Value:
-        return self.into.compare("lt", self, other)
-
-    def __le__(self, other: Operand) -> Value:
-        return self.into.compare("le", self, other)
-
-    def __gt__(self, other: Operand) -> Value:
-        return self.into.compare("gt", self, other)
-
-    def __ge__(self, other: Operand) -> Value:
-        return self.into.compare("ge", self, other)
-
-
-Operand: TypeAlias = Value | float
+if TYPE_CHECKING:
+    from migx.targets.cpu.emit.module import Module
 
 
 class Loop:
@@ -170,47 +27,6 @@ class Loop:
     def carry(self, *values: Value) -> None:
         """Gives the values to the next turn."""
         self.next = list(values)
-
-
-@dataclass
-class Module:
-    """Functions, constants and declarations; ``text`` is the whole as LLVM reads it."""
-
-    functions: list[Function] = field(default_factory=list)
-    lines: dict[str, None] = field(default_factory=dict)
-
-    def function(
-        self,
-        name: str,
-        parameters: Sequence[tuple[str, Type]],
-        result: Type = VOID,
-        *,
-        internal: bool = False,
-    ) -> Function:
-        """A new function. An ``internal`` one is inlined where it is called."""
-        made = Function(self, name, parameters, result, internal)
-        self.functions.append(made)
-        return made
-
-    def declare(self, line: str) -> None:
-        """Adds a declaration, once."""
-        self.lines[line] = None
-
-    def constant(self, type_: Type, numbers: Sequence[float]) -> str:
-        """The name of a table of constants, made once, aligned to 64 bytes."""
-        content = ", ".join(f"{type_} {literal(type_, n)}" for n in numbers)
-        start = f"= private unnamed_addr constant [{len(numbers)} x {type_}] [{content}], align 64"
-        for line in self.lines:
-            if line.endswith(start):
-                return line.split(" ", 1)[0]
-        name = f"@table{len(self.lines)}"
-        self.declare(f"{name} {start}")
-        return name
-
-    @property
-    def text(self) -> str:
-        """The module as text."""
-        return "\n".join([*self.lines, *(f.text for f in self.functions)]) + "\n"
 
 
 class Function:
@@ -668,24 +484,6 @@ class Function:
                 "}",
             ]
         )
-
-
-def literal(type_: Type, number: float) -> str:
-    """A number as LLVM writes it, rounded to the type: floats by their bits."""
-    match type_.scalar:
-        case "float":
-            return f"0x{struct.unpack('<Q', struct.pack('<d', np.float32(number)))[0]:016X}"
-        case "double":
-            return f"0x{struct.unpack('<Q', struct.pack('<d', number))[0]:016X}"
-        case "half":
-            return f"0xH{int(np.float16(number).view(np.uint16)):04X}"
-        case "bfloat":
-            return f"0xR{int(np.asarray(number, ml_dtypes.bfloat16).view(np.uint16)):04X}"
-        case "i1":
-            return "true" if number else "false"
-        case "ptr":
-            return "null"
-    return str(int(number))
 
 
 def _folded(name: str, x: int, y: int) -> int:

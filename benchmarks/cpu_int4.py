@@ -1,0 +1,202 @@
+"""Products with weights of four bits on the ``cpu`` target against onnxruntime's MatMulNBits, exact
+and with activations in 8 bits: run as ``python -m benchmarks.cpu_int4 [--threads N] [--rounds N]
+[NAME ...]``.
+
+Ours is the kernel alone, run by the pool; the peer's is a session of the one product, bound to its
+buffers, at accuracy level 0 beside our exact kernel and at 4 beside that of bytes. Samples are
+taken in turn. Weights are read from memory or the last cache, as they are in a model; GB/s are
+those of the packed levels and scales.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+import migx
+from benchmarks.alone import AT_LEAST, PAUSE, Call, moved, peer
+from benchmarks.measure import Result, seconds
+from migx.fusion import source
+from migx.ops.builtin import Param
+from migx.ops.formats import pack
+from migx.targets.cpu import jit
+from migx.targets.cpu.kernels.int4 import kernel_for
+from migx.targets.cpu.machine import host
+from migx.targets.cpu.memory import address, aligned
+from migx.targets.cpu.pool import pool
+from migx.targets.cpu.runtime import STEP_WORDS, run_steps
+
+Array = NDArray[Any]
+BAR = "one row in blocks of 32 at least 1.3 times as fast as the peer, exact or not"
+THREADS = (1, 2)
+LEVELS = {"float": 0, "int8": 4}
+"""The peer's accuracy level beside what our weights are multiplied by."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A product [m, k] x [k, n] of weights in blocks, with zero points of their own or all 8."""
+
+    m: int
+    k: int
+    n: int
+    block: int = 32
+    zero: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.m}x{self.k}x{self.n} by {self.block}{' zero' if self.zero else ''}"
+
+    @property
+    def nbytes(self) -> float:
+        """What is read of weights: levels and scales."""
+        return self.k * self.n * (0.5 + 4 / self.block)
+
+
+CASES = (
+    Case(1, 4096, 4096),
+    Case(1, 4096, 4096, 128),
+    Case(1, 4096, 4096, zero=True),
+    Case(1, 2048, 2048),
+    Case(1, 2048, 5632),
+    Case(1, 5632, 2048),
+    Case(1, 4096, 11008),
+    Case(4, 4096, 4096),
+    Case(32, 4096, 4096),
+    Case(128, 4096, 4096),
+    Case(32, 4096, 4096, 128),
+)
+
+
+def model(case: Case, level: int) -> onnx.ModelProto:
+    """The case as an ONNX model, its weights drawn."""
+    dice = np.random.default_rng(0)
+    blocks = case.k // case.block
+    held: dict[str, Array] = {
+        "w": dice.integers(0, 256, (case.n, blocks, case.block // 2)).astype(np.uint8),
+        "s": dice.uniform(0.01, 0.02, (case.n, blocks)).astype(np.float32),
+    }
+    if case.zero:
+        held["z"] = dice.integers(0, 256, (case.n, -(-blocks // 2))).astype(np.uint8)
+    node = helper.make_node(
+        "MatMulNBits", ["x", *held], ["y"], domain="com.microsoft",
+        K=case.k, N=case.n, bits=4, block_size=case.block, accuracy_level=level,
+    )  # fmt: skip
+    given = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [case.m, case.k])]
+    result = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [case.m, case.n])]
+    weights = [numpy_helper.from_array(v, name) for name, v in held.items()]
+    graph = helper.make_graph([node], "product", given, result, weights)
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9)
+
+
+def ours(case: Case, activations: str, x: Array, threads: int) -> tuple[Call, Array]:
+    """A call of the kernel on some threads, and where it puts the result."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "product.onnx")
+        path.write_bytes(model(case, 0).SerializeToString())
+        program = migx.parse_onnx(path)
+        rounding = ",quantize_activations" if activations == "int8" else ""
+        migx.run_passes(program, f"optimize_module,fuse_int4{rounding}")
+        at = program.main.outputs[0]
+        kernel = kernel_for(at, host())
+        assert kernel is not None, case.name
+        formats, operands = dict(kernel.formats), []
+        for index, value in enumerate(at.inputs):
+            root = source(value)
+            if isinstance(root.op, Param):
+                operands.append(moved(x))
+                continue
+            held = root.op.value  # type: ignore[attr-defined]
+            operands.append(moved(pack(held, formats[index]).array))
+    result = moved(np.empty([case.m, case.n], np.float32))
+    args = np.array([address(a) for a in (*operands, result)], np.int64)
+    code = jit.load([kernel.text])[kernel.text]
+    steps = np.zeros(STEP_WORDS, np.int64)
+    steps[:3] = code.address, address(args), int(kernel.tiles)
+    room = -(-int(kernel.scratch) // 64) * 64
+    scratch = aligned(room * threads)
+    pool().provide(threads)
+    run = run_steps()
+    words = address(steps), 0, 1, pool().address, threads, address(scratch), room
+
+    def call(kept: Any = (code, args, operands, result, steps, scratch)) -> None:
+        run(*words)
+
+    return call, result
+
+
+def samples(
+    case: Case, activations: str, threads: int, rounds: int
+) -> tuple[list[float], list[float]]:
+    """Seconds of ours and of the peer, in turn; their results must agree."""
+    x = np.random.default_rng(1).standard_normal([case.m, case.k]).astype(np.float32)
+    mine, result = ours(case, activations, x, threads)
+    theirs, expected = peer(model(case, LEVELS[activations]), {"x": x}, threads)
+    mine()
+    theirs()
+    # Either rounds activations by a hundredth at most, in a sum of so many: 0.02 * 7.5 * sqrt(k).
+    step = np.abs(x).max() / 127 if activations == "int8" else 1e-6
+    allowed = 8 * step * 0.02 * 8 * np.sqrt(case.k)
+    np.testing.assert_allclose(result, expected(), rtol=1e-4, atol=float(allowed))
+    repeat = max(1, round(AT_LEAST / min(seconds(mine) for _ in range(3))))
+    found: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        for call, into in ((mine, found[0]), (theirs, found[1])):
+            if threads > 1:
+                time.sleep(PAUSE)
+            call()
+            into.append(seconds(call, repeat))
+    return found
+
+
+def results(quick: bool = False) -> Iterator[Result]:
+    """The samples of the products of 4096 x 4096."""
+    for case in CASES:
+        if (case.k, case.n) == (4096, 4096) and case.m in (1, 32):
+            for activations, level in LEVELS.items():
+                for threads in THREADS:
+                    mine, theirs = samples(case, activations, threads, 9 if quick else 41)
+                    name = f"int4 {case.name}, {activations}, {threads} threads"
+                    against = f"onnxruntime at {level}"
+                    yield Result(name, case.m, "s", tuple(mine), tuple(theirs), against)
+
+
+def measured(case: Case, activations: str, threads: int, rounds: int) -> str:
+    """The line of a case."""
+    mine, theirs = samples(case, activations, threads, rounds)
+    a, b = statistics.median(mine), statistics.median(theirs)
+    return (
+        f"{case.name:24} {activations:6} {a * 1e6:9.1f} {b * 1e6:9.1f} {b / a:6.2f} "
+        f"{min(mine) * 1e6:9.1f} {min(theirs) * 1e6:9.1f} {min(theirs) / min(mine):6.2f} "
+        f"{case.nbytes / min(mine) / 1e9:6.1f}"
+    )
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="cases, by what their names contain")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=40)
+    given = parser.parse_args()
+    print(f"{given.threads} threads; us: medians of ours, the peer's, ratio; the best; GB/s")
+    for case in CASES:
+        if not given.names or any(name in case.name for name in given.names):
+            for activations in LEVELS:
+                print(measured(case, activations, given.threads, given.rounds), flush=True)
+
+
+if __name__ == "__main__":
+    main()

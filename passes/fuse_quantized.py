@@ -1,0 +1,69 @@
+"""Gathers products of bytes with what pads them and what makes bytes of their result."""
+
+from __future__ import annotations
+
+from migx.dead_code import remove_dead_code
+from migx.fusion import Bundle, only_reader, outline
+from migx.ir import Instruction, Module
+from migx.manager import Pass, PassManager
+from migx.ops._windows import joined
+from migx.ops.fused import Group
+from migx.ops.layout import Pad
+from migx.ops.linear import QuantConvolution
+from migx.ops.quantization import QuantizeLinear
+from migx.passes.fuse_pointwise import dims_of, is_by_element
+from migx.weights import is_constant
+
+TAGS = {"quant_dot": "gemm_quantized", "quant_convolution": "conv_quantized"}
+"""The tag of the group of each kind of product."""
+
+
+class FuseQuantized(Pass):
+    """Makes a ``group`` of a ``quant_dot`` or ``quant_convolution`` and the arithmetic with
+    constants on its result up to where this is quantised again, so that bytes leave it; and of a
+    convolution and a ``pad`` that it alone reads.
+
+    It comes before the fusions of arithmetic, which would let the sums of several products meet in
+    one ``pointwise``, four times as large; fuse_epilogue then adds what follows. Kernels must know
+    padding by any number, so this is for targets that ask for it.
+    """
+
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        cleaned = remove_dead_code(module) > 0
+        known: dict[Instruction, bool] = {}
+        bundles = []
+        for at in module:
+            if at.op.name in TAGS:
+                members = (*_padding(at, known), at, *_until_bytes(at, known))
+                if len(members) > 1:
+                    bundles.append(Bundle(members, Group(TAGS[at.op.name])))
+        return outline(module, bundles, self.name, manager.log) or cleaned
+
+
+def _padding(at: Instruction, known: dict[Instruction, bool]) -> list[Instruction]:
+    """What pads the image of a convolution alone, whose channels all meet constant weights."""
+    image, weights = at.inputs
+    op = at.op
+    if not isinstance(op, QuantConvolution) or op.group != 1 or not is_constant(weights, known):
+        return []
+    pad = image.op
+    if not isinstance(pad, Pad) or pad.mode != "constant" or only_reader(image) is not at:
+        return []
+    plain = all(p == 0 for p in op.padding)
+    return [image] if plain and joined(pad.pads, op.padding) is not None else []
+
+
+def _until_bytes(at: Instruction, known: dict[Instruction, bool]) -> list[Instruction]:
+    """The arithmetic with constants on a value, each the only reader of what is before, up to where
+    it is quantised; nothing where it is not.
+    """
+    found: list[Instruction] = []
+    while (reader := only_reader(at)) is not None and is_by_element(reader):
+        others = [v for v in reader.inputs if v is not at]
+        if dims_of(reader) != at.shape.dims or not all(is_constant(v, known) for v in others):
+            return []
+        found.append(reader)
+        if type(reader.op) is QuantizeLinear:
+            return found
+        at = reader
+    return []

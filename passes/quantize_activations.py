@@ -1,0 +1,162 @@
+"""Rounds what is multiplied with packed weights to bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from migx.argument import Argument
+from migx.constants import MOVED
+from migx.dim import Dim
+from migx.fusion import source
+from migx.ir import Instruction, Module, Program
+from migx.manager import Pass, PassManager
+from migx.op import Array, Operation
+from migx.ops.fused import Group
+from migx.ops.linear import Dot
+from migx.ops.packing import UnpackInt4
+from migx.ops.pointwise import Convert
+from migx.ops.quantization import DequantizeLinear, QuantizeLinear
+from migx.ops.scales import ChooseScales
+from migx.pipeline import Approximation
+from migx.rewrite import Event
+from migx.shape import F32, I8
+from migx.text import draw_instruction
+
+GROUP = 8
+"""What the neighbours that share a scale must be a multiple of: kernels take so many at a time."""
+
+
+STEPS = 127
+"""Steps from 0 to the greatest element of a block, at least."""
+
+
+@dataclass(frozen=True)
+class RoundedRows(Approximation):
+    """What rounding rows to bytes comes to in products with what is dequantised: an element of a
+    row is off by half a step at most, the greatest of its block over 254.
+    """
+
+    def of_elements(self, at: Instruction, inputs: Sequence[Argument]) -> Array | None:
+        """The products of half a step and the magnitudes of the columns, summed."""
+        linear = _dequantized(at)
+        if linear is None:
+            return None
+        rows, columns = (np.abs(v.array.astype(np.float64)) for v in inputs)
+        depth, dtype = rows.shape[-1], inputs[0].shape.dtype
+        block = linear.block or depth
+        starts = np.arange(0, depth, block)
+        greatest = np.maximum.reduceat(rows, starts, axis=-1) if depth else rows
+        step = greatest * (1 / STEPS + 2 * (dtype.roundoff + F32.roundoff)) + TINY
+        error: Array = np.matmul(np.repeat(step / 2, block, -1)[..., :depth], columns)
+        return error
+
+    def of_tensor(self, at: Instruction) -> float:
+        """Half a step, of the greatest element of all."""
+        return 0.5 / STEPS if _dequantized(at) is not None else 0.0
+
+
+TINY = 256 * float(np.finfo(np.float32).smallest_subnormal)
+"""What is smaller has no step that is small against it."""
+
+
+def _dequantized(at: Instruction) -> DequantizeLinear | None:
+    """What makes numbers of the right operand of a product, at most moved and scaled since."""
+    value = source(at.inputs[1])
+    while value.op.name in MOVED and not isinstance(value.op, DequantizeLinear):
+        value = source(value.inputs[0])
+    return value.op if isinstance(value.op, DequantizeLinear) else None
+
+
+class QuantizeActivations(Pass):
+    """Rounds the left operand of products with weights of four bits to 8 bits where it is
+    multiplied: inside groups tagged ``int4_gemm``, behind ``fuse_int4``.
+
+    Neighbours along what is summed share a scale, which ``choose_scales`` finds in each run: as
+    many as share one of the weight, all where those of a column do. A kernel can then multiply
+    whole numbers; what they stand for is what the operations say, on every target. Products in f64
+    and blocks that are no multiple of 8 are left as they are. onnxruntime's accuracy_level 4 does
+    the same.
+    """
+
+    @property
+    def approximations(self) -> Mapping[str, Approximation]:
+        """A rounded element is off by at most half a step: the greatest of its block, over 254."""
+        return {"dot": RoundedRows()}
+
+    def apply_program(self, program: Program, manager: PassManager) -> bool:
+        """Looks into the groups, which other passes leave alone."""
+        changed = False
+        for module in manager.modules():
+            products = [] if module.bypass else [at for at in module if _is_product(at)]
+            for at in products:
+                changed |= _rounded(at, manager)
+        return changed
+
+
+def _is_product(at: Instruction) -> bool:
+    return isinstance(at.op, Group) and at.op.tag == "int4_gemm"
+
+
+def _rounded(at: Instruction, manager: PassManager) -> bool:
+    """Rounds the rows of one product, unless the log skips that or it is not for it."""
+    (inner,) = at.modules
+    log = manager.log
+    dot = next((v for v in inner if type(v.op) is Dot), None)
+    block = 0 if dot is None else block_of(dot)
+    if dot is None or not block:
+        return False
+    key = "" if log is None else log.key("round", [at])
+    if log is not None and key in log.skip:
+        return False
+    before = "" if log is None else draw_instruction(dot.name, dot)
+    inner.replace_input(dot, 0, _in_bytes(inner, dot, block))
+    if log is not None:
+        after = draw_instruction(dot.name, dot)
+        log.events.append(
+            Event(key, QuantizeActivations.name, "round", __file__, at.origins, before, after)
+        )
+    return True
+
+
+def block_of(dot: Instruction) -> int:
+    """How many neighbours on the left of a product share a scale; 0 where they are not rounded."""
+    left, right = dot.inputs
+    linear, dtype = source(right), left.shape.dtype
+    if type(left.op) is DequantizeLinear or (
+        type(left.op) is Convert and type(left.inputs[0].op) is DequantizeLinear
+    ):
+        return 0
+    if not isinstance(linear.op, DequantizeLinear) or not linear.shape.static:
+        return 0
+    if not isinstance(source(linear.inputs[0]).op, UnpackInt4) or dtype.bits > F32.bits:
+        return 0
+    depth = left.shape.dims[-1]
+    if isinstance(depth, Dim) or not linear.shape.elements:
+        return 0
+    block, scale = linear.op.block, linear.inputs[1].shape
+    axis = linear.op.axis % linear.shape.rank
+    along = linear.shape.true_strides[axis] == right.shape.true_strides[-2]
+    if scale.elements == 1 or not (block or along):
+        return depth
+    if not along:
+        return 0
+    block = min(block or 1, depth)
+    return 0 if block % GROUP and block != depth else block
+
+
+def _in_bytes(inner: Module, dot: Instruction, block: int) -> Instruction:
+    """The left operand in bytes and back."""
+    x = dot.inputs[0]
+    given, last = x.shape.dtype, x.shape.rank - 1
+
+    def add(op: Operation, *inputs: Instruction) -> Instruction:
+        return inner.insert_instruction(dot, op, *inputs, origins=dot.origins)
+
+    wide = x if given is F32 else add(Convert(F32), x)
+    scale = add(ChooseScales(I8, last, block), wide)
+    levels = add(QuantizeLinear(last, block, I8), wide, scale)
+    back = add(DequantizeLinear(last, block), levels, scale)
+    return back if given is F32 else add(Convert(given), back)

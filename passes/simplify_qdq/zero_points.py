@@ -1,0 +1,160 @@
+"""What zero points add to a product of bytes, and how it is taken off.
+
+The sum of (x - zx) (w - zw) over k of them is the sum of x w, less zx times the sum of w, and less
+zw times the sum of x - zx, which is that of x less k zx. The first is one number for each column or
+output channel, the second one for each row or window. All of it is exact modulo 2³².
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from migx.dim import Extent, product
+from migx.ir import Instruction
+from migx.ops.layout import Broadcast, Multibroadcast, Pad, Reshape, Transpose
+from migx.ops.linear import Convolution, QuantConvolution, QuantDot
+from migx.ops.pointwise import Convert, Mul, Sub
+from migx.ops.reduce import ReduceSum
+from migx.rewrite import Cursor
+from migx.shape import I8, I32, U8, Dims
+from migx.weights import is_constant
+
+LARGEST = {I8: 128, U8: 255}
+"""The greatest magnitude of a byte."""
+SPAN = 255
+"""That of a byte less another."""
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One side of a product: what is quantised, the views of it that are multiplied, its scale and
+    zero point, and the axis of the source along which the scale lies, None for one element.
+    """
+
+    source: Instruction
+    views: tuple[Instruction, ...]
+    scale: Instruction
+    zero: Instruction | None
+    axis: int | None
+
+    @property
+    def largest(self) -> int:
+        """The greatest magnitude of what is multiplied."""
+        return LARGEST[self.source.shape.dtype] if self.zero is None else SPAN
+
+    def moved(self, at: Cursor) -> Instruction:
+        """The quantised values as they are multiplied."""
+        value = self.source
+        for view in self.views:
+            value = at(view.op, value)
+        return value
+
+    def place(self, axis: int) -> int:
+        """Where the views have an axis of the source."""
+        for view in self.views:
+            match view.op:
+                case Transpose(permutation=permutation):
+                    axis = permutation.index(axis)
+                case Broadcast(axis=first):
+                    axis += first
+                case _:
+                    axis += view.shape.rank - view.inputs[0].shape.rank
+        return axis
+
+
+def columns_of(w: Factor, rank: int) -> int | None:
+    """The axis of the source of a right factor that is that of the columns."""
+    return next((i for i in range(w.source.shape.rank) if w.place(i) == rank - 1), None)
+
+
+def is_matrix(w: Factor, columns: int | None, dims: Dims) -> bool:
+    """Whether weights are one matrix of these dims, or the transpose of one."""
+    kept = w.source.shape.dims
+    return len(kept) == 2 and columns is not None and (kept[1 - columns], kept[columns]) == dims
+
+
+def beyond(x: Factor, w: Factor, channels: int | None, depth: Extent) -> str:
+    """Why zero points cannot be taken off a product; empty where they can. ``channels`` is the axis
+    of the weights that the result keeps.
+    """
+    if x.zero is not None and (x.zero.shape.elements != 1 or not is_constant(w.source)):
+        return "the sums of the weights are not constant"
+    if w.zero is None:
+        return ""
+    along = () if channels is None else w.source.shape.dims[channels : channels + 1]
+    if w.zero.shape.elements != 1 and w.zero.shape.dims != along:
+        return "the zero points of the weights are not one for each channel"
+    return "" if isinstance(depth, int) else "how much is summed is not known"
+
+
+def multiplied(at: Cursor, x: Factor, w: Factor, columns: int | None) -> Instruction:
+    """The product of matrices less what zero points add, in i32."""
+    left = x.moved(at)
+    total = at(QuantDot(), left, w.moved(at))
+    rank = total.shape.rank
+    if x.zero is not None and columns is not None:
+        total = _less_columns(at, total, w, columns, x.zero, rank - 1)
+    if w.zero is None:
+        return total
+    rows = at(ReduceSum((rank - 1,)), at(Convert(I32), left))
+    return _less_rows(at, total, rows, (x, w), left.shape.dims[-1], rank - 1)
+
+
+def convolved(at: Cursor, x: Factor, w: Factor, op: Convolution) -> Instruction:
+    """The convolution less what zero points add, in i32. Padding stands for the image's."""
+    image, padding = x.moved(at), op.padding
+    if x.zero is not None and any(p != 0 for p in padding):
+        half = len(padding) // 2
+        pads = (0, 0, *padding[:half], 0, 0, *padding[half:])
+        image, padding = at(Pad(pads), image, x.zero), (0,) * len(padding)
+    made = QuantConvolution(padding, op.stride, op.dilation, op.group)
+    total = at(made, image, w.source)
+    if x.zero is not None:
+        total = _less_columns(at, total, w, 0, x.zero, 1)
+    if w.zero is None:
+        return total
+    dims = (1, *w.source.shape.dims[1:])
+    ones = at.literal(np.ones([int(d) for d in dims], np.int8))
+    depth = product(dims)
+    return _less_rows(at, total, at(made, image, ones), (x, w), depth, 1)
+
+
+def _less_columns(
+    at: Cursor, total: Instruction, w: Factor, kept: int, zero: Instruction, axis: int
+) -> Instruction:
+    """Less a zero point times the sums of weights over all axes but one."""
+    others = tuple(i for i in range(w.source.shape.rank) if i != kept)
+    each = at(ReduceSum(others), at(Convert(I32), w.source))
+    flat = at(Reshape((w.source.shape.dims[kept],)), each)
+    taken = at(Mul(), flat, _spread(at, zero, flat.shape.dims, 0))
+    return at(Sub(), total, at(Broadcast(axis, total.shape.dims), taken))
+
+
+def _less_rows(
+    at: Cursor,
+    total: Instruction,
+    sums: Instruction,
+    factors: tuple[Factor, Factor],
+    depth: Extent,
+    axis: int,
+) -> Instruction:
+    """Less the zero points of weights times the sums of what they meet, so much of it."""
+    x, w = factors
+    assert w.zero is not None
+    if x.zero is not None:
+        assert isinstance(depth, int)
+        count = at(Multibroadcast(sums.shape.dims), at.literal(np.array(depth, np.int32)))
+        sums = at(Sub(), sums, at(Mul(), count, _spread(at, x.zero, sums.shape.dims, axis)))
+    dims = total.shape.dims
+    taken = at(Mul(), at(Multibroadcast(dims), sums), _spread(at, w.zero, dims, axis))
+    return at(Sub(), total, taken)
+
+
+def _spread(at: Cursor, zero: Instruction, dims: Dims, axis: int) -> Instruction:
+    """A zero point, or one for each place of an axis, as i32 at dims."""
+    wide = at(Convert(I32), zero)
+    if wide.shape.elements != 1:
+        return at(Broadcast(axis, dims), wide)
+    return at(Multibroadcast(dims), at(Reshape(()), wide) if wide.shape.rank else wide)

@@ -1,0 +1,60 @@
+"""LLVM IR as text, written by ordinary Python expressions over typed values.
+
+A ``Module`` holds functions; a ``Function`` appends instructions to itself::
+
+    module = Module()
+    f = module.function("scale", [("x", PTR), ("n", I64), ("by", F32)])
+    x, n, by = f.parameters
+    with f.loop(0, n, 16) as loop:  # over vectors of 16; whole ones, here
+        at = f.element(x, loop.index, F32)
+        f.store(f.load(at, F32.times(16)) * by, at)
+    text = module.text
+
+Operators on values append the instruction they stand for; a Python number beside a value is a
+constant of its type, repeated to its lanes. Integers have no sign of their own: ``//``, ``%`` and
+``>>`` count them unsigned, comparisons signed; ``Function.op`` and ``Function.compare`` say
+otherwise. Arithmetic on constants, and with 0 and 1, is done here, so that generators need no
+special cases.
+"""
+
+from migx.targets.cpu.emit.function import Function, Loop
+from migx.targets.cpu.emit.module import Module
+from migx.targets.cpu.emit.types import (
+    BF16,
+    F16,
+    F32,
+    F64,
+    FLOATS,
+    I1,
+    I8,
+    I16,
+    I32,
+    I64,
+    PTR,
+    VOID,
+    Type,
+    literal,
+)
+from migx.targets.cpu.emit.values import Operand, Value
+
+__all__ = [
+    "BF16",
+    "F16",
+    "F32",
+    "F64",
+    "FLOATS",
+    "I1",
+    "I8",
+    "I16",
+    "I32",
+    "I64",
+    "PTR",
+    "VOID",
+    "Function",
+    "Loop",
+    "Module",
+    "Operand",
+    "Type",
+    "Value",
+    "literal",
+]

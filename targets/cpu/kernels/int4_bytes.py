@@ -1,0 +1,383 @@
+"""Kernels of products with weights of four bits and rows rounded to bytes: groups tagged
+``int4_gemm`` in which ``quantize_activations`` has said that they may be.
+
+Rows are rounded first, once for all that this call computes of them: each block of neighbours gets
+the scale that ``choose_scales`` gives it, and becomes bytes. Then the products of a block are whole
+numbers: levels from 0 to 15 times bytes, four to a lane of 32 bits. A zero point is what the sum of
+the block's bytes is multiplied by, and taken off before anything is scaled; after it come the two
+scales, and the sum over the blocks in f32.
+
+**Why it is fast.** Weights are read in panels of a few vectors of columns; of eight places of the
+depth, a vector holds the even ones in the lower halves of its bytes and the odd ones in the upper,
+so a load and three bitwise operations make two vectors of bytes, ready to be multiplied. Each is
+multiplied and summed by one instruction, for four places of the depth at once: a fifth of what f32
+takes. What is multiplied with is four bytes of the row, which lie side by side since the rounding
+has put even places before odd ones. For one row that leaves memory as the limit; more rows share
+what was made of the weights in registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from migx.dim import bounds
+from migx.ir import Instruction
+from migx.ops.quantization import limits
+from migx.shape import I8 as BYTE
+from migx.targets.cpu import elements
+from migx.targets.cpu.dot4 import dot4, flips
+from migx.targets.cpu.emit import F32, I8, I32, Value
+from migx.targets.cpu.epilogue import Block, Epilogue
+from migx.targets.cpu.kernel import Frame, Kernel
+from migx.targets.cpu.kernels.int4_forms import GROUP, Parameter, Problem
+from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.tile import Matrix, Tile, memory_of, multiplied_and_added
+
+TOGETHER = 2
+"""Vectors of columns that several rows are multiplied with at a time."""
+ROWS = 48
+"""About how many rows are rounded together, if a quarter of the second level cache holds them."""
+SHARES = 8
+"""At most so many tiles to a block of rows: whoever takes a tile has to round the rows first."""
+UNROLLED = 4
+"""Groups that are multiplied in one turn, if they divide a block."""
+WRITTEN_OUT = 8
+"""Vectors of a block that are rounded without a loop."""
+AHEAD = 8192
+"""Bytes of the panel asked for ahead: prefetchers of CPUs stop where a page does."""
+TINY = 2.0**-100
+"""What is less is made greater by its reciprocal before it is divided by its scale."""
+MAGIC = 1.5 * 2**23
+"""A float to which a small one is added to be rounded: the lower bits are then a whole number."""
+MAGIC_BITS = 0x4B400000
+LEAST, MOST = limits(BYTE)
+FLIP = -0x77777778
+"""As i32: the upper bit of each of eight levels."""
+
+
+def vectors(machine: Machine) -> int:
+    """How many vectors of columns a panel has."""
+    return 4 if machine.registers >= 32 else 2
+
+
+class Writer:
+    """Writes the kernel of one problem."""
+
+    def __init__(self, at: Instruction, machine: Machine, problem: Problem) -> None:
+        self.problem, self.machine = problem, machine
+        self.frame = Frame(at, machine)
+        self.f = self.frame.function
+        lanes = machine.lanes(F32)
+        self.lanes, self.vector, self.integers = lanes, F32.times(lanes), I32.times(lanes)
+        self.wide = max(lanes, GROUP)
+        self.even = problem.block % self.wide == 0 and problem.depth % problem.block == 0
+        self.depth = -(-problem.depth // GROUP) * GROUP
+        self.blocks = -(-problem.depth // problem.block)
+        height = (machine.registers - 6) // (2 * TOGETHER)
+        height = int(min(height, max(1, bounds(problem.rows)[1])))
+        fitting = min(ROWS, machine.l2 // 4 // self.depth)
+        block = max(1, fitting // height) * height
+        if isinstance(problem.rows, int):
+            block = min(block, -(-max(1, problem.rows) // height) * height)
+        self.tile = Tile(height, vectors(machine), lanes, block, self.depth, F32)
+        self.width = self.tile.columns
+        self.epilogue = Epilogue(self.frame, problem.epilogue, self.tile, problem.columns)
+        self.base = 8 if problem.signed else 0
+        zero = problem.zero
+        self.plain_zero = int(zero.number) + self.base if zero.operand is None else None
+        # Levels are under 128: they are the same whether they count as signed or not.
+        self.signs = (flips(machine, lanes, (False, True)), True)
+
+    def kernel(self) -> Kernel:
+        """The whole of it."""
+        f, frame, problem, tile = self.f, self.frame, self.problem, self.tile
+        rows, columns = frame.extent(problem.rows), problem.columns
+        panels = -(-columns // self.width)
+        share = -(-panels // SHARES)
+        shares = -(-panels // share)
+        blocks = (problem.rows + tile.block - 1) // tile.block
+        self._divide_scratch()
+        with f.loop(frame.begin, frame.end, carry=[f.as_index(-1)]) as cell:
+            first, top = cell.index % shares * share, cell.index // shares * tile.block
+            count = f.minimum(rows - top, tile.block)
+            with f.when(f.compare("ne", top, cell.carried[0])):
+                self._round(top, count)
+            cell.carry(top)
+            with f.loop(first, f.minimum(first + share, panels)) as panel:
+                self._panel(panel.index, top, count)
+        return frame.finished(
+            "int4 product of bytes",
+            blocks * shares,
+            scratch=self.scratch_bytes,
+            flops=2 * problem.rows * columns * problem.depth + problem.epilogue.flops,
+            formats=problem.formats,
+        )
+
+    def _panel(self, panel: Value, top: Value, count: Value) -> None:
+        """The results of some rows and a panel."""
+        f, problem, tile = self.f, self.problem, self.tile
+        first = f.as_index(0)
+        for height in tile.heights(problem.rows):
+            end = first + (count - first) // height * height
+            together = tile.vectors if height == 1 else TOGETHER
+            with f.loop(first, end, height) as row:
+                for part in range(0, tile.vectors, together):
+                    self._strip(panel, row.index, height, range(part, part + together))
+            first = end
+        column = panel * self.width
+        there = f.minimum(problem.columns - column, self.width)
+        self.epilogue.write(Block(self.sums, top, column, count, there))
+
+    def _divide_scratch(self) -> None:
+        """Sums first, then the scales of rows, the sums of their blocks, and their bytes."""
+        tile, f = self.tile, self.f
+        sums, parameters = tile.block * self.width * 4, tile.block * self.blocks * 4
+        self.sums = self.frame.scratch
+        self.scales = f.element(self.sums, sums, I8)
+        self.totals = f.element(self.scales, parameters, I8)
+        self.bytes = f.element(self.totals, parameters, I8)
+        self.scratch_bytes = sums + 2 * parameters + tile.block * self.depth
+
+    # Rows.
+
+    def _round(self, top: Value, count: Value) -> None:
+        """Makes bytes of rows, their scales and the sums of their blocks."""
+        f, problem, frame = self.f, self.problem, self.frame
+        steps = [frame.extent(s) for s in problem.steps]
+        whole = Matrix(frame.operands[problem.left], steps[0], steps[1], problem.left_dtype)
+        # In two turns, for what waits for a scale would keep the next blocks waiting too.
+        with f.loop(0, count) as row:
+            scales = f.element(self.scales, row.index * self.blocks, F32)
+            with f.loop(0, self.blocks) as block:
+                start = block.index * problem.block
+                line = whole.moved(top + row.index, start)
+                most = self._most(line, self._length(start))
+                f.store(most, f.element(scales, block.index, F32))
+            with f.loop(0, self.blocks) as block:
+                start = block.index * problem.block
+                line = whole.moved(top + row.index, start)
+                place = f.element(scales, block.index, F32)
+                scale, *factors = self._scale(f.load(place, F32))
+                f.store(scale, place)
+                to = f.element(self.bytes, row.index * self.depth + start, I8)
+                total = self._rounded(line, self._length(start), factors, to)
+                if self.plain_zero is not None:
+                    total = total * -self.plain_zero
+                f.store(total, f.element(self.totals, row.index * self.blocks + block.index, I32))
+
+    def _length(self, start: Value) -> Value:
+        """How many places the block has that begins here."""
+        f, problem = self.f, self.problem
+        block = f.as_index(problem.block)
+        return block if self.even else f.minimum(problem.depth - start, block)
+
+    def _read(self, line: Matrix, k: Value, length: Value) -> Value:
+        """A vector of a block of a row in f32, zeros behind its end."""
+        mask = None if self.even else self.f.first_lanes(length - k, self.wide)
+        vector = line.vector(0, k, self.wide, mask)
+        return self.f.cast(elements.loaded(self.f, vector, line.dtype), F32)
+
+    def _most(self, line: Matrix, length: Value) -> Value:
+        """The magnitude of a block that is to be the greatest byte; NaN where an element is none or
+        infinite.
+        """
+        f, wide = self.f, self.wide
+        nothing = f.const(F32.times(wide), 0.0)
+
+        def seen(k: Value, carried: list[Value]) -> list[Value]:
+            least, most, lost = carried
+            x = self._read(line, k, length)
+            below, above = f.select(x < least, x, least), f.select(x > most, x, most)
+            return [below, above, f.fma(x, nothing, lost)]
+
+        least, most, lost = self._over(length, [nothing] * 3, seen)
+        least = least * (MOST / LEAST)
+        most = f.select(least > most, least, most) + lost
+        # As whole numbers, floats that are not negative are in order, and NaN is the greatest.
+        bits = f.bitcast(most, I32.times(wide)) & 0x7FFFFFFF
+        return f.bitcast(f.fold("umax", bits), F32)
+
+    def _scale(self, most: Value) -> tuple[Value, Value, Value]:
+        """The scale of a block; and two factors that divide by it, for the reciprocal of a small
+        one would be infinite.
+        """
+        f = self.f
+        raised = f.select(most < TINY, 1 / TINY, f.const(F32, 1.0))
+        scale, inverse = most / MOST, MOST / (most * raised)
+        none = f.compare("eq", scale, 0.0)
+        return f.select(none, 1.0, scale), raised, f.select(none, 0.0, inverse)
+
+    def _rounded(self, line: Matrix, length: Value, factors: Sequence[Value], to: Value) -> Value:
+        """Writes the bytes of a block, of eight places the even ones before the odd; their sum."""
+        f, wide = self.f, self.wide
+        integers = I32.times(wide)
+        raised, inverse = (f.splat(factor, wide) for factor in factors)
+        room = (length + (GROUP - 1)) // GROUP * GROUP
+        order = [i + j for i in range(0, wide, GROUP) for j in (0, 2, 4, 6, 1, 3, 5, 7)]
+
+        def write(k: Value, carried: list[Value]) -> list[Value]:
+            x = self._read(line, k, length) * raised * inverse
+            x = f.minimum(f.maximum(x, LEAST), MOST)
+            whole = f.bitcast(x + MAGIC, integers) - MAGIC_BITS
+            narrow = f.cast(whole, I8)
+            mask = None if self.even else f.first_lanes(room - k, wide)
+            f.store(f.shuffle(narrow, narrow, order), f.element(to, k, I8), mask=mask)
+            return [carried[0] + whole]
+
+        (total,) = self._over(length, [f.const(integers, 0)], write)
+        return f.fold("add", total)
+
+    def _over(
+        self,
+        length: Value,
+        carried: list[Value],
+        step: Callable[[Value, list[Value]], list[Value]],
+    ) -> list[Value]:
+        """What is carried from vector to vector of a block."""
+        f, count = self.f, self.problem.block // self.wide
+        if self.even and count <= WRITTEN_OUT:
+            for number in range(count):
+                carried = step(f.as_index(number * self.wide), carried)
+            return carried
+        with f.loop(0, length, self.wide, carry=carried) as k:
+            k.carry(*step(k.index, k.carried))
+        return k.carried
+
+    # Products.
+
+    def _strip(self, panel: Value, row: Value, height: int, part: Sequence[int]) -> None:
+        """Sums of a few rows with some vectors of a panel, over all of the depth."""
+        f, problem = self.f, self.problem
+        zeros = [f.const(self.vector, 0)] * (height * len(part))
+        with f.loop(0, self.blocks, carry=zeros) as block:
+            start = block.index * problem.block
+            end = start + problem.block
+            if problem.depth % problem.block:
+                end = f.minimum(end, self.depth)
+            begun = self._begun(panel, row, block.index, height, part)
+            whole = self._multiplied(panel, row, (start, end), begun, height, part)
+            scales = self._scales(panel, block.index, part)
+            made = []
+            for i in range(height):
+                place = (row + i) * self.blocks + block.index
+                of_row = f.splat(f.load(f.element(self.scales, place, F32), F32), self.lanes)
+                for j, of_column in enumerate(scales):
+                    number = i * len(part) + j
+                    total = f.cast(whole[number], F32) * of_row
+                    was = block.carried[number]
+                    made.append(multiplied_and_added(f, total, of_column, was))
+            block.carry(*made)
+        for i in range(height):
+            for j, vector in enumerate(part):
+                place = (row + i) * self.width + vector * self.lanes
+                f.store(block.carried[i * len(part) + j], f.element(self.sums, place, F32))
+
+    def _begun(
+        self, panel: Value, row: Value, block: Value, height: int, part: Sequence[int]
+    ) -> list[Value]:
+        """What the sums of a block begin with: what its zero points take off."""
+        f, nothing = self.f, self.f.const(self.integers, 0)
+        if self.plain_zero == 0:
+            return [nothing] * (height * len(part))
+        places = ((row + i) * self.blocks + block for i in range(height))
+        totals = [f.load(f.element(self.totals, place, I32), I32) for place in places]
+        if self.plain_zero is not None:
+            return [f.splat(total, self.lanes) for total in totals for _ in part]
+        zeros = self._zeros(panel, block, part)
+        return [nothing - z * f.splat(total, self.lanes) for total in totals for z in zeros]
+
+    def _multiplied(
+        self,
+        panel: Value,
+        row: Value,
+        depth: tuple[Value, Value],
+        begun: list[Value],
+        height: int,
+        part: Sequence[int],
+    ) -> list[Value]:
+        """The sums of the products of one block, in whole numbers."""
+        f, problem, single = self.f, self.problem, height == 1
+        size = self.width * GROUP // 2
+        words = f.element(self.frame.operands[problem.weight], panel * (self.depth // 8 * size), I8)
+        groups = UNROLLED
+        while problem.block // GROUP % groups or self.depth // GROUP % groups:
+            groups //= 2
+        # One row has few sums: even and odd places have their own, so that none waits for itself.
+        carried = begun + [f.const(self.integers, 0)] * (len(begun) if single else 0)
+        with f.loop(*depth, GROUP * groups, carry=carried) as k:
+            sums = list(k.carried)
+            for group in range(groups):
+                at = k.index + group * GROUP
+                line = f.element(words, at // GROUP * size, I8)
+                lines = [f.element(line, j * 4 * self.lanes, I8) for j in part]
+                if single:
+                    for each in lines:
+                        f.prefetch(f.element(each, AHEAD, I8))
+                levels = [self._levels(f.load(each, self.integers)) for each in lines]
+                for i in range(height):
+                    to = f.element(self.bytes, (row + i) * self.depth + at, I8)
+                    for odd in (0, 1):
+                        four = f.splat(f.load(f.element(to, odd * 4, I8), I32, align=4), self.lanes)
+                        for j, pair in enumerate(levels):
+                            number = i * len(part) + j + (len(begun) if single and odd else 0)
+                            sums[number] = dot4(
+                                f, self.machine, sums[number], pair[odd], four, signed=self.signs
+                            )
+            k.carry(*sums)
+        found = k.carried
+        if single:
+            return [a + b for a, b in zip(found[: len(begun)], found[len(begun) :], strict=True)]
+        return found
+
+    def _levels(self, word: Value) -> tuple[Value, Value]:
+        """The levels of even and of odd places as bytes."""
+        if self.problem.signed:
+            word = word ^ FLIP
+        return word & 0x0F0F0F0F, (word >> 4) & 0x0F0F0F0F
+
+    # Scales and zero points.
+
+    def _place(self, parameter: Parameter, panel: Value, block: Value) -> Value:
+        """The number of the panel of parameters for a panel and a block."""
+        return panel * self.blocks + block if parameter.by_block else panel
+
+    def _scales(self, panel: Value, block: Value, part: Sequence[int]) -> list[Value]:
+        """The scales of columns, for some vectors."""
+        f, scale = self.f, self.problem.scale
+        if scale.operand is None:
+            return [f.const(self.vector, scale.number)] * len(part)
+        memory, first = memory_of(scale.dtype), self.frame.operands[scale.operand]
+        if not scale.by_column:
+            at = f.element(first, block if scale.by_block else 0, memory)
+            one = f.cast(elements.loaded(f, f.load(at, memory), scale.dtype), F32)
+            return [f.splat(one, self.lanes)] * len(part)
+        start = f.element(first, self._place(scale, panel, block) * self.width, memory)
+        places = [f.element(start, j * self.lanes, memory) for j in part]
+        loaded = [f.load(p, memory.times(self.lanes)) for p in places]
+        return [f.cast(elements.loaded(f, v, scale.dtype), F32) for v in loaded]
+
+    def _zeros(self, panel: Value, block: Value, part: Sequence[int]) -> list[Value]:
+        """The zero points of columns in i32, for some vectors, counted as levels are."""
+        f, zero, lanes = self.f, self.problem.zero, self.lanes
+        assert zero.operand is not None
+        first = self.frame.operands[zero.operand]
+        if zero.dtype.is_packed:
+            start = f.element(first, self._place(zero, panel, block) * (self.width // 2), I8)
+            places = [f.element(start, j * lanes // 2, I8) for j in part]
+            return [self._unpacked(f.load(p, I8.times(lanes // 2))) for p in places]
+        signed = zero.dtype.kind == "int"
+        if not zero.by_column:
+            at = f.element(first, block if zero.by_block else 0, I8)
+            one = f.cast(f.load(at, I8), I32, signed=signed) + self.base
+            return [f.splat(one, lanes)] * len(part)
+        start = f.element(first, self._place(zero, panel, block) * self.width, I8)
+        vectors = [f.load(f.element(start, j * lanes, I8), I8.times(lanes)) for j in part]
+        return [f.cast(v, I32, signed=signed) + self.base for v in vectors]
+
+    def _unpacked(self, pairs: Value) -> Value:
+        """Zero points, two to a byte, as i32."""
+        f = self.f
+        if self.problem.signed:
+            pairs = pairs ^ -0x78
+        order = [n for k in range(pairs.type.lanes) for n in (k, pairs.type.lanes + k)]
+        return f.cast(f.shuffle(pairs & 15, pairs >> 4, order), I32, signed=False)

@@ -1,0 +1,159 @@
+"""Kernels of products of bytes, with the arithmetic on their result.
+
+They are those of ``gemm.py``, of a depth taken four bytes at a time: what is one number in a row
+there is four here, and one instruction multiplies them by four of each column (``dot4.py``). Rows
+are read as they lie, where each begins at a whole number of fours and nothing has to be done to its
+bytes; else they are copied to scratch first, and filled up with zeros.
+
+**Why it is fast.** As there, a tile of sums stays in registers; each instruction does four times
+the arithmetic, and panels, packed four deep, take a quarter of the memory. What is quantised again
+leaves as bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from migx.dim import Extent
+from migx.ir import Instruction
+from migx.kernels import DOTS, core_of
+from migx.ops.linear import QuantDot
+from migx.shape import I32 as WORD
+from migx.shape import DType
+from migx.targets.cpu.dot4 import BYTES, FLIP, ONES, dot4, flipped, flips
+from migx.targets.cpu.emit import I8, I32, Function, Value
+from migx.targets.cpu.kernel import Kernel
+from migx.targets.cpu.kernels.gemm import TAGS, Problem, Writer, described
+from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.tile import Matrix, Tile
+
+
+def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
+    """The kernel of a product of bytes, by itself or in a group."""
+    dot = core_of(at, DOTS, TAGS)
+    if dot is None or type(dot.op) is not QuantDot or machine.lanes(I32) < BYTES:
+        return None
+    problem = described(at)
+    if problem is None or problem.right is None or not isinstance(problem.depth, int):
+        return None
+    if problem.left_steps[1] != 1 or not problem.depth or not problem.writable(machine):
+        return None
+    return _Writer(at, machine, problem).kernel()
+
+
+class _Writer(Writer):
+    """Writes the kernel of a product of bytes, the depth taken four at a time."""
+
+    def __init__(self, at: Instruction, machine: Machine, problem: Problem) -> None:
+        x, w = problem.types
+        self.signs = x.kind == "int", w.kind == "int"
+        self.flips = flips(machine, machine.lanes(I32), self.signs)
+        assert isinstance(problem.depth, int)
+        self.bytes, self.right_type, row = problem.depth, w, problem.left_steps[0]
+        whole = isinstance(row, int) and row % BYTES == self.bytes % BYTES == 0
+        self.direct = whole and not self.flips
+        fours = -(-self.bytes // BYTES)
+        made = replace(problem, depth=fours, types=(x, WORD), left_steps=(row, BYTES))
+        super().__init__(at, machine, made)
+        self.widens = not self.direct
+
+    def kernel(self) -> Kernel:
+        """The whole of it."""
+        problem, made = self.problem, super().kernel()
+        flops = 2 * self.items * problem.rows * problem.columns * self.bytes
+        return replace(made, name=f"byte {made.name}", flops=flops + problem.epilogue.flops)
+
+    def _tile(self, tile: Tile) -> Tile:
+        """All of the depth at once, where its end must be filled up."""
+        return replace(tile, depth=-(-self.bytes // BYTES)) if self.bytes % BYTES else tile
+
+    def _format(self) -> str | None:
+        """Panels of columns, four deep, of a literal."""
+        if self.problem.literal is None:
+            return None
+        lead, depth, column = self.problem.literal
+        panel = f"{self.tile.columns}{column}{BYTES}{depth}"
+        return f"{lead}{column.upper()}{depth.upper()}{panel}"
+
+    def _packed_step(self, step: Extent) -> Extent:
+        """From one packed matrix to another, for the step between them as they were."""
+        problem, width = self.problem, self.tile.columns
+        panels = (problem.columns + width - 1) // width
+        return step // (self.bytes * problem.columns) * panels * problem.depth * width
+
+    def _left(self, lines: Matrix, rows: Value, depth: Value) -> Matrix:
+        """The rows by fours of bytes, as they lie or copied to scratch."""
+        f, tile, one = self.f, self.tile, self.f.as_index(1)
+        if self.direct:
+            return Matrix(lines.first, lines.row // BYTES, one, WORD)
+        made = Matrix(self.staged, f.as_index(tile.depth), one, WORD)
+        given, whole = replace(lines, column=one), tile.lanes * BYTES
+        count = f.as_index(self.bytes) if self.bytes % BYTES else depth * BYTES
+        full = count // whole * whole
+        with f.loop(0, rows) as row:
+
+            def copy(k: Value, mask: Value | None, there: Value | None) -> None:
+                read = f.load(given.at(row.index, k), I8.times(whole), mask=mask)
+                words = f.bitcast(read, tile.vector)
+                words = words ^ FLIP if self.flips else words
+                f.store(words, made.at(row.index, k // BYTES), mask=there)
+
+            with f.loop(0, full, whole) as k:
+                copy(k.index, None, None)
+            with f.when(count > full):
+                there = f.first_lanes(depth - full // BYTES, tile.lanes)
+                copy(full, f.first_lanes(count - full, whole), there)
+        return made
+
+    def _matrix(
+        self, number: int, offset: Value, steps: tuple[Extent, Extent], dtype: DType
+    ) -> Matrix:
+        """An input; what is not packed yet, by its bytes."""
+        packed = self.format is not None or number == self.problem.left
+        return super()._matrix(number, offset, steps, dtype if packed else self.right_type)
+
+    def _may_be_direct(self) -> bool:
+        """Never: what is not packed has no fours of bytes along columns."""
+        return False
+
+    def _pack(self, given: Matrix, made: Matrix, columns: Value) -> None:
+        """Brings four bytes of each column together; beyond the depth, they meet zeros."""
+        f, tile = self.f, self.tile
+        down, along = self.problem.right_steps
+        if down == 1 and isinstance(along, int) and self.bytes % BYTES == along % BYTES == 0:
+            step, one = f.as_index(along // BYTES), f.as_index(1)
+            super()._pack(Matrix(given.first, one, step, WORD), made, columns)
+            return
+        with f.loop(0, self.depth) as k, f.loop(0, tile.columns, tile.lanes) as j:
+            mask, word = f.first_lanes(columns - j.index, tile.lanes), f.const(tile.vector, 0)
+            for place in range(BYTES):
+                row = f.minimum(k.index * BYTES + place, self.bytes - 1)
+                read = f.cast(given.vector(row, j.index, tile.lanes, mask), I32, signed=False)
+                word = word | (read << 8 * place)
+            f.store(word, made.at(k.index, j.index))
+
+    def _multiply(self, f: Function, one: Value, vector: Value, total: Value) -> Value:
+        """A total and the products of four bytes of a row, in all lanes, and four of columns."""
+        return dot4(f, self.machine, total, one, vector, signed=self._multiplied)
+
+    @property
+    def _multiplied(self) -> tuple[bool, bool]:
+        """The signs of bytes as they are multiplied."""
+        return self.signs[0] != self.flips, self.signs[1]
+
+    def _complete(self, right: Matrix, rows: Value) -> None:
+        """Takes off what turning bytes of rows over has added."""
+        if not self.flips:
+            return
+        f, tile = self.f, self.tile
+        ones, zeros = f.const(tile.vector, ONES), [f.const(tile.vector, 0)] * tile.vectors
+        places = [j * tile.lanes for j in range(tile.vectors)]
+        with f.loop(0, self.depth, carry=zeros) as k:
+            line = [f.load(right.at(k.index, j), tile.vector) for j in places]
+            pairs = zip(line, k.carried, strict=True)
+            k.carry(*(dot4(f, self.machine, t, ones, v, signed=self._multiplied) for v, t in pairs))
+        surplus = [total * flipped(self.signs[0]) for total in k.carried]
+        with f.loop(0, rows) as row:
+            for j, more in zip(places, surplus, strict=True):
+                at = f.element(self.sums, row.index * tile.columns + j, I32)
+                f.store(f.load(at, tile.vector) - more, at)

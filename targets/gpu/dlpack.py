@@ -1,0 +1,148 @@
+"""Memory given to other libraries and taken from them as it lies: DLPack, and the dict of
+``__cuda_array_interface__``.
+
+A DLPack capsule holds a C struct that says where a tensor is, with a function that is called when
+nobody needs it any more (github.com/dmlc/dlpack, the struct without a version, which every library
+takes). The structs are read and written here, so no array library is needed, and bf16 passes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from ctypes import (
+    POINTER,
+    Structure,
+    c_char_p,
+    c_int32,
+    c_int64,
+    c_uint8,
+    c_uint16,
+    c_uint64,
+    c_void_p,
+)
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from migx.errors import InputError, ShapeError
+from migx.shape import DType, Shape
+
+CPU, CUDA, MANAGED, ROCM = 1, 2, 13, 10
+"""What DLPack calls kinds of memory: the host's, and that of GPUs."""
+CODES = {"int": 0, "uint": 1, "float": 2, "bool": 6}
+BFLOAT = 4
+NAME, USED = b"dltensor", b"used_dltensor"
+
+
+class Lent(NamedTuple):
+    """Memory of somebody else's: where it begins, what lies there, and who must live for it."""
+
+    address: int
+    shape: Shape
+    owner: Any
+
+
+class _Tensor(Structure):
+    _fields_ = (
+        ("data", c_void_p),
+        ("device_type", c_int32),
+        ("device_id", c_int32),
+        ("ndim", c_int32),
+        ("code", c_uint8),
+        ("bits", c_uint8),
+        ("lanes", c_uint16),
+        ("shape", POINTER(c_int64)),
+        ("strides", POINTER(c_int64)),
+        ("byte_offset", c_uint64),
+    )
+
+
+class _Managed(Structure):
+    _fields_ = (("tensor", _Tensor), ("context", c_void_p), ("deleter", c_void_p))
+
+
+_python = ctypes.pythonapi
+_new = ctypes.PYFUNCTYPE(ctypes.py_object, c_void_p, c_char_p, c_void_p)(("PyCapsule_New", _python))
+_valid = ctypes.PYFUNCTYPE(ctypes.c_int, c_void_p, c_char_p)(("PyCapsule_IsValid", _python))
+_pointer = ctypes.PYFUNCTYPE(c_void_p, c_void_p, c_char_p)(("PyCapsule_GetPointer", _python))
+_given: dict[int, tuple[Any, ...]] = {}
+"""What lives for tensors that others have, by the addresses of their structs."""
+
+
+def _let_go(managed: int) -> None:
+    """Forgets a tensor that nobody needs any more."""
+    _given.pop(managed, None)
+
+
+def _unused(capsule: int) -> None:
+    """Forgets the tensor of a capsule that nobody has taken; it is dying, so it is no object."""
+    if _valid(capsule, NAME):
+        _let_go(_pointer(capsule, NAME))
+
+
+_deleter = ctypes.CFUNCTYPE(None, c_void_p)(_let_go)
+_destructor = ctypes.PYFUNCTYPE(None, c_void_p)(_unused)
+
+
+def exported(address: int, shape: Shape, device: tuple[int, int], owner: Any) -> Any:
+    """A capsule of a value of static shape; ``owner`` lives until the taker is done.
+    ``BufferError`` for types that DLPack does not have.
+    """
+    dtype = shape.dtype
+    code = BFLOAT if dtype.name == "bf16" else CODES.get(dtype.kind)
+    if code is None or dtype.bits < 8 or (dtype.numpy.kind not in "biuf" and code != BFLOAT):
+        raise BufferError(f"DLPack has no element type {dtype}")
+    rank = shape.rank
+    dims = (c_int64 * rank)(*map(int, shape.dims))
+    strides = (c_int64 * rank)(*map(int, shape.true_strides))
+    tensor = _Tensor(address, *device, rank, code, dtype.bits, 1, dims, strides, 0)
+    made = _Managed(tensor, None, ctypes.cast(_deleter, c_void_p))
+    where = ctypes.addressof(made)
+    _given[where] = made, dims, strides, owner
+    return _new(where, NAME, ctypes.cast(_destructor, c_void_p))
+
+
+def imported(capsule: Any) -> Lent:
+    """What a capsule holds. It is not marked as used: it lives on as the owner, and calls the
+    giver's function when it goes. ``InputError`` for types there are none of here.
+    """
+    if not _valid(id(capsule), NAME):
+        raise InputError("it gives no DLPack capsule, or one that somebody has taken already")
+    where: int = _pointer(id(capsule), NAME)
+    tensor = _Managed.from_address(where).tensor
+    dims = tuple(tensor.shape[i] for i in range(tensor.ndim))
+    strides = tuple(tensor.strides[i] for i in range(tensor.ndim)) if tensor.strides else None
+    kinds = {code: kind for kind, code in CODES.items()}
+    name = f"bf{tensor.bits}" if tensor.code == BFLOAT else ""
+    kind = kinds.get(tensor.code, "")
+    name = name or ("bool" if kind == "bool" else f"{kind[:1]}{tensor.bits}")
+    if name not in DType.known or tensor.lanes != 1:
+        raise InputError(f"DLPack's element type {tensor.code} of {tensor.bits} bits is none here")
+    shape = _shape(DType.of(name), dims, strides)
+    return Lent((tensor.data or 0) + tensor.byte_offset, shape, capsule)
+
+
+def interfaced(said: Mapping[str, Any], owner: Any) -> Lent:
+    """What ``__cuda_array_interface__`` says of an array (version 3 of numba's convention)."""
+    if said.get("mask") is not None:
+        raise InputError("it is a masked array")
+    try:
+        dtype = DType.of(np.dtype(said["typestr"]))
+    except (ShapeError, TypeError) as error:
+        raise InputError(f"its elements are {said['typestr']}: {error}") from error
+    given, step = said.get("strides"), dtype.bits // 8
+    if given is not None and any(s % step for s in given):
+        raise InputError(f"its strides {given} are no multiples of {step} bytes")
+    strides = None if given is None else tuple(s // step for s in given)
+    return Lent(int(said["data"][0]), _shape(dtype, tuple(said["shape"]), strides), owner)
+
+
+def _shape(dtype: DType, dims: tuple[int, ...], strides: tuple[int, ...] | None) -> Shape:
+    """A shape; strides of axes with one place, which nobody follows, are as they would be."""
+    usual = Shape(dtype, dims)
+    if strides is None or 0 in dims:
+        return usual
+    true = zip(dims, strides, usual.true_strides, strict=True)
+    moved = tuple(int(u) if d == 1 else s for d, s, u in true)
+    return usual if moved == usual.true_strides else Shape(dtype, dims, moved)

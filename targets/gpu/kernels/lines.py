@@ -1,0 +1,295 @@
+"""Kernels that go along one axis: ``argmax`` and ``argmin``, running sums and products, ``topk``.
+
+A line is all elements along the axis at one place of the others. A program has some lines, and
+takes each at once or, where it is long, part by part: running results carry what was before, and an
+extreme is kept by each place of the tile for itself, until these compare at the end.
+
+``topk`` ranks instead of sorting: an element's place among the best is how many of its line come
+before it. So each is its own, equals keep their order, and nothing is moved but once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from migx.dim import Extent, bounds, product
+from migx.ir import Instruction
+from migx.ops.reduce import Argmax, Argmin, PrefixScan, PrefixScanProd, PrefixScanSum, Topk
+from migx.shape import DType
+from migx.targets.gpu import elements
+from migx.targets.gpu.text import (
+    COMPUTING,
+    Expr,
+    Kernel,
+    Part,
+    Writer,
+    power_of_two,
+    storable,
+    tiles,
+    whole,
+)
+
+TILE = 4096
+"""Elements of a tile."""
+WIDEST = 1024
+"""The most elements of a line in a tile."""
+CANDIDATES = 64
+"""Elements that are ranked by one program, and those they are held against at a time."""
+
+
+def kernel_for(at: Instruction) -> Kernel | None:
+    """The kernel of one of these, for elements that Triton has a type for."""
+    if not isinstance(at.op, Argmax | PrefixScanSum | PrefixScanProd | Topk):
+        return None
+    given = at.inputs[0].shape
+    if not storable(given.dtype) or len(at.inputs) != 1 or given.elements == 0:
+        return None
+    match at.op:
+        case Argmax():
+            return _Extreme(at).kernel()
+        case PrefixScan():
+            return _Scan(at).kernel()
+    return _Best(at).kernel()
+
+
+class _Lines:
+    """Writes a kernel whose programs have some lines each."""
+
+    def __init__(self, at: Instruction) -> None:
+        self.at, self.writer, self.given = at, Writer(at), at.inputs[0].shape
+        self.dtype = self.given.dtype
+        self.axis = int(at.op.axis) % self.given.rank  # type: ignore[attr-defined]
+        self.dims = self._others(self.given.dims)
+        self.rows, self.length = product(self.dims), self.given.dims[self.axis]
+        self.height, self.width = self._tile()
+        self.tile = f"[{self.height}, {self.width}]"
+
+    def _tile(self) -> tuple[int, int]:
+        """As wide as lines are; where their elements are no neighbours, many lines at once."""
+        most = bounds(self.rows)[1]
+        width = WIDEST
+        if isinstance(self.length, int):
+            width = min(width, power_of_two(self.length))
+        if self.given.true_strides[self.axis] != 1:
+            width = min(width, 32)
+        height = min(TILE // width, 128)
+        return (height if most > height else power_of_two(max(1, int(most)))), width
+
+    def _others(self, values: tuple[Extent, ...]) -> tuple[Extent, ...]:
+        """All but what belongs to the axis."""
+        return (*values[: self.axis], *values[self.axis + 1 :])
+
+    def begin(self) -> None:
+        """Says which lines there are, and where each begins in the operands."""
+        w = self.writer
+        row = w.numbers(0, 2, self.height, w.let(w.program * self.height))
+        if not whole(self.rows, self.height):
+            w.masks[0] = w.let(row.below(w.extent(self.rows)))
+        part = Part(row, self.dims)
+        self.base = [w.offset([part], self._others(s.true_strides)) for s in w.shapes]
+
+    @contextmanager
+    def parts(self) -> Iterator[Expr]:
+        """Some elements of each line after others."""
+        w = self.writer
+        if isinstance(self.length, int) and self.length <= self.width:
+            yield self._columns(w.numbers(1, 2, self.width))
+        else:
+            with w.loop(self.length, self.width) as start:
+                yield self._columns(w.numbers(1, 2, self.width, start))
+        w.masks.pop(1, None)
+
+    def _columns(self, column: Expr) -> Expr:
+        w = self.writer
+        if not whole(self.length, self.width):
+            w.masks[1] = w.let(column.below(w.extent(self.length)))
+        return column
+
+    def offset(self, operand: int, place: Expr) -> Expr:
+        """Where an element of each line is in an operand."""
+        step = self.writer.extent(self.writer.shapes[operand].true_strides[self.axis])
+        return self.writer.let(self.base[operand] + self.writer.let(place * step))
+
+    def load(self, place: Expr) -> Expr:
+        """An element of each line."""
+        w = self.writer
+        return w.load(0, w.spread(self.offset(0, place), (self.height, self.width)), self.dtype)
+
+    def store(self, operand: int, where: Expr, value: Expr) -> None:
+        """Writes one element of each line."""
+        cell = f"tl.zeros([{self.height}, 1], tl.int32) + {where.text}"
+        dtype = self.writer.shapes[operand].dtype
+        self.writer.store(operand, Expr(f"({cell})", frozenset({0})), value, dtype)
+
+    def finished(self) -> Kernel:
+        """The kernel, when its text is written."""
+        grid = tiles(self.rows, self.height)
+        return self.writer.finished(self.at.name, grid, flops=self.given.elements)
+
+
+class _Extreme(_Lines):
+    """Where the greatest or the least of each line is. Each place of the tile keeps the best it has
+    seen, and where that was.
+    """
+
+    def kernel(self) -> Kernel:
+        """The whole of it."""
+        w, op = self.writer, self.at.op
+        assert isinstance(op, Argmax)
+        self.begin()
+        both, kind = frozenset({0, 1}), COMPUTING[self.dtype.name]
+        best = w.variable(f"tl.zeros({self.tile}, {kind})", both)
+        index = w.variable(f"tl.full({self.tile}, -1, tl.int32)", both)
+        greatest, equal = not isinstance(op, Argmin), op.select_last_index
+        with self.parts() as column:
+            x = self.load(column)
+            better = before(x.text, best.text, self.dtype, greatest=greatest, equal=equal)
+            take = f"({better}) | ({index.text} < 0)"
+            if (mask := w.masks.get(1)) is not None:
+                take = f"({take}) & {mask.text}"
+            take = w.let(Expr(f"({take})", both)).text
+            w.line(f"{best.text} = tl.where({take}, {x.text}, {best.text})")
+            w.line(f"{index.text} = tl.where({take}, {column.text}, {index.text})")
+        place = self._place(best.text, index.text, greatest=greatest, last=equal)
+        self.store(1, self.base[1], place)
+        return self.finished()
+
+    def _place(self, best: str, index: str, *, greatest: bool, last: bool) -> Expr:
+        """Where the best of all places of a tile is: of equals the first, or the last."""
+        w, rows = self.writer, frozenset({0})
+        low, high = elements.limits(self.dtype)
+        worst = elements.number_of(low if greatest else high, self.dtype)
+        found = f"tl.where({index} >= 0, {best}, {worst})"
+        name = "max" if greatest else "min"
+        extreme = w.let(Expr(f"tl.{name}({found}, axis=1, keep_dims=True)", rows))
+        hit = f"({index} >= 0) & ({best} == {extreme.text})"
+        if self.dtype.is_float:
+            nans = f"tl.sum(({best} != {best}).to(tl.int32), axis=1, keep_dims=True) > 0"
+            hit = f"tl.where({nans}, {best} != {best}, {hit})"
+        if last:
+            text = f"tl.max(tl.where({hit}, {index}, -1), axis=1, keep_dims=True)"
+        else:
+            text = f"tl.min(tl.where({hit}, {index}, 2147483647), axis=1, keep_dims=True)"
+        return w.let(Expr(text, rows))
+
+
+class _Scan(_Lines):
+    """Running results of each line."""
+
+    def kernel(self) -> Kernel:
+        """The whole of it."""
+        w, op = self.writer, self.at.op
+        assert isinstance(op, PrefixScan)
+        self.begin()
+        multiplies = isinstance(op, PrefixScanProd)
+        sign, scan, identity = ("*", "cumprod", 1) if multiplies else ("+", "cumsum", 0)
+        kind = self._computing()
+        column_of_tile = f"[{self.height}, 1]"
+        carry = w.variable(f"tl.full({column_of_tile}, {identity}, {kind})", frozenset({0}))
+        if op.exclusive:
+            self._first(carry)
+        with self.parts() as column:
+            x = f"{self.load(self._place(column)).text}.to({kind})"
+            if multiplies and (mask := w.masks.get(1)) is not None:
+                x = f"tl.where({mask.text}, {x}, 1)"
+            over = frozenset({0, 1})
+            total = w.let(Expr(f"{carry.text} {sign} tl.{scan}({x}, axis=1)", over))
+            self._write(column, total)
+            last = f"tl.arange(0, {self.width})[None, :] == {self.width - 1}"
+            carried = f"tl.sum(tl.where({last}, {total.text}, 0), axis=1, keep_dims=True)"
+            w.line(f"{carry.text} = {carried}.to({kind})")
+        return self.finished()
+
+    def _computing(self) -> str:
+        """What is added up or multiplied: integers modulo their width or more."""
+        if self.dtype.is_float:
+            return COMPUTING[self.dtype.name]
+        return "tl.int64" if self.dtype.bits == 64 else "tl.int32"
+
+    def _place(self, column: Expr) -> Expr:
+        """The place on the axis of what comes as so manyeth."""
+        w = self.writer
+        assert isinstance(self.at.op, PrefixScan)
+        if not self.at.op.reverse:
+            return column
+        return w.let(w.let(w.extent(self.length) - 1) - column)
+
+    def _first(self, identity: Expr) -> None:
+        """Writes what comes before anything is counted."""
+        w = self.writer
+        place = self._place(Expr("0", number=0))
+        there = w.let(Expr(f"({w.extent(self.length).text} > 0)"))
+        where = self.offset(1, place)
+        cell = Expr(f"(tl.zeros([{self.height}, 1], tl.int32) + {where.text})", frozenset({0}))
+        always = isinstance(self.length, int) and self.length > 0
+        w.store(1, cell, identity, self.dtype, None if always else there)
+
+    def _write(self, column: Expr, total: Expr) -> None:
+        w, also = self.writer, None
+        assert isinstance(self.at.op, PrefixScan)
+        if self.at.op.exclusive:
+            column = w.let(column + 1)
+            also = w.let(column.below(w.extent(self.length)))
+        where = w.spread(self.offset(1, self._place(column)), (self.height, self.width))
+        w.store(1, where, total, self.dtype, also)
+
+
+class _Best(_Lines):
+    """The first of each line by rank, and where they are."""
+
+    def _tile(self) -> tuple[int, int]:
+        size = CANDIDATES
+        if isinstance(self.length, int):
+            size = min(size, power_of_two(max(1, self.length)))
+        return size, size
+
+    def kernel(self) -> Kernel:
+        """The whole of it."""
+        w, op, size = self.writer, self.at.op, self.width
+        assert isinstance(op, Topk)
+        count = tiles(self.length, size)
+        cells = w.extent(count)
+        line, start = w.let(w.program // cells), w.let(w.let(w.program % cells) * size)
+        part = Part(line, self.dims)
+        self.base = [w.offset([part], self._others(s.true_strides)) for s in w.shapes]
+        mine = w.numbers(0, 2, size, start)
+        if not whole(self.length, size):
+            w.masks[0] = w.let(mine.below(w.extent(self.length)))
+        x = self._cell(mine)
+        rank = w.variable(f"tl.zeros([{size}, 1], tl.int32)", frozenset({0}))
+        with self.parts() as column:
+            y = w.load(0, self.offset(0, column), self.dtype)
+            first = before(y.text, x.text, self.dtype, greatest=op.largest, nan_first=op.largest)
+            same = f"(({y.text} == {x.text}) & ({column.text} < {mine.text}))"
+            if self.dtype.is_float:
+                nans = f"(({y.text} != {y.text}) & ({x.text} != {x.text}))"
+                same = f"({same} | ({nans} & ({column.text} < {mine.text})))"
+            there = f"({first}) | {same}"
+            if (mask := w.masks.get(1)) is not None:
+                there = f"({there}) & {mask.text}"
+            w.line(f"{rank.text} += tl.sum(({there}).to(tl.int32), axis=1, keep_dims=True)")
+        also = w.let(Expr(f"({rank.text} < {w.extent(op.k).text})", frozenset({0})))
+        for operand, value in ((1, x), (2, mine)):
+            where = self.offset(operand, rank)
+            w.store(operand, where, value, w.shapes[operand].dtype, also)
+        compared = self.given.elements * self.length
+        return w.finished(self.at.name, self.rows * count, flops=compared)
+
+    def _cell(self, mine: Expr) -> Expr:
+        return self.writer.load(0, self.offset(0, mine), self.dtype)
+
+
+def before(
+    x: str, y: str, dtype: DType, *, greatest: bool, equal: bool = False, nan_first: bool = True
+) -> str:
+    """Whether x is greater than y (or less), or ``equal`` where asked for. NaN comes first of all,
+    or last.
+    """
+    text = f"({x} {'>' if greatest else '<'}{'=' if equal else ''} {y})"
+    if not dtype.is_float:
+        return text
+    if equal:
+        return f"{text} | ({x} != {x})"
+    nan, number = (x, y) if nan_first else (y, x)
+    return f"{text} | (({nan} != {nan}) & ({number} == {number}))"

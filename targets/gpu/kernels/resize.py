@@ -1,0 +1,193 @@
+"""Kernels of ``resize``: a program has a line of elements of the result, and for each the elements
+that it lies between, on every axis that changes.
+
+Where an element lies is reckoned in 64 bits, step by step as the operation's own meaning does it,
+so that nothing is rounded another way: to the nearest it would matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product as combinations
+
+from migx.ir import Instruction
+from migx.ops.resize import Resize
+from migx.shape import F64
+from migx.targets.gpu import elements
+from migx.targets.gpu.kernels.moving import Line
+from migx.targets.gpu.text import COMPUTING, Expr, Kernel, storable
+
+MOST = 256
+"""The most elements of which one of the result is made."""
+DOUBLE = "tl.float64"
+WHOLE = frozenset({0})
+Tap = tuple[Expr, str | None]
+"""A place on an axis, and its weight; None for all of it."""
+
+
+def kernel_for(at: Instruction) -> Kernel | None:
+    """The kernel of a ``resize`` that is told its sizes and does not widen its reach."""
+    op = at.op
+    if type(op) is not Resize or at.shape.rank == 0 or not storable(at.shape.dtype):
+        return None
+    line = Line(at)
+    widens = op.antialias and op.mode != "nearest"
+    changed = sum(_changes(at, axis) for axis in range(at.shape.rank))
+    if widens or _reach(op) ** changed > MOST or at.inputs[0].shape.elements == 0:
+        return None
+    return line.kernel(_resized)
+
+
+def _reach(op: Resize) -> int:
+    """How many elements of an axis an element of the result is made of."""
+    return {"nearest": 1, "linear": 2, "cubic": 4}[op.mode]
+
+
+def _changes(at: Instruction, axis: int) -> bool:
+    """Whether a resize may do anything on an axis."""
+    op = at.op
+    assert isinstance(op, Resize)
+    if op.coordinate_transformation_mode in ("tf_half_pixel_for_nn", "tf_crop_and_resize"):
+        return True
+    same = at.inputs[0].shape.dims[axis] == op.sizes[axis]
+    return not same or (bool(op.scales) and op.scales[axis] != 1)
+
+
+def _resized(line: Line, op: Resize) -> Expr:
+    """The elements, each the sum of what it lies between."""
+    w, dtype = line.writer, line.at.shape.dtype
+    outside: list[str] = []
+    taps = [_taps(line, op, axis, outside) for axis in range(len(line.places))]
+    if op.mode == "nearest":
+        text = line.read(0, [place for ((place, _),) in taps]).text
+    else:
+        text = mixed(line, taps, COMPUTING[dtype.name] if dtype.is_float else DOUBLE)
+        if dtype.is_integer:
+            text = _truncated(text, line)
+    if outside:
+        fill = elements.number_of(
+            op.extrapolation_value if dtype.is_float else int(op.extrapolation_value), dtype
+        )
+        there = " | ".join(outside)
+        text = f"tl.where({there}, {fill}, {text}.to({COMPUTING[dtype.name]}))"
+    return w.let(Expr(text, WHOLE))
+
+
+def mixed(line: Line, taps: Sequence[Sequence[Tap]], kind: str) -> str:
+    """The sum of the elements at all combinations of places, each by its weights."""
+    w, total = line.writer, ""
+    for chosen in combinations(*taps):
+        value = line.read(0, [place for place, _ in chosen])
+        text = f"{value.text}.to({kind})"
+        for weight in (by for _, by in chosen if by is not None):
+            text = f"{text} * {weight}.to({kind})"
+        total = w.let(Expr(f"{total} + {text}" if total else text, WHOLE)).text
+    return total
+
+
+def _truncated(text: str, line: Line) -> str:
+    """A sum as an integer: an error of rounding costs no whole unit."""
+    million = _number(1e6)
+    near = line.writer.let(Expr(f"({text} * {million})", WHOLE)).text
+    low, high = elements.limits(line.at.shape.dtype)
+    bounded = f"tl.minimum(tl.maximum({elements.nearest(near)} / {million}, {_number(low)})"
+    wide = "tl.int64" if line.at.shape.dtype.bits >= 32 else "tl.int32"
+    return f"{bounded}, {_number(high)}).to({wide})"
+
+
+def _taps(line: Line, op: Resize, axis: int, outside: list[str]) -> list[Tap]:
+    """The places on an axis that elements are made of; adds to what is ``outside`` of a crop."""
+    w, place = line.writer, line.places[axis]
+    if not _changes(line.at, axis):
+        return [(place, None)]
+    size = w.extent(line.at.inputs[0].shape.dims[axis])
+    at = w.let(Expr(_coordinate(line, op, axis), WHOLE)).text
+    if op.coordinate_transformation_mode == "tf_crop_and_resize":
+        outside.append(f"(({at} < 0) | ({at} > {size.text} - 1))")
+    if op.mode == "nearest":
+        return [(_clipped(line, _rounded(op, at), size), None)]
+    count = _reach(op)
+    below = w.let(Expr(f"tl.floor({at})", WHOLE)).text
+    places = [f"({below} + {_number(i)})" for i in range(1 - count // 2, 1 + count // 2)]
+    weights = [w.let(Expr(_weight(op, f"tl.abs({p} - {at})", line), WHOLE)).text for p in places]
+    if op.exclude_outside:
+        inside = [f"({p} >= 0) & ({p} < {size.text})" for p in places]
+        pairs = zip(inside, weights, strict=True)
+        kept = [w.let(Expr(f"tl.where({i}, {by}, 0.0)", WHOLE)).text for i, by in pairs]
+        total = w.let(Expr(f"({' + '.join(kept)})", WHOLE)).text
+        weights = [w.let(Expr(f"({by} / {total})", WHOLE)).text for by in kept]
+    return [(_clipped(line, p, size), by) for p, by in zip(places, weights, strict=True)]
+
+
+def _clipped(line: Line, at: str, size: Expr) -> Expr:
+    """A coordinate that is whole, as an index within the axis."""
+    text = f"tl.minimum(tl.maximum({at}.to(tl.int32), 0), {size.text} - 1)"
+    return line.writer.let(Expr(text, WHOLE))
+
+
+def _rounded(op: Resize, at: str) -> str:
+    half = _number(0.5)
+    match op.nearest_mode:
+        case "round_prefer_floor":
+            return f"tl.ceil({at} - {half})"
+        case "round_prefer_ceil":
+            return f"tl.floor({at} + {half})"
+    return f"tl.{op.nearest_mode}({at})"
+
+
+def _weight(op: Resize, distance: str, line: Line) -> str:
+    """What an element at a distance counts."""
+    if op.mode == "linear":
+        return f"({_number(1)} - {distance})"
+    d = line.writer.let(Expr(distance, WHOLE)).text
+    a = op.cubic_coeff_a
+    near = f"(({_number(a + 2)} * {d} - {_number(a + 3)}) * {d} * {d} + {_number(1)})"
+    far = (
+        f"((({_number(a)} * {d} - {_number(5 * a)}) * {d} + {_number(8 * a)}) * {d}"
+        f" - {_number(4 * a)})"
+    )
+    return f"tl.where({d} <= 1, {near}, tl.where({d} < 2, {far}, {_number(0)}))"
+
+
+def _coordinate(line: Line, op: Resize, axis: int) -> str:
+    """Where elements lie on an axis of what is resampled, as f64."""
+    w, number = line.writer, _number
+    length, size = (
+        w.let(Expr(number(e) if isinstance(e, int) else f"{w.extent(e).text}.to({DOUBLE})")).text
+        for e in (line.at.inputs[0].shape.dims[axis], op.sizes[axis])
+    )
+    scale = w.let(Expr(number(op.scales[axis]) if op.scales else f"({size} / {length})")).text
+    index = w.spread(line.places[axis], [line.size])
+    at = w.let(Expr(f"{index.text}.to({DOUBLE})", index.over)).text
+    width, centre = w.let(Expr(f"({scale} * {length})")).text, f"({at} + {number(0.5)})"
+    half_pixel = f"({centre} / {scale} - {number(0.5)})"
+    match op.coordinate_transformation_mode:
+        case "asymmetric":
+            return f"({at} / {scale})"
+        case "tf_half_pixel_for_nn":
+            return f"({centre} / {scale})"
+        case "align_corners":
+            scaled = f"{at} * ({length} - {number(1)}) / ({width} - {number(1)})"
+            return f"tl.where({width} > 1, {scaled}, {at})"
+        case "tf_crop_and_resize":
+            return _cropped(op, axis, at, length, width)
+        case "pytorch_half_pixel":
+            return f"tl.where({size} == 1, {at}, {half_pixel})"
+        case "half_pixel_symmetric":
+            moved = f"{length} / {number(2)} * ({number(1)} - {size} / {width})"
+            return f"({moved} + {centre} / {scale} - {number(0.5)})"
+    return half_pixel
+
+
+def _cropped(op: Resize, axis: int, at: str, length: str, width: str) -> str:
+    """The same for a crop, whose ends are given as parts of the axis."""
+    begin, end = op.roi[axis], op.roi[axis + len(op.roi) // 2]
+    last, one = f"({length} - {_number(1)})", _number(1)
+    step = f"{at} * {_number(end - begin)} * {last} / ({width} - {one})"
+    whole = f"{step} + {_number(begin)} * {last}"
+    middle = f"{at} + {_number((begin + end) / 2)} * {last}"
+    return f"tl.where({width} > 1, {whole}, {middle})"
+
+
+def _number(value: float) -> str:
+    return elements.number_of(float(value), F64)

@@ -1,0 +1,294 @@
+"""Which tiles kernels are cut into: a cost model of a GPU, in one place.
+
+A kernel asks here for its tile and gets the one that the model takes for the fastest. The model
+knows the work (extents, element types) and the GPU (``architectures.py``), and estimates seconds:
+
+* Programs are dealt out to the units of the GPU; as many run on one together as its registers,
+  threads and shared memory hold. So time goes in *rounds*, and one program too many costs one.
+* In each step along the depth a program does arithmetic, reads its operands (from L2: other
+  programs read them, too), and waits for memory. The longest counts; those that run together share
+  arithmetic and bandwidth, and hide each other's waiting, as do loads that run ahead (*stages*).
+
+So large tiles read less, small ones keep all units busy, and the model weighs that. ``around`` says
+for which GPU, and asks for the second best, the third, ... instead: what is worth being measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+
+from migx.dim import Extent, bounds
+from migx.targets.gpu.architectures import ARCHITECTURES, Architecture
+
+MANY = 4096
+"""What an extent that is not known counts as, unless it must be less."""
+LATENCY = 0.7e-6
+"""Seconds from asking for memory to having it, and about what a program takes to start."""
+IN_L2 = 3.0
+"""How many times the bandwidth of memory L2 has, about, on all of these GPUs."""
+HIDDEN = 0.2
+"""How much of what is shorter than what limits a step is not hidden behind it."""
+SECTOR = 32
+"""Bytes that are read together."""
+PRODUCTS = tuple((r, c) for r in (16, 32, 64, 128) for c in (16, 32, 64, 128, 256))
+REGISTERS = 128
+"""The most sums of a product that a thread keeps."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Rows by columns of results, by so much of the depth at a time; how many warps do it, and how
+    many loads run ahead. ``why`` says in a sentence what the model thinks of it.
+    """
+
+    rows: int
+    columns: int
+    depth: int = 1
+    warps: int = 4
+    stages: int = 2
+    why: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The GPU that tiles are for, and how many better ones are passed over."""
+
+    gpu: Architecture = ARCHITECTURES["sm_90"]
+    rank: int = 0
+
+
+_USUAL = Choice()
+_around: ContextVar[Choice] = ContextVar("_around", default=_USUAL)
+
+
+@contextmanager
+def around(arch: str = "", rank: int = 0) -> Iterator[None]:
+    """Chooses for an architecture ("" for the usual one) in what is done meanwhile; ``rank`` counts
+    from the best.
+    """
+    gpu = ARCHITECTURES.get(arch, _USUAL.gpu)
+    token = _around.set(Choice(gpu, rank))
+    try:
+        yield
+    finally:
+        _around.reset(token)
+
+
+def many(extent: Extent) -> int:
+    """An extent, or what it counts as where it is not known."""
+    low, high = bounds(extent)
+    return int(min(high, max(low, MANY)))
+
+
+# The families.
+
+
+def product(
+    rows: Extent, columns: Extent, depth: Extent, items: Extent, bits: int, step: int = 0
+) -> Tile:
+    """The tile of products of matrices, of operands of so many bits; those of 8 and 16 are
+    multiplied by matrix units. ``step`` is how much of the depth is taken where that is fixed.
+
+    Tiles are no larger than what they cover, and as large as registers allow if there are enough of
+    them for all units.
+    """
+    gpu = _around.get().gpu
+    high, wide, deep = many(rows), many(columns), many(depth)
+    rate = (gpu.matrix if bits <= 16 else gpu.plain) / gpu.units
+    found = []
+    for r, c in PRODUCTS:
+        if r > max(16, _up(high)) or c > max(16, _up(wide)):
+            continue
+        for k in (step,) if step else (32, 64, 128):
+            warps = 8 if r * c >= 128 * 128 else 4
+            stages, residents = _fitting(gpu, (r + c) * k * bits // 8, r * c, warps)
+            too_deep = not step and k > 32 and (k > _up(deep) or k * bits > 1024)
+            kept = r * c * max(32, bits) // 32
+            if kept > REGISTERS * warps * gpu.warp or not stages or too_deep:
+                continue
+            count = -(-high // r) * -(-wide // c) * many(items)
+            steps = -(-deep // k)
+            work = 2 * r * c * k / rate / _used(r, c, warps * gpu.warp, bits)
+            read = (r + c) * k * bits / 8 / (IN_L2 * gpu.bandwidth / gpu.units)
+            tile = Tile(r, c, k, warps, stages)
+            found.append(_estimated(gpu, tile, count, residents, steps, work, read))
+    return _picked(found)
+
+
+def row(columns: Extent, depth: Extent, items: Extent, bits: int) -> Tile:
+    """The tile of products with a row or a few, whose right operand has elements of so many bits:
+    columns by depth, all multiplied at once and then added up.
+
+    Such a product is as fast as it is read. So a program asks for as much as its registers hold
+    before it waits, rows of a tile are no shorter than what memory gives at once, and there are
+    warps enough to have all of the way to memory full.
+    """
+    gpu = _around.get().gpu
+    wide, deep = many(columns), many(depth)
+    found = []
+    for c in (16, 32, 64, 128):
+        for k in (128, 256, 512, 1024):
+            warps = max(1, min(16, c * k // (64 * gpu.warp)))
+            uneven = isinstance(depth, int) and depth % k and k > 128
+            if c > max(16, _up(wide)) or c * k > 64 * warps * gpu.warp or uneven:
+                continue
+            count, steps = -(-wide // c) * many(items), -(-deep // k)
+            share = min(1.0, c * bits / 8 / SECTOR)  # neighbours find the rest in L2
+            read = c * k * bits / 8 / min(1.0, IN_L2 * share) / (gpu.bandwidth / gpu.units)
+            residents = max(1, gpu.threads // (warps * gpu.warp * 2))
+            tile = Tile(1, c, k, warps, 1)
+            found.append(_estimated(gpu, tile, count, residents, steps, 0.0, read))
+    return _picked(found)
+
+
+def attention(
+    queries: Extent, keys: Extent, heads: Extent, depth: int, width: int, bits: int
+) -> Tile:
+    """Queries by keys of attention, of heads with so many features to compare and to add up.
+
+    Each block of keys is read once for all queries of a program: more queries mean less reading,
+    until scores and sums do not fit registers.
+    """
+    gpu = _around.get().gpu
+    high, deep = many(queries), many(keys)
+    rate = (gpu.matrix if bits <= 16 else gpu.plain) / gpu.units
+    found = []
+    for r in (16, 32, 64, 128):
+        for k in (32, 64, 128):
+            warps = 8 if r * max(k, width) >= 128 * 128 else 4
+            stages, residents = _fitting(
+                gpu, k * (depth + width) * bits // 8, r * (k + width), warps, r * depth * bits // 8
+            )
+            kept = r * (k + width) > REGISTERS * warps * gpu.warp
+            if r > max(16, _up(high)) or k > max(32, _up(deep)) or kept or not stages:
+                continue
+            count, steps = -(-high // r) * many(heads), -(-deep // k)
+            work = 2 * r * k * (depth + width) / rate
+            read = k * (depth + width) * bits / 8 / (IN_L2 * gpu.bandwidth / gpu.units)
+            tile = Tile(r, k, depth, warps, min(stages, 2))
+            found.append(_estimated(gpu, tile, count, residents, steps, work, read))
+    return _picked(found)
+
+
+def line(count: Extent, bits: int) -> Tile:
+    """A line of elements that are computed one by one, the narrowest of so many bits.
+
+    A thread takes 16 bytes of the narrowest operand at a time, the most that one load brings; with
+    fewer elements than that for all units, lines are shorter.
+    """
+    gpu = _around.get().gpu
+    each = max(4, min(16, 128 // max(bits, 8)))
+    found = []
+    for times in (1, 2):
+        size = each * times * 4 * gpu.warp
+        if each * times <= 16 and size <= max(128, _up(many(count))):
+            read = size * bits / 8 / (gpu.bandwidth / gpu.units)
+            programs, residents = -(-many(count) // size), gpu.threads // (4 * gpu.warp)
+            tile = Tile(1, size, 1, 4)
+            found.append(_estimated(gpu, tile, programs, residents, 1, 0.0, read))
+    least = Tile(1, max(1, min(128, _up(many(count)))), 1, 1, why="all there is")
+    return _picked(found) if found else least
+
+
+def fold(rows: Extent, length: Extent, longest: int, *, along_rows: bool) -> Tile:
+    """Rows by columns of a reduction, where columns are added up; rows up to the ``longest`` are
+    taken at once, others part by part. ``along_rows`` says that neighbours in memory are in
+    different rows.
+
+    A thread has 8 to 32 elements, so that its loads are wide and there is something to wait for
+    beside them; short rows share a program, if there are rows enough for all units.
+    """
+    gpu = _around.get().gpu
+    high = many(rows)
+    if not isinstance(length, int) or length > longest:
+        shapes = [(128, 32), (64, 64)] if along_rows else [(1, 2048), (1, 4096), (1, 1024)]
+        why = "rows are longer than registers hold, and are read part by part"
+    else:
+        width = _up(max(1, length))
+        full = max(1, min(4096 // width, 64))
+        shapes = [(full, width), (max(1, full // 2), width), (max(1, full // 4), width)]
+        enough = [s for s in shapes if high >= s[0] * gpu.units]
+        shapes = (enough or shapes[::-1]) + ([] if not enough else shapes[len(enough) :])
+        why = "rows are read once and stay in registers"
+    found = []
+    for tall, width in dict.fromkeys(shapes):
+        height = min(tall, _up(high))
+        warps = max(1, min(16, height * width // (gpu.warp * 16)))
+        warps = max(4, warps) if height * width >= 1024 else warps
+        found.append(Tile(height, width, 1, _down(warps), why=f"{height} x {width}: {why}"))
+    return _ranked(list(dict.fromkeys(found)))
+
+
+# The model.
+
+
+def _fitting(
+    gpu: Architecture, nbytes: int, sums: int, warps: int, always: int = 0
+) -> tuple[int, int]:
+    """How many loads run ahead, each of so many bytes of shared memory, and how many programs are
+    on a unit together; 0 where not one fits.
+    """
+    room = (gpu.shared - always) // max(1, nbytes)
+    if room < 1:
+        return 0, 0
+    stages = min(4, room) if gpu.backend == "cuda" else 2  # on AMD what runs ahead is in registers
+    nbytes *= stages if gpu.backend == "cuda" else 1
+    threads = warps * gpu.warp
+    registers = threads * min(255, 40 + sums // threads)
+    residents = min(
+        gpu.shared // (nbytes + always), gpu.threads // threads, gpu.registers // registers
+    )
+    return stages, max(1, residents)
+
+
+def _used(rows: int, columns: int, threads: int, bits: int) -> float:
+    """How much of its arithmetic a unit reaches with a tile: less where operands that are in shared
+    memory are read for few products each.
+    """
+    if bits <= 16:
+        return min(1.0, rows * columns / (rows + columns) / 32)
+    return min(1.0, math.sqrt(rows * columns / threads) / 8)
+
+
+def _estimated(
+    gpu: Architecture, tile: Tile, count: int, residents: int, steps: int, work: float, read: float
+) -> tuple[float, Tile]:
+    """The seconds of so many programs, each of some steps in which arithmetic and reading take so
+    long on a unit of their own; and the tile, with what limits it.
+    """
+    on_one = -(-count // gpu.units)
+    together = min(residents, on_one)
+    waiting = LATENCY / max(1, tile.stages - 1)
+    limits = {"arithmetic": together * work, "reading": together * read, "waiting": waiting}
+    limit = max(limits, key=lambda name: limits[name])
+    rounds = math.ceil(on_one / together)
+    less = sum(limits.values()) - limits[limit]
+    seconds = rounds * (LATENCY + steps * (limits[limit] + less * HIDDEN))
+    shape = f"{tile.rows} x {tile.columns} by {tile.depth}"
+    why = f"{shape}: {count} programs, {together} at a time on each of {gpu.units} units"
+    said = f"{why}, in {rounds} round{'s' * (rounds > 1)}; limited by {limit}"
+    return seconds, replace(tile, why=said)
+
+
+def _picked(found: Iterable[tuple[float, Tile]]) -> Tile:
+    """The best, or the one after as many as are passed over; of equals the larger."""
+    order = sorted(found, key=lambda e: (e[0], -e[1].rows * e[1].columns, -e[1].depth))
+    return _ranked([tile for _, tile in order])
+
+
+def _ranked(tiles: list[Tile]) -> Tile:
+    return tiles[min(_around.get().rank, len(tiles) - 1)]
+
+
+def _up(number: int) -> int:
+    """The least power of two that is no less."""
+    return 1 << max(0, number - 1).bit_length()
+
+
+def _down(number: int) -> int:
+    """The greatest power of two that is no more."""
+    return 1 << (max(1, number).bit_length() - 1)

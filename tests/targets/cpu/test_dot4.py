@@ -1,0 +1,70 @@
+"""Products of bytes are the same by every instruction, and by none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from migx.targets.cpu import jit
+from migx.targets.cpu.dot4 import BYTES, FLIP, ONES, dot4, flipped, flips
+from migx.targets.cpu.emit import I32, I64, PTR, Module
+from migx.targets.cpu.machine import Machine, host
+
+SIGNS = [(False, True), (True, False), (True, True), (False, False)]
+PLAIN = replace(host(), features=frozenset())
+OTHERS = {
+    "plain": PLAIN,
+    "avx2": replace(host(), features=host().features - {"avx512vnni", "avxvnni", "avxvnniint8"}),
+    "host": host(),
+}
+
+
+def text(machine: Machine, lanes: int, signed: tuple[bool, bool]) -> str:
+    """Code that adds products, of bytes turned over where that is cheaper."""
+    module = Module()
+    f = module.function("kernel", [("args", PTR), ("a", I64), ("b", I64), ("s", PTR)])
+    args, vector = f.parameters[0], I32.times(lanes)
+    x, w, to = (f.load(f.element(args, i, I64), PTR) for i in range(3))
+    total, left, right = f.load(to, vector), f.load(x, vector), f.load(w, vector)
+    kind = signed
+    if flips(machine, lanes, signed):
+        kind = (not signed[0], signed[1])
+        left = left ^ FLIP
+        sums = dot4(f, machine, 0 * total, f.const(vector, ONES), right, signed=(False, signed[1]))
+        total = total - sums * flipped(signed[0])
+    f.store(dot4(f, machine, total, left, right, signed=kind), to)
+    return module.text
+
+
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+@pytest.mark.parametrize("signed", SIGNS)
+def test_all_ways_agree(signed: tuple[bool, bool], lanes: int) -> None:
+    rng = np.random.default_rng(7)
+    x, w = (
+        np.where(rng.random((BYTES * lanes,)) < 0.5, rng.integers(0, 256, BYTES * lanes), 128 + k)
+        for k in (0, 127)
+    )
+    x, w = (
+        v.astype(np.uint8).view(np.int8 if s else np.uint8)
+        for v, s in zip((x, w), signed, strict=True)
+    )
+    start = rng.integers(-(2**31), 2**31, lanes).astype(np.int32)
+    products = x.astype(np.int64) * w
+    wanted = (start + products.reshape(lanes, BYTES).sum(1)).astype(np.int32)
+    for machine in OTHERS.values():
+        if 4 * lanes > host().vector_bytes:
+            continue
+        total = start.copy()
+        code = jit.load([text(machine, lanes, signed)])
+        run(next(iter(code.values())).address, x, w, total)
+        np.testing.assert_array_equal(total, wanted)
+
+
+def run(address: int, *arrays: np.ndarray) -> None:
+    """Calls code that takes the addresses of arrays."""
+    import ctypes
+
+    args = np.array([a.ctypes.data for a in arrays], np.int64)
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)(args.ctypes.data)

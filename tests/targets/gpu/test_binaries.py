@@ -1,0 +1,41 @@
+"""Kernels that few models bring become binaries too, for both makers of GPUs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import migx
+from migx.targets.gpu import Gpu
+from migx.targets.gpu.executable import GpuExecutable
+from tests.targets.gpu.test_lines import program
+from tests.targets.gpu.test_recurrent import layer
+
+ARCHS = ("sm_90", "gfx942")
+RESIZED = (
+    'resize(x) {sizes=(n, 3, m*2), mode="linear", coordinate_transformation_mode="asymmetric"}'
+)
+SCATTER = """module main(x: f16[n, 77], i: i64[n, 7], u: f16[n, 7]) {
+  %0 = scatter_add(x, i, u) {axis=1}
+  return %0
+}"""
+CASES = {
+    "lstm": layer("lstm", hidden=256),
+    "gru": layer("gru", dtype="f16"),
+    "argmax": program("argmax(x) {axis=1}", "n, m", "bf16"),
+    "prefix_scan_sum": program("prefix_scan_sum(x) {axis=1}", "n, m"),
+    "topk": program("topk(x) {k=9, axis=1}", "n, 200", "f16", results=2),
+    "resize": program(RESIZED, "n, 3, m"),
+    "scatter_add": SCATTER,
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_is_compiled(case: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MIGX_CACHE_DIR", str(tmp_path))
+    executable = migx.parse(CASES[case]).compile(Gpu(ARCHS)).compiled.executable
+    assert isinstance(executable, GpuExecutable)
+    assert executable.fallbacks() == []
+    assert sorted(b.arch for b in executable.binaries.values()) == sorted(ARCHS)
+    assert all(b.code.startswith(b"\x7fELF") for b in executable.binaries.values())
