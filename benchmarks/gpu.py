@@ -43,7 +43,7 @@ from benchmarks.gpu_peers import COMPILED, EAGER, ONNXRUNTIME, Missing
 from benchmarks.gpu_texts import CHAIN
 from migx.argument import Argument
 from migx.compiler import Compiled
-from migx.ir import Program
+from migx.program import Program
 from migx.target import CompileOptions
 from migx.targets.gpu import Gpu
 from migx.targets.gpu.device import Device

@@ -20,7 +20,8 @@ from benchmarks.measure import Result
 from benchmarks.models import make
 from migx import op as operations
 from migx.fusion import DISSOLVED
-from migx.ir import Instruction, Module, Program
+from migx.ir import Instruction, Module
+from migx.program import Program
 
 BAR = "no more than onnxruntime on at least 22 of 26"
 PASSES = (

@@ -31,10 +31,10 @@ from benchmarks.tables import show_results
 from benchmarks.weights_memory import PASSES, resident
 from migx.argument import Argument
 from migx.hoisting import weights_of
-from migx.ir import Program
 from migx.onnx import replace_onnx_external_weights
 from migx.onnx.external import values_from
 from migx.op import Array
+from migx.program import Program
 
 MODELS = ("resnet50", "bert_base", "llama_2048x4_kv")
 SWAPPED = "bert_base"

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING
 from migx.argument import Argument
 from migx.dim import Dim
 from migx.errors import MigxError
-from migx.ir import Instruction, Module, Program
+from migx.ir import Instruction, Module
+from migx.program import Program
 from migx.shape import DType, Shape
 
 if TYPE_CHECKING:

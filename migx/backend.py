@@ -22,10 +22,10 @@ from onnx.backend.base import Backend, BackendRep, namedtupledict
 from migx import plugins
 from migx.argument import Argument
 from migx.errors import InputError, MigxError, UnknownName
-from migx.ir import Program
 from migx.onnx.reader import program_of
 from migx.onnx.wire import Stripped
 from migx.ops.packing import PackFp4, PackInt2, PackInt4, UnpackFp4, UnpackInt2, UnpackInt4
+from migx.program import Program
 from migx.shape import F4, F32, I2, I4, I8, U2, U4, U8, DType, Shape
 
 _NARROW = {

@@ -20,9 +20,9 @@ from migx.binding import check_inputs
 from migx.compiler import assembled, compiled, ready
 from migx.compiler import run as run_compiled
 from migx.errors import MigxError
-from migx.ir import Program
 from migx.manager import PassManager
 from migx.pipeline import Element, Pipeline
+from migx.program import Program
 from migx.rewrite import AllBut, Event, EventLog
 from migx.target import Target, get_target
 from migx.testing.bounds import NONE, Approximations, TensorBounds, compare

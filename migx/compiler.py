@@ -14,12 +14,12 @@ from migx.binding import check_inputs
 from migx.epochs import LiveWeights, files_of
 from migx.errors import TargetError
 from migx.hoisting import hoist_sources, weights_of
-from migx.ir import Program
 from migx.layouts import pack_weights
 from migx.manager import PassManager, Pipeline
 from migx.mapping import MappedFile
 from migx.observers import CrashFile
 from migx.ops.builtin import Literal
+from migx.program import Program
 from migx.shape import MAP, OPTIONAL, SEQUENCE
 from migx.target import Asynchronous, CompileOptions, Context, Executable, Target, get_target
 from migx.verify import verify

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from migx import op as operations
 from migx.argument import Argument
 from migx.errors import ConstantGrowth
-from migx.ir import Instruction, Program, merged
+from migx.ir import Instruction, merged
 from migx.ops.builtin import Literal, OnnxExternalWeights, Slot
+from migx.program import Program
 from migx.shape import Shape
 
 ALLOWANCE = 1 << 20

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 
 from migx import op as operations
 from migx.dim import Dim
-from migx.ir import Instruction, Module, Program
+from migx.ir import Instruction, Module
+from migx.program import Program
 
 
 def remove_dead_code(module: Module) -> int:
@@ -53,9 +54,12 @@ def remove_unread(given: Iterable[Instruction], module: Module) -> tuple[int, li
 
 def gives_size(at: Instruction) -> bool:
     """Whether the size of a symbol that later instructions have is known by this one alone."""
-    module, own = at.module, new_sizes(at)
+    module = at.module
+    own = _sizes([at]) if module is not None else set()
+    own -= _sizes(at.inputs)
     if module is None or not own:
         return False
+    own -= _sizes(module.program.main.parameters.values())
     around: Module | None = module
     while own and around is not None:
         own -= _sizes(around.parameters.values())
@@ -72,16 +76,6 @@ def gives_size(at: Instruction) -> bool:
         elif not own.isdisjoint(_mentioned(other)):
             return True
     return False
-
-
-def new_sizes(at: Instruction) -> set[str]:
-    """The symbols whose sizes an instruction's result tells, and neither its inputs nor those of
-    the program do.
-    """
-    if at.module is None or at.shape.static:
-        return set()
-    own = _sizes([at]) - _sizes(at.inputs)
-    return own - _sizes(at.module.program.main.parameters.values()) if own else own
 
 
 def _sizes(instructions: Iterable[Instruction]) -> set[str]:

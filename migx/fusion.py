@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from migx import op as operations
-from migx.dead_code import is_pure, new_sizes, remove_unread
+from migx.dead_code import is_pure, remove_unread
 from migx.errors import IRError
 from migx.ir import Instruction, Module, merged
 from migx.op import Operation
 from migx.ops.builtin import GetTupleElem, Literal
 from migx.rewrite import Event, EventLog
+from migx.sizes import symbols_in, symbols_of
 from migx.text import draw_instruction
 from migx.verify import NEVER_CAPTURE, captures
 
@@ -83,24 +84,25 @@ def source(value: Instruction) -> Instruction:
 
 
 def viewed(value: Instruction) -> Instruction | None:
-    """The one input an instruction is a view of; None for others.
-
-    One that tells the size of a symbol is no view here: within a bundle it would tell it too late
-    for what the bundle reads.
-    """
+    """The one input an instruction is a view of; None for others."""
     index = operations.traits(value.op).view
-    if index != 0 or len(value.inputs) != 1 or new_sizes(value):
-        return None
-    return value.inputs[0]
+    return value.inputs[0] if index == 0 and len(value.inputs) == 1 else None
 
 
 def dependences(module: Module) -> Iterator[tuple[Instruction, list[Instruction]]]:
     """Each instruction, in order, with what must come before it in its module: what it reads, by
-    itself or in its submodules, and where both have effects the one before it.
+    itself or in its submodules, what first tells the size of a symbol it has, and where both have
+    effects the one before it.
     """
     effect: Instruction | None = None
+    told = _told(module)
+    is_late = any(not symbols_in(shape) <= told for shape in {at.shape for at in module})
+    teller: dict[str, Instruction] = {}
     for at in module:
         before = list(at.inputs)
+        if is_late and (late := symbols_of(at) - told):
+            before += [teller[name] for name in sorted(late) if name in teller]
+            teller |= {name: at for name in late if name not in teller}
         if at.modules and at.op.name not in NEVER_CAPTURE:
             before += [value for inner in at.modules for value in captures(inner)]
         plain = operations.traits(at.op).pure and not at.modules
@@ -108,6 +110,17 @@ def dependences(module: Module) -> Iterator[tuple[Instruction, list[Instruction]
             before += [effect] if effect is not None else []
             effect = at
         yield at, [value for value in before if value.module is module]
+
+
+def _told(module: Module) -> set[str]:
+    """The symbols whose sizes parameters tell, or the modules around."""
+    told = {n for p in module.program.main.parameters.values() for n in symbols_of(p)}
+    around: Module | None = module
+    while around is not None:
+        told |= {n for p in around.parameters.values() for n in symbols_of(p)}
+        around = around.parent.module if around.parent is not None else None
+        told |= {n for at in around or () for n in symbols_of(at)}
+    return told
 
 
 def outline(

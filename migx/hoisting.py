@@ -10,8 +10,9 @@ from collections.abc import Iterable
 
 from migx import op as operations
 from migx.constants import tree
-from migx.ir import Instruction, Module, Program
+from migx.ir import Instruction, Module
 from migx.ops.builtin import Literal, OnnxExternalWeights, Slot
+from migx.program import Program
 from migx.weights import weights_module
 
 

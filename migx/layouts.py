@@ -12,9 +12,10 @@ from migx.constants import tree
 from migx.dead_code import remove_dead_code
 from migx.evaluation import evaluated
 from migx.hoisting import hoist, is_weight
-from migx.ir import Instruction, Program
+from migx.ir import Instruction
 from migx.ops.builtin import Literal, Slot
 from migx.ops.formats import PackWeight, UnpackWeight
+from migx.program import Program
 from migx.target import Context
 from migx.weights import is_constant
 

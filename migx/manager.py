@@ -16,9 +16,10 @@ from migx import collector
 from migx.constants import ALLOWANCE, Constants
 from migx.dead_code import remove_dead_code, remove_dead_modules
 from migx.errors import IRError
-from migx.ir import Module, Program
+from migx.ir import Module
 from migx.op import snake_case
 from migx.pipeline import Approximation, Element, Fixpoint, Pipeline, enable_if, with_options
+from migx.program import Program
 from migx.rewrite import Event, EventLog, RuleSet, rewrite
 from migx.verify import captures
 from migx.weights import DEBUG, sealed

@@ -9,8 +9,8 @@ from typing import TextIO
 
 from migx.errors import PassError
 from migx.files import written
-from migx.ir import Program
 from migx.manager import Observer, PassManager, Pipeline, Step
+from migx.program import Program
 from migx.rewrite import EventLog
 from migx.text import show
 from migx.verify import findings

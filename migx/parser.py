@@ -15,7 +15,8 @@ from migx.argument import Argument, Source
 from migx.collector import paused
 from migx.errors import MigxError, ParseError
 from migx.fields import fits
-from migx.ir import Instruction, Module, Program
+from migx.ir import Instruction, Module
+from migx.program import Program
 from migx.shape import DType, Shape
 from migx.syntax import Block, Data, Find, Reader, Statement, Token
 

@@ -26,9 +26,10 @@ from migx.compiler import finalize
 from migx.dead_code import remove_dead_code, remove_dead_modules
 from migx.epochs import LiveWeights
 from migx.errors import MigxError, ShapeError
-from migx.ir import Instruction, Module, Program
+from migx.ir import Instruction, Module
 from migx.op import Operation
 from migx.ops.builtin import Literal, Param, Return
+from migx.program import Program
 from migx.shape import Shape
 from migx.sizes import symbols_of
 from migx.specialise import bound, remade

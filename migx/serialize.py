@@ -27,8 +27,8 @@ from migx.compiler import Compiled, assembled, ready
 from migx.epochs import own
 from migx.errors import DataError, ParseError
 from migx.files import inside, written
-from migx.ir import Program
 from migx.parser import parse
+from migx.program import Program
 from migx.target import get_target
 from migx.text import show
 

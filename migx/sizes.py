@@ -17,11 +17,12 @@ from migx.text import draw_instruction
 
 def symbols_of(at: Instruction) -> frozenset[str]:
     """The symbols in an instruction's shape and attributes."""
-    return _symbols_in(at.shape) | {s.name for s in operations.symbols(at.op)}
+    return symbols_in(at.shape) | {s.name for s in operations.symbols(at.op)}
 
 
 @lru_cache(maxsize=4096)
-def _symbols_in(shape: Shape) -> frozenset[str]:
+def symbols_in(shape: Shape) -> frozenset[str]:
+    """The symbols in a shape."""
     return frozenset(s.name for s in shape.symbols())
 
 
@@ -44,7 +45,7 @@ def bound_now(op: Operation, shape: Shape, sizes: Mapping[str, int]) -> tuple[Op
     """An operation and its shape with the sizes that are known: where one of its symbols has none
     yet, the operation as it is, and those that have put into its shape.
     """
-    names = _symbols_in(shape) | {s.name for s in operations.symbols(op)}
+    names = symbols_in(shape) | {s.name for s in operations.symbols(op)}
     known = {name: sizes[name] for name in names if name in sizes}
     if len(known) == len(names):
         return operations.bind(op, sizes), shape.bind(sizes)

@@ -8,8 +8,9 @@ from typing import Any, TypeAlias
 from migx import op as operations
 from migx.dim import Dim, Extent, substitute
 from migx.errors import DimError, ShapeError
-from migx.ir import Instruction, Module, Program
+from migx.ir import Instruction, Module
 from migx.op import Operation
+from migx.program import Program
 from migx.shape import Shape
 from migx.text import draw_instruction
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from migx import op as operations
 from migx.collector import paused
-from migx.ir import Instruction, Module, Program
+from migx.ir import Instruction, Module
+from migx.program import Program
 
 
 @paused()

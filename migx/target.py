@@ -14,9 +14,10 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from migx.argument import Argument
 from migx.errors import TargetError
-from migx.ir import Instruction, Program
+from migx.ir import Instruction
 from migx.manager import Observer, Pipeline
 from migx.op import snake_case
+from migx.program import Program
 from migx.shape import Shape
 
 NO_SLOTS: Mapping[str, Argument] = MappingProxyType({})

@@ -28,9 +28,10 @@ import numpy as np
 from migx import op as operations
 from migx.argument import Argument
 from migx.dim import Symbol
-from migx.ir import Instruction, Module, Program
+from migx.ir import Instruction, Module
 from migx.op import Operation
 from migx.ops.builtin import Literal, Param, Return
+from migx.program import Program
 from migx.shape import F32, F64, DType
 from migx.weights import unsealed
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from migx import op as operations
 from migx.dim import Dim
 from migx.errors import IRError, ShapeError, VerifyError
-from migx.ir import Instruction, Module, Program
+from migx.ir import Instruction, Module
 from migx.ops.builtin import AssumeEqual, Literal, OnnxExternalWeights, Param, Return, Slot
+from migx.program import Program
 from migx.weights import computes
 
 NEVER_CAPTURE = frozenset({"pointwise", "fused_reduce", "group"})

@@ -14,9 +14,10 @@ from contextlib import contextmanager
 
 from migx import op as operations
 from migx.argument import Argument
-from migx.ir import Instruction, Module, Program
+from migx.ir import Instruction, Module
 from migx.op import Operation
 from migx.ops.builtin import AssumeEqual, Literal
+from migx.program import Program
 
 WEIGHTS = "weights"
 DEBUG = bool(os.environ.get("MIGX_DEBUG"))

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from migx import plugins
 from migx.errors import IRError, ShapeError, UnknownName, there_are
-from migx.ir import Instruction, Module, Program
+from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.match import Match, Pattern, find
 from migx.ops.builtin import Param, Return
+from migx.program import Program
 from migx.rewrite import Cursor, Declined, Event, EventLog, Rule, places
 from migx.text import number, quoted, show
 

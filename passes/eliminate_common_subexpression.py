@@ -10,9 +10,10 @@ import numpy as np
 from migx import op as operations
 from migx.argument import Argument
 from migx.dead_code import is_pure
-from migx.ir import Instruction, Module, Program, merged
+from migx.ir import Instruction, Module, merged
 from migx.manager import Pass, PassManager
 from migx.ops.builtin import Literal
+from migx.program import Program
 from migx.verify import NEVER_CAPTURE
 
 Known: TypeAlias = dict[Hashable, Instruction]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from migx.ir import Program
 from migx.manager import Pass, PassManager
 from migx.passes.fuse_pointwise import FusePointwise
 from migx.passes.fuse_reduce import FuseReduce
+from migx.program import Program
 
 
 class FusePointwiseReduce(Pass):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from migx.constants import tree
 from migx.evaluation import evaluated
 from migx.hoisting import hoist, hoist_sources, is_weight
-from migx.ir import Instruction, Program
+from migx.ir import Instruction
 from migx.manager import Pass, PassManager
 from migx.ops.builtin import Literal, Slot
 from migx.passes.propagate_constant.plan import Plan
+from migx.program import Program
 
 
 class HoistWeights(Pass):

@@ -11,7 +11,7 @@ from migx.argument import Argument
 from migx.constants import MOVED
 from migx.dim import Dim
 from migx.fusion import source
-from migx.ir import Instruction, Module, Program
+from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.op import Array, Operation
 from migx.ops.fused import Group
@@ -21,6 +21,7 @@ from migx.ops.pointwise import Convert
 from migx.ops.quantization import DequantizeLinear, QuantizeLinear
 from migx.ops.scales import ChooseScales
 from migx.pipeline import Approximation
+from migx.program import Program
 from migx.rewrite import Event
 from migx.shape import F32, I8
 from migx.text import draw_instruction

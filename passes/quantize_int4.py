@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from migx.constants import is_unpacked, tree
 from migx.dim import Dim, product
 from migx.errors import ShapeError, UnknownName, there_are
-from migx.ir import Instruction, Program, merged
+from migx.ir import Instruction, merged
 from migx.manager import Pass, PassManager
 from migx.op import Operation
 from migx.ops.builtin import GetTupleElem
@@ -19,6 +19,7 @@ from migx.ops.linear import Convolution, Dot
 from migx.ops.packing import PackInt4, UnpackInt4
 from migx.ops.quantization import DequantizeLinear, QuantizeLinear
 from migx.ops.scales import ChooseScales
+from migx.program import Program
 from migx.rewrite import Event
 from migx.shape import F16, I4, I8, U4, U8, Dims
 from migx.text import draw_instruction

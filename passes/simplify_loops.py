@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from migx.dim import Dim, Extent, symbols
 from migx.errors import DimError, ShapeError
-from migx.ir import Instruction, Module, Program
+from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.op import Operation
 from migx.ops.builtin import GetTupleElem, Return
 from migx.ops.control import Loop
 from migx.ops.layout import Concat, Contiguous, Reshape, Transpose
+from migx.program import Program
 from migx.shape import Shape
 from migx.specialise import substitute_symbols
 

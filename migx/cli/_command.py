@@ -15,7 +15,7 @@ from migx.cli import _load
 
 if TYPE_CHECKING:
     from migx.bisect import Symptom
-    from migx.ir import Program
+    from migx.program import Program
 
 
 def add_timeout(parser: argparse.ArgumentParser) -> None:

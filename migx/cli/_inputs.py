@@ -16,7 +16,7 @@ from migx.argument import Argument
 from migx.cli._load import UsageError
 from migx.errors import DimError, EvaluationError, InputError, MigxError, ShapeError
 from migx.files import written
-from migx.ir import Program
+from migx.program import Program
 from migx.shape import DType, Shape
 
 Array = NDArray[Any]

@@ -15,7 +15,7 @@ from migx.errors import MigxError
 
 if TYPE_CHECKING:
     from migx.dim import Extent
-    from migx.ir import Program
+    from migx.program import Program
 
 QUIET = 1.0
 """Seconds of silence before progress is shown."""

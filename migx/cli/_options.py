@@ -6,8 +6,8 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from migx.ir import Program
     from migx.pipeline import Pipeline
+    from migx.program import Program
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:

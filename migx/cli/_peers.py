@@ -16,8 +16,9 @@ from migx.binding import check_inputs
 from migx.cli._load import UsageError
 from migx.compiler import Compiled
 from migx.errors import MigxError
-from migx.ir import Instruction, Program
+from migx.ir import Instruction
 from migx.manager import Pipeline
+from migx.program import Program
 from migx.testing.bounds import Budget, TensorBounds
 
 Array: TypeAlias = NDArray[Any]

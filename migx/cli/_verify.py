@@ -21,7 +21,8 @@ from migx.compiler import Compiled, compiled
 from migx.compiler import run as run_compiled
 from migx.constants import is_unpacked
 from migx.errors import MigxError
-from migx.ir import Instruction, Program
+from migx.ir import Instruction
+from migx.program import Program
 from migx.testing.bounds import Budget, Comparison, compare
 from migx.text import draw_instruction
 

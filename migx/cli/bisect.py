@@ -15,8 +15,8 @@ from migx.cli import _command, _load, _options, _report, opt
 
 if TYPE_CHECKING:
     from migx.bisect import Found, Judge
-    from migx.ir import Program
     from migx.manager import Pipeline
+    from migx.program import Program
     from migx.rewrite import AllBut
 
 TAKES_COMMAND = True

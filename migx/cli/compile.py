@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from migx.cli import _load, _options, _report
 
 if TYPE_CHECKING:
-    from migx.ir import Program
+    from migx.program import Program
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,8 @@ from migx.cli import _load, _options, _report
 
 if TYPE_CHECKING:
     from migx.compiler import Compiled
-    from migx.ir import Instruction, Program
+    from migx.ir import Instruction
+    from migx.program import Program
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from migx.cli import _load, _options, _report
 
 if TYPE_CHECKING:
-    from migx.ir import Program
     from migx.profile import Cost, Profile
+    from migx.program import Program
 
 PEERS = ("onnxruntime", "openvino")
 

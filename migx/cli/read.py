@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from migx.cli import _load, _report
 
 if TYPE_CHECKING:
-    from migx.ir import Instruction, Module, Program
+    from migx.ir import Instruction, Module
+    from migx.program import Program
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

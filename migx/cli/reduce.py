@@ -34,8 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Makes it small."""
     from migx.bisect import NothingWrong
-    from migx.ir import Program
     from migx.observers import size
+    from migx.program import Program
     from migx.reduce import reduced
 
     if not options.command:

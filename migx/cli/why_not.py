@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from migx.cli import _load, _report
 
 if TYPE_CHECKING:
-    from migx.ir import Program
     from migx.manager import Pass
+    from migx.program import Program
     from migx.rewrite import Event, Rule
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from migx.ir import Program
+    from migx.program import Program
     from migx.target import Target
 
 

@@ -25,10 +25,11 @@ from migx.errors import DataError, WeightError
 from migx.evaluation import evaluated
 from migx.files import inside
 from migx.hoisting import hoist, is_replaceable, is_weight, label_of, weights_of
-from migx.ir import Instruction, Program
+from migx.ir import Instruction
 from migx.manager import PassManager
 from migx.onnx import tensors
 from migx.ops.builtin import AssumeEqual, Literal, OnnxExternalWeights
+from migx.program import Program
 from migx.shape import I64, DType, Shape
 from migx.target import get_target
 

@@ -25,7 +25,7 @@ from migx.errors import (
     OnnxError,
     ShapeError,
 )
-from migx.ir import Instruction, Module, Program
+from migx.ir import Instruction, Module
 from migx.onnx import external, importers, tensors
 from migx.onnx.functions import Functions, body_of, instantiated, is_function, local_functions
 from migx.onnx.graphs import all_nodes, in_order
@@ -34,6 +34,7 @@ from migx.onnx.opsets import domain_of, imported, opset_versions, version_meant
 from migx.onnx.sparse import dense
 from migx.onnx.wire import Stripped, read_stripped, stripped_of
 from migx.ops.builtin import Literal, OnnxExternalWeights
+from migx.program import Program
 from migx.shape import Shape
 from migx.weights import assume
 

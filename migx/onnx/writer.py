@@ -17,12 +17,12 @@ import migx
 from migx.argument import Argument, Source
 from migx.errors import OnnxError
 from migx.files import written
-from migx.ir import Program
 from migx.onnx import tensors
 from migx.onnx.graph_writer import GraphWriter
 from migx.onnx.site import Made, Value
 from migx.onnx.widening import VERSION
 from migx.op import Array
+from migx.program import Program
 from migx.shape import DType
 
 NEEDS = {"f4": 23, "f8e8m0": 24, "i2": 25, "u2": 25}

@@ -15,8 +15,8 @@ from migx.argument import Argument
 from migx.bisect import NothingWrong
 from migx.errors import MigxError
 from migx.files import written
-from migx.ir import Program
 from migx.manager import Pipeline
+from migx.program import Program
 from migx.reduce import Case, reduced_case
 from migx.rewrite import EventLog
 from migx.target import Target, get_target

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from migx.argument import Argument
 from migx.errors import AssumptionError, EvaluationError
-from migx.ir import Instruction, Program
+from migx.ir import Instruction
 from migx.manager import Pipeline
 from migx.onnx.external import replace_onnx_external_weights as baked
 from migx.ops.builtin import Literal, OnnxExternalWeights, Slot
+from migx.program import Program
 from migx.serialize import load, save
 from migx.target import Target
 from migx.testing.bounds import compare

@@ -11,10 +11,10 @@ from migx.argument import Argument
 from migx.compiler import finalize
 from migx.epochs import LiveWeights
 from migx.errors import MigxError
-from migx.ir import Program
 from migx.manager import Pass, PassManager, Pipeline
 from migx.observers import Verify
 from migx.parser import parse
+from migx.program import Program
 from migx.rewrite import EventLog, Rule, RuleSet
 from migx.serialize import load, save
 from migx.target import CompileOptions, Target, get_target

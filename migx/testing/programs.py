@@ -20,10 +20,11 @@ from migx.argument import Argument
 from migx.dead_code import remove_dead_code, remove_dead_modules
 from migx.dim import Dim
 from migx.errors import DimError, MigxError, ShapeError
-from migx.ir import Instruction, Module, Program
+from migx.ir import Instruction, Module
 from migx.op import Operation, Runnable
 from migx.ops.builtin import Param, Return
 from migx.parser import drawn
+from migx.program import Program
 from migx.shape import BOOL, I64, Shape
 from migx.target import Context, get_target
 from migx.testing.draws import PACKERS, TUPLES, Dice, Want, any_shape, draft, drawable, volume

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from migx.argument import Argument
 from migx.evaluation import evaluated
-from migx.ir import Instruction, Program
+from migx.ir import Instruction
 from migx.manager import Pass, PassManager
 from migx.passes.propagate_constant.plan import Plan
+from migx.program import Program
 from migx.rewrite import Event
 from migx.text import draw_instruction
 

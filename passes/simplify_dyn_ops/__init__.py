@@ -8,10 +8,11 @@ from typing import Any
 from migx import dim, ops
 from migx.dim import Dim, Extent, Symbol
 from migx.errors import DimError, EvaluationError, ShapeError
-from migx.ir import Instruction, Program
+from migx.ir import Instruction
 from migx.manager import Pass, PassManager
 from migx.match import on, var
 from migx.passes.simplify_dyn_ops.forms import FORMS, kept, rely_on, static_form
+from migx.program import Program
 from migx.rewrite import Cursor, Declined, rewrite, rule
 from migx.specialise import substitute_symbols
 from migx.weights import looked_at

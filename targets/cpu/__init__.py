@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from migx.argument import Argument
-from migx.ir import Instruction, Program
+from migx.ir import Instruction
 from migx.manager import Pipeline
+from migx.program import Program
 from migx.target import CompileOptions, Context, Executable, Target
 
 PASSES = (

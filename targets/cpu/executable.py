@@ -13,9 +13,10 @@ from typing import Any
 from migx.argument import Argument
 from migx.binding import Sizes, sizes_of
 from migx.errors import InputError
-from migx.ir import Instruction, Module, Program
+from migx.ir import Instruction, Module
 from migx.planning import is_alias, pieces
 from migx.profile import Profile
+from migx.program import Program
 from migx.sizes import symbols_of
 from migx.target import NO_SLOTS, Context
 from migx.targets.cpu import control, control_kernels, jit

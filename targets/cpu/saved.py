@@ -10,7 +10,8 @@ from dataclasses import fields
 from typing import Any
 
 from migx.dim import Dim, Extent, Symbol
-from migx.ir import Instruction, Program
+from migx.ir import Instruction
+from migx.program import Program
 from migx.syntax import Reader
 from migx.targets.cpu import jit
 from migx.targets.cpu.alike import digest

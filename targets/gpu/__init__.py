@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from migx.argument import Argument
 from migx.errors import TargetError
-from migx.ir import Instruction, Program
+from migx.ir import Instruction
 from migx.manager import Pipeline
+from migx.program import Program
 from migx.target import CompileOptions, Context, Executable, Target
 
 if TYPE_CHECKING:

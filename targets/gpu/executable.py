@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from migx.argument import Argument
 from migx.binding import sizes_of
 from migx.errors import TargetError
-from migx.ir import Instruction, Module, Program
+from migx.ir import Instruction, Module
 from migx.ops.builtin import Literal, Param, Return, Slot, Undefined
 from migx.planning import is_alias, pieces
 from migx.profile import Cost, Profile
+from migx.program import Program
 from migx.sizes import read_symbols
 from migx.target import NO_SLOTS, Context
 from migx.targets.gpu.architectures import peaks

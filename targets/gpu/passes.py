@@ -7,12 +7,13 @@ from collections.abc import Callable
 from migx import op as operations
 from migx.dead_code import remove_dead_code
 from migx.errors import TargetError
-from migx.ir import Instruction, Module, Program
+from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.ops.builtin import Literal, Param, Return, Slot
 from migx.ops.control import Assume
 from migx.ops.layout import Slice
 from migx.planning import is_alias, is_memory, pieces
+from migx.program import Program
 from migx.sizes import symbols_of
 from migx.targets.gpu import tiles
 from migx.targets.gpu.agreement import agreements

@@ -4,8 +4,8 @@ precision.
 
 from __future__ import annotations
 
-from migx.ir import Program
 from migx.manager import Pipeline
+from migx.program import Program
 from migx.target import CompileOptions, Context, Executable, Target
 
 

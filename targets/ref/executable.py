@@ -19,11 +19,12 @@ from migx import op as operations
 from migx.argument import Argument
 from migx.binding import Sizes, sizes_of
 from migx.errors import EvaluationError, ShapeError
-from migx.ir import Instruction, Module, Program
+from migx.ir import Instruction, Module
 from migx.meaning import FAILURES, actual, as_function, failed
 from migx.memory import installed
 from migx.op import Evaluate, Operation, Runnable
 from migx.ops.builtin import Literal, Param, Return, Slot
+from migx.program import Program
 from migx.shape import TUPLE, Shape
 from migx.sizes import bound_now, check_sizes, symbols_of
 from migx.target import NO_SLOTS, Context

@@ -8,9 +8,10 @@ import numpy as np
 
 import migx
 from migx import ops
-from migx.ir import Instruction, Module, Program
+from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.match import attr, on, var
+from migx.program import Program
 from migx.rewrite import Cursor, RuleSet, rule
 from migx.shape import Shape
 

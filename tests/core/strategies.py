@@ -17,8 +17,9 @@ from migx.argument import Argument
 from migx.dim import Dim, Extent
 from migx.errors import DimError
 from migx.hoisting import hoist_sources
-from migx.ir import Instruction, Module, Program
+from migx.ir import Instruction, Module
 from migx.ops.builtin import OnnxExternalWeights
+from migx.program import Program
 from migx.shape import BOOL, F32, I64, STR, DType, Shape
 
 WORDS = ["module", "return", "dim", "from", "bypass", "min", "max", "inf", "nan", "true", "f32"]

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from migx import ops
 from migx.bisect import Found, NothingWrong, Symptom, against_ref, bisected, outcome, smallest
-from migx.ir import Program
 from migx.manager import Pass, PassManager
 from migx.pipeline import Pipeline
+from migx.program import Program
 from migx.rewrite import AllBut, EventLog
 from tests.core import planted
 from tests.core.planted import Crash, Pair, Whole, Wrong, inputs, model, transposes

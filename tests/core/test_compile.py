@@ -21,8 +21,8 @@ from migx.errors import (
     VerifyError,
     WeightError,
 )
-from migx.ir import Program
 from migx.observers import Time
+from migx.program import Program
 from migx.shape import F32, I64, Shape
 
 N, M = Dim("n"), Dim("m")

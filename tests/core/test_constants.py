@@ -10,9 +10,10 @@ from migx import ops
 from migx.argument import Argument
 from migx.constants import ALLOWANCE, Made, connected, is_unpacked, related
 from migx.errors import ConstantGrowth
-from migx.ir import Instruction, Module, Program
+from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.ops.builtin import Literal
+from migx.program import Program
 from migx.shape import F32, I4, I8, Shape
 
 MIB = 1 << 20

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from migx import dim, parse
 from migx.dim import Dim, Extent
 from migx.errors import DimError
-from migx.ir import Program
+from migx.program import Program
 from migx.shape import F32, Shape
 
 Tree: TypeAlias = Any  # a leaf (a name or an int), or (function, left, right)

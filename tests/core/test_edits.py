@@ -17,7 +17,8 @@ from hypothesis.stateful import (
 
 from migx import ops
 from migx.errors import IRError
-from migx.ir import Instruction, Program
+from migx.ir import Instruction
+from migx.program import Program
 from migx.shape import F32, Shape
 from migx.verify import findings
 

@@ -12,8 +12,9 @@ from migx import op as operations
 from migx import ops, order
 from migx.dim import Dim
 from migx.errors import IRError, ShapeError
-from migx.ir import Instruction, Module, Program, merged
+from migx.ir import Instruction, Module, merged
 from migx.op import Op, Shapes
+from migx.program import Program
 from migx.shape import BOOL, F32, I64, Shape
 from migx.verify import verify
 

@@ -17,9 +17,10 @@ import migx
 from migx import ops, plugins
 from migx.dead_code import remove_dead_code
 from migx.errors import IRError, MigxError, ParseError, PassError, UnknownName
-from migx.ir import Module, Program
+from migx.ir import Module
 from migx.manager import Observer, Pass, PassManager, Pipeline, Step
 from migx.observers import CrashFile, Print, Time, Verify, size
+from migx.program import Program
 from migx.shape import BOOL, F32, Shape
 from migx.verify import verify
 from tests.core.strategies import programs

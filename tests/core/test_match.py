@@ -10,7 +10,7 @@ import pytest
 
 from migx import ops
 from migx.argument import Argument
-from migx.ir import Instruction, Module, Program
+from migx.ir import Instruction, Module
 from migx.match import (
     Match,
     Pattern,
@@ -26,6 +26,7 @@ from migx.match import (
     varying,
 )
 from migx.ops.builtin import OnnxExternalWeights, Slot
+from migx.program import Program
 from migx.rewrite import rule
 from migx.shape import F32, Shape
 

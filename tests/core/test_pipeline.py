@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 import migx
 from migx import ops, plugins
 from migx.errors import ParseError, PassError
-from migx.ir import Module, Program
+from migx.ir import Module
 from migx.manager import Fixpoint, Observer, Pass, PassManager, Pipeline, Step, enable_if
 from migx.match import on, var
 from migx.observers import CrashFile, Time, Verify
 from migx.op import Operation
+from migx.program import Program
 from migx.rewrite import EventLog, RuleSet, rule
 from migx.shape import F32, Shape
 

@@ -10,10 +10,10 @@ from migx import ops
 from migx.argument import Argument
 from migx.bisect import NothingWrong, outcome
 from migx.errors import IRError, ShapeError
-from migx.ir import Program
 from migx.manager import Pass
 from migx.observers import size
 from migx.pipeline import Pipeline
+from migx.program import Program
 from migx.reduce import Case, reduced, reduced_case, resized
 from migx.verify import findings
 from tests.core.planted import Pair, Wrong, inputs, model

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 import migx
 from migx import ops
 from migx.errors import RewriteLoop, ShapeError
-from migx.ir import Instruction, Module, Program
+from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.match import Pattern, attr, constant, on, skip, value, var
 from migx.op import Modules, Op, Shapes
+from migx.program import Program
 from migx.rewrite import Cursor, Declined, EventLog, Rule, RuleSet, rewrite, rule
 from migx.shape import F32, Shape
 from migx.verify import verify

@@ -14,8 +14,8 @@ import migx
 from migx import ops
 from migx.argument import Argument
 from migx.dim import Dim
-from migx.ir import Program
 from migx.ops.builtin import Literal
+from migx.program import Program
 from migx.shape import F32, I64, Shape
 from tests.core.strategies import programs
 

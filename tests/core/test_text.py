@@ -20,8 +20,8 @@ from migx import ops
 from migx.argument import Argument
 from migx.dim import Dim
 from migx.errors import EvaluationError, ParseError, ShapeError
-from migx.ir import Program
 from migx.ops.builtin import Literal
+from migx.program import Program
 from migx.shape import F32, I64, Shape
 from migx.text import draw, draw_instruction, show
 from migx.verify import findings

@@ -12,10 +12,11 @@ from migx import ops
 from migx.argument import Argument
 from migx.dim import Dim
 from migx.errors import VerifyError
-from migx.ir import Instruction, Program
+from migx.ir import Instruction
 from migx.op import Modules, Op, Shapes
 from migx.ops.builtin import OnnxExternalWeights, Slot
 from migx.order import insert_before, unlink
+from migx.program import Program
 from migx.shape import BOOL, F32, I64, Shape
 from migx.verify import CHECKS, captures, findings, verify
 from migx.weights import weights_module

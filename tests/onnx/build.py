@@ -13,7 +13,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 import migx
-from migx.ir import Program
+from migx.program import Program
 from migx.verify import verify
 
 Array = NDArray[Any]

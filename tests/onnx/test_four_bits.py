@@ -13,8 +13,8 @@ from onnx.reference import ReferenceEvaluator
 
 import migx
 from migx.errors import MigxError, OnnxError
-from migx.ir import Program
 from migx.observers import Verify
+from migx.program import Program
 from tests.onnx.build import Array, peer, read, saved
 
 RNG = np.random.default_rng(5)

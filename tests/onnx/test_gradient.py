@@ -11,7 +11,7 @@ import pytest
 
 import migx
 from migx.errors import OnnxError
-from migx.ir import Program
+from migx.program import Program
 from tests.onnx.build import Array, saved
 
 HEAD = '<ir_version: 9, opset_import: ["" : 20, "ai.onnx.preview.training" : 1]>\n'

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from migx.errors import EvaluationError, InputError, OnnxError
-from migx.ir import Program
+from migx.program import Program
 from tests.onnx.build import read
 
 A, B = np.arange(6, dtype=np.float32).reshape(2, 3), np.ones((1, 3), np.float32)

@@ -17,7 +17,7 @@ import pytest
 
 import migx
 from benchmarks import models
-from migx.ir import Program
+from migx.program import Program
 from migx.verify import verify
 from tests.onnx.build import Array, peer
 

@@ -25,10 +25,10 @@ from migx.argument import Argument
 from migx.binding import check_inputs
 from migx.cli import main
 from migx.errors import OnnxError
-from migx.ir import Program
 from migx.onnx import writer
 from migx.onnx.reader import program_of
 from migx.onnx.wire import Stripped
+from migx.program import Program
 from migx.shape import STR
 from migx.testing.bounds import Bound, TensorBounds, compare
 from migx.testing.draws import Dice

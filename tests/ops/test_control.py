@@ -15,11 +15,12 @@ from onnx import TensorProto, helper
 from migx.argument import Argument
 from migx.dim import Dim
 from migx.errors import EvaluationError, ShapeError
-from migx.ir import Module, Program
+from migx.ir import Module
 from migx.op import traits
 from migx.ops.control import If, Loop, Scan
 from migx.ops.layout import Concat, Unsqueeze
 from migx.ops.pointwise import Add
+from migx.program import Program
 from migx.shape import Shape
 from tests.ops.peers import onnx_node
 

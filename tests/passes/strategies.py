@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from migx import ops
 from migx.dim import Dim, Extent
-from migx.ir import Instruction, Program
+from migx.ir import Instruction
 from migx.op import Operation
+from migx.program import Program
 from migx.shape import F32, F64, Shape
 
 UNARY: list[Operation] = [ops.Relu(), ops.Neg(), ops.Tanh(), ops.Sigmoid(), ops.Erf(), ops.Abs()]

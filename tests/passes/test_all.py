@@ -19,9 +19,9 @@ import migx
 from benchmarks import models
 from migx import plugins
 from migx.errors import MigxError
-from migx.ir import Program
 from migx.manager import Pass
 from migx.observers import Verify
+from migx.program import Program
 from tests.conftest import SIZE, cases, draw
 from tests.core.strategies import programs
 from tests.passes.strategies import layers

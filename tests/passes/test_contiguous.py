@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import migx
 from migx import ops
-from migx.ir import Program
 from migx.op import Array, Modules, Op, Shapes, Traits
+from migx.program import Program
 from migx.shape import F32, Shape
 
 

@@ -10,9 +10,9 @@ from hypothesis import given
 
 import migx
 from migx.argument import Argument, Source
-from migx.ir import Program
 from migx.ops.builtin import OnnxExternalWeights
 from migx.ops.pointwise import Exp, Relu
+from migx.program import Program
 from migx.shape import Shape
 from migx.verify import verify
 from tests.core.strategies import programs

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import migx
-from migx.ir import Program
 from migx.op import Array
 from migx.ops.pointwise import Convert
 from migx.passes.eliminate_convert import holds
+from migx.program import Program
 from migx.shape import F8E8M0, DType, Shape
 
 TYPES = [t for t in DType.known.values() if t.kind in ("bool", "int", "uint", "float")]

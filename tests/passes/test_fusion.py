@@ -15,13 +15,14 @@ from migx import ops
 from migx.dim import Dim
 from migx.errors import IRError, ShapeError, UnknownName
 from migx.fusion import Bundle, outline
-from migx.ir import Instruction, Module, Program
+from migx.ir import Instruction, Module
 from migx.manager import PassManager
 from migx.observers import Verify
 from migx.op import traits
 from migx.ops.fused import FusedReduce, Group, Pointwise
 from migx.passes.fuse_pointwise import FusePointwise
 from migx.passes.layout_convolution import LayoutConvolution
+from migx.program import Program
 from migx.rewrite import EventLog
 from migx.shape import Shape
 

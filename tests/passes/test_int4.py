@@ -22,10 +22,11 @@ from migx import ops, plugins
 from migx.argument import Argument
 from migx.constants import SMALL
 from migx.dim import Dim
-from migx.ir import Instruction, Program
+from migx.ir import Instruction
 from migx.manager import Observer, Pipeline, Step
 from migx.observers import Verify
 from migx.op import Operation
+from migx.program import Program
 from migx.shape import DType, Shape
 from migx.target import CompileOptions, get_target
 

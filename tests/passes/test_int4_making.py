@@ -12,9 +12,10 @@ import migx
 from migx import ops
 from migx.dim import Dim
 from migx.errors import ShapeError, UnknownName
-from migx.ir import Instruction, Program
+from migx.ir import Instruction
 from migx.manager import PassManager
 from migx.observers import Verify
+from migx.program import Program
 from migx.rewrite import EventLog
 from migx.shape import Shape
 

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 import migx
 from migx import ops
 from migx.argument import Argument
-from migx.ir import Instruction, Program
+from migx.ir import Instruction
 from migx.manager import Pass, PassManager
 from migx.observers import Verify
 from migx.ops.builtin import OnnxExternalWeights
 from migx.passes.propagate_constant import PropagateConstant
+from migx.program import Program
 from migx.rewrite import EventLog
 from migx.shape import F32, I4, Shape
 from tests.conftest import agree

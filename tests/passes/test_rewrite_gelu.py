@@ -8,11 +8,12 @@ import math
 
 import numpy as np
 
-from migx.ir import Instruction, Program
+from migx.ir import Instruction
 from migx.manager import Pipeline
 from migx.op import Array
 from migx.ops.layout import Multibroadcast
 from migx.ops.pointwise import Add, Div, Erf, Mul, Tanh
+from migx.program import Program
 from migx.shape import Shape
 
 X = np.linspace(-8, 8, 4001, dtype=np.float32)

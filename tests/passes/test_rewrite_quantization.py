@@ -10,10 +10,11 @@ import pytest
 
 import migx
 from migx import ops
-from migx.ir import Module, Program
+from migx.ir import Module
 from migx.observers import Verify
 from migx.op import Operation
 from migx.ops.quantization import QUANTIZED
+from migx.program import Program
 from migx.shape import F16, F32, F64, I32, DType, Shape
 
 DIMS = (3, 5)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 import migx
 from migx import ops
 from migx.dim import Dim
-from migx.ir import Program
 from migx.observers import Verify
 from migx.ops.resize import COORDINATES, ROUNDINGS
+from migx.program import Program
 from migx.shape import F32, Shape
 
 WAYS = list(product(COORDINATES, ROUNDINGS))

@@ -11,9 +11,9 @@ import pytest
 import migx
 from migx import ops
 from migx.dim import Dim
-from migx.ir import Program
 from migx.observers import Verify
 from migx.ops.rnn import BACKWARD, GRU, LSTM, RNN, Recurrent
+from migx.program import Program
 from migx.shape import F64, I32, DType, Shape
 from tests.conftest import agree
 

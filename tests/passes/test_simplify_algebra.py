@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 import migx
 from migx.dim import Dim
-from migx.ir import Instruction, Program
+from migx.ir import Instruction
 from migx.op import Array, Op
 from migx.ops.builtin import OnnxExternalWeights
 from migx.ops.layout import Broadcast, Concat, Multibroadcast, Slice
 from migx.ops.linear import Dot
 from migx.ops.pointwise import Abs, Add, Clip, Convert, Div, Max, Min, Mul, Neg, Relu, Sub, Tanh
 from migx.ops.reduce import ReduceMax, ReduceSum
+from migx.program import Program
 from migx.shape import F64, I32, DType, Shape
 from migx.verify import verify
 

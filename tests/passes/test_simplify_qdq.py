@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 import migx
 from migx import ops
-from migx.ir import Program
 from migx.observers import Verify
+from migx.program import Program
 from migx.shape import F32, F64, I8, U8, DType, Shape
 
 SCALES = [0.1, 1.0, 3e-5, 1e-30, 1e30, 7.7]

@@ -12,9 +12,9 @@ import migx
 from migx import ops
 from migx.dim import Dim, Extent
 from migx.index_map import IndexMap
-from migx.ir import Program
 from migx.op import Operation
 from migx.passes.simplify_reshapes.chain import chain_of, cost
+from migx.program import Program
 from migx.shape import F32, Shape
 from tests.core.views import Sizes, chains
 

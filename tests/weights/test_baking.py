@@ -17,10 +17,10 @@ import migx
 from migx import plugins
 from migx.argument import Argument
 from migx.errors import DataError, WeightError
-from migx.ir import Program
 from migx.manager import Pipeline
 from migx.onnx import replace_onnx_external_weights
 from migx.ops.builtin import Literal
+from migx.program import Program
 from migx.target import NO_SLOTS, CompileOptions, Context, Executable
 from migx.targets.ref import Ref
 from tests.weights.build import (

@@ -10,9 +10,9 @@ import pytest
 
 import migx
 from migx.errors import AssumptionError, DataError, OnnxError, WeightError
-from migx.ir import Program
 from migx.onnx import replace_onnx_external_weights
 from migx.ops.builtin import OnnxExternalWeights
+from migx.program import Program
 from migx.verify import verify
 from tests.weights.build import (
     HEAD,

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import migx
 from migx.errors import DataError, MigxError, ParseError, WeightError
-from migx.ir import Program
 from migx.onnx import replace_onnx_external_weights
+from migx.program import Program
 from tests.weights.build import MLP, MLP_DIMS, drawn, model_of, write_weights
 
 X = {"x": np.linspace(-1, 1, 24, dtype=np.float32).reshape(3, 8)}

@@ -7,9 +7,9 @@ import pytest
 
 import migx
 from migx.hoisting import hoist_sources
-from migx.ir import Program
 from migx.ops.builtin import Slot
 from migx.ops.pointwise import Neg
+from migx.program import Program
 from migx.verify import verify
 
 WEIGHT = (

@@ -10,8 +10,9 @@ import pytest
 import migx
 from migx.argument import Argument
 from migx.cli.params import layouts, relayouts
-from migx.ir import Instruction, Program
+from migx.ir import Instruction
 from migx.onnx import replace_onnx_external_weights
+from migx.program import Program
 from migx.targets.ref import Ref
 from migx.verify import verify
 

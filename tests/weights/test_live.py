@@ -11,8 +11,8 @@ import pytest
 import migx
 from migx import compiler
 from migx.errors import WeightError
-from migx.ir import Program
 from migx.onnx import replace_onnx_external_weights
+from migx.program import Program
 from tests.weights.build import MLP, MLP_DIMS, Array, drawn, model_of, write_weights
 
 PASSES = "optimize_module,hoist_weights,fuse_pointwise_reduce"

@@ -15,10 +15,10 @@ from migx import Shape, evaluation, mapping, ops
 from migx.argument import Argument
 from migx.epochs import Epoch
 from migx.errors import DataError, EvaluationError, WeightError
-from migx.ir import Program
 from migx.memory import HUGE, Memory
 from migx.onnx import replace_onnx_external_weights
 from migx.ops.builtin import OnnxExternalWeights
+from migx.program import Program
 from migx.specialise import bound
 from tests.weights.build import Array, drawn, model_of, write_weights
 

@@ -27,10 +27,11 @@ from migx import op as operations
 from migx.argument import Argument
 from migx.binding import sizes_of
 from migx.errors import MigxError
-from migx.ir import Instruction, Module, Program
+from migx.ir import Instruction, Module
 from migx.op import Operation
 from migx.ops.builtin import Literal, Param, Slot
 from migx.pipeline import Approximation
+from migx.program import Program
 from migx.shape import F32, F64, DType, Shape
 from migx.target import Context, get_target
 from migx.testing.bounds.roundings import (

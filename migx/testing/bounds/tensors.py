@@ -28,10 +28,11 @@ from numpy.typing import NDArray
 
 from migx import op as operations
 from migx.argument import Argument
-from migx.ir import Instruction, Module, Program
+from migx.ir import Instruction, Module
 from migx.op import Operation
 from migx.ops.builtin import Literal, Param
 from migx.pipeline import Approximation
+from migx.program import Program
 from migx.shape import F32, DType, Shape
 from migx.testing.bounds.roundings import DISCRETE, LAMBDA, UP_TO_ONE, WHOLE, roundings
 

@@ -15,8 +15,9 @@ from migx import dim
 from migx.argument import Argument
 from migx.compiler import finalize
 from migx.fusion import source
-from migx.ir import Instruction, Program
+from migx.ir import Instruction
 from migx.ops.formats import pack
+from migx.program import Program
 from migx.shape import Shape
 from migx.target import get_target
 from migx.targets.cpu import jit

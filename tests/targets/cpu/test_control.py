@@ -10,7 +10,7 @@ import pytest
 
 import migx
 from migx.errors import EvaluationError
-from migx.ir import Program
+from migx.program import Program
 from migx.targets.cpu.executable import CpuExecutable
 from migx.testing.oracles import Trial
 

@@ -10,7 +10,8 @@ import pytest
 import migx
 from migx import plugins
 from migx.errors import MigxError
-from migx.ir import Instruction, Program
+from migx.ir import Instruction
+from migx.program import Program
 from migx.shape import DType, Shape
 from migx.targets.cpu.elements import FLOAT_ONLY, TABLE
 from migx.targets.cpu.kernel import Kernel

@@ -11,9 +11,10 @@ import pytest
 import migx
 from migx.argument import Argument
 from migx.errors import TargetError
-from migx.ir import Instruction, Program
+from migx.ir import Instruction
 from migx.manager import Pipeline
 from migx.ops.scales import ChooseScales
+from migx.program import Program
 from migx.shape import I4
 from migx.target import get_target
 from migx.targets.cpu import jit

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import migx
 from migx.errors import EvaluationError, InputError
-from migx.ir import Program
 from migx.planning import Life, arranged
 from migx.profile import Profile
+from migx.program import Program
 from migx.targets.cpu.executable import CpuExecutable
 from migx.targets.cpu.outline import Kind
 from migx.testing import check_target

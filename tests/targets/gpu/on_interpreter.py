@@ -18,7 +18,7 @@ pytest.importorskip("triton", reason="Triton is not installed: make test-gpu ins
 
 import migx
 from migx.argument import Argument
-from migx.ir import Program
+from migx.program import Program
 from migx.shape import Shape
 from migx.targets.gpu import Gpu
 from migx.targets.gpu.executable import GpuExecutable

@@ -8,7 +8,7 @@ import pytest
 
 import migx
 from migx.errors import TargetError
-from migx.ir import Program
+from migx.program import Program
 from migx.targets.gpu import Gpu, compiling
 from migx.targets.gpu.architectures import ARCHITECTURES
 from migx.targets.gpu.compiling import Request, binaries

@@ -7,8 +7,8 @@ import pytest
 import migx
 from migx import plugins
 from migx.errors import TargetError, UnknownName
-from migx.ir import Program
 from migx.manager import Pipeline
+from migx.program import Program
 from migx.target import CompileOptions, get_target
 from migx.targets.gpu import Gpu
 from migx.targets.gpu.architectures import ARCHITECTURES

@@ -19,8 +19,8 @@ import pytest
 
 import migx
 from migx.errors import InputError, TargetError
-from migx.ir import Program
 from migx.ops.builtin import Literal
+from migx.program import Program
 from migx.targets.gpu import Gpu, cupy_device, executable
 from migx.targets.gpu.cupy_device import CupyDevice
 from migx.targets.gpu.values import DeviceArgument

@@ -1,0 +1,203 @@
+"""Programs: modules by name, and all that their users do with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import ArrayLike
+
+from migx import op as operations
+from migx.argument import Argument
+from migx.dim import Symbol
+from migx.errors import IRError
+from migx.ir import Instruction, Module
+from migx.ops.builtin import AssumeEqual
+
+if TYPE_CHECKING:
+    from migx.compiler import Compiled
+    from migx.epochs import Update
+
+
+class Program:
+    """Modules by name; ``main`` is the root. Compiling never changes it: executables are held
+    beside it. ``literals`` are those of all modules, in the order they were added.
+
+    ``==`` is structural and exact: operations with every bit of their attributes and literals,
+    edges, order, names. Origins do not count.
+    """
+
+    def __init__(self) -> None:
+        self.modules: dict[str, Module] = {}
+        self.literals: dict[Instruction, None] = {}
+        self.main = self.create_module("main")
+        self._compiled: Compiled | None = None
+
+    @property
+    def weights(self) -> Module | None:
+        """The module that computes what depends on weights alone; its results are the slots that
+        the others read. None where there is none.
+        """
+        return self.modules.get("weights")
+
+    @property
+    def assumptions(self) -> tuple[AssumeEqual, ...]:
+        """What passes relied on when they looked at the values of replaceable weights."""
+        found = self.weights or ()
+        return tuple(at.op for at in found if isinstance(at.op, AssumeEqual))
+
+    def create_module(self, name: str) -> Module:
+        """An empty module of a name not taken yet."""
+        if name in self.modules:
+            raise IRError(f"there is already a module {name!r}")
+        made = self.modules[name] = Module(self, name)
+        return made
+
+    def unused_name(self, name: str) -> str:
+        """A name no module has: the one given, with a number where it is taken. O(log modules)."""
+        if name not in self.modules:
+            return name
+        low, high = 0, 1
+        while f"{name}_{high}" in self.modules:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            taken = f"{name}_{middle}" in self.modules
+            low, high = (middle, high) if taken else (low, middle)
+        return f"{name}_{high}"
+
+    def rename_module(self, module: Module, name: str) -> None:
+        if name in self.modules:
+            raise IRError(f"there is already a module {name!r}")
+        del self.modules[module.name]
+        module.name = name
+        self.modules[name] = module
+
+    def remove_module(self, module: Module) -> None:
+        """Removes a module no instruction has as an argument, with all it holds and the modules
+        that it alone has.
+        """
+        if module.parents or module is self.main:
+            raise IRError(f"cannot remove module {module.name}: it is in use")
+        for instruction in reversed(module):
+            module.remove_instruction(instruction)
+            for inner in dict.fromkeys(instruction.modules):
+                if not inner.parents:
+                    self.remove_module(inner)
+        del self.modules[module.name]
+
+    def submodules(self, module: Module) -> list[Module]:
+        """The modules reached from one, itself last: children before parents, each once."""
+        done: dict[Module, None] = {}
+        stack: list[tuple[Module, Iterator[Module]]] = [(module, _arguments(module))]
+        while stack:
+            at, rest = stack[-1]
+            child = next((m for m in rest if m not in done), None)
+            if child is None:
+                done[at] = None
+                stack.pop()
+            else:
+                stack.append((child, _arguments(child)))
+        return list(done)
+
+    def symbols(self) -> dict[str, Symbol]:
+        """Every symbol by name. Two of one name and different bounds are an ``IRError``."""
+        found: dict[str, Symbol] = {}
+        for module in self.modules.values():
+            for instruction in module:
+                for symbol in (*instruction.shape.symbols(), *operations.symbols(instruction.op)):
+                    if found.setdefault(symbol.name, symbol) != symbol:
+                        raise IRError(
+                            f"dim {symbol} is declared as {found[symbol.name]!r} and {symbol!r}"
+                        )
+        return found
+
+    def compile(self, target: Any = "cpu", **options: Any) -> Program:
+        """Makes the executable that ``eval`` runs, for a target or its name; the program itself
+        stays as it is.
+
+        ``passes="..."`` runs that pipeline instead of the target's own; see
+        ``migx.target.CompileOptions`` for the rest.
+        """
+        from migx.compiler import compiled
+
+        self._compiled = compiled(self, target, **options)
+        return self
+
+    def finalize(self, target: Any) -> Program:
+        """Makes the executable of a program that is lowered already: no pass runs.
+
+        That is a compiled one whose weights have been replaced, or one that passes for the target
+        were run on by hand.
+        """
+        from migx.compiler import finalized
+
+        self._compiled = finalized(self, target)
+        return self
+
+    @property
+    def compiled(self) -> Compiled:
+        """What ``compile`` made; ``IRError`` when there is nothing yet."""
+        if self._compiled is None:
+            raise IRError('the program is not compiled: call program.compile("ref") first')
+        return self._compiled
+
+    @property
+    def executable(self) -> Any:
+        """What runs the compiled program; ``IRError`` when there is nothing yet."""
+        return self.compiled.executable
+
+    def eval(self, inputs: Mapping[str, ArrayLike | Argument]) -> list[Any]:
+        """Runs the compiled program: arrays in the order of the outputs. Safe from several threads
+        at once.
+
+        ``InputError`` names an input that is missing, unknown, or of the wrong type, rank or size;
+        ``WeightError`` the weights that have no value yet.
+        """
+        from migx.compiler import run
+
+        return run(self.compiled, inputs)
+
+    def update_weights(self, **options: Any) -> Update:
+        """A transaction that swaps weights of the compiled program: see
+        ``migx.epochs.LiveWeights.update``.
+        """
+        return self.compiled.weights.update(**options)
+
+    def run(self, inputs: Mapping[str, ArrayLike | Argument]) -> list[Any]:
+        """Does what ``eval`` does."""
+        return self.eval(inputs)
+
+    def copy(self) -> Program:
+        """A program of its own, equal to this one; operations and literal data are shared."""
+        from migx.structure import copied
+
+        return copied(self)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the structure and every literal's bytes: equal programs have equal
+        fingerprints.
+        """
+        from migx.structure import fingerprint
+
+        return fingerprint(self)
+
+    def __eq__(self, other: object) -> bool:
+        from migx.structure import equal
+
+        return self is other or (isinstance(other, Program) and equal(self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        count = sum(map(len, self.modules.values()))
+        return f"<Program of {count} instructions in {len(self.modules)} modules>"
+
+    def __str__(self) -> str:
+        from migx.text import show
+
+        return show(self)
+
+
+def _arguments(module: Module) -> Iterator[Module]:
+    return (m for instruction in module for m in instruction.modules)
