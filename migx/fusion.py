@@ -268,8 +268,11 @@ class _Inside:
 
 
 def is_small(at: Instruction) -> bool:
-    """Whether an instruction is a fixed literal of one element, which costs nothing to repeat."""
-    return type(at.op) is Literal and not at.op.replaceable and at.shape.elements == 1
+    """Whether an instruction is a fixed literal of one element, which costs nothing to repeat; one
+    that is packed is storage like any other.
+    """
+    fixed = type(at.op) is Literal and not at.op.replaceable
+    return fixed and at.shape.elements == 1 and not at.shape.dtype.is_packed
 
 
 def only_reader(at: Instruction) -> Instruction | None:

@@ -96,11 +96,17 @@ def one_axis(axes: tuple[int, ...]) -> bool:
     return len(axes) == 1
 
 
-@rule(having("pointwise", name="root").some(on(Slice, axes=attr("axes", one_axis), name="cut")))
+@rule(
+    having("pointwise", name="root").some(
+        on(Slice, varying(), axes=attr("axes", one_axis), name="cut")
+    )
+)
 def splits(
     at: Cursor, root: Instruction, cut: Instruction, axes: tuple[int]
 ) -> dict[Instruction, Instruction] | None:
-    """op(slice(x)) for each of the slices that x falls into are slices of op(x)."""
+    """op(slice(x)) for each of the slices that x falls into are slices of op(x). Of a constant,
+    what is done to one slice may be done again to that of another.
+    """
     if root.modules or len(cut.inputs[0].users) > MANY:
         return None
     (axis,), parts = axes, tiles(cut)

@@ -247,3 +247,21 @@ def test_what_is_packed_of_inexact_values_may_be_anything() -> None:
     assert compare("y", other, *inexact).passed
     assert not compare("y", other, *exact).passed
     assert np.isinf(np.asarray(unpacked[1])).all()
+
+
+def test_what_comes_back_is_bounded_between_the_ends_of_its_input() -> None:
+    text = """
+    module main(x: f32[2]) {{
+      %0 = {steep}(x) : f32[2]
+      %1 = {wave}(%0) : f32[2]
+      return %1
+    }}
+    """
+    near = np.array([1.5707963, 1.5], np.float32)  # where tan is 1e7 and its error several turns
+    for wave, wrong in (("sin", 0.5), ("tan", 100.0)):
+        chain = text.format(steep="tan", wave=wave)
+        (made,) = migx.parse(chain).compile("ref").eval({"x": near})
+        made[0] += wrong
+        assert verdict(chain, lambda _, made=made: made, near) == ""
+        made[1] += wrong
+        assert verdict(chain, lambda _, made=made: made, near) != ""

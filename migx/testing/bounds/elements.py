@@ -75,6 +75,9 @@ PLACES: dict[str, tuple[int, ...]] = {
     "gathernd": (0,),
 }
 PLACES |= {"scatter_none": (0, 2), "scatternd_none": (0, 2), "reverse_sequence": (0,)}
+WAVES = named("cos sin tan")
+"""What comes back after a turn: the ends of an input say little of what lies between them."""
+
 MODULES = frozenset({"pointwise", "fused_reduce", "group", "if"})
 
 
@@ -206,11 +209,13 @@ class _Step:
         return passed + own
 
     def _own_parts(self) -> Error:
-        """Of an operation with several results: the sum of its roundings."""
+        """Of an operation with several results: its roundings, and that to the type of each."""
         shapes = [a.shape for a in self.values]
         count = roundings(self.op, shapes, self.result.shape)
         return tuple(
             _ulps(count, part.shape.dtype) * np.maximum(1.0, np.abs(_double(part)))
+            + part.shape.dtype.roundoff * np.abs(_double(part))
+            + _smallest(part.shape.dtype)
             if count and part.shape.dtype.is_float
             else None
             for part in self.result.parts
@@ -309,6 +314,8 @@ class _Step:
         for corner in itertools.product(*ends):
             made = _run(self.op, list(corner), self.result.shape).astype(np.float64)
             found = np.maximum(found, np.abs(made - centre))
+        if self.op.name in WAVES:
+            return np.maximum(found, _within_a_turn(self.op.name, self.values[0], errors[0]))
         return found
 
     def _sampled(self) -> Error:
@@ -328,6 +335,14 @@ class _Step:
             except (MigxError, ArithmeticError, LookupError, ValueError):
                 return _unknown(self.result)
         return _between(results, self.result)
+
+
+def _within_a_turn(name: str, value: Argument, error: Doubles) -> Doubles:
+    """What a function that comes back may differ by between the ends of its input."""
+    if name == "tan":
+        low, high = (np.floor(end / np.pi + 0.5) for end in _moved(value, error))
+        return np.where(low == high, 0.0, np.inf)  # infinite where it has a pole on the way
+    return np.where(error < 1, 0.0, np.minimum(error, 2.0))
 
 
 def operations_of_magnitudes(op: Operation) -> Operation:
