@@ -38,7 +38,7 @@ class Gpu(Target):
     device. ``device`` is what runs programs: an ``InterpreterDevice``, or else the first GPU there
     is. With ``offload_copy`` (the default) parameters and results are the host's, and copied;
     without, they stay on the device. ``tune`` measures tiles on the device there is, and keeps the
-    fastest; without, a model chooses them, for the first architecture if there are several.
+    fastest; without, a model chooses them, for the first architecture, of those that fit all.
     """
 
     def __init__(
@@ -72,7 +72,8 @@ class Gpu(Target):
     def get_passes(self, context: Context, options: CompileOptions) -> Pipeline:
         own = self.device.arch if not self.archs and self.device is not None else ""
         said = [f"offload_copy={str(self.offload_copy).lower()}"]
-        said += [f"arch={arch}" for arch in (*self.archs, own)[:1] if arch]
+        archs = self.archs or tuple(filter(None, [own]))
+        said += [f"arch=({','.join(archs)})"] if archs else []
         said += ["tune=true"] if self.tune else []
         lowering = f"gpu::lower{{{', '.join(said)}}}"
         parts = (*SHAPES, *REQUIRED, *OPTIMISATION, *FUSION, lowering)

@@ -32,12 +32,13 @@ class Lower(Pass):
     device and back. What has no kernel stays as it is, and runs on the host.
 
     Without ``offload_copy``, parameters and results of ``main`` stay on the device. Tiles are those
-    that are best on ``arch``, by a model; with ``tune`` by measuring on the device there is.
+    that are best on the first of ``arch`` and fit all, by a model; with ``tune`` by measuring on
+    the device there is.
     """
 
     name = "gpu::lower"
     offload_copy: bool = True
-    arch: str = ""
+    arch: tuple[str, ...] = ()
     tune: bool = False
 
     def apply_program(self, program: Program, manager: PassManager) -> bool:
@@ -45,7 +46,7 @@ class Lower(Pass):
         if done:
             return False
         find = _tuner().kernel if self.tune else kernel_for
-        with tiles.around(self.arch):
+        with tiles.around(*self.arch):
             return _Lowering(program, self.offload_copy, find).run()
 
 

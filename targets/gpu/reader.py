@@ -208,7 +208,8 @@ class Reader:
         """Four bits, of the byte that holds them; ``axis`` is that along which they lie."""
         w, packed = self.writer, value.inputs[0]
         places = self._places(parts)
-        pair = places[op.axis % value.shape.rank if op.axis != FLAT else -1].half
+        last = op.axis % value.shape.rank if op.axis != FLAT else -1
+        pair = places[last].half if places else None
         if pair is not None and self.pairs_along(value) is not None:
             return self._half(value, op, places)
         if op.axis == FLAT:

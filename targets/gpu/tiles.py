@@ -66,11 +66,12 @@ _around: ContextVar[Choice] = ContextVar("_around", default=_USUAL)
 
 
 @contextmanager
-def around(arch: str = "", rank: int = 0) -> Iterator[None]:
-    """Chooses for an architecture ("" for the usual one) in what is done meanwhile; ``rank`` counts
-    from the best.
+def around(*archs: str, rank: int = 0) -> Iterator[None]:
+    """Chooses for the first of some architectures (without any, for the usual one) what fits all of
+    them, in what is done meanwhile; ``rank`` counts from the best.
     """
-    gpu = ARCHITECTURES.get(arch, _USUAL.gpu)
+    gpus = [ARCHITECTURES[arch] for arch in archs if arch in ARCHITECTURES] or [_USUAL.gpu]
+    gpu = replace(gpus[0], shared=min(each.shared for each in gpus))
     token = _around.set(Choice(gpu, rank))
     try:
         yield
@@ -230,10 +231,11 @@ def _fitting(
     gpu: Architecture, nbytes: int, sums: int, warps: int, always: int = 0
 ) -> tuple[int, int]:
     """How many loads run ahead, each of so many bytes of shared memory, and how many programs are
-    on a unit together; 0 where not one fits.
+    on a unit together; 0 where not one fits. The sums, f32, change hands there before they are
+    written.
     """
     room = (gpu.shared - always) // max(1, nbytes)
-    if room < 1:
+    if room < 1 or 4 * sums > gpu.shared:
         return 0, 0
     stages = min(4, room) if gpu.backend == "cuda" else 2  # on AMD what runs ahead is in registers
     nbytes *= stages if gpu.backend == "cuda" else 1

@@ -100,7 +100,7 @@ def candidates(at: Instruction, arch: str) -> list[Kernel]:
     """The kernels of an instruction with different tiles, the most promising first."""
     found: dict[Kernel, None] = {}
     for rank in range(CANDIDATES):
-        with tiles.around(arch, rank):
+        with tiles.around(arch, rank=rank):
             kernel = kernel_for(at)
         if kernel is None:
             return []

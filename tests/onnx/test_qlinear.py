@@ -138,8 +138,9 @@ def test_as_onnxruntime(case: str, tmp_path: Path) -> None:
     assert_as_peer(tmp_path, kind, inputs, steps=1, **options)
 
 
-def test_dynamic_lstm_is_near_onnxruntimes(tmp_path: Path) -> None:
-    hidden = 4
+@pytest.mark.parametrize("columns", [(), (16,)], ids=["by direction", "by column"])
+def test_dynamic_lstm_is_near_onnxruntimes(columns: tuple[int, ...], tmp_path: Path) -> None:
+    hidden, scales = 4, np.asarray(RNG.uniform(0.004, 0.005, (2, *columns)), np.float32)
     inputs = [
         floats(5, 2, 3),
         codes(S, 2, 3, 4 * hidden),
@@ -149,7 +150,7 @@ def test_dynamic_lstm_is_near_onnxruntimes(tmp_path: Path) -> None:
         floats(2, 2, hidden),
         floats(2, 2, hidden),
         None,
-        *(scale(0.004, 0.005), np.zeros(2, np.int8)) * 2,
+        *(scales, np.zeros((2, *columns), np.int8)) * 2,
     ]
     assert_as_peer(
         tmp_path,

@@ -158,8 +158,11 @@ def dynamic_quantize_lstm(node: Node) -> tuple[Instruction, ...]:
 
 def by_direction(node: Node, weights: Instruction, at: int) -> Instruction:
     """Weights [directions, rows, columns] by scales [directions] or [directions, columns]."""
-    whole = node.convert(weights, F32)
     directions = weights.shape.dims[0]
+    scale, zero = node.input(at), node.optional(at + 1)
+    if scale.shape.dims == (directions,) and (zero is None or zero.shape.dims == (directions,)):
+        return dequantized(node, weights, scale, zero)
+    whole = node.convert(weights, F32)
     for op, i in ((ops.Sub(), at + 1), (ops.Mul(), at)):
         if (value := node.optional(i)) is not None:
             columns: Extent = value.shape.elements // directions

@@ -57,7 +57,8 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     if problem is None or not writable(problem.epilogue):
         return None
     half = machine.vector_bytes < 32 and not machine.has("neon")
-    types = {problem.left_dtype, problem.scale.dtype, *(n.dtype for n in problem.epilogue.nodes)}
+    types = {problem.left_dtype, problem.scale.dtype, problem.zero.dtype}
+    types |= {node.dtype for node in problem.epilogue.nodes}
     if (half and F16 in types) or not computable(problem.epilogue.nodes):
         return None
     writer = int4_bytes.Writer if problem.rounded else _Writer
@@ -229,15 +230,20 @@ class _Writer:
         without the zero points, and makes what is carried on.
         """
         f, problem, lanes = self.f, self.problem, self.lanes
-        zeros = self._parameters(problem.zero, panel, block, problem.signed)
-        nothing = [self._bias(k) + z for k, z in enumerate(zeros)]
-        start = panel * (problem.depth * self.width // 2)
+        real = problem.zero.dtype.is_float
+        zeros = self._parameters(problem.zero, panel, block, problem.signed and not real)
+        base = 8.0 if problem.signed else 0.0
+        # A whole zero point goes into the power; one that is not would lose its fraction there.
+        nothing = [self._bias(k) + (base if real else z) for k, z in enumerate(zeros)]
+        start = panel * (problem.stored * self.width // 2)
         words = f.element(self.frame.operands[problem.weight], start, I8)
         with f.loop(begin, end, carry=carry) as k:
             place = f.element(words, k.index * lanes, I32)
             f.prefetch(f.element(place, AHEAD, I8))
             word = f.load(place, I32.times(lanes))
             weights = self._levels(word, problem.signed, nothing)
+            if real:
+                weights = [w - z for w, z in zip(weights, zeros, strict=True)]
             k.carry(*use(k.index, weights, k.carried))
         return k.carried
 
@@ -268,8 +274,7 @@ class _Writer:
         base = 8.0 if signed else 0.0
         if parameter.operand is None:
             return [f.const(self.vector, parameter.number + base)] * LEVELS
-        count = -(-self.problem.depth // self.problem.block) if parameter.by_block else 1
-        place = panel * count + block if parameter.by_block else panel
+        place = panel * parameter.blocks + block if parameter.by_block else panel
         first = self.frame.operands[parameter.operand]
         if parameter.dtype.is_packed:
             word = f.load(f.element(first, place * lanes, I32), I32.times(lanes))

@@ -298,7 +298,8 @@ class Writer:
         """The sums of the products of one block, in whole numbers."""
         f, problem, single = self.f, self.problem, height == 1
         size = self.width * GROUP // 2
-        words = f.element(self.frame.operands[problem.weight], panel * (self.depth // 8 * size), I8)
+        panel_bytes = -(-problem.stored // GROUP) * size
+        words = f.element(self.frame.operands[problem.weight], panel * panel_bytes, I8)
         groups = UNROLLED
         while problem.block // GROUP % groups or self.depth // GROUP % groups:
             groups //= 2
@@ -339,7 +340,7 @@ class Writer:
 
     def _place(self, parameter: Parameter, panel: Value, block: Value) -> Value:
         """The number of the panel of parameters for a panel and a block."""
-        return panel * self.blocks + block if parameter.by_block else panel
+        return panel * parameter.blocks + block if parameter.by_block else panel
 
     def _scales(self, panel: Value, block: Value, part: Sequence[int]) -> list[Value]:
         """The scales of columns, for some vectors."""

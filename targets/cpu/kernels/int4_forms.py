@@ -4,20 +4,22 @@ the scales and the zero points, and in which formats a kernel reads them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from migx.dim import Extent
-from migx.fusion import source
+from migx.fusion import source, viewed
 from migx.ir import Instruction
 from migx.kernels import FusedKernel, epilogue
 from migx.ops.builtin import Literal
+from migx.ops.layout import Reshape, Slice
 from migx.ops.linear import Dot
 from migx.ops.packing import FLAT, UnpackInt4
-from migx.ops.pointwise import Convert
+from migx.ops.pointwise import Convert, Mul, Sub
 from migx.ops.quantization import DequantizeLinear, QuantizeLinear
 from migx.ops.scales import ChooseScales
-from migx.shape import I4, I8, DType, Shape
+from migx.shape import I4, I8, DType, Shape, row_major
 from migx.targets.cpu.kernel import behind
 
 GROUP = 8
@@ -29,7 +31,7 @@ MOST_PLACES = 2**31 // (128 * 255)
 @dataclass(frozen=True)
 class Parameter:
     """Scales or zero points: a number for all, or an input, its format, and whether columns and
-    blocks of the depth have their own.
+    blocks of the depth have their own; there may be more ``blocks`` than the product reads.
     """
 
     dtype: DType
@@ -38,6 +40,7 @@ class Parameter:
     format: str | None = None
     by_column: bool = False
     by_block: bool = False
+    blocks: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,9 @@ class Problem:
     """A product of rows with unpacked weights, and what is done to its elements.
 
     ``left`` and ``weight`` are numbers of inputs; ``steps`` those from row to row and from place to
-    place of the left one. A scale holds for ``block`` places of the depth. Where rows are
-    ``rounded``, it is to bytes, with a scale for each such block.
+    place of the left one. Of ``stored`` places of each column the first ``depth`` are multiplied,
+    and a scale holds for ``block`` of them. Where rows are ``rounded``, it is to bytes, with a
+    scale for each such block.
     """
 
     left: int
@@ -58,6 +62,7 @@ class Problem:
     rows: Extent
     columns: int
     depth: int
+    stored: int
     block: int
     scale: Parameter
     zero: Parameter
@@ -87,30 +92,147 @@ def described(at: Instruction, width: int, width_of_rounded: int) -> Problem | N
     given_left = dot.inputs[0] if rounds is None else rounds[0]
     if given_left not in inputs:
         return None
-    left, linear = inputs.index(given_left), source(dot.inputs[1])
+    left = inputs.index(given_left)
     width = width if rounds is None else width_of_rounded
     x = at.inputs[left].shape
-    if not isinstance(linear.op, DequantizeLinear) or not _is_floating(x.dtype):
+    lines = _lines(x)
+    if lines is None or not _is_floating(x.dtype):
         return None
-    axes, lines, weight = _axes(linear, dot.inputs[1]), _lines(x), source(linear.inputs[0])
-    if axes is None or lines is None:
+    of_group = _Group(at, inputs, width, 0 if rounds is None else GROUP)
+    right = _scaled(of_group, dot.inputs[1]) or _shifted(of_group, dot.inputs[1])
+    if right is None:
         return None
-    if not isinstance(weight.op, UnpackInt4) or weight.op.axis != FLAT:
+    depth, block = int(dot.inputs[1].shape.dims[-2]), right.block
+    rest = epilogue(at, dot, right.columns)
+    if rest is None:
         return None
+    if rounds is not None and (right.zero.dtype.is_float or not _fits(rounds[1], block, depth)):
+        return None
+    packed, form = right.packed, right.form
+    given = (left, x.dtype, lines[1], inputs.index(packed), form.name, packed.shape.dtype is I4)
+    sizes = (lines[0], right.columns, depth, form.stored, block)
+    return Problem(*given, *sizes, right.scale, right.zero, rest, rounds is not None)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The instruction, the parameters of its module, and how panels are made."""
+
+    at: Instruction
+    inputs: Sequence[Instruction]
+    width: int
+    group: int
+
+    def operand(self, value: Instruction) -> int | None:
+        """The number of the input that a value inside is, where it is all of a constant."""
+        if value not in self.inputs:
+            return None
+        number = self.inputs.index(value)
+        return number if _is_constant(self.at.inputs[number]) else None
+
+
+@dataclass(frozen=True)
+class _Right:
+    """The matrix on the right of a product: its storage, and what makes numbers of that."""
+
+    packed: Instruction
+    form: _Format
+    columns: int
+    block: int
+    scale: Parameter
+    zero: Parameter
+
+
+def _scaled(of: _Group, right: Instruction) -> _Right | None:
+    """What a view of a dequantisation shows."""
+    linear = source(right)
+    if not isinstance(linear.op, DequantizeLinear):
+        return None
+    axes, weight = _axes(linear, right), source(linear.inputs[0])
+    if axes is None or not isinstance(weight.op, UnpackInt4) or weight.op.axis != FLAT:
+        return None
+    depth, columns = int(right.shape.dims[-2]), int(linear.shape.dims[axes[1]])
     packed = weight.inputs[0]
-    group = 0 if rounds is None else GROUP
-    form = _format(at, inputs, packed, linear.inputs[0], axes, width, group)
-    depth, columns = (int(linear.shape.dims[i]) for i in axes)
-    scale = _parameter(at, inputs, linear, 1, axes, width)
-    zero = _parameter(at, inputs, linear, 2, axes, width)
-    rest = epilogue(at, dot, columns)
-    if form is None or scale is None or zero is None or rest is None:
+    form = _format(of, packed, linear.inputs[0], axes, of.group)
+    scale = _parameter(of, linear, 1, axes)
+    zero = _parameter(of, linear, 2, axes)
+    if form is None or scale is None or zero is None:
         return None
-    signed, block = packed.shape.dtype is I4, _block(linear, axes[0])
-    if rounds is not None and not _fits(rounds[1], block, depth):
+    return _Right(packed, form, columns, _block(linear, axes[0], depth), scale, zero)
+
+
+def _shifted(of: _Group, right: Instruction) -> _Right | None:
+    """What a view shows of levels from which real numbers are taken before they are scaled: numbers
+    for a few neighbours each, in the order in which the storage lies.
+    """
+    product = source(right)
+    if type(product.op) is not Mul or not product.shape.static:
         return None
-    given = (left, x.dtype, lines[1], inputs.index(packed), form, signed)
-    return Problem(*given, lines[0], columns, depth, block, scale, zero, rest, rounds is not None)
+    for levels, scaling in (product.inputs, product.inputs[::-1]):
+        shifted = source(levels)
+        shifting = shifted.inputs[1] if type(shifted.op) is Sub else None
+        start = shifted if shifting is None else source(shifted.inputs[0])
+        if type(start.op) is not Convert or not _is_floating(start.shape.dtype):
+            continue
+        weight = source(start.inputs[0])
+        if isinstance(weight.op, UnpackInt4) and weight.op.axis == FLAT:
+            chain = (levels, *shifted.inputs[:1], *start.inputs)
+            ordered = all(v.shape.standard and _lies_at_the_start(v) for v in chain)
+            return _in_order(of, right, weight, scaling, shifting) if ordered else None
+    return None
+
+
+def _in_order(
+    of: _Group,
+    right: Instruction,
+    weight: Instruction,
+    scaling: Instruction,
+    shifting: Instruction | None,
+) -> _Right | None:
+    """The matrix of levels that are shifted and scaled in the order of their storage."""
+    packed = weight.inputs[0]
+    if packed.shape.rank != 2 or of.operand(packed) is None or not _is_one_matrix(right):
+        return None
+    axis = _shown(right, packed.shape.dims, (0, 1), 1)
+    if axis != 1:
+        return None
+    columns, stored = (int(d) for d in packed.shape.dims)
+    scale = _of_neighbours(of, scaling, columns)
+    zero: Parameter | None = Parameter(weight.shape.dtype)
+    if shifting is not None:
+        zero = _of_neighbours(of, shifting, columns)
+    if scale is None or zero is None:
+        return None
+    blocks = {stored // p.blocks for p in (scale, zero) if p.by_block}
+    if len(blocks) > 1:
+        return None
+    block = min(*blocks, int(right.shape.dims[-2])) if blocks else int(right.shape.dims[-2])
+    form = _Format(_name("b", of.width, of.group), stored)
+    return _Right(packed, form, columns, block, scale, zero)
+
+
+def _of_neighbours(of: _Group, shown: Instruction, columns: int) -> Parameter | None:
+    """Numbers of which each is shown for as many neighbours, first for those of one column."""
+    root = source(shown)
+    dtype, elements = root.shape.dtype, root.shape.elements
+    if elements == 1 and type(root.op) is Literal and not root.op.replaceable:
+        return Parameter(dtype, float(root.op.value.array.reshape(-1)[0]))
+    operand = of.operand(root)
+    if operand is None or not _is_floating(dtype) or not _lies_at_the_start(shown):
+        return None
+    if elements == 1:
+        return Parameter(dtype, operand=operand)
+    dims, strides = list(shown.shape.dims), list(shown.shape.true_strides)
+    while dims and (strides[-1] == 0 or dims[-1] == 1):
+        dims.pop()
+        strides.pop()
+    in_order = zip(dims, strides, row_major(dims), strict=True)
+    if root.shape.rank != 2 or root.shape.dims[0] != columns or math.prod(dims) != elements:
+        return None
+    if not all(d == 1 or a == b for d, a, b in in_order):
+        return None
+    blocks = int(root.shape.dims[1])
+    return Parameter(dtype, 0.0, operand, _name("b", of.width, 0), True, True, blocks)
 
 
 def _fits(rounded_by: int, block: int, depth: int) -> bool:
@@ -161,18 +283,48 @@ def _axes(linear: Instruction, right: Instruction) -> tuple[int, int] | None:
     """
     if linear.shape.rank != 2 or not linear.shape.static or linear.shape.elements == 0:
         return None
-    *batch, row, column = right.shape.true_strides
-    height, width = linear.shape.dims
-    dims = right.shape.dims[-2:]
-    if any(s != 0 for s in batch):
+    if not _is_one_matrix(right):
         return None
-    for depth in (0, 1):
-        wanted = (width, 1) if depth == 0 else (1, width)
-        shown = (height, width) if depth == 0 else (width, height)
-        fits = all(d == 1 or a == b for d, a, b in zip(dims, (row, column), wanted, strict=True))
-        if dims == shown and fits:
-            return depth, 1 - depth
+    assert isinstance(linear.op, DequantizeLinear)
+    axis = linear.op.axis % 2
+    depth = _shown(right, linear.shape.dims, (0, 1), axis if linear.op.block else 1 - axis)
+    return None if depth is None else (depth, 1 - depth)
+
+
+def _is_one_matrix(right: Instruction) -> bool:
+    """Whether a value is a matrix of fixed dims that has elements, the same for a whole batch."""
+    fixed = all(isinstance(d, int) and d > 0 for d in right.shape.dims[-2:])
+    return fixed and all(s == 0 for s in right.shape.true_strides[:-2])
+
+
+def _shown(
+    view: Instruction, dims: Sequence[Extent], axes: tuple[int, int], likely: int
+) -> int | None:
+    """Which axis of a matrix that lies in order is the depth of a view of it, whose depth and
+    columns are these of its last two ``axes``: of all columns the places from the first on, as many
+    as there are in the view. Where both may be, the ``likely`` one is.
+    """
+    if not _lies_at_the_start(view):
+        return None
+    given, steps = [int(d) for d in view.shape.dims[-2:]], view.shape.true_strides[-2:]
+    strides = (dims[1], 1)
+    for depth in (likely, 1 - likely):
+        pairs = list(zip(axes, (depth, 1 - depth), strict=True))
+        lies = all(given[i] == 1 or steps[i] == strides[j] for i, j in pairs)
+        if lies and given[axes[1]] == dims[1 - depth] and given[axes[0]] <= int(dims[depth]):
+            return depth
     return None
+
+
+def _lies_at_the_start(view: Instruction) -> bool:
+    """Whether a view is no copy in another order, and its first element that of what it shows."""
+    while (below := viewed(view)) is not None:
+        if isinstance(view.op, Slice) and any(start != 0 for start in view.op.starts):
+            return False
+        if isinstance(view.op, Reshape) and not below.shape.standard:
+            return False
+        view = below
+    return True
 
 
 def _lines(x: Shape) -> tuple[Extent, tuple[Extent, Extent]] | None:
@@ -192,55 +344,45 @@ def _lines(x: Shape) -> tuple[Extent, tuple[Extent, Extent]] | None:
     return rows, (step, strides[-1])
 
 
-def _block(linear: Instruction, depth: int) -> int:
-    """For how many places of the depth a scale holds."""
+def _block(linear: Instruction, depth: int, whole: int) -> int:
+    """For how many places of the whole depth, which is an axis, a scale holds."""
     assert isinstance(linear.op, DequantizeLinear)
-    whole = int(linear.shape.dims[depth])
     if linear.op.axis % linear.shape.rank != depth or linear.inputs[1].shape.elements == 1:
         return whole
     return min(linear.op.block or 1, whole)
 
 
+@dataclass(frozen=True)
+class _Format:
+    """The format that a matrix is read in, and how long the axis of the depth is there."""
+
+    name: str
+    stored: int
+
+
+def _name(depth: str, width: int, group: int) -> str:
+    """The name of the format of panels in which an axis is the depth."""
+    low, high = depth, "ab"[depth == "a"]
+    ends = f"{group}{low}" if group else ""
+    return f"{high.upper()}{low.upper() if group else low}{width}{high}{ends}"
+
+
 def _format(
-    at: Instruction,
-    inputs: Sequence[Instruction],
-    parameter: Instruction,
-    shown: Instruction,
-    axes: tuple[int, int],
-    width: int,
-    group: int = 0,
-) -> str | None:
+    of: _Group, parameter: Instruction, shown: Instruction, axes: tuple[int, int], group: int = 0
+) -> _Format | None:
     """The format in panels of a literal that comes in as a parameter and is shown, perhaps
     transposed, as a matrix with these axes; ``group`` places of the depth of each column together.
     """
-    if parameter not in inputs or parameter.shape.rank != 2:
+    if of.operand(parameter) is None or parameter.shape.rank != 2 or shown.shape.rank != 2:
         return None
-    if not _is_constant(at.inputs[inputs.index(parameter)]):
+    depth = _shown(shown, parameter.shape.dims, axes, axes[0])
+    if depth is None:
         return None
-    rows, row = parameter.shape.dims
-    strides = tuple(
-        1 if d == 1 else s for d, s in zip(shown.shape.dims, shown.shape.true_strides, strict=True)
-    )
-    plain = tuple(1 if d == 1 else s for d, s in zip((rows, row), (row, 1), strict=True))
-    if shown.shape.dims == (rows, row) and strides == plain:
-        depth = axes[0]
-    elif shown.shape.dims == (row, rows) and strides == plain[::-1]:
-        depth = 1 - axes[0]
-    else:
-        return None
-    low, high = "ab"[depth], "ab"[1 - depth]
-    return f"{high.upper()}{low.upper() if group else low}{width}{high}" + f"{group}{low}" * (
-        group > 0
-    )
+    return _Format(_name("ab"[depth], of.width, group), int(parameter.shape.dims[depth]))
 
 
 def _parameter(
-    at: Instruction,
-    inputs: Sequence[Instruction],
-    linear: Instruction,
-    index: int,
-    axes: tuple[int, int],
-    width: int,
+    of: _Group, linear: Instruction, index: int, axes: tuple[int, int]
 ) -> Parameter | None:
     """The scales, or the zero points, of a dequantisation."""
     assert isinstance(linear.op, DequantizeLinear)
@@ -254,9 +396,9 @@ def _parameter(
     if isinstance(root.op, UnpackInt4) and root.op.axis == FLAT:
         root = root.inputs[0]
         dtype = root.shape.dtype
-    if root not in inputs or not _is_constant(at.inputs[inputs.index(root)]):
+    operand = of.operand(root)
+    if operand is None:
         return None
-    operand = inputs.index(root)
     packed = dtype.is_packed
     if root.shape.elements == 1 and not packed:
         return Parameter(dtype, operand=operand)
@@ -264,8 +406,10 @@ def _parameter(
     if shown.shape.rank == 1 and root.shape.rank == 1 and shown.shape.true_strides == (1,):
         if on_depth and not packed:
             return Parameter(dtype, operand=operand, by_block=True)
-        return None if on_depth else Parameter(dtype, 0.0, operand, f"A{width}a", True)
+        return None if on_depth else Parameter(dtype, 0.0, operand, f"A{of.width}a", True)
     if not linear.op.block or shown.shape.rank != 2 or not on_depth:
         return None
-    form = _format(at, inputs, root, shown, axes, width)
-    return None if form is None else Parameter(dtype, 0.0, operand, form, True, True)
+    form = _format(of, root, shown, axes)
+    if form is None:
+        return None
+    return Parameter(dtype, 0.0, operand, form.name, True, True, form.stored)

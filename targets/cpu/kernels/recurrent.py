@@ -1,10 +1,14 @@
-"""Kernels of recurrent layers: ``lstm``, ``gru`` and ``rnn`` over constant weights.
+"""Kernels of recurrent layers: ``lstm``, ``gru`` and ``rnn``.
 
 A tile is one direction of a layer. First the inputs of all steps are multiplied with their weights
 at once, as any product of matrices is; then step follows step inside the kernel, each a product of
 the states with the recurrent weights, and the arithmetic of the cell on vectors of units. So a step
 costs no more than reading the recurrent weights, which stay in the cache where they fit. Their
 panels are wide: a single row then still has as many sums as cover the latency of the units.
+
+Constant weights are read in panels packed ahead. Others are packed into scratch, however they lie:
+each panel of the inputs' just before all steps are multiplied with it, so it is still in the cache;
+the recurrent ones once, for all steps.
 
 Everything between is f32 in scratch: products by rows of ``width`` (the gates behind each other, as
 they stand in the weights), states by rows of whole vectors.
@@ -26,6 +30,7 @@ from migx.targets.cpu.emit import F32, I64, Function, Value
 from migx.targets.cpu.kernel import Frame, Kernel, behind
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.tile import Matrix, Tile, accumulate, memory_of
+from migx.targets.cpu.transpose import gather_columns
 
 BLOCK = 48
 """Rows that are multiplied with a panel before they are put in their place."""
@@ -38,7 +43,7 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of a layer in f32, f16 or bf16, whose weights are constants of known size."""
+    """The kernel of a layer in f32, f16 or bf16, whose weights are of known size."""
     if not isinstance(at.op, LSTM | GRU | RNN) or not _is_taken(at.op, at, machine):
         return None
     return _Writer(at, machine, at.op).kernel()
@@ -46,7 +51,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
 
 def _is_taken(op: Recurrent, at: Instruction, machine: Machine) -> bool:
     x, w, r = at.inputs[:3]
-    if not all(behind(v) is v and v.shape.static for v in (w, r)):
+    if not (w.shape.static and r.shape.static):
         return False
     each = len(op.defaults)
     if (
@@ -81,8 +86,9 @@ class _Writer:
         self.vector = F32.times(self.lanes)
         self.functions = [ACTIVATIONS[name] for name in op.activations or op.defaults]
         self.roles = dict(zip(op._roles(), range(len(at.inputs)), strict=False))
-        self.time, self.batch, features = at.inputs[0].shape.dims
-        self.hidden, self.features = op.hidden_size, int(features)
+        self.time, self.batch, _ = at.inputs[0].shape.dims
+        self.hidden, self.features = op.hidden_size, int(at.inputs[1].shape.dims[2])
+        self.packed = {v for v in at.inputs[1:3] if behind(v) is v}
         vectors = 8 if machine.registers >= 32 else 4
         height = (machine.registers - vectors) // vectors
         self.tile = Tile(height, vectors, self.lanes, BLOCK, max(self.hidden, self.features), F32)
@@ -99,12 +105,13 @@ class _Writer:
         directions = len(BACKWARD[self.op.direction])
         rows, gates = self.time * self.batch, self.op.gates * self.hidden
         letters = f"aBc{self.tile.columns}b"
+        weights = enumerate(self.at.inputs[1:3], 1)
         return frame.finished(
             self.at.name,
             directions,
             scratch=self.scratch_floats * F32.nbytes,
             flops=2 * rows * gates * (self.features + self.hidden) * directions,
-            formats=((self.roles["w"], letters), (self.roles["r"], letters)),
+            formats=tuple((number, letters) for number, v in weights if v in self.packed),
         )
 
     def _divide_scratch(self) -> None:
@@ -121,6 +128,9 @@ class _Writer:
         x = self.at.inputs[0].shape
         self.copied = x.dtype is not FLOAT or x.true_strides[0] != self.batch * x.true_strides[1]
         self.x = self._room(rows * self.features if self.copied else 0)
+        w, r = self.at.inputs[1:3]
+        self.panel = self._room(0 if w in self.packed else self._deep(w) * self.tile.columns)
+        self.kept = self._room(0 if r in self.packed else self._deep(r) * self.width)
 
     def _room(self, floats: Extent) -> Value:
         place = self.f.element(self.frame.scratch, self.frame.extent(self.scratch_floats), F32)
@@ -178,28 +188,70 @@ class _Writer:
         return made
 
     def _multiply(
-        self, left: Matrix, rows: Extent, role: str, direction: Value, to: Value, panel: int = 0
+        self, left: Matrix, rows: Extent, role: str, direction: Value, to: Value, first: int = 0
     ) -> None:
         """The rows multiplied with the panels of a weight from one on, in rows of ``width``."""
+        f, tile, weight = self.f, self.tile, self.at.inputs[self.roles[role]]
+        count, deep = self.frame.extent(rows), f.as_index(int(weight.shape.dims[2]))
+        with f.loop(first, self.panels) as p:
+            right = self._panel(role, direction, p.index)
+            with f.loop(0, count, BLOCK) as top:
+                many = f.minimum(count - top.index, BLOCK)
+                lines, heights = left.moved(top.index, 0), tile.heights(rows)
+                accumulate(f, tile, self.sums, lines, right, many, deep, heights, fresh=True)
+                with f.loop(0, many) as row:
+                    place = (top.index + row.index) * self.width + p.index * tile.columns
+                    for j in range(0, tile.columns, tile.lanes):
+                        taken = f.load(
+                            f.element(self.sums, row.index * tile.columns + j, F32), tile.vector
+                        )
+                        f.store(taken, f.element(to, place + j, F32))
+
+    # The weights.
+
+    def _panel(self, role: str, direction: Value, panel: Value) -> Matrix:
+        """A panel of a weight for a direction: as it was packed ahead, or made in scratch."""
+        f, columns, number = self.f, self.tile.columns, self.roles[role]
+        weight = self.at.inputs[number]
+        step, one = f.as_index(columns), f.as_index(1)
+        if weight in self.packed:
+            depth, dtype = int(weight.shape.dims[2]), weight.shape.dtype
+            start = (direction * self.panels + panel) * (depth * columns)
+            first = f.element(self.frame.operands[number], start, memory_of(dtype))
+            return Matrix(first, step, one, dtype)
+        if role == "r":
+            start = panel * (self._deep(weight) * columns)
+            return Matrix(f.element(self.kept, start, F32), step, one, FLOAT)
+        made = Matrix(self.panel, step, one, FLOAT)
+        self._pack(role, direction, panel, made)
+        return made
+
+    def _keep_recurrent(self, direction: Value) -> None:
+        """Packs all panels of the recurrent weights, where that has not been done ahead."""
+        if self.at.inputs[self.roles["r"]] not in self.packed:
+            with self.f.loop(0, self.panels) as p:
+                self._pack("r", direction, p.index, self._panel("r", direction, p.index))
+
+    def _pack(self, role: str, direction: Value, panel: Value, made: Matrix) -> None:
+        """Copies some rows of a weight to a panel, as f32."""
         f, tile, number = self.f, self.tile, self.roles[role]
-        depth = int(self.at.inputs[number].shape.dims[2])
-        dtype = self.at.inputs[number].shape.dtype
-        start = direction * self.panels * depth * tile.columns
-        first = f.element(self.frame.operands[number], start, memory_of(dtype))
-        count, columns = self.frame.extent(rows), f.as_index(tile.columns)
-        with f.loop(panel, self.panels) as p, f.loop(0, count, BLOCK) as top:
-            right = Matrix(first, columns, f.as_index(1), dtype).moved(p.index * depth, 0)
-            many = f.minimum(count - top.index, BLOCK)
-            lines, heights = left.moved(top.index, 0), tile.heights(rows)
-            deep = f.as_index(depth)
-            accumulate(f, tile, self.sums, lines, right, many, deep, heights, fresh=True)
-            with f.loop(0, many) as row:
-                place = (top.index + row.index) * self.width + p.index * tile.columns
-                for j in range(0, tile.columns, tile.lanes):
-                    taken = f.load(
-                        f.element(self.sums, row.index * tile.columns + j, F32), tile.vector
-                    )
-                    f.store(taken, f.element(to, place + j, F32))
+        shape = self.at.inputs[number].shape
+        rows, depth = int(shape.dims[1]), f.as_index(int(shape.dims[2]))
+        top = panel * tile.columns
+        given = self._matrix(number, shape, direction).moved(top, 0)
+        gather_columns(
+            f,
+            given,
+            (rows - top, depth),
+            made,
+            tile.columns,
+            tile.lanes,
+            lambda vector: elements.loaded(f, vector, given.dtype),
+        )
+
+    def _deep(self, weight: Instruction) -> int:
+        """The rows of a panel in scratch: whole vectors of them are written."""
+        return -(-int(weight.shape.dims[2]) // self.lanes) * self.lanes
 
     # The steps.
 
@@ -208,6 +260,7 @@ class _Writer:
         f, frame = self.f, self.frame
         time, batch = frame.extent(self.time), frame.extent(self.batch)
         self._multiply(self._rows(), self.time * self.batch, "w", direction, self.given)
+        self._keep_recurrent(direction)
         self._begin(direction)
         first, *finals = self._results(direction)
         of_time = frame.extent(self.at.shape.parts[0].true_strides[0])

@@ -87,6 +87,101 @@ def test_blocks(rows: int, block: int) -> None:
     assert not problem(kernel_for, parsed(product(rows, 260, 40, block), "fuse_int4"))
 
 
+def whole_blocks(
+    rows: int | str,
+    depth: int,
+    columns: int,
+    block: int,
+    *,
+    zero: str = "",
+    weight: str = "u4",
+    scale: str = "f32",
+    batch: str = "",
+    start: int = 0,
+) -> str:
+    """A product with columns stored in whole blocks, of which it reads a part, and zero points in
+    whole bytes: ``packed``, or ``real`` and taken off after the levels have become real numbers.
+    """
+    stored = -(-depth // block) * block + start
+    blocks = stored // block
+    points, apart = -(-blocks // 2) * 2, f"{columns}, {blocks}, {block}"
+    lines = [f"%1 = {literal('w', weight, columns, stored)}", "%2 = unpack_int4(%1)"]
+    lines.append(f"%3 = {literal('s', scale, columns, blocks)}")
+    if zero == "real":
+        lines += [f"%4 = {literal('z', scale, columns, blocks)}"]
+        lines += [f"%5 = reshape(%2) {{dims=({apart})}}", f"%6 = convert(%5) {{to={scale}}}"]
+        lines += [f"%7 = broadcast(%4) {{axis=0, out_lens=({apart})}}", "%8 = sub(%6, %7)"]
+        lines += [f"%9 = broadcast(%3) {{axis=0, out_lens=({apart})}}", "%10 = mul(%8, %9)"]
+        lines.append(f"%13 = reshape(%10) {{dims=({columns}, {stored})}}")
+    elif zero:
+        lines += [f"%4 = {literal('z', weight, columns, points)}", "%5 = unpack_int4(%4)"]
+        lines.append(f"%6 = slice(%5) {{axes=(1,), starts=(0,), ends=({blocks},)}}")
+        lines.append(f"%13 = dequantizelinear(%2, %3, %6) {{axis=1, block={block}}}")
+    else:
+        lines.append(f"%13 = dequantizelinear(%2, %3) {{axis=1, block={block}}}")
+    lines.append(f"%14 = slice(%13) {{axes=(1,), starts=({start},), ends=({start + depth},)}}")
+    lines.append("%15 = transpose(%14) {permutation=(1, 0)}")
+    if batch:
+        lines.append(f"%16 = multibroadcast(%15) {{out_lens=({batch}{depth}, {columns})}}")
+    lines.append(f"%17 = dot(x, %{16 if batch else 15})")
+    text = "\n  ".join(_numbered([*lines, "return %17"]))
+    return f"\nmodule main(x: {scale}[{batch}{rows}, {depth}]) {{\n  {text}\n}}\n"
+
+
+SIZES_OF_BLOCKS = [(16, 9, 16), (100, 130, 32), (5, 3, 16), (32, 1, 32), (64, 2, 128), (1, 1, 16)]
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3])
+@pytest.mark.parametrize("zero", ["", "packed"])
+@pytest.mark.parametrize(("depth", "columns", "block"), SIZES_OF_BLOCKS)
+def test_parts_of_whole_blocks(rows: int, zero: str, depth: int, columns: int, block: int) -> None:
+    text = whole_blocks(rows, depth, columns, block, zero=zero)
+    assert not problem(kernel_for, parsed(text, "fuse_int4"))
+
+
+@pytest.mark.parametrize("weight", ["i4", "u4"])
+@pytest.mark.parametrize("scale", ["f32", "f16"])
+@pytest.mark.parametrize(("depth", "columns", "block"), SIZES_OF_BLOCKS[:-1])
+def test_real_zero_points(weight: str, scale: str, depth: int, columns: int, block: int) -> None:
+    for rows in (1, 3):
+        text = whole_blocks(
+            rows, depth, columns, block, zero="real", weight=weight, scale=scale, batch="2, "
+        )
+        assert not problem(kernel_for, parsed(text, "fuse_int4"))
+
+
+@pytest.mark.parametrize("zero", ["", "real"])
+def test_parts_that_begin_later_are_left(zero: str) -> None:
+    program = parsed(whole_blocks(3, 40, 9, 16, zero=zero, start=16), "fuse_int4")
+    assert kernel_for(produced(program), host()) is None
+
+
+def test_copies_in_another_order_are_left() -> None:
+    text = f"""
+module main(x: f32[3, 64]) {{
+  %0 = {literal("w", "i4", 64, 32)}
+  %1 = {literal("s", "f32", 2, 32)}
+  %2 = unpack_int4(%0)
+  %3 = dequantizelinear(%2, %1) {{axis=0, block=32}}
+  %4 = transpose(%3) {{permutation=(1, 0)}}
+  %5 = reshape(%4) {{dims=(64, 32)}}
+  %6 = dot(x, %5)
+  return %6
+}}
+"""
+    assert kernel_for(produced(parsed(text, "fuse_int4")), host()) is None
+
+
+@pytest.mark.parametrize("zero", ["", "packed", "bytes"])
+@pytest.mark.parametrize(("depth", "block"), [(1, 1), (32, 32)])
+def test_one_column(zero: str, depth: int, block: int) -> None:
+    for weight in ("i4", "u4"):
+        text = product("n", depth, 1, block, weight=weight, zero=zero)
+        program = parsed(text, "fuse_int4")
+        for rows in (1, 4):
+            assert not problem(kernel_for, program, {"n": rows})
+
+
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("zero", ["", "3", "packed", "bytes"])
 @pytest.mark.parametrize("weight", ["i4", "u4"])

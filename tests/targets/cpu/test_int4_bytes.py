@@ -24,7 +24,7 @@ from migx.targets.cpu.kernels.int4 import kernel_for
 from migx.targets.cpu.machine import Machine, host
 from migx.testing.oracles import Trial, Violation, run_on_ref
 from tests.targets.cpu.alone import parsed, problem, produced
-from tests.targets.cpu.test_int4 import literal, product
+from tests.targets.cpu.test_int4 import SIZES_OF_BLOCKS, literal, product, whole_blocks
 
 PASSES = "fuse_int4,quantize_activations"
 
@@ -48,6 +48,17 @@ def test_sizes_that_do_not_divide_tiles(rows: int, depth: int, columns: int) -> 
 @pytest.mark.parametrize("block", [8, 16, 24, 128, 1000])
 def test_blocks(rows: int, block: int) -> None:
     assert not problem(kernel_for, rounding(rows, 260, 40, block))
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("zero", ["", "packed"])
+@pytest.mark.parametrize(("depth", "columns", "block"), SIZES_OF_BLOCKS)
+def test_parts_of_whole_blocks(rows: int, zero: str, depth: int, columns: int, block: int) -> None:
+    program = parsed(whole_blocks(rows, depth, columns, block, zero=zero), PASSES)
+    kernel = kernel_for(produced(program), host())
+    assert kernel is not None
+    assert kernel.name == "int4 product of bytes"
+    assert not problem(kernel_for, program)
 
 
 @pytest.mark.parametrize("zero", ["", "3", "packed", "bytes"])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from migx.program import Program
+from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.kernels.recurrent import kernel_for
-from migx.targets.cpu.machine import host
+from migx.targets.cpu.machine import Machine, host
 from tests.targets.cpu.alone import parsed, problem, produced
 
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
@@ -104,3 +106,57 @@ def test_inputs_that_do_not_lie_step_after_step() -> None:
     text = layer("lstm", 3).replace("x: f32[time, 3, 5]", "u: f32[3, time, 5]")
     text = text.replace("  %1 =", "  %0 = transpose(u) {permutation=(1, 0, 2)}\n  %1 =", 1)
     assert not problem(kernel_for, parsed(text.replace("lstm(x", "lstm(%0")), {"time": 4})
+
+
+@pytest.mark.parametrize("op", GATES)
+@pytest.mark.parametrize("hidden", [20, 130])
+@pytest.mark.parametrize(
+    ("lies", "dtype"), [("rows", "f32"), ("columns", "f32"), ("rows", "f16"), ("columns", "bf16")]
+)
+def test_weights_known_at_run_time(op: str, hidden: int, lies: str, dtype: str) -> None:
+    wide, direction = GATES[op] * hidden, "bidirectional"
+    lines = layer(op, "batch", 7, hidden, direction=direction, dtype=dtype).splitlines()
+    for number, depth in ((1, 7), (2, hidden)):
+        at = next(i for i, line in enumerate(lines) if line.startswith(f"  %{number} ="))
+        dims = (2, wide, depth) if lies == "rows" else (2, depth, wide)
+        given = f"w{number}: {dtype}[{', '.join(map(str, dims))}]"
+        lines[1] = lines[1].replace("main(", f"main({given}, ")
+        order = "(0, 2, 1)" if lies == "columns" else "(0, 1, 2)"
+        lines[at] = f"  %{number} = transpose(w{number}) {{permutation={order}}}"
+    program = parsed("\n".join(lines))
+    assert not kernel_for_known(program).formats
+    for time, batch in ((3, 2), (1, 1), (0, 2)):
+        assert not problem(kernel_for, program, {"time": time, "batch": batch}), (time, batch)
+
+
+ONE_KNOWN = (
+    layer("gru", 60, 7, 33).replace("main(", "main(v: f32[1, 99, 7], ", 1).replace("%1,", "v,")
+)
+"""A layer whose recurrent weights alone are constants."""
+
+
+def test_one_weight_known_at_run_time() -> None:
+    program = parsed(ONE_KNOWN)
+    assert [number for number, _ in kernel_for_known(program).formats] == [2]
+    assert not problem(kernel_for, program, {"time": 2})
+
+
+MACHINES = {
+    "avx2": Machine("haswell", frozenset({"avx2", "fma", "f16c"}), 32, 16, False),
+    "sse2": Machine("x86-64", frozenset({"sse2"}), 16, 16, False),
+    "neon": Machine("cortex-a72", frozenset({"neon"}), 16, 32, False),
+}
+
+
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
+def test_other_machines(machine: Machine) -> None:
+    """Panels for other registers are right too, though compiled for this machine here."""
+    program = parsed(ONE_KNOWN)
+    assert not problem(lambda at, _: kernel_for(at, machine), program, {"time": 2})
+
+
+def kernel_for_known(program: Program) -> Kernel:
+    """The kernel of a program's output, which has one."""
+    kernel = kernel_for(produced(program), host())
+    assert kernel is not None
+    return kernel

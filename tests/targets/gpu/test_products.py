@@ -85,3 +85,17 @@ def test_four_bits_packed_along_an_axis(axis: int) -> None:
           return %3
         }}"""
     )
+
+
+@pytest.mark.parametrize("dims", ["", "1", "1, 1"])
+def test_four_bits_with_one_packed_zero_point(dims: str) -> None:
+    holds(
+        f"""module main(x: f32[3, 64], w: u4[64, 32], s: f32[64, 32], z: u4[{dims}]) {{
+          %0 = unpack_int4(z)
+          %1 = multibroadcast(%0) {{out_lens=(64, 32)}}
+          %2 = unpack_int4(w)
+          %3 = dequantizelinear(%2, s, %1) {{axis=0, block=1}}
+          %4 = dot(x, %3)
+          return %4
+        }}"""
+    )

@@ -27,7 +27,7 @@ EVERY = list(ARCHITECTURES.values())
 @pytest.mark.parametrize("gpu", EVERY, ids=lambda a: str(a.name))
 @pytest.mark.parametrize("rank", range(CANDIDATES))
 def test_a_tile_fits_the_gpu_it_is_for(gpu: Architecture, rank: int) -> None:
-    with around(gpu.name, rank):
+    with around(gpu.name, rank=rank):
         for rows, columns, depth, bits in (
             (4096, 4096, 4096, 16),
             (1, 1, 1, 32),
@@ -36,7 +36,7 @@ def test_a_tile_fits_the_gpu_it_is_for(gpu: Architecture, rank: int) -> None:
             tile = tiles.product(rows, columns, depth, 1, bits)
             ahead = tile.stages if gpu.backend == "cuda" else 1
             held = (tile.rows + tile.columns) * tile.depth * bits // 8 * ahead
-            assert held <= gpu.shared
+            assert max(held, 4 * tile.rows * tile.columns) <= gpu.shared
             threads = tile.warps * gpu.warp
             assert threads <= 1024
             assert tile.rows * tile.columns <= 128 * threads
@@ -167,4 +167,13 @@ def test_without_a_device_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -
 def test_the_pass_says_what_its_tiles_are_for() -> None:
     target = Gpu(("sm_80", "gfx942"), device=DEVICE, tune=True)
     said = str(target.get_passes(target.get_context(), migx.target.CompileOptions()))
-    assert said.endswith("gpu::lower{arch=sm_80,tune=true}")
+    assert said.endswith("gpu::lower{arch=(sm_80,gfx942),tune=true}")
+
+
+def test_one_text_fits_all_it_is_compiled_for() -> None:
+    with around("sm_90"):
+        alone = tiles.product(128, 65_536, 1152, 1, 32)
+    with around("sm_90", "gfx942"):
+        both = tiles.product(128, 65_536, 1152, 1, 32)
+    least = ARCHITECTURES["gfx942"].shared
+    assert 4 * both.rows * both.columns <= least < 4 * alone.rows * alone.columns
