@@ -282,19 +282,31 @@ def _costs(
     row = -(-across // strip.lanes) / across
     spread = copy * work.channels * row * int(tile.spread) / (across * down)
     fetched = FETCH * steps * strip.unit / strip.lanes
-    begun = each = 0.0
+    kinds = []
     for size, often in tile.sizes.items():
         turns, vectors = _turns_of(strip, size, work.guessed)
         ends = (TURNING if strip.turned else FINISH) * vectors * (2 * chunks - 1)
-        begun += often * (TILE + spread * size)
-        each += often * (turns * steps + ends + fetched)
+        kinds.append((TILE + spread * size, turns * steps + ends + fetched, often))
     repeats = int(depth.made) * (work.repeats if isinstance(work.repeats, int) else 1)
     for share in shares:
         times = repeats * -(-work.outputs // (strip.unit * share))
-        tiles = max(1, sum(tile.sizes.values()) * times)
-        idle = -(-tiles // machine.cores) * machine.cores / tiles
-        all_of_it = (begun + share * each) * times
-        yield all_of_it * (idle if all_of_it > ALONE else 1)
+        tiles = [(begun + share * each, often * times) for begun, each, often in kinds]
+        all_of_it = sum(cost * count for cost, count in tiles)
+        shared = all_of_it > ALONE and bool(tiles)
+        yield machine.cores * _until_all_are_done(tiles, machine.cores) if shared else all_of_it
+
+
+def _until_all_are_done(tiles: list[tuple[float, int]], threads: int) -> float:
+    """The turns of tiles of several costs, so many of each, when threads take one after another,
+    the dearest first.
+    """
+    (longest, count), *others = sorted(tiles, reverse=True)
+    rounds = -(-count // threads)
+    if not others:
+        return rounds * longest
+    next_to, left = others[0][0], sum(n for _, n in others)
+    between = (rounds * threads - count) * int(longest // next_to)  # what fits beside the dearest
+    return rounds * longest + -(-max(0, left - between) // threads) * next_to
 
 
 def _turns_of(strip: _Strip, pixels: int, guessed: bool) -> tuple[float, float]:
