@@ -68,8 +68,16 @@ def _made(at: Instruction, machine: Machine) -> Kernel | None:
         family = import_module(f"{__name__}.{name}")
         found: Kernel | None = family.kernel_for(at, machine)
         if found is not None:
-            return found
+            return None if _reads_packed_otherwise(at, found) else found
     return None
+
+
+def _reads_packed_otherwise(at: Instruction, kernel: Kernel) -> bool:
+    """Whether what a kernel takes packed is read by more than one instruction inside: the others
+    would find it packed, too.
+    """
+    parameters = [list(module.parameters.values()) for module in at.modules]
+    return any(inside[i].use_count > 1 for i, _ in kernel.formats for inside in parameters)
 
 
 def formats_of(at: Instruction, machine: Machine) -> dict[int, str]:

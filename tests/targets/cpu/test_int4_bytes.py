@@ -230,3 +230,19 @@ def test_what_cannot_be_is_refused(target: str, options: dict[str, str], message
     program = migx.parse(product(1, 64, 16), draw_missing=1)
     with pytest.raises(TargetError, match=message):
         program.compile(get_target(target), **options)
+
+
+def test_scales_that_are_read_otherwise_too_are_not_packed() -> None:
+    text = """
+    module main(x: f32[2, 6]) {
+      %0 = @literal() {value=bytes("w", 0, 3), label="w"} : u4[6, 1]
+      %1 = unpack_int4(%0)
+      %2 = @literal() {value=[1.5, 0.25]} : f32[2, 1]
+      %3 = dequantizelinear(%1, %2) {axis=0, block=3}
+      %4 = dot(x, %3)
+      %5 = pow(%4, %2)
+      return %5
+    }
+    """
+    x = migx.Argument.of(np.arange(1, 13, dtype=np.float32).reshape(2, 6))
+    Trial(migx.parse(text, draw_missing=1), {"x": x}).target("cpu")
