@@ -38,8 +38,11 @@ def conv_dot_horiz_fusion(
     siblings = [u for u in x.users if u.module is at.module and is_sibling(u, root, along)]
     if root not in siblings or len(siblings) < 2 or not is_movable(w):
         return None
-    at.together(siblings)
     wholes = [repeated(s.inputs[1]) for s in siblings]
+    pairs = zip(wholes, siblings, strict=True)
+    if any(r.source.shape.dims[along - r.first] != s.inputs[1].shape.dims[along] for r, s in pairs):
+        return Declined("weights are repeated along the axis they would be joined along")
+    at.together(siblings)
     sources = [at.bring(r.source) for r in wholes]
     joined = at(Concat(along - wholes[0].first), *sources)
     extents = [s.shape.dims[out] for s in siblings]
