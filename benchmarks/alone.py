@@ -152,7 +152,7 @@ def ours(
     run = run_steps()
     words = address(steps), 0, 1, pool().address, threads, address(scratch), room
 
-    def call(kept: Any = (code, args, operands, steps, scratch)) -> None:
+    def call(kept: Any = (code, args, operands, result, steps, scratch)) -> None:
         run(*words)
 
     return call, result

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,18 +22,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-import migx
-from benchmarks.alone import AT_LEAST, PAUSE, Call, moved, peer
+from benchmarks.alone import AT_LEAST, PAUSE, ours, peer
 from benchmarks.measure import Result, seconds
-from migx.fusion import source
-from migx.ops.builtin import Param
-from migx.ops.formats import pack
-from migx.targets.cpu import jit
-from migx.targets.cpu.kernels.int4 import kernel_for
-from migx.targets.cpu.machine import host
-from migx.targets.cpu.memory import address, aligned
-from migx.targets.cpu.pool import pool
-from migx.targets.cpu.runtime import STEP_WORDS, run_steps
 
 Array = NDArray[Any]
 BAR = "one row in blocks of 32 at least 1.3 times as fast as the peer, exact or not"
@@ -101,48 +89,14 @@ def model(case: Case, level: int) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=opsets, ir_version=9)
 
 
-def ours(case: Case, activations: str, x: Array, threads: int) -> tuple[Call, Array]:
-    """A call of the kernel on some threads, and where it puts the result."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "product.onnx")
-        path.write_bytes(model(case, 0).SerializeToString())
-        program = migx.parse_onnx(path)
-        rounding = ",quantize_activations" if activations == "int8" else ""
-        migx.run_passes(program, f"optimize_module,fuse_int4{rounding}")
-        at = program.main.outputs[0]
-        kernel = kernel_for(at, host())
-        assert kernel is not None, case.name
-        formats, operands = dict(kernel.formats), []
-        for index, value in enumerate(at.inputs):
-            root = source(value)
-            if isinstance(root.op, Param):
-                operands.append(moved(x))
-                continue
-            held = root.op.value  # type: ignore[attr-defined]
-            operands.append(moved(pack(held, formats[index]).array))
-    result = moved(np.empty([case.m, case.n], np.float32))
-    args = np.array([address(a) for a in (*operands, result)], np.int64)
-    code = jit.load([kernel.text])[kernel.text]
-    steps = np.zeros(STEP_WORDS, np.int64)
-    steps[:3] = code.address, address(args), int(kernel.tiles)
-    room = -(-int(kernel.scratch) // 64) * 64
-    scratch = aligned(room * threads)
-    pool().provide(threads)
-    run = run_steps()
-    words = address(steps), 0, 1, pool().address, threads, address(scratch), room
-
-    def call(kept: Any = (code, args, operands, result, steps, scratch)) -> None:
-        run(*words)
-
-    return call, result
-
-
 def samples(
     case: Case, activations: str, threads: int, rounds: int
 ) -> tuple[list[float], list[float]]:
     """Seconds of ours and of the peer, in turn; their results must agree."""
     x = np.random.default_rng(1).standard_normal([case.m, case.k]).astype(np.float32)
-    mine, result = ours(case, activations, x, threads)
+    rounding = ",quantize_activations" if activations == "int8" else ""
+    passes = f"optimize_module,fuse_int4{rounding}"
+    mine, result = ours(model(case, 0), {"x": x}, threads, passes)
     theirs, expected = peer(model(case, LEVELS[activations]), {"x": x}, threads)
     mine()
     theirs()

@@ -73,6 +73,17 @@ class FusedKernel:
         """Every access, inputs first."""
         return [n.of for n in self.nodes if isinstance(n.of, Access)] + [a for _, a in self.outputs]
 
+    def with_axis(self, *, folded: bool) -> FusedKernel:
+        """The same over one more axis, of one place, inside the others."""
+        nodes = tuple(
+            replace(n, of=replace(n.of, strides=(*n.of.strides, 0)))
+            if isinstance(n.of, Access)
+            else n
+            for n in self.nodes
+        )
+        outputs = tuple((n, replace(a, strides=(*a.strides, 0))) for n, a in self.outputs)
+        return FusedKernel((*self.dims, 1), (*self.folded, folded), nodes, outputs)
+
     @property
     def flops(self) -> Extent:
         """Operations on elements in all."""

@@ -11,7 +11,7 @@ from migx.ops.layout import Broadcast, Multibroadcast, Reshape, Squeeze, Unsquee
 from migx.ops.linear import Convolution, Dot
 from migx.ops.pointwise import Convert, Sub
 from migx.passes.simplify_qdq.cleaning import MIDDLE, centred
-from migx.passes.simplify_qdq.products import MOVED
+from migx.passes.simplify_qdq.products import MOVED, seen_through
 from migx.passes.simplify_qdq.zero_points import (
     Factor,
     beyond,
@@ -31,10 +31,7 @@ SPREAD = (Multibroadcast, Broadcast, Reshape, Squeeze, Unsqueeze, Convert)
 
 def widened(value: Instruction) -> Factor | None:
     """The side of a product that a value is; None where it is no view of widened bytes."""
-    views: list[Instruction] = []
-    while type(value.op) in MOVED and len(value.inputs) == 1:
-        views.insert(0, value)
-        (value,) = value.inputs
+    views, value = seen_through(value)
     zero: Instruction | None = None
     if type(value.op) is Sub:
         value, zero = value.inputs
@@ -48,7 +45,7 @@ def widened(value: Instruction) -> Factor | None:
         zero = zero.inputs[0]
     if zero is not None and (zero.shape.dtype is not dtype or zero.shape.elements != 1):
         return None
-    return Factor(source, tuple(views), source, zero, None)
+    return Factor(source, views, source, zero, None)
 
 
 def point(w: Factor) -> int | None:

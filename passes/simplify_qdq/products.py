@@ -27,12 +27,18 @@ from migx.shape import F32, I8, U8, DType
 MOVED = (Transpose, Multibroadcast, Broadcast)
 
 
-def factor(value: Instruction) -> Factor | None:
-    """The side of a product that a value is; None where it is no view of dequantised bytes."""
+def seen_through(value: Instruction) -> tuple[tuple[Instruction, ...], Instruction]:
+    """The views of a side of a product, the innermost first, and what they are of."""
     views: list[Instruction] = []
     while type(value.op) in MOVED and len(value.inputs) == 1:
         views.insert(0, value)
         (value,) = value.inputs
+    return tuple(views), value
+
+
+def factor(value: Instruction) -> Factor | None:
+    """The side of a product that a value is; None where it is no view of dequantised bytes."""
+    views, value = seen_through(value)
     op = value.op
     if not isinstance(op, DequantizeLinear) or value.inputs[0].shape.dtype not in (I8, U8):
         return None
@@ -41,7 +47,7 @@ def factor(value: Instruction) -> Factor | None:
     if not single and (op.block or scale.shape.dims != (source.shape.dims[op.axis],)):
         return None
     return Factor(
-        source, tuple(views), scale, zero[0] if zero else None, None if single else op.axis
+        source, views, scale, zero[0] if zero else None, None if single else op.axis
     )
 
 

@@ -81,27 +81,14 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Cut:
-    """Tiles of ``height`` rows of windows by ``width``, whole rows where there are several, by
-    ``strips`` of output channels. A strip is ``rows`` channels, a panel ``vectors`` of ``lanes``
-    pixels; or, when ``turned``, each of the ``strips`` is a panel of channels, and ``rows`` are
-    pixels. Channels are spread ``chunk`` at a time.
-
-    ``positions`` are the pixels of the greatest tile; ``fills`` says whether a tile has whole
-    panels, and ``rests`` how many vectors what is left may take. ``even`` widths are always whole.
+class Strip:
+    """The sums that registers hold: ``rows`` are output channels, a panel ``vectors`` of ``lanes``
+    pixels; or, when ``turned``, a panel is of output channels, and ``rows`` are pixels.
     """
 
     rows: int
     vectors: int
     lanes: int
-    height: Extent
-    width: Extent
-    strips: int
-    chunk: Extent
-    positions: int
-    fills: bool
-    rests: tuple[int, ...]
-    even: bool
     turned: bool
 
     @property
@@ -111,27 +98,28 @@ class Cut:
 
     @property
     def unit(self) -> int:
-        """Output channels of each of the ``strips``."""
+        """Output channels of the strip."""
         return self.panel if self.turned else self.rows
 
 
-@dataclass(frozen=True, order=True)
-class _Strip:
-    """The sums that registers hold: so many rows of so many vectors."""
+@dataclass(frozen=True)
+class Cut(Strip):
+    """Tiles of ``height`` rows of windows by ``width``, whole rows where there are several, by
+    so many ``strips`` of output channels, each of this form. Channels are spread ``chunk`` at a
+    time.
 
-    rows: int
-    vectors: int
-    lanes: int
-    turned: bool
+    ``positions`` are the pixels of the greatest tile; ``fills`` says whether a tile has whole
+    panels, and ``rests`` how many vectors what is left may take. ``even`` widths are always whole.
+    """
 
-    @property
-    def panel(self) -> int:
-        return self.vectors * self.lanes
-
-    @property
-    def unit(self) -> int:
-        """Its output channels."""
-        return self.panel if self.turned else self.rows
+    height: Extent
+    width: Extent
+    strips: int
+    chunk: Extent
+    positions: int
+    fills: bool
+    rests: tuple[int, ...]
+    even: bool
 
 
 @dataclass(frozen=True)
@@ -178,7 +166,7 @@ def chosen(machine: Machine, work: Work) -> Cut:
 
 def _candidates(
     machine: Machine, work: Work
-) -> Iterator[tuple[tuple[float, ...], _Strip, int, int]]:
+) -> Iterator[tuple[tuple[float, ...], Strip, int, int]]:
     """For each way to cut its cost in each case, the strip, the pixels of a tile and the strips in
     it.
     """
@@ -209,7 +197,7 @@ def _panels(work: Work, panel: int, turned: bool) -> Iterable[int]:
     return (max(1, ROOM // panel),) if turned else PANELS[-1:]
 
 
-def _strips(machine: Machine, work: Work, turned: bool) -> Iterator[list[_Strip]]:
+def _strips(machine: Machine, work: Work, turned: bool) -> Iterator[list[Strip]]:
     """The strips that registers have room for, those of equal panels together."""
     lanes = machine.lanes(work.sum)
     for vectors in range(1, MOST_VECTORS + 1):
@@ -219,16 +207,17 @@ def _strips(machine: Machine, work: Work, turned: bool) -> Iterator[list[_Strip]
         if turned and work.known:
             pixels = prod(int(axis.made) for axis in work.axes)
             least = max(1, min(least, pixels))
-        yield [_Strip(rows, vectors, lanes, turned) for rows in range(least, most + 1)]
+        yield [Strip(rows, vectors, lanes, turned) for rows in range(least, most + 1)]
 
 
-def _cut(work: Work, strip: _Strip, tile: _Tile, pixels: int, strips: int) -> Cut:
+def _cut(work: Work, strip: Strip, tile: _Tile, pixels: int, strips: int) -> Cut:
     across, made = tile.across, work.axes[2].made
     rests = {-(-(size % strip.panel) // strip.lanes) for size in tile.sizes} - {0}
     return Cut(
         strip.rows,
         strip.vectors,
         strip.lanes,
+        strip.turned,
         tile.down,
         across,
         strips,
@@ -237,7 +226,6 @@ def _cut(work: Work, strip: _Strip, tile: _Tile, pixels: int, strips: int) -> Cu
         not tile.sizes or any(size >= strip.panel for size in tile.sizes),
         tuple(sorted(rests)) if tile.sizes else tuple(range(1, strip.vectors + 1)),
         isinstance(across, int) and isinstance(made, int) and made % across == 0,
-        strip.turned,
     )
 
 
@@ -269,7 +257,7 @@ def _spread(work: Work, down: Extent, across: Extent) -> Extent:
 
 
 def _costs(
-    machine: Machine, work: Work, strip: _Strip, tile: _Tile, shares: Iterable[int]
+    machine: Machine, work: Work, strip: Strip, tile: _Tile, shares: Iterable[int]
 ) -> Iterator[float]:
     """The turns that all of the work takes on as many threads as there are cores, for each number
     of strips that a tile may have.
@@ -309,7 +297,7 @@ def _until_all_are_done(tiles: list[tuple[float, int]], threads: int) -> float:
     return rounds * longest + -(-max(0, left - between) // threads) * next_to
 
 
-def _turns_of(strip: _Strip, pixels: int, guessed: bool) -> tuple[float, float]:
+def _turns_of(strip: Strip, pixels: int, guessed: bool) -> tuple[float, float]:
     """The turns of one step of the sums of a strip and all pixels, and their number of vectors."""
     if strip.turned:
         # Of a number that is guessed it says nothing that it can be divided; half is left over.

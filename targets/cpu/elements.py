@@ -112,9 +112,8 @@ def _truncated(f: Function, x: Value, to: DType) -> Value:
     target = computing(to)
     assert target is not None
     if to.name == "u64":
-        wide_x = f.cast(x, F32) if x.type.bits == 16 else x
-        below, above = (f.cast(wide_x, emit.I64, signed=signed) for signed in (True, False))
-        return f.select(wide_x < 0, below, above)
+        below, above = (f.cast(x, emit.I64, signed=signed) for signed in (True, False))
+        return f.select(x < 0, below, above)
     if to.bits == 32 and to.kind == "int":
         return f.cast(x, I32)
     return f.cast(f.cast(x, wide), target)

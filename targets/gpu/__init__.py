@@ -70,9 +70,10 @@ class Gpu(Target):
         return Gpu(names, device=self.given, offload_copy=self.offload_copy, tune=self.tune)
 
     def get_passes(self, context: Context, options: CompileOptions) -> Pipeline:
-        own = self.device.arch if not self.archs and self.device is not None else ""
         said = [f"offload_copy={str(self.offload_copy).lower()}"]
-        archs = self.archs or tuple(filter(None, [own]))
+        archs = self.archs
+        if not archs and self.device is not None and self.device.arch:
+            archs = (self.device.arch,)
         said += [f"arch=({','.join(archs)})"] if archs else []
         said += ["tune=true"] if self.tune else []
         lowering = f"gpu::lower{{{', '.join(said)}}}"

@@ -44,7 +44,7 @@ class CupyDevice:
                 f"GPUs are reached by CuPy, which cannot be imported here: {error}. "
                 "pip install cupy-cuda12x (or cupy-cuda13x, cupy-rocm-7-0)"
             ) from error
-        self._cupy, self._cuda = cupy, cupy.cuda
+        self._cuda = cupy.cuda
         self._hip = bool(cupy.cuda.runtime.is_hip)
         with self._failing("there is no GPU that CuPy can use"):
             self._device = cupy.cuda.Device(number)

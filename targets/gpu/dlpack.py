@@ -32,7 +32,7 @@ CPU, CUDA, MANAGED, ROCM = 1, 2, 13, 10
 """What DLPack calls kinds of memory: the host's, and that of GPUs."""
 CODES = {"int": 0, "uint": 1, "float": 2, "bool": 6}
 BFLOAT = 4
-NAME, USED = b"dltensor", b"used_dltensor"
+NAME = b"dltensor"
 
 
 class Lent(NamedTuple):

@@ -133,11 +133,12 @@ class GpuExecutable:
         self.binaries = saved | binaries([r for r in every if r.key not in saved])
         if self.device is None:
             return
-        for request in self._requests(own).values():
+        mine = wanted.get(own) or self._requests(own)
+        for request in mine.values():
             if request.key not in self.functions:
                 made = self.device.function(request, self.binaries.get(request.key))
                 self.functions[request.key] = made
-        self.keys = {at: request.key for at, request in self._requests(own).items()}
+        self.keys = {at: request.key for at, request in mine.items()}
         for module in self.pieces:
             for at in module:
                 if isinstance(at.op, DeviceLiteral):

@@ -83,7 +83,7 @@ class Emitter:
 
     def __init__(self, frame: Frame, fused: FusedKernel) -> None:
         if not fused.dims:
-            fused = _with_axis(fused)
+            fused = fused.with_axis(folded=False)
         self.fused, self.nodes = fused, fused.nodes
         self.frame = frame
         self.f: Function = self.frame.function
@@ -483,13 +483,3 @@ class Emitter:
                 a.strides == result.strides and a.dtype.bits == result.dtype.bits for a in accesses
             )
         )
-
-
-def _with_axis(fused: FusedKernel) -> FusedKernel:
-    """A computation on single elements as one on an axis of one place."""
-    nodes = tuple(
-        replace(n, of=replace(n.of, strides=(0,))) if isinstance(n.of, Access) else n
-        for n in fused.nodes
-    )
-    outputs = tuple((n, replace(a, strides=(0,))) for n, a in fused.outputs)
-    return FusedKernel((1,), (False,), nodes, outputs)

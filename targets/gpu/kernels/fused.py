@@ -8,7 +8,6 @@ are read again for each stage, in a loop. Where nothing is folded, a tile is a l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from migx.argument import Argument
 from migx.dim import Extent, product
@@ -40,18 +39,8 @@ def kernel_for(at: Instruction) -> Kernel | None:
     if fused is None or not computable(fused.nodes):
         return None
     if any(n.folds for n in fused.nodes) and not any(fused.folded):
-        fused = _with_folded_axis(fused)
+        fused = fused.with_axis(folded=True)
     return _Rows(at, fused).kernel() if any(fused.folded) else _line(at, fused)
-
-
-def _with_folded_axis(fused: FusedKernel) -> FusedKernel:
-    """A computation whose reductions run over single places, with an axis of one place for them."""
-    nodes = tuple(
-        replace(n, of=replace(n.of, strides=(*n.of.strides, 0))) if isinstance(n.of, Access) else n
-        for n in fused.nodes
-    )
-    outputs = tuple((n, replace(a, strides=(*a.strides, 0))) for n, a in fused.outputs)
-    return FusedKernel((*fused.dims, 1), (*fused.folded, True), nodes, outputs)
 
 
 def computable(nodes: Sequence[Node]) -> bool:

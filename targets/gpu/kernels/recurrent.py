@@ -46,7 +46,6 @@ FORMULAS: dict[str, str] = {
     "Softplus": "tl.maximum({x}, 0.0) + tl.log(1.0 + tl.exp(-tl.abs({x})))",
 }
 """Activations that are no operations of their own, of x and their parameters."""
-Gate = Callable[[Expr], Expr]
 
 
 def kernel_for(at: Instruction) -> Kernel | None:
