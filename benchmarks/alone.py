@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 import migx
 from benchmarks.measure import seconds
-from migx.fusion import source
+from migx.fusion.outlining import source
 from migx.ops.builtin import Param
 from migx.ops.formats import pack
 from migx.targets.cpu import jit

@@ -16,11 +16,11 @@ import migx
 from benchmarks.measure import Result
 from benchmarks.models import inputs, make
 from migx.argument import Argument
-from migx.evaluation import evaluated
 from migx.ir import Instruction
 from migx.op import Array
 from migx.ops.builtin import Literal
 from migx.program import Program
+from migx.weights.evaluation import evaluated
 
 BAR = "at most 0.16 of the bytes of what was quantised; errors no larger than onnxruntime's"
 MODELS = ("bert_base", "resnet50")

@@ -19,7 +19,7 @@ import migx
 from benchmarks.measure import Result
 from benchmarks.models import make
 from migx import op as operations
-from migx.fusion import DISSOLVED
+from migx.fusion.outlining import DISSOLVED
 from migx.ir import Instruction, Module
 from migx.program import Program
 

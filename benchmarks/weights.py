@@ -30,11 +30,11 @@ from benchmarks.ref import agree, repeated
 from benchmarks.tables import show_results
 from benchmarks.weights_memory import PASSES, resident
 from migx.argument import Argument
-from migx.hoisting import weights_of
 from migx.onnx import replace_onnx_external_weights
 from migx.onnx.external import values_from
 from migx.op import Array
 from migx.program import Program
+from migx.weights.hoisting import weights_of
 
 MODELS = ("resnet50", "bert_base", "llama_2048x4_kv")
 SWAPPED = "bert_base"

@@ -18,9 +18,9 @@ import numpy as np
 
 import migx
 from migx.argument import Argument
-from migx.epochs import Epoch
 from migx.onnx import replace_onnx_external_weights
 from migx.specialise import bound
+from migx.weights.epochs import Epoch
 
 PASSES = "optimize_module,fuse_attention,hoist_weights,fuse_pointwise_reduce"
 BATCHES = (1, 2, 4, 8)

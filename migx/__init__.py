@@ -12,7 +12,7 @@ defined:
 ``migx.target``     Target: what a backend author implements
 ``migx.onnx``       write, replace_onnx_external_weights; ``migx.onnx.importers`` for operators
 ``migx.testing``    check_pass, check_target
-``migx.whynot``     and ``migx.bisect``, ``migx.reduce``: for rules that do not fire, or are wrong
+``migx.debug``      whynot, bisect, reduce: for rules that do not fire, or are wrong
 ``migx.specialise`` bound: a program with numbers in the place of symbols
 ``migx.errors``     every error raised on purpose, all of them a MigxError
 """

@@ -11,10 +11,7 @@ from numpy.typing import ArrayLike
 
 from migx.argument import Argument
 from migx.binding import check_inputs
-from migx.epochs import LiveWeights, files_of
 from migx.errors import TargetError
-from migx.hoisting import hoist_sources, weights_of
-from migx.layouts import pack_weights
 from migx.manager import PassManager, Pipeline
 from migx.mapping import MappedFile
 from migx.observers import CrashFile
@@ -23,6 +20,9 @@ from migx.program import Program
 from migx.shape import MAP, OPTIONAL, SEQUENCE
 from migx.target import Asynchronous, CompileOptions, Context, Executable, Target, get_target
 from migx.verify import verify
+from migx.weights.epochs import LiveWeights, files_of
+from migx.weights.hoisting import hoist_sources, weights_of
+from migx.weights.layouts import pack_weights
 
 
 @dataclass

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import ClassVar, dataclass_transform
 
 from migx import collector
-from migx.constants import ALLOWANCE, Constants
 from migx.dead_code import remove_dead_code, remove_dead_modules
 from migx.errors import IRError
 from migx.ir import Module
@@ -23,6 +22,7 @@ from migx.program import Program
 from migx.rewrite import Event, EventLog, RuleSet, rewrite
 from migx.verify import captures
 from migx.weights import DEBUG, sealed
+from migx.weights.constants import ALLOWANCE, Constants
 
 __all__ = [
     "Fixpoint",
@@ -43,8 +43,8 @@ class Pass:
 
     Passes are deterministic and idempotent: run again, they report that nothing changed.
     ``constant_allowance`` is the bytes by which new constants may exceed those they are made from:
-    see ``migx.constants``. ``variants`` are options that it is worth being tried with besides the
-    defaults, as text; the fuzzer does.
+    see ``migx.weights.constants``. ``variants`` are options that it is worth being tried with
+    besides the defaults, as text; the fuzzer does.
     """
 
     name: ClassVar[str]
@@ -198,7 +198,7 @@ class PassManager:
         return sum(map(len, self.program.modules.values()))
 
     def _check_constants(self) -> None:
-        """Holds the pass that runs, if one does, to the law of ``migx.constants``."""
+        """Holds the pass that runs, if one does, to the law of ``migx.weights.constants``."""
         if self._running:
             around = self._running[-1]
             self.constants.check(around.name, around.constant_allowance)

@@ -16,7 +16,7 @@ from migx.ops.builtin import AssumeEqual
 
 if TYPE_CHECKING:
     from migx.compiler import Compiled
-    from migx.epochs import Update
+    from migx.weights.epochs import Update
 
 
 class Program:
@@ -160,7 +160,7 @@ class Program:
 
     def update_weights(self, **options: Any) -> Update:
         """A transaction that swaps weights of the compiled program: see
-        ``migx.epochs.LiveWeights.update``.
+        ``migx.weights.epochs.LiveWeights.update``.
         """
         return self.compiled.weights.update(**options)
 

@@ -23,7 +23,6 @@ from numpy.typing import ArrayLike
 
 from migx import op as operations
 from migx.argument import Argument
-from migx.constants import tree
 from migx.dead_code import remove_dead_code, remove_unread
 from migx.errors import RewriteLoop, ShapeError
 from migx.ir import Instruction, Module, merged
@@ -33,6 +32,7 @@ from migx.ops.builtin import GetTupleElem, Literal
 from migx.shape import DType
 from migx.text import draw_instruction
 from migx.weights import value_of
+from migx.weights.constants import tree
 
 KINDS = 4096
 """Kinds of instructions, by their operations and those they read, that a set of rules remembers."""

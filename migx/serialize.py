@@ -24,13 +24,13 @@ from typing import Any, BinaryIO
 
 from migx.argument import Argument, Source
 from migx.compiler import Compiled, assembled, ready
-from migx.epochs import own
 from migx.errors import DataError, ParseError
 from migx.files import inside, written
 from migx.parser import parse
 from migx.program import Program
 from migx.target import get_target
 from migx.text import show
+from migx.weights.epochs import own
 
 MAGIC = b"MIGX MXR"
 FORMAT = 2
@@ -102,8 +102,8 @@ def load(
 
 def _holding(program: Program, live: Mapping[str, Argument], weights: bool) -> Program:
     """The program with the weights it runs with now, or without those that may be replaced."""
-    from migx.hoisting import weights_of
     from migx.onnx.external import defer, put_literals
+    from migx.weights.hoisting import weights_of
 
     held = weights_of(program)
     same = all(n in held and getattr(held[n].op, "value", None) is v for n, v in live.items())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from migx.fusion import DISSOLVED
+from migx.fusion.outlining import DISSOLVED
 from migx.ir import Instruction, Module, merged
 from migx.manager import Pass, PassManager
 from migx.ops.builtin import GetTupleElem

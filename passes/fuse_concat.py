@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from migx.dead_code import remove_dead_code
-from migx.fusion import Bundle, only_reader, outline
+from migx.fusion.outlining import Bundle, only_reader, outline
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.ops.fused import Group

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from migx.dead_code import remove_dead_code
-from migx.fusion import Bundle, only_reader, outline, viewed
+from migx.fusion.outlining import Bundle, only_reader, outline, viewed
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.ops.fused import Group

@@ -8,7 +8,7 @@ from itertools import accumulate
 import numpy as np
 
 from migx.dead_code import remove_dead_code
-from migx.fusion import Bundle, dependences, only_reader, outline
+from migx.fusion.outlining import Bundle, dependences, only_reader, outline
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.ops.builtin import Literal

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from migx.constants import is_unpacked
 from migx.dead_code import remove_dead_code
-from migx.fusion import Bundle, outline, viewed
+from migx.fusion.outlining import Bundle, outline, viewed
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.ops.fused import Group
 from migx.ops.packing import FLAT, Unpack
 from migx.ops.quantization import DequantizeLinear
+from migx.weights.constants import is_unpacked
 
 PRODUCTS = frozenset({"dot", "convolution", "quant_dot", "quant_convolution"})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from migx import op as operations
-from migx.grouping import Edge, fuse
+from migx.fusion.grouping import Edge, fuse
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.op import Operation

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from migx.constants import tree
-from migx.evaluation import evaluated
-from migx.hoisting import hoist, hoist_sources, is_weight
 from migx.ir import Instruction
 from migx.manager import Pass, PassManager
 from migx.ops.builtin import Literal, Slot
 from migx.passes.propagate_constant.plan import Plan
 from migx.program import Program
+from migx.weights.constants import tree
+from migx.weights.evaluation import evaluated
+from migx.weights.hoisting import hoist, hoist_sources, is_weight
 
 
 class HoistWeights(Pass):

@@ -8,7 +8,7 @@ from typing import Any
 from migx import op as operations
 from migx import ops
 from migx.errors import UnknownName
-from migx.fusion import BROADCASTS
+from migx.fusion.outlining import BROADCASTS
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.match import attr, having, on, var

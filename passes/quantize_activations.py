@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from migx.argument import Argument
-from migx.constants import MOVED
 from migx.dim import Dim
-from migx.fusion import source
+from migx.fusion.outlining import source
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.op import Array, Operation
@@ -25,6 +24,7 @@ from migx.program import Program
 from migx.rewrite import Event
 from migx.shape import F32, I8
 from migx.text import draw_instruction
+from migx.weights.constants import MOVED
 
 GROUP = 8
 """What the neighbours that share a scale must be a multiple of: kernels take so many at a time."""

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from migx.constants import is_unpacked, tree
 from migx.dim import Dim, product
 from migx.errors import ShapeError, UnknownName, there_are
 from migx.ir import Instruction, merged
@@ -24,6 +23,7 @@ from migx.rewrite import Event
 from migx.shape import F16, I4, I8, U4, U8, Dims
 from migx.text import draw_instruction
 from migx.weights import SOURCES, is_constant
+from migx.weights.constants import is_unpacked, tree
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from migx.constants import is_unpacked
 from migx.ir import Instruction
 from migx.manager import Pass
 from migx.match import on
@@ -13,6 +12,7 @@ from migx.ops.pointwise import Add, Clip, Convert, Div, Mul, Nearbyint, Sub
 from migx.ops.quantization import DequantizeLinear, Linear, QuantizeLinear, limits
 from migx.rewrite import Cursor, Declined, rule
 from migx.shape import F32, F64, DType
+from migx.weights.constants import is_unpacked
 
 
 @rule(on(QuantizeLinear, name="q"))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from migx.cli import _load
 
 if TYPE_CHECKING:
-    from migx.bisect import Symptom
+    from migx.debug.bisect import Symptom
     from migx.program import Program
 
 
@@ -35,7 +35,7 @@ def judged(program: Program, command: Sequence[str], timeout: float) -> Symptom:
     The program is written to a ``.migx`` file, whose path takes the place of ``{}`` in the command,
     or stands at its end.
     """
-    from migx.bisect import Symptom
+    from migx.debug.bisect import Symptom
 
     with tempfile.TemporaryDirectory(prefix="migx-") as folder:
         path = Path(folder, "case.migx")

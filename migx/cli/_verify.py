@@ -19,12 +19,12 @@ from migx.cli import _inputs, _load, _options
 from migx.cli._peers import Array, Onnxruntime, Recorder, landmarks, rounding, traced
 from migx.compiler import Compiled, compiled
 from migx.compiler import run as run_compiled
-from migx.constants import is_unpacked
 from migx.errors import MigxError
 from migx.ir import Instruction
 from migx.program import Program
 from migx.testing.bounds import Budget, Comparison, compare
 from migx.text import draw_instruction
+from migx.weights.constants import is_unpacked
 
 
 def verified(options: argparse.Namespace) -> dict[str, Any]:

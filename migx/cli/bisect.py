@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from migx.cli import _command, _load, _options, _report, opt
 
 if TYPE_CHECKING:
-    from migx.bisect import Found, Judge
+    from migx.debug.bisect import Found, Judge
     from migx.manager import Pipeline
     from migx.program import Program
     from migx.rewrite import AllBut
@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Finds them."""
-    from migx.bisect import NothingWrong, bisected
+    from migx.debug.bisect import NothingWrong, bisected
 
     program = _load.load(options)
     pipeline = _options.pipeline(options)
@@ -59,8 +59,8 @@ def run(options: argparse.Namespace) -> int:
 def _judge(program: Program, pipeline: Pipeline, options: argparse.Namespace) -> Judge:
     if options.command:
         return lambda lowered: _command.judged(lowered, options.command, options.timeout)
-    from migx.bisect import against_ref
     from migx.cli import _inputs
+    from migx.debug.bisect import against_ref
     from migx.errors import MigxError
 
     inputs, sizes = _inputs.read_or_drawn(program, options)

@@ -33,10 +33,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Makes it small."""
-    from migx.bisect import NothingWrong
+    from migx.debug.bisect import NothingWrong
+    from migx.debug.reduce import reduced
     from migx.observers import size
     from migx.program import Program
-    from migx.reduce import reduced
 
     if not options.command:
         raise _load.UsageError(

@@ -32,8 +32,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Says it."""
+    from migx.debug.whynot import named, rule_named, why_not
     from migx.manager import run_passes
-    from migx.whynot import named, rule_named, why_not
 
     cls, rule = rule_named(options.rule)
     program = _load.load(options)
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _fired(program: Program, cls: type[Pass], rule: Rule) -> list[Event] | None:
     """What the rule does in a run of its whole pass; None where that has to be told options."""
-    from migx.whynot import fired
+    from migx.debug.whynot import fired
 
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     required = [f.name for f in fields if f.default is dataclasses.MISSING]

@@ -16,15 +16,11 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import ArrayLike
 from onnx import TensorProto
 
-from migx import epochs
 from migx import op as operations
 from migx.argument import Argument, Source
 from migx.compiler import assembled
-from migx.constants import tree
 from migx.errors import DataError, WeightError
-from migx.evaluation import evaluated
 from migx.files import inside
-from migx.hoisting import hoist, is_replaceable, is_weight, label_of, weights_of
 from migx.ir import Instruction
 from migx.manager import PassManager
 from migx.onnx import tensors
@@ -32,6 +28,10 @@ from migx.ops.builtin import AssumeEqual, Literal, OnnxExternalWeights
 from migx.program import Program
 from migx.shape import I64, DType, Shape
 from migx.target import get_target
+from migx.weights import epochs
+from migx.weights.constants import tree
+from migx.weights.evaluation import evaluated
+from migx.weights.hoisting import hoist, is_replaceable, is_weight, label_of, weights_of
 
 if TYPE_CHECKING:
     from migx.target import Target

@@ -15,7 +15,6 @@ import onnx
 
 from migx import dim, ops
 from migx.argument import Argument, Source
-from migx.constants import tree
 from migx.dead_code import remove_dead_code, remove_dead_modules
 from migx.dim import Dim, Extent
 from migx.errors import (
@@ -37,6 +36,7 @@ from migx.ops.builtin import Literal, OnnxExternalWeights
 from migx.program import Program
 from migx.shape import Shape
 from migx.weights import assume
+from migx.weights.constants import tree
 
 
 def parse_onnx(

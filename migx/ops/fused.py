@@ -3,7 +3,7 @@
 A target runs such a piece as one kernel, and ``ref`` as what it stands for. The module takes the
 inputs as its parameters, in their order; the result is what it returns, a tuple where that is
 several values, in standard layout whatever the layout inside. Passes make these with
-``migx.fusion``, and leave the modules alone from then on: they are marked ``bypass``.
+``migx.fusion.outlining``, and leave the modules alone from then on: they are marked ``bypass``.
 """
 
 from __future__ import annotations

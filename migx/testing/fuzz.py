@@ -12,12 +12,12 @@ from pathlib import Path
 
 from migx import plugins
 from migx.argument import Argument
-from migx.bisect import NothingWrong
+from migx.debug.bisect import NothingWrong
+from migx.debug.reduce import Case, reduced_case
 from migx.errors import MigxError
 from migx.files import written
 from migx.manager import Pipeline
 from migx.program import Program
-from migx.reduce import Case, reduced_case
 from migx.rewrite import EventLog
 from migx.target import Target, get_target
 from migx.testing.draws import Dice

@@ -9,7 +9,6 @@ from typing import Any
 
 from migx.argument import Argument
 from migx.compiler import finalize
-from migx.epochs import LiveWeights
 from migx.errors import MigxError
 from migx.manager import Pass, PassManager, Pipeline
 from migx.observers import Verify
@@ -19,6 +18,7 @@ from migx.rewrite import EventLog, Rule, RuleSet
 from migx.serialize import load, save
 from migx.target import CompileOptions, Target, get_target
 from migx.testing.bounds import NONE, Approximations, Bound, ElementBounds, compare
+from migx.weights.epochs import LiveWeights
 
 Outputs = list[tuple[Argument, Bound]]
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from migx.argument import Argument
-from migx.evaluation import evaluated
 from migx.ir import Instruction
 from migx.manager import Pass, PassManager
 from migx.passes.propagate_constant.plan import Plan
 from migx.program import Program
 from migx.rewrite import Event
 from migx.text import draw_instruction
+from migx.weights.evaluation import evaluated
 
 
 class PropagateConstant(Pass):
@@ -19,7 +19,7 @@ class PropagateConstant(Pass):
     Left as they are: unpacked storage, however it is scaled and moved; broadcasts, which a literal
     would make larger; what comes of the operations ``skip_ops`` names, of replaceable literals, of
     deferred weights and of sizes not known yet; what fails; and what constants may not take, see
-    ``migx.constants``.
+    ``migx.weights.constants``.
     """
 
     skip_ops: tuple[str, ...] = ()

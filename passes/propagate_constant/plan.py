@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from migx import op as operations
-from migx.constants import ALLOWANCE, Made, is_unpacked, related, tree
-from migx.hoisting import is_weight
 from migx.ir import Instruction
 from migx.manager import PassManager
 from migx.ops.builtin import Literal, OnnxExternalWeights, Slot
+from migx.weights.constants import ALLOWANCE, Made, is_unpacked, related, tree
+from migx.weights.hoisting import is_weight
 
 
 class Plan:
     """The instructions that depend on literals alone, and those of them that stay.
 
     Literals take the place of the *roots*: what is read by an instruction that stays or is not
-    constant. A root that breaks the law of ``migx.constants`` stays, and what it reads is looked at
-    instead; that may then take no more than it frees, lest each run add an allowance of its own,
-    and stays where it comes of packed storage, lest the next run take it for any other constant.
+    constant. A root that breaks the law of ``migx.weights.constants`` stays, and what it reads is
+    looked at instead; that may then take no more than it frees, lest each run add an allowance of
+    its own, and stays where it comes of packed storage, lest the next run take it for any other
+    constant.
 
     With ``weights`` it is slots that take the places of what depends on weights, whose values need
     not be known; what does not depend on any stays.

@@ -8,7 +8,6 @@ MIGraphX moves it regardless, and constant folding then runs whole convolutions.
 
 from __future__ import annotations
 
-from migx.constants import is_unpacked
 from migx.ir import Instruction
 from migx.match import constant, on, var, varying
 from migx.ops._windows import reach
@@ -25,6 +24,7 @@ from migx.passes.simplify_algebra.terms import (
 )
 from migx.rewrite import Cursor, Declined, rule
 from migx.weights import is_constant
+from migx.weights.constants import is_unpacked
 
 x, y, w, a, b = varying("x"), var("y"), constant("w"), constant("a"), constant("b")
 light = constant("w", is_light)

@@ -8,7 +8,6 @@ import ml_dtypes
 import numpy as np
 
 from migx import dim
-from migx.constants import is_unpacked, tree
 from migx.ir import Instruction
 from migx.match import Pattern, skip, value
 from migx.op import Array, Operation
@@ -18,6 +17,7 @@ from migx.ops.pointwise import Add, Binary, Unary
 from migx.rewrite import Cursor
 from migx.shape import Dims
 from migx.weights import is_constant, is_readable
+from migx.weights.constants import is_unpacked, tree
 
 BROADCASTS = (Broadcast, Multibroadcast)
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from migx.constants import is_unpacked
 from migx.ir import Instruction
 from migx.match import attr, constant, on, skip, value, var
 from migx.op import Array
@@ -29,6 +28,7 @@ from migx.passes.simplify_qdq.cleaning import is_sound
 from migx.rewrite import Cursor, Declined, rule
 from migx.shape import F32, I2, I4, I8, U2, U4, U8
 from migx.weights import value_of
+from migx.weights.constants import is_unpacked
 
 PAIRS: dict[type[Unpack], type[Pack]] = {
     UnpackInt4: PackInt4,

@@ -46,9 +46,7 @@ def factor(value: Instruction) -> Factor | None:
     single = scale.shape.elements == 1
     if not single and (op.block or scale.shape.dims != (source.shape.dims[op.axis],)):
         return None
-    return Factor(
-        source, views, scale, zero[0] if zero else None, None if single else op.axis
-    )
+    return Factor(source, views, scale, zero[0] if zero else None, None if single else op.axis)
 
 
 dequantized = skip(*MOVED)(on(DequantizeLinear))

@@ -18,7 +18,7 @@ from functools import lru_cache
 
 from migx import dim
 from migx.dim import Extent
-from migx.index_map import Axis, Factor, IndexMap, exact, extent_of, map_of, split
+from migx.fusion.index_map import Axis, Factor, IndexMap, exact, extent_of, map_of, split
 from migx.op import Operation
 from migx.ops.layout import (
     Broadcast,

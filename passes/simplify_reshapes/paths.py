@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from migx import ops
-from migx.index_map import IndexMap, map_of
+from migx.fusion.index_map import IndexMap, map_of
 from migx.ir import Instruction
 from migx.op import Operation
 from migx.passes.simplify_reshapes.chain import canonical, cost

@@ -15,7 +15,7 @@ from collections.abc import Hashable
 from typing import TypeVar
 
 from migx import op as operations
-from migx.fusion import viewed
+from migx.fusion.outlining import viewed
 from migx.ir import Instruction, Module
 from migx.ops.builtin import Literal, Param, Slot
 from migx.ops.formats import UnpackWeight

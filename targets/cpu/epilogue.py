@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from migx.argument import Argument
 from migx.dim import Extent
-from migx.kernels import PRODUCT, Access, FusedKernel, Node, row_and_column_axes
+from migx.fusion.kernels import PRODUCT, Access, FusedKernel, Node, row_and_column_axes
 from migx.targets.cpu import elements
 from migx.targets.cpu.emit import Function, Value
 from migx.targets.cpu.kernel import Frame
@@ -46,7 +46,7 @@ class _Place:
 
 
 class Epilogue:
-    """Writes the results of a description that ``migx.kernels.epilogue`` has made."""
+    """Writes the results of a description that ``migx.fusion.kernels.epilogue`` has made."""
 
     def __init__(self, frame: Frame, kernel: FusedKernel, tile: Tile, columns: Extent) -> None:
         self.frame, self.f, self.kernel, self.tile = frame, frame.function, kernel, tile

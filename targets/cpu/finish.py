@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from migx.kernels import PRODUCT, Access, FusedKernel, row_and_column_axes
-from migx.stages import weight
+from migx.fusion.kernels import PRODUCT, Access, FusedKernel, row_and_column_axes
+from migx.fusion.stages import weight
 from migx.targets.cpu import elements
 from migx.targets.cpu.emit import I8, Type, Value
 from migx.targets.cpu.epilogue import along, evaluated

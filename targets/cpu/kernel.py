@@ -35,8 +35,8 @@ from numpy.typing import NDArray
 
 from migx import dim
 from migx.dim import Extent
+from migx.fusion.kernels import Access
 from migx.ir import Instruction
-from migx.kernels import Access
 from migx.ops.builtin import Literal, Slot
 from migx.ops.formats import UnpackWeight
 from migx.planning import is_alias

@@ -17,7 +17,7 @@ import migx
 from migx import kept
 from migx import op as operations
 from migx.dim import Symbol
-from migx.fusion import viewed
+from migx.fusion.outlining import viewed
 from migx.ir import Instruction
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.machine import Machine

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from migx.kernels import PRODUCT, Access, FusedKernel, row_and_column_axes
+from migx.fusion.kernels import PRODUCT, Access, FusedKernel, row_and_column_axes
 from migx.targets.gpu.kernels.fused import evaluated
 from migx.targets.gpu.text import COMPUTING, Expr, Part, Writer
 

@@ -16,11 +16,11 @@ from migx import dim, ops
 from migx.argument import Argument
 from migx.dim import Dim, Extent
 from migx.errors import DimError
-from migx.hoisting import hoist_sources
 from migx.ir import Instruction, Module
 from migx.ops.builtin import OnnxExternalWeights
 from migx.program import Program
 from migx.shape import BOOL, F32, I64, STR, DType, Shape
+from migx.weights.hoisting import hoist_sources
 
 WORDS = ["module", "return", "dim", "from", "bypass", "min", "max", "inf", "nan", "true", "f32"]
 WORDS += ["i4", "tuple", "bytes", "sha256", "name", "int", "string", "x..y", "x.", "%0", "1", "a:b"]

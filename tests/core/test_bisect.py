@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migx import ops
-from migx.bisect import Found, NothingWrong, Symptom, against_ref, bisected, outcome, smallest
+from migx.debug.bisect import Found, NothingWrong, Symptom, against_ref, bisected, outcome, smallest
 from migx.manager import Pass, PassManager
 from migx.pipeline import Pipeline
 from migx.program import Program

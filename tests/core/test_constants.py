@@ -8,13 +8,13 @@ import pytest
 import migx
 from migx import ops
 from migx.argument import Argument
-from migx.constants import ALLOWANCE, Made, connected, is_unpacked, related
 from migx.errors import ConstantGrowth
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.ops.builtin import Literal
 from migx.program import Program
 from migx.shape import F32, I4, I8, Shape
+from migx.weights.constants import ALLOWANCE, Made, connected, is_unpacked, related
 
 MIB = 1 << 20
 

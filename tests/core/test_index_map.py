@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 
 from migx.dim import Dim, Extent
-from migx.index_map import Factor, IndexMap
+from migx.fusion.index_map import Factor, IndexMap
 from migx.op import Operation
 from migx.ops.layout import (
     Contiguous,

@@ -8,20 +8,20 @@ import pytest
 import migx
 from migx import ops
 from migx.argument import Argument
-from migx.bisect import NothingWrong, outcome
+from migx.debug.bisect import NothingWrong, outcome
+from migx.debug.reduce import Case, Fails, reduced, reduced_case, resized
 from migx.errors import IRError, ShapeError
 from migx.manager import Pass
 from migx.observers import size
 from migx.pipeline import Pipeline
 from migx.program import Program
-from migx.reduce import Case, reduced, reduced_case, resized
 from migx.verify import findings
 from tests.core.planted import Pair, Wrong, inputs, model
 
 NEG, RELU, TRANSPOSE = ops.Neg(), ops.Relu(), ops.Transpose((1, 0))
 
 
-def holds(*names: str) -> migx.reduce.Fails:
+def holds(*names: str) -> Fails:
     """Whether a program has instructions of these operations, in any module."""
 
     def fails(program: Program) -> bool:

@@ -7,12 +7,12 @@ import pytest
 
 import migx
 from migx import ops
+from migx.debug.whynot import Answer, fired, rule_named, why_not
 from migx.errors import UnknownName
 from migx.ir import Instruction
 from migx.manager import Pass
 from migx.match import attr, constant, on, skip, value, var
 from migx.rewrite import Cursor, Declined, rule
-from migx.whynot import Answer, fired, rule_named, why_not
 
 TEXT = """
 module main(x: f32[2, 3], y: f32[2, 3]) {

@@ -14,7 +14,7 @@ import migx
 from migx import ops
 from migx.dim import Dim
 from migx.errors import IRError, ShapeError, UnknownName
-from migx.fusion import Bundle, outline
+from migx.fusion.outlining import Bundle, outline
 from migx.ir import Instruction, Module
 from migx.manager import PassManager
 from migx.observers import Verify

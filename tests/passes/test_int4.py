@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 import migx
 from migx import ops, plugins
 from migx.argument import Argument
-from migx.constants import SMALL
 from migx.dim import Dim
 from migx.ir import Instruction
 from migx.manager import Observer, Pipeline, Step
@@ -29,6 +28,7 @@ from migx.op import Operation
 from migx.program import Program
 from migx.shape import DType, Shape
 from migx.target import CompileOptions, get_target
+from migx.weights.constants import SMALL
 
 Array = NDArray[Any]
 Integers = NDArray[np.int64]

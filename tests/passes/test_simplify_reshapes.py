@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import migx
 from migx import ops
 from migx.dim import Dim, Extent
-from migx.index_map import IndexMap
+from migx.fusion.index_map import IndexMap
 from migx.op import Operation
 from migx.passes.simplify_reshapes.chain import chain_of, cost
 from migx.program import Program

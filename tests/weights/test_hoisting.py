@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 import migx
-from migx.hoisting import hoist_sources
 from migx.ops.builtin import Slot
 from migx.ops.pointwise import Neg
 from migx.program import Program
 from migx.verify import verify
+from migx.weights.hoisting import hoist_sources
 
 WEIGHT = (
     'onnx_external_weights() {{label="{0}", file="w.bin", offset={1}, length={2}, shape={3}}} : {3}'

@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 
 import migx
-from migx import Shape, evaluation, mapping, ops
+from migx import Shape, mapping, ops
 from migx.argument import Argument
-from migx.epochs import Epoch
 from migx.errors import DataError, EvaluationError, WeightError
 from migx.memory import HUGE, Memory
 from migx.onnx import replace_onnx_external_weights
 from migx.ops.builtin import OnnxExternalWeights
 from migx.program import Program
 from migx.specialise import bound
+from migx.weights import evaluation
+from migx.weights.epochs import Epoch
 from tests.weights.build import Array, drawn, model_of, write_weights
 
 TEXT = """turned (float[batch, 1024] x) => (float[batch, 768] y) <
@@ -78,7 +79,7 @@ def test_programs_with_the_same_files_share_their_slots(read: Program, tmp_path:
 
 
 def test_what_is_shared_goes_with_the_last_program(live: Program) -> None:
-    from migx import recipe
+    from migx.weights import recipe
 
     key = next(key for key, value in recipe._shared.items() if value is epoch(live).slots[TURNED])
     live._compiled = None

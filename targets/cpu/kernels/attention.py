@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from migx import dim
 from migx import shape as dtypes
 from migx.argument import Argument
-from migx.attention import WEIGHTS, Attention, described
 from migx.dim import Extent, product
+from migx.fusion.attention import WEIGHTS, Attention, described
+from migx.fusion.kernels import PRODUCT, Access
 from migx.ir import Instruction
-from migx.kernels import PRODUCT, Access
 from migx.targets.cpu import elements
 from migx.targets.cpu.emit import F32, I8, I64, Function, Value
 from migx.targets.cpu.kernel import Frame, Kernel

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from migx.attention import Attention
-from migx.kernels import PRODUCT, Access
+from migx.fusion.attention import Attention
+from migx.fusion.kernels import PRODUCT, Access
 from migx.shape import DType
 from migx.targets.cpu import elements
 from migx.targets.cpu.emit import F32, I64, Value

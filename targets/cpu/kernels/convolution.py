@@ -30,8 +30,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from migx.dim import Extent, product
+from migx.fusion.kernels import CONVOLUTIONS, FusedKernel, core_of, epilogue
 from migx.ir import Instruction
-from migx.kernels import CONVOLUTIONS, FusedKernel, core_of, epilogue
 from migx.ops._windows import joined
 from migx.ops.layout import Pad
 from migx.ops.linear import Convolution

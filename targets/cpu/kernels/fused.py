@@ -19,8 +19,9 @@ from typing import TypeAlias
 from migx import dim
 from migx.argument import Argument
 from migx.dim import Extent, product
+from migx.fusion.kernels import Access, FusedKernel, described, name_of
+from migx.fusion.stages import Stage, below, is_folded, stages_of, weight
 from migx.ir import Instruction
-from migx.kernels import Access, FusedKernel, described, name_of
 from migx.ops.reduce import (
     ReduceAll,
     ReduceAny,
@@ -30,7 +31,6 @@ from migx.ops.reduce import (
     ReduceProd,
 )
 from migx.shape import BOOL
-from migx.stages import Stage, below, is_folded, stages_of, weight
 from migx.targets.cpu import elements
 from migx.targets.cpu.emit import I8, I64, Function, Type, Value
 from migx.targets.cpu.kernel import Frame, Kernel, type_of

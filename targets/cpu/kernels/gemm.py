@@ -20,8 +20,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from migx.dim import Extent, bounds, maximum, minimum, product
+from migx.fusion.kernels import DOTS, Access, FusedKernel, core_of, epilogue, operand
 from migx.ir import Instruction
-from migx.kernels import DOTS, Access, FusedKernel, core_of, epilogue, operand
 from migx.planning import is_alias
 from migx.shape import F16, DType, Shape
 from migx.targets.cpu import elements

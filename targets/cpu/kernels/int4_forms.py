@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from migx.dim import Extent
-from migx.fusion import source, viewed
+from migx.fusion.kernels import FusedKernel, epilogue
+from migx.fusion.outlining import source, viewed
 from migx.ir import Instruction
-from migx.kernels import FusedKernel, epilogue
 from migx.ops.builtin import Literal
 from migx.ops.layout import Reshape, Slice
 from migx.ops.linear import Dot

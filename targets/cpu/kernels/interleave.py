@@ -8,8 +8,8 @@ vector is read for each place of the last axis, and their lanes go in turns to t
 from __future__ import annotations
 
 from migx.dim import maximum, product
+from migx.fusion.kernels import Access, FusedKernel, described
 from migx.ir import Instruction
-from migx.kernels import Access, FusedKernel, described
 from migx.ops.layout import Contiguous, Reshape
 from migx.targets.cpu.emit import Type, Value
 from migx.targets.cpu.kernel import Frame, Kernel, type_of

@@ -15,8 +15,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from migx.dim import Extent
+from migx.fusion.kernels import DOTS, core_of
 from migx.ir import Instruction
-from migx.kernels import DOTS, core_of
 from migx.ops.linear import QuantDot
 from migx.shape import I32 as WORD
 from migx.shape import DType

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from migx import op as operations
 from migx.argument import Argument
 from migx.dim import Extent, maximum
+from migx.fusion.kernels import Access, FusedKernel, Node, collapsed
 from migx.ir import Instruction
-from migx.kernels import Access, FusedKernel, Node, collapsed
 from migx.ops.builtin import Literal, Param
 from migx.ops.control import Assume
 from migx.ops.fused import Group

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from migx.dim import Extent, maximum, product
+from migx.fusion.kernels import Access, FusedKernel, Node, collapsed
 from migx.ir import Instruction
-from migx.kernels import Access, FusedKernel, Node, collapsed
 from migx.ops import indexing
 from migx.ops.indexing import GatherElements, Scatter, ScatterElements, ScatterND
 from migx.shape import DType, Shape

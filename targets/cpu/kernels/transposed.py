@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from migx.dim import Extent, bounds, maximum, product
+from migx.fusion.kernels import Access, described
 from migx.ir import Instruction
-from migx.kernels import Access, described
 from migx.ops.layout import Contiguous, Reshape
 from migx.shape import Dims
 from migx.targets.cpu.emit import Type, Value

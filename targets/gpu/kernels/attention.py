@@ -9,12 +9,12 @@ down (T. Dao et al., "FlashAttention", 2022).
 from __future__ import annotations
 
 from migx.argument import Argument
-from migx.attention import WEIGHTS, Attention, described
 from migx.dim import product
+from migx.fusion.attention import WEIGHTS, Attention, described
+from migx.fusion.kernels import PRODUCT, Access
+from migx.fusion.stages import below
 from migx.ir import Instruction
-from migx.kernels import PRODUCT, Access
 from migx.shape import BF16, F16, F32
-from migx.stages import below
 from migx.targets.gpu import elements
 from migx.targets.gpu import tiles as choose
 from migx.targets.gpu.kernels.fused import computable, evaluated

@@ -9,8 +9,8 @@ filter of its own, taps are multiplied one by one instead.
 from __future__ import annotations
 
 from migx.dim import product
+from migx.fusion.kernels import CONVOLUTIONS, FusedKernel, core_of, epilogue, name_of
 from migx.ir import Instruction
-from migx.kernels import CONVOLUTIONS, FusedKernel, core_of, epilogue, name_of
 from migx.ops._windows import split
 from migx.ops.linear import Convolution
 from migx.shape import BF16, F16, F32, DType

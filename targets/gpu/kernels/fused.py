@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 from migx.argument import Argument
 from migx.dim import Extent, product
+from migx.fusion.kernels import Access, FusedKernel, Node, described, name_of
+from migx.fusion.stages import Stage, below, is_folded, stages_of
 from migx.ir import Instruction
-from migx.kernels import Access, FusedKernel, Node, described, name_of
 from migx.ops.reduce import ReduceAll, ReduceAny, ReduceMax, ReduceMean, ReduceMin, ReduceProd
 from migx.shape import BOOL, I32, DType
-from migx.stages import Stage, below, is_folded, stages_of
 from migx.targets.gpu import elements
 from migx.targets.gpu import tiles as choose
 from migx.targets.gpu.text import (

@@ -14,8 +14,8 @@ summed along the depth, and the matrix units rest.
 from __future__ import annotations
 
 from migx.dim import Extent, bounds, product
+from migx.fusion.kernels import DOTS, FusedKernel, core_of, epilogue, name_of
 from migx.ir import Instruction
-from migx.kernels import DOTS, FusedKernel, core_of, epilogue, name_of
 from migx.shape import BF16, F16, F32, I8, DType
 from migx.targets.gpu import tiles as choose
 from migx.targets.gpu.finish import finish

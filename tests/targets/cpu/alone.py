@@ -14,7 +14,7 @@ import migx
 from migx import dim
 from migx.argument import Argument
 from migx.compiler import finalize
-from migx.fusion import source
+from migx.fusion.outlining import source
 from migx.ir import Instruction
 from migx.ops.formats import pack
 from migx.program import Program

@@ -24,8 +24,8 @@ from migx.mapping import MappedFile
 from migx.memory import Memory, copy
 from migx.ops.builtin import Literal
 from migx.ops.packing import PackFp4, PackInt2, PackInt4
-from migx.recipe import Arguments, Recipe
 from migx.shape import U8, Shape
+from migx.weights.recipe import Arguments, Recipe
 
 NOTHING: Arguments = MappingProxyType({})
 

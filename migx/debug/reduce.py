@@ -21,10 +21,9 @@ import numpy as np
 
 from migx import op as operations
 from migx.argument import Argument
-from migx.bisect import FAULTS, NothingWrong, smallest
 from migx.compiler import finalize
 from migx.dead_code import remove_dead_code, remove_dead_modules
-from migx.epochs import LiveWeights
+from migx.debug.bisect import FAULTS, NothingWrong, smallest
 from migx.errors import MigxError, ShapeError
 from migx.ir import Instruction, Module
 from migx.op import Operation
@@ -37,6 +36,7 @@ from migx.structure import copy_instruction
 from migx.target import get_target
 from migx.verify import bare_symbols, captures
 from migx.weights import is_constant
+from migx.weights.epochs import LiveWeights
 
 Fails: TypeAlias = Callable[[Program], bool]
 Size: TypeAlias = tuple[int, ...]

@@ -8,16 +8,16 @@ format as it is leaves out.
 from __future__ import annotations
 
 from migx import op as operations
-from migx.constants import tree
 from migx.dead_code import remove_dead_code
-from migx.evaluation import evaluated
-from migx.hoisting import hoist, is_weight
 from migx.ir import Instruction
 from migx.ops.builtin import Literal, Slot
 from migx.ops.formats import PackWeight, UnpackWeight
 from migx.program import Program
 from migx.target import Context
 from migx.weights import is_constant
+from migx.weights.constants import tree
+from migx.weights.evaluation import evaluated
+from migx.weights.hoisting import hoist, is_weight
 
 
 def pack_weights(program: Program, context: Context) -> bool:

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from migx import op as operations
 from migx.argument import Argument
 from migx.dim import Extent
-from migx.fusion import viewed
-from migx.index_map import REPEATS, Axis, Factor, exact, map_of, regrouped, tidy
+from migx.fusion.index_map import REPEATS, Axis, Factor, exact, map_of, regrouped, tidy
+from migx.fusion.kernels import PRODUCT, Access, Node, Unfit
+from migx.fusion.outlining import viewed
 from migx.ir import Instruction
-from migx.kernels import PRODUCT, Access, Node, Unfit
 from migx.ops.builtin import Literal, Param
 from migx.ops.fused import Group
 from migx.ops.linear import Dot

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from migx import op as operations
-from migx.constants import tree
 from migx.ir import Instruction, Module
 from migx.ops.builtin import Literal, OnnxExternalWeights, Slot
 from migx.program import Program
 from migx.weights import weights_module
+from migx.weights.constants import tree
 
 
 def is_weight(at: Instruction) -> bool:

@@ -12,12 +12,12 @@ from typing import Any
 
 from migx import op as operations
 from migx.argument import Argument
-from migx.constants import tree
-from migx.evaluation import evaluated, settled
-from migx.hoisting import is_weight, label_of
 from migx.ir import Instruction, Module
 from migx.memory import THREADS
 from migx.ops.builtin import AssumeEqual
+from migx.weights.constants import tree
+from migx.weights.evaluation import evaluated, settled
+from migx.weights.hoisting import is_weight, label_of
 
 Arguments = Mapping[str, Argument]
 

@@ -11,7 +11,7 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from migx.argument import Argument
-from migx.kernels import Access, FusedKernel, Node
+from migx.fusion.kernels import Access, FusedKernel, Node
 
 KEPT_FROM = 4
 """What costs less operations than this is computed again rather than kept in scratch."""

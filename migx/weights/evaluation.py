@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from migx.argument import Argument
-from migx.constants import connected, tree
 from migx.errors import AssumptionError, DataError, EvaluationError
 from migx.ir import Instruction
 from migx.meaning import FAILURES, failed
@@ -24,6 +23,7 @@ from migx.op import evaluator
 from migx.ops._row_major import row_major
 from migx.ops.builtin import Literal
 from migx.shape import Shape
+from migx.weights.constants import connected, tree
 
 HEAVY = 1 << 23
 """Bytes from which on values are worth a thread, which a busy machine may let wait."""
