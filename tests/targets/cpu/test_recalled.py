@@ -87,7 +87,7 @@ def test_what_decides_a_kernel_tells_them_apart(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.usefixtures("forgetful")
 def test_a_damaged_file_is_made_again(folder: Path) -> None:
     made = kernels.kernel_for(first(), host())
-    (path,) = folder.iterdir()
+    (path,) = (p for p in folder.rglob("*") if p.is_file())
     path.write_bytes(path.read_bytes()[:-1])
     assert not known(first())[0]
     assert kernels._made(first(), host()) == made
