@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NoReturn
 
 import numpy as np
@@ -15,6 +16,8 @@ from migx.ir import Instruction, Module
 from migx.shape import MAP, OPTIONAL, TUPLE, Shape
 
 Sizes = dict[str, int]
+REMEMBERED = 64
+"""How many combinations of types and dims are remembered as right."""
 
 
 def check_inputs(module: Module, given: Mapping[str, Any]) -> dict[str, Argument]:
@@ -49,20 +52,45 @@ def _refuse(given: Any, parameters: Mapping[str, Instruction]) -> NoReturn:
     raise InputError(f"missing input {', '.join(map(repr, missing))}; the inputs are {listed}")
 
 
-def _is_just_so(value: Any, shape: Shape) -> bool:
-    """Whether a value is an array of the type and dims, so that there is nothing to ask."""
-    return (
-        type(value) is np.ndarray
-        and value.dtype is shape.dtype.numpy
-        and value.shape == shape.dims
-        and shape.strides is None
-        and not shape.dtype.is_packed
-    )
+class Inputs:
+    """What ``check_inputs`` does for one module, over and over: types and dims of arrays that were
+    found right once are right.
+    """
+
+    def __init__(self, module: Module) -> None:
+        self._module, self._wanted = module, [p.shape for p in module.parameters.values()]
+        self._shapes = lru_cache(REMEMBERED)(self._checked)
+
+    def arguments(self, given: Mapping[str, Any]) -> dict[str, Argument]:
+        """The arguments for the parameters. Errors are those of ``check_inputs``."""
+        names = self._module.parameters
+        if type(given) is not dict or given.keys() != names.keys():
+            return check_inputs(self._module, given)
+        values = [given[name] for name in names]
+        for value in values:
+            if type(value) is not np.ndarray:
+                return check_inputs(self._module, given)
+        shapes = self._shapes(*[(value.dtype, value.shape) for value in values])
+        if shapes is None:
+            return check_inputs(self._module, given)
+        return dict(zip(names, map(Argument, shapes, values), strict=True))
+
+    def _checked(self, *arrays: tuple[np.dtype[Any], tuple[int, ...]]) -> list[Shape] | None:
+        """The shapes of arrays that are just what is wanted; None where there is more to ask."""
+        found = []
+        for wanted, (dtype, dims) in zip(self._wanted, arrays, strict=True):
+            as_it_is = wanted.dtype.is_tensor and not wanted.dtype.is_packed
+            if not as_it_is or wanted.strides is not None or dtype != wanted.dtype.numpy:
+                return None
+            found.append(wanted if dims == wanted.dims else Shape(wanted.dtype, dims))
+            try:
+                check_type("", found[-1], wanted)
+            except InputError:
+                return None  # which is said by name, with what is wrong besides
+        return found
 
 
 def _argument(name: str, value: Any, shape: Shape) -> Argument:
-    if _is_just_so(value, shape):
-        return Argument(shape, value)
     try:
         return _host_value(value, shape) if shape.dtype.kind == "opaque" else Argument.of(value)
     except (ShapeError, TypeError, ValueError) as error:

@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from migx.argument import Argument
-from migx.binding import check_inputs
+from migx.binding import Inputs
 from migx.errors import TargetError
 from migx.manager import PassManager, Pipeline
 from migx.mapping import MappedFile
@@ -42,6 +42,10 @@ class Compiled:
         return self.context.target.make_executable(self.program, self.context)
 
     @cached_property
+    def _inputs(self) -> Inputs:
+        return Inputs(self.program.main)
+
+    @cached_property
     def files(self) -> tuple[MappedFile, ...]:
         """The files that literals are mapped from."""
         weights = self.program.weights
@@ -61,7 +65,13 @@ class Compiled:
         """The arguments for what a caller gives; those that lie where the target reads them stay
         there.
         """
-        return check_inputs(self.program.main, self.context.target.taken(inputs))
+        return self._inputs.arguments(self.context.target.taken(inputs))
+
+    def eval(self, inputs: Mapping[str, ArrayLike | Argument]) -> list[Any]:
+        """The outputs as arrays; packed ones as arguments, tuples as tuples, sequences as lists,
+        maps as dicts, an optional as what it holds or None.
+        """
+        return [given_back(result) for result in self.results(self.arguments(inputs))]
 
     def run_async(self, inputs: Mapping[str, Any], stream: Any = None) -> list[Argument]:
         """The outputs on the device, without waiting for them: they are there for whatever is
@@ -140,13 +150,6 @@ def finalize(program: Program, context: Context) -> None:
         for at in module:
             if hasattr(at.op, "finalize"):
                 at.op.finalize(context)
-
-
-def run(made: Compiled, inputs: Mapping[str, ArrayLike | Argument]) -> list[Any]:
-    """The outputs as arrays; packed ones as arguments, tuples as tuples, sequences as lists, maps
-    as dicts, an optional as what it holds or None.
-    """
-    return [given_back(result) for result in made.results(made.arguments(inputs))]
 
 
 def given_back(result: Argument) -> Any:

@@ -154,9 +154,7 @@ class Program:
         ``InputError`` names an input that is missing, unknown, or of the wrong type, rank or size;
         ``WeightError`` the weights that have no value yet.
         """
-        from migx.compiler import run
-
-        return run(self.compiled, inputs)
+        return self.compiled.eval(inputs)
 
     def update_weights(self, **options: Any) -> Update:
         """A transaction that swaps weights of the compiled program: see

@@ -24,17 +24,23 @@ class DType:
     finds it by name.
 
     ``kind`` is one of ``bool``, ``int``, ``uint``, ``float``, ``string``, ``tuple``, ``opaque``.
-    ``bits`` is the width of an element in memory. Types under eight bits are storage: packed,
-    standard layout, read only by unpacking. ``digits`` is the significand's length in bits, the
-    hidden one counted; 0 where rounding has no meaning.
+    ``bits`` is the width of an element in memory. Types under eight bits are storage: packed
+    (``is_packed``: several elements share a byte), standard layout, read only by unpacking.
+    ``digits`` is the significand's length in bits, the hidden one counted; 0 where rounding has no
+    meaning.
     """
 
-    __slots__ = ("bits", "digits", "kind", "name", "numpy")
+    __slots__ = (
+        *("bits", "digits", "kind", "name", "numpy"),
+        *("is_float", "is_integer", "is_packed", "is_tensor"),
+    )
     known: ClassVar[dict[str, DType]] = {}
 
     def __init__(self, name: str, kind: str, bits: int, numpy: Any, digits: int = 0) -> None:
         self.name, self.kind, self.bits, self.digits = name, kind, bits, digits
         self.numpy: np.dtype[Any] = np.dtype(numpy)
+        self.is_float, self.is_integer = kind == "float", kind in ("int", "uint")
+        self.is_packed, self.is_tensor = bits in (2, 4), kind not in ("tuple", "opaque")
         DType.known[name] = self
 
     @staticmethod
@@ -48,23 +54,6 @@ class DType:
         if found is None:
             raise ShapeError(f"no element type {given!r}; there are {', '.join(DType.known)}")
         return found
-
-    @property
-    def is_float(self) -> bool:
-        return self.kind == "float"
-
-    @property
-    def is_integer(self) -> bool:
-        return self.kind in ("int", "uint")
-
-    @property
-    def is_packed(self) -> bool:
-        """Whether several elements share a byte."""
-        return self.bits in (2, 4)
-
-    @property
-    def is_tensor(self) -> bool:
-        return self.kind not in ("tuple", "opaque")
 
     @property
     def roundoff(self) -> float:

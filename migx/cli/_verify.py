@@ -18,7 +18,6 @@ from migx.argument import Argument
 from migx.cli import _inputs, _load, _options
 from migx.cli._peers import Array, Onnxruntime, Recorder, landmarks, rounding, traced
 from migx.compiler import Compiled, compiled
-from migx.compiler import run as run_compiled
 from migx.errors import MigxError
 from migx.ir import Instruction
 from migx.program import Program
@@ -58,7 +57,7 @@ def checked(
     if options.target != "ref" or _options.changes(options):
         with _load.progress(f"running on {options.target}"):
             subject = compiled(program, options.target, **_options.compiling(options))
-            got = run_compiled(subject, inputs)
+            got = subject.eval(inputs)
     names, values, notes = program.main.output_names, recorder.values, list[str]()
     if against == "onnxruntime":
         with _load.progress("running on onnxruntime"):

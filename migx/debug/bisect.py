@@ -18,7 +18,6 @@ import numpy as np
 from migx.argument import Argument
 from migx.binding import check_inputs
 from migx.compiler import assembled, compiled, ready
-from migx.compiler import run as run_compiled
 from migx.errors import MigxError
 from migx.manager import PassManager
 from migx.pipeline import Element, Pipeline
@@ -171,7 +170,7 @@ def against_ref(
     names = program.main.output_names
 
     def judge(lowered: Program) -> Symptom:
-        got = run_compiled(ready(assembled(program, lowered, chosen.get_context())), inputs)
+        got = ready(assembled(program, lowered, chosen.get_context())).eval(inputs)
         for name, x, y, budget in zip(names, got, expected, budgets, strict=True):
             found = compare(name, x.data if isinstance(x, Argument) else x, y.data, budget)
             if not found.passed:

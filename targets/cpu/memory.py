@@ -18,12 +18,18 @@ def aligned(nbytes: int) -> NDArray[np.uint8]:
     """Uninitialised bytes that begin at a multiple of 64; ``EvaluationError`` where there is no
     memory for them.
     """
+    return block(nbytes)[0]
+
+
+def block(nbytes: int) -> tuple[NDArray[np.uint8], int]:
+    """What ``aligned`` gives, and where it lies."""
     try:
         raw = np.empty(nbytes + ALIGNMENT, np.uint8)
     except (MemoryError, ValueError) as error:
         raise EvaluationError(f"there is no memory for {nbytes:,} bytes") from error
-    start = -address(raw) % ALIGNMENT
-    return raw[start : start + nbytes]
+    at = address(raw)
+    start = -at % ALIGNMENT
+    return raw[start : start + nbytes], at + start
 
 
 def address(array: NDArray[Any]) -> int:

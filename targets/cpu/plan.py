@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from migx import dim
 from migx import op as operations
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.op import Operation
-from migx.planning import Life, arranged
+from migx.planning import ALIGNMENT, Life, arranged
 from migx.shape import Shape
 from migx.sizes import (
     check_room,
@@ -28,25 +28,32 @@ from migx.targets.cpu.memory import Layout
 from migx.targets.cpu.outline import Cell, Kind, Outline, Part, Reference, Work
 from migx.targets.cpu.runtime import STEP_WORDS
 
+TOGETHER = 4096
+"""Results of up to so many bytes share a block of memory: one allocation instead of many."""
+Patch: TypeAlias = list[tuple[int, int]]
+"""Words of the arguments that hold addresses in one piece of memory, and how far in each lies."""
+
 
 @dataclass
-class Patch:
-    """Words of the arguments that hold the address of one cell, and what is added to it."""
+class Block:
+    """Memory for results of one run, and the words that hold addresses in it."""
 
-    words: list[int] = field(default_factory=list)
-    offsets: list[int] = field(default_factory=list)
+    nbytes: int = 0
+    patch: Patch = field(default_factory=list)
 
-    def apply(self, args: NDArray[np.int64], base: int) -> None:
-        """Fills the words in."""
-        for word, offset in zip(self.words, self.offsets, strict=True):
-            args[word] = base + offset
+    def take(self, nbytes: int) -> int:
+        """Where bytes begin for which room is made."""
+        start = self.nbytes
+        self.nbytes += -(-nbytes // ALIGNMENT) * ALIGNMENT
+        return start
 
 
 class Plan:
     """An outline for given sizes: the words that kernels are called with, and where cells lie.
 
     ``args`` is a template: words in ``in_arena`` want the arena's address added, those in
-    ``in_args`` that of the copy itself, and those of ``patches`` are filled in for each run.
+    ``in_args`` that of the copy itself, and those of ``patches``, for what is given, and of
+    ``blocks``, for what is made, are filled in for each run.
     ``runs`` are the steps in order: kernels from one number to before another, and works for the
     host between. ``faults`` are the words in which kernels say that their operands are wrong.
     """
@@ -67,6 +74,8 @@ class Plan:
             check_sizes(at, self.sizes)
         self.offset_of: dict[Cell, int] = {}
         self.patches: dict[Cell, Patch] = {}
+        self.blocks: list[Block] = []
+        self.block_of: dict[Cell, int] = {}
         self.runs: list[tuple[int, int] | Work] = []
         self._literals, self._code_of = literals, code_of
         self._lying: dict[Part, tuple[Cell, Layout] | None] = {}
@@ -79,19 +88,30 @@ class Plan:
         offsets, self.arena_bytes = arranged(lives)
         self.offset_of = dict(zip(cells, offsets, strict=True))
 
-        self.results = [
-            (c, self.number(c.nbytes)) for c in self.outline.cells if c.kind is Kind.RESULT
-        ]
+        for cell in self.outline.cells:
+            if cell.kind is Kind.RESULT:
+                self._into_block(cell, self.number(cell.nbytes))
         self.handed = [
             (at, at.shape.bind(self.sizes), self._places(at)) for at in self.outline.results
         ]
 
-    def _places(self, at: Instruction) -> list[tuple[Cell, Layout]]:
-        """The cells that a result lies in, and how; none where it is no array of this piece's."""
+    def _into_block(self, cell: Cell, nbytes: int) -> None:
+        """Places a result: small ones together, any other in memory that lives as long as it."""
+        last = len(self.blocks) - 1
+        if nbytes > TOGETHER or last < 0 or self.blocks[last].nbytes + nbytes > TOGETHER:
+            self.blocks.append(Block())
+            last += 1
+        self.block_of[cell] = last
+        self.offset_of[cell] = self.blocks[last].take(nbytes)
+
+    def _places(self, at: Instruction) -> list[tuple[int, Layout]]:
+        """The blocks that a result lies in, and how; none where it is no array of this piece's."""
         indices = range(len(at.shape.parts)) if at.shape.parts else (-1,)
         found = [place for index in indices if (place := self.lies((at, index))) is not None]
         own = all(cell.kind is Kind.RESULT for cell, _ in found)
-        return found if own and len(found) == len(indices) else []
+        if not own or len(found) < len(indices):
+            return []
+        return [(self.block_of[cell], layout) for cell, layout in found]
 
     def lies(self, part: Part) -> tuple[Cell, Layout] | None:
         """The cell that a value lies in, and how; None where that is no memory of this plan's."""
@@ -134,7 +154,7 @@ class Plan:
             scratch = max(scratch, self.number(kernel.scratch))
         self.scratch = -(-scratch // 64) * 64
         self.total_bytes = self.arena_bytes + threads * self.scratch
-        check_room(self.total_bytes + sum(nbytes for _, nbytes in self.results), self.sizes)
+        check_room(self.total_bytes + sum(block.nbytes for block in self.blocks), self.sizes)
         self.args = np.array(words, np.int64)
         self.in_arena, self.in_args = np.array(in_arena, np.int64), np.array(in_args, np.int64)
         self.fault_words = np.array([*self.faults], np.int64)
@@ -147,14 +167,16 @@ class Plan:
             case Kind.ARENA:
                 in_arena.append(len(words))
                 words.append(self.offset_of[cell] + offset)
+            case Kind.RESULT:
+                block = self.blocks[self.block_of[cell]]
+                block.patch.append((len(words), self.offset_of[cell] + offset))
+                words.append(0)
             case Kind.LITERAL:
                 words.append(self._literals(cell.of[0]) + offset)
             case Kind.OBJECT:
                 words.append(0)
             case _:
-                patch = self.patches.setdefault(cell, Patch())
-                patch.words.append(len(words))
-                patch.offsets.append(offset)
+                self.patches.setdefault(cell, []).append((len(words), offset))
                 words.append(0)
 
     def _sequence(self) -> None:

@@ -23,7 +23,7 @@ from migx.planning import is_memory
 from migx.profile import Cost
 from migx.shape import TUPLE, Shape
 from migx.sizes import bound_now
-from migx.targets.cpu.memory import Layout, address, aligned, laid_out
+from migx.targets.cpu.memory import Layout, address, aligned, block, laid_out
 from migx.targets.cpu.outline import Cell, Kind, Work
 from migx.targets.cpu.plan import Plan
 from migx.targets.cpu.pool import pool
@@ -70,6 +70,7 @@ class Workspace:
     def __init__(self) -> None:
         self.arena: NDArray[np.uint8] = aligned(0)
         self.args: NDArray[np.int64] = np.empty(0, np.int64)
+        self.words = self.args.data
         self.plan: Plan | None = None
         self.steps = self.scratch = 0
 
@@ -84,6 +85,7 @@ class Workspace:
         self.args[plan.in_arena] += address(self.arena)
         self.steps = address(self.args)
         self.args[plan.in_args] += self.steps
+        self.words = self.args.data  # set three times as fast as elements of the array
         self.scratch = address(self.arena) + plan.arena_bytes
         self.plan = plan
 
@@ -103,7 +105,7 @@ class Run:
         self.executable, self.plan, self.workspace = executable, plan, workspace
         self.values, self.sizes, self.call = values, sizes, call
         self.objects: dict[tuple[Instruction, int], Argument] = {}
-        self.memory: dict[Cell, NDArray[np.uint8]] = {}
+        self.memory: list[NDArray[np.uint8]] = []
 
     def all(self) -> None:
         """Runs every step."""
@@ -111,12 +113,16 @@ class Run:
         for at in outline.given:
             if type(at.op) is Slot and at not in self.values:
                 self.values[at] = self.call.slots[at.op.slot]
-        for cell, nbytes in plan.results:
-            self.memory[cell] = aligned(nbytes)
-        args = self.workspace.args
+        words = self.workspace.words
+        for made in plan.blocks:
+            memory, base = block(made.nbytes)
+            self.memory.append(memory)
+            for word, offset in made.patch:
+                words[word] = base + offset
         for cell, patch in plan.patches.items():
-            memory = self.memory.get(cell)
-            patch.apply(args, address(self.given(cell) if memory is None else memory))
+            base = address(self.given(cell))
+            for word, offset in patch:
+                words[word] = base + offset
         if len(plan.runs) == 1 and isinstance(plan.runs[0], tuple):
             self.native(*plan.runs[0])
             return
@@ -187,7 +193,7 @@ class Run:
             if not places:
                 self.values[at] = self.value(at)
                 continue
-            parts = [Argument(lie.shape, lie.of(self.memory[cell])) for cell, lie in places]
+            parts = [Argument(lie.shape, lie.of(self.memory[number])) for number, lie in places]
             self.values[at] = Argument(shape, tuple(parts)) if shape.parts else parts[0]
 
     def given(self, cell: Cell) -> NDArray[Any]:
@@ -235,7 +241,8 @@ class Run:
 
     def seen(self, cell: Cell, layout: Layout) -> NDArray[Any]:
         """The array that lies in a cell of this run."""
-        return layout.of(self.memory[cell] if cell.kind is Kind.RESULT else self.workspace.arena)
+        made = cell.kind is Kind.RESULT
+        return layout.of(self.memory[self.plan.block_of[cell]] if made else self.workspace.arena)
 
     # On the host.
 

@@ -92,6 +92,25 @@ def test_results_are_the_callers_own() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(first, kept, strict=True))
 
 
+def test_small_results_share_memory_and_large_ones_do_not() -> None:
+    program = compiled(
+        """module main(x: f32[n]) {
+  %0 = relu(x) : f32[n]
+  %1 = neg(x) : f32[n]
+  %2 = exp(x) : f32[n]
+  return %0, %1, %2
+}
+"""
+    )
+    for n, blocks in ((0, 1), (3, 1), (400, 2), (2000, 3)):
+        x = np.linspace(-1, 1, n, dtype=np.float32)
+        results = program.eval({"x": x})
+        for got, want in zip(results, (np.maximum(x, 0), -x, np.exp(x)), strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-6)
+        ((piece,),) = executable(program).pieces.values()
+        assert len(piece.plan({"n": n}).blocks) == blocks
+
+
 def test_runs_overlap() -> None:
     program = compiled(CHAIN)
     wrong: list[int] = []
