@@ -17,7 +17,7 @@ from functools import cached_property, lru_cache
 from typing import TypeAlias, Union
 
 from migx.errors import DimError
-from migx.intervals import Bounds, divided, multiplied
+from migx.intervals import Bounds, divided, multiplied, quotient
 
 # Words that mean something else in the text form; a symbol of such a name is written in backticks.
 _RESERVED = re.compile(
@@ -25,6 +25,8 @@ _RESERVED = re.compile(
     r"bool|str|tuple|sequence|optional|bf16|[iuf](2|4|8\w*|16|32|64)"
 )
 Extent: TypeAlias = Union[int, "Dim"]
+MOST_CALLS = 4
+"""Terms with so many calls are bounded together; the time taken grows with two to their power."""
 
 
 @dataclass(frozen=True)
@@ -250,11 +252,43 @@ def bounds(extent: Extent) -> Bounds:
         return extent, extent
     low: float = 0
     high: float = 0
+    calls = 0
     for monomial, coefficient in extent.terms:
         span: Bounds = (coefficient, coefficient)
         for atom in monomial:
             span = multiplied(span, atom.bounds)
+            calls += isinstance(atom, Call)
         low, high = low + span[0], high + span[1]
+    related = len(extent.terms) - (not extent.terms[-1][0]) > 1
+    return _together(extent, low, high) if related and 0 < calls <= MOST_CALLS else (low, high)
+
+
+@lru_cache(maxsize=4096)
+def _together(extent: Dim, low: float, high: float) -> Bounds:
+    """Better bounds of a sum whose terms, taken one by one, are bounded by the given ones: with
+    ``a//n`` between ``(a - n + 1)/n`` and ``a/n``, and ``min`` and ``max`` one of their arguments,
+    symbols may cancel. So ``n - 3*n//4`` is at least 0.
+    """
+    for monomial, coefficient in extent.terms:
+        call = monomial[0] if len(monomial) == 1 else None
+        if not isinstance(call, Call):
+            continue
+        rest = extent - Dim._of({monomial: coefficient})
+        if call.function == "floordiv":
+            dividend, divisor = call.args
+            if not isinstance(divisor, int) or divisor < 0:
+                continue
+            least, most = bounds(rest * divisor + dividend * coefficient)
+            slack = abs(coefficient) * (divisor - 1)
+            least, most = (least, most + slack) if coefficient < 0 else (least - slack, most)
+            least, most = -quotient(-least, divisor), quotient(most, divisor)
+        else:
+            lows, highs = zip(*(bounds(rest + a * coefficient) for a in call.args), strict=True)
+            is_greatest = (call.function == "max") == (coefficient > 0)
+            either = call.function == "broadcast"
+            least = max(lows) if is_greatest and not either else min(lows)
+            most = max(highs) if is_greatest or either else min(highs)
+        low, high = max(low, least), min(high, most)
     return low, high
 
 
@@ -304,7 +338,12 @@ def may_equal(a: Extent, b: Extent) -> bool:
     """Whether some sizes make the two extents equal; False is a proof that none do."""
     if a is b:
         return True
-    low, high = bounds(a - b)
+    difference = a - b
+    if isinstance(difference, Dim):
+        *_, (last, constant) = difference.terms
+        if not last and constant % math.gcd(*(c for m, c in difference.terms if m)):
+            return False  # the rest is divisible by what the constant is not
+    low, high = bounds(difference)
     return low <= 0 <= high
 
 

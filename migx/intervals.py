@@ -20,11 +20,12 @@ def divided(a: Bounds, b: Bounds) -> Bounds:
     """
     if b[0] <= 0:
         return (0, a[1]) if a[0] >= 0 and b[0] == 0 else (-math.inf, math.inf)
-    corners = [_quotient(x, y) for x in a for y in b]
+    corners = [quotient(x, y) for x in a for y in b]
     return min(corners), max(corners)
 
 
-def _quotient(x: float, y: float) -> float:
+def quotient(x: float, y: float) -> float:
+    """A number divided by one above 0, rounded down."""
     if math.isinf(x):
         return x
     return (0 if x >= 0 else -1) if math.isinf(y) else x // y

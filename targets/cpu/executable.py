@@ -14,10 +14,12 @@ from migx.argument import Argument
 from migx.binding import Sizes, sizes_of
 from migx.errors import InputError
 from migx.ir import Instruction, Module
+from migx.op import Operation
 from migx.planning import is_alias, pieces
 from migx.profile import Profile
 from migx.program import Program
-from migx.sizes import symbols_of
+from migx.shape import Shape
+from migx.sizes import bound_now, symbols_of
 from migx.target import NO_SLOTS, Context
 from migx.targets.cpu import control, control_kernels, jit
 from migx.targets.cpu.alike import Recent
@@ -198,6 +200,8 @@ class Piece:
         self.late, self.loop = late, loop
         self.captured = captured(late, executable.kernels.get) if late else []
         self.plans: Recent[tuple[int | None, ...], Plan] = Recent(PLANS)
+        self._late_symbols = list(symbols_of(late)) if late else []
+        self._late: Recent[tuple[int | None, ...], tuple[Operation, Shape]] = Recent(PLANS)
         self._idle: list[Workspace] = []
 
     @property
@@ -243,7 +247,17 @@ class Piece:
         if self.late is None:
             return sizes
         later = None if self.loop is None else self.loop.run(values, sizes, call)
-        return run.late(self.late, self.captured) if later is None else later
+        if later is not None:
+            return later
+        return run.late(self.late, *self._bound_late(self.late, sizes), self.captured)
+
+    def _bound_late(self, late: Instruction, sizes: Sizes) -> tuple[Operation, Shape]:
+        """The operation and the shape of what is waited for, as far as the sizes are known."""
+        key = tuple(map(sizes.get, self._late_symbols))
+        found = self._late.get(key)
+        if found is None:
+            found = self._late[key] = bound_now(late.op, late.shape, sizes)
+        return found
 
 
 class GrowingLoop:

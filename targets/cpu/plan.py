@@ -70,6 +70,7 @@ class Plan:
         self.sizes = {name: sizes[name] for name in outline.symbols if name in sizes}
         self._numbers: dict[Extent, int] = {}
         self._bound: dict[Instruction, tuple[Operation, Shape]] = {}
+        self._shapes: dict[Cell, Shape] = {}
         for at in outline.checks:
             check_sizes(at, self.sizes)
         self.offset_of: dict[Cell, int] = {}
@@ -197,6 +198,12 @@ class Plan:
         if at not in self._bound:
             self._bound[at] = operations.bind(at.op, self.sizes), at.shape.bind(self.sizes)
         return self._bound[at]
+
+    def shape_of(self, cell: Cell) -> Shape:
+        """A cell's shape with the sizes put in."""
+        if cell not in self._shapes:
+            self._shapes[cell] = cell.shape.bind(self.sizes)
+        return self._shapes[cell]
 
     def number(self, extent: Extent) -> int:
         """An extent with the sizes put in."""

@@ -17,12 +17,11 @@ from migx.binding import Sizes, sizes_of
 from migx.errors import EvaluationError
 from migx.ir import Instruction, Module
 from migx.meaning import actual, as_function, by_meaning
-from migx.op import Runnable
+from migx.op import Operation, Runnable
 from migx.ops.builtin import GetTupleElem, Literal, Slot, Undefined
 from migx.planning import is_memory
 from migx.profile import Cost
 from migx.shape import TUPLE, Shape
-from migx.sizes import bound_now
 from migx.targets.cpu.memory import Layout, address, aligned, block, laid_out
 from migx.targets.cpu.outline import Cell, Kind, Work
 from migx.targets.cpu.plan import Plan
@@ -203,7 +202,7 @@ class Run:
         array = argument.array
         if array.flags.c_contiguous and cell.shape.strides is None:
             return array
-        made = laid_out(array, self.bound(cell.shape))
+        made = laid_out(array, self.plan.shape_of(cell))
         if made is not array:
             self.objects[at, index] = Argument(argument.shape, made)  # kept for this run
         return made
@@ -298,11 +297,12 @@ class Run:
 
         return as_function(module, self.sizes, run)
 
-    def late(self, at: Instruction, captured: Sequence[Instruction]) -> Sizes:
-        """Runs the instruction that the next piece waits for, and gives the sizes known by its
-        result.
+    def late(
+        self, at: Instruction, op: Operation, shape: Shape, captured: Sequence[Instruction]
+    ) -> Sizes:
+        """Runs the instruction that the next piece waits for, whose operation and shape are bound
+        as far as they can be, and gives the sizes known by its result.
         """
-        op, shape = bound_now(at.op, at.shape, self.sizes)
         result = own(self.evaluate(at, op, shape, captured, lasting=True))
         result = Argument(actual(result), result.data)
         self.values[at] = result

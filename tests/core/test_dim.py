@@ -235,6 +235,13 @@ def test_text(extent: Extent, text: str) -> None:
         (dim.minimum(A, B), 0, 9),
         (dim.maximum(A, B), 1, float("inf")),
         (7, 7, 7),
+        (C - 3 * C // 4, 1, float("inf")),
+        ((A + 1) // 2 - A // 2, 0, 1),
+        (4 * A - A // 2 * 8, 0, 4),
+        (C - dim.minimum(C, 5), 0, float("inf")),
+        (dim.minimum(A, 7) - dim.minimum(A, 5), 0, 2),
+        (dim.maximum(A - B, 0) - A, -9, 0),
+        (dim.broadcast(A, C) - A, -float("inf"), float("inf")),
     ],
 )
 def test_bounds(extent: Extent, low: float, high: float) -> None:
@@ -266,6 +273,8 @@ def test_comparisons_that_bounds_decide() -> None:
     assert dim.may_equal(B, C)
     assert not dim.may_equal(B, 10)
     assert not dim.may_equal(A, A + 1)
+    assert not dim.may_equal(4 * A - 6 * m, 3)
+    assert dim.may_equal(4 * A - 6 * m, 2)
 
 
 @pytest.mark.parametrize(
