@@ -11,13 +11,17 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import migx
 from migx import cli, plugins
 from migx.onnx import importers
 from migx.op import UNDECLARED, Traits, can_evaluate
 from migx.shape import DType
+from migx.target import CompileOptions
+from migx.weights.epochs import Update
 
 FOLDER = Path(__file__).parent / "reference"
 MADE = "<!-- Made by python -m docs.generate: mend the docstrings, not this page. -->\n"
@@ -44,6 +48,9 @@ The rules each pass applies, in the order in which they are tried at an instruct
 NAME` says the same, with the file and line of each. How to read a pattern:
 [patterns](patterns.md). Passes that are not in this list are functions, or choose their rules by
 an option: their [docstrings](passes-and-targets.md) say what they do."""
+PYTHON = """\
+What `import migx` offers, and the classes that its functions hand out. What one extends migx with is
+imported from where it is defined:"""
 ELEMENT_TYPES = """\
 `DType.of(name)` finds one. The *roundoff* is the largest relative error of rounding to
 nearest. A packed type is storage: it lies flat, low bits first, has no views, and only the
@@ -143,7 +150,43 @@ def command_line() -> str:
     return _page(page)
 
 
+def python() -> str:
+    """The page of what Python programs call."""
+    offered = [getattr(migx, name) for name in migx.__all__]
+    modules = re.findall(r"^``(\S+)``\s+(.+)$", migx.__doc__ or "", re.MULTILINE)
+    rows = [(f"`{name}`", said.replace("``", "`")) for name, said in modules]
+    page = ["# The Python interface", PYTHON, _table(("module", "for"), rows)]
+    for function in filter(inspect.isfunction, offered):
+        name = function.__name__
+        page += [f"## migx.{name}", f"`{name}{_signature(function)}`", _prose(function)]
+    for cls in (*filter(inspect.isclass, offered), CompileOptions, Update):
+        rows = [(f"`{name}`", " ".join(_prose(member).split())) for name, member in _members(cls)]
+        page += [f"## {cls.__name__}", _prose(cls)]
+        page += [_table(("member", ""), rows)] if rows else []
+    return _page(page)
+
+
+def _members(cls: Any) -> Iterator[tuple[str, Any]]:
+    """The public members that a class itself defines, methods as they are called."""
+    for name, member in vars(cls).items():
+        called = getattr(member, "__func__", member)
+        if name.startswith("_") or not inspect.getdoc(called):
+            continue
+        if inspect.isfunction(called):
+            yield f"{name}{_signature(called)}", called
+        elif isinstance(called, property | cached_property):
+            yield name, called
+
+
+def _signature(function: Any) -> str:
+    """How a function is called; annotations without the quotes that ``inspect`` gives them."""
+    given = inspect.signature(function)
+    named = [p for name, p in given.parameters.items() if name not in ("self", "cls")]
+    return re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(given.replace(parameters=named)))
+
+
 PAGES: dict[str, Callable[[], str]] = {
+    "python.md": python,
     "operations.md": operations,
     "onnx-operators.md": onnx_operators,
     "element-types.md": element_types,

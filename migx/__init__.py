@@ -11,8 +11,10 @@ defined:
 ``migx.op``         Op: what an operation is; those there are lie in ``migx.ops``
 ``migx.target``     Target: what a backend author implements
 ``migx.onnx``       write, replace_onnx_external_weights; ``migx.onnx.importers`` for operators
-``migx.testing``    check_pass, check_target
+``migx.testing``    check_pass, check_target, check_conformance
 ``migx.debug``      whynot, bisect, reduce: for rules that do not fire, or are wrong
+``migx.view``       report: what passes did, and what a run takes, on one page
+``migx.compat``     migraphx: MIGraphX's Python API
 ``migx.specialise`` bound: a program with numbers in the place of symbols
 ``migx.errors``     every error raised on purpose, all of them a MigxError
 """

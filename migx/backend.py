@@ -27,6 +27,7 @@ from migx.onnx.wire import Stripped
 from migx.ops.packing import PackFp4, PackInt2, PackInt4, UnpackFp4, UnpackInt2, UnpackInt4
 from migx.program import Program
 from migx.shape import F4, F32, I2, I4, I8, U2, U4, U8, DType, Shape
+from migx.target import Target
 
 _NARROW = {
     I2: np.dtype(ml_dtypes.int2),
@@ -41,7 +42,7 @@ _WIDE = {I2: I8, U2: U8, I4: I8, U4: U8, F4: F32}
 class Prepared(BackendRep):
     """A model compiled for a target; ``run`` takes and gives arrays, any number of times."""
 
-    def __init__(self, model: onnx.ModelProto, target: str, folder: Path) -> None:
+    def __init__(self, model: onnx.ModelProto, target: Target | str, folder: Path) -> None:
         self.program: Program = program_of(Stripped(model, {}), folder)
         self.program.compile(target)
         initialized = {tensor.name for tensor in model.graph.initializer}

@@ -11,14 +11,24 @@ from numpy.typing import ArrayLike
 
 from migx.argument import Argument
 from migx.binding import Inputs
+from migx.collector import paused
 from migx.errors import TargetError
+from migx.ir import Instruction
 from migx.manager import PassManager, Pipeline
 from migx.mapping import MappedFile
 from migx.observers import CrashFile
 from migx.ops.builtin import Literal
 from migx.program import Program
 from migx.shape import MAP, OPTIONAL, SEQUENCE
-from migx.target import Asynchronous, CompileOptions, Context, Executable, Target, get_target
+from migx.target import (
+    Asynchronous,
+    CompileOptions,
+    Context,
+    Executable,
+    FallsBack,
+    Target,
+    get_target,
+)
 from migx.verify import verify
 from migx.weights.epochs import LiveWeights, files_of
 from migx.weights.hoisting import hoist_sources, weights_of
@@ -51,6 +61,16 @@ class Compiled:
         weights = self.program.weights
         literals = [at.op for at in self.program.literals if at.module is not weights]
         return files_of(op.value for op in literals if isinstance(op, Literal))
+
+    def fallbacks(self) -> list[Instruction]:
+        """The instructions that run on the host for want of a kernel: those its executable lists,
+        or else those that its target does not support.
+        """
+        if isinstance(self.executable, FallsBack):
+            return self.executable.fallbacks()
+        supports = self.context.target.supports
+        modules = [m for m in self.executable.program.modules.values() if not m.bypass]
+        return [at for m in modules for at in m if not at.name.startswith("@") and not supports(at)]
 
     def results(self, arguments: Mapping[str, Argument]) -> list[Argument]:
         """The outputs for arguments that have been checked, with the weights there are now.
@@ -94,6 +114,7 @@ class Compiled:
             return executable.enqueue(arguments, slots, stream)
 
 
+@paused()
 def compiled(program: Program, target: Target | str, **options: Any) -> Compiled:
     """A copy of the program: verified, taken through the passes, finalized."""
     asked = CompileOptions(**options)
@@ -108,7 +129,7 @@ def compiled(program: Program, target: Target | str, **options: Any) -> Compiled
     rounds = any(each.name == "quantize_activations" for each in passes.passes())
     if asked.rounds_activations and not rounds:
         raise TargetError(f"target {chosen.name} has no int4_activations but float")
-    PassManager(lowered, (*asked.observers, CrashFile())).run(passes)
+    PassManager(lowered, (*asked.observers, CrashFile()), asked.log).run(passes)
     return ready(assembled(program, lowered, context))
 
 

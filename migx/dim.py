@@ -117,7 +117,7 @@ class Dim:
     not; ``==`` is equality of canonical forms and always answers.
     """
 
-    __slots__ = ("_hash", "_text", "terms")
+    __slots__ = ("_bounds", "_hash", "_text", "terms")
     terms: tuple[tuple[Monomial, int], ...]
 
     def __init__(
@@ -129,11 +129,12 @@ class Dim:
 
     def _set(self, terms: tuple[tuple[Monomial, int], ...]) -> None:
         self.terms = terms
+        self._bounds: Bounds | None = None
         self._hash: int | None = None
         self._text: str | None = None
 
     @classmethod
-    def _of(cls, terms: Mapping[Monomial, int]) -> Extent:
+    def of(cls, terms: Mapping[Monomial, int]) -> Extent:
         """The extent of a sum of terms: an int when nothing but the constant is left."""
         kept = {m: c for m, c in terms.items() if c}
         if not kept:
@@ -141,7 +142,8 @@ class Dim:
         if len(kept) == 1 and () in kept:
             return kept[()]
         made = cls.__new__(cls)
-        made._set(tuple(sorted(kept.items(), key=lambda term: _order(term[0]))))
+        found = kept.items()
+        made._set(tuple(sorted(found, key=lambda t: _order(t[0])) if len(kept) > 1 else found))
         return made
 
     @property
@@ -161,7 +163,7 @@ class Dim:
         total = dict(self.terms)
         for monomial, coefficient in _terms(other):
             total[monomial] = total.get(monomial, 0) + coefficient
-        return Dim._of(total)
+        return Dim.of(total)
 
     def __mul__(self, other: Extent) -> Extent:
         if not isinstance(other, Dim):
@@ -172,7 +174,7 @@ class Dim:
             for n, d in _terms(other):
                 product = tuple(sorted(m + n, key=str))
                 total[product] = total.get(product, 0) + c * d
-        return Dim._of(total)
+        return Dim.of(total)
 
     def _scaled(self, factor: int) -> Dim:
         made = Dim.__new__(Dim)
@@ -250,6 +252,12 @@ def bounds(extent: Extent) -> Bounds:
     """
     if not isinstance(extent, Dim):
         return extent, extent
+    if extent._bounds is None:
+        extent._bounds = _found_bounds(extent)
+    return extent._bounds
+
+
+def _found_bounds(extent: Dim) -> Bounds:
     low: float = 0
     high: float = 0
     calls = 0
@@ -273,7 +281,7 @@ def _together(extent: Dim, low: float, high: float) -> Bounds:
         call = monomial[0] if len(monomial) == 1 else None
         if not isinstance(call, Call):
             continue
-        rest = extent - Dim._of({monomial: coefficient})
+        rest = extent - Dim.of({monomial: coefficient})
         if call.function == "floordiv":
             dividend, divisor = call.args
             if not isinstance(divisor, int) or divisor < 0:
@@ -400,7 +408,7 @@ def call(function: str, *args: Extent) -> Extent:
 
 
 def _dim(atom: Atom) -> Extent:
-    return Dim._of({(atom,): 1})
+    return Dim.of({(atom,): 1})
 
 
 def _terms(extent: Extent) -> Iterable[tuple[Monomial, int]]:
@@ -475,10 +483,10 @@ def _floordiv(a: Extent, b: Extent) -> Extent:
     outside: Extent = 0
     inside: Extent = 0
     for monomial, coefficient in _terms(a):
-        term = Dim._of({monomial: coefficient})
+        term = Dim.of({monomial: coefficient})
         if isinstance(b, int):
-            outside = outside + Dim._of({monomial: coefficient // b})
-            inside = inside + Dim._of({monomial: coefficient % b})
+            outside = outside + Dim.of({monomial: coefficient // b})
+            inside = inside + Dim.of({monomial: coefficient % b})
         elif (quotient := _exact(term, b)) is not None:
             outside = outside + quotient
         else:
@@ -515,7 +523,7 @@ def _exact(a: Extent, b: Extent) -> Extent | None:
         term = _term_quotient(leading, divisor)
         if term is None:
             return None
-        part = Dim._of(dict([term]))
+        part = Dim.of(dict([term]))
         quotient, a = quotient + part, a - part * b
         if a != 0 and _order(next(iter(_terms(a)))[0]) <= _order(leading[0]):
             return None  # two symbols of one name have no order

@@ -97,6 +97,10 @@ class RewriteLoop(MigxError):
     """Rules that undo each other would be applied for ever."""
 
 
+class CompatError(MigxError, NotImplementedError):
+    """A script written for another compiler asks, by its API, for what migx does not do."""
+
+
 def there_are(name: str, known: Iterable[str]) -> str:
     """The end of a message about a name that is not there: those like it, whatever their case and
     underscores; what there is where that is little, or none is like it.

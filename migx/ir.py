@@ -84,6 +84,14 @@ class Module:
         self._ends = Ordered.ring()
         self._size = 0
 
+    def __repr__(self) -> str:
+        return f"<Module {self.name} of {self._size} instructions>"
+
+    def __str__(self) -> str:
+        from migx.text import show_module
+
+        return show_module(self)
+
     def __len__(self) -> int:
         return self._size
 

@@ -51,7 +51,7 @@ def write(kind: str, decided_by: str, content: bytes) -> None:
     """Keeps what ``read`` gives to later processes; where the folder is full or cannot be written,
     they make it again.
     """
-    path = _place(kind, decided_by)
+    path, share = _place(kind, decided_by), _limit() // _FOLDERS
     if path is None:
         return
     try:
@@ -59,7 +59,7 @@ def write(kind: str, decided_by: str, content: bytes) -> None:
         with written(path) as file:
             file.write(hashlib.sha256(content).digest() + content)
         if path.name.endswith("0"):  # one in sixteen: trimming costs little beside making
-            _trim(path.parent)
+            _trim(path.parent, share)
     except OSError:
         return
 
@@ -70,11 +70,11 @@ def _place(kind: str, decided_by: str) -> Path | None:
     return None if at is None else at / name[:2] / name[2:]
 
 
-def _trim(place: Path) -> None:
-    """Brings one of the folders within its share, the longest unread going first."""
+def _trim(place: Path, share: int) -> None:
+    """Brings one of the folders within its share of bytes, the longest unread going first."""
     with os.scandir(place) as entries:
         found = sorted(((s := e.stat()).st_mtime_ns, s.st_size, e.path) for e in entries)
-    over = sum(size for _, size, _ in found) - _limit() // _FOLDERS
+    over = sum(size for _, size, _ in found) - share
     for _, size, path in found:
         if over <= 0:
             break

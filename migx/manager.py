@@ -16,7 +16,7 @@ from migx import collector
 from migx.dead_code import remove_dead_code, remove_dead_modules
 from migx.errors import IRError
 from migx.ir import Module
-from migx.op import snake_case
+from migx.op import freeze, snake_case
 from migx.pipeline import Approximation, Element, Fixpoint, Pipeline, enable_if, with_options
 from migx.program import Program
 from migx.rewrite import Event, EventLog, RuleSet, rewrite
@@ -37,6 +37,7 @@ __all__ = [
 
 
 @dataclass_transform(frozen_default=True)
+@dataclass(frozen=True)
 class Pass:
     """A named change to a program. A subclass is a frozen dataclass of its options and has
     ``rules``, or defines one of the two methods.
@@ -53,7 +54,7 @@ class Pass:
     variants: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
-        dataclass(frozen=True)(cls)
+        freeze(cls)
         if "name" not in cls.__dict__:
             cls.name = snake_case(cls.__name__)
         if not isinstance(cls.rules, RuleSet):
@@ -170,7 +171,7 @@ class PassManager:
                 changed = self.run_pass(step.of)
             if changed and log is not None and len(log.events) == logged:
                 sizes = before, self._size()
-                log.events.append(_whole(step.of, log.pass_key, *sizes))
+                log.add(_whole(step.of, log.pass_key, *sizes))
             for observer in self.observers:
                 observer.after(step, changed, time.perf_counter() - start)
         except Exception as error:
@@ -207,7 +208,7 @@ class PassManager:
 
     def _applied(self, step: Pass) -> bool:
         changed = again = self._over(self.modules(), step)
-        inner = [m for m in self.modules() if any(True for _ in captures(m))] if changed else []
+        inner = [m for m in self.modules() if _captures(m)] if changed else []
         # They see what has become of the modules around them, which came after them.
         for _ in range(max((len(_around(module)) for module in inner), default=0)):
             again = again and self._over(inner, step)
@@ -234,7 +235,8 @@ class PassManager:
         """All modules, each once, submodules before those that hold them."""
         found: dict[Module, None] = {}
         for module in self.program.modules.values():
-            found.update(dict.fromkeys(self.program.submodules(module)))
+            if module not in found:
+                found.update(dict.fromkeys(self.program.submodules(module)))
         return list(found)
 
     def create_module(self, name: str) -> Module:
@@ -268,6 +270,11 @@ def _whole(of: Pass, key: str, before: int, after: int) -> Event:
     source = f"{code.co_filename}:{code.co_firstlineno}"
     counts = f"{before} instructions", f"{after} instructions"
     return Event(key, of.name, "", source, (), *counts)
+
+
+def _captures(module: Module) -> bool:
+    """Whether a module that passes may change reads values of those around it."""
+    return bool(module.parents) and not module.bypass and any(True for _ in captures(module))
 
 
 def _around(module: Module) -> list[Module]:

@@ -12,7 +12,7 @@ import dataclasses
 import inspect
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import (
@@ -84,6 +84,7 @@ class Operation(Protocol):
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+@dataclass(frozen=True)
 class Op:
     """Base of our operations. ``compute(*arrays)``, where there is one, is the meaning on numpy
     arrays.
@@ -97,12 +98,20 @@ class Op:
     traits: ClassVar[Traits] = Traits()
 
     def __init_subclass__(cls, abstract: bool = False) -> None:
-        dataclass(frozen=True)(cls)
+        freeze(cls)
         if not abstract and "name" not in cls.__dict__:
             cls.name = snake_case(cls.__name__)
 
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
         raise NotImplementedError(f"{self.name} has no shape rule")
+
+
+def freeze(cls: type) -> None:
+    """Makes a class derived from a frozen dataclass one itself. Without fields of its own it is one
+    already: to make methods for each of many such would be half of the time to import them.
+    """
+    if inspect.get_annotations(cls) or len(cls.__bases__) > 1:
+        dataclass(frozen=True)(cls)
 
 
 def snake_case(name: str) -> str:
@@ -118,13 +127,17 @@ def traits(op: Operation) -> Traits:
 
 def attributes(op: Operation) -> dict[str, Any]:
     """The attributes of an operation by name, in the order they are declared."""
-    if dataclasses.is_dataclass(op):
-        return {name: getattr(op, name) for name in _field_names(type(op))}
+    names = _field_names(type(op))
+    if names is not None:
+        return {name: getattr(op, name) for name in names}
     return dict(vars(op)) if hasattr(op, "__dict__") else {}
 
 
 @cache
-def _field_names(cls: type) -> tuple[str, ...]:
+def _field_names(cls: type) -> tuple[str, ...] | None:
+    """The fields of a dataclass; None for another class."""
+    if not dataclasses.is_dataclass(cls):
+        return None
     return tuple(f.name for f in dataclasses.fields(cls))
 
 
@@ -153,18 +166,17 @@ def exact(value: object, digests: bool = False) -> Any:
 
 def symbols(op: Operation) -> Iterator[Symbol]:
     """The symbols in an operation's attributes, with repetition."""
-    for value in attributes(op).values():
-        yield from _symbols(value)
+    return _symbols(attributes(op).values())
 
 
-def _symbols(value: object) -> Iterator[Symbol]:
-    if isinstance(value, Dim):
-        yield from dim.symbols(value)
-    elif isinstance(value, Shape):
-        yield from value.symbols()
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _symbols(item)
+def _symbols(values: Iterable[object]) -> Iterator[Symbol]:
+    for value in values:
+        if isinstance(value, Dim):
+            yield from dim.symbols(value)
+        elif isinstance(value, Shape):
+            yield from value.symbols()
+        elif isinstance(value, tuple):
+            yield from _symbols(value)
 
 
 def bind(op: Operation, sizes: Mapping[str, int]) -> Operation:
@@ -174,7 +186,7 @@ def bind(op: Operation, sizes: Mapping[str, int]) -> Operation:
     changed = {
         name: _bound(value, sizes)
         for name, value in attributes(op).items()
-        if any(True for _ in _symbols(value))
+        if any(True for _ in _symbols([value]))
     }
     if not changed:
         return op

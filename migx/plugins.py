@@ -95,7 +95,11 @@ def load(kind: str, name: str) -> Any:
     for cls in _classes(importlib.import_module(table[name])):
         if snake_case(cls.__name__) == name:
             return cls
-    raise UnknownName(f"{table[name]} holds no class {''.join(p.title() for p in name.split('_'))}")
+    wanted = "".join(part.title() for part in name.split("_"))
+    raise UnknownName(
+        f"{table[name]} holds no class {wanted}; a file that holds none has a name that begins "
+        "with '_'"
+    )
 
 
 @cache

@@ -106,10 +106,9 @@ class Program:
         for module in self.modules.values():
             for instruction in module:
                 for symbol in (*instruction.shape.symbols(), *operations.symbols(instruction.op)):
-                    if found.setdefault(symbol.name, symbol) != symbol:
-                        raise IRError(
-                            f"dim {symbol} is declared as {found[symbol.name]!r} and {symbol!r}"
-                        )
+                    known = found.setdefault(symbol.name, symbol)
+                    if known is not symbol and known != symbol:
+                        raise IRError(f"dim {symbol} is declared as {known!r} and {symbol!r}")
         return found
 
     def compile(self, target: Any = "cpu", **options: Any) -> Program:
@@ -139,7 +138,7 @@ class Program:
     def compiled(self) -> Compiled:
         """What ``compile`` made; ``IRError`` when there is nothing yet."""
         if self._compiled is None:
-            raise IRError('the program is not compiled: call program.compile("ref") first')
+            raise IRError('the program is not compiled: call program.compile() first')
         return self._compiled
 
     @property
@@ -157,8 +156,11 @@ class Program:
         return self.compiled.eval(inputs)
 
     def update_weights(self, **options: Any) -> Update:
-        """A transaction that swaps weights of the compiled program: see
-        ``migx.weights.epochs.LiveWeights.update``.
+        """A transaction that swaps weights of the compiled program: ``with
+        program.update_weights() as new: new[name] = array``.
+
+        ``check_finite=True`` refuses NaN and infinities; ``in_place=True`` and ``copy=False`` save
+        memory: see ``migx.weights.epochs.LiveWeights.update``.
         """
         return self.compiled.weights.update(**options)
 

@@ -12,7 +12,6 @@ replaces the match, or None to decline, or ``Declined("why")``. Rules make sets 
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +29,7 @@ from migx.match import Match, On, OneOf, Pattern, Skip, nothing_left
 from migx.op import Operation
 from migx.ops.builtin import GetTupleElem, Literal
 from migx.shape import DType
-from migx.text import draw_instruction
+from migx.text import Names, draw_instruction
 from migx.weights import value_of
 from migx.weights.constants import tree
 
@@ -65,7 +64,8 @@ class Cursor:
         self._matched = match.instructions
         self._origins: tuple[str, ...] | None = None
         self.made: list[Instruction] = []
-        self.replaced: list[Instruction] = []
+        self.replaced: dict[Instruction, Instruction] = {}
+        self.moved = False
 
     @property
     def origins(self) -> tuple[str, ...]:
@@ -97,6 +97,7 @@ class Cursor:
             for at in tree(constant):
                 if not at.before(self.place):
                     self.module.move_instruction(at, self.place)
+                    self.moved = True
         return constant
 
     def literal(self, value: ArrayLike | Argument, dtype: DType | str | None = None) -> Instruction:
@@ -131,7 +132,8 @@ def rule(pattern: Pattern) -> Callable[[Callable[..., Results | Declined | None]
     """Makes a rule of a function. Asking for what the pattern never catches is a ``TypeError``."""
 
     def made(function: Callable[..., Results | Declined | None]) -> Rule:
-        wanted = tuple(inspect.signature(function).parameters)
+        code = function.__code__
+        wanted = code.co_varnames[: code.co_argcount]
         if unknown := sorted(set(wanted) - pattern.names() - {"at"}):
             raise TypeError(
                 f"{function.__name__} asks for {', '.join(unknown)}, which its pattern does not"
@@ -253,6 +255,14 @@ class EventLog:
         numbers = self._numbers.setdefault(plain, {})
         return f"{plain}.{numbers.setdefault(matched[0], len(numbers) + 1)}"
 
+    def draw(self, message: str, at: Instruction, names: dict[Module, Names] | None = None) -> str:
+        """The text of an instruction for an event, as ``migx.text.draw_instruction`` has it."""
+        return draw_instruction(message, at, names)
+
+    def add(self, event: Event, put: Iterable[Instruction] = ()) -> None:
+        """Notes an event; ``put`` are the instructions that stand now for what it matched."""
+        self.events.append(event)
+
 
 def rewrite(
     module: Module, rules: RuleSet, pass_name: str = "", log: EventLog | None = None
@@ -275,6 +285,7 @@ class _Driver:
         self.limit = 1000 + 20 * len(module)
         self.applied: list[str] = []
         self.match = Match(relied_on_by=pass_name)
+        self.names: dict[Module, Names] = {}
 
     def run(self) -> bool:
         """Looks at everything, and again for as long as that changed something: a rule may look
@@ -284,6 +295,7 @@ class _Driver:
         while before < len(self.applied):
             before = len(self.applied)
             self.match.constants.clear()
+            self.names.clear()
             self.queue.extend(at for at in self.module if self.rules.at(at.op.name))
             self.queued.update(self.queue)
             self.drain()
@@ -324,18 +336,23 @@ class _Driver:
             return False
         at = Cursor(match, root, self.module)
         match.caught["at"] = at
-        before = "" if log is None else draw_instruction(each.name, root)
+        before = "" if log is None else log.draw(each.name, root, self.names)
         result = each.function(*[match.caught[name] for name in each.wanted])
+        if result is None and not (at.made or at.moved):
+            return False
         readers = self.replace(at, result)
+        if readers or at.moved:
+            self.names.clear()
         if not readers:
             if at.made:
                 remove_unread(at.made, self.module)
             return False
         if log is not None:
-            after = "\n".join(draw_instruction(i.op.name, i) for i in at.made)
+            after = "\n".join(log.draw(i.op.name, i, self.names) for i in at.made)
             event = Event(key, self.pass_name, each.name, each.source, at.origins, before, after)
-            log.events.append(event)
+            log.add(event, dict.fromkeys((*at.made, *at.replaced.values())))
         self.settle(each, match, at, readers)
+        self.names.clear()
         return True
 
     def replace(self, at: Cursor, result: Results | Declined | None) -> dict[Instruction, None]:
@@ -350,7 +367,7 @@ class _Driver:
             except ShapeError:
                 continue
             new.origins = merged(new.origins, at.origins)
-            at.replaced.append(old)
+            at.replaced[old] = new
             readers |= moved
         return readers
 

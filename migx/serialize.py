@@ -28,7 +28,7 @@ from migx.errors import DataError, ParseError
 from migx.files import inside, written
 from migx.parser import parse
 from migx.program import Program
-from migx.target import get_target
+from migx.target import Saves, get_target
 from migx.text import show
 from migx.weights.epochs import own
 
@@ -126,8 +126,8 @@ def _slots(made: Compiled, weights: bool) -> dict[str, Argument]:
 
 def _code(made: Compiled) -> Mapping[str, bytes]:
     """What the target has compiled and wants kept, by name."""
-    save_code = getattr(made.executable, "save_code", None)
-    return save_code() if save_code is not None else {}
+    executable = made.executable
+    return executable.save_code() if isinstance(executable, Saves) else {}
 
 
 def _laid_out(sections: Mapping[str, bytes]) -> tuple[dict[str, tuple[int, int, str]], int]:

@@ -17,6 +17,7 @@ from migx.errors import ShapeError
 
 Dims: TypeAlias = tuple[Extent, ...]
 Parts: TypeAlias = "tuple[Shape, ...]"
+Symbols: TypeAlias = tuple[dim.Symbol, ...]
 
 
 class DType:
@@ -110,7 +111,7 @@ class Shape:
     have ``parts`` and no dims. Immutable and hashable.
     """
 
-    __slots__ = ("_text", "dims", "dtype", "parts", "strides")
+    __slots__ = ("_hash", "_symbols", "_text", "dims", "dtype", "parts", "strides")
     dtype: DType
     dims: Dims
     strides: Dims | None
@@ -127,14 +128,17 @@ class Shape:
         self.dims = dims if type(dims) is tuple else tuple(dims)
         self.parts = parts
         self.strides = None if strides is None else self._checked(tuple(strides))
+        self._hash: int | None = None
+        self._symbols: Symbols | None = None
         self._text: str | None = None
         for extent in self.dims:
-            if type(extent) is not int and not isinstance(extent, Dim):
+            if type(extent) is int:
+                if extent < 0:
+                    raise ShapeError(f"a dim cannot be negative: {extent} in {self.dims}")
+            elif not isinstance(extent, Dim):
                 raise ShapeError(
                     f"a dim is an int or a Dim, not {extent!r} of {type(extent).__name__}"
                 )
-            if type(extent) is int and extent < 0:
-                raise ShapeError(f"a dim cannot be negative: {extent} in {self.dims}")
 
     def _checked(self, strides: Dims) -> Dims | None:
         if len(strides) != len(self.dims):
@@ -225,14 +229,17 @@ class Shape:
     @property
     def static(self) -> bool:
         """Whether no symbol is left in it."""
-        return next(self.symbols(), None) is None
+        return not self.symbols()
 
-    def symbols(self) -> Iterator[dim.Symbol]:
+    def symbols(self) -> Symbols:
         """The symbols of dims, strides and parts, with repetition. Those in a host value are not
         sizes: they say that its elements differ.
         """
-        if self.dtype.kind == "opaque":
-            return
+        if self._symbols is None:
+            self._symbols = () if self.dtype.kind == "opaque" else tuple(self._found_symbols())
+        return self._symbols
+
+    def _found_symbols(self) -> Iterator[dim.Symbol]:
         for extent in (*self.dims, *(self.strides or ())):
             if isinstance(extent, Dim):
                 yield from dim.symbols(extent)
@@ -312,7 +319,9 @@ class Shape:
         )
 
     def __hash__(self) -> int:
-        return hash((self.dtype.name, self.dims, self.strides, self.parts))
+        if self._hash is None:
+            self._hash = hash((self.dtype.name, self.dims, self.strides, self.parts))
+        return self._hash
 
     @property
     def text(self) -> str:

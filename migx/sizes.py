@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 
 from migx import op as operations
 from migx.errors import DimError, EvaluationError, InputError, ShapeError
@@ -20,7 +19,6 @@ def symbols_of(at: Instruction) -> frozenset[str]:
     return symbols_in(at.shape) | {s.name for s in operations.symbols(at.op)}
 
 
-@lru_cache(maxsize=4096)
 def symbols_in(shape: Shape) -> frozenset[str]:
     """The symbols in a shape."""
     return frozenset(s.name for s in shape.symbols())
@@ -60,7 +58,8 @@ def asked_again(instructions: Iterable[Instruction], found: Checks) -> Checks:
     modules included; of several that are alike, one.
     """
     for at in instructions:
-        if read_symbols(at) and not at.modules and type(at.op) not in (Param, Slot, Return):
+        plain = not at.modules and type(at.op) not in (Param, Slot, Return)
+        if plain and any(map(symbols_of, (at, *at.inputs))):
             key = (operations.key(at.op), tuple(v.shape for v in at.inputs), at.shape)
             found.setdefault(key, at)
         if at.op.name in ("pointwise", "fused_reduce", "group"):

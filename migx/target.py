@@ -2,7 +2,8 @@
 
 A target lists the passes it wants and makes an executable of what they leave. The defaults here are
 those of a target that runs on the host's own memory: such a backend defines ``get_passes`` and
-``make_executable`` and nothing else.
+``make_executable`` and nothing else. An executable has ``run``; what else it may offer are the
+protocols here, and ``migx.profile.Profiled``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from migx.ir import Instruction
 from migx.manager import Observer, Pipeline
 from migx.op import snake_case
 from migx.program import Program
+from migx.rewrite import EventLog
 from migx.shape import Shape
 
 NO_SLOTS: Mapping[str, Argument] = MappingProxyType({})
@@ -28,8 +30,8 @@ ACTIVATIONS = ("float", "int8")
 @dataclass(frozen=True)
 class CompileOptions:
     """What a user may ask of a compilation. ``passes`` replaces the target's own list;
-    ``observers`` watch it run. ``num_threads`` is how many threads a run may use, None for as many
-    as the target finds best; ``ref`` uses one.
+    ``observers`` watch it run, and ``log`` records its rewrites. ``num_threads`` is how many
+    threads a run may use, None for as many as the target finds best; ``ref`` uses one.
 
     ``int4_activations`` is what weights of four bits are multiplied by: "float", the activations as
     they are, or "int8", the same rounded to 8 bits in blocks, which is faster on ``cpu``;
@@ -40,6 +42,7 @@ class CompileOptions:
     observers: Sequence[Observer] = field(default=())
     num_threads: int | None = None
     int4_activations: str = ACTIVATIONS[0]
+    log: EventLog | None = None
 
     def __post_init__(self) -> None:
         if self.int4_activations not in ACTIVATIONS:
@@ -87,6 +90,36 @@ class Executable(Protocol):
 
 
 @runtime_checkable
+class FallsBack(Protocol):
+    """An executable that can tell what it leaves to the host; of others, what their target does not
+    support counts as that.
+    """
+
+    def fallbacks(self) -> list[Instruction]:
+        """The instructions that run on the host because they have no kernel."""
+        ...
+
+
+@runtime_checkable
+class ReadsPacked(Protocol):
+    """An executable whose kernels take weights in the formats that its target has named."""
+
+    @property
+    def absorbed(self) -> frozenset[Instruction]:
+        """The instructions ``unpack_weight`` that no run does, for kernels read what these read."""
+        ...
+
+
+@runtime_checkable
+class Saves(Protocol):
+    """An executable of which something is worth keeping in a file with its program."""
+
+    def save_code(self) -> dict[str, bytes]:
+        """Bytes by name: what the ``Context`` of the program has as ``saved`` once it is loaded."""
+        ...
+
+
+@runtime_checkable
 class Asynchronous(Protocol):
     """An executable whose runs need not be waited for."""
 
@@ -126,7 +159,10 @@ class Target:
         raise NotImplementedError(f"target {self.name} makes no executables")
 
     def supports(self, instruction: Instruction) -> bool:
-        """Whether the target runs an instruction itself; what it does not runs on ``ref``."""
+        """Whether the target runs an instruction itself; what it does not runs on the host, as on
+        ``ref``. Of what passes have fused, ``dissolve`` asks it; of every instruction, whoever
+        counts what is left to the host.
+        """
         return True
 
     def for_architectures(self, names: tuple[str, ...]) -> Target:
@@ -160,6 +196,10 @@ class Target:
     def preferred_weight_format(self, instruction: Instruction, index: int) -> str | None:
         """The format (``hwio``, ``ABcd16a4b``, ...; see ``migx.ops.formats``) in which a constant
         input is read best; None for as it is.
+
+        An input may be views of a constant (``migx.op.traits(...).view``): a format is of the axes
+        of what lies behind them. The executable then finds ``unpack_weight`` in its place, and
+        reads what that reads, or runs it as any operation.
         """
         return None
 
@@ -176,8 +216,12 @@ class Target:
 
 
 def get_target(given: Target | str | Any) -> Target:
-    """The target of a name, or the target itself; ``UnknownName`` lists what there is."""
+    """The target of a name, with its options as they usually are, or the target itself;
+    ``UnknownName`` lists what there is.
+    """
     if not isinstance(given, str):
+        if isinstance(given, type):
+            raise TargetError(f"{given.__name__} is a class: give a target of it, or its name")
         found: Target = given
         return found
     from migx import plugins

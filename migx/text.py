@@ -68,6 +68,12 @@ def show(
     return "\n".join(block for block in blocks if block)
 
 
+def show_module(module: Module) -> str:
+    """The text of one module; what it captures is named as in the text of the program."""
+    shown = {module, *module.program.modules.values()}
+    return _Writer().module(module, {each: number(each) for each in shown})
+
+
 def number(module: Module) -> Names:
     """The name of each instruction in the text of its module."""
     names: Names = {}
@@ -90,17 +96,26 @@ def quoted(name: str) -> str:
     )
 
 
+def attributes(op: Operation, place: Place | None = None) -> str:
+    """The attributes of an operation that are not at their defaults, as they stand in the text."""
+    return _attributes(op, _Writer(place=place)).strip()
+
+
 def draw(
     message: str,
     module: Module,
     op: Operation,
     inputs: Iterable[Instruction],
     origins: Iterable[str] = (),
+    names: dict[Module, Names] | None = None,
 ) -> str:
     """A message with the instruction it is about, a caret under it, its inputs' shapes and its ONNX
-    origins.
+    origins. What is found of ``names`` is kept there, as long as modules stay as they are.
     """
-    names = {m: number(m) for m in {module, *(i.module for i in inputs)} if m is not None}
+    names = {} if names is None else names
+    for around in {module, *(i.module for i in inputs)}:
+        if around is not None and around not in names:
+            names[around] = number(around)
     written = [_reference(i, module, names) for i in inputs]
     line = f"{op.name}({', '.join(written)}){_attributes(op, _Writer())}"
     rows = [message, f"  {line}", f"  {'^' * len(op.name)}"]
@@ -111,13 +126,14 @@ def draw(
     return "\n".join([*rows, f"  {place}"])
 
 
-def draw_instruction(message: str, instruction: Instruction) -> str:
+def draw_instruction(
+    message: str, instruction: Instruction, names: dict[Module, Names] | None = None
+) -> str:
     """``draw`` for an instruction that stands in a module."""
-    if instruction.module is None:
-        return f"{message}\n  {instruction!r}, which is in no module"
-    return draw(
-        message, instruction.module, instruction.op, instruction.inputs, instruction.origins
-    )
+    at = instruction
+    if at.module is None:
+        return f"{message}\n  {at!r}, which is in no module"
+    return draw(message, at.module, at.op, at.inputs, at.origins, names)
 
 
 class _Writer:

@@ -14,7 +14,9 @@ class FusePointwiseReduce(Pass):
     """
 
     def apply_program(self, program: Program, manager: PassManager) -> bool:
-        changed = False
-        while any([manager.run_pass(FusePointwise()), manager.run_pass(FuseReduce())]):
+        changed = manager.run_pass(FusePointwise())
+        while manager.run_pass(FuseReduce()):
             changed = True
+            if not manager.run_pass(FusePointwise()):
+                break
         return changed

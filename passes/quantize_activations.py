@@ -23,7 +23,6 @@ from migx.pipeline import Approximation
 from migx.program import Program
 from migx.rewrite import Event
 from migx.shape import F32, I8
-from migx.text import draw_instruction
 from migx.weights.constants import MOVED
 
 GROUP = 8
@@ -112,13 +111,12 @@ def _rounded(at: Instruction, manager: PassManager) -> bool:
     key = "" if log is None else log.key("round", [at])
     if log is not None and key in log.skip:
         return False
-    before = "" if log is None else draw_instruction(dot.name, dot)
+    before = "" if log is None else log.draw(dot.name, dot)
     inner.replace_input(dot, 0, _in_bytes(inner, dot, block))
     if log is not None:
-        after = draw_instruction(dot.name, dot)
-        log.events.append(
-            Event(key, QuantizeActivations.name, "round", __file__, at.origins, before, after)
-        )
+        after = log.draw(dot.name, dot)
+        event = Event(key, QuantizeActivations.name, "round", __file__, at.origins, before, after)
+        log.add(event, [at])
     return True
 
 

@@ -21,7 +21,6 @@ from migx.ops.scales import ChooseScales
 from migx.program import Program
 from migx.rewrite import Event
 from migx.shape import F16, I4, I8, U4, U8, Dims
-from migx.text import draw_instruction
 from migx.weights import SOURCES, is_constant
 from migx.weights.constants import is_unpacked, tree
 
@@ -114,7 +113,7 @@ class QuantizeInt4(Pass):
         key = "" if log is None else log.key("squeeze", [user])
         if user.module is None or (log is not None and key in log.skip):
             return False
-        before = "" if log is None else draw_instruction(user.name, user)
+        before = "" if log is None else log.draw(user.name, user)
         kept = (user.module, weight.value, weight.dims, weight.axis)
         if kept not in made:
             made[kept] = self.dequantized(weight)
@@ -125,10 +124,9 @@ class QuantizeInt4(Pass):
             )
         user.module.replace_input(user, weight.place, value)
         if log is not None:
-            after = draw_instruction(user.name, user)
-            log.events.append(
-                Event(key, self.name, "squeeze", __file__, user.origins, before, after)
-            )
+            after = log.draw(user.name, user)
+            event = Event(key, self.name, "squeeze", __file__, user.origins, before, after)
+            log.add(event, [value, user])
         return True
 
     def dequantized(self, weight: Weight) -> Instruction:

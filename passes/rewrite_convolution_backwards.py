@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain
 from math import prod
 
-from migx.dim import Extent
+from migx.dim import Extent, maximum
 from migx.ir import Instruction
 from migx.manager import Pass
 from migx.match import on, var
 from migx.ops._windows import split
-from migx.ops.layout import Reshape, Reverse, Slice, Transpose
+from migx.ops.layout import Concat, Pad, Reshape, Reverse, Slice, Transpose
 from migx.ops.linear import Convolution, ConvolutionBackwards
 from migx.rewrite import Cursor, Declined, RuleSet, rule
+
+_Share = tuple[int, int, int]
+"""The places among a stride from one to before another, which have so many elements of a kernel."""
 
 
 @rule(on(ConvolutionBackwards, var("x"), var("w"), name="root"))
@@ -20,7 +24,8 @@ def forwards(
     at: Cursor, x: Instruction, w: Instruction, root: Instruction
 ) -> Instruction | Declined:
     """Each element of a transposed convolution is a sum over the elements that add to it: those at
-    one place among ``stride`` are one convolution, with a share of the kernels, reversed.
+    places among ``stride`` with as many elements of a kernel are one convolution, with this share
+    of the kernels, reversed.
     """
     op = root.op
     assert isinstance(op, ConvolutionBackwards)
@@ -28,58 +33,112 @@ def forwards(
     geometry = list(zip(lengths, op.stride, op.dilation, strict=False))
     if len(lengths) < w.shape.rank - 2 or not all(isinstance(d, int) for d in w.shape.dims[:2]):
         return Declined("how large the kernels are is not known")
-    if any(s > 1 and (d > 1 or k % s) for k, s, d in geometry):
-        return Declined("the places among a stride have unlike shares of the kernels")
-    taps = [k // s for k, s, _ in geometry]
-    around = [(tap - 1) * d for tap, (_, _, d) in zip(taps, geometry, strict=True)]
-    if any(out != 0 for out in op.output_padding):
-        return Declined("the result is longer than what is added up")
-    forward = Convolution((*around, *around), (1,) * len(taps), op.dilation, op.group)
-    made = at(forward, x, _shares(at, w, op, taps))
+    if any(s > 1 and (d > 1 or k < s) for k, s, d in geometry):
+        return Declined("some places among a stride have no elements of the kernels")
+    kernels = _apart(at, w, op, tuple(-k % s for k, s, _ in geometry))
+    made = _joined(at, x, kernels, op, [_shares(k, s) for k, s, _ in geometry])
     return _cut(at, _interleaved(at, made, op), root)
 
 
-def _shares(at: Cursor, w: Instruction, op: ConvolutionBackwards, taps: list[int]) -> Instruction:
-    """The kernels of convolutions: of each output channel one for each place among the strides."""
+def _shares(length: int, stride: int) -> list[_Share]:
+    """The places among a stride by how many elements of a kernel they have."""
+    taps, more = divmod(length, stride)
+    return [(0, more, taps + 1), (more, stride, taps)] if more else [(0, stride, taps)]
+
+
+def _apart(
+    at: Cursor, w: Instruction, op: ConvolutionBackwards, filled: tuple[int, ...]
+) -> Instruction:
+    """The kernels, filled up to whole strides, with an axis for the places among each stride."""
     inputs, outputs = (int(d) for d in w.shape.dims[:2])
-    rank = len(taps)
-    pairs = chain.from_iterable(zip(taps, op.stride, strict=True))
-    parts = at(Reshape((op.group, inputs // op.group, outputs, *pairs)), w)
-    reverse = at(Reverse(tuple(3 + 2 * i for i in range(rank))), parts)
-    places, elements = ([first + 2 * i for i in range(rank)] for first in (4, 3))
-    turned = at(Transpose((0, 2, *places, 1, *elements)), reverse)
-    count = op.group * outputs * prod(op.stride)
-    return at(Reshape((count, inputs // op.group, *taps)), turned)
+    whole = at(Pad((*[0] * w.shape.rank, 0, 0, *filled)), w) if any(filled) else w
+    lengths = zip(whole.shape.dims[2:], op.stride, strict=True)
+    pairs = chain.from_iterable((length // stride, stride) for length, stride in lengths)
+    return at(Reshape((op.group, inputs // op.group, outputs, *pairs)), whole)
+
+
+def _joined(
+    at: Cursor,
+    x: Instruction,
+    kernels: Instruction,
+    op: ConvolutionBackwards,
+    shares: list[list[_Share]],
+    chosen: tuple[_Share, ...] = (),
+) -> Instruction:
+    """The results of all shares, [N, channels, places among strides..., ...], side by side."""
+    if len(chosen) == len(shares):
+        return _convolved(at, x, kernels, op, chosen)
+    axis = len(chosen)
+    parts = [_joined(at, x, kernels, op, shares, (*chosen, s)) for s in shares[axis]]
+    return parts[0] if len(parts) == 1 else at(Concat(2 + axis), *parts)
+
+
+def _convolved(
+    at: Cursor,
+    x: Instruction,
+    kernels: Instruction,
+    op: ConvolutionBackwards,
+    shares: tuple[_Share, ...],
+) -> Instruction:
+    """The convolution with one share of the kernels, as long as that with the longest."""
+    rank = len(shares)
+    elements, places = ([first + 2 * i for i in range(rank)] for first in (3, 4))
+    kept = [(axis, 0, taps) for axis, (_, _, taps) in zip(elements, shares, strict=True)]
+    kept += [(axis, begin, end) for axis, (begin, end, _) in zip(places, shares, strict=True)]
+    part = _part(
+        at, kernels, [(i, b, e) for i, b, e in sorted(kept) if e - b != kernels.shape.dims[i]]
+    )
+    turned = at(Transpose((0, 2, *places, 1, *elements)), at(Reverse(tuple(elements)), part))
+    group, outputs, *rest = (int(d) for d in turned.shape.dims)
+    counts, kernel = rest[:rank], rest[rank:]
+    weights = at(Reshape((group * outputs * prod(counts), *kernel)), turned)
+    taps = [taps for _, _, taps in shares]
+    longest = [int(kernels.shape.dims[i]) for i in elements]
+    before, behind = (
+        [(n - 1) * d for n, d in zip(most, op.dilation, strict=True)] for most in (taps, longest)
+    )
+    made = at(Convolution((*before, *behind), (1,) * rank, op.dilation, op.group), x, weights)
+    if prod(op.stride) == 1:
+        return made
+    dims = made.shape.dims
+    return at(Reshape((dims[0], group * outputs, *counts, *dims[2:])), made)
+
+
+def _part(at: Cursor, x: Instruction, kept: Sequence[tuple[int, Extent, Extent]]) -> Instruction:
+    """What lies from one place to before another on some axes."""
+    if not kept:
+        return x
+    axes, starts, ends = zip(*kept, strict=True)
+    return at(Slice(axes, starts, ends), x)
 
 
 def _interleaved(at: Cursor, made: Instruction, op: ConvolutionBackwards) -> Instruction:
-    """The channels for the places among the strides, brought together to one."""
+    """The axes for the places among the strides, merged with those they belong to."""
     if prod(op.stride) == 1:
         return made
-    dims, rank = made.shape.dims, len(op.stride)
-    channels = dims[1] // prod(op.stride)
-    parts = at(Reshape((dims[0], channels, *op.stride, *dims[2:])), made)
+    rank = len(op.stride)
     pairs = chain.from_iterable((2 + rank + i, 2 + i) for i in range(rank))
-    turned = at(Transpose((0, 1, *pairs)), parts)
-    whole = [extent * stride for extent, stride in zip(dims[2:], op.stride, strict=True)]
-    return at(Reshape((dims[0], channels, *whole)), turned)
+    turned = at(Transpose((0, 1, *pairs)), made)
+    lengths = zip(made.shape.dims[2 + rank :], op.stride, strict=True)
+    whole = [extent * stride for extent, stride in lengths]
+    return at(Reshape((*made.shape.dims[:2], *whole)), turned)
 
 
 def _cut(at: Cursor, made: Instruction, root: Instruction) -> Instruction:
-    """The result without what padding cuts off."""
+    """The result without what padding cuts off, and with zeros where nothing is added up."""
     begins, _ = split(root.op.padding)  # type: ignore[attr-defined]
     ends: list[Extent] = [b + d for b, d in zip(begins, root.shape.dims[2:], strict=True)]
+    beyond = [maximum(end - d, 0) for end, d in zip(ends, made.shape.dims[2:], strict=True)]
+    if any(more != 0 for more in beyond):
+        made = at(Pad((*[0] * made.shape.rank, 0, 0, *beyond)), made)
     limits = zip(begins, ends, made.shape.dims[2:], strict=True)
-    axes = [i for i, (begin, end, d) in enumerate(limits) if begin != 0 or end != d]
-    if not axes:
-        return made
-    starts = tuple(begins[i] for i in axes)
-    return at(Slice(tuple(i + 2 for i in axes), starts, tuple(ends[i] for i in axes)), made)
+    kept = [(i + 2, b, end) for i, (b, end, d) in enumerate(limits) if b != 0 or end != d]
+    return _part(at, made, kept)
 
 
 class RewriteConvolutionBackwards(Pass):
-    """Turns transposed convolutions into convolutions and a change of layout, where every place
-    among the strides has as many elements of a kernel (sub-pixel convolution, Shi et al. 2016).
+    """Turns transposed convolutions into convolutions and a change of layout: sub-pixel convolution
+    (Shi et al. 2016).
     """
 
     rules = RuleSet((forwards,))

@@ -1,15 +1,19 @@
-"""Turns pooling over the whole of each image into a reduction."""
+"""Turns pooling over the whole of each image into a reduction, and what else pools into pooling."""
 
 from __future__ import annotations
 
+import numpy as np
+
+from migx.dim import product
 from migx.ir import Instruction
 from migx.manager import Pass
 from migx.match import attr, on, var
-from migx.ops.pointwise import Abs, Mul, Sqrt
-from migx.ops.pooling import Pooling
+from migx.ops.layout import Multibroadcast, Reshape
+from migx.ops.pointwise import Abs, Add, Convert, Div, Mul, Pow, Sqrt
+from migx.ops.pooling import Lrn, Pooling
 from migx.ops.reduce import ReduceMax, ReduceMean, ReduceSum
-from migx.rewrite import Cursor, Declined, RuleSet, rule
-from migx.shape import Dims
+from migx.rewrite import Cursor, Declined, rule
+from migx.shape import F32, Dims
 
 
 def without_padding(padding: Dims) -> bool:
@@ -49,9 +53,43 @@ def whole(at: Cursor, x: Instruction, pool: Instruction) -> Instruction | Declin
     return Declined(f"a norm of order {op.lp_order} is better left whole")
 
 
+@rule(on(Lrn, var("x"), name="root"))
+def across(at: Cursor, x: Instruction, root: Instruction) -> Instruction:
+    """A local response normalisation divides by a power of the mean of the squares around, which is
+    a pooling of images whose rows are the channels.
+    """
+    op, dtype = root.op, x.shape.dtype
+    assert isinstance(op, Lrn)
+    data = at(Convert(F32), x) if dtype.bits < F32.bits else x
+    images, channels, *rest = dims = x.shape.dims
+    squares = at(Reshape((images, 1, channels, product(rest))), at(Mul(), data, data))
+    around = ((op.size - 1) // 2, 0, op.size // 2, 0)
+    pool = Pooling("average", (op.size, 1), around, count_include_pad=True)
+    mean = at(Reshape(dims), at(pool, squares))
+    alpha, bias = (wide(at, n, data) for n in (op.alpha, op.bias))
+    made = at(Div(), data, _power(at, at(Add(), at(Mul(), mean, alpha), bias), op))
+    return made if dtype is made.shape.dtype else at(Convert(dtype), made)
+
+
+def _power(at: Cursor, x: Instruction, op: Lrn) -> Instruction:
+    """What a response is divided by; three quarters, the usual power, are products of roots where x
+    is never less than zero.
+    """
+    if op.beta == 0.75 and op.alpha >= 0 and op.bias >= 0:
+        root = at(Sqrt(), x)
+        return at(Mul(), root, at(Sqrt(), root))
+    return at(Pow(), x, wide(at, op.beta, x))
+
+
+def wide(at: Cursor, number: float, like: Instruction) -> Instruction:
+    """A number in each element."""
+    literal = at.literal(np.array(number, like.shape.dtype.numpy))
+    return at(Multibroadcast(like.shape.dims), literal)
+
+
 class RewritePooling(Pass):
     """Turns global pooling into reductions, which fuse with the work around them (MIGraphX
-    rewrite_pooling).
+    rewrite_pooling), and local response normalisation into pooling and arithmetic.
     """
 
-    rules = RuleSet((whole,))
+    rules = whole + across

@@ -1,6 +1,7 @@
 """Every example in the documents runs: ``python`` blocks, and ``console`` lines ``$ migx ...``.
 
-The blocks of one page run in order, in one namespace, in a folder with a small ``model.onnx``.
+The blocks of one page run in order, in one namespace, in a folder with a small ``model.onnx``. What
+stands in a ``text`` block just behind a ``python`` block is what that prints.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ COMMAND = re.compile(r"^\$ (migx\b(?:\\\n|.)*)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Block:
-    """One example of a page: its language, its text and the line it begins on."""
+    """One example of a page: its language, its text, the line it begins on, and what it prints
+    where the page says so.
+    """
 
     language: str
     text: str
     line: int
+    prints: str | None = None
 
     @property
     def commands(self) -> list[str]:
@@ -45,13 +49,20 @@ class Block:
 def blocks(page: str) -> Iterator[Block]:
     """The fenced blocks of a page, indented ones brought to the margin."""
     for found in FENCE.finditer(page):
-        text = re.sub(rf"^{found[1]}", "", found[3], flags=re.MULTILINE)
-        yield Block(found[2], text, page.count("\n", 0, found.start(3)) + 1)
+        behind = FENCE.match(page[found.end() :].lstrip("\n"))
+        prints = _text(behind) if behind and (found[2], behind[2]) == ("python", "text") else None
+        yield Block(found[2], _text(found), page.count("\n", 0, found.start(3)) + 1, prints)
+
+
+def _text(found: re.Match[str]) -> str:
+    return re.sub(rf"^{found[1]}", "", found[3], flags=re.MULTILINE)
 
 
 def test_blocks_are_found_with_their_lines() -> None:
     console_text = "  ```console\n  $ migx read m.onnx \\\n  --stats\n  out\n  ```\n"
     page = f"a\n```python\nx = 1\n```\n* b\n{console_text}"
+    shown = "```python\nprint(1)\n```\n\n```text\n1\n```\n"
+    assert [block.prints for block in blocks(shown)] == ["1\n", None]
     python, console = blocks(page)
     assert python == Block("python", "x = 1\n", 3)
     assert (console.line, console.commands) == (7, ["migx read m.onnx \\\n--stats"])
@@ -70,7 +81,12 @@ def runnable(page: Path) -> list[Block]:
 @pytest.mark.parametrize(
     "page", [p for p in PAGES if runnable(p)], ids=lambda p: str(p.relative_to(ROOT))
 )
-def test_every_example_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_example_runs(
+    page: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.chdir(tmp_path)
     save_model(tmp_path / "model.onnx")
     namespace: dict[str, object] = {"__name__": "__main__"}
@@ -79,6 +95,9 @@ def test_every_example_runs(page: Path, tmp_path: Path, monkeypatch: pytest.Monk
             # Blank lines in front, so that a traceback shows the line of the page.
             code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
             exec(code, namespace)
+            printed = capsys.readouterr().out
+            if block.prints is not None:
+                assert printed.strip() == block.prints.strip(), f"{page}:{block.line}"
         for command in block.commands:
             execute(command, page, block.line)
 

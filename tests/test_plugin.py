@@ -100,6 +100,42 @@ for op in ("squared_relu(x)", "staircase(x) {step=1.0}"):
     assert said == ["Relu Mul", "staircase: nothing says how it is written, at 'module main'"]
 
 
+def test_the_target_is_right(site: Path) -> None:
+    code = """
+from migx.testing import check_conformance, check_target
+found = check_conformance("panels", families=["linear", "control"])
+told = {name for each in found for name in each.fallbacks}
+print(len(found), all(each.passed for each in found))
+print({"loop", "convolution"} <= told, {"transpose", "@literal"} & told)
+print(check_target("panels", programs=40).programs)
+"""
+    assert run(site, code).splitlines() == ["48 True", "True set()", "40"]
+
+
+def test_weights_in_the_format_of_the_target_are_swapped_and_saved(site: Path) -> None:
+    code = """
+import migx, numpy as np
+from migx.cli.params import layouts, relayouts
+from migx_example.targets.panels import Panels
+program = migx.Program()
+x = program.main.add_parameter("x", migx.Shape("f32", (migx.Dim("n"), 3)))
+w = program.main.add_literal(np.ones((3, 6), np.float32), name="w", replaceable=True)
+product = program.main.add_instruction(migx.ops.Dot(), x, w)
+program.main.add_return(program.main.add_instruction(migx.ops.Relu(), product))
+program.compile(Panels(columns=4))
+new = np.arange(18, dtype=np.float32).reshape(3, 6)
+with program.update_weights() as weights:
+    weights["w"] = new
+migx.save(program, "panels.mxr")
+for each in (program, migx.load("panels.mxr")):
+    (y,) = each.eval({"x": np.ones((2, 3), np.float32)})
+    assert np.array_equal(y, np.ones((2, 3), np.float32) @ new)
+    print(*(at["format"] for at in layouts(each.compiled)), *relayouts(each.compiled))
+    print(*(at.name for at in each.compiled.fallbacks()))
+"""
+    assert run(site, code).splitlines() == ["Ba4b", "", "Ba16b"]  # loaded by name
+
+
 def test_two_packages_that_claim_one_name_are_an_error_naming_both(
     site: Path, tmp_path: Path
 ) -> None:

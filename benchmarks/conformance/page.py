@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.conformance.suite import Outcome
+from migx.testing.conformance import Outcome
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "onnx.md"
 FAILURES = Path(__file__).parent / "failures.json"
@@ -20,7 +20,8 @@ HEAD = """\
 the tolerances of the suite; element types must be equal. An error is the largest of a case, in
 units in the last place of its output's type: *exact* is none, a dash stands where no floats are.
 *pass (host)* says that a node of the case, of strings or image files, runs through ONNX's own
-reference implementation, by the operation `host`; no tensor arithmetic does.
+reference implementation, by the operation `host`; no tensor arithmetic does. Other targets are
+[scored](../how-to/score-a-target.md) by the same cases.
 """
 _ROW = re.compile(r"^\| `(\w+)` \| ([^|]*) \| ([^|]*) \|$", re.MULTILINE)
 

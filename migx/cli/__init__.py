@@ -22,7 +22,7 @@ from typing import Protocol
 
 from migx import __version__
 from migx.cli import _report
-from migx.errors import MigxError
+from migx.errors import MigxError, there_are
 
 
 class Verb(Protocol):
@@ -89,11 +89,16 @@ def _shown(message: Warning | str, *_: object, **__: object) -> None:
 def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     """The parser, with the one verb that is asked for, or all of them when none is."""
     parser = argparse.ArgumentParser(
-        prog="migx", description="A graph compiler for ONNX models: read, run and check them."
+        prog="migx",
+        description="A graph compiler for ONNX models: read, run and check them.",
+        epilog="To begin: `migx read MODEL`, `migx run MODEL`, `migx perf MODEL`. What a verb takes: "
+        "`migx VERB --help`.",
     )
     parser.add_argument("--version", action="version", version=f"migx {__version__}")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     names = verbs()
+    if given and not given[0].startswith("-") and given[0] not in names:
+        parser.error(f"there is no verb {given[0]!r}; {there_are(given[0], names)}")
     for name in given[:1] if given[:1] and given[0] in names else names:
         verb = load(name)
         first = _report.sentence(verb.__doc__).rstrip(".")

@@ -74,7 +74,8 @@ def run(options: argparse.Namespace) -> int:
         _report.print_json(found | ({"text": text} if text else {}))
         return 0
     if log is not None and options.trace:
-        print(*map(drawn, log.events), sep="\n", file=sys.stderr)
+        shown = [drawn(event) for event in log.events] or ["no rewrites"]
+        print(*shown, sep="\n", file=sys.stderr)
     if options.time:
         print(_times(timer), file=sys.stderr)
     sys.stdout.write(text)

@@ -112,14 +112,14 @@ def made_of(at: Instruction) -> str:
 
 def relayouts(made: Compiled) -> Iterator[str]:
     """The constants that a run has to unpack, for no kernel takes them as they lie."""
-    absorbed: frozenset[Instruction] = getattr(made.executable, "absorbed", frozenset())
+    from migx.target import ReadsPacked
+
+    executable = made.executable
+    absorbed = executable.absorbed if isinstance(executable, ReadsPacked) else ()
     for module in made.program.modules.values():
         for at in module:
-            if (
-                at.name == "unpack_weight"
-                and at not in absorbed
-                and module is not made.program.weights
-            ):
+            packed = at.name == "unpack_weight" and module is not made.program.weights
+            if packed and at not in absorbed:
                 yield f"{_name(at.inputs[0])} ({_format(at.inputs[0])})"
 
 
@@ -128,7 +128,8 @@ def _name(at: Instruction) -> str:
 
     if isinstance(at.op, Slot):
         return at.op.slot
-    return at.op.label if isinstance(at.op, Literal) else at.name
+    label = at.op.label if isinstance(at.op, Literal) else at.name
+    return label or f"a literal {at.shape.text}"
 
 
 def _format(at: Instruction) -> str:

@@ -18,7 +18,6 @@ from migx.cli import _load, _options, _report
 
 if TYPE_CHECKING:
     from migx.profile import Cost, Profile
-    from migx.program import Program
 
 PEERS = ("onnxruntime", "openvino")
 
@@ -40,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measures it."""
     from migx.cli import _inputs
+    from migx.profile import measured
 
     if options.repeat < 1:
         raise _load.UsageError(f"--repeat {options.repeat}: run once or more often")
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
             asked = _options.compiling(options)
             program.compile(options.target, num_threads=options.threads, **asked)
         compiling = time.perf_counter() - start
-    profile = _profiled(program, inputs, options.target)
+    profile = measured(program.compiled, program.compiled.arguments(inputs))
     runs = _timed(
         {"migx": lambda: program.eval(inputs)} | _sessions(peers, options, inputs), options
     )
@@ -62,19 +62,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         _print(found, options.each)
     return 0
-
-
-def _profiled(program: Program, inputs: Mapping[str, Any], target: str) -> Profile:
-    """The costs of a run that is not the first."""
-    from migx.binding import check_inputs
-    from migx.profile import Profiled
-
-    made = program.compiled
-    if not isinstance(made.executable, Profiled):
-        raise _load.UsageError(f"target {target} does not say what its runs cost")
-    program.eval(inputs)
-    with made.weights.reading() as slots:
-        return made.executable.profile(check_inputs(made.program.main, inputs), slots)
 
 
 def _peers(options: argparse.Namespace) -> list[str]:
@@ -196,10 +183,13 @@ def _print(found: dict[str, Any], each: bool) -> None:
     memory = found["bytes"]
     print(
         f"\narena {memory['arena'] / 1e6:.2f} MB, weights {memory['weights'] / 1e6:.2f} MB; "
-        f"compiled in {found['compile']:.2f} s\n"
-        f"at best this machine does {peak['flops'] / 1e9:.0f} GFLOP/s and copies "
-        f"{peak['bytes'] / 1e9:.0f} GB/s"
+        f"compiled in {found['compile']:.2f} s"
     )
+    if peak["flops"] and peak["bytes"]:
+        print(
+            f"at best this machine does {peak['flops'] / 1e9:.0f} GFLOP/s and copies "
+            f"{peak['bytes'] / 1e9:.0f} GB/s"
+        )
 
 
 def _row(entry: dict[str, Any], whole: float, peak: Mapping[str, float]) -> tuple[str, ...]:
@@ -207,7 +197,8 @@ def _row(entry: dict[str, Any], whole: float, peak: Mapping[str, float]) -> tupl
     rates = []
     for kind in ("flops", "bytes"):
         rate = entry[kind] / seconds
-        rates += [f"{rate / 1e9:.1f}", f"{100 * rate / peak[kind]:.0f}"] if rate else ["", ""]
+        rates.append(f"{rate / 1e9:.1f}" if rate else "")
+        rates.append(f"{100 * rate / peak[kind]:.0f}" if rate and peak[kind] else "")
     name = entry["name"] if len(entry["name"]) <= 60 else entry["name"][:59] + "…"
     share = f"{100 * seconds / max(whole, 1e-9):.1f}"
     return name, str(entry["count"]), f"{1e3 * seconds:.3f}", share, *rates

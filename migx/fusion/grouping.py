@@ -49,13 +49,15 @@ class Groups(Generic[Space]):
     ) -> None:
         self.module, self.join = module, join
         self.order = [at for at in module if viewed(at) is None]
-        self.spaces = {at: space(at) for at in self.order}
-        self.leader = {at: at for at in self.order}
+        self.own = {at: space(at) for at in self.order}
+        self.edges = list(self._edges())
 
     def found(self, from_end: bool = False) -> list[tuple[tuple[Instruction, ...], Space]]:
         """Every group with its members in their order, and its space, those of one member too."""
+        self.spaces = dict(self.own)
+        self.leader = {at: at for at in self.order}
         near: dict[Instruction, list[Edge]] = {at: [] for at in self.order}
-        for edge in self.edges():
+        for edge in self.edges:
             near[edge.source if from_end else edge.reader].append(edge)
         levels: dict[Instruction, int] = {}
         for at in reversed(self.order) if from_end else self.order:
@@ -66,10 +68,10 @@ class Groups(Generic[Space]):
         spaces = ((tuple(group), self.spaces[lead]) for lead, group in members.items())
         return [(group, space) for group, space in spaces if space is not None]
 
-    def edges(self) -> Iterable[Edge]:
+    def _edges(self) -> Iterable[Edge]:
         """Every edge between instructions that are no views."""
         for reader, before in dependences(self.module):
-            if reader not in self.leader:
+            if reader not in self.own:
                 continue
             for value in dict.fromkeys(before):
                 views: list[Instruction] = []
@@ -77,7 +79,7 @@ class Groups(Generic[Space]):
                     views.insert(0, value)
                     value = below
                 source = value if below is None else below
-                if source in self.leader:
+                if source in self.own:
                     yield Edge(source, value, tuple(views), reader)
 
     def placed(self, at: Instruction, near: list[Edge], levels: dict[Instruction, int]) -> int:
@@ -128,15 +130,13 @@ def fuse(
     again until nothing is left to join. Dead code goes first, for it would keep values apart. Says
     whether anything changed.
     """
-
-    def once(from_end: bool) -> bool:
-        found = Groups(module, space, join).found(from_end)
-        made = [(group, becomes(group, of)) for group, of in found]
-        bundles = [Bundle(group, op) for group, op in made if op is not None]
-        return outline(module, bundles, pass_name, log)
-
     changed, from_end, idle = remove_dead_code(module) > 0, False, 0
+    groups = Groups(module, space, join)
     while idle < 2:
-        found = once(from_end)
+        made = [(group, becomes(group, of)) for group, of in groups.found(from_end)]
+        bundles = [Bundle(group, op) for group, op in made if op is not None]
+        found = outline(module, bundles, pass_name, log)
+        if found:
+            groups = Groups(module, space, join)
         changed, from_end, idle = changed or found, not from_end, 0 if found else idle + 1
     return changed

@@ -217,20 +217,24 @@ class _Description:
         return self._node(Div(), dtype, False, [power, total])
 
     def _linear(self, op: Linear, inputs: Sequence[int], dtype: DType) -> int:
-        """Scale and zero point hold for the whole tensor, or for each place of one axis."""
-        if op.block:
-            raise Unfit
+        """Scale and zero point hold for the whole tensor, for each place of one axis, or for all
+        places of one axis but not of the others.
+        """
         x = self._loaded(inputs[0])
-        values = [x] + [self._parameter(v, op.axis) for v in inputs[1:]]
+        values = [x] + [self._parameter(v, op) for v in inputs[1:]]
         return self._node(op, dtype, all(self.nodes[v].folded for v in values), values)
 
-    def _parameter(self, value: int, axis: int) -> int:
+    def _parameter(self, value: int, op: Linear) -> int:
         if value >= 0:
             return value
-        number = -1 - value
+        number, axis = -1 - value, op.axis
         shape = self.at.inputs[number].shape
         strides: list[Extent] = [0] * len(self.dims)
-        if shape.elements != 1:
+        if op.block and shape.elements != 1:
+            if shape.dims != (*self.dims[:axis], 1, *self.dims[axis + 1 :]):
+                raise Unfit
+            strides = [0 if i == axis else s for i, s in enumerate(shape.true_strides)]
+        elif shape.elements != 1:
             if shape.dims != self.dims[axis : axis + 1]:
                 raise Unfit
             strides[axis] = shape.true_strides[0]

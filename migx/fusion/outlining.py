@@ -21,7 +21,7 @@ from migx.op import Operation
 from migx.ops.builtin import GetTupleElem, Literal
 from migx.rewrite import Event, EventLog
 from migx.sizes import symbols_in, symbols_of
-from migx.text import draw_instruction
+from migx.text import Names
 from migx.verify import NEVER_CAPTURE, captures
 
 DISSOLVED = frozenset({"pointwise", "fused_reduce", "group"})
@@ -148,11 +148,11 @@ def outline(
     following = next(reversed(module))
     for unit in reversed(order[:-1]):
         if isinstance(unit, Bundle):
-            before = "" if log is None else _drawn(unit.members)
+            before = "" if log is None else _drawn(unit.members, log)
             made = _put(unit, following, bundle_of)
             if log is not None:
-                event = (pass_name, unit.op.name, _HERE, unit.origins, before, _drawn(made))
-                log.events.append(Event(kept[unit], *event))
+                event = (pass_name, unit.op.name, _HERE, unit.origins, before, _drawn(made, log))
+                log.add(Event(kept[unit], *event), made)
             following = made[0]
         elif unit.module is module:
             if unit._next is not following:
@@ -164,8 +164,9 @@ def outline(
 _HERE = f"{__file__}:{outline.__code__.co_firstlineno}"
 
 
-def _drawn(instructions: Iterable[Instruction]) -> str:
-    return "\n".join(draw_instruction(i.op.name, i) for i in instructions)
+def _drawn(instructions: Iterable[Instruction], log: EventLog) -> str:
+    names: dict[Module, Names] = {}
+    return "\n".join(log.draw(i.op.name, i, names) for i in instructions)
 
 
 def _put(

@@ -38,7 +38,7 @@ def table() -> dict[Key, list[tuple[int, Importer]]]:
     found: dict[Key, dict[int, Importer]] = {}
     for module in plugins.modules("onnx"):
         for function in vars(module).values():
-            if getattr(function, "__module__", None) != module.__name__:
+            if not callable(function) or function.__module__ != module.__name__:
                 continue
             for domain, name, since in getattr(function, "imports", ()):
                 versions = found.setdefault((domain, name), {})

@@ -15,6 +15,7 @@ import onnx
 
 from migx import dim, ops
 from migx.argument import Argument, Source
+from migx.collector import paused
 from migx.dead_code import remove_dead_code, remove_dead_modules
 from migx.dim import Dim, Extent
 from migx.errors import (
@@ -65,6 +66,7 @@ def parse_onnx(
     return program_of(stripped, folder, input_dims, defer_external_weights=defer_external_weights)
 
 
+@paused()
 def program_of(
     stripped: Stripped,
     folder: Path,

@@ -281,6 +281,8 @@ def expect_same(op: Operation, first: Shapes, second: Shapes) -> list[Shape]:
 
 def can_be(given: Shape, wanted: Shape) -> bool:
     """Whether type and dims can agree where a symbol may mean another size on either side."""
+    if given.same_type(wanted):
+        return True
     if given.dtype is not wanted.dtype or given.rank != wanted.rank:
         return False
     if given.parts and wanted.parts:

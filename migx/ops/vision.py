@@ -62,7 +62,7 @@ class GridSample(Op):
         data, axes = wide(x), []
         data = data.astype(np.float32) if data.dtype.kind in "iu" else data
         for i, extent in enumerate(x.shape[2:]):
-            at = wide(grid)[..., -1 - i].reshape(len(x), -1)
+            at = wide(grid)[..., -1 - i].reshape(len(x), math.prod(grid.shape[1:-1]))
             shift = extent - 1 if self.align_corners else extent
             place = (at + 1) / 2 * shift - (0 if self.align_corners else 0.5)
             axes.append(self._taps(place.astype(data.dtype, copy=False), extent))

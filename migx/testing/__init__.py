@@ -1,20 +1,23 @@
 """Checks for those who write passes and targets: one line in anybody's test.
 
-from migx.testing import check_pass, check_target
+from migx.testing import check_conformance, check_pass, check_target
 check_pass(MyPass())
 check_target("my_target")
+check_conformance("my_target", families=["elementwise"])
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from migx.manager import Pass, Pipeline
     from migx.target import Target
+    from migx.testing.conformance import Outcome
     from migx.testing.fuzz import Report
 
-__all__ = ["check_pass", "check_target"]
+__all__ = ["check_conformance", "check_pass", "check_target"]
 
 
 def check_pass(
@@ -47,6 +50,26 @@ def check_target(given: Target | str, *, programs: int = 200, seed: int = 0) -> 
     report = fuzz(subjects_for(target=given), programs=programs, seed=seed, enough=1)
     _expect_none(report)
     return report
+
+
+def check_conformance(
+    given: Target | str, words: Collection[str] = (), families: Collection[str] = ()
+) -> list[Outcome]:
+    """Runs the cases of ONNX's backend suite that have one of some words in their names and are of
+    some families; of none given, all.
+
+    ``AssertionError`` lists those that fail though ``ref`` passes them.
+    """
+    from migx.target import get_target
+    from migx.testing.conformance import outcome
+    from migx.testing.suite import chosen
+
+    target = get_target(given)
+    found = [outcome(case, target) for case in chosen(words, families)]
+    worse = [f"{each.name}: {each.why}" for each in found if each.worse]
+    if worse:
+        raise AssertionError("\n".join(worse))
+    return found
 
 
 def _expect_none(report: Report) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from migx import op as operations
 from migx.dead_code import remove_dead_code
+from migx.errors import ShapeError, TargetError
 from migx.ir import Instruction
 from migx.ops.builtin import Literal, Slot
 from migx.ops.formats import PackWeight, UnpackWeight
 from migx.program import Program
 from migx.target import Context
+from migx.text import draw_instruction
 from migx.weights import is_constant
 from migx.weights.constants import tree
 from migx.weights.evaluation import evaluated
@@ -40,6 +42,7 @@ def pack_weights(program: Program, context: Context) -> bool:
             if form is None or at.module is None or getattr(whole.op, "format", None) == form:
                 continue
             if (whole, form) not in packed:
+                _expect_fit(context, at, index, whole, form)
                 packed[whole, form] = _packed(whole, form)
             read = next(iter(packed[whole, form].users))
             for view in reversed(views):
@@ -58,6 +61,19 @@ def _views(value: Instruction) -> list[Instruction]:
         found.append(value)
         value = value.inputs[0]
     return found
+
+
+def _expect_fit(
+    context: Context, at: Instruction, index: int, whole: Instruction, form: str
+) -> None:
+    """Raises ``TargetError`` where a target names a format that is none for the constant."""
+    try:
+        PackWeight(form).compute_shape([whole.shape])
+    except ShapeError as error:
+        name = context.target.name
+        behind = "" if whole is at.inputs[index] else ", which lies behind views"
+        message = f"target {name} wants input {index} packed, {whole.shape.text}{behind}: {error}"
+        raise TargetError(draw_instruction(message, at)) from error
 
 
 def _packed(value: Instruction, form: str) -> Instruction:

@@ -8,7 +8,6 @@ from migx.manager import Pass, PassManager
 from migx.passes.propagate_constant.plan import Plan
 from migx.program import Program
 from migx.rewrite import Event
-from migx.text import draw_instruction
 from migx.weights.evaluation import evaluated
 
 
@@ -40,8 +39,8 @@ class PropagateConstant(Pass):
 
 def _fold(of: Pass, at: Instruction, value: Argument, manager: PassManager) -> None:
     log = manager.log
-    key, before = ("", "") if log is None else (log.key("fold", [at]), draw_instruction("fold", at))
+    key, before = ("", "") if log is None else (log.key("fold", [at]), log.draw("fold", at))
     made = manager.constants.fold(at, value)
     if log is not None:
-        after = draw_instruction(made.name, made)
-        log.events.append(Event(key, of.name, "fold", __file__, made.origins, before, after))
+        after = log.draw(made.name, made)
+        log.add(Event(key, of.name, "fold", __file__, made.origins, before, after), [made])

@@ -33,6 +33,8 @@ from migx.ops.layout import (
 from migx.shape import Dims
 
 Chain = list[Operation]
+LEAST = (1, 0)
+"""The cost of a chain that only the empty one undercuts."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,20 @@ def canonical(dims: Dims, ops: tuple[Operation, ...]) -> tuple[Operation, ...] |
 def chain_of(index: IndexMap) -> tuple[Operation, ...] | None:
     """The canonical chain that makes the result of the source; None where none is known."""
     found: list[Chain] = []
+    for chain in _ways(index):
+        if cost(chain) <= LEAST:
+            return tuple(chain)
+        found.append(chain)
+    return tuple(min(found, key=cost)) if found else None
+
+
+def _ways(index: IndexMap) -> Iterator[Chain]:
+    """The ways to write a map, the empty one first where it is one of them."""
     for apart in (False, True):
         if (runs := _runs(index, apart)) is not None:
             taken = _taken([w for run in runs for w in run.windows], index.source)
-            found += ([*taken, *moved] for moved in _arranged(runs, index.axes))
-            found += _early(runs, index) if apart else ()
-    return tuple(min(found, key=cost)) if found else None
+            yield from ([*taken, *moved] for moved in _arranged(runs, index.axes))
+            yield from _early(runs, index) if apart else ()
 
 
 def _taken(windows: Sequence[Window], source: Dims) -> Chain:

@@ -43,8 +43,9 @@ def progression(places: Array, extent: Extent) -> tuple[Extent, int] | None:
         return None
     if isinstance(extent, int):
         places = np.where(places < 0, places + extent, places)
-    distances = np.unique(np.diff(places))
-    if distances.size > 1 or (distances.size and distances[0] < 1):
+    distances = np.diff(places)
+    distance = int(distances[0]) if distances.size else 1
+    if distance < 1 or np.any(distances != distance):
         return None
     first: Extent = int(places[0])
     last: Extent = int(places[-1])
@@ -52,4 +53,4 @@ def progression(places: Array, extent: Extent) -> tuple[Extent, int] | None:
         first, last = extent + first, extent + last
     if dim.bounds(first)[0] < 0 or dim.bounds(extent - 1 - last)[0] < 0:
         return None
-    return first, int(distances[0]) if distances.size else 1
+    return first, distance

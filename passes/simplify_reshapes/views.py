@@ -26,7 +26,9 @@ REDUCTIONS = tuple(f"reduce_{name}" for name in ("sum", "mean", "max", "min", "p
 @rule(on(VIEWS, name="last"))
 def nested_shape_transforms(at: Cursor, last: Instruction) -> Instruction | None:
     """Views of views are the canonical chain of views of the same source."""
-    path = path_to(last)
+    path = views_to(last)
+    if len(path) > 1:
+        path = path_to(last)  # of one alone, that it has no chain says that it has no map
     if not path or goes_on(path):
         return None
     for i, first in enumerate(path):

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 
+from migx import dim
 from migx.dim import Extent, maximum, minimum
+from migx.errors import DimError
 from migx.targets.cpu.emit import Type
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.windows import Axis
@@ -26,17 +28,19 @@ FINISH = 2.0
 """Writing a vector of the result; a vector of sums that waits for more channels costs as much."""
 TURNING = 12.0
 """The same where pixels and channels must change places."""
-FETCH = 1.0
-"""Bringing a vector of weights from afar, for each tile again."""
+FETCH = 3.0
+"""Bringing a vector from afar, for each tile again: of weights, of an image read as it lies."""
 TILE = 1000.0
 """Beginning a tile."""
 ALONE = 30_000.0
 """What one thread has done before others have come."""
 
-UNKNOWN, FEW = (5, 20, 80), 4
-"""What an extent is taken for, each in turn, that only the run will tell, and how many tiles it is
-cut into then, if not more.
+UNKNOWN = (96, 288, 800)
+"""What a size is taken for, each in turn, that only the run will tell: odd multiples of 32, for
+many networks halve images five times.
 """
+FEWEST = (1, 4)
+"""How many tiles an image of unknown size is cut into at least, where its rows allow it."""
 ROOM = 512
 """How many pixels a tile has at most, of whose number nothing is known."""
 MOST_ROWS, MOST_VECTORS = 12, 4
@@ -69,27 +73,35 @@ class Work:
         """Whether the size of the image is."""
         return all(isinstance(axis.made, int) for axis in self.axes)
 
+    def fills_rows(self, lanes: int) -> bool:
+        """Whether a kernel is wide, at no stride, and vectors fill a row of windows."""
+        width = self.axes[2]
+        several = width.length > 1 and width.stride == 1
+        return several and isinstance(width.made, int) and width.made % lanes == 0
+
     @property
     def cases(self) -> list[Work]:
         """The same of an image of known size; of several such, where the size is not known."""
         return [self] if self.known else [self._of(size) for size in UNKNOWN]
 
     def _of(self, size: int) -> Work:
-        """The same with a size in the place of what is not known."""
-        axes = [replace(a, made=a.made if isinstance(a.made, int) else size) for a in self.axes]
+        """The same with a size in the place of each that is not known."""
+        axes = [replace(a, made=_guess(a.made, size)) for a in self.axes]
         return replace(self, axes=(axes[0], axes[1], axes[2]), guessed=True)
 
 
 @dataclass(frozen=True)
 class Strip:
     """The sums that registers hold: ``rows`` are output channels, a panel ``vectors`` of ``lanes``
-    pixels; or, when ``turned``, a panel is of output channels, and ``rows`` are pixels.
+    pixels; or, when ``turned``, a panel is of output channels, and ``rows`` are pixels. Panels
+    ``by_row`` do not go on in the next row of windows, and then a row is spread but once.
     """
 
     rows: int
     vectors: int
     lanes: int
     turned: bool
+    by_row: bool
 
     @property
     def panel(self) -> int:
@@ -109,7 +121,8 @@ class Cut(Strip):
     time.
 
     ``positions`` are the pixels of the greatest tile; ``fills`` says whether a tile has whole
-    panels, and ``rests`` how many vectors what is left may take. ``even`` widths are always whole.
+    panels. ``rests`` are the vectors that what is left may take: how many of them are whole at
+    least, and how many there are. ``even`` widths are always whole.
     """
 
     height: Extent
@@ -118,8 +131,16 @@ class Cut(Strip):
     chunk: Extent
     positions: int
     fills: bool
-    rests: tuple[int, ...]
+    rests: tuple[tuple[int, int], ...]
     even: bool
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """How many pixels a tile has at most, and how many tiles there are at least."""
+
+    pixels: int
+    fewest: int = 1
 
 
 @dataclass(frozen=True)
@@ -136,20 +157,29 @@ class _Tile:
     chunk: Extent
 
     @classmethod
-    def of(cls, machine: Machine, work: Work, pixels: int, panel: int) -> _Tile:
-        """The tile of at most so many pixels, where so wide a panel of weights must stay near."""
+    def of(cls, machine: Machine, work: Work, strip: Strip, limit: _Limit) -> _Tile:
+        """The tile of at most so many pixels of an image cut into so many, for strips of a form."""
         _, height, width = work.axes
-        across = minimum(maximum(width.made, 1), pixels)
-        down = minimum(maximum(pixels // maximum(width.made, 1), 1), maximum(height.made, 1))
-        if work.guessed or not work.known:
-            down = minimum(down, (height.made + FEW - 1) // FEW + 1)
-        spread = 0 if work.lines and not panel else _spread(work, down, across)
-        weights = panel * prod(axis.length for axis in work.axes)
+        across = minimum(maximum(width.made, 1), limit.pixels)
+        down = minimum(maximum(limit.pixels // maximum(width.made, 1), 1), maximum(height.made, 1))
+        if limit.fewest > 1 and height.made != 1:
+            down = minimum(down, (height.made + limit.fewest - 1) // limit.fewest + 1)
+        elif limit.fewest > 1:
+            share = strip.panel * limit.fewest
+            shares = maximum((width.made + share - 1) // share, 1)
+            across = minimum(across, shares * strip.panel)
+        spread = 0 if work.lines and not strip.turned else _spread(work, strip, down, across)
+        weights = strip.panel * strip.turned * prod(axis.length for axis in work.axes)
         fits = machine.l2 // 2 // work.sum.nbytes // maximum(1, spread + weights)
         most = maximum(1, minimum(work.channels, fits))
         chunks = (work.channels + most - 1) // most
         chunk = (work.channels + chunks - 1) // chunks
         return cls(down, across, _sizes(work, across, down), spread, chunk)
+
+    def runs(self, strip: Strip, pixels: int) -> tuple[int, int]:
+        """How many runs of pixels there are in a tile of so many, and the pixels of each."""
+        across = int(self.across) if strip.by_row else pixels
+        return (pixels // across, across) if across and pixels % across == 0 else (1, pixels)
 
 
 @lru_cache(maxsize=1024)
@@ -157,44 +187,54 @@ def chosen(machine: Machine, work: Work) -> Cut:
     """The cut by which the work costs least; of unknown size, least beyond the best for each."""
     found = list(_candidates(machine, work))
     best = [max(1.0, min(costs)) for costs in zip(*(costs for costs, *_ in found), strict=True)]
-    _, strip, pixels, strips = min(
+    _, strip, limit, strips = min(
         found, key=lambda one: sum(a / b for a, b in zip(one[0], best, strict=True))
     )
-    panel = strip.panel if strip.turned else 0
-    return _cut(work, strip, _Tile.of(machine, work, pixels, panel), pixels, strips)
+    return _cut(work, strip, _Tile.of(machine, work, strip, limit), limit.pixels, strips)
 
 
 def _candidates(
     machine: Machine, work: Work
-) -> Iterator[tuple[tuple[float, ...], Strip, int, int]]:
-    """For each way to cut its cost in each case, the strip, the pixels of a tile and the strips in
+) -> Iterator[tuple[tuple[float, ...], Strip, _Limit, int]]:
+    """For each way to cut its cost in each case, the strip, the limit of a tile and the strips in
     it.
     """
     cases = work.cases
     for turned in (False, True) if work.packed else (False,):
         for strips in _strips(machine, work, turned):
-            panel = strips[0].panel
-            different: dict[Hashable, tuple[int, list[_Tile]]] = {}
-            for pixels in (count * panel for count in _panels(work, panel, turned)):
-                weights = panel if turned else 0
-                tiles = [_Tile.of(machine, case, pixels, weights) for case in cases]
+            different: dict[Hashable, tuple[_Limit, list[_Tile]]] = {}
+            for limit in _limits(work, strips[0]):
+                tiles = [_Tile.of(machine, case, strips[0], limit) for case in cases]
                 sizes = tuple((tile.down, tile.across) for tile in tiles)
-                different.setdefault(sizes, (pixels, tiles))
+                different.setdefault(sizes, (limit, tiles))
             for strip in strips:
                 count = -(-work.outputs // strip.unit)
                 shares = list(dict.fromkeys(-(-count // min(count, n)) for n in BLOCKS))
-                for pixels, tiles in different.values():
+                for limit, tiles in different.values():
                     each = zip(cases, tiles, strict=True)
                     costs = [list(_costs(machine, c, strip, t, shares)) for c, t in each]
                     for share, *cost in zip(shares, *costs, strict=True):
-                        yield tuple(cost), strip, pixels, share
+                        yield tuple(cost), strip, limit, share
 
 
-def _panels(work: Work, panel: int, turned: bool) -> Iterable[int]:
-    """How many panels wide tiles may be: sums of any number of pixels take room for them all."""
+def _guess(extent: Extent, size: int) -> int:
+    """An extent where each of its symbols has a size, or what its bounds leave of it; at least 1,
+    and that size where the extent refuses it.
+    """
+    sizes = {s.name: int(min(max(size, s.bounds[0]), s.bounds[1])) for s in dim.symbols(extent)}
+    try:
+        return max(1, dim.evaluate(extent, sizes))
+    except DimError:
+        return size
+
+
+def _limits(work: Work, strip: Strip) -> Iterator[_Limit]:
+    """The limits of tiles: sums of any number of pixels take room for them all."""
     if work.known:
-        return PANELS
-    return (max(1, ROOM // panel),) if turned else PANELS[-1:]
+        yield from (_Limit(count * strip.panel) for count in PANELS)
+        return
+    for count in (max(1, ROOM // strip.panel),) if strip.turned else PANELS[-1:]:
+        yield from (_Limit(count * strip.panel, fewest) for fewest in FEWEST)
 
 
 def _strips(machine: Machine, work: Work, turned: bool) -> Iterator[list[Strip]]:
@@ -207,24 +247,29 @@ def _strips(machine: Machine, work: Work, turned: bool) -> Iterator[list[Strip]]
         if turned and work.known:
             pixels = prod(int(axis.made) for axis in work.axes)
             least = max(1, min(least, pixels))
-        yield [Strip(rows, vectors, lanes, turned) for rows in range(least, most + 1)]
+        for by_row in (False, True) if work.fills_rows(lanes) and not turned else (False,):
+            yield [Strip(rows, vectors, lanes, turned, by_row) for rows in range(least, most + 1)]
 
 
 def _cut(work: Work, strip: Strip, tile: _Tile, pixels: int, strips: int) -> Cut:
     across, made = tile.across, work.axes[2].made
-    rests = {-(-(size % strip.panel) // strip.lanes) for size in tile.sizes} - {0}
+    runs = {tile.runs(strip, size)[1] for size in tile.sizes}
+    left = {-(-(run % strip.panel) // strip.lanes) for run in runs} - {0}
+    half = -(-strip.vectors // 2)
+    any_ = {(0, half), (half, strip.vectors)} - {(half, half)}
     return Cut(
         strip.rows,
         strip.vectors,
         strip.lanes,
         strip.turned,
+        strip.by_row,
         tile.down,
         across,
         strips,
         tile.chunk,
         max(tile.sizes, default=pixels),
-        not tile.sizes or any(size >= strip.panel for size in tile.sizes),
-        tuple(sorted(rests)) if tile.sizes else tuple(range(1, strip.vectors + 1)),
+        not runs or any(run >= strip.panel for run in runs),
+        tuple(sorted({(n - 1, n) for n in left} if runs else any_)),
         isinstance(across, int) and isinstance(made, int) and made % across == 0,
     )
 
@@ -247,13 +292,14 @@ def _pieces(extent: int, step: int) -> list[tuple[int, int]]:
     return [(size, count) for size, count in pieces if size and count]
 
 
-def _spread(work: Work, down: Extent, across: Extent) -> Extent:
+def _spread(work: Work, strip: Strip, down: Extent, across: Extent) -> Extent:
     """The elements that one channel is spread to."""
     depth, height, width = work.axes
     reach = (height.length - 1) * height.dilation
     phases = len({i * height.dilation % height.stride for i in range(height.length)})
     rows = phases * down + reach // height.stride * phases
-    return depth.length * width.length * rows * across
+    columns = across + width.reach if strip.by_row else width.length * across
+    return depth.length * rows * columns
 
 
 def _costs(
@@ -269,10 +315,13 @@ def _costs(
     copy = COPY if width.stride <= 2 and width.step == 1 else GATHER
     row = -(-across // strip.lanes) / across
     spread = copy * work.channels * row * int(tile.spread) / (across * down)
+    if not tile.spread:
+        spread = FETCH * work.channels / strip.lanes
     fetched = FETCH * steps * strip.unit / strip.lanes
     kinds = []
     for size, often in tile.sizes.items():
-        turns, vectors = _turns_of(strip, size, work.guessed)
+        count, run = tile.runs(strip, size)
+        turns, vectors = (count * n for n in _turns_of(strip, run, work.guessed))
         ends = (TURNING if strip.turned else FINISH) * vectors * (2 * chunks - 1)
         kinds.append((TILE + spread * size, turns * steps + ends + fetched, often))
     repeats = int(depth.made) * (work.repeats if isinstance(work.repeats, int) else 1)

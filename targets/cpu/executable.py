@@ -23,6 +23,7 @@ from migx.sizes import bound_now, symbols_of
 from migx.target import NO_SLOTS, Context
 from migx.targets.cpu import control, control_kernels, jit
 from migx.targets.cpu.alike import Recent
+from migx.targets.cpu.counting import Counted, counted
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.kernels import kernel_for
 from migx.targets.cpu.machine import host
@@ -48,6 +49,7 @@ class CpuExecutable:
         self.program, self.context = program, context
         self.threads = wanted_threads(context.options.num_threads)
         self.kernels: dict[Instruction, Kernel | None] = {}
+        self.counting: dict[Instruction, Kernel] = {}
         self.literals = Literals()
         self.pieces: dict[Module, list[Piece]] = {}
         self._sizes: Recent[tuple[Any, ...], Sizes] = Recent(PLANS)
@@ -61,15 +63,20 @@ class CpuExecutable:
     def _texts(self) -> dict[str, str]:
         """The texts of the kernels by their symbols."""
         made = [piece for parts in self.pieces.values() for piece in parts]
-        flows = any(piece.outline.native or piece.loop for piece in made)
-        kernels = [*self.kernels.values(), *(control_kernels.KERNELS if flows else ())]
+        flows = any(p.outline.native or isinstance(p.grows, GrowingLoop) for p in made)
+        kernels = [*self.every.values(), *(control_kernels.KERNELS if flows else ())]
         return {k.symbol: k.text for k in kernels if k is not None}
+
+    @property
+    def every(self) -> dict[Instruction, Kernel | None]:
+        """The kernels of instructions, and of those whose results are as long as they turn out."""
+        return {**self.kernels, **self.counting}
 
     def save_code(self) -> dict[str, bytes]:
         """What to keep in a file so that loading it compiles nothing; see ``saved.py``."""
         known = objects_of(self.context.saved)
         made = {**runtime_objects(known), **jit.objects(self._texts(), known=known)}
-        return saved_as(self.kernels, made)
+        return saved_as(self.every, made)
 
     def _prepare(self, module: Module, known: set[str]) -> None:
         """Cuts a module, and those its instructions run, into pieces, and makes their kernels."""
@@ -86,7 +93,11 @@ class CpuExecutable:
         """Makes the kernels of a module, and of those that its instructions run."""
         for at in module:
             if not is_alias(at) and at not in self.kernels:
-                self.kernels[at] = self._kernel(at)
+                kernel = self._kernel(at)
+                counts = kernel is not None and kernel.most != 0
+                self.kernels[at] = None if counts else kernel
+                if kernel is not None and counts:
+                    self.counting[at] = kernel
             if self.kernels.get(at) is None:
                 for inner in at.modules:
                     self._find_kernels(inner)
@@ -174,8 +185,8 @@ def _cut(executable: CpuExecutable, module: Module, known: set[str]) -> list[Pie
         inside = {at: flow[at] for at in flow if at in own}
         plain = Outline(instructions, results, kernel_of)
         outline = Outline(instructions, results, kernel_of, flow) if inside else plain
-        loop = GrowingLoop(executable, late, flow) if late in flow else None
-        made.insert(0, Piece(executable, outline, plain, late, loop))
+        grows = GrowingLoop(executable, late, flow) if late in flow else counted(executable, late)
+        made.insert(0, Piece(executable, outline, plain, late, grows))
         read_later = {v: None for v in (*read_later, *outline.given) if v not in own}
     return made
 
@@ -184,8 +195,8 @@ class Piece:
     """A piece of a module with its plans and its idle workspaces.
 
     ``plain`` is its outline in which control flow is for the host: for sizes that some module of it
-    refuses, which may be one that is not run. ``late`` is what the next piece waits for, ``loop``
-    what runs that natively.
+    refuses, which may be one that is not run. ``late`` is what the next piece waits for,
+    ``grows`` what runs that natively.
     """
 
     def __init__(
@@ -194,10 +205,10 @@ class Piece:
         outline: Outline,
         plain: Outline,
         late: Instruction | None = None,
-        loop: GrowingLoop | None = None,
+        grows: GrowingLoop | Counted | None = None,
     ) -> None:
         self.executable, self.outline, self.plain = executable, outline, plain
-        self.late, self.loop = late, loop
+        self.late, self.grows = late, grows
         self.captured = captured(late, executable.kernels.get) if late else []
         self.plans: Recent[tuple[int | None, ...], Plan] = Recent(PLANS)
         self._late_symbols = list(symbols_of(late)) if late else []
@@ -207,7 +218,7 @@ class Piece:
     @property
     def works(self) -> list[Work]:
         """Its steps, the last of which is what the next piece waits for."""
-        late = [Work(self.late, None, (), ())] if self.late and not self.loop else []
+        late = [Work(self.late, None, (), ())] if self.late and not self.grows else []
         return [*self.outline.works, *late]
 
     def plan(self, sizes: Mapping[str, int]) -> Plan:
@@ -246,7 +257,7 @@ class Piece:
             self._idle.append(workspace)
         if self.late is None:
             return sizes
-        later = None if self.loop is None else self.loop.run(values, sizes, call)
+        later = None if self.grows is None else self.grows.run(values, sizes, call)
         if later is not None:
             return later
         return run.late(self.late, *self._bound_late(self.late, sizes), self.captured)

@@ -18,8 +18,10 @@ from weakref import WeakValueDictionary
 from migx import kept
 from migx.errors import TargetError
 
-VERSION = 2
-"""Counts changes to how text becomes an object, which make objects kept before worthless."""
+VERSION = 3
+"""Counts changes to how text becomes an object, and to how kernels are written down, which make
+what has been kept before worthless.
+"""
 KIND = "objects"
 NOTHING: Mapping[str, bytes] = MappingProxyType({})
 _lock = threading.RLock()

@@ -12,6 +12,10 @@ and then the words of ``Kernel.words``, which are extents known only when sizes 
 when the kernel is made is a constant in its text. ``scratch`` is memory of the calling thread's
 own, aligned to 64 bytes, ``Kernel.scratch`` bytes of it, with no meaning before or after the call.
 
+Tiles that must know of each other may still be called in any order: they share memory, whose
+address is one more operand, and count in words of ``args`` that are 0 between runs. ``together.py``
+has what they go by.
+
 The address of an operand is that of its first element; where the others lie, its shape's strides
 say: ``at.inputs[k].shape.true_strides`` (not the shape of a parameter inside a fused instruction,
 which is standard). A view has run by then: its strides and offset are in the shape and the address.
@@ -75,7 +79,7 @@ def type_of(dtype: DType) -> Type | None:
 class Kernel:
     """A compiled instruction. ``tiles`` says how many tiles there are for given sizes, ``words``
     what follows the addresses in the block of arguments, ``scratch`` the bytes each thread needs,
-    ``flops`` the arithmetic done, for reports.
+    ``shared`` those all have in common, ``flops`` the arithmetic done, for reports.
 
     ``formats`` are inputs that are constants, and the weight format each is read in (``(1,
     "ABcd16a4b")``): that of what is ``behind`` the views on it. ``in_place`` are inputs whose
@@ -85,6 +89,9 @@ class Kernel:
 
     ``fault`` says what is wrong with the operands where the kernel has put 1 into the word that is
     given as 0: then there is no result, and the run ends with an error.
+
+    ``most`` says of a kernel whose result is as long as it turns out how long that can be. There is
+    room for one more, and in its last element the kernel says the length: see ``counting.py``.
     """
 
     name: str
@@ -92,11 +99,13 @@ class Kernel:
     tiles: Extent
     words: tuple[Extent, ...] = ()
     scratch: Extent = 0
+    shared: Extent = 0
     flops: Extent = 0
     formats: tuple[tuple[int, str], ...] = ()
     in_place: tuple[int, ...] = ()
     fault: str = ""
     symbol: str = ""
+    most: Extent = 0
 
     def __post_init__(self) -> None:
         if not self.symbol:
@@ -106,7 +115,7 @@ class Kernel:
 @dataclass
 class Frame:
     """A kernel being written for an instruction: its ``function``, its ``operands``' addresses, and
-    its run-time words.
+    its run-time words. The last operand of one that ``shares`` is the memory all tiles have.
 
     ::
 
@@ -119,26 +128,42 @@ class Frame:
 
     at: Instruction
     machine: Machine
+    shares: bool = False
     module: Module = field(default_factory=Module)
     function: Function = field(init=False)
     operands: list[Value] = field(init=False)
-    _words: dict[Extent, Value] = field(default_factory=dict)
+    _words: list[Extent] = field(default_factory=list)
+    _extents: dict[Extent, Value] = field(default_factory=dict)
+    _fails: Value = field(init=False)
     _fault: str = ""
 
     def __post_init__(self) -> None:
         given = [("args", PTR), ("begin", I64), ("end", I64), ("scratch", PTR)]
         self.function = self.module.function("kernel", given)
         self.args, self.begin, self.end, self.scratch = self.function.parameters
-        count = len(self.at.inputs) + len(results(self.at))
-        self.operands = [self._word(k, PTR) for k in range(count)]
+        count = len(self.at.inputs) + len(results(self.at)) + self.shares
+        self.operands = [self._loaded(k, PTR) for k in range(count)]
 
     def extent(self, extent: Extent) -> Value:
         """An extent as i64: a constant, or what the plan puts into the block of arguments."""
         if not isinstance(extent, dim.Dim):
             return self.function.const(I64, extent)
-        if extent not in self._words:
-            self._words[extent] = self._word(len(self.operands) + len(self._words), I64)
-        return self._words[extent]
+        if extent not in self._extents:
+            self._extents[extent] = self._loaded(len(self.operands) + len(self._words), I64)
+            self._words.append(extent)
+        return self._extents[extent]
+
+    def counters(self, count: int) -> Value:
+        """Where some words are that begin as 0 and must be 0 again when all tiles are done; the
+        first is aligned to a line of the cache.
+        """
+        f, line = self.function, 64
+        start = self._address(len(self.operands) + len(self._words))
+        self._words += [0] * (count + line // I64.nbytes - 1)
+        number = f.hoisted(f"ptrtoint ptr {start.text} to i64", I64)
+        ahead = f.hoisted(f"sub i64 0, {number.text}", I64)
+        short = f.hoisted(f"and i64 {ahead.text}, {line - 1}", I64)
+        return f.hoisted(f"getelementptr i8, ptr {start.text}, i64 {short.text}", PTR)
 
     def places(self, number: Value, dims: Dims, axes: Sequence[int]) -> dict[int, Value]:
         """Where along some axes of a space that is which has a number among all their places; from
@@ -163,12 +188,13 @@ class Frame:
     def fails(self, where: Value, fault: str) -> None:
         """Ends the run with an error that says ``fault``, where an i1 holds; the kernel goes on."""
         f = self.function
-        if 0 not in self._words:
-            index = len(self.operands) + len(self._words)
-            self._words[0] = f.hoisted(f"getelementptr i64, ptr %args, i64 {index}", PTR)
+        if not self._fault:
+            assert 0 not in self._words, "the first word that is 0 is the one for faults"
+            self._fails = self._address(len(self.operands) + len(self._words))
+            self._words.append(0)
         self._fault = fault
         with f.when(where):
-            f.store(f.const(I64, 1), self._words[0])
+            f.store(f.const(I64, 1), self._fails)
 
     def finished(
         self,
@@ -176,18 +202,35 @@ class Frame:
         tiles: Extent,
         *,
         scratch: Extent = 0,
+        shared: Extent = 0,
         flops: Extent = 0,
         formats: tuple[tuple[int, str], ...] = (),
         in_place: tuple[int, ...] = (),
+        most: Extent = 0,
     ) -> Kernel:
         """The kernel, when its function is written."""
-        words = tuple(self._words)
+        assert self.shares == (shared != 0)
+        text, words = self.module.text, tuple(self._words)
         return Kernel(
-            name, self.module.text, tiles, words, scratch, flops, formats, in_place, self._fault
+            name,
+            text,
+            tiles,
+            words,
+            scratch,
+            shared,
+            flops,
+            formats,
+            in_place,
+            self._fault,
+            most=most,
         )
 
-    def _word(self, index: int, type_: Type) -> Value:
-        at = self.function.hoisted(f"getelementptr i64, ptr %args, i64 {index}", PTR)
+    def _address(self, index: int) -> Value:
+        """Where a word of the block of arguments is."""
+        return self.function.hoisted(f"getelementptr i64, ptr %args, i64 {index}", PTR)
+
+    def _loaded(self, index: int, type_: Type) -> Value:
+        at = self._address(index)
         return self.function.hoisted(f"load {type_}, ptr {at.text}, !invariant.load !{{}}", type_)
 
 
@@ -207,6 +250,8 @@ def call(
     """
     known = dict(sizes or {})
     code = jit.load([kernel.text])[kernel.text]
+    if kernel.shared != 0:
+        operands = [*operands, np.empty(dim.evaluate(kernel.shared, known), np.uint8)]
     words = [a.ctypes.data for a in operands] + [dim.evaluate(w, known) for w in kernel.words]
     args = np.array(words, np.int64)
     scratch = np.empty(dim.evaluate(kernel.scratch, known) + 64, np.uint8)

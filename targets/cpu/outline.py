@@ -20,7 +20,7 @@ from migx.ops.builtin import GetTupleElem, Literal, Param, Return, Slot, Undefin
 from migx.ops.formats import UnpackWeight
 from migx.ops.layout import Slice
 from migx.planning import is_alias, is_memory
-from migx.shape import Shape
+from migx.shape import U8, Shape
 from migx.sizes import (
     asked_again,
     read_symbols,
@@ -211,6 +211,9 @@ class Outline:
             self.cell(at, first + i, s, Kind.ARENA if is_memory(s) else Kind.OBJECT)
             for i, s in enumerate(parts)
         )
+        if kernel is not None and kernel.shared != 0:
+            shared = Shape(U8, (kernel.shared,))
+            writes = (*writes, self.cell(at, first + len(parts), shared))
         self.works.append(Work(at, kernel, reads, writes, tuple(inner)))
 
     def cell(self, at: Instruction, index: int, shape: Shape, kind: Kind = Kind.ARENA) -> Cell:

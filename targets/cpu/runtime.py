@@ -120,7 +120,7 @@ def _system() -> dict[str, str]:
             "declare void @ReleaseSRWLockExclusive(ptr)\n"
             "declare i8 @TryAcquireSRWLockExclusive(ptr)\n"
             "declare i32 @SleepConditionVariableSRW(ptr, ptr, i32, i32)\n"
-            "declare void @WakeAllConditionVariable(ptr)\ndeclare i32 @SwitchToThread()\n",
+            "declare void @WakeAllConditionVariable(ptr)\n",
             "init": "",
             "lock": "  call void @AcquireSRWLockExclusive(ptr %mutex)\n",
             "unlock": "  call void @ReleaseSRWLockExclusive(ptr %mutex)\n",
@@ -128,13 +128,12 @@ def _system() -> dict[str, str]:
             "  %free = icmp ne i8 %took, 0\n",
             "wait": "  call i32 @SleepConditionVariableSRW(ptr %cond, ptr %mutex, i32 -1, i32 0)\n",
             "wake": "  call void @WakeAllConditionVariable(ptr %cond)\n",
-            "yield": "  call i32 @SwitchToThread()\n",
         }
     return {
         "declare": "declare i32 @pthread_mutex_lock(ptr)\ndeclare i32 @pthread_mutex_unlock(ptr)\n"
         "declare i32 @pthread_cond_wait(ptr, ptr)\ndeclare i32 @pthread_cond_broadcast(ptr)\n"
         "declare i32 @pthread_mutex_init(ptr, ptr)\ndeclare i32 @pthread_cond_init(ptr, ptr)\n"
-        "declare i32 @pthread_mutex_trylock(ptr)\ndeclare i32 @sched_yield()\n",
+        "declare i32 @pthread_mutex_trylock(ptr)\n",
         "init": "  call i32 @pthread_mutex_init(ptr %mutex, ptr null)\n"
         "  call i32 @pthread_cond_init(ptr %cond, ptr null)\n",
         "lock": "  call i32 @pthread_mutex_lock(ptr %mutex)\n",
@@ -143,29 +142,36 @@ def _system() -> dict[str, str]:
         "  %free = icmp eq i32 %took, 0\n",
         "wait": "  call i32 @pthread_cond_wait(ptr %cond, ptr %mutex)\n",
         "wake": "  call i32 @pthread_cond_broadcast(ptr %cond)\n",
-        "yield": "  call i32 @sched_yield()\n",
     }
+
+
+def waiting() -> tuple[str, dict[str, str]]:
+    """How a thread waits that looks again and again: what must be declared, and the instructions
+    that let the core rest for a moment, and that let another thread run on it.
+    """
+    _, features = jit.host_features()
+    yields = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
+    declared, pause = f"declare i32 @{yields}()\n", ""
+    if "neon" in features:
+        declared += "declare void @llvm.aarch64.hint(i32)\n"
+        pause = "  call void @llvm.aarch64.hint(i32 1)\n"
+    elif "sse2" in features:
+        declared += "declare void @llvm.x86.sse2.pause()\n"
+        pause = "  call void @llvm.x86.sse2.pause()\n"
+    return declared, {"pause": pause, "yield": f"  call i32 @{yields}()\n"}
 
 
 def _text() -> str:
     """The runtime: ``serve`` is where threads are parked, ``run`` works through steps."""
-    system = _system()
-    _, features = jit.host_features()
-    arm = "neon" in features
-    pause = (
-        "  call void @llvm.aarch64.hint(i32 1)\n"
-        if arm
-        else "  call void @llvm.x86.sse2.pause()\n"
-        if "sse2" in features
-        else ""
-    )
-    lines = _RUNTIME
-    for name, text in system.items():
-        lines = lines.replace(f"<{name}>\n", text)
-    declared = (
-        "declare void @llvm.aarch64.hint(i32)\n" if arm else "declare void @llvm.x86.sse2.pause()\n"
-    )
-    return lines.replace("<pause>\n", pause) + (declared if pause else "")
+    declared, waits = waiting()
+    return filled(_RUNTIME, _system() | waits) + declared
+
+
+def filled(text: str, lines: Mapping[str, str]) -> str:
+    """A text with lines in the places that have their names."""
+    for name, line in lines.items():
+        text = text.replace(f"<{name}>\n", line)
+    return text
 
 
 _JOB = "".join(

@@ -9,16 +9,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from migx.dim import Dim, Extent, Symbol
+from migx.dim import Atom, Call, Dim, Extent, Symbol
 from migx.ir import Instruction
 from migx.program import Program
-from migx.syntax import Reader
 from migx.targets.cpu import jit
 from migx.targets.cpu.alike import digest
 from migx.targets.cpu.kernel import Kernel
 
 ABOUT, KERNELS, OBJECTS = "about", "kernels", "objects/"
-EXTENTS = ("tiles", "words", "scratch", "flops")
+SIZES = ("tiles", "scratch", "shared", "flops", "most")
 Saved = Mapping[str, bytes]
 
 
@@ -71,29 +70,50 @@ class Kernels:
 
 
 def row_of(kernel: Kernel) -> dict[str, Any]:
-    """A kernel but for its text, as JSON can say it."""
+    """A kernel but for its text, as JSON can say it. In its extents a dim is a list that holds its
+    place among ``dims``: what they have in common stands there once.
+    """
     row = {f.name: getattr(kernel, f.name) for f in fields(kernel) if f.name != "text"}
-    return {**row, **{name: _text(row[name]) for name in EXTENTS}}
+    dims: dict[Dim, list[Any]] = {}
+    words = [_said(extent, dims) for extent in kernel.words]
+    sizes = {name: _said(row[name], dims) for name in SIZES}
+    return {**row, **sizes, "words": words, "dims": list(dims.values())}
 
 
-def _text(value: Extent | tuple[Extent, ...]) -> str:
-    return f"[{', '.join(map(str, value if isinstance(value, tuple) else (value,)))}]"
+def _said(extent: Extent, dims: dict[Dim, list[Any]]) -> Any:
+    """An extent by the dims before it; it is added to them."""
+    if not isinstance(extent, Dim):
+        return extent
+    if extent not in dims:
+        dims[extent] = [[c, *(_factor(f, dims) for f in factors)] for factors, c in extent.terms]
+    return [list(dims).index(extent)]
+
+
+def _factor(atom: Atom, dims: dict[Dim, list[Any]]) -> Any:
+    if isinstance(atom, Symbol):
+        return atom.name
+    return [atom.function, *(_said(argument, dims) for argument in atom.args)]
 
 
 def kernel_of(row: Mapping[str, Any], symbols: Iterable[Symbol], text: str = "") -> Kernel:
     """The kernel that ``row_of`` has described; ``symbols`` are those in its extents."""
-    values = {name: _tuple(value) for name, value in row.items() if name not in EXTENTS}
-    for name in EXTENTS:
-        reader = Reader(row[name], _no_files)
-        reader.symbols = {s.name: Dim(s.name, s.low, s.high, s.optimals) for s in symbols}
-        found = tuple(reader.extents("[", "]"))
-        values[name] = found if name == "words" else found[0]
-    return Kernel(text=text, **values)
+    known = {symbol.name: symbol for symbol in symbols}
+    dims: dict[int, Extent] = {}
+
+    def extent(said: Any) -> Any:
+        return dims[said[0]] if isinstance(said, list) else said
+
+    def atom(said: Any) -> Atom:
+        if isinstance(said, str):
+            return known[said]
+        return Call(said[0], tuple(map(extent, said[1:])))
+
+    for place, terms in enumerate(row["dims"]):
+        dims[place] = Dim.of({tuple(map(atom, factors)): c for c, *factors in terms})
+    values = {name: _tuple(value) for name, value in row.items() if name != "dims"}
+    values |= {name: extent(row[name]) for name in SIZES}
+    return Kernel(text=text, **{**values, "words": tuple(map(extent, row["words"]))})
 
 
 def _tuple(value: Any) -> Any:
     return tuple(map(_tuple, value)) if isinstance(value, list) else value
-
-
-def _no_files(name: str, offset: int, length: int) -> Any:
-    raise LookupError(f"an extent refers to {name} at {offset}, {length} bytes")

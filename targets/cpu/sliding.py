@@ -201,6 +201,7 @@ class Sliding:
         unrolled, most = MORE if self.copies else (UNROLLED, TOGETHER)
         most = max(1, min(most, unrolled // (height.length * width.length)))
         if not self.copies or not isinstance(height.made, int):
+            most -= most % 2 if most > 1 else 0  # most heights are even
             return sorted({most, min(most, 2), 1}, reverse=True)
         turns = max(1, -(-height.made // most))
         even = -(-height.made // turns)
@@ -214,8 +215,25 @@ class Sliding:
         with f.loop(begin, end, max(1, rows)) as row:
             there = [replace(at, row=row.index + i) for i in range(max(1, rows))]
             totals = self._folded(there, image, rows > 0)
-            for windows, total in zip(there, totals, strict=True):
-                self.done(windows, total)
+            self._done(there, totals)
+
+    def _done(self, at: list[Windows], totals: list[Value]) -> None:
+        """Hands over what came out. In rows of unknown length most vectors are whole, and without a
+        mask they are written faster.
+        """
+        f, mask, made = self.frame.function, at[0].mask, self.axes[2].made
+        if mask is None or isinstance(made, int) or len(at) == 1:
+            self._each_done(at, totals)
+            return
+        whole = (self.frame.extent(made) - at[0].column) >= self.lanes
+        with f.when(whole):
+            self._each_done([replace(windows, mask=None) for windows in at], totals)
+        with f.unless(whole):
+            self._each_done(at, totals)
+
+    def _each_done(self, at: list[Windows], totals: list[Value]) -> None:
+        for windows, total in zip(at, totals, strict=True):
+            self.done(windows, total)
 
     def _folded(self, at: list[Windows], image: Value, whole: bool) -> list[Value]:
         """The folds of rows of windows, which lie in the image as a whole, or one that does not."""

@@ -3,17 +3,20 @@
 For one channel, and each plane in depth that kernels see, there is a copy for each column of the
 kernel; in it the rows that windows see lie by *phase*: first those that windows begin on, then
 those one further, as far as the stride. So what windows side by side see of one tap lies side by
-side, from row to row of windows too, and taps differ by an offset alone.
+side, from row to row of windows too, and taps differ by an offset alone. Where panels of sums end
+with a row of windows, one copy does: its rows are as long as all that windows see of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
 
 from migx.dim import Extent
 from migx.shape import DType
 from migx.targets.cpu.cutting import Cut
-from migx.targets.cpu.emit import I64, Type, Value
+from migx.targets.cpu.emit import I1, I64, Type, Value
 from migx.targets.cpu.kernel import Frame
 from migx.targets.cpu.tile import memory_of, widened
 from migx.targets.cpu.windows import Axis
@@ -43,30 +46,59 @@ class Spread:
         self.shifts = [
             max(tap // stride for tap in taps if tap % stride == phase) for phase in self.phases
         ]
+        self.row, self.pitch = self.width, cut.width
+        if cut.by_row:
+            self.row, self.pitch = replace(self.width, length=1), cut.width + self.width.reach
         self.rows: Extent = 0
         self.starts: list[Extent] = []
         for shift in self.shifts:
             self.starts.append(self.rows)
             self.rows = self.rows + cut.height + shift
-        self.copy = self.rows * cut.width + cut.lanes
-        self.plane = self.copy * self.width.length
+        self.copy = self.rows * self.pitch + cut.lanes
+        self.plane = self.copy * self.row.length
 
     def room(self, planes: Extent) -> Extent:
         """The elements that are made of so many planes."""
         return self.plane * planes
 
-    def begin(self, table: Value) -> None:
-        """Writes where each tap begins, in elements from the start of a plane."""
+    @property
+    def skips(self) -> bool:
+        """Whether taps are left out that see nothing but padding, as those far apart may."""
+        return any(a.dilation > 1 and (a.begin, a.end) != (0, 0) for a in (self.height, self.width))
+
+    def begin(
+        self, table: Value, corner: tuple[Value, Value], rows: Value, columns: Value
+    ) -> Value:
+        """Writes for each tap of the windows of a tile where it begins, in elements from the start
+        of a plane, and where some are left out its number; gives how many there are.
+        """
         f, e = self.f, self.frame.extent
-        if self.height.length * self.width.length == 1:
-            return
-        for row in range(self.height.length):
+        first, last = self._live(self.height, corner[0], rows)
+        left, right = self._live(self.width, corner[1], columns)
+        words, step = 1 + self.skips, self.width.dilation if self.cut.by_row else e(self.copy)
+        for row in range(self.height.length if self.height.length * self.width.length > 1 else 0):
             tap = row * self.height.dilation
             phase = self.phases.index(tap % self.height.stride)
-            line = e((self.starts[phase] + tap // self.height.stride) * self.cut.width)
-            with f.loop(0, self.width.length) as column:
-                number = column.index + row * self.width.length
-                f.store(column.index * e(self.copy) + line, f.element(table, number, I64))
+            line = e((self.starts[phase] + tap // self.height.stride) * self.pitch)
+            there = (first <= row) & (last > row) if self.skips else f.const(I1, 1)
+            with f.when(there), f.loop(left, right) as column:
+                number = (row - first) * (right - left) + (column.index - left)
+                place = f.element(table, number * words, I64)
+                f.store(column.index * step + line, place)
+                if self.skips:
+                    tap_number = column.index + row * self.width.length
+                    f.store(tap_number, f.element(place, 1, I64))
+        return (last - first) * (right - left)
+
+    def _live(self, axis: Axis, first: Value, count: Value) -> tuple[Value, Value]:
+        """Which taps along an axis windows from one on see in the image: from one to before
+        another.
+        """
+        if not self.skips:
+            return self.f.as_index(0), self.f.as_index(axis.length)
+        begin, _ = axis.taps(self.frame, first + (count - 1))
+        _, end = axis.taps(self.frame, first)
+        return begin, end
 
     def write(
         self,
@@ -97,11 +129,18 @@ class Spread:
             )
             to = f.element(made, plane.index * e(self.plane), self.sum)
             for number in range(len(self.phases)):
-                self._phase(number, to, given, there, (top, left), rows, columns)
+                seen = columns + self.width.reach if self.cut.by_row else columns
+                self._phase(number, to, given, there, (top, left), rows, seen)
         return made
 
     def enter(self, channel: Value, step: Value) -> None:
         """Whatever is best done once for all rows of a channel; ``step`` leads to the next."""
+
+    def place(self, pixel: Value) -> Value:
+        """Where the first element of the window of a pixel is, in what was made of a plane."""
+        if not self.cut.by_row:
+            return pixel
+        return pixel + pixel // self.frame.extent(self.cut.width) * self.width.reach
 
     def nothing(self) -> Value:
         """A vector of what is seen beside the image."""
@@ -121,12 +160,12 @@ class Spread:
         f, e = self.f, self.frame.extent
         top, left = corner
         base = self.height.place(self.frame, top, 0) + self.phases[number]
-        first = f.element(to, e(self.starts[number] * self.cut.width), self.sum)
+        first = f.element(to, e(self.starts[number] * self.pitch), self.sum)
         with f.loop(0, rows + self.shifts[number]) as row:
             at = base + row.index * self.height.stride
             whole = there & f.compare("lt", at, e(self.height.given), signed=False)
             line = f.element(given, at * e(self.height.step), memory_of(self.dtype))
-            out = f.element(first, row.index * e(self.cut.width), self.sum)
+            out = f.element(first, row.index * e(self.pitch), self.sum)
             with f.when(whole):
                 self._row(out, line, left, columns)
             with f.unless(whole), f.loop(0, columns, self.cut.lanes) as column:
@@ -138,18 +177,18 @@ class Spread:
         that the row is still near; in a loop where they are many.
         """
         f, copy = self.f, self.frame.extent(self.copy)
-        if self.width.length <= WRITTEN:
-            for number in range(self.width.length):
+        if self.row.length <= WRITTEN:
+            for number in range(self.row.length):
                 yield f.as_index(number), f.element(out, copy * number, self.sum)
             return
-        with f.loop(0, self.width.length) as tap:
+        with f.loop(0, self.row.length) as tap:
             yield tap.index, f.element(out, tap.index * copy, self.sum)
 
     def _row(self, out: Value, line: Value, left: Value, columns: Value) -> None:
         """The copies of one row of the image, from a place on. Only at its ends is there something
-        beside it; where these are is not asked of rows whose length is unknown.
+        beside it.
         """
-        f, lanes, width = self.f, self.cut.lanes, self.cut.width
+        f, lanes, width = self.f, self.cut.lanes, self.pitch
         limit = self.frame.extent(self.width.given)
 
         def copied(at: Value, bound: Value | None) -> None:
@@ -160,31 +199,25 @@ class Spread:
             ahead = self.step + (left + at) * self.width.stride * self.frame.extent(self.width.step)
             f.prefetch(f.element(line, ahead, memory_of(self.dtype)), locality=2)
 
-        if left.number is None or not isinstance(width, int) or not self.cut.even:
-            with f.loop(0, columns, lanes) as at:
-                copied(at.index, limit)
+        count = f.as_index(width) if isinstance(width, int) and self.cut.even else columns
+        clear = self.row.clear(self.frame, self.width.place(self.frame, left, 0), lanes)
+        first, end = (f.minimum(v, count) for v in clear)
+        if any(v.number is None for v in (first, end, count)):
+            with f.loop(0, count, lanes) as at:
+                inside = (at.index >= first) & (at.index < end)
+                with f.when(inside):
+                    copied(at.index, None)
+                with f.unless(inside):
+                    copied(at.index, limit)
             return
-        first, end = self._clear(int(left.number), width)
-        for start, stop, bound in ((0, first, limit), (first, end, None), (end, width, limit)):
+        places = [int(v.number or 0) for v in (f.as_index(0), first, end, count)]
+        for (start, stop), bound in zip(pairwise(places), (limit, None, limit), strict=True):
             if stop - start <= UNROLLED * lanes:
                 for place in range(start, stop, lanes):
                     copied(f.as_index(place), bound)
             else:
                 with f.loop(start, stop, lanes) as at:
                     copied(at.index, bound)
-
-    def _clear(self, left: int, columns: int) -> tuple[int, int]:
-        """Which windows, in vectors from one on, see nothing but the image with all of the columns
-        of the kernel: from one to before another.
-        """
-        axis, lanes = self.width, self.cut.lanes
-        if not isinstance(axis.given, int) or not isinstance(axis.begin, int):
-            return columns, columns
-        begin, span = left * axis.stride - axis.begin, axis.stride * lanes
-        reach = (axis.length - 1) * axis.dilation
-        first = min(-(-max(-begin, 0) // span) * lanes, columns)
-        end = min(max(axis.given - begin - reach, 0) // span * lanes, columns)
-        return first, max(first, end)
 
     def _vector(
         self, out: Value, line: Value, limit: Value | None, begin: Value, at: Value

@@ -31,8 +31,9 @@ kernels, the sums, and how many elements were before.
 
 @dataclass(frozen=True)
 class Share:
-    """What is computed in one go: all ``count`` pixels of a tile by a strip of output channels,
-    the ``number``-th of the tile; of the sums, those over ``channels`` from ``channel`` on.
+    """What is computed in one go: all ``count`` pixels of a tile, in rows of ``columns``, by a
+    strip of output channels, the ``number``-th of the tile; of the sums, those over ``channels``
+    from ``channel`` on.
     """
 
     strip: Strip
@@ -41,12 +42,14 @@ class Share:
     channels: Value
     number: Value
     count: Value
+    columns: Value
 
 
 @dataclass
 class Inner:
     """What the inner loops share: how many channels kernels have, planes of each, and taps in a
-    plane; where the table of taps is; and where the lines begin that were spread.
+    plane; where the table of taps is; and of a tile where the lines begin that were spread, and how
+    many taps are ``live``.
     """
 
     frame: Frame
@@ -59,6 +62,7 @@ class Inner:
     taps: int
     table: Value
     lines: Value = field(init=False)
+    live: Value = field(init=False)
 
     @property
     def waits(self) -> bool:
@@ -76,9 +80,12 @@ class Inner:
                 kernel = f.element(share.weights, plane.index * numbers, self.sum)
                 plane.carry(*step(line, kernel, plane.carried, plane.index))
             else:
-                with f.loop(0, self.taps, carry=plane.carried) as tap:
-                    offset = f.load(f.element(self.table, tap.index, I64), I64)
-                    k = plane.index * self.taps + tap.index
+                with f.loop(0, self.live, carry=plane.carried) as tap:
+                    skips = self.spread.skips
+                    place = f.element(self.table, tap.index * (1 + skips), I64)
+                    offset = f.load(place, I64)
+                    number = f.load(f.element(place, 1, I64), I64) if skips else tap.index
+                    k = plane.index * self.taps + number
                     kernel = f.element(share.weights, k * numbers, self.sum)
                     tap.carry(*step(f.element(line, offset, self.sum), kernel, tap.carried, k))
                 plane.carry(*tap.carried)
@@ -117,21 +124,23 @@ class Straight(Inner):
     """Vectors of pixels."""
 
     @property
-    def _leaves(self) -> bool:
-        """Whether sums go through memory: they wait, or there is much to do with them, which is
-        then written but once.
+    def _keeps(self) -> bool:
+        """Whether the sums of all panels go through memory: they wait, or there is much to do with
+        them, which is then written but once. Those of a panel that is not whole always do.
         """
         return self.waits or not self.finish.light
 
     @property
     def _pitch(self) -> int:
         """Pixels there is room for."""
-        return -(-self.cut.positions // self.cut.panel) * self.cut.panel
+        cut = self.cut
+        pixels = cut.positions if self._keeps else cut.panel * bool(cut.rests)
+        return -(-pixels // cut.panel) * cut.panel
 
     @property
     def nbytes(self) -> int:
         """The scratch it takes: sums of a strip, of all of a tile where they wait."""
-        count = (self.cut.strips if self.waits else 1) * self._leaves
+        count = self.cut.strips if self.waits else 1
         return count * self.cut.rows * self._pitch * self.sum.nbytes
 
     def place(self, scratch: Value) -> None:
@@ -143,41 +152,58 @@ class Straight(Inner):
         f, cut = self.frame.function, self.cut
         number = share.number * (cut.rows * self._pitch) if self.waits else f.as_index(0)
         sums = f.element(self.sums, number, self.sum)
-        full = share.count // cut.panel * cut.panel
-        if cut.fills:
-            with f.loop(0, full, cut.panel) as turn:
-                self._panel(share, sums, turn.index, cut.vectors, None)
-        rest, below = share.count - full, 0
-        for vectors in cut.rests:
-            with f.when((rest > below * cut.lanes) & (rest <= vectors * cut.lanes)):
-                self._panel(share, sums, full, vectors, rest)
-            below = vectors
+        if cut.by_row:
+            with f.loop(0, share.count, share.columns) as row:
+                self._run(share, sums, row.index, share.columns)
+        else:
+            self._run(share, sums, f.as_index(0), share.count)
         if not self.finish.light:
             with f.when(self.is_last(share)):
                 self.finish.write_lines(share.strip, sums, self._pitch, share.count)
 
-    def _panel(
-        self, share: Share, sums: Value, at: Value, vectors: int, columns: Value | None
-    ) -> None:
+    def _run(self, share: Share, sums: Value, first: Value, count: Value) -> None:
+        """A strip by some pixels one after another, panel by panel."""
         f, cut = self.frame.function, self.cut
-        places = self.places(f.element(sums, at, self.sum), vectors, self._pitch)
+        full = count // cut.panel * cut.panel
+        if cut.fills:
+            with f.loop(0, full, cut.panel) as turn:
+                at = first + turn.index
+                self._panel(share, f.element(sums, at, self.sum), at, [None] * cut.vectors)
+        rest, end = count - full, first + full
+        last = f.element(sums, end if self._keeps else 0, self.sum)
+        for whole, vectors in cut.rests:
+            with f.when((rest > whole * cut.lanes) & (rest <= vectors * cut.lanes)):
+                counts = (rest - j * cut.lanes for j in range(whole, vectors))
+                left = [f.first_lanes(count, cut.lanes) for count in counts]
+                self._panel(share, last, end, [None] * whole + left)
+        if self.finish.light and cut.rests:
+            with f.when(self.is_last(share)):
+                strip = replace(share.strip, pixel=share.strip.pixel + end)
+                self.finish.write_lines(strip, last, self._pitch, rest)
+
+    def _panel(self, share: Share, sums: Value, at: Value, masks: list[Value | None]) -> None:
+        """A strip by a panel of some vectors from a pixel on, whose sums may be put somewhere;
+        where there are masks, it is not whole.
+        """
+        f, cut, vectors = self.frame.function, self.cut, len(masks)
+        whole = masks == [None] * cut.vectors
+        places = self.places(sums, vectors, self._pitch)
         here = replace(share.strip, pixel=share.strip.pixel + at)
         self.finish.fetch(here, vectors)
-        masks: list[Value | None] = [None] * vectors
-        if columns is not None and not self.spread.beyond:
-            masks[-1] = f.first_lanes(columns - (vectors - 1) * cut.lanes, cut.lanes)
+        if self.spread.beyond:
+            masks = [None] * vectors
 
         def step(line: Value, kernel: Value, sums: list[Value], _: Value) -> list[Value]:
             return self._step(line, kernel, sums, masks)
 
-        first = f.element(self.lines, at, self.sum)
+        first = f.element(self.lines, self.spread.place(at), self.sum)
         made = self.summed(share, first, self.begun(share, places), step, cut.rows)
-        if not self.finish.light:
+        if not self.finish.light or not whole:
             self.leave(places, made)
             return
         last = self.is_last(share) if self.waits else f.const(I1, 1)
         with f.when(last):
-            self.finish.write(here, made, cut.rows, columns)
+            self.finish.write(here, made, cut.rows, None)
         if self.waits:
             with f.unless(last):
                 self.leave(places, made)

@@ -148,12 +148,27 @@ class Matrix:
         self, row: Value | int, column: Value | int, lanes: int, mask: Value | None
     ) -> Value:
         """Elements of a row from a column on, as they lie in memory; only those of a mask."""
-        f, memory, place = self.first.into, memory_of(self.dtype), self.at(row, column)
-        if self.column.number == 0:
-            return f.splat(f.load(place, memory), lanes)
-        if self.column.number == 1:
-            return f.load(place, memory.times(lanes), mask=mask)
-        return f.gather(place, f.iota(I64.times(lanes)) * self.column, memory, mask)
+        f, memory = self.first.into, memory_of(self.dtype)
+        return apart(f, self.at(row, column), self.column, memory.times(lanes), mask)
+
+
+def apart(f: Function, first: Value, step: Value, vector: Type, mask: Value | None) -> Value:
+    """Elements a step apart, from an address on; only those of a mask. They are read in one go
+    where they are neighbours, which of a step that is not known is asked at run time.
+    """
+    if step.number == 0:
+        return f.splat(f.load(first, vector.one), vector.lanes)
+    if step.number == 1:
+        return f.load(first, vector, mask=mask)
+    places = f.iota(I64.times(vector.lanes)) * step
+    if step.number is not None:
+        return f.gather(first, places, vector.one, mask)
+    near = f.compare("eq", step, 1)
+    with f.when(near, [f.poison(vector)]) as neighbours:
+        neighbours.carry(f.load(first, vector, mask=mask))
+    with f.unless(near, neighbours.carried) as others:
+        others.carry(f.gather(first, places, vector.one, mask))
+    return others.carried[0]
 
 
 def memory_of(dtype: DType) -> Type:

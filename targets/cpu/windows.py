@@ -36,6 +36,11 @@ class Axis:
         return alike and self.given == self.made
 
     @property
+    def reach(self) -> int:
+        """How many places a window sees beyond its first."""
+        return (self.length - 1) * self.dilation
+
+    @property
     def padded(self) -> Axis:
         """The same windows on an axis to which the places of padding belong."""
         return replace(self, given=self.begin + self.given + self.end, begin=0, end=0)
@@ -56,7 +61,7 @@ class Axis:
         """Which windows lie in the image as a whole: from one to before another."""
         f, begin = frame.function, frame.extent(self.begin)
         first = (begin + (self.stride - 1)) // self.stride
-        free = frame.extent(self.given) + begin - (self.length - 1) * self.dilation
+        free = frame.extent(self.given) + begin - self.reach
         last = f.maximum(free + (self.stride - 1), 0) // self.stride
         end = f.minimum(last, frame.extent(self.made))
         return f.minimum(first, end), end
@@ -73,8 +78,8 @@ class Axis:
         """
         f, span = frame.function, self.stride * lanes
         first = (f.maximum(-begin, 0) + (span - 1)) // span * lanes
-        end = f.maximum(frame.extent(self.given) - begin, 0) // span * lanes
-        return f.minimum(first, end), end
+        end = f.maximum(frame.extent(self.given) - begin - self.reach, 0) // span * lanes
+        return first, f.maximum(first, end)
 
     def vector(
         self,

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from migx import profile
+from migx.argument import Argument
+from migx.compiler import Compiled
+from migx.profile import Cost, Profile
 from tests.cli.conftest import Migx
 
 
@@ -27,6 +33,20 @@ def test_it_is_readable(migx: Migx, model: Path) -> None:
     assert result.code == 0
     for said in ("instruction", "kernel", "GFLOP/s", "% of peak", "ms: median", "arena", "copies"):
         assert said in result.out
+
+
+def test_a_target_that_knows_no_peaks_says_what_it_knows(
+    migx: Migx, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(made: Compiled, arguments: Mapping[str, Argument]) -> Profile:
+        at = made.program.main.outputs[0]
+        return Profile((Cost(at, "mine", 0.5, flops=10**9), Cost(at, "", 0.5, nbytes=10**9)))
+
+    monkeypatch.setattr(profile, "measured", told)
+    said = migx("perf", model, "--repeat", "1", "--target", "ref").out
+    assert re.search(r"^mine +1 +500.000 +50.0 +2.0$", said, re.MULTILINE)
+    assert re.search(r"^softmax +1 +500.000 +50.0 +2.0$", said, re.MULTILINE)
+    assert "at best" not in said
 
 
 @pytest.mark.parametrize(

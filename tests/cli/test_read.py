@@ -95,7 +95,7 @@ def test_data_that_lies_nowhere_goes_beside_the_text(migx: Migx, tmp_path: Path)
         (["read", "a.migx", "--input-dim", "z=1"], "--input-dim is for ONNX files"),
         (["read", "MODEL", "-o", "no/folder.migx"], "cannot write no/folder.migx"),
         (["read", "MODEL", "-o", "f.migx", "--json"], "--output writes the program"),
-        (["raed", "MODEL"], "invalid choice: 'raed'"),
+        (["raed", "MODEL"], "there is no verb 'raed'; near it: read"),
         ([], "required: VERB"),
     ],
 )

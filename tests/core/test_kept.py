@@ -43,4 +43,4 @@ def test_a_limit_that_is_no_number_is_refused(
 ) -> None:
     monkeypatch.setenv("MIGX_CACHE_MB", "much")
     with pytest.raises(TargetError, match="MIGX_CACHE_MB is 'much'; it must be a number"):
-        kept.write("things", names[-1], b"content")
+        kept.write("things", names[0], b"content")

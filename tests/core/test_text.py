@@ -65,6 +65,12 @@ def test_origins_are_printed_when_asked_for(program: Program) -> None:
 
 
 @given(programs())
+def test_a_module_prints_as_in_its_program(program: Program) -> None:
+    for module in program.modules.values():
+        assert str(module) in str(program)
+
+
+@given(programs())
 def test_bytes_of_large_literals_lie_in_a_side_file(program: Program) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, 'a file ".bin')

@@ -30,8 +30,8 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 import migx
-from benchmarks.conformance import suite
 from migx.errors import MigxError
+from migx.testing import suite
 
 SECONDS = 10.0
 BYTES = 8 << 30

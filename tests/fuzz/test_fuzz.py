@@ -75,7 +75,7 @@ def test_every_draw_has_the_shape_that_is_wanted() -> None:
     likes = [
         Shape(t, d)
         for t in ("f32", "f16", "i64", "i32", "u8", "bool", "i2", "i4", "u4", "f4")
-        for d in ((), (2,), (1, 4), (2, 1, 4), (2, 1, 2, 4))
+        for d in ((), (2,), (1, 4), (2, 1, 4), (2, 3, 2), (2, 1, 2, 4))
     ]
     state = Shape("f32", (1, 2, 3))
     likes += [Shape.tuple(Shape("f32", (2, 1, 2, 3)), *[state] * n) for n in (1, 2)]

@@ -14,10 +14,11 @@ import pytest
 from onnx import TensorProto, helper
 from onnx.backend.test.case.test_case import TestCase
 
-from benchmarks.conformance import page, suite
-from benchmarks.conformance.suite import Outcome
+from benchmarks.conformance import page
 from migx import backend
 from migx.errors import InputError, OnnxError, UnknownName
+from migx.testing import suite
+from migx.testing.conformance import Outcome, outcome
 from tests.onnx.build import model_of
 
 PARTS = 8
@@ -34,7 +35,7 @@ def said() -> dict[str, str]:
 @pytest.mark.parametrize("part", range(PARTS))
 def test_the_suite(part: int) -> None:
     names = [(kind, name) for kind in QUICK for name in suite.cases(kind)]
-    outcomes = [suite.outcome(suite.cases(kind)[name]) for kind, name in names[part::PARTS]]
+    outcomes = [outcome(suite.cases(kind)[name]) for kind, name in names[part::PARTS]]
     assert page.unexpected(outcomes) == [], (
         "python -m benchmarks.conformance --accept takes it over"
     )
@@ -68,7 +69,7 @@ def case(model: onnx.ModelProto, wanted: Any) -> TestCase:
     ],
 )
 def test_a_result_that_is_not_the_one_wanted_fails(wanted: Any, why: str) -> None:
-    found = suite.outcome(case(model_of(ADD), wanted))
+    found = outcome(case(model_of(ADD), wanted))
     assert found.passed == (not why)
     assert why in found.why
 

@@ -10,6 +10,7 @@ import pytest
 import migx
 from migx.argument import Argument
 from migx.cli.params import layouts, relayouts
+from migx.errors import TargetError
 from migx.ir import Instruction
 from migx.onnx import replace_onnx_external_weights
 from migx.program import Program
@@ -114,6 +115,19 @@ def test_layouts_are_listed_with_what_is_left_to_each_run() -> None:
     assert rows["ba"]["bytes"] == 144
     # This target's executable absorbs none.
     assert sorted(relayouts(made)) == ["w:pack_weight (Ba4b)", "w:pack_weight.1 (ba)"]
+
+
+def test_a_format_that_is_none_for_a_constant_is_the_targets_mistake() -> None:
+    text = """module main(x: f32[3, 6]) {
+  %0 = @literal() {value=[2.0], label="w", replaceable=true} : f32[]
+  %1 = multibroadcast(%0) {out_lens=(6, 4)} : f32[6, 4]
+  %2 = dot(x, %1) : f32[3, 4]
+  return %2
+}
+"""
+    said = r"target blocked wants input 1 packed, f32\[\], which lies behind views: format 'Ba4b'"
+    with pytest.raises(TargetError, match=said):
+        compiled(text)
 
 
 def test_a_weight_in_which_a_pass_saw_a_number_keeps_it() -> None:

@@ -55,8 +55,9 @@ difference, times as much again, is its bound.
 """
 
 SUMS = named(
-    "add convolution convolution_backwards convolution_channels_last dot mul prefix_scan_sum"
-    " quant_convolution quant_dot reduce_mean reduce_prod reduce_sum scatter_add sub"
+    "add convolution convolution_backwards convolution_channels_last dot mul prefix_scan_prod"
+    " prefix_scan_sum quant_convolution quant_dot reduce_mean reduce_prod reduce_sum scatter_add"
+    " scatter_mul scatternd_add scatternd_mul sub"
 )
 """Polynomials of their inputs whose coefficients are at most 1 in magnitude."""
 

@@ -56,6 +56,12 @@ def _scattered(op: Any, shapes: Sequence[Shape], result: Shape) -> int:
     return int(shapes[1].dims[0]) // int(op.group) * math.prod(map(int, shapes[1].dims[2:]))
 
 
+def _onto_one(op: Any, shapes: Sequence[Shape], result: Shape) -> int:
+    """All updates that may go to one place."""
+    places = shapes[1].dims[:-1] if op.name.startswith("scatternd") else (shapes[2].dims[op.axis],)
+    return max(1, math.prod(map(int, places)))
+
+
 def _pooled(op: Any, shapes: Sequence[Shape], result: Shape) -> int:
     if op.mode == "max":
         return 0
@@ -100,6 +106,7 @@ COUNTS: dict[str, Callable[[Any, Sequence[Shape], Shape], int]] = {
     "dot": _contracted,
     "convolution": _convolved,
     "convolution_backwards": _scattered,
+    **dict.fromkeys(("scatter_add", "scatter_mul", "scatternd_add", "scatternd_mul"), _onto_one),
     "pooling": _pooled,
     "prefix_scan_sum": _along,
     "prefix_scan_prod": _along,

@@ -237,6 +237,39 @@ def _channels_last(dice: Dice, like: Shape) -> Draft:
     return op, [Want(w.shape.permuted(order).as_standard(), constant=w.constant) for w in found[1]]
 
 
+def _deformable_convolution(dice: Dice, like: Shape) -> Draft:
+    found = _convolution(ops.Convolution, ())(dice, like)
+    if found is None or like.rank != 4 or not like.dtype.is_float:
+        return None
+    plain, wants = found
+    x, w = (want.shape for want in wants)
+    taps = int(w.dims[2]) * int(w.dims[3])
+    each = dice.one_of([n for n in (1, 1, 2) if int(x.dims[1]) % n == 0])
+    op = ops.DeformableConvolution(**operations.attributes(plain), offset_group=each)
+    parts = (2,) if dice.chance(0.5) else (2, 1)
+    beside = [x.with_dims((x.dims[0], each * n * taps, *like.dims[2:])) for n in parts]
+    return op, [*wants, *map(Want, beside)]
+
+
+def _dft(dice: Dice, like: Shape) -> Draft:
+    onesided = dice.chance(0.3)
+    inverse = dice.chance(0.3)
+    parts = 1 if onesided and inverse else 2
+    if like.rank < 2 or like.dims[-1] != parts or not like.dtype.is_float:
+        return None
+    axes = [i for i in numbers(like.dims[:-1]) if like.dims[i]]
+    if not axes:
+        return None
+    axis = dice.one_of(axes)
+    made = int(like.dims[axis])
+    length = 2 * (made - 1) + dice.some(0, 1) if onesided and not inverse else made
+    given = put(like.dims[:-1], axis, dice.some(1, 4))
+    if not length:
+        return None
+    wants = [Want(like.with_dims((*given, 2 if parts == 1 else dice.some(1, 2))))]
+    return ops.Dft(axis, length, inverse, onesided), wants
+
+
 def _lrn(dice: Dice, like: Shape) -> Draft:
     if like.rank < 2 or not like.dtype.is_float:
         return None
@@ -249,7 +282,9 @@ DRAWS: dict[str, Draw] = {
     "convolution": _convolution(ops.Convolution, ()),
     "convolution_backwards": _convolution_backwards,
     "convolution_channels_last": _channels_last,
+    "deformable_convolution": _deformable_convolution,
     "dequantizelinear": _dequantize,
+    "dft": _dft,
     "dot": _dot,
     "dynamic_resize": _dynamic_resize,
     "elu": _with_slope(ops.Elu),

@@ -17,7 +17,7 @@ otherwise. Arithmetic on constants, and with 0 and 1, is done here, so that gene
 special cases.
 """
 
-from migx.targets.cpu.emit.function import Function, Loop
+from migx.targets.cpu.emit.function import Function
 from migx.targets.cpu.emit.module import Module
 from migx.targets.cpu.emit.types import (
     BF16,
@@ -35,7 +35,7 @@ from migx.targets.cpu.emit.types import (
     Type,
     literal,
 )
-from migx.targets.cpu.emit.values import Operand, Value
+from migx.targets.cpu.emit.values import Loop, Operand, Value
 
 __all__ = [
     "BF16",

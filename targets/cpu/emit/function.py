@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 from migx.targets.cpu.emit.types import F32, I1, I32, I64, PTR, VOID, Type, literal
-from migx.targets.cpu.emit.values import Operand, Value
+from migx.targets.cpu.emit.values import Carried, Loop, Operand, Value
 
 if TYPE_CHECKING:
     from migx.targets.cpu.emit.module import Module
-
-
-class Loop:
-    """A counted loop: its ``index`` and the values ``carried`` from one turn to the next.
-
-    Inside, ``carried`` is what this turn begins with, and ``carry`` says what the next begins with.
-    After the loop, ``carried`` is what the last turn left, or what was given, where there was none.
-    """
-
-    def __init__(self, index: Value, carried: list[Value]) -> None:
-        self.index, self.carried = index, carried
-        self.next: list[Value] = list(carried)
-
-    def carry(self, *values: Value) -> None:
-        """Gives the values to the next turn."""
-        self.next = list(values)
 
 
 class Function:
@@ -193,6 +177,8 @@ class Function:
     def _extreme(self, name: str, of_integers: str, before: str, a: Operand, b: Operand) -> Value:
         x, y = self.pair(a, b)
         if not x.type.is_float:
+            if x.number is not None and y.number is not None:
+                return self.const(x.type, (min if before == "lt" else max)(x.number, y.number))
             return self.intrinsic(of_integers, x, y)
         if x.number is not None:
             x, y = y, x
@@ -439,24 +425,26 @@ class Function:
         loop.carried = phis[1:]
 
     @contextmanager
-    def when(self, condition: Value) -> Iterator[None]:
-        """Does what follows only where an i1 holds."""
-        body, done = self.block("when"), self.block("after")
+    def when(self, condition: Value, carry: Sequence[Value] = ()) -> Iterator[Carried]:
+        """Does what follows only where an i1 holds; where not, what was given is ``carried`` on."""
+        body, done, before = self.block("when"), self.block("after"), self._block
         self.do(f"br i1 {condition.text}, label %{body}, label %{done}")
         self.begin(body)
-        yield
+        inside = Carried(list(carry))
+        yield inside
+        last = self._block
         self.do(f"br label %{done}")
         self.begin(done)
+        inside.carried = [
+            self.emit(f"phi {v.type} [{v.text}, %{before}], [{then.text}, %{last}]", v.type)
+            for v, then in zip(carry, inside.next, strict=True)
+        ]
 
-    @contextmanager
-    def unless(self, condition: Value) -> Iterator[None]:
+    def unless(
+        self, condition: Value, carry: Sequence[Value] = ()
+    ) -> AbstractContextManager[Carried]:
         """Does what follows only where an i1 does not hold."""
-        body, done = self.block("unless"), self.block("after")
-        self.do(f"br i1 {condition.text}, label %{done}, label %{body}")
-        self.begin(body)
-        yield
-        self.do(f"br label %{done}")
-        self.begin(done)
+        return self.when(~condition, carry)
 
     def ret(self, value: Value | None = None) -> None:
         """Returns from the function; what has no result returns at its end by itself."""

@@ -1,4 +1,6 @@
-"""Typed values, on which Python's operators append the instructions they stand for."""
+"""Typed values, on which Python's operators append the instructions they stand for, and those that
+loops and branches carry.
+"""
 
 from __future__ import annotations
 
@@ -85,3 +87,28 @@ class Value:
 
 
 Operand: TypeAlias = Value | float
+
+
+class Carried:
+    """Values that a body is given, as ``carried``, and that others take their places after it.
+
+    Inside, ``carried`` is what it begins with, and ``carry`` says what is there when it ends.
+    """
+
+    def __init__(self, carried: list[Value]) -> None:
+        self.carried = carried
+        self.next: list[Value] = list(carried)
+
+    def carry(self, *values: Value) -> None:
+        """Says what there is then."""
+        self.next = list(values)
+
+
+class Loop(Carried):
+    """A counted loop: its ``index`` and the values ``carried`` from one turn to the next. After it,
+    ``carried`` is what the last turn left, or what was given, where there was none.
+    """
+
+    def __init__(self, index: Value, carried: list[Value]) -> None:
+        super().__init__(carried)
+        self.index = index

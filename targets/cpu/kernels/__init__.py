@@ -33,7 +33,11 @@ FAMILIES = (
     "scatter",
     "places",
     "lines",
+    "topk",
     "resize",
+    "sampling",
+    "roi_align",
+    "nonmaxsuppression",
     "recurrent",
     "dims",
 )

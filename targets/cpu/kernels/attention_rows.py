@@ -15,8 +15,8 @@ from migx.fusion.attention import Attention
 from migx.fusion.kernels import PRODUCT, Access
 from migx.shape import DType
 from migx.targets.cpu import elements
-from migx.targets.cpu.emit import F32, I64, Value
-from migx.targets.cpu.tile import Matrix, memory_of
+from migx.targets.cpu.emit import F32, Value
+from migx.targets.cpu.tile import Matrix, apart, memory_of
 from migx.targets.cpu.transpose import folded
 from migx.targets.cpu.vector_math import exp_to_zero
 
@@ -103,10 +103,7 @@ class _Row:
         f, lanes, memory = self.f, self.lanes, memory_of(dtype)
         if step.number == 0:
             return f.splat(elements.loaded(f, f.load(place, memory), dtype), lanes)
-        if step.number == 1:
-            return elements.loaded(f, f.load(place, memory.times(lanes), mask=mask), dtype)
-        indices = f.iota(I64.times(lanes)) * step
-        return elements.loaded(f, f.gather(place, indices, memory, mask), dtype)
+        return elements.loaded(f, apart(f, place, step, memory.times(lanes), mask), dtype)
 
     # Products of the query and keys.
 

@@ -11,14 +11,15 @@ moved so far that the elements which windows side by side see there lie side by 
 where there is padding; rows that windows at a stride see are brought together. Then every tap of
 every channel is a line of scratch at an offset of its own, which a small table holds, whatever
 stride, dilation and padding are; a kernel of 3 x 3 copies each element three times, not nine, and
-no edge is ever tested in the inner loop. This loop is that of matrix products: a strip of
-kernels by a panel of pixels, some 24 vectors of sums in registers, for each tap of each channel
-three loads of pixels and eight numbers of the kernels, packed ahead as they are read. What is
-spread stays in the second level cache until all kernels have passed over it, a strip of kernels in
-the first; what comes after it, and where the sums will be written, is asked for in time. Sums go
-through the epilogue from registers when their last channel has been added, unless it is long. An
-image whose elements are the windows, as of 1 x 1 kernels, is read where it lies: see ``InPlace``.
-Small images, and those of unknown size, turn: see ``strips.py``.
+only once where vectors fill a row of windows. No edge is ever tested in the inner loop. This loop
+is that of matrix products: a strip of kernels by a panel of pixels, some 24 vectors of sums in
+registers, for each tap of each channel three loads of pixels and eight numbers of the kernels,
+packed ahead as they are read. What is spread stays in the second level cache until all kernels have
+passed over it, a strip of kernels in the first; what comes after it, and where the sums will be
+written, is asked for in time. Sums go through the epilogue from registers when their last channel
+has been added, unless it is long. An image whose elements are the windows, as of 1 x 1 kernels, is
+read where it lies: see ``InPlace``. Small images turn: see ``strips.py``. An image whose size only
+the run tells is cut for several sizes at once.
 
 Each sum is added up in the order of the weights by one thread, so bits depend neither on the number
 of threads nor on the tiles.
@@ -236,7 +237,7 @@ class Writer:
         finish = Finish(frame, problem.epilogue, problem.sum, cut.lanes, outputs)
         self.inner = self._inner(finish)
         spread = self.inner.spread
-        at = _up(8 * problem.taps)
+        at = _up(8 * problem.taps * (1 + spread.skips))
         self.staged = f.element(frame.scratch, at, I8)
         at += _up(problem.planes * problem.taps * cut.unit * size) if self.stages else 0
         own, at = f.element(frame.scratch, at, I8), at + _up(self.inner.nbytes)
@@ -268,7 +269,6 @@ class Writer:
             (height.made + rows - 1) // rows,
             (width.made + columns - 1) // columns,
         ]
-        self.inner.spread.begin(self.inner.table)
         with f.loop(self.frame.begin, self.frame.end) as number:
             places: list[Value] = []
             rest = number.index
@@ -308,6 +308,7 @@ class Writer:
         first = block * cut.strips
         last = f.minimum(first + cut.strips, self.strips)
         chunk = self._e(cut.chunk)
+        self.inner.live = self.inner.spread.begin(self.inner.table, (top, left), rows, columns)
         with f.loop(0, problem.channels, chunk) as channel:
             channels = f.minimum(problem.channels - channel.index, chunk)
             start = f.element(
@@ -323,8 +324,8 @@ class Writer:
                 made = Strip(item, group * problem.outputs + output, pixel, there)
                 weights = self._weights(group, strip.index, channel.index, channels)
                 number = strip.index - first
-                share = Share(made, weights, channel.index, channels, number, rows * columns)
-                self.inner.write(share)
+                pixels = rows * columns, columns
+                self.inner.write(Share(made, weights, channel.index, channels, number, *pixels))
 
     def _weights(self, group: Value, strip: Value, channel: Value, channels: Value) -> Value:
         """A strip of kernels from a channel on, element by element."""

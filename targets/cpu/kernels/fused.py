@@ -35,6 +35,7 @@ from migx.targets.cpu import elements
 from migx.targets.cpu.emit import I8, I64, Function, Type, Value
 from migx.targets.cpu.kernel import Frame, Kernel, type_of
 from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.tile import apart
 
 TILE = 16384
 """Elements of a tile: some microseconds of work, so that sharing costs little."""
@@ -406,10 +407,9 @@ class Emitter:
         assert memory is not None
         if not point.lanes or stride == 0:
             found = f.load(at, memory)
-        elif stride == 1:
-            found = f.load(at, memory.times(point.lanes), mask=point.mask)
         else:
-            found = f.gather(at, self._steps(stride, point.lanes), memory, point.mask)
+            step = self.frame.extent(stride)
+            found = apart(f, at, step, memory.times(point.lanes), point.mask)
         return elements.loaded(f, found, access.dtype)
 
     def _write(self, access: Access, value: Value, point: Point) -> None:
@@ -421,10 +421,8 @@ class Emitter:
         if not point.lanes or stride == 1:
             f.store(value, at, mask=point.mask)
         else:
-            f.scatter(value, at, self._steps(stride, point.lanes), point.mask)
-
-    def _steps(self, stride: Extent, lanes: int) -> Value:
-        return self.f.iota(I64.times(lanes)) * self.frame.extent(stride)
+            steps = f.iota(I64.times(point.lanes)) * self.frame.extent(stride)
+            f.scatter(value, at, steps, point.mask)
 
     # Scratch.
 

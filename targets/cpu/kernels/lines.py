@@ -1,5 +1,4 @@
-"""Kernels that walk along one axis in order: ``argmax`` and ``argmin``, running sums and products,
-``topk``.
+"""Kernels that walk along one axis in order: ``argmax`` and ``argmin``, running sums and products.
 
 A line is all elements along the axis at one place of the others. Lines that lie side by side are
 walked by vectors, one line in each lane; ``argmax`` goes along a line of neighbours by vectors,
@@ -13,10 +12,10 @@ from collections.abc import Sequence
 
 from migx.dim import Extent, maximum, product
 from migx.ir import Instruction
-from migx.ops.reduce import Argmax, Argmin, PrefixScan, PrefixScanProd, PrefixScanSum, Topk
+from migx.ops.reduce import Argmax, Argmin, PrefixScan, PrefixScanProd, PrefixScanSum
 from migx.shape import DType
 from migx.targets.cpu import elements
-from migx.targets.cpu.emit import I64, Type, Value
+from migx.targets.cpu.emit import I64, Value
 from migx.targets.cpu.kernel import Frame, Kernel, results
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.tile import memory_of
@@ -27,18 +26,19 @@ ELEMENTS = 1 << 13
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     """The kernel of one of these on elements that LLVM has a type for."""
-    if not at.inputs or not isinstance(at.op, Argmax | PrefixScanSum | PrefixScanProd | Topk):
-        return None
+    match at.op:
+        case Argmax() if computed(at, machine):
+            return _Extreme(at, machine).kernel()
+        case PrefixScanSum() | PrefixScanProd() if computed(at, machine):
+            return _Scan(at, machine).kernel()
+    return None
+
+
+def computed(at: Instruction, machine: Machine) -> bool:
+    """Whether the elements of the first input are of a type that the machine computes with."""
     dtype = at.inputs[0].shape.dtype
     half = machine.vector_bytes < 32 and not machine.has("neon") and dtype.name == "f16"
-    if elements.computing(dtype) is None or half:
-        return None
-    match at.op:
-        case Argmax():
-            return _Extreme(at, machine).kernel()
-        case PrefixScan():
-            return _Scan(at, machine).kernel()
-    return _Best(at, machine).kernel() if len(at.inputs) == 1 else None
+    return elements.computing(dtype) is not None and not half
 
 
 def _before(x: Value, y: Value, dtype: DType, *, greatest: bool, equal: bool = False) -> Value:
@@ -54,8 +54,8 @@ def _before(x: Value, y: Value, dtype: DType, *, greatest: bool, equal: bool = F
     return found | (is_nan if equal else is_nan & ~was_nan)
 
 
-class _Writer(ABC):
-    """Writes the kernel of one instruction."""
+class Lines(ABC):
+    """Writes the kernel of one instruction, which walks along every line by itself."""
 
     def __init__(self, at: Instruction, machine: Machine) -> None:
         self.at, self.machine = at, machine
@@ -69,6 +69,7 @@ class _Writer(ABC):
         last = self.given.rank - 1
         self.side_by_side = self.axis != last and self.given.true_strides[last] == 1
         self.lanes = machine.lanes(I64) * 2
+        self.scratch: Extent = 0
 
     @abstractmethod
     def line(self, given: Value, made: Sequence[Value], lanes: int) -> None:
@@ -89,9 +90,8 @@ class _Writer(ABC):
             bottom = f.minimum(top + frame.extent(height), frame.extent(rows))
             with f.loop(top, bottom) as row:
                 self._row(row.index, counted)
-        return frame.finished(
-            self.at.name, (rows + height - 1) // height, flops=self.given.elements
-        )
+        tiles, work = (rows + height - 1) // height, self.given.elements
+        return frame.finished(self.at.name, tiles, scratch=self.scratch, flops=work)
 
     def _row(self, row: Value, counted: Sequence[int]) -> None:
         f, frame = self.f, self.frame
@@ -126,7 +126,7 @@ class _Writer(ABC):
         return elements.loaded(self.f, self.f.load(place, memory.times(lanes)), self.dtype)
 
 
-class _Extreme(_Writer):
+class _Extreme(Lines):
     """Where the greatest or the least is."""
 
     def __init__(self, at: Instruction, machine: Machine) -> None:
@@ -185,7 +185,7 @@ class _Extreme(_Writer):
         return [f.select(take, value, best), f.select(take, index, place)]
 
 
-class _Scan(_Writer):
+class _Scan(Lines):
     """Running sums and products."""
 
     def line(self, given: Value, made: Sequence[Value], lanes: int) -> None:
@@ -204,61 +204,3 @@ class _Scan(_Writer):
             result = elements.stored(f, before if op.exclusive else after, self.dtype)
             f.store(result, f.element(made[0], to * index, memory_of(self.dtype)))
             k.carry(after)
-
-
-class _Best(_Writer):
-    """The best of each line, in order: each element is put before what it is better than, where it
-    is better than the last of those kept.
-    """
-
-    def __init__(self, at: Instruction, machine: Machine) -> None:
-        super().__init__(at, machine)
-        self.side_by_side = False
-
-    def line(self, given: Value, made: Sequence[Value], lanes: int) -> None:
-        f, op = self.f, self.at.op
-        assert isinstance(op, Topk)
-        count = self.frame.extent(op.k)
-        with f.when(count > 0), f.loop(0, self.length) as k:
-            value = self.read(given, k.index, 0)
-            full = k.index >= count
-            worst = f.minimum(k.index, count - 1)
-            enters = ~full | self._is_better(value, self._kept(made, worst))
-            with f.when(enters):
-                place = self._make_room(made, worst, value)
-                self._keep(made, place, elements.stored(f, value, self.dtype), k.index)
-
-    def _is_better(self, x: Value, y: Value) -> Value:
-        op = self.at.op
-        assert isinstance(op, Topk)
-        if op.largest or not self.dtype.is_float:
-            return _before(x, y, self.dtype, greatest=op.largest)
-        return _before(y, x, self.dtype, greatest=True)  # NaN is the last of all
-
-    def _place(self, made: Sequence[Value], number: int, index: Value, type_: Type) -> Value:
-        shape = self.at.shape.parts[number]
-        step = self.frame.extent(shape.true_strides[self.axis])
-        return self.f.element(made[number], step * index, type_)
-
-    def _kept(self, made: Sequence[Value], index: Value) -> Value:
-        memory = memory_of(self.dtype)
-        found = self.f.load(self._place(made, 0, index, memory), memory)
-        return elements.loaded(self.f, found, self.dtype)
-
-    def _keep(self, made: Sequence[Value], index: Value, value: Value, number: Value) -> None:
-        f = self.f
-        f.store(value, self._place(made, 0, index, memory_of(self.dtype)))
-        f.store(number, self._place(made, 1, index, I64))
-
-    def _make_room(self, made: Sequence[Value], last: Value, value: Value) -> Value:
-        """Moves what the value is better than by one place, the last away; gives its place."""
-        f, memory = self.f, memory_of(self.dtype)
-        with f.loop(0, last, carry=[f.as_index(0)]) as k:
-            stays = ~self._is_better(value, self._kept(made, k.index))
-            k.carry(k.carried[0] + f.cast(stays, I64))
-        (place,) = k.carried
-        with f.loop(0, last - place) as k:
-            above = last - 1 - k.index
-            moved = f.load(self._place(made, 0, above, memory), memory)
-            self._keep(made, above + 1, moved, f.load(self._place(made, 1, above, I64), I64))
-        return place

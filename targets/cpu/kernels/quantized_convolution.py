@@ -79,6 +79,11 @@ class _Spread(Spread):
         self.fill = word ^ FLIP if flip else word
 
     @property
+    def skips(self) -> bool:
+        """Padding is what zero points stand for, and counts."""
+        return False
+
+    @property
     def vector(self) -> Type:
         """A vector of fours of bytes."""
         return self.sum.times(self.cut.lanes)

@@ -1,45 +1,57 @@
 """Kernels of recurrent layers: ``lstm``, ``gru`` and ``rnn``.
 
-A tile is one direction of a layer. First the inputs of all steps are multiplied with their weights
-at once, as any product of matrices is; then step follows step inside the kernel, each a product of
-the states with the recurrent weights, and the arithmetic of the cell on vectors of units. So a step
-costs no more than reading the recurrent weights, which stay in the cache where they fit. Their
-panels are wide: a single row then still has as many sums as cover the latency of the units.
+A direction of a layer is the work of a team of tiles (``together.py``). First the inputs of many
+steps are multiplied with their weights at once, as any product of matrices is; then step follows
+step, each a product of the states with the recurrent weights, and the arithmetic of the cells on
+vectors of units. Of the products each tile has some panels, of the cells some units. So a step
+costs no more than reading the recurrent weights, and each thread reads its own part of them, which
+stays in its cache where it fits. A step that is too little to be shared is done by one.
 
 Constant weights are read in panels packed ahead. Others are packed into scratch, however they lie:
-each panel of the inputs' just before all steps are multiplied with it, so it is still in the cache;
-the recurrent ones once, for all steps.
+each panel of the inputs' just before it is multiplied with, so it is still in the cache; the
+recurrent ones once, for all steps.
 
-Everything between is f32 in scratch: products by rows of ``width`` (the gates behind each other, as
-they stand in the weights), states by rows of whole vectors.
+Everything between is f32 in memory that the team shares: products by rows of ``width`` (the gates
+behind each other, as they stand in the weights), states by rows of whole vectors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from migx.dim import Extent
+from migx.dim import Extent, maximum, minimum
 from migx.ir import Instruction
 from migx.ops.rnn import BACKWARD, GRU, LSTM, RNN, Recurrent
 from migx.shape import F32 as FLOAT
 from migx.shape import OPTIONAL, Shape
-from migx.targets.cpu import elements, vector_math
-from migx.targets.cpu.emit import F32, I64, Function, Value
+from migx.targets.cpu import elements
+from migx.targets.cpu.emit import F32, I1, I64, Value
 from migx.targets.cpu.kernel import Frame, Kernel, behind
+from migx.targets.cpu.kernels.cells import ACTIVATIONS, Cells, Units, resets_first
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.tile import Matrix, Tile, accumulate, memory_of
+from migx.targets.cpu.tile import (
+    WORTH,
+    Matrix,
+    Tile,
+    accumulate,
+    memory_of,
+    multiplied_and_added,
+)
+from migx.targets.cpu.together import Part, Team
 from migx.targets.cpu.transpose import gather_columns
 
-BLOCK = 48
+PAIR = 2
+"""Panels by which a single row is multiplied at a time: it then has as many sums as cover the
+latency of the units. Several rows take one after the other, and need the registers themselves.
+"""
+BLOCK = 24
 """Rows that are multiplied with a panel before they are put in their place."""
-Activation = Callable[[Function, Value], Value]
-ACTIVATIONS: dict[str, Activation] = {
-    "Sigmoid": vector_math.sigmoid,
-    "Tanh": vector_math.tanh,
-    "Relu": lambda f, x: f.maximum(x, 0.0),
-}
+ROWS = 1024
+"""About how many rows of inputs are multiplied before the steps that need them."""
+PART = WORTH // 4
+"""Operations that are worth a part of a step, all of whose parts have to wait for each other."""
+MOST = 16
+"""How many tiles share a direction at most."""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
@@ -63,79 +75,100 @@ def _is_taken(op: Recurrent, at: Instruction, machine: Machine) -> bool:
     return x.shape.dtype.bits in ((32,) if half else (16, 32)) and machine.lanes(F32) > 1
 
 
-@dataclass(frozen=True)
-class _Step:
-    """A vector of units in one step: the member of the batch, the first unit, which of them there
-    are, and the products of its input and of its states.
-    """
+@dataclass
+class _Rooms:
+    """How memory is divided: the first float of each room by its name, and how many there are."""
 
-    row: Value
-    unit: Value
-    mask: Value | None
-    given: Value
-    recurrent: Value
+    total: Extent = 0
+    starts: dict[str, Extent] = field(default_factory=dict)
+
+    def add(self, name: str, floats: Extent) -> None:
+        """One more, aligned to a line of the cache."""
+        self.starts[name] = self.total
+        self.total = self.total + (floats + 15) // 16 * 16
 
 
 class _Writer:
     """Writes the kernel of one layer."""
 
     def __init__(self, at: Instruction, machine: Machine, op: Recurrent) -> None:
-        self.at, self.op, self.frame = at, op, Frame(at, machine)
+        self.at, self.op = at, op
+        self.frame = Frame(at, machine, shares=True)
         self.f = self.frame.function
-        self.lanes = machine.lanes(F32)
-        self.vector = F32.times(self.lanes)
-        self.functions = [ACTIVATIONS[name] for name in op.activations or op.defaults]
         self.roles = dict(zip(op._roles(), range(len(at.inputs)), strict=False))
         self.time, self.batch, _ = at.inputs[0].shape.dims
         self.hidden, self.features = op.hidden_size, int(at.inputs[1].shape.dims[2])
         self.packed = {v for v in at.inputs[1:3] if behind(v) is v}
-        vectors = 8 if machine.registers >= 32 else 4
-        height = (machine.registers - vectors) // vectors
-        self.tile = Tile(height, vectors, self.lanes, BLOCK, max(self.hidden, self.features), F32)
-        self.panels = -(-op.gates * self.hidden // self.tile.columns)
+        vectors, lanes = 4 if machine.registers >= 32 else 2, machine.lanes(F32)
+        height = (machine.registers - vectors - 1) // vectors
+        self.tile = Tile(height, vectors, lanes, BLOCK, max(self.hidden, self.features), F32)
+        self.panels = -(-op.gates * self.hidden // (PAIR * self.tile.columns)) * PAIR
         self.width = self.panels * self.tile.columns
-        self.padded = -(-self.hidden // self.lanes) * self.lanes
+        self.directions = len(BACKWARD[op.direction])
+        self.span = minimum(self.time, maximum(ROWS // maximum(self.batch, 1), 1))
+        self._gather(min(-(-machine.cores // self.directions), MOST))
+        self._divide()
+
+    def _gather(self, most: int) -> None:
+        """Makes the team, as large as the work is worth, of which a step may take fewer."""
+        gates = 2 * self.batch * self.op.gates * self.hidden
+        work = self.time * gates * (self.features + self.hidden)
+        self.flops = work * self.directions
+        self.members = minimum(most, maximum(work // (2 * WORTH), 1))
+        self.of_step = minimum(self.members, maximum(gates * self.hidden // PART, 1))
+        self.team = Team(self.frame, self.directions, self.members, most)
+
+    def _divide(self) -> None:
+        """Finds room for products, states, and what is on its way."""
+        lanes, rows = self.tile.lanes, self.span * self.batch
+        w, r = self.at.inputs[1:3]
+        self.padded = padded = -(-self.hidden // lanes) * lanes
+        self.own, self.common = _Rooms(), _Rooms()
+        self.own.add("sums", BLOCK * self.tile.columns)
+        self.own.add("panels", 0 if w in self.packed else self._deep(w) * PAIR * self.tile.columns)
+        common = self.common
+        common.add("given", rows * self.width + lanes)  # vectors may reach beyond the last gate
+        common.add("recurrent", self.batch * self.width + lanes)
+        for state in self.op.states:
+            common.add(state, self.batch * padded)
+        for gate in ("update", "reset"):
+            common.add(gate, self.batch * padded if resets_first(self.op) else 0)
+        x = self.at.inputs[0].shape
+        self.copied = x.dtype is not FLOAT or x.true_strides[0] != self.batch * x.true_strides[1]
+        common.add("x", rows * self.features if self.copied else 0)
+        common.add("kept", 0 if r in self.packed else self._deep(r) * self.width)
 
     def kernel(self) -> Kernel:
         """The whole of it."""
-        f, frame = self.f, self.frame
-        self._divide_scratch()
-        with f.loop(frame.begin, frame.end) as direction:
-            self._direction(direction.index)
-        directions = len(BACKWARD[self.op.direction])
-        rows, gates = self.time * self.batch, self.op.gates * self.hidden
-        letters = f"aBc{self.tile.columns}b"
+        f, frame, directions = self.f, self.frame, self.directions
+        with f.loop(frame.begin, frame.end) as tile:
+            direction, member = tile.index % directions, tile.index // directions
+            with self.team.joined(direction, member):
+                self._direction(direction)
         weights = enumerate(self.at.inputs[1:3], 1)
         return frame.finished(
             self.at.name,
-            directions,
-            scratch=self.scratch_floats * F32.nbytes,
-            flops=2 * rows * gates * (self.features + self.hidden) * directions,
-            formats=tuple((number, letters) for number, v in weights if v in self.packed),
+            directions * self.members,
+            scratch=self.own.total * F32.nbytes,
+            shared=directions * self.common.total * F32.nbytes,
+            flops=self.flops,
+            formats=tuple((number, self._format(v)) for number, v in weights if v in self.packed),
         )
 
-    def _divide_scratch(self) -> None:
-        """Finds room for products, states, and what is on its way."""
-        self.scratch_floats: Extent = 0
-        slack = self.lanes  # vectors may reach beyond the last gate
-        rows = self.time * self.batch
-        self.sums = self._room(BLOCK * self.tile.columns)
-        self.given = self._room(rows * self.width + slack)
-        self.recurrent = self._room(self.batch * self.width + slack)
-        self.states = [self._room(self.batch * self.padded) for _ in self.op.states]
-        kept = self.batch * self.padded if self._resets_first else 0
-        self.update, self.reset = self._room(kept), self._room(kept)
-        x = self.at.inputs[0].shape
-        self.copied = x.dtype is not FLOAT or x.true_strides[0] != self.batch * x.true_strides[1]
-        self.x = self._room(rows * self.features if self.copied else 0)
-        w, r = self.at.inputs[1:3]
-        self.panel = self._room(0 if w in self.packed else self._deep(w) * self.tile.columns)
-        self.kept = self._room(0 if r in self.packed else self._deep(r) * self.width)
+    def _format(self, weight: Instruction) -> str:
+        """The weight format of whole pairs of panels."""
+        depth, columns = self._depth(weight), self.tile.columns
+        if depth < 2:
+            return f"aBc{PAIR * columns}b"  # of one row: panels and columns are in the same order
+        return f"aBC{PAIR}b{depth}c{columns}b"
 
-    def _room(self, floats: Extent) -> Value:
-        place = self.f.element(self.frame.scratch, self.frame.extent(self.scratch_floats), F32)
-        self.scratch_floats = self.scratch_floats + (floats + 15) // 16 * 16
-        return place
+    def _room(self, name: str, direction: Value | None = None) -> Value:
+        """A room of the tile's own, or one that those of a direction have in common."""
+        f, frame = self.f, self.frame
+        if direction is None:
+            return f.element(frame.scratch, frame.extent(self.own.starts[name]), F32)
+        start = direction * frame.extent(self.common.total) + frame.extent(self.common.starts[name])
+        return f.element(frame.operands[-1], start, F32)
 
     # Operands.
 
@@ -161,53 +194,124 @@ class _Writer:
         parts = enumerate(self.at.shape.parts, count)
         return [self._matrix(number, shape, direction) for number, shape in parts]
 
-    def _read(self, matrix: Matrix, row: Value | int, column: Value, mask: Value | None) -> Value:
-        """A vector of an operand, as f32."""
-        return elements.loaded(self.f, matrix.vector(row, column, self.lanes, mask), matrix.dtype)
-
-    def _write(self, value: Value, to: Matrix, at: _Step) -> None:
+    def _write(self, value: Value, to: Matrix, at: Units) -> None:
         stored = elements.stored(self.f, value, to.dtype)
         self.f.store(stored, to.at(at.row, at.unit), mask=at.mask)
 
-    def _rows(self) -> Matrix:
-        """The inputs of all steps as rows, copied where they do not lie so."""
+    def _cells(self, direction: Value) -> Cells:
+        """The cells of a direction."""
+        return Cells(
+            self.f,
+            self.op,
+            self.tile.lanes,
+            self.frame.extent(self.batch),
+            self.width,
+            self._room("given", direction),
+            self._room("recurrent", direction),
+            [self._room(state, direction) for state in self.op.states],
+            self._room("update", direction),
+            self._room("reset", direction),
+            self._operand("b", direction),
+            self._operand("p", direction),
+        )
+
+    def _rows(self, start: Value, count: Value, direction: Value) -> Matrix:
+        """The inputs of some steps as rows, copied where they do not lie so."""
         f, x = self.f, self.at.inputs[0].shape
-        first = self.frame.operands[self.roles["x"]]
         steps = [self.frame.extent(s) for s in x.true_strides]
+        number, memory = self.roles["x"], memory_of(x.dtype)
+        first = f.element(self.frame.operands[number], start * steps[0], memory)
         if not self.copied:
             return Matrix(first, steps[1], steps[2], x.dtype)
-        batch, memory = self.frame.extent(self.batch), memory_of(x.dtype)
-        made = Matrix(self.x, f.as_index(self.features), f.as_index(1), FLOAT)
-        with f.loop(0, self.frame.extent(self.time)) as t:
-            start = f.element(first, t.index * steps[0], memory)
-            line = Matrix(start, steps[1], steps[2], x.dtype)
-            with f.loop(0, batch) as b, f.loop(0, self.features, self.lanes) as k:
-                mask = f.first_lanes(self.features - k.index, self.lanes)
-                there = made.at(t.index * batch + b.index, k.index)
-                f.store(self._read(line, b.index, k.index, mask), there, mask=mask)
+        batch, lanes = self.frame.extent(self.batch), self.tile.lanes
+        made = Matrix(self._room("x", direction), f.as_index(self.features), f.as_index(1), FLOAT)
+        with self.team.phase(self.frame.extent(self.members)) as part:
+            begin, end = part.of(count * batch)
+            with f.loop(begin, end) as row, f.loop(0, self.features, lanes) as k:
+                mask = f.first_lanes(self.features - k.index, lanes)
+                line = f.element(first, row.index // batch * steps[0], memory)
+                given = Matrix(line, steps[1], steps[2], x.dtype)
+                taken = given.vector(row.index % batch, k.index, lanes, mask)
+                value = elements.loaded(f, taken, x.dtype)
+                f.store(value, made.at(row.index, k.index), mask=mask)
         return made
 
-    def _multiply(
-        self, left: Matrix, rows: Extent, role: str, direction: Value, to: Value, first: int = 0
-    ) -> None:
-        """The rows multiplied with the panels of a weight from one on, in rows of ``width``."""
-        f, tile, weight = self.f, self.tile, self.at.inputs[self.roles[role]]
-        count, deep = self.frame.extent(rows), f.as_index(int(weight.shape.dims[2]))
-        with f.loop(first, self.panels) as p:
-            right = self._panel(role, direction, p.index)
-            with f.loop(0, count, BLOCK) as top:
-                many = f.minimum(count - top.index, BLOCK)
-                lines, heights = left.moved(top.index, 0), tile.heights(rows)
-                accumulate(f, tile, self.sums, lines, right, many, deep, heights, fresh=True)
-                with f.loop(0, many) as row:
-                    place = (top.index + row.index) * self.width + p.index * tile.columns
-                    for j in range(0, tile.columns, tile.lanes):
-                        taken = f.load(
-                            f.element(self.sums, row.index * tile.columns + j, F32), tile.vector
-                        )
-                        f.store(taken, f.element(to, place + j, F32))
+    # Products.
 
-    # The weights.
+    def _multiply(
+        self,
+        part: Part,
+        left: Matrix,
+        rows: Value,
+        role: str,
+        direction: Value,
+        to: Value,
+        pairs: range | None = None,
+    ) -> None:
+        """A part of the product of some rows with pairs of panels of a weight, all unless given, in
+        rows of ``width``.
+        """
+        f, weight = self.f, self.at.inputs[self.roles[role]]
+        pairs = range(self.panels // PAIR) if pairs is None else pairs
+        heights = self._heights(self.batch if role == "r" else self.time * self.batch)
+        deep, tops = f.as_index(self._depth(weight)), (rows + (BLOCK - 1)) // BLOCK
+        begin, end = part.of(tops * len(pairs))
+        with f.loop(begin, end) as cell:
+            first, top = (cell.index // tops + pairs.start) * PAIR, cell.index % tops * BLOCK
+            if role == "w" and weight not in self.packed:
+                with f.when((cell.index <= begin) | (top <= 0)):
+                    self._pack(role, direction, first, first + PAIR)
+            many, lines = f.minimum(rows - top, BLOCK), left.moved(top, 0)
+            place = f.element(to, top * self.width, F32)
+            if 1 in heights:
+                with f.when(f.compare("eq", many, 1)):
+                    pair = [self._panel(role, direction, first + k) for k in range(PAIR)]
+                    self._row(lines, pair, deep, f.element(place, first * self.tile.columns, F32))
+            if heights != [1]:
+                with f.when(many > 1), f.loop(first, first + PAIR) as panel:
+                    right = self._panel(role, direction, panel.index)
+                    there = f.element(place, panel.index * self.tile.columns, F32)
+                    self._block(lines, right, many, deep, heights, there)
+
+    def _row(self, left: Matrix, panels: list[Matrix], deep: Value, to: Value) -> None:
+        """The product of one row and panels beside each other."""
+        f, tile = self.f, self.tile
+        columns = [(panel, j) for panel in panels for j in range(0, tile.columns, tile.lanes)]
+        with f.loop(0, deep, carry=[f.const(tile.vector, 0)] * len(columns)) as k:
+            one = f.splat(f.load(left.at(0, k.index), F32), tile.lanes)
+            read = [
+                elements.loaded(f, panel.vector(k.index, j, tile.lanes, None), panel.dtype)
+                for panel, j in columns
+            ]
+            k.carry(*(multiplied_and_added(f, one, *b) for b in zip(read, k.carried, strict=True)))
+        for number, total in enumerate(k.carried):
+            f.store(total, f.element(to, number * tile.lanes, F32))
+
+    def _block(
+        self, left: Matrix, right: Matrix, rows: Value, deep: Value, heights: list[int], to: Value
+    ) -> None:
+        """The product of several rows and a panel, put in its place."""
+        f, tile, sums = self.f, self.tile, self._room("sums")
+        accumulate(f, tile, sums, left, right, rows, deep, heights, fresh=True)
+        with f.loop(0, rows) as row:
+            place = f.element(to, row.index * self.width, F32)
+            for j in range(0, tile.columns, tile.lanes):
+                taken = f.load(f.element(sums, row.index * tile.columns + j, F32), tile.vector)
+                f.store(taken, f.element(place, j, F32))
+
+    def _heights(self, rows: Extent) -> list[int]:
+        """The heights that so many rows are cut into. Two rows have as many sums as a unit's
+        latency takes, so what is between them and the tallest would gain little.
+        """
+        every = sorted({self.tile.rows, 2, 1}, reverse=True)
+        if not isinstance(rows, int) or rows > ROWS:
+            return every
+        used = set[int]()
+        for many in (min(rows, BLOCK), rows % BLOCK):
+            for height in every:
+                used |= {height} if many >= height else set()
+                many %= height
+        return [height for height in every if height in used]
 
     def _panel(self, role: str, direction: Value, panel: Value) -> Matrix:
         """A panel of a weight for a direction: as it was packed ahead, or made in scratch."""
@@ -215,121 +319,119 @@ class _Writer:
         weight = self.at.inputs[number]
         step, one = f.as_index(columns), f.as_index(1)
         if weight in self.packed:
-            depth, dtype = int(weight.shape.dims[2]), weight.shape.dtype
-            start = (direction * self.panels + panel) * (depth * columns)
+            dtype, rows = weight.shape.dtype, self._depth(weight)
+            start = (direction * self.panels + panel) * (rows * columns)
             first = f.element(self.frame.operands[number], start, memory_of(dtype))
             return Matrix(first, step, one, dtype)
-        if role == "r":
-            start = panel * (self._deep(weight) * columns)
-            return Matrix(f.element(self.kept, start, F32), step, one, FLOAT)
-        made = Matrix(self.panel, step, one, FLOAT)
-        self._pack(role, direction, panel, made)
-        return made
+        room = self._room("panels") if role == "w" else self._room("kept", direction)
+        place = panel % PAIR if role == "w" else panel
+        first = f.element(room, place * (self._deep(weight) * columns), F32)
+        return Matrix(first, step, one, FLOAT)
 
-    def _keep_recurrent(self, direction: Value) -> None:
-        """Packs all panels of the recurrent weights, where that has not been done ahead."""
+    def _keep_recurrent(self, part: Part, direction: Value) -> None:
+        """Packs panels of the recurrent weights, where that has not been done ahead."""
         if self.at.inputs[self.roles["r"]] not in self.packed:
-            with self.f.loop(0, self.panels) as p:
-                self._pack("r", direction, p.index, self._panel("r", direction, p.index))
+            self._pack("r", direction, *part.of(self.f.as_index(self.panels)))
 
-    def _pack(self, role: str, direction: Value, panel: Value, made: Matrix) -> None:
-        """Copies some rows of a weight to a panel, as f32."""
+    def _pack(self, role: str, direction: Value, begin: Value, end: Value) -> None:
+        """Copies rows of a weight to the panels from one to before another, as f32."""
         f, tile, number = self.f, self.tile, self.roles[role]
-        shape = self.at.inputs[number].shape
-        rows, depth = int(shape.dims[1]), f.as_index(int(shape.dims[2]))
-        top = panel * tile.columns
-        given = self._matrix(number, shape, direction).moved(top, 0)
-        gather_columns(
-            f,
-            given,
-            (rows - top, depth),
-            made,
-            tile.columns,
-            tile.lanes,
-            lambda vector: elements.loaded(f, vector, given.dtype),
-        )
+        weight = self.at.inputs[number]
+        rows, depth = int(weight.shape.dims[1]), f.as_index(self._depth(weight))
+        with f.loop(begin, end) as panel:
+            top = panel.index * tile.columns
+            given = self._matrix(number, weight.shape, direction).moved(top, 0)
+            gather_columns(
+                f,
+                given,
+                (rows - top, depth),
+                self._panel(role, direction, panel.index),
+                tile.columns,
+                tile.lanes,
+                lambda vector: elements.loaded(f, vector, given.dtype),
+            )
+
+    def _depth(self, weight: Instruction) -> int:
+        """The rows of a panel."""
+        return int(weight.shape.dims[2])
 
     def _deep(self, weight: Instruction) -> int:
         """The rows of a panel in scratch: whole vectors of them are written."""
-        return -(-int(weight.shape.dims[2]) // self.lanes) * self.lanes
+        return -(-self._depth(weight) // self.tile.lanes) * self.tile.lanes
 
     # The steps.
 
     def _direction(self, direction: Value) -> None:
         """All steps of one direction."""
-        f, frame = self.f, self.frame
-        time, batch = frame.extent(self.time), frame.extent(self.batch)
-        self._multiply(self._rows(), self.time * self.batch, "w", direction, self.given)
-        self._keep_recurrent(direction)
-        self._begin(direction)
-        first, *finals = self._results(direction)
-        of_time = frame.extent(self.at.shape.parts[0].true_strides[0])
-        with f.loop(0, time) as number:
-            t = self._moment(number.index, direction)
-            self._multiply(self._state(0), self.batch, "r", direction, self.recurrent)
-            if self._resets_first:
-                self._reset(t, direction)
-            to = Matrix(
-                f.element(first.first, t * of_time, memory_of(first.dtype)),
-                first.row,
-                first.column,
-                first.dtype,
-            )
-            with f.loop(0, batch) as row:
-                alive = self._alive(t, row.index)
-                with self._units(t, row.index) as at:
-                    self._step(at, direction, to, alive)
-        for state, final in zip(self.states, finals, strict=True):
-            with f.loop(0, batch) as row, self._units(f.as_index(0), row.index) as at:
-                self._write(f.load(self._place(state, at), self.vector), final, at)
+        f, extent, team = self.f, self.frame.extent, self.team
+        time, batch, members, span = map(extent, (self.time, self.batch, self.members, self.span))
+        cells, backward = self._cells(direction), self._backward(direction)
+        with team.phase(members) as part:
+            self._keep_recurrent(part, direction)
+            self._begin(part, cells, direction)
+        with f.loop(0, time, span) as block:
+            count = f.minimum(span, time - block.index)
+            first = f.select(backward, time - block.index - count, block.index)
+            rows = self._rows(first, count, direction)
+            with team.phase(members) as part:
+                self._multiply(part, rows, count * batch, "w", direction, cells.given)
+            with team.by_one(extent(self.of_step) <= 1), f.loop(0, count) as turn:
+                place = f.select(backward, count - 1 - turn.index, turn.index)
+                self._step(first + place, place * batch, cells, direction)
+        with team.phase(members) as part:
+            self._end(part, cells, direction)
 
-    @property
-    def _resets_first(self) -> bool:
-        """Whether a product waits for the reset gates."""
-        return isinstance(self.op, GRU) and not self.op.linear_before_reset
+    def _backward(self, direction: Value) -> Value:
+        """Whether a direction walks backward in time, as an i1."""
+        backward = BACKWARD[self.op.direction]
+        if len(backward) == 1:
+            return self.f.const(I1, backward[0])
+        return self.f.compare("ne", direction, 0)
 
-    def _moment(self, number: Value, direction: Value) -> Value:
-        """The time of a step."""
-        f, last = self.f, self.frame.extent(self.time) - 1
-        match BACKWARD[self.op.direction]:
-            case (False,):
-                return number
-            case (True,):
-                return last - number
-        return f.select(f.compare("eq", direction, 0), number, last - number)
-
-    def _begin(self, direction: Value) -> None:
+    def _begin(self, part: Part, cells: Cells, direction: Value) -> None:
         """Brings the states from before the first step."""
         f = self.f
-        for role, state in zip(self.op.states, self.states, strict=True):
+        for role, state in zip(self.op.states, cells.states, strict=True):
             given = self._operand(role, direction)
-            batch = self.frame.extent(self.batch)
-            with f.loop(0, batch) as row, self._units(f.as_index(0), row.index) as at:
-                value = f.const(self.vector, 0)
+            with cells.units(part) as at:
+                value = f.const(self.tile.vector, 0)
                 if given is not None:
-                    value = self._read(given, at.row, at.unit, at.mask)
-                f.store(value, self._place(state, at))
+                    value = cells.read(given, at.row, at.unit, at.mask)
+                f.store(value, cells.place(state, at))
 
-    @contextmanager
-    def _units(self, t: Value, row: Value) -> Iterator[_Step]:
-        """The vectors of units of one member of the batch, at one time."""
-        f = self.f
-        batch = self.frame.extent(self.batch)
-        given = f.element(self.given, (t * batch + row) * self.width, F32)
-        recurrent = f.element(self.recurrent, row * self.width, F32)
-        with f.loop(0, self.hidden, self.lanes) as unit:
-            whole = self.hidden % self.lanes == 0
-            mask = None if whole else f.first_lanes(self.hidden - unit.index, self.lanes)
-            yield _Step(row, unit.index, mask, given, recurrent)
+    def _step(self, t: Value, row: Value, cells: Cells, direction: Value) -> None:
+        """The step at a time, whose inputs' products begin at a row."""
+        f, extent, team, gates = self.f, self.frame.extent, self.team, self.op.gates
+        batch, parts = extent(self.batch), extent(self.of_step)
+        resets = resets_first(self.op)
+        pairs, across = range(self.panels // PAIR), PAIR * self.tile.columns
+        before = pairs[: -(-(gates - resets) * self.hidden // across)]
+        with team.phase(parts) as part:
+            states = self._states(cells.states[0])
+            self._multiply(part, states, batch, "r", direction, cells.recurrent, before)
+        if resets:
+            with team.phase(parts) as part, cells.units(part, row) as at:
+                cells.reset_states(at)
+            last = pairs[(gates - 1) * self.hidden // across :]
+            with team.phase(parts) as part:
+                states = self._states(cells.reset)
+                self._multiply(part, states, batch, "r", direction, cells.recurrent, last)
+        to, *_ = self._results(direction)
+        strides = self.at.shape.parts[0].true_strides
+        start = f.element(to.first, t * extent(strides[0]), memory_of(to.dtype))
+        to = Matrix(start, to.row, to.column, to.dtype)
+        with team.phase(parts) as part, cells.units(part, row) as at:
+            self._write(cells.step(at, self._alive(t, at.row)), to, at)
 
-    def _state(self, number: int) -> Matrix:
-        """A state, or what else has its form, as rows."""
-        place = [*self.states, self.reset][number]
-        return Matrix(place, self.f.as_index(self.padded), self.f.as_index(1), FLOAT)
+    def _end(self, part: Part, cells: Cells, direction: Value) -> None:
+        """Writes the states there are after the last step."""
+        for number, final in enumerate(self._results(direction)[1:]):
+            with cells.units(part) as at:
+                self._write(cells.state(number, at), final, at)
 
-    def _place(self, states: Value, at: _Step) -> Value:
-        """Where some units of states are."""
-        return self.f.element(states, at.row * self.padded + at.unit, F32)
+    def _states(self, first: Value) -> Matrix:
+        """States, or what else has their form, as rows."""
+        return Matrix(first, self.f.as_index(self.padded), self.f.as_index(1), FLOAT)
 
     def _alive(self, t: Value, row: Value) -> Value | None:
         """Whether a sequence is as long as that; None where all are."""
@@ -338,95 +440,3 @@ class _Writer:
             return None
         length = self.f.load(lengths.at(0, row), memory_of(lengths.dtype))
         return t < self.f.cast(length, I64)
-
-    # The cells.
-
-    def _given(self, at: _Step, gate: int, direction: Value) -> Value:
-        """What the input gives to a gate."""
-        f = self.f
-        value = f.load(f.element(at.given, at.unit + gate * self.hidden, F32), self.vector)
-        return value + self._bias(at, gate, direction)
-
-    def _recurrent(self, at: _Step, gate: int, direction: Value) -> Value:
-        """What the states give to a gate."""
-        f = self.f
-        value = f.load(f.element(at.recurrent, at.unit + gate * self.hidden, F32), self.vector)
-        return value + self._bias(at, self.op.gates + gate, direction)
-
-    def _bias(self, at: _Step, gate: int, direction: Value) -> Value:
-        bias = self._operand("b", direction)
-        if bias is None:
-            return self.f.const(self.vector, 0)
-        return self._read(bias, 0, at.unit + gate * self.hidden, at.mask)
-
-    def _both(self, at: _Step, gate: int, direction: Value) -> Value:
-        return self._given(at, gate, direction) + self._recurrent(at, gate, direction)
-
-    def _clipped(self, x: Value) -> Value:
-        """What the gates' activations get."""
-        if self.op.clip <= 0:
-            return x
-        return self.f.maximum(self.f.minimum(x, self.op.clip), -self.op.clip)
-
-    def _step(self, at: _Step, direction: Value, to: Matrix, alive: Value | None) -> None:
-        """One step of some units: their states, and the result."""
-        f = self.f
-        before = [f.load(self._place(state, at), self.vector) for state in self.states]
-        match self.op:
-            case LSTM():
-                after = self._lstm(at, direction, *before)
-            case GRU():
-                after = [self._gru(at, direction, before[0])]
-            case _:
-                after = [self.functions[0](f, self._clipped(self._both(at, 0, direction)))]
-        result = after[0]
-        if alive is not None:
-            after = [f.select(alive, a, b) for a, b in zip(after, before, strict=True)]
-            result = f.select(alive, result, 0.0)
-        for state, value in zip(self.states, after, strict=True):
-            f.store(value, self._place(state, at))
-        self._write(result, to, at)
-
-    def _lstm(self, at: _Step, direction: Value, h: Value, c: Value) -> list[Value]:
-        f, (gate, new, out) = self.f, self.functions
-        i, o, forget, cell = (self._both(at, k, direction) for k in range(4))
-        holes = self._operand("p", direction)
-        if holes is not None:
-            i = i + self._hole(holes, at, 0) * c
-            forget = forget + self._hole(holes, at, 2) * c
-        i = gate(f, self._clipped(i))
-        kept = 1.0 - i if self._forgets_by_input else gate(f, self._clipped(forget))
-        c = kept * c + i * new(f, self._clipped(cell))
-        if holes is not None:
-            o = o + self._hole(holes, at, 1) * c
-        return [gate(f, self._clipped(o)) * out(f, c), c]
-
-    @property
-    def _forgets_by_input(self) -> bool:
-        return isinstance(self.op, LSTM) and self.op.input_forget
-
-    def _hole(self, holes: Matrix, at: _Step, number: int) -> Value:
-        return self._read(holes, 0, at.unit + number * self.hidden, at.mask)
-
-    def _gru(self, at: _Step, direction: Value, h: Value) -> Value:
-        f, (gate, new) = self.f, self.functions
-        if self._resets_first:
-            update = f.load(self._place(self.update, at), self.vector)
-            hidden = self._both(at, 2, direction)
-        else:
-            update = gate(f, self._clipped(self._both(at, 0, direction)))
-            reset = gate(f, self._clipped(self._both(at, 1, direction)))
-            hidden = self._given(at, 2, direction) + reset * self._recurrent(at, 2, direction)
-        made = new(f, self._clipped(hidden))
-        return made + update * (h - made)
-
-    def _reset(self, t: Value, direction: Value) -> None:
-        """The gates of a step, and the product of what the reset gates leave of the states."""
-        f, gate = self.f, self.functions[0]
-        with f.loop(0, self.frame.extent(self.batch)) as row, self._units(t, row.index) as at:
-            update, reset = (gate(f, self._clipped(self._both(at, k, direction))) for k in (0, 1))
-            f.store(update, self._place(self.update, at))
-            h = f.load(self._place(self.states[0], at), self.vector)
-            f.store(reset * h, self._place(self.reset, at))
-        panel = 2 * self.hidden // self.tile.columns
-        self._multiply(self._state(-1), self.batch, "r", direction, self.recurrent, panel)

@@ -1,26 +1,32 @@
-"""Kernels of linear resampling, over any axes.
+"""Kernels of resampling by weights, linear or cubic, over any axes.
 
 For a row of the result, which runs along the last axis, the rows it lies between are mixed first,
-into scratch and by vectors; then its elements are mixed from two neighbours each. Which these are,
-and with what weights, is the same for all rows: a table has it, made once for the tiles of a call.
+into scratch and by vectors; then its elements are mixed from their neighbours. Which these are, and
+with what weights, is the same for all rows: a table has it, made once for the tiles of a call.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import product as combinations
 
 from migx.dim import Extent, bounds, maximum, product
 from migx.ir import Instruction
 from migx.ops.resize import Resize
+from migx.shape import DType
 from migx.targets.cpu import elements
-from migx.targets.cpu.emit import F32, F64, I64, Value
+from migx.targets.cpu.emit import F64, I64, Type, Value
 from migx.targets.cpu.kernel import Frame, Kernel
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.tile import Matrix, memory_of
+from migx.targets.cpu.tile import Matrix, memory_of, widened
 
 ELEMENTS = 1 << 13
 """About how many elements a tile makes."""
+MOST = 64
+"""More taps than these are a large text for a rare kernel."""
+DIGITS = 1e6
+"""Integers are truncated after rounding to multiples of one over this."""
 COORDINATES = frozenset(
     {
         "align_corners",
@@ -35,17 +41,49 @@ COORDINATES = frozenset(
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of a linear ``resize`` of floats of 16 or 32 bits that has nothing unusual."""
+    """The kernel of a linear or cubic ``resize`` that is told its sizes, and counts in a known
+    way.
+    """
     op = at.op
-    if type(op) is not Resize or op.mode != "linear" or at.shape.rank == 0:
+    if type(op) is not Resize or op.mode == "nearest" or at.shape.rank == 0:
         return None
-    if op.coordinate_transformation_mode not in COORDINATES or op.exclude_outside or op.antialias:
+    if op.coordinate_transformation_mode not in COORDINATES:
         return None
-    dtype = at.shape.dtype
-    half = machine.vector_bytes < 32 and not machine.has("neon") and dtype.name == "f16"
-    if elements.computing(dtype) != F32 or half:
+    half = machine.vector_bytes < 32 and not machine.has("neon") and at.shape.dtype.name == "f16"
+    if number_of(at.shape.dtype) is None or half:
         return None
-    return _Writer(at, machine).kernel()
+    *mixed, last = (
+        taps_of(at, op, axis) if changes(at, axis) else 1 for axis in range(at.shape.rank)
+    )
+    if not 0 < math.prod(mixed) <= MOST or not 0 < last <= MOST:
+        return None
+    return _Writer(at, op, machine).kernel()
+
+
+def number_of(dtype: DType) -> Type | None:
+    """The scalar that elements are mixed in: of integers f64; None where there is none."""
+    computing = elements.computing(dtype)
+    return F64 if dtype.is_integer and computing is not None else computing
+
+
+def taps_of(at: Instruction, op: Resize, axis: int) -> int:
+    """How many elements count for one along an axis; 0 where that is not known."""
+    reach = 1 if op.mode == "linear" else 2
+    if (shrink := _shrink(at, op, axis)) is None:
+        return 0
+    return 2 * math.ceil(reach / shrink)
+
+
+def _shrink(at: Instruction, op: Resize, axis: int) -> float | None:
+    """What distances are multiplied by, at most 1; None where that is not known."""
+    if not op.antialias:
+        return 1.0
+    if op.scales:
+        return min(1.0, op.scales[axis])
+    length, size = _given(at)[axis], op.sizes[axis]
+    if not (isinstance(length, int) and isinstance(size, int) and length and size):
+        return None
+    return min(1.0, size / length)
 
 
 def _given(at: Instruction) -> tuple[Extent, ...]:
@@ -90,30 +128,58 @@ def coordinate(frame: Frame, axis: int, index: Value) -> Value:
     return found
 
 
+def cubic(distance: Value, a: float = -0.75) -> Value:
+    """The weight of an element at a distance, by Keys' convolution."""
+    f, d = distance.into, distance
+    near = (d * (a + 2) - (a + 3)) * d * d + 1.0
+    far = ((d * a - 5 * a) * d + 8 * a) * d - 4 * a
+    return f.select(d <= 1.0, near, f.select(d < 2.0, far, 0.0))
+
+
+def end_of(frame: Frame) -> Value:
+    """The tile before which to stop: the first, where there is nothing to make elements of."""
+    f, at = frame.function, frame.at
+    given = at.inputs[0].shape
+    if bounds(given.elements)[0] > 0:
+        return frame.end
+    nothing = f.compare("eq", frame.extent(given.elements), 0)
+    some = frame.extent(at.shape.elements) > 0
+    frame.fails(nothing & some, f"{at.name}: {given.text} has no elements")
+    return f.select(nothing, frame.begin, frame.end)
+
+
+Taps = list[tuple[Value, Value]]
+"""The places on an axis of the elements that count for one, and their weights."""
+
+
 class _Writer:
     """Writes the kernel of one instruction."""
 
-    def __init__(self, at: Instruction, machine: Machine) -> None:
-        self.at, self.frame = at, Frame(at, machine)
+    def __init__(self, at: Instruction, op: Resize, machine: Machine) -> None:
+        self.at, self.op, self.frame = at, op, Frame(at, machine)
         self.f = self.frame.function
         self.given = at.inputs[0].shape
         self.last = at.shape.rank - 1
-        self.lanes = machine.lanes(F32)
+        number = number_of(at.shape.dtype)
+        assert number is not None
+        self.number = number
+        self.lanes = machine.lanes(number)
         self.mixed = [i for i in range(self.last) if changes(at, i)]
         self.length, self.size = self.given.dims[-1], at.shape.dims[-1]
+        self.taps = taps_of(at, op, self.last) if changes(at, self.last) else 0
 
     def kernel(self) -> Kernel:
         """The whole of it."""
         f, frame, dims = self.f, self.frame, self.at.shape.dims
-        room = [(n + 15) // 16 * 16 for n in (self.length, self.size)]
-        scratch = room[0] * 4 + room[1] * 20
+        length, size = ((n + 15) // 16 * 16 for n in (self.length, self.size))
         self.row = frame.scratch
-        self.weights = f.element(self.row, frame.extent(room[0]), F32)
-        self.firsts = f.element(self.weights, frame.extent(room[1]), F32)
-        self.seconds = f.element(self.firsts, frame.extent(room[1]), I64)
+        self.weights = f.element(self.row, frame.extent(length), self.number)
+        self.places = f.element(self.weights, frame.extent(size * self.taps), self.number)
+        self.room = frame.extent(size)
+        scratch = (length + size * self.taps) * self.number.nbytes + size * self.taps * 8
         rows = product(dims[: self.last])
         height = maximum(ELEMENTS // maximum(self.size, 1), 1)
-        end = self._end()
+        end = end_of(frame)
         with f.when(frame.begin < end):
             self._tabulate()
         with f.loop(frame.begin, end) as tile:
@@ -122,36 +188,42 @@ class _Writer:
             with f.loop(top, bottom) as row:
                 self._row(row.index)
         count = (rows + height - 1) // height
-        return frame.finished("resize", count, scratch=scratch, flops=4 * self.at.shape.elements)
+        flops = 2 * max(self.taps, 2) * self.at.shape.elements
+        return frame.finished("resize", count, scratch=scratch, flops=flops)
 
-    def _end(self) -> Value:
-        """The tile before which to stop: the first, where there is nothing to make elements of."""
-        f, frame = self.f, self.frame
-        if bounds(self.given.elements)[0] > 0:
-            return frame.end
-        nothing = f.compare("eq", frame.extent(self.given.elements), 0)
-        some = frame.extent(self.at.shape.elements) > 0
-        frame.fails(nothing & some, f"resize: {self.given.text} has no elements")
-        return f.select(nothing, frame.begin, frame.end)
-
-    def _between(self, axis: int, index: Value) -> tuple[Value, Value, Value]:
-        """The two places that elements lie between, and the weight of the second."""
-        f = self.f
+    def _around(self, axis: int, index: Value) -> Taps:
+        """The places that count for the elements of some indices on an axis."""
+        f, op = self.f, self.op
         at = coordinate(self.frame, axis, index)
         below = f.intrinsic("floor", at)
-        last = self.frame.extent(self.given.dims[axis]) - 1
-        first = f.cast(below, I64)
-        places = [f.minimum(f.maximum(p, 0), last) for p in (first, first + 1)]
-        return places[0], places[1], f.cast(at - below, F32)
+        last = f.cast(self.frame.extent(self.given.dims[axis]) - 1, F64)
+        reach = taps_of(self.at, op, axis) // 2
+        found: Taps = []
+        for step in range(1 - reach, reach + 1):
+            place = below + float(step)
+            distance = f.intrinsic("fabs", place - at) * (_shrink(self.at, op, axis) or 1.0)
+            if op.mode == "linear":
+                weight = f.maximum(1.0 - distance, 0.0)
+            else:
+                weight = cubic(distance, op.cubic_coeff_a)
+            if op.exclude_outside:
+                weight = f.select((place >= 0.0) & (place <= last), weight, 0.0)
+            found.append((f.cast(f.minimum(f.maximum(place, 0.0), last), I64), weight))
+        total = found[0][1]
+        for _, weight in found[1:]:
+            total = total + weight
+        return [(place, f.cast(weight / total, self.number)) for place, weight in found]
 
     def _tabulate(self) -> None:
         """Makes the table of the last axis."""
         f = self.f
+        if not self.taps:
+            return
         with f.loop(0, self.frame.extent(self.size)) as k:
-            first, second, weight = self._between(self.last, k.index)
-            f.store(weight, f.element(self.weights, k.index, F32))
-            f.store(first, f.element(self.firsts, k.index, I64))
-            f.store(second, f.element(self.seconds, k.index, I64))
+            for number, (place, weight) in enumerate(self._around(self.last, k.index)):
+                at = k.index + self.room * number
+                f.store(weight, f.element(self.weights, at, self.number))
+                f.store(place, f.element(self.places, at, I64))
 
     def _row(self, row: Value) -> None:
         f, frame, dims = self.f, self.frame, self.at.shape.dims
@@ -162,8 +234,7 @@ class _Writer:
             row = row // frame.extent(dims[axis]) if axis else row
             step = frame.extent(self.given.true_strides[axis])
             if axis in self.mixed:
-                first, second, weight = self._between(axis, place)
-                taps.append(((first * step, 1.0 - weight), (second * step, weight)))
+                taps.append([(at * step, weight) for at, weight in self._around(axis, place)])
             else:
                 fixed = fixed + place * step
         self._mix(fixed, list(combinations(*taps)))
@@ -190,32 +261,36 @@ class _Writer:
             mask = f.first_lanes(length - k.index, self.lanes)
             total: Value | None = None
             for line, weight in sources:
-                value = elements.loaded(f, line.vector(0, k.index, self.lanes, mask), dtype)
+                value = widened(f, line.vector(0, k.index, self.lanes, mask), dtype, self.number)
                 value = f.splat(value, self.lanes)
                 value = value if weight is None else value * weight
                 total = value if total is None else total + value
             assert total is not None
-            f.store(total, f.element(self.row, k.index, F32))
+            f.store(total, f.element(self.row, k.index, self.number))
 
     def _spread(self, made: Value) -> None:
         """Makes a row of the result of the one in scratch."""
-        f, lanes, dtype = self.f, self.lanes, self.at.shape.dtype
-        size = self.frame.extent(self.size)
+        f, lanes = self.f, self.lanes
+        size, vector = self.frame.extent(self.size), self.number.times(lanes)
         with f.loop(0, size, lanes) as k:
             mask = f.first_lanes(size - k.index, lanes)
-            to = f.element(made, k.index, memory_of(dtype))
-            if not changes(self.at, self.last):
-                value = f.load(f.element(self.row, k.index, F32), F32.times(lanes))
-            else:
-                weight = f.load(f.element(self.weights, k.index, F32), F32.times(lanes))
-                first, second = (
-                    f.gather(
-                        self.row,
-                        f.load(f.element(table, k.index, I64), I64.times(lanes), mask=mask),
-                        F32,
-                        mask,
-                    )
-                    for table in (self.firsts, self.seconds)
-                )
-                value = first * (1.0 - weight) + second * weight
-            f.store(elements.stored(f, value, dtype), to, mask=mask)
+            total = f.load(f.element(self.row, k.index, self.number), vector)
+            if self.taps:
+                total = f.const(vector, 0.0)
+            for number in range(self.taps):
+                at = k.index + self.room * number
+                weight = f.load(f.element(self.weights, at, self.number), vector)
+                place = f.load(f.element(self.places, at, I64), I64.times(lanes), mask=mask)
+                total = f.fma(f.gather(self.row, place, self.number, mask), weight, total)
+            to = f.element(made, k.index, memory_of(self.at.shape.dtype))
+            f.store(self._stored(total), to, mask=mask)
+
+    def _stored(self, value: Value) -> Value:
+        """A mixture as it lies in memory: integers are truncated, but an error of rounding costs no
+        whole unit.
+        """
+        f, dtype = self.f, self.at.shape.dtype
+        if dtype.is_float:
+            return elements.stored(f, value, dtype)
+        rounded = f.intrinsic("rint", value * DIGITS) / DIGITS
+        return f.cast(rounded, memory_of(dtype), signed=dtype.kind == "int")

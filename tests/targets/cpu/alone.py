@@ -166,6 +166,9 @@ def laid_out(shape: Shape, array: Array | None) -> Array:
 def run(kernel: Kernel, operands: list[Array], sizes: Mapping[str, int], split: list[int]) -> None:
     """Runs the tiles between each number and the next, where that is greater."""
     code = jit.load([kernel.text])[kernel.text]
+    if kernel.shared != 0:
+        operands = [*operands, aligned(dim.evaluate(kernel.shared, sizes))]
+        operands[-1][...] = 0xFF
     words = [address(a) for a in operands] + [dim.evaluate(w, sizes) for w in kernel.words]
     args = np.array(words, np.int64)
     scratch = aligned(dim.evaluate(kernel.scratch, sizes) + 1)

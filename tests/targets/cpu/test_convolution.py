@@ -7,7 +7,7 @@ from math import prod
 
 import pytest
 
-from migx import dim
+from migx import Dim, dim
 from migx.targets.cpu import jit
 from migx.targets.cpu.cutting import Work, chosen
 from migx.targets.cpu.emit import F32
@@ -51,6 +51,16 @@ GEOMETRIES = {
     "at a stride": ("1, 3, 20, 23", (10, 3, 3, 3), "padding=(1, 1, 1, 1), stride=(2, 2)"),
     "one by one at a stride": ("1, 4, 7, 40", (6, 4, 1, 1), "stride=(2, 3)"),
     "far apart": ("1, 2, 15, 40", (4, 2, 3, 5), "padding=(2, 4, 2, 4), dilation=(2, 3)"),
+    "farther apart than the image": (
+        "1, 20, 33, 33",
+        (24, 20, 3, 3),
+        "padding=(30, 36, 30, 36), dilation=(30, 36)",
+    ),
+    "nothing but the middle in the image": (
+        "1, 3, 5, 64",
+        (4, 3, 3, 5),
+        "padding=(9, 140, 9, 140), dilation=(9, 70)",
+    ),
     "uneven padding": ("1, 2, 8, 9", (4, 2, 5, 2), "padding=(3, 0, 1, 2), stride=(2, 1)"),
     "apart, at a stride": ("1, 2, 20, 20", (4, 2, 4, 3), "stride=(2, 2), dilation=(3, 2)"),
     "patches": ("1, 3, 32, 32", (20, 3, 8, 8), "stride=(8, 8)"),
@@ -234,6 +244,8 @@ module main(x: f32[1, 4, 6, 6], w: f32[4, 4, 1, 1], r: f32[1, 4, 6, 6]) {
     [
         ((20, 40, 3, 3), "padding=(1, 1, 1, 1)"),
         ((20, 40, 1, 1), ""),
+        ((20, 40, 1, 3), "padding=(0, 1, 0, 2), dilation=(1, 2)"),
+        ((20, 40, 3, 3), "padding=(8, 8, 8, 8), dilation=(8, 8)"),
         ((20, 40, 3, 3), "padding=(0, 1, 1, 0), stride=(2, 2)"),
         ((40, 1, 5, 5), "padding=(2, 2, 2, 2), group=40"),
     ],
@@ -282,6 +294,26 @@ def test_sums_stay_in_registers() -> None:
     assert not [line for line in inside if "(%rsp" in line and "vmov" in line]
 
 
+@pytest.mark.parametrize(
+    ("x", "w", "attributes"),
+    [
+        ("2, 20, 21, 128", (24, 20, 3, 3), "padding=(1, 1, 1, 1)"),
+        ("1, 20, 40, 136", (24, 20, 3, 5), "padding=(0, 2, 1, 2), dilation=(2, 3), stride=(2, 1)"),
+        ("1, 300, 9, 126", (17, 300, 2, 3), "padding=(1, 2, 0, 2)"),
+        ("1, 6, 3, 20, 128", (12, 6, 2, 3, 3), "padding=(1, 1, 1, 0, 1, 1)"),
+    ],
+)
+def test_rows_that_vectors_fill_are_spread_once(
+    x: str, w: tuple[int, ...], attributes: str
+) -> None:
+    program = parsed(convolved(x, w, attributes))
+    at = produced(program)
+    work = convolution.described(at, host())
+    assert work is not None
+    assert convolution.Writer(at, host(), work).cut.by_row or host().lanes(F32) < 16
+    assert not problem(kernel_for, program)
+
+
 def test_small_images_turn() -> None:
     """Pixels of 7 x 7 fill vectors badly; output channels do not."""
     axis, row = Axis(), Axis(7, 7, 3, 1, 1, 1, 1, 1)
@@ -290,14 +322,22 @@ def test_small_images_turn() -> None:
     assert not chosen(host(), replace(work, packed=False)).turned
 
 
-@pytest.mark.parametrize("channels", [3, 64])
-def test_images_of_unknown_size_may_be_small(channels: int) -> None:
-    """Of few channels large ones decide."""
-    at = produced(parsed(convolved(f"1, {channels}, h, w", (channels, channels, 3, 3))))
-    work = convolution.described(at, host())
-    assert work is not None
-    turned = convolution.Writer(at, host(), work).cut.turned
-    assert turned == (channels == 64 and host().lanes(F32) > 8)
+@pytest.mark.parametrize("halved", [0, 5])
+def test_images_of_unknown_size_may_be_small(halved: int) -> None:
+    """Those that were halved five times are, however large the first one is."""
+    size = (Dim("size") + (2**halved - 1)) // 2**halved
+    axis, row = Axis(), Axis(size, size, 3, 1, 1, 1, 1, 1)
+    cut = chosen(host(), Work((axis, row, row), 256, 256, 1, F32, True))
+    assert cut.turned == (halved == 5 and host().lanes(F32) > 8)
+
+
+def test_pixels_of_unknown_number_are_many_in_lines() -> None:
+    """One axis of all pixels has the square of a size."""
+    size = Dim("size")
+    row = Axis(size * size, size * size, step=1)
+    cut = chosen(host(), Work((Axis(), Axis(), row), 64, 256, 1, F32, True, True))
+    assert not cut.turned
+    assert dim.evaluate(cut.width, {"size": 56}) >= 56 * 56 // 4
 
 
 def test_an_image_in_lines_is_not_copied() -> None:

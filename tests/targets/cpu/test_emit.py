@@ -88,6 +88,18 @@ def test_what_is_done_under_a_condition() -> None:
     assert [run(clipped, n) for n in (-5, 0, 7, 11)] == [0, 0, 7, 10]
 
 
+def test_a_condition_carries_values() -> None:
+    def halved(f: Function, x: Value) -> Value:
+        even = f.compare("eq", x % 2, 0)
+        with f.when(even, [x]) as one:
+            one.carry(x // 2)
+        with f.unless(even, one.carried) as other:
+            other.carry(other.carried[0] * 3 + 1)
+        return other.carried[0]
+
+    assert [run(halved, n) for n in (4, 7)] == [2, 22]
+
+
 @pytest.mark.parametrize("name", ["add", "min", "max", "mul"])
 @pytest.mark.parametrize("lanes", [2, 8, 16])
 def test_lanes_are_folded(name: str, lanes: int) -> None:

@@ -129,6 +129,18 @@ def test_layouts(chain: str, width: int | None) -> None:
 
 
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_rows_that_may_be_repeated(width: int | None) -> None:
+    """Which of two rows is, if any, only the run tells."""
+    dims = "{out_lens=(3, broadcast(a, b))}"
+    text = (
+        f"module main(x: f32[3, a], y: f32[3, b]) {{\n %0 = multibroadcast(x) {dims}\n"
+        f" %1 = multibroadcast(y) {dims}\n %2 = sub(%0, %1)\n return %2\n}}\n"
+    )
+    for a, b in ((100, 100), (1, 100), (67, 1), (1, 1)):
+        assert not problem(on_cpu(width), parsed(text), {"a": a, "b": b})
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_softmax_along_each_axis(axis: int, width: int | None) -> None:
     for dtype in ("f32", "f16"):

@@ -20,6 +20,15 @@ OPS = {
     "places": ("x: f32[n, 50]", 'pad(x) {pads=(1, 20, 0, 3), mode="reflect"}'),
     "lines": ("x: f32[n, 50]", "argmax(x) {axis=1}"),
     "resize": ("x: f32[n, 50]", 'resize(x) {sizes=(2*n, 70), mode="linear"}'),
+    "sampling": (
+        "x: f32[n, 3, 9, 9], g: f32[n, 4, 5, 2]",
+        'grid_sample(x, g) {mode="cubic", padding_mode="reflection"}',
+    ),
+    "roi_align": (
+        "x: bf16[n, 3, 9, 9], r: bf16[5, 4], i: i64[5]",
+        "roi_align(x, r, i) {dims=(3, 7)}",
+    ),
+    "topk": ("x: f32[n, 500]", "topk(x) {axis=1, k=40}"),
     "transposed": ("x: f32[n, 3, 50]", "contiguous(%t)"),
 }
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
+from migx.dim import evaluate
 from migx.program import Program
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.kernels.recurrent import kernel_for
 from migx.targets.cpu.machine import Machine, host
-from tests.targets.cpu.alone import parsed, problem, produced
+from tests.targets.cpu.alone import parsed, problem, produced, random
 
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 
@@ -108,12 +112,8 @@ def test_inputs_that_do_not_lie_step_after_step() -> None:
     assert not problem(kernel_for, parsed(text.replace("lstm(x", "lstm(%0")), {"time": 4})
 
 
-@pytest.mark.parametrize("op", GATES)
-@pytest.mark.parametrize("hidden", [20, 130])
-@pytest.mark.parametrize(
-    ("lies", "dtype"), [("rows", "f32"), ("columns", "f32"), ("rows", "f16"), ("columns", "bf16")]
-)
-def test_weights_known_at_run_time(op: str, hidden: int, lies: str, dtype: str) -> None:
+def known_later(op: str, hidden: int, lies: str, dtype: str) -> str:
+    """A layer in two directions whose weights are parameters, given by rows or by columns."""
     wide, direction = GATES[op] * hidden, "bidirectional"
     lines = layer(op, "batch", 7, hidden, direction=direction, dtype=dtype).splitlines()
     for number, depth in ((1, 7), (2, hidden)):
@@ -123,7 +123,16 @@ def test_weights_known_at_run_time(op: str, hidden: int, lies: str, dtype: str) 
         lines[1] = lines[1].replace("main(", f"main({given}, ")
         order = "(0, 2, 1)" if lies == "columns" else "(0, 1, 2)"
         lines[at] = f"  %{number} = transpose(w{number}) {{permutation={order}}}"
-    program = parsed("\n".join(lines))
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("op", GATES)
+@pytest.mark.parametrize("hidden", [20, 130])
+@pytest.mark.parametrize(
+    ("lies", "dtype"), [("rows", "f32"), ("columns", "f32"), ("rows", "f16"), ("columns", "bf16")]
+)
+def test_weights_known_at_run_time(op: str, hidden: int, lies: str, dtype: str) -> None:
+    program = parsed(known_later(op, hidden, lies, dtype))
     assert not kernel_for_known(program).formats
     for time, batch in ((3, 2), (1, 1), (0, 2)):
         assert not problem(kernel_for, program, {"time": time, "batch": batch}), (time, batch)
@@ -139,6 +148,50 @@ def test_one_weight_known_at_run_time() -> None:
     program = parsed(ONE_KNOWN)
     assert [number for number, _ in kernel_for_known(program).formats] == [2]
     assert not problem(kernel_for, program, {"time": 2})
+
+
+@pytest.mark.parametrize(
+    ("op", "options"),
+    [("lstm", ""), ("gru", ""), ("gru", ", linear_before_reset=true"), ("rnn", "")],
+)
+@pytest.mark.parametrize("direction", ["reverse", "bidirectional"])
+def test_layers_that_several_threads_share(op: str, options: str, direction: str) -> None:
+    """With a step that is too little to be shared, and with one that is."""
+    machine = replace(host(), cores=6)
+    program = parsed(layer(op, "batch", 40, 100, direction=direction, options=options))
+    made = kernel_for(produced(program), machine)
+    assert made is not None
+    sizes = {"time": 20, "batch": 4}
+    assert evaluate(made.tiles, sizes) == 6
+    for batch in (4, 1):
+        sizes["batch"] = batch
+        assert not problem(lambda at, _: kernel_for(at, machine), program, sizes), batch
+
+
+@pytest.mark.parametrize("lies", ["rows", "columns"])
+def test_weights_known_at_run_time_on_several_threads(lies: str) -> None:
+    machine, program = replace(host(), cores=3), parsed(known_later("lstm", 96, lies, "f32"))
+    assert not problem(lambda at, _: kernel_for(at, machine), program, {"time": 2, "batch": 60})
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_more_steps_than_are_multiplied_at_once(direction: str) -> None:
+    program = parsed(layer("lstm", 3, 2, 4, direction=direction))
+    assert not problem(kernel_for, program, {"time": 700})
+
+
+@pytest.mark.parametrize("op", GATES)
+def test_bits_do_not_depend_on_threads(op: str) -> None:
+    program = parsed(layer(op, "batch", 60, 200))
+    shapes = program.main.parameters.items()
+    dice = np.random.default_rng(0)
+    sizes = {"time": 30, "batch": 2}
+    inputs = {name: random(dice, p.shape.bind(sizes)) for name, p in shapes}
+    results = []
+    for threads in (1, 2, 3):
+        program.compile("cpu", num_threads=threads)
+        results += [[r.tobytes() for r in program.eval(inputs)[0]] for _ in range(5)]
+    assert all(result == results[0] for result in results)
 
 
 MACHINES = {

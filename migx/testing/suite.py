@@ -1,11 +1,10 @@
-"""The cases of ONNX's backend suite, and what a target makes of each."""
+"""The cases of ONNX's backend suite: models, what goes in, and what must come out."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,31 +15,12 @@ from onnx.backend.test import BackendTest
 from onnx.backend.test.case.test_case import TestCase
 from onnx.backend.test.loader import DATA_DIR, load_model_tests
 
-from migx import backend
-from migx.errors import MigxError
+from migx.errors import UnknownName, there_are
+from migx.onnx import importers
 from migx.shape import DType
 
 KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator", "real")
 Values = list[Any]
-_TITLES = ("operators that", "Not equal", "Arrays are not equal", "the program is not")
-"""First lines of errors that say little without the next."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of one case: the largest error in units in the last place, None where no floats
-    are; or why it failed. ``host`` says that a node ran through onnx's reference implementation.
-    """
-
-    kind: str
-    name: str
-    why: str = ""
-    ulp: float | None = None
-    host: bool = False
-
-    @property
-    def passed(self) -> bool:
-        return not self.why
 
 
 @cache
@@ -55,34 +35,34 @@ def _name(case: TestCase) -> str:
     return case.name
 
 
-def outcome(case: TestCase, device: str = "ref", *, symbolic: bool = False) -> Outcome:
-    """Runs a case, each of its data sets, by the tolerances of the suite. Element types must be
-    equal. ``symbolic`` runs it with nothing known before the run; see ``generalised``.
+def chosen(words: Collection[str] = (), families: Collection[str] = ()) -> list[TestCase]:
+    """The cases with one of some words in their names, of some families; of none given, all.
+    ``UnknownName`` lists the families there are.
     """
-    worst: float | None = None
-    host = False
-    try:
-        model, sets = loaded(case)
-        if symbolic:
-            model, sets = generalised(model, sets)
-        prepared = backend.prepare(model, device, folder=case.model_dir or ".")
-        modules = prepared.program.modules.values()
-        host = any(at.name == "host" for module in modules for at in module)
-        for inputs, wanted in sets:
-            got = list(prepared.run(inputs))
-            compare(wanted, got, case)
-            errors = [e for e in map(ulps, wanted, got) if e is not None]
-            worst = max([worst or 0.0, *errors]) if errors else worst
-    except (AssertionError, MigxError) as error:
-        return Outcome(case.kind, case.name, reason(error))
-    return Outcome(case.kind, case.name, ulp=worst, host=host)
+    every = [(case, family(case)) for kind in KINDS for case in cases(kind).values()]
+    known = sorted({name for _, name in every})
+    for name in families:
+        if name not in known:
+            raise UnknownName(f"no family {name!r}; {there_are(name, known)}")
+    return [
+        case
+        for case, of in every
+        if (not families or of in families)
+        and (not words or any(word in case.name for word in words))
+    ]
 
 
-def reason(error: Exception) -> str:
-    """The first lines of an error in one, so far as they say what is wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = " ".join(lines[: 2 if lines[0].startswith(_TITLES) else 1])
-    return said if len(said) <= 160 else said[:157] + "..."
+def family(case: TestCase) -> str:
+    """What a case is counted with: of one operator, the file in ``migx/onnx/ops`` that reads it, or
+    ``functions`` where ONNX defines it by simpler ones; of a model, its kind.
+    """
+    if case.kind != "node":
+        return case.kind
+    of_operator = cases("node").get(case.name.partition("_expanded")[0], case)
+    model = of_operator.model or loaded(of_operator)[0]
+    node = model.graph.node[0]
+    found = importers.table().get((node.domain, node.op_type))
+    return found[0][1].__module__.rpartition(".")[2] if found else "functions"
 
 
 def loaded(case: TestCase) -> tuple[onnx.ModelProto, list[tuple[Values, Values]]]:
@@ -237,9 +217,10 @@ def _ulps(wanted: Any, got: Any) -> float | None:
         return None
     w, g = (x.astype(np.float64) for x in (wanted, got))
     finite = np.isfinite(w) & np.isfinite(g) & (w != g)
+    w, g = w[finite], g[finite]
     if not finite.any():
         return 0.0
-    _, exponents = np.frexp(np.maximum(np.abs(w), np.finfo(np.float32).tiny)[finite])
+    _, exponents = np.frexp(np.maximum(np.abs(w), np.finfo(np.float32).tiny))
     units = np.ldexp(1.0, exponents - dtype.digits)
-    largest = float(np.max(np.abs(w - g)[finite] / units))
+    largest = float(np.max(np.abs(w - g) / units))
     return largest if math.isfinite(largest) else None

@@ -1,0 +1,103 @@
+"""Scores a target by ONNX's backend suite, which the onnx package holds.
+
+Each case is compared with the outputs that the suite gives, by its tolerances. A family is the
+operators that one file of migx/onnx/ops reads, those that ONNX defines by simpler ones
+(functions), or models of a kind. Refused is what cannot be read, on whatever target; "on the host"
+are cases of which a part has no kernel. The exit code is 1 where a case fails that ref passes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from migx.cli import _load, _report
+
+if TYPE_CHECKING:
+    from migx.testing.conformance import Outcome
+
+WIDTH = 60
+"""How wide the list of a family's operations may be."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.add_argument(
+        "words", metavar="WORD", nargs="*", help="only cases with one of these in their names"
+    )
+    parser.add_argument("--target", metavar="T", default="cpu", help="what runs them (cpu)")
+    parser.add_argument(
+        "--family", metavar="F,F", help="only these families, the first column of the table"
+    )
+    parser.add_argument(
+        "--symbolic",
+        action="store_true",
+        help="every dim of the inputs a symbol, every constant an input",
+    )
+    jobs = os.cpu_count() or 1
+    parser.add_argument(
+        "--jobs", metavar="N", type=int, default=jobs, help="processes at a time (the cores)"
+    )
+    _report.add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Scores it."""
+    from migx.target import get_target
+
+    if options.jobs < 1:
+        raise _load.UsageError(f"--jobs {options.jobs}: one process or more")
+    get_target(options.target)  # a name that is not there is said at once
+    from migx.testing import conformance, suite
+
+    with _load.progress("making the cases"):
+        cases = suite.chosen(options.words, options.family.split(",") if options.family else ())
+    if not cases:
+        of = f" of family {options.family}" if options.family else ""
+        raise _load.UsageError(f"no case{of} has {' or '.join(options.words)} in its name")
+    with _load.progress(f"running {len(cases)} cases on {options.target}"):
+        outcomes = conformance.outcomes(
+            cases, options.target, jobs=options.jobs, symbolic=options.symbolic
+        )
+    worse = sum(each.worse for each in outcomes)
+    if options.json:
+        _report.print_json(_found(options.target, outcomes))
+    else:
+        print(_shown(outcomes))
+    return int(worse > 0)
+
+
+def _found(target: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    from migx.testing.conformance import tallies
+
+    families = {name: vars(tally) for name, tally in tallies(outcomes).items()}
+    cases = [vars(each) | {"passed": each.passed} for each in outcomes]
+    return {"target": target, "families": families, "cases": cases}
+
+
+def _shown(outcomes: Sequence[Outcome]) -> str:
+    from migx.testing.conformance import tallies
+
+    rows = [
+        (name, t.cases, t.passed, t.failed, t.refused, t.fell_back, _named(t.fallbacks))
+        for name, t in tallies(outcomes).items()
+    ]
+    header = ("family", "cases", "passed", "failed", "refused", "on the host", "there")
+    lines = [_report.table(header, rows)]
+    for title, listed in {
+        "fails, though ref passes": [o for o in outcomes if o.worse],
+        "fails, as on ref": [o for o in outcomes if not (o.passed or o.refused or o.worse)],
+        "refused": [o for o in outcomes if o.refused],
+    }.items():
+        if listed:
+            lines += [f"\n{title}:", *(f"  {o.name}: {o.why}" for o in listed)]
+    return "\n".join(lines)
+
+
+def _named(operations: Counter[str]) -> str:
+    """Operations and how many of each, the most first."""
+    said = ", ".join(f"{count} {name}" for name, count in operations.most_common())
+    return said if len(said) <= WIDTH else f"{said[: WIDTH - 1]}…"

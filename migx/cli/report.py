@@ -1,0 +1,63 @@
+"""Writes a page that shows what passes did to a model, and where its time goes.
+
+The page is one HTML file that needs nothing else: each pass with its rewrites and the instructions
+before and after, the program at any point, and where each ONNX node went. With ``--perf`` the model
+is also run, and each instruction has its time; inputs are drawn from a seed when no file of them is
+given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from migx.cli import _load, _options, _report
+from migx.errors import MigxError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    _load.add_model(parser)
+    _load.add_deferring(parser)
+    _options.add_target(parser, usual="cpu")
+    _options.add_inputs(parser)
+    parser.add_argument("--perf", action="store_true", help="run it too, and show what that takes")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE.html",
+        type=Path,
+        default=Path("report.html"),
+        help="write it there (report.html)",
+    )
+    _report.add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Writes it."""
+    from migx import view
+    from migx.cli import _inputs
+
+    if options.inputs is not None and not options.perf:
+        raise _load.UsageError("--inputs is for --perf: without it nothing is run")
+    if options.output.suffix != ".html":
+        raise _load.UsageError(f"--output {options.output}: reports are .html files")
+    program = _load.load(options)
+    inputs, sizes = _inputs.read_or_drawn(program, options) if options.perf else (None, {})
+    doing = "compiling and running" if options.perf else "running the passes"
+    with _load.progress(f"{doing} for {options.target}"):
+        asked = _options.compiling(options) | {"inputs": inputs, "title": options.model}
+        try:
+            made = view.report(program, options.target, **asked)
+        except MigxError as error:
+            raise _inputs.explained(error, sizes) from error
+    if options.json:
+        sys.stdout.write(f"{made.json()}\n")
+        return 0
+    try:
+        made.write(options.output)
+    except OSError as error:
+        raise _load.UsageError(f"cannot write {options.output}: {error.strerror}") from error
+    print(f"{options.output}: {options.output.stat().st_size / 1e6:,.2f} MB; open it in a browser")
+    return 0

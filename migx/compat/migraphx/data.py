@@ -1,0 +1,119 @@
+"""Files and devices as MIGraphX's Python module has them."""
+
+from __future__ import annotations
+
+import shutil
+import weakref
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+
+import numpy as np
+
+import migx
+from migx.argument import Argument
+from migx.compat.migraphx.arguments import argument
+from migx.compat.migraphx.programs import program
+from migx.compat.migraphx.shapes import shape
+from migx.errors import CompatError, DataError, TargetError
+from migx.serialize import MAGIC
+from migx.target import get_target as find_target
+
+
+def load(filename: str, format: str = "msgpack") -> program:
+    """The program in an ``.mxr`` file of migx, ready to run if it was compiled. ``CompatError``
+    where the file is MIGraphX's own.
+    """
+    _check_format(format)
+    try:
+        with open(filename, "rb") as file:
+            head = file.read(len(MAGIC))
+    except OSError as error:
+        raise DataError(f"cannot read {filename}: {error.strerror}") from error
+    _check_ours(head, filename)
+    return program(migx.load(filename))
+
+
+def save(p: program, filename: str, format: str = "msgpack") -> None:
+    """Writes a program, and what it is compiled to, into an ``.mxr`` file."""
+    _check_format(format)
+    migx.save(p.program, filename)
+
+
+def save_buffer(p: program) -> bytes:
+    """The bytes of the file that ``save`` writes."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "program.mxr"
+        migx.save(p.program, path)
+        return path.read_bytes()
+
+
+def load_buffer(b: bytes) -> program:
+    """The program in the bytes that ``save_buffer`` gave."""
+    _check_ours(bytes(b[: len(MAGIC)]), "what was given")
+    folder = mkdtemp()
+    path = Path(folder) / "program.mxr"
+    path.write_bytes(b)
+    made = program(migx.load(path))
+    weakref.finalize(made.program, shutil.rmtree, folder)  # literals are mapped from it till then
+    return made
+
+
+def _check_format(given: str) -> None:
+    if given != "msgpack":
+        raise CompatError(
+            f"format {given!r} is not there: files are .mxr; str(p) is text that migx.parse reads"
+        )
+
+
+def _check_ours(head: bytes, name: str) -> None:
+    if head != MAGIC:
+        raise CompatError(
+            f"{name} is no .mxr file of migx, and those of MIGraphX hold code for its own targets: "
+            "parse the ONNX file, compile, and save it again"
+        )
+
+
+def allocate_gpu(s: shape, host: bool = False) -> argument:
+    """Memory on the device for a value of a shape, zeros."""
+    return to_gpu(argument(np.zeros(s.lens(), s.migx().dtype.numpy)), host)
+
+
+def to_gpu(arg: argument, host: bool = False) -> argument:
+    """A value copied to the device. ``TargetError`` on a machine without one."""
+    if host:
+        raise CompatError("memory of the host's is not pinned here: leave host out")
+    placed = find_target("gpu").copy_to(argument(arg).value)
+    if not placed.elsewhere:
+        raise _no_device()
+    return argument(placed)
+
+
+def from_gpu(arg: argument) -> argument:
+    """A value copied from the device."""
+    return argument(Argument.of(arg.array))
+
+
+def gpu_sync() -> None:
+    """Waits for all that the device has been told to do. ``TargetError`` on a machine without."""
+    device = getattr(find_target("gpu"), "device", None)
+    if device is None:
+        raise _no_device()
+    device.synchronize()
+
+
+def _no_device() -> TargetError:
+    return TargetError(
+        "there is no GPU here: compile for cpu; MIGX_GPU_DEVICE=interpreter runs kernels without"
+    )
+
+
+__all__ = [
+    "allocate_gpu",
+    "from_gpu",
+    "gpu_sync",
+    "load",
+    "load_buffer",
+    "save",
+    "save_buffer",
+    "to_gpu",
+]

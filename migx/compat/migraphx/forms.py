@@ -1,0 +1,484 @@
+"""How MIGraphX writes operations, where it differs from migx: the one table of it.
+
+``ALIKE`` are the operations that migx has under the same name, with the same attributes but for
+``DEFAULTS`` and ``RENAMED``. A function marked ``form`` says by its parameters what one of the
+others takes, attributes behind the star, and returns what it stands for. ``ABSENT`` are those that
+are not there. For all of them, an axis below 0 counts from the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from migx import dim, ops, plugins
+from migx.compat.migraphx.shapes import DTYPES, type_t
+from migx.dim import Extent
+from migx.errors import CompatError, ShapeError
+from migx.ir import Instruction, Module
+from migx.op import Operation
+from migx.ops.rnn import Recurrent
+from migx.shape import BOOL, DType
+
+Lowering: TypeAlias = Callable[..., Instruction]
+Ints: TypeAlias = tuple[int, ...]
+
+NAMES = """
+abs acos acosh add argmax argmin asin asinh atan atanh bit_cast bitwise_and broadcast ceil clip
+concat contiguous convert cos cosh dimensions_of div dot elu erf exp floor fmod gather gathernd
+get_tuple_elem group identity if leaky_relu log logsoftmax lrn max min mod mul nearbyint neg
+onehot pack_int4 pointwise pow prefix_scan_sum prelu quant_dot recip reduce_all reduce_any
+reduce_max reduce_mean reduce_min reduce_prod reduce_sum relu reverse rsqrt scatter_add
+scatter_max scatter_min scatter_mul scatter_none scatternd_add scatternd_max scatternd_min
+scatternd_mul scatternd_none sigmoid sign sin sinh softmax sqdiff sqrt step sub tan tanh topk
+transpose undefined unpack_int4
+"""
+ALIKE = frozenset(NAMES.split())
+"""Operations that migx has under MIGraphX's name."""
+RENAMED = {"convert": {"target_type": "to"}, "bit_cast": {"target_type": "to"}}
+"""Attributes that have another name in migx."""
+
+HOLDERS = ("group", "if", "pointwise")
+"""Operations that are given modules."""
+OURS = {
+    "convert": ("saturate", "round_mode"),
+    "group": ("axis", "block"),
+    "if": ("outputs",),
+    "topk": ("sorted",),
+    "unpack_int4": ("length",),
+}
+"""Attributes that MIGraphX does not have; they are as they are by default."""
+
+REDUCTIONS = [name for name in ALIKE if name.startswith("reduce_")]
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "argmax": {"axis": 0},
+    "argmin": {"axis": 0},
+    "broadcast": {"axis": 0},
+    "concat": {"axis": 0},
+    "dimensions_of": {"start": 0},
+    "logsoftmax": {"axis": 1},
+    "lrn": {"size": 1},
+    "onehot": {"axis": -1},
+    "softmax": {"axis": 1},
+    "topk": {"k": 1, "axis": 0},
+    **{name: {"axes": ()} for name in REDUCTIONS},
+}
+"""What MIGraphX takes for an attribute that migx must be told."""
+
+ABSENT = {
+    "allocate": "results have memory of their own here",
+    "as_shape": "use reshape, transpose or multibroadcast",
+    "broadcast_with_dims": "use multibroadcast, whose out_lens may be given",
+    "capture": "migx run --save keeps the results of a run",
+    "concat_past_present": "parse_onnx reads com.microsoft.GroupQueryAttention",
+    "dynamic_range": "parse_onnx reads ONNX Range",
+    "fixed_pad": "use pad",
+    "gqa_rotary_embedding": "parse_onnx reads com.microsoft.GroupQueryAttention",
+    "im2col": "use convolution",
+    "load": "memory is planned by the target",
+    "loop": "parse_onnx reads ONNX Loop; migx.ops.Loop is the same",
+    "multinomial": "parse_onnx reads ONNX Multinomial",
+    "nonmaxsuppression": "parse_onnx reads ONNX NonMaxSuppression, which gives as many as it finds",
+    "nonzero": "parse_onnx reads ONNX NonZero, which gives as many as it finds",
+    "outline": "shapes have no values here; add_parameter declares one",
+    "pack_fp4": "MIGraphX's API has no type for the result; migx.ops.PackFp4 is the same",
+    "random_seed": "parse_onnx reads ONNX RandomUniform, which has a seed",
+    "random_uniform": "parse_onnx reads ONNX RandomUniform",
+    "rnn_var_sl_last_output": "parse_onnx reads lengths of sequences",
+    "rnn_var_sl_shift_output": "parse_onnx reads lengths of sequences",
+    "rnn_var_sl_shift_sequence": "parse_onnx reads lengths of sequences",
+    "run_on_target": "a program runs on one target",
+    "scan_slice": "parse_onnx reads ONNX Scan; migx.ops.Scan is the same",
+    "select_module": "a program is compiled once for all sizes",
+    "unique": "parse_onnx reads ONNX Unique, which gives as many as it finds",
+    "unknown": "every operation is known where it is made",
+    "unpack_fp4": "MIGraphX's API has no type for the input; migx.ops.UnpackFp4 is the same",
+}
+"""MIGraphX's operations that cannot be added by hand, and what to use instead."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where an operation goes: a module; with its name and the modules it is given."""
+
+    module: Module
+    name: str
+    modules: Sequence[Module] = ()
+
+    def add(self, op: Operation, *inputs: Instruction) -> Instruction:
+        return self.module.add_instruction(op, *inputs)
+
+    def as_type(self, value: Instruction, to: DType) -> Instruction:
+        """A value in an element type."""
+        return value if value.shape.dtype is to else self.add(ops.Convert(to), value)
+
+    def repeated(self, value: Instruction, dims: Sequence[Extent]) -> Instruction:
+        """A value broadcast to dims."""
+        same = value.shape.dims == tuple(dims)
+        return value if same else self.add(ops.Multibroadcast(tuple(dims)), value)
+
+
+FORMS: dict[str, Lowering] = {}
+
+
+def form(*names: str) -> Callable[[Lowering], Lowering]:
+    """Marks what lowers the operations of these names."""
+
+    def marked(function: Lowering) -> Lowering:
+        FORMS.update(dict.fromkeys(names, function))
+        return function
+
+    return marked
+
+
+def axis_of(axis: int, rank: int) -> int:
+    """An axis, which counts from the end where it is below 0."""
+    return axis + rank if axis < 0 else axis
+
+
+def axes_of(axes: Sequence[int], rank: int) -> Ints:
+    """Axes, which count from the end where they are below 0."""
+    return tuple(axis_of(axis, rank) for axis in axes)
+
+
+def _named(given: int | str, known: Sequence[str]) -> str:
+    """The name of a member of an enum, given by its name or its integer."""
+    return given if isinstance(given, str) else dict(enumerate(known))[given]
+
+
+def _both_ends(padding: Ints, x: Instruction) -> Ints:
+    """Padding of begins, then ends; one number for an axis is for both."""
+    return padding * 2 if len(padding) == x.shape.rank - 2 else padding
+
+
+def _refuse(at: Site, what: str, instead: str) -> None:
+    raise CompatError(f"{at.name}: {what} is not supported: {instead}")
+
+
+# Windows
+
+
+@form("convolution", "quant_convolution")
+def convolution(
+    at: Site,
+    x: Instruction,
+    w: Instruction,
+    *,
+    padding: Ints = (0, 0),
+    stride: Ints = (1, 1),
+    dilation: Ints = (1, 1),
+    group: int = 1,
+    padding_mode: int = 0,
+) -> Instruction:
+    if padding_mode:
+        _refuse(at, "padding_mode", "give the padding")
+    cls = plugins.operation(at.name)
+    return at.add(cls(_both_ends(padding, x), stride, dilation, group), x, w)
+
+
+@form("convolution_backwards")
+def convolution_backwards(
+    at: Site,
+    x: Instruction,
+    w: Instruction,
+    *,
+    padding: Ints = (0, 0),
+    stride: Ints = (1, 1),
+    dilation: Ints = (1, 1),
+    padding_mode: int = 0,
+    group: int = 1,
+) -> Instruction:
+    if padding_mode:
+        _refuse(at, "padding_mode", "give the padding")
+    ends = (0,) * (x.shape.rank - 2)
+    made = ops.ConvolutionBackwards(_both_ends(padding, x), stride, dilation, group, ends)
+    return at.add(made, x, w)
+
+
+POOLING = ("average", "max", "lpnorm")
+
+
+@form("pooling")
+def pooling(
+    at: Site,
+    x: Instruction,
+    *,
+    mode: int | str = "average",
+    padding: Ints = (0, 0),
+    padding_mode: int = 0,
+    stride: Ints = (1, 1),
+    lengths: Ints = (1, 1),
+    dilations: Ints = (1, 1),
+    ceil_mode: bool = False,
+    lp_order: int = 2,
+    dyn_global: bool = False,
+    count_include_pad: bool = False,
+) -> Instruction:
+    if padding_mode:
+        _refuse(at, "padding_mode", "give the padding")
+    spatial = x.shape.rank - 2
+    windows: tuple[Extent, ...] = lengths
+    if dyn_global:
+        windows, stride, dilations = x.shape.dims[2:], (1,) * spatial, (1,) * spatial
+        padding = (0,) * spatial
+    of = _named(mode, POOLING)
+    counted, ceil = bool(count_include_pad), bool(ceil_mode)
+    padding = _both_ends(padding, x)
+    return at.add(ops.Pooling(of, windows, padding, stride, dilations, ceil, counted, lp_order), x)
+
+
+@form("roialign")
+def roialign(
+    at: Site,
+    x: Instruction,
+    regions: Instruction,
+    images: Instruction,
+    *,
+    coordinate_transformation_mode: str = "half_pixel",
+    mode: int | str = "avg",
+    output_height: int = 1,
+    output_width: int = 1,
+    sampling_ratio: int = 0,
+    spatial_scale: float = 1.0,
+) -> Instruction:
+    of = _named(mode, POOLING)
+    dims = output_height, output_width
+    half = coordinate_transformation_mode == "half_pixel"
+    made = ops.RoiAlign(dims, {"average": "avg"}.get(of, of), sampling_ratio, spatial_scale, half)
+    return at.add(made, x, regions, images)
+
+
+@form("resize")
+def resize(
+    at: Site,
+    x: Instruction,
+    *,
+    sizes: Ints = (),
+    scales: tuple[float, ...] = (),
+    nearest_mode: str = "floor",
+    mode: str = "nearest",
+    coordinate_transformation_mode: str = "half_pixel",
+) -> Instruction:
+    known = x.shape.bind({}).dims
+    dims = sizes or tuple(int(int(d) * s) for d, s in zip(known, scales, strict=True))
+    scales = () if sizes else scales
+    return at.add(ops.Resize(dims, scales, mode, coordinate_transformation_mode, nearest_mode), x)
+
+
+# Views
+
+
+@form("reshape", "reshape_lazy")
+def reshape(at: Site, x: Instruction, *, dims: Ints) -> Instruction:
+    """0 is the dim at that place, -1 what is left."""
+    known = [x.shape.dims[i] if d == 0 else d for i, d in enumerate(dims)]
+    rest = dim.product(d for d in known if d != -1)
+    left = x.shape.elements // rest if -1 in known and rest != 0 else 0
+    return at.add(ops.Reshape(tuple(left if d == -1 else d for d in known)), x)
+
+
+@form("flatten")
+def flatten(at: Site, x: Instruction, *, axis: int = 1) -> Instruction:
+    dims, split = x.shape.dims, axis_of(axis, x.shape.rank)
+    return at.add(ops.Reshape((dim.product(dims[:split]), dim.product(dims[split:]))), x)
+
+
+@form("squeeze")
+def squeeze(at: Site, x: Instruction, *, axes: Ints = ()) -> Instruction:
+    """Without axes, all of one element go."""
+    single = tuple(i for i, d in enumerate(x.shape.dims) if d == 1)
+    return at.add(ops.Squeeze(axes_of(axes, x.shape.rank) or single), x)
+
+
+@form("unsqueeze")
+def unsqueeze(at: Site, x: Instruction, *, axes: Ints, steps: Ints = ()) -> Instruction:
+    if steps:
+        _refuse(at, "steps", "use reshape")
+    return at.add(ops.Unsqueeze(axes_of(axes, x.shape.rank + len(axes))), x)
+
+
+@form("slice")
+def slice_(at: Site, x: Instruction, *, axes: Ints, starts: Ints, ends: Ints) -> Instruction:
+    """Places below 0 count from the end; those beyond an end are at it."""
+    axes = axes_of(axes, x.shape.rank)
+    places = [
+        tuple(_place(p, x.shape.dims[a]) for a, p in zip(axes, given, strict=True))
+        for given in (starts, ends)
+    ]
+    return at.add(ops.Slice(axes, *places), x)
+
+
+def _place(place: int, extent: Extent) -> Extent:
+    return dim.maximum(extent + place, 0) if place < 0 else dim.minimum(place, extent)
+
+
+@form("multibroadcast")
+def multibroadcast(
+    at: Site, x: Instruction, other: Instruction | None = None, *, out_lens: Ints = ()
+) -> Instruction:
+    """To the dims given, or to those two inputs have in common."""
+    if other is None:
+        return at.add(ops.Multibroadcast(out_lens), x)
+    return at.repeated(x, _common(x.shape.dims, other.shape.dims))
+
+
+@form("broadcast_for_dot")
+def broadcast_for_dot(at: Site, x: Instruction, other: Instruction) -> Instruction:
+    """The leading dims that two matrices have in common, before those of the first."""
+    lead = _common(x.shape.dims[:-2], other.shape.dims[:-2])
+    return at.repeated(x, (*lead, *x.shape.dims[-2:]))
+
+
+def _common(x: Sequence[Extent], y: Sequence[Extent]) -> tuple[Extent, ...]:
+    rank = max(len(x), len(y))
+    padded = [(*(1,) * (rank - len(dims)), *dims) for dims in (x, y)]
+    return tuple(dim.broadcast(a, b) for a, b in zip(*padded, strict=True))
+
+
+@form("scalar")
+def scalar(at: Site, x: Instruction, *, scalar_bcst_dims: Ints) -> Instruction:
+    return at.repeated(x, scalar_bcst_dims)
+
+
+@form("fill")
+def fill(at: Site, value: Instruction, buffer: Instruction) -> Instruction:
+    """The value in the dims of a buffer."""
+    return at.add(ops.Contiguous(), at.repeated(value, buffer.shape.dims))
+
+
+@form("layout")
+def layout(at: Site, x: Instruction, *, permutation: Ints) -> Instruction:
+    """The same value with its axes in memory in the order of the permutation."""
+    back = tuple(sorted(range(len(permutation)), key=permutation.__getitem__))
+    moved = at.add(ops.Contiguous(), at.add(ops.Transpose(permutation), x))
+    return at.add(ops.Transpose(back), moved)
+
+
+@form("pad")
+def pad(
+    at: Site, x: Instruction, *, pads: Ints, value: float = 0.0, mode: int | str = 0
+) -> Instruction:
+    by = _named(mode, ("constant", "reflect", "edge"))
+    filled = [at.module.add_literal(value, x.shape.dtype)] if value else []
+    return at.add(ops.Pad(pads, by), x, *filled)
+
+
+# Arithmetic
+
+
+@form("equal", "greater", "less", "isnan")
+def predicate(at: Site, *inputs: Instruction) -> Instruction:
+    """1 or 0 in the type of the inputs."""
+    return at.as_type(at.add(plugins.operation(at.name)(), *inputs), inputs[0].shape.dtype)
+
+
+@form("isinf")
+def isinf(
+    at: Site, x: Instruction, *, detect_negative: bool = True, detect_positive: bool = True
+) -> Instruction:
+    found = at.add(ops.Isinf(detect_negative, detect_positive), x)
+    return at.as_type(found, x.shape.dtype)
+
+
+@form("not", "logical_and", "logical_or", "logical_xor")
+def logical(at: Site, *inputs: Instruction) -> Instruction:
+    """Of what is not 0, in the type of the inputs."""
+    bools = [at.as_type(value, BOOL) for value in inputs]
+    return at.as_type(at.add(plugins.operation(at.name)(), *bools), inputs[0].shape.dtype)
+
+
+@form("where")
+def where(at: Site, condition: Instruction, x: Instruction, y: Instruction) -> Instruction:
+    return at.add(ops.Where(), at.as_type(condition, BOOL), x, y)
+
+
+@form("log2")
+def log2(at: Site, x: Instruction) -> Instruction:
+    ln2 = at.add(ops.Log(), at.module.add_literal(2.0, x.shape.dtype))
+    return at.add(ops.Div(), at.add(ops.Log(), x), at.repeated(ln2, x.shape.dims))
+
+
+@form("quantizelinear", "dequantizelinear")
+def linear(
+    at: Site,
+    x: Instruction,
+    scale: Instruction,
+    zero: Instruction | None = None,
+    *,
+    out_type: int = -1,
+) -> Instruction:
+    """Scale and zero point have the dims of x: one for each element."""
+    parameters = [scale] if zero is None else [scale, zero]
+    shared = {"axis": 0, "block": 1 if x.shape.rank and scale.shape.rank else 0}
+    if at.name == "dequantizelinear":
+        return at.add(ops.DequantizeLinear(**shared), x, *parameters)
+    told = ops.QuantizeLinear(**shared).to if out_type < 0 else DTYPES[type_t(out_type)]
+    to = told if zero is None else zero.shape.dtype
+    return at.add(ops.QuantizeLinear(**shared, to=to), x, *parameters)
+
+
+# Recurrent layers, whose last states are operations of their own
+
+
+@form("rnn")
+def rnn(
+    at: Site,
+    *inputs: Instruction,
+    hidden_size: int = 1,
+    actv_func: tuple[Any, ...] = (),
+    direction: int = 0,
+    clip: float = 0.0,
+) -> Instruction:
+    """The hidden states of all steps."""
+    return _states(at, inputs, ops.RNN(hidden_size, _named(direction, WAYS), clip=clip), actv_func)
+
+
+@form("gru")
+def gru(
+    at: Site,
+    *inputs: Instruction,
+    hidden_size: int = 1,
+    actv_func: tuple[Any, ...] = (),
+    direction: int = 0,
+    clip: float = 0.0,
+    linear_before_reset: bool = False,
+) -> Instruction:
+    """The hidden states of all steps."""
+    way, linear = _named(direction, WAYS), linear_before_reset
+    layer = ops.GRU(hidden_size, way, clip=clip, linear_before_reset=linear)
+    return _states(at, inputs, layer, actv_func)
+
+
+@form("lstm")
+def lstm(
+    at: Site,
+    *inputs: Instruction,
+    hidden_size: int = 1,
+    actv_func: tuple[Any, ...] = (),
+    direction: int = 0,
+    clip: float = 0.0,
+    input_forget: bool = False,
+) -> Instruction:
+    """The hidden states of all steps."""
+    layer = ops.LSTM(hidden_size, _named(direction, WAYS), clip=clip, input_forget=input_forget)
+    return _states(at, inputs, layer, actv_func)
+
+
+WAYS = ("forward", "reverse", "bidirectional")
+
+
+def _states(
+    at: Site, inputs: Sequence[Instruction], layer: Operation, functions: tuple[Any, ...]
+) -> Instruction:
+    if functions:
+        _refuse(at, "actv_func", "parse_onnx reads activations; here they are the defaults")
+    return at.add(ops.GetTupleElem(0), at.add(layer, *inputs))
+
+
+@form("rnn_last_hs_output", "rnn_last_cell_output")
+def last_state(at: Site, states: Instruction) -> Instruction:
+    layer = states.inputs[0] if isinstance(states.op, ops.GetTupleElem) else states
+    if not isinstance(layer.op, Recurrent):
+        raise ShapeError(f"{at.name} takes the result of rnn, gru or lstm, not {states!r}")
+    return at.add(ops.GetTupleElem(1 if at.name == "rnn_last_hs_output" else 2), layer)

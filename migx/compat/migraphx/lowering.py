@@ -1,0 +1,119 @@
+"""From an operation of MIGraphX's, with its attributes, to instructions of migx's."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, TypeAlias
+
+from migx import plugins
+from migx.compat.migraphx.forms import (
+    ABSENT,
+    ALIKE,
+    DEFAULTS,
+    FORMS,
+    OURS,
+    RENAMED,
+    Site,
+    axes_of,
+    axis_of,
+)
+from migx.compat.migraphx.shapes import DTYPES, type_t
+from migx.errors import CompatError, MigxError, ShapeError, UnknownName, there_are
+from migx.fields import fits
+from migx.ir import Instruction
+from migx.shape import DType
+
+Given: TypeAlias = Mapping[str, Any]
+REQUIRED = object()
+"""Stands in the place of a default where there is none."""
+
+
+@cache
+def names() -> frozenset[str]:
+    """The operations that can be added."""
+    return ALIKE | FORMS.keys()
+
+
+def attributes(name: str) -> Given:
+    """The attributes of an operation with their defaults. ``CompatError`` where migx does not have
+    it, ``UnknownName`` where MIGraphX has none either.
+    """
+    if name in ABSENT:
+        raise CompatError(f"operation {name} cannot be added by hand: {ABSENT[name]}")
+    if name not in names():
+        raise UnknownName(f"no operation is named {name!r}; {there_are(name, sorted(names()))}")
+    if name in FORMS:
+        taken = inspect.signature(FORMS[name]).parameters.values()
+        keywords = [p for p in taken if p.kind is p.KEYWORD_ONLY]
+        return {p.name: REQUIRED if p.default is p.empty else p.default for p in keywords}
+    told = {new: old for old, new in RENAMED.get(name, {}).items()}
+    fields = dataclasses.fields(plugins.operation(name))
+    theirs = [f for f in fields if f.name not in OURS.get(name, ())]
+    return {told.get(f.name, f.name): _default(name, f) for f in theirs}
+
+
+def _default(name: str, field: dataclasses.Field[Any]) -> Any:
+    told = DEFAULTS.get(name, {}).get(field.name, field.default)
+    return REQUIRED if told is dataclasses.MISSING else told
+
+
+def lowered(at: Site, given: Given, inputs: Sequence[Instruction]) -> Instruction:
+    """The result of an operation at a site, for the attributes that were given."""
+    known = attributes(at.name)
+    held = {key: given.get(key, default) for key, default in known.items()}
+    if missing := [key for key, value in held.items() if value is REQUIRED]:
+        raise ShapeError(f"{at.name} has to be told {', '.join(missing)}")
+    make = _formed if at.name in FORMS else _plain
+    try:
+        return make(at, held, inputs)
+    except MigxError:
+        raise
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        shapes = ", ".join(value.shape.text for value in inputs) or "none"
+        message = f"{at.name}: its inputs ({shapes}) or attributes do not fit it: {error}"
+        raise ShapeError(message) from error
+
+
+def _formed(at: Site, held: Given, inputs: Sequence[Instruction]) -> Instruction:
+    """What a form makes of an operation."""
+    form = FORMS[at.name]
+    taken = inspect.signature(form).parameters
+    kinds = {key: str(taken[key].annotation) for key in held}
+    kinds = {key: {"Ints": "tuple[int, ...]"}.get(kind, kind) for key, kind in kinds.items()}
+    return form(at, *inputs, **{k: _fitting(at, k, kinds[k], v) for k, v in held.items()})
+
+
+def _plain(at: Site, held: Given, inputs: Sequence[Instruction]) -> Instruction:
+    """An operation that is migx's own, but for the names of attributes and axes below 0."""
+    told, cls = RENAMED.get(at.name, {}), plugins.operation(at.name)
+    kinds = {f.name: str(f.type) for f in dataclasses.fields(cls)}
+    rank = inputs[0].shape.rank if inputs else 0
+    rank += at.name == "onehot"  # whose axis is one of the result
+    made = {}
+    for key, value in held.items():
+        field = told.get(key, key)
+        value = _fitting(at, key, kinds[field], value)
+        if field == "axis":
+            value = axis_of(value, rank)
+        elif field == "axes":
+            value = axes_of(value, rank) or tuple(range(rank))
+        made[field] = value
+    return at.module.add_instruction(cls(**made), *inputs, modules=at.modules)
+
+
+def _fitting(at: Site, key: str, kind: str, value: Any) -> Any:
+    """A value as what takes an attribute of a kind holds it; ``ShapeError`` where it is another."""
+    if kind == "DType" and not isinstance(value, DType):
+        value = DTYPES[type_t(value)]
+    elif kind == "bool" and value in (0, 1):
+        value = bool(value)
+    elif kind == "float" and isinstance(value, int):
+        value = float(value)
+    elif kind == "tuple[float, ...]" and isinstance(value, tuple):
+        value = tuple(map(float, value))
+    if not fits(kind, value):
+        raise ShapeError(f"{at.name}: {key} is {kind}, not {value!r}")
+    return value

@@ -1,0 +1,123 @@
+"""MIGraphX's macros: each is an operator of ONNX, and is read as that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from migx import ops
+from migx.compat.migraphx.lowering import REQUIRED
+from migx.errors import CompatError, ShapeError, UnknownName, there_are
+from migx.ir import Instruction, Module
+
+MICROSOFT = "com.microsoft"
+
+
+@dataclass(frozen=True)
+class Operator:
+    """An operator of ONNX: its name, the attribute that each option is, attributes that are always
+    so, and the options that are inputs.
+    """
+
+    name: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    always: Mapping[str, Any] = field(default_factory=dict)
+    as_inputs: tuple[str, ...] = ()
+    domain: str = ""
+
+
+WINDOWS = {"paddings": "pads", "strides": "strides", "dilations": "dilations", "group": "group"}
+LINEAR = {"axis": "axis", "block_size": "block_size"}
+MACROS = {
+    "batchnorm": Operator("BatchNormalization", {"epsilon": "epsilon"}),
+    "celu": Operator("Celu", {"alpha": "alpha"}),
+    "clip": Operator("Clip"),
+    "convolution": Operator("Conv", WINDOWS),
+    "dequantizelinear": Operator("DequantizeLinear", LINEAR),
+    "dot": Operator("MatMul"),
+    "einsum": Operator("Einsum", {"equation": "equation"}),
+    "gelu_erf": Operator("Gelu"),
+    "gelu_quick": Operator("QuickGelu", {"alpha": "alpha"}, domain=MICROSOFT),
+    "gelu_tanh": Operator("Gelu", always={"approximate": "tanh"}),
+    "gemm": Operator("Gemm", {name: name for name in ("alpha", "beta", "transA", "transB")}),
+    "mean_variance_normalization": Operator("MeanVarianceNormalization", {"axes": "axes"}),
+    "quant_convolution": Operator("ConvInteger", WINDOWS),
+    "quant_dot": Operator("MatMulInteger"),
+    "quantizelinear": Operator("QuantizeLinear", LINEAR),
+    "tile": Operator("Tile", as_inputs=("repeats",)),
+}
+POINTWISE = {
+    "add": "Add",
+    "bitwise_and": "BitwiseAnd",
+    "div": "Div",
+    "logical_and": "And",
+    "logical_or": "Or",
+    "logical_xor": "Xor",
+    "mul": "Mul",
+    "pow": "Pow",
+    "prelu": "PRelu",
+    "sub": "Sub",
+}
+"""Those of two operands, which are broadcast; the second from ``broadcasted_axis`` on, if given."""
+PLACED = "broadcasted_axis"
+MACROS |= {name: Operator(operator) for name, operator in POINTWISE.items()}
+ABSENT = {
+    "bias_uint8": "add 128 and convert",
+    "gelu_split": "use gelu_erf",
+    "rotary_embedding": "parse_onnx reads ONNX RotaryEmbedding",
+    "sqdiff": "use op('sqdiff') on inputs of equal dims",
+}
+"""MIGraphX's macros that are not there, and what to use instead."""
+
+
+def options(name: str) -> Mapping[str, Any]:
+    """The options of a macro. ``CompatError`` where migx does not have it, ``UnknownName`` where
+    MIGraphX has none either.
+    """
+    if name in ABSENT:
+        raise CompatError(f"there is no macro {name}: {ABSENT[name]}")
+    if name not in MACROS:
+        raise UnknownName(f"no macro is named {name!r}; {there_are(name, sorted(MACROS))}")
+    placed = (PLACED,) if name in POINTWISE else ()
+    return dict.fromkeys((*MACROS[name].options, *MACROS[name].as_inputs, *placed), REQUIRED)
+
+
+def lowered(
+    module: Module, name: str, given: Mapping[str, Any], inputs: Sequence[Instruction]
+) -> Instruction:
+    """The result of a macro, for the options that were given."""
+    kind, values = MACROS[name], list(inputs)
+    if missing := [key for key in kind.as_inputs if key not in given]:
+        raise ShapeError(f"macro {name} has to be told {', '.join(missing)}")
+    if PLACED in given:
+        x, y = values
+        after = x.shape.rank - int(given[PLACED]) - y.shape.rank
+        trailing = tuple(range(y.shape.rank, y.shape.rank + after))
+        values[1] = module.add_instruction(ops.Unsqueeze(trailing), y)
+    values += [module.add_literal(np.array(given[k], np.int64)) for k in kind.as_inputs]
+    told = {kind.options[key]: v for key, v in given.items() if key in kind.options}
+    if "pads" in told and len(told["pads"]) == inputs[0].shape.rank - 2:
+        told["pads"] *= 2  # one number for an axis is for both of its ends
+    told = {key: int(v) if isinstance(v, bool) else v for key, v in told.items()}
+    return _read(module, kind, told | dict(kind.always), values)
+
+
+def _read(
+    module: Module, kind: Operator, attributes: Mapping[str, Any], inputs: Sequence[Instruction]
+) -> Instruction:
+    """What an operator of ONNX, in its newest version, becomes for these inputs."""
+    from onnx import GraphProto, helper
+
+    from migx.onnx import importers
+    from migx.onnx.reader import GraphReader, ModelFile
+
+    names = [f"input_{i}" for i in range(len(inputs))]
+    node = helper.make_node(kind.name, names, ["result"], domain=kind.domain, **attributes)
+    reader = GraphReader(GraphProto(), module, ModelFile(Path(), importers.newest(), {}))
+    reader.values.update(zip(names, inputs, strict=True))
+    reader.node(node)
+    return reader.values["result"]

@@ -1,0 +1,137 @@
+"""Operations and macros as MIGraphX's Python module has them: a name and attributes, checked where
+they are made, lowered to migx's where they are given inputs.
+"""
+
+from __future__ import annotations
+
+import enum
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from migx import op as operations
+from migx.compat.migraphx import lowering, macros
+from migx.compat.migraphx.forms import RENAMED
+from migx.compat.migraphx.shapes import dynamic_dimension, type_of
+from migx.errors import UnknownName, there_are
+from migx.op import Operation
+from migx.shape import DType
+
+
+class pooling_mode(enum.IntEnum):
+    """What a ``pooling`` takes of each window."""
+
+    average = 0
+    max = 1
+    lpnorm = 2
+
+
+class rnn_direction(enum.IntEnum):
+    """Which way a recurrent layer goes through its steps."""
+
+    forward = 0
+    reverse = 1
+    bidirectional = 2
+
+
+class op:
+    """An operation: ``op("convolution", padding=[1, 1], group=2)``.
+
+    ``CompatError`` where migx has none of that name, ``UnknownName`` where it takes no such
+    attribute; each says what there is.
+    """
+
+    pooling_mode = pooling_mode
+    rnn_direction = rnn_direction
+
+    def __init__(self, name: str, **attributes: Any) -> None:
+        known = lowering.attributes(name)
+        _check_names(name, attributes, known)
+        self._name = name
+        self._given = {key: _value(name, key, v) for key, v in attributes.items()}
+
+    @classmethod
+    def of(cls, given: Operation) -> op:
+        """The operation of an instruction, as it is in migx."""
+        made, told = cls.__new__(cls), {v: k for k, v in RENAMED.get(given.name, {}).items()}
+        held = operations.attributes(given)
+        made._name, made._given = given.name, {told.get(k, k): v for k, v in held.items()}
+        return made
+
+    def name(self) -> str:
+        return self._name
+
+    def values(self) -> dict[str, Any]:
+        """The attributes that have a value, given or by default."""
+        defaults = lowering.attributes(self._name) if self._name in lowering.names() else {}
+        held = {k: v for k, v in defaults.items() if v is not lowering.REQUIRED} | self._given
+        return {key: _plain(value) for key, value in held.items()}
+
+    def given(self) -> Mapping[str, Any]:
+        """The attributes that were given, as plain Python values, lists as tuples."""
+        return self._given
+
+    def __repr__(self) -> str:
+        return _drawn(self._name, self.values())
+
+
+class macro:
+    """Several instructions under one name: ``macro("gemm", alpha=2.0, transB=True)``."""
+
+    def __init__(self, name: str, **options: Any) -> None:
+        _check_names(name, options, macros.options(name))
+        self._name = name
+        self._given = {key: _value(name, key, v) for key, v in options.items()}
+
+    def name(self) -> str:
+        return self._name
+
+    def options(self) -> dict[str, Any]:
+        """The options that were given."""
+        return {key: _plain(value) for key, value in self._given.items()}
+
+    def given(self) -> Mapping[str, Any]:
+        """The options that were given, as plain Python values, lists as tuples."""
+        return self._given
+
+    def __repr__(self) -> str:
+        return _drawn(self._name, self.options())
+
+
+def _check_names(name: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    for key in given:
+        if key not in known:
+            raise UnknownName(f"{name} has no attribute {key!r}; {there_are(key, known)}")
+
+
+def _value(name: str, key: str, value: Any) -> Any:
+    """An attribute as a plain value; floats have the precision of C's, as MIGraphX holds them."""
+    if isinstance(value, (bool, str, dynamic_dimension)):
+        return value
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return tuple(_value(name, key, v) for v in value)
+    if isinstance(value, float):
+        return float(np.float32(value))
+    try:
+        return operator.index(value)
+    except TypeError:
+        kinds = "a bool, int, float, str, dynamic_dimension or a list of these"
+        what = type(value).__name__
+        raise TypeError(f"{name}: {key} is {kinds}, not {what}") from None
+
+
+def _plain(value: Any) -> Any:
+    """A value as Python callers of MIGraphX expect it: lists, and element types as integers."""
+    if isinstance(value, DType):
+        return int(type_of(value))
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _drawn(name: str, values: Mapping[str, Any]) -> str:
+    held = ",".join(f"{key}={value}" for key, value in values.items())
+    return f"{name}[{held}]" if held else name
+
+
+__all__ = ["macro", "op"]

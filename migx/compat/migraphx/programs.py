@@ -1,0 +1,304 @@
+"""Programs, modules and instructions as MIGraphX's Python module has them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from migx.argument import Argument
+from migx.compat.migraphx import lowering, macros
+from migx.compat.migraphx.arguments import argument
+from migx.compat.migraphx.forms import HOLDERS, Site
+from migx.compat.migraphx.operations import macro, op
+from migx.compat.migraphx.shapes import shape
+from migx.compiler import Compiled
+from migx.errors import CompatError, IRError, TargetError
+from migx.ir import Instruction, Module
+from migx.ops.builtin import Literal, Param
+from migx.program import Program
+from migx.shape import Shape
+from migx.target import Target
+from migx.target import get_target as find_target
+from migx.text import show
+from migx.verify import captures
+
+
+class target:
+    """What a program is compiled for, by name: ``get_target("ref")``."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.kind = name, type(find_target(name))
+
+    def takes(self, option: str) -> bool:
+        """Whether there is an option of this name."""
+        return option in inspect.signature(self.kind).parameters
+
+    def made(self, **options: Any) -> Target:
+        """The target, with those of the options that it takes."""
+        return self.kind(**{key: value for key, value in options.items() if self.takes(key)})
+
+    def __repr__(self) -> str:
+        return f"<target {self.name}>"
+
+
+def get_target(name: str) -> target:
+    """The target of a name: ``ref``, ``cpu``, ``gpu`` or another that is installed."""
+    return target(name)
+
+
+class instruction_ref:
+    """An instruction of a module. Two are equal where they are the same one."""
+
+    def __init__(self, instruction: Instruction) -> None:
+        self.instruction = instruction
+
+    def shape(self) -> shape:
+        return shape.of(self.instruction.shape)
+
+    def op(self) -> op:
+        return op.of(self.instruction.op)
+
+    def name(self) -> str:
+        return self.instruction.name
+
+    def inputs(self) -> list[instruction_ref]:
+        return [instruction_ref(value) for value in self.instruction.inputs]
+
+    def outputs(self) -> list[instruction_ref]:
+        """The instructions that read this one."""
+        return [instruction_ref(user) for user in self.instruction.users]
+
+    def get_literal(self) -> argument:
+        """The value of a ``@literal``; ``IRError`` where it is another instruction."""
+        if not isinstance(self.instruction.op, Literal):
+            raise IRError(f"{self.instruction!r} is no @literal")
+        return argument(self.instruction.op.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, instruction_ref) and self.instruction is other.instruction
+
+    def __hash__(self) -> int:
+        return hash(self.instruction)
+
+    def __repr__(self) -> str:
+        return repr(self.instruction)
+
+
+class module:
+    """A list of instructions, built from first to last. Made by ``program.get_main_module`` and
+    ``program.create_module``.
+    """
+
+    def __init__(self, made: Module) -> None:
+        self.module = made
+
+    def add_parameter(self, name: str, shape: shape) -> instruction_ref:
+        """Declares an input. A scalar, lens [1] and strides [0], may be given as one element."""
+        if not (shape.dynamic() or shape.standard()):
+            raise CompatError(
+                f"parameter {name!r} is {shape}, but parameters lie in standard layout here: "
+                "transpose or multibroadcast it in the program"
+            )
+        return instruction_ref(self.module.add_parameter(name, shape.declared(name)))
+
+    def add_literal(self, data: Any) -> instruction_ref:
+        """Adds a constant: a copy of an argument, or of anything with a buffer."""
+        return instruction_ref(self.module.add_literal(argument(data).value.array.copy()))
+
+    def add_instruction(
+        self, op: op, args: Sequence[instruction_ref], mod_args: Sequence[module] = ()
+    ) -> instruction_ref:
+        """Adds an operation on the results of others."""
+        at = Site(self.module, op.name(), [m.module for m in mod_args])
+        if mod_args and op.name() not in HOLDERS:
+            raise CompatError(f"{op.name()} takes no modules, but {len(mod_args)} are given")
+        return instruction_ref(lowering.lowered(at, op.given(), _given(args)))
+
+    def add_macro(
+        self, macro: macro, args: Sequence[instruction_ref], mod_args: Sequence[module] = ()
+    ) -> list[instruction_ref]:
+        """Adds the instructions of a macro; its results."""
+        if mod_args:
+            raise CompatError(f"macro {macro.name()} takes no modules, but some are given")
+        made = macros.lowered(self.module, macro.name(), macro.given(), _given(args))
+        return [instruction_ref(made)]
+
+    def insert_macro(
+        self,
+        ins: instruction_ref,
+        macro: macro,
+        args: Sequence[instruction_ref],
+        mod_args: Sequence[module] = (),
+    ) -> list[instruction_ref]:
+        """Adds the instructions of a macro before an instruction; its results."""
+        there = set(self.module)
+        results = self.add_macro(macro, args, mod_args)
+        for made in [at for at in self.module if at not in there]:
+            self.module.move_instruction(made, ins.instruction)
+        return results
+
+    def add_return(self, args: Sequence[instruction_ref]) -> instruction_ref:
+        """Ends the module with its results."""
+        return instruction_ref(self.module.add_return(*_given(args)))
+
+    replace_return = add_return
+
+    def print(self) -> None:
+        """Prints the module's program."""
+        print(self)  # noqa: T201  # it is what it is for
+
+    def __iter__(self) -> Iterator[instruction_ref]:
+        return map(instruction_ref, self.module)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, module) and self.module is other.module
+
+    def __hash__(self) -> int:
+        return hash(self.module)
+
+    def __repr__(self) -> str:
+        return show(self.module.program)
+
+
+def _given(args: Sequence[instruction_ref]) -> list[Instruction]:
+    return [each.instruction for each in args]
+
+
+class program:
+    """Modules of instructions, compiled for a target and run. ``program`` is the same in migx."""
+
+    def __init__(self, made: Program | None = None) -> None:
+        self.program = Program() if made is None else made
+
+    def get_main_module(self) -> module:
+        return module(self.program.main)
+
+    def create_module(self, name: str) -> module:
+        return module(self.program.create_module(name))
+
+    def get_parameter_names(self) -> list[str]:
+        return list(self.program.main.parameters)
+
+    def get_parameter_shapes(self) -> dict[str, shape]:
+        parameters = self.program.main.parameters.items()
+        return {name: shape.of(at.shape) for name, at in parameters}
+
+    def get_output_shapes(self) -> list[shape]:
+        return [shape.of(value.shape.as_standard()) for value in self._outputs()]
+
+    def _outputs(self) -> tuple[Instruction, ...]:
+        """What is returned; the last instruction where nothing is."""
+        main = self.program.main
+        if main.returned is not None:
+            return main.outputs
+        return () if main.last is None else (main.last,)
+
+    def is_compiled(self) -> bool:
+        return self.program._compiled is not None
+
+    def compile(
+        self,
+        t: target,
+        offload_copy: bool = True,
+        fast_math: bool = True,
+        exhaustive_tune: bool = False,
+    ) -> None:
+        """Makes the program ready to run on a target.
+
+        Without ``offload_copy`` arguments and results of ``gpu`` stay on the device; the others run
+        in the host's memory either way. ``fast_math`` allows results that differ, and none do.
+        ``exhaustive_tune`` measures on the device; ``CompatError`` where a target does not.
+        """
+        if exhaustive_tune and not t.takes("tune"):
+            raise CompatError(f"target {t.name} measures nothing: leave exhaustive_tune out")
+        if self.program.main.returned is None:
+            self.program.main.add_return(*self._outputs())
+        self.program.compile(t.made(offload_copy=offload_copy, tune=exhaustive_tune))
+
+    def run(self, params: Mapping[str, Any]) -> list[argument]:
+        """The results for arguments, or buffers, by the names of the parameters."""
+        made = self._compiled()
+        return [argument(each) for each in made.results(made.arguments(self._taken(params)))]
+
+    def run_async(self, params: Mapping[str, Any], stream: int, stream_name: str) -> list[argument]:
+        """The results, there for what is enqueued to the stream afterwards. ``TargetError`` where
+        the target always waits; ``CompatError`` where the name is of no stream.
+        """
+        if stream_name not in STREAMS:
+            known = " or ".join(STREAMS)
+            raise CompatError(f"a stream is named {known} after its type, not {stream_name!r}")
+        made = self._compiled()
+        return [argument(each) for each in made.run_async(self._taken(params), stream)]
+
+    def _compiled(self) -> Compiled:
+        if self.program._compiled is None:
+            raise TargetError('compile the program first: p.compile(migraphx.get_target("ref"))')
+        return self.program.compiled
+
+    def _taken(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments as migx takes them, one element as a scalar where that is wanted."""
+        wanted = {name: at.shape for name, at in self.program.main.parameters.items()}
+        copied = getattr(self.program.compiled.context.target, "offload_copy", True)
+        return {name: _fitting(value, wanted.get(name), copied) for name, value in params.items()}
+
+    def sort(self) -> program:
+        """The program itself, each value in front of the first that reads it, so that two that
+        compute the same alike are equal.
+        """
+        for each in self.program.modules.values():
+            _sort(each)
+        return self
+
+    def to_py(self) -> str:
+        """Raises ``CompatError``: what migx prints is a program already."""
+        raise CompatError("to_py is not there: migx.parse(str(p)) makes a program of its text")
+
+    def print(self) -> None:
+        """Prints the program's text."""
+        print(self)  # noqa: T201  # it is what it is for
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, program) and self.program == other.program
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return str(self.program)
+
+
+STREAMS = ("ihipStream_t", "CUstream_st")
+
+
+def _fitting(value: Any, wanted: Shape | None, copied: bool) -> Any:
+    """A value as a parameter of a shape takes it; with ``copied``, arguments are the host's."""
+    if hasattr(value, "__cuda_array_interface__") and not (copied and isinstance(value, argument)):
+        return value
+    given = argument(value).value
+    scalar = wanted is not None and wanted.dims == () and given.shape.dims == (1,)
+    if scalar and not given.elsewhere:
+        return Argument.of(given.array.reshape(()))
+    return given
+
+
+def _sort(made: Module) -> None:
+    """Brings the instructions of a module into the order in which its results ask for them; those
+    that nothing asks for come last.
+    """
+    done: dict[Instruction, None] = {}
+    stack = [*reversed(made)] if made.returned is None else [*reversed(made), made.returned]
+    while stack:
+        at = stack[-1]
+        inner = (value for m in at.modules for value in captures(m))
+        needed = [v for v in (*at.inputs, *inner) if v.module is made and v not in done]
+        stack.extend(reversed(needed))
+        if not needed:
+            done[stack.pop()] = None
+    after = made.returned
+    for at in reversed([at for at in done if at is not after and not isinstance(at.op, Param)]):
+        if after is not None:
+            made.move_instruction(at, after)
+        after = at
+
+
+__all__ = ["get_target", "instruction_ref", "module", "program", "target"]

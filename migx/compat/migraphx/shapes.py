@@ -1,0 +1,263 @@
+"""Shapes as MIGraphX's Python module has them: lens, strides, and element types in an enum whose
+integers programs use.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+
+from migx import dim
+from migx.dim import Dim, Extent
+from migx.errors import CompatError, ShapeError
+from migx.shape import DType, Shape, row_major
+
+UNBOUNDED = 2**64 - 1
+"""The ``max`` of a dim that has no upper bound."""
+
+
+class type_t(enum.IntEnum):
+    """Element types. The integers are MIGraphX's: ``convert`` is told its type by them."""
+
+    bool_type = 0
+    half_type = 1
+    float_type = 2
+    double_type = 3
+    uint8_type = 4
+    int8_type = 5
+    uint16_type = 6
+    int16_type = 7
+    int32_type = 8
+    int64_type = 9
+    uint32_type = 10
+    uint64_type = 11
+    fp8e4m3fnuz_type = 12
+    fp8e4m3fn_type = 13
+    fp8e5m2_type = 14
+    bf16_type = 15
+    fp8e5m2fnuz_type = 16
+
+
+PREFIXES = {"half": "f16", "float": "f32", "double": "f64", "uint": "u", "int": "i", "fp8": "f8"}
+"""How names of element types begin, there and here."""
+
+
+def _dtype(code: type_t) -> DType:
+    name = code.name.removesuffix("_type")
+    known = next((p for p in PREFIXES if name.startswith(p)), "")
+    return DType.of(PREFIXES.get(known, "") + name.removeprefix(known))
+
+
+DTYPES = {code: _dtype(code) for code in type_t}
+TYPES = {dtype: code for code, dtype in DTYPES.items()}
+
+
+def type_of(dtype: DType) -> type_t:
+    """The enum's member for an element type; ``CompatError`` where MIGraphX has none."""
+    if dtype not in TYPES:
+        raise CompatError(f"MIGraphX's API has no element type {dtype}; migx.Program shows it")
+    return TYPES[dtype]
+
+
+def dtype_of(given: str | int) -> DType:
+    """The element type of a name (``float``, ``float_type``) or of a member of the enum."""
+    if not isinstance(given, str):
+        return DTYPES[type_t(given)]
+    name = given if given.endswith("_type") else f"{given}_type"
+    if name not in type_t.__members__:
+        known = ", ".join(m.removesuffix("_type") for m in type_t.__members__)
+        raise ShapeError(f"no element type {given!r}; there are {known}")
+    return DTYPES[type_t[name]]
+
+
+class dynamic_dimension:
+    """A dim between ``min`` and ``max``, both included. ``optimals`` are sizes worth a variant of
+    their own.
+    """
+
+    def __init__(self, min: int = 0, max: int = 0, optimals: Iterable[int] = ()) -> None:
+        if not 0 <= min <= max:
+            raise ShapeError(f"a dim from {min} to {max}: 0 <= min <= max is wanted")
+        self.min, self.max, self.optimals = int(min), int(max), set(optimals)
+
+    @classmethod
+    def of(cls, extent: Extent) -> dynamic_dimension:
+        """What is known of an extent: its bounds, and the optimals of a symbol."""
+        low, high = dim.bounds(extent)
+        symbol = extent.symbol if isinstance(extent, Dim) else None
+        top = UNBOUNDED if high == math.inf else int(high)
+        return cls(max(int(low), 0), top, symbol.optimals if symbol else ())
+
+    def is_fixed(self) -> bool:
+        """Whether it is one number."""
+        return self.min == self.max
+
+    def extent(self, name: str) -> Extent:
+        """The number it is, or the symbol ``name`` of these bounds."""
+        if self.is_fixed():
+            return self.min
+        high = None if self.max == UNBOUNDED else self.max
+        return Dim(name, self.min, high, tuple(sorted(self.optimals)))
+
+    def __repr__(self) -> str:
+        told = ", ".join(map(str, sorted(self.optimals)))
+        span = str(self.min) if self.is_fixed() else f"[{self.min}..{self.max}]"
+        return f"{span}|{{{told}}}" if told else span
+
+
+Code: TypeAlias = type_t
+Dimension: TypeAlias = dynamic_dimension
+
+
+class shape:
+    """Element type, lens and strides; or, with ``dyn_dims``, dims that only a run knows.
+
+    A scalar has lens [1] and strides [0], as in MIGraphX. ``ShapeError`` says what does not fit.
+    """
+
+    type_t = type_t
+    dynamic_dimension = dynamic_dimension
+
+    def __init__(
+        self,
+        *,
+        type: str | int = "float",
+        lens: Sequence[int] = (1,),
+        strides: Sequence[int] | None = None,
+        permutation: Sequence[int] | None = None,
+        dyn_dims: Sequence[Dimension] = (),
+    ) -> None:
+        self._dtype, self._dyn_dims = dtype_of(type), list(dyn_dims)
+        self._lens = [] if dyn_dims else [int(n) for n in lens]
+        if strides is not None and permutation is not None:
+            raise ShapeError("a shape takes strides or a permutation, not both")
+        if strides is not None and len(strides) != len(lens):
+            raise ShapeError(f"{len(strides)} strides for {len(lens)} lens")
+        if any(n < 0 for n in (*self._lens, *(strides or ()))):
+            raise ShapeError(f"lens {list(lens)} and strides {strides} cannot be negative")
+        if permutation is not None:
+            strides = _permuted(self._lens, permutation)
+        standard = [int(s) for s in row_major(self._lens)]
+        self._strides = standard if strides is None else [int(s) for s in strides]
+
+    @classmethod
+    def of(cls, given: Shape) -> shape:
+        """The shape of a value of a program. One without dims is a scalar."""
+        if not given.dtype.is_tensor:
+            raise CompatError(f"MIGraphX's API has no shape for {given}: get_tuple_elem picks one")
+        code = type_of(given.dtype)
+        if not given.static:
+            return cls(type=code, dyn_dims=[Dimension.of(d) for d in given.dims])
+        if not given.dims:
+            return cls(type=code, lens=[1], strides=[0])
+        dims, strides = given.bind({}).dims, given.true_strides
+        return cls(type=code, lens=[int(d) for d in dims], strides=[int(s) for s in strides])
+
+    def declared(self, name: str) -> Shape:
+        """The shape a parameter of this name gets in a program; its dynamic dims become symbols
+        that are named after it.
+        """
+        if self.dynamic():
+            return Shape(
+                self._dtype, [d.extent(f"{name}.{i}") for i, d in enumerate(self._dyn_dims)]
+            )
+        return self.migx()
+
+    def migx(self) -> Shape:
+        """The same, in migx; ``ShapeError`` where it is dynamic."""
+        if self.scalar() and self._lens == [1]:
+            return Shape(self._dtype)
+        return Shape(self._dtype, self.lens(), self._strides)
+
+    def type(self) -> Code:
+        return TYPES[self._dtype]
+
+    def lens(self) -> list[int]:
+        """The dims; ``ShapeError`` where they are dynamic."""
+        if self.dynamic():
+            raise ShapeError(f"{self} has no lens but dyn_dims")
+        return list(self._lens)
+
+    def strides(self) -> list[int]:
+        """The strides in elements; ``ShapeError`` where dims are dynamic."""
+        self.lens()
+        return list(self._strides)
+
+    def ndim(self) -> int:
+        return len(self._dyn_dims or self._lens)
+
+    def elements(self) -> int:
+        return math.prod(self.lens())
+
+    def bytes(self) -> int:
+        """The bytes of the memory it spans; a broadcast spans less than its elements."""
+        return self.type_size() * self.element_space()
+
+    def element_space(self) -> int:
+        """How many elements the memory holds that it spans."""
+        if not self.elements():
+            return 0
+        return 1 + sum((n - 1) * s for n, s in zip(self._lens, self._strides, strict=True))
+
+    def type_string(self) -> str:
+        return self.type().name
+
+    def type_size(self) -> int:
+        return self._dtype.bits // 8
+
+    def dyn_dims(self) -> list[Dimension]:
+        return list(self._dyn_dims)
+
+    def dynamic(self) -> bool:
+        return bool(self._dyn_dims)
+
+    def packed(self) -> bool:
+        """Whether the elements fill their memory exactly once, in any order of axes."""
+        return not self.dynamic() and self.elements() == self.element_space()
+
+    def transposed(self) -> bool:
+        """Whether the strides, zeros aside, are not in falling order."""
+        moving = [s for s in self._strides if s]
+        return not self.dynamic() and moving != sorted(moving, reverse=True)
+
+    def broadcasted(self) -> bool:
+        """Whether some stride is 0."""
+        return not self.dynamic() and 0 in self._strides
+
+    def standard(self) -> bool:
+        """Whether the elements lie row-major, with no gap and no repetition."""
+        falling = self._strides == sorted(self._strides, reverse=True)
+        return self.packed() and falling
+
+    def scalar(self) -> bool:
+        """Whether all elements are one."""
+        return not self.dynamic() and self.elements() > 0 and not any(self._strides)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, shape) and self._key() == other._key()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _key(self) -> tuple[Any, ...]:
+        dims = [(d.min, d.max, d.optimals) for d in self._dyn_dims]
+        return self._dtype, self._lens, self._strides, dims
+
+    def __repr__(self) -> str:
+        lists = [self._dyn_dims] if self.dynamic() else [self._lens, self._strides]
+        texts = ["{" + ", ".join(map(str, each)) + "}" for each in lists]
+        return ", ".join(["dynamic"] * self.dynamic() + [self.type_string(), *texts])
+
+
+def _permuted(lens: Sequence[int], permutation: Sequence[int]) -> list[int]:
+    """The strides of a tensor whose axes lie in memory in the order of the permutation."""
+    if sorted(permutation) != list(range(len(lens))):
+        raise ShapeError(f"{list(permutation)} does not permute the {len(lens)} axes of {lens}")
+    strides = [0] * len(lens)
+    for axis, stride in zip(permutation, row_major([lens[i] for i in permutation]), strict=True):
+        strides[axis] = int(stride)
+    return strides
+
+
+__all__ = ["dynamic_dimension", "shape", "type_t"]

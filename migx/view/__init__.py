@@ -1,0 +1,66 @@
+"""The report: what a pipeline did to a program, pass by pass, as one HTML page.
+
+    migx.view.report(program, target="cpu", inputs=inputs).write("report.html")
+
+``data`` is what it tells, ``recorder`` the observer that finds it, ``document`` the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from migx.binding import sizes_of
+from migx.compiler import compiled
+from migx.manager import PassManager
+from migx.observers import Time
+from migx.pipeline import Pipeline
+from migx.profile import measured
+from migx.program import Program
+from migx.target import CompileOptions, Target, get_target
+from migx.view.data import Report
+from migx.view.recorder import Recorder
+
+__all__ = ["Recorder", "Report", "report"]
+
+
+RUNS = 5
+"""A run is measured so often, and the quickest shown: the others were disturbed more."""
+
+
+def report(
+    program: Program,
+    target: Target | str = "cpu",
+    *,
+    inputs: Mapping[str, Any] | None = None,
+    title: str = "program",
+    **options: Any,
+) -> Report:
+    """What the passes of a target make of a program, or those of ``passes="..."``; the program
+    itself stays as it is.
+
+    With ``inputs`` it is compiled and run, and the report has what each instruction took:
+    ``TargetError`` where the target cannot tell. The other options are those of
+    ``Program.compile``.
+    """
+    chosen, timer = get_target(target), Time()
+    passes = _passes(chosen, options)
+    PassManager(program.copy(), (timer,)).run(passes)
+    recorder = Recorder([row[1] for row in timer.rows])
+    if inputs is None:
+        PassManager(program.copy(), (recorder,), recorder.log).run(passes)
+        return recorder.report(title, chosen.name)
+    made = compiled(program, chosen, observers=(recorder,), log=recorder.log, **options)
+    recorder.finished(made.program, "compile", "Constants are packed, and weights put in slots.")
+    arguments, parameters = made.arguments(inputs), made.program.main.parameters
+    sizes = sizes_of((n, p.shape, arguments[n].shape) for n, p in parameters.items())
+    run = recorder.run(measured(made, arguments, RUNS), sizes)
+    return recorder.report(title, chosen.name, run)
+
+
+def _passes(target: Target, options: Mapping[str, Any]) -> Pipeline:
+    """The passes asked for, or those the target lists."""
+    asked = CompileOptions(**options)
+    if asked.passes is not None:
+        return Pipeline.of(asked.passes)
+    return target.get_passes(target.get_context(), asked)

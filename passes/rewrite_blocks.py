@@ -1,0 +1,46 @@
+"""Splits axes into the blocks that they are quantised in."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from migx.ir import Instruction
+from migx.manager import Pass
+from migx.match import on
+from migx.ops.layout import Reshape, Unsqueeze
+from migx.ops.quantization import DequantizeLinear, Linear, QuantizeLinear
+from migx.rewrite import Cursor, Declined, RuleSet, rule
+
+
+@rule(on((QuantizeLinear, DequantizeLinear), name="root"))
+def split(at: Cursor, root: Instruction) -> Instruction | Declined:
+    """An axis of whole blocks becomes one of blocks and one of their elements, along which a scale
+    is the same.
+    """
+    op, (x, *parameters) = root.op, root.inputs
+    assert isinstance(op, Linear)
+    blocked = [v for v in parameters if v.shape.elements != 1]
+    if not op.block or not blocked:
+        return Declined("it has no blocks")
+    before, extent, after = (
+        x.shape.dims[: op.axis],
+        x.shape.dims[op.axis],
+        x.shape.dims[op.axis + 1 :],
+    )
+    count = extent // op.block
+    if count == 1 or count * op.block != extent:
+        return Declined("the axis is one block, or not all of its blocks are known to be whole")
+    if any(v.shape.dims != (*before, count, *after) for v in blocked):
+        return Declined("whether the scale is one element or many is not known")
+    apart = at(Reshape((*before, count, op.block, *after)), x)
+    each = [at(Unsqueeze((op.axis + 1,)), v) if v in blocked else v for v in parameters]
+    made = at(dataclasses.replace(op, axis=op.axis + 1), apart, *each)
+    return at(Reshape(x.shape.dims), made)
+
+
+class RewriteBlocks(Pass):
+    """Splits axes into the blocks they are quantised in, so that the rest is arithmetic on
+    elements.
+    """
+
+    rules = RuleSet((split,))

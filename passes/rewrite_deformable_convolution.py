@@ -1,0 +1,105 @@
+"""Turns deformable convolutions into the sampling of an image and a product."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from migx.dim import Extent, product
+from migx.ir import Instruction
+from migx.manager import Pass
+from migx.match import on
+from migx.ops._windows import split
+from migx.ops.layout import Concat, Reshape, Slice, Unsqueeze
+from migx.ops.linear import Dot
+from migx.ops.pointwise import Add, Convert, Div, Mul, Sub
+from migx.ops.vision import DeformableConvolution, GridSample
+from migx.passes.rewrite_indexing import number, places, wide
+from migx.rewrite import Cursor, Declined, RuleSet, rule
+from migx.shape import F32, F64, Dims
+
+
+@rule(on(DeformableConvolution, name="root"))
+def sampled(at: Cursor, root: Instruction) -> Instruction | Declined:
+    """The columns of a deformable convolution are elements sampled at a grid, times the mask; it is
+    the product of the weights and these.
+    """
+    op, dtype = root.op, root.shape.dtype
+    assert isinstance(op, DeformableConvolution)
+    narrow = dtype.bits < F32.bits
+    x, w, offset, *masks = (at(Convert(F32), v) if narrow else v for v in root.inputs)
+    lengths = [n for n in w.shape.dims[2:] if isinstance(n, int)]
+    if len(lengths) != w.shape.rank - 2:
+        return Declined("how large the kernels are is not known")
+    images, channels = x.shape.dims[0] * op.offset_group, x.shape.dims[1]
+    counts, taps = root.shape.dims[2:], prod(lengths)
+    grid = _grid(at, op, offset, x.shape.dims, lengths, counts)
+    data = at(Reshape((images, channels // op.offset_group, *x.shape.dims[2:])), x)
+    columns = at(GridSample(), data, grid)
+    columns = at(Reshape((images, channels // op.offset_group, taps, *counts)), columns)
+    for given in masks:
+        mask = at(Reshape((images, 1, taps, *counts)), given)
+        columns = at(Mul(), columns, wide(at, mask, columns.shape.dims))
+    depth, windows = product(w.shape.dims[1:]), product(counts)
+    columns = at(Reshape((x.shape.dims[0], op.group, depth, windows)), columns)
+    outputs = w.shape.dims[0] // op.group
+    kernels = at(Reshape((op.group, outputs, depth)), w)
+    kernels = wide(at, kernels, (x.shape.dims[0], op.group, outputs, depth))
+    made = at(Reshape(root.shape.dims), at(Dot(), kernels, columns))
+    return at(Convert(dtype), made) if narrow else made
+
+
+def _grid(
+    at: Cursor,
+    op: DeformableConvolution,
+    offset: Instruction,
+    image: Dims,
+    lengths: list[int],
+    counts: Dims,
+) -> Instruction:
+    """Where the taps of all windows are: [images, taps * windows..., axes], the last axis first; in
+    f64, so that counting from -1 to 1 and back costs no accuracy.
+    """
+    rank = len(lengths)
+    dims = (image[0] * op.offset_group, *lengths, *counts)
+    apart = at(Convert(F64), at(Reshape((*dims[: 1 + rank], rank, *counts)), offset))
+    parts = []
+    for axis in reversed(range(rank)):
+        moved = at(Slice((1 + rank,), (axis,), (axis + 1,)), apart)
+        place = at(Add(), at(Reshape(dims), moved), _regular(at, op, axis, moved, dims))
+        two, one, extent = (
+            wide(at, at(Convert(moved.shape.dtype), number(at, n)), dims)
+            for n in (2, 1, image[2 + axis])
+        )
+        share = at(Div(), at(Add(), at(Mul(), place, two), one), extent)
+        parts.append(at(Unsqueeze((len(dims),)), at(Sub(), share, one)))
+    grid = parts[0] if rank == 1 else at(Concat(len(dims)), *parts)
+    return at(Reshape((dims[0], prod(lengths) * counts[0], *counts[1:], rank)), grid)
+
+
+def _regular(
+    at: Cursor, op: DeformableConvolution, axis: int, like: Instruction, dims: Dims
+) -> Instruction:
+    """Where the taps of all windows would be along an axis without offsets."""
+    rank = len(op.stride)
+    begins, _ = split(op.padding)
+
+    def along(extent: Extent, first: int, by: int, behind: int) -> Instruction:
+        values = at(Convert(like.shape.dtype), places(at, extent))
+        scaled = [np.full((), n, like.shape.dtype.numpy) for n in (by, first)]
+        by_, first_ = (wide(at, at.literal(n), values.shape.dims) for n in scaled)
+        line = at(Add(), at(Mul(), values, by_), first_)
+        return wide(at, at(Unsqueeze(tuple(range(1, 1 + behind))), line) if behind else line, dims)
+
+    tap = along(dims[1 + axis], -int(begins[axis]), op.dilation[axis], 2 * rank - axis - 1)
+    window = along(dims[1 + rank + axis], 0, op.stride[axis], rank - axis - 1)
+    return at(Add(), tap, window)
+
+
+class RewriteDeformableConvolution(Pass):
+    """Turns deformable convolutions into a sampling of the image at a grid of places, and a product
+    (Dai et al. 2017).
+    """
+
+    rules = RuleSet((sampled,))

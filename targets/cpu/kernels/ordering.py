@@ -1,0 +1,168 @@
+"""Numbers put in order: a buffer in scratch, of keys and of the places they come from.
+
+A *key* is an unsigned number that is the less the sooner its element comes, so that integers and
+floats are ordered alike. A few keys are sorted by their ranks: how many come before each is counted
+by vectors. Many are sorted by one byte after another. Both keep equals in their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from migx.dim import Extent
+from migx.shape import DType
+from migx.targets.cpu.emit import I32, I64, Type, Value
+from migx.targets.cpu.kernel import Frame
+
+FEW = 128
+"""Up to so many keys counting ranks is faster than going through bytes."""
+BYTE = 8
+DIGITS = 1 << BYTE
+
+
+class Scratch:
+    """Scratch memory, handed out piece by piece; ``nbytes`` is what has been taken."""
+
+    def __init__(self, frame: Frame) -> None:
+        self._frame = frame
+        self.nbytes: Extent = 0
+
+    def take(self, count: Extent, type_: Type) -> Value:
+        """Where there is room for so many of a type, from a line of the cache on."""
+        frame = self._frame
+        words = frame.extent(self.nbytes // I64.nbytes)
+        self.nbytes = self.nbytes + (count * type_.nbytes + 63) // 64 * 64
+        return frame.function.element(frame.scratch, words, I64)
+
+
+def key_type(dtype: DType) -> Type:
+    """The unsigned number that a key of such elements is."""
+    return I64 if dtype.bits == 64 else I32
+
+
+def rising(x: Value, dtype: DType) -> Value:
+    """The keys of elements, in their computing type, of which the least come first; the two zeros
+    are equal, and NaN comes last.
+    """
+    f, key = x.into, key_type(dtype)
+    sign = f.const(key.times(x.type.lanes), 1 << (key.bits - 1))
+    if not dtype.is_float:
+        found = f.cast(x, key, signed=dtype.kind == "int")
+        return found ^ sign if dtype.kind == "int" else found
+    bits = f.bitcast(f.select(f.compare("eq", x, 0.0), 0.0, x), sign.type)
+    turned = f.op("ashr", bits, key.bits - 1)
+    return f.select(f.compare("ne", x, x), -1, bits ^ (turned | sign))
+
+
+def any_of(mask: Value) -> Value:
+    """Whether a lane of a mask holds."""
+    f = mask.into
+    return f.compare("ne", f.bitcast(mask, Type(f"i{mask.type.lanes}")), 0)
+
+
+@dataclass
+class Buffer:
+    """Keys and their places, with room for ``most`` of them and two vectors of ``lanes``."""
+
+    scratch: Scratch
+    key: Type
+    most: Extent
+    lanes: int
+    keys: Value = field(init=False)
+    indices: Value = field(init=False)
+
+    def __post_init__(self) -> None:
+        room = (self.most + 2 * self.lanes + 15) // 16 * 16
+        self.keys, self._other_keys = (self.scratch.take(room, self.key) for _ in range(2))
+        self.indices, self._other_indices = (self.scratch.take(room, I64) for _ in range(2))
+        self._tally = self.scratch.take(DIGITS, I64)
+        self.f = self.keys.into
+
+    def entered(
+        self, begin: Value, end: Value, count: Value, key_of: Callable[[Value], tuple[Value, Value]]
+    ) -> Value:
+        """Puts keys behind those there are, for all places between two; ``key_of`` gives that of a
+        place, and whether it enters. Gives how many there are then.
+        """
+        f = self.f
+        with f.loop(begin, end, carry=[count]) as k:
+            (place,) = k.carried
+            key, enters = key_of(k.index)
+            f.store(key, f.element(self.keys, place, self.key))
+            f.store(k.index, f.element(self.indices, place, I64))
+            k.carry(place + f.cast(enters, I64, signed=False))
+        return k.carried[0]
+
+    def index(self, number: Value) -> Value:
+        """The place that a key comes from."""
+        return self.f.load(self.f.element(self.indices, number, I64), I64)
+
+    def sort(self, count: Value) -> None:
+        """Sorts the first keys of the buffer, and their places with them."""
+        f = self.f
+        few = f.compare("le", count, FEW)
+        with f.when(few):
+            self._by_ranks(count)
+        with f.unless(few):
+            self._by_bytes(count)
+
+    def _by_ranks(self, count: Value) -> None:
+        """Puts each key where as many are before it as are less, or equal and before it now."""
+        f, vector = self.f, self.key.times(self.lanes)
+        f.store(f.const(vector, -1), f.element(self.keys, count, self.key))
+        with f.loop(0, count) as one:
+            key = f.load(f.element(self.keys, one.index, self.key), self.key)
+            near = f.splat(f.cast(one.index, self.key), self.lanes)
+            with f.loop(0, count, self.lanes, carry=[f.as_index(0)]) as k:
+                others = f.load(f.element(self.keys, k.index, self.key), vector)
+                places = f.iota(vector) + f.cast(k.index, self.key)
+                less = f.compare("lt", others, key, signed=False)
+                before = f.compare("eq", others, key) & (places < near)
+                bits = f.bitcast(less | before, Type(f"i{self.lanes}"))
+                k.carry(k.carried[0] + f.cast(f.intrinsic("ctpop", bits), I64, signed=False))
+            index = self.index(one.index)
+            f.store(key, f.element(self._other_keys, k.carried[0], self.key))
+            f.store(index, f.element(self._other_indices, k.carried[0], I64))
+        for given, made, type_ in (
+            (self._other_keys, self.keys, self.key),
+            (self._other_indices, self.indices, I64),
+        ):
+            with f.loop(0, count, self.lanes) as k:
+                many = f.load(f.element(given, k.index, type_), type_.times(self.lanes))
+                f.store(many, f.element(made, k.index, type_))
+
+    def _by_bytes(self, count: Value) -> None:
+        """Sorts by one byte of the keys after another, the lowest first, from the buffer to the
+        other one and back.
+        """
+        f = self.f
+        pairs = [self.keys, self.indices, self._other_keys, self._other_indices]
+        with f.loop(0, self.key.bits, BYTE, carry=pairs) as byte:
+            keys, indices, new_keys, new_indices = byte.carried
+            shift = f.cast(byte.index, self.key)
+            with f.loop(0, DIGITS) as k:
+                f.store(f.as_index(0), f.element(self._tally, k.index, I64))
+            with f.loop(0, count) as k:
+                _, counter = self._digit(keys, k.index, shift)
+                f.store(f.load(counter, I64) + 1, counter)
+            with f.loop(0, DIGITS, carry=[f.as_index(0)]) as k:
+                counter = f.element(self._tally, k.index, I64)
+                many = f.load(counter, I64)
+                f.store(k.carried[0], counter)
+                k.carry(k.carried[0] + many)
+            with f.loop(0, count) as k:
+                key, counter = self._digit(keys, k.index, shift)
+                place = f.load(counter, I64)
+                f.store(place + 1, counter)
+                f.store(key, f.element(new_keys, place, self.key))
+                index = f.load(f.element(indices, k.index, I64), I64)
+                f.store(index, f.element(new_indices, place, I64))
+            byte.carry(new_keys, new_indices, keys, indices)
+
+    def _digit(self, keys: Value, index: Value, shift: Value) -> tuple[Value, Value]:
+        """A key, and the word in which keys with its digit are counted."""
+        f = self.f
+        key = f.load(f.element(keys, index, self.key), self.key)
+        digit = f.cast((key >> shift) & (DIGITS - 1), I64, signed=False)
+        return key, f.element(self._tally, digit, I64)

@@ -1,0 +1,92 @@
+"""Kernels of ``topk``.
+
+The keys of a line that are no worse than the worst of the best known are put into a buffer; most
+vectors have none, and cost a load and a comparison. When the buffer is full it is sorted, and what
+is behind the best k is forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from migx.dim import maximum, minimum
+from migx.ir import Instruction
+from migx.ops.reduce import Topk
+from migx.targets.cpu import elements
+from migx.targets.cpu.emit import I64, Value
+from migx.targets.cpu.kernel import Kernel
+from migx.targets.cpu.kernels.lines import Lines, computed
+from migx.targets.cpu.kernels.ordering import Buffer, Scratch, any_of, key_type, rising
+from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.tile import apart, memory_of
+
+SPARE, LEAST = 4, 32
+"""The buffer has room for so many times k, or at least for so many."""
+
+
+def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
+    """The kernel of ``topk`` of elements that LLVM has a type for, whose k sizes say."""
+    if not isinstance(at.op, Topk) or len(at.inputs) != 1 or not computed(at, machine):
+        return None
+    return _Best(at, at.op, machine).kernel()
+
+
+class _Best(Lines):
+    """Writes the kernel of one instruction."""
+
+    def __init__(self, at: Instruction, op: Topk, machine: Machine) -> None:
+        super().__init__(at, machine)
+        self.op, self.side_by_side = op, False
+        self.key = key_type(self.dtype)
+        self.lanes = machine.lanes(self.key)
+        self.count = self.frame.extent(op.k)
+        self.most = minimum(maximum(SPARE * op.k, LEAST), self.given.dims[self.axis])
+        scratch = Scratch(self.frame)
+        self.buffer = Buffer(scratch, self.key, self.most, self.lanes)
+        self.scratch = scratch.nbytes
+
+    def line(self, given: Value, made: Sequence[Value], lanes: int) -> None:
+        f = self.f
+        whole = self.length // self.lanes * self.lanes
+        with f.loop(0, whole, self.lanes, carry=[f.as_index(0), f.const(self.key, -1)]) as k:
+            _, enter = self._key(given, k.index, k.carried[1], self.lanes)
+            with f.when(any_of(enter), k.carried) as entered:
+                entered.carry(*self._enter(given, k.index, k.index + self.lanes, *k.carried))
+            k.carry(*entered.carried)
+        count, limit = k.carried
+        count = self.buffer.entered(whole, self.length, count, lambda i: self._key(given, i, limit))
+        self.buffer.sort(count)
+        memory = memory_of(self.dtype)
+        with f.loop(0, self.count) as k:
+            index = self.buffer.index(k.index)
+            value = f.load(f.element(given, index * self.step, memory), memory)
+            for number, (one, type_) in enumerate(((value, memory), (index, I64))):
+                step = self.frame.extent(self.at.shape.parts[number].true_strides[self.axis])
+                f.store(one, f.element(made[number], k.index * step, type_))
+
+    def _key(self, given: Value, index: Value, limit: Value, lanes: int = 0) -> tuple[Value, Value]:
+        """The keys of the elements from a place on, and whether they are within a limit."""
+        f, memory = self.f, memory_of(self.dtype)
+        start = f.element(given, index * self.step, memory)
+        if lanes:
+            raw = apart(f, start, self.step, memory.times(lanes), None)
+        else:
+            raw = f.load(start, memory)
+        key = rising(elements.loaded(f, raw, self.dtype), self.dtype)
+        key = ~key if self.op.largest else key
+        return key, f.compare("le", key, f.splat(limit, lanes), signed=False)
+
+    def _enter(
+        self, given: Value, begin: Value, end: Value, count: Value, limit: Value
+    ) -> list[Value]:
+        """Puts the keys between two places into the buffer, if they are within the limit; gives how
+        many there are then, and the limit.
+        """
+        f, buffer = self.f, self.buffer
+        count = buffer.entered(begin, end, count, lambda k: self._key(given, k, limit))
+        with f.when(count > self.frame.extent(self.most), [count, limit]) as full:
+            buffer.sort(count)
+            last = f.maximum(self.count - 1, 0)
+            worst = f.load(f.element(buffer.keys, last, self.key), self.key)
+            full.carry(self.count, f.intrinsic("usub.sat", worst, 1))
+        return full.carried

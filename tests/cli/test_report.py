@@ -1,0 +1,51 @@
+"""``migx report``: a page of what passes did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Migx
+
+
+def test_it_writes_a_page(migx: Migx, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.html"
+    result = migx("report", model, "-o", out)
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith(f"{out}: 0.")
+    assert out.read_text("utf-8").startswith("<!doctype html>")
+
+
+def test_json_is_what_the_page_shows(migx: Migx, model: Path) -> None:
+    asked = ("report", model, "--passes", "optimize_module,fuse_pointwise_reduce", "--json")
+    found = migx(*asked).json
+    assert (found["title"], found["run"]) == (str(model), None)
+    assert {"dense", "active", "soft", "pick"} == {*found["nodes"]}
+    assert "simplify_algebra" in [step["text"] for step in found["steps"]]
+    assert found["steps"][-1]["element"] == "fuse_pointwise_reduce"
+
+
+def test_perf_runs_it(migx: Migx, model: Path) -> None:
+    found = migx("report", model, "--perf", "--dim-param", "batch=3", "--json").json
+    kernels = {cost["kernel"] for cost in found["run"]["costs"]}
+    assert any("dot" in kernel for kernel in kernels)
+    assert found["run"]["weights"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--inputs", "x.npz"), "--inputs is for --perf"),
+        (("-o", "out.txt"), "--output out.txt: reports are .html files"),
+        (("-o", "/nowhere/out.html"), "cannot write /nowhere/out.html"),
+        (("--passes", "simplify"), "simplify"),
+        (("--perf", "--target", "ref"), "ref does not say what its runs cost"),
+    ],
+)
+def test_mistakes_are_one_message(
+    words: tuple[str, ...], said: str, migx: Migx, model: Path
+) -> None:
+    result = migx("report", model, *words)
+    assert (result.code, result.out) == (2, "")
+    assert said in result.err

@@ -1,0 +1,38 @@
+"""Operations that passes express by others have kernels on the cpu, and give what ``ref`` does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import migx
+from migx.testing.oracles import Trial
+from tests.targets.cpu.alone import random
+from tests.targets.cpu.test_plan import executable
+
+PROGRAMS = {
+    "trilu": "main(x: f32[2, n, 9], k: i64[1]) {\n  %0 = trilu(x, k)",
+    "onehot": "main(x: i32[n, 3], v: f16[2]) {\n  %0 = onehot(x, v) {axis=1, depth=50}",
+    "lrn": "main(x: f16[n, 7, 5]) {\n  %0 = lrn(x) {size=3, beta=0.6}",
+    "usual lrn": "main(x: f32[1, 7, n]) {\n  %0 = lrn(x) {size=4, alpha=0.5}",
+    "blocks": "main(x: i8[4, n], s: f32[2, n]) {\n  %0 = dequantizelinear(x, s) {axis=0, block=2}",
+    "transposed": "main(x: f32[1, 4, n, 5]) {\n"
+    '  %0 = @literal() {value=bytes("w", 0, 864), label="w"} : f32[4, 6, 3, 3]\n'
+    "  %1 = convolution_backwards(x, %0) "
+    "{padding=(1, 1, 1, 1), stride=(2, 2), output_padding=(1, 1)}",
+    "offsets": "main(x: f16[n, 8, 7, 9], w: f16[6, 4, 3, 2], o: f16[n, 24, 7, 8], "
+    "m: f16[n, 12, 7, 8]) {\n  %0 = deformable_convolution(x, w, o, m) "
+    "{padding=(1, 0, 1, 0), group=2, offset_group=2}",
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("n", [1, 6])
+def test_no_operation_is_left_to_the_host(name: str, n: int) -> None:
+    result = PROGRAMS[name].count(" = ") - 1
+    text = f"module {PROGRAMS[name]}\n  return %{result}\n}}\n"
+    program = migx.parse(text, draw_missing=1)
+    dice = np.random.default_rng(n)
+    shapes = {k: p.shape.bind({"n": n}) for k, p in program.main.parameters.items()}
+    Trial(program, {k: random(dice, shape) for k, shape in shapes.items()}).target("cpu")
+    assert not executable(program.compile("cpu")).fallbacks()
