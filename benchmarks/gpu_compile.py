@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import migx
 from benchmarks import models
-from benchmarks.gpu import show
+from benchmarks.gpu_table import show
 from migx.errors import MigxError
 from migx.targets.gpu import Gpu
 from migx.targets.gpu.executable import GpuExecutable

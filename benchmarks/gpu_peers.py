@@ -5,12 +5,16 @@ installed says so.
 
 from __future__ import annotations
 
+import ctypes
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from migx.program import Program
 
 Arrays = Mapping[str, NDArray[Any]]
 EAGER, COMPILED, ONNXRUNTIME = "torch", "torch.compile", "onnxruntime"
@@ -33,6 +37,57 @@ def torch_module() -> Any:
     return torch
 
 
+def pinned(to: int, nbytes: int, stream: int) -> Callable[[], Any]:
+    """A copy to the device from memory that the system may not move, enqueued by CuPy."""
+    cupy = cupy_module()
+    held = cupy.cuda.alloc_pinned_memory(nbytes)
+    ctypes.memset(held.ptr, 0, nbytes)
+    copy = cupy.cuda.runtime.memcpyAsync
+    return lambda: copy(to, held.ptr, nbytes, cupy.cuda.runtime.memcpyHostToDevice, stream)
+
+
+def cublas(side: int) -> float:
+    """Seconds of a square product of f16 by the maker's library, through CuPy. Its operand comes
+    from the host: to fill one there, CuPy would compile a kernel, by what may not be installed.
+    """
+    cupy = cupy_module()
+    x = cupy.asarray(_small(side))
+    first, last = (cupy.cuda.Event() for _ in range(2))
+    found = []
+    for count in (3, COUNT, COUNT, COUNT):
+        first.record()
+        for _ in range(count):
+            cupy.matmul(x, x)
+        last.record()
+        last.synchronize()
+        found.append(cupy.cuda.get_elapsed_time(first, last) / 1e3 / count)
+    return float(min(found[1:]))
+
+
+def torch_product(side: int) -> float:
+    """Seconds of the same product through torch."""
+    torch = torch_module()
+    x = torch.as_tensor(_small(side), device="cuda")
+    return seconds(torch, lambda: x @ x)
+
+
+def _small(side: int) -> NDArray[np.float16]:
+    """Numbers of a matrix whose powers are no larger than itself."""
+    drawn = np.random.default_rng(0).standard_normal((side, side), np.float32)
+    return (drawn / math.sqrt(side)).astype(np.float16)
+
+
+def cupy_module() -> Any:
+    """CuPy on a GPU; ``Missing`` without."""
+    try:
+        import cupy
+
+        cupy.cuda.runtime.getDevice()
+    except (ImportError, RuntimeError) as error:
+        raise Missing(f"CuPy: {error}") from error
+    return cupy
+
+
 def seconds(torch: Any, call: Callable[[], Any], count: int = COUNT) -> float:
     """Seconds of a call, by events on torch's stream, in the least of three rounds."""
     with torch.inference_mode():
@@ -53,7 +108,7 @@ def seconds(torch: Any, call: Callable[[], Any], count: int = COUNT) -> float:
 def kernel(name: str, rows: int, columns: int, *, compiled: bool) -> float:
     """Seconds of torch for one kernel of ``gpu_texts``, by its name in the table."""
     torch = torch_module()
-    x = torch.randn(rows, columns, device="cuda", dtype=torch.float16)
+    x = torch.randn(rows, columns, device="cuda", dtype=torch.float16) / math.sqrt(columns)
     functions: dict[str, Callable[[], Any]] = {
         "pointwise": lambda: torch.nn.functional.silu(x).flip(1),
         "layer norm": lambda: torch.nn.functional.layer_norm(x, (columns,)),
@@ -66,18 +121,13 @@ def kernel(name: str, rows: int, columns: int, *, compiled: bool) -> float:
     return seconds(torch, torch.compile(call) if compiled else call)
 
 
-def model(path: Path, given: Arrays, *, compiled: bool) -> float:
-    """Seconds of a model by torch, of the ONNX file as onnx2torch reads it."""
+def model(program: Program, given: Arrays, *, compiled: bool) -> float:
+    """Seconds of a model by torch, of a program as a graph of torch."""
+    from benchmarks.gpu_torch import graph_of
+
     torch = torch_module()
-    try:
-        import onnx2torch  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        raise Missing("onnx2torch is not installed") from None
-    try:
-        made = onnx2torch.convert(str(path)).eval().cuda()
-    except NotImplementedError as error:
-        raise Missing(f"onnx2torch: {error}") from error
-    inputs = [torch.as_tensor(array, device="cuda") for array in given.values()]
+    made = graph_of(program, torch, "cuda")
+    inputs = [torch.as_tensor(given[name], device="cuda") for name in program.main.parameters]
     called = torch.compile(made) if compiled else made
     return seconds(torch, lambda: called(*inputs))
 

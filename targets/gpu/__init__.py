@@ -17,9 +17,21 @@ if TYPE_CHECKING:
 
 SHAPES = ("normalize_ops", "simplify_dyn_ops")
 """What is known of sizes is said where it is needed."""
-REQUIRED = ("rewrite_rnn", "rewrite_convolution_backwards", "rewrite_resize")
+REQUIRED = (
+    "rewrite_rnn",
+    "rewrite_convolution_backwards",
+    "rewrite_resize",
+    "rewrite_deformable_convolution",
+    "rewrite_dft",
+)
 """What the device cannot do as it stands becomes what it can."""
-OPTIMISATION = ("optimize_module", "fuse_int4", "fuse_attention", "optimize_module")
+OPTIMISATION = (
+    "optimize_module",
+    "fuse_int4",
+    "rewrite_blocks",
+    "fuse_attention",
+    "optimize_module",
+)
 """Arithmetic done now rather than later, and what must be found before it is fused away."""
 FUSION = (
     "hoist_weights",

@@ -17,7 +17,8 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
@@ -25,11 +26,18 @@ from typing import Any
 
 from migx import kept
 from migx.errors import TargetError
-from migx.targets.gpu.architectures import architecture
+from migx.targets.gpu.architectures import Architecture, architecture
+from migx.targets.gpu.resources import spilled
 
 KIND = "gpu"
-VERSION = 1
+VERSION = 2
 """Counts changes to how text becomes a binary, which make binaries kept before worthless."""
+HARMLESS = 64
+"""Bytes of memory for a thread's registers that are not worth compiling again."""
+THREADS = 512
+"""The most threads that a program gets instead: with more, each has few registers."""
+BLACKWELL = 100
+"""The first architecture of NVIDIA whose binaries only drivers of CUDA 13 and later load."""
 _COMMAND = "from migx.targets.gpu.compiling import serve; serve()"
 
 
@@ -109,30 +117,62 @@ def binaries(requests: Iterable[Request]) -> dict[str, Binary]:
 
 
 def compiled(request: Request) -> Binary:
-    """A binary, compiled in this process."""
+    """A binary, compiled in this process: with fewer loads that run ahead where shared memory is
+    small, and of kernels that do not fit their registers with twice the threads or without such
+    loads, if they fit better then.
+    """
+    arch, warps = architecture(request.arch), request.warps
+    for stages in range(request.stages, 0, -1):
+        found = [_attempt(request, arch, warps, stages)]
+        if found[0].shared <= arch.shared:
+            break
+    else:
+        raise TargetError(f"it takes {found[0].shared} bytes of shared memory")
+    if _spilled(found[0], arch) > HARMLESS:
+        others = [(2 * warps, stages), (2 * warps, 1), (warps, 1)]
+        made = [_attempt(request, arch, w, s) for w, s in others if w * arch.warp <= THREADS]
+        found += [binary for binary in made if binary.shared <= arch.shared]
+    return min(found, key=lambda binary: _spilled(binary, arch))
+
+
+def _spilled(binary: Binary, arch: Architecture) -> int:
+    return spilled(binary.code, arch.code)
+
+
+def _attempt(request: Request, arch: Architecture, warps: int, stages: int) -> Binary:
+    """The binary with so many warps, and loads that run ahead."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    arch = architecture(request.arch)
     function = function_of(request.source)
-    names = function.arg_names
     kinds = [f"*{p}" for p in request.pointers] + ["i32"] * request.words
+    signature = dict(zip(function.arg_names, kinds, strict=True))
     attributes = {(i,): [["tt.divisibility", 16]] for i in request.aligned}
-    source = ASTSource(function, dict(zip(names, kinds, strict=True)), attrs=attributes)
-    target = GPUTarget(arch.backend, arch.number, arch.warp)
-    for stages in range(request.stages, 0, -1):  # fewer loads run ahead where memory is small
-        options: dict[str, Any] = {"num_warps": request.warps, "num_stages": stages}
-        options["enable_fp_fusion"] = True
+    source = ASTSource(function, signature, attrs=attributes)
+    options: dict[str, Any] = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
+    with _assembled_for_old_drivers(arch):
+        target = GPUTarget(arch.backend, arch.number, arch.warp)
         made = triton.compile(source, target=target, options=options)
-        if made.metadata.shared <= arch.shared:
-            break
-    else:
-        raise TargetError(f"it takes {made.metadata.shared} bytes of shared memory")
-    scratch = sum(hasattr(made.metadata, f"{k}_scratch_size") for k in ("global", "profile"))
-    threads = request.warps * arch.warp
-    code = made.asm[arch.code]
-    return Binary(code, made.metadata.name, made.metadata.shared, threads, scratch, arch.name)
+    said = made.metadata
+    scratch = [getattr(said, f"{kind}_scratch_size", None) for kind in ("global", "profile")]
+    if any(scratch):
+        raise TargetError(f"it takes scratch memory, which none of ours may: {scratch} bytes")
+    threads, pointers = said.num_warps * arch.warp, sum(s is not None for s in scratch)
+    return Binary(made.asm[arch.code], said.name, said.shared, threads, pointers, arch.name)
+
+
+@contextmanager
+def _assembled_for_old_drivers(arch: Architecture) -> Iterator[None]:
+    """Has Triton use the older of the assemblers that it brings wherever that knows the
+    architecture: what the newer one makes, drivers of CUDA 12 refuse to load.
+    """
+    from triton import knobs
+
+    with knobs.nvidia.scope():
+        if isinstance(arch.number, int) and arch.number < BLACKWELL:
+            knobs.nvidia.ptxas_blackwell = knobs.nvidia.ptxas.path
+        yield
 
 
 def function_of(source: str) -> Any:

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -16,9 +17,10 @@ from migx.errors import TargetError
 from migx.targets.gpu.compiling import Binary, Request
 from migx.targets.gpu.device import Buffer, Device, flat
 from migx.targets.gpu.dlpack import CUDA, ROCM
+from migx.targets.gpu.staging import LARGE, TO_DEVICE, TO_HOST, Staging
 
-TO_DEVICE, TO_HOST, INSIDE = 1, 2, 3
-"""What the runtimes of both makers call the directions of a copy."""
+INSIDE = 3
+"""What the runtimes of both makers call a copy on the device."""
 USUAL_SHARED = 48 * 1024
 """Bytes of shared memory that a CUDA kernel has without asking."""
 
@@ -31,6 +33,16 @@ class CupyBuffer:
 
     def __init__(self, memory: Any, nbytes: int) -> None:
         self._memory, self.address, self.nbytes = memory, int(memory.ptr), nbytes
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A stream of a caller's, as CuPy wants to be shown one."""
+
+    handle: int
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.handle
 
 
 class CupyDevice:
@@ -53,6 +65,7 @@ class CupyDevice:
             self._own, self._recording = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
         self.place = (ROCM if self._hip else CUDA), number
         self._thread, self._one_recording = threading.local(), threading.Lock()
+        self._staging = Staging(self._cuda, self._current)
 
     def _architecture(self, number: int) -> str:
         if not self._hip:
@@ -98,12 +111,22 @@ class CupyDevice:
         finally:
             self._thread.stream = before
 
+    def _stream_of(self, handle: int) -> Any:
+        """CuPy's object for a stream, which leaves one of a caller's alone when it goes."""
+        if handle == int(self._own.ptr):
+            return self._own
+        if hasattr(self._cuda.Stream, "from_external"):  # from CuPy 14 on, in the place of:
+            return self._cuda.Stream.from_external(Foreign(handle))
+        return self._cuda.ExternalStream(handle, self.place[1])
+
     @contextmanager
     def on(self, stream: int) -> Iterator[None]:
         own = int(self._own.ptr)
         self.order(own, stream)
+        with self._current("a stream cannot be used"):
+            given = self._stream_of(stream)
         try:
-            with self._enqueuing(self._cuda.ExternalStream(stream, self.place[1])):
+            with self._enqueuing(given):
                 yield
         finally:
             self.order(stream, own)
@@ -112,8 +135,8 @@ class CupyDevice:
         if first != then:
             with self._current("one stream cannot wait for another"):
                 event = self._cuda.Event(disable_timing=True)
-                event.record(self._cuda.ExternalStream(first, self.place[1]))
-                self._cuda.ExternalStream(then, self.place[1]).wait_event(event)
+                event.record(self._stream_of(first))
+                self._stream_of(then).wait_event(event)
 
     # Memory.
 
@@ -123,10 +146,16 @@ class CupyDevice:
 
     def upload(self, address: int, array: NDArray[Any]) -> None:
         data = flat(array)
-        self._copy(address, data.ctypes.data, data.nbytes, TO_DEVICE)
+        if data.nbytes >= LARGE:
+            self._staging.upload(address, data.ctypes.data, data.nbytes, self._now)
+        else:
+            self._copy(address, data.ctypes.data, data.nbytes, TO_DEVICE)
 
     def download(self, address: int, array: NDArray[Any]) -> None:
-        self._copy(array.ctypes.data, address, array.nbytes, TO_HOST)
+        if array.nbytes >= LARGE:
+            self._staging.download(array.ctypes.data, address, array.nbytes, self._now)
+        else:
+            self._copy(array.ctypes.data, address, array.nbytes, TO_HOST)
         self.synchronize()
 
     def move(self, to: int, source: int, nbytes: int) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from migx.argument import Argument
 from migx.op import Operation
 from migx.shape import BF16, BOOL, F16, F32, DType
+from migx.targets.gpu.narrow import FORMATS, is_narrow, rounded
 from migx.targets.gpu.text import COMPUTING, STORED, storable
 
 Emit = Callable[[Any, Sequence[str], Sequence[DType], DType], str]
@@ -23,7 +24,11 @@ ALL = "tl.PropagateNan.ALL"
 
 def has(op: Operation, operands: Sequence[DType], result: DType) -> bool:
     """Whether ``apply`` knows an operation on these element types."""
-    if op.name not in TABLE or not all(map(storable, (*operands, result))):
+    if op.name not in TABLE:
+        return False
+    if is_narrow(result) or any(map(is_narrow, operands)):
+        return _has_narrow(op, operands, result)
+    if not all(map(storable, (*operands, result))):
         return False
     if op.name in FLOAT_ONLY:
         return result.is_float
@@ -36,6 +41,16 @@ def has(op: Operation, operands: Sequence[DType], result: DType) -> bool:
     if op.name == "dequantizelinear":
         return operands[0].is_integer and operands[0].bits <= 16
     return True
+
+
+def _has_narrow(op: Operation, operands: Sequence[DType], result: DType) -> bool:
+    """Whether ``apply`` knows a conversion from or to floats of eight bits, made in f32."""
+    exact = [t for t in (*operands, result) if not is_narrow(t)]
+    if op.name not in ("convert", "dequantizelinear", "identity", "quantizelinear"):
+        return False
+    if not all(storable(t) and (t is F32 or t.bits <= 16) for t in exact):
+        return False
+    return result.is_float and (not is_narrow(result) or result in FORMATS)
 
 
 def apply(op: Operation, values: Sequence[str], types: Sequence[DType], result: DType) -> str:
@@ -106,6 +121,19 @@ def nearest(x: str) -> str:
     odd = f"({low} * 0.5 != tl.floor({low} * 0.5))"
     up = f"(({x} - {low} > 0.5) | (({x} - {low} == 0.5) & {odd}))"
     return f"({low} + tl.where({up}, 1.0, 0.0).to({x}.dtype))"
+
+
+def _convert(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+    if is_narrow(r):
+        return rounded(f"{v[0]}.to(tl.float32)", r, saturate=op.saturate)
+    return converted(v[0], t[0], r)
+
+
+def _bit_cast(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+    if t[0] is BOOL:
+        return f"{v[0]}.to({COMPUTING[r.name]})"
+    text = f"{v[0]}.to({STORED[t[0].name]}).to({STORED[r.name]}, bitcast=True)"
+    return f"({text} != 0)" if r is BOOL else f"{text}.to({COMPUTING[r.name]})"
 
 
 def converted(x: str, given: DType, to: DType) -> str:
@@ -238,6 +266,9 @@ def _isinf(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
 def _quantize(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
     """Rounds, adds the zero point, and clips; NaN becomes 0."""
     x, scale = v[0], v[1]
+    if is_narrow(r):
+        q = quotient(f"{x}.to(tl.float32)", scale, F32) + (f" + {v[2]}" if len(v) > 2 else "")
+        return rounded(f"({q})", r, saturate=op.saturate)
     low, high = limits(r)
     q = nearest(f"({quotient(x, scale, F32)})")
     if len(v) > 2:
@@ -247,6 +278,8 @@ def _quantize(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
 
 
 def _dequantize(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+    if is_narrow(t[0]):
+        return f"(({v[0]} - {v[2]}) * {v[1]})" if len(v) > 2 else f"({v[0]} * {v[1]})"
     difference = f"{v[0]}.to(tl.int32)"
     if len(v) > 2:
         difference = f"({difference} - {v[2]}.to(tl.int32))"
@@ -282,13 +315,14 @@ TABLE: dict[str, Emit] = {
         "tl.log(tl.abs({x}) + tl.sqrt({x} * {x} + 1)))"
     ),
     "atanh": _through_double("(0.5 * tl.log((1 + {x}) / (1 - {x})))"),
+    "bit_cast": _bit_cast,
     "bitwise_and": _binary("&"),
     "bitwise_not": _opposite,
     "bitwise_or": _binary("|"),
     "bitwise_xor": _binary("^"),
     "ceil": _unless_float("tl.ceil({x})"),
     "clip": lambda op, v, t, r: extreme(False, extreme(True, v[0], v[1], r), v[2], r),
-    "convert": lambda op, v, t, r: converted(v[0], t[0], r),
+    "convert": _convert,
     "cos": _call("cos"),
     "cosh": _through_double("((tl.exp({x}) + tl.exp(-{x})) * 0.5)"),
     "dequantizelinear": _dequantize,

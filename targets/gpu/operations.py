@@ -6,7 +6,8 @@ A value is on the host or on the device: what these make is on the device, but f
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from migx.argument import Argument
 from migx.dim import Extent
@@ -14,10 +15,12 @@ from migx.op import Modules, Op, Runnable, Shapes, Traits
 from migx.ops.builtin import Literal
 from migx.shape import Shape
 
+T = TypeVar("T")
+
 
 class CodeObject(Op):
     """A kernel and how it is launched. Its inputs are what the kernel reads and then, as many as
-    ``outputs``, the memory it writes, which becomes the result.
+    ``outputs``, the memory it writes, which becomes the result; behind it as much ``scratch``.
 
     ``source`` is its Triton text, ``pointers`` and ``words`` the parameters of that: the element
     types of the operands, and extents. ``grid`` is the number of programs, each of so many
@@ -41,9 +44,14 @@ class CodeObject(Op):
     flops: Extent = 0
     equal: tuple[Extent, ...] = ()
     turns: Extent = 0
+    scratch: int = 0
+
+    def result(self, operands: Sequence[T], index: int) -> T:
+        """The operand that holds one of the results."""
+        return operands[len(operands) - self.scratch - self.outputs + index]
 
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
-        results = shapes[len(shapes) - self.outputs :]
+        results = [self.result(shapes, index) for index in range(self.outputs)]
         return results[0] if self.outputs == 1 else Shape.tuple(*results)
 
 

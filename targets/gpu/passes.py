@@ -184,10 +184,11 @@ class _Lowering:
             tuple(i for i, v in enumerate((*reads, *writes)) if is_aligned(v)),
             kernel.warps,
             kernel.stages,
-            len(writes),
+            len(results(at)),
             kernel.flops,
             agreements(at),
             kernel.turns,
+            len(kernel.scratch),
         )
         self.made_there.add(at)
         self.device[at] = module.insert_instruction(at, op, *reads, *writes, origins=at.origins)

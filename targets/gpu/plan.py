@@ -74,11 +74,11 @@ def is_root(at: Instruction) -> bool:
 def lies_in(at: Instruction) -> Instruction | None:
     """The value in whose memory one lies, if it is on the device when that is; None for others."""
     if isinstance(at.op, CodeObject):
-        return at.inputs[-1] if at.op.outputs == 1 else None
+        return at.op.result(at.inputs, 0) if at.op.outputs == 1 else None
     if isinstance(at.op, GetTupleElem):
         source = at.inputs[0]
         if isinstance(source.op, CodeObject):
-            return source.inputs[len(source.inputs) - source.op.outputs + at.op.index]
+            return source.op.result(source.inputs, at.op.index)
         return None
     return at.inputs[0] if isinstance(at.op, (Assume, Sync)) or is_alias(at) else None
 

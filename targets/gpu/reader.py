@@ -22,12 +22,13 @@ from migx.ops.layout import (
     Transpose,
     Unsqueeze,
 )
-from migx.ops.packing import FLAT, UnpackInt4
+from migx.ops.packing import FLAT, Unpack
 from migx.ops.pointwise import Identity
 from migx.ops.quantization import DequantizeLinear
-from migx.shape import Shape
+from migx.shape import F32, Shape
 from migx.targets.gpu import elements
-from migx.targets.gpu.text import STORED, Expr, Part, Writer, expr, storable
+from migx.targets.gpu.narrow import decoded
+from migx.targets.gpu.text import COMPUTING, STORED, Expr, Part, Writer, expr, storable
 
 SAME_ORDER = (Contiguous, Identity, Reshape, Squeeze, Unsqueeze)
 """Operations that keep the elements in their order."""
@@ -49,13 +50,12 @@ class Reader:
     def readable(self, value: Instruction) -> bool:
         """Whether there is a text for all that a value is made of."""
         if value in self.operands:
-            return storable(value.shape.dtype)
+            return value.shape.dtype.name in COMPUTING
         op = value.op
         if isinstance(op, Literal):
             return not op.replaceable and value.shape.elements == 1 and storable(value.shape.dtype)
-        if isinstance(op, UnpackInt4):
-            source = _through(value.inputs[0])
-            return source in self.operands
+        if isinstance(op, Unpack):
+            return _through(value.inputs[0]) in self.operands and storable(value.shape.dtype)
         if isinstance(op, DequantizeLinear):
             return all(map(self.readable, value.inputs)) and storable(value.shape.dtype)
         if isinstance(op, (*SAME_ORDER, Broadcast, Multibroadcast, Transpose, Slice)):
@@ -99,11 +99,11 @@ class Reader:
         if value in self.operands or isinstance(value.op, Literal):
             return None
         op, source = value.op, value.inputs[0]
-        if isinstance(op, UnpackInt4):
+        if isinstance(op, Unpack):
             axis = value.shape.rank - 1 if op.axis == FLAT else op.axis % value.shape.rank
             extent = value.shape.dims[axis]
-            fits = source in self.operands and isinstance(extent, int) and extent % 2 == 0
-            return axis if fits else None
+            paired = op.stored(source.shape.dtype).bits == 4 and source in self.operands
+            return axis if paired and isinstance(extent, int) and extent % 2 == 0 else None
         if (below := self.pairs_along(source)) is None:
             return None
         if isinstance(op, Transpose):
@@ -143,7 +143,7 @@ class Reader:
         op = value.op
         if isinstance(op, Literal):
             return self.writer.let(Expr(elements.constant(op.value)))
-        if isinstance(op, UnpackInt4):
+        if isinstance(op, Unpack):
             return self._unpacked(value, op, parts)
         if isinstance(op, DequantizeLinear):
             return self._dequantized(value, op, parts)
@@ -204,29 +204,31 @@ class Reader:
     def _places(self, parts: Sequence[Part]) -> list[Expr]:
         return [place for part in parts for place in self.writer.split(part)]
 
-    def _unpacked(self, value: Instruction, op: UnpackInt4, parts: Sequence[Part]) -> Expr:
-        """Four bits, of the byte that holds them; ``axis`` is that along which they lie."""
+    def _unpacked(self, value: Instruction, op: Unpack, parts: Sequence[Part]) -> Expr:
+        """A few bits, of the byte that holds them; ``axis`` is that along which they lie."""
         w, packed = self.writer, value.inputs[0]
         places = self._places(parts)
         last = op.axis % value.shape.rank if op.axis != FLAT else -1
         pair = places[last].half if places else None
         if pair is not None and self.pairs_along(value) is not None:
             return self._half(value, op, places)
+        bits = op.stored(packed.shape.dtype).bits
+        per = 8 // bits
         if op.axis == FLAT:
             packed, parts = self._plain(packed, parts)
             index = w.offset(parts, Shape(packed.shape.dtype, packed.shape.dims).true_strides)
-            where, low = w.let(index // 2), w.let(index % 2)
+            where, lane = w.let(index // per), w.let(index % per)
         else:
             axis = op.axis % value.shape.rank
-            low = w.let(places[axis] % 2)
-            places[axis] = w.let(places[axis] // 2)
+            lane = w.let(places[axis] % per)
+            places[axis] = w.let(places[axis] // per)
             below = [Part(p, (d,)) for p, d in zip(places, packed.shape.dims, strict=True)]
             packed, below_ = self._plain(packed, below)
             where = w.offset(below_, self.shape(packed).true_strides)
         byte = w.load(self.operands[packed], where, self.shape(packed).dtype, raw=True)
-        return self._signed(value, byte, f"({low.text} * 4).to(tl.uint8)", low.over)
+        return self._level(value, byte, f"({lane.text} * {bits}).to(tl.uint8)", lane.over)
 
-    def _half(self, value: Instruction, op: UnpackInt4, places: list[Expr]) -> Expr:
+    def _half(self, value: Instruction, op: Unpack, places: list[Expr]) -> Expr:
         """Four bits of bytes that are read once for both of their halves."""
         packed = value.inputs[0]
         axis = value.shape.rank - 1 if op.axis == FLAT else op.axis % value.shape.rank
@@ -240,16 +242,22 @@ class Reader:
         where = self.writer.offset(parts, shape.true_strides)
         dtype = packed.shape.dtype
         byte = self.writer.load(self.operands[packed], where, dtype, raw=True)
-        return self._signed(value, byte, str(4 * half[1]), frozenset())
+        return self._level(value, byte, str(4 * half[1]), frozenset())
 
-    def _signed(self, value: Instruction, byte: Expr, shift: str, over: frozenset[int]) -> Expr:
-        """The level that four bits stand for, from a bit of a byte on."""
+    def _level(self, value: Instruction, byte: Expr, shift: str, over: frozenset[int]) -> Expr:
+        """What a few bits stand for, from one of a byte on."""
         w = self.writer
-        unsigned = f"{byte.text}.to(tl.uint8)"
-        code = w.let(Expr(f"(({unsigned} >> {shift}) & 15)", byte.over | over))
-        if value.shape.dtype.kind == "int":
-            return w.let(Expr(f"((({code.text}.to(tl.int32) ^ 8) - 8).to(tl.int8))", code.over))
-        return w.let(Expr(f"{code.text}.to(tl.uint8)", code.over))
+        stored = value.op.stored(value.inputs[0].shape.dtype)  # type: ignore[attr-defined]
+        code = f"(({byte.text}.to(tl.uint8) >> {shift}) & {(1 << stored.bits) - 1})"
+        found = w.let(Expr(code, byte.over | over))
+        if stored.is_float:
+            text = elements.converted(decoded(found.text, stored), F32, value.shape.dtype)
+            return w.let(Expr(text, found.over))
+        if stored.kind == "uint":
+            return w.let(Expr(f"{found.text}.to(tl.uint8)", found.over))
+        sign = 1 << (stored.bits - 1)
+        signed = f"((({found.text}.to(tl.int32) ^ {sign}) - {sign}).to(tl.int8))"
+        return w.let(Expr(signed, found.over))
 
     def _dequantized(self, value: Instruction, op: DequantizeLinear, parts: Sequence[Part]) -> Expr:
         """A number of its level, scale and zero point."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -147,12 +148,13 @@ class _Part:
             nbytes = sum(int(self.plan.bound(v.shape).nbytes) for v in _tensors(step.at))
             costs.append(Cost(step.at, "", time.perf_counter() - begin, 0, nbytes))
             return
-        for launch in step.launches:
-            self.device.synchronize()
-            taken = self.device.elapsed(lambda launch=launch: self.enqueue([launch]))  # type: ignore[misc]
-            op, at = launch.at.op, launch.at
+        for at, turns in groupby(step.launches, lambda launch: launch.at):
+            launches, op = list(turns), at.op
             assert isinstance(op, CodeObject)
-            nbytes = sum(int(self.plan.bound(v.shape).nbytes) for v in at.inputs)
+            self.device.synchronize()
+            taken = self.device.elapsed(lambda launches=launches: self.enqueue(launches))  # type: ignore[misc]
+            moved = at.inputs[: len(at.inputs) - op.scratch]
+            nbytes = sum(int(self.plan.bound(v.shape).nbytes) for v in moved)
             costs.append(Cost(at, op.kernel, taken, self.plan.number(op.flops), nbytes))
 
     def arguments(self, launch: Launch) -> tuple[int, ...]:

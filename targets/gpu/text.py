@@ -25,7 +25,10 @@ from migx import dim
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.shape import BOOL, OPTIONAL, DType, Shape
+from migx.targets.gpu.narrow import decoded, encoded, is_narrow
 
+NARROW = tuple(name for name, dtype in DType.known.items() if is_narrow(dtype))
+"""Floats of eight bits, which lie as bytes; only arithmetic by element computes them."""
 POINTERS = {
     "f16": "fp16",
     "bf16": "bf16",
@@ -38,6 +41,7 @@ POINTERS = {
 }
 """How elements lie in memory, by Triton's names for pointers to them."""
 COMPUTING = {
+    **dict.fromkeys(NARROW, "tl.float32"),
     "f16": "tl.float32",
     "bf16": "tl.float32",
     "f32": "tl.float32",
@@ -47,7 +51,13 @@ COMPUTING = {
     **{f"u{bits}": f"tl.uint{bits}" for bits in (8, 16, 32, 64)},
 }
 """What elements are computed in: floats under 32 bits in f32."""
-STORED = {**COMPUTING, "f16": "tl.float16", "bf16": "tl.bfloat16", "bool": "tl.uint8"}
+STORED = {
+    **COMPUTING,
+    **dict.fromkeys(NARROW, "tl.uint8"),
+    "f16": "tl.float16",
+    "bf16": "tl.bfloat16",
+    "bool": "tl.uint8",
+}
 MOST = 1 << 31
 """Operands of so many elements or more are indexed in 64 bits."""
 
@@ -237,6 +247,13 @@ class Writer:
         words, text = tuple(self._words), "\n".join(lines)
         return Kernel(name, text, grid, pointers, words, warps, stages, flops, turns, self.scratch)
 
+    def operand_of_scratch(self, shape: Shape) -> int:
+        """The operand that is scratch of a shape, which there is from now on."""
+        if shape not in self.scratch:
+            self.scratch = (*self.scratch, shape)
+            self.shapes.append(shape)
+        return len(self.shapes) - len(self.scratch) + self.scratch.index(shape)
+
     # Places.
 
     def numbers(
@@ -323,6 +340,8 @@ class Writer:
             text = f"({text} != 0)"
         elif not raw and dtype.is_float and dtype.bits == 16:
             text = f"{text}.to(tl.float32)"
+        elif not raw and is_narrow(dtype):
+            text = decoded(self.let(Expr(text, offset.over)).text, dtype)
         found = self.let(Expr(text, offset.over))
         return found if inside or also is None else self.only(also, found)
 
@@ -346,6 +365,8 @@ class Writer:
         """Writes a value, which is in its computing type."""
         mask = self.mask(offset.over, also)
         masked = "" if mask is None else f", mask={mask.text}"
+        if is_narrow(dtype):
+            value = self.let(Expr(encoded(self.let(value).text, dtype), value.over))
         self.line(f"tl.store(p{operand} + {offset.text}, {stored(value.text, dtype)}{masked})")
 
 
@@ -365,8 +386,8 @@ def results(at: Instruction) -> tuple[Shape, ...]:
 
 
 def storable(dtype: DType) -> bool:
-    """Whether kernels can compute elements of a type."""
-    return dtype.name in COMPUTING
+    """Whether kernels of all families can compute elements of a type."""
+    return dtype.name in COMPUTING and not is_narrow(dtype)
 
 
 def power_of_two(least: int) -> int:

@@ -34,15 +34,22 @@ HIDDEN = 0.2
 """How much of what is shorter than what limits a step is not hidden behind it."""
 SECTOR = 32
 """Bytes that are read together."""
+PARTS = (1, 2, 4, 8, 16)
+"""Into how many parts a depth is cut."""
+TURN = 2.5e-6
+"""Seconds that it takes to launch once more, and wait for that."""
 PRODUCTS = tuple((r, c) for r in (16, 32, 64, 128) for c in (16, 32, 64, 128, 256))
 REGISTERS = 128
-"""The most sums of a product that a thread keeps."""
+"""The most sums of a product that a thread keeps: half as many where it multiplies itself, and
+keeps operands, too.
+"""
 
 
 @dataclass(frozen=True)
 class Tile:
     """Rows by columns of results, by so much of the depth at a time; how many warps do it, and how
-    many loads run ahead. ``why`` says in a sentence what the model thinks of it.
+    many loads run ahead. Several programs share a tile whose depth is cut into ``parts``. ``why``
+    says in a sentence what the model thinks of it.
     """
 
     rows: int
@@ -50,6 +57,7 @@ class Tile:
     depth: int = 1
     warps: int = 4
     stages: int = 2
+    parts: int = 1
     why: str = field(default="", compare=False)
 
 
@@ -99,8 +107,9 @@ def product(
     """
     gpu = _around.get().gpu
     high, wide, deep = many(rows), many(columns), many(depth)
+    cuts = _cuts(depth, rows, columns, items)
     rate = (gpu.matrix if bits <= 16 else gpu.plain) / gpu.units
-    found = []
+    found: list[tuple[float, Tile]] = []
     for r, c in PRODUCTS:
         if r > max(16, _up(high)) or c > max(16, _up(wide)):
             continue
@@ -108,15 +117,14 @@ def product(
             warps = 8 if r * c >= 128 * 128 else 4
             stages, residents = _fitting(gpu, (r + c) * k * bits // 8, r * c, warps)
             too_deep = not step and k > 32 and (k > _up(deep) or k * bits > 1024)
-            kept = r * c * max(32, bits) // 32
+            kept = r * c * max(32, bits) // 32 * (1 if bits <= 16 else 2)
             if kept > REGISTERS * warps * gpu.warp or not stages or too_deep:
                 continue
             count = -(-high // r) * -(-wide // c) * many(items)
-            steps = -(-deep // k)
             work = 2 * r * c * k / rate / _used(r, c, warps * gpu.warp, bits)
             read = (r + c) * k * bits / 8 / (IN_L2 * gpu.bandwidth / gpu.units)
             tile = Tile(r, c, k, warps, stages)
-            found.append(_estimated(gpu, tile, count, residents, steps, work, read))
+            found += _in_parts(gpu, tile, deep, cuts, count, residents, work, read)
     return _picked(found)
 
 
@@ -129,20 +137,20 @@ def row(columns: Extent, depth: Extent, items: Extent, bits: int) -> Tile:
     warps enough to have all of the way to memory full.
     """
     gpu = _around.get().gpu
-    wide, deep = many(columns), many(depth)
-    found = []
+    wide, deep, cuts = many(columns), many(depth), _cuts(depth, columns, items)
+    found: list[tuple[float, Tile]] = []
     for c in (16, 32, 64, 128):
         for k in (128, 256, 512, 1024):
             warps = max(1, min(16, c * k // (64 * gpu.warp)))
             uneven = isinstance(depth, int) and depth % k and k > 128
             if c > max(16, _up(wide)) or c * k > 64 * warps * gpu.warp or uneven:
                 continue
-            count, steps = -(-wide // c) * many(items), -(-deep // k)
+            count = -(-wide // c) * many(items)
             share = min(1.0, c * bits / 8 / SECTOR)  # neighbours find the rest in L2
             read = c * k * bits / 8 / min(1.0, IN_L2 * share) / (gpu.bandwidth / gpu.units)
             residents = max(1, gpu.threads // (warps * gpu.warp * 2))
             tile = Tile(1, c, k, warps, 1)
-            found.append(_estimated(gpu, tile, count, residents, steps, 0.0, read))
+            found += _in_parts(gpu, tile, deep, cuts, count, residents, 0.0, read)
     return _picked(found)
 
 
@@ -164,7 +172,8 @@ def attention(
             stages, residents = _fitting(
                 gpu, k * (depth + width) * bits // 8, r * (k + width), warps, r * depth * bits // 8
             )
-            kept = r * (k + width) > REGISTERS * warps * gpu.warp
+            sums = r * (k + width) * (1 if bits <= 16 else 2)
+            kept = sums > REGISTERS * warps * gpu.warp
             if r > max(16, _up(high)) or k > max(32, _up(deep)) or kept or not stages:
                 continue
             count, steps = -(-high // r) * many(heads), -(-deep // k)
@@ -274,6 +283,41 @@ def _estimated(
     why = f"{shape}: {count} programs, {together} at a time on each of {gpu.units} units"
     said = f"{why}, in {rounds} round{'s' * (rounds > 1)}; limited by {limit}"
     return seconds, replace(tile, why=said)
+
+
+def _cuts(depth: Extent, *others: Extent) -> tuple[int, ...]:
+    """Into how many parts a depth may be cut: one, unless it is known, and so is how much memory
+    sums take at most.
+    """
+    known = isinstance(depth, int) and all(bounds(e)[1] < math.inf for e in others)
+    return PARTS if known else PARTS[:1]
+
+
+def _in_parts(
+    gpu: Architecture,
+    tile: Tile,
+    depth: int,
+    cuts: Iterable[int],
+    count: int,
+    residents: int,
+    work: float,
+    read: float,
+) -> Iterator[tuple[float, Tile]]:
+    """A tile with its depth whole, and where there are few of them, cut into parts: then there are
+    more programs with fewer steps each, and sums to be written and read again by another launch.
+    """
+    steps, size = -(-depth // tile.depth), tile.rows * tile.columns
+    kept = size * 4 * count / (IN_L2 * gpu.bandwidth)
+    for parts in cuts:
+        programs = count * parts
+        if parts > 1 and (steps < 2 * parts or size < 4 * parts or programs > 4 * gpu.units):
+            break
+        cut, each = replace(tile, parts=parts), -(-steps // parts)
+        seconds, cut = _estimated(gpu, cut, programs, residents, each, work, read)
+        if parts > 1:
+            seconds += TURN + 2 * parts * kept
+            cut = replace(cut, why=f"{cut.why}, after which {parts} parts are added up")
+        yield seconds, cut
 
 
 def _picked(found: Iterable[tuple[float, Tile]]) -> Tile:

@@ -40,7 +40,7 @@ class Tuner:
     def kernel(self, at: Instruction) -> Kernel | None:
         """The fastest kernel of an instruction; None where it has none."""
         found = candidates(at, self.device.arch)
-        if len(found) < 2 or found[0].turns != 0:
+        if len(found) < 2:
             return found[0] if found else None
         key = json.dumps([self.device.arch, *(repr(astuple(k)) for k in found)])
         if key not in self.known:
@@ -74,7 +74,7 @@ class Tuner:
         request = Request(
             kernel.source,
             kernel.pointers,
-            len(kernel.words),
+            len(kernel.words) + (kernel.turns != 0),
             aligned,
             kernel.warps,
             kernel.stages,
@@ -85,13 +85,14 @@ class Tuner:
         words = [_number(word, sizes) for word in kernel.words]
         scratch = [self.device.allocate(int(s.bind(sizes).nbytes)) for s in kernel.scratch]
         arguments = [*(b.address for b in (*buffers, *scratch)), *words]
-        grid = _number(kernel.grid, sizes)
+        grid, turns = _number(kernel.grid, sizes), _number(kernel.turns, sizes)
+        given = [[*arguments, turn] for turn in range(turns)] or [arguments]
 
-        def launches() -> None:
-            for _ in range(LAUNCHES):
-                self.device.launch(function, grid, arguments)
+        def launches(count: int = LAUNCHES) -> None:
+            for turn in given * count:
+                self.device.launch(function, grid, turn)
 
-        self.device.launch(function, grid, arguments)
+        launches(1)
         self.device.synchronize()
         return min(self.device.elapsed(launches) for _ in range(REPEATS))
 

@@ -151,9 +151,8 @@ def laid_out(array: NDArray[Any], shape: Shape) -> NDArray[Any]:
     """The elements of an array as a shape says they lie, one after another."""
     if shape.dtype.is_packed or shape.standard:
         return array
-    space = np.zeros(int(shape.element_space), array.dtype)
-    steps = [int(s) * array.itemsize for s in shape.true_strides]
-    np.lib.stride_tricks.as_strided(space, array.shape, steps)[...] = array
+    space = np.zeros(int(shape.element_space) * array.itemsize, np.uint8)
+    _seen(space, shape)[...] = array
     return space
 
 
@@ -188,9 +187,16 @@ def downloaded(device: Device, address: int, shape: Shape) -> NDArray[Any]:
         device.download(address, held)
         return held
     dims = tuple(int(d) for d in shape.dims)
-    space = np.empty(int(shape.element_space) if 0 not in dims else 0, shape.dtype.numpy)
-    device.download(address, space)
     if 0 in dims:
-        return space.reshape(dims)
-    steps = [int(s) * space.itemsize for s in shape.true_strides]
-    return np.ascontiguousarray(np.lib.stride_tricks.as_strided(space, dims, steps)).reshape(dims)
+        return np.empty(dims, shape.dtype.numpy)
+    space = np.empty(int(shape.element_space) * shape.dtype.numpy.itemsize, np.uint8)
+    device.download(address, space)
+    return np.ascontiguousarray(_seen(space, shape)).reshape(dims)
+
+
+def _seen(space: NDArray[np.uint8], shape: Shape) -> NDArray[Any]:
+    """The elements that lie in bytes as a static shape says."""
+    dims, kind = tuple(int(d) for d in shape.dims), shape.dtype.numpy
+    return np.ndarray(
+        dims, kind, space, strides=[int(s) * kind.itemsize for s in shape.true_strides]
+    )

@@ -54,10 +54,10 @@ SAMPLES = 4
 difference, times as much again, is its bound.
 """
 
-SUMS = named(
+SCATTERS = named("scatter_add scatter_mul scatternd_add scatternd_mul")
+SUMS = SCATTERS | named(
     "add convolution convolution_backwards convolution_channels_last dot mul prefix_scan_prod"
-    " prefix_scan_sum quant_convolution quant_dot reduce_mean reduce_prod reduce_sum scatter_add"
-    " scatter_mul scatternd_add scatternd_mul sub"
+    " prefix_scan_sum quant_convolution quant_dot reduce_mean reduce_prod reduce_sum sub"
 )
 """Polynomials of their inputs whose coefficients are at most 1 in magnitude."""
 
@@ -233,7 +233,7 @@ class _Step:
         size = np.abs(_double(self.result))
         sums = size
         if self.op.name in SUMS and count > 1:
-            sums = _run(self.op, [np.abs(_double(a)) for a in self.values], self.result.shape)
+            sums = _run(self.op, self._magnitudes(), self.result.shape)
         elif self.op.name in UP_TO_ONE:
             sums = np.ones_like(size)
         elif count > FUNCTION or self.op.name == "resize":
@@ -275,9 +275,19 @@ class _Step:
             return self._at_corners(errors)
         return self._sampled()
 
+    def _magnitudes(self) -> list[Doubles]:
+        """The magnitudes of the inputs; indices as they are."""
+        return [
+            a.array if i == 1 and self.op.name in SCATTERS else np.abs(_double(a))
+            for i, a in enumerate(self.values)
+        ]
+
     def _summed(self) -> Doubles:
-        sizes = [np.abs(_double(a)) for a in self.values]
-        spread = [s if e is None else s + e for s, e in zip(sizes, self.errors, strict=True)]
+        sizes = self._magnitudes()
+        spread = [
+            s if e is None or s.dtype.kind == "i" else s + e
+            for s, e in zip(sizes, self.errors, strict=True)
+        ]
         op = operations_of_magnitudes(self.op)
         most, least = (_run(op, of, self.result.shape) for of in (spread, sizes))
         return np.asarray(np.abs(most - least))

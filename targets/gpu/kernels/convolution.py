@@ -17,6 +17,7 @@ from migx.shape import BF16, F16, F32, DType
 from migx.targets.gpu import tiles as choose
 from migx.targets.gpu.finish import finish
 from migx.targets.gpu.kernels.fused import computable
+from migx.targets.gpu.parts import Parts
 from migx.targets.gpu.reader import Reader
 from migx.targets.gpu.text import (
     COMPUTING,
@@ -84,37 +85,75 @@ class _Writer:
         """The whole of it."""
         w = self.writer
         down, across = tiles(self.outputs, self.height), tiles(self.pixels, self.width)
+        items = self.op.group * self.inner.shape.dims[0]
+        grid = down * across * items
+        self.parts = Parts(w, self.tile, self.depth, grid, (items, self.outputs, self.pixels))
         cells = w.extent(down * across)
-        cell, rest = w.let(w.program % cells), w.let(w.program // cells)
+        cell, rest = w.let(self.parts.cell % cells), w.let(self.parts.cell // cells)
         groups = w.extent(self.op.group)
         self.group, self.item = w.let(rest % groups), w.let(rest // groups)
         height = w.extent(down)
-        row = w.numbers(0, 2, self.height, w.let(cell % height * self.height))
-        self.pixel = w.numbers(1, 2, self.width, w.let(cell // height * self.width))
+        corner = w.let(cell % height * self.height), w.let(cell // height * self.width)
+        if self.tile.parts == 1:
+            self._begin(*corner, self.height, self.width)
+            self._finish(self._sums())
+        else:
+            self._in_turns(rest, corner)
+        name = self.inner.name if self.at is self.inner else name_of(self.at)
+        flops = 2 * product(self.inner.shape.dims) * self.depth + self.rest.flops
+        return w.finished(
+            name,
+            grid * self.tile.parts,
+            warps=self.tile.warps,
+            stages=self.tile.stages,
+            flops=flops,
+            turns=self.parts.turns,
+        )
+
+    def _in_turns(self, item: Expr, corner: tuple[Expr, Expr]) -> None:
+        """Parts of the sums first, then all of them."""
+        w, parts = self.writer, self.parts
+        with w.block("if turn == 0:"):
+            row = self._begin(*corner, self.height, self.width)
+            parts.keep(self._sums(), self._kind, item, row, self.pixel)
+        with w.block("else:"):
+            row = self._begin(*parts.corner(*corner), *parts.piece)
+            self._finish(parts.total(self._kind, item, row, self.pixel))
+
+    def _begin(self, down: Expr, across: Expr, height: int, width: int) -> Expr:
+        """Says which output channels of the group and which pixels a tile has; gives the former."""
+        w = self.writer
+        row, self.pixel = w.numbers(0, 2, height, down), w.numbers(1, 2, width, across)
+        w.masks = {}
         if not whole(self.outputs, self.height):
             w.masks[0] = w.let(row.below(self.outputs))
         if not whole(self.pixels, self.width):
             w.masks[1] = w.let(self.pixel.below(w.extent(self.pixels)))
         self.places = w.split(Part(self.pixel, self.inner.shape.dims[2:]))
         self.output = w.let(self.group * self.outputs + row)
-        total = self._sums()
+        return row
+
+    def _finish(self, total: Expr) -> None:
+        """Goes on with the sums of a tile, or of the piece of it that is a program's own."""
+        w = self.writer
         counted = w.let(self.item * w.extent(self.outputs * self.op.group) + self.output)
-        finish(w, self.rest, total, counted, self.pixel, (self.height, self.width))
-        name = self.inner.name if self.at is self.inner else name_of(self.at)
-        flops = 2 * product(self.inner.shape.dims) * self.depth + self.rest.flops
-        grid = down * across * self.op.group * self.inner.shape.dims[0]
-        warps, stages = self.tile.warps, self.tile.stages
-        return w.finished(name, grid, warps=warps, stages=stages, flops=flops)
+        finish(w, self.rest, total, counted, self.pixel, self.parts.piece)
+
+    @property
+    def _kind(self) -> str:
+        """The type that sums are added up in."""
+        dtype = self.inner.shape.dtype
+        if dtype.is_float:
+            return COMPUTING[dtype.name]
+        return "tl.int64" if dtype.bits == 64 else "tl.int32"
 
     def _sums(self) -> Expr:
-        """The sums of a tile, in the type they are added up in."""
-        w, tile = self.writer, [self.height, self.width]
-        dtype = self.inner.shape.dtype
-        kind = COMPUTING[dtype.name] if dtype.is_float else "tl.int32"
-        kind = "tl.int64" if dtype.is_integer and dtype.bits == 64 else kind
+        """The sums of a tile, along its part of the depth."""
+        w, kind = self.writer, self._kind
+        tile = [self.height, self.width]
         total = w.variable(f"tl.zeros({tile}, {kind})", frozenset({0, 1}))
         rows, columns = w.masks.get(0), w.masks.get(1)
-        with w.loop(self.depth, self.step) as begin:
+        with self.parts.loop() as begin:
             left = w.numbers(1, 2, self.step, begin) if self.units else begin
             right = w.numbers(0, 2, self.step, begin) if self.units else begin
             x = self._filters(left, rows)

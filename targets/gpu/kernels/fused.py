@@ -15,7 +15,7 @@ from migx.fusion.kernels import Access, FusedKernel, Node, described, name_of
 from migx.fusion.stages import Stage, below, is_folded, stages_of
 from migx.ir import Instruction
 from migx.ops.reduce import ReduceAll, ReduceAny, ReduceMax, ReduceMean, ReduceMin, ReduceProd
-from migx.shape import BOOL, I32, DType
+from migx.shape import BOOL, F8E8M0, I32, DType
 from migx.targets.gpu import elements
 from migx.targets.gpu import tiles as choose
 from migx.targets.gpu.text import (
@@ -38,6 +38,8 @@ def kernel_for(at: Instruction) -> Kernel | None:
     fused = described(at)
     if fused is None or not computable(fused.nodes):
         return None
+    if any(a.dtype is F8E8M0 for _, a in fused.outputs):  # of which there is no encoding here
+        return None
     if any(n.folds for n in fused.nodes) and not any(fused.folded):
         fused = fused.with_axis(folded=True)
     return _Rows(at, fused).kernel() if any(fused.folded) else _line(at, fused)
@@ -45,15 +47,15 @@ def kernel_for(at: Instruction) -> Kernel | None:
 
 def computable(nodes: Sequence[Node]) -> bool:
     """Whether all element types and operations have a text."""
-    return all(
-        storable(n.dtype)
-        and (
-            isinstance(n.of, (Access, Argument))
-            or n.folds
-            or elements.has(n.of, [nodes[i].dtype for i in n.inputs], n.dtype)
-        )
-        for n in nodes
-    )
+    return all(_has_text(n, [nodes[i].dtype for i in n.inputs]) for n in nodes)
+
+
+def _has_text(node: Node, given: Sequence[DType]) -> bool:
+    if node.folds:
+        return storable(node.dtype)
+    if isinstance(node.of, (Access, Argument)):
+        return node.dtype.name in COMPUTING
+    return elements.has(node.of, given, node.dtype)
 
 
 def evaluated(

@@ -24,10 +24,12 @@ from migx.ops.indexing import (
     Trilu,
 )
 from migx.ops.layout import Concat, Pad, Reverse
-from migx.ops.packing import UnpackInt4
+from migx.ops.packing import Unpack
 from migx.ops.quantization import DequantizeLinear
+from migx.shape import U8
 from migx.targets.gpu import elements
 from migx.targets.gpu import tiles as choose
+from migx.targets.gpu.narrow import is_narrow
 from migx.targets.gpu.reader import Reader
 from migx.targets.gpu.text import (
     COMPUTING,
@@ -48,10 +50,11 @@ MOST = 64
 
 def kernel_for(at: Instruction) -> Kernel | None:
     """The kernel of an operation that moves elements."""
-    if isinstance(at.op, (UnpackInt4, DequantizeLinear)):
+    if isinstance(at.op, (Unpack, DequantizeLinear)):
         return Line(at).kernel(_read) if Reader(Writer(at), at).readable(at) else None
-    find = KINDS.get(type(at.op))
-    if find is None or not all(storable(v.shape.dtype) for v in (*at.inputs, at)):
+    find, moves = KINDS.get(type(at.op)), type(at.op) not in MADE
+    types = [v.shape.dtype for v in (*at.inputs, at)]
+    if find is None or not all(storable(t) or (moves and is_narrow(t)) for t in types):
         return None
     return Line(at).kernel(find) if _fits(at) else None
 
@@ -95,9 +98,10 @@ class Line:
     def kernel(self, find: Callable[[Line, Any], Expr]) -> Kernel:
         """The whole of it."""
         w, at = self.writer, self.at
-        value = w.spread(find(self, at.op), [self.size])
+        value, dtype = w.spread(find(self, at.op), [self.size]), at.shape.dtype
         where = w.offset([Part(self.index, at.shape.dims)], at.shape.true_strides)
-        w.store(len(at.inputs), w.spread(where, [self.size]), value, at.shape.dtype)
+        dtype = U8 if is_narrow(dtype) else dtype  # its bytes, as they were
+        w.store(len(at.inputs), w.spread(where, [self.size]), value, dtype)
         return w.finished(at.name, tiles(self.count, self.size), warps=self.tile.warps)
 
     def read(self, number: int, places: Sequence[Expr], also: Expr | None = None) -> Expr:
@@ -241,7 +245,7 @@ def _onehot(line: Line, op: Onehot) -> Expr:
     return w.let(Expr(text, index.over | place.over))
 
 
-def _read(line: Line, op: UnpackInt4 | DequantizeLinear) -> Expr:
+def _read(line: Line, op: Unpack | DequantizeLinear) -> Expr:
     dims = line.at.shape.dims
     parts = [Part(p, (d,)) for p, d in zip(line.places, dims, strict=True)]
     return Reader(line.writer, line.at).value(line.at, parts)
@@ -263,6 +267,8 @@ def _dim_literal(line: Line, op: DimLiteral) -> Expr:
     return w.let(Expr(text, line.index.over))
 
 
+MADE = (DimLiteral, DynamicRange, Onehot)
+"""Operations that make elements; the others move what there is, whatever its type."""
 KINDS: dict[type, Callable[[Line, Any], Expr]] = {
     Concat: _concat,
     DimLiteral: _dim_literal,

@@ -18,7 +18,9 @@ def kernel_for(at: Instruction) -> Kernel | None:
     op = at.op
     if type(op) is not Pooling or not storable(at.shape.dtype):
         return None
-    if op.mode not in ("max", "average") or not all(isinstance(e, int) for e in op.lengths):
+    if op.mode == "lpnorm" and (op.lp_order not in (1, 2) or not at.shape.dtype.is_float):
+        return None
+    if not all(isinstance(e, int) for e in op.lengths):
         return None
     return _Writer(at, op).kernel()
 
@@ -30,17 +32,17 @@ class _Writer:
         self.at, self.op, self.writer = at, op, Writer(at)
         self.lengths = tuple(int(e) for e in op.lengths)
         self.dtype = at.shape.dtype
-        self.average = op.mode == "average"
+        self.adds, self.average = op.mode != "max", op.mode == "average"
 
     def kernel(self) -> Kernel:
         """The whole of it."""
-        w, at = self.writer, self.at
+        w, at, op = self.writer, self.at, self.op
         count = product(at.shape.dims)
         index = w.numbers(0, 1, LINE, w.let(w.program * LINE))
         if not whole(count, LINE):
             w.masks[0] = w.let(index.below(w.extent(count)))
         self.places = w.split(Part(index, at.shape.dims))
-        start = "0" if self.average else self._lowest()
+        start = "0" if self.adds else self._lowest()
         kind = COMPUTING[self.dtype.name]
         total = w.variable(f"tl.full([{LINE}], {start}, {kind})", frozenset({0}))
         seen = w.variable(f"tl.zeros([{LINE}], {kind})", frozenset({0}))
@@ -49,6 +51,8 @@ class _Writer:
         value = total
         if self.average:
             value = w.let(Expr(elements.quotient(total.text, seen.text, self.dtype), total.over))
+        elif op.mode == "lpnorm" and op.lp_order == 2:
+            value = w.let(Expr(elements.square_root(total.text, self.dtype), total.over))
         where = w.offset([Part(index, at.shape.dims)], at.shape.true_strides)
         w.store(1, w.spread(where, [LINE]), value, self.dtype)
         return w.finished(at.name, tiles(count, LINE), flops=count * product(self.lengths))
@@ -81,8 +85,11 @@ class _Writer:
         inside = w.spread(w.let(inside), [LINE])
         where = w.spread(w.offset(parts, self.at.inputs[0].shape.true_strides), [LINE])
         value = w.load(0, where, self.dtype, also=inside)
-        if self.average:
-            w.line(f"{total.text} += tl.where({inside.text}, {value.text}, 0)")
+        if self.adds:
+            x = value.text
+            if op.mode == "lpnorm":
+                x = f"tl.abs({x})" if op.lp_order == 1 else f"{x} * {x}"
+            w.line(f"{total.text} += tl.where({inside.text}, {x}, 0)")
             many = counted if op.count_include_pad else inside
             w.line(f"{seen.text} += tl.where({many.text}, 1, 0)")
         else:

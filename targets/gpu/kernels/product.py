@@ -5,7 +5,8 @@ A program has a tile of rows by columns of one product of the batch; where all p
 right operand, the batch is more rows. Operands are read place by place through whatever stands
 between them and the inputs (``reader.py``): four-bit weights are unpacked and scaled there, in
 registers. Sums are f32 for floats up to 32 bits, and those of f32 are exact products
-(``input_precision="ieee"``); each is added up in the order of the depth by one program.
+(``input_precision="ieee"``); each is added up in the order of the depth by one program, or by a few
+that take a part of the depth each (``parts.py``).
 
 Products with few rows are read, not computed: then the tile is multiplied element by element and
 summed along the depth, and the matrix units rest.
@@ -20,6 +21,7 @@ from migx.shape import BF16, F16, F32, I8, DType
 from migx.targets.gpu import tiles as choose
 from migx.targets.gpu.finish import finish
 from migx.targets.gpu.kernels.fused import computable
+from migx.targets.gpu.parts import Parts
 from migx.targets.gpu.reader import Reader
 from migx.targets.gpu.text import (
     COMPUTING,
@@ -104,33 +106,62 @@ class _Writer:
         w, cut = self.writer, self.cut
         down, across = tiles(self.rows, cut.rows), tiles(self.columns, cut.columns)
         items = 1 if self.shared else product(self.lead)
-        cell = w.program
-        item = expr(0)
+        grid = down * across * items
+        self.parts = Parts(w, cut, self.depth, grid, (items, self.rows, self.columns))
+        cell, item = self.parts.cell, expr(0)
         if items != 1:
             cells = w.extent(down * across)
-            cell, item = w.let(w.program % cells), w.let(w.program // cells)
+            cell, item = w.let(cell % cells), w.let(cell // cells)
         height = w.extent(down)
-        down_at, across_at = w.let(cell % height), w.let(cell // height * cut.columns)
-        row = down_at if cut.rows == 1 else w.numbers(0, 2, cut.rows, w.let(down_at * cut.rows))
-        column = w.numbers(1, 2, cut.columns, across_at)
-        if not whole(self.rows, cut.rows):
-            w.masks[0] = w.let(row.below(w.extent(self.rows)))
-        if not whole(self.columns, cut.columns):
-            w.masks[1] = w.let(column.below(w.extent(self.columns)))
-        if cut.rows == 1:
-            total = self._row(item, row, across_at)
+        corner = w.let(cell % height * cut.rows), w.let(cell // height * cut.columns)
+        if cut.parts == 1:
+            row, column = self._places(*corner, cut.rows, cut.columns)
+            self._finish(self._added_up(item, row, corner[1]), item, row, column)
         else:
-            total = self._sums(item, row, across_at)
-        counted = row if self.shared else w.let(item * w.extent(self.rows) + row)
-        finish(w, self.rest, total, counted, column, (cut.rows, cut.columns))
+            self._in_turns(item, corner)
         name = "dot" if self.at is self.dot else name_of(self.at)
+        flops = 2 * product(self.dot.shape.dims) * self.depth + self.rest.flops
         return w.finished(
             name,
-            down * across * items,
+            grid * cut.parts,
             warps=cut.warps,
             stages=cut.stages,
-            flops=2 * product(self.dot.shape.dims) * self.depth + self.rest.flops,
+            flops=flops,
+            turns=self.parts.turns,
         )
+
+    def _in_turns(self, item: Expr, corner: tuple[Expr, Expr]) -> None:
+        """Parts of the sums first, then all of them."""
+        w, cut, kind = self.writer, self.cut, _sum_of(self.dot.shape.dtype)
+        with w.block("if turn == 0:"):
+            row, column = self._places(*corner, cut.rows, cut.columns)
+            total = self._added_up(item, row, corner[1])
+            self.parts.keep(total, kind, item, row, column)
+        with w.block("else:"):
+            row, column = self._places(*self.parts.corner(*corner), *self.parts.piece)
+            self._finish(self.parts.total(kind, item, row, column), item, row, column)
+
+    def _places(self, down: Expr, across: Expr, height: int, width: int) -> tuple[Expr, Expr]:
+        """The rows and columns of a tile, and which of them there are."""
+        w = self.writer
+        row = down if self.cut.rows == 1 else w.numbers(0, 2, height, down)
+        column = w.numbers(1, 2, width, across)
+        w.masks = {}
+        if not whole(self.rows, self.cut.rows):
+            w.masks[0] = w.let(row.below(w.extent(self.rows)))
+        if not whole(self.columns, self.cut.columns):
+            w.masks[1] = w.let(column.below(w.extent(self.columns)))
+        return row, column
+
+    def _added_up(self, item: Expr, row: Expr, across: Expr) -> Expr:
+        """The sums of a tile, along its part of the depth."""
+        return (self._row if self.cut.rows == 1 else self._sums)(item, row, across)
+
+    def _finish(self, total: Expr, item: Expr, row: Expr, column: Expr) -> None:
+        """Goes on with the sums of a tile, or of the piece of it that is a program's own."""
+        w = self.writer
+        counted = row if self.shared else w.let(item * w.extent(self.rows) + row)
+        finish(w, self.rest, total, counted, column, self.parts.piece)
 
     def _sums(self, item: Expr, row: Expr, across: Expr) -> Expr:
         """The sums of a tile, in the type they are added up in."""
@@ -138,7 +169,7 @@ class _Writer:
         columns = self._phased(1, self.cut.columns, across, "columns")
         tile = [self.cut.rows, self.cut.columns // len(columns)]
         totals = [w.variable(f"tl.zeros({tile}, {kind})", frozenset({0, 1})) for _ in columns]
-        with w.loop(self.depth, self.step) as begin:
+        with self.parts.loop() as begin:
             left = self._phased(1, self.step, begin, "depth")
             right = self._phased(0, self.step, begin, "depth")
             for of_left, of_right in zip(left, right, strict=True):
@@ -206,7 +237,7 @@ class _Writer:
         many = cut.columns // len(columns)
         tile = [many, *self._deep_tile()]
         totals = [w.variable(f"tl.zeros({tile}, {kind})", frozenset({0, 1})) for _ in columns]
-        with w.loop(self.depth, self.step) as begin:
+        with self.parts.loop() as begin:
             for deep in self._deep(begin):
                 for total, column in zip(totals, columns, strict=True):
                     with self._masked(1, column, deep, (0, 1)):

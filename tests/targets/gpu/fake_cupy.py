@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import threading
 import types
 import weakref
 from collections import defaultdict, deque
@@ -64,25 +65,30 @@ class World:
     current: list[int] = field(default_factory=lambda: [1])
     streams: int = 100
     launches: int = 0
+    pinned: dict[int, int] = field(default_factory=dict)
+    lock: Any = field(default_factory=threading.RLock)
     functions: Any = field(default_factory=weakref.WeakValueDictionary)
 
     def enqueue(self, stream: int, work: Any) -> None:
         """Puts something at the end of a stream, or of what is recorded from it."""
         handle = stream or 1
-        if handle in self.recording:
-            self.recording[handle].append(work)
-        else:
-            self.queues[handle].append(work)
+        with self.lock:
+            if handle in self.recording:
+                self.recording[handle].append(work)
+            else:
+                self.queues[handle].append(work)
 
     def run(self, stream: int, until: Marker | None = None) -> None:
         """Does what a stream has to do, up to a place, and what that has to wait for."""
+        with self.lock:
+            self._run(stream, until)
+
+    def _run(self, stream: int, until: Marker | None) -> None:
         queue = self.queues[stream or 1]
-        while queue:
+        while queue and not (until is not None and until.done):
             work = queue.popleft()
             if isinstance(work, Marker):
                 work.done = True
-                if work is until:
-                    return
             elif isinstance(work, tuple):
                 (marker,) = work
                 if not marker.done:
@@ -128,6 +134,32 @@ class Stream:
         if self.ptr in self.world.recording:
             raise RuntimeFailure("cudaErrorStreamCaptureUnsupported")
         self.world.run(self.ptr)
+
+
+class Streams:
+    """``cupy.cuda.Stream`` where it is called or asked for a stream of others."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def __call__(self, **_: Any) -> Stream:
+        self.world.streams += 1
+        return Stream(self.world, self.world.streams)
+
+    def from_external(self, given: Any) -> Stream:
+        version, handle = given.__cuda_stream__()
+        if (type(version), type(handle)) != (int, int) or version != 0:
+            raise TypeError("__cuda_stream__() must return (int, int)")
+        return Stream(self.world, handle)
+
+
+class Pinned:
+    """``cupy.cuda.PinnedMemoryPointer``: what is copied from there is read when its turn comes."""
+
+    def __init__(self, world: World, nbytes: int) -> None:
+        self.memory = np.empty(nbytes, np.uint8)
+        self.ptr = int(self.memory.ctypes.data)
+        world.pinned[self.ptr] = nbytes
 
 
 class Event:
@@ -263,17 +295,13 @@ def make(world: World) -> Any:
 
         def use(self) -> None: ...
 
-    def stream(**_: Any) -> Stream:
-        world.streams += 1
-        return Stream(world, world.streams)
-
     cupy.cuda = Names(
         Device=Device,
-        Stream=stream,
-        ExternalStream=lambda ptr, device_id=-1: Stream(world, ptr),
-        Event=lambda disable_timing=False: Event(world),
-        get_elapsed_time=lambda first, last: float(world.launches),
+        Stream=Streams(world),
+        Event=lambda block=False, disable_timing=False: Event(world),
+        get_elapsed_time=lambda first, last: float(world.launches or 1),
         alloc=lambda nbytes: Memory(world, nbytes),
+        alloc_pinned_memory=lambda nbytes: Pinned(world, nbytes),
         runtime=_runtime(world),
         driver=_driver(world),
         memory=Names(OutOfMemoryError=NoMemory),
@@ -287,7 +315,8 @@ def _runtime(world: World) -> Any:
 
     def copy(dst: int, src: int, size: int, kind: int, stream: int) -> None:
         _expect_integers(dst, src, size, kind, stream)
-        staged = ctypes.string_at(src, size) if kind == 1 else src
+        is_pinned = any(at <= src < at + size for at, size in world.pinned.items())
+        staged = ctypes.string_at(src, size) if kind == 1 and not is_pinned else src
         world.enqueue(stream, lambda: ctypes.memmove(dst, staged, size))
         world.noted.append(f"copy {kind} {size}")
 
@@ -295,7 +324,14 @@ def _runtime(world: World) -> Any:
         _expect_integers(ptr, value, size, stream)
         world.enqueue(stream, lambda: ctypes.memset(ptr, value, size))
 
-    return Names(is_hip=False, CUDARuntimeError=RuntimeFailure, memcpyAsync=copy, memsetAsync=fill)
+    return Names(
+        is_hip=False,
+        CUDARuntimeError=RuntimeFailure,
+        getDevice=lambda: 0,
+        memcpyAsync=copy,
+        memcpyHostToDevice=1,
+        memsetAsync=fill,
+    )
 
 
 def _driver(world: World) -> Any:

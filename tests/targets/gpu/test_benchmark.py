@@ -1,26 +1,35 @@
-"""The benchmark of the gpu target goes through to its end, and drops what there is no time for."""
+"""The benchmark of the gpu target goes through to its end, whatever goes wrong on the way."""
 
 from __future__ import annotations
 
 import json
-from concurrent.futures import Future
+import multiprocessing
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks import gpu
+import migx
+from benchmarks import gpu, models
+from benchmarks.gpu_peers import Missing
+from benchmarks.gpu_steps import KERNELS, Bench, Limits
+from benchmarks.gpu_table import BARS, Line
+from benchmarks.gpu_torch import graph_of
+from benchmarks.gpu_worker import Found, Worker, done
+from migx.argument import Argument
+from migx.errors import TargetError
+from migx.targets.gpu import executable
+from migx.targets.gpu.cupy_device import CupyDevice
+from tests.targets.gpu.fake_cupy import World, binaries_of, make
 from tests.targets.gpu.on_interpreter import DEVICE
 
 WORDS = ["--device", "interpreter", "--quick"]
 
 
-@pytest.fixture(autouse=True)
-def _one_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "_device", lambda kind: DEVICE)
-
-
-def lines(to: Path) -> dict[str, dict[str, object]]:
+def lines(to: Path) -> dict[str, dict[str, Any]]:
     return {line["name"]: line for line in json.loads(to.read_text())["lines"]}
 
 
@@ -29,35 +38,147 @@ def test_all_of_it_runs_and_says_who_is_missing(
 ) -> None:
     assert gpu.main([*WORDS, "--to", str(tmp_path / "results" / "gpu.json")]) == 0
     found = lines(tmp_path / "results" / "gpu.json")
-    for name in (*gpu.BARS, "copy on the device", "link to the device", *gpu.QUICK):
+    for name in (*BARS, "copy on the device", "link to the device", *gpu.QUICK):
         assert found[name]["seconds"], f"{name}: {found[name]['notes']}"
-    assert found["qonnx_mnist_conv"]["notes"][0] == "right"  # type: ignore[index]
+    assert "right" in found["qonnx_mnist_conv"]["notes"]
     said = capsys.readouterr().out
     assert "torch is not installed: " in said
     assert "onnxruntime has no CUDA provider: qonnx_mnist_conv" in said
     assert "transformers against torch.compile: not measured" in said
 
 
-def test_what_there_is_no_time_for_is_dropped_and_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert gpu.main([*WORDS, "--budget", "-1", "--to", str(tmp_path / "gpu.json")]) == 0
-    assert all(line["seconds"] is None for line in lines(tmp_path / "gpu.json").values())
-    assert "dropped: the time is over: copy on the device" in capsys.readouterr().out
+def test_a_model_that_cannot_be_had_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gpu.had("no such model").notes[0].startswith("UnknownModel: ")
+
+    def unreachable(name: str) -> None:
+        raise models.NoNetwork("no index")
+
+    monkeypatch.setattr(models, "make", unreachable)
+    assert gpu.had("bert_base").notes == ["NoNetwork: no index"]
 
 
-def test_a_wrong_answer_is_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu.Bench, "measure_kernels", lambda bench: None)
-    monkeypatch.setattr(gpu, "drawn", lambda shape: None)
-    bench = gpu.Bench(DEVICE, quick=True)
+def _run(do: Any, budget: float = 100.0) -> gpu.Run:
+    return gpu.Run(do, budget, lambda line: None)
 
-    class Wrong(Future[Any]):
-        def result(self, timeout: float | None = None) -> Any:
-            answers = gpu.on_ref("qonnx_mnist_conv", "")
-            answers[0][0].data[...] += 1e3
-            return answers
 
-    with bench.line("qonnx_mnist_conv") as line:
-        bench._check("qonnx_mnist_conv", line, Wrong())
-    assert "wrong: output 0" in line.notes[-1]
-    assert not bench.programs
+def test_what_there_is_no_time_for_is_dropped_and_said() -> None:
+    run = _run(lambda *_: pytest.fail("nothing is begun"), budget=0.0)
+    run.measure_limits()
+    run.measure_peers([])
+    assert len(run.lines) == 3 + len(KERNELS)
+    assert all(line.notes == ["dropped: the time is over"] for line in run.lines.values())
+
+
+def test_a_step_has_no_more_time_than_is_left() -> None:
+    given = []
+
+    def do(step: str, line: Line, limits: Any, seconds: float) -> Found:
+        given.append(seconds)
+        return Found(Line(line.name))
+
+    run = _run(do, budget=gpu.LAST + 20)
+    run.step("softmax", "kernel", 60)
+    run.step("softmax", "kernel", 5)
+    run.step("softmax", "kernel", 60, least=30)
+    assert given == [pytest.approx(20, abs=1), 5]
+
+
+class Answer:
+    """What another process works out."""
+
+    def __init__(self, value: Any = None, error: Exception | None = None) -> None:
+        self.value, self.error = value, error
+
+    def get(self, timeout: float) -> Any:
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+@pytest.mark.parametrize(
+    ("answer", "note", "timed"),
+    [
+        (Answer([(Argument.of(np.ones(3, np.float32)), np.zeros(3))]), "right", True),
+        (Answer([(Argument.of(np.zeros(3, np.float32)), np.zeros(3))]), "wrong: output 0", False),
+        (Answer(error=multiprocessing.TimeoutError()), "not checked: ref takes too long", True),
+        (Answer(error=OSError("no file")), "not checked: OSError on ref", True),
+    ],
+)
+def test_a_wrong_answer_has_no_time(answer: Any, note: str, timed: bool) -> None:
+    run = _run(None)
+    run.lines["m"] = Line("m", seconds=1.0)
+    run.check("m", [Argument.of(np.ones(3, np.float32))], answer)
+    assert run.lines["m"].notes[0].startswith(note)
+    assert (run.lines["m"].seconds is not None) == timed
+
+
+def test_a_failure_is_noted_and_the_next_step_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(DEVICE, quick=True)
+    found = done(bench, "model", Line("no such model"))
+    assert found.line.notes[0].startswith("UnknownModel: ")
+    assert not found.lost
+
+    def gone() -> None:
+        raise TargetError("a kernel failed: an illegal memory access")
+
+    monkeypatch.setattr(DEVICE, "synchronize", gone)
+    assert done(bench, "model", Line("no such model")).lost
+
+
+@pytest.mark.parametrize(
+    ("step", "name"),
+    [
+        ("copy_on_the_device", "copy"),
+        ("link_to_the_device", "link"),
+        ("swap_weights", "swap"),
+        ("model", "qonnx_mnist_conv"),
+        *(("kernel", name) for name in KERNELS),
+    ],
+)
+def test_each_step_goes_by_cupy(step: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    monkeypatch.setitem(sys.modules, "cupy", make(world))
+    monkeypatch.setattr(executable, "binaries", binaries_of)
+    bench = Bench(CupyDevice(), quick=True)
+    bench.limits = Limits(1e12, 1e10, 1e14)
+    line = Line(name)
+    getattr(bench, step)(line)
+    assert line.seconds
+    assert line.amount
+    assert step != "model" or line.floor
+    assert ("launch" in world.noted) == (step in ("model", "kernel"))
+
+
+def test_models_as_graphs_of_torch() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    given = models.inputs("qonnx_mnist_conv")
+    program = migx.parse_onnx(models.make("qonnx_mnist_conv"))
+    made = graph_of(program, torch, "cpu")
+    found = made(*(torch.as_tensor(given[name]) for name in program.main.parameters))
+    for got, wanted in zip(found, program.compile("ref").eval(given), strict=True):
+        np.testing.assert_allclose(got.numpy(), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_what_torch_is_not_asked_for_is_named() -> None:
+    text = "module main(x: f32[1, 4, 4]) {\n %0 = lrn(x) {size=3}\n return %0\n}"
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    with pytest.raises(Missing, match="torch is asked for no lrn"):
+        graph_of(migx.parse(text), torch, "cpu")
+
+
+def test_a_process_that_hangs_or_dies_is_started_again() -> None:
+    worker = Worker("interpreter", quick=True)
+    try:
+        late = worker.do("copy_on_the_device", Line("a"), Limits(), -1.0)
+        assert late.lost
+        assert late.line.notes == ["stopped: copy_on_the_device took more than -1 s"]
+        again = worker.do("copy_on_the_device", Line("b"), Limits(), 60.0)
+        assert again.line.seconds
+        process = worker._process
+        os.kill(process.pid, 9)
+        process.join()
+        dead = worker.do("copy_on_the_device", Line("c"), Limits(), 60.0)
+        assert dead.line.notes == ["the process died in copy_on_the_device"]
+        assert worker.do("copy_on_the_device", Line("d"), Limits(), 60.0).line.seconds
+    finally:
+        worker.close()

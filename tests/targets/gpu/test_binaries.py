@@ -20,6 +20,19 @@ SCATTER = """module main(x: f16[n, 77], i: i64[n, 7], u: f16[n, 7]) {
   %0 = scatter_add(x, i, u) {axis=1}
   return %0
 }"""
+PARTS = """module main(x: f16[64, 4096], w: f16[4096, 512]) {
+  %0 = dot(x, w)
+  %1 = relu(%0)
+  return %1
+}"""
+NARROW = """module main(x: f32[n, 40], y: f8e5m2[n, 40], z: f8e8m0[n, 40]) {
+  %0 = convert(y) {to=f32}
+  %1 = convert(z) {to=f32}
+  %2 = mul(%0, %1)
+  %3 = add(%2, x)
+  %4 = convert(%3) {to=f8e4m3fn, saturate=false}
+  return %4
+}"""
 CASES = {
     "lstm": layer("lstm", hidden=256),
     "gru": layer("gru", dtype="f16"),
@@ -28,6 +41,8 @@ CASES = {
     "topk": program("topk(x) {k=9, axis=1}", "n, 200", "f16", results=2),
     "resize": program(RESIZED, "n, 3, m"),
     "scatter_add": SCATTER,
+    "product in parts": PARTS,
+    "floats of eight bits": NARROW,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from migx.targets.gpu.architectures import ARCHITECTURES
 from migx.targets.gpu.compiling import Request, binaries
 from migx.targets.gpu.executable import GpuExecutable
 from migx.targets.gpu.kernels import kernel_for
+from migx.targets.gpu.resources import spilled
 from tests.targets.gpu.on_interpreter import DEVICE
 
 ADD = "module main(x: f32[n, 40], y: f32[n, 40]) {\n %0 = add(x, y)\n return %0\n}"
@@ -57,6 +59,8 @@ def test_every_architecture_has_its_binary() -> None:
         assert binary.code.startswith(b"\x7fELF")
         assert binary.arch == name
         assert binary.threads == request.warps * ARCHITECTURES[name].warp
+        if name.startswith("sm_") and int(name[3:]) < 100:
+            assert binary.code[8] <= 7, "drivers of CUDA 12 do not load this version of ELF"
 
 
 @pytest.mark.parametrize("arch", ["sm_90", "gfx942"])
@@ -105,3 +109,20 @@ def test_a_file_holds_the_binaries_and_runs_where_there_is_a_device(
     monkeypatch.setattr(cupy_device, "found", lambda: (DEVICE, ""))
     (result,) = migx.load(tmp_path / "program.mxr").eval({"x": [[1.0] * 40], "y": [[2.0] * 40]})
     assert result.tolist() == [[3.0] * 40]
+
+
+@pytest.mark.parametrize("arch", ["sm_90", "gfx1100"])
+def test_what_does_not_fit_its_registers_has_more_threads(arch: str) -> None:
+    wide = DOT.replace("f16", "f32")
+    few = replace(request_for(wide, arch), warps=1, stages=1)
+    binary = binaries([few])[few.key]
+    assert spilled(binary.code, ARCHITECTURES[arch].code) > 0  # far too many sums for either
+    assert binary.threads == 2 * ARCHITECTURES[arch].warp
+
+
+@pytest.mark.parametrize("arch", ["sm_90", "gfx942"])
+def test_what_fits_is_left_as_it_is(arch: str) -> None:
+    request = request_for(ADD, arch)
+    binary = binaries([request])[request.key]
+    assert spilled(binary.code, ARCHITECTURES[arch].code) == 0
+    assert binary.threads == request.warps * ARCHITECTURES[arch].warp

@@ -65,7 +65,7 @@ def test_levels_are_multiplied_without_being_written_out() -> None:
 
 
 @pytest.mark.parametrize("more", ["", ", ceil_mode=true", ", count_include_pad=true"])
-@pytest.mark.parametrize("mode", ["max", "average"])
+@pytest.mark.parametrize("mode", ["max", "average", "lpnorm"])
 @pytest.mark.parametrize("dtype", ["f16", "f32"])
 def test_pooling(dtype: str, mode: str, more: str) -> None:
     holds(
@@ -74,3 +74,9 @@ def test_pooling(dtype: str, mode: str, more: str) -> None:
         " return %0\n}",
         {"n": 2},
     )
+
+
+def test_the_sum_of_magnitudes_of_windows() -> None:
+    window = "lengths=(3,), padding=(1, 1), stride=(2,), dilation=(1,)"
+    how = f'{{mode="lpnorm", lp_order=1, {window}}}'
+    holds(f"module main(x: f32[2, 3, 13]) {{\n %0 = pooling(x) {how}\n return %0\n}}")

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from migx.errors import TargetError
-from migx.targets.gpu import cupy_device
+from migx.targets.gpu import cupy_device, staging
 from migx.targets.gpu.compiling import Binary, Request
 from migx.targets.gpu.cupy_device import CupyDevice
-from tests.targets.gpu.fake_cupy import World, make
+from tests.targets.gpu.fake_cupy import Stream, World, make
 
 REQUEST = Request("", ("fp32", "fp32"), 1, (0, 1), 4, 2, "sm_90")
 CODE = json.dumps({"source": "", "pointers": []}).encode()
@@ -36,7 +36,9 @@ def test_cupy_has_all_that_the_stand_in_has() -> None:
     look = (
         "import functools, sys, cupy\n"
         "for name in sys.argv[1:]: functools.reduce(getattr, name.split('.'), cupy)\n"
-        "cupy.cuda.function.Module().load, cupy.cuda.function.Function.ptr, cupy.cuda.Graph.launch"
+        "cupy.cuda.function.Module().load, cupy.cuda.function.Function.ptr\n"
+        "cupy.cuda.Graph.launch\n"
+        "getattr(cupy.cuda.Stream, 'from_external', None) or cupy.cuda.ExternalStream"
     )
     run = [sys.executable, "-W", "ignore", "-c", look, *names]
     done = subprocess.run(run, capture_output=True, text=True, check=False)
@@ -76,6 +78,53 @@ def test_copies_go_to_its_stream_and_downloads_wait(world: World) -> None:
     assert found.tolist() == [0, 1, 2, 3]
     assert world.noted == ["copy 1 16", "copy 3 16", "copy 2 16"]
     assert world.held == 2 * 512
+
+
+def test_what_is_large_goes_through_pinned_memory(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cupy_device, "LARGE", 1000)
+    monkeypatch.setattr(staging, "BLOCK", 1000)
+    device = CupyDevice()
+    many = staging.BLOCKS * 2500  # each block is used again before anybody waits for the end
+    array = np.random.default_rng(0).integers(0, 256, many + 7).astype(np.uint8)
+    given, found, there = array.copy(), np.zeros_like(array), device.allocate(array.nbytes)
+    device.upload(there.address, given)
+    given[:] = 9
+    device.download(there.address, found)
+    np.testing.assert_array_equal(found, array)
+    assert len(world.pinned) == staging.BLOCKS
+    assert world.noted.count("copy 1 1000") == world.noted.count("copy 2 1000") == many // 1000
+    assert world.noted.count("copy 1 7") == 1
+
+
+def test_a_copy_through_pinned_memory_that_fails_is_told(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cupy_device, "LARGE", 1)
+    device, cuda = CupyDevice(), sys.modules["cupy"].cuda
+
+    def refused(*_: Any) -> None:
+        raise cuda.runtime.CUDARuntimeError("cudaErrorMemoryAllocation: out of memory")
+
+    monkeypatch.setattr(cuda, "alloc_pinned_memory", refused)
+    with pytest.raises(TargetError, match="no 67,108,864 bytes of pinned memory: cudaErrorMemory"):
+        device.upload(0, np.zeros(9, np.uint8))
+    monkeypatch.undo()
+    monkeypatch.setattr(cupy_device, "LARGE", 1)
+    monkeypatch.setattr(cuda.runtime, "memcpyAsync", refused)
+    for _ in range(2 * staging.BLOCKS):  # no block is lost
+        with pytest.raises(TargetError, match="a copy of 9 bytes failed: cudaError"):
+            device.upload(0, np.zeros(9, np.uint8))
+
+
+def test_streams_of_others_by_an_older_cupy(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = sys.modules["cupy"].cuda
+    monkeypatch.delattr(type(cuda.Stream), "from_external")
+    cuda.ExternalStream = lambda handle, device: (Stream(world, handle), device)[0]
+    device = CupyDevice()
+    with device.on(77):
+        assert device.stream == 77
 
 
 def test_graphs_are_recorded_on_a_stream_of_their_own(world: World) -> None:

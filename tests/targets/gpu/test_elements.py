@@ -76,3 +76,11 @@ def test_sizes_that_only_a_run_shows_to_be_equal() -> None:
         "module main(x: f32[n, 9], y: f32[m, 9]) {\n %0 = add(x, y)\n %1 = tanh(%0)\n return %1\n}"
     )
     holds(text, {"n": 40, "m": 40})
+
+
+@pytest.mark.parametrize("dtype", ["f16", "f32"])
+def test_scales_of_blocks(dtype: str) -> None:
+    text = f"module main(x: u8[3, 6, n], s: {dtype}[3, 2, n], z: u8[3, 2, n], t: {dtype}[3, 1, n])"
+    text += " {\n %0 = dequantizelinear(x, s, z) {block=3}\n %1 = multibroadcast(t) "
+    text += "{out_lens=(3, 6, n)}\n %2 = mul(%0, %1)\n return %2\n}"
+    holds(text, {"n": 5})

@@ -99,3 +99,17 @@ def test_four_bits_with_one_packed_zero_point(dims: str) -> None:
           return %4
         }}"""
     )
+
+
+@pytest.mark.parametrize("dtype", ["f16", "f32"])
+@pytest.mark.parametrize(
+    ("parts", "options"),
+    [
+        (1, "axis=1, length=20, onesided=true"),
+        (2, "axis=1, length=16, inverse=true"),
+        (2, "axis=1, length=30, inverse=true, onesided=true"),
+    ],
+)
+def test_fourier_transforms(parts: int, options: str, dtype: str) -> None:
+    text = f"module main(x: {dtype}[n, 20, 3, {parts}]) {{\n %0 = dft(x) {{{options}}}\n"
+    holds(text + " return %0\n}", {"n": 4})

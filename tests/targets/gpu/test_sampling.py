@@ -27,6 +27,15 @@ def test_a_volume_and_places_that_are_none() -> None:
     holds(text + " %0 = grid_sample(x, g)\n return %0\n}", g=grid)
 
 
+@pytest.mark.parametrize("dtype", ["f16", "f32"])
+def test_taps_with_offsets_of_their_own(dtype: str) -> None:
+    given = "x: D[n, 8, 7, 9], w: D[6, 4, 3, 2], o: D[n, 24, 7, 8], m: D[n, 12, 7, 8]"
+    text = f"module main({given.replace('D', dtype)}) {{\n"
+    options = "{padding=(1, 0, 1, 0), group=2, offset_group=2}"
+    text += f" %0 = deformable_convolution(x, w, o, m) {options}\n return %0\n}}"
+    holds(text, {"n": 2})
+
+
 @pytest.mark.parametrize("dtype", ["f16", "f32", "f64"])
 @pytest.mark.parametrize("size", [1, 4, 5])
 def test_local_responses(size: int, dtype: str) -> None:

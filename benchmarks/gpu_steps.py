@@ -1,0 +1,226 @@
+"""What ``benchmarks.gpu`` measures on a device, step by step: each gives a line of the table, or a
+part of one, and needs nothing that other steps have left behind.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import migx
+from benchmarks import gpu_peers, gpu_texts, models
+from benchmarks.gpu_peers import ONNXRUNTIME, Missing
+from benchmarks.gpu_table import Line
+from migx.argument import Argument
+from migx.binding import sizes_of
+from migx.errors import ShapeError
+from migx.program import Program
+from migx.specialise import bound
+from migx.targets.gpu import Gpu
+from migx.targets.gpu.device import Device
+from migx.targets.gpu.executable import GpuExecutable
+from migx.targets.gpu.values import DeviceArgument
+
+KERNELS = ("pointwise", "layer norm", "softmax", "gemm f16", "int4 gemv")
+SIDE = 4096
+"""Of the square matrices of products."""
+
+
+@dataclass
+class Limits:
+    """What the device does at best: bytes a second of a copy on it, read and written, and of the
+    link to it; and operations a second of a product of f16 by the maker's library.
+    """
+
+    copy: float = math.nan
+    link: float = math.nan
+    operations: float = math.nan
+
+
+class Bench:
+    """A device, and how it is measured; ``quick`` is tiny, to see that all runs."""
+
+    def __init__(self, device: Device, *, quick: bool) -> None:
+        self.device, self.quick = device, quick
+        self.limits = Limits()
+
+    # Time.
+
+    def timed(self, work: Callable[[], Any]) -> float:
+        """Seconds of one call, in the least of several rounds of calls; device and host."""
+        self._warm(work)
+        once = self._round(work, 1)
+        count = 1 if self.quick else max(1, min(1000, int(0.05 / max(once, 1e-7))))
+        return min(self._round(work, count) for _ in range(1 if self.quick else 5))
+
+    def _warm(self, work: Callable[[], Any]) -> None:
+        """The second time kernels are recorded, the third replayed."""
+        for _ in range(1 if self.quick else 3):
+            work()
+        self.device.synchronize()
+
+    def _round(self, work: Callable[[], Any], count: int) -> float:
+        begin = time.perf_counter()
+        for _ in range(count):
+            work()
+        self.device.synchronize()
+        return (time.perf_counter() - begin) / count
+
+    def by_events(self, work: Callable[[], Any]) -> float:
+        """Seconds that the device takes for what one call enqueues."""
+        self._warm(work)
+        once = self.device.elapsed(work)
+        count = 1 if self.quick else max(1, min(200, int(0.05 / max(once, 1e-7))))
+
+        def calls() -> None:
+            for _ in range(count):
+                work()
+
+        return min(self.device.elapsed(calls) for _ in range(1 if self.quick else 5)) / count
+
+    # The limits.
+
+    def copy_on_the_device(self, line: Line) -> None:
+        """Bandwidth of a copy from one place to another."""
+        size = 1 << (16 if self.quick else 29)
+        source, to = self.device.allocate(size), self.device.allocate(size)
+        self.device.upload(source.address, np.zeros(size, np.uint8))
+        line.seconds = self.by_events(lambda: self.device.move(to.address, source.address, size))
+        line.amount, line.unit = 2 * size / line.seconds / 1e9, "GB/s"
+
+    def link_to_the_device(self, line: Line) -> None:
+        """Bandwidth of the link, from memory that the system may not move; without CuPy, that of
+        an upload.
+        """
+        size = 1 << (16 if self.quick else 28)
+        there = self.device.allocate(size)
+        try:
+            send = gpu_peers.pinned(there.address, size, self.device.stream)
+        except Missing:
+            held = np.zeros(size, np.uint8)
+            send = lambda: self.device.upload(there.address, held)  # noqa: E731
+        line.seconds = self.timed(send)
+        line.amount, line.unit = size / line.seconds / 1e9, "GB/s"
+
+    def gemm_f16_by_the_library(self, line: Line) -> None:
+        """A square product of f16 by CuPy or torch, whichever is faster."""
+        found, said = [], []
+        for call in (gpu_peers.cublas, gpu_peers.torch_product):
+            try:
+                found.append(call(SIDE))
+            except Exception as error:  # noqa: BLE001  # whatever is missing there, the other may do
+                said.append(str(error).strip().partition("\n")[0])
+        if not found:
+            raise Missing("; ".join(said))
+        line.seconds = min(found)
+        line.amount, line.unit = 2 * SIDE**3 / line.seconds / 1e12, "Tflop/s"
+
+    # Kernels.
+
+    def kernel(self, line: Line) -> None:
+        """A chain of one kernel, by its name, against the limit that it should reach."""
+        rows, columns, side = (8, 64, 32) if self.quick else (16384, 4096, SIDE)
+        moved = 2 * rows * columns * 2 / 1e9
+        copy, operations = self.limits.copy / 1e9, self.limits.operations / 1e12
+        text, amount, line.unit, line.limit = {
+            "pointwise": (gpu_texts.pointwise(rows, columns), 2 * moved, "GB/s", copy),
+            "layer norm": (gpu_texts.norm(rows, columns), moved, "GB/s", copy),
+            "softmax": (gpu_texts.softmax(rows, columns), moved, "GB/s", copy),
+            "gemm f16": (gpu_texts.gemm(side), 2 * side**3 / 1e12, "Tflop/s", operations),
+            "int4 gemv": (gpu_texts.int4(side), side * side / 2 / 1e9, "GB/s", copy),
+        }[line.name]
+        run = self.prepared(migx.parse(text, draw_missing=1))
+        line.seconds = self.by_events(run) / gpu_texts.CHAIN
+        line.amount = amount / line.seconds
+
+    def kernel_by(self, line: Line, peer: str) -> None:
+        """The same kernel by torch."""
+        rows, columns = (8, 64) if self.quick else (16384, 4096)
+        shape = (SIDE, SIDE) if line.name == "gemm f16" else (rows, columns)
+        compiled = peer == gpu_peers.COMPILED
+        line.peers[peer] = gpu_peers.kernel(line.name, *shape, compiled=compiled)
+
+    def prepared(self, program: Program, given: dict[str, Any] | None = None) -> Callable[[], Any]:
+        """A call that enqueues a program on values that are on the device already."""
+        made = program.compile(Gpu(device=self.device, offload_copy=False)).compiled
+        parameters = program.main.parameters.items()
+        values = given or {name: drawn(p.shape) for name, p in parameters}
+        there = {n: DeviceArgument.of_host(v, self.device) for n, v in values.items()}
+        return lambda: made.run_async(there)
+
+    def swap_weights(self, line: Line) -> None:
+        """New weights for a program that runs, taken from where they are, in bytes a second."""
+        side = 32 if self.quick else 8192
+        program = migx.parse(gpu_texts.swapped(side), draw_missing=1)
+        program.compile(Gpu(device=self.device))
+        new = np.ones((side, side), np.float32)
+
+        def swap() -> None:
+            with program.update_weights(copy=False) as update:
+                update["w"] = new
+
+        line.seconds = self.timed(swap)
+        line.amount, line.unit = new.nbytes / line.seconds / 1e9, "GB/s"
+        line.limit = self.limits.link / 1e9
+
+    # Models.
+
+    def model(self, line: Line) -> list[Argument]:
+        """The answers of a model; and its time on values that are on the device, beside what its
+        kernels would take at the device's limits. Like peers it is compiled for these sizes.
+        """
+        path, given = models.make(line.name), models.inputs(line.name)
+        arguments = {n: Argument.of(v) for n, v in given.items()}
+        program = of_sizes(migx.parse_onnx(path), arguments)
+        made = program.compile(Gpu(device=self.device)).compiled
+        results = made.results(arguments)
+        executable = made.executable
+        assert isinstance(executable, GpuExecutable)
+        if host := len(executable.fallbacks()):
+            line.say(f"{host} on the host")
+        with made.weights.reading() as slots:
+            costs = executable.profile(arguments, slots).costs
+        limits = self.limits
+        if math.isfinite(limits.operations):
+            of_kernels = [c for c in costs if c.kernel]
+            line.floor = sum(
+                max(c.nbytes / limits.copy, c.flops / limits.operations) for c in of_kernels
+            )
+        line.seconds = self.by_events(self.prepared(program, dict(arguments)))
+        line.amount, line.unit = 1 / line.seconds, "runs/s"
+        return results
+
+    def model_by(self, line: Line, peer: str) -> None:
+        """The same model by somebody else."""
+        path, given = models.make(line.name), models.inputs(line.name)
+        if peer == ONNXRUNTIME:
+            line.peers[peer] = self.timed(gpu_peers.onnxruntime(path, given))
+        else:
+            arguments = {n: Argument.of(v) for n, v in given.items()}
+            program = of_sizes(migx.parse_onnx(path), arguments)
+            compiled = peer == gpu_peers.COMPILED
+            line.peers[peer] = gpu_peers.model(program, given, compiled=compiled)
+
+
+def of_sizes(program: Program, given: Mapping[str, Argument]) -> Program:
+    """A program whose symbols are the sizes of some arguments; as it is, where a branch that these
+    sizes never take cannot have them.
+    """
+    parameters = program.main.parameters.items()
+    sizes = sizes_of((n, p.shape, given[n].shape) for n, p in parameters if n in given)
+    try:
+        return bound(program, sizes)
+    except ShapeError:
+        return program
+
+
+def drawn(shape: Any) -> Argument:
+    """A value of static shape, of numbers so small that products of such matrices are, too."""
+    dims = tuple(int(d) for d in shape.dims)
+    numbers = np.random.default_rng(0).standard_normal(dims, np.float32)
+    return Argument.of((numbers / math.sqrt(dims[-1])).astype(shape.dtype.numpy))

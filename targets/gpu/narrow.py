@@ -1,0 +1,109 @@
+"""Floats of eight and of four bits as Triton text: they lie in memory as bytes or in them, and are
+computed in f32, on any device, with integers alone.
+
+Moved to where f32 has them, the bits of such a float are those of an f32 that is smaller by a power
+of two: so one product decodes and encodes, numbers below the least normal one included. To round to
+so few digits, a number is added that has its last digit there, and taken away again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ml_dtypes
+
+from migx.shape import F4, F8E4M3FN, F8E4M3FNUZ, F8E5M2, F8E5M2FNUZ, F8E8M0, DType
+
+MANTISSA, BIAS = 23, 127
+"""Those of f32."""
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """A format: the bits of its mantissa, the bias of its exponent, and which codes without their
+    sign are no numbers: ``nan`` and ``infinity``, if there are any. ``unsigned`` ones have neither
+    -0 nor a NaN but the code of -0.
+    """
+
+    mantissa: int
+    bias: int
+    nan: int | None
+    infinity: int | None = None
+    unsigned: bool = False
+
+    @property
+    def shift(self) -> int:
+        """How far its bits are from where f32 has them."""
+        return MANTISSA - self.mantissa
+
+    @property
+    def scale(self) -> float:
+        """How much larger its numbers are than those that f32 has for the bits."""
+        return 2.0 ** (BIAS - self.bias)
+
+
+FORMATS = {
+    F8E4M3FN: Narrow(3, 7, 0x7F),
+    F8E4M3FNUZ: Narrow(3, 8, 0x80, unsigned=True),
+    F8E5M2: Narrow(2, 15, 0x7E, 0x7C),
+    F8E5M2FNUZ: Narrow(2, 16, 0x80, unsigned=True),
+}
+FOUR = Narrow(1, 1, None)
+"""That of f4, which is unpacked and never computed as it is."""
+BITS = "{x}.to(tl.int32, bitcast=True)"
+
+
+def is_narrow(dtype: DType) -> bool:
+    """Whether elements of a type are computed here."""
+    return dtype in FORMATS or dtype is F8E8M0
+
+
+def decoded(code: str, dtype: DType) -> str:
+    """The f32 that the bits of a float stand for, in a byte."""
+    if dtype is F8E8M0:  # a power of two
+        bits = f"tl.where({code} == 0, 1 << {MANTISSA - 1}, {code}.to(tl.int32) << {MANTISSA})"
+        return f"tl.where({code} == 255, float('nan'), {bits}.to(tl.float32, bitcast=True))"
+    this = FOUR if dtype is F4 else FORMATS[dtype]
+    most = (1 << (dtype.bits - 1)) - 1
+    bits = f"(({code} & {most}).to(tl.int32) << {this.shift})"
+    size = f"({bits}.to(tl.float32, bitcast=True) * {this.scale})"
+    value = f"tl.where({code} > {most}, -{size}, {size})"
+    if this.nan is None:
+        return value
+    if this.unsigned:
+        return f"tl.where({code} == {this.nan}, float('nan'), {value})"
+    if this.infinity is None:
+        return f"tl.where(({code} & 127) == {this.nan}, float('nan'), {value})"
+    infinite = f"tl.where({code} > 127, -float('inf'), float('inf'))"
+    value = f"tl.where(({code} & 127) == {this.infinity}, {infinite}, {value})"
+    return f"tl.where(({code} & 127) > {this.infinity}, float('nan'), {value})"
+
+
+def encoded(x: str, dtype: DType) -> str:
+    """The byte for an f32 that is a number of the format, infinite or NaN."""
+    this = FORMATS[dtype]
+    bits = BITS.format(x=f"(tl.abs({x}) * {1 / this.scale})")
+    code = f"({bits} >> {this.shift})"
+    if this.infinity is not None:
+        code = f"tl.where(tl.abs({x}) == float('inf'), {this.infinity}, {code})"
+    below = f"({BITS.format(x=x)} < 0)"
+    if this.unsigned:
+        below = f"({below} & ({code} != 0))"
+    code = f"tl.where({below}, {code} | 128, {code})"
+    return f"tl.where({x} != {x}, {this.nan}, {code}).to(tl.uint8)"
+
+
+def rounded(x: str, dtype: DType, *, saturate: bool) -> str:
+    """The number of the format that is nearest to an f32, halves to even. One that is too large is
+    the largest with ``saturate``; without, infinite or NaN.
+    """
+    this, largest = FORMATS[dtype], float(ml_dtypes.finfo(dtype.numpy).max)  # type: ignore[no-untyped-call]
+    size = f"tl.minimum(tl.abs({x}), {largest if saturate else 4 * largest})"
+    exponent = f"tl.maximum({BITS.format(x=size)} >> {MANTISSA}, {BIAS + 1 - this.bias})"
+    digits = f"(({exponent} + {this.shift}) << {MANTISSA}).to(tl.float32, bitcast=True)"
+    near = f"(({size} + {digits}) - {digits})"
+    if not saturate:
+        beyond = "float('nan')" if this.infinity is None else "float('inf')"
+        near = f"tl.where({near} > {largest}, {beyond}, {near})"
+    signed = f"tl.where({BITS.format(x=x)} < 0, -{near}, {near})"
+    return f"tl.where({x} != {x}, {x}, {signed})"

@@ -1,0 +1,57 @@
+"""What a binary says of the resources that its kernel takes.
+
+A thread that needs more registers than it may have keeps the rest in memory. A few bytes cost
+nothing; thousands make a kernel many times slower.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+FRAME_SIZE = 0x11
+"""The attribute of a cubin, in ``.nv.info``, that holds the bytes of a function's stack."""
+SIZED = 4
+"""The format of attributes that are followed by their length and so many bytes; the others have
+two bytes.
+"""
+PRIVATE = b".private_segment_fixed_size"
+"""What an hsaco, in the MessagePack of its notes, calls a thread's memory."""
+WIDE = {0xCC: ">B", 0xCD: ">H", 0xCE: ">I"}
+"""How MessagePack has numbers that do not fit the byte that tells their type."""
+
+
+def spilled(code: bytes, kind: str) -> int:
+    """The bytes of memory that a thread of a kernel has for what does not fit its registers."""
+    return max(_of_cubin(code) if kind == "cubin" else _of_hsaco(code), default=0)
+
+
+def _of_cubin(code: bytes) -> Iterator[int]:
+    for start, size in _sections(code, b".nv.info"):
+        at, end = start, start + size
+        while at + 4 <= end:
+            form, attribute, length = struct.unpack_from("<BBH", code, at)
+            if attribute == FRAME_SIZE and form == SIZED:
+                yield struct.unpack_from("<II", code, at + 4)[1]
+            at += 4 + (length if form == SIZED else 0)
+
+
+def _sections(code: bytes, name: bytes) -> Iterator[tuple[int, int]]:
+    """Where the sections of an ELF file with a name begin, and how long they are."""
+    (headers,) = struct.unpack_from("<Q", code, 0x28)
+    size, count, names = struct.unpack_from("<HHH", code, 0x3A)
+    every = [struct.unpack_from("<IIQQQQ", code, headers + i * size) for i in range(count)]
+    table = every[names][4]
+    for header in every:
+        begin = table + header[0]
+        if code[begin : code.index(b"\0", begin)] == name:
+            yield header[4], header[5]
+
+
+def _of_hsaco(code: bytes) -> Iterator[int]:
+    at = code.find(PRIVATE)
+    while at >= 0:
+        at += len(PRIVATE)
+        wide = WIDE.get(code[at])
+        yield code[at] if wide is None else struct.unpack_from(wide, code, at + 1)[0]
+        at = code.find(PRIVATE, at)

@@ -1,0 +1,113 @@
+"""Copies between the host and a device through pinned memory.
+
+Memory that the system may move, the runtime copies by one thread through a small buffer of its own,
+much slower than the link is. So what is large goes in blocks: several threads copy them to pinned
+memory, or from there, while others are on their way. A block of pinned memory is used again when
+the event behind its last copy has come to pass.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from queue import SimpleQueue
+from typing import Any
+
+LARGE = 1 << 22
+"""Bytes from which on a copy is worth several threads."""
+BLOCK = 1 << 22
+"""Bytes of pinned memory that are filled and sent at once."""
+BLOCKS = 16
+THREADS = max(1, min(8, (os.cpu_count() or 1) - 1))
+"""How many threads copy: two have a link of 2020 busy, six or so one of 2024."""
+TO_DEVICE, TO_HOST = 1, 2
+"""What the runtimes of both makers call the directions of a copy."""
+
+
+@dataclass
+class Block:
+    """Pinned memory, and the event behind the last copy that read or wrote it."""
+
+    memory: Any
+    event: Any
+    used: bool = False
+
+    @property
+    def address(self) -> int:
+        return int(self.memory.ptr)
+
+    def copy(self, cuda: Any, to: int, source: int, nbytes: int, kind: int, stream: Any) -> None:
+        """Enqueues a copy to or from here."""
+        cuda.runtime.memcpyAsync(to, source, nbytes, kind, int(stream.ptr))
+        self.event.record(stream)
+        self.used = True
+
+    def wait(self) -> None:
+        """Waits for the last copy."""
+        if self.used:
+            self.event.synchronize()
+
+
+class Staging:
+    """Blocks of pinned memory, and the threads that fill and empty them; one copy at a time has
+    them. ``around`` makes the device current for a thread, and tells failures.
+    """
+
+    def __init__(self, cuda: Any, around: Callable[[str], AbstractContextManager[None]]) -> None:
+        self._cuda, self._around = cuda, around
+        self._one_copy = threading.Lock()
+        self._free: SimpleQueue[Block] = SimpleQueue()
+        self._threads: ThreadPoolExecutor | None = None
+
+    def upload(self, to: int, source: int, nbytes: int, stream: Any) -> None:
+        """Enqueues a copy to the device; what is copied may be changed when this returns."""
+        self._each(partial(self._sent, to, source, stream), nbytes)
+
+    def download(self, to: int, source: int, nbytes: int, stream: Any) -> None:
+        """Copies to the host, after all that was enqueued, and waits for it."""
+        self._each(partial(self._fetched, to, source, stream), nbytes)
+
+    def _each(self, work: Callable[[range], None], nbytes: int) -> None:
+        with self._one_copy:
+            if self._threads is None:
+                with self._around(f"there are no {BLOCK * BLOCKS:,} bytes of pinned memory"):
+                    for _ in range(BLOCKS):
+                        self._free.put(self._made())
+                self._threads = ThreadPoolExecutor(THREADS, "migx-copy")
+            list(self._threads.map(work, _parts(nbytes)))
+
+    def _made(self) -> Block:
+        event = self._cuda.Event(block=True, disable_timing=True)
+        return Block(self._cuda.alloc_pinned_memory(BLOCK), event)
+
+    def _sent(self, to: int, source: int, stream: Any, part: range) -> None:
+        block, begin, count = self._free.get(), part.start, len(part)
+        try:
+            with self._around(f"a copy of {count:,} bytes failed"):
+                block.wait()
+                ctypes.memmove(block.address, source + begin, count)
+                block.copy(self._cuda, to + begin, block.address, count, TO_DEVICE, stream)
+        finally:
+            self._free.put(block)
+
+    def _fetched(self, to: int, source: int, stream: Any, part: range) -> None:
+        block, begin, count = self._free.get(), part.start, len(part)
+        try:
+            with self._around(f"a copy of {count:,} bytes failed"):
+                block.wait()
+                block.copy(self._cuda, block.address, source + begin, count, TO_HOST, stream)
+                block.wait()
+                ctypes.memmove(to + begin, block.address, count)
+        finally:
+            self._free.put(block)
+
+
+def _parts(nbytes: int) -> Iterator[range]:
+    """The bytes of each block."""
+    return (range(i, min(i + BLOCK, nbytes)) for i in range(0, nbytes, BLOCK))
