@@ -42,15 +42,16 @@ one given until the next in its row; older versions are refused. The last column
 `migx/onnx/ops/`."""
 COMMAND_LINE = """\
 `migx VERB --help` says the same. Exit codes: 0 for success, 1 where what was asked for turned out
-false, 2 for a mistake, with one message on stderr. `--json` prints what programs can read."""
+false, 2 for a mistake, with one message on stderr. `--json` prints what programs can read. What is
+set for a process: [environment variables](environment.md)."""
 RULES = """\
 The rules each pass applies, in the order in which they are tried at an instruction; `migx passes
 NAME` says the same, with the file and line of each. How to read a pattern:
 [patterns](patterns.md). Passes that are not in this list are functions, or choose their rules by
 an option: their [docstrings](passes-and-targets.md) say what they do."""
 PYTHON = """\
-What `import migx` offers, and the classes that its functions hand out. What one extends migx with is
-imported from where it is defined:"""
+What `import migx` offers, and the classes that its functions hand out. What one extends migx with
+is imported from where it is defined:"""
 ELEMENT_TYPES = """\
 `DType.of(name)` finds one. The *roundoff* is the largest relative error of rounding to
 nearest. A packed type is storage: it lies flat, low bits first, has no views, and only the
@@ -168,7 +169,7 @@ def python() -> str:
 
 def _members(cls: Any) -> Iterator[tuple[str, Any]]:
     """The public members that a class itself defines, methods as they are called."""
-    for name, member in vars(cls).items():
+    for name, member in sorted(vars(cls).items()):
         called = getattr(member, "__func__", member)
         if name.startswith("_") or not inspect.getdoc(called):
             continue

@@ -62,6 +62,9 @@ class Pipeline:
             return cls.parse(given)
         if isinstance(given, Pipeline):
             return given
+        if not isinstance(given, Iterable):
+            name = getattr(given, "__name__", type(given).__name__)
+            raise TypeError(f"passes are a text or a list of them, such as [{name}()]")
         return cls(
             tuple(
                 step

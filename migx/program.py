@@ -138,7 +138,7 @@ class Program:
     def compiled(self) -> Compiled:
         """What ``compile`` made; ``IRError`` when there is nothing yet."""
         if self._compiled is None:
-            raise IRError('the program is not compiled: call program.compile() first')
+            raise IRError("the program is not compiled: call program.compile() first")
         return self._compiled
 
     @property

@@ -48,6 +48,19 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
+def test_the_readme_gives_the_score_of_the_conformance_page() -> None:
+    page = (DOCS / "reference" / "onnx.md").read_text("utf-8")
+    (score,) = re.findall(r"^\| all \| (\d+) \| (\d+) \|$", page, re.MULTILINE)
+    assert "{} of {} cases".format(*score) in PAGES[0].read_text("utf-8")
+
+
+def test_every_environment_variable_is_listed() -> None:
+    page = (DOCS / "reference" / "environment.md").read_text("utf-8")
+    code = (p for folder in ("migx", "passes", "targets") for p in (ROOT / folder).rglob("*.py"))
+    read = {name for path in code for name in re.findall(r"MIGX_[A-Z_]+", path.read_text("utf-8"))}
+    assert not {name for name in read if f"| `{name}` |" not in page}
+
+
 def test_every_page_is_in_an_index() -> None:
     for index, pages in {
         DOCS / "README.md": [p for p in DOCS.glob("*/*.md") if p.parent.name != "decisions"],

@@ -91,8 +91,8 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="migx",
         description="A graph compiler for ONNX models: read, run and check them.",
-        epilog="To begin: `migx read MODEL`, `migx run MODEL`, `migx perf MODEL`. What a verb takes: "
-        "`migx VERB --help`.",
+        epilog="To begin: `migx read MODEL`, `migx run MODEL`, `migx perf MODEL`. "
+        "What a verb takes: `migx VERB --help`.",
     )
     parser.add_argument("--version", action="version", version=f"migx {__version__}")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
@@ -105,7 +105,7 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
         made = subparsers.add_parser(
             name,
             help=first[:1].lower() + first[1:],
-            description=verb.__doc__,
+            description=_report.prose(verb.__doc__),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         made.set_defaults(parser=made)

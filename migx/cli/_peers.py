@@ -127,8 +127,8 @@ def traced(made: Compiled, inputs: Mapping[str, Any], seen: Sequence[Seen]) -> l
     trace = getattr(made.executable, "trace", None)
     if trace is None:
         raise UsageError(
-            f"--each: a {type(made.executable).__name__} does not show the results of its "
-            "instructions"
+            f"--each: {made.context.target.name} does not show what each instruction gives; ref "
+            "does, with --passes if you like"
         )
     arguments = check_inputs(made.program.main, inputs)
 

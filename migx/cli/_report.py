@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import json
 import math
 import re
@@ -55,9 +56,14 @@ def _is_number(cell: str) -> bool:
     return True
 
 
+def prose(doc: str | None) -> str:
+    """A docstring as it is shown: with one backtick around code, not two."""
+    return inspect.cleandoc(doc or "").replace("``", "`")
+
+
 def sentence(doc: str | None) -> str:
     """The first sentence of a docstring, in one line."""
-    text = " ".join((doc or "").split())
+    text = " ".join(prose(doc).split())
     found = re.search(r"(?<! al)\.(?= +[^a-z ])", text)
     return text if found is None else text[: found.end()]
 
@@ -83,11 +89,9 @@ def _type(kind: Any) -> str:
 
 def described(name: str, cls: type[Any], what: str) -> dict[str, Any]:
     """Everything a verb tells of a class: name, docstring, fields (under ``what``) and module."""
-    import inspect
-
     return {
         "name": name,
-        "doc": inspect.cleandoc(cls.__doc__ or ""),
+        "doc": prose(cls.__doc__),
         what: fields(cls),
         "module": cls.__module__,
     }

@@ -6,7 +6,6 @@ Those of installed packages are among them.
 from __future__ import annotations
 
 import argparse
-import inspect
 from typing import TYPE_CHECKING, Any
 
 from migx.cli import _report
@@ -52,7 +51,7 @@ def _described(name: str) -> dict[str, Any]:
 def _rule(rule: Rule) -> dict[str, str]:
     return {
         "name": rule.name,
-        "doc": " ".join(inspect.cleandoc(rule.function.__doc__ or "").split()),
+        "doc": " ".join(_report.prose(rule.function.__doc__).split()),
         "pattern": str(rule.pattern),
         "source": rule.source,
     }

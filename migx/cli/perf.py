@@ -1,7 +1,8 @@
 """Measures a model on a target: each kernel's time, arithmetic and bytes, and what has no kernel.
 
 Runs are timed whole, and in one run each kernel by itself. GFLOP/s and GB/s stand beside what the
-machine does at best, which is measured too. Inputs are drawn from a seed when no file of them is
+machine does at best, which is measured too: the most arithmetic, and a copy of memory, which what
+stays in caches may well outdo. Inputs are drawn from a seed when no file of them is
 given; symbols then have their least size, or 1 where that is 0.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from migx.cli import _load, _options, _report
+from migx.errors import MigxError
 
 if TYPE_CHECKING:
     from migx.profile import Cost, Profile
@@ -46,13 +48,16 @@ def run(options: argparse.Namespace) -> int:
     peers = _peers(options)
     program = _load.load(options, to_run=options.threads is None)
     inputs, sizes = _inputs.read_or_drawn(program, options)
-    with _load.progress(f"compiling for {options.target}"):
-        start = time.perf_counter()
-        if options.threads is not None or not _options.ready(program, options):
-            asked = _options.compiling(options)
-            program.compile(options.target, num_threads=options.threads, **asked)
-        compiling = time.perf_counter() - start
-    profile = measured(program.compiled, program.compiled.arguments(inputs))
+    try:
+        with _load.progress(f"compiling for {options.target}"):
+            start = time.perf_counter()
+            if options.threads is not None or not _options.ready(program, options):
+                asked = _options.compiling(options)
+                program.compile(options.target, num_threads=options.threads, **asked)
+            compiling = time.perf_counter() - start
+        profile = measured(program.compiled, program.compiled.arguments(inputs))
+    except MigxError as error:
+        raise _inputs.explained(error, sizes)  # noqa: B904 - the same error, with a note
     runs = _timed(
         {"migx": lambda: program.eval(inputs)} | _sessions(peers, options, inputs), options
     )
@@ -173,7 +178,7 @@ def _print(found: dict[str, Any], each: bool) -> None:
         if found[part]:
             rows = [_row(e, whole, peak) for e in found[part]]
             print(_report.table((title, *header[1:]), rows), end="\n\n")
-    names = ("", "ms: median", "90 of 100", "99 of 100", "times migx")
+    names = ("", "ms: median", "90th percentile", "99th", "times migx's")
     mine = found["runs"]["migx"]["p50"]
     rows = [
         (name, *(f"{1e3 * v:.3f}" for v in taken.values()), f"{taken['p50'] / mine:.2f}")

@@ -12,16 +12,22 @@ stay in the second level cache, from which they are read again for the next rows
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from migx import dim
 from migx.dim import Extent
 from migx.shape import DType
 from migx.targets.cpu import elements
-from migx.targets.cpu.emit import I64, Function, Type, Value
+from migx.targets.cpu.emit import F32, F64, I32, I64, Function, Type, Value
 from migx.targets.cpu.kernel import type_of
 from migx.targets.cpu.machine import Machine
+
+Steps = TypeVar("Steps", bound=tuple[Extent, ...])
+
+SUMS = {F32: DType.of("f32"), F64: DType.of("f64"), I32: DType.of("i32"), I64: DType.of("i64")}
+"""The element type of each type of sums."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +175,21 @@ def apart(f: Function, first: Value, step: Value, vector: Type, mask: Value | No
     with f.unless(near, neighbours.carried) as others:
         others.carry(f.gather(first, places, vector.one, mask))
     return others.carried[0]
+
+
+def collapsed(axes: Sequence[tuple[Extent, Steps]]) -> list[tuple[Extent, Steps]]:
+    """The same axes, each an extent and the steps along it, with those of one place gone, and
+    neighbours that lie alike made one.
+    """
+    kept: list[tuple[Extent, Steps]] = []
+    for extent, steps in axes:
+        if extent == 1:
+            continue
+        if kept and all(a == b * extent for a, b in zip(kept[-1][1], steps, strict=True)):
+            kept[-1] = (kept[-1][0] * extent, steps)
+        else:
+            kept.append((extent, steps))
+    return kept
 
 
 def memory_of(dtype: DType) -> Type:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import prod
 
 from migx.targets.cpu import elements
-from migx.targets.cpu.emit import I64, Function, Value
-from migx.targets.cpu.tile import Matrix, memory_of
+from migx.targets.cpu.emit import Function, Value
+from migx.targets.cpu.tile import Matrix, apart, memory_of
 
 
 def turned(f: Function, rows: Sequence[Value]) -> list[Value]:
@@ -62,7 +64,8 @@ def gather_columns(
     ``width`` elements in whole vectors; ``change`` is applied to each vector.
 
     Beyond its rows there are repetitions or zeros, and ``made`` has room for columns up to whole
-    vectors of them. Nothing beyond the matrix is read.
+    vectors of them. Nothing beyond the matrix is read. Where rows of ``made`` are no whole vectors
+    apart, each takes the place of what the one before has too much; what the last has lies behind.
     """
     if given.column.number == 1:
         _by_squares(f, given, count, made, width, lanes, change)
@@ -73,11 +76,32 @@ def gather_columns(
         for i in range(0, width, lanes):
             place = given.at(i, j.index)
             mask = f.first_lanes(rows - i, lanes)
-            if given.row.number == 1:
-                vector = f.load(place, memory.times(lanes), mask=mask)
-            else:
-                vector = f.gather(place, f.iota(I64.times(lanes)) * given.row, memory, mask)
+            vector = apart(f, place, given.row, memory.times(lanes), mask)
             f.store(change(vector), made.at(j.index, i))
+
+
+def gather_lines(
+    f: Function,
+    given: Matrix,
+    rows: Value,
+    axes: Sequence[tuple[Value, Value]],
+    made: Matrix,
+    width: int,
+    lanes: int,
+    change: Callable[[Value], Value],
+) -> None:
+    """``gather_columns`` of a matrix whose columns lie along several ``axes``, each an extent and
+    the step from one to the next, the outermost first.
+    """
+    (count, step), *inner = axes
+    along = replace(given, column=step)
+    if not inner:
+        gather_columns(f, along, (rows, count), made, width, lanes, change)
+        return
+    each = prod((extent for extent, _ in inner), start=f.as_index(1))
+    with f.loop(0, count) as turn:
+        there = made.moved(turn.index * each, 0)
+        gather_lines(f, along.moved(0, turn.index), rows, inner, there, width, lanes, change)
 
 
 def _by_squares(
@@ -92,14 +116,15 @@ def _by_squares(
     rows, columns = count
     vector = memory_of(given.dtype).times(lanes)
     known = columns.number
-    with f.loop(0, width, lanes) as i:
-        lines = [given.moved(f.intrinsic("smin", i.index + k, rows - 1), 0) for k in range(lanes)]
+    with f.loop(0, width, lanes) as turn:
+        i = (width - 1) // lanes * lanes - turn.index  # back to front: see what takes whose place
+        lines = [given.moved(f.intrinsic("smin", i + k, rows - 1), 0) for k in range(lanes)]
         with f.loop(0, columns, lanes) as j:
             whole = known is not None and known % lanes == 0
             mask = None if whole else f.first_lanes(columns - j.index, lanes)
             square = [f.load(line.at(0, j.index), vector, mask=mask) for line in lines]
             for k, column in enumerate(turned(f, square)):
-                f.store(change(column), made.at(j.index + k, i.index))
+                f.store(change(column), made.at(j.index + k, i))
 
 
 def scatter_columns(

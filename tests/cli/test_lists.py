@@ -73,11 +73,10 @@ def test_an_unknown_name_lists_the_known(words: list[str], message: str, migx: M
 
 
 def test_a_reader_that_has_enough_is_no_error() -> None:
-    """``migx ops | head -1``."""
-    code = "import sys; from migx.cli import main; sys.exit(main(['ops']))"
+    """``python -m migx ops | head -1``."""
     root = str(Path(cli.__file__).parent.parent.parent)
     with subprocess.Popen(
-        [sys.executable, "-c", code],
+        [sys.executable, "-m", "migx", "ops"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": root},

@@ -124,7 +124,7 @@ def test_passes_can_be_chosen_and_watched() -> None:
 
 
 def test_what_cannot_be_compiled() -> None:
-    with pytest.raises(IRError, match=r'not compiled: call program.compile\(\) first'):
+    with pytest.raises(IRError, match=r"not compiled: call program.compile\(\) first"):
         attention().eval({})
     with pytest.raises(UnknownName, match=r"no targets? named 'tpu'; there are: .*ref"):
         attention().compile("tpu")

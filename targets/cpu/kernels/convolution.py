@@ -14,12 +14,14 @@ stride, dilation and padding are; a kernel of 3 x 3 copies each element three ti
 only once where vectors fill a row of windows. No edge is ever tested in the inner loop. This loop
 is that of matrix products: a strip of kernels by a panel of pixels, some 24 vectors of sums in
 registers, for each tap of each channel three loads of pixels and eight numbers of the kernels,
-packed ahead as they are read. What is spread stays in the second level cache until all kernels have
-passed over it, a strip of kernels in the first; what comes after it, and where the sums will be
-written, is asked for in time. Sums go through the epilogue from registers when their last channel
-has been added, unless it is long. An image whose elements are the windows, as of 1 x 1 kernels, is
-read where it lies: see ``InPlace``. Small images turn: see ``strips.py``. An image whose size only
-the run tells is cut for several sizes at once.
+packed ahead as they are read. Weights that are no constant, or narrower than sums, are packed by
+the tile that reads them, a strip at a time, wherever they lie: squares of vectors are turned in
+registers, which takes as long as a few pixels do. What is spread stays in the second level cache
+until all kernels have passed over it, a strip of kernels in the first; what comes after it, and
+where the sums will be written, is asked for in time. Sums go through the epilogue from registers
+when their last channel has been added, unless it is long. An image whose elements are the windows,
+as of 1 x 1 kernels, is read where it lies: see ``InPlace``. Small images turn: see ``strips.py``.
+An image whose size only the run tells is cut for several sizes at once.
 
 Each sum is added up in the order of the weights by one thread, so bits depend neither on the number
 of threads nor on the tiles.
@@ -27,7 +29,6 @@ of threads nor on the tiles.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from migx.dim import Extent, product
@@ -45,7 +46,8 @@ from migx.targets.cpu.kernel import Frame, Kernel, behind, type_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.spread import InPlace, Spread, in_lines
 from migx.targets.cpu.strips import Share, Straight, Turned
-from migx.targets.cpu.tile import memory_of, widened
+from migx.targets.cpu.tile import SUMS, Matrix, collapsed, memory_of, widened
+from migx.targets.cpu.transpose import gather_lines
 from migx.targets.cpu.windows import Axis, axes_of
 
 
@@ -60,9 +62,9 @@ class Problem:
     """A convolution and what is done to its elements.
 
     ``image`` and ``kernels`` are numbers of inputs; ``axes`` are depth, height and width. ``steps``
-    are those of the image from one item and from one channel to the next; ``row`` is that of the
-    weights from one kernel to the next. ``channels`` and ``outputs`` are those of one of the
-    ``groups``. The weights of a ``literal`` may be packed.
+    are those of the image from one item and from one channel to the next; ``apart`` those of the
+    weights along kernels, channels and the three axes. ``channels`` and ``outputs`` are those of
+    one of the ``groups``. The weights of a ``literal`` may be packed ahead.
     """
 
     image: int
@@ -75,7 +77,7 @@ class Problem:
     channels: int
     outputs: int
     steps: tuple[Extent, Extent]
-    row: int
+    apart: Dims
     literal: bool
     rank: int
     epilogue: FusedKernel
@@ -89,6 +91,15 @@ class Problem:
     def planes(self) -> int:
         """Planes that a kernel sees: of each channel as many as it is deep."""
         return self.channels * self.axes[0].length
+
+    @property
+    def kernel(self) -> list[tuple[Extent, tuple[Extent]]]:
+        """The axes along which the elements of a kernel lie, and the step along each. The first is
+        that of channels, and of what goes on alike in the next channel.
+        """
+        extents = self.channels, *(axis.length for axis in self.axes)
+        steps = [(step,) for step in self.apart[1:]]
+        return collapsed([*zip(extents, steps, strict=True)]) or [(1, (1,))]
 
     @property
     def pixels(self) -> Extent:
@@ -114,14 +125,15 @@ def described(at: Instruction, machine: Machine, *, padded: bool = False) -> Pro
     image, kernels = [n for n in numbers if n is not None]
     x, w = at.inputs[image].shape, at.inputs[kernels].shape
     sum_, dims = _sum_of(inner.shape.dtype), [d for d in w.dims if isinstance(d, int)]
-    if sum_ is None or len(dims) != w.rank or not _is_dense(w.true_strides, dims):
+    if sum_ is None or len(dims) != w.rank or 0 in dims:
         return None
     rest = after(at, inner)
     axes = axes_of(x, inner.shape.dims[2:], dims[2:], padding, op.stride, op.dilation)
     if rest is None or axes is None or not _has_types(machine, x.dtype, w.dtype, rest):
         return None
-    row = w.true_strides[0]
-    assert isinstance(row, int)
+    kernel, channel, *taps = w.true_strides
+    within = iter(step for step, extent in zip(taps, dims[2:], strict=True) if extent > 1)
+    along = [0 if axis.length == 1 else next(within) for axis in axes]
     return Problem(
         image,
         kernels,
@@ -133,7 +145,7 @@ def described(at: Instruction, machine: Machine, *, padded: bool = False) -> Pro
         dims[1],
         dims[0] // op.group,
         (x.true_strides[0], x.true_strides[1]),
-        row,
+        (kernel, channel, *along),
         _is_constant(at.inputs[kernels]) and all(a.operand != kernels for a in rest.accesses),
         w.rank,
         rest,
@@ -184,31 +196,20 @@ def _is_constant(value: Instruction) -> bool:
     return root is not None and root.shape.dims == value.shape.dims and value.shape.standard
 
 
-def _is_dense(strides: Sequence[Extent], dims: Sequence[int]) -> bool:
-    """Whether the elements of each kernel lie one after another."""
-    dense = 1
-    for stride, extent in zip(reversed(strides[1:]), reversed(dims[1:]), strict=True):
-        if extent != 1 and stride != dense:
-            return False
-        dense *= extent
-    return 0 not in dims and isinstance(strides[0], int)
-
-
 class Writer:
     """Writes the kernel of one problem."""
 
     def __init__(self, at: Instruction, machine: Machine, problem: Problem) -> None:
         self.problem, self.frame = problem, Frame(at, machine)
         self.f = self.frame.function
-        direct = memory_of(problem.types[1]) == problem.sum
-        self.cut: Cut = self._cut(direct)
+        self.cut: Cut = self._cut()
         self.strips = -(-problem.outputs // self.cut.unit)
         self.format = self._format()
-        self.stages = not direct or (self.format is None and self.cut.unit > 1)
+        self.stages = not self._lie_as_read()
         self._divide_scratch()
 
-    def _cut(self, direct: bool) -> Cut:
-        """How it is cut, of weights that are as wide as sums or are not."""
+    def _cut(self) -> Cut:
+        """How it is cut."""
         problem = self.problem
         work = Work(
             problem.axes,
@@ -216,7 +217,7 @@ class Writer:
             problem.outputs,
             problem.items * problem.groups,
             problem.sum,
-            problem.literal and problem.groups == 1 and direct,
+            problem.groups == 1,
             in_lines(problem.axes, problem.types[0], problem.sum),
         )
         return chosen(self.frame.machine, work)
@@ -229,6 +230,12 @@ class Writer:
         letters = "".join(chr(ord("a") + i) for i in range(1, problem.rank))
         return f"A{letters}{unit}a"
 
+    def _lie_as_read(self) -> bool:
+        """Whether weights lie as the inner loops read them."""
+        problem = self.problem
+        alone = self.cut.unit == 1 and [step for _, step in problem.kernel] == [(1,)]
+        return memory_of(problem.types[1]) == problem.sum and (self.format is not None or alone)
+
     def _divide_scratch(self) -> None:
         """The table of offsets, a strip of weights, what the inner loops need, what is spread."""
         problem, cut, frame, f = self.problem, self.cut, self.frame, self.f
@@ -239,7 +246,8 @@ class Writer:
         spread = self.inner.spread
         at = _up(8 * problem.taps * (1 + spread.skips))
         self.staged = f.element(frame.scratch, at, I8)
-        at += _up(problem.planes * problem.taps * cut.unit * size) if self.stages else 0
+        elements = problem.planes * problem.taps + cut.lanes  # in whole squares
+        at += _up((elements * cut.unit + cut.lanes) * size) if self.stages else 0
         own, at = f.element(frame.scratch, at, I8), at + _up(self.inner.nbytes)
         self.made = f.element(frame.scratch, at, I8)
         self.inner.place(own)
@@ -330,27 +338,30 @@ class Writer:
     def _weights(self, group: Value, strip: Value, channel: Value, channels: Value) -> Value:
         """A strip of kernels from a channel on, element by element."""
         f, problem, unit = self.f, self.problem, self.cut.unit
-        memory = memory_of(problem.types[1])
-        each = problem.axes[0].length * problem.taps
-        whole = problem.channels * each
-        given = self.frame.operands[problem.kernels]
+        dtype = problem.types[1]
+        each, axes = problem.axes[0].length * problem.taps, problem.kernel
         if self.format is not None:
             number = group * (problem.outputs // unit) + strip
-            start = f.element(given, (number * whole + channel * each) * unit, memory)
-            step, offsets = unit, [f.as_index(i) for i in range(unit)]
+            first = (number * problem.channels + channel) * (each * unit)
+            row, axes = f.as_index(1), [(problem.channels * each, (unit,))]
         else:
-            top = strip * unit
-            first = (group * problem.outputs + top) * problem.row + channel * each
-            rows = [f.minimum(top + i, problem.outputs - 1) - top for i in range(unit)]
-            start = f.element(given, first, memory)
-            step, offsets = 1, [row * problem.row for row in rows]
+            row, step = (self._e(e) for e in problem.apart[:2])
+            first = (group * problem.outputs + strip * unit) * row + channel * step
+        start = f.element(self.frame.operands[problem.kernels], first, memory_of(dtype))
         if not self.stages:
             return start
-        with f.loop(0, channels * each) as k:
-            for i, offset in enumerate(offsets):
-                number = f.load(f.element(start, k.index * step + offset, memory), memory)
-                value = widened(f, number, problem.types[1], problem.sum)
-                f.store(value, f.element(self.staged, k.index * unit + i, problem.sum))
+        whole, *inner = [(self._e(extent), self._e(step)) for extent, (step,) in axes]
+        several = channels * (whole[0] // problem.channels), whole[1]
+        gather_lines(
+            f,
+            Matrix(start, row, row, dtype),
+            f.minimum(problem.outputs - strip * unit, unit),
+            [several, *inner],
+            Matrix(self.staged, f.as_index(unit), f.as_index(1), SUMS[problem.sum]),
+            unit,
+            min(self.cut.lanes, max(2, 1 << (unit - 1).bit_length())),
+            lambda vector: widened(f, vector, dtype, problem.sum),
+        )
         return self.staged
 
 

@@ -64,12 +64,11 @@ class _Writer:
 
     def _multiplied(self, total: Value, seen: Value, channel: Value, tap: Tap) -> Value:
         f, problem = self.f, self.problem
-        _, height, width = problem.axes
         memory = memory_of(problem.types[1])
-        deep, row, column = tap
-        kernel = channel % self.all * problem.row
-        place = (deep * height.length + row) * width.length + column
-        at = f.element(self.frame.operands[problem.kernels], kernel + place, memory)
+        kernel, _, *steps = (self.frame.extent(e) for e in problem.apart)
+        place = sum((s * i for s, i in zip(steps, tap, strict=True)), f.as_index(0))
+        first = channel % self.all * kernel
+        at = f.element(self.frame.operands[problem.kernels], first + place, memory)
         number = widened(f, f.load(at, memory), problem.types[1], problem.sum)
         image = widened(f, seen, problem.types[0], problem.sum)
         return multiplied_and_added(f, f.splat(number, self.lanes), image, total)

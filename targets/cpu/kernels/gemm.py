@@ -38,11 +38,13 @@ from migx.targets.cpu.kernel import Frame, Kernel, behind, type_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.tile import (
     BLOCK,
+    SUMS,
     WORTH,
     Matrix,
     Tile,
     accumulate,
     chosen,
+    collapsed,
     memory_of,
     multiplied_and_added,
     widened,
@@ -55,8 +57,6 @@ Axes = tuple[tuple[Extent, tuple[Extent, Extent]], ...]
 
 TAGS = ("gemm_epilogue", "gemm_quantized")
 """The tags of groups that are products with what follows them."""
-SUMS = {F32: "f32", F64: "f64", I32: "i32", I64: "i64"}
-"""The element type of each type of sums."""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
@@ -129,7 +129,7 @@ def described(at: Instruction) -> Problem | None:
         return None
     read_again = any(access.operand == right for access in rest.accesses)
     steps = [*zip(x.true_strides[:-1], (*y.true_strides[:-2], 0), strict=True)]
-    axes = _collapsed([*zip(x.dims[:-1], steps, strict=True)])
+    axes = collapsed([*zip(x.dims[:-1], steps, strict=True)])
     rows, (row, _) = axes.pop() if axes and axes[-1][1][1] == 0 else (1, (0, 0))
     return Problem(
         left,
@@ -168,21 +168,6 @@ def _sum_of(dtype: DType) -> Type | None:
     if dtype.is_float:
         return {64: F64, 32: F32, 16: F32}.get(dtype.bits)
     return (I64 if dtype.bits == 64 else I32) if dtype.is_integer else None
-
-
-def _collapsed(
-    axes: list[tuple[Extent, tuple[Extent, Extent]]],
-) -> list[tuple[Extent, tuple[Extent, Extent]]]:
-    """The same axes with those of one place gone, and neighbours that lie alike made one."""
-    kept: list[tuple[Extent, tuple[Extent, Extent]]] = []
-    for extent, steps in axes:
-        if extent == 1:
-            continue
-        if kept and all(a == b * extent for a, b in zip(kept[-1][1], steps, strict=True)):
-            kept[-1] = (kept[-1][0] * extent, steps)
-        else:
-            kept.append((extent, steps))
-    return kept
 
 
 def _letters(
@@ -380,7 +365,7 @@ class Writer:
             return lines
         f, tile = self.f, self.tile
         row = f.as_index(tile.depth)
-        made = Matrix(self.staged, row, f.as_index(1), DType.of(SUMS[tile.sum]))
+        made = Matrix(self.staged, row, f.as_index(1), SUMS[tile.sum])
         with f.loop(0, rows) as i, f.loop(0, depth, tile.lanes) as k:
             mask = f.first_lanes(depth - k.index, tile.lanes)
             vector = lines.vector(i.index, k.index, tile.lanes, mask)
@@ -391,7 +376,7 @@ class Writer:
         """The panel whose first column is given, ready to be read by vectors."""
         f, tile, problem = self.f, self.tile, self.problem
         width = f.as_index(tile.columns)
-        made = Matrix(self.panel, width, f.as_index(1), DType.of(SUMS[tile.sum]))
+        made = Matrix(self.panel, width, f.as_index(1), SUMS[tile.sum])
         missing = f.compare("ne", side, packed)
         if problem.right is None:
             with f.when(missing):

@@ -191,9 +191,9 @@ class _Writer(Writer):
         flops = 2 * outputs * problem.pixels * planes * problem.taps + problem.epilogue.flops
         return replace(made, name=f"byte {made.name}", flops=flops)
 
-    def _cut(self, direct: bool) -> Cut:
+    def _cut(self) -> Cut:
         """All at once, where the last channels are fewer than four."""
-        cut = super()._cut(direct)
+        cut = super()._cut()
         return replace(cut, chunk=self.problem.channels) if self.channels % BYTES else cut
 
     def _format(self) -> str:
