@@ -41,7 +41,7 @@ Array = NDArray[Any]
 Call = Callable[[], object]
 
 PASSES = "optimize_module,fuse_pointwise,fuse_epilogue"
-PAUSE = 0.01
+PAUSE = 0.05
 """Seconds after the peer has run, until its threads no longer spin on the cores of ours."""
 AT_LEAST = 2e-4
 """Seconds that a sample takes at least: shorter calls are repeated."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,8 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "blas threads": os.environ.get("OPENBLAS_NUM_THREADS", "all"),
         "python": platform.python_version(),
-        **{package: version(package) for package in ("numpy", "onnx")},
+        **{name: version(name) for name in ("numpy", "onnx", "llvmlite")},
+        **{peer: version(peer) for peer in ("onnxruntime",) if find_spec(peer)},
     }
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import migx
+from benchmarks import page as speeds
 from migx import cli, plugins
 from migx.onnx import importers
 from migx.op import UNDECLARED, Traits, can_evaluate
@@ -167,6 +168,12 @@ def python() -> str:
     return _page(page)
 
 
+def speed() -> str:
+    """The page of what a benchmark has measured."""
+    above, (head, *rows), below = speeds.parts()
+    return _page([above, _table(head, rows), below])
+
+
 def _members(cls: Any) -> Iterator[tuple[str, Any]]:
     """The public members that a class itself defines, methods as they are called."""
     for name, member in sorted(vars(cls).items()):
@@ -194,6 +201,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "passes-and-targets.md": passes,
     "rules.md": rules,
     "command-line.md": command_line,
+    "speed.md": speed,
 }
 
 

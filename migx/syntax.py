@@ -10,6 +10,7 @@ import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 from migx import dim
@@ -19,15 +20,15 @@ from migx.errors import DimError, ParseError, ShapeError
 from migx.shape import DType, Shape
 
 _TOKEN = re.compile(
-    r"""(?P<skip>[ \t\r\n]+|\#[^\n]*)"""
-    r"""|(?P<result>%\d+)"""
+    r"""(?:[ \t\r\n]++|\#[^\n]*)*+"""
+    r"""(?:(?P<result>%\d+)"""
     r"""|(?P<float>[-+]?(\d+\.\d*([eE][-+]?\d+)?|\d+[eE][-+]?\d+)(?!\.))"""
     r"""|(?P<int>\d+)"""
     r"""|(?P<name>@?[A-Za-z_][\w]*(\.\w+|::\w+)*)"""
     r"""|(?P<string>"([^"\\\n]|\\.)*")"""
     r"""|(?P<symbol>`[^`\n]*`)"""
     r"""|(?P<mark>\.\.|//|[-+*%(){}\[\]=:,])"""
-    r"""|(?P<wrong>.)""",
+    r"""|(?P<wrong>.))""",
     re.ASCII,
 )
 
@@ -46,6 +47,8 @@ class Token(NamedTuple):
     text: str
     at: int
 
+
+_token = partial(tuple.__new__, Token)  # there are many: a third of the time of Token(...)
 
 Reference: TypeAlias = tuple[str | None, str, Token]
 """A value that is read: its module where that is written, its name, and where it stands."""
@@ -92,13 +95,13 @@ class Reader:
         self.text, self.find = text, find
         self.symbols: dict[str, Dim] = {}
         self.tokens = [
-            Token(m.lastgroup or "", m.group(), m.start())
+            _token((kind := m.lastgroup or "", m.group(kind), m.start(kind)))
             for m in _TOKEN.finditer(text)
-            if m.lastgroup != "skip"
         ]
         self.tokens.append(Token("end", "", len(text.rstrip())))
         self.place = 0
         self._shapes: dict[str, tuple[Shape, int]] = {}
+        self._tuples: dict[str, tuple[Any, int]] = {}
 
     def fail(self, message: str, at: Token) -> NoReturn:
         before = self.text[: at.at]
@@ -440,7 +443,19 @@ class Reader:
         return self.symbols.setdefault(name, Dim(name))
 
     def parenthesised(self) -> Any:
-        """What stands in parentheses: one expression, or a tuple, ``(1,)`` being one of one."""
+        """What stands in parentheses; written as before in this text, it is not read again."""
+        first, start = self.place, self.next.at
+        text = self.text[start : self.text.find(")", start)]
+        if (found := self._tuples.get(text)) is not None:
+            self.place += found[1]
+            return found[0]
+        made = self._parenthesised()
+        if self.tokens[self.place - 1].at == start + len(text):
+            self._tuples[text] = made, self.place - first
+        return made
+
+    def _parenthesised(self) -> Any:
+        """One expression, or a tuple, ``(1,)`` being one of one."""
         values: list[Any] = []
         comma = False
         while not self.accept(")"):
