@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from migx.argument import Argument
 from migx.binding import Inputs
 from migx.collector import paused
-from migx.errors import TargetError
+from migx.errors import TargetError, UnknownName, there_are
 from migx.ir import Instruction
 from migx.manager import PassManager, Pipeline
 from migx.mapping import MappedFile
@@ -117,6 +117,9 @@ class Compiled:
 @paused()
 def compiled(program: Program, target: Target | str, **options: Any) -> Compiled:
     """A copy of the program: verified, taken through the passes, finalized."""
+    for name in options:
+        if name not in (known := CompileOptions.__dataclass_fields__):
+            raise UnknownName(f"compile has no option {name!r}; {there_are(name, known)}")
     asked = CompileOptions(**options)
     chosen = get_target(target)
     context = chosen.get_context()

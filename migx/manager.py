@@ -207,6 +207,11 @@ class PassManager:
             self.constants.start()
 
     def _applied(self, step: Pass) -> bool:
+        own = (
+            type(step).apply is not Pass.apply or type(step).apply_program is not Pass.apply_program
+        )
+        if not (own or step.rules):
+            raise IRError(f"pass {step.name} has no rules, and neither apply nor apply_program")
         changed = again = self._over(self.modules(), step)
         inner = [m for m in self.modules() if _captures(m)] if changed else []
         # They see what has become of the modules around them, which came after them.

@@ -19,6 +19,7 @@ from migx.cli import _load, _report
 if TYPE_CHECKING:
     from migx.testing.conformance import Outcome
 
+SMALLEST = "module main(x: f32[1]) {\n  return x\n}\n"
 WIDTH = 60
 """How wide the list of a family's operations may be."""
 
@@ -46,11 +47,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Scores it."""
+    import migx
     from migx.target import get_target
 
     if options.jobs < 1:
         raise _load.UsageError(f"--jobs {options.jobs}: one process or more")
-    get_target(options.target)  # a name that is not there is said at once
+    # A name that is not there, or a target that cannot run here, is said at once.
+    migx.parse(SMALLEST).compile(get_target(options.target)).eval({"x": [0.0]})
     from migx.testing import conformance, suite
 
     with _load.progress("making the cases"):

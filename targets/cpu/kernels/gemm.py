@@ -342,6 +342,11 @@ class Writer:
             right = right + place * frame.extent(step)
         return left, right
 
+    @property
+    def _right_type(self) -> DType:
+        """What the columns are read as."""
+        return self.problem.types[1]
+
     def _matrix(
         self, number: int, offset: Value, steps: tuple[Extent, Extent], dtype: DType
     ) -> Matrix:
@@ -382,7 +387,7 @@ class Writer:
             with f.when(missing):
                 self._compute(made, column)
             return made
-        right = self._matrix(problem.right, offset, problem.right_steps, problem.types[1])
+        right = self._matrix(problem.right, offset, problem.right_steps, self._right_type)
         if self.format is not None:
             panel = Matrix(right.first, width, f.as_index(1), right.dtype)
             return panel.moved(column // tile.columns * self.depth, 0)

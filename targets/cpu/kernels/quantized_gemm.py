@@ -49,7 +49,7 @@ class _Writer(Writer):
         self.signs = x.kind == "int", w.kind == "int"
         self.flips = flips(machine, machine.lanes(I32), self.signs)
         assert isinstance(problem.depth, int)
-        self.bytes, self.right_type, row = problem.depth, w, problem.left_steps[0]
+        self.bytes, self.stored, row = problem.depth, w, problem.left_steps[0]
         whole = isinstance(row, int) and row % BYTES == self.bytes % BYTES == 0
         self.direct = whole and not self.flips
         fours = -(-self.bytes // BYTES)
@@ -105,12 +105,10 @@ class _Writer(Writer):
                 copy(full, f.first_lanes(count - full, whole), there)
         return made
 
-    def _matrix(
-        self, number: int, offset: Value, steps: tuple[Extent, Extent], dtype: DType
-    ) -> Matrix:
-        """An input; what is not packed yet, by its bytes."""
-        packed = self.format is not None or number == self.problem.left
-        return super()._matrix(number, offset, steps, dtype if packed else self.right_type)
+    @property
+    def _right_type(self) -> DType:
+        """What is not packed yet is read by its bytes."""
+        return super()._right_type if self.format is not None else self.stored
 
     def _may_be_direct(self) -> bool:
         """Never: what is not packed has no fours of bytes along columns."""

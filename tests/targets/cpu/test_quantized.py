@@ -113,6 +113,14 @@ def test_what_is_no_constant(w: tuple[int, ...], signs: tuple[str, str]) -> None
         assert not problem(quantized_gemm.kernel_for, program)
 
 
+@pytest.mark.parametrize("n", [1, 2, 40])
+@pytest.mark.parametrize("dtype", ["i8", "u8"])
+def test_a_matrix_times_itself(n: int, dtype: str) -> None:
+    text = f"%0 = quant_dot(x, x) : i32[{n}, {n}]"
+    program = parsed(f"module main(x: {dtype}[{n}, {n}]) {{\n  {text}\n  return %0\n}}")
+    assert not problem(quantized_gemm.kernel_for, program)
+
+
 def test_rows_at_any_step() -> None:
     """A view of some columns begins rows where no four begins."""
     text = product("9", (8, 20), SIGNS[0], turned=False)
