@@ -156,6 +156,7 @@ class Author:
         try:
             made = self.module.add_instruction(op, *inputs, modules=modules)
         except (ShapeError, DimError):
+            self.refused(modules)
             return None
         try:
             result = self.evaluate(made, self.data)
@@ -163,8 +164,15 @@ class Author:
             result = None
         if result is None or not _is_fine(result):
             self.module.remove_instruction(made)
+            self.refused(modules)
             return None
         return self.keep(made, result)
+
+    def refused(self, modules: Iterable[Module]) -> None:
+        """Removes modules that no instruction has taken: they may read values around them."""
+        for module in modules:
+            if not module.parents:
+                self.program.remove_module(module)
 
     def keep(self, made: Instruction, result: Argument) -> Instruction:
         """Takes note of an instruction and its value."""
