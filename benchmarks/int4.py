@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import migx
-from benchmarks.measure import Result
+from benchmarks.measure import Result, ResultError
 from benchmarks.models import inputs, make
 from migx.argument import Argument
 from migx.ir import Instruction
@@ -35,6 +35,8 @@ def results(model: str, folder: Path | None, quick: bool = False) -> Iterator[Re
     for block in BLOCKS[:1] if quick else BLOCKS:
         for options, way in WAYS.items():
             ours = quantised(program, f"block={block}{options}")
+            if not weights(ours):
+                raise ResultError(f"{model} has no weights in main that quantize_int4 takes")
             share = float(np.divide(*bytes_of(ours)))
             yield Result(f"{model} {way} {block} bytes", 1, "of f32", (share,), (), "onnxruntime")
             peer = with_peer_weights(ours, symmetric=way == "symmetric")
