@@ -105,8 +105,8 @@ def test_an_interrupt_while_compiling_leaves_no_helpers() -> None:
         assert child.stdout.readline() == "begun\n"
         helpers = wait_for(lambda: len(found := children(child.pid)) == 2 and found)
         wait_for(lambda: interrupted(child))
-        _, said = child.communicate(timeout=60)
-    assert "KeyboardInterrupt" in said
+        child.communicate(timeout=60)
+    assert child.returncode == -signal.SIGINT
     assert wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in helpers))
 
 
