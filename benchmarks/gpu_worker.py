@@ -47,7 +47,7 @@ class Worker:
             ends = self._ends or self._start()
             ends.send((step, line.name, limits, given))
             if not ends.poll(seconds):
-                found = _failed(line, f"stopped: {step} took more than {seconds:.0f} s")
+                found = _failed(line, f"stopped: {step} took more than {seconds:g} s")
             else:
                 found = ends.recv()
         except (EOFError, OSError):
