@@ -152,8 +152,8 @@ def test_a_wrong_rule_is_found_and_made_small(tmp_path: Path) -> None:
     assert any(at.op.name == "sub" for at in program.main)
     assert failure.file is not None
     assert failure.file.read_text().startswith("# passes: wrong\n")
-    saved = np.load(failure.file.with_suffix(".npz"))
-    inputs = {name: Argument.of(saved[name]) for name in program.main.parameters}
+    with np.load(failure.file.with_suffix(".npz")) as saved:
+        inputs = {name: Argument.of(saved[name]) for name in program.main.parameters}
     with pytest.raises(Violation, match="same outputs"):
         Trial(program, inputs).passes(pipeline)
     with pytest.raises(AssertionError, match="same outputs"):
