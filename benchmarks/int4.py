@@ -19,6 +19,7 @@ from migx.argument import Argument
 from migx.ir import Instruction
 from migx.op import Array
 from migx.ops.builtin import Literal
+from migx.ops.quantization import DequantizeLinear
 from migx.program import Program
 from migx.weights.evaluation import evaluated
 
@@ -90,9 +91,9 @@ def with_peer_weights(program: Program, symmetric: bool) -> Program:
     found = weights(made)
     known = evaluated([weight for weight, _ in found])
     for weight, real in found:
-        axis, block = real.op.axis, real.op.block  # type: ignore[attr-defined]
-        matrix = np.moveaxis(known[weight].array, axis, 0)
-        rounded = np.moveaxis(by_peer(matrix, block, symmetric), 0, axis)
+        op = real.op_as(DequantizeLinear)
+        matrix = np.moveaxis(known[weight].array, op.axis, 0)
+        rounded = np.moveaxis(by_peer(matrix, op.block, symmetric), 0, op.axis)
         literal = made.main.insert_instruction(real, Literal(Argument.of(rounded.copy())))
         made.main.replace_instruction(real, literal)
     migx.run_passes(made, "dead_code_elimination")

@@ -21,6 +21,7 @@ from benchmarks.models import make
 from migx import op as operations
 from migx.fusion.outlining import DISSOLVED
 from migx.ir import Instruction, Module
+from migx.ops.fused import Group
 from migx.program import Program
 
 BAR = "no more than onnxruntime on at least 22 of 26"
@@ -86,7 +87,7 @@ def work(module: Module) -> Iterator[Instruction]:
 def is_one(group: Instruction) -> bool:
     """Whether a group counts as one instruction."""
     products = sum(at.name in PRODUCTS for module in group.modules for at in module)
-    return products <= 1 or group.op.tag == "attention"  # type: ignore[attr-defined]
+    return products <= 1 or group.op_as(Group).tag == "attention"
 
 
 def peer_nodes(path: Path) -> Iterator[str]:

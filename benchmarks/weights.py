@@ -34,12 +34,13 @@ from migx.onnx import replace_onnx_external_weights
 from migx.onnx.external import values_from
 from migx.op import Array
 from migx.program import Program
+from migx.target import Asked
 from migx.weights.hoisting import weights_of
 
 MODELS = ("resnet50", "bert_base", "llama_2048x4_kv")
 SWAPPED = "bert_base"
 SHARED = ("resnet50", "bert_base")
-TARGETS: dict[str, dict[str, str]] = {"ref": {"passes": PASSES}, "cpu": {}}
+TARGETS: dict[str, Asked] = {"ref": {"passes": PASSES}, "cpu": {}}
 STEADY_BAR = "0.98 to 1.02 of the speed of the model compiled with its weights"
 SWAP_BAR = "50 times faster than parse and compile"
 RATE_BAR = "half the rate of a copy to fresh memory"

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from migx.errors import DataError, SealedWeight, ShapeError
 from migx.mapping import MappedFile, Stamp, mapped
-from migx.shape import DType, Shape
+from migx.shape import F32, F64, UNPACKED, DType, Shape, integers
 
 
 @dataclass(frozen=True)
@@ -101,29 +101,26 @@ class Argument:
         """An argument of an array, a number, nested lists, or anything that speaks DLPack; nothing
         is copied needlessly.
 
-        Python floats become f32 and Python ints i64 unless ``dtype`` says otherwise.
+        Python floats become f32 and Python ints i64 unless ``dtype`` says otherwise. ``ShapeError``
+        names an element that another type does not hold: integers and packed types hold theirs
+        exactly, other floats are rounded. Arrays of ``ml_dtypes.int4`` and its like are packed.
         """
         if isinstance(value, Argument):
+            if dtype is not None and value.shape.dtype is not DType.of(dtype):
+                raise ShapeError(f"{value.shape} is of another type than {dtype}")
             return value
-        if dtype is not None and DType.of(dtype).is_packed:
-            raise ShapeError(f"{dtype} is packed storage: use Argument.packed(shape, bytes)")
-        if not isinstance(value, np.ndarray) and hasattr(value, "__dlpack__"):
-            value = np.from_dlpack(value)
-        if not hasattr(value, "dtype"):
-            array = np.asarray(value)
-            if array.dtype == object:
-                raise ShapeError(f"{type(value).__name__} is neither numbers nor text")
-            if dtype is None and array.dtype == np.float64:
-                array = array.astype(np.float32)
-        else:
-            array = np.asarray(value)
-        if dtype is not None:
-            array = array.astype(DType.of(dtype).numpy, copy=False)
-        if array.dtype.kind in "US":
-            array = array.astype(object)
-        if not array.dtype.isnative:
-            array = array.astype(array.dtype.newbyteorder("="))
-        return cls(Shape(DType.of(array.dtype), array.shape), array)
+        array = _array(value)
+        made = DType.of(array.dtype)
+        wanted = made if dtype is None else DType.of(dtype)
+        if dtype is None and made is F64 and not hasattr(value, "dtype"):
+            wanted = F32
+        if wanted is not made:
+            array = _held(array, made, wanted)
+        shape = Shape(wanted, array.shape)
+        if wanted.is_packed:
+            codes = array.view(np.uint8) & np.uint8(2**wanted.bits - 1)
+            array = packed_codes(codes.reshape(-1), wanted.bits)
+        return cls(shape, array)
 
     @classmethod
     def packed(cls, shape: Shape, data: bytes | NDArray[np.uint8]) -> Argument:
@@ -182,6 +179,15 @@ class Argument:
             self._data = self._data.view()
             self._data.flags.writeable = False
 
+    def read_only(self) -> Argument:
+        """The value in the same memory, for those who may read it and not write to it."""
+        data = self._data
+        if not isinstance(data, np.ndarray) or not data.flags.writeable:
+            return self
+        data = data.view()
+        data.setflags(write=False)
+        return Argument(self.shape, data)
+
     @property
     def available(self) -> bool:
         """Whether there are bytes to read, in memory or in a file."""
@@ -234,6 +240,20 @@ class Argument:
     def tolist(self) -> Any:
         return self.array.tolist()
 
+    def is_throughout(self, number: float) -> bool:
+        """Whether there are elements and each is a number once that is rounded to their type; 0.0
+        is not -0.0, as x + 0.0 is not always x.
+        """
+        array = self.array
+        if not array.size:
+            return False
+        first, signed = array[(0,) * array.ndim], number == 0 and self.shape.dtype.is_float
+        with np.errstate(over="ignore"):  # the number may be beyond the type
+            if first != number or (signed and _signs(first) != _signs(number)):
+                return False
+        same = np.all(array == first) and (not signed or np.all(_signs(array) == _signs(first)))
+        return bool(same)
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.array(self.array, dtype=dtype, copy=copy)
 
@@ -257,6 +277,77 @@ class Argument:
 
     def __repr__(self) -> str:
         return f"Argument({self.shape})"
+
+
+def _array(value: Any) -> NDArray[Any]:
+    """Whatever is an array, as one in this machine's order of bytes; texts as Python's."""
+    if not isinstance(value, np.ndarray) and hasattr(value, "__dlpack__"):
+        value = np.from_dlpack(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ShapeError(
+            f"{type(value).__name__} is no array: its rows differ in length"
+        ) from error
+    if array.dtype.kind in "US":
+        array = np.asarray(value, object)
+    if array.dtype == object:
+        kinds = {type(each) for each in array.flat}
+        if other := [kind.__name__ for kind in kinds if not issubclass(kind, str)]:
+            what = type(value).__name__
+            of = "" if other == [what] else f" of {' and '.join(sorted(other))}"
+            raise ShapeError(f"{what}{of} is neither numbers nor text")
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+_WIDE = {"bool": np.uint8, "uint": np.uint64, "int": np.int64, "float": np.float64}
+
+
+def _held(array: NDArray[Any], given: DType, wanted: DType) -> NDArray[Any]:
+    """Elements of a type as another holds them. ``ShapeError`` names one that it does not hold."""
+    if given.kind not in _WIDE or wanted.kind not in _WIDE:
+        raise ShapeError(f"{given} is no {wanted}")
+    if given.is_packed or (given.is_float and given.bits == 8):  # which numpy casts to few others
+        array = array.astype(_WIDE[given.kind])
+    with np.errstate(all="ignore"):
+        made: NDArray[Any] = array.astype(UNPACKED.get(wanted, wanted.numpy))
+        rounded = wanted.is_float and not wanted.is_packed
+        if np.can_cast(array.dtype, made.dtype) or (rounded and np.isfinite(made).all()):
+            return made
+        wide = array.astype(_WIDE[given.kind])
+        lost = _lost(wide, made, wanted)
+    if lost.any():
+        why = f"it would become {made[lost][0]}"
+        if not wanted.is_float:
+            why = "it holds whole numbers from {} to {}".format(*integers(wanted))
+        raise ShapeError(f"{wide[lost][0]} is no element of {wanted}: {why}")
+    return made
+
+
+def _lost(wide: NDArray[Any], made: NDArray[Any], wanted: DType) -> Any:
+    """Which elements another type does not hold."""
+    if wanted.is_float and not wanted.is_packed:
+        return (np.isfinite(wide) != np.isfinite(made)) | (np.isnan(wide) != np.isnan(made))
+    lost = made.astype(wide.dtype) != wide
+    if wanted.is_float:
+        return lost
+    least, greatest = integers(wanted)
+    return lost | (wide < least) | (wide >= greatest + 1)
+
+
+def packed_codes(codes: NDArray[Any], bits: int) -> NDArray[Any]:
+    """Codes of a few bits in bytes along their last axis, the last byte filled up with zeros."""
+    per, count = 8 // bits, codes.shape[-1]
+    lanes = np.zeros((*codes.shape[:-1], -(-count // per) * per), np.uint8)
+    lanes[..., :count] = codes
+    packed = lanes[..., ::per].copy()
+    for lane in range(1, per):
+        packed |= lanes[..., lane::per] << lane * bits
+    return packed
+
+
+def _signs(number: Any) -> Any:
+    return np.signbit(np.asarray(number, np.float64))
 
 
 def _shaped(shape: Shape, flat: NDArray[np.uint8]) -> NDArray[Any]:

@@ -79,7 +79,7 @@ class Inputs:
         """The shapes of arrays that are just what is wanted; None where there is more to ask."""
         found = []
         for wanted, (dtype, dims) in zip(self._wanted, arrays, strict=True):
-            as_it_is = wanted.dtype.is_tensor and not wanted.dtype.is_packed
+            as_it_is = wanted.dtype.bits >= 8  # not packed, and no texts, which are looked at
             if not as_it_is or wanted.strides is not None or dtype != wanted.dtype.numpy:
                 return None
             found.append(wanted if dims == wanted.dims else Shape(wanted.dtype, dims))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, Unpack
 
 from numpy.typing import ArrayLike
 
@@ -17,10 +17,12 @@ from migx.ir import Instruction
 from migx.manager import PassManager, Pipeline
 from migx.mapping import MappedFile
 from migx.observers import CrashFile
-from migx.ops.builtin import Literal
+from migx.ops.builtin import Literal, Param, Slot
+from migx.planning import lies_in
 from migx.program import Program
-from migx.shape import MAP, OPTIONAL, SEQUENCE
+from migx.shape import MAP, OPTIONAL, SEQUENCE, TUPLE
 from migx.target import (
+    Asked,
     Asynchronous,
     CompileOptions,
     Context,
@@ -37,13 +39,14 @@ from migx.weights.layouts import pack_weights
 
 @dataclass
 class Compiled:
-    """A program as a target's passes have left it, with its weights. ``executable`` is made when it
-    is first asked for.
+    """A program as a target's passes have left it, with its weights; ``revision`` is that of the
+    program it was made from. ``executable`` is made when it is first asked for.
     """
 
     program: Program
     context: Context
     weights: LiveWeights
+    revision: int
 
     @cached_property
     def executable(self) -> Executable:
@@ -69,7 +72,7 @@ class Compiled:
         if isinstance(self.executable, FallsBack):
             return self.executable.fallbacks()
         supports = self.context.target.supports
-        modules = [m for m in self.executable.program.modules.values() if not m.bypass]
+        modules = [m for m in self.program.modules.values() if not m.bypass]
         return [at for m in modules for at in m if not at.name.startswith("@") and not supports(at)]
 
     def results(self, arguments: Mapping[str, Argument]) -> list[Argument]:
@@ -87,11 +90,22 @@ class Compiled:
         """
         return self._inputs.arguments(self.context.target.taken(inputs))
 
+    @cached_property
+    def _shared(self) -> frozenset[int]:
+        """The outputs that lie in the memory of an input, a weight, or an output before them."""
+        roots = [lies_in(at) for at in self.program.main.outputs]
+        held = [type(at.op) in (Param, Literal, Slot) for at, _ in roots]
+        return frozenset(i for i, root in enumerate(roots) if held[i] or root in roots[:i])
+
     def eval(self, inputs: Mapping[str, ArrayLike | Argument]) -> list[Any]:
         """The outputs as arrays; packed ones as arguments, tuples as tuples, sequences as lists,
         maps as dicts, an optional as what it holds or None.
+
+        They are the caller's own, to be kept and written to: what lies in the memory of an input,
+        of a weight or of another output is copied.
         """
-        return [given_back(result) for result in self.results(self.arguments(inputs))]
+        results, shared = self.results(self.arguments(inputs)), self._shared
+        return [given_back(result, i in shared) for i, result in enumerate(results)]
 
     def run_async(self, inputs: Mapping[str, Any], stream: Any = None) -> list[Argument]:
         """The outputs on the device, without waiting for them: they are there for whatever is
@@ -115,7 +129,7 @@ class Compiled:
 
 
 @paused()
-def compiled(program: Program, target: Target | str, **options: Any) -> Compiled:
+def compiled(program: Program, target: Target | str, **options: Unpack[Asked]) -> Compiled:
     """A copy of the program: verified, taken through the passes, finalized."""
     for name in options:
         if name not in (known := CompileOptions.__dataclass_fields__):
@@ -144,9 +158,12 @@ def assembled(program: Program, lowered: Program, context: Context) -> Compiled:
         pack_weights(lowered, context)
     hoist_sources(lowered)
     weights = LiveWeights(
-        lowered.weights, context, place=context.target.copy_to, declared=weights_of(program)
+        lowered.weights,
+        context,
+        place=context.target.copy_to,
+        declared=partial(weights_of, program),
     )
-    return Compiled(lowered, context, weights)
+    return Compiled(lowered, context, weights, program.revision)
 
 
 def ready(made: Compiled) -> Compiled:
@@ -162,9 +179,8 @@ def finalized(program: Program, target: Target | str) -> Compiled:
     been compiled for this target: it is lowered already then.
     """
     chosen = get_target(target)
-    known = program._compiled
-    if known is not None and known.context.target.name == chosen.name:
-        return ready(known)
+    if program._compiled is not None and program.compiled.context.target.name == chosen.name:
+        return ready(program.compiled)
     return compiled(program, chosen, passes="")
 
 
@@ -176,16 +192,21 @@ def finalize(program: Program, context: Context) -> None:
                 at.op.finalize(context)
 
 
-def given_back(result: Argument) -> Any:
-    """A result as the caller gets it."""
-    if result.shape.dtype.is_tensor and not result.shape.dtype.is_packed:
-        return result.array
-    if result.shape.dtype.name == "tuple":
-        return tuple(map(given_back, result.parts))
-    if result.shape.dtype is SEQUENCE:
-        return [given_back(part) for part in result.parts]
+def given_back(result: Argument, shared: bool = False) -> Any:
+    """A result as the caller gets it, copied where it is ``shared`` or may not be written to."""
+    if result.shape.dtype.is_tensor:
+        array = result.array
+        if shared or not array.flags.writeable:
+            array = array.copy()
+        if not result.shape.dtype.is_packed:
+            return array
+        return result if array is result.array else Argument.packed(result.shape, array)
+    if result.shape.dtype is TUPLE:
+        return tuple(given_back(part, shared) for part in result.parts)
+    if result.shape.dtype is SEQUENCE:  # which may hold what was given
+        return [given_back(part, shared=True) for part in result.parts]
     if result.shape.dtype is OPTIONAL:
-        return given_back(result.parts[0]) if result.data else None
+        return given_back(result.parts[0], shared=True) if result.data else None
     if result.shape.dtype is MAP:
         keys, values = (part.tolist() for part in result.parts)
         return dict(zip(keys, values, strict=True))

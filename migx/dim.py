@@ -8,53 +8,20 @@ symbols works on both. Equal polynomials are equal objects by ``==``.
 
 from __future__ import annotations
 
-import json
 import math
-import re
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TypeAlias, Union
 
 from migx.errors import DimError
-from migx.intervals import Bounds, divided, multiplied, quotient
+from migx.intervals import Bounds, divided, multiplied, one_of, plus_quotient
+from migx.symbol import Symbol
 
-# Words that mean something else in the text form; a symbol of such a name is written in backticks.
-_RESERVED = re.compile(
-    r"min|max|broadcast|true|false|nan|inf|bytes|sha256|"
-    r"bool|str|tuple|sequence|optional|bf16|[iuf](2|4|8\w*|16|32|64)"
-)
 Extent: TypeAlias = Union[int, "Dim"]
 MOST_CALLS = 4
 """Terms with so many calls are bounded together; the time taken grows with two to their power."""
-
-
-@dataclass(frozen=True)
-class Symbol:
-    """A size that has a name and, until it is bound, no value.
-
-    ``low`` and ``high`` are inclusive; ``high`` is None where nothing is known. ``optimals`` are
-    sizes worth a specialised variant.
-    """
-
-    name: str
-    low: int = 0
-    high: int | None = None
-    optimals: tuple[int, ...] = ()
-
-    @property
-    def bounds(self) -> Bounds:
-        return self.low, math.inf if self.high is None else self.high
-
-    def __str__(self) -> str:
-        return self._text
-
-    @cached_property
-    def _text(self) -> str:
-        if _plain(self.name):
-            return self.name
-        escaped = json.dumps(self.name, ensure_ascii=False)[1:-1].replace("`", r"\u0060")
-        return f"`{escaped}`"
 
 
 @dataclass(frozen=True)
@@ -68,16 +35,8 @@ class Call:
 
     @property
     def bounds(self) -> Bounds:
-        lows, highs = zip(*map(bounds, self.args), strict=True)
-        match self.function:
-            case "min":
-                return min(lows), min(highs)
-            case "max":
-                return max(lows), max(highs)
-            case "broadcast":
-                return min(lows), max(highs)
-            case _:
-                return divided((lows[0], highs[0]), (lows[1], highs[1]))
+        spans = [bounds(a) for a in self.args]
+        return divided(*spans) if self.function == "floordiv" else one_of(self.function, spans)
 
     def evaluate(self, values: list[int]) -> int:
         match self.function:
@@ -168,7 +127,7 @@ class Dim:
     def __mul__(self, other: Extent) -> Extent:
         if not isinstance(other, Dim):
             # The order of the terms stays, so nothing has to be sorted.
-            return self._scaled(int(other)) if other else 0
+            return self._scaled(factor) if (factor := _whole(other)) else 0
         total: dict[Monomial, int] = {}
         for m, c in self.terms:
             for n, d in _terms(other):
@@ -191,16 +150,16 @@ class Dim:
         return -self + other
 
     def __floordiv__(self, other: Extent) -> Extent:
-        return _floordiv(self, other)
+        return _floordiv(self, other if isinstance(other, Dim) else _whole(other))
 
     def __rfloordiv__(self, other: int) -> Extent:
-        return _floordiv(other, self)
+        return _floordiv(_whole(other), self)
 
     def __mod__(self, other: Extent) -> Extent:
-        return self - _floordiv(self, other) * other
+        return self - self // other * other
 
     def __rmod__(self, other: int) -> Extent:
-        return other - _floordiv(other, self) * self
+        return other - other // self * self
 
     __radd__, __rmul__ = __add__, __mul__
 
@@ -274,8 +233,8 @@ def _found_bounds(extent: Dim) -> Bounds:
 @lru_cache(maxsize=4096)
 def _together(extent: Dim, low: float, high: float) -> Bounds:
     """Better bounds of a sum whose terms, taken one by one, are bounded by the given ones: with
-    ``a//n`` between ``(a - n + 1)/n`` and ``a/n``, and ``min`` and ``max`` one of their arguments,
-    symbols may cancel. So ``n - 3*n//4`` is at least 0.
+    ``a//n`` near ``a/n``, and ``min`` and ``max`` one of their arguments, symbols may cancel. So
+    ``n - 3*n//4`` is at least 0.
     """
     for monomial, coefficient in extent.terms:
         call = monomial[0] if len(monomial) == 1 else None
@@ -286,16 +245,11 @@ def _together(extent: Dim, low: float, high: float) -> Bounds:
             dividend, divisor = call.args
             if not isinstance(divisor, int) or divisor < 0:
                 continue
-            least, most = bounds(rest * divisor + dividend * coefficient)
-            slack = abs(coefficient) * (divisor - 1)
-            least, most = (least, most + slack) if coefficient < 0 else (least - slack, most)
-            least, most = -quotient(-least, divisor), quotient(most, divisor)
+            whole = bounds(rest * divisor + dividend * coefficient)
+            least, most = plus_quotient(whole, coefficient, divisor)
         else:
-            lows, highs = zip(*(bounds(rest + a * coefficient) for a in call.args), strict=True)
-            is_greatest = (call.function == "max") == (coefficient > 0)
-            either = call.function == "broadcast"
-            least = max(lows) if is_greatest and not either else min(lows)
-            most = max(highs) if is_greatest or either else min(highs)
+            spans = [bounds(rest + a * coefficient) for a in call.args]
+            least, most = one_of(call.function, spans, negated=coefficient < 0)
         low, high = max(low, least), min(high, most)
     return low, high
 
@@ -388,20 +342,12 @@ def broadcast(*extents: Extent) -> Extent:
 
 def product(extents: Iterable[Extent]) -> Extent:
     """The product of some extents; 1 of none."""
-    total: Extent = 1
-    for extent in extents:
-        total = total * extent
-    return total
+    return math.prod(extents)
 
 
 def call(function: str, *args: Extent) -> Extent:
     """The function of that name (``floordiv``, ``min``, ``max``, ``broadcast``) of some extents."""
-    known: dict[str, Callable[..., Extent]] = {
-        "floordiv": _floordiv,
-        "min": minimum,
-        "max": maximum,
-        "broadcast": broadcast,
-    }
+    known = {"floordiv": _floordiv, "min": minimum, "max": maximum, "broadcast": broadcast}
     if function not in known:
         raise DimError(f"dims know {', '.join(known)}, not {function!r}")
     return known[function](*args)
@@ -412,7 +358,15 @@ def _dim(atom: Atom) -> Extent:
 
 
 def _terms(extent: Extent) -> Iterable[tuple[Monomial, int]]:
-    return extent.terms if isinstance(extent, Dim) else (((), int(extent)),)
+    return extent.terms if isinstance(extent, Dim) else (((), _whole(extent)),)
+
+
+def _whole(number: int) -> int:
+    """The number as an ``int``; ``DimError`` for what is no whole number, as 1.5 and 2.0."""
+    try:
+        return operator.index(number)
+    except TypeError:
+        raise DimError(f"dims compute with whole numbers and dims, not {number!r}") from None
 
 
 def _order(monomial: Monomial) -> tuple[int, tuple[str, ...]]:
@@ -443,9 +397,8 @@ def _atom_value(atom: Atom, sizes: Mapping[str, int]) -> int:
 def _extreme(
     function: str, extents: tuple[Extent, ...], wins: Callable[[Extent, Extent], bool]
 ) -> Extent:
-    flat = _flattened(function, extents)
     kept: list[Extent] = []
-    for e in flat:
+    for e in _flattened(function, extents):
         if not any(wins(k, e) for k in kept):
             kept = [k for k in kept if not wins(e, k)] + [e]
     return _called(function, kept)
@@ -544,9 +497,3 @@ def _broadcast_of(values: list[int]) -> int:
     if len(wide) > 1:
         raise DimError(f"sizes {sorted(wide)} do not broadcast: equal, or one of them 1")
     return wide.pop() if wide else 1
-
-
-def _plain(name: str) -> bool:
-    return bool(re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name, re.ASCII)) and not _RESERVED.fullmatch(
-        name
-    )

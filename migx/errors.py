@@ -23,6 +23,10 @@ class ShapeError(MigxError, ValueError):
     """An operation was given shapes it has no meaning for."""
 
 
+class FieldError(MigxError, TypeError):
+    """An attribute of an operation, or an option of a pass, is given what it cannot be."""
+
+
 class DimError(MigxError, ValueError):
     """A symbolic dim has no value yet, is out of its bounds, or cannot be compared."""
 

@@ -1,34 +1,152 @@
 """What the annotations of dataclass fields say: of the attributes of operations and the options of
-passes, wherever these are read from text.
+passes, wherever these come from.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import Field
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from migx.argument import Argument
 from migx.dim import Dim
+from migx.errors import FieldError, ShapeError
 from migx.shape import DType, Shape
 
-_KINDS: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (float,),
-    "bool": (bool,),
-    "str": (str,),
-    "Extent": (int, Dim),
-    "Shape": (Shape,),
-    "DType": (DType,),
-    "Argument": (Argument,),
+
+class Kind(NamedTuple):
+    """The types of what a field may hold, those of what is made into it, and how."""
+
+    held: frozenset[type]
+    taken: tuple[type, ...]
+    made: Callable[[Any], Any]
+
+
+class Form(NamedTuple):
+    """One value of a kind; or a tuple of them, of any length where ``length`` is None."""
+
+    kind: Kind
+    plural: bool = False
+    length: int | None = None
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+_KINDS = {
+    "int": Kind(frozenset({int}), (int, np.integer), int),
+    "float": Kind(frozenset({float}), (float, int, np.floating, np.integer), float),
+    "bool": Kind(frozenset({bool}), (bool, np.bool_), bool),
+    "str": Kind(frozenset({str}), (str,), str.__str__),
+    "Extent": Kind(
+        frozenset({int, Dim}), (int, np.integer, Dim), lambda x: x if isinstance(x, Dim) else int(x)
+    ),
+    "Shape": Kind(frozenset({Shape}), (Shape,), _itself),
+    "DType": Kind(frozenset({DType}), (DType, str, np.dtype, type), DType.of),
+    "Argument": Kind(frozenset({Argument}), (Argument,), _itself),
 }
 
 
-def fits(kind: str, value: Any) -> bool:
-    """Whether a value is of the kind a field declares, as ``tuple[int, ...]``; kinds that are not
-    known here take any. A bool is no number.
+@cache
+def form(kind: str) -> Form | None:
+    """What an annotation says, as ``tuple[int, ...]``; None for what is not known here, and any
+    value may be.
     """
-    if kind.startswith("tuple"):
-        inner = kind.removeprefix("tuple[").removesuffix(", ...]")
-        return isinstance(value, tuple) and all(fits(inner, item) for item in value)
-    if kind not in _KINDS:
-        return True
-    return isinstance(value, _KINDS[kind]) and (kind == "bool" or not isinstance(value, bool))
+    plain = re.sub(r"\b(?:\w+\.)+(?=\w)", "", kind)
+    if (several := re.fullmatch(r"tuple\[(\w+), (?:(\.\.\.)|\1(?:, \1)*)\]", plain)) is None:
+        return Form(_KINDS[plain]) if plain in _KINDS else None
+    if several[1] not in _KINDS:
+        return None
+    return Form(_KINDS[several[1]], True, None if several[2] else plain.count(",") + 1)
+
+
+def brought(whose: str, name: str, kind: str, value: Any) -> Any:
+    """A value in the form that a field declares: lists are made tuples, numpy's numbers Python's,
+    integers floats where these are asked for. ``FieldError`` where it is of another kind; a bool is
+    no number.
+    """
+    wanted = form(kind)
+    if wanted is None:
+        return value
+    if not wanted.plural:
+        return _made(whose, name, kind, wanted.kind, value)
+    if not isinstance(value, (tuple, list, range, np.ndarray)):
+        raise FieldError(f"{whose}: {name} is {kind}, not {value!r}")
+    made = tuple(_made(whose, name, kind, wanted.kind, each) for each in value)
+    if wanted.length not in (None, len(made)):
+        raise FieldError(f"{whose}: {name} is {kind}, not {value!r}")
+    return made
+
+
+def _made(whose: str, name: str, kind: str, wanted: Kind, value: Any) -> Any:
+    if type(value) in wanted.held:
+        return value
+    fits = isinstance(value, wanted.taken) and (bool in wanted.held or not isinstance(value, bool))
+    if not fits:
+        raise FieldError(f"{whose}: {name} is {kind}, not {value!r}")
+    try:
+        return wanted.made(value)
+    except ShapeError as error:
+        raise ShapeError(f"{whose}: {name}: {error}") from error
+
+
+def declared(cls: type) -> dict[str, str]:
+    """The annotations of a class and those it derives from, by name, as text."""
+    found: dict[str, str] = {}
+    for each in reversed(cls.__mro__):
+        for name, kind in inspect.get_annotations(each).items():
+            found[name] = kind.__name__ if type(kind) is type else str(kind)
+    return found
+
+
+def bring_when_made(cls: type, what: str = "") -> None:
+    """Has a class that is to be a dataclass bring what its fields are given to their forms, before
+    what it does itself once it is made. Errors call it ``what`` and its name.
+
+    What has its form already costs a look at its type.
+    """
+    kinds = {name: kind for name, kind in declared(cls).items() if not _made_late(cls, name)}
+    forms = {name: found for name, kind in kinds.items() if (found := form(kind)) is not None}
+    single = [(name, found.kind.held) for name, found in forms.items() if not found.plural]
+    several = [
+        (name, found.kind.held, found.length) for name, found in forms.items() if found.plural
+    ]
+    after = getattr(cls, "__post_init__", None)
+    after = getattr(after, "after", after)
+
+    def bring(self: Any, name: str) -> None:
+        value = brought(f"{what}{self.name}", name, kinds[name], getattr(self, name))
+        object.__setattr__(self, name, value)
+
+    def post_init(self: Any) -> None:
+        given = self.__dict__
+        for name, held in single:
+            if type(given[name]) not in held:
+                bring(self, name)
+        for name, held, length in several:
+            value = given[name]
+            if type(value) is tuple and (length is None or len(value) == length):
+                for each in value:
+                    if type(each) not in held:
+                        break
+                else:
+                    continue
+            bring(self, name)
+        if after is not None:
+            after(self)
+
+    if forms:
+        post_init.after = after  # type: ignore[attr-defined]
+        cls.__post_init__ = post_init  # type: ignore[attr-defined]
+
+
+def _made_late(cls: type, name: str) -> bool:
+    """Whether a field is one that is not given when an instance is made."""
+    default = getattr(cls, name, None)
+    return isinstance(default, Field) and not default.init

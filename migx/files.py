@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -9,24 +10,38 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
-from migx.errors import DataError
+from migx.errors import DataError, MigxError
 
 
 @contextmanager
 def written(path: str | Path) -> Iterator[BinaryIO]:
     """Opens a temporary file beside ``path`` and renames it there when the block ends well; else
-    removes it.
+    removes it. ``DataError`` where it cannot be written.
     """
     path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    with writing(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as out:
+                yield out
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """``DataError`` names the file where the block cannot write it."""
     try:
-        with os.fdopen(handle, "wb") as out:
-            yield out
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
+        yield
+    except MigxError:
         raise
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def inside(folder: Path, location: str, what: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TypeAlias
 
 Bounds: TypeAlias = tuple[float, float]
@@ -29,3 +30,24 @@ def quotient(x: float, y: float) -> float:
     if math.isinf(x):
         return x
     return (0 if x >= 0 else -1) if math.isinf(y) else x // y
+
+
+def plus_quotient(whole: Bounds, factor: int, divisor: int) -> Bounds:
+    """Where ``x + factor*(a//divisor)`` lies, for whole numbers and where ``divisor*x + factor*a``
+    does: ``a//n`` is between ``(a - n + 1)/n`` and ``a/n``.
+    """
+    least, most = whole
+    slack = abs(factor) * (divisor - 1)
+    least, most = (least, most + slack) if factor < 0 else (least - slack, most)
+    return -quotient(-least, divisor), quotient(most, divisor)
+
+
+def one_of(function: str, spans: Sequence[Bounds], *, negated: bool = False) -> Bounds:
+    """Where that of some numbers lies which ``min`` or ``max`` picks; ``broadcast`` may pick any.
+    ``negated`` spans are of the numbers times one below 0, so the least is the greatest there.
+    """
+    lows, highs = zip(*spans, strict=True)
+    if function == "broadcast":
+        return min(lows), max(highs)
+    pick = max if (function == "max") != negated else min
+    return pick(lows), pick(highs)

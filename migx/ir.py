@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from numpy.typing import ArrayLike
 
@@ -16,6 +16,8 @@ from migx.shape import DType, Shape
 
 if TYPE_CHECKING:
     from migx.program import Program
+
+OpT = TypeVar("OpT")
 
 
 class Instruction(Ordered):
@@ -55,6 +57,12 @@ class Instruction(Ordered):
     def name(self) -> str:
         """The name of the operation."""
         return self.op.name
+
+    def op_as(self, kind: type[OpT]) -> OpT:
+        """The operation, which is of that class; ``IRError`` where it is not."""
+        if not isinstance(self.op, kind):
+            raise IRError(f"{self!r} is no {kind.__name__}")
+        return self.op
 
     def before(self, other: Instruction) -> bool:
         """Whether this comes before ``other`` in the module that holds this. ``other`` may be in a
@@ -136,7 +144,7 @@ class Module:
     @property
     def output_names(self) -> tuple[str, ...]:
         """The names of the outputs; ``output_0`` and so on where they have none."""
-        given = self.returned.op.names if self.returned is not None else ()  # type: ignore[attr-defined]
+        given = self.returned.op_as(Return).names if self.returned is not None else ()
         return given or tuple(f"output_{i}" for i in range(len(self.outputs)))
 
     @property
@@ -240,6 +248,7 @@ class Module:
         return made
 
     def _link(self, at: Ordered, made: Instruction) -> Instruction:
+        self.program.revision += 1
         insert_before(made, at)
         self._size += 1
         for value in made.inputs:
@@ -298,6 +307,7 @@ class Module:
                 old._users, new._users = counts
                 _infer_again(readers)
                 raise
+        self.program.revision += 1
         new.origins = merged(new.origins, old.origins)
         return new
 
@@ -322,6 +332,7 @@ class Module:
             user.inputs = before
             _infer_again([user])
             raise IRError(f"cannot make {user!r} read {new!r}: {error}") from error
+        self.program.revision += 1
         _forget(old._users, user)
         new._users[user] = new._users.get(user, 0) + 1
 
@@ -332,6 +343,7 @@ class Module:
         shape = op.compute_shape([v.shape for v in instruction.inputs], instruction.modules)
         if instruction.module is not self or shape != instruction.shape:
             raise IRError(f"{op.name} of {shape} cannot take the place of {instruction!r}")
+        self.program.revision += 1
         instruction.op = op
         self.program.literals.pop(instruction, None)
         if isinstance(op, Literal):
@@ -371,6 +383,7 @@ class Module:
             raise IRError(
                 f"cannot remove {instruction!r}: {len(instruction._users)} instructions read it"
             )
+        self.program.revision += 1
         if type(instruction.op) is Param:
             del self.parameters[instruction.op.parameter]
         for value in instruction.inputs:

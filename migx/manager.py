@@ -54,7 +54,7 @@ class Pass:
     variants: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
-        freeze(cls)
+        freeze(cls, "pass ")
         if "name" not in cls.__dict__:
             cls.name = snake_case(cls.__name__)
         if not isinstance(cls.rules, RuleSet):

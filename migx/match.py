@@ -16,12 +16,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
-
+from migx import askable
 from migx import op as operations
-from migx.argument import Argument
 from migx.ir import Instruction
-from migx.op import Array
+from migx.ops import builtin
 from migx.weights import is_constant, is_readable
 
 Then: TypeAlias = Callable[[], bool]
@@ -208,6 +206,9 @@ class On(Pattern):
     trait: str = ""
     which: Literal["in order", "every", "some"] = "in order"
 
+    def __post_init__(self) -> None:
+        expect_patterns(self.inputs or ())
+
     def match(self, at: Instruction, m: Match, then: Then) -> bool:
         if self.ops and at.op.name not in self.ops:
             return m.refuse(self, at, "is not {}", self.listed)
@@ -325,6 +326,9 @@ class OneOf(Pattern):
 
     choices: tuple[Pattern, ...]
 
+    def __post_init__(self) -> None:
+        expect_patterns(self.choices)
+
     def match(self, at: Instruction, m: Match, then: Then) -> bool:
         return any(choice.match(at, m, then) for choice in self.choices)
 
@@ -349,6 +353,9 @@ class Skip(Pattern):
 
     wrappers: frozenset[str]
     inner: Pattern
+
+    def __post_init__(self) -> None:
+        expect_patterns((self.inner,))
 
     def match(self, at: Instruction, m: Match, then: Then) -> bool:
         if self.inner.match(at, m, then):
@@ -386,6 +393,14 @@ def nothing_left() -> bool:
     return True
 
 
+def expect_patterns(given: Iterable[object]) -> None:
+    """``TypeError`` where something stands for a pattern that is none."""
+    for each in given:
+        if not isinstance(each, Pattern):
+            wanted = f"on({each.__name__})" if isinstance(each, type) else "var('x')"
+            raise TypeError(f"{each!r} is no pattern; one is made as in {wanted}")
+
+
 def _among(name: str, roots: frozenset[str] | None) -> bool:
     """Whether a name is one of those that a pattern can begin with."""
     return roots is None or name in roots
@@ -414,6 +429,8 @@ def value(number: float | Test | None = None, name: str = "", *, fixed: bool = F
     ``number`` is what every element must be once rounded to its type, and -0.0 is not 0.0; or a
     test of the array. ``fixed`` leaves out replaceable weights but for those of one element.
     """
+    if not (number is None or callable(number) or isinstance(number, int | float)):
+        raise TypeError(f"a value is a number or a test of the array, not {number!r}")
     return Value(name, number, fixed)
 
 
@@ -428,30 +445,28 @@ def on(ops: Any, *inputs: Pattern, name: str = "", **attributes: Any) -> On:
 
     Keywords are attributes: a value they must have, or ``attr`` to catch them.
     """
-    given = ops if isinstance(ops, tuple) else (ops,)
-    return On(_names(given), inputs or None, name, tuple(attributes.items()))
+    given = askable.classes(ops if isinstance(ops, tuple) else (ops,))
+    if inputs:
+        askable.inputs(given, len(inputs))
+    brings = {each: askable.attribute(given, each) for each in attributes}
+    held = {k: v if isinstance(v, Attribute) else brings[k](v) for k, v in attributes.items()}
+    return On(_names(given), inputs or None, name, tuple(held.items()))
 
 
 def having(trait: str, *inputs: Pattern, name: str = "", **attributes: Any) -> On:
     """An instruction of any operation with a trait, such as ``pointwise``; else as ``on``."""
-    return On(frozenset(), inputs or None, name, tuple(attributes.items()), trait=trait)
+    held = tuple(attributes.items())
+    return On(frozenset(), inputs or None, name, held, trait=askable.trait(trait))
 
 
 def skip(*wrappers: Any) -> Callable[[Pattern], Skip]:
     """Looks through any number of instructions of these operations, along their first inputs."""
-    names = _names(wrappers)
+    names = _names(askable.classes(wrappers))
     return lambda inner: Skip(names, inner)
 
 
-def _names(given: Iterable[Any]) -> frozenset[str]:
-    """The names of operations that are given as classes or by name."""
-    for each in given:
-        if not isinstance(each, str | type):
-            raise TypeError(
-                f"a pattern takes a class of operations or its name, not {each!r}; attributes are "
-                "keywords, as in on(ops.Softmax, axis=1)"
-            )
-    return frozenset(each if isinstance(each, str) else str(each.name) for each in given)
+def _names(classes: Iterable[type[Any]]) -> frozenset[str]:
+    return frozenset(each.name for each in classes)
 
 
 def member(index: int, whole: On) -> On:
@@ -472,22 +487,10 @@ def _same(a: Any, b: Any) -> bool:
 
 def _holds(at: Instruction, wanted: float | Test) -> bool:
     """Whether a literal has one number in every element, or passes a test of its array."""
-    value: Argument = at.op.value  # type: ignore[attr-defined]
+    value = at.op_as(builtin.Literal).value
     dtype = value.shape.dtype
     if dtype.is_packed or not (dtype.is_float or dtype.is_integer or dtype.kind == "bool"):
         return False
-    array: Array = value.array
     if callable(wanted):
-        return bool(array.size) and wanted(array)
-    if not array.size:
-        return False
-    first, signed = array[(0,) * array.ndim], wanted == 0 and dtype.is_float
-    with np.errstate(over="ignore"):  # the number may be beyond the type
-        # 0.0 and -0.0 are equal, and x + 0.0 is not always x.
-        if first != wanted or (signed and _signs(first) != _signs(wanted)):
-            return False
-    return bool(np.all(array == first) and (not signed or np.all(_signs(array) == _signs(first))))
-
-
-def _signs(number: Any) -> Any:
-    return np.signbit(np.asarray(number, np.float64))
+        return bool(value.array.size) and wanted(value.array)
+    return value.is_throughout(wanted)

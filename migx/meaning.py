@@ -43,20 +43,21 @@ def failed(at: Instruction, error: BaseException) -> EvaluationError:
     """The error of an instruction whose meaning has raised another: it drawn, and what that
     says.
     """
-    return EvaluationError(draw_instruction(f"{type(error).__name__}: {error}", at))
+    what = "out of memory" if isinstance(error, MemoryError) else type(error).__name__
+    return EvaluationError(draw_instruction(f"{what}: {error}", at))
 
 
 def as_function(
     module: Module, sizes: Sizes, run: Callable[[Sequence[Argument], Sizes], list[Argument]]
 ) -> Runnable:
     """A module as a function of its parameters. ``run`` gets their values, and the sizes that are
-    known with them besides those given.
+    known with them besides those given. Results are read-only: two may be one.
     """
 
     def call(arguments: Sequence[Argument]) -> list[Argument]:
         pairs = zip(module.parameters.items(), arguments, strict=True)
         inner = sizes_of(((name, p.shape, a.shape) for (name, p), a in pairs), sizes)
-        return run(arguments, inner)
+        return [result.read_only() for result in run(arguments, inner)]
 
     return call
 

@@ -30,9 +30,11 @@ from numpy.typing import NDArray
 
 from migx import dim
 from migx.argument import Argument
-from migx.dim import Dim, Symbol
+from migx.dim import Dim
 from migx.errors import EvaluationError
+from migx.fields import bring_when_made
 from migx.shape import DType, Shape
+from migx.symbol import Symbol
 
 if TYPE_CHECKING:
     from migx.ir import Module
@@ -43,6 +45,8 @@ Modules: TypeAlias = Sequence["Module"]
 Runnable: TypeAlias = Callable[[Sequence[Argument]], list[Argument]]
 """A submodule at run time: its results, for the arguments of its parameters."""
 Evaluate: TypeAlias = Callable[[Any, Any, Shape, Sequence[Argument], Sequence[Runnable]], Argument]
+FULL_FORM = ["context", "shape", "arguments", "modules"]
+"""The parameters of a meaning that is told more than its arrays."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,9 @@ class Operation(Protocol):
 @dataclass(frozen=True)
 class Op:
     """Base of our operations. ``compute(*arrays)``, where there is one, is the meaning on numpy
-    arrays.
+    arrays, which are read-only. What a field is given is brought to the form it declares, and
+    ``FieldError`` says where it cannot be: a list becomes a tuple, the name of an element type that
+    type.
 
     An operation that needs more defines ``compute(context, shape, arguments, modules)`` instead:
     the context of the target, the shape of its result with every dim bound, its arguments, and its
@@ -106,11 +112,13 @@ class Op:
         raise NotImplementedError(f"{self.name} has no shape rule")
 
 
-def freeze(cls: type) -> None:
-    """Makes a class derived from a frozen dataclass one itself. Without fields of its own it is one
-    already: to make methods for each of many such would be half of the time to import them.
+def freeze(cls: type, what: str = "") -> None:
+    """Makes a class derived from a frozen dataclass one itself, whose fields are brought to the
+    forms they declare; ``what`` it is comes before its name in errors. Without fields of its own it
+    is one already: to make methods for each of many such would be half of the time to import them.
     """
     if inspect.get_annotations(cls) or len(cls.__bases__) > 1:
+        bring_when_made(cls, what)
         dataclass(frozen=True)(cls)
 
 
@@ -119,8 +127,10 @@ def snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
-def traits(op: Operation) -> Traits:
-    """The traits an operation declares; a foreign one that declares none counts as effectful."""
+def traits(op: Operation | type) -> Traits:
+    """The traits an operation, or a class of them, declares; a foreign one that declares none
+    counts as effectful.
+    """
     found: Traits = getattr(op, "traits", UNDECLARED)
     return found
 
@@ -216,10 +226,17 @@ def can_evaluate(op: Operation) -> bool:
     return hasattr(op, "compute")
 
 
+def _readable(array: Array) -> Array:
+    if array.flags.writeable:
+        array = array.view()
+        array.setflags(write=False)
+    return array
+
+
 @cache
 def evaluator(cls: type) -> Evaluate:
     """The meaning of a class of operations in the full form, ``compute(*arrays)`` being adapted to
-    it.
+    it. Whatever it reads it gets read-only.
     """
     if not hasattr(cls, "compute"):
         raise EvaluationError(
@@ -227,9 +244,16 @@ def evaluator(cls: type) -> Evaluate:
         )
     compute = cls.compute
     names = list(inspect.signature(compute).parameters)
-    if names[1:] == ["context", "shape", "arguments", "modules"]:
-        full: Evaluate = compute
-        return full
+
+    def full(
+        op: Any,
+        context: Any,
+        shape: Shape,
+        arguments: Sequence[Argument],
+        modules: Sequence[Runnable],
+    ) -> Argument:
+        made: Argument = compute(op, context, shape, [a.read_only() for a in arguments], modules)
+        return made
 
     def adapted(
         op: Any,
@@ -238,9 +262,9 @@ def evaluator(cls: type) -> Evaluate:
         arguments: Sequence[Argument],
         modules: Sequence[Runnable],
     ) -> Argument:
-        return Argument(shape, compute(op, *[a.array for a in arguments]))
+        return Argument(shape, compute(op, *[_readable(a.array) for a in arguments]))
 
-    return adapted
+    return full if names[1:] == FULL_FORM else adapted
 
 
 __all__ = ["Array", "DType", "Modules", "Op", "Operation", "Runnable", "Shape", "Shapes", "Traits"]

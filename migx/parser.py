@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from migx import plugins
 from migx.argument import Argument, Source
 from migx.collector import paused
-from migx.errors import MigxError, ParseError
-from migx.fields import fits
+from migx.errors import MigxError, ParseError, there_are
+from migx.fields import brought
 from migx.ir import Instruction, Module
 from migx.program import Program
 from migx.shape import DType, Shape
@@ -39,8 +39,14 @@ def parse(
     its own place, so that a text without its weights still runs. ``find`` looks for files
     otherwise than in a folder.
     """
+    if not isinstance(text, str):
+        raise ParseError(f"a program's text is a str, not {type(text).__name__}")
     where: Find = find or (lambda name, offset, length: Source(Path(folder, name), offset, length))
-    return _Builder(Reader(text, where), draw_missing).program()
+    reader = Reader(text.removeprefix("\ufeff"), where)
+    try:
+        return _Builder(reader, draw_missing).program()
+    except RecursionError:
+        reader.fail("what stands here is nested too deep to be read", reader.next)
 
 
 class _Builder:
@@ -60,7 +66,7 @@ class _Builder:
                 self.reader.fail(f"there are two modules named {block.name!r}", block.at)
             self.blocks[block.name] = block
         if "main" not in self.blocks:
-            self.reader.fail("expected a module named main", self.reader.tokens[-1])
+            self.reader.fail("expected a module named main", self.reader.next)
         self.made.modules = {}
         for name in self.blocks:
             made = self.made.create_module(name)
@@ -82,7 +88,11 @@ class _Builder:
                 self.reader.fail(f"parameter {parameter!r} is declared twice", at)
             values[False, parameter] = module.add_parameter(parameter, shape)
         for statement in block.statements:
+            if module.returned is not None:
+                self.reader.fail(f"module {name!r} has returned before this", statement.at)
             self.statement(module, statement, values)
+        if module.returned is None:
+            self.reader.fail(f"module {name!r} has no return", block.at)
         return module
 
     def statement(self, module: Module, statement: Statement, values: Values) -> None:
@@ -116,7 +126,11 @@ class _Builder:
         values = self.values.get(module if owner is None else self.made.modules[owner], {})
         key = (at.kind == "result", name)
         if key not in values:
-            self.reader.fail(f"{name} is read before it is defined", at)
+            block = self.blocks[module.name if owner is None else owner]
+            if any(key == (True, each.result) for each in block.statements):
+                self.reader.fail(f"{name} is read before it is defined", at)
+            known = there_are(name, (each for _, each in values))
+            self.reader.fail(f"there is no value {name}; {known}", at)
         return values[key]
 
     def operation(self, statement: Statement) -> Any:
@@ -139,11 +153,10 @@ class _Builder:
                 self.reader.fail(
                     f"{statement.op} has no attribute {name!r}; it has {known}", statement.at
                 )
-            kind = str(fields[name].type)
-            if kind == "float" and type(value) is int:
-                given[name] = float(value)
-            elif not fits(kind, value):
-                self.reader.fail(f"{statement.op}: {name} is {kind}, not {value!r}", statement.at)
+            try:
+                given[name] = brought(statement.op, name, str(fields[name].type), value)
+            except MigxError as error:
+                self.reader.fail(str(error), statement.at)
         needed = [
             f.name
             for f in fields.values()

@@ -14,8 +14,8 @@ from dataclasses import MISSING, dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from migx import plugins
-from migx.errors import ParseError, PassError
-from migx.fields import fits
+from migx.errors import FieldError, ParseError, PassError
+from migx.fields import brought
 
 if TYPE_CHECKING:
     from migx.argument import Argument
@@ -29,19 +29,21 @@ Run: TypeAlias = "Callable[[Pass, str], bool]"
 
 
 class Approximation:
-    """How far off the results of an operation may be on purpose, where that depends on its inputs.
-    A number says so where it does not.
+    """How far off the results of an operation may be on purpose, where that depends on the values.
+    A number says so where it does not, and where these are within range.
     """
 
-    def of_elements(self, at: Instruction, inputs: Sequence[Argument]) -> Array | None:
+    def of_elements(
+        self, at: Instruction, inputs: Sequence[Argument], result: Argument
+    ) -> Array | None:
         """The most that each element of a result may be off by; None for nothing."""
         raise NotImplementedError
 
     def of_tensor(self, at: Instruction) -> float:
         """How far off the elements of the worst input may be, of its greatest one, each by itself
-        and either way.
+        and either way; unless told otherwise, not at all.
         """
-        raise NotImplementedError
+        return 0.0
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,10 @@ class Pipeline:
         """The pipeline a text stands for; unknown passes and options are errors that list what
         there is.
         """
-        return cls(tuple(_parse_step(step) for step in _split(text)))
+        try:
+            return cls(tuple(_parse_step(step) for step in _split(text)))
+        except RecursionError:
+            raise ParseError("the groups of the pipeline are nested too deep to be read") from None
 
     def drive(self, run: Run, place: str = "") -> bool:
         """Runs what the pipeline holds; says whether any pass changed anything.
@@ -225,9 +230,10 @@ def _options(whose: str, cls: type[Any], text: str, apart: tuple[str, ...] = ())
         if name not in fields or not equals:
             known = ", ".join(f"{name}: {kind}" for name, kind in fields.items()) or "none"
             raise ParseError(f"{whose} has no option {piece!r}; its options are {known}")
-        options[name] = _option(value, fields[name])
-        if not fits(fields[name], options[name]):
-            raise ParseError(f"{whose}: {name} is {fields[name]}, not {value}")
+        try:
+            options[name] = brought(whose, name, fields[name], _option(value, fields[name]))
+        except FieldError as error:
+            raise ParseError(f"{whose}: {name} is {fields[name]}, not {value}") from error
     for each in dataclasses.fields(cls):
         required = each.default is MISSING and each.default_factory is MISSING
         if required and each.name in fields and each.name not in options:

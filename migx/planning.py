@@ -33,6 +33,18 @@ def is_alias(at: Instruction) -> bool:
     return not isinstance(at.op, Reshape) or at.inputs[0].shape.strides is None
 
 
+def lies_in(at: Instruction) -> tuple[Instruction, tuple[int, ...]]:
+    """The value in whose memory a value lies, itself where that is its own, and the member of it
+    that is meant where it is a tuple.
+    """
+    member: tuple[int, ...] = ()
+    while is_alias(at):
+        if type(at.op) is GetTupleElem:
+            member = (at.op.index, *member)
+        at = at.inputs[0]
+    return at, member
+
+
 def pieces(module: Module, known: set[str]) -> list[tuple[list[Instruction], Instruction | None]]:
     """The instructions between those whose sizes only their result decides, each list with the one
     that follows it; ``known`` are the symbols known around the module.

@@ -63,22 +63,54 @@ def files(package: str) -> list[str]:
 
 
 @cache
-def _table(kind: str) -> dict[str, str]:
-    """The module of each name, for kinds in which a file is one thing."""
-    table: dict[str, str] = {}
+def _listed(kind: str) -> tuple[list[str], list[str]]:
+    """The files of all packages of a kind, and what is wrong with packages that are not there."""
+    found, wrong = list[str](), list[str]()
     for package in packages(kind):
-        for name in files(package):
-            if name in table:
-                raise NameClash(
-                    f"both {table[name]} and {package}.{name} are {kind} named {name!r}"
-                )
-            table[name] = f"{package}.{name}"
+        try:
+            found += [f"{package}.{name}" for name in files(package)]
+        except UnknownName as error:
+            wrong.append(str(error))
+    return found, wrong
+
+
+@cache
+def _table(kind: str) -> dict[str, list[str]]:
+    """The modules that claim each name, for kinds in which a file is one thing; there should be
+    one.
+    """
+    table: dict[str, list[str]] = {}
+    for module in _listed(kind)[0]:
+        table.setdefault(module.rpartition(".")[2], []).append(module)
     return table
 
 
 def names(kind: str) -> list[str]:
     """The names of all passes or targets there are."""
     return sorted(_table(kind))
+
+
+def everything(kind: str) -> tuple[dict[str, type[Any]], list[str]]:
+    """The classes of all passes, targets or operations by name, and what is wrong with those that
+    cannot be had, a sentence each.
+    """
+    if kind == "ops":
+        table, clashes, wrong = _operations()
+        return table, [*wrong, *map(str, clashes.values())]
+    found: dict[str, type[Any]] = {}
+    wrong = list(_listed(kind)[1])
+    for name in names(kind):
+        try:
+            found[name] = load(kind, name)
+        except MigxError as error:
+            wrong.append(str(error))
+        except Exception as error:  # noqa: BLE001 - whatever stands in a file that is imported
+            wrong.append(_not_imported(", ".join(_table(kind)[name]), error))
+    return found, wrong
+
+
+def _not_imported(module: str, error: Exception) -> str:
+    return f"{module} cannot be imported: {type(error).__name__}: {error}"
 
 
 def load(kind: str, name: str) -> Any:
@@ -92,30 +124,39 @@ def load(kind: str, name: str) -> Any:
     if name not in table:
         what = "pass" if kind == "passes" else kind.removesuffix("s")
         raise UnknownName(f"no {what} named {name!r}; {there_are(name, sorted(table))}")
-    for cls in _classes(importlib.import_module(table[name])):
+    module, *others = table[name]
+    if others:
+        raise NameClash(f"both {module} and {others[0]} are {kind} named {name!r}")
+    for cls in _classes(importlib.import_module(module)):
         if snake_case(cls.__name__) == name:
             return cls
     wanted = "".join(part.title() for part in name.split("_"))
     raise UnknownName(
-        f"{table[name]} holds no class {wanted}; a file that holds none has a name that begins "
-        "with '_'"
+        f"{module} holds no class {wanted}; a file that holds none has a name that begins with '_'"
     )
 
 
-@cache
 def operations() -> dict[str, type[Any]]:
-    """The class of every operation, by name."""
-    table: dict[str, type[Any]] = {}
+    """The class of every operation, by name; of those that claim one name the first, ours."""
+    return _operations()[0]
+
+
+@cache
+def _operations() -> tuple[dict[str, type[Any]], dict[str, NameClash], list[str]]:
+    """The operations by name, the names that two claim, and what is wrong with files that are left
+    out.
+    """
+    table, clashes = dict[str, type[Any]](), dict[str, NameClash]()
     for module in modules("ops"):
         for cls in _classes(module):
             name = cls.__dict__.get("name")
             if not isinstance(name, str):
                 continue
             if (other := table.setdefault(name, cls)) is not cls:
-                raise NameClash(
+                clashes[name] = NameClash(
                     f"both {other.__module__} and {cls.__module__} hold an operation named {name!r}"
                 )
-    return table
+    return table, clashes, wrong_with("ops")
 
 
 def operation(name: str) -> type[Any]:
@@ -123,11 +164,14 @@ def operation(name: str) -> type[Any]:
 
     ``gpu::allocate`` is an operation of the target ``gpu``, in its own file ``operations``.
     """
-    table = operations()
+    table, clashes, wrong = _operations()
+    if name in clashes:
+        raise clashes[name]
     if name not in table and (own := _of_target("operations", name)) is not None:
         return own
     if name not in table:
-        raise UnknownName(f"no operation named {name!r}; {there_are(name, sorted(table))}")
+        there = "; ".join([there_are(name, sorted(table)), *wrong])
+        raise UnknownName(f"no operation named {name!r}; {there}")
     return table[name]
 
 
@@ -136,18 +180,36 @@ def _of_target(kind: str, name: str) -> type[Any] | None:
     target, mark, _ = name.partition("::")
     if not mark or target not in _table("targets"):
         return None
-    own = importlib.import_module(_table("targets")[target])
+    own = importlib.import_module(_table("targets")[target][0])
     if not hasattr(own, "__path__") or kind not in files(own.__name__):
         return None
     classes = _classes(importlib.import_module(f"{own.__name__}.{kind}"))
     return next((cls for cls in classes if cls.__dict__.get("name") == name), None)
 
 
-def modules(kind: str) -> Iterator[ModuleType]:
-    """Every file of every package of a kind, imported."""
-    for package in packages(kind):
-        for name in files(package):
-            yield importlib.import_module(f"{package}.{name}")
+def modules(kind: str) -> list[ModuleType]:
+    """Every file of every package of a kind, imported; those of others that cannot be are left out,
+    see ``wrong_with``.
+    """
+    return _imported(kind)[0]
+
+
+def wrong_with(kind: str) -> list[str]:
+    """What is wrong with the packages and files of a kind that are left out, a sentence each."""
+    return [*_listed(kind)[1], *_imported(kind)[1]]
+
+
+@cache
+def _imported(kind: str) -> tuple[list[ModuleType], list[str]]:
+    found, wrong = list[ModuleType](), list[str]()
+    for module in _listed(kind)[0]:
+        try:
+            found.append(importlib.import_module(module))
+        except Exception as error:
+            if module.startswith(f"{OWN[kind]}."):
+                raise
+            wrong.append(_not_imported(module, error))
+    return found, wrong
 
 
 def _classes(module: ModuleType) -> Iterator[type[Any]]:

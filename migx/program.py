@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from numpy.typing import ArrayLike
 
 from migx import op as operations
 from migx.argument import Argument
-from migx.dim import Symbol
 from migx.errors import IRError
 from migx.ir import Instruction, Module
 from migx.ops.builtin import AssumeEqual
+from migx.symbol import Symbol
 
 if TYPE_CHECKING:
     from migx.compiler import Compiled
+    from migx.target import Asked, Target
     from migx.weights.epochs import Update
 
 
@@ -26,6 +27,9 @@ class Program:
     ``==`` is structural and exact: operations with every bit of their attributes and literals,
     edges, order, names. Origins do not count.
     """
+
+    revision = 0
+    """How often its modules have been changed; in another order they compute the same."""
 
     def __init__(self) -> None:
         self.modules: dict[str, Module] = {}
@@ -111,7 +115,7 @@ class Program:
                         raise IRError(f"dim {symbol} is declared as {known!r} and {symbol!r}")
         return found
 
-    def compile(self, target: Any = "cpu", **options: Any) -> Program:
+    def compile(self, target: Target | str = "cpu", **options: Unpack[Asked]) -> Program:
         """Makes the executable that ``eval`` runs, for a target or its name; the program itself
         stays as it is.
 
@@ -123,7 +127,7 @@ class Program:
         self._compiled = compiled(self, target, **options)
         return self
 
-    def finalize(self, target: Any) -> Program:
+    def finalize(self, target: Target | str) -> Program:
         """Makes the executable of a program that is lowered already: no pass runs.
 
         That is a compiled one whose weights have been replaced, or one that passes for the target
@@ -136,10 +140,17 @@ class Program:
 
     @property
     def compiled(self) -> Compiled:
-        """What ``compile`` made; ``IRError`` when there is nothing yet."""
-        if self._compiled is None:
+        """What ``compile`` made; ``IRError`` when there is nothing yet, or the program has been
+        changed since.
+        """
+        made = self._compiled
+        if made is None:
             raise IRError("the program is not compiled: call program.compile() first")
-        return self._compiled
+        if made.revision != self.revision:
+            raise IRError(
+                "the program has been changed since it was compiled: call program.compile() again"
+            )
+        return made
 
     @property
     def executable(self) -> Any:
@@ -148,21 +159,25 @@ class Program:
 
     def eval(self, inputs: Mapping[str, ArrayLike | Argument]) -> list[Any]:
         """Runs the compiled program: arrays in the order of the outputs. Safe from several threads
-        at once.
+        at once. The arrays are the caller's own: they share no memory with the inputs, the weights,
+        one another, or other runs.
 
         ``InputError`` names an input that is missing, unknown, or of the wrong type, rank or size;
         ``WeightError`` the weights that have no value yet.
         """
         return self.compiled.eval(inputs)
 
-    def update_weights(self, **options: Any) -> Update:
+    def update_weights(
+        self, *, check_finite: bool = False, in_place: bool = False, copy: bool = True
+    ) -> Update:
         """A transaction that swaps weights of the compiled program: ``with
         program.update_weights() as new: new[name] = array``.
 
         ``check_finite=True`` refuses NaN and infinities; ``in_place=True`` and ``copy=False`` save
         memory: see ``migx.weights.epochs.LiveWeights.update``.
         """
-        return self.compiled.weights.update(**options)
+        weights = self.compiled.weights
+        return weights.update(check_finite=check_finite, in_place=in_place, copy=copy)
 
     def run(self, inputs: Mapping[str, ArrayLike | Argument]) -> list[Any]:
         """Does what ``eval`` does."""

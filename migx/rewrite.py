@@ -25,7 +25,7 @@ from migx.argument import Argument
 from migx.dead_code import remove_dead_code, remove_unread
 from migx.errors import RewriteLoop, ShapeError
 from migx.ir import Instruction, Module, merged
-from migx.match import Match, On, OneOf, Pattern, Skip, nothing_left
+from migx.match import Match, On, OneOf, Pattern, Skip, expect_patterns, nothing_left
 from migx.op import Operation
 from migx.ops.builtin import GetTupleElem, Literal
 from migx.shape import DType
@@ -130,6 +130,7 @@ class Rule:
 
 def rule(pattern: Pattern) -> Callable[[Callable[..., Results | Declined | None]], Rule]:
     """Makes a rule of a function. Asking for what the pattern never catches is a ``TypeError``."""
+    expect_patterns((pattern,))
 
     def made(function: Callable[..., Results | Declined | None]) -> Rule:
         code = function.__code__
@@ -147,8 +148,8 @@ def rule(pattern: Pattern) -> Callable[[Callable[..., Results | Declined | None]
 class RuleSet:
     """Rules in order, indexed by the operations their patterns begin with."""
 
-    def __init__(self, rules: Iterable[Rule] = ()) -> None:
-        self.rules = tuple(rules)
+    def __init__(self, rules: Rule | Iterable[Rule] = ()) -> None:
+        self.rules = (rules,) if isinstance(rules, Rule) else tuple(rules)
         self.depth = max((_depth(r.pattern) for r in self.rules), default=0)
         self._any = tuple(r for r in self.rules if r.pattern.roots() is None)
         names = {name for r in self.rules for name in r.pattern.roots() or ()}
@@ -265,14 +266,15 @@ class EventLog:
 
 
 def rewrite(
-    module: Module, rules: RuleSet, pass_name: str = "", log: EventLog | None = None
+    module: Module, rules: RuleSet | Rule, pass_name: str = "", log: EventLog | None = None
 ) -> bool:
     """Applies rules to a module until none fires; says whether any did.
 
     Each instruction is looked at once, and again when something near it changed. ``RewriteLoop``
     when rules undo each other for ever.
     """
-    return _Driver(module, rules, pass_name, log).run()
+    given = RuleSet(rules) if isinstance(rules, Rule) else rules
+    return _Driver(module, given, pass_name, log).run()
 
 
 class _Driver:
@@ -409,7 +411,7 @@ def places(
         return list(result.items())
     if isinstance(result, tuple):
         elements = [u for u in root.users if isinstance(u.op, GetTupleElem)]
-        return [(u, result[u.op.index]) for u in elements]  # type: ignore[attr-defined]
+        return [(u, result[u.op_as(GetTupleElem).index]) for u in elements]
     if isinstance(result, Instruction):
         return [(root, result)] if result is not root else []
     if result is None or isinstance(result, Declined):

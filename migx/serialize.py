@@ -18,14 +18,17 @@ import hashlib
 import json
 import os
 import struct
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from migx.argument import Argument, Source
+from migx.collector import paused
 from migx.compiler import Compiled, assembled, ready
 from migx.errors import DataError, ParseError
 from migx.files import inside, written
+from migx.ops.builtin import Literal
 from migx.parser import parse
 from migx.program import Program
 from migx.target import Saves, get_target
@@ -54,7 +57,7 @@ def save(program: Program, path: str | Path, *, weights: bool = True) -> None:
     data = _Data(path.parent, inside=weights)
     sections: dict[str, bytes] = {}
     index: dict[str, Any] = {"format": FORMAT}
-    made = program._compiled
+    made = program.compiled if program._compiled is not None else None
     live = made.weights.current.weights if made is not None else {}
     sections["text"] = data.text(_holding(program, live, weights))
     if made is not None:
@@ -75,6 +78,7 @@ def save(program: Program, path: str | Path, *, weights: bool = True) -> None:
         data.write(out)
 
 
+@paused()
 def load(
     path: str | Path, *, compiled: bool = True, mmap: bool = True, check: bool = False
 ) -> Program:
@@ -84,19 +88,21 @@ def load(
     to do with a file from a stranger. ``mmap=False`` reads the literals into memory. ``check``
     compares the data with its hash, which reads all of it; that of everything else is always
     checked. ``ParseError`` where the file is something else or damaged, ``DataError`` where it is
-    cut short.
+    cut short. What was compiled is read when somebody asks for it, which no run does: errors in its
+    text, or in the files it refers to, are raised then.
     """
     file = _File(Path(path).absolute())
     if check:
         file.check_data()
-    program = file.program("text", mmap)
-    if compiled and "lowered" in file.sections:
-        context = get_target(file.target).get_context()
-        saved = file.code()
-        context.saved = saved if context.target.accepts(saved) else {}
-        made = assembled(program, file.program("lowered", mmap), context)
-        made.weights.start(file.slots(made))
-        program._compiled = ready(made)
+    if not compiled or "lowered" not in file.sections:
+        return file.program("text", mmap)
+    program = _Unread(file) if mmap else file.program("text", mmap)
+    context = get_target(file.target).get_context()
+    saved = file.code()
+    context.saved = saved if context.target.accepts(saved) else {}
+    made = assembled(program, file.program("lowered", mmap), context)
+    made.weights.start(file.slots(made))
+    program._compiled = ready(made)
     return program
 
 
@@ -204,8 +210,9 @@ class _File:
         if not mmap:
             for at in list(made.literals):
                 assert at.module is not None
-                value = own(at.op.value, mapped=False)  # type: ignore[attr-defined]
-                at.module.replace_operation(at, dataclasses.replace(at.op, value=value))  # type: ignore[type-var]
+                literal = at.op_as(Literal)
+                value = own(literal.value, mapped=False)
+                at.module.replace_operation(at, dataclasses.replace(literal, value=value))
         return made
 
     def find(self, name: str, offset: int, length: int) -> Source:
@@ -235,6 +242,26 @@ class _File:
         for offset, length, digest in self.literals:
             if self.find(DATA, offset, length).digest() != digest:
                 raise DataError(f"{self.path} is damaged at bytes {self.data[0] + offset} and on")
+
+
+class _Unread(Program):
+    """The program that a file was compiled from, whose text is read when somebody asks for it."""
+
+    def __init__(self, file: _File) -> None:
+        self._file, self._reading = file, threading.Lock()
+        self._compiled = None
+
+    def __getattr__(self, name: str) -> Any:
+        """``modules``, ``literals`` or ``main``, till they are there."""
+        if name not in ("modules", "literals", "main"):
+            raise AttributeError(f"'Program' object has no attribute {name!r}")
+        with self._reading:
+            if name not in vars(self):
+                made = self._file.program("text", mmap=True)
+                for module in made.modules.values():
+                    module.program = self
+                self.modules, self.literals, self.main = made.modules, made.literals, made.main
+        return vars(self)[name]
 
 
 def _pair(given: Any) -> tuple[int, int]:

@@ -14,10 +14,11 @@ import numpy as np
 from migx import dim
 from migx.dim import Dim, Extent
 from migx.errors import ShapeError
+from migx.symbol import Symbol
 
 Dims: TypeAlias = tuple[Extent, ...]
 Parts: TypeAlias = "tuple[Shape, ...]"
-Symbols: TypeAlias = tuple[dim.Symbol, ...]
+Symbols: TypeAlias = tuple[Symbol, ...]
 
 
 class DType:
@@ -49,11 +50,9 @@ class DType:
         """The element type of a name (``f32``), a numpy type, or itself."""
         if isinstance(given, DType):
             return given
-        if isinstance(given, str) and given in DType.known:
-            return DType.known[given]
-        found = None if isinstance(given, str) else _BY_NUMPY.get(np.dtype(given))
+        found = DType.known.get(given) if isinstance(given, str) else _by_numpy(given)
         if found is None:
-            raise ShapeError(f"no element type {given!r}; there are {', '.join(DType.known)}")
+            raise ShapeError(no_type(given))
         return found
 
     @property
@@ -101,6 +100,39 @@ OPTIONAL = DType("optional", "opaque", 0, np.object_)
 MAP = DType("map", "opaque", 0, np.object_)
 _BY_NUMPY[STR.numpy] = STR
 
+UNPACKED: dict[DType, np.dtype[Any]] = {
+    I4: np.dtype(ml_dtypes.int4), U4: np.dtype(ml_dtypes.uint4), I2: np.dtype(ml_dtypes.int2),
+    U2: np.dtype(ml_dtypes.uint2), F4: np.dtype(ml_dtypes.float4_e2m1fn),
+}  # fmt: skip
+"""The numpy types of elements that are to be packed: one to a byte."""
+_BY_NUMPY.update({numpy: dtype for dtype, numpy in UNPACKED.items()})
+_CALLED = {
+    **{numpy.name: dtype.name for numpy, dtype in _BY_NUMPY.items() if dtype is not STR},
+    "half": "f16", "float": "f32", "double": "f64", "short": "i16", "int": "i32 or i64",
+    "long": "i64", "string": "str",
+}  # fmt: skip
+"""Element types by the names that others have for them."""
+
+
+def _by_numpy(given: Any) -> DType | None:
+    """The element type of a numpy type; None for what is no type of numpy's, or none of ours."""
+    try:
+        return None if given is None else _BY_NUMPY.get(np.dtype(given))
+    except TypeError:
+        return None
+
+
+def no_type(given: object) -> str:
+    """What to say of what is no element type: what is meant has another name here, or all there
+    are.
+    """
+    name = str(given).rpartition(".")[2].lower()
+    called = _CALLED.get(name, name if name in DType.known else None)
+    known = f"; there are {', '.join(DType.known)}"
+    return (
+        f"no element type {given!r}{known if called is None else f': it is called {called} here'}"
+    )
+
 
 class Shape:
     """The type of a value: ``Shape("f32", (2, 3))``, ``Shape("f32", (Dim("batch"), 3))``,
@@ -125,9 +157,9 @@ class Shape:
         parts: Parts = (),
     ) -> None:
         self.dtype = dtype if type(dtype) is DType else DType.of(dtype)
-        self.dims = dims if type(dims) is tuple else tuple(dims)
+        self.dims = dims if type(dims) is tuple else _extents("dims", dims)
         self.parts = parts
-        self.strides = None if strides is None else self._checked(tuple(strides))
+        self.strides = None if strides is None else self._checked(_extents("strides", strides))
         self._hash: int | None = None
         self._symbols: Symbols | None = None
         self._text: str | None = None
@@ -239,7 +271,7 @@ class Shape:
             self._symbols = () if self.dtype.kind == "opaque" else tuple(self._found_symbols())
         return self._symbols
 
-    def _found_symbols(self) -> Iterator[dim.Symbol]:
+    def _found_symbols(self) -> Iterator[Symbol]:
         for extent in (*self.dims, *(self.strides or ())):
             if isinstance(extent, Dim):
                 yield from dim.symbols(extent)
@@ -344,6 +376,21 @@ class Shape:
 
     def __repr__(self) -> str:
         return f"<{self}>"
+
+
+def integers(dtype: DType) -> tuple[int, int]:
+    """The least and greatest value of an integer type, or of bool."""
+    if dtype is BOOL:
+        return 0, 1
+    half = 1 << (dtype.bits - 1)
+    return (-half, half - 1) if dtype.kind == "int" else (0, 2 * half - 1)
+
+
+def _extents(what: str, given: Iterable[Extent]) -> Dims:
+    """Some extents as a tuple; ``ShapeError`` where it is one alone, or none at all."""
+    if not isinstance(given, Iterable):
+        raise ShapeError(f"{what} are a tuple, as ({given!r},), not {given!r}")
+    return tuple(given)
 
 
 def row_major(dims: Sequence[Extent]) -> Dims:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from migx import op as operations
 from migx.dim import Dim, Extent, substitute
 from migx.errors import DimError, ShapeError
@@ -120,6 +122,8 @@ def check_sizes(program: Program, sizes: Sizes) -> None:
         if name not in symbols:
             known = ", ".join(sorted(symbols)) or "none"
             raise DimError(f"the program has no dim named {name!r}; its symbols are: {known}")
+        if not isinstance(size, int | np.integer):
+            raise DimError(f"dim {symbols[name]} is a number, not {size!r}")
         low, high = symbols[name].bounds
         if not low <= size <= high:
             raise DimError(f"dim {symbols[name]} cannot be {size}: its bounds are {low}..{high}")

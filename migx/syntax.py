@@ -11,21 +11,21 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, NoReturn, TypeAlias
+from typing import Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from migx import dim
 from migx.argument import Source
 from migx.dim import Dim, Extent
 from migx.errors import DimError, ParseError, ShapeError
-from migx.shape import DType, Shape
+from migx.shape import DType, Shape, no_type
 
 _TOKEN = re.compile(
     r"""(?:[ \t\r\n]++|\#[^\n]*)*+"""
     r"""(?:(?P<result>%\d+)"""
-    r"""|(?P<float>[-+]?(\d+\.\d*([eE][-+]?\d+)?|\d+[eE][-+]?\d+)(?!\.))"""
+    r"""|(?P<float>[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+)(?!\.))"""
     r"""|(?P<int>\d+)"""
-    r"""|(?P<name>@?[A-Za-z_][\w]*(\.\w+|::\w+)*)"""
-    r"""|(?P<string>"([^"\\\n]|\\.)*")"""
+    r"""|(?P<name>@?[A-Za-z_][\w]*(?:\.\w+|::\w+)*)"""
+    r"""|(?P<string>"(?:[^"\\\n]|\\.)*")"""
     r"""|(?P<symbol>`[^`\n]*`)"""
     r"""|(?P<mark>\.\.|//|[-+*%(){}\[\]=:,])"""
     r"""|(?P<wrong>.))""",
@@ -33,9 +33,9 @@ _TOKEN = re.compile(
 )
 
 
-_KINDS = frozenset(_TOKEN.groupindex)
+_KINDS = ("", *_TOKEN.groupindex)
 
-
+T = TypeVar("T")
 Find: TypeAlias = Callable[[str, int, int], Source]
 """Where the bytes are that a text names by file, offset and length."""
 
@@ -89,19 +89,33 @@ class Block:
 
 
 class Reader:
-    """Turns text into blocks of statements. Recursive descent, one token ahead."""
+    """Turns text into blocks of statements. Recursive descent, one token ahead: ``next`` is the
+    token to be read, ``past`` where the one before it ends.
+    """
 
     def __init__(self, text: str, find: Find) -> None:
         self.text, self.find = text, find
         self.symbols: dict[str, Dim] = {}
-        self.tokens = [
-            _token((kind := m.lastgroup or "", m.group(kind), m.start(kind)))
-            for m in _TOKEN.finditer(text)
-        ]
-        self.tokens.append(Token("end", "", len(text.rstrip())))
-        self.place = 0
-        self._shapes: dict[str, tuple[Shape, int]] = {}
-        self._tuples: dict[str, tuple[Any, int]] = {}
+        self._known: dict[tuple[str, str], Any] = {}
+        self.go(0)
+
+    def go(self, to: int) -> None:
+        """Goes on to the token that begins at a place of the text, or after it."""
+        self.past, self.next = to, self.token(to)
+
+    def step(self) -> Token:
+        """The next token; goes on to the one after it."""
+        token = self.next
+        self.go(token.at + len(token.text))
+        return token
+
+    def token(self, start: int) -> Token:
+        """The first token from a place of the text on."""
+        found = _TOKEN.match(self.text, start)
+        if found is None:
+            return Token("end", "", len(self.text.rstrip()))
+        kind = found.lastindex or 0
+        return _token((_KINDS[kind], found[kind], found.start(kind)))
 
     def fail(self, message: str, at: Token) -> NoReturn:
         before = self.text[: at.at]
@@ -112,26 +126,38 @@ class Reader:
             f"  {' ' * (column - 1)}{'^' * max(1, len(at.text))}"
         )
 
-    @property
-    def next(self) -> Token:
-        return self.tokens[self.place]
+    def known(self, closing: str, read: Callable[[], T]) -> T:
+        """What is read here; where it ends with the next ``closing``, at the first character of
+        that, it is not read again when it is written once more in this text.
+        """
+        start = self.next.at
+        end = self.text.find(closing, start) + 1
+        key = read.__name__, self.text[start:end]
+        if key in self._known:
+            self.go(end)
+        else:
+            made = read()
+            if self.past != end:
+                return made
+            self._known[key] = made
+        found: T = self._known[key]
+        return found
 
     def follows(self, *marks: str) -> bool:
         """Whether one of some marks comes after the next token."""
-        return any(token.text in marks for token in self.tokens[self.place + 1 : self.place + 2])
+        return self.token(self.next.at + len(self.next.text)).text in marks
 
     def take(self, kind_or_mark: str, expected: str = "") -> Token:
         token = self.next
         if kind_or_mark != (token.kind if kind_or_mark in _KINDS else token.text):
             found = repr(token.text) if token.text else "the end of the text"
             self.fail(f"expected {expected or repr(kind_or_mark)}, found {found}", token)
-        self.place += 1
-        return token
+        return self.step()
 
     def accept(self, mark: str) -> bool:
-        if self.next.text != mark or self.next.kind == "string":
+        if self.next.text != mark:
             return False
-        self.place += 1
+        self.step()
         return True
 
     def blocks(self) -> list[Block]:
@@ -162,10 +188,8 @@ class Reader:
             self.fail(str(error), at)
 
     def symbol_name(self) -> str:
-        token = self.next
-        if token.kind == "symbol":
-            self.place += 1
-            return self.unescaped(token)
+        if self.next.kind == "symbol":
+            return self.unescaped(self.step())
         return self.take("name", "the name of a dim").text
 
     def block(self) -> Block:
@@ -197,8 +221,11 @@ class Reader:
 
     def unescaped(self, token: Token) -> str:
         """What stands between the quotes or backticks of a token."""
+        text = token.text[1:-1]
+        if "\\" not in text and text.isprintable():
+            return text
         try:
-            return str(json.loads(f'"{token.text[1:-1]}"'))
+            return str(json.loads(f'"{text}"'))
         except json.JSONDecodeError as error:
             self.fail(f"not a string: {error.msg}", token)
 
@@ -214,7 +241,7 @@ class Reader:
         made.inputs = self.references(")")
         self.take(")")
         if self.accept("{"):
-            made.attributes = self.attributes()
+            made.attributes = self.known("}", self.attributes)
         if self.accept("["):
             while not self.accept("]"):
                 made.modules.append(
@@ -224,11 +251,15 @@ class Reader:
         if self.accept(":"):
             made.shape = self.shape()
         if self.accept("from"):
-            origins = [self.string("the name of an ONNX node")]
-            while self.accept(","):
-                origins.append(self.string())
-            made.origins = tuple(origins)
+            made.origins = self.known('"\n', self.origins)
         return made
+
+    def origins(self) -> tuple[str, ...]:
+        """``"node", "other node"``."""
+        found = [self.string("the name of an ONNX node")]
+        while self.accept(","):
+            found.append(self.string())
+        return tuple(found)
 
     def returned(self, at: Token) -> Statement:
         """``return %1, x`` or, with names, ``return logits=%1, "probs:0"=x``."""
@@ -284,22 +315,19 @@ class Reader:
         match token.kind, token.text:
             case "string", _:
                 return self.string()
-            case "float", text:
-                self.place += 1
-                return float(text)
+            case "float", _:
+                return float(self.step().text)
             case "name", "true" | "false":
-                self.place += 1
-                return token.text == "true"
+                return self.step().text == "true"
             case "name", "nan" | "inf":
-                self.place += 1
-                return self.bits(float(token.text))
+                return self.bits(float(self.step().text))
             case "name", "bytes" | "sha256":
                 return self.data()
             case _, "[":
                 return self.elements()
             case _, "-" if self.follows("inf"):
-                self.place += 2
-                return -float("inf")
+                self.step()
+                return -float(self.step().text)
             case "name", text if text in DType.known and self.follows("[", "("):
                 return self.shape()
             case "name", text if text in DType.known and DType.known[text].is_tensor:
@@ -322,7 +350,7 @@ class Reader:
     def dtype(self) -> DType:
         token = self.take("name", "an element type")
         if token.text not in DType.known:
-            self.fail(f"no element type {token.text!r}; there are {', '.join(DType.known)}", token)
+            self.fail(no_type(token.text), token)
         return DType.known[token.text]
 
     def elements(self) -> Data:
@@ -355,33 +383,27 @@ class Reader:
         return Data(None, self.find(first, offset, length), digest)
 
     def shape(self) -> Shape:
-        """A shape; one that is written as another of this text is not read again."""
-        first, text = self.place, ""
-        if (end := self.text.find("]", self.next.at)) > 0 and self.text[end + 1 : end + 2] != "{":
-            text = self.text[self.next.at : end]
-            if (found := self._shapes.get(text)) is not None:
-                self.place += found[1]
-                return found[0]
-        shape = self._shape()
-        if text and self.tokens[self.place - 1].at == end:
-            self._shapes[text] = shape, self.place - first
-        return shape
-
-    def _shape(self) -> Shape:
+        """A shape, such as ``f32[2, 3]``, ``f32[2, 3]{1, 2}`` or ``tuple(f32[2], i64[])``."""
         at = self.next
-        dtype = self.dtype()
         try:
-            if not dtype.is_tensor:
-                self.take("(")
-                parts = []
-                while not self.accept(")"):
-                    parts.append(self.shape())
-                    self.accept(",")
-                return Shape(dtype, parts=tuple(parts))
-            dims = self.extents("[", "]")
-            return Shape(dtype, dims, self.extents("{", "}") if self.next.text == "{" else None)
+            shape = self.known("]", self.standard)
+            if shape.dtype.is_tensor and self.next.text == "{":
+                return Shape(shape.dtype, shape.dims, self.extents("{", "}"))
         except ShapeError as error:
             self.fail(str(error), at)
+        return shape
+
+    def standard(self) -> Shape:
+        """A shape but for its strides."""
+        dtype = self.dtype()
+        if dtype.is_tensor:
+            return Shape(dtype, self.extents("[", "]"))
+        self.take("(")
+        parts = []
+        while not self.accept(")"):
+            parts.append(self.shape())
+            self.accept(",")
+        return Shape(dtype, parts=tuple(parts))
 
     def extents(self, opening: str, closing: str) -> list[Any]:
         self.take(opening)
@@ -399,7 +421,7 @@ class Reader:
         at = self.next
         total = -self.size(self.product(), at) if self.accept("-") else self.product()
         while self.next.text in ("+", "-"):
-            mark = self.take("mark").text
+            mark = self.step().text
             term = self.size(self.product(), at)
             total = self.size(total, at) + (term if mark == "+" else -term)
         return total
@@ -408,7 +430,7 @@ class Reader:
         at = self.next
         total = self.atom()
         while self.next.text in ("*", "//"):
-            mark = self.take("mark").text
+            mark = self.step().text
             factor, total = self.size(self.atom(), at), self.size(total, at)
             try:
                 total = total * factor if mark == "*" else total // factor
@@ -427,10 +449,9 @@ class Reader:
         if self.accept("("):
             return self.parenthesised()
         if token.kind == "int":
-            self.place += 1
-            return int(token.text)
+            return int(self.step().text)
         if token.text in ("min", "max", "broadcast"):
-            self.place += 1
+            self.step()
             args = [self.size(value, token) for value in self.extents("(", ")")]
             try:
                 return dim.call(token.text, *args)
@@ -443,18 +464,6 @@ class Reader:
         return self.symbols.setdefault(name, Dim(name))
 
     def parenthesised(self) -> Any:
-        """What stands in parentheses; written as before in this text, it is not read again."""
-        first, start = self.place, self.next.at
-        text = self.text[start : self.text.find(")", start)]
-        if (found := self._tuples.get(text)) is not None:
-            self.place += found[1]
-            return found[0]
-        made = self._parenthesised()
-        if self.tokens[self.place - 1].at == start + len(text):
-            self._tuples[text] = made, self.place - first
-        return made
-
-    def _parenthesised(self) -> Any:
         """One expression, or a tuple, ``(1,)`` being one of one."""
         values: list[Any] = []
         comma = False

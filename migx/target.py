@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypedDict, runtime_checkable
 
 from migx.argument import Argument
 from migx.errors import TargetError
@@ -25,6 +25,18 @@ from migx.shape import Shape
 NO_SLOTS: Mapping[str, Argument] = MappingProxyType({})
 ACTIVATIONS = ("float", "int8")
 """What weights of four bits may be multiplied by."""
+MOST_THREADS = 1024
+"""How many threads a run may be given."""
+
+
+class Asked(TypedDict, total=False):
+    """The fields of ``CompileOptions``, as keywords of those who hand them on."""
+
+    passes: Pipeline | str | None
+    observers: Sequence[Observer]
+    num_threads: int | None
+    int4_activations: str
+    log: EventLog | None
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,11 @@ class CompileOptions:
     log: EventLog | None = None
 
     def __post_init__(self) -> None:
+        threads = self.num_threads
+        if threads is not None and not (type(threads) is int and 1 <= threads <= MOST_THREADS):
+            raise TargetError(
+                f"num_threads is {threads!r}; it must be a number of 1 to {MOST_THREADS}"
+            )
         if self.int4_activations not in ACTIVATIONS:
             known = " or ".join(map(repr, ACTIVATIONS))
             raise TargetError(f"int4_activations is {known}, not {self.int4_activations!r}")
@@ -76,8 +93,6 @@ class Context:
 
 class Executable(Protocol):
     """A program made ready to run. Frozen: runs may overlap, from many threads."""
-
-    program: Program
 
     def run(
         self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument] = NO_SLOTS
@@ -222,8 +237,9 @@ def get_target(given: Target | str | Any) -> Target:
     if not isinstance(given, str):
         if isinstance(given, type):
             raise TargetError(f"{given.__name__} is a class: give a target of it, or its name")
-        found: Target = given
-        return found
+        if not isinstance(given, Target):
+            raise TargetError(f"{given!r} is no target: give one, or its name, such as 'cpu'")
+        return given
     from migx import plugins
 
     made: Target = plugins.load("targets", given)()

@@ -27,12 +27,13 @@ import numpy as np
 
 from migx import op as operations
 from migx.argument import Argument
-from migx.dim import Symbol
+from migx.files import writing
 from migx.ir import Instruction, Module
 from migx.op import Operation
 from migx.ops.builtin import Literal, Param, Return
 from migx.program import Program
 from migx.shape import F32, F64, DType
+from migx.symbol import Symbol
 from migx.weights import unsealed
 
 INLINE = 16
@@ -264,13 +265,14 @@ class SideFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.write_bytes(b"")
+        with writing(path):
+            path.write_bytes(b"")
 
     def place(self, value: Argument) -> tuple[str, int, int]:
         """Where a literal's bytes are: where they were, or newly at the end of this file."""
         if (source := value.source) is not None:
             return str(source.file), source.offset, source.length
-        with open(self.path, "ab") as out:
+        with writing(self.path), open(self.path, "ab") as out:
             out.write(bytes(-out.tell() % 64))
             offset = out.tell()
             out.write(value.tobytes())

@@ -9,6 +9,7 @@ from migx.fusion.outlining import BROADCASTS, Bundle, is_small, only_reader, out
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.ops.fused import Group
+from migx.ops.reduce import Softmax
 from migx.passes.fuse_pointwise import is_by_element
 
 
@@ -79,7 +80,7 @@ def _sole(members: list[Instruction], name: str) -> Instruction | None:
 
 
 def _is_by_row(softmax: Instruction) -> bool:
-    return bool(softmax.op.axis == softmax.shape.rank - 1)  # type: ignore[attr-defined]
+    return softmax.op_as(Softmax).axis == softmax.shape.rank - 1
 
 
 def _from(first: Instruction, members: Iterable[Instruction]) -> set[Instruction]:

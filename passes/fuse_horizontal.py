@@ -90,7 +90,7 @@ def _moved(
 
 def _is_lookup(at: Instruction) -> bool:
     """Whether an instruction takes rows of a fixed table that nothing else reads."""
-    if at.op.name != "gather" or at.op.axis != 0:  # type: ignore[attr-defined]
+    if not isinstance(at.op, Gather) or at.op.axis != 0:
         return False
     table = at.inputs[0]
     fixed = type(table.op) is Literal and not table.op.replaceable

@@ -9,6 +9,7 @@ from migx.manager import Pass, PassManager
 from migx.ops.fused import Group
 from migx.ops.packing import FLAT, Unpack
 from migx.ops.quantization import DequantizeLinear
+from migx.weights import may_be_finite
 from migx.weights.constants import is_unpacked
 
 PRODUCTS = frozenset({"dot", "convolution", "quant_dot", "quant_convolution"})
@@ -47,7 +48,8 @@ def _unpacking(product: Instruction, known: dict[Instruction, bool]) -> list[Ins
         if is_unpacked(at, known) or viewed(at) is not None:
             found[at] = None
             work += at.inputs
-    if not any(isinstance(at.op, Unpack) for at in found):
+    scales = [at.inputs[1] for at in found if isinstance(at.op, DequantizeLinear)]
+    if not any(isinstance(at.op, Unpack) for at in found) or not all(map(may_be_finite, scales)):
         return []
     return sorted(found, key=lambda at: at._label)
 

@@ -10,6 +10,7 @@ from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.op import Operation
 from migx.ops.fused import FusedReduce
+from migx.ops.reduce import Softmax
 from migx.passes.fuse_pointwise import dims_of, is_by_element, stays_narrow
 from migx.shape import Dims
 from migx.weights import is_constant
@@ -60,9 +61,10 @@ def _space(at: Instruction) -> Space | None:
     if is_by_element(at):
         return Space(dims_of(at))
     if operations.traits(at.op).reduction:
-        return Space(at.inputs[0].shape.dims, tuple(sorted(at.op.axes)))  # type: ignore[attr-defined]
-    if at.op.name in SOFTMAX:
-        return Space(at.shape.dims, (at.op.axis,))  # type: ignore[attr-defined]
+        axes = operations.attributes(at.op)["axes"]
+        return Space(at.inputs[0].shape.dims, tuple(sorted(axes)))
+    if isinstance(at.op, Softmax):
+        return Space(at.shape.dims, (at.op.axis,))
     return None
 
 

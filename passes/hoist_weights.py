@@ -39,7 +39,7 @@ def _settle(program: Program) -> bool:
     readers = [at for module in program.modules.values() for at in module if _reads(at, fixed)]
     for at in readers:
         assert at.module is not None
-        literal = Literal(values[fixed[at.op.slot]])  # type: ignore[attr-defined]
+        literal = Literal(values[fixed[at.op_as(Slot).slot]])
         at.module.replace_operation(at, literal)
     hoist(program, ())
     return bool(readers)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 from migx import op as operations
 from migx import ops
 from migx.errors import UnknownName
@@ -12,7 +9,7 @@ from migx.fusion.outlining import BROADCASTS
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.match import attr, having, on, var
-from migx.op import Operation
+from migx.op import Operation, attributes, with_attributes
 from migx.ops.channels_last import ConvolutionChannelsLast, to_first, to_last
 from migx.ops.layout import Transpose
 from migx.rewrite import Cursor, rule
@@ -60,7 +57,7 @@ def sink_below_concat(at: Cursor, root: Instruction, axis: int) -> Instruction |
     """A concat of transposed values is the transposed concat along the axis that was."""
     if not all(map(_is_back, root.inputs)):
         return None
-    return _sunk(at, root, replace(root.op, axis=to_first(root.shape.rank)[axis]))  # type: ignore[type-var]
+    return _sunk(at, root, with_attributes(root.op, axis=to_first(root.shape.rank)[axis]))
 
 
 @rule(having("reduction", name="root"))
@@ -68,9 +65,8 @@ def sink_below_reduction(at: Cursor, root: Instruction) -> Instruction | None:
     """A reduction of a transposed value is the transposed reduction along the axes that were."""
     if not _is_back(root.inputs[0]):
         return None
-    axes: Any = root.op.axes  # type: ignore[attr-defined]
-    moved = tuple(sorted(to_first(root.shape.rank)[axis] for axis in axes))
-    return _sunk(at, root, replace(root.op, axes=moved))  # type: ignore[type-var]
+    moved = sorted(to_first(root.shape.rank)[axis] for axis in attributes(root.op)["axes"])
+    return _sunk(at, root, with_attributes(root.op, axes=tuple(moved)))
 
 
 def _is_back(value: Instruction) -> bool:

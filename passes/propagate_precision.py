@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
 from migx import op as operations
+from migx import plugins
+from migx.argument import Argument
 from migx.ir import Instruction
 from migx.manager import Pass
 from migx.match import having, on
+from migx.op import Array
 from migx.ops.pointwise import Convert
 from migx.passes.eliminate_convert import holds
+from migx.pipeline import Approximation
 from migx.rewrite import Cursor, rule
+from migx.shape import F64
 from migx.weights import is_constant
 
 
@@ -51,6 +60,19 @@ def is_uniform(work: Instruction) -> bool:
     return len(varying) == 1 and same and operations.traits(work.op).pointwise
 
 
+class Overflow(Approximation):
+    """Nothing is said of what is infinite or NaN in a type that may be widened."""
+
+    def of_elements(
+        self, at: Instruction, inputs: Sequence[Argument], result: Argument
+    ) -> Array | None:
+        """Infinite for such results."""
+        if not result.shape.dtype.is_float or result.shape.dtype is F64:
+            return None
+        lost = ~np.isfinite(result.array)
+        return np.where(lost, np.inf, 0.0) if lost.any() else None
+
+
 class PropagatePrecision(Pass):
     """Moves converts so that pointwise work beside values of a wider float type is done in it
     (MIGraphX pass of this name).
@@ -60,3 +82,10 @@ class PropagatePrecision(Pass):
     """
 
     rules = convert_first + convert_last
+
+    @property
+    def approximations(self) -> Mapping[str, Approximation]:
+        """What overflows in a narrow type may be finite."""
+        known = plugins.operations().items()
+        widened = [name for name, cls in known if operations.traits(cls).pointwise]
+        return dict.fromkeys(widened, Overflow())

@@ -39,7 +39,9 @@ class RoundedRows(Approximation):
     row is off by half a step at most, the greatest of its block over 254.
     """
 
-    def of_elements(self, at: Instruction, inputs: Sequence[Argument]) -> Array | None:
+    def of_elements(
+        self, at: Instruction, inputs: Sequence[Argument], result: Argument
+    ) -> Array | None:
         """The products of half a step and the magnitudes of the columns, summed."""
         linear = _dequantized(at)
         if linear is None:

@@ -126,7 +126,7 @@ def _interleaved(at: Cursor, made: Instruction, op: ConvolutionBackwards) -> Ins
 
 def _cut(at: Cursor, made: Instruction, root: Instruction) -> Instruction:
     """The result without what padding cuts off, and with zeros where nothing is added up."""
-    begins, _ = split(root.op.padding)  # type: ignore[attr-defined]
+    begins, _ = split(root.op_as(ConvolutionBackwards).padding)
     ends: list[Extent] = [b + d for b, d in zip(begins, root.shape.dims[2:], strict=True)]
     beyond = [maximum(end - d, 0) for end, d in zip(ends, made.shape.dims[2:], strict=True)]
     if any(more != 0 for more in beyond):

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from migx.argument import Argument
 from migx.dim import product
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.match import attr, on, skip, value, var
+from migx.op import Array
+from migx.ops.builtin import Literal
 from migx.ops.layout import Broadcast, Multibroadcast
 from migx.ops.pointwise import Convert, Div, Exp, Mul, Recip, Rsqrt, Sqrt, Sub
 from migx.ops.reduce import ReduceMax, ReduceMean, ReduceSum, Softmax
 from migx.passes.simplify_algebra.broadcasts import trailing
 from migx.passes.simplify_algebra.terms import repeated
+from migx.pipeline import Approximation
 from migx.rewrite import Cursor, rewrite, rule
 from migx.shape import F32, Dims
 
@@ -41,11 +49,11 @@ def sum_as_mean(
     at: Cursor, x: Instruction, total: Instruction, n: Instruction, root: Instruction
 ) -> Instruction | None:
     """A sum of n floats over n, or times 1 / n, is their mean."""
-    axes: tuple[int, ...] = total.op.axes  # type: ignore[attr-defined]
+    axes = total.op_as(ReduceSum).axes
     count = product(x.shape.dims[axis] for axis in axes)
     if not isinstance(count, int) or count == 0 or not x.shape.dtype.is_float:
         return None
-    number = n.op.value.array  # type: ignore[attr-defined]
+    number = n.op_as(Literal).value.array
     wanted = number.dtype.type(count if isinstance(root.op, Div) else 1 / count)
     return at(ReduceMean(axes), x) if (number == wanted).all() else None
 
@@ -73,6 +81,20 @@ def softmax_in_parts(at: Cursor, x: Instruction, axis: int, root: Instruction) -
     return at(Convert(dtype), made) if narrow else made
 
 
+class OutOfRange(Approximation):
+    """Nothing is said of powers that are infinite, or 0 where the exponent is finite: softmax as
+    one operation subtracts the greatest exponent first.
+    """
+
+    def of_elements(
+        self, at: Instruction, inputs: Sequence[Argument], result: Argument
+    ) -> Array | None:
+        """Infinite for such powers."""
+        powers = result.array
+        beyond = np.isposinf(powers) | ((powers == 0) & np.isfinite(inputs[0].array))
+        return np.where(beyond, np.inf, 0.0) if beyond.any() else None
+
+
 class RewriteReduce(Pass):
     """Writes division by a square root as a product with one per row, sums over their count as
     means, and spelled-out softmax as softmax; or, with ``softmax``, softmax as reductions (MIGraphX
@@ -81,6 +103,11 @@ class RewriteReduce(Pass):
 
     softmax: bool = False
     variants = ("softmax=true",)
+
+    @property
+    def approximations(self) -> Mapping[str, Approximation]:
+        """Spelled-out softmax may overflow where softmax does not."""
+        return {} if self.softmax else {"exp": OutOfRange()}
 
     def apply(self, module: Module, manager: PassManager) -> bool:
         form = softmax_in_parts if self.softmax else softmax

@@ -42,7 +42,7 @@ class TruncateFloat(Pass):
 
     to: str
     ops: tuple[str, ...] = ()
-    variants = ("to=f16", "to=bf16,ops=(dot,add,mul)")
+    variants = ("to=f16", "to=bf16", "to=bf16,ops=(dot,add,mul)")
 
     def apply(self, module: Module, manager: PassManager) -> bool:
         """Looks at each instruction once."""

@@ -150,9 +150,65 @@ def test_two_packages_that_claim_one_name_are_an_error_naming_both(
     code = (
         f"import sys; sys.path.append({str(tmp_path)!r})\n"
         "from migx import plugins\n"
-        "try: plugins.names('passes')\n"
+        "assert plugins.names('passes').count('drop_relu_pairs') == 1\n"
+        "try: plugins.load('passes', 'drop_relu_pairs')\n"
         "except plugins.NameClash as error: print(error)"
     )
     message = run(site, code)
     assert "migx_example.passes.drop_relu_pairs" in message
     assert "rival.drop_relu_pairs" in message
+
+
+CLAIMS = """'''Claims a name of ours.'''
+from migx.ops import Neg
+from migx.op import Op
+
+class Relu(Neg):
+    '''Not ours.'''
+    name = "relu"
+"""
+
+
+def test_what_is_broken_leaves_the_rest_as_it_is(site: Path, tmp_path: Path) -> None:
+    points = "".join(
+        f"[migx.{kind}]\nbroken = {package}\n"
+        for kind, package in [("passes", "broken"), ("ops", "broken_ops"), ("targets", "nowhere")]
+    )
+    for path, text in {
+        "broken/__init__.py": "",
+        "broken/divides.py": "1 / 0\n",
+        "broken/misnamed.py": "class Other: ...\n",
+        "broken/drop_relu_pairs.py": "",
+        "broken_ops/__init__.py": "",
+        "broken_ops/half.py": "import nothing_of_this_name\n",
+        "broken_ops/twice.py": CLAIMS,
+        "broken-1.dist-info/METADATA": "Name: broken\nVersion: 1\n",
+        "broken-1.dist-info/entry_points.txt": points,
+    }.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text)
+    code = f"""
+import contextlib, io, sys; sys.path.append({str(tmp_path)!r})
+import migx, numpy as np
+from migx.cli import main
+for words in ["passes"], ["targets"], ["ops"], ["ops", "relu"], ["ops", "halves"], ["ops", "abs"]:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(words)
+    print(code, len(out.getvalue().splitlines()) > 2, *err.getvalue().splitlines(), sep="\\n")
+program = migx.parse("module main(x: f32[2]) {{ %0 = neg(x) return %0 }}")
+print(program.compile("ref", passes="simplify_algebra").eval({{"x": np.ones(2, np.float32)}})[0])
+"""
+    claimed = "error: both migx.ops.pointwise and broken_ops.tw"
+    found = run(site, code).splitlines()
+    assert [line[:48] for line in found] == [
+        *("1", "True", "error: broken.divides cannot be imported: ZeroDi"),
+        "error: both broken.drop_relu_pairs and migx_exam",
+        "error: broken.misnamed holds no class Misnamed; ",
+        *("1", "True", "error: an entry point names the package 'nowhere"),
+        *("1", "True", "error: broken_ops.half cannot be imported: Modul", claimed),
+        *("2", "False", claimed),
+        *("2", "False", "error: no operation named 'halves'; near it: les"),
+        *("0", "True", "[-1. -1.]"),
+    ]
+    assert found[-4].endswith("; broken_ops.half cannot be imported: Modul" + found[10][48:])

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from migx.cli import _load
+from migx.cli import _load, _options
 
 if TYPE_CHECKING:
     from migx.debug.bisect import Symptom
@@ -23,7 +23,7 @@ def add_timeout(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
-        type=float,
+        type=_options.seconds,
         default=60.0,
         help="what COMMAND may take each time (60); longer is a failure of its own kind",
     )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from migx import dim
 from migx.argument import Argument
 from migx.cli._load import UsageError
+from migx.cli._sizes import chosen
 from migx.errors import DimError, EvaluationError, InputError, MigxError, ShapeError
 from migx.files import written
 from migx.program import Program
@@ -31,13 +32,15 @@ def read_or_drawn(
     parameters = {name: p.shape for name, p in program.main.parameters.items()}
     if options.inputs is not None:
         return read(Path(options.inputs), parameters), {}
-    sizes = {
-        symbol.name: max(symbol.low, 1)
-        for shape in parameters.values()
-        for symbol in shape.symbols()
-    } | options.sizes
-    rng = np.random.default_rng(options.seed)
-    return {name: drawn(name, shape, sizes, rng) for name, shape in parameters.items()}, sizes
+    if options.seed < 0:
+        raise UsageError(f"--seed {options.seed}: seeds are 0 or greater")
+
+    def draw(sizes: Mapping[str, int]) -> dict[str, Array]:
+        rng = np.random.default_rng(options.seed)
+        return {name: drawn(name, shape, sizes, rng) for name, shape in parameters.items()}
+
+    sizes = chosen(program, options.sizes, draw)
+    return draw(sizes), sizes
 
 
 def drawn(name: str, shape: Shape, sizes: Mapping[str, int], rng: np.random.Generator) -> Array:
@@ -82,11 +85,8 @@ def save(path: Path, names: Sequence[str], outputs: Iterable[Any]) -> None:
                 f"output {name!r} is no array of numbers, which is what .npz files hold"
             )
         arrays[name] = array
-    try:
-        with written(path) as out:
-            np.savez(out, allow_pickle=False, **arrays)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+    with written(path) as out:
+        np.savez(out, allow_pickle=False, **arrays)
 
 
 def summary(name: str, value: Any) -> dict[str, Any]:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from migx.cli import _options
-from migx.errors import MigxError
+from migx.errors import MigxError, ParseError
 
 if TYPE_CHECKING:
     from migx.dim import Extent
     from migx.program import Program
 
+T = TypeVar("T")
 QUIET = 1.0
 """Seconds of silence before progress is shown."""
 
@@ -76,7 +78,7 @@ def load(options: argparse.Namespace, *, to_run: bool = False) -> Program:
         if getattr(options, "target", "") is None:
             made = program._compiled
             options.target = "cpu" if made is None else made.context.target.name
-        options.sizes = sizes = dict(map(_size, options.dim_param))
+        options.sizes = sizes = _once("--dim-param", map(_size, options.dim_param))
         if sizes:
             from migx.specialise import bound, check_sizes
 
@@ -104,19 +106,22 @@ def _read(path: Path, options: argparse.Namespace) -> Program:
         raise UsageError(f"there is no file {path}" if not path.exists() else f"{path} is no file")
     if is_onnx(path):
         deferring = getattr(options, "defer_external_weights", False)
-        dims = dict(map(_dims, options.input_dim))
+        dims = _once("--input-dim", map(_dims, options.input_dim))
         return migx.parse_onnx(path, dims, defer_external_weights=deferring)
     if options.input_dim:
         raise UsageError("--input-dim is for ONNX files; the dims of a program: --dim-param NAME=N")
     if not is_text(path):
         return migx.load(path)
-    return migx.parse(text_of(path), folder=path.parent, draw_missing=options.draw_missing)
+    try:
+        return migx.parse(text_of(path), folder=path.parent, draw_missing=options.draw_missing)
+    except ParseError as error:
+        raise ParseError(f"{path}: {error}") from error
 
 
 def text_of(path: Path) -> str:
     """The text in a file."""
     try:
-        return path.read_text("utf-8")
+        return path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is no text: {error}") from error
     except OSError as error:
@@ -131,15 +136,28 @@ def _dims(given: str) -> tuple[str, tuple[Extent, ...]]:
     pieces = [piece.strip() for piece in dims.split(",")] if dims.strip() else []
     if not equals or not name or not all(pieces):
         raise UsageError(f"--input-dim {given!r}: give a name and its dims, such as x=1,3,48,width")
-    if negative := [piece for piece in pieces if piece.startswith("-")]:
-        raise UsageError(f"--input-dim {given!r}: a dim cannot be {negative[0]}")
-    return name, tuple(int(piece) if piece.isdigit() else Dim(piece) for piece in pieces)
+    if wrong := [piece for piece in pieces if not re.fullmatch(r"\d+|[^\W\d][\w.:]*", piece)]:
+        raise UsageError(
+            f"--input-dim {given!r}: a dim cannot be {wrong[0]}: give a number, or a name of "
+            "letters, digits, '_', '.' and ':'"
+        )
+    return name, tuple(int(piece) if piece.isdecimal() else Dim(piece) for piece in pieces)
+
+
+def _once(option: str, given: Iterable[tuple[str, T]]) -> dict[str, T]:
+    """What was given by name, each once."""
+    found: dict[str, T] = {}
+    for name, value in given:
+        if name in found:
+            raise UsageError(f"{option} {name}: it is given twice")
+        found[name] = value
+    return found
 
 
 def _size(given: str) -> tuple[str, int]:
     """A symbol and its size: ``batch=4``."""
     name, equals, size = given.rpartition("=")
-    if not equals or not name or not size.strip().isdigit():
+    if not equals or not name or not size.strip().isdecimal():
         raise UsageError(f"--dim-param {given!r}: give a symbol and its size, such as batch=4")
     return name, int(size)
 
@@ -163,16 +181,14 @@ def save(program: Program, path: Path, *, origins: bool = False, hashes: bool = 
     data = None
     if is_text(path) and _has_loose_data(program):
         data = path.absolute().with_name(f"{path.stem}-{program.fingerprint()[:12]}.bin")
-    try:
-        if is_onnx(path):
-            return onnx.write(program, path)
-        if not is_text(path):
-            return migx.save(program, path)
+    if is_onnx(path):
+        onnx.write(program, path)
+    elif not is_text(path):
+        migx.save(program, path)
+    else:
         text = show(program, origins=origins, hashes=hashes, data_file=data)
         with written(path) as out:
             out.write(text.encode())
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _has_loose_data(program: Program) -> bool:
@@ -188,21 +204,23 @@ def _has_loose_data(program: Program) -> bool:
 
 
 @contextmanager
-def progress(message: str) -> Iterator[None]:
-    """Says on a terminal what is being done, once it has taken a second, and for how long."""
+def progress(message: str) -> Iterator[Callable[[str], None]]:
+    """Says on a terminal what is being done, once it has taken a second, and for how long; what it
+    yields says how far it is.
+    """
     if not sys.stderr.isatty():
-        yield
+        yield lambda _: None
         return
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     shown = Progress(*columns, console=Console(stderr=True), transient=True)
-    shown.add_task(message, total=None)
+    task = shown.add_task(message, total=None)
     timer = threading.Timer(QUIET, shown.start)
     timer.start()
     try:
-        yield
+        yield lambda done: shown.update(task, description=f"{message}: {done}")
     finally:
         timer.cancel()
         timer.join()

@@ -39,6 +39,14 @@ def add_target(parser: argparse.ArgumentParser, usual: str | None = None) -> Non
     )
 
 
+def seconds(text: str) -> float:
+    """How long something may take, as it is given."""
+    given = float(text)
+    if not given > 0:
+        raise argparse.ArgumentTypeError(f"give seconds above 0, not {text}")
+    return given
+
+
 def compiling(options: argparse.Namespace) -> dict[str, Any]:
     """What was asked of a compilation, as ``Program.compile`` takes it."""
     return {"passes": options.passes, "int4_activations": options.int4_activations}

@@ -8,8 +8,14 @@ import inspect
 import json
 import math
 import re
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+NARROW = 20
+"""A column of less room is not wrapped."""
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -36,15 +42,20 @@ def _plain(value: Any) -> Any:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Rows in columns that line up; a column of nothing but numbers stands to the right."""
+    """Rows in columns that line up; a column of nothing but numbers stands to the right. On a
+    terminal, the last column is as wide as there is room, and its cells of several lines.
+    """
     body = [[str(cell) for cell in row] for row in rows]
     columns = list(zip(header, *body, strict=True))
     widths = [max(map(len, column)) for column in columns]
     right = [bool(body) and all(_is_number(cell) for cell in column[1:]) for column in columns]
+    room = shutil.get_terminal_size().columns - sum(widths[:-1]) - 2 * len(widths[:-1])
     lines = []
-    for row in [list(header), *body]:
-        cells = zip(row, widths, right, strict=True)
-        lines.append("  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in cells).rstrip())
+    for *first, last in [list(header), *body]:
+        wraps = sys.stdout.isatty() and not right[-1] and len(last) > room >= NARROW
+        for i, piece in enumerate(textwrap.wrap(last, room) if wraps else [last]):
+            cells = zip([*([""] * len(first) if i else first), piece], widths, right, strict=True)
+            lines.append("  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in cells).rstrip())
     return "\n".join(lines)
 
 
@@ -85,6 +96,23 @@ def fields(cls: type[Any]) -> list[dict[str, str]]:
 
 def _type(kind: Any) -> str:
     return kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
+
+
+def wanted(kind: str, name: str | None) -> tuple[dict[str, type[Any]], list[str]]:
+    """The class of a name, or all of a kind and what is wrong with those that cannot be had."""
+    from migx import plugins
+
+    if name is None:
+        return plugins.everything(kind)
+    cls = plugins.operation(name) if kind == "ops" else plugins.load(kind, name)
+    return {name: cls}, []
+
+
+def said(wrong: Sequence[str]) -> int:
+    """The exit code of a listing, after saying what it lacks."""
+    for each in wrong:
+        print(f"error: {each}", file=sys.stderr)
+    return int(bool(wrong))
 
 
 def described(name: str, cls: type[Any], what: str) -> dict[str, Any]:

@@ -8,13 +8,14 @@ bounds that are derived. With one, it is run on what the passes leave, a .migx f
 from __future__ import annotations
 
 import argparse
+import itertools
 import shlex
 from typing import TYPE_CHECKING, Any
 
 from migx.cli import _command, _load, _options, _report, opt
 
 if TYPE_CHECKING:
-    from migx.debug.bisect import Found, Judge
+    from migx.debug.bisect import Found, Judge, Symptom
     from migx.manager import Pipeline
     from migx.program import Program
     from migx.rewrite import AllBut
@@ -38,10 +39,16 @@ def run(options: argparse.Namespace) -> int:
 
     program = _load.load(options)
     pipeline = _options.pipeline(options)
-    judge = _judge(program, pipeline, options)
+    runs = itertools.count(1)
     try:
-        with _load.progress(f"bisecting {pipeline}"):
-            found = bisected(program, pipeline, judge)
+        with _load.progress(f"bisecting {pipeline}") as say:
+            judge = _judge(program, pipeline, options)
+
+            def judged(lowered: Program) -> Symptom:
+                say(f"run {next(runs)}")
+                return judge(lowered)
+
+            found = bisected(program, pipeline, judged)
     except NothingWrong as nothing:
         if options.json:
             _report.print_json({"passes": str(pipeline), "symptom": None, "events": []})
@@ -79,6 +86,7 @@ def _described(found: Found, pipeline: Pipeline, options: argparse.Namespace) ->
         "events": [vars(event) for event in found.events],
         "needed": [vars(event) for event in found.needed],
         "recorded": found.recorded,
+        "fired": found.fired,
         "trials": found.trials,
         "before": _shows(found.before, pipeline, options),
         "after": _shows(found.after, pipeline, options),
@@ -111,6 +119,8 @@ def _print(shown: dict[str, Any], found: Found) -> None:
             print(f"\n{many}, together, {counted}")
     for event in found.events:
         print(f"\n{opt.drawn(event)}")
+        if (fired := found.fired[f"{event.pass_name}.{event.rule}"]) > 1:
+            print(f"one of {fired} rewrites by this rule; the others may be as wrong")
     if found.needed:
         names = dict.fromkeys(event.pass_name for event in found.needed)
         print(f"\nneeded to come so far: {', '.join(names)}")

@@ -34,6 +34,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="put these weights in: a folder of external data, or a .safetensors file",
     )
     parser.add_argument(
+        "--no-strict",
+        action="store_true",
+        help="pass over what --weights has and the model has not, or does not have to be given",
+    )
+    parser.add_argument(
+        "--convert",
+        action="store_true",
+        help="bring the values of --weights to the element types of the model's",
+    )
+    parser.add_argument(
         "--without-weights",
         action="store_true",
         help="leave the weights out of the file; it refers to those beside it",
@@ -75,6 +85,8 @@ def run(options: argparse.Namespace) -> int:
         raise _load.UsageError(f"--output {options.output}: compiled programs are .mxr files")
     if not options.int4_weights and (options.block or options.symmetric or options.skip):
         raise _load.UsageError("--block, --symmetric and --skip are for --int4-weights")
+    if options.weights is None and (options.no_strict or options.convert):
+        raise _load.UsageError("--no-strict and --convert are for --weights")
     program = _load.load(options)
     target = get_target(options.target)
     if options.arch is not None:
@@ -84,7 +96,8 @@ def run(options: argparse.Namespace) -> int:
     with _load.progress(f"compiling for {options.target}"):
         program.compile(target, **_options.compiling(options))
         if options.weights is not None:
-            program = replace_onnx_external_weights(program, options.weights, target)
+            how = {"strict": not options.no_strict, "convert": options.convert}
+            program = replace_onnx_external_weights(program, options.weights, target, **how)
             program.finalize(target)
     found = summary(program, options.target, time.perf_counter() - start)
     if squeezed is not None:

@@ -60,6 +60,8 @@ def run(options: argparse.Namespace) -> int:
         cases = suite.chosen(options.words, options.family.split(",") if options.family else ())
     if not cases:
         of = f" of family {options.family}" if options.family else ""
+        if not options.words:
+            raise _load.UsageError(f"no case is{of}")
         raise _load.UsageError(f"no case{of} has {' or '.join(options.words)} in its name")
     with _load.progress(f"running {len(cases)} cases on {options.target}"):
         outcomes = conformance.outcomes(

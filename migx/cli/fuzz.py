@@ -2,8 +2,8 @@
 derived from the roundings on the way, and a well-formed program, and do the same each time.
 
 Without ``--passes`` or ``--target``, every pass is tried in turn, as it is and in its variants. A
-program that fails is made small and saved as a case for ``migx opt``, with its inputs beside it.
-The exit code is 1 where there is one.
+program that fails is made small and saved as a case for ``migx opt``, with its inputs beside it; a
+pass that fails again and again is left alone. The exit code is 1 where there is a failure.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from migx.cli import _load, _report
+from migx.cli import _load, _options, _report
 
 if TYPE_CHECKING:
     from migx.manager import Pipeline
@@ -30,8 +30,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the law of weights: left out, baked, swapped and saved, they give the same bits",
     )
-    parser.add_argument("--seconds", metavar="N", type=float, default=10.0, help="how long (10)")
+    parser.add_argument(
+        "--seconds", metavar="N", type=_options.seconds, default=10.0, help="how long (10)"
+    )
     parser.add_argument("--seed", metavar="S", type=int, default=0, help="what to draw from (0)")
+    parser.add_argument(
+        "--every-rule",
+        action="store_true",
+        help="exit with 1, too, where a rule is left that no program fired",
+    )
     parser.add_argument(
         "--save", metavar="FOLDER", type=Path, default=Path("fuzz"), help="for failures (fuzz)"
     )
@@ -42,8 +49,6 @@ def run(options: argparse.Namespace) -> int:
     """Fuzzes, and prints what came of it."""
     from migx.testing.fuzz import fuzz, subjects_for
 
-    if options.seconds <= 0:
-        raise _load.UsageError(f"--seconds is above 0, not {options.seconds:g}")
     pipelines = [] if options.weights and options.passes is None else _pipelines(options)
     subjects = subjects_for(pipelines, options.target, law=options.weights)
     with _load.progress(f"fuzzing {', '.join(map(str, subjects))}"):
@@ -52,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         _report.print_json(_found(report))
     else:
         print(_shown(report))
-    return int(bool(report.failures))
+    return int(bool(report.failures or (options.every_rule and report.silent)))
 
 
 def _pipelines(options: argparse.Namespace) -> list[Pipeline]:
@@ -75,6 +80,7 @@ def _found(report: Report) -> dict[str, Any]:
         "rules_fired": dict(sorted(report.fired.items())),
         "rules_silent": report.silent,
         "failures": [vars(failure) for failure in report.failures],
+        "left_alone": report.left,
     }
 
 
@@ -90,5 +96,7 @@ def _shown(report: Report) -> str:
         lines.append(f"{len(report.fired)} of {known} rules fired, {report.fired.total()} times")
     if report.silent:
         lines.append(f"never fired: {', '.join(report.silent)}")
+    if report.left:
+        lines.append(f"left alone after so many failures: {', '.join(report.left)}")
     lines += [f"\nFAILED {failure}" for failure in report.failures]
     return "\n".join(lines)

@@ -19,14 +19,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints them."""
-    from migx import plugins
-
-    if options.name:
-        wanted = {options.name: plugins.operation(options.name)}
-    else:
-        wanted = dict(sorted(plugins.operations().items()))
-    found = [_described(name, cls) for name, cls in wanted.items()]
+    """Prints them; the exit code is 1 where some cannot be had."""
+    classes, wrong = _report.wanted("ops", options.name)
+    found = [_described(name, cls) for name, cls in sorted(classes.items())]
     if options.json:
         _report.print_json(found[0] if options.name else found)
     elif options.name:
@@ -35,14 +30,14 @@ def run(options: argparse.Namespace) -> int:
     else:
         rows = [(e["name"], _report.sentence(e["doc"])) for e in found]
         print(_report.table(("operation", ""), rows))
-    return 0
+    return _report.said(wrong)
 
 
 def _described(name: str, cls: type[Any]) -> dict[str, Any]:
     """The class, with those of its traits that are not the usual ones."""
     from migx import op as operations
 
-    given, usual = operations.traits(cls), operations.Traits()  # type: ignore[arg-type]
+    given, usual = operations.traits(cls), operations.Traits()
     traits = {
         f.name: getattr(given, f.name)
         for f in dataclasses.fields(operations.Traits)

@@ -60,12 +60,19 @@ def run(options: argparse.Namespace) -> int:
     from migx.observers import Time
     from migx.text import show
 
+    if options.stop_after is not None and options.stop_after < 0:
+        raise _load.UsageError(f"--stop-after {options.stop_after}: run no pass, or some")
     pipeline = Pipeline.parse(_wanted(options))
     program = _load.load(options)
     timer, log = Time(), _log(options)
     manager = PassManager(program, _observers(options, timer), log)
     with _load.progress(f"running {pipeline}"):
         changed = manager.run(pipeline, stop_after=options.stop_after)
+    if len(timer.rows) < (options.stop_after or 0):
+        print(
+            f"--stop-after {options.stop_after}: no more than {len(timer.rows)} ran",
+            file=sys.stderr,
+        )
     if options.output is not None:
         _load.save(program, options.output, origins=options.origins)
     text = "" if options.output is not None else show(program, origins=options.origins)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from migx.cli import _report
 
 if TYPE_CHECKING:
+    from migx.manager import Pass
     from migx.rewrite import Rule
 
 
@@ -21,11 +22,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints them."""
-    from migx import plugins
-
-    wanted = [options.name] if options.name else plugins.names("passes")
-    found = [_described(name) for name in wanted]
+    """Prints them; the exit code is 1 where some cannot be had."""
+    classes, wrong = _report.wanted("passes", options.name)
+    found = [_described(name, cls) for name, cls in classes.items()]
     if options.json:
         _report.print_json(found[0] if options.name else found)
     elif options.name:
@@ -33,14 +32,11 @@ def run(options: argparse.Namespace) -> int:
     else:
         rows = [(e["name"], len(e["rules"]) or "", _report.sentence(e["doc"])) for e in found]
         print(_report.table(("pass", "rules", ""), rows))
-    return 0
+    return _report.said(wrong)
 
 
-def _described(name: str) -> dict[str, Any]:
+def _described(name: str, cls: type[Pass]) -> dict[str, Any]:
     """What a pass does: its options, its rules, and the passes it stands for."""
-    from migx import plugins
-
-    cls = plugins.load("passes", name)
     found = _report.described(name, cls, "options")
     required = any("default" not in option for option in found["options"])
     inner = None if required else cls().pipeline()

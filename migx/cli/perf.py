@@ -2,14 +2,16 @@
 
 Runs are timed whole, and in one run each kernel by itself. GFLOP/s and GB/s stand beside what the
 machine does at best, which is measured too: the most arithmetic, and a copy of memory, which what
-stays in caches may well outdo. Inputs are drawn from a seed when no file of them is
-given; symbols then have their least size, or 1 where that is 0.
+stays in caches may well outdo. Inputs are drawn from a seed when no file of them is given; symbols
+then have small sizes that the model takes, 1 where it does. Of a target that cannot tell what
+each kernel takes there are the whole runs alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -41,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measures it."""
     from migx.cli import _inputs
-    from migx.profile import measured
+    from migx.profile import Profile, Profiled, measured
 
     if options.repeat < 1:
         raise _load.UsageError(f"--repeat {options.repeat}: run once or more often")
@@ -55,7 +57,9 @@ def run(options: argparse.Namespace) -> int:
                 asked = _options.compiling(options)
                 program.compile(options.target, num_threads=options.threads, **asked)
             compiling = time.perf_counter() - start
-        profile = measured(program.compiled, program.compiled.arguments(inputs))
+        made, profile = program.compiled, Profile(())
+        if told := isinstance(made.executable, Profiled):
+            profile = measured(made, made.arguments(inputs))
     except MigxError as error:
         raise _inputs.explained(error, sizes)  # noqa: B904 - the same error, with a note
     runs = _timed(
@@ -66,6 +70,10 @@ def run(options: argparse.Namespace) -> int:
         _report.print_json(found)
     else:
         _print(found, options.each)
+    if not told:
+        print(
+            f"target {made.context.target.name} does not say what its kernels take", file=sys.stderr
+        )
     return 0
 
 
@@ -186,10 +194,8 @@ def _print(found: dict[str, Any], each: bool) -> None:
     ]
     print(_report.table(names, rows))
     memory = found["bytes"]
-    print(
-        f"\narena {memory['arena'] / 1e6:.2f} MB, weights {memory['weights'] / 1e6:.2f} MB; "
-        f"compiled in {found['compile']:.2f} s"
-    )
+    known = f"arena {memory['arena'] / 1e6:.2f} MB, weights {memory['weights'] / 1e6:.2f} MB; "
+    print(f"\n{known if any(memory.values()) else ''}compiled in {found['compile']:.2f} s")
     if peak["flops"] and peak["bytes"]:
         print(
             f"at best this machine does {peak['flops'] / 1e9:.0f} GFLOP/s and copies "

@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from migx.cli import _command, _load, _report
+
+if TYPE_CHECKING:
+    from migx.program import Program
 
 TAKES_COMMAND = True
 
@@ -34,43 +39,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Makes it small."""
     from migx.debug.bisect import NothingWrong
-    from migx.debug.reduce import reduced
-    from migx.observers import size
-    from migx.program import Program
 
     if not options.command:
         raise _load.UsageError(
             "say what fails: migx reduce MODEL -- COMMAND, where {} stands for the file"
         )
-    program, trials = _load.load(options), 0
+    program = _load.load(options)
     output = options.output or Path(f"{Path(options.model).stem}.reduced.migx")
-    wanted = _command.judged(program, options.command, options.timeout)
-
-    def fails(made: Program) -> bool:
-        nonlocal trials
-        trials += 1
-        return _command.judged(made, options.command, options.timeout).kind == wanted.kind
-
-    def keep(made: Program) -> None:
-        _load.save(made, output, origins=True)
-        if sys.stderr.isatty():
-            print(f"{size(made)} instructions after {trials} runs", file=sys.stderr)
-
     try:
-        if not wanted.kind:
-            raise NothingWrong("the command does not fail: there is nothing to reduce")
-        small = reduced(program, fails, keep)
+        with _load.progress(f"reducing {options.model}") as say:
+            found = _reduced(program, output, options, say)
     except NothingWrong as nothing:
         print(nothing, file=sys.stderr)
         return 1
-    keep(small)
-    found = {
-        "symptom": wanted.kind,
-        "before": size(program),
-        "after": size(small),
-        "trials": trials,
-        "file": str(output),
-    }
     if options.json:
         _report.print_json(found)
     else:
@@ -80,3 +61,39 @@ def run(options: argparse.Namespace) -> int:
             )
         )
     return 0
+
+
+def _reduced(
+    program: Program, output: Path, options: argparse.Namespace, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """What is printed once the smallest program is in the output file; says on the way how far it
+    is.
+    """
+    from migx.debug.bisect import NothingWrong
+    from migx.debug.reduce import reduced
+    from migx.observers import size
+
+    wanted = _command.judged(program, options.command, options.timeout)
+    if not wanted.kind:
+        raise NothingWrong("the command does not fail: there is nothing to reduce")
+    left, trials = size(program), 0
+
+    def fails(made: Program) -> bool:
+        nonlocal trials
+        trials += 1
+        say(f"{left} instructions after {trials} runs")
+        return _command.judged(made, options.command, options.timeout).kind == wanted.kind
+
+    def keep(made: Program) -> None:
+        nonlocal left
+        _load.save(made, output, origins=True)
+        left = size(made)
+
+    keep(reduced(program, fails, keep))
+    return {
+        "symptom": wanted.kind,
+        "before": size(program),
+        "after": left,
+        "trials": trials,
+        "file": str(output),
+    }

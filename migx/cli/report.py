@@ -55,9 +55,6 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         sys.stdout.write(f"{made.json()}\n")
         return 0
-    try:
-        made.write(options.output)
-    except OSError as error:
-        raise _load.UsageError(f"cannot write {options.output}: {error.strerror}") from error
+    made.write(options.output)
     print(f"{options.output}: {options.output.stat().st_size / 1e6:,.2f} MB; open it in a browser")
     return 0

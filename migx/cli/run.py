@@ -1,7 +1,7 @@
 """Runs a model and summarises its outputs.
 
-Inputs are drawn from a seed when no file of them is given; symbols then have their least size, or 1
-where that is 0.
+Inputs are drawn from a seed when no file of them is given; symbols then have small sizes that the
+model takes, 1 where it does.
 """
 
 from __future__ import annotations

@@ -6,9 +6,12 @@ Those of installed packages are among them.
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from migx.cli import _report
+
+if TYPE_CHECKING:
+    from migx.target import Target
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -18,11 +21,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints them."""
-    from migx import plugins
-
-    wanted = [options.name] if options.name else plugins.names("targets")
-    found = [_described(name) for name in wanted]
+    """Prints them; the exit code is 1 where some cannot be had."""
+    classes, wrong = _report.wanted("targets", options.name)
+    found = [_described(name, cls) for name, cls in classes.items()]
     if options.json:
         _report.print_json(found[0] if options.name else found)
     elif options.name:
@@ -31,14 +32,12 @@ def run(options: argparse.Namespace) -> int:
     else:
         rows = [(e["name"], _report.sentence(e["doc"])) for e in found]
         print(_report.table(("target", ""), rows))
-    return 0
+    return _report.said(wrong)
 
 
-def _described(name: str) -> dict[str, Any]:
-    from migx import plugins
+def _described(name: str, cls: type[Target]) -> dict[str, Any]:
     from migx.target import CompileOptions
 
-    cls = plugins.load("targets", name)
     target = cls()
     passes = target.get_passes(target.get_context(), CompileOptions())
     return _report.described(name, cls, "options") | {"passes": str(passes)}

@@ -9,6 +9,7 @@ only together are found as two.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
@@ -54,7 +55,8 @@ class Found:
 
     ``needed`` are those without which the program would not come as far as to be wrong, such as
     what lowers it for a target. ``skipped`` are the keys of the passes that were left out as a
-    whole. ``recorded`` counts the events of the whole run, ``trials`` the runs it took.
+    whole. ``recorded`` counts the events of the whole run, ``fired`` those of each rule, and
+    ``trials`` the runs it took.
     """
 
     symptom: Symptom
@@ -63,6 +65,7 @@ class Found:
     skipped: frozenset[str]
     recorded: int
     trials: int
+    fired: Counter[str]
 
     @property
     def before(self) -> AllBut:
@@ -106,7 +109,8 @@ def bisected(program: Program, passes: Pipeline | str | Sequence[Element], judge
         guilty = least
     needed = tuple(event for event in least if event not in guilty)
     left_out = whole - {event.key for event in least}
-    return Found(symptom, tuple(guilty), needed, left_out, len(events), trials.count)
+    fired = Counter(f"{event.pass_name}.{event.rule}" for event in events if event.rule)
+    return Found(symptom, tuple(guilty), needed, left_out, len(events), trials.count, fired)
 
 
 class NothingWrong(MigxError):

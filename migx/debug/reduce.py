@@ -361,7 +361,7 @@ def _return_early(made: Draft, k: int) -> None:
 
 
 def _return_only(made: Draft, kept: Any) -> None:
-    names = made.main.returned.op.names if made.main.returned is not None else ()  # type: ignore[attr-defined]
+    names = made.main.returned.op_as(Return).names if made.main.returned is not None else ()
     values = [made.main.outputs[i] for i in kept]
     made.main.add_return(*values, names=[names[i] for i in kept] if names else ())
 

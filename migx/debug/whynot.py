@@ -77,8 +77,16 @@ def _rule(cls: type[Pass], name: str) -> Rule:
         if each.name == name:
             return each
     names = _rules(cls)
-    there = there_are(f"{cls.name}.{name}", names) if names else "it is not made of rules"
-    raise UnknownName(f"pass {cls.name} has no rule {name!r}; {there}")
+    if not names:
+        raise UnknownName(
+            f"pass {cls.name} is a function and has no rules to ask; each change it makes is shown "
+            f"by migx opt MODEL --passes {cls.name} --trace"
+        )
+    if not name:
+        raise UnknownName(f"name a rule of pass {cls.name}; {there_are('', names)}")
+    raise UnknownName(
+        f"pass {cls.name} has no rule {name!r}; {there_are(f'{cls.name}.{name}', names)}"
+    )
 
 
 def _rules(cls: type[Pass]) -> list[str]:

@@ -300,7 +300,7 @@ def _indexed(at: Instruction, results: Sequence[Instruction]) -> list[Instructio
     """Of what a module returns, what each of ``parts`` stands for."""
     if not at.shape.parts:
         return list(results)
-    return [results[u.op.index] for u in parts(at)]  # type: ignore[attr-defined]
+    return [results[u.op_as(GetTupleElem).index] for u in parts(at)]
 
 
 def read_outside(value: Instruction, inside: Collection[Instruction]) -> bool:

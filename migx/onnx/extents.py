@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from migx.dim import Call, Dim, Extent, Symbol, bounds, call
+from migx.dim import Call, Dim, Extent, bounds, call
 from migx.errors import OnnxError
+from migx.symbol import Symbol
 
 if TYPE_CHECKING:
     from migx.onnx.graph_writer import GraphWriter

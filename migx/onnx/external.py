@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +20,14 @@ from onnx import TensorProto
 from migx import op as operations
 from migx.argument import Argument, Source
 from migx.compiler import assembled
-from migx.errors import DataError, WeightError
+from migx.errors import DataError, WeightError, there_are
 from migx.files import inside
 from migx.ir import Instruction
 from migx.manager import PassManager
 from migx.onnx import tensors
 from migx.ops.builtin import AssumeEqual, Literal, OnnxExternalWeights
 from migx.program import Program
-from migx.shape import I64, DType, Shape
+from migx.shape import I64, Shape
 from migx.target import get_target
 from migx.weights import epochs
 from migx.weights.constants import tree
@@ -75,6 +76,8 @@ def replace_onnx_external_weights(
     replaceable: bool = True,
     check_finite: bool = False,
     mmap: bool = True,
+    strict: bool = True,
+    convert: bool = False,
 ) -> Program:
     """A copy of a program with literals in place of its deferred weights, from ``source``: a folder
     with the model's data files, arrays by name, or a safetensors file.
@@ -84,16 +87,16 @@ def replace_onnx_external_weights(
     it: until then nothing is computed or copied to the target. The literals are lowered by the
     target's ``get_lower_literals_passes``, in all modules. They stay ``replaceable`` unless told
     otherwise: then the program is the one ``parse_onnx`` gives. ``mmap=False`` reads data files
-    instead of mapping them.
+    instead of mapping them. ``strict`` and ``convert`` are those of ``Update.update``.
 
     ``WeightError`` names a weight that is missing, unknown, or of another type or dims;
     ``DataError`` a data file that is missing or too short; ``AssumptionError`` a weight whose value
     the program has been compiled for.
     """
-    made, compiled = program.copy(), program._compiled
+    made, compiled = program.copy(), program.compiled if program._compiled is not None else None
     programs = [made] if compiled is None else [made, compiled.program.copy()]
     wanted = {name: at for each in programs for name, at in weights_of(each).items()}
-    values = values_from(source, wanted)
+    values = values_from(source, wanted, strict=strict, convert=convert)
     check_complete(values, wanted, source)
     for name, value in values.items():
         fit = epochs.fitted(name, value, wanted[name].shape)
@@ -157,29 +160,68 @@ def check_assumptions(program: Program, values: Mapping[str, Argument]) -> None:
 def check_complete(
     values: Mapping[str, Argument], wanted: Mapping[str, Instruction], source: object
 ) -> None:
-    """Raises ``WeightError`` where a source does not have what is needed, or has what is not."""
+    """Raises ``WeightError`` where a source does not have what is needed."""
     said = "the values given" if isinstance(source, Mapping) else str(source)
     deferred_ = [name for name, at in wanted.items() if type(at.op) is OnnxExternalWeights]
     if missing := [name for name in deferred_ if name not in values]:
         raise WeightError(f"{said} lack {len(missing)} weights: {epochs.listed(missing)}")
-    if extra := [name for name in values if name not in wanted]:
-        raise WeightError(
-            f"{said} have {len(extra)} weights the program has not: {epochs.listed(extra)}"
-        )
 
 
-def values_from(source: Any, wanted: Mapping[str, Instruction]) -> dict[str, Any]:
-    """The values that a folder, a safetensors file or a dict has for some weights."""
+def values_from(
+    source: Any, wanted: Mapping[str, Instruction], *, strict: bool = True, convert: bool = False
+) -> dict[str, Any]:
+    """The values that a folder, a safetensors file or a dict has for some weights. Errors, and what
+    is ``strict`` and converted, as in ``migx.weights.epochs.Update.update``.
+    """
+    had = _had(source, wanted)
+    found = {name: had[name] for name in wanted if name in had}
+    partial = isinstance(source, Mapping)
+    missing = [] if partial else [name for name in wanted if name not in had]
+    left = [name for name in had if name not in wanted]
+    if (missing or left) and (strict or not found):
+        raise WeightError(_other_names(source, wanted, missing, left))
+    if convert:
+        return {n: epochs.fitted(n, v, wanted[n].shape, convert=True) for n, v in found.items()}
+    return found
+
+
+def _other_names(
+    source: Any, wanted: Mapping[str, Instruction], missing: list[str], left: list[str]
+) -> str:
+    """What to say of a source that has not the names of the weights."""
+    if left and not wanted:
+        return epochs.unknown(left[0], wanted)
+    partial, said = isinstance(source, Mapping), []
+    if missing:
+        said.append(f"lacks {len(missing)} weights: {epochs.listed(missing)}")
+    if left:
+        has = "have" if partial else "has"
+        said.append(f"{has} {len(left)} weights the program has not: {epochs.listed(left)}")
+    if missing and len(left) > 1:
+        said.append(f"for {missing[0]!r} {there_are(missing[0], left)}")
+    elif left and not missing:
+        said.append(f"for {left[0]!r} {there_are(str(left[0]), wanted)}")
+    if common := (len(source) - len(left) if partial else len(wanted) - len(missing)):
+        said.append(f"strict=False takes the {common} that both have")
+    return f"{'the values given' if partial else source} {'; '.join(said)}"
+
+
+def _had(source: Any, wanted: Mapping[str, Instruction]) -> dict[str, Any]:
+    """All that a source has, by name; a folder has the weights whose place in a file is known."""
     if isinstance(source, Mapping):
         return dict(source)
+    if not isinstance(source, (str, PathLike)):
+        raise WeightError(
+            "weights are given as a dict of arrays by name, a folder of external data, or a "
+            f".safetensors file, not as {type(source).__name__}"
+        )
     path = Path(source)
     if path.is_dir():
         placed = {n: at for n, at in wanted.items() if operations.attributes(at.op)["file"]}
         known: dict[str, tuple[Path, int]] = {}
         return {name: from_folder(path, name, at, known) for name, at in placed.items()}
     if path.suffix == ".safetensors":
-        found = safetensors(path)
-        return {name: found[name] for name in wanted if name in found}
+        return dict(safetensors(path))
     raise WeightError(
         f"{path} is no folder of external data, and its name does not end in .safetensors"
     )
@@ -203,28 +245,57 @@ _SAFETENSORS = {
 
 def safetensors(path: Path) -> dict[str, Argument]:
     """The tensors of a safetensors file, mapped: it is a length, a JSON header of types, dims and
-    offsets, and the bytes.
+    offsets, and the bytes, of which each tensor has its own and none is left over.
     """
     try:
         with open(path, "rb") as file:
             size = path.stat().st_size
+            if size < 8:
+                raise ValueError(f"it has {size} bytes, too few for the length of a header")
             (length,) = struct.unpack("<Q", file.read(8))
             if length > size - 8:
                 raise ValueError(f"its header of {length} bytes is longer than the file")
-            header: dict[str, Any] = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            return {n: _tensor(path, 8 + length, size, entry) for n, entry in header.items()}
+            header = json.loads(file.read(length))
+        if not isinstance(header, dict):
+            raise ValueError(f"its header is a JSON {type(header).__name__}, not an object")
+        header.pop("__metadata__", None)
+        found = {n: _tensor(path, 8 + length, n, entry) for n, entry in header.items()}
+        _check_places(found, 8 + length, size)
+        return found
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no safetensors file: {error}") from error
 
 
-def _tensor(path: Path, start: int, size: int, entry: Mapping[str, Any]) -> Argument:
-    if entry["dtype"] not in _SAFETENSORS:
-        raise ValueError(f"the type {entry['dtype']} is not supported")
-    shape = Shape(DType.of(_SAFETENSORS[entry["dtype"]]), tuple(map(int, entry["shape"])))
-    first, last = map(int, entry["data_offsets"])
-    if first < 0 or last - first != shape.nbytes or start + last > size:
-        raise ValueError(f"bytes {first} to {last} are no {shape} in a file of {size} bytes")
-    return Argument(shape, source=Source(path.absolute(), start + first, last - first))
+def _tensor(path: Path, start: int, name: str, entry: Any) -> Argument:
+    """A tensor of a safetensors file whose bytes begin at ``start``, from its entry in the header;
+    ``ValueError`` where that is none.
+    """
+    match entry:
+        case {"dtype": str(dtype), "shape": [*dims], "data_offsets": [int(first), int(last)]} if (
+            all(type(each) is int for each in dims)
+        ):
+            if dtype not in _SAFETENSORS:
+                raise ValueError(f"the type {dtype} of {name!r} is not supported")
+            shape = Shape(_SAFETENSORS[dtype], dims)
+            if last - first != shape.nbytes:
+                raise ValueError(f"{name!r} is {shape}, which is not bytes {first} to {last}")
+            return Argument(shape, source=Source(path.absolute(), start + first, last - first))
+        case _:
+            raise ValueError(f"{name!r} has not a dtype, a shape and two data_offsets: {entry!r}")
+
+
+def _check_places(found: Mapping[str, Argument], start: int, size: int) -> None:
+    """``ValueError`` unless the tensors found lie one behind the other from ``start`` to the end of
+    a file of ``size`` bytes.
+    """
+    end, before = start, "the header"
+    places = [(value.source, name) for name, value in found.items() if value.source is not None]
+    for at, name in sorted(places, key=lambda place: (place[0].offset, place[0].length)):
+        if at.offset != end:
+            right = f"{end - start}, where {before} ends"
+            raise ValueError(f"{name!r} begins at byte {at.offset - start}, not at {right}")
+        end, before = at.offset + at.length, repr(name)
+    if end != size:
+        raise ValueError(f"{before} ends at byte {end - start} of {size - start}")

@@ -11,6 +11,7 @@ import onnx
 from migx.errors import OnnxError
 from migx.ir import Instruction, Module
 from migx.onnx import tensors
+from migx.ops.builtin import GetTupleElem
 from migx.shape import DType, Shape
 
 
@@ -63,7 +64,7 @@ def neighbours(value: Instruction) -> Iterator[Instruction]:
     choices and loops.
     """
     if value.op.name == "get_tuple_elem":
-        yield from inside(value.inputs[0], value.op.index)  # type: ignore[attr-defined]
+        yield from inside(value.inputs[0], value.op_as(GetTupleElem).index)
     elif value.op.name == "@param":
         yield from around(value)
     yield from value.inputs

@@ -26,6 +26,21 @@ if TYPE_CHECKING:
     from migx.onnx.reader import GraphReader
 
 
+_TYPES = {
+    "f": onnx.AttributeProto.FLOAT,
+    "i": onnx.AttributeProto.INT,
+    "s": onnx.AttributeProto.STRING,
+    "t": onnx.AttributeProto.TENSOR,
+    "g": onnx.AttributeProto.GRAPH,
+    "sparse_tensor": onnx.AttributeProto.SPARSE_TENSOR,
+    "tp": onnx.AttributeProto.TYPE_PROTO,
+    "floats": onnx.AttributeProto.FLOATS,
+    "ints": onnx.AttributeProto.INTS,
+    "strings": onnx.AttributeProto.STRINGS,
+}
+"""The type of an attribute whose value lies in a field."""
+
+
 class Node:
     """One node on its way to instructions.
 
@@ -160,8 +175,15 @@ class Node:
         return tensors.dtype_of(self.integer(name, default), f"{self.proto.op_type} {self.label!r}")
 
     def _attribute(self, name: str, default: Any, field: str) -> Any:
-        if name in self._attributes:
-            return getattr(self._attributes[name], field)
+        given = self._attributes.get(name)
+        if given is not None:
+            # Early files say no types.
+            if given.type not in (onnx.AttributeProto.UNDEFINED, _TYPES[field]):
+                found, wanted = map(
+                    onnx.AttributeProto.AttributeType.Name, (given.type, _TYPES[field])
+                )
+                raise self.fail(f"attribute {name!r} is {found}, where {wanted} belongs")
+            return getattr(given, field)
         if default is None:
             raise self.fail(f"attribute {name!r} is missing")
         return default

@@ -57,14 +57,16 @@ def domain_of(domain: str) -> str:
 
 def version_meant(node: onnx.NodeProto, domain: str, version: int) -> int:
     """The version a node is read as, given that of its domain's opset. ``OnnxWarning`` for
-    attributes that no version has.
+    attributes that no version has, ``OnnxError`` for more operands than it takes.
     """
     names = frozenset(a.name for a in node.attribute)
     count = max((i + 1 for i, name in enumerate(node.input) if name), default=0)
-    meant, unknown = _meant(domain, node.op_type, version, names, count)
+    meant, unknown, most = _meant(domain, node.op_type, version, names, count)
+    label = f"{node.op_type} {node.name or next(iter(node.output), '')!r}"
+    if count > most:
+        raise OnnxError(f"{label}: it has {count} inputs; it takes {most}")
     if unknown:
-        label = node.name or next(iter(node.output), "")
-        message = f"{node.op_type} {label!r} has no attribute {', '.join(unknown)}: it is not read"
+        message = f"{label} has no attribute {', '.join(unknown)}: it is not read"
         warnings.warn(message, OnnxWarning, stacklevel=2)
     return meant
 
@@ -72,21 +74,22 @@ def version_meant(node: onnx.NodeProto, domain: str, version: int) -> int:
 @lru_cache(maxsize=1024)
 def _meant(
     domain: str, operator: str, version: int, names: frozenset[str], count: int
-) -> tuple[int, tuple[str, ...]]:
+) -> tuple[int, tuple[str, ...], int]:
+    """The version, the attributes that none has, and how many operands it takes."""
     try:
         own = onnx.defs.get_schema(operator, version, domain)
     except SchemaError:
-        return version, ()
+        return version, (), count
     if names <= own.attributes.keys() and count <= own.max_input:
-        return version, ()
+        return version, (), count
     others = _history()[own.domain, operator]
     earlier = [s for s in others if s.since_version < own.since_version]
     later = [s for s in others if s.since_version > own.since_version]
     for schema in (*reversed(earlier), *later):
         if _fits(schema, names, count):
-            return schema.since_version, ()
+            return schema.since_version, (), count
     known = {name for schema in others for name in schema.attributes}
-    return version, tuple(sorted(names - known))
+    return version, tuple(sorted(names - known)), own.max_input
 
 
 def _fits(schema: OpSchema, names: frozenset[str], count: int) -> bool:

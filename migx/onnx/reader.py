@@ -13,7 +13,7 @@ from pathlib import Path
 
 import onnx
 
-from migx import dim, ops
+from migx import dim, ops, plugins
 from migx.argument import Argument, Source
 from migx.collector import paused
 from migx.dead_code import remove_dead_code, remove_dead_modules
@@ -154,6 +154,7 @@ def refuse_unsupported(graph: onnx.GraphProto, model: ModelFile) -> None:
         for (domain, name, version), where in sorted(missing.items()):
             shown = ", ".join(map(repr, where[:3])) + (", ..." if len(where) > 3 else "")
             rows.append(f"  {domain}.{name} version {version}: {len(where)} nodes, at {shown}")
+        rows += [f"  {each}" for each in plugins.wrong_with("onnx")]
         raise OnnxError("operators that are not supported:\n" + "\n".join(rows))
 
 
@@ -194,6 +195,11 @@ class GraphReader:
             raise OnnxError(
                 f"input_dims names {', '.join(unknown)}; the inputs are {', '.join(sorted(given))}"
             )
+        for name, dims in input_dims.items():
+            if not hasattr(dims, "__iter__"):
+                raise OnnxError(
+                    f"input_dims gives {name} {dims!r}, not a list of dims such as [1, 8]"
+                )
         self.model.names.update(
             symbol.name for dims in input_dims.values() for d in dims for symbol in dim.symbols(d)
         )
@@ -396,14 +402,16 @@ class GraphReader:
         self.module.add_return(*values, names=[output.name for output in self.graph.output])
 
     def stored(self, output: onnx.ValueInfoProto) -> Instruction:
-        """The value of an output, packed where the model says that it is."""
-        value = self.lookup(output.name)
+        """The value of an output, which is of the type declared; packed where that is."""
+        value, where = self.lookup(output.name), f"output {output.name!r}"
         code = output.type.tensor_type.elem_type
-        if not code or not tensors.dtype_of(code, f"output {output.name!r}").is_packed:
+        dtype = tensors.dtype_of(code, where) if code else value.shape.dtype
+        if not dtype.is_packed:
+            if dtype is not value.shape.dtype:
+                raise OnnxError(f"{where} is declared as {dtype}, and computed as {value.shape}")
             return value
         if value.op.name.startswith("unpack_"):
             return value.inputs[0]
-        dtype = tensors.dtype_of(code, output.name)
         pack = {4: ops.PackInt4, 2: ops.PackInt2}[dtype.bits] if dtype.is_integer else ops.PackFp4
         return self.module.add_instruction(pack(), value)
 

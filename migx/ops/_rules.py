@@ -66,7 +66,8 @@ def wide(array: Array) -> Array:
 
 def rounded(array: Array, like: Array) -> Array:
     """The array rounded once to the element type of ``like``."""
-    result: Array = np.asarray(array).astype(like.dtype, copy=False)
+    with no_warnings():
+        result: Array = np.asarray(array).astype(like.dtype, copy=False)
     return result
 
 

@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from migx.argument import Argument
+from migx.argument import Argument, packed_codes
 from migx.errors import ShapeError
 from migx.op import Array, Modules, Op, Runnable, Shapes, Traits
 from migx.ops._rules import expect
-from migx.ops.packing import packed_codes, unpacked_codes
+from migx.ops.packing import unpacked_codes
 from migx.shape import DType, Shape
 
 SPATIAL = "dhw"

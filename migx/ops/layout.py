@@ -192,9 +192,10 @@ class Multibroadcast(Op):
             return np.broadcast_to(x, dims)
         except ValueError:
             wanted = list(dims) if target is None else target.tolist()
-            raise EvaluationError(
-                f"multibroadcast: {list(x.shape)} does not broadcast to {wanted}"
-            ) from None
+            pairs = zip(reversed(x.shape), reversed(wanted), strict=False)
+            fits = min(wanted, default=0) >= 0 and all(d == w or 1 in (d, w) for d, w in pairs)
+            why = "is too large when broadcast to" if fits else "does not broadcast to"
+            raise EvaluationError(f"multibroadcast: {list(x.shape)} {why} {wanted}") from None
 
 
 class Contiguous(Op):

@@ -19,11 +19,11 @@ import ml_dtypes
 import numpy as np
 
 from migx import dim
-from migx.argument import Argument
+from migx.argument import Argument, packed_codes
 from migx.errors import ShapeError
 from migx.op import Array, Modules, Op, Runnable, Shapes
 from migx.ops._rules import expect, expect_axis, no_warnings
-from migx.shape import BF16, F4, F16, F32, I2, I4, I8, U2, U4, U8, DType, Shape
+from migx.shape import BF16, F4, F16, F32, I2, I4, I8, U2, U4, U8, DType, Shape, integers
 
 FLAT = -1
 """The ``axis`` of storage that lies row-major over the whole tensor, in a type of its own."""
@@ -187,17 +187,6 @@ def unpacked_codes(data: Array, bits: int) -> Array:
     return codes.reshape(-1)
 
 
-def packed_codes(codes: Array, bits: int) -> Array:
-    """Codes of a few bits in bytes along their last axis, the last byte filled up with zeros."""
-    per, count = 8 // bits, codes.shape[-1]
-    lanes = np.zeros((*codes.shape[:-1], -(-count // per) * per), np.uint8)
-    lanes[..., :count] = codes
-    packed = lanes[..., ::per].copy()
-    for lane in range(1, per):
-        packed |= lanes[..., lane::per] << lane * bits
-    return packed
-
-
 def _unpacked(data: Array, values: Array) -> Array:
     """The elements in bytes of rank 1, whose values a table has."""
     rows = np.empty((data.size, values.shape[1]), values.dtype)
@@ -211,12 +200,6 @@ def _partner(op: Op, table: Mapping[DType, DType], dtype: DType) -> DType:
     if dtype not in table:
         raise ShapeError(f"{op.name} takes {' or '.join(map(str, table))}, not {dtype}")
     return table[dtype]
-
-
-def integers(dtype: DType) -> tuple[int, int]:
-    """The least and greatest value of a packed integer type."""
-    half = 1 << (dtype.bits - 1)
-    return (-half, half - 1) if dtype.kind == "int" else (0, 2 * half - 1)
 
 
 @cache

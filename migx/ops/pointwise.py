@@ -402,7 +402,7 @@ class Where(Op):
 
 
 class Convert(Op):
-    """The value in another element type, given as a ``DType`` or by its name. ONNX Cast.
+    """The value in another element type. ONNX Cast.
 
     Floats round to nearest even, float to integer truncates, and to bool is x != 0. To f8,
     ``saturate`` makes values that are too large the largest of the type; else they are its infinity
@@ -414,9 +414,6 @@ class Convert(Op):
     to: DType
     saturate: bool = True
     round_mode: str = "up"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "to", DType.of(self.to))
 
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
         expect(self, shapes, 1)
@@ -442,9 +439,6 @@ class BitCast(Op):
 
     traits = POINTWISE
     to: DType
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "to", DType.of(self.to))
 
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
         expect(self, shapes, 1)

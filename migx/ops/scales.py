@@ -11,8 +11,7 @@ from migx.argument import Argument
 from migx.errors import ShapeError
 from migx.op import Array, Modules, Op, Runnable, Shapes
 from migx.ops._rules import expect, expect_axis, no_warnings, wide
-from migx.ops.packing import integers
-from migx.shape import F16, I2, I4, I8, U2, U4, U8, DType, Shape
+from migx.shape import F16, I2, I4, I8, U2, U4, U8, DType, Shape, integers
 
 SHARES = tuple(n / 16 for n in range(16, 7, -1))
 """The parts of a block's range that "mse" tries."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from migx.dim import Extent, may_equal
 from migx.errors import EvaluationError, ShapeError
 from migx.op import Array, Modules, Op, Shapes
 from migx.ops._numeric import FLOAT, NUMBER, expect_kind
-from migx.ops._rules import expect, expect_axis, rounded, wide
+from migx.ops._rules import expect, expect_axis, no_warnings, rounded, wide
 from migx.shape import F32, DType, Shape
 
 
@@ -43,17 +42,33 @@ class Dft(Op):
         return Shape(x.dtype, dims)
 
     def compute(self, x: Array, length: Array | None = None) -> Array:
-        data: Any = wide(x)
-        data = data[..., 0] if x.shape[-1] == 1 else data[..., 0] + 1j * data[..., 1]
         count = int(self.length) if length is None else int(length.item())
         if count < 1:
             raise EvaluationError(f"{self.name}: a transform has 1 element or more, not {count}")
-        if self.onesided and self.inverse:
-            return rounded(np.fft.irfft(data, count, self.axis)[..., None], x)
-        result = (np.fft.ifft if self.inverse else np.fft.fft)(data, count, self.axis)
+        is_real = x.shape[-1] == 1
+        data = wide(x)[..., 0] if is_real else _complex(wide(x))
+        with no_warnings():
+            if self.onesided and self.inverse:
+                return rounded(np.fft.irfft(data, count, self.axis)[..., None], x)
+            if self.onesided and is_real:
+                return rounded(_pairs(np.fft.rfft(data, count, self.axis)), x)
+            result = (np.fft.ifft if self.inverse else np.fft.fft)(data, count, self.axis)
         if self.onesided:
             result = result[(slice(None),) * self.axis + (slice(count // 2 + 1),)]
-        return rounded(np.stack([result.real, result.imag], -1), x)
+        return rounded(_pairs(result), x)
+
+
+def _complex(pairs: Array) -> Array:
+    """Pairs of real and imaginary parts as complex numbers."""
+    dtype = np.result_type(pairs.dtype, np.complex64)
+    numbers: Array = np.ascontiguousarray(pairs).view(dtype)[..., 0]
+    return numbers
+
+
+def _pairs(numbers: Array) -> Array:
+    """Complex numbers as pairs of their real and imaginary parts."""
+    parts: Array = np.ascontiguousarray(numbers)[..., None].view(numbers.real.dtype)
+    return parts
 
 
 class MelWeightMatrix(Op):

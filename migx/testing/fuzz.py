@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,14 +18,16 @@ from migx.debug.reduce import Case, reduced_case
 from migx.errors import MigxError
 from migx.files import written
 from migx.manager import Pipeline
+from migx.pipeline import Approximation
 from migx.program import Program
 from migx.rewrite import EventLog
-from migx.target import Target, get_target
+from migx.target import CompileOptions, Target, get_target
 from migx.testing.draws import Dice
 from migx.testing.law import check_law
 from migx.testing.oracles import Trial, Violation, rules_of, run_on_ref
 from migx.testing.patterns import draw_match, names_in
 from migx.testing.programs import Drawn, draw_program
+from migx.testing.values import special
 from migx.text import show
 
 ROUND_TRIPS = 8
@@ -53,7 +56,8 @@ class Failure:
 @dataclass
 class Report:
     """What fuzzing came to: ``fired`` counts the rewrites of each rule, ``features`` what the
-    programs held, ``silent`` are the rules that no program fired.
+    programs held, ``silent`` are the rules that no program fired, ``left`` the subjects that were
+    left alone for their failures.
     """
 
     programs: int = 0
@@ -63,6 +67,7 @@ class Report:
     fired: Counter[str] = field(default_factory=Counter)
     silent: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
 
     @property
     def rate(self) -> float:
@@ -74,14 +79,24 @@ class Report:
 class Subject:
     """What is fuzzed: a pipeline, or a target where one is given; or the law of weights, on a
     target, after a pipeline if there is one.
+
+    ``special`` is the share of programs whose inputs ``values`` has its way with: none where a pass
+    says how far off it is by a number, which is for what is within range, and none for the law.
     """
 
     pipeline: Pipeline
     target: Target | None = None
     law: bool = False
+    special: float = 0.25
 
     def __post_init__(self) -> None:
         passes = self.pipeline.passes()
+        run = self.pipeline
+        if self.target is not None:
+            run = self.target.get_passes(self.target.get_context(), CompileOptions())
+        stated = [error for errors in run.approximations().values() for error in errors]
+        if self.law or not all(isinstance(error, Approximation) for error in stated):
+            self.special = 0.0
         self.rules = {f"{p.name}.{rule.name}": rule for p in passes for rule in rules_of(p)}
         self.focus = {
             p.name: tuple(dict.fromkeys(n for r in rules_of(p) for n in names_in(r.pattern)))
@@ -89,6 +104,7 @@ class Subject:
         }
         self.tried: Counter[str] = Counter()
         self.fired: Counter[str] = Counter()
+        self.failed = 0
 
     def __str__(self) -> str:
         if self.law and self.pipeline:
@@ -97,8 +113,17 @@ class Subject:
         return f"the law of weights on {what}" if self.law else what
 
     def draw(self, seed: str) -> Drawn:
+        """A program, and inputs that it runs with."""
+        drawn, dice = self._drawn(Dice(seed)), Dice(f"{seed}.values")
+        if dice.chance(self.special):
+            inputs = special(drawn.inputs, dice)
+            with suppress(MigxError):  # what only the data decides may now be what cannot be
+                run_on_ref(drawn.program, inputs, drawn.program)
+                drawn.inputs = inputs
+        return drawn
+
+    def _drawn(self, dice: Dice) -> Drawn:
         """A program: one in two is drawn to match the rule that has had the least of them."""
-        dice = Dice(seed)
         if self.rules and dice.chance(0.5):
             name = min(self.rules, key=lambda n: (self.fired[n] + self.tried[n], n))
             self.tried[name] += 1
@@ -150,23 +175,27 @@ def fuzz(
     programs: int | None = None,
     seed: int = 0,
     folder: Path | None = None,
-    enough: int = 10,
+    enough: int = 5,
 ) -> Report:
-    """Draws programs for some subjects in turn until time or programs are used up, or ``enough``
-    failures are found. The same seed draws the same programs.
+    """Draws programs for some subjects in turn until time or programs are used up. One with
+    ``enough`` failures is left alone from then on. The same seed draws the same programs.
 
     A reduced case of each failure is saved in ``folder``, if there is one.
     """
     report, listed = Report(), list(subjects)
     start = time.perf_counter()
-    while len(report.failures) < enough:
+    for number in itertools.count():
+        report.left = [str(subject) for subject in listed if subject.failed >= enough]
+        if len(report.left) == len(listed):
+            break
         report.seconds = time.perf_counter() - start
         if seconds is not None and report.seconds >= seconds:
             break
         if programs is not None and report.programs >= programs:
             break
-        subject = listed[report.programs % len(listed)]
-        _one(subject, f"{seed}.{report.programs}", report, folder)
+        subject = listed[number % len(listed)]
+        if subject.failed < enough:
+            _one(subject, f"{seed}.{number}", report, folder)
     report.seconds = time.perf_counter() - start
     for subject in listed:
         report.fired += subject.fired
@@ -186,6 +215,7 @@ def _one(subject: Subject, seed: str, report: Report, folder: Path | None) -> No
         known = {f.message.splitlines()[0] for f in report.failures}
         if not (message := _message(error)) or message.splitlines()[0] not in known:
             report.failures.append(_found(subject, seed, drawn, error, folder))
+            subject.failed += 1
 
 
 def _found(

@@ -88,7 +88,7 @@ def without_weights(program: Program) -> tuple[Program, Values]:
     for number, at in enumerate(list(made.literals)):
         if _is_weight(at):
             name = f"law.{number}"
-            values[name] = at.op.value  # type: ignore[attr-defined]
+            values[name] = at.op_as(Literal).value
             place = name, "weights.bin", 0, int(at.shape.nbytes), at.shape
             assert at.module is not None
             at.module.replace_operation(at, OnnxExternalWeights(*place))
@@ -96,8 +96,8 @@ def without_weights(program: Program) -> tuple[Program, Values]:
 
 
 def _is_weight(at: Instruction) -> bool:
-    inner = at.module is not None and at.module.parent is not None
-    fused = inner and at.module.parent.name in NEVER_CAPTURE  # type: ignore[union-attr]
+    parent = None if at.module is None else at.module.parent
+    fused = parent is not None and parent.name in NEVER_CAPTURE
     several = int(at.shape.elements) > 1 and at.shape.standard
     return at.shape.dtype.is_float and several and not fused and not at.shape.dtype.is_packed
 

@@ -12,6 +12,7 @@ from migx.compiler import finalize
 from migx.errors import MigxError
 from migx.manager import Pass, PassManager, Pipeline
 from migx.observers import Verify
+from migx.ops.builtin import Literal
 from migx.parser import parse
 from migx.program import Program
 from migx.rewrite import EventLog, Rule, RuleSet
@@ -150,5 +151,5 @@ def _run(program: Program, pipeline: Pipeline, log: EventLog | None = None) -> b
 
 
 def _constant_bytes(program: Program) -> int:
-    shapes = {id(at.op.value): at.shape for at in program.literals}  # type: ignore[attr-defined]
+    shapes = {id(at.op_as(Literal).value): at.shape for at in program.literals}
     return sum(int(shape.nbytes) for shape in shapes.values())

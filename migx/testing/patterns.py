@@ -39,7 +39,8 @@ def draw_match(dice: Dice, rule: Rule, focus: Sequence[str]) -> Drawn | None:
     writer = Matcher(dice, focus or names_in(rule.pattern), symbolic=dice.chance(0.1))
     writer.left = 60
     outputs, pattern = list[Instruction](), rule.pattern
-    if pattern.roots() is not None and pattern.roots() <= set(TUPLES):  # type: ignore[operator]
+    roots = pattern.roots()
+    if roots is not None and roots <= set(TUPLES):
         pattern = On(frozenset({"get_tuple_elem"}), (pattern,))
     shape, wanted = None, dice.one_of((1, 1, 2, 2, 3, 4))
     for _ in range(TRIES):
@@ -150,6 +151,8 @@ class Matcher(Author):
                     return None
                 if wanted.name and self.caught.setdefault(wanted.name, given) != given:
                     return None
+            elif given is MISSING:
+                return None
             elif given != wanted:
                 changed[name] = wanted
         return changed
@@ -244,7 +247,7 @@ def names_in(pattern: Pattern) -> tuple[str, ...]:
 
 
 def _has(name: str, trait: str) -> bool:
-    return bool(getattr(operations.traits(plugins.operation(name)), trait))  # type: ignore[arg-type]
+    return bool(getattr(operations.traits(plugins.operation(name)), trait))
 
 
 def _of(array: Any) -> Argument:

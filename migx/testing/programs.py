@@ -100,7 +100,7 @@ class Author:
             return self.leaf(want)
         there = self.known.get(want.shape.text, ())
         if there and self.dice.chance(0.5 if depth > 0 else 0.7):
-            return self.dice.one_of(there)  # type: ignore[no-any-return]
+            return self.dice.one_of(there)
         if depth <= 0 or self.left <= 0 or volume(want.shape) > MANY:
             return self.leaf(want)
         made = self.result(want.shape, depth)
@@ -286,7 +286,7 @@ class Author:
         """One result of an ``if``."""
         self.left -= 1
         if self.dice.chance(0.3) and self.symbol is None:
-            return self.dice.one_of((self.repetition, self.scanning))(like, depth)  # type: ignore[no-any-return]
+            return self.dice.one_of((self.repetition, self.scanning))(like, depth)
         other = [like] if self.dice.chance(0.7) else [like, self.shape()]
         condition = self.value(Want(Shape(BOOL, ())), 1)
         wants = [Want(s.as_standard()) for s in other]

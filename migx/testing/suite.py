@@ -39,11 +39,11 @@ def chosen(words: Collection[str] = (), families: Collection[str] = ()) -> list[
     """The cases with one of some words in their names, of some families; of none given, all.
     ``UnknownName`` lists the families there are.
     """
-    every = [(case, family(case)) for kind in KINDS for case in cases(kind).values()]
-    known = sorted({name for _, name in every})
+    known = sorted({*map(_file, importers.table().values()), "functions", *KINDS[1:]})
     for name in families:
         if name not in known:
             raise UnknownName(f"no family {name!r}; {there_are(name, known)}")
+    every = [(case, family(case)) for kind in KINDS for case in cases(kind).values()]
     return [
         case
         for case, of in every
@@ -62,7 +62,12 @@ def family(case: TestCase) -> str:
     model = of_operator.model or loaded(of_operator)[0]
     node = model.graph.node[0]
     found = importers.table().get((node.domain, node.op_type))
-    return found[0][1].__module__.rpartition(".")[2] if found else "functions"
+    return _file(found) if found else "functions"
+
+
+def _file(found: Sequence[tuple[int, importers.Importer]]) -> str:
+    """The name of the file that has the importers of an operator."""
+    return found[0][1].__module__.rpartition(".")[2]
 
 
 def loaded(case: TestCase) -> tuple[onnx.ModelProto, list[tuple[Values, Values]]]:

@@ -12,11 +12,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+
 from migx import op as operations
 from migx.argument import Argument
 from migx.ir import Instruction, Module
-from migx.op import Operation
-from migx.ops.builtin import AssumeEqual, Literal
+from migx.ops.builtin import AssumeEqual, Literal, OnnxExternalWeights
 from migx.program import Program
 
 WEIGHTS = "weights"
@@ -86,12 +87,21 @@ def looked_at(at: Instruction, *, relied_on_by: str) -> Argument | None:
     return at.op.value if granted and isinstance(at.op, Literal) else None
 
 
-def assume(program: Program, weight: Operation, value: Argument, relied_on_by: str) -> None:
+def may_be_finite(at: Instruction) -> bool:
+    """Whether no number of a value is known to be infinite or NaN: one that is may not be taken out
+    of a sum, which it would make NaN.
+    """
+    held = value_of(at)
+    return held is None or bool(np.isfinite(held.array).all())
+
+
+def assume(
+    program: Program, weight: Literal | OnnxExternalWeights, value: Argument, relied_on_by: str
+) -> None:
     """Records that a weight has a value that a pass, or the reader, looked at: another is refused
     when weights are replaced.
     """
-    label: str = weight.label  # type: ignore[attr-defined]
-    made = AssumeEqual(value, label, relied_on_by)
+    made = AssumeEqual(value, weight.label, relied_on_by)
     if made not in program.assumptions:
         module = weights_module(program)
         module.add_instruction(made, module.add_instruction(weight))

@@ -166,7 +166,8 @@ class Constants:
                 raise ConstantGrowth(_report(pass_name, each, each.freed(gone), allowance))
 
     def _literals(self) -> dict[int, Argument]:
-        return {id(at.op.value): at.op.value for at in self.program.literals}  # type: ignore[attr-defined]
+        values = (at.op_as(Literal).value for at in self.program.literals)
+        return {id(value): value for value in values}
 
 
 def tree(at: Instruction, leaves: Container[Instruction] = ()) -> list[Instruction]:

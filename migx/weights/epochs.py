@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -23,7 +25,6 @@ from migx.ir import Instruction, Module
 from migx.mapping import MappedFile
 from migx.memory import Memory, copy
 from migx.ops.builtin import Literal
-from migx.ops.packing import PackFp4, PackInt2, PackInt4
 from migx.shape import U8, Shape
 from migx.weights.recipe import Arguments, Recipe
 
@@ -90,7 +91,7 @@ class Epoch:
 class LiveWeights:
     """The weights module of a compiled program, and its values now.
 
-    ``place`` brings a slot's value where the target reads it. ``declared`` are the weights of the
+    ``place`` brings a slot's value where the target reads it. ``declared`` gives the weights of the
     program that was compiled: those that the passes found to be needed no more may be given, too.
     Safe from several threads: updates come one after another, runs go on meanwhile.
     """
@@ -101,15 +102,19 @@ class LiveWeights:
         context: Any = None,
         *,
         place: Callable[[Argument], Argument] | None = None,
-        declared: Mapping[str, Instruction] = MappingProxyType({}),
+        declared: Callable[[], Mapping[str, Instruction]] = dict,
     ) -> None:
         self.module, self.context = module, context
         self.place = place or (lambda value: value)
-        self._recipe = Recipe(module, context)
+        self._recipe, self._declared = Recipe(module, context), declared
         self._memory = Memory()
-        self.sources = {**declared, **self._recipe.sources}
         self._lock = threading.RLock()
         self.current = Epoch(0, NOTHING, NOTHING)
+
+    @cached_property
+    def sources(self) -> dict[str, Instruction]:
+        """The weights that may be given, by name."""
+        return {**self._declared(), **self._recipe.sources}
 
     @property
     def missing(self) -> list[str]:
@@ -163,7 +168,7 @@ class LiveWeights:
     def checked(self, name: str, value: ArrayLike | Argument) -> Argument:
         """A value for a weight, of its type and dims. ``WeightError`` says what is wrong."""
         if name not in self.sources:
-            raise WeightError(_unknown(name, self.sources))
+            raise WeightError(unknown(name, self.sources))
         return fitted(name, value, self.sources[name].shape)
 
     def _given(self) -> dict[str, Argument]:
@@ -246,29 +251,56 @@ class Update:
         self._in_place, self._copy = in_place, copy
         self._changes: dict[str, Argument] = {}
         self._epochs: tuple[Epoch, Epoch] | None = None
+        self._open: bool | None = None  # None before the block
 
     def __setitem__(self, name: str, value: ArrayLike | Argument) -> None:
         """Gives a weight a value, which is copied when the block ends, unless told otherwise;
-        ``WeightError`` where it does not fit.
+        ``WeightError`` where it does not fit, or the block has ended.
         """
+        self._check_open()
         found = self._weights.checked(name, value)
         if self._check_finite:
             refuse_infinite(name, found)
         self._changes[name] = found
 
-    def update(self, values: Any) -> None:
+    def update(
+        self,
+        values: str | Path | Mapping[str, ArrayLike | Argument],
+        *,
+        strict: bool = True,
+        convert: bool = False,
+    ) -> None:
         """Gives many weights values: from a dict, a folder of external data, or a safetensors
         file.
+
+        A dict may have some of the weights; a folder or a file has them all and nothing else, or a
+        ``WeightError`` names what is missing and what is left over. ``strict=False`` takes what
+        there is of both, which must be something. ``convert`` brings values to the element types of
+        the weights: floats are rounded, what an integer type does not hold is refused.
         """
         from migx.onnx.external import values_from
 
-        for name, value in values_from(values, self._weights.sources).items():
+        self._check_open()
+        found = values_from(values, self._weights.sources, strict=strict, convert=convert)
+        for name, value in found.items():
             self[name] = value
 
+    def _check_open(self) -> None:
+        if not self._open:
+            why = "has not begun" if self._open is None else "has ended"
+            raise WeightError(
+                f"this update {why}: weights are given in the block of "
+                "'with program.update_weights() as new', a block for each update"
+            )
+
     def __enter__(self) -> Self:
+        if self._open is not None:
+            raise WeightError("an update has one block: call program.update_weights() again")
+        self._open = True
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._open = False
         if kind is not None or not self._changes:
             return
         if self._in_place:
@@ -361,33 +393,39 @@ def enough_memory(values: Arguments) -> Iterator[None]:
         ) from error
 
 
-def fitted(name: str, value: ArrayLike | Argument, shape: Shape) -> Argument:
-    """A value as a weight of a shape holds it. ``WeightError`` unless type and dims are the same.
+def fitted(
+    name: str, value: ArrayLike | Argument, shape: Shape, *, convert: bool = False
+) -> Argument:
+    """A value as a weight of a shape holds it. ``WeightError`` unless type and dims are the same;
+    the type need not be, to ``convert`` it.
 
-    Packed weights are given as an ``Argument``, as their packed bytes, or as integers of their
+    Packed weights are given as an ``Argument``, as their packed bytes, or as elements of their
     dims, which are packed.
     """
     try:
         given = Argument.of(value)
         if shape.dtype.is_packed and not given.shape.dtype.is_packed:
             given = _packed(given, shape)
+        elif convert and not given.shape.dtype.is_packed:
+            given = Argument.of(given.array, shape.dtype)
     except (DataError, ShapeError, TypeError, ValueError) as error:
         raise WeightError(f"weight {name!r} is {shape}: {error}") from error
     if not given.shape.same_type(shape):
-        raise WeightError(f"weight {name!r} is {shape}, not {given.shape}")
+        other = given.shape.dtype is not shape.dtype and not given.shape.dtype.is_packed
+        remedy = f": convert it to {shape.dtype}, or say convert=True" if other else ""
+        raise WeightError(f"weight {name!r} is {shape}, not {given.shape}{remedy}")
     if given.source is None and not given.available:
         raise WeightError(f"weight {name!r}: the value given has no data")
     return given
 
 
 def _packed(given: Argument, shape: Shape) -> Argument:
-    """Bytes, or elements that a packing operation takes, as packed storage."""
-    dims = given.shape.dims
-    if given.shape.dtype is U8 and dims != shape.dims and given.shape.elements == shape.nbytes:
+    """Bytes, or elements that the packed type holds, as packed storage."""
+    dtype, dims = given.shape.dtype, given.shape.dims
+    if dtype is U8 and dims != shape.dims and given.shape.elements == shape.nbytes:
         return Argument.packed(shape, given.array)
-    for op in (PackInt4(), PackInt2(), PackFp4()):
-        if op.packed.get(given.shape.dtype) is shape.dtype and given.shape.dims == shape.dims:
-            return op.compute(None, shape, [given], [])
+    if dims == shape.dims and (dtype.is_float if shape.dtype.is_float else dtype.is_integer):
+        return Argument.of(given.array, shape.dtype)
     raise ShapeError(f"{given.shape} is neither its {shape.nbytes} bytes (u8) nor its elements")
 
 
@@ -399,14 +437,15 @@ def refuse_infinite(name: str, value: Argument) -> None:
             raise WeightError(f"weight {name!r} has {bad} elements that are not finite")
 
 
-def _unknown(name: str, known: Iterable[str]) -> str:
+def unknown(name: str, known: Iterable[str]) -> str:
+    """What to say of a name that no weight has."""
     names = list(known)
     if not names:
         return (
             f"there is no weight {name!r} to replace: this program was compiled with its weights "
             "fixed; read it with defer_external_weights=True, or mark its literals replaceable"
         )
-    return f"there is no replaceable weight {name!r}; {there_are(name, names)}"
+    return f"there is no replaceable weight {name!r}; {there_are(str(name), names)}"
 
 
 def _without_values(missing: list[str]) -> str:

@@ -107,7 +107,8 @@ def _whole(at: Instruction) -> Instruction:
     """What a value shows in other dims, its bytes being the same."""
     while operations.traits(at.op).view is not None and len(at.inputs) == 1:
         below = at.inputs[0]
-        if at.shape.nbytes != below.shape.nbytes or at.shape.strides is not None:
+        apart = below.shape.parts or at.shape.nbytes != below.shape.nbytes
+        if apart or at.shape.strides is not None:
             break
         at = below
     return at

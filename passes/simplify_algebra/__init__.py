@@ -3,7 +3,8 @@
 A folder of rules by family; each rule's docstring is the identity it applies. All are exact on
 integers, which wrap around. On floats those that only drop, reorder or rename an operation are
 exact too, to the sign of zero; those that merge constants round once where two roundings were, at
-another place. None trades NaN, infinities or accuracy for speed: log(exp(x)) stays, and x / 3 too.
+another place. None trades NaN, infinities or accuracy for speed: log(exp(x)) stays, and x / 3 too;
+but x * a + x * b as x * (a + b) is infinite for an infinite x, also where a and b differ in sign.
 
 No rule makes more work than it saves, given that what is constant is computed once, nor a constant
 larger than what it frees, nor touches weights that are packed or quantised.
@@ -11,7 +12,14 @@ larger than what it frees, nor touches weights that are packed or quantised.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from migx.argument import Argument
+from migx.ir import Instruction
 from migx.manager import Pass
+from migx.op import Array
 from migx.passes.simplify_algebra.broadcasts import broadcasts
 from migx.passes.simplify_algebra.clamps import clamps
 from migx.passes.simplify_algebra.horizontal import horizontal
@@ -21,11 +29,44 @@ from migx.passes.simplify_algebra.merging import merging
 from migx.passes.simplify_algebra.powers import powers
 from migx.passes.simplify_algebra.reductions import reductions
 from migx.passes.simplify_algebra.units import units
+from migx.passes.simplify_algebra.windows import windows
+from migx.pipeline import Approximation
+
+
+class Opposites(Approximation):
+    """Nothing is said of the sum of infinities of either sign: terms that have a factor in common
+    may have been added without it.
+    """
+
+    def of_elements(
+        self, at: Instruction, inputs: Sequence[Argument], result: Argument
+    ) -> Array | None:
+        """Infinite for such sums."""
+        x, y = (v.array for v in inputs)
+        if inputs[0].shape.dtype.kind != "float":
+            return None
+        sign = -1 if at.op.name == "add" else 1
+        opposite = np.isinf(x) & (y == sign * x)
+        return np.where(opposite, np.inf, 0.0) if opposite.any() else None
 
 
 class SimplifyAlgebra(Pass):
     """Applies algebraic identities until none is left to apply (MIGraphX pass of this name)."""
 
     rules = (
-        units + logic + clamps + powers + reductions + broadcasts + merging + linear + horizontal
+        units
+        + logic
+        + clamps
+        + powers
+        + reductions
+        + broadcasts
+        + merging
+        + linear
+        + windows
+        + horizontal
     )
+
+    @property
+    def approximations(self) -> Mapping[str, Approximation]:
+        """Of numbers in range, none."""
+        return {"add": Opposites(), "sub": Opposites()}

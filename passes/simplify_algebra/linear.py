@@ -46,7 +46,7 @@ def mul_conv(
 ) -> Instruction | None:
     """conv(x, w) * a is conv(x, w * a), for a factor of each output channel."""
     back = isinstance(f.op, ConvolutionBackwards)
-    grouped = back and f.op.group > 1  # type: ignore[attr-defined]
+    grouped = isinstance(f.op, ConvolutionBackwards) and f.op.group > 1
     if not varies_along(a, *(() if grouped else (1,))):
         return None
     weights = scaled(at, w, a, int(back))
@@ -59,7 +59,7 @@ def conv_mul(
 ) -> Instruction | None:
     """conv(x * a, w) is conv(x, w * a), for a factor of each input channel."""
     back = isinstance(f.op, ConvolutionBackwards)
-    grouped = not back and f.op.group > 1  # type: ignore[attr-defined]
+    grouped = isinstance(f.op, Convolution) and f.op.group > 1
     if not varies_along(a, *(() if grouped else (1,))):
         return None
     weights = scaled(at, w, a, int(not back))

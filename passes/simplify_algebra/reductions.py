@@ -7,6 +7,7 @@ from dataclasses import replace
 from migx.ir import Instruction
 from migx.match import on, var
 from migx.ops.reduce import (
+    Reduce,
     ReduceAll,
     ReduceAny,
     ReduceMax,
@@ -28,18 +29,17 @@ def reduce_reduce(
     """A sum of sums is one sum over all their axes; so with the others, but for means of integers,
     which truncate.
     """
-    first, second = inner.op, outer.op
+    first, second = inner.op_as(Reduce), outer.op_as(Reduce)
     if first.name != second.name or (first.name == "reduce_mean" and x.shape.dtype.is_integer):
         return None
-    axes = tuple(sorted({*first.axes, *second.axes}))  # type: ignore[attr-defined]
-    return at(replace(second, axes=axes), x)  # type: ignore[type-var]
+    axes = tuple(sorted({*first.axes, *second.axes}))
+    return at(replace(second, axes=axes), x)
 
 
 @rule(on(REDUCTIONS, x, name="root"))
 def reduce_nothing(x: Instruction, root: Instruction) -> Instruction | None:
     """A reduction over axes of one element is its input."""
-    axes: tuple[int, ...] = root.op.axes  # type: ignore[attr-defined]
-    return x if all(x.shape.dims[axis] == 1 for axis in axes) else None
+    return x if all(x.shape.dims[axis] == 1 for axis in root.op_as(Reduce).axes) else None
 
 
 reductions = reduce_reduce + reduce_nothing

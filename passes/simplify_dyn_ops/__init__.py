@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from migx import dim, ops
-from migx.dim import Dim, Extent, Symbol
+from migx.dim import Dim, Extent
 from migx.errors import DimError, EvaluationError, ShapeError
 from migx.ir import Instruction
 from migx.manager import Pass, PassManager
@@ -15,6 +15,7 @@ from migx.passes.simplify_dyn_ops.forms import FORMS, kept, rely_on, static_form
 from migx.program import Program
 from migx.rewrite import Cursor, Declined, rewrite, rule
 from migx.specialise import substitute_symbols
+from migx.symbol import Symbol
 from migx.weights import looked_at
 
 

@@ -19,7 +19,7 @@ from migx.ops.layout import (
 )
 from migx.ops.pointwise import Convert, Sub
 from migx.ops.pooling import Pooling
-from migx.ops.quantization import DequantizeLinear, QuantizeLinear
+from migx.ops.quantization import DequantizeLinear, Linear, QuantizeLinear
 from migx.rewrite import Cursor, Declined, rule
 from migx.shape import I8, I32, U8
 from migx.weights import is_readable, value_of
@@ -112,7 +112,8 @@ def fake(q: Instruction, dq: Instruction) -> Instruction | Declined:
 
 def alike(a: Instruction, b: Instruction) -> bool:
     """Whether two have the same scale, zero point, axis and blocks."""
-    if len(a.inputs) != len(b.inputs) or (a.op.axis, a.op.block) != (b.op.axis, b.op.block):  # type: ignore[attr-defined]
+    first, second = a.op_as(Linear), b.op_as(Linear)
+    if len(a.inputs) != len(b.inputs) or (first.axis, first.block) != (second.axis, second.block):
         return False
     return all(map(same, a.inputs[1:], b.inputs[1:]))
 

@@ -20,13 +20,12 @@ from migx.ops.packing import (
     UnpackFp4,
     UnpackInt2,
     UnpackInt4,
-    integers,
 )
 from migx.ops.pointwise import Clip, Mul
 from migx.ops.quantization import DequantizeLinear, QuantizeLinear
 from migx.passes.simplify_qdq.cleaning import is_sound
 from migx.rewrite import Cursor, Declined, rule
-from migx.shape import F32, I2, I4, I8, U2, U4, U8
+from migx.shape import F32, I2, I4, I8, U2, U4, U8, integers
 from migx.weights import value_of
 from migx.weights.constants import is_unpacked
 

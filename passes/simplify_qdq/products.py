@@ -23,6 +23,7 @@ from migx.passes.simplify_qdq.zero_points import (
 )
 from migx.rewrite import Cursor, Declined, rule
 from migx.shape import F32, I8, U8, DType
+from migx.weights import may_be_finite
 
 MOVED = (Transpose, Multibroadcast, Broadcast)
 
@@ -93,6 +94,8 @@ def unfit(x: Factor, w: Factor, channels: int | None, depth: Extent) -> str:
         return "the sum may not fit 32 bits"
     if x.axis is not None or w.axis not in (None, channels):
         return "scales differ along what is summed, or along rows"
+    if not (may_be_finite(x.scale) and may_be_finite(w.scale)):
+        return "a scale is not finite: each product is infinite or NaN by itself"
     return beyond(x, w, channels, depth)
 
 

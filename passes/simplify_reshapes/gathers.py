@@ -9,6 +9,7 @@ from migx.dim import Extent
 from migx.ir import Instruction
 from migx.match import attr, on, value, var
 from migx.op import Array
+from migx.ops.builtin import Literal
 from migx.rewrite import Cursor, Declined, RuleSet, rule
 
 
@@ -17,7 +18,7 @@ def gather(
     at: Cursor, x: Instruction, indices: Instruction, axis: int, root: Instruction
 ) -> Instruction | Declined:
     """A gather of places at equal distances is a slice, or every so many places of one."""
-    places: Array = indices.op.value.array.reshape(-1)  # type: ignore[attr-defined]
+    places = indices.op_as(Literal).value.array.reshape(-1)
     found = progression(places.astype(np.int64), x.shape.dims[axis])
     if found is None:
         return Declined("the places do not lie at equal distances, or may not be there")

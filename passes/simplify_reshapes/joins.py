@@ -10,6 +10,7 @@ from migx import dim, ops
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.match import on, var
+from migx.ops.layout import Concat, Transpose
 from migx.passes.simplify_reshapes.views import at_most
 from migx.rewrite import Cursor, Declined, rule
 
@@ -63,11 +64,10 @@ def slice_concat(at: Cursor, root: Instruction) -> Instruction | None:
 @rule(on(ops.Concat, name="root").every(on(ops.Transpose, var()).once()))
 def concat_transpose(at: Cursor, root: Instruction) -> Instruction | None:
     """concat(transpose(a), transpose(b)) is transpose(concat(a, b))."""
-    first = root.inputs[0].op
+    first = root.inputs[0].op_as(Transpose)
     if len(root.inputs) < 2 or any(v.op != first for v in root.inputs):
         return None
-    permutation: tuple[int, ...] = first.permutation  # type: ignore[attr-defined]
-    axis = permutation[axis_of(root)]
+    axis = first.permutation[axis_of(root)]
     return at(first, at(ops.Concat(axis), *sources(root)))
 
 
@@ -121,8 +121,7 @@ Bounds = dict[int, tuple[Extent, Extent]]
 
 def axis_of(concat: Instruction) -> int:
     """The axis of a concat."""
-    axis: int = concat.op.axis  # type: ignore[attr-defined]
-    return axis
+    return concat.op_as(Concat).axis
 
 
 def cut_axes(at: Instruction) -> Bounds:

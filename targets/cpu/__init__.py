@@ -19,6 +19,7 @@ PASSES = (
     "rewrite_deformable_convolution",
     "simplify_qdq",
     "optimize_module",
+    "eliminate_pad",
     "fuse_int4",
     "rewrite_blocks",
     "fuse_attention",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from migx import dim
+from migx import op as operations
 from migx.argument import Argument
 from migx.binding import Sizes
 from migx.dim import Dim
@@ -62,7 +63,7 @@ def counted(executable: CpuExecutable, at: Instruction | None) -> Counted | None
 
 def _length(at: Instruction) -> tuple[int, str]:
     """The axis that is as long as it turns out, and the symbol that is its length."""
-    count = at.op.count  # type: ignore[attr-defined]
+    count = operations.attributes(at.op)["count"]
     assert isinstance(count, Dim)
     assert count.symbol is not None
     return at.shape.dims.index(count), count.symbol.name

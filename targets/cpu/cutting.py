@@ -54,9 +54,9 @@ many blocks of channels.
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done: the windows, channels and outputs of each of so many ``repeats``. Where
-    the weights are ``packed`` as they are wanted, panels may be of output channels. An image in
-    ``lines`` may be read as it lies. The size may be ``guessed``.
+    """What is to be done: the windows, channels and outputs of each of so many ``repeats``. Panels
+    may be of output channels where it ``may_turn``. An image in ``lines`` may be read as it lies.
+    The size may be ``guessed``. Padding ``counts`` where it is other than zero.
     """
 
     axes: tuple[Axis, Axis, Axis]
@@ -64,9 +64,15 @@ class Work:
     outputs: int
     repeats: Extent
     sum: Type
-    packed: bool
+    may_turn: bool
     lines: bool = False
     guessed: bool = False
+    counts: bool = False
+
+    @property
+    def skips(self) -> bool:
+        """Whether taps are left out that see nothing but padding."""
+        return not self.counts and any(axis.scattered for axis in self.axes[1:])
 
     @property
     def known(self) -> bool:
@@ -86,7 +92,9 @@ class Work:
 
     def _of(self, size: int) -> Work:
         """The same with a size in the place of each that is not known."""
-        axes = [replace(a, made=_guess(a.made, size)) for a in self.axes]
+        axes = [
+            replace(a, made=_guess(a.made, size), given=_guess(a.given, size)) for a in self.axes
+        ]
         return replace(self, axes=(axes[0], axes[1], axes[2]), guessed=True)
 
 
@@ -200,7 +208,7 @@ def _candidates(
     it.
     """
     cases = work.cases
-    for turned in (False, True) if work.packed else (False,):
+    for turned in (False, True) if work.may_turn else (False,):
         for strips in _strips(machine, work, turned):
             different: dict[Hashable, tuple[_Limit, list[_Tile]]] = {}
             for limit in _limits(work, strips[0]):
@@ -298,6 +306,9 @@ def _spread(work: Work, strip: Strip, down: Extent, across: Extent) -> Extent:
     reach = (height.length - 1) * height.dilation
     phases = len({i * height.dilation % height.stride for i in range(height.length)})
     rows = phases * down + reach // height.stride * phases
+    if work.skips and phases == 1:
+        given = (height.given + height.stride - 1) // height.stride
+        rows = minimum(rows, given + 2 * (down - 1))
     columns = across + width.reach if strip.by_row else width.length * across
     return depth.length * rows * columns
 
@@ -308,9 +319,9 @@ def _costs(
     """The turns that all of the work takes on as many threads as there are cores, for each number
     of strips that a tile may have.
     """
-    depth, _, width = work.axes
+    depth, width = work.axes[0], work.axes[2]
     across, down, chunk = int(tile.across), int(tile.down), int(tile.chunk)
-    steps = work.channels * prod(axis.length for axis in work.axes)
+    steps = work.channels * depth.length * _live(work, down, across)
     chunks = -(-work.channels // chunk)
     copy = COPY if width.stride <= 2 and width.step == 1 else GATHER
     row = -(-across // strip.lanes) / across
@@ -331,6 +342,15 @@ def _costs(
         all_of_it = sum(cost * count for cost, count in tiles)
         shared = all_of_it > ALONE and bool(tiles)
         yield machine.cores * _until_all_are_done(tiles, machine.cores) if shared else all_of_it
+
+
+@lru_cache(maxsize=256)
+def _live(work: Work, down: int, across: int) -> float:
+    """The taps of a plane, on average, that tiles of so many windows down and across have."""
+    _, height, width = work.axes
+    if not work.skips:
+        return height.length * width.length
+    return height.live(down) * width.live(across)
 
 
 def _until_all_are_done(tiles: list[tuple[float, int]], threads: int) -> float:

@@ -59,6 +59,7 @@ class CpuExecutable:
         self._prepare(program.main, set())
         self._codes = jit.codes(self._texts(), known=known)
         self.code_of = {symbol: code.address for symbol, code in self._codes.items()}
+        jit.give_back()
 
     def _texts(self) -> dict[str, str]:
         """The texts of the kernels by their symbols."""

@@ -23,6 +23,7 @@ import threading
 import numpy as np
 
 from migx.errors import TargetError
+from migx.target import MOST_THREADS
 from migx.targets.cpu.machine import cores, logical_cpus
 from migx.targets.cpu.runtime import STATE_BYTES, runtime
 
@@ -34,16 +35,16 @@ def wanted_threads(asked: int | None) -> int:
     """How many threads a program is to use: as asked, or by ``MIGX_NUM_THREADS``, or one for each
     physical core the process may use.
     """
-    if asked is None:
-        given = os.environ.get("MIGX_NUM_THREADS", "")
-        if not given:
-            return cores()
-        if not given.isdecimal() or int(given) < 1:
-            raise TargetError(f"MIGX_NUM_THREADS is {given!r}; it must be a number of 1 or more")
-        return int(given)
-    if asked < 1:
-        raise TargetError(f"num_threads is {asked}; it must be 1 or more")
-    return asked
+    if asked is not None:
+        return asked
+    given = os.environ.get("MIGX_NUM_THREADS", "")
+    if not given:
+        return cores()
+    if not given.isdecimal() or not 1 <= int(given) <= MOST_THREADS:
+        raise TargetError(
+            f"MIGX_NUM_THREADS is {given!r}; it must be a number of 1 to {MOST_THREADS}"
+        )
+    return int(given)
 
 
 class Pool:

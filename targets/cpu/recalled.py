@@ -16,9 +16,9 @@ from pathlib import Path
 import migx
 from migx import kept
 from migx import op as operations
-from migx.dim import Symbol
 from migx.fusion.outlining import viewed
 from migx.ir import Instruction
+from migx.symbol import Symbol
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.saved import kernel_of, row_of

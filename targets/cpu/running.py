@@ -16,7 +16,7 @@ from migx.argument import Argument
 from migx.binding import Sizes, sizes_of
 from migx.errors import EvaluationError
 from migx.ir import Instruction, Module
-from migx.meaning import actual, as_function, by_meaning
+from migx.meaning import actual, as_function, by_meaning, failed
 from migx.op import Operation, Runnable
 from migx.ops.builtin import GetTupleElem, Literal, Slot, Undefined
 from migx.planning import is_memory
@@ -303,7 +303,11 @@ class Run:
         """Runs the instruction that the next piece waits for, whose operation and shape are bound
         as far as they can be, and gives the sizes known by its result.
         """
-        result = own(self.evaluate(at, op, shape, captured, lasting=True))
+        result = self.evaluate(at, op, shape, captured, lasting=True)
+        try:
+            result = own(result)
+        except MemoryError as error:
+            raise failed(at, error) from error
         result = Argument(actual(result), result.data)
         self.values[at] = result
         return sizes_of([("its result", shape, result.shape)], self.sizes)

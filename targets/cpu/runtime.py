@@ -112,6 +112,28 @@ def _field(name: str, offset: int) -> str:
     return f"  %{name} = getelementptr i8, ptr %state, i64 {offset}\n"
 
 
+def watched(before: str, word: str, until: str, patience: int) -> str:
+    """The block ``watch``, with those it needs: it looks at a word of memory, ``%seen``, until
+    something is so, and goes on at ``end``. After so many times it lets the system run something
+    else on its core before it looks again.
+    """
+    return f"""watch:
+  %n = phi i64 [0, %{before}], [%n2, %spin], [%n2, %yield]
+  %seen = load atomic i64, ptr %{word} acquire, align 8
+  %enough = icmp {until}
+  br i1 %enough, label %end, label %busy
+busy:
+  %n2 = add i64 %n, 1
+  %long = icmp ugt i64 %n, {patience}
+  br i1 %long, label %yield, label %spin
+spin:
+<pause>
+  br label %watch
+yield:
+<yield>
+  br label %watch"""
+
+
 def _system() -> dict[str, str]:
     """How this system locks, waits and yields, as instructions."""
     if sys.platform == "win32":
@@ -350,22 +372,8 @@ rouse:
 begin:
   call void @work(ptr %state, i64 0)
   %shut = atomicrmw and ptr %gate, i64 4294967295 seq_cst
-  br label %wait
-wait:
-  %n = phi i64 [0, %begin], [%n2, %spin], [%n2, %yield]
-  %left = load atomic i64, ptr %gate acquire, align 8
-  %done = icmp eq i64 %left, 0
-  br i1 %done, label %end, label %busy
-busy:
-  %n2 = add i64 %n, 1
-  %long = icmp ugt i64 %n, {PATIENCE}
-  br i1 %long, label %yield, label %spin
-spin:
-<pause>
-  br label %wait
-yield:
-<yield>
-  br label %wait
+  br label %watch
+{watched("begin", "gate", "eq i64 %seen, 0", PATIENCE)}
 end:
   store atomic i64 0, ptr %owner release, align 8
   ret void

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from migx.dim import Atom, Call, Dim, Extent, Symbol
+from migx.dim import Atom, Call, Dim, Extent
 from migx.ir import Instruction
 from migx.program import Program
+from migx.symbol import Symbol
 from migx.targets.cpu import jit
 from migx.targets.cpu.alike import digest
 from migx.targets.cpu.kernel import Kernel

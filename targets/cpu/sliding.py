@@ -6,8 +6,8 @@ numbers of a kernel stay in registers; at the upper and lower edge a loop runs o
 are there. To the left and to the right masks say what is beside the image.
 
 Where windows are so large that elements are seen many times, rows are first copied to scratch with
-what is beside the image around them, at a stride of two the even columns apart from the odd. Then
-there are neither edges nor masks, and lanes are always neighbours.
+what is beside the image around them, at a stride the columns of each phase apart from the others.
+Then there are neither edges nor masks, and lanes are always neighbours.
 """
 
 from __future__ import annotations
@@ -78,8 +78,9 @@ class Sliding:
     def copies(self) -> bool:
         """Whether the image is copied with what is beside it."""
         depth, height, width = self.axes
-        flat = depth.plain and depth.length == 1 and width.stride <= 2
-        return flat and COPIED <= height.length * width.length <= UNROLLED
+        flat = depth.plain and depth.length == 1
+        pays = width.stride <= 2 or width.length > width.stride
+        return flat and pays and COPIED <= height.length * width.length <= UNROLLED
 
     @property
     def scratch(self) -> Extent:

@@ -4,16 +4,17 @@ For one channel, and each plane in depth that kernels see, there is a copy for e
 kernel; in it the rows that windows see lie by *phase*: first those that windows begin on, then
 those one further, as far as the stride. So what windows side by side see of one tap lies side by
 side, from row to row of windows too, and taps differ by an offset alone. Where panels of sums end
-with a row of windows, one copy does: its rows are as long as all that windows see of them.
+with a row of windows, one copy does: its rows are as long as all that windows see of them. What
+only those taps see that see nothing but padding is not spread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from migx.dim import Extent
+from migx.dim import Extent, minimum
 from migx.shape import DType
 from migx.targets.cpu.cutting import Cut
 from migx.targets.cpu.emit import I1, I64, Type, Value
@@ -23,6 +24,17 @@ from migx.targets.cpu.windows import Axis
 
 UNROLLED, WRITTEN = 8, 7
 """Vectors of a row that are copied without a loop around them, and columns of a kernel likewise."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of a tile: those from (depth, top, left) on, so many rows and columns of them."""
+
+    depth: Value
+    top: Value
+    left: Value
+    rows: Value
+    columns: Value
 
 
 class Spread:
@@ -53,7 +65,7 @@ class Spread:
         self.starts: list[Extent] = []
         for shift in self.shifts:
             self.starts.append(self.rows)
-            self.rows = self.rows + cut.height + shift
+            self.rows = self.rows + self._most_rows(shift)
         self.copy = self.rows * self.pitch + cut.lanes
         self.plane = self.copy * self.row.length
 
@@ -61,25 +73,45 @@ class Spread:
         """The elements that are made of so many planes."""
         return self.plane * planes
 
+    def _most_rows(self, shift: int) -> Extent:
+        """How many rows of a phase are spread at most, of which windows see so many beyond theirs:
+        where taps are left out, those of the image, and beside it what other windows see there.
+        """
+        rows, height = self.cut.height + shift, self.height
+        if not self.compact:
+            return rows
+        given = (height.given + height.stride - 1) // height.stride
+        return minimum(rows, given + 2 * (self.cut.height - 1))
+
+    @property
+    def _apart(self) -> int:
+        """How many rows lie between those of one tap and the next, of one phase."""
+        return self.height.dilation // self.height.stride
+
+    @property
+    def compact(self) -> bool:
+        """Whether rows that only those taps see which are left out take no place."""
+        return self.skips and len(self.phases) == 1
+
     @property
     def skips(self) -> bool:
         """Whether taps are left out that see nothing but padding, as those far apart may."""
-        return any(a.dilation > 1 and (a.begin, a.end) != (0, 0) for a in (self.height, self.width))
+        return self.height.scattered or self.width.scattered
 
-    def begin(
-        self, table: Value, corner: tuple[Value, Value], rows: Value, columns: Value
-    ) -> Value:
+    def begin(self, table: Value, windows: Windows) -> Value:
         """Writes for each tap of the windows of a tile where it begins, in elements from the start
         of a plane, and where some are left out its number; gives how many there are.
         """
         f, e = self.f, self.frame.extent
-        first, last = self._live(self.height, corner[0], rows)
-        left, right = self._live(self.width, corner[1], columns)
+        self.rows_seen = first, last = self._live(self.height, windows.top, windows.rows)
+        self.columns_seen = left, right = self._live(self.width, windows.left, windows.columns)
         words, step = 1 + self.skips, self.width.dilation if self.cut.by_row else e(self.copy)
         for row in range(self.height.length if self.height.length * self.width.length > 1 else 0):
             tap = row * self.height.dilation
             phase = self.phases.index(tap % self.height.stride)
             line = e((self.starts[phase] + tap // self.height.stride) * self.pitch)
+            if self.compact:
+                line = (row - first) * e(self._apart * self.pitch)
             there = (first <= row) & (last > row) if self.skips else f.const(I1, 1)
             with f.when(there), f.loop(left, right) as column:
                 number = (row - first) * (right - left) + (column.index - left)
@@ -101,27 +133,19 @@ class Spread:
         return begin, end
 
     def write(
-        self,
-        made: Value,
-        image: Value,
-        channels: Value,
-        step: Value,
-        tile: tuple[Value, Value, Value],
-        rows: Value,
-        columns: Value,
+        self, made: Value, image: Value, channels: Value, step: Value, windows: Windows
     ) -> Value:
-        """Spreads some channels for the windows of a tile: those from (depth, top, left) on, so
-        many rows and columns of them. Gives the address where what is spread begins.
+        """Spreads some channels for the windows of a tile. Gives the address where what is spread
+        begins.
 
         Rows are written in the order in which they lie, for a vector may run over into the next;
         behind the last of a copy there is room for that.
         """
         f, e = self.f, self.frame.extent
-        depth, top, left = tile
         self.step = step
         with f.loop(0, channels * self.depth.length) as plane:
             channel, deep = plane.index // self.depth.length, plane.index % self.depth.length
-            inside = self.depth.place(self.frame, depth, deep)
+            inside = self.depth.place(self.frame, windows.depth, deep)
             there = f.compare("lt", inside, e(self.depth.given), signed=False)
             self.enter(channel, step)
             given = f.element(
@@ -129,8 +153,7 @@ class Spread:
             )
             to = f.element(made, plane.index * e(self.plane), self.sum)
             for number in range(len(self.phases)):
-                seen = columns + self.width.reach if self.cut.by_row else columns
-                self._phase(number, to, given, there, (top, left), rows, seen)
+                self._phase(number, to, given, there, windows)
         return made
 
     def enter(self, channel: Value, step: Value) -> None:
@@ -146,42 +169,36 @@ class Spread:
         """A vector of what is seen beside the image."""
         return self.f.const(self.sum.times(self.cut.lanes), 0)
 
-    def _phase(
-        self,
-        number: int,
-        to: Value,
-        given: Value,
-        there: Value,
-        corner: tuple[Value, Value],
-        rows: Value,
-        columns: Value,
-    ) -> None:
+    def _phase(self, number: int, to: Value, given: Value, there: Value, windows: Windows) -> None:
         """The rows of one phase, from the first windows of the tile on."""
         f, e = self.f, self.frame.extent
-        top, left = corner
-        base = self.height.place(self.frame, top, 0) + self.phases[number]
+        columns = windows.columns + (self.width.reach if self.cut.by_row else 0)
+        begin, end = self.rows_seen if self.compact else (f.as_index(0), None)
+        base = self.height.place(self.frame, windows.top, begin) + self.phases[number]
+        shift = self.shifts[number] if end is None else (end - 1 - begin) * self._apart
         first = f.element(to, e(self.starts[number] * self.pitch), self.sum)
-        with f.loop(0, rows + self.shifts[number]) as row:
+        with f.loop(0, windows.rows + shift) as row:
             at = base + row.index * self.height.stride
             whole = there & f.compare("lt", at, e(self.height.given), signed=False)
             line = f.element(given, at * e(self.height.step), memory_of(self.dtype))
             out = f.element(first, row.index * e(self.pitch), self.sum)
             with f.when(whole):
-                self._row(out, line, left, columns)
+                self._row(out, line, windows.left, columns)
             with f.unless(whole), f.loop(0, columns, self.cut.lanes) as column:
                 for _, copy in self._taps(out):
                     f.store(self.nothing(), f.element(copy, column.index, self.sum))
 
     def _taps(self, out: Value) -> Iterator[tuple[Value, Value]]:
         """The columns of the kernel, and where the copy of a row for each is: one after another, so
-        that the row is still near; in a loop where they are many.
+        that the row is still near; in a loop where they are many, or some are left out.
         """
         f, copy = self.f, self.frame.extent(self.copy)
-        if self.row.length <= WRITTEN:
+        skips = self.skips and self.row.length > 1
+        if self.row.length <= WRITTEN and not skips:
             for number in range(self.row.length):
                 yield f.as_index(number), f.element(out, copy * number, self.sum)
             return
-        with f.loop(0, self.row.length) as tap:
+        with f.loop(*(self.columns_seen if skips else (0, self.row.length))) as tap:
             yield tap.index, f.element(out, tap.index * copy, self.sum)
 
     def _row(self, out: Value, line: Value, left: Value, columns: Value) -> None:
@@ -259,14 +276,7 @@ class InPlace(Spread):
         return 0
 
     def write(
-        self,
-        made: Value,
-        image: Value,
-        channels: Value,
-        step: Value,
-        tile: tuple[Value, Value, Value],
-        rows: Value,
-        columns: Value,
+        self, made: Value, image: Value, channels: Value, step: Value, windows: Windows
     ) -> Value:
         """Gives the address of the first window of the first channel."""
-        return self.f.element(image, tile[2], self.sum)
+        return self.f.element(image, windows.left, self.sum)

@@ -131,6 +131,14 @@ class Straight(Inner):
         return self.waits or not self.finish.light
 
     @property
+    def _ahead(self) -> int:
+        """Bytes ahead of their use at which weights are asked for: where taps are left out, as far
+        as to the same tap of another plane.
+        """
+        plane = self.taps * self.cut.rows * self.sum.nbytes
+        return -(-AHEAD // plane) * plane if self.spread.skips else AHEAD
+
+    @property
     def _pitch(self) -> int:
         """Pixels there is room for."""
         cut = self.cut
@@ -217,7 +225,7 @@ class Straight(Inner):
             f.load(f.element(line, j * cut.lanes, sum_), vector, mask=mask)
             for j, mask in enumerate(masks)
         ]
-        f.prefetch(f.element(kernel, AHEAD, I8))
+        f.prefetch(f.element(kernel, self._ahead, I8))
         if not self.spread.beyond:  # what is spread is near; this comes from afar
             for j in range(vectors):
                 f.prefetch(f.element(line, cut.panel + j * cut.lanes, sum_))

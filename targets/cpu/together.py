@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from migx.dim import Extent
 from migx.targets.cpu.emit import I64, Value
 from migx.targets.cpu.kernel import Frame
-from migx.targets.cpu.runtime import filled, waiting
+from migx.targets.cpu.runtime import filled, waiting, watched
 
 PATIENCE = 64
 """How often a thread looks whether the others are done before it lets the system run something else
@@ -105,22 +105,8 @@ define internal void @finish(ptr %team, ptr %own) noinline {{
 entry:
 {_word("pexpected", "own", EXPECTED)}
   %expected = load i64, ptr %pexpected
-  br label %look
-look:
-  %n = phi i64 [0, %entry], [%n2, %spin], [%n2, %yield]
-  %done = load atomic i64, ptr %team acquire, align 8
-  %enough = icmp sge i64 %done, %expected
-  br i1 %enough, label %end, label %busy
-busy:
-  %n2 = add i64 %n, 1
-  %long = icmp ugt i64 %n, {PATIENCE}
-  br i1 %long, label %yield, label %spin
-spin:
-<pause>
-  br label %look
-yield:
-<yield>
-  br label %look
+  br label %watch
+{watched("entry", "team", "sge i64 %seen, %expected", PATIENCE)}
 end:
   ret void
 }}

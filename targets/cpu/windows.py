@@ -41,6 +41,26 @@ class Axis:
         return (self.length - 1) * self.dilation
 
     @property
+    def scattered(self) -> bool:
+        """Whether elements of windows are far apart, and so some may see padding alone."""
+        return self.length > 1 and self.dilation > 1 and (self.begin, self.end) != (0, 0)
+
+    def live(self, step: int) -> float:
+        """How many elements, on average, of ``step`` windows side by side at least one sees in the
+        image; all of them where its size is not known.
+        """
+        given, begin, made = self.given, self.begin, self.made
+        if not (isinstance(given, int) and isinstance(begin, int) and isinstance(made, int)):
+            return self.length
+        seen = 0
+        for first in range(0, made, step):
+            last = min(first + step, made) - 1
+            places = (i * self.dilation - begin for i in range(self.length))
+            near = (p for p in places if p + last * self.stride >= 0)
+            seen += (last + 1 - first) * sum(p + first * self.stride < given for p in near)
+        return seen / made if made else self.length
+
+    @property
     def padded(self) -> Axis:
         """The same windows on an axis to which the places of padding belong."""
         return replace(self, given=self.begin + self.given + self.end, begin=0, end=0)

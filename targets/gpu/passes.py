@@ -96,8 +96,8 @@ class _Lowering:
                 self.results(at)
             elif type(at.op) is Param:
                 self.start(at, module is self.program.main and not self.offload_copy)
-            elif type(at.op) in (Slot, Literal):
-                self.start(at, type(at.op) is Slot or at.op.replaceable)  # type: ignore[attr-defined]
+            elif isinstance(at.op, (Slot, Literal)):
+                self.start(at, isinstance(at.op, Slot) or at.op.replaceable)
             elif self.is_view(at) and at.inputs[0] in self.made_there:
                 self.made_there.add(at)
                 self.device[at] = self.moved(at)

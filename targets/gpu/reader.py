@@ -247,7 +247,7 @@ class Reader:
     def _level(self, value: Instruction, byte: Expr, shift: str, over: frozenset[int]) -> Expr:
         """What a few bits stand for, from one of a byte on."""
         w = self.writer
-        stored = value.op.stored(value.inputs[0].shape.dtype)  # type: ignore[attr-defined]
+        stored = value.op_as(Unpack).stored(value.inputs[0].shape.dtype)
         code = f"(({byte.text}.to(tl.uint8) >> {shift}) & {(1 << stored.bits) - 1})"
         found = w.let(Expr(code, byte.over | over))
         if stored.is_float:

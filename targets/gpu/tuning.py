@@ -15,6 +15,7 @@ from migx import dim, kept
 from migx.dim import Extent
 from migx.errors import TargetError
 from migx.ir import Instruction
+from migx.symbol import Symbol
 from migx.targets.gpu import tiles
 from migx.targets.gpu.compiling import Request, binaries
 from migx.targets.gpu.device import Buffer, Device
@@ -109,7 +110,7 @@ def candidates(at: Instruction, arch: str) -> list[Kernel]:
     return list(found)
 
 
-def _symbols(at: Instruction) -> set[dim.Symbol]:
+def _symbols(at: Instruction) -> set[Symbol]:
     """The symbols that sizes of an instruction are made of."""
     return {s for v in (*at.inputs, at) for s in v.shape.symbols()}
 

@@ -91,7 +91,8 @@ class RefExecutable:
         sizes = sizes_of(
             (name, p.shape, arguments[name].shape) for name, p in main.parameters.items()
         )
-        return self._run(main, list(arguments.values()), {}, sizes, _Call(slots, seen))
+        given = [value.read_only() for value in arguments.values()]
+        return self._run(main, given, {}, sizes, _Call(slots, seen))
 
     def _run(
         self,

@@ -102,6 +102,7 @@ def test_what_programs_read_has_every_case(migx: Migx) -> None:
         (["--target", "abacus"], "no target named 'abacus'; there are: "),
         (["--family", "elementwize"], "no family 'elementwize'; near it: elementwise"),
         (["teapot", "kettle"], "no case has teapot or kettle in its name"),
+        (["--family", "svm"], "no case is of family svm"),
         (["relu", "--family", "real"], "no case of family real has relu in its name"),
         (["--jobs", "0"], "--jobs 0: one process or more"),
     ],

@@ -50,6 +50,16 @@ def test_bisect_names_a_pass_that_is_not_made_of_rules(migx: Migx, model: Path) 
     assert f"whole: the whole pass ({planted.__file__}:" in text
 
 
+def test_bisect_says_how_often_the_rule_fired(migx: Migx, tmp_path: Path) -> None:
+    path = tmp_path / "twice.migx"
+    lines = "%0 = neg(x) %1 = relu(%0) %2 = neg(y) %3 = relu(%2)"
+    path.write_text(f"module main(x: f32[2], y: f32[2]) {{ {lines} return %1, %3 }}")
+    words = ("bisect", path, "--passes", "wrong")
+    assert "\none of 2 rewrites by this rule; the others may be as wrong\n" in migx(*words).out
+    found = migx(*words, "--json").json
+    assert (found["fired"], len(found["events"])) == ({"wrong.relu_of_neg": 2}, 1)
+
+
 def test_the_two_commands_differ_by_what_is_wrong(migx: Migx, model: Path) -> None:
     found = migx("bisect", model, "--passes", "simplify_reshapes,wrong", "--json").json
     (event,) = found["events"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from migx import __version__, cli, plugins
+from migx.cli import _report
 from tests.cli.conftest import Migx
 
 
@@ -38,6 +39,18 @@ def test_lists_show_all_and_one(verb: str, name: str, what: str, migx: Migx) -> 
     assert entry["doc"].splitlines()[0] in migx(verb, name).out
     assert name in migx(verb).out
     assert isinstance(entry[what], list)
+
+
+def test_the_last_column_fits_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [("relu", 1, "one two three four five six"), ("add", 12, "seven")]
+    whole = ["name   n  what", "relu   1  one two three four five six", "add   12  seven"]
+    assert _report.table(("name", "n", "what"), rows).splitlines() == whole
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "30")
+    folded = [whole[0], "relu   1  one two three four", "          five six", whole[2]]
+    assert _report.table(("name", "n", "what"), rows).splitlines() == folded
+    monkeypatch.setenv("COLUMNS", "20")
+    assert _report.table(("name", "n", "what"), rows).splitlines() == whole
 
 
 def test_attributes_have_types_and_defaults(migx: Migx) -> None:

@@ -81,12 +81,19 @@ def test_the_file_of_a_crash_fails_again(
     assert migx(*words).err == result.err
 
 
+def test_stopping_behind_the_last_pass_is_said(migx: Migx, case: Path) -> None:
+    words = ["opt", case, "--passes", "inline_module,dead_code_elimination", "--stop-after"]
+    assert [migx(*words, n).err for n in (1, 2)] == ["", ""]
+    assert migx(*words, 99).err == "--stop-after 99: no more than 2 ran\n"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["MODEL"], "say which passes"),
         (["MODEL", "--passes", "fly"], "named 'fly'"),
         (["MODEL", "--passes", "dead_code_elimination{x=1}"], "has no option 'x=1'"),
+        (["MODEL", "--passes", "inline_module", "--stop-after", "-1"], "run no pass, or some"),
         (["nowhere.migx"], "say which passes"),
         (["nowhere.migx", "--passes", ""], "there is no file nowhere.migx"),
     ],

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from migx import profile
 from migx.argument import Argument
-from migx.compiler import Compiled
 from migx.profile import Cost, Profile
+from migx.targets.ref import executable
 from tests.cli.conftest import Migx
 
 
@@ -38,24 +37,35 @@ def test_it_is_readable(migx: Migx, model: Path) -> None:
 def test_a_target_that_knows_no_peaks_says_what_it_knows(
     migx: Migx, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def told(made: Compiled, arguments: Mapping[str, Argument]) -> Profile:
-        at = made.program.main.outputs[0]
-        return Profile((Cost(at, "mine", 0.5, flops=10**9), Cost(at, "", 0.5, nbytes=10**9)))
+    class Told(executable.RefExecutable):
+        def profile(self, *_: Mapping[str, Argument]) -> Profile:
+            at = self.program.main.outputs[0]
+            return Profile((Cost(at, "mine", 0.5, flops=10**9), Cost(at, "", 0.5, nbytes=10**9)))
 
-    monkeypatch.setattr(profile, "measured", told)
+    monkeypatch.setattr(executable, "RefExecutable", Told)
     said = migx("perf", model, "--repeat", "1", "--target", "ref").out
     assert re.search(r"^mine +1 +500.000 +50.0 +2.0$", said, re.MULTILINE)
     assert re.search(r"^softmax +1 +500.000 +50.0 +2.0$", said, re.MULTILINE)
     assert "at best" not in said
 
 
+def test_a_target_that_does_not_profile_is_timed_whole(migx: Migx, model: Path) -> None:
+    words = ("perf", model, "--target", "ref", "--repeat", "1", "--against", "onnxruntime")
+    result = migx(*words)
+    assert (result.code, "arena" in result.out) == (0, False)
+    assert re.search(r"^onnxruntime +[0-9.]+", result.out, re.MULTILINE)
+    assert "target ref does not say what its kernels take" in result.err
+    found = json.loads(migx(*words, "--json").out)
+    assert (found["kernels"], found["host"]) == ([], [])
+    assert found["runs"].keys() == {"migx", "onnxruntime"}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--repeat", "0"], "run once or more often"),
-        (["--threads", "0"], "num_threads is 0; it must be 1 or more"),
+        (["--threads", "0"], "num_threads is 0; it must be a number of 1 to 1024"),
         (["--against", "abacus"], "there are onnxruntime and openvino"),
-        (["--target", "ref"], "target ref does not say what its runs cost"),
     ],
 )
 def test_a_mistake_is_one_message(words: list[str], message: str, migx: Migx, model: Path) -> None:

@@ -67,6 +67,43 @@ def test_a_compiled_file_runs_as_it_is_at_the_sizes_given(
     assert (result.code, "no dim named 'height'; its symbols are: batch" in result.err) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("program", "sizes"),
+    [
+        (
+            "(x: f32[b, h, w]) { %0 = slice(x) {axes=(1,), starts=(5,), ends=(h,)} return %0 }",
+            {"b": 1, "h": 8, "w": 1},
+        ),
+        (
+            """(mask: bool[total], past: f32[past, 2]) {
+              %0 = dim_literal() {values=(past,), lens=(1,)}
+              %1 = gather(mask, %0) {axis=0}
+              return %1, past
+            }""",
+            {"total": 2, "past": 1},
+        ),
+        (
+            """(x: f32[h, w], y: f32[4, 4]) {
+              %0 = concat(x, y) {axis=0}
+              %1 = concat(x, y) {axis=1}
+              return %0, %1
+            }""",
+            {"h": 4, "w": 4},
+        ),
+    ],
+)
+def test_sizes_are_such_as_the_program_takes(
+    program: str, sizes: dict[str, int], migx: Migx, tmp_path: Path
+) -> None:
+    case = tmp_path / "case.migx"
+    case.write_text(f"module main{program}\n")
+    result = migx("run", case, "--json")
+    assert result.code == 0, result.err
+    assert result.json["sizes"] == sizes
+    given = migx("run", case, "--json", "--dim-param", f"{min(sizes)}={sizes[min(sizes)]}")
+    assert given.json["sizes"] == {k: v for k, v in sizes.items() if k != min(sizes)}
+
+
 def test_types_numpy_has_no_name_for_pass_through_files(migx: Migx, tmp_path: Path) -> None:
     case = tmp_path / "case.migx"
     case.write_text("module main(x: bf16[2]) {\n  %0 = neg(x) : bf16[2]\n  return y=%0\n}\n")
@@ -100,6 +137,7 @@ def test_what_is_not_finite_is_counted(migx: Migx, tmp_path: Path) -> None:
         (["--save", "no/folder.npz"], "cannot write no/folder.npz"),
         (["--repeat", "0"], "run once or more often"),
         (["--repeat", "x"], "invalid int value"),
+        (["--seed", "-1"], "--seed -1: seeds are 0 or greater"),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2(

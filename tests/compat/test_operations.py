@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import migx.compat.migraphx as migraphx
 from migx.compat.migraphx import lowering, macros
 from migx.compat.migraphx.forms import ABSENT
-from migx.errors import CompatError, ShapeError, UnknownName
+from migx.errors import CompatError, FieldError, ShapeError, UnknownName
 
 Array = NDArray[Any]
 CORE = """
@@ -213,12 +213,12 @@ def test_last_states_of_recurrent_layers() -> None:
         ("relux", {}, UnknownName, "no operation is named 'relux'; near it: relu"),
         ("relu", {"alpha": 1}, UnknownName, "relu has no attribute 'alpha'; there are: none"),
         ("transpose", {}, ShapeError, "transpose has to be told permutation"),
-        ("transpose", {"permutation": 3}, ShapeError, r"permutation is tuple\[int, ...\], not 3"),
+        ("transpose", {"permutation": 3}, FieldError, r"permutation is tuple\[int, ...\], not 3"),
         ("convolution", {}, ShapeError, r"its inputs \(f32\[2, 3, 4\]\) or attributes do not fit"),
         ("pooling", {"padding_mode": 1}, CompatError, "padding_mode is not supported: give the"),
         ("pooling", {"mode": -1}, ShapeError, "attributes do not fit it: -1"),
         ("slice", {"axes": [0], "starts": [0, 1], "ends": [2]}, ShapeError, "do not fit it: zip"),
-        ("reshape", {"dims": 6}, ShapeError, r"reshape: dims is tuple\[int, ...\], not 6"),
+        ("reshape", {"dims": 6}, FieldError, r"reshape: dims is tuple\[int, ...\], not 6"),
         ("unsqueeze", {"axes": [0], "steps": [2]}, CompatError, "steps is not supported: use resh"),
         ("lstm", {"actv_func": ["tanh"]}, CompatError, "actv_func is not supported"),
         ("softmax", {"axis": 7}, ShapeError, "axis 7 is not one of the 3 axes"),

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 import migx.compat.migraphx as migraphx
 from migx.errors import CompatError, InputError, IRError, TargetError, UnknownName
+from migx.ops.builtin import Param
 
 Array = NDArray[Any]
 SQUARE = migraphx.shape(type="float", lens=[3, 3])
@@ -63,7 +64,7 @@ def test_one_of_two_modules(name: str, holds: bool) -> None:
     values = [main.add_parameter(name, SQUARE) for name in ("x", "y")]
     branches = []
     for value in values:
-        branch = p.create_module(f"returns_{value.instruction.op.parameter}")  # type: ignore[attr-defined]
+        branch = p.create_module(f"returns_{value.instruction.op_as(Param).parameter}")
         branch.add_return([branch.add_instruction(migraphx.op("identity"), [value])])
         branches.append(branch)
     chosen = main.add_instruction(migraphx.op("if"), [condition], branches)

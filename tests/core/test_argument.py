@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from migx.argument import Argument, Source
 from migx.dim import Dim
 from migx.errors import DataError, ShapeError
-from migx.shape import BF16, F8E5M2, F16, F32, F64, I4, I32, I64, STR, U2, DType, Shape
+from migx.shape import BF16, F8E5M2, F16, F32, F64, I4, I32, I64, STR, U2, UNPACKED, DType, Shape
 
 VALUES = np.arange(6, dtype=np.float32).reshape(2, 3)
 NUMERIC = [t for t in DType.known.values() if t.is_tensor and not t.is_packed and t is not STR]
@@ -187,6 +187,9 @@ def test_tuples_are_equal_part_by_part() -> None:
         (np.array([1.0], F8E5M2.numpy), None, F8E5M2),
         ([1.5], BF16, BF16),
         (np.array([1, 2], ">i4"), None, I32),
+        ([1.0, -128.0], "i8", DType.of("i8")),
+        (-3.4028234663852886e38, "f32", F32),
+        ([float("inf"), float("-inf")], "f16", F16),
         (["a", "bc"], None, STR),
         (np.array(["a", "bc"]), None, STR),
     ],
@@ -246,14 +249,62 @@ def test_packed_types_hold_flat_bytes(tmp_path: Path) -> None:
     for wrong in (b"\0" * 4, b"\0" * 9):
         with pytest.raises(DataError, match=rf"i4\[3, 3\] takes 5 bytes, got {len(wrong)}"):
             Argument.packed(shape, wrong)
-    with pytest.raises(ShapeError, match=r"i4 is packed storage: use Argument\.packed"):
-        Argument.of([1, 2], I4)
+    elements = [[1, 2, 3], [4, 5, 6], [7, -8, -7]]
+    assert made == Argument.of(elements, I4)
+    assert made == Argument.of(np.asfortranarray(np.array(elements, UNPACKED[I4])))
 
 
-@pytest.mark.parametrize("value", [None, object(), [1, None], 2**70])
-def test_what_is_neither_numbers_nor_text_is_refused(value: object) -> None:
-    with pytest.raises(ShapeError, match=f"{type(value).__name__} is neither numbers nor text"):
+@pytest.mark.parametrize(
+    ("value", "of"),
+    [
+        *[(None, ""), (object(), ""), (2**70, ""), ([1, None], " of NoneType and int")],
+        *[(np.array([None, 3], object), " of NoneType and int"), (["a", 1], " of int")],
+        (np.array([b"a"]), " of bytes"),
+    ],
+)
+def test_what_is_neither_numbers_nor_text_is_refused(value: object, of: str) -> None:
+    wrong = f"{type(value).__name__}{of} is neither numbers nor text"
+    with pytest.raises(ShapeError, match=wrong):
         Argument.of(value)
+
+
+def test_rows_of_different_lengths_are_no_array() -> None:
+    with pytest.raises(ShapeError, match="list is no array: its rows differ in length"):
+        Argument.of([[1.0], [1.0, 2.0]])
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "message"),
+    [
+        ([1, 300], "i8", "300 is no element of i8: it holds whole numbers from -128 to 127"),
+        (np.array([300]), "i8", "300 is no element of i8"),
+        (1.5, "i8", "1.5 is no element of i8"),
+        (np.float32(2**31), "i32", "2147483648.0 is no element of i32"),
+        (2**64 - 1, "i64", "18446744073709551615 is no element of i64"),
+        (-1, "u64", "-1 is no element of u64"),
+        (2, "bool", "2 is no element of bool: it holds whole numbers from 0 to 1"),
+        (float("nan"), "i8", "nan is no element of i8"),
+        (8, "i4", "8 is no element of i4: it holds whole numbers from -8 to 7"),
+        (0.3, "f4", "0.3 is no element of f4: it would become 0.5"),
+        (1e40, None, r"1e\+40 is no element of f32: it would become inf"),
+        (65520, "f16", "65520 is no element of f16: it would become inf"),
+        (float("inf"), "f8e4m3fn", "inf is no element of f8e4m3fn: it would become nan"),
+        ("1", "i64", "str is no i64"),
+        (1, "str", "i64 is no str"),
+        (Argument.of(1.0), "i8", r"f32\[\] is of another type than i8"),
+    ],
+)
+def test_elements_that_another_type_does_not_hold(value: Any, dtype: Any, message: str) -> None:
+    with pytest.raises(ShapeError, match=message):
+        Argument.of(value, dtype)
+
+
+@pytest.mark.parametrize("to", NUMERIC, ids=str)
+def test_every_type_takes_from_every_other_what_it_holds(to: DType) -> None:
+    for each in NUMERIC:
+        ones = Argument.of(np.ones(3, each.numpy), to)
+        assert ones.shape == Shape(to, (3,))
+        assert ones.array.astype(np.float32).tolist() == [1, 1, 1]
 
 
 def test_opaque_values_are_handed_through() -> None:

@@ -220,6 +220,45 @@ def test_a_branch_in_a_loop_is_bounded_as_the_loop_is(taken: bool) -> None:
     assert verdict(LOOP, lambda x, n, c: expected * 1.001, *arrays)
 
 
+@pytest.mark.parametrize(("name", "free"), [("tanh", True), ("tan", False)])
+def test_what_is_free_in_a_loop_is_free_after_it(name: str, free: bool) -> None:
+    program = migx.parse(LOOP)
+    arrays = {"x": normal(2), "n": np.array(3), "c": np.array(False)}
+    inputs = {n: Argument.of(array) for n, array in arrays.items()}
+    ((_, error),) = run_on_ref(program, inputs, program, {name: (np.inf,)})
+    assert isinstance(error, np.ndarray)
+    assert np.isinf(error).all() == free
+
+
+POOLS: dict[str, Kernel] = {
+    "average": lambda pairs: pairs.mean(-1),
+    "max": lambda pairs: pairs.max(-1),
+    "lpnorm": lambda pairs: np.sqrt(np.square(pairs).sum(-1)),
+}
+
+
+@pytest.mark.parametrize(("mode", "pool"), POOLS.items())
+def test_what_is_pooled_is_as_far_off_as_its_elements(mode: str, pool: Kernel) -> None:
+    text = f"""
+module main(x: f64[1, 1, 64, 1]) {{
+  %0 = convert(x) {{to=f16}} : f16[1, 1, 64, 1]
+  %1 = convert(%0) {{to=f64}} : f64[1, 1, 64, 1]
+  %2 = pooling(%1) {{mode="{mode}", lengths=(2, 1), stride=(2, 1)}} : f64[1, 1, 32, 1]
+  return %2
+}}
+"""
+    pairs = normal(1, 1, 32, 1, 2, dtype="f8")
+    pairs[..., 1] = -pairs[..., 0] * 1.001  # of which a mean leaves little but the errors
+
+    def verdict_of(off: float) -> str:
+        moved = pool(pairs + off * (pairs if mode == "lpnorm" else np.abs(pairs)))
+        return verdict(text, lambda _: moved, pairs.reshape(1, 1, 64, 1))
+
+    assert not verdict_of(0.0)
+    assert not verdict_of(2.0**-11)
+    assert verdict_of(2.0**-8)
+
+
 def test_tuples_are_held_member_by_member() -> None:
     first, second = (Argument.of(normal(3, seed=seed)) for seed in range(2))
     pair, turned = Argument.tuple([first, second]), Argument.tuple([first, first])

@@ -97,9 +97,39 @@ def test_compiling_changes_nothing() -> None:
     assert program == before
     assert str(program) == text
     # What was compiled is a program of its own: editing this one does not reach it.
+    made = program.compiled
     program.main.add_return(program.main.parameters["y"])
-    assert len(program.eval(drawn(2, 3))) == 3
+    assert len(made.eval(drawn(2, 3))) == 3
     assert len(program.compile("ref").eval(drawn(2, 3))) == 1
+
+
+def test_what_was_compiled_is_not_run_for_a_program_that_has_been_changed(tmp_path: Path) -> None:
+    x, main = drawn(2, 3), attention().compile("ref").main
+    program = main.program
+    stale = pytest.raises(
+        IRError, match=r"changed since it was compiled: call program\.compile\(\)"
+    )
+    with pytest.raises(IRError):  # a change that is refused is none
+        main.replace_instruction(main.outputs[0], main.parameters["x"])
+    program.eval(x)
+    for change in (
+        lambda: main.add_return(*main.outputs[:1]),
+        lambda: main.replace_instruction(
+            main.outputs[0], main.add_instruction(ops.Identity(), main.outputs[0])
+        ),
+        lambda: main.add_instruction(ops.Exp(), main.parameters["x"]),
+        lambda: migx.run_passes(program, "dead_code_elimination"),
+    ):
+        change()
+        for use in (
+            lambda: program.eval(x),
+            program.update_weights,
+            lambda: program.finalize("ref"),
+            lambda: migx.save(program, tmp_path / "x.mxr"),
+        ):
+            with stale:
+                use()
+        assert len(program.compile("ref").eval(x)) == 1
 
 
 def test_run_is_eval_and_gives_the_same_again() -> None:
@@ -150,7 +180,7 @@ LISTED = r"the inputs are x: f32\[n, m, 4\], y: f32\[2\*n, m\], bias: f32\[4\]"
         ({"bias": np.zeros(5, np.float32)}, r"input 'bias' is f32\[5\]: dim 0 must be 4"),
         ({"y": np.zeros((4, 2), np.float32)}, "dim m is 3 in x and 2 in y"),
         ({"y": np.zeros((5, 3), np.float32)}, r"dim 0 of y is 5, but 2\*n is 4"),
-        ({"bias": [[1.0], [2.0, 3.0]]}, "input 'bias' is no array: .*inhomogeneous"),
+        ({"bias": [[1.0], [2.0, 3.0]]}, "input 'bias' is no array: .*rows differ"),
         ({"bias": np.zeros(4, np.complex64)}, "input 'bias' is no array: no element type"),
         ({"bias": "four"}, r"input 'bias' is str\[\], but f32\[4\] is wanted"),
     ],
@@ -162,6 +192,15 @@ def test_inputs_that_are_wrong(change: dict[str, Any], message: str) -> None:
         with pytest.raises(InputError, match=message):
             program.eval(inputs)
         check(program, 2, 3)
+
+
+def test_an_array_of_texts_holds_texts() -> None:
+    """Whatever arrays were right before: those of objects are looked at each time."""
+    program = migx.parse("module main(x: str[2]) {\n  return x\n}").compile("ref")
+    for _ in range(2):
+        assert program.eval({"x": np.array(["a", "b"], object)})[0].tolist() == ["a", "b"]
+        with pytest.raises(InputError, match="'x' is no array: ndarray of NoneType and int is"):
+            program.eval({"x": np.array([None, 3], object)})
 
 
 def test_other_byte_orders_are_other_types() -> None:

@@ -63,7 +63,9 @@ def test_operations_by_class_name_and_several(main: Module) -> None:
     assert caught(both, relu) == {"either": relu}
     assert both.roots() == frozenset({"add", "relu"})
     # Without inputs in the pattern any will do; with inputs their number counts.
-    assert caught(on(ops.Add, var("x")), add) is None
+    joined = main.add_instruction(ops.Concat(0), a, b)
+    assert caught(on(ops.Concat, var("x")), joined) is None
+    assert caught(on(ops.Concat, var("x"), var("y")), joined) == {"x": a, "y": b}
     assert caught(on(ops.Add, var("x"), var("y")), add) == {"x": a, "y": b}
 
 
@@ -367,7 +369,9 @@ def test_whoever_asks_is_told_why_not(main: Module) -> None:
     relu = main.add_instruction(ops.Relu(), a)
     add = main.add_instruction(ops.Add(), relu, b)
     assert reasons(on(ops.Neg), relu) == ["relu is not neg"]
-    assert reasons(on(ops.Relu, var(), var()), relu) == ["relu has 1 inputs, not 2"]
+    joined = main.add_instruction(ops.Concat(0), relu)
+    assert reasons(on(ops.Concat, var(), var()), joined) == ["concat has 1 inputs, not 2"]
+    main.remove_instruction(joined)
     assert reasons(on(ops.Relu, constant("c")), relu) == ["@param is not constant"]
     assert reasons(on(ops.Relu, value(name="c")), relu) == ["@param has no value that may be read"]
     assert reasons(on(ops.Add, on(ops.Neg), var()), add) == [

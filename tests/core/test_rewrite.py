@@ -1,4 +1,4 @@
-"""Rules and the driver: where it ends, what it costs, what it leaves behind, and its log."""
+"""Rules and the driver: where it ends, what it costs, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -9,67 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import migx
 from migx import ops
 from migx.errors import RewriteLoop, ShapeError
 from migx.ir import Instruction, Module
-from migx.manager import Pass, PassManager
-from migx.match import Pattern, attr, constant, on, skip, value, var
+from migx.match import Pattern, on, value, var
 from migx.op import Modules, Op, Shapes
 from migx.program import Program
 from migx.rewrite import Cursor, Declined, EventLog, Rule, RuleSet, rewrite, rule
 from migx.shape import F32, Shape
 from migx.verify import verify
 from tests.conftest import agree
-
-x, y = var("x"), var("y")
-
-
-@rule(on(ops.Neg, on(ops.Neg, x)))
-def cancel(x: Instruction) -> Instruction:
-    """-(-x) is x."""
-    return x
-
-
-@rule(on(ops.Add, on(ops.Neg, x).once(), y))
-def subtract(at: Cursor, x: Instruction, y: Instruction) -> Instruction:
-    """-x + y is y - x."""
-    return at(ops.Sub(), y, x)
-
-
-@rule(on(ops.Sub, x, x, name="zero"))
-def vanish(at: Cursor, zero: Instruction) -> Instruction:
-    """Becomes zeros, which depend on nothing; the values here are finite."""
-    return at.literal(np.zeros(tuple(map(int, zero.shape.dims)), np.float32))
-
-
-@rule(on(ops.Neg, constant("c"), name="outer"))
-def defer(at: Cursor, c: Instruction, outer: Instruction) -> Instruction:
-    """-c is c * -1 for a constant."""
-    minus = at.literal(np.float32(-1))
-    return at(ops.Mul(), c, at(ops.Multibroadcast(outer.shape.dims), minus))
-
-
-@rule(on(ops.Relu, skip(ops.Transpose)(on(ops.Relu)), name="outer"))
-def twice(outer: Instruction) -> Instruction:
-    """A relu after another changes nothing, whatever moves axes between them."""
-    return outer.inputs[0]
-
-
-@rule(on(ops.Transpose, on(ops.Transpose, x, permutation=attr("p")), permutation=attr("q")))
-def merge(
-    at: Cursor, x: Instruction, p: tuple[int, ...], q: tuple[int, ...]
-) -> Instruction | Declined:
-    """Two transposes are one, or none."""
-    both = tuple(p[i] for i in q)
-    if len(both) > 5:
-        return Declined("has more axes than anybody needs")
-    return x if both == tuple(range(len(both))) else at(ops.Transpose(both), x)
-
-
-ALL = cancel + subtract + vanish + defer + twice + merge
+from tests.core.rules import ALL, cancel, chain, merge, small, subtract, twice, x
 
 
 def naive(module: Module, rules: RuleSet) -> int:
@@ -89,25 +41,6 @@ def rewrite_one(module: Module, each: Rule, at: Instruction) -> bool:
 
     driver = _Driver(module, RuleSet([each]), "", None)
     return driver.apply(each, at)
-
-
-@st.composite
-def small(draw: st.DrawFn) -> Program:
-    """A few operations that the rules above are about, on squares."""
-    program = Program()
-    main = program.main
-    values = [main.add_parameter(name, Shape(F32, (2, 2))) for name in "ab"]
-    values.append(main.add_literal(np.array([[1, 2], [-3, 4]], np.float32)))
-    for _ in range(draw(st.integers(1, 14))):
-        op = draw(
-            st.sampled_from([ops.Neg(), ops.Relu(), ops.Add(), ops.Sub(), ops.Transpose((1, 0))])
-        )
-        count = 2 if op.name in ("add", "sub") else 1
-        values.append(
-            main.add_instruction(op, *(draw(st.sampled_from(values[-6:])) for _ in range(count)))
-        )
-    main.add_return(*draw(st.lists(st.sampled_from(values[-4:]), min_size=1, max_size=3)))
-    return program
 
 
 def pending(module: Module, rules: RuleSet) -> list[str]:
@@ -138,17 +71,6 @@ def test_rules_that_agree_in_any_order_give_the_same_program(program: Program) -
     rewrite(program.main, rules)
     naive(plain.main, rules)
     assert program == plain
-
-
-def chain(length: int, *period: str) -> Program:
-    """A chain of unary operations, again and again."""
-    program = Program()
-    at = program.main.add_parameter("x", Shape(F32, (2,)))
-    for i in range(length):
-        made = {"neg": ops.Neg, "relu": ops.Relu, "exp": ops.Exp}[period[i % len(period)]]()
-        at = program.main.add_instruction(made, at)
-    program.main.add_return(at)
-    return program
 
 
 class Counted(RuleSet):
@@ -399,7 +321,7 @@ def test_assumptions_are_recorded_when_a_rule_fires_and_only_then() -> None:
     @rule(on(ops.Mul, x, value(1.0, "c")))
     def drop(x: Instruction, c: Instruction) -> Instruction | None:
         """Drops a factor of one; leaves v alone."""
-        return x if c.op.label == "w" else None  # type: ignore[attr-defined]
+        return x if c.op_as(ops.Literal).label == "w" else None
 
     assert not rewrite(main, RuleSet([drop]))
     assert rewrite(main, RuleSet([drop]), "some_pass")
@@ -431,74 +353,6 @@ module no() {
         assert rewrite(copy.modules["yes"], RuleSet([cancel]))
         verify(copy)
         assert Counter(at.name for at in copy.main)["neg"] == left
-
-
-class Tidy(Pass):
-    """The rules of this file."""
-
-    rules = ALL
-
-
-def logged(program: Program, *skip: str) -> tuple[EventLog, Program]:
-    """What happens to a copy of a program, and the copy."""
-    log, copy = EventLog(frozenset(skip)), program.copy()
-    PassManager(copy, log=log).run([Tidy()])
-    verify(copy)
-    return log, copy
-
-
-@given(small())
-def test_events_are_skipped_by_key(program: Program) -> None:
-    whole, _ = logged(program)
-    keys = [event.key for event in whole.events]
-    assert len(set(keys)) == len(keys)
-    assert keys == [event.key for event in logged(program)[0].events]
-    for key in keys:
-        log, left = logged(program, key)
-        assert key not in [event.key for event in log.events]
-        agree(program, left)
-    log, left = logged(program, *keys[:1])
-    again = logged(program, *keys[:1], *(event.key for event in log.events))[0]
-    assert not {event.key for event in again.events} & {*keys[:1], *(e.key for e in log.events)}
-
-
-def test_independent_events_keep_their_keys() -> None:
-    program = Program()
-    main = program.main
-    ends = []
-    for name in "abc":
-        at = main.add_parameter(name, Shape(F32, (2,)))
-        for _ in range(2):
-            at = main.add_instruction(ops.Neg(), at)
-        ends.append(main.add_instruction(ops.Exp(), at))
-    main.add_return(*ends)
-    keys = [event.key for event in logged(program)[0].events]
-    assert [key.split(".")[1] for key in keys] == ["1", "2", "3"]
-    for skipped in keys:
-        log, left = logged(program, skipped)
-        assert [event.key for event in log.events] == [key for key in keys if key != skipped]
-        assert Counter(at.name for at in left.main)["neg"] == 2
-
-
-def test_an_event_tells_its_own_change() -> None:
-    program = chain(2, "neg")
-    list(program.main)[2].origins = ("node",)
-    (event,) = logged(program)[0].events
-    assert (event.pass_name, event.rule, event.origins) == ("tidy", "cancel", ("node",))
-    assert event.source == f"{__file__}:{inspect.getsourcelines(cancel.function)[1]}"
-    assert "neg" in event.before
-    assert event.after == ""
-
-
-def test_without_a_log_nothing_is_drawn_or_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(*_: object) -> str:
-        raise AssertionError("drawn without a log")
-
-    monkeypatch.setattr("migx.rewrite.draw_instruction", never)
-    monkeypatch.setattr(EventLog, "key", never)
-    program = chain(4, "neg", "relu")
-    assert not rewrite(program.main, ALL)
-    assert rewrite(chain(4, "neg").main, ALL)
 
 
 def test_rules_make_sets_in_order() -> None:

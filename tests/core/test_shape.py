@@ -60,9 +60,34 @@ def test_roundoff_is_half_a_step_at_1(dtype: DType) -> None:
 def test_element_types_by_other_names() -> None:
     assert DType.of(np.float16) is DType.of(np.dtype("float16")) is F16
     assert DType.of(ml_dtypes.bfloat16) is BF16
-    for unknown in ("float32", "", np.complex64, np.dtype("datetime64[s]")):
-        with pytest.raises(ShapeError, match=r"no element type .*; there are bool, i8"):
-            DType.of(unknown)
+    for unpacked, packed in ((ml_dtypes.int4, I4), (ml_dtypes.float4_e2m1fn, F4)):
+        assert DType.of(np.dtype(unpacked)) is packed
+
+
+@pytest.mark.parametrize("unknown", ["f33", "", np.complex64, np.dtype("datetime64[s]"), None, 3])
+def test_what_is_no_element_type(unknown: Any) -> None:
+    with pytest.raises(ShapeError, match=r"no element type .*; there are bool, i8"):
+        DType.of(unknown)
+
+
+@pytest.mark.parametrize(
+    ("other", "ours"),
+    [
+        *[("float32", "f32"), ("F32", "f32"), ("torch.float16", "f16"), ("half", "f16")],
+        *[("float", "f32"), ("double", "f64"), ("bfloat16", "bf16"), ("int4", "i4")],
+        *[("uint8", "u8"), ("int", "i32 or i64"), ("float8_e4m3fn", "f8e4m3fn")],
+    ],
+)
+def test_element_types_that_are_called_otherwise_here(other: str, ours: str) -> None:
+    with pytest.raises(ShapeError, match=f"no element type '{other}': it is called {ours} here"):
+        DType.of(other)
+
+
+def test_extents_are_a_tuple() -> None:
+    with pytest.raises(ShapeError, match=r"dims are a tuple, as \(2,\), not 2"):
+        Shape(F16, 2)  # type: ignore[arg-type]
+    with pytest.raises(ShapeError, match=r"strides are a tuple, as \(1,\), not 1"):
+        Shape(F16, (2,), 1)  # type: ignore[arg-type]
 
 
 @st.composite

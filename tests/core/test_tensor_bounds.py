@@ -21,12 +21,12 @@ U = F32.roundoff
 
 def run(text: str, **inputs: Array) -> tuple[Array, Budget]:
     """The one output of a program, and its budget."""
-    executable = compiled(migx.parse(text), "ref").executable
-    arguments = check_inputs(executable.program.main, inputs)
-    roundings = TensorBounds(executable.program, arguments)
+    made = compiled(migx.parse(text), "ref")
+    arguments = check_inputs(made.program.main, inputs)
+    roundings = TensorBounds(made.program, arguments)
     with np.errstate(all="ignore"):
-        (result,) = executable.trace(arguments, roundings)  # type: ignore[attr-defined]
-    return result.array, roundings.of(executable.program.main.outputs[0])
+        (result,) = made.executable.trace(arguments, roundings)  # type: ignore[attr-defined]
+    return result.array, roundings.of(made.program.main.outputs[0])
 
 
 def drawn(*dims: int, seed: int = 0) -> Array:

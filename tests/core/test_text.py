@@ -222,6 +222,28 @@ def test_side_files_are_found_from_the_folder_given(tmp_path: Path) -> None:
         migx.parse(text.replace("8, 8", "12, 8"), folder=tmp_path).compile("ref").eval({})
 
 
+def test_what_is_written_as_before_is_the_same_again() -> None:
+    """Shapes, attributes and origins that stand in a text already are not read again."""
+    text = """module main(x: f32[2, 3], y: f32[2, 3]{1, 2}, z: f32[2, 3] {1, 2}) {
+  %0 = @literal() {value=[1.0], label="}"} : f32[1] from "a", "b"
+  %1 = @literal() {value=[1.0], label="}"} : f32[1] from "a", "b"
+  %2 = @literal() {value=[2.0], label="]"} : f32[1] from "a", "b"  # "c"
+  %3 = elu(x) {alpha=2.0} : f32[2, 3] from "a", "c"
+  %4 = elu(%3) {alpha=2.0} : f32[2, 3] from "a", "c", "d"
+  return %0, %1, %2, %4
+}
+"""
+    main = migx.parse(text).main
+    assert [p.shape.strides for p in main.parameters.values()] == [None, (1, 2), (1, 2)]
+    first, second, third, inner, outer = (at for at in main if at.name not in ("@param", "@return"))
+    assert first.op == second.op != third.op
+    assert inner.op == outer.op == ops.Elu(2.0)
+    assert [at.origins for at in (first, second, third)] == [("a", "b")] * 3
+    assert (inner.origins, outer.origins) == (("a", "c"), ("a", "c", "d"))
+    line = 'module main(x: f32[2]) { %0 = relu(x) : f32[2] from "a" return %0 }'
+    assert migx.parse(line) == migx.parse(line.replace("from", "\nfrom"))
+
+
 HEAD = "module main(x: f32[2, 3]) {\n"
 MALFORMED: list[tuple[str, int, int, str]] = [
     ("", 1, 1, "expected a module named main"),
@@ -240,7 +262,10 @@ MALFORMED: list[tuple[str, int, int, str]] = [
     ("dim n = 5..2\nmodule main() {}", 1, 5, "needs 0 <= low <= high, got 5..2"),
     ("dim n = int..2\nmodule main() {}", 1, 9, "expected the lower bound, found 'int'"),
     (HEAD + "  relu(x)\n}", 2, 3, "expected an instruction such as %0 = add(x, y), or 'return'"),
-    (HEAD + "  %0 = relu(y)\n}", 2, 13, "y is read before it is defined"),
+    (HEAD + "  %0 = relu(y)\n}", 2, 13, "there is no value y; there are: x"),
+    (HEAD + "  %0 = relu(x)\n}", 1, 8, "module 'main' has no return"),
+    (HEAD + "  return x\n  return x\n}", 3, 3, "module 'main' has returned before this"),
+    (HEAD + "  return x\n  %0 = relu(x)\n}", 3, 8, "module 'main' has returned before this"),
     (HEAD + "  %0 = relu(%1)\n  %1 = relu(x)\n}", 2, 13, "%1 is read before it is defined"),
     (HEAD + "  %0 = relu(x)\n  %0 = relu(x)\n}", 3, 8, "%0 is defined twice"),
     (HEAD + "  %0 = rellu(x)\n}", 2, 8, "no operation named 'rellu'; near it: relu"),
@@ -284,6 +309,27 @@ def test_malformed_text_says_where_and_what(
     place = max(i for i, row in enumerate(rest) if row.strip() and not set(row) - {" ", "^"})
     assert rest[place].index("^") == column + 1
     assert rest[place - 1] == "  " + (text.split("\n")[line - 1])
+
+
+@pytest.mark.parametrize(
+    "nested",
+    [
+        f"reshape(x) {{dims=({'(' * 3000}2{')' * 3000},)}}",
+        f"reshape(x) {{dims={'(' * 3000}2{',)' * 3000}}}",
+        f"@literal() {{value={'[' * 3000}{']' * 3000}}} : f32[1]",
+        f"relu(x) : {'tuple(' * 3000}",
+    ],
+)
+def test_text_that_is_nested_too_deep_is_refused(nested: str) -> None:
+    with pytest.raises(
+        ParseError, match=r"line 2, column \d+: what stands here is nested too deep"
+    ):
+        migx.parse(f"{HEAD}  %0 = {nested}\n  return %0\n}}")
+
+
+def test_a_mark_of_byte_order_is_not_read() -> None:
+    text = f"{HEAD}  return x\n}}"
+    assert migx.parse(f"\ufeff{text}") == migx.parse(text)
 
 
 @settings(max_examples=200)

@@ -13,7 +13,7 @@ from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.match import on, var
 from migx.ops import Abs, Relu
-from migx.rewrite import rule
+from migx.rewrite import RuleSet, rule
 
 
 @rule(on(Abs, var("x")))
@@ -22,10 +22,22 @@ def drop(x: Instruction) -> Instruction:
     return x
 
 
+@rule(on(Abs, var("x", lambda _: False)))
+def never(x: Instruction) -> Instruction:
+    """Asks for what there never is."""
+    return x
+
+
 class Planted(Pass):
     """A wrong rule."""
 
     rules = drop + drop
+
+
+class Idle(Pass):
+    """A rule that no program fires."""
+
+    rules = RuleSet(never)
 
 
 class Stuck(Pass):
@@ -42,7 +54,7 @@ class Stuck(Pass):
 @pytest.fixture
 def _planted(monkeypatch: pytest.MonkeyPatch) -> None:
     """The wrong passes are found by their names."""
-    known = {"planted": Planted, "stuck": Stuck}
+    known = {"planted": Planted, "stuck": Stuck, "idle": Idle}
     load = plugins.load
     monkeypatch.setattr(plugins, "load", lambda kind, name: known.get(name) or load(kind, name))
 
@@ -85,17 +97,32 @@ def test_a_pass_that_never_ends_its_work(
     assert "idempotent: stuck changes something when run again" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("_planted")
+@pytest.mark.parametrize(("flags", "code"), [([], 0), (["--every-rule"], 1)])
+def test_rules_that_never_fire(
+    flags: list[str], code: int, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert fuzz("--passes", "idle", "--seconds", 0.3, "--save", tmp_path, *flags) == code
+    assert "never fired: idle.never\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         (["--passes", "nothing"], "no pass named 'nothing'; there are: "),
         (["--target", "nothing"], "no target named 'nothing'; there are: "),
-        (["--passes", "eliminate_identity", "--seconds", "0"], "--seconds is above 0, not 0"),
     ],
 )
 def test_mistakes(given: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert fuzz(*given) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan"])
+def test_no_time_at_all(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        fuzz("--seconds", seconds)
+    assert f"--seconds: give seconds above 0, not {seconds}\n" in capsys.readouterr().err
 
 
 def test_a_target(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,7 @@ from migx.testing.fuzz import Subject, each_pass, fuzz, subjects_for
 from migx.testing.oracles import Trial, Violation
 from migx.testing.patterns import draw_match
 from migx.testing.programs import Drawn, draw_program, programs
+from migx.testing.values import special
 from migx.verify import verify
 
 PASSES = [str(pipeline) for pipeline in each_pass()]
@@ -124,6 +125,18 @@ class Right(Pass):
     rules = times_one + never
 
 
+@rule(on(ops.Sqrt, on(ops.Mul, x, x)))
+def root_of_square(at: Cursor, x: Instruction) -> Instruction:
+    """Not where the square is out of range."""
+    return at(ops.Abs(), x)
+
+
+class Ranged(Pass):
+    """Has a rule that is right but for numbers that are large or small."""
+
+    rules = RuleSet((root_of_square,))
+
+
 class Restless(Pass):
     """Changes something each time."""
 
@@ -160,12 +173,57 @@ def test_a_wrong_rule_is_found_and_made_small(tmp_path: Path) -> None:
         check_pass(Wrong())
 
 
+def test_a_pass_with_enough_failures_is_left_alone() -> None:
+    report = fuzz(
+        subjects_for([Pipeline((Wrong(),)), Pipeline((Right(),))]), programs=120, enough=2
+    )
+    assert [failure.passes for failure in report.failures] == ["wrong", "wrong"]
+    assert (report.programs, report.left) == (120, ["wrong"])
+    assert report.fired["right.times_one"] > 10
+    ended = fuzz(subjects_for([Pipeline((Wrong(),))]), programs=10_000, enough=1)
+    assert (len(ended.failures), ended.left) == (1, ["wrong"])
+
+
+def test_a_rule_that_loses_an_infinity_is_found() -> None:
+    with pytest.raises(AssertionError, match="instead of inf"):
+        check_pass(Ranged())
+    report = fuzz([Subject(Pipeline((Ranged(),)), special=0.0)], programs=200)
+    assert not report.failures
+
+
+def test_inputs_are_special_where_they_say_something() -> None:
+    """Not where a pass says how far off it is by a number, nor for the law of weights."""
+    assert Subject(Pipeline.parse("simplify_algebra,rewrite_reduce")).special > 0
+    assert Subject(Pipeline.parse("rewrite_gelu{fast=true}")).special == 0
+    assert Subject(Pipeline(), law=True).special == 0
+    x = Argument.of(np.ones((40, 2), np.float32))
+    made = special({"x": x, "i": Argument.of(np.ones(3, np.int32))}, Dice("values"))
+    assert np.array_equal(made["i"].array, np.ones(3))
+    assert not np.array_equal(made["x"].array, x.array)
+    assert np.array_equal(x.array, np.ones((40, 2)))
+
+
 def test_a_rule_that_never_fired_is_reported() -> None:
     report = check_pass(Right(), programs=40)
     assert report.silent == ["right.never"]
     assert report.fired["right.times_one"] > 3
     with pytest.raises(AssertionError, match="right.never"):
         check_pass(Right(), programs=10, every_rule=True)
+
+
+@rule(on((ops.Relu, ops.Softmax), x, axis=0, name="root"))
+def of_one_of_two(root: Instruction) -> None:
+    """Asks for an attribute that only one of its operations has."""
+
+
+class Either(Pass):
+    """Has such a rule."""
+
+    rules = RuleSet(of_one_of_two)
+
+
+def test_an_operation_without_the_attribute_asked_for_is_not_drawn() -> None:
+    check_pass(Either(), programs=40)
 
 
 @rule(on(ops.Erf, x))
@@ -262,6 +320,7 @@ def test_inputs_that_do_not_unpack_are_not_drawn(monkeypatch: pytest.MonkeyPatch
 def test_an_operation_from_elsewhere_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     table: dict[str, Any] = {**plugins.operations(), "plus": Plus}
     monkeypatch.setattr(plugins, "operations", lambda: table)
+    monkeypatch.setattr(plugins, "operation", table.__getitem__)
     drawable.cache_clear()
     try:
         assert "plus" in drawable()

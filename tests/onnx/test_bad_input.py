@@ -126,6 +126,26 @@ GRAPHS: dict[str, tuple[str, str]] = {
         "main (float[n] x) => (float[n] y) { y = Concat(x, x) }",
         "Concat 'y': attribute 'axis' is missing",
     ),
+    "text for a number": (
+        'main (float[n] x) => (float[n] y) { y = Softmax<axis = "one">(x) }',
+        "Softmax 'y': attribute 'axis' is STRING, where INT belongs",
+    ),
+    "float for a whole number": (
+        "main (float[n] x) => (float[n] y) { y = Softmax<axis = 1.0>(x) }",
+        "Softmax 'y': attribute 'axis' is FLOAT, where INT belongs",
+    ),
+    "number for several": (
+        "main (float[1, 1, 4] x) => (float[1, 1, 2] y) { y = MaxPool<kernel_shape = 2>(x) }",
+        "MaxPool 'y': attribute 'kernel_shape' is INT, where INTS belongs",
+    ),
+    "too many operands": (
+        "main (float[n] x) => (float[n] y) { y = Add(x, x, x) }",
+        "Add 'y': it has 3 inputs; it takes 2",
+    ),
+    "output of another type": (
+        "main (float[n] x) => (int64[n] y) { y = Relu(x) }",
+        "output 'y' is declared as i64, and computed as f32[n]",
+    ),
     "axis out of range": (
         "main (float[n] x) => (float[n] y) { y = Softmax<axis = 3>(x) }",
         "Softmax 'y': axis 3 is out of range for rank 1",

@@ -75,6 +75,38 @@ def test_lengths_that_do_not_add_up_are_refused(tmp_path: Path) -> None:
         made.eval({"a": A, "n": np.array([1, 1])})
 
 
+def test_rows_are_taken_one_by_one(tmp_path: Path) -> None:
+    """How exporters write a loop over rows: the lengths are all 1, however many, so that what is
+    left of a row has a known rank, and what the loop puts in tells what comes out.
+    """
+    made = program(
+        """g (float[n, 3] x, int64[n] times) => (float[m, 3] y) <int64[1] last = {-1}> {
+          rows = Shape<start = 0, end = 1>(x)
+          ones = ConstantOfShape<value: tensor = int64[1] {1}>(rows)
+          xs = SplitToSequence(x, ones)
+          counts = SplitToSequence(times, ones)
+          none = SequenceEmpty()
+          trips = Squeeze(rows)
+          all = Loop(trips, , none) <body = b (int64 i, bool c, seq(float[m, 3]) before)
+            => (bool d, seq(float[k, 3]) after) <int64[1] three = {3}> {
+              d = Identity(c)
+              row = SequenceAt(xs, i)
+              count = SequenceAt(counts, i)
+              dims = Concat<axis = 0>(count, three)
+              free = Abs(dims)
+              wide = Expand(row, free)
+              after = SequenceInsert(before, wide)
+            }>
+          z = ConcatFromSequence<axis = 0>(all)
+          y = Neg(z)
+        }""",
+        tmp_path,
+    )
+    for times in ([2, 1], [0, 3]):
+        got = only(made, x=A, times=np.array(times))
+        np.testing.assert_array_equal(got, -np.repeat(A, times, axis=0))
+
+
 def test_a_sequence_is_an_input_and_an_output(tmp_path: Path) -> None:
     made = program(
         """g (seq(float[k, 3]) s, float[n, 3] x) => (seq(float[k, 3]) t, float[h, 3] first)

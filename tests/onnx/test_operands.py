@@ -349,3 +349,21 @@ def test_an_assumption_is_checked_by_each_run(tmp_path: Path) -> None:
     program.eval(inputs)
     with pytest.raises(EvaluationError):
         program.eval({**inputs, "n": i64(1, 1)})
+
+
+@pytest.mark.parametrize("target", ["ref", "cpu"])
+@pytest.mark.parametrize(
+    ("case", "huge", "message"),
+    [
+        ("range", {"b": np.array(-(10**15))}, "out of memory"),
+        ("tile", {"n": i64(10**15, 1, 1)}, "out of memory"),
+        ("tile", {"n": i64(10**9, 1, 10**9)}, "is too large when broadcast to"),
+    ],
+)
+def test_results_that_are_too_large_are_said_to_be(
+    case: str, huge: dict[str, Array], message: str, target: str, tmp_path: Path
+) -> None:
+    graph, inputs = CASES[case]
+    program = read(graph, tmp_path).compile(target)
+    with pytest.raises(EvaluationError, match=message):
+        program.eval({**inputs, **huge})

@@ -249,8 +249,8 @@ def test_what_is_refused(op: Any, shapes: list[Shape], message: str) -> None:
 
 def test_views_say_so() -> None:
     seen = (Transpose, Reshape, Squeeze, Unsqueeze, Broadcast, Multibroadcast, Slice, Step)
-    assert all(traits(kind).view == 0 for kind in seen)  # type: ignore[arg-type]
-    assert all(traits(kind).view is None for kind in (Contiguous, Concat, Pad, DynamicSlice))  # type: ignore[arg-type]
+    assert all(traits(kind).view == 0 for kind in seen)
+    assert all(traits(kind).view is None for kind in (Contiguous, Concat, Pad, DynamicSlice))
 
 
 def test_dynamic_slice_is_onnx_slice() -> None:
@@ -321,6 +321,10 @@ def test_multibroadcast_to_dims_known_at_run_time() -> None:
         assert_same(run(op, x, ints(*target)), peer("Expand", [x, ints(*target)]))
     with pytest.raises(EvaluationError, match=r"\[3, 1\] does not broadcast to \[2, 1\]"):
         run(Multibroadcast((N, M)), x, ints(2, 1))
+    with pytest.raises(EvaluationError, match="does not broadcast to"):
+        run(Multibroadcast((N, M)), x, ints(-1, 1))
+    with pytest.raises(EvaluationError, match=r"\[3, 1\] is too large when broadcast to \[3, 4611"):
+        run(Multibroadcast((N, M)), x, ints(3, 1 << 62))
 
 
 @pytest.mark.parametrize(

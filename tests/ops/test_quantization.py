@@ -153,6 +153,23 @@ def test_scalars_and_empty_tensors() -> None:
     assert run(QuantizeLinear(), np.array([7], np.int32), half).tolist() == [14]
 
 
+def test_scales_of_any_number_follow_the_formula() -> None:
+    """As in onnxruntime: with an infinite scale all that is finite has the level of zero, which is
+    NaN again.
+    """
+    x, zero = np.array([0, 1, -3e38, 3e38], np.float32), np.array(5, np.uint8)
+    for scale, levels in ((np.inf, [5, 5, 5, 5]), (0, [0, 255, 0, 255]), (-1, [5, 4, 255, 0])):
+        made = np.array(scale, np.float32)
+        q = run(QuantizeLinear(), x, made, zero)
+        assert q[1:].tolist() == ort("QuantizeLinear", x, made, zero)[1:].tolist() == levels[1:]
+        assert np.array_equal(
+            run(DequantizeLinear(), q, made, zero),
+            ort("DequantizeLinear", q, made, zero),
+            equal_nan=True,
+        )
+        assert q[0] == levels[0]
+
+
 def test_inputs_are_left_alone() -> None:
     x, scale = np.array([[1.0, 2.0]], np.float32), np.array(2, np.float32)
     run(QuantizeLinear(to=I8), x, scale, np.array(3, np.int8))

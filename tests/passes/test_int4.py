@@ -81,7 +81,7 @@ def held(program: Program) -> tuple[int, int]:
     """The bytes of all literals, each value once, and of packed ones; but for those so small that
     they may be equal by chance, and merged.
     """
-    values = {id(at.op.value): at.op.value.shape for at in program.literals}  # type: ignore[attr-defined]
+    values = {id(at.op_as(ops.Literal).value): at.shape for at in program.literals}
     sizes = [(int(s.nbytes), s.dtype.is_packed) for s in values.values()]
     return sum(n for n, _ in sizes), sum(n for n, packed in sizes if packed and n > SMALL)
 

@@ -15,6 +15,7 @@ from migx.errors import ShapeError, UnknownName
 from migx.ir import Instruction
 from migx.manager import PassManager
 from migx.observers import Verify
+from migx.ops.builtin import Literal
 from migx.program import Program
 from migx.rewrite import EventLog
 from migx.shape import Shape
@@ -117,7 +118,7 @@ def test_new_weights_of_a_live_program_are_quantised_as_they_arrive() -> None:
     with live.update_weights() as update:
         update["first"] = new
     fresh = network()
-    (old,) = [at for at in fresh.literals if at.op.label == "first"]  # type: ignore[attr-defined]
+    (old,) = [at for at in fresh.literals if at.op_as(Literal).label == "first"]
     fresh.main.replace_instruction(old, fresh.main.add_literal(new, before=old))
     (wanted,) = made(fresh, "block=32").compile("ref", passes="").eval(x)
     assert np.array_equal(live.eval(x)[0], wanted)
@@ -131,7 +132,8 @@ def test_one_of_the_rewrites_can_be_skipped() -> None:
     PassManager(program, log=EventLog(frozenset({log.events[1].key}))).run(
         "quantize_int4{block=32},propagate_constant"
     )
-    kept = [at.op.label for at in program.literals if at.shape.rank and at.op.label]  # type: ignore[attr-defined]
+    literals = [at.op_as(Literal) for at in program.literals if at.shape.rank]
+    kept = [literal.label for literal in literals if literal.label]
     assert kept == ["first"]
 
 

@@ -9,6 +9,7 @@ import pytest
 import migx
 from benchmarks import models
 from migx.manager import Observer, Step
+from migx.ops.fused import Group
 from tests.onnx.test_models import without_weights
 from tests.passes.test_int4 import FUSED, held
 
@@ -32,9 +33,9 @@ class Peak(Observer):
 def test_every_product_with_weights_is_one_group(name: str, first: str, tmp_path: Path) -> None:
     program, peak = without_weights(GRAPHS / f"{name}.onnx", tmp_path), Peak()
     migx.run_passes(program, first + FUSED, [peak])
-    groups = [at.op for at in program.main if at.name == "group"]
-    packed = [op for op in groups if op.tag == "int4_gemm"]  # type: ignore[attr-defined]
+    groups = [at.op for at in program.main if isinstance(at.op, Group)]
+    packed = [op for op in groups if op.tag == "int4_gemm"]
     assert len(packed) == PRODUCTS
-    assert {op.block for op in packed} == {32}  # type: ignore[attr-defined]
+    assert {op.block for op in packed} == {32}
     assert not {"dot", "unpack_int4", "dequantizelinear"} & {at.name for at in program.main}
     assert peak.bytes <= 1.05 * (tmp_path / "weights.bin").stat().st_size

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -112,3 +114,20 @@ def packed(values: Array) -> Array:
     flat = np.concatenate([flat, np.zeros(flat.size % 2, np.uint8)])
     result: Array = flat[::2] | flat[1::2] << 4
     return result
+
+
+_SAFETENSORS = {"float64": "F64", "float32": "F32", "float16": "F16", "int8": "I8"}
+
+
+def safetensors(weights: Mapping[str, Array], path: Path) -> Path:
+    """A safetensors file."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    content = b""
+    for name, value in weights.items():
+        offsets = [len(content), len(content) + value.nbytes]
+        dtype = _SAFETENSORS[value.dtype.name]
+        header[name] = {"dtype": dtype, "shape": list(value.shape), "data_offsets": offsets}
+        content += value.tobytes()
+    head = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(head)) + head + content)
+    return path

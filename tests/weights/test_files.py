@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import struct
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,17 +133,52 @@ def test_only_the_program_is_taken_from_strangers(template: Program, tmp_path: P
     assert loaded.eval(X)[0].tobytes() == baked.eval(X)[0].tobytes()
 
 
+def index_of(content: bytes) -> tuple[dict[str, Any], int]:
+    """The index of a file, and where its sections begin."""
+    (length,) = struct.unpack("<Q", content[8:16])
+    return json.loads(content[16 : 16 + length]), -(-(16 + length) // 64) * 64
+
+
 def changed_index(path: Path, **changes: object) -> None:
     """Writes a file again with other entries in its index; the sections stay where they were."""
     content = path.read_bytes()
-    (length,) = struct.unpack("<Q", content[8:16])
-    index = json.loads(content[16 : 16 + length]) | changes
-    head = json.dumps(index).encode()
-    assert -(-(16 + len(head)) // 64) == -(-(16 + length) // 64)
-    start = -(-(16 + length) // 64) * 64
+    index, start = index_of(content)
+    head = json.dumps(index | changes).encode()
+    assert -(-(16 + len(head)) // 64) * 64 == start
     path.write_bytes(
         (content[:8] + struct.pack("<Q", len(head)) + head).ljust(start, b"\0") + content[start:]
     )
+
+
+def test_what_was_compiled_is_read_when_it_is_asked_for(tmp_path: Path) -> None:
+    text = "module main(x: f32[2]) {\n  %0 = neg(x)\n  %1 = relu(%0)\n  return %1\n}\n"
+    program, x = migx.parse(text).compile("ref"), np.array([-2, 3], np.float32)
+    loaded = round_trip(program, tmp_path)
+    with ThreadPoolExecutor() as pool:
+        (main,) = set(pool.map(lambda _: loaded.main, range(8)))
+    assert main.program is loaded
+    assert loaded == program
+    assert loaded.compile("ref").eval({"x": x})[0].tolist() == [2, 0]
+
+    path = tmp_path / "p.mxr"
+    content = path.read_bytes()
+    index, start = index_of(content)
+    offset, length, _ = index["sections"]["text"]
+    section = content[start + offset :][:length].replace(b"neg", b"nge")
+    path.write_bytes(content[: start + offset] + section + content[start + offset + length :])
+    digest = hashlib.sha256(section).hexdigest()
+    changed_index(path, sections=index["sections"] | {"text": (offset, length, digest)})
+    damaged = migx.load(path)
+    assert damaged.eval({"x": x})[0].tolist() == [2, 0]
+    reads: list[Callable[[], object]] = [
+        lambda: damaged.main,
+        lambda: damaged.modules,
+        lambda: migx.load(path, mmap=False),
+        lambda: migx.load(path, compiled=False),
+    ]
+    for read in reads:
+        with pytest.raises(ParseError, match="no operation named 'nge'"):
+            read()
 
 
 def test_unknown_versions_say_what_to_do(template: Program, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import migx
-from migx.ops.builtin import Slot
+from migx.ops.builtin import Literal, Slot
 from migx.ops.pointwise import Neg
 from migx.program import Program
 from migx.verify import verify
@@ -154,7 +154,7 @@ module weights() bypass {
     assert migx.run_passes(program, "hoist_weights")
     assert program.weights is None
     (literal,) = program.literals
-    assert literal.op.value.tolist() == [-1, -2]  # type: ignore[attr-defined]
+    assert literal.op_as(Literal).value.tolist() == [-1, -2]
 
 
 def test_values_are_those_of_the_program_that_was_not_hoisted() -> None:
@@ -187,3 +187,16 @@ module weights() bypass {{
         migx.MigxError, match=r"weights: in module main: (it is f32\[3\]|there is no)"
     ):
         verify(program)
+
+
+def test_a_part_of_a_tuple_is_no_view_of_it() -> None:
+    """Though it may have as many bytes: here both have none."""
+    program = hoisted("""module main() {
+  %0 = @literal() {value=[], label="w", replaceable=true} : f32[0]
+  %1 = topk(%0) {k=0, axis=0} : tuple(f32[0], i64[0])
+  %2 = get_tuple_elem(%1) {index=1} : i64[0]
+  return %2
+}
+""")
+    (places,) = program.compile("ref").eval({})
+    assert places.shape == (0,)

@@ -13,6 +13,7 @@ from migx import compiler
 from migx.errors import WeightError
 from migx.onnx import replace_onnx_external_weights
 from migx.program import Program
+from migx.shape import I4, U4, UNPACKED
 from tests.weights.build import MLP, MLP_DIMS, Array, drawn, model_of, write_weights
 
 PASSES = "optimize_module,hoist_weights,fuse_pointwise_reduce"
@@ -98,6 +99,59 @@ def test_an_exception_in_the_block_changes_nothing(template: Program) -> None:
         new.update(B)
         raise KeyError
     assert template.eval(X)[0].tobytes() == wanted.tobytes()
+
+
+def test_an_update_has_one_block(template: Program) -> None:
+    wanted = given(template, A)
+    new = template.update_weights()
+    with pytest.raises(WeightError, match="this update has not begun: weights are given in the b"):
+        new["b1"] = B["b1"]
+    with new:
+        new["b1"] = A["b1"]
+    ended = "this update has ended: .* a block for each update"
+    with pytest.raises(WeightError, match=ended):
+        new.update(B)
+    with pytest.raises(WeightError, match=ended):
+        new["b1"] = B["b1"]
+    with pytest.raises(WeightError, match="an update has one block"), new:
+        pass
+    assert template.eval(X)[0].tobytes() == wanted.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "right", "wrong", "message"),
+    [
+        ("i4", np.array([-8, 7, 3], np.int8), np.array([0, 50, 0], np.int8), "50 is no element"),
+        ("i4", np.array([-8, 7, 3]), np.array([0, -9, 0]), "-9 is no element of i4: it holds who"),
+        ("u2", np.array([0, 3, 1], np.uint8), np.array([0, 4, 0], np.uint8), "4 is no element"),
+        ("f4", np.array([0.5, -6, 3]), np.array([0, 0.3, 0]), "0.3 is no element of f4: it would"),
+        ("i4", np.array([-8, 7, 3], UNPACKED[I4]), np.ones(3), r"f64\[3\] is neither its 2 bytes"),
+        (
+            "i4",
+            np.array([-8, 7, 3]),
+            np.array([1, 0, 3], UNPACKED[U4]),
+            r"is i4\[3\], not u4\[3\]$",
+        ),
+    ],
+)
+def test_elements_of_a_packed_weight_fit(
+    dtype: str, right: Array, wrong: Array, message: str
+) -> None:
+    bits = {"i4": "int4", "u2": "int2", "f4": "fp4"}[dtype]
+    program = migx.parse(
+        f"""module main() {{
+          %0 = @literal() {{value=sha256("00"), label="w", replaceable=true}} : {dtype}[3]
+          %1 = unpack_{bits}(%0)
+          return %1
+        }}""",
+        draw_missing=1,
+    ).compile("ref")
+    with program.update_weights() as new:
+        new["w"] = right
+    assert program.eval({})[0].tolist() == right.tolist()
+    with pytest.raises(WeightError, match=message), program.update_weights() as new:
+        new["w"] = wrong
+    assert program.eval({})[0].tolist() == right.tolist()
 
 
 def test_rolled_back_the_epoch_before_is_there(template: Program) -> None:

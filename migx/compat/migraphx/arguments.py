@@ -17,6 +17,7 @@ from migx import serialize
 from migx.argument import Argument
 from migx.compat.migraphx.shapes import shape
 from migx.errors import CompatError, DataError
+from migx.ops.builtin import Literal
 from migx.program import Program
 from migx.shape import Shape
 
@@ -72,7 +73,7 @@ class argument:
     def load(filename: str) -> argument:
         """The argument in a file that ``save`` wrote."""
         (found,) = serialize.load(Path(filename), compiled=False).main.outputs
-        return argument(found.op.value)  # type: ignore[attr-defined]
+        return argument(found.op_as(Literal).value)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         return np.array(self.array, dtype=dtype, copy=copy)

@@ -8,8 +8,8 @@ are not there. For all of them, an axis below 0 counts from the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from migx import dim, ops, plugins
@@ -18,6 +18,7 @@ from migx.dim import Extent
 from migx.errors import CompatError, ShapeError
 from migx.ir import Instruction, Module
 from migx.op import Operation
+from migx.ops.linear import ConvolutionBackwards
 from migx.ops.rnn import Recurrent
 from migx.shape import BOOL, DType
 
@@ -119,14 +120,24 @@ class Site:
         return value if same else self.add(ops.Multibroadcast(tuple(dims)), value)
 
 
-FORMS: dict[str, Lowering] = {}
+@dataclass(frozen=True)
+class Form:
+    """What lowers an operation, and the flags that it has beside the keywords of that, with their
+    defaults.
+    """
+
+    lower: Lowering
+    flags: Mapping[str, bool]
 
 
-def form(*names: str) -> Callable[[Lowering], Lowering]:
-    """Marks what lowers the operations of these names."""
+FORMS: dict[str, Form] = {}
+
+
+def form(*names: str, **flags: bool) -> Callable[[Lowering], Lowering]:
+    """Marks what lowers the operations of these names, which have these flags of their own."""
 
     def marked(function: Lowering) -> Lowering:
-        FORMS.update(dict.fromkeys(names, function))
+        FORMS.update(dict.fromkeys(names, Form(function, flags)))
         return function
 
     return marked
@@ -159,7 +170,7 @@ def _refuse(at: Site, what: str, instead: str) -> None:
 # Windows
 
 
-@form("convolution", "quant_convolution")
+@form("convolution", "quant_convolution", "convolution_backwards")
 def convolution(
     at: Site,
     x: Instruction,
@@ -173,27 +184,10 @@ def convolution(
 ) -> Instruction:
     if padding_mode:
         _refuse(at, "padding_mode", "give the padding")
-    cls = plugins.operation(at.name)
-    return at.add(cls(_both_ends(padding, x), stride, dilation, group), x, w)
-
-
-@form("convolution_backwards")
-def convolution_backwards(
-    at: Site,
-    x: Instruction,
-    w: Instruction,
-    *,
-    padding: Ints = (0, 0),
-    stride: Ints = (1, 1),
-    dilation: Ints = (1, 1),
-    padding_mode: int = 0,
-    group: int = 1,
-) -> Instruction:
-    if padding_mode:
-        _refuse(at, "padding_mode", "give the padding")
-    ends = (0,) * (x.shape.rank - 2)
-    made = ops.ConvolutionBackwards(_both_ends(padding, x), stride, dilation, group, ends)
-    return at.add(made, x, w)
+    op = plugins.operation(at.name)(_both_ends(padding, x), stride, dilation, group)
+    if isinstance(op, ConvolutionBackwards):
+        op = replace(op, output_padding=(0,) * (x.shape.rank - 2))
+    return at.add(op, x, w)
 
 
 POOLING = ("average", "max", "lpnorm")
@@ -422,57 +416,22 @@ def linear(
 
 
 @form("rnn")
-def rnn(
+@form("gru", linear_before_reset=False)
+@form("lstm", input_forget=False)
+def recurrent(
     at: Site,
     *inputs: Instruction,
     hidden_size: int = 1,
     actv_func: tuple[Any, ...] = (),
     direction: int = 0,
     clip: float = 0.0,
+    **flags: bool,
 ) -> Instruction:
     """The hidden states of all steps."""
-    return _states(at, inputs, ops.RNN(hidden_size, _named(direction, WAYS), clip=clip), actv_func)
-
-
-@form("gru")
-def gru(
-    at: Site,
-    *inputs: Instruction,
-    hidden_size: int = 1,
-    actv_func: tuple[Any, ...] = (),
-    direction: int = 0,
-    clip: float = 0.0,
-    linear_before_reset: bool = False,
-) -> Instruction:
-    """The hidden states of all steps."""
-    way, linear = _named(direction, WAYS), linear_before_reset
-    layer = ops.GRU(hidden_size, way, clip=clip, linear_before_reset=linear)
-    return _states(at, inputs, layer, actv_func)
-
-
-@form("lstm")
-def lstm(
-    at: Site,
-    *inputs: Instruction,
-    hidden_size: int = 1,
-    actv_func: tuple[Any, ...] = (),
-    direction: int = 0,
-    clip: float = 0.0,
-    input_forget: bool = False,
-) -> Instruction:
-    """The hidden states of all steps."""
-    layer = ops.LSTM(hidden_size, _named(direction, WAYS), clip=clip, input_forget=input_forget)
-    return _states(at, inputs, layer, actv_func)
-
-
-WAYS = ("forward", "reverse", "bidirectional")
-
-
-def _states(
-    at: Site, inputs: Sequence[Instruction], layer: Operation, functions: tuple[Any, ...]
-) -> Instruction:
-    if functions:
+    if actv_func:
         _refuse(at, "actv_func", "parse_onnx reads activations; here they are the defaults")
+    way = _named(direction, ("forward", "reverse", "bidirectional"))
+    layer = plugins.operation(at.name)(hidden_size, way, clip=clip, **flags)
     return at.add(ops.GetTupleElem(0), at.add(layer, *inputs))
 
 

@@ -22,7 +22,7 @@ from migx.compat.migraphx.forms import (
 )
 from migx.compat.migraphx.shapes import DTYPES, type_t
 from migx.errors import CompatError, MigxError, ShapeError, UnknownName, there_are
-from migx.fields import fits
+from migx.fields import brought
 from migx.ir import Instruction
 from migx.shape import DType
 
@@ -46,9 +46,10 @@ def attributes(name: str) -> Given:
     if name not in names():
         raise UnknownName(f"no operation is named {name!r}; {there_are(name, sorted(names()))}")
     if name in FORMS:
-        taken = inspect.signature(FORMS[name]).parameters.values()
+        taken = inspect.signature(FORMS[name].lower).parameters.values()
         keywords = [p for p in taken if p.kind is p.KEYWORD_ONLY]
-        return {p.name: REQUIRED if p.default is p.empty else p.default for p in keywords}
+        defaults = {p.name: REQUIRED if p.default is p.empty else p.default for p in keywords}
+        return {**defaults, **FORMS[name].flags}
     told = {new: old for old, new in RENAMED.get(name, {}).items()}
     fields = dataclasses.fields(plugins.operation(name))
     theirs = [f for f in fields if f.name not in OURS.get(name, ())]
@@ -80,10 +81,10 @@ def lowered(at: Site, given: Given, inputs: Sequence[Instruction]) -> Instructio
 def _formed(at: Site, held: Given, inputs: Sequence[Instruction]) -> Instruction:
     """What a form makes of an operation."""
     form = FORMS[at.name]
-    taken = inspect.signature(form).parameters
-    kinds = {key: str(taken[key].annotation) for key in held}
+    taken = inspect.signature(form.lower).parameters
+    kinds = {key: "bool" if key in form.flags else str(taken[key].annotation) for key in held}
     kinds = {key: {"Ints": "tuple[int, ...]"}.get(kind, kind) for key, kind in kinds.items()}
-    return form(at, *inputs, **{k: _fitting(at, k, kinds[k], v) for k, v in held.items()})
+    return form.lower(at, *inputs, **{k: _fitting(at, k, kinds[k], v) for k, v in held.items()})
 
 
 def _plain(at: Site, held: Given, inputs: Sequence[Instruction]) -> Instruction:
@@ -105,15 +106,9 @@ def _plain(at: Site, held: Given, inputs: Sequence[Instruction]) -> Instruction:
 
 
 def _fitting(at: Site, key: str, kind: str, value: Any) -> Any:
-    """A value as what takes an attribute of a kind holds it; ``ShapeError`` where it is another."""
+    """A value as what takes an attribute of a kind holds it; ``FieldError`` where it is another."""
     if kind == "DType" and not isinstance(value, DType):
         value = DTYPES[type_t(value)]
     elif kind == "bool" and value in (0, 1):
         value = bool(value)
-    elif kind == "float" and isinstance(value, int):
-        value = float(value)
-    elif kind == "tuple[float, ...]" and isinstance(value, tuple):
-        value = tuple(map(float, value))
-    if not fits(kind, value):
-        raise ShapeError(f"{at.name}: {key} is {kind}, not {value!r}")
-    return value
+    return brought(at.name, key, kind, value)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
 from migx import ops
 from migx.argument import Argument
 from migx.dim import Dim, may_equal
@@ -45,24 +43,6 @@ def linear(node: Node, op: Linear, *operands: Instruction) -> Instruction:
     return node.add(op, *operands)
 
 
-def expect_scales(node: Node, index: int, *, positive: bool = True) -> None:
-    """Raises ``OnnxError`` where a scale that is known is NaN or infinite, or, unless told
-    otherwise, 0 or less.
-    """
-    op = node.input(index).op
-    if type(op) is not Literal or not op.value.available or not op.value.shape.dtype.is_float:
-        return
-    held = op.value.array
-    wrong = ~np.isfinite(held)
-    if positive:
-        wrong |= held <= 0
-    if wrong.any():
-        wanted = "finite and above 0" if positive else "finite"
-        raise node.fail(
-            f"scale {node.proto.input[index]!r} holds {held[wrong][0]}: scales are {wanted}"
-        )
-
-
 @importer("QuantizeLinear", since=10)
 def quantize_linear(node: Node) -> Instruction:
     x, scale, zero = node.input(0), node.input(1), node.optional(2)
@@ -81,7 +61,6 @@ def quantize_linear(node: Node) -> Instruction:
     op = ops.QuantizeLinear(
         axis=axis, block=block, to=container, saturate=bool(node.integer("saturate", 1))
     )
-    expect_scales(node, 1)
     result = linear(node, op, *[v for v in (x, scale, zero) if v is not None])
     return result if pack is None else node.unpacked(node.add(pack(), result))
 
@@ -91,7 +70,6 @@ def dequantize_linear(node: Node) -> Instruction:
     given = (node.input(0), node.input(1), node.optional(2))
     operands = [whole_bytes(node, v) for v in given if v is not None]
     axis, block = axis_and_block(node, operands[0])
-    expect_scales(node, 1)
     result = linear(node, ops.DequantizeLinear(axis=axis, block=block), *operands)
     wanted = node.dtype("output_dtype") if node.integer("output_dtype", 0) else result.shape.dtype
     return node.convert(result, wanted)
@@ -136,8 +114,6 @@ def matmul_n_bits(node: Node) -> Instruction:
     bits, block = node.integer("bits", 4), node.integer("block_size")
     blocks = -(-k // block)
     weights = packed_rows(node, b, bits, (n, blocks * block))
-    # onnxruntime's quantiser leaves scales below 0 and, for blocks of zeros, of 0.
-    expect_scales(node, 2, positive=False)
     if not may_equal(scales.shape.elements, n * blocks):
         name = node.proto.input[2]
         raise node.fail(f"scales {name!r} {scales.shape}: {n} rows of {blocks} blocks are wanted")

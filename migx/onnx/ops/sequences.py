@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from migx import ops
+from migx.dim import may_equal
 from migx.ir import Instruction
 from migx.onnx import tensors
 from migx.onnx.importers import importer
@@ -31,13 +32,28 @@ def member(node: Node, whole: Instruction) -> Shape:
 
 
 def known(whole: Instruction) -> Shape | None:
-    """What a sequence or an optional is known to hold."""
+    """What a sequence or an optional is known to hold, by what is put into it, in the modules it
+    comes from, too.
+    """
     if whole.shape.parts:
         return whole.shape.parts[0]
-    if whole.op.name == "sequence_insert":
-        inserted = whole.inputs[1].shape
-        return inserted.with_dims([VARIES] * inserted.rank)
-    return known(whole.inputs[0]) if whole.op.name == "sequence_erase" else None
+    match whole.op:
+        case ops.SequenceInsert():
+            return varying(whole.inputs[1].shape)
+        case ops.SequenceErase():
+            return known(whole.inputs[0])
+        case ops.GetTupleElem(index=index):
+            maker = whole.inputs[0]
+            # A loop's body returns its condition first.
+            index += isinstance(maker.op, ops.Loop)
+            found = (known(module.outputs[index]) for module in maker.modules)
+            return next((varying(held) for held in found if held is not None), None)
+    return None
+
+
+def varying(shape: Shape) -> Shape:
+    """The shape of members of which no dim is known."""
+    return shape.with_dims([VARIES] * shape.rank) if shape.dtype.is_tensor else shape
 
 
 def own_dims(node: Node, shape: Shape) -> Shape:
@@ -100,8 +116,21 @@ def concat(node: Node) -> Instruction:
 def split(node: Node) -> Instruction:
     x, lengths = node.input(0), node.optional(1)
     axis = node.axis(node.integer("axis", 0), x.shape.rank)
-    op = ops.SplitToSequence(axis, bool(node.integer("keepdims", 1)))
-    return node.add(op, x, *(() if lengths is None else (lengths,)))
+    if lengths is None:
+        return node.add(ops.SplitToSequence(axis, bool(node.integer("keepdims", 1))), x)
+    if are_ones(node, lengths) and (
+        not lengths.shape.rank or may_equal(lengths.shape.elements, x.shape.dims[axis])
+    ):
+        return node.add(ops.SplitToSequence(axis), x)
+    return node.add(ops.SplitToSequence(axis), x, lengths)
+
+
+def are_ones(node: Node, value: Instruction) -> bool:
+    """Whether all elements of a value are known to be 1, however many there are."""
+    while value.op.name in ("broadcast", "multibroadcast"):
+        value = value.inputs[0]
+    held = node.extents(value)
+    return held is not None and all(extent == 1 for extent in held)
 
 
 @importer("Optional", since=15)

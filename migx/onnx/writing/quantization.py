@@ -17,8 +17,8 @@ from migx.onnx.exporters import exporter
 from migx.onnx.site import Site, Value
 from migx.op import Array, Operation
 from migx.ops.builtin import Literal
-from migx.ops.packing import FLAT, PackInt2, PackInt4, integers
-from migx.shape import F4, F32, I32, U8, DType, Shape
+from migx.ops.packing import FLAT, PackInt2, PackInt4
+from migx.shape import F4, F32, I32, U8, DType, Shape, integers
 
 
 @exporter("unpack_int4", "unpack_int2", "unpack_fp4")

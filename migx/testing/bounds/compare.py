@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from migx.argument import Argument
 from migx.shape import DType
-from migx.testing.bounds.elements import Error
+from migx.testing.bounds.steps import Error
 from migx.testing.bounds.tensors import Budget
 
 Bound: TypeAlias = "Budget | Error"
@@ -95,6 +95,8 @@ def _arrays(
     # Large integers differ where the doubles they are rounded to do not.
     beyond = ~alike & ~(paired & (errors <= allowed) & (allowed > 0))
     lone = ~alike & ~paired
+    with np.errstate(over="ignore"):
+        rms = math.sqrt(float(np.mean(np.square(errors)))) if errors.size else 0.0
     problem = ""
     if beyond.any():
         problem = _told(got, expected, errors, allowed, beyond, lone)
@@ -102,7 +104,7 @@ def _arrays(
         name,
         str(dtype),
         float(np.max(errors, initial=0.0)) if numeric else float(beyond.any()),
-        math.sqrt(float(np.mean(np.square(errors)))) if errors.size else 0.0,
+        rms,
         float(np.max(allowed, where=np.isfinite(allowed), initial=0.0)),
         magnitude if numeric else 1.0,
         _derivation(bounds, dtype),

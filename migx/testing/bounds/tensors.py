@@ -34,6 +34,7 @@ from migx.ops.builtin import Literal, Param
 from migx.pipeline import Approximation
 from migx.program import Program
 from migx.shape import F32, DType, Shape
+from migx.testing.bounds.recurrent import RECURRENT, growth
 from migx.testing.bounds.roundings import DISCRETE, LAMBDA, UP_TO_ONE, WHOLE, roundings
 
 TINY = float(np.finfo(np.float32).tiny)
@@ -74,7 +75,9 @@ class Budget:
         """
         magnitude = max(magnitude, self.scale)
         if dtype.is_float:
-            return LAMBDA * math.sqrt(self.variance * magnitude**2 + self.absolute)
+            return LAMBDA * math.hypot(
+                math.sqrt(self.variance) * magnitude, math.sqrt(self.absolute)
+            )
         if not self.variance or not dtype.is_integer:
             return 0.0
         before = self.variance if self.entering is None else self.entering
@@ -108,15 +111,21 @@ class TensorBounds:
         self._budgets: dict[Instruction, Budget] = {}
         self._shapes: dict[Instruction, Shape] = {}
         self._known: dict[tuple[Instruction, str], float] = {}
+        self._held: dict[Instruction, Argument] = {}
+        """What recurrent layers read."""
         for name, parameter in program.main.parameters.items():
             self._budgets[parameter] = Budget()
             self._shapes[parameter] = arguments[name].shape
+            self._held[parameter] = arguments[name]
 
     def __call__(self, at: Instruction, result: Argument) -> None:
         self._shapes[at] = result.shape
         read = [self.of(v) for v in (*at.inputs, *(o for m in at.modules for o in m.outputs))]
         worst = replace(_worst(read), scale=0.0, absolute=0.0)
         made = _after(at, worst, [self._shape(v) for v in at.inputs], result)
+        if at.name in RECURRENT and all(v in self._held for v in at.inputs):
+            grown = growth(at.op, [self._held[v] for v in at.inputs], result)
+            made = replace(made, variance=made.variance * max(1.0, grown) ** 2)
         known = self._known.get((at.inputs[0], at.name)) if at.inputs else None
         if known is not None and at.name == "log":
             factor = known / max(_flattened(_magnitudes(result)), TINY)
@@ -129,6 +138,8 @@ class TensorBounds:
         for more in self._approximations.get(at.name, ()):
             made = replace(made, variance=made.variance + _on_purpose(more, at, result) ** 2)
         self._budgets[at] = made
+        if any(user.name in RECURRENT for user in at.users):
+            self._held[at] = result
         if made.variance and result.shape.dtype.is_float:
             for name in {user.name for user in at.users} & STEEPEST.keys():
                 self._known[at, name] = STEEPEST[name](_magnitudes(result))
@@ -203,8 +214,9 @@ def _step(at: Instruction, codes: Argument) -> float:
     zero = 0.0
     if len(at.inputs) == 3:
         op = at.inputs[2].op
-        known = isinstance(op, Literal) and op.value.shape.elements == 1
-        zero = float(op.value.array.item()) if known else (low + high) / 2  # type: ignore[attr-defined]
+        zero = (low + high) / 2
+        if isinstance(op, Literal) and op.value.shape.elements == 1:
+            zero = float(op.value.array.item())
     return 1 / max(1.0, high - zero, zero - low)
 
 

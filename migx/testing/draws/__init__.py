@@ -35,7 +35,7 @@ def draft(name: str, dice: Dice, like: Shape) -> Draft:
         return found
     if like.parts or like.dtype.is_packed:
         return None
-    if operations.traits(cls).reduction:  # type: ignore[arg-type]
+    if operations.traits(cls).reduction:
         return _reduction(cls, dice, like)
     return _pointwise(cls, dice, like)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from migx.dim import Extent
 from migx.op import Operation
 from migx.shape import BOOL, F16, F32, F64, I8, I32, I64, U8, DType, Shape
 
 Dims: TypeAlias = tuple[Extent, ...]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Dice(random.Random):
         """A number between two, both included; faster than ``randint``."""
         return low + int(self.random() * (high - low + 1))
 
-    def one_of(self, values: Sequence[Any]) -> Any:
+    def one_of(self, values: Sequence[T]) -> T:
         """One of some values."""
         return values[int(self.random() * len(values))]
 

@@ -62,15 +62,17 @@ def _convolution(make: Callable[..., Operation], given: tuple[DType, ...]) -> Dr
         group = dice.one_of((1, 1, 1, int(like.dims[1]) or 1))
         window = [dice.some(1, 3) for _ in range(spatial)]
         stride = tuple(dice.some(1, 2) for _ in range(spatial))
-        begins, ends = ([dice.some(0, k - 1) for k in window] for _ in "ab")
+        dilation = tuple(dice.one_of((1, 1, 1, 2, 4)) for _ in range(spatial))
+        seen = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
+        begins, ends = ([dice.some(0, k - 1) for k in seen] for _ in "ab")
         extents = [
             (int(d) - 1) * s + k - b - e
-            for d, s, k, b, e in zip(like.dims[2:], stride, window, begins, ends, strict=True)
+            for d, s, k, b, e in zip(like.dims[2:], stride, seen, begins, ends, strict=True)
         ]
         if min(extents) < 1 or 0 in like.dims:
             return None
         each = dice.some(1, 3)
-        op = make((*begins, *ends), stride, (1,) * spatial, group)
+        op = make((*begins, *ends), stride, dilation, group)
         types = given or (like.dtype, like.dtype)
         x = Shape(types[0], (like.dims[0], group * each, *extents))
         w = Shape(types[1], (like.dims[1], each, *window))
@@ -88,6 +90,8 @@ def _pooling(dice: Dice, like: Shape) -> Draft:
     x, w = (want.shape for want in found[1])
     if any(p >= n for p, n in zip(op.padding[: x.rank - 2], w.dims[2:], strict=True)):
         return None
+    if any(op.padding) and max(op.dilation) > 1:
+        return None  # all of a window may be padding
     made = ops.Pooling(mode, w.dims[2:], op.padding, op.stride, op.dilation)
     return made, [Want(like.with_dims((*like.dims[:2], *x.dims[2:])))]
 

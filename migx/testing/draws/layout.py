@@ -17,11 +17,17 @@ def _same(op: Callable[[], Operation]) -> Draw:
 
 
 def _transpose(dice: Dice, like: Shape) -> Draft:
+    order, x = _permuted(dice, like)
+    return ops.Transpose(order), [x]
+
+
+def _permuted(dice: Dice, like: Shape) -> tuple[tuple[int, ...], Want]:
+    """An order of the axes, and what has the wanted shape once its axes are in it."""
     order = dice.sample(range(like.rank), like.rank)
     dims: list[Extent] = [0] * like.rank
     for i, axis in enumerate(order):
         dims[axis] = like.dims[i]
-    return ops.Transpose(tuple(order)), [Want(like.with_dims(dims))]
+    return tuple(order), Want(like.with_dims(dims))
 
 
 def _reshape(dice: Dice, like: Shape) -> Draft:
@@ -147,11 +153,10 @@ def _bit_cast(dice: Dice, like: Shape) -> Draft:
 
 
 def _dynamic_transpose(dice: Dice, like: Shape) -> Draft:
-    found = _transpose(dice, like) if like.static else None
-    if found is None:
+    if not like.static:
         return None
-    op, (x,) = found
-    return ops.DynamicTranspose(like.dims), [x, vector(op.permutation)]  # type: ignore[attr-defined]
+    order, x = _permuted(dice, like)
+    return ops.DynamicTranspose(like.dims), [x, vector(order)]
 
 
 def _dynamic_pad(dice: Dice, like: Shape) -> Draft:

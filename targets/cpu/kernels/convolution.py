@@ -30,6 +30,7 @@ of threads nor on the tiles.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from migx.dim import Extent, product
 from migx.fusion.kernels import CONVOLUTIONS, FusedKernel, core_of, epilogue
@@ -44,7 +45,7 @@ from migx.targets.cpu.epilogue import in_place, writable
 from migx.targets.cpu.finish import Finish, Strip
 from migx.targets.cpu.kernel import Frame, Kernel, behind, type_of
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.spread import InPlace, Spread, in_lines
+from migx.targets.cpu.spread import InPlace, Spread, Windows, in_lines
 from migx.targets.cpu.strips import Share, Straight, Turned
 from migx.targets.cpu.tile import SUMS, Matrix, collapsed, memory_of, widened
 from migx.targets.cpu.transpose import gather_lines
@@ -199,6 +200,9 @@ def _is_constant(value: Instruction) -> bool:
 class Writer:
     """Writes the kernel of one problem."""
 
+    padding_counts: ClassVar[bool] = False
+    """Whether padding may be other than zero."""
+
     def __init__(self, at: Instruction, machine: Machine, problem: Problem) -> None:
         self.problem, self.frame = problem, Frame(at, machine)
         self.f = self.frame.function
@@ -219,6 +223,7 @@ class Writer:
             problem.sum,
             problem.groups == 1,
             in_lines(problem.axes, problem.types[0], problem.sum),
+            counts=self.padding_counts,
         )
         return chosen(self.frame.machine, work)
 
@@ -310,13 +315,15 @@ class Writer:
         (depth, top, left), (_, height, width) = corner, problem.axes
         rows = f.minimum(self._e(height.made) - top, self._e(cut.height))
         columns = f.minimum(self._e(width.made) - left, self._e(cut.width))
+        windows = Windows(depth, top, left, rows, columns)
         pixel = (depth * self._e(height.made) + top) * self._e(width.made) + left
         step = self._e(problem.steps[1])
         image = item * self._e(problem.steps[0]) + group * (step * problem.channels)
         first = block * cut.strips
         last = f.minimum(first + cut.strips, self.strips)
         chunk = self._e(cut.chunk)
-        self.inner.live = self.inner.spread.begin(self.inner.table, (top, left), rows, columns)
+        spread = self.inner.spread
+        self.inner.live = spread.begin(self.inner.table, windows)
         with f.loop(0, problem.channels, chunk) as channel:
             channels = f.minimum(problem.channels - channel.index, chunk)
             start = f.element(
@@ -324,8 +331,7 @@ class Writer:
                 image + channel.index * step,
                 memory_of(problem.types[0]),
             )
-            of = start, channels, step, corner, rows, columns
-            self.inner.lines = self.inner.spread.write(self.made, *of)
+            self.inner.lines = spread.write(self.made, start, channels, step, windows)
             with f.loop(first, last) as strip:
                 output = strip.index * cut.unit
                 there = f.minimum(problem.outputs - output, cut.unit)

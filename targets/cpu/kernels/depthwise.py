@@ -13,14 +13,18 @@ from migx.targets.cpu.finish import Finish, Strip
 from migx.targets.cpu.kernel import Frame, Kernel
 from migx.targets.cpu.kernels.convolution import Problem, described
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.sliding import Sliding, Tap, Windows
+from migx.targets.cpu.sliding import UNROLLED, Sliding, Tap, Windows
 from migx.targets.cpu.tile import memory_of, multiplied_and_added, widened
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of a convolution with one channel in each of its groups."""
+    """The kernel of a convolution with one channel in each of its groups. Several that come of one
+    image of a single channel share what a product of matrices reads.
+    """
     problem = described(at, machine)
-    if problem is None or problem.channels > 1 or problem.groups == 1:
+    if problem is None or problem.channels > 1:
+        return None
+    if problem.groups == 1 and (problem.outputs > 1 or problem.taps > UNROLLED):
         return None
     return _Writer(at, machine, problem).kernel()
 

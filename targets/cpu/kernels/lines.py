@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from migx import op as operations
 from migx.dim import Extent, maximum, product
 from migx.ir import Instruction
 from migx.ops.reduce import Argmax, Argmin, PrefixScan, PrefixScanProd, PrefixScanSum
@@ -63,7 +64,7 @@ class Lines(ABC):
         self.f = self.frame.function
         self.given = at.inputs[0].shape
         self.dtype = self.given.dtype
-        self.axis = int(at.op.axis) % self.given.rank  # type: ignore[attr-defined]
+        self.axis = int(operations.attributes(at.op)["axis"]) % self.given.rank
         self.length = self.frame.extent(self.given.dims[self.axis])
         self.step = self.frame.extent(self.given.true_strides[self.axis])
         last = self.given.rank - 1

@@ -173,6 +173,8 @@ class _Turned(_Bytes, Turned):
 class _Writer(Writer):
     """Writes the kernel of a convolution of bytes, its channels taken four at a time."""
 
+    padding_counts = True
+
     def __init__(self, at: Instruction, machine: Machine, problem: Problem) -> None:
         x, w = problem.types
         signs = x.kind == "int", w.kind == "int"

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from migx import op as operations
 from migx.dim import Extent, bounds, product
 from migx.ir import Instruction
 from migx.ops.reduce import Argmax, Argmin, PrefixScan, PrefixScanProd, PrefixScanSum, Topk
@@ -59,7 +60,7 @@ class _Lines:
     def __init__(self, at: Instruction) -> None:
         self.at, self.writer, self.given = at, Writer(at), at.inputs[0].shape
         self.dtype = self.given.dtype
-        self.axis = int(at.op.axis) % self.given.rank  # type: ignore[attr-defined]
+        self.axis = int(operations.attributes(at.op)["axis"]) % self.given.rank
         self.dims = self._others(self.given.dims)
         self.rows, self.length = product(self.dims), self.given.dims[self.axis]
         self.height, self.width = self._tile()

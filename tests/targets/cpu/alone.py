@@ -16,6 +16,7 @@ from migx.argument import Argument
 from migx.compiler import finalize
 from migx.fusion.outlining import source
 from migx.ir import Instruction
+from migx.ops.builtin import Literal
 from migx.ops.formats import pack
 from migx.program import Program
 from migx.shape import Shape
@@ -29,6 +30,14 @@ from migx.testing.bounds import ElementBounds, compare
 Array = NDArray[Any]
 GUARD = 256
 """Bytes behind a result that nobody may touch."""
+OTHER_MACHINES = {
+    "avx2": Machine("haswell", frozenset({"avx2", "fma", "f16c"}), 32, 16, False),
+    "sse2": Machine("x86-64", frozenset({"sse2"}), 16, 16, False),
+    "neon": Machine("cortex-a72", frozenset({"neon"}), 16, 32, False),
+}
+"""Machines that kernels are cut for otherwise than for most: what they compute must be right too,
+though they are compiled for this one.
+"""
 KernelFor = Callable[[Instruction, Machine], Kernel | None]
 
 
@@ -144,9 +153,7 @@ def operand(
     value = at.inputs[index]
     layout = dict(kernel.formats).get(index)
     if layout is not None:
-        literal = source(value)
-        assert literal.op.name == "@literal"
-        array = pack(literal.op.value, layout).array  # type: ignore[attr-defined]
+        array = pack(source(value).op_as(Literal).value, layout).array
         made = aligned(array.nbytes).view(array.dtype).reshape(array.shape)
         made[...] = array
         return made

@@ -11,7 +11,7 @@ import pytest
 from migx.targets.cpu import jit
 from migx.targets.cpu.kernels.attention import kernel_for
 from migx.targets.cpu.machine import Machine, host
-from tests.targets.cpu.alone import parsed, problem, produced, result, traced
+from tests.targets.cpu.alone import OTHER_MACHINES, parsed, problem, produced, result, traced
 
 PASS = "fuse_attention"
 
@@ -269,12 +269,7 @@ def test_rows_that_are_masked_whole(queries: str, keys: str, guarded: bool) -> N
         assert np.array_equal(got.any(axis=-1), expected.any(axis=-1))
 
 
-MACHINES = {
-    "avx2": Machine("haswell", frozenset({"avx2", "fma", "f16c"}), 32, 16, False),
-    "sse2": Machine("x86-64", frozenset({"sse2"}), 16, 16, False),
-    "neon": Machine("cortex-a72", frozenset({"neon"}), 16, 32, False),
-    "small caches": replace(host(), l1=4 * 1024),
-}
+MACHINES = OTHER_MACHINES | {"small caches": replace(host(), l1=4 * 1024)}
 
 
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)

@@ -156,8 +156,9 @@ def given(program: Program, n: int, t: int, c: bool) -> dict[str, Any]:
 
 
 def compiled(text: str, target: str = "cpu", passes: str = "", threads: int = 2) -> Program:
-    options = {"num_threads": threads} if target == "cpu" else {}
-    return migx.parse(text).compile(target, passes=passes, **options)
+    return migx.parse(text).compile(
+        target, passes=passes, num_threads=threads if target == "cpu" else None
+    )
 
 
 def fallbacks(program: Program) -> list[str]:

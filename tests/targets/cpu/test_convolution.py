@@ -14,7 +14,7 @@ from migx.targets.cpu.emit import F32
 from migx.targets.cpu.kernels import convolution, depthwise, kernel_for
 from migx.targets.cpu.machine import Machine, host
 from migx.targets.cpu.windows import Axis
-from tests.targets.cpu.alone import parsed, problem, produced, result
+from tests.targets.cpu.alone import OTHER_MACHINES, parsed, problem, produced, result
 
 FUSE = "fuse_pointwise,fuse_epilogue"
 
@@ -61,6 +61,16 @@ GEOMETRIES = {
         (4, 3, 3, 5),
         "padding=(9, 140, 9, 140), dilation=(9, 70)",
     ),
+    "farther apart, at a stride": (
+        "1, 20, 18, 33",
+        (24, 20, 3, 3),
+        "padding=(12, 6, 9, 8), dilation=(12, 8), stride=(3, 2)",
+    ),
+    "one by one, in padding": (
+        "2, 18, 7, 16",
+        (36, 18, 1, 1),
+        "padding=(0, 3, 3, 3), dilation=(8, 6), group=1",
+    ),
     "uneven padding": ("1, 2, 8, 9", (4, 2, 5, 2), "padding=(3, 0, 1, 2), stride=(2, 1)"),
     "apart, at a stride": ("1, 2, 20, 20", (4, 2, 4, 3), "stride=(2, 2), dilation=(3, 2)"),
     "patches": ("1, 3, 32, 32", (20, 3, 8, 8), "stride=(8, 8)"),
@@ -98,6 +108,12 @@ GEOMETRIES = {
         (2, 1, 5, 4),
         "padding=(2, 3, 0, 1), dilation=(2, 3), stride=(1, 2), group=2",
     ),
+    "depthwise, large, at a wide stride": (
+        "2, 3, 23, 40",
+        (6, 1, 5, 5),
+        "padding=(2, 1, 2, 2), stride=(1, 3), dilation=(1, 2), group=3",
+    ),
+    "one channel in and out": ("2, 1, 100", (1, 1, 41), "padding=(20, 20), stride=(3,)"),
     "depthwise along one axis": ("1, 4, 50", (8, 1, 40), "padding=(20, 3), group=4"),
     "depthwise in space": ("1, 2, 4, 5, 6", (4, 1, 2, 3, 3), "padding=(1, 1, 1, 0, 1, 1), group=2"),
 }
@@ -246,6 +262,7 @@ module main(x: f32[1, 4, 6, 6], w: f32[4, 4, 1, 1], r: f32[1, 4, 6, 6]) {
         ((20, 40, 1, 1), ""),
         ((20, 40, 1, 3), "padding=(0, 1, 0, 2), dilation=(1, 2)"),
         ((20, 40, 3, 3), "padding=(8, 8, 8, 8), dilation=(8, 8)"),
+        ((20, 40, 3, 3), "padding=(16, 8, 16, 8), dilation=(16, 8), stride=(2, 1)"),
         ((20, 40, 3, 3), "padding=(0, 1, 1, 0), stride=(2, 2)"),
         ((40, 1, 5, 5), "padding=(2, 2, 2, 2), group=40"),
     ],
@@ -263,12 +280,7 @@ def test_an_item_alone_gives_the_same_bits() -> None:
     assert kernel_for(produced(program), host()) == kernel_for(produced(program), host())
 
 
-MACHINES = {
-    "avx2": Machine("haswell", frozenset({"avx2", "fma", "f16c"}), 32, 16, False),
-    "sse2": Machine("x86-64", frozenset({"sse2"}), 16, 16, False),
-    "neon": Machine("cortex-a72", frozenset({"neon"}), 16, 32, False),
-    "small caches": replace(host(), l2=64 * 1024),
-}
+MACHINES = OTHER_MACHINES | {"small caches": replace(host(), l2=64 * 1024)}
 
 
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
@@ -319,7 +331,7 @@ def test_small_images_turn() -> None:
     axis, row = Axis(), Axis(7, 7, 3, 1, 1, 1, 1, 1)
     work = Work((axis, row, row), 512, 512, 1, F32, True)
     assert chosen(host(), work).turned == (host().lanes(F32) > 8)
-    assert not chosen(host(), replace(work, packed=False)).turned
+    assert not chosen(host(), replace(work, may_turn=False)).turned
 
 
 @pytest.mark.parametrize("halved", [0, 5])
@@ -329,6 +341,15 @@ def test_images_of_unknown_size_may_be_small(halved: int) -> None:
     axis, row = Axis(), Axis(size, size, 3, 1, 1, 1, 1, 1)
     cut = chosen(host(), Work((axis, row, row), 256, 256, 1, F32, True))
     assert cut.turned == (halved == 5 and host().lanes(F32) > 8)
+
+
+def test_low_tiles_see_less_of_windows_far_apart() -> None:
+    """Of rows 24 apart, 33 rows of windows see three in an image of as many; 11 see two at most."""
+    axis, row = Axis(), Axis(33, 33, 3, 1, 24, 24, 24, 1)
+    assert (row.live(33), row.live(11), row.live(1)) == (3, 5 / 3, 51 / 33)
+    work = Work((axis, row, row), 960, 256, 1, F32, True)
+    tall, low = (chosen(host(), replace(work, counts=counts)).height for counts in (True, False))
+    assert low < tall
 
 
 def test_pixels_of_unknown_number_are_many_in_lines() -> None:
@@ -349,9 +370,10 @@ def test_an_image_in_lines_is_not_copied() -> None:
 def test_families() -> None:
     """Channels that do not mix have kernels of their own; what is no convolution has none."""
     deep = produced(parsed(convolved("1, 4, 9, 9", (4, 1, 3, 3), "group=4")))
+    alone = produced(parsed(convolved("1, 1, 9, 9", (1, 1, 3, 3))))
     mixed = produced(parsed(convolved("1, 4, 9, 9", (4, 4, 3, 3))))
     other = produced(parsed("module main(x: f32[2]) {\n  %0 = relu(x)\n  return %0\n}\n"))
-    assert depthwise.kernel_for(deep, host()) is not None
+    assert all(depthwise.kernel_for(at, host()) is not None for at in (deep, alone))
     assert depthwise.kernel_for(mixed, host()) is None
     assert convolution.kernel_for(other, host()) is None
     text = """

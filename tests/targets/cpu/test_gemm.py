@@ -18,7 +18,7 @@ from migx.targets.cpu.machine import Machine, host
 from migx.targets.cpu.tile import chosen
 from migx.testing.bounds import compare
 from migx.testing.oracles import run_on_ref
-from tests.targets.cpu.alone import parsed, problem, produced, result
+from tests.targets.cpu.alone import OTHER_MACHINES, parsed, problem, produced, result
 
 FUSE = "fuse_pointwise,fuse_epilogue"
 
@@ -349,12 +349,7 @@ def test_rows_do_not_depend_on_how_many_there_are() -> None:
     assert many[:1].tobytes() == alone.tobytes()
 
 
-MACHINES = {
-    "avx2": Machine("haswell", frozenset({"avx2", "fma", "f16c"}), 32, 16, False),
-    "sse2": Machine("x86-64", frozenset({"sse2"}), 16, 16, False),
-    "neon": Machine("cortex-a72", frozenset({"neon"}), 16, 32, False),
-    "small caches": replace(host(), l2=64 * 1024),
-}
+MACHINES = OTHER_MACHINES | {"small caches": replace(host(), l2=64 * 1024)}
 
 
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)

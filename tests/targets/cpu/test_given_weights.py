@@ -18,7 +18,7 @@ from migx.ir import Instruction, Module
 from migx.shape import Dims
 from migx.targets.cpu.kernels import kernel_for
 from migx.targets.cpu.machine import Machine
-from tests.targets.cpu.alone import parsed, problem
+from tests.targets.cpu.alone import OTHER_MACHINES, parsed, problem
 
 LIGHT = sorted((Path(onnx.backend.test.__file__).parent / "data" / "light").glob("*.onnx"))
 Given = Callable[[Module, tuple[int, ...], str], Instruction]
@@ -116,14 +116,7 @@ def test_more_channels_than_are_spread_at_a_time() -> None:
         assert not problem(kernel_for, convolved((1, 1500, 9, 10), (24, 1500, 3, 3), given, op))
 
 
-MACHINES = {
-    "avx2": Machine("haswell", frozenset({"avx2", "fma", "f16c"}), 32, 16, False),
-    "sse2": Machine("x86-64", frozenset({"sse2"}), 16, 16, False),
-    "neon": Machine("cortex-a72", frozenset({"neon"}), 16, 32, False),
-}
-
-
-@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
+@pytest.mark.parametrize("machine", OTHER_MACHINES.values(), ids=OTHER_MACHINES)
 def test_strips_that_are_no_whole_vectors(machine: Machine) -> None:
     op = ops.Convolution((1, 1, 1, 1))
     for outputs in (5, 11, 13):

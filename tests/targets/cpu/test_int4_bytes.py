@@ -16,7 +16,7 @@ from migx.manager import Pipeline
 from migx.ops.scales import ChooseScales
 from migx.program import Program
 from migx.shape import I4
-from migx.target import get_target
+from migx.target import Asked, get_target
 from migx.targets.cpu import jit
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.kernels import int4_bytes
@@ -226,7 +226,7 @@ def test_rounding_is_within_half_a_step_and_coarser_is_not() -> None:
         ("gpu", {"int4_activations": "int8"}, "target gpu has no int4_activations but float"),
     ],
 )
-def test_what_cannot_be_is_refused(target: str, options: dict[str, str], message: str) -> None:
+def test_what_cannot_be_is_refused(target: str, options: Asked, message: str) -> None:
     program = migx.parse(product(1, 64, 16), draw_missing=1)
     with pytest.raises(TargetError, match=message):
         program.compile(get_target(target), **options)

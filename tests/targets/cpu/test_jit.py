@@ -74,6 +74,21 @@ def test_writers_do_not_disturb_each_other(folder: Path) -> None:
     assert len(files(folder)) == 5
 
 
+def resident() -> int:
+    """The kilobytes of memory that mapped files take."""
+    fields = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    return next(int(words[1]) for words in fields if words[0] == "RssFile:")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what lies in memory")
+def test_llvm_leaves_memory_until_it_is_called_again() -> None:
+    before = jit.compiled(text_of(7004)), resident()
+    jit.give_back()
+    assert resident() < before[1] - 5_000
+    assert jit.compiled(text_of(7004)) == before[0]
+    assert result(jit.load([text_of(7004)])[text_of(7004)]) == 7004
+
+
 def test_helpers_compile_what_this_process_would(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = {f"k{i}": text_of(i).replace("@kernel", f"@k{i}") for i in range(6)}
     alone = compiling.objects(texts)

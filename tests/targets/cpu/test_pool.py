@@ -110,9 +110,12 @@ def test_answers_of_whole_models_do_not_depend_on_threads(name: str, tmp_path: P
 def test_how_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIGX_NUM_THREADS", "5")
     assert (wanted_threads(None), wanted_threads(2)) == (5, 2)
-    for wrong in ("0", "-1", "many"):
+    for wrong in ("0", "-1", "many", "1025"):
         monkeypatch.setenv("MIGX_NUM_THREADS", wrong)
         with pytest.raises(TargetError, match=f"MIGX_NUM_THREADS is '{wrong}'"):
             wanted_threads(None)
-    with pytest.raises(TargetError, match="num_threads is 0"):
-        wanted_threads(0)
+    for asked in (0, 10**9, "two", 1.0):
+        with pytest.raises(
+            TargetError, match=f"num_threads is {asked!r}; it must be a number of 1"
+        ):
+            migx.Program().compile("cpu", num_threads=asked)  # type: ignore[arg-type]

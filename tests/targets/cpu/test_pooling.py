@@ -6,7 +6,7 @@ import pytest
 
 from migx.targets.cpu.kernels.pooling import kernel_for
 from migx.targets.cpu.machine import Machine, host
-from tests.targets.cpu.alone import parsed, problem, produced
+from tests.targets.cpu.alone import OTHER_MACHINES, parsed, problem, produced
 
 
 def pooled(x: str, attributes: str, dtype: str = "f32") -> str:
@@ -28,6 +28,10 @@ GEOMETRIES = {
     ),
     "far apart": ("1, 2, 19, 20", "lengths=(3, 4), dilation=(3, 2), stride=(1, 3)"),
     "all of it": ("2, 5, 7, 9", "lengths=(7, 9)"),
+    "large, at a wide stride": (
+        "1, 2, 23, 90",
+        "lengths=(5, 7), padding=(2, 3, 2, 1), stride=(3, 4), dilation=(1, 3), ceil_mode=true",
+    ),
     "large": ("1, 1, 20, 30", "lengths=(13, 11), padding=(6, 5, 6, 5)"),
     "along one axis": ("2, 3, 50", "lengths=(4,), padding=(1, 2), stride=(3,), dilation=(1,)"),
     "in space": (
@@ -76,14 +80,7 @@ module main(x: f32[2, 9, 20, 5]) {
     assert not problem(kernel_for, parsed(text))
 
 
-@pytest.mark.parametrize(
-    "machine",
-    [
-        Machine("haswell", frozenset({"avx2", "fma", "f16c"}), 32, 16, False),
-        Machine("x86-64", frozenset({"sse2"}), 16, 16, False),
-    ],
-    ids=["avx2", "sse2"],
-)
+@pytest.mark.parametrize("machine", OTHER_MACHINES.values(), ids=OTHER_MACHINES)
 def test_other_machines(machine: Machine) -> None:
     for name in ("as resnet has it", "hanging over"):
         x, attributes = GEOMETRIES[name]

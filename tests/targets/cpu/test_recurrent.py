@@ -12,7 +12,7 @@ from migx.program import Program
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.kernels.recurrent import kernel_for
 from migx.targets.cpu.machine import Machine, host
-from tests.targets.cpu.alone import parsed, problem, produced, random
+from tests.targets.cpu.alone import OTHER_MACHINES, parsed, problem, produced, random
 
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 
@@ -194,14 +194,7 @@ def test_bits_do_not_depend_on_threads(op: str) -> None:
     assert all(result == results[0] for result in results)
 
 
-MACHINES = {
-    "avx2": Machine("haswell", frozenset({"avx2", "fma", "f16c"}), 32, 16, False),
-    "sse2": Machine("x86-64", frozenset({"sse2"}), 16, 16, False),
-    "neon": Machine("cortex-a72", frozenset({"neon"}), 16, 32, False),
-}
-
-
-@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
+@pytest.mark.parametrize("machine", OTHER_MACHINES.values(), ids=OTHER_MACHINES)
 def test_other_machines(machine: Machine) -> None:
     """Panels for other registers are right too, though compiled for this machine here."""
     program = parsed(ONE_KNOWN)

@@ -36,3 +36,24 @@ def test_no_operation_is_left_to_the_host(name: str, n: int) -> None:
     shapes = {k: p.shape.bind({"n": n}) for k, p in program.main.parameters.items()}
     Trial(program, {k: random(dice, shape) for k, shape in shapes.items()}).target("cpu")
     assert not executable(program.compile("cpu")).fallbacks()
+
+
+def test_zeros_around_an_image_that_alone_are_seen_cost_nothing() -> None:
+    """They become padding, and what of the kernels sees nothing else goes: one by one is left."""
+    text = """
+module main(x: f32[n, 3, 4, 4], w: f32[5, 3, 3, 3]) {
+  %0 = pad(x) {pads=(0, 0, 4, 4, 0, 0, 4, 4)}
+  %1 = convolution(%0, w) {dilation=(4, 4)}
+  return %1
+}
+"""
+    program = migx.parse(text)
+    inputs = {
+        k: random(np.random.default_rng(0), p.shape.bind({"n": 2}))
+        for k, p in program.main.parameters.items()
+    }
+    Trial(program, inputs).target("cpu")
+    main = program.compile("cpu").compiled.program.main
+    assert not any(at.name == "pad" for at in main)
+    (made,) = (at for at in main if at.name == "convolution")
+    assert made.inputs[1].shape.dims == (5, 3, 1, 1)

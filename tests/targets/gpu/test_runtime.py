@@ -314,12 +314,15 @@ def test_dlpack_refuses_what_it_has_no_type_for() -> None:
 
 
 @pytest.mark.parametrize("target", ["ref", "cpu"])
-def test_host_targets_take_and_give_arrays_as_they_lie(target: str) -> None:
+def test_host_targets_take_arrays_as_they_lie_and_give_their_own(target: str) -> None:
     text = "module main(x: f32[n, 4]) {\n %0 = transpose(x) {permutation=(1, 0)}\n return %0\n}"
     given: Any = Tensor(X)
-    (found,) = migx.parse(text).compile(target).eval({"x": given})
-    assert np.shares_memory(found, X)
-    assert np.shares_memory(np.from_dlpack(found), X)
+    made = migx.parse(text).compile(target).compiled
+    assert np.shares_memory(made.arguments({"x": given})["x"].array, X)
+    (found,) = made.eval({"x": given})
+    assert np.array_equal(found, X.T)
+    assert not np.shares_memory(found, X)
+    assert np.shares_memory(np.from_dlpack(found), found)
 
 
 def test_a_gpu_without_streams_of_its_own_takes_any(world: World) -> None:

@@ -1,0 +1,109 @@
+"""What patterns ask of operations, held against what these are when a pattern is made: one that
+asks for what no operation has would never match, and nobody would know.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache, partial
+from typing import Any
+
+from migx import plugins
+from migx.errors import UnknownName, there_are
+from migx.fields import brought, declared
+from migx.op import FULL_FORM, Op, Traits
+
+
+def classes(given: Iterable[Any]) -> list[type[Op]]:
+    """The classes of operations that are given as such or by name."""
+    found = list(given)
+    if not found:
+        raise TypeError("a pattern of no operations matches nothing; having(...) is for any")
+    return [_named(each) if isinstance(each, str) else _class(each) for each in found]
+
+
+def _class(given: Any) -> type[Op]:
+    if isinstance(given, type) and isinstance(getattr(given, "name", None), str):
+        return given
+    raise TypeError(
+        f"a pattern takes a class of operations or its name, not {given!r}; attributes are "
+        "keywords, as in on(ops.Softmax, axis=1)"
+    )
+
+
+def _named(name: str) -> type[Op]:
+    """The class of a name, of those that are there so far before all others are imported."""
+    for cls in _derived(Op):
+        if cls.__dict__.get("name") == name:
+            return cls
+    found: type[Op] = plugins.operation(name)
+    return found
+
+
+def _derived(cls: type[Op]) -> Iterator[type[Op]]:
+    for each in cls.__subclasses__():
+        yield each
+        yield from _derived(each)
+
+
+def trait(name: str) -> str:
+    """The name of a trait; ``UnknownName`` where there is no such."""
+    known = [field.name for field in dataclasses.fields(Traits)]
+    if name not in known:
+        raise UnknownName(f"no trait named {name!r}; {there_are(name, known)}")
+    return name
+
+
+def attribute(of: Sequence[type[Op]], name: str) -> Callable[[Any], Any]:
+    """What brings a value to the form that the first of some classes with an attribute of a name
+    declares for it; ``UnknownName`` where none has it.
+    """
+    for cls in of:
+        kinds = _kinds(cls)
+        if kinds is not None and name in kinds:
+            return partial(brought, f"a pattern of {cls.name}", name, kinds[name])
+        if kinds is None or hasattr(cls, name):
+            return lambda value: value
+    known = [name for cls in of for name in _kinds(cls) or ()]
+    whose = " or ".join(cls.name for cls in of)
+    raise UnknownName(f"{whose} has no attribute {name!r}; {there_are(name, known)}")
+
+
+def _kinds(cls: type[Op]) -> dict[str, str] | None:
+    """The attributes of a class and their kinds; None where only its instances know them."""
+    if not dataclasses.is_dataclass(cls):
+        return None
+    kinds = declared(cls)
+    return {field.name: kinds[field.name] for field in dataclasses.fields(cls)}
+
+
+def inputs(of: Sequence[type[Op]], count: int) -> None:
+    """``TypeError`` where none of some classes takes so many inputs."""
+    known = [_taken(getattr(cls, "compute", None)) for cls in of]
+    if any(few <= count and (many is None or count <= many) for few, many in known):
+        return
+    said = " or ".join(f"{cls.name} takes {_said(*n)}" for cls, n in zip(of, known, strict=True))
+    raise TypeError(f"{said}; a pattern of {count} never matches")
+
+
+def _said(few: int, many: int | None) -> str:
+    if few == many:
+        return f"{few} input{'s' * (few != 1)}"
+    return f"{few} to {many} inputs" if many is not None else f"{few} inputs or more"
+
+
+@cache
+def _taken(compute: Callable[..., Any] | None) -> tuple[int, int | None]:
+    """The fewest and the most inputs that the meaning of an operation takes; any where it has none
+    or does not name them.
+    """
+    if compute is None:
+        return 0, None
+    names = list(inspect.signature(compute).parameters.values())[1:]
+    if [each.name for each in names] == FULL_FORM:
+        return 0, None
+    open_ended = any(each.kind is each.VAR_POSITIONAL for each in names)
+    few = sum(each.default is each.empty and each.kind is not each.VAR_POSITIONAL for each in names)
+    return few, None if open_ended else len(names)

@@ -1,0 +1,100 @@
+"""Sizes for the symbols of a program whose inputs are drawn: small ones, such as it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain, combinations
+from typing import Any
+
+import numpy as np
+
+from migx import op as operations
+from migx.argument import Argument
+from migx.errors import EvaluationError, InputError
+from migx.ir import Instruction
+from migx.meaning import by_meaning
+from migx.ops.builtin import Param
+from migx.program import Program
+from migx.shape import Shape
+from migx.sizes import asked_again, check_sizes, read_symbols
+from migx.symbol import Symbol
+from migx.target import get_target
+
+Sizes = dict[str, int]
+STEPS = tuple(2**n for n in range(1, 13))
+"""The sizes that are tried where 1 will not do."""
+LIMIT = 1 << 16
+"""Integers of more elements than this are data: what is computed from them is not tried."""
+
+
+def chosen(
+    program: Program, known: Mapping[str, int], draw: Callable[[Sizes], Mapping[str, Any]]
+) -> Sizes:
+    """A size for every symbol of the inputs, in addition to those that are known: the first of the
+    candidates that no shape rule refuses, nor any index computed from the inputs that ``draw``
+    makes. The least, where all are refused: a run will say why.
+    """
+    shapes = (p.shape for p in program.main.parameters.values())
+    symbols = {s.name: s for shape in shapes for s in shape.symbols() if s.name not in known}
+    checks = list(asked_again(chain(*program.modules.values()), {}).values())
+    tried = [{**known, **sizes} for sizes in candidates(symbols.values())]
+    for sizes in tried if symbols else ():
+        if _fit(checks, sizes) and _indices_fit(program, sizes, draw(sizes)):
+            return sizes
+    return tried[0]
+
+
+def candidates(symbols: Iterable[Symbol]) -> Iterator[Sizes]:
+    """The least sizes, but 1 rather than 0; then, for each step, with one, two or all raised to
+    it.
+    """
+    least = {s.name: max(s.low, 1) for s in symbols}
+    highs = {s.name: s.bounds[1] for s in symbols}
+    yield least
+    for step in STEPS:
+        for count in sorted({1, 2, len(least)}):
+            for raised in combinations(least, count):
+                sizes = least | {name: max(step, least[name]) for name in raised}
+                if all(sizes[name] <= highs[name] for name in raised):
+                    yield sizes
+
+
+def _fit(checks: list[Instruction], sizes: Sizes) -> bool:
+    """Whether all shape rules take the sizes; one that does not is asked first the next time."""
+    for at in checks:
+        if read_symbols(at) <= sizes.keys():
+            try:
+                check_sizes(at, sizes)
+            except InputError:
+                checks.remove(at)
+                checks.insert(0, at)
+                return False
+    return True
+
+
+def _indices_fit(program: Program, sizes: Sizes, inputs: Mapping[str, Any]) -> bool:
+    """Whether what is computed of small integers alone can be: masks, positions, indices."""
+    context = get_target("ref").get_context()
+    values: dict[Instruction, Argument] = {}
+    for at in program.main:
+        if not read_symbols(at) <= sizes.keys() or at.modules:
+            continue
+        shape = at.shape.bind(sizes)
+        if not _small(shape):
+            continue
+        if type(at.op) is Param:
+            values[at] = Argument.of(inputs[at.op.parameter])
+        elif operations.can_evaluate(at.op) and values.keys() >= set(at.inputs):
+            op = operations.bind(at.op, sizes)
+            try:
+                with np.errstate(all="ignore"):
+                    values[at] = by_meaning(at, op, context, shape, [values[v] for v in at.inputs])
+            except EvaluationError:
+                return False
+    return True
+
+
+def _small(shape: Shape) -> bool:
+    """Whether a value holds integers or bools, and few enough."""
+    whole = shape.dtype.is_integer or shape.dtype.kind == "bool"
+    return whole and not shape.dtype.is_packed and int(shape.elements) <= LIMIT

@@ -1,0 +1,51 @@
+"""Symbols: sizes that have a name. Dims are made of them."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+from migx.intervals import Bounds
+
+# Words that mean something else in the text form; a symbol of such a name is written in backticks.
+_RESERVED = re.compile(
+    r"min|max|broadcast|true|false|nan|inf|bytes|sha256|"
+    r"bool|str|tuple|sequence|optional|bf16|[iuf](2|4|8\w*|16|32|64)"
+)
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A size that has a name and, until it is bound, no value.
+
+    ``low`` and ``high`` are inclusive; ``high`` is None where nothing is known. ``optimals`` are
+    sizes worth a specialised variant.
+    """
+
+    name: str
+    low: int = 0
+    high: int | None = None
+    optimals: tuple[int, ...] = ()
+
+    @property
+    def bounds(self) -> Bounds:
+        return self.low, math.inf if self.high is None else self.high
+
+    def __str__(self) -> str:
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
+        if _plain(self.name):
+            return self.name
+        escaped = json.dumps(self.name, ensure_ascii=False)[1:-1].replace("`", r"\u0060")
+        return f"`{escaped}`"
+
+
+def _plain(name: str) -> bool:
+    return bool(re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name, re.ASCII)) and not _RESERVED.fullmatch(
+        name
+    )

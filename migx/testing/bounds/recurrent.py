@@ -1,0 +1,79 @@
+"""What becomes of roundings in recurrent layers, where each step hands on those before it.
+
+With wide weights they grow from step to step, so their number says nothing. But a sum of n rounded
+products is the exact one of products that are each off by about as much as n roundings come to
+(N. J. Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1). So the layer is
+computed again on inputs and weights that are off by that, at random, and what this changes is what
+roundings may.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from migx import op as operations
+from migx.argument import Argument
+from migx.op import Operation
+from migx.shape import F32, F64, Shape
+from migx.target import get_target
+from migx.testing.bounds.roundings import FUNCTION, LAMBDA, named
+
+Doubles: TypeAlias = NDArray[Any]
+RECURRENT = named("rnn gru lstm")
+TINY = float(np.finfo(np.float32).tiny)
+
+
+def growth(op: Operation, values: Sequence[Argument], result: Argument) -> float:
+    """How much more than the roundings of one step those of all come to, relative to the greatest
+    magnitude of a result.
+    """
+    size = _size(op, values)
+    changed = zip(response(op, values, result, 1), result.parts, strict=True)
+    return max(_greatest(c) / max(size * _greatest(part.array), TINY) for c, part in changed)
+
+
+def response(
+    op: Operation, values: Sequence[Argument], result: Argument, draws: int
+) -> list[Doubles]:
+    """By how much roundings may change each element of each result: the most in some draws, and in
+    any of the units, for all are of a kind.
+    """
+    rng, size = np.random.default_rng(0), _size(op, values)
+    shape = Shape.tuple(*(part.with_type(F64) for part in result.shape.parts))
+
+    def results(off: float) -> list[Doubles]:
+        moved = [_moved(v, off, rng) for v in values]
+        context = get_target("ref").get_context()
+        made = operations.evaluator(type(op))(op, context, shape, moved, ())
+        return [part.array for part in made.parts]
+
+    exact, found = results(0.0), [np.zeros(part.array.shape) for part in result.parts]
+    for _ in range(draws):
+        pairs = zip(results(size), exact, strict=True)
+        widest = [np.max(np.abs(a - b), -1, keepdims=True, initial=0.0) for a, b in pairs]
+        found = [np.maximum(a, b) for a, b in zip(found, widest, strict=True)]
+    return found
+
+
+def _size(op: Any, values: Sequence[Argument]) -> float:
+    """What the roundings of one step come to, relative to its sums."""
+    shape = values[0].shape
+    count = int(shape.dims[2]) + int(op.hidden_size) + 3 * FUNCTION
+    return LAMBDA * math.sqrt(count) * min(shape.dtype.roundoff, F32.roundoff)
+
+
+def _moved(value: Argument, size: float, rng: np.random.Generator) -> Argument:
+    if not value.shape.dtype.is_float:
+        return value
+    array = value.array.astype(np.float64)
+    return Argument.of(array * (1 + size * rng.choice((-1.0, 1.0), array.shape)))
+
+
+def _greatest(array: NDArray[Any]) -> float:
+    sizes = np.abs(array.astype(np.float64))
+    return float(np.max(sizes, initial=0.0, where=np.isfinite(sizes)))

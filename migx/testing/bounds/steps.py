@@ -1,0 +1,415 @@
+"""The error bound of what one operation makes of values that have errors.
+
+What moves elements moves their errors; what is a sum of products is computed once more on
+magnitudes, in double precision, with and without the errors; what is computed element by element is
+computed at both ends of each input. Where a comparison, a rounding to whole numbers or an index
+could come out otherwise, the bound says so: it is then the step that would be taken, or infinite.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeAlias
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from migx import op as operations
+from migx.argument import Argument
+from migx.errors import MigxError
+from migx.op import Operation
+from migx.shape import F32, F64, DType, Shape
+from migx.target import Context, get_target
+from migx.testing.bounds.ranges import apart, at_the_end
+from migx.testing.bounds.recurrent import RECURRENT, response
+from migx.testing.bounds.roundings import (
+    EXACT,
+    FUNCTION,
+    LAMBDA,
+    UP_TO_ONE,
+    WHOLE,
+    named,
+    roundings,
+)
+
+Doubles: TypeAlias = NDArray[Any]
+Error: TypeAlias = "Doubles | tuple[Error, ...] | None"
+"""A bound for each element, for each part of a tuple; None for none: the value is exact."""
+
+SAMPLES = 4
+"""How often an operation of unknown kind is computed on inputs moved about at random; the greatest
+difference, times as much again, is its bound.
+"""
+
+SCATTERS = named("scatter_add scatter_mul scatternd_add scatternd_mul")
+SUMS = SCATTERS | named(
+    "add convolution convolution_backwards convolution_channels_last dot mul prefix_scan_prod"
+    " prefix_scan_sum quant_convolution quant_dot reduce_mean reduce_prod reduce_sum sub"
+)
+"""Polynomials of their inputs whose coefficients are at most 1 in magnitude."""
+
+CONVOLUTIONS = named(
+    "convolution convolution_backwards convolution_channels_last deformable_convolution"
+)
+"""What is padded: an infinite weight times that makes NaN, or nothing where padding is skipped."""
+
+PICKS = named(
+    "compress concat contiguous gather gather_elements gathernd pad reverse reverse_sequence"
+    " scatter_none scatternd_none trilu"
+)
+"""Besides views, what moves elements: the number of inputs that hold them is in ``PLACES``, else
+all but those that are integers beside floats.
+"""
+
+PLACES: dict[str, tuple[int, ...]] = {
+    "compress": (0,),
+    "gather": (0,),
+    "gather_elements": (0,),
+    "gathernd": (0,),
+}
+PLACES |= {"scatter_none": (0, 2), "scatternd_none": (0, 2), "reverse_sequence": (0,)}
+WAVES = named("cos sin tan")
+"""What comes back after a turn: the ends of an input say little of what lies between them."""
+
+
+@dataclass
+class Step:
+    """One operation on values that have errors."""
+
+    op: Operation
+    values: list[Argument]
+    errors: list[Error]
+    result: Argument
+
+    def error(self) -> Error:
+        """The bound of the result."""
+        if self.result.shape.parts or any(isinstance(e, tuple) for e in self.errors):
+            passed = self._sampled() if any(e is not None for e in self.errors) else None
+            return _sum(passed, self._own_parts() if self.result.shape.parts else None)
+        if not self.result.shape.dtype.is_tensor:
+            return None
+        if self.op.name.startswith(("pack_", "unpack_")):
+            return self._packed()
+        if self.op.name in CONVOLUTIONS and not np.isfinite(doubles(self.values[1])).all():
+            return unknown(self.result)
+        found = self._found()
+        return found if isinstance(found, tuple) else self._settled(found)
+
+    def _found(self) -> Error:
+        """The bound of a result that is within the range of its type."""
+        own = self._own()
+        if all(e is None for e in self.errors) and self.op.name != "quantizelinear":
+            return own
+        passed = self._passed()
+        if passed is None or own is None or isinstance(passed, tuple):
+            return own if passed is None else passed
+        return passed + own
+
+    def _settled(self, found: Doubles | None) -> Doubles | None:
+        """The bound, with what is said of the end of the range; a float beyond that of integers
+        becomes any of them.
+        """
+        dtype, given = self.result.shape.dtype, self.values[0] if self.values else self.result
+        if self.op.name == "convert" and given.shape.dtype.is_float and dtype.is_integer:
+            within = np.abs(doubles(given)) < 2.0 ** (dtype.bits - (dtype.kind == "int"))
+            return found if within.all() else np.where(within, filled(found, self.result), np.inf)
+        if found is None or not dtype.is_float:
+            return found
+        moves = self.op.name in PICKS or operations.traits(self.op).view is not None
+        y = doubles(self.result)
+        wild = at_the_end(y, dtype)
+        if moves or not wild.any():
+            return found
+        return np.where(wild, np.where(np.isfinite(y), np.inf, self._lost(y)), found)
+
+    def _lost(self, y: Doubles) -> Doubles:
+        """The bound of infinities and NaN: nothing where they would be the same, whatever the
+        inputs are within theirs.
+        """
+        errors = [filled(e, a) for e, a in zip(self.errors, self.values, strict=True)]
+        if operations.traits(self.op).pointwise:
+            unsure = np.logical_or.reduce([~np.isfinite(e) for e in errors])
+            return np.where(unsure, np.inf, self._at_corners(errors))
+        pairs = zip(errors, self.values, strict=True)
+        if not all(np.all((e == 0) | (e < np.abs(doubles(v)))) for e, v in pairs):
+            return np.full_like(y, np.inf)
+        try:
+            made = _run(self.op, [_widened(v) for v in self.values], self.result.shape)
+        except (MigxError, ArithmeticError, LookupError, ValueError):
+            return np.full_like(y, np.inf)
+        return apart(made, y, self.result.shape.dtype)
+
+    def _own_parts(self) -> Error:
+        """Of an operation with several results: its roundings, and that to the type of each."""
+        count = roundings(self.op, [a.shape for a in self.values], self.result.shape)
+        grown: Sequence[Doubles | float] = [0.0] * len(self.result.parts)
+        if self.op.name in RECURRENT:
+            grown = response(self.op, self.values, self.result, SAMPLES)
+        return tuple(
+            _ulps(count, part.shape.dtype) * np.maximum(1.0, np.abs(doubles(part)))
+            + part.shape.dtype.roundoff * np.abs(doubles(part))
+            + _smallest(part.shape.dtype)
+            + 2 * more
+            if count and part.shape.dtype.is_float
+            else None
+            for part, more in zip(self.result.parts, grown, strict=True)
+        )
+
+    def _own(self) -> Doubles | None:
+        """What the operation's own roundings come to."""
+        dtype = self.result.shape.dtype
+        if not dtype.is_float or self.op.name in WHOLE:
+            return None
+        count = roundings(self.op, [a.shape for a in self.values], self.result.shape)
+        if not count or self.op.name in EXACT:
+            return None
+        size = np.abs(doubles(self.result))
+        sums = size
+        if self.op.name in SUMS and count > 1:
+            sums = _run(self.op, self._magnitudes(), self.result.shape)
+        elif self.op.name in UP_TO_ONE:
+            sums = np.ones_like(size)
+        elif count > FUNCTION or self.op.name == "resize":
+            sums = np.full_like(size, max(largest(a) for a in (*self.values[:1], self.result)))
+        elif count > 1 and self.op.name == "pooling":
+            sums = np.full_like(size, largest(self.values[0]))
+        # What is added or subtracted is not rounded below the normal numbers.
+        least = 0.0 if self.op.name in ("add", "sub") else _smallest(dtype)
+        return _ulps(count, dtype) * sums + dtype.roundoff * size + least
+
+    def _packed(self) -> Error:
+        """What is packed may be anything where the input is not exact; unpacked, it is what it
+        was.
+        """
+        given = self.errors[0]
+        if given is None or isinstance(given, tuple):
+            return None
+        kept = self.op.name.startswith("un") and given.shape == self.result.array.shape
+        return given if kept else unknown(self.result)
+
+    def _passed(self) -> Error:
+        """What the errors of the inputs come to."""
+        name, traits = self.op.name, operations.traits(self.op)
+        if name in SUMS:
+            return self._summed()
+        if name in PICKS or traits.view is not None:
+            return self._picked()
+        if name == "where":
+            return self._chosen()
+        errors = [filled(e, a) for e, a in zip(self.errors, self.values, strict=True)]
+        if name in ("softmax", "logsoftmax"):
+            axis = operations.attributes(self.op)["axis"]
+            most = 2 * np.max(errors[0], axis, keepdims=True, initial=0.0)
+            y = doubles(self.result)
+            return np.broadcast_to(most, y.shape) if name == "logsoftmax" else y * np.expm1(most)
+        if name in ("max", "min", "clip"):
+            return np.asarray(np.maximum.reduce(errors))
+        if name in ("reduce_max", "reduce_min"):
+            axes = operations.attributes(self.op)["axes"]
+            return np.asarray(np.max(errors[0], axes, keepdims=True, initial=0.0))
+        if name == "pooling":  # a mean, a maximum and a norm are all within that of the errors
+            return np.maximum(_run(self.op, errors, self.result.shape), 0.0)
+        if traits.pointwise or name in ("quantizelinear", "dequantizelinear"):
+            return self._at_corners(errors)
+        return self._sampled()
+
+    def _magnitudes(self) -> list[Doubles]:
+        """The magnitudes of the inputs; indices as they are."""
+        return [
+            a.array if i == 1 and self.op.name in SCATTERS else np.abs(doubles(a))
+            for i, a in enumerate(self.values)
+        ]
+
+    def _summed(self) -> Doubles:
+        sizes = self._magnitudes()
+        spread = [
+            s if e is None or s.dtype.kind == "i" else s + e
+            for s, e in zip(sizes, self.errors, strict=True)
+        ]
+        op = operations_of_magnitudes(self.op)
+        most, least = (_run(op, of, self.result.shape) for of in (spread, sizes))
+        return np.asarray(np.abs(most - least))
+
+    def _picked(self) -> Error:
+        places = PLACES.get(self.op.name, range(len(self.values)))
+        if self.op.name not in PLACES and self.op.name not in PICKS:
+            places = (0,)
+        if any(e is not None for i, e in enumerate(self.errors) if i not in places):
+            return unknown(self.result)
+        if self.op.name == "identity":
+            return self.errors[0]
+        moved = [
+            filled(self.errors[i], a) if i in places else a.array for i, a in enumerate(self.values)
+        ]
+        return _run(self.op, moved, self.result.shape)
+
+    def _chosen(self) -> Doubles:
+        unsure, *sides = (filled(e, a) for e, a in zip(self.errors, self.values, strict=True))
+        condition, x, y = (a.array for a in self.values)
+        made = np.where(condition, *sides)
+        gap = np.abs(x.astype(np.float64) - y.astype(np.float64)) + sides[0] + sides[1]
+        return np.where(unsure > 0, gap, made)
+
+    def _at_corners(self, errors: list[Doubles]) -> Doubles:
+        """The greatest difference at the ends of all inputs."""
+        ends = []
+        for i, (value, error) in enumerate(zip(self.values, errors, strict=True)):
+            if self.op.name == "quantizelinear" and i == 0:
+                error = error + 4 * F32.roundoff * np.abs(doubles(value))
+            ends.append(_moved(value, error) if error.any() else [_widened(value)])
+        centre = doubles(self.result)
+        found = np.zeros_like(centre)
+        for corner in itertools.product(*ends):
+            made = _run(self.op, list(corner), self.result.shape).astype(np.float64)
+            found = np.maximum(found, apart(made, centre, self.result.shape.dtype))
+        if self.op.name == "equal":
+            x, y = self.values
+            near = np.abs(doubles(x) - doubles(y)) <= errors[0] + errors[1]
+            return np.where(near & (errors[0] + errors[1] > 0), 1.0, found)
+        if self.op.name in WAVES:
+            return np.maximum(found, _within_a_turn(self.op.name, self.values[0], errors[0]))
+        return found
+
+    def _sampled(self) -> Error:
+        """From some runs on inputs moved about at random; of places and counts, none may change."""
+        rng, results = np.random.default_rng(0), []
+        for _ in range(SAMPLES):
+            moved = []
+            for value, error in zip(self.values, self.errors, strict=True):
+                if error is None or isinstance(error, tuple) or not value.shape.dtype.is_tensor:
+                    moved.append(value)
+                    continue
+                shift = error * rng.choice((-1.0, 1.0), error.shape)
+                array = (doubles(value) + shift).astype(value.array.dtype)
+                moved.append(Argument(value.shape, array))
+            try:
+                results.append(_evaluated(self.op, moved, self.result.shape))
+            except (MigxError, ArithmeticError, LookupError, ValueError):
+                return unknown(self.result)
+        return _between(results, self.result)
+
+
+def _within_a_turn(name: str, value: Argument, error: Doubles) -> Doubles:
+    """What a function that comes back may differ by between the ends of its input."""
+    if name == "tan":
+        low, high = (np.floor(end / np.pi + 0.5) for end in _moved(value, error))
+        return np.where(low == high, 0.0, np.inf)  # infinite where it has a pole on the way
+    return np.where(error < 1, 0.0, np.minimum(error, 2.0))
+
+
+def operations_of_magnitudes(op: Operation) -> Operation:
+    """The operation that sums the magnitudes of what another adds and subtracts."""
+    if op.name == "sub":
+        from migx.ops.pointwise import Add
+
+        return Add()
+    return op
+
+
+def _between(results: Sequence[Argument], centre: Argument) -> Error:
+    if centre.shape.parts:
+        columns = zip(*(r.parts for r in results), strict=True)
+        return tuple(_between(c, part) for c, part in zip(columns, centre.parts, strict=True))
+    if not centre.shape.dtype.is_tensor or centre.shape.dtype.is_packed:
+        return None
+    y = doubles(centre)
+    if any(r.array.shape != y.shape for r in results):
+        return unknown(centre)
+    most = np.maximum.reduce([np.abs(doubles(r) - y) for r in results])
+    if not centre.shape.dtype.is_float:
+        return unknown(centre) if most.any() else np.zeros_like(y)
+    return np.asarray(SAMPLES * most + LAMBDA * centre.shape.dtype.roundoff * np.abs(y))
+
+
+def _sum(a: Error, b: Error) -> Error:
+    """Both bounds together."""
+    if a is None or b is None:
+        return b if a is None else a
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return tuple(map(_sum, a, b))
+    total: Doubles = np.add(np.asarray(a), np.asarray(b))
+    return total
+
+
+def _run(op: Operation, arrays: Sequence[Any], like: Shape) -> Doubles:
+    """The operation on other arrays than it got, in double precision where they are that."""
+    arguments = [Argument(Shape(DType.of(a.dtype), a.shape), a) for a in arrays]
+    dtype = next((a.shape.dtype for a in arguments if a.shape.dtype is F64), like.dtype)
+    if op.name in ("quant_dot", "quant_convolution"):
+        op = _unquantised(op)
+    result = _evaluated(op, arguments, like.with_type(dtype))
+    return np.asarray(result.array)
+
+
+def _unquantised(op: Operation) -> Operation:
+    """The same product, of any type."""
+    from migx.ops.linear import Convolution, Dot
+
+    return Dot() if op.name == "quant_dot" else Convolution(**operations.attributes(op))
+
+
+def _evaluated(op: Operation, arguments: Sequence[Argument], shape: Shape) -> Argument:
+    return operations.evaluator(type(op))(op, _context(), shape, arguments, ())
+
+
+@cache
+def _context() -> Context:
+    return get_target("ref").get_context()
+
+
+def _ulps(count: int, dtype: DType) -> float:
+    """What so many roundings come to, at most and, of many, but for a chance of 3e-14."""
+    return min(count, LAMBDA * math.sqrt(count)) * min(dtype.roundoff, F32.roundoff)
+
+
+@cache
+def _smallest(dtype: DType) -> float:
+    return float(ml_dtypes.finfo(dtype.numpy).smallest_subnormal)  # type: ignore[no-untyped-call]
+
+
+def doubles(value: Argument) -> Doubles:
+    """The numbers of a value in double precision."""
+    return value.array.astype(np.float64)
+
+
+def _widened(value: Argument) -> NDArray[Any]:
+    return doubles(value) if value.shape.dtype.is_float else value.array
+
+
+def _moved(value: Argument, error: Doubles) -> list[NDArray[Any]]:
+    """A value at its lower and its upper end."""
+    dtype = value.shape.dtype
+    if dtype.kind == "bool":
+        return [value.array, value.array ^ (error > 0)]
+    ends = [doubles(value) - error, doubles(value) + error]
+    if dtype.is_float:
+        return ends
+    limits = np.iinfo(dtype.numpy)
+    return [np.clip(e, limits.min, limits.max).astype(dtype.numpy) for e in ends]
+
+
+def filled(error: Error, value: Argument) -> Doubles:
+    """A bound as an array: 0 where there is none."""
+    if error is None or isinstance(error, tuple):
+        return np.zeros(value.array.shape)
+    return error
+
+
+def largest(value: Argument) -> float:
+    """The greatest finite magnitude of a value."""
+    sizes = np.abs(doubles(value))
+    return float(np.max(sizes, initial=0.0, where=np.isfinite(sizes)))
+
+
+def unknown(value: Argument) -> Error:
+    """No bound at all."""
+    if value.shape.parts:
+        return tuple(map(unknown, value.parts))
+    if not value.shape.dtype.is_tensor:
+        return None
+    return np.full([int(d) for d in value.shape.dims], np.inf)

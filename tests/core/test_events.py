@@ -1,0 +1,87 @@
+"""The log of what was rewritten: keys by which events are skipped, and what an event tells."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+
+import pytest
+from hypothesis import given
+
+from migx import ops
+from migx.manager import Pass, PassManager
+from migx.program import Program
+from migx.rewrite import EventLog, rewrite
+from migx.shape import F32, Shape
+from migx.verify import verify
+from tests.conftest import agree
+from tests.core import rules
+from tests.core.rules import ALL, cancel, chain, small
+
+
+class Tidy(Pass):
+    """All of the rules."""
+
+    rules = ALL
+
+
+def logged(program: Program, *skip: str) -> tuple[EventLog, Program]:
+    """What happens to a copy of a program, and the copy."""
+    log, copy = EventLog(frozenset(skip)), program.copy()
+    PassManager(copy, log=log).run([Tidy()])
+    verify(copy)
+    return log, copy
+
+
+@given(small())
+def test_events_are_skipped_by_key(program: Program) -> None:
+    whole, _ = logged(program)
+    keys = [event.key for event in whole.events]
+    assert len(set(keys)) == len(keys)
+    assert keys == [event.key for event in logged(program)[0].events]
+    for key in keys:
+        log, left = logged(program, key)
+        assert key not in [event.key for event in log.events]
+        agree(program, left)
+    log, left = logged(program, *keys[:1])
+    again = logged(program, *keys[:1], *(event.key for event in log.events))[0]
+    assert not {event.key for event in again.events} & {*keys[:1], *(e.key for e in log.events)}
+
+
+def test_independent_events_keep_their_keys() -> None:
+    program = Program()
+    main = program.main
+    ends = []
+    for name in "abc":
+        at = main.add_parameter(name, Shape(F32, (2,)))
+        for _ in range(2):
+            at = main.add_instruction(ops.Neg(), at)
+        ends.append(main.add_instruction(ops.Exp(), at))
+    main.add_return(*ends)
+    keys = [event.key for event in logged(program)[0].events]
+    assert [key.split(".")[1] for key in keys] == ["1", "2", "3"]
+    for skipped in keys:
+        log, left = logged(program, skipped)
+        assert [event.key for event in log.events] == [key for key in keys if key != skipped]
+        assert Counter(at.name for at in left.main)["neg"] == 2
+
+
+def test_an_event_tells_its_own_change() -> None:
+    program = chain(2, "neg")
+    list(program.main)[2].origins = ("node",)
+    (event,) = logged(program)[0].events
+    assert (event.pass_name, event.rule, event.origins) == ("tidy", "cancel", ("node",))
+    assert event.source == f"{rules.__file__}:{inspect.getsourcelines(cancel.function)[1]}"
+    assert "neg" in event.before
+    assert event.after == ""
+
+
+def test_without_a_log_nothing_is_drawn_or_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> str:
+        raise AssertionError("drawn without a log")
+
+    monkeypatch.setattr("migx.rewrite.draw_instruction", never)
+    monkeypatch.setattr(EventLog, "key", never)
+    program = chain(4, "neg", "relu")
+    assert not rewrite(program.main, ALL)
+    assert rewrite(chain(4, "neg").main, ALL)

@@ -1,0 +1,105 @@
+"""What a field of an operation or a pass is given: brought to its form, or refused by name."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+import migx
+from migx import Dim, Shape, ops
+from migx import op as operations
+from migx.errors import FieldError, ShapeError
+from migx.manager import Pass
+from migx.op import Op
+
+MADE: list[tuple[Any, Op]] = [
+    (lambda: ops.Transpose([1, 0]), ops.Transpose((1, 0))),
+    (lambda: ops.Transpose(np.array([1, 0])), ops.Transpose((1, 0))),
+    (lambda: ops.Transpose(range(2)), ops.Transpose((0, 1))),
+    (lambda: ops.Softmax(axis=np.int64(1)), ops.Softmax(axis=1)),
+    (lambda: ops.ReduceSum(axes=(np.int32(0), 1)), ops.ReduceSum(axes=(0, 1))),
+    (lambda: ops.LeakyRelu(alpha=1), ops.LeakyRelu(alpha=1.0)),
+    (lambda: ops.LeakyRelu(alpha=np.float32(0.5)), ops.LeakyRelu(alpha=0.5)),
+    (lambda: ops.Multibroadcast([np.int64(2), 3]), ops.Multibroadcast((2, 3))),
+]
+
+
+@pytest.mark.parametrize(("made", "wanted"), MADE)
+def test_attributes_are_brought_to_their_forms(made: Any, wanted: Op) -> None:
+    op = made()
+    assert operations.key(op) == operations.key(wanted)
+    program = migx.Program()
+    x = program.main.add_parameter("x", Shape("f32", (2, 3) if op.name != "multibroadcast" else ()))
+    program.main.add_return(program.main.add_instruction(op, x))
+    assert migx.parse(str(program)) == program
+    program.compile("ref")
+
+
+REFUSED: list[tuple[Any, str]] = [
+    (lambda: ops.Softmax(axis=1.0), r"softmax: axis is int, not 1\.0"),
+    (lambda: ops.Softmax(axis=True), "softmax: axis is int, not True"),
+    (lambda: ops.Softmax(axis=np.array(1)), r"softmax: axis is int, not array\(1\)"),
+    (lambda: ops.ReduceSum(axes=1), r"reduce_sum: axes is tuple\[int, \.\.\.\], not 1"),
+    (lambda: ops.ReduceSum(axes=(1, "0")), "reduce_sum: axes is .*, not '0'"),
+    (lambda: ops.ReduceSum(axes=(Dim("n"),)), "reduce_sum: axes is .*, not "),
+    (lambda: ops.LeakyRelu(alpha="1"), "leaky_relu: alpha is float, not '1'"),
+    (lambda: ops.Convert(to=3), "convert: to is DType, not 3"),
+    (lambda: operations.with_attributes(ops.Softmax(1), axis=None), "softmax: axis is int"),
+    (lambda: ops.RoiAlign(dims=(1, 2, 3)), r"dims is tuple\[int, int\], not \(1, 2, 3\)"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), REFUSED)
+def test_what_does_not_fit_is_refused_where_it_is_made(wrong: Any, message: str) -> None:
+    with pytest.raises(FieldError, match=message):
+        wrong()
+
+
+def test_an_unknown_element_type_is_said_with_the_field() -> None:
+    with pytest.raises(ShapeError, match="convert: to: no element type 'f33'; there are bool"):
+        ops.Convert("f33")
+
+
+class Scaled(Op):
+    """An operation that looks at an attribute when it is made."""
+
+    by: tuple[float, ...]
+    kinds: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        if 0.0 in self.by:
+            raise ShapeError("scaled by nothing")
+
+
+class Turned(Scaled):
+    """One that derives from it, with an attribute of its own and one of a kind of its own."""
+
+    around: int = 0
+    what: object = None
+
+
+def test_derived_operations_bring_what_they_inherit_and_check_it() -> None:
+    made: Any = Turned
+    assert made([1, 2], np.int8(3), [4]) == Turned((1.0, 2.0), 3, [4])
+    with pytest.raises(ShapeError, match="scaled by nothing"):
+        made([0])
+    with pytest.raises(FieldError, match="turned: around is int, not 'x'"):
+        made([1], "x")
+
+
+class Numbered(Pass):
+    """Has options."""
+
+    count: int = 1
+    skip: tuple[str, ...] = ()
+
+
+def test_options_of_passes_are_held_to_the_same() -> None:
+    made: Any = Numbered
+    assert str(made(count=np.int64(2), skip=["a"])) == "numbered{count=2,skip=(a)}"
+    with pytest.raises(FieldError, match="pass numbered: count is int, not 'x'"):
+        made(count="x")
+    with pytest.raises(FieldError, match=r"pass numbered: skip is tuple\[str, \.\.\.\], not 'a'"):
+        made(skip="a")

@@ -1,0 +1,152 @@
+"""Where weights come from: what a source lacks or has too much, other element types, and damage."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import migx
+from migx.errors import DataError, WeightError
+from migx.onnx import replace_onnx_external_weights
+from migx.program import Program
+from tests.weights.build import MLP, MLP_DIMS, Array, drawn, model_of, safetensors
+
+X = {"x": np.linspace(-1, 1, 24, dtype=np.float32).reshape(3, 8)}
+A, B = drawn(MLP_DIMS, 1), drawn(MLP_DIMS, 2)
+ALL = "lacks 4 weights: 'w1', 'b1', 'w2', 'b2'"
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    """A compiled program with the weights A."""
+    (tmp_path / "model.onnx").write_bytes(model_of(MLP, A).SerializeToString())
+    made = migx.parse_onnx(tmp_path / "model.onnx", defer_external_weights=True).compile("ref")
+    put(made, A)
+    return made
+
+
+def put(program: Program, source: Any, **options: bool) -> None:
+    with program.update_weights() as new:
+        new.update(source, **options)
+
+
+def under(prefix: str, weights: Mapping[str, Array]) -> dict[str, Array]:
+    return {f"{prefix}{name}": value for name, value in weights.items()}
+
+
+@pytest.mark.parametrize(
+    ("held", "strict", "message"),
+    [
+        (under("q", B), True, f"{ALL}; has 4 weights the program has not: 'qw1', .*: qw1, qb1"),
+        (under("q", B), False, ALL),
+        ({}, False, ALL),
+        ({"b1": B["b1"]}, True, "lacks 3 weights: 'w1', 'w2', 'b2'; strict=False takes the 1 that"),
+        ({**B, "step": B["b1"]}, True, "has 1 weights the program has not: 'step'; .* takes the 4"),
+        (
+            {"b1": B["b1"], **{f"model.layer.{i}.w1": B["w1"] for i in range(9)}},
+            True,
+            "lacks 3 weights: .*; for 'w1' near it: model.layer.0.w1, ",
+        ),
+    ],
+)
+def test_a_file_of_other_names(
+    held: dict[str, Array], strict: bool, message: str, program: Program, tmp_path: Path
+) -> None:
+    file, before = safetensors(held, tmp_path / "w.safetensors"), program.eval(X)[0]
+    with pytest.raises(WeightError, match=f"w.safetensors {message}"):
+        put(program, file, strict=strict)
+    with pytest.raises(WeightError, match=f"w.safetensors {message}"):
+        replace_onnx_external_weights(program, file, strict=strict)
+    assert program.eval(X)[0].tobytes() == before.tobytes()
+
+
+def test_what_is_there_of_both_is_taken_where_that_is_asked_for(
+    program: Program, tmp_path: Path
+) -> None:
+    some = {"b1": B["b1"], "step": B["b2"]}
+    for source in (some, safetensors(some, tmp_path / "w.safetensors")):
+        put(program, A)
+        put(program, source, strict=False)
+        weights = program.compiled.weights.current.weights
+        assert np.array_equal(weights["b1"].array, B["b1"])
+        assert np.array_equal(weights["w1"].array, A["w1"])
+        assert "step" not in weights
+    put(program, {})
+    with pytest.raises(WeightError, match="the values given have 1 weights .*: 'step'"):
+        put(program, {"step": B["b2"]}, strict=False)
+    with pytest.raises(WeightError, match="lack 3 weights: 'w1', 'w2', 'b2'"):
+        replace_onnx_external_weights(program, some, strict=False)
+
+
+def test_a_folder_has_no_weight_that_came_from_no_file(tmp_path: Path) -> None:
+    text = (
+        "module main() {\n"
+        '  %0 = @literal() {value=[1.0], label="w", replaceable=true} : f32[1]\n'
+        "  return %0\n}"
+    )
+    program = migx.parse(text).compile("ref")
+    with pytest.raises(WeightError, match="lacks 1 weights: 'w'"):
+        put(program, tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_other_element_types_are_converted_where_that_is_asked_for(
+    dtype: type, program: Program, tmp_path: Path
+) -> None:
+    given: dict[str, Array] = {name: value.astype(dtype) for name, value in B.items()}
+    file = safetensors(given, tmp_path / "w.safetensors")
+    for source in (given, file):
+        with pytest.raises(WeightError, match="convert it to f32, or say convert=True"):
+            put(program, source)
+        put(program, source, convert=True)
+        expected = {name: value.astype(np.float32) for name, value in given.items()}
+        baked = replace_onnx_external_weights(program, source, convert=True).finalize("ref")
+        put(program, expected)
+        assert baked.eval(X)[0].tobytes() == program.eval(X)[0].tobytes()
+    with pytest.raises(WeightError, match=r"'b2' is f32\[4\]: 1e\+40 is no element of f32"):
+        put(program, {"b2": np.full(4, 1e40)}, convert=True)
+
+
+def packed(header: str, content: bytes = b"") -> bytes:
+    return struct.pack("<Q", len(header)) + header.encode() + content
+
+
+def entry(name: str, first: int, last: int, dims: str = "[8, 16]", dtype: str = "F32") -> str:
+    return f'"{name}":{{"dtype":"{dtype}","shape":{dims},"data_offsets":[{first},{last}]}}'
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it has 0 bytes, too few for the length of a header"),
+        (b"\x09\0\0\0\0\0\0\0{}", "its header of 9 bytes is longer than the file"),
+        (packed("[]"), "its header is a JSON list, not an object"),
+        (packed("{!"), "Expecting property name"),
+        (packed("[" * 100_000), "recursion"),
+        (packed('{"w1":[1, 2]}'), r"'w1' has not a dtype, a shape and two data_offsets: \[1, 2\]"),
+        (packed("{" + entry("w1", 0, 512, '["8", 16]') + "}"), "'w1' has not a dtype"),
+        (packed("{" + entry("w1", 0, 512, "[8.5]") + "}"), "'w1' has not a dtype"),
+        (packed("{" + entry("w1", 0, 512, "[-8]") + "}"), "a dim cannot be negative: -8"),
+        (packed("{" + entry("w1", 0, 512, "[9]") + "}"), r"f32\[9\], which is not bytes 0 to 512"),
+        (packed("{" + entry("w1", 0, 512, dtype="Q") + "}"), "the type Q of 'w1' is not supported"),
+        (packed("{" + entry("w1", 0, 512) + "}", bytes(511)), "'w1' ends at byte 512 of 511"),
+        (packed("{" + entry("w1", 0, 512) + "}", bytes(513)), "'w1' ends at byte 512 of 513"),
+        (packed("{" + entry("w1", -1, 511) + "}", bytes(512)), "'w1' begins at byte -1, not at 0"),
+        (
+            packed(f"{{{entry('w1', 0, 512)},{entry('w2', 256, 768)}}}", bytes(768)),
+            "'w2' begins at byte 256, not at 512, where 'w1' ends",
+        ),
+    ],
+    ids=range(15),
+)
+def test_damaged_safetensors(
+    content: bytes, message: str, program: Program, tmp_path: Path
+) -> None:
+    (tmp_path / "w.safetensors").write_bytes(content)
+    with pytest.raises(DataError, match=f"w.safetensors is no safetensors file: .*{message}"):
+        put(program, tmp_path / "w.safetensors")
