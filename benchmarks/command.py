@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks import chain, cpu, cpu_int4, int4, left, models, parse, passes, ref, weights
 from benchmarks.compare import find, rows
 from benchmarks.measure import FOLDER, Result, ResultError, report
-from benchmarks.tables import ratios, show_comparison, show_results
+from benchmarks.tables import ratios, show_comparison, show_peers, show_results
 from migx import MigxError
 
 PARSED = "bert_base"
@@ -41,16 +41,15 @@ def run_ref(asked: argparse.Namespace) -> list[Result]:
 
 def run_cpu(asked: argparse.Namespace) -> list[Result]:
     """Running each model as native code."""
-    found: list[Result] = []
-    notes = []
+    found, notes = list[Result](), list[str]()
     rounds, budget = (3, 5.0) if asked.quick else (15, 30.0)
     for name in asked.models or models.names():
         print(f"cpu {name} ...", file=sys.stderr, flush=True)
         results, why_not = cpu.results(name, asked.folder, rounds, budget)
         found += results
-        if why_not:
-            notes.append(f"the peer cannot run {name}: {why_not}")
-    show_results("Running on cpu", cpu.BAR, found, [ratios(found), *notes])
+        notes += why_not
+    show_peers("Running on cpu", cpu.BAR, found)
+    print(*notes, sep="\n")
     return found
 
 
@@ -78,9 +77,7 @@ def run_optimize(asked: argparse.Namespace) -> list[Result]:
     for name in asked.models or models.names():
         print(f"optimize {name} ...", file=sys.stderr, flush=True)
         found += passes.optimised(name, asked.folder, 3 if asked.quick else 7, 60.0)
-    for peer in dict.fromkeys(r.against for r in found):
-        against = [r for r in found if r.against == peer]
-        show_results("Optimising 1,000 instructions", passes.BAR, against, [ratios(against)])
+    show_peers("Optimising 1,000 instructions", passes.BAR, found)
     return found
 
 

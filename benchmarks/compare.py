@@ -36,10 +36,14 @@ class Row:
 
 def rows(old: Report, new: Report) -> Iterator[Row]:
     """The tests that both reports have, in the order of the new one."""
-    before = {(r.test, r.batch, r.unit): r for r in old.results}
+    before = {_key(r): r for r in old.results}
     for result in new.results:
-        if other := before.get((result.test, result.batch, result.unit)):
+        if other := before.get(_key(result)):
             yield _row(other, result)
+
+
+def _key(result: Result) -> tuple[str, int, str, str]:
+    return result.test, result.batch, result.unit, result.against
 
 
 def _row(old: Result, new: Result) -> Row:

@@ -121,7 +121,7 @@ def machine() -> dict[str, Any]:
         "blas threads": os.environ.get("OPENBLAS_NUM_THREADS", "all"),
         "python": platform.python_version(),
         **{name: version(name) for name in ("numpy", "onnx", "llvmlite")},
-        **{peer: version(peer) for peer in ("onnxruntime",) if find_spec(peer)},
+        **{peer: version(peer) for peer in ("onnxruntime", "openvino") if find_spec(peer)},
     }
 
 

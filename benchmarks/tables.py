@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
@@ -19,7 +20,7 @@ def show_results(title: str, due: str, results: Sequence[Result], notes: Sequenc
     """One benchmark: medians, half the distance between the quartiles in percent of them, and how
     many times better than the peer ours is.
     """
-    console = Console()
+    console = _console()
     table = Table("Test", title=f"{title}; due: {due}", title_justify="left")
     for heading in ("Batch", "migx", "±", results[0].against, "±", "times better"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -33,9 +34,16 @@ def show_results(title: str, due: str, results: Sequence[Result], notes: Sequenc
         console.print(note, markup=False)
 
 
+def show_peers(title: str, due: str, results: Sequence[Result]) -> None:
+    """One benchmark with several peers: a table for each."""
+    for peer in dict.fromkeys(r.against for r in results):
+        against = [r for r in results if r.against == peer]
+        show_results(title, due, against, [ratios(against)])
+
+
 def show_comparison(old: Report, new: Report, rows: Iterable[Row]) -> None:
     """``Test | Batch | New | Old | Diff | Status``, and the rule of the last."""
-    console = Console()
+    console = _console()
     table = Table("Test", title=f"{new.commit} against {old.commit}", title_justify="left")
     for heading in ("Batch", "New", "Old", "Diff"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -50,6 +58,11 @@ def show_comparison(old: Report, new: Report, rows: Iterable[Row]) -> None:
         facts = [k for k in new.machine if old.machine.get(k) != new.machine[k]]
         listed = "; ".join(f"{k} {new.machine[k]}, was {old.machine.get(k)}" for k in facts)
         console.print(f"The machines differ: {listed}", markup=False)
+
+
+def _console() -> Console:
+    """The terminal, or a page wide enough for a test to have one line."""
+    return Console(width=None if sys.stdout.isatty() else 110)
 
 
 def _spread(samples: Sequence[float], unit: str) -> tuple[str, str]:
@@ -76,10 +89,13 @@ def _three(value: float) -> str:
 
 
 def ratios(results: Iterable[Result]) -> str:
-    """The median of how many times better ours is, and where it is least."""
+    """The median and the geometric mean of how many times better ours is, and where it is least."""
     found = [(r.ratio, r.test) for r in results if r.ratio is not None]
-    least, where = min(found)
-    median = statistics.median(ratio for ratio, _ in found)
+    if not found:
+        return "the peer ran none"
+    times = [ratio for ratio, _ in found]
+    mean, (least, where) = statistics.geometric_mean(times), min(found)
     return (
-        f"times better over {len(found)}: {median:.2f} in the median, least {least:.2f} ({where})"
+        f"times better over {len(found)}: {statistics.median(times):.2f} in the median, "
+        f"{mean:.2f} in the geometric mean, least {least:.2f} ({where})"
     )

@@ -113,9 +113,11 @@ def _onnxruntime(options: argparse.Namespace, inputs: Mapping[str, Any]) -> Call
 
 
 def _openvino(options: argparse.Namespace, inputs: Mapping[str, Any]) -> Callable[[], object]:
-    import openvino  # type: ignore[import-not-found,unused-ignore]
+    import openvino
 
-    config = {"INFERENCE_NUM_THREADS": options.threads} if options.threads else {}
+    config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}  # its own may be bf16
+    if options.threads:
+        config["INFERENCE_NUM_THREADS"] = options.threads
     compiled = openvino.Core().compile_model(options.model, "CPU", config)
     return lambda: compiled(dict(inputs))
 

@@ -5,7 +5,7 @@ kernel of several tiles is a job: whoever has time claims the next tiles from a 
 that is busy elsewhere takes fewer, and one that comes too late finds the gate closed. The thread
 that runs the plan works with them and returns when all tiles are done. There is one set of threads
 for the process. A run that finds it taken by another works alone, so runs never wait for each
-other.
+other. How the threads share cores with other work is in ``cores``.
 
 After a fork the child has none of the threads, and starts its own when it needs them. At exit they
 are told to leave before LLVM's memory goes.

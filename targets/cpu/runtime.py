@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from migx.targets.cpu import jit
+from migx.targets.cpu import cores, jit
 
 STEP_WORDS = 4
 """A step: the address of its code, that of its arguments, how many tiles, and a number. Where there
@@ -29,7 +29,7 @@ run something else on its core."""
 
 # The state, in bytes: what is written by different threads lies on different cache lines.
 EPOCH, GATE, NEXT, OWNER, SLEEPERS, STOP = 0, 64, 128, 192, 256, 320
-CODE, ARGS, TILES, CLAIM, SCRATCH, STRIDE, LIMIT = (384 + 8 * i for i in range(7))
+CODE, ARGS, TILES, CLAIM, SCRATCH, STRIDE, LIMIT, PLACE = (384 + 8 * i for i in range(8))
 MUTEX, CONDITION = 448, 576
 STATE_BYTES = 704
 
@@ -186,7 +186,7 @@ def waiting() -> tuple[str, dict[str, str]]:
 def _text() -> str:
     """The runtime: ``serve`` is where threads are parked, ``run`` works through steps."""
     declared, waits = waiting()
-    return filled(_RUNTIME, _system() | waits) + declared
+    return filled(_RUNTIME, _system() | waits) + cores.functions() + declared
 
 
 def filled(text: str, lines: Mapping[str, str]) -> str:
@@ -212,7 +212,7 @@ _WAIT = _field("mutex", MUTEX) + _field("cond", CONDITION)
 
 _RUNTIME = f"""<declare>
 
-define internal void @work(ptr %state, i64 %number) {{
+define internal void @work(ptr %state, i64 %number, ptr %since) {{
 {_JOB}
   %code = load ptr, ptr %pcode
   %args = load ptr, ptr %pargs
@@ -231,7 +231,11 @@ do:
   %past = add i64 %first, %claim
   %last = call i64 @llvm.smin.i64(i64 %past, i64 %tiles)
   call void %code(ptr %args, i64 %first, i64 %last, ptr %scratch)
-  br label %more
+  %posts = icmp eq ptr %since, null
+  br i1 %posts, label %more, label %serves
+serves:
+  %long = call i1 @long(ptr %since)
+  br i1 %long, label %none, label %more
 none:
   ret void
 }}
@@ -269,14 +273,20 @@ define void @stop(ptr %state) {{
 
 define void @serve(ptr %state, i64 %number, i64 %spins) {{
 entry:
+  %all = alloca [{cores.MASK} x i8], align 8
+  %others = alloca [{cores.MASK} x i8], align 8
+  %since = alloca i64
+  %begun = call i64 @now()
+  store i64 %begun, ptr %since
 {_WAIT}
 {_field("gate", GATE)}
 {_field("sleepers", SLEEPERS)}
 {_field("pstop", STOP)}
 {_field("plimit", LIMIT)}
+{_field("pplace", PLACE)}
   br label %idle
 idle:
-  %seen = phi i64 [0, %entry], [%epoch, %shut], [%epoch, %leave]
+  %seen = phi i64 [0, %entry], [%epoch, %shut], [%epoch, %leave], [0, %rest]
   br label %look
 look:
   %n = phi i64 [0, %idle], [%n2, %again], [0, %slept]
@@ -291,6 +301,7 @@ again:
   %n2 = add i64 %n, 1
   br label %look
 sleep:
+  call void @aside(ptr %all, ptr %others, ptr %pplace)
 <lock>
   %s1 = atomicrmw add ptr %sleepers, i64 1 seq_cst
   br label %check
@@ -304,11 +315,23 @@ wait:
 slept:
   %s2 = atomicrmw sub ptr %sleepers, i64 1 seq_cst
 <unlock>
+  call void @back(ptr %all, ptr %others)
+  %woken = call i64 @now()
+  store i64 %woken, ptr %since
   br label %look
 called:
   %stop = load atomic i64, ptr %pstop seq_cst, align 8
   %bye = icmp ne i64 %stop, 0
-  br i1 %bye, label %out, label %enter
+  br i1 %bye, label %out, label %where
+where:
+  %here = call i64 @here()
+  %place = load atomic i64, ptr %pplace monotonic, align 8
+  %crowded = icmp eq i64 %here, %place
+  br i1 %crowded, label %part, label %enter
+part:
+  call void @aside(ptr %all, ptr %others, ptr %pplace)
+  call void @back(ptr %all, ptr %others)
+  br label %enter
 enter:
   %inside = load atomic i64, ptr %gate acquire, align 8
   %bit = and i64 %inside, 4294967296
@@ -326,10 +349,16 @@ allowed:
   %may = icmp slt i64 %number, %limit
   br i1 %may, label %do, label %leave
 do:
-  call void @work(ptr %state, i64 %number)
+  call void @work(ptr %state, i64 %number, ptr %since)
   br label %leave
 leave:
   %o = atomicrmw sub ptr %gate, i64 1 release
+  %long = call i1 @long(ptr %since)
+  br i1 %long, label %rest, label %idle
+rest:
+<yield>
+  %rested = call i64 @now()
+  store i64 %rested, ptr %since
   br label %idle
 out:
   ret void
@@ -343,6 +372,7 @@ entry:
 {_field("owner", OWNER)}
 {_field("sleepers", SLEEPERS)}
 {_field("plimit", LIMIT)}
+{_field("pplace", PLACE)}
   %swap = cmpxchg ptr %owner, i64 0, i64 1 acquire monotonic
   %mine = extractvalue {{i64, i1}} %swap, 1
   br i1 %mine, label %post, label %alone
@@ -360,6 +390,8 @@ post:
   store ptr %scratch, ptr %pscratch
   store i64 %stride, ptr %pstride
   store i64 %threads, ptr %plimit
+  %place = call i64 @here()
+  store atomic i64 %place, ptr %pplace monotonic, align 8
   store atomic i64 0, ptr %next monotonic, align 8
   store atomic i64 4294967296, ptr %gate seq_cst, align 8
   %e = atomicrmw add ptr %state, i64 1 seq_cst
@@ -370,7 +402,7 @@ rouse:
   call void @wake(ptr %state)
   br label %begin
 begin:
-  call void @work(ptr %state, i64 0)
+  call void @work(ptr %state, i64 0, ptr null)
   %shut = atomicrmw and ptr %gate, i64 4294967295 seq_cst
   br label %watch
 {watched("begin", "gate", "eq i64 %seen, 0", PATIENCE)}

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,47 @@ def run(state: Pool, tiles: int, times: int, threads: int) -> None:
 @pytest.mark.parametrize("tiles", [0, 1, 2, 5, 1000])
 def test_every_tile_is_done_once(tiles: int, threads: int) -> None:
     run(pool(), tiles, 300, threads)
+
+
+def test_every_tile_is_done_once_by_threads_that_rest_after_each() -> None:
+    script = """
+from migx.targets.cpu import cores
+
+cores.SPELL = -1
+from tests.targets.cpu.test_pool import pool, run
+
+for tiles in (2, 5, 1000):
+    run(pool(), tiles, 300, 3)
+"""
+    root = Path(__file__).parents[3]
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120, cwd=root)
+
+
+def _comes_to(thread: int, cores: set[int]) -> bool:
+    """Whether a thread is held to some cores, once it sleeps."""
+    deadline = time.monotonic() + 20
+    while os.sched_getaffinity(thread) != cores and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return os.sched_getaffinity(thread) == cores
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads stay where they are put")
+def test_sleepers_keep_off_the_core_of_who_wakes_them() -> None:
+    allowed, state = os.sched_getaffinity(0), Pool()
+    try:
+        for core in sorted(allowed):
+            os.sched_setaffinity(0, {core})
+            run(state, 50, 10, 2)
+            (thread,) = (t.native_id or 0 for t in state._threads)
+            os.sched_setaffinity(thread, allowed)  # it was started by one that had one core
+            run(state, 50, 10, 2)
+            assert _comes_to(thread, allowed - {core} or allowed)
+        os.sched_setaffinity(thread, {min(allowed)})  # what somebody else has set stays
+        run(state, 50, 10, 2)
+        assert _comes_to(thread, {min(allowed)})
+    finally:
+        os.sched_setaffinity(0, allowed)
+        state.stop()
 
 
 def test_several_callers_at_once() -> None:
