@@ -1,9 +1,10 @@
 """Compiles many texts at once, in processes: inside one, LLVM compiles one after another.
 
-This process compiles too, from the longest text to the shortest, and so do helpers where there is
-work enough to be worth starting them. A helper is this Python running ``serve``; it is given texts
-on its standard input and gives objects on its output, each after its length. Where a helper cannot
-be started, or dies, the others do its work.
+Where there is work enough to be worth starting them, helpers do it, from the longest text to the
+shortest, and what LLVM reads of its library to compile, some 50 MB, stays out of a process that
+holds the weights of a model. A helper is this Python running ``serve``; it is given texts on its
+standard input and gives objects on its output, each after its length. What is too little for
+helpers, or what they have left when they cannot be started or die, is compiled here.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from migx.targets.cpu import jit
 from migx.targets.cpu.machine import cores
 
 WORTH = 150_000
-"""Characters of text from which on a helper is started: about a second of compiling."""
+"""Characters of text from which on helpers are started, each for as many: a second of compiling."""
 _LENGTH = struct.Struct("<Q")
 _COMMAND = "from migx.targets.cpu.compiling import serve; serve()"
 
@@ -30,7 +31,8 @@ def objects(texts: Mapping[str, str]) -> dict[str, bytes]:
     """The object of each text, by name."""
     waiting = deque(sorted(texts, key=lambda name: len(texts[name]), reverse=True))
     made: dict[str, bytes] = {}
-    count = min(cores() - 1, sum(map(len, texts.values())) // WORTH, len(texts) - 1)
+    worth = sum(map(len, texts.values())) // WORTH
+    count = min(cores(), 1 + worth, len(texts)) if cores() > 1 and worth else 0
     helpers = [h for h in (_started() for _ in range(count)) if h is not None]
     threads = [
         threading.Thread(target=_feed, args=(h, texts, waiting, made), daemon=True) for h in helpers
@@ -38,11 +40,11 @@ def objects(texts: Mapping[str, str]) -> dict[str, bytes]:
     try:
         for thread in threads:
             thread.start()
-        while (name := _taken(waiting)) is not None:
-            made[name] = jit.compiled(texts[name])
+        if threads:
+            jit.give_back()
         for thread in threads:
             thread.join()
-        while (name := _taken(waiting)) is not None:  # what a helper that died has put back
+        while (name := _taken(waiting)) is not None:
             made[name] = jit.compiled(texts[name])
     finally:
         for helper in helpers:

@@ -32,7 +32,7 @@ from migx.targets.cpu.peaks import peaks
 from migx.targets.cpu.plan import Plan
 from migx.targets.cpu.pool import wanted_threads
 from migx.targets.cpu.running import Call, Run, Values, Watch, Workspace
-from migx.targets.cpu.runtime import make_runtime, runtime_objects
+from migx.targets.cpu.runtime import runtime, runtime_texts
 from migx.targets.cpu.saved import Kernels, objects_of, saved_as
 from migx.targets.cpu.weights import Literals
 
@@ -54,19 +54,19 @@ class CpuExecutable:
         self.pieces: dict[Module, list[Piece]] = {}
         self._sizes: Recent[tuple[Any, ...], Sizes] = Recent(PLANS)
         known = objects_of(context.saved)
-        make_runtime(known)
         self._saved = Kernels(context.saved, program) if context.saved else None
         self._prepare(program.main, set())
-        self._codes = jit.codes(self._texts(), known=known)
+        self._codes = jit.codes(self._texts(), known)
+        runtime()
         self.code_of = {symbol: code.address for symbol, code in self._codes.items()}
         jit.give_back()
 
     def _texts(self) -> dict[str, str]:
-        """The texts of the kernels by their symbols."""
+        """The texts of the kernels, and of what runs them, by their symbols."""
         made = [piece for parts in self.pieces.values() for piece in parts]
         flows = any(p.outline.native or isinstance(p.grows, GrowingLoop) for p in made)
         kernels = [*self.every.values(), *(control_kernels.KERNELS if flows else ())]
-        return {k.symbol: k.text for k in kernels if k is not None}
+        return runtime_texts() | {k.symbol: k.text for k in kernels if k is not None}
 
     @property
     def every(self) -> dict[Instruction, Kernel | None]:
@@ -76,8 +76,7 @@ class CpuExecutable:
     def save_code(self) -> dict[str, bytes]:
         """What to keep in a file so that loading it compiles nothing; see ``saved.py``."""
         known = objects_of(self.context.saved)
-        made = {**runtime_objects(known), **jit.objects(self._texts(), known=known)}
-        return saved_as(self.every, made)
+        return saved_as(self.every, jit.objects(self._texts(), known))
 
     def _prepare(self, module: Module, known: set[str]) -> None:
         """Cuts a module, and those its instructions run, into pieces, and makes their kernels."""

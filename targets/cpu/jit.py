@@ -56,28 +56,24 @@ def symbol(text: str) -> str:
     return "k" + hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
-def load(texts: Iterable[str], entry: str = "kernel") -> dict[str, Code]:
-    """The code of each text, which defines ``@<entry>``. Equal texts are compiled once."""
+def load(texts: Iterable[str]) -> dict[str, Code]:
+    """The code of each text, which defines ``@kernel``. Equal texts are compiled once."""
     wanted = {symbol(text): text for text in texts}
-    made = codes(wanted, entry)
+    made = codes(wanted)
     return {text: made[name] for name, text in wanted.items()}
 
 
-def codes(
-    texts: Mapping[str, str], entry: str = "kernel", known: Mapping[str, bytes] = NOTHING
-) -> dict[str, Code]:
+def codes(texts: Mapping[str, str], known: Mapping[str, bytes] = NOTHING) -> dict[str, Code]:
     """The code of texts by their symbols. ``known`` are objects that need not be looked for."""
     with _lock:
         found = {name: code for name in texts if (code := _loaded.get(name)) is not None}
         missing = {name: text for name, text in texts.items() if name not in found}
-        made = _linked(objects(missing, entry, known))
+        made = _linked(objects(missing, known))
         _loaded.update(made)
     return found | made
 
 
-def objects(
-    texts: Mapping[str, str], entry: str = "kernel", known: Mapping[str, bytes] = NOTHING
-) -> dict[str, bytes]:
+def objects(texts: Mapping[str, str], known: Mapping[str, bytes] = NOTHING) -> dict[str, bytes]:
     """The object of each text by its symbol, which names its entry: known, from disk, or compiled
     and kept.
     """
@@ -86,7 +82,7 @@ def objects(
     found = {name: known[name] for name in texts if name in known}
     old = {name: kept.read(KIND, f"{about()} {name}") for name in texts if name not in found}
     found |= {name: content for name, content in old.items() if content is not None}
-    missing = {n: t.replace(f"@{entry}(", f"@{n}(") for n, t in texts.items() if n not in found}
+    missing = {n: t.replace("@kernel(", f"@{n}(") for n, t in texts.items() if n not in found}
     made = compiling.objects(missing)
     for name, content in made.items():
         kept.write(KIND, f"{about()} {name}", content)

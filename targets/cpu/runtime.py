@@ -53,20 +53,20 @@ def run_steps() -> Any:
     return runtime().run
 
 
-ENTRIES = {"run": 7, "serve": 3, "start": 1, "stop": 1}
-"""The compiled functions below, and how many words each is called with."""
+ENTRIES = {"run": ("i64", 7), "serve": ("void", 3), "start": ("void", 1), "stop": ("void", 1)}
+"""The compiled functions below: what each returns, and how many words it is called with."""
 
 
 class Runtime:
     """The compiled functions, and the code they live in."""
 
-    def __init__(self, known: Mapping[str, bytes]) -> None:
-        self._codes = []
-        for name, text in _texts().items():
-            (code,) = jit.codes({jit.symbol(text): text}, name, known).values()
-            self._codes.append(code)
-            types = [ctypes.c_int64] * ENTRIES[name]
-            result = ctypes.c_int64 if name == "run" else None
+    def __init__(self) -> None:
+        texts = _texts()
+        self._codes = jit.codes(runtime_texts())
+        for name, (returned, words) in ENTRIES.items():
+            types = [ctypes.c_int64] * words
+            result = None if returned == "void" else ctypes.c_int64
+            code = self._codes[jit.symbol(texts[name])]
             setattr(self, name, ctypes.CFUNCTYPE(result, *types)(code.address))
 
     run: Any
@@ -78,26 +78,18 @@ class Runtime:
 _made: Runtime | None = None
 
 
-def make_runtime(known: Mapping[str, bytes] = jit.NOTHING) -> None:
-    """Makes the compiled functions, unless they are there; ``known`` are objects by symbol."""
-    global _made  # noqa: PLW0603  one for the process
-    if _made is None:
-        with _making:
-            if _made is None:
-                _made = Runtime(known)
-
-
-def runtime_objects(known: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The objects of these functions by symbol."""
-    texts = {name: {jit.symbol(text): text} for name, text in _texts().items()}
-    return {s: made for n, t in texts.items() for s, made in jit.objects(t, n, known).items()}
+def runtime_texts() -> dict[str, str]:
+    """The texts of these functions by symbol, as those of kernels are."""
+    return {jit.symbol(text): text for text in _texts().values()}
 
 
 def runtime() -> Runtime:
     """The compiled functions of this process."""
+    global _made  # noqa: PLW0603  one for the process
     if _made is None:
-        make_runtime()
-    assert _made is not None
+        with _making:
+            if _made is None:
+                _made = Runtime()
     return _made
 
 
@@ -105,7 +97,10 @@ def runtime() -> Runtime:
 def _texts() -> dict[str, str]:
     """The text of each function: what an object exports is one, so each has one of its own."""
     text = _text()
-    return {name: f"; {name}\n{text}" for name in ENTRIES}
+    return {
+        name: text.replace(f"define internal {result} @{name}(", f"define {result} @kernel(")
+        for name, (result, _) in ENTRIES.items()
+    }
 
 
 def _field(name: str, offset: int) -> str:
@@ -242,7 +237,7 @@ none:
 declare i64 @llvm.smin.i64(i64, i64)
 declare i64 @llvm.smax.i64(i64, i64)
 
-define void @start(ptr %state) {{
+define internal void @start(ptr %state) {{
 {_WAIT}
 <init>
   ret void
@@ -260,7 +255,7 @@ held:
   ret void
 }}
 
-define void @stop(ptr %state) {{
+define internal void @stop(ptr %state) {{
 {_WAIT}
 {_field("pstop", STOP)}
 <lock>
@@ -271,7 +266,7 @@ define void @stop(ptr %state) {{
   ret void
 }}
 
-define void @serve(ptr %state, i64 %number, i64 %spins) {{
+define internal void @serve(ptr %state, i64 %number, i64 %spins) {{
 entry:
   %all = alloca [{cores.MASK} x i8], align 8
   %others = alloca [{cores.MASK} x i8], align 8
@@ -411,8 +406,8 @@ end:
   ret void
 }}
 
-define i64 @run(ptr %steps, i64 %first, i64 %last, ptr %state, i64 %threads, ptr %scratch,
-                i64 %stride) {{
+define internal i64 @run(ptr %steps, i64 %first, i64 %last, ptr %state, i64 %threads,
+                         ptr %scratch, i64 %stride) {{
 entry:
   br label %head
 head:
