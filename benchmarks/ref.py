@@ -7,6 +7,7 @@ another rank there than in onnxruntime, and ``llama_matmulnbits_b32`` an operato
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -106,4 +107,4 @@ def agree(name: str, ours: Arrays, peer: Arrays) -> None:
 
 def in_a_line(error: Exception) -> str:
     """What went wrong, in one line."""
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 200)
