@@ -4,7 +4,7 @@ out.
 A program is read by ``parse_onnx``, ``parse`` or ``load``, or built by hand of ``Program``,
 ``Shape``, ``Dim`` and ``migx.ops``; rewritten by ``run_passes``; made ready by
 ``program.compile(target)``; run by ``program.eval(inputs)``. The rest is imported from where it is
-defined:
+defined, and the modules below are attributes of this one, imported when they are first asked for:
 
 ``migx.manager``    Pass, Pipeline, PassManager; what watches them is in ``migx.observers``
 ``migx.match``      patterns, of which ``migx.rewrite`` makes rules and sets of them
@@ -21,12 +21,13 @@ defined:
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from migx.argument import Argument
 from migx.dim import Dim
-from migx.errors import MigxError
+from migx.errors import DataError, MigxError
 from migx.ir import Instruction, Module
 from migx.program import Program
 from migx.shape import DType, Shape
@@ -36,11 +37,32 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
+    from migx import (  # noqa: F401  # as type checkers see what __getattr__ gives
+        compat,
+        debug,
+        errors,
+        manager,
+        match,
+        observers,
+        onnx,
+        op,
+        ops,
+        rewrite,
+        specialise,
+        target,
+        testing,
+        view,
+    )
     from migx.dim import Extent
     from migx.manager import Observer, Pipeline
     from migx.pipeline import Element
 
 __version__ = "0.1.0"
+
+_MODULES = (
+    "compat", "debug", "errors", "manager", "match", "observers", "onnx", "op", "ops", "rewrite",
+    "specialise", "target", "testing", "view",
+)  # fmt: skip
 
 for _linked in ("passes", "targets"):
     if Path(__file__).with_name(_linked).is_file():
@@ -48,6 +70,18 @@ for _linked in ("passes", "targets"):
             f"migx/{_linked} is a file where a link to ../{_linked} should be: run "
             "`git config core.symlinks true` and check out again"
         )
+
+
+if not TYPE_CHECKING:  # type checkers know the modules, and no other name
+
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module 'migx' has no attribute {name!r}")
+        return import_module(f"migx.{name}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})
 
 
 def parse_onnx(
@@ -59,8 +93,9 @@ def parse_onnx(
     """The program of an ONNX file; weights are mapped, not copied. Or of a model in memory, or of
     the bytes of one.
 
-    ``input_dims`` gives inputs other dims, numbers or ``Dim``s. ``defer_external_weights`` leaves
-    out the weights that lie in files of their own. See ``migx.onnx.reader.parse_onnx``.
+    ``input_dims`` gives inputs other dims, numbers or ``Dim``s, which stand for the names that the
+    file has there in all inputs. ``defer_external_weights`` leaves out the weights that lie in
+    files of their own. See ``migx.onnx.reader.parse_onnx``.
     """
     from migx.onnx.reader import parse_onnx as read
 
@@ -80,10 +115,13 @@ def parse(text: str, *, folder: str | Path = ".", draw_missing: int | None = Non
 
 def save(program: Program, path: str | Path, *, weights: bool = True) -> None:
     """Writes a program, its weights and what it is compiled to into an ``.mxr`` file; without
-    ``weights``, the file refers to those beside it. See ``migx.serialize.save``.
+    ``weights``, the file refers to those beside it. ``DataError`` where it cannot be written. See
+    ``migx.serialize.save``.
     """
     from migx.serialize import save as write
 
+    if not isinstance(program, Program):
+        raise DataError(f"save(program, path) was given {program!r} as the program")
     write(program, path, weights=weights)
 
 
@@ -102,12 +140,14 @@ def load(
 
 
 def run_passes(
-    program: Program, passes: Pipeline | str | Iterable[Element], observers: Sequence[Observer] = ()
+    program: Program,
+    passes: Pipeline | str | Iterable[Element | Pipeline | str],
+    observers: Sequence[Observer] = (),
 ) -> bool:
     """Runs passes over a program in place; says whether anything changed.
 
     ``passes`` is the text of a pipeline, such as ``"simplify_algebra,fuse_pointwise"``, or a list
-    of passes; ``observers`` watch them run, such as ``migx.observers.Verify()``.
+    of passes and texts; ``observers`` watch them run, such as ``migx.observers.Verify()``.
     """
     from migx.manager import run_passes as run
 

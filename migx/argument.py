@@ -103,7 +103,8 @@ class Argument:
 
         Python floats become f32 and Python ints i64 unless ``dtype`` says otherwise. ``ShapeError``
         names an element that another type does not hold: integers and packed types hold theirs
-        exactly, other floats are rounded. Arrays of ``ml_dtypes.int4`` and its like are packed.
+        exactly, other floats are rounded. Arrays of ``ml_dtypes.int4`` and its like are packed;
+        masked arrays are refused where an element is masked.
         """
         if isinstance(value, Argument):
             if dtype is not None and value.shape.dtype is not DType.of(dtype):
@@ -254,6 +255,12 @@ class Argument:
         same = np.all(array == first) and (not signed or np.all(_signs(array) == _signs(first)))
         return bool(same)
 
+    def __getstate__(self) -> Any:
+        """What is pickled; of a value in a file, where it lies."""
+        state: Any = super().__getstate__()
+        mapped_data = {} if self.source is None else {"_data": None, "_mapped": None}
+        return state[0], state[1] | mapped_data
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.array(self.array, dtype=dtype, copy=copy)
 
@@ -289,6 +296,12 @@ def _array(value: Any) -> NDArray[Any]:
         raise ShapeError(
             f"{type(value).__name__} is no array: its rows differ in length"
         ) from error
+    if array is not value and isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        masked = np.count_nonzero(np.ma.getmaskarray(value))
+        raise ShapeError(
+            f"elements that are masked have no value, {masked} of {value.size}: fill them, as in "
+            "array.filled(0)"
+        )
     if array.dtype.kind in "US":
         array = np.asarray(value, object)
     if array.dtype == object:

@@ -56,6 +56,16 @@ def trait(name: str) -> str:
     return name
 
 
+def name_and_test(name: Any, test: Any = None) -> None:
+    """``TypeError`` where what is to be caught has no name, or what tests it cannot be called."""
+    if not isinstance(name, str):
+        raise TypeError(f"what a pattern catches has a name, a string, which {name!r} is not")
+    if test is not None and not callable(test):
+        raise TypeError(
+            f"a test of {name or 'a value'} is called with it, which {test!r} cannot be"
+        )
+
+
 def attribute(of: Sequence[type[Op]], name: str) -> Callable[[Any], Any]:
     """What brings a value to the form that the first of some classes with an attribute of a name
     declares for it; ``UnknownName`` where none has it.

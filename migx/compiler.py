@@ -32,9 +32,11 @@ from migx.target import (
     get_target,
 )
 from migx.verify import verify
-from migx.weights.epochs import LiveWeights, files_of
+from migx.weights.epochs import NOTHING, LiveWeights, files_of
 from migx.weights.hoisting import hoist_sources, weights_of
 from migx.weights.layouts import pack_weights
+from migx.weights.live import holding, live_weights
+from migx.weights.recipe import Arguments
 
 
 @dataclass
@@ -130,7 +132,9 @@ class Compiled:
 
 @paused()
 def compiled(program: Program, target: Target | str, **options: Unpack[Asked]) -> Compiled:
-    """A copy of the program: verified, taken through the passes, finalized."""
+    """A copy of the program, with the weights it runs with now: verified, taken through the passes,
+    finalized.
+    """
     for name in options:
         if name not in (known := CompileOptions.__dataclass_fields__):
             raise UnknownName(f"compile has no option {name!r}; {there_are(name, known)}")
@@ -138,7 +142,8 @@ def compiled(program: Program, target: Target | str, **options: Unpack[Asked]) -
     chosen = get_target(target)
     context = chosen.get_context()
     context.options = asked
-    lowered = program.copy()
+    live = live_weights(program)
+    lowered = holding(program, live)
     verify(lowered)
     passes = (
         chosen.get_passes(context, asked) if asked.passes is None else Pipeline.of(asked.passes)
@@ -147,12 +152,14 @@ def compiled(program: Program, target: Target | str, **options: Unpack[Asked]) -
     if asked.rounds_activations and not rounds:
         raise TargetError(f"target {chosen.name} has no int4_activations but float")
     PassManager(lowered, (*asked.observers, CrashFile()), asked.log).run(passes)
-    return ready(assembled(program, lowered, context))
+    return ready(assembled(program, lowered, context, live))
 
 
-def assembled(program: Program, lowered: Program, context: Context) -> Compiled:
+def assembled(
+    program: Program, lowered: Program, context: Context, live: Arguments = NOTHING
+) -> Compiled:
     """A copy of a program that passes have been run on, its constants in the target's formats, its
-    weights in slots; no slot is computed yet.
+    weights in slots, those of ``live`` with the values that updates gave; no slot is computed yet.
     """
     if not context.saved:  # else it is the program that this code was made for
         pack_weights(lowered, context)
@@ -162,6 +169,7 @@ def assembled(program: Program, lowered: Program, context: Context) -> Compiled:
         context,
         place=context.target.copy_to,
         declared=partial(weights_of, program),
+        carried=live,
     )
     return Compiled(lowered, context, weights, program.revision)
 

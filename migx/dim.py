@@ -9,14 +9,13 @@ symbols works on both. Equal polynomials are equal objects by ``==``.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TypeAlias, Union
 
 from migx.errors import DimError
-from migx.intervals import Bounds, divided, multiplied, one_of, plus_quotient
+from migx.intervals import Bounds, divided, multiplied, one_of, plus_quotient, whole_number
 from migx.symbol import Symbol
 
 Extent: TypeAlias = Union[int, "Dim"]
@@ -362,11 +361,10 @@ def _terms(extent: Extent) -> Iterable[tuple[Monomial, int]]:
 
 
 def _whole(number: int) -> int:
-    """The number as an ``int``; ``DimError`` for what is no whole number, as 1.5 and 2.0."""
-    try:
-        return operator.index(number)
-    except TypeError:
-        raise DimError(f"dims compute with whole numbers and dims, not {number!r}") from None
+    """The number as an ``int``; ``DimError`` for what is no whole number."""
+    if (found := whole_number(number)) is None:
+        raise DimError(f"dims compute with whole numbers and dims, not {number!r}")
+    return found
 
 
 def _order(monomial: Monomial) -> tuple[int, tuple[str, ...]]:

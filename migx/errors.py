@@ -68,7 +68,9 @@ class UnknownName(MigxError, LookupError):
 
 
 class PassError(MigxError):
-    """A pass left a program that does not verify; notes name the pipeline and the reproducer."""
+    """A pass left a program that does not verify, or changed it and denies it; notes name the
+    pipeline and the reproducer.
+    """
 
 
 class ConstantGrowth(PassError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -51,3 +52,15 @@ def one_of(function: str, spans: Sequence[Bounds], *, negated: bool = False) -> 
         return min(lows), max(highs)
     pick = max if (function == "max") != negated else min
     return pick(lows), pick(highs)
+
+
+def whole_number(given: object) -> int | None:
+    """A number as an ``int``; None for what is no whole number, as 1.5, 2.0 and True."""
+    if type(given) is int:
+        return given
+    if isinstance(given, bool) or not hasattr(given, "__index__"):
+        return None
+    try:
+        return operator.index(given)
+    except TypeError:  # an array of several
+        return None

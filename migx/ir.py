@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from numpy.typing import ArrayLike
@@ -74,7 +74,14 @@ class Instruction(Ordered):
         return around is not None and around is not self and self.before(around)
 
     def __repr__(self) -> str:
-        return f"<{self.op.name} {self.shape}>"
+        origins = f" from {', '.join(self.origins)}" if self.origins else ""
+        return f"<{self.op.name} {self.shape}{origins}>"
+
+    def __str__(self) -> str:
+        """Its line in the text of its module."""
+        from migx.text import show_instruction
+
+        return show_instruction(self)
 
 
 class Module:
@@ -206,7 +213,7 @@ class Module:
         Raises ``ShapeError``, drawn with the instruction and its origin, when the operation refuses
         its inputs, and ``IRError`` when an input does not come before.
         """
-        at: Ordered = self._ends if before is None else before
+        at: Ordered = self._ends if before is None else _instruction(before, "before")
         if before is not None and before.module is not self:
             raise IRError(
                 f"{before!r} is not in module {self.name}, so nothing can go before it there"
@@ -260,25 +267,34 @@ class Module:
         return made
 
     def _check_input(self, value: Instruction, before: Instruction | None, op: Operation) -> None:
+        """``IRError`` unless a value is computed before, in this module or one around it. What will
+        be around a module that is no argument yet is not known.
+        """
         if value.module is None or value.module.program is not self.program:
             raise IRError(f"{op.name} reads {value!r}, which is not in this program")
-        if (
-            value.module is self
-            and before is not None
-            and value is not before
-            and value.before(before)
-        ):
-            return
-        if value.module is self and before is not None:
-            raise IRError(f"{op.name} would read {value!r}, which does not come before it")
+        module, at = self, before  # at is what reads, or holds the module that does
+        while module is not value.module and (parent := module.parent) is not None:
+            assert parent.module is not None
+            module, at = parent.module, parent
+        if module is value.module:
+            if at is not None and (value is at or not value.before(at)):
+                raise IRError(f"{op.name} would read {value!r}, which does not come before it")
+        elif module is self.program.main or module.parents or _outermost(value.module) is module:
+            raise IRError(
+                f"{op.name} in module {self.name} would read {value!r} of module "
+                f"{value.module.name}, which is not around it: what a module computes is read by "
+                "those inside it; to the outside it is returned"
+            )
 
     def add_return(self, *values: Instruction, names: Sequence[str] = ()) -> Instruction:
         """Ends the module with its results, named if you like; replaces the return that is
-        there.
+        there, which stays where the new one is refused.
         """
-        if self.returned is not None:
-            self.remove_instruction(self.returned)
-        return self.insert_instruction(None, Return(tuple(names)), *values)
+        was = self.returned
+        made = self.insert_instruction(None, Return(tuple(names)), *values)
+        if was is not None:
+            self.remove_instruction(was)
+        return made
 
     def replace_instruction(self, old: Instruction, new: Instruction) -> Instruction:
         """Points every reader of ``old`` at ``new`` and merges its origins. ``old`` stays until it
@@ -287,6 +303,35 @@ class Module:
         Type and dims must be equal. Where the strides differ the readers are inferred again, and
         one that refuses the new strides refuses the replacement: the module is then unchanged.
         """
+        self.replace_instructions({_instruction(old, "old"): _instruction(new, "new")})
+        return new
+
+    def replace_instructions(self, pairs: Mapping[Instruction, Instruction]) -> None:
+        """Does what ``replace_instruction`` does for several at once, in order: all or none."""
+        counts = {at: dict(at._users) for pair in pairs.items() for at in pair}
+        readers: dict[Instruction, tuple[Instruction, ...]] = {}
+        try:
+            for old, new in pairs.items():
+                self._expect_replaceable(old, new)
+                for user in [user for user in old._users if user is not new]:
+                    readers.setdefault(user, user.inputs)
+                    self._reconnect(user, old, new)
+            if any(old.shape != new.shape for old, new in pairs.items()):
+                _infer_again(readers)
+        except (ShapeError, IRError):
+            for user, inputs in readers.items():
+                user.inputs = inputs
+            for at, users in counts.items():
+                at._users = users
+            _infer_again(readers)
+            raise
+        self.program.revision += bool(readers)
+        for old, new in pairs.items():
+            new.origins = merged(new.origins, old.origins)
+
+    @staticmethod
+    def _expect_replaceable(old: Instruction, new: Instruction) -> None:
+        """``IRError`` where a value cannot take the place of another."""
         if not old.shape.same_type(new.shape):
             raise IRError(f"cannot replace a value of {old.shape} by one of {new.shape}")
         for user in old._users:
@@ -294,22 +339,6 @@ class Module:
                 raise IRError(
                     f"cannot replace {old!r} by {new!r}: {user!r} reads it before it is computed"
                 )
-        readers = {user: user.inputs for user in old._users if user is not new}
-        counts = dict(old._users), dict(new._users)
-        for user in readers:
-            self._reconnect(user, old, new)
-        if old.shape != new.shape:
-            try:
-                _infer_again(readers)
-            except ShapeError:
-                for user, inputs in readers.items():
-                    user.inputs = inputs
-                old._users, new._users = counts
-                _infer_again(readers)
-                raise
-        self.program.revision += 1
-        new.origins = merged(new.origins, old.origins)
-        return new
 
     @staticmethod
     def _reconnect(user: Instruction, old: Instruction, new: Instruction) -> None:
@@ -372,6 +401,7 @@ class Module:
             raise IRError(
                 f"cannot move {instruction!r} before {before!r}: it would cross {late or early!r}"
             )
+        self.program.revision += 1
         unlink(instruction)
         insert_before(instruction, before)
 
@@ -405,6 +435,21 @@ def _forget(counts: dict[Instruction, int], user: Instruction) -> None:
     counts[user] -= 1
     if not counts[user]:
         del counts[user]
+
+
+def _instruction(value: object, what: str) -> Instruction:
+    """What an argument of that name is; ``IRError`` where that is no instruction."""
+    if not isinstance(value, Instruction):
+        right = "; None is the end, what is inserted comes after it" if what == "before" else ""
+        raise IRError(f"{what} is of type {type(value).__name__}, not an instruction{right}")
+    return value
+
+
+def _outermost(module: Module) -> Module:
+    """The module around a module that itself has none, or several, around it."""
+    while module.parent is not None and module.parent.module is not None:
+        module = module.parent.module
+    return module
 
 
 def _holds(at: Instruction, other: Instruction) -> bool:

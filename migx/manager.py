@@ -14,7 +14,7 @@ from typing import ClassVar, dataclass_transform
 
 from migx import collector
 from migx.dead_code import remove_dead_code, remove_dead_modules
-from migx.errors import IRError
+from migx.errors import IRError, PassError
 from migx.ir import Module
 from migx.op import freeze, snake_case
 from migx.pipeline import Approximation, Element, Fixpoint, Pipeline, enable_if, with_options
@@ -134,12 +134,15 @@ class PassManager:
     def __init__(
         self, program: Program, observers: Sequence[Observer] = (), log: EventLog | None = None
     ) -> None:
-        self.program, self.observers, self.log = program, tuple(observers), log
+        self.program, self.observers, self.log = program, _listed(observers), log
         self.constants = Constants(program)
         self._running: list[Pass] = []
 
     def run(
-        self, passes: Pipeline | str | Iterable[Element], *, stop_after: int | None = None
+        self,
+        passes: Pipeline | str | Iterable[Element | Pipeline | str],
+        *,
+        stop_after: int | None = None,
     ) -> bool:
         """Runs passes in order; says whether any changed anything. ``stop_after`` so many, what is
         left does nothing; the passes of groups count each time they run.
@@ -217,7 +220,11 @@ class PassManager:
         # They see what has become of the modules around them, which came after them.
         for _ in range(max((len(_around(module)) for module in inner), default=0)):
             again = again and self._over(inner, step)
-        changed |= step.apply_program(self.program, self)
+        before = self.program.revision
+        if step.apply_program(self.program, self):
+            changed = True
+        else:
+            self._expect_same(before, step, "apply_program")
         if changed:
             remove_dead_modules(self.program)
             for module in self.modules():
@@ -231,10 +238,21 @@ class PassManager:
         for module in modules:
             if module.bypass or self.program.modules.get(module.name) is not module:
                 continue
+            before = self.program.revision
             if step.apply(module, self):
                 remove_dead_code(module)
                 changed = True
+            else:
+                self._expect_same(before, step, "apply")
         return changed
+
+    def _expect_same(self, revision: int, step: Pass, method: str) -> None:
+        """``PassError`` where a method of a pass has changed the program and denies it."""
+        if self.program.revision != revision:
+            raise PassError(
+                f"pass {step.name} changed the program and said it did not: {method} returns True "
+                "where it changed anything (did it return None?)"
+            )
 
     def modules(self) -> list[Module]:
         """All modules, each once, submodules before those that hold them."""
@@ -262,10 +280,24 @@ class PassManager:
 
 
 def run_passes(
-    program: Program, passes: Pipeline | str | Iterable[Element], observers: Sequence[Observer] = ()
+    program: Program,
+    passes: Pipeline | str | Iterable[Element | Pipeline | str],
+    observers: Sequence[Observer] = (),
 ) -> bool:
     """Runs passes over a program in place, without a target; says whether anything changed."""
     return PassManager(program, observers).run(passes)
+
+
+def _listed(observers: Sequence[Observer]) -> tuple[Observer, ...]:
+    """The observers in a list; ``TypeError`` where what is given is none, or holds what is none."""
+    if isinstance(observers, Observer):
+        raise TypeError(f"observers are given in a list, such as [{type(observers).__name__}()]")
+    for each in observers:
+        if isinstance(each, type):
+            raise TypeError(f"{each.__name__} is a class; an observer is {each.__name__}()")
+        if not isinstance(each, Observer):
+            raise TypeError(f"{each!r} is no observer: give an instance of a subclass of Observer")
+    return tuple(observers)
 
 
 def _whole(of: Pass, key: str, before: int, after: int) -> Event:

@@ -28,7 +28,6 @@ Test: TypeAlias = Callable[[Any], bool]
 MISSING = object()
 """What stands for an attribute that an operation does not have."""
 
-
 LITERAL = frozenset({"@literal"})
 
 
@@ -122,6 +121,9 @@ class Var(Pattern):
     test: Test | None = None
     what: str = "value"
 
+    def __post_init__(self) -> None:
+        askable.name_and_test(self.name, self.test)
+
     def match(self, at: Instruction, m: Match, then: Then) -> bool:
         if self.what != "value" and m.is_constant(at) != (self.what == "constant"):
             return m.refuse(
@@ -207,6 +209,7 @@ class On(Pattern):
     which: Literal["in order", "every", "some"] = "in order"
 
     def __post_init__(self) -> None:
+        askable.name_and_test(self.name)
         expect_patterns(self.inputs or ())
 
     def match(self, at: Instruction, m: Match, then: Then) -> bool:
@@ -431,11 +434,13 @@ def value(number: float | Test | None = None, name: str = "", *, fixed: bool = F
     """
     if not (number is None or callable(number) or isinstance(number, int | float)):
         raise TypeError(f"a value is a number or a test of the array, not {number!r}")
+    askable.name_and_test(name)
     return Value(name, number, fixed)
 
 
 def attr(name: str, test: Test | None = None) -> Attribute:
     """An attribute to catch, or to test and catch."""
+    askable.name_and_test(name, test)
     return Attribute(name, test)
 
 
@@ -470,7 +475,9 @@ def _names(classes: Iterable[type[Any]]) -> frozenset[str]:
 
 
 def member(index: int, whole: On) -> On:
-    """One result of an operation that has several."""
+    """One result of an operation that has several, counted from 0."""
+    if index < 0:
+        raise TypeError(f"members are counted from 0: {index!r} is none")
     return On(frozenset({"get_tuple_elem"}), (whole,), attributes=(("index", index),))
 
 

@@ -1,17 +1,29 @@
-"""Runs one instruction by its own meaning, on the host: as what has no kernel is run."""
+"""Runs one instruction by its own meaning, on the host: as what has no kernel is run; and whole
+programs, of which a target has kernels for some.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
 
 from migx.argument import Argument
 from migx.binding import Sizes, sizes_of
 from migx.errors import EvaluationError, MigxError
 from migx.ir import Instruction, Module
-from migx.op import Operation, Runnable, evaluator
+from migx.op import Array, Operation, Runnable, evaluator
+from migx.ops.builtin import Param, Return, Slot
+from migx.program import Program
 from migx.shape import TUPLE, Shape
-from migx.target import Context
+from migx.sizes import bound_now
+from migx.target import NO_SLOTS, Context
 from migx.text import draw_instruction
+
+Kernels: TypeAlias = Callable[[Instruction], Callable[..., Array] | None]
+"""The kernel of an instruction, a function of its operands as arrays; None where there is none."""
 
 FAILURES = (MigxError, ArithmeticError, LookupError, MemoryError, TypeError, ValueError)
 """What the meaning of an operation raises when its operands do not fit it."""
@@ -27,9 +39,15 @@ def by_meaning(
 ) -> Argument:
     """The result of an instruction, its operation and shape being given with what is bound by now.
 
-    What fails raises ``EvaluationError``, with the instruction drawn: the innermost, where that is
-    in a module.
+    ``modules`` are those of the instruction, each ``as_function``. What fails raises
+    ``EvaluationError``, with the instruction drawn: the innermost, where that is in a module.
     """
+    if type(op) is Slot:
+        message = f"the value of slot {op.slot!r} is in the slots that run is given"
+        raise EvaluationError(draw_instruction(message, at))
+    if len(modules) < len(at.modules):
+        message = f"{op.name} needs its {len(at.modules)} modules, each as as_function makes it"
+        raise EvaluationError(draw_instruction(message, at))
     kind: type = type(op)
     try:
         return evaluator(kind)(op, context, shape, inputs, modules)
@@ -69,3 +87,61 @@ def actual(value: Argument) -> Shape:
     if value.shape.dtype.is_tensor and not value.shape.dtype.is_packed:
         return Shape(value.shape.dtype, value.array.shape)
     return value.shape
+
+
+def run_with_kernels(
+    program: Program,
+    kernels: Kernels,
+    context: Context,
+    arguments: Mapping[str, Argument],
+    slots: Mapping[str, Argument] = NO_SLOTS,
+) -> list[Argument]:
+    """The results of a program: of what there are kernels for, by these; of the rest, control flow
+    included, by its own meaning. All is in the host's memory.
+    """
+    main = program.main
+    given = [arguments[name] for name in main.parameters]
+    pairs = zip(main.parameters.items(), given, strict=True)
+    sizes = sizes_of((name, p.shape, a.shape) for (name, p), a in pairs)
+    with np.errstate(all="ignore"):
+        return _Run(kernels, context, slots).module(main, given, sizes, {})
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run of a program, instruction by instruction."""
+
+    kernels: Kernels
+    context: Context
+    slots: Mapping[str, Argument]
+
+    def module(
+        self,
+        module: Module,
+        given: Sequence[Argument],
+        sizes: Sizes,
+        around: Mapping[Instruction, Argument],
+    ) -> list[Argument]:
+        """What a module returns; ``around`` has what it may capture."""
+        values = {**around, **dict(zip(module.parameters.values(), given, strict=True))}
+        for at in module:
+            inputs = [values[v] for v in at.inputs]
+            if isinstance(at.op, Slot):
+                values[at] = self.slots[at.op.slot]
+            elif isinstance(at.op, Param | Return):
+                continue
+            elif (kernel := self.kernels(at)) is not None:
+                values[at] = Argument.of(kernel(*(v.array for v in inputs)))
+            else:
+                modules = [self.function(m, sizes, values) for m in at.modules]
+                op, shape = bound_now(at.op, at.shape, sizes)
+                values[at] = by_meaning(at, op, self.context, shape, inputs, modules)
+                sizes = sizes_of([(at.name, shape, actual(values[at]))], sizes)
+        return [values[v] for v in module.outputs]
+
+    def function(
+        self, module: Module, sizes: Sizes, around: Mapping[Instruction, Argument]
+    ) -> Runnable:
+        return as_function(
+            module, sizes, lambda given, known: self.module(module, given, known, around)
+        )

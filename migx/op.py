@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import inspect
 import re
 import struct
@@ -31,7 +32,7 @@ from numpy.typing import NDArray
 from migx import dim
 from migx.argument import Argument
 from migx.dim import Dim
-from migx.errors import EvaluationError
+from migx.errors import EvaluationError, FieldError, there_are
 from migx.fields import bring_when_made
 from migx.shape import DType, Shape
 from migx.symbol import Symbol
@@ -120,6 +121,27 @@ def freeze(cls: type, what: str = "") -> None:
     if inspect.get_annotations(cls) or len(cls.__bases__) > 1:
         bring_when_made(cls, what)
         dataclass(frozen=True)(cls)
+        _know_fields(cls, what)
+
+
+def _know_fields(cls: type, what: str) -> None:
+    """Has a dataclass say which fields there are where it is given one that is not there."""
+    made: Callable[..., None] = cls.__init__  # type: ignore[misc]
+
+    @functools.wraps(made)
+    def init(self: Any, *values: Any, **given: Any) -> None:
+        try:
+            made(self, *values, **given)
+        except TypeError:
+            known = [field.name for field in dataclasses.fields(self) if field.init]
+            if (name := next((n for n in given if n not in known), None)) is None:
+                raise
+            kind = "option" if what else "attribute"
+            raise FieldError(
+                f"{what}{self.name} has no {kind} {name!r}; {there_are(name, known)}"
+            ) from None
+
+    cls.__init__ = init  # type: ignore[misc]
 
 
 def snake_case(name: str) -> str:

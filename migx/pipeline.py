@@ -53,9 +53,16 @@ class Pipeline:
     steps: tuple[Element, ...] = ()
 
     def __post_init__(self) -> None:
+        from migx.manager import Pass
+
         for step in self.steps:
             if isinstance(step, type):
                 raise TypeError(f"{step.__name__} is a class; a pass is {step.__name__}()")
+            if not isinstance(step, Pass | Fixpoint):
+                raise TypeError(
+                    f"{step!r} is no pass: give an instance of a subclass of Pass, a Fixpoint, or "
+                    "the text of one"
+                )
 
     @classmethod
     def of(cls, given: Pipeline | str | Iterable[Element | Pipeline | str]) -> Pipeline:

@@ -29,7 +29,7 @@ class Program:
     """
 
     revision = 0
-    """How often its modules have been changed; in another order they compute the same."""
+    """How often it has been changed: what the methods of modules and programs do is counted."""
 
     def __init__(self) -> None:
         self.modules: dict[str, Module] = {}
@@ -54,6 +54,7 @@ class Program:
         """An empty module of a name not taken yet."""
         if name in self.modules:
             raise IRError(f"there is already a module {name!r}")
+        self.revision += 1
         made = self.modules[name] = Module(self, name)
         return made
 
@@ -73,6 +74,7 @@ class Program:
     def rename_module(self, module: Module, name: str) -> None:
         if name in self.modules:
             raise IRError(f"there is already a module {name!r}")
+        self.revision += 1
         del self.modules[module.name]
         module.name = name
         self.modules[name] = module
@@ -88,6 +90,7 @@ class Program:
             for inner in dict.fromkeys(instruction.modules):
                 if not inner.parents:
                     self.remove_module(inner)
+        self.revision += 1
         del self.modules[module.name]
 
     def submodules(self, module: Module) -> list[Module]:
@@ -119,13 +122,17 @@ class Program:
         """Makes the executable that ``eval`` runs, for a target or its name; the program itself
         stays as it is.
 
-        ``passes="..."`` runs that pipeline instead of the target's own; see
-        ``migx.target.CompileOptions`` for the rest.
+        What updates have given the weights stays: the new executable begins with the values that
+        the one before it has.
+
+        Options: ``passes="..."`` runs that pipeline instead of the target's own; ``observers``
+        watch it run; ``log`` records its rewrites; ``num_threads`` is how many threads a run may
+        use; ``int4_activations="int8"`` rounds what weights of four bits are multiplied by. See
+        ``migx.target.CompileOptions``.
         """
         from migx.compiler import compiled
 
-        self._compiled = compiled(self, target, **options)
-        return self
+        return self._runs(compiled(self, target, **options))
 
     def finalize(self, target: Target | str) -> Program:
         """Makes the executable of a program that is lowered already: no pass runs.
@@ -135,7 +142,12 @@ class Program:
         """
         from migx.compiler import finalized
 
-        self._compiled = finalized(self, target)
+        return self._runs(finalized(self, target))
+
+    def _runs(self, made: Compiled) -> Program:
+        before, self._compiled = self._compiled, made
+        if before is not None and before is not made:
+            before.weights.replaced = True
         return self
 
     @property
@@ -184,10 +196,24 @@ class Program:
         return self.eval(inputs)
 
     def copy(self) -> Program:
-        """A program of its own, equal to this one; operations and literal data are shared."""
+        """A program of its own, equal to this one; operations and literal data are shared.
+
+        It is not compiled. ``copy.copy`` and ``copy.deepcopy`` do the same, and what is pickled is
+        the program alone, too; ``migx.save`` keeps what it is compiled to.
+        """
         from migx.structure import copied
 
         return copied(self)
+
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Program:
+        return self.copy()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from migx.structure import flat, of_flat
+
+        return of_flat, (flat(self),)
 
     def fingerprint(self) -> str:
         """SHA-256 of the structure and every literal's bytes: equal programs have equal

@@ -12,18 +12,19 @@ replaces the match, or None to decline, or ``Declined("why")``. Rules make sets 
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections import Counter, deque
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import TypeAlias
+from functools import lru_cache, partial
+from typing import Any, TypeAlias
 
 from numpy.typing import ArrayLike
 
 from migx import op as operations
 from migx.argument import Argument
 from migx.dead_code import remove_dead_code, remove_unread
-from migx.errors import RewriteLoop, ShapeError
+from migx.errors import IRError, RewriteLoop, ShapeError
 from migx.ir import Instruction, Module, merged
 from migx.match import Match, On, OneOf, Pattern, Skip, expect_patterns, nothing_left
 from migx.op import Operation
@@ -65,7 +66,8 @@ class Cursor:
         self._origins: tuple[str, ...] | None = None
         self.made: list[Instruction] = []
         self.replaced: dict[Instruction, Instruction] = {}
-        self.moved = False
+        self._moved: list[tuple[Instruction, Instruction]] = []  # with what each stood before
+        self._revision = module.program.revision
 
     @property
     def origins(self) -> tuple[str, ...]:
@@ -96,9 +98,39 @@ class Cursor:
         if not constant.before(self.place):
             for at in tree(constant):
                 if not at.before(self.place):
+                    self._moved.append((at, self._after(at)))
                     self.module.move_instruction(at, self.place)
-                    self.moved = True
         return constant
+
+    def _after(self, at: Instruction) -> Instruction:
+        """The next instruction behind one that a rule has not added."""
+        after = self.module.following(at)
+        while after in self.made:
+            after = self.module.following(after)
+        assert after is not None, "a constant is read by what the rule matched"
+        return after
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing has been done to the program since it was made."""
+        return self.module.program.revision == self._revision
+
+    def take_back(self, whose: str) -> None:
+        """Removes what a rule that declines has added, and moves back what it has moved;
+        ``IRError`` where that is not all it has done.
+        """
+        program = self.module.program
+        if program.revision != self._revision + len(self.made) + len(self._moved):
+            raise IRError(
+                f"rule {whose} replaced nothing, and changed the program by more than it added by "
+                "its cursor: a rule returns what is replaced and edits nothing itself; what does "
+                "is the method apply of a pass"
+            )
+        for made in reversed(self.made):
+            self.module.remove_instruction(made)
+        for moved, after in reversed(self._moved):
+            self.module.move_instruction(moved, after)
+        program.revision = self._revision
 
     def literal(self, value: ArrayLike | Argument, dtype: DType | str | None = None) -> Instruction:
         """Adds a literal."""
@@ -116,33 +148,57 @@ class Rule:
     @property
     def name(self) -> str:
         """Its function's name."""
-        return self.function.__name__
+        return _name(self.function)
 
     @property
     def source(self) -> str:
-        """The file and line it stands in."""
-        code = self.function.__code__
-        return f"{code.co_filename}:{code.co_firstlineno}"
+        """The file and line it stands in; nothing where it is not written in Python."""
+        plain = _plain(self.function)
+        code = getattr(plain, "__code__", None) or getattr(type(plain).__call__, "__code__", None)
+        return "" if code is None else f"{code.co_filename}:{code.co_firstlineno}"
+
+    def answer(self, caught: Mapping[str, Any]) -> Results | Declined | None:
+        """What its function says of what its pattern caught."""
+        return self.function(**{name: caught[name] for name in self.wanted if name in caught})
 
     def __add__(self, other: Rule | RuleSet) -> RuleSet:
         return RuleSet((self,)) + other
 
 
 def rule(pattern: Pattern) -> Callable[[Callable[..., Results | Declined | None]], Rule]:
-    """Makes a rule of a function. Asking for what the pattern never catches is a ``TypeError``."""
+    """Makes a rule of a function, or of anything that is called as one. Asking for what the pattern
+    never catches is a ``TypeError``, unless there is a default for it.
+    """
     expect_patterns((pattern,))
 
     def made(function: Callable[..., Results | Declined | None]) -> Rule:
-        code = function.__code__
-        wanted = code.co_varnames[: code.co_argcount]
-        if unknown := sorted(set(wanted) - pattern.names() - {"at"}):
+        asked = inspect.signature(function).parameters
+        required = {name for name, each in asked.items() if each.default is each.empty}
+        if unknown := sorted(required - pattern.names() - {"at"}):
             raise TypeError(
-                f"{function.__name__} asks for {', '.join(unknown)}, which its pattern does not"
+                f"{_name(function)} asks for {', '.join(unknown)}, which its pattern does not"
                 f" always catch; it catches {', '.join(sorted(pattern.names())) or 'nothing'}"
             )
-        return Rule(pattern, function, wanted)
+        if bare := [name for name, each in asked.items() if each.kind is each.POSITIONAL_ONLY]:
+            raise TypeError(
+                f"{_name(function)} must take {', '.join(bare)} by name, not before a /"
+            )
+        return Rule(pattern, function, tuple(asked))
 
     return made
+
+
+def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function without what is wrapped around it."""
+    while isinstance(function, partial):
+        function = function.func
+    plain: Callable[..., Any] = inspect.unwrap(function)
+    return plain
+
+
+def _name(function: Callable[..., Any]) -> str:
+    plain = _plain(function)
+    return str(getattr(plain, "__name__", type(plain).__name__))
 
 
 class RuleSet:
@@ -339,16 +395,14 @@ class _Driver:
         at = Cursor(match, root, self.module)
         match.caught["at"] = at
         before = "" if log is None else log.draw(each.name, root, self.names)
-        result = each.function(*[match.caught[name] for name in each.wanted])
-        if result is None and not (at.made or at.moved):
+        result = each.answer(match.caught)
+        if result is None and at.is_idle:  # what most come to
             return False
-        readers = self.replace(at, result)
-        if readers or at.moved:
-            self.names.clear()
-        if not readers:
-            if at.made:
-                remove_unread(at.made, self.module)
+        readers = put(at, result)
+        if isinstance(readers, Declined):
+            at.take_back(each.name)
             return False
+        self.names.clear()
         if log is not None:
             after = "\n".join(log.draw(i.op.name, i, self.names) for i in at.made)
             event = Event(key, self.pass_name, each.name, each.source, at.origins, before, after)
@@ -356,22 +410,6 @@ class _Driver:
         self.settle(each, match, at, readers)
         self.names.clear()
         return True
-
-    def replace(self, at: Cursor, result: Results | Declined | None) -> dict[Instruction, None]:
-        """Puts a rule's result in the place of what it matched; gives those that read it now, none
-        where the rule declined or the layout was refused.
-        """
-        readers: dict[Instruction, None] = {}
-        for old, new in places(at.root, result):
-            moved = dict.fromkeys(old.users)
-            try:
-                self.module.replace_instruction(old, new)
-            except ShapeError:
-                continue
-            new.origins = merged(new.origins, at.origins)
-            at.replaced[old] = new
-            readers |= moved
-        return readers
 
     def settle(
         self, each: Rule, match: Match, at: Cursor, readers: dict[Instruction, None]
@@ -403,20 +441,42 @@ class _Driver:
                 self.queue.append(i)
 
 
-def places(
-    root: Instruction, result: Results | Declined | None
-) -> list[tuple[Instruction, Instruction]]:
+def put(at: Cursor, result: Results | Declined | None) -> dict[Instruction, None] | Declined:
+    """Puts a rule's result in the place of what it matched, all of it or nothing; gives those that
+    read it now, or why nothing was replaced.
+    """
+    if isinstance(result, Declined):
+        return result
+    pairs = _places(at.root, result)
+    readers = dict.fromkeys(user for old in pairs for user in old.users)
+    if not readers:
+        return Declined("it replaces nothing" if pairs else "")
+    try:
+        at.module.replace_instructions(pairs)
+    except ShapeError as error:
+        return Declined(f"its readers refuse the layout of the result: {error}")
+    for new in pairs.values():
+        new.origins = merged(new.origins, at.origins)
+    at.replaced = pairs
+    return readers
+
+
+def _places(root: Instruction, result: Results | None) -> dict[Instruction, Instruction]:
     """What is replaced by what; each of several results takes the place of its element."""
     if isinstance(result, dict):
-        return list(result.items())
-    if isinstance(result, tuple):
+        pairs = result
+    elif isinstance(result, tuple):
+        if len(result) != len(root.shape.parts):
+            count = len(root.shape.parts) or "no tuple of"
+            raise IRError(f"{root.op.name} has {count} results; the rule returned {len(result)}")
         elements = [u for u in root.users if isinstance(u.op, GetTupleElem)]
-        return [(u, result[u.op_as(GetTupleElem).index]) for u in elements]
-    if isinstance(result, Instruction):
-        return [(root, result)] if result is not root else []
-    if result is None or isinstance(result, Declined):
-        return []
-    raise TypeError(
-        "a rule returns an instruction, a tuple of them, a dict from old ones to new, or None to "
-        f"decline; this one returned {result!r}"
-    )
+        pairs = {u: result[u.op_as(GetTupleElem).index] for u in elements}
+    else:
+        pairs = {} if result is None else {root: result}
+    for given in (*pairs, *pairs.values()):
+        if not isinstance(given, Instruction):
+            raise TypeError(
+                "a rule returns an instruction, a tuple of them, a dict from old ones to new, or "
+                f"None to decline; this one returned {given!r}"
+            )
+    return {old: new for old, new in pairs.items() if new is not old}

@@ -34,6 +34,8 @@ from migx.program import Program
 from migx.target import Saves, get_target
 from migx.text import show
 from migx.weights.epochs import own
+from migx.weights.live import holding, live_weights
+from migx.weights.recipe import Arguments
 
 MAGIC = b"MIGX MXR"
 FORMAT = 2
@@ -58,7 +60,7 @@ def save(program: Program, path: str | Path, *, weights: bool = True) -> None:
     sections: dict[str, bytes] = {}
     index: dict[str, Any] = {"format": FORMAT}
     made = program.compiled if program._compiled is not None else None
-    live = made.weights.current.weights if made is not None else {}
+    live = live_weights(program)
     sections["text"] = data.text(_holding(program, live, weights))
     if made is not None:
         sections["lowered"] = data.text(_holding(made.program, live, weights))
@@ -106,20 +108,14 @@ def load(
     return program
 
 
-def _holding(program: Program, live: Mapping[str, Argument], weights: bool) -> Program:
+def _holding(program: Program, live: Arguments, weights: bool) -> Program:
     """The program with the weights it runs with now, or without those that may be replaced."""
-    from migx.onnx.external import defer, put_literals
-    from migx.weights.hoisting import weights_of
-
-    held = weights_of(program)
-    same = all(n in held and getattr(held[n].op, "value", None) is v for n, v in live.items())
-    if weights and same:
-        return program
-    made = program.copy()
     if weights:
-        put_literals(made, live, replaceable=True)
-    else:
-        defer(made)
+        return holding(program, live) if live else program
+    from migx.onnx.external import defer
+
+    made = program.copy()
+    defer(made)
     return made
 
 

@@ -14,11 +14,13 @@ import numpy as np
 from migx import dim
 from migx.dim import Dim, Extent
 from migx.errors import ShapeError
+from migx.intervals import whole_number
 from migx.symbol import Symbol
 
 Dims: TypeAlias = tuple[Extent, ...]
 Parts: TypeAlias = "tuple[Shape, ...]"
 Symbols: TypeAlias = tuple[Symbol, ...]
+EXTENTS = frozenset({int, Dim})
 
 
 class DType:
@@ -157,20 +159,16 @@ class Shape:
         parts: Parts = (),
     ) -> None:
         self.dtype = dtype if type(dtype) is DType else DType.of(dtype)
-        self.dims = dims if type(dims) is tuple else _extents("dims", dims)
+        given = type(dims) is tuple and EXTENTS.issuperset(map(type, dims))
+        self.dims = dims if given else _extents("dims", dims)  # type: ignore[assignment]
         self.parts = parts
         self.strides = None if strides is None else self._checked(_extents("strides", strides))
         self._hash: int | None = None
         self._symbols: Symbols | None = None
         self._text: str | None = None
         for extent in self.dims:
-            if type(extent) is int:
-                if extent < 0:
-                    raise ShapeError(f"a dim cannot be negative: {extent} in {self.dims}")
-            elif not isinstance(extent, Dim):
-                raise ShapeError(
-                    f"a dim is an int or a Dim, not {extent!r} of {type(extent).__name__}"
-                )
+            if type(extent) is int and extent < 0:
+                raise ShapeError(f"a dim cannot be negative: {extent} in {self.dims}")
 
     def _checked(self, strides: Dims) -> Dims | None:
         if len(strides) != len(self.dims):
@@ -387,10 +385,19 @@ def integers(dtype: DType) -> tuple[int, int]:
 
 
 def _extents(what: str, given: Iterable[Extent]) -> Dims:
-    """Some extents as a tuple; ``ShapeError`` where it is one alone, or none at all."""
+    """Some extents as a tuple; ``ShapeError`` where it is one alone, or none at all, or where one
+    of them is no whole number.
+    """
     if not isinstance(given, Iterable):
         raise ShapeError(f"{what} are a tuple, as ({given!r},), not {given!r}")
-    return tuple(given)
+    return tuple(e if type(e) in EXTENTS else _whole(e) for e in given)
+
+
+def _whole(given: Any) -> int:
+    """A number of numpy's, or of whatever else counts in whole numbers, as an ``int``."""
+    if (number := whole_number(given)) is None:
+        raise ShapeError(f"a dim is an int or a Dim, not {given!r} of {type(given).__name__}")
+    return number
 
 
 def row_major(dims: Sequence[Extent]) -> Dims:

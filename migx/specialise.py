@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from migx import op as operations
 from migx.dim import Dim, Extent, substitute
 from migx.errors import DimError, ShapeError
+from migx.intervals import whole_number
 from migx.ir import Instruction, Module
 from migx.op import Operation
 from migx.program import Program
@@ -27,7 +26,7 @@ def bound(program: Program, sizes: Sizes) -> Program:
     Shapes are inferred again, literals are shared. ``DimError`` for a name that is no symbol or a
     size outside its bounds; ``ShapeError``, drawn, where an operation refuses the sizes.
     """
-    check_sizes(program, sizes)
+    sizes = check_sizes(program, sizes)
     given = ", ".join(f"{name}={size}" for name, size in sizes.items())
     return remade(program, lambda op: replaced(op, sizes), f"with {given}")
 
@@ -111,22 +110,42 @@ class _Copier:
             op = self.change(at.op)
             shape = op.compute_shape([v.shape for v in inputs], modules)
         except (DimError, ShapeError) as error:
-            raise ShapeError(draw_instruction(f"{self.why}: {error}", at)) from error
+            message = f"{self.why}: {error}{_way_round(at)}"
+            raise ShapeError(draw_instruction(message, at)) from error
         return into.append_known(op, inputs, modules, shape, at.origins)
 
 
-def check_sizes(program: Program, sizes: Sizes) -> None:
-    """Raises ``DimError`` for a name that is no symbol of the program, or a size out of bounds."""
-    symbols = program.symbols()
-    for name, size in sizes.items():
+def _way_round(at: Instruction) -> str:
+    """What else may be done where a branch that runs may never take refuses sizes."""
+    around = at.module.parent if at.module is not None else None
+    while around is not None and around.name != "if":
+        around = around.module.parent if around.module is not None else None
+    if around is None:
+        return ""
+    return (
+        "; this is in a branch: if no run takes it, leave the dims unbound, or give them to "
+        "parse_onnx as input_dims"
+    )
+
+
+def check_sizes(program: Program, sizes: Sizes) -> dict[str, int]:
+    """The sizes as ``int``; ``DimError`` for a name that is no symbol of the program, or a size out
+    of bounds.
+    """
+    symbols, found = program.symbols(), {}
+    given: Mapping[str, object] = sizes
+    for name, size in given.items():
         if name not in symbols:
             known = ", ".join(sorted(symbols)) or "none"
             raise DimError(f"the program has no dim named {name!r}; its symbols are: {known}")
-        if not isinstance(size, int | np.integer):
+        number = None if isinstance(size, Dim) else whole_number(size)
+        if number is None:
             raise DimError(f"dim {symbols[name]} is a number, not {size!r}")
         low, high = symbols[name].bounds
-        if not low <= size <= high:
+        if not low <= number <= high:
             raise DimError(f"dim {symbols[name]} cannot be {size}: its bounds are {low}..{high}")
+        found[name] = number
+    return found
 
 
 def _value(value: Any, sizes: Extents) -> Any:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 from migx import op as operations
 from migx.collector import paused
 from migx.ir import Instruction, Module
+from migx.ops.builtin import Literal
 from migx.program import Program
 
 
@@ -46,6 +48,35 @@ def copy_instruction(
         instruction.origins,
     )
     mapping[instruction] = made
+    return made
+
+
+def flat(program: Program) -> tuple[Any, ...]:
+    """All that a program is, in lists that hold no instruction, as it is pickled: however long it
+    is, nothing in it is deep.
+    """
+    places: dict[Instruction, int] = {}
+    rows = []
+    for module in _parents_first(program):
+        for at in module:
+            inputs, modules = [places[v] for v in at.inputs], [m.name for m in at.modules]
+            rows.append((module.name, at.op, inputs, modules, at.shape, at.origins))
+            places[at] = len(places)
+    return [(m.name, m.bypass) for m in program.modules.values()], rows
+
+
+def of_flat(given: tuple[Any, ...]) -> Program:
+    """The program that ``flat`` was given."""
+    made, (names, rows) = Program(), given
+    for name, bypass in names:
+        module = made.main if name == made.main.name else made.create_module(name)
+        module.bypass = bypass
+    found: list[Instruction] = []
+    for name, op, inputs, modules, shape, origins in rows:
+        if isinstance(op, Literal):
+            op.value.freeze()
+        read, held = tuple(found[i] for i in inputs), tuple(made.modules[m] for m in modules)
+        found.append(made.modules[name].append_known(op, read, held, shape, origins))
     return made
 
 

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
+from migx.errors import DimError
 from migx.intervals import Bounds
 
 # Words that mean something else in the text form; a symbol of such a name is written in backticks.
@@ -29,6 +30,11 @@ class Symbol:
     low: int = 0
     high: int | None = None
     optimals: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        given: object = self.name
+        if not isinstance(given, str) or not given:
+            raise DimError(f"a dim's name is text, such as 'batch', not {given!r}")
 
     @property
     def bounds(self) -> Bounds:

@@ -189,7 +189,8 @@ class Reader:
 
     def symbol_name(self) -> str:
         if self.next.kind == "symbol":
-            return self.unescaped(self.step())
+            at = self.next
+            return self.unescaped(self.step()) or self.fail("the name of a dim is empty", at)
         return self.take("name", "the name of a dim").text
 
     def block(self) -> Block:

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol, TypedDict, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypedDict, dataclass_transform, runtime_checkable
 
 from migx.argument import Argument
 from migx.errors import TargetError
 from migx.ir import Instruction
 from migx.manager import Observer, Pipeline
-from migx.op import snake_case
+from migx.op import freeze, snake_case
 from migx.program import Program
 from migx.rewrite import EventLog
 from migx.shape import Shape
@@ -147,14 +147,19 @@ class Asynchronous(Protocol):
         ...
 
 
+@dataclass_transform(frozen_default=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Target:
     """Base of targets; its name is its class's in snake case, and that of the file or folder it
-    stands in.
+    stands in. A subclass is a frozen dataclass of its options, unless it has an ``__init__`` of its
+    own.
     """
 
     name: ClassVar[str]
 
     def __init_subclass__(cls) -> None:
+        if "__init__" not in cls.__dict__:
+            freeze(cls, "target ")
         cls.name = snake_case(cls.__name__)
 
     def get_passes(self, context: Context, options: CompileOptions) -> Pipeline:

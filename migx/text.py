@@ -75,6 +75,18 @@ def show_module(module: Module) -> str:
     return _Writer().module(module, {each: number(each) for each in shown})
 
 
+def show_instruction(instruction: Instruction) -> str:
+    """The line of an instruction in the text of its module; what it reads by the names there."""
+    at = instruction
+    if at.module is None:
+        return repr(at)
+    names = {m: number(m) for m in {at.module, *(v.module for v in at.inputs)} if m is not None}
+    if type(at.op) is Param:
+        return f"{names[at.module][at]} : {at.shape}"
+    read = [_reference(v, at.module, names) for v in at.inputs]
+    return _Writer(origins=True).instruction(at, names[at.module], read).strip()
+
+
 def number(module: Module) -> Names:
     """The name of each instruction in the text of its module."""
     names: Names = {}

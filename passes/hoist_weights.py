@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from migx.dead_code import remove_dead_code
 from migx.ir import Instruction
 from migx.manager import Pass, PassManager
 from migx.ops.builtin import Literal, Slot
@@ -24,15 +25,19 @@ class HoistWeights(Pass):
     def apply_program(self, program: Program, manager: PassManager) -> bool:
         """Hoists from all modules at once, for several may read one weight."""
         roots = Plan(manager, allowance=self.constant_allowance, weights=True).roots()
+        before = program.revision
         hoist(program, roots)
-        changed = hoist_sources(program) or bool(roots)
-        return _settle(program) or changed
+        hoist_sources(program)
+        _settle(program)
+        return program.revision != before
 
 
-def _settle(program: Program) -> bool:
-    """Puts literals in the places of slots that no weight is in."""
+def _settle(program: Program) -> None:
+    """Puts literals in the places of slots that no weight is in, and lets go of slots that only
+    dead code reads.
+    """
     if program.weights is None:
-        return False
+        return
     made = zip(program.weights.output_names, program.weights.outputs, strict=True)
     fixed = {name: at for name, at in made if not any(is_weight(v) for v in tree(at))}
     values = evaluated(list(dict.fromkeys(fixed.values())))
@@ -41,8 +46,10 @@ def _settle(program: Program) -> bool:
         assert at.module is not None
         literal = Literal(values[fixed[at.op_as(Slot).slot]])
         at.module.replace_operation(at, literal)
+    for module in list(program.modules.values()):
+        if not module.bypass:
+            remove_dead_code(module)
     hoist(program, ())
-    return bool(readers)
 
 
 def _reads(at: Instruction, slots: dict[str, Instruction]) -> bool:

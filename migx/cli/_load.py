@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from migx.program import Program
 
 T = TypeVar("T")
+HEADER = "# passes:"
+"""How the first line of a text begins that names the passes which fail on it."""
+
 QUIET = 1.0
 """Seconds of silence before progress is shown."""
 
@@ -87,6 +90,28 @@ def load(options: argparse.Namespace, *, to_run: bool = False) -> Program:
             else:
                 program, options.sizes = bound(program, sizes), {}
     return program
+
+
+def take_case(options: argparse.Namespace) -> None:
+    """Takes what was not given from a case that a failure has left: the passes from the first line
+    of the text, and the inputs from the ``.npz`` file beside it.
+    """
+    path = Path(options.model)
+    if options.passes is None:
+        options.passes = named_passes(path)
+    beside = path.with_suffix(".npz")
+    if options.inputs is None and not options.seed and is_text(path) and beside.is_file():
+        options.inputs = str(beside)
+        print(f"inputs: {beside}", file=sys.stderr)
+
+
+def named_passes(path: Path) -> str | None:
+    """The passes that the first line of a text names; None where it is no such file."""
+    if is_text(path) and path.is_file():
+        first = text_of(path).partition("\n")[0]
+        if first.startswith(HEADER):
+            return first.removeprefix(HEADER).strip()
+    return None
 
 
 def is_text(path: Path) -> bool:

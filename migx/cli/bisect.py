@@ -3,6 +3,8 @@
 Without a command the outputs on the target are held against the model's own meaning on ref, within
 bounds that are derived. With one, it is run on what the passes leave, a .migx file in the place of
 {} or at its end, and fails by its exit code. The exit code is 1 where nothing is wrong.
+
+A case that `migx fuzz` has saved says itself which passes and inputs; options overrule it.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ def run(options: argparse.Namespace) -> int:
     """Finds them."""
     from migx.debug.bisect import NothingWrong, bisected
 
+    _load.take_case(options)
     program = _load.load(options)
     pipeline = _options.pipeline(options)
     runs = itertools.count(1)

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from migx.observers import Time
     from migx.rewrite import Event, EventLog
 
-HEADER = "# passes:"
 KEY = re.compile(r"[0-9a-f]{16}(\.\d+)?")
 
 
@@ -133,13 +132,10 @@ def _wanted(options: argparse.Namespace) -> str:
     """The passes asked for, or those the first line of a text names."""
     if options.passes is not None:
         return str(options.passes)
-    path = Path(options.model)
-    if _load.is_text(path) and path.is_file():
-        first = _load.text_of(path).partition("\n")[0]
-        if first.startswith(HEADER):
-            return first.removeprefix(HEADER).strip()
+    if (named := _load.named_passes(Path(options.model))) is not None:
+        return named
     raise _load.UsageError(
-        f"say which passes: --passes 'p,q', or a text whose first line is '{HEADER} p,q'; "
+        f"say which passes: --passes 'p,q', or a text whose first line is '{_load.HEADER} p,q'; "
         "`migx passes` lists them"
     )
 

@@ -13,6 +13,7 @@ import argparse
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from migx.cli import _load, _options, _report
 from migx.errors import MigxError
 
 if TYPE_CHECKING:
+    from migx.compiler import Compiled
     from migx.profile import Cost, Profile
 
 PEERS = ("onnxruntime", "openvino")
@@ -71,10 +73,20 @@ def run(options: argparse.Namespace) -> int:
     else:
         _print(found, options.each)
     if not told:
-        print(
-            f"target {made.context.target.name} does not say what its kernels take", file=sys.stderr
-        )
+        print(_untold(made), file=sys.stderr)
     return 0
+
+
+def _untold(made: Compiled) -> str:
+    """What to say of a target that has no profile: what would make one, and what the host does."""
+    names = Counter(at.name for at in made.fallbacks())
+    most = ", ".join(f"{count} {name}" for name, count in names.most_common(3))
+    more = ", ..." if len(names) > 3 else ""
+    return (
+        f"target {made.context.target.name} does not say what its kernels take: its executable has "
+        f"no method profile(arguments, slots); {names.total()} instructions run on the host"
+        + (f": {most}{more}" if most else "")
+    )
 
 
 def _peers(options: argparse.Namespace) -> list[str]:

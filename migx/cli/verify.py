@@ -2,6 +2,7 @@
 
 Each output may differ by what rounding explains: the bound comes from the element types and the
 roundings on the way to it, see migx.testing.bounds. The exit code is 1 when one differs by more.
+A case that `migx fuzz` has saved says itself which passes and inputs; options overrule it.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ def run(options: argparse.Namespace) -> int:
         return int(any(row["status"] in ("FAIL", "ERROR") for row in rows))
     if options.model is None:
         raise _load.UsageError("say which model: migx verify MODEL, or migx verify --all")
+    _load.take_case(options)
     found = _verify.verified(options)
     if options.json:
         _report.print_json(found)

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from migx import plugins
-from migx.errors import IRError, ShapeError, UnknownName, there_are
+from migx.errors import IRError, UnknownName, there_are
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.match import Match, Pattern, find
 from migx.ops.builtin import Param, Return
 from migx.program import Program
-from migx.rewrite import Cursor, Declined, Event, EventLog, Rule, places
+from migx.rewrite import Cursor, Declined, Event, EventLog, Rule, put
 from migx.text import number, quoted, show
 
 
@@ -117,11 +117,18 @@ def named(program: Program, name: str) -> list[Instruction]:
     return found or of_operation
 
 
-def why_not(program: Program, cls: type[Pass], rule: Rule, name: str) -> list[Answer]:
-    """What becomes of a rule of a pass at the instructions of a name, and at those that read them
-    where the pattern looks so far. The program stays as it is.
+def why_not(
+    program: Program, cls: type[Pass], rule: Rule | str, where: Instruction | str
+) -> list[Answer]:
+    """What becomes of a rule of a pass at an instruction, or those of a name, and at those that
+    read them where the pattern looks so far. The program stays as it is.
+
+    The rule is given as such or by its name, ``nop_reshapes`` or
+    ``simplify_reshapes.nop_reshapes``.
     """
-    starts = named(program, name)
+    if isinstance(rule, str):
+        rule = _rule(cls, rule.removeprefix(f"{cls.name}."))
+    starts, name = _asked(program, where)
     reach = cls.rules.depth
     roots = [at for at in _readers(starts, reach) if _may_begin(rule, at)]
     if not roots:
@@ -134,6 +141,15 @@ def why_not(program: Program, cls: type[Pass], rule: Rule, name: str) -> list[An
     asked = [(at, a, seen) for at, (a, seen) in zip(roots, answers, strict=True)]
     near = [a for at, a, seen in asked if at in starts or seen & set(starts)]
     return near or [a for _, a, _ in asked]
+
+
+def _asked(program: Program, where: Instruction | str) -> tuple[list[Instruction], str]:
+    """The instructions that are asked about, and how they are called."""
+    if isinstance(where, str):
+        return named(program, where), where
+    if _module(where).program is not program:
+        raise IRError(f"{where!r} is neither a name nor an instruction of the program")
+    return [where], _name(where)
 
 
 def fired(program: Program, of: Pass, rule: Rule) -> list[Event]:
@@ -201,21 +217,10 @@ def _tried(rule: Rule, root: Instruction, pass_name: str) -> tuple[str, str]:
     if match is None:
         return "refused", "its pattern does not match"
     cursor = Cursor(match, at, module)
-    given = {**match.caught, "at": cursor}
-    result = rule.function(*(given[name] for name in rule.wanted))
-    if isinstance(result, Declined):
-        return "declined", result.reason
-    pairs = places(at, result)
-    if not pairs:
-        return "declined", f"the pattern matches, and the rule gives no reason ({rule.source})"
-    refusals = []
-    for old, new in pairs:
-        try:
-            module.replace_instruction(old, new)
-        except ShapeError as error:
-            refusals.append(str(error))
-    if len(refusals) == len(pairs):
-        return "declined", f"its readers refuse the layout of the result: {refusals[0]}"
+    outcome = put(cursor, rule.answer({**match.caught, "at": cursor}))
+    if isinstance(outcome, Declined):
+        unsaid = f"the pattern matches, and the rule gives no reason ({rule.source})"
+        return "declined", outcome.reason or unsaid
     made = ", ".join(i.op.name for i in cursor.made) or "what it reads already"
     return "fires", f"it becomes {made}"
 

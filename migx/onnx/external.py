@@ -32,7 +32,8 @@ from migx.target import get_target
 from migx.weights import epochs
 from migx.weights.constants import tree
 from migx.weights.evaluation import evaluated
-from migx.weights.hoisting import hoist, is_replaceable, is_weight, label_of, weights_of
+from migx.weights.hoisting import is_weight, label_of, weights_of
+from migx.weights.live import holding, live_weights, put_literals
 
 if TYPE_CHECKING:
     from migx.target import Target
@@ -82,7 +83,8 @@ def replace_onnx_external_weights(
     """A copy of a program with literals in place of its deferred weights, from ``source``: a folder
     with the model's data files, arrays by name, or a safetensors file.
 
-    Weights replaced before are replaced again, if the source has them; deferred ones it must have.
+    Weights replaced before are replaced again, if the source has them, and those that an update has
+    given keep what they have, if it has not; deferred ones without a value it must have.
     A program that is compiled stays so, and is made ready by ``finalize`` or by saving and loading
     it: until then nothing is computed or copied to the target. The literals are lowered by the
     target's ``get_lower_literals_passes``, in all modules. They stay ``replaceable`` unless told
@@ -93,8 +95,12 @@ def replace_onnx_external_weights(
     ``DataError`` a data file that is missing or too short; ``AssumptionError`` a weight whose value
     the program has been compiled for.
     """
-    made, compiled = program.copy(), program.compiled if program._compiled is not None else None
-    programs = [made] if compiled is None else [made, compiled.program.copy()]
+    compiled, live = (
+        program.compiled if program._compiled is not None else None,
+        live_weights(program),
+    )
+    made = holding(program, live)
+    programs = [made] if compiled is None else [made, holding(compiled.program, live)]
     wanted = {name: at for each in programs for name, at in weights_of(each).items()}
     values = values_from(source, wanted, strict=strict, convert=convert)
     check_complete(values, wanted, source)
@@ -112,22 +118,6 @@ def replace_onnx_external_weights(
     if compiled is not None:
         made._compiled = assembled(made, programs[-1], compiled.context)
     return made
-
-
-def put_literals(program: Program, values: Mapping[str, Argument], replaceable: bool) -> None:
-    """Puts literals in the places of weights, wherever they are; what was assumed of one that is
-    fixed now is true for good.
-    """
-    for module in program.modules.values():
-        for at in module:
-            op: Any = at.op
-            if type(op) is AssumeEqual and not is_weight(at.inputs[0]):
-                module.remove_instruction(at)
-            elif is_replaceable(at) and op.label in values:
-                place = {"file": op.file, "offset": op.offset} if replaceable else {}
-                literal = Literal(values[op.label], op.label, replaceable, **place)
-                module.replace_operation(at, literal)
-    hoist(program, ())
 
 
 def defer(program: Program) -> None:

@@ -28,6 +28,7 @@ from migx.errors import (
 from migx.ir import Instruction, Module
 from migx.onnx import external, importers, tensors
 from migx.onnx.functions import Functions, body_of, instantiated, is_function, local_functions
+from migx.onnx.given import by_name, declared_name
 from migx.onnx.graphs import all_nodes, in_order
 from migx.onnx.node import Node
 from migx.onnx.opsets import domain_of, imported, opset_versions, version_meant
@@ -50,7 +51,8 @@ def parse_onnx(
     the bytes of one, whose external data lies in the current folder.
 
     Dims that have names in the file are symbols of those names, dims without one symbols named
-    after the input and axis. ``input_dims`` gives inputs other dims, numbers or ``Dim``s.
+    after the input and axis. ``input_dims`` gives inputs other dims, numbers or ``Dim``s; what it
+    gives for a dim that has a name stands for this name in all inputs.
     With ``defer_external_weights`` initializers with external data become
     ``onnx_external_weights``, and their files need not be there; see ``migx.onnx.external`` for
     what takes their place. Of these only what the program's form depends on is read, and assumed
@@ -95,7 +97,7 @@ def program_of(
 @dataclass(frozen=True)
 class ModelFile:
     """What all graphs of a model share: its folder, the opset version of each domain, its own
-    functions, and the names that symbols have.
+    functions, the names that symbols have, and what is given for some of them.
     """
 
     folder: Path
@@ -103,6 +105,7 @@ class ModelFile:
     functions: Functions
     defer: bool = False
     names: set[str] = field(default_factory=set)
+    sizes: dict[str, Extent] = field(default_factory=dict)
     ends: dict[Path, int] = field(default_factory=dict)
 
     def argument(self, tensor: onnx.TensorProto, embedded: Source | None = None) -> Argument:
@@ -158,12 +161,6 @@ def refuse_unsupported(graph: onnx.GraphProto, model: ModelFile) -> None:
         raise OnnxError("operators that are not supported:\n" + "\n".join(rows))
 
 
-def declared_name(declared: onnx.TensorShapeProto.Dimension) -> str:
-    """The name a dim has in the file; none for ``?``, with which some exporters fill the place."""
-    named: str = declared.dim_param.strip()
-    return "" if named == "?" else named
-
-
 class GraphReader:
     """Reads one graph into one module. The graphs in its nodes are read by readers of their own,
     which see its values.
@@ -205,6 +202,7 @@ class GraphReader:
         )
         for value in self.graph.input:
             self.model.names.update(map(declared_name, value.type.tensor_type.shape.dim))
+        self.model.sizes.update(by_name(self.graph.input, input_dims))
         for value in self.graph.input:
             if value.name not in initialized:
                 shape = self.input_shape(value, input_dims.get(value.name))
@@ -249,7 +247,7 @@ class GraphReader:
         if declared.HasField("dim_value") and declared.dim_value > 0:
             return declared.dim_value
         named = declared_name(declared)
-        return Dim(named) if named else self.fresh(f"{name}.{axis}")
+        return self.model.sizes.get(named, Dim(named)) if named else self.fresh(f"{name}.{axis}")
 
     def fresh(self, hint: str) -> Dim:
         """A symbol of a name that no other has."""
@@ -444,9 +442,21 @@ class GraphReader:
             )
         for value, shape in zip(graph.input, parameters, strict=True):
             inner.parameter(value.name, shape)
-        inner.body()
-        inner.finish()
+        try:
+            inner.body()
+            inner.finish()
+        except MigxError:
+            remove_from(program, module)
+            raise
         return module
+
+
+def remove_from(program: Program, first: Module) -> None:
+    """Removes a module that is not finished, and those made after it for what it holds."""
+    names = list(program.modules)
+    for name in reversed(names[names.index(first.name) :]):
+        if (module := program.modules.get(name)) is not None and not module.parents:
+            program.remove_module(module)
 
 
 def dim_names(graph: onnx.GraphProto) -> set[str]:

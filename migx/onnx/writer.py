@@ -24,6 +24,7 @@ from migx.onnx.widening import VERSION
 from migx.op import Array
 from migx.program import Program
 from migx.shape import DType
+from migx.weights.live import holding, live_weights
 
 NEEDS = {"f4": 23, "f8e8m0": 24, "i2": 25, "u2": 25}
 """The element types that a later version brought."""
@@ -38,11 +39,12 @@ def write(program: Program, path: str | Path) -> None:
     """Writes a program as an ONNX file that any runtime reads; whole or not at all.
 
     Inputs, outputs and symbolic dims keep their names, nodes have the names of those they come
-    from. Large weights lie beside it in ``NAME.data``. ``OnnxError`` lists every operation that has
-    no ONNX form, and why.
+    from. Large weights lie beside it in ``NAME.data``. Weights are those the compiled program runs
+    with now. ``OnnxError`` lists every operation that has no ONNX form, and why.
     """
     path = Path(path).absolute()
-    model = ModelWriter(program, path)
+    live = live_weights(program)
+    model = ModelWriter(holding(program, live) if live else program, path)
     proto = model.proto()
     with ExitStack() as files:
         files.enter_context(written(path)).write(proto.SerializeToString())

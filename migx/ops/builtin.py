@@ -111,7 +111,9 @@ class AssumeEqual(Op):
         if arguments[0] != self.value:
             raise AssumptionError(
                 f"weight {self.label!r} cannot have another value: {self.relied_on_by} relied on "
-                "the one it had; compile again with the new weights"
+                "the one it had; compile a copy with the new weights, as "
+                "migx.onnx.replace_onnx_external_weights(program.copy(), values).compile(target), "
+                "or read the model with them where its reader relied on it"
             )
         return arguments[0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import shlex
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,8 +37,8 @@ ROUND_TRIPS = 8
 
 @dataclass
 class Failure:
-    """One oracle that said no, the smallest program found for which it does, and where that was
-    saved.
+    """One oracle that said no, the smallest program found for which it does, where that was saved,
+    and the command that looks into it there.
     """
 
     passes: str
@@ -46,9 +47,11 @@ class Failure:
     message: str
     text: str
     file: Path | None = None
+    command: str = ""
 
     def __str__(self) -> str:
         where = f"\nsaved in {self.file}" if self.file else ""
+        where += f"; next: {self.command}" if self.command else ""
         head = f"{self.passes}, seed {self.seed}: {self.message}"
         return f"{head}{where}\n\n{self.text}"
 
@@ -235,7 +238,19 @@ def _found(
     failure = Failure(str(subject), seed, oracle, _message(error), str(case.program))
     if folder is not None:
         failure.file = _saved(subject, case, folder, f"{oracle}-{seed}")
+        failure.command = _command(subject, failure.file, oracle)
     return failure
+
+
+def _command(subject: Subject, case: Path, oracle: str) -> str:
+    """What looks into a saved case; nothing for the law of weights, which no command asks for."""
+    if subject.law:
+        return ""
+    if subject.target is not None:
+        return shlex.join(["migx", "bisect", str(case), "--target", subject.target.name])
+    if oracle == "same outputs":
+        return shlex.join(["migx", "bisect", str(case)])
+    return shlex.join(["migx", "opt", str(case), "--verify-each", "--trace"])
 
 
 def _oracle(error: Exception) -> str:

@@ -69,23 +69,32 @@ class Epoch:
     """One set of weights: their values by name, and what the program reads of them, its slots.
 
     ``slots`` holds only those whose weights all have values; ``wholes``, by the names of slots,
-    what they show that other programs may use, too.
+    what they show that other programs may use, too; ``given`` names the weights whose values
+    updates have given.
     """
 
     number: int
     weights: Arguments
     slots: Arguments
     wholes: Arguments = field(default_factory=dict)
+    given: frozenset[str] = frozenset()
     files: tuple[MappedFile, ...] = ()
     running: Running = field(default_factory=Running)
 
     @classmethod
-    def of(cls, number: int, weights: Arguments, slots: Arguments, wholes: Arguments) -> Self:
+    def of(
+        cls,
+        number: int,
+        weights: Arguments,
+        slots: Arguments,
+        wholes: Arguments,
+        given: frozenset[str],
+    ) -> Self:
         """An epoch that knows from which files its values are mapped. ``DataError`` where one of
         them has been written to.
         """
         files = files_of((*weights.values(), *slots.values()))
-        return cls(number, weights, slots, wholes, files)
+        return cls(number, weights, slots, wholes, given, files)
 
 
 class LiveWeights:
@@ -93,6 +102,7 @@ class LiveWeights:
 
     ``place`` brings a slot's value where the target reads it. ``declared`` gives the weights of the
     program that was compiled: those that the passes found to be needed no more may be given, too.
+    ``carried`` are values that updates gave when the program was compiled before.
     Safe from several threads: updates come one after another, runs go on meanwhile.
     """
 
@@ -103,13 +113,15 @@ class LiveWeights:
         *,
         place: Callable[[Argument], Argument] | None = None,
         declared: Callable[[], Mapping[str, Instruction]] = dict,
+        carried: Arguments = NOTHING,
     ) -> None:
         self.module, self.context = module, context
         self.place = place or (lambda value: value)
         self._recipe, self._declared = Recipe(module, context), declared
         self._memory = Memory()
         self._lock = threading.RLock()
-        self.current = Epoch(0, NOTHING, NOTHING)
+        self.current = Epoch(0, carried, NOTHING, given=frozenset(carried))
+        self.replaced = False  # by those of the same program compiled again
 
     @cached_property
     def sources(self) -> dict[str, Instruction]:
@@ -120,6 +132,12 @@ class LiveWeights:
     def missing(self) -> list[str]:
         """The weights that have no value yet."""
         return [name for name in self._recipe.sources if name not in self.current.weights]
+
+    @property
+    def given(self) -> dict[str, Argument]:
+        """The values that updates have given, by the names of the weights."""
+        epoch = self.current
+        return {name: epoch.weights[name] for name in epoch.weights if name in epoch.given}
 
     @property
     def slots(self) -> dict[str, Shape]:
@@ -133,7 +151,9 @@ class LiveWeights:
         with self._lock:
             if len(self.current.slots) < len(self._recipe.slots):
                 placed = {name: self.place(value) for name, value in slots.items()}
-                self.current = self._after(Epoch(0, NOTHING, placed), self._given(), True)
+                began = replace(self.current, slots={**self.current.slots, **placed})
+                values = {**self._held(), **self.current.weights}
+                self.current = self._after(began, values, True)
 
     def reading(self) -> Reading:
         """A context that gives the slots of the current epoch, for one run. ``WeightError`` where
@@ -171,7 +191,7 @@ class LiveWeights:
             raise WeightError(unknown(name, self.sources))
         return fitted(name, value, self.sources[name].shape)
 
-    def _given(self) -> dict[str, Argument]:
+    def _held(self) -> dict[str, Argument]:
         """The values that the program itself holds."""
         found = {name: at.op for name, at in self.sources.items()}
         return {name: op.value for name, op in found.items() if isinstance(op, Literal)}
@@ -186,7 +206,8 @@ class LiveWeights:
         values, wholes = self._recipe.values(wanted, weights)
         slots = {name: self.place(value) for name, value in values.items()}
         slots, wholes = {**before.slots, **slots}, {**before.wholes, **wholes}
-        return Epoch.of(before.number + 1, weights, slots, wholes)
+        given = before.given if first else before.given | changes.keys()
+        return Epoch.of(before.number + 1, weights, slots, wholes, given)
 
     def commit(self, changes: Arguments, *, copy: bool = True) -> tuple[Epoch, Epoch]:
         """The epochs before and after some weights have taken new values, copied or as they are."""
@@ -204,7 +225,7 @@ class LiveWeights:
             with before.running.stopped():
                 weights, slots = overwritten(before, after)
                 wholes = {n: v for n, v in after.wholes.items() if before.wholes.get(n) is v}
-                self.current = Epoch.of(after.number, weights, slots, wholes)
+                self.current = Epoch.of(after.number, weights, slots, wholes, after.given)
 
     def restore(self, before: Epoch, after: Epoch) -> None:
         """Goes back to an epoch, unless others have been committed since."""
@@ -249,6 +270,7 @@ class Update:
     ) -> None:
         self._weights, self._check_finite = weights, check_finite
         self._in_place, self._copy = in_place, copy
+        self._replaced = weights.replaced  # whoever holds on to what was replaced may update that
         self._changes: dict[str, Argument] = {}
         self._epochs: tuple[Epoch, Epoch] | None = None
         self._open: bool | None = None  # None before the block
@@ -292,6 +314,14 @@ class Update:
                 f"this update {why}: weights are given in the block of "
                 "'with program.update_weights() as new', a block for each update"
             )
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        if self._weights.replaced is not self._replaced:
+            raise WeightError(
+                "the program has been compiled again since this update began, with the weights it "
+                "had then: begin another one by program.update_weights()"
+            )
 
     def __enter__(self) -> Self:
         if self._open is not None:
@@ -303,6 +333,7 @@ class Update:
         self._open = False
         if kind is not None or not self._changes:
             return
+        self._check_weights()
         if self._in_place:
             self._weights.commit_in_place(self._changes)
         else:
@@ -310,11 +341,13 @@ class Update:
 
     def rollback(self) -> None:
         """Returns to the weights before this update. They are kept for as long as this object
-        lives.
+        lives. ``WeightError`` where others have been committed since, or the program has been
+        compiled again.
         """
         if self._epochs is None:
             why = "it was made in place" if self._in_place else "it has not been committed"
             raise WeightError(f"this update cannot be rolled back: {why}")
+        self._check_weights()
         self._weights.restore(*self._epochs)
         self._epochs = None
 

@@ -129,7 +129,8 @@ class _Moving:
                 at.module.remove_instruction(at)
         read = {operations.attributes(at.op)["slot"] for at in readers if at.users}
         kept = {name: value for name, value in self.slots.items() if name in read}
-        self.module.add_return(*kept.values(), names=tuple(kept))
+        if (tuple(kept), tuple(kept.values())) != (self.module.output_names, self.module.outputs):
+            self.module.add_return(*kept.values(), names=tuple(kept))
         remove_dead_code(self.module)
         if not len(self.module.outputs) and len(self.module) == 1:
             self.program.remove_module(self.module)

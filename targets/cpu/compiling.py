@@ -3,26 +3,33 @@
 Where there is work enough to be worth starting them, helpers do it, from the longest text to the
 shortest, and what LLVM reads of its library to compile, some 50 MB, stays out of a process that
 holds the weights of a model. A helper is this Python running ``serve``; it is given texts on its
-standard input and gives objects on its output, each after its length. What is too little for
-helpers, or what they have left when they cannot be started or die, is compiled here.
+standard input and gives objects on its output, each after its length, and before them all a word,
+for a Python may print while it starts. What is too little for helpers, or what they have left when
+they cannot be started, say nothing, or die, is compiled here.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import struct
 import subprocess
 import sys
 import threading
 from collections import deque
 from collections.abc import Mapping
-from typing import IO
+from typing import IO, Any
 
 from migx.targets.cpu import jit
 from migx.targets.cpu.machine import cores
 
 WORTH = 150_000
 """Characters of text from which on helpers are started, each for as many: a second of compiling."""
+PATIENCE = 60.0
+"""Seconds after which a helper that has said nothing is given up."""
+_WORD = 16
+_GREETING = 1 << 16
+"""The bytes of the word, and how many may come before it."""
 _LENGTH = struct.Struct("<Q")
 _COMMAND = "from migx.targets.cpu.compiling import serve; serve()"
 
@@ -33,13 +40,10 @@ def objects(texts: Mapping[str, str]) -> dict[str, bytes]:
     made: dict[str, bytes] = {}
     worth = sum(map(len, texts.values())) // WORTH
     count = min(cores(), 1 + worth, len(texts)) if cores() > 1 and worth else 0
-    helpers = [h for h in (_started() for _ in range(count)) if h is not None]
-    threads = [
-        threading.Thread(target=_feed, args=(h, texts, waiting, made), daemon=True) for h in helpers
-    ]
+    word = secrets.token_bytes(_WORD)
+    helpers = [h for h in (_started(word) for _ in range(count)) if h is not None]
     try:
-        for thread in threads:
-            thread.start()
+        threads = [t for h in helpers if (t := _fed(h, word, texts, waiting, made)) is not None]
         if threads:
             jit.give_back()
         for thread in threads:
@@ -54,18 +58,22 @@ def objects(texts: Mapping[str, str]) -> dict[str, bytes]:
 
 
 def serve() -> None:
-    """Compiles what comes in, until nothing more does."""
-    while (text := _received(sys.stdin.buffer)) is not None:
-        _send(sys.stdout.buffer, jit.compiled(text.decode()))
+    """Compiles what comes in, until nothing more does. What is printed meanwhile goes elsewhere."""
+    with os.fdopen(os.dup(1), "wb") as out:
+        os.dup2(2, 1)
+        out.write(bytes.fromhex(sys.argv[1]))
+        out.flush()
+        while (text := _received(sys.stdin.buffer)) is not None:
+            _send(out, jit.compiled(text.decode()))
 
 
-def _started() -> subprocess.Popen[bytes] | None:
+def _started(word: bytes) -> subprocess.Popen[bytes] | None:
     if not sys.executable or getattr(sys, "frozen", False):
         return None
-    paths = {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    paths = {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
     try:
         return subprocess.Popen(
-            [sys.executable, "-c", _COMMAND],
+            [sys.executable, "-P", "-c", _COMMAND, word.hex()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -75,8 +83,19 @@ def _started() -> subprocess.Popen[bytes] | None:
         return None
 
 
+def _fed(helper: subprocess.Popen[bytes], *work: Any) -> threading.Thread | None:
+    """The thread that feeds a helper, unless the system gives no more."""
+    thread = threading.Thread(target=_feed, args=(helper, *work), daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        return None
+    return thread
+
+
 def _feed(
     helper: subprocess.Popen[bytes],
+    word: bytes,
     texts: Mapping[str, str],
     waiting: deque[str],
     made: dict[str, bytes],
@@ -84,6 +103,8 @@ def _feed(
     """Gives a helper one text after another; puts back the one on which it fails."""
     assert helper.stdin is not None
     assert helper.stdout is not None
+    if not _greets(helper, helper.stdout, word):
+        return
     while (name := _taken(waiting)) is not None:
         try:
             _send(helper.stdin, texts[name].encode())
@@ -94,6 +115,22 @@ def _feed(
             waiting.append(name)
             return
         made[name] = found
+
+
+def _greets(helper: subprocess.Popen[bytes], pipe: IO[bytes], word: bytes) -> bool:
+    """Whether a helper comes to say the word, in time and without much else."""
+    heard = b""
+    patience = threading.Timer(PATIENCE, helper.kill)
+    patience.daemon = True
+    try:
+        patience.start()
+        while not heard.endswith(word) and len(heard) < _GREETING and (byte := pipe.read(1)):
+            heard += byte
+    except (OSError, RuntimeError, ValueError):
+        return False
+    finally:
+        patience.cancel()
+    return heard.endswith(word)
 
 
 def _taken(waiting: deque[str]) -> str | None:

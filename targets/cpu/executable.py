@@ -248,13 +248,11 @@ class Piece:
             workspace = self._idle.pop()
         except IndexError:
             workspace = Workspace()
-        try:
-            workspace.serve(plan)
-            run = Run(self.executable, plan, workspace, values, sizes, call)
-            run.all()
-            run.hand_over()
-        finally:
-            self._idle.append(workspace)
+        workspace.serve(plan)
+        run = Run(self.executable, plan, workspace, values, sizes, call)
+        run.all()
+        run.hand_over()
+        self._idle.append(workspace)  # one that was left in the middle of a run is not used again
         if self.late is None:
             return sizes
         later = None if self.grows is None else self.grows.run(values, sizes, call)

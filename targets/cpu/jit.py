@@ -29,16 +29,27 @@ what has been kept before worthless.
 KIND = "objects"
 NOTHING: Mapping[str, bytes] = MappingProxyType({})
 _lock = threading.RLock()
+_locks: list[Any] = []
+"""The lock that llvmlite takes for every call, once it is imported."""
+
+
+def _before_fork() -> None:
+    """Waits until no thread is in LLVM: what one had locked, nobody in the child gives back."""
+    _lock.acquire()
+    for lock in _locks:
+        lock.__enter__()
 
 
 def _after_fork() -> None:
-    """What another thread held at the fork, nobody in the child gives back."""
-    global _lock  # noqa: PLW0603
-    _lock = threading.RLock()
+    for lock in _locks:
+        lock.__exit__(None, None, None)
+    _lock.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
+    )
 
 
 class Code:
@@ -213,6 +224,8 @@ def _binding() -> Any:
     llvm.__version__ = llvmlite.__version__
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
+    with _lock:
+        _locks.append(llvm.ffi.lib._lock)
     give_back()
     return llvm
 

@@ -54,6 +54,7 @@ class Pool:
         self._memory = np.zeros(STATE_BYTES + 64, np.uint8)
         self.address = -(-self._memory.ctypes.data // 64) * 64
         self._threads: list[threading.Thread] = []
+        self._serving: dict[int, threading.Thread] = {}
         self._lock = threading.Lock()
         runtime().start(self.address)
 
@@ -64,12 +65,8 @@ class Pool:
         with self._lock:
             while len(self._threads) < threads - 1:
                 number = len(self._threads) + 1
-                spins = SPINS if number < logical_cpus() else 0
                 made = threading.Thread(
-                    target=runtime().serve,
-                    args=(self.address, number, spins),
-                    name=f"migx-{number}",
-                    daemon=True,
+                    target=self._serve, args=(number,), name=f"migx-{number}", daemon=True
                 )
                 try:
                     made.start()
@@ -77,12 +74,21 @@ class Pool:
                     return
                 self._threads.append(made)
 
+    def _serve(self, number: int) -> None:
+        """What a thread does, but for one whose number another has: a thread whose start was
+        interrupted serves, though nobody has heard of it.
+        """
+        me = threading.current_thread()
+        if self._serving.setdefault(number, me) is me:
+            runtime().serve(self.address, number, SPINS if number < logical_cpus() else 0)
+
     def stop(self) -> None:
         """Sends all threads home."""
         runtime().stop(self.address)
-        for thread in self._threads:
+        for thread in {*self._threads, *self._serving.values()}:
             thread.join()
         self._threads.clear()
+        self._serving.clear()
 
 
 _pool: Pool | None = None

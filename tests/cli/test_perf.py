@@ -11,7 +11,7 @@ import pytest
 
 from migx.argument import Argument
 from migx.profile import Cost, Profile
-from migx.targets.ref import executable
+from migx.targets.ref import Ref, executable
 from tests.cli.conftest import Migx
 
 
@@ -49,12 +49,17 @@ def test_a_target_that_knows_no_peaks_says_what_it_knows(
     assert "at best" not in said
 
 
-def test_a_target_that_does_not_profile_is_timed_whole(migx: Migx, model: Path) -> None:
+def test_a_target_that_does_not_profile_is_timed_whole(
+    migx: Migx, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ("perf", model, "--target", "ref", "--repeat", "1", "--against", "onnxruntime")
     result = migx(*words)
     assert (result.code, "arena" in result.out) == (0, False)
     assert re.search(r"^onnxruntime +[0-9.]+", result.out, re.MULTILINE)
-    assert "target ref does not say what its kernels take" in result.err
+    assert "target ref does not say what its kernels take: its executable has" in result.err
+    assert "no method profile(arguments, slots); 0 instructions run on the host" in result.err
+    monkeypatch.setattr(Ref, "supports", lambda self, at: at.name != "softmax")
+    assert "1 instructions run on the host: 1 softmax" in migx(*words).err
     found = json.loads(migx(*words, "--json").out)
     assert (found["kernels"], found["host"]) == ([], [])
     assert found["runs"].keys() == {"migx", "onnxruntime"}

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from migx.argument import Argument, Source
 from migx.dim import Dim
-from migx.errors import DataError, ShapeError
+from migx.errors import DataError, MigxError, ShapeError
+from migx.program import Program
 from migx.shape import BF16, F8E5M2, F16, F32, F64, I4, I32, I64, STR, U2, UNPACKED, DType, Shape
 
 VALUES = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -266,6 +267,19 @@ def test_what_is_neither_numbers_nor_text_is_refused(value: object, of: str) -> 
     wrong = f"{type(value).__name__}{of} is neither numbers nor text"
     with pytest.raises(ShapeError, match=wrong):
         Argument.of(value)
+
+
+def test_masked_elements_have_no_value() -> None:
+    whole: Any = np.ma.masked_array(np.ones(3, np.float32), [False] * 3)
+    assert Argument.of(whole).tolist() == [1, 1, 1]
+    whole[1] = np.ma.masked
+    for value in (whole, np.ma.masked):
+        with pytest.raises(ShapeError, match=r"masked have no value, 1 of .*filled\(0\)"):
+            Argument.of(value)
+    program = Program()
+    program.main.add_return(program.main.add_parameter("x", Shape("f32", (3,))))
+    with pytest.raises(MigxError, match="'x'.*masked"):
+        program.compile("ref").eval({"x": whole})
 
 
 def test_rows_of_different_lengths_are_no_array() -> None:

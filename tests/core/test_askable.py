@@ -9,7 +9,7 @@ import pytest
 import migx
 from migx import ops
 from migx.errors import FieldError, MigxError, UnknownName
-from migx.match import attr, having, member, on, skip, value, var
+from migx.match import attr, constant, having, member, on, skip, value, var, varying
 from migx.op import Op, Shape, Shapes, Traits
 from migx.rewrite import RuleSet, rewrite, rule
 
@@ -65,6 +65,14 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
         "a pattern takes a class of operations or its name, not .*Shape",
     ),
     (lambda: value(word), TypeError, "a value is a number or a test of the array, not 'x'"),
+    (lambda: member(-1, on(ops.Topk)), TypeError, "members are counted from 0: -1 is none"),
+    (lambda: var("x", word), TypeError, "a test of x is called with it, which 'x' cannot be"),
+    *(
+        (lambda made=made: made(1), TypeError, "has a name, a string, which 1 is not")
+        for made in (var, constant, varying, attr)
+    ),
+    (lambda: on(ops.Relu, name=ops.Relu), TypeError, "has a name, a string, which .* is not"),
+    (lambda: value(1.0, 2), TypeError, "has a name, a string, which 2 is not"),  # type: ignore[arg-type]
 ]
 
 

@@ -159,3 +159,30 @@ def test_roundings_that_grow_with_the_steps_of_a_layer(op: Op, gates: int, width
     assert all(passes(program, given, {"x": x[..., order], "w": w[..., order], "r": r}))
     if width < 0.1:
         assert not any(passes(program, given, {**given, "r": wrong}))
+
+
+def test_halves_may_be_wider_between_operations() -> None:
+    """A kernel that keeps the square in f32 does not overflow where f16 does."""
+    lines = """  %0 = mul(x, x) : f16[2]
+  %1 = div(%0, %0) : f16[2]"""
+    x = np.array([7e3, 2], np.float16)
+    assert not verdict(lines, "%1", vector(1, 1), x=x)
+    assert not verdict(lines, "%1", vector(NAN, 1), x=x)
+    assert verdict(lines, "%1", vector(1, NAN), x=x)
+
+
+def test_what_no_integer_holds_becomes_any() -> None:
+    lines = """  %0 = convert(x) {to=i64} : i64[2]
+  %1 = convert(%0) {to=f32} : f32[2]"""
+    for made in (2.0**63, -(2.0**63)):
+        assert not verdict(lines, "%1", vector(made, 3), x=vector(6e30, 3.5))
+    assert verdict(lines, "%1", vector(0, 4), x=vector(6e30, 3.5))
+
+
+def test_what_may_be_too_large_for_an_integer_becomes_any() -> None:
+    lines = """  %0 = convert(x) {to=u8} : u8[2]
+  %1 = dequantizelinear(%0, y) {axis=0} : f32[2]
+  %2 = convert(%1) {to=u8} : u8[2]"""
+    x, y = vector(INF, 3), vector(6e30, 2)
+    assert not verdict(lines, "%2", np.array([255, 6]), x=x, y=y)
+    assert verdict(lines, "%2", np.array([0, 0]), x=x, y=y)

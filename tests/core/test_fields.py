@@ -103,3 +103,13 @@ def test_options_of_passes_are_held_to_the_same() -> None:
         made(count="x")
     with pytest.raises(FieldError, match=r"pass numbered: skip is tuple\[str, \.\.\.\], not 'a'"):
         made(skip="a")
+
+
+def test_a_field_that_is_not_there_is_named_with_those_that_are() -> None:
+    made: Any = ops.Transpose
+    with pytest.raises(FieldError, match="transpose has no attribute 'perm'; there are: permutat"):
+        made(perm=(1, 0))
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'permutation'"):
+        made()
+    with pytest.raises(FieldError, match="permutation is tuple"):
+        made(permutation="x")

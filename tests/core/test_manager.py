@@ -22,6 +22,7 @@ from migx.manager import Observer, Pass, PassManager, Pipeline, Step
 from migx.observers import CrashFile, Print, Time, Verify, size
 from migx.program import Program
 from migx.shape import BOOL, F32, Shape
+from migx.testing import check_pass
 from migx.verify import verify
 from tests.core.strategies import programs
 
@@ -210,12 +211,69 @@ def test_what_is_no_pass_is_an_error_where_it_is_written() -> None:
         migx.run_passes(program_of(CHOICE), [WithOptions])  # type: ignore[list-item]
     with pytest.raises(TypeError, match=r"a text or a list of them, such as \[WithOptions\(\)\]"):
         migx.run_passes(program_of(CHOICE), WithOptions())  # type: ignore[arg-type]
+    wrong: Any
+    for wrong in (len, program_of(CHOICE), 3):
+        with pytest.raises(TypeError, match="is no pass: give an instance of a subclass of Pass"):
+            Pipeline.of([wrong])
+    with pytest.raises(TypeError, match="is no pass"):
+        check_pass(len)  # type: ignore[arg-type]
+    for wrong, message in (
+        (Verify(), r"observers are given in a list, such as \[Verify\(\)\]"),
+        ([Verify], r"Verify is a class; an observer is Verify\(\)"),
+        ([3], "3 is no observer: give an instance of a subclass of Observer"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            migx.run_passes(program_of(CHOICE), "", wrong)
     with pytest.raises(TypeError, match=r"Loose\.rules is no RuleSet"):
 
         class Loose(Pass):
             """Has a list where a set of rules belongs."""
 
             rules = (1,)  # type: ignore[assignment]
+
+
+class Quiet(Pass):
+    """Changes something, and does not say so."""
+
+    where: str = "neg"
+
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        """Moves, replaces, or makes a module."""
+        for at in list(module):
+            if at.name == self.where:
+                made = module.insert_instruction(at, ops.Relu(), *at.inputs)
+                module.replace_instruction(at, made)
+        return None  # type: ignore[return-value]
+
+    def apply_program(self, program: Program, manager: PassManager) -> bool:
+        """Makes a module."""
+        if self.where == "program":
+            manager.create_module("more")
+        return False
+
+
+def test_a_pass_that_denies_what_it_did_is_an_error() -> None:
+    said = "pass quiet changed the program and said it did not: {} returns True"
+    for where, method in (("neg", "apply"), ("program", "apply_program")):
+        with pytest.raises(PassError, match=said.format(method)):
+            migx.run_passes(program_of(CHOICE), [Quiet(where)])
+    assert not migx.run_passes(program_of(CHOICE), [Quiet("nothing")])
+
+
+def test_the_revision_counts_every_change() -> None:
+    program = program_of(CHOICE)
+    main, seen = program.main, [program.revision]
+    first, second = (main.add_literal(np.zeros(2, np.float32)) for _ in range(2))
+    for change in (
+        lambda: main.move_instruction(second, first),
+        lambda: program.create_module("extra"),
+        lambda: program.rename_module(program.modules["extra"], "other"),
+        lambda: program.remove_module(program.modules["other"]),
+        lambda: main.remove_instruction(second),
+    ):
+        change()
+        seen.append(program.revision)
+    assert len(set(seen)) == len(seen)
 
 
 def test_submodules_come_first_and_each_module_once() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 import migx
 from migx.argument import Argument
+from migx.dim import Dim
 from migx.errors import DataError, DimError, MigxError, OnnxError, ParseError, TargetError
 from migx.manager import Pass, Pipeline
 from migx.program import Program
@@ -52,6 +53,8 @@ def test_the_keywords_of_compile_are_its_options() -> None:
 def test_sizes_texts_and_dims(tmp_path: Path) -> None:
     program, model = migx.parse(TEXT), tmp_path / "model.onnx"
     refused(DimError, "dim batch is a number, not '2'", bound, program, {"batch": "2"})
+    for name in ("", 3, None):
+        refused(DimError, f"a dim's name is text, such as 'batch', not {name!r}", Dim, name)
     refused(ParseError, "a program's text is a str, not bytes", migx.parse, TEXT.encode())
     save_model(model)
     message = r"input_dims gives x 8, not a list of dims such as \[1, 8\]"
@@ -66,6 +69,8 @@ def test_files_that_cannot_be_written(tmp_path: Path) -> None:
         (migx.onnx.write, nowhere / "x.onnx"),
     ):
         refused(DataError, f"^cannot write {path}: (No such|Is a)", call, program, path)
+    message = r"save\(program, path\) was given 'x.mxr' as the program"
+    refused(DataError, message, migx.save, "x.mxr", program)
     assert not list(tmp_path.iterdir())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections import Counter
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 
 import migx
 from migx import ops
-from migx.errors import RewriteLoop, ShapeError
+from migx.errors import IRError, RewriteLoop, ShapeError
 from migx.ir import Instruction, Module
 from migx.match import Pattern, on, value, var
 from migx.op import Modules, Op, Shapes
@@ -380,3 +381,113 @@ def test_the_first_rule_that_fires_is_the_one() -> None:
     program = chain(2, "neg")
     rewrite(program.main, first + cancel)
     assert [at.name for at in program.main] == ["@param", "relu", "relu", "@return"]
+
+
+def test_a_rule_that_edits_and_then_declines_is_an_error_that_names_it() -> None:
+    program = chain(2, "relu", "neg")
+
+    @rule(on(ops.Relu, x, name="relu"))
+    def half(at: Cursor, x: Instruction, relu: Instruction) -> Declined:
+        """Does it by hand, and says that it does not."""
+        at.module.replace_instruction(relu, at(ops.Abs(), x))
+        return Declined("no")
+
+    with pytest.raises(IRError, match="rule half replaced nothing, and changed the program"):
+        rewrite(program.main, half)
+
+
+def test_what_a_rule_that_declines_has_moved_goes_back() -> None:
+    program = migx.parse(
+        "module main(x: f32[2]) { %0 = relu(x) %1 = @literal() {value=[1.0, 2.0]} : f32[2]"
+        " %2 = add(%0, %1) return %2 }"
+    )
+
+    @rule(on(ops.Relu, x, name="relu"))
+    def early(at: Cursor, x: Instruction, relu: Instruction) -> Declined:
+        """Brings a constant, and reads it for nothing."""
+        (reader,) = relu.users
+        at(ops.Add(), x, at.bring(reader.inputs[1]))
+        return Declined("of no use")
+
+    before, revision = program.copy(), program.revision
+    assert not rewrite(program.main, early)
+    assert (program == before, program.revision) == (True, revision)
+    verify(program)
+
+
+def test_several_replacements_happen_all_or_none() -> None:
+    class Rows(Op):
+        """Takes elements in order alone."""
+
+        def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+            if not shapes[0].standard:
+                raise ShapeError("must be standard")
+            return shapes[0]
+
+    program = Program()
+    main = program.main
+    turned = main.add_instruction(
+        ops.Transpose((1, 0)), main.add_parameter("x", Shape(F32, (2, 3)))
+    )
+    copies = [main.add_instruction(ops.Contiguous(), turned) for _ in range(2)]
+    main.add_return(
+        main.add_instruction(ops.Relu(), copies[0]), main.add_instruction(Rows(), copies[1])
+    )
+
+    @rule(on(ops.Contiguous, x))
+    def both(x: Instruction) -> dict[Instruction, Instruction]:
+        """The second of them is needed."""
+        return dict.fromkeys(copies, x)
+
+    before = program.copy()
+    assert not rewrite(main, both)
+    assert program == before
+    assert [len(at.users) for at in (turned, *copies)] == [2, 1, 1]
+    verify(program)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_as_many_results_as_there_are(count: int) -> None:
+    program = migx.parse(
+        "module main(x: f32[2]) { %0 = topk(x) {k=1, axis=0} %1 = get_tuple_elem(%0) {index=1}"
+        " return %1 }"
+    )
+
+    @rule(on(ops.Topk, x))
+    def short(at: Cursor, x: Instruction) -> tuple[Instruction, ...]:
+        """Too few, or too many."""
+        return (at(ops.ReduceMax((0,)), x),) * count
+
+    with pytest.raises(IRError, match=f"topk has 2 results; the rule returned {count}"):
+        rewrite(program.main, short)
+
+
+def test_rules_are_made_of_whatever_is_called_like_a_function() -> None:
+    def either(at: Cursor, *, x: Instruction, made: Op = ops.Relu()) -> Instruction:  # noqa: B008
+        """Another operation in the place of one; which is a matter of its maker."""
+        return at(made, x)
+
+    class Maker:
+        """Is called like a function."""
+
+        def __call__(self, at: Cursor, x: Instruction) -> Instruction:
+            return at(ops.Relu(), x)
+
+    ways: list[tuple[Any, str, str]] = [
+        (either, "either", "relu"),
+        (functools.partial(either, made=ops.Abs()), "either", "abs"),
+        (Maker(), "Maker", "relu"),
+    ]
+    for function, name, left in ways:
+        program, made = chain(1, "exp"), rule(on(ops.Exp, x))(function)
+        assert rewrite(program.main, made)
+        assert [at.name for at in program.main] == ["@param", left, "@return"]
+        assert made.name == name
+        assert made.source.startswith(f"{__file__}:")
+
+    def bare(x: Instruction, /) -> Instruction:
+        """Cannot be told by name what it is given."""
+        return x
+
+    with pytest.raises(TypeError, match="bare must take x by name, not before a /"):
+        rule(on(ops.Exp, x))(bare)

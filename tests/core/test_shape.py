@@ -256,12 +256,21 @@ def test_derived_shapes() -> None:
     assert Shape("f32", [2, 3]) == f32(2, 3)
 
 
+def test_numbers_of_numpy_are_numbers() -> None:
+    dims: Any = (np.int64(2), 3)
+    strides: Any = (np.int32(1), np.uint8(2))
+    shape = Shape("f32", dims, strides)
+    assert shape == Shape("f32", (2, 3), (1, 2))
+    assert {type(e) for e in (*shape.dims, *shape.true_strides)} == {int}
+
+
 @pytest.mark.parametrize(
     ("dims", "strides", "message"),
     [
         ((2.0,), None, "a dim is an int or a Dim, not 2.0 of float"),
         ((True,), None, "not True of bool"),
-        ((np.int64(3),), None, "of int64"),
+        ((np.True_,), None, "not np.True_ of bool"),
+        ((np.int64(-3),), None, r"a dim cannot be negative: -3 in \(-3,\)"),
         ((3, -1), None, r"a dim cannot be negative: -1 in \(3, -1\)"),
         ((2, 3), (1,), "1 strides for 2 dims"),
     ],

@@ -48,6 +48,14 @@ def test_it_runs_as_before_at_those_sizes_and_at_no_other() -> None:
         made.eval({"x": np.zeros((1, 4, 3), np.float32), "y": np.zeros((1, 12), np.float32)})
 
 
+def test_sizes_may_be_numbers_of_numpy() -> None:
+    program = migx.parse(TEXT)
+    sizes = {"batch": np.int64(2), "n": np.uint8(4)}
+    assert bound(program, sizes) == bound(program, {"batch": 2, "n": 4})  # type: ignore[arg-type]
+    with pytest.raises(DimError, match="is a number, not True"):
+        bound(program, {"batch": True})
+
+
 def test_symbols_that_are_not_named_stay() -> None:
     program = migx.parse(TEXT)
     made = bound(program, {"n": 4})
@@ -75,3 +83,24 @@ def test_sizes_that_an_operation_refuses_are_drawn_at_it() -> None:
 """
     with pytest.raises(ShapeError, match=r"with n=2, m=3: add needs equal dims(.|\n)*\^\^\^"):
         bound(migx.parse(text), {"n": 2, "m": 3})
+
+
+def test_sizes_that_one_branch_refuses_may_be_left_unbound() -> None:
+    program = migx.parse("""
+module main(x: f32[n], c: bool[]) {
+  %0 = if(c) {outputs=(f32[],)} [yes, no] : tuple(f32[])
+  %1 = get_tuple_elem(%0) {index=0} : f32[]
+  return %1
+}
+module yes() {
+  %0 = squeeze(main:x) {axes=(0,)} : f32[]
+  return %0
+}
+module no() {
+  %0 = reduce_sum(main:x) {axes=(0,)} : f32[1]
+  %1 = squeeze(%0) {axes=(0,)} : f32[]
+  return %1
+}
+""")
+    with pytest.raises(ShapeError, match="this is in a branch: if no run takes it, leave the dims"):
+        bound(program, {"n": 3})

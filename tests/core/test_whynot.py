@@ -8,7 +8,7 @@ import pytest
 import migx
 from migx import ops
 from migx.debug.whynot import Answer, fired, rule_named, why_not
-from migx.errors import UnknownName
+from migx.errors import IRError, UnknownName
 from migx.ir import Instruction
 from migx.manager import Pass
 from migx.match import attr, constant, on, skip, value, var
@@ -194,3 +194,17 @@ def test_names_that_are_not_there_list_those_near() -> None:
         rule_named("neg_neg")
     cls, chosen = rule_named("simplify_reshapes.nop_reshapes")
     assert (cls.name, chosen.name) == ("simplify_reshapes", "nop_reshapes")
+
+
+def test_rules_go_by_name_and_places_by_themselves() -> None:
+    program = migx.parse(TEXT)
+    for word in ("cancel", "several.cancel"):
+        assert why_not(program, Several, word, "outer") == why_not(
+            program, Several, cancel, "outer"
+        )
+    at = next(at for at in program.main if "outer" in at.origins)
+    assert why_not(program, Several, "cancel", at) == why_not(program, Several, cancel, "%7")
+    with pytest.raises(UnknownName, match=r"pass several has no rule 'cancl'; .*several\.cancel"):
+        why_not(program, Several, "cancl", at)
+    with pytest.raises(IRError, match="is neither a name nor an instruction of the program"):
+        why_not(program.copy(), Several, cancel, at)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,14 @@ def test_a_wrong_rule_is_saved_as_a_case(
     assert path.with_suffix(".npz").exists()
     assert found["rules_fired"]["planted.drop"] > 0
     assert main(["opt", str(path)]) == 0
+    capsys.readouterr()
+    assert failure["command"] == f"migx bisect {path}"
+    assert main(shlex.split(failure["command"])[1:]) == 0
+    told = capsys.readouterr()
+    assert told.err == f"inputs: {path.with_suffix('.npz')}\n"
+    assert "planted.drop" in told.out or "planted: drop" in told.out
+    assert main(["verify", str(path)]) == 1
+    assert "FAIL" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("_planted")

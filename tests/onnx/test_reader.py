@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 import migx
 from migx.dim import Dim
-from migx.errors import EvaluationError, OnnxError
+from migx.errors import EvaluationError, OnnxError, ShapeError
 from migx.ops.builtin import Literal
 from migx.shape import F32, Shape
 from tests.onnx.build import assert_agrees, drawn, model_of, peer, read, saved
@@ -118,6 +118,31 @@ def test_input_dims_replace_those_of_the_file(tmp_path: Path) -> None:
         migx.parse_onnx(path, {"x": (1,)})
 
 
+def test_what_is_given_for_a_name_holds_in_all_inputs(tmp_path: Path) -> None:
+    text = "main (float[n, m] x, float[n, m] y) => (float[n, m] z) { z = Add(x, y) }"
+    path = saved(model_of(text), tmp_path)
+    rows, m = Dim("rows", 1, 8), Dim("m", 2, 9)
+    for dims in ((4, 3), (rows, 3), (2 * rows, m), (Dim("n", 1, 4), Dim("k"))):
+        program = migx.parse_onnx(path, {"x": dims})
+        shapes = [p.shape for p in program.main.parameters.values()]
+        assert shapes == [Shape(F32, dims)] * 2
+        assert program.main.outputs[0].shape == Shape(F32, dims)
+    symbols = migx.parse_onnx(path, {"x": (m, 3)}).symbols()
+    assert set(symbols) == {"m"}
+    message = "dim 'n' as 4 in x and as rows of 1..8 in y: one name is one size"
+    with pytest.raises(OnnxError, match=message):
+        migx.parse_onnx(path, {"x": (4, 3), "y": (rows, 3)})
+    with pytest.raises(OnnxError, match=r"dim 'k' as k of 0..inf in x and as k of 1..inf in x"):
+        migx.parse_onnx(path, {"x": (Dim("k"), Dim("k", 1))})
+
+
+def test_a_symbol_given_is_the_one_of_that_name_in_the_file(tmp_path: Path) -> None:
+    text = "main (float[n] x, float[m] y) => (float[n] z, float[m] w) { z = Exp(x) w = Exp(y) }"
+    m = Dim("m", 2, 9)
+    program = migx.parse_onnx(saved(model_of(text), tmp_path), {"x": (m,)})
+    assert [v.shape for v in program.main.outputs] == [Shape(F32, (m,))] * 2
+
+
 def test_an_input_of_unknown_rank_needs_dims(tmp_path: Path) -> None:
     model = model_of("main (float[n] x) => (float[n] y) { y = Exp(x) }")
     model.graph.input[0].type.tensor_type.ClearField("shape")
@@ -195,3 +220,31 @@ def test_operators_are_read_by_the_version_of_their_opset(opset: int, tmp_path: 
     summed = peer(model, inputs)[0]
     # Up to opset 12 Softmax runs over all axes from its own on; then over that axis alone.
     assert np.allclose(summed, 1) == attributes
+
+
+def test_a_branch_that_cannot_be_at_the_dims_given_is_taken_by_no_run(tmp_path: Path) -> None:
+    graph = """
+        main (float[n, 3] x, float[4, 3] w, bool c) => (float[k, 3] y) {
+          y = If(c) <
+            then_branch = yes () => (float[k, 3] a) { t = Neg(x)  a = Exp(t) },
+            else_branch = no () => (float[k, 3] b) {
+              u = If(c) <
+                then_branch = inner () => (float[4, 3] d) { d = Neg(w) },
+                else_branch = other () => (float[4, 3] e) { e = Abs(w) }
+              >
+              b = KIND
+            }
+          >
+        }"""
+    x, w = np.ones((2, 3), np.float32), np.ones((4, 3), np.float32)
+    for kind in ("Add(u, x)", "MatMul(u, x)"):
+        path = saved(model_of(graph.replace("KIND", kind)), tmp_path)
+        program = migx.parse_onnx(path, {"x": (2, 3)})
+        assert list(program.modules) == ["main"]
+        compiled = program.compile("ref")
+        np.testing.assert_allclose(compiled.eval({"x": x, "w": w, "c": True})[0], np.exp(-x))
+        with pytest.raises(EvaluationError, match="made for sizes at which this condition is True"):
+            compiled.eval({"x": x, "w": w, "c": False})
+    both = graph.replace("KIND", "MatMul(u, x)").replace("a = Exp(t)", "a = MatMul(t, x)")
+    with pytest.raises(ShapeError, match="'yes'|MatMul"):
+        migx.parse_onnx(saved(model_of(both), tmp_path), {"x": (2, 3)})

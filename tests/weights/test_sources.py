@@ -80,7 +80,10 @@ def test_what_is_there_of_both_is_taken_where_that_is_asked_for(
     with pytest.raises(WeightError, match="the values given have 1 weights .*: 'step'"):
         put(program, {"step": B["b2"]}, strict=False)
     with pytest.raises(WeightError, match="lack 3 weights: 'w1', 'w2', 'b2'"):
-        replace_onnx_external_weights(program, some, strict=False)
+        replace_onnx_external_weights(program.copy(), some, strict=False)
+    replaced = replace_onnx_external_weights(program, {"b2": B["b2"]}).finalize("ref")
+    put(program, {"b2": B["b2"]})
+    assert replaced.eval(X)[0].tobytes() == program.eval(X)[0].tobytes(), "what is live was lost"
 
 
 def test_a_folder_has_no_weight_that_came_from_no_file(tmp_path: Path) -> None:

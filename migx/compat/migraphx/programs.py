@@ -246,8 +246,10 @@ class program:
         """The program itself, each value in front of the first that reads it, so that two that
         compute the same alike are equal.
         """
+        revision = self.program.revision
         for each in self.program.modules.values():
             _sort(each)
+        self.program.revision = revision  # what was compiled computes the same
         return self
 
     def to_py(self) -> str:

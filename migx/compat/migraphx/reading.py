@@ -141,7 +141,7 @@ class _Sizes:
         return [self._dim(f"{name}.{i}", d) for i, d in enumerate(declared)]
 
     def _dim(self, hint: str, declared: TensorShapeProto.Dimension) -> Extent:
-        from migx.onnx.reader import declared_name
+        from migx.onnx.given import declared_name
 
         if declared.HasField("dim_value") and declared.dim_value > 0:
             return int(declared.dim_value)
@@ -166,6 +166,9 @@ def _read(stripped: Stripped, folder: Path, sizes: _Sizes) -> program:
     ]
     dims = {value.name: sizes.of(value) for value in ranked}
     dims.update((name, []) for name in sizes.named() if name not in inputs)  # refused by the reader
+    for value in ranked:  # what is given here is of one input, whatever names it shares with others
+        for declared in value.type.tensor_type.shape.dim:
+            declared.ClearField("dim_param")
     return program(program_of(stripped, folder, dims))
 
 

@@ -8,6 +8,7 @@ import onnx
 
 from migx import dim, ops
 from migx.dim import Dim, Extent
+from migx.errors import DimError, MigxError, OnnxError, ShapeError
 from migx.ir import Instruction, Module
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
@@ -21,17 +22,20 @@ def branch(node: Node) -> tuple[Instruction, ...]:
 
     Where their dims differ the result's are symbols the run decides. Ranks cannot be left to the
     run: a single number gets the rank of the other branch's, and where ranks differ otherwise the
-    first branch is taken, under an assumption that each run checks.
+    first branch is taken, under an assumption that each run checks. So is a branch whose other
+    cannot be at the dims it is given.
     """
     condition = node.reshape(node.input(0), ())
     graphs = [node.subgraph(f"{way}_branch") for way in ("then", "else")]
     held = node.contents(condition)
     if held is not None and held.dtype != object:
         return node.graph.inlined(graphs[0 if held.item() else 1])
-    modules = [
-        node.graph.submodule(g, f"if.{way}")
-        for g, way in zip(graphs, ("then", "else"), strict=True)
-    ]
+    modules, refused = branches(node, graphs)
+    if refused:
+        (way,) = refused
+        for module in modules:
+            module.program.remove_module(module)
+        return taken(node, graphs, condition, not way)
     level(*modules)
     pairs = list(zip(*(m.outputs for m in modules), strict=True))
     if all(a.shape.dtype is b.shape.dtype and a.shape.rank == b.shape.rank for a, b in pairs):
@@ -39,7 +43,34 @@ def branch(node: Node) -> tuple[Instruction, ...]:
         return node.elements(node.add(ops.If(outputs), condition, modules=modules), len(outputs))
     for module in modules:
         module.program.remove_module(module)
-    return tuple(node.add(ops.Assume(True), v, condition) for v in node.graph.inlined(graphs[0]))
+    return taken(node, graphs, condition, True)
+
+
+def branches(
+    node: Node, graphs: Sequence[onnx.GraphProto]
+) -> tuple[list[Module], dict[bool, MigxError]]:
+    """The modules of the two branches; and why the one that has none cannot be at the dims it is
+    given. Where neither can be, that is the error of the first.
+    """
+    modules, refused = list[Module](), dict[bool, MigxError]()
+    for way, graph in zip((True, False), graphs, strict=True):
+        try:
+            modules.append(node.graph.submodule(graph, f"if.{'then' if way else 'else'}"))
+        except (ShapeError, OnnxError) as error:
+            if isinstance(error, OnnxError) and not isinstance(error.__cause__, DimError):
+                raise
+            refused[way] = error
+    if len(refused) == 2:
+        raise refused[True]
+    return modules, refused
+
+
+def taken(
+    node: Node, graphs: Sequence[onnx.GraphProto], condition: Instruction, way: bool
+) -> tuple[Instruction, ...]:
+    """The results of one branch, under the assumption that each run takes it."""
+    values = node.graph.inlined(graphs[0 if way else 1])
+    return tuple(node.add(ops.Assume(way), v, condition) for v in values)
 
 
 def level(first: Module, second: Module) -> None:

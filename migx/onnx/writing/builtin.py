@@ -22,7 +22,10 @@ def external_weights(site: Site) -> str:
     """An initializer whose bytes stay where they are: in a file beside the model."""
     op, model = site.op, site.graph.model
     if not (model.data.parent / op.file).is_file():
-        raise site.fail(f"its bytes are in {op.file}, which is not in the folder of the new file")
+        raise site.fail(
+            f"its bytes are in {op.file}, which is not in the folder of the new file: write it "
+            "there, or give the weights by migx.onnx.replace_onnx_external_weights first"
+        )
     dims = [int(d) for d in op.shape.dims]
     tensor = TensorProto(data_type=tensors.code_of(op.shape.dtype), dims=dims)
     place_outside(tensor, op.file, op.offset, op.length)

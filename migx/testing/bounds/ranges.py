@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from migx.shape import DType
+from migx.shape import F32, DType
 
 Doubles = NDArray[Any]
 
@@ -23,12 +23,14 @@ Doubles = NDArray[Any]
 def ends(dtype: DType) -> tuple[float, float]:
     """Magnitudes of a float type: up to the first, no reordering takes a number out of range, and
     from the second on, none takes it in. That is a sixth of the exponents either way, which leaves
-    room for squares; f8, which saturates, has its end for both.
+    room for squares; f8, which saturates, has its end for both. What is f16 in a program may be f32
+    between the operations of a kernel, and is out of range where that is.
     """
     with np.errstate(over="ignore"):
         limit = np.float64(ml_dtypes.finfo(dtype.numpy).max)  # type: ignore[no-untyped-call]
         margin = limit ** (1 / 6) if dtype.bits > 8 else 1.0
-        return float(limit / margin), float(limit * margin)
+        beyond = ends(F32)[1] if dtype.bits == 16 else limit * margin
+        return float(limit / margin), float(beyond)
 
 
 def at_the_end(values: Doubles, dtype: DType) -> NDArray[np.bool_]:

@@ -116,7 +116,8 @@ class Step:
         """
         dtype, given = self.result.shape.dtype, self.values[0] if self.values else self.result
         if self.op.name == "convert" and given.shape.dtype.is_float and dtype.is_integer:
-            within = np.abs(doubles(given)) < 2.0 ** (dtype.bits - (dtype.kind == "int"))
+            most = np.abs(doubles(given)) + filled(self.errors[0], given)
+            within = most < 2.0 ** (dtype.bits - (dtype.kind == "int"))
             return found if within.all() else np.where(within, filled(found, self.result), np.inf)
         if found is None or not dtype.is_float:
             return found
@@ -390,7 +391,8 @@ def _moved(value: Argument, error: Doubles) -> list[NDArray[Any]]:
     if dtype.is_float:
         return ends
     limits = np.iinfo(dtype.numpy)
-    return [np.clip(e, limits.min, limits.max).astype(dtype.numpy) for e in ends]
+    most = np.nextafter(float(limits.max) + 1, 0)  # 2**63 is a double, but no i64
+    return [np.clip(e, limits.min, most).astype(dtype.numpy) for e in ends]
 
 
 def filled(error: Error, value: Argument) -> Doubles:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
+import os
+import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -105,6 +109,79 @@ def test_helpers_that_die_are_done_without(monkeypatch: pytest.MonkeyPatch) -> N
     assert compiling.objects(texts).keys() == texts.keys()
 
 
+def test_a_helper_may_print_while_it_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("print('hello')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    texts = {f"k{i}": text_of(i).replace("@kernel", f"@k{i}") for i in range(4)}
+    alone = compiling.objects(texts)
+    monkeypatch.setattr(compiling, "WORTH", 1)
+    monkeypatch.setattr(compiling, "cores", lambda: 2)
+    monkeypatch.setattr(jit, "compiled", lambda text: pytest.fail(f"{text} was left to this one"))
+    assert compiling.objects(texts) == alone
+
+
+def test_a_helper_that_says_nothing_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {f"k{i}": text_of(i).replace("@kernel", f"@k{i}") for i in range(4)}
+    monkeypatch.setattr(compiling, "WORTH", 1)
+    monkeypatch.setattr(compiling, "PATIENCE", 0.1)
+    monkeypatch.setattr(compiling, "cores", lambda: 2)
+    monkeypatch.setattr(compiling, "_COMMAND", "import time; time.sleep(600)")
+    assert compiling.objects(texts).keys() == texts.keys()
+
+
+def test_a_helper_runs_nothing_of_the_folder_it_is_started_in(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "struct.py").write_text("raise SystemExit('this is not the struct you want')\n")
+    monkeypatch.setattr(sys, "path", [p or os.getcwd() for p in sys.path])
+    monkeypatch.chdir(tmp_path)
+    texts = {f"k{i}": text_of(i).replace("@kernel", f"@k{i}") for i in range(4)}
+    monkeypatch.setattr(compiling, "WORTH", 1)
+    monkeypatch.setattr(compiling, "cores", lambda: 2)
+    monkeypatch.setattr(jit, "compiled", lambda text: pytest.fail(f"{text} was left to this one"))
+    assert compiling.objects(texts).keys() == texts.keys()
+
+
+def test_where_no_thread_can_be_started_it_is_compiled_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    texts = {f"k{i}": text_of(i).replace("@kernel", f"@k{i}") for i in range(4)}
+    monkeypatch.setattr(compiling, "WORTH", 1)
+    monkeypatch.setattr(compiling, "cores", lambda: 2)
+    monkeypatch.setattr(threading.Thread, "start", none)
+    assert compiling.objects(texts).keys() == texts.keys()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_child_compiles_though_its_parent_was_compiling() -> None:
+    stop = threading.Event()
+
+    def busy() -> None:
+        for number in itertools.count(900_000):
+            if stop.is_set():
+                return
+            jit.load([text_of(number)])
+
+    thread = threading.Thread(target=busy)
+    thread.start()
+    try:
+        for number in range(20):
+            child = os.fork()
+            if child == 0:
+                signal.alarm(60)
+                jit.load([text_of(990_000 + number)])
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+    finally:
+        stop.set()
+        thread.join()
+
+
 def test_text_that_llvm_refuses_is_shown() -> None:
     with pytest.raises(TargetError, match=r"IR that LLVM refuses(.|\n)*i64 x"):
         jit.compiled("define i64 @kernel() {\n  ret i64 x\n}\n")
@@ -148,6 +225,7 @@ def test_f64_is_rounded_to_f16_once() -> None:
 def test_without_llvmlite_the_target_says_so_and_ref_works() -> None:
     script = """
 import sys
+import threading
 sys.modules["llvmlite"] = None
 import migx
 program = migx.parse("module main(x: f32[2]) {\\n %0 = relu(x)\\n return %0\\n}\\n")

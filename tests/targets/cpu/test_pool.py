@@ -95,6 +95,29 @@ def test_sleepers_keep_off_the_core_of_who_wakes_them() -> None:
         state.stop()
 
 
+def test_a_thread_whose_start_is_interrupted_is_the_only_one_of_its_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start, state = threading.Thread.start, Pool()
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        state.provide(2)
+    before = threading.active_count()
+    try:
+        run(state, 50, 100, 2)
+        state._threads[0].join(20)
+        assert threading.active_count() == before
+    finally:
+        state.stop()
+    assert threading.active_count() == before - 1
+
+
 def test_several_callers_at_once() -> None:
     callers = [threading.Thread(target=run, args=(pool(), 50, 200, 2)) for _ in range(6)]
     for caller in callers:

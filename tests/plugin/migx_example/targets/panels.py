@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
 from migx import Argument, Program
-from migx.binding import Sizes, sizes_of
-from migx.ir import Instruction, Module
+from migx.ir import Instruction
 from migx.manager import Pipeline
-from migx.meaning import actual, as_function, by_meaning
-from migx.op import Array, Runnable, traits
-from migx.ops.builtin import Param, Return, Slot
-from migx.sizes import bound_now
+from migx.meaning import run_with_kernels
+from migx.op import Array, traits
 from migx.target import NO_SLOTS, CompileOptions, Context, Target
-
-Values = Mapping[Instruction, Argument]
-Slots = Mapping[str, Argument]
 
 
 def product(at: Instruction, x: Array, w: Array) -> Array:
@@ -36,7 +30,6 @@ KERNELS: Mapping[str, Callable[..., Array]] = {
 }
 
 
-@dataclass(frozen=True)
 class Panels(Target):
     """Numpy kernels for a few operations, which read weights in panels of so many columns."""
 
@@ -71,31 +64,12 @@ class PanelsExecutable:
         packed = [at for m in program.modules.values() for at in m if at.name == "unpack_weight"]
         self.absorbed = frozenset(filter(context.target.supports, packed))
 
-    def run(self, arguments: Mapping[str, Argument], slots: Slots = NO_SLOTS) -> list[Argument]:
-        main = self.program.main
-        sizes = sizes_of((n, p.shape, arguments[n].shape) for n, p in main.parameters.items())
-        with np.errstate(all="ignore"):
-            return self._module(main, list(arguments.values()), sizes, {}, slots)
-
-    def _module(
-        self, module: Module, given: Sequence[Argument], sizes: Sizes, around: Values, slots: Slots
+    def run(
+        self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument] = NO_SLOTS
     ) -> list[Argument]:
-        """What a module returns; ``around`` has what it may capture."""
-        values = {**around, **dict(zip(module.parameters.values(), given, strict=True))}
-        for at in module:
-            inputs = [values[v] for v in at.inputs]
-            if isinstance(at.op, Slot):
-                values[at] = slots[at.op.slot]
-            elif at.name in KERNELS and self.context.target.supports(at):
-                values[at] = Argument.of(KERNELS[at.name](at, *(v.array for v in inputs)))
-            elif not isinstance(at.op, Param | Return):
-                modules = [self._function(m, sizes, values, slots) for m in at.modules]
-                op, shape = bound_now(at.op, at.shape, sizes)
-                values[at] = by_meaning(at, op, self.context, shape, inputs, modules)
-                sizes = sizes_of([(at.name, shape, actual(values[at]))], sizes)
-        return [values[v] for v in module.outputs]
+        return run_with_kernels(self.program, self.kernel, self.context, arguments, slots)
 
-    def _function(self, module: Module, sizes: Sizes, around: Values, slots: Slots) -> Runnable:
-        return as_function(
-            module, sizes, lambda given, known: self._module(module, given, known, around, slots)
-        )
+    def kernel(self, at: Instruction) -> Callable[..., Array] | None:
+        if at.name not in KERNELS or not self.context.target.supports(at):
+            return None
+        return partial(KERNELS[at.name], at)

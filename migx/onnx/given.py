@@ -1,0 +1,55 @@
+"""The dims that a caller gives inputs, and what they say of inputs that share a name with these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import onnx
+
+from migx import dim
+from migx.dim import Dim, Extent
+from migx.errors import OnnxError
+
+InputDims = Mapping[str, Sequence[Extent]]
+
+
+def declared_name(declared: onnx.TensorShapeProto.Dimension) -> str:
+    """The name a dim has in the file; none for ``?``, with which some exporters fill the place."""
+    named: str = declared.dim_param.strip()
+    return "" if named == "?" else named
+
+
+def by_name(inputs: Iterable[onnx.ValueInfoProto], given: InputDims) -> dict[str, Extent]:
+    """What stands for the names of dims: what is given where an input has the name, and the symbols
+    in it. ``OnnxError`` where dims of one name are given two values.
+    """
+    found: dict[str, tuple[Extent, str]] = {}
+
+    def take(name: str, extent: Extent, where: str) -> None:
+        known, there = found.setdefault(name, (extent, where))
+        if known != extent:
+            raise OnnxError(
+                f"input_dims gives dim {name!r} as {shown(known)} in {there} and as "
+                f"{shown(extent)} in {where}: one name is one size"
+            )
+
+    declared = {value.name: value.type.tensor_type.shape.dim for value in inputs}
+    for where, dims in given.items():
+        for in_file, extent in zip(declared[where], dims, strict=False):
+            if name := declared_name(in_file):
+                take(name, extent, where)
+    replaced = frozenset(found)
+    for where, dims in given.items():
+        for symbol in (s for extent in dims for s in dim.symbols(extent)):
+            if symbol.name not in replaced:
+                take(symbol.name, Dim.of({(symbol,): 1}), where)
+    return {name: extent for name, (extent, _) in found.items()}
+
+
+def shown(extent: Extent) -> str:
+    """An extent, a symbol with its bounds."""
+    symbol = extent.symbol if isinstance(extent, Dim) else None
+    if symbol is None:
+        return str(extent)
+    low, high = symbol.bounds
+    return f"{symbol} of {low}..{high}"

@@ -1,0 +1,83 @@
+"""Programs run by kernels for some instructions, and by the meaning of the rest."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import migx
+from migx.errors import EvaluationError, FieldError
+from migx.meaning import by_meaning, run_with_kernels
+from migx.op import Array
+from migx.ops.builtin import Slot
+from migx.shape import Shape
+from migx.target import Context, Target, get_target
+
+TEXT = """
+module main(x: f32[n, 2], c: bool[]) {
+  %0 = add(x, x) : f32[n, 2]
+  %1 = if(c) {outputs=(f32[n, 2],)} [yes, no] : tuple(f32[n, 2])
+  %2 = get_tuple_elem(%1) {index=0} : f32[n, 2]
+  return %2
+}
+module yes() {
+  %0 = add(main:%0, main:x) : f32[n, 2]
+  return %0
+}
+module no() {
+  %0 = neg(main:%0) : f32[n, 2]
+  return %0
+}
+"""
+CONTEXT = Context(get_target("ref"))
+
+
+@pytest.mark.parametrize("way", [True, False])
+def test_what_has_no_kernel_runs_by_its_meaning(way: bool) -> None:
+    program, calls = migx.parse(TEXT), list[str]()
+
+    def add(x: Array, y: Array) -> Array:
+        calls.append("add")
+        return x + y
+
+    x = np.arange(6, dtype=np.float32).reshape(3, 2)
+    given = {"c": migx.Argument.of(np.array(way)), "x": migx.Argument.of(x)}
+    (got,) = run_with_kernels(program, lambda at: add if at.name == "add" else None, CONTEXT, given)
+    np.testing.assert_array_equal(got.array, 3 * x if way else -2 * x)
+    assert calls == ["add"] * (2 if way else 1)
+
+
+def test_what_is_not_given_is_said() -> None:
+    main = migx.parse(TEXT).main
+    at = next(at for at in main if at.name == "if")
+    given = [migx.Argument.of(np.array(True))]
+    with pytest.raises(EvaluationError, match="if needs its 2 modules, each as as_function"):
+        by_meaning(at, at.op, CONTEXT, at.shape, given)
+    slot = main.insert_instruction(at, Slot("w", Shape("f32", (2,))))
+    with pytest.raises(EvaluationError, match="slot 'w' is in the slots that run is given"):
+        by_meaning(slot, slot.op, CONTEXT, slot.shape, ())
+
+
+class Mine(Target):
+    """Has an option."""
+
+    tile: int = 64
+
+
+def test_the_options_of_a_target_are_its_fields() -> None:
+    assert (Mine().tile, Mine(tile=3).tile, Mine(3) == Mine(tile=3)) == (64, 3, True)
+    assert get_target("cpu") != get_target("cpu")
+    with pytest.raises(FieldError, match="target mine: tile is int, not '3'"):
+        Mine(tile="3")  # type: ignore[arg-type]
+
+
+def test_an_instruction_is_shown_as_in_its_module() -> None:
+    program = migx.parse(TEXT)
+    x, *_, choice, _ = (at for at in program.main if at.name != "@return")
+    assert str(x) == "x : f32[n, 2]"
+    assert str(choice) == "%1 = if(c) {outputs=(f32[n, 2],)} [yes, no] : tuple(f32[n, 2])"
+    assert str(program.modules["yes"].outputs[0]) == "%0 = add(main:%0, main:x) : f32[n, 2]"
+    assert all(str(at) in str(program) for at in program.main if at.name != "@param")
+    program.main.outputs[0].origins = ("choose",)
+    assert repr(program.main.outputs[0]) == "<get_tuple_elem f32[n, 2] from choose>"
+    assert str(program.main.outputs[0]).endswith(': f32[n, 2] from "choose"')
