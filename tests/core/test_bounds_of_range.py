@@ -186,3 +186,18 @@ def test_what_may_be_too_large_for_an_integer_becomes_any() -> None:
     x, y = vector(INF, 3), vector(6e30, 2)
     assert not verdict(lines, "%2", np.array([255, 6]), x=x, y=y)
     assert verdict(lines, "%2", np.array([0, 0]), x=x, y=y)
+
+
+def test_what_is_the_largest_of_any_numbers_is_any() -> None:
+    lines = """  %0 = convert(x) {to=i32} : i32[2]
+  %1 = topk(%0) {k=1, axis=0} : tuple(i32[1], i64[1])
+  %2 = get_tuple_elem(%1) : i32[1]"""
+    assert not verdict(lines, "%2", np.array([2**31 - 1]), x=vector(INF, 3))
+    assert verdict(lines, "%2", np.array([2]), x=vector(2.5, 3.5))
+
+
+def test_any_integer_is_any_of_another_type() -> None:
+    lines = """  %0 = convert(x) {to=i64} : i64[2]
+  %1 = convert(%0) {to=i8} : i8[2]"""
+    assert not verdict(lines, "%1", np.array([77, 3]), x=vector(INF, 3))
+    assert verdict(lines, "%1", np.array([77, 4]), x=vector(INF, 3))

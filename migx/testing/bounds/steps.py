@@ -274,10 +274,17 @@ class Step:
             return np.where(near & (errors[0] + errors[1] > 0), 1.0, found)
         if self.op.name in WAVES:
             return np.maximum(found, _within_a_turn(self.op.name, self.values[0], errors[0]))
+        for value, error in zip(self.values, errors, strict=True):
+            if value.shape.dtype.is_integer and error.shape == found.shape:
+                found = np.where(np.isinf(error), np.inf, found)  # between its ends it may wrap
         return found
 
     def _sampled(self) -> Error:
-        """From some runs on inputs moved about at random; of places and counts, none may change."""
+        """From some runs on inputs moved about at random; of places and counts, none may change.
+        What may be anything makes the result anything: no sample goes that far.
+        """
+        if any(np.isinf(e).any() for e in self.errors if isinstance(e, np.ndarray)):
+            return unknown(self.result)
         rng, results = np.random.default_rng(0), []
         for _ in range(SAMPLES):
             moved = []
