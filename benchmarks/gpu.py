@@ -1,7 +1,8 @@
 """Measures the gpu target on a machine with a GPU: ``python -m benchmarks.gpu``.
 
-It needs nobody to watch it and takes under eight minutes, once the models are made. What is
-measured, in this order:
+It needs nobody to watch it and takes under eight minutes. First the models are made, where they
+are not there; those that come from a package index are left out where none can be reached. What is
+measured then, in this order:
 
 1. the limits of this device: a copy on it, the link to it, a product of f16 by the maker's library;
 2. kernels against these limits;
@@ -9,13 +10,16 @@ measured, in this order:
 4. models, transformers first: their time, beside the floor of their kernels (for each, bytes over
    bandwidth or operations over peak, the greater), and whether each answers as ``ref`` does, within
    derived bounds: one that does not has no time;
-5. models by onnxruntime's CUDA provider, kernels and models by torch, eager;
-6. the same by ``torch.compile``.
+5. transformers by onnxruntime's CUDA provider, by torch, eager, and by ``torch.compile``;
+6. kernels by torch, eager and compiled;
+7. the other models by all of these.
 
 Each step is done apart (``gpu_worker.py``), and what goes wrong in one is noted in its line. When
 the time is over, what is left is dropped, from the end of this list; each row that is dropped, and
-each peer that is not installed, is said. Times of the device are by events. What is found goes to
-the screen and to a file in ``benchmarks/results`` at once, and one table is printed at the end.
+each peer that is not installed, is said. Times of the device are by events; those of kernels are
+its own alone, those of models, ours and of others, have the host's part in them where the device
+waits for it. What is found goes to the screen and to a file in ``benchmarks/results`` at once, and
+one table is printed at the end, also when somebody ends it before.
 
 ``--device interpreter --quick`` goes through all of it, tiny, on a machine without a GPU; its times
 mean nothing.
@@ -26,6 +30,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -56,12 +61,16 @@ BUDGET = 450.0
 """Seconds in all: nothing is begun when they are over."""
 LAST = 15.0
 """Seconds of these that stay for what is told at the end."""
+MADE = 90.0
+"""Seconds in which a model is made, or left out."""
 CHECKED = 0.5
-"""The part of them after which no answer of ``ref`` is waited for any more."""
+"""The part of them all after which no answer of ``ref`` is waited for any more."""
 MODEL = 60.0
 """Seconds that one model may take, to be compiled by us and run."""
-PEER = {ONNXRUNTIME: 30.0, EAGER: 40.0, COMPILED: 100.0}
+PEER = {ONNXRUNTIME: 30.0, EAGER: 40.0, COMPILED: 75.0}
 """Seconds that a peer may take for a kernel or a model."""
+LEAST = {ONNXRUNTIME: 5.0, EAGER: 5.0, COMPILED: 20.0}
+"""Seconds without which it is not asked."""
 TRANSFORMERS = (
     *("bert_base", "distilgpt2_kv", "llama_2048x4_kv", "vit_base_timm", "swin_tiny"),
     *("whisper_tiny_encoder", "llama_int4_qdq_b32", "llama_matmulnbits_b32"),
@@ -117,12 +126,15 @@ class Run:
             if (amount := self.lines[name].amount) is not None:
                 setattr(self.limits, field, amount * scale)
 
-    def measure_ours(self, names: Sequence[str]) -> None:
-        """Kernels, weights swapped, and models, whose answers are checked."""
+    def measure_kernels(self) -> None:
+        """Kernels, and weights swapped, while nothing else is done on this machine."""
+        for name in KERNELS:
+            self.step(name, "kernel", MODEL)
+        self.step("swap weights", "swap_weights", MODEL)
+
+    def measure_models(self, names: Sequence[str]) -> None:
+        """Models, whose answers are checked."""
         with answers_of_ref(names) as expected:
-            for name in KERNELS:
-                self.step(name, "kernel", MODEL)
-            self.step("swap weights", "swap_weights", MODEL)
             results = {name: self.step(name, "model", MODEL, least=10) for name in names}
             for name in names:
                 if results[name] is not None:
@@ -148,15 +160,24 @@ class Run:
         line.say("right")
 
     def measure_peers(self, names: Sequence[str]) -> None:
-        """The same by others, the slowest to begin last."""
+        """The same by others."""
         timed = [n for n in names if self.lines[n].seconds]
         first, rest = ([n for n in timed if (n in TRANSFORMERS) is of] for of in (True, False))
-        for name in timed:
-            self.step(name, "model_by", PEER[ONNXRUNTIME], ONNXRUNTIME, least=5)
-        for peer, least in ((EAGER, 5.0), (COMPILED, 20.0)):
-            for step, some in (("model_by", first), ("kernel_by", KERNELS), ("model_by", rest)):
+        of_models, of_kernels = (ONNXRUNTIME, EAGER, COMPILED), (EAGER, COMPILED)
+        for step, some, peers in (
+            ("model_by", first, of_models),
+            ("kernel_by", KERNELS, of_kernels),
+            ("model_by", rest, of_models),
+        ):
+            for peer in peers:
                 for name in some:
-                    self.step(name, step, PEER[peer], peer, least=least)
+                    self.measure_peer(name, step, peer)
+
+    def measure_peer(self, name: str, step: str, peer: str) -> None:
+        """One of them by another; what torch cannot do, it does not compile either."""
+        tried = self.lines.get(name)
+        if peer != COMPILED or (tried is not None and EAGER in tried.peers):
+            self.step(name, step, PEER[peer], peer, least=LEAST[peer])
 
 
 @contextmanager
@@ -165,6 +186,7 @@ def answers_of_ref(names: Sequence[str]) -> Iterator[dict[str, AsyncResult[Any]]
     processors; those that take too long are ended.
     """
     many = max(1, min(len(names), (os.cpu_count() or 1) // 2))
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "2")  # read by these when they begin
     with get_context("spawn").Pool(many, _stand_back) as pool:
         yield {name: pool.apply_async(on_ref, (name,)) for name in names}
 
@@ -187,6 +209,21 @@ def on_ref(name: str) -> list[tuple[Argument, Any]]:
     ]
 
 
+def had_all(names: Sequence[str]) -> dict[str, Line]:
+    """The lines of models, which are made by some processes; those that take too long are left
+    out.
+    """
+    begin, found = time.monotonic(), {name: Line(name) for name in names}
+    with get_context("spawn").Pool(max(1, min(len(names), os.cpu_count() or 1))) as pool:
+        made = {name: pool.apply_async(had, (name,)) for name in names}
+        for name, line in made.items():
+            try:
+                found[name] = line.get(max(0.0, begin + MADE - time.monotonic()))
+            except NotYet:
+                found[name].say(f"left out: not made in {MADE:g} s")
+    return found
+
+
 def had(name: str) -> Line:
     """The line of a model, which is made now, if it has not been; what prevents that is noted."""
     line = Line(name)
@@ -206,6 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--budget", type=float, default=BUDGET, help="seconds in all")
     parser.add_argument("--to", type=Path, help="results go there")
     options = parser.parse_args(arguments)
+    begin = time.monotonic()
     names = options.models if options.models is not None else models.names()
     if options.quick and options.models is None:
         names = QUICK
@@ -215,12 +253,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     to = options.to or _place(worker.arch, options.quick)
-    there = {name: had(name) for name in names}
+    there = had_all(names)
     names = sorted(
         (n for n, v in there.items() if not v.notes), key=lambda n: n not in TRANSFORMERS
     )
     run = Run(worker.do, options.budget)
-    run.lines |= there
+    run.begin, run.lines = begin, there
 
     def tell(line: Line) -> None:
         print("  ".join(filter(None, (*shown(line)[:4], *line.notes))), flush=True)
@@ -228,15 +266,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     run.tell = tell
     try:
-        run.measure_limits()
-        run.measure_ours(names)
-        run.measure_peers(names)
+        with _ended_in_order():
+            run.measure_limits()
+            run.measure_kernels()
+            run.measure_models(names)
+            run.measure_peers(names)
     finally:
         worker.close()
         _write(to, worker.arch, run)
         report(list(run.lines.values()), TRANSFORMERS)
-        print(f"took {run.taken:.0f} s; figures are in {to}")
+        print(f"took {run.taken:.0f} s; figures are in {to}", flush=True)
     return 0
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Has whoever ends this process get the table of what there is."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _write(to: Path, arch: str, run: Run) -> None:

@@ -27,13 +27,16 @@ class Missing(Exception):
 
 
 def torch_module() -> Any:
-    """Torch on a GPU; ``Missing`` without."""
+    """Torch on a GPU, with products and convolutions of f32 as exact as ours; ``Missing`` without
+    one.
+    """
     try:
         import torch  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
         raise Missing("torch is not installed") from None
     if not torch.cuda.is_available():
         raise Missing("torch finds no GPU")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     return torch
 
 
@@ -110,7 +113,7 @@ def kernel(name: str, rows: int, columns: int, *, compiled: bool) -> float:
     torch = torch_module()
     x = torch.randn(rows, columns, device="cuda", dtype=torch.float16) / math.sqrt(columns)
     functions: dict[str, Callable[[], Any]] = {
-        "pointwise": lambda: torch.nn.functional.silu(x).flip(1),
+        "pointwise": lambda: torch.nn.functional.silu(x),
         "layer norm": lambda: torch.nn.functional.layer_norm(x, (columns,)),
         "softmax": lambda: torch.softmax(x, 1),
         "gemm f16": lambda: x @ x,

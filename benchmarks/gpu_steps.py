@@ -26,9 +26,15 @@ from migx.targets.gpu.device import Device
 from migx.targets.gpu.executable import GpuExecutable
 from migx.targets.gpu.values import DeviceArgument
 
-KERNELS = ("pointwise", "layer norm", "softmax", "gemm f16", "int4 gemv")
+KERNELS = ("pointwise", "layer norm", "softmax", "gemm f16", "int4 gemv", "int4 gemv, small")
 SIDE = 4096
 """Of the square matrices of products."""
+WIDE = 4 * SIDE
+"""Of those of four bits that take longer to read than a kernel takes to start."""
+DRAWN = (1 << 20) - 1
+"""How many numbers are drawn: no multiple of a row, so that none is the next one's."""
+AHEAD = 0.02
+"""Seconds that the host may take to enqueue what is measured."""
 
 
 @dataclass
@@ -71,17 +77,24 @@ class Bench:
         self.device.synchronize()
         return (time.perf_counter() - begin) / count
 
-    def by_events(self, work: Callable[[], Any]) -> float:
-        """Seconds that the device takes for what one call enqueues."""
+    def by_events(self, work: Callable[[], Any], *, ahead: bool = False) -> float:
+        """Seconds that the device takes for what one call enqueues. With ``ahead`` it begins when
+        all is enqueued, so that what the host takes for that does not count.
+        """
         self._warm(work)
-        once = self.device.elapsed(work)
-        count = 1 if self.quick else max(1, min(200, int(0.05 / max(once, 1e-7))))
+        begin = time.perf_counter()
+        work()
+        host = time.perf_counter() - begin
+        once = self.device.elapsed(work, host)
+        most = min(200.0, 0.05 / max(once, 1e-7), AHEAD / max(host, 1e-7))
+        count = 1 if self.quick else max(1, int(most))
 
         def calls() -> None:
             for _ in range(count):
                 work()
 
-        return min(self.device.elapsed(calls) for _ in range(1 if self.quick else 5)) / count
+        busy = 2 * host * count if ahead else 0.0
+        return min(self.device.elapsed(calls, busy) for _ in range(1 if self.quick else 5)) / count
 
     # The limits.
 
@@ -90,7 +103,8 @@ class Bench:
         size = 1 << (16 if self.quick else 29)
         source, to = self.device.allocate(size), self.device.allocate(size)
         self.device.upload(source.address, np.zeros(size, np.uint8))
-        line.seconds = self.by_events(lambda: self.device.move(to.address, source.address, size))
+        move = self.device.move
+        line.seconds = self.by_events(lambda: move(to.address, source.address, size), ahead=True)
         line.amount, line.unit = 2 * size / line.seconds / 1e9, "GB/s"
 
     def link_to_the_device(self, line: Line) -> None:
@@ -124,18 +138,21 @@ class Bench:
 
     def kernel(self, line: Line) -> None:
         """A chain of one kernel, by its name, against the limit that it should reach."""
-        rows, columns, side = (8, 64, 32) if self.quick else (16384, 4096, SIDE)
+        rows, columns, side, wide = (8, 64, 32, 64) if self.quick else (16384, 4096, SIDE, WIDE)
+        few = gpu_texts.CHAIN // 4
         moved = 2 * rows * columns * 2 / 1e9
         copy, operations = self.limits.copy / 1e9, self.limits.operations / 1e12
         text, amount, line.unit, line.limit = {
-            "pointwise": (gpu_texts.pointwise(rows, columns), 2 * moved, "GB/s", copy),
+            "pointwise": (gpu_texts.pointwise(rows, columns), moved, "GB/s", copy),
             "layer norm": (gpu_texts.norm(rows, columns), moved, "GB/s", copy),
             "softmax": (gpu_texts.softmax(rows, columns), moved, "GB/s", copy),
             "gemm f16": (gpu_texts.gemm(side), 2 * side**3 / 1e12, "Tflop/s", operations),
-            "int4 gemv": (gpu_texts.int4(side), side * side / 2 / 1e9, "GB/s", copy),
+            "int4 gemv": (gpu_texts.int4(wide, few), wide * wide / 2 / 1e9, "GB/s", copy),
+            "int4 gemv, small": (gpu_texts.int4(side), side * side / 2 / 1e9, "GB/s", copy),
         }[line.name]
         run = self.prepared(migx.parse(text, draw_missing=1))
-        line.seconds = self.by_events(run) / gpu_texts.CHAIN
+        count = few if line.name == "int4 gemv" else gpu_texts.CHAIN
+        line.seconds = self.by_events(run, ahead=True) / count
         line.amount = amount / line.seconds
 
     def kernel_by(self, line: Line, peer: str) -> None:
@@ -145,12 +162,16 @@ class Bench:
         compiled = peer == gpu_peers.COMPILED
         line.peers[peer] = gpu_peers.kernel(line.name, *shape, compiled=compiled)
 
-    def prepared(self, program: Program, given: dict[str, Any] | None = None) -> Callable[[], Any]:
-        """A call that enqueues a program on values that are on the device already."""
+    def prepared(self, program: Program) -> Callable[[], Any]:
+        """A call that enqueues a program on values that are on the device already, the same one for
+        all parameters of a shape.
+        """
         made = program.compile(Gpu(device=self.device, offload_copy=False)).compiled
-        parameters = program.main.parameters.items()
-        values = given or {name: drawn(p.shape) for name, p in parameters}
-        there = {n: DeviceArgument.of_host(v, self.device) for n, v in values.items()}
+        shapes = {name: p.shape for name, p in program.main.parameters.items()}
+        drawn_there = {
+            shape: DeviceArgument.of_host(drawn(shape), self.device) for shape in shapes.values()
+        }
+        there = {name: drawn_there[shape] for name, shape in shapes.items()}
         return lambda: made.run_async(there)
 
     def swap_weights(self, line: Line) -> None:
@@ -177,21 +198,23 @@ class Bench:
         path, given = models.make(line.name), models.inputs(line.name)
         arguments = {n: Argument.of(v) for n, v in given.items()}
         program = of_sizes(migx.parse_onnx(path), arguments)
-        made = program.compile(Gpu(device=self.device)).compiled
-        results = made.results(arguments)
+        made = program.compile(Gpu(device=self.device, offload_copy=False)).compiled
+        there = {n: DeviceArgument.of_host(v, self.device) for n, v in arguments.items()}
+        outputs = made.run_async(there)
+        results = [v.on_host() if isinstance(v, DeviceArgument) else v for v in outputs]
         executable = made.executable
         assert isinstance(executable, GpuExecutable)
         if host := len(executable.fallbacks()):
             line.say(f"{host} on the host")
         with made.weights.reading() as slots:
-            costs = executable.profile(arguments, slots).costs
+            costs = executable.profile(made.arguments(there), slots).costs
         limits = self.limits
         if math.isfinite(limits.operations):
             of_kernels = [c for c in costs if c.kernel]
             line.floor = sum(
                 max(c.nbytes / limits.copy, c.flops / limits.operations) for c in of_kernels
             )
-        line.seconds = self.by_events(self.prepared(program, dict(arguments)))
+        line.seconds = self.by_events(lambda: made.run_async(there))
         line.amount, line.unit = 1 / line.seconds, "runs/s"
         return results
 
@@ -201,6 +224,7 @@ class Bench:
         if peer == ONNXRUNTIME:
             line.peers[peer] = self.timed(gpu_peers.onnxruntime(path, given))
         else:
+            gpu_peers.torch_module()  # before anything is read for it
             arguments = {n: Argument.of(v) for n, v in given.items()}
             program = of_sizes(migx.parse_onnx(path), arguments)
             compiled = peer == gpu_peers.COMPILED
@@ -220,7 +244,9 @@ def of_sizes(program: Program, given: Mapping[str, Argument]) -> Program:
 
 
 def drawn(shape: Any) -> Argument:
-    """A value of static shape, of numbers so small that products of such matrices are, too."""
+    """A value of static shape, of numbers so small that products of such matrices are, too. They
+    come again and again, for many would take longer to draw than to be worked with.
+    """
     dims = tuple(int(d) for d in shape.dims)
-    numbers = np.random.default_rng(0).standard_normal(dims, np.float32)
-    return Argument.of((numbers / math.sqrt(dims[-1])).astype(shape.dtype.numpy))
+    numbers = np.random.default_rng(0).standard_normal(DRAWN, np.float32) / math.sqrt(dims[-1])
+    return Argument.of(np.resize(numbers.astype(shape.dtype.numpy), dims))

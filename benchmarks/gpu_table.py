@@ -6,9 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rich.console import Console
-from rich.table import Table
-
 from benchmarks.gpu_peers import COMPILED, EAGER, ONNXRUNTIME
 
 BARS = {
@@ -68,13 +65,12 @@ class Line:
 
 
 def show(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table."""
-    table = Table(headings[0])
-    for heading in headings[1:]:
-        table.add_column(heading, justify="right")
-    for row in rows:
-        table.add_row(*row)
-    Console(width=120).print(table)
+    """Prints a table, plain: where a GPU is, there may be little else."""
+    every = [headings, *rows]
+    wide = [max(map(len, column)) for column in zip(*every, strict=True)]
+    for first, *others in every:
+        cells = [cell.rjust(width) for cell, width in zip(others, wide[1:], strict=True)]
+        print("  ".join([first.ljust(wide[0]), *cells]).rstrip())
 
 
 def report(lines: Sequence[Line], transformers: Sequence[str]) -> None:

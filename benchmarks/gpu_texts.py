@@ -10,10 +10,15 @@ CHAIN = 16
 """Kernels of a program."""
 
 
-def _chain(dims: str, step: Callable[[str, int], tuple[list[str], str]], head: str = "") -> str:
+def _chain(
+    dims: str,
+    step: Callable[[str, int], tuple[list[str], str]],
+    head: str = "",
+    count: int = CHAIN,
+) -> str:
     """A program of a kernel after another; ``step`` gives lines and the result of one."""
     lines, value = list[str](), "x"
-    for _ in range(CHAIN):
+    for _ in range(count):
         more, value = step(value, len(lines))
         lines += more
     body = "\n".join(f"  {line}" for line in lines)
@@ -21,14 +26,13 @@ def _chain(dims: str, step: Callable[[str, int], tuple[list[str], str]], head: s
 
 
 def pointwise(rows: int, columns: int) -> str:
-    """``x * sigmoid(x)``, and a reversal, which no arithmetic is fused with."""
-
-    def step(x: str, n: int) -> tuple[list[str], str]:
-        both = [f"%{n} = sigmoid({x})", f"%{n + 1} = mul({x}, %{n})"]
-        turned = f"%{n + 2} = reverse(%{n + 1}) {{axes=(1,)}}"
-        return [*both, turned], f"%{n + 2}"
-
-    return _chain(f"{rows}, {columns}", step)
+    """``x * sigmoid(x)``, each of an input of its own: of a chain all would be one kernel."""
+    inputs = ", ".join(f"x{i}: f16[{rows}, {columns}]" for i in range(CHAIN))
+    lines = [
+        f"  %{2 * i} = sigmoid(x{i})\n  %{2 * i + 1} = mul(x{i}, %{2 * i})" for i in range(CHAIN)
+    ]
+    results = ", ".join(f"%{2 * i + 1}" for i in range(CHAIN))
+    return "\n".join([f"module main({inputs}) {{", *lines, f"  return {results}\n}}"])
 
 
 def softmax(rows: int, columns: int) -> str:
@@ -64,8 +68,10 @@ def gemm(side: int) -> str:
     )
 
 
-def int4(side: int) -> str:
-    """Products of a row with matrices of four bits, each its own, so that no cache holds them."""
+def int4(side: int, count: int = CHAIN) -> str:
+    """Products of a row with so many matrices of four bits, each its own, so that no cache holds
+    them.
+    """
 
     def step(x: str, n: int) -> tuple[list[str], str]:
         blocks = side // 32
@@ -77,7 +83,7 @@ def int4(side: int) -> str:
             f"%{n + 4} = dot({x}, %{n + 3})",
         ], f"%{n + 4}"
 
-    return _chain(f"1, {side}", step)
+    return _chain(f"1, {side}", step, count=count)
 
 
 def _literal(name: str, nbytes: int) -> str:

@@ -20,6 +20,8 @@ from migx.targets.gpu.device import Device
 
 START = 60.0
 """Seconds in which a process has a device."""
+END = 10.0
+"""Seconds in which one that is killed is gone; a driver may hold it for longer."""
 
 
 @dataclass
@@ -62,7 +64,7 @@ class Worker:
         """Ends the process."""
         if self._process is not None:
             self._process.kill()
-            self._process.join()
+            self._process.join(END)
         self._process, self._ends = None, None
 
     def _start(self) -> Connection:

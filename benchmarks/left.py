@@ -19,9 +19,8 @@ import migx
 from benchmarks.measure import Result
 from benchmarks.models import make
 from migx import op as operations
-from migx.fusion.outlining import DISSOLVED
 from migx.ir import Instruction, Module
-from migx.ops.fused import Group
+from migx.ops.fused import Fused, Group
 from migx.program import Program
 
 BAR = "no more than onnxruntime on at least 22 of 26"
@@ -79,7 +78,7 @@ def work(module: Module) -> Iterator[Instruction]:
             continue
         if at.name != "group" or is_one(at):
             yield at
-        if at.name not in DISSOLVED or (at.name == "group" and not is_one(at)):
+        if not isinstance(at.op, Fused) or (at.name == "group" and not is_one(at)):
             for inner in at.modules:
                 yield from work(inner)
 

@@ -8,7 +8,6 @@ optimisations less that of one without any.
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import statistics
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ import migx
 from benchmarks.measure import Result, in_turn, seconds
 from benchmarks.models import make
 from migx import Instruction, Module, Program, Shape, ops, plugins
+from migx.fields import required
 from migx.manager import Pass
 from migx.observers import size
 
@@ -121,11 +121,7 @@ def changes(names: Sequence[str], folder: Path | None) -> list[Result]:
 def every_pass() -> list[Pass]:
     """The passes there are that need no option."""
     classes = [plugins.load("passes", name) for name in plugins.names("passes")]
-    return [
-        cls()
-        for cls in classes
-        if all(f.default is not dataclasses.MISSING for f in dataclasses.fields(cls))
-    ]
+    return [cls() for cls in classes if not required(cls)]
 
 
 def stack(length: int) -> Program:

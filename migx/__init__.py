@@ -113,16 +113,19 @@ def parse(text: str, *, folder: str | Path = ".", draw_missing: int | None = Non
     return read(text, folder=folder, draw_missing=draw_missing)
 
 
-def save(program: Program, path: str | Path, *, weights: bool = True) -> None:
+def save(
+    program: Program, path: str | Path, *, weights: bool = True, original: bool = True
+) -> None:
     """Writes a program, its weights and what it is compiled to into an ``.mxr`` file; without
-    ``weights``, the file refers to those beside it. ``DataError`` where it cannot be written. See
-    ``migx.serialize.save``.
+    ``weights``, the file refers to those beside it; without the ``original``, it holds only what
+    the program was compiled to, and may be half as large. ``DataError`` where it cannot be written.
+    See ``migx.serialize.save``.
     """
     from migx.serialize import save as write
 
     if not isinstance(program, Program):
         raise DataError(f"save(program, path) was given {program!r} as the program")
-    write(program, path, weights=weights)
+    write(program, path, weights=weights, original=original)
 
 
 def load(

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import get_ident
 from typing import Any, ClassVar
 
 import numpy as np
@@ -79,8 +80,8 @@ class Argument:
     """
 
     __slots__ = ("__weakref__", "_data", "_digest", "_mapped", "shape", "source")
-    sealed: ClassVar[set[int]] = set()
-    """The ids of arguments that may not be looked into now; see ``migx.weights.sealed``."""
+    sealed: ClassVar[dict[int, set[int]]] = {}
+    """The ids of arguments that a thread may not look into now; see ``migx.weights.sealed``."""
     elsewhere: ClassVar[bool] = False
     """Whether the value is in memory that the host does not write to."""
 
@@ -142,7 +143,7 @@ class Argument:
     @property
     def data(self) -> Any:
         """The data, mapped from its source the first time it is asked for."""
-        if Argument.sealed and id(self) in Argument.sealed:
+        if Argument.sealed and id(self) in Argument.sealed.get(get_ident(), ()):
             raise SealedWeight(f"the value of a replaceable weight {self.shape} is looked into")
         if self._data is None and self.shape.dtype.is_tensor:
             if self.source is None:
@@ -176,18 +177,14 @@ class Argument:
         """Makes the data read-only for those who get it from here, so that no result of a program
         that is a view of a literal changes the program.
         """
-        if isinstance(self._data, np.ndarray) and self._data.flags.writeable:
-            self._data = self._data.view()
-            self._data.flags.writeable = False
+        if isinstance(self._data, np.ndarray):
+            self._data = read_only(self._data)
 
     def read_only(self) -> Argument:
         """The value in the same memory, for those who may read it and not write to it."""
-        data = self._data
-        if not isinstance(data, np.ndarray) or not data.flags.writeable:
+        if not isinstance(self._data, np.ndarray) or not self._data.flags.writeable:
             return self
-        data = data.view()
-        data.setflags(write=False)
-        return Argument(self.shape, data)
+        return Argument(self.shape, read_only(self._data))
 
     @property
     def available(self) -> bool:
@@ -223,7 +220,7 @@ class Argument:
     def digest(self) -> str:
         """SHA-256 of the bytes in standard layout, computed once."""
         if self._digest is None:
-            if Argument.sealed and id(self) in Argument.sealed:
+            if Argument.sealed and id(self) in Argument.sealed.get(get_ident(), ()):
                 raise SealedWeight(f"the bytes of a replaceable weight {self.shape} are hashed")
             in_file = self._data is None and self.source is not None
             self._digest = self.source.digest() if in_file and self.source else self._hash()
@@ -284,6 +281,14 @@ class Argument:
 
     def __repr__(self) -> str:
         return f"Argument({self.shape})"
+
+
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """An array in the same memory that cannot be written to; itself where it is such."""
+    if array.flags.writeable:
+        array = array.view()
+        array.setflags(write=False)
+    return array
 
 
 def _array(value: Any) -> NDArray[Any]:

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx
 from onnx.backend.base import Backend, BackendRep, namedtupledict
@@ -24,18 +23,11 @@ from migx.argument import Argument
 from migx.errors import InputError, MigxError, UnknownName
 from migx.onnx.reader import program_of
 from migx.onnx.wire import Stripped
-from migx.ops.packing import PackFp4, PackInt2, PackInt4, UnpackFp4, UnpackInt2, UnpackInt4
+from migx.ops.packing import UnpackFp4, UnpackInt2, UnpackInt4
 from migx.program import Program
-from migx.shape import F4, F32, I2, I4, I8, U2, U4, U8, DType, Shape
+from migx.shape import F4, F32, I2, I4, I8, U2, U4, U8, UNPACKED, DType
 from migx.target import Target
 
-_NARROW = {
-    I2: np.dtype(ml_dtypes.int2),
-    U2: np.dtype(ml_dtypes.uint2),
-    I4: np.dtype(ml_dtypes.int4),
-    U4: np.dtype(ml_dtypes.uint4),
-    F4: np.dtype(ml_dtypes.float4_e2m1fn),
-}
 _WIDE = {I2: I8, U2: U8, I4: I8, U4: U8, F4: F32}
 
 
@@ -53,13 +45,7 @@ class Prepared(BackendRep):
         """The outputs, by place and by name. ``inputs`` stand in the order of the graph's inputs
         that are no initializers, or are given by name.
         """
-        given = self._named(inputs)
-        parameters = self.program.main.parameters
-        arguments = {
-            name: packed(value, parameters[name].shape) if name in parameters else value
-            for name, value in given.items()
-        }
-        return self._outputs(*map(unpacked, self.program.eval(arguments)))
+        return self._outputs(*map(unpacked, self.program.eval(self._named(inputs))))
 
     def _named(self, inputs: Any) -> Mapping[str, Any]:
         if isinstance(inputs, Mapping):
@@ -140,18 +126,6 @@ def _folder(options: Mapping[str, Any]) -> Path:
     return Path(options.get("folder", ".")).absolute()
 
 
-def packed(value: Any, shape: Shape) -> Any:
-    """An array of 2- or 4-bit elements as the packed argument a parameter takes; any other value
-    as it is.
-    """
-    dtype = shape.dtype
-    if not dtype.is_packed or not isinstance(value, np.ndarray) or value.dtype != _NARROW[dtype]:
-        return value
-    wide = Argument.of(value.astype(_WIDE[dtype].numpy))
-    op = (PackFp4 if dtype is F4 else PackInt4 if dtype.bits == 4 else PackInt2)()
-    return op.compute(None, Shape(dtype, value.shape), [wide], [])
-
-
 def unpacked(value: Any) -> Any:
     """A packed result as an array of its elements; any other value as it is."""
     if not isinstance(value, Argument) or not value.shape.dtype.is_packed:
@@ -159,7 +133,7 @@ def unpacked(value: Any) -> Any:
     dtype: DType = value.shape.dtype
     op = (UnpackFp4 if dtype is F4 else UnpackInt4 if dtype.bits == 4 else UnpackInt2)()
     wide = op.compute(None, value.shape.with_type(_WIDE[dtype]), [value], [])
-    return wide.array.astype(_NARROW[dtype])
+    return wide.array.astype(UNPACKED[dtype])
 
 
 prepare = MigxBackend.prepare

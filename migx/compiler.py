@@ -35,7 +35,7 @@ from migx.verify import verify
 from migx.weights.epochs import NOTHING, LiveWeights, files_of
 from migx.weights.hoisting import hoist_sources, weights_of
 from migx.weights.layouts import pack_weights
-from migx.weights.live import holding, live_weights
+from migx.weights.live import committing, holding, live_weights
 from migx.weights.recipe import Arguments
 
 
@@ -142,8 +142,9 @@ def compiled(program: Program, target: Target | str, **options: Unpack[Asked]) -
     chosen = get_target(target)
     context = chosen.get_context()
     context.options = asked
-    live = live_weights(program)
-    lowered = holding(program, live)
+    with committing(program):
+        live = live_weights(program)
+        lowered = holding(program, live)
     verify(lowered)
     passes = (
         chosen.get_passes(context, asked) if asked.passes is None else Pipeline.of(asked.passes)

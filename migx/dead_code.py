@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from migx import op as operations
-from migx.dim import Dim
 from migx.ir import Instruction, Module
 from migx.program import Program
+from migx.sizes import bare_symbols, known_symbols, symbols_of
 
 
 def remove_dead_code(module: Module) -> int:
@@ -55,45 +55,24 @@ def remove_unread(given: Iterable[Instruction], module: Module) -> tuple[int, li
 def gives_size(at: Instruction) -> bool:
     """Whether the size of a symbol that later instructions have is known by this one alone."""
     module = at.module
-    own = _sizes([at]) if module is not None else set()
-    own -= _sizes(at.inputs)
+    own = bare_symbols([at]) - bare_symbols(at.inputs)
     if module is None or not own:
         return False
-    own -= _sizes(module.program.main.parameters.values())
-    around: Module | None = module
-    while own and around is not None:
-        own -= _sizes(around.parameters.values())
-        around = around.parent.module if around.parent is not None else None
-        own -= _sizes(around or ())
-    if not own:
-        return False
+    own -= known_symbols(module)
     passed = False
-    for other in module:
+    for other in module if own else ():
         if other is at:
             passed = True
         elif not passed:
-            own -= _sizes([other])
+            own -= bare_symbols([other])
         elif not own.isdisjoint(_mentioned(other)):
             return True
     return False
 
 
-def _sizes(instructions: Iterable[Instruction]) -> set[str]:
-    """The symbols whose sizes are known once some instructions have been run."""
-    found: set[str] = set()
-    for at in instructions:
-        if at.shape.static:
-            continue
-        for shape in (at.shape, *at.shape.parts):
-            symbols = (d.symbol for d in shape.dims if isinstance(d, Dim))
-            found.update(symbol.name for symbol in symbols if symbol is not None)
-    return found
-
-
 def _mentioned(at: Instruction) -> Iterator[str]:
     """The symbols an instruction has, or one of those in its modules."""
-    for symbol in (*at.shape.symbols(), *operations.symbols(at.op)):
-        yield symbol.name
+    yield from symbols_of(at)
     for module in at.modules:
         for inner in module:
             yield from _mentioned(inner)

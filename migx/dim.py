@@ -72,7 +72,7 @@ class Dim:
     """A size known only as an expression over symbols. ``Dim("batch")`` is the symbol of that name.
 
     Compares (``<``, ``<=``, ...) where the bounds decide, and raises ``DimError`` where they do
-    not; ``==`` is equality of canonical forms and always answers.
+    not, as does ``bool``: is it 0? ``==`` is equality of canonical forms and always answers.
     """
 
     __slots__ = ("_bounds", "_hash", "_text", "terms")
@@ -125,19 +125,17 @@ class Dim:
 
     def __mul__(self, other: Extent) -> Extent:
         if not isinstance(other, Dim):
-            # The order of the terms stays, so nothing has to be sorted.
-            return self._scaled(factor) if (factor := _whole(other)) else 0
+            if not (factor := _whole(other)):
+                return 0
+            made = Dim.__new__(Dim)
+            made._set(tuple((m, c * factor) for m, c in self.terms))  # in order, as they were
+            return made
         total: dict[Monomial, int] = {}
         for m, c in self.terms:
             for n, d in _terms(other):
                 product = tuple(sorted(m + n, key=str))
                 total[product] = total.get(product, 0) + c * d
         return Dim.of(total)
-
-    def _scaled(self, factor: int) -> Dim:
-        made = Dim.__new__(Dim)
-        made._set(tuple((m, c * factor) for m, c in self.terms))
-        return made
 
     def __neg__(self) -> Extent:
         return self * -1
@@ -187,6 +185,11 @@ class Dim:
 
     def __ge__(self, other: Extent) -> bool:
         return not self < other
+
+    def __bool__(self) -> bool:
+        if may_equal(self, 0):
+            raise DimError(f"whether {self} is 0 is not known before the dims are bound")
+        return True
 
     def __int__(self) -> int:
         raise DimError(f"{self} has no value yet: bind its symbols first")

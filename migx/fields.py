@@ -7,7 +7,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import Field
+from dataclasses import MISSING, Field, fields
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -103,6 +103,12 @@ def declared(cls: type) -> dict[str, str]:
         for name, kind in inspect.get_annotations(each).items():
             found[name] = kind.__name__ if type(kind) is type else str(kind)
     return found
+
+
+def required(cls: Any) -> list[str]:
+    """The fields of a dataclass that have no defaults."""
+    plain = [f for f in fields(cls) if f.default is MISSING]
+    return [f.name for f in plain if f.default_factory is MISSING]
 
 
 def bring_when_made(cls: type, what: str = "") -> None:

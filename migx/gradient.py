@@ -241,15 +241,7 @@ def _shared(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
         raise UnknownName(
             "there is no derivative of what is broadcast to dims only a run will tell"
         )
-    new = g.shape.rank - x.shape.rank
-    own = enumerate(zip(x.shape.dims, g.shape.dims[new:], strict=True), new)
-    axes = (*range(new), *(a for a, (d, out) in own if d != out))
-    return t.shaped(t(ops.ReduceSum(axes), g), x) if axes else g
-
-
-def _along(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
-    """``_shared`` of a broadcast whose axes lie one after another from a given one."""
-    first, x = _attribute(at, "axis"), at.inputs[0]
+    first = getattr(at.op, "axis", g.shape.rank - x.shape.rank)
     own = range(first, first + x.shape.rank)
     axes = tuple(
         a for a, d in enumerate(g.shape.dims) if a not in own or x.shape.dims[a - first] != d
@@ -292,7 +284,7 @@ def _attribute(at: Instruction, name: str) -> Any:
 RULES: dict[str, Rule] = {
     "abs": lambda t, at, g, i: t.times(g, t(ops.Sign(), at.inputs[0])),
     "add": lambda t, at, g, i: g,
-    "broadcast": _along,
+    "broadcast": _shared,
     "clip": _clipped,
     "concat": _part,
     "contiguous": lambda t, at, g, i: g,

@@ -159,6 +159,13 @@ class Module:
         """The one instruction this module is an argument of; None for a root or a shared module."""
         return next(iter(self.parents)) if len(self.parents) == 1 else None
 
+    def enclosing(self) -> Iterator[Module]:
+        """This module and those around it, from the inside out."""
+        module: Module | None = self
+        while module is not None:
+            yield module
+            module = module.parent.module if module.parent is not None else None
+
     def add_parameter(self, name: str, shape: Shape) -> Instruction:
         """Declares an input. Parameters stand together at the front, in the order they are
         added.
@@ -279,7 +286,7 @@ class Module:
         if module is value.module:
             if at is not None and (value is at or not value.before(at)):
                 raise IRError(f"{op.name} would read {value!r}, which does not come before it")
-        elif module is self.program.main or module.parents or _outermost(value.module) is module:
+        elif module is self.program.main or module.parents or module in value.module.enclosing():
             raise IRError(
                 f"{op.name} in module {self.name} would read {value!r} of module "
                 f"{value.module.name}, which is not around it: what a module computes is read by "
@@ -445,19 +452,10 @@ def _instruction(value: object, what: str) -> Instruction:
     return value
 
 
-def _outermost(module: Module) -> Module:
-    """The module around a module that itself has none, or several, around it."""
-    while module.parent is not None and module.parent.module is not None:
-        module = module.parent.module
-    return module
-
-
 def _holds(at: Instruction, other: Instruction) -> bool:
     """Whether an instruction is another, or has it in one of its modules."""
-    around: Instruction | None = other
-    while around is not None and around is not at:
-        around = around.module.parent if around.module is not None else None
-    return around is at
+    around = () if other.module is None else other.module.enclosing()
+    return other is at or any(module.parent is at for module in around)
 
 
 def _infer_again(changed: Iterable[Instruction]) -> None:

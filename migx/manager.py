@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, dataclass_transform
@@ -15,7 +15,7 @@ from typing import ClassVar, dataclass_transform
 from migx import collector
 from migx.dead_code import remove_dead_code, remove_dead_modules
 from migx.errors import IRError, PassError
-from migx.ir import Module
+from migx.ir import Instruction, Module
 from migx.op import freeze, snake_case
 from migx.pipeline import Approximation, Element, Fixpoint, Pipeline, enable_if, with_options
 from migx.program import Program
@@ -218,7 +218,7 @@ class PassManager:
         changed = again = self._over(self.modules(), step)
         inner = [m for m in self.modules() if _captures(m)] if changed else []
         # They see what has become of the modules around them, which came after them.
-        for _ in range(max((len(_around(module)) for module in inner), default=0)):
+        for _ in range(max((len([*module.enclosing()]) for module in inner), default=0)):
             again = again and self._over(inner, step)
         before = self.program.revision
         if step.apply_program(self.program, self):
@@ -262,21 +262,24 @@ class PassManager:
                 found.update(dict.fromkeys(self.program.submodules(module)))
         return list(found)
 
-    def create_module(self, name: str) -> Module:
-        """A new module; a number is added to a name that is taken."""
-        return self.program.create_module(self.program.unused_name(name))
-
-    def rename_module(self, module: Module, name: str) -> None:
-        self.program.rename_module(module, name)
-
-    def common_parent(self, module: Module) -> Module:
-        """The innermost module that holds, at any depth, every instruction this one is an argument
-        of.
+    def change(
+        self, of: Pass, name: str, at: Instruction, make: Callable[[], Sequence[Instruction]]
+    ) -> bool:
+        """Makes a change that is no rule's at an instruction, unless the log skips it; says whether
+        it did. ``make`` gives what it has put there, the last in the instruction's place. In the
+        log it is one event of that name.
         """
-        chains = [_around(p.module) for p in module.parents if p.module is not None]
-        if not chains:
-            raise IRError(f"module {module.name} is nobody's argument")
-        return next(m for m in chains[0] if all(m in chain for chain in chains))
+        log = self.log
+        if log is None:
+            make()
+            return True
+        key = log.key(name, [at])
+        if key in log.skip:
+            return False
+        before, put = log.draw(name, at), make()
+        after = "\n".join(log.draw(each.name, each) for each in put)
+        log.add(Event(key, of.name, name, _source(of), put[-1].origins, before, after), put)
+        return True
 
 
 def run_passes(
@@ -302,21 +305,17 @@ def _listed(observers: Sequence[Observer]) -> tuple[Observer, ...]:
 
 def _whole(of: Pass, key: str, before: int, after: int) -> Event:
     """What a pass did that tells of no rewrites, as one event."""
+    counts = f"{before} instructions", f"{after} instructions"
+    return Event(key, of.name, "", _source(of), (), *counts)
+
+
+def _source(of: Pass) -> str:
+    """The file and line where a pass that is not made of rules begins."""
     function = type(of).apply if type(of).apply is not Pass.apply else type(of).apply_program
     code = function.__code__
-    source = f"{code.co_filename}:{code.co_firstlineno}"
-    counts = f"{before} instructions", f"{after} instructions"
-    return Event(key, of.name, "", source, (), *counts)
+    return f"{code.co_filename}:{code.co_firstlineno}"
 
 
 def _captures(module: Module) -> bool:
     """Whether a module that passes may change reads values of those around it."""
     return bool(module.parents) and not module.bypass and any(True for _ in captures(module))
-
-
-def _around(module: Module) -> list[Module]:
-    """A module and those around it, from the inside out; ``main`` last."""
-    chain = [module]
-    while (parent := chain[-1].parent) is not None and parent.module is not None:
-        chain.append(parent.module)
-    return [*chain, *([] if chain[-1] is module.program.main else [module.program.main])]

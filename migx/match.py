@@ -53,8 +53,7 @@ class Match:
         if not name:
             return then()
         if name in self.caught:
-            held = self.caught[name]
-            if held is what or _same(held, what):
+            if _same(self.caught[name], what):
                 return then()
             return self.refuse(by, at, "is not the {} that was caught before", name)
         self.caught[name] = what
@@ -126,9 +125,7 @@ class Var(Pattern):
 
     def match(self, at: Instruction, m: Match, then: Then) -> bool:
         if self.what != "value" and m.is_constant(at) != (self.what == "constant"):
-            return m.refuse(
-                self, at, "is constant" if self.what == "varying" else "is not constant"
-            )
+            return m.refuse(self, at, "is {}constant", "" if self.what == "varying" else "not ")
         if self.test is not None and not self.test(at):
             return m.refuse(self, at, "is not what {} asks for", self.name or self.what)
         return m.catch(self, at, self.name, at, then)
@@ -150,7 +147,9 @@ class Value(Pattern):
     fixed: bool = False
 
     def match(self, at: Instruction, m: Match, then: Then) -> bool:
-        if at.op.name != "@literal" or not self._may_be_read(at, m.relied_on_by):
+        if at.op.name != "@literal" or not is_readable(
+            at, "" if self.fixed and at.shape.elements != 1 else m.relied_on_by
+        ):
             return m.refuse(self, at, "has no value that may be read")
         if self.number is not None and not _holds(at, self.number):
             if callable(self.number):
@@ -162,9 +161,6 @@ class Value(Pattern):
             return True
         m.values.pop()
         return False
-
-    def _may_be_read(self, literal: Instruction, by: str) -> bool:
-        return is_readable(literal, "" if self.fixed and literal.shape.elements != 1 else by)
 
     def roots(self) -> frozenset[str] | None:
         return LITERAL
@@ -311,7 +307,7 @@ class On(Pattern):
         )
 
     def __str__(self) -> str:
-        which = " or ".join(sorted(self.ops)) or f"any {self.trait}".rstrip()
+        which = self.listed or f"any {self.trait}".rstrip()
         attributes = ", ".join(
             name if isinstance(wanted, Attribute) else f"{name}={wanted}"
             for name, wanted in self.attributes

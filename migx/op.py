@@ -30,8 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from migx import dim
-from migx.argument import Argument
-from migx.dim import Dim
+from migx.argument import Argument, read_only
+from migx.dim import Dim, Extent
 from migx.errors import EvaluationError, FieldError, there_are
 from migx.fields import bring_when_made
 from migx.shape import DType, Shape
@@ -215,14 +215,34 @@ def bind(op: Operation, sizes: Mapping[str, int]) -> Operation:
     """The operation with the symbols in its attributes replaced by their sizes; itself when it has
     none.
     """
+    return _mapped(op, lambda extent: dim.evaluate(extent, sizes))
+
+
+def substitute(op: Operation, extents: Mapping[str, Extent]) -> Operation:
+    """The operation with symbols in its attributes replaced by extents; itself when it has none of
+    those.
+    """
+    if not any(symbol.name in extents for symbol in symbols(op)):
+        return op
+    return _mapped(op, lambda extent: dim.substitute(extent, extents))
+
+
+def _mapped(op: Operation, change: Callable[[Extent], Extent]) -> Operation:
+    """The operation with the symbolic extents in its attributes changed; itself without any."""
     changed = {
-        name: _bound(value, sizes)
+        name: _changed(value, change)
         for name, value in attributes(op).items()
         if any(True for _ in _symbols([value]))
     }
-    if not changed:
-        return op
-    return with_attributes(op, **changed)
+    return with_attributes(op, **changed) if changed else op
+
+
+def _changed(value: Any, change: Callable[[Extent], Extent]) -> Any:
+    if isinstance(value, Dim):
+        return change(value)
+    if isinstance(value, Shape):
+        return value.mapped(change)
+    return tuple(_changed(v, change) for v in value) if isinstance(value, tuple) else value
 
 
 def with_attributes(op: Operation, **changed: Any) -> Operation:
@@ -235,24 +255,9 @@ def with_attributes(op: Operation, **changed: Any) -> Operation:
     return made
 
 
-def _bound(value: Any, sizes: Mapping[str, int]) -> Any:
-    if isinstance(value, Dim):
-        return dim.evaluate(value, sizes)
-    if isinstance(value, Shape):
-        return value.bind(sizes)
-    return tuple(_bound(v, sizes) for v in value) if isinstance(value, tuple) else value
-
-
 def can_evaluate(op: Operation) -> bool:
     """Whether an operation has a meaning of its own, or only exists to be lowered."""
     return hasattr(op, "compute")
-
-
-def _readable(array: Array) -> Array:
-    if array.flags.writeable:
-        array = array.view()
-        array.setflags(write=False)
-    return array
 
 
 @cache
@@ -284,7 +289,7 @@ def evaluator(cls: type) -> Evaluate:
         arguments: Sequence[Argument],
         modules: Sequence[Runnable],
     ) -> Argument:
-        return Argument(shape, compute(op, *[_readable(a.array) for a in arguments]))
+        return Argument(shape, compute(op, *[read_only(a.array) for a in arguments]))
 
     return full if names[1:] == FULL_FORM else adapted
 

@@ -14,7 +14,7 @@ from migx import plugins
 from migx.argument import Argument, Source
 from migx.collector import paused
 from migx.errors import MigxError, ParseError, there_are
-from migx.fields import brought
+from migx.fields import brought, required
 from migx.ir import Instruction, Module
 from migx.program import Program
 from migx.shape import DType, Shape
@@ -157,12 +157,7 @@ class _Builder:
                 given[name] = brought(statement.op, name, str(fields[name].type), value)
             except MigxError as error:
                 self.reader.fail(str(error), statement.at)
-        needed = [
-            f.name
-            for f in fields.values()
-            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        ]
-        if missing := [name for name in needed if name not in given]:
+        if missing := [name for name in required(cls) if name not in given]:
             self.reader.fail(
                 f"{statement.op} needs the attributes {', '.join(missing)}", statement.at
             )

@@ -10,12 +10,12 @@ import ast
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from migx import plugins
 from migx.errors import FieldError, ParseError, PassError
-from migx.fields import brought
+from migx.fields import brought, required
 
 if TYPE_CHECKING:
     from migx.argument import Argument
@@ -241,10 +241,9 @@ def _options(whose: str, cls: type[Any], text: str, apart: tuple[str, ...] = ())
             options[name] = brought(whose, name, fields[name], _option(value, fields[name]))
         except FieldError as error:
             raise ParseError(f"{whose}: {name} is {fields[name]}, not {value}") from error
-    for each in dataclasses.fields(cls):
-        required = each.default is MISSING and each.default_factory is MISSING
-        if required and each.name in fields and each.name not in options:
-            raise ParseError(f"{whose} needs the option {each.name}: {fields[each.name]}")
+    for name in required(cls):
+        if name in fields and name not in options:
+            raise ParseError(f"{whose} needs the option {name}: {fields[name]}")
     return options
 
 

@@ -35,14 +35,8 @@ class NameClash(MigxError):
 
 def packages(kind: str) -> list[str]:
     """The packages that offer this kind of thing, ours first."""
-    found = {OWN[kind]: None}
-    found.update(
-        {
-            point.value: None
-            for point in sorted(entry_points(group=f"migx.{kind}"), key=lambda p: p.value)
-        }
-    )
-    return list(found)
+    others = sorted(point.value for point in entry_points(group=f"migx.{kind}"))
+    return list(dict.fromkeys([OWN[kind], *others]))
 
 
 def files(package: str) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
 from numpy.typing import ArrayLike
@@ -36,6 +37,7 @@ class Program:
         self.literals: dict[Instruction, None] = {}
         self.main = self.create_module("main")
         self._compiled: Compiled | None = None
+        self._switching = threading.Lock()
 
     @property
     def weights(self) -> Module | None:
@@ -123,7 +125,7 @@ class Program:
         stays as it is.
 
         What updates have given the weights stays: the new executable begins with the values that
-        the one before it has.
+        the one before it has at the end, those that other threads gave meanwhile included.
 
         Options: ``passes="..."`` runs that pipeline instead of the target's own; ``observers``
         watch it run; ``log`` records its rewrites; ``num_threads`` is how many threads a run may
@@ -132,7 +134,7 @@ class Program:
         """
         from migx.compiler import compiled
 
-        return self._runs(compiled(self, target, **options))
+        return self._runs(lambda: compiled(self, target, **options))
 
     def finalize(self, target: Target | str) -> Program:
         """Makes the executable of a program that is lowered already: no pass runs.
@@ -142,13 +144,25 @@ class Program:
         """
         from migx.compiler import finalized
 
-        return self._runs(finalized(self, target))
+        return self._runs(lambda: finalized(self, target))
 
-    def _runs(self, made: Compiled) -> Program:
-        before, self._compiled = self._compiled, made
-        if before is not None and before is not made:
-            before.weights.replaced = True
-        return self
+    def _runs(self, make: Callable[[], Compiled]) -> Program:
+        """Has ``eval`` run what is made, with all that updates have committed until then; it is
+        made again where it cannot take that over.
+        """
+        from migx.weights.live import caught_up, committing
+
+        while True:
+            made = make()
+            with self._switching, committing(self):
+                before = self._compiled
+                if made is before:
+                    return self
+                if before is None or caught_up(made, self):
+                    self._compiled = made
+                    if before is not None:
+                        before.weights.replaced = True
+                    return self
 
     @property
     def compiled(self) -> Compiled:

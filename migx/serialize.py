@@ -3,9 +3,10 @@ mapped when it is loaded.
 
 The layout is eight bytes ``MIGX MXR``, the length of a JSON index (8 bytes, little-endian), the
 index, and sections aligned to 64 bytes: ``text``, the program's text form; of a compiled program
-``lowered``, the text of what the target's passes left, and ``code/...``, what the target compiled;
-and the data, the bytes of large literals and of slots, to which texts and index refer. So what a
-file says can be read with any pager, and what the text form can express, a file can hold.
+``lowered``, the text of what the target's passes left, and ``code/...``, what the target compiled
+(where the original was left out, ``text`` is what the passes left); and the data, the bytes of
+large literals and of slots, to which texts and index refer. So what a file says can be read with
+any pager, and what the text form can express, a file can hold.
 
 Code in a file is run when the program is: trust such a file as you would a program. ``load(...,
 compiled=False)`` looks at none of it.
@@ -45,13 +46,17 @@ DATA = "@data"
 """The name under which a text refers to the file's own data."""
 
 
-def save(program: Program, path: str | Path, *, weights: bool = True) -> None:
+def save(
+    program: Program, path: str | Path, *, weights: bool = True, original: bool = True
+) -> None:
     """Writes a program, its literals, and what it is compiled to; atomic, so a file that was there
     stays whole till the end.
 
     Weights are those the compiled program runs with now. Without ``weights``, replaceable ones are
     deferred again and literals in files are referred to, with their hashes: these files must lie
-    in the folder of the new one, or below it.
+    in the folder of the new one, or below it. Without the ``original``, the program in the file is
+    what the target's passes left of it: many weights are then there once, not twice. ``DataError``
+    where the program is not compiled.
     """
     path = Path(path).absolute()
     if path.suffix == ".onnx":
@@ -61,9 +66,13 @@ def save(program: Program, path: str | Path, *, weights: bool = True) -> None:
     index: dict[str, Any] = {"format": FORMAT}
     made = program.compiled if program._compiled is not None else None
     live = live_weights(program)
-    sections["text"] = data.text(_holding(program, live, weights))
+    if original:
+        sections["text"] = data.text(_holding(program, live, weights))
+    elif made is None:
+        raise DataError("a program is written without its original when it has been compiled")
     if made is not None:
-        sections["lowered"] = data.text(_holding(made.program, live, weights))
+        lowered = "lowered" if original else "text"
+        sections[lowered] = data.text(_holding(made.program, live, weights))
         index["target"] = made.context.target.name
         index["slots"] = {name: data.place(v)[1:] for name, v in _slots(made, weights).items()}
         sections |= {f"code/{name}": code for name, code in _code(made).items()}
@@ -96,13 +105,14 @@ def load(
     file = _File(Path(path).absolute())
     if check:
         file.check_data()
-    if not compiled or "lowered" not in file.sections:
+    if not compiled or not file.target:
         return file.program("text", mmap)
     program = _Unread(file) if mmap else file.program("text", mmap)
     context = get_target(file.target).get_context()
     saved = file.code()
     context.saved = saved if context.target.accepts(saved) else {}
-    made = assembled(program, file.program("lowered", mmap), context)
+    lowered = "lowered" if "lowered" in file.sections else "text"
+    made = assembled(program, file.program(lowered, mmap), context)
     made.weights.start(file.slots(made))
     program._compiled = ready(made)
     return program
@@ -245,7 +255,7 @@ class _Unread(Program):
 
     def __init__(self, file: _File) -> None:
         self._file, self._reading = file, threading.Lock()
-        self._compiled = None
+        self._compiled, self._switching = None, threading.Lock()
 
     def __getattr__(self, name: str) -> Any:
         """``modules``, ``literals`` or ``main``, till they are there."""

@@ -5,7 +5,7 @@ value.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import ml_dtypes
@@ -278,15 +278,18 @@ class Shape:
 
     def substitute(self, values: Mapping[str, Extent]) -> Shape:
         """This shape with symbols replaced by the extents given."""
-        return self._mapped(lambda e: dim.substitute(e, values))
+        return self.mapped(lambda e: dim.substitute(e, values))
 
     def bind(self, sizes: Mapping[str, int]) -> Shape:
         """This shape with every symbol replaced by its size; ``DimError`` names one that has
         none.
         """
-        return self._mapped(lambda e: dim.evaluate(e, sizes))
+        return self.mapped(lambda e: dim.evaluate(e, sizes))
 
-    def _mapped(self, change: Any) -> Shape:
+    def mapped(self, change: Callable[[Extent], Extent]) -> Shape:
+        """This shape with each extent, in strides and parts too, replaced by what a function makes
+        of it; itself where it has no symbols.
+        """
         if self.static:
             return self
         strides = None if self.strides is None else map(change, self.strides)
@@ -294,7 +297,7 @@ class Shape:
             self.dtype,
             map(change, self.dims),
             strides,
-            tuple(p._mapped(change) for p in self.parts),
+            tuple(p.mapped(change) for p in self.parts),
         )
 
     def with_dims(self, dims: Iterable[Extent], strides: Iterable[Extent] | None = None) -> Shape:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from migx import op as operations
+from migx.dim import Dim
 from migx.errors import DimError, EvaluationError, InputError, ShapeError
 from migx.ir import Instruction, Module
 from migx.memory import installed
 from migx.op import Operation
 from migx.ops.builtin import Param, Return, Slot
+from migx.ops.fused import Fused
 from migx.shape import Shape
 from migx.text import draw_instruction
 
@@ -24,13 +26,34 @@ def symbols_in(shape: Shape) -> frozenset[str]:
     return frozenset(s.name for s in shape.symbols())
 
 
+def bare_symbols(instructions: Iterable[Instruction]) -> set[str]:
+    """The symbols that stand by themselves as dims of some values: these tell their sizes."""
+    found: set[str] = set()
+    for at in instructions:
+        if at.shape.static:  # as a host value is, whose symbols are no sizes
+            continue
+        for shape in (at.shape, *at.shape.parts):
+            symbols = (extent.symbol for extent in shape.dims if isinstance(extent, Dim))
+            found.update(symbol.name for symbol in symbols if symbol is not None)
+    return found
+
+
+def known_symbols(module: Module) -> set[str]:
+    """The symbols whose sizes are known before the first instruction of a module runs: parameters,
+    of it or of ``main``, or modules around it tell them.
+    """
+    given = (*module.program.main.parameters.values(), *module.parameters.values())
+    _, *around = module.enclosing()
+    return bare_symbols(given).union(*map(bare_symbols, around))
+
+
 def read_symbols(at: Instruction) -> frozenset[str]:
-    """These, and those in what it reads."""
+    """The symbols in an instruction and in what it reads."""
     return symbols_of(at).union(*(symbols_of(v) for v in at.inputs))
 
 
 def symbols_within(module: Module) -> set[str]:
-    """All that are read in a module and in those it holds."""
+    """The symbols in the instructions of a module and of those it holds, and in what they read."""
     found = set[str]()
     for at in module:
         found |= read_symbols(at)
@@ -40,8 +63,8 @@ def symbols_within(module: Module) -> set[str]:
 
 
 def bound_now(op: Operation, shape: Shape, sizes: Mapping[str, int]) -> tuple[Operation, Shape]:
-    """An operation and its shape with the sizes that are known: where one of its symbols has none
-    yet, the operation as it is, and those that have put into its shape.
+    """An operation and its shape with the sizes that are known. Where one of its symbols has none
+    yet, the operation stays as it is, and its shape gets those there are.
     """
     names = symbols_in(shape) | {s.name for s in operations.symbols(op)}
     known = {name: sizes[name] for name in names if name in sizes}
@@ -62,18 +85,20 @@ def asked_again(instructions: Iterable[Instruction], found: Checks) -> Checks:
         if plain and any(map(symbols_of, (at, *at.inputs))):
             key = (operations.key(at.op), tuple(v.shape for v in at.inputs), at.shape)
             found.setdefault(key, at)
-        if at.op.name in ("pointwise", "fused_reduce", "group"):
+        if isinstance(at.op, Fused):
             for module in at.modules:
                 asked_again(module, found)
     return found
 
 
 def check_sizes(at: Instruction, sizes: Mapping[str, int]) -> None:
-    """Raises ``InputError``, drawn, where sizes are such that a shape rule refuses them."""
+    """Raises ``InputError``, drawn, where sizes are such that a shape rule refuses them. Of a host
+    value more may be known now than its shape says.
+    """
     try:
         op = operations.bind(at.op, sizes)
         inferred = op.compute_shape([v.shape.bind(sizes) for v in at.inputs], ())
-        same = inferred.same_type(at.shape.bind(sizes))
+        same = at.shape.dtype.kind == "opaque" or inferred.same_type(at.shape.bind(sizes))
     except (ShapeError, DimError) as error:
         raise InputError(draw_instruction(f"with {_listed(sizes)}: {error}", at)) from error
     if not same:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from migx import op as operations
-from migx.dim import Dim, Extent, substitute
+from migx.dim import Dim, Extent
 from migx.errors import DimError, ShapeError
 from migx.intervals import whole_number
 from migx.ir import Instruction, Module
-from migx.op import Operation
+from migx.op import Operation, substitute
 from migx.program import Program
 from migx.shape import Shape
+from migx.structure import emptied
 from migx.text import draw_instruction
 
 Sizes = Mapping[str, int]
@@ -28,7 +28,7 @@ def bound(program: Program, sizes: Sizes) -> Program:
     """
     sizes = check_sizes(program, sizes)
     given = ", ".join(f"{name}={size}" for name, size in sizes.items())
-    return remade(program, lambda op: replaced(op, sizes), f"with {given}")
+    return remade(program, lambda op: substitute(op, sizes), f"with {given}")
 
 
 def remade(program: Program, change: Change, why: str) -> Program:
@@ -36,11 +36,7 @@ def remade(program: Program, change: Change, why: str) -> Program:
     inferred again. ``ShapeError``, drawn, says ``why`` where an operation refuses what it then
     gets.
     """
-    made = Program()
-    modules = {program.main: made.main}
-    for module in program.modules.values():
-        if module is not program.main:
-            modules[module] = made.create_module(module.name)
+    made, modules = emptied(program)
     copier = _Copier(change, modules, why)
     for module in (program.main, *program.modules.values()):
         copier.module(module)
@@ -65,23 +61,15 @@ def substitute_symbols(program: Program, extents: Extents) -> None:
 def _substitute(
     module: Module, extents: Extents, before: dict[Instruction, tuple[Operation, Shape]]
 ) -> None:
-    """Does so in a module and those it holds; ``before`` gets what was there."""
+    """Replaces symbols in a module and those it holds; ``before`` gets what was there."""
     for at in module:
         if at in before:
             continue
         for inner in at.modules:
             _substitute(inner, extents, before)
         before[at] = at.op, at.shape
-        at.op = replaced(at.op, extents)
+        at.op = substitute(at.op, extents)
         at.shape = at.op.compute_shape([v.shape for v in at.inputs], at.modules)
-
-
-def replaced(op: Operation, sizes: Extents) -> Operation:
-    """The operation with symbols in its attributes replaced; itself where it has none of them."""
-    if not any(symbol.name in sizes for symbol in operations.symbols(op)):
-        return op
-    changed = {name: _value(value, sizes) for name, value in operations.attributes(op).items()}
-    return operations.with_attributes(op, **changed)
 
 
 class _Copier:
@@ -96,12 +84,10 @@ class _Copier:
         if module in self.done:
             return
         self.done.add(module)
-        into = self.modules[module]
-        into.bypass = module.bypass
         for at in module:
             for inner in at.modules:
                 self.module(inner)
-            self.values[at] = self.instruction(at, into)
+            self.values[at] = self.instruction(at, self.modules[module])
 
     def instruction(self, at: Instruction, into: Module) -> Instruction:
         inputs = tuple(self.values[v] for v in at.inputs)
@@ -117,10 +103,8 @@ class _Copier:
 
 def _way_round(at: Instruction) -> str:
     """What else may be done where a branch that runs may never take refuses sizes."""
-    around = at.module.parent if at.module is not None else None
-    while around is not None and around.name != "if":
-        around = around.module.parent if around.module is not None else None
-    if around is None:
+    around = () if at.module is None else at.module.enclosing()
+    if not any(module.parent is not None and module.parent.name == "if" for module in around):
         return ""
     return (
         "; this is in a branch: if no run takes it, leave the dims unbound, or give them to "
@@ -146,11 +130,3 @@ def check_sizes(program: Program, sizes: Sizes) -> dict[str, int]:
             raise DimError(f"dim {symbols[name]} cannot be {size}: its bounds are {low}..{high}")
         found[name] = number
     return found
-
-
-def _value(value: Any, sizes: Extents) -> Any:
-    if isinstance(value, Dim):
-        return substitute(value, sizes)
-    if isinstance(value, Shape):
-        return value.substitute(sizes)
-    return tuple(_value(v, sizes) for v in value) if isinstance(value, tuple) else value

@@ -16,17 +16,23 @@ from migx.program import Program
 @paused()
 def copied(program: Program) -> Program:
     """A program equal to the one given, sharing its operations and literal data."""
+    made, modules = emptied(program)
+    mapping: dict[Instruction, Instruction] = {}
+    for module in _parents_first(program):
+        for instruction in module:
+            copy_instruction(instruction, modules[module], mapping, modules)
+    return made
+
+
+def emptied(program: Program) -> tuple[Program, dict[Module, Module]]:
+    """A program of empty modules, called as those of the one given, and which stands for which."""
     made = Program()
     modules = {program.main: made.main}
     for module in program.modules.values():
         if module is not program.main:
             modules[module] = made.create_module(module.name)
-    mapping: dict[Instruction, Instruction] = {}
-    for module in _parents_first(program):
         modules[module].bypass = module.bypass
-        for instruction in module:
-            copy_instruction(instruction, modules[module], mapping, modules)
-    return made
+    return made, modules
 
 
 def copy_instruction(

@@ -45,13 +45,12 @@ class Symbol:
 
     @cached_property
     def _text(self) -> str:
-        if _plain(self.name):
+        if is_identifier(self.name) and not _RESERVED.fullmatch(self.name):
             return self.name
         escaped = json.dumps(self.name, ensure_ascii=False)[1:-1].replace("`", r"\u0060")
         return f"`{escaped}`"
 
 
-def _plain(name: str) -> bool:
-    return bool(re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name, re.ASCII)) and not _RESERVED.fullmatch(
-        name
-    )
+def is_identifier(name: str) -> bool:
+    """Whether a name stands bare in the text form; others stand in quotes or backticks."""
+    return re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name, re.ASCII) is not None

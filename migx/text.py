@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import re
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
@@ -33,7 +32,7 @@ from migx.op import Operation
 from migx.ops.builtin import Literal, Param, Return
 from migx.program import Program
 from migx.shape import F32, F64, DType
-from migx.symbol import Symbol
+from migx.symbol import Symbol, is_identifier
 from migx.weights import unsealed
 
 INLINE = 16
@@ -75,7 +74,7 @@ def show_module(module: Module) -> str:
     return _Writer().module(module, {each: number(each) for each in shown})
 
 
-def show_instruction(instruction: Instruction) -> str:
+def show_instruction(instruction: Instruction, *, origins: bool = True) -> str:
     """The line of an instruction in the text of its module; what it reads by the names there."""
     at = instruction
     if at.module is None:
@@ -84,7 +83,7 @@ def show_instruction(instruction: Instruction) -> str:
     if type(at.op) is Param:
         return f"{names[at.module][at]} : {at.shape}"
     read = [_reference(v, at.module, names) for v in at.inputs]
-    return _Writer(origins=True).instruction(at, names[at.module], read).strip()
+    return _Writer(origins=origins).instruction(at, names[at.module], read).strip()
 
 
 def number(module: Module) -> Names:
@@ -102,11 +101,7 @@ def number(module: Module) -> Names:
 
 def quoted(name: str) -> str:
     """A name as it stands in the text: bare when it is an identifier, else in double quotes."""
-    return (
-        name
-        if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name, re.ASCII)
-        else json.dumps(name, ensure_ascii=False)
-    )
+    return name if is_identifier(name) else json.dumps(name, ensure_ascii=False)
 
 
 def attributes(op: Operation, place: Place | None = None) -> str:
@@ -123,7 +118,8 @@ def draw(
     names: dict[Module, Names] | None = None,
 ) -> str:
     """A message with the instruction it is about, a caret under it, its inputs' shapes and its ONNX
-    origins. What is found of ``names`` is kept there, as long as modules stay as they are.
+    origins. ``names`` keeps what instructions are called for the next call, which is right as long
+    as their modules stay as they are.
     """
     names = {} if names is None else names
     for around in {module, *(i.module for i in inputs)}:

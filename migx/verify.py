@@ -6,18 +6,19 @@ function of a module that yields what is wrong and where; its name is the functi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from migx import op as operations
-from migx.dim import Dim
 from migx.errors import IRError, ShapeError, VerifyError
 from migx.ir import Instruction, Module
 from migx.ops.builtin import AssumeEqual, Literal, OnnxExternalWeights, Param, Return, Slot
+from migx.ops.fused import Fused
 from migx.program import Program
+from migx.sizes import bare_symbols, known_symbols
+from migx.text import draw_instruction
 from migx.weights import computes
 
-NEVER_CAPTURE = frozenset({"pointwise", "fused_reduce", "group"})
 READ_PACKED = frozenset({"@return", "get_tuple_elem", "if", "loop", "scan", "group", "contiguous"})
 """Besides the operations named ``unpack_...``, who may read packed storage: those that only pass it
 on.
@@ -163,7 +164,7 @@ def submodules(module: Module) -> Iterator[Problem]:
             if inner.parents.get(at) != at.modules.count(inner):
                 yield at, f"module {inner.name} does not know it as its parent"
             if captured := next(captures(inner), None):
-                if at.op.name in NEVER_CAPTURE:
+                if isinstance(at.op, Fused):
                     yield (
                         at,
                         f"{at.op.name} cannot capture, but module {inner.name} reads {captured!r}",
@@ -191,14 +192,7 @@ def symbols(module: Module) -> Iterator[Problem]:
     """Every symbol gets a size: it stands bare in a parameter or in the result of an instruction
     that comes before.
     """
-    bound = bare_symbols(module.program.main.parameters.values())
-    around: Module | None = module
-    while around is not None:
-        bound |= bare_symbols(around.parameters.values())
-        parent = around.parent
-        if parent is not None and parent.module is not None:
-            bound |= bare_symbols(parent.module)
-        around = parent.module if parent is not None else None
+    bound = known_symbols(module)
     for at in module:
         if at.shape.static and not any(True for _ in operations.symbols(at.op)):
             continue
@@ -260,19 +254,6 @@ def captures(module: Module) -> Iterator[Instruction]:
                     yield value
 
 
-def bare_symbols(instructions: Iterable[Instruction]) -> set[str]:
-    """The names of the symbols that stand by themselves as dims of some values."""
-    found: set[str] = set()
-    for at in instructions:
-        if at.shape.dtype.kind == "opaque":
-            continue
-        for shape in (at.shape, *at.shape.parts):
-            for extent in shape.dims:
-                if isinstance(extent, Dim) and (symbol := extent.symbol):
-                    found.add(symbol.name)
-    return found
-
-
 def _symbol_clashes(program: Program) -> Iterator[str]:
     try:
         program.symbols()
@@ -281,8 +262,6 @@ def _symbol_clashes(program: Program) -> Iterator[str]:
 
 
 def _located(at: Instruction | None, message: str) -> str:
-    from migx.text import draw_instruction
-
     return message if at is None else draw_instruction(message, at)
 
 

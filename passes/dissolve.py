@@ -2,31 +2,53 @@
 
 from __future__ import annotations
 
-from migx.fusion.outlining import DISSOLVED
+from collections.abc import Callable
+
 from migx.ir import Instruction, Module, merged
 from migx.manager import Pass, PassManager
 from migx.ops.builtin import GetTupleElem
-from migx.ops.fused import Group
+from migx.ops.fused import Fused
 from migx.ops.layout import Contiguous
 from migx.target import get_target
 
 
 class Dissolve(Pass):
     """Puts what a ``pointwise``, ``fused_reduce`` or ``group`` holds in its place, where ``target``
-    does not support it: it may have a kernel for each part.
+    does not support it: it may have a kernel for each part. Where it would support it if the
+    elements of its inputs lay in order, those that do not are copied instead.
     """
 
     target: str = "ref"
 
     def apply(self, module: Module, manager: PassManager) -> bool:
-        fused = [at for at in module if at.op.name in (*DISSOLVED, Group.name)]
+        fused = [at for at in module if isinstance(at.op, Fused)]
         if not fused:
             return False
         supports = get_target(self.target).supports
         apart = [at for at in fused if not supports(at)]
         for at in apart:
-            _take_apart(at)
+            if not _put_in_order(at, supports):
+                _take_apart(at)
         return bool(apart)
+
+
+def _put_in_order(at: Instruction, supports: Callable[[Instruction], bool]) -> bool:
+    """Copies the inputs whose elements lie in another order or apart, if that is all it takes."""
+    module, given = at.module, at.inputs
+    assert module is not None
+    copies = [
+        (number, module.insert_instruction(at, Contiguous(), value, origins=at.origins))
+        for number, value in enumerate(given)
+        if not (value.shape.standard or value.shape.broadcasted)
+    ]
+    for number, copy in copies:
+        module.replace_input(at, number, copy)
+    if not copies or supports(at):
+        return bool(copies)
+    for number, copy in copies:
+        module.replace_input(at, number, given[number])
+        module.remove_instruction(copy)
+    return False
 
 
 def _take_apart(at: Instruction) -> None:

@@ -13,8 +13,8 @@ from migx.dead_code import is_pure
 from migx.ir import Instruction, Module, merged
 from migx.manager import Pass, PassManager
 from migx.ops.builtin import Literal
+from migx.ops.fused import Fused
 from migx.program import Program
-from migx.verify import NEVER_CAPTURE
 
 Known: TypeAlias = dict[Hashable, Instruction]
 """What has been computed, by what it is."""
@@ -51,7 +51,7 @@ def _merge(module: Module, around: list[Known], gained: Gained) -> None:
     for at in module:
         for inner in at.modules:
             if inner.parent is at:
-                _merge(inner, [] if at.op.name in NEVER_CAPTURE else scopes, gained)
+                _merge(inner, [] if isinstance(at.op, Fused) else scopes, gained)
         if module.bypass or not _may_merge(at):
             continue
         identity = _identity(at)

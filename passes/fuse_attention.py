@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
-from migx.dead_code import remove_dead_code
-from migx.fusion.outlining import BROADCASTS, Bundle, is_small, only_reader, outline, viewed
+from migx.fusion.outlining import BROADCASTS, Bundle, Outlining, is_small, only_reader, viewed
 from migx.ir import Instruction, Module
-from migx.manager import Pass, PassManager
 from migx.ops.fused import Group
 from migx.ops.reduce import Softmax
 from migx.passes.fuse_pointwise import is_by_element
 
 
-class FuseAttention(Pass):
+class FuseAttention(Outlining):
     """Makes a ``group`` of ``dot(softmax(dot(q, k)), v)`` (MIGraphX pass of this name).
 
     Between the two products and the softmax may stand any arithmetic, such as a scale, a mask, or
@@ -22,25 +20,24 @@ class FuseAttention(Pass):
     copied otherwise. Nothing but the last product may be read by others.
     """
 
-    def apply(self, module: Module, manager: PassManager) -> bool:
-        cleaned = remove_dead_code(module) > 0
+    def bundles(self, module: Module) -> list[Bundle]:
         taken: set[Instruction] = set()
-        bundles = []
+        found = list[Bundle]()
         for at in list(module):
             members = _attention(at) if at.op.name == "dot" else []
             if members and taken.isdisjoint(members):  # a product may end one and begin the next
                 taken.update(members)
-                bundles.append(Bundle(tuple(members), Group("attention")))
-        return outline(module, bundles, self.name, manager.log) or cleaned
+                found.append(Bundle(tuple(members), Group("attention")))
+        return found
 
 
 def _attention(last: Instruction) -> list[Instruction]:
     """The attention that ends with a dot, in the order it runs; nothing where there is none."""
     for weights in last.inputs:
-        after = _leading_to([weights], {last}, lambda at: at.op.name == "softmax")
+        after = _leading_to([weights], {last}, "softmax")
         if (softmax := _sole(after, "softmax")) is None or not _is_by_row(softmax):
             continue
-        before = _leading_to(softmax.inputs, {last, *after}, lambda at: at.op.name == "dot")
+        before = _leading_to(softmax.inputs, {last, *after}, "dot")
         if (first := _sole(before, "dot")) is None:
             continue
         given = [at for operand in first.inputs for at in _leading(operand, first)]
@@ -52,12 +49,10 @@ def _attention(last: Instruction) -> list[Instruction]:
 
 
 def _leading_to(
-    values: Sequence[Instruction],
-    readers: set[Instruction],
-    ends: Callable[[Instruction], bool],
+    values: Sequence[Instruction], readers: set[Instruction], first: str
 ) -> list[Instruction]:
     """Values, and what they are computed from by arithmetic and views, as far as nothing else reads
-    it; up to the instructions that ``ends`` says, these included.
+    it; up to the operations named, these included.
     """
     inside, found, work = set(readers), list[Instruction](), list(values)
     while work:
@@ -65,11 +60,11 @@ def _leading_to(
         mine = at not in inside and len(at.users) <= len(inside) and inside.issuperset(at.users)
         if not mine or at.module is not values[0].module:
             continue
-        end = ends(at)
-        if end or is_by_element(at) or viewed(at) is not None:
+        begins = at.op.name == first
+        if begins or is_by_element(at) or viewed(at) is not None:
             inside.add(at)
             found.append(at)
-            work += [] if end else at.inputs
+            work += [] if begins else at.inputs
     return found
 
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from migx.dead_code import remove_dead_code
-from migx.fusion.outlining import Bundle, only_reader, outline
+from migx.fusion.outlining import Bundle, Outlining, only_reader
 from migx.ir import Instruction, Module
-from migx.manager import Pass, PassManager
 from migx.ops.fused import Group
 from migx.passes.fuse_pointwise import dims_of, is_by_element
 
 
-class FuseConcat(Pass):
+class FuseConcat(Outlining):
     """Makes a ``group`` of a concat, the arithmetic that only it reads, and the arithmetic that
     alone reads it, so that no piece is written and read again (MIGraphX pass of this name).
     """
 
-    def apply(self, module: Module, manager: PassManager) -> bool:
-        cleaned = remove_dead_code(module) > 0
+    def bundles(self, module: Module) -> list[Bundle]:
         taken: set[Instruction] = set()
-        bundles = []
+        found = list[Bundle]()
         for concat in [at for at in module if at.op.name == "concat"]:
             pieces = dict.fromkeys(concat.inputs)
             before = [v for v in pieces if only_reader(v) is concat and is_by_element(v)]
@@ -29,5 +26,5 @@ class FuseConcat(Pass):
             if len(members) > 1:
                 taken.update(members)
                 members.sort(key=lambda v: v._label)
-                bundles.append(Bundle(tuple(members), Group("concat")))
-        return outline(module, bundles, self.name, manager.log) or cleaned
+                found.append(Bundle(tuple(members), Group("concat")))
+        return found

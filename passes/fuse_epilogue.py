@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from migx.dead_code import remove_dead_code
-from migx.fusion.outlining import Bundle, only_reader, outline, viewed
+from migx.fusion.outlining import Bundle, Outlining, keeps_order, only_reader, viewed
 from migx.ir import Instruction, Module
-from migx.manager import Pass, PassManager
 from migx.ops.fused import Group
+from migx.ops.packing import Unpack
+from migx.ops.quantization import DequantizeLinear
 from migx.passes.fuse_pointwise import dims_of, is_by_element
 
 TAGS = {
@@ -21,11 +21,9 @@ TAGS = {
 """The tag of the group of each kind of product."""
 QUANTIZED = {"gemm_quantized": "gemm_epilogue", "conv_quantized": "conv_epilogue"}
 """The tags of groups that fuse_quantized has made, and of what they become with more."""
-SAME_ORDER = frozenset({"reshape", "squeeze", "unsqueeze"})
-"""Views that keep the elements in their order."""
 
 
-class FuseEpilogue(Pass):
+class FuseEpilogue(Outlining):
     """Makes a ``group`` of a dot or convolution and the arithmetic on its result, which reads it
     alone: bias, activation, residual.
 
@@ -35,21 +33,20 @@ class FuseEpilogue(Pass):
     made takes the arithmetic in. In MIGraphX targets do this: gpu::fuse_mlir, cpu::fuse_ops.
     """
 
-    def apply(self, module: Module, manager: PassManager) -> bool:
-        cleaned = remove_dead_code(module) > 0
+    def bundles(self, module: Module) -> list[Bundle]:
         after: dict[Instruction, Instruction] = {}
         for at in module:
             if is_by_element(at) and (products := list(_products(at))):
                 after[max(products, key=lambda v: v._label)] = at
-        bundles, taken = [], set(after.values())
+        found, taken = list[Bundle](), set(after.values())
         for at in module:
             if (group := _group(at)) is not None:
                 before = _unpacking(at)
                 before = before if taken.isdisjoint(before) else []
                 members = [*before, at, *([after[at]] if at in after else [])]
                 if len(members) > 1:
-                    bundles.append(Bundle(tuple(members), group))
-        return outline(module, bundles, self.name, manager.log) or cleaned
+                    found.append(Bundle(tuple(members), group))
+        return found
 
 
 def _group(product: Instruction) -> Group | None:
@@ -67,15 +64,10 @@ def _products(at: Instruction) -> Iterator[Instruction]:
     """The products whose elements only this instruction reads, under the same dims or others."""
     for value in (v for v in at.inputs if v.shape.dims == dims_of(at)):
         reader = at
-        while only_reader(value) is reader and _keeps_order(value):
+        while only_reader(value) is reader and keeps_order(value):
             reader, value = value, value.inputs[0]
         if only_reader(value) is reader and _group(value) is not None:
             yield value
-
-
-def _keeps_order(value: Instruction) -> bool:
-    """Whether a value is a view of the same order, whose dims are known by its attributes alone."""
-    return value.op.name in SAME_ORDER and len(value.inputs) == 1
 
 
 def _unpacking(product: Instruction) -> list[Instruction]:
@@ -93,4 +85,4 @@ def _unpacking(product: Instruction) -> list[Instruction]:
 
 
 def _unpacks(at: Instruction) -> bool:
-    return at.op.name.startswith("unpack_") or at.op.name == "dequantizelinear"
+    return isinstance(at.op, Unpack | DequantizeLinear)

@@ -7,10 +7,8 @@ from itertools import accumulate
 
 import numpy as np
 
-from migx.dead_code import remove_dead_code
-from migx.fusion.outlining import Bundle, dependences, only_reader, outline
+from migx.fusion.outlining import Bundle, Outlining, dependences, only_reader
 from migx.ir import Instruction, Module
-from migx.manager import Pass, PassManager
 from migx.ops.builtin import Literal
 from migx.ops.indexing import Gather
 from migx.ops.layout import Broadcast, Concat, Multibroadcast, Slice, Squeeze, Unsqueeze
@@ -18,7 +16,7 @@ from migx.ops.logic import Less
 from migx.ops.pointwise import Add, Where
 
 
-class FuseHorizontal(Pass):
+class FuseHorizontal(Outlining):
     """Makes one ``gather`` of those that look up rows of equal width in tables of their own, when
     there are ``at_least`` so many that do not depend on each other (MIGraphX pass of this name).
 
@@ -29,8 +27,7 @@ class FuseHorizontal(Pass):
 
     at_least: int = 4
 
-    def apply(self, module: Module, manager: PassManager) -> bool:
-        cleaned = remove_dead_code(module) > 0
+    def bundles(self, module: Module) -> list[Bundle]:
         found: dict[Hashable, list[Instruction]] = {}
         levels: dict[Instruction, int] = {}
         for at, before in dependences(module):
@@ -40,8 +37,7 @@ class FuseHorizontal(Pass):
                 alike = (levels[at], table.dtype, table.dims[1:], indices.dtype, indices.dims)
                 found.setdefault(alike, []).append(at)
         batches = [b for b in found.values() if len(b) >= self.at_least and _can_count(b)]
-        lookups = [Lookups(tuple(batch), Gather(0)) for batch in batches]
-        return outline(module, lookups, self.name, manager.log) or cleaned
+        return [Lookups(tuple(batch), Gather(0)) for batch in batches]
 
 
 class Lookups(Bundle):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from migx.dead_code import remove_dead_code
-from migx.fusion.outlining import Bundle, outline, viewed
+from migx.fusion.outlining import Bundle, Outlining, viewed
 from migx.ir import Instruction, Module
-from migx.manager import Pass, PassManager
 from migx.ops.fused import Group
 from migx.ops.packing import FLAT, Unpack
 from migx.ops.quantization import DequantizeLinear
@@ -15,7 +13,7 @@ from migx.weights.constants import is_unpacked
 PRODUCTS = frozenset({"dot", "convolution", "quant_dot", "quant_convolution"})
 
 
-class FuseInt4(Pass):
+class FuseInt4(Outlining):
     """Makes a ``group`` of a dot or convolution and all that stands between it and the packed
     storage of its weights, tagged ``int4_gemm``, so that a kernel can unpack as it multiplies.
 
@@ -24,15 +22,14 @@ class FuseInt4(Pass):
     fusions of arithmetic, which would take scales away. MIGraphX's gpu::fuse_mlir does this.
     """
 
-    def apply(self, module: Module, manager: PassManager) -> bool:
-        cleaned = remove_dead_code(module) > 0
+    def bundles(self, module: Module) -> list[Bundle]:
         known: dict[Instruction, bool] = {}
-        bundles = []
+        found = list[Bundle]()
         for at in [at for at in module if at.op.name in PRODUCTS]:
             if members := _unpacking(at, known):
                 members = _owned(members, at)
-                bundles.append(Bundle((*members, at), _group(at, known)))
-        return outline(module, bundles, self.name, manager.log) or cleaned
+                found.append(Bundle((*members, at), _group(at, known)))
+        return found
 
 
 def _unpacking(product: Instruction, known: dict[Instruction, bool]) -> list[Instruction]:

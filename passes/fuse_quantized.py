@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from migx.dead_code import remove_dead_code
-from migx.fusion.outlining import Bundle, only_reader, outline
+from migx.fusion.outlining import Bundle, Outlining, only_reader
 from migx.ir import Instruction, Module
-from migx.manager import Pass, PassManager
 from migx.ops._windows import joined
 from migx.ops.fused import Group
 from migx.ops.layout import Pad
@@ -18,7 +16,7 @@ TAGS = {"quant_dot": "gemm_quantized", "quant_convolution": "conv_quantized"}
 """The tag of the group of each kind of product."""
 
 
-class FuseQuantized(Pass):
+class FuseQuantized(Outlining):
     """Makes a ``group`` of a ``quant_dot`` or ``quant_convolution`` and the arithmetic with
     constants on its result up to where this is quantised again, so that bytes leave it; and of a
     convolution and a ``pad`` that it alone reads.
@@ -28,16 +26,15 @@ class FuseQuantized(Pass):
     padding by any number, so this is for targets that ask for it.
     """
 
-    def apply(self, module: Module, manager: PassManager) -> bool:
-        cleaned = remove_dead_code(module) > 0
+    def bundles(self, module: Module) -> list[Bundle]:
         known: dict[Instruction, bool] = {}
-        bundles = []
+        found = list[Bundle]()
         for at in module:
             if at.op.name in TAGS:
                 members = (*_padding(at, known), at, *_until_bytes(at, known))
                 if len(members) > 1:
-                    bundles.append(Bundle(members, Group(TAGS[at.op.name])))
-        return outline(module, bundles, self.name, manager.log) or cleaned
+                    found.append(Bundle(members, Group(TAGS[at.op.name])))
+        return found
 
 
 def _padding(at: Instruction, known: dict[Instruction, bool]) -> list[Instruction]:

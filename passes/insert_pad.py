@@ -11,6 +11,7 @@ from migx.manager import Pass, PassManager
 from migx.match import On, attr, on, var
 from migx.op import Operation, with_attributes
 from migx.ops._numeric import lowest
+from migx.ops._windows import split
 from migx.ops.layout import Pad
 from migx.ops.linear import Convolution, QuantConvolution
 from migx.ops.pooling import Pooling
@@ -20,14 +21,14 @@ from migx.shape import Dims
 
 def is_uneven(padding: Dims) -> bool:
     """Whether begins and ends differ."""
-    half = len(padding) // 2
-    return tuple(padding[:half]) != tuple(padding[half:])
+    begins, ends = split(padding)
+    return begins != ends
 
 
 def explicit(padding: Dims) -> Pad:
     """The ``pad`` of [N, C, ...] that does what a window's padding does."""
-    half = len(padding) // 2
-    return Pad((0, 0, *padding[:half], 0, 0, *padding[half:]))
+    begins, ends = split(padding)
+    return Pad((0, 0, *begins, 0, 0, *ends))
 
 
 def without_padding(window: Instruction) -> Operation:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from migx import op as operations
 from migx import ops
 from migx.errors import UnknownName
 from migx.fusion.outlining import BROADCASTS
@@ -23,7 +22,7 @@ def channels_last(at: Cursor, x: Instruction, w: Instruction, root: Instruction)
     """
     rank = root.shape.rank
     given = [at(Transpose(to_last(rank)), value) for value in (x, w)]
-    op = ConvolutionChannelsLast(**operations.attributes(root.op))
+    op = ConvolutionChannelsLast(**attributes(root.op))
     return at(Transpose(to_first(rank)), at(op, *given))
 
 

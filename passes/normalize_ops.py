@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from operator import itemgetter
 from typing import Any
 
 from migx import ops
@@ -10,20 +11,10 @@ from migx.ir import Instruction
 from migx.manager import Pass
 from migx.match import on, var
 from migx.op import Operation
+from migx.passes._common import REDUCTIONS
 from migx.rewrite import Cursor, rule
 
-ALONG_AXES = (
-    ops.Squeeze,
-    ops.Unsqueeze,
-    ops.Reverse,
-    ops.ReduceSum,
-    ops.ReduceMean,
-    ops.ReduceMax,
-    ops.ReduceMin,
-    ops.ReduceProd,
-    ops.ReduceAll,
-    ops.ReduceAny,
-)
+ALONG_AXES = (ops.Squeeze, ops.Unsqueeze, ops.Reverse, *REDUCTIONS)
 """Operations whose axes are a set."""
 
 
@@ -40,11 +31,8 @@ def sorted_axes(at: Cursor, x: Instruction, root: Instruction) -> Instruction | 
 def sorted_slice(at: Cursor, x: Instruction, root: Instruction) -> Instruction | None:
     """A slice names its axes in rising order, and none of which it takes all."""
     op: Any = root.op
-    kept = [
-        (axis, start, end)
-        for axis, start, end in sorted(zip(op.axes, op.starts, op.ends, strict=True), key=_first)
-        if start != 0 or end != x.shape.dims[axis]
-    ]
+    spans = sorted(zip(op.axes, op.starts, op.ends, strict=True), key=itemgetter(0))
+    kept = [span for span in spans if span[1] != 0 or span[2] != x.shape.dims[span[0]]]
     return _unless_equal(at, root, x, ops.Slice(*zip(*kept, strict=True))) if kept else x
 
 
@@ -68,10 +56,6 @@ class NormalizeOps(Pass):
     """
 
     rules = sorted_axes + sorted_slice + sorted_step + plain_reshape
-
-
-def _first(entry: tuple[int, object, object]) -> int:
-    return entry[0]
 
 
 def _unless_equal(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -21,7 +22,6 @@ from migx.ops.quantization import DequantizeLinear, QuantizeLinear
 from migx.ops.scales import ChooseScales
 from migx.pipeline import Approximation
 from migx.program import Program
-from migx.rewrite import Event
 from migx.shape import F32, I8
 from migx.weights.constants import MOVED
 
@@ -90,36 +90,24 @@ class QuantizeActivations(Pass):
 
     def apply_program(self, program: Program, manager: PassManager) -> bool:
         """Looks into the groups, which other passes leave alone."""
-        changed = False
-        for module in manager.modules():
-            products = [] if module.bypass else [at for at in module if _is_product(at)]
-            for at in products:
-                changed |= _rounded(at, manager)
-        return changed
+        groups = [at for module in manager.modules() if not module.bypass for at in module]
+        dots = [dot for at in groups if (dot := _product(at)) is not None and block_of(dot)]
+        done = [manager.change(self, "round", dot, partial(_round, dot)) for dot in dots]
+        return any(done)
 
 
-def _is_product(at: Instruction) -> bool:
-    return isinstance(at.op, Group) and at.op.tag == "int4_gemm"
+def _product(at: Instruction) -> Instruction | None:
+    """The dot with weights of four bits that a group holds; None where there is none."""
+    if not isinstance(at.op, Group) or at.op.tag != "int4_gemm":
+        return None
+    return next((inner for inner in at.modules[0] if type(inner.op) is Dot), None)
 
 
-def _rounded(at: Instruction, manager: PassManager) -> bool:
-    """Rounds the rows of one product, unless the log skips that or it is not for it."""
-    (inner,) = at.modules
-    log = manager.log
-    dot = next((v for v in inner if type(v.op) is Dot), None)
-    block = 0 if dot is None else block_of(dot)
-    if dot is None or not block:
-        return False
-    key = "" if log is None else log.key("round", [at])
-    if log is not None and key in log.skip:
-        return False
-    before = "" if log is None else log.draw(dot.name, dot)
-    inner.replace_input(dot, 0, _in_bytes(inner, dot, block))
-    if log is not None:
-        after = log.draw(dot.name, dot)
-        event = Event(key, QuantizeActivations.name, "round", __file__, at.origins, before, after)
-        log.add(event, [at])
-    return True
+def _round(dot: Instruction) -> list[Instruction]:
+    """Rounds the rows of a product to bytes."""
+    assert dot.module is not None
+    dot.module.replace_input(dot, 0, _in_bytes(dot.module, dot, block_of(dot)))
+    return [dot]
 
 
 def block_of(dot: Instruction) -> int:

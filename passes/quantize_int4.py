@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 
 from migx.dim import Dim, product
 from migx.errors import ShapeError, UnknownName, there_are
@@ -19,7 +20,6 @@ from migx.ops.packing import PackInt4, UnpackInt4
 from migx.ops.quantization import DequantizeLinear, QuantizeLinear
 from migx.ops.scales import ChooseScales
 from migx.program import Program
-from migx.rewrite import Event
 from migx.shape import F16, I4, I8, U4, U8, Dims
 from migx.weights import SOURCES, is_constant
 from migx.weights.constants import is_unpacked, tree
@@ -87,7 +87,9 @@ class QuantizeInt4(Pass):
         while shared := _read_elsewhere(chosen):
             chosen = [w for w in chosen if w not in shared]
         made: dict[tuple[object, ...], Instruction] = {}
-        done = [self.squeezed(w, made, manager) for w in chosen]
+        done = [
+            manager.change(self, "squeeze", w.user, partial(self.squeezed, w, made)) for w in chosen
+        ]
         return any(done)
 
     def pays(self, weight: Weight) -> bool:
@@ -104,16 +106,13 @@ class QuantizeInt4(Pass):
         return 2 * bits <= given and not is_unpacked(weight.value)
 
     def squeezed(
-        self, weight: Weight, made: dict[tuple[object, ...], Instruction], manager: PassManager
-    ) -> bool:
-        """Puts the dequantised value in the place of a weight, unless the log skips that; made once
-        for all that read one weight alike.
+        self, weight: Weight, made: dict[tuple[object, ...], Instruction]
+    ) -> list[Instruction]:
+        """Puts the dequantised value in the place of a weight; made once for all that read one
+        weight alike.
         """
-        user, log = weight.user, manager.log
-        key = "" if log is None else log.key("squeeze", [user])
-        if user.module is None or (log is not None and key in log.skip):
-            return False
-        before = "" if log is None else log.draw(user.name, user)
+        user = weight.user
+        assert user.module is not None
         kept = (user.module, weight.value, weight.dims, weight.axis)
         if kept not in made:
             made[kept] = self.dequantized(weight)
@@ -123,11 +122,7 @@ class QuantizeInt4(Pass):
                 user, weight.spread, value, origins=value.origins
             )
         user.module.replace_input(user, weight.place, value)
-        if log is not None:
-            after = log.draw(user.name, user)
-            event = Event(key, self.name, "squeeze", __file__, user.origins, before, after)
-            log.add(event, [value, user])
-        return True
+        return [value, user]
 
     def dequantized(self, weight: Weight) -> Instruction:
         """The weight in four bits and back, before the product that reads it."""

@@ -22,11 +22,7 @@ def split(at: Cursor, root: Instruction) -> Instruction | Declined:
     blocked = [v for v in parameters if v.shape.elements != 1]
     if not op.block or not blocked:
         return Declined("it has no blocks")
-    before, extent, after = (
-        x.shape.dims[: op.axis],
-        x.shape.dims[op.axis],
-        x.shape.dims[op.axis + 1 :],
-    )
+    (*before, extent), after = x.shape.dims[: op.axis + 1], x.shape.dims[op.axis + 1 :]
     count = extent // op.block
     if count == 1 or count * op.block != extent:
         return Declined("the axis is one block, or not all of its blocks are known to be whole")

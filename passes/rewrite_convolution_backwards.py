@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import chain
 from math import prod
 
@@ -11,12 +10,15 @@ from migx.ir import Instruction
 from migx.manager import Pass
 from migx.match import on, var
 from migx.ops._windows import split
-from migx.ops.layout import Concat, Pad, Reshape, Reverse, Slice, Transpose
+from migx.ops.layout import Pad, Reshape, Reverse, Transpose
 from migx.ops.linear import Convolution, ConvolutionBackwards
+from migx.passes._common import concatenate, sliced
 from migx.rewrite import Cursor, Declined, RuleSet, rule
 
 _Share = tuple[int, int, int]
-"""The places among a stride from one to before another, which have so many elements of a kernel."""
+"""Of the places within a stride, the first of some, the one behind the last, and how many elements
+of a kernel add to each.
+"""
 
 
 @rule(on(ConvolutionBackwards, var("x"), var("w"), name="root"))
@@ -70,7 +72,7 @@ def _joined(
         return _convolved(at, x, kernels, op, chosen)
     axis = len(chosen)
     parts = [_joined(at, x, kernels, op, shares, (*chosen, s)) for s in shares[axis]]
-    return parts[0] if len(parts) == 1 else at(Concat(2 + axis), *parts)
+    return concatenate(at, 2 + axis, parts)
 
 
 def _convolved(
@@ -85,9 +87,8 @@ def _convolved(
     elements, places = ([first + 2 * i for i in range(rank)] for first in (3, 4))
     kept = [(axis, 0, taps) for axis, (_, _, taps) in zip(elements, shares, strict=True)]
     kept += [(axis, begin, end) for axis, (begin, end, _) in zip(places, shares, strict=True)]
-    part = _part(
-        at, kernels, [(i, b, e) for i, b, e in sorted(kept) if e - b != kernels.shape.dims[i]]
-    )
+    spans = [(i, b, e) for i, b, e in sorted(kept) if e - b != kernels.shape.dims[i]]
+    part = sliced(at, kernels, spans)
     turned = at(Transpose((0, 2, *places, 1, *elements)), at(Reverse(tuple(elements)), part))
     group, outputs, *rest = (int(d) for d in turned.shape.dims)
     counts, kernel = rest[:rank], rest[rank:]
@@ -102,14 +103,6 @@ def _convolved(
         return made
     dims = made.shape.dims
     return at(Reshape((dims[0], group * outputs, *counts, *dims[2:])), made)
-
-
-def _part(at: Cursor, x: Instruction, kept: Sequence[tuple[int, Extent, Extent]]) -> Instruction:
-    """What lies from one place to before another on some axes."""
-    if not kept:
-        return x
-    axes, starts, ends = zip(*kept, strict=True)
-    return at(Slice(axes, starts, ends), x)
 
 
 def _interleaved(at: Cursor, made: Instruction, op: ConvolutionBackwards) -> Instruction:
@@ -133,7 +126,7 @@ def _cut(at: Cursor, made: Instruction, root: Instruction) -> Instruction:
         made = at(Pad((*[0] * made.shape.rank, 0, 0, *beyond)), made)
     limits = zip(begins, ends, made.shape.dims[2:], strict=True)
     kept = [(i + 2, b, end) for i, (b, end, d) in enumerate(limits) if b != 0 or end != d]
-    return _part(at, made, kept)
+    return sliced(at, made, kept)
 
 
 class RewriteConvolutionBackwards(Pass):

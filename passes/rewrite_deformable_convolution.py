@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from math import prod
 
-import numpy as np
-
 from migx.dim import Extent, product
 from migx.ir import Instruction
 from migx.manager import Pass
 from migx.match import on
 from migx.ops._windows import split
-from migx.ops.layout import Concat, Reshape, Slice, Unsqueeze
+from migx.ops.layout import Reshape, Slice, Unsqueeze
 from migx.ops.linear import Dot
 from migx.ops.pointwise import Add, Convert, Div, Mul, Sub
 from migx.ops.vision import DeformableConvolution, GridSample
-from migx.passes.rewrite_indexing import number, places, wide
+from migx.passes._common import (
+    astype,
+    at_least_f32,
+    broadcast_to,
+    concatenate,
+    full_like,
+)
+from migx.passes.rewrite_indexing import number, places
 from migx.rewrite import Cursor, Declined, RuleSet, rule
-from migx.shape import F32, F64, Dims
+from migx.shape import F64, Dims
 
 
 @rule(on(DeformableConvolution, name="root"))
@@ -27,8 +32,7 @@ def sampled(at: Cursor, root: Instruction) -> Instruction | Declined:
     """
     op, dtype = root.op, root.shape.dtype
     assert isinstance(op, DeformableConvolution)
-    narrow = dtype.bits < F32.bits
-    x, w, offset, *masks = (at(Convert(F32), v) if narrow else v for v in root.inputs)
+    x, w, offset, *masks = (astype(at, v, at_least_f32(dtype)) for v in root.inputs)
     lengths = [n for n in w.shape.dims[2:] if isinstance(n, int)]
     if len(lengths) != w.shape.rank - 2:
         return Declined("how large the kernels are is not known")
@@ -40,14 +44,13 @@ def sampled(at: Cursor, root: Instruction) -> Instruction | Declined:
     columns = at(Reshape((images, channels // op.offset_group, taps, *counts)), columns)
     for given in masks:
         mask = at(Reshape((images, 1, taps, *counts)), given)
-        columns = at(Mul(), columns, wide(at, mask, columns.shape.dims))
+        columns = at(Mul(), columns, broadcast_to(at, mask, columns.shape.dims))
     depth, windows = product(w.shape.dims[1:]), product(counts)
     columns = at(Reshape((x.shape.dims[0], op.group, depth, windows)), columns)
     outputs = w.shape.dims[0] // op.group
     kernels = at(Reshape((op.group, outputs, depth)), w)
-    kernels = wide(at, kernels, (x.shape.dims[0], op.group, outputs, depth))
-    made = at(Reshape(root.shape.dims), at(Dot(), kernels, columns))
-    return at(Convert(dtype), made) if narrow else made
+    kernels = broadcast_to(at, kernels, (x.shape.dims[0], op.group, outputs, depth))
+    return astype(at, at(Reshape(root.shape.dims), at(Dot(), kernels, columns)), dtype)
 
 
 def _grid(
@@ -69,12 +72,12 @@ def _grid(
         moved = at(Slice((1 + rank,), (axis,), (axis + 1,)), apart)
         place = at(Add(), at(Reshape(dims), moved), _regular(at, op, axis, moved, dims))
         two, one, extent = (
-            wide(at, at(Convert(moved.shape.dtype), number(at, n)), dims)
+            broadcast_to(at, at(Convert(moved.shape.dtype), number(at, n)), dims)
             for n in (2, 1, image[2 + axis])
         )
         share = at(Div(), at(Add(), at(Mul(), place, two), one), extent)
         parts.append(at(Unsqueeze((len(dims),)), at(Sub(), share, one)))
-    grid = parts[0] if rank == 1 else at(Concat(len(dims)), *parts)
+    grid = concatenate(at, len(dims), parts)
     return at(Reshape((dims[0], prod(lengths) * counts[0], *counts[1:], rank)), grid)
 
 
@@ -87,10 +90,10 @@ def _regular(
 
     def along(extent: Extent, first: int, by: int, behind: int) -> Instruction:
         values = at(Convert(like.shape.dtype), places(at, extent))
-        scaled = [np.full((), n, like.shape.dtype.numpy) for n in (by, first)]
-        by_, first_ = (wide(at, at.literal(n), values.shape.dims) for n in scaled)
+        by_, first_ = (full_like(at, values, n) for n in (by, first))
         line = at(Add(), at(Mul(), values, by_), first_)
-        return wide(at, at(Unsqueeze(tuple(range(1, 1 + behind))), line) if behind else line, dims)
+        line = at(Unsqueeze(tuple(range(1, 1 + behind))), line) if behind else line
+        return broadcast_to(at, line, dims)
 
     tap = along(dims[1 + axis], -int(begins[axis]), op.dilation[axis], 2 * rank - axis - 1)
     window = along(dims[1 + rank + axis], 0, op.stride[axis], rank - axis - 1)

@@ -13,8 +13,8 @@ from migx.manager import Pass
 from migx.match import on, var
 from migx.ops.layout import Reshape, Transpose
 from migx.ops.linear import Dot
-from migx.ops.pointwise import Convert
 from migx.ops.signal import Dft
+from migx.passes._common import astype
 from migx.rewrite import Cursor, Declined, RuleSet, rule
 from migx.shape import F64
 
@@ -43,13 +43,13 @@ def transformed(at: Cursor, x: Instruction, root: Instruction) -> Instruction | 
     columns = dataclasses.replace(op, axis=1).compute(units) + 0.0  # never -0.0
     matrix = columns.reshape(depth, width)
     dtype = root.shape.dtype
-    data = at(Convert(F64), x) if dtype is not F64 else x
+    data = astype(at, x, F64)
     order = (*others, axis, last)
     rows = at(Reshape((product(dims[i] for i in others), depth)), _turned(at, data, order))
     result = at(Dot(), rows, at.literal(matrix))
     result = at(Reshape((*(dims[i] for i in others), *made)), result)
     result = _turned(at, result, tuple(order.index(i) for i in range(last + 1)))
-    return at(Convert(dtype), result) if dtype is not F64 else result
+    return astype(at, result, dtype)
 
 
 def _turned(at: Cursor, x: Instruction, order: tuple[int, ...]) -> Instruction:

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
-from migx.match import On, OneOf, Pattern, on, skip, value, var
-from migx.ops.layout import Broadcast, Multibroadcast
+from migx.match import On, OneOf, Pattern, on, value, var
 from migx.ops.pointwise import Add, Div, Erf, Mul, Sigmoid, Tanh
+from migx.passes._common import broadcast_of, full_like
 from migx.rewrite import Cursor, rewrite, rule
 
 x = var("x")
@@ -20,7 +20,7 @@ x = var("x")
 
 def about(number: float) -> Pattern:
     """A literal, or a broadcast of one, that is a number as its element type rounds it."""
-    return skip(Broadcast, Multibroadcast)(value(number))
+    return broadcast_of(value(number))
 
 
 def half_apart(left: Pattern, right: Pattern) -> OneOf:
@@ -64,19 +64,13 @@ def erf_as_sigmoid(at: Cursor, x: Instruction) -> Instruction:
     x^3)), within 0.0005.
     """
     outer = 2 * math.sqrt(2 / math.pi)
-    inner = at(Add(), times(at, at(Mul(), x, x), 0.044715 * outer), filled(at, x, outer))
+    inner = at(Add(), times(at, at(Mul(), x, x), 0.044715 * outer), full_like(at, x, outer))
     return at(Mul(), x, at(Sigmoid(), at(Mul(), x, inner)))
 
 
 def times(at: Cursor, value: Instruction, number: float) -> Instruction:
     """A value times a number."""
-    return at(Mul(), value, filled(at, value, number))
-
-
-def filled(at: Cursor, like: Instruction, number: float) -> Instruction:
-    """A number with the type and dims of a value."""
-    literal = at.literal(number, like.shape.dtype)
-    return at(Multibroadcast(like.shape.dims), literal) if like.shape.rank else literal
+    return at(Mul(), value, full_like(at, value, number))
 
 
 EXACT = erf_of_product + half_last + tanh_as_sigmoid

@@ -10,11 +10,12 @@ from migx.manager import Pass
 from migx.match import on, var
 from migx.ops.dims import DimLiteral, DynamicRange
 from migx.ops.indexing import Onehot, Trilu
-from migx.ops.layout import Multibroadcast, Reshape, Slice, Unsqueeze
+from migx.ops.layout import Reshape, Slice, Unsqueeze
 from migx.ops.logic import Equal, GreaterOrEqual, Less, LessOrEqual
 from migx.ops.pointwise import Add, Convert, Where
+from migx.passes._common import broadcast_to
 from migx.rewrite import Cursor, Declined, rule
-from migx.shape import I64, Dims
+from migx.shape import I64
 
 
 @rule(on(Trilu, name="root"))
@@ -25,15 +26,15 @@ def triangle(at: Cursor, root: Instruction) -> Instruction | Declined:
     if x.shape.dtype.is_packed or x.shape.dtype.kind == "string":
         return Declined("its elements are no numbers of whole bytes")
     dims = x.shape.dims[-2:]
-    diagonal = wide(at, at(Unsqueeze((1,)), places(at, dims[0])), dims)
+    diagonal = broadcast_to(at, at(Unsqueeze((1,)), places(at, dims[0])), dims)
     if len(root.inputs) == 2:
         moved = at(Reshape((1, 1)), at(Convert(I64), root.inputs[1]))
-        diagonal = at(Add(), diagonal, wide(at, moved, dims))
-    column = wide(at, places(at, dims[1]), dims)
+        diagonal = at(Add(), diagonal, broadcast_to(at, moved, dims))
+    column = broadcast_to(at, places(at, dims[1]), dims)
     inside = at(LessOrEqual() if op.upper else GreaterOrEqual(), diagonal, column)
     nothing = at.literal(np.zeros((), x.shape.dtype.numpy))
     dims = root.shape.dims
-    return at(Where(), wide(at, inside, dims), x, wide(at, nothing, dims))
+    return at(Where(), broadcast_to(at, inside, dims), x, broadcast_to(at, nothing, dims))
 
 
 @rule(on(Onehot, var("x"), var("values"), name="root"))
@@ -42,13 +43,14 @@ def hot(at: Cursor, x: Instruction, values: Instruction, root: Instruction) -> I
     op, dims = root.op, root.shape.dims
     assert isinstance(op, Onehot)
     index = at(Convert(I64), x)
-    zero, depth = (wide(at, number(at, n), x.shape.dims) for n in (0, op.depth))
+    zero, depth = (broadcast_to(at, number(at, n), x.shape.dims) for n in (0, op.depth))
     index = at(Where(), at(Less(), index, zero), at(Add(), index, depth), index)
     behind = tuple(range(1, len(dims) - op.axis))
     place = places(at, op.depth)
     place = at(Unsqueeze(behind), place) if behind else place
-    is_on = at(Equal(), wide(at, at(Unsqueeze((op.axis,)), index), dims), wide(at, place, dims))
-    off, chosen = (wide(at, at(Slice((0,), (i,), (i + 1,)), values), dims) for i in (0, 1))
+    index = broadcast_to(at, at(Unsqueeze((op.axis,)), index), dims)
+    is_on = at(Equal(), index, broadcast_to(at, place, dims))
+    off, chosen = (broadcast_to(at, at(Slice((0,), (i,), (i + 1,)), values), dims) for i in (0, 1))
     return at(Where(), is_on, chosen, off)
 
 
@@ -63,11 +65,6 @@ def places(at: Cursor, count: Extent) -> Instruction:
     if isinstance(count, int):
         return at.literal(np.arange(count))
     return at(DynamicRange(count), number(at, 0), number(at, count), number(at, 1))
-
-
-def wide(at: Cursor, x: Instruction, dims: Dims) -> Instruction:
-    """A value broadcast to dims, where it has others."""
-    return x if x.shape.dims == dims else at(Multibroadcast(dims), x)
 
 
 class RewriteIndexing(Pass):

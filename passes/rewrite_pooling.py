@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from migx.dim import product
 from migx.ir import Instruction
 from migx.manager import Pass
 from migx.match import attr, on, var
-from migx.ops.layout import Multibroadcast, Reshape
-from migx.ops.pointwise import Abs, Add, Convert, Div, Mul, Pow, Sqrt
+from migx.ops.layout import Reshape
+from migx.ops.pointwise import Abs, Add, Div, Mul, Pow, Sqrt
 from migx.ops.pooling import Lrn, Pooling
 from migx.ops.reduce import ReduceMax, ReduceMean, ReduceSum
+from migx.passes._common import astype, at_least_f32, full_like, without_gaps, without_padding
 from migx.rewrite import Cursor, Declined, rule
-from migx.shape import F32, Dims
-
-
-def without_padding(padding: Dims) -> bool:
-    """Whether a window sees the input alone."""
-    return all(p == 0 for p in padding)
-
-
-def without_gaps(dilation: tuple[int, ...]) -> bool:
-    """Whether a window sees neighbours."""
-    return all(d == 1 for d in dilation)
 
 
 @rule(
@@ -60,15 +48,15 @@ def across(at: Cursor, x: Instruction, root: Instruction) -> Instruction:
     """
     op, dtype = root.op, x.shape.dtype
     assert isinstance(op, Lrn)
-    data = at(Convert(F32), x) if dtype.bits < F32.bits else x
+    data = astype(at, x, at_least_f32(dtype))
     images, channels, *rest = dims = x.shape.dims
     squares = at(Reshape((images, 1, channels, product(rest))), at(Mul(), data, data))
     around = ((op.size - 1) // 2, 0, op.size // 2, 0)
     pool = Pooling("average", (op.size, 1), around, count_include_pad=True)
     mean = at(Reshape(dims), at(pool, squares))
-    alpha, bias = (wide(at, n, data) for n in (op.alpha, op.bias))
+    alpha, bias = (full_like(at, data, n) for n in (op.alpha, op.bias))
     made = at(Div(), data, _power(at, at(Add(), at(Mul(), mean, alpha), bias), op))
-    return made if dtype is made.shape.dtype else at(Convert(dtype), made)
+    return astype(at, made, dtype)
 
 
 def _power(at: Cursor, x: Instruction, op: Lrn) -> Instruction:
@@ -78,13 +66,7 @@ def _power(at: Cursor, x: Instruction, op: Lrn) -> Instruction:
     if op.beta == 0.75 and op.alpha >= 0 and op.bias >= 0:
         root = at(Sqrt(), x)
         return at(Mul(), root, at(Sqrt(), root))
-    return at(Pow(), x, wide(at, op.beta, x))
-
-
-def wide(at: Cursor, number: float, like: Instruction) -> Instruction:
-    """A number in each element."""
-    literal = at.literal(np.array(number, like.shape.dtype.numpy))
-    return at(Multibroadcast(like.shape.dims), literal)
+    return at(Pow(), x, full_like(at, x, op.beta))
 
 
 class RewritePooling(Pass):

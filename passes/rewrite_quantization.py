@@ -10,8 +10,9 @@ from migx.match import on
 from migx.ops.layout import Broadcast, Multibroadcast, Reshape, Slice, Unsqueeze
 from migx.ops.pointwise import Add, Clip, Convert, Div, Mul, Nearbyint, Sub
 from migx.ops.quantization import DequantizeLinear, Linear, QuantizeLinear, limits
+from migx.passes._common import astype, at_least_f32
 from migx.rewrite import Cursor, Declined, rule
-from migx.shape import F32, F64, DType
+from migx.shape import F64
 from migx.weights.constants import is_unpacked
 
 
@@ -20,12 +21,12 @@ def quantize(at: Cursor, q: Instruction) -> Instruction | Declined:
     """quantizelinear(x, s, z) is convert(clip(round(x / s) + z)) in the type of s, or f32."""
     (x, scale, *zero), op = q.inputs, q.op
     assert isinstance(op, QuantizeLinear)
-    wide = scale.shape.dtype if scale.shape.dtype.bits >= 32 else F32
+    wide = at_least_f32(scale.shape.dtype)
     spread = [repeated(at, op, parameter, x) for parameter in (scale, *zero)]
     if None in spread:
         return Declined("whether the scale is one element or many is not known")
-    factor, *points = [converted(at, v, wide) for v in spread if v is not None]
-    result = at(Div(), converted(at, x, wide), factor)
+    factor, *points = [astype(at, v, wide) for v in spread if v is not None]
+    result = at(Div(), astype(at, x, wide), factor)
     if not op.to.is_float:
         result = at(Nearbyint(), result)
     for point in points:
@@ -44,18 +45,18 @@ def dequantize(at: Cursor, dq: Instruction) -> Instruction | Declined:
     assert isinstance(op, DequantizeLinear)
     if is_unpacked(x):
         return Declined("packed weights stay packed, and are scaled where they are unpacked")
-    to, wide = scale.shape.dtype, scale.shape.dtype if scale.shape.dtype.bits >= 32 else F32
+    to, wide = scale.shape.dtype, at_least_f32(scale.shape.dtype)
     spread = [repeated(at, op, parameter, x) for parameter in (scale, *zero)]
     if None in spread:
         return Declined("whether the scale is one element or many is not known")
     factor, *points = (v for v in spread if v is not None)
     # f64 holds every difference of two i32.
     exact = F64 if points and x.shape.dtype.bits >= 32 else wide
-    result = converted(at, x, exact)
+    result = astype(at, x, exact)
     for point in points:
-        result = at(Sub(), result, converted(at, point, exact))
-    result = at(Mul(), converted(at, result, wide), converted(at, factor, wide))
-    return converted(at, result, to)
+        result = at(Sub(), result, astype(at, point, exact))
+    result = at(Mul(), astype(at, result, wide), astype(at, factor, wide))
+    return astype(at, result, to)
 
 
 def repeated(at: Cursor, op: Linear, value: Instruction, x: Instruction) -> Instruction | None:
@@ -75,11 +76,6 @@ def repeated(at: Cursor, op: Linear, value: Instruction, x: Instruction) -> Inst
     return (
         whole if whole.shape.dims == dims else at(Slice((op.axis,), (0,), (dims[op.axis],)), whole)
     )
-
-
-def converted(at: Cursor, x: Instruction, to: DType) -> Instruction:
-    """The value in another element type; itself where it has that one."""
-    return x if x.shape.dtype is to else at(Convert(to), x)
 
 
 class RewriteQuantization(Pass):

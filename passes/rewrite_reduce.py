@@ -10,40 +10,34 @@ from migx.argument import Argument
 from migx.dim import product
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
-from migx.match import attr, on, skip, value, var
+from migx.match import attr, on, value, var
 from migx.op import Array
 from migx.ops.builtin import Literal
-from migx.ops.layout import Broadcast, Multibroadcast
-from migx.ops.pointwise import Convert, Div, Exp, Mul, Recip, Rsqrt, Sqrt, Sub
+from migx.ops.layout import Multibroadcast
+from migx.ops.pointwise import Div, Exp, Mul, Recip, Rsqrt, Sqrt, Sub
 from migx.ops.reduce import ReduceMax, ReduceMean, ReduceSum, Softmax
+from migx.passes._common import astype, at_least_f32, broadcast_of, broadcast_to
 from migx.passes.simplify_algebra.broadcasts import trailing
 from migx.passes.simplify_algebra.terms import repeated
 from migx.pipeline import Approximation
 from migx.rewrite import Cursor, rewrite, rule
-from migx.shape import F32, Dims
 
 x, v = var("x"), var("v")
-wide = skip(Broadcast, Multibroadcast)
 
 
-@rule(on(Div, x, wide(on(Sqrt, v).once()), name="root"))
+@rule(on(Div, x, broadcast_of(on(Sqrt, v).once()), name="root"))
 def div_sqrt(at: Cursor, x: Instruction, v: Instruction, root: Instruction) -> Instruction | None:
     """Quotient: x / sqrt(v) is x * rsqrt(v), so a normalisation divides once for each row."""
     whole = repeated(root.inputs[1])
     if not isinstance(whole.source.op, Sqrt):
         return None
     narrow = trailing(at, at(Rsqrt(), v), whole.rank - whole.first)
-    return at(Mul(), x, repeat(at, narrow, root.shape.dims))
-
-
-def repeat(at: Cursor, narrow: Instruction, dims: Dims) -> Instruction:
-    """A value broadcast to dims, where it has others."""
-    return narrow if narrow.shape.dims == dims else at(Multibroadcast(dims), narrow)
+    return at(Mul(), x, broadcast_to(at, narrow, root.shape.dims))
 
 
 @rule(
-    on(Div, on(ReduceSum, x, name="total").once(), wide(value(name="n")), name="root")
-    | on(Mul, on(ReduceSum, x, name="total").once(), wide(value(name="n")), name="root")
+    on(Div, on(ReduceSum, x, name="total").once(), broadcast_of(value(name="n")), name="root")
+    | on(Mul, on(ReduceSum, x, name="total").once(), broadcast_of(value(name="n")), name="root")
 )
 def sum_as_mean(
     at: Cursor, x: Instruction, total: Instruction, n: Instruction, root: Instruction
@@ -58,11 +52,11 @@ def sum_as_mean(
     return at(ReduceMean(axes), x) if (number == wanted).all() else None
 
 
-shifted = on(Sub, x, wide(on(ReduceMax, x, axes=attr("axes")))) | x
+shifted = on(Sub, x, broadcast_of(on(ReduceMax, x, axes=attr("axes")))) | x
 sums = on(ReduceSum, on(Exp, shifted, name="e"), axes=attr("axes"))
 
 
-@rule(on(Div, var("e"), wide(sums)) | on(Mul, var("e"), wide(on(Recip, sums))))
+@rule(on(Div, var("e"), broadcast_of(sums)) | on(Mul, var("e"), broadcast_of(on(Recip, sums))))
 def softmax(at: Cursor, x: Instruction, axes: tuple[int, ...]) -> Instruction | None:
     """Softmax spelled out, exp(x) / sum(exp(x)), with x - max(x) or not, is one operation."""
     return at(Softmax(axes[0]), x) if len(axes) == 1 else None
@@ -72,13 +66,11 @@ def softmax(at: Cursor, x: Instruction, axes: tuple[int, ...]) -> Instruction | 
 def softmax_in_parts(at: Cursor, x: Instruction, axis: int, root: Instruction) -> Instruction:
     """softmax(x) is exp(x - max(x)) over its sum, computed in f32 at least."""
     dtype = x.shape.dtype
-    narrow = dtype.bits < F32.bits
-    x = at(Convert(F32), x) if narrow else x
+    x = astype(at, x, at_least_f32(dtype))
     greatest = at(Multibroadcast(x.shape.dims), at(ReduceMax((axis,)), x))
     powers = at(Exp(), at(Sub(), x, greatest))
     sums = at(Multibroadcast(x.shape.dims), at(ReduceSum((axis,)), powers))
-    made = at(Div(), powers, sums)
-    return at(Convert(dtype), made) if narrow else made
+    return astype(at, at(Div(), powers, sums), dtype)
 
 
 class OutOfRange(Approximation):

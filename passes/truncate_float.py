@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import ml_dtypes
 
@@ -16,9 +17,7 @@ from migx.ops.builtin import GetTupleElem
 from migx.ops.layout import Multibroadcast
 from migx.ops.pointwise import Clip, Convert
 from migx.ops.quantization import DequantizeLinear
-from migx.rewrite import Event
-from migx.shape import DType, Shape
-from migx.text import draw_instruction
+from migx.shape import TUPLE, DType, Shape
 from migx.weights import is_constant, value_of
 from migx.weights.constants import is_unpacked
 
@@ -55,7 +54,7 @@ class TruncateFloat(Pass):
         constant: dict[Instruction, bool] = {}
         narrow: dict[Instruction, Instruction] = {}
         done = [
-            self.truncated(at, constant, narrow, manager)
+            manager.change(self, "truncate", at, partial(self.truncated, at, constant, narrow))
             for at in list(module)
             if self.can(at, constant)
         ]
@@ -79,7 +78,7 @@ class TruncateFloat(Pass):
             return False
         if is_constant(at, constant) or any(map(_is_dequantised, at.inputs)):
             return False
-        whole = at.shape.dtype.name == "tuple"
+        whole = at.shape.dtype is TUPLE
         if whole and not all(isinstance(user.op, GetTupleElem) for user in at.users):
             return False
         wanted = self._narrowed(at.shape)
@@ -94,37 +93,27 @@ class TruncateFloat(Pass):
         at: Instruction,
         constant: dict[Instruction, bool],
         narrow: dict[Instruction, Instruction],
-        manager: PassManager,
-    ) -> bool:
-        """Puts the instruction in ``to`` in the place of one, unless the log skips that."""
-        module, log = at.module, manager.log
+    ) -> list[Instruction]:
+        """Puts the instruction in ``to`` in the place of one."""
+        module = at.module
         assert module is not None
-        key = "" if log is None else log.key("truncate", [at])
-        if log is not None and key in log.skip:
-            return False
-        before = "" if log is None else draw_instruction(at.name, at)
         for value in filter(self._is_wide, at.inputs):
             if value not in narrow:
                 narrow[value] = self._converted(value, module, at, is_constant(value, constant))
         inputs = [narrow.get(v, v) for v in at.inputs]
         made = module.insert_instruction(at, at.op, *inputs, origins=at.origins)
-        after = "" if log is None else draw_instruction(at.name, made)
         for wide, result in self._results(at, made, module):
             back = Convert(wide.shape.dtype)
             module.replace_instruction(
                 wide, module.insert_instruction(wide, back, result, origins=at.origins)
             )
-        if log is not None:
-            log.events.append(
-                Event(key, self.name, "truncate", __file__, at.origins, before, after)
-            )
-        return True
+        return [made]
 
     def _results(
         self, at: Instruction, made: Instruction, module: Module
     ) -> list[tuple[Instruction, Instruction]]:
         """The results that were wide, with those that take their place."""
-        if at.shape.dtype.name != "tuple":
+        if at.shape.dtype is not TUPLE:
             return [(at, made)]
         found = []
         for user in list(at.users):
@@ -162,7 +151,7 @@ class TruncateFloat(Pass):
 
     def _narrowed(self, shape: Shape) -> Shape:
         """The shape in ``to``, where it is of a wider float type; of a tuple, each part."""
-        if shape.dtype.name == "tuple":
+        if shape.dtype is TUPLE:
             return Shape.tuple(*map(self._narrowed, shape.parts))
         wide = shape.dtype.is_float and shape.dtype.bits > self.dtype.bits
         return shape.with_type(self.dtype) if wide else shape

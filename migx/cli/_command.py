@@ -15,7 +15,7 @@ from migx.cli import _load, _options
 
 if TYPE_CHECKING:
     from migx.debug.bisect import Symptom
-    from migx.program import Program
+    from migx.debug.reduce import Case
 
 
 def add_timeout(parser: argparse.ArgumentParser) -> None:
@@ -29,17 +29,28 @@ def add_timeout(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def judged(program: Program, command: Sequence[str], timeout: float) -> Symptom:
-    """How a command ends on a program: right with exit code 0.
+def save(case: Case, path: Path, passes: str | None = None) -> None:
+    """Writes a case as the verbs that look into one take it: see ``migx.cli._load.take_case``."""
+    from migx.cli import _inputs
 
-    The program is written to a ``.migx`` file, whose path takes the place of ``{}`` in the command,
-    or stands at its end.
+    if case.inputs is not None:
+        _inputs.save(path.with_suffix(".npz"), tuple(case.inputs), case.inputs.values())
+    _load.save(case.program, path, origins=True, passes=passes)
+
+
+def judged(
+    case: Case, command: Sequence[str], timeout: float, passes: str | None = None
+) -> Symptom:
+    """How a command ends on a case: right with exit code 0.
+
+    The case is saved in a ``.migx`` file, whose path takes the place of ``{}`` in the command, or
+    stands at its end.
     """
     from migx.debug.bisect import Symptom
 
     with tempfile.TemporaryDirectory(prefix="migx-") as folder:
         path = Path(folder, "case.migx")
-        _load.save(program, path, origins=True)
+        save(case, path, passes)
         words = [word.replace("{}", str(path)) for word in command]
         if words == list(command):
             words.append(str(path))

@@ -75,15 +75,13 @@ def read(path: Path, parameters: Mapping[str, Shape]) -> dict[str, Array]:
     return arrays
 
 
-def save(path: Path, names: Sequence[str], outputs: Iterable[Any]) -> None:
-    """Writes outputs to an ``.npz`` file, whole or not at all."""
+def save(path: Path, names: Sequence[str], values: Iterable[Any]) -> None:
+    """Writes values to an ``.npz`` file by name, whole or not at all."""
     arrays: dict[str, Any] = {}
-    for name, value in zip(names, outputs, strict=True):
+    for name, value in zip(names, values, strict=True):
         array = value.data if isinstance(value, Argument) else value
         if not isinstance(array, np.ndarray) or array.dtype == object:
-            raise UsageError(
-                f"output {name!r} is no array of numbers, which is what .npz files hold"
-            )
+            raise UsageError(f"{name!r} is no array of numbers, which is what .npz files hold")
         arrays[name] = array
     with written(path) as out:
         np.savez(out, allow_pickle=False, **arrays)

@@ -6,13 +6,13 @@ import argparse
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from migx.cli import _options
-from migx.errors import MigxError, ParseError
+from migx.errors import MigxError, ParseError, ShapeError
 
 if TYPE_CHECKING:
     from migx.dim import Extent
@@ -83,13 +83,33 @@ def load(options: argparse.Namespace, *, to_run: bool = False) -> Program:
             options.target = "cpu" if made is None else made.context.target.name
         options.sizes = sizes = _once("--dim-param", map(_size, options.dim_param))
         if sizes:
-            from migx.specialise import bound, check_sizes
+            from migx.specialise import check_sizes
 
             if to_run and options.inputs is None and _options.ready(program, options):
                 check_sizes(program, sizes)
             else:
-                program, options.sizes = bound(program, sizes), {}
+                program, options.sizes = _bound(program, sizes, options), {}
     return program
+
+
+def _bound(program: Program, sizes: Mapping[str, int], options: argparse.Namespace) -> Program:
+    """The program at some sizes. An ONNX file whose program refuses them is read again at them: the
+    reader leaves out a branch that cannot be at the dims of the inputs.
+    """
+    from migx.specialise import bound
+
+    try:
+        return bound(program, sizes)
+    except ShapeError as refused:
+        given = {n: p.shape for n, p in program.main.parameters.items() if p.shape.dtype.is_tensor}
+        dims = {n: shape.substitute(sizes).dims for n, shape in given.items()}
+        if not is_onnx(Path(options.model)) or all(d == given[n].dims for n, d in dims.items()):
+            raise
+        try:
+            again = _read(Path(options.model), options, dims)
+        except MigxError:
+            raise refused from None
+        return bound(again, {n: size for n, size in sizes.items() if n in again.symbols()})
 
 
 def take_case(options: argparse.Namespace) -> None:
@@ -124,14 +144,19 @@ def is_onnx(path: Path) -> bool:
     return path.suffix not in (".migx", ".mxr")
 
 
-def _read(path: Path, options: argparse.Namespace) -> Program:
+def _read(
+    path: Path, options: argparse.Namespace, dims: Mapping[str, Sequence[Extent]] | None = None
+) -> Program:
+    """The program in a file; that of an ONNX file with the dims of inputs that were asked for,
+    unless others are given.
+    """
     import migx
 
     if not path.is_file():
         raise UsageError(f"there is no file {path}" if not path.exists() else f"{path} is no file")
     if is_onnx(path):
         deferring = getattr(options, "defer_external_weights", False)
-        dims = _once("--input-dim", map(_dims, options.input_dim))
+        dims = dims or _once("--input-dim", map(_dims, options.input_dim))
         return migx.parse_onnx(path, dims, defer_external_weights=deferring)
     if options.input_dim:
         raise UsageError("--input-dim is for ONNX files; the dims of a program: --dim-param NAME=N")
@@ -187,9 +212,16 @@ def _size(given: str) -> tuple[str, int]:
     return name, int(size)
 
 
-def save(program: Program, path: Path, *, origins: bool = False, hashes: bool = False) -> None:
-    """Writes a program, whole or not at all: as text, with all its literals to one ``.mxr``, or as
-    an ONNX file.
+def save(
+    program: Program,
+    path: Path,
+    *,
+    origins: bool = False,
+    hashes: bool = False,
+    passes: str | None = None,
+) -> None:
+    """Writes a program, whole or not at all: as text, whose first line names ``passes`` if they are
+    given, with all its literals to one ``.mxr``, or as an ONNX file.
 
     Literals that lie in no file and are too large for a text go to a file beside it, which is named
     by the program's fingerprint, so that it is never another's.
@@ -211,9 +243,10 @@ def save(program: Program, path: Path, *, origins: bool = False, hashes: bool = 
     elif not is_text(path):
         migx.save(program, path)
     else:
+        head = "" if passes is None else f"{HEADER} {passes}\n"
         text = show(program, origins=origins, hashes=hashes, data_file=data)
         with written(path) as out:
-            out.write(text.encode())
+            out.write(f"{head}{text}".encode())
 
 
 def _has_loose_data(program: Program) -> bool:

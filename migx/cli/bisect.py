@@ -68,7 +68,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _judge(program: Program, pipeline: Pipeline, options: argparse.Namespace) -> Judge:
     if options.command:
-        return lambda lowered: _command.judged(lowered, options.command, options.timeout)
+        from migx.debug.reduce import Case
+
+        return lambda lowered: _command.judged(Case(lowered), options.command, options.timeout)
     from migx.cli import _inputs
     from migx.debug.bisect import against_ref
     from migx.errors import MigxError

@@ -48,6 +48,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave the weights out of the file; it refers to those beside it",
     )
+    parser.add_argument(
+        "--without-original",
+        action="store_true",
+        help="leave the program as it was read out of the file, and the weights only it reads",
+    )
     _add_int4(parser)
     parser.add_argument("-o", "--output", metavar="FILE.mxr", type=Path, help="write it there")
     _report.add_json(parser)
@@ -104,7 +109,11 @@ def run(options: argparse.Namespace) -> int:
         found["int4"] = squeezed
     if options.output is not None:
         with _load.progress(f"writing {options.output.name}"):
-            migx.save(program, options.output, weights=not options.without_weights)
+            parts = {
+                "weights": not options.without_weights,
+                "original": not options.without_original,
+            }
+            migx.save(program, options.output, **parts)
         found["file"] = {"name": options.output, "bytes": options.output.stat().st_size}
     if options.json:
         _report.print_json(found)

@@ -1,8 +1,13 @@
-"""Makes a program small while a command still fails on it in the same way.
+"""Makes a program small while it still fails in the same way.
 
-The command gets a .migx file in the place of {}, or at its end, and fails by its exit code, which
-must stay the same. The smallest program found so far is always in the output file, so it can be
-interrupted. The exit code is 1 where the command does not fail to begin with.
+Without a command it fails where `migx bisect` says that passes or a target are wrong. With one, a
+.migx file takes the place of {} in it, or stands at its end, the inputs in an .npz file beside it,
+if there are any; it fails by its exit code, which must stay the same. The exit code is 1 where
+nothing fails to begin with.
+
+The smallest program found so far is always in the output file, its inputs beside it, so the search
+can be interrupted. A case that `migx fuzz` has saved says itself which passes and inputs; options
+overrule it.
 """
 
 from __future__ import annotations
@@ -13,9 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from migx.cli import _command, _load, _report
+from migx.cli import _command, _load, _options, _report
 
 if TYPE_CHECKING:
+    from migx.debug.bisect import Symptom
+    from migx.debug.reduce import Case
     from migx.program import Program
 
 TAKES_COMMAND = True
@@ -23,8 +30,10 @@ TAKES_COMMAND = True
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.usage = "migx reduce MODEL [options] -- COMMAND"
+    parser.usage = "migx reduce MODEL [options] [-- COMMAND]"
     _load.add_model(parser)
+    _options.add_inputs(parser)
+    _options.add_target(parser, "ref")
     parser.add_argument(
         "-o",
         "--output",
@@ -40,15 +49,12 @@ def run(options: argparse.Namespace) -> int:
     """Makes it small."""
     from migx.debug.bisect import NothingWrong
 
-    if not options.command:
-        raise _load.UsageError(
-            "say what fails: migx reduce MODEL -- COMMAND, where {} stands for the file"
-        )
-    program = _load.load(options)
+    _load.take_case(options)
+    case = _case(_load.load(options), options)
     output = options.output or Path(f"{Path(options.model).stem}.reduced.migx")
     try:
         with _load.progress(f"reducing {options.model}") as say:
-            found = _reduced(program, output, options, say)
+            found = _reduced(case, output, options, say)
     except NothingWrong as nothing:
         print(nothing, file=sys.stderr)
         return 1
@@ -63,36 +69,61 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _case(program: Program, options: argparse.Namespace) -> Case:
+    """The program with its inputs: a command need not have any."""
+    from migx.binding import check_inputs
+    from migx.cli import _inputs
+    from migx.debug.reduce import Case
+
+    if options.command and options.inputs is None:
+        return Case(program)
+    inputs, _ = _inputs.read_or_drawn(program, options)
+    return Case(program, check_inputs(program.main, inputs))
+
+
+def _judge(options: argparse.Namespace) -> Callable[[Case], Symptom]:
+    """What says how a case fails."""
+    if options.command:
+        rest = options.command, options.timeout, options.passes
+        return lambda case: _command.judged(case, *rest)
+    from migx.debug.bisect import outcome
+
+    pipeline = _options.pipeline(options)
+    return lambda case: outcome(case.program, pipeline, case.inputs or {}, options.target)
+
+
 def _reduced(
-    program: Program, output: Path, options: argparse.Namespace, say: Callable[[str], None]
+    case: Case, output: Path, options: argparse.Namespace, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """What is printed once the smallest program is in the output file; says on the way how far it
+    """What is printed once the smallest case is in the output file; says on the way how far it
     is.
     """
     from migx.debug.bisect import NothingWrong
-    from migx.debug.reduce import reduced
+    from migx.debug.reduce import reduced_case
     from migx.observers import size
 
-    wanted = _command.judged(program, options.command, options.timeout)
+    judge = _judge(options)
+    wanted = judge(case)
     if not wanted.kind:
-        raise NothingWrong("the command does not fail: there is nothing to reduce")
-    left, trials = size(program), 0
+        who = "the command" if options.command else "the program"
+        raise NothingWrong(f"{who} does not fail: there is nothing to reduce")
+    left, trials = size(case.program), 0
 
-    def fails(made: Program) -> bool:
+    def fails(made: Case) -> bool:
         nonlocal trials
         trials += 1
         say(f"{left} instructions after {trials} runs")
-        return _command.judged(made, options.command, options.timeout).kind == wanted.kind
+        return judge(made).kind == wanted.kind
 
-    def keep(made: Program) -> None:
+    def keep(made: Case) -> None:
         nonlocal left
-        _load.save(made, output, origins=True)
-        left = size(made)
+        _command.save(made, output, options.passes)
+        left = size(made.program)
 
-    keep(reduced(program, fails, keep))
+    keep(reduced_case(case, fails, keep))
     return {
         "symptom": wanted.kind,
-        "before": size(program),
+        "before": size(case.program),
         "after": left,
         "trials": trials,
         "file": str(output),

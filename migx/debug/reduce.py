@@ -30,11 +30,11 @@ from migx.op import Operation
 from migx.ops.builtin import Literal, Param, Return
 from migx.program import Program
 from migx.shape import Shape
-from migx.sizes import symbols_of
+from migx.sizes import bare_symbols, symbols_of
 from migx.specialise import bound, remade
 from migx.structure import copy_instruction
 from migx.target import get_target
-from migx.verify import bare_symbols, captures
+from migx.verify import captures
 from migx.weights import is_constant
 from migx.weights.epochs import LiveWeights
 

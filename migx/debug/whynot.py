@@ -18,7 +18,7 @@ from migx.match import Match, Pattern, find
 from migx.ops.builtin import Param, Return
 from migx.program import Program
 from migx.rewrite import Cursor, Declined, Event, EventLog, Rule, put
-from migx.text import number, quoted, show
+from migx.text import number, show_instruction
 
 
 @dataclass(frozen=True)
@@ -258,15 +258,9 @@ def draw(
 
 def _line(at: Instruction) -> str:
     """How an instruction stands in the text of its module."""
-    module = _module(at)
     if type(at.op) is Param:
-        return f"{number(module)[at]}: {at.shape}"
-    lines = show(module.program).splitlines()
-    first = next(
-        i for i, line in enumerate(lines) if line.startswith(f"module {quoted(module.name)}(")
-    )
-    before = [other for other in module if type(other.op) is not Param]
-    return lines[first + 1 + before.index(at)].strip()
+        return f"{number(_module(at))[at]}: {at.shape}"
+    return show_instruction(at, origins=False)
 
 
 def _name(at: Instruction) -> str:

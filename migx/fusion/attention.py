@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from migx import op as operations
 from migx.argument import Argument
 from migx.dim import Extent
-from migx.fusion.index_map import REPEATS, Axis, Factor, exact, map_of, regrouped, tidy
+from migx.fusion.index_map import Axis, Factor, exact, map_of, regrouped, tidy
 from migx.fusion.kernels import PRODUCT, Access, Node, Unfit
-from migx.fusion.outlining import viewed
+from migx.fusion.outlining import source, viewed
 from migx.ir import Instruction
 from migx.ops.builtin import Literal, Param
 from migx.ops.fused import Group
@@ -68,8 +68,7 @@ class Attention:
     @property
     def plain(self) -> bool:
         """Whether values are multiplied by the result of the softmax itself."""
-        of = self.nodes[self.weight].of
-        return isinstance(of, Access) and of.operand == WEIGHTS
+        return self.nodes[self.weight].reads(WEIGHTS)
 
 
 def described(at: Instruction) -> Attention | None:
@@ -162,9 +161,7 @@ class _Description:
     def _scale(self, value: Instruction) -> tuple[int, Scale]:
         """Which input an instruction scales, and by what."""
         for place in {"mul": (0, 1), "div": (0,)}.get(value.op.name, ()):
-            number = value.inputs[1 - place]
-            while (below := viewed(number)) is not None:
-                number = below
+            number = source(value.inputs[1 - place])
             if number.shape.elements != 1:
                 continue
             if isinstance(number.op, Literal) and not number.op.replaceable:
@@ -211,8 +208,8 @@ class _Description:
             if value.op.replaceable or value.shape.elements != 1:
                 raise Unfit
             return self._added(value.op.value, dtype)
-        if (below := viewed(value)) is not None or isinstance(value.op, Param):
-            return self._view(value, below)
+        if viewed(value) is not None or isinstance(value.op, Param):
+            return self._view(value)
         if type(value.op) is Softmax and self.score < 0:
             if value.op.axis != value.shape.rank - 1:
                 raise Unfit
@@ -225,23 +222,20 @@ class _Description:
             raise Unfit
         return self._added(value.op, dtype, tuple(self._node(v) for v in value.inputs))
 
-    def _view(self, value: Instruction, below: Instruction | None) -> int:
+    def _view(self, value: Instruction) -> int:
         """A parameter's node, or a view that leaves queries and keys where they are."""
-        source = value
-        while (under := viewed(source)) is not None:
-            source = under
-        if isinstance(source.op, Literal):
-            return self._node(source)
-        if isinstance(source.op, Param):
+        whole = source(value)
+        if isinstance(whole.op, Literal):
+            return self._node(whole)
+        if isinstance(whole.op, Param):
             node = self._added(Access(-1, value.shape.dtype, ()), value.shape.dtype)
             self.operands[node] = self._operand(value)
             return node
-        assert below is not None
         if value.shape.dims[-2:] != self.product.shape.dims[-2:]:
             raise Unfit
         if value.op.name not in ("reshape", "squeeze", "unsqueeze", "identity", "contiguous"):
             raise Unfit
-        return self._node(below)
+        return self._node(value.inputs[0])
 
     def _added(
         self,
@@ -258,10 +252,9 @@ class _Description:
         if not isinstance(node.of, Where):
             return False, weight
         condition, zero, kept = (self.nodes[i] for i in node.inputs)
-        is_softmax = isinstance(kept.of, Access) and kept.of.operand == WEIGHTS
         tests = isinstance(condition.of, Isnan) and condition.inputs == (node.inputs[2],)
         number = zero.of.array.reshape(-1)[0] if isinstance(zero.of, Argument) else None
-        if is_softmax and tests and number == 0:
+        if kept.reads(WEIGHTS) and tests and number == 0:
             return True, node.inputs[2]
         return False, weight
 
@@ -318,5 +311,5 @@ def _access(operand: _Operand, batch: Dims) -> Access:
     axes = regrouped(operand.lead, batch)
     if axes is None or any(len(axis) != 1 for axis in axes):
         raise Unfit
-    strides = [0 if axis[0].axis == REPEATS else axis[0].stride for axis in axes]
+    strides = [axis[0].stride for axis in axes]
     return Access(operand.number, operand.dtype, (*strides, *operand.last))

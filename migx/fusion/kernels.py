@@ -9,15 +9,16 @@ strides of 0, and axes that lie alike in every operand are one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from migx import op as operations
 from migx.argument import Argument
 from migx.dim import Dim, Extent, may_equal, product
+from migx.fusion.outlining import BROADCASTS, keeps_order
 from migx.ir import Instruction
 from migx.op import Operation
-from migx.ops.builtin import Literal, Param, Return
+from migx.ops.builtin import Literal, Param
 from migx.ops.fused import Fused, FusedReduce, Group, Pointwise
 from migx.ops.layout import Broadcast, Contiguous, Multibroadcast, Reshape
 from migx.ops.linear import Convolution, Dot, QuantConvolution, QuantDot
@@ -56,6 +57,10 @@ class Node:
         """Whether it is a reduction."""
         return isinstance(self.of, Reduce)
 
+    def reads(self, operand: int | None = None) -> bool:
+        """Whether it is an operand read: any, or that of a number."""
+        return isinstance(self.of, Access) and operand in (None, self.of.operand)
+
 
 @dataclass(frozen=True)
 class FusedKernel:
@@ -75,14 +80,16 @@ class FusedKernel:
 
     def with_axis(self, *, folded: bool) -> FusedKernel:
         """The same over one more axis, of one place, inside the others."""
-        nodes = tuple(
-            replace(n, of=replace(n.of, strides=(*n.of.strides, 0)))
-            if isinstance(n.of, Access)
-            else n
-            for n in self.nodes
-        )
-        outputs = tuple((n, replace(a, strides=(*a.strides, 0))) for n, a in self.outputs)
-        return FusedKernel((*self.dims, 1), (*self.folded, folded), nodes, outputs)
+        strides = [(*a.strides, 0) for a in self.accesses]
+        return self.over((*self.dims, 1), (*self.folded, folded), strides)
+
+    def over(self, dims: Dims, folded: tuple[bool, ...], strides: Iterable[Dims]) -> FusedKernel:
+        """The same over other axes, along which each of the accesses has the strides given."""
+        pairs = zip(self.accesses, strides, strict=True)
+        moved = (replace(access, strides=along) for access, along in pairs)
+        nodes = [replace(n, of=next(moved)) if n.reads() else n for n in self.nodes]
+        outputs = [(node, next(moved)) for node, _ in self.outputs]
+        return FusedKernel(dims, folded, tuple(nodes), tuple(outputs))
 
     @property
     def flops(self) -> Extent:
@@ -99,8 +106,6 @@ class FusedKernel:
 def described(at: Instruction) -> FusedKernel | None:
     """What a fused instruction, or one that could be fused alone, computes; None for others."""
     made = _Description(at)
-    if not made.fits():
-        return None
     try:
         made.build()
     except Unfit:
@@ -114,53 +119,60 @@ class Unfit(Exception):
 
 @dataclass
 class _Description:
+    """What an instruction computes, while it is found out. A ``product`` inside is an operand as
+    others are: see ``epilogue``.
+    """
+
     at: Instruction
+    product: Instruction | None = None
+    columns: Extent = 0
     nodes: list[Node] = field(default_factory=list)
     outputs: list[tuple[int, Access]] = field(default_factory=list)
+    axes: tuple[int, ...] = ()
 
-    def fits(self) -> bool:
-        """Whether the instruction is of a kind that is described here; sets its space."""
+    def __post_init__(self) -> None:
+        self.dims = (self.at.shape.parts or (self.at.shape,))[0].dims
+
+    def build(self) -> None:
+        """Sets the space, and fills in nodes and outputs."""
         at = self.at
-        self.dims: Dims = (at.shape.parts or (at.shape,))[0].dims
-        self.axes: tuple[int, ...] = ()
         match at.op:
-            case Pointwise():
-                return True
+            case Pointwise() | Linear():
+                pass
             case FusedReduce():
-                self.axes = at.op.axes
-                self.dims = _space(at) or self.dims
+                self.axes, self.dims = at.op.axes, _space(at) or self.dims
             case Reduce():
                 self.axes, self.dims = at.op.axes, at.inputs[0].shape.dims
             case Softmax():
                 self.axes = (at.op.axis,)
-            case Contiguous() | Reshape():
+            case Contiguous() | Reshape() if len(at.inputs) == 1:
                 self.dims = at.inputs[0].shape.dims
-                return len(at.inputs) == 1
-            case Linear():
-                return True
-            case _:
-                return operations.traits(at.op).pointwise
-        return True
-
-    def build(self) -> None:
-        """Fills in nodes and outputs."""
-        at = self.at
+            case _ if not operations.traits(at.op).pointwise:
+                raise Unfit
         if isinstance(at.op, Fused):
-            found: dict[Instruction, int] = {}
-            (module,) = at.modules
-            for inner in module:
-                if type(inner.op) is Return:
-                    results = [(found[v], v.shape) for v in inner.inputs]
-                elif type(inner.op) is Param:
-                    place = len([i for i in found if type(i.op) is Param])
-                    found[inner] = -1 - place
-                else:
-                    found[inner] = self._inner(inner, found)
+            self.write(at.modules[0].outputs)
         else:
             inputs = [-1 - i for i in range(len(at.inputs))]
-            results = [(self._apply(at.op, inputs, at.shape.dtype, at.shape), at.shape)]
-        for number, (value, shape) in enumerate(results):
-            self._output(number, value, shape)
+            self._output(0, self._apply(at.op, inputs, at.shape.dtype), at.shape)
+
+    def write(self, values: Sequence[Instruction]) -> None:
+        """Makes outputs of values inside the instruction."""
+        for number, (value, node) in enumerate(zip(values, self.values(values), strict=True)):
+            self._output(number, node, value.shape)
+
+    def values(self, wanted: Sequence[Instruction]) -> list[int]:
+        """The nodes of values inside; below 0, inputs of the instruction."""
+        inside = list(self.at.modules[0]) if self.at.modules else [self.at]
+        needed = set(wanted)
+        for at in reversed(inside):
+            if at in needed and at is not self.product:
+                needed.update(at.inputs)
+        parameters = [at for at in inside if type(at.op) is Param]
+        found = {at: -1 - i for i, at in enumerate(parameters)}
+        for at in inside:
+            if at in needed and at not in found:
+                found[at] = self._inner(at, found)
+        return [found[value] for value in wanted]
 
     def _output(self, number: int, value: int, shape: Shape) -> None:
         node = self._loaded(value)
@@ -172,11 +184,15 @@ class _Description:
         self.outputs.append((node, access))
 
     def _inner(self, at: Instruction, found: dict[Instruction, int]) -> int:
+        if at is self.product:
+            return self._rows(at)
         if type(at.op) is Literal:
             if at.op.replaceable or at.shape.elements != 1:
                 raise Unfit
             return self._node(at.op.value, at.shape.dtype, True)
         inputs = [found[v] for v in at.inputs]
+        if self._is_product_moved(at) and inputs[0] >= 0 and self.nodes[inputs[0]].reads(PRODUCT):
+            return inputs[0]
         if isinstance(at.op, (Multibroadcast, Broadcast, Identity)) and len(inputs) == 1:
             (value,) = inputs
             constant = value >= 0 and isinstance(self.nodes[value].of, Argument)
@@ -184,9 +200,27 @@ class _Description:
             if not constant and not all(map(self._is_space, (at.shape.dims, source.shape.dims))):
                 raise Unfit
             return value
-        return self._apply(at.op, inputs, at.shape.dtype, at.shape)
+        return self._apply(at.op, inputs, at.shape.dtype)
 
-    def _apply(self, op: Operation, inputs: Sequence[int], dtype: DType, shape: Shape) -> int:
+    def _is_product_moved(self, at: Instruction) -> bool:
+        """Whether it may be the product under other dims, all of it in the same order."""
+        same = self.product is not None and at.shape.elements == self.product.shape.elements
+        return same and keeps_order(at)
+
+    def _rows(self, product: Instruction) -> int:
+        """The node that is the product."""
+        rows = len(self.dims)
+        inside: Extent = 1
+        while inside != self.columns:
+            if rows == 0:
+                raise Unfit
+            rows -= 1
+            inside = inside * self.dims[rows]
+        dtype = product.shape.dtype
+        strides = (*Shape(dtype, self.dims[:rows]).true_strides, *[0] * (len(self.dims) - rows))
+        return self._node(Access(PRODUCT, dtype, strides), dtype, False)
+
+    def _apply(self, op: Operation, inputs: Sequence[int], dtype: DType) -> int:
         """An operation on nodes; below 0, on inputs of the instruction, which are then read."""
         if isinstance(op, Linear):
             return self._linear(op, inputs, dtype)
@@ -321,15 +355,8 @@ def collapsed(kernel: FusedKernel) -> FusedKernel:
                 kept[-1] = (outer * extent, folded, strides)
                 continue
         kept.append((extent, folded, strides))
-    found = {
-        id(a): replace(a, strides=tuple(strides[i] for _, _, strides in kept))
-        for i, a in enumerate(accesses)
-    }
-    nodes = tuple(
-        replace(n, of=found[id(n.of)]) if isinstance(n.of, Access) else n for n in kernel.nodes
-    )
-    outputs = tuple((node, found[id(a)]) for node, a in kernel.outputs)
-    return FusedKernel(tuple(d for d, _, _ in kept), tuple(f for _, f, _ in kept), nodes, outputs)
+    left = [tuple(strides[i] for _, _, strides in kept) for i in range(len(accesses))]
+    return kernel.over(tuple(d for d, _, _ in kept), tuple(f for _, f, _ in kept), left)
 
 
 def name_of(at: Instruction) -> str:
@@ -338,7 +365,7 @@ def name_of(at: Instruction) -> str:
         return at.name
     (module,) = at.modules
     inside = dict.fromkeys(i.name for i in module if not i.name.startswith("@"))
-    names = [n for n in inside if n not in ("multibroadcast", "broadcast")]
+    names = [n for n in inside if n not in BROADCASTS]
     return f"{at.name}({', '.join(names)})"
 
 
@@ -370,12 +397,9 @@ def epilogue(at: Instruction, product: Instruction, columns: Extent) -> FusedKer
     is 0 along the columns, of which each row has as many as told. None where the module holds what
     has no words here, or cuts rows into pieces.
     """
-    made = _Within(at, product=product, columns=columns)
-    made.dims = (at.shape.parts or (at.shape,))[0].dims
-    outputs = at.modules[0].outputs if at.modules else [product]
+    made = _Description(at, product, columns)
     try:
-        for number, (value, node) in enumerate(zip(outputs, made.values(outputs), strict=True)):
-            made._output(number, node, value.shape)
+        made.write(at.modules[0].outputs if at.modules else [product])
     except Unfit:
         return None
     return collapsed(made.finished())
@@ -393,7 +417,7 @@ def operand(at: Instruction, value: Instruction) -> FusedKernel | None:
     """How the elements of a value inside an instruction's module are computed, on the axes of this
     value; None where the module holds what has no words here.
     """
-    made = _Within(at, product=None, columns=0)
+    made = _Description(at)
     made.dims = value.shape.dims
     try:
         node = made._loaded(*made.values([value]))
@@ -402,60 +426,3 @@ def operand(at: Instruction, value: Instruction) -> FusedKernel | None:
     access = Access(len(at.inputs), value.shape.dtype, value.shape.as_standard().true_strides)
     made.outputs.append((node, access))
     return made.finished()
-
-
-@dataclass
-class _Within(_Description):
-    """Some values inside a module, a product there being an operand as others are."""
-
-    product: Instruction | None = field(kw_only=True)
-    columns: Extent = field(kw_only=True)
-    axes: tuple[int, ...] = field(init=False, default=())
-
-    def values(self, wanted: Sequence[Instruction]) -> list[int]:
-        """The nodes of values; below 0, inputs of the instruction."""
-        inside = list(self.at.modules[0]) if self.at.modules else [self.at]
-        needed = set(wanted)
-        for at in reversed(inside):
-            if at in needed and at is not self.product:
-                needed.update(at.inputs)
-        parameters = [at for at in inside if type(at.op) is Param]
-        found = {at: -1 - i for i, at in enumerate(parameters)}
-        for at in inside:
-            if at in needed and at not in found:
-                found[at] = self._inner(at, found)
-        return [found[value] for value in wanted]
-
-    def _inner(self, at: Instruction, found: dict[Instruction, int]) -> int:
-        if at is self.product:
-            return self._rows(at)
-        if self._is_viewed(at):
-            (value,) = (found[v] for v in at.inputs)
-            if value >= 0 and self._is_product(self.nodes[value]):
-                return value
-        return super()._inner(at, found)
-
-    def _is_viewed(self, at: Instruction) -> bool:
-        """Whether it may be the product under other dims, all of it in the same order."""
-        same = self.product is not None and at.shape.elements == self.product.shape.elements
-        return same and at.op.name in SAME_ORDER and len(at.inputs) == 1
-
-    def _is_product(self, node: Node) -> bool:
-        return isinstance(node.of, Access) and node.of.operand == PRODUCT
-
-    def _rows(self, product: Instruction) -> int:
-        """The node that is the product."""
-        rows = len(self.dims)
-        inside: Extent = 1
-        while inside != self.columns:
-            if rows == 0:
-                raise Unfit
-            rows -= 1
-            inside = inside * self.dims[rows]
-        dtype = product.shape.dtype
-        strides = (*Shape(dtype, self.dims[:rows]).true_strides, *[0] * (len(self.dims) - rows))
-        return self._node(Access(PRODUCT, dtype, strides), dtype, False)
-
-
-SAME_ORDER = frozenset({"reshape", "squeeze", "unsqueeze", "flatten"})
-"""Views that keep the elements in their order."""

@@ -14,19 +14,20 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from migx import op as operations
-from migx.dead_code import is_pure, remove_unread
+from migx.dead_code import is_pure, remove_dead_code, remove_unread
 from migx.errors import IRError
 from migx.ir import Instruction, Module, merged
+from migx.manager import Pass, PassManager
 from migx.op import Operation
 from migx.ops.builtin import GetTupleElem, Literal
+from migx.ops.fused import Fused
 from migx.rewrite import Event, EventLog
-from migx.sizes import symbols_in, symbols_of
+from migx.sizes import known_symbols, symbols_in, symbols_of
 from migx.text import Names
-from migx.verify import NEVER_CAPTURE, captures
+from migx.verify import captures
 
-DISSOLVED = frozenset({"pointwise", "fused_reduce", "group"})
-"""Operations that become the instructions they hold where they go into a module themselves."""
 BROADCASTS = frozenset({"multibroadcast", "broadcast"})
+SAME_ORDER = frozenset({"reshape", "squeeze", "unsqueeze"})
 
 
 @dataclass(eq=False)
@@ -40,8 +41,8 @@ class Bundle:
     op: Operation
 
     def prepare(self, around: Module) -> None:
-        """Whatever is best done for all bundles in their order, before any of them becomes what it
-        will.
+        """Makes what ``become`` will need; called for all bundles, in their order, before any
+        becomes what it will.
         """
         program = around.program
         name = program.unused_name(getattr(self.op, "tag", self.op.name))
@@ -76,6 +77,21 @@ class Bundle:
         return merged(*(m.origins for m in self.members))
 
 
+class Outlining(Pass):
+    """Base of passes that make one instruction of several: what ``bundles`` finds in a module."""
+
+    def bundles(self, module: Module) -> list[Bundle]:
+        """The bundles there are in a module."""
+        raise NotImplementedError(f"pass {self.name} finds no bundles")
+
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        """Outlines the bundles. Dead code goes first, for values that it reads are not read by one
+        instruction alone.
+        """
+        cleaned = remove_dead_code(module) > 0
+        return outline(module, self.bundles(module), self.name, manager.log) or cleaned
+
+
 def source(value: Instruction) -> Instruction:
     """What a value is a view of, through all the views."""
     while (below := viewed(value)) is not None:
@@ -89,13 +105,18 @@ def viewed(value: Instruction) -> Instruction | None:
     return value.inputs[0] if index == 0 and len(value.inputs) == 1 else None
 
 
+def keeps_order(value: Instruction) -> bool:
+    """Whether a value is a view that keeps elements in their order, of dims that are attributes."""
+    return value.op.name in SAME_ORDER and len(value.inputs) == 1
+
+
 def dependences(module: Module) -> Iterator[tuple[Instruction, list[Instruction]]]:
     """Each instruction, in order, with what must come before it in its module: what it reads, by
     itself or in its submodules, what first tells the size of a symbol it has, and where both have
     effects the one before it.
     """
     effect: Instruction | None = None
-    told = _told(module)
+    told = known_symbols(module)
     is_late = any(not symbols_in(shape) <= told for shape in {at.shape for at in module})
     teller: dict[str, Instruction] = {}
     for at in module:
@@ -103,24 +124,13 @@ def dependences(module: Module) -> Iterator[tuple[Instruction, list[Instruction]
         if is_late and (late := symbols_of(at) - told):
             before += [teller[name] for name in sorted(late) if name in teller]
             teller |= {name: at for name in late if name not in teller}
-        if at.modules and at.op.name not in NEVER_CAPTURE:
+        if at.modules and not isinstance(at.op, Fused):
             before += [value for inner in at.modules for value in captures(inner)]
         plain = operations.traits(at.op).pure and not at.modules
         if not plain and at.op.name != "@param" and not is_pure(at):
             before += [effect] if effect is not None else []
             effect = at
         yield at, [value for value in before if value.module is module]
-
-
-def _told(module: Module) -> set[str]:
-    """The symbols whose sizes parameters tell, or the modules around."""
-    told = {n for p in module.program.main.parameters.values() for n in symbols_of(p)}
-    around: Module | None = module
-    while around is not None:
-        told |= {n for p in around.parameters.values() for n in symbols_of(p)}
-        around = around.parent.module if around.parent is not None else None
-        told |= {n for at in around or () for n in symbols_of(at)}
-    return told
 
 
 def outline(
@@ -209,7 +219,7 @@ class _Inside:
     def finished(self) -> tuple[list[Instruction], list[Instruction]]:
         """What to give the module, and the values outside that it returns."""
         for member in self.members:
-            if member.op.name in DISSOLVED:
+            if isinstance(member.op, Fused):
                 self.dissolve(member)
             elif member not in self.inside:
                 self.copy(member)
@@ -217,12 +227,10 @@ class _Inside:
         self.inner.add_return(*(self.inside[v] for v in results))
         return list(self.inputs), results
 
-    def copy(self, at: Instruction) -> Instruction:
-        """A copy inside, of the values inside of what is read outside."""
+    def copy(self, at: Instruction) -> None:
+        """Adds a copy of an instruction, which reads what stands inside for what it reads."""
         inputs = [self.value(v) for v in at.inputs]
-        made = self.inner.add_instruction(at.op, *inputs, origins=at.origins)
-        self.inside[at] = made
-        return made
+        self.inside[at] = self.inner.add_instruction(at.op, *inputs, origins=at.origins)
 
     def dissolve(self, at: Instruction) -> None:
         """Copies what a fused instruction holds; its elements stand for what it returns."""

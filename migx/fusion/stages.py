@@ -42,8 +42,8 @@ def weight(node: Node) -> int:
 
 
 def below(nodes: Sequence[Node], wanted: Iterable[int], known: Container[int]) -> list[int]:
-    """The nodes that some are computed from, themselves included, in order; none is looked for
-    beyond what is known, and not beyond reductions.
+    """The nodes that some are computed from, themselves included, in order; without those known and
+    what these alone are computed from.
     """
     found: set[int] = set()
     work = [n for n in wanted if n not in known]

@@ -18,6 +18,7 @@ from migx.onnx import exporters, extents, held, tensors, widening
 from migx.onnx.extents import Placed
 from migx.onnx.site import Made, Site, Value
 from migx.shape import F64, TUPLE, DType
+from migx.weights import is_constant
 
 if TYPE_CHECKING:
     from migx.onnx.writer import ModelWriter
@@ -104,7 +105,7 @@ class GraphWriter:
         write_one = exporters.find(at.op.name)
         try:
             if write_one is None:
-                raise OnnxError("nothing says how it is written")
+                raise OnnxError(f"nothing says how it is written{_way_out(at)}")
             made = write_one(Site(at, self))
         except OnnxError as error:
             where = ", ".join(at.origins) or f"module {at.module.name}" if at.module else ""
@@ -259,6 +260,16 @@ class GraphWriter:
             for info in self.infos:
                 info.name = renamed.get(info.name, info.name)
         return names
+
+
+def _way_out(at: Instruction) -> str:
+    """What helps where an operation that has no ONNX form reads weights that were left out."""
+    if not is_constant(at):
+        return ""
+    return (
+        ", and the weights it reads have no value yet, which would be written: give them by "
+        "migx.onnx.replace_onnx_external_weights"
+    )
 
 
 def _hides_rank(operand: Instruction) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,15 +16,21 @@ from onnx import TensorProto, helper
 
 import migx
 from migx.argument import Argument, Source
+from migx.dead_code import remove_dead_code
 from migx.errors import OnnxError
 from migx.files import written
-from migx.onnx import tensors
+from migx.ir import Instruction
+from migx.onnx import exporters, tensors
 from migx.onnx.graph_writer import GraphWriter
 from migx.onnx.site import Made, Value
 from migx.onnx.widening import VERSION
 from migx.op import Array
+from migx.ops.builtin import Literal
 from migx.program import Program
 from migx.shape import DType
+from migx.weights import is_constant
+from migx.weights.constants import is_unpacked
+from migx.weights.evaluation import evaluated
 from migx.weights.live import holding, live_weights
 
 NEEDS = {"f4": 23, "f8e8m0": 24, "i2": 25, "u2": 25}
@@ -40,11 +47,12 @@ def write(program: Program, path: str | Path) -> None:
 
     Inputs, outputs and symbolic dims keep their names, nodes have the names of those they come
     from. Large weights lie beside it in ``NAME.data``. Weights are those the compiled program runs
-    with now. ``OnnxError`` lists every operation that has no ONNX form, and why.
+    with now; what is computed of them by operations that have no ONNX form is written as its value.
+    ``OnnxError`` lists every other operation that has none, and why.
     """
     path = Path(path).absolute()
     live = live_weights(program)
-    model = ModelWriter(holding(program, live) if live else program, path)
+    model = ModelWriter(with_forms(holding(program, live) if live else program), path)
     proto = model.proto()
     with ExitStack() as files:
         files.enter_context(written(path)).write(proto.SerializeToString())
@@ -52,6 +60,33 @@ def write(program: Program, path: str | Path) -> None:
             data = files.enter_context(written(model.data))
             for offset, value in model.external.values():
                 _put(data, offset, value)
+
+
+def with_forms(program: Program) -> Program:
+    """The program, or a copy in which literals stand for what has no ONNX form and depends on
+    literals alone, and for what follows from these alone; what is packed stays so.
+    """
+    if all(map(_has_form, chain(*program.modules.values()))):
+        return program
+    made, known = program.copy(), dict[Instruction, bool]()
+    late: dict[Instruction, None] = {}
+    for at in chain(*made.modules.values()):
+        follows = any(v in late for v in at.inputs)
+        if (follows or not _has_form(at)) and at.inputs and is_constant(at, known):
+            late[at] = None
+    roots = [at for at in late if at.shape.dtype.is_tensor and not is_unpacked(at)]
+    for at, value in evaluated(roots, lenient=True).items():
+        module = at.module
+        assert module is not None
+        literal = module.insert_instruction(at, Literal(value), origins=at.origins)
+        module.replace_instruction(at, literal)
+    for module in made.modules.values():
+        remove_dead_code(module)
+    return made
+
+
+def _has_form(at: Instruction) -> bool:
+    return at.op.name in ("@param", "@return") or exporters.find(at.op.name) is not None
 
 
 def _put(out: BinaryIO, offset: int, value: Argument) -> None:

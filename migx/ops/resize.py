@@ -90,7 +90,7 @@ def _resampled(op: Resize, axis: int, x: Array) -> Array:
     if size == length and np.array_equal(at, np.arange(size)):
         return x
     if op.mode == "nearest":
-        result: Array = np.take(x, _nearest(op, at, length), axis)
+        result: Array = np.take(x, _nearest(op, axis, at, length), axis)
     else:
         result = _interpolated(op, axis, x, at, min(1.0, scale) if op.antialias else 1.0)
     if op.coordinate_transformation_mode == "tf_crop_and_resize":
@@ -104,11 +104,21 @@ def nearest_places(op: Resize, axis: int, length: int) -> Array:
     size = op.sizes[axis]
     assert isinstance(size, int)
     scale = op.scales[axis] if op.scales else size / length
-    return _nearest(op, _coordinates(op, axis, length, size, scale), length)
+    return _nearest(op, axis, _coordinates(op, axis, length, size, scale), length)
 
 
-def _nearest(op: Resize, at: Array, length: int) -> Array:
-    return ROUNDINGS[op.nearest_mode](at).clip(0, length - 1).astype(np.intp)
+def is_rounded(op: Resize, axis: int) -> bool:
+    """Whether the scale or the region of an axis is a rounded number, so that places are known to
+    no more than f32: 6 / 1.2 is 5 then, though the f32 next to 1.2 is a little more.
+    """
+    if op.coordinate_transformation_mode == "tf_crop_and_resize":
+        return True
+    return bool(op.scales) and float(op.scales[axis]).as_integer_ratio()[1] > 1 << 16
+
+
+def _nearest(op: Resize, axis: int, at: Array, length: int) -> Array:
+    places = at.astype(np.float32) if is_rounded(op, axis) else at
+    return ROUNDINGS[op.nearest_mode](places).clip(0, length - 1).astype(np.intp)
 
 
 def _coordinates(op: Resize, axis: int, length: int, size: int, scale: float) -> Array:

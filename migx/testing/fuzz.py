@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import shlex
 import time
@@ -12,11 +11,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from migx import plugins
 from migx.argument import Argument
 from migx.debug.bisect import NothingWrong
 from migx.debug.reduce import Case, reduced_case
 from migx.errors import MigxError
+from migx.fields import required
 from migx.files import written
 from migx.manager import Pipeline
 from migx.pipeline import Approximation
@@ -267,8 +269,6 @@ def _saved(subject: Subject, case: Case, folder: Path, name: str) -> Path:
     """Writes a case for ``migx opt``, the bytes of literals that the text has no room for, and the
     inputs, as bytes where numpy has no such type.
     """
-    import numpy as np
-
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name.replace(' ', '-')}.migx"
     head = "" if subject.target is not None else f"# passes: {subject.pipeline}\n"
@@ -288,7 +288,7 @@ def each_pass() -> list[Pipeline]:
     found = []
     for name in plugins.names("passes"):
         cls = plugins.load("passes", name)
-        if all(f.default is not dataclasses.MISSING for f in dataclasses.fields(cls)):
+        if not required(cls):
             found.append(Pipeline.parse(name))
         found += [Pipeline.parse(f"{name}{{{options}}}") for options in cls.variants]
     return found

@@ -16,17 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from migx.argument import Argument
-from migx.errors import AssumptionError, EvaluationError
+from migx.errors import AssumptionError
 from migx.ir import Instruction
 from migx.manager import Pipeline
 from migx.onnx.external import replace_onnx_external_weights as baked
 from migx.ops.builtin import Literal, OnnxExternalWeights, Slot
+from migx.ops.fused import Fused
 from migx.program import Program
 from migx.serialize import load, save
 from migx.target import Target
-from migx.testing.bounds import compare
-from migx.testing.oracles import Outputs, Violation, run_on_ref
-from migx.verify import NEVER_CAPTURE
+from migx.testing.oracles import Outputs, Violation, bounded, expect_same, run_on_ref
 
 Inputs = Mapping[str, Argument]
 Values = dict[str, Argument]
@@ -97,7 +96,7 @@ def without_weights(program: Program) -> tuple[Program, Values]:
 
 def _is_weight(at: Instruction) -> bool:
     parent = None if at.module is None else at.module.parent
-    fused = parent is not None and parent.name in NEVER_CAPTURE
+    fused = parent is not None and isinstance(parent.op, Fused)
     several = int(at.shape.elements) > 1 and at.shape.standard
     return at.shape.dtype.is_float and several and not fused and not at.shape.dtype.is_packed
 
@@ -142,15 +141,8 @@ def _expect_near(made: Program, inputs: Inputs, given: Program, reference: Outpu
     """Compares with what the weights give without any pass, within the bounds of both ways."""
     compiled = made.compiled
     lowered = with_literals(compiled.program, compiled.weights.current.slots)
-    try:
-        bounds = [bound for _, bound in run_on_ref(lowered, inputs, given)]
-    except EvaluationError:  # what a target lowers to need have no meaning: as many roundings again
-        bounds = [bound for _, bound in reference]
-    pairs = zip(compiled.results(inputs), bounds, reference, strict=True)
-    for number, (got, after, (wanted, before)) in enumerate(pairs):
-        found = compare(f"output {number}", got, wanted, before, after)
-        if not found.passed:
-            raise Violation("law of weights", f"{found.name} is wrong: {found.problem}")
+    got = bounded(compiled.results(inputs), lowered, inputs, given, reference)
+    expect_same("law of weights", "compiled with these weights", got, reference)
 
 
 def with_literals(program: Program, slots: Mapping[str, Argument]) -> Program:

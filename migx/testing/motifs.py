@@ -10,15 +10,16 @@ from migx.ir import Instruction
 from migx.op import Operation
 from migx.shape import F32, I4, I8, I64, U4, U8, Shape
 from migx.testing.draws import Want
+from migx.testing.draws.basics import numbers
 
 if TYPE_CHECKING:
     from migx.testing.programs import Author
 
-Motif: TypeAlias = "Callable[[Author, Shape, int], Instruction | None]"
+Motif: TypeAlias = "Callable[[Author, Shape], Instruction | None]"
 UNARY: tuple[Callable[[], Operation], ...] = (ops.Relu, ops.Neg, ops.Abs, ops.Identity)
 
 
-def attention(author: Author, like: Shape, depth: int) -> Instruction | None:
+def attention(author: Author, like: Shape) -> Instruction | None:
     """dot(softmax(dot(q, k) * s), v)."""
     if like.rank < 2 or not like.dtype.is_float:
         return None
@@ -36,7 +37,7 @@ def attention(author: Author, like: Shape, depth: int) -> Instruction | None:
     return author.apply(ops.Dot(), [weights, v]) if weights else None
 
 
-def lookups(author: Author, like: Shape, depth: int) -> Instruction | None:
+def lookups(author: Author, like: Shape) -> Instruction | None:
     """The sum of rows of several tables."""
     if like.rank < 1 or not like.static or not like.dtype.is_float:
         return None
@@ -54,12 +55,12 @@ def lookups(author: Author, like: Shape, depth: int) -> Instruction | None:
     return total
 
 
-def tiles(author: Author, like: Shape, depth: int) -> Instruction | None:
+def tiles(author: Author, like: Shape) -> Instruction | None:
     """The slices that a value falls into, each with the same done to it, one after another."""
-    known = [i for i, d in enumerate(like.dims) if isinstance(d, int) and d > 1]
+    known = numbers(like.dims, 2)
     if not known:
         return None
-    axis, whole = author.dice.one_of(known), author.value(Want(like.as_standard()), depth - 1)
+    axis, whole = author.dice.one_of(known), author.value(Want(like.as_standard()), 1)
     end, cut = int(like.dims[axis]), author.dice.some(1, int(like.dims[axis]) - 1)
     spans = ((0, cut), (cut, end))
     parts = [author.apply(ops.Slice((axis,), (a,), (b,)), [whole]) for a, b in spans]
@@ -69,9 +70,9 @@ def tiles(author: Author, like: Shape, depth: int) -> Instruction | None:
     return _joined(author, axis, parts)
 
 
-def twins(author: Author, like: Shape, depth: int) -> Instruction | None:
+def twins(author: Author, like: Shape) -> Instruction | None:
     """One operation done to several values, which are then put one after another."""
-    known = [i for i, d in enumerate(like.dims) if isinstance(d, int) and d > 1 and d % 2 == 0]
+    known = [i for i in numbers(like.dims, 2) if int(like.dims[i]) % 2 == 0]
     if not known:
         return None
     axis = author.dice.one_of(known)
@@ -84,7 +85,7 @@ def twins(author: Author, like: Shape, depth: int) -> Instruction | None:
     return _joined(author, axis, [first, other])
 
 
-def products(author: Author, like: Shape, depth: int) -> Instruction | None:
+def products(author: Author, like: Shape) -> Instruction | None:
     """Products of one value with several constants, put one after another."""
     if like.rank < 2 or not like.dtype.is_float or not isinstance(like.dims[-1], int):
         return None
@@ -100,7 +101,7 @@ def products(author: Author, like: Shape, depth: int) -> Instruction | None:
     return _joined(author, like.rank - 1, parts)
 
 
-def packed(author: Author, like: Shape, depth: int) -> Instruction | None:
+def packed(author: Author, like: Shape) -> Instruction | None:
     """A product with a constant kept in four bits, and a scale for each block of it."""
     if like.rank < 2 or like.dtype is not F32 or not isinstance(like.dims[-1], int):
         return None

@@ -61,7 +61,7 @@ class Trial:
             raise Violation("idempotent", f"{pipeline} changes something when run again")
         self._expect_small(after, pipeline)
         results = run_on_ref(after, self.inputs, self.program)
-        self._expect_same(results, self.outputs(pipeline), str(pipeline))
+        expect_same("same outputs", f"after {pipeline}", results, self.outputs(pipeline))
         return True
 
     def target(self, target: Target | str, **options: Any) -> None:
@@ -77,13 +77,8 @@ class Trial:
             results = compiled.executable.run(dict(self.inputs), slots)
         lowered = self.program.copy()
         PassManager(lowered).run(passes)
-        try:
-            bounds = [e for _, e in run_on_ref(lowered, self.inputs, self.program)]
-        except MigxError:
-            # Lowered operations may have no meaning of their own: as many roundings again, then.
-            bounds = [e for _, e in expected]
-        got = list(zip(results, bounds, strict=True))
-        self._expect_same(got, expected, f"target {chosen.name}")
+        got = bounded(results, lowered, self.inputs, self.program, expected)
+        expect_same("same outputs", f"after target {chosen.name}", got, expected)
 
     def round_trips(self) -> None:
         """Checks that the program's text and file give it back."""
@@ -95,13 +90,6 @@ class Trial:
             if load(path) != self.program:
                 raise Violation("file", "the .mxr file holds another program")
 
-    def _expect_same(self, results: Outputs, expected: Outputs, what: str) -> None:
-        pairs = zip(results, expected, strict=True)
-        for i, ((got, after), (wanted, before)) in enumerate(pairs):
-            found = compare(f"output {i}", got, wanted, before, after)
-            if not found.passed:
-                raise Violation("same outputs", f"after {what}, {found.name}: {found.problem}")
-
     def _expect_small(self, after: Program, pipeline: Pipeline) -> None:
         before, made = _constant_bytes(self.program), _constant_bytes(after)
         allowed = before + sum(p.constant_allowance for p in pipeline.passes())
@@ -109,6 +97,32 @@ class Trial:
             raise Violation(
                 "constants", f"{pipeline} leaves {made} bytes of constants, there were {before}"
             )
+
+
+def expect_same(oracle: str, when: str, results: Outputs, expected: Outputs) -> None:
+    """``Violation`` where a result differs from what is expected by more than both bounds."""
+    pairs = zip(results, expected, strict=True)
+    for i, ((got, after), (wanted, before)) in enumerate(pairs):
+        found = compare(f"output {i}", got, wanted, before, after)
+        if not found.passed:
+            raise Violation(oracle, f"{when}, {found.name}: {found.problem}")
+
+
+def bounded(
+    results: Iterable[Argument],
+    lowered: Program,
+    inputs: Mapping[str, Argument],
+    given: Program,
+    expected: Outputs,
+) -> Outputs:
+    """What a target makes of a lowered program, with its bounds. Where operations in it have no
+    meaning of their own, that is as many roundings as are expected without passes.
+    """
+    try:
+        bounds = [bound for _, bound in run_on_ref(lowered, inputs, given)]
+    except MigxError:
+        bounds = [bound for _, bound in expected]
+    return list(zip(results, bounds, strict=True))
 
 
 def rules_of(each: Pass) -> RuleSet:

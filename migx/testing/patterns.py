@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from migx import op as operations
-from migx import plugins
+from migx import ops, plugins
 from migx.argument import Argument
 from migx.ir import Instruction
 from migx.match import MISSING, Attribute, On, OneOf, Pattern, Skip, Value, Var, find
@@ -64,7 +64,7 @@ def draw_match(dice: Dice, rule: Rule, focus: Sequence[str]) -> Drawn | None:
     if joined is not None:
         outputs = [joined]
     elif dice.chance(0.3):
-        above = writer.apply(*_reader(outputs[0]))
+        above = writer.apply(ops.Identity(), outputs[:1])
         outputs += [above] if above is not None else []
     return writer.finished(outputs)
 
@@ -92,11 +92,10 @@ class Matcher(Author):
         return self.value(Want(like), 2)
 
     def operation(self, pattern: On, like: Shape) -> Instruction:
-        names = sorted(pattern.ops & set(drawable())) or [
-            n for n in drawable() if not pattern.trait or _has(n, pattern.trait)
-        ]
-        if pattern.ops and not pattern.ops & set(drawable()):
+        names = sorted(pattern.ops & set(drawable()))
+        if pattern.ops and not names:
             raise Mismatch(f"no draw for {', '.join(sorted(pattern.ops))}")
+        names = names or [n for n in drawable() if not pattern.trait or _has(n, pattern.trait)]
         for _ in range(8):
             found = draft(self.dice.one_of(names), self.dice, like)
             if found is None or any(volume(w.shape) > MANY for w in found[1]):
@@ -195,7 +194,8 @@ class Matcher(Author):
                 with np.errstate(all="ignore"):  # then it is not the number, as is seen below
                     whole = np.full([int(d) for d in like.dims], number)
                     array = whole.astype(like.dtype.numpy)
-            made = self.keep(self.module.add_literal(Argument.of(array, like.dtype)), _of(array))
+            value = Argument.of(array, like.dtype)
+            made = self.keep(self.module.add_literal(value), value)
             if find(pattern, made) is not None:
                 return made
         raise Mismatch(f"no literal is {pattern}")
@@ -218,8 +218,8 @@ class Matcher(Author):
             return None
         axis = self.dice.some(0, values[0].shape.rank - 1)
         if self.dice.chance(0.5):
-            return self.apply(plugins.operation("concat")(axis), list(values))
-        return self.apply(plugins.operation("add")(), list(values)[:2])
+            return self.apply(ops.Concat(axis), values)
+        return self.apply(ops.Add(), values[:2])
 
 
 def below_of(pattern: On, count: int, dice: Dice) -> Below | None:
@@ -248,11 +248,3 @@ def names_in(pattern: Pattern) -> tuple[str, ...]:
 
 def _has(name: str, trait: str) -> bool:
     return bool(getattr(operations.traits(plugins.operation(name)), trait))
-
-
-def _of(array: Any) -> Argument:
-    return Argument.of(array)
-
-
-def _reader(value: Instruction) -> tuple[Any, list[Instruction]]:
-    return plugins.operation("identity")(), [value]

@@ -26,7 +26,7 @@ from migx.ops.builtin import Param, Return
 from migx.parser import drawn
 from migx.program import Program
 from migx.shape import BOOL, I64, Shape
-from migx.target import Context, get_target
+from migx.target import get_target
 from migx.testing.draws import PACKERS, TUPLES, Dice, Want, any_shape, draft, drawable, volume
 from migx.testing.motifs import MOTIFS
 from migx.verify import captures
@@ -64,7 +64,7 @@ class Author:
         self.known: dict[str, list[Instruction]] = {}
         self.symbol = Dim("n", 1, 8) if symbolic else None
         self.sizes = {"n": 3} if symbolic else {}
-        self.context = _context()
+        self.context = get_target("ref").get_context()
         self.left, self.weights = dice.some(5, 24), 0
         self.kept: dict[str, Any] = {}
         self.positive = dice.chance(0.2)
@@ -144,7 +144,7 @@ class Author:
     def motif(self, name: str, like: Shape) -> Instruction | None:
         """A piece of a model that has a shape; None where it cannot have it."""
         self.left -= 4
-        made = MOTIFS[name](self, like, 2)
+        made = MOTIFS[name](self, like)
         return made if made is None or made.shape.same_type(like) else None
 
     def apply(
@@ -227,12 +227,12 @@ class Author:
         bound = shape.as_standard().bind(self.sizes)
         return self.keep(made, Argument(bound, self.array(bound, want)))
 
-    def constant(self, want: Want, array: NDArray[Any] | None = None) -> Instruction:
+    def constant(self, want: Want) -> Instruction:
         """A literal, or a broadcast of a small one."""
         shape = want.shape.as_standard()
         if shape.dtype.is_packed:
             return self.literal(drawn(shape, self.dice.getrandbits(32)))
-        form = self.dice.random() if array is None and shape.rank and not want.below else 1.0
+        form = self.dice.random() if shape.rank and not want.below else 1.0
         if form < 0.25:
             small = self.literal(Argument.of(self.array(shape.with_dims(()), want)))
             return self.spread(ops.Multibroadcast(shape.dims), small)
@@ -241,7 +241,7 @@ class Author:
             vector = shape.with_dims(shape.dims[axis : axis + 1])
             small = self.literal(Argument.of(self.array(vector, want)))
             return self.spread(ops.Broadcast(axis, shape.dims), small)
-        return self.literal(Argument(shape, self.array(shape, want) if array is None else array))
+        return self.literal(Argument(shape, self.array(shape, want)))
 
     def spread(self, op: Operation, small: Instruction) -> Instruction:
         """A broadcast of a literal."""
@@ -405,10 +405,6 @@ def programs() -> SearchStrategy[Drawn]:
     except ImportError as error:
         raise MigxError("strategies need hypothesis: pip install 'migx[test]'") from error
     return st.integers(0, 2**32 - 1).map(lambda seed: draw_program(Dice(seed)))
-
-
-def _context() -> Context:
-    return get_target("ref").get_context()
 
 
 def _is_fine(result: Argument) -> bool:

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,9 @@ def cases(kind: str) -> dict[str, TestCase]:
     """The cases of a kind by name, in the order of their names."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # making some cases divides by zero, or overflows
-        return {case.name: case for case in sorted(load_model_tests(kind=kind), key=_name)}
-
-
-def _name(case: TestCase) -> str:
-    return case.name
+        return {
+            case.name: case for case in sorted(load_model_tests(kind=kind), key=attrgetter("name"))
+        }
 
 
 def chosen(words: Collection[str] = (), families: Collection[str] = ()) -> list[TestCase]:
@@ -83,9 +82,9 @@ def loaded(case: TestCase) -> tuple[onnx.ModelProto, list[tuple[Values, Values]]
     for data in sorted(folder.glob("test_data_set_*")):
         xs, ys = (
             [
-                _read(data / f"{way}_{i}.pb", kind)
+                _read(file, kind)
                 for i, kind in enumerate(found)
-                if _there(data, way, i)
+                if (file := data / f"{way}_{i}.pb").exists()
             ]
             for way, found in zip(("input", "output"), kinds, strict=True)
         )
@@ -138,10 +137,6 @@ def _forget_dims(value: onnx.ValueInfoProto, values: dict[str, Any]) -> None:
     tensor.shape.SetInParent()
     for extent in dims:
         tensor.shape.dim.add(**({"dim_value": extent} if integers and len(dims) == 1 else {}))
-
-
-def _there(data: Path, way: str, index: int) -> bool:
-    return (data / f"{way}_{index}.pb").exists()
 
 
 def _light(path: Path) -> tuple[onnx.ModelProto, list[tuple[Values, Values]]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import get_ident
 
 import numpy as np
 
@@ -62,7 +63,7 @@ def is_readable(at: Instruction, relied_on_by: str = "") -> bool:
         return False
     if at.op.replaceable and (not relied_on_by or at.module is None):
         return False
-    Argument.sealed.discard(id(at.op.value))
+    Argument.sealed.get(get_ident(), set()).discard(id(at.op.value))
     return True
 
 
@@ -122,24 +123,34 @@ def weights_module(program: Program) -> Module:
 @contextmanager
 def sealed(program: Program) -> Iterator[None]:
     """While it is open, whoever looks into a replaceable weight of a program without having asked
-    by ``value_of`` or a pattern's ``value`` gets a ``SealedWeight``. On in debug, around each pass.
+    by ``value_of`` or a pattern's ``value`` gets a ``SealedWeight``; other threads may. On in
+    debug, around each pass.
     """
-    before = Argument.sealed
-    Argument.sealed = before | {id(op.value) for op in _replaceable(program)}
-    try:
+    held = {id(op.value) for op in _replaceable(program)}
+    with _sealing(held | Argument.sealed.get(get_ident(), set())):
         yield
-    finally:
-        Argument.sealed = before
 
 
 @contextmanager
 def unsealed() -> Iterator[None]:
     """While it is open, all may be looked into: for printing."""
-    before, Argument.sealed = Argument.sealed, set()
+    with _sealing(set()):
+        yield
+
+
+@contextmanager
+def _sealing(held: set[int]) -> Iterator[None]:
+    """While it is open, this thread may look into all but some arguments, which are given by id."""
+    me = get_ident()
+    before = Argument.sealed.pop(me, None)
     try:
+        if held:
+            Argument.sealed[me] = held
         yield
     finally:
-        Argument.sealed = before
+        Argument.sealed.pop(me, None)
+        if before:
+            Argument.sealed[me] = before
 
 
 def _replaceable(program: Program) -> Iterator[Literal]:

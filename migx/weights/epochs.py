@@ -119,7 +119,7 @@ class LiveWeights:
         self.place = place or (lambda value: value)
         self._recipe, self._declared = Recipe(module, context), declared
         self._memory = Memory()
-        self._lock = threading.RLock()
+        self.committing = threading.RLock()  # held while values are committed
         self.current = Epoch(0, carried, NOTHING, given=frozenset(carried))
         self.replaced = False  # by those of the same program compiled again
 
@@ -148,7 +148,7 @@ class LiveWeights:
         """Computes the slots from the values that the weights have in the program, but for those
         that are given.
         """
-        with self._lock:
+        with self.committing:
             if len(self.current.slots) < len(self._recipe.slots):
                 placed = {name: self.place(value) for name, value in slots.items()}
                 began = replace(self.current, slots={**self.current.slots, **placed})
@@ -211,7 +211,7 @@ class LiveWeights:
 
     def commit(self, changes: Arguments, *, copy: bool = True) -> tuple[Epoch, Epoch]:
         """The epochs before and after some weights have taken new values, copied or as they are."""
-        with self._lock, enough_memory(changes):
+        with self.committing, enough_memory(changes):
             before = self.current
             given = owned(changes, self._memory) if copy else frozen(changes)
             self.current = self._after(before, given)
@@ -219,7 +219,7 @@ class LiveWeights:
 
     def commit_in_place(self, changes: Arguments) -> None:
         """Writes new values over the memory of the old ones, while nothing runs."""
-        with self._lock, enough_memory(changes):
+        with self.committing, enough_memory(changes):
             before = self.current
             after = self._after(before, changes)
             with before.running.stopped():
@@ -229,7 +229,7 @@ class LiveWeights:
 
     def restore(self, before: Epoch, after: Epoch) -> None:
         """Goes back to an epoch, unless others have been committed since."""
-        with self._lock:
+        with self.committing:
             if self.current is not after:
                 raise WeightError(
                     f"cannot roll back to epoch {before.number}: epoch {self.current.number} has "
@@ -333,11 +333,12 @@ class Update:
         self._open = False
         if kind is not None or not self._changes:
             return
-        self._check_weights()
-        if self._in_place:
-            self._weights.commit_in_place(self._changes)
-        else:
-            self._epochs = self._weights.commit(self._changes, copy=self._copy)
+        with self._weights.committing:
+            self._check_weights()
+            if self._in_place:
+                self._weights.commit_in_place(self._changes)
+            else:
+                self._epochs = self._weights.commit(self._changes, copy=self._copy)
 
     def rollback(self) -> None:
         """Returns to the weights before this update. They are kept for as long as this object
@@ -347,8 +348,9 @@ class Update:
         if self._epochs is None:
             why = "it was made in place" if self._in_place else "it has not been committed"
             raise WeightError(f"this update cannot be rolled back: {why}")
-        self._check_weights()
-        self._weights.restore(*self._epochs)
+        with self._weights.committing:
+            self._check_weights()
+            self._weights.restore(*self._epochs)
         self._epochs = None
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 from migx.argument import Argument
+from migx.errors import AssumptionError
 from migx.ops.builtin import AssumeEqual, Literal
 from migx.program import Program
 from migx.weights.hoisting import hoist, is_replaceable, is_weight, weights_of
 from migx.weights.recipe import Arguments
+
+if TYPE_CHECKING:
+    from migx.compiler import Compiled
 
 
 def live_weights(program: Program) -> Arguments:
@@ -20,6 +25,26 @@ def live_weights(program: Program) -> Arguments:
     live = {} if made is None else made.weights.given
     held = weights_of(program) if live else {}
     return {n: v for n, v in live.items() if n in held and held[n].shape.same_type(v.shape)}
+
+
+def committing(program: Program) -> AbstractContextManager[object]:
+    """While it is open, no other thread commits an update of the program's weights."""
+    made = program._compiled
+    return nullcontext() if made is None else made.weights.committing
+
+
+def caught_up(made: Compiled, program: Program) -> bool:
+    """Whether what was just made of a program has all that updates have given its weights by now,
+    which is committed to it. Not where one was rolled back, or a pass relied on another value.
+    """
+    had, live = made.weights.current, live_weights(program)
+    changes = {name: value for name, value in live.items() if had.weights.get(name) is not value}
+    try:
+        if changes:
+            made.weights.commit(changes, copy=False)
+    except AssumptionError:
+        return False
+    return had.given <= live.keys()
 
 
 def holding(program: Program, values: Arguments) -> Program:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from migx.argument import Argument
 from migx.ir import Instruction
 from migx.manager import Pass, PassManager
 from migx.passes.propagate_constant.plan import Plan
 from migx.program import Program
-from migx.rewrite import Event
 from migx.weights.evaluation import evaluated
 
 
@@ -32,15 +33,10 @@ class PropagateConstant(Pass):
             values |= evaluated(new, lenient=True)
             plan.keep(at for at in new if at not in values)
             roots = plan.roots()
+
+        def fold(at: Instruction) -> list[Instruction]:
+            return [manager.constants.fold(at, values[at])]
+
         for at in roots:
-            _fold(self, at, values[at], manager)
+            manager.change(self, "fold", at, partial(fold, at))
         return bool(roots)
-
-
-def _fold(of: Pass, at: Instruction, value: Argument, manager: PassManager) -> None:
-    log = manager.log
-    key, before = ("", "") if log is None else (log.key("fold", [at]), log.draw("fold", at))
-    made = manager.constants.fold(at, value)
-    if log is not None:
-        after = log.draw(made.name, made)
-        log.add(Event(key, of.name, "fold", __file__, made.origins, before, after), [made])

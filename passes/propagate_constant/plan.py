@@ -8,7 +8,8 @@ from migx import op as operations
 from migx.ir import Instruction
 from migx.manager import PassManager
 from migx.ops.builtin import Literal, OnnxExternalWeights, Slot
-from migx.weights.constants import ALLOWANCE, Made, is_unpacked, related, tree
+from migx.weights import computes
+from migx.weights.constants import ALLOWANCE, SMALL, Made, is_unpacked, related, tree
 from migx.weights.hoisting import is_weight
 
 
@@ -18,8 +19,8 @@ class Plan:
     Literals take the place of the *roots*: what is read by an instruction that stays or is not
     constant. A root that breaks the law of ``migx.weights.constants`` stays, and what it reads is
     looked at instead; that may then take no more than it frees, lest each run add an allowance of
-    its own, and stays where it comes of packed storage, lest the next run take it for any other
-    constant.
+    its own (single numbers may take theirs), and stays where it comes of packed storage, lest the
+    next run take it for any other constant.
 
     With ``weights`` it is slots that take the places of what depends on weights, whose values need
     not be known; what does not depend on any stays.
@@ -97,7 +98,8 @@ class Plan:
         return self.made[at]
 
     def _allowance(self, roots: list[Instruction]) -> int:
-        return self.allowance if self.largest.issuperset(roots) else 0
+        counted = (at for at in roots if self._made(at).nbytes > SMALL)
+        return self.allowance if self.largest.issuperset(counted) else 0
 
 
 def _constants(
@@ -125,11 +127,8 @@ def _is_source(at: Instruction) -> bool:
 def _computes(at: Instruction, skip_ops: frozenset[str]) -> bool:
     if type(at.op) is Literal:
         return not at.op.replaceable and at.shape.dtype.is_tensor and at.op.value.available
-    declared = operations.traits(at.op)
     return (
-        declared.pure
-        and declared.foldable
-        and not at.modules
+        computes(at)
         and at.op.name not in skip_ops
         and operations.can_evaluate(at.op)
         and at.shape.static

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.match import attr, on
-from migx.ops.layout import Concat, Multibroadcast, Reshape, Slice, Squeeze, Transpose, Unsqueeze
+from migx.ops.layout import Multibroadcast, Reshape, Slice, Squeeze, Transpose, Unsqueeze
 from migx.ops.linear import Dot
-from migx.ops.pointwise import Add, Convert
+from migx.ops.pointwise import Add
 from migx.ops.rnn import BACKWARD, GRU, LSTM, RNN, Recurrent
+from migx.passes._common import astype, at_least_f32, concatenate
 from migx.passes.rewrite_rnn.cells import States, Weights, biased, cell_of, part
 from migx.rewrite import Cursor, Declined, Rule, RuleSet, rewrite, rule
-from migx.shape import F32, OPTIONAL, DType
+from migx.shape import OPTIONAL, DType
 
 MAX_STEPS = 64
 
@@ -36,9 +35,11 @@ def unrolled(max_steps: int) -> Rule:
         if not isinstance(steps, int) or not 1 <= steps <= max_steps:
             return Declined(f"{steps} steps are not 1 to {max_steps}")
         runs = [run(at, layer, d, steps, backward) for d, backward in enumerate(directions)]
-        hidden = joined(at, 1, [rows for rows, _ in runs])
-        finals = (joined(at, 0, kept) for kept in zip(*(states for _, states in runs), strict=True))
-        return tuple(converted(at, v, layer.inputs[0].shape.dtype) for v in (hidden, *finals))
+        hidden = concatenate(at, 1, [rows for rows, _ in runs])
+        finals = (
+            concatenate(at, 0, kept) for kept in zip(*(states for _, states in runs), strict=True)
+        )
+        return tuple(astype(at, v, layer.inputs[0].shape.dtype) for v in (hidden, *finals))
 
     return unroll
 
@@ -60,13 +61,13 @@ def run(
     op = layer.op
     assert isinstance(op, Recurrent)
     x, w, r, *others = layer.inputs
-    wide = x.shape.dtype if x.shape.dtype.bits >= 32 else F32
+    wide = at_least_f32(x.shape.dtype)
     given = [None if v.shape.dtype is OPTIONAL else one(at, v, d, wide) for v in others]
     before, after = biases(at, op, given[0] if given else None)
-    projected = project(at, converted(at, x, wide), one(at, w, d, wide), before)
+    projected = project(at, astype(at, x, wide), one(at, w, d, wide), before)
     weights = Weights(at(Transpose((1, 0)), one(at, r, d, wide)), after, op.hidden_size)
     dims = (x.shape.dims[1], op.hidden_size)
-    initial = [v for _, v in zip(op.states, (*given[2:], None, None), strict=False)]
+    initial = [given[i] if i < len(given) else None for i in range(2, 2 + len(op.states))]
     states: States = tuple(
         at(Multibroadcast(dims), at.literal(np.zeros((), wide.numpy))) if v is None else v
         for v in initial
@@ -76,7 +77,7 @@ def run(
         now = at(Squeeze((0,)), at(Slice((0,), (t,), (t + 1,)), projected))
         states = cell_of(op)(at, weights, now, states)
         hidden[t] = at(Unsqueeze((0, 1)), states[0])
-    return joined(at, 0, hidden), tuple(at(Unsqueeze((0,)), v) for v in states)
+    return concatenate(at, 0, hidden), tuple(at(Unsqueeze((0,)), v) for v in states)
 
 
 def biases(
@@ -103,17 +104,7 @@ def one(at: Cursor, value: Instruction, d: int, to: DType) -> Instruction:
     """What belongs to one direction, in another element type."""
     if value.shape.dims[0] != 1:
         value = at(Slice((0,), (d,), (d + 1,)), value)
-    return converted(at, at(Squeeze((0,)), value), to)
-
-
-def joined(at: Cursor, axis: int, values: Sequence[Instruction]) -> Instruction:
-    """The values one after another; itself where there is but one."""
-    return values[0] if len(values) == 1 else at(Concat(axis), *values)
-
-
-def converted(at: Cursor, x: Instruction, to: DType) -> Instruction:
-    """The value in another element type; itself where it has that one."""
-    return x if x.shape.dtype is to else at(Convert(to), x)
+    return astype(at, at(Squeeze((0,)), value), to)
 
 
 class RewriteRnn(Pass):

@@ -8,6 +8,7 @@ from migx.ir import Instruction
 from migx.match import having, on
 from migx.ops.layout import Broadcast, Multibroadcast, Unsqueeze
 from migx.ops.linear import Dot
+from migx.passes._common import broadcast_to
 from migx.passes.simplify_algebra.terms import BROADCASTS, Repeated, repeated
 from migx.rewrite import Cursor, rule
 from migx.shape import Dims
@@ -42,8 +43,7 @@ def common_dims(wholes: Sequence[Repeated], dims: Dims) -> Dims:
 def widened(at: Cursor, whole: Repeated, dims: Dims) -> Instruction:
     """The source of a broadcast at the dims that are left of the value's, counted from the end."""
     before = whole.first - (whole.rank - len(dims))
-    made = trailing(at, whole.source, len(dims) - before)
-    return made if made.shape.dims == dims else at(Multibroadcast(dims), made)
+    return broadcast_to(at, trailing(at, whole.source, len(dims) - before), dims)
 
 
 def trailing(at: Cursor, x: Instruction, rank: int) -> Instruction:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from migx.ir import Instruction
 from migx.match import constant, on, varying
-from migx.ops.layout import Multibroadcast
 from migx.ops.pointwise import Clip, Max, Min, Relu
+from migx.passes._common import full_like
 from migx.passes.simplify_algebra.terms import throughout
 from migx.rewrite import Cursor, rule
 
@@ -30,8 +30,7 @@ def min_max(at: Cursor, x: Instruction, a: Instruction, b: Instruction) -> Instr
 @rule(on(Min, on(Relu, x).once(), b))
 def min_relu(at: Cursor, x: Instruction, b: Instruction) -> Instruction:
     """min(relu(x), b) is clip(x, 0, b)."""
-    zero = at.literal(0, x.shape.dtype)
-    return at(Clip(), x, at(Multibroadcast(x.shape.dims), zero), b)
+    return at(Clip(), x, full_like(at, x, 0), b)
 
 
 @rule(on(Clip, on(Clip, x, a, b).once(), c, d))

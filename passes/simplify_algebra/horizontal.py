@@ -11,6 +11,7 @@ from migx.match import attr, constant, having, on, var, varying
 from migx.ops.layout import Concat, Multibroadcast, Slice
 from migx.ops.linear import Convolution, Dot
 from migx.ops.pointwise import Add
+from migx.passes._common import broadcast_to
 from migx.passes.simplify_algebra.broadcasts import trailing
 from migx.passes.simplify_algebra.terms import (
     is_light,
@@ -47,7 +48,7 @@ def conv_dot_horiz_fusion(
     joined = at(Concat(along - wholes[0].first), *sources)
     extents = [s.shape.dims[out] for s in siblings]
     dims = (*w.shape.dims[:along], sum(extents), *w.shape.dims[along + 1 :])
-    weights = joined if joined.shape.dims == dims else at(Multibroadcast(dims), joined)
+    weights = broadcast_to(at, joined, dims)
     return dict(zip(siblings, parted(at, at(root.op, x, weights), out, extents), strict=True))
 
 

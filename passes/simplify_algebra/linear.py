@@ -14,6 +14,7 @@ from migx.ops._windows import reach
 from migx.ops.layout import Multibroadcast, Slice
 from migx.ops.linear import Convolution, ConvolutionBackwards, Dot
 from migx.ops.pointwise import Add, Mul
+from migx.passes._common import sliced
 from migx.passes.simplify_algebra.terms import (
     is_kept_small,
     is_light,
@@ -31,11 +32,13 @@ light = constant("w", is_light)
 CONVOLUTIONS = (Convolution, ConvolutionBackwards)
 
 
-def scaled(at: Cursor, w: Instruction, a: Instruction, axis: int) -> Instruction | None:
-    """Weights times a factor that varies along one of their axes at most; None where they must stay
-    as they are.
+def scaled(
+    at: Cursor, w: Instruction, axis: int, a: Instruction, *along: int
+) -> Instruction | None:
+    """Weights times a factor, along one of their axes; None where it varies along another axis than
+    those told, or they must stay as they are.
     """
-    if not rounds_well(w) or not is_movable(w):
+    if not varies_along(a, *along) or not rounds_well(w) or not is_movable(w):
         return None
     return at(Mul(), w, laid_along(at, a, axis, w.shape.dims))
 
@@ -47,9 +50,7 @@ def mul_conv(
     """conv(x, w) * a is conv(x, w * a), for a factor of each output channel."""
     back = isinstance(f.op, ConvolutionBackwards)
     grouped = isinstance(f.op, ConvolutionBackwards) and f.op.group > 1
-    if not varies_along(a, *(() if grouped else (1,))):
-        return None
-    weights = scaled(at, w, a, int(back))
+    weights = scaled(at, w, int(back), a, *(() if grouped else (1,)))
     return None if weights is None else at(f.op, x, weights)
 
 
@@ -60,9 +61,7 @@ def conv_mul(
     """conv(x * a, w) is conv(x, w * a), for a factor of each input channel."""
     back = isinstance(f.op, ConvolutionBackwards)
     grouped = isinstance(f.op, Convolution) and f.op.group > 1
-    if not varies_along(a, *(() if grouped else (1,))):
-        return None
-    weights = scaled(at, w, a, int(not back))
+    weights = scaled(at, w, int(not back), a, *(() if grouped else (1,)))
     return None if weights is None else at(f.op, x, weights)
 
 
@@ -72,7 +71,7 @@ def mul_dot(
 ) -> Instruction | None:
     """dot(x, w) * a is dot(x, w * a), for a factor of each column."""
     column = root.shape.rank - 1
-    weights = scaled(at, w, a, column) if varies_along(a, column) else None
+    weights = scaled(at, w, column, a, column)
     return None if weights is None else at(Dot(), x, weights)
 
 
@@ -82,7 +81,7 @@ def mul_dot_left(
 ) -> Instruction | None:
     """dot(w, x) * a is dot(w * a, x), for a factor of each row."""
     row = root.shape.rank - 2
-    weights = scaled(at, w, a, row) if varies_along(a, row) else None
+    weights = scaled(at, w, row, a, row)
     return None if weights is None else at(Dot(), weights, x)
 
 
@@ -92,7 +91,7 @@ def dot_mul(
 ) -> Instruction | None:
     """dot(x * a, w) is dot(x, w * a), for a factor of each column of x."""
     row, column = root.shape.rank - 2, root.shape.rank - 1
-    weights = scaled(at, w, a, row) if varies_along(a, column) else None
+    weights = scaled(at, w, row, a, column)
     return None if weights is None else at(Dot(), x, weights)
 
 
@@ -102,7 +101,7 @@ def dot_mul_left(
 ) -> Instruction | None:
     """dot(w, x * a) is dot(w * a, x), for a factor of each row of x."""
     row, column = root.shape.rank - 2, root.shape.rank - 1
-    weights = scaled(at, w, a, column) if varies_along(a, row) else None
+    weights = scaled(at, w, column, a, row)
     return None if weights is None else at(Dot(), weights, x)
 
 
@@ -169,7 +168,7 @@ def dot_slice(
     sides = []
     for side, other in ((x, rank - 1), (y, rank - 2)):
         own = [span for span in spans if span[0] != other]
-        sides.append(at(Slice(*map(tuple, zip(*own, strict=True))), side) if own else side)
+        sides.append(sliced(at, side, own))
     cut_constants = [v for v, made in zip((x, y), sides, strict=True) if made is not v]
     if any(is_constant(v) and not is_movable(v) for v in cut_constants):
         return Declined("others read the whole constant")

@@ -8,17 +8,13 @@ from __future__ import annotations
 import numpy as np
 
 from migx.ir import Instruction
-from migx.match import constant, on, skip, value, varying
+from migx.match import constant, on, value, varying
 from migx.op import Array
 from migx.ops.linear import Convolution, Dot
 from migx.ops.logic import BitwiseAnd, BitwiseOr, BitwiseXor, LogicalAnd, LogicalOr, LogicalXor
 from migx.ops.pointwise import Add, Div, Max, Min, Mul, Neg, Recip, Sub
-from migx.passes.simplify_algebra.terms import (
-    BROADCASTS,
-    is_kept_small,
-    may_merge,
-    rounds_well,
-)
+from migx.passes._common import broadcast_of
+from migx.passes.simplify_algebra.terms import is_kept_small, may_merge, rounds_well
 from migx.rewrite import Cursor, rule
 
 x, y, a, b = varying("x"), varying("y"), constant("a"), constant("b")
@@ -95,7 +91,7 @@ def powers_of_two(array: Array) -> bool:
     return bool(np.all(exact & (np.abs(mantissa) == 0.5)))
 
 
-@rule(on(Div, x, skip(*BROADCASTS)(value(powers_of_two)), name="root"))
+@rule(on(Div, x, broadcast_of(value(powers_of_two)), name="root"))
 def div_const(at: Cursor, x: Instruction, root: Instruction) -> Instruction:
     """Quotient: x / c is x * (1 / c) where c is a power of two, whose reciprocal is exact."""
     return at(Mul(), x, at(Recip(), root.inputs[1]))

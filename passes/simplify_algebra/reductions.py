@@ -6,19 +6,10 @@ from dataclasses import replace
 
 from migx.ir import Instruction
 from migx.match import on, var
-from migx.ops.reduce import (
-    Reduce,
-    ReduceAll,
-    ReduceAny,
-    ReduceMax,
-    ReduceMean,
-    ReduceMin,
-    ReduceProd,
-    ReduceSum,
-)
+from migx.ops.reduce import Reduce
+from migx.passes._common import REDUCTIONS
 from migx.rewrite import Cursor, rule
 
-REDUCTIONS = (ReduceAll, ReduceAny, ReduceMax, ReduceMean, ReduceMin, ReduceProd, ReduceSum)
 x = var("x")
 
 

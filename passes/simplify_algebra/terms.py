@@ -9,11 +9,12 @@ import numpy as np
 
 from migx import dim
 from migx.ir import Instruction
-from migx.match import Pattern, skip, value
+from migx.match import Pattern, value
 from migx.op import Array, Operation
 from migx.ops.builtin import Literal
 from migx.ops.layout import Broadcast, Multibroadcast, Squeeze
 from migx.ops.pointwise import Add, Binary, Unary
+from migx.passes._common import broadcast_of
 from migx.rewrite import Cursor
 from migx.shape import Dims
 from migx.weights import is_constant, is_readable
@@ -37,7 +38,7 @@ def throughout(number: float) -> Pattern:
     """A literal, or a broadcast of one, with one number in every element; no weight that may be
     replaced, of which that is not likely to stay true.
     """
-    return skip(*BROADCASTS)(value(number, fixed=True))
+    return broadcast_of(value(number, fixed=True))
 
 
 @dataclass(frozen=True)

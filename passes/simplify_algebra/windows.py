@@ -14,9 +14,9 @@ from migx.ir import Instruction
 from migx.match import attr, on, var
 from migx.op import Operation, with_attributes
 from migx.ops._windows import split
-from migx.ops.layout import Slice
 from migx.ops.linear import Convolution, QuantConvolution
 from migx.ops.pooling import Pooling
+from migx.passes._common import sliced
 from migx.passes.simplify_algebra.terms import is_movable
 from migx.rewrite import Cursor, Declined, rule
 from migx.shape import Dims
@@ -28,7 +28,7 @@ Span: TypeAlias = tuple[int, Extent]
 
 
 def pads(padding: Dims) -> bool:
-    """Whether there is any."""
+    """Whether there is any padding."""
     return any(p != 0 for p in padding)
 
 
@@ -49,8 +49,7 @@ def conv_padding(
         return Declined("others read the whole constant")
     if not may_be_finite(w):
         return Declined("a weight is infinite or NaN, and so is what padding makes of it")
-    weights = at(Slice(*map(tuple, zip(*cut, strict=True))), w)
-    return at(narrowed(op, lengths, spans), x, weights)
+    return at(narrowed(op, lengths, spans), x, sliced(at, w, cut))
 
 
 @rule(on(Pooling, var("x"), name="root", ceil_mode=False, padding=PADDING))

@@ -25,11 +25,12 @@ def known_sizes(at: Cursor, root: Instruction) -> Instruction | Declined | None:
     found = static_form(root, SimplifyDynOps.name)
     if found is None:
         return None
-    if not found[1].same_type(root.shape):
+    chain, shape = found
+    if not shape.same_type(root.shape):
         return Declined("its result has dims of its own")
     rely_on(root, SimplifyDynOps.name)
     inputs = kept(root)
-    for op in found[0]:
+    for op in chain:
         inputs = (at(op, *inputs),)
     return inputs[0]
 
@@ -96,7 +97,7 @@ def sizes_of(at: Instruction) -> Iterator[tuple[Extent, Extent]]:
         except EvaluationError:
             return  # it fails when it runs, and says so then
     elif (found := static_form(at, SimplifyDynOps.name)) is not None:
-        shape = found[1]
+        _, shape = found
         for mine, its in zip(at.shape.parts or (at.shape,), shape.parts or (shape,), strict=True):
             if mine.rank == its.rank:
                 yield from zip(mine.dims, its.dims, strict=True)

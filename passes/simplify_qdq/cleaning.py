@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from migx.ir import Instruction
-from migx.match import constant, on, skip, value, var
+from migx.match import OneOf, Pattern, constant, on, skip, value, var
 from migx.op import Array
 from migx.ops.layout import (
-    Broadcast,
     Contiguous,
     Multibroadcast,
     Reshape,
@@ -20,6 +19,7 @@ from migx.ops.layout import (
 from migx.ops.pointwise import Convert, Sub
 from migx.ops.pooling import Pooling
 from migx.ops.quantization import DequantizeLinear, Linear, QuantizeLinear
+from migx.passes._common import broadcast_of
 from migx.rewrite import Cursor, Declined, rule
 from migx.shape import I8, I32, U8
 from migx.weights import is_readable, value_of
@@ -38,7 +38,7 @@ def is_sound(scale: Array) -> bool:
         (QuantizeLinear, DequantizeLinear),
         var("x"),
         var("scale"),
-        skip(Broadcast, Multibroadcast)(value(0)),
+        broadcast_of(value(0)),
         name="q",
     )
 )
@@ -47,16 +47,16 @@ def zero_point(at: Cursor, x: Instruction, scale: Instruction, q: Instruction) -
     return at(q.op, x, scale)
 
 
-sound = value(is_sound)
-dequantized = on(DequantizeLinear, var("x"), sound, name="dq") | on(
-    DequantizeLinear, var("x"), sound, var(), name="dq"
-)
+def linear(op: type[Linear], *inputs: Pattern, name: str, once: bool = False) -> OneOf:
+    """A quantizelinear or dequantizelinear of some inputs, with a zero point or without."""
+    forms = on(op, *inputs, name=name), on(op, *inputs, var(), name=name)
+    return OneOf(tuple(form.once() if once else form for form in forms))
 
 
-@rule(
-    on(QuantizeLinear, dequantized, var(), name="q")
-    | on(QuantizeLinear, dequantized, var(), var(), name="q")
-)
+dequantized = linear(DequantizeLinear, var("x"), value(is_sound), name="dq")
+
+
+@rule(linear(QuantizeLinear, dequantized, var(), name="q"))
 def requantize(x: Instruction, dq: Instruction, q: Instruction) -> Instruction | Declined:
     """quantizelinear(dequantizelinear(x, s, z), s, z) is x, of integers."""
     if not alike(dq, q) or not x.shape.same_type(q.shape):
@@ -70,10 +70,7 @@ MOVES = (Reshape, Transpose, Squeeze, Unsqueeze, Slice, Contiguous, Pooling)
 """What moves elements, or takes the greatest of some."""
 
 
-@rule(
-    on(QuantizeLinear, skip(*MOVES)(dequantized), var(), name="q")
-    | on(QuantizeLinear, skip(*MOVES)(dequantized), var(), var(), name="q")
-)
+@rule(linear(QuantizeLinear, skip(*MOVES)(dequantized), var(), name="q"))
 def move_bytes(
     at: Cursor, x: Instruction, dq: Instruction, q: Instruction
 ) -> Instruction | Declined:
@@ -96,13 +93,7 @@ def move_bytes(
     return x
 
 
-quantized = on(QuantizeLinear, name="q")
-
-
-@rule(
-    on(DequantizeLinear, quantized, var(), name="dq")
-    | on(DequantizeLinear, quantized, var(), var(), name="dq")
-)
+@rule(linear(DequantizeLinear, on(QuantizeLinear, name="q"), var(), name="dq"))
 def fake(q: Instruction, dq: Instruction) -> Instruction | Declined:
     """dequantizelinear(quantizelinear(x, s, z), s, z) is about x."""
     if not alike(dq, q) or not q.inputs[0].shape.same_type(dq.shape):
@@ -128,7 +119,7 @@ def same(a: Instruction, b: Instruction) -> bool:
         DequantizeLinear,
         constant("x", lambda v: v.shape.dtype is U8),
         var("scale"),
-        skip(Broadcast, Multibroadcast)(value(MIDDLE)),
+        broadcast_of(value(MIDDLE)),
         name="dq",
     )
 )

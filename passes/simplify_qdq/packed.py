@@ -23,7 +23,8 @@ from migx.ops.packing import (
 )
 from migx.ops.pointwise import Clip, Mul
 from migx.ops.quantization import DequantizeLinear, QuantizeLinear
-from migx.passes.simplify_qdq.cleaning import is_sound
+from migx.passes._common import broadcast_of
+from migx.passes.simplify_qdq.cleaning import is_sound, linear
 from migx.rewrite import Cursor, Declined, rule
 from migx.shape import F32, I2, I4, I8, U2, U4, U8, integers
 from migx.weights import value_of
@@ -37,15 +38,13 @@ PAIRS: dict[type[Unpack], type[Pack]] = {
 NARROW = {I8: {UnpackInt2: I2, UnpackInt4: I4}, U8: {UnpackInt2: U2, UnpackInt4: U4}}
 """The types of a few bits that each kind of bytes may be packed to, the narrowest first."""
 
-spread = skip(Broadcast, Multibroadcast)
-
 
 @rule(
     on(
         Clip,
         constant("x", lambda v: v.shape.dtype in NARROW and v.shape.rank > 0),
-        spread(value(name="low", fixed=True)),
-        spread(value(name="high", fixed=True)),
+        broadcast_of(value(name="low", fixed=True)),
+        broadcast_of(value(name="high", fixed=True)),
         name="clip",
     )
 )
@@ -81,14 +80,10 @@ def along_axis(
     return at(replace(op, axis=FLAT, length=0), whole)
 
 
-unpacked = on(DequantizeLinear, var("x", is_unpacked), var(), name="dq")
-unpacked_from = on(DequantizeLinear, var("x", is_unpacked), var(), var(), name="dq")
+unpacked = linear(DequantizeLinear, var("x", is_unpacked), var(), name="dq", once=True)
 
 
-@rule(
-    on(Transpose, unpacked.once(), permutation=attr("order"))
-    | on(Transpose, unpacked_from.once(), permutation=attr("order"))
-)
+@rule(on(Transpose, unpacked, permutation=attr("order")))
 def transpose(at: Cursor, dq: Instruction, order: tuple[int, ...]) -> Instruction:
     """What is transposed after dequantizelinear is transposed before, where it is packed."""
     op, rank = dq.op, len(order)
@@ -124,16 +119,11 @@ def is_power_of_two(factor: Array) -> bool:
     return bool(np.all(mantissa == 0.5) and np.all(np.abs(exponent) <= 20))
 
 
-scaled = on(
-    DequantizeLinear, var("x", is_unpacked), value(is_sound, "scale", fixed=True), name="dq"
-)
-scaled_from = on(
-    DequantizeLinear, var("x", is_unpacked), value(is_sound, "scale", fixed=True), var(), name="dq"
-)
-power = spread(value(is_power_of_two, "factor"))
+sound = value(is_sound, "scale", fixed=True)
+scaled = linear(DequantizeLinear, var("x", is_unpacked), sound, name="dq", once=True)
 
 
-@rule(on(Mul, scaled.once(), power) | on(Mul, scaled_from.once(), power))
+@rule(on(Mul, scaled, broadcast_of(value(is_power_of_two, "factor"))))
 def scale(
     at: Cursor, dq: Instruction, scale: Instruction, factor: Instruction
 ) -> Instruction | Declined:

@@ -11,8 +11,9 @@ from migx.ir import Instruction
 from migx.match import on, skip
 from migx.ops.layout import Broadcast, Multibroadcast, Reshape, Transpose
 from migx.ops.linear import Convolution, Dot
-from migx.ops.pointwise import Convert, Mul
+from migx.ops.pointwise import Mul
 from migx.ops.quantization import DequantizeLinear
+from migx.passes._common import astype, at_least_f32, broadcast_to
 from migx.passes.simplify_qdq.zero_points import (
     Factor,
     beyond,
@@ -22,7 +23,7 @@ from migx.passes.simplify_qdq.zero_points import (
     multiplied,
 )
 from migx.rewrite import Cursor, Declined, rule
-from migx.shape import F32, I8, U8, DType
+from migx.shape import I8, U8, DType
 from migx.weights import may_be_finite
 
 MOVED = (Transpose, Multibroadcast, Broadcast)
@@ -104,21 +105,19 @@ def scaled(
 ) -> Instruction:
     """The integer product as the real one, of which ``axis`` is that of the weights' channels."""
     dtype = root.shape.dtype
-    wide = dtype if dtype.bits >= 32 else F32
-    scale = at(Mul(), *spread(at, (x.scale, w.scale), wide))
-    real = at(DequantizeLinear(axis=axis), total, scale)
-    return real if wide is dtype else at(Convert(dtype), real)
+    scale = at(Mul(), *spread(at, (x.scale, w.scale), at_least_f32(dtype)))
+    return astype(at, at(DequantizeLinear(axis=axis), total, scale), dtype)
 
 
 def spread(at: Cursor, pair: tuple[Instruction, ...], to: DType) -> list[Instruction]:
     """A number and a number or vector, both of one type and at the dims of the second."""
-    first, second = (v if v.shape.dtype is to else at(Convert(to), v) for v in pair)
+    first, second = (astype(at, v, to) for v in pair)
     dims = () if second.shape.elements == 1 else second.shape.dims
     flat = [
         v if v.shape.elements != 1 or not v.shape.rank else at(Reshape(()), v)
         for v in (first, second)
     ]
-    return [v if v.shape.dims == dims else at(Multibroadcast(dims), v) for v in flat]
+    return [broadcast_to(at, v, dims) for v in flat]
 
 
 products = quant_dot + quant_convolution

@@ -13,10 +13,11 @@ import numpy as np
 
 from migx.dim import Extent, product
 from migx.ir import Instruction
-from migx.ops.layout import Broadcast, Multibroadcast, Pad, Reshape, Transpose
+from migx.ops.layout import Broadcast, Multibroadcast, Reshape, Transpose
 from migx.ops.linear import Convolution, QuantConvolution, QuantDot
 from migx.ops.pointwise import Convert, Mul, Sub
 from migx.ops.reduce import ReduceSum
+from migx.passes.insert_pad import explicit
 from migx.rewrite import Cursor
 from migx.shape import I8, I32, U8, Dims
 from migx.weights import is_constant
@@ -91,24 +92,22 @@ def beyond(x: Factor, w: Factor, channels: int | None, depth: Extent) -> str:
 
 def multiplied(at: Cursor, x: Factor, w: Factor, columns: int | None) -> Instruction:
     """The product of matrices less what zero points add, in i32."""
-    left = x.moved(at)
-    total = at(QuantDot(), left, w.moved(at))
+    left, right = x.moved(at), w.moved(at)
+    total = at(QuantDot(), left, right)
     rank = total.shape.rank
     if x.zero is not None and columns is not None:
         total = _less_columns(at, total, w, columns, x.zero, rank - 1)
     if w.zero is None:
         return total
     rows = at(ReduceSum((rank - 1,)), at(Convert(I32), left))
-    return _less_rows(at, total, rows, (x, w), left.shape.dims[-1], rank - 1)
+    return _less_rows(at, total, rows, (x, w), right.shape.dims[-2], rank - 1)
 
 
 def convolved(at: Cursor, x: Factor, w: Factor, op: Convolution) -> Instruction:
     """The convolution less what zero points add, in i32. Padding stands for the image's."""
     image, padding = x.moved(at), op.padding
     if x.zero is not None and any(p != 0 for p in padding):
-        half = len(padding) // 2
-        pads = (0, 0, *padding[:half], 0, 0, *padding[half:])
-        image, padding = at(Pad(pads), image, x.zero), (0,) * len(padding)
+        image, padding = at(explicit(padding), image, x.zero), (0,) * len(padding)
     made = QuantConvolution(padding, op.stride, op.dilation, op.group)
     total = at(made, image, w.source)
     if x.zero is not None:

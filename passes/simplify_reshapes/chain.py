@@ -48,9 +48,14 @@ class Window:
 
     @property
     def end(self) -> Extent:
-        """Where a slice must end to hold them all."""
+        """Where a slice must end to hold them all: after the last and its step, or the axis; where
+        which is first is not known, after the last, if there is one.
+        """
         after = self.start + self.count * self.step
-        return after if self.step == 1 else dim.minimum(after, self.extent)
+        first = after if self.step == 1 else dim.minimum(after, self.extent)
+        if first in (after, self.extent) or dim.bounds(self.count)[0] < 1:
+            return first
+        return after - self.step + 1
 
     @property
     def whole(self) -> bool:

@@ -11,6 +11,7 @@ from migx.dim import Extent
 from migx.ir import Instruction
 from migx.match import on, var
 from migx.ops.layout import Concat, Transpose
+from migx.passes._common import concatenate, sliced
 from migx.passes.simplify_reshapes.views import at_most
 from migx.rewrite import Cursor, Declined, rule
 
@@ -41,7 +42,7 @@ def concat_slice(
         last = offset + part.shape.dims[axis]
         if at_most(offset, start) and at_most(end, last):
             bounds = {**cut_axes(cut), axis: (start - offset, end - offset)}
-            return part if cut.shape.same_type(part.shape) else sliced(at, part, bounds)
+            return part if cut.shape.same_type(part.shape) else within(at, part, bounds)
     return Declined("it does not lie within one part")
 
 
@@ -58,7 +59,7 @@ def slice_concat(at: Cursor, root: Instruction) -> Instruction | None:
     if len(runs) == len(root.inputs):
         return None
     made = [run[0] if len(run) == 1 else united(at, run, axis) for run in runs]
-    return made[0] if len(made) == 1 else at(root.op, *made)
+    return concatenate(at, axis, made)
 
 
 @rule(on(ops.Concat, name="root").every(on(ops.Transpose, var()).once()))
@@ -130,10 +131,10 @@ def cut_axes(at: Instruction) -> Bounds:
     return {a: (s, e) for a, s, e in zip(op.axes, op.starts, op.ends, strict=True)}
 
 
-def sliced(at: Cursor, x: Instruction, bounds: Bounds) -> Instruction:
+def within(at: Cursor, x: Instruction, bounds: Bounds) -> Instruction:
     """A slice, left out along axes of which it takes all."""
     kept = [(a, s, e) for a, (s, e) in sorted(bounds.items()) if (s, e) != (0, x.shape.dims[a])]
-    return at(ops.Slice(*zip(*kept, strict=True)), x) if kept else x
+    return sliced(at, x, kept)
 
 
 def offsets(concat: Instruction) -> Iterator[tuple[Instruction, Extent]]:
@@ -156,7 +157,7 @@ def follows(first: Instruction, second: Instruction, axis: int) -> bool:
 def united(at: Cursor, run: Inputs, axis: int) -> Instruction:
     """Slices that follow each other as one."""
     first, last = cut_axes(run[0]), cut_axes(run[-1])
-    return sliced(at, run[0].inputs[0], {**first, axis: (first[axis][0], last[axis][1])})
+    return within(at, run[0].inputs[0], {**first, axis: (first[axis][0], last[axis][1])})
 
 
 def sources(concat: Instruction) -> Inputs:

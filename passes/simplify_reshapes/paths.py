@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from migx import ops
 from migx.fusion.index_map import IndexMap, map_of
+from migx.fusion.outlining import only_reader
 from migx.ir import Instruction
 from migx.op import Operation
 from migx.passes.simplify_reshapes.chain import canonical, cost
@@ -67,11 +68,8 @@ def chain_for(path: Path) -> tuple[Operation, ...] | None:
 
 def goes_on(path: Path) -> bool:
     """Whether a chain goes on in its one reader, so that it is rewritten from there."""
-    last = path[-1]
-    if len(last.users) != 1 or last.use_count != 1:
-        return False
-    user = next(iter(last.users))
-    if not is_view(user) or user.module is not last.module or user.op.name == "contiguous":
+    user = only_reader(path[-1])
+    if user is None or not is_view(user) or user.op.name == "contiguous":
         return False
     return map_along([*path, user]) is not None
 

@@ -7,6 +7,7 @@ from migx import op as operations
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.match import on, var
+from migx.passes._common import REDUCTIONS
 from migx.passes.simplify_reshapes.paths import (
     VIEWS,
     Path,
@@ -19,8 +20,6 @@ from migx.passes.simplify_reshapes.paths import (
     views_to,
 )
 from migx.rewrite import Cursor, Declined, rule
-
-REDUCTIONS = tuple(f"reduce_{name}" for name in ("sum", "mean", "max", "min", "prod", "all", "any"))
 
 
 @rule(on(VIEWS, name="last"))

@@ -19,6 +19,7 @@ PASSES = (
     "rewrite_deformable_convolution",
     "simplify_qdq",
     "optimize_module",
+    "rewrite_convolution",
     "eliminate_pad",
     "fuse_int4",
     "rewrite_blocks",

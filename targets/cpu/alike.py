@@ -9,33 +9,13 @@ is in them.
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections import OrderedDict
 from collections.abc import Hashable
-from typing import TypeVar
 
 from migx import op as operations
 from migx.fusion.outlining import viewed
 from migx.ir import Instruction, Module
 from migx.ops.builtin import Literal, Param, Slot
 from migx.ops.formats import UnpackWeight
-
-Key = TypeVar("Key", bound=Hashable)
-Found = TypeVar("Found")
-
-
-class Recent(OrderedDict[Key, Found]):
-    """A table of what was added last, for several threads."""
-
-    def __init__(self, most: int) -> None:
-        super().__init__()
-        self._most, self._lock = most, threading.Lock()
-
-    def __setitem__(self, key: Key, value: Found) -> None:
-        with self._lock:
-            super().__setitem__(key, value)
-            if len(self) > self._most:
-                self.popitem(last=False)
 
 
 def likeness(at: Instruction) -> Hashable | None:

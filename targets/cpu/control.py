@@ -9,7 +9,7 @@ until the loop has ended.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -33,11 +33,20 @@ from migx.targets.cpu.control_kernels import (
     UNLESS,
 )
 from migx.targets.cpu.kernel import Kernel
-from migx.targets.cpu.outline import Cell, Kind, Label, Outline, Reference, Work, Writer, packed
+from migx.targets.cpu.outline import (
+    Cell,
+    KernelOf,
+    Kind,
+    Label,
+    Outline,
+    Reference,
+    Work,
+    Writer,
+    operands,
+)
 
 ENDLESS = 1 << 62
 """More iterations than there will ever be."""
-KernelOf = Callable[[Instruction], Kernel | None]
 
 
 # What can be steps.
@@ -120,12 +129,8 @@ def _is_step(at: Instruction, kernel_of: KernelOf) -> bool:
 def _is_taken_packed(at: Instruction, kernel_of: KernelOf) -> bool:
     """Whether all who read a packed constant are kernels that take it as it lies."""
     for user in at.users:
-        kernel = kernel_of(user)
-        formats = {} if kernel is None else dict(kernel.formats)
-        taken = all(
-            packed(v, formats.get(i)) is not None for i, v in enumerate(user.inputs) if v is at
-        )
-        if not (_is_taken_packed(user, kernel_of) if is_alias(user) else taken):
+        reads = (taken for value, taken in operands(user, kernel_of(user)) if value is at)
+        if not (_is_taken_packed(user, kernel_of) if is_alias(user) else all(reads)):
             return False
     return True
 

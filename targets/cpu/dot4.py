@@ -12,7 +12,7 @@ sums that ``flipped`` gives.
 
 from __future__ import annotations
 
-from migx.targets.cpu.emit import I8, I16, I32, Function, Type, Value
+from migx.targets.cpu.emit import I8, I16, Function, Type, Value
 from migx.targets.cpu.machine import Machine
 
 BYTES = 4
@@ -107,6 +107,3 @@ def _multiplied(f: Function, machine: Machine, a: Value, b: Value, to: Type) -> 
 def _word(f: Function, pairs: Value, odd: bool) -> Value:
     """Every second i16 as i32."""
     return f.op("ashr", pairs if odd else pairs << 16, 16)
-
-
-__all__ = ["BYTES", "FLIP", "I32", "ONES", "dot4", "flipped", "flips"]

@@ -18,7 +18,8 @@ from migx.ops.quantization import limits
 from migx.shape import BF16, BOOL, F16, DType
 from migx.targets.cpu import emit, vector_math
 from migx.targets.cpu.emit import F32, F64, I1, I16, I32, Function, Type, Value
-from migx.targets.cpu.kernel import type_of
+from migx.targets.cpu.kernel import memory_of, type_of
+from migx.targets.cpu.machine import Machine
 
 FLOAT_ONLY = frozenset(
     {
@@ -32,16 +33,21 @@ Emit = Callable[[Function, Any, Sequence[Value], Sequence[DType], DType], Value]
 """An operation on operands of some element types, for a result of one."""
 
 
-def computing(dtype: DType) -> Type | None:
-    """The scalar an element is computed in; None where there is none."""
+def computing(dtype: DType) -> Type:
+    """The scalar an element is computed in, of a type that LLVM has."""
     if dtype in (F16, BF16):
         return F32
-    return I1 if dtype is BOOL else type_of(dtype)
+    return I1 if dtype is BOOL else memory_of(dtype)
+
+
+def computable(dtype: DType, machine: Machine) -> bool:
+    """Whether a machine computes with elements of a type."""
+    return type_of(dtype) is not None and (dtype is not F16 or machine.halves)
 
 
 def has(op: Operation, operands: Sequence[DType], result: DType) -> bool:
     """Whether ``apply`` knows an operation on these element types."""
-    if any(computing(t) is None for t in (*operands, result)):
+    if any(type_of(t) is None for t in (*operands, result)):
         return False
     if op.name in FLOAT_ONLY:
         return result.is_float
@@ -92,31 +98,17 @@ def rounded_to_bf16(f: Function, x: Value) -> Value:
     return f.bitcast(f.cast(kept, I16), emit.BF16.times(lanes))
 
 
-def as_integer_or_float(f: Function, x: Value, given: DType, to: DType) -> Value:
-    """A number converted as numpy does: to bool by != 0, floats truncated, integers wrapped."""
-    target = computing(to)
-    assert target is not None
-    if to is BOOL:
-        return x if given is BOOL else f.compare("ne", x, 0)
-    if given.is_float and to.is_integer:
-        return _truncated(f, x, to)
-    signed = given.kind == "int" if not given.is_float else True
-    return f.cast(x, target, signed=signed)
-
-
 def _truncated(f: Function, x: Value, to: DType) -> Value:
     """As numpy on this machine: through i32 or i64, then wrapped; what does not fit in these is
     undefined there.
     """
     wide = emit.I64 if to.bits > 16 else I32
-    target = computing(to)
-    assert target is not None
     if to.name == "u64":
         below, above = (f.cast(x, emit.I64, signed=signed) for signed in (True, False))
         return f.select(x < 0, below, above)
     if to.bits == 32 and to.kind == "int":
         return f.cast(x, I32)
-    return f.cast(f.cast(x, wide), target)
+    return f.cast(f.cast(x, wide), computing(to))
 
 
 def _signed(dtype: DType) -> bool:
@@ -253,14 +245,18 @@ def _pow(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType)
 
 
 def _convert(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
-    return as_integer_or_float(f, v[0], t[0], r)
+    """As numpy does: to bool by != 0, floats truncated, integers wrapped."""
+    (x,), (given,) = v, t
+    if r is BOOL:
+        return x if given is BOOL else f.compare("ne", x, 0)
+    if given.is_float and r.is_integer:
+        return _truncated(f, x, r)
+    return f.cast(x, computing(r), signed=given.is_float or _signed(given))
 
 
 def _bit_cast(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
-    memory = type_of(r)
-    assert memory is not None
     bits = stored(f, v[0], t[0])
-    return loaded(f, f.bitcast(bits, memory.times(bits.type.lanes)), r)
+    return loaded(f, f.bitcast(bits, memory_of(r).times(bits.type.lanes)), r)
 
 
 def _quantize(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
@@ -270,7 +266,7 @@ def _quantize(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: D
     if r.is_float:
         return _scaled(f, op, [x, *v[1:]], r)
     low, high = (int(limit) for limit in limits(r))
-    wide, target = I32.times(x.type.lanes), computing(r)
+    wide = I32.times(x.type.lanes)
     zero = f.cast(v[2], I32, signed=_signed(r)) if len(v) > 2 else f.const(wide, 0)
     if _is_usual(scale) and zero.number is not None and r.bits == 8:
         nothing = int(zero.number)
@@ -280,8 +276,7 @@ def _quantize(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: D
         steps = f.intrinsic("rint", x / scale)
         steps = f.minimum(f.maximum(steps, low - offset), high - offset)
     whole = f.call(f"llvm.lrint.{wide.suffix}.{steps.type.suffix}", wide, steps) + zero
-    assert target is not None
-    return f.cast(f.select(f.compare("ne", steps, steps), 0, whole), target)
+    return f.cast(f.select(f.compare("ne", steps, steps), 0, whole), computing(r))
 
 
 def _is_usual(scale: Value) -> bool:
@@ -311,9 +306,7 @@ def _scaled(f: Function, op: Any, v: Sequence[Value], r: DType) -> Value:
     if op.saturate:
         low, high = limits(r)
         q = f.minimum(f.maximum(q, low), high)
-    target = computing(r)
-    assert target is not None
-    return f.cast(q, target)
+    return f.cast(q, computing(r))
 
 
 def _dequantize(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
@@ -382,9 +375,4 @@ TABLE: dict[str, Emit] = {
 
 def splat_constant(f: Function, number: Any, dtype: DType) -> Value:
     """A constant of one element in its computing type."""
-    type_ = computing(dtype)
-    assert type_ is not None
-    return f.const(type_, number if dtype.kind != "float" else float(number))
-
-
-__all__ = ["F64", "apply", "computing", "extreme", "has", "loaded", "quotient", "stored"]
+    return f.const(computing(dtype), number if dtype.kind != "float" else float(number))

@@ -7,16 +7,18 @@ comes after, and this knows nothing of how sums were made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from migx.argument import Argument
 from migx.dim import Extent
 from migx.fusion.kernels import PRODUCT, Access, FusedKernel, Node, row_and_column_axes
+from migx.fusion.stages import below
 from migx.targets.cpu import elements
 from migx.targets.cpu.emit import Function, Value
-from migx.targets.cpu.kernel import Frame
-from migx.targets.cpu.tile import Matrix, Tile, memory_of
+from migx.targets.cpu.kernel import Frame, memory_of
+from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.tile import Matrix, Tile
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Epilogue:
         """Writes the results of a block of sums."""
         f, tile = self.f, self.tile
         with f.loop(0, block.rows) as row:
-            starts = self._starts(block.row + row.index)
+            places = self.frame.places(block.row + row.index, self.kernel.dims, self.row_axes)
+            starts = starts_of(self.frame, self.kernel, places)
             line = f.element(block.sums, row.index * tile.columns, tile.sum)
             full = block.columns // tile.lanes * tile.lanes
             with f.loop(0, full, tile.lanes) as at:
@@ -67,12 +70,6 @@ class Epilogue:
                 with f.when(block.columns > full):
                     mask = f.first_lanes(block.columns - full, tile.lanes)
                     self._vector(_Place(starts, line, full, block.column + full, mask))
-
-    def _starts(self, row: Value) -> dict[Access, Value]:
-        """Where a row of each operand begins."""
-        places = self.frame.places(row, self.kernel.dims, self.row_axes)
-        given = [a for a in self.kernel.accesses if a.operand != PRODUCT]
-        return {access: self.frame.start(access, places) for access in given}
 
     def _vector(self, place: _Place) -> None:
         """Computes and writes a vector of results."""
@@ -88,29 +85,51 @@ class Epilogue:
         f, tile = self.f, self.tile
         if access.operand == PRODUCT:
             total = f.load(f.element(place.line, place.within, tile.sum), tile.vector)
-            computing = elements.computing(access.dtype)
-            assert computing is not None
-            return f.cast(total, computing)
-        step = self.frame.extent(along(self.kernel, access))
-        row = Matrix(place.starts[access], f.as_index(0), step, access.dtype)
-        read = row.vector(0, place.column, tile.lanes, place.mask)
-        return elements.loaded(f, read, access.dtype)
+            return f.cast(total, elements.computing(access.dtype))
+        first, step = place.starts[access], self.frame.extent(along(self.kernel, access))
+        return beside(first, step, access, place.column, tile.lanes, place.mask)
 
 
-def evaluated(f: Function, nodes: Sequence[Node], read: Callable[[Access], Value]) -> list[Value]:
-    """The value of each node, in its computing type, for operands as ``read`` gives them."""
-    values: list[Value] = []
-    for node in nodes:
+def starts_of(
+    frame: Frame, kernel: FusedKernel, places: Mapping[int, Value]
+) -> dict[Access, Value]:
+    """Where a row of each operand and result begins that is at some places along the row axes."""
+    given = [a for a in kernel.accesses if a.operand != PRODUCT]
+    return {access: frame.start(access, places) for access in given}
+
+
+def beside(
+    start: Value, step: Value, access: Access, column: Value, lanes: int, mask: Value | None
+) -> Value:
+    """A vector of what is read beside the product, in its computing type: from a column of a row
+    on, whose elements are a step apart.
+    """
+    row = Matrix(start, start.into.as_index(0), step, access.dtype)
+    return row.loaded(0, column, lanes, mask)
+
+
+def evaluated(
+    f: Function,
+    nodes: Sequence[Node],
+    read: Callable[[Access], Value],
+    wanted: Iterable[int] | None = None,
+) -> dict[int, Value]:
+    """The values of nodes by number, in their computing types, for operands as ``read`` gives them:
+    of all, or of those that are wanted and what they are computed from.
+    """
+    values: dict[int, Value] = {}
+    for number in range(len(nodes)) if wanted is None else below(nodes, wanted, ()):
+        node = nodes[number]
         match node.of:
             case Access():
-                values.append(read(node.of))
+                values[number] = read(node.of)
             case Argument():
-                number = node.of.array.reshape(-1)[0]
-                values.append(elements.splat_constant(f, number, node.dtype))
+                constant = node.of.array.reshape(-1)[0]
+                values[number] = elements.splat_constant(f, constant, node.dtype)
             case _:
                 given = [values[i] for i in node.inputs]
                 types = [nodes[i].dtype for i in node.inputs]
-                values.append(elements.apply(f, node.of, given, types, node.dtype))
+                values[number] = elements.apply(f, node.of, given, types, node.dtype)
     return values
 
 
@@ -119,21 +138,25 @@ def along(kernel: FusedKernel, access: Access) -> Extent:
     return next((access.strides[i] for i in row_and_column_axes(kernel)[1]), 0)
 
 
-def writable(kernel: FusedKernel) -> bool:
+def writable(kernel: FusedKernel, machine: Machine) -> bool:
     """Whether ``Epilogue`` can write a description: its types and operations have instructions, and
     its results have neighbours side by side, along at most one axis.
     """
     _, columns = row_and_column_axes(kernel)
     if len(columns) > 1 or any(along(kernel, a) not in (0, 1) for _, a in kernel.outputs):
         return False
-    return computable(kernel.nodes)
+    return emittable(kernel.nodes, machine)
 
 
-def computable(nodes: Sequence[Node]) -> bool:
-    """Whether ``evaluated`` has instructions for all types and operations."""
-    return all(elements.computing(n.dtype) is not None for n in nodes) and all(
-        isinstance(n.of, Access | Argument)
-        or elements.has(n.of, [nodes[i].dtype for i in n.inputs], n.dtype)
+def emittable(nodes: Sequence[Node], machine: Machine) -> bool:
+    """Whether a machine has instructions for all types and operations but reductions."""
+    return all(
+        elements.computable(n.dtype, machine)
+        and (
+            isinstance(n.of, Access | Argument)
+            or n.folds
+            or elements.has(n.of, [nodes[i].dtype for i in n.inputs], n.dtype)
+        )
         for n in nodes
     )
 

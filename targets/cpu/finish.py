@@ -8,9 +8,8 @@ from migx.fusion.kernels import PRODUCT, Access, FusedKernel, row_and_column_axe
 from migx.fusion.stages import weight
 from migx.targets.cpu import elements
 from migx.targets.cpu.emit import I8, Type, Value
-from migx.targets.cpu.epilogue import along, evaluated
-from migx.targets.cpu.kernel import Frame
-from migx.targets.cpu.tile import Matrix, memory_of
+from migx.targets.cpu.epilogue import along, beside, evaluated, starts_of
+from migx.targets.cpu.kernel import Frame, memory_of
 
 LINE = 64
 """Bytes of a cache line."""
@@ -19,7 +18,7 @@ LIGHT = 6
 
 
 @dataclass(frozen=True)
-class Strip:
+class Destination:
     """Where sums belong: the item, the first output channel and pixel, and how many channels."""
 
     item: Value
@@ -39,21 +38,21 @@ class Finish:
         self.row_axes, _ = row_and_column_axes(kernel)
         self.light = sum(weight(node) for node in kernel.nodes) <= LIGHT
 
-    def fetch(self, strip: Strip, vectors: int) -> None:
+    def fetch(self, to: Destination, vectors: int) -> None:
         """Asks for the memory that so many vectors of a strip will be written to, and for what is
         read with them; to begin to write lines one after another that are far takes long.
         """
         f, kernel = self.f, self.kernel
         near = [a for a in kernel.accesses if a.operand != PRODUCT and along(kernel, a) == 1]
-        with f.loop(0, strip.rows) as row:
-            starts = self._starts(strip, strip.output + row.index)
+        with f.loop(0, to.rows) as row:
+            starts = self._starts(to, to.output + row.index)
             for access in near:
                 memory = memory_of(access.dtype)
                 for place in range(0, vectors * self.lanes * memory.nbytes, LINE):
-                    at = f.element(starts[access], strip.pixel, memory)
+                    at = f.element(starts[access], to.pixel, memory)
                     f.prefetch(f.element(at, place, I8), locality=2)
 
-    def write(self, strip: Strip, sums: list[Value], rows: int, columns: Value | None) -> None:
+    def write(self, to: Destination, sums: list[Value], rows: int, columns: Value | None) -> None:
         """Writes a strip of sums, so many rows; of each, all columns or some."""
         f, lanes = self.f, self.lanes
         vectors = len(sums) // rows
@@ -62,21 +61,21 @@ class Finish:
             # LLVM 22 writes four bytes where it finds that only the first of narrow lanes is there.
             hidden = f.opaque(columns)
             masks = [f.first_lanes(hidden - j * lanes, lanes) for j in range(vectors)]
-        self._row(strip, f.as_index(0), sums[:vectors], masks)
+        self._row(to, f.as_index(0), sums[:vectors], masks)
         for i in range(1, rows):
-            with f.when(strip.rows > i):
-                self._row(strip, f.as_index(i), sums[i * vectors : (i + 1) * vectors], masks)
+            with f.when(to.rows > i):
+                self._row(to, f.as_index(i), sums[i * vectors : (i + 1) * vectors], masks)
 
-    def write_lines(self, strip: Strip, lines: Value, pitch: int, columns: Value) -> None:
+    def write_lines(self, to: Destination, lines: Value, pitch: int, columns: Value) -> None:
         """Writes sums that lie in memory, from one channel to the next by so many elements."""
         f, lanes = self.f, self.lanes
         whole = columns // lanes * lanes
-        with f.loop(0, strip.rows) as row:
+        with f.loop(0, to.rows) as row:
             line = f.element(lines, row.index * pitch, self.sum)
 
             def write(at: Value, mask: Value | None, row: Value, line: Value) -> None:
                 total = f.load(f.element(line, at, self.sum), self.sum.times(lanes))
-                here = replace(strip, pixel=strip.pixel + at)
+                here = replace(to, pixel=to.pixel + at)
                 self._row(here, row, [total], [mask])
 
             with f.loop(0, whole, lanes) as column:
@@ -84,17 +83,22 @@ class Finish:
             with f.when(columns > whole):
                 write(whole, f.first_lanes(f.opaque(columns - whole), lanes), row.index, line)
 
-    def _row(self, strip: Strip, row: Value, line: list[Value], masks: list[Value | None]) -> None:
+    def _row(
+        self, to: Destination, row: Value, line: list[Value], masks: list[Value | None]
+    ) -> None:
         """One channel."""
         f = self.f
-        starts = self._starts(strip, strip.output + row)
+        starts = self._starts(to, to.output + row)
         for j, (total, mask) in enumerate(zip(line, masks, strict=True)):
-            column = strip.pixel + j * self.lanes
+            column = to.pixel + j * self.lanes
 
             def read(
                 access: Access, total: Value = total, mask: Value | None = mask, at: Value = column
             ) -> Value:
-                return self._operand(access, starts, total, mask, at)
+                if access.operand == PRODUCT:
+                    return f.cast(total, elements.computing(access.dtype))
+                step = self.frame.extent(along(self.kernel, access))
+                return beside(starts[access], step, access, at, self.lanes, mask)
 
             values = evaluated(f, self.kernel.nodes, read)
             for number, access in self.kernel.outputs:
@@ -102,29 +106,11 @@ class Finish:
                 there = f.element(starts[access], column, memory_of(access.dtype))
                 f.store(value, there, mask=mask)
 
-    def _operand(
-        self,
-        access: Access,
-        starts: dict[Access, Value],
-        total: Value,
-        mask: Value | None,
-        column: Value,
-    ) -> Value:
-        f = self.f
-        if access.operand == PRODUCT:
-            computing = elements.computing(access.dtype)
-            assert computing is not None
-            return f.cast(total, computing)
-        step = self.frame.extent(along(self.kernel, access))
-        line = Matrix(starts[access], f.as_index(0), step, access.dtype)
-        return elements.loaded(f, line.vector(0, column, self.lanes, mask), access.dtype)
-
-    def _starts(self, strip: Strip, output: Value) -> dict[Access, Value]:
+    def _starts(self, to: Destination, output: Value) -> dict[Access, Value]:
         """Where a channel of each operand begins."""
         frame, dims, axes = self.frame, self.kernel.dims, self.row_axes
         if axes and dims[axes[-1]] == self.outputs:
-            places = {axes[-1]: output} | frame.places(strip.item, dims, axes[:-1])
+            places = {axes[-1]: output} | frame.places(to.item, dims, axes[:-1])
         else:
-            places = frame.places(strip.item * self.outputs + output, dims, axes)
-        given = [a for a in self.kernel.accesses if a.operand != PRODUCT]
-        return {access: frame.start(access, places) for access in given}
+            places = frame.places(to.item * self.outputs + output, dims, axes)
+        return starts_of(frame, self.kernel, places)

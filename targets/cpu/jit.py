@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import itertools
 import os
 import re
 import threading
@@ -132,25 +133,28 @@ def compiled(text: str) -> bytes:
 
 
 def _emitted(text: str) -> bytes:
+    made: bytes = _llvm()[1].emit_object(_optimised(text))
+    return made
+
+
+def assembly(text: str) -> str:
+    """The machine code of a text as assembly, for whoever reads it."""
+    return str(_llvm()[1].emit_assembly(_optimised(text)))
+
+
+def _optimised(text: str) -> Any:
+    """The module of a text after LLVM's passes, of which vector code needs only those that tidy."""
     llvm, machine, _, header = _llvm()
     try:
         module = llvm.parse_assembly(header + text)
         module.verify()
     except RuntimeError as error:
         raise TargetError(f"the cpu target wrote IR that LLVM refuses: {error}\n{text}") from error
-    passes, builder = _passes(llvm, machine)
-    passes.run(module, builder)
-    made: bytes = machine.emit_object(module)
-    return made
-
-
-def assembly(text: str) -> str:
-    """The machine code of a text as assembly, for whoever reads it."""
-    llvm, machine, _, header = _llvm()
-    module = llvm.parse_assembly(header + text)
-    passes, builder = _passes(llvm, machine)
-    passes.run(module, builder)
-    return str(machine.emit_assembly(module))
+    options = llvm.create_pipeline_tuning_options(1)
+    options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    return module
 
 
 @cache
@@ -179,7 +183,7 @@ def _linked(objects: Mapping[str, bytes]) -> dict[str, Code]:
     return {name: Code(library, library[name]) for name in objects}
 
 
-_numbers = iter(range(1 << 62))
+_numbers = itertools.count()
 
 
 def give_back() -> None:
@@ -241,11 +245,3 @@ def _llvm() -> tuple[Any, Any, Any, str]:
     jit = llvm.create_lljit_compiler(machine, use_jit_link=False, suppress_errors=False)
     header = f'target triple = "{target.triple}"\ntarget datalayout = "{machine.target_data}"\n'
     return llvm, machine, jit, header
-
-
-def _passes(llvm: Any, machine: Any) -> tuple[Any, Any]:
-    """LLVM's own passes over a module: what is vector code already needs only tidying."""
-    options = llvm.create_pipeline_tuning_options(1)
-    options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
-    builder = llvm.create_pass_builder(machine, options)
-    return builder.getModulePassManager(), builder

@@ -30,7 +30,8 @@ strings) the address is 0.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,10 +44,10 @@ from migx.fusion.kernels import Access
 from migx.ir import Instruction
 from migx.ops.builtin import Literal, Slot
 from migx.ops.formats import UnpackWeight
-from migx.planning import is_alias
+from migx.planning import lies_in
 from migx.shape import Dims, DType, Shape
 from migx.targets.cpu import jit
-from migx.targets.cpu.emit import BF16, F16, F32, F64, I1, I64, PTR, Function, Module, Type, Value
+from migx.targets.cpu.emit import BF16, F16, F32, F64, I64, PTR, Function, Module, Type, Value
 from migx.targets.cpu.machine import Machine
 
 TYPES = {
@@ -59,20 +60,26 @@ TYPES = {
 }
 """How elements lie in memory. Types that are not here (f8, four bits) have no scalar in LLVM."""
 
+PARAMETERS = (("args", PTR), ("begin", I64), ("end", I64), ("scratch", PTR))
+"""Those of a kernel; see the calling convention."""
+
 
 def behind(value: Instruction) -> Instruction | None:
     """The constant that a kernel may ask for in a weight format: what an input lies in, where that
     is a literal or a slot, or reads back what has been packed for it.
     """
-    found = value
-    while is_alias(found):
-        found = found.inputs[0]
+    found, _ = lies_in(value)
     return found if isinstance(found.op, Literal | Slot | UnpackWeight) else None
 
 
 def type_of(dtype: DType) -> Type | None:
     """The scalar an element is in memory; None where LLVM has none."""
     return TYPES.get(dtype.name)
+
+
+def memory_of(dtype: DType) -> Type:
+    """The scalar an element is in memory, of a type that LLVM has."""
+    return TYPES[dtype.name]
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ class Kernel:
     given as 0: then there is no result, and the run ends with an error.
 
     ``most`` says of a kernel whose result is as long as it turns out how long that can be. There is
-    room for one more, and in its last element the kernel says the length: see ``counting.py``.
+    room for one more, and in its last element the kernel says the length: see ``growing.py``.
     """
 
     name: str
@@ -138,8 +145,7 @@ class Frame:
     _fault: str = ""
 
     def __post_init__(self) -> None:
-        given = [("args", PTR), ("begin", I64), ("end", I64), ("scratch", PTR)]
-        self.function = self.module.function("kernel", given)
+        self.function = self.module.function("kernel", PARAMETERS)
         self.args, self.begin, self.end, self.scratch = self.function.parameters
         count = len(self.at.inputs) + len(results(self.at)) + self.shares
         self.operands = [self._loaded(k, PTR) for k in range(count)]
@@ -176,14 +182,29 @@ class Frame:
             number = number // extent if outer else number
         return found
 
-    def start(self, access: Access, places: Mapping[int, Value]) -> Value:
-        """The address of the first element of an operand that is at some places along axes."""
-        offset = self.extent(access.offset)
+    @contextmanager
+    def rows(self, count: Extent, height: Extent, end: Value | None = None) -> Iterator[Value]:
+        """The number of each of so many rows, of which a tile has ``height``; of the tiles, those
+        before ``end``, if that is given.
+        """
+        f = self.function
+        with f.loop(self.begin, self.end if end is None else end) as tile:
+            top = tile.index * self.extent(height)
+            bottom = f.minimum(top + self.extent(height), self.extent(count))
+            with f.loop(top, bottom) as row:
+                yield row.index
+
+    def start(
+        self, access: Access, places: Mapping[int, Value], origin: Value | None = None
+    ) -> Value:
+        """The address of the first element of an operand that is at some places along axes; that of
+        its first element at all, the ``origin``, may be known.
+        """
+        offset = self.function.as_index(0) if origin is not None else self.extent(access.offset)
         for axis, place in places.items():
             offset = offset + place * self.extent(access.strides[axis])
-        memory = type_of(access.dtype)
-        assert memory is not None
-        return self.function.element(self.operands[access.operand], offset, memory)
+        first = self.operands[access.operand] if origin is None else origin
+        return self.function.element(first, offset, memory_of(access.dtype))
 
     def fails(self, where: Value, fault: str) -> None:
         """Ends the run with an error that says ``fault``, where an i1 holds; the kernel goes on."""
@@ -195,6 +216,14 @@ class Frame:
         self._fault = fault
         with f.when(where):
             f.store(f.const(I64, 1), self._fails)
+
+    def tell(self, count: Value) -> None:
+        """Says how many there are of a result of i64 that is as long as it turns out: in the last
+        element of its room.
+        """
+        f, result = self.function, self.operands[len(self.at.inputs)]
+        last = self.extent(self.at.shape.elements) - 1
+        f.store(count, f.element(result, last, count.type))
 
     def finished(
         self,
@@ -234,6 +263,31 @@ class Frame:
         return self.function.hoisted(f"load {type_}, ptr {at.text}, !invariant.load !{{}}", type_)
 
 
+class Scratch:
+    """The scratch of a kernel, handed out piece by piece; ``nbytes`` is what has been taken."""
+
+    def __init__(self, frame: Frame) -> None:
+        self._frame = frame
+        self.nbytes: Extent = 0
+
+    def take(self, count: Extent, type_: Type) -> Value:
+        """Where there is room for so many of a type, from a line of the cache on."""
+        frame = self._frame
+        words = frame.extent(self.nbytes // I64.nbytes)
+        self.nbytes = self.nbytes + (count * type_.nbytes + 63) // 64 * 64
+        return frame.function.element(frame.scratch, words, I64)
+
+
+def input_number(at: Instruction, inside: Instruction, value: Instruction) -> int | None:
+    """The number of the input that an operand of an instruction, or of one inside it, is; None
+    where it is computed inside.
+    """
+    if inside is at:
+        return at.inputs.index(value)
+    parameters = list(at.modules[0].parameters.values())
+    return parameters.index(value) if value in parameters else None
+
+
 def results(at: Instruction) -> tuple[Shape, ...]:
     """The shapes of what an instruction writes: of each part, where its result is a tuple."""
     return at.shape.parts or (at.shape,)
@@ -262,6 +316,3 @@ def call(
     tiles = dim.evaluate(kernel.tiles, known)
     for _ in range(repeat if tiles else 0):
         function(args.ctypes.data, 0, tiles, aligned)
-
-
-__all__ = ["I1", "Frame", "Kernel", "call", "results", "type_of"]

@@ -32,6 +32,11 @@ class Machine:
         """How many scalars of a type fill one register."""
         return max(1, self.vector_bytes // type_.one.nbytes)
 
+    @property
+    def halves(self) -> bool:
+        """Whether f16 is converted by instructions; elsewhere LLVM would call a library."""
+        return self.vector_bytes >= 32 or self.has("neon")
+
     def has(self, feature: str) -> bool:
         """Whether the CPU can do what LLVM calls by this name: ``avx512vnni``, ``dotprod``."""
         return feature in self.features
@@ -76,14 +81,14 @@ def cores() -> int:
     return max(1, len(seen))
 
 
-def logical_cpus() -> int:
-    """How many threads can run at one time."""
-    return len(_allowed())
+def logical_cpus(process: int = 0) -> int:
+    """How many threads can run at one time where this one may, or the first of a process."""
+    return len(_allowed(process))
 
 
-def _allowed() -> set[int]:
+def _allowed(process: int = 0) -> set[int]:
     if hasattr(os, "sched_getaffinity"):
-        return set(os.sched_getaffinity(0))
+        return set(os.sched_getaffinity(process))
     return set(range(os.cpu_count() or 1))
 
 

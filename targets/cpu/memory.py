@@ -67,9 +67,9 @@ class Layout:
         return np.ndarray(self.dims, self.shape.dtype.numpy, memory.data, self.start, self.strides)
 
 
-def viewed(memory: NDArray[np.uint8], start: int, shape: Shape) -> NDArray[Any]:
-    """A value of static shape that lies in some bytes."""
-    return Layout.of_shape(shape, start).of(memory)
+def viewed(memory: NDArray[np.uint8], shape: Shape) -> NDArray[Any]:
+    """A value of static shape that lies at the start of some bytes."""
+    return Layout.of_shape(shape).of(memory)
 
 
 def laid_out(array: NDArray[Any], shape: Shape) -> NDArray[Any]:
@@ -79,6 +79,6 @@ def laid_out(array: NDArray[Any], shape: Shape) -> NDArray[Any]:
         d == 1 or a == b for d, a, b in zip(array.shape, array.strides, strides, strict=True)
     ):
         return array
-    made = viewed(aligned(int(shape.nbytes)), 0, shape)
+    made = viewed(aligned(int(shape.nbytes)), shape)
     made[...] = array
     return made

@@ -112,10 +112,23 @@ def packed(value: Instruction, form: str | None) -> Instruction | None:
     """What a kernel reads that takes a value in the format in which it is packed: the packed
     constant itself.
     """
-    op = _root(value).op
-    return _root(value).inputs[0] if isinstance(op, UnpackWeight) and op.format == form else None
+    root = _root(value)
+    fits = isinstance(root.op, UnpackWeight) and root.op.format == form
+    return root.inputs[0] if fits else None
 
 
+def operands(
+    at: Instruction, kernel: Kernel | None
+) -> list[tuple[Instruction, Instruction | None]]:
+    """The inputs of an instruction, each with the packed constant that its kernel takes in its
+    place; None for those that are read as they are.
+    """
+    formats = {} if kernel is None else dict(kernel.formats)
+    return [(value, packed(value, formats.get(i))) for i, value in enumerate(at.inputs)]
+
+
+KernelOf = Callable[[Instruction], Kernel | None]
+"""The kernel of an instruction, if it has one."""
 Writer = Callable[["Outline", Instruction], None]
 """What adds the steps of an instruction to an outline."""
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
@@ -133,7 +146,7 @@ class Outline:
         self,
         instructions: Sequence[Instruction],
         results: Iterable[Instruction],
-        kernel_of: Callable[[Instruction], Kernel | None],
+        kernel_of: KernelOf,
         native: Mapping[Instruction, Writer] = NOTHING,
         refused: Mapping[tuple[Instruction, int], str] = NOTHING,
     ) -> None:
@@ -200,9 +213,7 @@ class Outline:
 
     def _work(self, at: Instruction, kernel: Kernel | None) -> None:
         inner = captured(at, self._kernel_of) if kernel is None else []
-        formats = {} if kernel is None else dict(kernel.formats)
-        given = [packed(v, formats.get(i)) or v for i, v in enumerate(at.inputs)]
-        reads = tuple(map(self.read, given))
+        reads = tuple(self.read(taken or value) for value, taken in operands(at, kernel))
         for value in inner:
             self.read(value)
         parts = at.shape.parts if _is_tuple(at.shape) else (at.shape,)
@@ -296,7 +307,7 @@ class Outline:
 def _absorbed(
     instructions: Sequence[Instruction],
     results: Iterable[Instruction],
-    kernel_of: Callable[[Instruction], Kernel | None],
+    kernel_of: KernelOf,
     native: Mapping[Instruction, Writer],
 ) -> set[Instruction]:
     """The readings of packed constants, of this piece or one before, that need not be done for it:
@@ -304,19 +315,17 @@ def _absorbed(
     """
     unpacked = {_root(value) for value in results}
     for at in instructions:
-        kernel = None if is_alias(at) else kernel_of(at)
-        formats = {} if kernel is None else dict(kernel.formats)
-        reads = [v for i, v in enumerate(at.inputs) if packed(v, formats.get(i)) is None]
+        if is_alias(at):
+            continue
+        kernel = kernel_of(at)
+        reads = [value for value, taken in operands(at, kernel) if taken is None]
         inner = captured(at, kernel_of) if kernel is None and at not in native else []
-        if not is_alias(at):
-            unpacked |= {_root(value) for value in (*reads, *inner)}
+        unpacked |= {_root(value) for value in (*reads, *inner)}
     roots = {_root(at) for at in instructions if at.op.name != "@return"}
     return {at for at in roots if isinstance(at.op, UnpackWeight) and at not in unpacked}
 
 
-def captured(
-    at: Instruction, kernel_of: Callable[[Instruction], Kernel | None]
-) -> list[Instruction]:
+def captured(at: Instruction, kernel_of: KernelOf) -> list[Instruction]:
     """What the modules of an instruction read of the values around them, but for the constants that
     their kernels take packed.
     """
@@ -326,12 +335,13 @@ def captured(
     def visit(module: Module) -> None:
         inside.update(module)
         for inner in module:
-            kernel = None if is_alias(inner) else kernel_of(inner)
-            formats = {} if kernel is None else dict(kernel.formats)
-            for i, value in enumerate(() if is_alias(inner) else inner.inputs):
+            if is_alias(inner):
+                continue
+            kernel = kernel_of(inner)
+            for value, taken in operands(inner, kernel):
                 while value in inside and is_alias(value):
                     value = value.inputs[0]
-                if value not in inside and packed(value, formats.get(i)) is None:
+                if value not in inside and taken is None:
                     found[value] = None
             for held in inner.modules if kernel is None else ():
                 visit(held)

@@ -9,6 +9,7 @@ import numpy as np
 
 from migx.targets.cpu import jit
 from migx.targets.cpu.emit import F32, I64, PTR, Module
+from migx.targets.cpu.kernel import PARAMETERS
 from migx.targets.cpu.machine import host
 from migx.targets.cpu.memory import address, aligned
 from migx.targets.cpu.pool import pool
@@ -53,7 +54,7 @@ def _best(text: str, words: list[int], tiles: int, threads: int) -> float:
 
 def _multiply_adds() -> str:
     module = Module()
-    f = module.function("kernel", [("args", PTR), ("begin", I64), ("end", I64), ("scratch", PTR)])
+    f = module.function("kernel", PARAMETERS)
     args, begin, end, _ = f.parameters
     vector = F32.times(host().lanes(F32))
     with f.loop(begin, end) as tile:
@@ -72,7 +73,7 @@ def _multiply_adds() -> str:
 def _copy(lines: int) -> str:
     """Copies so many lines of 64 bytes in each tile."""
     module = Module()
-    f = module.function("kernel", [("args", PTR), ("begin", I64), ("end", I64), ("scratch", PTR)])
+    f = module.function("kernel", PARAMETERS)
     args, begin, end, _ = f.parameters
     source, target = (f.load(f.element(args, k, I64), PTR) for k in (0, 1))
     line = F32.times(16)

@@ -4,8 +4,9 @@ The threads are Python's, parked in compiled code: they look for work for a mome
 kernel of several tiles is a job: whoever has time claims the next tiles from a counter, so a core
 that is busy elsewhere takes fewer, and one that comes too late finds the gate closed. The thread
 that runs the plan works with them and returns when all tiles are done. There is one set of threads
-for the process. A run that finds it taken by another works alone, so runs never wait for each
-other. How the threads share cores with other work is in ``cores``.
+for the process, of which a run has two for each core at the most: all of them are woken for a job.
+A run that finds it taken by another works alone, so runs never wait for each other. How the threads
+share cores with other work is in ``cores``.
 
 After a fork the child has none of the threads, and starts its own when it needs them. At exit they
 are told to leave before LLVM's memory goes.
@@ -19,6 +20,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import time
 
 import numpy as np
 
@@ -29,6 +31,10 @@ from migx.targets.cpu.runtime import STATE_BYTES, runtime
 
 SPINS = 2000
 """How often an idle thread looks for work before it sleeps: some ten microseconds."""
+EACH = 2
+"""How many threads a run has for each core at the most."""
+RECOUNT = 1.0
+"""Seconds after which the cores that the process may use are counted again."""
 
 
 def wanted_threads(asked: int | None) -> int:
@@ -56,7 +62,15 @@ class Pool:
         self._threads: list[threading.Thread] = []
         self._serving: dict[int, threading.Thread] = {}
         self._lock = threading.Lock()
+        self._cores, self._counted = 1, -RECOUNT
         runtime().start(self.address)
+
+    def useful(self, threads: int) -> int:
+        """As many threads as a program may use, but at most ``EACH`` for each core there is now."""
+        now = time.monotonic()
+        if now - self._counted >= RECOUNT:
+            self._cores, self._counted = logical_cpus(os.getpid()), now
+        return min(threads, EACH * self._cores)
 
     def provide(self, threads: int) -> None:
         """Has at least as many threads as needed beside the one that runs the plan."""

@@ -24,16 +24,15 @@ from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.saved import kernel_of, row_of
 
 KIND = "kernels"
+CORE, CPU = Path(migx.__file__).parent, Path(__file__).parent
+FOLDERS = (CORE, CORE / "fusion", CPU, CPU / "emit", CPU / "kernels")
+"""Where the code lies that decides what a kernel is."""
 
 
 def _sources() -> str:
-    """A hash of the code that decides what a kernel is."""
+    """A hash of the files there."""
     found = hashlib.sha256(migx.__version__.encode())
-    for folder in (
-        Path(migx.__file__).parent,
-        Path(__file__).parent,
-        Path(__file__).parent / "kernels",
-    ):
+    for folder in FOLDERS:
         for path in sorted(folder.glob("*.py")):
             found.update(path.read_bytes())
     return found.hexdigest()

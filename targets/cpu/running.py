@@ -139,8 +139,6 @@ class Run:
             return
         while first < last:
             first = self.run_steps(first, last)
-            if self.plan.faults and self.workspace.args[self.plan.fault_words].any():
-                self.fail()
 
     def watched(self, watch: Watch, step: int, last: int) -> None:
         """Runs the kernels one by one."""
@@ -152,8 +150,6 @@ class Run:
                 moved = sum(map(self.nbytes, (*work.at.inputs, work.at)))
             with watch(work.at, work.kernel.name, self.plan.number(work.kernel.flops), moved):
                 step = self.run_steps(step, step + 1)
-            if self.plan.faults and self.workspace.args[self.plan.fault_words].any():
-                self.fail()
 
     def fail(self) -> None:
         """Raises the error of the first kernel that has found its operands wrong."""
@@ -171,9 +167,11 @@ class Run:
         return sum(min(int(s.nbytes), int(s.elements) * s.dtype.bits // 8) for s in shapes)
 
     def run_steps(self, first: int, last: int) -> int:
-        """Runs some steps in the compiled loop, and gives the one it has come to."""
-        threads = self.executable.threads
+        """Runs some steps in the compiled loop, and gives the one it has come to.
+        ``EvaluationError`` where a kernel has found its operands wrong.
+        """
         state, workspace = pool(), self.workspace
+        threads = state.useful(self.executable.threads)
         state.provide(threads)
         reached: int = run_steps()(
             workspace.steps,
@@ -184,6 +182,8 @@ class Run:
             workspace.scratch,
             self.plan.scratch,
         )
+        if self.plan.faults and workspace.args[self.plan.fault_words].any():
+            self.fail()
         return reached
 
     def hand_over(self) -> None:

@@ -20,8 +20,7 @@ from itertools import product as product_of
 from migx.dim import Extent, maximum, minimum, product
 from migx.shape import DType
 from migx.targets.cpu.emit import Type, Value
-from migx.targets.cpu.kernel import Frame
-from migx.targets.cpu.tile import memory_of
+from migx.targets.cpu.kernel import Frame, memory_of
 from migx.targets.cpu.windows import Axis
 
 TILE = 16384
@@ -38,7 +37,7 @@ Tap = tuple[Value | int, Value | int, Value | int]
 
 
 @dataclass(frozen=True)
-class Windows:
+class WindowVector:
     """Some windows side by side: the channel they are of, counted over all items; their places in
     depth and height, and the first in width; and which lanes there are.
     """
@@ -69,7 +68,7 @@ class Sliding:
     steps: tuple[Extent, Extent]
     begun: Callable[[], Value]
     fold: Callable[[Value, Value, Value, Tap], Value]
-    done: Callable[[Windows, Value], None]
+    done: Callable[[WindowVector, Value], None]
     other: float = 0
     joined: Callable[[Value, Value], Value] | None = None
     top: Value = field(init=False)
@@ -78,9 +77,8 @@ class Sliding:
     def copies(self) -> bool:
         """Whether the image is copied with what is beside it."""
         depth, height, width = self.axes
-        flat = depth.plain and depth.length == 1
         pays = width.stride <= 2 or width.length > width.stride
-        return flat and pays and COPIED <= height.length * width.length <= UNROLLED
+        return depth.plain and pays and COPIED <= height.length * width.length <= UNROLLED
 
     @property
     def scratch(self) -> Extent:
@@ -88,7 +86,7 @@ class Sliding:
         if not self.copies:
             return 0
         width = self.axes[2]
-        beyond = self.lanes + (width.length - 1) * width.dilation
+        beyond = self.lanes + width.reach
         rows = self._seen_rows(self._rows_of_tile) * width.stride
         return (rows * self._pitch + beyond) * self._memory.nbytes
 
@@ -104,7 +102,7 @@ class Sliding:
     def _seen_rows(self, rows: Extent) -> Extent:
         """How many rows of the image that many rows of windows see."""
         height = self.axes[1]
-        return (rows - 1) * height.stride + (height.length - 1) * height.dilation + 1
+        return (rows - 1) * height.stride + height.reach + 1
 
     @property
     def _pitch(self) -> Extent:
@@ -112,7 +110,7 @@ class Sliding:
         windows may see more.
         """
         width, lanes = self.axes[2], self.lanes
-        reach = (width.length - 1) * width.dilation // width.stride
+        reach = width.reach // width.stride
         return (width.made + (reach + lanes - 1)) // lanes * lanes
 
     @property
@@ -145,8 +143,10 @@ class Sliding:
         _, channels, repeat = self.counts
         item, seen = channel // (channels * repeat), channel // repeat % channels
         offset = item * e(self.steps[0]) + seen * e(self.steps[1])
-        image = f.element(self.frame.operands[self.operand], offset, memory_of(self.dtype))
-        _, height, width = self.axes
+        deep, height, width = self.axes
+        if deep.plain:
+            offset = offset + depth * e(deep.step)
+        image = f.element(self.frame.operands[self.operand], offset, self._memory)
         if self.copies:
             image = self._copied(image, top, bottom)
             first, end = top, bottom
@@ -157,7 +157,7 @@ class Sliding:
             left = e(width.made) - column.index
             known = isinstance(width.made, int) and width.made % self.lanes == 0
             mask = None if known else f.first_lanes(f.opaque(left), self.lanes)
-            at = Windows(channel, depth, top, column.index, mask)
+            at = WindowVector(channel, depth, top, column.index, mask)
             if not self.copies:
                 self._turns(at, image, top, first, 0)
             begin = first
@@ -173,7 +173,7 @@ class Sliding:
         f, e = self.frame.function, self.frame.extent
         _, height, width = self.axes
         made, lanes, pitch = self.frame.scratch, self.lanes, e(self._pitch)
-        rows = (bottom - top - 1) * height.stride + ((height.length - 1) * height.dilation + 1)
+        rows = (bottom - top - 1) * height.stride + (height.reach + 1)
         other = f.const(self._memory.times(lanes), self.other)
         with f.loop(0, rows) as row:
             place = height.place(self.frame, top, 0) + row.index
@@ -208,7 +208,7 @@ class Sliding:
         even = -(-height.made // turns)
         return [n for n in (even, height.made % even) if n] + [1]
 
-    def _turns(self, at: Windows, image: Value, begin: Value, end: Value, rows: int) -> None:
+    def _turns(self, at: WindowVector, image: Value, begin: Value, end: Value, rows: int) -> None:
         """Rows of windows, so many in each turn, which lie in the image as a whole; 0 are single
         ones that do not.
         """
@@ -218,7 +218,7 @@ class Sliding:
             totals = self._folded(there, image, rows > 0)
             self._done(there, totals)
 
-    def _done(self, at: list[Windows], totals: list[Value]) -> None:
+    def _done(self, at: list[WindowVector], totals: list[Value]) -> None:
         """Hands over what came out. In rows of unknown length most vectors are whole, and without a
         mask they are written faster.
         """
@@ -232,26 +232,28 @@ class Sliding:
         with f.unless(whole):
             self._each_done(at, totals)
 
-    def _each_done(self, at: list[Windows], totals: list[Value]) -> None:
+    def _each_done(self, at: list[WindowVector], totals: list[Value]) -> None:
         for windows, total in zip(at, totals, strict=True):
             self.done(windows, total)
 
-    def _folded(self, at: list[Windows], image: Value, whole: bool) -> list[Value]:
-        """The folds of rows of windows, which lie in the image as a whole, or one that does not."""
+    def _folded(self, at: list[WindowVector], image: Value, whole: bool) -> list[Value]:
+        """The folds of rows of windows, which lie in the image as a whole, or one that does not.
+        Where the depth is plain, the image is their plane.
+        """
         f, (depth, _, _) = self.frame.function, self.axes
         begun = [self.begun() for _ in at]
-        begin, end = depth.taps(self.frame, at[0].depth)
-        if depth.plain and depth.length == 1:
+        if depth.plain:
             return self._rows(at, image, f.as_index(0), begun, whole)
+        begin, end = depth.taps(self.frame, at[0].depth)
         with f.loop(begin, end, carry=begun) as deep:
             place = depth.place(self.frame, at[0].depth, deep.index)
             offset = place * self.frame.extent(depth.step)
-            plane = f.element(image, offset, memory_of(self.dtype))
+            plane = f.element(image, offset, self._memory)
             deep.carry(*self._rows(at, plane, deep.index, deep.carried, whole))
         return deep.carried
 
     def _rows(
-        self, at: list[Windows], plane: Value, deep: Value, totals: list[Value], whole: bool
+        self, at: list[WindowVector], plane: Value, deep: Value, totals: list[Value], whole: bool
     ) -> list[Value]:
         f, (_, height, width) = self.frame.function, self.axes
         taps = range(width.length)
@@ -290,7 +292,7 @@ class Sliding:
         return row.carried
 
     def _joined(
-        self, at: list[Windows], plane: Value, place: tuple[Value, Value], totals: list[Value]
+        self, at: list[WindowVector], plane: Value, place: tuple[Value, Value], totals: list[Value]
     ) -> list[Value]:
         """The folds of rows of windows, each joined of those of its rows, which several share."""
         (first, deep), (_, height, width) = place, self.axes
@@ -308,7 +310,7 @@ class Sliding:
             totals[n] = reduce(self.joined, (parts[row] for row in rows), totals[n])
         return totals
 
-    def _seen(self, at: Windows, plane: Value, row: Value, tap: Value | int) -> Value:
+    def _seen(self, at: WindowVector, plane: Value, row: Value, tap: Value | int) -> Value:
         """What windows see of a row by one of their columns."""
         f, (_, height, width) = self.frame.function, self.axes
         if self.copies and isinstance(tap, int):
@@ -316,7 +318,7 @@ class Sliding:
             number = row * width.stride + phase
             place = number * self.frame.extent(self._pitch) + at.column + ahead
             return f.load(f.element(plane, place, self._memory), self._memory.times(self.lanes))
-        line = f.element(plane, row * self.frame.extent(height.step), memory_of(self.dtype))
+        line = f.element(plane, row * self.frame.extent(height.step), self._memory)
         first = width.place(self.frame, at.column, tap)
         limit = self.frame.extent(width.given)
         return width.vector(self.frame, line, first, limit, self.dtype, self.lanes, self.other)

@@ -1,4 +1,5 @@
-"""Spreading an image: copying what windows see so that every tap of a kernel is a line of its own.
+"""Spreading an image (a lean im2col): copying what windows see so that every tap of a kernel is a
+line of its own.
 
 For one channel, and each plane in depth that kernels see, there is a copy for each column of the
 kernel; in it the rows that windows see lie by *phase*: first those that windows begin on, then
@@ -18,8 +19,8 @@ from migx.dim import Extent, minimum
 from migx.shape import DType
 from migx.targets.cpu.cutting import Cut
 from migx.targets.cpu.emit import I1, I64, Type, Value
-from migx.targets.cpu.kernel import Frame
-from migx.targets.cpu.tile import memory_of, widened
+from migx.targets.cpu.kernel import Frame, memory_of
+from migx.targets.cpu.tile import widened
 from migx.targets.cpu.windows import Axis
 
 UNROLLED, WRITTEN = 8, 7

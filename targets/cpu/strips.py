@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from migx.targets.cpu.cutting import Cut
 from migx.targets.cpu.emit import I1, I8, I64, Type, Value
-from migx.targets.cpu.finish import Finish, Strip
+from migx.targets.cpu.finish import Destination, Finish
 from migx.targets.cpu.kernel import Frame
 from migx.targets.cpu.spread import Spread
 from migx.targets.cpu.tile import multiplied_and_added
@@ -36,7 +36,7 @@ class Share:
     from ``channel`` on.
     """
 
-    strip: Strip
+    to: Destination
     weights: Value
     channel: Value
     channels: Value
@@ -167,7 +167,7 @@ class Straight(Inner):
             self._run(share, sums, f.as_index(0), share.count)
         if not self.finish.light:
             with f.when(self.is_last(share)):
-                self.finish.write_lines(share.strip, sums, self._pitch, share.count)
+                self.finish.write_lines(share.to, sums, self._pitch, share.count)
 
     def _run(self, share: Share, sums: Value, first: Value, count: Value) -> None:
         """A strip by some pixels one after another, panel by panel."""
@@ -186,8 +186,8 @@ class Straight(Inner):
                 self._panel(share, last, end, [None] * whole + left)
         if self.finish.light and cut.rests:
             with f.when(self.is_last(share)):
-                strip = replace(share.strip, pixel=share.strip.pixel + end)
-                self.finish.write_lines(strip, last, self._pitch, rest)
+                here = replace(share.to, pixel=share.to.pixel + end)
+                self.finish.write_lines(here, last, self._pitch, rest)
 
     def _panel(self, share: Share, sums: Value, at: Value, masks: list[Value | None]) -> None:
         """A strip by a panel of some vectors from a pixel on, whose sums may be put somewhere;
@@ -196,7 +196,7 @@ class Straight(Inner):
         f, cut, vectors = self.frame.function, self.cut, len(masks)
         whole = masks == [None] * cut.vectors
         places = self.places(sums, vectors, self._pitch)
-        here = replace(share.strip, pixel=share.strip.pixel + at)
+        here = replace(share.to, pixel=share.to.pixel + at)
         self.finish.fetch(here, vectors)
         if self.spread.beyond:
             masks = [None] * vectors
@@ -308,7 +308,7 @@ class Turned(Inner):
         lanes, wide = cut.lanes, sum_.times(cut.lanes)
         with f.loop(0, share.count, self._block) as at:
             left = f.minimum(share.count - at.index, self._block)
-            here = replace(share.strip, pixel=share.strip.pixel + at.index)
+            here = replace(share.to, pixel=share.to.pixel + at.index)
             with f.loop(0, left, lanes) as j, f.loop(0, here.rows, lanes) as i:
                 first = (at.index + j.index) * cut.panel + i.index
                 square = [

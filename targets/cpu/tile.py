@@ -21,13 +21,20 @@ from migx.dim import Extent
 from migx.shape import DType
 from migx.targets.cpu import elements
 from migx.targets.cpu.emit import F32, F64, I32, I64, Function, Type, Value
-from migx.targets.cpu.kernel import type_of
+from migx.targets.cpu.kernel import memory_of
 from migx.targets.cpu.machine import Machine
 
 Steps = TypeVar("Steps", bound=tuple[Extent, ...])
 
 SUMS = {F32: DType.of("f32"), F64: DType.of("f64"), I32: DType.of("i32"), I64: DType.of("i64")}
 """The element type of each type of sums."""
+
+
+def sum_type(dtype: DType) -> Type | None:
+    """What products of this type are summed in: integers modulo the width, so at least 32 bits."""
+    if dtype.is_float:
+        return {64: F64, 32: F32, 16: F32}.get(dtype.bits)
+    return (I64 if dtype.bits == 64 else I32) if dtype.is_integer else None
 
 
 @dataclass(frozen=True)
@@ -157,6 +164,12 @@ class Matrix:
         f, memory = self.first.into, memory_of(self.dtype)
         return apart(f, self.at(row, column), self.column, memory.times(lanes), mask)
 
+    def loaded(
+        self, row: Value | int, column: Value | int, lanes: int, mask: Value | None
+    ) -> Value:
+        """``vector`` in the type elements are computed in."""
+        return elements.loaded(self.first.into, self.vector(row, column, lanes, mask), self.dtype)
+
 
 def apart(f: Function, first: Value, step: Value, vector: Type, mask: Value | None) -> Value:
     """Elements a step apart, from an address on; only those of a mask. They are read in one go
@@ -192,20 +205,13 @@ def collapsed(axes: Sequence[tuple[Extent, Steps]]) -> list[tuple[Extent, Steps]
     return kept
 
 
-def memory_of(dtype: DType) -> Type:
-    """The scalar that an element is in memory, of a type that LLVM has."""
-    found = type_of(dtype)
-    assert found is not None
-    return found
-
-
 def widened(f: Function, value: Value, dtype: DType, to: Type) -> Value:
     """What was read from memory, in the type of sums."""
     return f.cast(elements.loaded(f, value, dtype), to, signed=dtype.kind == "int")
 
 
 Multiply = Callable[[Function, Value, Value, Value], Value]
-"""The sum of a product and what there is."""
+"""What adds the product of two values to a third."""
 
 
 def multiplied_and_added(f: Function, a: Value, b: Value, c: Value) -> Value:
@@ -277,15 +283,11 @@ def _strip(
         line = panel.at(k.index, 0)
         if behind is not None:
             f.prefetch(behind.at(k.index, 0), locality=2)
-        vectors = [
-            widened(
-                f,
-                f.load(f.element(line, j * tile.lanes, memory), memory.times(tile.lanes)),
-                panel.dtype,
-                tile.sum,
-            )
+        read = (
+            f.load(f.element(line, j * tile.lanes, memory), memory.times(tile.lanes))
             for j in range(tile.vectors)
-        ]
+        )
+        vectors = [widened(f, vector, panel.dtype, tile.sum) for vector in read]
         k.carry(
             *(
                 multiply(f, one, vectors[j], k.carried[i * tile.vectors + j])

@@ -8,7 +8,8 @@ from math import prod
 
 from migx.targets.cpu import elements
 from migx.targets.cpu.emit import Function, Value
-from migx.targets.cpu.tile import Matrix, apart, memory_of
+from migx.targets.cpu.kernel import memory_of
+from migx.targets.cpu.tile import Matrix, apart
 
 
 def turned(f: Function, rows: Sequence[Value]) -> list[Value]:
@@ -42,6 +43,32 @@ def folded(f: Function, rows: Sequence[Value]) -> Value:
         made = [f.shuffle(a, b, low) + f.shuffle(a, b, high) for a, b in pairs]
         far //= 2
     return made[0]
+
+
+def interleaved(f: Function, vectors: Sequence[Value]) -> list[Value]:
+    """The lanes of vectors in turns, in as many vectors; a power of two of them."""
+    made, lanes = list(vectors), vectors[0].type.lanes
+    mixed = [n for k in range(lanes) for n in (k, lanes + k)]
+    bit = len(made) // 2
+    while bit:
+        for i in (i for i in range(len(made)) if not i & bit):
+            a, b = made[i], made[i | bit]
+            made[i], made[i | bit] = f.shuffle(a, b, mixed[:lanes]), f.shuffle(a, b, mixed[lanes:])
+        bit //= 2
+    return made
+
+
+def deinterleaved(f: Function, vectors: Sequence[Value]) -> list[Value]:
+    """The vectors that ``interleaved`` was given."""
+    made, lanes = list(vectors), vectors[0].type.lanes
+    even, odd = range(0, 2 * lanes, 2), range(1, 2 * lanes, 2)
+    bit = 1
+    while bit < len(made):
+        for i in (i for i in range(len(made)) if not i & bit):
+            a, b = made[i], made[i | bit]
+            made[i], made[i | bit] = f.shuffle(a, b, even), f.shuffle(a, b, odd)
+        bit *= 2
+    return made
 
 
 def _exchanged(lanes: int, far: int) -> tuple[list[int], list[int]]:
@@ -134,7 +161,7 @@ def scatter_columns(
     count: tuple[Value, Value],
     width: int,
     lanes: int,
-    change: Callable[[Value, Value], Value] = lambda value, row: value,
+    change: Callable[[Value, Value], Value],
 ) -> None:
     """Copies rows of ``given``, of ``width`` elements in whole vectors, into the columns of a
     matrix of ``count`` rows and columns, whose columns are neighbours, rounded to its type.

@@ -85,21 +85,6 @@ def polynomial(f: Function, coefficients: Sequence[float], x: Value) -> Value:
     return value
 
 
-def at_least(f: Function, low: float, x: Value) -> Value:
-    """The greater of a constant and x; NaN where x is. It is one instruction of most CPUs."""
-    return f.select(f.like(x, low) > x, low, x)
-
-
-def at_most(f: Function, high: float, x: Value) -> Value:
-    """The lesser of a constant and x; NaN where x is."""
-    return f.select(f.like(x, high) < x, high, x)
-
-
-def is_nan(f: Function, x: Value) -> Value:
-    """Whether x is NaN, as i1."""
-    return f.compare("ne", x, x)
-
-
 def copysign(f: Function, size: Value, sign: Value) -> Value:
     """The magnitude of one with the sign of another."""
     return f.intrinsic("copysign", size, sign)
@@ -170,7 +155,7 @@ def exp(f: Function, x: Value) -> Value:
     denormal or infinite, and is then rounded once.
     """
     low, high = (-746.0, 710.0) if x.type.one == F64 else (-104.5, 88.8)
-    t, r = _reduced(f, at_most(f, high, at_least(f, low, x)), 0)
+    t, r = _reduced(f, f.minimum(f.maximum(x, low), high), 0)
     y = _expm1_reduced(f, r) + 1.0
     bits, _, shift, bias = _bits(f, t)
     n = bits - _bits_of(t.type, _ROUND64 if t.type.one == F64 else _ROUND32)
@@ -184,7 +169,7 @@ def exp_to_zero(f: Function, x: Value) -> Value:
     """The power x of e, x up to 88, of f32, where what is less than 2^-127 is 0: for sums of which
     the largest term is 1.
     """
-    t, r = _reduced(f, at_least(f, -88.0296919, x), 127)
+    t, r = _reduced(f, f.maximum(x, -88.0296919), 127)
     scale = f.bitcast(f.bitcast(t, I32.times(x.type.lanes)) << 23, x.type)
     return f.fma(_expm1_reduced(f, r), scale, scale)
 
@@ -201,7 +186,7 @@ def expm1_below_0(f: Function, x: Value) -> Value:
     """exp(x) - 1 of numbers up to 0."""
     if x.type.one == F64:
         return libm(f, "expm1", x)
-    return _expm1(f, at_least(f, -20.0, x))
+    return _expm1(f, f.maximum(x, -20.0))
 
 
 @_as_written
@@ -258,7 +243,7 @@ def tanh(f: Function, x: Value) -> Value:
     """The hyperbolic tangent: m / (m + 2) where m is exp(2 |x|) - 1; near 0 a polynomial."""
     if x.type.one == F64:
         return libm(f, "tanh", x)
-    m = _expm1(f, at_most(f, 20.0, absolute(f, x) * 2.0))
+    m = _expm1(f, f.minimum(absolute(f, x) * 2.0, 20.0))
     square = x * x
     near = f.fma(polynomial(f, _TANH, square), square * x, x)
     return copysign(f, f.select(absolute(f, x) < 0.35, near, m / (m + 2.0)), x)
@@ -273,7 +258,7 @@ def erf(f: Function, x: Value) -> Value:
     """
     if x.type.one == F64:
         return libm(f, "erf", x)
-    t = at_least(f, -3.95, -absolute(f, x))
+    t = f.maximum(-absolute(f, x), -3.95)
     u = f.fma(polynomial(f, _ERF, t), t, t)
     return copysign(f, _expm1(f, u), x)
 

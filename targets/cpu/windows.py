@@ -9,8 +9,7 @@ from migx.dim import Extent
 from migx.ops._windows import split
 from migx.shape import Dims, DType, Shape
 from migx.targets.cpu.emit import I32, I64, Value
-from migx.targets.cpu.kernel import Frame
-from migx.targets.cpu.tile import memory_of
+from migx.targets.cpu.kernel import Frame, memory_of
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ REQUIRED = (
 """What the device cannot do as it stands becomes what it can."""
 OPTIMISATION = (
     "optimize_module",
+    "rewrite_convolution",
     "fuse_int4",
     "rewrite_blocks",
     "fuse_attention",

@@ -30,7 +30,7 @@ from migx.targets.gpu.architectures import Architecture, architecture
 from migx.targets.gpu.resources import spilled
 
 KIND = "gpu"
-VERSION = 2
+VERSION = 3
 """Counts changes to how text becomes a binary, which make binaries kept before worthless."""
 HARMLESS = 64
 """Bytes of memory for a thread's registers that are not worth compiling again."""
@@ -110,10 +110,7 @@ def binaries(requests: Iterable[Request]) -> dict[str, Binary]:
             found[key] = Binary.from_bytes(content)
         else:
             missing[key] = request
-    made = _compiled(missing)
-    for key, binary in made.items():
-        kept.write(KIND, f"{key} {triton_version()}", binary.to_bytes())
-    return found | made
+    return found | _compiled(missing)
 
 
 def compiled(request: Request) -> Binary:
@@ -155,11 +152,11 @@ def _attempt(request: Request, arch: Architecture, warps: int, stages: int) -> B
         target = GPUTarget(arch.backend, arch.number, arch.warp)
         made = triton.compile(source, target=target, options=options)
     said = made.metadata
-    scratch = [getattr(said, f"{kind}_scratch_size", None) for kind in ("global", "profile")]
+    scratch = [getattr(said, f"{kind}_scratch_size", 0) for kind in ("global", "profile")]
     if any(scratch):
         raise TargetError(f"it takes scratch memory, which none of ours may: {scratch} bytes")
-    threads, pointers = said.num_warps * arch.warp, sum(s is not None for s in scratch)
-    return Binary(made.asm[arch.code], said.name, said.shared, threads, pointers, arch.name)
+    threads = said.num_warps * arch.warp
+    return Binary(made.asm[arch.code], said.name, said.shared, threads, len(scratch), arch.name)
 
 
 @contextmanager
@@ -242,7 +239,9 @@ def _work(
                 said = f"Triton refuses a kernel for {request.arch}: {answer['error']}"
                 failed.append(TargetError(f"{said}\n{request.source}"))
                 return
-            made[key] = Binary.from_bytes(answer["made"].encode())
+            content = answer["made"].encode()
+            kept.write(KIND, f"{key} {triton_version()}", content)  # now: this process may be ended
+            made[key] = Binary.from_bytes(content)
     finally:
         helper.kill()
         helper.communicate()

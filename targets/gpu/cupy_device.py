@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,9 @@ USUAL_SHARED = 48 * 1024
 """Bytes of shared memory that a CUDA kernel has without asking."""
 
 FILLER = 1 << 28
-"""Bytes that take a device a tenth of a millisecond to write, and do not fit L2."""
+"""Bytes that do not fit L2."""
+FILLED = 3e-5
+"""Seconds that a device takes at least to write them."""
 
 
 class CupyBuffer:
@@ -210,22 +213,23 @@ class CupyDevice:
 
         return replay
 
-    def elapsed(self, enqueue: Callable[[], None]) -> float:
+    def elapsed(self, enqueue: Callable[[], None], host: float = 0.0) -> float:
         with self._current("a measurement failed"):
             first, last = (self._cuda.Event() for _ in range(2))
-            self._keep_busy()
+            self._keep_busy(host)
             first.record(self._now)
             enqueue()
             last.record(self._now)
             last.synchronize()
             return float(self._cuda.get_elapsed_time(first, last)) / 1e3
 
-    def _keep_busy(self) -> None:
-        """Gives the device something to do, so that what is enqueued next is there when it comes to
-        it, and finds nothing in L2.
+    def _keep_busy(self, seconds: float) -> None:
+        """Gives the device something to do for so long, so that what is enqueued next is there when
+        it comes to it, and finds nothing in L2.
         """
         filler = self.allocate(FILLER)
-        self._cuda.runtime.memsetAsync(filler.address, 0, FILLER, self.stream)
+        for _ in range(1 + math.ceil(seconds / FILLED)):
+            self._cuda.runtime.memsetAsync(filler.address, 0, FILLER, self.stream)
 
     def synchronize(self) -> None:
         with self._failing("a kernel failed"):

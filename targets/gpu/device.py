@@ -19,6 +19,8 @@ from migx.targets.gpu.compiling import Binary, Request
 
 ALIGNMENT = 256
 """Memory begins at multiples of this, and so does every value in an arena."""
+ENQUEUING = 2e-5
+"""Seconds that the host takes at most to enqueue a kernel."""
 
 
 class Buffer(Protocol):
@@ -88,8 +90,10 @@ class Device(Protocol):
         """
         ...
 
-    def elapsed(self, enqueue: Callable[[], None]) -> float:
-        """The seconds that the device takes for what a function enqueues."""
+    def elapsed(self, enqueue: Callable[[], None], host: float = 0.0) -> float:
+        """The seconds that the device takes for what a function enqueues, which takes the host so
+        many: the device begins when it is there.
+        """
         ...
 
     def synchronize(self) -> None:

@@ -96,7 +96,7 @@ class InterpreterDevice:
     def captured(self, enqueue: Callable[[], None]) -> Callable[[], None] | None:
         return None
 
-    def elapsed(self, enqueue: Callable[[], None]) -> float:
+    def elapsed(self, enqueue: Callable[[], None], host: float = 0.0) -> float:
         begin = time.perf_counter()
         enqueue()
         return time.perf_counter() - begin

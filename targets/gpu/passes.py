@@ -11,7 +11,6 @@ from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.ops.builtin import Literal, Param, Return, Slot
 from migx.ops.control import Assume
-from migx.ops.layout import Slice
 from migx.planning import is_alias, is_memory, pieces
 from migx.program import Program
 from migx.sizes import symbols_of
@@ -19,6 +18,7 @@ from migx.targets.gpu import tiles
 from migx.targets.gpu.agreement import agreements
 from migx.targets.gpu.kernels import kernel_for
 from migx.targets.gpu.operations import Allocate, CodeObject, CopyFrom, CopyTo, DeviceLiteral, Sync
+from migx.targets.gpu.plan import is_aligned
 from migx.targets.gpu.text import Kernel, operands, results
 from migx.targets.gpu.tuning import Tuner
 
@@ -255,16 +255,3 @@ class _Lowering:
         if source is view.inputs[0]:
             return view
         return module.insert_instruction(view, view.op, source, origins=view.origins)
-
-
-def is_aligned(value: Instruction) -> bool:
-    """Whether a value on the device is known to begin at a multiple of 16 bytes."""
-    while is_alias(value):
-        if isinstance(value.op, Slice):
-            source = value.inputs[0].shape
-            for axis, start in zip(value.op.axes, value.op.starts, strict=True):
-                step = start * source.true_strides[axis]
-                if not isinstance(step, int) or step * source.dtype.bits % 128:
-                    return False
-        value = value.inputs[0]
-    return True

@@ -83,6 +83,19 @@ def lies_in(at: Instruction) -> Instruction | None:
     return at.inputs[0] if isinstance(at.op, (Assume, Sync)) or is_alias(at) else None
 
 
+def is_aligned(value: Instruction) -> bool:
+    """Whether a value on the device is known to begin at a multiple of 16 bytes."""
+    while is_alias(value):
+        if isinstance(value.op, Slice):
+            source = value.inputs[0].shape
+            for axis, start in zip(value.op.axes, value.op.starts, strict=True):
+                step = start * source.true_strides[axis]
+                if not isinstance(step, int) or step * source.dtype.bits % 128:
+                    return False
+        value = value.inputs[0]
+    return True
+
+
 class Places:
     """The ``roots`` of the values of a module that are on the device; of those ``given`` from
     outside, themselves.

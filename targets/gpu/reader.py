@@ -108,7 +108,8 @@ class Reader:
             return None
         if isinstance(op, Transpose):
             return op.permutation.index(below)
-        if isinstance(op, Multibroadcast):
+        matrix = source.shape.dims[-2:] == value.shape.dims[-2:] and below >= source.shape.rank - 2
+        if isinstance(op, Multibroadcast) or (isinstance(op, (Squeeze, Unsqueeze)) and matrix):
             return below + value.shape.rank - source.shape.rank
         return below if value.shape.dims == source.shape.dims else None
 
@@ -263,12 +264,12 @@ class Reader:
         """A number of its level, scale and zero point."""
         places = self._places(parts)
         given = [self.value(value.inputs[0], parts)]
-        given += [self.value(p, self._granular(value, op, p, places)) for p in value.inputs[1:]]
+        given += [self.value(p, self.granular(value, op, p, places)) for p in value.inputs[1:]]
         types = [v.shape.dtype for v in value.inputs]
         text = elements.apply(op, [v.text for v in given], types, value.shape.dtype)
         return self.writer.let(Expr(text, frozenset().union(*(v.over for v in given))))
 
-    def _granular(
+    def granular(
         self, value: Instruction, op: DequantizeLinear, parameter: Instruction, places: list[Expr]
     ) -> list[Part]:
         """The place of a scale or zero point: for all, for each place of an axis, or each block."""

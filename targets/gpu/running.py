@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from migx.ops.control import Assume
 from migx.profile import Cost
 from migx.shape import Shape
 from migx.sizes import bound_now
-from migx.targets.gpu.device import Buffer, flat
+from migx.targets.gpu.device import ENQUEUING, Buffer, flat
 from migx.targets.gpu.operations import CodeObject, CopyFrom, CopyTo, Sync
 from migx.targets.gpu.plan import Launch, Plan, Reference, Step, Workspace
 from migx.targets.gpu.values import DeviceArgument, downloaded, laid_out, lies_as
@@ -152,7 +153,8 @@ class _Part:
             launches, op = list(turns), at.op
             assert isinstance(op, CodeObject)
             self.device.synchronize()
-            taken = self.device.elapsed(lambda launches=launches: self.enqueue(launches))  # type: ignore[misc]
+            enqueue, host = partial(self.enqueue, launches), len(launches) * ENQUEUING
+            taken = self.device.elapsed(enqueue, host)
             moved = at.inputs[: len(at.inputs) - op.scratch]
             nbytes = sum(int(self.plan.bound(v.shape).nbytes) for v in moved)
             costs.append(Cost(at, op.kernel, taken, self.plan.number(op.flops), nbytes))

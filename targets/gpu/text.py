@@ -155,12 +155,14 @@ class Part:
 @dataclass
 class Writer:
     """The text of an instruction's kernel. ``masks`` say, for each axis of the tile, which places
-    of it are there; an axis that is always whole has none.
+    of it are there; an axis that is always whole has none. ``words`` are the operands that are read
+    in words of 32 bits, whatever lies there.
     """
 
     at: Instruction
     masks: dict[int, Expr] = field(default_factory=dict)
     scratch: tuple[Shape, ...] = ()
+    words: set[int] = field(default_factory=set)
     _lines: list[str] = field(default_factory=list)
     _depth: int = 1
     _known: list[dict[str, Expr]] = field(default_factory=lambda: [{}])
@@ -220,6 +222,14 @@ class Writer:
         with self.block(f"for {index.text} in range({expr(begin).text}, {stop.text}, {step}):"):
             yield index
 
+    @contextmanager
+    def unrolled(self, end: int, times: int) -> Iterator[Expr]:
+        """A loop from 0 on, so many turns of which are written out, and the number of each."""
+        index = Expr(f"v{self._count}")
+        self._count += 1
+        with self.block(f"for {index.text} in tl.range({end}, loop_unroll_factor={times}):"):
+            yield index
+
     def extent(self, extent: Extent) -> Expr:
         """An extent: a constant, or one of the words."""
         if not isinstance(extent, dim.Dim):
@@ -243,9 +253,12 @@ class Writer:
         parameters += ["turn"] if turns != 0 else []
         head = ["import triton", "import triton.language as tl", "", "", "@triton.jit"]
         lines = [*head, f"def kernel({', '.join(parameters)}):", *self._lines, ""]
-        pointers = tuple(POINTERS.get(s.dtype.name, "u8") for s in self.shapes)
-        words, text = tuple(self._words), "\n".join(lines)
-        return Kernel(name, text, grid, pointers, words, warps, stages, flops, turns, self.scratch)
+        kinds = [POINTERS.get(s.dtype.name, "u8") for s in self.shapes]
+        pointers = tuple("u32" if i in self.words else k for i, k in enumerate(kinds))
+        extents, text = tuple(self._words), "\n".join(lines)
+        return Kernel(
+            name, text, grid, pointers, extents, warps, stages, flops, turns, self.scratch
+        )
 
     def operand_of_scratch(self, shape: Shape) -> int:
         """The operand that is scratch of a shape, which there is from now on."""

@@ -38,6 +38,12 @@ PARTS = (1, 2, 4, 8, 16)
 """Into how many parts a depth is cut."""
 TURN = 2.5e-6
 """Seconds that it takes to launch once more, and wait for that."""
+OPERATIONS = 5
+"""What it takes to unpack a weight of four bits and multiply it."""
+BLOCKS = (8, 16, 32, 64, 128)
+"""How many blocks of such weights a program takes at a time, each thread one of them."""
+AHEAD = 16
+"""How many words of such weights a thread reads before it needs the first."""
 PRODUCTS = tuple((r, c) for r in (16, 32, 64, 128) for c in (16, 32, 64, 128, 256))
 REGISTERS = 128
 """The most sums of a product that a thread keeps: half as many where it multiplies itself, and
@@ -151,6 +157,35 @@ def row(columns: Extent, depth: Extent, items: Extent, bits: int) -> Tile:
             residents = max(1, gpu.threads // (warps * gpu.warp * 2))
             tile = Tile(1, c, k, warps, 1)
             found += _in_parts(gpu, tile, deep, cuts, count, residents, 0.0, read)
+    return _picked(found)
+
+
+def words(columns: Extent, depth: Extent, items: Extent, block: int) -> Tile:
+    """The tile of products with a row, of weights of four bits that are read in words along the
+    columns, a scale for each block of the depth.
+
+    A thread has words of four neighbours, and one block at a time, which takes arithmetic as long
+    as reading: so there are programs enough for several on each unit.
+    """
+    gpu = _around.get().gpu
+    wide, deep, cuts = many(columns), many(depth), _cuts(depth, columns, items)
+    found: list[tuple[float, Tile]] = []
+    for c in (32, 64, 128, 256):
+        for blocks in BLOCKS:
+            threads, k = c // 32 * blocks, blocks * block
+            if c > max(32, _up(wide)) or deep % k or threads > 8 * gpu.warp:
+                continue
+            warps, count = max(1, threads // gpu.warp), -(-wide // c) * many(items)
+            step = Tile(1, c, blocks * min(block, AHEAD), warps, 1)
+            size = c * step.depth
+            work = OPERATIONS * size * max(1.0, gpu.warp / threads) / (gpu.plain / 2 / gpu.units)
+            share = min(1.0, c / 2 / SECTOR)  # neighbours find the rest in L2
+            read = size / 2 / min(1.0, IN_L2 * share) / (gpu.bandwidth / gpu.units)
+            most = gpu.registers // (REGISTERS * warps * gpu.warp)
+            residents = max(1, min(most, gpu.threads // (warps * gpu.warp)))
+            for seconds, tile in _in_parts(gpu, step, deep, cuts, count, residents, work, read):
+                if tile.parts * k <= deep:
+                    found.append((seconds, replace(tile, depth=k)))
     return _picked(found)
 
 

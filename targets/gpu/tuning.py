@@ -18,7 +18,7 @@ from migx.ir import Instruction
 from migx.symbol import Symbol
 from migx.targets.gpu import tiles
 from migx.targets.gpu.compiling import Request, binaries
-from migx.targets.gpu.device import Buffer, Device
+from migx.targets.gpu.device import ENQUEUING, Buffer, Device
 from migx.targets.gpu.kernels import kernel_for
 from migx.targets.gpu.text import Kernel, operands, results
 
@@ -95,7 +95,8 @@ class Tuner:
 
         launches(1)
         self.device.synchronize()
-        return min(self.device.elapsed(launches) for _ in range(REPEATS))
+        host = LAUNCHES * len(given) * ENQUEUING
+        return min(self.device.elapsed(launches, host) for _ in range(REPEATS))
 
 
 def candidates(at: Instruction, arch: str) -> list[Kernel]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import migx as api
@@ -100,6 +101,50 @@ def test_reduce_keeps_how_the_command_fails(
     assert (right.code, right.err) == (1, "the command does not fail: there is nothing to reduce\n")
 
 
+CASE = """# passes: wrong
+module main(x: f32[3]) {
+  %0 = @literal() {value=[9.0, 9.0, 9.0]} : f32[3]
+  %1 = max(x, %0)
+  %2 = sub(%1, %0)
+  %3 = neg(%2)
+  %4 = relu(%3)
+  return y=%4
+}
+"""
+"""What the pass leaves is wrong where an input is greater than 9, as no drawn one is."""
+
+LARGE = """
+import pathlib, sys, numpy
+case = pathlib.Path(sys.argv[1])
+with numpy.load(case.with_suffix(".npz")) as inputs:
+    large = any((value > 9).any() for value in inputs.values())
+sys.exit(large and case.read_text().startswith("# passes: wrong\\nmodule main("))
+"""
+
+
+@pytest.mark.parametrize("command", [(), ("--", sys.executable, "-c", LARGE)])
+def test_reduce_takes_the_inputs_of_a_saved_case(
+    command: tuple[str, ...], migx: Migx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("case.migx").write_text(CASE)
+    if not command:
+        found = migx("reduce", "case.migx")
+        nothing = "the program does not fail: there is nothing to reduce\n"
+        assert (found.code, found.err) == (1, nothing)
+    np.savez("case.npz", x=np.array([1, 2, 90], np.float32))
+    found = migx("reduce", "case.migx", *command)
+    assert (found.code, found.err) == (0, "inputs: case.npz\n")
+    assert "7 instructions became " in found.out
+    assert {at.name for at in api.parse(Path("case.reduced.migx").read_text()).main} <= {
+        "@param", "neg", "relu", "@return",
+    }  # fmt: skip
+    with np.load("case.reduced.npz") as inputs:
+        assert [value.max() for value in inputs.values()] == [81.0 if not command else 90.0]
+    if not command:
+        assert "wrong: relu_of_neg" in migx("bisect", "case.reduced.migx").out
+
+
 def test_a_command_that_does_not_end_is_killed(migx: Migx, model: Path) -> None:
     start = time.monotonic()
     sleep = (sys.executable, "-c", "import subprocess; subprocess.run(['sleep', '60'])")
@@ -126,8 +171,6 @@ def test_why_not(migx: Migx, model: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["reduce", "MODEL"], "say what fails: migx reduce MODEL -- COMMAND"),
-        (["reduce", "MODEL", "--"], "say what fails"),
         (["reduce", "MODEL", "--", "/no/such"], "cannot run /no/such: No such file"),
         (["bisect", "MODEL", "--target", "abacus"], "no target named 'abacus'"),
         (["bisect", "nowhere.migx"], "there is no file nowhere.migx"),

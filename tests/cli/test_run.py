@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx.parser
 import pytest
 
 import migx as api
@@ -163,3 +164,24 @@ def test_sizes_that_do_not_fit_are_named(migx: Migx, odd_model: Path) -> None:
     assert (result.code, "with nx=2, ny=3" in result.err) == (2, True)
     result = migx("run", odd_model, "--input-dim", "x=2,2")
     assert "rank 1, not 2" in result.err
+
+
+def test_a_size_that_one_branch_refuses(migx: Migx, tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+        g (bool c, float[n, m] x) => (float[n, m] y) { y = If(c) <
+            then_branch = whole () => (float[n, m] a) { a = Neg(x) },
+            else_branch = row () => (float[n, m] b) <int64[1] axes = {0}> {
+                s = Squeeze(x, axes)
+                b = Unsqueeze(s, axes)
+            }>
+        }"""
+    path = tmp_path / "branches.onnx"
+    onnx.save(onnx.parser.parse_model(text), path)
+    x = np.arange(6, dtype=np.float32).reshape(3, 2)
+    np.savez(tmp_path / "in.npz", c=True, x=x)
+    for given in (("--dim-param", "n=3", "--dim-param", "m=2"), ("--input-dim", "x=3,2")):
+        found = migx("run", path, *given, "--inputs", tmp_path / "in.npz", "--json").json
+        assert found["outputs"][0]["min"] == -5.0
+    read = migx("read", path, "--dim-param", "n=3").out
+    assert "module main(c: bool[], x: f32[3, m])" in read
+    assert "if(" not in read

@@ -267,6 +267,7 @@ def test_comparisons_that_bounds_decide() -> None:
     assert B <= 9
     assert C > 1
     assert C >= 2
+    assert all([C, A + 1, -C, 2 * A - 1])
     assert not B > 9
     assert A + 1 > A
     assert sorted([A + 2, A, A + 1]) == [A, A + 1, A + 2]
@@ -285,6 +286,8 @@ def test_comparisons_that_bounds_decide() -> None:
         (lambda: A < C, "whether a < c is not known before the dims are bound"),
         (lambda: A >= C, "whether a < c is not known"),
         (lambda: A > 3, "whether a > 3 is not known"),
+        (lambda: not A, "whether a is 0 is not known before the dims are bound"),
+        (lambda: any([0, A - B]), "whether a - b is 0 is not known"),
         (lambda: int(A + 1), r"a \+ 1 has no value yet: bind its symbols first"),
         (lambda: range(A), "a has no value yet"),
         (lambda: A // 0, "a // 0"),

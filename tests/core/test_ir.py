@@ -237,6 +237,7 @@ def test_modules_know_their_parents() -> None:
     assert outer.parent is at["top"]
     assert inner.parent is at["if"]
     assert program.main.parent is None
+    assert [m.name for m in inner.enclosing()] == ["inner", "outer", "main"]
     names = [m.name for m in program.submodules(program.main)]
     assert names == ["inner", "last", "outer", "other", "main"]
     with pytest.raises(IRError, match="cannot remove module inner: it is in use"):
@@ -256,6 +257,14 @@ def test_modules_know_their_parents() -> None:
     program.remove_module(shared)
     assert "shared" not in program.modules
     verify(program)
+
+
+def test_a_name_that_is_taken_gets_a_number() -> None:
+    program = Program()
+    made = [program.create_module(program.unused_name("main")) for _ in range(3)]
+    assert [module.name for module in made] == ["main_1", "main_2", "main_3"]
+    program.rename_module(made[0], "other")
+    assert program.modules["other"] is made[0]
 
 
 def test_a_module_cannot_hold_itself() -> None:

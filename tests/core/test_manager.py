@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from hypothesis import strategies as st
 import migx
 from migx import ops, plugins
 from migx.dead_code import remove_dead_code
-from migx.errors import IRError, MigxError, ParseError, PassError, UnknownName
-from migx.ir import Module
+from migx.errors import MigxError, ParseError, PassError, UnknownName
+from migx.ir import Instruction, Module
 from migx.manager import Observer, Pass, PassManager, Pipeline, Step
 from migx.observers import CrashFile, Print, Time, Verify, size
 from migx.program import Program
+from migx.rewrite import EventLog
 from migx.shape import BOOL, F32, Shape
 from migx.testing import check_pass
 from migx.verify import verify
@@ -248,7 +250,7 @@ class Quiet(Pass):
     def apply_program(self, program: Program, manager: PassManager) -> bool:
         """Makes a module."""
         if self.where == "program":
-            manager.create_module("more")
+            program.create_module("more")
         return False
 
 
@@ -258,6 +260,32 @@ def test_a_pass_that_denies_what_it_did_is_an_error() -> None:
         with pytest.raises(PassError, match=said.format(method)):
             migx.run_passes(program_of(CHOICE), [Quiet(where)])
     assert not migx.run_passes(program_of(CHOICE), [Quiet("nothing")])
+
+
+class Told(Pass):
+    """Turns every neg into a relu, each by a change of its own."""
+
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        def make(at: Instruction) -> list[Instruction]:
+            made = module.insert_instruction(at, ops.Relu(), *at.inputs)
+            return [module.replace_instruction(at, made)]
+
+        found = [at for at in module if at.name == "neg"]
+        done = [manager.change(self, "relu", at, partial(make, at)) for at in found]
+        return any(done)
+
+
+def test_a_change_without_a_rule_is_an_event_and_can_be_skipped() -> None:
+    plain, made, log = program_of(CHOICE), program_of(CHOICE), EventLog()
+    assert PassManager(plain).run([Told()])
+    assert PassManager(made, log=log).run([Told()])
+    assert made == plain != program_of(CHOICE)
+    assert {(event.pass_name, event.rule) for event in log.events} == {("told", "relu")}
+    assert all("neg" in event.before and "relu" in event.after for event in log.events)
+    skipped = EventLog(skip=frozenset(event.key for event in log.events))
+    assert not PassManager(made := program_of(CHOICE), log=skipped).run([Told()])
+    assert made == program_of(CHOICE)
+    assert not skipped.events
 
 
 def test_the_revision_counts_every_change() -> None:
@@ -353,36 +381,6 @@ def test_dead_code_elimination_is_idempotent_and_keeps_results() -> None:
                 assert module.bypass or not dead
 
     check()
-
-
-def test_modules_are_made_renamed_and_found() -> None:
-    program = program_of(CHOICE)
-    manager = PassManager(program)
-    assert [manager.create_module("yes").name for _ in range(3)] == ["yes_1", "yes_2", "yes_3"]
-    assert manager.create_module("new").name == "new"
-    manager.rename_module(program.modules["new"], "newer")
-    assert "new" not in program.modules
-    assert program.modules["newer"].name == "newer"
-    with pytest.raises(IRError, match="there is already a module 'yes'"):
-        manager.rename_module(program.modules["newer"], "yes")
-    assert str(migx.parse(CHOICE)) == CHOICE
-
-
-def test_the_common_parent_of_a_shared_module() -> None:
-    program = program_of(CHOICE)
-    manager, main = PassManager(program), program.main
-    yes, no, c = program.modules["yes"], program.modules["no"], main.parameters["c"]
-    shared = program.create_module("shared")
-    shared.add_return(shared.add_literal(1.0))
-    with pytest.raises(IRError, match="module shared is nobody's argument"):
-        manager.common_parent(shared)
-    yes.add_instruction(ops.If(), c, modules=[shared, shared])
-    assert manager.common_parent(shared) is yes
-    yes.add_instruction(ops.If(), c, modules=[shared, shared])
-    assert manager.common_parent(shared) is yes
-    no.add_instruction(ops.If(), c, modules=[shared, shared])
-    assert manager.common_parent(shared) is main
-    assert manager.common_parent(yes) is main
 
 
 def test_observers_see_each_pass_come_and_go() -> None:

@@ -15,6 +15,7 @@ from migx.errors import VerifyError
 from migx.ir import Instruction
 from migx.op import Modules, Op, Shapes
 from migx.ops.builtin import OnnxExternalWeights, Slot
+from migx.ops.fused import Fused
 from migx.order import insert_before, unlink
 from migx.program import Program
 from migx.shape import BOOL, F32, I64, Shape
@@ -25,8 +26,8 @@ from tests.core.strategies import programs
 VECTOR = Shape(F32, (3,))
 
 
-class Pointwise(Op):
-    """An operation of this name never captures."""
+class Pointwise(Fused):
+    """A fused operation, which never captures, that takes any module."""
 
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
         return shapes[0]

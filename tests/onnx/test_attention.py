@@ -108,6 +108,13 @@ def test_rotary_embedding(case: str, tmp_path: Path) -> None:
     assert_as_peer(tmp_path, "RotaryEmbedding", [*inputs, COS[:, :4], SIN[:, :4]], **options)
 
 
+def test_places_of_a_rotary_embedding_may_have_other_symbols(tmp_path: Path) -> None:
+    x, places = floats(2, 3, 16), np.array([[5, 1, 0], [2, 3, 7]])
+    symbols = {0: ["batch", "length", 16], 1: ["items", 3]}
+    options: dict[str, Any] = {"num_heads": 2, "symbolic": symbols}
+    assert_as_peer(tmp_path, "RotaryEmbedding", [x, places, COS[:, :4], SIN[:, :4]], **options)
+
+
 def group_query(
     length: int, past: int, lasts: list[int], total: int, *tables: Array, packed: bool = False
 ) -> list[Any]:

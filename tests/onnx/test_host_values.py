@@ -52,6 +52,19 @@ def test_a_sequence_is_made_and_taken_apart(tmp_path: Path) -> None:
         made.eval({"a": A, "b": B, "i": np.array(-4)})
 
 
+@pytest.mark.parametrize("target", ["ref", "cpu"])
+def test_more_is_known_of_members_when_sizes_are(target: str, tmp_path: Path) -> None:
+    made = program(
+        """g (float[n, 3] a) => (float[p, 3] y, float[q] z) {
+          b = Neg(a) s = SequenceConstruct(a, b) t = SplitToSequence<axis = 1, keepdims = 0>(a)
+          i = Constant<value = int64 {1}>() y = SequenceAt(s, i) z = SequenceAt(t, i)
+        }""",
+        tmp_path,
+    ).compile(target)
+    for a in (A, B):
+        assert same(list(made.eval({"a": a})), [-a, a[:, 1]])
+
+
 @pytest.mark.parametrize(
     ("split", "wanted"),
     [

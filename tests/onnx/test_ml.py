@@ -81,6 +81,21 @@ def test_as_onnxruntime(case: str, tmp_path: Path) -> None:
     assert_as_peer(tmp_path, kind, inputs, outputs, domain="ai.onnx.ml", **options)
 
 
+def test_a_classifier_without_intercepts(tmp_path: Path) -> None:
+    label, scores = results(
+        tmp_path,
+        "LinearClassifier",
+        [X],
+        2,
+        domain="ai.onnx.ml",
+        coefficients=COEFFICIENTS,
+        classlabels_ints=[7, 8, 9],
+    )
+    wanted = X @ np.asarray(COEFFICIENTS, np.float32).reshape(3, -1).T
+    np.testing.assert_allclose(scores, wanted, rtol=1e-6)
+    np.testing.assert_array_equal(label, wanted.argmax(1) + 7)
+
+
 def test_strings_as_numbers_and_back(tmp_path: Path) -> None:
     options: dict[str, Any] = {"domain": "ai.onnx.ml", "version": 2}
     words = np.array(["b", "?", "a"], object)
@@ -148,9 +163,13 @@ def test_trees_that_classify(transform: str, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("transform", ["NONE", "LOGISTIC"])
+@pytest.mark.parametrize("base", [{}, {"base_values": [-0.7]}])
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("label", [0, 1])
-def test_trees_that_decide_between_two(label: int, sign: int, tmp_path: Path) -> None:
+def test_trees_that_decide_between_two(
+    label: int, sign: int, base: dict[str, Any], transform: str, tmp_path: Path
+) -> None:
     assert_as_peer(
         tmp_path,
         "TreeEnsembleClassifier",
@@ -163,7 +182,8 @@ def test_trees_that_decide_between_two(label: int, sign: int, tmp_path: Path) ->
         class_ids=[label] * 6,
         class_weights=[0.1, 0.4 * sign, 0.5, 0.3, 0.4, 0.1 * sign],
         classlabels_int64s=[5, 6],
-        post_transform="LOGISTIC" if sign < 0 else "NONE",
+        post_transform=transform,
+        **base,
         **TREES,
     )
 

@@ -74,6 +74,24 @@ AS_PEER: dict[str, Case] = {
         ),
         {"x": IMAGE},
     ),
+    "resize of opset 10 that shrinks one axis and stretches the other": (
+        head(10),
+        (
+            "main (float[1, 2, 4, 6] x) => (float[] y) <float[4] s = {1, 1, 0.8, 1.2}> "
+            "{ y = Resize(x, s) }"
+        ),
+        {"x": IMAGE},
+    ),
+    "resize by a factor that f32 rounds": (
+        head(11),
+        (
+            "main (float[1, 2, 4, 6] x) => (float[] y) "
+            "<float[0] roi = {}, float[4] s = {1, 1, 1, 1.2}> "
+            '{ y = Resize<coordinate_transformation_mode = "asymmetric", nearest_mode = "floor">'
+            "(x, roi, s) }"
+        ),
+        {"x": IMAGE},
+    ),
     "slice with backward steps": (
         head(10),
         (

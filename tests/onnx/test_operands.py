@@ -109,6 +109,13 @@ CASES: dict[str, tuple[str, dict[str, Array]]] = {
         ),
         {"x": IMAGE, "s": i64(3, 7)},
     ),
+    "resize by what is no ratio of small numbers": (
+        (
+            "main (float[1, 2, h, w] x) => (float[1, 2, p, q] y) <float[4] s = {1, 1, 1.2, 0.7}> "
+            '{ y = Resize<mode = "linear">(x, , s) }'
+        ),
+        {"x": IMAGE},
+    ),
     "resize region": (
         (
             "main (float[1, 2, 4, 6] x, float[8] roi, int64[4] s) => (float[p, q, r, t] y) "

@@ -40,6 +40,23 @@ def test_grid_sample(mode: str, padding: str, corners: int, tmp_path: Path) -> N
     )
 
 
+@pytest.mark.parametrize("corners", [0, 1])
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("size", [(1, 2, 4, 3), (2, 3, 2, 5), (1, 2, 3, 2, 4)])
+def test_affine_grid(size: tuple[int, ...], known: bool, corners: int, tmp_path: Path) -> None:
+    axes = len(size) - 2
+    assert_as_peer(
+        tmp_path,
+        "AffineGrid",
+        [floats(size[0], axes, axes + 1), np.array(size)],
+        domain="",
+        version=20,
+        constant=(1,) if known else (),
+        align_corners=corners,
+        symbolic={0: ["n", axes, axes + 1]},
+    )
+
+
 CASES: dict[str, tuple[str, list[Any], dict[str, Any]]] = {
     "align": ("RoiAlign", [IMAGE, REGIONS, WHICH], {"output_height": 2, "output_width": 3}),
     "align_unshifted": (

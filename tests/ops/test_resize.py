@@ -77,7 +77,8 @@ def test_interpolation(mode: str, coordinates: str) -> None:
 @pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
 @pytest.mark.parametrize("antialias", [False, True])
 def test_scales_that_give_no_whole_size(mode: str, coordinates: str, antialias: bool) -> None:
-    for down, across in [(0.5, 1.5), (0.7, 2.3), (1.7, 0.4)]:
+    # By 2.3, a place would lie halfway but for the rounding of the factor, which is not seen there.
+    for down, across in [(0.5, 1.5), (0.7, 2.2), (1.7, 0.4)]:
         scales = tuple(np.array([1, 1, down, across], np.float32).tolist())
         sizes = (1, 2, int(5 * down), int(6 * across))
         smooth = antialias and mode != "nearest"
@@ -85,6 +86,24 @@ def test_scales_that_give_no_whole_size(mode: str, coordinates: str, antialias: 
         attributes = {"coordinate_transformation_mode": coordinates, "antialias": int(smooth)}
         wanted = by_reference(X, scales, mode=mode, **attributes)
         np.testing.assert_allclose(run(op, X), wanted, 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("factor", "coordinates", "rounding", "index", "place"),
+    [
+        (1.2, "asymmetric", "floor", 6, 5),
+        (0.6, "asymmetric", "floor", 3, 5),
+        (2.3, "half_pixel", "round_prefer_floor", 11, 4),
+        (2.3, "half_pixel", "round_prefer_ceil", 11, 5),
+    ],
+)
+def test_the_rounding_of_a_factor_moves_no_place(
+    factor: float, coordinates: str, rounding: str, index: int, place: int
+) -> None:
+    x = np.arange(10, dtype=np.float32)
+    scale = float(np.float32(factor))
+    op = Resize((int(10 * factor),), (scale,), "nearest", coordinates, rounding)
+    assert run(op, x)[index] == place
 
 
 @pytest.mark.parametrize("mode", ["linear", "cubic"])

@@ -7,7 +7,6 @@ and results must be the same bit for bit. ``pytest --whole-grid`` tries every ty
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ import migx
 from migx import ops, plugins
 from migx.argument import Argument
 from migx.dim import Dim
+from migx.fields import required
 from migx.ir import Instruction
 from migx.manager import Observer, Pipeline, Step
 from migx.observers import Verify
@@ -54,11 +54,7 @@ def pipelines() -> list[str]:
     passes of its own, which leave what only it can run.
     """
     classes = {name: plugins.load("passes", name) for name in plugins.names("passes")}
-    alone = [
-        name
-        for name, cls in classes.items()
-        if all(f.default is not dataclasses.MISSING for f in dataclasses.fields(cls))
-    ]
+    alone = [name for name, cls in classes.items() if not required(cls)]
     targets = [get_target(name) for name in plugins.names("targets")]
     found = [t.get_passes(t.get_context(), CompileOptions()) for t in targets]
     lists = [str(Pipeline(tuple(s for s in p.steps if "::" not in str(s)))) for p in found]

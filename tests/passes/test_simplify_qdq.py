@@ -50,6 +50,32 @@ def test_scales_that_lose_steps_stay(scale: float) -> None:
     assert not migx.run_passes(program, "simplify_qdq")
 
 
+def test_how_much_is_summed_may_be_known_of_the_weights_alone() -> None:
+    text = """module main(x: i8[n, k], zero: i8[]) {
+  %0 = @literal() {value=[1, 2, 3]} : i8[3, 1]
+  %1 = @literal() {value=[5]} : i8[]
+  %2 = convert(x) {to=i32}
+  %3 = convert(zero) {to=i32}
+  %4 = multibroadcast(%3) {out_lens=(n, k)}
+  %5 = sub(%2, %4)
+  %6 = convert(%0) {to=i32}
+  %7 = convert(%1) {to=i32}
+  %8 = multibroadcast(%7) {out_lens=(3, 1)}
+  %9 = sub(%6, %8)
+  %10 = dot(%5, %9)
+  return %10
+}
+"""
+    program = migx.parse(text)
+    assert migx.run_passes(program, "simplify_qdq", [Verify()])
+    assert "quant_dot" in {at.name for at in program.main}
+    inputs = {"x": np.array([[7, -8, 9]], np.int8), "zero": np.array(3, np.int8)}
+    first, second = (
+        p.compile("ref", passes="").eval(inputs)[0] for p in (migx.parse(text), program)
+    )
+    assert np.array_equal(first, second)
+
+
 Case = tuple[Callable[[DType], Program], NDArray[Any]]
 
 

@@ -123,6 +123,20 @@ def test_symbols_are_kept_apart_by_name_alone() -> None:
     assert str(simplified(dims, heads)) == str(program_of(dims, short))
 
 
+def test_every_other_place_of_the_first_of_an_axis_of_unknown_size() -> None:
+    length = Dim("length")
+    pairs: Chain = [
+        ops.Slice((1,), (0,), (4,)),
+        ops.Reshape((3, 2, 2)),
+        ops.Slice((2,), (1,), (2,)),
+        ops.Squeeze((2,)),
+    ]
+    short: Chain = [ops.Slice((1,), (1,), (4,)), ops.Step((1,), (2,))]
+    after = simplified((3, length), pairs)
+    assert str(after) == str(program_of((3, length), short))
+    assert np.array_equal(results(after, (3, 6)), results(program_of((3, length), pairs), (3, 6)))
+
+
 def test_a_long_chain_takes_linear_time() -> None:
     turns: Chain = [ops.Transpose((1, 0)), ops.Reshape((6, 4))]
     assert len(simplified((4, 6), turns * 200).main) <= 402

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
+from onnx import TensorProto
 
 import migx
 from migx import ops
 from migx.errors import AssumptionError, OnnxError, WeightError
+from migx.ir import Module
+from migx.manager import Pass, PassManager, Pipeline
 from migx.onnx import replace_onnx_external_weights, write
 from migx.ops.builtin import Literal
 from migx.program import Program
@@ -58,6 +65,31 @@ def test_what_is_not_live_cannot_be_written(template: Program, tmp_path: Path) -
         write(template, tmp_path / "live.onnx")
     assert "w1" not in str(caught.value)
     assert not (tmp_path / "live.onnx").exists()
+
+
+@pytest.mark.parametrize("options", ["block=8", "block=8,symmetric=true,clip=mse"])
+def test_a_squeezed_template_is_written_in_four_bits(
+    options: str, template: Program, tmp_path: Path
+) -> None:
+    path = tmp_path / "squeezed.onnx"
+    migx.run_passes(template, f"quantize_int4{{{options}}},propagate_constant,hoist_weights")
+    says = r"choose_scales: .* no value yet, .* migx\.onnx\.replace_onnx_external_weights, at 'a'"
+    with pytest.raises(OnnxError, match=says):
+        write(template, path)
+    baked = replace_onnx_external_weights(template, A)
+    text = str(baked)
+    write(baked, path)
+    assert str(baked) == text
+    graph = onnx.load(path).graph
+    assert [node.op_type for node in graph.node].count("DequantizeLinear") == 2
+    packed = TensorProto.INT4 if "symmetric" in options else TensorProto.UINT4
+    dims = [tuple(t.dims) for t in graph.initializer if t.data_type == packed]
+    assert {(8, 16), (16, 4)} <= set(dims)
+    floats = [tuple(t.dims) for t in graph.initializer if t.data_type != packed]
+    assert sorted(floats) == [(1, 16), (2, 4), (4,), (16,)]
+    again, there = migx.parse_onnx(path).compile("ref"), onnxruntime.InferenceSession(path)
+    assert bits(again) == bits(baked.compile("ref"))
+    np.testing.assert_allclose(there.run(None, X)[0], again.eval(X)[0], rtol=1e-5, atol=1e-5)
 
 
 def test_compiling_again_carries_live_values_over(program: Program, tmp_path: Path) -> None:
@@ -163,3 +195,70 @@ def test_what_a_pass_relied_on_is_given_as_the_message_says() -> None:
         new.update(values)
     other = replace_onnx_external_weights(program.copy(), values).compile("ref")
     assert other.eval({"x": np.float32(1)})[0].tolist() == 3
+
+
+def compiled_while(act: Callable[[], None], program: Program, passes: str = "") -> None:
+    """Compiles a program again; another thread acts while the last pass runs."""
+    inside, done = threading.Event(), threading.Event()
+
+    class Waits(Pass):
+        def apply(self, module: Module, manager: PassManager) -> bool:
+            inside.set()
+            assert done.wait(60)
+            return False
+
+    def other() -> None:
+        try:
+            assert inside.wait(60)
+            act()
+        finally:
+            done.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    program.compile("ref", passes=Pipeline((*Pipeline.parse(passes), Waits())))
+    thread.join()
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("passes", ["", "hoist_weights"])
+def test_what_is_given_while_a_program_is_compiled_is_in_it(
+    passes: str, in_place: bool, program: Program
+) -> None:
+    with program.update_weights() as new:
+        new["w1"], new["b1"] = drawn(MLP_DIMS, 3)["w1"], B["b1"]
+
+    def act() -> None:
+        for value in (A["w1"], B["w1"]):
+            with program.update_weights(in_place=in_place) as new:
+                new["w1"] = value
+
+    compiled_while(act, program, passes)
+    one = bits(program)
+    assert sorted(program.compiled.weights.given) == ["b1", "w1"]
+    wanted = replace_onnx_external_weights(program.copy(), {"w1": B["w1"], "b1": B["b1"]})
+    assert one == bits(wanted.compile("ref", passes=passes))
+    assert bits(program.compile("ref", passes=passes)) == one
+
+
+def test_what_is_rolled_back_while_a_program_is_compiled_is_not_in_it(program: Program) -> None:
+    was = bits(program)
+    with program.update_weights() as new:
+        new["w1"] = B["w1"]
+    compiled_while(new.rollback, program)
+    assert bits(program) == was
+
+
+def test_a_pass_that_relied_on_what_was_given_meanwhile_runs_again() -> None:
+    program = Program()
+    x = program.main.add_parameter("x", migx.Shape("f32"))
+    one = program.main.add_literal(1.0, name="scale", replaceable=True)
+    program.main.add_return(program.main.add_instruction(ops.Mul(), x, one))
+    program.compile("ref", passes="")
+
+    def act() -> None:
+        with program.update_weights() as new:
+            new["scale"] = np.float32(3)
+
+    compiled_while(act, program, "simplify_algebra")
+    assert program.eval({"x": np.float32(1)})[0].tolist() == 3

@@ -62,6 +62,29 @@ def test_a_baked_program_is_finalized_by_saving_and_loading(
     assert loaded.eval(X)[0].tobytes() == baked.finalize("ref").eval(X)[0].tobytes()
 
 
+def test_without_its_original_a_program_is_what_the_passes_left(
+    template: Program, tmp_path: Path
+) -> None:
+    migx.save(template, tmp_path / "p.mxr", original=False)
+    loaded = migx.load(tmp_path / "p.mxr")
+    assert loaded == template.compiled.program == loaded.compiled.program
+    for weights in (A, B):
+        for program in (template, loaded):
+            with program.update_weights() as new:
+                new.update(weights)
+        assert loaded.eval(X)[0].tobytes() == template.eval(X)[0].tobytes()
+    again = migx.load(tmp_path / "p.mxr", compiled=False).compile("ref")
+    with again.update_weights() as new:
+        new.update(B)
+    assert again.eval(X)[0].tobytes() == template.eval(X)[0].tobytes()
+
+
+def test_the_original_is_all_there_is_of_what_is_not_compiled(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="without its original when it has been compiled"):
+        migx.save(Program(), tmp_path / "p.mxr", original=False)
+    assert not (tmp_path / "p.mxr").exists()
+
+
 def test_a_template_keeps_its_form(template: Program, tmp_path: Path) -> None:
     loaded = round_trip(template, tmp_path)
     assert loaded == template

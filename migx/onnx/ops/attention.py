@@ -233,7 +233,9 @@ def rotary_embedding(node: Node) -> Instruction:
         width = 2 * cos.shape.dims[1]
         x = headed(node, x, heads or int(x.shape.dims[-1] // width))
     batch, length = x.shape.dims[0], x.shape.dims[2]
-    if places.shape.dims != (batch, length):
+    if places.shape.rank == 2:
+        places = node.reshape(places, (batch, length))
+    else:
         first = node.reshape(places, (1, 1))
         places = binary(node, ops.Add(), first, steps(node, length))
     turned = rotated(node, x, places, (cos, sin), bool(node.integer("interleaved", 0)), used)

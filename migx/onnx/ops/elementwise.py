@@ -10,6 +10,7 @@ from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.op import Operation
+from migx.shape import F64
 
 UNARY = [
     "Abs",
@@ -123,8 +124,13 @@ def mean(node: Node) -> Instruction:
 
 @importer("Pow", since=7)
 def power(node: Node) -> Instruction:
-    base = node.input(0)
-    return binary(node, ops.Pow(), base, node.convert(node.input(1), base.shape.dtype))
+    """In the type of the base, but an exponent that is more precise than that is not rounded."""
+    base, exponent = node.input(0), node.input(1)
+    dtype, other = base.shape.dtype, exponent.shape.dtype
+    finer = other.is_float and (not dtype.is_float or other.bits > dtype.bits)
+    wide = dtype if not finer else other if dtype.is_float else F64
+    result = binary(node, ops.Pow(), node.convert(base, wide), node.convert(exponent, wide))
+    return node.convert(result, dtype)
 
 
 @importer("Mod")

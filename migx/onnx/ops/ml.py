@@ -249,7 +249,7 @@ def linear_classifier(node: Node) -> tuple[Instruction, Instruction]:
     labels = listed(node, "classlabels")
     if labels is None:
         raise node.fail("it has no class labels")
-    scores = linear(node, len(node.numbers("intercepts")))
+    scores = linear(node, len(node.numbers("intercepts", ())) or len(labels))
     if scores.shape.dims[1] == 1 and len(labels) == 2:
         return binary_labels(node, scores, labels, 0.0)
     return best_label(node, scores, labels), finished(
@@ -268,17 +268,18 @@ def binary_labels(
 ) -> tuple[Instruction, Instruction]:
     """The second label where the one score there is exceeds a limit; and a score for either.
 
-    A chance, whose limit is a half, leaves the rest to the first label; any other score its
-    negative.
+    A chance, whose limit is a half, leaves the rest to the first label; any other score, and one
+    that is still to become a chance, its negative.
     """
+    transform = node.string("post_transform", "NONE")
     flat = node.add(ops.Squeeze((1,)), score)
     above = node.add(ops.Greater(), flat, node.scalar(limit, flat))
     label = node.add(ops.Gather(0), node.literal(labels), node.convert(above, I64))
-    if limit:
+    if limit and transform != "LOGISTIC":
         other = node.add(ops.Sub(), node.scalar(1, score), score)
         return label, node.add(ops.Concat(1), other, score)
     both = node.add(ops.Concat(1), node.add(ops.Neg(), score), score)
-    return label, finished(node, both, node.string("post_transform", "NONE"))
+    return label, finished(node, both, transform)
 
 
 # Trees
@@ -409,7 +410,9 @@ def tree_ensemble_regressor(node: Node) -> Instruction:
 
 @importer("TreeEnsembleClassifier", domain=DOMAIN)
 def tree_ensemble_classifier(node: Node) -> tuple[Instruction, Instruction]:
-    """Of two labels of which one alone has weights these are chances if none is negative."""
+    """Of two labels of which one alone has weights these are chances if none is negative. Those of
+    the first may begin at one value.
+    """
     labels = listed(node, "classlabels")
     if labels is None:
         raise node.fail("it has no class labels")
@@ -420,6 +423,9 @@ def tree_ensemble_classifier(node: Node) -> tuple[Instruction, Instruction]:
         return best_label(node, scores, labels), shown
     (at,) = used
     score = node.add(ops.Slice((1,), (at,), (at + 1,)), scores)
+    base = numbers(node, "base_values")
+    if at == 0 and base.size == 1:
+        score = binary(node, ops.Add(), score, node.literal(base, F32))
     chances = bool((numbers(node, "class_weights") >= 0).all())
     label, both = binary_labels(node, score, labels, 0.5 if chances else 0.0)
     # Like onnxruntime: weights of the second label leave the first one's score 0.

@@ -10,7 +10,7 @@ from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops import runtime
 from migx.onnx.ops.linear import per_channel
-from migx.shape import F32
+from migx.shape import F32, F64
 
 REDUCTIONS = ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd")
 COMPOSED = ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare")
@@ -185,8 +185,13 @@ def composed_reduction(node: Node) -> Instruction:
 
 
 def composed(node: Node, x: Instruction, axes: tuple[int, ...]) -> Instruction:
-    """Sums of something and something of sums; the exponentials are shifted by the largest."""
+    """Sums of something and something of sums; the exponentials are shifted by the largest.
+
+    Roots and logarithms of integers are truncated.
+    """
     kind = node.proto.op_type.removeprefix("Reduce")
+    dtype = x.shape.dtype
+    x = x if dtype.is_float or kind in ("L1", "SumSquare") else node.convert(x, F64)
     if kind == "LogSumExp":
         peak = node.add(ops.ReduceMax(axes), x)
         finite = node.add(ops.Where(), node.add(ops.Isinf(), peak), node.scalar(0, peak), peak)
@@ -200,7 +205,7 @@ def composed(node: Node, x: Instruction, axes: tuple[int, ...]) -> Instruction:
         total = node.add(ops.Log(), total)
     if kind == "LogSumExp":
         total = node.add(ops.Add(), total, finite)
-    return node.add(ops.Sqrt(), total) if kind == "L2" else total
+    return node.convert(node.add(ops.Sqrt(), total) if kind == "L2" else total, dtype)
 
 
 @importer("ArgMax", "ArgMin")

@@ -33,8 +33,20 @@ class Wanted:
 
 @importer("Resize", since=10)
 def resize_by_scales(node: Node) -> Instruction:
-    """Version 10: half the coordinates are asymmetric, and the scales always given."""
-    return resized(node, Wanted(every_axis(node), node.input(1)))
+    """Version 10: coordinates are asymmetric, and the scales always given.
+
+    The nearest element is the one before on axes that grow and the one after on those that shrink,
+    as onnxruntime reads what ONNX leaves open: these go first, where there may be any of both.
+    """
+    scales, x = node.input(1), node.input(0)
+    one = node.scalar(1, scales)
+    for bound, nearest in ((ops.Min(), "ceil"), (ops.Max(), "floor")):
+        bounded = node.add(bound, scales, one)
+        known = node.constant(bounded)
+        if known is None or not np.all(known == 1):
+            wanted = Wanted(every_axis(node), bounded, nearest=nearest)
+            x = resized(Node(node.proto, node.graph, (x,), node.version), wanted)
+    return x
 
 
 @importer("Upsample")
@@ -94,9 +106,12 @@ def resized(node: Node, wanted: Wanted) -> Instruction:
     region = None if wanted.region is None else node.constant(wanted.region)
     fits = wanted.policy == "stretch" or all_numbers(node, wanted.axes, extents)
     open_region = wanted.region is not None and region is None
+    x, rank = node.input(0), node.input(0).shape.rank
+    if factors is not None:
+        pairs = zip(wanted.axes, factors.reshape(-1).tolist(), strict=True)
+        fits = fits and all(is_exact(x.shape.dims[axis], factor) for axis, factor in pairs)
     if (factors is None and extents is None) or open_region or not fits:
         return resized_at_run_time(node, wanted)
-    x, rank = node.input(0), node.input(0).shape.rank
     dims: list[Extent] = list(x.shape.dims)
     scaling = [1.0] * rank
     if extents is not None:
@@ -107,7 +122,7 @@ def resized(node: Node, wanted: Wanted) -> Instruction:
     elif factors is not None:
         for axis, factor in zip(wanted.axes, factors.reshape(-1).tolist(), strict=True):
             scaling[axis] = factor
-            dims[axis] = scaled_dim(node, dims[axis], factor)
+            dims[axis] = scaled_dim(dims[axis], factor)
     stretched = extents is not None and wanted.policy == "stretch"
     op = operation(node, wanted, dims, scales=() if stretched else tuple(scaling))
     return node.add(op if region is None else replace(op, roi=whole(wanted, region, rank)), x)
@@ -145,13 +160,18 @@ def operation(
     )
 
 
-def scaled_dim(node: Node, size: Extent, factor: float) -> Extent:
-    """floor(size * factor), exactly where the factor is a ratio of small numbers."""
+def is_exact(size: Extent, factor: float) -> bool:
+    """Whether the scaled size can be told: that of a symbol where the factor is a ratio of small
+    numbers, for others are rounded with the size.
+    """
+    return isinstance(size, int) or factor.as_integer_ratio()[1] <= 1 << 16
+
+
+def scaled_dim(size: Extent, factor: float) -> Extent:
+    """floor(size * factor)."""
     if isinstance(size, int):
         return int(np.floor(size * np.float32(factor)))
-    above, below = float(factor).as_integer_ratio()
-    if below > 1 << 16:
-        raise node.fail(f"the dim {size} times {factor} is no exact expression")
+    above, below = factor.as_integer_ratio()
     return size * above // below
 
 

@@ -9,9 +9,9 @@ from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops import runtime
 from migx.onnx.ops.elementwise import binary
-from migx.onnx.ops.linear import window, with_bias
+from migx.onnx.ops.linear import matrix_product, window, with_bias
 from migx.onnx.ops.shapes import spread
-from migx.shape import I64
+from migx.shape import I64, DType
 
 
 @importer("GridSample", since=16)
@@ -20,6 +20,48 @@ def grid_sample(node: Node) -> Instruction:
     corners = bool(node.integer("align_corners", 0))
     op = ops.GridSample(mode, node.string("padding_mode", "zeros"), corners)
     return node.add(op, node.input(0), node.input(1))
+
+
+@importer("AffineGrid", since=20)
+def affine_grid(node: Node) -> Instruction:
+    """Where affine maps put the places of images of a size, x first, as GridSample reads them.
+
+    An axis goes from -1 to 1: from edge to edge, or with ``align_corners`` from the centre of the
+    first place to that of the last; one place alone is at -1 then.
+    """
+    maps, size = node.input(0), node.input(1)
+    axes = runtime.length(node, size, "dims of the image") - 2
+    if axes not in (2, 3):
+        raise node.fail(f"an image has 2 or 3 axes besides items and channels, not {axes}")
+    known = node.extents(size)
+    lengths = runtime.fresh_dims(node, axes) if known is None else known[2:]
+    counts = [node.add(ops.Slice((0,), (i + 2,), (i + 3,)), size) for i in range(axes)]
+    places = [
+        centres(node, length, node.reshape(count, ()), maps.shape.dtype)
+        for length, count in zip(lengths, counts, strict=True)
+    ]
+    columns = []
+    for axis in reversed(range(axes)):
+        apart = [lengths[i] if i == axis else 1 for i in range(axes)]
+        columns.append(node.broadcast_to(node.reshape(places[axis], apart), lengths))
+    columns.append(node.scalar(1, columns[0]))
+    points = node.add(ops.Concat(axes), *(node.add(ops.Unsqueeze((axes,)), v) for v in columns))
+    points = node.reshape(points, (dim.product(lengths), axes + 1))
+    made = matrix_product(node, ops.Dot(), points, node.add(ops.Transpose((0, 2, 1)), maps))
+    return node.reshape(made, (maps.shape.dims[0], *lengths, axes))
+
+
+def centres(node: Node, length: Extent, count: Instruction, dtype: DType) -> Instruction:
+    """The places of an axis of some elements, between -1 and 1."""
+    span, one, half = node.convert(count, dtype), node.literal(1, dtype), node.literal(0.5, dtype)
+    ramp = node.add(ops.DynamicRange(length), node.literal(0, I64), count, node.literal(1, I64))
+    ramp = node.convert(ramp, dtype)
+    if node.integer("align_corners", 0):
+        span = node.add(ops.Max(), node.add(ops.Sub(), span, one), one)
+    else:
+        ramp = binary(node, ops.Add(), ramp, half)
+    step = node.add(ops.Div(), node.literal(2, dtype), span)
+    return binary(node, ops.Sub(), binary(node, ops.Mul(), ramp, step), one)
 
 
 @importer("DeformConv", since=19)

@@ -20,9 +20,9 @@ from migx.ir import Instruction, Module
 from migx.ops.builtin import GetTupleElem, Literal, Param, Slot
 from migx.pipeline import Approximation
 from migx.program import Program
-from migx.testing.bounds.ranges import at_the_end
+from migx.testing.bounds.ranges import at_the_end, largest
 from migx.testing.bounds.roundings import LAMBDA
-from migx.testing.bounds.steps import Error, Step, doubles, filled, largest, unknown
+from migx.testing.bounds.steps import Error, Step, doubles, filled, unknown
 from migx.testing.bounds.tensors import NONE, Approximations, Budget, TensorBounds, sources
 
 MODULES = frozenset({"pointwise", "fused_reduce", "group", "if"})
@@ -142,7 +142,7 @@ class ElementBounds:
         made = type(source.op) is not Literal or id(source.op.value) not in (self._given or ())
         if self._given is None or not made or not dtype.is_float or dtype.is_packed:
             return None
-        error = LAMBDA * dtype.roundoff * largest(result)
+        error = LAMBDA * dtype.roundoff * largest(result.array)
         return np.where(at_the_end(doubles(result), dtype), np.inf, error)
 
 
@@ -158,5 +158,5 @@ def _spread(result: Argument, budget: Budget) -> Error:
         return unknown(result)
     if result.shape.dtype.is_float and at_the_end(doubles(result), result.shape.dtype).any():
         return unknown(result)
-    allowed = budget.tolerance(result.shape.dtype, largest(result))
+    allowed = budget.tolerance(result.shape.dtype, largest(result.array))
     return np.full(result.array.shape, allowed) if allowed else None

@@ -8,7 +8,7 @@ rounding, may take it beyond, nothing is said: the bound is infinite.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 
 from migx.shape import F32, DType
 
-Doubles = NDArray[Any]
+Doubles: TypeAlias = NDArray[Any]
+TINY = float(np.finfo(np.float32).tiny)
+"""What a magnitude counts for at least where something is divided by it."""
+
+
+def largest(array: NDArray[Any]) -> float:
+    """The greatest finite magnitude of some numbers; 0 of none."""
+    sizes = np.abs(array.astype(np.float64))
+    return float(np.max(sizes, initial=0.0, where=np.isfinite(sizes)))
 
 
 @cache

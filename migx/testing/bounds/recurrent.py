@@ -11,21 +11,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from migx import op as operations
 from migx.argument import Argument
 from migx.op import Operation
 from migx.shape import F32, F64, Shape
 from migx.target import get_target
+from migx.testing.bounds.ranges import TINY, Doubles, largest
 from migx.testing.bounds.roundings import FUNCTION, LAMBDA, named
 
-Doubles: TypeAlias = NDArray[Any]
 RECURRENT = named("rnn gru lstm")
-TINY = float(np.finfo(np.float32).tiny)
 
 
 def growth(op: Operation, values: Sequence[Argument], result: Argument) -> float:
@@ -34,7 +32,7 @@ def growth(op: Operation, values: Sequence[Argument], result: Argument) -> float
     """
     size = _size(op, values)
     changed = zip(response(op, values, result, 1), result.parts, strict=True)
-    return max(_greatest(c) / max(size * _greatest(part.array), TINY) for c, part in changed)
+    return max(largest(c) / max(size * largest(part.array), TINY) for c, part in changed)
 
 
 def response(
@@ -72,8 +70,3 @@ def _moved(value: Argument, size: float, rng: np.random.Generator) -> Argument:
         return value
     array = value.array.astype(np.float64)
     return Argument.of(array * (1 + size * rng.choice((-1.0, 1.0), array.shape)))
-
-
-def _greatest(array: NDArray[Any]) -> float:
-    sizes = np.abs(array.astype(np.float64))
-    return float(np.max(sizes, initial=0.0, where=np.isfinite(sizes)))

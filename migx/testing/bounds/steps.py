@@ -20,12 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from migx import op as operations
+from migx import ops
 from migx.argument import Argument
 from migx.errors import MigxError
 from migx.op import Operation
 from migx.shape import F32, F64, DType, Shape
 from migx.target import Context, get_target
-from migx.testing.bounds.ranges import apart, at_the_end
+from migx.testing.bounds.ranges import Doubles, apart, at_the_end, largest
 from migx.testing.bounds.recurrent import RECURRENT, response
 from migx.testing.bounds.roundings import (
     EXACT,
@@ -37,7 +38,6 @@ from migx.testing.bounds.roundings import (
     roundings,
 )
 
-Doubles: TypeAlias = NDArray[Any]
 Error: TypeAlias = "Doubles | tuple[Error, ...] | None"
 """A bound for each element, for each part of a tuple; None for none: the value is exact."""
 
@@ -62,17 +62,14 @@ PICKS = named(
     "compress concat contiguous gather gather_elements gathernd pad reverse reverse_sequence"
     " scatter_none scatternd_none trilu"
 )
-"""Besides views, what moves elements: the number of inputs that hold them is in ``PLACES``, else
-all but those that are integers beside floats.
-"""
+"""Besides views, what moves elements: of the inputs whose places are in ``PLACES``, or of all."""
 
 PLACES: dict[str, tuple[int, ...]] = {
-    "compress": (0,),
-    "gather": (0,),
-    "gather_elements": (0,),
-    "gathernd": (0,),
+    **dict.fromkeys(
+        ("compress", "gather", "gather_elements", "gathernd", "reverse_sequence"), (0,)
+    ),
+    **dict.fromkeys(("scatter_none", "scatternd_none"), (0, 2)),
 }
-PLACES |= {"scatter_none": (0, 2), "scatternd_none": (0, 2), "reverse_sequence": (0,)}
 WAVES = named("cos sin tan")
 """What comes back after a turn: the ends of an input say little of what lies between them."""
 
@@ -176,9 +173,11 @@ class Step:
         elif self.op.name in UP_TO_ONE:
             sums = np.ones_like(size)
         elif count > FUNCTION or self.op.name == "resize":
-            sums = np.full_like(size, max(largest(a) for a in (*self.values[:1], self.result)))
+            sums = np.full_like(
+                size, max(largest(a.array) for a in (*self.values[:1], self.result))
+            )
         elif count > 1 and self.op.name == "pooling":
-            sums = np.full_like(size, largest(self.values[0]))
+            sums = np.full_like(size, largest(self.values[0].array))
         # What is added or subtracted is not rounded below the normal numbers.
         least = 0.0 if self.op.name in ("add", "sub") else _smallest(dtype)
         return _ulps(count, dtype) * sums + dtype.roundoff * size + least
@@ -232,7 +231,7 @@ class Step:
             s if e is None or s.dtype.kind == "i" else s + e
             for s, e in zip(sizes, self.errors, strict=True)
         ]
-        op = operations_of_magnitudes(self.op)
+        op = ops.Add() if self.op.name == "sub" else self.op
         most, least = (_run(op, of, self.result.shape) for of in (spread, sizes))
         return np.asarray(np.abs(most - least))
 
@@ -310,15 +309,6 @@ def _within_a_turn(name: str, value: Argument, error: Doubles) -> Doubles:
     return np.where(error < 1, 0.0, np.minimum(error, 2.0))
 
 
-def operations_of_magnitudes(op: Operation) -> Operation:
-    """The operation that sums the magnitudes of what another adds and subtracts."""
-    if op.name == "sub":
-        from migx.ops.pointwise import Add
-
-        return Add()
-    return op
-
-
 def _between(results: Sequence[Argument], centre: Argument) -> Error:
     if centre.shape.parts:
         columns = zip(*(r.parts for r in results), strict=True)
@@ -356,9 +346,10 @@ def _run(op: Operation, arrays: Sequence[Any], like: Shape) -> Doubles:
 
 def _unquantised(op: Operation) -> Operation:
     """The same product, of any type."""
-    from migx.ops.linear import Convolution, Dot
-
-    return Dot() if op.name == "quant_dot" else Convolution(**operations.attributes(op))
+    made: Operation = (
+        ops.Dot() if op.name == "quant_dot" else ops.Convolution(**operations.attributes(op))
+    )
+    return made
 
 
 def _evaluated(op: Operation, arguments: Sequence[Argument], shape: Shape) -> Argument:
@@ -407,12 +398,6 @@ def filled(error: Error, value: Argument) -> Doubles:
     if error is None or isinstance(error, tuple):
         return np.zeros(value.array.shape)
     return error
-
-
-def largest(value: Argument) -> float:
-    """The greatest finite magnitude of a value."""
-    sizes = np.abs(doubles(value))
-    return float(np.max(sizes, initial=0.0, where=np.isfinite(sizes)))
 
 
 def unknown(value: Argument) -> Error:

@@ -34,10 +34,10 @@ from migx.ops.builtin import Literal, Param
 from migx.pipeline import Approximation
 from migx.program import Program
 from migx.shape import F32, DType, Shape
+from migx.testing.bounds.ranges import TINY, largest
 from migx.testing.bounds.recurrent import RECURRENT, growth
 from migx.testing.bounds.roundings import DISCRETE, LAMBDA, UP_TO_ONE, WHOLE, roundings
 
-TINY = float(np.finfo(np.float32).tiny)
 Approximations: TypeAlias = "Mapping[str, Sequence[float | Approximation]]"
 """How far off the results of operations, by name, may be on purpose, each for some reasons."""
 NONE: Approximations = MappingProxyType({})
@@ -128,7 +128,7 @@ class TensorBounds:
             made = replace(made, variance=made.variance * max(1.0, grown) ** 2)
         known = self._known.get((at.inputs[0], at.name)) if at.inputs else None
         if known is not None and at.name == "log":
-            factor = known / max(_flattened(_magnitudes(result)), TINY)
+            factor = known / max(largest(result.array), TINY)
             made = replace(made, variance=made.variance * max(1.0, factor) ** 2)
         elif known is not None:
             made = replace(made, scale=known)
@@ -142,7 +142,7 @@ class TensorBounds:
             self._held[at] = result
         if made.variance and result.shape.dtype.is_float:
             for name in {user.name for user in at.users} & STEEPEST.keys():
-                self._known[at, name] = STEEPEST[name](_magnitudes(result))
+                self._known[at, name] = STEEPEST[name](result.array)
 
     def of(self, at: Instruction) -> Budget:
         """The budget of a value; none has been spent on one that was not computed."""
@@ -160,7 +160,7 @@ def _on_purpose(more: float | Approximation, at: Instruction, result: Argument) 
     """By how much of its greatest magnitude a result is off on purpose."""
     if isinstance(more, Approximation):
         return more.of_tensor(at)
-    return more / max(_flattened(_magnitudes(result)), TINY) if 0 < more < math.inf else 0.0
+    return more / max(largest(result.array), TINY) if 0 < more < math.inf else 0.0
 
 
 def _worst(budgets: Sequence[Budget]) -> Budget:
@@ -195,7 +195,7 @@ def _after(at: Instruction, worst: Budget, shapes: Sequence[Shape], result: Argu
     if op.name in WHOLE or (op.name == "convert" and dtype.is_integer):
         if not worst.variance or not shapes[0].dtype.is_float:
             return worst
-        return _stepped(worst, 1 / max(1.0, float(np.max(_magnitudes(result), initial=0.0))))
+        return _stepped(worst, 1 / max(1.0, largest(result.array)))
     if dtype.is_float or (dtype.kind == "tuple" and not at.modules):
         return _spent(op, worst, shapes, result.shape)
     return replace(worst, entering=None)
@@ -254,28 +254,18 @@ def _spent(op: Operation, worst: Budget, shapes: Sequence[Shape], shape: Shape) 
     )
 
 
-def _magnitudes(value: Argument) -> NDArray[Any]:
-    """The magnitudes of the finite numbers in a value."""
-    array = np.abs(value.array.astype(np.float64))
-    finite: NDArray[Any] = array[np.isfinite(array)]
-    return finite
-
-
-def _flattened(magnitudes: NDArray[Any]) -> float:
-    return float(np.max(magnitudes, initial=0.0))
-
-
-def _logarithm(magnitudes: NDArray[Any]) -> float:
+def _logarithm(inputs: NDArray[Any]) -> float:
     """Its slope at an input is the reciprocal of it: the mean over all inputs counts."""
-    inputs = magnitudes[magnitudes > 0]
-    return _flattened(inputs) * float(np.mean(1 / inputs)) if inputs.size else 0.0
+    sizes = np.abs(inputs.astype(np.float64))
+    sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
+    return largest(sizes) * float(np.mean(1 / sizes)) if sizes.size else 0.0
 
 
 STEEPEST: dict[str, Callable[[NDArray[Any]], float]] = {
-    "clip": _flattened,
-    "erf": lambda magnitudes: 2 / math.sqrt(math.pi) * _flattened(magnitudes),
-    "leaky_relu": _flattened,
-    "relu": _flattened,
+    "clip": largest,
+    "erf": lambda inputs: 2 / math.sqrt(math.pi) * largest(inputs),
+    "leaky_relu": largest,
+    "relu": largest,
     "log": _logarithm,
 }
-"""What a relative difference in inputs of some magnitudes comes to in the result, at most."""
+"""What a relative difference in some inputs comes to in the result, at most."""

@@ -8,7 +8,6 @@ attributes need none.
 
 from __future__ import annotations
 
-import itertools
 import math
 from functools import cache
 from typing import Any
@@ -18,7 +17,7 @@ from migx import ops, plugins
 from migx.dim import Extent
 from migx.shape import BOOL, F16, F32, F64, I8, I32, I64, U8, DType, Shape
 from migx.testing.draws import compute, indexing, layout
-from migx.testing.draws.basics import TYPES, Dice, Draft, Draw, Want
+from migx.testing.draws.basics import TYPES, Dice, Draft, Draw, Want, ones
 
 __all__ = ["PACKERS", "TUPLES", "Dice", "Draft", "Want", "any_shape", "draft", "drawable", "volume"]
 
@@ -82,10 +81,10 @@ def _pointwise(cls: Any, dice: Dice, like: Shape) -> Draft:
 
 
 def _reduction(cls: Any, dice: Dice, like: Shape) -> Draft:
-    ones = [i for i, d in enumerate(like.dims) if d == 1]
-    if not ones or (like.dtype is BOOL) != (cls.name in ("reduce_all", "reduce_any")):
+    alone = ones(like.dims)
+    if not alone or (like.dtype is BOOL) != (cls.name in ("reduce_all", "reduce_any")):
         return None
-    axes = tuple(dice.sample(ones, dice.some(1, len(ones))))
+    axes = tuple(dice.sample(alone, dice.some(1, len(alone))))
     dims = tuple(dice.some(1, 4) if i in axes else d for i, d in enumerate(like.dims))
     return cls(axes), [Want(like.with_dims(dims))]
 
@@ -131,5 +130,5 @@ def any_shape(dice: Dice, symbol: Extent | None = None) -> Shape:
 
 def volume(shape: Shape) -> int:
     """How many elements a shape has, a symbol counting as four."""
-    known = itertools.chain([shape.dims], (p.dims for p in shape.parts))
-    return max(math.prod(d if isinstance(d, int) else 4 for d in dims) for dims in known)
+    each = (s.dims for s in (shape, *shape.parts))
+    return max(math.prod(d if isinstance(d, int) else 4 for d in dims) for dims in each)

@@ -52,9 +52,14 @@ TYPES = (F32, F32, F16, F64, I32, I64, BOOL, I8, U8)
 """Element types that inputs have where the result leaves the choice."""
 
 
-def numbers(dims: Sequence[Extent]) -> list[int]:
-    """The axes whose extent is a number."""
-    return [i for i, d in enumerate(dims) if isinstance(d, int)]
+def numbers(dims: Sequence[Extent], least: int = 0) -> list[int]:
+    """The axes whose extent is a number, which is at least so large."""
+    return [i for i, d in enumerate(dims) if isinstance(d, int) and d >= least]
+
+
+def ones(dims: Sequence[Extent]) -> list[int]:
+    """The axes of one element."""
+    return [i for i, d in enumerate(dims) if d == 1]
 
 
 def put(dims: Dims, axis: int, *extents: Extent) -> Dims:

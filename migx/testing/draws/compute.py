@@ -166,7 +166,7 @@ def _scales(dice: Dice, x: Shape) -> tuple[int, int, list[Want]]:
 
 
 def _resize(dice: Dice, like: Shape) -> Draft:
-    known = [i for i in numbers(like.dims) if like.dims[i] != 0]
+    known = numbers(like.dims, 1)
     if not known or not like.dtype.is_float:
         return None
     axis, mode = dice.one_of(known), dice.one_of(("nearest", "linear"))
@@ -261,7 +261,7 @@ def _dft(dice: Dice, like: Shape) -> Draft:
     parts = 1 if onesided and inverse else 2
     if like.rank < 2 or like.dims[-1] != parts or not like.dtype.is_float:
         return None
-    axes = [i for i in numbers(like.dims[:-1]) if like.dims[i]]
+    axes = numbers(like.dims[:-1], 1)
     if not axes:
         return None
     axis = dice.one_of(axes)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from migx import ops
 from migx.op import Operation
 from migx.shape import BOOL, F32, I64, Shape
-from migx.testing.draws.basics import Dice, Draft, Draw, Want, numbers, put, vector
+from migx.testing.draws.basics import Dice, Draft, Draw, Want, numbers, ones, put, vector
 
 
 def _gather(dice: Dice, like: Shape) -> Draft:
@@ -28,7 +28,7 @@ def _gather_elements(dice: Dice, like: Shape) -> Draft:
 
 def _scatter(make: Callable[[int], Operation]) -> Draw:
     def draw(dice: Dice, like: Shape) -> Draft:
-        known = [i for i in numbers(like.dims) if like.dims[i] != 0]
+        known = numbers(like.dims, 1)
         if not known or like.dtype is BOOL:
             return None
         axis = dice.one_of(known)
@@ -40,10 +40,10 @@ def _scatter(make: Callable[[int], Operation]) -> Draw:
 
 def _arg(make: Callable[[int], Operation]) -> Draw:
     def draw(dice: Dice, like: Shape) -> Draft:
-        ones = [i for i, d in enumerate(like.dims) if d == 1]
-        if like.dtype is not I64 or not ones:
+        alone = ones(like.dims)
+        if like.dtype is not I64 or not alone:
             return None
-        axis = dice.one_of(ones)
+        axis = dice.one_of(alone)
         return make(axis), [Want(Shape(F32, put(like.dims, axis, dice.some(1, 4))))]
 
     return draw

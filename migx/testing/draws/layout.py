@@ -9,7 +9,7 @@ from migx import ops
 from migx.dim import Extent
 from migx.op import Operation
 from migx.shape import BOOL, F32, I32, I64, Shape
-from migx.testing.draws.basics import TYPES, Dice, Draft, Draw, Want, numbers, put, vector
+from migx.testing.draws.basics import TYPES, Dice, Draft, Draw, Want, numbers, ones, put, vector
 
 
 def _same(op: Callable[[], Operation]) -> Draw:
@@ -63,10 +63,9 @@ def _squeeze(dice: Dice, like: Shape) -> Draft:
 
 
 def _unsqueeze(dice: Dice, like: Shape) -> Draft:
-    ones = [i for i, d in enumerate(like.dims) if d == 1]
-    if not ones:
+    if not (alone := ones(like.dims)):
         return None
-    axis = dice.one_of(ones)
+    axis = dice.one_of(alone)
     return ops.Unsqueeze((axis,)), [Want(like.with_dims(put(like.dims, axis)))]
 
 
@@ -94,7 +93,7 @@ def _slice(dice: Dice, like: Shape) -> Draft:
 
 
 def _step(dice: Dice, like: Shape) -> Draft:
-    known = [i for i in numbers(like.dims) if like.dims[i] != 0]
+    known = numbers(like.dims, 1)
     if not known:
         return None
     axis, step = dice.one_of(known), dice.some(1, 3)
@@ -103,7 +102,7 @@ def _step(dice: Dice, like: Shape) -> Draft:
 
 
 def _pad(dice: Dice, like: Shape) -> Draft:
-    known = [i for i in numbers(like.dims) if int(like.dims[i]) > 1]
+    known = numbers(like.dims, 2)
     if not known or like.dtype is BOOL:
         return None
     axis = dice.one_of(known)
@@ -128,7 +127,7 @@ def _trilu(dice: Dice, like: Shape) -> Draft:
 
 
 def _concat(dice: Dice, like: Shape) -> Draft:
-    known = [i for i in numbers(like.dims) if int(like.dims[i]) > 1]
+    known = numbers(like.dims, 2)
     if not known:
         return None
     axis, parts = dice.one_of(known), list[int]()

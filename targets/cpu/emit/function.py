@@ -24,9 +24,8 @@ class Function:
         name: str,
         parameters: Sequence[tuple[str, Type]],
         result: Type,
-        internal: bool,
     ) -> None:
-        self.module, self.name, self.result, self.internal = module, name, result, internal
+        self.module, self.name, self.result = module, name, result
         self.parameters = [Value(f"%{n}", t, self) for n, t in parameters]
         self.flags = ""
         self.at_entry: list[str] = []
@@ -151,10 +150,9 @@ class Function:
         return self.call(f"llvm.{name}.{first.type.suffix}", to, *values)
 
     def call(self, name: str, result: Type, *values: Value) -> Value:
-        """A call of a function of the module, a declared one, or an intrinsic by its full name."""
-        if not any(f.name == name for f in self.module.functions):
-            types = ", ".join(str(v.type) for v in values)
-            self.module.declare(f"declare {result} @{name}({types})")
+        """A call of a function that is declared here, or of an intrinsic by its full name."""
+        types = ", ".join(str(v.type) for v in values)
+        self.module.declare(f"declare {result} @{name}({types})")
         given = ", ".join(f"{v.type} {v.text}" for v in values)
         if result == VOID:
             self.do(f"call void @{name}({given})")
@@ -277,14 +275,21 @@ class Function:
             return x
         while (half := x.type.lanes // 2) >= 1:
             low = self.shuffle(x, x, range(half))
-            high = self.shuffle(x, x, range(half, 2 * half))
-            if name in ("min", "max"):
-                x = (self.minimum if name == "min" else self.maximum)(low, high)
-            elif name in ("umin", "umax"):
-                x = self.intrinsic(name, low, high)
-            else:
-                x = self.arithmetic(name, low, high)
+            x = self.folded(name, low, self.shuffle(x, x, range(half, 2 * half)))
         return self.extract(x, 0)
+
+    def folded(self, name: str, x: Value, y: Value) -> Value:
+        """Two values folded by one of the names of ``fold``."""
+        match name:
+            case "min":
+                return self.minimum(x, y)
+            case "max":
+                return self.maximum(x, y)
+            case "umin" | "umax":
+                return self.intrinsic(name, x, y)
+            case "and" | "or":
+                return self.op(name, x, y)
+        return self.arithmetic(name, x, y)
 
     # Memory.
 
@@ -376,9 +381,9 @@ class Function:
         self.module.declare("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
         self.do(f"call void @llvm.prefetch.p0(ptr {pointer.text}, i32 0, i32 {locality}, i32 1)")
 
-    def local(self, type_: Type, count: int = 1, align: int = 64) -> Value:
-        """Memory on the stack, for as long as the function runs."""
-        return self.hoisted(f"alloca {type_}, i64 {count}, align {align}", PTR)
+    def local(self, type_: Type, count: int = 1) -> Value:
+        """Memory on the stack, for as long as the function runs, aligned to 64 bytes."""
+        return self.hoisted(f"alloca {type_}, i64 {count}, align 64", PTR)
 
     # Control flow.
 
@@ -458,11 +463,10 @@ class Function:
     def text(self) -> str:
         """The function as text."""
         given = ", ".join(f"{p.type} {p.text}" for p in self.parameters)
-        kind, inline = ("internal ", " alwaysinline") if self.internal else ("", "")
         end = ["  ret void"] if self.result == VOID else []
         return "\n".join(
             [
-                f"define {kind}{self.result} @{self.name}({given}){inline} {{",
+                f"define {self.result} @{self.name}({given}) {{",
                 "entry:",
                 *self.at_entry,
                 "  br label %body",

@@ -21,11 +21,9 @@ class Module:
         name: str,
         parameters: Sequence[tuple[str, Type]],
         result: Type = VOID,
-        *,
-        internal: bool = False,
     ) -> Function:
-        """A new function. An ``internal`` one is inlined where it is called."""
-        made = Function(self, name, parameters, result, internal)
+        """A new function."""
+        made = Function(self, name, parameters, result)
         self.functions.append(made)
         return made
 

@@ -90,9 +90,8 @@ Operand: TypeAlias = Value | float
 
 
 class Carried:
-    """Values that a body is given, as ``carried``, and that others take their places after it.
-
-    Inside, ``carried`` is what it begins with, and ``carry`` says what is there when it ends.
+    """Values that a branch may replace. Inside it ``carried`` is what it begins with, and ``carry``
+    says what takes their places; after it ``carried`` is whichever there is then, by phi nodes.
     """
 
     def __init__(self, carried: list[Value]) -> None:
@@ -100,7 +99,7 @@ class Carried:
         self.next: list[Value] = list(carried)
 
     def carry(self, *values: Value) -> None:
-        """Says what there is then."""
+        """Says what takes the places of what is carried."""
         self.next = list(values)
 
 

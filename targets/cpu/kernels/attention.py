@@ -29,14 +29,16 @@ from migx.argument import Argument
 from migx.dim import Extent, product
 from migx.fusion.attention import WEIGHTS, Attention, described
 from migx.fusion.kernels import PRODUCT, Access
+from migx.fusion.stages import below
 from migx.ir import Instruction
 from migx.targets.cpu import elements
 from migx.targets.cpu.emit import F32, I8, I64, Function, Value
-from migx.targets.cpu.kernel import Frame, Kernel
+from migx.targets.cpu.epilogue import emittable, evaluated
+from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.kernels import attention_rows
 from migx.targets.cpu.kernels.attention_rows import LOWEST
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.tile import LATENCY, LOADS, Matrix, Tile, accumulate, memory_of
+from migx.targets.cpu.tile import LATENCY, LOADS, Matrix, Tile, accumulate
 from migx.targets.cpu.transpose import gather_columns, scatter_columns
 from migx.targets.cpu.vector_math import exp_to_zero
 
@@ -58,20 +60,10 @@ def _emittable(attention: Attention, machine: Machine) -> bool:
         return False
     if not isinstance(attention.depth, int) or not isinstance(attention.width, int):
         return False
-    half = machine.vector_bytes < 32 and not machine.has("neon")
-    nodes = attention.nodes
-    after = [nodes[i].of for i in needed(attention, attention.weight)]
+    after = [attention.nodes[n].of for n in below(attention.nodes, [attention.weight], ())]
     if any(isinstance(of, Access) and of.operand != WEIGHTS for of in after):
         return False
-    return attention.output.strides[-1] == 1 and all(
-        elements.computing(n.dtype) is not None
-        and not (n.dtype.name == "f16" and half)
-        and (
-            isinstance(n.of, (Access, Argument))
-            or elements.has(n.of, [nodes[i].dtype for i in n.inputs], n.dtype)
-        )
-        for n in nodes
-    )
+    return attention.output.strides[-1] == 1 and emittable(attention.nodes, machine)
 
 
 @dataclass(frozen=True)
@@ -152,11 +144,8 @@ class Writer:
         self.f: Function = self.frame.function
         self.blocking = chosen(machine, attention)
         self.queries, self.keys = (self.frame.extent(e) for e in attention.count)
-        self.loaded = [
-            n
-            for n in needed(attention, attention.score)
-            if isinstance(of := attention.nodes[n].of, Access) and of.operand >= 0
-        ]
+        read = (attention.nodes[n].of for n in below(attention.nodes, [attention.score], ()))
+        self.met = dict.fromkeys(a for a in read if isinstance(a, Access) and a.operand >= 0)
         self.widens = attention.keys.dtype is not dtypes.F32
         self._divide_scratch()
 
@@ -213,22 +202,9 @@ class Writer:
             x = x / by if scale.divides else x * by
         return x
 
-    def evaluated(self, node: int, read: Callable[[int, Access], Value]) -> Value:
+    def evaluated(self, node: int, read: Callable[[Access], Value]) -> Value:
         """A node, where what it reads is given."""
-        f, nodes, found = self.f, self.attention.nodes, dict[int, Value]()
-        for i in needed(self.attention, node):
-            of, dtype = nodes[i].of, nodes[i].dtype
-            if isinstance(of, Access):
-                found[i] = read(i, of)
-            elif isinstance(of, Argument):
-                type_ = elements.computing(dtype)
-                assert type_ is not None
-                found[i] = f.const(type_, of.array.reshape(-1)[0].item())
-            else:
-                types = [nodes[k].dtype for k in nodes[i].inputs]
-                values = [found[k] for k in nodes[i].inputs]
-                found[i] = elements.apply(f, of, values, types, dtype)
-        return found[node]
+        return evaluated(self.f, self.attention.nodes, read, [node])[node]
 
     def finished(self, value: Value, total: Value) -> Value:
         """Weighted values by the sum of the weights; 0 where there are no keys, or where rows that
@@ -259,8 +235,8 @@ class Writer:
         self.panel, self.sums = area(attention.depth, line), area(attention.width, line)
         self.scores = area(blocking.keys, line)
         self.turned = {
-            n: area(blocking.keys, blocking.width * memory_of(attention.nodes[n].dtype).nbytes)
-            for n in self.loaded
+            access: area(blocking.keys, blocking.width * memory_of(access.dtype).nbytes)
+            for access in self.met
         }
         if self.widens:
             features = dim.maximum(attention.depth, attention.width) + lanes - 1
@@ -357,9 +333,9 @@ class Writer:
         f, attention = self.f, self.attention
         between = attention.nodes[attention.score].of
         changes = not (isinstance(between, Access) and between.operand == PRODUCT)
-        for n in self.loaded:
-            self._turn(n, top, rows, key, many)
-        met = {n: self.matrix(self._access(n)).moved(0, key) for n in self.loaded}
+        for access in self.met:
+            self._turn(access, top, rows, key, many)
+        met = {access: self.matrix(access).moved(0, key) for access in self.met}
         with f.loop(0, many, carry=highest) as i:
             made = []
             for j, (place, best) in enumerate(zip(self._line(i.index), i.carried, strict=True)):
@@ -387,18 +363,18 @@ class Writer:
             self._change_weights(many, i.carried)
         return greatest, i.carried
 
-    def _scored(self, product_: Value, met: dict[int, Matrix], key: Value, j: int) -> Value:
+    def _scored(self, product_: Value, met: dict[Access, Matrix], key: Value, j: int) -> Value:
         """A vector of scores, from one of products; vector j of those for a key."""
         f, lanes, turned_ = self.f, self.blocking.lanes, self.turned
 
-        def read(node: int, access: Access) -> Value:
+        def read(access: Access) -> Value:
             if access.operand == PRODUCT:
                 return product_
             memory = memory_of(access.dtype)
             if access.strides[-2] == 0:
-                one = elements.loaded(f, f.load(met[node].at(0, key), memory), access.dtype)
+                one = elements.loaded(f, f.load(met[access].at(0, key), memory), access.dtype)
                 return f.splat(one, lanes)
-            row = f.element(turned_[node], key * self.blocking.width + j * lanes, memory)
+            row = f.element(turned_[access], key * self.blocking.width + j * lanes, memory)
             return elements.loaded(f, f.load(row, memory.times(lanes)), access.dtype)
 
         return self.evaluated(self.attention.score, read)
@@ -412,12 +388,7 @@ class Writer:
 
     def weight(self, softmax: Value) -> Value:
         """What values are multiplied by, from the result of the softmax."""
-        return self.evaluated(self.attention.weight, lambda node, access: softmax)
-
-    def _access(self, node: int) -> Access:
-        access = self.attention.nodes[node].of
-        assert isinstance(access, Access)
-        return access
+        return self.evaluated(self.attention.weight, lambda access: softmax)
 
     def _line(self, row: Value, first: Value | None = None) -> list[Value]:
         """The addresses of the vectors of a row in scratch, of the scores unless told."""
@@ -425,13 +396,12 @@ class Writer:
         base = f.element(first or self.scores, row * blocking.width, F32)
         return [f.element(base, j * blocking.lanes, F32) for j in range(blocking.vectors)]
 
-    def _turn(self, node: int, top: Value, rows: Value, key: Value, many: Value) -> None:
+    def _turn(self, access: Access, top: Value, rows: Value, key: Value, many: Value) -> None:
         """Turns what scores of a block meet, unless it is the same for all queries."""
-        access = self._access(node)
         if access.strides[-2] == 0:
             return
         f, blocking = self.f, self.blocking
-        made = Matrix(self.turned[node], f.as_index(blocking.width), f.as_index(1), access.dtype)
+        made = Matrix(self.turned[access], f.as_index(blocking.width), f.as_index(1), access.dtype)
         given = self.matrix(access).moved(top, key)
         gather_columns(f, given, (rows, many), made, blocking.width, blocking.lanes)
 
@@ -439,14 +409,3 @@ class Writer:
 def _across(matrix: Matrix) -> Matrix:
     """A matrix with its rows for columns."""
     return Matrix(matrix.first, matrix.column, matrix.row, matrix.dtype)
-
-
-def needed(attention: Attention, node: int) -> list[int]:
-    """A node and those it is computed from, in their order."""
-    found, work = set[int](), [node]
-    while work:
-        i = work.pop()
-        if i not in found:
-            found.add(i)
-            work += attention.nodes[i].inputs
-    return sorted(found)

@@ -16,7 +16,8 @@ from migx.fusion.kernels import PRODUCT, Access
 from migx.shape import DType
 from migx.targets.cpu import elements
 from migx.targets.cpu.emit import F32, Value
-from migx.targets.cpu.tile import Matrix, apart, memory_of
+from migx.targets.cpu.kernel import memory_of
+from migx.targets.cpu.tile import Matrix, apart
 from migx.targets.cpu.transpose import folded
 from migx.targets.cpu.vector_math import exp_to_zero
 
@@ -156,11 +157,7 @@ class _Row:
     def _scores(self, key: Value, many: Value, highest: Value) -> Value:
         """Makes scores of products; the greatest there is."""
         f, lanes, writer = self.f, self.lanes, self.writer
-        met = {
-            n: writer.matrix(access).moved(self.query, key)
-            for n in writer.loaded
-            if isinstance(access := self.attention.nodes[n].of, Access)
-        }
+        met = {access: writer.matrix(access).moved(self.query, key) for access in writer.met}
         with f.loop(0, many, lanes, carry=[f.const(self.vector, LOWEST)]) as i:
             mask = f.first_lanes(many - i.index, lanes)
             place = f.element(writer.scores, i.index, F32)
@@ -171,11 +168,11 @@ class _Row:
         best = f.fold("max", i.carried[0])
         return f.select(best > highest, best, highest)
 
-    def _scored(self, product: Value, met: dict[int, Matrix], key: Value, mask: Value) -> Value:
-        def read(node: int, access: Access) -> Value:
+    def _scored(self, product: Value, met: dict[Access, Matrix], key: Value, mask: Value) -> Value:
+        def read(access: Access) -> Value:
             if access.operand == PRODUCT:
                 return product
-            there = met[node]
+            there = met[access]
             return self._read(there.at(0, key), there.column, access.dtype, mask)
 
         return self.writer.evaluated(self.attention.score, read)

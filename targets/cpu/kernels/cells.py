@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from migx.ops.rnn import GRU, LSTM, Recurrent
-from migx.targets.cpu import elements, vector_math
+from migx.targets.cpu import vector_math
 from migx.targets.cpu.emit import F32, Function, Value
 from migx.targets.cpu.tile import Matrix
 from migx.targets.cpu.together import Part
@@ -44,8 +44,8 @@ class Cells:
 
     Rows of ``width`` hold the products, those ``given`` by the inputs of some steps and the
     ``recurrent`` ones of the states; rows of ``padded`` the ``states`` themselves, the ``update``
-    gates of a step, and what its ``reset`` gates leave of the states. ``bias`` and ``holes`` are
-    weights, where there are any.
+    gates of a step, and what its ``reset`` gates leave of the states. ``bias`` and ``peepholes``
+    are weights, where there are any.
     """
 
     f: Function
@@ -59,7 +59,7 @@ class Cells:
     update: Value
     reset: Value
     bias: Matrix | None
-    holes: Matrix | None
+    peepholes: Matrix | None
 
     @property
     def padded(self) -> int:
@@ -117,33 +117,27 @@ class Cells:
     def _load(self, place: Value) -> Value:
         return self.f.load(place, F32.times(self.lanes))
 
-    def read(self, matrix: Matrix, row: Value | int, column: Value, mask: Value | None) -> Value:
-        """A vector of an operand, as f32."""
-        return elements.loaded(self.f, matrix.vector(row, column, self.lanes, mask), matrix.dtype)
-
     # The terms of a gate.
 
     def _given(self, at: Units, gate: int) -> Value:
         """What the input gives to a gate."""
         place = self.f.element(at.given, at.unit + gate * self.op.hidden_size, F32)
-        return self._load(place) + self._bias(at, gate)
+        return self._load(place) + self._weight(self.bias, at, gate)
 
     def _recurrent(self, at: Units, gate: int) -> Value:
         """What the states give to a gate."""
         place = self.f.element(at.recurrent, at.unit + gate * self.op.hidden_size, F32)
-        return self._load(place) + self._bias(at, self.op.gates + gate)
+        return self._load(place) + self._weight(self.bias, at, self.op.gates + gate)
 
     def _both(self, at: Units, gate: int) -> Value:
         return self._given(at, gate) + self._recurrent(at, gate)
-
-    def _bias(self, at: Units, gate: int) -> Value:
-        return self._weight(self.bias, at, gate)
 
     def _weight(self, weights: Matrix | None, at: Units, number: int) -> Value:
         """Weights of some units, behind which lie those of other gates; 0 where there are none."""
         if weights is None:
             return self.f.const(F32.times(self.lanes), 0)
-        return self.read(weights, 0, at.unit + number * self.op.hidden_size, at.mask)
+        column = at.unit + number * self.op.hidden_size
+        return weights.loaded(0, column, self.lanes, at.mask)
 
     def _activated(self, number: int, x: Value) -> Value:
         """What a gate of a number lets through, of what it is given."""
@@ -160,14 +154,14 @@ class Cells:
     def _lstm(self, at: Units, h: Value, c: Value) -> list[Value]:
         assert isinstance(self.op, LSTM)
         i, o, forget, cell = (self._both(at, k) for k in range(4))
-        if self.holes is not None:
-            i = i + self._weight(self.holes, at, 0) * c
-            forget = forget + self._weight(self.holes, at, 2) * c
+        if self.peepholes is not None:
+            i = i + self._weight(self.peepholes, at, 0) * c
+            forget = forget + self._weight(self.peepholes, at, 2) * c
         i = self._activated(0, i)
         kept = 1.0 - i if self.op.input_forget else self._activated(0, forget)
         c = kept * c + i * self._activated(1, cell)
-        if self.holes is not None:
-            o = o + self._weight(self.holes, at, 1) * c
+        if self.peepholes is not None:
+            o = o + self._weight(self.peepholes, at, 1) * c
         out = ACTIVATIONS[(self.op.activations or self.op.defaults)[2]]
         return [self._activated(0, o) * out(self.f, c), c]
 

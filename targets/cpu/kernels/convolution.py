@@ -29,6 +29,7 @@ of threads nor on the tiles.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -38,16 +39,17 @@ from migx.ir import Instruction
 from migx.ops._windows import joined
 from migx.ops.layout import Pad
 from migx.ops.linear import Convolution
-from migx.shape import F16, Dims, DType
+from migx.shape import Dims, DType, Shape
+from migx.targets.cpu import elements
 from migx.targets.cpu.cutting import Cut, Work, chosen
-from migx.targets.cpu.emit import F32, F64, I8, I32, I64, Type, Value
+from migx.targets.cpu.emit import I8, Type, Value
 from migx.targets.cpu.epilogue import in_place, writable
-from migx.targets.cpu.finish import Finish, Strip
-from migx.targets.cpu.kernel import Frame, Kernel, behind, type_of
+from migx.targets.cpu.finish import Destination, Finish
+from migx.targets.cpu.kernel import Frame, Kernel, behind, input_number, memory_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.spread import InPlace, Spread, Windows, in_lines
 from migx.targets.cpu.strips import Share, Straight, Turned
-from migx.targets.cpu.tile import SUMS, Matrix, collapsed, memory_of, widened
+from migx.targets.cpu.tile import SUMS, Matrix, collapsed, sum_type, widened
 from migx.targets.cpu.transpose import gather_lines
 from migx.targets.cpu.windows import Axis, axes_of
 
@@ -103,6 +105,12 @@ class Problem:
         return collapsed([*zip(extents, steps, strict=True)]) or [(1, (1,))]
 
     @property
+    def in_place(self) -> tuple[int, ...]:
+        """Operands of the epilogue alone whose memory the result may take."""
+        factors = (self.image, self.kernels)
+        return tuple(i for i in in_place(self.epilogue) if i not in factors)
+
+    @property
     def pixels(self) -> Extent:
         """Elements of a channel of the result."""
         return product(axis.made for axis in self.axes)
@@ -120,36 +128,35 @@ def described(at: Instruction, machine: Machine, *, padded: bool = False) -> Pro
     padding: Dims | None = op.padding
     if padded and inner is not at and isinstance(pad := value.op, Pad):
         value, padding = value.inputs[0], joined(pad.pads, op.padding)
-    numbers = [_number(at, inner, v) for v in (value, weights)]
+    numbers = [input_number(at, inner, v) for v in (value, weights)]
     if None in numbers or padding is None:
         return None
     image, kernels = [n for n in numbers if n is not None]
     x, w = at.inputs[image].shape, at.inputs[kernels].shape
-    sum_, dims = _sum_of(inner.shape.dtype), [d for d in w.dims if isinstance(d, int)]
+    sum_, dims = sum_type(inner.shape.dtype), [d for d in w.dims if isinstance(d, int)]
     if sum_ is None or len(dims) != w.rank or 0 in dims:
         return None
-    rest = after(at, inner)
+    rest = epilogue(at, inner, product(inner.shape.dims[2:]))
     axes = axes_of(x, inner.shape.dims[2:], dims[2:], padding, op.stride, op.dilation)
-    if rest is None or axes is None or not _has_types(machine, x.dtype, w.dtype, rest):
+    if axes is None or not all(elements.computable(t, machine) for t in (x.dtype, w.dtype)):
         return None
-    kernel, channel, *taps = w.true_strides
-    within = iter(step for step, extent in zip(taps, dims[2:], strict=True) if extent > 1)
-    along = [0 if axis.length == 1 else next(within) for axis in axes]
+    if rest is None or not writable(rest, machine):
+        return None
     return Problem(
         image,
         kernels,
-        (x.dtype, w.dtype),
-        sum_,
-        axes,
-        x.dims[0],
-        op.group,
-        dims[1],
-        dims[0] // op.group,
-        (x.true_strides[0], x.true_strides[1]),
-        (kernel, channel, *along),
-        _is_constant(at.inputs[kernels]) and all(a.operand != kernels for a in rest.accesses),
-        w.rank,
-        rest,
+        types=(x.dtype, w.dtype),
+        sum=sum_,
+        axes=axes,
+        items=x.dims[0],
+        groups=op.group,
+        channels=dims[1],
+        outputs=dims[0] // op.group,
+        steps=(x.true_strides[0], x.true_strides[1]),
+        apart=_apart(w, axes),
+        literal=_is_literal(at, kernels, rest),
+        rank=w.rank,
+        epilogue=rest,
     )
 
 
@@ -158,43 +165,18 @@ def convolution_in(at: Instruction) -> Instruction | None:
     return core_of(at, CONVOLUTIONS, ("conv_epilogue", "conv_quantized"))
 
 
-def after(at: Instruction, inner: Instruction) -> FusedKernel | None:
-    """What follows a convolution, whose rows are the channels of items; None where there is no way
-    to write it.
-    """
-    pixels: Extent = 1
-    for extent in reversed(inner.shape.dims[2:]):
-        pixels = pixels * extent
-    rest = epilogue(at, inner, pixels)
-    return rest if rest is not None and writable(rest) else None
+def _apart(weights: Shape, axes: Sequence[Axis]) -> Dims:
+    """The steps of weights along kernels, channels and the three axes."""
+    kernel, channel, *taps = weights.true_strides
+    within = (step for step, extent in zip(taps, weights.dims[2:], strict=True) if extent != 1)
+    return kernel, channel, *(0 if axis.length == 1 else next(within) for axis in axes)
 
 
-def _number(at: Instruction, inner: Instruction, value: Instruction) -> int | None:
-    """The number of the input that an operand is; None where it is computed inside."""
-    if inner is at:
-        return at.inputs.index(value)
-    parameters = list(at.modules[0].parameters.values())
-    return parameters.index(value) if value in parameters else None
-
-
-def _sum_of(dtype: DType) -> Type | None:
-    """What products of this type are summed in: integers modulo the width, so at least 32 bits."""
-    if dtype.is_float:
-        return {64: F64, 32: F32, 16: F32}.get(dtype.bits)
-    return (I64 if dtype.bits == 64 else I32) if dtype.is_integer else None
-
-
-def _has_types(machine: Machine, x: DType, w: DType, rest: FusedKernel) -> bool:
-    """Whether LLVM has all types; narrow machines without NEON would call a library for halves."""
-    half = machine.vector_bytes < 32 and not machine.has("neon")
-    types = {x, w, *(node.dtype for node in rest.nodes)}
-    return all(type_of(t) is not None for t in (x, w)) and not (half and F16 in types)
-
-
-def _is_constant(value: Instruction) -> bool:
-    """Whether a value is a constant, all of it as it lies."""
-    root = behind(value)
-    return root is not None and root.shape.dims == value.shape.dims and value.shape.standard
+def _is_literal(at: Instruction, number: int, rest: FusedKernel) -> bool:
+    """Whether an input is a constant, all of it as it lies, that the epilogue does not read."""
+    value, root = at.inputs[number], behind(at.inputs[number])
+    whole = root is not None and root.shape.dims == value.shape.dims and value.shape.standard
+    return whole and all(a.operand != number for a in rest.accesses)
 
 
 class Writer:
@@ -221,8 +203,8 @@ class Writer:
             problem.outputs,
             problem.items * problem.groups,
             problem.sum,
-            problem.groups == 1,
-            in_lines(problem.axes, problem.types[0], problem.sum),
+            may_turn=problem.groups == 1,
+            lines=in_lines(problem.axes, problem.types[0], problem.sum),
             counts=self.padding_counts,
         )
         return chosen(self.frame.machine, work)
@@ -299,9 +281,7 @@ class Writer:
             scratch=self.scratch_bytes,
             flops=flops + problem.epilogue.flops,
             formats=() if self.format is None else ((problem.kernels, self.format),),
-            in_place=tuple(
-                i for i in in_place(problem.epilogue) if i not in (problem.image, problem.kernels)
-            ),
+            in_place=problem.in_place,
         )
 
     def _e(self, extent: Extent) -> Value:
@@ -335,7 +315,7 @@ class Writer:
             with f.loop(first, last) as strip:
                 output = strip.index * cut.unit
                 there = f.minimum(problem.outputs - output, cut.unit)
-                made = Strip(item, group * problem.outputs + output, pixel, there)
+                made = Destination(item, group * problem.outputs + output, pixel, there)
                 weights = self._weights(group, strip.index, channel.index, channels)
                 number = strip.index - first
                 pixels = rows * columns, columns

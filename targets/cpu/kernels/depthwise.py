@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from migx.ir import Instruction
 from migx.targets.cpu.emit import Value
-from migx.targets.cpu.epilogue import in_place
-from migx.targets.cpu.finish import Finish, Strip
-from migx.targets.cpu.kernel import Frame, Kernel
+from migx.targets.cpu.finish import Destination, Finish
+from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.kernels.convolution import Problem, described
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.sliding import UNROLLED, Sliding, Tap, Windows
-from migx.targets.cpu.tile import memory_of, multiplied_and_added, widened
+from migx.targets.cpu.sliding import UNROLLED, Sliding, Tap, WindowVector
+from migx.targets.cpu.tile import multiplied_and_added, widened
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
@@ -50,9 +49,9 @@ class _Writer:
             problem.image,
             (problem.items, problem.groups, problem.outputs),
             problem.steps,
-            lambda: zero,
-            self._multiplied,
-            self._done,
+            begun=lambda: zero,
+            fold=self._multiplied,
+            done=self._done,
         )
         tiles = sliding.write()
         elements = problem.items * self.all * problem.pixels
@@ -61,9 +60,7 @@ class _Writer:
             tiles,
             scratch=sliding.scratch,
             flops=2 * elements * problem.taps * problem.axes[0].length + problem.epilogue.flops,
-            in_place=tuple(
-                i for i in in_place(problem.epilogue) if i not in (problem.image, problem.kernels)
-            ),
+            in_place=problem.in_place,
         )
 
     def _multiplied(self, total: Value, seen: Value, channel: Value, tap: Tap) -> Value:
@@ -77,11 +74,11 @@ class _Writer:
         image = widened(f, seen, problem.types[0], problem.sum)
         return multiplied_and_added(f, f.splat(number, self.lanes), image, total)
 
-    def _done(self, at: Windows, total: Value) -> None:
+    def _done(self, at: WindowVector, total: Value) -> None:
         _, height, width = self.problem.axes
         e = self.frame.extent
         pixel = (at.depth * e(height.made) + at.row) * e(width.made) + at.column
         one = self.f.as_index(1)
-        strip = Strip(at.channel // self.all, at.channel % self.all, pixel, one)
+        to = Destination(at.channel // self.all, at.channel % self.all, pixel, one)
         left = None if at.mask is None else e(width.made) - at.column
-        self.finish.write(strip, [total], 1, left)
+        self.finish.write(to, [total], 1, left)

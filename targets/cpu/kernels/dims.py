@@ -9,7 +9,7 @@ from __future__ import annotations
 from migx.ir import Instruction
 from migx.ops.dims import DimLiteral, DynamicRange
 from migx.targets.cpu.emit import F32, F64, I32, I64, Value
-from migx.targets.cpu.kernel import Frame, Kernel, type_of
+from migx.targets.cpu.kernel import Frame, Kernel, memory_of, type_of
 from migx.targets.cpu.machine import Machine
 
 MOST = 64
@@ -30,8 +30,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
 
 def _literal(frame: Frame, op: DimLiteral) -> Kernel:
     """One tile that writes every value."""
-    f, to = frame.function, type_of(frame.at.shape.dtype)
-    assert to is not None
+    f, to = frame.function, memory_of(frame.at.shape.dtype)
     with f.loop(frame.begin, frame.end):
         for index, value in enumerate(op.values):
             number = f.cast(frame.extent(value), to)
@@ -41,8 +40,7 @@ def _literal(frame: Frame, op: DimLiteral) -> Kernel:
 
 def _range(frame: Frame, op: DynamicRange) -> Kernel:
     """One tile that counts."""
-    f, to = frame.function, type_of(frame.at.shape.dtype)
-    assert to is not None
+    f, to = frame.function, memory_of(frame.at.shape.dtype)
     start, limit, delta = (f.load(operand, to) for operand in frame.operands[:3])
     count = frame.extent(op.count)
     frame.fails(_is_other(start, limit, delta, count), "the range has another length than assumed")

@@ -12,7 +12,7 @@ Rows are shared out, never a reduction, so results do not depend on the number o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -33,7 +33,8 @@ from migx.ops.reduce import (
 from migx.shape import BOOL
 from migx.targets.cpu import elements
 from migx.targets.cpu.emit import I8, I64, Function, Type, Value
-from migx.targets.cpu.kernel import Frame, Kernel, type_of
+from migx.targets.cpu.epilogue import emittable
+from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.tile import apart
 
@@ -44,23 +45,9 @@ TILE = 16384
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     """The kernel of what ``described`` describes, where all element types are LLVM's too."""
     fused = described(at)
-    if fused is None or not emittable(fused, machine):
+    if fused is None or not emittable(fused.nodes, machine):
         return None
-    return Emitter(Frame(at, machine), fused).kernel()
-
-
-def emittable(fused: FusedKernel, machine: Machine) -> bool:
-    """Whether everything in a kernel can be written."""
-    for node in fused.nodes:
-        if elements.computing(node.dtype) is None:
-            return False
-        if node.dtype.name == "f16" and machine.vector_bytes < 32 and not machine.has("neon"):
-            return False
-        if isinstance(node.of, (Access, Argument)) or node.folds:
-            continue
-        if not elements.has(node.of, [fused.nodes[i].dtype for i in node.inputs], node.dtype):
-            return False
-    return True
+    return Writer(Frame(at, machine), fused).kernel()
 
 
 @dataclass
@@ -79,10 +66,14 @@ Body: TypeAlias = Callable[[Point, list[Value]], list[Value]]
 """What a turn does: from its point and what is carried to what the next turn gets."""
 
 
-class Emitter:
-    """Writes one fused computation: as a kernel, or as some of the tiles of one."""
+class Writer:
+    """Writes one fused computation: as a kernel, or as some of the tiles of one. Where the elements
+    of its accesses begin may be known, for each its ``origin``.
+    """
 
-    def __init__(self, frame: Frame, fused: FusedKernel) -> None:
+    def __init__(
+        self, frame: Frame, fused: FusedKernel, origins: Mapping[Access, Value] | None = None
+    ) -> None:
         if not fused.dims:
             fused = fused.with_axis(folded=False)
         self.fused, self.nodes = fused, fused.nodes
@@ -101,14 +92,20 @@ class Emitter:
         self.stages, self.spilled = stages_of(fused)
         self.rows: dict[int, Value] = {}
         self.found: dict[int, Value] = {}
+        self.origins = origins or {}
         self.bases: dict[Access, Value] = {}
         self.kept_already: set[int] = set()
 
     def _lanes(self) -> int:
-        """Lanes of one turn: several registers of the widest type where little is done to them."""
+        """Lanes of one turn: several registers of the widest type where little is done to them.
+
+        A truth value counts as the byte it lies in. What may lie apart is gathered by addresses,
+        one instruction for each lane that is narrower than 32 bits: more lanes would only be text.
+        """
         machine = self.frame.machine
-        types = [t for n in self.nodes if (t := elements.computing(n.dtype)) is not None]
-        one = machine.vector_bytes * 8 // max((t.bits for t in types), default=32)
+        apart = any(a.strides[self.last] not in (0, 1) for a in self.fused.accesses)
+        widest = max((elements.computing(n.dtype).bits for n in self.nodes), default=32)
+        one = machine.vector_bytes * 8 // max(widest, 32 if apart else 8)
         work = sum(weight(n) for n in self.nodes)
         lanes = one * (4 if work <= 4 else 2 if work <= 24 else 1)
         if isinstance(self.inner, int):
@@ -140,24 +137,27 @@ class Emitter:
         return product(self.fused.dims[i] for i in self.kept)
 
     @property
-    def tile(self) -> tuple[Extent, Extent]:
-        """How many rows a tile has, and into how many tiles a row is cut."""
+    def tile(self) -> tuple[Extent, Extent, Extent]:
+        """How many rows a tile has, how many places of each, and into how many tiles that cuts a
+        row.
+        """
         folds = product(self.fused.dims[i] for i in self.outer_folds)
         height = dim.maximum(TILE // dim.maximum(folds * self.inner, 1), 1)
+        if self.by_row:
+            return height, self.inner, 1
         width = self._width(folds)
-        return height, 1 if self.by_row else (self.inner + width - 1) // width
+        return height, width, (self.inner + width - 1) // width
 
     @property
     def tiles(self) -> Extent:
         """How many tiles there are."""
-        height, across = self.tile
+        height, _, across = self.tile
         return (self.row_count + height - 1) // height * across
 
     def write(self, begin: Value, end: Value) -> None:
         """Writes the loops over the tiles from one number to before another."""
         f, frame = self.f, self.frame
-        height, across = self.tile
-        width = self._width(product(self.fused.dims[i] for i in self.outer_folds))
+        height, width, across = self.tile
         with f.loop(begin, end) as tile:
             number, count = tile.index, frame.extent(across)
             top = number // count * frame.extent(height)
@@ -172,9 +172,7 @@ class Emitter:
                     self._along(left, right, [], self._column)
 
     def _width(self, folds: Extent) -> Extent:
-        """How many places of the vector axis a tile has."""
-        if self.by_row:
-            return self.inner
+        """How many places of a vector axis that is not folded a tile has."""
         most = TILE // max(1, folds) if isinstance(folds, int) else 1
         most = max(self.step, most // self.step * self.step)
         return max(1, self.inner) if isinstance(self.inner, int) and self.inner <= most else most
@@ -183,7 +181,9 @@ class Emitter:
         """Finds where a row of every operand starts, and reads what is the same all along it."""
         f = self.f
         places = self.frame.places(row, self.fused.dims, self.kept)
-        self.bases = {a: self.frame.start(a, places) for a in self.fused.accesses}
+        self.bases = {
+            a: self.frame.start(a, places, self.origins.get(a)) for a in self.fused.accesses
+        }
         self.rows = {}
         start = Point({}, f.const(I64, 0), 0)
         for number, node in enumerate(self.nodes):
@@ -336,15 +336,12 @@ class Emitter:
         count = product(d for d, f in zip(self.fused.dims, self.fused.folded, strict=True) if f)
         many = self.f.cast(self.frame.extent(count), total.type.one)
         mean = elements.quotient(self.f, total, self.f.splat(many, total.type.lanes), node.dtype)
-        one = elements.computing(node.dtype)
-        assert one is not None
-        return self.f.cast(mean, one)
+        return self.f.cast(mean, elements.computing(node.dtype))
 
     def _total(self, number: int) -> Type:
         """What a reduction adds up in: means of integers in 64 bits, the rest as it is."""
         node = self.nodes[number]
         one = elements.computing(node.dtype)
-        assert one is not None
         return I64 if isinstance(node.of, ReduceMean) and not one.is_float else one
 
     def _summand(self, number: int, value: Value) -> Value:
@@ -380,16 +377,7 @@ class Emitter:
         return self.f.const(self._total(number).times(lanes), self._fold(number)[1])
 
     def _combined(self, number: int, total: Value, value: Value) -> Value:
-        name = self._fold(number)[0]
-        if name in ("max", "min"):
-            return (self.f.maximum if name == "max" else self.f.minimum)(total, value)
-        if name in ("umax", "umin"):
-            return self.f.intrinsic(name, total, value)
-        return (
-            self.f.op(name, total, value)
-            if name in ("and", "or")
-            else (self.f.arithmetic(name, total, value))
-        )
+        return self.f.folded(self._fold(number)[0], total, value)
 
     # Memory.
 
@@ -397,14 +385,11 @@ class Emitter:
         offset = point.first * self.frame.extent(access.strides[self.last])
         for axis, place in point.places.items():
             offset = offset + place * self.frame.extent(access.strides[axis])
-        memory = type_of(access.dtype)
-        assert memory is not None
-        return self.f.element(self.bases[access], offset, memory)
+        return self.f.element(self.bases[access], offset, memory_of(access.dtype))
 
     def _read(self, access: Access, point: Point) -> Value:
         f, stride = self.f, access.strides[self.last]
-        memory, at = type_of(access.dtype), self._address(access, point)
-        assert memory is not None
+        memory, at = memory_of(access.dtype), self._address(access, point)
         if not point.lanes or stride == 0:
             found = f.load(at, memory)
         else:
@@ -458,7 +443,6 @@ class Emitter:
 
     def _spilled(self, number: int, point: Point) -> Value:
         one = elements.computing(self.nodes[number].dtype)
-        assert one is not None
         if one.scalar == "i1":
             kept = self.f.load(self._slot(number, point, I8), I8.times(point.lanes))
             return self.f.compare("ne", kept, 0)

@@ -6,15 +6,15 @@ they are needed; one that is outside its axis is an error of the run, and nothin
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from migx.dim import Extent, maximum, product
 from migx.ir import Instruction
 from migx.ops.indexing import Gather, Gathernd
 from migx.targets.cpu.emit import I64, Type, Value
-from migx.targets.cpu.kernel import Frame, Kernel, type_of
+from migx.targets.cpu.kernel import Frame, Kernel, memory_of, type_of
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.tile import memory_of
 
 BYTES = 1 << 16
 """About how much a tile copies."""
@@ -95,6 +95,12 @@ def index_at(frame: Frame, place: Value, extent: Extent) -> tuple[Value, Value]:
     return index, f.compare("lt", index, length, signed=False)
 
 
+def fail_outside(frame: Frame, inside: Value, axes: Iterable[int]) -> None:
+    """Ends the run where an index is not inside some axes of the first input."""
+    shape, which = frame.at.inputs[0].shape, ", ".join(map(str, axes))
+    frame.fails(~inside, f"{frame.at.name}: an index is outside axis {which} of {shape.text}")
+
+
 class _Writer:
     """Writes the kernel of one instruction."""
 
@@ -111,16 +117,12 @@ class _Writer:
 
     def kernel(self) -> Kernel:
         """The whole of it."""
-        f, frame, axes = self.f, self.frame, self.axes
-        rows = product(extent for extent, *_ in axes.rows)
-        size = maximum(axes.inner * self.memory.nbytes, 1)
+        rows = product(extent for extent, *_ in self.axes.rows)
+        size = maximum(self.axes.inner * self.memory.nbytes, 1)
         height = maximum(BYTES // size, 1)
-        with f.loop(frame.begin, frame.end) as tile:
-            top = tile.index * frame.extent(height)
-            bottom = f.intrinsic("smin", top + frame.extent(height), frame.extent(rows))
-            with f.loop(top, bottom) as row:
-                self._row(row.index)
-        return frame.finished(self.at.name, (rows + height - 1) // height)
+        with self.frame.rows(rows, height) as row:
+            self._row(row)
+        return self.frame.finished(self.at.name, (rows + height - 1) // height)
 
     def _row(self, row: Value) -> None:
         f, frame = self.f, self.frame
@@ -142,9 +144,7 @@ class _Writer:
         if inside is None:
             self._copy(given, made)
             return
-        which = ", ".join(map(str, self.axes.axes))
-        fault = f"{self.at.name}: an index is outside axis {which} of {shape.text}"
-        frame.fails(f.op("xor", inside, True), fault)
+        fail_outside(frame, inside, self.axes.axes)
         with f.when(inside):
             self._copy(given, made)
 

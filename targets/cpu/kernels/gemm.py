@@ -22,19 +22,19 @@ from dataclasses import dataclass
 from migx.dim import Extent, bounds, maximum, minimum, product
 from migx.fusion.kernels import DOTS, Access, FusedKernel, core_of, epilogue, operand
 from migx.ir import Instruction
-from migx.planning import is_alias
-from migx.shape import F16, DType, Shape
+from migx.planning import lies_in
+from migx.shape import DType, Shape
 from migx.targets.cpu import elements
-from migx.targets.cpu.emit import F32, F64, I8, I32, I64, Function, Type, Value
+from migx.targets.cpu.emit import I8, Function, Type, Value
 from migx.targets.cpu.epilogue import (
     Block,
     Epilogue,
-    computable,
+    emittable,
     evaluated,
     in_place,
     writable,
 )
-from migx.targets.cpu.kernel import Frame, Kernel, behind, type_of
+from migx.targets.cpu.kernel import Frame, Kernel, behind, input_number, memory_of, type_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.tile import (
     BLOCK,
@@ -45,8 +45,8 @@ from migx.targets.cpu.tile import (
     accumulate,
     chosen,
     collapsed,
-    memory_of,
     multiplied_and_added,
+    sum_type,
     widened,
 )
 from migx.targets.cpu.transpose import gather_columns
@@ -100,10 +100,9 @@ class Problem:
 
     def writable(self, machine: Machine) -> bool:
         """Whether everything in it can be written."""
-        half = machine.vector_bytes < 32 and not machine.has("neon")
-        nodes = (*self.epilogue.nodes, *(self.computed.nodes if self.computed else ()))
-        types = {*self.types, *(node.dtype for node in nodes)}
-        return not (half and F16 in types) and writable(self.epilogue) and computable(nodes)
+        computed = self.computed.nodes if self.computed else ()
+        types = all(elements.computable(t, machine) for t in self.types)
+        return types and writable(self.epilogue, machine) and emittable(computed, machine)
 
 
 def described(at: Instruction) -> Problem | None:
@@ -113,13 +112,13 @@ def described(at: Instruction) -> Problem | None:
     dot = core_of(at, DOTS, TAGS)
     if dot is None:
         return None
-    left, right = (_number(at, dot, value) for value in dot.inputs)
+    left, right = (input_number(at, dot, value) for value in dot.inputs)
     if left is None:
         return None
     x = at.inputs[left].shape
-    y = (dot.inputs[1] if right is None else at.inputs[right]).shape
-    root = _root(dot.inputs[1] if right is None else at.inputs[right])
-    sum_, columns = _sum_of(dot.shape.dtype), dot.shape.dims[-1]
+    factor = dot.inputs[1] if right is None else at.inputs[right]
+    y, (root, _) = factor.shape, lies_in(factor)
+    sum_, columns = sum_type(dot.shape.dtype), dot.shape.dims[-1]
     depth = x.dims[-1] if isinstance(x.dims[-1], int) else y.dims[-2]
     letters = _letters(root, y, depth, columns)
     one = letters is not None and not letters[0]  # one matrix, for all of a batch
@@ -134,40 +133,18 @@ def described(at: Instruction) -> Problem | None:
     return Problem(
         left,
         right,
-        (x.dtype, y.dtype),
-        sum_,
-        tuple(axes),
-        rows,
-        columns,
-        depth,
-        (depth if row == x.dims[-1] else row, x.true_strides[-1]),
-        (y.true_strides[-2], 1 if columns == 1 else y.true_strides[-1]),
-        letters if computed or (behind(root) is not None and not read_again) else None,
-        computed,
-        rest,
+        types=(x.dtype, y.dtype),
+        sum=sum_,
+        batch=tuple(axes),
+        rows=rows,
+        columns=columns,
+        depth=depth,
+        left_steps=(depth if row == x.dims[-1] else row, x.true_strides[-1]),
+        right_steps=(y.true_strides[-2], 1 if columns == 1 else y.true_strides[-1]),
+        literal=letters if computed or (behind(root) is not None and not read_again) else None,
+        computed=computed,
+        epilogue=rest,
     )
-
-
-def _number(at: Instruction, dot: Instruction, value: Instruction) -> int | None:
-    """The number of the input that a factor of the product is; None where it is computed."""
-    if dot is at:
-        return at.inputs.index(value)
-    parameters = list(at.modules[0].parameters.values())
-    return parameters.index(value) if value in parameters else None
-
-
-def _root(value: Instruction) -> Instruction:
-    """The value in whose memory a value lies."""
-    while is_alias(value):
-        value = value.inputs[0]
-    return value
-
-
-def _sum_of(dtype: DType) -> Type | None:
-    """What products of this type are summed in: integers modulo the width, so at least 32 bits."""
-    if dtype.is_float:
-        return {64: F64, 32: F32, 16: F32}.get(dtype.bits)
-    return (I64 if dtype.bits == 64 else I32) if dtype.is_integer else None
 
 
 def _letters(
@@ -440,8 +417,7 @@ class Writer:
                 steps = [frame.extent(s) for s in access.strides]
                 first = frame.operands[access.operand]
                 whole = Matrix(first, steps[depth], steps[1 - depth], access.dtype)
-                read = whole.vector(k.index, column + j.index, tile.lanes, mask)
-                return elements.loaded(f, read, access.dtype)
+                return whole.loaded(k.index, column + j.index, tile.lanes, mask)
 
             value = evaluated(f, kernel.nodes, read)[kernel.outputs[0][0]]
             f.store(f.cast(f.splat(value, tile.lanes), tile.sum), made.at(k.index, j.index))

@@ -30,20 +30,19 @@ from migx.ops.fused import Group
 from migx.shape import F16, DType
 from migx.shape import F32 as FLOAT
 from migx.targets.cpu import elements
-from migx.targets.cpu.emit import F32, I8, I32, Function, Value
-from migx.targets.cpu.epilogue import Block, Epilogue, computable, writable
-from migx.targets.cpu.kernel import Frame, Kernel
+from migx.targets.cpu.emit import F32, I8, I32, Value
+from migx.targets.cpu.epilogue import Block, Epilogue, writable
+from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.kernels import int4_bytes
 from migx.targets.cpu.kernels.int4_forms import Parameter, Problem, described
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.tile import Matrix, Tile, accumulate, memory_of, multiplied_and_added
+from migx.targets.cpu.tile import Matrix, Tile, accumulate, multiplied_and_added
+from migx.targets.cpu.transpose import deinterleaved, interleaved
 
 LEVELS = 8
 """Levels in a word, and vectors of columns in a panel."""
 SLAB = 256
 """About how much of the depth is unpacked at a time: it stays in the second level cache."""
-AHEAD = 8192
-"""Bytes of the panel asked for ahead: prefetchers of CPUs stop where a page does."""
 ROWS = 48
 """About how many rows use a slab, so that unpacking it costs little beside."""
 
@@ -54,12 +53,10 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
         return None
     lanes = machine.lanes(F32)
     problem = described(at, LEVELS * lanes, int4_bytes.vectors(machine) * lanes)
-    if problem is None or not writable(problem.epilogue):
+    if problem is None or not writable(problem.epilogue, machine):
         return None
-    half = machine.vector_bytes < 32 and not machine.has("neon")
-    types = {problem.left_dtype, problem.scale.dtype, problem.zero.dtype}
-    types |= {node.dtype for node in problem.epilogue.nodes}
-    if (half and F16 in types) or not computable(problem.epilogue.nodes):
+    types = (problem.left_dtype, problem.scale.dtype, problem.zero.dtype)
+    if F16 in types and not machine.halves:
         return None
     writer = int4_bytes.Writer if problem.rounded else _Writer
     return writer(at, machine, problem).kernel()
@@ -75,11 +72,7 @@ class _Writer:
         lanes = machine.lanes(F32)
         self.lanes, self.vector = lanes, F32.times(lanes)
         vectors = 4 if machine.registers >= 32 else 2
-        height = (machine.registers - vectors - 1) // vectors
-        height = int(min(height, max(1, bounds(problem.rows)[1])))
-        block = max(1, ROWS // height) * height
-        if isinstance(problem.rows, int):
-            block = min(block, -(-max(1, problem.rows) // height) * height)
+        height, block = problem.heights((machine.registers - vectors - 1) // vectors, ROWS)
         slab = min(problem.depth, max(1, SLAB // problem.block) * problem.block)
         self.tile = Tile(height, vectors, lanes, block, slab, F32)
         self.width = LEVELS * lanes
@@ -211,8 +204,8 @@ class _Writer:
         made = Matrix(self.staged, f.as_index(tile.depth), f.as_index(1), FLOAT)
         with f.loop(0, rows) as i, f.loop(0, depth, tile.lanes) as k:
             mask = f.first_lanes(depth - k.index, tile.lanes)
-            vector = lines.vector(i.index, k.index, tile.lanes, mask)
-            f.store(elements.loaded(f, vector, lines.dtype), made.at(i.index, k.index), mask=mask)
+            vector = lines.loaded(i.index, k.index, tile.lanes, mask)
+            f.store(vector, made.at(i.index, k.index), mask=mask)
         return made
 
     # Levels, scales and zero points.
@@ -234,14 +227,14 @@ class _Writer:
         zeros = self._parameters(problem.zero, panel, block, problem.signed and not real)
         base = 8.0 if problem.signed else 0.0
         # A whole zero point goes into the power; one that is not would lose its fraction there.
-        nothing = [self._bias(k) + (base if real else z) for k, z in enumerate(zeros)]
+        offsets = [self._bias(k) + (base if real else z) for k, z in enumerate(zeros)]
         start = panel * (problem.stored * self.width // 2)
         words = f.element(self.frame.operands[problem.weight], start, I8)
         with f.loop(begin, end, carry=carry) as k:
             place = f.element(words, k.index * lanes, I32)
-            f.prefetch(f.element(place, AHEAD, I8))
+            f.prefetch(f.element(place, int4_bytes.AHEAD, I8))
             word = f.load(place, I32.times(lanes))
-            weights = self._levels(word, problem.signed, nothing)
+            weights = self._levels(word, problem.signed, offsets)
             if real:
                 weights = [w - z for w, z in zip(weights, zeros, strict=True)]
             k.carry(*use(k.index, weights, k.carried))
@@ -251,8 +244,8 @@ class _Writer:
         """What stands above a level in the float that it is made."""
         return self.f.const(self.vector, float(2 ** (23 - 4 * (number % 4))))
 
-    def _levels(self, word: Value, signed: bool, nothing: Sequence[Value]) -> list[Value]:
-        """The levels in words as floats, less what is nothing."""
+    def _levels(self, word: Value, signed: bool, offsets: Sequence[Value]) -> list[Value]:
+        """The levels in words as floats, each less its offset."""
         f, made = self.f, []
         if signed:
             word = word ^ int(np.uint32(0x88888888).view(np.int32))
@@ -261,7 +254,7 @@ class _Writer:
             place = 4 * (k % 4)
             exponent = (127 + 23 - place) << 23
             bits = ((high if k >= 4 else word) & (15 << place)) | exponent
-            made.append(f.bitcast(bits, self.vector) - nothing[k])
+            made.append(f.bitcast(bits, self.vector) - offsets[k])
         return made
 
     def _parameters(
@@ -274,24 +267,21 @@ class _Writer:
         base = 8.0 if signed else 0.0
         if parameter.operand is None:
             return [f.const(self.vector, parameter.number + base)] * LEVELS
-        place = panel * parameter.blocks + block if parameter.by_block else panel
+        place = parameter.panel(panel, block)
         first = self.frame.operands[parameter.operand]
         if parameter.dtype.is_packed:
             word = f.load(f.element(first, place * lanes, I32), I32.times(lanes))
-            nothing = [self._bias(k) for k in range(LEVELS)]
-            return self._levels(word, signed, nothing)
+            return self._levels(word, signed, [self._bias(k) for k in range(LEVELS)])
         memory = memory_of(parameter.dtype)
         if not parameter.by_column:
             at = f.element(first, block if parameter.by_block else 0, memory)
             one = self._number(f.load(at, memory), parameter.dtype)
             return [f.splat(one, lanes) + base if base else f.splat(one, lanes)] * LEVELS
         start = f.element(first, place * self.width, memory)
-        vectors = [
-            self._number(f.load(f.element(start, i * lanes, memory), memory.times(lanes)), dtype)
-            for dtype in (parameter.dtype,)
-            for i in range(LEVELS)
-        ]
-        found = apart(f, vectors)
+        wide = memory.times(lanes)
+        places = (f.element(start, i * lanes, memory) for i in range(LEVELS))
+        vectors = [self._number(f.load(place, wide), parameter.dtype) for place in places]
+        found = deinterleaved(f, vectors)
         return [v + base for v in found] if base else found
 
     def _number(self, value: Value, dtype: DType) -> Value:
@@ -305,9 +295,8 @@ class _Writer:
         f, tile = self.f, self.tile
         with f.loop(0, count) as row:
             places = [self._place(k, row.index) for k in range(LEVELS)]
-            for place, vector in zip(
-                places, together(f, [f.load(p, self.vector) for p in places]), strict=True
-            ):
+            vectors = interleaved(f, [f.load(place, self.vector) for place in places])
+            for place, vector in zip(places, vectors, strict=True):
                 f.store(vector, place)
         for part in range(LEVELS // tile.vectors):
             column = panel * self.width + part * tile.columns
@@ -315,30 +304,3 @@ class _Writer:
             sums = f.element(self.sums, part * self.part, F32)
             with f.when(there > 0):
                 self.epilogue.write(Block(sums, top, column, count, there))
-
-
-def apart(f: Function, vectors: Sequence[Value]) -> list[Value]:
-    """Eight vectors of neighbours as the vectors of every eighth of these, from each of the first
-    eight on: three times, the even and the odd lanes of pairs go apart.
-    """
-    made = list(vectors)
-    lanes = made[0].type.lanes
-    for bit in (1, 2, 4):
-        for i in (i for i in range(LEVELS) if not i & bit):
-            a, b = made[i], made[i | bit]
-            made[i] = f.shuffle(a, b, range(0, 2 * lanes, 2))
-            made[i | bit] = f.shuffle(a, b, range(1, 2 * lanes, 2))
-    return made
-
-
-def together(f: Function, vectors: Sequence[Value]) -> list[Value]:
-    """The vectors that ``apart`` was given."""
-    made = list(vectors)
-    lanes = made[0].type.lanes
-    for bit in (4, 2, 1):
-        for i in (i for i in range(LEVELS) if not i & bit):
-            a, b = made[i], made[i | bit]
-            pairs = [n for k in range(lanes) for n in (k, lanes + k)]
-            made[i] = f.shuffle(a, b, pairs[:lanes])
-            made[i | bit] = f.shuffle(a, b, pairs[lanes:])
-    return made

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from migx.dim import bounds
 from migx.ir import Instruction
 from migx.ops.quantization import limits
 from migx.shape import I8 as BYTE
@@ -28,10 +27,10 @@ from migx.targets.cpu import elements
 from migx.targets.cpu.dot4 import dot4, flips
 from migx.targets.cpu.emit import F32, I8, I32, Value
 from migx.targets.cpu.epilogue import Block, Epilogue
-from migx.targets.cpu.kernel import Frame, Kernel
-from migx.targets.cpu.kernels.int4_forms import GROUP, Parameter, Problem
+from migx.targets.cpu.kernel import Frame, Kernel, memory_of
+from migx.targets.cpu.kernels.int4_forms import GROUP, Problem
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.tile import Matrix, Tile, memory_of, multiplied_and_added
+from migx.targets.cpu.tile import Matrix, Tile, multiplied_and_added
 
 TOGETHER = 2
 """Vectors of columns that several rows are multiplied with at a time."""
@@ -73,12 +72,8 @@ class Writer:
         self.even = problem.block % self.wide == 0 and problem.depth % problem.block == 0
         self.depth = -(-problem.depth // GROUP) * GROUP
         self.blocks = -(-problem.depth // problem.block)
-        height = (machine.registers - 6) // (2 * TOGETHER)
-        height = int(min(height, max(1, bounds(problem.rows)[1])))
         fitting = min(ROWS, machine.l2 // 4 // self.depth)
-        block = max(1, fitting // height) * height
-        if isinstance(problem.rows, int):
-            block = min(block, -(-max(1, problem.rows) // height) * height)
+        height, block = problem.heights((machine.registers - 6) // (2 * TOGETHER), fitting)
         self.tile = Tile(height, vectors(machine), lanes, block, self.depth, F32)
         self.width = self.tile.columns
         self.epilogue = Epilogue(self.frame, problem.epilogue, self.tile, problem.columns)
@@ -174,8 +169,7 @@ class Writer:
     def _read(self, line: Matrix, k: Value, length: Value) -> Value:
         """A vector of a block of a row in f32, zeros behind its end."""
         mask = None if self.even else self.f.first_lanes(length - k, self.wide)
-        vector = line.vector(0, k, self.wide, mask)
-        return self.f.cast(elements.loaded(self.f, vector, line.dtype), F32)
+        return self.f.cast(line.loaded(0, k, self.wide, mask), F32)
 
     def _most(self, line: Matrix, length: Value) -> Value:
         """The magnitude of a block that is to be the greatest byte; NaN where an element is none or
@@ -338,10 +332,6 @@ class Writer:
 
     # Scales and zero points.
 
-    def _place(self, parameter: Parameter, panel: Value, block: Value) -> Value:
-        """The number of the panel of parameters for a panel and a block."""
-        return panel * parameter.blocks + block if parameter.by_block else panel
-
     def _scales(self, panel: Value, block: Value, part: Sequence[int]) -> list[Value]:
         """The scales of columns, for some vectors."""
         f, scale = self.f, self.problem.scale
@@ -352,7 +342,7 @@ class Writer:
             at = f.element(first, block if scale.by_block else 0, memory)
             one = f.cast(elements.loaded(f, f.load(at, memory), scale.dtype), F32)
             return [f.splat(one, self.lanes)] * len(part)
-        start = f.element(first, self._place(scale, panel, block) * self.width, memory)
+        start = f.element(first, scale.panel(panel, block) * self.width, memory)
         places = [f.element(start, j * self.lanes, memory) for j in part]
         loaded = [f.load(p, memory.times(self.lanes)) for p in places]
         return [f.cast(elements.loaded(f, v, scale.dtype), F32) for v in loaded]
@@ -363,7 +353,7 @@ class Writer:
         assert zero.operand is not None
         first = self.frame.operands[zero.operand]
         if zero.dtype.is_packed:
-            start = f.element(first, self._place(zero, panel, block) * (self.width // 2), I8)
+            start = f.element(first, zero.panel(panel, block) * (self.width // 2), I8)
             places = [f.element(start, j * lanes // 2, I8) for j in part]
             return [self._unpacked(f.load(p, I8.times(lanes // 2))) for p in places]
         signed = zero.dtype.kind == "int"
@@ -371,7 +361,7 @@ class Writer:
             at = f.element(first, block if zero.by_block else 0, I8)
             one = f.cast(f.load(at, I8), I32, signed=signed) + self.base
             return [f.splat(one, lanes)] * len(part)
-        start = f.element(first, self._place(zero, panel, block) * self.width, I8)
+        start = f.element(first, zero.panel(panel, block) * self.width, I8)
         vectors = [f.load(f.element(start, j * lanes, I8), I8.times(lanes)) for j in part]
         return [f.cast(v, I32, signed=signed) + self.base for v in vectors]
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from migx.dim import Extent
+from migx.dim import Extent, bounds
 from migx.fusion.kernels import FusedKernel, epilogue
 from migx.fusion.outlining import source, viewed
 from migx.ir import Instruction
@@ -20,6 +20,7 @@ from migx.ops.pointwise import Convert, Mul, Sub
 from migx.ops.quantization import DequantizeLinear, QuantizeLinear
 from migx.ops.scales import ChooseScales
 from migx.shape import I4, I8, DType, Shape, row_major
+from migx.targets.cpu.emit import Value
 from migx.targets.cpu.kernel import behind
 
 GROUP = 8
@@ -41,6 +42,10 @@ class Parameter:
     by_column: bool = False
     by_block: bool = False
     blocks: int = 0
+
+    def panel(self, panel: Value, block: Value) -> Value:
+        """The number of its panel for a panel of columns and a block of the depth."""
+        return panel * self.blocks + block if self.by_block else panel
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,16 @@ class Problem:
     zero: Parameter
     epilogue: FusedKernel
     rounded: bool
+
+    def heights(self, most: int, about: int) -> tuple[int, int]:
+        """How many rows are multiplied at a time, and how many make a block: as many as told, but
+        of a block a whole number of times, and no more than there are.
+        """
+        height = int(min(most, max(1, bounds(self.rows)[1])))
+        block = max(1, about // height) * height
+        if isinstance(self.rows, int):
+            block = min(block, -(-max(1, self.rows) // height) * height)
+        return height, block
 
     @property
     def formats(self) -> tuple[tuple[int, str], ...]:

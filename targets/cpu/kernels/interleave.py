@@ -14,6 +14,7 @@ from migx.ops.layout import Contiguous, Reshape
 from migx.targets.cpu.emit import Type, Value
 from migx.targets.cpu.kernel import Frame, Kernel, type_of
 from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.transpose import interleaved
 
 WAYS = (2, 4)
 """How long the last axis may be."""
@@ -42,7 +43,6 @@ class _Writer:
     def __init__(self, at: Instruction, machine: Machine, copy: FusedKernel, memory: Type) -> None:
         self.copy, self.frame, self.memory = copy, Frame(at, machine), memory
         self.f, self.lanes = self.frame.function, machine.lanes(memory)
-        self.read, self.written = copy.accesses
         ways = copy.dims[-1]
         assert isinstance(ways, int)
         self.ways = ways
@@ -52,61 +52,34 @@ class _Writer:
         f, e, copy = self.f, self.frame.extent, self.copy
         width, rows = copy.dims[-2], product(copy.dims[:-2])
         height = maximum(TILE // maximum(width * self.ways, 1), 1)
-        with f.loop(self.frame.begin, self.frame.end) as tile:
-            top = tile.index * e(height)
-            with f.loop(top, f.minimum(top + e(height), e(rows))) as row:
-                given, made = self._starts(row.index)
-                whole = e(width) // self.lanes * self.lanes
-                with f.loop(0, whole, self.lanes) as at:
-                    self._vectors(given, made, at.index, None)
-                with f.when(e(width) > whole):
-                    self._vectors(given, made, whole, f.opaque(e(width) - whole))
+        with self.frame.rows(rows, height) as row:
+            given, made = (self._start(access, row) for access in copy.accesses)
+            whole = e(width) // self.lanes * self.lanes
+            with f.loop(0, whole, self.lanes) as at:
+                self._vectors(given, made, at.index, None)
+            with f.when(e(width) > whole):
+                self._vectors(given, made, whole, f.opaque(e(width) - whole))
         return self.frame.finished("interleave", (rows + height - 1) // height)
 
-    def _starts(self, row: Value) -> tuple[Value, Value]:
-        """Where a row begins, in what is read and in the result."""
-        offsets = []
-        for access in (self.read, self.written):
-            rest, offset = row, self.f.as_index(0)
-            for number in reversed(range(len(self.copy.dims) - 2)):
-                extent = self.frame.extent(self.copy.dims[number])
-                place, rest = (rest % extent, rest // extent) if number else (rest, rest)
-                offset = offset + place * self._step(access, number)
-            offsets.append(self.f.element(self._operand(access), offset, self.memory))
-        given, made = offsets
-        return given, made
-
-    def _step(self, access: Access, axis: int) -> Value:
-        return self.frame.extent(access.strides[axis])
-
-    def _operand(self, access: Access) -> Value:
-        return self.frame.operands[access.operand]
+    def _start(self, access: Access, row: Value) -> Value:
+        """Where a row begins in what is read, or in the result."""
+        f, e, offset = self.f, self.frame.extent, self.f.as_index(0)
+        for axis in reversed(range(len(self.copy.dims) - 2)):
+            extent = e(self.copy.dims[axis])
+            place, row = (row % extent, row // extent) if axis else (row, row)
+            offset = offset + place * e(access.strides[axis])
+        return f.element(self.frame.operands[access.operand], offset, self.memory)
 
     def _vectors(self, given: Value, made: Value, at: Value, left: Value | None) -> None:
         """Some places of the long axis, or those that are left."""
         f, lanes, ways = self.f, self.lanes, self.ways
         vector = self.memory.times(lanes)
         mask = None if left is None else f.first_lanes(left, lanes)
-        lines = []
+        lines, step = [], self.frame.extent(self.copy.accesses[0].strides[-1])
         for way in range(ways):
-            line = f.element(given, at + self._step(self.read, -1) * way, self.memory)
+            line = f.element(given, at + step * way, self.memory)
             lines.append(f.load(line, vector, mask=mask))
-        for number, mixed in enumerate(_in_turns(lines)):
+        for number, mixed in enumerate(interleaved(f, lines)):
             there = f.element(made, at * ways + number * lanes, self.memory)
             within = None if left is None else f.first_lanes(left * ways - number * lanes, lanes)
             f.store(mixed, there, mask=within)
-
-
-def _in_turns(lines: list[Value]) -> list[Value]:
-    """The lanes of two or four vectors in turns, in as many vectors."""
-    if len(lines) == 1:
-        return lines
-    f, lanes = lines[0].into, lines[0].type.lanes
-    half = len(lines) // 2
-    evens, odds = _in_turns(lines[::2]), _in_turns(lines[1::2])
-    low = [i // 2 + lanes * (i % 2) for i in range(lanes)]
-    high = [n + lanes // 2 for n in low]
-    made = []
-    for k in range(half):
-        made += [f.shuffle(evens[k], odds[k], low), f.shuffle(evens[k], odds[k], high)]
-    return made

@@ -14,45 +14,23 @@ from migx import op as operations
 from migx.dim import Extent, maximum, product
 from migx.ir import Instruction
 from migx.ops.reduce import Argmax, Argmin, PrefixScan, PrefixScanProd, PrefixScanSum
-from migx.shape import DType
 from migx.targets.cpu import elements
 from migx.targets.cpu.emit import I64, Value
-from migx.targets.cpu.kernel import Frame, Kernel, results
+from migx.targets.cpu.kernel import Frame, Kernel, memory_of, results
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.tile import memory_of
 
 ELEMENTS = 1 << 13
 """About how many elements a tile walks over."""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of one of these on elements that LLVM has a type for."""
+    """The kernel of one of these on elements that the machine computes with."""
     match at.op:
-        case Argmax() if computed(at, machine):
+        case Argmax() if elements.computable(at.inputs[0].shape.dtype, machine):
             return _Extreme(at, machine).kernel()
-        case PrefixScanSum() | PrefixScanProd() if computed(at, machine):
+        case PrefixScanSum() | PrefixScanProd() if elements.computable(at.shape.dtype, machine):
             return _Scan(at, machine).kernel()
     return None
-
-
-def computed(at: Instruction, machine: Machine) -> bool:
-    """Whether the elements of the first input are of a type that the machine computes with."""
-    dtype = at.inputs[0].shape.dtype
-    half = machine.vector_bytes < 32 and not machine.has("neon") and dtype.name == "f16"
-    return elements.computing(dtype) is not None and not half
-
-
-def _before(x: Value, y: Value, dtype: DType, *, greatest: bool, equal: bool = False) -> Value:
-    """Whether x is greater than y (or less); or ``equal`` where asked for. NaN is the greatest of
-    all, or the least.
-    """
-    f = x.into
-    relation = ("g" if greatest else "l") + ("e" if equal else "t")
-    found = f.compare(relation, x, y, signed=dtype.kind == "int")
-    if not dtype.is_float:
-        return found
-    is_nan, was_nan = f.compare("ne", x, x), f.compare("ne", y, y)
-    return found | (is_nan if equal else is_nan & ~was_nan)
 
 
 class Lines(ABC):
@@ -80,17 +58,14 @@ class Lines(ABC):
 
     def kernel(self) -> Kernel:
         """The whole of it."""
-        f, frame, dims = self.f, self.frame, self.given.dims
+        frame, dims = self.frame, self.given.dims
         rank = len(dims) - int(self.side_by_side)
         counted = [i for i in range(rank) if i != self.axis]
         across: Extent = dims[-1] if self.side_by_side else 1
         rows = product(dims[i] for i in counted)
         height = maximum(ELEMENTS // maximum(dims[self.axis] * across, 1), 1)
-        with f.loop(frame.begin, frame.end) as tile:
-            top = tile.index * frame.extent(height)
-            bottom = f.minimum(top + frame.extent(height), frame.extent(rows))
-            with f.loop(top, bottom) as row:
-                self._row(row.index, counted)
+        with frame.rows(rows, height) as row:
+            self._row(row, counted)
         tiles, work = (rows + height - 1) // height, self.given.elements
         return frame.finished(self.at.name, tiles, scratch=self.scratch, flops=work)
 
@@ -173,7 +148,16 @@ class _Extreme(Lines):
         return k.carried
 
     def _is_before(self, x: Value, y: Value, *, equal: bool = False) -> Value:
-        return _before(x, y, self.dtype, greatest=self.greatest, equal=equal)
+        """Whether x is greater than y (or less); or ``equal`` where asked for. NaN is the greatest
+        of all, or the least.
+        """
+        f = self.f
+        relation = ("g" if self.greatest else "l") + ("e" if equal else "t")
+        found = f.compare(relation, x, y, signed=self.dtype.kind == "int")
+        if not self.dtype.is_float:
+            return found
+        is_nan, was_nan = f.compare("ne", x, x), f.compare("ne", y, y)
+        return found | (is_nan if equal else is_nan & ~was_nan)
 
     def _better(self, value: Value, index: Value, than: list[Value]) -> list[Value]:
         """The better of two; of equals the one of the lower index, or of the higher one."""
@@ -194,7 +178,6 @@ class _Scan(Lines):
         assert isinstance(op, PrefixScan)
         adds = isinstance(op, PrefixScanSum)
         one = elements.computing(self.dtype)
-        assert one is not None
         to = self.frame.extent(self.at.shape.true_strides[self.axis])
         total = f.const(one.times(lanes), 0 if adds else 1)
         with f.loop(0, self.length, carry=[total]) as k:

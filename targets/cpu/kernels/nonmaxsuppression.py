@@ -14,12 +14,11 @@ from migx.dim import Extent
 from migx.ir import Instruction
 from migx.ops.detection import Nonmaxsuppression
 from migx.shape import OPTIONAL, DType
-from migx.targets.cpu.counting import tell
 from migx.targets.cpu.emit import F32, F64, I64, Value
-from migx.targets.cpu.kernel import Frame, Kernel, type_of
-from migx.targets.cpu.kernels.ordering import Buffer, Scratch, any_of, key_type, rising
+from migx.targets.cpu.kernel import Frame, Kernel, Scratch, memory_of, type_of
+from migx.targets.cpu.kernels.ordering import Buffer, any_of, key_type, rising
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.tile import apart, memory_of
+from migx.targets.cpu.tile import apart
 
 MOST, OVERLAP, SCORE = 2, 3, 4
 """The inputs that are limits."""
@@ -76,7 +75,7 @@ class _Writer:
         with f.loop(frame.begin, frame.end):
             with f.loop(0, frame.extent(self.batch * self.classes), carry=[f.as_index(0)]) as k:
                 k.carry(self._class(k.index // classes, k.index % classes, k.carried[0]))
-            tell(frame, k.carried[0])
+            frame.tell(k.carried[0])
         return frame.finished("nonmaxsuppression", 1, scratch=self.scratch, most=most)
 
     def _limit(self, index: int) -> Value | None:

@@ -2,7 +2,7 @@
 
 A *key* is an unsigned number that is the less the sooner its element comes, so that integers and
 floats are ordered alike. A few keys are sorted by their ranks: how many come before each is counted
-by vectors. Many are sorted by one byte after another. Both keep equals in their order.
+by vectors. Many are sorted by one byte after another (radix sort). Both keep equals in their order.
 """
 
 from __future__ import annotations
@@ -13,27 +13,12 @@ from dataclasses import dataclass, field
 from migx.dim import Extent
 from migx.shape import DType
 from migx.targets.cpu.emit import I32, I64, Type, Value
-from migx.targets.cpu.kernel import Frame
+from migx.targets.cpu.kernel import Scratch
 
 FEW = 128
 """Up to so many keys counting ranks is faster than going through bytes."""
 BYTE = 8
 DIGITS = 1 << BYTE
-
-
-class Scratch:
-    """Scratch memory, handed out piece by piece; ``nbytes`` is what has been taken."""
-
-    def __init__(self, frame: Frame) -> None:
-        self._frame = frame
-        self.nbytes: Extent = 0
-
-    def take(self, count: Extent, type_: Type) -> Value:
-        """Where there is room for so many of a type, from a line of the cache on."""
-        frame = self._frame
-        words = frame.extent(self.nbytes // I64.nbytes)
-        self.nbytes = self.nbytes + (count * type_.nbytes + 63) // 64 * 64
-        return frame.function.element(frame.scratch, words, I64)
 
 
 def key_type(dtype: DType) -> Type:

@@ -17,10 +17,9 @@ from migx.ops.indexing import ReverseSequence
 from migx.ops.layout import Pad
 from migx.ops.resize import Resize
 from migx.targets.cpu.emit import I64, Type, Value
-from migx.targets.cpu.kernel import Frame, Kernel, type_of
+from migx.targets.cpu.kernel import Frame, Kernel, memory_of, type_of
 from migx.targets.cpu.kernels.resize import COORDINATES, changes, coordinate
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.tile import memory_of
 
 ELEMENTS = 1 << 13
 """About how many elements a tile has."""
@@ -103,19 +102,16 @@ class _Writer(ABC):
 
     def kernel(self) -> Kernel:
         """The whole of it."""
-        f, frame, dims = self.f, self.frame, self.at.shape.dims
+        frame, dims = self.frame, self.at.shape.dims
         rows = product(dims[: self.last])
         height = maximum(ELEMENTS // maximum(dims[self.last], 1), 1)
         fault = self.wrong()
         end = frame.end
         if fault is not None:
             frame.fails(*fault)
-            end = f.select(fault[0], frame.begin, end)
-        with f.loop(frame.begin, end) as tile:
-            top = tile.index * frame.extent(height)
-            bottom = f.minimum(top + frame.extent(height), frame.extent(rows))
-            with f.loop(top, bottom) as row:
-                self._row(row.index)
+            end = self.f.select(fault[0], frame.begin, end)
+        with frame.rows(rows, height, end) as row:
+            self._row(row)
         return frame.finished(self.at.name, (rows + height - 1) // height)
 
     def _row(self, row: Value) -> None:

@@ -7,13 +7,11 @@ from math import prod
 from migx.ir import Instruction
 from migx.ops._numeric import lowest
 from migx.ops.pooling import Pooling
-from migx.shape import F16
 from migx.targets.cpu import elements
-from migx.targets.cpu.emit import I64, Type, Value
-from migx.targets.cpu.kernel import Frame, Kernel, type_of
+from migx.targets.cpu.emit import I64, Value
+from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.sliding import Sliding, Tap, Windows
-from migx.targets.cpu.tile import memory_of
+from migx.targets.cpu.sliding import Sliding, Tap, WindowVector
 from migx.targets.cpu.windows import Axis, axes_of
 
 Axes = tuple[Axis, Axis, Axis]
@@ -24,11 +22,10 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     op = at.op
     if type(op) is not Pooling or op.mode not in ("max", "average") or not at.shape.standard:
         return None
-    half = at.shape.dtype is F16 and machine.vector_bytes < 32 and not machine.has("neon")
     lengths = [length for length in op.lengths if isinstance(length, int)]
-    if half or len(lengths) != len(op.lengths):
+    if len(lengths) != len(op.lengths) or not isinstance(at.shape.dims[1], int):
         return None
-    if type_of(at.shape.dtype) is None or not isinstance(at.shape.dims[1], int):
+    if not elements.computable(at.shape.dtype, machine):
         return None
     x = at.inputs[0].shape
     axes = axes_of(x, at.shape.dims[2:], lengths, op.padding, op.stride, op.dilation)
@@ -44,10 +41,8 @@ class _Writer:
         self.x, self.f = x.shape, self.frame.function
         self.dtype = x.shape.dtype
         self.axes = axes
-        computing = elements.computing(self.dtype)
-        assert computing is not None
-        self.computing: Type = computing
-        self.lanes = machine.lanes(computing)
+        self.computing = elements.computing(self.dtype)
+        self.lanes = machine.lanes(self.computing)
         self.max = op.mode == "max"
         self.taps = prod(axis.length for axis in axes)
 
@@ -65,11 +60,11 @@ class _Writer:
             0,
             (self.x.dims[0], channels, 1),
             (self.x.true_strides[0], self.x.true_strides[1]),
-            lambda: start,
-            self._folded,
-            self._done,
-            least if self.max else 0,
-            self._joined,
+            begun=lambda: start,
+            fold=self._folded,
+            done=self._done,
+            other=least if self.max else 0,
+            joined=self._joined,
         )
         tiles = sliding.write()
         flops = self.at.shape.elements * self.taps
@@ -83,7 +78,7 @@ class _Writer:
     def _joined(self, one: Value, other: Value) -> Value:
         return elements.extreme(self.f, True, one, other, self.dtype) if self.max else one + other
 
-    def _done(self, at: Windows, total: Value) -> None:
+    def _done(self, at: WindowVector, total: Value) -> None:
         f, e = self.f, self.frame.extent
         _, height, width = self.axes
         if not self.max:
@@ -94,7 +89,7 @@ class _Writer:
         )
         f.store(elements.stored(f, total, self.dtype), there, mask=at.mask)
 
-    def _count(self, at: Windows) -> Value:
+    def _count(self, at: WindowVector) -> Value:
         """How many elements each window counts."""
         f, axes = self.f, self.axes
         if self.op.count_include_pad:

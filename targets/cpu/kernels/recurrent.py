@@ -26,17 +26,10 @@ from migx.shape import F32 as FLOAT
 from migx.shape import OPTIONAL, Shape
 from migx.targets.cpu import elements
 from migx.targets.cpu.emit import F32, I1, I64, Value
-from migx.targets.cpu.kernel import Frame, Kernel, behind
+from migx.targets.cpu.kernel import Frame, Kernel, behind, memory_of
 from migx.targets.cpu.kernels.cells import ACTIVATIONS, Cells, Units, resets_first
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.tile import (
-    WORTH,
-    Matrix,
-    Tile,
-    accumulate,
-    memory_of,
-    multiplied_and_added,
-)
+from migx.targets.cpu.tile import WORTH, Matrix, Tile, accumulate, multiplied_and_added
 from migx.targets.cpu.together import Part, Team
 from migx.targets.cpu.transpose import gather_columns
 
@@ -71,8 +64,7 @@ def _is_taken(op: Recurrent, at: Instruction, machine: Machine) -> bool:
         or op.activations[:each] != op.activations[-each:]
     ):
         return False
-    half = machine.vector_bytes < 32 and not machine.has("neon")
-    return x.shape.dtype.bits in ((32,) if half else (16, 32)) and machine.lanes(F32) > 1
+    return x.shape.dtype.bits in ((16, 32) if machine.halves else (32,)) and machine.lanes(F32) > 1
 
 
 @dataclass
@@ -106,11 +98,11 @@ class _Writer:
         self.width = self.panels * self.tile.columns
         self.directions = len(BACKWARD[op.direction])
         self.span = minimum(self.time, maximum(ROWS // maximum(self.batch, 1), 1))
-        self._gather(min(-(-machine.cores // self.directions), MOST))
+        self._form_team(min(-(-machine.cores // self.directions), MOST))
         self._divide()
 
-    def _gather(self, most: int) -> None:
-        """Makes the team, as large as the work is worth, of which a step may take fewer."""
+    def _form_team(self, most: int) -> None:
+        """Makes the team as large as the work is worth; a step may take fewer of it."""
         gates = 2 * self.batch * self.op.gates * self.hidden
         work = self.time * gates * (self.features + self.hidden)
         self.flops = work * self.directions
@@ -206,13 +198,13 @@ class _Writer:
             self.tile.lanes,
             self.frame.extent(self.batch),
             self.width,
-            self._room("given", direction),
-            self._room("recurrent", direction),
-            [self._room(state, direction) for state in self.op.states],
-            self._room("update", direction),
-            self._room("reset", direction),
-            self._operand("b", direction),
-            self._operand("p", direction),
+            given=self._room("given", direction),
+            recurrent=self._room("recurrent", direction),
+            states=[self._room(state, direction) for state in self.op.states],
+            update=self._room("update", direction),
+            reset=self._room("reset", direction),
+            bias=self._operand("b", direction),
+            peepholes=self._operand("p", direction),
         )
 
     def _rows(self, start: Value, count: Value, direction: Value) -> Matrix:
@@ -231,8 +223,7 @@ class _Writer:
                 mask = f.first_lanes(self.features - k.index, lanes)
                 line = f.element(first, row.index // batch * steps[0], memory)
                 given = Matrix(line, steps[1], steps[2], x.dtype)
-                taken = given.vector(row.index % batch, k.index, lanes, mask)
-                value = elements.loaded(f, taken, x.dtype)
+                value = given.loaded(row.index % batch, k.index, lanes, mask)
                 f.store(value, made.at(row.index, k.index), mask=mask)
         return made
 
@@ -279,10 +270,7 @@ class _Writer:
         columns = [(panel, j) for panel in panels for j in range(0, tile.columns, tile.lanes)]
         with f.loop(0, deep, carry=[f.const(tile.vector, 0)] * len(columns)) as k:
             one = f.splat(f.load(left.at(0, k.index), F32), tile.lanes)
-            read = [
-                elements.loaded(f, panel.vector(k.index, j, tile.lanes, None), panel.dtype)
-                for panel, j in columns
-            ]
+            read = [panel.loaded(k.index, j, tile.lanes, None) for panel, j in columns]
             k.carry(*(multiplied_and_added(f, one, *b) for b in zip(read, k.carried, strict=True)))
         for number, total in enumerate(k.carried):
             f.store(total, f.element(to, number * tile.lanes, F32))
@@ -396,7 +384,7 @@ class _Writer:
             with cells.units(part) as at:
                 value = f.const(self.tile.vector, 0)
                 if given is not None:
-                    value = cells.read(given, at.row, at.unit, at.mask)
+                    value = given.loaded(at.row, at.unit, self.tile.lanes, at.mask)
                 f.store(value, cells.place(state, at))
 
     def _step(self, t: Value, row: Value, cells: Cells, direction: Value) -> None:

@@ -3,12 +3,14 @@ constant padding, reversing, assumptions.
 
 Each region is a computation on elements of its own, which ``fused.py`` writes: it reads and writes
 from an offset on, so a concatenation that comes with arithmetic is done when its operands have been
-read once. A tile of the kernel is a share of each region.
+read once. Regions that differ only in where they read and write are written once, with a table of
+these places: a concatenation of two dozen parts is not two dozen kernels. A tile of the kernel is a
+share of each region.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 from migx import op as operations
@@ -21,13 +23,14 @@ from migx.ops.control import Assume
 from migx.ops.fused import Group
 from migx.ops.layout import Broadcast, Concat, Multibroadcast, Pad, Reverse
 from migx.shape import Dims, DType, Shape
-from migx.targets.cpu.emit import I8
+from migx.targets.cpu.emit import I8, PTR
+from migx.targets.cpu.epilogue import emittable
 from migx.targets.cpu.kernel import Frame, Kernel
-from migx.targets.cpu.kernels.fused import TILE, Emitter, emittable
+from migx.targets.cpu.kernels import fused
 from migx.targets.cpu.machine import Machine
 
 MOST = 128
-"""More regions than these are a large text for little work."""
+"""More regions that differ than these are a large text for little work."""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
@@ -35,25 +38,72 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     assumption.
     """
     regions = described(at)
-    if not regions or len(regions) > MOST:
+    groups = _alike(regions or [])
+    if not regions or len(groups) > MOST:
         return None
-    if not all(emittable(region, machine) for region in regions):
+    if not all(emittable(region.nodes, machine) for region in regions):
         return None
     frame = Frame(at, machine)
-    tiles = maximum((at.shape.elements + TILE - 1) // TILE, 1)
-    for region in regions:
-        emitter = Emitter(frame, region)
-        first, last = (
-            limit * frame.extent(emitter.tiles) // frame.extent(tiles)
-            for limit in (frame.begin, frame.end)
-        )
-        emitter.write(first, last)
+    tiles = maximum((at.shape.elements + fused.TILE - 1) // fused.TILE, 1)
+    for group in groups:
+        _write(frame, group, tiles)
     if isinstance(at.op, Assume):
         _check(frame, at.op)
     name = at.op.tag if isinstance(at.op, Group) else at.name
     return frame.finished(
         name, tiles, flops=sum((r.flops for r in regions), 0), in_place=_in_place(at)
     )
+
+
+def _alike(regions: Sequence[FusedKernel]) -> list[list[FusedKernel]]:
+    """The regions, those together that differ only in their operands and offsets."""
+    groups: dict[Hashable, list[FusedKernel]] = {}
+    for region in regions:
+        groups.setdefault(_form(region), []).append(region)
+    return list(groups.values())
+
+
+def _form(region: FusedKernel) -> Hashable:
+    """All of a region but its operands and offsets."""
+    number = {access: i for i, access in enumerate(dict.fromkeys(region.accesses))}
+
+    def what(node: Node) -> object:
+        if isinstance(node.of, Access):
+            return "access", number[node.of]
+        return ("constant", id(node.of)) if isinstance(node.of, Argument) else node.of
+
+    accesses = tuple((access.dtype, access.strides) for access in number)
+    nodes = tuple((what(node), node.dtype, node.inputs) for node in region.nodes)
+    outputs = tuple((node, number[access]) for node, access in region.outputs)
+    return region.dims, accesses, nodes, outputs
+
+
+def _write(frame: Frame, alike: Sequence[FusedKernel], tiles: Extent) -> None:
+    """The share of some regions that a call for some of so many tiles computes."""
+    # One element has an axis too, as the writer wants it, so that accesses are those of the table.
+    alike = [region if region.dims else region.with_axis(folded=False) for region in alike]
+    f, (first, *others) = frame.function, alike
+    if not others:
+        _write_share(frame, fused.Writer(frame, first), tiles)
+        return
+    places = [list(dict.fromkeys(region.accesses)) for region in alike]
+    width = len(places[0])
+    table = f.hoisted(f"alloca ptr, i64 {len(alike) * width}, align 64", PTR)
+    for number, access in enumerate(access for accesses in places for access in accesses):
+        f.store(frame.start(access, {}), f.element(table, number, PTR))
+    with f.loop(0, len(alike)) as turn:
+        here = f.element(table, turn.index * width, PTR)
+        origins = {a: f.load(f.element(here, i, PTR), PTR) for i, a in enumerate(places[0])}
+        _write_share(frame, fused.Writer(frame, first, origins), tiles)
+
+
+def _write_share(frame: Frame, writer: fused.Writer, tiles: Extent) -> None:
+    """The tiles of a region that belong to some of so many of the kernel."""
+    begin, end = (
+        limit * frame.extent(writer.tiles) // frame.extent(tiles)
+        for limit in (frame.begin, frame.end)
+    )
+    writer.write(begin, end)
 
 
 def _check(frame: Frame, op: Assume) -> None:

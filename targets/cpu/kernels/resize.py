@@ -14,12 +14,11 @@ from itertools import product as combinations
 from migx.dim import Extent, bounds, maximum, product
 from migx.ir import Instruction
 from migx.ops.resize import Resize
-from migx.shape import DType
 from migx.targets.cpu import elements
-from migx.targets.cpu.emit import F64, I64, Type, Value
-from migx.targets.cpu.kernel import Frame, Kernel
+from migx.targets.cpu.emit import F64, I64, Value
+from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.tile import Matrix, memory_of, widened
+from migx.targets.cpu.tile import Matrix, widened
 
 ELEMENTS = 1 << 13
 """About how many elements a tile makes."""
@@ -49,8 +48,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
         return None
     if op.coordinate_transformation_mode not in COORDINATES:
         return None
-    half = machine.vector_bytes < 32 and not machine.has("neon") and at.shape.dtype.name == "f16"
-    if number_of(at.shape.dtype) is None or half:
+    if not elements.computable(at.shape.dtype, machine):
         return None
     *mixed, last = (
         taps_of(at, op, axis) if changes(at, axis) else 1 for axis in range(at.shape.rank)
@@ -58,12 +56,6 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     if not 0 < math.prod(mixed) <= MOST or not 0 < last <= MOST:
         return None
     return _Writer(at, op, machine).kernel()
-
-
-def number_of(dtype: DType) -> Type | None:
-    """The scalar that elements are mixed in: of integers f64; None where there is none."""
-    computing = elements.computing(dtype)
-    return F64 if dtype.is_integer and computing is not None else computing
 
 
 def taps_of(at: Instruction, op: Resize, axis: int) -> int:
@@ -160,10 +152,9 @@ class _Writer:
         self.f = self.frame.function
         self.given = at.inputs[0].shape
         self.last = at.shape.rank - 1
-        number = number_of(at.shape.dtype)
-        assert number is not None
-        self.number = number
-        self.lanes = machine.lanes(number)
+        dtype = at.shape.dtype
+        self.number = F64 if dtype.is_integer else elements.computing(dtype)
+        self.lanes = machine.lanes(self.number)
         self.mixed = [i for i in range(self.last) if changes(at, i)]
         self.length, self.size = self.given.dims[-1], at.shape.dims[-1]
         self.taps = taps_of(at, op, self.last) if changes(at, self.last) else 0
@@ -182,11 +173,8 @@ class _Writer:
         end = end_of(frame)
         with f.when(frame.begin < end):
             self._tabulate()
-        with f.loop(frame.begin, end) as tile:
-            top = tile.index * frame.extent(height)
-            bottom = f.minimum(top + frame.extent(height), frame.extent(rows))
-            with f.loop(top, bottom) as row:
-                self._row(row.index)
+        with frame.rows(rows, height, end) as row:
+            self._row(row)
         count = (rows + height - 1) // height
         flops = 2 * max(self.taps, 2) * self.at.shape.elements
         return frame.finished("resize", count, scratch=scratch, flops=flops)

@@ -14,11 +14,11 @@ from migx.dim import Extent, maximum
 from migx.ir import Instruction
 from migx.ops.vision import RoiAlign
 from migx.targets.cpu import elements
-from migx.targets.cpu.emit import F32, F64, I64, Type, Value
-from migx.targets.cpu.kernel import Frame, Kernel, type_of
+from migx.targets.cpu.emit import F64, I64, Value
+from migx.targets.cpu.kernel import Frame, Kernel, Scratch, memory_of, type_of
 from migx.targets.cpu.kernels.resize import end_of
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.tile import Matrix, memory_of, widened
+from migx.targets.cpu.tile import Matrix, widened
 
 CHANNELS = 64
 """How many channels a tile makes of a region."""
@@ -28,17 +28,12 @@ FURTHEST = 2.0**24
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     """The kernel of ``roi_align`` of floats, but not of maxima."""
-    if not isinstance(at.op, RoiAlign) or at.op.mode != "avg" or _picks(at) is None:
+    if not isinstance(at.op, RoiAlign) or at.op.mode != "avg":
         return None
-    half = machine.vector_bytes < 32 and not machine.has("neon") and at.shape.dtype.name == "f16"
-    if elements.computing(at.shape.dtype) not in (F32, F64) or half:
+    dtype, images = at.shape.dtype, at.inputs[2].shape.dtype
+    if not dtype.is_float or not elements.computable(dtype, machine) or type_of(images) is None:
         return None
     return _Writer(at, at.op, machine).kernel()
-
-
-def _picks(at: Instruction) -> Type | None:
-    """The type of the numbers of images."""
-    return type_of(at.inputs[2].shape.dtype)
 
 
 @dataclass(frozen=True)
@@ -66,14 +61,13 @@ class _Writer:
         self.at, self.op, self.frame = at, op, Frame(at, machine)
         self.f = self.frame.function
         self.image, self.regions, self.images = (v.shape for v in at.inputs)
-        number = elements.computing(at.shape.dtype)
-        assert number is not None
-        self.number, self.memory = number, memory_of(at.shape.dtype)
-        self.lanes = machine.lanes(number)
+        self.number = elements.computing(at.shape.dtype)
+        self.memory = memory_of(at.shape.dtype)
+        self.lanes = machine.lanes(self.number)
         self.across = self.lanes
         while self.across > 1 and self.across // 2 >= op.dims[1]:
             self.across //= 2
-        self.room: Extent = 0
+        self.scratch = Scratch(self.frame)
         self.fault = (
             f"roi_align: a region is of no image in {self.image.text}, "
             "of one without elements, or too large to be sampled"
@@ -90,7 +84,7 @@ class _Writer:
             self._region(region, first, last)
         tiles = self.regions.dims[0] * blocks
         flops = 8 * self.at.shape.elements
-        return frame.finished("roi_align", tiles, scratch=self.room, flops=flops)
+        return frame.finished("roi_align", tiles, scratch=self.scratch.nbytes, flops=flops)
 
     def _region(self, region: Value, begin: Value, end: Value) -> None:
         """Some channels of a region."""
@@ -101,7 +95,7 @@ class _Writer:
         inside = f.compare("lt", image, frame.extent(self.image.dims[0]), signed=False)
         frame.fails(~inside, self.fault)
         rows, columns = (self._memory(axis) for axis in (0, 1))
-        line = self._take((self.image.dims[3] + self.lanes) * self.number.nbytes)
+        line = self.scratch.take(self.image.dims[3] + self.lanes, self.number)
         with f.when(inside):
             rows, columns = (
                 self._weighed(axis, region, s) for axis, s in ((0, rows), (1, columns))
@@ -119,21 +113,15 @@ class _Writer:
 
     # Tables.
 
-    def _take(self, nbytes: Extent) -> Value:
-        """Scratch memory."""
-        start = self.f.element(self.frame.scratch, self.frame.extent(self.room // 8), I64)
-        self.room = self.room + (nbytes + 63) // 64 * 64
-        return start
-
     def _memory(self, axis: int) -> _Side:
         """Where the table of an axis is put: that of columns has all bins of an element together,
         in whole vectors.
         """
         bins, extent, none = self.op.dims[axis], self.image.dims[2 + axis], self.f.as_index(0)
         room = -(-bins // self.across) * self.across if axis else bins
-        weights = self._take(room * extent * self.number.nbytes)
+        weights = self.scratch.take(room * extent, self.number)
         steps: tuple[Extent, Extent] = (1, room) if axis else (extent, 1)
-        tables = self._take(bins * 8), self._take(bins * 8)
+        tables = self.scratch.take(bins, I64), self.scratch.take(bins, I64)
         return _Side(extent, bins, *steps, weights, *tables, none, none)
 
     def _weighed(self, axis: int, region: Value, side: _Side) -> _Side:

@@ -15,11 +15,11 @@ from migx.dim import Extent, maximum, product
 from migx.ir import Instruction
 from migx.ops.vision import GridSample
 from migx.targets.cpu import elements
-from migx.targets.cpu.emit import F32, F64, I64, Type, Value
-from migx.targets.cpu.kernel import Frame, Kernel
+from migx.targets.cpu.emit import I64, Type, Value
+from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.kernels.resize import cubic, end_of
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.tile import apart, memory_of
+from migx.targets.cpu.tile import apart
 
 ELEMENTS = 1 << 12
 """About how many elements a tile makes."""
@@ -34,8 +34,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     if not isinstance(at.op, GridSample) or TAPS[at.op.mode] ** (at.shape.rank - 2) > MOST:
         return None
     types = [v.shape.dtype for v in at.inputs]
-    half = machine.vector_bytes < 32 and not machine.has("neon")
-    if any(elements.computing(t) not in (F32, F64) or (half and t.name == "f16") for t in types):
+    if not all(t.is_float and elements.computable(t, machine) for t in types):
         return None
     return _Writer(at, at.op, machine).kernel()
 
@@ -58,10 +57,8 @@ class _Writer:
         self.frame = Frame(at, machine)
         self.f = self.frame.function
         self.image, self.grid = (v.shape for v in at.inputs)
-        number = elements.computing(self.image.dtype)
-        assert number is not None
-        self.number = number
-        self.lanes = machine.lanes(number)
+        self.number, self.memory = elements.computing(self.image.dtype), memory_of(self.image.dtype)
+        self.lanes = machine.lanes(self.number)
         self.outer, self.line = _line(self.grid.dims[:-1], self.grid.true_strides[:-1])
 
     def kernel(self) -> Kernel:
@@ -90,20 +87,14 @@ class _Writer:
             at = at + place * frame.extent(self.grid.true_strides[axis])
         each = frame.extent(product(self.grid.dims[1:-1]))
         inside = row * frame.extent(self.line) - image * each
-        given = f.element(
-            frame.operands[0],
-            image * frame.extent(self.image.true_strides[0]),
-            memory_of(self.image.dtype),
-        )
-        made = f.element(
-            frame.operands[2],
-            image * frame.extent(self.image.dims[1]) * each + inside,
-            memory_of(self.image.dtype),
-        )
+        start = image * frame.extent(self.image.true_strides[0])
+        given = f.element(frame.operands[0], start, self.memory)
+        start = image * frame.extent(self.image.dims[1]) * each + inside
+        made = f.element(frame.operands[2], start, self.memory)
         with f.loop(begin, last, self.lanes) as k:
             mask = f.first_lanes(last - k.index, self.lanes)
             axes = [self._taps(axis, at, k.index, mask) for axis in range(self.image.rank - 2)]
-            to = f.element(made, k.index, memory_of(self.image.dtype))
+            to = f.element(made, k.index, self.memory)
             self._channels(given, [*combinations(*axes)], to, each, mask)
 
     def _channels(
@@ -111,7 +102,7 @@ class _Writer:
     ) -> None:
         """The sum over the taps in each channel; ``step`` is from one channel to the next."""
         f, frame, dtype = self.f, self.frame, self.image.dtype
-        memory, vector = memory_of(dtype), self.number.times(self.lanes)
+        memory, vector = self.memory, self.number.times(self.lanes)
         found: list[tuple[Value, Value]] = []
         for tap in taps:
             offset, weight = f.const(I64.times(self.lanes), 0), f.const(vector, 1.0)

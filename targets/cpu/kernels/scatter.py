@@ -18,8 +18,8 @@ from migx.shape import DType, Shape
 from migx.targets.cpu import elements
 from migx.targets.cpu.emit import I1, Type, Value
 from migx.targets.cpu.kernel import Frame, Kernel, type_of
-from migx.targets.cpu.kernels.fused import Emitter
-from migx.targets.cpu.kernels.gather import index_at
+from migx.targets.cpu.kernels import fused
+from migx.targets.cpu.kernels.gather import fail_outside, index_at
 from migx.targets.cpu.machine import Machine
 
 ELEMENTS = 1 << 13
@@ -75,12 +75,9 @@ class _Writer:
 
     def places(self, row: Value, dims: Sequence[Extent]) -> list[Value]:
         """The places on some axes of a row counted over them."""
-        found: list[Value] = []
-        for axis in reversed(range(len(dims))):
-            extent = self.frame.extent(dims[axis])
-            found.insert(0, row % extent if axis else row)
-            row = row // extent if axis else row
-        return found
+        axes = range(len(dims))
+        found = self.frame.places(row, tuple(dims), axes)
+        return [found[axis] for axis in axes]
 
     def offset(self, shape: Shape, places: Sequence[Value], leave: int = -1) -> Value:
         """Where in a value of a shape some places are, of its first axes but for one."""
@@ -94,15 +91,6 @@ class _Writer:
         """The address of an element of an operand."""
         return self.f.element(self.frame.operands[number], offset, self.memory)
 
-    def fails(self, inside: Value, axes: str) -> None:
-        """Ends the run where an index is not inside."""
-        f, shape = self.f, self.at.inputs[0].shape
-        fault = f"{self.at.name}: an index is outside axis {axes} of {shape.text}"
-        self.frame.fails(f.op("xor", inside, True), fault)
-
-    def finished(self, tiles: Extent, *, in_place: tuple[int, ...] = ()) -> Kernel:
-        return self.frame.finished(self.at.name, tiles, in_place=in_place)
-
 
 class _Fetch(_Writer):
     """Each element of the result from its own place but along one axis."""
@@ -114,18 +102,15 @@ class _Fetch(_Writer):
         axis, last = self.at.op.axis % data.rank, data.rank - 1
         rows = product(indices.dims[:last])
         height = maximum(ELEMENTS // maximum(indices.dims[last], 1), 1)
-        with f.loop(frame.begin, frame.end) as tile:
-            top = tile.index * frame.extent(height)
-            bottom = f.minimum(top + frame.extent(height), frame.extent(rows))
-            with f.loop(top, bottom) as row, f.loop(0, frame.extent(indices.dims[last])) as k:
-                places = [*self.places(row.index, indices.dims[:last]), k.index]
-                index, inside = index_at(frame, self.offset(indices, places), data.dims[axis])
-                self.fails(inside, str(axis))
-                with f.when(inside):
-                    offset = self.offset(data, places, axis) + index * self.step(data, axis)
-                    value = f.load(self.element(0, offset), self.memory)
-                    f.store(value, self.element(2, self.offset(self.at.shape, places)))
-        return self.finished((rows + height - 1) // height)
+        with frame.rows(rows, height) as row, f.loop(0, frame.extent(indices.dims[last])) as k:
+            places = [*self.places(row, indices.dims[:last]), k.index]
+            index, inside = index_at(frame, self.offset(indices, places), data.dims[axis])
+            fail_outside(frame, inside, [axis])
+            with f.when(inside):
+                offset = self.offset(data, places, axis) + index * self.step(data, axis)
+                value = f.load(self.element(0, offset), self.memory)
+                f.store(value, self.element(2, self.offset(self.at.shape, places)))
+        return frame.finished(self.at.name, (rows + height - 1) // height)
 
 
 class _Put(_Writer):
@@ -137,7 +122,7 @@ class _Put(_Writer):
         with f.when(frame.begin < frame.end):
             self.copy()
             self.walk()
-        return self.finished(1, in_place=(0,))
+        return frame.finished(self.at.name, tiles=1, in_place=(0,))
 
     def copy(self) -> None:
         """Copies the data, where it does not lie there already."""
@@ -147,8 +132,8 @@ class _Put(_Writer):
         to = Access(len(self.at.inputs), dtype, made.true_strides)
         whole = FusedKernel(made.dims, (False,) * made.rank, (read,), ((0, to),))
         with f.when(f.compare("ne", self.frame.operands[0], self.result)):
-            emitter = Emitter(self.frame, collapsed(whole))
-            emitter.write(f.as_index(0), self.frame.extent(emitter.tiles))
+            writer = fused.Writer(self.frame, collapsed(whole))
+            writer.write(f.as_index(0), self.frame.extent(writer.tiles))
 
     def walk(self) -> None:
         """Puts one update after another."""
@@ -159,7 +144,7 @@ class _Put(_Writer):
         with f.loop(0, frame.extent(indices.elements)) as row:
             places = self.places(row.index, indices.dims)
             index, inside = index_at(frame, self.offset(indices, places), made.dims[axis])
-            self.fails(inside, str(axis))
+            fail_outside(frame, inside, [axis])
             with f.when(inside):
                 offset = self.offset(made, places, axis) + index * self.step(made, axis)
                 self.put(self.offset(updates, places), offset)
@@ -172,7 +157,6 @@ class _Put(_Writer):
         assert isinstance(op, Scatter)
         if op.combine is not None:
             computing = elements.computing(dtype)
-            assert computing is not None
             old, new = (f.bitcast(v, computing) for v in (f.load(there, self.memory), new))
             match op:
                 case _ if isinstance(op, ADDS):
@@ -206,7 +190,7 @@ class _PutSlices(_Put):
                 inside = fits if inside is None else inside & fits
             if inside is None:
                 inside = f.const(I1, 1)
-            self.fails(inside, ", ".join(map(str, range(width))))
+            fail_outside(frame, inside, range(width))
             with f.when(inside):
                 self._slice(self.offset(updates, places), to, inner)
 

@@ -14,19 +14,21 @@ from migx.ir import Instruction
 from migx.ops.reduce import Topk
 from migx.targets.cpu import elements
 from migx.targets.cpu.emit import I64, Value
-from migx.targets.cpu.kernel import Kernel
-from migx.targets.cpu.kernels.lines import Lines, computed
-from migx.targets.cpu.kernels.ordering import Buffer, Scratch, any_of, key_type, rising
+from migx.targets.cpu.kernel import Kernel, Scratch, memory_of
+from migx.targets.cpu.kernels.lines import Lines
+from migx.targets.cpu.kernels.ordering import Buffer, any_of, key_type, rising
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.tile import apart, memory_of
+from migx.targets.cpu.tile import apart
 
 SPARE, LEAST = 4, 32
 """The buffer has room for so many times k, or at least for so many."""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of ``topk`` of elements that LLVM has a type for, whose k sizes say."""
-    if not isinstance(at.op, Topk) or len(at.inputs) != 1 or not computed(at, machine):
+    """The kernel of ``topk`` of elements that the machine computes with, whose k sizes say."""
+    if not isinstance(at.op, Topk) or len(at.inputs) != 1:
+        return None
+    if not elements.computable(at.inputs[0].shape.dtype, machine):
         return None
     return _Best(at, at.op, machine).kernel()
 

@@ -35,6 +35,7 @@ from migx.targets.gpu.text import (
     whole,
 )
 from migx.targets.gpu.tiles import Tile
+from migx.targets.gpu.words import PER, Words, joined, words_of
 
 TAGS = ("gemm_epilogue", "int4_gemm")
 BLOCKS = (32, 64, 128)
@@ -73,6 +74,7 @@ class _Writer:
         self.units = kinds[0] in (F16, BF16, F32) or all(k.bits == 8 for k in kinds)
         pairs = self._pairs(right) if self.units else None
         block = self.reader.block_of(right) if pairs else 0
+        self.words = self._words(right) if pairs == "columns" else None
         self.cut = self._cut(4 if pairs else kinds[1].bits, block)
         self.step = self.cut.depth
         self.pairs = pairs if self.cut.columns >= 32 else None
@@ -82,6 +84,8 @@ class _Writer:
     def _cut(self, stored: int, block: int) -> Tile:
         """The tiles by which it is cut; elements of the right operand lie in so many bits."""
         items = 1 if self.shared else product(self.lead)
+        if self.words is not None:
+            return choose.words(self.columns, self.depth, self.rows, block)
         if bounds(self.rows)[1] <= FEW:
             return choose.row(self.columns, self.depth, items * self.rows, stored)
         step = block if block in BLOCKS and whole(self.depth, block) else 0
@@ -89,6 +93,12 @@ class _Writer:
         return choose.product(
             self.rows, self.columns, self.depth, items, bits, step if self.units else 1
         )
+
+    def _words(self, right: Instruction) -> Words | None:
+        """How the right operand lies in words, where it is read so."""
+        words = words_of(self.reader, right) if bounds(self.rows)[1] <= FEW else None
+        fits = words and whole(self.depth, words.block * choose.BLOCKS[0])
+        return words if fits and self.dot.shape.dtype.bits <= 32 else None
 
     def _pairs(self, right: Instruction) -> str | None:
         """Along what pairs of the right operand's elements lie in one byte each."""
@@ -177,7 +187,7 @@ class _Writer:
                 for total, column in zip(totals, columns, strict=True):
                     y = self._read(1, item, column, of_right)
                     w.line(f"{total.text} = {self._added(total, x, y, kind)}")
-        return self._joined(totals)
+        return joined(self.writer, totals)
 
     def _phased(self, axis: int, size: int, begin: Expr, along: str) -> list[Expr]:
         """The numbers of a tile along the depth or the columns; the even and the odd ones apart,
@@ -185,13 +195,6 @@ class _Writer:
         """
         phases = (0, 1) if self.pairs == along else (None,)
         return [self.writer.numbers(axis, 2, size, begin, phase) for phase in phases]
-
-    def _joined(self, totals: list[Expr]) -> Expr:
-        """The sums of even and odd columns in their order."""
-        if len(totals) == 1:
-            return totals[0]
-        text = f"tl.interleave({', '.join(total.text for total in totals)})"
-        return self.writer.let(Expr(text, frozenset({0, 1})))
 
     def _added(self, total: Expr, x: Expr, y: Expr, kind: str) -> str:
         """The sums with the product of two tiles."""
@@ -230,6 +233,8 @@ class _Writer:
 
     def _row(self, item: Expr, row: Expr, across: Expr) -> Expr:
         """The sums of one row: tiles of columns by depth, multiplied and added up along it."""
+        if self.words is not None:
+            return self._row_of_words(self.words, item, row, across)
         w, cut, kind = self.writer, self.cut, _sum_of(self.dot.shape.dtype)
         phases = (0, 1) if self.pairs == "columns" else (None,)
         axes = 3 if self.block else 2
@@ -245,7 +250,30 @@ class _Writer:
         inner = "tl.sum({}, axis=2)" if self.block else "{}"
         sums = [f"tl.sum({inner.format(total.text)}, axis=1)" for total in totals]
         rows = [Expr(f"tl.reshape({text}, [1, {many}])", frozenset({0, 1})) for text in sums]
-        return self._joined([w.let(row) for row in rows])
+        return joined(w, [w.let(row) for row in rows])
+
+    def _row_of_words(self, words: Words, item: Expr, row: Expr, across: Expr) -> Expr:
+        """The sums of one row, of weights that are read eight at a time."""
+        w, left, many = self.writer, self.dot.inputs[0], self.cut.columns // PER
+        w.words.add(words.operand)
+        word = w.numbers(0, 2, many, w.let(across // PER))
+        there = (
+            {} if whole(self.columns, self.cut.columns) else {0: word.below(words.columns // PER)}
+        )
+        zeros = f"tl.zeros([{many}, {self.step // words.block}], tl.float32)"
+        totals = [w.variable(zeros, frozenset({0, 1})) for _ in range(PER)]
+
+        def element(deep: Expr) -> Expr:
+            return self.reader.value(left, self._parts(0, item, row, deep))
+
+        with (
+            _Masks(w, {axis: w.let(mask) for axis, mask in there.items()}),
+            self.parts.loop() as at,
+        ):
+            words.sums(self.reader, (at, self.step // words.block), word, element, totals)
+        sums = [w.let(Expr(f"tl.sum({t.text}, axis=1)", frozenset({0, 1}))) for t in totals]
+        text = f"tl.reshape({joined(w, sums).text}, [1, {self.cut.columns}])"
+        return w.let(Expr(text, frozenset({0, 1})))
 
     def _deep_tile(self) -> list[int]:
         """How much of the depth a tile of one row has: blocks and places where scales have

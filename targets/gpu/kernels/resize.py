@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import product as combinations
 
 from migx.ir import Instruction
-from migx.ops.resize import Resize
+from migx.ops.resize import Resize, is_rounded
 from migx.shape import F64
 from migx.targets.gpu import elements
 from migx.targets.gpu.kernels.moving import Line
@@ -105,6 +105,7 @@ def _taps(line: Line, op: Resize, axis: int, outside: list[str]) -> list[Tap]:
     if op.coordinate_transformation_mode == "tf_crop_and_resize":
         outside.append(f"(({at} < 0) | ({at} > {size.text} - 1))")
     if op.mode == "nearest":
+        at = f"{at}.to(tl.float32).to({DOUBLE})" if is_rounded(op, axis) else at
         return [(_clipped(line, _rounded(op, at), size), None)]
     count = _reach(op)
     below = w.let(Expr(f"tl.floor({at})", WHOLE)).text

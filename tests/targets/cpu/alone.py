@@ -166,7 +166,7 @@ def laid_out(shape: Shape, array: Array | None) -> Array:
     """The memory of a value of this shape, its elements where the strides say."""
     memory = aligned(int(shape.nbytes))
     if array is not None:
-        viewed(memory, 0, shape)[...] = array
+        viewed(memory, shape)[...] = array
     return memory.view(shape.dtype.numpy)
 
 

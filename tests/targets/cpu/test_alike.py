@@ -8,7 +8,8 @@ import migx
 from migx.dim import Dim
 from migx.ops.pointwise import Neg
 from migx.targets.cpu import kernels
-from migx.targets.cpu.alike import Recent, digest, likeness
+from migx.targets.cpu.alike import digest, likeness
+from migx.targets.cpu.recent import Recent
 
 
 def layers(count: int) -> migx.Program:

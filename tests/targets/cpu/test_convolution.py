@@ -116,6 +116,12 @@ GEOMETRIES = {
     "one channel in and out": ("2, 1, 100", (1, 1, 41), "padding=(20, 20), stride=(3,)"),
     "depthwise along one axis": ("1, 4, 50", (8, 1, 40), "padding=(20, 3), group=4"),
     "depthwise in space": ("1, 2, 4, 5, 6", (4, 1, 2, 3, 3), "padding=(1, 1, 1, 0, 1, 1), group=2"),
+    "depthwise in each plane": (
+        "1, 2, 4, 5, 6",
+        (4, 1, 1, 3, 3),
+        "padding=(0, 1, 1, 0, 1, 1), group=2",
+    ),
+    "depthwise in each plane, large": ("2, 2, 3, 9, 6", (2, 1, 1, 5, 5), "group=2"),
 }
 
 

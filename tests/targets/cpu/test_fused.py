@@ -185,6 +185,20 @@ def test_logic_is_folded(name: str) -> None:
         assert not problem(fused.kernel_for, program, {"n": n})
 
 
+@pytest.mark.parametrize("dtype", ["bool", "u8", "f32"])
+def test_texts_are_as_short_where_elements_may_lie_apart(dtype: str) -> None:
+    """What is gathered is written out lane by lane, which costs seconds to compile in hundreds."""
+    dims = "{out_lens=(broadcast(a, b),)}"
+    text = (
+        f"module main(x: {dtype}[a], y: {dtype}[b]) {{\n %0 = multibroadcast(x) {dims}\n"
+        f" %1 = multibroadcast(y) {dims}\n %2 = equal(%0, %1)\n return %2\n}}\n"
+    )
+    avx512 = replace(host(), vector_bytes=64, masks=True)
+    kernel = fused.kernel_for(parsed(text).main.outputs[0], avx512)
+    assert kernel is not None
+    assert len(kernel.text) < 15_000
+
+
 @pytest.mark.parametrize("number", [np.nan, np.inf])
 @pytest.mark.parametrize("name", ["reduce_max", "reduce_min", "max", "relu", "clip", "sign"])
 def test_what_is_no_number_stays(name: str, number: float) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 import migx
 from migx.targets.cpu import jit
+from migx.targets.cpu.executable import CpuExecutable
 from migx.targets.cpu.kernels.int4 import kernel_for
 from migx.targets.cpu.machine import Machine, host
 from tests.targets.cpu.alone import parsed, problem, produced
@@ -262,3 +263,42 @@ module main(x: f32[1, 4, 8, 8]) {{
 }}
 """
     assert kernel_for(produced(parsed(text, "fuse_int4")), host()) is None
+
+
+def test_what_was_compiled_is_compiled_to_itself() -> None:
+    lowered = parsed(product("n", 260, 40), "fuse_int4").compile("cpu").compiled.program
+    assert [at.op.name for at in lowered.main if "weight" in at.op.name]
+    assert lowered.copy().compile("cpu").compiled.program == lowered
+
+
+APART = f"""
+module main(x: f32[n, 5, 64]) {{
+  %0 = {literal("w", "i4", 64, 40)}
+  %1 = {literal("s", "f32", 2, 40)}
+  %2 = unpack_int4(%0) : i8[64, 40]
+  %3 = dequantizelinear(%2, %1) {{axis=0, block=32}}
+  %4 = READ
+  %5 = multibroadcast(%3) {{out_lens=(BATCH, 64, 40)}}
+  %6 = dot(%4, %5)
+  return %6
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("read", "batch"),
+    [
+        ("transpose(x) {permutation=(1, 0, 2)}", "5"),
+        ("slice(x) {axes=(1,), starts=(1,), ends=(4,)}", "n"),
+    ],
+)
+def test_rows_that_lie_apart_are_brought_together(read: str, batch: str) -> None:
+    program = migx.parse(APART.replace("READ", read).replace("BATCH", batch), draw_missing=1)
+    x = {"x": np.linspace(-1, 1, 3 * 5 * 64, dtype=np.float32).reshape(3, 5, 64)}
+    (expected,) = program.copy().compile("ref").eval(x)
+    program.compile("cpu")
+    assert [at.op.name for at in program.compiled.program.main][-3:-1] == ["contiguous", "group"]
+    assert isinstance(made := program.compiled.executable, CpuExecutable)
+    assert not made.fallbacks()
+    bound = 64 * float(np.finfo(np.float32).eps) * float(np.abs(expected).max())
+    np.testing.assert_allclose(program.eval(x)[0], expected, rtol=0, atol=bound)

@@ -22,7 +22,7 @@ from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.kernels import int4_bytes
 from migx.targets.cpu.kernels.int4 import kernel_for
 from migx.targets.cpu.machine import Machine, host
-from migx.testing.oracles import Trial, Violation, run_on_ref
+from migx.testing.oracles import Trial, Violation, expect_same, run_on_ref
 from tests.targets.cpu.alone import parsed, problem, produced
 from tests.targets.cpu.test_int4 import SIZES_OF_BLOCKS, literal, product, whole_blocks
 
@@ -211,7 +211,7 @@ def test_rounding_is_within_half_a_step_and_coarser_is_not() -> None:
     scales.op = replace(scales.op, to=I4)
     results = run_on_ref(rounded, inputs, program)
     with pytest.raises(Violation, match="same outputs"):
-        trial._expect_same([(results[0][0], None)], expected, "four bits")
+        expect_same("same outputs", "after four bits", [(results[0][0], None)], expected)
 
 
 @pytest.mark.parametrize(

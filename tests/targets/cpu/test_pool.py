@@ -152,6 +152,13 @@ program.eval({{"x": np.zeros((4000, 64), np.float32)}})
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
+@pytest.fixture
+def _crowded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs have as many threads as they may, however few cores there are."""
+    monkeypatch.setattr(Pool, "useful", lambda _, threads: threads)
+
+
+@pytest.mark.usefixtures("_crowded")
 def test_answers_do_not_depend_on_threads() -> None:
     x = np.random.default_rng(0).standard_normal((3001, 64)).astype(np.float32)
     answers = []
@@ -162,6 +169,7 @@ def test_answers_do_not_depend_on_threads() -> None:
     assert len(set(answers)) == 1
 
 
+@pytest.mark.usefixtures("_crowded")
 @pytest.mark.parametrize("name", ["script_loop_rnn", "dlrm_like"])
 def test_answers_of_whole_models_do_not_depend_on_threads(name: str, tmp_path: Path) -> None:
     path, given = models.make(name, tmp_path), models.inputs(name)
@@ -170,6 +178,26 @@ def test_answers_of_whole_models_do_not_depend_on_threads(name: str, tmp_path: P
         made = program.compile("cpu", num_threads=threads).eval(given)
         answers.add(b"".join(a.tobytes() for a in made))
     assert len(answers) == 1
+
+
+def test_no_more_than_two_threads_for_each_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = iter([2, 8, 3])
+    monkeypatch.setattr("migx.targets.cpu.pool.logical_cpus", lambda _: next(counts))
+    monkeypatch.setattr("migx.targets.cpu.pool.RECOUNT", 0.0)
+    state = Pool()
+    assert [state.useful(64) for _ in range(2)] == [4, 16]
+    assert state.useful(2) == 2
+    script = f"""
+import migx, numpy as np, threading
+from migx.targets.cpu.machine import logical_cpus
+program = migx.parse({TEXT!r})
+program.compile("cpu", num_threads=64)
+for _ in range(3):
+    program.eval({{"x": np.zeros((4000, 64), np.float32)}})
+served = [t for t in threading.enumerate() if t.name.startswith("migx-")]
+assert len(served) == min(64, 2 * logical_cpus()) - 1, served
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
 def test_how_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,14 @@ GEOMETRIES = {
         "1, 2, 5, 6, 7",
         "lengths=(2, 3, 2), padding=(1, 1, 0, 0, 1, 1), stride=(2, 1, 2), dilation=(1, 1, 1)",
     ),
+    "each plane of a space": (
+        "2, 2, 3, 6, 7",
+        "lengths=(1, 3, 2), padding=(0, 1, 1, 0, 1, 0), stride=(1, 2, 1), dilation=(1, 1, 1)",
+    ),
+    "each plane of a space, large": (
+        "1, 2, 3, 12, 11",
+        "lengths=(1, 5, 5), padding=(0, 2, 2, 0, 2, 2), stride=(1, 1, 1), dilation=(1, 1, 1)",
+    ),
     "no items": ("0, 2, 5, 5", "lengths=(2, 2)"),
 }
 

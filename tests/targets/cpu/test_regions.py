@@ -31,6 +31,15 @@ module main(x: f16[n, 4, 20], y: f16[n, m, 4]) {
 """,
         {"n": 3, "m": 17},
     ),
+    "concat of single elements": (
+        """
+module main(x: i64[1], y: i64[1], z: i64[1]) {
+  %0 = concat(x, y, z) {axis=0}
+  return %0
+}
+""",
+        {},
+    ),
     "concat of large rows": (
         """
 module main(x: i64[2, 30000], y: i64[2, 5000]) {
@@ -137,3 +146,20 @@ def test_arithmetic_around_a_concatenation_is_done_with_it(n: int) -> None:
 def test_other_instructions_are_left(op: str) -> None:
     program = parsed(f"module main(x: f32[5]) {{\n  %0 = {op}\n  return %0\n}}\n")
     assert kernel_for(produced(program), host()) is None
+
+
+def joined(count: int) -> str:
+    """A concatenation of parts of two forms, of which one is read as a view, with arithmetic."""
+    parts = ", ".join(f"x{i}: f32[n, {3 + i % 2}, 10]" for i in range(count))
+    views = "\n".join(f"  %{i} = {'tanh' if i % 3 else 'relu'}(x{i})" for i in range(count))
+    names = ", ".join(f"%{i}" for i in range(count))
+    joins = f"  %{count} = concat({names}) {{axis=1}}\n  return %{count}"
+    return f"\nmodule main({parts}) {{\n{views}\n{joins}\n}}\n"
+
+
+@pytest.mark.parametrize("passes", ["", "fuse_pointwise{singles=true},fuse_concat"])
+def test_parts_that_differ_only_in_their_places_are_written_once(passes: str) -> None:
+    few, many = (parsed(joined(count), passes) for count in (12, 150))
+    assert not problem(kernel_for, many, {"n": 5})
+    texts = [len(made.text) for p in (few, many) if (made := kernel_for(produced(p), host()))]
+    assert texts[1] - texts[0] < 500 * (150 - 12), texts

@@ -323,6 +323,7 @@ def _runtime(world: World) -> Any:
     def fill(ptr: int, value: int, size: int, stream: int) -> None:
         _expect_integers(ptr, value, size, stream)
         world.enqueue(stream, lambda: ctypes.memset(ptr, value, size))
+        world.noted.append("fill")
 
     return Names(
         is_hip=False,

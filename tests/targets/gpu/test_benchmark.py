@@ -58,6 +58,12 @@ def test_a_model_that_cannot_be_had_is_said(monkeypatch: pytest.MonkeyPatch) -> 
     assert gpu.had("bert_base").notes == ["NoNetwork: no index"]
 
 
+def test_models_that_are_not_made_in_time_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "MADE", 0.0)
+    (line,) = gpu.had_all(["no such model"]).values()
+    assert line.notes == ["left out: not made in 0 s"]
+
+
 def _run(do: Any, budget: float = 100.0) -> gpu.Run:
     return gpu.Run(do, budget, lambda line: None)
 
@@ -82,6 +88,26 @@ def test_a_step_has_no_more_time_than_is_left() -> None:
     run.step("softmax", "kernel", 5)
     run.step("softmax", "kernel", 60, least=30)
     assert given == [pytest.approx(20, abs=1), 5]
+
+
+def test_transformers_go_first_and_what_torch_cannot_do_is_not_compiled() -> None:
+    asked = []
+
+    def do(step: str, line: Line, limits: Any, seconds: float, peer: str) -> Found:
+        asked.append((line.name, peer))
+        return Found(Line(line.name, peers={} if line.name == "resnet50" else {peer: 1.0}))
+
+    run = _run(do, budget=1000.0)
+    run.lines = {name: Line(name, seconds=1.0) for name in ("resnet50", "bert_base")}
+    run.measure_peers(list(run.lines))
+    assert asked[:3] == [("bert_base", p) for p in ("onnxruntime", "torch", "torch.compile")]
+    assert asked[3] == (KERNELS[0], "torch")
+    assert asked[-2:] == [("resnet50", "onnxruntime"), ("resnet50", "torch")]
+
+
+def test_what_there_is_is_told_when_somebody_ends_it() -> None:
+    with pytest.raises(SystemExit), gpu._ended_in_order():
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Answer:

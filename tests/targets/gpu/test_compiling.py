@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,6 +91,24 @@ def test_a_text_that_triton_refuses_is_shown() -> None:
     )
     with pytest.raises(TargetError, match=r"Triton refuses a kernel for sm_90(.|\n)*nothing"):
         binaries([wrong])
+
+
+def test_what_was_compiled_before_a_failure_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIGX_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})  # one helper, in order
+    good, wrong = request_for(ADD, "sm_90"), replace(request_for(ADD, "sm_90"), pointers=("no",))
+    with pytest.raises(TargetError, match="Triton refuses a kernel"):
+        binaries([good, wrong])
+    monkeypatch.setattr(compiling, "_started", lambda: pytest.fail("it is compiled again"))
+    assert good.key in binaries([good])
+
+
+def test_pointers_to_scratch_follow_the_parameters_whatever_triton_says_of_them() -> None:
+    for arch in ("sm_90", "gfx942"):
+        request = request_for(ADD, arch)
+        assert binaries([request])[request.key].scratch == 2
 
 
 def test_a_file_holds_the_binaries_and_runs_where_there_is_a_device(

@@ -170,6 +170,18 @@ def test_modules_and_memory_go_when_nobody_has_them(world: World) -> None:
     assert (world.modules, world.held) == (0, 0)
 
 
+def test_what_is_measured_waits_until_the_host_has_enqueued_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cupy_device, "FILLER", 64)
+    device = CupyDevice()
+    function = device.function(REQUEST, BINARY)
+    device.elapsed(lambda: device.launch(function, 1, (0, 0, 0)))
+    assert world.noted == ["fill", "launch"]
+    device.elapsed(lambda: None, 2.5 * cupy_device.FILLED)
+    assert world.noted[2:] == ["fill"] * 4
+
+
 def test_failures_are_told(world: World) -> None:
     device = CupyDevice()
     with pytest.raises(TargetError, match="no room for 2,199,023,255,552 bytes .* Out of memory"):

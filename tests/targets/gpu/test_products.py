@@ -7,6 +7,7 @@ from __future__ import annotations
 import pytest
 
 from tests.targets.gpu.on_interpreter import holds
+from tests.targets.gpu.test_parts import kernel_of
 
 
 @pytest.mark.parametrize("rows", ["1", "2", "37", "n"])
@@ -71,6 +72,40 @@ def test_four_bits(
     if axis == 1:
         text += " %3 = transpose(%2) {permutation=(1, 0)}\n"
     holds(text + f" %{3 + axis} = dot(x, %{2 + axis})\n return %{3 + axis}\n}}", {"n": 21})
+
+
+WORDS = """module main(x: {dtype}[{rows}, 512], w: {weight}[512, {columns}],
+    s: {dtype}[{blocks}, {columns}], z: {weight}[{blocks}, {columns}],
+    b: {dtype}[{rows}, {columns}]) {{
+  %0 = unpack_int4(w)
+  %1 = unpack_int4(z)
+  %2 = dequantizelinear(%0, s{zero}) {{axis=0, block={block}}}
+  %3 = unsqueeze(%2) {{axes=(0,)}}
+  %4 = unsqueeze(x) {{axes=(0,)}}
+  %5 = dot(%4, %3)
+  %6 = unsqueeze(b) {{axes=(0,)}}
+  %7 = add(%5, %6)
+  return %7
+}}"""
+
+
+@pytest.mark.parametrize("zero", ["", ", %1"])
+@pytest.mark.parametrize("weight", ["i4", "u4"])
+@pytest.mark.parametrize(
+    ("dtype", "rows", "block", "columns"), [("f16", 1, 32, 40), ("f32", 3, 64, 160)]
+)
+def test_rows_by_four_bits_read_in_words(
+    dtype: str, rows: int, block: int, columns: int, weight: str, zero: str
+) -> None:
+    how = {"dtype": dtype, "rows": rows, "block": block, "columns": columns, "weight": weight}
+    text = WORDS.format(**how, blocks=512 // block, zero=zero)
+    assert "u32" in kernel_of(text).pointers
+    holds(text)
+
+
+def test_columns_that_end_within_a_word_are_read_in_bytes() -> None:
+    how = {"dtype": "f16", "rows": 1, "block": 32, "columns": 36, "weight": "u4"}
+    assert "u32" not in kernel_of(WORDS.format(**how, blocks=16, zero="")).pointers
 
 
 @pytest.mark.parametrize("axis", [0, 1])

@@ -37,3 +37,11 @@ def test_the_nearest_of_axes_of_unknown_size(counting: str, rounding: str) -> No
 def test_element_types(dtype: str, mode: str) -> None:
     how = f'mode="{mode}", scales=(1., 2.5), exclude_outside=true'
     holds(program("n, 8", "n, 20", how, dtype), {"n": 6})
+
+
+def test_the_nearest_by_a_factor_that_f32_rounds() -> None:
+    how = (
+        'coordinate_transformation_mode="asymmetric", nearest_mode="floor", '
+        "scales=(1., 1.2000000476837158)"
+    )
+    holds(program("n, m", "n, m*6//5", how), {"n": 2, "m": 20})

@@ -46,6 +46,9 @@ def test_a_tile_fits_the_gpu_it_is_for(gpu: Architecture, rank: int) -> None:
         assert tile.rows * (tile.columns + 64) <= 128 * tile.warps * gpu.warp
         tile = tiles.row(4096, 4096, 1, 4)
         assert tile.columns * tile.depth <= 64 * tile.warps * gpu.warp
+        tile = tiles.words(4096, 4096, 1, 32)
+        assert tile.columns // 32 * tile.depth // 32 <= tile.warps * gpu.warp <= 512
+        assert 4096 % tile.depth == 0
         for tile in (tiles.line(10, 8), tiles.fold(5, 7, 16384, along_rows=False)):
             assert _power(tile.columns)
 
@@ -98,7 +101,7 @@ class Clock(InterpreterDevice):
         self.last = function[2]
         super().launch(function, grid, arguments)
 
-    def elapsed(self, enqueue: Callable[[], None]) -> float:
+    def elapsed(self, enqueue: Callable[[], None], host: float = 0.0) -> float:
         self.measured += 1
         return self.seconds(self.last)
 

@@ -1,0 +1,50 @@
+"""Turns convolutions with a single window into products of matrices."""
+
+from __future__ import annotations
+
+from migx.dim import product
+from migx.ir import Instruction
+from migx.manager import Pass
+from migx.match import attr, on, var
+from migx.ops.layout import Reshape, Transpose
+from migx.ops.linear import Convolution, Dot
+from migx.passes._common import without_gaps, without_padding
+from migx.rewrite import Cursor, Declined, RuleSet, rule
+from migx.weights import is_constant
+from migx.weights.constants import is_unpacked
+
+
+@rule(
+    on(
+        Convolution,
+        var("x"),
+        var("w"),
+        name="root",
+        group=1,
+        padding=attr("padding", without_padding),
+        dilation=attr("dilation", without_gaps),
+    )
+)
+def one_window(
+    at: Cursor, x: Instruction, w: Instruction, root: Instruction
+) -> Instruction | Declined:
+    """conv(x, w) is dot(x, transpose(w)) where a kernel is as large as the image, items and kernels
+    being the rows: each weight is then read once for all items.
+    """
+    (outputs, *window), (items, *image) = w.shape.dims, x.shape.dims
+    if window != image:
+        return Declined("a kernel is not as large as the image")
+    if not is_constant(w) or is_unpacked(w):
+        return Declined("the weights are no constant, or packed, whose layout would be lost")
+    depth = product(window)
+    rows = at(Reshape((items, depth)), x)
+    columns = at(Transpose((1, 0)), at(Reshape((outputs, depth)), w))
+    return at(Reshape(root.shape.dims), at(Dot(), rows, columns))
+
+
+class RewriteConvolution(Pass):
+    """Turns convolutions whose kernels are as large as the image into ``dot``: those of 1 x 1 on
+    what has been pooled (Squeeze-and-Excitation, Hu et al. 2018), and classifiers.
+    """
+
+    rules = RuleSet((one_window,))
