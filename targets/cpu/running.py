@@ -233,10 +233,11 @@ class Run:
             return self.value(at.inputs[0], at.op.index)
         if index >= 0:
             return self.values[at].parts[index]
-        # A piece before may hold the view, and the plan of this one not know its sizes.
+        # A piece before may hold the view, and the plan of this one not know its sizes. What else
+        # than its first input it reads has said what they are, and need not be there any more.
         op, shape = operations.bind(at.op, self.sizes), at.shape.bind(self.sizes)
-        inputs = [self.value(v) for v in at.inputs]
-        return operations.evaluator(type(op))(op, self.executable.context, shape, inputs, [])
+        source = self.value(at.inputs[0])
+        return operations.evaluator(type(op))(op, self.executable.context, shape, [source], [])
 
     def seen(self, cell: Cell, layout: Layout) -> NDArray[Any]:
         """The array that lies in a cell of this run."""

@@ -232,6 +232,34 @@ def test_what_changes_its_dims_is_for_the_host() -> None:
         assert same(program.eval(inputs), ref.eval(inputs))
 
 
+VIEWED = """
+module main(c: bool[], x: f32[2, 2], dims: i64[2], y: f16[4], z: f16[1]) {
+  %0 = if(c) [yes, no]
+  %1 = get_tuple_elem(%0)
+  return %1
+}
+
+module yes() {
+  return main:x, main:y
+}
+
+module no() {
+  %0 = reshape(main:x, main:dims) {dims=(2, 2)}
+  %1 = @literal() {value=[1]} : i64[1, 1]
+  %2 = scatternd_min(main:y, %1, main:z) : f16[4]
+  return %0, %2
+}
+"""
+
+
+def test_a_view_of_what_is_outside_a_module_for_the_host() -> None:
+    program, x = compiled(VIEWED), np.arange(4, dtype=np.float32).reshape(2, 2)
+    assert fallbacks(program) == ["if", "scatternd_min"]
+    halves = {"y": np.ones(4, np.float16), "z": np.ones(1, np.float16)}
+    (result,) = program.eval({"c": np.bool_(False), "x": x, "dims": np.array([2, 2]), **halves})
+    assert np.array_equal(result, x)
+
+
 REFUSED = """
 module main(c: bool[], x: f32[n, 4]) {
   %0 = if(c) [yes, no]

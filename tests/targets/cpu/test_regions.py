@@ -20,15 +20,6 @@ module main(x: f32[3, 5, 7], y: f32[3, 0, 7], z: f32[3, 40, 7]) {
 """,
         {},
     ),
-    "concat of single elements": (
-        """
-module main(x: f32[1], y: f32[1], z: f32[1]) {
-  %0 = concat(x, y, z) {axis=0}
-  return %0
-}
-""",
-        {},
-    ),
     "concat of symbols and views": (
         """
 module main(x: f16[n, 4, 20], y: f16[n, m, 4]) {
