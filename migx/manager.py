@@ -262,6 +262,24 @@ class PassManager:
                 found.update(dict.fromkeys(self.program.submodules(module)))
         return list(found)
 
+    def create_module(self, name: str) -> Module:
+        """A new module; a number is added to a name that is taken."""
+        return self.program.create_module(self.program.unused_name(name))
+
+    def rename_module(self, module: Module, name: str) -> None:
+        """Gives a module another name. ``IRError`` where that is taken."""
+        self.program.rename_module(module, name)
+
+    def common_parent(self, module: Module) -> Module:
+        """The innermost module that holds, at any depth, every instruction this one is an argument
+        of.
+        """
+        holders = [at.module for at in module.parents if at.module is not None]
+        if not holders:
+            raise IRError(f"module {module.name} is nobody's argument")
+        chains = [[*holder.enclosing(), self.program.main] for holder in holders]
+        return next(m for m in chains[0] if all(m in chain for chain in chains))
+
     def change(
         self, of: Pass, name: str, at: Instruction, make: Callable[[], Sequence[Instruction]]
     ) -> bool:
