@@ -109,11 +109,12 @@ def run(options: argparse.Namespace) -> int:
         found["int4"] = squeezed
     if options.output is not None:
         with _load.progress(f"writing {options.output.name}"):
-            parts = {
-                "weights": not options.without_weights,
-                "original": not options.without_original,
-            }
-            migx.save(program, options.output, **parts)
+            migx.save(
+                program,
+                options.output,
+                weights=not options.without_weights,
+                original=not options.without_original,
+            )
         found["file"] = {"name": options.output, "bytes": options.output.stat().st_size}
     if options.json:
         _report.print_json(found)

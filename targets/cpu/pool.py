@@ -67,6 +67,8 @@ class Pool:
 
     def useful(self, threads: int) -> int:
         """As many threads as a program may use, but at most ``EACH`` for each core there is now."""
+        if threads <= EACH:
+            return threads
         now = time.monotonic()
         if now - self._counted >= RECOUNT:
             self._cores, self._counted = logical_cpus(os.getpid()), now

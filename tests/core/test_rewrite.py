@@ -249,21 +249,22 @@ def test_what_was_dead_does_not_hold_back_a_second_look() -> None:
     assert [at.name for at in main] == ["@param", "exp", "@return"]
 
 
+class InOrder(Op):
+    """Takes elements in order alone."""
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        if not shapes[0].standard:
+            raise ShapeError("must be standard")
+        return shapes[0]
+
+
 def test_a_layout_that_the_readers_refuse_leaves_the_module_as_it_was() -> None:
-    class Flat(Op):
-        """Takes elements in order alone."""
-
-        def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
-            if not shapes[0].standard:
-                raise ShapeError("must be standard")
-            return shapes[0]
-
     program = Program()
     main = program.main
     turned = main.add_instruction(
         ops.Transpose((1, 0)), main.add_parameter("x", Shape(F32, (2, 3)))
     )
-    main.add_return(main.add_instruction(Flat(), main.add_instruction(ops.Contiguous(), turned)))
+    main.add_return(main.add_instruction(InOrder(), main.add_instruction(ops.Contiguous(), turned)))
 
     @rule(on(ops.Contiguous, x))
     def drop(x: Instruction) -> Instruction:
@@ -416,14 +417,6 @@ def test_what_a_rule_that_declines_has_moved_goes_back() -> None:
 
 
 def test_several_replacements_happen_all_or_none() -> None:
-    class Rows(Op):
-        """Takes elements in order alone."""
-
-        def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
-            if not shapes[0].standard:
-                raise ShapeError("must be standard")
-            return shapes[0]
-
     program = Program()
     main = program.main
     turned = main.add_instruction(
@@ -431,7 +424,7 @@ def test_several_replacements_happen_all_or_none() -> None:
     )
     copies = [main.add_instruction(ops.Contiguous(), turned) for _ in range(2)]
     main.add_return(
-        main.add_instruction(ops.Relu(), copies[0]), main.add_instruction(Rows(), copies[1])
+        main.add_instruction(ops.Relu(), copies[0]), main.add_instruction(InOrder(), copies[1])
     )
 
     @rule(on(ops.Contiguous, x))

@@ -183,12 +183,17 @@ def test_finalizing_keeps_what_has_been_given(template: Program) -> None:
     assert template.eval(X)[0].shape == (3, 4)
 
 
-def test_what_a_pass_relied_on_is_given_as_the_message_says() -> None:
+def scaled() -> Program:
+    """A number times a weight that is 1."""
     program = Program()
     x = program.main.add_parameter("x", migx.Shape("f32"))
     one = program.main.add_literal(1.0, name="scale", replaceable=True)
     program.main.add_return(program.main.add_instruction(ops.Mul(), x, one))
-    program.compile("ref", passes="simplify_algebra")
+    return program
+
+
+def test_what_a_pass_relied_on_is_given_as_the_message_says() -> None:
+    program = scaled().compile("ref", passes="simplify_algebra")
     values = {"scale": np.float32(3)}
     says = r"replace_onnx_external_weights\(program.copy\(\), values\).compile\(target\)"
     with pytest.raises(AssumptionError, match=says), program.update_weights() as new:
@@ -250,11 +255,7 @@ def test_what_is_rolled_back_while_a_program_is_compiled_is_not_in_it(program: P
 
 
 def test_a_pass_that_relied_on_what_was_given_meanwhile_runs_again() -> None:
-    program = Program()
-    x = program.main.add_parameter("x", migx.Shape("f32"))
-    one = program.main.add_literal(1.0, name="scale", replaceable=True)
-    program.main.add_return(program.main.add_instruction(ops.Mul(), x, one))
-    program.compile("ref", passes="")
+    program = scaled().compile("ref", passes="")
 
     def act() -> None:
         with program.update_weights() as new:

@@ -12,7 +12,7 @@ Rows are shared out, never a reduction, so results do not depend on the number o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -67,13 +67,11 @@ Body: TypeAlias = Callable[[Point, list[Value]], list[Value]]
 
 
 class Writer:
-    """Writes one fused computation: as a kernel, or as some of the tiles of one. Where the elements
-    of its accesses begin may be known, for each its ``origin``.
+    """Writes one fused computation: as a kernel, or as some of the tiles of one. Where elements
+    begin may be known: ``origins`` are those of its accesses that differ, in order.
     """
 
-    def __init__(
-        self, frame: Frame, fused: FusedKernel, origins: Mapping[Access, Value] | None = None
-    ) -> None:
+    def __init__(self, frame: Frame, fused: FusedKernel, origins: Sequence[Value] = ()) -> None:
         if not fused.dims:
             fused = fused.with_axis(folded=False)
         self.fused, self.nodes = fused, fused.nodes
@@ -92,7 +90,7 @@ class Writer:
         self.stages, self.spilled = stages_of(fused)
         self.rows: dict[int, Value] = {}
         self.found: dict[int, Value] = {}
-        self.origins = origins or {}
+        self.origins = dict(zip(dict.fromkeys(fused.accesses), origins, strict=False))
         self.bases: dict[Access, Value] = {}
         self.kept_already: set[int] = set()
 

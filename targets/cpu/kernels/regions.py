@@ -80,8 +80,6 @@ def _form(region: FusedKernel) -> Hashable:
 
 def _write(frame: Frame, alike: Sequence[FusedKernel], tiles: Extent) -> None:
     """The share of some regions that a call for some of so many tiles computes."""
-    # One element has an axis too, as the writer wants it, so that accesses are those of the table.
-    alike = [region if region.dims else region.with_axis(folded=False) for region in alike]
     f, (first, *others) = frame.function, alike
     if not others:
         _write_share(frame, fused.Writer(frame, first), tiles)
@@ -93,7 +91,7 @@ def _write(frame: Frame, alike: Sequence[FusedKernel], tiles: Extent) -> None:
         f.store(frame.start(access, {}), f.element(table, number, PTR))
     with f.loop(0, len(alike)) as turn:
         here = f.element(table, turn.index * width, PTR)
-        origins = {a: f.load(f.element(here, i, PTR), PTR) for i, a in enumerate(places[0])}
+        origins = [f.load(f.element(here, i, PTR), PTR) for i in range(width)]
         _write_share(frame, fused.Writer(frame, first, origins), tiles)
 
 

@@ -24,6 +24,11 @@ def text_of(number: int) -> str:
     return f"define i64 @kernel() {{\n  ret i64 {number}\n}}\n"
 
 
+def texts_of(count: int) -> dict[str, str]:
+    """So many kernels by their symbols."""
+    return {f"k{i}": text_of(i).replace("@kernel", f"@k{i}") for i in range(count)}
+
+
 def result(code: jit.Code) -> int:
     found: int = ctypes.CFUNCTYPE(ctypes.c_int64)(code.address)()
     return found
@@ -94,7 +99,7 @@ def test_llvm_leaves_memory_until_it_is_called_again() -> None:
 
 
 def test_helpers_compile_what_this_process_would(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = {f"k{i}": text_of(i).replace("@kernel", f"@k{i}") for i in range(6)}
+    texts = texts_of(6)
     alone = compiling.objects(texts)
     monkeypatch.setattr(compiling, "WORTH", 1)
     monkeypatch.setattr(compiling, "cores", lambda: 3)
@@ -102,7 +107,7 @@ def test_helpers_compile_what_this_process_would(monkeypatch: pytest.MonkeyPatch
 
 
 def test_helpers_that_die_are_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = {f"k{i}": text_of(i).replace("@kernel", f"@k{i}") for i in range(4)}
+    texts = texts_of(4)
     monkeypatch.setattr(compiling, "WORTH", 1)
     monkeypatch.setattr(compiling, "cores", lambda: 3)
     monkeypatch.setattr(compiling, "_COMMAND", "raise SystemExit(1)")
@@ -114,7 +119,7 @@ def test_a_helper_may_print_while_it_starts(
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text("print('hello')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    texts = {f"k{i}": text_of(i).replace("@kernel", f"@k{i}") for i in range(4)}
+    texts = texts_of(4)
     alone = compiling.objects(texts)
     monkeypatch.setattr(compiling, "WORTH", 1)
     monkeypatch.setattr(compiling, "cores", lambda: 2)
@@ -123,7 +128,7 @@ def test_a_helper_may_print_while_it_starts(
 
 
 def test_a_helper_that_says_nothing_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = {f"k{i}": text_of(i).replace("@kernel", f"@k{i}") for i in range(4)}
+    texts = texts_of(4)
     monkeypatch.setattr(compiling, "WORTH", 1)
     monkeypatch.setattr(compiling, "PATIENCE", 0.1)
     monkeypatch.setattr(compiling, "cores", lambda: 2)
@@ -137,7 +142,7 @@ def test_a_helper_runs_nothing_of_the_folder_it_is_started_in(
     (tmp_path / "struct.py").write_text("raise SystemExit('this is not the struct you want')\n")
     monkeypatch.setattr(sys, "path", [p or os.getcwd() for p in sys.path])
     monkeypatch.chdir(tmp_path)
-    texts = {f"k{i}": text_of(i).replace("@kernel", f"@k{i}") for i in range(4)}
+    texts = texts_of(4)
     monkeypatch.setattr(compiling, "WORTH", 1)
     monkeypatch.setattr(compiling, "cores", lambda: 2)
     monkeypatch.setattr(jit, "compiled", lambda text: pytest.fail(f"{text} was left to this one"))
@@ -150,7 +155,7 @@ def test_where_no_thread_can_be_started_it_is_compiled_here(
     def none(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    texts = {f"k{i}": text_of(i).replace("@kernel", f"@k{i}") for i in range(4)}
+    texts = texts_of(4)
     monkeypatch.setattr(compiling, "WORTH", 1)
     monkeypatch.setattr(compiling, "cores", lambda: 2)
     monkeypatch.setattr(threading.Thread, "start", none)
