@@ -21,6 +21,8 @@ its own alone, those of models, ours and of others, have the host's part in them
 waits for it. What is found goes to the screen and to a file in ``benchmarks/results`` at once, and
 one table is printed at the end, also when somebody ends it before.
 
+With ``--fast-math`` models multiply f32 as tf32, ours and those of peers.
+
 ``--device interpreter --quick`` goes through all of it, tiny, on a machine without a GPU; its times
 mean nothing.
 """
@@ -54,6 +56,7 @@ from migx.argument import Argument
 from migx.errors import TargetError
 from migx.target import CompileOptions
 from migx.targets.gpu import Gpu
+from migx.targets.gpu.architectures import ARCHITECTURES
 from migx.testing.bounds import compare
 from migx.testing.oracles import Trial
 
@@ -85,9 +88,14 @@ class Run:
     """The lines found so far, and the time that is left."""
 
     def __init__(
-        self, do: Do, budget: float = BUDGET, tell: Callable[[Line], None] = print
+        self,
+        do: Do,
+        budget: float = BUDGET,
+        tell: Callable[[Line], None] = print,
+        *,
+        fast_math: bool = False,
     ) -> None:
-        self.do, self.budget, self.tell = do, budget, tell
+        self.do, self.budget, self.tell, self.fast_math = do, budget, tell, fast_math
         self.begin = time.monotonic()
         self.lines: dict[str, Line] = {}
         self.limits = Limits()
@@ -134,7 +142,7 @@ class Run:
 
     def measure_models(self, names: Sequence[str]) -> None:
         """Models, whose answers are checked."""
-        with answers_of_ref(names) as expected:
+        with answers_of_ref(names, self.fast_math) as expected:
             results = {name: self.step(name, "model", MODEL, least=10) for name in names}
             for name in names:
                 if results[name] is not None:
@@ -181,14 +189,14 @@ class Run:
 
 
 @contextmanager
-def answers_of_ref(names: Sequence[str]) -> Iterator[dict[str, AsyncResult[Any]]]:
+def answers_of_ref(names: Sequence[str], fast_math: bool) -> Iterator[dict[str, AsyncResult[Any]]]:
     """The answers of ``ref`` to models, which processes work out meanwhile, on half of the
     processors; those that take too long are ended.
     """
     many = max(1, min(len(names), (os.cpu_count() or 1) // 2))
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "2")  # read by these when they begin
     with get_context("spawn").Pool(many, _stand_back) as pool:
-        yield {name: pool.apply_async(on_ref, (name,)) for name in names}
+        yield {name: pool.apply_async(on_ref, (name, fast_math)) for name in names}
 
 
 def _stand_back() -> None:
@@ -196,10 +204,10 @@ def _stand_back() -> None:
     os.nice(10)
 
 
-def on_ref(name: str) -> list[tuple[Argument, Any]]:
+def on_ref(name: str, fast_math: bool) -> list[tuple[Argument, Any]]:
     """The answers of ``ref`` to a model, with bounds."""
     target = Gpu("sm_90")
-    passes = target.get_passes(target.get_context(), CompileOptions())
+    passes = target.get_passes(target.get_context(), CompileOptions(fast_math=fast_math))
     program = migx.parse_onnx(models.make(name))
     arguments = {n: Argument.of(v) for n, v in models.inputs(name).items()}
     outputs = Trial(program, arguments).outputs(passes)
@@ -239,6 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.gpu", description=__doc__)
     parser.add_argument("--device", choices=("gpu", "interpreter"), default="gpu")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that all runs")
+    parser.add_argument("--fast-math", action="store_true", help="multiply f32 as tf32")
     parser.add_argument("--models", nargs="*", help="only these")
     parser.add_argument("--budget", type=float, default=BUDGET, help="seconds in all")
     parser.add_argument("--to", type=Path, help="results go there")
@@ -248,16 +257,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.quick and options.models is None:
         names = QUICK
     try:
-        worker = Worker(options.device, quick=options.quick)
+        worker = Worker(options.device, quick=options.quick, fast_math=options.fast_math)
     except TargetError as error:
         print(error, file=sys.stderr)
         return 2
-    to = options.to or _place(worker.arch, options.quick)
+    kind = worker.arch + "-fast-math" * options.fast_math
+    to = options.to or _place(kind, options.quick)
     there = had_all(names)
     names = sorted(
         (n for n, v in there.items() if not v.notes), key=lambda n: n not in TRANSFORMERS
     )
-    run = Run(worker.do, options.budget)
+    run = Run(worker.do, options.budget, fast_math=options.fast_math)
     run.begin, run.lines = begin, there
 
     def tell(line: Line) -> None:
@@ -300,11 +310,11 @@ def _write(to: Path, arch: str, run: Run) -> None:
     to.write_text(json.dumps(found, indent=1))
 
 
-def _place(arch: str, quick: bool) -> Path:
+def _place(kind: str, quick: bool) -> Path:
     """Where results go: those that mean something, to where they are kept."""
-    if quick or not arch:
+    if quick or not kind.startswith(tuple(ARCHITECTURES)):
         return Path(".bench/gpu.json")
-    return Path(__file__).parent / "results" / f"gpu-{arch}.json"
+    return Path(__file__).parent / "results" / f"gpu-{kind}.json"
 
 
 if __name__ == "__main__":

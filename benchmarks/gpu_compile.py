@@ -26,12 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Compiles and prints."""
     parser = argparse.ArgumentParser(prog="benchmarks.gpu_compile", description=__doc__)
     parser.add_argument("--arch", metavar="A,B", default=",".join(USUAL), help="for which GPUs")
+    parser.add_argument("--fast-math", action="store_true", help="multiply f32 as tf32")
     parser.add_argument("--models", nargs="*", default=models.names(), help="only these")
     options = parser.parse_args(arguments)
     rows, failed = [], 0
     for name in options.models:
         try:
-            rows.append(_row(name, tuple(options.arch.split(","))))
+            rows.append(_row(name, tuple(options.arch.split(",")), options.fast_math))
         except MigxError as error:
             rows.append((name, *[""] * 4, f"failed: {error}"))
             failed += 1
@@ -40,11 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _row(name: str, archs: tuple[str, ...]) -> tuple[str, ...]:
+def _row(name: str, archs: tuple[str, ...], fast_math: bool) -> tuple[str, ...]:
     """What compiling one model came to."""
     program = migx.parse_onnx(models.make(name))
     start = time.perf_counter()
-    executable = program.compile(Gpu(archs)).compiled.executable
+    executable = program.compile(Gpu(archs), fast_math=fast_math).compiled.executable
     took = time.perf_counter() - start
     assert isinstance(executable, GpuExecutable)
     sources = [at.op.source for m in executable.pieces for at in m if isinstance(at.op, CodeObject)]

@@ -26,9 +26,9 @@ class Missing(Exception):
     """A peer cannot be had here; the message says why."""
 
 
-def torch_module() -> Any:
-    """Torch on a GPU, with products and convolutions of f32 as exact as ours; ``Missing`` without
-    one.
+def torch_module(*, fast_math: bool = False) -> Any:
+    """Torch on a GPU, with products and convolutions of f32 as exact as ours, or in tf32, too;
+    ``Missing`` without one.
     """
     try:
         import torch  # type: ignore[import-not-found,unused-ignore]
@@ -36,7 +36,7 @@ def torch_module() -> Any:
         raise Missing("torch is not installed") from None
     if not torch.cuda.is_available():
         raise Missing("torch finds no GPU")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = fast_math
     return torch
 
 
@@ -124,19 +124,21 @@ def kernel(name: str, rows: int, columns: int, *, compiled: bool) -> float:
     return seconds(torch, torch.compile(call) if compiled else call)
 
 
-def model(program: Program, given: Arrays, *, compiled: bool) -> float:
+def model(program: Program, given: Arrays, *, compiled: bool, fast_math: bool) -> float:
     """Seconds of a model by torch, of a program as a graph of torch."""
     from benchmarks.gpu_torch import graph_of
 
-    torch = torch_module()
+    torch = torch_module(fast_math=fast_math)
     made = graph_of(program, torch, "cuda")
     inputs = [torch.as_tensor(given[name], device="cuda") for name in program.main.parameters]
     called = torch.compile(made) if compiled else made
     return seconds(torch, lambda: called(*inputs))
 
 
-def onnxruntime(path: Path, given: Arrays) -> Callable[[], Any]:
-    """A run by onnxruntime on a GPU, with inputs and results there, waited for."""
+def onnxruntime(path: Path, given: Arrays, *, fast_math: bool) -> Callable[[], Any]:
+    """A run by onnxruntime on a GPU, with inputs and results there, waited for; of f32 as exact as
+    ours.
+    """
     try:
         import onnxruntime as runtime
     except ImportError:
@@ -145,7 +147,8 @@ def onnxruntime(path: Path, given: Arrays) -> Callable[[], Any]:
         raise Missing("onnxruntime has no CUDA provider")
     options = runtime.SessionOptions()
     options.log_severity_level = 4
-    session = runtime.InferenceSession(path, options, providers=["CUDAExecutionProvider"])
+    provider = ("CUDAExecutionProvider", {"use_tf32": str(int(fast_math))})
+    session = runtime.InferenceSession(path, options, providers=[provider])
     binding = session.io_binding()
     for name, array in given.items():
         value = runtime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), "cuda", 0)

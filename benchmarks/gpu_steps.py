@@ -49,10 +49,12 @@ class Limits:
 
 
 class Bench:
-    """A device, and how it is measured; ``quick`` is tiny, to see that all runs."""
+    """A device, and how it is measured; ``quick`` is tiny, to see that all runs. With ``fast_math``
+    models multiply f32 as tf32, and so do peers.
+    """
 
-    def __init__(self, device: Device, *, quick: bool) -> None:
-        self.device, self.quick = device, quick
+    def __init__(self, device: Device, *, quick: bool, fast_math: bool = False) -> None:
+        self.device, self.quick, self.fast_math = device, quick, fast_math
         self.limits = Limits()
 
     # Time.
@@ -198,7 +200,8 @@ class Bench:
         path, given = models.make(line.name), models.inputs(line.name)
         arguments = {n: Argument.of(v) for n, v in given.items()}
         program = of_sizes(migx.parse_onnx(path), arguments)
-        made = program.compile(Gpu(device=self.device, offload_copy=False)).compiled
+        target = Gpu(device=self.device, offload_copy=False)
+        made = program.compile(target, fast_math=self.fast_math).compiled
         there = {n: DeviceArgument.of_host(v, self.device) for n, v in arguments.items()}
         outputs = made.run_async(there)
         results = [v.on_host() if isinstance(v, DeviceArgument) else v for v in outputs]
@@ -222,13 +225,17 @@ class Bench:
         """The same model by somebody else."""
         path, given = models.make(line.name), models.inputs(line.name)
         if peer == ONNXRUNTIME:
-            line.peers[peer] = self.timed(gpu_peers.onnxruntime(path, given))
+            line.peers[peer] = self.timed(
+                gpu_peers.onnxruntime(path, given, fast_math=self.fast_math)
+            )
         else:
             gpu_peers.torch_module()  # before anything is read for it
             arguments = {n: Argument.of(v) for n, v in given.items()}
             program = of_sizes(migx.parse_onnx(path), arguments)
             compiled = peer == gpu_peers.COMPILED
-            line.peers[peer] = gpu_peers.model(program, given, compiled=compiled)
+            line.peers[peer] = gpu_peers.model(
+                program, given, compiled=compiled, fast_math=self.fast_math
+            )
 
 
 def of_sizes(program: Program, given: Mapping[str, Argument]) -> Program:

@@ -36,8 +36,8 @@ class Found:
 class Worker:
     """The process, once it is needed; ``TargetError`` where it finds no device."""
 
-    def __init__(self, kind: str, *, quick: bool) -> None:
-        self.kind, self.quick = kind, quick
+    def __init__(self, kind: str, *, quick: bool, fast_math: bool = False) -> None:
+        self.kind, self.how = kind, {"quick": quick, "fast_math": fast_math}
         self.arch = ""
         self._process: Any = None
         self._ends: Connection | None = None
@@ -70,7 +70,7 @@ class Worker:
     def _start(self) -> Connection:
         context = get_context("spawn")
         self._ends, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, self.kind, self.quick))
+        self._process = context.Process(target=serve, args=(theirs, self.kind, self.how))
         self._process.start()
         theirs.close()
         try:
@@ -85,10 +85,10 @@ class Worker:
         return self._ends
 
 
-def serve(ends: Connection, kind: str, quick: bool) -> None:
+def serve(ends: Connection, kind: str, how: dict[str, bool]) -> None:
     """Does each step that comes in, until nothing more does."""
     try:
-        bench = Bench(device_of(kind), quick=quick)
+        bench = Bench(device_of(kind), **how)
     except TargetError as error:
         ends.send(("", str(error)))
         return

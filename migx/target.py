@@ -36,6 +36,7 @@ class Asked(TypedDict, total=False):
     observers: Sequence[Observer]
     num_threads: int | None
     int4_activations: str
+    fast_math: bool
     log: EventLog | None
 
 
@@ -48,12 +49,16 @@ class CompileOptions:
     ``int4_activations`` is what weights of four bits are multiplied by: "float", the activations as
     they are, or "int8", the same rounded to 8 bits in blocks, which is faster on ``cpu``;
     ``TargetError`` where it is something else, or a target has no such products.
+
+    ``fast_math`` allows a target to compute f32 in fewer bits where that is faster: ``gpu`` rounds
+    what it multiplies to tf32. Others compute as ever.
     """
 
     passes: Pipeline | str | None = None
     observers: Sequence[Observer] = field(default=())
     num_threads: int | None = None
     int4_activations: str = ACTIVATIONS[0]
+    fast_math: bool = False
     log: EventLog | None = None
 
     def __post_init__(self) -> None:
@@ -69,6 +74,13 @@ class CompileOptions:
             raise TargetError(
                 "int4_activations is for the target's own passes: put quantize_activations behind "
                 "fuse_int4 in those given"
+            )
+        if type(self.fast_math) is not bool:
+            raise TargetError(f"fast_math is True or False, not {self.fast_math!r}")
+        if self.passes is not None and self.fast_math:
+            raise TargetError(
+                "fast_math is for the target's own passes: give it to the pass that lowers in "
+                "those given, gpu::lower{fast_math=true}"
             )
 
     @property

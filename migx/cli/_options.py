@@ -37,6 +37,9 @@ def add_target(parser: argparse.ArgumentParser, usual: str | None = None) -> Non
         default="float",
         help="what weights of four bits are multiplied by: activations as they are, or in 8 bits",
     )
+    parser.add_argument(
+        "--fast-math", action="store_true", help="allow products of f32 in fewer bits (gpu: tf32)"
+    )
 
 
 def seconds(text: str) -> float:
@@ -49,12 +52,12 @@ def seconds(text: str) -> float:
 
 def compiling(options: argparse.Namespace) -> dict[str, Any]:
     """What was asked of a compilation, as ``Program.compile`` takes it."""
-    return {"passes": options.passes, "int4_activations": options.int4_activations}
+    return {name: getattr(options, name) for name in ("passes", "int4_activations", "fast_math")}
 
 
 def changes(options: argparse.Namespace) -> bool:
     """Whether something else was asked for than what the target does by itself."""
-    return options.passes is not None or options.int4_activations != "float"
+    return options.passes is not None or options.int4_activations != "float" or options.fast_math
 
 
 def ready(program: Program, options: argparse.Namespace) -> bool:

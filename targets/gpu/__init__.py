@@ -89,6 +89,7 @@ class Gpu(Target):
             archs = (self.device.arch,)
         said += [f"arch=({','.join(archs)})"] if archs else []
         said += ["tune=true"] if self.tune else []
+        said += ["fast_math=true"] if options.fast_math else []
         lowering = f"gpu::lower{{{', '.join(said)}}}"
         parts = (*SHAPES, *REQUIRED, *OPTIMISATION, *FUSION, lowering)
         return Pipeline.parse(",".join(parts))

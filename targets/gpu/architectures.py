@@ -50,7 +50,7 @@ class Architecture:
     def products(self) -> tuple[str, ...]:
         """The element types that it multiplies on matrix units."""
         exact = ("f16", "bf16", "i8")
-        rounded = ("tf32",) if self.backend == "cuda" else ()
+        rounded = ("tf32",) if self.backend == "cuda" or self.name == "gfx942" else ()
         return (*exact, *rounded, *(("f8",) if self.f8 else ()))
 
     @property

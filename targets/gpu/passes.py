@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from migx import op as operations
 from migx.dead_code import remove_dead_code
@@ -11,6 +11,7 @@ from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.ops.builtin import Literal, Param, Return, Slot
 from migx.ops.control import Assume
+from migx.pipeline import Approximation
 from migx.planning import is_alias, is_memory, pieces
 from migx.program import Program
 from migx.sizes import symbols_of
@@ -19,6 +20,7 @@ from migx.targets.gpu.agreement import agreements
 from migx.targets.gpu.kernels import kernel_for
 from migx.targets.gpu.operations import Allocate, CodeObject, CopyFrom, CopyTo, DeviceLiteral, Sync
 from migx.targets.gpu.plan import is_aligned
+from migx.targets.gpu.rounding import RoundedToTf32
 from migx.targets.gpu.text import Kernel, operands, results
 from migx.targets.gpu.tuning import Tuner
 
@@ -33,31 +35,38 @@ class Lower(Pass):
 
     Without ``offload_copy``, parameters and results of ``main`` stay on the device. Tiles are those
     that are best on the first of ``arch`` and fit all, by a model; with ``tune`` by measuring on
-    the device there is.
+    the device there is. ``fast_math`` rounds what is multiplied in f32 to tf32, but for recurrent
+    layers, where all of ``arch`` can.
     """
 
     name = "gpu::lower"
     offload_copy: bool = True
     arch: tuple[str, ...] = ()
     tune: bool = False
+    fast_math: bool = False
+
+    @property
+    def approximations(self) -> Mapping[str, Approximation]:
+        """What ``fast_math`` rounds."""
+        return dict.fromkeys(("dot", "convolution"), RoundedToTf32()) if self.fast_math else {}
 
     def apply_program(self, program: Program, manager: PassManager) -> bool:
         done = {at for m in program.modules.values() for at in m if type(at.op) is CodeObject}
         if done:
             return False
-        find = _tuner().kernel if self.tune else kernel_for
-        with tiles.around(*self.arch):
+        find = _tuner(self.fast_math).kernel if self.tune else kernel_for
+        with tiles.around(*self.arch, fast_math=self.fast_math):
             return _Lowering(program, self.offload_copy, find).run()
 
 
-def _tuner() -> Tuner:
+def _tuner(fast_math: bool) -> Tuner:
     """What measures kernels; ``TargetError`` where there is no device."""
     from migx.targets.gpu.cupy_device import found
 
     device, missing = found()
     if device is None:
         raise TargetError(f"{missing}. tune measures kernels on a device: leave it out here")
-    return Tuner(device)
+    return Tuner(device, fast_math)
 
 
 class _Lowering:

@@ -69,10 +69,13 @@ class Tile:
 
 @dataclass(frozen=True)
 class Choice:
-    """The GPU that tiles are for, and how many better ones are passed over."""
+    """The GPU that tiles are for, how many better ones are passed over, and whether products of f32
+    are rounded to tf32.
+    """
 
     gpu: Architecture = ARCHITECTURES["sm_90"]
     rank: int = 0
+    rounds: bool = False
 
 
 _USUAL = Choice()
@@ -80,13 +83,15 @@ _around: ContextVar[Choice] = ContextVar("_around", default=_USUAL)
 
 
 @contextmanager
-def around(*archs: str, rank: int = 0) -> Iterator[None]:
+def around(*archs: str, rank: int = 0, fast_math: bool = False) -> Iterator[None]:
     """Chooses for the first of some architectures (without any, for the usual one) what fits all of
-    them, in what is done meanwhile; ``rank`` counts from the best.
+    them, in what is done meanwhile; ``rank`` counts from the best. With ``fast_math`` f32 is
+    multiplied as tf32, where all of them can.
     """
     gpus = [ARCHITECTURES[arch] for arch in archs if arch in ARCHITECTURES] or [_USUAL.gpu]
     gpu = replace(gpus[0], shared=min(each.shared for each in gpus))
-    token = _around.set(Choice(gpu, rank))
+    rounds = fast_math and all("tf32" in each.products for each in gpus)
+    token = _around.set(Choice(gpu, rank, rounds))
     try:
         yield
     finally:
@@ -99,22 +104,27 @@ def many(extent: Extent) -> int:
     return int(min(high, max(low, MANY)))
 
 
+def precision() -> str:
+    """As what f32 are multiplied, by Triton's names."""
+    return "tf32" if _around.get().rounds else "ieee"
+
+
 # The families.
 
 
 def product(
     rows: Extent, columns: Extent, depth: Extent, items: Extent, bits: int, step: int = 0
 ) -> Tile:
-    """The tile of products of matrices, of operands of so many bits; those of 8 and 16 are
-    multiplied by matrix units. ``step`` is how much of the depth is taken where that is fixed.
+    """The tile of products of matrices, of operands of so many bits; those of 8 and 16, and f32 as
+    tf32, are multiplied by matrix units. ``step`` is how much of the depth is taken where that is fixed.
 
     Tiles are no larger than what they cover, and as large as registers allow if there are enough of
     them for all units.
     """
     gpu = _around.get().gpu
     high, wide, deep = many(rows), many(columns), many(depth)
-    cuts = _cuts(depth, rows, columns, items)
-    rate = (gpu.matrix if bits <= 16 else gpu.plain) / gpu.units
+    cuts, units = _cuts(depth, rows, columns, items), _on_units(bits)
+    rate = _rate(gpu, bits)
     found: list[tuple[float, Tile]] = []
     for r, c in PRODUCTS:
         if r > max(16, _up(high)) or c > max(16, _up(wide)):
@@ -123,7 +133,7 @@ def product(
             warps = 8 if r * c >= 128 * 128 else 4
             stages, residents = _fitting(gpu, (r + c) * k * bits // 8, r * c, warps)
             too_deep = not step and k > 32 and (k > _up(deep) or k * bits > 1024)
-            kept = r * c * max(32, bits) // 32 * (1 if bits <= 16 else 2)
+            kept = r * c * max(32, bits) // 32 * (1 if units else 2)
             if kept > REGISTERS * warps * gpu.warp or not stages or too_deep:
                 continue
             count = -(-high // r) * -(-wide // c) * many(items)
@@ -199,7 +209,7 @@ def attention(
     """
     gpu = _around.get().gpu
     high, deep = many(queries), many(keys)
-    rate = (gpu.matrix if bits <= 16 else gpu.plain) / gpu.units
+    rate = _rate(gpu, bits)
     found = []
     for r in (16, 32, 64, 128):
         for k in (32, 64, 128):
@@ -207,7 +217,7 @@ def attention(
             stages, residents = _fitting(
                 gpu, k * (depth + width) * bits // 8, r * (k + width), warps, r * depth * bits // 8
             )
-            sums = r * (k + width) * (1 if bits <= 16 else 2)
+            sums = r * (k + width) * (1 if _on_units(bits) else 2)
             kept = sums > REGISTERS * warps * gpu.warp
             if r > max(16, _up(high)) or k > max(32, _up(deep)) or kept or not stages:
                 continue
@@ -291,11 +301,22 @@ def _fitting(
     return stages, max(1, residents)
 
 
+def _on_units(bits: int) -> bool:
+    """Whether matrix units multiply elements of so many bits."""
+    return bits <= 16 or (bits == 32 and _around.get().rounds)
+
+
+def _rate(gpu: Architecture, bits: int) -> float:
+    """Operations a second of one unit on elements of so many bits; on tf32 half of those on f16."""
+    rate = gpu.matrix * min(1.0, 16 / bits) if _on_units(bits) else gpu.plain
+    return rate / gpu.units
+
+
 def _used(rows: int, columns: int, threads: int, bits: int) -> float:
     """How much of its arithmetic a unit reaches with a tile: less where operands that are in shared
     memory are read for few products each.
     """
-    if bits <= 16:
+    if _on_units(bits):
         return min(1.0, rows * columns / (rows + columns) / 32)
     return min(1.0, math.sqrt(rows * columns / threads) / 8)
 

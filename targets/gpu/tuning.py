@@ -36,11 +36,12 @@ class Tuner:
     """Finds kernels that are fast on a device; what it has found before, it knows."""
 
     device: Device
+    fast_math: bool = False
     known: dict[str, int] = field(default_factory=dict)
 
     def kernel(self, at: Instruction) -> Kernel | None:
         """The fastest kernel of an instruction; None where it has none."""
-        found = candidates(at, self.device.arch)
+        found = candidates(at, self.device.arch, fast_math=self.fast_math)
         if len(found) < 2:
             return found[0] if found else None
         key = json.dumps([self.device.arch, *(repr(astuple(k)) for k in found)])
@@ -99,11 +100,11 @@ class Tuner:
         return min(self.device.elapsed(launches, host) for _ in range(REPEATS))
 
 
-def candidates(at: Instruction, arch: str) -> list[Kernel]:
+def candidates(at: Instruction, arch: str, *, fast_math: bool = False) -> list[Kernel]:
     """The kernels of an instruction with different tiles, the most promising first."""
     found: dict[Kernel, None] = {}
     for rank in range(CANDIDATES):
-        with tiles.around(arch, rank=rank):
+        with tiles.around(arch, rank=rank, fast_math=fast_math):
             kernel = kernel_for(at)
         if kernel is None:
             return []

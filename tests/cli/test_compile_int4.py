@@ -58,6 +58,7 @@ def test_layers_are_skipped_by_name(migx: Migx, model: Path) -> None:
             ("--int4-activations", "int8", "--passes", "fuse_int4"),
             "put quantize_activations behind fuse_int4",
         ),
+        (("--fast-math", "--passes", "fuse_int4"), "gpu::lower{fast_math=true}"),
     ],
 )
 def test_what_means_nothing_is_refused(

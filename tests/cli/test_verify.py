@@ -61,6 +61,7 @@ def test_sizes_and_arrays_given_are_those_compared(migx: Migx, model: Path, tmp_
     np.savez(tmp_path / "in.npz", x=np.ones((3, 8), np.float32))
     assert migx("verify", model, "--inputs", tmp_path / "in.npz").code == 0
     assert migx("verify", model, "--dim-param", "batch=7", "--seed", 3).code == 0
+    assert migx("verify", model, "--target", "cpu", "--fast-math").code == 0
 
 
 def test_a_changed_weight_is_found(migx: Migx, model: Path, tmp_path: Path) -> None:
@@ -72,7 +73,12 @@ def test_a_changed_weight_is_found(migx: Migx, model: Path, tmp_path: Path) -> N
     onnx.save(other, tmp_path / "other.onnx")
     program = api.parse_onnx(model)
     options = SimpleNamespace(
-        against=None, target="ref", passes=None, int4_activations="float", each=False
+        against=None,
+        target="ref",
+        passes=None,
+        int4_activations="float",
+        fast_math=False,
+        each=False,
     )
     inputs: dict[str, Any] = {"x": np.ones((4, 8), np.float32)}
     assert _verify.checked(program, model, inputs, options)["passed"]  # type: ignore[arg-type]

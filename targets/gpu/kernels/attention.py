@@ -58,7 +58,7 @@ class _Writer:
         bits = attention.queries.dtype.bits
         self.tile = choose.attention(self.queries, self.keys, heads, self.depth, self.width, bits)
         self.height, self.block = self.tile.rows, self.tile.columns
-        self.precision = "" if half else ', input_precision="ieee"'
+        self.precision = "" if half else f', input_precision="{choose.precision()}"'
         self.writer = Writer(at)
 
     def kernel(self) -> Kernel:

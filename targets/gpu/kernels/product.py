@@ -4,8 +4,8 @@
 A program has a tile of rows by columns of one product of the batch; where all products share the
 right operand, the batch is more rows. Operands are read place by place through whatever stands
 between them and the inputs (``reader.py``): four-bit weights are unpacked and scaled there, in
-registers. Sums are f32 for floats up to 32 bits, and those of f32 are exact products
-(``input_precision="ieee"``); each is added up in the order of the depth by one program, or by a few
+registers. Sums are f32 for floats up to 32 bits, and those of f32 are exact products, unless
+``fast_math`` has them rounded to tf32; each is added up in the order of the depth by one program, or by a few
 that take a part of the depth each (``parts.py``).
 
 Products with few rows are read, not computed: then the tile is multiplied element by element and
@@ -203,7 +203,7 @@ class _Writer:
             return f"{total.text} + {x.text}.to({kind}) * {y.text}.to({kind})"
         if self.dot.shape.dtype.is_integer:
             return f"{total.text} + {_exact(x, y, kinds)}"
-        precision = ', input_precision="ieee"' if kinds[0] is F32 else ""
+        precision = f', input_precision="{choose.precision()}"' if kinds[0] is F32 else ""
         return f"tl.dot({x.text}, {y.text}, {total.text}{precision})"
 
     def _read(self, side: int, item: Expr, line: Expr, deep: Expr) -> Expr:
