@@ -329,10 +329,11 @@ def broadcast(*extents: Extent) -> Extent:
 
     An extent known to be at least 2 decides (the others are 1 or equal to it, checked when they are
     bound); extents proven to be different and not 1 raise ``DimError``. None is negative, so beside
-    ``n - 1`` there is no ``max(n - 1, 0)``.
+    ``n - 1`` there is no ``max(n - 1, 0)``; and beside ``n`` no ``min(n, 9)``, which is ``n`` or 1.
     """
     flat = [e for e in _flattened("broadcast", extents) if e != 1]
     flat = [e for e in flat if not any(e != other and e == maximum(other, 0) for other in flat)]
+    flat = [e for e in flat if not _is_capped(e, flat)]
     decided = [e for e in flat if bounds(e)[0] >= 2 or e == 0]
     for e in decided[1:]:
         if not may_equal(e, decided[0]):
@@ -340,6 +341,13 @@ def broadcast(*extents: Extent) -> Extent:
     if decided:
         return next((e for e in decided if isinstance(e, int)), decided[0])
     return _called("broadcast", flat) if flat else 1
+
+
+def _is_capped(extent: Extent, others: list[Extent]) -> bool:
+    """Whether an extent is the least of one of some others and of what is at least 1."""
+    args = _flattened("min", [extent])
+    there = [a for a in args if a != extent and a in others]
+    return bool(there) and all(a in there or bounds(a)[0] >= 1 for a in args)
 
 
 def product(extents: Iterable[Extent]) -> Extent:

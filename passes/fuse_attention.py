@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from migx.fusion.attention import is_read_through
 from migx.fusion.outlining import BROADCASTS, Bundle, Outlining, is_small, only_reader, viewed
 from migx.ir import Instruction, Module
 from migx.ops.fused import Group
+from migx.ops.layout import Transpose
 from migx.ops.reduce import Softmax
 from migx.passes.fuse_pointwise import is_by_element
 
@@ -16,8 +18,10 @@ class FuseAttention(Outlining):
 
     Between the two products and the softmax may stand any arithmetic, such as a scale, a mask, or
     the guard against rows that are masked whole, and any view. A scale that stands on q or k goes
-    inside too, and so does what repeats k and v for the heads that share them, which would be
-    copied otherwise. Nothing but the last product may be read by others.
+    inside too, and so do views of q, k and v that would be copied otherwise, and can be read where
+    they lie: what repeats k and v for the heads that share them, and what cuts heads out of one
+    product for all three. So does the transpose that brings the heads of the result together.
+    Nothing but the result may be read by others.
     """
 
     def bundles(self, module: Module) -> list[Bundle]:
@@ -44,8 +48,18 @@ def _attention(last: Instruction) -> list[Instruction]:
         given += [at for operand in last.inputs for at in _leading(operand, last)]
         between = _from(first, [*before, *after])
         if softmax in between and weights in between:
-            return sorted({*given, first, *between, last}, key=lambda at: at._label)
+            members = {*given, first, *between, last, *_brought_together(last)}
+            return sorted(members, key=lambda at: at._label)
     return []
+
+
+def _brought_together(last: Instruction) -> list[Instruction]:
+    """The transpose of the result, rows left whole, if nothing else reads that."""
+    reader = only_reader(last)
+    if reader is None or not isinstance(reader.op, Transpose):
+        return []
+    order = reader.op.permutation
+    return [reader] if order[-1] == len(order) - 1 else []
 
 
 def _leading_to(
@@ -88,26 +102,32 @@ def _from(first: Instruction, members: Iterable[Instruction]) -> set[Instruction
 
 
 def _leading(operand: Instruction, reader: Instruction) -> list[Instruction]:
-    """What multiplies an operand by a number, or repeats it, with the views after that; nothing
-    where nothing does.
+    """What multiplies an operand by a number, and views that would be copied and need not be, with
+    the views after that.
     """
-    chain, kept = list[Instruction](), 0
+    chain, views, kept = list[Instruction](), list[Instruction](), 0
     while only_reader(operand) is reader:
         places = {"mul": (0, 1), "div": (0,)}.get(operand.op.name, ())
         within = [i for i in places if _is_number(operand.inputs[1 - i])]
         if not within and viewed(operand) is None:
             break
         chain.append(operand)
-        kept = len(chain) if within or _repeats(operand) else kept
+        views = views if within else [operand, *views]
+        copied = not within and _is_copied(operand)
+        if within or (copied and is_read_through(operand.inputs[0].shape, views)):
+            kept = len(chain)
         reader, operand = operand, operand.inputs[within[0] if within else 0]
     return chain[:kept]
 
 
-def _repeats(view: Instruction) -> bool:
-    """Whether an instruction repeats what is not just a number, in a way that leaves rows whole."""
-    if view.op.name not in BROADCASTS or is_small(view.inputs[0]):
-        return False
-    return view.shape.true_strides[-1] == 1
+def _is_copied(view: Instruction) -> bool:
+    """Whether a view comes to a copy: it repeats what is not just a number, or puts elements that
+    lie apart into another shape.
+    """
+    (value,) = view.inputs
+    if view.op.name in BROADCASTS:
+        return not is_small(value)
+    return view.op.name == "reshape" and not value.shape.standard
 
 
 def _is_number(value: Instruction) -> bool:

@@ -21,6 +21,7 @@ from migx.fusion.outlining import source, viewed
 from migx.ir import Instruction
 from migx.ops.builtin import Literal, Param
 from migx.ops.fused import Group
+from migx.ops.layout import Transpose
 from migx.ops.linear import Dot
 from migx.ops.logic import Isnan
 from migx.ops.pointwise import Where
@@ -108,6 +109,9 @@ class _Description:
         *inner, end = module
         self.places = {v: i for i, v in enumerate(module.parameters.values())}
         (last,) = end.inputs
+        order = tuple(range(last.shape.rank))
+        if isinstance(last.op, Transpose):
+            order, (last,) = last.op.permutation, last.inputs
         dots = [v for v in inner if isinstance(v.op, Dot)]
         if len(dots) != 2 or last is not dots[1]:
             raise Unfit
@@ -120,7 +124,7 @@ class _Description:
         right = self._factor(self.product.inputs[1], scales)
         values = self._operand(last.inputs[1])
         right = _Operand(right.number, right.dtype, right.lead, right.last[::-1])
-        output = _written(self.at.shape, len(self.at.inputs))
+        output = _written(self.at.shape, order, len(self.at.inputs))
         every = [left, right, values, output, *self.operands.values()]
         batch = _cut([[f.extent for f in each.lead] for each in every])
         reached, product = {n: _access(o, batch) for n, o in self.operands.items()}, self.product
@@ -184,15 +188,7 @@ class _Description:
     def _seen(self, parameter: Instruction, between: Sequence[Instruction]) -> _Operand:
         number = self.places[parameter]
         shape = self.at.inputs[number].shape
-        found = map_of(shape.dims, tuple(v.op for v in between))
-        if found is None or len(found.axes) < 2 or any(found.starts):
-            raise Unfit
-        steps = [_step(shape, group, found.groups) for group in range(len(found.groups))]
-        axes = [
-            tidy(f if f.repeats else Factor(f.extent, 0, f.stride * steps[f.axis]) for f in axis)
-            for axis in found.axes
-        ]
-        return _Operand(number, shape.dtype, *_parted(axes))
+        return _Operand(number, shape.dtype, *_through(shape, between))
 
     def _node(self, value: Instruction) -> int:
         """The node of a value on the way from the scores to the weights."""
@@ -259,6 +255,30 @@ class _Description:
         return False, weight
 
 
+def is_read_through(shape: Shape, between: Sequence[Instruction]) -> bool:
+    """Whether what is seen through some views, each of the one before, lies so in a value of this
+    shape that a kernel reads it there, neighbours of a row or a column together.
+    """
+    try:
+        return 1 in _through(shape, between)[1]
+    except Unfit:
+        return False
+
+
+def _through(shape: Shape, between: Sequence[Instruction]) -> tuple[Axis, tuple[Extent, Extent]]:
+    """The leading factors and the last two strides of what is seen through some views."""
+    found = map_of(shape.dims, tuple(v.op for v in between))
+    if found is None or len(found.axes) < 2 or any(found.starts):
+        raise Unfit
+    steps = [_step(shape, group, found.groups) for group in range(len(found.groups))]
+    return _parted(
+        [
+            tidy(f if f.repeats else Factor(f.extent, 0, f.stride * steps[f.axis]) for f in axis)
+            for axis in found.axes
+        ]
+    )
+
+
 def _step(shape: Shape, group: int, groups: tuple[Dims, ...]) -> Extent:
     """The stride of axes that count as one: of the last, if they lie so."""
     first = sum(len(g) for g in groups[:group])
@@ -269,8 +289,10 @@ def _step(shape: Shape, group: int, groups: tuple[Dims, ...]) -> Extent:
     return strides[-1] if strides else 0
 
 
-def _written(shape: Shape, number: int) -> _Operand:
-    axes = [tidy((Factor(d, 0, s),)) for d, s in zip(shape.dims, shape.true_strides, strict=True)]
+def _written(shape: Shape, order: Sequence[int], number: int) -> _Operand:
+    """The result, whose axes are those of the last product in another order."""
+    factors = [Factor(d, 0, s) for d, s in zip(shape.dims, shape.true_strides, strict=True)]
+    axes = [tidy((factors[order.index(axis)],)) for axis in range(shape.rank)]
     return _Operand(number, shape.dtype, *_parted(axes))
 
 

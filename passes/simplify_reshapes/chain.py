@@ -33,7 +33,7 @@ from migx.ops.layout import (
 from migx.shape import Dims
 
 Chain = list[Operation]
-LEAST = (1, 0)
+LEAST = (1, 0, 0)
 """The cost of a chain that only the empty one undercuts."""
 
 
@@ -78,10 +78,13 @@ class Run:
         return all(w.whole for w in self.windows)
 
 
-def cost(ops: Iterable[Operation]) -> tuple[int, int]:
-    """What a chain costs: its length, and of equally long ones how often it may copy."""
+def cost(ops: Iterable[Operation]) -> tuple[int, int, int]:
+    """What a chain costs: its length; of equally long ones how often it copies, where a reshape of
+    what lies in order does not; and how many reshapes it has.
+    """
     listed = list(ops)
-    return len(listed), sum(op.name in ("reshape", "contiguous") for op in listed)
+    copies = [i for i, op in enumerate(listed) if op.name in ("reshape", "contiguous")]
+    return len(listed), sum(i > 0 for i in copies), len(copies)
 
 
 @lru_cache(maxsize=8192)

@@ -163,6 +163,21 @@ def test_broadcast_is_the_extent_that_is_not_1(
     assert dim.broadcast(*extents) == dim.broadcast(*reversed(extents))
 
 
+@examples
+@given(st.integers(0, 6), st.integers(1, 6), st.integers(0, 4))
+def test_broadcast_leaves_out_what_is_the_least_of_another(a: int, b: int, limit: int) -> None:
+    """Where they broadcast at all; the sizes of who reads both say whether they do."""
+    for least in (dim.minimum(A, limit), dim.minimum(A, B + 1, limit), dim.minimum(A, B)):
+        sizes = [dim.evaluate(e, {"a": a, "b": b}) for e in (A, least)]
+        if len({size for size in sizes if size != 1}) < 2:
+            expected = next((size for size in sizes if size != 1), 1)
+            assert dim.evaluate(dim.broadcast(A, least), {"a": a, "b": b}) == expected
+    assert dim.broadcast(A, dim.minimum(A, 9)) == A
+    assert dim.broadcast(A, dim.minimum(A, C)) == A
+    assert dim.broadcast(A, dim.minimum(A, 0)) == 0
+    assert dim.broadcast(A, dim.minimum(A, Dim("z"))) != A, "z may be 0 where a is 1"
+
+
 def test_broadcast_is_decided_by_what_is_not_1() -> None:
     assert dim.broadcast() == 1
     assert dim.broadcast(A, 4) == 4

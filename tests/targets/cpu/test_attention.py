@@ -224,6 +224,40 @@ module main(q: f32[2, 3, 20, 8], k: f32[2, 3, 8, 30], v: f32[2, 3, 30, 8]) {
   return %10
 }
 """,
+    "heads of one product, and brought together": """
+module main(x: f32[2, 37, 72]) {
+  %0 = slice(x) {axes=(2,), starts=(0,), ends=(24,)}
+  %1 = reshape(%0) {dims=(2, 37, 3, 8)}
+  %2 = transpose(%1) {permutation=(0, 2, 1, 3)}
+  %3 = slice(x) {axes=(2,), starts=(24,), ends=(48,)}
+  %4 = reshape(%3) {dims=(2, 37, 3, 8)}
+  %5 = transpose(%4) {permutation=(0, 2, 3, 1)}
+  %6 = slice(x) {axes=(2,), starts=(48,), ends=(72,)}
+  %7 = reshape(%6) {dims=(2, 37, 3, 8)}
+  %8 = transpose(%7) {permutation=(0, 2, 1, 3)}
+  %9 = dot(%2, %5)
+  %10 = softmax(%9) {axis=3}
+  %11 = dot(%10, %8)
+  %12 = transpose(%11) {permutation=(0, 2, 1, 3)}
+  return %12
+}
+""",
+    "keys repeated after they are transposed": """
+module main(q: f32[2, 6, 1, 8], k: f32[2, 2, 33, 8], v: f32[2, 2, 33, 8]) {
+  %0 = transpose(k) {permutation=(0, 1, 3, 2)}
+  %1 = unsqueeze(%0) {axes=(2,)}
+  %2 = multibroadcast(%1) {out_lens=(2, 2, 3, 8, 33)}
+  %3 = reshape(%2) {dims=(2, 6, 8, 33)}
+  %4 = unsqueeze(v) {axes=(2,)}
+  %5 = multibroadcast(%4) {out_lens=(2, 2, 3, 33, 8)}
+  %6 = reshape(%5) {dims=(2, 6, 33, 8)}
+  %7 = dot(q, %3)
+  %8 = softmax(%7) {axis=3}
+  %9 = dot(%8, %6)
+  %10 = transpose(%9) {permutation=(2, 0, 1, 3)}
+  return %10
+}
+""",
 }
 
 

@@ -54,11 +54,14 @@ def inputs_for(program: Program, sizes: Mapping[str, int], given: Mapping[str, A
     return found | {name: Argument.of(array) for name, array in given.items()}
 
 
-def holds(text: str, sizes: Mapping[str, int] | None = None, **given: Array) -> None:
-    """Asserts that a program runs in kernels alone, and gives what ``ref`` does."""
+def holds(text: str, sizes: Mapping[str, int] | None = None, **given: Array) -> int:
+    """Asserts that a program runs in kernels alone, and gives what ``ref`` does; how many kernels
+    there are.
+    """
     program = migx.parse(text, draw_missing=1)
     Trial(program, inputs_for(program, sizes or {}, given)).target(gpu())
     executable = program.compile(gpu()).compiled.executable
     assert isinstance(executable, GpuExecutable)
     assert executable.fallbacks() == []
     assert executable.functions, "no kernel is launched"
+    return len(executable.functions)

@@ -45,3 +45,22 @@ def test_heads_that_share_keys_and_values() -> None:
         }""",
         {"t": 41},
     )
+
+
+def test_heads_of_one_product_are_read_where_they_lie_and_brought_together() -> None:
+    text = """module main(x: f32[n, t, 72]) {
+          %0 = reshape(x) {dims=(n, t, 9, 8)}
+          %1 = transpose(%0) {permutation=(0, 2, 1, 3)}
+          %2 = slice(%1) {axes=(1,), starts=(0,), ends=(3,)}
+          %3 = slice(x) {axes=(2,), starts=(24,), ends=(48,)}
+          %4 = reshape(%3) {dims=(n, t, 3, 8)}
+          %5 = transpose(%4) {permutation=(0, 2, 3, 1)}
+          %6 = slice(%1) {axes=(1,), starts=(6,), ends=(9,)}
+          %7 = dot(%2, %5)
+          %8 = softmax(%7) {axis=3}
+          %9 = dot(%8, %6)
+          %10 = transpose(%9) {permutation=(0, 2, 1, 3)}
+          %11 = reshape(%10) {dims=(n, t, 24)}
+          return %11
+        }"""
+    assert holds(text, {"n": 2, "t": 41}) == 1, "nothing is copied"
