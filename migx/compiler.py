@@ -146,14 +146,17 @@ def compiled(program: Program, target: Target | str, **options: Unpack[Asked]) -
         live = live_weights(program)
         lowered = holding(program, live)
     verify(lowered)
-    passes = (
-        chosen.get_passes(context, asked) if asked.passes is None else Pipeline.of(asked.passes)
-    )
+    passes = passes_for(chosen, context, asked)
     rounds = any(each.name == "quantize_activations" for each in passes.passes())
     if asked.rounds_activations and not rounds:
         raise TargetError(f"target {chosen.name} has no int4_activations but float")
     PassManager(lowered, (*asked.observers, CrashFile()), asked.log).run(passes)
     return ready(assembled(program, lowered, context, live))
+
+
+def passes_for(target: Target, context: Context, asked: CompileOptions) -> Pipeline:
+    """The passes that are asked for, or those that the target lists."""
+    return target.get_passes(context, asked) if asked.passes is None else Pipeline.of(asked.passes)
 
 
 def assembled(

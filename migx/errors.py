@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 FEW, MANY = 6, 50
 """Up to so many names an error lists whatever was meant; and so many at most."""
@@ -105,6 +105,11 @@ class RewriteLoop(MigxError):
 
 class CompatError(MigxError, NotImplementedError):
     """A script written for another compiler asks, by its API, for what migx does not do."""
+
+
+def first_few(names: Sequence[str], most: int = 3) -> str:
+    """The first of some names, quoted, and whether there are more."""
+    return (", ".join(map(repr, names[:most])) or "none") + (", ..." if len(names) > most else "")
 
 
 def there_are(name: str, known: Iterable[str]) -> str:

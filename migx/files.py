@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from migx.errors import DataError, MigxError
 
@@ -42,6 +44,17 @@ def writing(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Writes arrays to an ``.npz`` file by name, whole or not at all. ``DataError`` where one is no
+    array of numbers.
+    """
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray) or array.dtype == object:
+            raise DataError(f"{name!r} is no array of numbers, which is what .npz files hold")
+    with written(path) as out:
+        np.savez(out, allow_pickle=False, **arrays)
 
 
 def inside(folder: Path, location: str, what: str) -> Path:

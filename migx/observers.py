@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import TextIO
 
 from migx.errors import PassError
-from migx.files import written
 from migx.manager import Observer, PassManager, Pipeline, Step
 from migx.program import Program
 from migx.rewrite import EventLog
-from migx.text import show
 from migx.verify import findings
 
 
@@ -66,14 +64,13 @@ class CrashFile(Observer):
         self._start = program.copy()
 
     def failed(self, step: Step, error: Exception) -> None:
+        from migx.debug.case import Case
+
         log = None if step.log is None else EventLog(step.log.skip)
         PassManager(self._start, log=log).run(step.pipeline, stop_after=step.index)
         self.folder.mkdir(parents=True, exist_ok=True)
-        name = f"{step.of.name}-{self._start.fingerprint()[:12]}"
-        self.file = self.folder / f"{name}.migx"
-        text = show(self._start, origins=True, data_file=self.folder / f"{name}.bin")
-        with written(self.file) as out:
-            out.write(f"# passes: {step.of}\n{text}".encode())
+        self.file = self.folder / f"{step.of.name}-{self._start.fingerprint()[:12]}.migx"
+        Case(self._start).save(self.file, passes=str(step.of))
         error.add_note(f"reproduce: migx opt {self.file} --passes '{step.of}' --verify-each")
 
 

@@ -35,6 +35,7 @@ from migx.program import Program
 from migx.target import Saves, get_target
 from migx.text import show
 from migx.weights.epochs import own
+from migx.weights.hoisting import fixed_slots
 from migx.weights.live import holding, live_weights
 from migx.weights.recipe import Arguments
 
@@ -130,10 +131,12 @@ def _holding(program: Program, live: Arguments, weights: bool) -> Program:
 
 
 def _slots(made: Compiled, weights: bool) -> dict[str, Argument]:
-    """The slots, where the host can read them; none of a file without weights."""
-    back = made.context.target.copy_from
+    """The slots that weights are in, where the host can read them; none of a file without weights.
+    Those without are computed when the file is loaded.
+    """
+    back, fixed = made.context.target.copy_from, fixed_slots(made.program)
     slots = made.weights.current.slots if weights else {}
-    return {name: back(value) for name, value in slots.items()}
+    return {name: back(value) for name, value in slots.items() if name not in fixed}
 
 
 def _code(made: Compiled) -> Mapping[str, bytes]:
@@ -253,20 +256,24 @@ class _File:
 class _Unread(Program):
     """The program that a file was compiled from, whose text is read when somebody asks for it."""
 
+    _in_text = "modules", "literals", "main"
+
     def __init__(self, file: _File) -> None:
+        super().__init__()
         self._file, self._reading = file, threading.Lock()
-        self._compiled, self._switching = None, threading.Lock()
+        for name in self._in_text:
+            delattr(self, name)
 
     def __getattr__(self, name: str) -> Any:
-        """``modules``, ``literals`` or ``main``, till they are there."""
-        if name not in ("modules", "literals", "main"):
+        """What is in the text, till it has been read."""
+        if name not in self._in_text:
             raise AttributeError(f"'Program' object has no attribute {name!r}")
         with self._reading:
             if name not in vars(self):
                 made = self._file.program("text", mmap=True)
                 for module in made.modules.values():
                     module.program = self
-                self.modules, self.literals, self.main = made.modules, made.literals, made.main
+                vars(self).update({each: getattr(made, each) for each in self._in_text})
         return vars(self)[name]
 
 

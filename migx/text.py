@@ -1,5 +1,5 @@
-"""The text form of programs: ``show`` prints it, ``migx.parser`` reads it back, ``draw`` points at
-an instruction.
+"""The text form of programs: ``show`` prints it, ``write`` saves it, ``migx.parser`` reads it back,
+``draw`` points at an instruction.
 
     module main(x: f32[batch, 3, 4]) {
       %0 = transpose(x) {permutation=(2, 0, 1)} : f32[4, batch, 3]
@@ -26,7 +26,7 @@ import numpy as np
 
 from migx import op as operations
 from migx.argument import Argument
-from migx.files import writing
+from migx.files import writing, written
 from migx.ir import Instruction, Module
 from migx.op import Operation
 from migx.ops.builtin import Literal, Param, Return
@@ -66,6 +66,22 @@ def show(
     blocks = [_declared(program.symbols().values())]
     blocks += [writer.module(module, names) for module in program.modules.values()]
     return "\n".join(block for block in blocks if block)
+
+
+def write(
+    program: Program, path: Path, *, head: str = "", origins: bool = False, hashes: bool = False
+) -> None:
+    """Writes the text of a program to a file after ``head``, whole or not at all.
+
+    Large literals that lie in no file go to a file beside it, which is named by the program's
+    fingerprint, so that it is never another's.
+    """
+    data = None
+    if any(_is_loose(at.op_as(Literal).value) for at in program.literals):
+        data = path.with_name(f"{path.stem}-{program.fingerprint()[:12]}.bin")
+    text = show(program, origins=origins, hashes=hashes, data_file=data)
+    with written(path) as out:
+        out.write(f"{head}{text}".encode())
 
 
 def show_module(module: Module) -> str:
@@ -200,9 +216,8 @@ class _Writer:
         """A literal's value: ``[1.0, 2.0]``, ``bytes("file", offset, length)``,
         ``sha256("...")``.
         """
-        dtype = value.shape.dtype
-        small = not dtype.is_packed and int(value.shape.elements) <= INLINE
-        if (small and value.available) or dtype.kind == "string":
+        if _is_inline(value):
+            dtype = value.shape.dtype
             return f"[{', '.join(_element(x, dtype) for x in value.array.reshape(-1))}]"
         if self.place is not None:
             file, offset, length = self.place(value)
@@ -212,6 +227,18 @@ class _Writer:
             return f'sha256("{value.digest()}")'
         digest = f', sha256="{value.digest()}"' if self.hashes else ""
         return f"bytes({json.dumps(file)}, {offset}, {length}{digest})"
+
+
+def _is_inline(value: Argument) -> bool:
+    """Whether a literal stands in the text, element by element."""
+    dtype = value.shape.dtype
+    small = not dtype.is_packed and int(value.shape.elements) <= INLINE
+    return (small and value.available) or dtype.kind == "string"
+
+
+def _is_loose(value: Argument) -> bool:
+    """Whether the bytes of a literal are there, but neither in the text nor in a file."""
+    return value.available and value.source is None and not _is_inline(value)
 
 
 def _attributes(op: Operation, writer: _Writer) -> str:

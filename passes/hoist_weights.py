@@ -8,38 +8,42 @@ from migx.manager import Pass, PassManager
 from migx.ops.builtin import Literal, Slot
 from migx.passes.propagate_constant.plan import Plan
 from migx.program import Program
-from migx.weights.constants import tree
 from migx.weights.evaluation import evaluated
-from migx.weights.hoisting import hoist, hoist_sources, is_weight
+from migx.weights.hoisting import fixed_slots, hoist, hoist_sources
 
 
 class HoistWeights(Pass):
     """Computes what depends on weights in the module ``weights``, and lets slots take its place.
 
     What propagate_constant does for literals this does for weights that may be replaced, by the
-    same plan: unpacked storage and broadcasts stay where they are, and constants do not grow. It
-    ends with every weight in that module; so it comes after the passes that simplify. A slot in
-    which nothing can be replaced any more becomes a literal.
+    same plan: unpacked storage and broadcasts stay where they are, and constants do not grow. What
+    that plan leaves for its size alone moves too where it is made of little, such as a mask or a
+    table of numbers: it is then held, and not computed in each run. It ends with every weight in
+    that module; so it comes after the passes that simplify. Any other slot in which nothing can be
+    replaced becomes a literal.
     """
 
     def apply_program(self, program: Program, manager: PassManager) -> bool:
         """Hoists from all modules at once, for several may read one weight."""
-        roots = Plan(manager, allowance=self.constant_allowance, weights=True).roots()
+        weights = Plan(manager, allowance=self.constant_allowance, weights=True)
+        others = Plan(manager, allowance=self.constant_allowance)
+        roots = [*weights.roots(), *weights.beyond]
+        others.roots()
         before = program.revision
-        hoist(program, roots)
+        hoist(program, [*roots, *evaluated(others.beyond, lenient=True)])
         hoist_sources(program)
-        _settle(program)
+        _settle(program, manager)
         return program.revision != before
 
 
-def _settle(program: Program) -> None:
-    """Puts literals in the places of slots that no weight is in, and lets go of slots that only
-    dead code reads.
+def _settle(program: Program, manager: PassManager) -> None:
+    """Puts literals in the places of slots that no weight is in, unless they are made of little,
+    and lets go of slots that only dead code reads.
     """
     if program.weights is None:
         return
-    made = zip(program.weights.output_names, program.weights.outputs, strict=True)
-    fixed = {name: at for name, at in made if not any(is_weight(v) for v in tree(at))}
+    slots = fixed_slots(program).items()
+    fixed = {n: at for n, at in slots if not manager.constants.made(at).is_made_of_little}
     values = evaluated(list(dict.fromkeys(fixed.values())))
     readers = [at for module in program.modules.values() for at in module if _reads(at, fixed)]
     for at in readers:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ import pytest
 os.environ["MIGX_DEBUG"] = "1"
 
 import migx
+from migx import plugins
 from migx.argument import Argument
-from migx.manager import Pipeline
+from migx.manager import Pass, Pipeline
 from migx.observers import Verify
 from migx.parser import drawn
 from migx.shape import Shape
@@ -39,6 +40,18 @@ hypothesis.settings.load_profile("migx")
 HEAD = re.compile(r"# passes: *(?P<passes>.*)\n")
 SIZE = 3
 """What symbols are bound to where a case is run; within their bounds."""
+
+
+@pytest.fixture
+def found_by_name(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Lets passes be found by their names for a test, beside those there are."""
+    load = plugins.load
+
+    def add(*passes: type[Pass]) -> None:
+        ours = {p.name: p for p in passes}
+        monkeypatch.setattr(plugins, "load", lambda kind, name: ours.get(name) or load(kind, name))
+
+    return add
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -15,7 +15,7 @@ from migx.cli import _load, _options
 
 if TYPE_CHECKING:
     from migx.debug.bisect import Symptom
-    from migx.debug.reduce import Case
+    from migx.debug.case import Case
 
 
 def add_timeout(parser: argparse.ArgumentParser) -> None:
@@ -27,15 +27,6 @@ def add_timeout(parser: argparse.ArgumentParser) -> None:
         default=60.0,
         help="what COMMAND may take each time (60); longer is a failure of its own kind",
     )
-
-
-def save(case: Case, path: Path, passes: str | None = None) -> None:
-    """Writes a case as the verbs that look into one take it: see ``migx.cli._load.take_case``."""
-    from migx.cli import _inputs
-
-    if case.inputs is not None:
-        _inputs.save(path.with_suffix(".npz"), tuple(case.inputs), case.inputs.values())
-    _load.save(case.program, path, origins=True, passes=passes)
 
 
 def judged(
@@ -50,7 +41,7 @@ def judged(
 
     with tempfile.TemporaryDirectory(prefix="migx-") as folder:
         path = Path(folder, "case.migx")
-        save(case, path, passes)
+        case.save(path, passes)
         words = [word.replace("{}", str(path)) for word in command]
         if words == list(command):
             words.append(str(path))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,7 @@ from migx import dim
 from migx.argument import Argument
 from migx.cli._load import UsageError
 from migx.cli._sizes import chosen
-from migx.errors import DimError, EvaluationError, InputError, MigxError, ShapeError
-from migx.files import written
+from migx.errors import DimError, EvaluationError, InputError, ShapeError
 from migx.program import Program
 from migx.shape import DType, Shape
 
@@ -75,23 +75,16 @@ def read(path: Path, parameters: Mapping[str, Shape]) -> dict[str, Array]:
     return arrays
 
 
-def save(path: Path, names: Sequence[str], values: Iterable[Any]) -> None:
-    """Writes values to an ``.npz`` file by name, whole or not at all."""
-    arrays: dict[str, Any] = {}
-    for name, value in zip(names, values, strict=True):
-        array = value.data if isinstance(value, Argument) else value
-        if not isinstance(array, np.ndarray) or array.dtype == object:
-            raise UsageError(f"{name!r} is no array of numbers, which is what .npz files hold")
-        arrays[name] = array
-    with written(path) as out:
-        np.savez(out, allow_pickle=False, **arrays)
+def array_of(value: Any) -> Any:
+    """The array that a result holds; what is none as it is."""
+    return value.data if isinstance(value, Argument) else value
 
 
 def summary(name: str, value: Any) -> dict[str, Any]:
     """What an output is and holds: shape, least, greatest and mean of its finite numbers, first
     values.
     """
-    array = value.data if isinstance(value, Argument) else value
+    array = array_of(value)
     if not isinstance(array, np.ndarray):
         return {"name": name, "shape": _kind(value)}
     dtype = DType.of(array.dtype)
@@ -119,11 +112,17 @@ def listed(sizes: Mapping[str, int]) -> str:
     return ", ".join(f"{name}={size}" for name, size in sizes.items())
 
 
-def explained(error: MigxError, sizes: Mapping[str, int]) -> MigxError:
-    """An error, with the sizes that were chosen for want of others, where they may be to blame."""
-    if sizes and isinstance(error, (DimError, EvaluationError, InputError, ShapeError)):
-        error.add_note(
-            f"inputs were drawn with {listed(sizes)}: choose others by --dim-param NAME=N, or give "
-            "arrays by --inputs FILE.npz"
-        )
-    return error
+@contextmanager
+def explaining(sizes: Mapping[str, int]) -> Iterator[None]:
+    """Errors of the block say which sizes were chosen for want of others, where these may be to
+    blame.
+    """
+    try:
+        yield
+    except (DimError, EvaluationError, InputError, ShapeError) as error:
+        if sizes:
+            error.add_note(
+                f"inputs were drawn with {listed(sizes)}: choose others by --dim-param NAME=N, or "
+                "give arrays by --inputs FILE.npz"
+            )
+        raise

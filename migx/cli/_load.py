@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from migx.program import Program
 
 T = TypeVar("T")
-HEADER = "# passes:"
-"""How the first line of a text begins that names the passes which fail on it."""
-
 QUIET = 1.0
 """Seconds of silence before progress is shown."""
 
@@ -127,11 +124,9 @@ def take_case(options: argparse.Namespace) -> None:
 
 def named_passes(path: Path) -> str | None:
     """The passes that the first line of a text names; None where it is no such file."""
-    if is_text(path) and path.is_file():
-        first = text_of(path).partition("\n")[0]
-        if first.startswith(HEADER):
-            return first.removeprefix(HEADER).strip()
-    return None
+    from migx.debug.case import passes_in
+
+    return passes_in(text_of(path)) if is_text(path) and path.is_file() else None
 
 
 def is_text(path: Path) -> bool:
@@ -212,53 +207,24 @@ def _size(given: str) -> tuple[str, int]:
     return name, int(size)
 
 
-def save(
-    program: Program,
-    path: Path,
-    *,
-    origins: bool = False,
-    hashes: bool = False,
-    passes: str | None = None,
-) -> None:
-    """Writes a program, whole or not at all: as text, whose first line names ``passes`` if they are
-    given, with all its literals to one ``.mxr``, or as an ONNX file.
-
-    Literals that lie in no file and are too large for a text go to a file beside it, which is named
-    by the program's fingerprint, so that it is never another's.
+def save(program: Program, path: Path, *, origins: bool = False, hashes: bool = False) -> None:
+    """Writes a program, whole or not at all: as text, with all its literals to one ``.mxr``, or as
+    an ONNX file.
     """
     import migx
     from migx import onnx
-    from migx.files import written
-    from migx.text import show
+    from migx.text import write
 
     if path.suffix not in (".migx", ".mxr", ".onnx"):
         raise UsageError(
             f"{path}: programs are written as text (.migx), with literals (.mxr) or as .onnx"
         )
-    data = None
-    if is_text(path) and _has_loose_data(program):
-        data = path.absolute().with_name(f"{path.stem}-{program.fingerprint()[:12]}.bin")
     if is_onnx(path):
         onnx.write(program, path)
-    elif not is_text(path):
-        migx.save(program, path)
+    elif is_text(path):
+        write(program, path, origins=origins, hashes=hashes)
     else:
-        head = "" if passes is None else f"{HEADER} {passes}\n"
-        text = show(program, origins=origins, hashes=hashes, data_file=data)
-        with written(path) as out:
-            out.write(f"{head}{text}".encode())
-
-
-def _has_loose_data(program: Program) -> bool:
-    from migx.ops.builtin import Literal
-    from migx.text import INLINE
-
-    return any(
-        at.op.value.source is None and at.op.value.available and int(at.shape.elements) > INLINE
-        for module in program.modules.values()
-        for at in module
-        if isinstance(at.op, Literal)
-    )
+        migx.save(program, path)
 
 
 @contextmanager

@@ -30,10 +30,8 @@ def verified(options: argparse.Namespace) -> dict[str, Any]:
     """The model that was asked for against its peer: see ``checked``."""
     program = _load.load(options)
     inputs, sizes = _inputs.read_or_drawn(program, options)
-    try:
+    with _inputs.explaining(sizes):
         found = checked(program, Path(options.model), inputs, options)
-    except MigxError as error:
-        raise _inputs.explained(error, sizes)  # noqa: B904 - the same error, with a note
     return {"model": options.model, "sizes": _inputs.listed(sizes), **found}
 
 
@@ -66,7 +64,7 @@ def checked(
         notes = peer.notes
     budgets = [spent.of(value) for value in plain.program.main.outputs]
     compared = [
-        compare(name, _array(x), _array(y), budget)
+        compare(name, _inputs.array_of(x), _inputs.array_of(y), budget)
         for name, x, y, budget in zip(names, got, expected, budgets, strict=True)
     ]
     found: dict[str, Any] = {
@@ -79,10 +77,6 @@ def checked(
     if options.each:
         found |= _each(subject, inputs, values, recorder.budgets)
     return found
-
-
-def _array(value: Any) -> Any:
-    return value.data if isinstance(value, Argument) else value
 
 
 class Comparer:

@@ -68,18 +68,15 @@ def run(options: argparse.Namespace) -> int:
 
 def _judge(program: Program, pipeline: Pipeline, options: argparse.Namespace) -> Judge:
     if options.command:
-        from migx.debug.reduce import Case
+        from migx.debug.case import Case
 
         return lambda lowered: _command.judged(Case(lowered), options.command, options.timeout)
     from migx.cli import _inputs
     from migx.debug.bisect import against_ref
-    from migx.errors import MigxError
 
     inputs, sizes = _inputs.read_or_drawn(program, options)
-    try:
+    with _inputs.explaining(sizes):
         return against_ref(program, inputs, options.target, pipeline.approximations())
-    except MigxError as error:
-        raise _inputs.explained(error, sizes)  # noqa: B904 - the same error, with a note
 
 
 def _described(found: Found, pipeline: Pipeline, options: argparse.Namespace) -> dict[str, Any]:

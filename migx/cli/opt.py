@@ -135,7 +135,7 @@ def _wanted(options: argparse.Namespace) -> str:
     if (named := _load.named_passes(Path(options.model))) is not None:
         return named
     raise _load.UsageError(
-        f"say which passes: --passes 'p,q', or a text whose first line is '{_load.HEADER} p,q'; "
+        "say which passes: --passes 'p,q', or a text whose first line is '# passes: p,q'; "
         "`migx passes` lists them"
     )
 

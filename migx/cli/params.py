@@ -107,7 +107,7 @@ def made_of(at: Instruction) -> str:
     whole = tree(at)
     names = ", ".join(label_of(v) for v in whole if is_weight(v))
     steps = [v.name for v in reversed(whole) if not is_weight(v) and v.name != "@literal"]
-    return f"{' of '.join(steps)} of {names}" if steps else names
+    return " of ".join([*steps, *([names] if names else [])])
 
 
 def relayouts(made: Compiled) -> Iterator[str]:

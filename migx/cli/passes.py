@@ -37,11 +37,12 @@ def run(options: argparse.Namespace) -> int:
 
 def _described(name: str, cls: type[Pass]) -> dict[str, Any]:
     """What a pass does: its options, its rules, and the passes it stands for."""
-    found = _report.described(name, cls, "options")
-    required = any("default" not in option for option in found["options"])
-    inner = None if required else cls().pipeline()
+    from migx.fields import required
+
+    inner = None if required(cls) else cls().pipeline()
     rules = [_rule(each) for each in cls.rules]
-    return found | {"rules": rules, "stands_for": None if inner is None else str(inner)}
+    described = _report.described(name, cls, "options")
+    return described | {"rules": rules, "stands_for": None if inner is None else str(inner)}
 
 
 def _rule(rule: Rule) -> dict[str, str]:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from migx.cli import _load, _options, _report
-from migx.errors import MigxError
 
 if TYPE_CHECKING:
     from migx.compiler import Compiled
@@ -52,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     peers = _peers(options)
     program = _load.load(options, to_run=options.threads is None)
     inputs, sizes = _inputs.read_or_drawn(program, options)
-    try:
+    with _inputs.explaining(sizes):
         with _load.progress(f"compiling for {options.target}"):
             start = time.perf_counter()
             if options.threads is not None or not _options.ready(program, options):
@@ -62,8 +61,6 @@ def run(options: argparse.Namespace) -> int:
         made, profile = program.compiled, Profile(())
         if told := isinstance(made.executable, Profiled):
             profile = measured(made, made.arguments(inputs))
-    except MigxError as error:
-        raise _inputs.explained(error, sizes)  # noqa: B904 - the same error, with a note
     runs = _timed(
         {"migx": lambda: program.eval(inputs)} | _sessions(peers, options, inputs), options
     )
@@ -71,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         _report.print_json(found)
     else:
-        _print(found, options.each)
+        _print(found)
     if not told:
         print(_untold(made), file=sys.stderr)
     return 0
@@ -192,7 +189,7 @@ def _entry(name: str, costs: list[Cost]) -> dict[str, Any]:
     }
 
 
-def _print(found: dict[str, Any], each: bool) -> None:
+def _print(found: dict[str, Any]) -> None:
     peak = found["peak"]
     whole = sum(e["seconds"] for part in ("kernels", "host") for e in found[part])
     header = ("kernel", "times", "ms", "%", "GFLOP/s", "% of peak", "GB/s", "% of peak")

@@ -22,7 +22,7 @@ from migx.cli import _command, _load, _options, _report
 
 if TYPE_CHECKING:
     from migx.debug.bisect import Symptom
-    from migx.debug.reduce import Case
+    from migx.debug.case import Case
     from migx.program import Program
 
 TAKES_COMMAND = True
@@ -73,7 +73,7 @@ def _case(program: Program, options: argparse.Namespace) -> Case:
     """The program with its inputs: a command need not have any."""
     from migx.binding import check_inputs
     from migx.cli import _inputs
-    from migx.debug.reduce import Case
+    from migx.debug.case import Case
 
     if options.command and options.inputs is None:
         return Case(program)
@@ -117,7 +117,11 @@ def _reduced(
 
     def keep(made: Case) -> None:
         nonlocal left
-        _command.save(made, output, options.passes)
+        if _load.is_text(output):
+            made.save(output, options.passes)
+        else:
+            made.save_inputs(output)
+            _load.save(made.program, output)
         left = size(made.program)
 
     keep(reduced_case(case, fails, keep))

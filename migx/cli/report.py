@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 from migx.cli import _load, _options, _report
-from migx.errors import MigxError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,12 +45,9 @@ def run(options: argparse.Namespace) -> int:
     program = _load.load(options)
     inputs, sizes = _inputs.read_or_drawn(program, options) if options.perf else (None, {})
     doing = "compiling and running" if options.perf else "running the passes"
-    with _load.progress(f"{doing} for {options.target}"):
-        asked = _options.compiling(options) | {"inputs": inputs, "title": options.model}
-        try:
-            made = view.report(program, options.target, **asked)
-        except MigxError as error:
-            raise _inputs.explained(error, sizes) from error
+    asked = _options.compiling(options) | {"inputs": inputs, "title": options.model}
+    with _load.progress(f"{doing} for {options.target}"), _inputs.explaining(sizes):
+        made = view.report(program, options.target, **asked)
     if options.json:
         sys.stdout.write(f"{made.json()}\n")
         return 0

@@ -29,24 +29,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Runs it."""
     from migx.cli import _inputs
-    from migx.errors import MigxError
+    from migx.files import write_arrays
 
     if options.repeat < 1:
         raise _load.UsageError(f"--repeat {options.repeat}: run once or more often")
     program = _load.load(options, to_run=True)
     inputs, sizes = _inputs.read_or_drawn(program, options)
     names = program.main.output_names
-    try:
+    with _inputs.explaining(sizes):
         with _load.progress(f"compiling for {options.target}"):
             start = time.perf_counter()
             if not _options.ready(program, options):
                 program.compile(options.target, **_options.compiling(options))
             compiling = time.perf_counter() - start
         outputs, seconds = _timed(program, inputs, options.repeat)
-    except MigxError as error:
-        raise _inputs.explained(error, sizes)  # noqa: B904 - the same error, with a note
     if options.save is not None:
-        _inputs.save(options.save, names, outputs)
+        arrays = map(_inputs.array_of, outputs)
+        write_arrays(options.save, dict(zip(names, arrays, strict=True)))
     found = {
         "target": options.target,
         "sizes": sizes,

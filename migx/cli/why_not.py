@@ -64,7 +64,6 @@ def run(options: argparse.Namespace) -> int:
 def _fired(program: Program, cls: type[Pass], rule: Rule) -> list[Event] | None:
     """What the rule does in a run of its whole pass; None where that has to be told options."""
     from migx.debug.whynot import fired
+    from migx.fields import required
 
-    fields = dataclasses.fields(cls)
-    required = [f.name for f in fields if f.default is dataclasses.MISSING]
-    return None if required else fired(program, cls(), rule)
+    return None if required(cls) else fired(program, cls(), rule)

@@ -13,18 +13,17 @@ stands in for an instruction gets the value that had.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from migx import op as operations
 from migx.argument import Argument
-from migx.compiler import finalize
 from migx.dead_code import remove_dead_code, remove_dead_modules
 from migx.debug.bisect import FAULTS, NothingWrong, smallest
-from migx.errors import MigxError, ShapeError
+from migx.debug.case import Case
+from migx.errors import MigxError
 from migx.ir import Instruction, Module
 from migx.op import Operation
 from migx.ops.builtin import Literal, Param, Return
@@ -33,10 +32,8 @@ from migx.shape import Shape
 from migx.sizes import bare_symbols, symbols_of
 from migx.specialise import bound, remade
 from migx.structure import copy_instruction
-from migx.target import get_target
 from migx.verify import captures
 from migx.weights import is_constant
-from migx.weights.epochs import LiveWeights
 
 Fails: TypeAlias = Callable[[Program], bool]
 Size: TypeAlias = tuple[int, ...]
@@ -46,60 +43,6 @@ SMALL = (1, 2, 3)
 
 NOT_SIZES = frozenset({"axes", "axis", "permutation", "index", "group"})
 """Attributes whose numbers are no sizes."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """A program and, where what it shows depends on them, inputs for it."""
-
-    program: Program
-    inputs: Mapping[str, Argument] | None = None
-
-    @cached_property
-    def values(self) -> Mapping[Instruction, Argument]:
-        """What each instruction gives on ``ref``, as far as the program runs; nothing without
-        inputs.
-        """
-        if self.inputs is None:
-            return {}
-        ref, given = get_target("ref"), self.program.main.parameters
-        values = {given[name]: value for name, value in self.inputs.items()}
-        context = ref.get_context()
-        finalize(self.program, context)
-        run = ref.make_executable(self.program, context).trace  # type: ignore[attr-defined]
-        weights = LiveWeights(self.program.weights, context)
-        try:
-            weights.start()
-            with weights.reading() as slots:
-                run(dict(self.inputs), values.__setitem__, slots)
-        except MigxError:
-            return values
-        return values
-
-    def of(self, made: Program, more: Mapping[str, Argument] | None = None) -> Case:
-        """Another program with the inputs of this one, and ``more``, that it takes, cut to its
-        dims.
-        """
-        if self.inputs is None:
-            return Case(made)
-        known = {**self.inputs, **(more or {})}
-        given = made.main.parameters.items()
-        return Case(made, {name: _cut(known[name], p.shape) for name, p in given})
-
-    def fingerprint(self) -> tuple[str, ...]:
-        """Equal for cases that are."""
-        values = (v.digest() for v in (self.inputs or {}).values())
-        return self.program.fingerprint(), *values
-
-
-def _cut(value: Argument, shape: Shape) -> Argument:
-    """The beginning of a value, as far as the dims of a shape that are numbers go."""
-    if value.shape.may_match(shape) or not value.shape.dtype.is_tensor:
-        return value
-    if value.shape.dtype.is_packed or value.shape.rank != shape.rank:
-        raise ShapeError(f"{value.shape.text} has no beginning that is {shape.text}")
-    kept = tuple(slice(d if isinstance(d, int) else None) for d in shape.dims)
-    return Argument.of(value.array[kept].copy(), value.shape.dtype)
 
 
 class Draft:

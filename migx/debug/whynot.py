@@ -250,9 +250,9 @@ def draw(
         line = lines[at]
         rows.append(f"{'>' if at in matched else ' '} {line}")
         if at is refused:
-            named_op = 0 if type(at.op) is Param else line.index("= ") + 2
+            column = 0 if type(at.op) is Param else line.index("= ") + 2
             width = len(_name(at) if type(at.op) is Param else at.op.name)
-            rows.append(f"  {' ' * named_op}{'^' * width} {reason}")
+            rows.append(f"  {' ' * column}{'^' * width} {reason}")
     return "\n".join(rows)
 
 

@@ -20,7 +20,7 @@ from onnx import TensorProto
 from migx import op as operations
 from migx.argument import Argument, Source
 from migx.compiler import assembled
-from migx.errors import DataError, WeightError, there_are
+from migx.errors import DataError, WeightError, first_few, there_are
 from migx.files import inside
 from migx.ir import Instruction
 from migx.manager import PassManager
@@ -95,10 +95,8 @@ def replace_onnx_external_weights(
     ``DataError`` a data file that is missing or too short; ``AssumptionError`` a weight whose value
     the program has been compiled for.
     """
-    compiled, live = (
-        program.compiled if program._compiled is not None else None,
-        live_weights(program),
-    )
+    compiled = None if program._compiled is None else program.compiled
+    live = live_weights(program)
     made = holding(program, live)
     programs = [made] if compiled is None else [made, holding(compiled.program, live)]
     wanted = {name: at for each in programs for name, at in weights_of(each).items()}
@@ -154,7 +152,7 @@ def check_complete(
     said = "the values given" if isinstance(source, Mapping) else str(source)
     deferred_ = [name for name, at in wanted.items() if type(at.op) is OnnxExternalWeights]
     if missing := [name for name in deferred_ if name not in values]:
-        raise WeightError(f"{said} lack {len(missing)} weights: {epochs.listed(missing)}")
+        raise WeightError(f"{said} lack {len(missing)} weights: {first_few(missing, 5)}")
 
 
 def values_from(
@@ -183,10 +181,10 @@ def _other_names(
         return epochs.unknown(left[0], wanted)
     partial, said = isinstance(source, Mapping), []
     if missing:
-        said.append(f"lacks {len(missing)} weights: {epochs.listed(missing)}")
+        said.append(f"lacks {len(missing)} weights: {first_few(missing, 5)}")
     if left:
         has = "have" if partial else "has"
-        said.append(f"{has} {len(left)} weights the program has not: {epochs.listed(left)}")
+        said.append(f"{has} {len(left)} weights the program has not: {first_few(left, 5)}")
     if missing and len(left) > 1:
         said.append(f"for {missing[0]!r} {there_are(missing[0], left)}")
     elif left and not missing:

@@ -12,6 +12,7 @@ from onnx.defs import SchemaError
 
 from migx.errors import OnnxError
 from migx.ir import Instruction
+from migx.onnx.graphs import named
 from migx.onnx.tensors import type_of
 
 Functions = Mapping[tuple[str, str], onnx.FunctionProto]
@@ -50,12 +51,12 @@ def body_of(
                 _newest(known, version), node.SerializeToString(), types
             )
         except RuntimeError as error:  # its attributes are such that onnx writes no body for it
-            raise OnnxError(f"{_named(node)}: ONNX makes no body for it: {error}") from error
+            raise OnnxError(f"{named(node)}: ONNX makes no body for it: {error}") from error
     body: onnx.FunctionProto = onnx.FunctionProto.FromString(text)
     if not body.node:
         given = ", ".join("none" if v is None else v.shape.text for v in inputs)
         raise OnnxError(
-            f"{_named(node)}: ONNX does not define it for the types or dims of its operands "
+            f"{named(node)}: ONNX does not define it for the types or dims of its operands "
             f"({given}); a symbol among the dims may have to be a number"
         )
     return body
@@ -68,13 +69,9 @@ def _check_known(node: onnx.NodeProto, inputs: Sequence[Instruction | None]) -> 
     for name, value in zip(node.input, inputs, strict=False):
         if value is not None and not value.shape.dtype.is_tensor and not value.shape.parts:
             raise OnnxError(
-                f"{_named(node)}: the rank of what {name!r} holds is not known; its type in the "
+                f"{named(node)}: the rank of what {name!r} holds is not known; its type in the "
                 "model must declare it"
             )
-
-
-def _named(node: onnx.NodeProto) -> str:
-    return f"{node.op_type} {node.name or next(iter(node.output), '')!r}"
 
 
 def _newest(versions: Sequence[int], version: int) -> int:

@@ -1,4 +1,4 @@
-"""The nodes of ONNX graphs: all of them, what each reads, and an order to read them in."""
+"""The nodes of ONNX graphs: what they are called, what each reads, and an order to read them in."""
 
 from __future__ import annotations
 
@@ -14,9 +14,27 @@ def all_nodes(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.Node
     """The nodes of a graph and of the graphs in their attributes."""
     for node in graph.node:
         yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
-                yield from all_nodes(inner)
+        for inner in graphs_in(node):
+            yield from all_nodes(inner)
+
+
+def graphs_in(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs in a node's attributes."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        elif attribute.type == onnx.AttributeProto.GRAPHS:
+            yield from attribute.graphs
+
+
+def label_of(node: onnx.NodeProto) -> str:
+    """A node's name, its first output's where it has none, or its operator's."""
+    return node.name or next(filter(None, node.output), node.op_type)
+
+
+def named(node: onnx.NodeProto) -> str:
+    """A node as errors name it."""
+    return f"{node.op_type} {label_of(node)!r}"
 
 
 def in_order(graph: onnx.GraphProto, known: Iterable[str]) -> list[onnx.NodeProto]:
@@ -53,19 +71,15 @@ def cycle(graph: onnx.GraphProto, makers: Mapping[str, int], waits: Sequence[int
         path.append(at)
         at = next(makers[n] for n in read_by(graph.node[at]) if n in makers and waits[makers[n]])
     around = [at, *reversed(path[path.index(at) :])]
-    return " -> ".join(
-        repr(graph.node[i].name or next(iter(graph.node[i].output), graph.node[i].op_type))
-        for i in around
-    )
+    return " -> ".join(repr(label_of(graph.node[i])) for i in around)
 
 
 def read_by(node: onnx.NodeProto) -> Iterator[str]:
     """The names a node reads, those its graphs take from around them included."""
     yield from (name for name in node.input if name)
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
-            own = {v.name for v in (*graph.input, *graph.initializer)}
-            own |= {name for inner in graph.node for name in inner.output}
-            for inner in graph.node:
-                yield from (name for name in read_by(inner) if name not in own)
-            yield from (v.name for v in graph.output if v.name not in own)
+    for graph in graphs_in(node):
+        own = {v.name for v in (*graph.input, *graph.initializer)}
+        own |= {name for inner in graph.node for name in inner.output}
+        for inner in graph.node:
+            yield from (name for name in read_by(inner) if name not in own)
+        yield from (v.name for v in graph.output if v.name not in own)

@@ -17,6 +17,7 @@ from migx.dim import Dim, Extent
 from migx.errors import OnnxError
 from migx.ir import Instruction, Module
 from migx.onnx import symbolic, tensors
+from migx.onnx.graphs import label_of, named
 from migx.op import Array, Operation
 from migx.ops.builtin import OnnxExternalWeights
 from migx.shape import DType, Shape
@@ -61,7 +62,7 @@ class Node:
     @property
     def label(self) -> str:
         """The node's name, or its first output's where it has none."""
-        return self.proto.name or next((o for o in self.proto.output if o), self.proto.op_type)
+        return label_of(self.proto)
 
     @property
     def outputs(self) -> int:
@@ -70,7 +71,7 @@ class Node:
 
     def fail(self, message: str) -> OnnxError:
         """The error to raise: what is wrong, at which node."""
-        return OnnxError(f"{self.proto.op_type} {self.label!r}: {message}")
+        return OnnxError(f"{named(self.proto)}: {message}")
 
     # Operands
 
@@ -95,7 +96,7 @@ class Node:
     def _settle_integers(self, value: Instruction) -> None:
         """Reads a deferred tensor of integers whose contents an importer asks for."""
         if type(value.op) is OnnxExternalWeights and symbolic.may_be_contents(value.shape):
-            self.graph.settle(value, f"{self.proto.op_type} {self.label!r}")
+            self.graph.settle(value, named(self.proto))
 
     def extents(self, value: Instruction, *, whole: bool = False) -> tuple[Extent, ...] | None:
         """The known contents of a value as a flat tuple; None where only a run will tell.
@@ -112,7 +113,7 @@ class Node:
     def constant(self, value: Instruction) -> Array | None:
         """The value of an operand that depends on literals alone; None when it does not."""
         if is_constant(value):
-            self.graph.settle(value, f"{self.proto.op_type} {self.label!r}")
+            self.graph.settle(value, named(self.proto))
         return symbolic.constant_value(value)
 
     def needed(self, value: Instruction, what: str) -> Array:
@@ -164,7 +165,7 @@ class Node:
     def held_type(self, name: str) -> tuple[Shape, ...]:
         """What a type attribute says a sequence or an optional of it holds."""
         found: onnx.TypeProto = self._attribute(name, None, "tp")
-        return tensors.held(found, f"{self.proto.op_type} {self.label!r}")
+        return tensors.held(found, named(self.proto))
 
     def subgraph(self, name: str) -> onnx.GraphProto:
         found: onnx.GraphProto = self._attribute(name, None, "g")
@@ -172,7 +173,7 @@ class Node:
 
     def dtype(self, name: str, default: int | None = None) -> DType:
         """An attribute that is an ONNX type code."""
-        return tensors.dtype_of(self.integer(name, default), f"{self.proto.op_type} {self.label!r}")
+        return tensors.dtype_of(self.integer(name, default), named(self.proto))
 
     def _attribute(self, name: str, default: Any, field: str) -> Any:
         given = self._attributes.get(name)

@@ -15,7 +15,7 @@ from onnx.defs import OpSchema, SchemaError
 
 from migx.errors import OnnxError, OnnxWarning
 from migx.onnx import importers
-from migx.onnx.graphs import all_nodes
+from migx.onnx.graphs import all_nodes, named
 
 
 def opset_versions(model: onnx.ModelProto) -> dict[str, int]:
@@ -62,11 +62,10 @@ def version_meant(node: onnx.NodeProto, domain: str, version: int) -> int:
     names = frozenset(a.name for a in node.attribute)
     count = max((i + 1 for i, name in enumerate(node.input) if name), default=0)
     meant, unknown, most = _meant(domain, node.op_type, version, names, count)
-    label = f"{node.op_type} {node.name or next(iter(node.output), '')!r}"
     if count > most:
-        raise OnnxError(f"{label}: it has {count} inputs; it takes {most}")
+        raise OnnxError(f"{named(node)}: it has {count} inputs; it takes {most}")
     if unknown:
-        message = f"{label} has no attribute {', '.join(unknown)}: it is not read"
+        message = f"{named(node)} has no attribute {', '.join(unknown)}: it is not read"
         warnings.warn(message, OnnxWarning, stacklevel=2)
     return meant
 

@@ -18,18 +18,12 @@ from migx.argument import Argument, Source
 from migx.collector import paused
 from migx.dead_code import remove_dead_code, remove_dead_modules
 from migx.dim import Dim, Extent
-from migx.errors import (
-    DataWarning,
-    DimError,
-    MigxError,
-    OnnxError,
-    ShapeError,
-)
+from migx.errors import DataWarning, DimError, MigxError, OnnxError, ShapeError, first_few
 from migx.ir import Instruction, Module
 from migx.onnx import external, importers, tensors
 from migx.onnx.functions import Functions, body_of, instantiated, is_function, local_functions
 from migx.onnx.given import by_name, declared_name
-from migx.onnx.graphs import all_nodes, in_order
+from migx.onnx.graphs import all_nodes, in_order, label_of, named
 from migx.onnx.node import Node
 from migx.onnx.opsets import domain_of, imported, opset_versions, version_meant
 from migx.onnx.sparse import dense
@@ -97,7 +91,8 @@ def program_of(
 @dataclass(frozen=True)
 class ModelFile:
     """What all graphs of a model share: its folder, the opset version of each domain, its own
-    functions, the names that symbols have, and what is given for some of them.
+    functions, whether external data is to ``defer``, the names that symbols have, and what is given
+    for some of them; ``ends`` says how far each data file is used.
     """
 
     folder: Path
@@ -151,19 +146,20 @@ def refuse_unsupported(graph: onnx.GraphProto, model: ModelFile) -> None:
         known = importers.find(domain, node.op_type, version) or model.function(node)
         if not known and not is_function(domain, node.op_type, version):
             where = missing.setdefault((domain or "ai.onnx", node.op_type, version), [])
-            where.append(node.name or next(iter(node.output), "?"))
+            where.append(label_of(node))
     if missing:
-        rows = []
-        for (domain, name, version), where in sorted(missing.items()):
-            shown = ", ".join(map(repr, where[:3])) + (", ..." if len(where) > 3 else "")
-            rows.append(f"  {domain}.{name} version {version}: {len(where)} nodes, at {shown}")
+        rows = [
+            f"  {domain}.{name} version {version}: {len(where)} nodes, at {first_few(where)}"
+            for (domain, name, version), where in sorted(missing.items())
+        ]
         rows += [f"  {each}" for each in plugins.wrong_with("onnx")]
         raise OnnxError("operators that are not supported:\n" + "\n".join(rows))
 
 
 class GraphReader:
     """Reads one graph into one module. The graphs in its nodes are read by readers of their own,
-    which see its values.
+    which see its values. Of the body of a function, ``origin`` is the node that all comes from, and
+    ``calls`` are the functions that are being read.
     """
 
     def __init__(
@@ -315,7 +311,7 @@ class GraphReader:
         except DimError as error:
             raise node.fail(str(error)) from error
         except ShapeError as error:
-            raise ShapeError(f"{proto.op_type} {node.label!r}: {error}") from error
+            raise ShapeError(f"{named(proto)}: {error}") from error
         except MigxError:
             raise
         except (ArithmeticError, LookupError, MemoryError, TypeError, ValueError) as error:
@@ -378,8 +374,7 @@ class GraphReader:
         try:
             return None if not name or name in self.absent else self.lookup(name)
         except OnnxError as error:
-            label = proto.name or next(iter(proto.output), "")
-            raise OnnxError(f"{proto.op_type} {label!r}: {error}") from error
+            raise OnnxError(f"{named(proto)}: {error}") from error
 
     def lookup(self, name: str) -> Instruction:
         """The value of a name, in this graph or one around it."""
@@ -431,10 +426,7 @@ class GraphReader:
         its inputs.
         """
         program = self.module.program
-        base, count = f"{self.module.name}.{name}", 0
-        while (taken := base if not count else f"{base}_{count}") in program.modules:
-            count += 1
-        module = program.create_module(taken)
+        module = program.create_module(program.unused_name(f"{self.module.name}.{name}"))
         inner = GraphReader(graph, module, self.model, outer=self)
         if len(parameters) != len(graph.input):
             raise OnnxError(
@@ -457,8 +449,3 @@ def remove_from(program: Program, first: Module) -> None:
     for name in reversed(names[names.index(first.name) :]):
         if (module := program.modules.get(name)) is not None and not module.parents:
             program.remove_module(module)
-
-
-def dim_names(graph: onnx.GraphProto) -> set[str]:
-    """The names that the graph's inputs give to their dims."""
-    return {d.dim_param.strip() for v in graph.input for d in v.type.tensor_type.shape.dim}

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 import migx
 from migx.argument import Argument, Source
 from migx.dead_code import remove_dead_code
-from migx.errors import OnnxError
+from migx.errors import OnnxError, first_few
 from migx.files import written
 from migx.ir import Instruction
 from migx.onnx import exporters, tensors
@@ -129,7 +129,7 @@ class ModelWriter:
             self.slots = dict(zip(weights.output_names, made, strict=True))
         whole = graph.graph("main", main, inputs, outputs)
         if self.problems:
-            rows = [f"  {what}, at {_few(where)}" for what, where in self.problems.items()]
+            rows = [f"  {what}, at {first_few(where)}" for what, where in self.problems.items()]
             raise OnnxError("operations that have no ONNX form:\n" + "\n".join(rows))
         read = prune(whole)
         whole.initializer.extend(self._tensors(read))
@@ -239,7 +239,3 @@ def prune(graph: onnx.GraphProto) -> set[str]:
 
 def _bytes(value: Argument) -> int:
     return int(value.shape.as_standard().nbytes)
-
-
-def _few(where: Sequence[str]) -> str:
-    return ", ".join(map(repr, where[:3])) + (", ..." if len(where) > 3 else "")

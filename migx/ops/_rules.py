@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -69,11 +68,6 @@ def rounded(array: Array, like: Array) -> Array:
     with no_warnings():
         result: Array = np.asarray(array).astype(like.dtype, copy=False)
     return result
-
-
-def resolve_axes(axes: Sequence[int], rank: int) -> tuple[int, ...]:
-    """Axes counted from the front and sorted, negative ones counted from the end."""
-    return tuple(sorted(a + rank if a < 0 else a for a in axes))
 
 
 def no_warnings() -> Any:

@@ -11,15 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from migx import plugins
 from migx.argument import Argument
 from migx.debug.bisect import NothingWrong
-from migx.debug.reduce import Case, reduced_case
+from migx.debug.case import Case
+from migx.debug.reduce import reduced_case
 from migx.errors import MigxError
 from migx.fields import required
-from migx.files import written
 from migx.manager import Pipeline
 from migx.pipeline import Approximation
 from migx.program import Program
@@ -31,7 +29,6 @@ from migx.testing.oracles import Trial, Violation, rules_of, run_on_ref
 from migx.testing.patterns import draw_match, names_in
 from migx.testing.programs import Drawn, draw_program
 from migx.testing.values import special
-from migx.text import show
 
 ROUND_TRIPS = 8
 """Every so many programs the text and file forms are tried too, which takes longer than passes."""
@@ -239,7 +236,9 @@ def _found(
         error = subject.failure(case) or error
     failure = Failure(str(subject), seed, oracle, _message(error), str(case.program))
     if folder is not None:
-        failure.file = _saved(subject, case, folder, f"{oracle}-{seed}")
+        folder.mkdir(parents=True, exist_ok=True)
+        failure.file = folder / f"{oracle.replace(' ', '-')}-{seed}.migx"
+        case.save(failure.file, None if subject.target is not None else str(subject.pipeline))
         failure.command = _command(subject, failure.file, oracle)
     return failure
 
@@ -263,24 +262,6 @@ def _message(error: Exception) -> str:
     notes = [n for n in getattr(error, "__notes__", ()) if not n.startswith("reproduce")]
     prefix = "" if isinstance(error, Violation) else f"{type(error).__name__}: "
     return "\n".join([f"{prefix}{error}", *notes])
-
-
-def _saved(subject: Subject, case: Case, folder: Path, name: str) -> Path:
-    """Writes a case for ``migx opt``, the bytes of literals that the text has no room for, and the
-    inputs, as bytes where numpy has no such type.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name.replace(' ', '-')}.migx"
-    head = "" if subject.target is not None else f"# passes: {subject.pipeline}\n"
-    data = path.with_suffix(".bin")
-    with written(path) as out:
-        out.write(f"{head}{show(case.program, data_file=data)}".encode())
-    if not data.stat().st_size:
-        data.unlink()
-    arrays = {name: np.asarray(value.array) for name, value in (case.inputs or {}).items()}
-    with written(path.with_suffix(".npz")) as out:
-        np.savez(out, **arrays)  # type: ignore[arg-type]
-    return path
 
 
 def each_pass() -> list[Pipeline]:

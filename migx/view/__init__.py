@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from migx.binding import sizes_of
-from migx.compiler import compiled
+from migx.compiler import compiled, passes_for
 from migx.manager import PassManager
 from migx.observers import Time
-from migx.pipeline import Pipeline
 from migx.profile import measured
 from migx.program import Program
 from migx.target import CompileOptions, Target, get_target
@@ -44,7 +43,7 @@ def report(
     ``Program.compile``.
     """
     chosen, timer = get_target(target), Time()
-    passes = _passes(chosen, options)
+    passes = passes_for(chosen, chosen.get_context(), CompileOptions(**options))
     PassManager(program.copy(), (timer,)).run(passes)
     recorder = Recorder([row[1] for row in timer.rows])
     if inputs is None:
@@ -56,11 +55,3 @@ def report(
     sizes = sizes_of((n, p.shape, arguments[n].shape) for n, p in parameters.items())
     run = recorder.run(measured(made, arguments, RUNS), sizes)
     return recorder.report(title, chosen.name, run)
-
-
-def _passes(target: Target, options: Mapping[str, Any]) -> Pipeline:
-    """The passes asked for, or those the target lists."""
-    asked = CompileOptions(**options)
-    if asked.passes is not None:
-        return Pipeline.of(asked.passes)
-    return target.get_passes(target.get_context(), asked)

@@ -73,19 +73,17 @@ def value_of(at: Instruction, *, relied_on_by: str = "") -> Argument | None:
     Fixed literals are granted. A replaceable one is granted only to a caller that names itself, and
     the assumption is recorded in the weights module. Deferred weights and slots have no value yet.
     """
-    if type(at.op) is not Literal or not is_readable(at, relied_on_by):
-        return None
-    if at.op.replaceable and at.module is not None:
-        assume(at.module.program, at.op, at.op.value, relied_on_by)
-    return at.op.value
+    value = looked_at(at, relied_on_by=relied_on_by)
+    if value is not None and at.module is not None and (op := at.op_as(Literal)).replaceable:
+        assume(at.module.program, op, value, relied_on_by)
+    return value
 
 
 def looked_at(at: Instruction, *, relied_on_by: str) -> Argument | None:
     """What ``value_of`` would grant, for a rewrite that may yet decline: nothing is recorded. Once
     it has relied on the value, it asks ``value_of``.
     """
-    granted = type(at.op) is Literal and is_readable(at, relied_on_by)
-    return at.op.value if granted and isinstance(at.op, Literal) else None
+    return at.op_as(Literal).value if is_readable(at, relied_on_by) else None
 
 
 def may_be_finite(at: Instruction) -> bool:

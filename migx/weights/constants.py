@@ -46,6 +46,14 @@ class Made:
         """Whether it comes of packed storage."""
         return any(s.shape.dtype.is_packed for s in self.sources)
 
+    @property
+    def is_made_of_little(self) -> bool:
+        """Whether its sources have less than one bit for each of its elements: no storage holds so
+        little, so it is computed, and not unpacked.
+        """
+        bits = 8 * sum(_bytes(s.shape) for s in self.sources)
+        return bits < int(self.shape.elements) and not self.unpacks
+
     def excess(self, gone: Collection[int], allowance: int) -> int:
         """The bytes by which this constant alone breaks the law; ``gone`` has the ids of what is
         freed.
@@ -137,6 +145,10 @@ class Constants:
                 values = [value] if recorded is None else recorded[1]
                 found.update((id(v), v) for v in values)
         return list(found.values())
+
+    def made(self, at: Instruction) -> Made:
+        """What an instruction would be as a constant."""
+        return Made(at.shape.as_standard(), self.sources(tree(at)))
 
     def held(self, at: Instruction) -> Argument | None:
         """The value that a source takes memory for: that of a literal, and what stands in for that

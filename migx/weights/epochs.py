@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from migx.argument import Argument
-from migx.errors import DataError, ShapeError, WeightError, there_are
+from migx.errors import DataError, ShapeError, WeightError, first_few, there_are
 from migx.ir import Instruction, Module
 from migx.mapping import MappedFile
 from migx.memory import Memory, copy
@@ -485,11 +485,6 @@ def unknown(name: str, known: Iterable[str]) -> str:
 
 def _without_values(missing: list[str]) -> str:
     return (
-        f"{len(missing)} weights have no value yet, {listed(missing)}: give them by "
+        f"{len(missing)} weights have no value yet, {first_few(missing, 5)}: give them by "
         "program.update_weights() or migx.onnx.replace_onnx_external_weights()"
     )
-
-
-def listed(names: list[str]) -> str:
-    """The first names of a list, and whether there are more."""
-    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "") or "none"

@@ -39,6 +39,13 @@ def is_replaceable(at: Instruction) -> bool:
     return is_weight(at) or (isinstance(at.op, Literal) and at.op.replaceable)
 
 
+def fixed_slots(program: Program) -> dict[str, Instruction]:
+    """The slots that no weight is in, by name, and what computes them."""
+    module = program.weights
+    made = () if module is None else zip(module.output_names, module.outputs, strict=True)
+    return {name: at for name, at in made if not any(is_weight(v) for v in tree(at))}
+
+
 def hoist(program: Program, roots: Iterable[Instruction]) -> None:
     """Computes some values in the weights module; slots take their places.
 
@@ -143,13 +150,15 @@ def label_of(at: Instruction) -> str:
 
 
 def _name(root: Instruction, whole: list[Instruction]) -> str:
-    """A slot's name: that of the largest weight in it, with the operation that makes it, and the
-    module that reads it where that is not ``main``.
+    """A slot's name: that of the largest weight in it, if there is one, with the operation that
+    makes it, and the module that reads it where that is not ``main``.
     """
     assert root.module is not None
     sources = [at for at in whole if is_weight(at) or type(at.op) is Slot]
-    largest = max(sources, key=lambda at: int(at.shape.nbytes))
-    name = largest.op.slot if type(largest.op) is Slot else label_of(largest)
-    made = "" if largest is root else f":{root.op.name}"
+    largest = max(sources, key=lambda at: int(at.shape.nbytes), default=None)
+    parts = [root.op.name] if root is not largest else []
+    if largest is not None:
+        parts.insert(0, largest.op.slot if type(largest.op) is Slot else label_of(largest))
     module: Module = root.module
-    return f"{name}{made}" if module is module.program.main else f"{module.name}/{name}{made}"
+    name = ":".join(parts)
+    return name if module is module.program.main else f"{module.name}/{name}"

@@ -9,7 +9,7 @@ from migx.ir import Instruction
 from migx.manager import PassManager
 from migx.ops.builtin import Literal, OnnxExternalWeights, Slot
 from migx.weights import computes
-from migx.weights.constants import ALLOWANCE, SMALL, Made, is_unpacked, related, tree
+from migx.weights.constants import ALLOWANCE, SMALL, Made, is_unpacked, related
 from migx.weights.hoisting import is_weight
 
 
@@ -24,6 +24,9 @@ class Plan:
 
     With ``weights`` it is slots that take the places of what depends on weights, whose values need
     not be known; what does not depend on any stays.
+
+    Once roots were asked for, ``beyond`` has the largest trees that the law alone refuses and that
+    are made of little.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Plan:
                 self.kept |= left
         self.largest = set(self._cut()[0])
         self.made: dict[Instruction, Made] = {}
+        self.beyond: list[Instruction] = []
 
     def keep(self, these: Iterable[Instruction]) -> None:
         """Lets some instructions stay."""
@@ -56,6 +60,8 @@ class Plan:
             refused = self._refused(roots, gone)
             if not refused:
                 return roots
+            whole = (at for at in refused if at in self.largest)
+            self.beyond += [at for at in whole if self._made(at).is_made_of_little]
             self.keep(refused)
 
     def _cut(self) -> tuple[list[Instruction], set[int]]:
@@ -93,8 +99,7 @@ class Plan:
 
     def _made(self, at: Instruction) -> Made:
         if at not in self.made:
-            sources = self.manager.constants.sources(tree(at))
-            self.made[at] = Made(at.shape.as_standard(), sources)
+            self.made[at] = self.manager.constants.made(at)
         return self.made[at]
 
     def _allowance(self, roots: list[Instruction]) -> int:

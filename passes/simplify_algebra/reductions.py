@@ -1,4 +1,4 @@
-"""Reductions of reductions, and of nothing."""
+"""Reductions of reductions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from migx.ir import Instruction
 from migx.match import on, var
 from migx.ops.reduce import Reduce
 from migx.passes._common import REDUCTIONS
-from migx.rewrite import Cursor, rule
+from migx.rewrite import Cursor, RuleSet, rule
 
 x = var("x")
 
@@ -27,10 +27,4 @@ def reduce_reduce(
     return at(replace(second, axes=axes), x)
 
 
-@rule(on(REDUCTIONS, x, name="root"))
-def reduce_nothing(x: Instruction, root: Instruction) -> Instruction | None:
-    """A reduction over axes of one element is its input."""
-    return x if all(x.shape.dims[axis] == 1 for axis in root.op_as(Reduce).axes) else None
-
-
-reductions = reduce_reduce + reduce_nothing
+reductions = RuleSet((reduce_reduce,))

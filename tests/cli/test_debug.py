@@ -7,13 +7,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 import migx as api
-from migx import ops, plugins
+from migx import ops
 from tests.cli.conftest import Migx
 from tests.core import planted
 
@@ -22,11 +21,9 @@ HAS = "import sys; sys.exit(sys.argv[1] in open(sys.argv[2]).read())"
 
 
 @pytest.fixture(autouse=True)
-def known(monkeypatch: pytest.MonkeyPatch) -> None:
+def known(found_by_name: Callable[..., None]) -> None:
     """The passes with mistakes are found by name."""
-    load: Callable[[str, str], Any] = plugins.load
-    ours: dict[str, Any] = {"wrong": planted.Wrong, "pair": planted.Pair, "whole": planted.Whole}
-    monkeypatch.setattr(plugins, "load", lambda kind, name: ours.get(name) or load(kind, name))
+    found_by_name(planted.Wrong, planted.Pair, planted.Whole)
 
 
 def written(folder: Path, *inner: ops.Op) -> Path:

@@ -1,12 +1,9 @@
-"""Passes, pipelines as text, the manager's order and cleaning, and what observers see and leave."""
+"""Passes, pipelines as text, the manager's order and cleaning."""
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,17 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import migx
-from migx import ops, plugins
+from migx import ops
 from migx.dead_code import remove_dead_code
-from migx.errors import IRError, MigxError, ParseError, PassError, UnknownName
+from migx.errors import IRError, ParseError, PassError, UnknownName
 from migx.ir import Instruction, Module
-from migx.manager import Observer, Pass, PassManager, Pipeline, Step
-from migx.observers import CrashFile, Print, Time, Verify, size
+from migx.manager import Pass, PassManager, Pipeline
+from migx.observers import Verify
 from migx.program import Program
 from migx.rewrite import EventLog
-from migx.shape import BOOL, F32, Shape
+from migx.shape import BOOL, Shape
 from migx.testing import check_pass
 from migx.verify import verify
+from tests.core.choice import CHOICE, SEEN, Fail, NegToRelu, Seen, program_of
 from tests.core.strategies import programs
 
 
@@ -41,47 +39,6 @@ class WithOptions(Pass):
     free: Any = None
 
 
-class NegToRelu(Pass):
-    """Turns every neg into a relu, in a module whose name has ``only`` in it."""
-
-    only: str = ""
-
-    def apply(self, module: Module, manager: PassManager) -> bool:
-        if self.only not in module.name:
-            return False
-        found = [at for at in module if at.name == "neg"]
-        for at in found:
-            new = module.insert_instruction(at, ops.Relu(), *at.inputs)
-            module.replace_instruction(at, new)
-        return bool(found)
-
-
-class Seen(Pass):
-    """Records the modules it is given, in order."""
-
-    def apply(self, module: Module, manager: PassManager) -> bool:
-        SEEN.append(module.name)
-        return False
-
-    def apply_program(self, program: Program, manager: PassManager) -> bool:
-        SEEN.append("the program")
-        return False
-
-
-class Fail(Pass):
-    """Fails where it meets an exp; ``broken`` leaves a program that does not verify instead."""
-
-    broken: bool = False
-
-    def apply(self, module: Module, manager: PassManager) -> bool:
-        for at in module:
-            if at.name == "exp" and not self.broken:
-                raise ZeroDivisionError("there is an exp")
-            if at.name == "exp":
-                at.shape = Shape(F32, (7,))
-        return self.broken
-
-
 class DropChoices(Pass):
     """Removes every ``if``, whose readers get its condition's neighbour instead."""
 
@@ -95,41 +52,11 @@ class DropChoices(Pass):
         return bool(found)
 
 
-SEEN: list[str] = []
-OURS = {p.name: p for p in (WithOptions, NegToRelu, Seen, Fail, DropChoices)}
-
-
 @pytest.fixture(autouse=True)
-def known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The passes of this file are found by name, beside those there are."""
-    load: Callable[[str, str], Any] = plugins.load
-    monkeypatch.setattr(plugins, "load", lambda kind, name: OURS.get(name) or load(kind, name))
+def known(found_by_name: Callable[..., None]) -> None:
+    """The passes of these tests are found by name."""
+    found_by_name(WithOptions, NegToRelu, Seen, Fail)
     SEEN.clear()
-
-
-def program_of(text: str) -> Program:
-    program = migx.parse(text)
-    verify(program)
-    return program
-
-
-CHOICE = """module main(c: bool[], x: f32[2]) {
-  %0 = exp(x) : f32[2]
-  %1 = neg(x) : f32[2]
-  %2 = if(c) [yes, no] : tuple(f32[2])
-  %3 = get_tuple_elem(%2) : f32[2]
-  return %3, %1
-}
-
-module yes() {
-  %0 = neg(main:%0) : f32[2]
-  return %0
-}
-
-module no() {
-  return main:x
-}
-"""
 
 
 options = st.builds(
@@ -411,119 +338,6 @@ def test_the_common_parent_of_a_shared_module() -> None:
     no.add_instruction(ops.If(), c, modules=[shared, shared])
     assert manager.common_parent(shared) is main
     assert manager.common_parent(yes) is main
-
-
-def test_observers_see_each_pass_come_and_go() -> None:
-    told: list[Any] = []
-
-    class Record(Observer):
-        """Keeps all it is told."""
-
-        def started(self, program: Program, pipeline: Pipeline) -> None:
-            told.append(("started", str(pipeline)))
-
-        def before(self, step: Step) -> None:
-            told.append(("before", step.of.name, step.index))
-
-        def after(self, step: Step, changed: bool, seconds: float) -> None:
-            assert seconds >= 0
-            told.append(("after", step.of.name, changed))
-
-        def failed(self, step: Step, error: Exception) -> None:
-            told.append(("failed", step.of.name, type(error)))
-
-    program = program_of(CHOICE)
-    with pytest.raises(ZeroDivisionError) as caught:
-        migx.run_passes(program, "neg_to_relu,fail,seen", [Record()])
-    assert told == [
-        ("started", "neg_to_relu,fail,seen"),
-        ("before", "neg_to_relu", 0),
-        ("after", "neg_to_relu", True),
-        ("before", "fail", 1),
-        ("failed", "fail", ZeroDivisionError),
-    ]
-    assert caught.value.__notes__ == ["in pass fail, number 2 of neg_to_relu,fail,seen"]
-    assert SEEN == []
-
-
-def test_print_time_and_verify() -> None:
-    program, out, timed = program_of(CHOICE), io.StringIO(), Time()
-    migx.run_passes(program, "seen,neg_to_relu", [Print(out), timed])
-    assert out.getvalue() == f"# after neg_to_relu\n{program}\n"
-    before, after = 10, size(program)
-    assert [(name, a, b) for name, _, a, b in timed.rows] == [
-        ("seen", before, before),
-        ("neg_to_relu", before, after),
-    ]
-    every = io.StringIO()
-    migx.run_passes(program, "seen,neg_to_relu", [Print(every, on_change=False)])
-    assert every.getvalue().count("# after") == 2
-    with pytest.raises(PassError, match=r"(?s)pass fail\{broken=true\} left .*\nshapes: in module"):
-        migx.run_passes(program, "fail{broken=true}", [Verify()])
-
-
-def reproduced(crash: CrashFile, error: type[Exception]) -> tuple[str, Program]:
-    """The pass and the program of a crash file, which must fail again in the same way."""
-    assert crash.file is not None
-    head, _, rest = crash.file.read_text("utf-8").partition("\n")
-    passes = head.removeprefix("# passes: ")
-    program = migx.parse(rest, folder=crash.file.parent)
-    verify(program)
-    with pytest.raises(error):
-        migx.run_passes(program.copy(), passes, [Verify()])
-    return passes, program
-
-
-@pytest.mark.parametrize("observed", [False, True])
-def test_a_failing_pass_leaves_a_file_that_reproduces_it(tmp_path: Path, observed: bool) -> None:
-    program = program_of(CHOICE)
-    weight = np.arange(40, dtype=np.float32).reshape(20, 2)
-    literal = program.main.add_literal(weight, name="w")
-    returned = program.main.returned
-    assert returned is not None
-    program.main.add_return(*returned.inputs, literal)
-    next(iter(reversed(program.main))).origins = ("node",)
-    crash = CrashFile(tmp_path / "new")
-    error = PassError if observed else ZeroDivisionError
-    text = f"neg_to_relu,fail{{broken={str(observed).lower()}}},seen"
-    with pytest.raises(error) as caught:
-        migx.run_passes(program, text, [*([Verify()] if observed else []), crash])
-    passes, found = reproduced(crash, error)
-    assert passes == ("fail{broken=true}" if observed else "fail")
-    # The program is the one just before the pass that failed, with its weights.
-    before = program_of(CHOICE)
-    before.main.add_return(*before.main.outputs, before.main.add_literal(weight, name="w"))
-    migx.run_passes(before, "neg_to_relu")
-    assert found == before
-    assert found.compile("ref", passes="").eval({"c": True, "x": np.zeros(2, np.float32)})[2].any()
-    assert any(str(crash.file) in note for note in caught.value.__notes__)
-
-
-def test_the_crash_file_is_a_case_of_our_own_tests(tmp_path: Path) -> None:
-    from tests.conftest import cases
-
-    crash = CrashFile(tmp_path)
-    with pytest.raises(ZeroDivisionError):
-        migx.run_passes(program_of(CHOICE), "fail", [crash])
-    assert crash.file is not None
-    ((_, passes, text),) = cases(crash.file.read_text("utf-8"))
-    assert passes == "fail"
-    assert migx.parse(text) == program_of(CHOICE)
-
-
-def test_compiling_says_where_the_crash_file_is() -> None:
-    program = program_of(CHOICE)
-    before = program.copy()
-    with pytest.raises(ZeroDivisionError) as caught:
-        program.compile("ref", passes="fail")
-    (note,) = (n for n in caught.value.__notes__ if "reproduce" in n)
-    found = re.search(r"\S+\.migx", note)
-    assert found is not None
-    Path(found[0]).unlink()
-    Path(found[0]).with_suffix(".bin").unlink(missing_ok=True)
-    assert program == before
-    with pytest.raises(MigxError, match="not compiled"):
-        program.eval({})
 
 
 def test_effects_are_kept() -> None:

@@ -9,7 +9,8 @@ import migx
 from migx import ops
 from migx.argument import Argument
 from migx.debug.bisect import NothingWrong, outcome
-from migx.debug.reduce import Case, Fails, reduced, reduced_case, resized
+from migx.debug.case import Case
+from migx.debug.reduce import Fails, reduced, reduced_case, resized
 from migx.errors import IRError, ShapeError
 from migx.manager import Pass
 from migx.observers import size

@@ -23,7 +23,7 @@ from migx.errors import EvaluationError, ParseError, ShapeError
 from migx.ops.builtin import Literal
 from migx.program import Program
 from migx.shape import F32, I64, Shape
-from migx.text import draw, draw_instruction, show
+from migx.text import draw, draw_instruction, show, write
 from migx.verify import findings
 from tests.core.strategies import literals, names, programs
 
@@ -190,6 +190,17 @@ def test_a_literal_known_by_its_hash_equals_the_one_it_was_printed_from(tmp_path
     assert f'sha256="{Argument.of(data).digest()}"' in printed
     (tmp_path / "w.bin").unlink()
     assert migx.parse(printed) == program
+
+
+def test_a_text_in_a_file_has_all_its_bytes(tmp_path: Path) -> None:
+    program, path = Program(), tmp_path / "few.migx"
+    packed = Argument.packed(Shape("i4", (2,)), bytes([0x21]))
+    program.main.add_return(program.main.add_literal(packed))
+    write(program, path, head="# a few\n")
+    assert path.read_text().startswith("# a few\nmodule main(")
+    found = literal_of(migx.parse(path.read_text(), folder=tmp_path)).value
+    assert found.available
+    assert found == packed
 
 
 def test_missing_bytes_are_drawn_from_a_seed() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from migx import plugins
 from migx.cli import main
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
@@ -53,11 +53,9 @@ class Stuck(Pass):
 
 
 @pytest.fixture
-def _planted(monkeypatch: pytest.MonkeyPatch) -> None:
+def _planted(found_by_name: Callable[..., None]) -> None:
     """The wrong passes are found by their names."""
-    known = {"planted": Planted, "stuck": Stuck, "idle": Idle}
-    load = plugins.load
-    monkeypatch.setattr(plugins, "load", lambda kind, name: known.get(name) or load(kind, name))
+    found_by_name(Planted, Stuck, Idle)
 
 
 def fuzz(*given: object) -> int:

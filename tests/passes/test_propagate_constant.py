@@ -17,6 +17,7 @@ from migx.ir import Instruction
 from migx.manager import Pass, PassManager
 from migx.observers import Verify
 from migx.ops.builtin import OnnxExternalWeights
+from migx.passes.hoist_weights import HoistWeights
 from migx.passes.propagate_constant import PropagateConstant
 from migx.program import Program
 from migx.rewrite import EventLog
@@ -192,7 +193,13 @@ class Tight(PropagateConstant):
     constant_allowance = 40
 
 
-@given(programs(), st.sampled_from([PropagateConstant(), Tight()]))
+class TightHoisting(HoistWeights):
+    """The pass that holds what is left, which here is much."""
+
+    constant_allowance = 40
+
+
+@given(programs(), st.sampled_from([PropagateConstant(), Tight(), TightHoisting()]))
 def test_any_program_stays_what_it_is_and_is_folded_at_once(program: Program, each: Pass) -> None:
     before = program.copy()
     PassManager(program, [Verify()]).run([each])

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import migx
+from migx.argument import Argument
 from migx.ops.builtin import Literal, Slot
-from migx.ops.pointwise import Neg
+from migx.ops.packing import UnpackInt4
+from migx.ops.pointwise import Add, Convert, Exp, Neg
 from migx.program import Program
+from migx.shape import F16, F32, I4, I8, DType, Shape
 from migx.verify import verify
 from migx.weights.hoisting import hoist_sources
 
@@ -200,3 +205,67 @@ def test_a_part_of_a_tuple_is_no_view_of_it() -> None:
 """)
     (places,) = program.compile("ref").eval({})
     assert places.shape == (0,)
+
+
+MASK = """module main(x: f32[1024, 1024]) {
+  %0 = @literal() {value=[0]} : i64[]
+  %1 = @literal() {value=[1024]} : i64[]
+  %2 = @literal() {value=[1]} : i64[]
+  %3 = dynamic_range(%0, %1, %2) {count=1024} : i64[1024]
+  %4 = broadcast(%3) {axis=0, out_lens=(1024, 1024)} : i64[1024, 1024]
+  %5 = multibroadcast(%3) {out_lens=(1024, 1024)} : i64[1024, 1024]
+  %6 = less(%4, %5) : bool[1024, 1024]
+  %7 = convert(%6) {to=f32} : f32[1024, 1024]
+  %8 = add(x, %7) : f32[1024, 1024]
+  return %8
+}
+"""
+
+
+def test_a_table_too_large_for_a_literal_is_computed_once(tmp_path: Path) -> None:
+    assert not migx.run_passes(migx.parse(MASK), "propagate_constant")
+    program = hoisted(MASK)
+    assert [at.name for at in program.main] == ["@param", "@slot", "add", "@return"]
+    assert slots(program) == {"convert": "convert"}
+
+    made = migx.parse(MASK).compile("cpu")
+    migx.save(made, tmp_path / "mask.mxr")
+    assert (tmp_path / "mask.mxr").stat().st_size < 1 << 16
+    x = np.zeros((1024, 1024), np.float32)
+    for each in (made, migx.load(tmp_path / "mask.mxr")):
+        (slot,) = each.compiled.weights.current.slots.values()
+        assert np.array_equal(each.eval({"x": x})[0], np.triu(x + 1, 1))
+        assert np.array_equal(slot.array, np.triu(x + 1, 1))
+
+
+@pytest.mark.parametrize("dtype", [I8, I4, F16])
+def test_stored_weights_are_no_table(dtype: DType) -> None:
+    """Of which there is a bit or more for each element; these are larger once they are unpacked."""
+    program, shape = Program(), Shape(dtype, (1024, 2048))
+    main = program.main
+    x = main.add_parameter("x", Shape(F32, shape.dims))
+    w = main.add_literal(Argument.packed(shape, bytes(int(shape.nbytes))))
+    whole = main.add_instruction(UnpackInt4(), w) if dtype is I4 else w
+    whole = main.add_instruction(Exp(), main.add_instruction(Convert(F32), whole))
+    main.add_return(main.add_instruction(Add(), x, whole))
+    assert not migx.run_passes(program, "hoist_weights")
+
+
+def test_a_table_that_cannot_be_computed_stays_where_it_may_never_run() -> None:
+    text = MASK.replace("value=[1]", "value=[0]")
+    assert not migx.run_passes(migx.parse(text), "hoist_weights")
+
+
+def test_a_table_computed_with_a_weight_is_computed_with_each_new_one() -> None:
+    text = MASK.replace("%8 = add(x, %7)", "%8 = mul(%7, %10)\n  %11 = add(x, %8)")
+    text = text.replace("return %8", "return %11").replace(
+        "  %8 = mul",
+        '  %9 = @literal() {value=[2.0], label="w", replaceable=true} : f32[1]\n'
+        "  %10 = multibroadcast(%9) {out_lens=(1024, 1024)} : f32[1024, 1024]\n  %8 = mul",
+    )
+    assert slots(hoisted(text)) == {"w:mul": "mul"}
+    program = migx.parse(text).compile("ref", passes="hoist_weights")
+    with program.update_weights() as new:
+        new["w"] = np.array([3.0], np.float32)
+    x = np.zeros((1024, 1024), np.float32)
+    assert np.array_equal(program.eval({"x": x})[0], np.triu(x + 3, 1))

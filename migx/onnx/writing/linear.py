@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from migx.argument import Argument
-from migx.dim import Extent
 from migx.onnx.exporters import exporter
 from migx.onnx.site import Site, Value
 from migx.ops.builtin import Literal
@@ -170,13 +168,10 @@ def per_channel(site: Site, index: int) -> str | None:
 def channels_last(site: Site) -> str:
     rank = site.shape.rank
     names = (site.node("Transpose", name, perm=to_first(rank)) for name in site.inputs())
-    made = convolved(
-        site, "Conv", *names, dims=site.at.inputs[0].shape.permuted(to_first(rank)).dims
-    )
-    return site.node("Transpose", made, perm=to_last(rank))
+    return site.node("Transpose", convolved(site, "Conv", *names), perm=to_last(rank))
 
 
-def convolved(site: Site, kind: str, *names: str, dims: Sequence[Extent] | None = None) -> str:
+def convolved(site: Site, kind: str, *names: str) -> str:
     """A node that slides a kernel. Padding that depends on sizes is added by a Pad before it."""
     op = site.op
     attributes: dict[str, Any] = {"strides": op.stride, "dilations": op.dilation, "group": op.group}

@@ -1,0 +1,99 @@
+"""Cases: a program that shows a failure, with the inputs it shows it on, and the files they are in.
+
+A case is saved as the text of its program, whose first line may name the passes that fail on it,
+``# passes: p,q``, and an ``.npz`` file of its inputs beside that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from migx.argument import Argument
+from migx.compiler import finalize
+from migx.errors import MigxError, ShapeError
+from migx.files import write_arrays
+from migx.ir import Instruction
+from migx.program import Program
+from migx.shape import Shape
+from migx.target import get_target
+from migx.text import write
+from migx.weights.epochs import LiveWeights
+
+PASSES = "# passes:"
+"""How the first line of a text begins that names passes."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A program and, where what it shows depends on them, inputs for it."""
+
+    program: Program
+    inputs: Mapping[str, Argument] | None = None
+
+    @cached_property
+    def values(self) -> Mapping[Instruction, Argument]:
+        """What each instruction gives on ``ref``, as far as the program runs; nothing without
+        inputs.
+        """
+        if self.inputs is None:
+            return {}
+        ref, given = get_target("ref"), self.program.main.parameters
+        values = {given[name]: value for name, value in self.inputs.items()}
+        context = ref.get_context()
+        finalize(self.program, context)
+        run = ref.make_executable(self.program, context).trace  # type: ignore[attr-defined]
+        weights = LiveWeights(self.program.weights, context)
+        with suppress(MigxError):
+            weights.start()
+            with weights.reading() as slots:
+                run(dict(self.inputs), values.__setitem__, slots)
+        return values
+
+    def of(self, made: Program, more: Mapping[str, Argument] | None = None) -> Case:
+        """Another program with the inputs of this one, and ``more``, that it takes, cut to its
+        dims.
+        """
+        if self.inputs is None:
+            return Case(made)
+        known = {**self.inputs, **(more or {})}
+        given = made.main.parameters.items()
+        return Case(made, {name: _cut(known[name], p.shape) for name, p in given})
+
+    def fingerprint(self) -> tuple[str, ...]:
+        """Equal for cases that are."""
+        values = (v.digest() for v in (self.inputs or {}).values())
+        return self.program.fingerprint(), *values
+
+    def save(self, path: Path, passes: str | None = None) -> None:
+        """Writes the program's text to a file, with ``passes`` in its first line if they are given,
+        and the inputs beside it.
+        """
+        self.save_inputs(path)
+        head = "" if passes is None else f"{PASSES} {passes}\n"
+        write(self.program, path, head=head, origins=True)
+
+    def save_inputs(self, path: Path) -> None:
+        """Writes the inputs, if there are any, beside the file of the program."""
+        if self.inputs is not None:
+            arrays = {name: value.data for name, value in self.inputs.items()}
+            write_arrays(path.with_suffix(".npz"), arrays)
+
+
+def passes_in(text: str) -> str | None:
+    """The passes that the first line of a text names; None where it names none."""
+    first = text.partition("\n")[0]
+    return first.removeprefix(PASSES).strip() if first.startswith(PASSES) else None
+
+
+def _cut(value: Argument, shape: Shape) -> Argument:
+    """The beginning of a value, as far as the dims of a shape that are numbers go."""
+    if value.shape.may_match(shape) or not value.shape.dtype.is_tensor:
+        return value
+    if value.shape.dtype.is_packed or value.shape.rank != shape.rank:
+        raise ShapeError(f"{value.shape.text} has no beginning that is {shape.text}")
+    kept = tuple(slice(d if isinstance(d, int) else None) for d in shape.dims)
+    return Argument.of(value.array[kept].copy(), value.shape.dtype)
