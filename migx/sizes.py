@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from migx import op as operations
 from migx.dim import Dim
@@ -12,6 +12,7 @@ from migx.memory import installed
 from migx.op import Operation
 from migx.ops.builtin import Param, Return, Slot
 from migx.ops.fused import Fused
+from migx.ops.layout import Multibroadcast, Transpose
 from migx.shape import Shape
 from migx.text import draw_instruction
 
@@ -82,7 +83,7 @@ def asked_again(instructions: Iterable[Instruction], found: Checks) -> Checks:
     """
     for at in instructions:
         plain = not at.modules and type(at.op) not in (Param, Slot, Return)
-        if plain and any(map(symbols_of, (at, *at.inputs))):
+        if plain and not _is_decided(at) and any(map(symbols_of, (at, *at.inputs))):
             key = (operations.key(at.op), tuple(v.shape for v in at.inputs), at.shape)
             found.setdefault(key, at)
         if isinstance(at.op, Fused):
@@ -91,18 +92,36 @@ def asked_again(instructions: Iterable[Instruction], found: Checks) -> Checks:
     return found
 
 
-def check_sizes(at: Instruction, sizes: Mapping[str, int]) -> None:
-    """Raises ``InputError``, drawn, where sizes are such that a shape rule refuses them. Of a host
-    value more may be known now than its shape says.
+def _is_decided(at: Instruction) -> bool:
+    """Whether no sizes can be refused: what is done element by element has the same dims
+    throughout, and what is repeated has them or 1.
     """
+    dims = at.shape.dims
+    if isinstance(at.op, Multibroadcast) and len(at.inputs) == 1:
+        pairs = zip(reversed(at.inputs[0].shape.dims), reversed(dims), strict=False)
+        return all(given in (1, made) for given, made in pairs)
+    pointwise = operations.traits(at.op).pointwise
+    return isinstance(at.op, Transpose) or (
+        pointwise and all(v.shape.dims == dims for v in at.inputs)
+    )
+
+
+def check_sizes(
+    at: Instruction, sizes: Mapping[str, int], bind: Callable[[Shape], Shape] | None = None
+) -> None:
+    """Raises ``InputError``, drawn, where sizes are such that a shape rule refuses them. Of a host
+    value more may be known now than its shape says. ``bind`` puts sizes into shapes, and may know
+    some already.
+    """
+    bind = bind or (lambda shape: shape.bind(sizes))
     try:
         op = operations.bind(at.op, sizes)
-        inferred = op.compute_shape([v.shape.bind(sizes) for v in at.inputs], ())
-        same = at.shape.dtype.kind == "opaque" or inferred.same_type(at.shape.bind(sizes))
+        inferred = op.compute_shape([bind(v.shape) for v in at.inputs], ())
+        same = at.shape.dtype.kind == "opaque" or inferred.same_type(bind(at.shape))
     except (ShapeError, DimError) as error:
         raise InputError(draw_instruction(f"with {_listed(sizes)}: {error}", at)) from error
     if not same:
-        message = f"with {_listed(sizes)}: {inferred} instead of {at.shape.bind(sizes)}"
+        message = f"with {_listed(sizes)}: {inferred} instead of {bind(at.shape)}"
         raise InputError(draw_instruction(message, at))
 
 

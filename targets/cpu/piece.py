@@ -13,7 +13,7 @@ from migx.shape import Shape
 from migx.sizes import bound_now, symbols_of
 from migx.targets.cpu import control
 from migx.targets.cpu.outline import Outline, Work, captured
-from migx.targets.cpu.plan import Plan
+from migx.targets.cpu.plan import Form, Plan
 from migx.targets.cpu.recent import Recent
 from migx.targets.cpu.running import Call, Run, Values, Workspace
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from migx.targets.cpu.executable import CpuExecutable
     from migx.targets.cpu.growing import Counted, GrowingLoop
 
-PLANS = 16
+PLANS = 128
 """How many sets of sizes a piece keeps plans for; the one made first goes first."""
 
 
@@ -44,6 +44,7 @@ class Piece:
         self.executable, self.outline, self.plain = executable, outline, plain
         self.late, self.grows = late, grows
         self.captured = captured(late, executable.kernels.get) if late else []
+        self._forms: dict[Outline, Form] = {}
         self.plans: Recent[tuple[int | None, ...], Plan] = Recent(PLANS)
         self._late_symbols = list(symbols_of(late)) if late else []
         self._late: Recent[tuple[int | None, ...], tuple[Operation, Shape]] = Recent(PLANS)
@@ -67,7 +68,9 @@ class Piece:
     def _planned(self, outline: Outline, sizes: Mapping[str, int]) -> Plan:
         ours = self.executable
         try:
-            return Plan(outline, sizes, ours.code_of, ours.literals.address, ours.threads)
+            if outline not in self._forms:
+                self._forms[outline] = Form(outline, ours.code_of, ours.literals.address)
+            return Plan(self._forms[outline], sizes, ours.threads)
         except InputError:
             refused = {} if outline.refused else control.refused(outline, sizes)
             other = outline.without(refused) if refused else self.plain

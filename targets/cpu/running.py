@@ -81,9 +81,9 @@ class Workspace:
         if len(self.arena) < plan.total_bytes:
             self.arena = aligned(plan.total_bytes)
         self.args = plan.args.copy()
-        self.args[plan.in_arena] += address(self.arena)
+        self.args[plan.form.arena_words] += address(self.arena)
         self.steps = address(self.args)
-        self.args[plan.in_args] += self.steps
+        self.args[plan.form.in_args] += self.steps
         self.words = self.args.data  # set three times as fast as elements of the array
         self.scratch = address(self.arena) + plan.arena_bytes
         self.plan = plan
@@ -122,11 +122,11 @@ class Run:
             base = address(self.given(cell))
             for word, offset in patch:
                 words[word] = base + offset
-        if len(plan.runs) == 1 and isinstance(plan.runs[0], tuple):
-            self.native(*plan.runs[0])
+        if len(plan.form.runs) == 1 and isinstance(plan.form.runs[0], tuple):
+            self.native(*plan.form.runs[0])
             return
         with np.errstate(all="ignore"):
-            for part in plan.runs:
+            for part in plan.form.runs:
                 if isinstance(part, Work):
                     self.on_host(part)
                 else:
@@ -143,7 +143,7 @@ class Run:
     def watched(self, watch: Watch, step: int, last: int) -> None:
         """Runs the kernels one by one."""
         while step < last:
-            work = self.plan.works[step]
+            work = self.plan.form.works[step]
             assert work.kernel is not None
             moved = 0
             if work.at not in self.plan.outline.native:
@@ -154,9 +154,9 @@ class Run:
     def fail(self) -> None:
         """Raises the error of the first kernel that has found its operands wrong."""
         args, plan = self.workspace.args, self.plan
-        word = next(int(w) for w in plan.fault_words if args[w])
-        args[plan.fault_words] = 0
-        work = plan.faults[word]
+        word = next(int(w) for w in plan.form.fault_words if args[w])
+        args[plan.form.fault_words] = 0
+        work = plan.form.faults[word]
         assert work.kernel is not None
         raise EvaluationError(draw_instruction(work.kernel.fault, work.at))
 
@@ -182,7 +182,7 @@ class Run:
             workspace.scratch,
             self.plan.scratch,
         )
-        if self.plan.faults and workspace.args[self.plan.fault_words].any():
+        if self.plan.form.faults and workspace.args[self.plan.form.fault_words].any():
             self.fail()
         return reached
 
@@ -202,7 +202,7 @@ class Run:
         array = argument.array
         if array.flags.c_contiguous and cell.shape.strides is None:
             return array
-        made = laid_out(array, self.plan.shape_of(cell))
+        made = laid_out(array, self.plan.shape(cell.shape))
         if made is not array:
             self.objects[at, index] = Argument(argument.shape, made)  # kept for this run
         return made

@@ -1,28 +1,22 @@
-"""Kernels of results made in regions: concatenations with the arithmetic before and after them,
-constant padding, reversing, assumptions.
+"""Kernels of results made in regions, as ``migx.fusion.regions`` describes them, and assumptions.
 
-Each region is a computation on elements of its own, which ``fused.py`` writes: it reads and writes
-from an offset on, so a concatenation that comes with arithmetic is done when its operands have been
-read once. Regions that differ only in where they read and write are written once, with a table of
-these places: a concatenation of two dozen parts is not two dozen kernels. A tile of the kernel is a
-share of each region.
+Each region is written by ``fused.py``, so a concatenation that comes with arithmetic is done when
+its operands have been read once. Regions that differ only in where they read and write are written
+once, with a table of these places: a concatenation of two dozen parts is not two dozen kernels. A
+tile of the kernel is a share of each region.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
 
-from migx import op as operations
 from migx.argument import Argument
 from migx.dim import Extent, maximum
-from migx.fusion.kernels import Access, FusedKernel, Node, collapsed
+from migx.fusion.kernels import Access, FusedKernel, Node
+from migx.fusion.regions import copied, described
 from migx.ir import Instruction
-from migx.ops.builtin import Literal, Param
 from migx.ops.control import Assume
 from migx.ops.fused import Group
-from migx.ops.layout import Broadcast, Concat, Multibroadcast, Pad, Reverse
-from migx.shape import Dims, DType, Shape
 from migx.targets.cpu.emit import I8, PTR
 from migx.targets.cpu.epilogue import emittable
 from migx.targets.cpu.kernel import Frame, Kernel
@@ -37,7 +31,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     """The kernel of a concatenation, alone or in its group, of a constant pad, a reverse or an
     assumption.
     """
-    regions = described(at)
+    regions = copied(at) if isinstance(at.op, Assume) else described(at)
     groups = _alike(regions or [])
     if not regions or len(groups) > MOST:
         return None
@@ -114,198 +108,3 @@ def _check(frame: Frame, op: Assume) -> None:
 
 def _in_place(at: Instruction) -> tuple[int, ...]:
     return (0,) if isinstance(at.op, Assume) else ()
-
-
-def described(at: Instruction) -> list[FusedKernel] | None:
-    """The regions that an instruction's result is made of; None where it is not made of any."""
-    match at.op:
-        case Concat():
-            return _moved(at, _concatenated(at))
-        case Group(tag="concat"):
-            return _grouped(at)
-        case Assume():
-            dims, steps = at.shape.dims, at.inputs[0].shape.true_strides
-            return _moved(at, [_Part(dims, 0, (steps, 0), (at.shape.true_strides, 0))])
-        case Reverse():
-            return _moved(at, [_reversed(at)])
-        case Pad(mode="constant"):
-            return _padded(at)
-    return None
-
-
-# What only moves elements.
-
-
-@dataclass(frozen=True)
-class _Part:
-    """What is copied: the dims, and where it comes from and goes to, each from an offset on."""
-
-    dims: Dims
-    operand: int
-    given: tuple[Dims, Extent]
-    made: tuple[Dims, Extent]
-
-
-def _moved(at: Instruction, parts: Sequence[_Part]) -> list[FusedKernel] | None:
-    """Copies as computations, on integers as wide as the elements: bits stay what they are."""
-    if at.shape.dtype.is_packed or not at.shape.dtype.is_tensor or at.shape.dtype.kind == "string":
-        return None
-    dtype = DType.of(f"u{at.shape.dtype.bits}")
-    count = len(at.inputs)
-    return [
-        _computation(
-            part.dims,
-            [Node(Access(part.operand, dtype, *part.given), dtype, False)],
-            Access(count, dtype, *part.made),
-        )
-        for part in parts
-    ]
-
-
-def _computation(dims: Dims, nodes: Sequence[Node], result: Access) -> FusedKernel:
-    whole = FusedKernel(dims, (False,) * len(dims), tuple(nodes), ((len(nodes) - 1, result),))
-    return collapsed(whole)
-
-
-def _concatenated(at: Instruction) -> list[_Part]:
-    assert isinstance(at.op, Concat)
-    parts = []
-    start: Extent = 0
-    strides = at.shape.true_strides
-    for number, value in enumerate(at.inputs):
-        offset = start * strides[at.op.axis]
-        dims, steps = value.shape.dims, value.shape.true_strides
-        parts.append(_Part(dims, number, (steps, 0), (strides, offset)))
-        start = start + value.shape.dims[at.op.axis]
-    return parts
-
-
-def _reversed(at: Instruction) -> _Part:
-    assert isinstance(at.op, Reverse)
-    dims, steps = at.shape.dims, list(at.inputs[0].shape.true_strides)
-    offset: Extent = 0
-    for axis in at.op.axes:
-        offset = offset + (dims[axis] - 1) * steps[axis]
-        steps[axis] = -1 * steps[axis]
-    return _Part(dims, 0, (tuple(steps), offset), (at.shape.true_strides, 0))
-
-
-def _padded(at: Instruction) -> list[FusedKernel] | None:
-    """What is inside, and for each axis what is before and after it, of what is inside the axes
-    further out.
-    """
-    assert isinstance(at.op, Pad)
-    rank, given = at.shape.rank, at.inputs[0].shape
-    strides = at.shape.true_strides
-    before = [maximum(p, 0) for p in at.op.pads[:rank]]
-    after = [maximum(p, 0) for p in at.op.pads[rank:]]
-    inside = [d - b - a for d, b, a in zip(at.shape.dims, before, after, strict=True)]
-    start = sum((b * s for b, s in zip(before, strides, strict=True)), 0)
-    dropped = [maximum(-1 * p, 0) for p in at.op.pads[:rank]]
-    from_ = sum((n * s for n, s in zip(dropped, given.true_strides, strict=True)), 0)
-    part = _Part(tuple(inside), 0, (given.true_strides, from_), (strides, start))
-    regions = _moved(at, [part])
-    if regions is None:
-        return None
-    for axis in range(rank):
-        outer = sum((before[i] * strides[i] for i in range(axis)), 0)
-        behind = (before[axis] + inside[axis]) * strides[axis]
-        for extent, offset in ((before[axis], outer), (after[axis], outer + behind)):
-            if extent != 0:
-                dims = (*inside[:axis], extent, *at.shape.dims[axis + 1 :])
-                regions.append(_filled(at, dims, offset))
-    return regions
-
-
-def _filled(at: Instruction, dims: Dims, offset: Extent) -> FusedKernel:
-    """A region of what a pad adds: a second input, or zero."""
-    dtype = DType.of(f"u{at.shape.dtype.bits}")
-    if len(at.inputs) == 2:
-        node = Node(Access(1, dtype, (0,) * len(dims)), dtype, False)
-    else:
-        node = Node(Argument.of(0, dtype), dtype, False)
-    access = Access(len(at.inputs), dtype, at.shape.true_strides, offset)
-    return _computation(dims, [node], access)
-
-
-# What is computed on the way.
-
-
-def _grouped(at: Instruction) -> list[FusedKernel] | None:
-    """A region for each part of the concatenation in a group; None where it holds other things."""
-    (module,) = at.modules
-    concats = [v for v in module if isinstance(v.op, Concat)]
-    if len(concats) != 1 or at.shape.parts:
-        return None
-    (concat,) = concats
-    (result,) = module.outputs
-    if result.shape.dims != concat.shape.dims:
-        return None
-    regions = []
-    start: Extent = 0
-    assert isinstance(concat.op, Concat)
-    for part in concat.inputs:
-        region = _Region(at, concat, part, start)
-        if region.value(result) is None:
-            return None
-        offset = start * at.shape.true_strides[concat.op.axis]
-        access = Access(len(at.inputs), at.shape.dtype, at.shape.true_strides, offset)
-        regions.append(_computation(part.shape.dims, region.nodes, access))
-        start = start + part.shape.dims[concat.op.axis]
-    return regions
-
-
-@dataclass
-class _Region:
-    """One part of a concatenation with the arithmetic around it. ``start`` is where it begins."""
-
-    at: Instruction
-    concat: Instruction
-    part: Instruction
-    start: Extent
-    nodes: list[Node] = field(default_factory=list)
-    found: dict[tuple[Instruction, bool], int | None] = field(default_factory=dict)
-
-    def value(self, value: Instruction, before: bool = False) -> int | None:
-        """The node of a value, from ``before`` the concatenation or after it; None where there are
-        no words for it here.
-        """
-        if (value, before) not in self.found:
-            self.found[value, before] = self._made(value, before)
-        return self.found[value, before]
-
-    def _made(self, value: Instruction, before: bool) -> int | None:
-        if value is self.concat:
-            return self.value(self.part, True)
-        if type(value.op) is Literal:
-            if value.op.replaceable or value.shape.elements != 1:
-                return None
-            return self._node(Node(value.op.value, value.shape.dtype, False))
-        if isinstance(value.op, Multibroadcast | Broadcast):
-            below = value.inputs[0]
-            return self.value(below, before) if type(below.op) is Literal else None
-        if type(value.op) is Param:
-            return self._read(value, before)
-        if not operations.traits(value.op).pointwise or value.modules:
-            return None
-        inputs = [self.value(v, before) for v in value.inputs]
-        given = tuple(i for i in inputs if i is not None)
-        if len(given) != len(inputs):
-            return None
-        return self._node(Node(value.op, value.shape.dtype, False, given))
-
-    def _read(self, parameter: Instruction, before: bool) -> int | None:
-        """An input of the group, of which what comes after the concatenation reads a part."""
-        dims = self.part.shape.dims if before else self.concat.shape.dims
-        number = list(self.at.modules[0].parameters.values()).index(parameter)
-        shape: Shape = self.at.inputs[number].shape
-        if shape.dims != dims:
-            return None
-        assert isinstance(self.concat.op, Concat)
-        strides = shape.true_strides
-        offset = 0 if before else self.start * strides[self.concat.op.axis]
-        return self._node(Node(Access(number, shape.dtype, strides, offset), shape.dtype, False))
-
-    def _node(self, node: Node) -> int:
-        self.nodes.append(node)
-        return len(self.nodes) - 1

@@ -1,0 +1,75 @@
+"""Plans for sizes that change from run to run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+import migx
+from migx.sizes import check_sizes
+from migx.targets.cpu import plan
+from migx.targets.cpu.plan import Latest
+
+TEXT = """module main(x: f32[n, 8], y: f32[m, 8], w: f32[8, 4]) {
+  %0 = dot(x, w)
+  %1 = relu(%0)
+  %2 = concat(y, x) {axis=0}
+  %3 = dot(%2, w)
+  return %1, %3
+}"""
+
+
+def given(n: int, m: int) -> dict[str, Any]:
+    dice = np.random.default_rng(0)
+    dims = {"x": (n, 8), "y": (m, 8), "w": (8, 4)}
+    return {k: dice.standard_normal(d).astype(np.float32) for k, d in dims.items()}
+
+
+def test_another_size_asks_again_only_what_it_concerns(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def noted(at: Any, *rest: Any) -> None:
+        asked.append(at.name)
+        check_sizes(at, *rest)
+
+    monkeypatch.setattr(plan, "check_sizes", noted)
+    program = migx.parse(TEXT).compile("cpu")
+    expected = migx.parse(TEXT).compile("ref")
+    for n, m, wanted in (
+        (2, 3, ["concat", "dot", "dot"]),
+        (2, 4, ["concat", "dot"]),
+        (2, 3, []),  # a plan that is kept
+        (5, 3, ["concat", "dot", "dot"]),
+        (0, 3, ["concat", "dot", "dot"]),
+    ):
+        asked.clear()
+        inputs = given(n, m)
+        for got, right in zip(program.eval(inputs), expected.eval(inputs), strict=True):
+            np.testing.assert_allclose(got, right, rtol=1e-5, atol=1e-6)
+        assert sorted(asked) == wanted, f"n={n}, m={m}"
+
+
+def test_what_was_asked_last_is_known() -> None:
+    asked: list[dict[str, int]] = []
+
+    def doubled(sizes: Mapping[str, int]) -> int:
+        asked.append(dict(sizes))
+        return 2 * sizes["n"]
+
+    double = Latest(["n"], doubled)
+    assert [double.at({"n": n, "m": m}) for n, m in ((1, 1), (1, 2), (3, 2))] == [2, 2, 6]
+    assert len(asked) == 2
+
+
+def test_what_is_refused_is_refused_again() -> None:
+    text = "module main(x: f32[n], y: f32[m]) {\n %0 = mul(x, y)\n return %0\n}"
+    program = migx.parse(text).compile("cpu")
+    for _ in range(2):
+        with pytest.raises(migx.errors.InputError, match="n=2, m=3"):
+            program.eval({"x": np.ones(2, np.float32), "y": np.ones(3, np.float32)})
+        assert (
+            program.eval({"x": np.ones(3, np.float32), "y": np.ones(3, np.float32)})[0].sum() == 3
+        )
