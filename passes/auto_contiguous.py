@@ -3,35 +3,73 @@
 from __future__ import annotations
 
 from migx import op as operations
+from migx.dim import Extent, bounds
+from migx.fusion.kernels import described
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
+from migx.ops.builtin import Literal, Param, Slot
 from migx.ops.control import If, Loop, Scan
 from migx.ops.layout import Contiguous
+from migx.planning import lies_in
+
+LINE = 16
+"""Elements of a line of memory: a copy pays where both sides are at least as long."""
 
 
 class AutoContiguous(Pass):
     """Puts ``contiguous`` before operations that read standard layout only and would read another;
     with ``outputs``, before what a module returns as well (MIGraphX pass of this name); with
-    ``control``, before what goes into modules of control flow, and what they return.
+    ``control``, before what goes into modules of control flow, and what they return; with
+    ``across``, before arithmetic and reductions that would read one element of each line of memory
+    after the other, and before results that lie so in what the program is given.
     """
 
     outputs: bool = False
     control: bool = False
-    variants = ("outputs=true", "control=true")
+    across: bool = False
+    variants = ("outputs=true", "control=true", "across=true")
 
     def apply(self, module: Module, manager: PassManager) -> bool:
         copies: dict[Instruction, Instruction] = {}
         for at in module:
-            if self._needs_standard(at):
-                for i, value in enumerate(at.inputs):
-                    if not value.shape.standard:
-                        module.replace_input(at, i, _copied(copies, value, at))
+            needed = self._needs_standard(at)
+            across = set[int]() if needed or not self.across else _read_across(at)
+            for i, value in enumerate(at.inputs):
+                if (needed or i in across) and not value.shape.standard:
+                    module.replace_input(at, i, _copied(copies, value, at))
         return bool(copies)
 
     def _needs_standard(self, at: Instruction) -> bool:
         returned = at.op.name == "@return"
         held = self.control and (_is_control(at) or (returned and _is_body(at.module)))
         return held or (self.outputs if returned else operations.traits(at.op).standard_inputs)
+
+
+def _read_across(at: Instruction) -> set[int]:
+    """The inputs of which neighbours on the last axis are far apart, where those on another are
+    not; of what a program returns, those that are copied whoever does it.
+    """
+    if at.op.name == "@return":
+        given = (Param, Literal, Slot)
+        return {i for i, v in enumerate(at.inputs) if isinstance(lies_in(v)[0].op, given)}
+    copies = operations.traits(at.op).view is not None or isinstance(at.op, Contiguous)
+    fused = None if copies else described(at)
+    if fused is None or not fused.dims:
+        return set()
+    last = fused.dims[-1]
+    return {
+        access.operand
+        for access in fused.accesses
+        if access.operand < len(at.inputs)
+        and access.strides[-1] not in (0, 1)
+        and any(
+            s == 1 and _is_long(d, last) for d, s in zip(fused.dims, access.strides, strict=True)
+        )
+    }
+
+
+def _is_long(*extents: Extent) -> bool:
+    return all(bounds(extent)[1] >= LINE for extent in extents)
 
 
 def _is_control(at: Instruction) -> bool:

@@ -32,7 +32,7 @@ PASSES = (
     "fuse_concat",
     "dissolve{target=cpu}",
     "fuse_pointwise_reduce",
-    "auto_contiguous{control=true}",
+    "auto_contiguous{control=true, across=true}",
 )
 
 
