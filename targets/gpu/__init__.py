@@ -38,6 +38,7 @@ FUSION = (
     "hoist_weights",
     "fuse_pointwise_reduce",
     "fuse_epilogue",
+    "fuse_concat",
     "dissolve{target=gpu}",
     "fuse_pointwise_reduce",
 )

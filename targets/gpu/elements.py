@@ -1,8 +1,12 @@
 """What each operation does to an element, as Triton text.
 
 ``apply(op, values, types, result)`` is the text of an operation on values in their computing types:
-floats under 32 bits are f32 there, bools are single bits, the rest is as in memory. Where Triton
-has a quick form and one that rounds correctly, it is the latter: these kernels wait for memory.
+floats under 32 bits are f32 there, bools are single bits, the rest is as in memory.
+
+A kernel waits for memory only while it has no more than about 15 instructions for an element of f16
+that it reads and writes, and 30 for one of f32. So a function is made of what a GPU has as one, a
+power of two or the reciprocal of a square root, as long as that is as near as ``migx.testing``
+derives that it has to be; quotients and square roots are rounded correctly.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from migx.targets.gpu.text import COMPUTING, STORED, storable
 Emit = Callable[[Any, Sequence[str], Sequence[DType], DType], str]
 """An operation on operands of some element types, for a result of one."""
 ALL = "tl.PropagateNan.ALL"
+LOG2_E = math.log2(math.e)
 
 
 def has(op: Operation, operands: Sequence[DType], result: DType) -> bool:
@@ -91,7 +96,9 @@ def limits(dtype: DType) -> tuple[float, float]:
 
 
 def quotient(x: str, y: str, dtype: DType) -> str:
-    """Of integers truncated, and 0 where y is 0."""
+    """Of integers truncated, and 0 where y is 0; of floats rounded correctly, so that what is a
+    whole number stays one.
+    """
     if dtype.is_float:
         return f"tl.div_rn({x}, {y})" if dtype.bits <= 32 else f"({x} / {y})"
     safe = f"tl.where({y} == 0, 1, {y})"
@@ -104,6 +111,41 @@ def quotient(x: str, y: str, dtype: DType) -> str:
 def square_root(x: str, dtype: DType) -> str:
     """The square root, rounded correctly."""
     return f"tl.sqrt_rn({x})" if dtype.bits <= 32 else f"tl.sqrt({x})"
+
+
+def reciprocal_square_root(x: str, dtype: DType) -> str:
+    """Its reciprocal, to an ulp or two."""
+    if dtype.bits > 32:
+        return f"(1.0 / tl.sqrt({x}))"
+    if dtype is F16:
+        return f"tl.rsqrt({x})"
+    small = f"{x} < 1e-30"  # of numbers below the normal ones it would be infinite
+    root = f"tl.rsqrt({x} * tl.where({small}, {2.0**64}, 1.0))"
+    return f"({root} * tl.where({small}, {2.0**32}, 1.0))"
+
+
+def exponential(x: str, dtype: DType) -> str:
+    """The power of e. For types of 16 bits it is one of two, which GPUs have, but none below the
+    normal numbers of f32: what may be there is the square of its root.
+    """
+    if dtype.bits > 16:
+        return f"tl.exp({x})"
+    if dtype is F16:
+        return f"tl.exp2({x} * {LOG2_E!r})"
+    root = f"tl.exp2({x} * {LOG2_E / 2!r})"
+    return f"({root} * {root})"
+
+
+def logistic(x: str, dtype: DType, slope: int = 1) -> str:
+    """1 / (1 + exp(-slope * x)); of types of 16 bits the square of the reciprocal of a square root,
+    which is one instruction, where a quotient is five.
+    """
+    if dtype.bits > 32:
+        return f"(1.0 / (1.0 + tl.exp({-slope} * {x})))"
+    below = f"(1.0 + tl.exp2({x} * {-slope * LOG2_E!r}))"
+    if dtype.bits == 32:
+        return f"(1.0 / {below})"
+    return f"(tl.rsqrt{below} * tl.rsqrt{below})"
 
 
 def extreme(greater: bool, x: str, y: str, dtype: DType) -> str:
@@ -179,9 +221,11 @@ def _through_double(text: str) -> Emit:
     return emitted
 
 
-TANH = (1, -1 / 3, 2 / 15, -17 / 315, 62 / 2835, -1382 / 155925, 21844 / 6081075)
-"""The first terms of tanh(x) / x, in powers of the square of x; then those that f64 wants."""
-MORE_TANH = (-929569 / 638512875, 6404582 / 10854718875, -443861162 / 1856156927625)
+TANH = (
+    *(1, -1 / 3, 2 / 15, -17 / 315, 62 / 2835, -1382 / 155925, 21844 / 6081075),
+    *(-929569 / 638512875, 6404582 / 10854718875, -443861162 / 1856156927625),
+)
+"""The first terms of tanh(x) / x, in powers of the square of x."""
 
 
 def _polynomial(x: str, terms: Sequence[float]) -> str:
@@ -194,15 +238,30 @@ def _polynomial(x: str, terms: Sequence[float]) -> str:
 
 def _tanh(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
     (x,) = v
-    power = f"tl.exp(-2.0 * tl.abs({x}))"
-    far = f"(1.0 - {power}) / (1.0 + {power})"
-    terms = TANH[:5] if r.bits < 64 else (*TANH, *MORE_TANH)
+    terms, most = {16: (TANH[:4], 0.35), 32: (TANH[:6], 0.35)}.get(r.bits, (TANH, 0.15))
     near = f"{x} * {_polynomial(f'({x} * {x})', terms)}"
-    return f"tl.where(tl.abs({x}) < 0.15, {near}, tl.where({x} < 0, -({far}), {far}))"
+    return f"tl.where(tl.abs({x}) < {most}, {near}, 1.0 - 2.0 * {logistic(x, r, -2)})"
 
 
 def _sigmoid(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
-    return f"(1.0 / (1.0 + tl.exp(-{v[0]})))"
+    return logistic(v[0], r)
+
+
+ERFC = (0.30166057, 0.3903354, -0.0401085, 0.7580165, -0.5169537, 0.1070497)
+"""erfc(x) * exp(x * x) / t for x >= 0, in powers of t = 1 / (1 + 0.55 * x): fitted, to 2e-8. Their
+sum is 1, so that erf(0) is 0.
+"""
+
+
+def _erf(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+    """Of types of 16 bits with half the instructions of the one that is exact for small x."""
+    (x,) = v
+    if r.bits > 16:
+        return f"tl.erf({x})"
+    root = f"tl.rsqrt(1.0 + 0.55 * tl.abs({x}))"
+    near = f"({root} * {root})"
+    rest = f"{near} * {_polynomial(near, ERFC)} * tl.exp2({x} * {x} * {-LOG2_E!r})"
+    return f"tl.where({x} < 0, {rest} - 1.0, 1.0 - {rest})"
 
 
 def _elu(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
@@ -329,8 +388,8 @@ TABLE: dict[str, Emit] = {
     "div": lambda op, v, t, r: quotient(v[0], v[1], r),
     "elu": _elu,
     "equal": _compared("=="),
-    "erf": _call("erf"),
-    "exp": _call("exp"),
+    "erf": _erf,
+    "exp": lambda op, v, t, r: exponential(v[0], r),
     "floor": _unless_float("tl.floor({x})"),
     "fmod": _remainder(False),
     "greater": _compared(">"),
@@ -359,7 +418,7 @@ TABLE: dict[str, Emit] = {
     "relu": lambda op, v, t, r: (
         v[0] if r.kind == "uint" else extreme(True, v[0], number_of(0, r), r)
     ),
-    "rsqrt": lambda op, v, t, r: f"(1.0 / {square_root(v[0], r)})",
+    "rsqrt": lambda op, v, t, r: reciprocal_square_root(v[0], r),
     "shift_left": _shift(True),
     "shift_right": _shift(False),
     "sigmoid": _sigmoid,

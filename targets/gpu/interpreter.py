@@ -54,6 +54,7 @@ class InterpreterDevice:
                 "TRITON_INTERPRET=1 before Python starts"
             )
         _mend()
+        _mend_reductions()
 
     def on(self, stream: int) -> AbstractContextManager[None]:
         return nullcontext()
@@ -146,6 +147,27 @@ def _mend() -> None:
     interpreter._patch_lang_tensor = counting
     InterpreterBuilder.cast_impl, InterpreterBuilder.create_dot = rounding, multiplied
     InterpreterBuilder.binary_op = compared
+
+
+@cache
+def _mend_reductions() -> None:
+    """Has the interpreter reduce by functions of ours half a tile at a time: it would do so element
+    by element, in Python.
+    """
+    from triton.runtime.interpreter import ReduceOps
+
+    def reduced(self: Any, given: Sequence[Any]) -> list[Any]:
+        values, kinds = [v.handle.data for v in given], [v.dtype for v in given]
+        while values[0].shape[self.axis] > 1:
+            halves = zip(*(np.split(v, 2, self.axis) for v in values), strict=True)
+            parts = [map(self.to_tensor, half, kinds) for half in halves]
+            made = self.combine_fn.fn(*parts[0], *parts[1])
+            values = [v.handle.data for v in (made if isinstance(made, tuple) else (made,))]
+        if not self.keep_dims:
+            values = [np.squeeze(v, self.axis) for v in values]
+        return [self.to_tensor(v, kind) for v, kind in zip(values, kinds, strict=True)]
+
+    ReduceOps.generic_reduce = reduced
 
 
 @cache

@@ -21,8 +21,8 @@ where some units round, others cut off.
 
 @dataclass(frozen=True)
 class RoundedToTf32(Approximation):
-    """What multiplying f32 as tf32 comes to in the sums of a ``dot`` or a ``convolution``: each term
-    is off by so much of itself.
+    """What multiplying f32 as tf32 comes to in the sums of a ``dot`` or a ``convolution``: each
+    term is off by so much of itself.
     """
 
     def of_elements(

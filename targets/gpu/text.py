@@ -16,6 +16,7 @@ is masked by these alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -155,18 +156,19 @@ class Part:
 @dataclass
 class Writer:
     """The text of an instruction's kernel. ``masks`` say, for each axis of the tile, which places
-    of it are there; an axis that is always whole has none. ``words`` are the operands that are read
-    in words of 32 bits, whatever lies there.
+    of it are there; an axis that is always whole has none. ``kinds`` are the element types as which
+    some operands are read and written, whatever lies there.
     """
 
     at: Instruction
     masks: dict[int, Expr] = field(default_factory=dict)
     scratch: tuple[Shape, ...] = ()
-    words: set[int] = field(default_factory=set)
+    kinds: dict[int, str] = field(default_factory=dict)
     _lines: list[str] = field(default_factory=list)
     _depth: int = 1
     _known: list[dict[str, Expr]] = field(default_factory=lambda: [{}])
     _words: dict[Extent, str] = field(default_factory=dict)
+    _functions: dict[str, str] = field(default_factory=dict)
     _count: int = 0
 
     def __post_init__(self) -> None:
@@ -230,13 +232,22 @@ class Writer:
         with self.block(f"for {index.text} in tl.range({end}, loop_unroll_factor={times}):"):
             yield index
 
+    def function(self, name: str, parameters: str, result: str) -> str:
+        """The name of a function, which the text has from now on."""
+        self._functions[name] = f"\n\n@triton.jit\ndef {name}({parameters}):\n    return {result}"
+        return name
+
     def extent(self, extent: Extent) -> Expr:
-        """An extent: a constant, or one of the words."""
+        """An extent: a constant, or one of the words times what is known to divide it. So Triton
+        sees which places are at multiples of 16 bytes, and which lines end there.
+        """
         if not isinstance(extent, dim.Dim):
             return expr(int(extent))
-        if extent not in self._words:
-            self._words[extent] = f"n{len(self._words)}"
-        return Expr(self._words[extent])
+        factor = math.gcd(*(coefficient for _, coefficient in extent.terms))
+        rest = extent // factor
+        if rest not in self._words:
+            self._words[rest] = f"n{len(self._words)}"
+        return Expr(self._words[rest]) * factor
 
     def finished(
         self,
@@ -251,10 +262,11 @@ class Writer:
         """The kernel, when its text is written."""
         parameters = [f"p{i}" for i in range(len(self.shapes))] + list(self._words.values())
         parameters += ["turn"] if turns != 0 else []
-        head = ["import triton", "import triton.language as tl", "", "", "@triton.jit"]
-        lines = [*head, f"def kernel({', '.join(parameters)}):", *self._lines, ""]
-        kinds = [POINTERS.get(s.dtype.name, "u8") for s in self.shapes]
-        pointers = tuple("u32" if i in self.words else k for i, k in enumerate(kinds))
+        head = ["import triton", "import triton.language as tl", *self._functions.values()]
+        lines = [*head, "", "", "@triton.jit", f"def kernel({', '.join(parameters)}):"]
+        lines += [*self._lines, ""]
+        kinds = {i: POINTERS.get(s.dtype.name, "u8") for i, s in enumerate(self.shapes)}
+        pointers = tuple((kinds | self.kinds).values())
         extents, text = tuple(self._words), "\n".join(lines)
         return Kernel(
             name, text, grid, pointers, extents, warps, stages, flops, turns, self.scratch
@@ -415,7 +427,7 @@ def tiles(extent: Extent, size: int) -> Extent:
 
 def whole(extent: Extent, size: int) -> bool:
     """Whether tiles of a size are always full."""
-    return isinstance(extent, int) and extent % size == 0
+    return size == 1 or (isinstance(extent, int) and extent % size == 0)
 
 
 def _common(dims: Sequence[Extent], strides: Sequence[Extent]) -> Extent | None:

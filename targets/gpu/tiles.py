@@ -116,7 +116,8 @@ def product(
     rows: Extent, columns: Extent, depth: Extent, items: Extent, bits: int, step: int = 0
 ) -> Tile:
     """The tile of products of matrices, of operands of so many bits; those of 8 and 16, and f32 as
-    tf32, are multiplied by matrix units. ``step`` is how much of the depth is taken where that is fixed.
+    tf32, are multiplied by matrix units. ``step`` is how much of the depth is taken where that is
+    fixed.
 
     Tiles are no larger than what they cover, and as large as registers allow if there are enough of
     them for all units.
@@ -230,13 +231,14 @@ def attention(
 
 
 def line(count: Extent, bits: int) -> Tile:
-    """A line of elements that are computed one by one, the narrowest of so many bits.
+    """A line of elements that are computed one by one, the widest of so many bits.
 
-    A thread takes 16 bytes of the narrowest operand at a time, the most that one load brings; with
+    A thread takes 16 bytes of the widest operand at a time, the most that one load brings, or twice
+    that; what is narrower is still read in pieces of 32 bits, which are enough for a warp. With
     fewer elements than that for all units, lines are shorter.
     """
     gpu = _around.get().gpu
-    each = max(4, min(16, 128 // max(bits, 8)))
+    each = max(4, min(8, 128 // max(bits, 8)))
     found = []
     for times in (1, 2):
         size = each * times * 4 * gpu.warp
@@ -254,17 +256,23 @@ def fold(rows: Extent, length: Extent, longest: int, *, along_rows: bool) -> Til
     taken at once, others part by part. ``along_rows`` says that neighbours in memory are in
     different rows.
 
-    A thread has 8 to 32 elements, so that its loads are wide and there is something to wait for
-    beside them; short rows share a program, if there are rows enough for all units.
+    Threads lie along columns first and then warps, so a row is added up within a warp where the
+    program has no other, or where rows are so short that each warp has its own. With rows enough
+    for all units a thread has 32 elements of them, with fewer 8, so that more of them work.
     """
     gpu = _around.get().gpu
     high = many(rows)
+    each, least = 32 if high >= gpu.units else 8, 1
+    if along_rows or not isinstance(length, int) or length > longest:
+        each, least = 16, 4
     if not isinstance(length, int) or length > longest:
-        shapes = [(128, 32), (64, 64)] if along_rows else [(1, 2048), (1, 4096), (1, 1024)]
+        parts = [(1, 4096), (1, 8192), (1, 2048)] if high >= gpu.units else [(1, 8192), (1, 4096)]
+        shapes = [(128, 32), (64, 64)] if along_rows else parts
         why = "rows are longer than registers hold, and are read part by part"
     else:
         width = _up(max(1, length))
-        full = max(1, min(4096 // width, 64))
+        most = 4096 if along_rows or width <= 4 * gpu.warp else each * gpu.warp
+        full = max(1, min(most // width, 64))
         shapes = [(full, width), (max(1, full // 2), width), (max(1, full // 4), width)]
         enough = [s for s in shapes if high >= s[0] * gpu.units]
         shapes = (enough or shapes[::-1]) + ([] if not enough else shapes[len(enough) :])
@@ -272,8 +280,8 @@ def fold(rows: Extent, length: Extent, longest: int, *, along_rows: bool) -> Til
     found = []
     for tall, width in dict.fromkeys(shapes):
         height = min(tall, _up(high))
-        warps = max(1, min(16, height * width // (gpu.warp * 16)))
-        warps = max(4, warps) if height * width >= 1024 else warps
+        warps = max(1, min(16, height * width // (gpu.warp * each)))
+        warps = max(least, warps) if height * width >= 1024 else warps
         found.append(Tile(height, width, 1, _down(warps), why=f"{height} x {width}: {why}"))
     return _ranked(list(dict.fromkeys(found)))
 

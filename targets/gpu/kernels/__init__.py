@@ -16,6 +16,7 @@ FAMILIES = (
     "convolution",
     "attention",
     "fused",
+    "regions",
     "moving",
     "pooling",
     "scatter",

@@ -7,7 +7,7 @@ are read again for each stage, in a loop. Where nothing is folded, a tile is a l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from migx.argument import Argument
 from migx.dim import Extent, product
@@ -15,7 +15,7 @@ from migx.fusion.kernels import Access, FusedKernel, Node, described, name_of
 from migx.fusion.stages import Stage, below, is_folded, stages_of
 from migx.ir import Instruction
 from migx.ops.reduce import ReduceAll, ReduceAny, ReduceMax, ReduceMean, ReduceMin, ReduceProd
-from migx.shape import BOOL, F8E8M0, I32, DType
+from migx.shape import BOOL, F8E8M0, F16, F32, I32, DType
 from migx.targets.gpu import elements
 from migx.targets.gpu import tiles as choose
 from migx.targets.gpu.text import (
@@ -31,6 +31,9 @@ from migx.targets.gpu.text import (
 
 LONGEST = 16384
 """The longest row that stays in registers."""
+LARGE, SMALL = 2.0**64, 2.0**-64
+SCALE = f"tl.where(tl.abs(y) > {LARGE}, {SMALL}, tl.where(tl.abs(y) < {SMALL}, {LARGE}, 1.0))"
+"""What a divisor is multiplied by so that its reciprocal is a normal number."""
 
 
 def kernel_for(at: Instruction) -> Kernel | None:
@@ -84,31 +87,65 @@ def _node(
     if isinstance(node.of, Argument):
         return Expr(elements.constant(node.of))
     given = [found[i] for i in node.inputs]
+    over = frozenset[int]().union(*(v.over for v in given))
+    if _is_share(nodes, node) and given[1].over < over:
+        return _by_reciprocal(writer, given[0], given[1], node.dtype)
     text = elements.apply(
         node.of, [v.text for v in given], [nodes[i].dtype for i in node.inputs], node.dtype
     )
-    return Expr(text, frozenset().union(*(v.over for v in given)))
+    return Expr(text, over)
+
+
+def _is_share(nodes: Sequence[Node], node: Node) -> bool:
+    """Whether it is a quotient of an exponential, as that of a softmax: nobody takes the whole part
+    of that, and one more rounding is none that counts.
+    """
+    if isinstance(node.of, (Access, Argument)) or node.of.name != "div" or node.dtype.bits > 32:
+        return False
+    above = nodes[node.inputs[0]].of
+    return not isinstance(above, (Access, Argument)) and above.name == "exp"
+
+
+def _by_reciprocal(writer: Writer, x: Expr, y: Expr, dtype: DType) -> Expr:
+    """A quotient where many x have the same y, whose reciprocal is made once. Where that may not be
+    a normal number, y is first brought nearer to 1, and then the quotient is taken back.
+    """
+    one = "tl.full([], 1.0, tl.float32)"
+    if dtype is F16:
+        return x * writer.let(Expr(elements.quotient(one, y.text, dtype), y.over))
+    function = writer.function("scale_of", "y", SCALE)
+    scale = writer.let(Expr(f"{function}({y.text})", y.over))
+    turned = elements.quotient(one, f"({y.text} * {scale.text})", F32)
+    return x * writer.let(Expr(turned, y.over)) * scale
 
 
 def _line(at: Instruction, fused: FusedKernel) -> Kernel:
     """A kernel that folds nothing: each program has a line of elements."""
     writer = Writer(at)
     count = product(fused.dims)
-    bits = min((a.dtype.bits for a in fused.accesses), default=32)
+    bits = max((a.dtype.bits for a in fused.accesses if any(s != 0 for s in a.strides)), default=32)
     tile = choose.line(count, bits)
     size = tile.columns
-    index = writer.numbers(0, 1, size, writer.let(writer.program * size))
-    if not whole(count, size):
-        writer.masks[0] = writer.let(index.below(writer.extent(count)))
-    part = Part(index, tuple(fused.dims))
-    place = {a: writer.offset([part], a.strides) for a in fused.accesses}
-    found: dict[int, Expr] = {}
-    evaluated(writer, fused.nodes, range(len(fused.nodes)), found, place)
-    for number, access in fused.outputs:
-        value, where = (writer.spread(e, [size]) for e in (found[number], place[access]))
-        writer.store(access.operand, where, value, access.dtype)
+    write_line(writer, fused, writer.program, size)
     grid = tiles(count, size)
     return writer.finished(name_of(at), grid, warps=tile.warps, flops=fused.flops)
+
+
+def write_line(writer: Writer, fused: FusedKernel, number: Expr, size: int) -> None:
+    """Writes what folds nothing, for the line of so many elements that has a number."""
+    count = product(fused.dims)
+    index = writer.numbers(0, 1, size, writer.let(number * size))
+    writer.masks = {} if whole(count, size) else {0: writer.let(index.below(writer.extent(count)))}
+    part = Part(index, tuple(fused.dims))
+    place = {
+        a: writer.let(writer.offset([part], a.strides) + writer.extent(a.offset))
+        for a in fused.accesses
+    }
+    found: dict[int, Expr] = {}
+    evaluated(writer, fused.nodes, range(len(fused.nodes)), found, place)
+    for node, access in fused.outputs:
+        value, where = (writer.spread(e, [size]) for e in (found[node], place[access]))
+        writer.store(access.operand, where, value, access.dtype)
 
 
 class _Rows:
@@ -154,11 +191,11 @@ class _Rows:
         pairs = list(zip(access.strides, self.fused.folded, strict=True))
         return [s for s, f in pairs if not f], [s for s, f in pairs if f]
 
-    def _columns(self, column: Expr) -> None:
-        """Says where operands are for some columns."""
+    def _columns(self, column: Expr, *, there: bool = False) -> None:
+        """Says where operands are for some columns, all of which may be known to be there."""
         writer = self.writer
         writer.masks.pop(1, None)
-        if not whole(self.length, self.width):
+        if not (there or whole(self.length, self.width)):
             writer.masks[1] = writer.let(column.below(writer.extent(self.length)))
         part = Part(column, self.column_dims)
         self.place = {
@@ -184,8 +221,7 @@ class _Rows:
                 self.found[number] = self._folded(number, value)
             return
         totals = [self._start(number) for number in stage.folds]
-        with self.writer.loop(self.length, self.width) as begin:
-            self._columns(self.writer.numbers(1, 2, self.width, begin))
+        for _ in self._parts():
             values = dict(self.found)
             again = below(self.nodes, stage.nodes, values)
             evaluated(self.writer, self.nodes, again, values, self.place)
@@ -195,6 +231,20 @@ class _Rows:
                 self.writer.line(f"{total.text} = {combined}")
         for number, total in zip(stage.folds, totals, strict=True):
             self.found[number] = self._folded(number, total)
+
+    def _parts(self) -> Iterator[None]:
+        """The columns part by part: in a loop, and after it, where the length is known and is not
+        filled by full parts, the rest; so only what is there in part is masked.
+        """
+        writer = self.writer
+        known = isinstance(self.length, int)
+        rest = self.length % self.width if known else 0
+        with writer.loop(self.length - rest, self.width) as begin:
+            self._columns(writer.numbers(1, 2, self.width, begin), there=known)
+            yield
+        if rest != 0:
+            self._columns(writer.numbers(1, 2, self.width, writer.extent(self.length - rest)))
+            yield
 
     def _write(self, stage: Stage, values: dict[int, Expr]) -> None:
         for output in stage.outputs:
@@ -283,31 +333,29 @@ class _Rows:
     def _folded(self, number: int, value: Expr) -> Expr:
         """The result of a reduction, of a tile of what it takes."""
         node, writer = self.nodes[number], self.writer
-        name = "sum"
-        if isinstance(node.of, (ReduceMax, ReduceAny)):
-            name = "max"
-        elif isinstance(node.of, (ReduceMin, ReduceAll)):
-            name = "min"
-        total = f"tl.{name}({value.text}, axis=1, keep_dims=True)"
-        if isinstance(node.of, ReduceProd):  # the last of the running products
-            last = f"tl.arange(0, {self.width})[None, :] == {self.width - 1}"
-            running = f"tl.where({last}, tl.cumprod({value.text}, axis=1), 0)"
-            total = f"tl.sum({running}, axis=1, keep_dims=True)"
-        if name != "sum" and node.dtype.is_float:  # tl.max and tl.min pass NaN over
-            nans = f"tl.sum(({value.text} != {value.text}).to(tl.int32), axis=1, keep_dims=True)"
-            total = f"tl.where({nans} > 0, float('nan'), {total})"
+        if (combined := self._combined(number, "a", "b")) == "a + b":
+            total = f"tl.sum({value.text}, axis=1, keep_dims=True)"
+        else:  # tl.max and tl.min pass NaN over
+            assert not isinstance(node.of, (Access, Argument))
+            function = writer.function(f"{node.of.name}_{node.dtype.name}", "a, b", combined)
+            total = f"tl.reduce({value.text}, 1, {function}, keep_dims=True)"
         if isinstance(node.of, ReduceMean):
-            count = writer.extent(self.length)
-            whole_ = writer.let(Expr(total, frozenset({0})))
-            many = f"tl.full([], {count.text}, {self._computing(number)})"
-            if count.number is None:
-                many = f"{count.text}.to({self._computing(number)})"
-            spread = writer.let(Expr(f"tl.broadcast_to({many}, [{self.height}, 1])"))
-            total = elements.quotient(whole_.text, spread.text, node.dtype)
+            total = self._mean(writer.let(Expr(total, frozenset({0}))), node.dtype, number)
         text = (
             f"({total} != 0)" if node.dtype is BOOL else f"{total}.to({COMPUTING[node.dtype.name]})"
         )
         return writer.let(Expr(text, frozenset({0})))
+
+    def _mean(self, total: Expr, dtype: DType, number: int) -> str:
+        """A sum over how many there are."""
+        count, kind = self.writer.extent(self.length), self._computing(number)
+        if count.number and dtype.is_float:
+            return f"({total.text} * {1 / count.number!r})"
+        many = f"tl.full([], {count.text}, {kind})"
+        if count.number is None:
+            many = f"{count.text}.to({kind})"
+        spread = self.writer.let(Expr(f"tl.broadcast_to({many}, [{self.height}, 1])"))
+        return elements.quotient(total.text, spread.text, dtype)
 
 
 def _no_bool(node: Node) -> DType:

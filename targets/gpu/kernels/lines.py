@@ -32,9 +32,9 @@ from migx.targets.gpu.text import (
 )
 
 TILE = 4096
-"""Elements of a tile."""
-WIDEST = 1024
-"""The most elements of a line in a tile."""
+"""Elements of a tile, and the most of a line in it."""
+UNKNOWN = 1024
+"""Elements of a line in a tile where its length is not known."""
 CANDIDATES = 64
 """Elements that are ranked by one program, and those they are held against at a time."""
 
@@ -69,9 +69,9 @@ class _Lines:
     def _tile(self) -> tuple[int, int]:
         """As wide as lines are; where their elements are no neighbours, many lines at once."""
         most = bounds(self.rows)[1]
-        width = WIDEST
+        width = UNKNOWN
         if isinstance(self.length, int):
-            width = min(width, power_of_two(self.length))
+            width = min(TILE, power_of_two(self.length))
         if self.given.true_strides[self.axis] != 1:
             width = min(width, 32)
         height = min(TILE // width, 128)
@@ -162,12 +162,18 @@ class _Extreme(_Lines):
         low, high = elements.limits(self.dtype)
         worst = elements.number_of(low if greatest else high, self.dtype)
         found = f"tl.where({index} >= 0, {best}, {worst})"
-        name = "max" if greatest else "min"
-        extreme = w.let(Expr(f"tl.{name}({found}, axis=1, keep_dims=True)", rows))
-        hit = f"({index} >= 0) & ({best} == {extreme.text})"
-        if self.dtype.is_float:
-            nans = f"tl.sum(({best} != {best}).to(tl.int32), axis=1, keep_dims=True) > 0"
-            hit = f"tl.where({nans}, {best} != {best}, {hit})"
+        reduced = f"tl.{'max' if greatest else 'min'}({found}, axis=1, keep_dims=True)"
+        nan = "False"
+        if self.dtype.is_float:  # the extreme is NaN where there is one, and then equal to nothing
+            combine = w.function(
+                "extreme", "a, b", elements.extreme(greatest, "a", "b", self.dtype)
+            )
+            reduced, nan = (
+                f"tl.reduce({found}, 1, {combine}, keep_dims=True)",
+                f"({best} != {best})",
+            )
+        extreme = w.let(Expr(reduced, rows))
+        hit = f"({index} >= 0) & (({best} == {extreme.text}) | {nan})"
         if last:
             text = f"tl.max(tl.where({hit}, {index}, -1), axis=1, keep_dims=True)"
         else:

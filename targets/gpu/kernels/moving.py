@@ -1,4 +1,4 @@
-"""Kernels that move elements: ``concat``, ``gather``, ``gathernd``, ``gather_elements``, ``pad``,
+"""Kernels that move elements: ``gather``, ``gathernd``, ``gather_elements``, ``pad``,
 ``reverse``, ``reverse_sequence``, ``trilu``, ``onehot``, ``dynamic_range``, sizes as tensors, and
 values of four bits or with blocks of scales that are not part of a product. A program has a line of
 elements of the result, and reads each from where it comes from.
@@ -23,7 +23,7 @@ from migx.ops.indexing import (
     ReverseSequence,
     Trilu,
 )
-from migx.ops.layout import Concat, Pad, Reverse
+from migx.ops.layout import Pad, Reverse
 from migx.ops.packing import Unpack
 from migx.ops.quantization import DequantizeLinear
 from migx.shape import U8
@@ -45,7 +45,7 @@ from migx.targets.gpu.text import (
 )
 
 MOST = 64
-"""The most numbers of a ``dim_literal``, and the most inputs of a ``concat``."""
+"""The most numbers of a ``dim_literal``."""
 
 
 def kernel_for(at: Instruction) -> Kernel | None:
@@ -68,7 +68,7 @@ def _fits(at: Instruction) -> bool:
         return len(op.values) <= MOST
     if isinstance(op, Gathernd):
         return isinstance(at.inputs[1].shape.dims[-1], int)
-    return len(at.inputs) <= MOST
+    return True
 
 
 BEYOND = {
@@ -125,28 +125,6 @@ class Line:
         counted = f"tl.where({wide.text} < 0, {wide.text} + {size.text}, {wide.text})"
         text = f"tl.minimum(tl.maximum({counted}, 0), {size.text} - 1)"
         return w.let(Expr(text, wide.over))
-
-
-def _concat(line: Line, op: Concat) -> Expr:
-    w, place = line.writer, line.places[op.axis]
-    start: Extent = 0
-    found: Expr | None = None
-    for number, value in enumerate(line.at.inputs):
-        begin, start = start, start + value.shape.dims[op.axis]
-        end = w.extent(start)
-        there = Expr(
-            f"(({place.text} >= {w.extent(begin).text}) & ({place.text} < {end.text}))", place.over
-        )
-        places = list(line.places)
-        places[op.axis] = w.let(place - w.extent(begin))
-        read = line.read(number, places, w.let(there))
-        if found is None:
-            found = read
-        else:
-            over = there.over | read.over | found.over
-            found = w.let(Expr(f"tl.where({there.text}, {read.text}, {found.text})", over))
-    assert found is not None
-    return found
 
 
 def _gather(line: Line, op: Gather) -> Expr:
@@ -270,7 +248,6 @@ def _dim_literal(line: Line, op: DimLiteral) -> Expr:
 MADE = (DimLiteral, DynamicRange, Onehot)
 """Operations that make elements; the others move what there is, whatever its type."""
 KINDS: dict[type, Callable[[Line, Any], Expr]] = {
-    Concat: _concat,
     DimLiteral: _dim_literal,
     DynamicRange: _dynamic_range,
     Gather: _gather,

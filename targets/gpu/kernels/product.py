@@ -5,8 +5,8 @@ A program has a tile of rows by columns of one product of the batch; where all p
 right operand, the batch is more rows. Operands are read place by place through whatever stands
 between them and the inputs (``reader.py``): four-bit weights are unpacked and scaled there, in
 registers. Sums are f32 for floats up to 32 bits, and those of f32 are exact products, unless
-``fast_math`` has them rounded to tf32; each is added up in the order of the depth by one program, or by a few
-that take a part of the depth each (``parts.py``).
+``fast_math`` has them rounded to tf32; each is added up in the order of the depth by one program,
+or by a few that take a part of the depth each (``parts.py``).
 
 Products with few rows are read, not computed: then the tile is multiplied element by element and
 summed along the depth, and the matrix units rest.
@@ -255,7 +255,7 @@ class _Writer:
     def _row_of_words(self, words: Words, item: Expr, row: Expr, across: Expr) -> Expr:
         """The sums of one row, of weights that are read eight at a time."""
         w, left, many = self.writer, self.dot.inputs[0], self.cut.columns // PER
-        w.words.add(words.operand)
+        w.kinds[words.operand] = "u32"
         word = w.numbers(0, 2, many, w.let(across // PER))
         there = (
             {} if whole(self.columns, self.cut.columns) else {0: word.below(words.columns // PER)}

@@ -33,6 +33,17 @@ NARROW = """module main(x: f32[n, 40], y: f8e5m2[n, 40], z: f8e8m0[n, 40]) {
   %4 = convert(%3) {to=f8e4m3fn, saturate=false}
   return %4
 }"""
+ROWS = """module main(x: bf16[n, 70]) {
+  %0 = reduce_max(x) {axes=(1,)}
+  %1 = reduce_prod(x) {axes=(1,)}
+  %2 = mul(%0, %1)
+  %3 = multibroadcast(%2) {out_lens=(n, 70)}
+  %4 = div(x, %3)
+  %5 = sigmoid(%4)
+  %6 = exp(%5)
+  %7 = rsqrt(%6)
+  return %7
+}"""
 CASES = {
     "lstm": layer("lstm", hidden=256),
     "gru": layer("gru", dtype="f16"),
@@ -43,6 +54,7 @@ CASES = {
     "scatter_add": SCATTER,
     "product in parts": PARTS,
     "floats of eight bits": NARROW,
+    "rows": ROWS,
 }
 
 

@@ -14,7 +14,9 @@ UNARY = (
     *("sign", "sin", "tanh"),
 )
 BINARY = ("add", "div", "greater", "less_or_equal", "max", "min", "mul", "sqdiff", "sub")
-SPECIAL = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 0.5, 1.5, 2.5, -0.5, -2.5, 1e-30, 80, -80])
+SPECIAL = np.array(
+    [0.0, -0.0, np.inf, -np.inf, np.nan, 0.5, 1.5, 2.5, -0.5, -2.5, 1e-30, 80, -80, 1e-40, 3e38]
+)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -23,9 +25,12 @@ def test_functions_of_one_float(name: str, dtype: str) -> None:
     holds(f"module main(x: {dtype}[n, 37]) {{\n %0 = {name}(x)\n return %0\n}}", {"n": 31})
 
 
-@pytest.mark.parametrize("name", ["relu", "sign", "abs", "nearbyint", "tanh", "sigmoid", "isnan"])
+SPECIAL_OF = ("abs", "exp", "isnan", "nearbyint", "relu", "rsqrt", "sigmoid", "sign", "tanh")
+
+
+@pytest.mark.parametrize("name", SPECIAL_OF)
 def test_zeros_infinities_and_nan(name: str) -> None:
-    text = f"module main(x: f32[13]) {{\n %0 = {name}(x)\n return %0\n}}"
+    text = f"module main(x: f32[15]) {{\n %0 = {name}(x)\n return %0\n}}"
     holds(text, x=SPECIAL.astype(np.float32))
 
 

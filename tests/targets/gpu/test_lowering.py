@@ -47,6 +47,14 @@ def test_kernels_write_to_what_is_allocated_and_the_host_gets_one_copy() -> None
     assert kernel.aligned == (0, 1, 2)
 
 
+def test_an_extent_is_a_word_times_what_divides_it() -> None:
+    text = "module main(x: f16[n, 768], b: f16[768]) {\n %0 = multibroadcast(b) {out_lens=(n, 768)}"
+    program = lowered(text + "\n %1 = add(x, %0)\n return %1\n}")
+    (kernel,) = (at.op for at in program.main if isinstance(at.op, CodeObject))
+    assert [str(w) for w in kernel.words] == ["n"]
+    assert "< (n0 * 768))" in kernel.source  # so lines are known to end at multiples of 16 bytes
+
+
 def test_what_is_lowered_prints_parses_and_stays() -> None:
     program = lowered(TEXT)
     assert migx.parse(str(program)) == program

@@ -49,3 +49,21 @@ def test_a_view_whose_sizes_only_a_value_tells() -> None:
     text = "module main(x: f32[n, 6], d: i64[2]) {\n %0 = tanh(x)\n"
     text += " %1 = reshape(%0, d) {dims=(a, b), allowzero=true}\n %2 = exp(%1)\n return %2\n}"
     holds(text, {"n": 4}, d=np.array([3, 8], np.int64))
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_arithmetic_around_a_concatenation_is_one_kernel(dtype: str) -> None:
+    """Half of a row is turned, as positions are told to attention."""
+    text = f"""module main(x: {dtype}[n, 3, 40], c: {dtype}[40], s: {dtype}[40]) {{
+      %0 = slice(x) {{axes=(2,), starts=(20,), ends=(40,)}}
+      %1 = neg(%0)
+      %2 = slice(x) {{axes=(2,), starts=(0,), ends=(20,)}}
+      %3 = concat(%1, %2) {{axis=2}}
+      %4 = multibroadcast(c) {{out_lens=(n, 3, 40)}}
+      %5 = multibroadcast(s) {{out_lens=(n, 3, 40)}}
+      %6 = mul(x, %4)
+      %7 = mul(%3, %5)
+      %8 = add(%6, %7)
+      return %8
+    }}"""
+    assert holds(text, {"n": 7}) == 1

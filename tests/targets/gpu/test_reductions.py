@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.targets.gpu.on_interpreter import holds
+import migx
+from tests.targets.gpu.on_interpreter import gpu, holds
 
 NORM = """module main(x: {t}[n, {d}], g: {t}[{d}]) {{
   %0 = reduce_mean(x) {{axes=(1,)}}
@@ -49,6 +50,35 @@ def test_rows_of_a_length_that_is_not_known(axis: int, sizes: tuple[int, int]) -
     holds(text, dict(zip("nm", sizes, strict=True)))
 
 
+@pytest.mark.parametrize("length", [20_000, 20_480])
+def test_long_rows_are_taken_part_by_part(length: int) -> None:
+    text = f"module main(x: f32[2, {length}]) {{\n %0 = softmax(x) {{axis=1}}\n"
+    holds(text + " %1 = reduce_mean(x) {axes=(1,)}\n return %0, %1\n}")
+
+
+SHARE = """module main(x: f32[11, 40]) {
+  %0 = exp(x)
+  %1 = reduce_max(%0) {axes=(1,)}
+  %2 = multibroadcast(%1) {out_lens=(11, 40)}
+  %3 = div(%0, %2)
+  return %3, %0
+}"""
+
+
+def test_shares_of_powers_hold_at_the_ends_of_the_range() -> None:
+    most = np.array([-101, -95, -88, -60, 0, 60, 86, 88.5, np.inf, -np.inf, np.nan])
+    holds(SHARE, x=(most[:, None] - np.linspace(0, 2, 40)).astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", ["f16", "f32"])
+def test_quotients_that_are_whole_numbers_stay_whole(dtype: str) -> None:
+    text = f"module main(x: {dtype}[40, 40]) {{\n %0 = reduce_max(x) {{axes=(1,)}}\n"
+    text += " %1 = multibroadcast(%0) {out_lens=(40, 40)}\n %2 = div(x, %1)\n %3 = floor(%2)\n"
+    program = migx.parse(text + " return %3\n}").compile(gpu())
+    x = np.repeat(np.arange(41, 81)[:, None], 40, 1).astype(migx.DType.known[dtype].numpy)
+    assert np.array_equal(program.eval({"x": x})[0], np.ones_like(x))
+
+
 @pytest.mark.parametrize("name", ["reduce_any", "reduce_all", "reduce_max"])
 def test_bools(name: str) -> None:
     holds(
@@ -65,4 +95,5 @@ def test_nan_and_infinities_go_through_maxima_and_softmax() -> None:
     x = np.zeros((4, 40), np.float32)
     x[0, 3], x[1, 5], x[2] = np.nan, np.inf, -np.inf
     text = "module main(x: f32[4, 40]) {\n %0 = reduce_max(x) {axes=(1,)}\n"
-    holds(text + " %1 = softmax(x) {axis=1}\n return %0, %1\n}", x=x)
+    text += " %1 = softmax(x) {axis=1}\n %2 = reduce_min(x) {axes=(1,)}\n return %0, %1, %2\n}"
+    holds(text, x=x)

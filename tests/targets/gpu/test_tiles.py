@@ -80,7 +80,8 @@ def test_short_rows_share_a_program_where_there_are_many() -> None:
     with around("sm_90"):
         assert tiles.fold(100_000, 10, 16384, along_rows=False).rows == 64
         assert tiles.fold(200, 10, 16384, along_rows=False).rows < 64
-        assert tiles.fold(100, 4096, 16384, along_rows=False) == Tile(1, 4096, 1, 8)
+        assert tiles.fold(100, 4096, 16384, along_rows=False) == Tile(1, 4096, 1, 16)
+        assert tiles.fold(1000, 4096, 16384, along_rows=False) == Tile(1, 4096, 1, 4)
         assert tiles.fold(100, 1 << 20, 16384, along_rows=True).rows == 128
 
 
