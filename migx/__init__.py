@@ -95,7 +95,8 @@ def parse_onnx(
 
     ``input_dims`` gives inputs other dims, numbers or ``Dim``s, which stand for the names that the
     file has there in all inputs. ``defer_external_weights`` leaves out the weights that lie in
-    files of their own. See ``migx.onnx.reader.parse_onnx``.
+    files of their own; of those inside the file ``Program.make_replaceable`` makes weights that
+    may be replaced. See ``migx.onnx.reader.parse_onnx``.
     """
     from migx.onnx.reader import parse_onnx as read
 
@@ -129,17 +130,23 @@ def save(
 
 
 def load(
-    path: str | Path, *, compiled: bool = True, mmap: bool = True, check: bool = False
+    path: str | Path,
+    *,
+    compiled: bool = True,
+    mmap: bool = True,
+    check: bool = False,
+    num_threads: int | None = None,
 ) -> Program:
     """The program in an ``.mxr`` file, ready to run if it was compiled.
 
     ``compiled=False`` takes nothing that would be run, as from a stranger's file; ``mmap=False``
-    reads the weights into memory; ``check`` compares them with their hash. See
+    reads the weights into memory; ``check`` compares them with their hash. ``num_threads``
+    is how many threads a run may use, instead of what was asked when it was compiled. See
     ``migx.serialize.load``.
     """
     from migx.serialize import load as read
 
-    return read(path, compiled=compiled, mmap=mmap, check=check)
+    return read(path, compiled=compiled, mmap=mmap, check=check, num_threads=num_threads)
 
 
 def run_passes(

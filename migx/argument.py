@@ -9,6 +9,7 @@ it was printed from.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,6 +203,18 @@ class Argument:
         raise ShapeError(f"a value of shape {self.shape} is not an array")
 
     @property
+    def elements(self) -> NDArray[Any]:
+        """The value as a numpy array of its elements, those of packed types one to a byte, as
+        ``ml_dtypes.int4`` and its like.
+        """
+        dtype = self.shape.dtype
+        if not dtype.is_packed:
+            return self.array
+        dims = [int(d) for d in self.shape.dims]
+        codes = unpacked_codes(self.array, dtype.bits)[: math.prod(dims)]
+        return codes.view(UNPACKED[dtype]).reshape(dims)
+
+    @property
     def parts(self) -> Sequence[Argument]:
         """The members of a tuple."""
         members: Sequence[Argument] = self.data
@@ -362,6 +375,15 @@ def packed_codes(codes: NDArray[Any], bits: int) -> NDArray[Any]:
     for lane in range(1, per):
         packed |= lanes[..., lane::per] << lane * bits
     return packed
+
+
+def unpacked_codes(data: NDArray[Any], bits: int) -> NDArray[Any]:
+    """The codes of a few bits that lie in bytes, in order, those that fill the last byte too."""
+    per = 8 // bits
+    codes = np.empty((data.size, per), np.uint8)
+    for lane in range(per):
+        np.bitwise_and(data >> lane * bits, (1 << bits) - 1, out=codes[:, lane])
+    return codes.reshape(-1)
 
 
 def _signs(number: Any) -> Any:

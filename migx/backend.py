@@ -23,12 +23,8 @@ from migx.argument import Argument
 from migx.errors import InputError, MigxError, UnknownName
 from migx.onnx.reader import program_of
 from migx.onnx.wire import Stripped
-from migx.ops.packing import UnpackFp4, UnpackInt2, UnpackInt4
 from migx.program import Program
-from migx.shape import F4, F32, I2, I4, I8, U2, U4, U8, UNPACKED, DType
 from migx.target import Target
-
-_WIDE = {I2: I8, U2: U8, I4: I8, U4: U8, F4: F32}
 
 
 class Prepared(BackendRep):
@@ -128,12 +124,8 @@ def _folder(options: Mapping[str, Any]) -> Path:
 
 def unpacked(value: Any) -> Any:
     """A packed result as an array of its elements; any other value as it is."""
-    if not isinstance(value, Argument) or not value.shape.dtype.is_packed:
-        return value
-    dtype: DType = value.shape.dtype
-    op = (UnpackFp4 if dtype is F4 else UnpackInt4 if dtype.bits == 4 else UnpackInt2)()
-    wide = op.compute(None, value.shape.with_type(_WIDE[dtype]), [value], [])
-    return wide.array.astype(UNPACKED[dtype])
+    packed = isinstance(value, Argument) and value.shape.dtype.is_packed
+    return value.elements if packed else value
 
 
 prepare = MigxBackend.prepare

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NoReturn
 
@@ -20,17 +20,19 @@ REMEMBERED = 64
 """How many combinations of types and dims are remembered as right."""
 
 
-def check_inputs(module: Module, given: Mapping[str, Any]) -> dict[str, Argument]:
+def check_inputs(
+    module: Module, given: Mapping[str, Any], weights: Callable[[], Iterable[str]] = tuple
+) -> dict[str, Argument]:
     """The arguments for a module's parameters, in their order.
 
     Raises ``InputError`` naming every input that is missing, unknown, or of the wrong type, rank or
-    dims.
+    dims; of an unknown one it says whether it is one of the ``weights``.
     """
     parameters = module.parameters
     if not isinstance(given, Mapping):
-        _refuse(given, parameters)
+        _refuse(given, parameters, weights)
     if given.keys() != parameters.keys():
-        _refuse(given, parameters)
+        _refuse(given, parameters, weights)
     found: dict[str, Argument] = {}
     for name, parameter in parameters.items():
         found[name] = made = _argument(name, given[name], parameter.shape)
@@ -38,15 +40,24 @@ def check_inputs(module: Module, given: Mapping[str, Any]) -> dict[str, Argument
     return found
 
 
-def _refuse(given: Any, parameters: Mapping[str, Instruction]) -> NoReturn:
+def _refuse(
+    given: Any, parameters: Mapping[str, Instruction], weights: Callable[[], Iterable[str]]
+) -> NoReturn:
     """Says which inputs are missing, or not wanted."""
     wanted = {name: parameter.shape for name, parameter in parameters.items()}
     listed = ", ".join(f"{name}: {shape}" for name, shape in wanted.items()) or "none"
     if not isinstance(given, Mapping):
         raise InputError(f"inputs are given by name, as a dict; the inputs are {listed}")
     if unknown := [name for name in given if name not in wanted]:
+        held = {*weights()}.intersection(unknown)
+        names = ", ".join(repr(name) for name in unknown if name in held)
+        said = (
+            f"; the program has weights {names}, which program.update_weights() replaces: those "
+            "inside the model's file, if program.make_replaceable() came before program.compile()"
+        )
         raise InputError(
             f"there is no input {', '.join(map(repr, unknown))}; the inputs are {listed}"
+            f"{said if held else ''}"
         )
     missing = [name for name in wanted if name not in given]
     raise InputError(f"missing input {', '.join(map(repr, missing))}; the inputs are {listed}")
@@ -57,22 +68,23 @@ class Inputs:
     found right once are right.
     """
 
-    def __init__(self, module: Module) -> None:
-        self._module, self._wanted = module, [p.shape for p in module.parameters.values()]
+    def __init__(self, module: Module, weights: Callable[[], Iterable[str]] = tuple) -> None:
+        self._module, self._weights = module, weights
+        self._wanted = [p.shape for p in module.parameters.values()]
         self._shapes = lru_cache(REMEMBERED)(self._checked)
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Argument]:
         """The arguments for the parameters. Errors are those of ``check_inputs``."""
         names = self._module.parameters
         if type(given) is not dict or given.keys() != names.keys():
-            return check_inputs(self._module, given)
+            return check_inputs(self._module, given, self._weights)
         values = [given[name] for name in names]
         for value in values:
             if type(value) is not np.ndarray:
-                return check_inputs(self._module, given)
+                return check_inputs(self._module, given, self._weights)
         shapes = self._shapes(*[(value.dtype, value.shape) for value in values])
         if shapes is None:
-            return check_inputs(self._module, given)
+            return check_inputs(self._module, given, self._weights)
         return dict(zip(names, map(Argument, shapes, values), strict=True))
 
     def _checked(self, *arrays: tuple[np.dtype[Any], tuple[int, ...]]) -> list[Shape] | None:
@@ -91,11 +103,29 @@ class Inputs:
 
 
 def _argument(name: str, value: Any, shape: Shape) -> Argument:
+    if shape.dtype is TUPLE:
+        return _tuple(name, value, shape)
     try:
         return _host_value(value, shape) if shape.dtype.kind == "opaque" else Argument.of(value)
     except (ShapeError, TypeError, ValueError) as error:
         what = "array" if shape.dtype.is_tensor else shape.dtype.name
         raise InputError(f"input {name!r} is no {what}: {error}") from error
+
+
+def _tuple(name: str, value: Any, shape: Shape) -> Argument:
+    """A tuple or a list of what stands for the parts of a tuple, each of the type it declares."""
+    is_tuple = isinstance(value, Argument) and value.shape.dtype is TUPLE
+    given = value.parts if is_tuple else value
+    if not isinstance(given, tuple | list) or len(given) != len(shape.parts):
+        what = f"{len(given)} values" if isinstance(given, tuple | list) else type(value).__name__
+        raise InputError(
+            f"input {name!r} is {what}, but a tuple of {len(shape.parts)} is wanted, {shape.text}"
+        )
+    made = []
+    for i, (each, part) in enumerate(zip(given, shape.parts, strict=True)):
+        made.append(_argument(f"{name}[{i}]", each, part))
+        check_type(f"{name}[{i}]", made[-1].shape, part)
+    return value if is_tuple else Argument.tuple(made)
 
 
 def _host_value(value: Any, shape: Shape) -> Argument:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Unpack
 
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from migx.argument import Argument
 from migx.binding import Inputs
 from migx.collector import paused
-from migx.errors import TargetError, UnknownName, there_are
+from migx.errors import EvaluationError, TargetError, UnknownName, there_are
 from migx.ir import Instruction
-from migx.manager import PassManager, Pipeline
+from migx.manager import PassManager
 from migx.mapping import MappedFile
 from migx.observers import CrashFile
 from migx.ops.builtin import Literal, Param, Slot
 from migx.planning import lies_in
 from migx.program import Program
-from migx.shape import MAP, OPTIONAL, SEQUENCE, TUPLE
+from migx.shape import MAP, OPTIONAL, SEQUENCE, TUPLE, Shape
 from migx.target import (
+    NO_SLOTS,
     Asked,
     Asynchronous,
     CompileOptions,
@@ -30,10 +33,12 @@ from migx.target import (
     FallsBack,
     Target,
     get_target,
+    passes_for,
 )
 from migx.verify import verify
+from migx.weights import DEBUG
 from migx.weights.epochs import NOTHING, LiveWeights, files_of
-from migx.weights.hoisting import hoist_sources, weights_of
+from migx.weights.hoisting import hoist_sources, names_of_weights, weights_of
 from migx.weights.layouts import pack_weights
 from migx.weights.live import committing, holding, live_weights
 from migx.weights.recipe import Arguments
@@ -49,16 +54,21 @@ class Compiled:
     context: Context
     weights: LiveWeights
     revision: int
+    named: Callable[[], Iterable[str]]
+    """Gives the names of the weights of the program it was made from, fixed ones included."""
+    _has_run: bool = field(default=False, init=False)
 
     @cached_property
     def executable(self) -> Executable:
         """What runs the program on its target, which may finalize operations first."""
         finalize(self.program, self.context)
-        return self.context.target.make_executable(self.program, self.context)
+        made = self.context.target.make_executable(self.program, self.context)
+        expect_executable(self.context.target, made)
+        return made
 
     @cached_property
     def _inputs(self) -> Inputs:
-        return Inputs(self.program.main)
+        return Inputs(self.program.main, self.named)
 
     @cached_property
     def files(self) -> tuple[MappedFile, ...]:
@@ -84,7 +94,29 @@ class Compiled:
         for file in self.files:
             file.check()
         with self.weights.reading() as slots:
-            return self.executable.run(arguments, slots)
+            results = self.executable.run(arguments, slots)
+        if not self._has_run or DEBUG:
+            self._expect_outputs(results)
+            self._has_run = True
+        return results
+
+    def _expect_outputs(self, results: Any) -> None:
+        """Raises ``TargetError`` unless there is a result for each output, of a shape it may have;
+        asked after the first run, which shows what a target gives, and in debug after each.
+        """
+        wanted = [at.shape for at in self.program.main.outputs]
+        listed = isinstance(results, list | tuple)
+        given = results if listed else [results]
+        got = [each.shape if isinstance(each, Argument) else None for each in given]
+        pairs = zip(got, wanted, strict=False)
+        whole = listed and len(got) == len(wanted)
+        if whole and all(shape is not None and _is_like(shape, each) for shape, each in pairs):
+            return
+        said = [type(r).__name__ if s is None else s.text for r, s in zip(given, got, strict=True)]
+        raise TargetError(
+            f"target {self.context.target.name}: run gives a list of an Argument for each output, "
+            f"{', '.join(s.text for s in wanted)}, not {', '.join(said) or 'none'}"
+        )
 
     def arguments(self, inputs: Mapping[str, Any]) -> dict[str, Argument]:
         """The arguments for what a caller gives; those that lie where the target reads them stay
@@ -107,7 +139,10 @@ class Compiled:
         of a weight or of another output is copied.
         """
         results, shared = self.results(self.arguments(inputs)), self._shared
-        return [given_back(result, i in shared) for i, result in enumerate(results)]
+        try:
+            return [given_back(result, i in shared) for i, result in enumerate(results)]
+        except MemoryError as error:
+            raise EvaluationError(f"there is no memory for the outputs: {error}") from error
 
     def run_async(self, inputs: Mapping[str, Any], stream: Any = None) -> list[Argument]:
         """The outputs on the device, without waiting for them: they are there for whatever is
@@ -154,11 +189,6 @@ def compiled(program: Program, target: Target | str, **options: Unpack[Asked]) -
     return ready(assembled(program, lowered, context, live))
 
 
-def passes_for(target: Target, context: Context, asked: CompileOptions) -> Pipeline:
-    """The passes that are asked for, or those that the target lists."""
-    return target.get_passes(context, asked) if asked.passes is None else Pipeline.of(asked.passes)
-
-
 def assembled(
     program: Program, lowered: Program, context: Context, live: Arguments = NOTHING
 ) -> Compiled:
@@ -175,7 +205,7 @@ def assembled(
         declared=partial(weights_of, program),
         carried=live,
     )
-    return Compiled(lowered, context, weights, program.revision)
+    return Compiled(lowered, context, weights, program.revision, partial(names_of_weights, program))
 
 
 def ready(made: Compiled) -> Compiled:
@@ -196,6 +226,28 @@ def finalized(program: Program, target: Target | str) -> Compiled:
     return compiled(program, chosen, passes="")
 
 
+def _is_like(shape: Shape, wanted: Shape) -> bool:
+    """Whether a result may be an output of a shape; of host values their kind is known alone."""
+    if wanted.dtype.is_tensor:
+        return wanted.may_match(shape)
+    if wanted.dtype is TUPLE and len(shape.parts) != len(wanted.parts):
+        return False
+    parts = zip(shape.parts, wanted.parts, strict=True) if wanted.dtype is TUPLE else ()
+    return shape.dtype is wanted.dtype and all(_is_like(a, b) for a, b in parts)
+
+
+def expect_executable(target: Target, made: Any) -> None:
+    """Raises ``TargetError`` unless an executable can be run with arguments and slots."""
+    try:
+        with suppress(ValueError):  # of what is not written in Python none is known
+            inspect.signature(made.run).bind({}, NO_SLOTS)
+    except (AttributeError, TypeError) as error:
+        raise TargetError(
+            f"target {target.name}: make_executable gives what has run(arguments, slots), not "
+            f"{type(made).__name__}: {error}"
+        ) from error
+
+
 def finalize(program: Program, context: Context) -> None:
     """Lets every operation that has something to prepare do so, submodules first."""
     for module in program.submodules(program.main):
@@ -204,11 +256,17 @@ def finalize(program: Program, context: Context) -> None:
                 at.op.finalize(context)
 
 
+def _repeats(array: NDArray[Any]) -> bool:
+    return any(step == 0 and n > 1 for step, n in zip(array.strides, array.shape, strict=True))
+
+
 def given_back(result: Argument, shared: bool = False) -> Any:
-    """A result as the caller gets it, copied where it is ``shared`` or may not be written to."""
+    """A result as the caller gets it, copied where it is ``shared`` or may not be written to, or
+    where its elements lie on each other.
+    """
     if result.shape.dtype.is_tensor:
         array = result.array
-        if shared or not array.flags.writeable:
+        if shared or not array.flags.writeable or (0 in array.strides and _repeats(array)):
             array = array.copy()
         if not result.shape.dtype.is_packed:
             return array

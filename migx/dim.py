@@ -83,7 +83,11 @@ class Dim:
     ) -> None:
         if low < 0 or (high is not None and high < low):
             raise DimError(f"dim {name!r} needs 0 <= low <= high, got {low}..{high}")
-        self._set((((Symbol(name, low, high, tuple(sorted(optimals))),), 1),))
+        symbol = Symbol(name, low, high, tuple(sorted(optimals)))
+        if outside := [n for n in symbol.optimals if not low <= n <= symbol.bounds[1]]:
+            span = f"{low}..{'' if high is None else high}"
+            raise DimError(f"dim {name!r}: the optimal size {outside[0]} is outside {span}")
+        self._set((((symbol,), 1),))
 
     def _set(self, terms: tuple[tuple[Monomial, int], ...]) -> None:
         self.terms = terms

@@ -24,7 +24,9 @@ class ShapeError(MigxError, ValueError):
 
 
 class FieldError(MigxError, TypeError):
-    """An attribute of an operation, or an option of a pass, is given what it cannot be."""
+    """An attribute of an operation, an option of a pass, or a pipeline is given what it cannot
+    be.
+    """
 
 
 class DimError(MigxError, ValueError):

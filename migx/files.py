@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
+import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,21 +21,38 @@ from migx.errors import DataError, MigxError
 @contextmanager
 def written(path: str | Path) -> Iterator[BinaryIO]:
     """Opens a temporary file beside ``path`` and renames it there when the block ends well; else
-    removes it. ``DataError`` where it cannot be written.
+    removes it. A link stays, and the file it names is written; what is no file, such as a device or
+    a pipe, is written to. ``DataError`` where it cannot be written.
     """
     path = Path(path)
     with writing(path):
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        if _is_stream(path):
+            with tempfile.TemporaryFile() as held:
+                yield held
+                held.seek(0)
+                with open(path, "wb") as stream:
+                    shutil.copyfileobj(held, stream)
+            return
+        path = Path(os.path.realpath(path))
+        name = path.parent / f".{path.name}.{secrets.token_hex(8)}"
         try:
-            with os.fdopen(handle, "wb") as out:
+            with open(name, "xb") as out:
                 yield out
-            os.chmod(name, 0o666 & ~_umask())
             os.replace(name, path)
         except BaseException:
-            os.unlink(name)
+            name.unlink(missing_ok=True)
             raise
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a path is that of something else than a file, which cannot be replaced."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return False
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    return not stat.S_ISREG(mode)
 
 
 @contextmanager
@@ -72,9 +92,3 @@ def inside(folder: Path, location: str, what: str) -> Path:
     if not file.resolve().is_relative_to(folder.resolve()):
         raise DataError(f"{what}: the path {location!r} leads out of {where}")
     return file
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -236,10 +236,10 @@ class Module:
                         f"{self.name}"
                     )
             shape = op.compute_shape([value.shape for value in inputs], modules)
-        except (ShapeError, AttributeError, TypeError) as error:
-            _refuse_misuse(op, inputs)
-            if isinstance(error, ShapeError):
-                raise _drawn(error, self, op, inputs, origins) from error
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            from migx.refusals import refuse
+
+            refuse(error, self, op, inputs, modules, origins)
             raise
         if not isinstance(shape, Shape):
             raise IRError(f"the shape rule of {op.name} gave {shape!r}, which is no Shape")
@@ -469,29 +469,3 @@ def _infer_again(changed: Iterable[Instruction]) -> None:
         if shape != at.shape:
             at.shape = shape
             work.extend(at._users)
-
-
-def _refuse_misuse(op: object, inputs: tuple[object, ...]) -> None:
-    """``IRError`` where what is to make an instruction is no operation, or no instruction."""
-    name = getattr(op, "name", None)
-    if isinstance(op, type) or not isinstance(name, str):
-        made = f"{op.__name__}()" if isinstance(op, type) else "migx.ops.Relu()"
-        raise IRError(f"{op!r} is no operation; one is made first, as in {made}")
-    for place, value in enumerate(inputs):
-        if not isinstance(value, Instruction):
-            raise IRError(
-                f"input {place} of {name} is of type {type(value).__name__}, not an instruction: "
-                "add_literal makes one of an array, add_parameter one of an input"
-            )
-
-
-def _drawn(
-    error: ShapeError,
-    module: Module,
-    op: Operation,
-    inputs: tuple[Instruction, ...],
-    origins: tuple[str, ...],
-) -> ShapeError:
-    from migx.text import draw
-
-    return ShapeError(draw(str(error), module, op, inputs, origins))

@@ -40,7 +40,8 @@ __all__ = [
 @dataclass(frozen=True)
 class Pass:
     """A named change to a program. A subclass is a frozen dataclass of its options and has
-    ``rules``, or defines one of the two methods.
+    ``rules``, or defines one of the two methods; an ``apply`` of its own applies the rules, if it
+    has any, by ``super().apply(module, manager)``.
 
     Passes are deterministic and idempotent: run again, they report that nothing changed.
     ``constant_allowance`` is the bytes by which new constants may exceed those they are made from:
@@ -134,7 +135,7 @@ class PassManager:
     def __init__(
         self, program: Program, observers: Sequence[Observer] = (), log: EventLog | None = None
     ) -> None:
-        self.program, self.observers, self.log = program, _listed(observers), log
+        self.program, self.observers, self.log = program, listed(observers), log
         self.constants = Constants(program)
         self._running: list[Pass] = []
 
@@ -309,10 +310,12 @@ def run_passes(
     return PassManager(program, observers).run(passes)
 
 
-def _listed(observers: Sequence[Observer]) -> tuple[Observer, ...]:
+def listed(observers: Sequence[Observer]) -> tuple[Observer, ...]:
     """The observers in a list; ``TypeError`` where what is given is none, or holds what is none."""
-    if isinstance(observers, Observer):
-        raise TypeError(f"observers are given in a list, such as [{type(observers).__name__}()]")
+    if not isinstance(observers, Iterable):
+        cls = observers if isinstance(observers, type) else type(observers)
+        name = cls.__name__ if issubclass(cls, Observer) else "Time"
+        raise TypeError(f"observers are given in a list, such as [{name}()]")
     for each in observers:
         if isinstance(each, type):
             raise TypeError(f"{each.__name__} is a class; an observer is {each.__name__}()")

@@ -18,7 +18,7 @@ from migx.op import Array, Operation, Runnable, evaluator
 from migx.ops.builtin import Param, Return, Slot
 from migx.program import Program
 from migx.shape import TUPLE, Shape
-from migx.sizes import bound_now
+from migx.sizes import bound
 from migx.target import NO_SLOTS, Context
 from migx.text import draw_instruction
 
@@ -51,9 +51,9 @@ def by_meaning(
     kind: type = type(op)
     try:
         return evaluator(kind)(op, context, shape, inputs, modules)
-    except EvaluationError:
-        raise
     except FAILURES as error:
+        if at.modules and isinstance(error, EvaluationError):  # drawn where it was raised
+            raise
         raise failed(at, error) from error
 
 
@@ -61,6 +61,8 @@ def failed(at: Instruction, error: BaseException) -> EvaluationError:
     """The error of an instruction whose meaning has raised another: it drawn, and what that
     says.
     """
+    if isinstance(error, EvaluationError):
+        return EvaluationError(draw_instruction(str(error), at))
     what = "out of memory" if isinstance(error, MemoryError) else type(error).__name__
     return EvaluationError(draw_instruction(f"{what}: {error}", at))
 
@@ -134,7 +136,7 @@ class _Run:
                 values[at] = Argument.of(kernel(*(v.array for v in inputs)))
             else:
                 modules = [self.function(m, sizes, values) for m in at.modules]
-                op, shape = bound_now(at.op, at.shape, sizes)
+                op, shape = bound(at, sizes)
                 values[at] = by_meaning(at, op, self.context, shape, inputs, modules)
                 sizes = sizes_of([(at.name, shape, actual(values[at]))], sizes)
         return [values[v] for v in module.outputs]

@@ -14,6 +14,7 @@ import sys
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -35,18 +36,22 @@ Arrays = Sequence[NDArray[Any]]
 
 
 class Memory:
-    """The memory of values that replace each other. It keeps what the last update could use again,
-    so it holds no more than two updates take. Safe from several threads, but for ``copies``.
+    """The memory of values that replace each other. Beside what is read, it keeps what an update
+    could use again, and no more than the largest has taken. Safe from several threads, but for
+    ``copies``.
     """
 
     def __init__(self) -> None:
         self._spare: list[mmap.mmap] = []
+        self._taken = self._most = 0
 
     def copies(self, arrays: Arrays) -> list[NDArray[Any]]:
         """Copies in row-major layout that nobody else can write to; ``MemoryError`` where there is
         no room for them.
         """
+        self._taken = 0
         made = [array for group in _groups(arrays) for array in self._like(group)]
+        self._most = max(self._most, self._taken)
         copy(zip(made, arrays, strict=True))
         return made
 
@@ -65,26 +70,38 @@ class Memory:
     def _block(self, nbytes: int) -> NDArray[np.uint8]:
         """Memory that begins with a huge page, and comes back when the last view of it goes."""
         size = -(-nbytes // HUGE) * HUGE + HUGE
-        found = next((block for block in self._spare if len(block) == size), None)
-        if found is not None:
-            self._spare.remove(found)
-        else:
-            self._drop()
+        self._taken += size
+        found = self._again(size)
+        if found is None:
+            self._drop(0)
             found = _fresh(size)
             _advise(_address(found), size, "MADV_HUGEPAGE")
         whole = np.frombuffer(found, np.uint8, nbytes, -_address(found) % HUGE)
         weakref.finalize(whole, self._returned, found).atexit = False
         return whole
 
+    def _again(self, size: int) -> mmap.mmap | None:
+        """A spare block of a size; None where there is none."""
+        for block in tuple(self._spare):
+            if len(block) == size:
+                with suppress(ValueError):  # another thread has dropped it
+                    self._spare.remove(block)
+                    return block
+        return None
+
     def _returned(self, block: mmap.mmap) -> None:
         _advise(_address(block), len(block), "MADV_FREE")
         self._spare.append(block)
+        self._drop(self._most)
 
-    def _drop(self) -> None:
-        """Gives back to the system what has not been used again."""
-        while self._spare:
-            block = self._spare.pop()
-            _advise(_address(block), len(block), "MADV_DONTNEED")
+    def _drop(self, most: int) -> None:
+        """Gives back to the system what has not been used again for the longest, but for so many
+        bytes.
+        """
+        while sum(map(len, tuple(self._spare))) > most:
+            with suppress(IndexError):  # another thread has dropped it
+                block = self._spare.pop(0)
+                _advise(_address(block), len(block), "MADV_DONTNEED")
 
 
 @cache

@@ -33,7 +33,7 @@ from migx import dim
 from migx.argument import Argument, read_only
 from migx.dim import Dim, Extent
 from migx.errors import EvaluationError, FieldError, there_are
-from migx.fields import bring_when_made
+from migx.fields import bring_when_made, expect_values
 from migx.shape import DType, Shape
 from migx.symbol import Symbol
 
@@ -105,6 +105,7 @@ class Op:
     traits: ClassVar[Traits] = Traits()
 
     def __init_subclass__(cls, abstract: bool = False) -> None:
+        expect_values(cls)
         freeze(cls)
         if not abstract and "name" not in cls.__dict__:
             cls.name = snake_case(cls.__name__)
@@ -279,7 +280,9 @@ def evaluator(cls: type) -> Evaluate:
         arguments: Sequence[Argument],
         modules: Sequence[Runnable],
     ) -> Argument:
-        made: Argument = compute(op, context, shape, [a.read_only() for a in arguments], modules)
+        made = compute(op, context, shape, [a.read_only() for a in arguments], modules)
+        if not isinstance(made, Argument):
+            raise TypeError(f"compute gives an Argument of {shape.text}, not {type(made).__name__}")
         return made
 
     def adapted(
@@ -289,7 +292,10 @@ def evaluator(cls: type) -> Evaluate:
         arguments: Sequence[Argument],
         modules: Sequence[Runnable],
     ) -> Argument:
-        return Argument(shape, compute(op, *[read_only(a.array) for a in arguments]))
+        made = compute(op, *[read_only(a.array) for a in arguments])
+        if not isinstance(made, np.ndarray | np.generic):
+            raise TypeError(f"compute gives an array of {shape.text}, not {type(made).__name__}")
+        return Argument(shape, made)
 
     return full if names[1:] == FULL_FORM else adapted
 

@@ -17,7 +17,7 @@ from migx.errors import MigxError, ParseError, there_are
 from migx.fields import brought, required
 from migx.ir import Instruction, Module
 from migx.program import Program
-from migx.shape import DType, Shape
+from migx.shape import UNPACKED, DType, Shape
 from migx.syntax import Block, Data, Find, Reader, Statement, Token
 
 Values: TypeAlias = dict[tuple[bool, str], Instruction]
@@ -153,10 +153,13 @@ class _Builder:
                 self.reader.fail(
                     f"{statement.op} has no attribute {name!r}; it has {known}", statement.at
                 )
+            kind = str(fields[name].type)
             try:
-                given[name] = brought(statement.op, name, str(fields[name].type), value)
+                given[name] = brought(statement.op, name, kind, value)
             except MigxError as error:
-                self.reader.fail(str(error), statement.at)
+                listed = value.values if isinstance(value, Data) and "tuple" in kind else None
+                hint = "" if listed is None else f"; a tuple stands in parentheses, {listed}"
+                self.reader.fail(f"{error}{hint}", statement.at)
         if missing := [name for name in required(cls) if name not in given]:
             self.reader.fail(
                 f"{statement.op} needs the attributes {', '.join(missing)}", statement.at
@@ -177,20 +180,21 @@ class _Builder:
 
     def listed(self, values: Sequence[Any], shape: Shape, statement: Statement) -> Argument:
         """A literal whose elements stand in the text."""
-        if shape.dtype.is_packed:
-            self.reader.fail(f"{shape.dtype} is packed storage: give bytes(...)", statement.at)
         if len(values) != shape.elements:
             self.reader.fail(
                 f"{shape} has {shape.elements} elements, the text {len(values)}", statement.at
             )
-        array = np.empty(len(values), shape.dtype.numpy)
+        array = np.empty(len(values), UNPACKED.get(shape.dtype, shape.dtype.numpy))
         for i, x in enumerate(values):
             try:
                 with np.errstate(over="raise"):
                     array[i] = _element(x, shape.dtype)
+                if shape.dtype.is_packed and array[i] != x:
+                    raise ValueError(f"it would become {array[i]}")
             except (ArithmeticError, ValueError, TypeError) as error:
                 self.reader.fail(f"{x!r} is no element of {shape.dtype}: {error}", statement.at)
-        return Argument(shape, array.reshape([int(d) for d in shape.dims]))
+        array = array.reshape([int(d) for d in shape.dims])
+        return Argument.of(array) if shape.dtype.is_packed else Argument(shape, array)
 
 
 _ELEMENTS: dict[str, tuple[type, ...]] = {
@@ -204,6 +208,8 @@ _ELEMENTS: dict[str, tuple[type, ...]] = {
 
 def _element(x: Any, dtype: DType) -> Any:
     """What is stored for an element of a literal; ``TypeError`` where it is of another kind."""
+    if isinstance(x, Data):
+        raise TypeError("all elements stand in one list, row after row")
     if type(x) not in _ELEMENTS[dtype.kind]:
         raise TypeError(f"it is a {type(x).__name__}")
     return np.frombuffer(x, dtype.numpy)[0] if isinstance(x, bytes) else x

@@ -57,9 +57,9 @@ class Pipeline:
 
         for step in self.steps:
             if isinstance(step, type):
-                raise TypeError(f"{step.__name__} is a class; a pass is {step.__name__}()")
+                raise FieldError(f"{step.__name__} is a class; a pass is {step.__name__}()")
             if not isinstance(step, Pass | Fixpoint):
-                raise TypeError(
+                raise FieldError(
                     f"{step!r} is no pass: give an instance of a subclass of Pass, a Fixpoint, or "
                     "the text of one"
                 )
@@ -72,8 +72,12 @@ class Pipeline:
         if isinstance(given, Pipeline):
             return given
         if not isinstance(given, Iterable):
+            named = isinstance(given, type) or hasattr(given, "approximations")
             name = getattr(given, "__name__", type(given).__name__)
-            raise TypeError(f"passes are a text or a list of them, such as [{name}()]")
+            like = f"{name}()" if named else "'optimize_module'"
+            raise FieldError(
+                f"passes are a text or a list of them, such as [{like}], not {given!r}"
+            )
         return cls(
             tuple(
                 step

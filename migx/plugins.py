@@ -33,6 +33,10 @@ class NameClash(MigxError):
     """Two packages offer the same name."""
 
 
+class BrokenPlugin(MigxError):
+    """A file of an installed package cannot be imported."""
+
+
 def packages(kind: str) -> list[str]:
     """The packages that offer this kind of thing, ours first."""
     others = sorted(point.value for point in entry_points(group=f"migx.{kind}"))
@@ -98,13 +102,20 @@ def everything(kind: str) -> tuple[dict[str, type[Any]], list[str]]:
             found[name] = load(kind, name)
         except MigxError as error:
             wrong.append(str(error))
-        except Exception as error:  # noqa: BLE001 - whatever stands in a file that is imported
-            wrong.append(_not_imported(", ".join(_table(kind)[name]), error))
     return found, wrong
 
 
-def _not_imported(module: str, error: Exception) -> str:
-    return f"{module} cannot be imported: {type(error).__name__}: {error}"
+def _import(module: str) -> ModuleType:
+    """A module; ``BrokenPlugin`` where one that is not ours cannot be imported."""
+    try:
+        return importlib.import_module(module)
+    except MigxError:
+        raise
+    except Exception as error:
+        if module.startswith("migx."):
+            raise
+        what = f"{type(error).__name__}: {error}"
+        raise BrokenPlugin(f"{module} cannot be imported: {what}") from error
 
 
 def load(kind: str, name: str) -> Any:
@@ -121,7 +132,7 @@ def load(kind: str, name: str) -> Any:
     module, *others = table[name]
     if others:
         raise NameClash(f"both {module} and {others[0]} are {kind} named {name!r}")
-    for cls in _classes(importlib.import_module(module)):
+    for cls in _classes(_import(module)):
         if snake_case(cls.__name__) == name:
             return cls
     wanted = "".join(part.title() for part in name.split("_"))
@@ -172,13 +183,19 @@ def operation(name: str) -> type[Any]:
 def _of_target(kind: str, name: str) -> type[Any] | None:
     """What a target has for itself under a name, ``target::name``; None where there is no such."""
     target, mark, _ = name.partition("::")
-    if not mark or target not in _table("targets"):
-        return None
-    own = importlib.import_module(_table("targets")[target][0])
-    if not hasattr(own, "__path__") or kind not in files(own.__name__):
-        return None
-    classes = _classes(importlib.import_module(f"{own.__name__}.{kind}"))
-    return next((cls for cls in classes if cls.__dict__.get("name") == name), None)
+    return own(kind, target).get(name) if mark and target in _table("targets") else None
+
+
+def own(kind: str, target: str) -> dict[str, type[Any]]:
+    """The classes that a target has for itself in its own file of a kind, ``passes`` or
+    ``operations``, by name: ``gpu::lower``.
+    """
+    package = _import(_table("targets")[target][0])
+    if not hasattr(package, "__path__") or kind not in files(package.__name__):
+        return {}
+    classes = _classes(_import(f"{package.__name__}.{kind}"))
+    mark = f"{target}::"
+    return {c.name: c for c in classes if str(c.__dict__.get("name")).startswith(mark)}
 
 
 def modules(kind: str) -> list[ModuleType]:
@@ -198,11 +215,11 @@ def _imported(kind: str) -> tuple[list[ModuleType], list[str]]:
     found, wrong = list[ModuleType](), list[str]()
     for module in _listed(kind)[0]:
         try:
-            found.append(importlib.import_module(module))
-        except Exception as error:
+            found.append(_import(module))
+        except MigxError as error:
             if module.startswith(f"{OWN[kind]}."):
                 raise
-            wrong.append(_not_imported(module, error))
+            wrong.append(str(error))
     return found, wrong
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
 from numpy.typing import ArrayLike
@@ -13,6 +13,7 @@ from migx.argument import Argument
 from migx.errors import IRError
 from migx.ir import Instruction, Module
 from migx.ops.builtin import AssumeEqual
+from migx.shape import Shape
 from migx.symbol import Symbol
 
 if TYPE_CHECKING:
@@ -51,6 +52,25 @@ class Program:
         """What passes relied on when they looked at the values of replaceable weights."""
         found = self.weights or ()
         return tuple(at.op for at in found if isinstance(at.op, AssumeEqual))
+
+    @property
+    def weight_shapes(self) -> dict[str, Shape]:
+        """The types and dims of the weights that may be replaced, by name."""
+        from migx.weights.hoisting import weights_of
+
+        return {name: at.shape for name, at in weights_of(self).items()}
+
+    def make_replaceable(self, names: Iterable[str] | None = None) -> Program:
+        """Marks literals as weights that ``update_weights`` may replace, once the program is
+        compiled: those of some names, or all that have names. Not what is read with the model, for
+        the program's form may depend on it: single numbers, and lists of i64.
+
+        ``WeightError`` names one that is not there, or is such.
+        """
+        from migx.weights.marking import make_replaceable
+
+        make_replaceable(self, names)
+        return self
 
     def create_module(self, name: str) -> Module:
         """An empty module of a name not taken yet."""
@@ -130,7 +150,7 @@ class Program:
         Options: ``passes="..."`` runs that pipeline instead of the target's own; ``observers``
         watch it run; ``log`` records its rewrites; ``num_threads`` is how many threads a run may
         use; ``int4_activations="int8"`` rounds what weights of four bits are multiplied by;
-        ``fast_math=True`` allows products of f32 in fewer bits. See
+        ``fast_math=True`` allows what rounds f32 more. See
         ``migx.target.CompileOptions``.
         """
         from migx.compiler import compiled
@@ -186,8 +206,8 @@ class Program:
 
     def eval(self, inputs: Mapping[str, ArrayLike | Argument]) -> list[Any]:
         """Runs the compiled program: arrays in the order of the outputs. Safe from several threads
-        at once. The arrays are the caller's own: they share no memory with the inputs, the weights,
-        one another, or other runs.
+        at once. A tuple is given as a tuple or a list. The arrays are the caller's own: they share
+        no memory with the inputs, the weights, one another, or other runs.
 
         ``InputError`` names an input that is missing, unknown, or of the wrong type, rank or size;
         ``WeightError`` the weights that have no value yet.

@@ -27,12 +27,12 @@ from typing import Any, BinaryIO
 from migx.argument import Argument, Source
 from migx.collector import paused
 from migx.compiler import Compiled, assembled, ready
-from migx.errors import DataError, ParseError
+from migx.errors import DataError, MigxError, ParseError, TargetError
 from migx.files import inside, written
 from migx.ops.builtin import Literal
 from migx.parser import parse
 from migx.program import Program
-from migx.target import Saves, get_target
+from migx.target import CompileOptions, Saves, Target, get_target
 from migx.text import show
 from migx.weights.epochs import own
 from migx.weights.hoisting import fixed_slots
@@ -75,6 +75,7 @@ def save(
         lowered = "lowered" if original else "text"
         sections[lowered] = data.text(_holding(made.program, live, weights))
         index["target"] = made.context.target.name
+        index["options"] = made.context.options.plain()
         index["slots"] = {name: data.place(v)[1:] for name, v in _slots(made, weights).items()}
         sections |= {f"code/{name}": code for name, code in _code(made).items()}
     index["sections"], start = _laid_out(sections)
@@ -92,16 +93,22 @@ def save(
 
 @paused()
 def load(
-    path: str | Path, *, compiled: bool = True, mmap: bool = True, check: bool = False
+    path: str | Path,
+    *,
+    compiled: bool = True,
+    mmap: bool = True,
+    check: bool = False,
+    num_threads: int | None = None,
 ) -> Program:
     """The program in an ``.mxr`` file, ready to run if it was compiled; its literals are mapped.
 
     ``compiled=False`` takes the program and its weights only, and nothing that would be run: what
     to do with a file from a stranger. ``mmap=False`` reads the literals into memory. ``check``
     compares the data with its hash, which reads all of it; that of everything else is always
-    checked. ``ParseError`` where the file is something else or damaged, ``DataError`` where it is
-    cut short. What was compiled is read when somebody asks for it, which no run does: errors in its
-    text, or in the files it refers to, are raised then.
+    checked. ``num_threads`` is how many threads a run may use, instead of what was asked when it
+    was compiled. ``ParseError`` where the file is something else or damaged, ``DataError`` where it
+    is cut short. What was compiled is read when somebody asks for it, which no run does: errors in
+    its text, or in the files it refers to, are raised then.
     """
     file = _File(Path(path).absolute())
     if check:
@@ -109,7 +116,10 @@ def load(
     if not compiled or not file.target:
         return file.program("text", mmap)
     program = _Unread(file) if mmap else file.program("text", mmap)
-    context = get_target(file.target).get_context()
+    context = _target_of(file).get_context()
+    context.options = file.options
+    if num_threads is not None:
+        context.options = dataclasses.replace(file.options, num_threads=num_threads)
     saved = file.code()
     context.saved = saved if context.target.accepts(saved) else {}
     lowered = "lowered" if "lowered" in file.sections else "text"
@@ -117,6 +127,18 @@ def load(
     made.weights.start(file.slots(made))
     program._compiled = ready(made)
     return program
+
+
+def _target_of(file: _File) -> Target:
+    """The target that a file is compiled for; ``TargetError`` where it is not here."""
+    try:
+        return get_target(file.target)
+    except MigxError as error:
+        whole = "lowered" in file.sections
+        raise TargetError(
+            f"{file.path} is compiled for target {file.target!r}, which is not here: {error}"
+            + ("; migx.load(path, compiled=False) reads the program alone" if whole else "")
+        ) from error
 
 
 def _holding(program: Program, live: Arguments, weights: bool) -> Program:
@@ -141,8 +163,14 @@ def _slots(made: Compiled, weights: bool) -> dict[str, Argument]:
 
 def _code(made: Compiled) -> Mapping[str, bytes]:
     """What the target has compiled and wants kept, by name."""
-    executable = made.executable
-    return executable.save_code() if isinstance(executable, Saves) else {}
+    executable, name = made.executable, made.context.target.name
+    code: Any = executable.save_code() if isinstance(executable, Saves) else {}
+    if not isinstance(code, Mapping):
+        raise TargetError(f"target {name}: save_code gives a dict, not {type(code).__name__}")
+    if wrong := [key for key, value in code.items() if not isinstance(value, bytes)]:
+        given = type(code[wrong[0]]).__name__
+        raise TargetError(f"target {name}: save_code gives bytes, not {given} as {wrong[0]!r}")
+    return dict(code)
 
 
 def _laid_out(sections: Mapping[str, bytes]) -> tuple[dict[str, tuple[int, int, str]], int]:
@@ -168,7 +196,7 @@ class _File:
             raise
         except OSError as error:
             raise DataError(f"cannot read {path}: {error.strerror}") from error
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, TargetError) as error:
             raise ParseError(f"{path} has an index that is damaged: {error}") from error
 
     def _index(self, file: BinaryIO) -> tuple[dict[str, Any], int]:
@@ -195,6 +223,7 @@ class _File:
             )
         self.data = start + offset, size
         self.target = str(index.get("target", ""))
+        self.options = CompileOptions(**index.get("options", {}))
         self.places = {name: _pair(place) for name, place in index.get("slots", {}).items()}
         self.literals = [(*_pair(e[:2]), str(e[2])) for e in index.get("literals", [])]
         return index, start

@@ -74,6 +74,16 @@ def bound_now(op: Operation, shape: Shape, sizes: Mapping[str, int]) -> tuple[Op
     return op, shape.substitute(known)
 
 
+def bound(at: Instruction, sizes: Mapping[str, int]) -> tuple[Operation, Shape]:
+    """``bound_now`` of an instruction; ``InputError``, drawn, where an extent has no value for the
+    sizes.
+    """
+    try:
+        return bound_now(at.op, at.shape, sizes)
+    except (ShapeError, DimError) as error:
+        raise InputError(draw_instruction(f"with {_listed(sizes)}: {error}", at)) from error
+
+
 Checks = dict[object, Instruction]
 
 

@@ -62,6 +62,9 @@ class Data:
     source: Source | None = None
     digest: str | None = None
 
+    def __repr__(self) -> str:
+        return "a literal's bytes" if self.values is None else f"the list {list(self.values)}"
+
 
 @dataclass
 class Statement:
@@ -173,6 +176,8 @@ class Reader:
         self.take("dim")
         at = self.next
         name = self.symbol_name()
+        if name in self.symbols:
+            self.fail(f"dim {name!r} is declared twice", at)
         self.take("=")
         low = int(self.take("int", "the lower bound").text)
         self.take("..")

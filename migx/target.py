@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol, TypedDict, dataclass_transform, runt
 from migx.argument import Argument
 from migx.errors import TargetError
 from migx.ir import Instruction
-from migx.manager import Observer, Pipeline
+from migx.manager import Observer, Pass, Pipeline, listed
 from migx.op import freeze, snake_case
 from migx.program import Program
 from migx.rewrite import EventLog
@@ -50,8 +50,9 @@ class CompileOptions:
     they are, or "int8", the same rounded to 8 bits in blocks, which is faster on ``cpu``;
     ``TargetError`` where it is something else, or a target has no such products.
 
-    ``fast_math`` allows a target to compute f32 in fewer bits where that is faster: ``gpu`` rounds
-    what it multiplies to tf32. Others compute as ever.
+    ``fast_math`` allows a target to round f32 by more than the operations say where that is faster:
+    ``gpu`` rounds what it multiplies to tf32, ``cpu`` computes convolutions of 3 x 3 by fewer
+    products. Others compute as ever.
     """
 
     passes: Pipeline | str | None = None
@@ -62,6 +63,7 @@ class CompileOptions:
     log: EventLog | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "observers", listed(self.observers))
         threads = self.num_threads
         if threads is not None and not (type(threads) is int and 1 <= threads <= MOST_THREADS):
             raise TargetError(
@@ -80,13 +82,24 @@ class CompileOptions:
         if self.passes is not None and self.fast_math:
             raise TargetError(
                 "fast_math is for the target's own passes: give it to the pass that lowers in "
-                "those given, gpu::lower{fast_math=true}"
+                "those given, gpu::lower{fast_math=true}, or for cpu put rewrite_winograd behind "
+                "hoist_weights"
             )
 
     @property
     def rounds_activations(self) -> bool:
         """Whether activations are rounded to 8 bits before weights of four."""
         return self.int4_activations == "int8"
+
+    def plain(self) -> dict[str, Any]:
+        """What was asked as JSON can say it, passes as text; what was to watch is left out."""
+        passes = None if self.passes is None else str(Pipeline.of(self.passes))
+        return {
+            "passes": passes,
+            "num_threads": self.num_threads,
+            "int4_activations": self.int4_activations,
+            "fast_math": self.fast_math,
+        }
 
 
 @dataclass
@@ -174,8 +187,12 @@ class Target:
             freeze(cls, "target ")
         cls.name = snake_case(cls.__name__)
 
-    def get_passes(self, context: Context, options: CompileOptions) -> Pipeline:
-        """The passes that turn a program as it was read into one this target can run."""
+    def get_passes(
+        self, context: Context, options: CompileOptions
+    ) -> Pipeline | str | Sequence[Pass | str]:
+        """The passes that turn a program as it was read into one this target can run: a pipeline,
+        its text, or a list.
+        """
         raise NotImplementedError(f"target {self.name} lists no passes")
 
     def get_lower_literals_passes(self, context: Context) -> Pipeline:
@@ -231,7 +248,8 @@ class Target:
 
         An input may be views of a constant (``migx.op.traits(...).view``): a format is of the axes
         of what lies behind them. The executable then finds ``unpack_weight`` in its place, and
-        reads what that reads, or runs it as any operation.
+        reads what that reads, or runs it as any operation. What is unpacked from storage of a few
+        bits stays as it is.
         """
         return None
 
@@ -261,3 +279,21 @@ def get_target(given: Target | str | Any) -> Target:
 
     made: Target = plugins.load("targets", given)()
     return made
+
+
+def passes_for(
+    target: Target, context: Context | None = None, asked: CompileOptions | None = None
+) -> Pipeline:
+    """The passes that are asked for, or those that the target lists. ``TargetError`` where what it
+    lists is no pipeline.
+    """
+    asked = CompileOptions() if asked is None else asked
+    if asked.passes is not None:
+        return Pipeline.of(asked.passes)
+    listed = target.get_passes(target.get_context() if context is None else context, asked)
+    try:
+        return Pipeline.of(listed)
+    except TypeError as error:
+        raise TargetError(
+            f"target {target.name}: get_passes gives a pipeline, its text or a list: {error}"
+        ) from error

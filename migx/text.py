@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from migx import op as operations
-from migx.argument import Argument
+from migx.argument import Argument, unpacked_codes
 from migx.files import writing, written
 from migx.ir import Instruction, Module
 from migx.op import Operation
@@ -218,7 +218,7 @@ class _Writer:
         """
         if _is_inline(value):
             dtype = value.shape.dtype
-            return f"[{', '.join(_element(x, dtype) for x in value.array.reshape(-1))}]"
+            return f"[{', '.join(_element(x, dtype) for x in value.elements.reshape(-1))}]"
         if self.place is not None:
             file, offset, length = self.place(value)
         elif value.source is not None:
@@ -229,11 +229,17 @@ class _Writer:
         return f"bytes({json.dumps(file)}, {offset}, {length}{digest})"
 
 
+@unsealed()
 def _is_inline(value: Argument) -> bool:
-    """Whether a literal stands in the text, element by element."""
-    dtype = value.shape.dtype
-    small = not dtype.is_packed and int(value.shape.elements) <= INLINE
-    return (small and value.available) or dtype.kind == "string"
+    """Whether a literal stands in the text, element by element; a packed one does where all of its
+    bits are those of elements, or 0.
+    """
+    dtype, count = value.shape.dtype, int(value.shape.elements)
+    if dtype.kind == "string":
+        return True
+    if count > INLINE or not value.available:
+        return False
+    return not (dtype.is_packed and unpacked_codes(value.array, dtype.bits)[count:].any())
 
 
 def _is_loose(value: Argument) -> bool:

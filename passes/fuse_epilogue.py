@@ -19,8 +19,14 @@ TAGS = {
     "convolution_backwards": "conv_epilogue",
 }
 """The tag of the group of each kind of product."""
-QUANTIZED = {"gemm_quantized": "gemm_epilogue", "conv_quantized": "conv_epilogue"}
-"""The tags of groups that fuse_quantized has made, and of what they become with more."""
+MADE = {
+    "gemm_quantized": "gemm_epilogue",
+    "conv_quantized": "conv_epilogue",
+    "winograd": "winograd",
+}
+"""The tags of groups that fuse_quantized and rewrite_winograd have made, and of what they become
+with more.
+"""
 
 
 class FuseEpilogue(Outlining):
@@ -29,8 +35,9 @@ class FuseEpilogue(Outlining):
 
     A reshape may stand between. Where several products meet in one ``pointwise``, the last one
     takes it along. What unpacks or dequantises an operand for the product alone goes inside too, so
-    that weights stay small until they are multiplied; a group that fuse_int4 or fuse_quantized has
-    made takes the arithmetic in. In MIGraphX targets do this: gpu::fuse_mlir, cpu::fuse_ops.
+    that weights stay small until they are multiplied; a group that fuse_int4, fuse_quantized or
+    rewrite_winograd has made takes the arithmetic in. In MIGraphX targets do this: gpu::fuse_mlir,
+    cpu::fuse_ops.
     """
 
     def bundles(self, module: Module) -> list[Bundle]:
@@ -53,8 +60,8 @@ def _group(product: Instruction) -> Group | None:
     """What a product becomes with what is around it; None for what is none."""
     op = product.op
     if isinstance(op, Group):
-        if op.tag in QUANTIZED:
-            return Group(QUANTIZED[op.tag])
+        if op.tag in MADE:
+            return Group(MADE[op.tag])
         ends = op.tag == "int4_gemm" and product.modules[0].outputs[0].op.name in TAGS
         return op if ends else None
     return Group(TAGS[op.name]) if op.name in TAGS else None

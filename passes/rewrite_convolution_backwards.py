@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import chain
 from math import prod
 
+from migx.builders import concatenate, sliced
 from migx.dim import Extent, maximum
 from migx.ir import Instruction
 from migx.manager import Pass
@@ -12,7 +13,6 @@ from migx.match import on, var
 from migx.ops._windows import split
 from migx.ops.layout import Pad, Reshape, Reverse, Transpose
 from migx.ops.linear import Convolution, ConvolutionBackwards
-from migx.passes._common import concatenate, sliced
 from migx.rewrite import Cursor, Declined, RuleSet, rule
 
 _Share = tuple[int, int, int]

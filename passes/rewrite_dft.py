@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from migx.builders import astype
 from migx.dim import product
 from migx.ir import Instruction
 from migx.manager import Pass
@@ -14,7 +15,6 @@ from migx.match import on, var
 from migx.ops.layout import Reshape, Transpose
 from migx.ops.linear import Dot
 from migx.ops.signal import Dft
-from migx.passes._common import astype
 from migx.rewrite import Cursor, Declined, RuleSet, rule
 from migx.shape import F64
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from migx.builders import full_like
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.match import On, OneOf, Pattern, on, value, var
 from migx.ops.pointwise import Add, Div, Erf, Mul, Sigmoid, Tanh
-from migx.passes._common import broadcast_of, full_like
+from migx.passes._common import broadcast_of
 from migx.rewrite import Cursor, rewrite, rule
 
 x = var("x")

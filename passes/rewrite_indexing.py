@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from migx.builders import broadcast_to
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.manager import Pass
@@ -13,7 +14,6 @@ from migx.ops.indexing import Onehot, Trilu
 from migx.ops.layout import Reshape, Slice, Unsqueeze
 from migx.ops.logic import Equal, GreaterOrEqual, Less, LessOrEqual
 from migx.ops.pointwise import Add, Convert, Where
-from migx.passes._common import broadcast_to
 from migx.rewrite import Cursor, Declined, rule
 from migx.shape import I64
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from migx.dim import product
+from migx.builders import astype, at_least_f32, full_like
+from migx.dim import bounds, product
 from migx.ir import Instruction
 from migx.manager import Pass
 from migx.match import attr, on, var
@@ -10,7 +11,7 @@ from migx.ops.layout import Reshape
 from migx.ops.pointwise import Abs, Add, Div, Mul, Pow, Sqrt
 from migx.ops.pooling import Lrn, Pooling
 from migx.ops.reduce import ReduceMax, ReduceMean, ReduceSum
-from migx.passes._common import astype, at_least_f32, full_like, without_gaps, without_padding
+from migx.passes._common import without_gaps, without_padding
 from migx.rewrite import Cursor, Declined, rule
 
 
@@ -42,14 +43,16 @@ def whole(at: Cursor, x: Instruction, pool: Instruction) -> Instruction | Declin
 
 
 @rule(on(Lrn, var("x"), name="root"))
-def across(at: Cursor, x: Instruction, root: Instruction) -> Instruction:
+def across(at: Cursor, x: Instruction, root: Instruction) -> Instruction | Declined:
     """A local response normalisation divides by a power of the mean of the squares around, which is
     a pooling of images whose rows are the channels.
     """
     op, dtype = root.op, x.shape.dtype
     assert isinstance(op, Lrn)
-    data = astype(at, x, at_least_f32(dtype))
     images, channels, *rest = dims = x.shape.dims
+    if bounds(channels)[0] < 1:
+        return Declined("no window fits in no channels")
+    data = astype(at, x, at_least_f32(dtype))
     squares = at(Reshape((images, 1, channels, product(rest))), at(Mul(), data, data))
     around = ((op.size - 1) // 2, 0, op.size // 2, 0)
     pool = Pooling("average", (op.size, 1), around, count_include_pad=True)

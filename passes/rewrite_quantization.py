@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from migx.builders import astype, at_least_f32
 from migx.ir import Instruction
 from migx.manager import Pass
 from migx.match import on
 from migx.ops.layout import Broadcast, Multibroadcast, Reshape, Slice, Unsqueeze
 from migx.ops.pointwise import Add, Clip, Convert, Div, Mul, Nearbyint, Sub
 from migx.ops.quantization import DequantizeLinear, Linear, QuantizeLinear, limits
-from migx.passes._common import astype, at_least_f32
 from migx.rewrite import Cursor, Declined, rule
 from migx.shape import F64
 from migx.weights.constants import is_unpacked

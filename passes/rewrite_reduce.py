@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from migx.argument import Argument
+from migx.builders import astype, at_least_f32, broadcast_to
 from migx.dim import product
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
@@ -16,7 +17,7 @@ from migx.ops.builtin import Literal
 from migx.ops.layout import Multibroadcast
 from migx.ops.pointwise import Div, Exp, Mul, Recip, Rsqrt, Sqrt, Sub
 from migx.ops.reduce import ReduceMax, ReduceMean, ReduceSum, Softmax
-from migx.passes._common import astype, at_least_f32, broadcast_of, broadcast_to
+from migx.passes._common import broadcast_of
 from migx.passes.simplify_algebra.broadcasts import trailing
 from migx.passes.simplify_algebra.terms import repeated
 from migx.pipeline import Approximation

@@ -191,7 +191,8 @@ def test_what_is_broken_leaves_the_rest_as_it_is(site: Path, tmp_path: Path) -> 
 import contextlib, io, sys; sys.path.append({str(tmp_path)!r})
 import migx, numpy as np
 from migx.cli import main
-for words in ["passes"], ["targets"], ["ops"], ["ops", "relu"], ["ops", "halves"], ["ops", "abs"]:
+lists = ["passes"], ["targets"], ["ops"]
+for words in *lists, ["ops", "relu"], ["ops", "halves"], ["ops", "abs"], ["passes", "divides"]:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(words)
@@ -209,6 +210,8 @@ print(program.compile("ref", passes="simplify_algebra").eval({{"x": np.ones(2, n
         *("1", "True", "error: broken_ops.half cannot be imported: Modul", claimed),
         *("2", "False", claimed),
         *("2", "False", "error: no operation named 'halves'; near it: les"),
-        *("0", "True", "[-1. -1.]"),
+        *("0", "True"),
+        *("2", "False", "error: broken.divides cannot be imported: ZeroDi"),
+        "[-1. -1.]",
     ]
-    assert found[-4].endswith("; broken_ops.half cannot be imported: Modul" + found[10][48:])
+    assert found[-7].endswith("; broken_ops.half cannot be imported: Modul" + found[10][48:])

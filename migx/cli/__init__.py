@@ -51,6 +51,7 @@ def load(name: str) -> Verb:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line, that of the process unless one is given; returns the exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
+    _open_streams()
     options = _parsed(given)
     try:
         with warnings.catch_warnings():
@@ -64,10 +65,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # Whoever read the output has enough; nothing must be written to it at exit either.
+    except OSError as error:
+        if error.filename is not None:  # not of the output, which has no name
+            raise
+        # Nothing must be written to it at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        if isinstance(error, BrokenPipeError):  # whoever read it has enough
+            return 0
+        print(f"error: cannot write the output: {error.strerror or error}", file=sys.stderr)
+        return 2
+
+
+def _open_streams() -> None:
+    """Opens streams that were closed before the start, which are None: nobody reads them."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # till the end
 
 
 def _parsed(given: Sequence[str]) -> argparse.Namespace:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from migx.cli import _options
-from migx.errors import MigxError, ParseError, ShapeError
+from migx.errors import MigxError, ParseError, ShapeError, TargetError
 
 if TYPE_CHECKING:
     from migx.dim import Extent
@@ -156,11 +156,27 @@ def _read(
     if options.input_dim:
         raise UsageError("--input-dim is for ONNX files; the dims of a program: --dim-param NAME=N")
     if not is_text(path):
-        return migx.load(path)
+        return _saved(path, options)
     try:
         return migx.parse(text_of(path), folder=path.parent, draw_missing=options.draw_missing)
     except ParseError as error:
         raise ParseError(f"{path}: {error}") from error
+
+
+def _saved(path: Path, options: argparse.Namespace) -> Program:
+    """The program in an ``.mxr`` file; without its code where the target it is compiled for is not
+    here, and the verb has none or is asked for another.
+    """
+    from migx import load
+
+    check = getattr(options, "check", False)
+    try:
+        return load(path, check=check)
+    except TargetError as error:
+        if getattr(options, "target", "") is None:
+            raise TargetError(f"{error}; --target T compiles it for another") from error
+        print(f"note: {error}", file=sys.stderr)
+        return load(path, compiled=False, check=check)
 
 
 def text_of(path: Path) -> str:

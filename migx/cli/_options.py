@@ -20,13 +20,17 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_target(parser: argparse.ArgumentParser, usual: str | None = None) -> None:
-    """Declares what runs the model: usually what it is compiled for already, or else ``cpu``."""
+def add_target(
+    parser: argparse.ArgumentParser, usual: str | None = None, told: str = "cpu"
+) -> None:
+    """Declares what runs the model: usually what it is compiled for already, or else what is
+    ``told``.
+    """
     parser.add_argument(
         "--target",
         metavar="T",
         default=usual,
-        help=f"what runs it ({usual or 'cpu'}); see `migx targets`",
+        help=f"what runs it ({usual or told}); see `migx targets`",
     )
     parser.add_argument(
         "--passes", metavar="P,Q{x=1}", help="run these passes, not the target's own"
@@ -38,7 +42,9 @@ def add_target(parser: argparse.ArgumentParser, usual: str | None = None) -> Non
         help="what weights of four bits are multiplied by: activations as they are, or in 8 bits",
     )
     parser.add_argument(
-        "--fast-math", action="store_true", help="allow products of f32 in fewer bits (gpu: tf32)"
+        "--fast-math",
+        action="store_true",
+        help="allow what rounds f32 more (gpu: products in tf32; cpu: convolutions by fewer)",
     )
 
 
@@ -70,10 +76,6 @@ def ready(program: Program, options: argparse.Namespace) -> bool:
 
 def pipeline(options: argparse.Namespace) -> Pipeline:
     """The passes asked for, or those the target lists."""
-    from migx.pipeline import Pipeline
-    from migx.target import CompileOptions, get_target
+    from migx.target import CompileOptions, get_target, passes_for
 
-    target, asked = get_target(options.target), CompileOptions(**compiling(options))
-    if asked.passes is not None:
-        return Pipeline.of(asked.passes)
-    return target.get_passes(target.get_context(), asked)
+    return passes_for(get_target(options.target), asked=CompileOptions(**compiling(options)))

@@ -20,7 +20,9 @@ from migx.cli._peers import Array, Onnxruntime, Recorder, landmarks, rounding, t
 from migx.compiler import Compiled, compiled
 from migx.errors import MigxError
 from migx.ir import Instruction
+from migx.manager import Pipeline
 from migx.program import Program
+from migx.target import passes_for
 from migx.testing.bounds import Budget, Comparison, compare
 from migx.text import draw_instruction
 from migx.weights.constants import is_unpacked
@@ -28,18 +30,33 @@ from migx.weights.constants import is_unpacked
 
 def verified(options: argparse.Namespace) -> dict[str, Any]:
     """The model that was asked for against its peer: see ``checked``."""
-    program = _load.load(options)
+    unsaid = options.target is None
+    program = _load.load(options, to_run=unsaid)
+    held = program.compiled if unsaid and _options.ready(program, options) else None
+    if unsaid and held is None:
+        options.target = usual(options)
     inputs, sizes = _inputs.read_or_drawn(program, options)
     with _inputs.explaining(sizes):
-        found = checked(program, Path(options.model), inputs, options)
+        found = checked(program, Path(options.model), inputs, options, held)
     return {"model": options.model, "sizes": _inputs.listed(sizes), **found}
 
 
+def usual(options: argparse.Namespace) -> str:
+    """The target where none is given and the file holds no code: the one that shows the results of
+    instructions where these are asked for, or passes are judged.
+    """
+    return "cpu" if options.passes is None and not options.each else "ref"
+
+
 def checked(
-    program: Program, path: Path, inputs: Mapping[str, Any], options: argparse.Namespace
+    program: Program,
+    path: Path,
+    inputs: Mapping[str, Any],
+    options: argparse.Namespace,
+    held: Compiled | None = None,
 ) -> dict[str, Any]:
     """How each output of a program compares with its peer's, and the first instruction that
-    departs.
+    departs. What its file holds is run, where that is given.
 
     The program runs on ``ref`` once in any case: that run says where values are rounded.
     """
@@ -47,14 +64,14 @@ def checked(
     if against == "onnxruntime" and not _load.is_onnx(path):
         raise _load.UsageError(f"onnxruntime runs ONNX files, not {path.name}: use --against ref")
     plain = compiled(program, "ref")
-    spent = rounding(plain, inputs, _options.pipeline(options))
+    spent = rounding(plain, inputs, _passes(held, options))
     recorder = Recorder(plain.program, spent, keep=options.each and against == "ref")
     with _load.progress("running on ref"):
         expected = got = traced(plain, inputs, [spent, recorder] if options.each else [spent])
     subject = plain
-    if options.target != "ref" or _options.changes(options):
+    if held is not None or options.target != "ref" or _options.changes(options):
         with _load.progress(f"running on {options.target}"):
-            subject = compiled(program, options.target, **_options.compiling(options))
+            subject = held or compiled(program, options.target, **_options.compiling(options))
             got = subject.eval(inputs)
     names, values, notes = program.main.output_names, recorder.values, list[str]()
     if against == "onnxruntime":
@@ -69,14 +86,25 @@ def checked(
     ]
     found: dict[str, Any] = {
         "target": options.target,
+        "held": held is not None,
         "against": against,
         "notes": notes,
-        "outputs": [dataclasses.asdict(c) | {"passed": c.passed} for c in compared],
+        "outputs": [
+            dataclasses.asdict(c) | {"passed": c.passed, "undecided": c.undecided} for c in compared
+        ],
         "passed": all(c.passed for c in compared),
+        "undecided": any(c.undecided for c in compared),
     }
     if options.each:
         found |= _each(subject, inputs, values, recorder.budgets)
     return found
+
+
+def _passes(held: Compiled | None, options: argparse.Namespace) -> Pipeline:
+    """The passes that a program has been through when it is run."""
+    if held is None:
+        return _options.pipeline(options)
+    return passes_for(held.context.target, held.context, held.context.options)
 
 
 class Comparer:
@@ -120,6 +148,9 @@ def reads_packed(at: Instruction) -> bool:
     return at.op.name in PRODUCTS and any(map(is_unpacked, at.inputs))
 
 
+UNDECIDED = "undecided: a tolerance is at least half of max|expected|"
+"""What is said of a bound that is too wide to tell an output from 0."""
+
 PRODUCTS = frozenset({"dot", "convolution", "quant_dot", "quant_convolution"})
 
 
@@ -153,6 +184,7 @@ def table_of_all(options: argparse.Namespace) -> list[dict[str, Any]]:
     for.
     """
     models = catalogue()
+    options.target = options.target or usual(options)
     names = models.names()
     width = max(map(len, names))
     if not options.json:
@@ -187,10 +219,12 @@ def _row(models: ModuleType, name: str, options: argparse.Namespace) -> dict[str
     row = {
         "test": name,
         "status": "PASS" if found["passed"] else "FAIL",
+        "undecided": found["undecided"],
         "error": worst["largest"] / scale,
         "bound": worst["tolerance"] / scale,
     }
-    why = "; ".join([*found["notes"], *filter(None, [found.get("departure"), worst["problem"]])])
+    told = [found.get("departure"), worst["problem"], UNDECIDED if found["undecided"] else ""]
+    why = "; ".join([*found["notes"], *filter(None, told)])
     return row | ({"why": why} if why else {})
 
 

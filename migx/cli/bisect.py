@@ -54,7 +54,13 @@ def run(options: argparse.Namespace) -> int:
             found = bisected(program, pipeline, judged)
     except NothingWrong as nothing:
         if options.json:
-            _report.print_json({"passes": str(pipeline), "symptom": None, "events": []})
+            none: dict[str, Any] = {
+                "passes": str(pipeline),
+                "symptom": None,
+                "detail": str(nothing),
+                "events": [],
+            }
+            _report.print_json(none)
         else:
             print(nothing)
         return 1

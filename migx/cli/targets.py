@@ -29,6 +29,9 @@ def run(options: argparse.Namespace) -> int:
     elif options.name:
         _report.print_described(found[0], "options")
         print(f"\npasses: {found[0]['passes'] or 'none'}")
+        for kind, names in found[0]["own"].items():
+            if names:
+                print(f"{kind} of its own: {', '.join(names)}")
     else:
         rows = [(e["name"], _report.sentence(e["doc"])) for e in found]
         print(_report.table(("target", ""), rows))
@@ -36,8 +39,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _described(name: str, cls: type[Target]) -> dict[str, Any]:
-    from migx.target import CompileOptions
+    from migx import plugins
+    from migx.target import passes_for
 
-    target = cls()
-    passes = target.get_passes(target.get_context(), CompileOptions())
-    return _report.described(name, cls, "options") | {"passes": str(passes)}
+    own = {kind: sorted(plugins.own(kind, name)) for kind in ("passes", "operations")}
+    described = _report.described(name, cls, "options")
+    return described | {"passes": str(passes_for(cls())), "own": own}

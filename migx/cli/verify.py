@@ -2,6 +2,8 @@
 
 Each output may differ by what rounding explains: the bound comes from the element types and the
 roundings on the way to it, see migx.testing.bounds. The exit code is 1 when one differs by more.
+Where a bound is at least half of the greatest magnitude, passing says next to nothing: undecided.
+Of a saved program what its file holds is run, unless a target or passes are given.
 A case that `migx fuzz` has saved says itself which passes and inputs; options overrule it.
 """
 
@@ -17,7 +19,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     _load.add_model(parser, optional=True)
     _options.add_inputs(parser)
-    _options.add_target(parser, "ref")
+    _options.add_target(parser, told="the file's own code, or cpu; ref for --each and --passes")
+    parser.set_defaults(check=True)
     parser.add_argument(
         "--against",
         choices=["onnxruntime", "ref"],
@@ -60,11 +63,20 @@ def run(options: argparse.Namespace) -> int:
     return int(not found["passed"])
 
 
+def _status(output: dict[str, Any]) -> str:
+    if not output["passed"]:
+        return f"FAIL: {output['problem']}"
+    return "PASS (undecided)" if output["undecided"] else "PASS"
+
+
 def _print(found: dict[str, Any]) -> None:
+    from migx.cli._verify import UNDECIDED
+
     for note in found["notes"]:
         print(f"note: {note}")
     given = f", inputs drawn with {found['sizes']}" if found["sizes"] else ""
-    print(f"{found['target']} against {found['against']}{given}\n")
+    held = ", as the file holds it," if found["held"] else ""
+    print(f"{found['target']}{held} against {found['against']}{given}\n")
     header = ("output", "largest error", "rms error", "tolerance", "status")
     rows = [
         (
@@ -72,7 +84,7 @@ def _print(found: dict[str, Any]) -> None:
             f"{o['largest']:.3g}",
             f"{o['rms']:.3g}",
             f"{o['tolerance']:.3g}",
-            "PASS" if o["passed"] else f"FAIL: {o['problem']}",
+            _status(o),
         )
         for o in found["outputs"]
     ]
@@ -80,6 +92,8 @@ def _print(found: dict[str, Any]) -> None:
     print("\ntolerance = 8 * sqrt(V) * max|expected|, V the sum of the squares of the roundings:")
     for o in found["outputs"]:
         print(f"  {o['name']}: {o['derivation']}; max|expected| = {o['magnitude']:.4g}")
+    if found["undecided"]:
+        print(f"{UNDECIDED}, and what is 0 might pass as well")
     if "compared" in found:
         print(f"\n{found['compared']} instructions compared, each the end of an ONNX node")
         print(found["departure"] or "none departs")

@@ -38,7 +38,9 @@ FAULTS = (
 
 @dataclass(frozen=True)
 class Symptom:
-    """What goes wrong: ``kind`` tells one failure from another and is empty where all is right."""
+    """What goes wrong: ``kind`` tells one failure from another and is empty where all is right;
+    ``detail`` may say then that the bounds are too wide to tell.
+    """
 
     kind: str = ""
     detail: str = ""
@@ -94,7 +96,8 @@ def bisected(program: Program, passes: Pipeline | str | Sequence[Element], judge
     trials = _Trials(program, Pipeline.of(passes), judge)
     symptom, log = trials.run(frozenset())
     if not symptom.kind:
-        raise NothingWrong(f"nothing is wrong after {trials.pipeline or 'no passes'}")
+        unsure = f"; {symptom.detail}" if symptom.detail else ""
+        raise NothingWrong(f"nothing is wrong after {trials.pipeline or 'no passes'}{unsure}")
     events = list({event.key: event for event in log.events}.values())
     whole = frozenset(event.key for event in events if not event.rule)
 
@@ -174,12 +177,15 @@ def against_ref(
     names = program.main.output_names
 
     def judge(lowered: Program) -> Symptom:
-        got = ready(assembled(program, lowered, chosen.get_context())).eval(inputs)
+        got, unsure = ready(assembled(program, lowered, chosen.get_context())).eval(inputs), ""
         for name, x, y, budget in zip(names, got, expected, budgets, strict=True):
             found = compare(name, x.data if isinstance(x, Argument) else x, y.data, budget)
             if not found.passed:
                 return Symptom("wrong", f"{name}: {found.problem}")
-        return Symptom()
+            if found.undecided:
+                unsure = f"undecided: {name} may be off by {found.tolerance:.3g}, and "
+                unsure += f"max|expected| is {found.magnitude:.3g}"
+        return Symptom(detail=unsure)
 
     return judge
 

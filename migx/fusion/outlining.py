@@ -9,7 +9,7 @@ instead: views of what is inside, fixed literals of one element, and broadcasts 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -220,7 +220,7 @@ class _Inside:
         """What to give the module, and the values outside that it returns."""
         for member in self.members:
             if isinstance(member.op, Fused):
-                self.dissolve(member)
+                self.inside |= self.dissolved(member, {v: self.value(v) for v in member.inputs})
             elif member not in self.inside:
                 self.copy(member)
         results = [v for m in self.members for v in parts(m) if read_outside(v, self.own)]
@@ -232,18 +232,25 @@ class _Inside:
         inputs = [self.value(v) for v in at.inputs]
         self.inside[at] = self.inner.add_instruction(at.op, *inputs, origins=at.origins)
 
-    def dissolve(self, at: Instruction) -> None:
-        """Copies what a fused instruction holds; its elements stand for what it returns."""
+    def dissolved(
+        self, at: Instruction, given: Mapping[Instruction, Instruction]
+    ) -> dict[Instruction, Instruction]:
+        """What stands inside for the value of a fused instruction, or its parts: copies of what it
+        holds, where ``given`` stands for what it reads.
+        """
         (body,) = at.modules
-        given = {p: self.value(v) for p, v in zip(body.parameters.values(), at.inputs, strict=True)}
+        pairs = zip(body.parameters.values(), at.inputs, strict=True)
+        known = {parameter: given[value] for parameter, value in pairs}
         for each in body:
             if type(each.op) is Literal:
-                given[each] = self.literal(each)
-            elif each.op.name not in ("@param", "@return"):
-                inputs = [given[v] for v in each.inputs]
-                given[each] = self.inner.add_instruction(each.op, *inputs, origins=each.origins)
-        for value, result in zip(parts(at), _indexed(at, body.outputs), strict=True):
-            self.inside[value] = given[result]
+                known[each] = self.literal(each)
+            elif isinstance(each.op, Fused):
+                known |= self.dissolved(each, known)
+            elif each not in known and each.op.name != "@return":
+                inputs = [known[v] for v in each.inputs]
+                known[each] = self.inner.add_instruction(each.op, *inputs, origins=each.origins)
+        results = _indexed(at, body.outputs)
+        return {v: known[result] for v, result in zip(parts(at), results, strict=True)}
 
     def value(self, outside: Instruction) -> Instruction:
         """What stands inside for a value outside."""

@@ -41,6 +41,21 @@ def weight(node: Node) -> int:
     return WEIGHTS.get(node.of.name, 1)
 
 
+def effort(nodes: Sequence[Node], some: Sequence[int]) -> tuple[int, int, int]:
+    """About how many additions some nodes cost, given in order; how many of these wait for one
+    another; and how many values are needed at one time.
+    """
+    last = {i: number for number in some for i in nodes[number].inputs}
+    done: dict[int, int] = {}
+    needed = most = 0
+    for number in some:
+        inputs = set(nodes[number].inputs)
+        done[number] = weight(nodes[number]) + max((done.get(i, 0) for i in inputs), default=0)
+        needed += 1 - sum(last[i] == number for i in inputs if i in done)
+        most = max(most, needed)
+    return sum(weight(nodes[n]) for n in some), max(done.values(), default=0), most
+
+
 def below(nodes: Sequence[Node], wanted: Iterable[int], known: Container[int]) -> list[int]:
     """The nodes that some are computed from, themselves included, in order; without those known and
     what these alone are computed from.

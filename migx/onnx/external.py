@@ -27,9 +27,9 @@ from migx.manager import PassManager
 from migx.onnx import tensors
 from migx.ops.builtin import AssumeEqual, Literal, OnnxExternalWeights
 from migx.program import Program
-from migx.shape import I64, Shape
+from migx.shape import Shape
 from migx.target import get_target
-from migx.weights import epochs
+from migx.weights import epochs, fitting
 from migx.weights.constants import tree
 from migx.weights.evaluation import evaluated
 from migx.weights.hoisting import is_weight, label_of, weights_of
@@ -37,9 +37,6 @@ from migx.weights.live import holding, live_weights, put_literals
 
 if TYPE_CHECKING:
     from migx.target import Target
-
-KNOWN_INTEGERS = 1024
-"""A tensor of i64 of rank 0 or 1 and at most this many elements holds dims or axes, not weights."""
 
 
 def deferred(tensor: TensorProto, label: str) -> OnnxExternalWeights:
@@ -49,15 +46,6 @@ def deferred(tensor: TensorProto, label: str) -> OnnxExternalWeights:
     length = int(shape.nbytes) if place.length is None else place.length
     tensors.check_length(tensor, shape, length)
     return OnnxExternalWeights(label, place.location, place.offset, length, shape)
-
-
-def must_be_known(shape: Shape) -> bool:
-    """Whether a compiler needs the values of tensors like this: dims, axes, and single numbers such
-    as epsilons and scales.
-    """
-    if int(shape.elements) == 1:
-        return True
-    return shape.dtype is I64 and shape.rank < 2 and int(shape.elements) <= KNOWN_INTEGERS
 
 
 def is_there(at: Instruction, folder: Path) -> bool:
@@ -103,9 +91,9 @@ def replace_onnx_external_weights(
     values = values_from(source, wanted, strict=strict, convert=convert)
     check_complete(values, wanted, source)
     for name, value in values.items():
-        fit = epochs.fitted(name, value, wanted[name].shape)
+        fit = fitting.fitted(name, value, wanted[name].shape)
         if check_finite:
-            epochs.refuse_infinite(name, fit)
+            fitting.refuse_infinite(name, fit)
         values[name] = epochs.own(fit, mapped=mmap)
     for each in programs:
         check_assumptions(each, values)
@@ -169,7 +157,7 @@ def values_from(
     if (missing or left) and (strict or not found):
         raise WeightError(_other_names(source, wanted, missing, left))
     if convert:
-        return {n: epochs.fitted(n, v, wanted[n].shape, convert=True) for n, v in found.items()}
+        return {n: fitting.fitted(n, v, wanted[n].shape, convert=True) for n, v in found.items()}
     return found
 
 
@@ -178,7 +166,7 @@ def _other_names(
 ) -> str:
     """What to say of a source that has not the names of the weights."""
     if left and not wanted:
-        return epochs.unknown(left[0], wanted)
+        return fitting.unknown(left[0], wanted)
     partial, said = isinstance(source, Mapping), []
     if missing:
         said.append(f"lacks {len(missing)} weights: {first_few(missing, 5)}")

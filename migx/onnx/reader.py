@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from migx.program import Program
 from migx.shape import Shape
 from migx.weights import assume
 from migx.weights.constants import tree
+from migx.weights.marking import must_be_known
 
 
 def parse_onnx(
@@ -50,12 +52,15 @@ def parse_onnx(
     With ``defer_external_weights`` initializers with external data become
     ``onnx_external_weights``, and their files need not be there; see ``migx.onnx.external`` for
     what takes their place. Of these only what the program's form depends on is read, and assumed
-    from then on: dims, axes, and tensors of one element.
+    from then on: dims, axes, and tensors of one element. Weights inside the model stay as they are;
+    ``Program.make_replaceable`` makes them replaceable.
 
     ``OnnxError`` lists everything that is not supported at once; other errors name the node.
     """
     if isinstance(model, onnx.ModelProto | bytes):
         stripped, folder = stripped_of(model), Path.cwd()
+    elif not isinstance(model, str | os.PathLike):
+        raise OnnxError(f"parse_onnx takes a path, a ModelProto or its bytes, not {model!r}")
     else:
         path = Path(model).absolute()
         stripped, folder = read_stripped(path), path.parent
@@ -71,6 +76,11 @@ def program_of(
     defer_external_weights: bool = False,
 ) -> Program:
     """``parse_onnx`` of a model in memory, whose external data lies in ``folder``."""
+    if not isinstance(input_dims, Mapping | None):
+        raise OnnxError(
+            "input_dims has the dims of inputs by their names, such as {'x': [1, 8]}, not "
+            f"{input_dims!r}"
+        )
     model = stripped.model
     source = ModelFile(
         folder, opset_versions(model), local_functions(model), defer_external_weights
@@ -259,7 +269,7 @@ class GraphReader:
         for index, tensor in enumerate(self.graph.initializer):
             op = self.model.weight(tensor, self.label(tensor.name), self._sources.get(index))
             value = self.module.add_instruction(op)
-            if external.must_be_known(value.shape) and external.is_there(value, self.model.folder):
+            if must_be_known(value.shape) and external.is_there(value, self.model.folder):
                 self.settle(value)
             self.define(tensor.name, self.unpacked(value))
         for sparse in self.graph.sparse_initializer:

@@ -26,7 +26,6 @@ from migx.argument import Argument, packed_codes
 from migx.errors import ShapeError
 from migx.op import Array, Modules, Op, Runnable, Shapes, Traits
 from migx.ops._rules import expect
-from migx.ops.packing import unpacked_codes
 from migx.shape import DType, Shape
 
 SPATIAL = "dhw"
@@ -181,11 +180,7 @@ def unpack(value: Argument, text: str, dims: Sequence[int]) -> Argument:
 
 def _elements(value: Argument) -> Array:
     """The elements as an array; the codes of those that are packed below a byte."""
-    if not value.shape.dtype.is_packed:
-        return value.array
-    dims = [int(d) for d in value.shape.dims]
-    codes = unpacked_codes(value.array, value.shape.dtype.bits)
-    return codes[: math.prod(dims)].reshape(dims)
+    return value.elements.view(np.uint8) if value.shape.dtype.is_packed else value.array
 
 
 def _stored(elements: Array, dtype: DType) -> Argument:

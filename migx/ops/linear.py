@@ -181,7 +181,7 @@ class ConvolutionBackwards(Op):
         counts, lengths, group = x.shape[2:], w.shape[2:], self.group
         whole = [int(d) for d in self._whole(counts, lengths)]
         result = np.zeros((len(x), w.shape[1] * group, *whole), x.dtype)
-        rows = x.reshape(len(x), group, w.shape[0] // group, -1)
+        rows = x.reshape(len(x), group, w.shape[0] // group, math.prod(counts))
         kernels = w.reshape(group, w.shape[0] // group, w.shape[1], -1).transpose(3, 0, 2, 1)
         with no_warnings():
             for kernel, at in zip(kernels, product(*map(range, lengths)), strict=True):

@@ -178,15 +178,6 @@ def container(dtype: DType) -> DType:
     return I8 if dtype in (I4, I2) else U8
 
 
-def unpacked_codes(data: Array, bits: int) -> Array:
-    """The codes of a few bits that lie in bytes, in order, those that fill the last byte too."""
-    per = 8 // bits
-    codes = np.empty((data.size, per), np.uint8)
-    for lane in range(per):
-        np.bitwise_and(data >> lane * bits, (1 << bits) - 1, out=codes[:, lane])
-    return codes.reshape(-1)
-
-
 def _unpacked(data: Array, values: Array) -> Array:
     """The elements in bytes of rank 1, whose values a table has."""
     rows = np.empty((data.size, values.shape[1]), values.dtype)

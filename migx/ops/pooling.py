@@ -46,9 +46,13 @@ class Pooling(Op):
         return Shape(x.dtype, (*x.dims[:2], *map(self.windows, range(spatial), x.dims[2:])))
 
     def windows(self, i: int, extent: Extent) -> Extent:
-        """How many windows there are along spatial axis ``i``."""
+        """How many windows there are along spatial axis ``i``; of one element each, as many as
+        there are elements, none included.
+        """
         begin, end = (half[i] for half in split(self.padding))
-        free = room(self, extent + begin + end, self.lengths[i], self.dilation[i])
+        free: Extent = extent + begin + end - 1
+        if reach(self.lengths[i], self.dilation[i]) != 1:
+            free = room(self, extent + begin + end, self.lengths[i], self.dilation[i])
         if not self.ceil_mode:
             return free // self.stride[i] + 1
         started = (extent + begin - 1) // self.stride[i] + 1

@@ -6,13 +6,12 @@ import itertools
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from migx import plugins
-from migx.argument import Argument
 from migx.debug.bisect import NothingWrong
 from migx.debug.case import Case
 from migx.debug.reduce import reduced_case
@@ -22,13 +21,13 @@ from migx.manager import Pipeline
 from migx.pipeline import Approximation
 from migx.program import Program
 from migx.rewrite import EventLog
-from migx.target import CompileOptions, Target, get_target
+from migx.target import Target, get_target, passes_for
 from migx.testing.draws import Dice
 from migx.testing.law import check_law
-from migx.testing.oracles import Trial, Violation, rules_of, run_on_ref
+from migx.testing.oracles import Inputs, Trial, Violation, rules_of, run_on_ref
 from migx.testing.patterns import draw_match, names_in
 from migx.testing.programs import Drawn, draw_program
-from migx.testing.values import special
+from migx.testing.values import poisoned, special
 
 ROUND_TRIPS = 8
 """Every so many programs the text and file forms are tried too, which takes longer than passes."""
@@ -95,7 +94,7 @@ class Subject:
         passes = self.pipeline.passes()
         run = self.pipeline
         if self.target is not None:
-            run = self.target.get_passes(self.target.get_context(), CompileOptions())
+            run = passes_for(self.target)
         stated = [error for errors in run.approximations().values() for error in errors]
         if self.law or not all(isinstance(error, Approximation) for error in stated):
             self.special = 0.0
@@ -122,7 +121,16 @@ class Subject:
             with suppress(MigxError):  # what only the data decides may now be what cannot be
                 run_on_ref(drawn.program, inputs, drawn.program)
                 drawn.inputs = inputs
+        # What is stated by a number is within range at the sizes drawn, and nowhere else surely.
+        drawn.others = [self._others(o, dice) for o in drawn.others if self.special]
         return drawn
+
+    def _others(self, inputs: Inputs, dice: Dice) -> Inputs:
+        """Inputs of other sizes, one in two with what ``values`` makes of them."""
+        if dice.chance(0.5):
+            return inputs
+        empty = any(v.shape.elements == 0 for v in inputs.values())
+        return poisoned(inputs) if empty and dice.chance(0.7) else special(inputs, dice)
 
     def _drawn(self, dice: Dice) -> Drawn:
         """A program: one in two is drawn to match the rule that has had the least of them."""
@@ -141,9 +149,13 @@ class Subject:
         own = names_in(self.rules[name].pattern)
         return own if own and dice.chance(0.5) else self.focus[name.partition(".")[0]]
 
-    def check(self, program: Program, inputs: Mapping[str, Argument], full: bool = False) -> bool:
-        """Holds one program to the oracles; says whether the passes changed anything."""
-        trial, changed, log = Trial(program, inputs), False, EventLog()
+    def check(
+        self, program: Program, inputs: Inputs, others: Sequence[Inputs] = (), full: bool = False
+    ) -> bool:
+        """Holds one program to the oracles, at other sizes too; says whether the passes changed
+        anything.
+        """
+        trial, changed, log = Trial(program, inputs, others), False, EventLog()
         if self.law:
             target = self.target or get_target("ref")
             changed = bool(check_law(program, inputs, target, self.pipeline or None))
@@ -212,7 +224,7 @@ def _one(subject: Subject, seed: str, report: Report, folder: Path | None) -> No
     full = report.programs % ROUND_TRIPS == 0
     report.programs += 1
     try:
-        report.changed += subject.check(drawn.program, drawn.inputs, full)
+        report.changed += subject.check(drawn.program, drawn.inputs, drawn.others, full)
     except Exception as error:  # noqa: BLE001 - whatever a pass raises is what is looked for
         known = {f.message.splitlines()[0] for f in report.failures}
         if not (message := _message(error)) or message.splitlines()[0] not in known:
@@ -230,7 +242,8 @@ def _found(
         again = subject.failure(case)
         return again is not None and _oracle(again) == oracle
 
-    case = Case(drawn.program, drawn.inputs)
+    cases = [Case(drawn.program, inputs) for inputs in (drawn.inputs, *drawn.others)]
+    case = next(filter(fails, cases), cases[0])
     with suppress(NothingWrong):
         case = reduced_case(case, fails)
         error = subject.failure(case) or error

@@ -24,7 +24,7 @@ def attention(author: Author, like: Shape) -> Instruction | None:
     if like.rank < 2 or not like.dtype.is_float:
         return None
     *lead, rows, columns = like.dims
-    inner, width = author.dice.some(1, 3), author.dice.some(2, 4)
+    inner, width = author.dice.some(1, 3), author.dice.size(2, 4)
     q, k, v = (
         author.value(Want(like.with_dims((*lead, *d))), 1)
         for d in ((rows, inner), (inner, width), (width, columns))

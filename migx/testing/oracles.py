@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from migx.parser import parse
 from migx.program import Program
 from migx.rewrite import EventLog, Rule, RuleSet
 from migx.serialize import load, save
-from migx.target import CompileOptions, Target, get_target
+from migx.target import CompileOptions, Target, get_target, passes_for
 from migx.testing.bounds import NONE, Approximations, Bound, ElementBounds, compare
 from migx.weights.epochs import LiveWeights
 
+Inputs = Mapping[str, Argument]
 Outputs = list[tuple[Argument, Bound]]
 
 
@@ -33,16 +34,28 @@ class Violation(MigxError):
 
 
 class Trial:
-    """A program and inputs, to be held against what becomes of it."""
+    """A program and inputs, to be held against what becomes of it; and inputs of other sizes, which
+    the program may refuse.
+    """
 
-    def __init__(self, program: Program, inputs: Mapping[str, Argument]) -> None:
-        self.program, self.inputs = program, inputs
+    def __init__(self, program: Program, inputs: Inputs, others: Sequence[Inputs] = ()) -> None:
+        self.program, self.inputs, self.others = program, inputs, others
 
     def outputs(self, passes: Pipeline) -> Outputs:
         """What the program gives on ``ref``, with a bound on the error of each element, that by
         which passes approximate on purpose included.
         """
         return run_on_ref(self.program, self.inputs, self.program, passes.approximations())
+
+    def runs(self, approximations: Approximations) -> Iterator[tuple[Inputs, Outputs]]:
+        """All inputs that the program takes, and what it gives for each."""
+        yield self.inputs, run_on_ref(self.program, self.inputs, self.program, approximations)
+        for inputs in self.others:
+            try:
+                outputs = run_on_ref(self.program, inputs, self.program, approximations)
+            except MigxError:
+                continue
+            yield inputs, outputs
 
     def passes(self, pipeline: Pipeline, log: EventLog | None = None) -> bool:
         """Checks that passes leave a program that verifies, gives the same, has no larger
@@ -60,8 +73,9 @@ class Trial:
         if len(pipeline) == 1 and _run(again, pipeline):
             raise Violation("idempotent", f"{pipeline} changes something when run again")
         self._expect_small(after, pipeline)
-        results = run_on_ref(after, self.inputs, self.program)
-        expect_same("same outputs", f"after {pipeline}", results, self.outputs(pipeline))
+        for inputs, expected in self.runs(pipeline.approximations()):
+            results = run_on_ref(after, inputs, self.program)
+            expect_same("same outputs", f"after {pipeline}", results, expected)
         return True
 
     def target(self, target: Target | str, **options: Any) -> None:
@@ -70,15 +84,16 @@ class Trial:
         """
         chosen = get_target(target)
         context = chosen.get_context()
-        passes = chosen.get_passes(context, CompileOptions(**options))
-        expected = self.outputs(passes)
+        passes = passes_for(chosen, context, CompileOptions(**options))
+        runs = list(self.runs(passes.approximations()))
         compiled = self.program.copy().compile(chosen, **options).compiled
-        with compiled.weights.reading() as slots:
-            results = compiled.executable.run(dict(self.inputs), slots)
         lowered = self.program.copy()
         PassManager(lowered).run(passes)
-        got = bounded(results, lowered, self.inputs, self.program, expected)
-        expect_same("same outputs", f"after target {chosen.name}", got, expected)
+        for inputs, expected in runs:
+            with compiled.weights.reading() as slots:
+                results = compiled.executable.run(dict(inputs), slots)
+            got = bounded(results, lowered, inputs, self.program, expected)
+            expect_same("same outputs", f"after target {chosen.name}", got, expected)
 
     def round_trips(self) -> None:
         """Checks that the program's text and file give it back."""

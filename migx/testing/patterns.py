@@ -36,7 +36,7 @@ def draw_match(dice: Dice, rule: Rule, focus: Sequence[str]) -> Drawn | None:
 
     ``focus`` are operations that free inputs are drawn from, mostly.
     """
-    writer = Matcher(dice, focus or names_in(rule.pattern), symbolic=dice.chance(0.1))
+    writer = Matcher(dice, focus or names_in(rule.pattern), symbolic=dice.chance(0.4))
     writer.left = 60
     outputs, pattern = list[Instruction](), rule.pattern
     roots = pattern.roots()

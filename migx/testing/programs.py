@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,6 @@ from migx import op as operations
 from migx import ops
 from migx.argument import Argument
 from migx.dead_code import remove_dead_code, remove_dead_modules
-from migx.dim import Dim
 from migx.errors import DimError, MigxError, ShapeError
 from migx.ir import Instruction, Module
 from migx.op import Operation, Runnable
@@ -28,6 +27,7 @@ from migx.program import Program
 from migx.shape import BOOL, I64, Shape
 from migx.target import get_target
 from migx.testing.draws import PACKERS, TUPLES, Dice, Want, any_shape, draft, drawable, volume
+from migx.testing.draws.sizes import EDGES, Sizes, draw_sizes, draw_symbols, extents_of
 from migx.testing.motifs import MOTIFS
 from migx.verify import captures
 
@@ -43,16 +43,19 @@ MANY = 512
 
 @dataclass
 class Drawn:
-    """A program, inputs for it, and what it holds that is worth counting."""
+    """A program, inputs for it, and what it holds that is worth counting; ``others`` are inputs of
+    other sizes, which it may refuse.
+    """
 
     program: Program
     inputs: dict[str, Argument]
     features: Counter[str] = field(default_factory=Counter)
+    others: Sequence[Mapping[str, Argument]] = ()
 
 
 class Author:
-    """Writes one program. ``focus`` are operations to prefer; ``symbolic`` has a dim that is a
-    symbol.
+    """Writes one program. ``focus`` are operations to prefer; ``symbolic`` has dims that are
+    symbols, and sizes for them.
     """
 
     def __init__(self, dice: Dice, focus: Sequence[str] = (), symbolic: bool = False) -> None:
@@ -62,14 +65,16 @@ class Author:
         self.module = self.program.main
         self.data: dict[Instruction, Argument] = {}
         self.known: dict[str, list[Instruction]] = {}
-        self.symbol = Dim("n", 1, 8) if symbolic else None
-        self.sizes = {"n": 3} if symbolic else {}
+        self.symbols = draw_symbols(dice) if symbolic else ()
+        self.sizes = draw_sizes(dice, self.symbols)
+        dice.extents = extents_of(dice, self.symbols)
+        self.wanted: dict[str, Want] = {}
         self.context = get_target("ref").get_context()
         self.left, self.weights = dice.some(5, 24), 0
         self.kept: dict[str, Any] = {}
         self.positive = dice.chance(0.2)
-        if self.symbol is not None:
-            self.given(Want(Shape("f32", (self.symbol,))))
+        for symbol in self.symbols:
+            self.given(Want(Shape("f32", (symbol,))))
 
     def finished(self, outputs: Iterable[Instruction]) -> Drawn:
         """The program that returns some values, mostly without what is not needed for them."""
@@ -80,11 +85,24 @@ class Author:
                 remove_dead_code(module)
             remove_dead_modules(self.program)
         inputs = {name: self.data[p] for name, p in main.parameters.items()}
-        return Drawn(self.program, inputs, features(self.program))
+        found = features(self.program)
+        found["empty"] = sum(v.shape.elements == 0 for v in inputs.values() if not v.shape.parts)
+        others = (
+            [self.inputs_at(draw_sizes(self.dice, self.symbols, EDGES))] if self.symbols else []
+        )
+        return Drawn(self.program, inputs, found, others)
+
+    def inputs_at(self, sizes: Sizes) -> dict[str, Argument]:
+        """Inputs of other sizes."""
+        found = dict[str, Argument]()
+        for name, want in self.wanted.items():
+            shape = want.shape.bind(sizes)
+            found[name] = Argument(shape, self.array(shape, want))
+        return found
 
     def shape(self) -> Shape:
-        """Some shape, with the program's symbol where it has one."""
-        return any_shape(self.dice, self.symbol)
+        """Some shape, with the program's symbols where it has any."""
+        return any_shape(self.dice)
 
     def value(self, want: Want, depth: int) -> Instruction:
         """A value as wanted: one there is, an input, a constant, or the result of an operation, up
@@ -184,7 +202,7 @@ class Author:
     def evaluate(self, at: Instruction, data: Mapping[Instruction, Argument]) -> Argument:
         """The value of an instruction whose inputs have values."""
         op, shape = at.op, at.shape
-        if self.symbol is not None:
+        if self.symbols:
             op, shape = operations.bind(op, self.sizes), shape.bind(self.sizes)
         inner = [self.runnable(m, data) for m in at.modules]
         arguments = [data[v] for v in at.inputs]
@@ -223,8 +241,10 @@ class Author:
             order = self.dice.sample(range(shape.rank), shape.rank)
             inverse = [order.index(i) for i in range(shape.rank)]
             shape = Shape(shape.dtype, [shape.dims[i] for i in inverse]).permuted(order)
-        made = main.add_parameter(f"x{len(main.parameters)}", shape)
-        bound = shape.as_standard().bind(self.sizes)
+        name = f"x{len(main.parameters)}"
+        made, shape = main.add_parameter(name, shape), shape.as_standard()
+        self.wanted[name] = replace(want, shape=shape)
+        bound = shape.bind(self.sizes)
         return self.keep(made, Argument(bound, self.array(bound, want)))
 
     def constant(self, want: Want) -> Instruction:
@@ -285,7 +305,7 @@ class Author:
     def choice(self, like: Shape, depth: int) -> Instruction | None:
         """One result of an ``if``."""
         self.left -= 1
-        if self.dice.chance(0.3) and self.symbol is None:
+        if self.dice.chance(0.3) and not self.symbols:
             return self.dice.one_of((self.repetition, self.scanning))(like, depth)
         other = [like] if self.dice.chance(0.7) else [like, self.shape()]
         condition = self.value(Want(Shape(BOOL, ())), 1)

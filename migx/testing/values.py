@@ -19,9 +19,26 @@ def special(inputs: Mapping[str, Argument], dice: Dice) -> dict[str, Argument]:
     return {name: _replaced(value, dice) for name, value in inputs.items()}
 
 
+def poisoned(inputs: Mapping[str, Argument]) -> dict[str, Argument]:
+    """Inputs with all of their floats NaN: no result that reads no element may be one."""
+    return {
+        name: _filled(value) if _is_special(value.shape.dtype) else value
+        for name, value in inputs.items()
+    }
+
+
+def _filled(value: Argument) -> Argument:
+    return Argument(value.shape, np.full_like(value.array, np.nan))
+
+
+def _is_special(dtype: DType) -> bool:
+    """Whether values of a type can be replaced: floats of f16 or more."""
+    return dtype.is_tensor and dtype.is_float and not dtype.is_packed and dtype.bits >= F16.bits
+
+
 def _replaced(value: Argument, dice: Dice) -> Argument:
     dtype = value.shape.dtype
-    if not dtype.is_tensor or not dtype.is_float or dtype.is_packed or dtype.bits < F16.bits:
+    if not _is_special(dtype):
         return value
     kinds = dice.sample(_kinds(dtype), dice.some(1, 3))
     array = value.array.copy()

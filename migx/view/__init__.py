@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from migx.binding import sizes_of
-from migx.compiler import compiled, passes_for
+from migx.compiler import compiled
 from migx.manager import PassManager
 from migx.observers import Time
-from migx.profile import measured
+from migx.profile import Profiled, measured
 from migx.program import Program
-from migx.target import CompileOptions, Target, get_target
+from migx.target import CompileOptions, Target, get_target, passes_for
 from migx.view.data import Report
 from migx.view.recorder import Recorder
 
@@ -38,9 +38,8 @@ def report(
     """What the passes of a target make of a program, or those of ``passes="..."``; the program
     itself stays as it is.
 
-    With ``inputs`` it is compiled and run, and the report has what each instruction took:
-    ``TargetError`` where the target cannot tell. The other options are those of
-    ``Program.compile``.
+    With ``inputs`` it is compiled, and run where its executable is ``Profiled``: then the report
+    has what each instruction took. The other options are those of ``Program.compile``.
     """
     chosen, timer = get_target(target), Time()
     passes = passes_for(chosen, chosen.get_context(), CompileOptions(**options))
@@ -51,6 +50,8 @@ def report(
         return recorder.report(title, chosen.name)
     made = compiled(program, chosen, observers=(recorder,), log=recorder.log, **options)
     recorder.finished(made.program, "compile", "Constants are packed, and weights put in slots.")
+    if not isinstance(made.executable, Profiled):
+        return recorder.report(title, chosen.name)
     arguments, parameters = made.arguments(inputs), made.program.main.parameters
     sizes = sizes_of((n, p.shape, arguments[n].shape) for n, p in parameters.items())
     run = recorder.run(measured(made, arguments, RUNS), sizes)

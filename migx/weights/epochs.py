@@ -14,21 +14,23 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from migx.argument import Argument
-from migx.errors import DataError, ShapeError, WeightError, first_few, there_are
+from migx.errors import WeightError
 from migx.ir import Instruction, Module
 from migx.mapping import MappedFile
 from migx.memory import Memory, copy
 from migx.ops.builtin import Literal
-from migx.shape import U8, Shape
+from migx.shape import Shape
+from migx.weights.fitting import fitted, refuse_infinite, unknown, without_values
 from migx.weights.recipe import Arguments, Recipe
 
 NOTHING: Arguments = MappingProxyType({})
+Pair: TypeAlias = tuple[NDArray[Any], NDArray[Any]]
 
 
 class Running:
@@ -164,7 +166,7 @@ class LiveWeights:
     def checked_slots(self, epoch: Epoch) -> Arguments:
         """The slots of an epoch, where a run may read them."""
         if len(epoch.slots) < len(self._recipe.slots):
-            raise WeightError(_without_values(self.missing))
+            raise WeightError(without_values(self.missing))
         for file in epoch.files:
             file.check()
         return epoch.slots
@@ -178,8 +180,9 @@ class LiveWeights:
         committed at once; if it raises, or a value is refused, nothing has changed. Runs that have
         begun end on the weights they began with. ``check_finite`` refuses NaN and infinities.
         ``in_place`` waits for runs to end and writes over the memory of the old values, where two
-        copies would be too much: it cannot be rolled back. ``copy=False`` takes arrays as they are,
-        which must not be written to any more.
+        copies would be too much: it cannot be rolled back, and where a signal such as Ctrl-C breaks
+        in, runs raise ``WeightError`` until these weights are given again. ``copy=False`` takes
+        arrays as they are, which must not be written to any more.
         """
         if in_place and not copy:
             raise WeightError("an update in place copies what it is given: leave out copy=False")
@@ -190,6 +193,21 @@ class LiveWeights:
         if name not in self.sources:
             raise WeightError(unknown(name, self.sources))
         return fitted(name, value, self.sources[name].shape)
+
+    def value(self, name: str) -> Argument:
+        """A copy of the value that a weight has now. ``WeightError`` where there is no such weight,
+        or it has no value yet.
+        """
+        if name not in self.sources:
+            raise WeightError(unknown(name, self.sources))
+        with self.committing:
+            found, op = self.current.weights.get(name), self.sources[name].op
+            if found is None and name not in self._recipe.sources and isinstance(op, Literal):
+                found = op.value
+            if found is None:
+                raise WeightError(without_values([name]))
+            files_of([found])
+            return own(found, mapped=False)
 
     def _held(self) -> dict[str, Argument]:
         """The values that the program itself holds."""
@@ -218,14 +236,22 @@ class LiveWeights:
             return before, self.current
 
     def commit_in_place(self, changes: Arguments) -> None:
-        """Writes new values over the memory of the old ones, while nothing runs."""
+        """Writes new values over the memory of the old ones, while nothing runs. Where a signal
+        interrupts the writing, these weights have no value until they are given again.
+        """
         with self.committing, enough_memory(changes):
             before = self.current
             after = self._after(before, changes)
             with before.running.stopped():
-                weights, slots = overwritten(before, after)
+                weights, slots, pairs = overwritten(before, after)
                 wholes = {n: v for n, v in after.wholes.items() if before.wholes.get(n) is v}
-                self.current = Epoch.of(after.number, weights, slots, wholes, after.given)
+                made = Epoch.of(after.number, weights, slots, wholes, after.given)
+                rest = {n: v for n, v in before.weights.items() if n not in changes}
+                kept = {n: v for n, v in before.slots.items() if after.slots.get(n) is v}
+                # what is left if this is interrupted: what is half written has no value
+                self.current = replace(before, weights=rest, slots=kept, wholes=wholes)
+                copy(pairs)
+                self.current = made
 
     def restore(self, before: Epoch, after: Epoch) -> None:
         """Goes back to an epoch, unless others have been committed since."""
@@ -263,7 +289,11 @@ class Reading:
 
 
 class Update:
-    """New values for weights, all or nothing; made by ``LiveWeights.update``."""
+    """New values for weights, all or nothing; made by ``LiveWeights.update``.
+
+    ``new[name] = array`` gives a value, ``new[name]`` reads a copy of the one given or else in use,
+    and iterating gives the names.
+    """
 
     def __init__(
         self, weights: LiveWeights, *, check_finite: bool, in_place: bool, copy: bool
@@ -273,6 +303,7 @@ class Update:
         self._replaced = weights.replaced  # whoever holds on to what was replaced may update that
         self._changes: dict[str, Argument] = {}
         self._epochs: tuple[Epoch, Epoch] | None = None
+        self._final = "it was made in place" if in_place else "it has not been committed"
         self._open: bool | None = None  # None before the block
 
     def __setitem__(self, name: str, value: ArrayLike | Argument) -> None:
@@ -284,6 +315,21 @@ class Update:
         if self._check_finite:
             refuse_infinite(name, found)
         self._changes[name] = found
+
+    def __getitem__(self, name: str) -> Any:
+        """A copy of a weight's value, the one given in this block or else the one in use: an array,
+        of a packed weight an ``Argument``. ``WeightError`` where there is none.
+
+        So ``new["w"] += a @ b`` adds to a weight.
+        """
+        self._check_open()
+        given = self._changes.get(name)
+        value = self._weights.value(name) if given is None else own(given, mapped=False)
+        return value if value.shape.dtype.is_packed else value.array
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of the weights that may be given."""
+        return iter(self._weights.sources)
 
     def update(
         self,
@@ -346,12 +392,11 @@ class Update:
         compiled again.
         """
         if self._epochs is None:
-            why = "it was made in place" if self._in_place else "it has not been committed"
-            raise WeightError(f"this update cannot be rolled back: {why}")
+            raise WeightError(f"this update cannot be rolled back: {self._final}")
         with self._weights.committing:
             self._check_weights()
             self._weights.restore(*self._epochs)
-        self._epochs = None
+        self._epochs, self._final = None, "it has been already"
 
 
 def files_of(values: Iterable[Argument]) -> tuple[MappedFile, ...]:
@@ -391,12 +436,12 @@ def frozen(values: Arguments) -> Arguments:
     return given
 
 
-def overwritten(before: Epoch, after: Epoch) -> tuple[Arguments, Arguments]:
+def overwritten(before: Epoch, after: Epoch) -> tuple[Arguments, Arguments, list[Pair]]:
     """The weights and slots of an epoch, in the memory of those they replace where that is ours to
-    write to. Memory is found before any is written to.
+    write to, and what is to be copied there from where.
     """
     held: dict[tuple[int, int], Argument] = {}
-    pairs: list[tuple[NDArray[Any], NDArray[Any]]] = []
+    pairs: list[Pair] = []
 
     def place(was: Argument | None, value: Argument) -> Argument:
         key = id(was), id(value)
@@ -411,8 +456,7 @@ def overwritten(before: Epoch, after: Epoch) -> tuple[Arguments, Arguments]:
 
     weights = {name: place(before.weights.get(name), v) for name, v in after.weights.items()}
     slots = {name: place(before.slots.get(name), v) for name, v in after.slots.items()}
-    copy(pairs)
-    return weights, slots
+    return weights, slots, pairs
 
 
 @contextmanager
@@ -426,65 +470,3 @@ def enough_memory(values: Arguments) -> Iterator[None]:
             f"there is no memory for {size:,} bytes of weights beside those that are in use: give "
             "fewer at a time, or write over the old ones with in_place=True"
         ) from error
-
-
-def fitted(
-    name: str, value: ArrayLike | Argument, shape: Shape, *, convert: bool = False
-) -> Argument:
-    """A value as a weight of a shape holds it. ``WeightError`` unless type and dims are the same;
-    the type need not be, to ``convert`` it.
-
-    Packed weights are given as an ``Argument``, as their packed bytes, or as elements of their
-    dims, which are packed.
-    """
-    try:
-        given = Argument.of(value)
-        if shape.dtype.is_packed and not given.shape.dtype.is_packed:
-            given = _packed(given, shape)
-        elif convert and not given.shape.dtype.is_packed:
-            given = Argument.of(given.array, shape.dtype)
-    except (DataError, ShapeError, TypeError, ValueError) as error:
-        raise WeightError(f"weight {name!r} is {shape}: {error}") from error
-    if not given.shape.same_type(shape):
-        other = given.shape.dtype is not shape.dtype and not given.shape.dtype.is_packed
-        remedy = f": convert it to {shape.dtype}, or say convert=True" if other else ""
-        raise WeightError(f"weight {name!r} is {shape}, not {given.shape}{remedy}")
-    if given.source is None and not given.available:
-        raise WeightError(f"weight {name!r}: the value given has no data")
-    return given
-
-
-def _packed(given: Argument, shape: Shape) -> Argument:
-    """Bytes, or elements that the packed type holds, as packed storage."""
-    dtype, dims = given.shape.dtype, given.shape.dims
-    if dtype is U8 and dims != shape.dims and given.shape.elements == shape.nbytes:
-        return Argument.packed(shape, given.array)
-    if dims == shape.dims and (dtype.is_float if shape.dtype.is_float else dtype.is_integer):
-        return Argument.of(given.array, shape.dtype)
-    raise ShapeError(f"{given.shape} is neither its {shape.nbytes} bytes (u8) nor its elements")
-
-
-def refuse_infinite(name: str, value: Argument) -> None:
-    """Raises ``WeightError`` where a float weight holds NaN or an infinity."""
-    if value.shape.dtype.is_float and not value.shape.dtype.is_packed:
-        bad = int(value.array.size - np.count_nonzero(np.isfinite(value.array)))
-        if bad:
-            raise WeightError(f"weight {name!r} has {bad} elements that are not finite")
-
-
-def unknown(name: str, known: Iterable[str]) -> str:
-    """What to say of a name that no weight has."""
-    names = list(known)
-    if not names:
-        return (
-            f"there is no weight {name!r} to replace: this program was compiled with its weights "
-            "fixed; read it with defer_external_weights=True, or mark its literals replaceable"
-        )
-    return f"there is no replaceable weight {name!r}; {there_are(str(name), names)}"
-
-
-def _without_values(missing: list[str]) -> str:
-    return (
-        f"{len(missing)} weights have no value yet, {first_few(missing, 5)}: give them by "
-        "program.update_weights() or migx.onnx.replace_onnx_external_weights()"
-    )

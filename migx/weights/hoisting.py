@@ -34,6 +34,12 @@ def weights_of(program: Program) -> dict[str, Instruction]:
     return found
 
 
+def names_of_weights(program: Program) -> set[str]:
+    """The names of all weights, those that are fixed included."""
+    fixed = (at.op.label for at in program.literals if isinstance(at.op, Literal))
+    return {*fixed, *weights_of(program)}
+
+
 def is_replaceable(at: Instruction) -> bool:
     """Whether an instruction is a weight, or a target's own literal that was one."""
     return is_weight(at) or (isinstance(at.op, Literal) and at.op.replaceable)

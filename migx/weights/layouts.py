@@ -17,7 +17,7 @@ from migx.program import Program
 from migx.target import Context
 from migx.text import draw_instruction
 from migx.weights import is_constant
-from migx.weights.constants import tree
+from migx.weights.constants import Constants, tree
 from migx.weights.evaluation import evaluated
 from migx.weights.hoisting import hoist, is_weight
 
@@ -26,8 +26,9 @@ def pack_weights(program: Program, context: Context) -> bool:
     """Packs the constants that a target wants packed; says whether there were any.
 
     An input may read a constant through views: it is what is behind these that is packed. What has
-    been packed for another machine is packed again.
+    been packed for another machine is packed again. What unpacks storage of a few bits stays so.
     """
+    constants = Constants(program)
     known: dict[Instruction, bool] = {}
     packed: dict[tuple[Instruction, str], Instruction] = {}
     modules = [m for m in program.modules.values() if not m.bypass]
@@ -40,6 +41,8 @@ def pack_weights(program: Program, context: Context) -> bool:
                 continue
             form = context.target.preferred_weight_format(at, index)
             if form is None or at.module is None or getattr(whole.op, "format", None) == form:
+                continue
+            if not whole.shape.dtype.is_packed and constants.made(whole).unpacks:
                 continue
             if (whole, form) not in packed:
                 _expect_fit(context, at, index, whole, form)
@@ -93,7 +96,9 @@ def _settle(program: Program, packed: list[Instruction], context: Context) -> No
     values = evaluated([at for at in packed if at not in weighty], context=context)
     for at, value in values.items():
         assert at.module is not None
-        made = at.module.insert_instruction(at, Literal(value), origins=at.origins)
+        (whole,) = at.inputs
+        label = whole.op.label if isinstance(whole.op, Literal) else ""
+        made = at.module.insert_instruction(at, Literal(value, label), origins=at.origins)
         at.module.replace_instruction(at, made)
         at.module.remove_instruction(at)
     hoist(program, [at for at in packed if at in weighty])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from migx.builders import astype, at_least_f32, concatenate
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.match import attr, on
@@ -11,7 +12,6 @@ from migx.ops.layout import Multibroadcast, Reshape, Slice, Squeeze, Transpose, 
 from migx.ops.linear import Dot
 from migx.ops.pointwise import Add
 from migx.ops.rnn import BACKWARD, GRU, LSTM, RNN, Recurrent
-from migx.passes._common import astype, at_least_f32, concatenate
 from migx.passes.rewrite_rnn.cells import States, Weights, biased, cell_of, part
 from migx.rewrite import Cursor, Declined, Rule, RuleSet, rewrite, rule
 from migx.shape import OPTIONAL, DType

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from migx.builders import broadcast_to
 from migx.ir import Instruction
 from migx.match import having, on
 from migx.ops.layout import Broadcast, Multibroadcast, Unsqueeze
 from migx.ops.linear import Dot
-from migx.passes._common import broadcast_to
 from migx.passes.simplify_algebra.terms import BROADCASTS, Repeated, repeated
 from migx.rewrite import Cursor, rule
 from migx.shape import Dims

@@ -5,10 +5,10 @@ They are monotone, so an outer one may as well be applied to the bounds of an in
 
 from __future__ import annotations
 
+from migx.builders import full_like
 from migx.ir import Instruction
 from migx.match import constant, on, varying
 from migx.ops.pointwise import Clip, Max, Min, Relu
-from migx.passes._common import full_like
 from migx.passes.simplify_algebra.terms import throughout
 from migx.rewrite import Cursor, rule
 

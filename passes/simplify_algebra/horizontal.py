@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from migx import op as operations
+from migx.builders import broadcast_to
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.match import attr, constant, having, on, var, varying
 from migx.ops.layout import Concat, Multibroadcast, Slice
 from migx.ops.linear import Convolution, Dot
 from migx.ops.pointwise import Add
-from migx.passes._common import broadcast_to
 from migx.passes.simplify_algebra.broadcasts import trailing
 from migx.passes.simplify_algebra.terms import (
     is_light,

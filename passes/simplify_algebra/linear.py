@@ -8,13 +8,13 @@ MIGraphX moves it regardless, and constant folding then runs whole convolutions.
 
 from __future__ import annotations
 
+from migx.builders import sliced
 from migx.ir import Instruction
 from migx.match import constant, on, var, varying
 from migx.ops._windows import reach
 from migx.ops.layout import Multibroadcast, Slice
 from migx.ops.linear import Convolution, ConvolutionBackwards, Dot
 from migx.ops.pointwise import Add, Mul
-from migx.passes._common import sliced
 from migx.passes.simplify_algebra.terms import (
     is_kept_small,
     is_light,

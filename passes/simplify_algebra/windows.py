@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+from migx.builders import sliced
 from migx.dim import Extent, bounds
 from migx.ir import Instruction
 from migx.match import attr, on, var
@@ -16,7 +17,6 @@ from migx.op import Operation, with_attributes
 from migx.ops._windows import split
 from migx.ops.linear import Convolution, QuantConvolution
 from migx.ops.pooling import Pooling
-from migx.passes._common import sliced
 from migx.passes.simplify_algebra.terms import is_movable
 from migx.rewrite import Cursor, Declined, rule
 from migx.shape import Dims

@@ -6,6 +6,7 @@ product of both, and the rest is made on integers.
 
 from __future__ import annotations
 
+from migx.builders import astype, at_least_f32, broadcast_to
 from migx.dim import Extent, bounds, product
 from migx.ir import Instruction
 from migx.match import on, skip
@@ -13,7 +14,6 @@ from migx.ops.layout import Broadcast, Multibroadcast, Reshape, Transpose
 from migx.ops.linear import Convolution, Dot
 from migx.ops.pointwise import Mul
 from migx.ops.quantization import DequantizeLinear
-from migx.passes._common import astype, at_least_f32, broadcast_to
 from migx.passes.simplify_qdq.zero_points import (
     Factor,
     beyond,

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from migx import dim, ops
+from migx.builders import concatenate, sliced
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.match import on, var
 from migx.ops.layout import Concat, Transpose
-from migx.passes._common import concatenate, sliced
 from migx.passes.simplify_reshapes.views import at_most
 from migx.rewrite import Cursor, Declined, rule
 

@@ -47,6 +47,8 @@ class Cpu(Target):
         passes = list(PASSES)
         if options.rounds_activations:
             passes.insert(passes.index("fuse_int4") + 1, "quantize_activations")
+        if options.fast_math:
+            passes.insert(passes.index("hoist_weights") + 1, "rewrite_winograd")
         return Pipeline.parse(",".join(passes))
 
     def make_executable(self, program: Program, context: Context) -> Executable:

@@ -2,8 +2,8 @@
 
 A kernel may depend on an instruction's operation and shape, on the module it runs, and on how each
 input lies: its shape, the views it is seen through, and what kind of value is behind them. Of
-constants it may know those of one element that nobody may replace; never where others lie or what
-is in them.
+constants it may know those of one element that nobody may replace, and small ones in its module;
+never where others lie or what is in them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from migx.fusion.outlining import viewed
 from migx.ir import Instruction, Module
 from migx.ops.builtin import Literal, Param, Slot
 from migx.ops.formats import UnpackWeight
+
+SMALL = 2048
+"""Elements of a constant in a module that may be known."""
 
 
 def likeness(at: Instruction) -> Hashable | None:
@@ -61,15 +64,20 @@ def _behind(value: Instruction) -> Hashable:
     return None
 
 
-def _constant(op: Literal) -> Hashable:
+def _constant(op: Literal, most: int = 1) -> Hashable:
     shape = op.value.shape
-    known = shape.dtype.is_tensor and shape.elements == 1 and not op.replaceable
-    return "@literal", op.replaceable, op.value.tobytes() if known else None
+    known = shape.dtype.is_tensor and shape.elements <= most and not op.replaceable
+    return "@literal", op.replaceable, _short(op.value.tobytes()) if known else None
+
+
+def _short(bits: bytes) -> bytes:
+    """Bytes, or where they are many a digest of them."""
+    return bits if len(bits) <= 16 else hashlib.sha256(bits).digest()
 
 
 def _inside(module: Module) -> Hashable | None:
     """A module but for the names in it; None for one that reads what is around it, or holds a
-    constant of more than one element.
+    constant that is not small.
     """
     places: dict[Instruction, int] = {}
     found: list[Hashable] = []
@@ -79,9 +87,9 @@ def _inside(module: Module) -> Hashable | None:
         places[at] = len(places)
         op: Hashable = None
         if isinstance(at.op, Literal):
-            if at.shape.elements != 1:
+            if at.shape.elements > SMALL:
                 return None
-            op = _constant(at.op)
+            op = _constant(at.op, SMALL)
         elif not isinstance(at.op, Param):
             op = operations.key(at.op, digests=True)
         found.append((op, at.shape, *map(places.__getitem__, at.inputs)))

@@ -371,12 +371,14 @@ def _turns_of(strip: Strip, pixels: int, guessed: bool) -> tuple[float, float]:
     if strip.turned:
         # Of a number that is guessed it says nothing that it can be divided; half is left over.
         pieces = max(1, pixels / strip.rows + 0.5) if guessed else -(-pixels // strip.rows)
-        return pieces * _turns(strip.rows, strip.vectors), pieces * strip.rows * strip.vectors
+        turns = pieces * step_turns(strip.rows, strip.vectors)
+        return turns, pieces * strip.rows * strip.vectors
     full, rest = pixels // strip.panel, -(-(pixels % strip.panel) // strip.lanes)
-    turns = full * _turns(strip.rows, strip.vectors) + (_turns(strip.rows, rest) if rest else 0)
+    turns = full * step_turns(strip.rows, strip.vectors)
+    turns += step_turns(strip.rows, rest) if rest else 0
     return turns, strip.rows * (full * strip.vectors + rest)
 
 
-def _turns(rows: int, vectors: int) -> float:
+def step_turns(rows: int, vectors: int) -> float:
     """The turns of one step of the sums of a strip and a panel."""
     return max(rows * vectors / 2 + LOADS * (rows + vectors) + STEP, LATENCY)

@@ -162,8 +162,9 @@ class Outline:
         names: dict[str, None] = {}
         for at in self.instructions:
             names |= dict.fromkeys(sorted(read_symbols(at)))
-            for module in at.modules:
-                names |= dict.fromkeys(sorted(symbols_within(module)))
+            for i, module in enumerate(at.modules):
+                if at not in native or (at, i) in refused:  # else what it holds is among these
+                    names |= dict.fromkeys(sorted(symbols_within(module)))
         for at in self._outer:
             self.outline(at)
         for value in self.results:

@@ -17,6 +17,7 @@ from migx.binding import Sizes, sizes_of
 from migx.errors import EvaluationError
 from migx.ir import Instruction, Module
 from migx.meaning import actual, as_function, by_meaning, failed
+from migx.memory import HUGE
 from migx.op import Operation, Runnable
 from migx.ops.builtin import GetTupleElem, Literal, Slot, Undefined
 from migx.planning import is_memory
@@ -63,23 +64,33 @@ class Watch:
         self.costs.append(Cost(at, kernel, own, flops, nbytes))
 
 
+ROOMY = 100
+"""Runs in a row that leave most of an arena unused before it is given back."""
+
+
 class Workspace:
-    """Memory for one run of a piece at a time: the arena, and the words kernels are called with."""
+    """Memory for one run of a piece at a time: the arena, and the words kernels are called with.
+
+    An arena of which many runs, one after another, have needed less than half is made smaller.
+    """
 
     def __init__(self) -> None:
         self.arena: NDArray[np.uint8] = aligned(0)
         self.args: NDArray[np.int64] = np.empty(0, np.int64)
         self.words = self.args.data
         self.plan: Plan | None = None
-        self.steps = self.scratch = 0
+        self.steps = self.scratch = self.roomy = 0
 
     def serve(self, plan: Plan) -> None:
         """Makes it fit a plan."""
-        if self.plan is plan:
+        if self.plan is plan and not self.roomy:
+            return
+        self.roomy = self.roomy + 1 if len(self.arena) > 2 * plan.total_bytes + HUGE else 0
+        if self.plan is plan and self.roomy <= ROOMY:
             return
         self.plan = None  # till all is done: what fails half-way must not be taken for the old one
-        if len(self.arena) < plan.total_bytes:
-            self.arena = aligned(plan.total_bytes)
+        if len(self.arena) < plan.total_bytes or self.roomy > ROOMY:
+            self.arena, self.roomy = aligned(plan.total_bytes), 0
         self.args = plan.args.copy()
         self.args[plan.form.arena_words] += address(self.arena)
         self.steps = address(self.args)

@@ -26,7 +26,7 @@ from migx.op import Evaluate, Operation, Runnable
 from migx.ops.builtin import Literal, Param, Return, Slot
 from migx.program import Program
 from migx.shape import TUPLE, Shape
-from migx.sizes import bound_now, check_sizes, symbols_of
+from migx.sizes import bound, bound_now, check_sizes, symbols_of
 from migx.target import NO_SLOTS, Context
 from migx.text import draw_instruction
 from migx.verify import captures
@@ -92,7 +92,13 @@ class RefExecutable:
             (name, p.shape, arguments[name].shape) for name, p in main.parameters.items()
         )
         given = [value.read_only() for value in arguments.values()]
-        return self._run(main, given, {}, sizes, _Call(slots, seen))
+        try:
+            return self._run(main, given, {}, sizes, _Call(slots, seen))
+        except RecursionError:
+            raise EvaluationError(
+                "modules inside modules are nested too deep to be run one in another: "
+                "sys.setrecursionlimit allows more"
+            ) from None
 
     def _run(
         self,
@@ -160,11 +166,10 @@ class RefExecutable:
         for at in module:
             names = symbols_of(at)
             late = not names <= sizes.keys()
-            op = at.op if late or not names else operations.bind(at.op, sizes)
-            shape = at.shape if late else at.shape.bind(sizes)
+            if names and not late and early.issuperset(at.inputs) and not at.modules:
+                check_sizes(at, sizes)
+            op, shape = (at.op, at.shape) if late or not names else bound(at, sizes)
             if not late:
-                if names and early.issuperset(at.inputs) and not at.modules:
-                    check_sizes(at, sizes)
                 early.add(at)
                 if type(at.op) is not Literal:
                     _check_room(at, shape)

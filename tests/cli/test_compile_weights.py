@@ -34,6 +34,18 @@ def test_a_source_of_other_names_and_types(
     assert message in result.err
 
 
+def test_a_model_without_weights_says_what_gives_them(migx: Migx, tmp_path: Path) -> None:
+    model, template, whole = (tmp_path / name for name in ("model.onnx", "a.mxr", "b.mxr"))
+    model.write_bytes(model_of(MLP, A).SerializeToString())
+    command = ("compile", model, "--target", "ref", "--defer-external-weights")
+    assert migx(*command, "-o", template).code == 0
+    result = migx("run", template)
+    assert (result.code, "`migx compile MODEL --weights SOURCE -o" in result.err) == (2, True)
+    file = safetensors(A, tmp_path / "w.safetensors")
+    assert migx("compile", template, "--weights", file, "-o", whole).code == 0
+    assert migx("run", whole).code == 0
+
+
 def test_options_that_are_for_weights(migx: Migx, model: Path) -> None:
     result = migx("compile", model, "--no-strict")
     assert result.code == 2

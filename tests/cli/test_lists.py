@@ -41,6 +41,17 @@ def test_lists_show_all_and_one(verb: str, name: str, what: str, migx: Migx) -> 
     assert isinstance(entry[what], list)
 
 
+def test_a_target_lists_what_it_has_for_itself(migx: Migx) -> None:
+    own = migx("targets", "gpu", "--json").json["own"]
+    assert own["passes"] == ["gpu::lower"]
+    assert {"gpu::allocate", "gpu::copy_to"} <= {*own["operations"]}
+    assert "passes of its own: gpu::lower\n" in migx("targets", "gpu").out
+    for verb, names in (("passes", own["passes"]), ("ops", own["operations"])):
+        for name in names:
+            assert migx(verb, name).out.startswith(f"{name}  (migx.targets.gpu.")
+    assert "of its own" not in migx("targets", "cpu").out
+
+
 def test_the_last_column_fits_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [("relu", 1, "one two three four five six"), ("add", 12, "seven")]
     whole = ["name   n  what", "relu   1  one two three four five six", "add   12  seven"]
@@ -108,3 +119,19 @@ def test_an_interruption_is_said_in_a_word(migx: Migx, monkeypatch: pytest.Monke
     monkeypatch.setattr(plugins, "names", interrupted)
     result = migx("passes")
     assert (result.code, result.err) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "told"),
+    [
+        ("targets >&-", 0, ""),
+        ("targets 2>&-", 0, ""),
+        ("run nowhere.onnx 2>&-", 2, ""),
+        ("targets > /dev/full", 2, "error: cannot write the output: No space left on device\n"),
+    ],
+)
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no such device")
+def test_output_that_cannot_be_written(command: str, code: int, told: str) -> None:
+    words = ["sh", "-c", f"{sys.executable} -m migx {command}"]
+    found = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (code, told)

@@ -33,6 +33,16 @@ def test_perf_runs_it(migx: Migx, model: Path) -> None:
     assert found["run"]["weights"] > 0
 
 
+def test_of_a_target_that_tells_no_times_the_rest_is_shown(
+    migx: Migx, model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.html"
+    result = migx("report", model, "--perf", "--target", "ref", "-o", out)
+    assert (result.code, out.exists()) == (0, True)
+    assert result.err.startswith("target ref has no times: its executable has no method profile")
+    assert migx("report", model, "--perf", "--target", "ref", "--json").json["run"] is None
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -40,7 +50,6 @@ def test_perf_runs_it(migx: Migx, model: Path) -> None:
         (("-o", "out.txt"), "--output out.txt: reports are .html files"),
         (("-o", "/nowhere/out.html"), "cannot write /nowhere/out.html"),
         (("--passes", "simplify"), "simplify"),
-        (("--perf", "--target", "ref"), "ref does not say what its runs cost"),
     ],
 )
 def test_mistakes_are_one_message(

@@ -10,10 +10,12 @@ import pytest
 
 import migx as api
 from migx import ops, plugins
+from migx.errors import TargetError
 from migx.ir import Instruction
 from migx.manager import Fixpoint, Pass, Pipeline
 from migx.match import attr, constant, member, on, skip, value, var
 from migx.rewrite import Cursor, rule
+from migx.targets.ref import Ref
 from tests.cli.conftest import Migx
 
 CASE = """module main(x: f32[2]) {
@@ -154,3 +156,31 @@ def test_a_pass_shows_its_rules(migx: Migx) -> None:
 )  # fmt: skip
 def test_patterns_read_like_the_graph(pattern: object, text: str) -> None:
     assert str(pattern) == text
+
+
+class Elsewhere(Ref):
+    """A target that is installed on another machine."""
+
+
+def test_a_file_of_a_target_that_is_not_here_still_holds_its_program(
+    migx: Migx, model: Path, tmp_path: Path
+) -> None:
+    mxr = tmp_path / "a.mxr"
+    program = api.parse_onnx(model).compile(Elsewhere())
+    api.save(program, mxr)
+    message = "is compiled for target 'elsewhere', which is not here: no target named 'elsewhere'"
+    for words in ["read"], ["opt", "--passes", "tidy"], ["run", "--target", "ref"]:
+        result = migx(words[0], mxr, *words[1:])
+        assert result.code == 0
+        assert result.err.startswith(f"note: {mxr} {message}")
+    assert api.parse(migx("read", mxr).out) == api.parse_onnx(model)
+    for verb in "run", "verify", "perf":
+        result = migx(verb, mxr)
+        assert (result.code, "; --target T compiles it for another" in result.err) == (2, True)
+    with pytest.raises(
+        TargetError, match=rf"{message}.*; migx\.load\(path, compiled=False\) reads"
+    ):
+        api.load(mxr)
+    api.save(program, mxr, original=False)
+    with pytest.raises(TargetError, match="there are: [^;]*$"):
+        api.load(mxr)

@@ -158,3 +158,72 @@ def test_packed_weights_are_said_to_cost_something(migx: Migx, model: Path) -> N
     assert 0 < layer["relative"] < 0.2
     assert layer["layer"] in migx(*options).out.partition("few bits")[2]
     assert "packed" not in migx("verify", model, "--each", "--json").json
+
+
+def test_what_a_file_holds_is_run(migx: Migx, tmp_path: Path) -> None:
+    """A file whose code is of another program, and one with a byte of a weight changed."""
+    text = 'module main(x: f32[n, 64]) {\n  %0 = @literal() {value=sha256("0")} : f32[64, 64]\n'
+    made = [
+        api.parse(text + f"  %1 = dot(x, %0)\n  %2 = {name}(%1)\n  return %2\n}}\n", draw_missing=1)
+        for name in ("relu", "neg")
+    ]
+    right, wrong = (program.compile("cpu") for program in made)
+    path = tmp_path / "a.mxr"
+    api.save(right, path)
+    found = migx("verify", path)
+    assert (found.code, "cpu, as the file holds it, against ref" in found.out) == (0, True)
+    assert migx("verify", path, "--target", "ref", "--json").json["held"] is False
+
+    damaged = bytearray(path.read_bytes())
+    damaged[-5] ^= 0x40
+    (tmp_path / "b.mxr").write_bytes(damaged)
+    result = migx("verify", tmp_path / "b.mxr")
+    assert (result.code, "b.mxr is damaged" in result.err) == (2, True)
+
+    right._compiled = wrong.compiled
+    api.save(right, path)
+    result = migx("verify", path)
+    assert (result.code, "FAIL" in result.out) == (1, True)
+    assert migx("verify", path, "--target", "cpu").code == 0, "compiled anew"
+
+
+def test_the_passes_of_a_file_say_what_it_may_be_off_by(
+    migx: Migx, model: Path, tmp_path: Path
+) -> None:
+    path, asked = tmp_path / "a.mxr", ("--int4-weights", "--int4-activations", "int8")
+    assert migx("compile", model, "--target", "cpu", *asked, "-o", path).code == 0
+    told = migx("verify", path, "--dim-param", "batch=2", "--json").json
+    again = ("--target", "cpu", "--int4-activations", "int8")
+    anew = migx("verify", path, *again, "--dim-param", "batch=2", "--json").json
+    assert told["outputs"][0]["tolerance"] == anew["outputs"][0]["tolerance"]
+    assert (told["held"], anew["held"], told["passed"]) == (True, False, True)
+
+
+def test_what_is_compiled_usually_is_verified(migx: Migx, model: Path) -> None:
+    assert migx("verify", model, "--json").json["target"] == "cpu"
+    assert migx("verify", model, "--each", "--json").json["target"] == "ref"
+    assert migx("verify", model, "--passes", "", "--json").json["target"] == "ref"
+
+
+def test_a_bound_that_decides_nothing_says_so(migx: Migx, tmp_path: Path) -> None:
+    """Steps of 0.5 in a value of at most 1, and one rounding alone."""
+    head, text = "module main(x: f32[8], s: f32[8]) {\n  %0 = tanh(x)\n", tmp_path / "wide.migx"
+    steps = (
+        '  %1 = quantizelinear(%0, s) {axis=0, to="i8"}\n  %2 = dequantizelinear(%1, s) {axis=0}\n'
+    )
+    text.write_text(f"{head}{steps}  return %2, %0\n}}\n")
+    x = np.linspace(-1, 1, 8, dtype=np.float32)
+    np.savez(tmp_path / "in.npz", x=x, s=np.full(8, 0.5, np.float32))
+    words = (text, "--inputs", tmp_path / "in.npz")
+    shown = migx("verify", *words)
+    assert (shown.code, shown.out.count("PASS (undecided)"), shown.out.count("PASS")) == (0, 1, 2)
+    assert "at least half of max|expected|" in shown.out
+    found = migx("verify", *words, "--json").json
+    assert (found["passed"], found["undecided"]) == (True, True)
+    assert [output["undecided"] for output in found["outputs"]] == [True, False]
+    told = migx("bisect", *words, "--passes", "optimize_module")
+    assert (told.code, "undecided: output_0 may be off by" in told.out) == (1, True)
+    assert (
+        "undecided"
+        in migx("bisect", *words, "--passes", "optimize_module", "--json").json["detail"]
+    )

@@ -81,6 +81,11 @@ DIMS: list[tuple[dict[str, Any], list[tuple[int, int]]]] = [
     ({"dim_params": {"batch": BATCH}}, [(1, 8), (1, 1), (28, 28), (1, 1)]),
     (FIXED, [(2, 2), (1, 1), (28, 28), (28, 28)]),
     (DYNAMIC, [(1, 8), (1, 1), (28, 28), (28, 28)]),
+    (
+        {"map_dyn_input_dims": {"image": [BATCH, 1, 28, np.int64(28)]}},
+        [(1, 8), (1, 1), (28, 28), (28, 28)],
+    ),
+    ({"dim_params": {"batch": 3}}, [(3, 3), (1, 1), (28, 28), (1, 1)]),
 ]
 
 
@@ -116,6 +121,11 @@ def test_a_program_of_many_sizes(digits: Path) -> None:
         ({"default_dim_value": 2, "default_dyn_dim_value": BATCH}, CompatError, "not both"),
         ({**FIXED, "map_dyn_input_dims": {"image": [BATCH]}}, CompatError, "not both"),
         ({"map_input_dims": {"picture": [1]}}, OnnxError, "the inputs are image"),
+        (
+            {"map_dyn_input_dims": {"image": ["n"]}},
+            CompatError,
+            "dim 'image.0' is a dynamic_dimension or a number, not 'n'",
+        ),
     ],
 )
 def test_options_that_ask_for_what_is_not_done(

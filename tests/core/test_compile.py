@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,45 @@ def test_sizes_that_an_operation_refuses_are_drawn() -> None:
     ]
 
 
+@pytest.mark.parametrize("target", ["ref", "cpu"])
+def test_a_size_that_would_make_a_dim_negative_is_drawn(target: str) -> None:
+    program = migx.parse("""module main(x: f32[n]) {
+  %0 = slice(x) {axes=(0,), starts=(2,), ends=(n,)}
+  return %0
+}
+""").compile(target)
+    assert program.eval({"x": np.arange(3, dtype=np.float32)})[0].tolist() == [2]
+    said = r"(?s)^with n=1: slice: 2 to 1 is not within axis 0 of f32\[1\].*\n  slice\(x\)"
+    with pytest.raises(InputError, match=said):
+        program.eval({"x": np.zeros(1, np.float32)})
+
+
+@pytest.mark.parametrize("target", ["ref", "cpu"])
+def test_a_tuple_is_given_as_outputs_come(target: str) -> None:
+    program = migx.parse("""module main(x: tuple(f32[2], i64[n])) {
+  %0 = get_tuple_elem(x)
+  %1 = get_tuple_elem(x) {index=1}
+  %2 = relu(%0)
+  %3 = neg(%1)
+  return %2, %3, x
+}
+""").compile(target)
+    given: Any = [np.array([-1, 2], np.float32), range(3)]
+    relu, neg, whole = program.eval({"x": given})
+    assert (relu.tolist(), neg.tolist()) == ([0, 2], [0, -1, -2])
+    assert program.eval({"x": whole})[1].tolist() == [0, -1, -2]
+    wrong: Any
+    for wrong, message in (
+        (3, "input 'x' is int, but a tuple of 2 is wanted, tuple(f32[2], i64[n])"),
+        ([3.0], "input 'x' is 1 values, but a tuple of 2 is wanted"),
+        (([1.0, 2.0], [1.0]), "input 'x[1]' is f32[1], but i64[n] is wanted"),
+        (Argument.tuple([Argument.of(1.0)] * 2), "input 'x[0]' is f32[], of rank 0"),
+        (([1.0], [1]), "input 'x[0]' is f32[1]: dim 0 must be 2"),
+    ):
+        with pytest.raises(InputError, match=re.escape(message)):
+            program.eval({"x": wrong})
+
+
 def test_an_instruction_that_fails_is_drawn() -> None:
     program = migx.parse("""module main(x: f32[3], i: i64[1]) {
   %0 = gather(x, i) : f32[1]
@@ -432,3 +472,18 @@ def test_a_file_of_text_runs(tmp_path: Path) -> None:
     check(program.compile("ref"), 2, 3)
     assert program.main.parameters["x"].shape == Shape(F32, (N, M, 4))
     assert [o.shape.dtype for o in program.main.outputs] == [F32, F32, I64]
+
+
+@pytest.mark.parametrize("target", ["ref", "cpu"])
+@pytest.mark.parametrize("n", [1, 3])
+def test_elements_of_an_output_do_not_lie_on_each_other(target: str, n: int) -> None:
+    program = migx.parse("""
+    module main(x: f32[n, 1]) {
+      %0 = relu(x)
+      %1 = multibroadcast(%0) {out_lens=(3, 4)}
+      return %1
+    }
+    """)
+    (result,) = program.compile(target).eval({"x": np.ones((n, 1), np.float32)})
+    result[0, 0] = 5
+    assert result.sum() == 16

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 import migx
-from migx.errors import EvaluationError, FieldError
+from migx.errors import EvaluationError, FieldError, InputError
 from migx.meaning import by_meaning, run_with_kernels
 from migx.op import Array
 from migx.ops.builtin import Slot
@@ -56,6 +58,32 @@ def test_what_is_not_given_is_said() -> None:
     slot = main.insert_instruction(at, Slot("w", Shape("f32", (2,))))
     with pytest.raises(EvaluationError, match="slot 'w' is in the slots that run is given"):
         by_meaning(slot, slot.op, CONTEXT, slot.shape, ())
+
+
+@pytest.mark.parametrize(
+    ("line", "message", "drawn"),
+    [
+        ("gather(x, %0)", "gather: index 1 is outside axis 0", "gather(x, %0)"),
+        ("reshape(x) {dims=(n, 6*n//(3*n*n))}", "with n=0: (6*n)//(3*n*n)", "reshape(x)"),
+    ],
+)
+def test_what_the_sizes_do_not_fit_is_drawn(line: str, message: str, drawn: str) -> None:
+    program = migx.parse(
+        "module main(x: f32[n, 2]) {\n"
+        f"  %0 = @literal() {{value=[1]}} : i64[]\n  %1 = {line}\n  return %1\n}}"
+    )
+    given = {"x": migx.Argument.of(np.empty((0, 2), np.float32))}
+    ran: list[Callable[[], object]] = [
+        lambda: run_with_kernels(program, lambda at: None, CONTEXT, given),
+        lambda: program.compile("ref", passes="").eval(given),
+    ]
+    for run in ran:
+        with pytest.raises((EvaluationError, InputError)) as caught:
+            run()
+        first, line, caret, *_ = str(caught.value).splitlines()
+        assert first.startswith(message)
+        assert line.startswith(f"  {drawn}")
+        assert caret == "  " + "^" * len(drawn.partition("(")[0])
 
 
 class Mine(Target):

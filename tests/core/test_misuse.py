@@ -13,11 +13,33 @@ import pytest
 import migx
 from migx.argument import Argument
 from migx.dim import Dim
-from migx.errors import DataError, DimError, MigxError, OnnxError, ParseError, TargetError
+from migx.errors import (
+    DataError,
+    DimError,
+    EvaluationError,
+    FieldError,
+    IRError,
+    MigxError,
+    OnnxError,
+    ParseError,
+    TargetError,
+)
 from migx.manager import Pass, Pipeline
+from migx.observers import Time
+from migx.op import Modules, Op, Shapes
 from migx.program import Program
+from migx.shape import Shape
 from migx.specialise import bound
-from migx.target import NO_SLOTS, Asked, CompileOptions, Context, Target, get_target
+from migx.target import (
+    NO_SLOTS,
+    Asked,
+    CompileOptions,
+    Context,
+    Target,
+    get_target,
+    passes_for,
+)
+from migx.testing import check_target
 from migx.testing.small import save_model
 from migx.view import report
 
@@ -59,6 +81,19 @@ def test_sizes_texts_and_dims(tmp_path: Path) -> None:
     save_model(model)
     message = r"input_dims gives x 8, not a list of dims such as \[1, 8\]"
     refused(OnnxError, message, migx.parse_onnx, model, {"x": 8})
+    message = r"input_dims has the dims of inputs by their names, such as {'x': .*, not \[1\]"
+    refused(OnnxError, message, migx.parse_onnx, model, [1])
+    refused(OnnxError, "takes a path, a ModelProto or its bytes, not 123", migx.parse_onnx, 123)
+    for wrong, like in ((3, "'optimize_module'"), (Pass, r"Pass\(\)")):
+        message = rf"passes are a text or a list of them, such as \[{like}\], not"
+        refused(FieldError, message, program.compile, passes=wrong)
+
+
+def test_outputs_larger_than_memory() -> None:
+    text = "module main(x: f32[1]) {\n  %0 = multibroadcast(x) {out_lens=(N,)}\n  return %0\n}"
+    program = migx.parse(text.replace("N", str(1 << 50))).compile("ref")
+    message = "there is no memory for the outputs: .*4.00 PiB"
+    refused(EvaluationError, message, program.eval, {"x": np.ones(1, np.float32)})
 
 
 def test_files_that_cannot_be_written(tmp_path: Path) -> None:
@@ -100,3 +135,150 @@ def test_an_executable_needs_nothing_but_run() -> None:
     program = migx.parse(TEXT).compile(Bare())
     assert program.compiled.fallbacks() == []
     assert program.eval({"x": np.array([[-1, 2]], np.float32)})[0].tolist() == [[0, 2]]
+
+
+class Listing(Bare):
+    """A target that lists its passes in some form."""
+
+    listed: str = "text"
+
+    def get_passes(self, context: Context, options: CompileOptions) -> Any:
+        forms = {"text": "simplify_algebra", "list": ["simplify_algebra"], "none": None}
+        return forms[self.listed]
+
+
+@pytest.mark.parametrize("form", ["text", "list"])
+def test_a_target_lists_its_passes_as_pipelines_are_written(form: str) -> None:
+    target = Listing(form)
+    assert str(passes_for(target)) == "simplify_algebra"
+    program = migx.parse(TEXT).compile(target)
+    assert program.eval({"x": np.array([[-1, 2]], np.float32)})[0].tolist() == [[0, 2]]
+    check_target(target, programs=2)
+    message = (
+        "target listing: get_passes gives a pipeline, its text or a list: passes are a text or a "
+        "list of them"
+    )
+    refused(TargetError, message, migx.parse(TEXT).compile, Listing("none"))
+
+
+class Given(Bare):
+    """A target whose executable is what a test says."""
+
+    made: Any = None
+
+    def make_executable(self, program: Program, context: Context) -> Any:
+        return self.made
+
+
+def running(run: Any, save_code: Any = None) -> Given:
+    more = {} if save_code is None else {"save_code": staticmethod(save_code)}
+    return Given(type("Made", (), {"run": staticmethod(run)} | more)())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (object(), "not object: 'object' object has no attribute 'run'"),
+        (running(lambda arguments: []).made, "not Made: too many positional arguments"),
+    ],
+)
+def test_an_executable_without_what_a_run_needs(wrong: Any, said: str) -> None:
+    message = f"target given: make_executable gives what has run.arguments, slots., {said}"
+    refused(TargetError, message, migx.parse(TEXT).compile, Given(wrong))
+
+
+@pytest.mark.parametrize(
+    ("results", "said"),
+    [
+        (None, "NoneType"),
+        ([], "none"),
+        (Argument.of([[0.0, 0.0]]), r"f32\[1, 2\]"),
+        ([np.zeros((1, 2), np.float32)], "ndarray"),
+        ([Argument.of([[0, 0]])], r"i64\[1, 2\]"),
+        ([Argument.of([[0.0, 0.0]])] * 2, r"f32\[1, 2\], f32\[1, 2\]"),
+        ([Argument.of([[0.0, 0.0, 0.0]])], r"f32\[1, 3\]"),  # in debug, as tests are run
+    ],
+)
+def test_an_executable_that_gives_something_else(results: Any, said: str) -> None:
+    program = migx.parse(TEXT).compile(running(lambda arguments, slots: results))
+    message = (
+        "target given: run gives a list of an Argument for each output, "
+        rf"f32\[batch, 2\], not {said}$"
+    )
+    refused(TargetError, message, program.eval, {"x": np.zeros((1, 2), np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("code", "said"), [({"a": "text"}, "bytes, not str as 'a'"), (b"code", "a dict, not bytes")]
+)
+def test_code_to_be_saved_that_is_no_bytes(code: Any, said: str, tmp_path: Path) -> None:
+    program = migx.parse(TEXT).compile(running(lambda arguments, slots: [], lambda: code))
+    message = f"target given: save_code gives {said}"
+    refused(TargetError, message, migx.save, program, tmp_path / "a.mxr")
+    assert not list(tmp_path.iterdir())
+
+
+class Careless(Op):
+    """An operation whose shape rule and meaning are what a test says."""
+
+    rule: str = ""
+    full: bool = False
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        if self.rule:
+            raise {"value": ValueError, "index": IndexError}[self.rule]("nothing there")
+        return shapes[0].as_standard()
+
+    def compute(self, x: Any) -> Any:
+        return None
+
+
+class CarelessInFull(Careless):
+    """The same, told more than its array."""
+
+    def compute(self, context: Any, shape: Any, arguments: Any, modules: Any) -> Any:  # type: ignore[override]
+        return arguments[0].array
+
+
+@pytest.mark.parametrize(("rule", "error"), [("value", "ValueError"), ("index", "IndexError")])
+def test_a_shape_rule_that_fails_is_drawn(rule: str, error: str) -> None:
+    main = migx.parse(TEXT).main
+    message = rf"(?s)^the shape rule of careless failed: {error}: nothing there\n  careless\(x\)"
+    refused(IRError, message, main.add_instruction, Careless(rule), main.parameters["x"])
+
+
+@pytest.mark.parametrize(
+    ("op", "said"),
+    [
+        (Careless(), r"compute gives an array of f32\[1, 2\], not NoneType"),
+        (CarelessInFull(), r"compute gives an Argument of f32\[1, 2\], not ndarray"),
+    ],
+)
+@pytest.mark.parametrize("target", ["ref", "cpu"])
+def test_a_meaning_that_gives_something_else_is_drawn(op: Op, said: str, target: str) -> None:
+    program = migx.parse(TEXT)
+    program.main.add_return(program.main.add_instruction(op, program.main.parameters["x"]))
+    program.compile(target)
+    message = rf"(?s)^TypeError: {said}\n  careless"
+    refused(EvaluationError, message, program.eval, {"x": np.zeros((1, 2), np.float32)})
+
+
+def test_an_attribute_is_a_value() -> None:
+    for kind in (dict, "Mapping[str, int]", "list[int]"):
+        with pytest.raises(
+            FieldError, match=r"Odd\.table is declared as (dict|Mapping|list).*: an"
+        ):
+            type("Odd", (Op,), {"__annotations__": {"table": kind}})
+
+
+def test_modules_and_observers_are_lists() -> None:
+    program: Any = migx.parse(TEXT)
+    main, body = program.main, program.create_module("body")
+    x = main.parameters["x"]
+    message = r"the modules of if are a list, such as \[body\], not of type Module"
+    refused(IRError, message, main.add_instruction, migx.ops.If(), x, modules=body)
+    message = "module 1 of if is of type str, not a module"
+    refused(IRError, message, main.add_instruction, migx.ops.If(), x, modules=[body, "body"])
+    for observers in (Time, Time()):
+        with pytest.raises(TypeError, match=r"observers are given in a list, such as \[Time\(\)\]"):
+            program.compile("ref", observers=observers)

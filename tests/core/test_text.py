@@ -93,7 +93,38 @@ def test_literals_of_every_type_keep_every_bit(value: Argument, label: str) -> N
     assert literal_of(parsed).value == value
     assert literal_of(parsed).label == label
     inline = value.shape.dtype.kind == "string" or value.shape.elements <= 16
-    assert literal_of(parsed).value.available == (inline and not value.shape.dtype.is_packed)
+    if value.shape.dtype.is_packed:  # what fills the last byte is no element
+        inline = inline and Argument.of(value.elements) == value
+    assert literal_of(parsed).value.available == inline
+
+
+@pytest.mark.parametrize(
+    ("dtype", "elements", "data"),
+    [
+        ("i4", (1, -8, 7), [0x81, 0x07]),
+        ("u4", (15,), [0x0F]),
+        ("i2", (1, -2, 0, -1, 1), [0b11001001, 0b01]),
+        ("u2", (3, 2), [0b1011]),
+        ("f4", (0.5, -0.0, -6.0), [0x81, 0x0F]),
+    ],
+)
+def test_a_few_packed_elements_stand_in_the_text(
+    dtype: str, elements: tuple[float, ...], data: list[int]
+) -> None:
+    program = Program()
+    shape = Shape(dtype, (len(elements),))
+    program.main.add_return(program.main.add_literal(Argument.packed(shape, bytes(data))))
+    assert f"value={list(elements)}}} : {shape}" in str(program)
+    parsed = migx.parse(str(program))
+    assert parsed == program
+    (found,) = parsed.compile("ref").eval({})
+    assert found.tobytes() == bytes(data)
+    # Other bits than 0 that fill the last byte are no element: the text would lose them.
+    other = Program()
+    data[-1] |= 0x80
+    other.main.add_return(other.main.add_literal(Argument.packed(shape, bytes(data))))
+    assert "sha256" in str(other)
+    assert migx.parse(str(other)) == other
 
 
 EXAMPLE = """\
@@ -271,6 +302,8 @@ MALFORMED: list[tuple[str, int, int, str]] = [
     ("module main() {\n  return", 2, 9, "found the end of the text"),
     ("module main() {}\nmodule main() {}", 2, 8, "there are two modules named 'main'"),
     ("dim n = 5..2\nmodule main() {}", 1, 5, "needs 0 <= low <= high, got 5..2"),
+    ("dim n = 1..8 {16}\nmodule main() {}", 1, 5, "the optimal size 16 is outside 1..8"),
+    ("dim n = 1..\ndim n = 2..\nmodule main() {}", 2, 5, "dim 'n' is declared twice"),
     ("dim n = int..2\nmodule main() {}", 1, 9, "expected the lower bound, found 'int'"),
     (HEAD + "  relu(x)\n}", 2, 3, "expected an instruction such as %0 = add(x, y), or 'return'"),
     (HEAD + "  %0 = relu(y)\n}", 2, 13, "there is no value y; there are: x"),
@@ -302,7 +335,12 @@ MALFORMED: list[tuple[str, int, int, str]] = [
     (HEAD + "  %0 = @literal() {value=[1]} : bool[1]\n}", 2, 8, "1 is no element of bool"),
     (HEAD + "  %0 = @literal() {value=[300]} : u8[1]\n}", 2, 8, "300 is no element of u8"),
     (HEAD + "  %0 = @literal() {value=[1e9]} : f16[1]\n}", 2, 8, "is no element of f16"),
-    (HEAD + "  %0 = @literal() {value=[1]} : i4[1]\n}", 2, 8, "i4 is packed storage"),
+    (HEAD + "  %0 = @literal() {value=[8]} : i4[1]\n}", 2, 8, "8 is no element of i4: it would be"),
+    (HEAD + "  %0 = @literal() {value=[1.0]} : i4[1]\n}", 2, 8, "1.0 is no element of i4"),
+    (HEAD + "  %0 = @literal() {value=[2.5]} : f4[1]\n}", 2, 8, "2.5 is no element of f4"),
+    (HEAD + "  %0 = @literal() {value=[[1]]} : f32[1, 1]\n}", 2, 8, "elements stand in one list"),
+    (HEAD + "  %0 = transpose(x) {permutation=[1, 0]}\n}", 2, 8, "in parentheses, (1, 0)"),
+    (HEAD + "  %0 = softmax(x) {axis=[1]}\n}", 2, 8, "softmax: axis is int, not the list [1]"),
     (HEAD + "  %0 = relu(x) $\n}", 2, 16, "found '$'"),
 ]  # fmt: skip
 

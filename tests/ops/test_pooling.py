@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import migx
 from migx.dim import Dim
 from migx.errors import ShapeError
 from migx.op import bind
@@ -105,6 +106,20 @@ def test_lrn(size: int) -> None:
         wanted = peer("LRN", [x], size=size, alpha=alpha, beta=beta, bias=bias)
         np.testing.assert_allclose(found, wanted, 1e-5)
     assert shape_of(Lrn(size), Shape("f32", (N, 6, H))) == Shape("f32", (N, 6, H))
+
+
+@pytest.mark.parametrize("mode", ["max", "average", "lpnorm"])
+def test_windows_of_one_element_are_as_many_as_there_are_elements(mode: str) -> None:
+    """None where there are none, as in a local response normalisation of an empty image."""
+    one = Pooling(mode, (1, 2), stride=(2, 1))
+    assert run(one, floats(2, 3, 0, 4)).shape == (2, 3, 0, 3)
+    assert shape_of(one, Shape("f32", (2, 3, 5, 4))).dims == (2, 3, 3, 3)
+    empty = {"x": floats(2, 3, 0, 4)}
+    program = migx.parse(
+        "module main(x: f32[2, 3, h, 4]) {\n  %0 = lrn(x) {size=3}\n  return %0\n}"
+    )
+    (found,) = program.compile("cpu").eval(empty)
+    assert np.asarray(found).shape == (2, 3, 0, 4)
 
 
 X = Shape("f32", (1, 3, 5, 5))

@@ -60,6 +60,8 @@ WRONG: list[tuple[Any, list[Shape], str]] = [
     (PrefixScanProd(1), [Shape(F32, (2,))], "axis 1 is not one of the 1 axes"),
     (TreeEnsemble("mode"), TREE, "knows sum, average, min, max, not 'mode'"),
     (TreeEnsemble(), [Shape(F32, (3,)), *TREE[1:]], r"needs features \[N, F\]"),
+    (TreeEnsemble(), [*TREE[:-1], Shape(F32, (1,))], "roots, places and comparisons in i64"),
+    (TreeEnsemble(), [TREE[0], Shape(I64, (5,)), *TREE[2:]], "as long as each other"),
     (
         DeformableConvolution(),
         [Shape(F32, (1, 4, 8, 8)), Shape(F32, (6, 4, 3, 3)), Shape(F32, (1, 9, 6, 6))],

@@ -25,6 +25,7 @@ from migx.passes.layout_convolution import LayoutConvolution
 from migx.program import Program
 from migx.rewrite import EventLog
 from migx.shape import Shape
+from migx.verify import verify
 
 PASSES = ["fuse_pointwise", "fuse_pointwise{singles=true}", "fuse_reduce", "fuse_pointwise_reduce"]
 PASSES += ["fuse_attention", "fuse_epilogue", "fuse_concat"]
@@ -251,6 +252,44 @@ def test_results_are_in_standard_layout_whatever_is_inside() -> None:
     (got,) = program.compile("ref", passes="").eval({"x": value})
     np.testing.assert_array_equal(got, value.T)
     assert got.flags.c_contiguous
+
+
+@pytest.mark.parametrize("passes", PASSES)
+def test_bodies_that_passes_may_change_are_fused_as_others(passes: str) -> None:
+    text = """module main(x: f32[n, 4], y: f32[n, 4]) {
+  %0 = pointwise(x, y) [both]
+  %1 = get_tuple_elem(%0)
+  %2 = get_tuple_elem(%0) {index=1}
+  %3 = pointwise(%1, %2) [one]
+  %4 = pointwise(%3, y) [one]
+  return %4
+}
+module one(a: f32[n, 4], b: f32[n, 4]) {
+  %0 = sub(a, b)
+  return %0
+}
+module both(a: f32[n, 4], b: f32[n, 4]) {
+  %0 = pointwise(a, b) [pair]
+  %1 = get_tuple_elem(%0)
+  %2 = get_tuple_elem(%0) {index=1}
+  %3 = tanh(%2)
+  return %1, %3
+}
+module pair(a: f32[n, 4], b: f32[n, 4]) bypass {
+  %0 = add(a, b)
+  %1 = mul(%0, a)
+  return %0, %1
+}
+"""
+    fused, drawn = migx.parse(text), np.random.default_rng(0).standard_normal((2, 3, 4), np.float32)
+    migx.run_passes(fused, passes)
+    verify(fused)
+    if passes.startswith("fuse_pointwise"):
+        inside = {at.name for m in fused.modules.values() if m is not fused.main for at in m}
+        assert inside == {"@param", "add", "mul", "tanh", "sub", "@return"}
+    inputs = dict(zip("xy", drawn, strict=True))
+    results = [p.compile("ref", passes="").eval(inputs)[0] for p in (migx.parse(text), fused)]
+    assert np.array_equal(*results)
 
 
 def test_the_cost_of_fusion_is_linear() -> None:

@@ -27,7 +27,7 @@ from migx.observers import Verify
 from migx.op import Operation
 from migx.program import Program
 from migx.shape import DType, Shape
-from migx.target import CompileOptions, get_target
+from migx.target import get_target, passes_for
 from migx.weights.constants import SMALL
 
 Array = NDArray[Any]
@@ -55,8 +55,7 @@ def pipelines() -> list[str]:
     """
     classes = {name: plugins.load("passes", name) for name in plugins.names("passes")}
     alone = [name for name, cls in classes.items() if not required(cls)]
-    targets = [get_target(name) for name in plugins.names("targets")]
-    found = [t.get_passes(t.get_context(), CompileOptions()) for t in targets]
+    found = [passes_for(get_target(name)) for name in plugins.names("targets")]
     lists = [str(Pipeline(tuple(s for s in p.steps if "::" not in str(s)))) for p in found]
     return [*alone, FUSED, WIDE, LATE, *dict.fromkeys(filter(None, lists))]
 

@@ -12,6 +12,7 @@ import migx
 from migx import Shape, ops
 from migx.errors import TargetError
 from migx.manager import PassManager
+from migx.profile import measured
 from migx.rewrite import EventLog
 from migx.view import Report, report
 from tests.view.conftest import PASSES, TEXT
@@ -89,10 +90,14 @@ def test_a_run_has_what_each_instruction_of_the_end_took() -> None:
     assert all(cost.seconds > 0 and cost.times == 1 for cost in made.run.costs)
 
 
-def test_a_target_that_cannot_tell_is_refused() -> None:
+def test_of_a_target_that_cannot_tell_there_is_no_run() -> None:
     inputs = {name: np.ones((2, 3), np.float32) for name in "xy"}
+    program = migx.parse(TEXT).compile("ref")
+    made = report(program, "ref", inputs=inputs)
+    assert made.run is None
+    assert made.steps
     with pytest.raises(TargetError, match="ref does not say what its runs cost"):
-        report(migx.parse(TEXT), "ref", inputs=inputs)
+        measured(program.compiled, program.compiled.arguments(inputs))
 
 
 def test_it_is_plain_json(made: Report) -> None:

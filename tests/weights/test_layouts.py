@@ -13,7 +13,9 @@ from migx.cli.params import layouts, relayouts
 from migx.errors import TargetError
 from migx.ir import Instruction
 from migx.onnx import replace_onnx_external_weights
+from migx.ops import Dot, Literal
 from migx.program import Program
+from migx.shape import Shape
 from migx.targets.ref import Ref
 from migx.verify import verify
 
@@ -84,6 +86,27 @@ def test_literals_are_packed_when_the_program_is_compiled() -> None:
     assert np.array_equal(program.eval(X)[0], fixed.copy().compile("ref").eval(X)[0])
 
 
+@pytest.mark.parametrize("after", ["", "relu"])
+@pytest.mark.parametrize("replaceable", [False, True])
+def test_what_is_unpacked_from_four_bits_stays_so(replaceable: bool, after: str) -> None:
+    program = Program()
+    main = program.main
+    x = main.add_parameter("x", Shape("f32", (3, 64)))
+    levels = np.random.default_rng(0).integers(-8, 8, (64, 64))
+    w = main.add_literal(levels, "i4", name="w", replaceable=replaceable)
+    unpacked = main.add_instruction(migx.ops.UnpackInt4(), w)
+    scales = main.add_literal(np.full((2, 64), 0.5, np.float32))
+    right = main.add_instruction(migx.ops.DequantizeLinear(axis=0, block=32), unpacked, scales)
+    right = main.add_instruction(migx.ops.Relu(), right) if after else right
+    main.add_return(main.add_instruction(migx.ops.Dot(), x, right))
+    program.compile(Blocked())
+    lowered = program.compiled.program
+    assert not any("pack_weight" in at.name for m in lowered.modules.values() for at in m)
+    data = np.ones((3, 64), np.float32)
+    kept = np.maximum(levels, 0) if after else levels
+    assert np.array_equal(program.eval({"x": data})[0], data @ (kept / 2).astype(np.float32))
+
+
 def test_what_stands_behind_views_is_packed() -> None:
     program = compiled(
         """module main(x: f32[batch, 3, 6]) {
@@ -105,6 +128,16 @@ def test_a_passes_list_does_not_undo_the_packing() -> None:
     before = str(lowered)
     migx.run_passes(lowered, "propagate_constant,hoist_weights,simplify_reshapes")
     assert str(lowered) == before
+
+
+def test_a_fixed_weight_that_is_packed_keeps_its_name() -> None:
+    program = migx.parse("module main(x: f32[3, 6]) {\n  %0 = relu(x)\n  return %0\n}")
+    main = program.main
+    (relu,) = main.outputs
+    w = main.insert_instruction(main.returned, Literal(Argument.of(W), "w"))
+    main.replace_instruction(relu, main.insert_instruction(main.returned, Dot(), relu.inputs[0], w))
+    (row,) = layouts(program.compile(Blocked()).compiled)
+    assert (row["constant"], row["format"]) == ("w", "Ba4b")
 
 
 def test_layouts_are_listed_with_what_is_left_to_each_run() -> None:

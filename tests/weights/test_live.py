@@ -14,6 +14,7 @@ from migx.errors import WeightError
 from migx.onnx import replace_onnx_external_weights
 from migx.program import Program
 from migx.shape import I4, U4, UNPACKED
+from migx.weights import epochs
 from tests.weights.build import MLP, MLP_DIMS, Array, drawn, model_of, write_weights
 
 PASSES = "optimize_module,hoist_weights,fuse_pointwise_reduce"
@@ -161,7 +162,7 @@ def test_rolled_back_the_epoch_before_is_there(template: Program) -> None:
     assert template.eval(X)[0].tobytes() != wanted.tobytes()
     new.rollback()
     assert template.eval(X)[0].tobytes() == wanted.tobytes()
-    with pytest.raises(WeightError, match="cannot be rolled back"):
+    with pytest.raises(WeightError, match="cannot be rolled back: it has been already"):
         new.rollback()
 
 
@@ -203,6 +204,24 @@ def test_in_place_never_writes_to_what_the_program_holds(template: Program) -> N
         new.update(B)
     assert program.fingerprint() == text
     assert program.eval(X)[0].tobytes() == baked(template, B).tobytes()
+
+
+def test_a_signal_while_memory_is_written_leaves_no_half(
+    template: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given(template, A)
+
+    def interrupted(pairs: list[tuple[Array, Array]]) -> None:
+        np.copyto(*pairs[0])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(epochs, "copy", interrupted)
+        with pytest.raises(KeyboardInterrupt), template.update_weights(in_place=True) as new:
+            new.update(B)
+    with pytest.raises(WeightError, match=f"{len(B)} weights have no value"):
+        template.eval(X)
+    assert given(template, B).tobytes() == baked(template, B).tobytes()
 
 
 @pytest.mark.parametrize("in_place", [False, True])

@@ -176,6 +176,25 @@ def test_memory_is_used_again_when_nobody_reads_it() -> None:
         np.testing.assert_array_equal(copied, source)
 
 
+def test_memory_of_many_updates_is_not_kept() -> None:
+    """What was given back counts as the process's until the system takes it."""
+    memory, source = Memory(), np.ones(4 * HUGE, np.uint8)
+    pages = Path("/proc/self/statm")
+    if not pages.exists():
+        pytest.skip("the system does not say how much memory a process has")
+
+    def resident() -> int:
+        return int(pages.read_text().split()[1]) * resource.getpagesize()
+
+    before = resident()
+    kept = [memory.copies([source]) for _ in range(20)]
+    assert resident() - before > 15 * source.nbytes
+    kept.clear()
+    assert resident() - before < 3 * source.nbytes
+    (again,) = memory.copies([source])
+    np.testing.assert_array_equal(again, source)
+
+
 def test_results_that_show_a_weight_outlive_it() -> None:
     program = migx.Program()
     zero = np.zeros((HUGE // 2,), np.float32)

@@ -207,8 +207,8 @@ class program:
         """Makes the program ready to run on a target.
 
         Without ``offload_copy`` arguments and results of ``gpu`` stay on the device; the others run
-        in the host's memory either way. ``fast_math`` allows results that differ, and none do:
-        tf32 is left to ``program.compile`` of migx, which does not take it unless asked.
+        in the host's memory either way. ``fast_math`` allows results that differ, and none do: what
+        rounds f32 more is left to ``program.compile`` of migx, which takes it only if asked.
         ``exhaustive_tune`` measures on the device; ``CompatError`` where a target does not.
         """
         if exhaustive_tune and not t.takes("tune"):

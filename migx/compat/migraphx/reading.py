@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from migx.onnx.wire import Stripped
 
 Dims = Mapping[str, Sequence[int]]
-DynDims = Mapping[str, Sequence[dynamic_dimension]]
+DynDims = Mapping[str, Sequence[dynamic_dimension | int]]
 NONE: Mapping[str, Any] = MappingProxyType({})
 ONE = dynamic_dimension(1, 1)
 
@@ -27,7 +28,7 @@ def parse_onnx(
     filename: str,
     default_dim_value: int = 0,
     default_dyn_dim_value: dynamic_dimension = ONE,
-    dim_params: Mapping[str, dynamic_dimension] = NONE,
+    dim_params: Mapping[str, dynamic_dimension | int] = NONE,
     map_input_dims: Dims = NONE,
     map_dyn_input_dims: DynDims = NONE,
     skip_unknown_operators: bool = False,
@@ -117,7 +118,7 @@ class _Sizes:
         self,
         default_dim_value: int,
         default: dynamic_dimension,
-        dim_params: Mapping[str, dynamic_dimension],
+        dim_params: Mapping[str, dynamic_dimension | int],
         fixed: Dims,
         dynamic: DynDims,
     ) -> None:
@@ -136,7 +137,7 @@ class _Sizes:
         if name in self.fixed:
             return [int(d) for d in self.fixed[name]]
         if name in self.dynamic:
-            return [d.extent(f"{name}.{i}") for i, d in enumerate(self.dynamic[name])]
+            return [_extent(d, f"{name}.{i}") for i, d in enumerate(self.dynamic[name])]
         declared = value.type.tensor_type.shape.dim
         return [self._dim(f"{name}.{i}", d) for i, d in enumerate(declared)]
 
@@ -146,11 +147,23 @@ class _Sizes:
         if declared.HasField("dim_value") and declared.dim_value > 0:
             return int(declared.dim_value)
         name = declared_name(declared)
-        return self.dim_params.get(name, self.default).extent(name or hint)
+        return _extent(self.dim_params.get(name, self.default), name or hint)
 
     def named(self) -> Iterator[str]:
         """The inputs that are named."""
         yield from (*self.fixed, *self.dynamic)
+
+
+def _extent(given: dynamic_dimension | int, name: str) -> Extent:
+    """The number that is given, or the symbol ``name``."""
+    if isinstance(given, dynamic_dimension):
+        return given.extent(name)
+    try:
+        return operator.index(given)
+    except TypeError:
+        raise CompatError(
+            f"dim {name!r} is a dynamic_dimension or a number, not {given!r}"
+        ) from None
 
 
 def _read(stripped: Stripped, folder: Path, sizes: _Sizes) -> program:

@@ -37,6 +37,13 @@ class Comparison:
     def passed(self) -> bool:
         return not self.problem
 
+    @property
+    def undecided(self) -> bool:
+        """Whether passing says next to nothing: the tolerance is at least half of the greatest
+        magnitude, so that some values would pass for the expected ones and for 0 alike.
+        """
+        return self.passed and self.tolerance >= self.magnitude / 2 > 0
+
 
 def compare(name: str, got: Any, expected: Any, *bounds: Bound) -> Comparison:
     """How far a value is from the one expected, and whether the sum of some bounds covers it.

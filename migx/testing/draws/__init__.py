@@ -14,10 +14,9 @@ from typing import Any
 
 from migx import op as operations
 from migx import ops, plugins
-from migx.dim import Extent
 from migx.shape import BOOL, F16, F32, F64, I8, I32, I64, U8, DType, Shape
 from migx.testing.draws import compute, indexing, layout
-from migx.testing.draws.basics import TYPES, Dice, Draft, Draw, Want, ones
+from migx.testing.draws.basics import TYPES, Dice, Dims, Draft, Draw, Want, ones
 
 __all__ = ["PACKERS", "TUPLES", "Dice", "Draft", "Want", "any_shape", "draft", "drawable", "volume"]
 
@@ -85,7 +84,7 @@ def _reduction(cls: Any, dice: Dice, like: Shape) -> Draft:
     if not alone or (like.dtype is BOOL) != (cls.name in ("reduce_all", "reduce_any")):
         return None
     axes = tuple(dice.sample(alone, dice.some(1, len(alone))))
-    dims = tuple(dice.some(1, 4) if i in axes else d for i, d in enumerate(like.dims))
+    dims = tuple(dice.size(1, 4) if i in axes else d for i, d in enumerate(like.dims))
     return cls(axes), [Want(like.with_dims(dims))]
 
 
@@ -119,10 +118,11 @@ PACKERS = ("pack_fp4", "pack_int2", "pack_int4")
 """Those whose result is packed."""
 
 
-def any_shape(dice: Dice, symbol: Extent | None = None) -> Shape:
-    """A shape to draw a result of: of up to four axes, mostly f32."""
+def any_shape(dice: Dice) -> Shape:
+    """A shape to draw a result of: of up to four axes, mostly f32, empty now and then."""
     dtype = dice.one_of((F32, F32, F32, F32, F16, F64, I32, I64, I8, U8, BOOL))
-    sizes = (1, 2, 2, 3, 4) if symbol is None else (1, 2, 3, symbol, symbol)
+    sizes: Dims = (1, 2, 3, *dice.extents, *dice.extents) if dice.extents else (1, 2, 2, 3, 4)
+    sizes = (0, *sizes) if dice.chance(0.03) else sizes
     rank = dice.one_of((0, 1, 2, 2, 2, 3, 3, 4))
     dims = tuple(dice.one_of(sizes) for _ in range(rank))
     return Shape(dtype, dims)

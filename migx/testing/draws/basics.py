@@ -30,7 +30,11 @@ class Want:
 
 
 class Dice(random.Random):
-    """A source of choices, the same for the same seed."""
+    """A source of choices, the same for the same seed; ``extents`` are the dims of unknown size
+    that the program has.
+    """
+
+    extents: Dims = ()
 
     def chance(self, share: float) -> bool:
         """True in that share of all cases."""
@@ -39,6 +43,12 @@ class Dice(random.Random):
     def some(self, low: int, high: int) -> int:
         """A number between two, both included; faster than ``randint``."""
         return low + int(self.random() * (high - low + 1))
+
+    def size(self, low: int, high: int) -> Extent:
+        """A dim that is free: such a number, or one of unknown size, where the program has any."""
+        if self.extents and self.chance(0.4):
+            return self.one_of(self.extents)
+        return self.some(low, high)
 
     def one_of(self, values: Sequence[T]) -> T:
         """One of some values."""

@@ -34,7 +34,7 @@ def _with_slope(make: Callable[[float], Operation]) -> Draw:
 def _dot(dice: Dice, like: Shape) -> Draft:
     if like.rank < 2 or like.dtype is BOOL:
         return None
-    inner, (*lead, m, n) = dice.some(1, 5), like.dims
+    inner, (*lead, m, n) = dice.size(1, 5), like.dims
     left, right = ((*lead, m, inner), (*lead, inner, n))
     constant = dice.chance(0.5)
     return ops.Dot(), [Want(like.with_dims(left)), Want(like.with_dims(right), constant=constant)]
@@ -51,7 +51,9 @@ def _quant_dot(dice: Dice, like: Shape) -> Draft:
 
 
 def _convolution(make: Callable[..., Operation], given: tuple[DType, ...]) -> Draw:
-    """A convolution: the extents of its input follow from window, stride and padding."""
+    """A convolution: the extents of its input follow from window, stride and padding. One in three
+    has the windows that most models have, 3 x 3 side by side.
+    """
 
     def draw(dice: Dice, like: Shape) -> Draft:
         spatial = like.rank - 2
@@ -63,6 +65,8 @@ def _convolution(make: Callable[..., Operation], given: tuple[DType, ...]) -> Dr
         window = [dice.some(1, 3) for _ in range(spatial)]
         stride = tuple(dice.some(1, 2) for _ in range(spatial))
         dilation = tuple(dice.one_of((1, 1, 1, 2, 4)) for _ in range(spatial))
+        if dice.chance(0.3):
+            window, stride, dilation, group = [3] * spatial, (1,) * spatial, (1,) * spatial, 1
         seen = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
         begins, ends = ([dice.some(0, k - 1) for k in seen] for _ in "ab")
         extents = [
@@ -167,7 +171,7 @@ def _scales(dice: Dice, x: Shape) -> tuple[int, int, list[Want]]:
 
 def _resize(dice: Dice, like: Shape) -> Draft:
     known = numbers(like.dims, 1)
-    if not known or not like.dtype.is_float:
+    if not known or not like.dtype.is_float or 0 in like.dims:
         return None
     axis, mode = dice.one_of(known), dice.one_of(("nearest", "linear"))
     places, size = dice.one_of(("half_pixel", "asymmetric")), int(like.dims[axis])

@@ -44,7 +44,7 @@ def _arg(make: Callable[[int], Operation]) -> Draw:
         if like.dtype is not I64 or not alone:
             return None
         axis = dice.one_of(alone)
-        return make(axis), [Want(Shape(F32, put(like.dims, axis, dice.some(1, 4))))]
+        return make(axis), [Want(Shape(F32, put(like.dims, axis, dice.size(1, 4))))]
 
     return draw
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from migx import ops
-from migx.dim import Extent
+from migx.dim import Dim, Extent, bounds
 from migx.op import Operation
 from migx.shape import BOOL, F32, I32, I64, Shape
 from migx.testing.draws.basics import TYPES, Dice, Draft, Draw, Want, numbers, ones, put, vector
@@ -81,14 +81,19 @@ def _multibroadcast(dice: Dice, like: Shape) -> Draft:
 
 
 def _slice(dice: Dice, like: Shape) -> Draft:
-    if not (known := numbers(like.dims)):
+    return _sliced(dice, like, range(like.rank))
+
+
+def _sliced(dice: Dice, like: Shape, known: Sequence[int]) -> Draft:
+    """A slice along one of some axes, or two."""
+    if not known:
         return None
     axes = dice.sample(known, dice.one_of((1, 1, 1, min(2, len(known)))))
     whole, starts = list(like.dims), list[int]()
     for axis in axes:
         starts.append(dice.some(0, 2))
-        whole[axis] = starts[-1] + int(like.dims[axis]) + dice.some(0, 2)
-    ends = [start + int(like.dims[axis]) for axis, start in zip(axes, starts, strict=True)]
+        whole[axis] = starts[-1] + like.dims[axis] + dice.some(0, 2)
+    ends = [start + like.dims[axis] for axis, start in zip(axes, starts, strict=True)]
     return ops.Slice(tuple(axes), tuple(starts), tuple(ends)), [Want(like.with_dims(whole))]
 
 
@@ -102,16 +107,16 @@ def _step(dice: Dice, like: Shape) -> Draft:
 
 
 def _pad(dice: Dice, like: Shape) -> Draft:
-    known = numbers(like.dims, 2)
+    known = [i for i, d in enumerate(like.dims) if bounds(d)[0] >= (2 if isinstance(d, int) else 1)]
     if not known or like.dtype is BOOL:
         return None
     axis = dice.one_of(known)
-    size = int(like.dims[axis])
-    kept = dice.some(1, size - 1)
-    before = dice.some(0, size - kept)
+    size = like.dims[axis]
+    more = dice.some(1, size - 1) if isinstance(size, int) else 1
+    before = dice.some(0, more)
     pads = [0] * (2 * like.rank)
-    pads[axis], pads[axis + like.rank] = before, size - kept - before
-    inputs = [Want(like.with_dims(put(like.dims, axis, kept)))]
+    pads[axis], pads[axis + like.rank] = before, more - before
+    inputs = [Want(like.with_dims(put(like.dims, axis, size - more)))]
     if dice.chance(0.3):
         inputs.append(Want(like.with_dims(()), constant=True))
     mode = "constant" if len(inputs) == 2 else dice.one_of(("constant", "constant", "edge"))
@@ -127,16 +132,28 @@ def _trilu(dice: Dice, like: Shape) -> Draft:
 
 
 def _concat(dice: Dice, like: Shape) -> Draft:
-    known = numbers(like.dims, 2)
+    known = [i for i, d in enumerate(like.dims) if len(_parts(dice, d)) > 1]
     if not known:
         return None
-    axis, parts = dice.one_of(known), list[int]()
-    left = int(like.dims[axis])
-    while left:
-        even = left // 2 if left % 2 == 0 and not parts else 0
-        parts.append(even or dice.some(1, left))
-        left -= parts[-1]
+    axis = dice.one_of(known)
+    parts = _parts(dice, like.dims[axis])
     return ops.Concat(axis), [Want(like.with_dims(put(like.dims, axis, n))) for n in parts]
+
+
+def _parts(dice: Dice, extent: Extent) -> list[Extent]:
+    """What add up to an extent: the terms of a sum, or two halves of another dim of an unknown
+    size.
+    """
+    if isinstance(extent, Dim):
+        first = extent // 2 if len(extent.terms) == 1 else Dim.of(dict(extent.terms[:1]))
+        rest = extent - first
+        return [first, rest] if min(bounds(first)[0], bounds(rest)[0]) >= 0 else [extent]
+    parts = list[Extent]()
+    while extent:
+        even = extent // 2 if extent % 2 == 0 and not parts else 0
+        parts.append(even or dice.some(1, extent))
+        extent -= int(parts[-1])
+    return parts
 
 
 def _convert(dice: Dice, like: Shape) -> Draft:
@@ -168,7 +185,7 @@ def _dynamic_pad(dice: Dice, like: Shape) -> Draft:
 
 
 def _dynamic_slice(dice: Dice, like: Shape) -> Draft:
-    found = _slice(dice, like)
+    found = _sliced(dice, like, numbers(like.dims))
     if found is None:
         return None
     op: Any = found[0]

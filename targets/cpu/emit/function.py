@@ -417,6 +417,8 @@ class Function:
         loop.next = phis[1:]
         yield loop
         following = index + step
+        if loop.ended is not None:
+            following = self.select(loop.ended, last, following)
         starts = (first, *carry)
         for k, (phi, start, then) in enumerate(
             zip(phis, starts, (following, *loop.next), strict=True)

@@ -111,3 +111,8 @@ class Loop(Carried):
     def __init__(self, index: Value, carried: list[Value]) -> None:
         super().__init__(carried)
         self.index = index
+        self.ended: Value | None = None
+
+    def end(self, where: Value) -> None:
+        """Says that no turn comes after this one where an i1 holds."""
+        self.ended = where

@@ -23,6 +23,7 @@ FAMILIES = (
     "depthwise",
     "quantized_convolution",
     "convolution",
+    "winograd",
     "pooling",
     "int4",
     "attention",
@@ -40,6 +41,7 @@ FAMILIES = (
     "roi_align",
     "nonmaxsuppression",
     "recurrent",
+    "trees",
     "dims",
 )
 BUILTIN = (Literal, Param, Return, Slot)

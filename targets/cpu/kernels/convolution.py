@@ -154,7 +154,7 @@ def described(at: Instruction, machine: Machine, *, padded: bool = False) -> Pro
         outputs=dims[0] // op.group,
         steps=(x.true_strides[0], x.true_strides[1]),
         apart=_apart(w, axes),
-        literal=_is_literal(at, kernels, rest),
+        literal=is_literal(at, kernels, rest),
         rank=w.rank,
         epilogue=rest,
     )
@@ -172,7 +172,7 @@ def _apart(weights: Shape, axes: Sequence[Axis]) -> Dims:
     return kernel, channel, *(0 if axis.length == 1 else next(within) for axis in axes)
 
 
-def _is_literal(at: Instruction, number: int, rest: FusedKernel) -> bool:
+def is_literal(at: Instruction, number: int, rest: FusedKernel) -> bool:
     """Whether an input is a constant, all of it as it lies, that the epilogue does not read."""
     value, root = at.inputs[number], behind(at.inputs[number])
     whole = root is not None and root.shape.dims == value.shape.dims and value.shape.standard

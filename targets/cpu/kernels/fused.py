@@ -19,8 +19,8 @@ from typing import TypeAlias
 from migx import dim
 from migx.argument import Argument
 from migx.dim import Extent, product
-from migx.fusion.kernels import Access, FusedKernel, described, name_of
-from migx.fusion.stages import Stage, below, is_folded, stages_of, weight
+from migx.fusion.kernels import Access, FusedKernel, Node, described, name_of
+from migx.fusion.stages import Stage, below, effort, is_folded, stages_of, weight
 from migx.ir import Instruction
 from migx.ops.reduce import (
     ReduceAll,
@@ -32,7 +32,7 @@ from migx.ops.reduce import (
 )
 from migx.shape import BOOL
 from migx.targets.cpu import elements
-from migx.targets.cpu.emit import I8, I64, Function, Type, Value
+from migx.targets.cpu.emit import F32, I8, I64, Function, Type, Value
 from migx.targets.cpu.epilogue import emittable
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.machine import Machine
@@ -40,6 +40,8 @@ from migx.targets.cpu.tile import apart
 
 TILE = 16384
 """Elements of a tile: some microseconds of work, so that sharing costs little."""
+LONG = 20
+"""Additions of a turn, after which a CPU hardly begins the next one before this one is done."""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
@@ -48,6 +50,13 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     if fused is None or not emittable(fused.nodes, machine):
         return None
     return Writer(Frame(at, machine), fused).kernel()
+
+
+def by_lane(node: Node) -> bool:
+    """Whether LLVM computes a node a lane at a time: remainders, and most functions of f64."""
+    if isinstance(node.of, Access | Argument) or weight(node) == 1:
+        return False
+    return node.of.name in ("fmod", "mod") or elements.computing(node.dtype) != F32
 
 
 @dataclass
@@ -86,8 +95,9 @@ class Writer:
         ]
         self.outer_folds = [i for i, f in enumerate(fused.folded) if f and i != self.last]
         self.inner = fused.dims[self.last]
-        self.lanes = self._lanes()
         self.stages, self.spilled = stages_of(fused)
+        self.lanes = self._lanes()
+        self.exact = self.inner % self.step == 0
         self.rows: dict[int, Value] = {}
         self.found: dict[int, Value] = {}
         self.origins = dict(zip(dict.fromkeys(fused.accesses), origins, strict=False))
@@ -95,7 +105,7 @@ class Writer:
         self.kept_already: set[int] = set()
 
     def _lanes(self) -> int:
-        """Lanes of one turn: several registers of the widest type where little is done to them.
+        """Lanes of one turn: some registers of the widest type, or what makes the fewest turns.
 
         A truth value counts as the byte it lies in. What may lie apart is gathered by addresses,
         one instruction for each lane that is narrower than 32 bits: more lanes would only be text.
@@ -104,12 +114,36 @@ class Writer:
         apart = any(a.strides[self.last] not in (0, 1) for a in self.fused.accesses)
         widest = max((elements.computing(n.dtype).bits for n in self.nodes), default=32)
         one = machine.vector_bytes * 8 // max(widest, 32 if apart else 8)
-        work = sum(weight(n) for n in self.nodes)
-        lanes = one * (4 if work <= 4 else 2 if work <= 24 else 1)
-        if isinstance(self.inner, int):
-            while lanes > 1 and lanes // 2 >= self.inner:
-                lanes //= 2
+        lanes = one * self._registers()
+        if isinstance(inner := self.inner, int):
+            fewer = (1 << k for k in range(lanes.bit_length()))
+            lanes = min(fewer, key=lambda n: self._turns(inner, n), default=0)
         return lanes if lanes > 1 else 0
+
+    def _turns(self, count: int, step: int) -> int:
+        """How many turns so many elements are: what is left of them is one, or one each."""
+        whole, rest = divmod(count, step)
+        return whole + (min(rest, 1) if self.frame.machine.masks else rest)
+
+    def _registers(self) -> int:
+        """How many registers of each value a turn has.
+
+        Several where little is done, so that the loop itself costs little, and where much is done
+        of which each operation waits for the one before it: then others fill the pipelines. Eight
+        must have room beside about three values inside an operation. What goes by lanes gains
+        nothing.
+        """
+        if sum(weight(n) for n in self.nodes) <= 4:
+            return 4
+        efforts = (effort(self.nodes, s.nodes) for s in self.stages)
+        work, depth, values = max(efforts, default=(0, 0, 0))
+        if work <= LONG:
+            return 2
+        if any(by_lane(n) for n in self.nodes):
+            return 1
+        if work < 2 * depth:
+            return 8 if 8 * (values + 3) <= self.frame.machine.registers else 4
+        return 2 if work < 4 * depth else 1
 
     @property
     def step(self) -> int:
@@ -201,13 +235,12 @@ class Writer:
         or one by one where the CPU has none.
         """
         f, lanes, step = self.f, self.lanes, self.step
-        exact = isinstance(self.inner, int) and self.inner % step == 0
-        whole = end if exact else begin + (end - begin) // step * step
-        if exact or not isinstance(self.inner, int) or self.inner > step:
+        whole = end if self.exact else begin + (end - begin) // step * step
+        if self.exact or not isinstance(self.inner, int) or self.inner > step:
             with f.loop(begin, whole, step, carry) as loop:
                 loop.carry(*body(Point({}, loop.index, lanes), loop.carried))
             carry = loop.carried
-        if exact:
+        if self.exact:
             return carry
         masks = self.frame.machine.masks
         with f.loop(whole, end, step if masks else 1, carry) as loop:
@@ -248,8 +281,7 @@ class Writer:
 
     def _odd(self) -> bool:
         """Whether what is left of a row is folded one by one."""
-        exact = isinstance(self.inner, int) and self.inner % self.step == 0
-        return self.lanes > 0 and not exact and not self.frame.machine.masks
+        return self.lanes > 0 and not self.exact and not self.frame.machine.masks
 
     def _nest(
         self, stage: Stage, axes: Sequence[int], point: Point, carry: list[Value]

@@ -10,7 +10,9 @@ import pytest
 
 import migx
 from migx.errors import EvaluationError
+from migx.ir import Module
 from migx.program import Program
+from migx.sizes import symbols_within
 from migx.targets.cpu.executable import CpuExecutable
 from migx.testing.oracles import Trial
 
@@ -406,3 +408,38 @@ def test_a_branch_in_a_loop_may_refuse_the_sizes() -> None:
         assert same(program.eval(inputs), ref.eval(inputs))
     with pytest.raises(EvaluationError, match="slice"):
         program.eval(given(program, 2, 3, True))
+
+
+def _nested(depth: int) -> str:
+    """A choice in a choice, and so on."""
+    modules = ["module main(x: f32[4], c: bool[]) {"]
+    for level in range(1, depth + 1):
+        asked = "c" if level == 1 else "main:c"
+        modules[-1] += f"\n  %0 = if({asked}) [yes{level}, no{level}]"
+        modules[-1] += "\n  %1 = get_tuple_elem(%0)\n  return %1\n}"
+        modules += [f"module no{level}() {{\n  return main:x\n}}", f"module yes{level}() {{"]
+    modules[-1] += "\n  %0 = neg(main:x)\n  return %0\n}"
+    return "\n".join(modules)
+
+
+def test_no_module_is_walked_again_at_each_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    walked: list[str] = []
+
+    def counted(module: Module) -> set[str]:
+        walked.append(module.name)
+        return symbols_within(module)
+
+    monkeypatch.setattr("migx.targets.cpu.outline.symbols_within", counted)
+    depth = 12
+    program = compiled(_nested(depth))
+    assert not fallbacks(program)
+    assert len(walked) <= 2 * depth
+    x = np.arange(4, dtype=np.float32)
+    (result,) = program.eval({"x": x, "c": np.array(True)})
+    np.testing.assert_array_equal(result, -x)
+
+
+def test_what_is_nested_too_deep_for_ref_is_an_error_that_says_so() -> None:
+    program = compiled(_nested(200), target="ref")
+    with pytest.raises(EvaluationError, match="nested too deep to be run one in another"):
+        program.eval({"x": np.zeros(4, np.float32), "c": np.array(True)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,7 @@ from migx.targets.cpu.elements import FLOAT_ONLY, TABLE
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.kernels import fused
 from migx.targets.cpu.machine import Machine, host
-from tests.targets.cpu.alone import KernelFor, parsed, problem
+from tests.targets.cpu.alone import OTHER_MACHINES, KernelFor, parsed, problem
 
 WIDTHS = {"widest": None, "avx2": 32, "neon": 16, "scalar": 4}
 TYPES = ["f16", "bf16", "f32", "f64", "bool", "i8", "u8", "i16", "i32", "u32", "i64", "u64"]
@@ -197,6 +198,60 @@ def test_texts_are_as_short_where_elements_may_lie_apart(dtype: str) -> None:
     kernel = fused.kernel_for(parsed(text).main.outputs[0], avx512)
     assert kernel is not None
     assert len(kernel.text) < 15_000
+
+
+AVX512 = Machine("skylake-avx512", frozenset(), 64, 32, True)
+AVX2 = OTHER_MACHINES["avx2"]
+SIDE_BY_SIDE = """%0 = exp(x)
+ %1 = sin(x)
+ %2 = tanh(x)
+ %3 = add(%0, %1)
+ %4 = mul(%3, %2)
+ return %4"""
+
+
+def chained(name: str, count: int, operands: str = "") -> str:
+    """An operation on what the one before it gives, from x on, and on the same operands each."""
+    given = ["x", *(f"%{i}" for i in range(count))]
+    lines = [f"%{i} = {name}({given[i]}{operands})\n" for i in range(count)]
+    return "".join(lines) + f"return {given[-1]}"
+
+
+def stored(lines: str, machine: Machine, dims: object = 4096) -> set[int]:
+    """How many elements at a time the kernel of some lines writes."""
+    program = parsed(f"module main(x: f32[{dims}]) {{\n{lines}\n}}\n", "fuse_pointwise")
+    kernel = fused.kernel_for(program.main.outputs[0], machine)
+    assert kernel is not None
+    return {int(lanes or 1) for lanes in re.findall(r"store (?:<(\d+) x )?float", kernel.text)}
+
+
+@pytest.mark.parametrize(
+    ("lines", "of_32", "of_16"),
+    [
+        (chained("exp", 1), 2, 2),
+        (chained("exp", 6), 8, 4),
+        (chained("pow", 2, ", x"), 4, 4),
+        (chained("add", 30, ", x"), 4, 4),
+        (SIDE_BY_SIDE, 2, 2),
+        (chained("fmod", 4, ", x"), 1, 1),
+    ],
+    ids=["short", "chain", "two values", "sums", "side by side", "remainders"],
+)
+def test_long_chains_have_several_vectors_in_flight(lines: str, of_32: int, of_16: int) -> None:
+    """What waits for what is before it would leave the pipelines empty, one vector at a time."""
+    assert stored(lines, AVX512) == {16 * of_32}
+    assert stored(lines, AVX2) == {8 * of_16}
+
+
+@pytest.mark.parametrize(("places", "lanes"), [(96, {32}), (80, {16}), (85, {16, 1}), (3, {2, 1})])
+def test_turns_are_as_few_as_may_be(places: int, lanes: set[int]) -> None:
+    """Where there are no masks, what is left of a row is computed one by one."""
+    assert stored(chained("exp", 6), AVX2, places) == lanes
+
+
+def test_what_is_whole_turns_at_any_size_has_no_rest() -> None:
+    assert stored(chained("exp", 6), AVX2, "64*n") == {32}
+    assert stored(chained("exp", 6), AVX2, "n") == {32, 1}
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])

@@ -18,6 +18,7 @@ from migx.profile import Profile
 from migx.program import Program
 from migx.targets.cpu.executable import CpuExecutable
 from migx.targets.cpu.outline import Kind
+from migx.targets.cpu.running import ROOMY
 from migx.testing import check_target
 from migx.testing.oracles import Trial
 
@@ -67,6 +68,32 @@ def test_results_take_over_memory_and_views_take_none() -> None:
     arena = [c for c in piece.outline.cells if c.kind is Kind.ARENA]
     assert (len(arena), sum(c.same_as is None for c in arena)) == (3, 1)
     assert piece.plan({}).arena_bytes == 64
+
+
+def test_an_arena_that_is_not_needed_is_given_back() -> None:
+    program = compiled(
+        "module main(x: f32[n, 8]) {\n %0 = exp(x)\n %1 = reduce_sum(%0) {axes=(1,)}\n"
+        " return %1\n}\n"
+    )
+    ((piece,),) = executable(program).pieces.values()
+
+    def held(n: int, runs: int) -> int:
+        x = np.zeros((n, 8), np.float32)
+        for _ in range(runs):
+            assert (program.eval({"x": x})[0] == 8).all()
+        (workspace,) = piece._idle
+        return len(workspace.arena)
+
+    large = 32 << 18
+    assert held(1 << 18, 1) >= large
+    assert held(2, ROOMY) >= large
+    assert held(1 << 18, 1) >= large, "as it is needed in between, it stays"
+    assert held(2, ROOMY) >= large
+    assert held(2, 1) < large / 1000
+    assert held(1 << 18, 1) >= large
+    for n in range(2, ROOMY + 3):
+        held(n, 1)
+    assert held(2, 1) < large / 100, "runs of several sizes count as well"
 
 
 @pytest.mark.parametrize("n", [0, 1, 3, 40])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import migx
+from migx.argument import Argument
 from migx.testing.oracles import Trial
 from tests.targets.cpu.alone import random
 from tests.targets.cpu.test_plan import executable
@@ -36,6 +37,13 @@ def test_no_operation_is_left_to_the_host(name: str, n: int) -> None:
     shapes = {k: p.shape.bind({"n": n}) for k, p in program.main.parameters.items()}
     Trial(program, {k: random(dice, shape) for k, shape in shapes.items()}).target("cpu")
     assert not executable(program.compile("cpu")).fallbacks()
+
+
+def test_a_response_among_channels_that_may_be_none_is_left_to_the_host() -> None:
+    program = migx.parse("module main(x: f32[3, n]) {\n  %0 = lrn(x) {size=1}\n  return %0\n}\n")
+    for n in 0, 4:
+        x = Argument.of(np.full((3, n), 2.0, np.float32))
+        Trial(program.copy(), {"x": x}).target("cpu")
 
 
 def test_zeros_around_an_image_that_alone_are_seen_cost_nothing() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import migx
+from migx.errors import TargetError
 from migx.targets.cpu import executable, jit, machine, saved
 from migx.targets.cpu.alike import digest
 from migx.targets.cpu.executable import CpuExecutable
@@ -38,6 +39,7 @@ import sys
 import numpy as np
 import llvmlite.binding
 import migx
+from migx.errors import TargetError
 llvmlite.binding.parse_assembly = None
 program = migx.load(sys.argv[1])
 x = np.linspace(-1, 1, 5 * 64, dtype=np.float32).reshape(5, 64)
@@ -104,3 +106,15 @@ def test_code_that_is_not_whole_is_not_used(missing: str) -> None:
         rows = json.loads(whole["kernels"]).values()
         first = next("objects/" + row["symbol"] for row in rows if row is not None)
     assert not saved.is_usable({n: c for n, c in whole.items() if n != first})
+
+
+def test_a_file_keeps_what_was_asked(tmp_path: Path) -> None:
+    path = tmp_path / "program.mxr"
+    migx.save(migx.parse(TEXT, draw_missing=0).compile("cpu", num_threads=1), path)
+    assert migx.load(path).executable.threads == 1
+    assert migx.load(path, num_threads=3).executable.threads == 3
+    with pytest.raises(TargetError, match="num_threads is 0"):
+        migx.load(path, num_threads=0)
+    given = migx.parse(TEXT, draw_missing=0).compile("cpu", passes="simplify_qdq, fuse_int4")
+    migx.save(given, path)
+    assert native(migx.load(path)).context.options.passes == "simplify_qdq,fuse_int4"

@@ -1,0 +1,77 @@
+"""What is given for weights: made to fit, or what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from migx.argument import Argument
+from migx.errors import DataError, ShapeError, WeightError, first_few, there_are
+from migx.shape import U8, Shape
+
+
+def fitted(
+    name: str, value: ArrayLike | Argument, shape: Shape, *, convert: bool = False
+) -> Argument:
+    """A value as a weight of a shape holds it. ``WeightError`` unless type and dims are the same;
+    the type need not be, to ``convert`` it.
+
+    Packed weights are given as an ``Argument``, as their packed bytes, or as elements of their
+    dims, which are packed.
+    """
+    try:
+        given = Argument.of(value)
+        if shape.dtype.is_packed and not given.shape.dtype.is_packed:
+            given = _packed(given, shape)
+        elif convert and not given.shape.dtype.is_packed:
+            given = Argument.of(given.array, shape.dtype)
+    except (DataError, ShapeError, TypeError, ValueError) as error:
+        raise WeightError(f"weight {name!r} is {shape}: {error}") from error
+    if not given.shape.same_type(shape):
+        other = given.shape.dtype is not shape.dtype and not given.shape.dtype.is_packed
+        remedy = f": convert it to {shape.dtype}, or say convert=True" if other else ""
+        raise WeightError(f"weight {name!r} is {shape}, not {given.shape}{remedy}")
+    if given.source is None and not given.available:
+        raise WeightError(f"weight {name!r}: the value given has no data")
+    return given
+
+
+def _packed(given: Argument, shape: Shape) -> Argument:
+    """Bytes, or elements that the packed type holds, as packed storage."""
+    dtype, dims = given.shape.dtype, given.shape.dims
+    if dtype is U8 and dims != shape.dims and given.shape.elements == shape.nbytes:
+        return Argument.packed(shape, given.array)
+    if dims == shape.dims and (dtype.is_float if shape.dtype.is_float else dtype.is_integer):
+        return Argument.of(given.array, shape.dtype)
+    raise ShapeError(f"{given.shape} is neither its {shape.nbytes} bytes (u8) nor its elements")
+
+
+def refuse_infinite(name: str, value: Argument) -> None:
+    """Raises ``WeightError`` where a float weight holds NaN or an infinity."""
+    if value.shape.dtype.is_float and not value.shape.dtype.is_packed:
+        bad = int(value.array.size - np.count_nonzero(np.isfinite(value.array)))
+        if bad:
+            raise WeightError(f"weight {name!r} has {bad} elements that are not finite")
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    """What to say of a name that no weight has."""
+    names = list(known)
+    if not names:
+        return (
+            f"there is no weight {name!r} to replace: this program was compiled with its weights "
+            "fixed; call program.make_replaceable() before program.compile(), or, if they lie in "
+            "files of their own, read it with defer_external_weights=True"
+        )
+    return f"there is no replaceable weight {name!r}; {there_are(str(name), names)}"
+
+
+def without_values(missing: list[str]) -> str:
+    """What to say of weights that have no value."""
+    return (
+        f"{len(missing)} weights have no value yet, {first_few(missing, 5)}: give them by "
+        "program.update_weights() or migx.onnx.replace_onnx_external_weights(), or have "
+        "`migx compile MODEL --weights SOURCE -o FILE.mxr` write a file that has them"
+    )

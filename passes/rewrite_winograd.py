@@ -1,0 +1,207 @@
+"""Computes convolutions of 3 x 3 with fewer products."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from migx.argument import Argument
+from migx.dead_code import remove_dead_code
+from migx.fusion import winograd
+from migx.fusion.winograd import INPUT, KERNEL, LENGTH, MADE, OUTPUT, PLACES, SEEN, in_planes, tiles
+from migx.ir import Instruction, Module
+from migx.manager import Pass, PassManager
+from migx.match import attr, constant, on, var
+from migx.op import Array
+from migx.ops._windows import padded
+from migx.ops.builtin import Literal, Slot
+from migx.ops.fused import Group
+from migx.ops.layout import Reshape, Transpose
+from migx.ops.linear import Convolution, Dot
+from migx.ops.pointwise import Convert
+from migx.passes._common import without_gaps
+from migx.pipeline import Approximation
+from migx.program import Program
+from migx.rewrite import Cursor, Declined, RuleSet, rewrite, rule
+from migx.shape import F32, F64
+from migx.weights.constants import is_unpacked
+from migx.weights.hoisting import hoist
+
+CHANNELS, TILES, WORTH = 16, 16, 640
+"""From how many channels on either side, and tiles, what is saved outweighs the transforms; and
+from which product of both, where channels count by their harmonic mean, as products do beside what
+is transformed, and tiles by what of them lies in the result.
+"""
+FEWER = 2.5
+"""How many times fewer products there must be: tiles that hang over the edge save less."""
+MOST = 1 << 25
+"""Bytes that the weights of a convolution may grow by: beyond, to read them takes too long."""
+
+
+CONVOLUTION = on(
+    Convolution,
+    var("x"),
+    constant("w", lambda w: w.shape.dims[2:] == (LENGTH, LENGTH) and w.shape.dtype is F32),
+    name="root",
+    group=1,
+    stride=(1, 1),
+    dilation=attr("dilation", without_gaps),
+)
+
+
+@rule(CONVOLUTION)
+def fewer_products(
+    at: Cursor, x: Instruction, w: Instruction, root: Instruction, always: bool = False
+) -> Instruction | Declined:
+    """conv(x, w) with kernels of 3 x 3 is a group tagged winograd of x and G w Gt, where that takes
+    fewer products by far.
+    """
+    if is_unpacked(w):
+        return Declined("the weights are packed")
+    given = *x.shape.dims[2:], *root.op_as(Convolution).padding
+    sizes = [d for d in (*w.shape.dims[:2], *root.shape.dims[2:], *given) if isinstance(d, int)]
+    if len(sizes) < 4 + len(given) or 0 in sizes[:4]:
+        return Declined("its sizes are not known, or 0")
+    outputs, channels, *_ = sizes
+    if not always and (why := _too_little(*sizes[:4])):
+        return Declined(why)
+    exact = at(Reshape((outputs * channels, LENGTH**2)), at(Convert(F64), w))
+    places = at(Dot(), exact, at(Literal(Argument.of(in_planes(KERNEL).T.copy()))))
+    places = at(Reshape((outputs, channels, PLACES)), at(Convert(F32), places))
+    weights = at(Transpose((2, 0, 1)), places)
+    inner = at.module.program.create_module(at.module.program.unused_name(winograd.TAG))
+    inner.bypass = True
+    image, kernels = (
+        inner.add_parameter(f"x{i}", v.shape.as_standard()) for i, v in enumerate((x, weights))
+    )
+    inner.add_return(winograd.write(inner, image, kernels, root))
+    return at(Group(winograd.TAG), x, weights, modules=[inner])
+
+
+ALWAYS = rule(CONVOLUTION)(partial(fewer_products.function, always=True))
+"""The same, whatever it saves."""
+
+
+def _too_little(outputs: int, channels: int, height: int, width: int) -> str:
+    """Why a convolution of these sizes would gain too little; nothing where it would not."""
+    count = tiles(height) * tiles(width)
+    if min(outputs, channels) < CHANNELS or count < TILES:
+        return f"fewer than {CHANNELS} channels or {TILES} tiles"
+    if 2 * outputs * channels * height * width < WORTH * (outputs + channels) * MADE**2:
+        return "few channels and tiles"
+    if height * width * LENGTH**2 < FEWER * PLACES * count:
+        return "its tiles hang over the edge"
+    more = outputs * channels * (PLACES - LENGTH**2) * F32.numpy.itemsize
+    return "the weights would grow too large" if more > MOST else ""
+
+
+class FewerProducts(Approximation):
+    """What computing a convolution by minimal filtering rounds, beside what any does."""
+
+    def of_elements(
+        self, at: Instruction, inputs: Sequence[Argument], result: Argument
+    ) -> Array | None:
+        """The same sums over magnitudes, times the roundings of each of their terms.
+
+        B. Barabasz, A. Anderson, K. M. Soodhalter, D. Gregg, "Error Analysis and Improving the
+        Accuracy of Winograd Convolution for Deep Neural Networks", ACM TOMS 46 (2020).
+        """
+        if not _may_fit(at):
+            return None
+        op = at.op_as(Convolution)
+        image, kernels = (np.abs(v.array.astype(np.float64)) for v in inputs)
+        padding = [int(p) for p in op.padding]
+        sums = _filtered(padded(image, padding, 0), kernels + TINY, result.array.shape)
+        return np.where(sums < LARGEST, sums * (roundings(at) * F32.roundoff) + TINY, np.inf)
+
+    def of_tensor(self, at: Instruction) -> float:
+        """As much as random images and kernels are off by, of the size of the result."""
+        return GROWTH * float(np.sqrt(2 * roundings(at))) * F32.roundoff if _may_fit(at) else 0.0
+
+
+def roundings(at: Instruction) -> int:
+    """How many roundings a term of a result goes through: one of its weight and of the factor it
+    comes of, and in three sums.
+    """
+    given, made = (int(np.count_nonzero(m, axis=1).max()) ** 2 for m in (INPUT, OUTPUT))
+    return int(at.inputs[1].shape.dims[1]) + given + made + 2
+
+
+TINY = 2.0**16 * float(np.finfo(np.float32).smallest_subnormal)
+"""What is smaller is rounded to nothing: as much as factors of the transforms make of that."""
+LARGEST = float(np.finfo(np.float32).max)
+"""From here on sums may overflow; what is infinite makes all of a tile NaN."""
+
+
+def _growth() -> float:
+    """By how much sums of products exceed results, both of random numbers: the root of the mean
+    square, over that of the results, along one axis and then along both.
+    """
+    given, kernel, made = (np.square(np.array(m)) for m in (INPUT, KERNEL, OUTPUT))
+    return float((made @ (given.sum(1) * kernel.sum(1))).max() / LENGTH)
+
+
+GROWTH = _growth()
+"""The most that roundings of products are worth in a result, where those of results count 1."""
+
+
+def _filtered(image: Array, kernels: Array, dims: Sequence[int]) -> Array:
+    """The sums that minimal filtering takes of padded images, with every number's magnitude."""
+    given, kernel, made = (np.abs(np.array(m, np.float64)) for m in (INPUT, KERNEL, OUTPUT))
+    whole = [MADE * tiles(extent) for extent in dims[2:]]
+    seen = zip(whole, image.shape[2:], strict=True)
+    image = np.pad(image, [(0, 0), (0, 0), *((0, e + LENGTH - 1 - d) for e, d in seen)])
+    windows = sliding_window_view(image, (SEEN, SEEN), axis=(2, 3))[:, :, ::MADE, ::MADE]
+    x = np.einsum("ai,nchwij,bj->abcnhw", given, windows, given, optimize=True)
+    w = np.einsum("ai,ocij,bj->aboc", kernel, kernels, kernel, optimize=True)
+    sums = np.einsum("aboc,abcnhw->abonhw", w, x, optimize=True)
+    result: Array = np.einsum("ia,jb,abonhw->nohiwj", made, made, sums, optimize=True)
+    return result.reshape(*dims[:2], *whole)[:, :, : dims[2], : dims[3]]
+
+
+def _may_fit(at: Instruction) -> bool:
+    """Whether a convolution may be one that is written so, here or after other passes."""
+    op, lengths = at.op_as(Convolution), at.inputs[1].shape.dims[2:]
+    plain = op.group == 1 and set(op.stride + op.dilation) == {1}
+    return plain and lengths == (LENGTH, LENGTH) and at.shape.dtype is F32
+
+
+class RewriteWinograd(Pass):
+    """Writes convolutions of 3 x 3 at a stride of 1 by minimal filtering, in a ``group`` tagged
+    ``winograd``, where that takes fewer products by far: of f32 and constant weights, with many
+    channels, for images of known size (Lavin and Gray 2016; see ``migx.fusion.winograd``).
+
+    Results are off by some six times as much as rounding alone makes them: only who asks for it
+    gets it. Weights are transformed in the module ``weights``: when a program is made ready, and
+    when they are replaced. They take four times the room then. With ``always`` it is all that can
+    be written so, whatever that saves.
+    """
+
+    always: bool = False
+    rules = RuleSet((fewer_products,))
+    variants = ("always=true",)
+
+    @property
+    def approximations(self) -> Mapping[str, Approximation]:
+        """Sums of products that are larger than results round more."""
+        return {"convolution": FewerProducts()}
+
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        form = ALWAYS if self.always else fewer_products
+        return rewrite(module, form, self.name, manager.log)
+
+    def apply_program(self, program: Program, manager: PassManager) -> bool:
+        """Transforms the weights."""
+        modules = [module for module in manager.modules() if not module.bypass]
+        made = [at.inputs[1] for module in modules for at in module if winograd.found(at)]
+        left = [at for at in dict.fromkeys(made) if not isinstance(at.op, Literal | Slot)]
+        if not left:
+            return False
+        hoist(program, left)
+        for module in modules:
+            remove_dead_code(module)
+        hoist(program, ())  # lets go of slots that only dead code has read
+        return True

@@ -1,0 +1,339 @@
+"""Kernels of convolutions of 3 x 3 by minimal filtering, with the arithmetic on their result:
+groups tagged ``winograd``, see ``migx.fusion.winograd``.
+
+What a thread does at a time is a block of tiles by some output channels. First what the block sees
+is transformed, channel by channel: down, with rows as they lie, and then across, with elements
+brought together by their column in a tile; so a vector holds one place of tiles side by side. They
+stay in scratch, for each of the 36 places a matrix of channels by tiles. Then for each strip of
+kernels come the 36 products of matrices, with the inner loop of any product; their sums are
+transformed back, put in order, and go through the epilogue from registers.
+
+A block has as many rows of tiles as fill the vectors of a panel best, one after another. What the
+last vector of a row has too much, the next row overwrites.
+
+Each sum is added up channel by channel by one thread, so bits depend neither on the number of
+threads nor on the blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from migx.dim import Extent, product
+from migx.fusion import winograd
+from migx.fusion.kernels import FusedKernel, epilogue
+from migx.fusion.winograd import INPUT, MADE, OUTPUT, PLACES, SEEN, Matrix, tiles
+from migx.ir import Instruction
+from migx.shape import F32 as ELEMENT
+from migx.shape import Dims
+from migx.targets.cpu.cutting import ALONE, FETCH, TILE, step_turns
+from migx.targets.cpu.emit import F32, I8, I32, Function, Value
+from migx.targets.cpu.epilogue import in_place, writable
+from migx.targets.cpu.finish import Destination, Finish
+from migx.targets.cpu.kernel import Frame, Kernel, input_number
+from migx.targets.cpu.kernels.convolution import is_literal
+from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.strips import AHEAD
+from migx.targets.cpu.tile import multiplied_and_added
+from migx.targets.cpu.transpose import deinterleaved, interleaved
+
+MOST_ROWS, MOST_VECTORS = 16, 6
+"""Rows of a strip of kernels, and vectors of a panel of tiles."""
+FORTH, BACK = 150.0, 120.0
+"""Turns that it takes to transform a vector of tiles of one channel, and their sums back."""
+FAR = 1.15
+"""What sums cost whose image does not stay in the second level cache, to those where it does."""
+
+
+def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
+    """The kernel of a group that is a convolution by minimal filtering."""
+    problem = described(at, machine)
+    return None if problem is None else Writer(at, machine, problem).kernel()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A convolution and what is done to its elements.
+
+    ``image`` and ``weights`` are numbers of inputs; ``steps`` those of the image along its axes,
+    ``given`` its height and width, ``made`` those of the result, and ``before`` the zeros before
+    the image along both.
+    """
+
+    image: int
+    weights: int
+    items: Extent
+    channels: int
+    outputs: int
+    steps: Dims
+    given: tuple[int, int]
+    made: tuple[int, int]
+    before: tuple[int, int]
+    epilogue: FusedKernel
+
+    @property
+    def tiles(self) -> tuple[int, int]:
+        """How many tiles there are down and across."""
+        down, across = map(tiles, self.made)
+        return down, across
+
+
+def described(at: Instruction, machine: Machine) -> Problem | None:
+    """The convolution that a group is; None where it is none, or not of its inputs as they are."""
+    parts = winograd.found(at)
+    if parts is None:
+        return None
+    numbers = [input_number(at, parts.result, v) for v in (parts.image, parts.weights)]
+    if None in numbers:
+        return None
+    image, weights = [n for n in numbers if n is not None]
+    x, w = at.inputs[image].shape, at.inputs[weights].shape
+    items, *_, height, width = parts.result.shape.dims
+    sizes = [d for d in (*x.dims[2:], height, width, *w.dims) if isinstance(d, int)]
+    rest = epilogue(at, parts.result, product((height, width)))
+    if rest is None or not writable(rest, machine) or len(sizes) < 7 or 0 in sizes:
+        return None
+    if x.dtype is not ELEMENT or x.true_strides[-1] != 1 or not is_literal(at, weights, rest):
+        return None
+    above, beside, down, across, _, outputs, channels = sizes
+    if outputs == 1:  # strips of kernels have two or more
+        return None
+    given, made = (above, beside), (down, across)
+    return Problem(
+        image, weights, items, channels, outputs, x.true_strides, given, made, parts.before, rest
+    )
+
+
+class Cut(NamedTuple):
+    """Tiles of ``height`` by ``width`` of the image's, whose number ``vectors`` hold, by a share of
+    the output channels, of which there are ``shares``; these in strips of ``rows``.
+    """
+
+    rows: int
+    vectors: int
+    height: int
+    width: int
+    shares: int
+
+
+def chosen(machine: Machine, problem: Problem) -> Cut:
+    """The cut by which an item costs least."""
+    return min(_cuts(machine, problem), key=lambda cut: _cost(machine, problem, cut))
+
+
+def _cuts(machine: Machine, problem: Problem) -> Iterator[Cut]:
+    """The ways to cut there are."""
+    lanes, (down, across) = machine.lanes(F32), problem.tiles
+    for vectors in range(1, MOST_VECTORS + 1):
+        most = min(MOST_ROWS, (machine.registers - vectors - 1) // vectors, problem.outputs)
+        if most < 2:
+            continue
+        rows = _even(problem.outputs, most)
+        room = vectors * lanes
+        width = across if across <= room else _even(across, room)
+        height = _even(down, min(down, max(1, room // width)))
+        strips = -(-problem.outputs // rows)
+        for shares in range(1, min(strips, 2 * machine.cores) + 1):
+            yield Cut(rows, vectors, height, width, shares)
+
+
+def _even(extent: int, most: int) -> int:
+    """The size of pieces, of at most so many, when all are about alike."""
+    return -(-extent // -(-extent // most))
+
+
+def _cost(machine: Machine, problem: Problem, cut: Cut) -> float:
+    """The turns that an item takes on as many threads as there are cores."""
+    lanes, (down, across) = machine.lanes(F32), problem.tiles
+    strips = -(-problem.outputs // (cut.rows * cut.shares))
+    step = step_turns(cut.rows, cut.vectors) + FETCH * cut.rows / lanes
+    near = PLACES * problem.channels * cut.vectors * lanes * F32.nbytes <= machine.l2
+    multiplied = strips * PLACES * problem.channels * step * (1 if near else FAR)
+    ends = FORTH * problem.channels + BACK * strips * cut.rows
+    each = TILE + multiplied + ends * cut.height * -(-cut.width // lanes)
+    count = -(-down // cut.height) * -(-across // cut.width) * cut.shares
+    shared = each * count > ALONE
+    return each * (-(-count // machine.cores) * machine.cores if shared else count)
+
+
+class Corner(NamedTuple):
+    """A block of tiles: of which item, the first down and across, and how many there are."""
+
+    item: Value
+    top: Value
+    left: Value
+    rows: Value
+    columns: Value
+
+
+class Writer:
+    """Writes the kernel of one problem."""
+
+    def __init__(self, at: Instruction, machine: Machine, problem: Problem) -> None:
+        self.problem, self.frame = problem, Frame(at, machine)
+        self.f, self.lanes = self.frame.function, machine.lanes(F32)
+        self.cut = chosen(machine, problem)
+        self.vector = F32.times(self.lanes)
+        self.columns = self.cut.vectors * self.lanes
+        self.strips = -(-problem.outputs // self.cut.rows)
+        self.finish = Finish(self.frame, problem.epilogue, F32, self.lanes, problem.outputs)
+        # A vector of the last row of a block may reach beyond it.
+        self.seen = problem.channels * self.columns + self.lanes
+        self.made = self.cut.rows * self.columns + self.lanes
+        self.sums = self.f.element(self.frame.scratch, PLACES * self.seen, F32)
+
+    def kernel(self) -> Kernel:
+        """The whole of it."""
+        f, e, cut, problem = self.f, self.frame.extent, self.cut, self.problem
+        down, across = problem.tiles
+        rows, columns = -(-down // cut.height), -(-across // cut.width)
+        share = -(-self.strips // cut.shares)
+        with f.loop(self.frame.begin, self.frame.end) as tile:
+            number, part = tile.index // cut.shares, tile.index % cut.shares
+            left, top = number % columns * cut.width, number // columns % rows * cut.height
+            counts = f.minimum(down - top, cut.height), f.minimum(across - left, cut.width)
+            corner = Corner(number // (rows * columns), top, left, *counts)
+            self._see(corner)
+            first = part * share
+            with f.loop(first, f.minimum(first + share, e(self.strips))) as strip:
+                self._multiply(strip.index)
+                self._make(corner, strip.index * cut.rows)
+        products = problem.items * (PLACES * down * across * problem.outputs * problem.channels)
+        used = (problem.image, problem.weights)
+        return self.frame.finished(
+            "convolution by tiles",
+            problem.items * (rows * columns * cut.shares),
+            scratch=PLACES * (self.seen + self.made) * F32.nbytes,
+            flops=2 * products + problem.epilogue.flops,
+            formats=((problem.weights, f"Bac{cut.rows}b"),),
+            in_place=tuple(i for i in in_place(problem.epilogue) if i not in used),
+        )
+
+    def _see(self, corner: Corner) -> None:
+        """Transforms what a block of tiles sees of all channels."""
+        f, problem, e = self.f, self.problem, self.frame.extent
+        item, channel, *_ = map(e, problem.steps)
+        image = f.element(self.frame.operands[problem.image], corner.item * item, F32)
+        with f.loop(0, problem.channels) as number:
+            plane = f.element(image, number.index * channel, F32)
+            out = f.element(self.frame.scratch, number.index * self.columns, F32)
+            with f.loop(0, corner.rows) as row, f.loop(0, corner.columns, self.lanes) as column:
+                first = (corner.top + row.index) * MADE, (corner.left + column.index) * MADE
+                to = f.element(out, row.index * corner.columns + column.index, F32)
+                self._see_tiles(plane, first, to)
+
+    def _see_tiles(self, plane: Value, first: tuple[Value, Value], to: Value) -> None:
+        """Transforms what a vector of tiles side by side sees of a channel."""
+        f, lanes = self.f, self.lanes
+        lines = list(self._lines(plane, first))
+        turned = [_combined(f, INPUT, column) for column in zip(*lines, strict=True)]
+        for i, (*vectors, beyond) in enumerate(zip(*turned, strict=True)):
+            seen = deinterleaved(f, vectors)
+            moved = [[*range(1, lanes), lanes + k] for k in range(SEEN - MADE)]
+            seen += [f.shuffle(v, beyond, m) for v, m in zip(seen, moved, strict=False)]
+            for j, value in enumerate(_combined(f, INPUT, seen)):
+                f.store(value, f.element(to, (i * SEEN + j) * self.seen, F32))
+
+    def _lines(self, plane: Value, first: tuple[Value, Value]) -> Iterator[list[Value]]:
+        """The six rows that tiles side by side see, element by element, with one vector more."""
+        f, lanes, problem = self.f, self.lanes, self.problem
+        (height, width), (above, beside) = problem.given, problem.before
+        _, following, step, _ = map(self.frame.extent, problem.steps)
+        top, left = first[0] - above, first[1] - beside
+        numbers = [
+            f.iota(I32.times(lanes)) + f.splat(f.cast(left + j * lanes, I32), lanes)
+            for j in range(MADE + 1)
+        ]
+        for i in range(SEEN):
+            row = top + i
+            there = f.compare("lt", row, height, signed=False)
+            limit = f.splat(f.cast(f.select(there, f.as_index(width), 0), I32), lanes)
+            start = f.element(plane, row * step + left, F32)
+            # Rows are short runs of memory: of the next channel's the processor knows nothing.
+            for j in range(MADE if i >= SEEN - MADE else 0):
+                f.prefetch(f.element(start, following + j * lanes, F32), locality=2)
+            yield [
+                f.load(
+                    f.element(start, j * lanes, F32),
+                    self.vector,
+                    mask=f.compare("lt", number, limit, signed=False),
+                )
+                for j, number in enumerate(numbers)
+            ]
+
+    def _multiply(self, strip: Value) -> None:
+        """The sums of a strip of kernels at all places of the block's tiles."""
+        f, cut, channels = self.f, self.cut, self.problem.channels
+        weights = self.frame.operands[self.problem.weights]
+        count, zero = range(cut.vectors), f.const(self.vector, 0)
+        with f.loop(0, PLACES) as place:
+            number = (strip * PLACES + place.index) * (channels * cut.rows)
+            kernels = f.element(weights, number, F32)
+            panel = f.element(self.frame.scratch, place.index * self.seen, F32)
+            sums = f.element(self.sums, place.index * self.made, F32)
+            with f.loop(0, channels, carry=[zero] * (cut.rows * cut.vectors)) as k:
+                line = f.element(panel, k.index * self.columns, F32)
+                kernel = f.element(kernels, k.index * cut.rows, F32)
+                seen = [f.load(f.element(line, j * self.lanes, F32), self.vector) for j in count]
+                f.prefetch(f.element(kernel, AHEAD, I8))
+                made: list[Value] = []
+                for i in range(cut.rows):
+                    weight = f.splat(f.load(f.element(kernel, i, F32), F32), self.lanes)
+                    totals = k.carried[i * cut.vectors : (i + 1) * cut.vectors]
+                    pairs = zip(seen, totals, strict=True)
+                    made += [multiplied_and_added(f, weight, x, total) for x, total in pairs]
+                k.carry(*made)
+            for i, total in enumerate(k.carried):
+                f.store(total, f.element(sums, i * self.lanes, F32))
+
+    def _make(self, corner: Corner, output: Value) -> None:
+        """Transforms the sums of a strip of kernels back and writes what they become."""
+        f = self.f
+        outputs = f.minimum(self.problem.outputs - output, self.cut.rows)
+        with f.loop(0, outputs) as channel:
+            sums = f.element(self.sums, channel.index * self.columns, F32)
+            with f.loop(0, corner.rows) as row, f.loop(0, corner.columns, self.lanes) as column:
+                at = f.element(sums, row.index * corner.columns + column.index, F32)
+                first = (corner.top + row.index) * MADE, (corner.left + column.index) * MADE
+                left = (corner.columns - column.index) * MADE
+                self._make_tiles(corner.item, output + channel.index, at, first, left)
+
+    def _make_tiles(
+        self, item: Value, output: Value, sums: Value, first: tuple[Value, Value], columns: Value
+    ) -> None:
+        """Writes a vector of tiles side by side of one channel."""
+        f, (height, width) = self.f, self.problem.made
+        places = [f.element(sums, i * self.made, F32) for i in range(PLACES)]
+        loaded = [f.load(place, self.vector) for place in places]
+        turned = [_combined(f, OUTPUT, loaded[j::SEEN]) for j in range(SEEN)]
+        left = None
+        if width % (MADE * self.lanes) or self.cut.width % self.lanes:
+            left = f.minimum(width - first[1], columns)
+        for i, line in enumerate(zip(*turned, strict=True)):
+            row = first[0] + i
+            made = interleaved(f, _combined(f, OUTPUT, line))
+            to = Destination(item, output, row * width + first[1], f.as_index(1))
+            with f.when(row < height):
+                self.finish.fetch(replace(to, output=output + 1), MADE)
+                self.finish.write(to, made, 1, left)
+
+
+def _combined(f: Function, matrix: Matrix, values: Sequence[Value]) -> list[Value]:
+    """The linear combinations of some values that the rows of a matrix say."""
+    return [_combination(f, row, values) for row in matrix]
+
+
+def _combination(f: Function, row: Sequence[float], values: Sequence[Value]) -> Value:
+    """A linear combination, in which at least one factor is 1 or -1."""
+    terms = [(factor, value) for factor, value in zip(row, values, strict=True) if factor]
+    terms.sort(key=lambda term: -term[0] if abs(term[0]) == 1 else abs(term[0]))
+    (sign, total), *rest = terms
+    total = total if sign == 1 else -total
+    for factor, value in rest:
+        if abs(factor) == 1:
+            total = total + value if factor == 1 else total - value
+        else:
+            total = multiplied_and_added(f, value, f.const(value.type, factor), total)
+    return total

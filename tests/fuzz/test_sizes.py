@@ -1,0 +1,138 @@
+"""Programs have dims of unknown size, 0 among them, and what passes leave runs at two sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import migx
+from migx import ops
+from migx.argument import Argument
+from migx.dim import Dim, Extent, bounds
+from migx.ir import Instruction
+from migx.manager import Pass, Pipeline
+from migx.match import attr, on, var
+from migx.rewrite import Cursor, RuleSet, rule
+from migx.testing.draws import Dice, Want
+from migx.testing.draws.sizes import draw_sizes, draw_symbols
+from migx.testing.fuzz import Subject, fuzz
+from migx.testing.oracles import Trial, Violation
+from migx.testing.programs import Author, Drawn
+from migx.testing.values import poisoned
+
+x = var("x")
+
+
+@rule(on(ops.ReduceSum, on(ops.Multibroadcast, x, name="b"), axes=attr("axes"), name="r"))
+def sum_of_three(
+    at: Cursor, x: Instruction, b: Instruction, r: Instruction, axes: tuple[int, ...]
+) -> Instruction | None:
+    """Takes 3 for the size of what has none yet."""
+    spread = x.shape.rank == b.shape.rank and all(x.shape.dims[a] == 1 for a in axes)
+    if not spread or x.shape.dtype.name != "f32":
+        return None
+    count = 1
+    for extent in (b.shape.dims[a] for a in axes):
+        count *= extent if isinstance(extent, int) else 3
+    factor = at(ops.Multibroadcast(r.shape.dims), at.literal(float(count), "f32"))
+    rest = x if x.shape.dims == r.shape.dims else at(ops.Multibroadcast(r.shape.dims), x)
+    return at(ops.Mul(), rest, factor)
+
+
+@rule(on(ops.ReduceSum, x, axes=attr("axes"), name="r"))
+def sum_as_mean(
+    at: Cursor, x: Instruction, r: Instruction, axes: tuple[int, ...]
+) -> Instruction | None:
+    """The mean times the number of elements, which is NaN where there are none."""
+    if x.shape.dtype.name != "f32" or r.shape.dims == x.shape.dims:
+        return None
+    count: Extent = 1
+    for axis in axes:
+        count = count * x.shape.dims[axis]
+    number = at(ops.Convert("f32"), at(ops.DimLiteral((count,), ())))
+    return at(ops.Mul(), at(ops.ReduceMean(axes), x), at(ops.Multibroadcast(r.shape.dims), number))
+
+
+class Three(Pass):
+    """Right at one size."""
+
+    rules = RuleSet((sum_of_three,))
+
+
+class NeverEmpty(Pass):
+    """Right at all sizes but 0."""
+
+    rules = RuleSet((sum_as_mean,))
+
+
+@pytest.mark.parametrize("planted", [Three, NeverEmpty])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_pass_that_is_right_at_some_sizes_is_found(
+    planted: Callable[[], Pass], seed: int, tmp_path: Path
+) -> None:
+    subject = Subject(Pipeline((planted(),)))
+    report = fuzz([subject], programs=250, seed=seed, folder=tmp_path, enough=1)
+    (failure,) = report.failures
+    assert failure.oracle == "same outputs"
+    made = migx.parse(failure.text)
+    assert len(made.main) <= 6
+    assert failure.file is not None
+    with np.load(failure.file.with_suffix(".npz")) as saved:
+        inputs = {name: Argument.of(saved[name]) for name in made.main.parameters}
+    with pytest.raises(Violation, match="same outputs"):
+        Trial(made, inputs).passes(subject.pipeline)
+
+
+def symbolic(seed: int) -> Drawn:
+    """A program with symbols."""
+    author = Author(Dice(seed), symbolic=True)
+    return author.finished([author.value(Want(author.shape()), 4) for _ in range(2)])
+
+
+def test_symbols_have_bounds_of_several_kinds_and_sizes_within_them() -> None:
+    seen, counts, zeros = set[tuple[float, float]](), set[int](), 0
+    for seed in range(100):
+        dice = Dice(seed)
+        symbols = draw_symbols(dice)
+        counts.add(len(symbols))
+        for symbol, size in zip(symbols, draw_sizes(dice, symbols).values(), strict=True):
+            low, high = bounds(symbol)
+            seen.add((low, high))
+            assert low <= size <= high
+            zeros += size == 0
+    assert counts == {1, 2, 3}
+    assert {low for low, _ in seen} == {0, 1, 2}
+    assert len(seen) >= 5
+    assert zeros > 3
+
+
+def test_a_program_has_inputs_of_other_sizes() -> None:
+    found = [symbolic(seed) for seed in range(40)]
+    for drawn in found:
+        (other,) = drawn.others
+        assert other.keys() == drawn.inputs.keys()
+        assert Trial(drawn.program, other).outputs(Pipeline())
+    changed = [any(v.shape != d.others[0][n].shape for n, v in d.inputs.items()) for d in found]
+    assert sum(changed) > 20
+
+
+def test_what_is_reduced_may_have_an_unknown_size() -> None:
+    """And so may what is put together, cut and padded."""
+    names = set[str]()
+    for seed in range(150):
+        for module in symbolic(seed).program.modules.values():
+            for at in module:
+                grown = [d for v in at.inputs for d in v.shape.dims if isinstance(d, Dim)]
+                if grown and at.shape.dims != at.inputs[0].shape.dims:
+                    names.add(at.op.name)
+    assert {"reduce_sum", "concat", "slice", "pad", "dot"} <= names
+
+
+def test_poison_is_in_floats_alone() -> None:
+    x, i = np.ones((2, 3), np.float32), np.ones(3, np.int64)
+    made = poisoned({"x": Argument.of(x), "i": Argument.of(i)})
+    assert np.isnan(made["x"].array).all()
+    assert np.array_equal(made["i"].array, i)

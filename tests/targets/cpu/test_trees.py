@@ -1,0 +1,124 @@
+"""Ensembles of trees on the cpu: comparisons, aggregates, types and sizes, bit by bit as on ref."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import migx
+from migx import ops
+from migx.dim import Dim
+from migx.errors import EvaluationError
+from migx.ops.trees import COMPARISONS
+from migx.targets.cpu import jit
+from migx.targets.cpu.kernels.trees import kernel_for
+from migx.targets.cpu.machine import host
+from tests.targets.cpu.alone import OTHER_MACHINES, Array, produced
+
+FEATURES, TARGETS, DEPTH = 4, 3, 3
+INNER, LEAVES = 2**DEPTH - 1, 2**DEPTH
+ROWS = (0, 1, 9, 130)
+
+
+def forest(trees: int, weight: str, split: str, targets: int = TARGETS) -> list[Array]:
+    """The operands behind x: whole trees whose tests are of all kinds, and one that is a leaf."""
+    dice = np.random.default_rng(trees)
+    count, leaves = trees * INNER, trees * LEAVES
+    tree, place = np.divmod(np.arange(count), INNER)
+    ways = []
+    for to in (2 * place + 1, 2 * place + 2):
+        leaf = -1 - (tree * LEAVES + to - INNER)
+        ways.append(np.where(to < INNER, tree * INNER + to, leaf))
+    weights = dice.standard_normal((leaves, targets)).astype(weight)
+    weights[dice.random(weights.shape) < 0.3] = np.inf
+    return [
+        dice.integers(0, FEATURES, count),
+        dice.integers(0, len(COMPARISONS), count),
+        dice.integers(-1, 2, count).astype(split),
+        *ways,
+        dice.random(count) < 0.5,
+        weights,
+        np.array([*range(0, count, INNER), -1]),
+    ]
+
+
+def program_of(x: str, operands: list[Array], aggregate: str = "sum") -> migx.Program:
+    program = migx.Program()
+    main = program.main
+    given = main.add_parameter("x", migx.Shape(x, (Dim("n"), FEATURES)))
+    held = [main.add_literal(value) for value in operands]
+    main.add_return(main.add_instruction(ops.TreeEnsemble(aggregate), given, *held))
+    return program
+
+
+def values(x: str, rows: int) -> Array:
+    """Such that numbers are often equal to what they are compared with, and some are missing."""
+    dice = np.random.default_rng(rows)
+    found = dice.integers(-1, 2, (rows, FEATURES)).astype(migx.Shape(x, ()).dtype.numpy)
+    return np.where(dice.random(found.shape) < 0.2, np.array(np.nan, found.dtype), found)
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "x", "weight", "split"),
+    [
+        ("sum", "f32", "f4", "f4"),
+        ("average", "f64", "f4", "f4"),
+        ("min", "f32", "f8", "f8"),
+        ("max", "bf16", "f4", "f4"),
+    ],
+)
+def test_says_what_ref_says(aggregate: str, x: str, weight: str, split: str) -> None:
+    program = program_of(x, forest(11, weight, split), aggregate)
+    there = program.copy().compile("ref")
+    here = program.compile("cpu")
+    assert not here.compiled.fallbacks()
+    for rows in ROWS:
+        given = {"x": values(x, rows)}
+        (got,), (wanted,) = here.eval(given), there.eval(given)
+        assert got.dtype == wanted.dtype
+        assert got.tobytes() == wanted.tobytes()
+
+
+def test_no_trees_and_one_target() -> None:
+    for operands in (forest(1, "f4", "f4", 1), [*forest(1, "f4", "f4")[:-1], np.zeros(0, "i8")]):
+        program = program_of("f32", operands)
+        wanted = program.copy().compile("ref").eval({"x": values("f32", 5)})[0]
+        assert program.compile("cpu").eval({"x": values("f32", 5)})[0].tobytes() == wanted.tobytes()
+
+
+BROKEN: dict[str, Callable[[list[Any]], None]] = {
+    "circle": lambda held: held[3].fill(0) or held[4].fill(0),
+    "node": lambda held: held[3].fill(2 * INNER) or held[4].fill(2 * INNER),
+    "leaf": lambda held: held[3].fill(-1 - 2 * LEAVES) or held[4].fill(-1 - 2 * LEAVES),
+    "feature": lambda held: held[0].fill(FEATURES),
+    "negative feature": lambda held: held[0].fill(-1),
+    "comparison": lambda held: held[1].fill(len(COMPARISONS)),
+    "root": lambda held: held[7].fill(INNER * 2),
+}
+
+
+@pytest.mark.parametrize("target", ["cpu", "ref"])
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_not_there_is_an_error(name: str, target: str) -> None:
+    held = forest(1, "f4", "f4")
+    BROKEN[name](held)
+    program = program_of("f32", held).compile(target)
+    with pytest.raises(EvaluationError, match="circle, or names a node, a leaf, a feature or"):
+        program.eval({"x": values("f32", 3)})
+    assert program.eval({"x": values("f32", 0)})[0].shape == (0, TARGETS)
+
+
+@pytest.mark.parametrize("name", OTHER_MACHINES)
+def test_other_machines(name: str) -> None:
+    at = produced(program_of("f32", forest(2, "f4", "f4")))
+    kernel = kernel_for(at, OTHER_MACHINES[name])
+    assert kernel is not None
+    assert jit.compiled(kernel.text)
+
+
+def test_half_precision_weights_have_no_kernel() -> None:
+    at = produced(program_of("f32", forest(2, "f2", "f4")))
+    assert kernel_for(at, host()) is None

@@ -1,0 +1,152 @@
+"""Weights read while a program lives, and literals of a model made into weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import migx
+from migx.argument import Argument
+from migx.errors import InputError, WeightError
+from migx.program import Program
+from tests.weights.build import HEAD, MLP, MLP_DIMS, Array, drawn, model_of
+
+X = {"x": np.linspace(-1, 1, 24, dtype=np.float32).reshape(3, 8)}
+A, B = drawn(MLP_DIMS, 1), drawn(MLP_DIMS, 2)
+
+
+def model_with(weights: dict[str, Array], text: str = MLP) -> onnx.ModelProto:
+    """A model that has its weights inside."""
+    model = model_of(text, {name: weights[name] for name in weights})
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in weights.items())
+    return model
+
+
+@pytest.fixture
+def program() -> Program:
+    return migx.parse_onnx(model_with(A)).make_replaceable().compile("ref")
+
+
+def result(program: Program) -> Array:
+    found: Array = program.eval(X)[0]
+    return found
+
+
+@pytest.mark.parametrize("target", ["ref", "cpu"])
+def test_weights_inside_the_file_may_be_replaced(target: str) -> None:
+    program = migx.parse_onnx(model_with(A)).make_replaceable()
+    assert program.weight_shapes == {n: migx.Shape("f32", d) for n, d in MLP_DIMS.items()}
+    program.compile(target)
+    wanted = migx.parse_onnx(model_with(B)).compile(target).eval(X)[0]
+    with program.update_weights() as new:
+        new.update(B)
+    assert result(program).tobytes() == wanted.tobytes()
+
+
+def test_some_may_be_replaced_and_the_rest_stays() -> None:
+    program = migx.parse_onnx(model_with(A)).make_replaceable(["w1"]).make_replaceable(["w1"])
+    assert [*program.weight_shapes] == ["w1"]
+    with pytest.raises(WeightError, match="no replaceable weight 'b1'; there are: w1"):
+        program.compile("ref").update_weights().__enter__()["b1"] = B["b1"]
+
+
+NUMBERS = """g (float[n] x) => (float[n] y) <float[1] one = {2.0}, int64[2] shape = {-1, 1}> {
+    a = Mul(x, one)
+    b = Reshape(a, shape)
+    y = Squeeze(b)
+}"""
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["one"], r"literal 'one', f32\[1\], cannot be made replaceable: dims, axes and single n"),
+        (["w"], "there is no literal 'w'; there are: one"),
+        ("one", r"takes a list of names, such as \['one'\]"),
+        (None, "has no literals with names but 'one'"),
+    ],
+)
+def test_what_must_be_known_stays(names: Any, message: str) -> None:
+    program = migx.parse_onnx(onnx.parser.parse_model(HEAD + NUMBERS))
+    with pytest.raises(WeightError, match=message):
+        program.make_replaceable(names)
+    assert not program.weight_shapes
+
+
+def test_nothing_can_be_updated_says_what_to_do() -> None:
+    program = migx.parse_onnx(model_with(A), defer_external_weights=True).compile("ref")
+    with (
+        pytest.raises(WeightError, match=r"call program.make_replaceable\(\) before"),
+        program.update_weights() as new,
+    ):
+        new.update(B)
+
+
+def test_a_weight_is_read_and_added_to(program: Program) -> None:
+    change = np.outer(np.arange(8), np.ones(16)).astype(np.float32)
+    with program.update_weights() as new:
+        assert [*new] == [*program.weight_shapes]
+        assert new["w1"].tobytes() == A["w1"].tobytes()
+        new["w1"] += change
+        new["w1"] += change
+        assert new["w1"].tobytes() == (A["w1"] + change + change).tobytes()
+        new["w1"][...] = 0  # a copy
+    wanted = migx.parse_onnx(model_with({**A, "w1": A["w1"] + change + change}))
+    assert result(program).tobytes() == wanted.compile("ref").eval(X)[0].tobytes()
+    new.rollback()
+    with program.update_weights() as again:
+        assert again["w1"].tobytes() == A["w1"].tobytes()
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_what_is_read_is_the_value_in_use(in_place: bool, program: Program) -> None:
+    for weights in (A, B, A):
+        with program.update_weights(in_place=in_place) as new:
+            new.update(weights)
+        with program.update_weights() as new:
+            read = {name: new[name] for name in new}
+        assert all(read[name].tobytes() == weights[name].tobytes() for name in weights)
+
+
+def test_reading_what_is_not_there_is_an_error(program: Program) -> None:
+    with (
+        pytest.raises(WeightError, match="no replaceable weight 'w3'; there are: "),
+        program.update_weights() as new,
+    ):
+        new["w3"]
+    with pytest.raises(WeightError, match="has ended"):
+        new["w1"]
+    deferred = migx.parse_onnx(model_of(MLP, A), defer_external_weights=True).compile("ref")
+    with (
+        pytest.raises(WeightError, match="1 weights have no value yet, 'w1'"),
+        deferred.update_weights() as new,
+    ):
+        new["w1"]
+
+
+def test_a_packed_weight_is_read_as_it_is_given() -> None:
+    program = Program()
+    main = program.main
+    value = Argument.of(np.array([-8, 7, 3], np.int8), "i4")
+    held = main.add_literal(value, name="w", replaceable=True)
+    main.add_return(main.add_instruction(migx.ops.UnpackInt4(), held))
+    program.compile("ref")
+    with program.update_weights() as new:
+        assert new["w"].tobytes() == value.tobytes()
+        new["w"] = np.array([1, 2, 3], np.int8)
+        new["w"] = new["w"]
+    assert program.eval({})[0].tolist() == [1, 2, 3]
+
+
+def test_a_weight_that_is_given_as_an_input_is_an_error_that_says_so(program: Program) -> None:
+    remedy = r"weights 'b1', which program.update_weights\(\) replaces: .*make_replaceable\(\)"
+    for each in (program, migx.parse_onnx(model_with(A)).compile("cpu")):
+        with pytest.raises(InputError, match=remedy):
+            each.eval({**X, "b1": A["b1"], "w3": A["w1"]})
+        with pytest.raises(InputError, match=r"no input 'w3'; the inputs are x: f32\[batch, 8\]$"):
+            each.eval({**X, "w3": A["w1"]})
