@@ -54,7 +54,7 @@ from benchmarks.gpu_table import Line, report, shown
 from benchmarks.gpu_worker import Found, Worker
 from migx.argument import Argument
 from migx.errors import TargetError
-from migx.target import CompileOptions
+from migx.target import CompileOptions, passes_for
 from migx.targets.gpu import Gpu
 from migx.targets.gpu.architectures import ARCHITECTURES
 from migx.testing.bounds import compare
@@ -207,7 +207,7 @@ def _stand_back() -> None:
 def on_ref(name: str, fast_math: bool) -> list[tuple[Argument, Any]]:
     """The answers of ``ref`` to a model, with bounds."""
     target = Gpu("sm_90")
-    passes = target.get_passes(target.get_context(), CompileOptions(fast_math=fast_math))
+    passes = passes_for(target, asked=CompileOptions(fast_math=fast_math))
     program = migx.parse_onnx(models.make(name))
     arguments = {n: Argument.of(v) for n, v in models.inputs(name).items()}
     outputs = Trial(program, arguments).outputs(passes)

@@ -66,17 +66,25 @@ class Piece:
         return found
 
     def _planned(self, outline: Outline, sizes: Mapping[str, int]) -> Plan:
-        ours = self.executable
         try:
-            if outline not in self._forms:
-                self._forms[outline] = Form(outline, ours.code_of, ours.literals.address)
-            return Plan(self._forms[outline], sizes, ours.threads)
+            return Plan(self._form(outline), sizes, self.executable.threads)
         except InputError:
             refused = {} if outline.refused else control.refused(outline, sizes)
             other = outline.without(refused) if refused else self.plain
             if other is outline or (other.native and not refused):
                 raise
         return self._planned(other, sizes)
+
+    def _form(self, outline: Outline) -> Form:
+        """The form of an outline. One that leaves out what some sizes refuse is for these alone: it
+        is not kept.
+        """
+        ours, found = self.executable, self._forms.get(outline)
+        if found is None:
+            found = Form(outline, ours.code_of, ours.literals.address)
+            if not outline.refused:
+                self._forms[outline] = found
+        return found
 
     def run(self, values: Values, sizes: Sizes, call: Call) -> Sizes:
         """Adds the results to the values, and gives the sizes known afterwards."""

@@ -87,8 +87,8 @@ class Address:
 
 class Form:
     """What all plans of an outline share. ``words`` are those that kernels are called with;
-    ``sized`` says which of them are which of the ``numbers``, ``addresses`` which hold an address,
-    and ``in_args`` which that of the words themselves.
+    ``sized`` says which of them are which of the ``numbers``, ``in_arena`` and its like which hold
+    an address there, and ``in_args`` which that of the words themselves.
 
     ``runs`` are the steps in order: kernels from one number to before another, and works for the
     host between. ``faults`` are the words in which kernels say that their operands are wrong.
@@ -113,10 +113,9 @@ class Form:
         self.works: list[Work] = []
         self.runs: list[tuple[int, int] | Work] = []
         self.faults: dict[int, Work] = {}
-        self.addresses: list[Address] = []
-        self._fill(code_of)
+        addresses = self._fill(code_of)
         self._sequence()
-        of_kind = {kind: [a for a in self.addresses if a.cell.kind is kind] for kind in Kind}
+        of_kind = {kind: [a for a in addresses if a.cell.kind is kind] for kind in Kind}
         self.in_arena, self.in_results = of_kind[Kind.ARENA], of_kind[Kind.RESULT]
         self.in_literals, self.in_given = of_kind[Kind.LITERAL], of_kind[Kind.GIVEN]
         for address in self.in_literals:
@@ -149,7 +148,9 @@ class Form:
             check.at(sizes)
         return [number.at(sizes) for number in self._numbers]
 
-    def _fill(self, code_of: Mapping[str, int]) -> None:
+    def _fill(self, code_of: Mapping[str, int]) -> list[Address]:
+        """Writes the words; gives those that are addresses."""
+        addresses: list[Address] = []
         kernels = [(w, w.kernel) for w in self.outline.works if w.kernel is not None]
         numbers = [0, *accumulate(w.kernel is not None for w in self.outline.works)]
         words = [0] * (STEP_WORDS * len(kernels))
@@ -167,7 +168,9 @@ class Form:
             in_args.append(first + 1)
             sized.append((first + 2, self.place(kernel.tiles)))
             for reference in (*work.reads, *(Reference(c, 0, c.shape) for c in work.writes)):
-                self._operand(reference, len(words))
+                if (cell := reference.cell.root).kind is not Kind.OBJECT:
+                    offset, bits = self.place(reference.offset), reference.shape.dtype.bits
+                    addresses.append(Address(len(words), cell, offset, bits))
                 words.append(0)
             if kernel.fault:
                 self.faults[len(words) + kernel.words.index(0)] = work
@@ -178,12 +181,7 @@ class Form:
         self.sized = np.array(sized, np.int64).reshape(-1, 2)
         self.in_args = np.array(in_args, np.int64)
         self.fault_words = np.array([*self.faults], np.int64)
-
-    def _operand(self, reference: Reference, word: int) -> None:
-        cell = reference.cell.root
-        if cell.kind is not Kind.OBJECT:
-            offset = self.place(reference.offset)
-            self.addresses.append(Address(word, cell, offset, reference.shape.dtype.bits))
+        return addresses
 
     def _sequence(self) -> None:
         step = 0

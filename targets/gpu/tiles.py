@@ -22,6 +22,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 
 from migx.dim import Extent, bounds
+from migx.shape import F32, DType
 from migx.targets.gpu.architectures import ARCHITECTURES, Architecture
 
 MANY = 4096
@@ -104,9 +105,10 @@ def many(extent: Extent) -> int:
     return int(min(high, max(low, MANY)))
 
 
-def precision() -> str:
-    """As what f32 are multiplied, by Triton's names."""
-    return "tf32" if _around.get().rounds else "ieee"
+def precision(dtype: DType) -> str:
+    """What ``tl.dot`` is told besides operands of a type: of f32, as what they are multiplied."""
+    name = "tf32" if _around.get().rounds else "ieee"
+    return f', input_precision="{name}"' if dtype is F32 else ""
 
 
 # The families.

@@ -54,11 +54,12 @@ class _Writer:
         self.depth, self.width = (
             max(16, power_of_two(int(e))) for e in (attention.depth, attention.width)
         )
-        half, heads = attention.queries.dtype is not F32, product(attention.batch)
-        bits = attention.queries.dtype.bits
-        self.tile = choose.attention(self.queries, self.keys, heads, self.depth, self.width, bits)
+        dtype, heads = attention.queries.dtype, product(attention.batch)
+        self.tile = choose.attention(
+            self.queries, self.keys, heads, self.depth, self.width, dtype.bits
+        )
         self.height, self.block = self.tile.rows, self.tile.columns
-        self.precision = "" if half else f', input_precision="{choose.precision()}"'
+        self.precision = choose.precision(dtype)
         self.writer = Writer(at)
 
     def kernel(self) -> Kernel:

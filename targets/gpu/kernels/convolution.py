@@ -168,8 +168,7 @@ class _Writer:
         if self.inner.shape.dtype.is_integer:
             x_half, y_half = f"{x.text}.to(tl.float16)", f"{y.text}.to(tl.float16)"
             return f"{total.text} + tl.dot({x_half}, {y_half}).to({kind})"
-        of_f32 = self.inner.shape.dtype is F32
-        precision = f', input_precision="{choose.precision()}"' if of_f32 else ""
+        precision = choose.precision(self.inner.shape.dtype)
         return f"tl.dot({x.text}, {y.text}, {total.text}{precision})"
 
     def _filters(self, deep: Expr, rows: Expr | None) -> Expr:

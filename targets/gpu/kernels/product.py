@@ -203,8 +203,7 @@ class _Writer:
             return f"{total.text} + {x.text}.to({kind}) * {y.text}.to({kind})"
         if self.dot.shape.dtype.is_integer:
             return f"{total.text} + {_exact(x, y, kinds)}"
-        precision = f', input_precision="{choose.precision()}"' if kinds[0] is F32 else ""
-        return f"tl.dot({x.text}, {y.text}, {total.text}{precision})"
+        return f"tl.dot({x.text}, {y.text}, {total.text}{choose.precision(kinds[0])})"
 
     def _read(self, side: int, item: Expr, line: Expr, deep: Expr) -> Expr:
         """A tile of an operand, as the matrix units take it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 
 import migx
 from migx.sizes import check_sizes
-from migx.targets.cpu import plan
-from migx.targets.cpu.plan import Latest
+from migx.targets.cpu import piece, plan
+from migx.targets.cpu.plan import Form, Latest
+from tests.targets.cpu.test_control import REFUSED
 
 TEXT = """module main(x: f32[n, 8], y: f32[m, 8], w: f32[8, 4]) {
   %0 = dot(x, w)
@@ -73,3 +75,21 @@ def test_what_is_refused_is_refused_again() -> None:
         assert (
             program.eval({"x": np.ones(3, np.float32), "y": np.ones(3, np.float32)})[0].sum() == 3
         )
+
+
+def test_what_only_refused_sizes_need_goes_with_their_plans(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(piece, "PLANS", 2)
+    program = migx.parse(REFUSED.replace("ends=(2,)", "ends=(99,)")).compile("cpu")
+    before = forms()
+    for n in range(1, 9):
+        (result,) = program.eval({"c": np.array(False), "x": np.full((n, 4), n, np.float32)})
+        assert result == n
+    assert forms() - before <= 3, "that of the outline as it is, and those of two plans"
+
+
+def forms() -> int:
+    """How many forms there are."""
+    gc.collect()
+    return sum(type(each) is Form for each in gc.get_objects())

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import migx
 from migx.argument import Argument
 from migx.errors import TargetError
-from migx.target import CompileOptions
+from migx.target import CompileOptions, passes_for
 from migx.targets.gpu import Gpu
 from migx.targets.gpu.operations import CodeObject
 from migx.targets.gpu.rounding import RoundedToTf32
@@ -40,8 +40,7 @@ CASES = {"dot": DOT, "convolution": CONVOLUTION, "attention": ATTENTION}
 def precisions(text: str, *archs: str, fast_math: bool = True) -> set[str]:
     """As what the kernels of a program multiply f32."""
     program, target = migx.parse(text), Gpu(archs)
-    options = CompileOptions(fast_math=fast_math)
-    migx.run_passes(program, target.get_passes(target.get_context(), options))
+    migx.run_passes(program, passes_for(target, asked=CompileOptions(fast_math=fast_math)))
     sources = [at.op.source for at in program.main if isinstance(at.op, CodeObject)]
     return {name for name in ("ieee", "tf32") for s in sources if f'input_precision="{name}"' in s}
 
