@@ -1,9 +1,9 @@
 """Which instructions share a kernel: a twelve-layer model has one layer's kernels to write.
 
 A kernel may depend on an instruction's operation and shape, on the module it runs, and on how each
-input lies: its shape, the views it is seen through, and what kind of value is behind them. Of
-constants it may know those of one element that nobody may replace, and small ones in its module;
-never where others lie or what is in them.
+input lies, which its shape says. Of a constant it may know what kind it is and through which views
+it is seen; what is in it only of those of one element that nobody may replace, and of small ones in
+its module.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ def digest(at: Instruction) -> str | None:
 
 
 def _seen(value: Instruction, places: dict[Instruction, int]) -> Hashable:
-    """An input with the views it is seen through; ``places`` tells equal values from others."""
-    found: list[Hashable] = []
-    below: Instruction | None = value
-    while below is not None:
+    """An input as it lies, and where it shows a constant the views it is seen through; ``places``
+    tells equal values from others.
+    """
+    lies = places.setdefault(value, len(places)), value.shape
+    views: list[Hashable] = []
+    while (below := viewed(value)) is not None:
+        views += [operations.key(value.op, digests=True), below.shape]
         value = below
-        found += [places.setdefault(value, len(places)), value.shape]
-        below = viewed(value)
-        if below is not None:
-            found.append(operations.key(value.op, digests=True))
-    return (*found, _behind(value))
+    behind = _behind(value)
+    return lies if behind is None else (*lies, *views, behind)
 
 
 def _behind(value: Instruction) -> Hashable:
-    """What a kernel may know of the value behind the views."""
+    """What a kernel may know of the constant behind the views; None where there is none."""
     match value.op:
         case Literal():
             return _constant(value.op)

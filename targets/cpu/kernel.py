@@ -136,7 +136,7 @@ class Frame:
     at: Instruction
     machine: Machine
     shares: bool = False
-    module: Module = field(default_factory=Module)
+    module: Module = field(init=False)
     function: Function = field(init=False)
     operands: list[Value] = field(init=False)
     _words: list[Extent] = field(default_factory=list)
@@ -145,6 +145,7 @@ class Frame:
     _fault: str = ""
 
     def __post_init__(self) -> None:
+        self.module = Module(self.machine.features)
         self.function = self.module.function("kernel", PARAMETERS)
         self.args, self.begin, self.end, self.scratch = self.function.parameters
         count = len(self.at.inputs) + len(results(self.at)) + self.shares

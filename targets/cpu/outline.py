@@ -254,14 +254,14 @@ class Outline:
         return found
 
     def _alias(self, at: Instruction) -> Reference | None:
-        """A value that lies in its input's memory, if it does."""
+        """A value that lies in its input's memory, if it does; else it is for the host to take."""
         if not is_alias(at):
             return None
         source = at.inputs[0]
         if type(at.op) is GetTupleElem:
             self.read(source)
-            found = self.where[source, at.op.index]
-            return Reference(found.cell, found.offset, at.shape)
+            part = self.where.get((source, at.op.index))  # none where the tuple is in another one
+            return None if part is None else Reference(part.cell, part.offset, at.shape)
         found = self.read(source)
         offset = found.offset
         if isinstance(at.op, Slice):

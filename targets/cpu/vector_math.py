@@ -151,14 +151,16 @@ def _bits(f: Function, x: Value) -> tuple[Value, Type, int, int]:
 def exp(f: Function, x: Value) -> Value:
     """The power x of e, of f32 or f64.
 
-    2^n is applied in two factors: either is a normal number where their product, the result, may be
-    denormal or infinite, and is then rounded once.
+    Where no instruction applies 2^n, two factors do: either is a normal number where their product,
+    the result, may be denormal or infinite, and is then rounded once.
     """
     low, high = (-746.0, 710.0) if x.type.one == F64 else (-104.5, 88.8)
     t, r = _reduced(f, f.minimum(f.maximum(x, low), high), 0)
     y = _expm1_reduced(f, r) + 1.0
-    bits, _, shift, bias = _bits(f, t)
+    bits, whole, shift, bias = _bits(f, t)
     n = bits - _bits_of(t.type, _ROUND64 if t.type.one == F64 else _ROUND32)
+    if whole.one == I32 and "avx512f" in f.module.features:
+        return f.call(f"llvm.ldexp.{x.type.suffix}.{whole.suffix}", x.type, y, n)
     half = f.op("ashr", n, 1)
     one, two = (f.bitcast((k + bias) << shift, x.type) for k in (half, n - half))
     return y * one * two

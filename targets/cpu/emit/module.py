@@ -11,8 +11,11 @@ from migx.targets.cpu.emit.types import VOID, Type, literal
 
 @dataclass
 class Module:
-    """Functions, constants and declarations; ``text`` is the whole as LLVM reads it."""
+    """Functions, constants and declarations; ``text`` is the whole as LLVM reads it. ``features``
+    are LLVM's names of what the CPU can do that it is for.
+    """
 
+    features: frozenset[str] = frozenset()
     functions: list[Function] = field(default_factory=list)
     lines: dict[str, None] = field(default_factory=dict)
 

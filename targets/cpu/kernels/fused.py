@@ -407,7 +407,8 @@ class Writer:
         return self.f.const(self._total(number).times(lanes), self._fold(number)[1])
 
     def _combined(self, number: int, total: Value, value: Value) -> Value:
-        return self.f.folded(self._fold(number)[0], total, value)
+        """A total with one more value, which is asked whether it is NaN: that waits for nothing."""
+        return self.f.folded(self._fold(number)[0], value, total)
 
     # Memory.
 

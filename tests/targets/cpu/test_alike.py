@@ -58,16 +58,22 @@ module main(x: f32[n, 4], y: f32[n, 4]) {
   %10 = neg(%6)
   %11 = neg(%7)
   %12 = neg(%8)
-  return %0, %1, %2, %4, %9, %10, %11, %12
+  %13 = slice(x) {axes=(1,), starts=(0,), ends=(2,)}
+  %14 = slice(y) {axes=(1,), starts=(2,), ends=(4,)}
+  %15 = neg(%13)
+  %16 = neg(%14)
+  return %0, %1, %2, %4, %9, %10, %11, %12, %15, %16
 }
 """
 
 
 def test_alike_is_what_a_kernel_cannot_tell_apart() -> None:
-    twice_x, twice_y, both, turned, one, other, two, weight = migx.parse(ALIKE).main.outputs
+    outputs = migx.parse(ALIKE).main.outputs
+    twice_x, twice_y, both, turned, one, other, two, weight, left, right = outputs
     assert likeness(twice_x) == likeness(twice_y)
     assert likeness(one) == likeness(other)
-    rest = [twice_x, both, turned, one, two, weight]
+    assert likeness(left) == likeness(right)
+    rest = [twice_x, both, turned, one, two, weight, left]
     assert len({likeness(at) for at in rest}) == len({digest(at) for at in rest}) == len(rest)
 
 

@@ -163,6 +163,27 @@ def test_inputs_may_lie_anyhow() -> None:
     assert np.array_equal(got, -x)
 
 
+NESTED = """
+module main(x: tuple(f32[n], tuple(f32[3], i64[]))) {
+  %0 = get_tuple_elem(x) {index=1}
+  %1 = get_tuple_elem(%0)
+  %2 = get_tuple_elem(x)
+  %3 = neg(%1)
+  %4 = neg(%2)
+  return %3, %4, %1
+}
+"""
+
+
+def test_a_tuple_may_lie_in_another() -> None:
+    given = (np.ones(2, np.float32), (np.arange(3, dtype=np.float32), np.array(4)))
+    negated, other, inner = compiled(NESTED).eval({"x": given})
+    np.testing.assert_array_equal(negated, -given[1][0])
+    np.testing.assert_array_equal(other, -given[0])
+    np.testing.assert_array_equal(inner, given[1][0])
+    assert not np.shares_memory(inner, given[1][0])
+
+
 def test_sizes_that_do_not_fit_are_refused() -> None:
     text = "module main(x: f32[n], y: f32[m]) {\n %0 = add(x, y)\n return %0\n}\n"
     with pytest.raises(InputError, match="n=2, m=3"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -41,9 +41,11 @@ ULPS = {"sigmoid": 2.5}
 """Bounds other than 2 units in the last place."""
 
 
-def compiled(name: str, inputs: int = 1, type_: Type = F32, lanes: int = 16) -> Any:
+def compiled(
+    name: str, inputs: int = 1, type_: Type = F32, lanes: int = 16, features: Iterable[str] = ()
+) -> Any:
     """A function of arrays that applies one of vectors; the arrays' size must be whole vectors."""
-    module = Module()
+    module = Module(frozenset(features))
     f = module.function("kernel", [("x", PTR), ("y", PTR), ("out", PTR), ("n", I64)])
     *given, out, count = f.parameters
     with f.loop(0, count, max(1, lanes)) as loop:
@@ -96,6 +98,15 @@ def test_lanes_do_not_matter(name: str) -> None:
     got = compiled(name)(x)
     for lanes in (0, 4, 8, 32):
         assert np.array_equal(compiled(name, lanes=lanes)(x), got, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", ["exp", "sigmoid"])
+def test_a_power_of_two_applied_by_one_instruction_gives_the_same_bits(name: str) -> None:
+    x, _ = arguments(name, 1 << 16)
+    got = compiled(name)(x)
+    for lanes in (0, 16, 32):
+        one = compiled(name, lanes=lanes, features={"avx512f"})(x)
+        assert np.array_equal(one, got, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", sorted(ODD))
