@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import chain, cpu, cpu_int4, int4, left, models, parse, passes, ref, weights
@@ -16,6 +16,15 @@ from benchmarks.tables import ratios, show_comparison, show_peers, show_results
 from migx import MigxError
 
 PARSED = "bert_base"
+
+
+def each(asked: argparse.Namespace, what: str, usual: Sequence[str] = ()) -> Iterator[str]:
+    """The models asked for, or else the usual ones, or all; each is said on stderr before it is
+    measured.
+    """
+    for name in asked.models or usual or models.names():
+        print(f"{what} {name} ...", file=sys.stderr, flush=True)
+        yield name
 
 
 def run_parse(asked: argparse.Namespace) -> list[Result]:
@@ -29,8 +38,7 @@ def run_ref(asked: argparse.Namespace) -> list[Result]:
     """Running each model."""
     found, notes = [], []
     rounds, budget = (3, 5.0) if asked.quick else (9, 30.0)
-    for name in asked.models or models.names():
-        print(f"ref {name} ...", file=sys.stderr, flush=True)
+    for name in each(asked, "ref"):
         result, why_not = ref.result(name, asked.folder, rounds, budget)
         found.append(result)
         if why_not:
@@ -43,8 +51,7 @@ def run_cpu(asked: argparse.Namespace) -> list[Result]:
     """Running each model as native code."""
     found, notes = list[Result](), list[str]()
     rounds, budget = (3, 5.0) if asked.quick else (15, 30.0)
-    for name in asked.models or models.names():
-        print(f"cpu {name} ...", file=sys.stderr, flush=True)
+    for name in each(asked, "cpu"):
         results, why_not = cpu.results(name, asked.folder, rounds, budget)
         found += results
         notes += why_not
@@ -56,8 +63,7 @@ def run_cpu(asked: argparse.Namespace) -> list[Result]:
 def run_starts(asked: argparse.Namespace) -> list[Result]:
     """What it takes until a model can run as native code."""
     found: list[Result] = []
-    for name in asked.models or cpu.STARTS:
-        print(f"starts {name} ...", file=sys.stderr, flush=True)
+    for name in each(asked, "starts", cpu.STARTS):
         found += cpu.starts(name, asked.folder, 2 if asked.quick else 7)
     show_results("Until a model can run on cpu", cpu.STARTS_BAR, found, [])
     return found
@@ -74,8 +80,7 @@ def run_chain(asked: argparse.Namespace) -> list[Result]:
 def run_optimize(asked: argparse.Namespace) -> list[Result]:
     """Optimising each model, in seconds for 1,000 instructions, against either peer."""
     found: list[Result] = []
-    for name in asked.models or models.names():
-        print(f"optimize {name} ...", file=sys.stderr, flush=True)
+    for name in each(asked, "optimize"):
         found += passes.optimised(name, asked.folder, 3 if asked.quick else 7, 60.0)
     show_peers("Optimising 1,000 instructions", passes.BAR, found)
     return found
@@ -106,8 +111,7 @@ def run_left(asked: argparse.Namespace) -> list[Result]:
 def run_int4(asked: argparse.Namespace) -> list[Result]:
     """What weights in four bits take, and what they cost."""
     found: list[Result] = []
-    for name in asked.models or int4.MODELS:
-        print(f"int4 {name} ...", file=sys.stderr, flush=True)
+    for name in each(asked, "int4", int4.MODELS):
         found += int4.results(name, asked.folder, asked.quick)
     show_results("Weights in four bits", int4.BAR, found, [])
     return found
@@ -125,8 +129,7 @@ def run_weights(asked: argparse.Namespace) -> list[Result]:
     """What weights that are put in later cost a run, and what it takes to put them in."""
     rounds, found = (5 if asked.quick else 41), list[Result]()
     for target in weights.TARGETS:
-        for name in asked.models or weights.MODELS:
-            print(f"weights {target} {name} ...", file=sys.stderr, flush=True)
+        for name in each(asked, f"weights {target}", weights.MODELS):
             found += weights.steady(name, target, asked.folder, rounds)
     show_results("Weights put in later", weights.STEADY_BAR, found, [])
     for target in weights.TARGETS:

@@ -28,13 +28,15 @@ MODEL = "ppocrv4_rec"
 TEXT = "Hello from migx 2026"
 HEIGHT = 48
 """The rows the network takes; the width follows the text."""
+MARGIN = 8
+"""The columns that are left free before and after the text."""
 
 Floats = NDArray[np.float32]
 
 
-def drawn(text: str, size: int = 44, margin: int = 8) -> Image.Image:
+def drawn(text: str) -> Image.Image:
     """The text in black on white, in Pillow's own font; ``ValueError`` for what that font lacks."""
-    font = ImageFont.load_default(size)
+    font = ImageFont.load_default(44)
     if not isinstance(font, ImageFont.FreeTypeFont):
         raise ValueError("this Pillow is built without FreeType, so it cannot draw the text")
     missing = bytes(font.getmask("\uffff"))
@@ -42,8 +44,8 @@ def drawn(text: str, size: int = 44, margin: int = 8) -> Image.Image:
         raise ValueError(f"this font cannot draw {' '.join(strange)}, only Latin letters and signs")
     left, _, right, _ = font.getbbox(text)
     # As high as the font's line, not as the ink: what is left free above tells o from O.
-    image = Image.new("L", (round(right - left) + 2 * margin, sum(font.getmetrics())), 255)
-    ImageDraw.Draw(image).text((margin - left, 0), text, fill=0, font=font)
+    image = Image.new("L", (round(right - left) + 2 * MARGIN, sum(font.getmetrics())), 255)
+    ImageDraw.Draw(image).text((MARGIN - left, 0), text, fill=0, font=font)
     return image
 
 

@@ -19,6 +19,7 @@ from benchmarks.gpu_table import Line
 from migx.argument import Argument
 from migx.binding import sizes_of
 from migx.errors import ShapeError
+from migx.profile import Cost
 from migx.program import Program
 from migx.specialise import bound
 from migx.targets.gpu import Gpu
@@ -215,7 +216,7 @@ class Bench:
         if math.isfinite(limits.operations):
             of_kernels = [c for c in costs if c.kernel]
             line.floor = sum(
-                max(c.nbytes / limits.copy, c.flops / limits.operations) for c in of_kernels
+                max(moved(c) / limits.copy, c.flops / limits.operations) for c in of_kernels
             )
         line.seconds = self.by_events(lambda: made.run_async(there))
         line.amount, line.unit = 1 / line.seconds, "runs/s"
@@ -236,6 +237,15 @@ class Bench:
             line.peers[peer] = gpu_peers.model(
                 program, given, compiled=compiled, fast_math=self.fast_math
             )
+
+
+def moved(cost: Cost) -> int:
+    """The bytes that a kernel cannot do without: of what it picks from, no more than it picks."""
+    shapes = [v.shape for v in cost.at.inputs[1:]]
+    if not cost.kernel.startswith("gather") or not all(shape.static for shape in shapes):
+        return cost.nbytes
+    indices, result = (int(shape.nbytes) for shape in shapes)
+    return min(cost.nbytes, indices + 2 * result)
 
 
 def of_sizes(program: Program, given: Mapping[str, Argument]) -> Program:

@@ -153,7 +153,10 @@ def _convert(graph: _Graph, at: Instruction, given: Sequence[Any]) -> Any:
 
 def _gather(graph: _Graph, at: Instruction, given: Sequence[Any]) -> Any:
     index = graph.graph.call_method("long", (given[1],))
-    return graph.at(given[0], *[slice(None)] * _op(at).axis, index)
+    if at.inputs[1].shape.rank:
+        return graph.at(given[0], *[slice(None)] * _op(at).axis, index)
+    row = graph.call("reshape", index, [1])  # a lone number would be fetched, which ends a graph
+    return _reshape(graph, at, [graph.at(given[0], *[slice(None)] * _op(at).axis, row)])
 
 
 def _gathernd(graph: _Graph, at: Instruction, given: Sequence[Any]) -> Any:

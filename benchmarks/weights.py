@@ -309,7 +309,7 @@ def _line(process: subprocess.Popen[str], asked: str = "") -> str:
     return said
 
 
-def grown(made: Swaps, times: int = 1000) -> Result:
+def grown(made: Swaps, times: int) -> Result:
     """By how much swaps of one tensor add to the memory of the process, in MB."""
     sizes = {array.nbytes: name for name, array in made.sets[0].items()}
     name = sizes[sorted(sizes)[-2]]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -60,10 +60,24 @@ def name_and_test(name: Any, test: Any = None) -> None:
     """``TypeError`` where what is to be caught has no name, or what tests it cannot be called."""
     if not isinstance(name, str):
         raise TypeError(f"what a pattern catches has a name, a string, which {name!r} is not")
+    if name == "at":
+        raise TypeError("a pattern catches nothing as 'at': to a rule that is where it inserts")
     if test is not None and not callable(test):
         raise TypeError(
             f"a test of {name or 'a value'} is called with it, which {test!r} cannot be"
         )
+
+
+def apart(name: str, read: Collection[Any], all_of_it: Collection[Any]) -> None:
+    """``TypeError`` where an instruction has the name of what it reads, or an instruction that of
+    an attribute: they are never the same, as what is caught twice by one name must be. Given are
+    its name, and the names, each with what it is of, that its inputs catch and that all catch.
+    """
+    if (name, "instruction") in read:
+        raise TypeError(f"{name} is an instruction and what it reads, which never matches")
+    for each, of in all_of_it:
+        if of == "attribute" and (each, "instruction") in all_of_it:
+            raise TypeError(f"{each} is an attribute and an instruction, which never matches")
 
 
 def attribute(of: Sequence[type[Op]], name: str) -> Callable[[Any], Any]:

@@ -19,8 +19,10 @@ from migx.intervals import Bounds, divided, multiplied, one_of, plus_quotient, w
 from migx.symbol import Symbol
 
 Extent: TypeAlias = Union[int, "Dim"]
-MOST_CALLS = 4
-"""Terms with so many calls are bounded together; the time taken grows with two to their power."""
+MOST_CALLS, MOST_WITHIN = 4, 12
+"""Terms with so many calls, and with so many counting those in their arguments, are bounded
+together; the time taken grows with two to the power of these.
+"""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class Call:
 
     function: str
     args: tuple[Extent, ...]
+
+    @cached_property
+    def within(self) -> int:
+        """How many calls it is, with those in its arguments."""
+        return 1 + sum(map(_calls_in, self.args))
 
     @property
     def bounds(self) -> Bounds:
@@ -233,7 +240,17 @@ def _found_bounds(extent: Dim) -> Bounds:
             calls += isinstance(atom, Call)
         low, high = low + span[0], high + span[1]
     related = len(extent.terms) - (not extent.terms[-1][0]) > 1
-    return _together(extent, low, high) if related and 0 < calls <= MOST_CALLS else (low, high)
+    if related and 0 < calls <= MOST_CALLS and _calls_in(extent) <= MOST_WITHIN:
+        return _together(extent, low, high)
+    return low, high
+
+
+def _calls_in(extent: Extent) -> int:
+    """How many calls there are in an extent, those in their arguments included."""
+    if not isinstance(extent, Dim):
+        return 0
+    atoms = (atom for monomial, _ in extent.terms for atom in monomial)
+    return sum(atom.within for atom in atoms if isinstance(atom, Call))
 
 
 @lru_cache(maxsize=4096)
@@ -441,7 +458,7 @@ def _floordiv(a: Extent, b: Extent) -> Extent:
     bar.
     """
     if b == 0:
-        raise DimError(f"{a} // 0")
+        raise DimError(f"{a} // 0 divides by zero")
     if isinstance(a, int) and isinstance(b, int):
         return a // b
     if (whole := _exact(a, b)) is not None:

@@ -116,15 +116,18 @@ def first_few(names: Sequence[str], most: int = 3) -> str:
 
 def there_are(name: str, known: Iterable[str]) -> str:
     """The end of a message about a name that is not there: those like it, whatever their case and
-    underscores; what there is where that is little, or none is like it.
+    underscores; what there is where that is little, or none is like it and they are not too many.
     """
     import difflib
 
     names = list(dict.fromkeys(known))
     if len(names) > FEW:
         wanted, folded = _folded(name), {each: _folded(each) for each in names}
-        close = difflib.get_close_matches(wanted, set(folded.values()), n=5)
+        there = set(folded.values())
+        close = difflib.get_close_matches(wanted, there, n=5)
         close += [each for each in folded.values() if wanted and wanted in each]
+        if wanted and not close and len(names) > MANY:
+            close = difflib.get_close_matches(wanted, there, n=5, cutoff=0)
         found = dict.fromkeys(each for like in close for each in names if folded[each] == like)
         if found:
             return f"near it: {', '.join([*found][:5])}"

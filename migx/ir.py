@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from numpy.typing import ArrayLike
 
 from migx.argument import Argument
-from migx.errors import IRError, ShapeError
+from migx.errors import IRError, ShapeError, first_few
 from migx.op import Operation
 from migx.ops.builtin import Literal, Param, Return
 from migx.order import Ordered, insert_before, unlink
@@ -166,19 +166,44 @@ class Module:
             yield module
             module = module.parent.module if module.parent is not None else None
 
-    def add_parameter(self, name: str, shape: Shape) -> Instruction:
-        """Declares an input. Parameters stand together at the front, in the order they are
-        added.
+    def add_parameter(
+        self, name: str, shape: Shape, *, before: Instruction | None = None
+    ) -> Instruction:
+        """Declares an input. Parameters stand together at the front, in the order they are added,
+        or before another one.
         """
-        if name in self.parameters:
-            raise IRError(f"module {self.name} already has a parameter {name!r}")
+        self._expect_free(name)
         last = next(reversed(self.parameters.values()), None)
         at = self._ends._next if last is None else last._next
+        if before is not None:
+            at = self._parameter(before)
         made = self.insert_instruction(
             at if isinstance(at, Instruction) else None, Param(name, shape)
         )
         self.parameters[name] = made
+        if before is not None:
+            in_order = sorted(self.parameters.items(), key=lambda each: each[1]._label)
+            self.parameters = dict(in_order)
         return made
+
+    def rename_parameter(self, parameter: Instruction, name: str) -> None:
+        """Gives an input another name; it stays where it is."""
+        shape = self._parameter(parameter).shape
+        self._expect_free(name)
+        self.program.revision += 1
+        parameter.op = Param(name, shape)
+        self.parameters = {p.op_as(Param).parameter: p for p in self.parameters.values()}
+
+    def _expect_free(self, name: str) -> None:
+        if name in self.parameters:
+            raise IRError(f"module {self.name} already has a parameter {name!r}")
+
+    def _parameter(self, at: Instruction) -> Instruction:
+        """What is a parameter of this module; ``IRError`` where it is none."""
+        if at not in self.parameters.values():
+            known = first_few(list(self.parameters))
+            raise IRError(f"{at!r} is no parameter of module {self.name}, whose are: {known}")
+        return at
 
     def add_literal(
         self,
@@ -393,6 +418,11 @@ class Module:
             raise IRError(f"both {instruction!r} and {before!r} must be in module {self.name}")
         if instruction is before:
             return
+        if Param in (type(instruction.op), type(before.op)):
+            raise IRError(
+                f"cannot move {instruction!r} before {before!r}: parameters stand in front, in the "
+                "order of the inputs; add_parameter(..., before=) makes one at another place"
+            )
         late = next(
             (
                 v

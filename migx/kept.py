@@ -27,7 +27,7 @@ def folder(kind: str) -> Path | None:
     """Where things of a kind are kept; None where nothing is."""
     given = os.environ.get("MIGX_CACHE_DIR")
     if given is not None:
-        return Path(given) / kind if given else None
+        return Path(given).expanduser() / kind if given else None
     base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
     return Path(base or Path.home() / ".cache") / "migx" / kind
 

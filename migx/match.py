@@ -25,6 +25,7 @@ from migx.weights import is_constant, is_readable
 Then: TypeAlias = Callable[[], bool]
 """What is left to match; True when it does."""
 Test: TypeAlias = Callable[[Any], bool]
+Caught: TypeAlias = tuple[str, str]
 MISSING = object()
 """What stands for an attribute that an operation does not have."""
 
@@ -90,9 +91,13 @@ class Pattern:
         """
         raise NotImplementedError
 
-    def names(self) -> frozenset[str]:
-        """Every name it can catch."""
+    def catches(self) -> frozenset[Caught]:
+        """Every name it is sure to catch, and of what: of an instruction or of an attribute."""
         return frozenset()
+
+    def names(self) -> frozenset[str]:
+        """Every name it is sure to catch."""
+        return frozenset(name for name, _ in self.catches())
 
     def roots(self) -> frozenset[str] | None:
         """The names of the operations it can match; None for any."""
@@ -130,8 +135,8 @@ class Var(Pattern):
             return m.refuse(self, at, "is not what {} asks for", self.name or self.what)
         return m.catch(self, at, self.name, at, then)
 
-    def names(self) -> frozenset[str]:
-        return frozenset({self.name} - {""})
+    def catches(self) -> frozenset[Caught]:
+        return _caught(self.name)
 
     def __str__(self) -> str:
         kind = "" if self.what == "value" else f"{self.what} "
@@ -165,8 +170,8 @@ class Value(Pattern):
     def roots(self) -> frozenset[str] | None:
         return LITERAL
 
-    def names(self) -> frozenset[str]:
-        return frozenset({self.name} - {""})
+    def catches(self) -> frozenset[Caught]:
+        return _caught(self.name)
 
     def __str__(self) -> str:
         number = "value" if self.number is None or callable(self.number) else f"{self.number:g}"
@@ -207,6 +212,8 @@ class On(Pattern):
     def __post_init__(self) -> None:
         askable.name_and_test(self.name)
         expect_patterns(self.inputs or ())
+        read = frozenset[Caught]().union(*(p.catches() for p in self.inputs or ()))
+        askable.apart(self.name, read, self.catches())
 
     def match(self, at: Instruction, m: Match, then: Then) -> bool:
         if self.ops and at.op.name not in self.ops:
@@ -285,9 +292,9 @@ class On(Pattern):
         """The same of inputs of which one or more match a pattern, which catches the first."""
         return replace(self, inputs=(pattern,), which="some")
 
-    def names(self) -> frozenset[str]:
-        own = {self.name} | {a.name for _, a in self.attributes if isinstance(a, Attribute)}
-        return frozenset(own - {""}).union(*(p.names() for p in self.inputs or ()))
+    def catches(self) -> frozenset[Caught]:
+        own = [_caught(a.name, "attribute") for _, a in self.attributes if isinstance(a, Attribute)]
+        return _caught(self.name).union(*own, *(p.catches() for p in self.inputs or ()))
 
     def roots(self) -> frozenset[str] | None:
         return self.ops or None
@@ -334,9 +341,9 @@ class OneOf(Pattern):
     def plausible(self, name: str, inputs: Sequence[str]) -> bool:
         return any(choice.plausible(name, inputs) for choice in self.choices)
 
-    def names(self) -> frozenset[str]:
+    def catches(self) -> frozenset[Caught]:
         # Only what every choice catches is sure to be there.
-        return frozenset.intersection(*(c.names() for c in self.choices))
+        return frozenset.intersection(*(c.catches() for c in self.choices))
 
     def roots(self) -> frozenset[str] | None:
         known = [c.roots() for c in self.choices]
@@ -367,8 +374,8 @@ class Skip(Pattern):
         m.instructions.pop()
         return False
 
-    def names(self) -> frozenset[str]:
-        return self.inner.names()
+    def catches(self) -> frozenset[Caught]:
+        return self.inner.catches()
 
     def roots(self) -> frozenset[str] | None:
         known = self.inner.roots()
@@ -390,6 +397,10 @@ def _in_order(
 def nothing_left() -> bool:
     """What is left to match when all is: True."""
     return True
+
+
+def _caught(name: str, of: str = "instruction") -> frozenset[Caught]:
+    return frozenset({(name, of)} if name else ())
 
 
 def expect_patterns(given: Iterable[object]) -> None:

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TextIO
 
-from migx.errors import PassError
+from migx.errors import DataError, PassError
 from migx.manager import Observer, PassManager, Pipeline, Step
 from migx.program import Program
 from migx.rewrite import EventLog
@@ -53,11 +53,13 @@ class CrashFile(Observer):
     the pass in its first line.
 
     Passes are deterministic, so the program is not copied before each: the start is kept, and the
-    passes before the one that failed are run on it again.
+    passes before the one that failed are run on it again. The error of the pass is what is raised
+    even where no file can be written, which it then says.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder or Path(tempfile.gettempdir()) / "migx"
+        self.folder = folder
+        """Where it is left; in ``migx`` among the temporary files unless given."""
         self.file: Path | None = None
 
     def started(self, program: Program, pipeline: Pipeline) -> None:
@@ -68,10 +70,16 @@ class CrashFile(Observer):
 
         log = None if step.log is None else EventLog(step.log.skip)
         PassManager(self._start, log=log).run(step.pipeline, stop_after=step.index)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.file = self.folder / f"{step.of.name}-{self._start.fingerprint()[:12]}.migx"
-        Case(self._start).save(self.file, passes=str(step.of))
-        error.add_note(f"reproduce: migx opt {self.file} --passes '{step.of}' --verify-each")
+        try:
+            folder = self.folder or Path(tempfile.gettempdir()) / "migx"
+            folder.mkdir(parents=True, exist_ok=True)
+            file = folder / f"{step.of.name}-{self._start.fingerprint()[:12]}.migx"
+            Case(self._start).save(file, passes=str(step.of))
+        except (OSError, DataError) as cause:
+            error.add_note(f"a file that reproduces this could not be written: {cause}")
+            return
+        self.file = file
+        error.add_note(f"reproduce: migx opt {file} --passes '{step.of}' --verify-each")
 
 
 def size(program: Program) -> int:

@@ -15,6 +15,7 @@ from migx.argument import Argument, Source
 from migx.collector import paused
 from migx.errors import MigxError, ParseError, there_are
 from migx.fields import brought, required
+from migx.files import inside
 from migx.ir import Instruction, Module
 from migx.program import Program
 from migx.shape import UNPACKED, DType, Shape
@@ -34,10 +35,11 @@ def parse(
 ) -> Program:
     """The program a text stands for. ``ParseError`` gives line, column and what was expected.
 
-    Files that literals lie in are looked for in ``folder`` and mapped when they are first read.
+    A file that literals lie in is mapped when it is first read: a relative path is looked for in
+    ``folder``, and an absolute one, as stands for the weights of an ONNX model, may be anywhere.
     ``draw_missing`` is a seed: literals whose bytes are not there are then drawn from it, each by
     its own place, so that a text without its weights still runs. ``find`` looks for files
-    otherwise than in a folder.
+    otherwise: ``within(folder)`` for a text that is not to be trusted.
     """
     if not isinstance(text, str):
         raise ParseError(f"a program's text is a str, not {type(text).__name__}")
@@ -47,6 +49,15 @@ def parse(
         return _Builder(reader, draw_missing).program()
     except RecursionError:
         reader.fail("what stands here is nested too deep to be read", reader.next)
+
+
+def within(folder: str | Path) -> Find:
+    """Looks for the files that a text names in a folder; ``DataError`` for one that is not there by
+    its path, such as an absolute one or what a link leads to.
+    """
+    return lambda name, offset, length: Source(
+        inside(Path(folder), name, "a literal"), offset, length
+    )
 
 
 class _Builder:
@@ -231,4 +242,4 @@ def drawn(shape: Shape, seed: Any) -> Argument:
     return Argument(shape, values.astype(shape.dtype.numpy))
 
 
-__all__ = ["drawn", "parse"]
+__all__ = ["drawn", "parse", "within"]

@@ -132,13 +132,14 @@ def load(kind: str, name: str) -> Any:
     module, *others = table[name]
     if others:
         raise NameClash(f"both {module} and {others[0]} are {kind} named {name!r}")
-    for cls in _classes(_import(module)):
-        if snake_case(cls.__name__) == name:
-            return cls
-    wanted = "".join(part.title() for part in name.split("_"))
-    raise UnknownName(
-        f"{module} holds no class {wanted}; a file that holds none has a name that begins with '_'"
-    )
+    held = {snake_case(cls.__name__): cls for cls in _classes(_import(module))}
+    if name not in held:
+        there = ", ".join(f"{cls.__name__}, whose name is {of!r}" for of, cls in held.items())
+        raise UnknownName(
+            f"{module} holds no class whose name is {name!r}, as its file's; it holds "
+            f"{there or 'none'}; a file that holds none has a name that begins with '_'"
+        )
+    return held[name]
 
 
 def operations() -> dict[str, type[Any]]:

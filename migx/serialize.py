@@ -355,7 +355,7 @@ class _Data:
         for offset, value in self._places.values():
             _pad(out, start + offset)
             whole = value.array.flags.c_contiguous
-            out.write(value.array.reshape(-1).data if whole else value.tobytes())
+            out.write(value.array.reshape(-1).view("u1").data if whole else value.tobytes())
 
 
 def _aligned(size: int) -> int:

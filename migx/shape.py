@@ -173,6 +173,8 @@ class Shape:
     def _checked(self, strides: Dims) -> Dims | None:
         if len(strides) != len(self.dims):
             raise ShapeError(f"{len(strides)} strides for {len(self.dims)} dims")
+        if any(type(stride) is int and stride < 0 for stride in strides):
+            raise ShapeError(f"a stride cannot be negative: {strides}")
         same = all(
             d == 1 or s == t
             for d, s, t in zip(self.dims, strides, row_major(self.dims), strict=True)

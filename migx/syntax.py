@@ -153,9 +153,18 @@ class Reader:
     def take(self, kind_or_mark: str, expected: str = "") -> Token:
         token = self.next
         if kind_or_mark != (token.kind if kind_or_mark in _KINDS else token.text):
-            found = repr(token.text) if token.text else "the end of the text"
-            self.fail(f"expected {expected or repr(kind_or_mark)}, found {found}", token)
+            self.unexpected(expected or repr(kind_or_mark))
         return self.step()
+
+    def unexpected(self, expected: str) -> NoReturn:
+        """Refuses the next token, which is not what was expected."""
+        token = self.next
+        if token.kind == "wrong" and token.text in '"`':
+            self.fail(
+                f"expected {expected}; what begins here has no {token.text} at its end", token
+            )
+        found = repr(token.text) if token.text else "the end of the text"
+        self.fail(f"expected {expected}, found {found}", token)
 
     def accept(self, mark: str) -> bool:
         if self.next.text != mark:
@@ -219,8 +228,14 @@ class Reader:
         return Block(name, at, parameters, statements, bypass)
 
     def name(self, expected: str) -> str:
-        token = self.next
-        return self.string() if token.kind == "string" else self.take("name", expected).text
+        if self.next.kind == "string":
+            return self.string()
+        return self.take("name", expected + self.quoted("", "double quotes")).text
+
+    def quoted(self, what: str, marks: str) -> str:
+        """What to add to what was expected where a name seems to stand without its quotes."""
+        seems = self.next.kind == "wrong" and self.next.text.isalpha()
+        return f" (a name{what} that is no plain identifier stands in {marks})" if seems else ""
 
     def string(self, expected: str = "a string in double quotes") -> str:
         return self.unescaped(self.take("string", expected))
@@ -393,11 +408,18 @@ class Reader:
         at = self.next
         try:
             shape = self.known("]", self.standard)
-            if shape.dtype.is_tensor and self.next.text == "{":
+            if shape.dtype.is_tensor and self.has_strides():
                 return Shape(shape.dtype, shape.dims, self.extents("{", "}"))
         except ShapeError as error:
             self.fail(str(error), at)
         return shape
+
+    def has_strides(self) -> bool:
+        """Whether strides follow, and not the body of a module whose parameters lack their end."""
+        if self.next.text != "{":
+            return False
+        first = self.token(self.next.at + 1)
+        return first.kind != "result" and (first.text != "return" or self.next.at == self.past)
 
     def standard(self) -> Shape:
         """A shape but for its strides."""
@@ -464,8 +486,7 @@ class Reader:
             except DimError as error:
                 self.fail(str(error), token)
         if token.kind not in ("name", "symbol"):
-            found = repr(token.text) if token.text else "the end of the text"
-            self.fail(f"expected a value, found {found}", token)
+            self.unexpected("a value" + self.quoted(" of a dim", "backticks"))
         name = self.symbol_name()
         return self.symbols.setdefault(name, Dim(name))
 

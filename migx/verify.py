@@ -129,19 +129,22 @@ def shapes(module: Module) -> Iterator[Problem]:
 
 
 def parameters(module: Module) -> Iterator[Problem]:
-    """Parameters stand at the front, under the names the module knows them by."""
-    front = True
-    listed = list(module.parameters.values())
+    """Parameters stand at the front, under the names and in the order the module knows them by."""
+    front, there = True, list[Instruction]()
     for at in module:
         if type(at.op) is not Param:
             front = False
             continue
+        there.append(at)
         if not front:
             yield at, "a parameter stands behind other instructions"
         if module.parameters.get(at.op.parameter) is not at:
             yield at, f"the module does not know its parameter {at.op.parameter!r}"
-    if len(listed) != sum(1 for p in listed if p.module is module):
+    known = list(module.parameters.values())
+    if any(at.module is not module for at in known):
         yield None, "a parameter the module knows is not in it"
+    elif known != there and set(known) == set(there):
+        yield None, "its parameters stand in another order than the module knows them by"
 
 
 def returns(module: Module) -> Iterator[Problem]:

@@ -177,7 +177,7 @@ def test_what_is_broken_leaves_the_rest_as_it_is(site: Path, tmp_path: Path) -> 
     for path, text in {
         "broken/__init__.py": "",
         "broken/divides.py": "1 / 0\n",
-        "broken/misnamed.py": "class Other: ...\n",
+        "broken/mis_named.py": "class Misnamed: ...\n",
         "broken/drop_relu_pairs.py": "",
         "broken_ops/__init__.py": "",
         "broken_ops/half.py": "import nothing_of_this_name\n",
@@ -205,7 +205,7 @@ print(program.compile("ref", passes="simplify_algebra").eval({{"x": np.ones(2, n
     assert [line[:48] for line in found] == [
         *("1", "True", "error: broken.divides cannot be imported: ZeroDi"),
         "error: both broken.drop_relu_pairs and migx_exam",
-        "error: broken.misnamed holds no class Misnamed; ",
+        "error: broken.mis_named holds no class whose nam",
         *("1", "True", "error: an entry point names the package 'nowhere"),
         *("1", "True", "error: broken_ops.half cannot be imported: Modul", claimed),
         *("2", "False", claimed),
@@ -214,4 +214,7 @@ print(program.compile("ref", passes="simplify_algebra").eval({{"x": np.ones(2, n
         *("2", "False", "error: broken.divides cannot be imported: ZeroDi"),
         "[-1. -1.]",
     ]
+    assert (
+        "is 'mis_named', as its file's; it holds Misnamed, whose name is 'misnamed'; a" in found[4]
+    )
     assert found[-7].endswith("; broken_ops.half cannot be imported: Modul" + found[10][48:])

@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,6 +108,15 @@ def _bound(program: Program, sizes: Mapping[str, int], options: argparse.Namespa
         except MigxError:
             raise refused from None
         return bound(again, {n: size for n, size in sizes.items() if n in again.symbols()})
+
+
+def ensure_compiled(program: Program, options: argparse.Namespace) -> float:
+    """Compiles a program as it is asked for, unless it is so already; the seconds that takes."""
+    start = time.perf_counter()
+    if not _options.ready(program, options):
+        with progress(f"compiling for {options.target}"):
+            program.compile(options.target, **_options.compiling(options))
+    return time.perf_counter() - start
 
 
 def take_case(options: argparse.Namespace) -> None:

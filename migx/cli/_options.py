@@ -58,12 +58,15 @@ def seconds(text: str) -> float:
 
 def compiling(options: argparse.Namespace) -> dict[str, Any]:
     """What was asked of a compilation, as ``Program.compile`` takes it."""
-    return {name: getattr(options, name) for name in ("passes", "int4_activations", "fast_math")}
+    asked = {name: getattr(options, name) for name in ("passes", "int4_activations", "fast_math")}
+    return asked | ({"num_threads": options.threads} if hasattr(options, "threads") else {})
 
 
 def changes(options: argparse.Namespace) -> bool:
     """Whether something else was asked for than what the target does by itself."""
-    return options.passes is not None or options.int4_activations != "float" or options.fast_math
+    from migx.target import CompileOptions
+
+    return CompileOptions(**compiling(options)) != CompileOptions()
 
 
 def ready(program: Program, options: argparse.Namespace) -> bool:

@@ -4,6 +4,7 @@ value at the ends of ONNX nodes.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from migx.argument import Argument
 from migx.binding import check_inputs
 from migx.cli._load import UsageError
-from migx.compiler import Compiled
+from migx.compiler import Compiled, given_back
 from migx.errors import MigxError
 from migx.ir import Instruction
 from migx.manager import Pipeline
@@ -27,6 +28,14 @@ Seen: TypeAlias = Callable[[Instruction, Argument], None]
 
 class PeerError(MigxError, RuntimeError):
     """The other implementation is not there, or refuses the model."""
+
+
+def refusals() -> tuple[type[Exception], ...]:
+    """What is raised where a peer refuses a model; onnxruntime has errors of its own."""
+    own = sys.modules.get("onnxruntime.capi.onnxruntime_pybind11_state")
+    known = () if own is None else vars(own).values()
+    found = (v for v in known if isinstance(v, type) and issubclass(v, Exception))
+    return (*found, RuntimeError, ValueError)
 
 
 class Onnxruntime:
@@ -44,9 +53,6 @@ class Onnxruntime:
                 "--against onnxruntime needs onnxruntime: pip install onnxruntime, or --against ref"
             ) from error
         self._runtime = onnxruntime
-        state = vars(onnxruntime.capi.onnxruntime_pybind11_state).values()
-        found = (v for v in state if isinstance(v, type) and issubclass(v, Exception))
-        self._errors: tuple[type[Exception], ...] = (*found, RuntimeError, ValueError)
         self.path, self.notes = path, list[str]()
         self.inner: dict[str, str] = {}
         model: bytes | str = str(path)
@@ -61,7 +67,7 @@ class Onnxruntime:
         fetched = list(dict.fromkeys([*outputs, *self.inner.values()]))
         try:
             found = dict(zip(fetched, self._session.run(fetched, dict(inputs)), strict=True))
-        except self._errors as error:
+        except refusals() as error:
             raise PeerError(f"onnxruntime cannot run {self.path}: {error}") from error
         return [found[n] for n in outputs], {label: found[n] for label, n in self.inner.items()}
 
@@ -69,11 +75,11 @@ class Onnxruntime:
         levels = self._runtime.GraphOptimizationLevel
         try:
             return self._attempt(model, levels.ORT_DISABLE_ALL)
-        except self._errors as error:
+        except refusals() as error:
             first = str(error).splitlines()[0]
         try:
             made = self._attempt(model, levels.ORT_ENABLE_ALL)
-        except self._errors as error:
+        except refusals() as error:
             raise PeerError(f"onnxruntime cannot load {self.path}: {str(error).strip()}") from error
         self.notes.append(
             f"onnxruntime needs its graph optimisations for this model, so they are on: {first}"
@@ -137,7 +143,7 @@ def traced(made: Compiled, inputs: Mapping[str, Any], seen: Sequence[Seen]) -> l
             each(at, result)
 
     with np.errstate(all="ignore"), made.weights.reading() as slots:
-        return [result.data for result in trace(arguments, show, slots)]
+        return [given_back(result) for result in trace(arguments, show, slots)]
 
 
 def rounding(made: Compiled, inputs: Mapping[str, Any], passes: Pipeline) -> TensorBounds:

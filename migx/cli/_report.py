@@ -1,9 +1,8 @@
-"""What verbs print: tables, JSON, and the first sentence of a docstring."""
+"""What verbs print: tables, JSON, and docstrings."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import inspect
 import json
 import math
@@ -11,9 +10,10 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 NARROW = 20
 """A column of less room is not wrapped."""
 
@@ -21,6 +21,14 @@ NARROW = 20
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Declares ``--json``."""
     parser.add_argument("--json", action="store_true", help="print JSON, for programs to read")
+
+
+def give(options: argparse.Namespace, found: T, show: Callable[[T], None]) -> None:
+    """Prints what a verb has found: as JSON where that is asked for, else as it is shown."""
+    if options.json:
+        print_json(found)
+    else:
+        show(found)
 
 
 def print_json(value: Any) -> None:
@@ -77,57 +85,3 @@ def sentence(doc: str | None) -> str:
     text = " ".join(prose(doc).split())
     found = re.search(r"(?<! al)\.(?= +[^a-z ])", text)
     return text if found is None else text[: found.end()]
-
-
-def fields(cls: type[Any]) -> list[dict[str, str]]:
-    """The fields of a dataclass: name, type and, where there is one, default."""
-    if not dataclasses.is_dataclass(cls):
-        return []
-    found = []
-    for field in dataclasses.fields(cls):
-        entry = {"name": field.name, "type": _type(field.type)}
-        if field.default is not dataclasses.MISSING:
-            entry["default"] = repr(field.default)
-        elif field.default_factory is not dataclasses.MISSING:
-            entry["default"] = repr(field.default_factory())
-        found.append(entry)
-    return found
-
-
-def _type(kind: Any) -> str:
-    return kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
-
-
-def wanted(kind: str, name: str | None) -> tuple[dict[str, type[Any]], list[str]]:
-    """The class of a name, or all of a kind and what is wrong with those that cannot be had."""
-    from migx import plugins
-
-    if name is None:
-        return plugins.everything(kind)
-    cls = plugins.operation(name) if kind == "ops" else plugins.load(kind, name)
-    return {name: cls}, []
-
-
-def said(wrong: Sequence[str]) -> int:
-    """The exit code of a listing, after saying what it lacks."""
-    for each in wrong:
-        print(f"error: {each}", file=sys.stderr)
-    return int(bool(wrong))
-
-
-def described(name: str, cls: type[Any], what: str) -> dict[str, Any]:
-    """Everything a verb tells of a class: name, docstring, fields (under ``what``) and module."""
-    return {
-        "name": name,
-        "doc": prose(cls.__doc__),
-        what: fields(cls),
-        "module": cls.__module__,
-    }
-
-
-def print_described(entry: dict[str, Any], what: str) -> None:
-    """Prints what ``described`` gives."""
-    print(f"{entry['name']}  ({entry['module']})\n\n{entry['doc']}")
-    if entry[what]:
-        rows = [(f["name"], f["type"], f.get("default", "required")) for f in entry[what]]
-        print(f"\n{table((what, 'type', 'default'), rows)}")

@@ -60,9 +60,7 @@ def checked(
 
     The program runs on ``ref`` once in any case: that run says where values are rounded.
     """
-    against = options.against or ("onnxruntime" if _load.is_onnx(path) else "ref")
-    if against == "onnxruntime" and not _load.is_onnx(path):
-        raise _load.UsageError(f"onnxruntime runs ONNX files, not {path.name}: use --against ref")
+    against = _peer(path, options)
     plain = compiled(program, "ref")
     spent = rounding(plain, inputs, _passes(held, options))
     recorder = Recorder(plain.program, spent, keep=options.each and against == "ref")
@@ -100,6 +98,15 @@ def checked(
     return found
 
 
+def _peer(path: Path, options: argparse.Namespace) -> str:
+    """What the program of a file is compared with."""
+    if _load.is_onnx(path):
+        return options.against or "onnxruntime"
+    if options.against == "onnxruntime":
+        raise _load.UsageError(f"onnxruntime runs ONNX files, not {path.name}: use --against ref")
+    return "ref"
+
+
 def _passes(held: Compiled | None, options: argparse.Namespace) -> Pipeline:
     """The passes that a program has been through when it is run."""
     if held is None:
@@ -116,9 +123,8 @@ class Comparer:
         self, program: Program, values: Mapping[str, Array], budgets: Mapping[str, Budget]
     ) -> None:
         self._values, self._budgets = values, budgets
-        self._labels = {
-            at: label for label, at in landmarks(program).items() if label in values
-        }  # fmt: skip
+        ends = landmarks(program).items()
+        self._labels = {at: label for label, at in ends if label in values}
         self._layers = {n for at in program.main if reads_packed(at) for n in at.origins}
         self.compared = 0
         self.departure: tuple[Instruction, Comparison] | None = None

@@ -31,7 +31,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--weights",
         metavar="SOURCE",
         type=Path,
-        help="put these weights in: a folder of external data, or a .safetensors file",
+        help="put these weights in: a folder of external data, a .safetensors or .npz file, or the "
+        ".safetensors.index.json of several",
     )
     parser.add_argument(
         "--no-strict",
@@ -116,10 +117,7 @@ def run(options: argparse.Namespace) -> int:
                 original=not options.without_original,
             )
         found["file"] = {"name": options.output, "bytes": options.output.stat().st_size}
-    if options.json:
-        _report.print_json(found)
-    else:
-        _print(found)
+    _report.give(options, found, _print)
     return 0
 
 

@@ -37,7 +37,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--every-rule",
         action="store_true",
-        help="exit with 1, too, where a rule is left that no program fired",
+        help="exit with 1, too, where a rule is left that no program fired, or a pass without rules"
+        " that changed none",
     )
     parser.add_argument(
         "--save", metavar="FOLDER", type=Path, default=Path("fuzz"), help="for failures (fuzz)"
@@ -57,7 +58,8 @@ def run(options: argparse.Namespace) -> int:
         _report.print_json(_found(report))
     else:
         print(_shown(report))
-    return int(bool(report.failures or (options.every_rule and report.silent)))
+    vain = report.silent or report.idle
+    return int(bool(report.failures or (options.every_rule and vain)))
 
 
 def _pipelines(options: argparse.Namespace) -> list[Pipeline]:
@@ -79,6 +81,7 @@ def _found(report: Report) -> dict[str, Any]:
         "features": dict(report.features),
         "rules_fired": dict(sorted(report.fired.items())),
         "rules_silent": report.silent,
+        "passes_idle": report.idle,
         "failures": [vars(failure) for failure in report.failures],
         "left_alone": report.left,
     }
@@ -96,6 +99,8 @@ def _shown(report: Report) -> str:
         lines.append(f"{len(report.fired)} of {known} rules fired, {report.fired.total()} times")
     if report.silent:
         lines.append(f"never fired: {', '.join(report.silent)}")
+    if report.idle:
+        lines.append(f"changed nothing: {', '.join(report.idle)}")
     if report.left:
         lines.append(f"left alone after so many failures: {', '.join(report.left)}")
     lines += [f"\nFAILED {failure}" for failure in report.failures]

@@ -30,15 +30,16 @@ def run(options: argparse.Namespace) -> int:
     ]
     if options.name:
         found = [e for e in found if e["name"] == options.name] or _unknown(options.name, found)
-    if options.json:
-        _report.print_json(found)
-    else:
-        rows = [
-            (e["domain"], e["name"], ", ".join(map(str, e["since"])), ", ".join(e["modules"]))
-            for e in found
-        ]
-        print(_report.table(("domain", "operator", "since", "read by"), rows))
+    _report.give(options, found, _print)
     return 0
+
+
+def _print(found: list[dict[str, Any]]) -> None:
+    rows = [
+        (e["domain"], e["name"], ", ".join(map(str, e["since"])), ", ".join(e["modules"]))
+        for e in found
+    ]
+    print(_report.table(("domain", "operator", "since", "read by"), rows))
 
 
 def _unknown(name: str, found: list[dict[str, Any]]) -> list[dict[str, Any]]:

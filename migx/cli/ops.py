@@ -9,28 +9,16 @@ import argparse
 import dataclasses
 from typing import Any
 
-from migx.cli import _report
+from migx.cli import _listing
 
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the arguments."""
-    parser.add_argument("name", metavar="NAME", nargs="?", help="show this one")
-    _report.add_json(parser)
+configure = _listing.configure
 
 
 def run(options: argparse.Namespace) -> int:
     """Prints them; the exit code is 1 where some cannot be had."""
-    classes, wrong = _report.wanted("ops", options.name)
-    found = [_described(name, cls) for name, cls in sorted(classes.items())]
-    if options.json:
-        _report.print_json(found[0] if options.name else found)
-    elif options.name:
-        _report.print_described(found[0], "attributes")
-        print(f"\ntraits: {', '.join(map(_trait, found[0]['traits'].items())) or 'none'}")
-    else:
-        rows = [(e["name"], _report.sentence(e["doc"])) for e in found]
-        print(_report.table(("operation", ""), rows))
-    return _report.said(wrong)
+    return _listing.listed(
+        options, "ops", _described, _show, ("operation",), lambda entry: (entry["name"],)
+    )
 
 
 def _described(name: str, cls: type[Any]) -> dict[str, Any]:
@@ -43,7 +31,12 @@ def _described(name: str, cls: type[Any]) -> dict[str, Any]:
         for f in dataclasses.fields(operations.Traits)
         if getattr(given, f.name) != getattr(usual, f.name)
     }
-    return _report.described(name, cls, "attributes") | {"traits": traits}
+    return _listing.described(name, cls, "attributes") | {"traits": traits}
+
+
+def _show(entry: dict[str, Any]) -> None:
+    _listing.show_described(entry, "attributes")
+    print(f"\ntraits: {', '.join(map(_trait, entry['traits'].items())) or 'none'}")
 
 
 def _trait(item: tuple[str, Any]) -> str:

@@ -35,9 +35,7 @@ def run(options: argparse.Namespace) -> int:
     """Lists them."""
     program = _load.load(options)
     if options.layouts:
-        if program._compiled is None:
-            with _load.progress(f"compiling for {options.target}"):
-                program.compile(options.target, **_options.compiling(options))
+        _load.ensure_compiled(program, options)
         made = program.compiled
         rows, relaid = list(layouts(made)), list(relayouts(made))
     else:

@@ -8,31 +8,23 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from migx.cli import _report
+from migx.cli import _listing, _report
 
 if TYPE_CHECKING:
     from migx.manager import Pass
     from migx.rewrite import Rule
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the arguments."""
-    parser.add_argument("name", metavar="NAME", nargs="?", help="show this one")
-    _report.add_json(parser)
+configure = _listing.configure
 
 
 def run(options: argparse.Namespace) -> int:
     """Prints them; the exit code is 1 where some cannot be had."""
-    classes, wrong = _report.wanted("passes", options.name)
-    found = [_described(name, cls) for name, cls in classes.items()]
-    if options.json:
-        _report.print_json(found[0] if options.name else found)
-    elif options.name:
-        _print(found[0])
-    else:
-        rows = [(e["name"], len(e["rules"]) or "", _report.sentence(e["doc"])) for e in found]
-        print(_report.table(("pass", "rules", ""), rows))
-    return _report.said(wrong)
+    return _listing.listed(options, "passes", _described, _show, ("pass", "rules"), _row)
+
+
+def _row(entry: dict[str, Any]) -> tuple[str, int | str]:
+    return entry["name"], len(entry["rules"]) or ""
 
 
 def _described(name: str, cls: type[Pass]) -> dict[str, Any]:
@@ -41,7 +33,7 @@ def _described(name: str, cls: type[Pass]) -> dict[str, Any]:
 
     inner = None if required(cls) else cls().pipeline()
     rules = [_rule(each) for each in cls.rules]
-    described = _report.described(name, cls, "options")
+    described = _listing.described(name, cls, "options")
     return described | {"rules": rules, "stands_for": None if inner is None else str(inner)}
 
 
@@ -54,8 +46,8 @@ def _rule(rule: Rule) -> dict[str, str]:
     }
 
 
-def _print(entry: dict[str, Any]) -> None:
-    _report.print_described(entry, "options")
+def _show(entry: dict[str, Any]) -> None:
+    _listing.show_described(entry, "options")
     if entry["stands_for"] is not None:
         print(f"\nstands for: {entry['stands_for']}")
     for rule in entry["rules"]:

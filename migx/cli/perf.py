@@ -49,26 +49,18 @@ def run(options: argparse.Namespace) -> int:
     if options.repeat < 1:
         raise _load.UsageError(f"--repeat {options.repeat}: run once or more often")
     peers = _peers(options)
-    program = _load.load(options, to_run=options.threads is None)
+    program = _load.load(options, to_run=True)
     inputs, sizes = _inputs.read_or_drawn(program, options)
     with _inputs.explaining(sizes):
-        with _load.progress(f"compiling for {options.target}"):
-            start = time.perf_counter()
-            if options.threads is not None or not _options.ready(program, options):
-                asked = _options.compiling(options)
-                program.compile(options.target, num_threads=options.threads, **asked)
-            compiling = time.perf_counter() - start
+        compiling = _load.ensure_compiled(program, options)
         made, profile = program.compiled, Profile(())
         if told := isinstance(made.executable, Profiled):
             profile = measured(made, made.arguments(inputs))
-    runs = _timed(
-        {"migx": lambda: program.eval(inputs)} | _sessions(peers, options, inputs), options
-    )
+        sessions = _sessions(peers, options, inputs)
+        program.eval(inputs)
+    runs = _timed({"migx": lambda: program.eval(inputs)} | sessions, options)
     found = _found(profile, runs, options.each) | {"sizes": sizes, "compile": compiling}
-    if options.json:
-        _report.print_json(found)
-    else:
-        _print(found)
+    _report.give(options, found, _print)
     if not told:
         print(_untold(made), file=sys.stderr)
     return 0
@@ -99,15 +91,18 @@ def _peers(options: argparse.Namespace) -> list[str]:
 def _sessions(
     peers: Iterable[str], options: argparse.Namespace, inputs: Mapping[str, Any]
 ) -> dict[str, Callable[[], object]]:
-    """A call of each peer on the same inputs and as many threads."""
-    from migx.cli._peers import PeerError
+    """A call of each peer on the same inputs and as many threads; each has run once."""
+    from migx.cli._peers import PeerError, refusals
 
     made: dict[str, Callable[[], object]] = {}
     for peer in peers:
         try:
             made[peer] = (_onnxruntime if peer == "onnxruntime" else _openvino)(options, inputs)
+            made[peer]()
         except ImportError as error:
             raise PeerError(f"--against {peer} needs it: pip install {peer}") from error
+        except refusals() as error:
+            raise PeerError(f"{peer} cannot run {options.model}: {str(error).strip()}") from error
     return made
 
 
@@ -134,10 +129,10 @@ def _openvino(options: argparse.Namespace, inputs: Mapping[str, Any]) -> Callabl
 def _timed(
     calls: Mapping[str, Callable[[], object]], options: argparse.Namespace
 ) -> dict[str, list[float]]:
-    """The seconds of each run of each, in turn, so that what disturbs one disturbs all."""
+    """The seconds of each run of each, in turn, so that what disturbs one disturbs all. Each has
+    run before.
+    """
     taken: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
     for number in range(options.repeat):
         with _load.progress(f"run {number + 1} of {options.repeat}"):
             for name, call in calls.items():

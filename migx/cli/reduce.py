@@ -58,15 +58,13 @@ def run(options: argparse.Namespace) -> int:
     except NothingWrong as nothing:
         print(nothing, file=sys.stderr)
         return 1
-    if options.json:
-        _report.print_json(found)
-    else:
-        print(
-            "{symptom}: {before} instructions became {after} in {trials} runs\n{file}".format(
-                **found
-            )
-        )
+    _report.give(options, found, _print)
     return 0
+
+
+def _print(found: dict[str, Any]) -> None:
+    line = "{symptom}: {before} instructions became {after} in {trials} runs"
+    print(line.format(**found), found["file"], sep="\n")
 
 
 def _case(program: Program, options: argparse.Namespace) -> Case:

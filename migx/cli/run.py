@@ -37,11 +37,7 @@ def run(options: argparse.Namespace) -> int:
     inputs, sizes = _inputs.read_or_drawn(program, options)
     names = program.main.output_names
     with _inputs.explaining(sizes):
-        with _load.progress(f"compiling for {options.target}"):
-            start = time.perf_counter()
-            if not _options.ready(program, options):
-                program.compile(options.target, **_options.compiling(options))
-            compiling = time.perf_counter() - start
+        compiling = _load.ensure_compiled(program, options)
         outputs, seconds = _timed(program, inputs, options.repeat)
     if options.save is not None:
         arrays = map(_inputs.array_of, outputs)
@@ -53,10 +49,7 @@ def run(options: argparse.Namespace) -> int:
         "outputs": [_inputs.summary(n, v) for n, v in zip(names, outputs, strict=True)],
         "seconds": {"compile": compiling, "runs": seconds},
     }
-    if options.json:
-        _report.print_json(found)
-    else:
-        _print(found)
+    _report.give(options, found, _print)
     return 0
 
 

@@ -56,10 +56,7 @@ def run(options: argparse.Namespace) -> int:
         raise _load.UsageError("say which model: migx verify MODEL, or migx verify --all")
     _load.take_case(options)
     found = _verify.verified(options)
-    if options.json:
-        _report.print_json(found)
-    else:
-        _print(found)
+    _report.give(options, found, _print)
     return int(not found["passed"])
 
 

@@ -6,11 +6,12 @@ A case is saved as the text of its program, whose first line may name the passes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from migx.argument import Argument
 from migx.compiler import finalize
@@ -41,16 +42,10 @@ class Case:
         """
         if self.inputs is None:
             return {}
-        ref, given = get_target("ref"), self.program.main.parameters
+        given = self.program.main.parameters
         values = {given[name]: value for name, value in self.inputs.items()}
-        context = ref.get_context()
-        finalize(self.program, context)
-        run = ref.make_executable(self.program, context).trace  # type: ignore[attr-defined]
-        weights = LiveWeights(self.program.weights, context)
         with suppress(MigxError):
-            weights.start()
-            with weights.reading() as slots:
-                run(dict(self.inputs), values.__setitem__, slots)
+            traced_on_ref(self.program, self.inputs, values.__setitem__)
         return values
 
     def of(self, made: Program, more: Mapping[str, Argument] | None = None) -> Case:
@@ -81,6 +76,25 @@ class Case:
         if self.inputs is not None:
             arrays = {name: value.data for name, value in self.inputs.items()}
             write_arrays(path.with_suffix(".npz"), arrays)
+
+
+def traced_on_ref(
+    program: Program,
+    inputs: Mapping[str, Argument],
+    seen: Callable[[Instruction, Argument], object],
+) -> list[Argument]:
+    """What a program gives on ``ref`` as it stands, no pass having been run; what each instruction
+    gives is shown to ``seen``.
+    """
+    ref = get_target("ref")
+    context = ref.get_context()
+    finalize(program, context)
+    executable: Any = ref.make_executable(program, context)
+    weights = LiveWeights(program.weights, context)
+    weights.start()
+    with weights.reading() as slots:
+        results: list[Argument] = executable.trace(dict(inputs), seen, slots)
+    return results
 
 
 def passes_in(text: str) -> str | None:

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, TypeAlias
 
-from migx import plugins
-from migx.plugins import NameClash
+from migx.onnx.marks import mark, marked
 
 if TYPE_CHECKING:
     from migx.onnx.site import Site, Value
@@ -25,25 +24,17 @@ def exporter(*operations: str) -> Callable[[Exporter], Exporter]:
     It is given the ``Site`` of an instruction, adds nodes there, and returns what stands for it.
     """
 
-    def marked(function: Exporter) -> Exporter:
-        function.__dict__.setdefault("exports", []).extend(operations)
+    def marking(function: Exporter) -> Exporter:
+        mark(function, [(name,) for name in operations])
         return function
 
-    return marked
+    return marking
 
 
 @cache
 def table() -> dict[str, Exporter]:
     """Every exporter by the name of its operation."""
-    found: dict[str, Exporter] = {}
-    for module in plugins.modules("onnx_writing"):
-        for function in vars(module).values():
-            if getattr(function, "__module__", None) != module.__name__:
-                continue
-            for name in getattr(function, "exports", ()):
-                if (other := found.setdefault(name, function)) is not function:
-                    raise NameClash(f"{name} is in {other.__module__} and {module.__name__}")
-    return found
+    return {name: function for (name,), function in marked("onnx_writing").items()}
 
 
 def find(name: str) -> Exporter | None:

@@ -1,8 +1,8 @@
 """ONNX external data left out of a program, and put in its place later.
 
-A deferred initializer is an ``onnx_external_weights`` instruction: the name, file, offset, length,
-type and dims that the model declares. Values come from a folder that holds such files, a dict of
-arrays by name, or a safetensors file.
+A deferred initializer or Constant is an ``onnx_external_weights`` instruction: the name, file,
+offset, length, type and dims that the model declares. Values come from a folder that holds such
+files, a dict of arrays by name, a safetensors file, the index of several, or an npz file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
+import numpy as np
 from numpy.typing import ArrayLike
 from onnx import TensorProto
 
@@ -40,12 +42,10 @@ if TYPE_CHECKING:
 
 
 def deferred(tensor: TensorProto, label: str) -> OnnxExternalWeights:
-    """The operation that stands for an initializer with external data; no file is looked at."""
+    """The operation that stands for a tensor with external data; no file is looked at."""
     shape = tensors.shape_of(tensor)
-    place = tensors.external_place(tensor)
-    length = int(shape.nbytes) if place.length is None else place.length
-    tensors.check_length(tensor, shape, length)
-    return OnnxExternalWeights(label, place.location, place.offset, length, shape)
+    place = tensors.external_place(tensor, shape)
+    return OnnxExternalWeights(label, place.location, place.offset, place.length, shape)
 
 
 def is_there(at: Instruction, folder: Path) -> bool:
@@ -69,7 +69,8 @@ def replace_onnx_external_weights(
     convert: bool = False,
 ) -> Program:
     """A copy of a program with literals in place of its deferred weights, from ``source``: a folder
-    with the model's data files, arrays by name, or a safetensors file.
+    with the model's data files, arrays by name, a ``.safetensors`` or ``.npz`` file, or the
+    ``.safetensors.index.json`` of several.
 
     Weights replaced before are replaced again, if the source has them, and those that an update has
     given keep what they have, if it has not; deferred ones without a value it must have.
@@ -146,8 +147,8 @@ def check_complete(
 def values_from(
     source: Any, wanted: Mapping[str, Instruction], *, strict: bool = True, convert: bool = False
 ) -> dict[str, Any]:
-    """The values that a folder, a safetensors file or a dict has for some weights. Errors, and what
-    is ``strict`` and converted, as in ``migx.weights.epochs.Update.update``.
+    """The values that a folder, a file or a dict has for some weights. Errors, and what is
+    ``strict`` and converted, as in ``migx.weights.epochs.Update.update``.
     """
     had = _had(source, wanted)
     found = {name: had[name] for name in wanted if name in had}
@@ -189,17 +190,23 @@ def _had(source: Any, wanted: Mapping[str, Instruction]) -> dict[str, Any]:
     if not isinstance(source, (str, PathLike)):
         raise WeightError(
             "weights are given as a dict of arrays by name, a folder of external data, or a "
-            f".safetensors file, not as {type(source).__name__}"
+            f".safetensors or .npz file, not as {type(source).__name__}"
         )
     path = Path(source)
-    if path.is_dir():
+    if path.is_dir() and not (indices := sorted(path.glob(f"*{_INDEX}"))):
         placed = {n: at for n, at in wanted.items() if operations.attributes(at.op)["file"]}
         known: dict[str, tuple[Path, int]] = {}
         return {name: from_folder(path, name, at, known) for name, at in placed.items()}
-    if path.suffix == ".safetensors":
-        return dict(safetensors(path))
+    if path.is_dir():
+        return dict(sharded(indices[0]))
+    if not path.exists():
+        raise DataError(f"there is no file or folder {path}")
+    for end, read in ((_INDEX, sharded), (".safetensors", safetensors), (".npz", npz)):
+        if path.name.endswith(end):
+            return dict(read(path))
     raise WeightError(
-        f"{path} is no folder of external data, and its name does not end in .safetensors"
+        f"{path} is no folder of external data, and its name ends neither in .safetensors nor in "
+        f"{_INDEX} or .npz"
     )
 
 
@@ -212,6 +219,7 @@ def from_folder(
     return Argument(at.shape, source=tensors.located(place, folder.absolute(), name, known))
 
 
+_INDEX = ".safetensors.index.json"
 _SAFETENSORS = {
     "F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16", "BOOL": "bool",
     "F8_E4M3": "f8e4m3fn", "F8_E5M2": "f8e5m2",
@@ -242,6 +250,38 @@ def safetensors(path: Path) -> dict[str, Argument]:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no safetensors file: {error}") from error
+
+
+def sharded(path: Path) -> dict[str, Argument]:
+    """The tensors of several safetensors files, mapped, by the index beside them: a JSON object
+    whose ``weight_map`` says which file has which tensor.
+    """
+    try:
+        index = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is no JSON: {error}") from error
+    match index:
+        case {"weight_map": dict(files)} if all(type(file) is str for file in files.values()):
+            names = dict.fromkeys(files.values())
+        case _:
+            raise DataError(f"{path} has no weight_map from the names of tensors to those of files")
+    held = {name: safetensors(inside(path.parent, name, f"a file of {path}")) for name in names}
+    if lacking := [name for name, file in files.items() if name not in held[file]]:
+        raise DataError(f"{path} names tensors that are not there: {first_few(lacking, 5)}")
+    return {name: held[file][name] for name, file in files.items()}
+
+
+def npz(path: Path) -> dict[str, Any]:
+    """The arrays of an npz file."""
+    try:
+        with np.load(path) as held:
+            return dict(held)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, EOFError, BadZipFile) as error:
+        raise DataError(f"{path} is no npz file of numbers: {error}") from error
 
 
 def _tensor(path: Path, start: int, name: str, entry: Any) -> Argument:

@@ -5,7 +5,7 @@ place of the node.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import onnx
 from onnx.defs import SchemaError
@@ -15,12 +15,25 @@ from migx.ir import Instruction
 from migx.onnx.graphs import named
 from migx.onnx.tensors import type_of
 
-Functions = Mapping[tuple[str, str], onnx.FunctionProto]
+Called: TypeAlias = tuple[str, str, str]
+"""Which function a node calls: its domain, name and overload."""
+Functions = Mapping[Called, onnx.FunctionProto]
 
 
 def local_functions(model: onnx.ModelProto) -> Functions:
-    """The functions a model brings along, by domain and name."""
-    return {(f.domain, f.name): f for f in model.functions}
+    """The functions a model brings along; those of one name differ by their overload (IR 10)."""
+    return {(f.domain, f.name, f.overload): f for f in model.functions}
+
+
+def called_by(node: onnx.NodeProto) -> Called:
+    """The function a node calls, if it calls one."""
+    return node.domain, node.op_type, node.overload
+
+
+def shown(called: Called) -> str:
+    """A function as onnx's text form names it: ``domain.name:overload``."""
+    domain, name, overload = called
+    return f"{domain or 'ai.onnx'}.{name}{overload and ':'}{overload}"
 
 
 def is_function(domain: str, name: str, version: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import onnx
 
@@ -17,6 +17,25 @@ def declared_name(declared: onnx.TensorShapeProto.Dimension) -> str:
     """The name a dim has in the file; none for ``?``, with which some exporters fill the place."""
     named: str = declared.dim_param.strip()
     return "" if named == "?" else named
+
+
+def checked(given: InputDims | None, inputs: Collection[str]) -> InputDims:
+    """The dims that are given; ``OnnxError`` unless they are lists of dims by names of inputs."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise OnnxError(
+            "input_dims has the dims of inputs by their names, such as {'x': [1, 8]}, not "
+            f"{given!r}"
+        )
+    if unknown := sorted(set(given) - set(inputs)):
+        raise OnnxError(
+            f"input_dims names {', '.join(unknown)}; the inputs are {', '.join(sorted(inputs))}"
+        )
+    for name, dims in given.items():
+        if not hasattr(dims, "__iter__"):
+            raise OnnxError(f"input_dims gives {name} {dims!r}, not a list of dims such as [1, 8]")
+    return given
 
 
 def by_name(inputs: Iterable[onnx.ValueInfoProto], given: InputDims) -> dict[str, Extent]:

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, TypeAlias
 
-from migx import plugins
-from migx.plugins import NameClash
+from migx.onnx.marks import mark, marked
 
 if TYPE_CHECKING:
     from migx.ir import Instruction
@@ -24,29 +23,20 @@ def importer(*operators: str, since: int = 1, domain: str = "") -> Callable[[Imp
     stand for.
     """
 
-    def marked(function: Importer) -> Importer:
-        entries = [(domain, name, since) for name in operators]
-        function.__dict__.setdefault("imports", []).extend(entries)
+    def marking(function: Importer) -> Importer:
+        mark(function, [(domain, name, since) for name in operators])
         return function
 
-    return marked
+    return marking
 
 
 @cache
 def table() -> dict[Key, list[tuple[int, Importer]]]:
     """Every importer by (domain, operator), the newest version first."""
-    found: dict[Key, dict[int, Importer]] = {}
-    for module in plugins.modules("onnx"):
-        for function in vars(module).values():
-            if not callable(function) or function.__module__ != module.__name__:
-                continue
-            for domain, name, since in getattr(function, "imports", ()):
-                versions = found.setdefault((domain, name), {})
-                if (other := versions.setdefault(since, function)) is not function:
-                    raise NameClash(
-                        f"{domain} {name} {since} is in {other.__module__} and {module.__name__}"
-                    )
-    return {key: sorted(versions.items(), reverse=True) for key, versions in found.items()}
+    found: dict[Key, list[tuple[int, Importer]]] = {}
+    for (domain, name, since), function in marked("onnx").items():
+        found.setdefault((domain, name), []).append((since, function))
+    return {key: sorted(versions, reverse=True) for key, versions in found.items()}
 
 
 def newest() -> dict[str, int]:

@@ -86,6 +86,16 @@ class Node:
         """An operand, or None where it is not given."""
         return self.inputs[index] if index < len(self.inputs) else None
 
+    def operands(self, start: int = 0) -> list[Instruction]:
+        """All operands from one on, which must be there."""
+        return [self.input(i) for i in range(start, len(self.inputs))]
+
+    def declared(self) -> onnx.ValueInfoProto | None:
+        """What the model declares of the node's first result, if it does."""
+        name, graph = next(iter(self.proto.output), ""), self.graph.graph
+        values = (*graph.value_info, *graph.output) if name else ()
+        return next((value for value in values if value.name == name), None)
+
     def contents(self, value: Instruction) -> Array | None:
         """The integers a value is known to hold, numbers or dims; None where only a run will
         tell.
@@ -132,11 +142,13 @@ class Node:
         return int(self._attribute(name, default, "i"))
 
     def number(self, name: str, default: float | None = None) -> float:
-        """A float attribute; an int given in its place is taken."""
+        """A float attribute, or what it is by default, in f32 as one that is given; an int given
+        in its place is taken.
+        """
         given = self._attributes.get(name)
         if given is not None and given.type == onnx.AttributeProto.INT:
             return float(given.i)
-        return float(self._attribute(name, default, "f"))
+        return float(np.float32(self._attribute(name, default, "f")))
 
     def string(self, name: str, default: str | None = None) -> str:
         value = self._attribute(name, default, "s")
@@ -156,6 +168,13 @@ class Node:
         """A tensor attribute."""
         tensor: onnx.TensorProto = self._attribute(name, None, "t")
         return self.graph.model.argument(tensor)
+
+    def weight(self, name: str) -> Instruction:
+        """The value of a tensor attribute, under the node's label; left out where external data
+        is.
+        """
+        tensor: onnx.TensorProto = self._attribute(name, None, "t")
+        return self.graph.weight(tensor, self.label, origins=self.origins)
 
     def sparse_tensor(self, name: str) -> onnx.SparseTensorProto:
         """A sparse tensor attribute."""

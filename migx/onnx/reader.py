@@ -22,11 +22,21 @@ from migx.dim import Dim, Extent
 from migx.errors import DataWarning, DimError, MigxError, OnnxError, ShapeError, first_few
 from migx.ir import Instruction, Module
 from migx.onnx import external, importers, tensors
-from migx.onnx.functions import Functions, body_of, instantiated, is_function, local_functions
-from migx.onnx.given import by_name, declared_name
+from migx.onnx.functions import (
+    Called,
+    Functions,
+    body_of,
+    called_by,
+    instantiated,
+    is_function,
+    local_functions,
+    shown,
+)
+from migx.onnx.given import InputDims, by_name, checked, declared_name
 from migx.onnx.graphs import all_nodes, in_order, label_of, named
 from migx.onnx.node import Node
 from migx.onnx.opsets import domain_of, imported, opset_versions, version_meant
+from migx.onnx.packed import packing, unpacking
 from migx.onnx.sparse import dense
 from migx.onnx.wire import Stripped, read_stripped, stripped_of
 from migx.ops.builtin import Literal, OnnxExternalWeights
@@ -49,7 +59,7 @@ def parse_onnx(
     Dims that have names in the file are symbols of those names, dims without one symbols named
     after the input and axis. ``input_dims`` gives inputs other dims, numbers or ``Dim``s; what it
     gives for a dim that has a name stands for this name in all inputs.
-    With ``defer_external_weights`` initializers with external data become
+    With ``defer_external_weights`` initializers and Constants with external data become
     ``onnx_external_weights``, and their files need not be there; see ``migx.onnx.external`` for
     what takes their place. Of these only what the program's form depends on is read, and assumed
     from then on: dims, axes, and tensors of one element. Weights inside the model stay as they are;
@@ -71,16 +81,11 @@ def parse_onnx(
 def program_of(
     stripped: Stripped,
     folder: Path,
-    input_dims: Mapping[str, Sequence[Extent]] | None = None,
+    input_dims: InputDims | None = None,
     *,
     defer_external_weights: bool = False,
 ) -> Program:
     """``parse_onnx`` of a model in memory, whose external data lies in ``folder``."""
-    if not isinstance(input_dims, Mapping | None):
-        raise OnnxError(
-            "input_dims has the dims of inputs by their names, such as {'x': [1, 8]}, not "
-            f"{input_dims!r}"
-        )
     model = stripped.model
     source = ModelFile(
         folder, opset_versions(model), local_functions(model), defer_external_weights
@@ -88,10 +93,10 @@ def program_of(
     refuse_unsupported(model.graph, source)
     program = Program()
     reader = GraphReader(model.graph, program.main, source, embedded=stripped.embedded)
-    reader.parameters(dict(input_dims or {}))
+    reader.parameters(input_dims)
     reader.body()
     reader.finish()
-    source.warn_of_trailing_bytes()
+    source.warn()
     for module in program.submodules(program.main):
         remove_dead_code(module)
     remove_dead_modules(program)
@@ -102,7 +107,8 @@ def program_of(
 class ModelFile:
     """What all graphs of a model share: its folder, the opset version of each domain, its own
     functions, whether external data is to ``defer``, the names that symbols have, and what is given
-    for some of them; ``ends`` says how far each data file is used.
+    for some of them; ``ends`` says how far each data file is used, ``weights`` what has been read
+    under each name, and ``remarks`` what the caller will be warned of.
     """
 
     folder: Path
@@ -112,6 +118,8 @@ class ModelFile:
     names: set[str] = field(default_factory=set)
     sizes: dict[str, Extent] = field(default_factory=dict)
     ends: dict[Path, int] = field(default_factory=dict)
+    weights: dict[str, OnnxExternalWeights | Literal] = field(default_factory=dict)
+    remarks: dict[str, None] = field(default_factory=dict)
 
     def argument(self, tensor: onnx.TensorProto, embedded: Source | None = None) -> Argument:
         """The value of a tensor; how far each external file is used is remembered."""
@@ -124,17 +132,27 @@ class ModelFile:
     def weight(
         self, tensor: onnx.TensorProto, label: str, embedded: Source | None = None
     ) -> OnnxExternalWeights | Literal:
-        """The operation that holds an initializer; a deferred one where that is wanted."""
+        """The operation that holds a tensor; a deferred one where that is wanted. Names say which
+        weight is meant, so a number is added to one that another has in a graph of its own.
+        """
+        op: OnnxExternalWeights | Literal
         if self.defer and tensor.data_location == onnx.TensorProto.EXTERNAL:
-            return external.deferred(tensor, label)
-        return Literal(self.argument(tensor, embedded), label)
+            op = external.deferred(tensor, label)
+        else:
+            op = Literal(self.argument(tensor, embedded), label)
+        count = 0
+        while self.weights.setdefault(op.label, op) != op:
+            count += 1
+            op = dataclasses.replace(op, label=f"{label}.{count}")
+        return op
 
-    def warn_of_trailing_bytes(self) -> None:
-        """Warns where an external file goes on behind the last tensor that is in it."""
+    def warn(self) -> None:
+        """Warns of what was remarked, and of external files that go on behind the last tensor."""
         for file, end in self.ends.items():
             if (rest := file.stat().st_size - end) > 0:
-                message = f"{file} has {rest} bytes behind the last tensor of this model"
-                warnings.warn(message, DataWarning, stacklevel=5)
+                self.remarks[f"{file} has {rest} bytes behind the last tensor of this model"] = None
+        for message in self.remarks:
+            warnings.warn(message, DataWarning, stacklevel=6)
 
     def version(self, node: onnx.NodeProto) -> int:
         """The opset version of a node's domain."""
@@ -142,25 +160,25 @@ class ModelFile:
 
     def function(self, node: onnx.NodeProto) -> onnx.FunctionProto | None:
         """The model's own function that a node calls, if any."""
-        return self.functions.get((node.domain, node.op_type))
+        return self.functions.get(called_by(node))
 
 
 def refuse_unsupported(graph: onnx.GraphProto, model: ModelFile) -> None:
     """Raises with every operator that is not supported: its domain, version, how many nodes, and
     where the first are.
     """
-    missing: dict[tuple[str, str, int], list[str]] = {}
+    missing: dict[tuple[Called, int], list[str]] = {}
     called = [node for f in model.functions.values() for node in f.node]
     for node in (*all_nodes(graph), *called):
         domain, version = domain_of(node.domain), model.version(node)
         known = importers.find(domain, node.op_type, version) or model.function(node)
         if not known and not is_function(domain, node.op_type, version):
-            where = missing.setdefault((domain or "ai.onnx", node.op_type, version), [])
-            where.append(label_of(node))
+            name = domain, node.op_type, node.overload
+            missing.setdefault((name, version), []).append(label_of(node))
     if missing:
         rows = [
-            f"  {domain}.{name} version {version}: {len(where)} nodes, at {first_few(where)}"
-            for (domain, name, version), where in sorted(missing.items())
+            f"  {shown(name)} version {version}: {len(where)} nodes, at {first_few(where)}"
+            for (name, version), where in sorted(missing.items())
         ]
         rows += [f"  {each}" for each in plugins.wrong_with("onnx")]
         raise OnnxError("operators that are not supported:\n" + "\n".join(rows))
@@ -181,38 +199,28 @@ class GraphReader:
         outer: GraphReader | None = None,
         embedded: Mapping[int, Source] | None = None,
         origin: str = "",
-        calls: tuple[tuple[str, str], ...] = (),
+        calls: tuple[Called, ...] = (),
     ) -> None:
         self.graph, self.module, self.model, self.outer = graph, module, model, outer
         self.origin: str = origin or (outer.origin if outer is not None else "")
-        self.calls: tuple[tuple[str, str], ...] = calls or (outer.calls if outer else ())
+        self.calls: tuple[Called, ...] = calls or (outer.calls if outer else ())
         self.values: dict[str, Instruction] = {}
         self.absent: set[str] = set()
         self._sources = embedded or {}
 
-    def parameters(self, input_dims: dict[str, Sequence[Extent]]) -> None:
+    def parameters(self, input_dims: InputDims | None) -> None:
         """Declares the graph's inputs, but for those that are initializers."""
         initialized = {tensor.name for tensor in self.graph.initializer}
-        given = {i.name for i in self.graph.input} - initialized
-        if unknown := sorted(input_dims.keys() - given):
-            raise OnnxError(
-                f"input_dims names {', '.join(unknown)}; the inputs are {', '.join(sorted(given))}"
-            )
-        for name, dims in input_dims.items():
-            if not hasattr(dims, "__iter__"):
-                raise OnnxError(
-                    f"input_dims gives {name} {dims!r}, not a list of dims such as [1, 8]"
-                )
+        inputs = [value for value in self.graph.input if value.name not in initialized]
+        given = checked(input_dims, {value.name for value in inputs})
         self.model.names.update(
-            symbol.name for dims in input_dims.values() for d in dims for symbol in dim.symbols(d)
+            symbol.name for dims in given.values() for d in dims for symbol in dim.symbols(d)
         )
         for value in self.graph.input:
             self.model.names.update(map(declared_name, value.type.tensor_type.shape.dim))
-        self.model.sizes.update(by_name(self.graph.input, input_dims))
-        for value in self.graph.input:
-            if value.name not in initialized:
-                shape = self.input_shape(value, input_dims.get(value.name))
-                self.parameter(value.name, shape)
+        self.model.sizes.update(by_name(inputs, given))
+        for value in inputs:
+            self.parameter(value.name, self.input_shape(value, given.get(value.name)))
 
     def parameter(self, name: str, shape: Shape) -> None:
         """Declares one input; a packed one is unpacked for those that read it."""
@@ -267,21 +275,31 @@ class GraphReader:
     def body(self) -> None:
         """Reads initializers and nodes, each node after those it reads from."""
         for index, tensor in enumerate(self.graph.initializer):
-            op = self.model.weight(tensor, self.label(tensor.name), self._sources.get(index))
-            value = self.module.add_instruction(op)
-            if must_be_known(value.shape) and external.is_there(value, self.model.folder):
-                self.settle(value)
-            self.define(tensor.name, self.unpacked(value))
+            label = self.label(tensor.name)
+            self.define(tensor.name, self.weight(tensor, label, self._sources.get(index)))
         for sparse in self.graph.sparse_initializer:
             holder = onnx.NodeProto(name=sparse.values.name, op_type="SparseTensor")
             self.define(sparse.values.name, dense(Node(holder, self, (), 1), sparse))
-        for proto in in_order(self.graph, set(self.values) | self.visible()):
+        for proto in in_order(self.graph, self.values.keys() | self.visible()):
             self.node(proto)
+
+    def weight(
+        self,
+        tensor: onnx.TensorProto,
+        label: str,
+        embedded: Source | None = None,
+        origins: tuple[str, ...] = (),
+    ) -> Instruction:
+        """The value of a tensor, under a name. What must be known is read if its file is there."""
+        op = self.model.weight(tensor, label, embedded)
+        value = self.module.add_instruction(op, origins=origins)
+        if must_be_known(value.shape) and external.is_there(value, self.model.folder):
+            self.settle(value)
+        return self.unpacked(value, origins)
 
     def label(self, name: str) -> str:
         """An initializer's name, with the module in front where a module around has one of it."""
-        taken = self.outer is not None and name in self.visible()
-        return f"{self.module.name}/{name}" if taken else name
+        return f"{self.module.name}/{name}" if name in self.visible() else name
 
     def settle(self, value: Instruction, wanted_by: str = "the reader") -> None:
         """Reads the deferred weights a value is computed from, for the program's form depends on
@@ -300,14 +318,11 @@ class GraphReader:
         """
         if not value.shape.dtype.is_packed:
             return value
-        op = {"i4": ops.UnpackInt4, "u4": ops.UnpackInt4, "f4": ops.UnpackFp4}.get(
-            value.shape.dtype.name, ops.UnpackInt2
-        )
-        return self.module.add_instruction(op(), value, origins=origins)
+        return self.module.add_instruction(unpacking(value.shape.dtype), value, origins=origins)
 
     def visible(self) -> set[str]:
         """The names of the graphs around."""
-        return set() if self.outer is None else set(self.outer.values) | self.outer.visible()
+        return set() if self.outer is None else self.outer.values.keys() | self.outer.visible()
 
     def node(self, proto: onnx.NodeProto) -> None:
         """Lowers a node by its importer, or reads the body of the function it calls."""
@@ -349,9 +364,9 @@ class GraphReader:
         )
         versions = imported(function.opset_import)
         model = dataclasses.replace(self.model, versions={**self.model.versions, **versions})
-        called = (proto.domain, proto.op_type)
+        called = called_by(proto)
         if called in self.calls:
-            raise node.fail(f"{'.'.join(filter(None, called))} calls itself")
+            raise node.fail(f"{shown(called)} calls itself")
         inner = GraphReader(
             graph,
             self.module,
@@ -396,10 +411,9 @@ class GraphReader:
 
     def finish(self) -> None:
         """Returns the graph's outputs, under their names."""
+        known = self.values.keys() | self.visible()
         for output in self.graph.output:
-            if output.name not in self.values and (
-                self.outer is None or output.name not in self.visible()
-            ):
+            if output.name not in known:
                 raise OnnxError(f"nothing in the model produces the output {output.name!r}")
         values = [self.stored(output) for output in self.graph.output]
         self.module.add_return(*values, names=[output.name for output in self.graph.output])
@@ -415,8 +429,8 @@ class GraphReader:
             return value
         if value.op.name.startswith("unpack_"):
             return value.inputs[0]
-        pack = {4: ops.PackInt4, 2: ops.PackInt2}[dtype.bits] if dtype.is_integer else ops.PackFp4
-        return self.module.add_instruction(pack(), value)
+        _, pack = packing(dtype)
+        return self.module.add_instruction(pack, value)
 
     def inlined(self, graph: onnx.GraphProto) -> tuple[Instruction, ...]:
         """Reads a graph without inputs into this module; its results."""

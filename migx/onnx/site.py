@@ -61,11 +61,13 @@ class Site:
         """An operand as it is in the file, perhaps still to be broadcast or unpacked."""
         return self.graph.value(self.at.inputs[index])
 
-    def input(self, index: int) -> str:
-        """The name of an operand of the type and dims it has in the program; empty for one that is
-        undefined.
+    def input(self, index: int, dtype: DType | None = None) -> str:
+        """The name of an operand of the dims it has in the program, and of its type or another;
+        empty for one that is undefined.
         """
-        return self.graph.whole(self.at.inputs[index])
+        operand = self.at.inputs[index]
+        given = operand.shape.dtype
+        return self.cast(self.graph.whole(operand), given, dtype or given)
 
     def inputs(self, start: int = 0) -> list[str]:
         """The names of all operands from one on."""
@@ -82,16 +84,17 @@ class Site:
         return op.value if type(op) is Literal and not op.replaceable else None
 
     def scalar(self, index: int, dtype: DType | None = None) -> str:
-        """An operand of one element as a scalar of rank 0, in another type if one is given."""
-        name = self.input(index)
-        shape = self.at.inputs[index].shape
-        return self.cast(self.reshaped(name, shape, ()), shape.dtype, dtype or shape.dtype)
+        """An operand of one element as a scalar of rank 0, in its type or another."""
+        return self._single(index, (), dtype)
 
     def vector(self, index: int, dtype: DType | None = None) -> str:
-        """An operand of one element as a list of it, in another type if one is given."""
-        name = self.input(index)
+        """An operand of one element as a list of it, in its type or another."""
+        return self._single(index, (1,), dtype)
+
+    def _single(self, index: int, dims: tuple[int, ...], dtype: DType | None) -> str:
         shape = self.at.inputs[index].shape
-        return self.cast(self.reshaped(name, shape, (1,)), shape.dtype, dtype or shape.dtype)
+        name = self.reshaped(self.input(index), shape, dims)
+        return self.cast(name, shape.dtype, dtype or shape.dtype)
 
     def aligned(self) -> tuple[list[str], Shape]:
         """All operands, which the node that reads them broadcasts; and the shape of its result,

@@ -8,8 +8,8 @@ the program.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from migx.op import Array, Operation
 from migx.ops.builtin import Literal
 from migx.shape import BOOL, I32, I64, Shape
 
+T = TypeVar("T")
 LIMIT = 1024
 """Contents of more elements than this are data, not shapes."""
 
@@ -67,9 +68,8 @@ def evaluated(op: Operation, inputs: Sequence[Instruction]) -> Array | None:
         return None
     if op.name == "convert" and inputs[0].shape.dtype.is_float:
         return _truncated(op, inputs[0])
-    known = [contents(value) for value in inputs]
-    arrays = [array for array in known if array is not None]
-    if len(arrays) < len(known):
+    arrays = _all(map(contents, inputs))
+    if arrays is None:
         return None
     symbolic = any(array.dtype == object for array in arrays)
     if not symbolic and any(True for _ in operations.symbols(op)):
@@ -78,9 +78,7 @@ def evaluated(op: Operation, inputs: Sequence[Instruction]) -> Array | None:
     if not shape.static or shape.dtype not in (I64, I32, BOOL) or int(shape.elements) > LIMIT:
         return None
     if not symbolic:
-        arguments = [Argument(v.shape, a) for v, a in zip(inputs, arrays, strict=True)]
-        result: Array = operations.evaluator(type(op))(op, None, shape, arguments, []).array
-        return result
+        return _computed(op, shape, inputs, arrays)
     function = _ON_SYMBOLS.get(op.name)
     if function is None:
         return None
@@ -88,6 +86,22 @@ def evaluated(op: Operation, inputs: Sequence[Instruction]) -> Array | None:
         return np.asarray(function(op, *arrays), object)
     except DimError:
         return None
+
+
+def _all(values: Iterable[T | None]) -> list[T] | None:
+    """Some values, if every one is known."""
+    every = list(values)
+    known = [value for value in every if value is not None]
+    return known if len(known) == len(every) else None
+
+
+def _computed(
+    op: Operation, shape: Shape, inputs: Sequence[Instruction], arrays: Sequence[Array]
+) -> Array:
+    """What an operation gives on the values of its inputs."""
+    arguments = [Argument(v.shape, a) for v, a in zip(inputs, arrays, strict=True)]
+    result: Array = operations.evaluator(type(op))(op, None, shape, arguments, []).array
+    return result
 
 
 def _truncated(op: Any, value: Instruction) -> Array | None:
@@ -124,9 +138,8 @@ def _fractions(value: Instruction) -> Fractions | None:
         return None if value.op.replaceable else _of_floats(value.op.value.array)
     if value.op.name == "convert" and (held := contents(value.inputs[0])) is not None:
         return np.asarray(held, object), 1
-    known = [_fractions(v) for v in value.inputs]
-    given = [f for f in known if f is not None]
-    if not given or len(given) < len(known):
+    given = _all(map(_fractions, value.inputs))
+    if not given:
         return None
     function = _ON_FRACTIONS.get(value.op.name)
     if function is not None:
@@ -220,15 +233,11 @@ def _constant_value(
         return None
     if not operations.can_evaluate(value.op):
         return None
-    inputs = [constant_value(v, most, known) for v in value.inputs]
-    arrays = [a for a in inputs if a is not None]
-    if len(arrays) < len(inputs):
+    arrays = _all(constant_value(v, most, known) for v in value.inputs)
+    if arrays is None:
         return None
-    arguments = [Argument(v.shape, a) for v, a in zip(value.inputs, arrays, strict=True)]
     try:
-        return operations.evaluator(type(value.op))(
-            value.op, None, value.shape, arguments, []
-        ).array
+        return _computed(value.op, value.shape, value.inputs, arrays)
     except (MigxError, ArithmeticError, MemoryError, ValueError) as error:
         raise EvaluationError(f"cannot evaluate the constant {value!r}: {error}") from error
 

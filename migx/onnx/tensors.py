@@ -36,21 +36,24 @@ _TYPES = {
 }
 
 
+_CODES = {DType.of(ours): int(TensorProto.DataType.Value(name)) for name, ours in _TYPES.items()}
+_DTYPES = {code: dtype for dtype, code in _CODES.items()}
+
+
 def dtype_of(code: int, what: str) -> DType:
     """The element type of an ONNX type code; ``OnnxError`` names what has one that is not
     supported.
     """
-    names = {v: k for k, v in TensorProto.DataType.items()}
-    name = names.get(code, str(code))
-    if name not in _TYPES:
+    if code not in _DTYPES:
+        known = code in TensorProto.DataType.values()
+        name = TensorProto.DataType.Name(code) if known else code
         raise OnnxError(f"{what} has the element type {name}, which is not supported")
-    return DType.of(_TYPES[name])
+    return _DTYPES[code]
 
 
 def code_of(dtype: DType) -> int:
     """The ONNX type code of an element type."""
-    name = next(name for name, ours in _TYPES.items() if ours == dtype.name)
-    return int(TensorProto.DataType.Value(name))
+    return _CODES[dtype]
 
 
 def host_shape(value: onnx.TypeProto, what: str) -> Shape:
@@ -120,9 +123,10 @@ def to_argument(tensor: TensorProto, folder: Path, embedded: Source | None = Non
     shape = shape_of(tensor)
     source = embedded
     if tensor.data_location == TensorProto.EXTERNAL:
-        source = located(external_place(tensor), folder, tensor.name)
-    if source is not None:
+        source = located(external_place(tensor, shape), folder, tensor.name)
+    elif source is not None:
         check_length(tensor, shape, source.length)
+    if source is not None:
         return Argument(shape, source=source)
     if shape.dtype is STR:
         strings = np.array([_decoded(s, tensor.name) for s in tensor.string_data], object)
@@ -161,27 +165,48 @@ def _typed(tensor: TensorProto, shape: Shape) -> np.ndarray[tuple[int, ...], np.
 
 @dataclass(frozen=True)
 class Place:
-    """Where a model says external data lies; without a ``length`` it goes on to the file's end."""
+    """Where external data lies: its file in the model's folder, and which bytes of it."""
 
     location: str
     offset: int
-    length: int | None
+    length: int
 
 
-def external_place(tensor: TensorProto) -> Place:
-    """What a tensor declares of its external data, read by key; no file is looked at."""
+def external_place(tensor: TensorProto, shape: Shape) -> Place:
+    """Where a tensor's external data lies, as it declares, read by key; without a length, which
+    ONNX leaves open, it has the bytes its shape takes. No file is looked at.
+
+    ``OnnxError`` where there is no location, a number is none, or the elements are strings;
+    ``DataError`` where the length is not the shape's.
+    """
     entries = {entry.key: entry.value for entry in tensor.external_data}
     what = f"external data of {tensor.name!r}"
+    if shape.dtype is STR:
+        raise OnnxError(f"{what}: strings stand in the model itself")
     if not entries.get("location"):
         raise OnnxError(f"{what} has no location")
     try:
         offset = int(entries.get("offset", 0))
-        length = int(entries["length"]) if "length" in entries else None
+        length = int(entries.get("length", shape.nbytes))
     except ValueError as error:
         raise OnnxError(f"{what} has an offset or length that is no number: {entries}") from error
-    if offset < 0 or (length is not None and length < 0):
+    if offset < 0 or length < 0:
         raise OnnxError(f"{what} has a negative offset or length: {offset}, {length}")
+    check_length(tensor, shape, length)
     return Place(entries["location"], offset, length)
+
+
+def without_data(shape: Shape, name: str = "") -> TensorProto:
+    """A tensor of a shape whose dims are numbers, still without data."""
+    dims = [int(d) for d in shape.dims]
+    return TensorProto(name=name, data_type=code_of(shape.dtype), dims=dims)
+
+
+def place_outside(tensor: TensorProto, file: str, offset: int, length: int) -> None:
+    """Says that the data of a tensor lies in a file beside the model."""
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, said in (("location", file), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(said))
 
 
 def located(
@@ -198,8 +223,6 @@ def located(
             raise DataError(f"{what}: there is no file {file}")
         known[place.location] = file, file.stat().st_size
     file, size = known[place.location]
-    if length is None:
-        length = max(size - offset, 0)
     if offset + length > size:
         raise DataError(
             f"{what}: {file} has {size} bytes, the tensor is at bytes {offset} to {offset + length}"

@@ -48,10 +48,9 @@ def read_stripped(path: Path) -> Stripped:
     except OSError as error:
         raise OnnxError(f"cannot read {path}: {error.strerror}") from error
     with whole, memoryview(whole) as view:
-        embedded: dict[int, Source] = {}
-        return Stripped(
-            _parsed(view, lambda: b"".join(_model(view, path, embedded)), path), embedded
-        )
+        stripper = _Stripper(view, path)
+        model = _parsed(view, lambda: b"".join(stripper.model()), path)
+        return Stripped(model, stripper.embedded)
 
 
 def stripped_of(model: onnx.ModelProto | bytes) -> Stripped:
@@ -117,62 +116,63 @@ class _Field:
 
 
 def _fields(view: memoryview, at: int, end: int) -> Iterator[_Field]:
+    """The fields of a message; ``IndexError`` where one goes on behind its end."""
     while at < end:
         start = at
-        key, at = _varint(view, at)
+        key, body = _varint(view, at)
         number, wire = key >> 3, key & 7
-        if wire == _VARINT:
-            _, at = _varint(view, at)
+        if wire == _BYTES:
+            length, body = _varint(view, body)
+            at = body + length
+        elif wire == _VARINT:
+            _, at = _varint(view, body)
         elif wire in (_FIXED64, _FIXED32):
-            at += 8 if wire == _FIXED64 else 4
-        elif wire == _BYTES:
-            length, at = _varint(view, at)
-            yield _Field(number, wire, start, at, at + length)
-            at += length
-            if at > end:
-                raise IndexError
-            continue
+            at = body + (8 if wire == _FIXED64 else 4)
         else:
             raise DecodeError(f"no wire type {wire}, at byte {start}")
         if at > end:
             raise IndexError
-        yield _Field(number, wire, start, at, at)
+        yield _Field(number, wire, start, body, at)
 
 
-def _model(view: memoryview, path: Path, embedded: dict[int, Source]) -> Iterator[bytes]:
-    count = [0]
-    for field in _fields(view, 0, len(view)):
-        if field.number == _MODEL_GRAPH and field.wire == _BYTES:
-            yield from _message(_MODEL_GRAPH, list(_graph(view, field, path, embedded, count)))
-        else:
-            yield bytes(view[field.start : field.end])
+class _Stripper:
+    """Goes through a model in a file, and notes in ``embedded`` which raw data it leaves out."""
 
+    def __init__(self, view: memoryview, path: Path) -> None:
+        self.embedded: dict[int, Source] = {}
+        self._view, self._path, self._initializers = view, path, 0
 
-def _graph(
-    view: memoryview, graph: _Field, path: Path, embedded: dict[int, Source], count: list[int]
-) -> Iterator[bytes]:
-    kept = graph.body
-    for field in _fields(view, graph.body, graph.end):
-        if field.number != _GRAPH_INITIALIZER or field.wire != _BYTES:
-            continue
-        raw = next(
-            (
-                f
-                for f in _fields(view, field.body, field.end)
-                if f.number == _TENSOR_RAW_DATA and f.wire == _BYTES
-            ),
-            None,
-        )
-        if raw is not None and raw.end - raw.body >= CUT:
-            embedded[count[0]] = Source(path, raw.body, raw.end - raw.body)
-            yield bytes(view[kept : field.start])
-            yield from _message(
-                _GRAPH_INITIALIZER,
-                [bytes(view[field.body : raw.start]), bytes(view[raw.end : field.end])],
-            )
-            kept = field.end
-        count[0] += 1
-    yield bytes(view[kept : graph.end])
+    def model(self) -> Iterator[bytes]:
+        """What is kept, in pieces."""
+        for field in _fields(self._view, 0, len(self._view)):
+            if field.number == _MODEL_GRAPH and field.wire == _BYTES:
+                yield from _message(_MODEL_GRAPH, list(self._graph(field)))
+            else:
+                yield self._bytes(field.start, field.end)
+
+    def _graph(self, graph: _Field) -> Iterator[bytes]:
+        kept = graph.body
+        for field in _fields(self._view, graph.body, graph.end):
+            if field.number != _GRAPH_INITIALIZER or field.wire != _BYTES:
+                continue
+            raw = self._raw_data(field)
+            if raw is not None and raw.end - raw.body >= CUT:
+                source = Source(self._path, raw.body, raw.end - raw.body)
+                self.embedded[self._initializers] = source
+                yield self._bytes(kept, field.start)
+                pieces = [self._bytes(field.body, raw.start), self._bytes(raw.end, field.end)]
+                yield from _message(_GRAPH_INITIALIZER, pieces)
+                kept = field.end
+            self._initializers += 1
+        yield self._bytes(kept, graph.end)
+
+    def _raw_data(self, tensor: _Field) -> _Field | None:
+        fields = _fields(self._view, tensor.body, tensor.end)
+        found = (f for f in fields if f.number == _TENSOR_RAW_DATA and f.wire == _BYTES)
+        return next(found, None)
+
+    def _bytes(self, start: int, end: int) -> bytes:
+        return bytes(self._view[start:end])
 
 
 def _message(number: int, pieces: list[bytes]) -> Iterator[bytes]:

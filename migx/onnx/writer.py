@@ -114,6 +114,7 @@ class ModelWriter:
         self._initializers: dict[str, Argument | TensorProto] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._counts: dict[str, int] = {}
+        self._end = 0
 
     def proto(self) -> onnx.ModelProto:
         """The whole model. ``OnnxError`` lists what cannot be written."""
@@ -178,45 +179,35 @@ class ModelWriter:
         self._initializers[name] = value
         if isinstance(value, Argument):
             self.require_type(value.shape.dtype)
+        else:
+            value.name = name
         return name
 
     def _tensors(self, read: Collection[str]) -> Iterator[TensorProto]:
-        """The initializers that are read. Bytes that lie in one place are written once."""
+        """The initializers that are read."""
         kept = {name: value for name, value in self._initializers.items() if name in read}
         sizes = [_bytes(v) for v in kept.values() if isinstance(v, Argument)]
         apart = sum(size for size in sizes if size >= LARGE) > EXTERNAL
-        end = 0
         for name, value in kept.items():
-            tensor = _tensor(name, value)
-            if not isinstance(value, Argument):
-                tensor.CopyFrom(value)
-                tensor.name = name
-            elif value.shape.dtype.kind == "string":
+            if isinstance(value, TensorProto):
+                yield value
+                continue
+            tensor = tensors.without_data(value.shape, name)
+            if value.shape.dtype.kind == "string":
                 tensor.string_data.extend(text.encode() for text in value.array.reshape(-1))
             elif not apart or _bytes(value) < LARGE:
                 tensor.raw_data = value.tobytes()
             else:
-                at = -(-end // ALIGNMENT) * ALIGNMENT
-                key = value.source if value.source is not None else id(value)
-                if key not in self.external:
-                    self.external[key], end = (at, value), at + _bytes(value)
-                place_outside(tensor, self.data.name, self.external[key][0], _bytes(value))
+                tensors.place_outside(tensor, self.data.name, self._placed(value), _bytes(value))
             yield tensor
 
-
-def _tensor(name: str, value: Argument | TensorProto) -> TensorProto:
-    """A tensor of a value's type and dims, still without data."""
-    if not isinstance(value, Argument):
-        return TensorProto(name=name)
-    dims = [int(d) for d in value.shape.dims]
-    return TensorProto(name=name, data_type=tensors.code_of(value.shape.dtype), dims=dims)
-
-
-def place_outside(tensor: TensorProto, file: str, offset: int, length: int) -> None:
-    """Says that the data of a tensor lies in a file beside the model."""
-    tensor.data_location = TensorProto.EXTERNAL
-    for key, said in (("location", file), ("offset", offset), ("length", length)):
-        tensor.external_data.add(key=key, value=str(said))
+    def _placed(self, value: Argument) -> int:
+        """Where a value lies beside the model. Bytes that lie in one place are written once."""
+        key = value.source if value.source is not None else id(value)
+        if key not in self.external:
+            at = -(-self._end // ALIGNMENT) * ALIGNMENT
+            self.external[key], self._end = (at, value), at + _bytes(value)
+        return self.external[key][0]
 
 
 def prune(graph: onnx.GraphProto) -> set[str]:

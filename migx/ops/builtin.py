@@ -53,8 +53,8 @@ class Literal(Op):
 
 
 class OnnxExternalWeights(Op):
-    """A weight left out of the program: an ONNX initializer with external data, known by name,
-    place and shape.
+    """A weight left out of the program: an ONNX initializer or ``Constant`` with external data,
+    known by name, place and shape.
 
     It has no meaning until bytes are given, is never evaluated, and differs from every other,
     whatever their shapes.

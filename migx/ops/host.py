@@ -58,9 +58,9 @@ def _evaluator(text: str, version: int) -> Any:
     from onnx.reference import ReferenceEvaluator
 
     node = text_format.Parse(text, onnx.NodeProto())
+    for i, name in enumerate(node.input):  # a name of its own, for a node may read a value twice
+        node.input[i] = name and f"migx.{i}"
     inputs, outputs = ([n for n in names if n] for names in (node.input, node.output))
     opsets = [onnx.helper.make_opsetid(node.domain, version)]
-    function = onnx.helper.make_function(
-        "migx.host", node.op_type, list(dict.fromkeys(inputs)), outputs, [node], opsets
-    )
+    function = onnx.helper.make_function("migx.host", node.op_type, inputs, outputs, [node], opsets)
     return ReferenceEvaluator(function)

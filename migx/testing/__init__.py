@@ -27,7 +27,7 @@ def check_pass(
     its rules.
 
     ``AssertionError`` shows the first failure with the smallest program found for it, or, with
-    ``every_rule``, the rules that no program fired.
+    ``every_rule``, the rules that no program fired and the passes without rules that changed none.
     """
     from migx.manager import Pipeline
     from migx.testing.fuzz import fuzz, subjects_for
@@ -35,8 +35,10 @@ def check_pass(
     pipeline = Pipeline.of(given if isinstance(given, Pipeline | str) else [given])
     report = fuzz(subjects_for([pipeline]), programs=programs, seed=seed, enough=1)
     _expect_none(report)
-    if every_rule and report.silent:
-        raise AssertionError(f"no program fired {', '.join(report.silent)}")
+    if every_rule and (report.silent or report.idle):
+        told = [f"fired {name}" for name in report.silent]
+        told += [f"was changed by {name}, which has no rules to draw for" for name in report.idle]
+        raise AssertionError(f"no program {', '.join(told)}")
     return report
 
 

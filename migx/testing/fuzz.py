@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from migx import plugins
+from migx.binding import sizes_of
 from migx.debug.bisect import NothingWrong
 from migx.debug.case import Case
 from migx.debug.reduce import reduced_case
@@ -21,12 +22,13 @@ from migx.manager import Pipeline
 from migx.pipeline import Approximation
 from migx.program import Program
 from migx.rewrite import EventLog
+from migx.specialise import bound
 from migx.target import Target, get_target, passes_for
 from migx.testing.draws import Dice
 from migx.testing.law import check_law
 from migx.testing.oracles import Inputs, Trial, Violation, rules_of, run_on_ref
 from migx.testing.patterns import draw_match, names_in
-from migx.testing.programs import Drawn, draw_program
+from migx.testing.programs import Drawn, draw_program, features
 from migx.testing.values import poisoned, special
 
 ROUND_TRIPS = 8
@@ -57,8 +59,8 @@ class Failure:
 @dataclass
 class Report:
     """What fuzzing came to: ``fired`` counts the rewrites of each rule, ``features`` what the
-    programs held, ``silent`` are the rules that no program fired, ``left`` the subjects that were
-    left alone for their failures.
+    programs held, ``silent`` are the rules that no program fired, ``idle`` the passes without rules
+    that changed no program, ``left`` the subjects that were left alone for their failures.
     """
 
     programs: int = 0
@@ -67,6 +69,7 @@ class Report:
     features: Counter[str] = field(default_factory=Counter)
     fired: Counter[str] = field(default_factory=Counter)
     silent: list[str] = field(default_factory=list)
+    idle: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
@@ -103,8 +106,10 @@ class Subject:
             p.name: tuple(dict.fromkeys(n for r in rules_of(p) for n in names_in(r.pattern)))
             for p in passes
         }
+        self.without_rules = {p.name for p in passes if not rules_of(p)}
         self.tried: Counter[str] = Counter()
         self.fired: Counter[str] = Counter()
+        self.changing: set[str] = set()
         self.failed = 0
 
     def __str__(self) -> str:
@@ -123,7 +128,7 @@ class Subject:
                 drawn.inputs = inputs
         # What is stated by a number is within range at the sizes drawn, and nowhere else surely.
         drawn.others = [self._others(o, dice) for o in drawn.others if self.special]
-        return drawn
+        return _bound(drawn, drawn.others[0]) if drawn.others and dice.chance(0.4) else drawn
 
     def _others(self, inputs: Inputs, dice: Dice) -> Inputs:
         """Inputs of other sizes, one in two with what ``values`` makes of them."""
@@ -162,6 +167,7 @@ class Subject:
         elif self.target is None:
             changed = trial.passes(self.pipeline, log)
             self.fired.update(f"{e.pass_name}.{e.rule}" for e in log.events if e.rule)
+            self.changing |= {e.pass_name for e in log.events}
         else:
             trial.target(self.target)
         if full:
@@ -180,6 +186,20 @@ class Subject:
         except Exception as error:  # noqa: BLE001 - whatever a pass raises is what is looked for
             return error
         return None
+
+
+def _bound(drawn: Drawn, inputs: Inputs) -> Drawn:
+    """The program at the sizes of other inputs alone, which it then has for its dims; as it is
+    where it refuses them.
+    """
+    given = drawn.program.main.parameters.items()
+    try:
+        sizes = sizes_of((name, p.shape, inputs[name].shape) for name, p in given)
+        made = bound(drawn.program, sizes)
+        run_on_ref(made, inputs, made)
+    except MigxError:
+        return drawn
+    return Drawn(made, dict(inputs), features(made))
 
 
 def fuzz(
@@ -213,8 +233,11 @@ def fuzz(
     report.seconds = time.perf_counter() - start
     for subject in listed:
         report.fired += subject.fired
-    rules = [name for subject in listed if not subject.law for name in subject.rules]
-    report.silent = sorted({name for name in rules if not report.fired[name]})
+    held = [subject for subject in listed if not subject.law]
+    rules = {name for subject in held for name in subject.rules}
+    report.silent = sorted(name for name in rules if not report.fired[name])
+    without = {name for subject in held for name in subject.without_rules}
+    report.idle = sorted(without.difference(*(subject.changing for subject in held)))
     return report
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from migx.argument import Argument
-from migx.compiler import finalize
+from migx.debug.case import traced_on_ref
 from migx.errors import MigxError
 from migx.manager import Pass, PassManager, Pipeline
 from migx.observers import Verify
@@ -19,7 +19,6 @@ from migx.rewrite import EventLog, Rule, RuleSet
 from migx.serialize import load, save
 from migx.target import CompileOptions, Target, get_target, passes_for
 from migx.testing.bounds import NONE, Approximations, Bound, ElementBounds, compare
-from migx.weights.epochs import LiveWeights
 
 Inputs = Mapping[str, Argument]
 Outputs = list[tuple[Argument, Bound]]
@@ -58,7 +57,7 @@ class Trial:
             yield inputs, outputs
 
     def passes(self, pipeline: Pipeline, log: EventLog | None = None) -> bool:
-        """Checks that passes leave a program that verifies, gives the same, has no larger
+        """Checks that passes leave a program that verifies, takes and gives the same, has no larger
         constants, and is the same each time; and that one pass or group run again finds nothing
         more to do, which a list of several may. Says whether they changed anything.
         """
@@ -70,6 +69,7 @@ class Trial:
             if after != self.program:
                 raise Violation("reports changes", f"{pipeline} changed what it says it did not")
             return False
+        self._expect_signature(after, pipeline)
         if len(pipeline) == 1 and _run(again, pipeline):
             raise Violation("idempotent", f"{pipeline} changes something when run again")
         self._expect_small(after, pipeline)
@@ -104,6 +104,22 @@ class Trial:
             save(self.program, path)
             if load(path) != self.program:
                 raise Violation("file", "the .mxr file holds another program")
+
+    def _expect_signature(self, after: Program, pipeline: Pipeline) -> None:
+        before, made = _inputs_of(self.program), _inputs_of(after)
+        if made != before:
+            raise Violation(
+                "same inputs",
+                f"{pipeline} leaves the inputs {made} where there were {before}; callers give what "
+                "they gave before: convert behind an input, and keep one that nothing reads",
+            )
+        names, left = self.program.main.output_names, after.main.output_names
+        if left != names:
+            raise Violation(
+                "same outputs",
+                f"{pipeline} leaves the outputs {', '.join(left)} where there were "
+                f"{', '.join(names)}; callers read what they read before",
+            )
 
     def _expect_small(self, after: Program, pipeline: Pipeline) -> None:
         before, made = _constant_bytes(self.program), _constant_bytes(after)
@@ -163,20 +179,18 @@ def run_on_ref(
     """What a program gives as it stands, with its bounds; literals that ``given`` does not have
     count as rounded.
     """
-    ref = get_target("ref")
-    context = ref.get_context()
-    finalize(program, context)
-    executable = ref.make_executable(program, context)
     bounds = ElementBounds(program, inputs, given, approximations)
-    weights = LiveWeights(program.weights, context)
-    weights.start()
-    with weights.reading() as slots:
-        results = executable.trace(dict(inputs), bounds, slots)  # type: ignore[attr-defined]
+    results = traced_on_ref(program, inputs, bounds)
     return [(r, bounds.of(at)) for r, at in zip(results, program.main.outputs, strict=True)]
 
 
 def _run(program: Program, pipeline: Pipeline, log: EventLog | None = None) -> bool:
     return PassManager(program, [Verify()], log).run(pipeline)
+
+
+def _inputs_of(program: Program) -> str:
+    named = program.main.parameters.items()
+    return f"({', '.join(f'{name}: {p.shape.text}' for name, p in named)})"
 
 
 def _constant_bytes(program: Program) -> int:

@@ -40,6 +40,15 @@ LARGEST = 1e3
 MANY = 512
 """Elements a value has at most."""
 
+LONG = 100
+"""Instructions of which main may keep those that nothing reads: more were mostly tried in vain."""
+
+UNUSED = 2
+"""Inputs that nothing reads a program mostly has at most: what was tried in vain leaves many."""
+
+TRIES = 6
+"""Operations that are tried for the result of one."""
+
 
 @dataclass
 class Drawn:
@@ -80,10 +89,14 @@ class Author:
         """The program that returns some values, mostly without what is not needed for them."""
         main = self.program.main
         main.add_return(*outputs)
-        if self.dice.chance(0.9):
+        if self.dice.chance(0.9) or len(main) > LONG:
             for module in list(self.program.modules.values()):
                 remove_dead_code(module)
             remove_dead_modules(self.program)
+            # Those that symbols have their sizes from come first.
+            unused = [p for p in main.parameters.values() if not p.users]
+            for parameter in unused[len(self.symbols) + UNUSED :]:
+                main.remove_instruction(parameter)
         inputs = {name: self.data[p] for name, p in main.parameters.items()}
         found = features(self.program)
         found["empty"] = sum(v.shape.elements == 0 for v in inputs.values() if not v.shape.parts)
@@ -95,7 +108,8 @@ class Author:
     def inputs_at(self, sizes: Sizes) -> dict[str, Argument]:
         """Inputs of other sizes."""
         found = dict[str, Argument]()
-        for name, want in self.wanted.items():
+        for name in self.program.main.parameters:
+            want = self.wanted[name]
             shape = want.shape.bind(sizes)
             found[name] = Argument(shape, self.array(shape, want))
         return found
@@ -124,13 +138,11 @@ class Author:
         made = self.result(want.shape, depth)
         return self.leaf(want) if made is None else made
 
-    def result(
-        self, like: Shape, depth: int, names: Sequence[str] = (), tries: int = 6
-    ) -> Instruction | None:
+    def result(self, like: Shape, depth: int, names: Sequence[str] = ()) -> Instruction | None:
         """The result of an operation, of some names where they are given; None where none made
         one.
         """
-        for _ in range(tries):
+        for _ in range(TRIES):
             kept = self.kept.get(like.text)
             if kept is not None and self.dice.chance(0.3) and not names:
                 op, wants = kept
@@ -139,7 +151,7 @@ class Author:
                 if name in WHOLE:
                     if like.parts or depth < 2:
                         continue
-                    made = self.choice(like, depth) if name == "if" else self.motif(name, like)
+                    made = self.whole(name, like, depth)
                     if made is not None:
                         return made
                     continue
@@ -158,6 +170,11 @@ class Author:
         if self.focus and self.dice.chance(0.6):
             return self.focus
         return COMMON if self.dice.chance(0.6) else (*drawable(), *WHOLE)
+
+    def whole(self, name: str, like: Shape, depth: int) -> Instruction | None:
+        """What stands for several instructions, of a shape; None where it cannot have it."""
+        control = {"if": self.choice, "loop": self.repetition, "scan": self.scanning}
+        return control[name](like, depth) if name in control else self.motif(name, like)
 
     def motif(self, name: str, like: Shape) -> Instruction | None:
         """A piece of a model that has a shape; None where it cannot have it."""
@@ -305,8 +322,6 @@ class Author:
     def choice(self, like: Shape, depth: int) -> Instruction | None:
         """One result of an ``if``."""
         self.left -= 1
-        if self.dice.chance(0.3) and not self.symbols:
-            return self.dice.one_of((self.repetition, self.scanning))(like, depth)
         other = [like] if self.dice.chance(0.7) else [like, self.shape()]
         condition = self.value(Want(Shape(BOOL, ())), 1)
         wants = [Want(s.as_standard()) for s in other]
@@ -324,7 +339,10 @@ class Author:
         return made
 
     def repetition(self, like: Shape, depth: int) -> Instruction | None:
-        """A ``loop`` that carries a value along."""
+        """A ``loop`` that carries a value along; None in a program with symbols."""
+        if self.symbols:
+            return None
+        self.left -= 1
         trip = self.literal(Argument.of(np.array(self.dice.some(0, 3), np.int64)))
         going = self.literal(Argument.of(np.array(True)))
         first = self.value(Want(like.as_standard()), depth - 1)
@@ -340,7 +358,12 @@ class Author:
         return None if made is None else self.apply(ops.GetTupleElem(0), [made])
 
     def scanning(self, like: Shape, depth: int) -> Instruction | None:
-        """The last state, or the stacked results, of a ``scan`` over the rows of a value."""
+        """The last state, or the stacked results, of a ``scan`` over the rows of a value; None in
+        a program with symbols.
+        """
+        if self.symbols:
+            return None
+        self.left -= 1
         stacks = like.rank > 0 and like.dims[0] != 0 and self.dice.chance(0.5)
         length = like.dims[0] if stacks else self.dice.some(1, 3)
         state = self.shape().as_standard() if stacks else like.as_standard()
@@ -373,7 +396,7 @@ class Author:
         return module
 
 
-WHOLE = ("if", "if", "if", *MOTIFS)
+WHOLE = ("if", "if", "if", "loop", "loop", "scan", "scan", *MOTIFS)
 """What stands for several instructions."""
 
 COMMON = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import ml_dtypes
@@ -14,7 +15,8 @@ from migx.testing.draws import Dice
 
 def special(inputs: Mapping[str, Argument], dice: Dice) -> dict[str, Argument]:
     """Inputs with some of their floats replaced: by infinities, NaN or zeros of either sign, or
-    numbers so large that their squares are out of range, or so small that these are 0.
+    numbers so large that their squares, or only their exponentials, are out of range, or so small
+    that these are 0.
     """
     return {name: _replaced(value, dice) for name, value in inputs.items()}
 
@@ -50,5 +52,7 @@ def _replaced(value: Argument, dice: Dice) -> Argument:
 
 def _kinds(dtype: DType) -> tuple[tuple[float, ...], ...]:
     # With 0.8 of the exponents there is room for sums, and for factors that are no inputs.
-    large = float(ml_dtypes.finfo(dtype.numpy).max) ** 0.8  # type: ignore[no-untyped-call]
-    return (np.inf, -np.inf), (np.nan,), (0.0, -0.0), (large, -large), (1 / large, -1 / large)
+    most = float(ml_dtypes.finfo(dtype.numpy).max)  # type: ignore[no-untyped-call]
+    large, steep = most**0.8, 1.2 * math.log(most)
+    numbers = (np.inf, -np.inf), (0.0, -0.0), (large, -large), (1 / large, -1 / large)
+    return *numbers, (steep, -steep), (np.nan,)

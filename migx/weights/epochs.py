@@ -338,8 +338,8 @@ class Update:
         strict: bool = True,
         convert: bool = False,
     ) -> None:
-        """Gives many weights values: from a dict, a folder of external data, or a safetensors
-        file.
+        """Gives many weights values: from a dict, a folder of external data, a ``.safetensors`` or
+        ``.npz`` file, or the ``.safetensors.index.json`` of several.
 
         A dict may have some of the weights; a folder or a file has them all and nothing else, or a
         ``WeightError`` names what is missing and what is left over. ``strict=False`` takes what

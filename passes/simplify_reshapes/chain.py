@@ -58,6 +58,17 @@ class Window:
         return after - self.step + 1
 
     @property
+    def is_said(self) -> bool:
+        """Whether a slice up to the end, and then a step, leave ``count`` for all one can tell."""
+        return (self.end - self.start + (self.step - 1)) // self.step == self.count
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the axis is as long as the slice needs, even where nothing is taken."""
+        gaps = self.end - self.start, self.extent - self.end
+        return all(dim.bounds(gap)[0] >= 0 for gap in gaps)
+
+    @property
     def whole(self) -> bool:
         return self.start == 0 and self.step == 1 and self.end == self.extent
 
@@ -105,10 +116,15 @@ def chain_of(index: IndexMap) -> tuple[Operation, ...] | None:
 
 
 def _ways(index: IndexMap) -> Iterator[Chain]:
-    """The ways to write a map, the empty one first where it is one of them."""
+    """The ways to write a map, the empty one first where it is one of them. Where the result may be
+    of no elements, only those whose slices are sure to lie within the axes then.
+    """
+    full = dim.bounds(dim.product(index.dims))[0] >= 1
     for apart in (False, True):
-        if (runs := _runs(index, apart)) is not None:
-            taken = _taken([w for run in runs for w in run.windows], index.source)
+        runs = _runs(index, apart)
+        windows = [w for run in runs or () for w in run.windows]
+        if runs is not None and all(w.is_said and (full or w.is_there) for w in windows):
+            taken = _taken(windows, index.source)
             yield from ([*taken, *moved] for moved in _arranged(runs, index.axes))
             yield from _early(runs, index) if apart else ()
 

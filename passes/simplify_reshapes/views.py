@@ -30,8 +30,9 @@ def nested_shape_transforms(at: Cursor, last: Instruction) -> Instruction | None
         path = path_to(last)  # of one alone, that it has no chain says that it has no map
     if not path or goes_on(path):
         return None
+    made = None
     for i, first in enumerate(path):
-        if i and path[i - 1].use_count == 1:
+        if made is not None and path[i - 1].use_count == 1:
             continue  # no better place to begin than the one before it
         made = chain_for(path[i:])
         if made is not None and gains(made, path[i:]):

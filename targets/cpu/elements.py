@@ -16,7 +16,7 @@ import numpy as np
 from migx.op import Operation
 from migx.ops.quantization import limits
 from migx.shape import BF16, BOOL, F16, DType
-from migx.targets.cpu import emit, vector_math
+from migx.targets.cpu import division, emit, vector_math
 from migx.targets.cpu.emit import F32, F64, I1, I16, I32, Function, Type, Value
 from migx.targets.cpu.kernel import memory_of, type_of
 from migx.targets.cpu.machine import Machine
@@ -143,42 +143,6 @@ def _extreme(greater: bool) -> Emit:
     return lambda f, op, v, t, r: extreme(f, greater, v[0], v[1], r)
 
 
-def quotient(f: Function, x: Value, y: Value, dtype: DType) -> Value:
-    """Of integers truncated, and 0 where y is 0; the least over -1 wraps."""
-    if dtype.is_float:
-        return x / y
-    zero = f.compare("eq", y, 0)
-    if dtype.kind == "uint":
-        return f.select(zero, 0 * x, f.op("udiv", x, f.select(zero, 1, y)))
-    back = f.compare("eq", y, -1)
-    safe = f.op("sdiv", x, f.select(zero | back, 1, y))
-    return f.select(zero, 0 * x, f.select(back, -x, safe))
-
-
-def _remainder(f: Function, x: Value, y: Value, dtype: DType) -> Value:
-    """With the sign of x; 0 of integers where y is 0."""
-    if dtype.is_float:
-        return f.op("frem", x, y)
-    if dtype.kind == "uint":
-        zero = f.compare("eq", y, 0)
-        return f.select(zero, 0 * x, f.op("urem", x, f.select(zero, 1, y)))
-    none = f.compare("eq", y, 0) | f.compare("eq", y, -1)
-    return f.select(none, 0 * x, f.op("srem", x, f.select(none, 1, y)))
-
-
-def _mod(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
-    rest = _remainder(f, v[0], v[1], r)
-    if r.kind == "uint":
-        return rest
-    other = (rest < 0) ^ (v[1] < 0)
-    if not r.is_float:
-        return f.select(f.compare("ne", rest, 0) & other, rest + v[1], rest)
-    moved = f.select(other, rest + v[1], rest)
-    none = f.intrinsic("copysign", f.const(rest.type, 0.0), v[1])
-    exact = f.select(f.compare("eq", rest, 0), none, moved)
-    return f.select(f.compare("ne", rest, rest), rest, exact)
-
-
 def _sign(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
     (x,) = v
     zero = f.const(x.type, 0)
@@ -245,13 +209,19 @@ def _pow(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType)
 
 
 def _convert(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
-    """As numpy does: to bool by != 0, floats truncated, integers wrapped."""
+    """As numpy does: to bool by != 0, floats truncated, integers wrapped. What becomes f16 or bf16
+    is rounded to it here, though arithmetic goes on in f32: that is what was asked for.
+    """
     (x,), (given,) = v, t
     if r is BOOL:
         return x if given is BOOL else f.compare("ne", x, 0)
     if given.is_float and r.is_integer:
         return _truncated(f, x, r)
-    return f.cast(x, computing(r), signed=given.is_float or _signed(given))
+    made = f.cast(x, computing(r), signed=given.is_float or _signed(given))
+    if r not in (F16, BF16) or given.bits <= 8:
+        return made
+    once = x if r is F16 and x.type.one == F64 else made
+    return loaded(f, stored(f, once, r), r)
 
 
 def _bit_cast(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
@@ -273,10 +243,15 @@ def _quantize(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: D
         steps = _steps(f, x, scale.number or 0, low - nothing, high - nothing)
     else:
         offset = f.cast(zero, x.type.one)
-        steps = f.intrinsic("rint", x / scale)
-        steps = f.minimum(f.maximum(steps, low - offset), high - offset)
+        steps = _within(f, x / scale, low - offset, high - offset)
     whole = f.call(f"llvm.lrint.{wide.suffix}.{steps.type.suffix}", wide, steps) + zero
     return f.cast(f.select(f.compare("ne", steps, steps), 0, whole), computing(r))
+
+
+def _within(f: Function, x: Value, low: Value, high: Value) -> Value:
+    """A number, or the limit it is beyond; NaN, which no limit is, stays. One instruction each."""
+    above = f.select(f.compare("gt", low, x), low, x)
+    return f.select(f.compare("lt", high, above), high, above)
 
 
 def _is_usual(scale: Value) -> bool:
@@ -334,11 +309,11 @@ TABLE: dict[str, Emit] = {
     "clip": _clip,
     "convert": _convert,
     "dequantizelinear": _dequantize,
-    "div": lambda f, op, v, t, r: quotient(f, v[0], v[1], r),
+    "div": lambda f, op, v, t, r: division.quotient(f, v[0], v[1], r),
     "elu": _elu,
     "equal": _compared("eq"),
     "floor": _unary("floor"),
-    "fmod": lambda f, op, v, t, r: _remainder(f, v[0], v[1], r),
+    "fmod": lambda f, op, v, t, r: division.remainder(f, v[0], v[1], r),
     "greater": _compared("gt"),
     "greater_or_equal": _compared("ge"),
     "identity": lambda f, op, v, t, r: v[0],
@@ -352,7 +327,7 @@ TABLE: dict[str, Emit] = {
     "logical_xor": _bits("xor"),
     "max": _extreme(True),
     "min": _extreme(False),
-    "mod": _mod,
+    "mod": lambda f, op, v, t, r: division.modulo(f, v[0], v[1], r),
     "mul": _binary("mul"),
     "nearbyint": _unary("rint"),
     "neg": lambda f, op, v, t, r: -v[0],

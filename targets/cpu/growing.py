@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from migx import dim
 from migx import op as operations
 from migx.argument import Argument
@@ -18,6 +16,7 @@ from migx.binding import Sizes
 from migx.dim import Dim
 from migx.errors import InputError
 from migx.ir import Instruction
+from migx.ops.layout import along
 from migx.targets.cpu import control
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.outline import Outline, Writer
@@ -91,7 +90,7 @@ class Counted:
         self.piece.run(values, {**sizes, self.length: most + 1}, call)
         room = values.pop(self.at).array
         count = int(room.reshape(-1)[-1])
-        values[self.at] = Argument.of(np.array(room.take(range(count), self.axis)))
+        values[self.at] = Argument.of(room[along(room.ndim, (self.axis,), [slice(count)])].copy())
         return {**sizes, self.length: count}
 
 

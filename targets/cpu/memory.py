@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from migx.errors import EvaluationError
+from migx.errors import EvaluationError, InputError
 from migx.planning import ALIGNMENT
 from migx.shape import Shape
 
@@ -73,7 +73,9 @@ def viewed(memory: NDArray[np.uint8], shape: Shape) -> NDArray[Any]:
 
 
 def laid_out(array: NDArray[Any], shape: Shape) -> NDArray[Any]:
-    """The array, if its elements lie as the static shape says, else a copy that does."""
+    """The array, if its elements lie as the static shape says, else a copy that does. Raises
+    ``InputError`` where by the shape some share their memory and are not the same.
+    """
     strides = Layout.of_shape(shape).strides
     if shape.dtype.is_packed or all(
         d == 1 or a == b for d, a, b in zip(array.shape, array.strides, strides, strict=True)
@@ -81,4 +83,6 @@ def laid_out(array: NDArray[Any], shape: Shape) -> NDArray[Any]:
         return array
     made = viewed(aligned(int(shape.nbytes)), shape)
     made[...] = array
+    if int(shape.element_space) < int(shape.elements) and made.tobytes() != array.tobytes():
+        raise InputError(f"what is given for {shape} has other elements where it repeats some")
     return made

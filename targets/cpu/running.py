@@ -313,9 +313,11 @@ class Run:
         self, at: Instruction, op: Operation, shape: Shape, captured: Sequence[Instruction]
     ) -> Sizes:
         """Runs the instruction that the next piece waits for, whose operation and shape are bound
-        as far as they can be, and gives the sizes known by its result.
+        as far as they can be, and gives the sizes known by its result, which is put into memory of
+        its own; an object may hold what it is made of, so that is done to this.
         """
-        result = self.evaluate(at, op, shape, captured, lasting=True)
+        holds = not all(map(is_memory, shape.parts or (shape,)))
+        result = self.evaluate(at, op, shape, captured, lasting=holds)
         try:
             result = own(result)
         except MemoryError as error:

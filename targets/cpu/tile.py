@@ -173,12 +173,18 @@ class Matrix:
 
 def apart(f: Function, first: Value, step: Value, vector: Type, mask: Value | None) -> Value:
     """Elements a step apart, from an address on; only those of a mask. They are read in one go
-    where they are neighbours, which of a step that is not known is asked at run time.
+    where they are neighbours, from the back too, which of a step that is not known is asked at run
+    time.
     """
     if step.number == 0:
         return f.splat(f.load(first, vector.one), vector.lanes)
     if step.number == 1:
         return f.load(first, vector, mask=mask)
+    if step.number == -1:
+        order = range(vector.lanes)[::-1]
+        turned = None if mask is None else f.shuffle(mask, mask, order)
+        many = f.load(f.element(first, 1 - vector.lanes, vector.one), vector, mask=turned)
+        return f.shuffle(many, many, order)
     places = f.iota(I64.times(vector.lanes)) * step
     if step.number is not None:
         return f.gather(first, places, vector.one, mask)

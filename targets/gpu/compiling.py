@@ -22,9 +22,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
-from typing import Any
+from typing import Any, Protocol
 
 from migx import kept
+from migx.dim import Extent
 from migx.errors import TargetError
 from migx.targets.gpu.architectures import Architecture, architecture
 from migx.targets.gpu.resources import spilled
@@ -41,6 +42,23 @@ BLACKWELL = 100
 _COMMAND = "from migx.targets.gpu.compiling import serve; serve()"
 
 
+class Written(Protocol):
+    """A kernel's text, and what is known of how it is launched."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def pointers(self) -> tuple[str, ...]: ...
+    @property
+    def words(self) -> tuple[Extent, ...]: ...
+    @property
+    def turns(self) -> Extent: ...
+    @property
+    def warps(self) -> int: ...
+    @property
+    def stages(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class Request:
     """What decides a binary. ``aligned`` are the operands that begin at multiples of 16 bytes."""
@@ -52,6 +70,13 @@ class Request:
     warps: int
     stages: int
     arch: str
+
+    @classmethod
+    def of(cls, kernel: Written, aligned: tuple[int, ...], arch: str) -> Request:
+        """What decides the binary of a kernel; the number of a turn is one word more."""
+        words = len(kernel.words) + (kernel.turns != 0)
+        how = aligned, kernel.warps, kernel.stages, arch
+        return cls(kernel.source, kernel.pointers, words, *how)
 
     @property
     def key(self) -> str:

@@ -18,13 +18,13 @@ from typing import Any
 from migx.argument import Argument
 from migx.op import Operation
 from migx.shape import BF16, BOOL, F16, F32, DType
+from migx.targets.gpu.functions import LOG2_E
 from migx.targets.gpu.narrow import FORMATS, is_narrow, rounded
 from migx.targets.gpu.text import COMPUTING, STORED, storable
 
 Emit = Callable[[Any, Sequence[str], Sequence[DType], DType], str]
 """An operation on operands of some element types, for a result of one."""
 ALL = "tl.PropagateNan.ALL"
-LOG2_E = math.log2(math.e)
 
 
 def has(op: Operation, operands: Sequence[DType], result: DType) -> bool:
@@ -125,11 +125,13 @@ def reciprocal_square_root(x: str, dtype: DType) -> str:
 
 
 def exponential(x: str, dtype: DType) -> str:
-    """The power of e. For types of 16 bits it is one of two, which GPUs have, but none below the
-    normal numbers of f32: what may be there is the square of its root.
+    """The power of e, as one of two, which GPUs have, but none below the normal numbers of f32:
+    what may be there is the square of its root.
     """
-    if dtype.bits > 16:
+    if dtype.bits > 32:
         return f"tl.exp({x})"
+    if dtype.bits == 32:
+        return f"exp_f32({x})"
     if dtype is F16:
         return f"tl.exp2({x} * {LOG2_E!r})"
     root = f"tl.exp2({x} * {LOG2_E / 2!r})"
@@ -284,6 +286,14 @@ def _pow(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
     return f"tl.where({one}, 1.0, {signed}).to({COMPUTING[r.name]})"
 
 
+def _nearbyint(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+    """The nearest integer; a zero has the sign of what it comes from."""
+    if not r.is_float:
+        return v[0]
+    near = nearest(v[0])
+    return f"tl.where({near} == 0, {v[0]} * 0.0, {near})"
+
+
 def _sign(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
     (x,) = v
     if r.kind == "uint":
@@ -408,7 +418,7 @@ TABLE: dict[str, Emit] = {
     "min": lambda op, v, t, r: extreme(False, v[0], v[1], r),
     "mod": _remainder(True),
     "mul": _binary("*"),
-    "nearbyint": lambda op, v, t, r: nearest(v[0]) if r.is_float else v[0],
+    "nearbyint": _nearbyint,
     "neg": lambda op, v, t, r: f"(-{v[0]})" if r.kind != "uint" else f"(0 - {v[0]})",
     "not": _opposite,
     "pow": _pow,

@@ -106,20 +106,12 @@ class GpuExecutable:
         return module is self.program.main and not self.target.offload_copy and tensor
 
     def _requests(self, arch: str) -> dict[Instruction, Request]:
-        made = {}
-        for module in self.pieces:
-            for at in module:
-                if isinstance(op := at.op, CodeObject):
-                    made[at] = Request(
-                        op.source,
-                        op.pointers,
-                        len(op.words) + (op.turns != 0),
-                        op.aligned,
-                        op.warps,
-                        op.stages,
-                        arch,
-                    )
-        return made
+        every = [at for module in self.pieces for at in module]
+        return {
+            at: Request.of(at.op, at.op.aligned, arch)
+            for at in every
+            if isinstance(at.op, CodeObject)
+        }
 
     def _compile(self) -> None:
         """Has every kernel compiled, for each architecture that is wanted, and loads those of the

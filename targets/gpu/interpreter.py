@@ -111,7 +111,8 @@ def _mend() -> None:
     """Gives the interpreter bf16 that is rounded to the nearest and multiplied as numbers: it holds
     bf16 as integers, cuts off what does not fit, and would multiply these. And tells it that what a
     comparison gives are single bits, which it forgets when it spreads one over a tile. And lets
-    loops end at words: Triton 3.6 makes a number of an array of one, which numpy has no more.
+    loops end at words: Triton 3.6 makes a number of an array of one, which numpy has no more. And
+    products that are fused with a sum, and rounded with that.
     """
     import ml_dtypes
     import triton.language as tl
@@ -138,6 +139,10 @@ def _mend() -> None:
         made = binary(self, x, y, op)
         return TensorHandle(made.data, tl.int1) if made.data.dtype == np.bool_ else made
 
+    def fused(self: Any, x: Any, y: Any, z: Any) -> Any:
+        wide = x.data.astype(np.float64) * y.data + z.data  # of f32, the product is exact there
+        return TensorHandle(wide.astype(x.data.dtype), x.dtype)
+
     patched = interpreter._patch_lang_tensor
 
     def counting(tensor: Any, scope: Any) -> None:
@@ -146,7 +151,7 @@ def _mend() -> None:
 
     interpreter._patch_lang_tensor = counting
     InterpreterBuilder.cast_impl, InterpreterBuilder.create_dot = rounding, multiplied
-    InterpreterBuilder.binary_op = compared
+    InterpreterBuilder.binary_op, InterpreterBuilder.create_fma = compared, fused
 
 
 @cache

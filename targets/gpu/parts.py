@@ -2,9 +2,9 @@
 units.
 
 Such a kernel takes two turns. In the first each program adds up its part of the depth and leaves
-the sums in scratch; in the second it adds up the sums of all parts, in their order, for a piece of
-the tile that is its own. So nobody waits for another within a launch, and bits do not depend on who
-is done first.
+the sums in scratch; in the second as many of them as divide the tile add up the sums of all parts,
+in their order, each for a piece of the tile that is its own. So nobody waits for another within a
+launch, and bits do not depend on who is done first.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ class Parts:
         self.writer, self.count, self.dims = writer, tile.parts, dims
         self.turns = 2 if self.count > 1 else 0
         self.depth, self.step = depth, tile.depth
-        down = min(self.count, tile.rows)
-        self.across = self.count // down
+        self._pieces = 1 << (self.count.bit_length() - 1)
+        down = min(self._pieces, tile.rows)
+        self.across = self._pieces // down
         self.piece = tile.rows // down, tile.columns // self.across
         self.cell, self.number = writer.program, Expr("0", number=0)
         if self.count > 1:
@@ -50,6 +51,13 @@ class Parts:
         begin = w.let(self.number * length)
         end = w.let(Expr(f"tl.minimum({(begin + length).text}, {depth})"))
         return w.loop(end, self.step, begin)
+
+    def second(self) -> AbstractContextManager[None]:
+        """What follows the block of the first turn: the second, of programs that have a piece."""
+        all_have = self._pieces == self.count
+        return self.writer.block(
+            "else:" if all_have else f"elif {self.number.text} < {self._pieces}:"
+        )
 
     def corner(self, row: Expr, column: Expr) -> tuple[Expr, Expr]:
         """Where the piece of this program begins, of a tile that begins at a row and a column."""

@@ -185,19 +185,19 @@ class _Lowering:
         shapes = (*results(at), *kernel.scratch)
         writes = [module.insert_instruction(at, Allocate(s), origins=at.origins) for s in shapes]
         op = CodeObject(
-            kernel.name,
-            kernel.source,
-            kernel.grid,
-            kernel.pointers,
-            kernel.words,
-            tuple(i for i, v in enumerate((*reads, *writes)) if is_aligned(v)),
-            kernel.warps,
-            kernel.stages,
-            len(results(at)),
-            kernel.flops,
-            agreements(at),
-            kernel.turns,
-            len(kernel.scratch),
+            kernel=kernel.name,
+            source=kernel.source,
+            grid=kernel.grid,
+            pointers=kernel.pointers,
+            words=kernel.words,
+            aligned=tuple(i for i, v in enumerate((*reads, *writes)) if is_aligned(v)),
+            warps=kernel.warps,
+            stages=kernel.stages,
+            outputs=len(results(at)),
+            flops=kernel.flops,
+            equal=agreements(at),
+            turns=kernel.turns,
+            scratch=len(kernel.scratch),
         )
         self.made_there.add(at)
         self.device[at] = module.insert_instruction(at, op, *reads, *writes, origins=at.origins)

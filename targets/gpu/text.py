@@ -26,6 +26,7 @@ from migx import dim
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.shape import BOOL, OPTIONAL, DType, Shape
+from migx.targets.gpu.functions import called
 from migx.targets.gpu.narrow import decoded, encoded, is_narrow
 
 NARROW = tuple(name for name, dtype in DType.known.items() if is_narrow(dtype))
@@ -59,8 +60,10 @@ STORED = {
     "bf16": "tl.bfloat16",
     "bool": "tl.uint8",
 }
-MOST = 1 << 31
-"""Operands of so many elements or more are indexed in 64 bits."""
+MOST = (1 << 31) - (1 << 16)
+"""Operands of so many elements or more are indexed in 64 bits. The last tile counts places beyond
+the end, too, which must not come out below 0.
+"""
 
 
 @dataclass(frozen=True)
@@ -216,12 +219,13 @@ class Writer:
             self._depth -= 1
 
     @contextmanager
-    def loop(self, end: Extent | Expr, step: int, begin: Expr | int = 0) -> Iterator[Expr]:
+    def loop(self, end: Extent | Expr, step: Expr | int, begin: Expr | int = 0) -> Iterator[Expr]:
         """A loop, and where each turn of it begins."""
         index = Expr(f"v{self._count}")
         self._count += 1
         stop = end if isinstance(end, Expr) else self.extent(end)
-        with self.block(f"for {index.text} in range({expr(begin).text}, {stop.text}, {step}):"):
+        said = f"{expr(begin).text}, {stop.text}, {expr(step).text}"
+        with self.block(f"for {index.text} in range({said}):"):
             yield index
 
     @contextmanager
@@ -262,7 +266,9 @@ class Writer:
         """The kernel, when its text is written."""
         parameters = [f"p{i}" for i in range(len(self.shapes))] + list(self._words.values())
         parameters += ["turn"] if turns != 0 else []
-        head = ["import triton", "import triton.language as tl", *self._functions.values()]
+        own = self._functions.values()
+        functions = [*called("\n".join((*own, *self._lines))), *own]
+        head = ["import triton", "import triton.language as tl", *functions]
         lines = [*head, "", "", "@triton.jit", f"def kernel({', '.join(parameters)}):"]
         lines += [*self._lines, ""]
         kinds = {i: POINTERS.get(s.dtype.name, "u8") for i, s in enumerate(self.shapes)}
@@ -356,19 +362,22 @@ class Writer:
         raw: bool = False,
         also: Expr | None = None,
     ) -> Expr:
-        """What lies there, in its computing type, or ``raw`` as it lies; 0 where nothing is."""
-        inside = also is not None and also.over <= offset.over
-        mask = self.mask(offset.over, also if inside else None)
+        """What lies there, in its computing type, or ``raw`` as it lies; 0 where nothing is. A
+        place that is the same for all of a tile is read whatever ``also`` says of that.
+        """
+        alone = also if also is not None and also.over and not offset.over else None
+        mask = self.mask(offset.over, None if alone else also)
         masked = "" if mask is None else f", mask={mask.text}, other=0"
+        over = offset.over if mask is None else offset.over | mask.over
         text = f"tl.load(p{operand} + {offset.text}{masked})"
         if dtype is BOOL:
             text = f"({text} != 0)"
         elif not raw and dtype.is_float and dtype.bits == 16:
             text = f"{text}.to(tl.float32)"
         elif not raw and is_narrow(dtype):
-            text = decoded(self.let(Expr(text, offset.over)).text, dtype)
-        found = self.let(Expr(text, offset.over))
-        return found if inside or also is None else self.only(also, found)
+            text = decoded(self.let(Expr(text, over)).text, dtype)
+        found = self.let(Expr(text, over))
+        return found if alone is None else self.only(alone, found)
 
     def only(self, there: Expr, value: Expr) -> Expr:
         """A value where it is there, and 0 elsewhere."""

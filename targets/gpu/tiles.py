@@ -35,7 +35,7 @@ HIDDEN = 0.2
 """How much of what is shorter than what limits a step is not hidden behind it."""
 SECTOR = 32
 """Bytes that are read together."""
-PARTS = (1, 2, 4, 8, 16)
+PARTS = range(1, 17)
 """Into how many parts a depth is cut."""
 TURN = 2.5e-6
 """Seconds that it takes to launch once more, and wait for that."""
@@ -45,6 +45,20 @@ BLOCKS = (8, 16, 32, 64, 128)
 """How many blocks of such weights a program takes at a time, each thread one of them."""
 AHEAD = 16
 """How many words of such weights a thread reads before it needs the first."""
+HELD = 64
+"""Elements of an operand that a thread asks for at a time, where each is needed once."""
+SHORT = 128
+"""So many keys are compared before they could be turned."""
+CROSSED = 64
+"""How many operations a unit does while a thread of each of its warps reads a number from shared
+memory that lies in the same bank as those of all others: four numbers come in a cycle.
+"""
+LEAST = (16, 32)
+"""The smallest tile of queries by keys."""
+WRITTEN = 1024
+"""The most products of a thread in a turn of the loop over keys, where no matrix unit multiplies:
+all are written out, and for many more the assembler finds no registers.
+"""
 PRODUCTS = tuple((r, c) for r in (16, 32, 64, 128) for c in (16, 32, 64, 128, 256))
 REGISTERS = 128
 """The most sums of a product that a thread keeps: half as many where it multiplies itself, and
@@ -160,9 +174,9 @@ def row(columns: Extent, depth: Extent, items: Extent, bits: int) -> Tile:
     found: list[tuple[float, Tile]] = []
     for c in (16, 32, 64, 128):
         for k in (128, 256, 512, 1024):
-            warps = max(1, min(16, c * k // (64 * gpu.warp)))
+            warps = max(1, min(16, c * k // (HELD * gpu.warp)))
             uneven = isinstance(depth, int) and depth % k and k > 128
-            if c > max(16, _up(wide)) or c * k > 64 * warps * gpu.warp or uneven:
+            if c > max(16, _up(wide)) or c * k > HELD * warps * gpu.warp or uneven:
                 continue
             count = -(-wide // c) * many(items)
             share = min(1.0, c * bits / 8 / SECTOR)  # neighbours find the rest in L2
@@ -203,16 +217,24 @@ def words(columns: Extent, depth: Extent, items: Extent, block: int) -> Tile:
 
 
 def attention(
-    queries: Extent, keys: Extent, heads: Extent, depth: int, width: int, bits: int
+    queries: Extent,
+    keys: Extent,
+    heads: Extent,
+    depth: int,
+    width: int,
+    bits: int,
+    *,
+    apart: bool = False,
 ) -> Tile:
-    """Queries by keys of attention, of heads with so many features to compare and to add up.
+    """Queries by keys of attention, of heads with so many features to compare and to add up;
+    neighbouring keys may be ``apart``, with features between them.
 
     Each block of keys is read once for all queries of a program: more queries mean less reading,
     until scores and sums do not fit registers.
     """
     gpu = _around.get().gpu
     high, deep = many(queries), many(keys)
-    rate = _rate(gpu, bits)
+    rate, units = _rate(gpu, bits), _on_units(bits)
     found = []
     for r in (16, 32, 64, 128):
         for k in (32, 64, 128):
@@ -220,15 +242,45 @@ def attention(
             stages, residents = _fitting(
                 gpu, k * (depth + width) * bits // 8, r * (k + width), warps, r * depth * bits // 8
             )
-            sums = r * (k + width) * (1 if _on_units(bits) else 2)
-            kept = sums > REGISTERS * warps * gpu.warp
+            kept = r * (k + width) * (1 if units else 2) > REGISTERS * warps * gpu.warp
             if r > max(16, _up(high)) or k > max(32, _up(deep)) or kept or not stages:
                 continue
+            terms = r * k * (depth + width)
+            if not units and terms > WRITTEN * warps * gpu.warp and (r, k) != LEAST:
+                continue
             count, steps = -(-high // r) * many(heads), -(-deep // k)
-            work = 2 * r * k * (depth + width) / rate
+            work = 2 * terms / rate
+            if not units:
+                used = [_used(r, columns, warps * gpu.warp, bits) for columns in (k, width)]
+                crossed = CROSSED * k * depth * warps if apart else 0
+                work = (2 * r * k * (depth / used[0] + width / used[1]) + crossed) / rate
             read = k * (depth + width) * bits / 8 / (IN_L2 * gpu.bandwidth / gpu.units)
             tile = Tile(r, k, depth, warps, min(stages, 2))
             found.append(_estimated(gpu, tile, count, residents, steps, work, read))
+    return _picked(found)
+
+
+def turned(keys: Extent, bits: int) -> bool:
+    """Whether keys whose features are neighbours are better turned, which takes another launch."""
+    return not _on_units(bits) and many(keys) > SHORT
+
+
+def query(keys: Extent, queries: Extent, depth: int, width: int, bits: int) -> Tile:
+    """Keys of attention that a program takes at a time for one query: as many as registers hold.
+
+    Where there are few queries, few units share the way to memory.
+    """
+    gpu = _around.get().gpu
+    count, deep, most = many(queries), many(keys), max(depth, width)
+    shared = gpu.bandwidth / gpu.units * max(1.0, min(IN_L2, gpu.units / count))
+    found = []
+    for warps in (1, 2, 4, 8):
+        k = _down(HELD * warps * gpu.warp // most)
+        if warps == 1 or k <= _up(deep):
+            read = min(k, deep) * (depth + width) * bits / 8 / shared
+            residents = max(1, gpu.registers // (2 * REGISTERS * warps * gpu.warp))
+            tile = Tile(1, k, depth, warps, 1)
+            found.append(_estimated(gpu, tile, count, residents, -(-deep // k), 0.0, read))
     return _picked(found)
 
 
@@ -325,10 +377,18 @@ def _rate(gpu: Architecture, bits: int) -> float:
 def _used(rows: int, columns: int, threads: int, bits: int) -> float:
     """How much of its arithmetic a unit reaches with a tile: less where operands that are in shared
     memory are read for few products each.
+
+    Without matrix units a thread has a square of sums, and reads its sides four elements at a time.
+    Shared memory gives a warp 32 elements at once, and one side of its part of the tile is the same
+    for all threads; warps lie along columns first where these are more than a warp has.
     """
     if _on_units(bits):
         return min(1.0, rows * columns / (rows + columns) / 32)
-    return min(1.0, math.sqrt(rows * columns / threads) / 8)
+    warps = max(1, threads // 32)
+    across = min(warps, max(1, columns // 128))
+    reading = 4 * (warps // across) / rows + 32 * across / columns
+    counted = 1 + 0.5 / math.sqrt(rows * columns / threads)
+    return 1 / (max(counted, reading) + HIDDEN * min(counted, reading))
 
 
 def _estimated(
@@ -339,19 +399,19 @@ def _estimated(
     """
     on_one = -(-count // gpu.units)
     together = min(residents, on_one)
-    waiting = LATENCY / max(1, tile.stages - 1)
-    limits = {"arithmetic": together * work, "reading": together * read, "waiting": waiting}
-    limit = max(limits, key=lambda name: limits[name])
     rounds = math.ceil(on_one / together)
+    waiting = rounds * LATENCY / max(1, tile.stages - 1)
+    limits = {"arithmetic": on_one * work, "reading": on_one * read, "waiting": waiting}
+    limit = max(limits, key=lambda name: limits[name])
     less = sum(limits.values()) - limits[limit]
-    seconds = rounds * (LATENCY + steps * (limits[limit] + less * HIDDEN))
+    seconds = rounds * LATENCY + steps * (limits[limit] + less * HIDDEN)
     shape = f"{tile.rows} x {tile.columns} by {tile.depth}"
     why = f"{shape}: {count} programs, {together} at a time on each of {gpu.units} units"
     said = f"{why}, in {rounds} round{'s' * (rounds > 1)}; limited by {limit}"
     return seconds, replace(tile, why=said)
 
 
-def _cuts(depth: Extent, *others: Extent) -> tuple[int, ...]:
+def _cuts(depth: Extent, *others: Extent) -> Iterable[int]:
     """Into how many parts a depth may be cut: one, unless it is known, and so is how much memory
     sums take at most.
     """
@@ -379,6 +439,8 @@ def _in_parts(
         if parts > 1 and (steps < 2 * parts or size < 4 * parts or programs > 4 * gpu.units):
             break
         cut, each = replace(tile, parts=parts), -(-steps // parts)
+        if -(-steps // each) < parts:  # some would have nothing to do
+            continue
         seconds, cut = _estimated(gpu, cut, programs, residents, each, work, read)
         if parts > 1:
             seconds += TURN + 2 * parts * kept

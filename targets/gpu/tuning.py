@@ -73,15 +73,7 @@ class Tuner:
     def _time(self, kernel: Kernel, buffers: Sequence[Buffer], sizes: dict[str, int]) -> float:
         """The seconds that so many launches take."""
         aligned = tuple(range(len(kernel.pointers)))
-        request = Request(
-            kernel.source,
-            kernel.pointers,
-            len(kernel.words) + (kernel.turns != 0),
-            aligned,
-            kernel.warps,
-            kernel.stages,
-            self.device.arch,
-        )
+        request = Request.of(kernel, aligned, self.device.arch)
         binary = binaries([request]).get(request.key) if self.device.arch else None
         function = self.device.function(request, binary)
         words = [_number(word, sizes) for word in kernel.words]

@@ -50,3 +50,14 @@ def test_options_that_are_for_weights(migx: Migx, model: Path) -> None:
     result = migx("compile", model, "--no-strict")
     assert result.code == 2
     assert "--no-strict and --convert are for --weights" in result.err
+
+
+def test_layouts_are_those_of_the_target_that_is_asked_for(
+    migx: Migx, model: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "cpu.mxr"
+    assert migx("compile", model, "-o", file).code == 0
+    layouts = ("--layouts", "--target", "ref", "--json")
+    wanted = migx("params", model, *layouts).json
+    assert migx("params", file, *layouts).json == wanted
+    assert migx("params", file, "--layouts", "--json").json != wanted

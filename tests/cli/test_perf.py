@@ -7,7 +7,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from migx.argument import Argument
 from migx.profile import Cost, Profile
@@ -77,3 +79,15 @@ def test_a_mistake_is_one_message(words: list[str], message: str, migx: Migx, mo
     result = migx("perf", model, *words)
     assert (result.code, "Traceback" in result.err) == (2, False)
     assert message in result.err
+
+
+def test_a_peer_that_refuses_a_model_is_one_message(migx: Migx, tmp_path: Path) -> None:
+    ends = [helper.make_tensor_value_info(n, TensorProto.BFLOAT16, [4]) for n in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    opsets = [helper.make_opsetid("", 18)]
+    path = tmp_path / "narrow.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
+    words = ("--target", "ref", "--repeat", "1", "--against", "onnxruntime")
+    result = migx("perf", path, *words)
+    assert (result.code, "Traceback" in result.err) == (2, False)
+    assert f"error: onnxruntime cannot run {path}: [ONNXRuntimeError]" in result.err

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 import migx as api
 from migx.cli import _verify
@@ -147,6 +147,25 @@ def test_onnxruntime_reads_onnx_alone(migx: Migx, tmp_path: Path) -> None:
     text.write_text("module main(x: f32[2]) {\n  %0 = relu(x) : f32[2]\n  return %0\n}\n")
     result = migx("verify", text, "--against", "onnxruntime")
     assert (result.code, "onnxruntime runs ONNX files" in result.err) == (2, True)
+
+
+@pytest.mark.parametrize("how", [["--target", "cpu"], ["--target", "ref"], ["--against", "ref"]])
+def test_maps_are_compared_by_what_rounding_explains(
+    how: list[str], migx: Migx, tmp_path: Path
+) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 18, "ai.onnx.ml" : 3]>'
+        "g (float[n, 4] x) => (float[] y) {"
+        "s = Softmax(x) y = ai.onnx.ml.ZipMap<classlabels_int64s = [3, 5, 7, 9]>(s) }"
+    )
+    model.graph.output[0].ClearField("type")
+    held = model.graph.output[0].type.sequence_type.elem_type.map_type
+    held.key_type, held.value_type.tensor_type.elem_type = TensorProto.INT64, TensorProto.FLOAT
+    onnx.save(model, tmp_path / "maps.onnx")
+    result = migx("verify", tmp_path / "maps.onnx", "--dim-param", "n=5", *how, "--json")
+    assert result.code == 0, result.err
+    (output,) = result.json["outputs"]
+    assert output["magnitude"] > output["tolerance"] > 0
 
 
 def test_packed_weights_are_said_to_cost_something(migx: Migx, model: Path) -> None:

@@ -57,6 +57,28 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     (lambda: skip(ops.Convert)(ops.Relu), TypeError, "is no pattern"),
     (lambda: x | ops.Relu, TypeError, "is no pattern"),
     (lambda: rule(ops.Relu), TypeError, "is no pattern"),
+    (
+        lambda: on(ops.Relu, on(ops.Relu, name="a"), name="a"),
+        TypeError,
+        "a is an instruction and what it reads, which never matches",
+    ),
+    (
+        lambda: on(ops.Concat, name="x").some(on(ops.Relu, x)),
+        TypeError,
+        "x is an instruction and w",
+    ),
+    (
+        lambda: on(ops.Reshape, x, dims=attr("x")),
+        TypeError,
+        "x is an attribute and an instruction, which never matches",
+    ),
+    (
+        lambda: on(ops.Add, skip(ops.Convert)(x), on(ops.Softmax, axis=attr("x"))),
+        TypeError,
+        "x is an attribute and an instruction",
+    ),
+    (lambda: var("at"), TypeError, "a pattern catches nothing as 'at': to a rule that is where"),
+    (lambda: on(ops.Softmax, axis=attr("at")), TypeError, "catches nothing as 'at'"),
     (lambda: on(()), TypeError, "a pattern of no operations matches nothing"),
     (skip, TypeError, "a pattern of no operations matches nothing"),
     (
@@ -115,6 +137,13 @@ def test_what_stands_elsewhere_is_found_and_what_cannot_be_known_is_taken() -> N
     member(0, on(ops.Topk))
     with pytest.raises(UnknownName, match="there are: slope"):
         on("outside_relu", by=1)
+
+
+def test_a_choice_may_catch_by_a_name_what_another_does_not() -> None:
+    either = on(ops.Relu, var("n")) | on(ops.Softmax, axis=attr("n"))
+    assert either.names() == set()
+    on(ops.Add, either, on(ops.Softmax, axis=attr("n")))
+    on(ops.Add, on(ops.Relu, x) | var(), var(), name="x")
 
 
 def test_values_are_brought_to_the_forms_of_attributes() -> None:

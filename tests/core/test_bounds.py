@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import migx
 from migx.argument import Argument
-from migx.testing.bounds import compare
+from migx.testing.bounds import Budget, compare
 from migx.testing.oracles import run_on_ref
 
 Array = NDArray[Any]
@@ -268,6 +268,23 @@ def test_tuples_are_held_member_by_member() -> None:
     assert "3 of 3" in found.problem
     assert compare("y", turned, pair, (None, np.full(3, np.inf))).passed
     assert "expected tuple" in compare("y", Argument.tuple([first]), pair).problem
+
+
+def test_what_maps_and_lists_hold_is_compared_as_one() -> None:
+    """What is small is held to the greatest of all there is."""
+    right = [{"a": 1.0, "b": 1e-3}, {"a": 0.5, "b": 0.25}]
+    near = [{"a": 1.0, "b": 1e-3 + 1e-7}, {"a": 0.5, "b": 0.25}]
+    budget = Budget(variance=(2.0**-24) ** 2)
+    assert compare("y", near, right, budget).passed
+    assert "1 of 4" in compare("y", near, right, None).problem
+    far = [right[0], {"a": 0.5, "b": 0.26}]
+    assert compare("y", far, right, budget).largest == pytest.approx(0.01)
+    assert not compare("y", far, right, budget).passed
+    for other in (right[:1], [right[0], {"a": 0.5, "c": 0.25}], right[0], np.zeros(2)):
+        assert "other members" in compare("y", other, right, budget).problem
+    words: list[Any] = [{"a": "u", "b": "long"}, [np.zeros(2, np.float32)]]
+    assert compare("y", words, words, None).passed
+    assert not compare("y", [{"a": "u", "b": "lung"}, words[1]], words, None).passed
 
 
 def test_what_is_packed_of_inexact_values_may_be_anything() -> None:

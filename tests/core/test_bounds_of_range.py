@@ -70,6 +70,48 @@ def test_the_sign_of_zero_shows() -> None:
     assert verdict(lines, "%1", vector(-INF, -INF), x=x, y=y)
 
 
+def test_a_bound_of_what_there_is_excuses_no_infinity() -> None:
+    """Only that of what is expected does; in the place of an infinite one, it counts twice."""
+    y, near, far = vector(2, 2), np.array([1e-6, np.inf]), np.array([np.inf, np.inf])
+    assert compare("y", vector(2, INF), y, near, far).passed
+    assert "inf instead of 2" in compare("y", vector(INF, 2), y, near, far).problem
+    assert compare("y", vector(2.0000015, 2), y, near, far).passed
+    assert "2e-06 is allowed" in compare("y", vector(2.1, 2), y, near, far).problem
+    assert "inf instead of 2" in compare("y", vector(INF, 2), y, None, far).problem
+
+
+@pytest.mark.parametrize(("op", "either"), [("add", False), ("max", True)])
+def test_the_sign_of_zero_shows_where_it_is_exact(op: str, either: bool) -> None:
+    """Of the largest of 0.0 and -0.0, which it is is not said."""
+    lines = f"  %0 = {op}(x, y) : f32[2]"
+    x, y = vector(-0.0, 1), vector(0.0, -3)
+    wanted = 1 if op == "max" else -2
+    assert not verdict(lines, "%0", vector(0.0, wanted), x=x, y=y)
+    found = verdict(lines, "%0", vector(-0.0, wanted), x=x, y=y)
+    assert found == "" if either else "-0 instead of 0" in found
+
+
+def test_of_infinities_a_transform_may_be_anything() -> None:
+    """They meet the zeros of its sines, which a fast one leaves out."""
+    lines = "  %0 = dft(x) {axis=0, length=1} : f32[1, 2]"
+    for sine in (0, NAN):
+        made = vector(INF, sine).reshape(1, 2)
+        assert not verdict(lines, "%0", made, x=vector(INF).reshape(1, 1))
+    assert verdict(lines, "%0", vector(2, NAN).reshape(1, 2), x=vector(2).reshape(1, 1))
+
+
+def test_a_clip_at_the_ends_of_the_range_loses_nothing() -> None:
+    """Its limits may be off by much, but are far away."""
+    made = """  %0 = mul(y, z) : f32[2]
+  %1 = neg(%0) : f32[2]
+  %2 = clip(x, %1, %0) : f32[2]"""
+    x, y, z = vector(1, 2), vector(3e38, 3e38), vector(1.1, 1.1)
+    assert not verdict(made, "%2", x, x=x, y=y, z=z)
+    y, z = vector(1e31, 1e31), vector(1.1, 1.1)
+    assert not verdict(made, "%2", x, x=x, y=y, z=z)
+    assert verdict(made, "%2", vector(1, 2.001), x=x, y=y, z=z)
+
+
 def test_an_infinity_that_hangs_on_a_rounding_may_be_anything() -> None:
     """Of 0 that comes of roundings, the reciprocal is any number; of 1, it is not."""
     lines = """  %0 = mul(x, y) : f32[2]

@@ -55,6 +55,21 @@ class Edits(RuleBasedStateMachine):
         self.parameters += 1
 
     @rule(data=st.data())
+    def parameter_before_another(self, data: Any) -> None:
+        place = data.draw(st.integers(0, len(self.module.parameters) - 1))
+        before = list(self.module.parameters.values())[place]
+        made = self.module.add_parameter(f"p{self.parameters}", VECTOR, before=before)
+        self.list.insert(place, made)
+        self.reads[made] = []
+        self.parameters += 1
+
+    @rule(data=st.data())
+    def rename(self, data: Any) -> None:
+        at = data.draw(st.sampled_from(list(self.module.parameters.values())))
+        self.module.rename_parameter(at, f"p{self.parameters}")
+        self.parameters += 1
+
+    @rule(data=st.data())
     def insert(self, data: Any) -> None:
         before = self.pick(data, len(self.module.parameters))
         inputs = [self.pick(data, 0, self.place(before)) for _ in range(2)]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import migx
 from migx import op as operations
 from migx import ops, order
 from migx.dim import Dim
@@ -317,6 +318,16 @@ REFUSED: dict[str, tuple[Callable[[Module, list[Instruction]], Any], str]] = {
     "move elsewhere": (lambda m, v: m.move_instruction(v[1], elsewhere()), "must be in module"),
     "move past a user": (lambda m, v: m.move_instruction(v[1], v[3]), "it would cross"),
     "move before an input": (lambda m, v: m.move_instruction(v[2], v[1]), "it would cross"),
+    "move a parameter": (lambda m, v: m.move_instruction(v[0], v[2]),
+                         "parameters stand in front, in the order of the inputs"),
+    "move before a parameter": (lambda m, v: m.move_instruction(v[2], v[0]),
+                                "parameters stand in front, in the order of the inputs"),
+    "parameter before another": (lambda m, v: m.add_parameter("z", VECTOR, before=v[2]),
+                                 "is no parameter of module main, whose are: 'x'"),
+    "parameter of a taken name": (lambda m, v: m.rename_parameter(v[0], "x"),
+                                  "module main already has a parameter 'x'"),
+    "rename no parameter": (lambda m, v: m.rename_parameter(v[1], "z"),
+                            "is no parameter of module main, whose are: 'x'"),
     "remove what is read": (lambda m, v: m.remove_instruction(v[1]), "1 instructions read it"),
     "replace by a later one": (lambda m, v: m.replace_instruction(v[1], v[3]),
                                "reads it before it is computed"),
@@ -365,6 +376,33 @@ def test_parameters_stand_in_front_in_their_order() -> None:
     assert list(main)[:2] == [y, z]
     assert list(main.parameters) == ["y", "z"]
     verify(program)
+
+
+def test_an_input_changes_its_name_its_place_and_its_type() -> None:
+    program = migx.parse(
+        "module main(x: f32[2], y: f32[2], z: f32[2]) { %0 = sub(x, y) return %0 }"
+    )
+    main = program.main
+    x, y, z = main.parameters.values()
+    main.rename_parameter(y, "y.was")
+    half = main.add_parameter("y", Shape("f16", (2,)), before=y)
+    assert list(main.parameters.values()) == [x, half, y, z]
+    assert list(main.parameters) == ["x", "y", "y.was", "z"]
+    body = main.following(z)
+    main.replace_instruction(y, main.insert_instruction(body, ops.Convert(F32), half))
+    main.remove_instruction(y)
+    main.remove_instruction(z)
+    main.add_parameter("z", VECTOR, before=x)
+    verify(program)
+    assert program == migx.parse("""
+    module main(z: f32[3], x: f32[2], y: f16[2]) {
+      %0 = convert(y) {to=f32}
+      %1 = sub(x, %0)
+      return %1
+    }""")
+    a, b = np.ones(2, np.float32), np.full(2, 3, np.float16)
+    (found,) = program.compile("ref").eval({"x": a, "y": b, "z": np.zeros(3, np.float32)})
+    assert found.tolist() == [-2.0, -2.0]
 
 
 def test_literals_are_not_written_to_by_those_who_read_results() -> None:

@@ -136,3 +136,12 @@ def test_compiling_says_where_the_crash_file_is() -> None:
     assert program == before
     with pytest.raises(MigxError, match="not compiled"):
         program.eval({})
+
+
+def test_the_error_of_a_pass_is_raised_where_no_file_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("no folder")
+    crash = CrashFile(tmp_path / "taken")
+    with pytest.raises(ZeroDivisionError) as caught:
+        migx.run_passes(program_of(CHOICE), "fail", [crash])
+    assert crash.file is None
+    assert any("could not be written" in note for note in caught.value.__notes__)

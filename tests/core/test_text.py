@@ -19,8 +19,9 @@ import migx
 from migx import ops
 from migx.argument import Argument
 from migx.dim import Dim
-from migx.errors import EvaluationError, ParseError, ShapeError
+from migx.errors import DataError, EvaluationError, ParseError, ShapeError
 from migx.ops.builtin import Literal
+from migx.parser import parse, within
 from migx.program import Program
 from migx.shape import F32, I64, Shape
 from migx.text import draw, draw_instruction, show, write
@@ -251,6 +252,21 @@ def test_missing_bytes_are_drawn_from_a_seed() -> None:
     assert results[2] == [1]
 
 
+def test_a_text_that_is_not_trusted_names_files_of_its_folder_alone(tmp_path: Path) -> None:
+    outside, folder = tmp_path / "w.bin", tmp_path / "texts"
+    folder.mkdir()
+    for file in (outside, folder / "w.bin"):
+        file.write_bytes(np.array([2, 3], np.float32).tobytes())
+    (folder / "link.bin").symlink_to(outside)
+    text = 'module main() {\n  %%0 = @literal() {value=bytes("%s", 0, 8)} : f32[2]\n  return %%0\n}'
+    program = parse(text % "w.bin", find=within(folder))
+    assert program.compile("ref").eval({})[0].tolist() == [2, 3]
+    assert parse(str(parse(text % outside))) == program  # as a program here prints it
+    for name in (outside, "../w.bin", "link.bin"):
+        with pytest.raises(DataError, match="is absolute|leads out of the model's folder"):
+            parse(text % name, find=within(folder))
+
+
 def test_side_files_are_found_from_the_folder_given(tmp_path: Path) -> None:
     (tmp_path / "w.bin").write_bytes(bytes(8) + np.array([2, 3], np.float32).tobytes())
     text = (
@@ -295,7 +311,14 @@ MALFORMED: list[tuple[str, int, int, str]] = [
     ("module main(x: f33[2]) {}", 1, 16, "no element type 'f33'; there are bool, i8"),
     ("module main(x: f32[2.5]) {}", 1, 20, "expected a value, found '2.5'"),
     ("module main(x: f32[-1]) {}", 1, 16, "a dim cannot be negative"),
-    ("module main(x: f32[n//0]) {}", 1, 20, "n // 0"),
+    ("module main(x: f32[n//0]) {}", 1, 20, "n // 0 divides by zero"),
+    ("module main(x: f32[2] {\n  return x\n}", 1, 23, "expected ',' or ')', found '{'"),
+    ("module main(x: f32[2]{\n  %0 = relu(x)\n", 1, 22, "expected ',' or ')', found '{'"),
+    ("module main(ä: f32[2]) {}", 1, 13, "(a name that is no plain identifier stands in double "),
+    ("module main(x: f32[ä]) {}", 1, 20, "(a name of a dim that is no plain identifier stands in"),
+    ('module main("x: f32[2]) {}', 1, 13, "name; what begins here has no \" at its end"),
+    ("module main(x: f32[`n]) {}", 1, 20, "expected a value; what begins here has no ` at its end"),
+    (HEAD + '  %0 = pad(x) {mode="edge}\n}', 2, 21, "what begins here has no \" at its end"),
     ("module main(x: i4[2, 3]{1, 2}) {}", 1, 16, "i4 is packed storage"),
     ("module main(x: f32[broadcast(2, 3)]) {}", 1, 20, "2 and 3 do not broadcast"),
     ("module main(x: f32[], x: f32[]) {}", 1, 23, "parameter 'x' is declared twice"),

@@ -164,6 +164,11 @@ def lost_parameter(p: Parts) -> None:
     p.program.main.parameters = known
 
 
+def swapped_parameters(p: Parts) -> None:
+    known = p.program.main.parameters
+    p.program.main.parameters = dict(reversed(known.items()))
+
+
 def no_return(p: Parts) -> None:
     program = p.program.create_module("empty")
     program.add_literal(1.0)
@@ -272,6 +277,7 @@ BREAKS: dict[str, list[tuple[Callable[[Parts], None], str]]] = {
         (late_parameter, "a parameter stands behind other instructions"),
         (unknown_parameter, "the module does not know its parameter 'x'"),
         (lost_parameter, "a parameter the module knows is not in it"),
+        (swapped_parameters, "its parameters stand in another order than the module knows them"),
     ],
     "returns": [
         (no_return, "the module does not end with a return"),

@@ -196,6 +196,14 @@ def test_names_that_are_not_there_list_those_near() -> None:
     assert (cls.name, chosen.name) == ("simplify_reshapes", "nop_reshapes")
 
 
+def test_of_many_names_the_nearest_are_listed_however_far() -> None:
+    lines = "".join(f"  %{i} = relu(x)\n" for i in range(60))
+    program = migx.parse(f"module main(x: f32[2]) {{\n{lines}  return x\n}}")
+    with pytest.raises(UnknownName) as caught:
+        why_not(program, Several, Several.rules.at("neg")[0], "q7")
+    assert str(caught.value).endswith("; near it: %7, %57, %47, %37, %27")
+
+
 def test_rules_go_by_name_and_places_by_themselves() -> None:
     program = migx.parse(TEXT)
     for word in ("cancel", "several.cancel"):

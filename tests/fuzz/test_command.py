@@ -41,6 +41,13 @@ class Idle(Pass):
     rules = RuleSet(never)
 
 
+class Still(Pass):
+    """Has no rules, and changes nothing."""
+
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        return False
+
+
 class Stuck(Pass):
     """Adds a relu above each, for ever."""
 
@@ -55,7 +62,7 @@ class Stuck(Pass):
 @pytest.fixture
 def _planted(found_by_name: Callable[..., None]) -> None:
     """The wrong passes are found by their names."""
-    found_by_name(Planted, Stuck, Idle)
+    found_by_name(Planted, Stuck, Idle, Still)
 
 
 def fuzz(*given: object) -> int:
@@ -111,6 +118,17 @@ def test_rules_that_never_fire(
 ) -> None:
     assert fuzz("--passes", "idle", "--seconds", 0.3, "--save", tmp_path, *flags) == code
     assert "never fired: idle.never\n" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("_planted")
+@pytest.mark.parametrize(("flags", "code"), [([], 0), (["--every-rule"], 1)])
+def test_a_pass_that_changes_nothing(
+    flags: list[str], code: int, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert fuzz("--passes", "still", "--seconds", 0.3, "--save", tmp_path, *flags) == code
+    assert "changed nothing: still\n" in capsys.readouterr().out
+    assert fuzz("--passes", "still", "--seconds", 0.3, "--save", tmp_path, *flags, "--json") == code
+    assert json.loads(capsys.readouterr().out)["passes_idle"] == ["still"]
 
 
 @pytest.mark.parametrize(

@@ -60,8 +60,29 @@ def test_programs_hold_what_there_is() -> None:
     report = fuzz(subjects_for([Pipeline()]), programs=150)
     kinds = ["submodules", "captures", "tuples", "strided", "symbolic", "broadcasts", "constants"]
     types = ["f16", "f32", "f64", "i8", "u8", "i32", "i64", "bool"]
-    assert all(report.features[kind] > 5 for kind in (*kinds, *types))
+    rare = ["bf16", "f8e4m3fn", "f8e4m3fnuz", "f8e5m2", "f8e5m2fnuz", "i16", "u16", "u32", "u64"]
+    assert all(report.features[kind] > 5 for kind in (*kinds, *types, *rare))
     assert not report.failures
+
+
+def test_programs_repeat_things() -> None:
+    drawn = [draw_program(Dice(f"again.{seed}")) for seed in range(200)]
+    names = [at.op.name for d in drawn for m in d.program.modules.values() for at in m]
+    assert min(names.count("loop"), names.count("scan")) > 1
+
+
+def test_few_inputs_are_left_of_what_was_tried_in_vain() -> None:
+    """Of 60 tries for a pattern that has a rare type, most fail, having drawn inputs."""
+    rare = on(ops.Relu, var("x", lambda x: x.shape.dtype.name == "i16"))
+    found = [draw_match(Dice(seed), rule(rare)(drop_it), ()) for seed in range(8)]
+    sizes = [len(drawn.program.main) for drawn in found if drawn is not None]
+    assert sizes
+    assert max(sizes) < 110
+
+
+def drop_it(x: Instruction) -> Instruction:
+    """Wrong."""
+    return x
 
 
 def test_the_same_seed_draws_the_same_program() -> None:

@@ -201,3 +201,31 @@ def test_what_is_not_supported_is_said(
     model, _ = node_model("GroupQueryAttention", inputs, num_heads=4, kv_num_heads=2, **options)
     with pytest.raises(OnnxError, match=message):
         migx.parse_onnx(saved(model, tmp_path))
+
+
+WIDE: dict[str, tuple[str, list[Any], int, dict[int, Any], dict[str, Any]]] = {
+    "queries": (QUERIES, [Q, Q, Q], 1, dict.fromkeys(range(3), (2, 3, "h")), {"num_heads": 2}),
+    "weights": ("Attention", [HIDDEN, WEIGHTS, BIAS], 1, {1: (8, "w"), 2: "w"}, {"num_heads": 2}),
+    "groups": (
+        "GroupQueryAttention",
+        [floats(2, 1, 64), floats(2, 1, 32), floats(2, 1, 32), floats(2, 2, 8, 16),
+         floats(2, 2, 8, 16), whole([7, 7]), np.array(8, np.int32)],
+        3,
+        {0: (2, 1, "h"), 1: (2, 1, "g"), 2: (2, 1, "g"), 3: (2, 2, 8, "d"), 4: (2, 2, 8, "d")},
+        {"num_heads": 4, "kv_num_heads": 2},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WIDE)
+def test_the_size_of_a_head_may_be_a_symbol(case: str, tmp_path: Path) -> None:
+    """Its root, which scales the products, is computed when the size is known."""
+    kind, inputs, outputs, symbolic, options = WIDE[case]
+    assert_as_peer(tmp_path, kind, inputs, outputs, symbolic=symbolic, **options)
+
+
+def test_without_a_number_of_heads_widths_must_be_numbers(tmp_path: Path) -> None:
+    inputs = [floats(2, 3, 16), whole([[0, 1, 2]] * 2).astype(np.int64), COS[:, :4], SIN[:, :4]]
+    model, _ = node_model("RotaryEmbedding", inputs, symbolic={0: (2, 3, "h")})
+    with pytest.raises(OnnxError, match="last dims of 'x0' and 'x2' must be numbers"):
+        read(model, tmp_path)

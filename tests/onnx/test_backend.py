@@ -32,6 +32,7 @@ def said() -> dict[str, str]:
     return page.rows(page.PAGE.read_text("utf-8"))
 
 
+@pytest.mark.filterwarnings("ignore:If .* is of one element, of rank:migx.errors.DataWarning")
 @pytest.mark.parametrize("part", range(PARTS))
 def test_the_suite(part: int) -> None:
     names = [(kind, name) for kind in QUICK for name in suite.cases(kind)]

@@ -302,6 +302,11 @@ def dims(*extents: int) -> Callable[[TensorProto], None]:
     return change
 
 
+def strings_outside(tensor: TensorProto) -> None:
+    external(("location", "w.bin"))(tensor)
+    tensor.data_type = TensorProto.STRING
+
+
 def kind(code: int) -> Callable[[TensorProto], None]:
     def change(tensor: TensorProto) -> None:
         tensor.data_type = code
@@ -325,12 +330,14 @@ TENSORS: dict[str, tuple[Callable[[TensorProto], None], str]] = {
     "short file": (at_file("w.bin", 8), "has 16 bytes, the tensor is at bytes 8 to 20"),
     "far offset": (at_file("w.bin", 99), "has 16 bytes, the tensor is at bytes 99 to 111"),
     "far offset, no length": (external(("location", "w.bin"), ("offset", "99")),
-                              "has 16 bytes, the tensor is at bytes 99 to"),
+                              "has 16 bytes, the tensor is at bytes 99 to 111"),
     "length too short": (at_file("w.bin", 0, 8), "takes 12 bytes, but has 8"),
     "length too long": (at_file("w.bin", 0, 16), "takes 12 bytes, but has 16"),
-    "no length, long file": (external(("location", "w.bin")), "takes 12 bytes, but has 16"),
+    "no length, short file": (external(("location", "w.bin"), ("offset", "8")),
+                              "has 16 bytes, the tensor is at bytes 8 to 20"),
     "declared larger than its file": (dims(1000), "takes 4000 bytes, but has 12"),
     "no location": (external(("offset", "0")), "external data of 'w' has no location"),
+    "strings": (strings_outside, "external data of 'w': strings stand in the model itself"),
     "offset is no number": (external(("location", "w.bin"), ("offset", "x")),
                             "has an offset or length that is no number"),
     "negative offset": (at_file("w.bin", -4), "has a negative offset or length: -4, 12"),

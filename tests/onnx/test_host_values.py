@@ -209,6 +209,12 @@ def test_strings_run_on_the_host(tmp_path: Path) -> None:
     assert match.tolist() == [False, True]
 
 
+def test_a_node_on_the_host_may_read_one_value_twice(tmp_path: Path) -> None:
+    text = "g (string[n] x) => (string[n] y) { y = StringConcat(x, x) }"
+    (y,) = program(text, tmp_path).eval({"x": np.array(["a", "ü"])})
+    assert y.tolist() == ["aa", "üü"]
+
+
 def test_what_the_host_cannot_do_is_an_error_at_its_node(tmp_path: Path) -> None:
     made = program("g (uint8[n] x) => (uint8[h, w, 3] y) { y = ImageDecoder(x) }", tmp_path)
     with pytest.raises(EvaluationError, match=r"cannot identify image[\s\S]*host\(x\)"):

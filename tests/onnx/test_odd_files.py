@@ -229,6 +229,15 @@ AS_PEER: dict[str, Case] = {
         Leak <slope: float = 0.25> (a) => (b) { b = LeakyRelu<alpha: float = @slope>(a) }""",
         {"x": X[0, 0, :2]},
     ),
+    "functions of one name": (
+        '<ir_version: 10, opset_import: ["" : 17, "mine" : 1]>\n',
+        """main (float[2] x) => (float[2] y) { t = mine.F:grown(x) y = mine.F:turned(t) }
+        <domain: "mine", overload: "grown", opset_import: ["" : 17]>
+        F (a) => (b) { b = Exp(a) }
+        <domain: "mine", overload: "turned", opset_import: ["" : 17]>
+        F (a) => (b) { b = Neg(a) }""",
+        {"x": X[0, 0, :2]},
+    ),
 }
 
 
@@ -365,6 +374,17 @@ def test_an_attribute_that_no_version_has_is_told(tmp_path: Path) -> None:
         migx.parse_onnx(saved(model, tmp_path))
 
 
+def test_a_function_may_call_one_of_its_name(tmp_path: Path) -> None:
+    """It does not call itself then; onnxruntime finds no overload within a function."""
+    graph = """main (float[2] x) => (float[2] y) { y = mine.F:twice(x) }
+        <domain: "mine", overload: "once", opset_import: ["" : 17]>
+        F (a) => (b) { c = Exp(a) b = Neg(c) }
+        <domain: "mine", overload: "twice", opset_import: ["" : 17, "mine" : 1]>
+        F (a) => (b) { t = mine.F:once(a) b = mine.F:once(t) }"""
+    program = read(open_model(graph, head(17, more=', "mine" : 1')), tmp_path)
+    assert [at.name for at in program.main] == ["@param", "exp", "neg", "exp", "neg", "@return"]
+
+
 WRONG = {
     "two nodes make one value": (
         "main (float[2] x) => (float[2] y) { y = Neg(x) y = Exp(x) }",
@@ -391,6 +411,18 @@ WRONG = {
         <domain: "mine", opset_import: ["" : 17, "mine" : 1]>
         Again (a) => (b) { b = mine.Again(a) }""",
         "mine.Again calls itself",
+    ),
+    "a function that calls itself by its overload": (
+        """main (float[2] x) => (float[2] y) { y = mine.Again:a(x) }
+        <domain: "mine", overload: "a", opset_import: ["" : 17, "mine" : 1]>
+        Again (a) => (b) { b = mine.Again:a(a) }""",
+        "mine.Again:a calls itself",
+    ),
+    "an overload that there is not": (
+        """main (float[2] x) => (float[2] y) { y = mine.One:b(x) }
+        <domain: "mine", overload: "a", opset_import: ["" : 17]>
+        One (a) => (b) { b = Neg(a) }""",
+        "mine.One:b version 1: 1 nodes, at 'y'",
     ),
     "a function with too many inputs": (
         """main (float[2] x) => (float[2] y) { y = mine.One(x, x) }

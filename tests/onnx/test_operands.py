@@ -204,6 +204,9 @@ CASES: dict[str, tuple[str, dict[str, Array]]] = {
 }
 
 
+@pytest.mark.filterwarnings(
+    "ignore:If 'k'. its result 'k' is of one element:migx.errors.DataWarning"
+)
 @pytest.mark.parametrize("case", CASES)
 def test_operands_may_be_known_at_run_time_only(case: str, tmp_path: Path) -> None:
     graph, inputs = CASES[case]

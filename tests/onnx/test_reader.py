@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 import migx
 from migx.dim import Dim
-from migx.errors import EvaluationError, OnnxError, ShapeError
+from migx.errors import DataWarning, EvaluationError, OnnxError, ShapeError
 from migx.ops.builtin import Literal
 from migx.shape import F32, Shape
 from tests.onnx.build import assert_agrees, drawn, model_of, peer, read, saved
@@ -180,6 +180,43 @@ def test_branches_of_other_ranks_are_settled_by_a_checked_assumption(tmp_path: P
     assert program.eval({"c": True, "x": x})[0].shape == (3,)
     with pytest.raises(EvaluationError, match="(?s)this condition is True.*ONNX 'y'"):
         program.eval({"c": False, "x": x})
+
+
+def test_single_numbers_of_other_ranks_in_branches_have_one_rank_of_which_is_told(
+    tmp_path: Path,
+) -> None:
+    """Ranks cannot be left to the run: the greater one is taken, and a warning says of what."""
+    model = model_of("""
+        main (bool c, float[n, 3] x) => (float[] y, float[] z, float[n, 3] more) {
+          y, z = If(c) <
+            then_branch = yes () => (float a, float e) {
+              a = ReduceSum<keepdims = 0>(x)
+              e = ReduceMax<keepdims = 0>(x)
+            },
+            else_branch = no () => (float[1, 1] b, float d) {
+              b = ReduceSum<keepdims = 1>(x)
+              d = ReduceMin<keepdims = 0>(x)
+            }
+          >
+          more = Add(x, y)
+        }""")
+    for result in model.graph.output[:2]:
+        result.type.tensor_type.ClearField("shape")
+    said = (
+        "If 'y': its result 'y' is of one element, of rank 0 if the condition holds and of rank 2 "
+        "if not; here it has rank 2 in both cases"
+    )
+    with pytest.warns(DataWarning) as told:
+        program = read(model, tmp_path).compile("ref")
+    assert [str(each.message) for each in told] == [said]
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    for c in (True, False):
+        inputs = {"c": np.array(c), "x": x}
+        (y, *rest), (wanted, *others) = program.eval(inputs), peer(model, inputs)
+        assert (y.shape, wanted.shape) == ((1, 1), () if c else (1, 1))
+        assert y.item() == wanted.item()
+        for got, want in zip(rest, others, strict=True):
+            np.testing.assert_array_equal(got, want, strict=True)
 
 
 def test_constants_within_branches_and_outputs_taken_from_around(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from migx.ops.builtin import Literal
-from tests.onnx.build import assert_agrees, drawn, model_of, read
+import migx
+from migx.ops.builtin import Literal, OnnxExternalWeights
+from tests.onnx.build import Array, assert_agrees, drawn, model_of, peer, read, saved
 
 
 def holding(tensor: TensorProto, cast: int | None = None) -> onnx.ModelProto:
@@ -114,6 +115,19 @@ def test_external_data_is_read_by_key(tmp_path: Path) -> None:
     assert program.eval({"x": x})[0].tolist() == [2 + 4 + 10, 3 + 5 + 10]
 
 
+def test_external_data_without_a_length_has_the_bytes_its_shape_takes(tmp_path: Path) -> None:
+    """ONNX makes ``length`` optional: more may follow in the file, as another tensor here."""
+    (tmp_path / "w.bin").write_bytes(np.arange(6, dtype=np.float32).tobytes())
+    model = external(tmp_path, {
+        "a": ([2], [("location", "w.bin")]),
+        "b": ([2], [("location", "w.bin"), ("offset", "16")]),
+    })  # fmt: skip
+    path, x = saved(model, tmp_path), np.zeros(2, np.float32)
+    (y,) = migx.parse_onnx(path).compile("ref").eval({"x": x})
+    np.testing.assert_array_equal(y, peer(path, {"x": x})[0])
+    assert y.tolist() == [0 + 4, 1 + 5]
+
+
 def test_large_raw_data_is_mapped_where_it_lies(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     first, second = (rng.standard_normal((40, 30)).astype(np.float32) for _ in range(2))
@@ -134,3 +148,81 @@ def test_large_raw_data_is_mapped_where_it_lies(tmp_path: Path) -> None:
             assert (source.file.name, source.length) == ("model.onnx", first.nbytes)
     inputs = drawn(model, {"n": 2})
     assert_agrees(program.compile("ref"), model, inputs)
+
+
+BRANCHES = """main (bool c, float[n, 3] x) => (float[n, 2] y) {
+  y = If(c) <
+    then_branch = yes () => (float[n, 2] a) {
+      w = Constant<value = float[3, 2] {0, 0, 0, 0, 0, 0}>()
+      a = MatMul(x, w)
+    },
+    else_branch = no () => (float[n, 2] b) <float[3, 2] w = {0, 0, 0, 0, 0, 0}> {
+      b = MatMul(x, w)
+    }
+  >
+}"""
+"""Two weights of one name: a Constant in one branch, an initializer in the other."""
+
+
+def branches_outside(folder: Path) -> tuple[Path, Array]:
+    """The model with its weights in a file, and what they are there."""
+    values = np.arange(12, dtype=np.float32).reshape(2, 3, 2)
+    (folder / "w.bin").write_bytes(values.tobytes())
+    model = model_of(BRANCHES)
+    then, other = (attribute.g for attribute in model.graph.node[0].attribute)
+    for offset, tensor in ((0, then.node[0].attribute[0].t), (24, other.initializer[0])):
+        tensor.ClearField("float_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", "w.bin"), ("offset", offset), ("length", 24)):
+            tensor.external_data.add(key=key, value=str(value))
+    return saved(model, folder), values
+
+
+def test_constants_with_external_data_are_left_out_too(tmp_path: Path) -> None:
+    """No data file need be there; weights of one name in two graphs are told apart."""
+    path, values = branches_outside(tmp_path)
+    (tmp_path / "w.bin").rename(tmp_path / "later.bin")
+    program = migx.parse_onnx(path, defer_external_weights=True)
+    found = [at.op for module in program.modules.values() for at in module]
+    places = [(op.label, op.offset) for op in found if isinstance(op, OnnxExternalWeights)]
+    assert places == [("w", 0), ("w.1", 24)]
+    (tmp_path / "later.bin").rename(tmp_path / "w.bin")
+    program.compile("ref")
+    with program.update_weights() as new:
+        new.update(tmp_path)
+    x = np.ones((2, 3), np.float32)
+    for c, value in zip((True, False), values, strict=True):
+        inputs = {"c": np.array(c), "x": x}
+        assert np.array_equal(program.eval(inputs)[0], x @ value)
+        assert np.array_equal(peer(path, inputs)[0], x @ value)
+    assert migx.onnx.replace_onnx_external_weights(
+        migx.parse_onnx(path, defer_external_weights=True), tmp_path, replaceable=False
+    ) == migx.parse_onnx(path)
+
+
+def test_weights_of_one_name_in_two_graphs_are_replaced_apart(tmp_path: Path) -> None:
+    program = migx.parse_onnx(branches_outside(tmp_path)[0])
+    program.make_replaceable()
+    program.compile("ref")
+    with program.update_weights() as new:
+        new["w.1"] = np.ones((3, 2), np.float32)
+    inputs = {"c": np.array(True), "x": np.ones((1, 3), np.float32)}
+    assert program.eval(inputs)[0].tolist() == [[6, 9]]
+    assert program.eval({**inputs, "c": np.array(False)})[0].tolist() == [[3, 3]]
+
+
+def test_a_graph_that_is_read_twice_keeps_the_names_of_its_weights(tmp_path: Path) -> None:
+    """As the body of a loop whose dims change is, and a function called twice."""
+    program = read("""
+        main (float[n] x) => (float[k] y) <int64 trips = {3}, bool go = {1}> {
+          y = Loop(trips, go, x) <
+            body = step (int64 i, bool c, float[a] state) => (bool d, float[b] next)
+              <float[1] w = {2}> {
+              d = Identity(c)
+              t = Mul(state, w)
+              next = Concat<axis = 0>(t, x)
+            }
+          >
+        }""", tmp_path)  # fmt: skip
+    labels = [at.op.label for at in program.literals if isinstance(at.op, Literal) and at.op.label]
+    assert sorted(labels) == ["go", "trips", "w"]

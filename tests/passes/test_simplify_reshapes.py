@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -144,3 +145,37 @@ def test_a_long_chain_takes_linear_time() -> None:
 
 def test_no_chain_is_dearer_for_its_copies() -> None:
     assert cost([ops.Transpose((1, 0))]) < cost([ops.Reshape((2, 3))])
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2])
+@pytest.mark.parametrize(
+    "text",
+    [
+        """module main(x: f32[3*n], y: f32[n]) {
+          %0 = reshape(x) {dims=(n, 3)}
+          %1 = slice(%0) {axes=(1,), starts=(1,), ends=(2,)}
+          %2 = squeeze(%1) {axes=(1,)}
+          return %2
+        }""",
+        """module main(x: f32[3*n, 1], y: f32[n]) {
+          %0 = reshape(x) {dims=(n, 3)}
+          %1 = @literal() {value=[1]} : i64[]
+          %2 = gather(%0, %1) {axis=1}
+          return %2
+        }""",
+        """module main(x: f32[n, 3], y: f32[n]) {
+          %0 = reshape(x) {dims=(3*n,)}
+          %1 = slice(%0) {axes=(0,), starts=(0,), ends=(min(3*n, 2),)}
+          %2 = unsqueeze(%1) {axes=(0,)}
+          return %2
+        }""",
+    ],
+)
+def test_what_is_taken_of_rows_may_be_taken_of_none(text: str, rows: int) -> None:
+    program = migx.parse(text)
+    dims = program.main.parameters["x"].shape.bind({"n": rows}).dims
+    x = np.arange(3 * rows, dtype=np.float32).reshape([int(d) for d in dims])
+    inputs = {"x": x, "y": np.zeros(rows, np.float32)}
+    before = program.copy().compile("ref").eval(inputs)
+    migx.run_passes(program, "simplify_reshapes")
+    np.testing.assert_array_equal(program.compile("ref").eval(inputs), before)

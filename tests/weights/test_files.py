@@ -54,6 +54,17 @@ def test_a_compiled_program_runs_when_it_is_loaded(template: Program, tmp_path: 
         }
 
 
+TYPES = ["bool", "i8", "u16", "i64", "f16", "bf16", "f64", "f8e4m3fn", "f8e5m2", "f8e8m0", "str"]
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_literals_of_any_type_are_saved(dtype: str, tmp_path: Path) -> None:
+    value = np.full((5, 7), "one") if dtype == "str" else np.ones((5, 7))
+    program = Program()
+    program.main.add_return(program.main.add_literal(migx.Argument.of(value, dtype)))
+    assert round_trip(program, tmp_path) == program
+
+
 def test_a_baked_program_is_finalized_by_saving_and_loading(
     template: Program, tmp_path: Path
 ) -> None:

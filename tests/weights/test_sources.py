@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -153,3 +154,55 @@ def test_damaged_safetensors(
     (tmp_path / "w.safetensors").write_bytes(content)
     with pytest.raises(DataError, match=f"w.safetensors is no safetensors file: .*{message}"):
         put(program, tmp_path / "w.safetensors")
+
+
+INDEX = "model.safetensors.index.json"
+
+
+def in_shards(weights: Mapping[str, Array], folder: Path) -> Path:
+    """Two safetensors files, and the index beside them."""
+    names = sorted(weights)
+    parts = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
+    for file, held in parts.items():
+        safetensors({name: weights[name] for name in held}, folder / file)
+    files = {name: file for file, held in parts.items() for name in held}
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    return folder / INDEX
+
+
+def test_files_of_several_kinds_have_the_same_weights(program: Program, tmp_path: Path) -> None:
+    put(program, B)
+    expected = program.eval(X)[0]
+    index = in_shards(B, tmp_path)
+    np.savez(tmp_path / "w.npz", allow_pickle=False, **B)
+    for source in (index, tmp_path, tmp_path / "w.npz"):
+        put(program, A)
+        put(program, source)
+        np.testing.assert_array_equal(program.eval(X)[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (INDEX, b"{", "is no JSON"),
+        (INDEX, b"[]", "has no weight_map from the names of tensors to those of files"),
+        (INDEX, b'{"weight_map":{"w1":1}}', "has no weight_map"),
+        (INDEX, b'{"weight_map":{"w1":"../a.safetensors"}}', "a file of"),
+        (INDEX, b'{"weight_map":{"w1":"none.safetensors"}}', "cannot read .*none.safetensors"),
+        (INDEX, b'{"weight_map":{"other":"one.safetensors"}}', "that are not there: 'other'"),
+        ("w.npz", b"PK no", "w.npz is no npz file of numbers"),
+        ("w.npz", b"", "is no npz file"),
+    ],
+)
+def test_damaged_files(
+    name: str, content: bytes, message: str, program: Program, tmp_path: Path
+) -> None:
+    safetensors(B, tmp_path / "one.safetensors")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        put(program, tmp_path / name)
+
+
+def test_what_is_not_there_is_said_to_be_so(program: Program, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no file or folder .*nowhere"):
+        put(program, tmp_path / "nowhere")

@@ -53,16 +53,11 @@ def steps(node: Node, count: Extent) -> Instruction:
     return node.add(ops.DynamicRange(count), node.literal(0, I64), end, node.literal(1, I64))
 
 
-def transposed(node: Node, x: Instruction, *order: int) -> Instruction:
-    """The value with its axes in another order."""
-    return node.add(ops.Transpose(order), x)
-
-
 def channels_first(node: Node, x: Instruction) -> Instruction:
     """[N, ..., C] as [N, C, ...]."""
-    return transposed(node, x, 0, x.shape.rank - 1, *range(1, x.shape.rank - 1))
+    return node.add(ops.Transpose((0, x.shape.rank - 1, *range(1, x.shape.rank - 1))), x)
 
 
 def channels_last(node: Node, x: Instruction) -> Instruction:
     """[N, C, ...] as [N, ..., C]."""
-    return transposed(node, x, 0, *range(2, x.shape.rank), 1)
+    return node.add(ops.Transpose((0, *range(2, x.shape.rank), 1)), x)

@@ -17,10 +17,10 @@ from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops._delegate import steps
 from migx.onnx.ops.contrib import DOMAIN
-from migx.onnx.ops.elementwise import binary
+from migx.onnx.ops.elementwise import binary, plus
 from migx.onnx.ops.linear import matrix_product, scaled
 from migx.onnx.ops.qlinear import dequantized
-from migx.shape import I64
+from migx.shape import F32, I64
 
 Pair = tuple[Instruction, Instruction]
 
@@ -57,7 +57,7 @@ def self_attended(
     if node.integer("do_rotary", 0):
         raise node.fail("do_rotary is not supported")
     heads = node.integer("num_heads")
-    whole = biased(node, whole, bias)
+    whole = plus(node, whole, bias)
     third = whole.shape.dims[-1] // 3
     sizes = node.integers("qkv_hidden_sizes", ()) or (third, third, third)
     q, k, v = (headed(node, part, heads) for part in parted(node, whole, sizes))
@@ -85,7 +85,7 @@ def multi_head_attention(node: Node) -> tuple[Instruction, ...]:
         width = q.shape.dims[-1]
         parts = parted(node, bias, (width, width, bias.shape.dims[0] - 2 * width))
     q, k, v = (
-        x if x.shape.rank == 4 else headed(node, biased(node, x, part), heads)
+        x if x.shape.rank == 4 else headed(node, plus(node, x, part), heads)
         for x, part in zip((q, k, v), parts, strict=True)
     )
     behind: Extent = 0
@@ -118,10 +118,6 @@ def split_heads(node: Node, x: Instruction, count: int) -> list[Instruction]:
     batch, length, heads, _, size = x.shape.dims
     parts = parted(node, x, (1,) * count, 3)
     return [node.reshape(part, (batch, length, heads * size)) for part in parts]
-
-
-def biased(node: Node, x: Instruction, bias: Instruction | None) -> Instruction:
-    return x if bias is None else binary(node, ops.Add(), x, bias)
 
 
 def parted(
@@ -159,12 +155,8 @@ def attended(
     """softmax(q kᵀ scale + bias + mask) v with its heads merged; ``behind`` keys come before the
     first query.
     """
-    size = q.shape.dims[-1]
-    scale = node.number("scale", 0.0) or 1 / math.sqrt(int(size))
     product = node.add(ops.Dot(), q, node.add(ops.Transpose((0, 1, 3, 2)), k))
-    scores = scaled(node, product, scale)
-    if bias is not None:
-        scores = binary(node, ops.Add(), scores, bias)
+    scores = plus(node, to_scale(node, product, q.shape.dims[-1]), bias)
     if mask is not None:
         filler = node.number("mask_filter_value", -10000.0)
         allowed = mask_of(node, mask, k.shape.dims[0], k.shape.dims[2])
@@ -175,6 +167,15 @@ def attended(
         scores = causal(node, scores, behind)
     weights = node.add(ops.Softmax(3), scores)
     return merged(node, node.add(ops.Dot(), weights, v))
+
+
+def to_scale(node: Node, product: Instruction, size: Extent) -> Instruction:
+    """A product times the scale that is given, or over the root of the size of a head."""
+    scale = node.number("scale", 0.0)
+    if scale or isinstance(size, int):
+        return scaled(node, product, scale or 1 / math.sqrt(size))
+    inverse = node.add(ops.Rsqrt(), node.convert(node.dims([size]), F32))
+    return binary(node, ops.Mul(), product, node.convert(inverse, product.shape.dtype))
 
 
 def mask_of(node: Node, mask: Instruction, batch: Extent, total: Extent) -> Instruction:
@@ -231,7 +232,14 @@ def rotary_embedding(node: Node) -> Instruction:
     flat = x.shape.rank == 3
     if flat:
         width = 2 * cos.shape.dims[1]
-        x = headed(node, x, heads or int(x.shape.dims[-1] // width))
+        count = heads or x.shape.dims[-1] // width
+        if not isinstance(count, int):
+            names = " and ".join(repr(node.proto.input[i]) for i in (0, 2))
+            raise node.fail(
+                f"without num_heads the last dims of {names} must be numbers, for "
+                f"they make {count} heads"
+            )
+        x = headed(node, x, count)
     batch, length = x.shape.dims[0], x.shape.dims[2]
     if places.shape.rank == 2:
         places = node.reshape(places, (batch, length))
@@ -344,17 +352,13 @@ def grouped(
     """
     batch, heads, length, size = q.shape.dims
     groups, total = k.shape.dims[1], k.shape.dims[2]
-    scale = node.number("scale", 0.0) or 1 / math.sqrt(int(size))
     each = int(heads) // int(groups)
     rows = node.reshape(q, (batch, groups, each * length, size))
-    scores = scaled(
-        node, node.add(ops.Dot(), rows, node.add(ops.Transpose((0, 1, 3, 2)), k)), scale
-    )
-    scores = node.reshape(scores, (batch, heads, length, total))
+    product = node.add(ops.Dot(), rows, node.add(ops.Transpose((0, 1, 3, 2)), k))
+    scores = node.reshape(to_scale(node, product, size), (batch, heads, length, total))
     if cap := node.number("softcap", 0.0):
         scores = scaled(node, node.add(ops.Tanh(), scaled(node, scores, 1 / cap)), cap)
-    if (bias := node.optional(10)) is not None:
-        scores = binary(node, ops.Add(), scores, bias)
+    scores = plus(node, scores, node.optional(10))
     keys, window = steps(node, total), node.integer("local_window_size", -1)
     allowed = binary(node, ops.LessOrEqual(), keys, places)
     if window > 0:

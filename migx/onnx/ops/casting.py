@@ -9,7 +9,8 @@ from migx.ir import Instruction
 from migx.onnx import tensors
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.shape import F32, I8, I32, U8, DType
+from migx.onnx.packed import packing
+from migx.shape import I32, DType
 
 
 @importer("Cast")
@@ -48,13 +49,17 @@ def converted(node: Node, x: Instruction, dtype: DType) -> Instruction:
 
 def packed(node: Node, x: Instruction, dtype: DType) -> Instruction:
     """The value in a type of less than a byte. Integers keep their low bits; floats round once."""
-    if dtype.is_float:
-        return node.add(ops.PackFp4(), node.convert(x, F32))
+    wide, pack = packing(dtype)
+    if dtype.is_integer:
+        x = low_bits(node, node.convert(x, I32), dtype)
+    return node.add(pack, node.convert(x, wide))
+
+
+def low_bits(node: Node, x: Instruction, dtype: DType) -> Instruction:
+    """What the low bits of integers are in a type of so many."""
     sign = 1 << (dtype.bits - 1)
-    low = node.convert(x, I32)
-    low = node.add(ops.BitwiseAnd(), low, node.scalar(2 * sign - 1, low))
-    if dtype.kind == "int":
-        flipped = node.add(ops.BitwiseXor(), low, node.scalar(sign, low))
-        low = node.add(ops.Sub(), flipped, node.scalar(sign, low))
-    pack = ops.PackInt4() if dtype.bits == 4 else ops.PackInt2()
-    return node.add(pack, node.convert(low, I8 if dtype.kind == "int" else U8))
+    low = node.add(ops.BitwiseAnd(), x, node.scalar(2 * sign - 1, x))
+    if dtype.kind == "uint":
+        return low
+    flipped = node.add(ops.BitwiseXor(), low, node.scalar(sign, low))
+    return node.add(ops.Sub(), flipped, node.scalar(sign, low))

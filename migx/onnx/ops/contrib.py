@@ -11,9 +11,9 @@ from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops._delegate import channels_first, channels_last, delegated, steps
-from migx.onnx.ops.elementwise import binary
+from migx.onnx.ops.elementwise import binary, plus
 from migx.onnx.ops.linear import matrix_product, scaled
-from migx.onnx.ops.normalization import normalized
+from migx.onnx.ops.normalization import normalized, over_root_mean_square
 from migx.shape import F32, I32
 
 DOMAIN = "com.microsoft"
@@ -88,8 +88,9 @@ def skip_layer_normalization(node: Node) -> tuple[Instruction, ...]:
 def skip_simplified_layer_normalization(node: Node) -> tuple[Instruction, ...]:
     """RMSNormalization of the sum of the input, the skip and a bias, which is the last result."""
     total = summed(node, 0, 1, 3)
+    wide = node.convert(total, F32)
     axes = (total.shape.rank - 1,)
-    result, inverse = root_mean_squared(node, total, axes, node.number("epsilon", TINY))
+    result, inverse = over_root_mean_square(node, wide, axes, node.number("epsilon", TINY))
     result = affine(node, result, total, node.input(2), None)
     return result, node.add(ops.Undefined()), inverse, total
 
@@ -98,27 +99,17 @@ def skip_simplified_layer_normalization(node: Node) -> tuple[Instruction, ...]:
 def simplified_layer_normalization(node: Node) -> tuple[Instruction, ...]:
     """RMSNormalization as onnxruntime names it, in the default domain too."""
     x, scale = node.input(0), node.input(1)
-    axes = tuple(range(node.axis(node.integer("axis", -1), x.shape.rank), x.shape.rank))
-    result, inverse = root_mean_squared(node, x, axes, node.number("epsilon", 1e-5))
-    return affine(node, node.convert(result, scale.shape.dtype), scale, scale, None), inverse
-
-
-def root_mean_squared(
-    node: Node, x: Instruction, axes: tuple[int, ...], epsilon: float
-) -> tuple[Instruction, Instruction]:
-    """The value over sqrt(mean(x²) + epsilon), in f32, and what it is multiplied by."""
+    axes = range(node.axis(node.integer("axis", -1), x.shape.rank), x.shape.rank)
     wide = node.convert(x, F32)
-    square = node.add(ops.ReduceMean(axes), node.add(ops.Mul(), wide, wide))
-    inverse = node.add(ops.Rsqrt(), node.add(ops.Add(), square, node.scalar(epsilon, square)))
-    return node.add(ops.Mul(), wide, node.broadcast_to(inverse, x.shape.dims)), inverse
+    result, inverse = over_root_mean_square(node, wide, axes, node.number("epsilon", 1e-5))
+    return affine(node, node.convert(result, scale.shape.dtype), scale, scale, None), inverse
 
 
 def affine(
     node: Node, x: Instruction, like: Instruction, scale: Instruction, bias: Instruction | None
 ) -> Instruction:
     """The value times a scale plus a bias, in the type of another one."""
-    x = binary(node, ops.Mul(), node.convert(x, like.shape.dtype), scale)
-    return x if bias is None else binary(node, ops.Add(), x, bias)
+    return plus(node, binary(node, ops.Mul(), node.convert(x, like.shape.dtype), scale), bias)
 
 
 @importer("EmbedLayerNormalization", domain=DOMAIN)
@@ -205,9 +196,7 @@ def fused_gemm(node: Node) -> Instruction:
 @importer("FusedConv", domain=DOMAIN)
 def fused_convolution(node: Node) -> Instruction:
     """A convolution, plus the operand Z where it is given, then an activation."""
-    result = delegated(node, "Conv", *node.inputs[:3])
-    if (other := node.optional(3)) is not None:
-        result = binary(node, ops.Add(), result, other)
+    result = plus(node, delegated(node, "Conv", *node.inputs[:3]), node.optional(3))
     return activated(node, result, node.numbers("activation_params", ()))
 
 
@@ -216,8 +205,7 @@ def channels_last_convolution(node: Node) -> Instruction:
     """A convolution of [N, ..., C] with weights [O, ..., C / group]."""
     x, w = (channels_first(node, node.input(i)) for i in (0, 1))
     result = channels_last(node, delegated(node, "Conv", x, w, node.optional(2)))
-    if (other := node.optional(3)) is not None:
-        result = binary(node, ops.Add(), result, other)
+    result = plus(node, result, node.optional(3))
     return activated(node, result, node.numbers("activation_params", ()))
 
 

@@ -8,7 +8,7 @@ from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops._delegate import all_of, channels_first, channels_last, delegated
 from migx.onnx.ops.contrib import DOMAIN, normalized_groups
-from migx.onnx.ops.elementwise import binary
+from migx.onnx.ops.elementwise import binary, plus
 from migx.onnx.ops.linear import matrix_product
 from migx.shape import I32
 
@@ -45,9 +45,7 @@ def matmul_integer(node: Node) -> Instruction:
 @importer("GemmFastGelu", domain=DOMAIN)
 def gemm_fast_gelu(node: Node) -> Instruction:
     product = matrix_product(node, ops.Dot(), node.input(0), node.input(1))
-    bias = node.optional(2)
-    product = product if bias is None else binary(node, ops.Add(), product, bias)
-    return delegated(node, "Gelu", product, approximate="tanh")
+    return delegated(node, "Gelu", plus(node, product, node.optional(2)), approximate="tanh")
 
 
 @importer("NhwcMaxPool", domain=DOMAIN)
@@ -61,9 +59,7 @@ def skip_group_norm(node: Node) -> tuple[Instruction, Instruction]:
     x, skip = node.input(0), node.input(3)
     if skip.shape.rank == 2:
         skip = node.add(ops.Unsqueeze((1, 2)), skip)
-    total = binary(node, ops.Add(), x, skip)
-    if (bias := node.optional(4)) is not None:
-        total = binary(node, ops.Add(), total, bias)
+    total = plus(node, binary(node, ops.Add(), x, skip), node.optional(4))
     return normalized_groups(node, total), total
 
 

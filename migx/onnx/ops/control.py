@@ -10,6 +10,7 @@ from migx import dim, ops
 from migx.dim import Dim, Extent
 from migx.errors import DimError, MigxError, OnnxError, ShapeError
 from migx.ir import Instruction, Module
+from migx.onnx.graphs import named
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.ops import sequences
@@ -21,9 +22,9 @@ def branch(node: Node) -> tuple[Instruction, ...]:
     """A condition that is known leaves the branch it takes; else both become modules.
 
     Where their dims differ the result's are symbols the run decides. Ranks cannot be left to the
-    run: a single number gets the rank of the other branch's, and where ranks differ otherwise the
-    first branch is taken, under an assumption that each run checks. So is a branch whose other
-    cannot be at the dims it is given.
+    run: a single number gets the rank of the other branch's, of which a ``DataWarning`` tells, and
+    where ranks differ otherwise the first branch is taken, under an assumption that each run
+    checks. So is a branch whose other cannot be at the dims it is given.
     """
     condition = node.reshape(node.input(0), ())
     graphs = [node.subgraph(f"{way}_branch") for way in ("then", "else")]
@@ -36,10 +37,11 @@ def branch(node: Node) -> tuple[Instruction, ...]:
         for module in modules:
             module.program.remove_module(module)
         return taken(node, graphs, condition, not way)
-    level(*modules)
+    remarks = level(node, *modules)
     pairs = list(zip(*(m.outputs for m in modules), strict=True))
     if all(a.shape.dtype is b.shape.dtype and a.shape.rank == b.shape.rank for a, b in pairs):
         outputs = tuple(joined(node, a.shape, b.shape, str(i)) for i, (a, b) in enumerate(pairs))
+        node.graph.model.remarks.update(dict.fromkeys(remarks))
         return node.elements(node.add(ops.If(outputs), condition, modules=modules), len(outputs))
     for module in modules:
         module.program.remove_module(module)
@@ -73,10 +75,10 @@ def taken(
     return tuple(node.add(ops.Assume(way), v, condition) for v in values)
 
 
-def level(first: Module, second: Module) -> None:
-    """Gives results of one element the greater of the ranks they have in two branches.
-
-    Broadcasting makes no difference between them.
+def level(node: Node, first: Module, second: Module) -> list[str]:
+    """Gives results of one element the greater of the ranks they have in two branches; a remark on
+    each that has two. Broadcasting makes no difference between them where something of that rank
+    takes part, as is common; Shape, and who takes the model's outputs, may see it.
     """
     pairs = list(zip(first.outputs, second.outputs, strict=True))
     ranks = [
@@ -91,6 +93,13 @@ def level(first: Module, second: Module) -> None:
         if returned is not None and tuple(values) != module.outputs:
             module.remove_instruction(returned)
             module.add_return(*values, names=names)
+    return [
+        f"{named(node.proto)}: its result {name!r} is of one element, of rank {a.shape.rank} if "
+        f"the condition holds and of rank {b.shape.rank} if not; here it has rank {rank} in both "
+        "cases"
+        for name, (a, b), rank in zip(node.proto.output, pairs, ranks, strict=False)
+        if rank is not None and a.shape.rank != b.shape.rank
+    ]
 
 
 def joined(node: Node, a: Shape, b: Shape, hint: str) -> Shape:
@@ -109,7 +118,7 @@ def loop(node: Node) -> tuple[Instruction, ...]:
     trips = node.optional(0) or node.add(ops.Undefined())
     condition = node.optional(1) or node.add(ops.Undefined())
     trips, condition = (node.reshape(v, ()) if v.shape.rank else v for v in (trips, condition))
-    carried = [node.input(i) for i in range(2, len(node.inputs))]
+    carried = node.operands(2)
     graph = node.subgraph("body")
     shapes = [v.shape.as_standard() for v in carried]
     unread: set[int] = set()
@@ -260,7 +269,7 @@ def scan_of_batch(node: Node) -> tuple[Instruction, ...]:
         return of_sequence(node)
     if node.optional(0) is not None:
         raise node.fail("sequences of different lengths (sequence_lens) are not supported")
-    operands = [node.input(i) for i in range(1, len(node.inputs))]
+    operands = node.operands(1)
     taken = [f"{node.label}.input.{i}" for i in range(len(operands))]
     made = [f"{node.label}.output.{i}" for i in range(len(node.proto.output))]
     scans = node.integer("num_scan_inputs")
@@ -291,7 +300,7 @@ def of_sequence(node: Node) -> tuple[Instruction, ...]:
     """A Scan as from version 9 on, without a batch."""
     graph = node.subgraph("body")
     count = node.integer("num_scan_inputs")
-    operands = [node.input(i) for i in range(len(node.inputs))]
+    operands = node.operands()
     states, scanned = operands[:-count], operands[-count:]
     axes = [
         node.axis(a, v.shape.rank)

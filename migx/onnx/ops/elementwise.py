@@ -85,6 +85,11 @@ def binary(node: Node, op: Operation, x: Instruction, y: Instruction) -> Instruc
     return node.add(op, *node.broadcast(x, y))
 
 
+def plus(node: Node, x: Instruction, other: Instruction | None) -> Instruction:
+    """The sum of two values; the first alone where there is no other."""
+    return x if other is None else binary(node, ops.Add(), x, other)
+
+
 @importer(*UNARY)
 def unary(node: Node) -> Instruction:
     return node.add(operation(node.proto.op_type), node.input(0))
@@ -109,17 +114,18 @@ def two_aligned_operands(node: Node) -> Instruction:
 
 @importer(*VARIADIC)
 def variadic(node: Node) -> Instruction:
-    op = getattr(ops, VARIADIC[node.proto.op_type])()
-    operands = [node.input(i) for i in range(len(node.inputs))]
-    return reduce(lambda x, y: binary(node, op, x, y), operands)
+    return combined(node, getattr(ops, VARIADIC[node.proto.op_type])())
 
 
 @importer("Mean")
 def mean(node: Node) -> Instruction:
-    total = reduce(
-        lambda x, y: binary(node, ops.Add(), x, y), [node.input(i) for i in range(len(node.inputs))]
-    )
+    total = combined(node, ops.Add())
     return node.add(ops.Div(), total, node.scalar(len(node.inputs), total))
+
+
+def combined(node: Node, op: Operation) -> Instruction:
+    """All operands by an operation on two, from left to right."""
+    return reduce(lambda x, y: binary(node, op, x, y), node.operands())
 
 
 @importer("Pow", since=7)

@@ -124,6 +124,10 @@ def fitted(
 ) -> tuple[tuple[Extent, ...], tuple[Extent, ...]]:
     """The padding, and the output padding where a result is wanted larger, that give the dims asked
     for.
+
+    With SAME_UPPER and SAME_LOWER these are those of x times the stride, as ONNX has it, also where
+    a kernel is shorter than its stride, of which onnxruntime makes less. Padding is 0 or more, so
+    what is then lacking are zeros at the end, where onnxruntime has them for an ``output_shape``.
     """
     sizes, lengths = x.shape.dims[2:], w.shape.dims[2:]
     wanted: list[Extent] = [d * s for d, s in zip(sizes, stride, strict=True)]

@@ -8,7 +8,7 @@ from migx import ops
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops.ml import DOMAIN, listed, rows_of
+from migx.onnx.ops.ml import DOMAIN, class_labels, rows_of
 from migx.shape import F32, I64, STR
 
 CASTS = {"TO_FLOAT": F32, "TO_INT64": I64, "TO_STRING": STR}
@@ -17,10 +17,7 @@ CASTS = {"TO_FLOAT": F32, "TO_INT64": I64, "TO_STRING": STR}
 @importer("ZipMap", domain=DOMAIN)
 def zip_map(node: Node) -> Instruction:
     """A map for each row, from the labels to its elements, which are f32."""
-    labels = listed(node, "classlabels")
-    if labels is None:
-        raise node.fail("it has no class labels")
-    return node.add(ops.ZipMap(), node.literal(labels), rows_of(node, 0))
+    return node.add(ops.ZipMap(), node.literal(class_labels(node)), rows_of(node, 0))
 
 
 @importer("DictVectorizer", domain=DOMAIN)

@@ -38,15 +38,19 @@ def listed(node: Node, name: str) -> Array | None:
     return None
 
 
+def class_labels(node: Node) -> Array:
+    """What a classifier tells apart."""
+    labels = listed(node, "classlabels")
+    if labels is None or not len(labels):
+        raise node.fail("it has no class labels")
+    return labels
+
+
 @importer("LabelEncoder", domain=DOMAIN)
 def label_encoder_of_classes(node: Node) -> Instruction:
     """From strings to their places among the classes, or back."""
-    x, names = node.input(0), np.asarray(node.strings("classes_strings"), object)
-    places = np.arange(len(names))
-    if x.shape.dtype.is_integer:
-        text = np.asarray(node.string("default_string", "_Unused"), object)
-        return mapped(node, x, places, names, text)
-    return mapped(node, x, names, places, np.asarray(node.integer("default_int64", -1)))
+    names = np.asarray(node.strings("classes_strings"), object)
+    return named_or_numbered(node, names, np.arange(len(names)))
 
 
 @importer("LabelEncoder", domain=DOMAIN, since=2)
@@ -70,9 +74,13 @@ def label_encoder(node: Node) -> Instruction:
 @importer("CategoryMapper", domain=DOMAIN)
 def category_mapper(node: Node) -> Instruction:
     """From strings to integers, or back."""
-    x = node.input(0)
     names = np.asarray(node.strings("cats_strings"), object)
-    numbers = np.asarray(node.integers("cats_int64s"), np.int64)
+    return named_or_numbered(node, names, np.asarray(node.integers("cats_int64s"), np.int64))
+
+
+def named_or_numbered(node: Node, names: Array, numbers: Array) -> Instruction:
+    """The numbers of names, or the names of numbers, whichever come in."""
+    x = node.input(0)
     if x.shape.dtype.is_integer:
         text = np.asarray(node.string("default_string", "_Unused"), object)
         return mapped(node, x, numbers, names, text)
@@ -246,9 +254,7 @@ def probit(node: Node, x: Instruction) -> Instruction:
 
 @importer("LinearClassifier", domain=DOMAIN)
 def linear_classifier(node: Node) -> tuple[Instruction, Instruction]:
-    labels = listed(node, "classlabels")
-    if labels is None:
-        raise node.fail("it has no class labels")
+    labels = class_labels(node)
     scores = linear(node, len(node.numbers("intercepts", ())) or len(labels))
     if scores.shape.dims[1] == 1 and len(labels) == 2:
         return binary_labels(node, scores, labels, 0.0)
@@ -413,9 +419,7 @@ def tree_ensemble_classifier(node: Node) -> tuple[Instruction, Instruction]:
     """Of two labels of which one alone has weights these are chances if none is negative. Those of
     the first may begin at one value.
     """
-    labels = listed(node, "classlabels")
-    if labels is None:
-        raise node.fail("it has no class labels")
+    labels = class_labels(node)
     scores = node.convert(forest(node, "class", len(labels)), F32)
     shown = finished(node, scores, node.string("post_transform", "NONE"))
     used = set(node.integers("class_ids"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from migx import ops
+from migx import dim, ops
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
@@ -73,9 +73,17 @@ def normalized(
     """
     mean = node.add(ops.ReduceMean(tuple(axes)), x)
     centred = node.add(ops.Sub(), x, node.broadcast_to(mean, x.shape.dims))
-    variance = node.add(ops.ReduceMean(tuple(axes)), node.add(ops.Mul(), centred, centred))
-    inverse = node.add(ops.Rsqrt(), node.add(ops.Add(), variance, node.scalar(epsilon, variance)))
-    return node.add(ops.Mul(), centred, node.broadcast_to(inverse, x.shape.dims)), mean, inverse
+    result, inverse = over_root_mean_square(node, centred, axes, epsilon)
+    return result, mean, inverse
+
+
+def over_root_mean_square(
+    node: Node, x: Instruction, axes: Sequence[int], epsilon: float
+) -> tuple[Instruction, Instruction]:
+    """X / sqrt(mean(x²) + epsilon) over some axes, with 1 / sqrt(...), whose axes are 1."""
+    square = node.add(ops.ReduceMean(tuple(axes)), node.add(ops.Mul(), x, x))
+    inverse = node.add(ops.Rsqrt(), node.add(ops.Add(), square, node.scalar(epsilon, square)))
+    return node.add(ops.Mul(), x, node.broadcast_to(inverse, x.shape.dims)), inverse
 
 
 @importer("LayerNormalization")
@@ -96,13 +104,9 @@ def layer_normalization(node: Node) -> tuple[Instruction, ...]:
 @importer("RMSNormalization")
 def rms_normalization(node: Node) -> Instruction:
     x, scale = node.input(0), node.input(1)
-    axes = tuple(range(node.axis(node.integer("axis", -1), x.shape.rank), x.shape.rank))
+    axes = range(node.axis(node.integer("axis", -1), x.shape.rank), x.shape.rank)
     wide = node.convert(x, node.dtype("stash_type", 1))
-    square = node.add(ops.ReduceMean(axes), node.add(ops.Mul(), wide, wide))
-    inverse = node.add(
-        ops.Rsqrt(), node.add(ops.Add(), square, node.scalar(node.number("epsilon", 1e-5), square))
-    )
-    result = node.add(ops.Mul(), wide, node.broadcast_to(inverse, x.shape.dims))
+    result, _ = over_root_mean_square(node, wide, axes, node.number("epsilon", 1e-5))
     return node.add(
         ops.Mul(), node.convert(result, scale.shape.dtype), node.broadcast_to(scale, x.shape.dims)
     )
@@ -138,10 +142,14 @@ def softmax_of_matrix(node: Node) -> Instruction:
     """Until version 13 the dims from the axis on are taken as one."""
     x = node.input(0)
     axis = node.axis(node.integer("axis", 1), x.shape.rank)
-    if axis == x.shape.rank - 1:
-        return node.add(softmax_op(node, axis), x)
-    lead = ops.Reshape((*x.shape.dims[:axis], x.shape.with_dims(x.shape.dims[axis:]).elements))
-    return node.reshape(node.add(softmax_op(node, axis), node.add(lead, x)), x.shape.dims)
+    flat = tail_as_one(node, x, axis)
+    return node.reshape(node.add(softmax_op(node, axis), flat), x.shape.dims)
+
+
+def tail_as_one(node: Node, x: Instruction, axis: int) -> Instruction:
+    """The value with its dims from an axis on as one."""
+    tail = dim.product(x.shape.dims[axis:])
+    return node.reshape(x, (*x.shape.dims[:axis], tail))
 
 
 @importer("Softmax", "LogSoftmax", since=13)

@@ -14,8 +14,9 @@ from migx.onnx.node import Node
 from migx.onnx.ops._delegate import all_of, channels_first, channels_last, delegated
 from migx.onnx.ops.casting import stored_type
 from migx.onnx.ops.contrib import DOMAIN
-from migx.onnx.ops.elementwise import binary
+from migx.onnx.ops.elementwise import binary, plus
 from migx.onnx.ops.linear import matrix_product, scaled, with_bias
+from migx.onnx.ops.normalization import tail_as_one
 from migx.onnx.ops.quantization import packed_rows
 from migx.onnx.ops.recurrent import applied
 from migx.shape import F32, U8
@@ -61,9 +62,9 @@ def qlinear_matmul(node: Node) -> Instruction:
     product = matrix_product(node, ops.Dot(), left, right)
     wide = node.convert(product, F32)
     scale = node.convert(node.input(6), F32)
-    operands = [v for v in (wide, scale, node.optional(7)) if v is not None]
-    to = node.input(7).shape.dtype
-    return node.add(ops.QuantizeLinear(axis=wide.shape.rank - 2, to=to), *operands)
+    zero = node.input(7)
+    op = ops.QuantizeLinear(axis=wide.shape.rank - 2, to=zero.shape.dtype)
+    return node.add(op, wide, scale, zero)
 
 
 def side(node: Node, at: int, axis: int) -> Instruction:
@@ -124,7 +125,7 @@ def qgemm(node: Node) -> Instruction:
 def matmul_integer_to_float(node: Node) -> Instruction:
     a = dequantized(node, node.input(0), node.input(2), node.optional(4), -2)
     b = dequantized(node, node.input(1), node.input(3), node.optional(5), -1)
-    return plus(node, matrix_product(node, ops.Dot(), a, b), 6)
+    return plus(node, matrix_product(node, ops.Dot(), a, b), node.optional(6))
 
 
 @importer("DynamicQuantizeMatMul", domain=DOMAIN)
@@ -133,13 +134,7 @@ def dynamic_quantize_matmul(node: Node) -> Instruction:
     x, scale, zero = all_of(node, "DynamicQuantizeLinear", node.input(0))
     a = dequantized(node, x, scale, zero)
     b = dequantized(node, node.input(1), node.input(2), node.optional(3), -1)
-    return plus(node, matrix_product(node, ops.Dot(), a, b), 4)
-
-
-def plus(node: Node, x: Instruction, at: int) -> Instruction:
-    """The value plus the operand at a place, where it is given."""
-    other = node.optional(at)
-    return x if other is None else binary(node, ops.Add(), x, other)
+    return plus(node, matrix_product(node, ops.Dot(), a, b), node.optional(4))
 
 
 @importer("DynamicQuantizeLSTM", domain=DOMAIN)
@@ -211,10 +206,7 @@ def qlinear_softmax(node: Node) -> Instruction:
     """Before opset 13 the dims from the axis on are one."""
     x = real(node, 0)
     axis = node.axis(node.integer("axis", -1), x.shape.rank)
-    if node.integer("opset", 13) >= 13:
-        return quantized(node, node.add(ops.Softmax(axis), x), 3, node.input(0))
-    lead = x.shape.dims[:axis]
-    flat = node.reshape(x, (*lead, x.shape.with_dims(x.shape.dims[axis:]).elements))
+    flat = x if node.integer("opset", 13) >= 13 else tail_as_one(node, x, axis)
     result = node.reshape(node.add(ops.Softmax(axis), flat), x.shape.dims)
     return quantized(node, result, 3, node.input(0))
 

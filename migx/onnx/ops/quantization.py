@@ -12,11 +12,12 @@ from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops.casting import stored_type
-from migx.onnx.ops.elementwise import binary
+from migx.onnx.ops.elementwise import plus
 from migx.onnx.ops.linear import matrix_product
+from migx.onnx.packed import packing
 from migx.ops.builtin import Literal, OnnxExternalWeights
 from migx.ops.quantization import Linear
-from migx.shape import F4, F8E4M3FN, F32, I8, U8, DType, Shape
+from migx.shape import F4, F8E4M3FN, U8, DType, Shape
 
 
 def axis_and_block(node: Node, x: Instruction) -> tuple[int, int]:
@@ -49,20 +50,13 @@ def quantize_linear(node: Node) -> Instruction:
     wanted = U8 if zero is None else stored_type(zero)
     if zero is None and node.integer("output_dtype", 0):
         wanted = node.dtype("output_dtype")
-    packing = {
-        "i4": (I8, ops.PackInt4),
-        "u4": (U8, ops.PackInt4),
-        "i2": (I8, ops.PackInt2),
-        "u2": (U8, ops.PackInt2),
-        "f4": (F32, ops.PackFp4),
-    }
-    container, pack = packing.get(wanted.name, (wanted, None))
+    wide, pack = packing(wanted) if wanted.is_packed else (wanted, None)
     axis, block = axis_and_block(node, x)
     op = ops.QuantizeLinear(
-        axis=axis, block=block, to=container, saturate=bool(node.integer("saturate", 1))
+        axis=axis, block=block, to=wide, saturate=bool(node.integer("saturate", 1))
     )
     result = linear(node, op, *[v for v in (x, scale, zero) if v is not None])
-    return result if pack is None else node.unpacked(node.add(pack(), result))
+    return result if pack is None else node.unpacked(node.add(pack, result))
 
 
 @importer("DequantizeLinear", since=10)
@@ -87,29 +81,27 @@ def dynamic_quantize_linear(node: Node) -> tuple[Instruction, ...]:
     """
     x = node.input(0)
     axes = tuple(range(x.shape.rank))
-    zero = node.literal(0, F32)
-    high = node.add(ops.Max(), node.add(ops.Squeeze(axes), node.add(ops.ReduceMax(axes), x)), zero)
-    low = node.add(ops.Min(), node.add(ops.Squeeze(axes), node.add(ops.ReduceMin(axes), x)), zero)
-    levels = node.literal(255, F32)
+    highest, lowest = node.add(ops.ReduceMax(axes), x), node.add(ops.ReduceMin(axes), x)
+    zero, levels = node.scalar(0, highest), node.scalar(255, highest)
+    high, low = node.add(ops.Max(), highest, zero), node.add(ops.Min(), lowest, zero)
     scale = node.add(ops.Div(), node.add(ops.Sub(), high, low), levels)
     place = node.add(ops.Div(), node.add(ops.Sub(), zero, low), scale)
     flat = node.add(ops.Equal(), scale, zero)
     place = node.add(ops.Where(), flat, zero, node.add(ops.Nearbyint(), place))
     point = node.convert(node.add(ops.Clip(), place, zero, levels), U8)
-    safe = node.add(ops.Where(), flat, node.literal(1, F32), scale)
+    safe = node.add(ops.Where(), flat, node.scalar(1, scale), scale)
+    safe, scale, point = (node.add(ops.Squeeze(axes), v) for v in (safe, scale, point))
     return node.add(ops.QuantizeLinear(axis=0, to=U8), x, safe, point), scale, point
 
 
 @importer("MatMulNBits", domain="com.microsoft")
 def matmul_n_bits(node: Node) -> Instruction:
     """A (..., K) times the transpose of B, whose N rows of K lie packed in blocks, each with its
-    scale.
+    scale. Where ``g_idx`` is given it says of each of the K which block's scale it has.
 
     Becomes unpack, dequantizelinear, transpose and dot; the packed bytes stay the literal they are.
     """
     a, b, scales, zeros = node.input(0), node.input(1), node.input(2), node.optional(3)
-    if node.optional(4) is not None:
-        raise node.fail("g_idx is not supported")
     k, n = node.integer("K"), node.integer("N")
     bits, block = node.integer("bits", 4), node.integer("block_size")
     blocks = -(-k // block)
@@ -123,19 +115,27 @@ def matmul_n_bits(node: Node) -> Instruction:
     elif zeros.shape.dtype is U8:
         per_byte = 8 // bits
         point = packed_rows(node, zeros, bits, (n, -(-blocks // per_byte) * per_byte))
-        point = (
-            point
-            if point.shape.dims == (n, blocks)
-            else node.add(ops.Slice((1,), (0,), (blocks,)), point)
-        )
+        point = first_of(node, point, blocks)
     else:
         point = node.reshape(zeros, (n, blocks))
-    floats = in_blocks(node, weights, scales, point, block)
-    if k != blocks * block:
-        floats = node.add(ops.Slice((1,), (0,), (k,)), floats)
+    if (groups := node.optional(4)) is not None:
+        if groups.shape.dims not in ((k,), (blocks * block,)):
+            name = node.proto.input[4]
+            raise node.fail(f"g_idx {name!r} {groups.shape}: one for each of K = {k} is wanted")
+        groups, weights = (first_of(node, v, k) for v in (groups, weights))
+        scales, point = (node.add(ops.Gather(1), v, groups) for v in (scales, point))
+        block = 1
+    floats = first_of(node, in_blocks(node, weights, scales, point, block), k)
     product = matrix_product(node, ops.Dot(), a, node.add(ops.Transpose((1, 0)), floats))
-    bias = node.optional(5)
-    return product if bias is None else binary(node, ops.Add(), product, bias)
+    return plus(node, product, node.optional(5))
+
+
+def first_of(node: Node, value: Instruction, count: int) -> Instruction:
+    """The first elements along the last axis; the value itself where it has no more."""
+    axis = value.shape.rank - 1
+    if value.shape.dims[axis] == count:
+        return value
+    return node.add(ops.Slice((axis,), (0,), (count,)), value)
 
 
 def in_blocks(

@@ -55,11 +55,10 @@ def length(
 
 def declared_rank(node: Node) -> int | None:
     """The rank that the model declares for the node's first result, if it does."""
-    graph, name = node.graph.graph, next(iter(node.proto.output), "")
-    for value in (*graph.output, *graph.value_info):
-        if name and value.name == name and value.type.tensor_type.HasField("shape"):
-            return len(value.type.tensor_type.shape.dim)
-    return None
+    declared = node.declared()
+    if declared is None or not declared.type.tensor_type.HasField("shape"):
+        return None
+    return len(declared.type.tensor_type.shape.dim)
 
 
 def numbers(node: Node, values: Array | Sequence[int]) -> Instruction:

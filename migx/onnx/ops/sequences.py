@@ -18,10 +18,8 @@ def member(node: Node, whole: Instruction) -> Shape:
     """
     held = known(whole)
     if held is None:
-        name = node.proto.output[0]
-        declared = [*node.graph.graph.value_info, *node.graph.graph.output]
-        found = next((v for v in declared if v.name == name), None)
-        shapes = () if found is None else tensors.held(found.type, f"value {name!r}")
+        name, declared = node.proto.output[0], node.declared()
+        shapes = () if declared is None else tensors.held(declared.type, f"value {name!r}")
         if not shapes:
             raise node.fail(
                 f"the rank of what {whole!r} holds is not known: let the model declare the shape "
@@ -66,7 +64,7 @@ def own_dims(node: Node, shape: Shape) -> Shape:
 
 @importer("SequenceConstruct", since=11)
 def construct(node: Node) -> Instruction:
-    return node.add(ops.SequenceConstruct(), *(node.input(i) for i in range(len(node.inputs))))
+    return node.add(ops.SequenceConstruct(), *node.operands())
 
 
 @importer("SequenceEmpty", since=11)

@@ -8,6 +8,7 @@ from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops._delegate import steps
 from migx.onnx.ops.elementwise import binary
+from migx.onnx.ops.normalization import tail_as_one
 from migx.shape import I64
 
 
@@ -28,8 +29,7 @@ def hardmax_of_matrix(node: Node) -> Instruction:
     """Until version 13 the dims from the axis on are taken as one."""
     x = node.input(0)
     axis = node.axis(node.integer("axis", 1), x.shape.rank)
-    tail = x.shape.with_dims(x.shape.dims[axis:]).elements
-    flat = node.reshape(x, (*x.shape.dims[:axis], tail))
+    flat = tail_as_one(node, x, axis)
     return node.reshape(greatest(node, flat, axis), x.shape.dims)
 
 

@@ -35,7 +35,7 @@ def constant(node: Node) -> Instruction:
             return node.literal(np.asarray(text, object))
     if node.has("sparse_value"):
         return dense(node, node.sparse_tensor("sparse_value"))
-    return node.unpacked(node.add(ops.Literal(node.tensor("value"), node.label)))
+    return node.weight("value")
 
 
 @importer("ConstantOfShape")
@@ -169,7 +169,7 @@ def unsqueeze(node: Node) -> Instruction:
 @importer("Concat")
 def concat(node: Node) -> Instruction:
     """Until version 4 the axis is 1 where none is given."""
-    values = [node.input(i) for i in range(len(node.inputs))]
+    values = node.operands()
     default = 1 if node.version < 4 else None
     axis = node.axis(node.integer("axis", default), values[0].shape.rank)
     return values[0] if len(values) == 1 else node.add(ops.Concat(axis), *values)

@@ -12,7 +12,7 @@ from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import scaled
-from migx.onnx.ops.ml import DOMAIN, best_label, finished, listed, rows_of
+from migx.onnx.ops.ml import DOMAIN, best_label, class_labels, finished, numbers, rows_of
 from migx.op import Array
 
 TINY = 1e-7
@@ -23,10 +23,10 @@ TINY = 1e-7
 def svm_regressor(node: Node) -> Instruction:
     """One score for each row; 1 or -1 for its sign with ``one_class``."""
     x, count = rows_of(node, 0), node.integer("n_supports", 0)
-    weights = floats(node, "coefficients")
+    weights = numbers(node, "coefficients")
     if count:
-        x = kernel(node, x, floats(node, "support_vectors").reshape(count, -1))
-    score = product(node, x, weights.reshape(-1, 1), floats(node, "rho")[:1])
+        x = kernel(node, x, numbers(node, "support_vectors").reshape(count, -1))
+    score = product(node, x, weights.reshape(-1, 1), numbers(node, "rho")[:1])
     if node.integer("one_class", 0):
         above = node.add(ops.Greater(), score, node.scalar(0, score))
         return node.add(ops.Where(), above, node.scalar(1, score), node.scalar(-1, score))
@@ -38,9 +38,7 @@ def svm_classifier(node: Node) -> tuple[Instruction, Instruction]:
     """The label that wins most of the contests of two, and the scores of these or, with ``prob_a``,
     the chance of each label. Without support vectors, the label of the greatest score.
     """
-    labels = listed(node, "classlabels")
-    if labels is None or not len(labels):
-        raise node.fail("it has no class labels")
+    labels = class_labels(node)
     transform = node.string("post_transform", "NONE")
     counts = node.integers("vectors_per_class", ())
     if not sum(counts):
@@ -61,10 +59,6 @@ def svm_classifier(node: Node) -> tuple[Instruction, Instruction]:
     # Like onnxruntime: the others do not change a single score, and its complement stands beside.
     other = node.add(ops.Sub(), node.scalar(1, scores), scores)
     return label, node.add(ops.Concat(1), other, scores)
-
-
-def floats(node: Node, name: str) -> Array:
-    return np.asarray(node.numbers(name, ()), np.float32)
 
 
 def product(node: Node, x: Instruction, matrix: Array, offset: Array) -> Instruction:
@@ -97,8 +91,8 @@ def kernel(node: Node, x: Instruction, vectors: Array) -> Instruction:
 
 def linear_scores(node: Node, count: int) -> Instruction:
     """A score for each label, by weights of its own."""
-    weights = floats(node, "coefficients").reshape(count, -1)
-    return product(node, rows_of(node, 0), weights.T, floats(node, "rho")[:1])
+    weights = numbers(node, "coefficients").reshape(count, -1)
+    return product(node, rows_of(node, 0), weights.T, numbers(node, "rho")[:1])
 
 
 def linear_label(node: Node, scores: Instruction, labels: Array) -> Instruction:
@@ -107,7 +101,7 @@ def linear_label(node: Node, scores: Instruction, labels: Array) -> Instruction:
     if len(labels) != 2 or node.numbers("prob_a", ()):
         return best
     greatest = node.add(ops.Squeeze((1,)), node.add(ops.ReduceMax((1,)), scores))
-    positive = bool((floats(node, "coefficients") >= 0).all())
+    positive = bool((numbers(node, "coefficients") >= 0).all())
     limit, op = (0.5, ops.GreaterOrEqual()) if positive else (0.0, ops.Greater())
     above = node.add(op, greatest, node.scalar(limit, greatest))
     return node.add(ops.Where(), *node.broadcast(above, node.literal(labels[1]), best))
@@ -116,8 +110,8 @@ def linear_label(node: Node, scores: Instruction, labels: Array) -> Instruction:
 def contests(node: Node, counts: tuple[int, ...]) -> Instruction:
     """The score of each class against each later one: positive where the first of the two wins."""
     total = sum(counts)
-    near = kernel(node, rows_of(node, 0), floats(node, "support_vectors").reshape(total, -1))
-    weights = floats(node, "coefficients").reshape(-1, total)
+    near = kernel(node, rows_of(node, 0), numbers(node, "support_vectors").reshape(total, -1))
+    weights = numbers(node, "coefficients").reshape(-1, total)
     ends = list(itertools.accumulate(counts, initial=0))
     pairs = list(itertools.combinations(range(len(counts)), 2))
     matrix = np.zeros((total, len(pairs)), np.float32)
@@ -125,7 +119,7 @@ def contests(node: Node, counts: tuple[int, ...]) -> Instruction:
         own, other = slice(ends[i], ends[i + 1]), slice(ends[j], ends[j + 1])
         matrix[own, place] = weights[j - 1, own]
         matrix[other, place] = weights[i, other]
-    return product(node, near, matrix, floats(node, "rho")[: len(pairs)])
+    return product(node, near, matrix, numbers(node, "rho")[: len(pairs)])
 
 
 def votes(node: Node, scores: Instruction, count: int) -> Instruction:
@@ -141,7 +135,7 @@ def votes(node: Node, scores: Instruction, count: int) -> Instruction:
 
 def chances(node: Node, scores: Instruction, count: int) -> Instruction:
     """The chance of each class, out of those of each contest."""
-    a, b = (node.literal(floats(node, name)) for name in ("prob_a", "prob_b"))
+    a, b = (node.literal(numbers(node, name)) for name in ("prob_a", "prob_b"))
     turned = node.add(ops.Neg(), binary(node, ops.Add(), binary(node, ops.Mul(), scores, a), b))
     first = node.add(ops.Sigmoid(), turned)
     bounds = (node.scalar(limit, first) for limit in (TINY, 1 - TINY))

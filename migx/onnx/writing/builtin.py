@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from onnx import TensorProto
-
 from migx.onnx import tensors
 from migx.onnx.exporters import Written, exporter
 from migx.onnx.site import Site, Value
-from migx.onnx.writer import place_outside
 from migx.shape import TUPLE
 
 
@@ -26,9 +23,8 @@ def external_weights(site: Site) -> str:
             f"its bytes are in {op.file}, which is not in the folder of the new file: write it "
             "there, or give the weights by migx.onnx.replace_onnx_external_weights first"
         )
-    dims = [int(d) for d in op.shape.dims]
-    tensor = TensorProto(data_type=tensors.code_of(op.shape.dtype), dims=dims)
-    place_outside(tensor, op.file, op.offset, op.length)
+    tensor = tensors.without_data(op.shape)
+    tensors.place_outside(tensor, op.file, op.offset, op.length)
     return model.initializer(tensor, op.label)
 
 

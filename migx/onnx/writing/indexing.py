@@ -11,8 +11,7 @@ COMBINED = {"none": None, "add": "add", "mul": "mul", "max": "max", "min": "min"
 
 def indices(site: Site, index: int) -> str:
     """An operand that counts elements: as i32 or i64."""
-    dtype = site.at.inputs[index].shape.dtype
-    return site.cast(site.input(index), dtype, dtype if dtype is I32 else I64)
+    return site.input(index, I32 if site.at.inputs[index].shape.dtype is I32 else I64)
 
 
 @exporter("gather", "gather_elements")
@@ -23,7 +22,7 @@ def gather(site: Site) -> str:
 
 @exporter("gathernd")
 def gathernd(site: Site) -> str:
-    places = site.cast(site.input(1), site.at.inputs[1].shape.dtype, I64)
+    places = site.input(1, I64)
     return site.node("GatherND", site.input(0), places, batch_dims=site.op.batch_dims)
 
 
@@ -37,7 +36,7 @@ def scatter(site: Site) -> str:
 @exporter(*(f"scatternd_{way}" for way in COMBINED))
 def scatternd(site: Site) -> str:
     way = COMBINED[site.op.name.removeprefix("scatternd_")]
-    places = site.cast(site.input(1), site.at.inputs[1].shape.dtype, I64)
+    places = site.input(1, I64)
     return site.node("ScatterND", site.input(0), places, site.input(2), reduction=way)
 
 
@@ -68,7 +67,7 @@ def reverse_sequence(site: Site) -> str:
     """ONNX reverses in the first two axes; others are brought there and back."""
     op, rank = site.op, site.shape.rank
     axes = op.time_axis, op.batch_axis
-    lens = site.cast(site.input(1), site.at.inputs[1].shape.dtype, I64)
+    lens = site.input(1, I64)
     if max(axes) < 2:
         return site.node(
             "ReverseSequence", site.input(0), lens, time_axis=axes[0], batch_axis=axes[1]

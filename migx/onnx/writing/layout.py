@@ -19,7 +19,7 @@ def transpose(site: Site) -> str:
 def reshape(site: Site) -> str:
     if len(site.at.inputs) == 1:
         return site.reshaped(site.input(0), site.at.inputs[0].shape, site.op.dims)
-    target = site.cast(site.input(1), site.at.inputs[1].shape.dtype, I64)
+    target = site.input(1, I64)
     zeros = 1 if site.op.allowzero else None
     return site.node("Reshape", site.input(0), target, allowzero=zeros)
 
@@ -43,7 +43,7 @@ def multibroadcast(site: Site) -> Value | str:
     """Nothing, for most readers broadcast by themselves; where the run decides, an Expand."""
     if len(site.at.inputs) == 1:
         return site.raw(0)
-    target = site.cast(site.input(1), site.at.inputs[1].shape.dtype, I64)
+    target = site.input(1, I64)
     return site.node("Expand", site.input(0), target)
 
 
@@ -90,9 +90,7 @@ def reverse(site: Site) -> str:
 
 @exporter("dynamic_slice")
 def dynamic_slice(site: Site) -> str:
-    starts, ends, steps = (
-        site.cast(site.input(i), site.at.inputs[i].shape.dtype, I64) for i in (1, 2, 3)
-    )
+    starts, ends, steps = (site.input(i, I64) for i in (1, 2, 3))
     return site.node("Slice", site.input(0), starts, ends, site.constant(site.op.axes), steps)
 
 
@@ -109,7 +107,7 @@ def pad(site: Site) -> str:
 
 @exporter("dynamic_pad")
 def dynamic_pad(site: Site) -> str:
-    pads = site.cast(site.input(1), site.at.inputs[1].shape.dtype, I64)
+    pads = site.input(1, I64)
     value = [site.scalar(2)] if len(site.at.inputs) == 3 else []
     return site.node("Pad", site.input(0), pads, *value, mode=site.op.mode)
 
@@ -120,7 +118,7 @@ def dynamic_transpose(site: Site) -> str:
     indices times the strides of the axes they come from.
     """
     x, rank = site.input(0), site.shape.rank
-    order = site.cast(site.input(1), site.at.inputs[1].shape.dtype, I64)
+    order = site.input(1, I64)
     dims = site.node("Shape", x)
     after = site.node(
         "Concat",

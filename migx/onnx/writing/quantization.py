@@ -14,10 +14,11 @@ from migx import op as operations
 from migx.argument import Argument
 from migx.onnx import tensors
 from migx.onnx.exporters import exporter
+from migx.onnx.packed import packing
 from migx.onnx.site import Site, Value
-from migx.op import Array, Operation
+from migx.op import Array
 from migx.ops.builtin import Literal
-from migx.ops.packing import FLAT, PackInt2, PackInt4
+from migx.ops.packing import FLAT
 from migx.shape import F4, F32, I32, U8, DType, Shape, integers
 
 
@@ -31,7 +32,7 @@ def unpack(site: Site) -> Value | str:
         return site.raw(0)
     given = site.at.inputs[0].shape.dtype
     values = element_table(site.op, given)
-    places = site.cast(site.cast(site.input(0), given, U8), U8, I32)
+    places = site.cast(site.input(0, U8), U8, I32)
     found = site.node("Gather", site.constant(values, site.shape.dtype), places, axis=0)
     order = [*range(axis + 1), rank, *range(axis + 1, rank)]
     apart = site.node("Transpose", found, perm=order)
@@ -100,7 +101,7 @@ def pack_floats(site: Site) -> Value:
     made = site.at.inputs[0]
     if made.op.name == "quantizelinear":
         return Value(quantized(Site(made, site.graph), F4), site.shape)
-    return Value(site.cast(site.input(0), made.shape.dtype, F4), site.shape)
+    return Value(site.input(0, F4), site.shape)
 
 
 @exporter("quantizelinear")
@@ -160,7 +161,7 @@ def packed_zero(site: Site, dtype: DType) -> str | None:
     values = np.broadcast_to(held.array, [int(d) for d in point.shape.dims])
     if held.shape.dtype.is_packed or values.min() < low or values.max() > high:
         return None
-    op: Operation = PackInt4() if dtype.bits == 4 else PackInt2()
+    _, op = packing(dtype)
     shape = point.shape.with_type(dtype)
     given = Argument.of(np.ascontiguousarray(values))
     made = operations.evaluator(type(op))(op, None, shape, [given], [])

@@ -28,7 +28,7 @@ def logical(site: Site) -> str:
     if not site.op.axes:
         return site.input(0)
     kind = "ReduceMin" if site.op.name == "reduce_all" else "ReduceMax"
-    as_bytes = site.cast(site.input(0), BOOL, U8)
+    as_bytes = site.input(0, U8)
     return site.cast(site.node(kind, as_bytes, site.constant(site.op.axes), keepdims=1), U8, BOOL)
 
 

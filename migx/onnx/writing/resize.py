@@ -80,9 +80,9 @@ def dynamic_resize(site: Site) -> str:
     scale for all axes that change.
     """
     have = site.cast(site.dims(site.at.inputs[0].shape.dims), I64, F64)
-    sizes = site.cast(site.input(1), site.at.inputs[1].shape.dtype, I64)
-    operands = [site.input(0), site.cast(site.input(3), F64, F32) if site.given(3) else "", ""]
-    scales, narrow = site.input(2), site.cast(site.input(2), F64, F32)
+    sizes = site.input(1, I64)
+    operands = [site.input(0), site.input(3, F32) if site.given(3) else "", ""]
+    scales, narrow = site.input(2), site.input(2, F32)
     ratio = site.node("Div", site.cast(sizes, I64, F64), have)
     off = site.node("Abs", site.node("Sub", scales, ratio))
     stretched = all_true(

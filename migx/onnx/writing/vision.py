@@ -31,7 +31,7 @@ def deformable_convolution(site: Site) -> str:
 @exporter("roi_align")
 def roi_align(site: Site) -> str:
     op = site.op
-    images = site.cast(site.input(2), site.at.inputs[2].shape.dtype, I64)
+    images = site.input(2, I64)
     return site.node(
         "RoiAlign",
         *site.inputs()[:2],

@@ -46,20 +46,26 @@ class Comparison:
 
 
 def compare(name: str, got: Any, expected: Any, *bounds: Bound) -> Comparison:
-    """How far a value is from the one expected, and whether the sum of some bounds covers it.
+    """How far a value is from the one expected, and whether the sum of some bounds covers it: that
+    of the expected value first, then those of the one there is.
 
-    NaN must meet NaN and an infinity its like; the errors and the greatest magnitude are those of
-    the finite elements. Elements whose bound is infinite are left out. Of a tuple, it is the
-    first member that fails, or else the last.
+    Elements that the first says nothing of, its bound being infinite, are left out. Where another
+    is infinite and the first is not, as much is allowed as by the first: who loses a number that
+    was well within range has no excuse. NaN must meet NaN and an infinity its like, and of bounds
+    element by element that come to nothing, a zero one of its sign. The errors and the greatest
+    magnitude are those of the finite elements. Of a tuple, it is the first member that fails, or
+    else the last; lists and maps, as callers get them, are compared as one.
     """
     if isinstance(expected, Argument) and isinstance(got, Argument):
         if expected.shape.parts or got.shape.parts:
             return _members(name, got, expected, bounds)
         if not expected.shape.dtype.is_tensor or expected.shape.dtype.is_packed:
-            unknown = any(isinstance(b, np.ndarray) and np.isinf(b).any() for b in bounds)
+            unknown = any(isinstance(b, np.ndarray) and np.isinf(b).any() for b in bounds[:1])
             problem = "" if unknown or got == expected else "is not the same"
             return _without_numbers(name, expected.shape.dtype, problem)
         got, expected = got.array, expected.array
+    if isinstance(expected, dict | list):
+        return _held(name, got, expected, bounds)
     x, y = np.asarray(got), np.asarray(expected)
     if x.dtype != y.dtype or x.shape != y.shape:
         problem = f"got {_kind(x)}, expected {_kind(y)}"
@@ -80,6 +86,35 @@ def _members(name: str, got: Argument, expected: Argument, bounds: tuple[Bound, 
     return found
 
 
+def _held(name: str, got: Any, expected: Any, bounds: tuple[Bound, ...]) -> Comparison:
+    """Lists and maps by all they hold: a bound is relative to the greatest of it."""
+    (form, mine), (wanted, theirs) = _opened(got), _opened(expected)
+    found = _without_numbers(name, type(expected).__name__, "")
+    if form != wanted:
+        problem = "it has other members or keys than the one expected"
+        return _without_numbers(name, type(expected).__name__, problem)
+    for dtype in dict.fromkeys(leaf.dtype for leaf in theirs):
+        x, y = (
+            np.concatenate([leaf.ravel() for leaf in leaves if leaf.dtype == dtype])
+            for leaves in (mine, theirs)
+        )
+        found = compare(name, x, y, *bounds)
+        if not found.passed:
+            return found
+    return found
+
+
+def _opened(value: Any) -> tuple[Any, list[NDArray[Any]]]:
+    """How a value is made of lists and maps, and the arrays in it."""
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        parts = [_opened(each) for each in inner]
+        keys = list(value) if isinstance(value, dict) else None
+        return (keys, [form for form, _ in parts]), [leaf for _, leaves in parts for leaf in leaves]
+    leaf = np.asarray(value, object if isinstance(value, str) else None)
+    return (str(leaf.dtype), leaf.shape), [leaf]
+
+
 def _without_numbers(name: str, dtype: Any, problem: str) -> Comparison:
     wrong = math.inf if problem else 0.0
     return Comparison(name, str(dtype), wrong, wrong, 0.0, 0.0, "", problem)
@@ -93,10 +128,12 @@ def _arrays(
     x, y = (a.astype(np.float64) if numeric else np.zeros(a.shape) for a in (got, expected))
     finite = np.isfinite(y)
     magnitude = float(np.max(np.abs(y), where=finite, initial=0.0))
-    allowed = np.zeros_like(y)
-    for bound in bounds:
-        allowed = allowed + _allowed(bound, dtype, magnitude)
-    alike = (got == expected) | (np.isnan(x) & np.isnan(y)) | ~np.isfinite(allowed)
+    each = [np.broadcast_to(_allowed(b, dtype, magnitude), y.shape) for b in bounds]
+    allowed = sum((np.where(np.isinf(b), each[0], b) for b in each), np.zeros_like(y))
+    same = got == expected
+    if not any(isinstance(b, Budget) for b in bounds):
+        same = same & ((y != 0) | (allowed > 0) | (np.signbit(x) == np.signbit(y)))
+    alike = same | (np.isnan(x) & np.isnan(y)) | ~np.isfinite(allowed)
     paired = finite & np.isfinite(x)
     errors = np.abs(np.subtract(x, y, where=paired, out=np.zeros_like(y)))
     # Large integers differ where the doubles they are rounded to do not.

@@ -21,11 +21,18 @@ from migx.ops.builtin import GetTupleElem, Literal, Param, Slot
 from migx.pipeline import Approximation
 from migx.program import Program
 from migx.testing.bounds.ranges import at_the_end, largest
-from migx.testing.bounds.roundings import LAMBDA
+from migx.testing.bounds.roundings import LAMBDA, named
 from migx.testing.bounds.steps import Error, Step, doubles, filled, unknown
 from migx.testing.bounds.tensors import NONE, Approximations, Budget, TensorBounds, sources
 
 MODULES = frozenset({"pointwise", "fused_reduce", "group", "if"})
+
+
+CHOICES = named(
+    "clip max min pooling reduce_max reduce_min relu scatter_max scatter_min scatternd_max"
+    " scatternd_min topk"
+)
+"""What may answer with either of 0.0 and -0.0, where both are among the numbers."""
 
 
 class Inside(Exception):
@@ -64,6 +71,7 @@ class ElementBounds:
         self._sizes = sizes_of(shapes)
         loops = any(at.op.name in ("loop", "scan") for m in program.modules.values() for at in m)
         self._whole = TensorBounds(program, arguments, approximations) if loops else None
+        self._chooses = any(at.op.name in CHOICES for m in program.modules.values() for at in m)
         for name, parameter in program.main.parameters.items():
             self._values[parameter] = arguments[name]
 
@@ -93,8 +101,11 @@ class ElementBounds:
         return error
 
     def of(self, at: Instruction) -> Error:
-        """The bound of a value that has been computed."""
-        return self._known(at)[1]
+        """The bound of a value that has been computed. Where the program chooses the largest of
+        some numbers, a 0 is not sure to be exact, for it may have either sign.
+        """
+        value, error = self._known(at)
+        return _either_zero(value, error) if self._chooses else error
 
     def _known(self, at: Instruction) -> tuple[Argument, Error]:
         """A value and its bound; of a parameter of a module, those it stands for."""
@@ -119,7 +130,7 @@ class ElementBounds:
             made = [self._known(v) for v in taken]
             return tuple(unknown(value) if unsure else error for value, error in made)
         if at.op.name in MODULES:
-            errors = tuple(self.of(v) for v in at.modules[0].outputs)
+            errors = tuple(self._known(v)[1] for v in at.modules[0].outputs)
             return errors if result.shape.parts else errors[0]
         if at.modules:
             assert self._whole is not None
@@ -143,7 +154,18 @@ class ElementBounds:
         if self._given is None or not made or not dtype.is_float or dtype.is_packed:
             return None
         error = LAMBDA * dtype.roundoff * largest(result.array)
-        return np.where(at_the_end(doubles(result), dtype), np.inf, error)
+        return np.where(np.isfinite(doubles(result)), error, 0.0)
+
+
+def _either_zero(value: Argument, error: Error) -> Error:
+    """A bound that is not nothing where there is a 0."""
+    if value.shape.parts:
+        errors = error if isinstance(error, tuple) else (None,) * len(value.parts)
+        return tuple(map(_either_zero, value.parts, errors))
+    if not value.shape.dtype.is_float or value.shape.dtype.is_packed:
+        return error
+    least = np.where(value.array == 0, np.finfo(np.float64).smallest_subnormal, 0.0)
+    return np.maximum(filled(error, value), least)
 
 
 def _spread(result: Argument, budget: Budget) -> Error:

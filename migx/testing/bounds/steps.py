@@ -53,10 +53,14 @@ SUMS = SCATTERS | named(
 )
 """Polynomials of their inputs whose coefficients are at most 1 in magnitude."""
 
-CONVOLUTIONS = named(
-    "convolution convolution_backwards convolution_channels_last deformable_convolution"
-)
-"""What is padded: an infinite weight times that makes NaN, or nothing where padding is skipped."""
+TIMES_ZERO: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(("convolution", "convolution_backwards", "convolution_channels_last"), (1,)),
+    "deformable_convolution": (0, 1),
+    **dict.fromkeys(("dft", "grid_sample", "resize", "roi_align"), (0,)),
+}
+"""The inputs that are multiplied by padding, or by factors of the operation's own with 0 among
+them: an infinity becomes NaN, or nothing where zeros are skipped.
+"""
 
 PICKS = named(
     "compress concat contiguous gather gather_elements gathernd pad reverse reverse_sequence"
@@ -92,7 +96,8 @@ class Step:
             return None
         if self.op.name.startswith(("pack_", "unpack_")):
             return self._packed()
-        if self.op.name in CONVOLUTIONS and not np.isfinite(doubles(self.values[1])).all():
+        factors = [doubles(self.values[i]) for i in TIMES_ZERO.get(self.op.name, ())]
+        if not all(np.isfinite(f).all() for f in factors):
             return unknown(self.result)
         found = self._found()
         return found if isinstance(found, tuple) else self._settled(found)
@@ -207,8 +212,6 @@ class Step:
             most = 2 * np.max(errors[0], axis, keepdims=True, initial=0.0)
             y = doubles(self.result)
             return np.broadcast_to(most, y.shape) if name == "logsoftmax" else y * np.expm1(most)
-        if name in ("max", "min", "clip"):
-            return np.asarray(np.maximum.reduce(errors))
         if name in ("reduce_max", "reduce_min"):
             axes = operations.attributes(self.op)["axes"]
             return np.asarray(np.max(errors[0], axes, keepdims=True, initial=0.0))

@@ -14,7 +14,7 @@ from typing import Any
 
 from migx import op as operations
 from migx import ops, plugins
-from migx.shape import BOOL, F16, F32, F64, I8, I32, I64, U8, DType, Shape
+from migx.shape import BOOL, F32, I32, I64, DType, Shape
 from migx.testing.draws import compute, indexing, layout
 from migx.testing.draws.basics import TYPES, Dice, Dims, Draft, Draw, Want, ones
 
@@ -50,21 +50,25 @@ def _is_drawable(name: str, cls: Any) -> bool:
     traits = operations.traits(cls)
     if not operations.can_evaluate(cls) or not traits.pure:
         return False
-    return traits.reduction or (traits.pointwise and any(_signatures(cls, t) for t in set(TYPES)))
+    return traits.reduction or (
+        traits.pointwise and any(_signatures(cls, t, TYPES) for t in set(TYPES))
+    )
 
 
 @cache
-def _signatures(cls: Any, made: DType) -> tuple[tuple[DType, ...], ...]:
-    """The types of inputs for which a pointwise operation without attributes makes a type."""
+def _signatures(cls: Any, made: DType, of: tuple[DType, ...]) -> tuple[tuple[DType, ...], ...]:
+    """The types of inputs, this one and others, for which a pointwise operation without attributes
+    makes a type.
+    """
     try:
         op = cls()
     except TypeError:
         return ()
     found = []
-    for of in dict.fromkeys((made, *TYPES)):
-        for types in ((of,), (of, of), (BOOL, of, of), (of, of, of)):
+    for t in dict.fromkeys((made, *of)):
+        for types in ((t,), (t, t), (BOOL, t, t), (t, t, t)):
             try:
-                shape = op.compute_shape([Shape(t, (2, 3)) for t in types], ())
+                shape = op.compute_shape([Shape(each, (2, 3)) for each in types], ())
             except (ValueError, IndexError):
                 continue  # a ShapeError, or what unpacking so many inputs raises
             if shape.dtype is made and shape.dims == (2, 3):
@@ -73,7 +77,7 @@ def _signatures(cls: Any, made: DType) -> tuple[tuple[DType, ...], ...]:
 
 
 def _pointwise(cls: Any, dice: Dice, like: Shape) -> Draft:
-    known = _signatures(cls, like.dtype)
+    known = _signatures(cls, like.dtype, dice.types())
     if not known or not operations.traits(cls).pointwise:
         return None
     return cls(), [Want(Shape(t, like.dims)) for t in dice.one_of(known)]
@@ -120,7 +124,7 @@ PACKERS = ("pack_fp4", "pack_int2", "pack_int4")
 
 def any_shape(dice: Dice) -> Shape:
     """A shape to draw a result of: of up to four axes, mostly f32, empty now and then."""
-    dtype = dice.one_of((F32, F32, F32, F32, F16, F64, I32, I64, I8, U8, BOOL))
+    dtype = dice.one_of((F32, F32, *dice.types()))
     sizes: Dims = (1, 2, 3, *dice.extents, *dice.extents) if dice.extents else (1, 2, 2, 3, 4)
     sizes = (0, *sizes) if dice.chance(0.03) else sizes
     rank = dice.one_of((0, 1, 2, 2, 2, 3, 3, 4))

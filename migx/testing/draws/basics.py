@@ -9,7 +9,27 @@ from typing import Any, TypeAlias, TypeVar
 
 from migx.dim import Extent
 from migx.op import Operation
-from migx.shape import BOOL, F16, F32, F64, I8, I32, I64, U8, DType, Shape
+from migx.shape import (
+    BF16,
+    BOOL,
+    F8E4M3FN,
+    F8E4M3FNUZ,
+    F8E5M2,
+    F8E5M2FNUZ,
+    F16,
+    F32,
+    F64,
+    I8,
+    I16,
+    I32,
+    I64,
+    U8,
+    U16,
+    U32,
+    U64,
+    DType,
+    Shape,
+)
 
 Dims: TypeAlias = tuple[Extent, ...]
 T = TypeVar("T")
@@ -50,6 +70,10 @@ class Dice(random.Random):
             return self.one_of(self.extents)
         return self.some(low, high)
 
+    def types(self) -> tuple[DType, ...]:
+        """Element types to choose from: ``TYPES``, or, one time in eight, ``RARE`` ones."""
+        return RARE if self.chance(1 / 8) else TYPES
+
     def one_of(self, values: Sequence[T]) -> T:
         """One of some values."""
         return values[int(self.random() * len(values))]
@@ -60,6 +84,9 @@ Draw: TypeAlias = Callable[[Dice, Shape], Draft]
 
 TYPES = (F32, F32, F16, F64, I32, I64, BOOL, I8, U8)
 """Element types that inputs have where the result leaves the choice."""
+
+RARE = (BF16, BF16, I16, U16, U32, U64, F8E4M3FN, F8E4M3FNUZ, F8E5M2, F8E5M2FNUZ)
+"""Those that few models have."""
 
 
 def numbers(dims: Sequence[Extent], least: int = 0) -> list[int]:

@@ -9,7 +9,7 @@ from migx import ops
 from migx.dim import Dim, Extent, bounds
 from migx.op import Operation
 from migx.shape import BOOL, F32, I32, I64, Shape
-from migx.testing.draws.basics import TYPES, Dice, Draft, Draw, Want, numbers, ones, put, vector
+from migx.testing.draws.basics import Dice, Draft, Draw, Want, numbers, ones, put, vector
 
 
 def _same(op: Callable[[], Operation]) -> Draw:
@@ -157,11 +157,13 @@ def _parts(dice: Dice, extent: Extent) -> list[Extent]:
 
 
 def _convert(dice: Dice, like: Shape) -> Draft:
-    return ops.Convert(like.dtype), [Want(like.with_type(dice.one_of(TYPES)))]
+    return ops.Convert(like.dtype), [Want(like.with_type(dice.one_of(dice.types())))]
 
 
 def _bit_cast(dice: Dice, like: Shape) -> Draft:
-    alike = {32: ("i32", "u32"), 64: ("i64", "u64"), 8: ("i8", "u8")}.get(like.dtype.bits, ())
+    alike = {16: ("i16", "u16"), 32: ("i32", "u32"), 64: ("i64", "u64"), 8: ("i8", "u8")}.get(
+        like.dtype.bits, ()
+    )
     other = [t for t in alike if t != like.dtype.name]
     if not like.dtype.is_integer or not other:
         return None

@@ -38,6 +38,8 @@ FAMILIES = (
     "topk",
     "resize",
     "sampling",
+    "columns",
+    "determinant",
     "roi_align",
     "nonmaxsuppression",
     "recurrent",

@@ -31,7 +31,7 @@ from migx.ops.reduce import (
     ReduceProd,
 )
 from migx.shape import BOOL
-from migx.targets.cpu import elements
+from migx.targets.cpu import division, elements
 from migx.targets.cpu.emit import F32, I8, I64, Function, Type, Value
 from migx.targets.cpu.epilogue import emittable
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of
@@ -365,7 +365,7 @@ class Writer:
             return total
         count = product(d for d, f in zip(self.fused.dims, self.fused.folded, strict=True) if f)
         many = self.f.cast(self.frame.extent(count), total.type.one)
-        mean = elements.quotient(self.f, total, self.f.splat(many, total.type.lanes), node.dtype)
+        mean = division.quotient(self.f, total, self.f.splat(many, total.type.lanes), node.dtype)
         return self.f.cast(mean, elements.computing(node.dtype))
 
     def _total(self, number: int) -> Type:

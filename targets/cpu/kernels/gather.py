@@ -7,13 +7,14 @@ they are needed; one that is outside its axis is an error of the run, and nothin
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from migx.dim import Extent, maximum, product
 from migx.ir import Instruction
 from migx.ops.indexing import Gather, Gathernd
 from migx.targets.cpu.emit import I64, Type, Value
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of, type_of
+from migx.targets.cpu.kernels.ordering import any_of
 from migx.targets.cpu.machine import Machine
 
 BYTES = 1 << 16
@@ -30,7 +31,9 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
         return None
     if isinstance(at.op, Gathernd) and not isinstance(indices.dims[-1], int):
         return None
-    return _Writer(at, machine).kernel()
+    axes = _axes(at)
+    writer = _Across if _has_neighbours(at, axes) else _Writer
+    return writer(at, machine, axes).kernel()
 
 
 _Row = tuple[Extent, Extent, Extent, Extent]
@@ -82,13 +85,21 @@ def _axes(at: Instruction) -> _Axes:
     return _Axes(tuple(rows), inner, steps, axes, step)
 
 
-def index_at(frame: Frame, place: Value, extent: Extent) -> tuple[Value, Value]:
-    """The index at a place of the second input, counted from the front of an axis of this extent,
-    and whether it is on it.
+def _has_neighbours(at: Instruction, axes: _Axes) -> bool:
+    """Whether each index picks one element of a size that vectors are gathered of, and along the
+    last axis of the result the indices lie side by side.
+    """
+    single = isinstance(at.op, Gather) and axes.inner == 1 and len(axes.rows) > 0
+    return single and at.shape.dtype.bits in (32, 64) and axes.rows[-1][1:] == (0, 1, 1)
+
+
+def index_at(frame: Frame, place: Value, extent: Extent, lanes: int = 0) -> tuple[Value, Value]:
+    """The index at a place of the second input, or a vector of those from there on, counted from
+    the front of an axis of this extent, and whether it is on it.
     """
     f, dtype = frame.function, frame.at.inputs[1].shape.dtype
     memory = memory_of(dtype)
-    raw = f.load(f.element(frame.operands[1], place, memory), memory)
+    raw = f.load(f.element(frame.operands[1], place, memory), memory.times(lanes))
     index, length = f.cast(raw, I64, signed=dtype.kind == "int"), frame.extent(extent)
     if dtype.kind == "int":
         index = f.select(index < 0, index + length, index)
@@ -98,14 +109,15 @@ def index_at(frame: Frame, place: Value, extent: Extent) -> tuple[Value, Value]:
 def fail_outside(frame: Frame, inside: Value, axes: Iterable[int]) -> None:
     """Ends the run where an index is not inside some axes of the first input."""
     shape, which = frame.at.inputs[0].shape, ", ".join(map(str, axes))
-    frame.fails(~inside, f"{frame.at.name}: an index is outside axis {which} of {shape.text}")
+    outside = any_of(~inside) if inside.type.lanes else ~inside
+    frame.fails(outside, f"{frame.at.name}: an index is outside axis {which} of {shape.text}")
 
 
 class _Writer:
     """Writes the kernel of one instruction."""
 
-    def __init__(self, at: Instruction, machine: Machine) -> None:
-        self.at, self.axes = at, _axes(at)
+    def __init__(self, at: Instruction, machine: Machine, axes: _Axes) -> None:
+        self.at, self.axes = at, axes
         self.frame = Frame(at, machine)
         self.f = self.frame.function
         self.memory = Type(f"i{at.shape.dtype.bits}")
@@ -131,7 +143,11 @@ class _Writer:
         for axis, place in frame.places(row, extents, range(len(rows))).items():
             steps = map(frame.extent, rows[axis][1:])
             starts = [s + place * by for s, by in zip(starts, steps, strict=True)]
-        from_, index, to = starts
+        self._run(*starts)
+
+    def _run(self, from_: Value, index: Value, to: Value) -> None:
+        """Writes the run at a place of the result from a place of the data and what indices add."""
+        f, frame = self.f, self.frame
         inside: Value | None = None
         shape = self.at.inputs[0].shape
         for number, axis in enumerate(self.axes.axes):
@@ -173,3 +189,32 @@ class _Writer:
         with f.loop(whole, inner) as k:
             one = f.load(f.element(given, k.index, self.memory), self.memory)
             f.store(one, f.element(made, k.index, self.memory))
+
+
+class _Across(_Writer):
+    """Writes the kernel where runs are of one element: as many at a time as indices are loaded."""
+
+    def __init__(self, at: Instruction, machine: Machine, axes: _Axes) -> None:
+        *rows, (extent, *_) = axes.rows
+        super().__init__(at, machine, replace(axes, rows=tuple(rows), inner=extent))
+
+    def _run(self, from_: Value, index: Value, to: Value) -> None:
+        f, lanes, extent = self.f, self.lanes, self.frame.extent(self.axes.inner)
+        given = f.element(self.frame.operands[0], from_, self.memory)
+        made = f.element(self.frame.operands[2], to, self.memory)
+        whole = extent // lanes * lanes
+        for first, last, many in ((f.as_index(0), whole, lanes), (whole, extent, 0)):
+            with f.loop(first, last, max(1, many)) as k:
+                self._pick(given, index + k.index, f.element(made, k.index, self.memory), many)
+
+    def _pick(self, given: Value, place: Value, made: Value, lanes: int) -> None:
+        """Fetches one element, or a vector of them."""
+        f, shape, (axis,) = self.f, self.at.inputs[0].shape, self.axes.axes
+        index, inside = index_at(self.frame, place, shape.dims[axis], lanes)
+        fail_outside(self.frame, inside, self.axes.axes)
+        offset = index * self.frame.extent(shape.true_strides[axis])
+        if lanes:
+            f.store(f.gather(given, offset, self.memory, inside), made)
+            return
+        with f.when(inside):
+            f.store(f.load(f.element(given, offset, self.memory), self.memory), made)

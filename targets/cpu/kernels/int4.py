@@ -3,7 +3,8 @@
 Where rows are rounded to bytes, ``int4_bytes.py`` writes them.
 
 Weights are read in panels as wide as eight vectors, still packed: for each place of the depth one
-vector of 32-bit words, of which each has eight neighbouring columns. **Why it is fast.** A level
+vector of 32-bit words, of which each has eight neighbouring columns. Where a shorter vector holds
+all columns there are, it is taken, so that a narrow matrix stays small. **Why it is fast.** A level
 becomes a number without a conversion: its four bits, taken where they stand in the word and put
 under the exponent of 2**(23 - place), *are* the float 2**(23 - place) + level, so one bitwise
 operation makes it and one subtraction takes both the power and the zero point away, exactly. With
@@ -51,8 +52,8 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     """The kernel of a group tagged ``int4_gemm`` whose weights are a constant."""
     if not isinstance(at.op, Group) or at.op.tag != "int4_gemm" or machine.lanes(F32) < 4:
         return None
-    lanes = machine.lanes(F32)
-    problem = described(at, LEVELS * lanes, int4_bytes.vectors(machine) * lanes)
+    widths = [LEVELS * lanes for lanes in (4, 8, 16) if lanes <= machine.lanes(F32)]
+    problem = described(at, widths, int4_bytes.widths(machine))
     if problem is None or not writable(problem.epilogue, machine):
         return None
     types = (problem.left_dtype, problem.scale.dtype, problem.zero.dtype)
@@ -69,13 +70,12 @@ class _Writer:
         self.problem = problem
         self.frame = Frame(at, machine)
         self.f = self.frame.function
-        lanes = machine.lanes(F32)
+        self.width, lanes = problem.width, problem.width // LEVELS
         self.lanes, self.vector = lanes, F32.times(lanes)
         vectors = 4 if machine.registers >= 32 else 2
         height, block = problem.heights((machine.registers - vectors - 1) // vectors, ROWS)
         slab = min(problem.depth, max(1, SLAB // problem.block) * problem.block)
         self.tile = Tile(height, vectors, lanes, block, slab, F32)
-        self.width = LEVELS * lanes
         self.epilogue = Epilogue(self.frame, problem.epilogue, self.tile, problem.columns)
 
     def kernel(self) -> Kernel:

@@ -54,9 +54,10 @@ FLIP = -0x77777778
 """As i32: the upper bit of each of eight levels."""
 
 
-def vectors(machine: Machine) -> int:
-    """How many vectors of columns a panel has."""
-    return 4 if machine.registers >= 32 else 2
+def widths(machine: Machine) -> list[int]:
+    """How many columns a panel may have: a few vectors of them."""
+    lanes = machine.lanes(F32)
+    return [lanes * vectors for vectors in ((2, 4) if machine.registers >= 32 else (2,))]
 
 
 class Writer:
@@ -74,8 +75,8 @@ class Writer:
         self.blocks = -(-problem.depth // problem.block)
         fitting = min(ROWS, machine.l2 // 4 // self.depth)
         height, block = problem.heights((machine.registers - 6) // (2 * TOGETHER), fitting)
-        self.tile = Tile(height, vectors(machine), lanes, block, self.depth, F32)
-        self.width = self.tile.columns
+        self.width = problem.width
+        self.tile = Tile(height, self.width // lanes, lanes, block, self.depth, F32)
         self.epilogue = Epilogue(self.frame, problem.epilogue, self.tile, problem.columns)
         self.base = 8 if problem.signed else 0
         zero = problem.zero

@@ -54,8 +54,8 @@ class Problem:
 
     ``left`` and ``weight`` are numbers of inputs; ``steps`` those from row to row and from place to
     place of the left one. Of ``stored`` places of each column the first ``depth`` are multiplied,
-    and a scale holds for ``block`` of them. Where rows are ``rounded``, it is to bytes, with a
-    scale for each such block.
+    and a scale holds for ``block`` of them. A panel of weights has ``width`` columns. Where rows
+    are ``rounded``, it is to bytes, with a scale for each such block.
     """
 
     left: int
@@ -72,6 +72,7 @@ class Problem:
     scale: Parameter
     zero: Parameter
     epilogue: FusedKernel
+    width: int
     rounded: bool
 
     def heights(self, most: int, about: int) -> tuple[int, int]:
@@ -94,9 +95,11 @@ class Problem:
         return tuple(wanted.items())
 
 
-def described(at: Instruction, width: int, width_of_rounded: int) -> Problem | None:
-    """The product a group computes, its weights in panels of a width, or of another where rows are
-    rounded; None for other forms.
+def described(
+    at: Instruction, widths: Sequence[int], widths_of_rounded: Sequence[int]
+) -> Problem | None:
+    """The product a group computes, its weights in panels of the least of some widths that holds
+    all columns, or of the last; of others where rows are rounded. None for other forms.
     """
     (module,) = at.modules
     inputs = list(module.parameters.values())
@@ -108,11 +111,13 @@ def described(at: Instruction, width: int, width_of_rounded: int) -> Problem | N
     if given_left not in inputs:
         return None
     left = inputs.index(given_left)
-    width = width if rounds is None else width_of_rounded
     x = at.inputs[left].shape
     lines = _lines(x)
     if lines is None or not _is_floating(x.dtype):
         return None
+    columns = bounds(dot.shape.dims[-1])[1]
+    known = widths if rounds is None else widths_of_rounded
+    width = next((w for w in known if columns <= w), known[-1])
     of_group = _Group(at, inputs, width, 0 if rounds is None else GROUP)
     right = _scaled(of_group, dot.inputs[1]) or _shifted(of_group, dot.inputs[1])
     if right is None:
@@ -126,7 +131,7 @@ def described(at: Instruction, width: int, width_of_rounded: int) -> Problem | N
     packed, form = right.packed, right.form
     given = (left, x.dtype, lines[1], inputs.index(packed), form.name, packed.shape.dtype is I4)
     sizes = (lines[0], right.columns, depth, form.stored, block)
-    return Problem(*given, *sizes, right.scale, right.zero, rest, rounds is not None)
+    return Problem(*given, *sizes, right.scale, right.zero, rest, width, rounds is not None)
 
 
 @dataclass(frozen=True)

@@ -149,15 +149,15 @@ class _Put(_Writer):
                 offset = self.offset(made, places, axis) + index * self.step(made, axis)
                 self.put(self.offset(updates, places), offset)
 
-    def put(self, update: Value, to: Value) -> None:
-        """Combines an update with what is there."""
+    def put(self, update: Value, to: Value, lanes: int = 0) -> None:
+        """Combines an update, or a vector of them, with what is there."""
         f, op, dtype = self.f, self.at.op, self.at.shape.dtype
-        there = self.element(3, to)
-        new = f.load(self.element(2, update), self.memory)
+        there, memory = self.element(3, to), self.memory.times(lanes)
+        new = f.load(self.element(2, update), memory)
         assert isinstance(op, Scatter)
         if op.combine is not None:
-            computing = elements.computing(dtype)
-            old, new = (f.bitcast(v, computing) for v in (f.load(there, self.memory), new))
+            computing = elements.computing(dtype).times(lanes)
+            old, new = (f.bitcast(v, computing) for v in (f.load(there, memory), new))
             match op:
                 case _ if isinstance(op, ADDS):
                     new = old + new
@@ -165,7 +165,7 @@ class _Put(_Writer):
                     new = old * new
                 case _:
                     new = elements.extreme(f, isinstance(op, GREATER), old, new, dtype)
-            new = f.bitcast(new, self.memory)
+            new = f.bitcast(new, memory)
         f.store(new, there)
 
 
@@ -195,5 +195,9 @@ class _PutSlices(_Put):
                 self._slice(self.offset(updates, places), to, inner)
 
     def _slice(self, update: Value, to: Value, inner: Value) -> None:
-        with self.f.loop(0, inner) as k:
-            self.put(update + k.index, to + k.index)
+        """Its elements lie in a row on either side: by vectors, and what is left one by one."""
+        f, lanes = self.f, self.machine.lanes(self.memory)
+        whole = inner // lanes * lanes
+        for first, last, step in ((f.as_index(0), whole, lanes), (whole, inner, 1)):
+            with f.loop(first, last, step) as k:
+                self.put(update + k.index, to + k.index, lanes if step > 1 else 0)

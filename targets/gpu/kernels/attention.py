@@ -4,24 +4,35 @@ No matrix of all scores is ever made. A program has a block of queries of one he
 keys block by block. It keeps for each query the greatest score so far, the sum of the exponentials
 below it, and the values weighted by these; when a greater score comes, sum and values are scaled
 down (T. Dao et al., "FlashAttention", 2022).
+
+A few queries, as of a decoder with a cache, are taken one by one, and multiplied element by
+element: a tile would be mostly rows that nobody asks for.
+
+Where many are multiplied without matrix units, threads side by side want neighbouring keys of one
+feature. These lie a whole head of features apart, in one bank of shared memory, which gives one of
+them at a time. So such a kernel takes two turns, the first of which leaves the keys in scratch,
+those of a feature one after another.
 """
 
 from __future__ import annotations
 
 from migx.argument import Argument
-from migx.dim import product
+from migx.dim import bounds, product
 from migx.fusion.attention import WEIGHTS, Attention, described
 from migx.fusion.kernels import PRODUCT, Access
 from migx.fusion.stages import below
 from migx.ir import Instruction
-from migx.shape import BF16, F16, F32
+from migx.shape import BF16, F16, F32, Shape
 from migx.targets.gpu import elements
 from migx.targets.gpu import tiles as choose
 from migx.targets.gpu.kernels.fused import computable, evaluated
+from migx.targets.gpu.kernels.product import FEW
 from migx.targets.gpu.text import Expr, Kernel, Part, Writer, power_of_two, tiles, whole
+from migx.targets.gpu.tiles import Tile
 
 WIDEST = 256
 """The most features of a head."""
+ROWS = frozenset({0})
 BOTH = frozenset({0, 1})
 
 
@@ -30,7 +41,8 @@ def kernel_for(at: Instruction) -> Kernel | None:
     attention = described(at)
     if attention is None or not _writable(attention):
         return None
-    return _Writer(at, attention).kernel()
+    few = bounds(attention.count[0])[1] <= FEW
+    return (_OneByOne if few else _InBlocks)(at, attention).kernel()
 
 
 def _writable(attention: Attention) -> bool:
@@ -46,113 +58,118 @@ def _writable(attention: Attention) -> bool:
 
 
 class _Writer:
-    """Writes the kernel of one attention."""
+    """What kernels of attention have in common. A program has a tile of queries by keys, and of its
+    queries the greatest scores (``top``), the sums and the values ``held``.
+    """
 
-    def __init__(self, at: Instruction, attention: Attention) -> None:
-        self.at, self.attention = at, attention
+    writer: Writer
+    tile: Tile
+    item: Part
+    row: Part
+    top: Expr
+    total: Expr
+    held: Expr
+
+    def __init__(self, attention: Attention) -> None:
+        self.attention, self.items = attention, product(attention.batch)
         self.queries, self.keys = attention.count
         self.depth, self.width = (
             max(16, power_of_two(int(e))) for e in (attention.depth, attention.width)
         )
-        dtype, heads = attention.queries.dtype, product(attention.batch)
-        self.tile = choose.attention(
-            self.queries, self.keys, heads, self.depth, self.width, dtype.bits
+        self.dtype = attention.queries.dtype
+
+    def begin(self) -> Expr:
+        """Says which item is a program's own; the number of its tile among those of that."""
+        w = self.writer
+        many = w.extent(tiles(self.queries, self.tile.rows))
+        self.item = Part(w.let(w.program // many), self.attention.batch)
+        return w.program % many
+
+    def finished(self, turns: int = 0) -> Kernel:
+        """The kernel, when its text is written."""
+        a, tile = self.attention, self.tile
+        return self.writer.finished(
+            "attention",
+            tiles(self.queries, tile.rows) * self.items,
+            warps=tile.warps,
+            stages=tile.stages,
+            flops=2 * self.items * self.queries * self.keys * (a.depth + a.width),
+            turns=turns,
         )
-        self.height, self.block = self.tile.rows, self.tile.columns
-        self.precision = choose.precision(dtype)
-        self.writer = Writer(at)
 
-    def kernel(self) -> Kernel:
-        """The whole of it."""
-        w, a = self.writer, self.attention
-        blocks = tiles(self.queries, self.height)
-        many = w.extent(blocks)
-        item = Part(w.let(w.program // many), a.batch)
-        row = w.numbers(0, 2, self.height, w.let(w.program % many * self.height))
-        if not whole(self.queries, self.height):
-            w.masks[0] = w.let(row.below(w.extent(self.queries)))
-        self.item, self.row = item, Part(row, (self.queries,))
-        feature = w.numbers(1, 2, self.depth)
-        where = self._offset(a.queries, self.row, Part(feature, (a.depth,)))
-        with_features = w.let(feature.below(w.extent(a.depth)))
-        q = w.load(a.queries.operand, where, a.queries.dtype, raw=True, also=with_features)
-        self.q = w.let(w.spread(q, (self.height, self.depth)))
-        tall = [self.height, 1]
-        top = w.variable(f"tl.full({tall}, float('-inf'), tl.float32)", frozenset({0}))
-        total = w.variable(f"tl.zeros({tall}, tl.float32)", frozenset({0}))
-        held = w.variable(f"tl.zeros([{self.height}, {self.width}], tl.float32)", BOTH)
-        with w.loop(self.keys, self.block) as begin:
-            self._block(begin, top, total, held)
-        self._finish(total, held)
-        flops = 2 * product(a.batch) * self.queries * self.keys * (a.depth + a.width)
-        warps, stages = self.tile.warps, self.tile.stages
-        grid = blocks * product(a.batch)
-        return w.finished("attention", grid, warps=warps, stages=stages, flops=flops)
-
-    def _offset(self, access: Access, *last: Part) -> Expr:
+    def offset(self, access: Access, *last: Part) -> Expr:
+        """Where elements of the item are in an operand."""
         return self.writer.offset([self.item, *last], access.strides)
 
-    def _block(self, begin: Expr, top: Expr, total: Expr, held: Expr) -> None:
-        """Adds a block of keys."""
-        w, a = self.writer, self.attention
-        rows = w.masks.get(0)
-        scores = self._scores(begin)
-        w.line(f"_top = tl.maximum({top.text}, tl.max({scores.text}, axis=1, keep_dims=True))")
-        w.line("_base = tl.where(_top == float('-inf'), 0.0, _top)")
-        w.line(f"_power = tl.exp({scores.text} - _base)")
-        w.line(f"_less = tl.exp({top.text} - _base)")
-        w.line(f"{total.text} = {total.text} * _less + tl.sum(_power, axis=1, keep_dims=True)")
+    def read(self, access: Access, key: Expr, feature: Expr, sizes: tuple[int, int]) -> Expr:
+        """Keys or values at some places, 0 where there are none; ``sizes`` are how many features
+        there are, and in a tile.
+        """
+        w, there = self.writer, None
+        extents = (feature, *sizes), (key, self.keys, self.tile.columns)
+        for index, extent, size in extents:
+            if not whole(extent, size):
+                inside = w.let(index.below(w.extent(extent)))
+                there = inside if there is None else w.let(there & inside)
+        where = self.offset(access, Part(key, (self.keys,)), Part(feature, sizes[:1]))
         w.masks = {}
-        key, feature = w.numbers(0, 2, self.block, begin), w.numbers(1, 2, self.width)
-        if not whole(self.keys, self.block):
-            w.masks[0] = w.let(key.below(w.extent(self.keys)))
-        if not whole(a.width, self.width):
-            w.masks[1] = w.let(feature.below(w.extent(a.width)))
-        where = self._offset(a.values, Part(key, (self.keys,)), Part(feature, (a.width,)))
-        there = w.masks.pop(0, None)
-        values = w.load(a.values.operand, where, a.values.dtype, raw=True, also=there)
-        values = w.spread(values, (self.block, self.width))
-        weights = f"_power.to({values.text}.dtype)"
-        w.line(
-            f"{held.text} = tl.dot({weights}, {values.text}, {held.text} * _less{self.precision})"
-        )
-        w.line(f"{top.text} = _top")
-        w.masks = {} if rows is None else {0: rows}
+        return w.load(access.operand, where, access.dtype, raw=True, also=there)
 
-    def _scores(self, begin: Expr) -> Expr:
-        """What the softmax is given for a block of keys; minus infinity where there is no key."""
+    def query(self, feature: Expr) -> Expr:
+        """Some features of the queries."""
         w, a = self.writer, self.attention
-        rows = w.masks.pop(0, None)
-        key, feature = w.numbers(1, 2, self.block, begin), w.numbers(0, 2, self.depth)
-        inside = w.let(key.below(w.extent(self.keys)))
-        whole_block = whole(self.keys, self.block)
-        if not whole_block:
-            w.masks[1] = inside
-        if not whole(a.depth, self.depth):
-            w.masks[0] = w.let(feature.below(w.extent(a.depth)))
-        where = self._offset(a.keys, Part(key, (self.keys,)), Part(feature, (a.depth,)))
-        keys = w.load(a.keys.operand, where, a.keys.dtype, raw=True, also=w.masks.pop(0, None))
-        keys = w.spread(keys, (self.depth, self.block))
-        if rows is not None:
-            w.masks[0] = rows
-        product_ = f"tl.dot({self.q.text}, {keys.text}{self.precision})"
-        scores = w.let(Expr(self._scaled(product_), BOTH))
+        where = self.offset(a.queries, self.row, Part(feature, (a.depth,)))
+        there = w.let(feature.below(w.extent(a.depth)))
+        return w.load(a.queries.operand, where, a.queries.dtype, raw=True, also=there)
+
+    def scores(self, text: str, over: frozenset[int], key: Expr, tile: tuple[int, ...]) -> Expr:
+        """What the softmax is given for products with some keys, of so many places in all; minus
+        infinity where there is no key.
+        """
+        w, a = self.writer, self.attention
+        scores = w.let(Expr(self._scaled(text), over))
         found = {
             n: scores
             for n, node in enumerate(a.nodes)
             if isinstance(node.of, Access) and node.of.operand == PRODUCT
         }
         place = {
-            node.of: self._offset(node.of, self.row, Part(key, (self.keys,)))
+            node.of: self.offset(node.of, self.row, Part(key, (self.keys,)))
             for node in a.nodes
             if isinstance(node.of, Access) and node.of.operand not in (PRODUCT, WEIGHTS)
         }
+        inside = None
+        if not whole(self.keys, self.tile.columns):
+            inside = w.let(key.below(w.extent(self.keys)))
+            (axis,) = key.over
+            w.masks = w.masks | {axis: inside}
         evaluated(w, a.nodes, below(a.nodes, [a.score], found), found, place)
-        score = w.spread(found[a.score], (self.height, self.block))
-        text = f"{score.text}.to(tl.float32)"
-        if not whole_block:
+        text = f"{w.spread(found[a.score], tile).text}.to(tl.float32)"
+        if inside is not None:
             text = f"tl.where({inside.text}, {text}, float('-inf'))"
-        return w.let(Expr(text, BOTH))
+        return w.let(Expr(text, over))
+
+    def go_on(self, scores: Expr, along: str) -> None:
+        """Has a greater score, and sums below it, of what lies ``along`` an axis."""
+        w, top, total = self.writer, self.top.text, self.total.text
+        w.line(f"_top = tl.maximum({top}, tl.max({scores.text}, {along}))")
+        w.line("_base = tl.where(_top == float('-inf'), 0.0, _top)")
+        w.line(f"_power = tl.exp({scores.text} - _base)")
+        w.line(f"_less = tl.exp({top} - _base)")
+        w.line(f"{total} = {total} * _less + tl.sum(_power, {along})")
+
+    def finish(self, feature: Expr, tile: tuple[int, ...]) -> None:
+        """Writes the weighted values."""
+        w, a = self.writer, self.attention
+        if not whole(a.width, self.width):
+            (axis,) = feature.over
+            w.masks = w.masks | {axis: w.let(feature.below(w.extent(a.width)))}
+        text = f"{self.held.text} / {self.total.text}"
+        if a.guarded:
+            text = f"tl.where(({text}) == ({text}), {text}, 0.0)"
+        value = w.let(Expr(text, self.held.over))
+        where = self.offset(a.output, self.row, Part(feature, (a.width,)))
+        w.store(a.output.operand, w.spread(where, tile), value, a.output.dtype)
 
     def _scaled(self, text: str) -> str:
         """Products, multiplied or divided by the scales."""
@@ -165,15 +182,134 @@ class _Writer:
             text = f"({text}) {'/' if scale.divides else '*'} {by}"
         return text
 
-    def _finish(self, total: Expr, held: Expr) -> None:
-        """Writes the weighted values."""
-        w, a = self.writer, self.attention
-        feature = w.numbers(1, 2, self.width)
-        if not whole(a.width, self.width):
-            w.masks[1] = w.let(feature.below(w.extent(a.width)))
-        text = f"{held.text} / {total.text}"
-        if a.guarded:
-            text = f"tl.where(({text}) == ({text}), {text}, 0.0)"
-        value = w.let(Expr(text, BOTH))
-        where = self._offset(a.output, self.row, Part(feature, (a.width,)))
-        w.store(a.output.operand, w.spread(where, (self.height, self.width)), value, a.output.dtype)
+
+class _InBlocks(_Writer):
+    """Blocks of queries and of keys, multiplied as matrices."""
+
+    def __init__(self, at: Instruction, attention: Attention) -> None:
+        super().__init__(attention)
+        bits, apart = self.dtype.bits, attention.keys.strides[-2] != 1
+        self.turned = apart and choose.turned(self.keys, bits)
+        self.tile = choose.attention(
+            *(self.queries, self.keys, self.items, self.depth, self.width, bits),
+            apart=apart and not self.turned,
+        )
+        self.precision = choose.precision(self.dtype)
+        room = tiles(self.keys, self.tile.columns) * self.tile.columns
+        self.turned_keys = Shape(self.dtype, (self.items, self.depth, room))
+        self.writer = Writer(at, scratch=(self.turned_keys,) if self.turned else ())
+
+    def kernel(self) -> Kernel:
+        """The whole of it."""
+        w, number = self.writer, self.begin()
+        if not self.turned:
+            self._weighted(number)
+            return self.finished()
+        with w.block("if turn == 0:"):
+            self._turn(w.let(number))
+        with w.block("else:"):
+            self._weighted(number)
+        return self.finished(turns=2)
+
+    def _turn(self, number: Expr) -> None:
+        """Leaves keys of an item in scratch, those that are the share of a program."""
+        w, a, size = self.writer, self.attention, self.tile.rows
+        step = w.let(w.extent(tiles(self.queries, size)) * size)
+        with w.loop(self.keys, step, w.let(number * size)) as begin:
+            key, feature = w.numbers(0, 2, size, begin), w.numbers(1, 2, self.depth)
+            keys = self.read(a.keys, key, feature, (int(a.depth), self.depth))
+            w.masks = {0: w.let(key.below(w.extent(self.keys)))}
+            w.store(*self._of_turned(key, feature), keys, self.dtype)
+
+    def _of_turned(self, key: Expr, feature: Expr) -> tuple[int, Expr]:
+        """The operand that has the turned keys, and where in it some of them are."""
+        w, shape = self.writer, self.turned_keys
+        places = zip((self.item.index, feature, key), shape.dims, strict=True)
+        where = w.offset([Part(place, (d,)) for place, d in places], shape.true_strides)
+        return w.operand_of_scratch(shape), where
+
+    def _weighted(self, number: Expr) -> None:
+        """Writes the results of a block of queries."""
+        w, height = self.writer, self.tile.rows
+        row = w.numbers(0, 2, height, w.let(number * height))
+        rows = {}
+        if not whole(self.queries, height):
+            rows = {0: w.let(row.below(w.extent(self.queries)))}
+        w.masks, self.row = rows, Part(row, (self.queries,))
+        q = w.let(w.spread(self.query(w.numbers(1, 2, self.depth)), (height, self.depth)))
+        self.top = w.variable(f"tl.full([{height}, 1], float('-inf'), tl.float32)", ROWS)
+        self.total = w.variable(f"tl.zeros([{height}, 1], tl.float32)", ROWS)
+        self.held = w.variable(f"tl.zeros([{height}, {self.width}], tl.float32)", BOTH)
+        with w.loop(self.keys, self.tile.columns) as begin:
+            self._block(begin, q, rows)
+        w.masks = rows
+        self.finish(w.numbers(1, 2, self.width), (height, self.width))
+
+    def _block(self, begin: Expr, q: Expr, rows: dict[int, Expr]) -> None:
+        """Adds a block of keys."""
+        w, (height, block) = self.writer, (self.tile.rows, self.tile.columns)
+        key = w.numbers(1, 2, block, begin)
+        keys = w.spread(self._keys(key), (self.depth, block))
+        w.masks = rows
+        products = f"tl.dot({q.text}, {keys.text}{self.precision})"
+        self.go_on(self.scores(products, BOTH, key, (height, block)), "axis=1, keep_dims=True")
+        key, feature = w.numbers(0, 2, block, begin), w.numbers(1, 2, self.width)
+        a, held = self.attention, self.held.text
+        values = self.read(a.values, key, feature, (int(a.width), self.width))
+        values = w.spread(values, (block, self.width))
+        weights = f"_power.to({values.text}.dtype)"
+        w.line(f"{held} = tl.dot({weights}, {values.text}, {held} * _less{self.precision})")
+        w.line(f"{self.top.text} = _top")
+
+    def _keys(self, key: Expr) -> Expr:
+        """The keys of a block, by features."""
+        w, a, feature = self.writer, self.attention, self.writer.numbers(0, 2, self.depth)
+        if not self.turned:
+            return self.read(a.keys, key, feature, (int(a.depth), self.depth))
+        w.masks = {}  # there is room for all of the block, and zeros where there are no features
+        operand, where = self._of_turned(key, feature)
+        return w.load(operand, where, self.dtype, raw=True)
+
+
+class _OneByOne(_Writer):
+    """Single queries, multiplied with blocks of keys element by element. Scores have one axis: so
+    Triton leaves keys and values with the threads that read them.
+    """
+
+    def __init__(self, at: Instruction, attention: Attention) -> None:
+        super().__init__(attention)
+        queries, bits = self.items * self.queries, self.dtype.bits
+        self.tile = choose.query(self.keys, queries, self.depth, self.width, bits)
+        self.writer = Writer(at)
+
+    def kernel(self) -> Kernel:
+        """The whole of it."""
+        w = self.writer
+        self.row = Part(w.let(self.begin()), (self.queries,))
+        q = self.query(w.numbers(1, 2, self.depth))
+        self.top = w.variable("tl.full([], float('-inf'), tl.float32)")
+        self.total = w.variable("tl.full([], 0.0, tl.float32)")
+        self.held = w.variable(f"tl.zeros([{self.width}], tl.float32)", ROWS)
+        with w.loop(self.keys, self.tile.columns) as begin:
+            self._block(begin, q)
+        w.masks = {}
+        self.finish(w.numbers(0, 1, self.width), (self.width,))
+        return self.finished()
+
+    def _block(self, begin: Expr, q: Expr) -> None:
+        """Adds a block of keys; all that is read is asked for before any of it comes."""
+        w, a, block = self.writer, self.attention, self.tile.columns
+        key = w.numbers(0, 2, block, begin)
+        values, keys = (
+            self.read(access, key, w.numbers(1, 2, padded), (int(features), padded))
+            for access, features, padded in (
+                (a.values, a.width, self.width),
+                (a.keys, a.depth, self.depth),
+            )
+        )
+        terms = f"{q.text}.to(tl.float32) * {keys.text}.to(tl.float32)"
+        products = f"tl.sum({terms}, axis=1)"
+        self.go_on(self.scores(products, ROWS, w.numbers(0, 1, block, begin), (block,)), "axis=0")
+        added = f"tl.sum(_power[:, None] * {values.text}.to(tl.float32), axis=0)"
+        w.line(f"{self.held.text} = {self.held.text} * _less + {added}")
+        w.line(f"{self.top.text} = _top")

@@ -116,7 +116,7 @@ class _Writer:
         with w.block("if turn == 0:"):
             row = self._begin(*corner, self.height, self.width)
             parts.keep(self._sums(), self._kind, item, row, self.pixel)
-        with w.block("else:"):
+        with parts.second():
             row = self._begin(*parts.corner(*corner), *parts.piece)
             self._finish(parts.total(self._kind, item, row, self.pixel))
 

@@ -147,7 +147,7 @@ class _Writer:
             row, column = self._places(*corner, cut.rows, cut.columns)
             total = self._added_up(item, row, corner[1])
             self.parts.keep(total, kind, item, row, column)
-        with w.block("else:"):
+        with self.parts.second():
             row, column = self._places(*self.parts.corner(*corner), *self.parts.piece)
             self._finish(self.parts.total(kind, item, row, column), item, row, column)
 

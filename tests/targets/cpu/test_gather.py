@@ -16,6 +16,9 @@ CASES: Mapping[str, tuple[str, dict[str, int]]] = {
     "rows": ("x: f32[200, 33], i: i64[n, 2]|gather(x, i)", {"n": 5}),
     "no rows": ("x: f32[200, 33], i: i64[n, 2]|gather(x, i)", {"n": 0}),
     "columns": ("x: i16[3, 200], i: i32[4]|gather(x, i) {axis=1}", {}),
+    "many columns": ("x: f32[3, 200], i: i32[2, 70]|gather(x, i) {axis=1}", {}),
+    "columns of doubles": ("x: f64[n, 200], i: i64[n]|gather(x, i) {axis=1}", {"n": 37}),
+    "elements": ("x: i64[200], i: i64[4, n]|gather(x, i)", {"n": 19}),
     "the middle": ("x: bf16[3, 200, n, 5], i: i32[2, 3]|gather(x, i) {axis=1}", {"n": 3}),
     "a scalar": ("x: bool[200, 40], i: i64[]|gather(x, i)", {}),
     "bytes as indices": ("x: f64[200, 7], i: u8[6]|gather(x, i)", {}),
@@ -46,6 +49,28 @@ module main(x: f32[40, 300], i: i64[3, 4]) {
 }
 """
     assert not problem(kernel_for, parsed(text))
+
+
+def test_columns_of_a_view() -> None:
+    text = """
+module main(x: f32[200, 3], i: i32[40]) {
+  %0 = transpose(x) {permutation=(1, 0)}
+  %1 = gather(%0, i) {axis=1}
+  return %1
+}
+"""
+    assert not problem(kernel_for, parsed(text))
+
+
+@pytest.mark.parametrize("place", [0, 20, 36])
+def test_one_of_many_outside_is_an_error(place: int) -> None:
+    program = migx.parse(program_of("x: f32[2, 5], i: i32[37]|gather(x, i) {axis=1}"))
+    program.compile("cpu")
+    x, i = np.arange(10, dtype=np.float32).reshape(2, 5), np.arange(37, dtype=np.int32) % 5 - 5
+    np.testing.assert_array_equal(program.eval({"x": x, "i": i})[0], x[:, i])
+    i[place] = 5
+    with pytest.raises(EvaluationError, match="outside axis 1 of f32"):
+        program.eval({"x": x, "i": i})
 
 
 @pytest.mark.parametrize("index", [5, -6, 2**40])

@@ -238,6 +238,17 @@ def test_weights_are_packed_in_the_program_and_stay_so() -> None:
     np.testing.assert_allclose(got, wanted, atol=64 * np.finfo(np.float32).eps * abs(wanted).max())
 
 
+@pytest.mark.parametrize("columns", [1, 8, 16, 33])
+def test_narrow_weights_are_padded_to_few_columns(columns: int) -> None:
+    text = product("n", 512, columns)
+    program = migx.parse(text, draw_missing=1).compile("cpu")
+    packed = [at for at in program.compiled.program.main if at.name == "@literal"]
+    width = 32 if columns <= 32 else 64
+    assert int(packed[0].shape.nbytes) <= 512 * width // 2
+    for rows in (1, 5):
+        assert not problem(kernel_for, parsed(text, "fuse_int4"), {"n": rows})
+
+
 @pytest.mark.parametrize(
     ("features", "width", "registers"), [(set(), 32, 16), ({"neon"}, 16, 32), (set(), 16, 16)]
 )

@@ -163,6 +163,18 @@ def test_inputs_may_lie_anyhow() -> None:
     assert np.array_equal(got, -x)
 
 
+def test_inputs_that_share_memory_by_their_shape_are_equal_there() -> None:
+    program = migx.Program()
+    x = program.main.add_parameter("x", migx.Shape("f32", (2, 3), (0, 1)))
+    program.main.add_return(program.main.add_instruction(migx.ops.Relu(), x))
+    program.compile("cpu")
+    line = np.arange(3, dtype=np.float32)
+    for lines in (np.broadcast_to(line, (2, 3)), np.stack([line, line])):
+        np.testing.assert_array_equal(program.eval({"x": lines})[0], lines)
+    with pytest.raises(InputError, match=r"f32\[2, 3\]\{0, 1\} has other elements"):
+        program.eval({"x": np.arange(6, dtype=np.float32).reshape(2, 3)})
+
+
 NESTED = """
 module main(x: tuple(f32[n], tuple(f32[3], i64[]))) {
   %0 = get_tuple_elem(x) {index=1}

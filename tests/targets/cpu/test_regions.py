@@ -122,6 +122,17 @@ def test_moves(name: str) -> None:
     assert not problem(kernel_for, parsed(text), sizes)
 
 
+@pytest.mark.parametrize("dtype", ["f32", "u8", "bool", "i64"])
+@pytest.mark.parametrize("n", [0, 1, 5, 16, 77])
+def test_rows_are_turned_round_by_vectors(dtype: str, n: int) -> None:
+    text = f"module main(x: {dtype}[2, n]) {{\n  %0 = reverse(x) {{axes=(1,)}}\n  return %0\n}}\n"
+    program = parsed(text)
+    assert not problem(kernel_for, program, {"n": n})
+    kernel = kernel_for(produced(program), host())
+    assert kernel is not None
+    assert "gather" not in kernel.text
+
+
 ROTATED = """
 module main(x: f32[2, 4, n, 64], c: f32[2, 4, n, 64], s: f32[2, 4, n, 64]) {
   %0 = slice(x) {axes=(3,), starts=(32,), ends=(64,)}

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import pytest
 
+import migx
+from migx.target import CompileOptions
+from migx.targets.gpu import Gpu
+from migx.targets.gpu.compiling import Request, binaries
+from migx.targets.gpu.operations import CodeObject
+from migx.targets.gpu.resources import spilled
 from tests.targets.gpu.on_interpreter import holds
 
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "f32"])
-@pytest.mark.parametrize(("queries", "keys"), [("s", "s"), ("1", "t"), ("5", "37"), ("s", "1")])
+@pytest.mark.parametrize(
+    ("queries", "keys"),
+    [("s", "s"), ("1", "t"), ("3", "37"), ("5", "37"), ("s", "1"), ("5", "150")],
+)
 def test_scaled_and_masked(queries: str, keys: str, dtype: str) -> None:
     holds(
         f"""module main(q: {dtype}[n, 3, {queries}, 20], k: {dtype}[n, 3, {keys}, 20],
@@ -64,3 +73,44 @@ def test_heads_of_one_product_are_read_where_they_lie_and_brought_together() -> 
           return %11
         }"""
     assert holds(text, {"n": 2, "t": 41}) == 1, "nothing is copied"
+
+
+def lowered(queries: str, keys: str, dtype: str = "f32") -> CodeObject:
+    """The kernel of attention with keys whose features are neighbours."""
+    text = f"""module main(q: {dtype}[1, 2, {queries}, 64], k: {dtype}[1, 2, {keys}, 64],
+                        v: {dtype}[1, 2, {keys}, 64]) {{
+          %0 = transpose(k) {{permutation=(0, 1, 3, 2)}}
+          %1 = dot(q, %0)
+          %2 = softmax(%1) {{axis=3}}
+          %3 = dot(%2, v)
+          return %3
+        }}"""
+    program, target = migx.parse(text), Gpu("sm_90")
+    migx.run_passes(program, target.get_passes(target.get_context(), CompileOptions()))
+    (kernel,) = (at.op for at in program.main if isinstance(at.op, CodeObject))
+    return kernel
+
+
+def test_few_queries_are_not_multiplied_as_a_tile() -> None:
+    for dtype in ("f16", "f32"):
+        one, many = lowered("4", "129", dtype), lowered("5", "129", dtype)
+        assert "tl.dot" not in one.source
+        assert one.grid == 2 * 4
+        assert many.source.count("tl.dot") == 2
+        assert many.grid == 2
+
+
+def test_many_keys_are_turned_where_no_matrix_unit_multiplies() -> None:
+    turned = lowered("200", "200")
+    assert (turned.turns, turned.scratch) == (2, 1)
+    for other in (lowered("200", "128"), lowered("200", "200", "f16"), lowered("1", "200")):
+        assert (other.turns, other.scratch) == (0, 0)
+
+
+def test_a_turn_of_the_loop_is_no_longer_than_registers_allow() -> None:
+    for keys in ("128", "1500"):
+        kernel = lowered(keys, keys)
+        request = Request.of(kernel, kernel.aligned, "sm_90")
+        binary = binaries([request])[request.key]
+        assert spilled(binary.code, "cubin") == 0
+        assert binary.threads == 32 * kernel.warps

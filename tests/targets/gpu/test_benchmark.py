@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,15 @@ import pytest
 
 import migx
 from benchmarks import gpu, models
-from benchmarks.gpu_peers import Missing
-from benchmarks.gpu_steps import KERNELS, Bench, Limits
+from benchmarks.gpu_peers import COMPILED, EAGER, Missing
+from benchmarks.gpu_steps import KERNELS, Bench, Limits, moved
 from benchmarks.gpu_table import BARS, Line
 from benchmarks.gpu_torch import graph_of
 from benchmarks.gpu_worker import Found, Worker, done
 from migx.argument import Argument
 from migx.errors import TargetError
-from migx.targets.gpu import executable
+from migx.profile import measured
+from migx.targets.gpu import Gpu, executable
 from migx.targets.gpu.cupy_device import CupyDevice
 from tests.targets.gpu.fake_cupy import World, binaries_of, make
 from tests.targets.gpu.on_interpreter import DEVICE
@@ -71,7 +73,7 @@ def _run(do: Any, budget: float = 100.0) -> gpu.Run:
 def test_what_there_is_no_time_for_is_dropped_and_said() -> None:
     run = _run(lambda *_: pytest.fail("nothing is begun"), budget=0.0)
     run.measure_limits()
-    run.measure_peers([])
+    run.measure_peers("kernel_by", KERNELS, (EAGER, COMPILED))
     assert len(run.lines) == 3 + len(KERNELS)
     assert all(line.notes == ["dropped: the time is over"] for line in run.lines.values())
 
@@ -90,18 +92,28 @@ def test_a_step_has_no_more_time_than_is_left() -> None:
     assert given == [pytest.approx(20, abs=1), 5]
 
 
-def test_transformers_go_first_and_what_torch_cannot_do_is_not_compiled() -> None:
+def test_transformers_go_first_and_what_torch_cannot_do_is_not_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked = []
 
-    def do(step: str, line: Line, limits: Any, seconds: float, peer: str) -> Found:
+    def do(step: str, line: Line, limits: Any, seconds: float, peer: str = "ours") -> Found:
         asked.append((line.name, peer))
+        if peer == "ours":
+            return Found(Line(line.name, seconds=1.0))
         return Found(Line(line.name, peers={} if line.name == "resnet50" else {peer: 1.0}))
 
+    monkeypatch.setattr(gpu, "answers_of_ref", lambda *_: nullcontext({}))
     run = _run(do, budget=1000.0)
-    run.lines = {name: Line(name, seconds=1.0) for name in ("resnet50", "bert_base")}
-    run.measure_peers(list(run.lines))
-    assert asked[:3] == [("bert_base", p) for p in ("onnxruntime", "torch", "torch.compile")]
-    assert asked[3] == (KERNELS[0], "torch")
+    run.measure(["resnet50", "bert_base"])
+    at = asked.index(("bert_base", "ours"))
+    assert asked[at : at + 3] == [
+        ("bert_base", "ours"),
+        ("bert_base", "torch.compile"),
+        ("resnet50", "ours"),
+    ]
+    assert asked[at + 3] == (KERNELS[0], "torch")
+    assert asked[-4:-2] == [("bert_base", "onnxruntime"), ("bert_base", "torch")]
     assert asked[-2:] == [("resnet50", "onnxruntime"), ("resnet50", "torch")]
 
 
@@ -176,6 +188,15 @@ def test_each_step_goes_by_cupy(step: str, name: str, monkeypatch: pytest.Monkey
     assert ("launch" in world.noted) == (step in ("model", "kernel"))
 
 
+def test_of_a_table_only_the_rows_that_are_picked_count() -> None:
+    text = "module main(x: f32[1000, 8], i: i64[3]) {\n %0 = gather(x, i) {axis=0}\n return %0\n}"
+    program = migx.parse(text).compile(Gpu(device=DEVICE))
+    given = {"x": np.zeros((1000, 8), np.float32), "i": np.zeros(3, np.int64)}
+    costs = measured(program.compiled, program.compiled.arguments(given)).costs
+    (cost,) = (c for c in costs if c.kernel)
+    assert (cost.nbytes, moved(cost)) == (32_000 + 24 + 96, 24 + 2 * 96)
+
+
 def test_models_as_graphs_of_torch() -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     given = models.inputs("qonnx_mnist_conv")
@@ -184,6 +205,22 @@ def test_models_as_graphs_of_torch() -> None:
     found = made(*(torch.as_tensor(given[name]) for name in program.main.parameters))
     for got, wanted in zip(found, program.compile("ref").eval(given), strict=True):
         np.testing.assert_allclose(got.numpy(), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_torch_compiles_a_place_that_is_a_lone_number_with_the_rest() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    text = """module main(x: f32[3, 4]) {
+      %0 = @literal() {value=[2]} : i64[]
+      %1 = exp(x)
+      %2 = gather(%1, %0) {axis=1}
+      return %2
+    }"""
+    made = torch.compile(
+        graph_of(migx.parse(text), torch, "cpu"), backend="aot_eager", fullgraph=True
+    )
+    x = np.arange(12, dtype=np.float32).reshape(3, 4)
+    (found,) = made(torch.as_tensor(x))
+    np.testing.assert_allclose(found.numpy(), np.exp(x[:, 2]), rtol=1e-6)
 
 
 def test_what_torch_is_not_asked_for_is_named() -> None:

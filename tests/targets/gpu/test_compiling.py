@@ -40,16 +40,7 @@ def request_for(text: str, arch: str, passes: str = "") -> Request:
     (at,) = program.main.outputs
     kernel = kernel_for(at)
     assert kernel is not None
-    aligned = tuple(range(len(kernel.pointers)))
-    return Request(
-        kernel.source,
-        kernel.pointers,
-        len(kernel.words),
-        aligned,
-        kernel.warps,
-        kernel.stages,
-        arch,
-    )
+    return Request.of(kernel, tuple(range(len(kernel.pointers))), arch)
 
 
 def test_every_architecture_has_its_binary() -> None:

@@ -34,6 +34,13 @@ def test_zeros_infinities_and_nan(name: str) -> None:
     holds(text, x=SPECIAL.astype(np.float32))
 
 
+def test_powers_of_e_are_as_near_where_exponents_are_great() -> None:
+    holds(
+        "module main(x: f32[3001]) {\n %0 = exp(x)\n return %0\n}",
+        x=np.linspace(-104, 89, 3001, dtype=np.float32),
+    )
+
+
 @pytest.mark.parametrize("dtype", ["f16", "f32", "i8", "u8", "i64"])
 @pytest.mark.parametrize("name", BINARY)
 def test_functions_of_two(name: str, dtype: str) -> None:

@@ -9,6 +9,7 @@ import migx
 from migx.targets.gpu import tiles
 from migx.targets.gpu.kernels import kernel_for
 from migx.targets.gpu.text import Kernel
+from migx.targets.gpu.tiles import Tile
 from tests.targets.gpu.on_interpreter import gpu, holds
 
 
@@ -66,6 +67,16 @@ def test_sums_of_parts_are_right(case: str) -> None:
     holds(CASES[case])
 
 
+@pytest.mark.parametrize("parts", [2, 3, 7, 12])
+def test_any_number_of_parts_shares_the_sums(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    tile = Tile(16, 32, 32, 4, 2, parts)
+    monkeypatch.setattr(tiles, "product", lambda *args: tile)
+    every = (CASES["tiles"], CASES["pixels"].replace("100", "50"))
+    for text in every:
+        assert f"elif v2 < {1 << parts.bit_length() - 1}:" in kernel_of(text).source or parts == 2
+        holds(text)
+
+
 def test_sizes_of_a_run_share_the_kernel() -> None:
     text = dot("n, 3072", "3072, 16", "f16", "n, 16")
     assert kernel_of(text).turns == 0  # sums might take any amount of memory
@@ -82,6 +93,14 @@ def test_parts_are_for_few_tiles() -> None:
     cut = tiles.row(256, 8192, 1, 16)
     assert cut.parts > 1
     assert cut.why.endswith(f"after which {cut.parts} parts are added up")
+
+
+def test_no_part_is_empty() -> None:
+    for depth in (96, 384, 768, 1000, 3072):
+        tile = tiles.product(128, 768, depth, 1, 32)
+        steps = -(-depth // tile.depth)
+        each = -(-steps // tile.parts)
+        assert (tile.parts - 1) * each < steps
 
 
 def test_the_bits_are_those_of_the_parts_in_their_order() -> None:

@@ -1,0 +1,122 @@
+"""The kernel of ``col2im``: columns added up where windows have read them.
+
+A row of the image begins as zeros. Each element of a window that reaches the row has a line of the
+columns for it, with one number for each window along the row; these are added by vectors where the
+windows are neighbours. Elements come in their order, so sums are the same bits as on ``ref``.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from migx.dim import Extent, maximum, product
+from migx.ir import Instruction
+from migx.ops._windows import split
+from migx.ops.vision import Col2im
+from migx.targets.cpu import elements
+from migx.targets.cpu.emit import I64, Value
+from migx.targets.cpu.kernel import Frame, Kernel, memory_of, type_of
+from migx.targets.cpu.machine import Machine
+
+ELEMENTS = 1 << 12
+"""About how many elements of the image a tile has."""
+
+
+def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
+    """The kernel of ``col2im`` of elements that are computed as they are stored."""
+    if not isinstance(at.op, Col2im) or at.shape.rank != len(at.op.stride) + 2:
+        return None
+    if elements.computing(at.shape.dtype) != type_of(at.shape.dtype):
+        return None
+    return _Writer(at, at.op, machine).kernel()
+
+
+class _Writer:
+    """Writes the kernel of one instruction."""
+
+    def __init__(self, at: Instruction, op: Col2im, machine: Machine) -> None:
+        self.at, self.op, self.frame = at, op, Frame(at, machine)
+        self.f = self.frame.function
+        self.number = memory_of(at.shape.dtype)
+        self.lanes = machine.lanes(self.number)
+        self.columns = at.inputs[0].shape
+        self.begins, ends = split(op.padding)
+        self.lengths = [self._length(axis) for axis in range(len(op.stride))]
+        self.counts: list[Value] = []
+        for axis, length in enumerate(self.lengths):
+            whole = self.frame.extent(op.dims[axis + 1] + self.begins[axis] + ends[axis])
+            left = whole - (length - 1) * op.dilation[axis] - 1
+            self.counts.append(left // op.stride[axis] + 1)
+
+    def _length(self, axis: int) -> Value:
+        """How long windows are along an axis."""
+        shape = self.at.inputs[2].shape
+        place = self.frame.extent(shape.true_strides[0] * axis)
+        memory = memory_of(shape.dtype)
+        raw = self.f.load(self.f.element(self.frame.operands[2], place, memory), memory)
+        return self.f.cast(raw, I64)
+
+    def kernel(self) -> Kernel:
+        """The whole of it."""
+        f, frame, dims = self.f, self.frame, self.at.shape.dims
+        rows: Extent = product(dims[:-1])
+        height = maximum(ELEMENTS // maximum(dims[-1], 1), 1)
+        taps = prod(self.lengths, start=frame.extent(dims[1]))
+        windows = prod(self.counts, start=f.as_index(1))
+        given = [frame.extent(d) for d in self.columns.dims[1:]]
+        other = f.compare("ne", given[0], taps) | f.compare("ne", given[1], windows)
+        frame.fails(other, f"{self.at.name}: columns do not come from such windows of the image")
+        with f.unless(other), frame.rows(rows, height) as row:
+            self._row(row)
+        return frame.finished(self.at.name, (rows + height - 1) // height)
+
+    def _row(self, row: Value) -> None:
+        """Adds up one row of the image."""
+        f, frame, dims = self.f, self.frame, self.at.shape.dims
+        width = frame.extent(dims[-1])
+        self.to = f.element(frame.operands[3], row * width, self.number)
+        whole = width // self.lanes * self.lanes
+        for first, last, lanes in ((f.as_index(0), whole, self.lanes), (whole, width, 0)):
+            with f.loop(first, last, max(1, lanes)) as k:
+                zero = f.const(self.number.times(lanes), 0)
+                f.store(zero, f.element(self.to, k.index, self.number))
+        self.places = frame.places(row, dims, range(len(dims) - 1))
+        item = self.places[0] * frame.extent(self.columns.true_strides[0])
+        self.given = f.element(frame.operands[0], item, self.number)
+        self._elements(0, self.places[1], f.as_index(0))
+
+    def _elements(self, axis: int, element: Value, window: Value) -> None:
+        """Adds what all elements of windows from an axis on have; of the axes before it, those
+        which are counted by ``element`` and ``window``.
+        """
+        f, op = self.f, self.op
+        with f.loop(0, self.lengths[axis]) as k:
+            number = element * self.lengths[axis] + k.index
+            before = self.begins[axis] - k.index * op.dilation[axis]
+            windows = window * self.counts[axis]
+            if axis == len(self.lengths) - 1:
+                self._line(number, windows, -before)
+            else:
+                at = self.places[axis + 2] + before
+                place = at // op.stride[axis]
+                reached = (at >= 0) & (place < self.counts[axis])
+                with f.when(reached & f.compare("eq", place * op.stride[axis], at)):
+                    self._elements(axis + 1, number, windows + place)
+
+    def _line(self, element: Value, window: Value, begin: Value) -> None:
+        """Adds the numbers of windows along the row, of which the first is for place ``begin``."""
+        f, frame, stride = self.f, self.frame, self.op.stride[-1]
+        by, step = (frame.extent(s) for s in self.columns.true_strides[1:])
+        line = f.element(self.given, element * by + window * step, self.number)
+        width = frame.extent(self.at.shape.dims[-1])
+        ahead = f.maximum(width - begin, 0) + (stride - 1)
+        first = (f.maximum(-begin, 0) + (stride - 1)) // stride
+        last = f.minimum(self.counts[-1], ahead // stride)
+        lanes = self.lanes if stride == 1 and step.number == 1 else 0
+        whole = first + f.maximum(last - first, 0) // max(1, lanes) * lanes
+        for start, end, many in ((first, whole, lanes), (whole, last, 0)):
+            with f.loop(start, end, max(1, many)) as k:
+                vector = self.number.times(many)
+                there = f.element(self.to, begin + k.index * stride, self.number)
+                more = f.load(f.element(line, k.index * step, self.number), vector)
+                f.store(f.load(there, vector) + more, there)

@@ -1,0 +1,108 @@
+"""The kernel of ``determinant``: elimination with partial pivoting, a row by vectors.
+
+A matrix is copied into scratch, its rows with room for a whole vector behind them, so that what is
+left of a row needs no mask: what lies there is computed, and never looked at.
+"""
+
+from __future__ import annotations
+
+from migx.dim import Extent, maximum, product
+from migx.ir import Instruction
+from migx.ops.sets import Determinant
+from migx.targets.cpu.emit import F32, F64, Value
+from migx.targets.cpu.kernel import Frame, Kernel, Scratch, memory_of, type_of
+from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.vector_math import absolute
+
+ELEMENTS = 1 << 10
+"""About how many elements the matrices of a tile have."""
+
+
+def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
+    """The kernel of ``determinant`` of floats that are computed as they are stored."""
+    if not isinstance(at.op, Determinant) or type_of(at.shape.dtype) not in (F32, F64):
+        return None
+    return _Writer(at, machine).kernel()
+
+
+class _Writer:
+    """Writes the kernel of one instruction."""
+
+    def __init__(self, at: Instruction, machine: Machine) -> None:
+        self.given, self.frame = at.inputs[0].shape, Frame(at, machine)
+        self.f = self.frame.function
+        self.number = memory_of(self.given.dtype)
+        self.lanes = machine.lanes(self.number)
+        self.extent: Extent = self.given.dims[-1]
+        self.size = self.frame.extent(self.extent)
+        room = self.extent + self.lanes
+        self.pitch = self.frame.extent(room)
+        scratch = Scratch(self.frame)
+        self.matrix = scratch.take(self.extent * room, self.number)
+        self.scratch = scratch.nbytes
+
+    def kernel(self) -> Kernel:
+        """The whole of it."""
+        f, frame, size = self.f, self.frame, self.extent
+        count = product(self.given.dims[:-2])
+        height = maximum(ELEMENTS // maximum(size * size, 1), 1)
+        with frame.rows(count, height) as number:
+            self._copy(number)
+            one = f.const(self.number, 1.0)
+            with f.loop(0, self.size, carry=[one]) as k:
+                k.carry(self._eliminated(k.index, k.carried[0]))
+            f.store(k.carried[0], f.element(frame.operands[1], number, self.number))
+        tiles = (count + height - 1) // height
+        return frame.finished("determinant", tiles, scratch=self.scratch)
+
+    def _at(self, row: Value, column: Value) -> Value:
+        return self.f.element(self.matrix, row * self.pitch + column, self.number)
+
+    def _copy(self, number: Value) -> None:
+        """Copies a matrix into scratch."""
+        f, frame, rank = self.f, self.frame, self.given.rank
+        places = frame.places(number, self.given.dims, range(rank - 2))
+        steps = [frame.extent(stride) for stride in self.given.true_strides]
+        start = sum((p * steps[axis] for axis, p in places.items()), start=f.as_index(0))
+        with f.loop(0, self.size) as row, f.loop(0, self.size) as column:
+            offset = start + row.index * steps[-2] + column.index * steps[-1]
+            value = f.load(f.element(frame.operands[0], offset, self.number), self.number)
+            f.store(value, self._at(row.index, column.index))
+
+    def _eliminated(self, k: Value, so_far: Value) -> Value:
+        """The product of the pivots so far with that of column k, which is 0 below it then."""
+        f = self.f
+        top = f.load(self._at(k, k), self.number)
+        with f.loop(k + 1, self.size, carry=[k, absolute(f, top)]) as row:
+            size = absolute(f, f.load(self._at(row.index, k), self.number))
+            more = size > row.carried[1]
+            row.carry(
+                f.select(more, row.index, row.carried[0]), f.select(more, size, row.carried[1])
+            )
+        best = row.carried[0]
+        other = f.compare("ne", best, k)
+        with f.when(other):
+            self._swap(k, best)
+        pivot = f.load(self._at(k, k), self.number)
+        none = f.compare("eq", pivot, 0.0)
+        with f.loop(k + 1, self.size) as row:
+            below = f.load(self._at(row.index, k), self.number)
+            self._subtract(k, row.index, f.select(none, below, below / pivot))
+        return so_far * f.select(other, -pivot, pivot)
+
+    def _swap(self, k: Value, other: Value) -> None:
+        """Exchanges two rows from column k on."""
+        f, vector = self.f, self.number.times(self.lanes)
+        with f.loop(k, self.size, self.lanes) as column:
+            here, there = self._at(k, column.index), self._at(other, column.index)
+            one, two = f.load(here, vector), f.load(there, vector)
+            f.store(two, here)
+            f.store(one, there)
+
+    def _subtract(self, k: Value, row: Value, factor: Value) -> None:
+        """Takes a multiple of row k from another, behind column k."""
+        f, vector = self.f, self.number.times(self.lanes)
+        with f.loop(k + 1, self.size, self.lanes) as column:
+            there = self._at(row, column.index)
+            pivots = f.load(self._at(k, column.index), vector)
+            f.store(f.fma(-f.splat(factor, self.lanes), pivots, f.load(there, vector)), there)

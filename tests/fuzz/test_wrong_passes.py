@@ -1,0 +1,213 @@
+"""What is wrong with passes that are nearly right, or say nothing, is found."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from migx import ops
+from migx.argument import Argument
+from migx.builders import full_like
+from migx.dim import Dim
+from migx.ir import Instruction, Module
+from migx.manager import Pass, PassManager, Pipeline
+from migx.match import on, value, var
+from migx.ops.builtin import Return
+from migx.parser import parse
+from migx.program import Program
+from migx.rewrite import Cursor, Rule, RuleSet, rule
+from migx.shape import F16, F32, Shape
+from migx.testing import check_pass
+from migx.testing.fuzz import Subject
+from migx.testing.oracles import Trial, Violation
+
+x, y = var("x"), var("y")
+floats = var("x", lambda x: x.shape.dtype.is_float)
+
+
+@rule(on(ops.Relu, floats))
+def relu_is_infinite(at: Cursor, x: Instruction) -> Instruction:
+    """Wrong."""
+    return full_like(at, x, np.inf)
+
+
+@rule(on(ops.Tanh, floats))
+def tanh_is_nan(at: Cursor, x: Instruction) -> Instruction:
+    """Wrong."""
+    return full_like(at, x, np.nan)
+
+
+@rule(on(ops.Add, var("x", lambda x: x.shape.dtype is F16), y))
+def scaled_sum(at: Cursor, x: Instruction, y: Instruction) -> Instruction:
+    """Overflows between, where neither the numbers nor their sum do."""
+    k = full_like(at, x, 1024)
+    less = at(ops.Neg(), at(ops.Mul(), y, k))
+    return at(ops.Div(), at(ops.Sub(), at(ops.Mul(), x, k), less), k)
+
+
+@rule(on(ops.Exp, on(ops.Add, x, y)))
+def product_of_powers(at: Cursor, x: Instruction, y: Instruction) -> Instruction:
+    """Not of 100 and -100."""
+    return at(ops.Mul(), at(ops.Exp(), x), at(ops.Exp(), y))
+
+
+@rule(on(ops.Add, x, on(ops.Multibroadcast, value(0.0))))
+def plus_zero(x: Instruction) -> Instruction:
+    """Not of -0.0."""
+    return x
+
+
+@rule(on(ops.ReduceMean, floats, name="r"))
+def mean_of_something(at: Cursor, x: Instruction, r: Instruction) -> Instruction | None:
+    """Not of nothing; where all dims are numbers."""
+    dims = [x.shape.dims[axis] for axis in r.op_as(ops.ReduceMean).axes]
+    if any(isinstance(d, Dim) for d in dims):
+        return None
+    total = at(ops.ReduceSum(r.op_as(ops.ReduceMean).axes), x)
+    return at(ops.Div(), total, full_like(at, total, max(1, int(np.prod(dims)))))
+
+
+@rule(on(ops.Relu, var("x", lambda x: x.shape.dtype.name in ("bf16", "i16"))))
+def relu_is_neg(at: Cursor, x: Instruction) -> Instruction:
+    """Wrong, of types that few models have."""
+    return at(ops.Neg(), x)
+
+
+def planted(of: Rule) -> Pass:
+    """A pass of one wrong rule."""
+    made: type[Pass] = type("Planted", (Pass,), {"__doc__": "Wrong.", "rules": RuleSet((of,))})
+    return made()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "found"),
+    [
+        (relu_is_infinite, "inf instead of"),
+        (tanh_is_nan, "nan instead of"),
+        (scaled_sum, "(inf|nan) instead of"),
+        (product_of_powers, "instead of"),
+        (plus_zero, "-0 instead of 0"),
+        (relu_is_neg, "instead of"),
+    ],
+    ids=lambda given: given.name if isinstance(given, Rule) else "",
+)
+def test_a_wrong_rule_is_found(wrong: Rule, found: str) -> None:
+    with pytest.raises(AssertionError, match=f"same outputs.*{found}"):
+        check_pass(planted(wrong), programs=200)
+
+
+NEAR = """module main(x: f32[1], y: f32[1]) {
+  %0 = add(x, y) : f32[1]
+  %1 = exp(%0) : f32[1]
+  return %1
+}
+"""
+
+
+def test_what_overflows_on_one_way_alone_has_no_excuse() -> None:
+    inputs = {n: Argument.of(np.array([v], np.float32)) for n, v in {"x": 100, "y": -100}.items()}
+    with pytest.raises(Violation, match="inf instead of 1"):
+        Trial(parse(NEAR), inputs).passes(Pipeline((planted(product_of_powers),)))
+    inputs = {n: Argument.of(np.array([v], np.float32)) for n, v in {"x": 9, "y": -4}.items()}
+    assert Trial(parse(NEAR), inputs).passes(Pipeline((planted(product_of_powers),)))
+
+
+def test_dims_that_are_0_are_drawn() -> None:
+    """Of a symbol, and of none."""
+    subject, found = Subject(Pipeline((planted(mean_of_something),))), 0
+    for seed in range(400):
+        drawn = subject.draw(f"zero.{seed}")
+        found += any(
+            at.op.name == "reduce_mean" and 0 in at.inputs[0].shape.dims
+            for at in drawn.program.main
+        )
+    assert found > 3
+    program = parse(
+        """module main(x: f32[2, 0]) {
+  %0 = reduce_mean(x) {axes=(1,)} : f32[2, 1]
+  return %0
+}
+"""
+    )
+    inputs = {"x": Argument.of(np.ones((2, 0), np.float32))}
+    with pytest.raises(Violation, match="0 instead of nan"):
+        Trial(program, inputs).passes(subject.pipeline)
+
+
+class Never(Pass):
+    """Changes nothing."""
+
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        return False
+
+
+def test_a_pass_without_rules_that_changes_nothing_is_reported() -> None:
+    report = check_pass(Never(), programs=10)
+    assert (report.idle, report.silent) == (["never"], [])
+    with pytest.raises(AssertionError, match="no program was changed by never"):
+        check_pass(Never(), programs=10, every_rule=True)
+
+
+class Unused(Pass):
+    """Drops inputs that nothing reads."""
+
+    def apply_program(self, program: Program, manager: PassManager) -> bool:
+        unused = [p for p in program.main.parameters.values() if not p.users]
+        for parameter in unused:
+            program.main.remove_instruction(parameter)
+        return bool(unused)
+
+
+class Halves(Pass):
+    """Makes inputs f16."""
+
+    def apply_program(self, program: Program, manager: PassManager) -> bool:
+        main, changed = program.main, False
+        for name, old in list(main.parameters.items()):
+            if old.shape.dtype is not F32:
+                continue
+            held = main.add_parameter(f"{name}.old", old.shape)
+            main.replace_instruction(old, held)
+            main.remove_instruction(old)
+            new = main.add_parameter(name, Shape(F16, held.shape.dims))
+            first = next(at for at in main if at.name != "@param")
+            wide = main.insert_instruction(first, ops.Convert(F32), new)
+            main.replace_instruction(held, wide)
+            main.remove_instruction(held)
+            changed = True
+        return changed
+
+
+class Renamed(Pass):
+    """Names outputs."""
+
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        returned = module.returned
+        if module is not module.program.main or returned is None or returned.op_as(Return).names:
+            return False
+        names = tuple(f"y{i}" for i in range(len(module.outputs)))
+        module.replace_operation(returned, Return(names))
+        return True
+
+
+BOTH = """module main(x: f32[2], u: f32[3]) {
+  %0 = relu(x) : f32[2]
+  return %0
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("of", "oracle", "told"),
+    [
+        (Unused(), "same inputs", r"unused leaves the inputs \(x: f32\[2\]\) where there were "),
+        (Halves(), "same inputs", r"halves leaves the inputs \(x: f16\[2\], u: f16\[3\]\) where "),
+        (Renamed(), "same outputs", "renamed leaves the outputs y0 where there were output_0"),
+    ],
+)
+def test_a_pass_that_changes_what_callers_see(of: Pass, oracle: str, told: str) -> None:
+    inputs = {n: Argument.of(np.ones(i, np.float32)) for n, i in {"x": 2, "u": 3}.items()}
+    with pytest.raises(Violation, match=f"{oracle}: {told}"):
+        Trial(parse(BOTH), inputs).passes(Pipeline((of,)))
+    with pytest.raises(AssertionError, match=f"{oracle}: {of.name} leaves"):
+        check_pass(of, programs=60)
