@@ -444,10 +444,15 @@ class GraphReader:
         return own if self.outer is None else own | self.outer.known_symbols()
 
     def submodule(
-        self, graph: onnx.GraphProto, name: str, parameters: Sequence[Shape] = ()
+        self,
+        graph: onnx.GraphProto,
+        name: str,
+        parameters: Sequence[Shape] = (),
+        counted: bool = False,
     ) -> Module:
         """A module of its own for a graph in a node's attribute; ``parameters`` are the shapes of
-        its inputs.
+        its inputs. Where it is ``counted``, the first is a number, which the graph gets as a list
+        of one if it declares it so, as in onnxruntime.
         """
         program = self.module.program
         module = program.create_module(program.unused_name(f"{self.module.name}.{name}"))
@@ -458,6 +463,9 @@ class GraphReader:
             )
         for value, shape in zip(graph.input, parameters, strict=True):
             inner.parameter(value.name, shape)
+        if counted and [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim] == [1]:
+            name = graph.input[0].name
+            inner.values[name] = module.add_instruction(ops.Reshape((1,)), inner.values[name])
         try:
             inner.body()
             inner.finish()

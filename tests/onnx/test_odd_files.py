@@ -193,6 +193,16 @@ AS_PEER: dict[str, Case] = {
         ),
         {"n": np.array(3), "x": X[0, 0, :3]},
     ),
+    "a loop that counts in lists of one": (
+        head(17),
+        (
+            "main (int64 n, float[5] x, float[1] y0) => (float[] y, float[] z) "
+            "<bool go = {1}, int64[1] one = {1}> { y, z = Loop(n, go, y0) "
+            "<body = b (int64[1] i, bool c, float[1] s) => (bool d, float[1] t, float[1] u) "
+            "{ d = Identity(c) e = Add(i, one) u = Slice(x, i, e) t = Add(s, u) }> }"
+        ),
+        {"n": np.array(3), "x": np.arange(5, dtype=np.float32), "y0": np.ones(1, np.float32)},
+    ),
     "a domain by its long name": (
         '<ir_version: 8, opset_import: ["ai.onnx" : 17]>\n',
         "main (float[2] x) => (float[2] y) { z = ai.onnx.Abs(x) y = Sqrt(z) }",

@@ -123,7 +123,9 @@ def loop(node: Node) -> tuple[Instruction, ...]:
     shapes = [v.shape.as_standard() for v in carried]
     unread: set[int] = set()
     while True:
-        body = node.graph.submodule(graph, "loop.body", [Shape(I64), Shape(BOOL), *shapes])
+        body = node.graph.submodule(
+            graph, "loop.body", [Shape(I64), Shape(BOOL), *shapes], counted=True
+        )
         wrapped = keep_optional(node, body, shapes)
         results = [v.shape for v in body.outputs[1 : 1 + len(carried)]]
         unread |= start_as_they_end(node, body, carried, results)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+import migx
+from migx.targets.gpu.kernels import kernel_for
 from tests.targets.gpu.on_interpreter import holds
 
 CASES = {
@@ -80,3 +82,17 @@ def test_the_sum_of_magnitudes_of_windows() -> None:
     window = "lengths=(3,), padding=(1, 1), stride=(2,), dilation=(1,)"
     how = f'{{mode="lpnorm", lp_order=1, {window}}}'
     holds(f"module main(x: f32[2, 3, 13]) {{\n %0 = pooling(x) {how}\n return %0\n}}")
+
+
+def test_what_is_beside_an_image_of_one_column_is_not_read() -> None:
+    text = """module main(x: f32[1, 1, 10, 1], w: f32[16, 1, 1, 3]) {
+      %0 = convolution(x, w) {padding=(1, 1, 1, 1), stride=(1, 1), dilation=(1, 1), group=1}
+      return %0
+    }"""
+    (at,) = migx.parse(text).main.outputs
+    kernel = kernel_for(at)
+    assert kernel is not None
+    reads = [line for line in kernel.source.splitlines() if "tl.load(p0" in line]
+    assert reads
+    assert all("mask=" in line for line in reads)
+    holds(text)

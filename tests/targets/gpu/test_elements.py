@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import migx
+from migx.targets.gpu.kernels import kernel_for
 from tests.targets.gpu.on_interpreter import holds
 
 FLOATS = ("f16", "bf16", "f32", "f64")
@@ -96,3 +98,13 @@ def test_scales_of_blocks(dtype: str) -> None:
     text += " {\n %0 = dequantizelinear(x, s, z) {block=3}\n %1 = multibroadcast(t) "
     text += "{out_lens=(3, 6, n)}\n %2 = mul(%0, %1)\n return %2\n}"
     holds(text, {"n": 5})
+
+
+@pytest.mark.parametrize(("short", "wide"), [(1 << 17, False), (4096, True)])
+def test_places_beyond_the_end_of_very_many_elements_do_not_wrap(short: int, wide: bool) -> None:
+    (at,) = migx.parse(
+        f"module main(x: i8[{2**31 - short}]) {{\n %0 = abs(x)\n return %0\n}}"
+    ).main.outputs
+    kernel = kernel_for(at)
+    assert kernel is not None
+    assert ("tl.program_id(0).to(tl.int64)" in kernel.source) == wide
