@@ -464,8 +464,8 @@ class GraphReader:
         for value, shape in zip(graph.input, parameters, strict=True):
             inner.parameter(value.name, shape)
         if counted and [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim] == [1]:
-            name = graph.input[0].name
-            inner.values[name] = module.add_instruction(ops.Reshape((1,)), inner.values[name])
+            first = graph.input[0].name
+            inner.values[first] = module.add_instruction(ops.Reshape((1,)), inner.values[first])
         try:
             inner.body()
             inner.finish()
