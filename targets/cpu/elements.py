@@ -40,6 +40,11 @@ def computing(dtype: DType) -> Type:
     return I1 if dtype is BOOL else memory_of(dtype)
 
 
+def is_computed_as_stored(dtype: DType) -> bool:
+    """Whether elements of a type are computed in the type that they have in memory."""
+    return type_of(dtype) is not None and computing(dtype) == type_of(dtype)
+
+
 def computable(dtype: DType, machine: Machine) -> bool:
     """Whether a machine computes with elements of a type."""
     return type_of(dtype) is not None and (dtype is not F16 or machine.halves)

@@ -15,7 +15,7 @@ from migx.ops._windows import split
 from migx.ops.vision import Col2im
 from migx.targets.cpu import elements
 from migx.targets.cpu.emit import I64, Value
-from migx.targets.cpu.kernel import Frame, Kernel, memory_of, type_of
+from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.machine import Machine
 
 ELEMENTS = 1 << 12
@@ -26,7 +26,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     """The kernel of ``col2im`` of elements that are computed as they are stored."""
     if not isinstance(at.op, Col2im) or at.shape.rank != len(at.op.stride) + 2:
         return None
-    if elements.computing(at.shape.dtype) != type_of(at.shape.dtype):
+    if not elements.is_computed_as_stored(at.shape.dtype):
         return None
     return _Writer(at, at.op, machine).kernel()
 

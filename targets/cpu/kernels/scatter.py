@@ -42,7 +42,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     match at.op:
         case GatherElements():
             return _Fetch(at, machine).kernel()
-        case Scatter(combine=combine) if combine and elements.computing(dtype) != type_of(dtype):
+        case Scatter(combine=combine) if combine and not elements.is_computed_as_stored(dtype):
             return None
         case ScatterElements():
             return _Put(at, machine).kernel()

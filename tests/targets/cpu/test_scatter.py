@@ -67,3 +67,21 @@ module main(x: f32[6], i: i64[n], u: f32[n]) {{
         np.testing.assert_allclose(program.eval(inputs)[0], expected.eval(inputs)[0], rtol=1e-6)
     with pytest.raises(EvaluationError, match="outside axis 0 of f32"):
         program.eval({**given, "i": np.array([0, 6, 1])})
+
+
+@pytest.mark.parametrize("dtype", ["f8e5m2", "f8e4m3fnuz", "bf16"])
+@pytest.mark.parametrize("how", ["max", "add"])
+def test_types_that_are_not_computed_as_stored_are_for_the_host(how: str, dtype: str) -> None:
+    text = f"""
+module main(x: {dtype}[3, 2], u: {dtype}[1, 2]) {{
+  %0 = @literal() {{value=[1, 0], label="i"}} : i64[1, 2]
+  %1 = scatter_{how}(x, %0, u) {{axis=0}}
+  return %1
+}}
+"""
+    given = {
+        "x": migx.Argument.of(np.arange(6.0).reshape(3, 2), dtype),
+        "u": migx.Argument.of(np.full((1, 2), 3.0), dtype),
+    }
+    ref, cpu = (migx.parse(text).compile(t).eval(given)[0] for t in ("ref", "cpu"))
+    np.testing.assert_array_equal(np.asarray(cpu, float), np.asarray(ref, float))
