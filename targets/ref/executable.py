@@ -75,8 +75,7 @@ class RefExecutable:
     def run(
         self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument] = NO_SLOTS
     ) -> list[Argument]:
-        with np.errstate(all="ignore"):
-            return self.trace(arguments, None, slots)
+        return self.trace(arguments, None, slots)
 
     def trace(
         self,
@@ -93,7 +92,8 @@ class RefExecutable:
         )
         given = [value.read_only() for value in arguments.values()]
         try:
-            return self._run(main, given, {}, sizes, _Call(slots, seen))
+            with np.errstate(all="ignore"):
+                return self._run(main, given, {}, sizes, _Call(slots, seen))
         except RecursionError:
             raise EvaluationError(
                 "modules inside modules are nested too deep to be run one in another: "

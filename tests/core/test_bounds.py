@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -321,3 +322,13 @@ def test_what_comes_back_is_bounded_between_the_ends_of_its_input() -> None:
         assert verdict(chain, lambda _, made=made: made, near) == ""
         made[1] += wrong
         assert verdict(chain, lambda _, made=made: made, near) != ""
+
+
+def test_a_traced_run_is_as_quiet_as_any() -> None:
+    """NumPy says of some element types that a NaN was met."""
+    program = migx.parse(
+        "module main(x: bf16[2]) {\n  %0 = clip(x, x, x) : bf16[2]\n  return %0\n}\n"
+    )
+    nan = Argument.of(np.array([np.nan, 1], ml_dtypes.bfloat16))
+    ((got, _),) = run_on_ref(program, {"x": nan}, program)
+    assert np.isnan(np.asarray(got.array, np.float32)).tolist() == [True, False]
