@@ -332,3 +332,19 @@ def test_a_traced_run_is_as_quiet_as_any() -> None:
     nan = Argument.of(np.array([np.nan, 1], ml_dtypes.bfloat16))
     ((got, _),) = run_on_ref(program, {"x": nan}, program)
     assert np.isnan(np.asarray(got.array, np.float32)).tolist() == [True, False]
+
+
+def test_a_linear_resize_hands_on_the_mean_of_errors() -> None:
+    """However their signs fall."""
+    program = migx.parse(
+        """module main(x: f32[64, 2]) {
+  %0 = convert(x) {to=f16} : f16[64, 2]
+  %1 = convert(%0) {to=f32} : f32[64, 2]
+  %2 = resize(%1) {sizes=(64, 3), mode="linear"} : f32[64, 3]
+  return %1, %2
+}
+"""
+    )
+    inputs = {"x": Argument.of(np.full((64, 2), 1.7, np.float32))}
+    (_, before), (_, after) = run_on_ref(program, inputs, program)
+    assert np.min(np.asarray(after)) >= np.min(np.asarray(before))

@@ -211,3 +211,43 @@ def test_a_pass_that_changes_what_callers_see(of: Pass, oracle: str, told: str) 
         Trial(parse(BOTH), inputs).passes(Pipeline((of,)))
     with pytest.raises(AssertionError, match=f"{oracle}: {of.name} leaves"):
         check_pass(of, programs=60)
+
+
+@rule(on(ops.Div, on(ops.Div, x, y), var("z")))
+def by_product(at: Cursor, x: Instruction, y: Instruction, z: Instruction) -> Instruction:
+    """The product may overflow where no quotient does, which leaves 0."""
+    return at(ops.Div(), x, at(ops.Mul(), y, z))
+
+
+def test_a_number_that_is_lost_on_the_way_is_missed() -> None:
+    text = """module main(x: f32[1], y: f32[1], z: f32[1]) {
+  %0 = div(x, y) : f32[1]
+  %1 = div(%0, z) : f32[1]
+  return %1
+}
+"""
+    pipeline = Pipeline((planted(by_product),))
+    for large, wrong in ((1e10, False), (1e30, True)):
+        inputs = {n: Argument.of(np.array([large], np.float32)) for n in ("x", "y", "z")}
+        inputs["x"] = Argument.of(np.array([1e25], np.float32))
+        if wrong:
+            with pytest.raises(Violation, match="0 instead of 9.99"):
+                Trial(parse(text), inputs).passes(pipeline)
+        else:
+            assert Trial(parse(text), inputs).passes(pipeline)
+
+
+@rule(on(ops.Asin, x, name="root"))
+def asin_of_halves(at: Cursor, x: Instruction, root: Instruction) -> Instruction | None:
+    """Rounds its input, which near 1 may be as far as beyond it."""
+    if x.op.name == "convert" or x.shape.dtype is not F32:
+        return None
+    return at(ops.Asin(), at(ops.Convert(F32), at(ops.Convert(F16), x)))
+
+
+def test_a_function_near_the_end_of_its_domain_may_be_any_number() -> None:
+    text = "module main(x: f32[1]) {\n  %0 = asin(x) : f32[1]\n  return %0\n}\n"
+    pipeline = Pipeline((planted(asin_of_halves),))
+    for number in (0.99999, 0.5):
+        inputs = {"x": Argument.of(np.array([number], np.float32))}
+        assert Trial(parse(text), inputs).passes(pipeline)

@@ -191,6 +191,15 @@ def elu(node: Node) -> Instruction:
     return node.add(ops.Elu(node.number("alpha", 1.0)), node.input(0))
 
 
+@importer("Celu", since=12)
+def celu(node: Node) -> Instruction:
+    """max(0, x) + min(0, alpha * (exp(x / alpha) - 1))."""
+    x = node.input(0)
+    zero, alpha = node.scalar(0, x), node.scalar(node.number("alpha", 1.0), x)
+    below = node.add(ops.Elu(1.0), node.add(ops.Div(), node.add(ops.Min(), x, zero), alpha))
+    return node.add(ops.Add(), node.add(ops.Relu(), x), node.add(ops.Mul(), below, alpha))
+
+
 @importer("Selu")
 def selu(node: Node) -> Instruction:
     x = node.add(ops.Elu(node.number("alpha", 1.6732632423543772)), node.input(0))

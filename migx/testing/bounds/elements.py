@@ -43,9 +43,10 @@ class ElementBounds:
     """The bound of each element of every value of a program, found by following a run of it: what
     the ``trace`` of an executable calls.
 
-    Loops are bounded as a whole, by ``TensorBounds``. Literals that are not among those ``given``
-    were computed by a compiler, and have been rounded. ``approximations`` are how far off the
-    results of operations, by name, may be on purpose.
+    Loops are bounded as a whole, by ``TensorBounds``. Of a program made of a ``given`` one,
+    literals that this does not have were computed by a compiler, and have been rounded; and numbers
+    at the end of their range are as sure as others, for the given one says which may be lost.
+    ``approximations`` are how far off the results of operations, by name, may be on purpose.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class ElementBounds:
         self._values: dict[Instruction, Argument] = {}
         self._errors: dict[Instruction, Error] = {}
         self._given: set[int] | None = None
+        self._made_of = given is not None and given is not program
         if given is not None:
             self._given = {id(at.op_as(Literal).value) for at in given.literals}
         slots = program.weights
@@ -138,7 +140,8 @@ class ElementBounds:
         if not {symbol.name for symbol in operations.symbols(at.op)} <= self._sizes.keys():
             return unknown(result)  # of a size that only the data decides
         op = operations.bind(at.op, self._sizes)
-        return Step(op, [a for a, _ in inputs], [e for _, e in inputs], result).error()
+        values, errors = [a for a, _ in inputs], [e for _, e in inputs]
+        return Step(op, values, errors, result, sure=self._made_of).error()
 
     def _is_free(self, at: Instruction) -> bool:
         """Whether results of what a loop holds may be anything on purpose."""

@@ -26,7 +26,7 @@ from migx.errors import MigxError
 from migx.op import Operation
 from migx.shape import F32, F64, DType, Shape
 from migx.target import Context, get_target
-from migx.testing.bounds.ranges import Doubles, apart, at_the_end, largest
+from migx.testing.bounds.ranges import Doubles, apart, ends, largest
 from migx.testing.bounds.recurrent import RECURRENT, response
 from migx.testing.bounds.roundings import (
     EXACT,
@@ -80,12 +80,15 @@ WAVES = named("cos sin tan")
 
 @dataclass
 class Step:
-    """One operation on values that have errors."""
+    """One operation on values that have errors; ``sure`` where a number at the end of the range of
+    its type is what any other is.
+    """
 
     op: Operation
     values: list[Argument]
     errors: list[Error]
     result: Argument
+    sure: bool = False
 
     def error(self) -> Error:
         """The bound of the result."""
@@ -125,7 +128,7 @@ class Step:
             return found
         moves = self.op.name in PICKS or operations.traits(self.op).view is not None
         y = doubles(self.result)
-        wild = at_the_end(y, dtype)
+        wild = ~(np.abs(y) + found <= ends(dtype)[self.sure])
         if moves or not wild.any():
             return found
         return np.where(wild, np.where(np.isfinite(y), np.inf, self._lost(y)), found)
@@ -177,6 +180,8 @@ class Step:
             sums = _run(self.op, self._magnitudes(), self.result.shape)
         elif self.op.name in UP_TO_ONE:
             sums = np.ones_like(size)
+        elif self.op.name == "determinant":  # at most the product of the lengths of rows: Hadamard
+            sums = np.prod(np.linalg.norm(doubles(self.values[0]), axis=-1), -1)
         elif count > FUNCTION or self.op.name == "resize":
             sums = np.full_like(
                 size, max(largest(a.array) for a in (*self.values[:1], self.result))
@@ -215,7 +220,10 @@ class Step:
         if name in ("reduce_max", "reduce_min"):
             axes = operations.attributes(self.op)["axes"]
             return np.asarray(np.max(errors[0], axes, keepdims=True, initial=0.0))
-        if name == "pooling":  # a mean, a maximum and a norm are all within that of the errors
+        if name == "pooling" or (
+            name == "resize" and operations.attributes(self.op)["mode"] == "linear"
+        ):
+            # A mean, a maximum and a norm are all within that of the errors.
             return np.maximum(_run(self.op, errors, self.result.shape), 0.0)
         if traits.pointwise or name in ("quantizelinear", "dequantizelinear"):
             return self._at_corners(errors)

@@ -32,6 +32,18 @@ module main(x: f32[7, 3, 7]) {
     assert not problem(kernel_for, parsed(text))
 
 
+def test_of_two_rows_that_are_the_same() -> None:
+    """Nothing is left but what rounding makes of the sums."""
+    text = """
+module main(x: f32[n, 1, 3], y: f32[n, 1, 3]) {
+  %0 = concat(x, y, x) {axis=1}
+  %1 = determinant(%0)
+  return %1
+}
+"""
+    assert not problem(kernel_for, parsed(text), {"n": 50})
+
+
 @pytest.mark.parametrize("machine", OTHER_MACHINES.values(), ids=OTHER_MACHINES)
 def test_other_machines(machine: Machine) -> None:
     program = parsed(TEXT.format("f32[3, 9, 9]"))

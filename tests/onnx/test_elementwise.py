@@ -1,4 +1,4 @@
-"""Attributes that are left out: onnxruntime is the oracle."""
+"""Operators on each element: onnxruntime is the oracle."""
 
 from __future__ import annotations
 
@@ -24,3 +24,11 @@ CHANNELS = np.random.default_rng(2).uniform(0.01, 1, (4, 4))
 def test_a_default_is_a_number_of_f32(kind: str, more: list[Array], tmp_path: Path) -> None:
     """As the protobuf type says, and so in f64 what one is that is given."""
     assert_as_peer(tmp_path, kind, [X, *more], domain="", rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("dims", [(), (3, 0), (4, 5)])
+@pytest.mark.parametrize("asked", [{}, {"alpha": 0.3}])
+def test_celu(dims: tuple[int, ...], asked: dict[str, float], tmp_path: Path) -> None:
+    """The function by which ONNX defines it makes a vector of a scalar."""
+    x = np.random.default_rng(1).normal(0, 2, dims).astype(np.float32)
+    assert_as_peer(tmp_path, "Celu", [np.asarray(x)], domain="", rtol=1e-6, **asked)
