@@ -130,7 +130,7 @@ class Dim:
 
     def __add__(self, other: Extent) -> Extent:
         total = dict(self.terms)
-        for monomial, coefficient in _terms(other):
+        for monomial, coefficient in terms(other):
             total[monomial] = total.get(monomial, 0) + coefficient
         return Dim.of(total)
 
@@ -143,7 +143,7 @@ class Dim:
             return made
         total: dict[Monomial, int] = {}
         for m, c in self.terms:
-            for n, d in _terms(other):
+            for n, d in terms(other):
                 product = tuple(sorted(m + n, key=str))
                 total[product] = total.get(product, 0) + c * d
         return Dim.of(total)
@@ -324,10 +324,11 @@ def may_equal(a: Extent, b: Extent) -> bool:
     if a is b:
         return True
     difference = a - b
-    if isinstance(difference, Dim):
-        *_, (last, constant) = difference.terms
-        if not last and constant % math.gcd(*(c for m, c in difference.terms if m)):
-            return False  # the rest is divisible by what the constant is not
+    if not isinstance(difference, Dim):
+        return difference == 0
+    *_, (last, constant) = difference.terms
+    if not last and constant % math.gcd(*(c for m, c in difference.terms if m)):
+        return False  # the rest is divisible by what the constant is not
     low, high = bounds(difference)
     return low <= 0 <= high
 
@@ -388,7 +389,8 @@ def _dim(atom: Atom) -> Extent:
     return Dim.of({(atom,): 1})
 
 
-def _terms(extent: Extent) -> Iterable[tuple[Monomial, int]]:
+def terms(extent: Extent) -> Iterable[tuple[Monomial, int]]:
+    """The terms of an extent, that of a number alone the constant one."""
     return extent.terms if isinstance(extent, Dim) else (((), _whole(extent)),)
 
 
@@ -465,7 +467,7 @@ def _floordiv(a: Extent, b: Extent) -> Extent:
         return whole
     outside: Extent = 0
     inside: Extent = 0
-    for monomial, coefficient in _terms(a):
+    for monomial, coefficient in terms(a):
         term = Dim.of({monomial: coefficient})
         if isinstance(b, int):
             outside = outside + Dim.of({monomial: coefficient // b})
@@ -500,15 +502,15 @@ def _nested(a: Extent) -> tuple[Extent, int, int] | None:
 def _exact(a: Extent, b: Extent) -> Extent | None:
     """The quotient of two polynomials, by long division; None where it leaves a remainder."""
     quotient: Extent = 0
-    divisor = next(iter(_terms(b)))
+    divisor = next(iter(terms(b)))
     while a != 0:
-        leading = next(iter(_terms(a)))
+        leading = next(iter(terms(a)))
         term = _term_quotient(leading, divisor)
         if term is None:
             return None
         part = Dim.of(dict([term]))
         quotient, a = quotient + part, a - part * b
-        if a != 0 and _order(next(iter(_terms(a)))[0]) <= _order(leading[0]):
+        if a != 0 and _order(next(iter(terms(a)))[0]) <= _order(leading[0]):
             return None  # two symbols of one name have no order
     return quotient
 

@@ -294,13 +294,9 @@ class Shape:
         """
         if self.static:
             return self
-        strides = None if self.strides is None else map(change, self.strides)
-        return Shape(
-            self.dtype,
-            map(change, self.dims),
-            strides,
-            tuple(p.mapped(change) for p in self.parts),
-        )
+        strides = None if self.strides is None else tuple(map(change, self.strides))
+        parts = tuple(p.mapped(change) for p in self.parts)
+        return Shape(self.dtype, tuple(map(change, self.dims)), strides, parts)
 
     def with_dims(self, dims: Iterable[Extent], strides: Iterable[Extent] | None = None) -> Shape:
         return Shape(self.dtype, dims, strides)

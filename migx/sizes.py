@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from migx import op as operations
 from migx.dim import Dim
@@ -78,10 +79,8 @@ def bound(at: Instruction, sizes: Mapping[str, int]) -> tuple[Operation, Shape]:
     """``bound_now`` of an instruction; ``InputError``, drawn, where an extent has no value for the
     sizes.
     """
-    try:
+    with drawn(at, sizes):
         return bound_now(at.op, at.shape, sizes)
-    except (ShapeError, DimError) as error:
-        raise InputError(draw_instruction(f"with {_listed(sizes)}: {error}", at)) from error
 
 
 Checks = dict[object, Instruction]
@@ -116,23 +115,35 @@ def _is_decided(at: Instruction) -> bool:
     )
 
 
-def check_sizes(
-    at: Instruction, sizes: Mapping[str, int], bind: Callable[[Shape], Shape] | None = None
-) -> None:
+def check_sizes(at: Instruction, sizes: Mapping[str, int]) -> None:
     """Raises ``InputError``, drawn, where sizes are such that a shape rule refuses them. Of a host
-    value more may be known now than its shape says. ``bind`` puts sizes into shapes, and may know
-    some already.
+    value more may be known now than its shape says.
     """
-    bind = bind or (lambda shape: shape.bind(sizes))
+    with drawn(at, sizes):
+        expect_shape(
+            at,
+            operations.bind(at.op, sizes),
+            [v.shape.bind(sizes) for v in at.inputs],
+            at.shape.bind(sizes),
+        )
+
+
+def expect_shape(at: Instruction, op: Operation, given: Sequence[Shape], wanted: Shape) -> None:
+    """Raises ``ShapeError`` where the shape rule of an instruction's operation, with sizes put in,
+    refuses what is given or makes something else of it than is wanted.
+    """
+    inferred = op.compute_shape(given, ())
+    if at.shape.dtype.kind != "opaque" and not inferred.same_type(wanted):
+        raise ShapeError(f"{inferred} instead of {wanted}")
+
+
+@contextmanager
+def drawn(at: Instruction, sizes: Mapping[str, int]) -> Iterator[None]:
+    """Turns the errors of shapes and dims into ``InputError``, with the instruction drawn."""
     try:
-        op = operations.bind(at.op, sizes)
-        inferred = op.compute_shape([bind(v.shape) for v in at.inputs], ())
-        same = at.shape.dtype.kind == "opaque" or inferred.same_type(bind(at.shape))
+        yield
     except (ShapeError, DimError) as error:
         raise InputError(draw_instruction(f"with {_listed(sizes)}: {error}", at)) from error
-    if not same:
-        message = f"with {_listed(sizes)}: {inferred} instead of {bind(at.shape)}"
-        raise InputError(draw_instruction(message, at))
 
 
 def check_room(nbytes: int, sizes: Mapping[str, int]) -> None:

@@ -153,7 +153,8 @@ def _sign(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType
     zero = f.const(x.type, 0)
     if r.kind == "uint":
         return f.cast(f.compare("ne", x, 0), x.type.one, signed=False)
-    return f.select(x > zero, f.const(x.type, 1), f.select(x < zero, f.const(x.type, -1), x))
+    rest = x + zero if r.is_float else x  # NaN, or 0 without its sign
+    return f.select(x > zero, f.const(x.type, 1), f.select(x < zero, f.const(x.type, -1), rest))
 
 
 def _abs(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:

@@ -52,11 +52,15 @@ class Layout:
     strides: tuple[int, ...]
 
     @classmethod
-    def of_shape(cls, shape: Shape, start: int = 0) -> Layout:
-        """The layout that a shape says."""
+    def of_shape(cls, shape: Shape) -> Layout:
+        """The layout that a shape says, from the start on."""
         size = shape.dtype.numpy.itemsize
         strides = tuple(int(s) * size for s in shape.true_strides)
-        return cls(shape, start, tuple(int(d) for d in shape.dims), strides)
+        return cls(shape, 0, tuple(int(d) for d in shape.dims), strides)
+
+    def at(self, start: int) -> Layout:
+        """The layout from another place on."""
+        return Layout(self.shape, start, self.dims, self.strides) if start else self
 
     def of(self, memory: NDArray[np.uint8]) -> NDArray[Any]:
         """The value that lies in some bytes; flat bytes where it is packed."""

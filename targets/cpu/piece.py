@@ -12,8 +12,9 @@ from migx.op import Operation
 from migx.shape import Shape
 from migx.sizes import bound_now, symbols_of
 from migx.targets.cpu import control
+from migx.targets.cpu.form import Form
 from migx.targets.cpu.outline import Outline, Work, captured
-from migx.targets.cpu.plan import Form, Plan
+from migx.targets.cpu.plan import Plan
 from migx.targets.cpu.recent import Recent
 from migx.targets.cpu.running import Call, Run, Values, Workspace
 

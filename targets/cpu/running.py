@@ -92,7 +92,7 @@ class Workspace:
         if len(self.arena) < plan.total_bytes or self.roomy > ROOMY:
             self.arena, self.roomy = aligned(plan.total_bytes), 0
         self.args = plan.args.copy()
-        self.args[plan.form.arena_words] += address(self.arena)
+        self.args[plan.form.in_arena.words] += address(self.arena)
         self.steps = address(self.args)
         self.args[plan.form.in_args] += self.steps
         self.words = self.args.data  # set three times as fast as elements of the array

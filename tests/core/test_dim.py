@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from migx import dim, parse
 from migx.dim import Dim, Extent
-from migx.errors import DimError
+from migx.errors import DimError, EvaluationError
+from migx.extents import Extents
 from migx.program import Program
 from migx.shape import F32, Shape
 
@@ -67,6 +68,34 @@ def meaning(tree: Tree, values: Mapping[str, int]) -> int:
 def test_extents_compute_what_numbers_do(tree: Tree, values: dict[str, int]) -> None:
     expected = meaning(tree, values)
     assert dim.evaluate(built(tree), values) == expected
+
+
+@examples
+@given(st.lists(trees, min_size=1, max_size=6), st.lists(sizes, min_size=1, max_size=2))
+def test_extents_at_once_are_those_one_by_one(
+    given_trees: list[Tree], each: list[dict[str, int]]
+) -> None:
+    known = Extents()
+    extents = [built(tree) for tree in given_trees]
+    places = [known.place(extent) for extent in extents]
+    for values in each:
+        for tree in given_trees:
+            meaning(tree, values)
+        numbers = known.at(values)
+        assert [numbers[at] for at in places] == [dim.evaluate(e, values) for e in extents]
+        places.append(known.place(A * C + 7))  # what is asked for later is known as well
+        extents.append(A * C + 7)
+
+
+def test_extents_beyond_64_bits_are_refused() -> None:
+    known = Extents()
+    for extent in (A, 3 * A * B - 5, 2**63 - 1):
+        known.place(extent)
+    assert known.at({"a": 10**9, "b": 10**9}).tolist() == [10**9, 3 * 10**18 - 5, 2**63 - 1]
+    with pytest.raises(EvaluationError, match=r"a=10000000000, b=1000000000: 3\*a\*b - 5 is too"):
+        known.at({"a": 10**10, "b": 10**9})
+    with pytest.raises(DimError, match="dim b has no size"):
+        known.at({"a": 1})
 
 
 @examples

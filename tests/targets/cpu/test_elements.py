@@ -39,3 +39,15 @@ module main(x: f32[n], y: f64[n]) {{
     for wanted, got in zip(ref, cpu, strict=True):
         np.testing.assert_array_equal(got, wanted)
     assert not ref[2][:-1].any()
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16", "f32", "f64"])
+def test_the_sign_of_zero_is_zero_without_one(dtype: str) -> None:
+    text = f"module main(x: {dtype}[5]) {{\n  %0 = sign(x)\n  return %0\n}}"
+    given = {"x": migx.Argument.of(np.array([-0.0, 0.0, np.nan, -3.0, np.inf]), dtype)}
+    for target in ("ref", "cpu"):
+        (got,) = migx.parse(text).compile(target).eval(given)
+        np.testing.assert_array_equal(got.astype(np.float64), [0, 0, np.nan, -1, 1])
+        assert np.signbit(got.astype(np.float64)).tolist() == [False, False, False, True, False], (
+            target
+        )

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import migx
-from migx.sizes import check_sizes
-from migx.targets.cpu import piece, plan
-from migx.targets.cpu.plan import Form, Latest
+from migx.planning import Life, arranged
+from migx.sizes import expect_shape
+from migx.targets.cpu import form, piece
+from migx.targets.cpu.form import Form, Latest
 from tests.targets.cpu.test_control import REFUSED
 
 TEXT = """module main(x: f32[n, 8], y: f32[m, 8], w: f32[8, 4]) {
@@ -35,9 +36,9 @@ def test_another_size_asks_again_only_what_it_concerns(monkeypatch: pytest.Monke
 
     def noted(at: Any, *rest: Any) -> None:
         asked.append(at.name)
-        check_sizes(at, *rest)
+        expect_shape(at, *rest)
 
-    monkeypatch.setattr(plan, "check_sizes", noted)
+    monkeypatch.setattr(form, "expect_shape", noted)
     program = migx.parse(TEXT).compile("cpu")
     expected = migx.parse(TEXT).compile("ref")
     for n, m, wanted in (
@@ -87,6 +88,32 @@ def test_what_only_refused_sizes_need_goes_with_their_plans(
         (result,) = program.eval({"c": np.array(False), "x": np.full((n, 4), n, np.float32)})
         assert result == n
     assert forms() - before <= 3, "that of the outline as it is, and those of two plans"
+
+
+def test_sizes_near_each_other_are_arranged_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[list[int]] = []
+
+    def noted(lives: list[Life]) -> tuple[list[int], int]:
+        made.append([life.nbytes for life in lives])
+        return arranged(lives)
+
+    monkeypatch.setattr(form, "arranged", noted)
+    text = """module main(x: f32[n, 256], w: f32[256, 256]) {
+  %0 = dot(x, w)
+  %1 = dot(%0, w)
+  %2 = dot(%1, w)
+  return %2
+}"""
+    program = migx.parse(text).compile("cpu")
+    executable: Any = program.compiled.executable
+    ((planned,),) = executable.pieces.values()
+    asked = 0
+    for n in range(400, 440):
+        plan = planned.plan({"n": n})
+        asked += 1
+        needed = 2 * 1024 * n
+        assert needed <= plan.arena_bytes <= needed * 17 / 16
+    assert len(made) < asked / 8
 
 
 def forms() -> int:

@@ -1,0 +1,64 @@
+"""The values of many extents at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from migx import dim
+from migx.dim import Dim, Extent, Monomial
+from migx.errors import EvaluationError
+
+LIMIT = 2**62
+"""What extents of any sizes are less than, their constants aside."""
+
+
+class Extents:
+    """Extents that are wanted for the same sizes, each by its place among the numbers.
+
+    An extent is a constant and a sum of products of sizes, and many have the same products. So each
+    product is evaluated once, and the matrix of the coefficients makes all numbers of them.
+    """
+
+    def __init__(self) -> None:
+        self._places: dict[Extent, int] = {}
+        self._built = -1
+
+    def place(self, extent: Extent) -> int:
+        """Where an extent is among the numbers."""
+        return self._places.setdefault(extent, len(self._places))
+
+    def at(self, sizes: Mapping[str, int]) -> NDArray[np.int64]:
+        """The numbers; ``DimError`` names a symbol that has no size, and ``EvaluationError`` an
+        extent that is more than 64 bits can say.
+        """
+        if self._built < len(self._places):
+            self._build()
+        products = [dim.evaluate(product, sizes) for product in self._products]
+        if products and max(*products, -min(products)) >= self._most:
+            self._expect_room(products, sizes)
+        return self._constants + self._matrix @ np.array(products, np.int64)
+
+    def _expect_room(self, products: list[int], sizes: Mapping[str, int]) -> None:
+        found = np.abs(self._matrix).astype(object) @ np.abs(np.array(products, object))
+        if found[largest := found.argmax()] >= LIMIT:
+            given = ", ".join(f"{name}={size}" for name, size in sizes.items())
+            raise EvaluationError(f"with {given}: {[*self._places][largest]} is too large")
+
+    def _build(self) -> None:
+        constant: Monomial = ()
+        columns = {constant: 0}
+        entries = [
+            (row, columns.setdefault(monomial, len(columns)), coefficient)
+            for row, extent in enumerate(self._places)
+            for monomial, coefficient in dim.terms(extent)
+        ]
+        whole = np.zeros((len(self._places), len(columns)), np.int64)
+        for row, column, coefficient in entries:
+            whole[row, column] = coefficient
+        self._constants, self._matrix = whole[:, 0], np.ascontiguousarray(whole[:, 1:])
+        self._most = LIMIT // max(int(np.abs(self._matrix).sum(1).max(initial=1)), 1)
+        self._products = [Dim.of({monomial: 1}) for monomial in columns if monomial]
+        self._built = len(self._places)
