@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from migx import op as operations
@@ -120,21 +120,19 @@ def check_sizes(at: Instruction, sizes: Mapping[str, int]) -> None:
     value more may be known now than its shape says.
     """
     with drawn(at, sizes):
-        expect_shape(
-            at,
-            operations.bind(at.op, sizes),
-            [v.shape.bind(sizes) for v in at.inputs],
-            at.shape.bind(sizes),
-        )
+        given = [v.shape.bind(sizes) for v in at.inputs]
+        expect_shape(at, operations.bind(at.op, sizes), given, lambda: at.shape.bind(sizes))
 
 
-def expect_shape(at: Instruction, op: Operation, given: Sequence[Shape], wanted: Shape) -> None:
+def expect_shape(
+    at: Instruction, op: Operation, given: Sequence[Shape], wanted: Callable[[], Shape]
+) -> None:
     """Raises ``ShapeError`` where the shape rule of an instruction's operation, with sizes put in,
-    refuses what is given or makes something else of it than is wanted.
+    refuses what is given, or makes something else of it than is wanted.
     """
     inferred = op.compute_shape(given, ())
-    if at.shape.dtype.kind != "opaque" and not inferred.same_type(wanted):
-        raise ShapeError(f"{inferred} instead of {wanted}")
+    if at.shape.dtype.kind != "opaque" and not inferred.same_type(wanted()):
+        raise ShapeError(f"{inferred} instead of {wanted()}")
 
 
 @contextmanager

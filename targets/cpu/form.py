@@ -195,7 +195,8 @@ class Form:
 
         def check(sizes: Mapping[str, int]) -> None:
             with drawn(at, sizes):
-                expect_shape(at, op.at(sizes), [s.at(sizes) for s in given], wanted.at(sizes))
+                shapes = [shape.at(sizes) for shape in given]
+                expect_shape(at, op.at(sizes), shapes, partial(wanted.at, sizes))
 
         return check
 
