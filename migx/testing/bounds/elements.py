@@ -140,8 +140,8 @@ class ElementBounds:
         if not {symbol.name for symbol in operations.symbols(at.op)} <= self._sizes.keys():
             return unknown(result)  # of a size that only the data decides
         op = operations.bind(at.op, self._sizes)
-        values, errors = [a for a, _ in inputs], [e for _, e in inputs]
-        return Step(op, values, errors, result, sure=self._made_of).error()
+        values, theirs = [a for a, _ in inputs], [e for _, e in inputs]
+        return Step(op, values, theirs, result, sure=self._made_of).error()
 
     def _is_free(self, at: Instruction) -> bool:
         """Whether results of what a loop holds may be anything on purpose."""
