@@ -1,5 +1,8 @@
 """What all tests share: hypothesis without deadlines, and the cases in ``*.migx`` files.
 
+Hypothesis draws the same examples each time, so that a change passes or fails, and others with
+``pytest --hypothesis-profile=explore``.
+
 A case is a program, the passes to run on it, and the program they must leave, exactly:
 
     # What the case shows.
@@ -34,7 +37,8 @@ from migx.observers import Verify
 from migx.parser import drawn
 from migx.shape import Shape
 
-hypothesis.settings.register_profile("migx", deadline=None, max_examples=60)
+hypothesis.settings.register_profile("migx", deadline=None, max_examples=60, derandomize=True)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=60)
 hypothesis.settings.load_profile("migx")
 
 HEAD = re.compile(r"# passes: *(?P<passes>.*)\n")
