@@ -1,8 +1,11 @@
-"""The values of many extents at once."""
+"""What comes of sizes that change from run to run: the values of many extents at once, and what is
+known of the sizes before.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +14,8 @@ from migx import dim
 from migx.dim import Dim, Extent, Monomial
 from migx.errors import EvaluationError
 
+Numbers: TypeAlias = NDArray[np.int64]
+Found = TypeVar("Found")
 LIMIT = 2**62
 """What extents of any sizes are less than, their constants aside."""
 
@@ -30,7 +35,7 @@ class Extents:
         """Where an extent is among the numbers."""
         return self._places.setdefault(extent, len(self._places))
 
-    def at(self, sizes: Mapping[str, int]) -> NDArray[np.int64]:
+    def at(self, sizes: Mapping[str, int]) -> Numbers:
         """The numbers; ``DimError`` names a symbol that has no size, and ``EvaluationError`` an
         extent that is more than 64 bits can say.
         """
@@ -62,3 +67,21 @@ class Extents:
         self._most = LIMIT // max(int(np.abs(self._matrix).sum(1).max(initial=1)), 1)
         self._products = [Dim.of({monomial: 1}) for monomial in columns if monomial]
         self._built = len(self._places)
+
+
+class Latest(Generic[Found]):
+    """What something comes to for sizes, asked anew where one of its symbols has another size than
+    the time before.
+    """
+
+    def __init__(self, names: Iterable[str], ask: Callable[[Mapping[str, int]], Found]) -> None:
+        self.names, self._ask = tuple(names), ask
+        self._known: tuple[tuple[int | None, ...], Found] | None = None
+
+    def at(self, sizes: Mapping[str, int]) -> Found:
+        """What it comes to."""
+        key = tuple(map(sizes.get, self.names))
+        known = self._known
+        if known is None or known[0] != key:
+            known = self._known = (key, self._ask(sizes))
+        return known[1]

@@ -6,7 +6,11 @@ import bisect
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from migx import op as operations
+from migx.dim import Dim, Extent
+from migx.extents import Numbers
 from migx.ir import Instruction, Module
 from migx.ops.builtin import GetTupleElem, Param
 from migx.ops.layout import Reshape
@@ -15,6 +19,8 @@ from migx.sizes import symbols_of
 
 ALIGNMENT = 64
 """What the offset of a block in an arena is a multiple of, in bytes."""
+PAGE = 1024
+"""What blocks whose sizes change are rounded up to, in bytes."""
 
 
 def is_memory(shape: Shape) -> bool:
@@ -120,3 +126,29 @@ def _free(gaps: list[tuple[int, int]], at: int, size: int) -> None:
         k -= 1
         gaps.pop(k)
     gaps.insert(k, (at, size))
+
+
+class Arena:
+    """Blocks, each by its bytes and the first and last step at which it is needed, that are
+    arranged anew for the sizes of each run.
+
+    What is of another size from run to run is rounded up: to so many pages, or by a sixteenth at
+    the most. So sizes that are near each other are arranged alike, and the last arrangement kept.
+    """
+
+    def __init__(self, blocks: Sequence[tuple[Extent, int, int]]) -> None:
+        self._spans = [(first, last) for _, first, last in blocks]
+        self._changing = np.array([isinstance(nbytes, Dim) for nbytes, _, _ in blocks], bool)
+        self._known: tuple[bytes, Numbers, int] | None = None
+
+    def arranged(self, nbytes: Numbers) -> tuple[Numbers, int]:
+        """The offset of each block that takes so many bytes, and the bytes they take together."""
+        sixteenth = 2 ** np.maximum(np.frexp(nbytes)[1] - 5, 0)
+        step = np.where(self._changing, np.maximum(sixteenth, PAGE), 1)
+        roomy = -(-nbytes // step) * step
+        key, known = roomy.tobytes(), self._known
+        if known is None or known[0] != key:
+            pairs = zip(roomy.tolist(), self._spans, strict=True)
+            offsets, total = arranged([Life(size, *span) for size, span in pairs])
+            known = self._known = key, np.array(offsets, np.int64), total
+        return known[1:]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from migx import op as operations
 from migx.dim import Dim
 from migx.errors import DimError, EvaluationError, InputError, ShapeError
+from migx.extents import Latest
 from migx.ir import Instruction, Module
 from migx.memory import installed
 from migx.op import Operation
@@ -142,6 +144,43 @@ def drawn(at: Instruction, sizes: Mapping[str, int]) -> Iterator[None]:
         yield
     except (ShapeError, DimError) as error:
         raise InputError(draw_instruction(f"with {_listed(sizes)}: {error}", at)) from error
+
+
+class ShapeRules:
+    """Shapes, and the rules of instructions for them, where sizes change from run to run: each is
+    asked anew only when one of its symbols has another size than the time before.
+    """
+
+    def __init__(self, instructions: Iterable[Instruction]) -> None:
+        self._shapes: dict[Shape, Latest[Shape]] = {}
+        self._checks = [Latest(sorted(read_symbols(at)), self._check(at)) for at in instructions]
+
+    def check(self, sizes: Mapping[str, int]) -> None:
+        """Raises ``InputError``, drawn, where sizes are such that a rule refuses them."""
+        for check in self._checks:
+            check.at(sizes)
+
+    def latest(self, shape: Shape) -> Latest[Shape]:
+        """What a shape comes to."""
+        if shape not in self._shapes:
+            self._shapes[shape] = Latest(sorted(symbols_in(shape)), shape.bind)
+        return self._shapes[shape]
+
+    def bound(self, shape: Shape, sizes: Mapping[str, int]) -> Shape:
+        """A shape with the sizes put in."""
+        return shape if shape.static else self.latest(shape).at(sizes)
+
+    def _check(self, at: Instruction) -> Callable[[Mapping[str, int]], None]:
+        names = sorted({symbol.name for symbol in operations.symbols(at.op)})
+        op = Latest(names, partial(operations.bind, at.op))
+        given, wanted = [self.latest(v.shape) for v in at.inputs], self.latest(at.shape)
+
+        def check(sizes: Mapping[str, int]) -> None:
+            with drawn(at, sizes):
+                shapes = [shape.at(sizes) for shape in given]
+                expect_shape(at, op.at(sizes), shapes, partial(wanted.at, sizes))
+
+        return check
 
 
 def check_room(nbytes: int, sizes: Mapping[str, int]) -> None:

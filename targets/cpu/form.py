@@ -9,48 +9,21 @@ that are near each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from itertools import accumulate
-from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from migx import op as operations
-from migx.dim import Dim, Extent
-from migx.extents import Extents
+from migx.dim import Extent
+from migx.extents import Extents, Latest, Numbers
 from migx.ir import Instruction
-from migx.planning import Life, arranged
+from migx.planning import Arena
 from migx.shape import Shape
-from migx.sizes import drawn, expect_shape, read_symbols, symbols_in
+from migx.sizes import ShapeRules
 from migx.targets.cpu.memory import Layout
 from migx.targets.cpu.outline import Cell, Kind, Outline, Reference, Work
 from migx.targets.cpu.runtime import STEP_WORDS
-
-PAGE = 1024
-"""What blocks of an arena whose sizes change are rounded up to, in bytes."""
-Numbers: TypeAlias = NDArray[np.int64]
-Found = TypeVar("Found")
-
-
-class Latest(Generic[Found]):
-    """What something comes to for sizes, asked anew where one of its symbols has another size than
-    the time before.
-    """
-
-    def __init__(self, names: Iterable[str], ask: Callable[[Mapping[str, int]], Found]) -> None:
-        self.names, self._ask = tuple(names), ask
-        self._known: tuple[tuple[int | None, ...], Found] | None = None
-
-    def at(self, sizes: Mapping[str, int]) -> Found:
-        """What it comes to."""
-        key = tuple(map(sizes.get, self.names))
-        known = self._known
-        if known is None or known[0] != key:
-            known = self._known = (key, self._ask(sizes))
-        return known[1]
 
 
 @dataclass(frozen=True)
@@ -89,32 +62,6 @@ class Addresses:
         return zip(self._listed, self.cells, self.starts(numbers).tolist(), strict=True)
 
 
-class Arena:
-    """The cells of an arena.
-
-    Where sizes change from run to run, those of the cells that have symbols are rounded up: to so
-    many pages, or by a sixteenth at the most. So sizes that are near each other are arranged alike.
-    """
-
-    def __init__(self, cells: list[Cell]) -> None:
-        self.cells = cells
-        self.index = {cell: i for i, cell in enumerate(cells)}
-        self._changing = np.array([isinstance(c.nbytes, Dim) for c in cells], bool)
-        self._known: tuple[bytes, Numbers, int] | None = None
-
-    def arranged(self, nbytes: Numbers) -> tuple[Numbers, int]:
-        """The offset of each cell that takes so many bytes, and the bytes they take together."""
-        sixteenth = 2 ** np.maximum(np.frexp(nbytes)[1] - 5, 0)
-        step = np.where(self._changing, np.maximum(sixteenth, PAGE), 1)
-        roomy = -(-nbytes // step) * step
-        key, known = roomy.tobytes(), self._known
-        if known is None or known[0] != key:
-            pairs = zip(roomy.tolist(), self.cells, strict=True)
-            offsets, total = arranged([Life(n, c.first, c.last) for n, c in pairs])
-            known = self._known = key, np.array(offsets, np.int64), total
-        return known[1:]
-
-
 @dataclass(frozen=True)
 class Handed:
     """A result, and where its arrays lie and how; none where it is no array of the piece's."""
@@ -141,14 +88,15 @@ class Form:
     ) -> None:
         self.outline = outline
         self._extents = Extents()
-        self._shapes: dict[Shape, Latest[Shape]] = {}
         self._layouts: dict[Shape, Latest[Layout]] = {}
-        self._checks = [Latest(sorted(read_symbols(at)), self._check(at)) for at in outline.checks]
-        self.arena = Arena([c for c in outline.cells if c.kind is Kind.ARENA and c.same_as is None])
+        self._rules = ShapeRules(outline.checks)
+        mine = [c for c in outline.cells if c.kind is Kind.ARENA and c.same_as is None]
+        self.arena = dict(zip(mine, range(len(mine)), strict=True))
+        self.arranged = Arena([(c.nbytes, c.first, c.last) for c in mine]).arranged
         self.made = [c for c in outline.cells if c.kind is Kind.RESULT]
-        self.nbytes = np.array([self.place(c.nbytes) for c in (*self.arena.cells, *self.made)], int)
+        self.nbytes = np.array([self.place(c.nbytes) for c in (*self.arena, *self.made)], int)
         self.handed = [
-            Handed(at, self._shape(at.shape), self._places(at)) for at in outline.results
+            Handed(at, self._rules.latest(at.shape), self._places(at)) for at in outline.results
         ]
         self.works: list[Work] = []
         self.runs: list[tuple[int, int] | Work] = []
@@ -158,7 +106,7 @@ class Form:
         self.in_arena, self.in_results, self.in_given, self.in_literals, _ = (
             Addresses(kind, addresses) for kind in Kind
         )
-        self.cells_in_arena = np.array([self.arena.index[c] for c in self.in_arena.cells], int)
+        self.cells_in_arena = np.array([self.arena[c] for c in self.in_arena.cells], int)
         for word, cell in zip(self.in_literals.words, self.in_literals.cells, strict=True):
             self.words[word] = literals(cell.of[0])
 
@@ -167,38 +115,19 @@ class Form:
         return self._extents.place(extent)
 
     def numbers(self, sizes: Mapping[str, int]) -> Numbers:
-        """All extents with the sizes put in, which the checks have been asked about."""
-        for check in self._checks:
-            check.at(sizes)
+        """All extents with the sizes put in, which the shape rules have been asked about."""
+        self._rules.check(sizes)
         return self._extents.at(sizes)
 
     def shape(self, shape: Shape, sizes: Mapping[str, int]) -> Shape:
         """A shape with the sizes put in."""
-        return shape if shape.static else self._shape(shape).at(sizes)
-
-    def _shape(self, shape: Shape) -> Latest[Shape]:
-        if shape not in self._shapes:
-            self._shapes[shape] = Latest(sorted(symbols_in(shape)), shape.bind)
-        return self._shapes[shape]
+        return self._rules.bound(shape, sizes)
 
     def _layout(self, shape: Shape) -> Latest[Layout]:
         if shape not in self._layouts:
-            bound = self._shape(shape)
+            bound = self._rules.latest(shape)
             self._layouts[shape] = Latest(bound.names, lambda s: Layout.of_shape(bound.at(s)))
         return self._layouts[shape]
-
-    def _check(self, at: Instruction) -> Callable[[Mapping[str, int]], None]:
-        """What raises ``InputError`` where an instruction's shape rule refuses sizes."""
-        names = sorted({symbol.name for symbol in operations.symbols(at.op)})
-        op = Latest(names, partial(operations.bind, at.op))
-        given, wanted = [self._shape(v.shape) for v in at.inputs], self._shape(at.shape)
-
-        def check(sizes: Mapping[str, int]) -> None:
-            with drawn(at, sizes):
-                shapes = [shape.at(sizes) for shape in given]
-                expect_shape(at, op.at(sizes), shapes, partial(wanted.at, sizes))
-
-        return check
 
     def _places(self, at: Instruction) -> list[tuple[Address, Latest[Layout]]]:
         indices = range(len(at.shape.parts)) if at.shape.parts else (-1,)

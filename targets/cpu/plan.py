@@ -13,12 +13,13 @@ from typing import TypeAlias
 from migx import dim
 from migx import op as operations
 from migx.dim import Extent
+from migx.extents import Latest, Numbers
 from migx.ir import Instruction
 from migx.op import Operation
 from migx.planning import ALIGNMENT
 from migx.shape import Shape
 from migx.sizes import check_room
-from migx.targets.cpu.form import Address, Form, Latest, Numbers
+from migx.targets.cpu.form import Address, Form
 from migx.targets.cpu.memory import Layout
 from migx.targets.cpu.outline import Cell, Kind, Part
 
@@ -71,10 +72,10 @@ class Plan:
 
     def _arrange(self, nbytes: Numbers) -> Numbers:
         """Places cells of so many bytes; gives the offsets of those in the arena."""
-        arena = self.form.arena
-        offsets, self.arena_bytes = arena.arranged(nbytes[: len(arena.cells)])
-        self.offset_of = dict(zip(arena.cells, offsets.tolist(), strict=True))
-        made = nbytes[len(arena.cells) :].tolist()
+        mine = self.form.arena
+        offsets, self.arena_bytes = self.form.arranged(nbytes[: len(mine)])
+        self.offset_of = dict(zip(mine, offsets.tolist(), strict=True))
+        made = nbytes[len(mine) :].tolist()
         for cell, size in zip(self.form.made, made, strict=True):
             self._into_block(cell, size)
         return offsets
