@@ -25,7 +25,8 @@ from migx.targets.gpu.compiling import Binary, Request, binaries
 from migx.targets.gpu.device import Device, handle_of
 from migx.targets.gpu.kernels import kernel_for
 from migx.targets.gpu.operations import CodeObject, CopyFrom, CopyTo, DeviceLiteral
-from migx.targets.gpu.plan import Places, Plan
+from migx.targets.gpu.places import Places
+from migx.targets.gpu.plan import Form, Plan
 from migx.targets.gpu.values import DeviceArgument, placed
 from migx.verify import captures
 
@@ -52,13 +53,16 @@ class Piece:
         self.kept: list[Instruction] = []
         self.symbols = sorted({n for at in instructions for n in read_symbols(at)})
         self.plans: dict[tuple[int | None, ...], Plan] = {}
+        self._form: Form | None = None
 
     def plan(self, places: Places, sizes: Mapping[str, int]) -> Plan:
         """The plan for some sizes; of the last ``PLANS`` sets, it is there already."""
         key = tuple(map(sizes.get, self.symbols))
         found = self.plans.get(key)
         if found is None:
-            found = Plan(self.instructions, places, self.kept, dict(sizes))
+            if self._form is None:
+                self._form = Form(self.instructions, places, self.kept)
+            found = Plan(self._form, dict(sizes))
             for old in list(self.plans)[: len(self.plans) + 1 - PLANS]:
                 self.plans.pop(old, None)
             self.plans[key] = found

@@ -19,7 +19,7 @@ from migx.targets.gpu import tiles
 from migx.targets.gpu.agreement import agreements
 from migx.targets.gpu.kernels import kernel_for
 from migx.targets.gpu.operations import Allocate, CodeObject, CopyFrom, CopyTo, DeviceLiteral, Sync
-from migx.targets.gpu.plan import is_aligned
+from migx.targets.gpu.places import is_aligned
 from migx.targets.gpu.rounding import RoundedToTf32
 from migx.targets.gpu.text import Kernel, operands, results
 from migx.targets.gpu.tuning import Tuner

@@ -1,33 +1,31 @@
 """A piece of a lowered module for given sizes: where memory is, and what is done in which order.
 
-Views are no steps. Every value on the device lies in the memory of its *root*: an allocation or a
-copy in the arena, a literal, a slot, or what another piece or module has made.
+A piece has a ``Form``: its steps, with all that sizes decide as extents that are evaluated
+together. When sizes are known, it becomes a ``Plan``. Views are no steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
 
 from migx import dim
 from migx.binding import Sizes
 from migx.dim import Extent
 from migx.errors import InputError
+from migx.extents import Extents, Numbers
 from migx.ir import Instruction
-from migx.ops.builtin import GetTupleElem, Param, Return, Slot
+from migx.ops.builtin import Param, Return
 from migx.ops.control import Assume
-from migx.ops.layout import Slice
-from migx.planning import Life, arranged, is_alias
+from migx.planning import Arena
 from migx.shape import Shape
-from migx.sizes import asked_again, check_sizes
+from migx.sizes import ShapeRules, asked_again
 from migx.targets.gpu.device import ALIGNMENT, Buffer
-from migx.targets.gpu.operations import (
-    Allocate,
-    CodeObject,
-    CopyTo,
-    DeviceLiteral,
-    Sync,
-)
+from migx.targets.gpu.operations import Allocate, CodeObject, CopyTo, DeviceLiteral, Sync
+from migx.targets.gpu.places import Places
 from migx.targets.gpu.text import MOST
 from migx.text import draw_instruction
 from migx.verify import captures
@@ -36,17 +34,14 @@ GRAPHS = 16
 """How many stretches of kernels, each with the addresses it had, a workspace remembers."""
 
 
-@dataclass(frozen=True)
-class Reference:
+class Reference(NamedTuple):
     """A value on the device: its root, and how many bytes from the root's start."""
 
     root: Instruction
     offset: int
-    shape: Shape
 
 
-@dataclass(frozen=True)
-class Launch:
+class Launch(NamedTuple):
     """A kernel with its arguments: operands, then words."""
 
     at: Instruction
@@ -55,60 +50,14 @@ class Launch:
     words: tuple[int, ...]
 
 
-@dataclass
-class Step:
+class Step(NamedTuple):
     """Kernels one after another, or one instruction that the host has a part in. ``varying`` are
     the roots that kernels read or write whose addresses may change from run to run.
     """
 
-    launches: list[Launch] = field(default_factory=list)
+    launches: Sequence[Launch] = ()
     at: Instruction | None = None
     varying: tuple[Instruction, ...] = ()
-
-
-def is_root(at: Instruction) -> bool:
-    """Whether a value on the device has memory of its own."""
-    return isinstance(at.op, (Allocate, CopyTo, DeviceLiteral, Slot))
-
-
-def lies_in(at: Instruction) -> Instruction | None:
-    """The value in whose memory one lies, if it is on the device when that is; None for others."""
-    if isinstance(at.op, CodeObject):
-        return at.op.result(at.inputs, 0) if at.op.outputs == 1 else None
-    if isinstance(at.op, GetTupleElem):
-        source = at.inputs[0]
-        if isinstance(source.op, CodeObject):
-            return source.op.result(source.inputs, at.op.index)
-        return None
-    return at.inputs[0] if isinstance(at.op, (Assume, Sync)) or is_alias(at) else None
-
-
-def is_aligned(value: Instruction) -> bool:
-    """Whether a value on the device is known to begin at a multiple of 16 bytes."""
-    while is_alias(value):
-        if isinstance(value.op, Slice):
-            source = value.inputs[0].shape
-            for axis, start in zip(value.op.axes, value.op.starts, strict=True):
-                step = start * source.true_strides[axis]
-                if not isinstance(step, int) or step * source.dtype.bits % 128:
-                    return False
-        value = value.inputs[0]
-    return True
-
-
-class Places:
-    """The ``roots`` of the values of a module that are on the device; of those ``given`` from
-    outside, themselves.
-    """
-
-    def __init__(self, instructions: Iterable[Instruction], given: Iterable[Instruction]) -> None:
-        self.roots: dict[Instruction, Instruction] = {at: at for at in given}
-        for at in instructions:
-            source = lies_in(at)
-            if is_root(at):
-                self.roots[at] = at
-            elif source is not None and source in self.roots:
-                self.roots[at] = self.roots[source]
 
 
 class Workspace:
@@ -137,105 +86,171 @@ class Workspace:
         return found
 
 
-class Plan:
-    """A piece for given sizes. ``offsets`` are those of roots in the arena, ``kept`` the bytes of
-    roots that are read after the piece; ``idle`` are the workspaces that no run has now, by the
-    stream whose memory they have.
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel, for any sizes. By their places among the numbers: its ``grid``, ``turns`` and
+    ``words``; its ``operands``, how far each is from its root; those that must be ``equal``, by
+    twos; and the elements of operands that may be ``large``, too many for indices of 32 bits.
+    """
+
+    at: Instruction
+    grid: int
+    turns: int | None
+    words: tuple[int, ...]
+    operands: tuple[tuple[Instruction, int], ...]
+    equal: tuple[int, ...]
+    large: tuple[tuple[Instruction, int], ...]
+
+    def launches(self, numbers: Sequence[int]) -> list[Launch]:
+        """The kernel for given numbers, once for each turn; never where it has no programs."""
+        grid, words = numbers[self.grid], tuple([numbers[i] for i in self.words])
+        operands = tuple([Reference(root, numbers[i]) for root, i in self.operands])
+        turns = [()] if self.turns is None else [(i,) for i in range(numbers[self.turns])]
+        return [Launch(self.at, grid, operands, (*words, *turn)) for turn in turns] if grid else []
+
+    def check(self, numbers: Sequence[int], sizes: Sizes) -> None:
+        """Raises ``InputError``, drawn, where the kernel is not for such sizes."""
+        op = self.at.op_as(CodeObject)
+        for pair in range(0, len(self.equal), 2):
+            a, b = (numbers[i] for i in self.equal[pair : pair + 2])
+            if a != b:
+                first, second = op.equal[pair : pair + 2]
+                message = f"{first} is {a} and {second} is {b}: they must be equal"
+                raise InputError(draw_instruction(message, self.at))
+        for value, elements in self.large:
+            if numbers[elements] >= MOST:
+                message = f"{value.shape.bind(sizes)} has too many elements for this kernel"
+                raise InputError(draw_instruction(message, self.at))
+
+
+class Form:
+    """What all plans of a piece share. ``steps`` are stretches of kernels, with the roots whose
+    addresses may change from run to run, and the instructions that the host has a part in.
+    ``inside`` are the roots that lie in the arena, ``outlive`` those that are read after the piece.
     """
 
     def __init__(
-        self,
-        instructions: Sequence[Instruction],
-        places: Places,
-        kept: Iterable[Instruction],
-        sizes: Sizes,
+        self, instructions: Sequence[Instruction], places: Places, kept: Iterable[Instruction]
     ) -> None:
-        self.sizes, self._places = sizes, places
-        self.idle: dict[int, list[Workspace]] = {}
-        self.steps: list[Step] = []
-        for at in asked_again(instructions, {}).values():
-            check_sizes(at, sizes)
-        for at in instructions:
-            self._step(at)
-        outlive = {places.roots[v] for v in kept if v in places.roots}
-        self._arrange(instructions, outlive)
-        for step in self.steps:
-            roots = dict.fromkeys(r.root for launch in step.launches for r in launch.operands)
-            inside = self.offsets.keys() | {r for r in roots if isinstance(r.op, DeviceLiteral)}
-            step.varying = tuple(r for r in roots if r not in inside)
+        self.places, self.rules = places, ShapeRules(asked_again(instructions, {}).values())
+        self._extents = Extents()
+        first, last = self._lives(instructions)
+        later = {places.roots[v] for v in kept if v in places.roots}
+        self.inside = [root for root in first if root not in later]
+        self.outlive = [root for root in first if root in later]
+        every = (*self.inside, *self.outlive)
+        self._nbytes = np.array([self._place(r.shape.nbytes) for r in every], int)
+        self._arena = Arena([(r.shape.nbytes, first[r], last[r]) for r in self.inside])
+        self.steps: list[tuple[list[Kernel], tuple[Instruction, ...]] | Instruction] = []
+        self._add_steps(instructions)
 
-    def number(self, extent: Extent) -> int:
-        """An extent, of these sizes."""
-        return extent if isinstance(extent, int) else dim.evaluate(extent, self.sizes)
+    def numbers(self, sizes: Sizes) -> Numbers:
+        """All extents with the sizes put in, which the shape rules have been asked about."""
+        self.rules.check(sizes)
+        return self._extents.at(sizes)
 
-    def bound(self, shape: Shape) -> Shape:
-        """A shape, of these sizes."""
-        return shape if shape.static else shape.bind(self.sizes)
+    def arranged(self, numbers: Numbers) -> tuple[list[int], int, list[int]]:
+        """The offsets of roots in the arena, its bytes, and those of the roots that outlive it."""
+        nbytes = -(-numbers[self._nbytes] // ALIGNMENT) * ALIGNMENT
+        count = len(self.inside)
+        offsets, total = self._arena.arranged(nbytes[:count])
+        return offsets.tolist(), total, nbytes[count:].tolist()
 
-    def reference(self, at: Instruction) -> Reference:
-        """Where a value on the device is."""
-        offset, value = 0, at
-        while value is not self._places.roots[at]:
-            source = lies_in(value)
-            assert source is not None
-            if isinstance(value.op, Slice):
-                strides = source.shape.true_strides
-                for axis, start in zip(value.op.axes, value.op.starts, strict=True):
-                    step = self.number(start) * self.number(strides[axis])
-                    offset += step * source.shape.dtype.bits // 8
-            value = source
-        return Reference(value, offset, at.shape)
+    def _place(self, extent: Extent) -> int:
+        return self._extents.place(extent)
 
-    def _step(self, at: Instruction) -> None:
-        if isinstance(at.op, CodeObject):
-            if not self.steps or self.steps[-1].at is not None:
-                self.steps.append(Step())
-            self.steps[-1].launches += self._launches(at)
-        elif isinstance(at.op, (Assume, CopyTo, Sync)) or not self._is_no_step(at):
-            self.steps.append(Step(at=at))
-
-    def _is_no_step(self, at: Instruction) -> bool:
-        """Whether there is nothing to do for an instruction: it is memory, a view of some, or says
-        what goes in and out.
-        """
-        return at in self._places.roots or isinstance(at.op, (Param, Return))
-
-    def _launches(self, at: Instruction) -> list[Launch]:
-        """A kernel, once for each turn; never where it has no programs."""
-        op = at.op
-        assert isinstance(op, CodeObject)
-        for a, b in zip(op.equal[::2], op.equal[1::2], strict=True):
-            if self.number(a) != self.number(b):
-                message = f"{a} is {self.number(a)} and {b} is {self.number(b)}: they must be equal"
-                raise InputError(draw_instruction(message, at))
-        for value in at.inputs:
-            if (
-                self.number(value.shape.element_space)
-                >= MOST
-                > dim.bounds(value.shape.element_space)[0]
-            ):
-                message = f"{value.shape.bind(self.sizes)} has too many elements for this kernel"
-                raise InputError(draw_instruction(message, at))
-        grid, references = self.number(op.grid), tuple(self.reference(v) for v in at.inputs)
-        words = tuple(self.number(w) for w in op.words)
-        turns = [()] if op.turns == 0 else [(turn,) for turn in range(self.number(op.turns))]
-        return [Launch(at, grid, references, (*words, *turn)) for turn in turns] if grid else []
-
-    def _arrange(self, instructions: Sequence[Instruction], outlive: set[Instruction]) -> None:
-        """Lays out what is needed in this piece alone, from where it is made to its last reader."""
+    def _lives(
+        self, instructions: Sequence[Instruction]
+    ) -> tuple[dict[Instruction, int], dict[Instruction, int]]:
+        """From where what is needed in this piece is made, to its last reader."""
         first: dict[Instruction, int] = {}
         last: dict[Instruction, int] = {}
         for step, at in enumerate(instructions):
             if isinstance(at.op, (Allocate, CopyTo)):
                 first[at] = step
             for value in (*at.inputs, at, *(v for m in at.modules for v in captures(m))):
-                if (root := self._places.roots.get(value)) in first:
+                if (root := self.places.roots.get(value)) in first:
                     last[root] = step
-        mine = [root for root in first if root not in outlive]
-        lives = [Life(self._size(root), first[root], last[root]) for root in mine]
-        offsets, self.arena_bytes = arranged(lives)
-        self.offsets = dict(zip(mine, offsets, strict=True))
-        self.kept = {root: self._size(root) for root in first if root in outlive}
+        return first, last
 
-    def _size(self, root: Instruction) -> int:
-        return -(-self.number(root.shape.nbytes) // ALIGNMENT) * ALIGNMENT
+    def _add_steps(self, instructions: Sequence[Instruction]) -> None:
+        stretch: list[Kernel] = []
+        for at in instructions:
+            if isinstance(at.op, CodeObject):
+                stretch.append(self._kernel(at, at.op))
+            elif isinstance(at.op, (Assume, CopyTo, Sync)) or not self._is_no_step(at):
+                self._end(stretch)
+                stretch = []
+                self.steps.append(at)
+        self._end(stretch)
+
+    def _end(self, stretch: list[Kernel]) -> None:
+        if stretch:
+            roots = dict.fromkeys(root for kernel in stretch for root, _ in kernel.operands)
+            inside = {*self.inside, *(r for r in roots if isinstance(r.op, DeviceLiteral))}
+            self.steps.append((stretch, tuple(r for r in roots if r not in inside)))
+
+    def _is_no_step(self, at: Instruction) -> bool:
+        """Whether there is nothing to do for an instruction: it is memory, a view of some, or says
+        what goes in and out.
+        """
+        return at in self.places.roots or isinstance(at.op, (Param, Return))
+
+    def _kernel(self, at: Instruction, op: CodeObject) -> Kernel:
+        starts = [self.places.start(value) for value in at.inputs]
+        spaces = [(value, value.shape.element_space) for value in at.inputs]
+        return Kernel(
+            at,
+            grid=self._place(op.grid),
+            turns=None if op.turns == 0 else self._place(op.turns),
+            words=tuple(map(self._place, op.words)),
+            operands=tuple((root, self._place(offset)) for root, offset in starts),
+            equal=tuple(map(self._place, op.equal)),
+            large=tuple(
+                (value, self._place(space))
+                for value, space in spaces
+                if dim.bounds(space)[0] < MOST <= dim.bounds(space)[1]
+            ),
+        )
+
+
+class Plan:
+    """A piece for given sizes. ``offsets`` are those of roots in the arena, ``kept`` the bytes of
+    roots that are read after the piece; ``idle`` are the workspaces that no run has now, by the
+    stream whose memory they have.
+    """
+
+    def __init__(self, form: Form, sizes: Sizes) -> None:
+        self.form, self.sizes = form, sizes
+        self.idle: dict[int, list[Workspace]] = {}
+        found = form.numbers(sizes)
+        numbers = found.tolist()
+        self.steps = [self._step(step, numbers) for step in form.steps]
+        offsets, self.arena_bytes, kept = form.arranged(found)
+        self.offsets = dict(zip(form.inside, offsets, strict=True))
+        self.kept = dict(zip(form.outlive, kept, strict=True))
+
+    def _step(
+        self,
+        step: tuple[list[Kernel], tuple[Instruction, ...]] | Instruction,
+        numbers: Sequence[int],
+    ) -> Step:
+        if isinstance(step, Instruction):
+            return Step(at=step)
+        kernels, varying = step
+        for kernel in kernels:
+            kernel.check(numbers, self.sizes)
+        return Step([e for k in kernels for e in k.launches(numbers)], varying=varying)
+
+    def number(self, extent: Extent) -> int:
+        """An extent, of these sizes."""
+        return dim.evaluate(extent, self.sizes)
+
+    def bound(self, shape: Shape) -> Shape:
+        """A shape, of these sizes."""
+        return self.form.rules.bound(shape, self.sizes)
+
+    def reference(self, at: Instruction) -> Reference:
+        """Where a value on the device is."""
+        root, offset = self.form.places.start(at)
+        return Reference(root, self.number(offset))

@@ -19,7 +19,7 @@ from migx.ops.layout import Multibroadcast, Squeeze, Unsqueeze
 from migx.ops.packing import FLAT, Unpack
 from migx.ops.quantization import DequantizeLinear
 from migx.shape import U32
-from migx.targets.gpu.plan import is_aligned
+from migx.targets.gpu.places import is_aligned
 from migx.targets.gpu.reader import Reader
 from migx.targets.gpu.text import Expr, Part, Writer, whole
 from migx.targets.gpu.tiles import AHEAD

@@ -1,0 +1,74 @@
+"""Where values on the device lie: in the memory of their *root*, an allocation or a copy in the
+arena, a literal, a slot, or what another piece or module has made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from migx.dim import Extent
+from migx.ir import Instruction
+from migx.ops.builtin import GetTupleElem, Slot
+from migx.ops.control import Assume
+from migx.ops.layout import Slice
+from migx.planning import is_alias
+from migx.targets.gpu.operations import Allocate, CodeObject, CopyTo, DeviceLiteral, Sync
+
+
+def is_root(at: Instruction) -> bool:
+    """Whether a value on the device has memory of its own."""
+    return isinstance(at.op, (Allocate, CopyTo, DeviceLiteral, Slot))
+
+
+def lies_in(at: Instruction) -> Instruction | None:
+    """The value in whose memory one lies, if it is on the device when that is; None for others."""
+    if isinstance(at.op, CodeObject):
+        return at.op.result(at.inputs, 0) if at.op.outputs == 1 else None
+    if isinstance(at.op, GetTupleElem):
+        source = at.inputs[0]
+        if isinstance(source.op, CodeObject):
+            return source.op.result(source.inputs, at.op.index)
+        return None
+    return at.inputs[0] if isinstance(at.op, (Assume, Sync)) or is_alias(at) else None
+
+
+def is_aligned(value: Instruction) -> bool:
+    """Whether a value on the device is known to begin at a multiple of 16 bytes."""
+    while is_alias(value):
+        if isinstance(value.op, Slice):
+            source = value.inputs[0].shape
+            for axis, start in zip(value.op.axes, value.op.starts, strict=True):
+                step = start * source.true_strides[axis]
+                if not isinstance(step, int) or step * source.dtype.bits % 128:
+                    return False
+        value = value.inputs[0]
+    return True
+
+
+class Places:
+    """The ``roots`` of the values of a module that are on the device; of those ``given`` from
+    outside, themselves.
+    """
+
+    def __init__(self, instructions: Iterable[Instruction], given: Iterable[Instruction]) -> None:
+        self.roots: dict[Instruction, Instruction] = {at: at for at in given}
+        for at in instructions:
+            source = lies_in(at)
+            if is_root(at):
+                self.roots[at] = at
+            elif source is not None and source in self.roots:
+                self.roots[at] = self.roots[source]
+
+    def start(self, at: Instruction) -> tuple[Instruction, Extent]:
+        """The root of a value on the device, and how many bytes from where that begins it is."""
+        root = self.roots[at]
+        offset: Extent = 0
+        while at is not root:
+            source = lies_in(at)
+            assert source is not None
+            if isinstance(at.op, Slice):
+                strides, bits = source.shape.true_strides, source.shape.dtype.bits
+                for axis, start in zip(at.op.axes, at.op.starts, strict=True):
+                    offset = offset + start * strides[axis] * bits // 8
+            at = source
+        return root, offset
