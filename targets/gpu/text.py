@@ -435,8 +435,8 @@ def tiles(extent: Extent, size: int) -> Extent:
 
 
 def whole(extent: Extent, size: int) -> bool:
-    """Whether tiles of a size are always full."""
-    return size == 1 or (isinstance(extent, int) and extent % size == 0)
+    """Whether tiles of a size are always full: not the one that covers nothing."""
+    return extent != 0 and (size == 1 or (isinstance(extent, int) and extent % size == 0))
 
 
 def _common(dims: Sequence[Extent], strides: Sequence[Extent]) -> Extent | None:

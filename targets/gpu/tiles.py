@@ -114,9 +114,11 @@ def around(*archs: str, rank: int = 0, fast_math: bool = False) -> Iterator[None
 
 
 def many(extent: Extent) -> int:
-    """An extent, or what it counts as where it is not known."""
+    """An extent, or what it counts as where it is not known; 1 where it is 0, for what is empty
+    needs a kernel, too: the sum of nothing is 0.
+    """
     low, high = bounds(extent)
-    return int(min(high, max(low, MANY)))
+    return max(1, int(min(high, max(low, MANY))))
 
 
 def precision(dtype: DType) -> str:

@@ -164,9 +164,12 @@ class _Writer:
         if not whole(a.width, self.width):
             (axis,) = feature.over
             w.masks = w.masks | {axis: w.let(feature.below(w.extent(a.width)))}
-        text = f"{self.held.text} / {self.total.text}"
+        total = self.total.text
+        text = f"{self.held.text} / {total}"
         if a.guarded:
             text = f"tl.where(({text}) == ({text}), {text}, 0.0)"
+        elif bounds(self.keys)[0] <= 0:  # with no keys, the sum of nothing is 0
+            text = f"tl.where({total} == 0.0, 0.0, {text})"
         value = w.let(Expr(text, self.held.over))
         where = self.offset(a.output, self.row, Part(feature, (a.width,)))
         w.store(a.output.operand, w.spread(where, tile), value, a.output.dtype)

@@ -26,7 +26,7 @@ def test_a_product_with_its_bias_and_activation(dtype: str, rows: str) -> None:
     )
 
 
-@pytest.mark.parametrize(("depth", "columns"), [(1, 1), (1, 40), (257, 1), (16, 130)])
+@pytest.mark.parametrize(("depth", "columns"), [(1, 1), (1, 40), (257, 1), (16, 130), (0, 40)])
 @pytest.mark.parametrize("rows", [1, 3, 20])
 def test_narrow_products(rows: int, depth: int, columns: int) -> None:
     holds(
