@@ -21,16 +21,26 @@ class HoistWeights(Pass):
     table of numbers: it is then held, and not computed in each run. It ends with every weight in
     that module; so it comes after the passes that simplify. Any other slot in which nothing can be
     replaced becomes a literal.
+
+    Without ``sources`` it does only what propagate_constant does of literals, so that passes may go
+    on to simplify: weights that are read as they are stay. What comes of the operations
+    ``skip_ops`` names stays too.
     """
+
+    sources: bool = True
+    skip_ops: tuple[str, ...] = ()
 
     def apply_program(self, program: Program, manager: PassManager) -> bool:
         """Hoists from all modules at once, for several may read one weight."""
-        weights = Plan(manager, allowance=self.constant_allowance, weights=True)
-        others = Plan(manager, allowance=self.constant_allowance)
-        roots = [*weights.roots(), *weights.beyond]
-        others.roots()
         before = program.revision
-        hoist(program, [*roots, *evaluated(others.beyond, lenient=True)])
+        weights = Plan(manager, self.skip_ops, self.constant_allowance, weights=True)
+        roots = weights.roots()
+        if not self.sources:
+            hoist(program, roots)
+            return program.revision != before
+        others = Plan(manager, self.skip_ops, self.constant_allowance)
+        others.roots()
+        hoist(program, [*roots, *weights.beyond, *evaluated(others.beyond, lenient=True)])
         hoist_sources(program)
         _settle(program, manager)
         return program.revision != before

@@ -9,7 +9,9 @@ class OptimizeModule(Pass):
     """Runs the simplifying passes until nothing changes, at most ``rounds`` times: reshapes,
     converts and algebra, then common subexpressions and constants (MIGraphX optimize_module).
 
-    ``skip_ops`` are the operations that are not folded: see propagate_constant.
+    What is computed from weights becomes a slot where it would be folded if they were known, so
+    that both simplify alike. ``skip_ops`` are the operations that are not folded: see
+    propagate_constant.
     """
 
     rounds: int = 10
@@ -17,9 +19,10 @@ class OptimizeModule(Pass):
 
     def pipeline(self) -> Pipeline:
         simplifiers = "simplify_reshapes,eliminate_convert,simplify_algebra"
-        skip = f"{{skip_ops=({','.join(self.skip_ops)})}}" if self.skip_ops else ""
+        skip = f"skip_ops=({','.join(self.skip_ops)})"
         return Pipeline.parse(
             f"fixpoint{{max={self.rounds}}}("
             f"fixpoint{{max=4}}({simplifiers}),"
-            f"eliminate_common_subexpression,propagate_constant{skip})"
+            f"eliminate_common_subexpression,propagate_constant{{{skip}}},"
+            f"hoist_weights{{sources=false,{skip}}})"
         )

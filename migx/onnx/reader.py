@@ -454,15 +454,14 @@ class GraphReader:
         its inputs. Where it is ``counted``, the first is a number, which the graph gets as a list
         of one if it declares it so, as in onnxruntime.
         """
-        program = self.module.program
-        module = program.create_module(program.unused_name(f"{self.module.name}.{name}"))
-        inner = GraphReader(graph, module, self.model, outer=self)
+        inner = self.inside(graph, name)
         if len(parameters) != len(graph.input):
             raise OnnxError(
                 f"graph {graph.name!r} has {len(graph.input)} inputs, not {len(parameters)}"
             )
         for value, shape in zip(graph.input, parameters, strict=True):
             inner.parameter(value.name, shape)
+        module = inner.module
         if counted and [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim] == [1]:
             first = graph.input[0].name
             inner.values[first] = module.add_instruction(ops.Reshape((1,)), inner.values[first])
@@ -470,9 +469,17 @@ class GraphReader:
             inner.body()
             inner.finish()
         except MigxError:
-            remove_from(program, module)
+            remove_from(module.program, module)
             raise
         return module
+
+    def inside(self, graph: onnx.GraphProto, name: str) -> GraphReader:
+        """A reader that reads a graph, or is to add what an importer has for it, into a module of
+        its own, and sees the values of this one.
+        """
+        program = self.module.program
+        module = program.create_module(program.unused_name(f"{self.module.name}.{name}"))
+        return GraphReader(graph, module, self.model, outer=self)
 
 
 def remove_from(program: Program, first: Module) -> None:

@@ -103,8 +103,8 @@ class Recurrent(Op, abstract=True):
         peepholes = ("p",) if self.peepholes else ()
         return ("x", "w", "r", "b", "sequence_lens", *self.states, *peepholes)
 
-    def _functions(self) -> list[list[Activation]]:
-        """The activations of each direction, their parameters filled in."""
+    def named_activations(self) -> list[list[tuple[str, tuple[float, ...]]]]:
+        """The activations of each direction by name, each with its parameters."""
         directions, each = len(BACKWARD[self.direction]), len(self.defaults)
         names = self.activations or self.defaults * directions
         if len(names) < each * directions:
@@ -116,12 +116,19 @@ class Recurrent(Op, abstract=True):
                 f"{self.name} knows no activation {unknown[0]!r}, but {', '.join(ACTIVATIONS)}"
             )
         given = iter(self.activation_alpha), iter(self.activation_beta)
-        made: list[Activation] = []
+        made = []
         for name in names:
-            function, defaults = ACTIVATIONS[name]
+            _, defaults = ACTIVATIONS[name]
             values = [next(g, default) for g, default in zip(given, defaults, strict=False)]
-            made.append(lambda x, f=function, v=values: f(x, *v))  # type: ignore[misc]
+            made.append((name, tuple(values)))
         return [made[i * each : (i + 1) * each] for i in range(directions)]
+
+    def _functions(self) -> list[list[Activation]]:
+        """The activations of each direction, their parameters filled in."""
+        return [
+            [lambda x, f=ACTIVATIONS[name][0], v=values: f(x, *v) for name, values in direction]  # type: ignore[misc]
+            for direction in self.named_activations()
+        ]
 
     def compute(
         self,

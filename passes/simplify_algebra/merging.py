@@ -63,7 +63,7 @@ def double_add_lit_broadcast(
 @rule(on(Mul, on(Add, HEAVY | SCALED, a).once(), b))
 def mul_add(at: Cursor, f: Instruction, a: Instruction, b: Instruction) -> Instruction | None:
     """(f + a) * b is f * b + a * b, where f can take the factor into its own constant."""
-    if not rounds_well(f) or not may_merge(Mul(), a, b):
+    if not rounds_well(f) or not may_merge(Mul(), a, b, added=True):
         return None
     return at(Add(), at(Mul(), f, b), at(Mul(), a, b))
 

@@ -97,20 +97,22 @@ def rounds_well(at: Instruction) -> bool:
     return dtype.is_integer or (dtype.is_float and dtype.bits >= 16)
 
 
-def may_merge(op: Operation, a: Instruction, b: Instruction) -> bool:
+def may_merge(op: Operation, a: Instruction, b: Instruction, *, added: bool = False) -> bool:
     """Whether what an operation makes of two constants, element by element, is no larger than what
-    is freed by it, and as good a number as they are.
+    is freed by it, and as good a number as they are; where it is ``added`` to what is rounded as it
+    is, as good a term.
     """
     every = {*repeated(a).axes, *repeated(b).axes}
     whole = [v for v in (a, b) if every == {*repeated(v).axes}]
     fits = any(map(is_kept_small, whole)) and not any(map(is_unpacked, (a, b)))
-    return fits and keeps_range(op, a, b)
+    return fits and keeps_range(op, a, b, added or isinstance(op, Add))
 
 
-def keeps_range(op: Operation, a: Instruction, b: Instruction) -> bool:
-    """Whether what an operation makes of two constants is finite where both are, and no product or
-    quotient too small for all its digits where both have theirs. Only few and fixed elements are
-    looked at; others are taken to do.
+def keeps_range(op: Operation, a: Instruction, b: Instruction, small: bool) -> bool:
+    """Whether what an operation makes of two constants is finite where both are, and unless it may
+    be ``small``, has all its digits where both have theirs. Only few and fixed elements are looked
+    at; others are taken to do. A sum that small is exact, and a term that small is as exact as the
+    sum it is a term of.
     """
     x, y = few_elements(a), few_elements(b)
     if x is None or y is None or not (isinstance(op, Binary) and a.shape.dtype.is_float):
@@ -118,7 +120,7 @@ def keeps_range(op: Operation, a: Instruction, b: Instruction) -> bool:
     least = float(ml_dtypes.finfo(x.dtype).smallest_normal)  # type: ignore[no-untyped-call]
     made, x, y = (np.abs(v.astype(np.float64)) for v in (op.compute(x, y), x, y))
     lost = np.isfinite(x) & np.isfinite(y) & ~np.isfinite(made)
-    if not isinstance(op, Add):  # a sum that small is exact
+    if not small:
         lost |= (x >= least) & (y >= least) & (made < least)
     return not np.any(lost)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from migx.errors import EvaluationError
+from migx.errors import EvaluationError, OnnxError
 from tests.onnx.build import Array
 from tests.onnx.one_node import assert_as_peer, results
 
@@ -94,6 +94,14 @@ def test_a_classifier_without_intercepts(tmp_path: Path) -> None:
     wanted = X @ np.asarray(COEFFICIENTS, np.float32).reshape(3, -1).T
     np.testing.assert_allclose(scores, wanted, rtol=1e-6)
     np.testing.assert_array_equal(label, wanted.argmax(1) + 7)
+
+
+@pytest.mark.parametrize("count", [8, 12])
+def test_coefficients_of_other_features(count: int, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"domain": "ai.onnx.ml", "coefficients": [1.0] * count}
+    options |= {"intercepts": [0.1, 0.2, 0.3], "classlabels_ints": [7, 8, 9]}
+    with pytest.raises(OnnxError, match=f"{count} coefficients do not fit 3 targets of 2 features"):
+        results(tmp_path, "LinearClassifier", [X[:, :2]], 2, **options)
 
 
 def test_strings_as_numbers_and_back(tmp_path: Path) -> None:

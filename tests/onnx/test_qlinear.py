@@ -15,7 +15,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.onnx.build import Array, peer, read
-from tests.onnx.one_node import assert_as_peer
+from tests.onnx.one_node import assert_as_peer, node_model
 
 RNG = np.random.default_rng(5)
 
@@ -138,31 +138,57 @@ def test_as_onnxruntime(case: str, tmp_path: Path) -> None:
     assert_as_peer(tmp_path, kind, inputs, steps=1, **options)
 
 
-@pytest.mark.parametrize("columns", [(), (16,)], ids=["by direction", "by column"])
-def test_dynamic_lstm_is_near_onnxruntimes(columns: tuple[int, ...], tmp_path: Path) -> None:
-    hidden, scales = 4, np.asarray(RNG.uniform(0.004, 0.005, (2, *columns)), np.float32)
+LSTMS: dict[str, dict[str, Any]] = {
+    "by direction": {},
+    "by column": {"columns": (16,)},
+    "backward": {"direction": "reverse"},
+    "of their own lengths": {"lengths": [3, 5, 1]},
+    "shorter than the batch": {"lengths": [2, 4, 1]},
+    "peepholes": {"peepholes": True},
+    "activations": {
+        "activations": ["HardSigmoid", "Tanh", "Relu", "Sigmoid", "Affine", "Tanh"],
+        "activation_alpha": [0.3, 0.7],
+        "activation_beta": [0.4, 0.1],
+    },
+    "coupled": {"input_forget": 1, "clip": 0.5},
+}
+
+
+@pytest.mark.parametrize("case", LSTMS)
+def test_dynamic_lstm_rounds_what_its_weights_meet(case: str, tmp_path: Path) -> None:
+    """The inputs by their range, and the hidden states by theirs at each step."""
+    rng, options, hidden = np.random.default_rng(8), dict(LSTMS[case]), 4
+    columns, lengths = options.pop("columns", ()), options.pop("lengths", None)
+    peepholes = options.pop("peepholes", False)
+    options = {"direction": "bidirectional"} | options
+    n = 2 if options["direction"] == "bidirectional" else 1
+
+    def real(*dims: int) -> Array:
+        return rng.standard_normal(dims, np.float32)
+
+    def levels(*dims: int) -> Array:
+        return rng.integers(-128, 128, dims, np.int8)
+
+    scales = np.asarray(rng.uniform(0.004, 0.005, (n, *columns)), np.float32)
     inputs = [
-        floats(5, 2, 3),
-        codes(S, 2, 3, 4 * hidden),
-        codes(S, 2, hidden, 4 * hidden),
-        floats(2, 8 * hidden),
-        None,
-        floats(2, 2, hidden),
-        floats(2, 2, hidden),
-        None,
-        *(scales, np.zeros((2, *columns), np.int8)) * 2,
+        real(5, 3, 3),
+        levels(n, 3, 4 * hidden),
+        levels(n, hidden, 4 * hidden),
+        real(n, 8 * hidden),
+        None if lengths is None else np.array(lengths, np.int32),
+        real(n, 3, hidden),
+        real(n, 3, hidden),
+        real(n, 3 * hidden) if peepholes else None,
+        *(scales, np.zeros((n, *columns), np.int8)) * 2,
     ]
-    assert_as_peer(
-        tmp_path,
-        "DynamicQuantizeLSTM",
-        inputs,
-        3,
-        hidden_size=hidden,
-        direction="bidirectional",
-        constant=(1, 2, 8, 9, 10, 11),
-        rtol=0.02,
-        atol=0.02,
-    )
+    constant = (1, 2, 8, 9, 10, 11)
+    options |= {"hidden_size": hidden, "constant": constant}
+    options["symbolic"] = {0: ["time", "batch", 3]}
+    model, fed = node_model("DynamicQuantizeLSTM", inputs, 3, **options)
+    program, wanted = read(model, tmp_path), peer(model, fed)
+    for target in ("ref", "cpu"):
+        for got, want in zip(program.copy().compile(target).eval(fed), wanted, strict=True):
+            np.testing.assert_allclose(got, want, 1e-5, 1e-6)
 
 
 @pytest.mark.parametrize("kind", [TensorProto.UINT4, TensorProto.INT4, TensorProto.UINT8])

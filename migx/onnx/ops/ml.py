@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from migx import ops
+from migx import dim, ops
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
@@ -210,8 +210,13 @@ def rows_of(node: Node, index: int) -> Instruction:
 
 def linear(node: Node, targets: int) -> Instruction:
     """The product of rows with coefficients [targets, features], plus the intercepts, in f32."""
-    x = rows_of(node, 0)
-    rows = np.asarray(node.numbers("coefficients"), np.float32).reshape(targets, -1)
+    x, given = rows_of(node, 0), np.asarray(node.numbers("coefficients"), np.float32)
+    features = x.shape.dims[1]
+    if given.size % targets or not dim.may_equal(features, given.size // targets):
+        raise node.fail(
+            f"{given.size} coefficients do not fit {targets} targets of {features} features"
+        )
+    rows = given.reshape(targets, -1)
     scores = node.add(ops.Dot(), x, node.literal(np.ascontiguousarray(rows.T)))
     if not node.has("intercepts"):
         return scores

@@ -7,7 +7,6 @@ to that; passes find the integer products in it.
 from __future__ import annotations
 
 from migx import ops
-from migx.dim import Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
@@ -18,7 +17,6 @@ from migx.onnx.ops.elementwise import binary, plus
 from migx.onnx.ops.linear import matrix_product, scaled, with_bias
 from migx.onnx.ops.normalization import tail_as_one
 from migx.onnx.ops.quantization import packed_rows
-from migx.onnx.ops.recurrent import applied
 from migx.shape import F32, U8
 
 
@@ -34,6 +32,12 @@ def dequantized(
     held = [v for v in (x, scale, zero) if v is not None]
     axis = node.axis(axis, x.shape.rank) if x.shape.rank else 0  # a single number has no axes
     return node.add(ops.DequantizeLinear(axis=axis), *held)
+
+
+def by_range(node: Node, x: Instruction) -> Instruction:
+    """The real numbers that values stand for when their own range has quantised them to bytes."""
+    levels, scale, zero = all_of(node, "DynamicQuantizeLinear", x)
+    return dequantized(node, levels, scale, zero)
 
 
 def quantized(node: Node, x: Instruction, at: int, default: Instruction) -> Instruction:
@@ -131,39 +135,9 @@ def matmul_integer_to_float(node: Node) -> Instruction:
 @importer("DynamicQuantizeMatMul", domain=DOMAIN)
 def dynamic_quantize_matmul(node: Node) -> Instruction:
     """The left side is quantised by its own range first."""
-    x, scale, zero = all_of(node, "DynamicQuantizeLinear", node.input(0))
-    a = dequantized(node, x, scale, zero)
+    a = by_range(node, node.input(0))
     b = dequantized(node, node.input(1), node.input(2), node.optional(3), -1)
     return plus(node, matrix_product(node, ops.Dot(), a, b), node.optional(4))
-
-
-@importer("DynamicQuantizeLSTM", domain=DOMAIN)
-def dynamic_quantize_lstm(node: Node) -> tuple[Instruction, ...]:
-    """An LSTM of the weights that quantised ones [directions, input, 4 * hidden] stand for.
-
-    What they meet is left as it is, where onnxruntime rounds it to eight bits at every step.
-    """
-    weights = [
-        node.add(ops.Transpose((0, 2, 1)), by_direction(node, node.input(i), at))
-        for i, at in ((1, 8), (2, 10))
-    ]
-    whole = applied(node, "LSTM", [node.input(0), *weights, *node.inputs[3:8]])
-    return node.elements(whole, 3)
-
-
-def by_direction(node: Node, weights: Instruction, at: int) -> Instruction:
-    """Weights [directions, rows, columns] by scales [directions] or [directions, columns]."""
-    directions = weights.shape.dims[0]
-    scale, zero = node.input(at), node.optional(at + 1)
-    if scale.shape.dims == (directions,) and (zero is None or zero.shape.dims == (directions,)):
-        return dequantized(node, weights, scale, zero)
-    whole = node.convert(weights, F32)
-    for op, i in ((ops.Sub(), at + 1), (ops.Mul(), at)):
-        if (value := node.optional(i)) is not None:
-            columns: Extent = value.shape.elements // directions
-            value = node.reshape(node.convert(value, F32), (directions, 1, columns))
-            whole = binary(node, op, whole, value)
-    return whole
 
 
 # On each element, and over windows
