@@ -12,7 +12,7 @@ import numpy as np
 
 from migx.argument import Argument
 from migx.binding import Sizes, sizes_of
-from migx.errors import EvaluationError, MigxError
+from migx.errors import EvaluationError, MigxError, ShapeError
 from migx.ir import Instruction, Module
 from migx.op import Array, Operation, Runnable, evaluator
 from migx.ops.builtin import Param, Return, Slot
@@ -50,7 +50,10 @@ def by_meaning(
         raise EvaluationError(draw_instruction(message, at))
     kind: type = type(op)
     try:
-        return evaluator(kind)(op, context, shape, inputs, modules)
+        result = evaluator(kind)(op, context, shape, inputs, modules)
+        if shape.static:
+            expect_result(shape, result)
+        return result
     except FAILURES as error:
         if at.modules and isinstance(error, EvaluationError):  # drawn where it was raised
             raise
@@ -89,6 +92,29 @@ def actual(value: Argument) -> Shape:
     if value.shape.dtype.is_tensor and not value.shape.dtype.is_packed:
         return Shape(value.shape.dtype, value.array.shape)
     return value.shape
+
+
+def expect_result(shape: Shape, result: Argument) -> None:
+    """Raises ``ShapeError`` unless a result is what a shape rule has said, all its dims bound."""
+    data = result.data
+    if result.shape is shape and isinstance(data, np.ndarray):
+        same = data.dtype == shape.dtype.numpy and (
+            data.shape == shape.dims or shape.dtype.is_packed
+        )
+        if same:
+            return
+        raise ShapeError(
+            f"computed {data.dtype} {list(data.shape)}, its shape rule says {shape.text}"
+        )
+    if not _is(actual(result), shape):
+        raise ShapeError(f"computed {actual(result).text}, its shape rule says {shape.text}")
+
+
+def _is(actual: Shape, shape: Shape) -> bool:
+    """Whether type and dims agree; of host values, only their kind is said for certain."""
+    if shape.dtype is TUPLE and len(actual.parts) == len(shape.parts):
+        return all(map(_is, actual.parts, shape.parts))
+    return actual.dtype is shape.dtype and (not shape.dtype.is_tensor or actual.same_type(shape))
 
 
 def run_with_kernels(

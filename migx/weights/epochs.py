@@ -66,6 +66,14 @@ class Running:
                 self._changed.notify_all()
 
 
+class Slots(dict[str, Argument]):
+    """The slots of an epoch by name, never changed: who has read this very one need not do so
+    again. There may be weak references to it, as there may not to a dict.
+    """
+
+    __slots__ = ("__weakref__",)
+
+
 @dataclass(frozen=True, eq=False)
 class Epoch:
     """One set of weights: their values by name, and what the program reads of them, its slots.
@@ -82,6 +90,10 @@ class Epoch:
     given: frozenset[str] = frozenset()
     files: tuple[MappedFile, ...] = ()
     running: Running = field(default_factory=Running)
+
+    def __post_init__(self) -> None:
+        if type(self.slots) is not Slots:
+            object.__setattr__(self, "slots", Slots(self.slots))
 
     @classmethod
     def of(
@@ -166,10 +178,19 @@ class LiveWeights:
     def checked_slots(self, epoch: Epoch) -> Arguments:
         """The slots of an epoch, where a run may read them."""
         if len(epoch.slots) < len(self._recipe.slots):
-            raise WeightError(without_values(self.missing))
+            raise WeightError(self._unready())
         for file in epoch.files:
             file.check()
         return epoch.slots
+
+    def _unready(self) -> str:
+        """Why slots have no value: their weights have none, or nobody has computed them yet."""
+        if missing := [name for name in self.missing if name not in self._held()]:
+            return without_values(missing)
+        return (
+            "the weights have values, but nothing is computed from them yet: call "
+            f"program.finalize({self.context.target.name!r}), or save the program and load it"
+        )
 
     def update(
         self, *, check_finite: bool = False, in_place: bool = False, copy: bool = True

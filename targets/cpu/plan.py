@@ -16,6 +16,7 @@ from migx.dim import Extent
 from migx.extents import Latest, Numbers
 from migx.ir import Instruction
 from migx.op import Operation
+from migx.ops.builtin import Slot
 from migx.planning import ALIGNMENT
 from migx.shape import Shape
 from migx.sizes import check_room
@@ -48,7 +49,7 @@ class Plan:
 
     ``args`` is a template: the form's words ``in_arena`` want the arena's address added, its
     ``in_args`` that of the copy itself, and those of ``patches``, for what is given, and of
-    ``blocks``, for what is made, are filled in for each run.
+    ``blocks``, for what is made, are filled in for each run; those of ``slots`` for each epoch.
     """
 
     def __init__(self, form: Form, sizes: Mapping[str, int], threads: int) -> None:
@@ -56,6 +57,7 @@ class Plan:
         self.sizes = {name: sizes[name] for name in self.outline.symbols if name in sizes}
         self._bound: dict[Instruction, tuple[Operation, Shape]] = {}
         self.patches: dict[Cell, Patch] = {}
+        self.slots: dict[Cell, Patch] = {}
         self.blocks: list[Block] = []
         self.block_of: dict[Cell, int] = {}
         self._lying: dict[Part, tuple[Cell, Layout] | None] = {}
@@ -120,7 +122,8 @@ class Plan:
         for word, cell, start in form.in_results.each(numbers):
             self.blocks[self.block_of[cell]].patch.append((word, self.offset_of[cell] + start))
         for word, cell, start in form.in_given.each(numbers):
-            self.patches.setdefault(cell, []).append((word, start))
+            patches = self.slots if type(cell.of[0].op) is Slot else self.patches
+            patches.setdefault(cell, []).append((word, start))
 
     def bound_op(self, at: Instruction) -> tuple[Operation, Shape]:
         """An instruction's operation and shape with the sizes put in."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,10 +26,11 @@ from migx.profile import Cost
 from migx.shape import TUPLE, Shape
 from migx.targets.cpu.memory import Layout, address, aligned, block, laid_out
 from migx.targets.cpu.outline import Cell, Kind, Work
-from migx.targets.cpu.plan import Plan
+from migx.targets.cpu.plan import Patch, Plan
 from migx.targets.cpu.pool import pool
 from migx.targets.cpu.runtime import run_steps
 from migx.text import draw_instruction
+from migx.weights.epochs import Slots
 
 if TYPE_CHECKING:
     from migx.targets.cpu.executable import CpuExecutable
@@ -80,6 +82,7 @@ class Workspace:
         self.words = self.args.data
         self.plan: Plan | None = None
         self.steps = self.scratch = self.roomy = 0
+        self._slots: weakref.ref[Slots] | None = None
 
     def serve(self, plan: Plan) -> None:
         """Makes it fit a plan."""
@@ -89,6 +92,7 @@ class Workspace:
         if self.plan is plan and self.roomy <= ROOMY:
             return
         self.plan = None  # till all is done: what fails half-way must not be taken for the old one
+        self._slots = None
         if len(self.arena) < plan.total_bytes or self.roomy > ROOMY:
             self.arena, self.roomy = aligned(plan.total_bytes), 0
         self.args = plan.args.copy()
@@ -98,6 +102,14 @@ class Workspace:
         self.words = self.args.data  # set three times as fast as elements of the array
         self.scratch = address(self.arena) + plan.arena_bytes
         self.plan = plan
+
+    def has(self, slots: Mapping[str, Argument]) -> bool:
+        """Whether the words hold the addresses of these slots."""
+        return self._slots is not None and self._slots() is slots
+
+    def keep(self, slots: Mapping[str, Argument]) -> None:
+        """Takes note that they do, of slots that do not change."""
+        self._slots = weakref.ref(slots) if isinstance(slots, Slots) else None
 
 
 class Run:
@@ -119,20 +131,17 @@ class Run:
 
     def all(self) -> None:
         """Runs every step."""
-        outline, plan = self.plan.outline, self.plan
-        for at in outline.given:
-            if type(at.op) is Slot and at not in self.values:
-                self.values[at] = self.call.slots[at.op.slot]
-        words = self.workspace.words
+        plan, words = self.plan, self.workspace.words
         for made in plan.blocks:
             memory, base = block(made.nbytes)
             self.memory.append(memory)
             for word, offset in made.patch:
                 words[word] = base + offset
-        for cell, patch in plan.patches.items():
-            base = address(self.given(cell))
-            for word, offset in patch:
-                words[word] = base + offset
+        if plan.slots and not self.workspace.has(self.call.slots):
+            self.patch(plan.slots)
+            if not self.objects:  # else some are copied, for this run alone
+                self.workspace.keep(self.call.slots)
+        self.patch(plan.patches)
         if len(plan.form.runs) == 1 and isinstance(plan.form.runs[0], tuple):
             self.native(*plan.form.runs[0])
             return
@@ -142,6 +151,14 @@ class Run:
                     self.on_host(part)
                 else:
                     self.native(*part)
+
+    def patch(self, patches: Mapping[Cell, Patch]) -> None:
+        """Writes the addresses of what is given into the words."""
+        words = self.workspace.words
+        for cell, patch in patches.items():
+            base = address(self.given(cell))
+            for word, offset in patch:
+                words[word] = base + offset
 
     def native(self, first: int, last: int) -> None:
         """Runs the kernels from one step to before another; one by one where someone watches."""
@@ -209,7 +226,7 @@ class Run:
     def given(self, cell: Cell) -> NDArray[Any]:
         """The array of a cell from outside, in the layout that kernels rely on."""
         at, index = cell.of
-        argument = self.values[at] if index < 0 else self.values[at].parts[index]
+        argument = self.value(at) if index < 0 else self.value(at).parts[index]
         array = argument.array
         if array.flags.c_contiguous and cell.shape.strides is None:
             return array
@@ -238,6 +255,8 @@ class Run:
         """A value that is a literal, an object, given, or a view of one of these."""
         if type(at.op) is Literal:
             return at.op.value
+        if type(at.op) is Slot:
+            return self.call.slots[at.op.slot]
         if type(at.op) is Undefined:
             return Argument(at.shape)
         if type(at.op) is GetTupleElem:
@@ -273,9 +292,6 @@ class Run:
             place = self.plan.lies(cell.of)
             assert place is not None
             target, array = self.seen(*place), part.array
-            if array.dtype != target.dtype or array.shape != target.shape:
-                message = f"computed {array.dtype} {list(array.shape)}, not {place[1].shape.text}"
-                raise EvaluationError(draw_instruction(message, at))
             target[...] = array
 
     def evaluate(

@@ -18,14 +18,14 @@ import numpy as np
 from migx import op as operations
 from migx.argument import Argument
 from migx.binding import Sizes, sizes_of
-from migx.errors import EvaluationError, ShapeError
+from migx.errors import EvaluationError
 from migx.ir import Instruction, Module
-from migx.meaning import FAILURES, actual, as_function, failed
+from migx.meaning import FAILURES, actual, as_function, expect_result, failed
 from migx.memory import installed
 from migx.op import Evaluate, Operation, Runnable
 from migx.ops.builtin import Literal, Param, Return, Slot
 from migx.program import Program
-from migx.shape import TUPLE, Shape
+from migx.shape import Shape
 from migx.sizes import bound, bound_now, check_sizes, symbols_of
 from migx.target import NO_SLOTS, Context
 from migx.text import draw_instruction
@@ -138,14 +138,14 @@ class RefExecutable:
         """One instruction's result, checked against its shape rule, and the sizes known then."""
         if not step.late:
             result = step.evaluate(step.op, self.context, step.shape, inputs, modules)
-            _check(step.shape, result)
+            expect_result(step.shape, result)
             return result, sizes
         op, shape = bound_now(step.op, step.shape, sizes)
         _check_memory(shape)
         result = step.evaluate(op, self.context, shape, inputs, modules)
         result.shape = actual(result)
         sizes = sizes_of([("its result", shape, result.shape)], sizes)
-        _check(result.shape, result)
+        expect_result(result.shape, result)
         return result, sizes
 
     def _runnable(self, module: Module, values: Values, sizes: Sizes, around: _Call) -> Runnable:
@@ -207,29 +207,6 @@ def _check_memory(shape: Shape) -> None:
     """Raises where a value is larger than the memory of the machine, before any of it is taken."""
     if shape.static and shape.dtype.is_tensor and int(shape.nbytes) > installed():
         raise MemoryError(f"{shape.text} takes {shape.nbytes} bytes, the machine has {installed()}")
-
-
-def _check(shape: Shape, result: Argument) -> None:
-    """Raises unless a result is what the shape rule said."""
-    data = result.data
-    if result.shape is shape and isinstance(data, np.ndarray):
-        same = data.dtype == shape.dtype.numpy and (
-            data.shape == shape.dims or shape.dtype.is_packed
-        )
-        if same:
-            return
-        raise ShapeError(
-            f"computed {data.dtype} {list(data.shape)}, its shape rule says {shape.text}"
-        )
-    if not _is(actual(result), shape):
-        raise ShapeError(f"computed {actual(result).text}, its shape rule says {shape.text}")
-
-
-def _is(actual: Shape, shape: Shape) -> bool:
-    """Whether type and dims agree; of host values, only their kind is said for certain."""
-    if shape.dtype is TUPLE and len(actual.parts) == len(shape.parts):
-        return all(map(_is, actual.parts, shape.parts))
-    return actual.dtype is shape.dtype and (not shape.dtype.is_tensor or actual.same_type(shape))
 
 
 def _no_meaning(*_: Any) -> Argument:

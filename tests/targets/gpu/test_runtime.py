@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import migx
-from migx.errors import InputError, TargetError
+from migx.errors import EvaluationError, InputError, TargetError
 from migx.ops.builtin import Literal
 from migx.program import Program
 from migx.targets.gpu import Gpu, cupy_device, executable
@@ -329,3 +329,14 @@ def test_a_gpu_without_streams_of_its_own_takes_any(world: World) -> None:
     made = program().compile(gpu()).compiled
     with pytest.raises(TargetError, match="offload_copy=False"):
         made.run_async({"x": X}, 5)
+
+
+def test_a_result_of_other_dims_than_were_said_is_refused() -> None:
+    text = """module main(x: i64[3, 1], pads: i64[4]) {
+  %0 = dynamic_pad(x, pads) {out_lens=(3, 2)} : i64[3, 2]
+  %1 = abs(%0)
+  return %1
+}"""
+    given = {"x": np.arange(3).reshape(3, 1), "pads": np.array([1, 0, 0, 0])}
+    with pytest.raises(EvaluationError, match=r"computed int64 \[4, 1\], its shape rule says"):
+        migx.parse(text).compile(gpu()).eval(given)
