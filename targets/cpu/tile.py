@@ -68,12 +68,10 @@ class Tile:
             every.append(every[-1] // 2)
         if not isinstance(rows, int):
             return every
-        rests = {min(self.block, rows), rows % self.block}
-        used = set[int]()
-        for height in every:
-            used |= {height for rest in rests if rest >= height}
-            rests = {rest % height for rest in rests}
-        return sorted(used, reverse=True)
+        blocks = {min(self.block, rows), rows % self.block}
+        used = {self.rows for block in blocks if block >= self.rows}
+        used |= {block % self.rows for block in blocks}
+        return sorted(used - {0}, reverse=True)
 
 
 # The cost model. Steps of the depth are counted in turns of the two units that multiply and add.

@@ -252,35 +252,47 @@ class Function:
         text = f"insertelement {x.type} {x.text}, {scalar.type} {scalar.text}, i64 {lane}"
         return self.emit(text, x.type)
 
+    def compress(self, x: Value, mask: Value) -> Value:
+        """The lanes of a vector that a mask has, one after another; behind them is anything."""
+        name = f"llvm.experimental.vector.compress.{x.type.suffix}"
+        return self.call(name, x.type, x, mask, self.poison(x.type))
+
     def iota(self, type_: Type) -> Value:
         """0, 1, 2, ... in the lanes of an integer vector; 0 as a scalar."""
         return self.vector(type_, range(type_.lanes)) if type_.lanes else self.const(type_, 0)
 
-    def first_lanes(self, count: Value, lanes: int) -> Value:
-        """A mask of the first lanes, as many as an i64 says."""
+    def first_lanes(self, count: Value, lanes: int, rows: int = 1) -> Value:
+        """A mask of the first lanes, as many as an i64 says, of each of some rows of so many."""
         # Of a mask that LLVM sees to be one lane it makes a store as wide as what was truncated.
         near = self.opaque(self.cast(self.intrinsic("smin", count, lanes), I32))
-        return self.iota(I32.times(lanes)) < near
+        return self.vector(I32, [*range(lanes)] * rows) < near
 
     def opaque(self, x: Value) -> Value:
         """The same integer, of which LLVM does not see what it is."""
         return self.emit(f'call {x.type} asm "", "=r,0"({x.type} {x.text})', x.type)
 
-    def fold(self, name: str, x: Value) -> Value:
+    def fold(self, name: str, x: Value, rows: int = 1) -> Value:
         """A scalar folded over the lanes: ``add``, ``mul``, ``min``, ``max`` (NaN where one is),
         ``and``, ``or``; in a tree, so always in the same order. Integers are signed; ``umin`` and
-        ``umax`` are not.
+        ``umax`` are not. Of several ``rows`` of lanes, a vector of what each comes to.
         """
         if not x.type.lanes:
             return x
-        while (half := x.type.lanes // 2) >= 1:
-            low = self.shuffle(x, x, range(half))
-            x = self.folded(name, low, self.shuffle(x, x, range(half, 2 * half)))
-        return self.extract(x, 0)
+        while (far := x.type.lanes // rows // 2) >= 1:
+            half = far * rows
+            a, b = (self.shuffle(x, x, range(k, k + half)) for k in (0, half))
+            if rows > 1:  # from halves, as wide as what is made of them: these LLVM shuffles well
+                low = [2 * row * far + k for row in range(rows) for k in range(far)]
+                a, b = self.shuffle(a, b, low), self.shuffle(a, b, [k + far for k in low])
+            # Of one row the last are scalars, with which LLVM tells zeros apart in any case.
+            x = self.folded(name, a, b, signed_zeros=far == 1)
+        return x if rows > 1 else self.extract(x, 0)
 
-    def folded(self, name: str, x: Value, y: Value) -> Value:
-        """Two values folded by one of the names of ``fold``."""
+    def folded(self, name: str, x: Value, y: Value, *, signed_zeros: bool = False) -> Value:
+        """Two values folded by one of the names of ``fold``; -0.0 may be told from 0.0."""
         match name:
+            case "min" | "max" if signed_zeros and x.type.is_float:
+                return self.intrinsic(f"{name}imum", x, y)
             case "min":
                 return self.minimum(x, y)
             case "max":

@@ -3,15 +3,15 @@
 The last axis of the space is the *vector axis*: its places go through lanes. Where it is folded, a
 row is read in one loop for each *stage* (a stage is the reductions that need only what earlier ones
 gave, and the last one writes what needs them all), lanes hold partial results and are folded at the
-end. Where it is not, every lane is a row of its own, and the loops of the stages run inside. What a
-later stage needs again is computed again where that is cheap, and kept in scratch where it is not.
+end; several rows that are short go abreast. Where it is not, every lane is a row of its own, and
+the loops of the stages run inside. What a later stage needs again is computed again where that is
+cheap, and kept in scratch where it is not.
 
 Rows are shared out, never a reduction, so results do not depend on the number of threads.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -22,26 +22,21 @@ from migx.dim import Extent, product
 from migx.fusion.kernels import Access, FusedKernel, Node, described, name_of
 from migx.fusion.stages import Stage, below, effort, is_folded, stages_of, weight
 from migx.ir import Instruction
-from migx.ops.reduce import (
-    ReduceAll,
-    ReduceAny,
-    ReduceMax,
-    ReduceMean,
-    ReduceMin,
-    ReduceProd,
-)
-from migx.shape import BOOL
+from migx.ops.reduce import ReduceMean
 from migx.targets.cpu import division, elements
+from migx.targets.cpu.abreast import Abreast
 from migx.targets.cpu.emit import F32, I8, I64, Function, Type, Value
 from migx.targets.cpu.epilogue import emittable
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.tile import apart
+from migx.targets.cpu.reductions import folding, total_type
 
 TILE = 16384
 """Elements of a tile: some microseconds of work, so that sharing costs little."""
 LONG = 20
 """Additions of a turn, after which a CPU hardly begins the next one before this one is done."""
+ROWS, TURNS = 16, 32
+"""Of rows that are folded at most so many are read abreast, where they have no more turns."""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
@@ -62,13 +57,14 @@ def by_lane(node: Node) -> bool:
 @dataclass
 class Point:
     """Where an element is: its places on the folded axes, and on the vector axis the first of some
-    lanes, of which a mask may say that not all are there.
+    lanes, of which a mask may say that not all are there; ``every`` is that of all rows abreast.
     """
 
     places: dict[int, Value]
     first: Value
     lanes: int
     mask: Value | None = None
+    every: Value | None = None
 
 
 Body: TypeAlias = Callable[[Point, list[Value]], list[Value]]
@@ -98,6 +94,8 @@ class Writer:
         self.stages, self.spilled = stages_of(fused)
         self.lanes = self._lanes()
         self.exact = self.inner % self.step == 0
+        self.most_rows = self._most_rows()
+        self.abreast = self._abreast(1)
         self.rows: dict[int, Value] = {}
         self.found: dict[int, Value] = {}
         self.origins = dict(zip(dict.fromkeys(fused.accesses), origins, strict=False))
@@ -119,6 +117,34 @@ class Writer:
             fewer = (1 << k for k in range(lanes.bit_length()))
             lanes = min(fewer, key=lambda n: self._turns(inner, n), default=0)
         return lanes if lanes > 1 else 0
+
+    def _abreast(self, rows: int) -> Abreast:
+        return Abreast(self.f, rows, self.lanes, self.inner, self.frame.machine.vector_bytes)
+
+    def _most_rows(self) -> int:
+        """How many rows are read abreast: short ones, as many as registers have room for. They are
+        neighbours along one axis, and in one tile.
+        """
+        inner, machine = self.inner, self.frame.machine
+        if not (self.by_row and self.lanes and self.kept and isinstance(inner, int)) or self._odd():
+            return 1
+        if inner > TURNS * self.lanes or any(by_lane(n) for n in self.nodes):
+            return 1
+        widest = max(total_type(n).bits for n in self.nodes)
+        room = machine.vector_bytes * 8 // widest * machine.registers // self._parts(inner)
+        most = min(dim.bounds(self.row_count)[1], TILE // dim.bounds(self._row_size)[1])
+        down = self.fused.dims[self.kept[-1]] if len(self.kept) > 1 else 0
+        rows = min(ROWS, room // self.lanes)
+        while rows > 1 and (rows > most or down % rows != 0):
+            rows //= 2
+        return max(1, rows)
+
+    def _parts(self, inner: int) -> int:
+        """Of how many parts of the registers a value of rows abreast takes one: more where totals
+        stay in some of them while many values come and go.
+        """
+        work = max(effort(self.nodes, s.nodes)[0] for s in self.stages)
+        return 4 if inner > self.lanes and work > LONG // 2 else 2
 
     def _turns(self, count: int, step: int) -> int:
         """How many turns so many elements are: what is left of them is one, or one each."""
@@ -169,15 +195,21 @@ class Writer:
         return product(self.fused.dims[i] for i in self.kept)
 
     @property
+    def _row_size(self) -> Extent:
+        """How many elements a row has."""
+        folds = product(self.fused.dims[i] for i in self.outer_folds)
+        return dim.maximum(folds * self.inner, 1)
+
+    @property
     def tile(self) -> tuple[Extent, Extent, Extent]:
         """How many rows a tile has, how many places of each, and into how many tiles that cuts a
         row.
         """
-        folds = product(self.fused.dims[i] for i in self.outer_folds)
-        height = dim.maximum(TILE // dim.maximum(folds * self.inner, 1), 1)
+        rows = self.most_rows
+        height = dim.maximum(TILE // self._row_size // rows, 1) * rows
         if self.by_row:
             return height, self.inner, 1
-        width = self._width(folds)
+        width = self._width(product(self.fused.dims[i] for i in self.outer_folds))
         return height, width, (self.inner + width - 1) // width
 
     @property
@@ -196,12 +228,17 @@ class Writer:
             bottom = f.intrinsic("smin", top + frame.extent(height), frame.extent(self.row_count))
             left = number % count * frame.extent(width)
             right = f.intrinsic("smin", left + frame.extent(width), frame.extent(self.inner))
-            with f.loop(top, bottom) as row:
-                self._row(row.index)
-                if self.by_row:
-                    self._along_row()
-                else:
-                    self._along(left, right, [], self._column)
+            rest = self.most_rows if self.row_count % self.most_rows == 0 else 1
+            for rows in dict.fromkeys((self.most_rows, rest)):
+                end = bottom if rows == rest else top + (bottom - top) // rows * rows
+                self.abreast = self._abreast(rows)
+                with f.loop(top, end, rows) as row:
+                    self._row(row.index)
+                    if self.by_row:
+                        self._along_row()
+                    else:
+                        self._along(left, right, [], self._column)
+                top = end
 
     def _width(self, folds: Extent) -> Extent:
         """How many places of a vector axis that is not folded a tile has."""
@@ -242,12 +279,19 @@ class Writer:
             carry = loop.carried
         if self.exact:
             return carry
-        masks = self.frame.machine.masks
-        with f.loop(whole, end, step if masks else 1, carry) as loop:
-            mask = f.first_lanes(end - loop.index, lanes) if masks else None
-            point = Point({}, loop.index, lanes if masks else 0, mask)
+        with f.loop(whole, end, step if self.frame.machine.masks else 1, carry) as loop:
+            point = self._rest(loop.index, end)
             loop.carry(*body(point, loop.carried))
         return loop.carried
+
+    def _rest(self, first: Value, end: Value) -> Point:
+        """What is left from a place on: all of it where the CPU has masks, or one element."""
+        if not self.frame.machine.masks:
+            return Point({}, first, 0)
+        left = end - first
+        every = self.abreast.mask(left)
+        mask = every if self.abreast.rows == 1 else self.f.first_lanes(left, self.lanes)
+        return Point({}, first, self.lanes, mask, every)
 
     def _column(self, point: Point, carry: list[Value]) -> list[Value]:
         """Some rows side by side, where the vector axis is not folded."""
@@ -266,14 +310,13 @@ class Writer:
         start = Point({}, f.const(I64, 0), 0)
         for stage in self.stages:
             self._between(stage, start)
-            starts = self._starts(stage, self.lanes)
+            starts = self._starts(stage, self.lanes * self.abreast.rows)
             if self._odd():
                 starts += self._starts(stage, 0)
             totals = self._nest(stage, self.outer_folds, start, starts)
             count = len(stage.folds)
-            folded = [
-                f.fold(self._fold(n)[0], t) for n, t in zip(stage.folds, totals, strict=False)
-            ]
+            folds = zip(stage.folds, totals, strict=False)
+            folded = [f.fold(folding(self.nodes[n])[0], t, self.abreast.rows) for n, t in folds]
             for k, rest in enumerate(totals[count:]):
                 folded[k] = self._combined(stage.folds[k], folded[k], rest)
             self._finish(stage, folded)
@@ -316,9 +359,9 @@ class Writer:
         first = len(stage.folds) if self.by_row and self._odd() and not point.lanes else 0
         for k, number in enumerate(stage.folds, first):
             (source,) = self.nodes[number].inputs
-            value = self._summand(number, self.f.splat(values[source], point.lanes))
-            if self.by_row and point.mask is not None:
-                value = self.f.select(point.mask, value, self._identity(number, point.lanes))
+            value = self._summand(number, self._spread(values[source], point))
+            if self.by_row and point.every is not None:
+                value = self.f.select(point.every, value, self._identity(number, value.type.lanes))
             totals[k] = self._combined(number, totals[k], value)
         return totals
 
@@ -331,7 +374,14 @@ class Writer:
             return self._read(node.of, point)
         assert not isinstance(node.of, Argument)
         types = [self.nodes[i].dtype for i in node.inputs]
-        return elements.apply(self.f, node.of, [values[i] for i in node.inputs], types, node.dtype)
+        given = [values[i] for i in node.inputs]
+        if not node.folded and self.abreast.rows > 1:
+            given = [self._spread(value, point) for value in given]
+        return elements.apply(self.f, node.of, given, types, node.dtype)
+
+    def _spread(self, value: Value, point: Point) -> Value:
+        """What is one number for each row, or for all, in all lanes of a point."""
+        return self.abreast.spread(value) if point.lanes else value
 
     # Reductions.
 
@@ -368,47 +418,20 @@ class Writer:
         mean = division.quotient(self.f, total, self.f.splat(many, total.type.lanes), node.dtype)
         return self.f.cast(mean, elements.computing(node.dtype))
 
-    def _total(self, number: int) -> Type:
-        """What a reduction adds up in: means of integers in 64 bits, the rest as it is."""
-        node = self.nodes[number]
-        one = elements.computing(node.dtype)
-        return I64 if isinstance(node.of, ReduceMean) and not one.is_float else one
-
     def _summand(self, number: int, value: Value) -> Value:
         signed = self.nodes[number].dtype.kind == "int"
-        return self.f.cast(value, self._total(number), signed=signed)
+        return self.f.cast(value, total_type(self.nodes[number]), signed=signed)
 
     def _starts(self, stage: Stage, lanes: int) -> list[Value]:
         return [self._identity(number, lanes) for number in stage.folds]
 
-    def _fold(self, number: int) -> tuple[str, float]:
-        """How the lanes of a reduction are folded, and what it starts from."""
-        node = self.nodes[number]
-        dtype = node.dtype
-        unsigned, bits = dtype.kind == "uint", dtype.bits
-        low, high = -math.inf, math.inf
-        if not dtype.is_float:
-            low = 0 if unsigned else -(1 << (bits - 1))
-            high = (1 << bits) - 1 if unsigned else (1 << (bits - 1)) - 1
-        match node.of:
-            case ReduceMax():
-                return ("or", 0) if dtype is BOOL else ("umax" if unsigned else "max", low)
-            case ReduceMin():
-                return ("and", 1) if dtype is BOOL else ("umin" if unsigned else "min", high)
-            case ReduceProd():
-                return "mul", 1
-            case ReduceAll():
-                return "and", 1
-            case ReduceAny():
-                return "or", 0
-        return "add", 0
-
     def _identity(self, number: int, lanes: int) -> Value:
-        return self.f.const(self._total(number).times(lanes), self._fold(number)[1])
+        node = self.nodes[number]
+        return self.f.const(total_type(node).times(lanes), folding(node)[1])
 
     def _combined(self, number: int, total: Value, value: Value) -> Value:
         """A total with one more value, which is asked whether it is NaN: that waits for nothing."""
-        return self.f.folded(self._fold(number)[0], value, total)
+        return self.f.folded(folding(self.nodes[number])[0], value, total)
 
     # Memory.
 
@@ -419,26 +442,27 @@ class Writer:
         return self.f.element(self.bases[access], offset, memory_of(access.dtype))
 
     def _read(self, access: Access, point: Point) -> Value:
-        f, stride = self.f, access.strides[self.last]
         memory, at = memory_of(access.dtype), self._address(access, point)
-        if not point.lanes or stride == 0:
-            found = f.load(at, memory)
+        down, along = self._steps(access)
+        if not point.lanes or along.number == 0:
+            found = self.abreast.read_each(at, down, memory)
         else:
-            step = self.frame.extent(stride)
-            found = apart(f, at, step, memory.times(point.lanes), point.mask)
-        return elements.loaded(f, found, access.dtype)
+            found = self.abreast.read(at, down, along, memory, point.mask)
+        return elements.loaded(self.f, found, access.dtype)
+
+    def _steps(self, access: Access) -> tuple[Value, Value]:
+        """From a row of an operand to the next, and along it."""
+        down = access.strides[self.kept[-1]] if self.abreast.rows > 1 else 0
+        return self.frame.extent(down), self.frame.extent(access.strides[self.last])
 
     def _write(self, access: Access, value: Value, point: Point) -> None:
-        f, stride = self.f, access.strides[self.last]
-        value = elements.stored(f, value, access.dtype)
-        if point.lanes:
-            value = f.splat(value, point.lanes)
+        value = elements.stored(self.f, value, access.dtype)
         at = self._address(access, point)
-        if not point.lanes or stride == 1:
-            f.store(value, at, mask=point.mask)
+        down, along = self._steps(access)
+        if point.lanes:
+            self.abreast.write(self.abreast.spread(value), at, down, along, point.mask)
         else:
-            steps = f.iota(I64.times(point.lanes)) * self.frame.extent(stride)
-            f.scatter(value, at, steps, point.mask)
+            self.abreast.write_each(value, at, down)
 
     # Scratch.
 
@@ -446,7 +470,7 @@ class Writer:
         """Elements of scratch for one place of the outer folded axes."""
         if not self.by_row:
             return self.step
-        return (self.inner + self.step - 1) // self.step * self.step
+        return (self.inner + self.step - 1) // self.step * self.step * self.most_rows
 
     def _slot_bytes(self) -> Extent:
         """Bytes of scratch for one node."""
@@ -463,21 +487,23 @@ class Writer:
             place = place * self.frame.extent(self.fused.dims[axis]) + point.places[axis]
         place = place * self.frame.extent(self._width_kept())
         if self.by_row:
-            place = place + point.first
+            place = place + point.first * self.abreast.rows
         start = self.frame.extent(self._slot_bytes() * self.spilled.index(number))
         return f.element(f.element(self.frame.scratch, start, I8), place, one)
 
     def _spill(self, number: int, value: Value, point: Point) -> None:
         if value.type.scalar == "i1":
             value = self.f.cast(value, I8, signed=False)
-        self.f.store(self.f.splat(value, point.lanes), self._slot(number, point, value.type.one))
+        value = self._spread(value, point)
+        self.f.store(value, self._slot(number, point, value.type.one))
 
     def _spilled(self, number: int, point: Point) -> Value:
         one = elements.computing(self.nodes[number].dtype)
+        lanes = point.lanes * self.abreast.rows
         if one.scalar == "i1":
-            kept = self.f.load(self._slot(number, point, I8), I8.times(point.lanes))
+            kept = self.f.load(self._slot(number, point, I8), I8.times(lanes))
             return self.f.compare("ne", kept, 0)
-        return self.f.load(self._slot(number, point, one), one.times(point.lanes))
+        return self.f.load(self._slot(number, point, one), one.times(lanes))
 
     # What the plan is told.
 

@@ -245,7 +245,7 @@ class Writer:
         widened_bytes = tile.block * tile.depth * size if self.widens else 0
         start = (sums + widened_bytes + 63) // 64 * 64
         room = (self.problem.depth + tile.lanes - 1) // tile.lanes * tile.lanes
-        panel = 0 if self.format else room * tile.columns * size
+        panel = 0 if self.format or self._is_packed() else room * tile.columns * size
         self.scratch_bytes: Extent = start + panel
         self.sums = self.frame.scratch
         self.staged = self.f.element(self.sums, sums, I8)
@@ -368,6 +368,8 @@ class Writer:
         if self.format is not None:
             panel = Matrix(right.first, width, f.as_index(1), right.dtype)
             return panel.moved(column // tile.columns * self.depth, 0)
+        if self._is_packed():
+            return right
         there = right.moved(0, column)
         if not self._may_be_direct():
             with f.when(missing):
@@ -383,6 +385,12 @@ class Writer:
             made.column,
             right.dtype,
         )
+
+    def _is_packed(self) -> bool:
+        """Whether the matrix on the right is one panel as it lies."""
+        problem, width = self.problem, self.tile.columns
+        lies = problem.columns == width and problem.right_steps == (width, 1)
+        return lies and problem.right is not None and type_of(self._right_type) == self.tile.sum
 
     def _may_be_direct(self) -> bool:
         """Whether a panel on the right may be read as it lies, for some sizes."""

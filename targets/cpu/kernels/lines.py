@@ -1,8 +1,9 @@
-"""Kernels that walk along one axis in order: ``argmax`` and ``argmin``, running sums and products.
+"""Kernels of what is found along one axis: ``argmax`` and ``argmin``, running sums and products.
 
-A line is all elements along the axis at one place of the others. Lines that lie side by side are
-walked by vectors, one line in each lane; ``argmax`` goes along a line of neighbours by vectors,
-each lane remembering its own best, and the lanes compare at the end.
+A line is all elements along the axis at one place of the others. Running results walk along it in
+order, by vectors where lines lie side by side, one line in each lane. ``argmax`` is two reductions:
+the first finds what is greatest, and the second where that is first. It goes by a line twice, but
+does so little each time that this is faster than to remember a value and its place in every lane.
 """
 
 from __future__ import annotations
@@ -11,12 +12,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from migx import op as operations
-from migx.dim import Extent, maximum, product
+from migx.dim import Extent, bounds, maximum, product
+from migx.fusion.kernels import Access, FusedKernel, Node, collapsed
 from migx.ir import Instruction
-from migx.ops.reduce import Argmax, Argmin, PrefixScan, PrefixScanProd, PrefixScanSum
+from migx.ops.pointwise import Convert
+from migx.ops.reduce import (
+    Argmax,
+    Argmin,
+    PrefixScan,
+    PrefixScanProd,
+    PrefixScanSum,
+    ReduceMax,
+    ReduceMin,
+)
+from migx.shape import DType
 from migx.targets.cpu import elements
-from migx.targets.cpu.emit import I64, Value
+from migx.targets.cpu.emit import I64, Type, Value
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of, results
+from migx.targets.cpu.kernels.fused import Point, Writer
 from migx.targets.cpu.machine import Machine
 
 ELEMENTS = 1 << 13
@@ -26,8 +39,8 @@ ELEMENTS = 1 << 13
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     """The kernel of one of these on elements that the machine computes with."""
     match at.op:
-        case Argmax() if elements.computable(at.inputs[0].shape.dtype, machine):
-            return _Extreme(at, machine).kernel()
+        case Argmax() as op if elements.computable(at.inputs[0].shape.dtype, machine):
+            return _Extreme(at, op, machine).kernel()
         case PrefixScanSum() | PrefixScanProd() if elements.computable(at.shape.dtype, machine):
             return _Scan(at, machine).kernel()
     return None
@@ -102,72 +115,55 @@ class Lines(ABC):
         return elements.loaded(self.f, self.f.load(place, memory.times(lanes)), self.dtype)
 
 
-class _Extreme(Lines):
-    """Where the greatest or the least is."""
+class _Extreme(Writer):
+    """Where the greatest or the least is: a reduction finds what it is, and a second one the first
+    or the last place at which nothing is less, or greater.
+    """
 
-    def __init__(self, at: Instruction, machine: Machine) -> None:
-        super().__init__(at, machine)
-        assert isinstance(at.op, Argmax)
-        self.greatest = not isinstance(at.op, Argmin)
-        self.last_of_equals = at.op.select_last_index
+    def __init__(self, at: Instruction, op: Argmax, machine: Machine) -> None:
+        self.is_least, self.is_last = isinstance(op, Argmin), op.select_last_index
+        super().__init__(Frame(at, machine), self._described(at, op))
 
-    def line(self, given: Value, made: Sequence[Value], lanes: int) -> None:
+    def _described(self, at: Instruction, op: Argmax) -> FusedKernel:
+        given, axes = at.inputs[0].shape, (op.axis % at.inputs[0].shape.rank,)
+        longest = bounds(given.dims[axes[0]])[1]
+        place = DType.of("i32" if longest < 2**31 else "i64")
+        best = ReduceMin(axes) if self.is_least else ReduceMax(axes)
+        one = ReduceMax(axes) if self.is_last else ReduceMin(axes)
+        nodes = (
+            Node(Access(0, given.dtype, given.true_strides), given.dtype, False),
+            Node(best, given.dtype, True, (0,)),
+            Node(op, place, False, (0, 1)),
+            Node(one, place, True, (2,)),
+            Node(Convert(at.shape.dtype), at.shape.dtype, True, (3,)),
+        )
+        folded = tuple(i in axes for i in range(given.rank))
+        strides = (0 if i in axes else s for i, s in enumerate(at.shape.true_strides))
+        result = (4, Access(1, at.shape.dtype, tuple(strides)))
+        return collapsed(FusedKernel(given.dims, folded, nodes, (result,)))
+
+    def _value(self, number: int, values: dict[int, Value], point: Point) -> Value:
+        """Of the operation itself: the place of an element that is the best, or one beyond all."""
+        node = self.nodes[number]
+        if not isinstance(node.of, Argmax):
+            return super()._value(number, values, point)
+        f, here = self.f, elements.computing(node.dtype)
+        x, best = (self._spread(values[i], point) for i in node.inputs)
+        is_less = f.compare("ne", x, best)
+        if x.type.is_float:  # where there is NaN, it is the best
+            is_less = is_less & f.compare("eq", x, x)
+        beyond = -1 if self.is_last else 2 ** (here.bits - 1) - 1
+        return f.select(is_less, beyond, self._place(point, here))
+
+    def _place(self, point: Point, one: Type) -> Value:
+        """Where along the folded axis a point is."""
         f = self.f
-        start = [self.read(given, 0, lanes), f.const(I64.times(lanes), 0)]
-        if lanes or self.step.number != 1:
-            found = self._walk(given, f.as_index(1), self.length, lanes, start)
-            f.store(found[1], made[0])
-            return
-        whole = self.length // self.lanes * self.lanes
-        many = [f.splat(v, self.lanes) for v in start]
-        best = self._walk(given, f.as_index(0), whole, self.lanes, many, along=True)
-        for lane in range(self.lanes):
-            start = self._better(f.extract(best[0], lane), f.extract(best[1], lane), start)
-        found = self._walk(given, whole, self.length, 0, start)
-        f.store(found[1], made[0])
-
-    def _walk(
-        self,
-        given: Value,
-        begin: Value,
-        end: Value,
-        lanes: int,
-        start: list[Value],
-        *,
-        along: bool = False,
-    ) -> list[Value]:
-        """The best between two places and where it is: of each line, or ``along`` one by lanes."""
-        f = self.f
-        with f.loop(begin, end, lanes if along else 1, start) as k:
-            value = self.read(given, k.index, lanes)
-            index = f.splat(k.index, lanes)
-            if along:
-                index = index + f.iota(I64.times(lanes))
-            take = self._is_before(value, k.carried[0], equal=self.last_of_equals)
-            k.carry(f.select(take, value, k.carried[0]), f.select(take, index, k.carried[1]))
-        return k.carried
-
-    def _is_before(self, x: Value, y: Value, *, equal: bool = False) -> Value:
-        """Whether x is greater than y (or less); or ``equal`` where asked for. NaN is the greatest
-        of all, or the least.
-        """
-        f = self.f
-        relation = ("g" if self.greatest else "l") + ("e" if equal else "t")
-        found = f.compare(relation, x, y, signed=self.dtype.kind == "int")
-        if not self.dtype.is_float:
-            return found
-        is_nan, was_nan = f.compare("ne", x, x), f.compare("ne", y, y)
-        return found | (is_nan if equal else is_nan & ~was_nan)
-
-    def _better(self, value: Value, index: Value, than: list[Value]) -> list[Value]:
-        """The better of two; of equals the one of the lower index, or of the higher one."""
-        f = self.f
-        best, place = than
-        wins = self._is_before(value, best)
-        same = ~(wins | self._is_before(best, value))
-        further = f.compare("gt" if self.last_of_equals else "lt", index, place)
-        take = wins | (same & further)
-        return [f.select(take, value, best), f.select(take, index, place)]
+        if self.by_row:
+            first = f.splat(f.cast(point.first, one), point.lanes * self.abreast.rows)
+            return first + self.abreast.iota(one) if point.lanes else first
+        (axis,) = self.outer_folds or (None,)
+        place = f.as_index(0) if axis is None else point.places[axis]
+        return f.splat(f.cast(place, one), point.lanes)
 
 
 class _Scan(Lines):

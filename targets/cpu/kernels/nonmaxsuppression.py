@@ -127,9 +127,10 @@ class _Writer:
         with f.loop(0, whole, self.lanes, carry=[count]) as k:
             start = f.element(first, k.index * step, self.number)
             scores = apart(f, start, step, self.number.times(self.lanes), None)
-            with f.when(any_of(scores > f.splat(least, self.lanes)), k.carried) as some:
-                last = k.index + self.lanes
-                some.carry(buffer.entered(k.index, last, k.carried[0], key_of))
+            high = scores > f.splat(least, self.lanes)
+            with f.when(any_of(high), k.carried) as some:
+                keys = rising(-scores, self.dtype)
+                some.carry(buffer.packed(k.index, keys, high, k.carried[0]))
             k.carry(*some.carried)
         return buffer.entered(whole, end, k.carried[0], key_of)
 

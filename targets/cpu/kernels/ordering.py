@@ -2,7 +2,8 @@
 
 A *key* is an unsigned number that is the less the sooner its element comes, so that integers and
 floats are ordered alike. A few keys are sorted by their ranks: how many come before each is counted
-by vectors. Many are sorted by one byte after another (radix sort). Both keep equals in their order.
+by vectors. Many are sorted by one byte after another (radix sort), but for bytes in which they are
+all alike. Both keep equals in their order.
 """
 
 from __future__ import annotations
@@ -46,6 +47,21 @@ def any_of(mask: Value) -> Value:
     return f.compare("ne", f.bitcast(mask, Type(f"i{mask.type.lanes}")), 0)
 
 
+def in_order(x: Value) -> Value:
+    """A vector of unsigned numbers with the least first (a bitonic sort)."""
+    f, lanes, size = x.into, x.type.lanes, 2
+    while size <= lanes:
+        far = size // 2
+        while far:
+            other = f.shuffle(x, x, [lane ^ far for lane in range(lanes)])
+            takes_low = [(lane & far == 0) == (lane & size == 0) for lane in range(lanes)]
+            places = [lane if low else lanes + lane for lane, low in enumerate(takes_low)]
+            x = f.shuffle(f.intrinsic("umin", x, other), f.intrinsic("umax", x, other), places)
+            far //= 2
+        size *= 2
+    return x
+
+
 @dataclass
 class Buffer:
     """Keys and their places, with room for ``most`` of them and two vectors of ``lanes``."""
@@ -79,6 +95,17 @@ class Buffer:
             k.carry(place + f.cast(enters, I64, signed=False))
         return k.carried[0]
 
+    def packed(self, first: Value, keys: Value, enters: Value, count: Value) -> Value:
+        """Puts those of a vector of keys that enter behind those there are; the places they come
+        from begin with one. Gives how many there are then.
+        """
+        f = self.f
+        f.store(f.compress(keys, enters), f.element(self.keys, count, self.key))
+        places = f.cast(f.compress(f.iota(keys.type), enters), I64, signed=False) + first
+        f.store(places, f.element(self.indices, count, I64))
+        bits = f.bitcast(enters, Type(f"i{enters.type.lanes}"))
+        return count + f.cast(f.intrinsic("ctpop", bits), I64, signed=False)
+
     def index(self, number: Value) -> Value:
         """The place that a key comes from."""
         return self.f.load(self.f.element(self.indices, number, I64), I64)
@@ -109,6 +136,11 @@ class Buffer:
             index = self.index(one.index)
             f.store(key, f.element(self._other_keys, k.carried[0], self.key))
             f.store(index, f.element(self._other_indices, k.carried[0], I64))
+        self._copied(count)
+
+    def _copied(self, count: Value) -> None:
+        """Brings the first keys of the other buffer back, and their places."""
+        f = self.f
         for given, made, type_ in (
             (self._other_keys, self.keys, self.key),
             (self._other_indices, self.indices, I64),
@@ -121,29 +153,57 @@ class Buffer:
         """Sorts by one byte of the keys after another, the lowest first, from the buffer to the
         other one and back.
         """
-        f = self.f
+        f, differ = self.f, self._differing(count)
         pairs = [self.keys, self.indices, self._other_keys, self._other_indices]
         with f.loop(0, self.key.bits, BYTE, carry=pairs) as byte:
-            keys, indices, new_keys, new_indices = byte.carried
             shift = f.cast(byte.index, self.key)
-            with f.loop(0, DIGITS) as k:
-                f.store(f.as_index(0), f.element(self._tally, k.index, I64))
-            with f.loop(0, count) as k:
-                _, counter = self._digit(keys, k.index, shift)
-                f.store(f.load(counter, I64) + 1, counter)
-            with f.loop(0, DIGITS, carry=[f.as_index(0)]) as k:
-                counter = f.element(self._tally, k.index, I64)
-                many = f.load(counter, I64)
-                f.store(k.carried[0], counter)
-                k.carry(k.carried[0] + many)
-            with f.loop(0, count) as k:
-                key, counter = self._digit(keys, k.index, shift)
-                place = f.load(counter, I64)
-                f.store(place + 1, counter)
-                f.store(key, f.element(new_keys, place, self.key))
-                index = f.load(f.element(indices, k.index, I64), I64)
-                f.store(index, f.element(new_indices, place, I64))
-            byte.carry(new_keys, new_indices, keys, indices)
+            matters = f.compare("ne", (differ >> shift) & (DIGITS - 1), 0)
+            with f.when(matters, byte.carried) as turn:
+                keys, indices, new_keys, new_indices = turn.carried
+                self._by_byte(count, shift, *turn.carried)
+                turn.carry(new_keys, new_indices, keys, indices)
+            byte.carry(*turn.carried)
+        with f.when(f.compare("ne", byte.carried[0], self.keys)):
+            self._copied(count)
+
+    def _differing(self, count: Value) -> Value:
+        """The bits in which keys are not all the same."""
+        f, vector = self.f, self.key.times(self.lanes)
+        first = f.splat(f.load(self.keys, self.key), self.lanes)
+        f.store(first, f.element(self.keys, count, self.key))
+        with f.loop(0, count, self.lanes, carry=[f.const(vector, 0)]) as k:
+            many = f.load(f.element(self.keys, k.index, self.key), vector)
+            k.carry(k.carried[0] | (many ^ first))
+        return f.fold("or", k.carried[0])
+
+    def _by_byte(
+        self,
+        count: Value,
+        shift: Value,
+        keys: Value,
+        indices: Value,
+        new_keys: Value,
+        new_indices: Value,
+    ) -> None:
+        """Puts keys and their places in the order of the byte from a bit on."""
+        f = self.f
+        with f.loop(0, DIGITS) as k:
+            f.store(f.as_index(0), f.element(self._tally, k.index, I64))
+        with f.loop(0, count) as k:
+            _, counter = self._digit(keys, k.index, shift)
+            f.store(f.load(counter, I64) + 1, counter)
+        with f.loop(0, DIGITS, carry=[f.as_index(0)]) as k:
+            counter = f.element(self._tally, k.index, I64)
+            many = f.load(counter, I64)
+            f.store(k.carried[0], counter)
+            k.carry(k.carried[0] + many)
+        with f.loop(0, count) as k:
+            key, counter = self._digit(keys, k.index, shift)
+            place = f.load(counter, I64)
+            f.store(place + 1, counter)
+            f.store(key, f.element(new_keys, place, self.key))
+            index = f.load(f.element(indices, k.index, I64), I64)
+            f.store(index, f.element(new_indices, place, I64))
 
     def _digit(self, keys: Value, index: Value, shift: Value) -> tuple[Value, Value]:
         """A key, and the word in which keys with its digit are counted."""

@@ -2,26 +2,31 @@
 
 The keys of a line that are no worse than the worst of the best known are put into a buffer; most
 vectors have none, and cost a load and a comparison. When the buffer is full it is sorted, and what
-is behind the best k is forgotten.
+is behind the best k is forgotten. Where k is small the best of each lane of the first vectors are
+compared beforehand: none can be among the best k that is behind the k-th of these.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from migx.dim import maximum, minimum
+from migx.dim import bounds, maximum, minimum
 from migx.ir import Instruction
 from migx.ops.reduce import Topk
 from migx.targets.cpu import elements
-from migx.targets.cpu.emit import I64, Value
+from migx.targets.cpu.emit import I1, I64, Value
 from migx.targets.cpu.kernel import Kernel, Scratch, memory_of
 from migx.targets.cpu.kernels.lines import Lines
-from migx.targets.cpu.kernels.ordering import Buffer, any_of, key_type, rising
+from migx.targets.cpu.kernels.ordering import Buffer, any_of, in_order, key_type, rising
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.tile import apart
 
 SPARE, LEAST = 4, 32
 """The buffer has room for so many times k, or at least for so many."""
+FIRST = 32
+"""How many vectors are looked at beforehand."""
+FEW = 16
+"""Of so many vectors all are put into the buffer, which has no branch to be foreseen."""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
@@ -50,10 +55,13 @@ class _Best(Lines):
     def line(self, given: Value, made: Sequence[Value], lanes: int) -> None:
         f = self.f
         whole = self.length // self.lanes * self.lanes
-        with f.loop(0, whole, self.lanes, carry=[f.as_index(0), f.const(self.key, -1)]) as k:
-            _, enter = self._key(given, k.index, k.carried[1], self.lanes)
-            with f.when(any_of(enter), k.carried) as entered:
-                entered.carry(*self._enter(given, k.index, k.index + self.lanes, *k.carried))
+        with f.loop(0, whole, self.lanes, carry=[f.as_index(0), self._limit(given, whole)]) as k:
+            keys, enter = self._key(given, k.index, k.carried[1], self.lanes)
+            few = bounds(self.given.dims[self.axis])[1] <= FEW * self.lanes
+            with f.when(f.const(I1, 1) if few else any_of(enter), k.carried) as entered:
+                count, limit = k.carried
+                count = self.buffer.packed(k.index, keys, enter, count)
+                entered.carry(*self._cleared(count, limit))
             k.carry(*entered.carried)
         count, limit = k.carried
         count = self.buffer.entered(whole, self.length, count, lambda i: self._key(given, i, limit))
@@ -65,6 +73,18 @@ class _Best(Lines):
             for number, (one, type_) in enumerate(((value, memory), (index, I64))):
                 step = self.frame.extent(self.at.shape.parts[number].true_strides[self.axis])
                 f.store(one, f.element(made[number], k.index * step, type_))
+
+    def _limit(self, given: Value, whole: Value) -> Value:
+        """The k-th of the best in each lane of some vectors; all ones where they are too few."""
+        f, lanes = self.f, self.lanes
+        none = f.const(self.key, -1)
+        if not isinstance(self.op.k, int) or not 0 < self.op.k <= lanes:
+            return none
+        end = f.minimum(whole, FIRST * lanes)
+        with f.loop(0, end, lanes, carry=[f.splat(none, lanes)]) as k:
+            keys, _ = self._key(given, k.index, none, lanes)
+            k.carry(f.intrinsic("umin", keys, k.carried[0]))
+        return f.extract(in_order(k.carried[0]), self.op.k - 1)
 
     def _key(self, given: Value, index: Value, limit: Value, lanes: int = 0) -> tuple[Value, Value]:
         """The keys of the elements from a place on, and whether they are within a limit."""
@@ -78,14 +98,11 @@ class _Best(Lines):
         key = ~key if self.op.largest else key
         return key, f.compare("le", key, f.splat(limit, lanes), signed=False)
 
-    def _enter(
-        self, given: Value, begin: Value, end: Value, count: Value, limit: Value
-    ) -> list[Value]:
-        """Puts the keys between two places into the buffer, if they are within the limit; gives how
-        many there are then, and the limit.
+    def _cleared(self, count: Value, limit: Value) -> list[Value]:
+        """Forgets all but the best k keys where the buffer is full; gives how many there are then,
+        and the limit.
         """
         f, buffer = self.f, self.buffer
-        count = buffer.entered(begin, end, count, lambda k: self._key(given, k, limit))
         with f.when(count > self.frame.extent(self.most), [count, limit]) as full:
             buffer.sort(count)
             last = f.maximum(self.count - 1, 0)

@@ -352,6 +352,42 @@ def test_rows_do_not_depend_on_how_many_there_are() -> None:
 MACHINES = OTHER_MACHINES | {"small caches": replace(host(), l2=64 * 1024)}
 
 
+def test_what_is_left_of_rows_is_one_strip() -> None:
+    for rows, columns in ((64, 64), (13, 100), (197, 32), (3, 64), (1, 16), (200, 48)):
+        tile = chosen(host(), F32, rows, columns, 64)
+        for block in (tile.block, rows % tile.block):
+            left = min(block, rows) % tile.rows
+            assert not left or left in tile.heights(rows)
+        assert len(tile.heights(rows)) <= 3
+
+
+@pytest.mark.parametrize("rows", [3, 64, 70])
+@pytest.mark.parametrize("dtype", ["f32", "i32"])
+def test_a_matrix_that_lies_as_a_panel_is_read_as_it_lies(dtype: str, rows: int) -> None:
+    width = chosen(host(), F32, rows, 64, 40).columns
+    lies = f"""
+module main(x: {dtype}[5, {rows}, 40], y: {dtype}[5, 40, {width}]) {{
+  %0 = dot(x, y)
+  return %0
+}}
+"""
+    turned = f"""
+module main(x: {dtype}[5, {rows}, 40], y: {dtype}[5, {width}, 40]) {{
+  %0 = transpose(y) {{permutation=(0, 2, 1)}}
+  %1 = dot(x, %0)
+  return %1
+}}
+"""
+    scratch = []
+    for text in (lies, turned):
+        program = parsed(text)
+        kernel = kernel_for(produced(program), host())
+        assert kernel is not None
+        scratch.append(kernel.scratch)
+        assert not problem(kernel_for, program)
+    assert scratch[0] < scratch[1]
+
+
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
 def test_other_machines(machine: Machine) -> None:
     """Tiles for other registers are right too, though compiled for this machine here."""

@@ -65,7 +65,9 @@ def both(x: np.ndarray, axis: int, k: int, *, largest: bool) -> None:
 
 @pytest.mark.parametrize("largest", [True, False])
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
-@pytest.mark.parametrize(("k", "axis"), [(4, 0), (30, 1), (300, 1), (900, 1)])
+@pytest.mark.parametrize(
+    ("k", "axis"), [(4, 0), (1, 1), (6, 1), (16, 1), (30, 1), (300, 1), (900, 1)]
+)
 def test_equals_infinities_and_nan(dtype: str, k: int, axis: int, largest: bool) -> None:
     dice = np.random.default_rng(0)
     choice = [1.0, 1.0, 2.0, -0.0, 0.0, np.inf, -np.inf, np.nan, -np.nan, 6e-8]
@@ -80,7 +82,7 @@ def test_limits_of_integers(dtype: str, largest: bool) -> None:
     both(x, 0, 150, largest=largest)
 
 
-@pytest.mark.parametrize("k", [1, 20, 200])
+@pytest.mark.parametrize("k", [1, 7, 20, 200])
 def test_lines_in_order(k: int) -> None:
     rising = np.arange(5000, dtype=np.float32)
     for x in (rising, rising[::-1].copy(), np.zeros_like(rising)):
