@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from migx.errors import DataError, SealedWeight, ShapeError
+from migx.errors import DataError, MigxError, SealedWeight, ShapeError
 from migx.mapping import MappedFile, Stamp, mapped
 from migx.shape import F32, F64, UNPACKED, DType, Shape, integers
 
@@ -304,10 +304,23 @@ def read_only(array: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
+def _from_dlpack(value: Any) -> NDArray[Any]:
+    """The array that a value of another library is in this machine's memory."""
+    try:
+        return np.from_dlpack(value)
+    except MigxError:
+        raise
+    except Exception as error:  # whatever the code of others raises
+        raise ShapeError(
+            f"{type(value).__name__} gives no array by DLPack, {type(error).__name__}: {error}; "
+            "give one in this machine's memory, such as numpy.asarray of it"
+        ) from error
+
+
 def _array(value: Any) -> NDArray[Any]:
     """Whatever is an array, as one in this machine's order of bytes; texts as Python's."""
     if not isinstance(value, np.ndarray) and hasattr(value, "__dlpack__"):
-        value = np.from_dlpack(value)
+        value = _from_dlpack(value)
     try:
         array = np.asarray(value)
     except ValueError as error:

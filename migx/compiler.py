@@ -11,6 +11,7 @@ from typing import Any, Unpack
 
 from numpy.typing import ArrayLike, NDArray
 
+from migx import kept
 from migx.argument import Argument
 from migx.binding import Inputs
 from migx.collector import paused
@@ -174,6 +175,7 @@ def compiled(program: Program, target: Target | str, **options: Unpack[Asked]) -
         if name not in (known := CompileOptions.__dataclass_fields__):
             raise UnknownName(f"compile has no option {name!r}; {there_are(name, known)}")
     asked = CompileOptions(**options)
+    kept.limit()  # asked here, so that an error in it is no pass's
     chosen = get_target(target)
     context = chosen.get_context()
     context.options = asked

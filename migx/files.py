@@ -25,6 +25,8 @@ def written(path: str | Path) -> Iterator[BinaryIO]:
     a pipe, is written to. ``DataError`` where it cannot be written.
     """
     path = Path(path)
+    if "\0" in str(path):
+        raise DataError(f"cannot write {str(path)!r}: no path holds a null character")
     with writing(path):
         if _is_stream(path):
             with tempfile.TemporaryFile() as held:
@@ -71,7 +73,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     array of numbers.
     """
     for name, array in arrays.items():
-        if not isinstance(array, np.ndarray) or array.dtype == object:
+        if not isinstance(array, np.ndarray | np.generic) or array.dtype == object:
             raise DataError(f"{name!r} is no array of numbers, which is what .npz files hold")
     with written(path) as out:
         np.savez(out, allow_pickle=False, **arrays)

@@ -51,7 +51,7 @@ def write(kind: str, decided_by: str, content: bytes) -> None:
     """Keeps what ``read`` gives to later processes; where the folder is full or cannot be written,
     they make it again.
     """
-    path, share = _place(kind, decided_by), _limit() // _FOLDERS
+    path, share = _place(kind, decided_by), limit() // _FOLDERS
     if path is None:
         return
     try:
@@ -82,8 +82,10 @@ def _trim(place: Path, share: int) -> None:
         over -= size
 
 
-def _limit() -> int:
-    """The bytes that things of one kind may take."""
+def limit() -> int:
+    """The bytes that things of one kind may take. ``TargetError`` where the environment says no
+    number.
+    """
     given = os.environ.get("MIGX_CACHE_MB", "1024")
     if not given.isdecimal():
         raise TargetError(f"MIGX_CACHE_MB is {given!r}; it must be a number, of megabytes")

@@ -207,7 +207,9 @@ _PIECE = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|.""", re.DOTALL)
 
 
 def _split(text: str) -> list[str]:
-    """Splits at commas that stand in no bracket and no quotes."""
+    """Splits at commas that stand in no bracket and no quotes. ``ParseError`` where nothing stands
+    before one.
+    """
     pieces, depth = [""], 0
     for piece in _PIECE.findall(text):
         depth += (piece in ("(", "{", "[")) - (piece in (")", "}", "]"))
@@ -215,7 +217,10 @@ def _split(text: str) -> list[str]:
             pieces.append("")
         else:
             pieces[-1] += piece
-    return [p.strip() for p in pieces if p.strip()]
+    *found, last = (p.strip() for p in pieces)
+    if "" in found:
+        raise ParseError(f"nothing stands before a comma in {text!r}: leave out the comma")
+    return [*found, last] if last else found
 
 
 def _parse_step(text: str) -> Element:

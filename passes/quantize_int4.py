@@ -21,7 +21,7 @@ from migx.ops.quantization import DequantizeLinear, QuantizeLinear
 from migx.ops.scales import ChooseScales
 from migx.program import Program
 from migx.shape import F16, I4, I8, U4, U8, Dims
-from migx.weights import SOURCES, is_constant
+from migx.weights import is_constant, is_source
 from migx.weights.constants import is_unpacked, tree
 
 
@@ -45,7 +45,7 @@ class Weight:
     @property
     def sources(self) -> list[Instruction]:
         """The weights as they are given, numbers and vectors aside."""
-        return [at for at in self.whole if at.op.name in SOURCES and at.shape.rank > 1]
+        return [at for at in self.whole if is_source(at) and at.shape.rank > 1]
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from migx import __version__
-from migx.cli import _report
+from migx.cli import _load, _report
 from migx.errors import MigxError, there_are
 
 
@@ -56,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _shown
-            code = load(options.verb).run(options)
+            verb = load(options.verb)
+            with _load.from_stdin(options):
+                code = verb.run(options)
         sys.stdout.flush()
         return code
     except MigxError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from migx.argument import Argument
 from migx.cli._load import UsageError
 from migx.cli._sizes import chosen
 from migx.errors import DimError, EvaluationError, InputError, ShapeError
+from migx.memory import installed
 from migx.program import Program
 from migx.shape import DType, Shape
 
@@ -48,6 +50,11 @@ def drawn(name: str, shape: Shape, sizes: Mapping[str, int], rng: np.random.Gene
     if not shape.dtype.is_tensor or shape.dtype.is_packed:
         raise InputError(f"no values can be drawn for input {name!r}, {shape}")
     dims = [dim.evaluate(extent, sizes) for extent in shape.dims]
+    if (size := math.prod(dims) * shape.dtype.numpy.itemsize) > installed():
+        raise UsageError(
+            f"input {name!r}, {shape.with_dims(dims).text}, takes {size / 1e9:,.0f} GB, and this "
+            f"machine has {installed() / 1e9:,.0f}: give smaller sizes by --dim-param NAME=N"
+        )
     if shape.dtype.kind == "string":
         return np.full(dims, "", object)
     if shape.dtype.is_float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,7 +35,8 @@ def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
         "model",
         metavar="MODEL",
         nargs="?" if optional else None,
-        help="an ONNX file, a program's text (.migx), or a saved program (.mxr)",
+        help="an ONNX file, a program's text (.migx), a saved program (.mxr), or - for one of "
+        "these in standard input",
     )
     parser.add_argument(
         "--input-dim",
@@ -56,6 +58,33 @@ def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
         type=int,
         help="draw the literals of a text whose bytes are not there, from this seed",
     )
+
+
+@contextmanager
+def from_stdin(options: argparse.Namespace) -> Iterator[None]:
+    """Puts a model that comes from standard input in a file, which is there while this is open. The
+    files that it names lie in the current folder, ``options.folder``.
+    """
+    if getattr(options, "model", None) != "-":
+        yield
+        return
+    content = sys.stdin.buffer.read()
+    if not content:
+        raise UsageError("there is no model in standard input: give a file, or pipe one in")
+    with tempfile.TemporaryDirectory(prefix="migx-") as folder:
+        path = Path(folder, f"stdin{_suffix(content)}")
+        path.write_bytes(content)
+        options.model, options.folder = str(path), Path.cwd()
+        yield
+
+
+def _suffix(content: bytes) -> str:
+    """The suffix of a file with some content: what begins as neither of ours is ONNX."""
+    if content.startswith(b"MIGX MXR"):
+        return ".mxr"
+    lines = content.removeprefix(b"\xef\xbb\xbf").splitlines()
+    first = next((line for line in lines if line.strip() and not line.startswith(b"#")), b"")
+    return ".migx" if first.startswith(b"module ") else ".onnx"
 
 
 def add_deferring(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +116,20 @@ def load(options: argparse.Namespace, *, to_run: bool = False) -> Program:
                 check_sizes(program, sizes)
             else:
                 program, options.sizes = _bound(program, sizes, options), {}
+    if getattr(options, "int4_activations", "float") == "int8" and options.passes is None:
+        _expect_int4(program, options)
     return program
+
+
+def _expect_int4(program: Program, options: argparse.Namespace) -> None:
+    """``UsageError`` where there are no weights of four bits that activations are rounded for."""
+    squeezed = getattr(options, "int4_weights", False)
+    held = (at.name for module in program.modules.values() for at in module)
+    if not squeezed and "unpack_int4" not in held:
+        raise UsageError(
+            f"--int4-activations int8 is for weights of four bits, and {options.model} has none: "
+            "`migx compile --int4-weights` makes them"
+        )
 
 
 def _bound(program: Program, sizes: Mapping[str, int], options: argparse.Namespace) -> Program:
@@ -162,13 +204,15 @@ def _read(
     if is_onnx(path):
         deferring = getattr(options, "defer_external_weights", False)
         dims = dims or _once("--input-dim", map(_dims, options.input_dim))
-        return migx.parse_onnx(path, dims, defer_external_weights=deferring)
+        given = path.read_bytes() if hasattr(options, "folder") else path
+        return migx.parse_onnx(given, dims, defer_external_weights=deferring)
     if options.input_dim:
         raise UsageError("--input-dim is for ONNX files; the dims of a program: --dim-param NAME=N")
     if not is_text(path):
         return _saved(path, options)
     try:
-        return migx.parse(text_of(path), folder=path.parent, draw_missing=options.draw_missing)
+        folder = getattr(options, "folder", path.parent)
+        return migx.parse(text_of(path), folder=folder, draw_missing=options.draw_missing)
     except ParseError as error:
         raise ParseError(f"{path}: {error}") from error
 

@@ -9,6 +9,7 @@ pass that fails again and again is left alone. The exit code is 1 where there is
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,7 @@ def run(options: argparse.Namespace) -> int:
     """Fuzzes, and prints what came of it."""
     from migx.testing.fuzz import fuzz, subjects_for
 
+    _expect_folder(options.save)
     pipelines = [] if options.weights and options.passes is None else _pipelines(options)
     subjects = subjects_for(pipelines, options.target, law=options.weights)
     with _load.progress(f"fuzzing {', '.join(map(str, subjects))}"):
@@ -60,6 +62,13 @@ def run(options: argparse.Namespace) -> int:
         print(_shown(report))
     vain = report.silent or report.idle
     return int(bool(report.failures or (options.every_rule and vain)))
+
+
+def _expect_folder(path: Path) -> None:
+    """``UsageError`` where failures could not be saved in a folder, which is made for the first."""
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise _load.UsageError(f"--save {path}: {there} is no folder that can be written to")
 
 
 def _pipelines(options: argparse.Namespace) -> list[Pipeline]:

@@ -33,6 +33,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Lists them."""
+    if not options.layouts and (options.target is not None or _options.changes(options)):
+        raise _load.UsageError(
+            "--target, --passes, --int4-activations and --fast-math say how --layouts compiles: "
+            "give it too, or leave them out"
+        )
     program = _load.load(options)
     if options.layouts:
         _load.ensure_compiled(program, options)

@@ -43,9 +43,10 @@ def check_pass(
 
 
 def check_target(given: Target | str, *, programs: int = 200, seed: int = 0) -> Report:
-    """Holds what a target computes to what ``ref`` does, within bounds derived from both ways.
+    """Holds what a target computes to what ``ref`` does, within bounds derived from both ways, and
+    its runs to being apart from each other, in two threads too, and from their caller.
 
-    ``AssertionError`` shows the first program for which it differs.
+    ``AssertionError`` shows the first program for which it is not so.
     """
     from migx.testing.fuzz import fuzz, subjects_for
 

@@ -16,8 +16,9 @@ from migx.binding import sizes_of
 from migx.debug.bisect import NothingWrong
 from migx.debug.case import Case
 from migx.debug.reduce import reduced_case
-from migx.errors import MigxError
+from migx.errors import DataError, MigxError
 from migx.fields import required
+from migx.files import writing
 from migx.manager import Pipeline
 from migx.pipeline import Approximation
 from migx.program import Program
@@ -29,6 +30,7 @@ from migx.testing.law import check_law
 from migx.testing.oracles import Inputs, Trial, Violation, rules_of, run_on_ref
 from migx.testing.patterns import draw_match, names_in
 from migx.testing.programs import Drawn, draw_program, features
+from migx.testing.runs import ORACLES, check_runs
 from migx.testing.values import poisoned, special
 
 ROUND_TRIPS = 8
@@ -48,9 +50,11 @@ class Failure:
     text: str
     file: Path | None = None
     command: str = ""
+    unsaved: str = ""
+    """Why it could not be saved."""
 
     def __str__(self) -> str:
-        where = f"\nsaved in {self.file}" if self.file else ""
+        where = f"\nsaved in {self.file}" if self.file else f"\n{self.unsaved}".rstrip()
         where += f"; next: {self.command}" if self.command else ""
         head = f"{self.passes}, seed {self.seed}: {self.message}"
         return f"{head}{where}\n\n{self.text}"
@@ -169,7 +173,9 @@ class Subject:
             self.fired.update(f"{e.pass_name}.{e.rule}" for e in log.events if e.rule)
             self.changing |= {e.pass_name for e in log.events}
         else:
-            trial.target(self.target)
+            made = program.copy().compile(self.target).compiled
+            check_runs(made, inputs)
+            trial.compiled(made)
         if full:
             trial.round_trips()
         return changed
@@ -272,16 +278,23 @@ def _found(
         error = subject.failure(case) or error
     failure = Failure(str(subject), seed, oracle, _message(error), str(case.program))
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        failure.file = folder / f"{oracle.replace(' ', '-')}-{seed}.migx"
-        case.save(failure.file, None if subject.target is not None else str(subject.pipeline))
-        failure.command = _command(subject, failure.file, oracle)
+        file = folder / f"{oracle.replace(' ', '-')}-{seed}.migx"
+        try:
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            case.save(file, None if subject.target is not None else str(subject.pipeline))
+        except DataError as error:  # what was found is worth more than the file
+            failure.unsaved = str(error)
+        else:
+            failure.file, failure.command = file, _command(subject, file, oracle)
     return failure
 
 
 def _command(subject: Subject, case: Path, oracle: str) -> str:
-    """What looks into a saved case; nothing for the law of weights, which no command asks for."""
-    if subject.law:
+    """What looks into a saved case; nothing for the law of weights and for runs that are not apart,
+    which no command asks for.
+    """
+    if subject.law or oracle in ORACLES:
         return ""
     if subject.target is not None:
         return shlex.join(["migx", "bisect", str(case), "--target", subject.target.name])

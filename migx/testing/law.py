@@ -113,7 +113,7 @@ def _with(program: Program, values: Values) -> Program:
 
 def turned(value: Argument) -> Argument:
     """The elements of a value in another order: numbers that suit where they stand."""
-    array: NDArray[Any] = np.roll(value.array.reshape(-1), 1)[::-1]
+    array: NDArray[Any] = np.roll(value.array.reshape(-1), 1)
     return Argument(value.shape, np.ascontiguousarray(array).reshape(value.array.shape))
 
 

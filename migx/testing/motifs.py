@@ -24,7 +24,7 @@ def attention(author: Author, like: Shape) -> Instruction | None:
     if like.rank < 2 or not like.dtype.is_float:
         return None
     *lead, rows, columns = like.dims
-    inner, width = author.dice.some(1, 3), author.dice.size(2, 4)
+    inner, width = author.dice.count(1, 3), author.dice.size(2, 4)
     q, k, v = (
         author.value(Want(like.with_dims((*lead, *d))), 1)
         for d in ((rows, inner), (inner, width), (width, columns))
@@ -43,7 +43,7 @@ def lookups(author: Author, like: Shape) -> Instruction | None:
         return None
     total: Instruction | None = None
     for _ in range(author.dice.some(4, 5)):
-        size = author.dice.some(2, 4)
+        size = author.dice.count(2, 4)
         table = author.literal_of(Want(like.with_dims((size, *like.dims[-1:]))))
         at = author.leaf(Want(Shape(I64, like.dims[:-1]), below=size))
         row = author.apply(ops.Gather(0), [table, at])
@@ -92,7 +92,7 @@ def products(author: Author, like: Shape) -> Instruction | None:
     *lead, rows, columns = like.dims
     if columns < 2:
         return None
-    inner, cut = author.dice.some(1, 3), author.dice.some(1, int(columns) - 1)
+    inner, cut = author.dice.count(1, 3), author.dice.some(1, int(columns) - 1)
     x = author.given(Want(like.with_dims((*lead, rows, inner))))
     parts = []
     for width in (cut, int(columns) - cut):
@@ -105,7 +105,7 @@ def packed(author: Author, like: Shape) -> Instruction | None:
     """A product with a constant kept in four bits, and a scale for each block of it."""
     if like.rank < 2 or like.dtype is not F32 or not isinstance(like.dims[-1], int):
         return None
-    blocks, block = author.dice.some(1, 2), author.dice.some(2, 3)
+    blocks, block = author.dice.some(1, 2), author.dice.count(2, 3)
     rows, columns = blocks * block, like.dims[-1]
     kind, unpacked = author.dice.one_of(((I4, I8), (U4, U8)))
     w = author.apply(ops.UnpackInt4(), [author.leaf(Want(Shape(kind, (rows, columns))))])

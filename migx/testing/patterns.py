@@ -14,8 +14,8 @@ from migx.ir import Instruction
 from migx.match import MISSING, Attribute, On, OneOf, Pattern, Skip, Value, Var, find
 from migx.rewrite import Rule
 from migx.shape import BOOL, Shape
-from migx.testing.draws import TUPLES, Dice, Want, draft, drawable, volume
-from migx.testing.programs import MANY, Author, Drawn
+from migx.testing.draws import MANY, TUPLES, Dice, Want, draft, drawable, volume
+from migx.testing.programs import Author, Drawn, is_fine
 
 TRIES = 60
 """How many shapes are tried for the result of a pattern."""
@@ -195,7 +195,11 @@ class Matcher(Author):
                     whole = np.full([int(d) for d in like.dims], number)
                     array = whole.astype(like.dtype.numpy)
             value = Argument.of(array, like.dtype)
-            made = self.keep(self.module.add_literal(value), value)
+            made = self.module.add_literal(value)
+            if is_fine(value):
+                self.keep(made, value)
+            else:  # nothing else reads it
+                self.data[made] = value
             if find(pattern, made) is not None:
                 return made
         raise Mismatch(f"no literal is {pattern}")

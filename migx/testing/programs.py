@@ -26,8 +26,8 @@ from migx.parser import drawn
 from migx.program import Program
 from migx.shape import BOOL, I64, Shape
 from migx.target import get_target
-from migx.testing.draws import PACKERS, TUPLES, Dice, Want, any_shape, draft, drawable, volume
-from migx.testing.draws.sizes import EDGES, Sizes, draw_sizes, draw_symbols, extents_of
+from migx.testing.draws import MANY, PACKERS, TUPLES, Dice, Want, any_shape, draft, drawable, volume
+from migx.testing.draws.sizes import WIDE, Sizes, draw_others, draw_sizes, draw_symbols, extents_of
 from migx.testing.motifs import MOTIFS
 from migx.verify import captures
 
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 
 LARGEST = 1e3
 """The magnitude that floats stay under, so that no sum of products leaves the range of f16."""
-
-MANY = 512
-"""Elements a value has at most."""
 
 LONG = 100
 """Instructions of which main may keep those that nothing reads: more were mostly tried in vain."""
@@ -76,7 +73,10 @@ class Author:
         self.known: dict[str, list[Instruction]] = {}
         self.symbols = draw_symbols(dice) if symbolic else ()
         self.sizes = draw_sizes(dice, self.symbols)
+        dice.wide = dice.chance(WIDE)
         dice.extents = extents_of(dice, self.symbols)
+        if dice.wide and not self.focus:
+            self.focus = BY_PANELS
         self.wanted: dict[str, Want] = {}
         self.context = get_target("ref").get_context()
         self.left, self.weights = dice.some(5, 24), 0
@@ -90,20 +90,25 @@ class Author:
         main = self.program.main
         main.add_return(*outputs)
         if self.dice.chance(0.9) or len(main) > LONG:
+            self.drop_unused()  # of which there may be hundreds, each of them looked at below
             for module in list(self.program.modules.values()):
                 remove_dead_code(module)
             remove_dead_modules(self.program)
-            # Those that symbols have their sizes from come first.
-            unused = [p for p in main.parameters.values() if not p.users]
-            for parameter in unused[len(self.symbols) + UNUSED :]:
-                main.remove_instruction(parameter)
+            self.drop_unused()
         inputs = {name: self.data[p] for name, p in main.parameters.items()}
         found = features(self.program)
         found["empty"] = sum(v.shape.elements == 0 for v in inputs.values() if not v.shape.parts)
-        others = (
-            [self.inputs_at(draw_sizes(self.dice, self.symbols, EDGES))] if self.symbols else []
-        )
+        others = [self.inputs_at(draw_others(self.dice, self.symbols))] if self.symbols else []
         return Drawn(self.program, inputs, found, others)
+
+    def drop_unused(self) -> None:
+        """Removes inputs that nothing reads, but for a few: those that symbols have their sizes
+        from come first.
+        """
+        main = self.program.main
+        unused = [p for p in main.parameters.values() if not p.users]
+        for parameter in unused[len(self.symbols) + UNUSED :]:
+            main.remove_instruction(parameter)
 
     def inputs_at(self, sizes: Sizes) -> dict[str, Argument]:
         """Inputs of other sizes."""
@@ -197,7 +202,7 @@ class Author:
             result = self.evaluate(made, self.data)
         except (MigxError, ArithmeticError, LookupError, TypeError, ValueError):
             result = None
-        if result is None or not _is_fine(result):
+        if result is None or not is_fine(result):
             self.module.remove_instruction(made)
             self.refused(modules)
             return None
@@ -251,7 +256,9 @@ class Author:
         return self.constant(want) if fixed else self.given(want)
 
     def given(self, want: Want) -> Instruction:
-        """An input of the program, strided now and then."""
+        """An input of the program, strided now and then; no tuple is one."""
+        if want.shape.parts:
+            return self.leaf(want)
         main = self.program.main
         shape = want.shape.as_standard()
         if shape.rank > 1 and not shape.dtype.is_packed and self.dice.chance(0.15):
@@ -310,7 +317,7 @@ class Author:
         if dtype is BOOL:
             return self.numpy.integers(0, 2, dims).astype(np.bool_)
         if self.dice.chance(0.25) and not want.positive:
-            return np.full(dims, self.dice.one_of((0, 1, 1, 2, 3)), dtype.numpy)
+            return np.full(dims, self.dice.one_of((0, -0.0, 1, 1, 2, 3)), dtype.numpy)
         if dtype.is_integer:
             low = -4 if dtype.kind == "int" and not want.positive else int(want.positive)
             return self.numpy.integers(low, 8, dims).astype(dtype.numpy)
@@ -410,6 +417,15 @@ COMMON = (
 """What models are made of, drawn more often than the rest."""
 
 
+BY_PANELS = (
+    *("dot",) * 4,
+    *("convolution",) * 4,
+    *("softmax", "softmax", "reduce_sum", "reduce_sum", "reduce_mean", "reduce_max"),
+    *("quant_dot", "gather"),
+)
+"""What kernels compute by panels, drawn most where dims are wide."""
+
+
 def draw_program(dice: Dice) -> Drawn:
     """A program of about 5 to 30 instructions."""
     author = Author(dice, symbolic=dice.chance(0.2))
@@ -450,12 +466,12 @@ def programs() -> SearchStrategy[Drawn]:
     return st.integers(0, 2**32 - 1).map(lambda seed: draw_program(Dice(seed)))
 
 
-def _is_fine(result: Argument) -> bool:
+def is_fine(result: Argument) -> bool:
     """Whether a value has the dims its shape rule says, and all floats are finite and of moderate
     size.
     """
     if result.shape.parts:
-        return all(map(_is_fine, result.parts))
+        return all(map(is_fine, result.parts))
     if not result.shape.dtype.is_tensor or result.shape.dtype.is_packed:
         return True
     array = result.array

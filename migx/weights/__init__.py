@@ -1,9 +1,9 @@
 """What passes may know of weights: what is constant, and when a value may be read.
 
-*Constant* means a literal, a deferred weight, a slot, or what is computed from these alone. The
-shape and type of a constant may be used freely; its value is a separate request, granted for fixed
-literals, and for replaceable ones only with an assumption that is recorded in the weights module
-and checked when new weights arrive.
+*Constant* means a literal, a target's own included, a deferred weight, a slot, or what is computed
+from these alone. The shape and type of a constant may be used freely; its value is a separate
+request, granted for fixed literals, and for replaceable ones only with an assumption that is
+recorded in the weights module and checked when new weights arrive.
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ import numpy as np
 from migx import op as operations
 from migx.argument import Argument
 from migx.ir import Instruction, Module
-from migx.ops.builtin import AssumeEqual, Literal, OnnxExternalWeights
+from migx.ops.builtin import AssumeEqual, Literal, OnnxExternalWeights, Slot
 from migx.program import Program
 
 WEIGHTS = "weights"
 DEBUG = bool(os.environ.get("MIGX_DEBUG"))
 """Whether passes are watched for what they may not do; the tests are run so."""
-SOURCES = frozenset({"@literal", "@slot", "onnx_external_weights"})
+
+
+def is_source(at: Instruction) -> bool:
+    """Whether an instruction is a literal, a target's own included, a deferred weight or a slot."""
+    return isinstance(at.op, Literal | OnnxExternalWeights | Slot)
 
 
 def is_constant(at: Instruction, known: dict[Instruction, bool] | None = None) -> bool:
@@ -40,8 +44,8 @@ def is_constant(at: Instruction, known: dict[Instruction, bool] | None = None) -
         if top in known:
             stack.pop()
             continue
-        if top.op.name in SOURCES or not top.inputs or not computes(top):
-            known[top] = top.op.name in SOURCES
+        if is_source(top) or not top.inputs or not computes(top):
+            known[top] = is_source(top)
             continue
         unknown = [v for v in top.inputs if v not in known]
         if unknown:

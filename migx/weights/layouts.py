@@ -8,9 +8,11 @@ format as it is leaves out.
 from __future__ import annotations
 
 from migx import op as operations
+from migx.argument import Argument
 from migx.dead_code import remove_dead_code
 from migx.errors import ShapeError, TargetError
 from migx.ir import Instruction
+from migx.op import Operation
 from migx.ops.builtin import Literal, Slot
 from migx.ops.formats import PackWeight, UnpackWeight
 from migx.program import Program
@@ -90,6 +92,13 @@ def _packed(value: Instruction, form: str) -> Instruction:
     return made
 
 
+def _literal(of: Operation, value: Argument) -> Literal:
+    """A literal of a packed value; of one that was packed, with its label, and the target's own
+    where that was.
+    """
+    return type(of)(value, of.label) if isinstance(of, Literal) else Literal(value)
+
+
 def _settle(program: Program, packed: list[Instruction], context: Context) -> None:
     """Packs the literals now, and the weights in their module."""
     weighty = {at for at in packed if any(type(v.op) is Slot or is_weight(v) for v in tree(at))}
@@ -97,8 +106,7 @@ def _settle(program: Program, packed: list[Instruction], context: Context) -> No
     for at, value in values.items():
         assert at.module is not None
         (whole,) = at.inputs
-        label = whole.op.label if isinstance(whole.op, Literal) else ""
-        made = at.module.insert_instruction(at, Literal(value, label), origins=at.origins)
+        made = at.module.insert_instruction(at, _literal(whole.op, value), origins=at.origins)
         at.module.replace_instruction(at, made)
         at.module.remove_instruction(at)
     hoist(program, [at for at in packed if at in weighty])

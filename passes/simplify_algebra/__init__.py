@@ -41,13 +41,13 @@ class Opposites(Approximation):
     def of_elements(
         self, at: Instruction, inputs: Sequence[Argument], result: Argument
     ) -> Array | None:
-        """Infinite for such sums."""
-        x, y = (v.array for v in inputs)
-        if inputs[0].shape.dtype.kind != "float":
+        """Infinite where NaN is made of numbers, in products of matrices if they have no other."""
+        if result.shape.dtype.kind != "float":
             return None
-        sign = -1 if at.op.name == "add" else 1
-        opposite = np.isinf(x) & (y == sign * x)
-        return np.where(opposite, np.inf, 0.0) if opposite.any() else None
+        made = np.isnan(result.array)
+        for given in (np.isnan(value.array) for value in inputs):
+            made &= ~given if given.shape == made.shape else not given.any()
+        return np.where(made, np.inf, 0.0) if made.any() else None
 
 
 class SimplifyAlgebra(Pass):
@@ -69,4 +69,4 @@ class SimplifyAlgebra(Pass):
     @property
     def approximations(self) -> Mapping[str, Approximation]:
         """Of numbers in range, none."""
-        return {"add": Opposites(), "sub": Opposites()}
+        return dict.fromkeys(("add", "sub", "dot", "convolution"), Opposites())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import onnx.parser
 import pytest
 
 import migx as api
+from migx.testing import small
 from tests.cli.conftest import Migx
 
 
@@ -139,6 +142,14 @@ def test_what_is_not_finite_is_counted(migx: Migx, tmp_path: Path) -> None:
         (["--repeat", "0"], "run once or more often"),
         (["--repeat", "x"], "invalid int value"),
         (["--seed", "-1"], "--seed -1: seeds are 0 or greater"),
+        (
+            ["--dim-param", "batch=99999999999"],
+            "input 'x', f32[99999999999, 8], takes 3,200 GB, and this machine has",
+        ),
+        (
+            ["--int4-activations", "int8"],
+            "small.onnx has none: `migx compile --int4-weights` makes them",
+        ),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2(
@@ -185,3 +196,55 @@ def test_a_size_that_one_branch_refuses(migx: Migx, tmp_path: Path) -> None:
     read = migx("read", path, "--dim-param", "n=3").out
     assert "module main(c: bool[], x: f32[3, m])" in read
     assert "if(" not in read
+
+
+class Input:
+    """Standard input that holds some bytes."""
+
+    def __init__(self, content: bytes) -> None:
+        self.buffer = io.BytesIO(content)
+
+
+def test_a_model_comes_from_standard_input(
+    migx: Migx, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = migx("read", model).out
+    saved = tmp_path / "model.mxr"
+    assert migx("compile", model, "-o", saved).code == 0
+    wanted = migx("run", model, "--json").json["outputs"]
+    for content in (model.read_bytes(), saved.read_bytes()):
+        monkeypatch.setattr(sys, "stdin", Input(content))
+        assert migx("run", "-", "--json").json["outputs"] == wanted
+    monkeypatch.setattr(sys, "stdin", Input(f"# passes: eliminate_identity\n{text}".encode()))
+    assert migx("opt", "-").out == text
+
+
+def test_what_a_model_from_standard_input_names_lies_in_the_current_folder(
+    migx: Migx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small.save_model(Path("model.onnx"))
+    wanted = migx("run", "model.onnx", "--json").json["outputs"]
+    monkeypatch.setattr(sys, "stdin", Input((tmp_path / "model.onnx").read_bytes()))
+    assert migx("run", "-", "--json").json["outputs"] == wanted
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "there is no model in standard input"), (b"hello", "is not an ONNX model")],
+)
+def test_no_model_comes_from_standard_input(
+    content: bytes, message: str, migx: Migx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Input(content))
+    result = migx("run", "-")
+    assert (result.code, message in result.err) == (2, True)
+
+
+@pytest.mark.parametrize("words", [["--target", "ref"], ["--passes", "fuse_int4"], ["--fast-math"]])
+def test_weights_are_not_listed_for_a_target_that_nothing_is_compiled_for(
+    words: list[str], migx: Migx, model: Path
+) -> None:
+    result = migx("params", model, *words)
+    assert (result.code, "say how --layouts compiles: give it too" in result.err) == (2, True)
+    assert migx("params", model, "--layouts", *words).code == 0

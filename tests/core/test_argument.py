@@ -238,6 +238,20 @@ def test_dlpack_shares_memory_both_ways() -> None:
     assert np.asarray(made, np.float64).dtype == np.float64
 
 
+class Lost(Elsewhere):
+    """One that is no more where it says."""
+
+    def __dlpack__(self, **options: Any) -> Any:
+        raise RuntimeError("device lost")
+
+
+def test_what_another_library_refuses_is_an_error_of_ours() -> None:
+    with pytest.raises(
+        ShapeError, match="Lost gives no array by DLPack, RuntimeError: device lost"
+    ):
+        Argument.of(Lost(VALUES))
+
+
 def test_packed_types_hold_flat_bytes(tmp_path: Path) -> None:
     shape = Shape(I4, (3, 3))
     made = Argument.packed(shape, bytes([0x21, 0x43, 0x65, 0x87, 0x09]))

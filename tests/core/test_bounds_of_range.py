@@ -264,3 +264,18 @@ def test_a_number_whose_bound_goes_beyond_the_range_may_be_lost() -> None:
         assert np.asarray(result) == 0
         assert isinstance(bound, np.ndarray)
         assert np.isinf(bound) == lost
+
+
+@pytest.mark.parametrize(("large", "sure"), [(1e100, True), (1e200, False)])
+def test_an_infinity_beside_a_product_that_overflows_may_be_nan(large: float, sure: bool) -> None:
+    """Where products and sums are rounded together, such a product is finite yet."""
+    program = migx.parse(
+        "module main(x: f64[1, 2], y: f64[2, 1]) {\n  %0 = dot(x, y) : f64[1, 1]\n  return %0\n}\n"
+    )
+    inputs = {
+        "x": Argument.of(np.array([[-INF, large]])),
+        "y": Argument.of(np.array([[1.0], [large]])),
+    }
+    ((_, bound),) = run_on_ref(program, inputs, program)
+    assert isinstance(bound, np.ndarray)
+    assert np.isinf(bound) != sure

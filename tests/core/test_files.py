@@ -6,10 +6,11 @@ import os
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from migx.errors import DataError
-from migx.files import written
+from migx.files import write_arrays, written
 
 
 def write(path: Path, content: bytes = b"new") -> None:
@@ -70,3 +71,19 @@ def test_a_device_is_written_to() -> None:
     write(Path(os.devnull))
     with pytest.raises(DataError, match="cannot write /dev/full: No space left on device"):
         write(Path("/dev/full"))
+
+
+def test_a_path_that_is_none(tmp_path: Path) -> None:
+    with (
+        pytest.raises(DataError, match="no path holds a null character"),
+        written(f"{tmp_path}/a\0b"),
+    ):
+        pass
+
+
+def test_numbers_are_arrays(tmp_path: Path) -> None:
+    write_arrays(tmp_path / "a.npz", {"x": np.float32(2)})
+    with np.load(tmp_path / "a.npz") as held:
+        assert held["x"] == 2
+    with pytest.raises(DataError, match="'x' is no array of numbers"):
+        write_arrays(tmp_path / "a.npz", {"x": [2]})

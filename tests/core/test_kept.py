@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import migx
 from migx import kept
 from migx.errors import TargetError
 
@@ -44,3 +45,7 @@ def test_a_limit_that_is_no_number_is_refused(
     monkeypatch.setenv("MIGX_CACHE_MB", "much")
     with pytest.raises(TargetError, match="MIGX_CACHE_MB is 'much'; it must be a number"):
         kept.write("things", names[0], b"content")
+    text = "module main(x: f32[2]) {\n  %0 = relu(x) : f32[2]\n  return %0\n}\n"
+    with pytest.raises(TargetError) as caught:
+        migx.parse(text).compile("cpu")
+    assert not hasattr(caught.value, "__notes__")  # no pass is blamed

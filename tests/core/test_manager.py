@@ -120,6 +120,9 @@ def test_pipelines_as_text(text: str, steps: tuple[Pass, ...], printed: str) -> 
         ("seen}", ParseError, "expected a pass such as name or name{option=value}, found 'seen}'"),
         ("seen{", ParseError, "found 'seen{'"),
         ("seen fail", ParseError, "found 'seen fail'"),
+        ("seen,,fail", ParseError, "nothing stands before a comma in 'seen,,fail'"),
+        (",seen", ParseError, "nothing stands before a comma in ',seen'"),
+        ("with_options{,count=1}", ParseError, "nothing stands before a comma in ',count=1'"),
     ],
 )
 def test_a_pipeline_that_does_not_parse(text: str, error: type[Exception], message: str) -> None:

@@ -143,6 +143,28 @@ def test_mistakes(given: list[str], message: str, capsys: pytest.CaptureFixture[
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("_planted")
+def test_a_folder_that_cannot_be_written_to(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path / "file"
+    there.touch()
+    for folder in (there, there / "below"):
+        assert fuzz("--passes", "planted", "--seconds", 1, "--save", folder) == 2
+        told = f"--save {folder}: {there} is no folder that can be written to"
+        assert told in capsys.readouterr().err
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert fuzz("--passes", "planted", "--seconds", 1, "--save", tmp_path / "new") == 1
+    out = capsys.readouterr().out
+    assert f"cannot write {tmp_path / 'new'}: disk is full" in out
+    assert "FAILED planted, seed" in out
+
+
+def refuse(*_: object, **__: object) -> None:
+    """Makes no folder."""
+    raise OSError(28, "disk is full")
+
+
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan"])
 def test_no_time_at_all(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):

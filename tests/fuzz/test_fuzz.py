@@ -57,7 +57,7 @@ def test_programs_are_valid_and_computed_as_drawn(drawn: Drawn) -> None:
 
 
 def test_programs_hold_what_there_is() -> None:
-    report = fuzz(subjects_for([Pipeline()]), programs=150)
+    report = fuzz(subjects_for([Pipeline()]), programs=300)
     kinds = ["submodules", "captures", "tuples", "strided", "symbolic", "broadcasts", "constants"]
     types = ["f16", "f32", "f64", "i8", "u8", "i32", "i64", "bool"]
     rare = ["bf16", "f8e4m3fn", "f8e4m3fnuz", "f8e5m2", "f8e5m2fnuz", "i16", "u16", "u32", "u64"]

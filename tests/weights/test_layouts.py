@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 
 import migx
+from migx import plugins
 from migx.argument import Argument
 from migx.cli.params import layouts, relayouts
 from migx.errors import TargetError
 from migx.ir import Instruction
+from migx.manager import Pipeline
 from migx.onnx import replace_onnx_external_weights
-from migx.ops import Dot, Literal
+from migx.ops import Dot
+from migx.ops.builtin import Literal
 from migx.program import Program
 from migx.shape import Shape
+from migx.target import CompileOptions, Context
 from migx.targets.ref import Ref
 from migx.verify import verify
 
@@ -84,6 +88,30 @@ def test_literals_are_packed_when_the_program_is_compiled() -> None:
     shapes = {at.shape.dims for at in program.compiled.program.literals}
     assert shapes == {(2, 6, 4), (6, 6)}
     assert np.array_equal(program.eval(X)[0], fixed.copy().compile("ref").eval(X)[0])
+
+
+class OwnLiteral(Literal):
+    """A literal as the target below has it."""
+
+    name = "own::literal"
+
+
+class BlockedOwn(Blocked):
+    """A target whose passes leave literals of its own."""
+
+    def get_passes(self, context: Context, options: CompileOptions) -> Pipeline:
+        return Pipeline.parse('lower_baked_literals{to="own::literal"}')
+
+
+def test_literals_of_a_target_are_packed_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = plugins.operations() | {"own::literal": OwnLiteral}
+    monkeypatch.setattr(plugins, "_operations", lambda: (table, {}, []))
+    fixed = replace_onnx_external_weights(migx.parse(TWO), {"w": W}, replaceable=False)
+    program = fixed.copy().compile(BlockedOwn())
+    held = [at for at in program.compiled.program.literals if at.users]
+    assert {at.shape.dims for at in held} == {(2, 6, 4), (6, 6)}
+    assert {(at.name, at.op_as(OwnLiteral).label) for at in held} == {("own::literal", "w")}
+    assert np.array_equal(program.eval(X)[0], fixed.compile("ref").eval(X)[0])
 
 
 @pytest.mark.parametrize("after", ["", "relu"])

@@ -148,7 +148,14 @@ class Step:
             made = _run(self.op, [_widened(v) for v in self.values], self.result.shape)
         except (MigxError, ArithmeticError, LookupError, ValueError):
             return np.full_like(y, np.inf)
-        return apart(made, y, self.result.shape.dtype)
+        found = apart(made, y, self.result.shape.dtype)
+        return np.where(self._may_overflow(), np.inf, found) if self.op.name in SUMS else found
+
+    def _may_overflow(self) -> NDArray[np.bool_]:
+        """Where the finite terms of a sum may be infinite, by themselves or one after another."""
+        sizes = [np.where(np.isfinite(s), s, 0) for s in self._magnitudes()]
+        made = _run(self.op, sizes, self.result.shape)
+        return np.asarray(made > ends(self.result.shape.dtype)[0])
 
     def _own_parts(self) -> Error:
         """Of an operation with several results: its roundings, and that to the type of each."""

@@ -16,9 +16,20 @@ from migx import op as operations
 from migx import ops, plugins
 from migx.shape import BOOL, F32, I32, I64, DType, Shape
 from migx.testing.draws import compute, indexing, layout
-from migx.testing.draws.basics import TYPES, Dice, Dims, Draft, Draw, Want, ones
+from migx.testing.draws.basics import TYPES, Dice, Dims, Draft, Draw, Want, ones, put
 
-__all__ = ["PACKERS", "TUPLES", "Dice", "Draft", "Want", "any_shape", "draft", "drawable", "volume"]
+__all__ = [
+    "MANY",
+    "PACKERS",
+    "TUPLES",
+    "Dice",
+    "Draft",
+    "Want",
+    "any_shape",
+    "draft",
+    "drawable",
+    "volume",
+]
 
 
 def draft(name: str, dice: Dice, like: Shape) -> Draft:
@@ -121,15 +132,23 @@ TUPLES = ("gru", "lstm", "rnn", "topk")
 PACKERS = ("pack_fp4", "pack_int2", "pack_int4")
 """Those whose result is packed."""
 
+MANY = 65 * 65
+"""Elements a value has at most."""
+
 
 def any_shape(dice: Dice) -> Shape:
-    """A shape to draw a result of: of up to four axes, mostly f32, empty now and then."""
-    dtype = dice.one_of((F32, F32, *dice.types()))
+    """A shape to draw a result of: of up to four axes and ``MANY`` elements, mostly f32, empty now
+    and then, and f32 still more where the program is wide: most kernels are for that.
+    """
+    dtype = dice.one_of((*(F32,) * (8 if dice.wide else 2), *dice.types()))
     sizes: Dims = (1, 2, 3, *dice.extents, *dice.extents) if dice.extents else (1, 2, 2, 3, 4)
     sizes = (0, *sizes) if dice.chance(0.03) else sizes
     rank = dice.one_of((0, 1, 2, 2, 2, 3, 3, 4))
-    dims = tuple(dice.one_of(sizes) for _ in range(rank))
-    return Shape(dtype, dims)
+    shape = Shape(dtype, [dice.one_of(sizes) for _ in range(rank)])
+    while volume(shape) > MANY:
+        widest = shape.dims.index(max(d for d in shape.dims if isinstance(d, int)))
+        shape = shape.with_dims(put(shape.dims, widest, dice.some(1, 3)))
+    return shape
 
 
 def volume(shape: Shape) -> int:

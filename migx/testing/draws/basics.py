@@ -51,10 +51,11 @@ class Want:
 
 class Dice(random.Random):
     """A source of choices, the same for the same seed; ``extents`` are the dims of unknown size
-    that the program has.
+    that the program has, or its wide ones. It has these, or is run at them, where it is ``wide``.
     """
 
     extents: Dims = ()
+    wide = False
 
     def chance(self, share: float) -> bool:
         """True in that share of all cases."""
@@ -65,10 +66,19 @@ class Dice(random.Random):
         return low + int(self.random() * (high - low + 1))
 
     def size(self, low: int, high: int) -> Extent:
-        """A dim that is free: such a number, or one of unknown size, where the program has any."""
-        if self.extents and self.chance(0.4):
+        """A dim that is free: such a number, or one of ``extents``, where the program has any; 0
+        now and then.
+        """
+        if self.chance(0.03):
+            return 0
+        if self.extents and self.chance(0.5):
             return self.one_of(self.extents)
         return self.some(low, high)
+
+    def count(self, low: int, high: int) -> int:
+        """A dim that must be known, and not 0: such a number, or a wide one."""
+        size = self.size(low, high)
+        return size if isinstance(size, int) and size else self.some(low, high)
 
     def types(self) -> tuple[DType, ...]:
         """Element types to choose from: ``TYPES``, or, one time in eight, ``RARE`` ones."""

@@ -75,7 +75,7 @@ def _convolution(make: Callable[..., Operation], given: tuple[DType, ...]) -> Dr
         ]
         if min(extents) < 1 or 0 in like.dims:
             return None
-        each = dice.some(1, 3)
+        each = dice.count(1, 3)
         op = make((*begins, *ends), stride, dilation, group)
         types = given or (like.dtype, like.dtype)
         x = Shape(types[0], (like.dims[0], group * each, *extents))
@@ -186,7 +186,7 @@ def _recurrent(make: Callable[[int], Operation], gates: int, states: int) -> Dra
     def draw(dice: Dice, like: Shape) -> Draft:
         if len(like.parts) != 1 + states or like.parts[0].rank != 4:
             return None
-        (time, directions, batch, hidden), width = like.parts[0].dims, dice.some(1, 3)
+        (time, directions, batch, hidden), width = like.parts[0].dims, dice.count(1, 3)
         x = like.parts[0]
         if directions != 1 or not isinstance(hidden, int) or not x.dtype.is_float:
             return None
@@ -225,7 +225,7 @@ def _convolution_backwards(dice: Dice, like: Shape) -> Draft:
     ]
     if min(window) < 1:
         return None
-    group, each = dice.one_of((1, 1, int(like.dims[1]))), dice.some(1, 2)
+    group, each = dice.one_of((1, 1, int(like.dims[1]))), dice.count(1, 2)
     x = like.with_dims((like.dims[0], group * each, *extents))
     w = like.with_dims((group * each, int(like.dims[1]) // group, *window))
     op = ops.ConvolutionBackwards((*begins, *ends), stride, (1,) * spatial, group, more)

@@ -11,7 +11,7 @@ from migx.testing.draws.basics import Dice, Draft, Draw, Want, numbers, ones, pu
 
 
 def _gather(dice: Dice, like: Shape) -> Draft:
-    axis, size = dice.some(0, like.rank), dice.some(2, 5)
+    axis, size = dice.some(0, like.rank), dice.count(2, 5)
     last = dice.some(axis, min(like.rank, axis + 2))
     data = like.with_dims((*like.dims[:axis], size, *like.dims[last:]))
     at = Shape(I64, like.dims[axis:last])
@@ -21,7 +21,7 @@ def _gather(dice: Dice, like: Shape) -> Draft:
 def _gather_elements(dice: Dice, like: Shape) -> Draft:
     if not like.rank:
         return None
-    axis, size = dice.some(0, like.rank - 1), dice.some(2, 5)
+    axis, size = dice.some(0, like.rank - 1), dice.count(2, 5)
     data = like.with_dims(put(like.dims, axis, size))
     return ops.GatherElements(axis), [Want(data), Want(like.with_type(I64), size)]
 

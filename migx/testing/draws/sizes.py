@@ -1,4 +1,6 @@
-"""The symbols of a program, with bounds of several kinds, and the sizes that it is run at."""
+"""The symbols of a program, with bounds of several kinds, the sizes that it is run at, and dims
+around those at which kernels begin another panel.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +20,17 @@ SMALL = (0, 1, 1, 2, 2, 3, 3, 3, 4, 5)
 EDGES = (0, 0, 0, 1, 1, 2, 4, 5)
 """Those that it is run at once more: mostly those at which something is empty, or alone."""
 
+BORDERS = (7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65)
+"""Numbers of rows or columns of which kernels take as many at a time, or that are one more or
+less.
+"""
+
+WIDE = 0.4
+"""The share of programs that have such dims, or are run at them where they have symbols."""
+
+FEW = 17
+"""A symbol is at most so large, for a value may have several axes of it."""
+
 
 def draw_symbols(dice: Dice) -> tuple[Dim, ...]:
     """One symbol, or two or three."""
@@ -33,9 +46,21 @@ def draw_sizes(dice: Dice, symbols: tuple[Dim, ...], of: tuple[int, ...] = SMALL
     return found
 
 
+def draw_others(dice: Dice, symbols: tuple[Dim, ...]) -> Sizes:
+    """Sizes that a program is run at once more; where it is wide, one symbol is."""
+    found = draw_sizes(dice, symbols, EDGES)
+    low, high = bounds(chosen := dice.one_of(symbols))
+    fits = [n for n in BORDERS if low <= n <= min(high, FEW)]
+    return found | {str(chosen): dice.one_of(fits)} if dice.wide and fits else found
+
+
 def extents_of(dice: Dice, symbols: tuple[Dim, ...]) -> tuple[Extent, ...]:
-    """What dims are made of symbols: these, mostly; multiples and sums."""
-    if not symbols or dice.chance(0.6):
+    """What dims are made of symbols: these, mostly; multiples and sums. Without symbols, wide dims:
+    one or two where the program is wide.
+    """
+    if not symbols:
+        return tuple(dice.sample(BORDERS, dice.some(1, 2))) if dice.wide else ()
+    if dice.chance(0.6):
         return symbols
     first, last = symbols[0], symbols[-1]
     return (*symbols, dice.one_of((2 * first, first + 1, first + last)))
