@@ -169,7 +169,8 @@ def against_ref(
     plain, chosen = compiled(program, "ref", passes=""), get_target(target)
     arguments = check_inputs(plain.program.main, inputs)
     spent = TensorBounds(plain.program, arguments, approximations)
-    expected = plain.executable.trace(arguments, spent)  # type: ignore[attr-defined]
+    with plain.weights.reading() as slots:
+        expected = plain.executable.trace(arguments, spent, slots)  # type: ignore[attr-defined]
     budgets = [spent.of(value) for value in plain.program.main.outputs]
     names = program.main.output_names
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from migx import ops
+from migx.argument import Argument
 from migx.debug.bisect import Found, NothingWrong, Symptom, against_ref, bisected, outcome, smallest
 from migx.manager import Pass, PassManager
+from migx.parser import parse
 from migx.pipeline import Pipeline
 from migx.program import Program
 from migx.rewrite import AllBut, EventLog
@@ -41,6 +44,23 @@ def test_a_wrong_rule_among_a_hundred_rewrites_is_named() -> None:
     assert found.recorded > 80
     assert found.trials < 20
     assert found.symptom.detail.startswith("y: ")
+
+
+def test_weights_that_may_be_replaced_are_read() -> None:
+    program = parse(
+        """module main(x: f32[4]) {
+  %0 = @literal() {value=[1.0, -2.0, 3.0, -4.0], label="w", replaceable=true} : f32[4]
+  %1 = add(x, %0)
+  %2 = neg(%1)
+  %3 = relu(%2)
+  return y=%3
+}
+"""
+    )
+    x = {"x": Argument.of(np.array([0.5, 0.25, -1.5, 2.0], np.float32))}
+    judge = against_ref(program, x)
+    (event,) = bisected(program, Pipeline((Wrong(),)), judge).events
+    assert event.rule == "relu_of_neg"
 
 
 def test_two_rules_that_are_wrong_only_together_are_both_named() -> None:
