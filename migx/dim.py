@@ -112,7 +112,7 @@ class Dim:
             return kept[()]
         made = cls.__new__(cls)
         found = kept.items()
-        made._set(tuple(sorted(found, key=lambda t: _order(t[0])) if len(kept) > 1 else found))
+        made._set(tuple(sorted(found, key=lambda t: order(t[0])) if len(kept) > 1 else found))
         return made
 
     @property
@@ -158,10 +158,14 @@ class Dim:
         return -self + other
 
     def __floordiv__(self, other: Extent) -> Extent:
-        return _floordiv(self, other if isinstance(other, Dim) else _whole(other))
+        from migx.quotients import floordiv
+
+        return floordiv(self, other if isinstance(other, Dim) else _whole(other))
 
     def __rfloordiv__(self, other: int) -> Extent:
-        return _floordiv(_whole(other), self)
+        from migx.quotients import floordiv
+
+        return floordiv(_whole(other), self)
 
     def __mod__(self, other: Extent) -> Extent:
         return self - self // other * other
@@ -300,7 +304,7 @@ def substitute(extent: Extent, values: Mapping[str, Extent]) -> Extent:
         product: Extent = coefficient
         for atom in monomial:
             if isinstance(atom, Symbol):
-                product = product * values.get(atom.name, _dim(atom))
+                product = product * values.get(atom.name, of_atom(atom))
             else:
                 product = product * call(atom.function, *(substitute(a, values) for a in atom.args))
         total = total + product
@@ -379,13 +383,16 @@ def product(extents: Iterable[Extent]) -> Extent:
 
 def call(function: str, *args: Extent) -> Extent:
     """The function of that name (``floordiv``, ``min``, ``max``, ``broadcast``) of some extents."""
-    known = {"floordiv": _floordiv, "min": minimum, "max": maximum, "broadcast": broadcast}
+    from migx.quotients import floordiv
+
+    known = {"floordiv": floordiv, "min": minimum, "max": maximum, "broadcast": broadcast}
     if function not in known:
         raise DimError(f"dims know {', '.join(known)}, not {function!r}")
     return known[function](*args)
 
 
-def _dim(atom: Atom) -> Extent:
+def of_atom(atom: Atom) -> Extent:
+    """The extent that is an atom and nothing else."""
     return Dim.of({(atom,): 1})
 
 
@@ -401,8 +408,8 @@ def _whole(number: int) -> int:
     return found
 
 
-def _order(monomial: Monomial) -> tuple[int, tuple[str, ...]]:
-    """Products of many atoms first, the constant last."""
+def order(monomial: Monomial) -> tuple[int, tuple[str, ...]]:
+    """The order of terms: products of many atoms first, the constant last."""
     return -len(monomial), tuple(map(str, monomial))
 
 
@@ -439,7 +446,7 @@ def _extreme(
 def _called(function: str, args: list[Extent]) -> Extent:
     if len(args) == 1:
         return args[0]
-    return _dim(Call(function, tuple(sorted(args, key=lambda e: (isinstance(e, int), str(e))))))
+    return of_atom(Call(function, tuple(sorted(args, key=lambda e: (isinstance(e, int), str(e))))))
 
 
 def _flattened(function: str, extents: Iterable[Extent]) -> list[Extent]:
@@ -452,76 +459,6 @@ def _flattened(function: str, extents: Iterable[Extent]) -> list[Extent]:
         else:
             found[extent] = None
     return sorted(found, key=lambda e: (isinstance(e, Dim), str(e)))
-
-
-@lru_cache(maxsize=4096)
-def _floordiv(a: Extent, b: Extent) -> Extent:
-    """Floor division: the part that divides exactly comes out, and what is left stays under the
-    bar.
-    """
-    if b == 0:
-        raise DimError(f"{a} // 0 divides by zero")
-    if isinstance(a, int) and isinstance(b, int):
-        return a // b
-    if (whole := _exact(a, b)) is not None:
-        return whole
-    outside: Extent = 0
-    inside: Extent = 0
-    for monomial, coefficient in terms(a):
-        term = Dim.of({monomial: coefficient})
-        if isinstance(b, int):
-            outside = outside + Dim.of({monomial: coefficient // b})
-            inside = inside + Dim.of({monomial: coefficient % b})
-        elif (quotient := _exact(term, b)) is not None:
-            outside = outside + quotient
-        else:
-            inside = inside + term
-    low, high = bounds(inside)
-    if low >= 0 and high < bounds(b)[0]:
-        return outside
-    if isinstance(b, int) and b > 0 and (nested := _nested(inside)) is not None:
-        x, d, rest = nested
-        return outside + _floordiv(x + rest * d, d * b)
-    return outside + _dim(Call("floordiv", (inside, b)))
-
-
-def _nested(a: Extent) -> tuple[Extent, int, int] | None:
-    """x, d and c where an extent is x // d + c with numbers d > 0 and c; None where it is not."""
-    if not isinstance(a, Dim):
-        return None
-    (monomial, coefficient), *rest = a.terms
-    if coefficient != 1 or len(monomial) != 1 or any(m for m, _ in rest):
-        return None
-    call = monomial[0]
-    if not isinstance(call, Call) or call.function != "floordiv":
-        return None
-    x, d = call.args
-    return (x, d, sum(c for _, c in rest)) if isinstance(d, int) and d > 0 else None
-
-
-def _exact(a: Extent, b: Extent) -> Extent | None:
-    """The quotient of two polynomials, by long division; None where it leaves a remainder."""
-    quotient: Extent = 0
-    divisor = next(iter(terms(b)))
-    while a != 0:
-        leading = next(iter(terms(a)))
-        term = _term_quotient(leading, divisor)
-        if term is None:
-            return None
-        part = Dim.of(dict([term]))
-        quotient, a = quotient + part, a - part * b
-        if a != 0 and _order(next(iter(terms(a)))[0]) <= _order(leading[0]):
-            return None  # two symbols of one name have no order
-    return quotient
-
-
-def _term_quotient(a: tuple[Monomial, int], b: tuple[Monomial, int]) -> tuple[Monomial, int] | None:
-    left = list(a[0])
-    for atom in b[0]:
-        if atom not in left:
-            return None
-        left.remove(atom)
-    return None if a[1] % b[1] else (tuple(left), a[1] // b[1])
 
 
 def _broadcast_of(values: list[int]) -> int:
