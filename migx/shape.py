@@ -174,7 +174,9 @@ class Shape:
         if len(strides) != len(self.dims):
             raise ShapeError(f"{len(strides)} strides for {len(self.dims)} dims")
         if any(type(stride) is int and stride < 0 for stride in strides):
-            raise ShapeError(f"a stride cannot be negative: {strides}")
+            if 0 not in self.dims:
+                raise ShapeError(f"a stride cannot be negative: {strides}")
+            strides = tuple(dim.maximum(stride, 0) for stride in strides)  # it leads nowhere
         same = all(
             d == 1 or s == t
             for d, s, t in zip(self.dims, strides, row_major(self.dims), strict=True)

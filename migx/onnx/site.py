@@ -145,7 +145,7 @@ class Site:
         ]
         made = graph.node(kind, taken, count, self.at, attributes)
         return tuple(
-            self.node("Cast", name, to=tensors.code_of(narrow), saturate=found.saturate)
+            self._converted(name, narrow, saturate=found.saturate)
             if (narrow := found.result(i)) is not None
             else name
             for i, name in enumerate(made)
@@ -170,7 +170,13 @@ class Site:
         if given is wanted:
             return name
         self.graph.model.require_type(wanted)
-        return self.node("Cast", name, to=tensors.code_of(wanted), **attributes)
+        return self._converted(name, wanted, **attributes)
+
+    def _converted(self, name: str, wanted: DType, **attributes: Any) -> str:
+        """A value in another type, which is known from then on."""
+        made = self.node("Cast", name, to=tensors.code_of(wanted), **attributes)
+        self.graph.model.types[made] = wanted
+        return made
 
     def reshaped(self, name: str, shape: Shape, dims: Sequence[Extent]) -> str:
         """A value of some shape under other dims."""
