@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from migx import dim
 from migx.dim import Dim, Extent, Monomial
 from migx.errors import EvaluationError
+from migx.symbol import listed
 
 Numbers: TypeAlias = NDArray[np.int64]
 Found = TypeVar("Found")
@@ -49,8 +50,7 @@ class Extents:
     def _expect_room(self, products: list[int], sizes: Mapping[str, int]) -> None:
         found = np.abs(self._matrix).astype(object) @ np.abs(np.array(products, object))
         if found[largest := found.argmax()] >= LIMIT:
-            given = ", ".join(f"{name}={size}" for name, size in sizes.items())
-            raise EvaluationError(f"with {given}: {[*self._places][largest]} is too large")
+            raise EvaluationError(f"with {listed(sizes)}: {[*self._places][largest]} is too large")
 
     def _build(self) -> None:
         constant: Monomial = ()

@@ -17,6 +17,7 @@ from migx.ops.builtin import Param, Return, Slot
 from migx.ops.fused import Fused
 from migx.ops.layout import Multibroadcast, Transpose
 from migx.shape import Shape
+from migx.symbol import listed
 from migx.text import draw_instruction
 
 
@@ -85,22 +86,25 @@ def bound(at: Instruction, sizes: Mapping[str, int]) -> tuple[Operation, Shape]:
         return bound_now(at.op, at.shape, sizes)
 
 
-Checks = dict[object, Instruction]
-
-
-def asked_again(instructions: Iterable[Instruction], found: Checks) -> Checks:
+def asked_again(instructions: Iterable[Instruction]) -> list[Instruction]:
     """The instructions whose shape rules must be asked again when sizes are known, those of fused
     modules included; of several that are alike, one.
     """
-    for at in instructions:
+    found: dict[object, Instruction] = {}
+    for at in _with_fused(instructions):
         plain = not at.modules and type(at.op) not in (Param, Slot, Return)
         if plain and not _is_decided(at) and any(map(symbols_of, (at, *at.inputs))):
             key = (operations.key(at.op), tuple(v.shape for v in at.inputs), at.shape)
             found.setdefault(key, at)
-        if isinstance(at.op, Fused):
-            for module in at.modules:
-                asked_again(module, found)
-    return found
+    return list(found.values())
+
+
+def _with_fused(instructions: Iterable[Instruction]) -> Iterator[Instruction]:
+    """Instructions, and behind each that is fused those of its modules."""
+    for at in instructions:
+        yield at
+        for module in at.modules if isinstance(at.op, Fused) else ():
+            yield from _with_fused(module)
 
 
 def _is_decided(at: Instruction) -> bool:
@@ -153,7 +157,9 @@ class ShapeRules:
 
     def __init__(self, instructions: Iterable[Instruction]) -> None:
         self._shapes: dict[Shape, Latest[Shape]] = {}
-        self._checks = [Latest(sorted(read_symbols(at)), self._check(at)) for at in instructions]
+        self._checks = [
+            Latest(sorted(read_symbols(at)), self._check(at)) for at in asked_again(instructions)
+        ]
 
     def check(self, sizes: Mapping[str, int]) -> None:
         """Raises ``InputError``, drawn, where sizes are such that a rule refuses them."""
@@ -195,4 +201,4 @@ def check_room(nbytes: int, sizes: Mapping[str, int]) -> None:
 
 
 def _listed(sizes: Mapping[str, int]) -> str:
-    return ", ".join(f"{name}={size}" for name, size in sizes.items()) or "these sizes"
+    return listed(sizes) or "these sizes"

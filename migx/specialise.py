@@ -13,6 +13,7 @@ from migx.op import Operation, substitute
 from migx.program import Program
 from migx.shape import Shape
 from migx.structure import emptied
+from migx.symbol import listed
 from migx.text import draw_instruction
 
 Sizes = Mapping[str, int]
@@ -27,8 +28,7 @@ def bound(program: Program, sizes: Sizes) -> Program:
     size outside its bounds; ``ShapeError``, drawn, where an operation refuses the sizes.
     """
     sizes = check_sizes(program, sizes)
-    given = ", ".join(f"{name}={size}" for name, size in sizes.items())
-    return remade(program, lambda op: substitute(op, sizes), f"with {given}")
+    return remade(program, lambda op: substitute(op, sizes), f"with {listed(sizes)}")
 
 
 def remade(program: Program, change: Change, why: str) -> Program:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +17,11 @@ _RESERVED = re.compile(
     r"min|max|broadcast|true|false|nan|inf|bytes|sha256|"
     r"bool|str|tuple|sequence|optional|bf16|[iuf](2|4|8\w*|16|32|64)"
 )
+
+
+def listed(sizes: Mapping[str, int]) -> str:
+    """Sizes by name, as messages and the command line say them: ``batch=4, length=16``."""
+    return ", ".join(f"{name}={size}" for name, size in sizes.items())
 
 
 @dataclass(frozen=True)

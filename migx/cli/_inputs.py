@@ -21,6 +21,7 @@ from migx.errors import DimError, EvaluationError, InputError, ShapeError
 from migx.memory import installed
 from migx.program import Program
 from migx.shape import DType, Shape
+from migx.symbol import listed
 
 Array = NDArray[Any]
 
@@ -112,11 +113,6 @@ def summary(name: str, value: Any) -> dict[str, Any]:
 
 def _kind(value: Any) -> str:
     return value.shape.text if isinstance(value, Argument) else type(value).__name__
-
-
-def listed(sizes: Mapping[str, int]) -> str:
-    """Sizes as they are given on the command line."""
-    return ", ".join(f"{name}={size}" for name, size in sizes.items())
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
 from numpy.typing import NDArray
 
 from migx.argument import Argument
@@ -142,7 +141,7 @@ def traced(made: Compiled, inputs: Mapping[str, Any], seen: Sequence[Seen]) -> l
         for each in seen:
             each(at, result)
 
-    with np.errstate(all="ignore"), made.weights.reading() as slots:
+    with made.weights.reading() as slots:
         return [given_back(result) for result in trace(arguments, show, slots)]
 
 

@@ -36,7 +36,7 @@ def chosen(
     """
     shapes = (p.shape for p in program.main.parameters.values())
     symbols = {s.name: s for shape in shapes for s in shape.symbols() if s.name not in known}
-    checks = list(asked_again(chain(*program.modules.values()), {}).values())
+    checks = asked_again(chain(*program.modules.values()))
     tried = [{**known, **sizes} for sizes in candidates(symbols.values())]
     for sizes in tried if symbols else ():
         if _fit(checks, sizes) and _indices_fit(program, sizes, draw(sizes)):

@@ -22,6 +22,7 @@ from migx.errors import MigxError
 from migx.ir import Instruction
 from migx.manager import Pipeline
 from migx.program import Program
+from migx.symbol import listed
 from migx.target import passes_for
 from migx.testing.bounds import Budget, Comparison, compare
 from migx.text import draw_instruction
@@ -38,7 +39,7 @@ def verified(options: argparse.Namespace) -> dict[str, Any]:
     inputs, sizes = _inputs.read_or_drawn(program, options)
     with _inputs.explaining(sizes):
         found = checked(program, Path(options.model), inputs, options, held)
-    return {"model": options.model, "sizes": _inputs.listed(sizes), **found}
+    return {"model": options.model, "sizes": listed(sizes), **found}
 
 
 def usual(options: argparse.Namespace) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from migx.cli import _load, _options, _report
+from migx.symbol import listed
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -65,10 +66,9 @@ def _timed(program: Any, inputs: Mapping[str, Any], repeat: int) -> tuple[list[A
 
 
 def _print(found: dict[str, Any]) -> None:
-    from migx.cli import _inputs
 
     if found["seed"] is not None:
-        sizes = f", with {_inputs.listed(found['sizes'])}" if found["sizes"] else ""
+        sizes = f", with {listed(found['sizes'])}" if found["sizes"] else ""
         print(f"inputs drawn from seed {found['seed']}{sizes}\n")
     rows = [
         (

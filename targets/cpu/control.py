@@ -111,7 +111,7 @@ def refused(o: Outline, sizes: Mapping[str, int]) -> dict[tuple[Instruction, int
         if at in o.native and isinstance(at.op, If):
             for index, module in enumerate(at.modules):
                 try:
-                    for inner in asked_again(module, {}).values():
+                    for inner in asked_again(module):
                         check_sizes(inner, sizes)
                 except InputError as error:
                     found[at, index] = str(error)

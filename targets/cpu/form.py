@@ -89,14 +89,14 @@ class Form:
         self.outline = outline
         self._extents = Extents()
         self._layouts: dict[Shape, Latest[Layout]] = {}
-        self._rules = ShapeRules(outline.checks)
+        self.rules = ShapeRules(outline.instructions)
         mine = [c for c in outline.cells if c.kind is Kind.ARENA and c.same_as is None]
         self.arena = dict(zip(mine, range(len(mine)), strict=True))
         self.arranged = Arena([(c.nbytes, c.first, c.last) for c in mine]).arranged
         self.made = [c for c in outline.cells if c.kind is Kind.RESULT]
         self.nbytes = np.array([self.place(c.nbytes) for c in (*self.arena, *self.made)], int)
         self.handed = [
-            Handed(at, self._rules.latest(at.shape), self._places(at)) for at in outline.results
+            Handed(at, self.rules.latest(at.shape), self._places(at)) for at in outline.results
         ]
         self.works: list[Work] = []
         self.runs: list[tuple[int, int] | Work] = []
@@ -116,16 +116,12 @@ class Form:
 
     def numbers(self, sizes: Mapping[str, int]) -> Numbers:
         """All extents with the sizes put in, which the shape rules have been asked about."""
-        self._rules.check(sizes)
+        self.rules.check(sizes)
         return self._extents.at(sizes)
-
-    def shape(self, shape: Shape, sizes: Mapping[str, int]) -> Shape:
-        """A shape with the sizes put in."""
-        return self._rules.bound(shape, sizes)
 
     def _layout(self, shape: Shape) -> Latest[Layout]:
         if shape not in self._layouts:
-            bound = self._rules.latest(shape)
+            bound = self.rules.latest(shape)
             self._layouts[shape] = Latest(bound.names, lambda s: Layout.of_shape(bound.at(s)))
         return self._layouts[shape]
 

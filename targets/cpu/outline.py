@@ -22,7 +22,6 @@ from migx.ops.layout import Slice
 from migx.planning import is_alias, is_memory
 from migx.shape import U8, Shape
 from migx.sizes import (
-    asked_again,
     read_symbols,
     symbols_within,
 )
@@ -170,7 +169,6 @@ class Outline:
         for value in self.results:
             self.read(value)
         self.symbols = tuple(names)
-        self.checks = list(asked_again(self.instructions, {}).values())
         self._outlive()
         self._share()
 

@@ -133,7 +133,7 @@ class Plan:
 
     def shape(self, shape: Shape) -> Shape:
         """A shape with the sizes put in."""
-        return self.form.shape(shape, self.sizes)
+        return self.form.rules.bound(shape, self.sizes)
 
     def number(self, extent: Extent) -> int:
         """An extent with the sizes put in."""

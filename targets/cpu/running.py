@@ -191,7 +191,7 @@ class Run:
     def nbytes(self, at: Instruction) -> int:
         """The bytes that reading or writing a value moves: repeated elements count once."""
         parts = at.shape.parts or (at.shape,)
-        shapes = [self.bound(s) for s in parts if is_memory(s)]
+        shapes = [self.plan.shape(s) for s in parts if is_memory(s)]
         return sum(min(int(s.nbytes), int(s.elements) * s.dtype.bits // 8) for s in shapes)
 
     def run_steps(self, first: int, last: int) -> int:
@@ -234,9 +234,6 @@ class Run:
         if made is not array:
             self.objects[at, index] = Argument(argument.shape, made)  # kept for this run
         return made
-
-    def bound(self, shape: Shape) -> Shape:
-        return shape if shape.static else shape.bind(self.plan.sizes)
 
     def value(self, at: Instruction, index: int = -1) -> Argument:
         """A value as the host reads it: a view of the memory it lies in."""

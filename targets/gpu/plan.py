@@ -22,7 +22,7 @@ from migx.ops.builtin import Param, Return
 from migx.ops.control import Assume
 from migx.planning import Arena
 from migx.shape import Shape
-from migx.sizes import ShapeRules, asked_again
+from migx.sizes import ShapeRules
 from migx.targets.gpu.device import ALIGNMENT, Buffer
 from migx.targets.gpu.operations import Allocate, CodeObject, CopyTo, DeviceLiteral, Sync
 from migx.targets.gpu.places import Places
@@ -123,16 +123,25 @@ class Kernel:
                 raise InputError(draw_instruction(message, self.at))
 
 
+class Stretch(NamedTuple):
+    """Kernels one after another, and the roots among their operands whose addresses may change from
+    run to run.
+    """
+
+    kernels: list[Kernel]
+    varying: tuple[Instruction, ...]
+
+
 class Form:
-    """What all plans of a piece share. ``steps`` are stretches of kernels, with the roots whose
-    addresses may change from run to run, and the instructions that the host has a part in.
-    ``inside`` are the roots that lie in the arena, ``outlive`` those that are read after the piece.
+    """What all plans of a piece share. ``steps`` are kernels, and instructions that the host has a
+    part in; ``inside`` are the roots that lie in the arena, and ``outlive`` those that are read
+    after the piece.
     """
 
     def __init__(
         self, instructions: Sequence[Instruction], places: Places, kept: Iterable[Instruction]
     ) -> None:
-        self.places, self.rules = places, ShapeRules(asked_again(instructions, {}).values())
+        self.places, self.rules = places, ShapeRules(instructions)
         self._extents = Extents()
         first, last = self._lives(instructions)
         later = {places.roots[v] for v in kept if v in places.roots}
@@ -141,7 +150,7 @@ class Form:
         every = (*self.inside, *self.outlive)
         self._nbytes = np.array([self._place(r.shape.nbytes) for r in every], int)
         self._arena = Arena([(r.shape.nbytes, first[r], last[r]) for r in self.inside])
-        self.steps: list[tuple[list[Kernel], tuple[Instruction, ...]] | Instruction] = []
+        self.steps: list[Stretch | Instruction] = []
         self._add_steps(instructions)
 
     def numbers(self, sizes: Sizes) -> Numbers:
@@ -188,7 +197,7 @@ class Form:
         if stretch:
             roots = dict.fromkeys(root for kernel in stretch for root, _ in kernel.operands)
             inside = {*self.inside, *(r for r in roots if isinstance(r.op, DeviceLiteral))}
-            self.steps.append((stretch, tuple(r for r in roots if r not in inside)))
+            self.steps.append(Stretch(stretch, tuple(r for r in roots if r not in inside)))
 
     def _is_no_step(self, at: Instruction) -> bool:
         """Whether there is nothing to do for an instruction: it is memory, a view of some, or says
@@ -230,11 +239,7 @@ class Plan:
         self.offsets = dict(zip(form.inside, offsets, strict=True))
         self.kept = dict(zip(form.outlive, kept, strict=True))
 
-    def _step(
-        self,
-        step: tuple[list[Kernel], tuple[Instruction, ...]] | Instruction,
-        numbers: Sequence[int],
-    ) -> Step:
+    def _step(self, step: Stretch | Instruction, numbers: Sequence[int]) -> Step:
         if isinstance(step, Instruction):
             return Step(at=step)
         kernels, varying = step

@@ -487,16 +487,3 @@ def test_elements_of_an_output_do_not_lie_on_each_other(target: str, n: int) -> 
     (result,) = program.compile(target).eval({"x": np.ones((n, 1), np.float32)})
     result[0, 0] = 5
     assert result.sum() == 16
-
-
-@pytest.mark.parametrize("target", ["ref", "cpu"])
-def test_what_is_empty_is_broadcast_to_nothing(target: str) -> None:
-    """Its stride, by which an element would be repeated, leads nowhere."""
-    program = migx.parse("""module main(x: f32[2, n]) {
-  %0 = multibroadcast(x) {out_lens=(2, 0)}
-  return %0
-}
-""").compile(target)
-    assert program.eval({"x": np.ones((2, 0), np.float32)})[0].shape == (2, 0)
-    with pytest.raises(InputError, match="does not broadcast"):
-        program.eval({"x": np.ones((2, 3), np.float32)})

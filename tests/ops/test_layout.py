@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import migx
 from migx.argument import Argument
 from migx.dim import Dim
-from migx.errors import DimError, EvaluationError, ShapeError
+from migx.errors import DimError, EvaluationError, InputError, ShapeError
 from migx.op import bind, traits
 from migx.ops._row_major import row_major
 from migx.ops.dims import DimensionsOf, DimLiteral, DynamicRange
@@ -385,3 +386,16 @@ def test_large_copies_are_the_same_whatever_the_layout(
     assert copy.flags.c_contiguous
     assert copy.dtype == x.dtype
     assert np.array_equal(copy, x)
+
+
+@pytest.mark.parametrize("target", ["ref", "cpu"])
+def test_what_is_empty_is_broadcast_to_nothing(target: str) -> None:
+    """Its stride, by which an element would be repeated, leads nowhere."""
+    program = migx.parse("""module main(x: f32[2, n]) {
+  %0 = multibroadcast(x) {out_lens=(2, 0)}
+  return %0
+}
+""").compile(target)
+    assert program.eval({"x": np.ones((2, 0), np.float32)})[0].shape == (2, 0)
+    with pytest.raises(InputError, match="does not broadcast"):
+        program.eval({"x": np.ones((2, 3), np.float32)})

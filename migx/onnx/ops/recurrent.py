@@ -25,7 +25,10 @@ def recurrent(node: Node) -> tuple[Instruction, ...]:
             value = given[i] if i < len(given) else None
             if value is not None:
                 given[i] = node.add(ops.Transpose((1, 0, 2)), value)
-    whole = applied(node, kind, given)
+    while given[-1] is None:
+        given.pop()
+    operands = [node.add(ops.Undefined()) if v is None else v for v in given]
+    whole = node.add(operation(node, kind), *operands)
     results = list(node.elements(whole, len(whole.shape.parts)))
     if batch_first:
         orders = [(2, 0, 1, 3), *[(1, 0, 2)] * (len(results) - 1)]
@@ -33,15 +36,8 @@ def recurrent(node: Node) -> tuple[Instruction, ...]:
     return tuple(results)
 
 
-def applied(node: Node, kind: str, given: list[Instruction | None]) -> Instruction:
-    """An operation of a kind, as the node's attributes say, on the operands given."""
-    while given[-1] is None:
-        given.pop()
-    operands = [node.add(ops.Undefined()) if v is None else v for v in given]
-    return node.add(operation(node, kind), *operands)
-
-
 def operation(node: Node, kind: str) -> Any:
+    """An operation of a kind, as the node's attributes say."""
     options: dict[str, Any] = {}
     if kind == "GRU":
         options["linear_before_reset"] = bool(node.integer("linear_before_reset", 0))
