@@ -16,6 +16,8 @@ from migx.ir import Instruction, Module
 from migx.shape import MAP, OPTIONAL, TUPLE, Shape
 
 Sizes = dict[str, int]
+Kind = Shape | tuple[np.dtype[Any], tuple[int, ...]]
+"""What is known of an argument, or of an array."""
 REMEMBERED = 64
 """How many combinations of types and dims are remembered as right."""
 
@@ -79,22 +81,36 @@ class Inputs:
         if type(given) is not dict or given.keys() != names.keys():
             return check_inputs(self._module, given, self._weights)
         values = [given[name] for name in names]
+        kinds: list[Kind] = []
         for value in values:
-            if type(value) is not np.ndarray:
+            if type(value) is np.ndarray:
+                kinds.append((value.dtype, value.shape))
+            elif isinstance(value, Argument):
+                kinds.append(value.shape)
+            else:
                 return check_inputs(self._module, given, self._weights)
-        shapes = self._shapes(*[(value.dtype, value.shape) for value in values])
+        shapes = self._shapes(*kinds)
         if shapes is None:
             return check_inputs(self._module, given, self._weights)
-        return dict(zip(names, map(Argument, shapes, values), strict=True))
+        return {
+            name: value if isinstance(value, Argument) else Argument(shape, value)
+            for name, shape, value in zip(names, shapes, values, strict=True)
+        }
 
-    def _checked(self, *arrays: tuple[np.dtype[Any], tuple[int, ...]]) -> list[Shape] | None:
-        """The shapes of arrays that are just what is wanted; None where there is more to ask."""
+    def _checked(self, *kinds: Kind) -> list[Shape] | None:
+        """The shapes of values that are just what is wanted; None where there is more to ask."""
         found = []
-        for wanted, (dtype, dims) in zip(self._wanted, arrays, strict=True):
-            as_it_is = wanted.dtype.bits >= 8  # not packed, and no texts, which are looked at
-            if not as_it_is or wanted.strides is not None or dtype != wanted.dtype.numpy:
-                return None
-            found.append(wanted if dims == wanted.dims else Shape(wanted.dtype, dims))
+        for wanted, kind in zip(self._wanted, kinds, strict=True):
+            if isinstance(kind, Shape):
+                if not wanted.dtype.is_tensor:
+                    return None
+                found.append(kind)
+            else:
+                dtype, dims = kind
+                as_it_is = wanted.dtype.bits >= 8  # not packed, and no texts, which are looked at
+                if not as_it_is or wanted.strides is not None or dtype != wanted.dtype.numpy:
+                    return None
+                found.append(wanted if dims == wanted.dims else Shape(wanted.dtype, dims))
             try:
                 check_type("", found[-1], wanted)
             except InputError:

@@ -153,17 +153,21 @@ class Compiled:
         Outputs speak DLPack and ``__cuda_array_interface__``. ``TargetError`` where the target
         always waits.
         """
-        executable = self.executable
-        if not isinstance(executable, Asynchronous):
-            name = self.context.target.name
-            raise TargetError(
-                f"target {name} has no streams: its runs are done when they return; call eval"
-            )
-        arguments = self.arguments(inputs)
+        enqueue, arguments = self._enqueue, self.arguments(inputs)
         for file in self.files:
             file.check()
         with self.weights.reading() as slots:
-            return executable.enqueue(arguments, slots, stream)
+            return enqueue(arguments, slots, stream)
+
+    @cached_property
+    def _enqueue(self) -> Callable[..., list[Argument]]:
+        """What runs without waiting."""
+        if isinstance(self.executable, Asynchronous):
+            return self.executable.enqueue
+        name = self.context.target.name
+        raise TargetError(
+            f"target {name} has no streams: its runs are done when they return; call eval"
+        )
 
 
 @paused()

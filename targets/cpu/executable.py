@@ -16,6 +16,7 @@ from migx.ir import Instruction, Module
 from migx.planning import is_alias, pieces
 from migx.profile import Profile
 from migx.program import Program
+from migx.recent import Recent
 from migx.sizes import symbols_of
 from migx.target import NO_SLOTS, Context
 from migx.targets.cpu import control, control_kernels, jit
@@ -27,7 +28,6 @@ from migx.targets.cpu.outline import Outline, captured, lies_in_literal, packed
 from migx.targets.cpu.peaks import peaks
 from migx.targets.cpu.piece import PLANS, Piece
 from migx.targets.cpu.pool import pool, wanted_threads
-from migx.targets.cpu.recent import Recent
 from migx.targets.cpu.running import Call, Values, Watch
 from migx.targets.cpu.runtime import runtime, runtime_texts
 from migx.targets.cpu.saved import Kernels, objects_of, saved_as

@@ -9,13 +9,13 @@ from migx.binding import Sizes
 from migx.errors import InputError
 from migx.ir import Instruction
 from migx.op import Operation
+from migx.recent import Recent
 from migx.shape import Shape
 from migx.sizes import bound_now, symbols_of
 from migx.targets.cpu import control
 from migx.targets.cpu.form import Form
 from migx.targets.cpu.outline import Outline, Work, captured
 from migx.targets.cpu.plan import Plan
-from migx.targets.cpu.recent import Recent
 from migx.targets.cpu.running import Call, Run, Values, Workspace
 
 if TYPE_CHECKING:

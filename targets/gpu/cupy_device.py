@@ -6,12 +6,11 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from migx.errors import TargetError
@@ -31,6 +30,9 @@ FILLED = 3e-5
 """Seconds that a device takes at least to write them."""
 
 
+Kinds = tuple[type[BaseException], ...]
+
+
 class CupyBuffer:
     """Memory from CuPy's pool; it goes back there when nobody holds it."""
 
@@ -48,6 +50,31 @@ class Foreign:
         return 0, self.handle
 
 
+class _Failing:
+    """Does something inside of something else, and turns what CuPy raises meanwhile into
+    ``TargetError``, which says ``what`` failed, with what was ``given`` put in.
+    """
+
+    __slots__ = ("_given", "_inside", "_kinds", "_what")
+
+    def __init__(self, kinds: Kinds, inside: Any, what: str, given: tuple[Any, ...]) -> None:
+        self._kinds, self._inside, self._what, self._given = kinds, inside, what, given
+
+    def __enter__(self) -> None:
+        try:
+            self._inside.__enter__()
+        except self._kinds as error:
+            raise self._told(error) from error
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._inside.__exit__(kind, error, trace)
+        if isinstance(error, self._kinds):
+            raise self._told(error) from error
+
+    def _told(self, error: BaseException) -> TargetError:
+        return TargetError(f"{self._what.format(*self._given)}: {error}")
+
+
 class CupyDevice:
     """One GPU, and a stream of its own."""
 
@@ -60,6 +87,11 @@ class CupyDevice:
                 "pip install cupy-cuda12x (or cupy-cuda13x, cupy-rocm-7-0)"
             ) from error
         self._cuda = cupy.cuda
+        self._kinds: Kinds = (
+            cupy.cuda.runtime.CUDARuntimeError,
+            cupy.cuda.driver.CUDADriverError,
+            cupy.cuda.memory.OutOfMemoryError,
+        )
         self._hip = bool(cupy.cuda.runtime.is_hip)
         with self._failing("there is no GPU that CuPy can use"):
             self._device = cupy.cuda.Device(number)
@@ -76,23 +108,13 @@ class CupyDevice:
         found = self._cuda.runtime.getDeviceProperties(number)["gcnArchName"]
         return str(found.decode() if isinstance(found, bytes) else found).split(":")[0]
 
-    @contextmanager
-    def _failing(self, what: str) -> Iterator[None]:
+    def _failing(self, what: str, *given: Any) -> _Failing:
         """Turns what the runtime and the driver raise into ``TargetError``."""
-        kinds = (
-            self._cuda.runtime.CUDARuntimeError,
-            self._cuda.driver.CUDADriverError,
-            self._cuda.memory.OutOfMemoryError,
-        )
-        try:
-            yield
-        except kinds as error:
-            raise TargetError(f"{what}: {error}") from error
+        return _Failing(self._kinds, nullcontext(), what, given)
 
-    @contextmanager
-    def _current(self, what: str) -> Iterator[None]:
-        with self._failing(what), self._device:
-            yield
+    def _current(self, what: str, *given: Any) -> _Failing:
+        """The same, with this device current."""
+        return _Failing(self._kinds, self._device, what, given)
 
     # Streams.
 
@@ -144,7 +166,7 @@ class CupyDevice:
     # Memory.
 
     def allocate(self, nbytes: int) -> Buffer:
-        with self._current(f"there is no room for {nbytes:,} bytes on the device"), self._now:
+        with self._current("there is no room for {:,} bytes on the device", nbytes), self._now:
             return CupyBuffer(self._cuda.alloc(max(1, nbytes)), nbytes)
 
     def upload(self, address: int, array: NDArray[Any]) -> None:
@@ -166,7 +188,7 @@ class CupyDevice:
 
     def _copy(self, to: int, source: int, nbytes: int, kind: int) -> None:
         if nbytes:
-            with self._current(f"a copy of {nbytes:,} bytes failed"):
+            with self._current("a copy of {:,} bytes failed", nbytes):
                 self._cuda.runtime.memcpyAsync(to, source, nbytes, kind, self.stream)
 
     # Kernels.
@@ -182,15 +204,17 @@ class CupyDevice:
             if binary.shared > USUAL_SHARED and not self._hip:
                 most = self._cuda.driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
                 self._cuda.driver.funcSetAttribute(kernel.ptr, most, binary.shared)
-        kinds = [np.uint64] * len(request.pointers) + [np.int32] * request.words
-        return kernel, binary, kinds + [np.uint64] * binary.scratch
+        return kernel, binary, (0,) * binary.scratch
 
     def launch(self, function: Any, grid: int, arguments: Sequence[int]) -> None:
-        kernel, binary, kinds = function
-        given = [*arguments, *[0] * binary.scratch]
-        typed = tuple(kind(value) for kind, value in zip(kinds, given, strict=True))
-        with self._current(f"kernel {binary.entry} with {grid} programs could not be launched"):
-            kernel((grid,), (binary.threads,), typed, shared_mem=binary.shared, stream=self._now)
+        """Enqueues a kernel. CuPy holds each argument in 8 bytes, of which the driver takes as many
+        as it has in the kernel, the lower ones.
+        """
+        kernel, binary, scratch = function
+        threads, shared = (binary.threads,), binary.shared
+        failure = "kernel {} with {} programs could not be launched"
+        with self._current(failure, binary.entry, grid):
+            kernel((grid,), threads, (*arguments, *scratch), shared_mem=shared, stream=self._now)
 
     def captured(self, enqueue: Callable[[], None]) -> Callable[[], None] | None:
         if self._hip:  # of which CuPy records none

@@ -1,28 +1,31 @@
 """A program made ready to run on a GPU, and its runs.
 
-A run takes the plan for its sizes and a workspace with an arena. Kernels between two steps of the
+A run takes the plan for its sizes and an arena. Kernels between two steps of the
 host are enqueued together, and from the second time on replayed as one graph where the device has
 graphs and all addresses are the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from migx.argument import Argument
-from migx.binding import sizes_of
+from migx.binding import Sizes, sizes_of
 from migx.errors import TargetError
 from migx.ir import Instruction, Module
 from migx.ops.builtin import Literal, Param, Return, Slot, Undefined
 from migx.planning import is_alias, pieces
 from migx.profile import Cost, Profile
 from migx.program import Program
+from migx.recent import Recent
+from migx.shape import Shape
 from migx.sizes import read_symbols
 from migx.target import NO_SLOTS, Context
 from migx.targets.gpu.architectures import peaks
 from migx.targets.gpu.compiling import Binary, Request, binaries
-from migx.targets.gpu.device import Device, handle_of
+from migx.targets.gpu.device import Buffer, Device, handle_of
 from migx.targets.gpu.kernels import kernel_for
 from migx.targets.gpu.operations import CodeObject, CopyFrom, CopyTo, DeviceLiteral
 from migx.targets.gpu.places import Places
@@ -39,34 +42,65 @@ NO_WORK = (CodeObject, CopyTo, CopyFrom, Literal, Param, Return, Slot, Undefined
 
 
 PLANS = 16
-"""How many sets of sizes a piece keeps plans for; the one made first goes first."""
+"""How many sets of sizes are remembered, and plans for them; those made first go first."""
 
 
 class Piece:
     """Some instructions of a module, all of whose sizes are known when they begin to run.
 
-    ``late`` is the instruction after them whose sizes only its result tells.
+    ``late`` is the instruction after them whose sizes only its result tells. The arenas that no run
+    has now wait here, by the stream whose memory they have.
     """
 
     def __init__(self, instructions: Sequence[Instruction], late: Instruction | None) -> None:
         self.instructions, self.late = list(instructions), late
         self.kept: list[Instruction] = []
         self.symbols = sorted({n for at in instructions for n in read_symbols(at)})
-        self.plans: dict[tuple[int | None, ...], Plan] = {}
+        self.plans: Recent[tuple[int | None, ...], Plan] = Recent(PLANS)
         self._form: Form | None = None
+        self._idle: dict[int, list[Buffer]] = {}
 
     def plan(self, places: Places, sizes: Mapping[str, int]) -> Plan:
-        """The plan for some sizes; of the last ``PLANS`` sets, it is there already."""
+        """The plan for some sizes."""
         key = tuple(map(sizes.get, self.symbols))
         found = self.plans.get(key)
         if found is None:
             if self._form is None:
                 self._form = Form(self.instructions, places, self.kept)
-            found = Plan(self._form, dict(sizes))
-            for old in list(self.plans)[: len(self.plans) + 1 - PLANS]:
-                self.plans.pop(old, None)
-            self.plans[key] = found
+            found = self.plans[key] = Plan(self._form, dict(sizes))
         return found
+
+    def roomy(self, nbytes: int) -> int:
+        """How much memory to take for so many bytes: where sizes may change, up to an eighth more,
+        so that there is room for a little more the next time.
+        """
+        step = 1 << max(0, nbytes.bit_length() - 4)
+        return -(-nbytes // step) * step if self.symbols else nbytes
+
+    @contextmanager
+    def arena(
+        self, nbytes: int, stream: int, allocate: Callable[[int], Buffer]
+    ) -> Iterator[Buffer]:
+        """An arena for a run on a stream: one of those that no run has now, if that is large
+        enough.
+        """
+        idle = self._idle.setdefault(stream, [])
+        try:
+            found: Buffer | None = idle.pop()
+        except IndexError:
+            found = None
+        if found is None or found.nbytes < nbytes:
+            found = None  # before there is another
+            found = allocate(self.roomy(nbytes))
+        try:
+            yield found
+        finally:
+            idle.append(found)
+
+    def forget_idle(self) -> bool:
+        """Gives back the arenas that no run has; says whether there were any."""
+        given_back = [self._idle.pop(stream) for stream in list(self._idle)]
+        return any(given_back)
 
 
 class GpuExecutable:
@@ -79,6 +113,7 @@ class GpuExecutable:
         self.places: dict[Module, Places] = {}
         self.functions: dict[str, Any] = {}
         self.literals: dict[Instruction, DeviceArgument] = {}
+        self._sizes: Recent[tuple[Any, ...], tuple[Sizes, list[Shape | None]]] = Recent(PLANS)
         self._prepare(program.main, set(), set())
         self._compile()
 
@@ -106,6 +141,7 @@ class GpuExecutable:
                     self._prepare(inner, inside, set(places.roots))
 
     def _stays(self, module: Module, at: Instruction) -> bool:
+        """Whether a parameter's value is on the device when a module begins."""
         tensor = at.shape.dtype.is_tensor and at.shape.dtype.kind != "string"
         return module is self.program.main and not self.target.offload_copy and tensor
 
@@ -201,10 +237,9 @@ class GpuExecutable:
         return Profile(tuple(costs), arena, weights, *peaks(self._device.arch))
 
     def forget_idle(self) -> bool:
-        """Gives back the workspaces that no run has; says whether there were any."""
-        plans = [plan for cut in self.pieces.values() for p in cut for plan in [*p.plans.values()]]
-        idle = [plan.idle.pop(stream) for plan in plans for stream in list(plan.idle)]
-        return any(idle)
+        """Gives back the arenas that no run has; says whether there were any."""
+        given_back = [piece.forget_idle() for cut in self.pieces.values() for piece in cut]
+        return any(given_back)
 
     @property
     def _device(self) -> Device:
@@ -224,14 +259,28 @@ class GpuExecutable:
         from migx.targets.gpu.running import Run
 
         device, main = self._device, self.program.main
-        parameters = main.parameters.items()
-        pairs = zip(parameters, arguments.values(), strict=True)
-        sizes = sizes_of((name, p.shape, a.shape) for (name, p), a in pairs)
+        key = tuple([value.shape.dims for value in arguments.values()])
+        known = self._sizes.get(key)
+        if known is None:
+            known = self._sizes[key] = self._sizes_and_places(arguments)
+        sizes, shapes = known
         given = [
-            placed(name, value, p.shape.bind(sizes), device) if self._stays(main, p) else value
-            for (name, p), value in zip(parameters, arguments.values(), strict=True)
+            value if shape is None else placed(name, value, shape, device)
+            for (name, value), shape in zip(arguments.items(), shapes, strict=True)
         ]
         return Run(self, slots, **how).module(main, given, {}, sizes)
+
+    def _sizes_and_places(
+        self, arguments: Mapping[str, Argument]
+    ) -> tuple[Sizes, list[Shape | None]]:
+        """The sizes that arguments tell, and how each of those that are read on the device is laid
+        out there.
+        """
+        main = self.program.main
+        pairs = zip(main.parameters.items(), arguments.values(), strict=True)
+        sizes = sizes_of((name, p.shape, a.shape) for (name, p), a in pairs)
+        parameters = main.parameters.values()
+        return sizes, [p.shape.bind(sizes) if self._stays(main, p) else None for p in parameters]
 
 
 def _captured(at: Instruction) -> list[Instruction]:

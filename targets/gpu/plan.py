@@ -7,8 +7,9 @@ together. When sizes are known, it becomes a ``Plan``. Views are no steps.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,9 +22,10 @@ from migx.ir import Instruction
 from migx.ops.builtin import Param, Return
 from migx.ops.control import Assume
 from migx.planning import Arena
+from migx.recent import Recent
 from migx.shape import Shape
 from migx.sizes import ShapeRules
-from migx.targets.gpu.device import ALIGNMENT, Buffer
+from migx.targets.gpu.device import ALIGNMENT
 from migx.targets.gpu.operations import Allocate, CodeObject, CopyTo, DeviceLiteral, Sync
 from migx.targets.gpu.places import Places
 from migx.targets.gpu.text import MOST
@@ -31,7 +33,11 @@ from migx.text import draw_instruction
 from migx.verify import captures
 
 GRAPHS = 16
-"""How many stretches of kernels, each with the addresses it had, a workspace remembers."""
+"""How many sets of addresses that a stretch of kernels had are remembered."""
+
+
+Replay = Callable[[], None]
+"""What enqueues again what was recorded."""
 
 
 class Reference(NamedTuple):
@@ -39,6 +45,14 @@ class Reference(NamedTuple):
 
     root: Instruction
     offset: int
+
+
+class Place(NamedTuple):
+    """Where a value on the device is, and its shape."""
+
+    root: Instruction
+    offset: int
+    shape: Shape
 
 
 class Launch(NamedTuple):
@@ -50,39 +64,27 @@ class Launch(NamedTuple):
     words: tuple[int, ...]
 
 
-class Step(NamedTuple):
-    """Kernels one after another, or one instruction that the host has a part in. ``varying`` are
-    the roots that kernels read or write whose addresses may change from run to run.
+@dataclass(frozen=True)
+class Batch:
+    """Kernels one after another. ``varying`` are the roots that they read or write whose addresses
+    may change from run to run; with those of a run before, the kernels may have been recorded.
     """
 
-    launches: Sequence[Launch] = ()
-    at: Instruction | None = None
-    varying: tuple[Instruction, ...] = ()
+    launches: Sequence[Launch]
+    varying: tuple[Instruction, ...]
+    _recorded: Recent[tuple[int, ...], Replay | None] = field(
+        default_factory=partial(Recent, GRAPHS), compare=False
+    )
 
-
-class Workspace:
-    """Memory of one run of a plan at a time: its arena; and the addresses that stretches of kernels
-    had lately, with what replays them there, where they were recorded.
-    """
-
-    def __init__(self) -> None:
-        self.arena: Buffer | None = None
-        self._recorded: dict[tuple[int, ...], Callable[[], None] | None] = {}
-
-    def replay(
-        self, key: tuple[int, ...], record: Callable[[], Callable[[], None] | None]
-    ) -> Callable[[], None] | None:
-        """What replays a stretch of kernels, by its number and addresses, if it has been run so
-        before; of so many stretches at once as ``GRAPHS``, so that what goes to and fro between two
-        sets of weights is recorded for both.
+    def replay(self, addresses: tuple[int, ...], record: Callable[[], Replay | None]) -> Any:
+        """What enqueues the kernels at once, if they were enqueued with these addresses before: the
+        second time they are recorded. Of ``GRAPHS`` sets of addresses at a time, so that what goes
+        to and fro between two sets of weights is recorded for both.
         """
-        seen = key in self._recorded
-        found = self._recorded.pop(key, None)
-        if seen and found is None:
-            found = record()
-        for old in list(self._recorded)[: len(self._recorded) + 1 - GRAPHS]:
-            del self._recorded[old]
-        self._recorded[key] = found
+        seen = addresses in self._recorded
+        found = self._recorded.get(addresses)
+        if found is None:
+            found = self._recorded[addresses] = record() if seen else None
         return found
 
 
@@ -225,13 +227,12 @@ class Form:
 
 class Plan:
     """A piece for given sizes. ``offsets`` are those of roots in the arena, ``kept`` the bytes of
-    roots that are read after the piece; ``idle`` are the workspaces that no run has now, by the
-    stream whose memory they have.
+    roots that are read after the piece.
     """
 
     def __init__(self, form: Form, sizes: Sizes) -> None:
         self.form, self.sizes = form, sizes
-        self.idle: dict[int, list[Workspace]] = {}
+        self._places: dict[Instruction, Place] = {}
         found = form.numbers(sizes)
         numbers = found.tolist()
         self.steps = [self._step(step, numbers) for step in form.steps]
@@ -239,13 +240,13 @@ class Plan:
         self.offsets = dict(zip(form.inside, offsets, strict=True))
         self.kept = dict(zip(form.outlive, kept, strict=True))
 
-    def _step(self, step: Stretch | Instruction, numbers: Sequence[int]) -> Step:
+    def _step(self, step: Stretch | Instruction, numbers: Sequence[int]) -> Batch | Instruction:
         if isinstance(step, Instruction):
-            return Step(at=step)
+            return step
         kernels, varying = step
         for kernel in kernels:
             kernel.check(numbers, self.sizes)
-        return Step([e for k in kernels for e in k.launches(numbers)], varying=varying)
+        return Batch([e for k in kernels for e in k.launches(numbers)], varying)
 
     def number(self, extent: Extent) -> int:
         """An extent, of these sizes."""
@@ -255,7 +256,10 @@ class Plan:
         """A shape, of these sizes."""
         return self.form.rules.bound(shape, self.sizes)
 
-    def reference(self, at: Instruction) -> Reference:
+    def place(self, at: Instruction) -> Place:
         """Where a value on the device is."""
-        root, offset = self.form.places.start(at)
-        return Reference(root, self.number(offset))
+        found = self._places.get(at)
+        if found is None:
+            root, offset = self.form.places.start(at)
+            found = self._places[at] = Place(root, self.number(offset), self.bound(at.shape))
+        return found

@@ -24,7 +24,7 @@ from migx.shape import Shape
 from migx.sizes import bound_now
 from migx.targets.gpu.device import ENQUEUING, Buffer, flat
 from migx.targets.gpu.operations import CodeObject, CopyFrom, CopyTo, Sync
-from migx.targets.gpu.plan import Launch, Plan, Reference, Step, Workspace
+from migx.targets.gpu.plan import Batch, Launch, Place, Plan
 from migx.targets.gpu.values import DeviceArgument, downloaded, laid_out, lies_as
 from migx.verify import captures
 
@@ -53,7 +53,7 @@ class Run:
         self.waits, self.watch = waits, watch
 
     def allocate(self, nbytes: int) -> Buffer:
-        """Memory; where there is no room, that of workspaces which no run has is given back."""
+        """Memory; where there is no room, that of arenas which no run has is given back."""
         try:
             return self.device.allocate(nbytes)
         except TargetError:
@@ -69,18 +69,11 @@ class Run:
             values[parameter] = argument
         for piece in self.executable.pieces[module]:
             plan = piece.plan(self.executable.places[module], sizes)
-            idle = plan.idle.setdefault(self.device.stream, [])
-            try:
-                workspace = idle.pop()
-            except IndexError:
-                workspace = Workspace()
-            try:
-                part = _Part(self, piece, plan, workspace, values, sizes)
+            with piece.arena(plan.arena_bytes, self.device.stream, self.allocate) as arena:
+                part = _Part(self, piece, plan, arena, values, sizes)
                 part.run()
                 if piece.late is not None:
                     sizes = part.late(piece.late)
-            finally:
-                idle.append(workspace)
         return [values[v] for v in module.outputs]
 
 
@@ -92,62 +85,62 @@ class _Part:
         run: Run,
         piece: Piece,
         plan: Plan,
-        workspace: Workspace,
+        arena: Buffer,
         values: Values,
         sizes: Sizes,
     ) -> None:
-        self.of, self.piece, self.plan, self.workspace = run, piece, plan, workspace
+        self.of, self.piece, self.plan, self.arena = run, piece, plan, arena
         self.values, self.sizes, self.device = values, sizes, run.device
         self.executable = run.executable
-        if workspace.arena is None or workspace.arena.nbytes < plan.arena_bytes:
-            workspace.arena = run.allocate(plan.arena_bytes)
-        self.arena: Buffer = workspace.arena
-        self.kept = {root: run.allocate(size) for root, size in plan.kept.items()}
+        self.bases = _Bases(run, plan, arena, values)
+        for root, size in plan.kept.items():
+            buffer = run.allocate(piece.roomy(size))
+            self.bases[root] = buffer, buffer.address
 
     def run(self) -> None:
         """Runs every step, and hands over what is read afterwards."""
         with np.errstate(all="ignore"):
-            for number, step in enumerate(self.plan.steps):
+            for step in self.plan.steps:
                 if self.of.watch is not None:
                     self.watched(step, self.of.watch)
-                elif step.at is None:
-                    self.launch(number, step)
+                elif isinstance(step, Batch):
+                    self.launch(step)
                 else:
-                    self.step(step.at)
-        for root, buffer in self.kept.items():
-            shape = self.plan.bound(root.shape)
-            self.values[root] = DeviceArgument(shape, self.device, buffer, buffer.address)
+                    self.step(step)
+        for root in self.plan.kept:
+            self.values[root] = self.there(root)
         for value in self.piece.kept:
             if value not in self.values:
                 self.values[value] = self.value(value)
 
     # Kernels.
 
-    def launch(self, number: int, step: Step) -> None:
-        """Enqueues kernels, as a graph where they were enqueued alike before."""
-        key = (number, self.arena.address, *(self.base(root)[1] for root in step.varying))
-        replay = self.workspace.replay(
-            key, lambda: self.device.captured(lambda: self.enqueue(step.launches))
+    def launch(self, batch: Batch) -> None:
+        """Enqueues kernels, at once where they were enqueued alike before."""
+        bases = self.bases
+        addresses = (self.arena.address, *[bases[root][1] for root in batch.varying])
+        replay = batch.replay(
+            addresses, lambda: self.device.captured(lambda: self.enqueue(batch.launches))
         )
         if replay is not None:
             replay()
         else:
-            self.enqueue(step.launches)
+            self.enqueue(batch.launches)
 
     def enqueue(self, launches: Sequence[Launch]) -> None:
         """Enqueues kernels one after another."""
-        functions, keys = self.executable.functions, self.executable.keys
-        for launch in launches:
-            function, arguments = functions[keys[launch.at]], self.arguments(launch)
-            self.device.launch(function, launch.grid, arguments)
+        functions, keys, bases = self.executable.functions, self.executable.keys, self.bases
+        for at, grid, operands, words in launches:
+            addresses = [bases[root][1] + offset for root, offset in operands]
+            self.device.launch(functions[keys[at]], grid, (*addresses, *words))
 
-    def watched(self, step: Step, costs: list[Cost]) -> None:
+    def watched(self, step: Batch | Instruction, costs: list[Cost]) -> None:
         """Runs a step, each kernel by itself, and notes what it costs."""
-        if step.at is not None:
+        if isinstance(step, Instruction):
             begin = time.perf_counter()
-            self.step(step.at)
-            nbytes = sum(int(self.plan.bound(v.shape).nbytes) for v in _tensors(step.at))
-            costs.append(Cost(step.at, "", time.perf_counter() - begin, 0, nbytes))
+            self.step(step)
+            nbytes = sum(int(self.plan.bound(v.shape).nbytes) for v in _tensors(step))
+            costs.append(Cost(step, "", time.perf_counter() - begin, 0, nbytes))
             return
         for at, turns in groupby(step.launches, lambda launch: launch.at):
             launches, op = list(turns), at.op
@@ -159,39 +152,23 @@ class _Part:
             nbytes = sum(int(self.plan.bound(v.shape).nbytes) for v in moved)
             costs.append(Cost(at, op.kernel, taken, self.plan.number(op.flops), nbytes))
 
-    def arguments(self, launch: Launch) -> tuple[int, ...]:
-        """The addresses and words of a kernel."""
-        return (*map(self.address, launch.operands), *launch.words)
-
-    def address(self, reference: Reference) -> int:
+    def address(self, place: Place) -> int:
         """Where a value on the device is."""
-        return self.base(reference.root)[1] + reference.offset
+        return self.bases[place.root][1] + place.offset
 
-    def base(self, root: Instruction) -> tuple[Any, int]:
-        """What holds the memory of a root, and where it begins."""
-        if (offset := self.plan.offsets.get(root)) is not None:
-            return self.arena, self.arena.address + offset
-        if (buffer := self.kept.get(root)) is not None:
-            return buffer, buffer.address
-        if (literal := self.executable.literals.get(root)) is not None:
-            return literal, literal.address
-        if root not in self.values and isinstance(root.op, Slot):
-            self.values[root] = self.of.slots[root.op.slot]
-        if root not in self.values and isinstance(root.op, Literal):
-            self.values[root] = root.op.value
-        found = self.values[root]
-        if not isinstance(found, DeviceArgument) or found.device is not self.device:
-            found = self.values[root] = DeviceArgument.of_host(found, self.device)
-            assert isinstance(found, DeviceArgument)
-        return found.buffer, found.address
+    def there(self, at: Instruction) -> DeviceArgument:
+        """A value on the device."""
+        root, offset, shape = self.plan.place(at)
+        holder, start = self.bases[root]
+        return DeviceArgument(shape, self.device, holder, start + offset)
 
     # The host.
 
     def step(self, at: Instruction) -> None:
         """Runs one step that the host has a part in."""
         if isinstance(at.op, CopyTo):
-            shape, value = self.plan.bound(at.shape), self.value(at.inputs[0])
-            address = self.address(self.plan.reference(at))
+            place, value = self.plan.place(at), self.value(at.inputs[0])
+            shape, address = place.shape, self.address(place)
             if lies_as(value, shape, self.device):
                 self.device.move(address, value.address, int(shape.nbytes))
             else:
@@ -215,10 +192,7 @@ class _Part:
         if isinstance(at.op, Literal) and at not in self.executable.literals:
             return at.op.value
         if at in self.executable.places[self.module_of(at)].roots:
-            reference = self.plan.reference(at)
-            holder, start = self.base(reference.root)
-            shape = self.plan.bound(at.shape)
-            return DeviceArgument(shape, self.device, holder, start + reference.offset)
+            return self.there(at)
         if isinstance(at.op, GetTupleElem):
             return self.value(at.inputs[0]).parts[at.op.index]
         raise KeyError(at)
@@ -229,9 +203,9 @@ class _Part:
 
     def on_host(self, at: Instruction) -> Argument:
         """A value on the device, copied to the host."""
-        shape = self.plan.bound(at.shape)
-        address = self.address(self.plan.reference(at))
-        return Argument(shape.as_standard(), downloaded(self.device, address, shape))
+        place = self.plan.place(at)
+        found = downloaded(self.device, self.address(place), place.shape)
+        return Argument(place.shape.as_standard(), found)
 
     def computed(self, at: Instruction, op: Any, shape: Shape) -> Argument:
         """The result of an instruction by its meaning."""
@@ -261,6 +235,36 @@ class _Part:
         result = Argument(actual(result), result.data)
         self.values[at] = result
         return sizes_of([("its result", shape, result.shape)], self.sizes)
+
+
+class _Bases(dict[Instruction, tuple[Any, int]]):
+    """What holds the memory of each root in a run of a piece, and where it begins."""
+
+    def __init__(self, of: Run, plan: Plan, arena: Buffer, values: Values) -> None:
+        super().__init__()
+        self._of, self._offsets, self._arena, self._values = of, plan.offsets, arena, values
+
+    def __missing__(self, root: Instruction) -> tuple[Any, int]:
+        if (offset := self._offsets.get(root)) is not None:
+            found = self._arena, self._arena.address + offset
+        else:
+            value = self._of.executable.literals.get(root) or self._value(root)
+            found = value.buffer, value.address
+        self[root] = found
+        return found
+
+    def _value(self, root: Instruction) -> DeviceArgument:
+        """A value that the host has, or another piece or module has made, on the device."""
+        values, device = self._values, self._of.device
+        if root not in values and isinstance(root.op, Slot):
+            values[root] = self._of.slots[root.op.slot]
+        if root not in values and isinstance(root.op, Literal):
+            values[root] = root.op.value
+        found = values[root]
+        if not isinstance(found, DeviceArgument) or found.device is not device:
+            found = values[root] = DeviceArgument.of_host(found, device)
+            assert isinstance(found, DeviceArgument)
+        return found
 
 
 def _tensors(at: Instruction) -> list[Instruction]:

@@ -123,26 +123,27 @@ def borrowed(inputs: Mapping[str, Any], device: Device | None) -> dict[str, Any]
 def lies_as(value: Argument, shape: Shape, device: Device) -> TypeGuard[DeviceArgument]:
     """Whether a value is on a device, laid out in a way."""
     on_device = isinstance(value, DeviceArgument) and value.device is device
-    return on_device and value.shape.true_strides == shape.true_strides
+    given = value.shape
+    alike = given is shape or (given.standard and shape.standard)
+    return on_device and (alike or given.true_strides == shape.true_strides)
 
 
 def placed(name: str, value: Argument, shape: Shape, device: Device) -> Argument:
     """A parameter's value as kernels read it: on the device, laid out as the parameter is, from a
     multiple of 16 bytes on. ``InputError`` where it is on the device in another layout.
     """
-    nbytes = int(shape.nbytes)
     if lies_as(value, shape, device):
         if value.address % LOADED == 0:
             return value
-        buffer = device.allocate(nbytes)
-        device.move(buffer.address, value.address, nbytes)
+        buffer = device.allocate(int(shape.nbytes))
+        device.move(buffer.address, value.address, buffer.nbytes)
     elif isinstance(value, DeviceArgument) and value.device is device:
         raise InputError(
             f"input {name!r} lies as {value.shape} on the device, but kernels read it as {shape}: "
             "make it contiguous first"
         )
     else:
-        buffer = device.allocate(nbytes)
+        buffer = device.allocate(int(shape.nbytes))
         device.upload(buffer.address, flat(laid_out(value.array, shape)))
     return DeviceArgument(shape, device, buffer, buffer.address)
 

@@ -7,9 +7,9 @@ import pytest
 import migx
 from migx.dim import Dim
 from migx.ops.pointwise import Neg
+from migx.recent import Recent
 from migx.targets.cpu import kernels
 from migx.targets.cpu.alike import digest, likeness
-from migx.targets.cpu.recent import Recent
 
 
 def layers(count: int) -> migx.Program:
@@ -85,10 +85,3 @@ def test_a_symbol_with_other_bounds_is_another() -> None:
         found.append(likeness(program.main.add_instruction(Neg(), x)))
     assert found[0] == found[1]
     assert len(set(found)) == 3
-
-
-def test_the_oldest_goes_first() -> None:
-    table: Recent[int, int] = Recent(2)
-    for i in range(4):
-        table[i] = i
-    assert dict(table) == {2: 2, 3: 3}

@@ -10,11 +10,11 @@ import pytest
 
 import migx
 from migx.ir import Instruction
+from migx.recent import Recent
 from migx.targets.cpu import kernels, recalled
 from migx.targets.cpu.alike import likeness
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.machine import host
-from migx.targets.cpu.recent import Recent
 
 TEXT = """
 module main(x: f32[5, batch]) {

@@ -51,7 +51,8 @@ class Marker:
 @dataclass
 class World:
     """The GPU: streams, memory, and what is alive. ``room`` is its memory in bytes; ``broken`` is
-    the kernel launch that fails, by number; ``noted`` is what was asked for.
+    the kernel launch that fails, by number; ``noted`` is what was asked for, ``blocks`` how often
+    there was memory in no pool.
     """
 
     room: int = 1 << 30
@@ -60,6 +61,7 @@ class World:
     queues: dict[int, deque[Any]] = field(default_factory=lambda: defaultdict(deque))
     recording: dict[int, list[Any]] = field(default_factory=dict)
     held: int = 0
+    blocks: int = 0
     pool: dict[tuple[int, int], list[Any]] = field(default_factory=lambda: defaultdict(list))
     modules: int = 0
     current: list[int] = field(default_factory=lambda: [1])
@@ -191,6 +193,7 @@ class Memory:
                 world.pool.clear()
             if world.held + self.size > world.room:
                 raise NoMemory(f"Out of memory allocating {nbytes:,} bytes")
+            world.blocks += 1
             world.pool[self.key].append(np.empty(self.size + PAGE, np.uint8))
         self.block = world.pool[self.key].pop()
         self.ptr = -(-self.block.ctypes.data // PAGE) * PAGE
@@ -253,13 +256,13 @@ class Function:
             raise TypeError("Argument 'grid' has incorrect type")
         if shared_mem > self.shared or block[0] > 1024 or grid[0] > (1 << 31) - 1:
             raise DriverFailure("CUDA_ERROR_INVALID_VALUE: invalid argument")
-        if any(type(a) not in (np.uint64, np.int32) for a in args):
+        if any(type(a) is not int for a in args):
             raise TypeError(f"Unsupported type in {args}")
         world.launches += 1
         if world.launches == world.broken:
             raise DriverFailure("CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES")
         world.noted.append("launch")
-        kernel, numbers = self.module.kernel, [int(a) for a in args]
+        kernel, numbers = self.module.kernel, list(args)
         if kernel is not None:
             count = len(kernel[1])
             words = numbers[count:-2]  # the last two are of no use to us

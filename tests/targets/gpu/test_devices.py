@@ -61,9 +61,9 @@ def test_a_launch_has_addresses_words_and_scratch(world: World) -> None:
     assert device.arch == "sm_90"
     function = device.function(REQUEST, BINARY)
     device.launch(function, 3, (256, 512, 9))  # of types that the stand-in checks
-    kernel, _, kinds = function
+    kernel, _, scratch = function
     assert kernel.shared == 50_000
-    assert kinds == [np.uint64, np.uint64, np.int32, np.uint64, np.uint64]
+    assert scratch == (0, 0)
     assert world.noted == ["launch"]
 
 
