@@ -187,6 +187,11 @@ class Argument:
             return self
         return Argument(self.shape, read_only(self._data))
 
+    @classmethod
+    def stack(cls, values: Sequence[Argument], axis: int) -> Argument:
+        """Values of the same type and dims, one behind the other along a new axis."""
+        return Argument.of(np.stack([value.array for value in values], axis))
+
     @property
     def available(self) -> bool:
         """Whether there are bytes to read, in memory or in a file."""

@@ -89,6 +89,8 @@ def actual(value: Argument) -> Shape:
     """The shape a value has, whatever was known of it before."""
     if value.shape.dtype is TUPLE:
         return Shape.tuple(*map(actual, value.parts))
+    if value.elsewhere:
+        return value.shape
     if value.shape.dtype.is_tensor and not value.shape.dtype.is_packed:
         return Shape(value.shape.dtype, value.array.shape)
     return value.shape
@@ -96,7 +98,7 @@ def actual(value: Argument) -> Shape:
 
 def expect_result(shape: Shape, result: Argument) -> None:
     """Raises ``ShapeError`` unless a result is what a shape rule has said, all its dims bound."""
-    data = result.data
+    data = None if result.elsewhere else result.data
     if result.shape is shape and isinstance(data, np.ndarray):
         same = data.dtype == shape.dtype.numpy and (
             data.shape == shape.dims or shape.dtype.is_packed

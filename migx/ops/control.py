@@ -296,10 +296,9 @@ def stacked(op: Operation, rows: Sequence[Argument], part: Shape, axis: int) -> 
     if not rows:
         dims = [d if isinstance(d, int) and i != axis else 0 for i, d in enumerate(part.dims)]
         return Argument.of(np.empty(dims, part.dtype.numpy))
-    arrays: list[Array] = [row.array for row in rows]
-    if len(found := {array.shape for array in arrays}) > 1:
+    if len(found := {r.shape.dims if r.elsewhere else r.array.shape for r in rows}) > 1:
         raise EvaluationError(f"{op.name}: a scan output has the dims {sorted(found)} in turn")
-    return Argument.of(np.stack(arrays, axis))
+    return type(rows[0]).stack(rows, axis)
 
 
 def with_axis(op: Operation, shape: Shape, axis: int, length: Extent) -> Shape:

@@ -268,7 +268,8 @@ class GpuExecutable:
             value if shape is None else placed(name, value, shape, device)
             for (name, value), shape in zip(arguments.items(), shapes, strict=True)
         ]
-        return Run(self, slots, **how).module(main, given, {}, sizes)
+        results = Run(self, slots, **how).module(main, given, {}, sizes)
+        return [_offloaded(v) for v in results] if self.target.offload_copy else results
 
     def _sizes_and_places(
         self, arguments: Mapping[str, Argument]
@@ -281,6 +282,10 @@ class GpuExecutable:
         sizes = sizes_of((name, p.shape, a.shape) for (name, p), a in pairs)
         parameters = main.parameters.values()
         return sizes, [p.shape.bind(sizes) if self._stays(main, p) else None for p in parameters]
+
+
+def _offloaded(value: Argument) -> Argument:
+    return value.on_host() if isinstance(value, DeviceArgument) else value
 
 
 def _captured(at: Instruction) -> list[Instruction]:

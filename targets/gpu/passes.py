@@ -10,7 +10,7 @@ from migx.errors import TargetError
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.ops.builtin import Literal, Param, Return, Slot
-from migx.ops.control import Assume
+from migx.ops.control import Assume, Loop
 from migx.pipeline import Approximation
 from migx.planning import is_alias, is_memory, pieces
 from migx.program import Program
@@ -28,10 +28,16 @@ FEW = 64
 """Values of so many elements are moved to the device only when a kernel reads them."""
 
 
+CARRIED = 2
+"""From this input on, a loop carries what it is given."""
+WHOLE = ("bool", "int", "uint")
+
+
 class Lower(Pass):
     """Makes a ``gpu::code_object`` of each instruction that has a kernel, with ``gpu::allocate``
     for what it writes, and puts ``gpu::copy_to`` and ``gpu::copy_from`` where values go to the
-    device and back. What has no kernel stays as it is, and runs on the host.
+    device and back. What has no kernel stays as it is, and runs on the host. What the kernels of a
+    branch or of a loop's body give, and what a loop carries, stays on the device.
 
     Without ``offload_copy``, parameters and results of ``main`` stay on the device. Tiles are those
     that are best on the first of ``arch`` and fit all, by a model; with ``tune`` by measuring on
@@ -143,7 +149,14 @@ class _Lowering:
         """
         counts = [s.elements for s in (*(v.shape for v in at.inputs), *results(at)) if is_memory(s)]
         few = all(isinstance(n, int) and n <= FEW for n in counts)
-        return few and all(v in self.host and type(v.op) is not Param for v in at.inputs)
+        return few and all(v in self.host and not self.is_given(v) for v in at.inputs)
+
+    def is_given(self, value: Instruction) -> bool:
+        """Whether a caller gives a value, or what runs a module another one than whole numbers,
+        which count its runs.
+        """
+        counts = value.module is not self.program.main and value.shape.dtype.kind in WHOLE
+        return type(value.op) is Param and not counts
 
     def results(self, at: Instruction) -> None:
         """Brings the results of a module where they are wanted."""
@@ -155,10 +168,19 @@ class _Lowering:
                 made = self.to_device(value)
                 if type(made.op) is not Param:
                     made = module.insert_instruction(at, Sync(), made, origins=made.origins)
+            elif not main and self.is_made_in(module, value):
+                made = self.to_device(value)
             else:
                 made = self.to_host(value)
             if made is not value:
                 module.replace_input(at, index, made)
+
+    def is_made_in(self, module: Module, value: Instruction) -> bool:
+        """Whether a kernel of a module writes a value, so that its memory is nobody else's."""
+        while self.is_view(value) or type(value.op) is Assume:
+            value = value.inputs[0]
+        given = isinstance(value.op, (Param, Slot, Literal))
+        return value in self.made_there and value.module is module and not given
 
     def stays(self, at: Instruction) -> bool:
         """Whether what is assumed something of can stay on the device, while the host looks at the
@@ -208,7 +230,9 @@ class _Lowering:
         module = at.module
         assert module is not None
         for index, value in enumerate(at.inputs):
-            made = self.to_host(value)
+            carried = isinstance(at.op, Loop) and index >= CARRIED
+            there = carried and value in self.made_there
+            made = self.to_device(value) if there else self.to_host(value)
             if made is not value:
                 module.replace_input(at, index, made)
         self.host[at] = at

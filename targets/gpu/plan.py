@@ -14,12 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from migx import dim
+from migx import op as operations
 from migx.binding import Sizes
 from migx.dim import Extent
 from migx.errors import InputError
 from migx.extents import Extents, Numbers
 from migx.ir import Instruction
-from migx.ops.builtin import Param, Return
+from migx.op import Operation
+from migx.ops.builtin import GetTupleElem, Literal, Param, Return
 from migx.ops.control import Assume
 from migx.planning import Arena
 from migx.recent import Recent
@@ -146,7 +148,8 @@ class Form:
         self.places, self.rules = places, ShapeRules(instructions)
         self._extents = Extents()
         first, last = self._lives(instructions)
-        later = {places.roots[v] for v in kept if v in places.roots}
+        given = (v for at in instructions if at.modules for v in at.inputs)  # and maybe given back
+        later = {places.roots[v] for v in (*kept, *given) if v in places.roots}
         self.inside = [root for root in first if root not in later]
         self.outlive = [root for root in first if root in later]
         every = (*self.inside, *self.outlive)
@@ -202,10 +205,10 @@ class Form:
             self.steps.append(Stretch(stretch, tuple(r for r in roots if r not in inside)))
 
     def _is_no_step(self, at: Instruction) -> bool:
-        """Whether there is nothing to do for an instruction: it is memory, a view of some, or says
-        what goes in and out.
+        """Whether there is nothing to do for an instruction: it is memory, a view of some, is there
+        already, or says what goes in and out.
         """
-        return at in self.places.roots or isinstance(at.op, (Param, Return))
+        return at in self.places.roots or isinstance(at.op, (GetTupleElem, Literal, Param, Return))
 
     def _kernel(self, at: Instruction, op: CodeObject) -> Kernel:
         starts = [self.places.start(value) for value in at.inputs]
@@ -233,6 +236,7 @@ class Plan:
     def __init__(self, form: Form, sizes: Sizes) -> None:
         self.form, self.sizes = form, sizes
         self._places: dict[Instruction, Place] = {}
+        self._ops: dict[Instruction, Operation] = {}
         found = form.numbers(sizes)
         numbers = found.tolist()
         self.steps = [self._step(step, numbers) for step in form.steps]
@@ -255,6 +259,13 @@ class Plan:
     def bound(self, shape: Shape) -> Shape:
         """A shape, of these sizes."""
         return self.form.rules.bound(shape, self.sizes)
+
+    def op(self, at: Instruction) -> Operation:
+        """The operation of an instruction, of these sizes."""
+        found = self._ops.get(at)
+        if found is None:
+            found = self._ops[at] = operations.bind(at.op, self.sizes)
+        return found
 
     def place(self, at: Instruction) -> Place:
         """Where a value on the device is."""

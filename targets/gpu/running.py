@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from migx import op as operations
 from migx.argument import Argument
 from migx.binding import Sizes, sizes_of
 from migx.errors import TargetError
@@ -182,8 +181,7 @@ class _Part:
             condition = self.value(at.inputs[1]).array
             at.op.compute(condition, condition)
         else:
-            op = operations.bind(at.op, self.plan.sizes)
-            self.values[at] = self.computed(at, op, self.plan.bound(at.shape))
+            self.values[at] = self.computed(at, self.plan.op(at), self.plan.bound(at.shape))
 
     def value(self, at: Instruction) -> Argument:
         """A value, where it is."""
@@ -210,6 +208,8 @@ class _Part:
     def computed(self, at: Instruction, op: Any, shape: Shape) -> Argument:
         """The result of an instruction by its meaning."""
         inputs = [self.value(v) for v in at.inputs]
+        if not at.modules:
+            inputs = [v.on_host() if isinstance(v, DeviceArgument) else v for v in inputs]
         inside = dict.fromkeys(v for m in at.modules for v in captures(m))
         captured = {v: self.value(v) for v in inside}
         modules = [self.runnable(m, captured) for m in at.modules]

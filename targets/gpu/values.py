@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -57,6 +57,22 @@ class DeviceArgument(Argument):
             raise InputError(f"it lies on GPU {where[1]}, but the program runs on {number}")
         lent = _lent(value, device)
         return cls(lent.shape, device, lent.owner, lent.address)
+
+    @classmethod
+    def stack(cls, values: Sequence[Argument], axis: int) -> Argument:
+        """Values one behind the other, on the device if all are there and each lies in one piece of
+        the result.
+        """
+        first, rows = values[0], [v for v in values if isinstance(v, DeviceArgument)]
+        there = len(rows) == len(values) and all(v.shape.standard for v in rows)
+        if not there or axis or first.shape.dtype.is_packed:
+            return super().stack(values, axis)
+        device, nbytes = rows[0].device, int(first.shape.nbytes)
+        buffer = device.allocate(nbytes * len(rows))
+        for number, row in enumerate(rows):
+            device.move(buffer.address + number * nbytes, row.address, nbytes)
+        shape = Shape(first.shape.dtype, (len(rows), *first.shape.dims))
+        return cls(shape, device, buffer, buffer.address)
 
     def on_host(self) -> Argument:
         """The value, copied to the host, in standard layout."""
