@@ -58,7 +58,8 @@ class Traits:
     ``commutative``: two inputs may change places. ``reduction``: folds axes. ``view``: the input
     the result aliases when that input's layout allows, or None. ``standard_inputs``: every input
     must lie in standard layout. ``pure``: no effect but its result, so it may go when nobody reads
-    it. ``foldable``: may be evaluated at compile time when its inputs are known.
+    it. ``foldable``: may be evaluated at compile time when its inputs are known. ``any_sizes``: the
+    shape rule asks for none, so what it gives for symbols holds for their sizes.
     """
 
     pointwise: bool = False
@@ -68,6 +69,7 @@ class Traits:
     standard_inputs: bool = False
     pure: bool = True
     foldable: bool = True
+    any_sizes: bool = False
 
 
 UNDECLARED = Traits(pure=False, foldable=False)
@@ -216,7 +218,13 @@ def bind(op: Operation, sizes: Mapping[str, int]) -> Operation:
     """The operation with the symbols in its attributes replaced by their sizes; itself when it has
     none.
     """
-    return _mapped(op, lambda extent: dim.evaluate(extent, sizes))
+    return binding(op)(sizes)
+
+
+def binding(op: Operation) -> Callable[[Mapping[str, int]], Operation]:
+    """What binds an operation, over and over."""
+    symbolic = _symbolic(op)
+    return lambda sizes: _mapped(op, symbolic, lambda extent: dim.evaluate(extent, sizes))
 
 
 def substitute(op: Operation, extents: Mapping[str, Extent]) -> Operation:
@@ -225,16 +233,19 @@ def substitute(op: Operation, extents: Mapping[str, Extent]) -> Operation:
     """
     if not any(symbol.name in extents for symbol in symbols(op)):
         return op
-    return _mapped(op, lambda extent: dim.substitute(extent, extents))
+    return _mapped(op, _symbolic(op), lambda extent: dim.substitute(extent, extents))
 
 
-def _mapped(op: Operation, change: Callable[[Extent], Extent]) -> Operation:
-    """The operation with the symbolic extents in its attributes changed; itself without any."""
-    changed = {
-        name: _changed(value, change)
-        for name, value in attributes(op).items()
-        if any(True for _ in _symbols([value]))
-    }
+def _symbolic(op: Operation) -> dict[str, Any]:
+    """The attributes that have symbols in them."""
+    return {n: v for n, v in attributes(op).items() if any(True for _ in _symbols([v]))}
+
+
+def _mapped(
+    op: Operation, symbolic: Mapping[str, Any], change: Callable[[Extent], Extent]
+) -> Operation:
+    """The operation with the extents in its symbolic attributes changed; itself without any."""
+    changed = {name: _changed(value, change) for name, value in symbolic.items()}
     return with_attributes(op, **changed) if changed else op
 
 

@@ -136,7 +136,7 @@ class Return(Op):
 class GetTupleElem(Op):
     """One member of a tuple."""
 
-    traits = Traits(view=0)
+    traits = Traits(view=0, any_sizes=True)
     index: int = 0
 
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:

@@ -11,7 +11,7 @@ import numpy as np
 from migx.argument import Argument
 from migx.dim import Extent
 from migx.errors import EvaluationError, ShapeError
-from migx.op import Array, Modules, Op, Runnable, Shapes
+from migx.op import Array, Modules, Op, Runnable, Shapes, Traits
 from migx.ops._rules import expect, expect_same_type, rounded, wide
 from migx.shape import I64, DType, Shape
 
@@ -19,6 +19,7 @@ from migx.shape import I64, DType, Shape
 class DimLiteral(Op):
     """A tensor, of dims ``lens``, whose elements are extents: known once the sizes are bound."""
 
+    traits = Traits(any_sizes=True)
     values: tuple[Extent, ...]
     lens: tuple[int, ...]
     to: DType = I64

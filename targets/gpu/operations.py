@@ -31,7 +31,7 @@ class CodeObject(Op):
     """
 
     name = "gpu::code_object"
-    traits = Traits(foldable=False)
+    traits = Traits(foldable=False, any_sizes=True)
     kernel: str
     source: str
     grid: Extent
@@ -59,7 +59,7 @@ class Allocate(Op):
     """Memory on the device for a value, for as long as that is read."""
 
     name = "gpu::allocate"
-    traits = Traits(foldable=False)
+    traits = Traits(foldable=False, any_sizes=True)
     shape: Shape
 
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
@@ -69,7 +69,7 @@ class Allocate(Op):
 class _Copy(Op, abstract=True):
     """The same value elsewhere."""
 
-    traits = Traits(foldable=False)
+    traits = Traits(foldable=False, any_sizes=True)
 
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
         (shape,) = shapes
