@@ -164,7 +164,8 @@ class _Lowering:
         assert module is not None
         main = module is self.program.main
         for index, value in enumerate(at.inputs):
-            if main and not self.offload_copy and value in self.made_there:
+            stays = value in self.made_there or self.is_of_modules(value)
+            if main and not self.offload_copy and stays:
                 made = self.to_device(value)
                 if type(made.op) is not Param:
                     made = module.insert_instruction(at, Sync(), made, origins=made.origins)
@@ -174,6 +175,12 @@ class _Lowering:
                 made = self.to_host(value)
             if made is not value:
                 module.replace_input(at, index, made)
+
+    def is_of_modules(self, value: Instruction) -> bool:
+        """Whether what runs modules has given a value of the kind that the device may have."""
+        while self.is_view(value) and not value.inputs[0].modules:
+            value = value.inputs[0]
+        return bool(value.inputs and value.inputs[0].modules) and is_memory(value.shape)
 
     def is_made_in(self, module: Module, value: Instruction) -> bool:
         """Whether a kernel of a module writes a value, so that its memory is nobody else's."""

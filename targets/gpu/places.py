@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from migx.dim import Extent
 from migx.ir import Instruction
-from migx.ops.builtin import GetTupleElem, Slot
+from migx.ops.builtin import GetTupleElem, Param, Slot
 from migx.ops.control import Assume
 from migx.ops.layout import Slice
 from migx.planning import is_alias
@@ -18,6 +18,17 @@ from migx.targets.gpu.operations import Allocate, CodeObject, CopyTo, DeviceLite
 def is_root(at: Instruction) -> bool:
     """Whether a value on the device has memory of its own."""
     return isinstance(at.op, (Allocate, CopyTo, DeviceLiteral, Slot))
+
+
+def may_be_there(at: Instruction) -> bool:
+    """Whether what ``gpu::copy_to`` copies may be on the device already: it is given to a module by
+    what runs that, or by what runs modules.
+    """
+    (source,) = at.inputs
+    if isinstance(source.op, GetTupleElem):
+        return bool(source.inputs[0].modules)
+    module = source.module
+    return type(source.op) is Param and module is not None and module.parent is not None
 
 
 def lies_in(at: Instruction) -> Instruction | None:

@@ -29,7 +29,7 @@ from migx.shape import Shape
 from migx.sizes import ShapeRules
 from migx.targets.gpu.device import ALIGNMENT
 from migx.targets.gpu.operations import Allocate, CodeObject, CopyTo, DeviceLiteral, Sync
-from migx.targets.gpu.places import Places
+from migx.targets.gpu.places import Places, may_be_there
 from migx.targets.gpu.text import MOST
 from migx.text import draw_instruction
 from migx.verify import captures
@@ -201,8 +201,11 @@ class Form:
     def _end(self, stretch: list[Kernel]) -> None:
         if stretch:
             roots = dict.fromkeys(root for kernel in stretch for root, _ in kernel.operands)
-            inside = {*self.inside, *(r for r in roots if isinstance(r.op, DeviceLiteral))}
-            self.steps.append(Stretch(stretch, tuple(r for r in roots if r not in inside)))
+            copied = {r for r in roots if isinstance(r.op, CopyTo) and may_be_there(r)}
+            fixed = {r for r in roots if isinstance(r.op, DeviceLiteral)}.union(
+                self.inside
+            ) - copied
+            self.steps.append(Stretch(stretch, tuple(r for r in roots if r not in fixed)))
 
     def _is_no_step(self, at: Instruction) -> bool:
         """Whether there is nothing to do for an instruction: it is memory, a view of some, is there

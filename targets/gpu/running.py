@@ -23,8 +23,9 @@ from migx.shape import Shape
 from migx.sizes import bound_now
 from migx.targets.gpu.device import ENQUEUING, Buffer, flat
 from migx.targets.gpu.operations import CodeObject, CopyFrom, CopyTo, Sync
+from migx.targets.gpu.places import may_be_there
 from migx.targets.gpu.plan import Batch, Launch, Place, Plan
-from migx.targets.gpu.values import DeviceArgument, downloaded, laid_out, lies_as
+from migx.targets.gpu.values import LOADED, DeviceArgument, downloaded, laid_out, lies_as
 from migx.verify import captures
 
 if TYPE_CHECKING:
@@ -166,12 +167,7 @@ class _Part:
     def step(self, at: Instruction) -> None:
         """Runs one step that the host has a part in."""
         if isinstance(at.op, CopyTo):
-            place, value = self.plan.place(at), self.value(at.inputs[0])
-            shape, address = place.shape, self.address(place)
-            if lies_as(value, shape, self.device):
-                self.device.move(address, value.address, int(shape.nbytes))
-            else:
-                self.device.upload(address, flat(laid_out(value.array, shape)))
+            self.copy_to(at, self.value(at.inputs[0]))
         elif isinstance(at.op, CopyFrom):
             self.values[at] = self.on_host(at.inputs[0])
         elif isinstance(at.op, Sync):
@@ -182,6 +178,16 @@ class _Part:
             at.op.compute(condition, condition)
         else:
             self.values[at] = self.computed(at, self.plan.op(at), self.plan.bound(at.shape))
+
+    def copy_to(self, at: Instruction, value: Argument) -> None:
+        """Copies a value to the device, or where it is there takes it as it is."""
+        place = self.plan.place(at)
+        if not lies_as(value, place.shape, self.device):
+            self.device.upload(self.address(place), flat(laid_out(value.array, place.shape)))
+        elif may_be_there(at) and value.address % LOADED == 0:
+            self.bases[at] = value.buffer, value.address
+        else:
+            self.device.move(self.address(place), value.address, int(place.shape.nbytes))
 
     def value(self, at: Instruction) -> Argument:
         """A value, where it is."""

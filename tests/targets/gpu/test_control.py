@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import migx
 from migx.ir import Module
 from migx.program import Program
 from migx.targets.gpu import Gpu
+from migx.targets.gpu.interpreter import InterpreterDevice
+from migx.targets.gpu.values import DeviceArgument
 from tests.targets.flow import EVERY, RUNS, given, same
 from tests.targets.gpu.on_interpreter import DEVICE
 
@@ -63,6 +69,26 @@ module no() {
 """
 
 
+class Counting(InterpreterDevice):
+    """Counts what goes to the device, from it, and from one place on it to another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def upload(self, address: int, array: NDArray[Any]) -> None:
+        self.counts["up"] += 1
+        super().upload(address, array)
+
+    def download(self, address: int, array: NDArray[Any]) -> None:
+        self.counts["down"] += 1
+        super().download(address, array)
+
+    def move(self, to: int, source: int, nbytes: int) -> None:
+        self.counts["moved"] += 1
+        super().move(to, source, nbytes)
+
+
 def compiled(text: str, *, offload_copy: bool = True) -> Program:
     return migx.parse(text).compile(Gpu(device=DEVICE, offload_copy=offload_copy))
 
@@ -92,6 +118,18 @@ def test_what_a_loop_carries_stays_on_the_device(offload_copy: bool) -> None:
     assert "gpu::copy_from" not in names(body)
     assert "pointwise" in names(body)  # what counts is the host's
     assert len(body.parameters) == 4  # and the weights are read from outside
+
+
+def test_iterations_copy_nothing_but_rows() -> None:
+    device = Counting()
+    made = migx.parse(STEPS).compile(Gpu(device=device, offload_copy=False)).compiled
+    given = {"t": np.array(9), "x": np.ones((3, 4), np.float32), "w": np.eye(4, dtype=np.float32)}
+    there = {n: DeviceArgument.of_host(migx.Argument.of(v), device) for n, v in given.items()}
+    device.counts.clear()
+    results = made.run_async(there)
+    assert all(isinstance(r, DeviceArgument) for r in results)
+    assert results[2].shape.dims[0] == 4
+    assert device.counts == {"down": 1, "up": 1, "moved": 4}  # the trips, a count, four rows
 
 
 @pytest.mark.parametrize("offload_copy", [True, False])
