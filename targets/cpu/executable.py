@@ -112,7 +112,7 @@ class CpuExecutable:
     def _run(self, arguments: Mapping[str, Argument], call: Call) -> list[Argument]:
         main = self.program.main
         given = list(arguments.values())
-        key = tuple(a.shape.dims for a in given)
+        key = tuple([a.shape for a in given])
         sizes = self._sizes.get(key)
         if sizes is None:
             pairs = zip(main.parameters.items(), given, strict=True)

@@ -259,7 +259,7 @@ class GpuExecutable:
         from migx.targets.gpu.running import Run
 
         device, main = self._device, self.program.main
-        key = tuple([value.shape.dims for value in arguments.values()])
+        key = tuple([value.shape for value in arguments.values()])
         known = self._sizes.get(key)
         if known is None:
             known = self._sizes[key] = self._sizes_and_places(arguments)

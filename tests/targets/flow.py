@@ -131,6 +131,16 @@ module body(i: i64[], c: bool[], a: bool[], b: bool[], k: i64[]) {
   return a, b, c, i
 }
 """
+PAIR = """
+module main(x: tuple(f32[n, 4], f32[n])) {
+  %0 = get_tuple_elem(x)
+  %1 = get_tuple_elem(x) {index=1}
+  %2 = unsqueeze(%1) {axes=(1,)}
+  %3 = multibroadcast(%2) {out_lens=(n, 4)}
+  %4 = add(%0, %3)
+  return %4
+}
+"""
 EVERY = (CHOICE, COUNTED, STOPPED, NESTED, SCANNED, FLAGS)
 RUNS = ((3, 0, True), (1, 1, True), (0, 2, True), (3, 5, False), (2, 150, True))
 """Sizes, trips and conditions."""
@@ -150,6 +160,11 @@ def given(program: Program, n: int, t: int, c: bool) -> dict[str, Any]:
         return drawn if dims else np.array(3)
 
     return {name: value(name, p.shape.dims) for name, p in program.main.parameters.items()}
+
+
+def pair(n: int) -> dict[str, Any]:
+    """A tuple for ``PAIR``."""
+    return {"x": (np.ones((n, 4), np.float32), np.arange(n, dtype=np.float32))}
 
 
 def same(got: list[Any], expected: list[Any]) -> bool:

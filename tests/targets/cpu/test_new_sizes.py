@@ -17,6 +17,7 @@ from migx.sizes import expect_shape
 from migx.targets.cpu import piece
 from migx.targets.cpu.form import Form
 from tests.targets.cpu.test_control import REFUSED
+from tests.targets.flow import PAIR, pair, same
 
 TEXT = """module main(x: f32[n, 8], y: f32[m, 8], w: f32[8, 4]) {
   %0 = dot(x, w)
@@ -31,6 +32,12 @@ def given(n: int, m: int) -> dict[str, Any]:
     dice = np.random.default_rng(0)
     dims = {"x": (n, 8), "y": (m, 8), "w": (8, 4)}
     return {k: dice.standard_normal(d).astype(np.float32) for k, d in dims.items()}
+
+
+def test_sizes_inside_a_tuple_may_change() -> None:
+    program, ref = migx.parse(PAIR).compile("cpu"), migx.parse(PAIR).compile("ref")
+    for n in (3, 5, 2, 5):
+        assert same(program.eval(pair(n)), ref.eval(pair(n)))
 
 
 def test_another_size_asks_again_only_what_it_concerns(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from migx.program import Program
 from migx.targets.gpu import Gpu
 from migx.targets.gpu.interpreter import InterpreterDevice
 from migx.targets.gpu.values import DeviceArgument
-from tests.targets.flow import EVERY, RUNS, given, same
+from tests.targets.flow import EVERY, PAIR, RUNS, given, pair, same
 from tests.targets.gpu.on_interpreter import DEVICE
 
 STEPS = """
@@ -118,6 +118,12 @@ def test_what_a_loop_carries_stays_on_the_device(offload_copy: bool) -> None:
     assert "gpu::copy_from" not in names(body)
     assert "pointwise" in names(body)  # what counts is the host's
     assert len(body.parameters) == 4  # and the weights are read from outside
+
+
+def test_sizes_inside_a_tuple_may_change() -> None:
+    program, ref = compiled(PAIR), migx.parse(PAIR).compile("ref")
+    for n in (3, 5, 2, 5):
+        assert same(program.eval(pair(n)), ref.eval(pair(n)))
 
 
 def test_iterations_copy_nothing_but_rows() -> None:
