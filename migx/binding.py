@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NoReturn
 
@@ -193,6 +193,16 @@ def check_type(name: str, got: Shape, wanted: Shape) -> None:
             )
 
 
+def _apart(pairs: Iterable[tuple[str, Shape, Shape]]) -> Iterator[tuple[str, Shape, Shape]]:
+    """What ``sizes_of`` is given, with the members of tuples in their place."""
+    for name, declared, actual in pairs:
+        if declared.dtype is TUPLE:
+            members = enumerate(zip(declared.parts, actual.parts, strict=False))
+            yield from _apart((f"{name}[{i}]", part, value) for i, (part, value) in members)
+        else:
+            yield name, declared, actual
+
+
 def sizes_of(
     pairs: Iterable[tuple[str, Shape, Shape]], known: Mapping[str, int] | None = None
 ) -> Sizes:
@@ -205,10 +215,7 @@ def sizes_of(
     sizes: Sizes = dict(known or {})
     given_by: dict[str, str] = {}
     composed = []
-    for name, declared, actual in pairs:
-        members = zip(declared.parts, actual.parts, strict=False)
-        for part, value in members if declared.dtype is TUPLE else ():
-            sizes.update(sizes_of([(name, part, value)], sizes))
+    for name, declared, actual in _apart(pairs):
         for axis, (extent, size) in enumerate(zip(declared.dims, actual.dims, strict=True)):
             if not isinstance(extent, Dim):
                 if extent != size:

@@ -276,6 +276,7 @@ def test_a_tuple_is_given_as_outputs_come(target: str) -> None:
     relu, neg, whole = program.eval({"x": given})
     assert (relu.tolist(), neg.tolist()) == ([0, 2], [0, -1, -2])
     assert program.eval({"x": whole})[1].tolist() == [0, -1, -2]
+    assert program.eval({"x": [given[0], range(2)]})[1].tolist() == [0, -1]
     wrong: Any
     for wrong, message in (
         (3, "input 'x' is int, but a tuple of 2 is wanted, tuple(f32[2], i64[n])"),

@@ -11,6 +11,7 @@ import pytest
 
 import migx
 from migx import planning, sizes
+from migx.errors import InputError
 from migx.extents import Latest
 from migx.planning import Life, arranged
 from migx.sizes import expect_shape
@@ -38,6 +39,8 @@ def test_sizes_inside_a_tuple_may_change() -> None:
     program, ref = migx.parse(PAIR).compile("cpu"), migx.parse(PAIR).compile("ref")
     for n in (3, 5, 2, 5):
         assert same(program.eval(pair(n)), ref.eval(pair(n)))
+    with pytest.raises(InputError, match=r"dim n is 3 in x\[0\] and 2 in x\[1\]"):
+        program.eval({"x": (pair(3)["x"][0], pair(2)["x"][1])})
 
 
 def test_another_size_asks_again_only_what_it_concerns(monkeypatch: pytest.MonkeyPatch) -> None:
