@@ -8,7 +8,7 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO
@@ -69,14 +69,29 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Writes arrays to an ``.npz`` file by name, whole or not at all. ``DataError`` where one is no
-    array of numbers.
+    """Writes arrays to an ``.npz`` file by name, whole or not at all; the members of a tuple ``x``
+    as ``x[0]``, ``x[1]`` and so on. ``DataError`` where one is no array of numbers.
     """
-    for name, array in arrays.items():
+    members = dict(apart(arrays.items()))
+    for name, array in members.items():
         if not isinstance(array, np.ndarray | np.generic) or array.dtype == object:
             raise DataError(f"{name!r} is no array of numbers, which is what .npz files hold")
     with written(path) as out:
-        np.savez(out, allow_pickle=False, **arrays)
+        np.savez(out, allow_pickle=False, **members)
+
+
+def apart(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Values and their names, with the members of tuples in their place."""
+    for name, value in named:
+        if isinstance(value, tuple):
+            yield from apart((member(name, i), part) for i, part in enumerate(value))
+        else:
+            yield name, value
+
+
+def member(name: str, index: int) -> str:
+    """What a member of a tuple is called."""
+    return f"{name}[{index}]"
 
 
 def inside(folder: Path, location: str, what: str) -> Path:

@@ -18,9 +18,10 @@ from migx.argument import Argument
 from migx.cli._load import UsageError
 from migx.cli._sizes import chosen
 from migx.errors import DimError, EvaluationError, InputError, ShapeError
+from migx.files import member
 from migx.memory import installed
 from migx.program import Program
-from migx.shape import DType, Shape
+from migx.shape import TUPLE, DType, Shape
 from migx.symbol import listed
 
 Array = NDArray[Any]
@@ -46,8 +47,13 @@ def read_or_drawn(
     return draw(sizes), sizes
 
 
-def drawn(name: str, shape: Shape, sizes: Mapping[str, int], rng: np.random.Generator) -> Array:
-    """One input: floats normal, integers and bools 0 or 1, so that they are indices of anything."""
+def drawn(name: str, shape: Shape, sizes: Mapping[str, int], rng: np.random.Generator) -> Any:
+    """One input: floats normal, integers and bools 0 or 1, so that they are indices of anything; of
+    a tuple, its members.
+    """
+    if shape.dtype is TUPLE:
+        parts = enumerate(shape.parts)
+        return tuple(drawn(member(name, i), part, sizes, rng) for i, part in parts)
     if not shape.dtype.is_tensor or shape.dtype.is_packed:
         raise InputError(f"no values can be drawn for input {name!r}, {shape}")
     dims = [dim.evaluate(extent, sizes) for extent in shape.dims]
@@ -65,9 +71,10 @@ def drawn(name: str, shape: Shape, sizes: Mapping[str, int], rng: np.random.Gene
     return np.asarray(values).astype(shape.dtype.numpy)
 
 
-def read(path: Path, parameters: Mapping[str, Shape]) -> dict[str, Array]:
-    """The arrays of an ``.npz`` file. Types numpy has no name for, such as bf16, lie there as bytes
-    and are taken for what the parameter is.
+def read(path: Path, parameters: Mapping[str, Shape]) -> dict[str, Any]:
+    """The arrays of an ``.npz`` file, those of the members of a tuple ``x`` by ``x[0]``, ``x[1]``
+    and so on. Types numpy has no name for, such as bf16, lie there as bytes and are taken for what
+    the parameter is.
     """
     try:
         with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as held:
@@ -76,11 +83,21 @@ def read(path: Path, parameters: Mapping[str, Shape]) -> dict[str, Array]:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, AttributeError, zipfile.BadZipFile) as error:
         raise UsageError(f"{path} is no .npz file of plain arrays") from error
-    for name, array in arrays.items():
-        wanted = parameters[name].dtype if name in parameters else None
-        if array.dtype.kind == "V" and wanted and array.dtype.itemsize == wanted.numpy.itemsize:
-            arrays[name] = array.view(wanted.numpy)
-    return arrays
+    found = {name: _taken(name, shape, arrays) for name, shape in parameters.items()}
+    return {name: v for name, v in found.items() if v is not None} | arrays
+
+
+def _taken(name: str, shape: Shape, arrays: dict[str, Array]) -> Any:
+    """An input, taken out of the arrays of a file; None where it is not among them."""
+    if shape.dtype is TUPLE:
+        parts = enumerate(shape.parts)
+        members = tuple(_taken(member(name, i), part, arrays) for i, part in parts)
+        return None if all(part is None for part in members) else members
+    array = arrays.pop(name, None)
+    if array is None or array.dtype.kind != "V" or not shape.dtype.is_tensor:
+        return array
+    dtype = shape.dtype.numpy
+    return array.view(dtype) if array.dtype.itemsize == dtype.itemsize else array
 
 
 def array_of(value: Any) -> Any:

@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Runs it."""
     from migx.cli import _inputs
-    from migx.files import write_arrays
+    from migx.files import apart, write_arrays
 
     if options.repeat < 1:
         raise _load.UsageError(f"--repeat {options.repeat}: run once or more often")
@@ -40,14 +40,14 @@ def run(options: argparse.Namespace) -> int:
     with _inputs.explaining(sizes):
         compiling = _load.ensure_compiled(program, options)
         outputs, seconds = _timed(program, inputs, options.repeat)
+    named = list(apart(zip(names, outputs, strict=True)))
     if options.save is not None:
-        arrays = map(_inputs.array_of, outputs)
-        write_arrays(options.save, dict(zip(names, arrays, strict=True)))
+        write_arrays(options.save, {name: _inputs.array_of(value) for name, value in named})
     found = {
         "target": options.target,
         "sizes": sizes,
         "seed": None if options.inputs is not None else options.seed,
-        "outputs": [_inputs.summary(n, v) for n, v in zip(names, outputs, strict=True)],
+        "outputs": [_inputs.summary(name, value) for name, value in named],
         "seconds": {"compile": compiling, "runs": seconds},
     }
     _report.give(options, found, _print)

@@ -19,7 +19,7 @@ from migx.errors import MigxError, ShapeError
 from migx.files import write_arrays
 from migx.ir import Instruction
 from migx.program import Program
-from migx.shape import Shape
+from migx.shape import TUPLE, Shape
 from migx.target import get_target
 from migx.text import write
 from migx.weights.epochs import LiveWeights
@@ -74,7 +74,7 @@ class Case:
     def save_inputs(self, path: Path) -> None:
         """Writes the inputs, if there are any, beside the file of the program."""
         if self.inputs is not None:
-            arrays = {name: value.data for name, value in self.inputs.items()}
+            arrays = {name: _arrays(value) for name, value in self.inputs.items()}
             write_arrays(path.with_suffix(".npz"), arrays)
 
 
@@ -103,8 +103,16 @@ def passes_in(text: str) -> str | None:
     return first.removeprefix(PASSES).strip() if first.startswith(PASSES) else None
 
 
+def _arrays(value: Argument) -> Any:
+    """The data of a value; of a tuple, that of its members."""
+    return tuple(map(_arrays, value.parts)) if value.shape.dtype is TUPLE else value.data
+
+
 def _cut(value: Argument, shape: Shape) -> Argument:
     """The beginning of a value, as far as the dims of a shape that are numbers go."""
+    if value.shape.dtype is TUPLE:
+        pairs = zip(value.parts, shape.parts, strict=True)
+        return Argument.tuple([_cut(part, wanted) for part, wanted in pairs])
     if value.shape.may_match(shape) or not value.shape.dtype.is_tensor:
         return value
     if value.shape.dtype.is_packed or value.shape.rank != shape.rank:

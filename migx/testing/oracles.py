@@ -161,6 +161,8 @@ def bounded(
 
 def copied(value: Argument) -> Argument:
     """A value in memory of its own; one that is no array as it is."""
+    if value.shape.parts:
+        return Argument.tuple(list(map(copied, value.parts)))
     is_array = value.shape.dtype.is_tensor
     return Argument(value.shape, value.array.copy()) if is_array else value
 

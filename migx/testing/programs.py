@@ -81,7 +81,7 @@ class Author:
         self.context = get_target("ref").get_context()
         self.left, self.weights = dice.some(5, 24), 0
         self.kept: dict[str, Any] = {}
-        self.positive = dice.chance(0.2)
+        self.positive, self.in_tuples = dice.chance(0.2), dice.one_of((0.0, 0.0, 0.0, 0.1, 1.0))
         for symbol in self.symbols:
             self.given(Want(Shape("f32", (symbol,))))
 
@@ -115,9 +115,14 @@ class Author:
         found = dict[str, Argument]()
         for name in self.program.main.parameters:
             want = self.wanted[name]
-            shape = want.shape.bind(sizes)
-            found[name] = Argument(shape, self.array(shape, want))
+            found[name] = self.argument(want.shape.bind(sizes), want)
         return found
+
+    def argument(self, shape: Shape, want: Want) -> Argument:
+        """A value of static shape, as wanted."""
+        if shape.parts:
+            return Argument.tuple([self.argument(part, Want(part)) for part in shape.parts])
+        return Argument(shape, self.array(shape, want))
 
     def shape(self) -> Shape:
         """Some shape, with the program's symbols where it has any."""
@@ -245,31 +250,34 @@ class Author:
 
     def leaf(self, want: Want) -> Instruction:
         """A constant, or an input of the program."""
-        if want.shape.parts:
+        if want.shape.parts and self.dice.chance(0.5):
             condition = self.constant(Want(Shape(BOOL, ())))
             arms = [self.arm([Want(p) for p in want.shape.parts], 0) for _ in "ab"]
             made = self.apply(ops.If(), [condition], arms)
             assert made is not None
             return made
         fixed = want.constant or want.shape.dtype.is_packed or self.dice.chance(0.35)
-        fixed = fixed and want.shape.static
+        fixed = fixed and want.shape.static and not want.shape.parts
         return self.constant(want) if fixed else self.given(want)
 
     def given(self, want: Want) -> Instruction:
-        """An input of the program, strided now and then; no tuple is one."""
-        if want.shape.parts:
-            return self.leaf(want)
+        """An input of the program, now and then strided or a member of a tuple."""
         main = self.program.main
-        shape = want.shape.as_standard()
+        plain = want == Want(want.shape) and not want.shape.parts
+        if plain and self.dice.chance(self.in_tuples):
+            whole = self.given(Want(Shape.tuple(self.shape(), want.shape)))
+            made = self.apply(ops.GetTupleElem(1), [whole])
+            assert made is not None
+            return made
+        shape = want.shape if want.shape.parts else want.shape.as_standard()
         if shape.rank > 1 and not shape.dtype.is_packed and self.dice.chance(0.15):
             order = self.dice.sample(range(shape.rank), shape.rank)
             inverse = [order.index(i) for i in range(shape.rank)]
             shape = Shape(shape.dtype, [shape.dims[i] for i in inverse]).permuted(order)
         name = f"x{len(main.parameters)}"
         made, shape = main.add_parameter(name, shape), shape.as_standard()
-        self.wanted[name] = replace(want, shape=shape)
-        bound = shape.bind(self.sizes)
-        return self.keep(made, Argument(bound, self.array(bound, want)))
+        self.wanted[name] = want = replace(want, shape=shape)
+        return self.keep(made, self.argument(shape.bind(self.sizes), want))
 
     def constant(self, want: Want) -> Instruction:
         """A literal, or a broadcast of a small one."""

@@ -45,8 +45,7 @@ def check_runs(compiled: Compiled, inputs: Inputs) -> None:
     wanted = _bits(results)
     _expect("inputs kept", "a run writes to input", _named(given), _named(_own(inputs)))
     for name, value in given.items():
-        if isinstance(value, np.ndarray):
-            np.copyto(value, others[name].array)
+        _overwrite(value, others[name])
     _expect("own outputs", "writing to an input changes output", _bits(results), wanted)
     try:
         other = _bits(compiled.eval(_own(others)))
@@ -99,11 +98,23 @@ def _expect(oracle: str, what: str, found: Bits, wanted: Bits) -> None:
 
 def _own(inputs: Inputs) -> dict[str, Any]:
     """Inputs as a caller gives them, in memory of their own."""
-    found = {name: copied(value) for name, value in inputs.items()}
-    return {
-        name: v.array if v.shape.dtype.is_tensor and not v.shape.dtype.is_packed else v
-        for name, v in found.items()
-    }
+    return {name: _given(copied(value)) for name, value in inputs.items()}
+
+
+def _given(value: Argument) -> Any:
+    if value.shape.parts:
+        return tuple(map(_given, value.parts))
+    is_array = value.shape.dtype.is_tensor and not value.shape.dtype.is_packed
+    return value.array if is_array else value
+
+
+def _overwrite(value: Any, other: Argument) -> None:
+    """Writes to what a caller gave."""
+    if isinstance(value, tuple):
+        for part, instead in zip(value, other.parts, strict=True):
+            _overwrite(part, instead)
+    if isinstance(value, np.ndarray):
+        np.copyto(value, other.array)
 
 
 def _bits(results: Sequence[Any]) -> Bits:

@@ -23,13 +23,14 @@ def special(inputs: Mapping[str, Argument], dice: Dice) -> dict[str, Argument]:
 
 def poisoned(inputs: Mapping[str, Argument]) -> dict[str, Argument]:
     """Inputs with all of their floats NaN: no result that reads no element may be one."""
-    return {
-        name: _filled(value) if _is_special(value.shape.dtype) else value
-        for name, value in inputs.items()
-    }
+    return {name: _filled(value) for name, value in inputs.items()}
 
 
 def _filled(value: Argument) -> Argument:
+    if value.shape.parts:
+        return Argument.tuple(list(map(_filled, value.parts)))
+    if not _is_special(value.shape.dtype):
+        return value
     return Argument(value.shape, np.full_like(value.array, np.nan))
 
 
@@ -39,6 +40,8 @@ def _is_special(dtype: DType) -> bool:
 
 
 def _replaced(value: Argument, dice: Dice) -> Argument:
+    if value.shape.parts:
+        return Argument.tuple([_replaced(part, dice) for part in value.parts])
     dtype = value.shape.dtype
     if not _is_special(dtype):
         return value

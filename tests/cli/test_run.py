@@ -41,6 +41,35 @@ def test_arrays_go_in_and_come_out(migx: Migx, model: Path, tmp_path: Path) -> N
     assert not list(tmp_path.glob(".*")), "nothing temporary is left"
 
 
+PAIR = """module main(x: tuple(f32[n, 4], f32[n])) {
+  %0 = get_tuple_elem(x)
+  %1 = get_tuple_elem(x) {index=1}
+  %2 = unsqueeze(%1) {axes=(1,)}
+  %3 = multibroadcast(%2) {out_lens=(n, 4)}
+  %4 = add(%0, %3)
+  return %4, x
+}
+"""
+
+
+def test_members_of_tuples_have_names(migx: Migx, tmp_path: Path) -> None:
+    model, given, out = (tmp_path / name for name in ("pair.migx", "in.npz", "out.npz"))
+    model.write_text(PAIR)
+    a, b = np.ones((3, 4), np.float32), np.arange(3, dtype=np.float32)
+    np.savez(given, allow_pickle=False, **{"x[0]": a, "x[1]": b})
+    found = migx("run", model, "--inputs", given, "--save", out, "--json").json
+    assert [y["name"] for y in found["outputs"]] == ["output_0", "output_1[0]", "output_1[1]"]
+    with np.load(out) as saved:
+        assert saved["output_0"].tolist() == (a + b[:, None]).tolist()
+        assert saved["output_1[1]"].tolist() == [0, 1, 2]
+    assert migx("verify", model, "--target", "cpu", "--inputs", given).out.count("PASS") == 2
+    assert (
+        migx("run", model, "--dim-param", "n=2", "--json").json["outputs"][2]["shape"] == "f32[2]"
+    )
+    np.savez(given, allow_pickle=False, **{"x[0]": a})
+    assert "input 'x[1]' is no array" in migx("run", model, "--inputs", given).err
+
+
 def test_it_runs_as_often_as_is_said(migx: Migx, model: Path) -> None:
     found = migx("run", model, "--repeat", 3, "--json").json
     assert len(found["seconds"]["runs"]) == 3

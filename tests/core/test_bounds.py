@@ -268,7 +268,7 @@ def test_tuples_are_held_member_by_member() -> None:
     assert found.name == "y[1]"
     assert "3 of 3" in found.problem
     assert compare("y", turned, pair, (None, np.full(3, np.inf))).passed
-    assert "expected tuple" in compare("y", Argument.tuple([first]), pair).problem
+    assert "expected a tuple of 2" in compare("y", Argument.tuple([first]), pair).problem
 
 
 def test_what_maps_and_lists_hold_is_compared_as_one() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from migx.argument import Argument
-from migx.shape import DType
+from migx.shape import TUPLE, DType
 from migx.testing.bounds.steps import Error
 from migx.testing.bounds.tensors import Budget
 
@@ -56,9 +57,10 @@ def compare(name: str, got: Any, expected: Any, *bounds: Bound) -> Comparison:
     magnitude are those of the finite elements. Of a tuple, it is the first member that fails, or
     else the last; lists and maps, as callers get them, are compared as one.
     """
+    mine, theirs = _parts(got), _parts(expected)
+    if mine is not None or theirs is not None:
+        return _members(name, mine or (), theirs or (), bounds)
     if isinstance(expected, Argument) and isinstance(got, Argument):
-        if expected.shape.parts or got.shape.parts:
-            return _members(name, got, expected, bounds)
         if not expected.shape.dtype.is_tensor or expected.shape.dtype.is_packed:
             unknown = any(isinstance(b, np.ndarray) and np.isinf(b).any() for b in bounds)
             problem = "" if unknown or got == expected else "is not the same"
@@ -73,12 +75,21 @@ def compare(name: str, got: Any, expected: Any, *bounds: Bound) -> Comparison:
     return _arrays(name, x, y, bounds)
 
 
-def _members(name: str, got: Argument, expected: Argument, bounds: tuple[Bound, ...]) -> Comparison:
-    if len(got.shape.parts) != len(expected.shape.parts):
-        problem = f"got {got.shape.text}, expected {expected.shape.text}"
-        return _without_numbers(name, expected.shape.dtype, problem)
-    found = _without_numbers(name, expected.shape.dtype, "")
-    for i, (x, y) in enumerate(zip(got.parts, expected.parts, strict=True)):
+def _parts(value: Any) -> Sequence[Any] | None:
+    """The members of a tuple; None for what is none."""
+    if isinstance(value, Argument):
+        return value.parts if value.shape.parts else None
+    return value if isinstance(value, tuple) else None
+
+
+def _members(
+    name: str, got: Sequence[Any], expected: Sequence[Any], bounds: tuple[Bound, ...]
+) -> Comparison:
+    if len(got) != len(expected):
+        problem = f"got a tuple of {len(got)}, expected a tuple of {len(expected)}"
+        return _without_numbers(name, TUPLE, problem)
+    found = _without_numbers(name, TUPLE, "")
+    for i, (x, y) in enumerate(zip(got, expected, strict=True)):
         inner = [b[i] if isinstance(b, tuple) else b for b in bounds]
         found = compare(f"{name}[{i}]", x, y, *inner)
         if not found.passed:

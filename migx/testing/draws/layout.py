@@ -119,7 +119,8 @@ def _pad(dice: Dice, like: Shape) -> Draft:
     inputs = [Want(like.with_dims(put(like.dims, axis, size - more)))]
     if dice.chance(0.3):
         inputs.append(Want(like.with_dims(()), constant=True))
-    mode = "constant" if len(inputs) == 2 else dice.one_of(("constant", "constant", "edge"))
+    has_edges = len(inputs) == 1 and bounds(size - more)[0] > 0
+    mode = dice.one_of(("constant", "constant", "edge")) if has_edges else "constant"
     return ops.Pad(tuple(pads), mode), inputs
 
 
