@@ -249,7 +249,7 @@ class _Rows:
     def _write(self, stage: Stage, values: dict[int, Expr]) -> None:
         for output in stage.outputs:
             number, access = self.fused.outputs[output]
-            self._store(access, values[number], (self.height, self.width), self.place[access])
+            self._store(access, values[number], self.place[access], self.width)
 
     def _last(self) -> None:
         """Writes the results that have one value for all columns."""
@@ -263,16 +263,19 @@ class _Rows:
                     self.found,
                     self.base,
                 )
-                self._store(access, self.found[number], (self.height, 1), self.base[access])
+                self._store(access, self.found[number], self.base[access])
 
-    def _store(self, access: Access, value: Expr, dims: tuple[int, int], where: Expr) -> None:
-        """Writes a value, spread to the whole of a tile where it is smaller."""
-        if dims[1] == 1:
+    def _store(self, access: Access, value: Expr, where: Expr, width: int | None = None) -> None:
+        """Writes a value, spread to the whole of a tile where it is smaller: one of so many columns
+        or, of what all columns have in common, of one.
+        """
+        folded, dims = width is None, (self.height, width or 1)
+        if folded:
             value, where = (Expr(e.text, e.over | {1}, e.number) for e in (value, where))
             if value.over == {1} or where.over == {1}:
                 value, where = (Expr(e.text, e.over - {1}, e.number) for e in (value, where))
         value, where = self.writer.spread(value, dims), self.writer.spread(where, dims)
-        if dims[1] == 1:
+        if folded:
             where = Expr(where.text, where.over - {1})
         self.writer.store(access.operand, where, value, access.dtype)
 

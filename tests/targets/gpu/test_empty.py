@@ -33,3 +33,13 @@ ATTENTION = """%0 = dot(x, y)
 def test_nothing_is_added_up(given: str, lines: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passes, "FEW", -1)  # else the host does what is this small
     holds(f"module main({given}) {{\n  {lines}\n  return %2\n}}\n", {"n": 0})
+
+
+def test_a_row_of_nothing_writes_nothing() -> None:
+    text = """module main(x: f32[1, 0], y: f64[1]) {
+  %0 = softmax(x) {axis=1}
+  %1 = reduce_sum(%0) {axes=(1,)}
+  %2 = leaky_relu(y) {alpha=1.5}
+  return %0, %1, %2
+}"""
+    holds(text)
