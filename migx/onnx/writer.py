@@ -27,7 +27,7 @@ from migx.onnx.widening import VERSION
 from migx.op import Array
 from migx.ops.builtin import Literal
 from migx.program import Program
-from migx.shape import DType
+from migx.shape import TUPLE, DType
 from migx.weights import is_constant
 from migx.weights.constants import is_unpacked
 from migx.weights.evaluation import evaluated
@@ -123,6 +123,10 @@ class ModelWriter:
         if twice := {name for name in outputs if outputs.count(name) > 1 or name in inputs}:
             names = ", ".join(map(repr, sorted(twice)))
             raise OnnxError(f"inputs and outputs of an ONNX file have one name each, not {names}")
+        values = zip((*inputs, *outputs), (*main.parameters.values(), *main.outputs), strict=True)
+        if tuples := [name for name, at in values if at.shape.dtype is TUPLE]:
+            names = ", ".join(map(repr, tuples))
+            raise OnnxError(f"ONNX has no tuples, which {names} are: give and return their members")
         self._counts.update(dict.fromkeys([*inputs, *outputs], 1))
         graph = GraphWriter(self)
         if weights is not None:

@@ -104,6 +104,11 @@ def test_random_programs(first: int, passes: str, tmp_path: Path) -> None:
     for seed in range(first, first + 20):
         drawn = draw_program(Dice(seed))
         migx.run_passes(drawn.program, passes)
+        if any(p.shape.parts for p in drawn.program.main.parameters.values()):
+            with pytest.raises(OnnxError, match="ONNX has no tuples, which 'x"):
+                written(drawn.program, tmp_path)
+            done["tuples"] += 1
+            continue
         try:
             assert_agrees(drawn.program, drawn.inputs, tmp_path, peers=False)
         except OnnxError as error:
@@ -115,9 +120,9 @@ def test_random_programs(first: int, passes: str, tmp_path: Path) -> None:
             done["ran"] += 1
         except Exception as error:  # noqa: BLE001 - onnxruntime has no common class of errors
             done["no kernel"] += any(said in str(error) for said in NO_KERNEL)
-    assert done["ran"] + done["no kernel"] + done["refused"] == 20
+    assert done["ran"] + done["no kernel"] + done["refused"] + done["tuples"] == 20
     assert done["refused"] <= 3
-    assert done["ran"] >= 6  # not those with an input of bf16 or f8, which numpy has no name for
+    assert done["ran"] >= 4  # not those with an input of bf16 or f8, which numpy has no name for
 
 
 SYMBOLIC = """
