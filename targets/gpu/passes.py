@@ -31,6 +31,7 @@ FEW = 64
 CARRIED = 2
 """From this input on, a loop carries what it is given."""
 WHOLE = ("bool", "int", "uint")
+"""Kinds of element types that count."""
 
 
 class Lower(Pass):

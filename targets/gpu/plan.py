@@ -201,10 +201,9 @@ class Form:
     def _end(self, stretch: list[Kernel]) -> None:
         if stretch:
             roots = dict.fromkeys(root for kernel in stretch for root, _ in kernel.operands)
+            literals = {r for r in roots if isinstance(r.op, DeviceLiteral)}
             copied = {r for r in roots if isinstance(r.op, CopyTo) and may_be_there(r)}
-            fixed = {r for r in roots if isinstance(r.op, DeviceLiteral)}.union(
-                self.inside
-            ) - copied
+            fixed = literals.union(self.inside) - copied
             self.steps.append(Stretch(stretch, tuple(r for r in roots if r not in fixed)))
 
     def _is_no_step(self, at: Instruction) -> bool:
