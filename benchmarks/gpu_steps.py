@@ -205,7 +205,7 @@ class Bench:
         made = program.compile(target, fast_math=self.fast_math).compiled
         there = {n: DeviceArgument.of_host(v, self.device) for n, v in arguments.items()}
         outputs = made.run_async(there)
-        results = [v.on_host() if isinstance(v, DeviceArgument) else v for v in outputs]
+        results = [target.copy_from(value) for value in outputs]
         executable = made.executable
         assert isinstance(executable, GpuExecutable)
         if host := len(executable.fallbacks()):

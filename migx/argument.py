@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import get_ident
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from migx.errors import DataError, MigxError, SealedWeight, ShapeError
 from migx.mapping import MappedFile, Stamp, mapped
-from migx.shape import F32, F64, UNPACKED, DType, Shape, integers
+from migx.shape import F32, F64, TUPLE, UNPACKED, DType, Shape, integers
 
 
 @dataclass(frozen=True)
@@ -186,6 +186,12 @@ class Argument:
         if not isinstance(self._data, np.ndarray) or not self._data.flags.writeable:
             return self
         return Argument(self.shape, read_only(self._data))
+
+    def by_member(self, change: Callable[[Argument], Argument]) -> Argument:
+        """What a function makes of the value; of a tuple, of each of its members."""
+        if self.shape.dtype is TUPLE:
+            return Argument.tuple([part.by_member(change) for part in self.parts])
+        return change(self)
 
     @classmethod
     def stack(cls, values: Sequence[Argument], axis: int) -> Argument:

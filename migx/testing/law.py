@@ -113,8 +113,6 @@ def _with(program: Program, values: Values) -> Program:
 
 def turned(value: Argument) -> Argument:
     """The elements of a value in another order: numbers that suit where they stand."""
-    if value.shape.parts:
-        return Argument.tuple(list(map(turned, value.parts)))
     array: NDArray[Any] = np.roll(value.array.reshape(-1), 1)
     return Argument(value.shape, np.ascontiguousarray(array).reshape(value.array.shape))
 

@@ -92,7 +92,7 @@ class Trial:
         lowered = self.program.copy()
         PassManager(lowered).run(passes)
         for inputs, expected in self.runs(passes.approximations()):
-            given = {name: copied(value) for name, value in inputs.items()}
+            given = {name: value.by_member(copied) for name, value in inputs.items()}
             with made.weights.reading() as slots:
                 results = made.executable.run(given, slots)
             got = bounded(results, lowered, inputs, self.program, expected)
@@ -161,8 +161,6 @@ def bounded(
 
 def copied(value: Argument) -> Argument:
     """A value in memory of its own; one that is no array as it is."""
-    if value.shape.parts:
-        return Argument.tuple(list(map(copied, value.parts)))
     is_array = value.shape.dtype.is_tensor
     return Argument(value.shape, value.array.copy()) if is_array else value
 

@@ -16,6 +16,7 @@ import numpy as np
 from migx.argument import Argument
 from migx.compiler import Compiled
 from migx.errors import MigxError
+from migx.shape import TUPLE
 from migx.testing.law import turned
 from migx.testing.oracles import Violation, copied
 
@@ -39,7 +40,7 @@ def check_runs(compiled: Compiled, inputs: Inputs) -> None:
     on both at once. ``Violation`` where a run writes to its inputs, returns what lies in their
     memory or what a later run writes to, or gives other bits than the first did.
     """
-    others = {name: turned(value) for name, value in inputs.items()}
+    others = {name: value.by_member(turned) for name, value in inputs.items()}
     given = _own(inputs)
     results = compiled.eval(given)
     wanted = _bits(results)
@@ -98,11 +99,11 @@ def _expect(oracle: str, what: str, found: Bits, wanted: Bits) -> None:
 
 def _own(inputs: Inputs) -> dict[str, Any]:
     """Inputs as a caller gives them, in memory of their own."""
-    return {name: _given(copied(value)) for name, value in inputs.items()}
+    return {name: _given(value.by_member(copied)) for name, value in inputs.items()}
 
 
 def _given(value: Argument) -> Any:
-    if value.shape.parts:
+    if value.shape.dtype is TUPLE:
         return tuple(map(_given, value.parts))
     is_array = value.shape.dtype.is_tensor and not value.shape.dtype.is_packed
     return value.array if is_array else value

@@ -18,17 +18,15 @@ def special(inputs: Mapping[str, Argument], dice: Dice) -> dict[str, Argument]:
     numbers so large that their squares, or only their exponentials, are out of range, or so small
     that these are 0.
     """
-    return {name: _replaced(value, dice) for name, value in inputs.items()}
+    return {n: value.by_member(lambda v: _replaced(v, dice)) for n, value in inputs.items()}
 
 
 def poisoned(inputs: Mapping[str, Argument]) -> dict[str, Argument]:
     """Inputs with all of their floats NaN: no result that reads no element may be one."""
-    return {name: _filled(value) for name, value in inputs.items()}
+    return {name: value.by_member(_filled) for name, value in inputs.items()}
 
 
 def _filled(value: Argument) -> Argument:
-    if value.shape.parts:
-        return Argument.tuple(list(map(_filled, value.parts)))
     if not _is_special(value.shape.dtype):
         return value
     return Argument(value.shape, np.full_like(value.array, np.nan))
@@ -40,8 +38,6 @@ def _is_special(dtype: DType) -> bool:
 
 
 def _replaced(value: Argument, dice: Dice) -> Argument:
-    if value.shape.parts:
-        return Argument.tuple([_replaced(part, dice) for part in value.parts])
     dtype = value.shape.dtype
     if not _is_special(dtype):
         return value

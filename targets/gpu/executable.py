@@ -1,8 +1,8 @@
 """A program made ready to run on a GPU, and its runs.
 
-A run takes the plan for its sizes and an arena. Kernels between two steps of the
-host are enqueued together, and from the second time on replayed as one graph where the device has
-graphs and all addresses are the same.
+A run takes the plan for its sizes and an arena. Kernels between two steps of the host are enqueued
+together, and from the second time on replayed as one graph where the device has graphs and all
+addresses are the same.
 """
 
 from __future__ import annotations
@@ -269,7 +269,8 @@ class GpuExecutable:
             for (name, value), shape in zip(arguments.items(), shapes, strict=True)
         ]
         results = Run(self, slots, **how).module(main, given, {}, sizes)
-        return [_offloaded(v) for v in results] if self.target.offload_copy else results
+        offload = self.target.offload_copy
+        return [self.target.copy_from(v) for v in results] if offload else results
 
     def _sizes_and_places(
         self, arguments: Mapping[str, Argument]
@@ -282,10 +283,6 @@ class GpuExecutable:
         sizes = sizes_of((name, p.shape, a.shape) for (name, p), a in pairs)
         parameters = main.parameters.values()
         return sizes, [p.shape.bind(sizes) if self._stays(main, p) else None for p in parameters]
-
-
-def _offloaded(value: Argument) -> Argument:
-    return value.on_host() if isinstance(value, DeviceArgument) else value
 
 
 def _captured(at: Instruction) -> list[Instruction]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -78,7 +78,9 @@ class Batch:
         default_factory=partial(Recent, GRAPHS), compare=False
     )
 
-    def replay(self, addresses: tuple[int, ...], record: Callable[[], Replay | None]) -> Any:
+    def replay(
+        self, addresses: tuple[int, ...], record: Callable[[], Replay | None]
+    ) -> Replay | None:
         """What enqueues the kernels at once, if they were enqueued with these addresses before: the
         second time they are recorded. Of ``GRAPHS`` sets of addresses at a time, so that what goes
         to and fro between two sets of weights is recorded for both.

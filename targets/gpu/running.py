@@ -215,7 +215,7 @@ class _Part:
         """The result of an instruction by its meaning."""
         inputs = [self.value(v) for v in at.inputs]
         if not at.modules:
-            inputs = [v.on_host() if isinstance(v, DeviceArgument) else v for v in inputs]
+            inputs = [self.executable.target.copy_from(v) for v in inputs]
         inside = dict.fromkeys(v for m in at.modules for v in captures(m))
         captured = {v: self.value(v) for v in inside}
         modules = [self.runnable(m, captured) for m in at.modules]
