@@ -35,7 +35,7 @@ from migx.targets.cpu.kernels import kernel_for
 from migx.targets.cpu.machine import host
 from migx.targets.cpu.memory import address, aligned
 from migx.targets.cpu.pool import pool
-from migx.targets.cpu.runtime import STEP_WORDS, run_steps
+from migx.targets.cpu.runtime import STEP_WORDS, runtime
 
 Array = NDArray[Any]
 Call = Callable[[], object]
@@ -149,11 +149,13 @@ def ours(
     room = -(-int(kernel.scratch) // 64) * 64
     scratch = aligned(room * threads)
     pool().provide(threads)
-    run = run_steps()
-    words = address(steps), 0, 1, pool().address, threads, address(scratch), room
+    run = runtime().run
+    words = [address(steps), 0, 1, pool().address, threads, address(scratch), room]
+    asked = np.array(words, np.int64)
+    where = address(asked)
 
-    def call(kept: Any = (code, args, operands, result, steps, scratch)) -> None:
-        run(*words)
+    def call(kept: Any = (code, args, operands, result, steps, scratch, asked)) -> None:
+        run(where)
 
     return call, result
 

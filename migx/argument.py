@@ -206,7 +206,7 @@ class Argument:
     @property
     def array(self) -> NDArray[Any]:
         """The value as a numpy array; flat bytes for packed types."""
-        data = self.data
+        data = self.data if self._data is None or Argument.sealed else self._data
         if isinstance(data, np.ndarray):
             return data
         if isinstance(data, np.generic):

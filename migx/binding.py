@@ -13,6 +13,7 @@ from migx.argument import Argument
 from migx.dim import Dim
 from migx.errors import DimError, InputError, ShapeError
 from migx.ir import Instruction, Module
+from migx.recent import Recent
 from migx.shape import MAP, OPTIONAL, TUPLE, Shape
 
 Sizes = dict[str, int]
@@ -191,6 +192,35 @@ def check_type(name: str, got: Shape, wanted: Shape) -> None:
             raise InputError(
                 f"input {name!r} is {got}: dim {axis} must be {should}, as in {wanted}"
             )
+
+
+class Told:
+    """The sizes that arguments for a module's parameters tell, remembered by their shapes."""
+
+    def __init__(self, module: Module) -> None:
+        self._module = module
+        self._any = any(p.shape.symbols() for p in module.parameters.values())
+        self._known: Recent[tuple[Shape, ...], Sizes] = Recent(REMEMBERED)
+
+    def __call__(self, arguments: Sequence[Argument]) -> Sizes:
+        """The sizes. Errors are those of ``sizes_told``; that arguments have the dims that are
+        numbers is not asked again.
+        """
+        if not self._any:
+            return {}
+        key = tuple([argument.shape for argument in arguments])
+        sizes = self._known.get(key)
+        if sizes is None:
+            sizes = self._known[key] = sizes_told(self._module, arguments)
+        return sizes
+
+
+def sizes_told(
+    module: Module, arguments: Sequence[Argument], known: Mapping[str, int] | None = None
+) -> Sizes:
+    """The size of every symbol by what a module's parameters are given; see ``sizes_of``."""
+    pairs = zip(module.parameters.items(), arguments, strict=True)
+    return sizes_of(((name, p.shape, a.shape) for (name, p), a in pairs), known)
 
 
 def _apart(pairs: Iterable[tuple[str, Shape, Shape]]) -> Iterator[tuple[str, Shape, Shape]]:

@@ -146,7 +146,8 @@ class Module:
     @property
     def outputs(self) -> tuple[Instruction, ...]:
         """What the module returns."""
-        return self.returned.inputs if self.returned is not None else ()
+        returned = self.returned
+        return returned.inputs if returned is not None else ()
 
     @property
     def output_names(self) -> tuple[str, ...]:

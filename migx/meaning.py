@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 
 from migx.argument import Argument
-from migx.binding import Sizes, sizes_of
+from migx.binding import Sizes, sizes_of, sizes_told
 from migx.errors import EvaluationError, MigxError, ShapeError
 from migx.ir import Instruction, Module
 from migx.op import Array, Operation, Runnable, evaluator
@@ -78,8 +78,7 @@ def as_function(
     """
 
     def call(arguments: Sequence[Argument]) -> list[Argument]:
-        pairs = zip(module.parameters.items(), arguments, strict=True)
-        inner = sizes_of(((name, p.shape, a.shape) for (name, p), a in pairs), sizes)
+        inner = sizes_told(module, arguments, sizes)
         return [result.read_only() for result in run(arguments, inner)]
 
     return call
@@ -131,8 +130,7 @@ def run_with_kernels(
     """
     main = program.main
     given = [arguments[name] for name in main.parameters]
-    pairs = zip(main.parameters.items(), given, strict=True)
-    sizes = sizes_of((name, p.shape, a.shape) for (name, p), a in pairs)
+    sizes = sizes_told(main, given)
     with np.errstate(all="ignore"):
         return _Run(kernels, context, slots).module(main, given, sizes, {})
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from migx import plugins
-from migx.binding import sizes_of
+from migx.binding import sizes_told
 from migx.debug.bisect import NothingWrong
 from migx.debug.case import Case
 from migx.debug.reduce import reduced_case
@@ -198,9 +198,9 @@ def _bound(drawn: Drawn, inputs: Inputs) -> Drawn:
     """The program at the sizes of other inputs alone, which it then has for its dims; as it is
     where it refuses them.
     """
-    given = drawn.program.main.parameters.items()
+    main = drawn.program.main
     try:
-        sizes = sizes_of((name, p.shape, inputs[name].shape) for name, p in given)
+        sizes = sizes_told(main, [inputs[name] for name in main.parameters])
         made = bound(drawn.program, sizes)
         run_on_ref(made, inputs, made)
     except MigxError:

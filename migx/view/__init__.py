@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from migx.binding import sizes_of
+from migx.binding import sizes_told
 from migx.compiler import compiled
 from migx.manager import PassManager
 from migx.observers import Time
@@ -52,7 +52,7 @@ def report(
     recorder.finished(made.program, "compile", "Constants are packed, and weights put in slots.")
     if not isinstance(made.executable, Profiled):
         return recorder.report(title, chosen.name)
-    arguments, parameters = made.arguments(inputs), made.program.main.parameters
-    sizes = sizes_of((n, p.shape, arguments[n].shape) for n, p in parameters.items())
+    arguments = made.arguments(inputs)
+    sizes = sizes_told(made.program.main, [*arguments.values()])
     run = recorder.run(measured(made, arguments, RUNS), sizes)
     return recorder.report(title, chosen.name, run)

@@ -8,15 +8,13 @@ control flow, runs on the host, by the meanings of the operations; their modules
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from migx.argument import Argument
-from migx.binding import Sizes, sizes_of
+from migx.binding import Sizes, Told
 from migx.ir import Instruction, Module
 from migx.planning import is_alias, pieces
 from migx.profile import Profile
 from migx.program import Program
-from migx.recent import Recent
 from migx.sizes import symbols_of
 from migx.target import NO_SLOTS, Context
 from migx.targets.cpu import control, control_kernels, jit
@@ -26,7 +24,7 @@ from migx.targets.cpu.kernels import kernel_for
 from migx.targets.cpu.machine import host
 from migx.targets.cpu.outline import Outline, captured, lies_in_literal, packed
 from migx.targets.cpu.peaks import peaks
-from migx.targets.cpu.piece import PLANS, Piece
+from migx.targets.cpu.piece import Piece
 from migx.targets.cpu.pool import pool, wanted_threads
 from migx.targets.cpu.running import Call, Values, Watch
 from migx.targets.cpu.runtime import runtime, runtime_texts
@@ -44,13 +42,13 @@ class CpuExecutable:
         self.counting: dict[Instruction, Kernel] = {}
         self.literals = Literals()
         self.pieces: dict[Module, list[Piece]] = {}
-        self._sizes: Recent[tuple[Any, ...], Sizes] = Recent(PLANS)
+        self._sizes = Told(program.main)
         known = objects_of(context.saved)
         self._saved = Kernels(context.saved, program) if context.saved else None
         self._find_kernels(program.main)
         self._prepare(program.main, set())
         self._codes = jit.codes(self._texts(), known)
-        runtime()
+        self.loop = runtime().run
         self.code_of = {symbol: code.address for symbol, code in self._codes.items()}
         jit.give_back()
 
@@ -107,23 +105,15 @@ class CpuExecutable:
         self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument] = NO_SLOTS
     ) -> list[Argument]:
         """The results for arguments that have been checked against the parameters."""
-        return self._run(arguments, Call(slots))
+        return self._run([*arguments.values()], Call(slots))
 
-    def _run(self, arguments: Mapping[str, Argument], call: Call) -> list[Argument]:
-        main = self.program.main
-        given = list(arguments.values())
-        key = tuple([a.shape for a in given])
-        sizes = self._sizes.get(key)
-        if sizes is None:
-            pairs = zip(main.parameters.items(), given, strict=True)
-            sizes = sizes_of((name, p.shape, a.shape) for (name, p), a in pairs)
-            self._sizes[key] = sizes
-        return self.run_module(main, given, {}, sizes, call)
+    def _run(self, given: Sequence[Argument], call: Call) -> list[Argument]:
+        return self.run_module(self.program.main, given, {}, self._sizes(given), call)
 
     def profile(self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument]) -> Profile:
         """Runs once, each kernel by itself, and says what each took."""
         watch = Watch()
-        self._run(arguments, Call(slots, watch))
+        self._run([*arguments.values()], Call(slots, watch))
         plans = [plan for parts in self.pieces.values() for p in parts for plan in p.plans.values()]
         arena = sum(plan.total_bytes for plan in plans)
         best = peaks(pool().useful(self.threads))

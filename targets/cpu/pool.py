@@ -74,10 +74,17 @@ class Pool:
             self._cores, self._counted = logical_cpus(os.getpid()), now
         return min(threads, EACH * self._cores)
 
-    def provide(self, threads: int) -> None:
-        """Has at least as many threads as needed beside the one that runs the plan."""
-        if len(self._threads) >= threads - 1:
-            return
+    def provide(self, threads: int) -> int:
+        """Has at least as many threads as a program may use, which it gives, beside the one that
+        runs the plan.
+        """
+        useful = self.useful(threads) if threads > EACH else threads
+        if len(self._threads) < useful - 1:
+            self.grow(useful)
+        return useful
+
+    def grow(self, threads: int) -> None:
+        """Has at least so many threads, that which runs the plan among them."""
         with self._lock:
             while len(self._threads) < threads - 1:
                 number = len(self._threads) + 1

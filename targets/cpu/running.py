@@ -6,8 +6,7 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,7 @@ from migx.targets.cpu.memory import Layout, address, aligned, block, laid_out
 from migx.targets.cpu.outline import Cell, Kind, Work
 from migx.targets.cpu.plan import Patch, Plan
 from migx.targets.cpu.pool import pool
-from migx.targets.cpu.runtime import run_steps
+from migx.targets.cpu.runtime import CALL_WORDS
 from migx.text import draw_instruction
 from migx.weights.epochs import Slots
 
@@ -38,8 +37,7 @@ if TYPE_CHECKING:
 Values = dict[Instruction, Argument]
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """What all of one call of a program shares: its weights, and who watches it."""
 
     slots: Mapping[str, Argument]
@@ -81,7 +79,7 @@ class Workspace:
         self.args: NDArray[np.int64] = np.empty(0, np.int64)
         self.words = self.args.data
         self.plan: Plan | None = None
-        self.steps = self.scratch = self.roomy = 0
+        self.call = self.roomy = 0
         self._slots: weakref.ref[Slots] | None = None
 
     def serve(self, plan: Plan) -> None:
@@ -95,12 +93,15 @@ class Workspace:
         self._slots = None
         if len(self.arena) < plan.total_bytes or self.roomy > ROOMY:
             self.arena, self.roomy = aligned(plan.total_bytes), 0
-        self.args = plan.args.copy()
-        self.args[plan.form.in_arena.words] += address(self.arena)
-        self.steps = address(self.args)
-        self.args[plan.form.in_args] += self.steps
+        many, arena = len(plan.args), address(self.arena)
+        self.args = np.empty(many + CALL_WORDS, np.int64)
+        steps = address(self.args)
+        self.args[:many] = plan.args
+        self.args[plan.form.in_arena.words] += arena
+        self.args[plan.form.in_args] += steps
+        self.args[many:] = steps, 0, 0, 0, 0, arena + plan.arena_bytes, plan.scratch
         self.words = self.args.data  # set three times as fast as elements of the array
-        self.scratch = address(self.arena) + plan.arena_bytes
+        self.call = steps + many * self.args.itemsize
         self.plan = plan
 
     def has(self, slots: Mapping[str, Argument]) -> bool:
@@ -198,30 +199,27 @@ class Run:
         """Runs some steps in the compiled loop, and gives the one it has come to.
         ``EvaluationError`` where a kernel has found its operands wrong.
         """
-        state, workspace = pool(), self.workspace
-        threads = state.useful(self.executable.threads)
-        state.provide(threads)
-        reached: int = run_steps()(
-            workspace.steps,
-            first,
-            last,
-            state.address,
-            threads,
-            workspace.scratch,
-            self.plan.scratch,
-        )
+        state, workspace, at = pool(), self.workspace, len(self.plan.args)
+        words = workspace.words
+        words[at + 1], words[at + 2], words[at + 3] = first, last, state.address
+        words[at + 4] = state.provide(self.executable.threads)
+        reached: int = self.executable.loop(workspace.call)
         if self.plan.form.faults and workspace.args[self.plan.form.fault_words].any():
             self.fail()
         return reached
 
     def hand_over(self) -> None:
         """Adds the results to the values."""
+        values, memory = self.values, self.memory
         for at, shape, places in self.plan.handed:
-            if not places:
-                self.values[at] = self.value(at)
-                continue
-            parts = [Argument(lie.shape, lie.of(self.memory[number])) for number, lie in places]
-            self.values[at] = Argument(shape, tuple(parts)) if shape.parts else parts[0]
+            if shape.parts and places:
+                parts = [Argument(lie.shape, lie.of(memory[number])) for number, lie in places]
+                values[at] = Argument(shape, tuple(parts))
+            elif places:
+                number, lie = places[0]
+                values[at] = Argument(lie.shape, lie.of(memory[number]))
+            else:
+                values[at] = self.value(at)
 
     def given(self, cell: Cell) -> NDArray[Any]:
         """The array of a cell from outside, in the layout that kernels rely on."""

@@ -46,14 +46,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def run_steps() -> Any:
-    """The compiled loop over steps: ``(steps, first, last, state, threads, scratch, stride)``. It
-    returns the step it has come to: ``last`` or one after it, if it is not to be called again.
-    """
-    return runtime().run
-
-
-ENTRIES = {"run": ("i64", 7), "serve": ("void", 3), "start": ("void", 1), "stop": ("void", 1)}
+CALL_WORDS = 7
+"""What the compiled loop over steps, ``runtime().run``, finds at its argument: the address of the
+steps, the first and the one before which it ends, the state of the threads, how many may work,
+where the scratch of the first begins, and how far from there that of the next. It returns the step
+it has come to: the last or one after it, if it is not to be called again.
+"""
+ENTRIES = {"run": ("i64", 1), "serve": ("void", 3), "start": ("void", 1), "stop": ("void", 1)}
 """The compiled functions below: what each returns, and how many words it is called with."""
 
 
@@ -105,6 +104,11 @@ def _texts() -> dict[str, str]:
 
 def _field(name: str, offset: int) -> str:
     return f"  %{name} = getelementptr i8, ptr %state, i64 {offset}\n"
+
+
+def _word(name: str, number: int, kind: str = "i64") -> str:
+    at = f"  %at_{name} = getelementptr i64, ptr %call, i64 {number}\n"
+    return f"{at}  %{name} = load {kind}, ptr %at_{name}"
 
 
 def watched(before: str, word: str, until: str, patience: int) -> str:
@@ -406,9 +410,15 @@ end:
   ret void
 }}
 
-define internal i64 @run(ptr %steps, i64 %first, i64 %last, ptr %state, i64 %threads,
-                         ptr %scratch, i64 %stride) {{
+define internal i64 @run(ptr %call) {{
 entry:
+  %steps = load ptr, ptr %call
+{_word("first", 1)}
+{_word("last", 2)}
+{_word("state", 3, "ptr")}
+{_word("threads", 4)}
+{_word("scratch", 5, "ptr")}
+{_word("stride", 6)}
   br label %head
 head:
   %i = phi i64 [%first, %entry], [%i2, %next], [%to, %jump]

@@ -17,7 +17,7 @@ import numpy as np
 
 from migx import op as operations
 from migx.argument import Argument
-from migx.binding import Sizes, sizes_of
+from migx.binding import Sizes, sizes_of, sizes_told
 from migx.errors import EvaluationError
 from migx.ir import Instruction, Module
 from migx.meaning import FAILURES, actual, as_function, expect_result, failed
@@ -87,10 +87,8 @@ class RefExecutable:
         it is computed.
         """
         main = self.program.main
-        sizes = sizes_of(
-            (name, p.shape, arguments[name].shape) for name, p in main.parameters.items()
-        )
-        given = [value.read_only() for value in arguments.values()]
+        given = [arguments[name].read_only() for name in main.parameters]
+        sizes = sizes_told(main, given)
         try:
             with np.errstate(all="ignore"):
                 return self._run(main, given, {}, sizes, _Call(slots, seen))

@@ -15,7 +15,7 @@ import numpy as np
 
 from migx import op as operations
 from migx.argument import Argument
-from migx.binding import sizes_of
+from migx.binding import sizes_told
 from migx.ir import Instruction, Module
 from migx.ops.builtin import GetTupleElem, Literal, Param, Slot
 from migx.pipeline import Approximation
@@ -67,10 +67,8 @@ class ElementBounds:
         self._slots = (
             {} if slots is None else dict(zip(slots.output_names, slots.outputs, strict=True))
         )
-        shapes = (
-            (name, p.shape, arguments[name].shape) for name, p in program.main.parameters.items()
-        )
-        self._sizes = sizes_of(shapes)
+        main = program.main
+        self._sizes = sizes_told(main, [arguments[name] for name in main.parameters])
         loops = any(at.op.name in ("loop", "scan") for m in program.modules.values() for at in m)
         self._whole = TensorBounds(program, arguments, approximations) if loops else None
         self._chooses = any(at.op.name in CHOICES for m in program.modules.values() for at in m)

@@ -21,7 +21,7 @@ from migx.targets.cpu import jit
 from migx.targets.cpu.emit import I64, PTR, Module
 from migx.targets.cpu.memory import address
 from migx.targets.cpu.pool import Pool, pool, wanted_threads
-from migx.targets.cpu.runtime import STEP_WORDS, run_steps
+from migx.targets.cpu.runtime import STEP_WORDS, runtime
 
 TEXT = "module main(x: f32[n, 64]) {\n %0 = exp(x)\n %1 = softmax(%0) {axis=1}\n return %1\n}\n"
 
@@ -43,8 +43,10 @@ def run(state: Pool, tiles: int, times: int, threads: int) -> None:
     words = np.zeros(tiles, np.int64)
     steps = np.zeros((times, STEP_WORDS), np.int64)
     steps[:, :3] = code.address, address(words), tiles
-    state.provide(threads)
-    run_steps()(address(steps), 0, times, state.address, threads, address(words), 0)
+    state.grow(threads)
+    asked = [address(steps), 0, times, state.address, threads, address(words), 0]
+    call = np.array(asked, np.int64)
+    runtime().run(address(call))
     assert (words == times).all()
 
 
