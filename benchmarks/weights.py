@@ -31,11 +31,11 @@ from benchmarks.tables import show_results
 from benchmarks.weights_memory import PASSES, resident
 from migx.argument import Argument
 from migx.onnx import replace_onnx_external_weights
-from migx.onnx.external import values_from
 from migx.op import Array
 from migx.program import Program
 from migx.target import Asked
 from migx.weights.hoisting import weights_of
+from migx.weights.sources import values_from
 
 MODELS = ("resnet50", "bert_base", "llama_2048x4_kv")
 SWAPPED = "bert_base"

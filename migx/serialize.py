@@ -36,7 +36,7 @@ from migx.target import CompileOptions, Saves, Target, get_target
 from migx.text import show
 from migx.weights.epochs import own
 from migx.weights.hoisting import fixed_slots
-from migx.weights.live import holding, live_weights
+from migx.weights.live import holding, leave_out, live_weights
 from migx.weights.recipe import Arguments
 
 MAGIC = b"MIGX MXR"
@@ -145,10 +145,8 @@ def _holding(program: Program, live: Arguments, weights: bool) -> Program:
     """The program with the weights it runs with now, or without those that may be replaced."""
     if weights:
         return holding(program, live) if live else program
-    from migx.onnx.external import defer
-
     made = program.copy()
-    defer(made)
+    leave_out(made)
     return made
 
 

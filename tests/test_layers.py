@@ -29,6 +29,23 @@ try:
 except SystemExit:
     pass
 """
+SWAP = """
+import struct, tempfile
+from pathlib import Path
+import migx
+from migx.onnx import replace_onnx_external_weights
+op = 'onnx_external_weights() {label="w", file="w.bin", offset=0, length=8, shape=f32[2]}'
+program = migx.parse(f"module main() {{\\n  %0 = {op}\\n  return %0\\n}}").compile("ref")
+entry = b'{"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}'
+with tempfile.TemporaryDirectory() as folder:
+    file = Path(folder, "w.safetensors")
+    file.write_bytes(struct.pack("<Q", len(entry)) + entry + struct.pack("<2f", 1, 2))
+    with program.update_weights() as new:
+        new.update(file)
+    assert program.eval({})[0].tolist() == [1, 2]
+    replace_onnx_external_weights(program, file)
+    del program, new
+"""
 HEAVY = {"hypothesis", "llvmlite", "networkx", "onnx", "onnxruntime", "rich"}
 
 
@@ -83,8 +100,9 @@ def test_no_layer_imports_one_above_it(layer: str) -> None:
         "import migx",
         "import migx.ops\nmigx.ops.Relu()",
         HELP,
+        SWAP,
     ],
-    ids=["import migx", "migx.ops", "migx --help"],
+    ids=["import migx", "migx.ops", "migx --help", "weights given"],
 )
 def test_nothing_heavy_is_loaded_before_it_is_used(code: str) -> None:
     loaded = run(f"import sys\n{code}\nprint('loaded:', *sys.modules)").partition("loaded:")[2]

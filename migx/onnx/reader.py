@@ -21,7 +21,7 @@ from migx.dead_code import remove_dead_code, remove_dead_modules
 from migx.dim import Dim, Extent
 from migx.errors import DataWarning, DimError, MigxError, OnnxError, ShapeError, first_few
 from migx.ir import Instruction, Module
-from migx.onnx import external, importers, tensors
+from migx.onnx import importers, tensors
 from migx.onnx.functions import (
     Called,
     Functions,
@@ -45,6 +45,7 @@ from migx.shape import Shape
 from migx.weights import assume
 from migx.weights.constants import tree
 from migx.weights.marking import must_be_known
+from migx.weights.sources import from_folder, is_there
 
 
 def parse_onnx(
@@ -137,7 +138,7 @@ class ModelFile:
         """
         op: OnnxExternalWeights | Literal
         if self.defer and tensor.data_location == onnx.TensorProto.EXTERNAL:
-            op = external.deferred(tensor, label)
+            op = tensors.deferred(tensor, label)
         else:
             op = Literal(self.argument(tensor, embedded), label)
         count = 0
@@ -293,7 +294,7 @@ class GraphReader:
         """The value of a tensor, under a name. What must be known is read if its file is there."""
         op = self.model.weight(tensor, label, embedded)
         value = self.module.add_instruction(op, origins=origins)
-        if must_be_known(value.shape) and external.is_there(value, self.model.folder):
+        if must_be_known(value.shape) and is_there(value, self.model.folder):
             self.settle(value)
         return self.unpacked(value, origins)
 
@@ -308,7 +309,7 @@ class GraphReader:
         for at in tree(value):
             if type(at.op) is not OnnxExternalWeights or at.module is None:
                 continue
-            weight, found = at.op, external.from_folder(self.model.folder, at.op.label, at)
+            weight, found = at.op, from_folder(self.model.folder, at.op.label, at)
             assume(self.module.program, weight, found, wanted_by)
             at.module.replace_operation(at, Literal(found, weight.label))
 

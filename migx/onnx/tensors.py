@@ -4,7 +4,6 @@ the message.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,11 @@ from onnx import TensorProto
 
 from migx.argument import Argument, Source
 from migx.errors import DataError, OnnxError
-from migx.files import inside
+from migx.ops.builtin import OnnxExternalWeights
 from migx.ops.maps import map_of
 from migx.ops.sequences import VARIES
 from migx.shape import MAP, OPTIONAL, STR, DType, Shape
+from migx.weights.sources import Place, located
 
 _TYPES = {
     "FLOAT": "f32",
@@ -163,13 +163,11 @@ def _typed(tensor: TensorProto, shape: Shape) -> np.ndarray[tuple[int, ...], np.
     return values.astype(shape.dtype.numpy).reshape(tensor.dims)
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where external data lies: its file in the model's folder, and which bytes of it."""
-
-    location: str
-    offset: int
-    length: int
+def deferred(tensor: TensorProto, label: str) -> OnnxExternalWeights:
+    """The operation that stands for a tensor with external data; no file is looked at."""
+    shape = shape_of(tensor)
+    place = external_place(tensor, shape)
+    return OnnxExternalWeights(label, place.location, place.offset, place.length, shape)
 
 
 def external_place(tensor: TensorProto, shape: Shape) -> Place:
@@ -207,27 +205,6 @@ def place_outside(tensor: TensorProto, file: str, offset: int, length: int) -> N
     tensor.data_location = TensorProto.EXTERNAL
     for key, said in (("location", file), ("offset", offset), ("length", length)):
         tensor.external_data.add(key=key, value=str(said))
-
-
-def located(
-    place: Place, folder: Path, name: str, known: dict[str, tuple[Path, int]] | None = None
-) -> Source:
-    """Where external data is, in a folder. ``DataError`` unless the file is inside it, there, and
-    long enough. ``known`` keeps files and their sizes from call to call.
-    """
-    what, offset, length = f"external data of {name!r}", place.offset, place.length
-    known = {} if known is None else known
-    if place.location not in known:
-        file = inside(folder, place.location, what)
-        if not file.is_file():
-            raise DataError(f"{what}: there is no file {file}")
-        known[place.location] = file, file.stat().st_size
-    file, size = known[place.location]
-    if offset + length > size:
-        raise DataError(
-            f"{what}: {file} has {size} bytes, the tensor is at bytes {offset} to {offset + length}"
-        )
-    return Source(file, offset, length)
 
 
 def check_length(tensor: TensorProto, shape: Shape, got: int, wanted: int | None = None) -> None:

@@ -28,6 +28,7 @@ from migx.ops.builtin import Literal
 from migx.shape import Shape
 from migx.weights.fitting import fitted, refuse_infinite, unknown, without_values
 from migx.weights.recipe import Arguments, Recipe
+from migx.weights.sources import values_from
 
 NOTHING: Arguments = MappingProxyType({})
 Pair: TypeAlias = tuple[NDArray[Any], NDArray[Any]]
@@ -367,8 +368,6 @@ class Update:
         there is of both, which must be something. ``convert`` brings values to the element types of
         the weights: floats are rounded, what an integer type does not hold is refused.
         """
-        from migx.onnx.external import values_from
-
         self._check_open()
         found = values_from(values, self._weights.sources, strict=strict, convert=convert)
         for name, value in found.items():

@@ -1,4 +1,4 @@
-"""What updates have given the weights of a compiled program, put into programs."""
+"""What updates have given the weights of a compiled program, put into programs, or left out."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from migx.argument import Argument
-from migx.errors import AssumptionError
-from migx.ops.builtin import AssumeEqual, Literal
+from migx.errors import AssumptionError, WeightError
+from migx.ops.builtin import AssumeEqual, Literal, OnnxExternalWeights
 from migx.program import Program
 from migx.weights.hoisting import hoist, is_replaceable, is_weight, weights_of
 from migx.weights.recipe import Arguments
@@ -69,3 +69,20 @@ def put_literals(program: Program, values: Mapping[str, Argument], replaceable: 
                 literal = Literal(values[op.label], op.label, replaceable, **place)
                 module.replace_operation(at, literal)
     hoist(program, ())
+
+
+def leave_out(program: Program) -> None:
+    """Leaves out the values of the weights that may be replaced. ``WeightError`` where nothing says
+    in which file one stands.
+    """
+    for module in program.modules.values():
+        for at in module:
+            op = at.op
+            if type(op) is not Literal or not op.replaceable:
+                continue
+            if not op.file:
+                raise WeightError(
+                    f"weight {op.label!r} came from no file, so it cannot be left out"
+                )
+            place = op.label, op.file, op.offset, int(at.shape.nbytes), at.shape
+            module.replace_operation(at, OnnxExternalWeights(*place))

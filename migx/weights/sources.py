@@ -1,0 +1,237 @@
+"""Where values for weights come from: a dict of arrays by name, a folder of external data, a
+safetensors file, the index of several, or an npz file.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from migx import op as operations
+from migx.argument import Argument, Source
+from migx.errors import DataError, WeightError, first_few, there_are
+from migx.files import inside
+from migx.ir import Instruction
+from migx.ops.builtin import OnnxExternalWeights
+from migx.shape import Shape
+from migx.weights.fitting import fitted, unknown
+
+
+def values_from(
+    source: Any, wanted: Mapping[str, Instruction], *, strict: bool = True, convert: bool = False
+) -> dict[str, Any]:
+    """The values that a folder, a file or a dict has for some weights. Errors, and what is
+    ``strict`` and converted, as in ``migx.weights.epochs.Update.update``.
+    """
+    had = _had(source, wanted)
+    found = {name: had[name] for name in wanted if name in had}
+    partial = isinstance(source, Mapping)
+    missing = [] if partial else [name for name in wanted if name not in had]
+    left = [name for name in had if name not in wanted]
+    if (missing or left) and (strict or not found):
+        raise WeightError(_other_names(source, wanted, missing, left))
+    if convert:
+        return {n: fitted(n, v, wanted[n].shape, convert=True) for n, v in found.items()}
+    return found
+
+
+def _other_names(
+    source: Any, wanted: Mapping[str, Instruction], missing: list[str], left: list[str]
+) -> str:
+    """What to say of a source that has not the names of the weights."""
+    if left and not wanted:
+        return unknown(left[0], wanted)
+    partial, said = isinstance(source, Mapping), []
+    if missing:
+        said.append(f"lacks {len(missing)} weights: {first_few(missing, 5)}")
+    if left:
+        has = "have" if partial else "has"
+        said.append(f"{has} {len(left)} weights the program has not: {first_few(left, 5)}")
+    if missing and len(left) > 1:
+        said.append(f"for {missing[0]!r} {there_are(missing[0], left)}")
+    elif left and not missing:
+        said.append(f"for {left[0]!r} {there_are(str(left[0]), wanted)}")
+    if common := (len(source) - len(left) if partial else len(wanted) - len(missing)):
+        said.append(f"strict=False takes the {common} that both have")
+    return f"{'the values given' if partial else source} {'; '.join(said)}"
+
+
+def _had(source: Any, wanted: Mapping[str, Instruction]) -> dict[str, Any]:
+    """All that a source has, by name; a folder has the weights whose place in a file is known."""
+    if isinstance(source, Mapping):
+        return dict(source)
+    if not isinstance(source, (str, PathLike)):
+        raise WeightError(
+            "weights are given as a dict of arrays by name, a folder of external data, or a "
+            f".safetensors or .npz file, not as {type(source).__name__}"
+        )
+    path = Path(source)
+    if path.is_dir() and not (indices := sorted(path.glob(f"*{_INDEX}"))):
+        placed = {n: at for n, at in wanted.items() if operations.attributes(at.op)["file"]}
+        known: dict[str, tuple[Path, int]] = {}
+        return {name: from_folder(path, name, at, known) for name, at in placed.items()}
+    if path.is_dir():
+        return dict(sharded(indices[0]))
+    if not path.exists():
+        raise DataError(f"there is no file or folder {path}")
+    for end, read in ((_INDEX, sharded), (".safetensors", safetensors), (".npz", npz)):
+        if path.name.endswith(end):
+            return dict(read(path))
+    raise WeightError(
+        f"{path} is no folder of external data, and its name ends neither in .safetensors nor in "
+        f"{_INDEX} or .npz"
+    )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where external data lies: its file in a model's folder, and which bytes of it."""
+
+    location: str
+    offset: int
+    length: int
+
+
+def located(
+    place: Place, folder: Path, name: str, known: dict[str, tuple[Path, int]] | None = None
+) -> Source:
+    """Where external data is, in a folder. ``DataError`` unless the file is inside it, there, and
+    long enough. ``known`` keeps files and their sizes from call to call.
+    """
+    what, offset, length = f"external data of {name!r}", place.offset, place.length
+    known = {} if known is None else known
+    if place.location not in known:
+        file = inside(folder, place.location, what)
+        if not file.is_file():
+            raise DataError(f"{what}: there is no file {file}")
+        known[place.location] = file, file.stat().st_size
+    file, size = known[place.location]
+    if offset + length > size:
+        raise DataError(
+            f"{what}: {file} has {size} bytes, the tensor is at bytes {offset} to {offset + length}"
+        )
+    return Source(file, offset, length)
+
+
+def from_folder(
+    folder: Path, name: str, at: Instruction, known: dict[str, tuple[Path, int]] | None = None
+) -> Argument:
+    """The value of a weight, mapped from where a folder has it; ``known`` keeps the files found."""
+    op: Any = at.op
+    place = Place(op.file, op.offset, int(at.shape.nbytes))
+    return Argument(at.shape, source=located(place, folder.absolute(), name, known))
+
+
+def is_there(at: Instruction, folder: Path) -> bool:
+    """Whether an instruction is a deferred weight whose bytes are in a folder."""
+    op = at.op
+    if type(op) is not OnnxExternalWeights:
+        return False
+    file = inside(folder, op.file, f"external data of {op.label!r}")
+    return Source(file, op.offset, op.length).present
+
+
+_INDEX = ".safetensors.index.json"
+_SAFETENSORS = {
+    "F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16", "BOOL": "bool",
+    "F8_E4M3": "f8e4m3fn", "F8_E5M2": "f8e5m2",
+    **{f"{sign.upper()}{bits}": f"{sign}{bits}" for sign in "iu" for bits in (8, 16, 32, 64)},
+}  # fmt: skip
+
+
+def safetensors(path: Path) -> dict[str, Argument]:
+    """The tensors of a safetensors file, mapped: it is a length, a JSON header of types, dims and
+    offsets, and the bytes, of which each tensor has its own and none is left over.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = path.stat().st_size
+            if size < 8:
+                raise ValueError(f"it has {size} bytes, too few for the length of a header")
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > size - 8:
+                raise ValueError(f"its header of {length} bytes is longer than the file")
+            header = json.loads(file.read(length))
+        if not isinstance(header, dict):
+            raise ValueError(f"its header is a JSON {type(header).__name__}, not an object")
+        header.pop("__metadata__", None)
+        found = {n: _tensor(path, 8 + length, n, entry) for n, entry in header.items()}
+        _check_places(found, 8 + length, size)
+        return found
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is no safetensors file: {error}") from error
+
+
+def sharded(path: Path) -> dict[str, Argument]:
+    """The tensors of several safetensors files, mapped, by the index beside them: a JSON object
+    whose ``weight_map`` says which file has which tensor.
+    """
+    try:
+        index = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is no JSON: {error}") from error
+    match index:
+        case {"weight_map": dict(files)} if all(type(file) is str for file in files.values()):
+            names = dict.fromkeys(files.values())
+        case _:
+            raise DataError(f"{path} has no weight_map from the names of tensors to those of files")
+    held = {name: safetensors(inside(path.parent, name, f"a file of {path}")) for name in names}
+    if lacking := [name for name, file in files.items() if name not in held[file]]:
+        raise DataError(f"{path} names tensors that are not there: {first_few(lacking, 5)}")
+    return {name: held[file][name] for name, file in files.items()}
+
+
+def npz(path: Path) -> dict[str, Any]:
+    """The arrays of an npz file."""
+    try:
+        with np.load(path) as held:
+            return dict(held)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, EOFError, BadZipFile) as error:
+        raise DataError(f"{path} is no npz file of numbers: {error}") from error
+
+
+def _tensor(path: Path, start: int, name: str, entry: Any) -> Argument:
+    """A tensor of a safetensors file whose bytes begin at ``start``, from its entry in the header;
+    ``ValueError`` where that is none.
+    """
+    match entry:
+        case {"dtype": str(dtype), "shape": [*dims], "data_offsets": [int(first), int(last)]} if (
+            all(type(each) is int for each in dims)
+        ):
+            if dtype not in _SAFETENSORS:
+                raise ValueError(f"the type {dtype} of {name!r} is not supported")
+            shape = Shape(_SAFETENSORS[dtype], dims)
+            if last - first != shape.nbytes:
+                raise ValueError(f"{name!r} is {shape}, which is not bytes {first} to {last}")
+            return Argument(shape, source=Source(path.absolute(), start + first, last - first))
+        case _:
+            raise ValueError(f"{name!r} has not a dtype, a shape and two data_offsets: {entry!r}")
+
+
+def _check_places(found: Mapping[str, Argument], start: int, size: int) -> None:
+    """``ValueError`` unless the tensors found lie one behind the other from ``start`` to the end of
+    a file of ``size`` bytes.
+    """
+    end, before = start, "the header"
+    places = [(value.source, name) for name, value in found.items() if value.source is not None]
+    for at, name in sorted(places, key=lambda place: (place[0].offset, place[0].length)):
+        if at.offset != end:
+            right = f"{end - start}, where {before} ends"
+            raise ValueError(f"{name!r} begins at byte {at.offset - start}, not at {right}")
+        end, before = at.offset + at.length, repr(name)
+    if end != size:
+        raise ValueError(f"{before} ends at byte {end - start} of {size - start}")
