@@ -81,9 +81,11 @@ class Inputs:
         names = self._module.parameters
         if type(given) is not dict or given.keys() != names.keys():
             return check_inputs(self._module, given, self._weights)
-        values = [given[name] for name in names]
+        values: list[Any] = []
         kinds: list[Kind] = []
-        for value in values:
+        for name in names:
+            value = given[name]
+            values.append(value)
             if type(value) is np.ndarray:
                 kinds.append((value.dtype, value.shape))
             elif isinstance(value, Argument):
@@ -93,10 +95,10 @@ class Inputs:
         shapes = self._shapes(*kinds)
         if shapes is None:
             return check_inputs(self._module, given, self._weights)
-        return {
-            name: value if isinstance(value, Argument) else Argument(shape, value)
-            for name, shape, value in zip(names, shapes, values, strict=True)
-        }
+        found: dict[str, Argument] = {}
+        for name, shape, value in zip(names, shapes, values, strict=True):
+            found[name] = Argument(shape, value) if type(value) is np.ndarray else value
+        return found
 
     def _checked(self, *kinds: Kind) -> list[Shape] | None:
         """The shapes of values that are just what is wanted; None where there is more to ask."""

@@ -42,6 +42,7 @@ class CpuExecutable:
         self.counting: dict[Instruction, Kernel] = {}
         self.literals = Literals()
         self.pieces: dict[Module, list[Piece]] = {}
+        self.outputs: dict[Module, tuple[Instruction, ...]] = {}
         self._sizes = Told(program.main)
         known = objects_of(context.saved)
         self._saved = Kernels(context.saved, program) if context.saved else None
@@ -72,7 +73,7 @@ class CpuExecutable:
     def _prepare(self, module: Module, known: set[str]) -> None:
         """Cuts a module, and those its instructions run, into pieces."""
         if module not in self.pieces:
-            self.pieces[module] = _cut(self, module, known)
+            self.pieces[module], self.outputs[module] = _cut(self, module, known), module.outputs
         inside = known | {n for at in module for n in symbols_of(at)}
         for at in module:
             if self.kernels.get(at) is None:
@@ -128,11 +129,10 @@ class CpuExecutable:
         call: Call,
     ) -> list[Argument]:
         """What a module returns; ``values`` are those it captures."""
-        for parameter, argument in zip(module.parameters.values(), arguments, strict=True):
-            values[parameter] = argument
+        values.update(zip(module.parameters.values(), arguments, strict=True))
         for piece in self.pieces[module]:
             sizes = piece.run(values, sizes, call)
-        return [values[v] for v in module.outputs]
+        return [values[v] for v in self.outputs[module]]
 
     @property
     def absorbed(self) -> frozenset[Instruction]:

@@ -68,7 +68,7 @@ class Layout:
             return memory[self.start : self.start + int(self.shape.nbytes)]
         if 0 in self.dims:
             return np.empty(self.dims, self.shape.dtype.numpy)
-        return np.ndarray(self.dims, self.shape.dtype.numpy, memory.data, self.start, self.strides)
+        return np.ndarray(self.dims, self.shape.dtype.numpy, memory, self.start, self.strides)
 
 
 def viewed(memory: NDArray[np.uint8], shape: Shape) -> NDArray[Any]:

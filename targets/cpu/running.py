@@ -224,7 +224,8 @@ class Run:
     def given(self, cell: Cell) -> NDArray[Any]:
         """The array of a cell from outside, in the layout that kernels rely on."""
         at, index = cell.of
-        argument = self.value(at) if index < 0 else self.value(at).parts[index]
+        argument = self.values[at] if at in self.values else self.value(at)
+        argument = argument if index < 0 else argument.parts[index]
         array = argument.array
         if array.flags.c_contiguous and cell.shape.strides is None:
             return array
