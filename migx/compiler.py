@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ from migx.weights.epochs import NOTHING, LiveWeights, files_of
 from migx.weights.hoisting import hoist_sources, names_of_weights, weights_of
 from migx.weights.layouts import pack_weights
 from migx.weights.live import committing, holding, live_weights
+from migx.weights.marking import fixed_weights
 from migx.weights.recipe import Arguments
 
 
@@ -58,14 +60,28 @@ class Compiled:
     named: Callable[[], Iterable[str]]
     """Gives the names of the weights of the program it was made from, fixed ones included."""
     _has_run: bool = field(default=False, init=False)
+    _executable: Executable | None = field(default=None, init=False)
+    _making: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
 
-    @cached_property
+    @property
     def executable(self) -> Executable:
-        """What runs the program on its target, which may finalize operations first."""
-        finalize(self.program, self.context)
-        made = self.context.target.make_executable(self.program, self.context)
-        expect_executable(self.context.target, made)
-        return made
+        """What runs the program on its target, which may finalize operations first. Of threads that
+        ask for it first one makes it, and those of other programs do not wait.
+        """
+        if self._executable is None:
+            with self._making:
+                if self._executable is None:
+                    finalize(self.program, self.context)
+                    made = self.context.target.make_executable(self.program, self.context)
+                    expect_executable(self.context.target, made)
+                    self._executable = made
+        return self._executable
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of its literals that are in memory, not mapped from a file."""
+        held = [at.op.value for at in self.program.literals if isinstance(at.op, Literal)]
+        return sum(value.nbytes for value in held if value.source is None)
 
     @cached_property
     def _inputs(self) -> Inputs:
@@ -210,6 +226,7 @@ def assembled(
         place=context.target.copy_to,
         declared=partial(weights_of, program),
         carried=live,
+        fixed=partial(fixed_weights, program),
     )
     return Compiled(lowered, context, weights, program.revision, partial(names_of_weights, program))
 

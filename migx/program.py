@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from numpy.typing import ArrayLike
 
+from migx import collector
 from migx import op as operations
 from migx.argument import Argument
 from migx.errors import IRError
@@ -175,6 +176,7 @@ class Program:
 
         while True:
             made = make()
+            collector.hold(made.nbytes)
             with self._switching, committing(self):
                 before = self._compiled
                 if made is before:

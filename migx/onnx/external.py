@@ -8,6 +8,7 @@ offset, length, type and dims that the model declares. Where values come from is
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from migx.weights.constants import tree
 from migx.weights.evaluation import evaluated
 from migx.weights.hoisting import is_weight, label_of, weights_of
 from migx.weights.live import holding, live_weights, put_literals
+from migx.weights.marking import fixed_weights
 from migx.weights.sources import values_from
 
 if TYPE_CHECKING:
@@ -64,7 +66,8 @@ def replace_onnx_external_weights(
     made = holding(program, live)
     programs = [made] if compiled is None else [made, holding(compiled.program, live)]
     wanted = {name: at for each in programs for name, at in weights_of(each).items()}
-    values = values_from(source, wanted, strict=strict, convert=convert)
+    fixed = partial(fixed_weights, program)
+    values = values_from(source, wanted, strict=strict, convert=convert, fixed=fixed)
     check_complete(values, wanted, source)
     for name, value in values.items():
         fit = fitting.fitted(name, value, wanted[name].shape)

@@ -7,7 +7,9 @@ update computes the slots that depend on what changed, and commits by switching 
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -28,43 +30,11 @@ from migx.ops.builtin import Literal
 from migx.shape import Shape
 from migx.weights.fitting import fitted, refuse_infinite, unknown, without_values
 from migx.weights.recipe import Arguments, Recipe
+from migx.weights.running import Running
 from migx.weights.sources import values_from
 
 NOTHING: Arguments = MappingProxyType({})
 Pair: TypeAlias = tuple[NDArray[Any], NDArray[Any]]
-
-
-class Running:
-    """Counts the runs that read an epoch, so that one may wait until there are none."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        self._count, self._closed = 0, False
-
-    def __enter__(self) -> None:
-        with self._lock:
-            while self._closed:
-                self._changed.wait()
-            self._count += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._count -= 1
-            if self._closed:
-                self._changed.notify_all()
-
-    @contextmanager
-    def stopped(self) -> Iterator[None]:
-        """Lets nothing new start, and waits until nothing runs."""
-        with self._changed:
-            self._closed = True
-            self._changed.wait_for(lambda: not self._count)
-            try:
-                yield
-            finally:
-                self._closed = False
-                self._changed.notify_all()
 
 
 class Slots(dict[str, Argument]):
@@ -81,7 +51,7 @@ class Epoch:
 
     ``slots`` holds only those whose weights all have values; ``wholes``, by the names of slots,
     what they show that other programs may use, too; ``given`` names the weights whose values
-    updates have given.
+    updates have given, ``lost`` those that an update in place has left half written.
     """
 
     number: int
@@ -89,6 +59,7 @@ class Epoch:
     slots: Arguments
     wholes: Arguments = field(default_factory=dict)
     given: frozenset[str] = frozenset()
+    lost: frozenset[str] = frozenset()
     files: tuple[MappedFile, ...] = ()
     running: Running = field(default_factory=Running)
 
@@ -104,12 +75,13 @@ class Epoch:
         slots: Arguments,
         wholes: Arguments,
         given: frozenset[str],
+        lost: frozenset[str],
     ) -> Self:
         """An epoch that knows from which files its values are mapped. ``DataError`` where one of
         them has been written to.
         """
         files = files_of((*weights.values(), *slots.values()))
-        return cls(number, weights, slots, wholes, given, files)
+        return cls(number, weights, slots, wholes, given, lost, files)
 
 
 class LiveWeights:
@@ -117,7 +89,8 @@ class LiveWeights:
 
     ``place`` brings a slot's value where the target reads it. ``declared`` gives the weights of the
     program that was compiled: those that the passes found to be needed no more may be given, too.
-    ``carried`` are values that updates gave when the program was compiled before.
+    ``carried`` are values that updates gave when the program was compiled before. ``fixed`` gives
+    the names of its weights that stay as they were read.
     Safe from several threads: updates come one after another, runs go on meanwhile.
     """
 
@@ -129,14 +102,16 @@ class LiveWeights:
         place: Callable[[Argument], Argument] | None = None,
         declared: Callable[[], Mapping[str, Instruction]] = dict,
         carried: Arguments = NOTHING,
+        fixed: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self.module, self.context = module, context
         self.place = place or (lambda value: value)
-        self._recipe, self._declared = Recipe(module, context), declared
+        self._recipe, self._declared, self.fixed = Recipe(module, context), declared, fixed
         self._memory = Memory()
         self.committing = threading.RLock()  # held while values are committed
         self.current = Epoch(0, carried, NOTHING, given=frozenset(carried))
         self.replaced = False  # by those of the same program compiled again
+        _LIVE.add(self)
 
     @cached_property
     def sources(self) -> dict[str, Instruction]:
@@ -150,8 +125,12 @@ class LiveWeights:
 
     @property
     def given(self) -> dict[str, Argument]:
-        """The values that updates have given, by the names of the weights."""
+        """The values that updates have given, by the names of the weights. ``WeightError`` where
+        one that was made in place has been interrupted.
+        """
         epoch = self.current
+        if epoch.lost:
+            raise WeightError(without_values(sorted(epoch.lost), lost=True))
         return {name: epoch.weights[name] for name in epoch.weights if name in epoch.given}
 
     @property
@@ -186,6 +165,8 @@ class LiveWeights:
 
     def _unready(self) -> str:
         """Why slots have no value: their weights have none, or nobody has computed them yet."""
+        if lost := sorted(self.current.lost):
+            return without_values(lost, lost=True)
         if missing := [name for name in self.missing if name not in self._held()]:
             return without_values(missing)
         return (
@@ -227,13 +208,14 @@ class LiveWeights:
             if found is None and name not in self._recipe.sources and isinstance(op, Literal):
                 found = op.value
             if found is None:
-                raise WeightError(without_values([name]))
+                raise WeightError(without_values([name], lost=name in self.current.lost))
             files_of([found])
             return own(found, mapped=False)
 
     def _held(self) -> dict[str, Argument]:
-        """The values that the program itself holds."""
-        found = {name: at.op for name, at in self.sources.items()}
+        """The values that the program itself holds, of weights that have not had others since."""
+        lost = self.current.lost
+        found = {name: at.op for name, at in self.sources.items() if name not in lost}
         return {name: op.value for name, op in found.items() if isinstance(op, Literal)}
 
     def _after(self, before: Epoch, changes: Arguments, first: bool = False) -> Epoch:
@@ -247,7 +229,8 @@ class LiveWeights:
         slots = {name: self.place(value) for name, value in values.items()}
         slots, wholes = {**before.slots, **slots}, {**before.wholes, **wholes}
         given = before.given if first else before.given | changes.keys()
-        return Epoch.of(before.number + 1, weights, slots, wholes, given)
+        lost = before.lost - changes.keys()
+        return Epoch.of(before.number + 1, weights, slots, wholes, given, lost)
 
     def commit(self, changes: Arguments, *, copy: bool = True) -> tuple[Epoch, Epoch]:
         """The epochs before and after some weights have taken new values, copied or as they are."""
@@ -267,11 +250,12 @@ class LiveWeights:
             with before.running.stopped():
                 weights, slots, pairs = overwritten(before, after)
                 wholes = {n: v for n, v in after.wholes.items() if before.wholes.get(n) is v}
-                made = Epoch.of(after.number, weights, slots, wholes, after.given)
+                made = Epoch.of(after.number, weights, slots, wholes, after.given, after.lost)
                 rest = {n: v for n, v in before.weights.items() if n not in changes}
                 kept = {n: v for n, v in before.slots.items() if after.slots.get(n) is v}
                 # what is left if this is interrupted: what is half written has no value
-                self.current = replace(before, weights=rest, slots=kept, wholes=wholes)
+                lost = before.lost | changes.keys()
+                self.current = replace(before, weights=rest, slots=kept, wholes=wholes, lost=lost)
                 copy(pairs)
                 self.current = made
 
@@ -284,6 +268,23 @@ class LiveWeights:
                     f"been committed since epoch {after.number}"
                 )
             self.current = replace(before, number=after.number + 1, running=Running())
+
+    def forked(self) -> None:
+        """Lets go of what other threads held, in the child of a fork, which has none of them."""
+        self.committing, self._memory = threading.RLock(), Memory()
+        self.current = replace(self.current, running=Running())
+
+
+_LIVE: weakref.WeakSet[LiveWeights] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for weights in tuple(_LIVE):
+        weights.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Reading:
@@ -333,10 +334,7 @@ class Update:
         ``WeightError`` where it does not fit, or the block has ended.
         """
         self._check_open()
-        found = self._weights.checked(name, value)
-        if self._check_finite:
-            refuse_infinite(name, found)
-        self._changes[name] = found
+        self._changes[name] = self._weights.checked(name, value)
 
     def __getitem__(self, name: str) -> Any:
         """A copy of a weight's value, the one given in this block or else the one in use: an array,
@@ -369,7 +367,8 @@ class Update:
         the weights: floats are rounded, what an integer type does not hold is refused.
         """
         self._check_open()
-        found = values_from(values, self._weights.sources, strict=strict, convert=convert)
+        wanted, fixed = self._weights.sources, self._weights.fixed
+        found = values_from(values, wanted, strict=strict, convert=convert, fixed=fixed)
         for name, value in found.items():
             self[name] = value
 
@@ -399,6 +398,8 @@ class Update:
         self._open = False
         if kind is not None or not self._changes:
             return
+        for name, value in self._changes.items() if self._check_finite else ():
+            refuse_infinite(name, value)
         with self._weights.committing:
             self._check_weights()
             if self._in_place:

@@ -68,8 +68,13 @@ def unknown(name: str, known: Iterable[str]) -> str:
     return f"there is no replaceable weight {name!r}; {there_are(str(name), names)}"
 
 
-def without_values(missing: list[str]) -> str:
-    """What to say of weights that have no value."""
+def without_values(missing: list[str], *, lost: bool = False) -> str:
+    """What to say of weights that have no value: that they are ``lost``, where they had one."""
+    if lost:
+        return (
+            f"{len(missing)} weights have no value, {first_few(missing, 5)}: an update in place "
+            "was interrupted; give them again by program.update_weights()"
+        )
     return (
         f"{len(missing)} weights have no value yet, {first_few(missing, 5)}: give them by "
         "program.update_weights() or migx.onnx.replace_onnx_external_weights(), or have "

@@ -25,6 +25,16 @@ def must_be_known(shape: Shape) -> bool:
     return shape.dtype is I64 and shape.rank < 2 and int(shape.elements) <= KNOWN_INTEGERS
 
 
+def fixed_weights(program: Program) -> list[str]:
+    """The names of the floats of several elements that a program has as they were read: those that
+    ``make_replaceable`` would take, and a checkpoint is likely to have others of.
+    """
+    ops = (at.op for at in program.literals)
+    named = [op for op in ops if type(op) is Literal and op.label and not op.replaceable]
+    held = (op for op in named if op.value.shape.dtype.is_float and not _is_read(op.value.shape))
+    return [*dict.fromkeys(op.label for op in held)]
+
+
 def make_replaceable(program: Program, names: Iterable[str] | None = None) -> None:
     """Marks literals as weights that may be replaced: those of some names, or all that have names,
     but for strings and what ``must_be_known``. ``WeightError`` where that leaves none, or one that

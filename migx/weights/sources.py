@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 
 from migx import op as operations
 from migx.argument import Argument, Source
-from migx.errors import DataError, WeightError, first_few, there_are
+from migx.errors import DataError, DataWarning, WeightError, first_few, there_are
 from migx.files import inside
 from migx.ir import Instruction
 from migx.ops.builtin import OnnxExternalWeights
@@ -26,10 +27,16 @@ from migx.weights.fitting import fitted, unknown
 
 
 def values_from(
-    source: Any, wanted: Mapping[str, Instruction], *, strict: bool = True, convert: bool = False
+    source: Any,
+    wanted: Mapping[str, Instruction],
+    *,
+    strict: bool = True,
+    convert: bool = False,
+    fixed: Callable[[], Iterable[str]] = tuple,
 ) -> dict[str, Any]:
     """The values that a folder, a file or a dict has for some weights. Errors, and what is
-    ``strict`` and converted, as in ``migx.weights.epochs.Update.update``.
+    ``strict`` and converted, as in ``migx.weights.epochs.Update.update``. A folder of external data
+    says nothing of weights that stand in the model itself, the ``fixed``: a ``DataWarning`` does.
     """
     had = _had(source, wanted)
     found = {name: had[name] for name in wanted if name in had}
@@ -38,6 +45,8 @@ def values_from(
     left = [name for name in had if name not in wanted]
     if (missing or left) and (strict or not found):
         raise WeightError(_other_names(source, wanted, missing, left))
+    if strict and not partial and _index_of(Path(source)) is None and Path(source).is_dir():
+        _warn_of_fixed(source, [*fixed()])
     if convert:
         return {n: fitted(n, v, wanted[n].shape, convert=True) for n, v in found.items()}
     return found
@@ -74,21 +83,39 @@ def _had(source: Any, wanted: Mapping[str, Instruction]) -> dict[str, Any]:
             f".safetensors or .npz file, not as {type(source).__name__}"
         )
     path = Path(source)
-    if path.is_dir() and not (indices := sorted(path.glob(f"*{_INDEX}"))):
+    if (index := _index_of(path)) is not None:
+        return dict(sharded(index))
+    if path.is_dir():
         placed = {n: at for n, at in wanted.items() if operations.attributes(at.op)["file"]}
         known: dict[str, tuple[Path, int]] = {}
         return {name: from_folder(path, name, at, known) for name, at in placed.items()}
-    if path.is_dir():
-        return dict(sharded(indices[0]))
     if not path.exists():
         raise DataError(f"there is no file or folder {path}")
-    for end, read in ((_INDEX, sharded), (".safetensors", safetensors), (".npz", npz)):
+    for end, read in ((".safetensors", safetensors), (".npz", npz)):
         if path.name.endswith(end):
             return dict(read(path))
     raise WeightError(
         f"{path} is no folder of external data, and its name ends neither in .safetensors nor in "
         f"{_INDEX} or .npz"
     )
+
+
+def _index_of(path: Path) -> Path | None:
+    """The index of safetensors files that a path is, or that lies in the folder it is."""
+    if path.is_dir():
+        return next(iter(sorted(path.glob(f"*{_INDEX}"))), None)
+    return path if path.name.endswith(_INDEX) and path.exists() else None
+
+
+def _warn_of_fixed(folder: Any, names: list[str]) -> None:
+    if names:
+        warnings.warn(
+            f"{folder} has what lies outside the model's own file: {len(names)} weights in it stay "
+            f"as they were read, {first_few(names, 5)}; write the model with size_threshold=0, or "
+            "call program.make_replaceable() and give them by name",
+            DataWarning,
+            stacklevel=4,
+        )
 
 
 @dataclass(frozen=True)

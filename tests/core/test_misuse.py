@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -134,6 +136,30 @@ class BareExecutable:
 def test_an_executable_needs_nothing_but_run() -> None:
     program = migx.parse(TEXT).compile(Bare())
     assert program.compiled.fallbacks() == []
+    assert program.eval({"x": np.array([[-1, 2]], np.float32)})[0].tolist() == [[0, 2]]
+
+
+class Slow(Bare):
+    """A target that makes no executable before it may."""
+
+    begun: threading.Event
+    may: threading.Event
+
+    def make_executable(self, program: Program, context: Context) -> BareExecutable:
+        self.begun.set()
+        assert self.may.wait(60)
+        return super().make_executable(program, context)
+
+
+def test_compiling_one_program_waits_for_no_other() -> None:
+    slow = Slow(threading.Event(), threading.Event())
+    with ThreadPoolExecutor(1) as other:
+        slowly = other.submit(migx.parse(TEXT).compile, slow)
+        assert slow.begun.wait(60)
+        program = migx.parse(TEXT).compile("ref")
+        assert not slowly.done()
+        slow.may.set()
+        assert slowly.result().eval({"x": np.array([[-1, 2]], np.float32)})[0].tolist() == [[0, 2]]
     assert program.eval({"x": np.array([[-1, 2]], np.float32)})[0].tolist() == [[0, 2]]
 
 

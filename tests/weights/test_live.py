@@ -224,6 +224,47 @@ def test_a_signal_while_memory_is_written_leaves_no_half(
     assert given(template, B).tobytes() == baked(template, B).tobytes()
 
 
+@pytest.mark.parametrize("how", ["finalize", "compile", "save"])
+def test_what_a_signal_has_taken_is_not_brought_back(
+    how: str, template: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model's own value would stand beside those that updates have given."""
+    program = replace_onnx_external_weights(template, A).finalize("ref")
+    wanted = given(program, B)
+
+    def interrupted(pairs: list[tuple[Array, Array]]) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(epochs, "copy", interrupted)
+        with pytest.raises(KeyboardInterrupt), program.update_weights(in_place=True) as new:
+            new["w1"] = A["w1"]
+    lost = "1 weights have no value, 'w1': an update in place was interrupted; give them again"
+    if how == "finalize":
+        program.finalize("ref")
+    with pytest.raises(WeightError, match=lost):
+        if how == "compile":
+            program.compile("ref", passes=PASSES)
+        elif how == "save":
+            migx.save(program, tmp_path / "p.mxr")
+        else:
+            program.eval(X)
+    with pytest.raises(WeightError, match=lost), program.update_weights() as new:
+        new["w1"]
+    assert given(program, {"w1": B["w1"]}).tobytes() == wanted.tobytes()
+
+
+def test_what_is_not_finite_when_the_block_ends_is_refused(template: Program) -> None:
+    wanted, value = given(template, A), B["b1"].copy()
+    with (
+        pytest.raises(WeightError, match="'b1' has 1 elements that are not finite"),
+        template.update_weights(check_finite=True) as new,
+    ):
+        new["b1"] = value
+        value[3] = np.inf
+    assert template.eval(X)[0].tobytes() == wanted.tobytes()
+
+
 @pytest.mark.parametrize("in_place", [False, True])
 def test_every_answer_belongs_to_one_epoch(in_place: bool, template: Program) -> None:
     answers = {given(template, w).tobytes() for w in (A, B)}

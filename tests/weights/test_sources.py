@@ -9,13 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import migx
-from migx.errors import DataError, WeightError
+from migx.errors import DataError, DataWarning, WeightError
 from migx.onnx import replace_onnx_external_weights
 from migx.program import Program
-from tests.weights.build import MLP, MLP_DIMS, Array, drawn, model_of, safetensors
+from tests.weights.build import (
+    MLP,
+    MLP_DIMS,
+    Array,
+    drawn,
+    model_of,
+    safetensors,
+    write_weights,
+)
 
 X = {"x": np.linspace(-1, 1, 24, dtype=np.float32).reshape(3, 8)}
 A, B = drawn(MLP_DIMS, 1), drawn(MLP_DIMS, 2)
@@ -206,3 +215,32 @@ def test_damaged_files(
 def test_what_is_not_there_is_said_to_be_so(program: Program, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no file or folder .*nowhere"):
         put(program, tmp_path / "nowhere")
+
+
+def test_a_folder_says_nothing_of_what_stands_in_the_model(tmp_path: Path) -> None:
+    """As ``onnx.save_model`` writes it: what is small stays in the model's own file."""
+    for name, weights in (("a", A), ("b", B)):
+        (tmp_path / name).mkdir()
+        model = model_of(MLP, weights)
+        write_weights(model, weights, tmp_path / name)
+        for tensor in model.graph.initializer:
+            if tensor.name.startswith("b"):
+                tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name], tensor.name))
+        (tmp_path / name / "model.onnx").write_bytes(model.SerializeToString())
+    program = migx.parse_onnx(tmp_path / "a/model.onnx", defer_external_weights=True)
+    program.compile("ref")
+    said = (
+        r"b has .*: 2 weights in it stay as they were read, 'b1', 'b2'; write the model with size"
+    )
+    with pytest.warns(DataWarning, match=said):
+        put(program, tmp_path / "b")
+    with pytest.warns(DataWarning, match=said):
+        replace_onnx_external_weights(program.copy(), tmp_path / "b")
+    mixed = program.eval(X)[0]
+    put(program, tmp_path / "b", strict=False)  # which says so by itself
+    assert np.array_equal(program.eval(X)[0], mixed)
+    program = migx.parse_onnx(tmp_path / "a/model.onnx", defer_external_weights=True)
+    program.make_replaceable().compile("ref")
+    put(program, tmp_path / "b", strict=False)
+    put(program, {name: B[name] for name in ("b1", "b2")})
+    assert not np.array_equal(program.eval(X)[0], mixed)
