@@ -27,7 +27,11 @@ WIDTH = 60
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument(
-        "words", metavar="WORD", nargs="*", help="only cases with one of these in their names"
+        "words",
+        metavar="WORD",
+        nargs="*",
+        default=[],
+        help="only cases with one of these in their names",
     )
     parser.add_argument("--target", metavar="T", default="cpu", help="what runs them (cpu)")
     parser.add_argument(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from migx.onnx import tensors
+from migx.weights import sources
 from tests.fuzz import mutated_files as fuzz
 
 KINDS = ("simple", "pytorch-converted", "pytorch-operator")
@@ -49,5 +49,5 @@ def test_a_file_outside_the_folder_is_told(monkeypatch: pytest.MonkeyPatch, tmp_
     model.graph.initializer[0].external_data[0].value = f"../{fuzz.SECRET}"
     monkeypatch.setattr(fuzz, "mutated", lambda content, rng: model.SerializeToString())
     assert fuzz.tried(0, tmp_path, KINDS) == "refused"
-    monkeypatch.setattr(tensors, "inside", lambda folder, location, what: folder / location)
+    monkeypatch.setattr(sources, "inside", lambda folder, location, what: folder / location)
     assert fuzz.tried(0, tmp_path, KINDS) == "opened a file outside the model's folder"
