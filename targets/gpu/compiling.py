@@ -16,19 +16,21 @@ import os
 import subprocess
 import sys
 import threading
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from migx import kept
-from migx.dim import Extent
 from migx.errors import TargetError
 from migx.targets.gpu.architectures import Architecture, architecture
 from migx.targets.gpu.resources import spilled
+
+if TYPE_CHECKING:
+    from migx.targets.gpu.operations import CodeObject
+    from migx.targets.gpu.text import Kernel
 
 KIND = "gpu"
 VERSION = 3
@@ -40,23 +42,6 @@ THREADS = 512
 BLACKWELL = 100
 """The first architecture of NVIDIA whose binaries only drivers of CUDA 13 and later load."""
 _COMMAND = "from migx.targets.gpu.compiling import serve; serve()"
-
-
-class Written(Protocol):
-    """A kernel's text, and what is known of how it is launched."""
-
-    @property
-    def source(self) -> str: ...
-    @property
-    def pointers(self) -> tuple[str, ...]: ...
-    @property
-    def words(self) -> tuple[Extent, ...]: ...
-    @property
-    def turns(self) -> Extent: ...
-    @property
-    def warps(self) -> int: ...
-    @property
-    def stages(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -72,7 +57,7 @@ class Request:
     arch: str
 
     @classmethod
-    def of(cls, kernel: Written, aligned: tuple[int, ...], arch: str) -> Request:
+    def of(cls, kernel: Kernel | CodeObject, aligned: tuple[int, ...], arch: str) -> Request:
         """What decides the binary of a kernel; the number of a turn is one word more."""
         words = len(kernel.words) + (kernel.turns != 0)
         how = aligned, kernel.warps, kernel.stages, arch
@@ -226,7 +211,7 @@ def serve() -> None:
 
 def _compiled(missing: Mapping[str, Request]) -> dict[str, Binary]:
     """What helpers compile; as many of them as there are cores, or kernels if these are fewer."""
-    waiting = deque(missing.items())
+    waiting = iter(missing.items())
     made: dict[str, Binary] = {}
     failed: list[TargetError] = []
     count = min(len(os.sched_getaffinity(0)), len(missing))
@@ -241,46 +226,56 @@ def _compiled(missing: Mapping[str, Request]) -> dict[str, Binary]:
 
 
 def _work(
-    waiting: deque[tuple[str, Request]], made: dict[str, Binary], failed: list[TargetError]
+    waiting: Iterator[tuple[str, Request]], made: dict[str, Binary], failed: list[TargetError]
 ) -> None:
-    """Has a helper of its own compile one request after another."""
-    helper = _started()
+    """Has a helper of its own compile one request after another, until one of any helper fails."""
+    try:
+        with _started() as helper:
+            for key, request in waiting:
+                if failed:
+                    return
+                content = _answer(helper, request)
+                kept.write(KIND, f"{key} {triton_version()}", content)  # this process may be ended
+                made[key] = Binary.from_bytes(content)
+    except TargetError as error:
+        failed.append(error)
+
+
+def _answer(helper: subprocess.Popen[str], request: Request) -> bytes:
+    """The binary of a request, as bytes; ``TargetError`` says why there is none."""
     assert helper.stdin is not None
     assert helper.stdout is not None
     try:
-        while waiting and not failed:
-            try:
-                key, request = waiting.popleft()
-            except IndexError:
-                return
-            try:
-                helper.stdin.write(json.dumps(asdict(request)) + "\n")
-                helper.stdin.flush()
-                answer = json.loads(helper.stdout.readline())
-            except (OSError, ValueError):
-                failed.append(TargetError("the process that compiles kernels died"))
-                return
-            if "error" in answer:
-                said = f"Triton refuses a kernel for {request.arch}: {answer['error']}"
-                failed.append(TargetError(f"{said}\n{request.source}"))
-                return
-            content = answer["made"].encode()
-            kept.write(KIND, f"{key} {triton_version()}", content)  # now: this process may be ended
-            made[key] = Binary.from_bytes(content)
-    finally:
-        helper.kill()
-        helper.communicate()
+        helper.stdin.write(json.dumps(asdict(request)) + "\n")
+        helper.stdin.flush()
+        answer = json.loads(helper.stdout.readline())
+    except (OSError, ValueError) as error:
+        raise TargetError("the process that compiles kernels died") from error
+    if "error" in answer:
+        said = f"Triton refuses a kernel for {request.arch}: {answer['error']}"
+        raise TargetError(f"{said}\n{request.source}")
+    return str(answer["made"]).encode()
 
 
-def _started() -> subprocess.Popen[str]:
+@contextmanager
+def _started() -> Iterator[subprocess.Popen[str]]:
+    """A helper, for as long as it is needed; ``TargetError`` where there can be none."""
     paths = os.pathsep.join(p for p in sys.path if p)
     environment = os.environ | {"PYTHONPATH": paths, "TRITON_DEFAULT_FP_FUSION": "1"}
     environment.pop("TRITON_INTERPRET", None)
-    return subprocess.Popen(
-        [sys.executable, "-c", _COMMAND],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-        text=True,
-    )
+    try:
+        helper = subprocess.Popen(
+            [sys.executable, "-c", _COMMAND],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            text=True,
+        )
+    except OSError as error:
+        raise TargetError(f"no process that compiles kernels can be started: {error}") from error
+    try:
+        yield helper
+    finally:
+        helper.kill()
+        helper.communicate()

@@ -139,10 +139,14 @@ def interfaced(said: Mapping[str, Any], owner: Any) -> Lent:
 
 
 def _shape(dtype: DType, dims: tuple[int, ...], strides: tuple[int, ...] | None) -> Shape:
-    """A shape; strides of axes with one place, which nobody follows, are as they would be."""
+    """A shape; strides of axes with one place, which nobody follows, are as they would be.
+    ``InputError`` where others lead backwards.
+    """
     usual = Shape(dtype, dims)
     if strides is None or 0 in dims:
         return usual
     true = zip(dims, strides, usual.true_strides, strict=True)
     moved = tuple(int(u) if d == 1 else s for d, s, u in true)
+    if any(s < 0 for s in moved):
+        raise InputError(f"its strides {strides} lead backwards: make it contiguous first")
     return usual if moved == usual.true_strides else Shape(dtype, dims, moved)

@@ -20,7 +20,7 @@ from migx.op import Operation
 from migx.shape import BF16, BOOL, F16, F32, DType
 from migx.targets.gpu.functions import LOG2_E
 from migx.targets.gpu.narrow import FORMATS, is_narrow, rounded
-from migx.targets.gpu.text import COMPUTING, STORED, storable
+from migx.targets.gpu.types import COMPUTING, STORED, storable
 
 Emit = Callable[[Any, Sequence[str], Sequence[DType], DType], str]
 """An operation on operands of some element types, for a result of one."""
@@ -65,18 +65,18 @@ def apply(op: Operation, values: Sequence[str], types: Sequence[DType], result: 
 
 def constant(value: Argument) -> str:
     """A constant of one element, in its computing type."""
-    number = value.array.reshape(-1)[0]
-    return number_of(
-        float(number) if value.shape.dtype.is_float else int(number), value.shape.dtype
-    )
+    number, dtype = value.array.reshape(-1)[0], value.shape.dtype
+    return number_of(float(number) if dtype.is_float else int(number), dtype)
 
 
 def number_of(number: float, dtype: DType) -> str:
     """A number of an element type, in its computing type."""
-    text = repr(number)
-    if not math.isfinite(number):
-        text = f'float("{number}")'
-    return f"tl.full([], {text}, {COMPUTING[dtype.name]})"
+    return f"tl.full([], {literal(number)}, {COMPUTING[dtype.name]})"
+
+
+def literal(number: float) -> str:
+    """A number as text has it, of whatever type is wanted there."""
+    return repr(number) if math.isfinite(number) else f'float("{number}")'
 
 
 def limits(dtype: DType) -> tuple[float, float]:
@@ -85,14 +85,9 @@ def limits(dtype: DType) -> tuple[float, float]:
         return -math.inf, math.inf
     if dtype is BOOL:
         return 0, 1
-    return (
-        (0, (1 << dtype.bits) - 1)
-        if dtype.kind == "uint"
-        else (
-            -(1 << (dtype.bits - 1)),
-            (1 << (dtype.bits - 1)) - 1,
-        )
-    )
+    if dtype.kind == "uint":
+        return 0, (1 << dtype.bits) - 1
+    return -(1 << (dtype.bits - 1)), (1 << (dtype.bits - 1)) - 1
 
 
 def quotient(x: str, y: str, dtype: DType) -> str:

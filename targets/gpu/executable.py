@@ -16,7 +16,7 @@ from migx.binding import Sizes, sizes_of
 from migx.errors import TargetError
 from migx.ir import Instruction, Module
 from migx.ops.builtin import Literal, Param, Return, Slot, Undefined
-from migx.planning import is_alias, pieces
+from migx.planning import is_alias, is_memory, pieces
 from migx.profile import Cost, Profile
 from migx.program import Program
 from migx.recent import Recent
@@ -112,6 +112,7 @@ class GpuExecutable:
         self.pieces: dict[Module, list[Piece]] = {}
         self.places: dict[Module, Places] = {}
         self.functions: dict[str, Any] = {}
+        self.kernels: dict[Instruction, Any] = {}
         self.literals: dict[Instruction, DeviceArgument] = {}
         self._sizes: Recent[tuple[Any, ...], tuple[Sizes, list[Shape | None]]] = Recent(PLANS)
         self._prepare(program.main, set(), set())
@@ -142,14 +143,17 @@ class GpuExecutable:
 
     def _stays(self, module: Module, at: Instruction) -> bool:
         """Whether a parameter's value is on the device when a module begins."""
-        tensor = at.shape.dtype.is_tensor and at.shape.dtype.kind != "string"
-        return module is self.program.main and not self.target.offload_copy and tensor
+        given_there = module is self.program.main and not self.target.offload_copy
+        return given_there and is_memory(at.shape)
+
+    @property
+    def _instructions(self) -> Iterator[Instruction]:
+        return (at for module in self.pieces for at in module)
 
     def _requests(self, arch: str) -> dict[Instruction, Request]:
-        every = [at for module in self.pieces for at in module]
         return {
             at: Request.of(at.op, at.op.aligned, arch)
-            for at in every
+            for at in self._instructions
             if isinstance(at.op, CodeObject)
         }
 
@@ -163,20 +167,21 @@ class GpuExecutable:
         wanted = {arch: self._requests(arch) for arch in archs}
         every = [request for found in wanted.values() for request in found.values()]
         self.binaries = saved | binaries([r for r in every if r.key not in saved])
-        if self.device is None:
-            return
-        mine = wanted.get(own) or self._requests(own)
-        for request in mine.values():
-            if request.key not in self.functions:
-                made = self.device.function(request, self.binaries.get(request.key))
-                self.functions[request.key] = made
-        self.keys = {at: request.key for at, request in mine.items()}
-        for module in self.pieces:
-            for at in module:
-                if isinstance(at.op, DeviceLiteral):
-                    placed = DeviceArgument.of_host(at.op.value, self.device)
-                    assert isinstance(placed, DeviceArgument)
-                    self.literals[at] = placed
+        if self.device is not None:
+            self._load(self.device, wanted.get(own) or self._requests(own))
+
+    def _load(self, device: Device, requests: Mapping[Instruction, Request]) -> None:
+        """Brings kernels to the device, equal ones once, and literals."""
+        for at, request in requests.items():
+            key = request.key
+            if key not in self.functions:
+                self.functions[key] = device.function(request, self.binaries.get(key))
+            self.kernels[at] = self.functions[key]
+        for at in self._instructions:
+            if isinstance(at.op, DeviceLiteral):
+                literal = DeviceArgument.of_host(at.op.value, device)
+                assert isinstance(literal, DeviceArgument)
+                self.literals[at] = literal
 
     def save_code(self) -> dict[str, bytes]:
         """The binaries, to be kept with the program."""
@@ -194,13 +199,6 @@ class GpuExecutable:
                 if not known and not runs and kernel_for(at) is None:
                     found.append(at)
         return found
-
-    @property
-    def copies(self) -> tuple[int, int]:
-        """How many values are copied to the device in a run, and back."""
-        every = [at for module in self.pieces for at in module]
-        there = sum(isinstance(at.op, CopyTo) for at in every)
-        return there, sum(isinstance(at.op, CopyFrom) for at in every)
 
     # Runs.
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from migx.fusion.kernels import PRODUCT, Access, FusedKernel, row_and_column_axes
+from migx.targets.gpu.expressions import BOTH, Expr, Part
 from migx.targets.gpu.kernels.fused import evaluated
-from migx.targets.gpu.text import COMPUTING, Expr, Part, Writer
-
-BOTH = frozenset({0, 1})
+from migx.targets.gpu.text import Writer
+from migx.targets.gpu.types import COMPUTING
 
 
 def finish(

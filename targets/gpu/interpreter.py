@@ -54,7 +54,6 @@ class InterpreterDevice:
                 "TRITON_INTERPRET=1 before Python starts"
             )
         _mend()
-        _mend_reductions()
 
     def on(self, stream: int) -> AbstractContextManager[None]:
         return nullcontext()
@@ -108,19 +107,23 @@ class InterpreterDevice:
 
 @cache
 def _mend() -> None:
-    """Gives the interpreter bf16 that is rounded to the nearest and multiplied as numbers: it holds
-    bf16 as integers, cuts off what does not fit, and would multiply these. And tells it that what a
-    comparison gives are single bits, which it forgets when it spreads one over a tile. And lets
-    loops end at words: Triton 3.6 makes a number of an array of one, which numpy has no more. And
-    products that are fused with a sum, and rounded with that.
+    """Gives the interpreter what devices do and it does not."""
+    _mend_bf16()
+    _mend_comparisons()
+    _mend_loops()
+    _mend_fused_products()
+    _mend_reductions()
+
+
+def _mend_bf16() -> None:
+    """Has bf16 rounded to the nearest and multiplied as numbers: the interpreter holds it as
+    integers, cuts off what does not fit, and would multiply these.
     """
     import ml_dtypes
     import triton.language as tl
-    from triton.runtime import interpreter
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
     cast, dot = InterpreterBuilder.cast_impl, InterpreterBuilder.create_dot
-    binary = InterpreterBuilder.binary_op
 
     def rounding(self: Any, source: Any, to: Any) -> Any:
         given, wanted = source.dtype.scalar, to.scalar
@@ -135,13 +138,30 @@ def _mend() -> None:
             x, y = (self.cast_impl(v, tl.float32) for v in (x, y))
         return dot(self, x, y, total, *options)
 
+    InterpreterBuilder.cast_impl, InterpreterBuilder.create_dot = rounding, multiplied
+
+
+def _mend_comparisons() -> None:
+    """Says that what a comparison gives are single bits, which the interpreter forgets when it
+    spreads one over a tile.
+    """
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    binary = InterpreterBuilder.binary_op
+
     def compared(self: Any, x: Any, y: Any, op: Any) -> Any:
         made = binary(self, x, y, op)
         return TensorHandle(made.data, tl.int1) if made.data.dtype == np.bool_ else made
 
-    def fused(self: Any, x: Any, y: Any, z: Any) -> Any:
-        wide = x.data.astype(np.float64) * y.data + z.data  # of f32, the product is exact there
-        return TensorHandle(wide.astype(x.data.dtype), x.dtype)
+    InterpreterBuilder.binary_op = compared
+
+
+def _mend_loops() -> None:
+    """Lets loops end at words: Triton 3.6 makes a number of an array of one, which numpy has no
+    more.
+    """
+    from triton.runtime import interpreter
 
     patched = interpreter._patch_lang_tensor
 
@@ -150,14 +170,22 @@ def _mend() -> None:
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
     interpreter._patch_lang_tensor = counting
-    InterpreterBuilder.cast_impl, InterpreterBuilder.create_dot = rounding, multiplied
-    InterpreterBuilder.binary_op, InterpreterBuilder.create_fma = compared, fused
 
 
-@cache
+def _mend_fused_products() -> None:
+    """Has a product that is fused with a sum rounded once, with that."""
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    def fused(self: Any, x: Any, y: Any, z: Any) -> Any:
+        wide = x.data.astype(np.float64) * y.data + z.data  # of f32, the product is exact there
+        return TensorHandle(wide.astype(x.data.dtype), x.dtype)
+
+    InterpreterBuilder.create_fma = fused
+
+
 def _mend_reductions() -> None:
-    """Has the interpreter reduce by functions of ours half a tile at a time: it would do so element
-    by element, in Python.
+    """Has tiles reduced by functions of ours half a tile at a time: the interpreter would do so
+    element by element, in Python.
     """
     from triton.runtime.interpreter import ReduceOps
 

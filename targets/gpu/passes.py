@@ -58,8 +58,7 @@ class Lower(Pass):
         return dict.fromkeys(("dot", "convolution"), RoundedToTf32()) if self.fast_math else {}
 
     def apply_program(self, program: Program, manager: PassManager) -> bool:
-        done = {at for m in program.modules.values() for at in m if type(at.op) is CodeObject}
-        if done:
+        if any(type(at.op) is CodeObject for m in program.modules.values() for at in m):
             return False
         find = _tuner(self.fast_math).kernel if self.tune else kernel_for
         with tiles.around(*self.arch, fast_math=self.fast_math):

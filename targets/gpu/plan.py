@@ -30,7 +30,7 @@ from migx.sizes import ShapeRules
 from migx.targets.gpu.device import ALIGNMENT
 from migx.targets.gpu.operations import Allocate, CodeObject, CopyTo, DeviceLiteral, Sync
 from migx.targets.gpu.places import Places, may_be_there
-from migx.targets.gpu.text import MOST
+from migx.targets.gpu.text import MOST, is_vast
 from migx.text import draw_instruction
 from migx.verify import captures
 
@@ -93,7 +93,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Kernel:
+class KernelForm:
     """A kernel, for any sizes. By their places among the numbers: its ``grid``, ``turns`` and
     ``words``; its ``operands``, how far each is from its root; those that must be ``equal``, by
     twos; and the elements of operands that may be ``large``, too many for indices of 32 bits.
@@ -134,7 +134,7 @@ class Stretch(NamedTuple):
     run to run.
     """
 
-    kernels: list[Kernel]
+    kernels: list[KernelForm]
     varying: tuple[Instruction, ...]
 
 
@@ -190,7 +190,7 @@ class Form:
         return first, last
 
     def _add_steps(self, instructions: Sequence[Instruction]) -> None:
-        stretch: list[Kernel] = []
+        stretch: list[KernelForm] = []
         for at in instructions:
             if isinstance(at.op, CodeObject):
                 stretch.append(self._kernel(at, at.op))
@@ -200,7 +200,7 @@ class Form:
                 self.steps.append(at)
         self._end(stretch)
 
-    def _end(self, stretch: list[Kernel]) -> None:
+    def _end(self, stretch: list[KernelForm]) -> None:
         if stretch:
             roots = dict.fromkeys(root for kernel in stretch for root, _ in kernel.operands)
             literals = {r for r in roots if isinstance(r.op, DeviceLiteral)}
@@ -214,10 +214,10 @@ class Form:
         """
         return at in self.places.roots or isinstance(at.op, (GetTupleElem, Literal, Param, Return))
 
-    def _kernel(self, at: Instruction, op: CodeObject) -> Kernel:
+    def _kernel(self, at: Instruction, op: CodeObject) -> KernelForm:
         starts = [self.places.start(value) for value in at.inputs]
         spaces = [(value, value.shape.element_space) for value in at.inputs]
-        return Kernel(
+        return KernelForm(
             at,
             grid=self._place(op.grid),
             turns=None if op.turns == 0 else self._place(op.turns),
@@ -227,7 +227,7 @@ class Form:
             large=tuple(
                 (value, self._place(space))
                 for value, space in spaces
-                if dim.bounds(space)[0] < MOST <= dim.bounds(space)[1]
+                if dim.bounds(space)[1] >= MOST and not is_vast(value.shape)
             ),
         )
 

@@ -27,8 +27,10 @@ from migx.ops.pointwise import Identity
 from migx.ops.quantization import DequantizeLinear
 from migx.shape import F32, Shape
 from migx.targets.gpu import elements
+from migx.targets.gpu.expressions import Expr, Part, by_axis, expr, over_any
 from migx.targets.gpu.narrow import decoded
-from migx.targets.gpu.text import COMPUTING, STORED, Expr, Part, Writer, expr, storable
+from migx.targets.gpu.text import Writer
+from migx.targets.gpu.types import COMPUTING, STORED, storable
 
 SAME_ORDER = (Contiguous, Identity, Reshape, Squeeze, Unsqueeze)
 """Operations that keep the elements in their order."""
@@ -127,9 +129,7 @@ class Reader:
         """The value at some places, as it would lie in memory."""
         value, parts = self._plain(value, parts)
         if value in self.operands:
-            number, shape = self.operands[value], self.shape(value)
-            where = self.writer.offset(parts, shape.true_strides)
-            return self.writer.load(number, where, shape.dtype, raw=True)
+            return self._loaded(value, parts, raw=True)
         found = self.value(value, parts)
         kind = STORED[value.shape.dtype.name]
         return self.writer.let(Expr(f"{found.text}.to({kind})", found.over))
@@ -138,9 +138,7 @@ class Reader:
         """The value at some places, in its computing type; a part for one or more axes."""
         value, parts = self._plain(value, parts)
         if value in self.operands:
-            number, shape = self.operands[value], self.shape(value)
-            where = self.writer.offset(parts, shape.true_strides)
-            return self.writer.load(number, where, shape.dtype)
+            return self._loaded(value, parts)
         op = value.op
         if isinstance(op, Literal):
             return self.writer.let(Expr(elements.constant(op.value)))
@@ -151,7 +149,13 @@ class Reader:
         given = [self.value(v, parts) for v in value.inputs]
         types = [v.shape.dtype for v in value.inputs]
         text = elements.apply(op, [v.text for v in given], types, value.shape.dtype)
-        return self.writer.let(Expr(text, frozenset().union(*(v.over for v in given))))
+        return self.writer.let(Expr(text, over_any(given)))
+
+    def _loaded(self, value: Instruction, parts: Sequence[Part], *, raw: bool = False) -> Expr:
+        """An operand at some places."""
+        number, shape = self.operands[value], self.shape(value)
+        where = self.writer.offset(parts, shape.true_strides)
+        return self.writer.load(number, where, shape.dtype, raw=raw)
 
     def _plain(
         self, value: Instruction, parts: Sequence[Part]
@@ -186,7 +190,8 @@ class Reader:
         elif isinstance(op, Slice):
             for axis, start in zip(op.axes, op.starts, strict=True):
                 places[axis] = self.writer.let(places[axis] + self.writer.extent(start))
-        return [Part(expr(0) if d == 1 else p, (d,)) for p, d in zip(places, dims, strict=True)]
+        pairs = zip(places, dims, strict=True)
+        return by_axis([expr(0) if d == 1 else p for p, d in pairs], dims)
 
     def _reordered(
         self, view: Instruction, source: Instruction, parts: Sequence[Part]
@@ -198,7 +203,7 @@ class Reader:
         if kept == [d for d in view.shape.dims if d != 1]:
             pairs = zip(self._places(parts), view.shape.dims, strict=True)
             places = iter([p for p, d in pairs if d != 1])
-            return [Part(expr(0) if d == 1 else next(places), (d,)) for d in dims]
+            return by_axis([expr(0) if d == 1 else next(places) for d in dims], dims)
         flat = self.writer.offset(parts, Shape(view.shape.dtype, view.shape.dims).true_strides)
         return [Part(flat, dims)]
 
@@ -223,9 +228,8 @@ class Reader:
             axis = op.axis % value.shape.rank
             lane = w.let(places[axis] % per)
             places[axis] = w.let(places[axis] // per)
-            below = [Part(p, (d,)) for p, d in zip(places, packed.shape.dims, strict=True)]
-            packed, below_ = self._plain(packed, below)
-            where = w.offset(below_, self.shape(packed).true_strides)
+            packed, parts = self._plain(packed, by_axis(places, packed.shape.dims))
+            where = w.offset(parts, self.shape(packed).true_strides)
         byte = w.load(self.operands[packed], where, self.shape(packed).dtype, raw=True)
         return self._level(value, byte, f"({lane.text} * {bits}).to(tl.uint8)", lane.over)
 
@@ -238,7 +242,7 @@ class Reader:
         dims = list(value.shape.dims)
         dims[axis] = dims[axis] // 2
         places = [half[0] if i == axis else p for i, p in enumerate(places)]
-        parts = [Part(p, (d,)) for p, d in zip(places, dims, strict=True)]
+        parts = by_axis(places, dims)
         shape = Shape(packed.shape.dtype, dims) if op.axis == FLAT else self.shape(packed)
         where = self.writer.offset(parts, shape.true_strides)
         dtype = packed.shape.dtype
@@ -267,7 +271,7 @@ class Reader:
         given += [self.value(p, self.granular(value, op, p, places)) for p in value.inputs[1:]]
         types = [v.shape.dtype for v in value.inputs]
         text = elements.apply(op, [v.text for v in given], types, value.shape.dtype)
-        return self.writer.let(Expr(text, frozenset().union(*(v.over for v in given))))
+        return self.writer.let(Expr(text, over_any(given)))
 
     def granular(
         self, value: Instruction, op: DequantizeLinear, parameter: Instruction, places: list[Expr]
@@ -275,7 +279,7 @@ class Reader:
         """The place of a scale or zero point: for all, for each place of an axis, or each block."""
         dims, axis = parameter.shape.dims, op.axis % value.shape.rank
         if product(dims) == 1:
-            return [Part(expr(0), (d,)) for d in dims]
+            return by_axis([expr(0)] * len(dims), dims)
         if not op.block:
             return [Part(places[axis], dims)]
         found, place, block = list(places), places[axis], op.block
@@ -284,7 +288,7 @@ class Reader:
         if (outer := place.outer) is not None and block % outer[1] == 0:
             place, block = outer[0], block // outer[1]
         found[axis] = self.writer.let(place // block)
-        return [Part(p, (d,)) for p, d in zip(found, dims, strict=True)]
+        return by_axis(found, dims)
 
 
 def _through(value: Instruction) -> Instruction:

@@ -25,7 +25,7 @@ from migx.targets.gpu.device import ENQUEUING, Buffer, flat
 from migx.targets.gpu.operations import CodeObject, CopyFrom, CopyTo, Sync
 from migx.targets.gpu.places import may_be_there
 from migx.targets.gpu.plan import Batch, Launch, Place, Plan
-from migx.targets.gpu.values import LOADED, DeviceArgument, downloaded, laid_out, lies_as
+from migx.targets.gpu.values import LOADED, DeviceArgument, downloaded, is_on, laid_out, lies_as
 from migx.verify import captures
 
 if TYPE_CHECKING:
@@ -129,10 +129,10 @@ class _Part:
 
     def enqueue(self, launches: Sequence[Launch]) -> None:
         """Enqueues kernels one after another."""
-        functions, keys, bases = self.executable.functions, self.executable.keys, self.bases
+        kernels, bases = self.executable.kernels, self.bases
         for at, grid, operands, words in launches:
             addresses = [bases[root][1] + offset for root, offset in operands]
-            self.device.launch(functions[keys[at]], grid, (*addresses, *words))
+            self.device.launch(kernels[at], grid, (*addresses, *words))
 
     def watched(self, step: Batch | Instruction, costs: list[Cost]) -> None:
         """Runs a step, each kernel by itself, and notes what it costs."""
@@ -182,7 +182,7 @@ class _Part:
     def copy_to(self, at: Instruction, value: Argument) -> None:
         """Copies a value to the device, or where it is there takes it as it is."""
         place = self.plan.place(at)
-        if not lies_as(value, place.shape, self.device):
+        if not is_on(value, self.device) or not lies_as(value.shape, place.shape):
             self.device.upload(self.address(place), flat(laid_out(value.array, place.shape)))
         elif may_be_there(at) and value.address % LOADED == 0:
             self.bases[at] = value.buffer, value.address
@@ -267,7 +267,7 @@ class _Bases(dict[Instruction, tuple[Any, int]]):
         if root not in values and isinstance(root.op, Literal):
             values[root] = root.op.value
         found = values[root]
-        if not isinstance(found, DeviceArgument) or found.device is not device:
+        if not is_on(found, device):
             found = values[root] = DeviceArgument.of_host(found, device)
             assert isinstance(found, DeviceArgument)
         return found

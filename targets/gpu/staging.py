@@ -77,8 +77,9 @@ class Staging:
         with self._one_copy:
             if self._threads is None:
                 with self._around(f"there are no {BLOCK * BLOCKS:,} bytes of pinned memory"):
-                    for _ in range(BLOCKS):
-                        self._free.put(self._made())
+                    made = [self._made() for _ in range(BLOCKS)]
+                for block in made:
+                    self._free.put(block)
                 self._threads = ThreadPoolExecutor(THREADS, "migx-copy")
             list(self._threads.map(work, _parts(nbytes)))
 

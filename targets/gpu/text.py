@@ -10,60 +10,34 @@ architecture make a binary, and kernels that are equal but for names have equal 
 the launch are numbered along one axis; each computes a tile of its own, so nobody adds to what
 another writes, and results do not depend on the order.
 
-A tile has axes, and each index or value is an ``Expr`` that varies over some of them: what is read
-is masked by these alone.
+Indices and values are those of ``expressions.py``: what is read is masked along those axes of the
+tile over which its place varies.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from migx import dim
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.shape import BOOL, OPTIONAL, DType, Shape
+from migx.targets.gpu.expressions import Expr, Part, both, by_axis, expr
 from migx.targets.gpu.functions import called
 from migx.targets.gpu.narrow import decoded, encoded, is_narrow
+from migx.targets.gpu.tiles import whole
+from migx.targets.gpu.types import POINTERS, stored
 
-NARROW = tuple(name for name, dtype in DType.known.items() if is_narrow(dtype))
-"""Floats of eight bits, which lie as bytes; only arithmetic by element computes them."""
-POINTERS = {
-    "f16": "fp16",
-    "bf16": "bf16",
-    "f32": "fp32",
-    "f64": "fp64",
-    "bool": "u8",
-    "i4": "u8",
-    "u4": "u8",
-    **{f"{sign}{bits}": f"{sign}{bits}" for sign in "iu" for bits in (8, 16, 32, 64)},
-}
-"""How elements lie in memory, by Triton's names for pointers to them."""
-COMPUTING = {
-    **dict.fromkeys(NARROW, "tl.float32"),
-    "f16": "tl.float32",
-    "bf16": "tl.float32",
-    "f32": "tl.float32",
-    "f64": "tl.float64",
-    "bool": "tl.int1",
-    **{f"i{bits}": f"tl.int{bits}" for bits in (8, 16, 32, 64)},
-    **{f"u{bits}": f"tl.uint{bits}" for bits in (8, 16, 32, 64)},
-}
-"""What elements are computed in: floats under 32 bits in f32."""
-STORED = {
-    **COMPUTING,
-    **dict.fromkeys(NARROW, "tl.uint8"),
-    "f16": "tl.float16",
-    "bf16": "tl.bfloat16",
-    "bool": "tl.uint8",
-}
 MOST = (1 << 31) - (1 << 16)
 """Operands of so many elements or more are indexed in 64 bits. The last tile counts places beyond
 the end, too, which must not come out below 0.
 """
+WIDE = ".to(tl.int64)"
+"""What makes an index one of 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -87,100 +61,25 @@ class Kernel:
     scratch: tuple[Shape, ...] = ()
 
 
-@dataclass(frozen=True)
-class Expr:
-    """A piece of text, the axes of the tile it varies over, and its number where that is known.
-
-    An index that counts every other place knows its ``half``: the index of the pair, and which of
-    the two it is. One may know the ``outer`` index that it has when divided by a number, which
-    varies over less.
-    """
-
-    text: str
-    over: frozenset[int] = frozenset()
-    number: int | None = None
-    half: tuple[Expr, int] | None = None
-    outer: tuple[Expr, int] | None = None
-
-    def __add__(self, other: Expr | int) -> Expr:
-        other = expr(other)
-        if self.number == 0 or other.number == 0:
-            return other if self.number == 0 else self
-        return _combined(self, "+", other)
-
-    def __sub__(self, other: Expr | int) -> Expr:
-        other = expr(other)
-        return self if other.number == 0 else _combined(self, "-", other)
-
-    def __mul__(self, other: Expr | int) -> Expr:
-        other = expr(other)
-        if self.number == 0 or other.number == 0:
-            return expr(0)
-        if self.number == 1 or other.number == 1:
-            return other if self.number == 1 else self
-        return _combined(self, "*", other)
-
-    def __floordiv__(self, other: Expr | int) -> Expr:
-        other = expr(other)
-        return self if other.number == 1 else _combined(self, "//", other)
-
-    def __mod__(self, other: Expr | int) -> Expr:
-        other = expr(other)
-        return expr(0) if other.number == 1 else _combined(self, "%", other)
-
-    def below(self, other: Expr | int) -> Expr:
-        """Whether it is less than another."""
-        return _combined(self, "<", expr(other))
-
-    def __and__(self, other: Expr) -> Expr:
-        return _combined(self, "&", other)
-
-
-def expr(value: Expr | int) -> Expr:
-    """An expression, or a number as one."""
-    return value if isinstance(value, Expr) else Expr(str(value), number=value)
-
-
-def _combined(x: Expr, sign: str, y: Expr) -> Expr:
-    if x.number is not None and y.number is not None and sign in ("+", "-", "*"):
-        found = {"+": x.number + y.number, "-": x.number - y.number, "*": x.number * y.number}
-        return expr(found[sign])
-    return Expr(f"({x.text} {sign} {y.text})", x.over | y.over)
-
-
-@dataclass(frozen=True)
-class Part:
-    """An index that counts the places of some neighbouring axes at once."""
-
-    index: Expr
-    dims: tuple[Extent, ...]
-
-
-@dataclass
 class Writer:
     """The text of an instruction's kernel. ``masks`` say, for each axis of the tile, which places
     of it are there; an axis that is always whole has none. ``kinds`` are the element types as which
     some operands are read and written, whatever lies there.
     """
 
-    at: Instruction
-    masks: dict[int, Expr] = field(default_factory=dict)
-    scratch: tuple[Shape, ...] = ()
-    kinds: dict[int, str] = field(default_factory=dict)
-    _lines: list[str] = field(default_factory=list)
-    _depth: int = 1
-    _known: list[dict[str, Expr]] = field(default_factory=lambda: [{}])
-    _words: dict[Extent, str] = field(default_factory=dict)
-    _functions: dict[str, str] = field(default_factory=dict)
-    _count: int = 0
-
-    def __post_init__(self) -> None:
-        given = [v.shape for v in operands(self.at)]
-        self.shapes: list[Shape] = [*given, *results(self.at), *self.scratch]
-        tensors = [s for s in self.shapes if s.dtype.is_tensor]
-        wide = any(dim.bounds(s.element_space)[0] >= MOST for s in tensors)
-        cast = ".to(tl.int64)" if wide else ""
-        self.program = self.let(Expr(f"tl.program_id(0){cast}"))
+    def __init__(self, at: Instruction, scratch: tuple[Shape, ...] = ()) -> None:
+        self.at, self.scratch = at, scratch
+        self.masks: dict[int, Expr | None] = {}
+        self.kinds: dict[int, str] = {}
+        self._lines: list[str] = []
+        self._depth, self._count = 1, 0
+        self._known: list[dict[str, Expr]] = [{}]
+        self._words: dict[Extent, str] = {}
+        self._functions: dict[str, str] = {}
+        given = [v.shape for v in operands(at)]
+        self.shapes: list[Shape] = [*given, *results(at), *scratch]
+        self._wide = any(map(is_vast, self.shapes))
+        self.program = self.let(Expr(f"tl.program_id(0){WIDE if self._wide else ''}"))
 
     # Text.
 
@@ -241,9 +140,9 @@ class Writer:
         self._functions[name] = f"\n\n@triton.jit\ndef {name}({parameters}):\n    return {result}"
         return name
 
-    def extent(self, extent: Extent) -> Expr:
-        """An extent: a constant, or one of the words times what is known to divide it. So Triton
-        sees which places are at multiples of 16 bytes, and which lines end there.
+    def extent(self, extent: Extent, cast: str = "") -> Expr:
+        """An extent: a constant, or one of the words, cast, times what is known to divide it. So
+        Triton sees which places are at multiples of 16 bytes, and which lines end there.
         """
         if not isinstance(extent, dim.Dim):
             return expr(int(extent))
@@ -251,7 +150,17 @@ class Writer:
         rest = extent // factor
         if rest not in self._words:
             self._words[rest] = f"n{len(self._words)}"
-        return Expr(self._words[rest]) * factor
+        return Expr(self._words[rest] + cast) * factor
+
+    def distance(self, extent: Extent) -> Expr:
+        """How many elements apart places are in memory: an extent whose products with them are not
+        cut off, however many elements there are.
+        """
+        if not self._wide or extent in (0, 1):
+            return self.extent(extent)
+        if isinstance(extent, dim.Dim):
+            return self.extent(extent, WIDE)
+        return Expr(f"tl.full([], {extent}, tl.int64)")
 
     def finished(
         self,
@@ -337,21 +246,43 @@ class Writer:
         for part in parts:
             mine, strides = strides[: len(part.dims)], strides[len(part.dims) :]
             if (step := _common(part.dims, mine)) is not None:
-                total = total + part.index * self.extent(step)
+                total = total + part.index * self.distance(step)
                 continue
             for place, stride in zip(self.split(part), mine, strict=True):
-                total = total + place * self.extent(stride)
+                total = total + place * self.distance(stride)
         return self.let(total)
 
-    # Memory.
+    def place(self, operand: int, places: Iterable[Expr]) -> Expr:
+        """Where in an operand the element at some places is, one for each axis."""
+        shape = self.shapes[operand]
+        return self.offset(by_axis(places, shape.dims), shape.true_strides)
+
+    # Masks.
+
+    def there(self, index: Expr, extent: Extent, size: int) -> Expr | None:
+        """Which of the places that an index counts there are; None where tiles of a size are always
+        full.
+        """
+        return None if whole(extent, size) else self.let(index.below(self.extent(extent)))
+
+    @contextmanager
+    def masked(self, masks: dict[int, Expr | None]) -> Iterator[None]:
+        """Other masks for a while."""
+        before, self.masks = self.masks, masks
+        try:
+            yield
+        finally:
+            self.masks = before
 
     def mask(self, over: frozenset[int], also: Expr | None = None) -> Expr | None:
         """What is there of the tile, along some axes; None where all of it is."""
         found = also
         for axis in sorted(over):
             if (mask := self.masks.get(axis)) is not None:
-                found = mask if found is None else found & mask
+                found = both(found, mask)
         return found
+
+    # Memory.
 
     def load(
         self,
@@ -404,9 +335,13 @@ class Writer:
         self.line(f"tl.store(p{operand} + {offset.text}, {stored(value.text, dtype)}{masked})")
 
 
-def stored(text: str, dtype: DType) -> str:
-    """A value in its computing type, as it lies in memory."""
-    return f"{text}.to({STORED[dtype.name]})"
+def is_vast(shape: Shape) -> bool:
+    """Whether a value has too many elements for 32 bits whenever it has any."""
+    if not shape.dtype.is_tensor:
+        return False
+    if shape.standard:
+        return math.prod(max(1, dim.bounds(d)[0]) for d in shape.dims) >= MOST
+    return dim.bounds(shape.element_space)[0] >= MOST
 
 
 def operands(at: Instruction) -> list[Instruction]:
@@ -417,26 +352,6 @@ def operands(at: Instruction) -> list[Instruction]:
 def results(at: Instruction) -> tuple[Shape, ...]:
     """The shapes of what an instruction writes: of each part, where its result is a tuple."""
     return at.shape.parts or (at.shape,)
-
-
-def storable(dtype: DType) -> bool:
-    """Whether kernels of all families can compute elements of a type."""
-    return dtype.name in COMPUTING and not is_narrow(dtype)
-
-
-def power_of_two(least: int) -> int:
-    """The least power of two that is no less."""
-    return 1 << max(0, least - 1).bit_length()
-
-
-def tiles(extent: Extent, size: int) -> Extent:
-    """How many tiles of a size cover an extent."""
-    return (extent + size - 1) // size
-
-
-def whole(extent: Extent, size: int) -> bool:
-    """Whether tiles of a size are always full: not the one that covers nothing."""
-    return extent != 0 and (size == 1 or (isinstance(extent, int) and extent % size == 0))
 
 
 def _common(dims: Sequence[Extent], strides: Sequence[Extent]) -> Extent | None:

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from itertools import product as combinations
 
 from migx.dim import Extent, bounds
 from migx.shape import F32, DType
@@ -113,6 +114,21 @@ def around(*archs: str, rank: int = 0, fast_math: bool = False) -> Iterator[None
         _around.reset(token)
 
 
+def power_of_two(least: int) -> int:
+    """The least power of two that is no less."""
+    return 1 << max(0, least - 1).bit_length()
+
+
+def tiles(extent: Extent, size: int) -> Extent:
+    """How many tiles of a size cover an extent."""
+    return (extent + size - 1) // size
+
+
+def whole(extent: Extent, size: int) -> bool:
+    """Whether tiles of a size are always full: not the one that covers nothing."""
+    return extent != 0 and (size == 1 or (isinstance(extent, int) and extent % size == 0))
+
+
 def many(extent: Extent) -> int:
     """An extent, or what it counts as where it is not known; 1 where it is 0, for what is empty
     needs a kernel, too: the sum of nothing is 0.
@@ -146,12 +162,12 @@ def product(
     rate = _rate(gpu, bits)
     found: list[tuple[float, Tile]] = []
     for r, c in PRODUCTS:
-        if r > max(16, _up(high)) or c > max(16, _up(wide)):
+        if r > max(16, power_of_two(high)) or c > max(16, power_of_two(wide)):
             continue
         for k in (step,) if step else (32, 64, 128):
             warps = 8 if r * c >= 128 * 128 else 4
             stages, residents = _fitting(gpu, (r + c) * k * bits // 8, r * c, warps)
-            too_deep = not step and k > 32 and (k > _up(deep) or k * bits > 1024)
+            too_deep = not step and k > 32 and (k > power_of_two(deep) or k * bits > 1024)
             kept = r * c * max(32, bits) // 32 * (1 if units else 2)
             if kept > REGISTERS * warps * gpu.warp or not stages or too_deep:
                 continue
@@ -178,7 +194,7 @@ def row(columns: Extent, depth: Extent, items: Extent, bits: int) -> Tile:
         for k in (128, 256, 512, 1024):
             warps = max(1, min(16, c * k // (HELD * gpu.warp)))
             uneven = isinstance(depth, int) and depth % k and k > 128
-            if c > max(16, _up(wide)) or c * k > HELD * warps * gpu.warp or uneven:
+            if c > max(16, power_of_two(wide)) or c * k > HELD * warps * gpu.warp or uneven:
                 continue
             count = -(-wide // c) * many(items)
             share = min(1.0, c * bits / 8 / SECTOR)  # neighbours find the rest in L2
@@ -202,7 +218,7 @@ def words(columns: Extent, depth: Extent, items: Extent, block: int) -> Tile:
     for c in (32, 64, 128, 256):
         for blocks in BLOCKS:
             threads, k = c // 32 * blocks, blocks * block
-            if c > max(32, _up(wide)) or deep % k or threads > 8 * gpu.warp:
+            if c > max(32, power_of_two(wide)) or deep % k or threads > 8 * gpu.warp:
                 continue
             warps, count = max(1, threads // gpu.warp), -(-wide // c) * many(items)
             step = Tile(1, c, blocks * min(block, AHEAD), warps, 1)
@@ -236,29 +252,29 @@ def attention(
     """
     gpu = _around.get().gpu
     high, deep = many(queries), many(keys)
+    tallest, widest = max(16, power_of_two(high)), max(32, power_of_two(deep))
     rate, units = _rate(gpu, bits), _on_units(bits)
     found = []
-    for r in (16, 32, 64, 128):
-        for k in (32, 64, 128):
-            warps = 8 if r * max(k, width) >= 128 * 128 else 4
-            stages, residents = _fitting(
-                gpu, k * (depth + width) * bits // 8, r * (k + width), warps, r * depth * bits // 8
-            )
-            kept = r * (k + width) * (1 if units else 2) > REGISTERS * warps * gpu.warp
-            if r > max(16, _up(high)) or k > max(32, _up(deep)) or kept or not stages:
-                continue
-            terms = r * k * (depth + width)
-            if not units and terms > WRITTEN * warps * gpu.warp and (r, k) != LEAST:
-                continue
-            count, steps = -(-high // r) * many(heads), -(-deep // k)
-            work = 2 * terms / rate
-            if not units:
-                used = [_used(r, columns, warps * gpu.warp, bits) for columns in (k, width)]
-                crossed = CROSSED * k * depth * warps if apart else 0
-                work = (2 * r * k * (depth / used[0] + width / used[1]) + crossed) / rate
-            read = k * (depth + width) * bits / 8 / (IN_L2 * gpu.bandwidth / gpu.units)
-            tile = Tile(r, k, depth, warps, min(stages, 2))
-            found.append(_estimated(gpu, tile, count, residents, steps, work, read))
+    for r, k in combinations((16, 32, 64, 128), (32, 64, 128)):
+        warps = 8 if r * max(k, width) >= 128 * 128 else 4
+        stages, residents = _fitting(
+            gpu, k * (depth + width) * bits // 8, r * (k + width), warps, r * depth * bits // 8
+        )
+        kept = r * (k + width) * (1 if units else 2) > REGISTERS * warps * gpu.warp
+        if r > tallest or k > widest or kept or not stages:
+            continue
+        terms = r * k * (depth + width)
+        if not units and terms > WRITTEN * warps * gpu.warp and (r, k) != LEAST:
+            continue
+        count, steps = -(-high // r) * many(heads), -(-deep // k)
+        work = 2 * terms / rate
+        if not units:
+            used = [_used(r, columns, warps * gpu.warp, bits) for columns in (k, width)]
+            crossed = CROSSED * k * depth * warps if apart else 0
+            work = (2 * r * k * (depth / used[0] + width / used[1]) + crossed) / rate
+        read = k * (depth + width) * bits / 8 / (IN_L2 * gpu.bandwidth / gpu.units)
+        tile = Tile(r, k, depth, warps, min(stages, 2))
+        found.append(_estimated(gpu, tile, count, residents, steps, work, read))
     return _picked(found)
 
 
@@ -278,7 +294,7 @@ def query(keys: Extent, queries: Extent, depth: int, width: int, bits: int) -> T
     found = []
     for warps in (1, 2, 4, 8):
         k = _down(HELD * warps * gpu.warp // most)
-        if warps == 1 or k <= _up(deep):
+        if warps == 1 or k <= power_of_two(deep):
             read = min(k, deep) * (depth + width) * bits / 8 / shared
             residents = max(1, gpu.registers // (2 * REGISTERS * warps * gpu.warp))
             tile = Tile(1, k, depth, warps, 1)
@@ -298,12 +314,12 @@ def line(count: Extent, bits: int) -> Tile:
     found = []
     for times in (1, 2):
         size = each * times * 4 * gpu.warp
-        if each * times <= 16 and size <= max(128, _up(many(count))):
+        if each * times <= 16 and size <= max(128, power_of_two(many(count))):
             read = size * bits / 8 / (gpu.bandwidth / gpu.units)
             programs, residents = -(-many(count) // size), gpu.threads // (4 * gpu.warp)
             tile = Tile(1, size, 1, 4)
             found.append(_estimated(gpu, tile, programs, residents, 1, 0.0, read))
-    least = Tile(1, max(1, min(128, _up(many(count)))), 1, 1, why="all there is")
+    least = Tile(1, max(1, min(128, power_of_two(many(count)))), 1, 1, why="all there is")
     return _picked(found) if found else least
 
 
@@ -326,7 +342,7 @@ def fold(rows: Extent, length: Extent, longest: int, *, along_rows: bool) -> Til
         shapes = [(128, 32), (64, 64)] if along_rows else parts
         why = "rows are longer than registers hold, and are read part by part"
     else:
-        width = _up(max(1, length))
+        width = power_of_two(max(1, length))
         most = 4096 if along_rows or width <= 4 * gpu.warp else each * gpu.warp
         full = max(1, min(most // width, 64))
         shapes = [(full, width), (max(1, full // 2), width), (max(1, full // 4), width)]
@@ -335,7 +351,7 @@ def fold(rows: Extent, length: Extent, longest: int, *, along_rows: bool) -> Til
         why = "rows are read once and stay in registers"
     found = []
     for tall, width in dict.fromkeys(shapes):
-        height = min(tall, _up(high))
+        height = min(tall, power_of_two(high))
         warps = max(1, min(16, height * width // (gpu.warp * each)))
         warps = max(least, warps) if height * width >= 1024 else warps
         found.append(Tile(height, width, 1, _down(warps), why=f"{height} x {width}: {why}"))
@@ -458,11 +474,6 @@ def _picked(found: Iterable[tuple[float, Tile]]) -> Tile:
 
 def _ranked(tiles: list[Tile]) -> Tile:
     return tiles[min(_around.get().rank, len(tiles) - 1)]
-
-
-def _up(number: int) -> int:
-    """The least power of two that is no less."""
-    return 1 << max(0, number - 1).bit_length()
 
 
 def _down(number: int) -> int:

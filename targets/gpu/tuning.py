@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field
 
 from migx import dim, kept
-from migx.dim import Extent
 from migx.errors import TargetError
 from migx.ir import Instruction
 from migx.symbol import Symbol
@@ -76,10 +75,10 @@ class Tuner:
         request = Request.of(kernel, aligned, self.device.arch)
         binary = binaries([request]).get(request.key) if self.device.arch else None
         function = self.device.function(request, binary)
-        words = [_number(word, sizes) for word in kernel.words]
+        words = [dim.evaluate(word, sizes) for word in kernel.words]
         scratch = [self.device.allocate(int(s.bind(sizes).nbytes)) for s in kernel.scratch]
         arguments = [*(b.address for b in (*buffers, *scratch)), *words]
-        grid, turns = _number(kernel.grid, sizes), _number(kernel.turns, sizes)
+        grid, turns = dim.evaluate(kernel.grid, sizes), dim.evaluate(kernel.turns, sizes)
         given = [[*arguments, turn] for turn in range(turns)] or [arguments]
 
         def launches(count: int = LAUNCHES) -> None:
@@ -107,7 +106,3 @@ def candidates(at: Instruction, arch: str, *, fast_math: bool = False) -> list[K
 def _symbols(at: Instruction) -> set[Symbol]:
     """The symbols that sizes of an instruction are made of."""
     return {s for v in (*at.inputs, at) for s in v.shape.symbols()}
-
-
-def _number(extent: Extent, sizes: dict[str, int]) -> int:
-    return extent if isinstance(extent, int) else dim.evaluate(extent, sizes)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from migx.argument import Argument
 from migx.errors import InputError
+from migx.planning import is_memory
 from migx.shape import Shape
 from migx.targets.gpu.device import Device, flat
 from migx.targets.gpu.dlpack import CPU, MANAGED, ROCM, Lent, exported, imported, interfaced
@@ -33,15 +34,19 @@ class DeviceArgument(Argument):
 
     @classmethod
     def of_host(cls, value: Argument, device: Device) -> Argument:
-        """A value of the host's, copied to a device; itself where it is no array."""
-        shape = value.shape
-        if isinstance(value, DeviceArgument) and value.device is device:
+        """A value of the host's, copied to a device in standard layout; itself where it is no
+        array.
+        """
+        if is_on(value, device) or not is_memory(value.shape):
             return value
-        if not (shape.dtype.is_tensor and shape.dtype.kind != "string"):
-            return value
+        return cls.uploaded(value, value.shape.as_standard(), device)
+
+    @classmethod
+    def uploaded(cls, value: Argument, shape: Shape, device: Device) -> DeviceArgument:
+        """A value copied to a device, laid out as a shape says."""
         buffer = device.allocate(int(shape.nbytes))
-        device.upload(buffer.address, flat(value.array))
-        return cls(shape.as_standard(), device, buffer, buffer.address)
+        device.upload(buffer.address, flat(laid_out(value.array, shape)))
+        return cls(shape, device, buffer, buffer.address)
 
     @classmethod
     def borrowed(cls, value: Any, device: Device) -> Argument | None:
@@ -136,31 +141,32 @@ def borrowed(inputs: Mapping[str, Any], device: Device | None) -> dict[str, Any]
     return found
 
 
-def lies_as(value: Argument, shape: Shape, device: Device) -> TypeGuard[DeviceArgument]:
-    """Whether a value is on a device, laid out in a way."""
-    on_device = isinstance(value, DeviceArgument) and value.device is device
-    given = value.shape
-    alike = given is shape or (given.standard and shape.standard)
-    return on_device and (alike or given.true_strides == shape.true_strides)
+def is_on(value: Argument, device: Device) -> TypeGuard[DeviceArgument]:
+    """Whether a value is on a device."""
+    return isinstance(value, DeviceArgument) and value.device is device
+
+
+def lies_as(given: Shape, wanted: Shape) -> bool:
+    """Whether elements are laid out as is wanted, of which there are as many."""
+    alike = given is wanted or (given.standard and wanted.standard)
+    return alike or given.true_strides == wanted.true_strides
 
 
 def placed(name: str, value: Argument, shape: Shape, device: Device) -> Argument:
     """A parameter's value as kernels read it: on the device, laid out as the parameter is, from a
     multiple of 16 bytes on. ``InputError`` where it is on the device in another layout.
     """
-    if lies_as(value, shape, device):
-        if value.address % LOADED == 0:
-            return value
-        buffer = device.allocate(int(shape.nbytes))
-        device.move(buffer.address, value.address, buffer.nbytes)
-    elif isinstance(value, DeviceArgument) and value.device is device:
+    if not is_on(value, device):
+        return DeviceArgument.uploaded(value, shape, device)
+    if not lies_as(value.shape, shape):
         raise InputError(
             f"input {name!r} lies as {value.shape} on the device, but kernels read it as {shape}: "
             "make it contiguous first"
         )
-    else:
-        buffer = device.allocate(int(shape.nbytes))
-        device.upload(buffer.address, flat(laid_out(value.array, shape)))
+    if value.address % LOADED == 0:
+        return value
+    buffer = device.allocate(int(shape.nbytes))
+    device.move(buffer.address, value.address, buffer.nbytes)
     return DeviceArgument(shape, device, buffer, buffer.address)
 
 

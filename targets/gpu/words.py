@@ -19,10 +19,11 @@ from migx.ops.layout import Multibroadcast, Squeeze, Unsqueeze
 from migx.ops.packing import FLAT, Unpack
 from migx.ops.quantization import DequantizeLinear
 from migx.shape import U32
+from migx.targets.gpu.expressions import BOTH, Expr, Part
 from migx.targets.gpu.places import is_aligned
 from migx.targets.gpu.reader import Reader
-from migx.targets.gpu.text import Expr, Part, Writer, whole
-from migx.targets.gpu.tiles import AHEAD
+from migx.targets.gpu.text import Writer
+from migx.targets.gpu.tiles import AHEAD, whole
 
 PER = 8
 """How many weights a word has."""
@@ -30,7 +31,6 @@ EXPONENT = "(tl.program_id(1) + 0x4B000000).to(tl.uint32)"
 """The bits of 2**23, as a number that no compiler knows, though it is always this one: so it is in
 a register, and one instruction of NVIDIA's, which has room for one constant, masks and adds.
 """
-BOTH = frozenset({0, 1})
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Words:
         with w.unrolled(self.block, AHEAD) as place:
             deep = w.let(w.let(block * self.block) + place)
             x = row(deep)
-            where = w.let(w.let(deep * (self.columns // PER)) + word)
+            where = w.let(w.let(deep * w.distance(self.columns // PER)) + word)
             found = w.load(self.operand, where, U32, raw=True)
             if self.signed:
                 found = w.let(Expr(f"({found.text} ^ 0x88888888)", BOTH))

@@ -25,15 +25,14 @@ from migx.ir import Instruction
 from migx.shape import BF16, F16, F32, Shape
 from migx.targets.gpu import elements
 from migx.targets.gpu import tiles as choose
+from migx.targets.gpu.expressions import BOTH, ROWS, Expr, Part, both, expr
 from migx.targets.gpu.kernels.fused import computable, evaluated
 from migx.targets.gpu.kernels.product import FEW
-from migx.targets.gpu.text import Expr, Kernel, Part, Writer, power_of_two, tiles, whole
-from migx.targets.gpu.tiles import Tile
+from migx.targets.gpu.text import Kernel, Writer
+from migx.targets.gpu.tiles import Tile, power_of_two, tiles
 
 WIDEST = 256
 """The most features of a head."""
-ROWS = frozenset({0})
-BOTH = frozenset({0, 1})
 
 
 def kernel_for(at: Instruction) -> Kernel | None:
@@ -108,12 +107,11 @@ class _Writer:
         w, there = self.writer, None
         extents = (feature, *sizes), (key, self.keys, self.tile.columns)
         for index, extent, size in extents:
-            if not whole(extent, size):
-                inside = w.let(index.below(w.extent(extent)))
-                there = inside if there is None else w.let(there & inside)
+            if (inside := w.there(index, extent, size)) is not None:
+                there = w.let(both(there, inside))
         where = self.offset(access, Part(key, (self.keys,)), Part(feature, sizes[:1]))
-        w.masks = {}
-        return w.load(access.operand, where, access.dtype, raw=True, also=there)
+        with w.masked({}):
+            return w.load(access.operand, where, access.dtype, raw=True, also=there)
 
     def query(self, feature: Expr) -> Expr:
         """Some features of the queries."""
@@ -138,11 +136,9 @@ class _Writer:
             for node in a.nodes
             if isinstance(node.of, Access) and node.of.operand not in (PRODUCT, WEIGHTS)
         }
-        inside = None
-        if not whole(self.keys, self.tile.columns):
-            inside = w.let(key.below(w.extent(self.keys)))
-            (axis,) = key.over
-            w.masks = w.masks | {axis: inside}
+        (axis,) = key.over
+        inside = w.there(key, self.keys, self.tile.columns)
+        w.masks = {**w.masks, axis: inside}
         evaluated(w, a.nodes, below(a.nodes, [a.score], found), found, place)
         text = f"{w.spread(found[a.score], tile).text}.to(tl.float32)"
         if inside is not None:
@@ -161,9 +157,8 @@ class _Writer:
     def finish(self, feature: Expr, tile: tuple[int, ...]) -> None:
         """Writes the weighted values."""
         w, a = self.writer, self.attention
-        if not whole(a.width, self.width):
-            (axis,) = feature.over
-            w.masks = w.masks | {axis: w.let(feature.below(w.extent(a.width)))}
+        (axis,) = feature.over
+        w.masks = {**w.masks, axis: w.there(feature, a.width, self.width)}
         total = self.total.text
         text = f"{self.held.text} / {total}"
         if a.guarded:
@@ -181,7 +176,7 @@ class _Writer:
             if isinstance(scale.by, Argument):
                 by = w.let(Expr(elements.constant(scale.by))).text
             else:
-                by = w.load(scale.by.operand, Expr("0", number=0), scale.by.dtype).text
+                by = w.load(scale.by.operand, expr(0), scale.by.dtype).text
             text = f"({text}) {'/' if scale.divides else '*'} {by}"
         return text
 
@@ -226,19 +221,16 @@ class _InBlocks(_Writer):
 
     def _of_turned(self, key: Expr, feature: Expr) -> tuple[int, Expr]:
         """The operand that has the turned keys, and where in it some of them are."""
-        w, shape = self.writer, self.turned_keys
-        places = zip((self.item.index, feature, key), shape.dims, strict=True)
-        where = w.offset([Part(place, (d,)) for place, d in places], shape.true_strides)
-        return w.operand_of_scratch(shape), where
+        w = self.writer
+        operand = w.operand_of_scratch(self.turned_keys)
+        return operand, w.place(operand, (self.item.index, feature, key))
 
     def _weighted(self, number: Expr) -> None:
         """Writes the results of a block of queries."""
         w, height = self.writer, self.tile.rows
         row = w.numbers(0, 2, height, w.let(number * height))
-        rows = {}
-        if not whole(self.queries, height):
-            rows = {0: w.let(row.below(w.extent(self.queries)))}
-        w.masks, self.row = rows, Part(row, (self.queries,))
+        w.masks = rows = {0: w.there(row, self.queries, height)}
+        self.row = Part(row, (self.queries,))
         q = w.let(w.spread(self.query(w.numbers(1, 2, self.depth)), (height, self.depth)))
         self.top = w.variable(f"tl.full([{height}, 1], float('-inf'), tl.float32)", ROWS)
         self.total = w.variable(f"tl.zeros([{height}, 1], tl.float32)", ROWS)
@@ -248,7 +240,7 @@ class _InBlocks(_Writer):
         w.masks = rows
         self.finish(w.numbers(1, 2, self.width), (height, self.width))
 
-    def _block(self, begin: Expr, q: Expr, rows: dict[int, Expr]) -> None:
+    def _block(self, begin: Expr, q: Expr, rows: dict[int, Expr | None]) -> None:
         """Adds a block of keys."""
         w, (height, block) = self.writer, (self.tile.rows, self.tile.columns)
         key = w.numbers(1, 2, block, begin)

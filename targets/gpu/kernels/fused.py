@@ -18,16 +18,10 @@ from migx.ops.reduce import ReduceAll, ReduceAny, ReduceMax, ReduceMean, ReduceM
 from migx.shape import BOOL, F8E8M0, F16, F32, I32, DType
 from migx.targets.gpu import elements
 from migx.targets.gpu import tiles as choose
-from migx.targets.gpu.text import (
-    COMPUTING,
-    Expr,
-    Kernel,
-    Part,
-    Writer,
-    storable,
-    tiles,
-    whole,
-)
+from migx.targets.gpu.expressions import BOTH, ROWS, Expr, Part, over_any
+from migx.targets.gpu.text import Kernel, Writer
+from migx.targets.gpu.tiles import tiles
+from migx.targets.gpu.types import COMPUTING, storable
 
 LONGEST = 16384
 """The longest row that stays in registers."""
@@ -86,14 +80,11 @@ def _node(
         return writer.load(node.of.operand, place[node.of], node.of.dtype)
     if isinstance(node.of, Argument):
         return Expr(elements.constant(node.of))
-    given = [found[i] for i in node.inputs]
-    over = frozenset[int]().union(*(v.over for v in given))
+    given, types = [found[i] for i in node.inputs], [nodes[i].dtype for i in node.inputs]
+    over = over_any(given)
     if _is_share(nodes, node) and given[1].over < over:
         return _by_reciprocal(writer, given[0], given[1], node.dtype)
-    text = elements.apply(
-        node.of, [v.text for v in given], [nodes[i].dtype for i in node.inputs], node.dtype
-    )
-    return Expr(text, over)
+    return Expr(elements.apply(node.of, [v.text for v in given], types, node.dtype), over)
 
 
 def _is_share(nodes: Sequence[Node], node: Node) -> bool:
@@ -135,10 +126,10 @@ def write_line(writer: Writer, fused: FusedKernel, number: Expr, size: int) -> N
     """Writes what folds nothing, for the line of so many elements that has a number."""
     count = product(fused.dims)
     index = writer.numbers(0, 1, size, writer.let(number * size))
-    writer.masks = {} if whole(count, size) else {0: writer.let(index.below(writer.extent(count)))}
+    writer.masks = {0: writer.there(index, count, size)}
     part = Part(index, tuple(fused.dims))
     place = {
-        a: writer.let(writer.offset([part], a.strides) + writer.extent(a.offset))
+        a: writer.let(writer.offset([part], a.strides) + writer.distance(a.offset))
         for a in fused.accesses
     }
     found: dict[int, Expr] = {}
@@ -173,8 +164,7 @@ class _Rows:
         """The whole of it."""
         writer, fused = self.writer, self.fused
         row = writer.numbers(0, 2, self.height, writer.let(writer.program * self.height))
-        if not whole(self.rows, self.height):
-            writer.masks[0] = writer.let(row.below(writer.extent(self.rows)))
+        writer.masks = {0: writer.there(row, self.rows, self.height)}
         self.row = Part(row, self.row_dims)
         self.base = {a: writer.offset([self.row], self._steps(a)[0]) for a in fused.accesses}
         self.found: dict[int, Expr] = {}
@@ -194,9 +184,7 @@ class _Rows:
     def _columns(self, column: Expr, *, there: bool = False) -> None:
         """Says where operands are for some columns, all of which may be known to be there."""
         writer = self.writer
-        writer.masks.pop(1, None)
-        if not (there or whole(self.length, self.width)):
-            writer.masks[1] = writer.let(column.below(writer.extent(self.length)))
+        writer.masks[1] = None if there else writer.there(column, self.length, self.width)
         part = Part(column, self.column_dims)
         self.place = {
             a: writer.let(self.base[a] + writer.offset([part], self._steps(a)[1]))
@@ -256,13 +244,8 @@ class _Rows:
         writer = self.writer
         for output, (number, access) in enumerate(self.fused.outputs):
             if is_folded(self.fused, output):
-                evaluated(
-                    writer,
-                    self.nodes,
-                    below(self.nodes, [number], self.found),
-                    self.found,
-                    self.base,
-                )
+                wanted = below(self.nodes, [number], self.found)
+                evaluated(writer, self.nodes, wanted, self.found, self.base)
                 self._store(access, self.found[number], self.base[access])
 
     def _store(self, access: Access, value: Expr, where: Expr, width: int | None = None) -> None:
@@ -301,14 +284,12 @@ class _Rows:
                 value = high
             case ReduceAll() | ReduceProd():
                 value = 1
-        if value in (float("inf"), -float("inf")):
-            return f'float("{value}")'
-        return repr(value)
+        return elements.literal(value)
 
     def _start(self, number: int) -> Expr:
         tile = f"[{self.height}, {self.width}]"
         text = f"tl.full({tile}, {self._identity(number)}, {self._computing(number)})"
-        return self.writer.variable(text, frozenset({0, 1}))
+        return self.writer.variable(text, BOTH)
 
     def _summand(self, number: int, values: dict[int, Expr]) -> Expr:
         """What a reduction takes of a tile: all of it, its identity where nothing is."""
@@ -320,7 +301,7 @@ class _Rows:
             text = f"tl.broadcast_to({text}, [{self.height}, {self.width}])"
         if (mask := writer.masks.get(1)) is not None:
             text = f"tl.where({mask.text}, {text}, {self._identity(number)})"
-        return writer.let(Expr(text, frozenset({0, 1})))
+        return writer.let(Expr(text, BOTH))
 
     def _combined(self, number: int, total: str, value: str) -> str:
         node = self.nodes[number]
@@ -343,11 +324,11 @@ class _Rows:
             function = writer.function(f"{node.of.name}_{node.dtype.name}", "a, b", combined)
             total = f"tl.reduce({value.text}, 1, {function}, keep_dims=True)"
         if isinstance(node.of, ReduceMean):
-            total = self._mean(writer.let(Expr(total, frozenset({0}))), node.dtype, number)
-        text = (
-            f"({total} != 0)" if node.dtype is BOOL else f"{total}.to({COMPUTING[node.dtype.name]})"
-        )
-        return writer.let(Expr(text, frozenset({0})))
+            total = self._mean(writer.let(Expr(total, ROWS)), node.dtype, number)
+        text = f"{total}.to({COMPUTING[node.dtype.name]})"
+        if node.dtype is BOOL:
+            text = f"({total} != 0)"
+        return writer.let(Expr(text, ROWS))
 
     def _mean(self, total: Expr, dtype: DType, number: int) -> str:
         """A sum over how many there are."""

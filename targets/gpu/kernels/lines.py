@@ -11,7 +11,7 @@ before it. So each is its own, equals keep their order, and nothing is moved but
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from migx import op as operations
 from migx.dim import Extent, bounds, product
@@ -19,17 +19,10 @@ from migx.ir import Instruction
 from migx.ops.reduce import Argmax, Argmin, PrefixScan, PrefixScanProd, PrefixScanSum, Topk
 from migx.shape import DType
 from migx.targets.gpu import elements
-from migx.targets.gpu.text import (
-    COMPUTING,
-    Expr,
-    Kernel,
-    Part,
-    Writer,
-    power_of_two,
-    storable,
-    tiles,
-    whole,
-)
+from migx.targets.gpu.expressions import BOTH, ROWS, Expr, Part, expr
+from migx.targets.gpu.text import Kernel, Writer
+from migx.targets.gpu.tiles import power_of_two, tiles
+from migx.targets.gpu.types import COMPUTING, storable, summed
 
 TILE = 4096
 """Elements of a tile, and the most of a line in it."""
@@ -85,31 +78,26 @@ class _Lines:
         """Says which lines there are, and where each begins in the operands."""
         w = self.writer
         row = w.numbers(0, 2, self.height, w.let(w.program * self.height))
-        if not whole(self.rows, self.height):
-            w.masks[0] = w.let(row.below(w.extent(self.rows)))
-        part = Part(row, self.dims)
+        w.masks = {0: w.there(row, self.rows, self.height)}
+        self.set_lines(row)
+
+    def set_lines(self, line: Expr) -> None:
+        """Says where some lines begin."""
+        w, part = self.writer, Part(line, self.dims)
         self.base = [w.offset([part], self._others(s.true_strides)) for s in w.shapes]
 
     @contextmanager
     def parts(self) -> Iterator[Expr]:
         """Some elements of each line after others."""
-        w = self.writer
-        if isinstance(self.length, int) and self.length <= self.width:
-            yield self._columns(w.numbers(1, 2, self.width))
-        else:
-            with w.loop(self.length, self.width) as start:
-                yield self._columns(w.numbers(1, 2, self.width, start))
-        w.masks.pop(1, None)
-
-    def _columns(self, column: Expr) -> Expr:
-        w = self.writer
-        if not whole(self.length, self.width):
-            w.masks[1] = w.let(column.below(w.extent(self.length)))
-        return column
+        w, at_once = self.writer, isinstance(self.length, int) and self.length <= self.width
+        with nullcontext(expr(0)) if at_once else w.loop(self.length, self.width) as start:
+            column = w.numbers(1, 2, self.width, start)
+            with w.masked({**w.masks, 1: w.there(column, self.length, self.width)}):
+                yield column
 
     def offset(self, operand: int, place: Expr) -> Expr:
         """Where an element of each line is in an operand."""
-        step = self.writer.extent(self.writer.shapes[operand].true_strides[self.axis])
+        step = self.writer.distance(self.writer.shapes[operand].true_strides[self.axis])
         return self.writer.let(self.base[operand] + self.writer.let(place * step))
 
     def load(self, place: Expr) -> Expr:
@@ -117,11 +105,10 @@ class _Lines:
         w = self.writer
         return w.load(0, w.spread(self.offset(0, place), (self.height, self.width)), self.dtype)
 
-    def store(self, operand: int, where: Expr, value: Expr) -> None:
+    def store(self, operand: int, where: Expr, value: Expr, also: Expr | None = None) -> None:
         """Writes one element of each line."""
-        cell = f"tl.zeros([{self.height}, 1], tl.int32) + {where.text}"
-        dtype = self.writer.shapes[operand].dtype
-        self.writer.store(operand, Expr(f"({cell})", frozenset({0})), value, dtype)
+        cell = Expr(f"(tl.zeros([{self.height}, 1], tl.int32) + {where.text})", ROWS)
+        self.writer.store(operand, cell, value, self.writer.shapes[operand].dtype, also)
 
     def finished(self) -> Kernel:
         """The kernel, when its text is written."""
@@ -139,9 +126,8 @@ class _Extreme(_Lines):
         w, op = self.writer, self.at.op
         assert isinstance(op, Argmax)
         self.begin()
-        both, kind = frozenset({0, 1}), COMPUTING[self.dtype.name]
-        best = w.variable(f"tl.zeros({self.tile}, {kind})", both)
-        index = w.variable(f"tl.full({self.tile}, -1, tl.int32)", both)
+        best = w.variable(f"tl.zeros({self.tile}, {COMPUTING[self.dtype.name]})", BOTH)
+        index = w.variable(f"tl.full({self.tile}, -1, tl.int32)", BOTH)
         greatest, equal = not isinstance(op, Argmin), op.select_last_index
         with self.parts() as column:
             x = self.load(column)
@@ -149,7 +135,7 @@ class _Extreme(_Lines):
             take = f"({better}) | ({index.text} < 0)"
             if (mask := w.masks.get(1)) is not None:
                 take = f"({take}) & {mask.text}"
-            take = w.let(Expr(f"({take})", both)).text
+            take = w.let(Expr(f"({take})", BOTH)).text
             w.line(f"{best.text} = tl.where({take}, {x.text}, {best.text})")
             w.line(f"{index.text} = tl.where({take}, {column.text}, {index.text})")
         place = self._place(best.text, index.text, greatest=greatest, last=equal)
@@ -158,27 +144,24 @@ class _Extreme(_Lines):
 
     def _place(self, best: str, index: str, *, greatest: bool, last: bool) -> Expr:
         """Where the best of all places of a tile is: of equals the first, or the last."""
-        w, rows = self.writer, frozenset({0})
+        w = self.writer
         low, high = elements.limits(self.dtype)
         worst = elements.number_of(low if greatest else high, self.dtype)
         found = f"tl.where({index} >= 0, {best}, {worst})"
         reduced = f"tl.{'max' if greatest else 'min'}({found}, axis=1, keep_dims=True)"
         nan = "False"
         if self.dtype.is_float:  # the extreme is NaN where there is one, and then equal to nothing
-            combine = w.function(
-                "extreme", "a, b", elements.extreme(greatest, "a", "b", self.dtype)
-            )
-            reduced, nan = (
-                f"tl.reduce({found}, 1, {combine}, keep_dims=True)",
-                f"({best} != {best})",
-            )
-        extreme = w.let(Expr(reduced, rows))
+            combined = elements.extreme(greatest, "a", "b", self.dtype)
+            combine = w.function("extreme", "a, b", combined)
+            reduced = f"tl.reduce({found}, 1, {combine}, keep_dims=True)"
+            nan = f"({best} != {best})"
+        extreme = w.let(Expr(reduced, ROWS))
         hit = f"({index} >= 0) & (({best} == {extreme.text}) | {nan})"
         if last:
             text = f"tl.max(tl.where({hit}, {index}, -1), axis=1, keep_dims=True)"
         else:
             text = f"tl.min(tl.where({hit}, {index}, 2147483647), axis=1, keep_dims=True)"
-        return w.let(Expr(text, rows))
+        return w.let(Expr(text, ROWS))
 
 
 class _Scan(_Lines):
@@ -191,28 +174,20 @@ class _Scan(_Lines):
         self.begin()
         multiplies = isinstance(op, PrefixScanProd)
         sign, scan, identity = ("*", "cumprod", 1) if multiplies else ("+", "cumsum", 0)
-        kind = self._computing()
-        column_of_tile = f"[{self.height}, 1]"
-        carry = w.variable(f"tl.full({column_of_tile}, {identity}, {kind})", frozenset({0}))
+        kind = COMPUTING[summed(self.dtype).name]
+        carry = w.variable(f"tl.full([{self.height}, 1], {identity}, {kind})", ROWS)
         if op.exclusive:
             self._first(carry)
         with self.parts() as column:
             x = f"{self.load(self._place(column)).text}.to({kind})"
             if multiplies and (mask := w.masks.get(1)) is not None:
                 x = f"tl.where({mask.text}, {x}, 1)"
-            over = frozenset({0, 1})
-            total = w.let(Expr(f"{carry.text} {sign} tl.{scan}({x}, axis=1)", over))
+            total = w.let(Expr(f"{carry.text} {sign} tl.{scan}({x}, axis=1)", BOTH))
             self._write(column, total)
             last = f"tl.arange(0, {self.width})[None, :] == {self.width - 1}"
             carried = f"tl.sum(tl.where({last}, {total.text}, 0), axis=1, keep_dims=True)"
             w.line(f"{carry.text} = {carried}.to({kind})")
         return self.finished()
-
-    def _computing(self) -> str:
-        """What is added up or multiplied: integers modulo their width or more."""
-        if self.dtype.is_float:
-            return COMPUTING[self.dtype.name]
-        return "tl.int64" if self.dtype.bits == 64 else "tl.int32"
 
     def _place(self, column: Expr) -> Expr:
         """The place on the axis of what comes as so manyeth."""
@@ -225,12 +200,10 @@ class _Scan(_Lines):
     def _first(self, identity: Expr) -> None:
         """Writes what comes before anything is counted."""
         w = self.writer
-        place = self._place(Expr("0", number=0))
+        place = self._place(expr(0))
         there = w.let(Expr(f"({w.extent(self.length).text} > 0)"))
-        where = self.offset(1, place)
-        cell = Expr(f"(tl.zeros([{self.height}, 1], tl.int32) + {where.text})", frozenset({0}))
         always = isinstance(self.length, int) and self.length > 0
-        w.store(1, cell, identity, self.dtype, None if always else there)
+        self.store(1, self.offset(1, place), identity, None if always else there)
 
     def _write(self, column: Expr, total: Expr) -> None:
         w, also = self.writer, None
@@ -258,13 +231,11 @@ class _Best(_Lines):
         count = tiles(self.length, size)
         cells = w.extent(count)
         line, start = w.let(w.program // cells), w.let(w.let(w.program % cells) * size)
-        part = Part(line, self.dims)
-        self.base = [w.offset([part], self._others(s.true_strides)) for s in w.shapes]
+        self.set_lines(line)
         mine = w.numbers(0, 2, size, start)
-        if not whole(self.length, size):
-            w.masks[0] = w.let(mine.below(w.extent(self.length)))
-        x = self._cell(mine)
-        rank = w.variable(f"tl.zeros([{size}, 1], tl.int32)", frozenset({0}))
+        w.masks = {0: w.there(mine, self.length, size)}
+        x = w.load(0, self.offset(0, mine), self.dtype)
+        rank = w.variable(f"tl.zeros([{size}, 1], tl.int32)", ROWS)
         with self.parts() as column:
             y = w.load(0, self.offset(0, column), self.dtype)
             first = before(y.text, x.text, self.dtype, greatest=op.largest, nan_first=op.largest)
@@ -276,15 +247,12 @@ class _Best(_Lines):
             if (mask := w.masks.get(1)) is not None:
                 there = f"({there}) & {mask.text}"
             w.line(f"{rank.text} += tl.sum(({there}).to(tl.int32), axis=1, keep_dims=True)")
-        also = w.let(Expr(f"({rank.text} < {w.extent(op.k).text})", frozenset({0})))
+        also = w.let(Expr(f"({rank.text} < {w.extent(op.k).text})", ROWS))
         for operand, value in ((1, x), (2, mine)):
             where = self.offset(operand, rank)
             w.store(operand, where, value, w.shapes[operand].dtype, also)
         compared = self.given.elements * self.length
         return w.finished(self.at.name, self.rows * count, flops=compared)
-
-    def _cell(self, mine: Expr) -> Expr:
-        return self.writer.load(0, self.offset(0, mine), self.dtype)
 
 
 def before(

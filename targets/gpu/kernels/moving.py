@@ -9,10 +9,10 @@ raise: memory of others is never read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from migx.dim import Extent, bounds, product
+from migx.dim import bounds
 from migx.ir import Instruction
 from migx.ops.dims import DimLiteral, DynamicRange
 from migx.ops.indexing import (
@@ -26,23 +26,13 @@ from migx.ops.indexing import (
 from migx.ops.layout import Pad, Reverse
 from migx.ops.packing import Unpack
 from migx.ops.quantization import DequantizeLinear
-from migx.shape import U8
 from migx.targets.gpu import elements
-from migx.targets.gpu import tiles as choose
+from migx.targets.gpu.expressions import Expr, both, by_axis, expr
+from migx.targets.gpu.line import Line
 from migx.targets.gpu.narrow import is_narrow
 from migx.targets.gpu.reader import Reader
-from migx.targets.gpu.text import (
-    COMPUTING,
-    STORED,
-    Expr,
-    Kernel,
-    Part,
-    Writer,
-    expr,
-    storable,
-    tiles,
-    whole,
-)
+from migx.targets.gpu.text import Kernel, Writer
+from migx.targets.gpu.types import COMPUTING, STORED, storable
 
 MOST = 64
 """The most numbers of a ``dim_literal``."""
@@ -82,51 +72,6 @@ BEYOND = {
 """Which place of ``n`` stands at place ``i`` beside them."""
 
 
-class Line:
-    """A kernel whose programs write lines of a result, ``places`` of it by axis."""
-
-    def __init__(self, at: Instruction) -> None:
-        self.at, self.writer = at, Writer(at)
-        w, self.count = self.writer, product(at.shape.dims)
-        self.tile = choose.line(self.count, at.shape.dtype.bits)
-        self.size = self.tile.columns
-        self.index = w.numbers(0, 1, self.size, w.let(w.program * self.size))
-        if not whole(self.count, self.size):
-            w.masks[0] = w.let(self.index.below(w.extent(self.count)))
-        self.places = w.split(Part(self.index, at.shape.dims))
-
-    def kernel(self, find: Callable[[Line, Any], Expr]) -> Kernel:
-        """The whole of it."""
-        w, at = self.writer, self.at
-        value, dtype = w.spread(find(self, at.op), [self.size]), at.shape.dtype
-        where = w.offset([Part(self.index, at.shape.dims)], at.shape.true_strides)
-        dtype = U8 if is_narrow(dtype) else dtype  # its bytes, as they were
-        w.store(len(at.inputs), w.spread(where, [self.size]), value, dtype)
-        return w.finished(at.name, tiles(self.count, self.size), warps=self.tile.warps)
-
-    def read(self, number: int, places: Sequence[Expr], also: Expr | None = None) -> Expr:
-        """The element of an input at some places, as it lies."""
-        w, shape = self.writer, self.at.inputs[number].shape
-        parts = [Part(p, (d,)) for p, d in zip(places, shape.dims, strict=True)]
-        where = w.offset(parts, shape.true_strides)
-        if also is not None:
-            where, also = w.spread(where, [self.size]), w.spread(also, [self.size])
-        return w.load(number, where, shape.dtype, raw=True, also=also)
-
-    def index_at(self, number: int, places: Sequence[Expr], extent: Extent) -> Expr:
-        """An index that an input holds, counted from the start and within an axis."""
-        found = self.read(number, places)
-        return self.within(found, extent)
-
-    def within(self, index: Expr, extent: Extent) -> Expr:
-        """An index, counted from the start and within an axis."""
-        w, size = self.writer, self.writer.extent(extent)
-        wide = w.let(Expr(f"{index.text}.to(tl.int64)", index.over))
-        counted = f"tl.where({wide.text} < 0, {wide.text} + {size.text}, {wide.text})"
-        text = f"tl.minimum(tl.maximum({counted}, 0), {size.text} - 1)"
-        return w.let(Expr(text, wide.over))
-
-
 def _gather(line: Line, op: Gather) -> Expr:
     data, indices = line.at.inputs
     after = op.axis + indices.shape.rank
@@ -163,7 +108,7 @@ def _pad(line: Line, op: Pad) -> Expr:
         moved = w.let(place - w.extent(before))
         if op.mode == "constant":
             inside = Expr(f"(({moved.text} >= 0) & ({moved.text} < {size.text}))", moved.over)
-            there = inside if there is None else there & inside
+            there = both(there, inside)
         else:
             moved = w.let(Expr(BEYOND[op.mode].format(i=moved.text, n=size.text), moved.over))
         places.append(moved)
@@ -171,8 +116,7 @@ def _pad(line: Line, op: Pad) -> Expr:
         return line.read(0, places)
     there = w.let(there)
     found = line.read(0, places, there)
-    zero = Expr(elements.number_of(0, line.at.shape.dtype))
-    fill = zero
+    fill = Expr(elements.number_of(0, line.at.shape.dtype))
     if len(line.at.inputs) == 2:
         fill = line.read(1, [expr(0)] * line.at.inputs[1].shape.rank)
     kind = STORED[line.at.shape.dtype.name]
@@ -203,7 +147,7 @@ def _reverse_sequence(line: Line, op: ReverseSequence) -> Expr:
 
 def _trilu(line: Line, op: Trilu) -> Expr:
     w, (row, column) = line.writer, line.places[-2:]
-    diagonal: Expr = expr(0)
+    diagonal = expr(0)
     if len(line.at.inputs) == 2:
         diagonal = line.read(1, [expr(0)] * line.at.inputs[1].shape.rank)
     above = w.spread(w.let(column - row), [line.size])
@@ -215,17 +159,14 @@ def _trilu(line: Line, op: Trilu) -> Expr:
 def _onehot(line: Line, op: Onehot) -> Expr:
     w, axis = line.writer, op.axis
     index = line.read(0, [*line.places[:axis], *line.places[axis + 1 :]])
-    size, place = w.extent(op.depth), line.places[axis]
-    wide = w.let(Expr(f"{index.text}.to(tl.int64)", index.over))
-    counted = f"tl.where({wide.text} < 0, {wide.text} + {size.text}, {wide.text})"
+    place, counted = line.places[axis], line.from_start(index, op.depth)
     off, on = (line.read(1, [expr(k)]) for k in (0, 1))
     text = f"tl.where({counted} == {place.text}, {on.text}, {off.text})"
     return w.let(Expr(text, index.over | place.over))
 
 
 def _read(line: Line, op: Unpack | DequantizeLinear) -> Expr:
-    dims = line.at.shape.dims
-    parts = [Part(p, (d,)) for p, d in zip(line.places, dims, strict=True)]
+    parts = by_axis(line.places, line.at.shape.dims)
     return Reader(line.writer, line.at).value(line.at, parts)
 
 

@@ -7,10 +7,14 @@ from migx.ir import Instruction
 from migx.ops._windows import split
 from migx.ops.pooling import Pooling
 from migx.targets.gpu import elements
-from migx.targets.gpu.text import COMPUTING, Expr, Kernel, Part, Writer, storable, tiles, whole
+from migx.targets.gpu.expressions import Expr, Part, both
+from migx.targets.gpu.line import WHOLE, Line
+from migx.targets.gpu.text import Kernel
+from migx.targets.gpu.tiles import Tile
+from migx.targets.gpu.types import COMPUTING, storable
 
-LINE = 256
-"""Windows of a tile."""
+LINE = Tile(1, 256)
+"""Windows of a program."""
 
 
 def kernel_for(at: Instruction) -> Kernel | None:
@@ -22,76 +26,52 @@ def kernel_for(at: Instruction) -> Kernel | None:
         return None
     if not all(isinstance(e, int) for e in op.lengths):
         return None
-    return _Writer(at, op).kernel()
+    return Line(at, LINE).kernel(_pooled, product((*at.shape.dims, *op.lengths)))
 
 
-class _Writer:
-    """Writes the kernel of one pooling."""
+def _pooled(line: Line, op: Pooling) -> Expr:
+    """The results of windows, of which all elements are taken."""
+    w, dtype = line.writer, line.at.shape.dtype
+    start = elements.literal(elements.limits(dtype)[0]) if op.mode == "max" else "0"
+    kind = COMPUTING[dtype.name]
+    total = w.variable(f"tl.full([{line.size}], {start}, {kind})", WHOLE)
+    seen = w.variable(f"tl.zeros([{line.size}], {kind})", WHOLE)
+    with w.loop(product(op.lengths), 1) as tap:
+        _take(line, op, tap, total, seen)
+    text = total.text
+    if op.mode == "average":
+        text = elements.quotient(text, seen.text, dtype)
+    elif op.mode == "lpnorm" and op.lp_order == 2:
+        text = elements.square_root(text, dtype)
+    return w.let(Expr(text, WHOLE))
 
-    def __init__(self, at: Instruction, op: Pooling) -> None:
-        self.at, self.op, self.writer = at, op, Writer(at)
-        self.lengths = tuple(int(e) for e in op.lengths)
-        self.dtype = at.shape.dtype
-        self.adds, self.average = op.mode != "max", op.mode == "average"
 
-    def kernel(self) -> Kernel:
-        """The whole of it."""
-        w, at, op = self.writer, self.at, self.op
-        count = product(at.shape.dims)
-        index = w.numbers(0, 1, LINE, w.let(w.program * LINE))
-        if not whole(count, LINE):
-            w.masks[0] = w.let(index.below(w.extent(count)))
-        self.places = w.split(Part(index, at.shape.dims))
-        start = "0" if self.adds else self._lowest()
-        kind = COMPUTING[self.dtype.name]
-        total = w.variable(f"tl.full([{LINE}], {start}, {kind})", frozenset({0}))
-        seen = w.variable(f"tl.zeros([{LINE}], {kind})", frozenset({0}))
-        with w.loop(product(self.lengths), 1) as tap:
-            self._tap(tap, total, seen)
-        value = total
-        if self.average:
-            value = w.let(Expr(elements.quotient(total.text, seen.text, self.dtype), total.over))
-        elif op.mode == "lpnorm" and op.lp_order == 2:
-            value = w.let(Expr(elements.square_root(total.text, self.dtype), total.over))
-        where = w.offset([Part(index, at.shape.dims)], at.shape.true_strides)
-        w.store(1, w.spread(where, [LINE]), value, self.dtype)
-        return w.finished(at.name, tiles(count, LINE), flops=count * product(self.lengths))
-
-    def _lowest(self) -> str:
-        low, _ = elements.limits(self.dtype)
-        return f'float("{low}")' if self.dtype.is_float else repr(low)
-
-    def _tap(self, tap: Expr, total: Expr, seen: Expr) -> None:
-        """Takes one element of each window."""
-        w, op = self.writer, self.op
-        dims = self.at.inputs[0].shape.dims
-        begins, ends = split(op.padding)
-        counted: Expr | None = None
-        inside: Expr | None = None
-        places = self.places[:2]
-        taps = w.split(Part(tap, self.lengths))
-        for axis, step in enumerate(taps):
-            pixel = self.places[2 + axis] * op.stride[axis]
-            place = w.let(pixel + step * op.dilation[axis] - w.extent(begins[axis]))
-            size = w.extent(dims[2 + axis])
-            here = Expr(f"(({place.text} >= 0) & ({place.text} < {size.text}))", place.over)
-            around = place.below(w.extent(dims[2 + axis] + ends[axis]))
-            inside = here if inside is None else inside & here
-            counted = around if counted is None else counted & around
-            places.append(place)
-        assert inside is not None
-        assert counted is not None
-        parts = [Part(p, (d,)) for p, d in zip(places, dims, strict=True)]
-        inside = w.spread(w.let(inside), [LINE])
-        where = w.spread(w.offset(parts, self.at.inputs[0].shape.true_strides), [LINE])
-        value = w.load(0, where, self.dtype, also=inside)
-        if self.adds:
-            x = value.text
-            if op.mode == "lpnorm":
-                x = f"tl.abs({x})" if op.lp_order == 1 else f"{x} * {x}"
-            w.line(f"{total.text} += tl.where({inside.text}, {x}, 0)")
-            many = counted if op.count_include_pad else inside
-            w.line(f"{seen.text} += tl.where({many.text}, 1, 0)")
-        else:
-            greater = elements.extreme(True, total.text, value.text, self.dtype)
-            w.line(f"{total.text} = tl.where({inside.text}, {greater}, {total.text})")
+def _take(line: Line, op: Pooling, tap: Expr, total: Expr, seen: Expr) -> None:
+    """Takes one element of each window."""
+    w, dims = line.writer, line.at.inputs[0].shape.dims
+    begins, ends = split(op.padding)
+    counted: Expr | None = None
+    inside: Expr | None = None
+    places = line.places[:2]
+    for axis, step in enumerate(w.split(Part(tap, tuple(op.lengths)))):
+        pixel = line.places[2 + axis] * op.stride[axis]
+        place = w.let(pixel + step * op.dilation[axis] - w.extent(begins[axis]))
+        size = w.extent(dims[2 + axis])
+        here = Expr(f"(({place.text} >= 0) & ({place.text} < {size.text}))", place.over)
+        around = place.below(w.extent(dims[2 + axis] + ends[axis]))
+        inside, counted = both(inside, here), both(counted, around)
+        places.append(place)
+    assert inside is not None
+    assert counted is not None
+    inside = w.spread(w.let(inside), [line.size])
+    value = line.read(0, places, inside, raw=False)
+    if op.mode == "max":
+        greater = elements.extreme(True, total.text, value.text, line.at.shape.dtype)
+        w.line(f"{total.text} = tl.where({inside.text}, {greater}, {total.text})")
+        return
+    x = value.text
+    if op.mode == "lpnorm":
+        x = f"tl.abs({x})" if op.lp_order == 1 else f"{x} * {x}"
+    w.line(f"{total.text} += tl.where({inside.text}, {x}, 0)")
+    many = counted if op.count_include_pad else inside
+    w.line(f"{seen.text} += tl.where({many.text}, 1, 0)")

@@ -14,27 +14,21 @@ summed along the depth, and the matrix units rest.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 from migx.dim import Extent, bounds, product
 from migx.fusion.kernels import DOTS, FusedKernel, core_of, epilogue, name_of
 from migx.ir import Instruction
 from migx.shape import BF16, F16, F32, I8, DType
 from migx.targets.gpu import tiles as choose
+from migx.targets.gpu.expressions import BOTH, Expr, Part, by_axis, expr
 from migx.targets.gpu.finish import finish
 from migx.targets.gpu.kernels.fused import computable
-from migx.targets.gpu.parts import Parts
+from migx.targets.gpu.parts import Corner, Parts
 from migx.targets.gpu.reader import Reader
-from migx.targets.gpu.text import (
-    COMPUTING,
-    Expr,
-    Kernel,
-    Part,
-    Writer,
-    expr,
-    storable,
-    tiles,
-    whole,
-)
-from migx.targets.gpu.tiles import Tile
+from migx.targets.gpu.text import Kernel, Writer
+from migx.targets.gpu.tiles import Tile, whole
+from migx.targets.gpu.types import COMPUTING, storable, summed
 from migx.targets.gpu.words import PER, Words, joined, words_of
 
 TAGS = ("gemm_epilogue", "int4_gemm")
@@ -55,11 +49,11 @@ def kernel_for(at: Instruction) -> Kernel | None:
     if rest is None or not computable(rest.nodes):
         return None
     writer = _Writer(at, dot, rest)
-    return writer.kernel() if writer.readable() else None
+    return writer.kernel() if all(map(writer.reader.readable, dot.inputs)) else None
 
 
 class _Writer:
-    """Writes the kernel of one product."""
+    """Writes the kernel of one product, whose sums ``Parts`` asks for."""
 
     def __init__(self, at: Instruction, dot: Instruction, rest: FusedKernel) -> None:
         self.at, self.dot, self.rest = at, dot, rest
@@ -69,7 +63,9 @@ class _Writer:
         self.lead = dot.shape.dims[:-2]
         self.shared = not self.reader.varies(right, range(len(self.lead)))
         self.rows: Extent = dot.shape.dims[-2] * (product(self.lead) if self.shared else 1)
+        self.items: Extent = 1 if self.shared else product(self.lead)
         self.columns, self.depth = dot.shape.dims[-1], left.shape.dims[-1]
+        self.kind = COMPUTING[summed(dot.shape.dtype).name]
         kinds = [v.shape.dtype for v in dot.inputs]
         self.units = kinds[0] in (F16, BF16, F32) or all(k.bits == 8 for k in kinds)
         pairs = self._pairs(right) if self.units else None
@@ -83,16 +79,13 @@ class _Writer:
 
     def _cut(self, stored: int, block: int) -> Tile:
         """The tiles by which it is cut; elements of the right operand lie in so many bits."""
-        items = 1 if self.shared else product(self.lead)
         if self.words is not None:
             return choose.words(self.columns, self.depth, self.rows, block)
         if bounds(self.rows)[1] <= FEW:
-            return choose.row(self.columns, self.depth, items * self.rows, stored)
+            return choose.row(self.columns, self.depth, self.items * self.rows, stored)
         step = block if block in BLOCKS and whole(self.depth, block) else 0
-        bits = self.dot.inputs[0].shape.dtype.bits
-        return choose.product(
-            self.rows, self.columns, self.depth, items, bits, step if self.units else 1
-        )
+        bits, step = self.dot.inputs[0].shape.dtype.bits, step if self.units else 1
+        return choose.product(self.rows, self.columns, self.depth, self.items, bits, step)
 
     def _words(self, right: Instruction) -> Words | None:
         """How the right operand lies in words, where it is read so."""
@@ -107,86 +100,52 @@ class _Writer:
             return None
         return "columns" if axis == right.shape.rank - 1 else "depth"
 
-    def readable(self) -> bool:
-        """Whether both operands can be read."""
-        return all(map(self.reader.readable, self.dot.inputs))
-
     def kernel(self) -> Kernel:
         """The whole of it."""
-        w, cut = self.writer, self.cut
-        down, across = tiles(self.rows, cut.rows), tiles(self.columns, cut.columns)
-        items = 1 if self.shared else product(self.lead)
-        grid = down * across * items
-        self.parts = Parts(w, cut, self.depth, grid, (items, self.rows, self.columns))
-        cell, item = self.parts.cell, expr(0)
-        if items != 1:
-            cells = w.extent(down * across)
-            cell, item = w.let(cell % cells), w.let(cell // cells)
-        height = w.extent(down)
-        corner = w.let(cell % height * cut.rows), w.let(cell // height * cut.columns)
-        if cut.parts == 1:
-            row, column = self._places(*corner, cut.rows, cut.columns)
-            self._finish(self._added_up(item, row, corner[1]), item, row, column)
-        else:
-            self._in_turns(item, corner)
+        w, dims = self.writer, (self.items, self.rows, self.columns)
+        dtype = summed(self.dot.shape.dtype)
+        self.parts = Parts(w, self.cut, self.depth, dims, dtype)
+        cell, self.item = self.parts.cell, expr(0)
+        if self.items != 1:
+            cells = w.extent(self.parts.cells)
+            cell, self.item = w.let(cell % cells), w.let(cell // cells)
+        self.parts.write(self, self.item, cell)
         name = "dot" if self.at is self.dot else name_of(self.at)
         flops = 2 * product(self.dot.shape.dims) * self.depth + self.rest.flops
-        return w.finished(
-            name,
-            grid * cut.parts,
-            warps=cut.warps,
-            stages=cut.stages,
-            flops=flops,
-            turns=self.parts.turns,
-        )
+        return self.parts.finished(name, flops)
 
-    def _in_turns(self, item: Expr, corner: tuple[Expr, Expr]) -> None:
-        """Parts of the sums first, then all of them."""
-        w, cut, kind = self.writer, self.cut, _sum_of(self.dot.shape.dtype)
-        with w.block("if turn == 0:"):
-            row, column = self._places(*corner, cut.rows, cut.columns)
-            total = self._added_up(item, row, corner[1])
-            self.parts.keep(total, kind, item, row, column)
-        with self.parts.second():
-            row, column = self._places(*self.parts.corner(*corner), *self.parts.piece)
-            self._finish(self.parts.total(kind, item, row, column), item, row, column)
-
-    def _places(self, down: Expr, across: Expr, height: int, width: int) -> tuple[Expr, Expr]:
-        """The rows and columns of a tile, and which of them there are."""
-        w = self.writer
+    def places(self, corner: Corner, tile: tuple[int, int]) -> tuple[Expr, Expr]:
+        w, (down, across), (height, width) = self.writer, corner, tile
         row = down if self.cut.rows == 1 else w.numbers(0, 2, height, down)
         column = w.numbers(1, 2, width, across)
-        w.masks = {}
-        if not whole(self.rows, self.cut.rows):
-            w.masks[0] = w.let(row.below(w.extent(self.rows)))
-        if not whole(self.columns, self.cut.columns):
-            w.masks[1] = w.let(column.below(w.extent(self.columns)))
+        w.masks = {
+            0: w.there(row, self.rows, self.cut.rows),
+            1: w.there(column, self.columns, self.cut.columns),
+        }
         return row, column
 
-    def _added_up(self, item: Expr, row: Expr, across: Expr) -> Expr:
-        """The sums of a tile, along its part of the depth."""
-        return (self._row if self.cut.rows == 1 else self._sums)(item, row, across)
+    def sums(self, row: Expr, corner: Corner) -> Expr:
+        return (self._row if self.cut.rows == 1 else self._sums)(row, corner[1])
 
-    def _finish(self, total: Expr, item: Expr, row: Expr, column: Expr) -> None:
-        """Goes on with the sums of a tile, or of the piece of it that is a program's own."""
+    def finish(self, total: Expr, row: Expr, column: Expr) -> None:
         w = self.writer
-        counted = row if self.shared else w.let(item * w.extent(self.rows) + row)
+        counted = row if self.shared else w.let(self.item * w.extent(self.rows) + row)
         finish(w, self.rest, total, counted, column, self.parts.piece)
 
-    def _sums(self, item: Expr, row: Expr, across: Expr) -> Expr:
-        """The sums of a tile, in the type they are added up in."""
-        w, kind = self.writer, _sum_of(self.dot.shape.dtype)
+    def _sums(self, row: Expr, across: Expr) -> Expr:
+        """The sums of a tile of some rows."""
+        w = self.writer
         columns = self._phased(1, self.cut.columns, across, "columns")
         tile = [self.cut.rows, self.cut.columns // len(columns)]
-        totals = [w.variable(f"tl.zeros({tile}, {kind})", frozenset({0, 1})) for _ in columns]
+        totals = [w.variable(f"tl.zeros({tile}, {self.kind})", BOTH) for _ in columns]
         with self.parts.loop() as begin:
             left = self._phased(1, self.step, begin, "depth")
             right = self._phased(0, self.step, begin, "depth")
             for of_left, of_right in zip(left, right, strict=True):
-                x = self._read(0, item, row, of_left)
+                x = self._read(0, row, of_left)
                 for total, column in zip(totals, columns, strict=True):
-                    y = self._read(1, item, column, of_right)
-                    w.line(f"{total.text} = {self._added(total, x, y, kind)}")
+                    y = self._read(1, column, of_right)
+                    w.line(f"{total.text} = {self._added(total, x, y)}")
         return joined(self.writer, totals)
 
     def _phased(self, axis: int, size: int, begin: Expr, along: str) -> list[Expr]:
@@ -196,83 +155,78 @@ class _Writer:
         phases = (0, 1) if self.pairs == along else (None,)
         return [self.writer.numbers(axis, 2, size, begin, phase) for phase in phases]
 
-    def _added(self, total: Expr, x: Expr, y: Expr, kind: str) -> str:
+    def _added(self, total: Expr, x: Expr, y: Expr) -> str:
         """The sums with the product of two tiles."""
-        kinds = [v.shape.dtype for v in self.dot.inputs]
+        kind, kinds = self.kind, [v.shape.dtype for v in self.dot.inputs]
         if not self.units:
             return f"{total.text} + {x.text}.to({kind}) * {y.text}.to({kind})"
         if self.dot.shape.dtype.is_integer:
             return f"{total.text} + {_exact(x, y, kinds)}"
         return f"tl.dot({x.text}, {y.text}, {total.text}{choose.precision(kinds[0])})"
 
-    def _read(self, side: int, item: Expr, line: Expr, deep: Expr) -> Expr:
+    def _read(self, side: int, line: Expr, deep: Expr) -> Expr:
         """A tile of an operand, as the matrix units take it."""
         w, value = self.writer, self.dot.inputs[side]
         size = self.step // (1 if deep.half is None else 2)
         across = self.cut.columns // (1 if line.half is None else 2)
         with self._masked(side, line, deep, (side, 1 - side)):
-            found = self.reader.raw(value, self._parts(side, item, line, deep))
+            found = self.reader.raw(value, self._operand(side, line, deep))
             mask = w.masks.get(1 - side)
             read_whole = value not in self.reader.operands or 1 - side not in found.over
             if mask is not None and read_whole:
                 found = w.only(mask, found)
             return w.spread(found, (self.cut.rows, size) if side == 0 else (size, across))
 
-    def _masked(self, side: int, line: Expr, deep: Expr, axes: tuple[int, int]) -> _Masks:
+    def _masked(
+        self, side: int, line: Expr, deep: Expr, axes: tuple[int, int]
+    ) -> AbstractContextManager[None]:
         """The masks while an operand is read: of its rows or columns, and of the depth, which lie
         along these axes of the tile.
         """
-        w, masks = self.writer, dict[int, Expr]()
-        extent, size = (self.rows, self.cut.rows) if side == 0 else (self.columns, self.cut.columns)
-        if not whole(extent, size):
-            masks[axes[0]] = w.let(line.below(w.extent(extent)))
-        if not whole(self.depth, self.step):
-            masks[axes[1]] = w.let(deep.below(w.extent(self.depth)))
-        return _Masks(w, masks)
+        w, lines = self.writer, (self.rows, self.cut.rows)
+        if side == 1:
+            lines = self.columns, self.cut.columns
+        there = w.there(line, *lines), w.there(deep, self.depth, self.step)
+        return w.masked(dict(zip(axes, there, strict=True)))
 
-    def _row(self, item: Expr, row: Expr, across: Expr) -> Expr:
+    def _row(self, row: Expr, across: Expr) -> Expr:
         """The sums of one row: tiles of columns by depth, multiplied and added up along it."""
         if self.words is not None:
-            return self._row_of_words(self.words, item, row, across)
-        w, cut, kind = self.writer, self.cut, _sum_of(self.dot.shape.dtype)
+            return self._row_of_words(self.words, row, across)
+        w, cut = self.writer, self.cut
         phases = (0, 1) if self.pairs == "columns" else (None,)
         axes = 3 if self.block else 2
         columns = [w.numbers(0, axes, cut.columns, across, phase) for phase in phases]
         many = cut.columns // len(columns)
         tile = [many, *self._deep_tile()]
-        totals = [w.variable(f"tl.zeros({tile}, {kind})", frozenset({0, 1})) for _ in columns]
+        totals = [w.variable(f"tl.zeros({tile}, {self.kind})", BOTH) for _ in columns]
         with self.parts.loop() as begin:
             for deep in self._deep(begin):
                 for total, column in zip(totals, columns, strict=True):
                     with self._masked(1, column, deep, (0, 1)):
-                        self._add_row(item, row, column, deep, total)
+                        self._add_row(row, column, deep, total)
         inner = "tl.sum({}, axis=2)" if self.block else "{}"
         sums = [f"tl.sum({inner.format(total.text)}, axis=1)" for total in totals]
-        rows = [Expr(f"tl.reshape({text}, [1, {many}])", frozenset({0, 1})) for text in sums]
+        rows = [Expr(f"tl.reshape({text}, [1, {many}])", BOTH) for text in sums]
         return joined(w, [w.let(row) for row in rows])
 
-    def _row_of_words(self, words: Words, item: Expr, row: Expr, across: Expr) -> Expr:
+    def _row_of_words(self, words: Words, row: Expr, across: Expr) -> Expr:
         """The sums of one row, of weights that are read eight at a time."""
         w, left, many = self.writer, self.dot.inputs[0], self.cut.columns // PER
         w.kinds[words.operand] = "u32"
         word = w.numbers(0, 2, many, w.let(across // PER))
-        there = (
-            {} if whole(self.columns, self.cut.columns) else {0: word.below(words.columns // PER)}
-        )
         zeros = f"tl.zeros([{many}, {self.step // words.block}], tl.float32)"
-        totals = [w.variable(zeros, frozenset({0, 1})) for _ in range(PER)]
+        totals = [w.variable(zeros, BOTH) for _ in range(PER)]
 
         def element(deep: Expr) -> Expr:
-            return self.reader.value(left, self._parts(0, item, row, deep))
+            return self.reader.value(left, self._operand(0, row, deep))
 
-        with (
-            _Masks(w, {axis: w.let(mask) for axis, mask in there.items()}),
-            self.parts.loop() as at,
-        ):
+        there = w.there(word, words.columns // PER, many)
+        with w.masked({0: there}), self.parts.loop() as at:
             words.sums(self.reader, (at, self.step // words.block), word, element, totals)
-        sums = [w.let(Expr(f"tl.sum({t.text}, axis=1)", frozenset({0, 1}))) for t in totals]
+        sums = [w.let(Expr(f"tl.sum({t.text}, axis=1)", BOTH)) for t in totals]
         text = f"tl.reshape({joined(w, sums).text}, [1, {self.cut.columns}])"
-        return w.let(Expr(text, frozenset({0, 1})))
+        return w.let(Expr(text, BOTH))
 
     def _deep_tile(self) -> list[int]:
         """How much of the depth a tile of one row has: blocks and places where scales have
@@ -295,47 +249,26 @@ class _Writer:
             Expr(f"({pair.text} * 2 + {phase})", pair.over, half=(pair, phase)) for phase in (0, 1)
         ]
 
-    def _add_row(self, item: Expr, row: Expr, column: Expr, deep: Expr, total: Expr) -> None:
+    def _add_row(self, row: Expr, column: Expr, deep: Expr, total: Expr) -> None:
         """Adds the products of a row's elements with a tile of columns by depth."""
-        w, kind = self.writer, _sum_of(self.dot.shape.dtype)
-        left, right = self.dot.inputs
-        x = self.reader.value(left, self._parts(0, item, row, deep))
-        y = self.reader.value(right, self._parts(1, item, column, deep))
+        w, kind, (left, right) = self.writer, self.kind, self.dot.inputs
+        x = self.reader.value(left, self._operand(0, row, deep))
+        y = self.reader.value(right, self._operand(1, column, deep))
         text = f"{x.text}.to({kind}) * {y.text}.to({kind})"
         if (mask := w.masks.get(1)) is not None:
             text = f"tl.where({mask.text}, {text}, 0)"
         w.line(f"{total.text} += {text}")
 
-    def _parts(self, side: int, item: Expr, line: Expr, deep: Expr) -> list[Part]:
+    def _operand(self, side: int, line: Expr, deep: Expr) -> list[Part]:
         """The places of an operand: of the batch, and along its last two axes."""
         dims = self.dot.inputs[side].shape.dims
         if side == 0 and self.shared:
             return [Part(line, dims[:-1]), Part(deep, dims[-1:])]
-        lead = [Part(item, self.lead)] if self.lead else []
+        lead = [Part(self.item, self.lead)] if self.lead else []
         if self.shared:
             lead = [Part(expr(0), (1,)) for _ in self.lead]
         ends = (line, deep) if side == 0 else (deep, line)
-        return [*lead, *(Part(e, (d,)) for e, d in zip(ends, dims[-2:], strict=True))]
-
-
-class _Masks:
-    """Other masks for a while."""
-
-    def __init__(self, writer: Writer, masks: dict[int, Expr]) -> None:
-        self.writer, self.masks = writer, masks
-
-    def __enter__(self) -> None:
-        self.masks, self.writer.masks = self.writer.masks, self.masks
-
-    def __exit__(self, *_: object) -> None:
-        self.writer.masks = self.masks
-
-
-def _sum_of(dtype: DType) -> str:
-    """What products of this type are added up in: integers modulo the width."""
-    if dtype.is_float:
-        return COMPUTING[dtype.name]
-    return "tl.int64" if dtype.bits == 64 else "tl.int32"
+        return [*lead, *by_axis(ends, dims[-2:])]
 
 
 def _exact(x: Expr, y: Expr, kinds: list[DType]) -> str:

@@ -12,8 +12,7 @@ product of what they leave of the states.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 from migx.dim import Extent, maximum
 from migx.ir import Instruction
@@ -21,23 +20,15 @@ from migx.ops.pointwise import Elu, LeakyRelu, Relu, Sigmoid, Tanh
 from migx.ops.rnn import ACTIVATIONS, BACKWARD, GRU, LSTM, RNN, Recurrent
 from migx.shape import F32, F64, OPTIONAL, Shape
 from migx.targets.gpu import elements
-from migx.targets.gpu.text import (
-    COMPUTING,
-    Expr,
-    Kernel,
-    Part,
-    Writer,
-    expr,
-    storable,
-    tiles,
-    whole,
-)
+from migx.targets.gpu.expressions import BOTH, Expr, expr
+from migx.targets.gpu.text import Kernel, Writer
+from migx.targets.gpu.tiles import tiles
+from migx.targets.gpu.types import COMPUTING, storable
 
 MEMBERS, UNITS, DEPTH = 16, 16, 32
 """Members of the batch by units of a program; how much of a product's depth is taken at a time."""
 WARPS = 8
 """As many as give each thread one unit of one member: there is nothing in it to be vectorised."""
-BOTH = frozenset({0, 1})
 FORMULAS: dict[str, str] = {
     "Affine": "{0} * {x} + {1}",
     "ThresholdedRelu": "tl.where({x} < {0}, 0.0, {x})",
@@ -90,15 +81,10 @@ class _Writer:
             rest = w.let(rest % w.extent(down))
         self.row = w.numbers(0, 2, MEMBERS, w.let(rest * MEMBERS))
         self.unit = w.numbers(1, 2, UNITS, w.let(unit))
-        self.rows, self.units = (
-            None if whole(extent, size) else w.let(index.below(w.extent(extent)))
-            for index, extent, size in (
-                (self.row, self.batch, MEMBERS),
-                (self.unit, self.hidden, UNITS),
-            )
-        )
+        self.rows = w.there(self.row, self.batch, MEMBERS)
+        self.units = w.there(self.unit, self.hidden, UNITS)
         self._when()
-        with self._masked(self.rows, self.units):
+        with w.masked({0: self.rows, 1: self.units}):
             if self.resets_first:
                 self._two_turns()
             else:
@@ -131,7 +117,7 @@ class _Writer:
         self.now = w.let(self.now)
         self.alive = self.there
         if "sequence_lens" in self.operands:
-            with self._masked(self.rows, None):
+            with w.masked({0: self.rows}):
                 length = self._read("sequence_lens", [self.row])
             self.alive = w.let(self.there & self.now.below(length))
 
@@ -248,14 +234,11 @@ class _Writer:
         size = DEPTH if units else 1
         with w.loop(depth, size) as begin:
             across, down = (w.numbers(axis, 2, size, begin) for axis in (1, 0))
-            masks = [
-                None if whole(depth, size) else w.let(k.below(w.extent(depth)))
-                for k in (across, down)
-            ]
-            with self._masked(self.rows, masks[0]):
+            inside = [w.there(k, depth, size) for k in (across, down)]
+            with w.masked({0: self.rows, 1: inside[0]}):
                 x = w.spread(left(across), (MEMBERS, size))
             for number, total in zip(numbers, totals, strict=True):
-                with self._masked(masks[1], self.units):
+                with w.masked({0: inside[1], 1: self.units}):
                     y = self._read(role, [self.direction, self._of_gate(number), down])
                 if units:
                     y = w.spread(y, (size, UNITS))
@@ -347,33 +330,18 @@ class _Writer:
 
     # Memory.
 
-    @contextmanager
-    def _masked(self, rows: Expr | None, columns: Expr | None) -> Iterator[None]:
-        """Masks of the two axes of a tile, for a while."""
-        w, before = self.writer, self.writer.masks
-        w.masks = {i: m for i, m in enumerate((rows, columns)) if m is not None}
-        try:
-            yield
-        finally:
-            w.masks = before
-
-    def _where(self, role: str, places: Sequence[Expr]) -> tuple[int, Expr, Shape]:
-        number = self.operands[role]
-        shape = self.writer.shapes[number]
-        parts = [Part(p, (d,)) for p, d in zip(places, shape.dims, strict=True)]
-        return number, self.writer.offset(parts, shape.true_strides), shape
-
     def _read(self, role: str, places: Sequence[Expr], also: Expr | None = None) -> Expr:
         """The elements of an operand at some places."""
-        number, where, shape = self._where(role, places)
-        return self.writer.load(number, where, shape.dtype, also=also)
+        w, number = self.writer, self.operands[role]
+        return w.load(number, w.place(number, places), w.shapes[number].dtype, also=also)
 
     def _store(
         self, role: str, places: Sequence[Expr], value: Expr, also: Expr | None = None
     ) -> None:
-        number, where, shape = self._where(role, places)
-        value, where = (self.writer.spread(e, (MEMBERS, UNITS)) for e in (value, where))
-        self.writer.store(number, where, value, shape.dtype, also)
+        w, number = self.writer, self.operands[role]
+        where = w.place(number, places)
+        value, where = (w.spread(e, (MEMBERS, UNITS)) for e in (value, where))
+        w.store(number, where, value, w.shapes[number].dtype, also)
 
 
 def _activations(op: Recurrent) -> list[list[tuple[str, list[float]]]]:

@@ -11,7 +11,8 @@ from migx.ops.fused import Group
 from migx.ops.layout import Concat
 from migx.targets.gpu import tiles as choose
 from migx.targets.gpu.kernels.fused import computable, write_line
-from migx.targets.gpu.text import Kernel, Writer, tiles
+from migx.targets.gpu.text import Kernel, Writer
+from migx.targets.gpu.tiles import tiles
 
 MOST = 64
 """More parts than these are a large text for little work."""

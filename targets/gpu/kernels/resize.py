@@ -14,13 +14,14 @@ from migx.ir import Instruction
 from migx.ops.resize import Resize, is_rounded
 from migx.shape import F64
 from migx.targets.gpu import elements
-from migx.targets.gpu.kernels.moving import Line
-from migx.targets.gpu.text import COMPUTING, Expr, Kernel, storable
+from migx.targets.gpu.expressions import Expr
+from migx.targets.gpu.line import WHOLE, Line
+from migx.targets.gpu.text import Kernel
+from migx.targets.gpu.types import COMPUTING, storable
 
 MOST = 256
 """The most elements of which one of the result is made."""
 DOUBLE = "tl.float64"
-WHOLE = frozenset({0})
 Tap = tuple[Expr, str | None]
 """A place on an axis, and its weight; None for all of it."""
 

@@ -10,9 +10,11 @@ from migx.ops.pooling import Lrn
 from migx.ops.vision import GridSample
 from migx.shape import F32, F64, DType
 from migx.targets.gpu import elements
-from migx.targets.gpu.kernels.moving import Line
-from migx.targets.gpu.kernels.resize import WHOLE, Tap, mixed
-from migx.targets.gpu.text import COMPUTING, Expr, Kernel, storable
+from migx.targets.gpu.expressions import Expr, expr
+from migx.targets.gpu.kernels.resize import Tap, mixed
+from migx.targets.gpu.line import WHOLE, Line
+from migx.targets.gpu.text import Kernel
+from migx.targets.gpu.types import COMPUTING, storable
 
 KEYS = -0.75
 """The coefficient of Keys' convolution."""
@@ -44,7 +46,7 @@ def _taps(line: Line, op: GridSample, axis: int, wide: DType) -> list[Tap]:
     """The places on an axis of the image, and their weights."""
     w, grid = line.writer, line.at.inputs[1].shape
     size = w.extent(line.at.inputs[0].shape.dims[2 + axis]).text
-    component = Expr(str(int(line.at.shape.rank) - 3 - axis), number=line.at.shape.rank - 3 - axis)
+    component = expr(line.at.shape.rank - 3 - axis)
     given = line.read(1, [line.places[0], *line.places[2:], component]).text
     at = w.let(Expr(f"{given}.to({COMPUTING[grid.dtype.name]})", WHOLE)).text
     shift, back = (f"({size} - 1)", "0.0") if op.align_corners else (f"{size}", "0.5")

@@ -8,13 +8,15 @@ updates that might be its own: of a scatter along an axis those of its line, els
 
 from __future__ import annotations
 
-from migx.dim import Extent, product
+from migx.dim import product
 from migx.ir import Instruction
 from migx.ops import indexing
 from migx.ops.indexing import Scatter, ScatterElements
 from migx.targets.gpu import elements
-from migx.targets.gpu.kernels.moving import Line
-from migx.targets.gpu.text import COMPUTING, STORED, Expr, Kernel, Part, storable
+from migx.targets.gpu.expressions import Expr, Part, both, expr
+from migx.targets.gpu.line import WHOLE, Line
+from migx.targets.gpu.text import Kernel
+from migx.targets.gpu.types import COMPUTING, STORED, storable
 
 ADDS = indexing.ScatterAdd | indexing.ScatterndAdd
 MULTIPLIES = indexing.ScatterMul | indexing.ScatterndMul
@@ -38,8 +40,7 @@ def _along_axis(line: Line, op: ScatterElements) -> Expr:
     there: Expr | None = None
     for axis, (place, extent) in enumerate(zip(line.places, dims, strict=True)):
         if axis != op.axis and extent != line.at.shape.dims[axis]:
-            inside = place.below(w.extent(extent))
-            there = inside if there is None else there & inside
+            there = both(there, place.below(w.extent(extent)))
     if there is not None:
         there = w.spread(w.let(there), [line.size])
     total = _start(line, op)
@@ -47,9 +48,8 @@ def _along_axis(line: Line, op: ScatterElements) -> Expr:
         at = [turn if axis == op.axis else place for axis, place in enumerate(line.places)]
         found = line.read(1, at, there)
         index = line.within(found, line.at.shape.dims[op.axis])
-        hit = Expr(f"({index.text} == {line.places[op.axis].text})", index.over | {0})
-        hit = w.let(hit if there is None else hit & there)
-        _combine(line, op, total, at, hit)
+        hit = Expr(f"({index.text} == {line.places[op.axis].text})", WHOLE)
+        _combine(line, op, total, at, w.let(hit if there is None else hit & there))
     return total
 
 
@@ -64,10 +64,10 @@ def _by_tuples(line: Line, op: Scatter) -> Expr:
         lead = w.split(Part(turn, counted))
         hit: Expr | None = None
         for axis in range(width):
-            index = line.index_at(1, [*lead, Expr(str(axis), number=axis)], data.dims[axis])
+            index = line.index_at(1, [*lead, expr(axis)], data.dims[axis])
             place = line.places[axis]
             here = Expr(f"({index.text} == {place.text})", index.over | place.over)
-            hit = here if hit is None else hit & here
+            hit = both(hit, here)
         assert hit is not None
         _combine(line, op, total, [*lead, *line.places[width:]], w.let(hit))
     return total
@@ -75,28 +75,23 @@ def _by_tuples(line: Line, op: Scatter) -> Expr:
 
 def _start(line: Line, op: Scatter) -> Expr:
     """The elements of the data: as they lie where they are only replaced, else to be computed."""
-    w, shape = line.writer, line.at.inputs[0].shape
-    parts = [Part(p, (d,)) for p, d in zip(line.places, shape.dims, strict=True)]
-    where = w.spread(w.offset(parts, shape.true_strides), [line.size])
-    value = w.load(0, where, shape.dtype, raw=op.combine is None)
-    kind = (STORED if op.combine is None else COMPUTING)[shape.dtype.name]
-    return w.variable(f"{value.text}.to({kind})", frozenset({0}))
+    w, dtype = line.writer, line.at.inputs[0].shape.dtype
+    where = w.spread(w.place(0, line.places), [line.size])
+    value = w.load(0, where, dtype, raw=op.combine is None)
+    kind = (STORED if op.combine is None else COMPUTING)[dtype.name]
+    return w.variable(f"{value.text}.to({kind})", WHOLE)
 
 
 def _combine(line: Line, op: Scatter, total: Expr, at: list[Expr], hit: Expr) -> None:
     """Combines elements with their updates, at some places, where these hit."""
-    w, shape = line.writer, line.at.inputs[2].shape
-    dims: tuple[Extent, ...] = shape.dims
-    parts = [Part(p, (d,)) for p, d in zip(at, dims, strict=True)]
-    where = w.offset(parts, shape.true_strides)
-    raw = op.combine is None
-    update = w.load(2, where, shape.dtype, raw=raw, also=hit).text
-    old, kind = total.text, (STORED if raw else COMPUTING)[shape.dtype.name]
+    w, dtype, raw = line.writer, line.at.inputs[2].shape.dtype, op.combine is None
+    update = w.load(2, w.place(2, at), dtype, raw=raw, also=hit).text
+    old, kind = total.text, (STORED if raw else COMPUTING)[dtype.name]
     match op:
         case _ if isinstance(op, ADDS):
             update = f"{old} + {update}"
         case _ if isinstance(op, MULTIPLIES):
             update = f"{old} * {update}"
         case _ if not raw:
-            update = elements.extreme(isinstance(op, GREATER), old, update, shape.dtype)
+            update = elements.extreme(isinstance(op, GREATER), old, update, dtype)
     w.line(f"{old} = tl.where({hit.text}, {update}, {old}).to({kind})")

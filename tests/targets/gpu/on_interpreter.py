@@ -23,6 +23,7 @@ from migx.shape import Shape
 from migx.targets.gpu import Gpu
 from migx.targets.gpu.executable import GpuExecutable
 from migx.targets.gpu.interpreter import InterpreterDevice
+from migx.targets.gpu.operations import CopyFrom, CopyTo
 from migx.testing.oracles import Trial
 
 DEVICE = InterpreterDevice()
@@ -32,6 +33,13 @@ Array = NDArray[Any]
 def gpu() -> Gpu:
     """The target, on the interpreter."""
     return Gpu(device=DEVICE)
+
+
+def copies(executable: GpuExecutable) -> tuple[int, int]:
+    """How many values are copied to the device in a run, and back."""
+    every = [at.op for module in executable.pieces for at in module]
+    there, back = (sum(isinstance(op, kind) for op in every) for kind in (CopyTo, CopyFrom))
+    return there, back
 
 
 def drawn(shape: Shape, dice: np.random.Generator) -> Argument:

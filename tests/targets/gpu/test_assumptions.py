@@ -8,7 +8,7 @@ import pytest
 import migx
 from migx.errors import EvaluationError
 from migx.targets.gpu.executable import GpuExecutable
-from tests.targets.gpu.on_interpreter import gpu, holds
+from tests.targets.gpu.on_interpreter import copies, gpu, holds
 
 TEXT = """module main(x: f32[n, 40], c: f32[1]) {
   %0 = tanh(x)
@@ -24,7 +24,7 @@ def test_what_is_assumed_something_of_is_not_copied() -> None:
     holds(TEXT, {"n": 3})
     executable = migx.parse(TEXT).compile(gpu()).compiled.executable
     assert isinstance(executable, GpuExecutable)
-    assert executable.copies == (2, 2)  # the parameters; the condition and the result
+    assert copies(executable) == (2, 2)  # the parameters; the condition and the result
 
 
 def test_another_condition_is_an_error() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,6 +83,18 @@ def test_a_text_that_triton_refuses_is_shown() -> None:
     )
     with pytest.raises(TargetError, match=r"Triton refuses a kernel for sm_90(.|\n)*nothing"):
         binaries([wrong])
+
+
+def test_where_no_process_can_be_started_nothing_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("too many processes")
+
+    monkeypatch.setenv("MIGX_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with pytest.raises(TargetError, match="no process that compiles .* too many processes"):
+        binaries([request_for(ADD, "sm_90")])
 
 
 def test_what_was_compiled_before_a_failure_is_kept(

@@ -16,7 +16,7 @@ from migx.targets.gpu.executable import GpuExecutable
 from migx.targets.gpu.interpreter import InterpreterDevice
 from migx.targets.gpu.values import DeviceArgument
 from migx.testing.fuzz import fuzz, subjects_for
-from tests.targets.gpu.on_interpreter import DEVICE, gpu, inputs_for
+from tests.targets.gpu.on_interpreter import DEVICE, copies, gpu, inputs_for
 
 BLOCK = """
 module main(x: f32[n, s, 32]) {{
@@ -77,7 +77,7 @@ def test_a_transformer_block_of_any_size(sizes: dict[str, int]) -> None:
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
     executable = made.compiled.executable
     assert isinstance(executable, GpuExecutable)
-    assert executable.copies == (1, 1)
+    assert copies(executable) == (1, 1)
 
 
 def test_weights_are_swapped_on_the_device_and_back() -> None:

@@ -18,9 +18,11 @@ import numpy as np
 import pytest
 
 import migx
+from migx.argument import Argument
 from migx.errors import EvaluationError, InputError, TargetError
 from migx.ops.builtin import Literal
 from migx.program import Program
+from migx.shape import Shape
 from migx.targets.gpu import Gpu, cupy_device, executable
 from migx.targets.gpu.cupy_device import CupyDevice
 from migx.targets.gpu.values import DeviceArgument
@@ -164,6 +166,9 @@ def test_what_cannot_be_read_there_is_refused(world: World) -> None:
     turned = Foreign(world, X)
     turned.__cuda_array_interface__["strides"] = (4, 12)
     with pytest.raises(InputError, match="'x' lies as .* make it contiguous first"):
+        made.run_async({"x": turned})
+    turned.__cuda_array_interface__["strides"] = (-16, 4)
+    with pytest.raises(InputError, match="'x': its strides .* make it contiguous first"):
         made.run_async({"x": turned})
     turned.__cuda_array_interface__["typestr"] = "<V3"
     with pytest.raises(InputError, match="input 'x': its elements are <V3"):
@@ -315,6 +320,15 @@ def test_dlpack_has_every_type(kind: str) -> None:
     assert again.shape == there.shape
     assert again.array.dtype == array.dtype
     assert again.array.astype(np.float64).tolist() == np.ones((2, 3)).tolist()
+
+
+def test_what_is_repeated_has_room_on_the_device() -> None:
+    row = np.arange(3, dtype=np.float32)
+    repeated = Argument(Shape("f32", (5, 3), (0, 1)), np.broadcast_to(row, (5, 3)))
+    there = gpu().copy_to(repeated)
+    assert isinstance(there, DeviceArgument)
+    assert there.buffer.nbytes == 60
+    assert np.array_equal(there.array, np.tile(row, (5, 1)))
 
 
 def test_dlpack_refuses_what_it_has_no_type_for() -> None:

@@ -1,0 +1,98 @@
+"""Pieces of Triton text for the indices and the values of a tile, and what is known of them.
+
+A tile has axes, and each index or value varies over some of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from migx.dim import Extent
+
+ROWS = frozenset({0})
+BOTH = frozenset({0, 1})
+
+
+@dataclass(frozen=True)
+class Expr:
+    """A piece of text, the axes of the tile it varies over, and its number where that is known.
+
+    An index that counts every other place knows its ``half``: the index of the pair, and which of
+    the two it is. One may know the ``outer`` index that it has when divided by a number, which
+    varies over less.
+    """
+
+    text: str
+    over: frozenset[int] = frozenset()
+    number: int | None = None
+    half: tuple[Expr, int] | None = None
+    outer: tuple[Expr, int] | None = None
+
+    def __add__(self, other: Expr | int) -> Expr:
+        other = expr(other)
+        if self.number == 0 or other.number == 0:
+            return other if self.number == 0 else self
+        return _combined(self, "+", other)
+
+    def __sub__(self, other: Expr | int) -> Expr:
+        other = expr(other)
+        return self if other.number == 0 else _combined(self, "-", other)
+
+    def __mul__(self, other: Expr | int) -> Expr:
+        other = expr(other)
+        if self.number == 0 or other.number == 0:
+            return expr(0)
+        if self.number == 1 or other.number == 1:
+            return other if self.number == 1 else self
+        return _combined(self, "*", other)
+
+    def __floordiv__(self, other: Expr | int) -> Expr:
+        other = expr(other)
+        return self if other.number == 1 else _combined(self, "//", other)
+
+    def __mod__(self, other: Expr | int) -> Expr:
+        other = expr(other)
+        return expr(0) if other.number == 1 else _combined(self, "%", other)
+
+    def below(self, other: Expr | int) -> Expr:
+        """Whether it is less than another."""
+        return _combined(self, "<", expr(other))
+
+    def __and__(self, other: Expr) -> Expr:
+        return _combined(self, "&", other)
+
+
+def expr(value: Expr | int) -> Expr:
+    """An expression, or a number as one."""
+    return value if isinstance(value, Expr) else Expr(str(value), number=value)
+
+
+def _combined(x: Expr, sign: str, y: Expr) -> Expr:
+    if x.number is not None and y.number is not None and sign in ("+", "-", "*"):
+        found = {"+": x.number + y.number, "-": x.number - y.number, "*": x.number * y.number}
+        return expr(found[sign])
+    return Expr(f"({x.text} {sign} {y.text})", x.over | y.over)
+
+
+@dataclass(frozen=True)
+class Part:
+    """An index that counts the places of some neighbouring axes at once."""
+
+    index: Expr
+    dims: tuple[Extent, ...]
+
+
+def by_axis(places: Iterable[Expr], dims: Sequence[Extent]) -> list[Part]:
+    """An index for each axis."""
+    return [Part(place, (extent,)) for place, extent in zip(places, dims, strict=True)]
+
+
+def both(x: Expr | None, y: Expr) -> Expr:
+    """What two conditions allow; None allows all."""
+    return y if x is None else x & y
+
+
+def over_any(values: Iterable[Expr]) -> frozenset[int]:
+    """The axes over which any of some values varies."""
+    return frozenset[int]().union(*(v.over for v in values))
