@@ -6,8 +6,9 @@ from migx.manager import Pass, Pipeline
 
 
 class OptimizeModule(Pass):
-    """Runs the simplifying passes until nothing changes, at most ``rounds`` times: reshapes,
-    converts and algebra, then common subexpressions and constants (MIGraphX optimize_module).
+    """Runs the simplifying passes until nothing changes, at most ``rounds`` times: identities,
+    reshapes, converts and algebra, then common subexpressions and constants (MIGraphX
+    optimize_module).
 
     What is computed from weights becomes a slot where it would be folded if they were known, so
     that both simplify alike. ``skip_ops`` are the operations that are not folded: see
@@ -18,7 +19,7 @@ class OptimizeModule(Pass):
     skip_ops: tuple[str, ...] = ()
 
     def pipeline(self) -> Pipeline:
-        simplifiers = "simplify_reshapes,eliminate_convert,simplify_algebra"
+        simplifiers = "eliminate_identity,simplify_reshapes,eliminate_convert,simplify_algebra"
         skip = f"skip_ops=({','.join(self.skip_ops)})"
         return Pipeline.parse(
             f"fixpoint{{max={self.rounds}}}("

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from migx.dim import Dim, Extent, symbols
+from migx.dim import Dim, Extent, maximum, symbols
 from migx.errors import DimError, ShapeError
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.op import Operation
-from migx.ops.builtin import GetTupleElem, Return
+from migx.ops.builtin import GetTupleElem, Literal, Return
 from migx.ops.control import Loop
+from migx.ops.dims import DimLiteral
 from migx.ops.layout import Concat, Contiguous, Reshape, Transpose
+from migx.ops.pointwise import Identity
+from migx.ops.sequences import ConcatFromSequence, SequenceConstruct, SequenceInsert
 from migx.program import Program
-from migx.shape import Shape
+from migx.shape import OPTIONAL, Shape
 from migx.specialise import substitute_symbols
 
 
@@ -22,7 +25,9 @@ class SimplifyLoops(Pass):
 
     A value that the body hands on as it got it is read from outside. One that only grows by a piece
     in each iteration becomes a scan output, whose pieces are joined after the loop: then all that
-    is carried keeps its dims.
+    is carried keeps its dims. So does a sequence that is empty at first and gets one more member
+    each time, of the same dims, if only ``concat_from_sequence`` reads it; of no iterations that
+    makes a tensor without elements.
     """
 
     def apply(self, module: Module, manager: PassManager) -> bool:
@@ -39,28 +44,29 @@ def _is_own(at: Instruction) -> bool:
 def simplified(at: Instruction) -> bool:
     """Replaces a loop by one that carries less, if there is one."""
     loop = _Carrying(at)
-    passed_on = [i for i in range(loop.count) if loop.is_passed_on(i)]
-    grown = [i for i in range(loop.count) if loop.grows(i)]
-    if not passed_on and not grown:
+    every = range(loop.count)
+    passed_on = [i for i in every if loop.is_passed_on(i)]
+    grown, collected = ([i for i in every if holds(i)] for holds in (loop.grows, loop.collects))
+    gone = {*passed_on, *grown, *collected}
+    if not gone:
         return False
     results: dict[int, Instruction] = {i: loop.from_outside(i) for i in passed_on}
-    rows = [loop.returned[1 + i].inputs[1] for i in grown]
-    kept = [i for i in range(loop.count) if i not in passed_on and i not in grown]
-    scanned = range(loop.count, len(at.shape.parts))
-    made = loop.replaced([*kept, *scanned], rows)
-    for place, i in enumerate((*kept, *scanned)):
-        results[i] = loop.add(GetTupleElem(place), made)
-    for place, i in enumerate(grown, len(kept) + len(scanned)):
-        pieces = loop.add(GetTupleElem(place), made)
-        joined = loop.joined(loop.firsts[i], pieces, loop.axis(i))
-        results[i] = loop.add(Reshape(at.shape.parts[i].dims), joined)
+    rows = [loop.returned[1 + i].inputs[1] for i in (*grown, *collected)]
+    kept = [i for i in range(len(at.shape.parts)) if i not in gone]
+    made = loop.replaced(kept, rows)
+    places = enumerate((*kept, *grown, *collected))
+    elements = {i: loop.add(GetTupleElem(place), made) for place, i in places}
+    results |= {i: elements[i] for i in kept}
+    results |= {i: loop.grown(elements[i], i) for i in grown}
+    joined = [loop.concatenated(elements[i], u) for i in collected for u in loop.readers(i)]
     for user in list(at.users):
         assert isinstance(user.op, GetTupleElem)
-        loop.module.replace_instruction(user, results[user.op.index])
+        if user.op.index in results:
+            loop.module.replace_instruction(user, results[user.op.index])
         loop.module.remove_instruction(user)
     loop.module.remove_instruction(at)
-    for i in grown:
-        say_length(results[i])
+    for value in (*(results[i] for i in grown), *joined):
+        say_length(value)
     return True
 
 
@@ -76,8 +82,20 @@ def say_length(at: Instruction) -> None:
         substitute_symbols(at.module.program, extents)
     except (DimError, ShapeError):
         return
-    at.module.replace_instruction(at, joined)
-    at.module.remove_instruction(at)
+    if at.shape.dims == joined.shape.dims:
+        at.module.replace_instruction(at, joined)
+        at.module.remove_instruction(at)
+
+
+def known_before(at: Instruction) -> set[str]:
+    """The symbols of what a program is given, and of what its module has before an instruction."""
+    assert at.module is not None
+    found = {s.name for p in at.module.program.main.parameters.values() for s in p.shape.symbols()}
+    for value in at.module:
+        if value is at:
+            break
+        found |= {s.name for s in value.shape.symbols()}
+    return found
 
 
 class _Carrying:
@@ -91,10 +109,6 @@ class _Carrying:
         self.parameters = list(self.body.parameters.values())[2:]
         self.returned, ends = self.body.outputs, self.body.returned
         self.named = ends is not None and isinstance(ends.op, Return) and bool(ends.op.names)
-        stacks = at.shape.parts[self.count :]
-        self.length: Extent = (
-            stacks[0].dims[0] if stacks else _fresh(at.module.program, f"{self.body.name}.trips")
-        )
 
     def add(
         self, op: Operation, *inputs: Instruction, modules: Sequence[Module] = ()
@@ -103,6 +117,30 @@ class _Carrying:
         return self.module.insert_instruction(
             self.at, op, *inputs, modules=modules, origins=self.at.origins
         )
+
+    def length(self) -> Extent:
+        """How many iterations there are."""
+        stacks = self.at.shape.parts[self.count :]
+        if stacks:
+            return stacks[0].dims[0]
+        known = self._trips()
+        return _fresh(self.module.program, f"{self.body.name}.trips") if known is None else known
+
+    def _trips(self) -> Extent | None:
+        """The trip count, where it is known and nothing ends the loop before."""
+        trips, starts = self.at.inputs[:2]
+        ends = self.body.outputs[0]
+        while isinstance(ends.op, Identity):
+            (ends,) = ends.inputs
+        goes_on = ends is list(self.body.parameters.values())[1] or _is_true(ends)
+        if not goes_on or not (starts.shape.dtype is OPTIONAL or _is_true(starts)):
+            return None
+        match trips.op:
+            case DimLiteral(values=[extent]):
+                return maximum(extent, 0)
+            case Literal(value=value, replaceable=False):
+                return max(int(value.array), 0)
+        return None
 
     def is_passed_on(self, i: int) -> bool:
         """Whether a value stays what it was at first."""
@@ -149,15 +187,69 @@ class _Carrying:
 
     def _is_open(self, i: int) -> bool:
         """Whether the length after the loop has a name that nothing else is called by."""
-        length = self.at.shape.parts[i].dims[self.axis(i)]
         main = self.module.program.main.parameters.values()
-        given = {s for v in (*main, *self.firsts) for s in v.shape.symbols()}
-        return isinstance(length, Dim) and length.symbol is not None and length.symbol not in given
+        given = {s.name for v in (*main, *self.firsts) for s in v.shape.symbols()}
+        return _is_free(self.at.shape.parts[i].dims[self.axis(i)], given)
+
+    def collects(self, i: int) -> bool:
+        """Whether a value is a sequence that is empty at first, to which all that the body does is
+        to add a member of the same dims each time, and that is read as one tensor.
+        """
+        value, parameter = self.returned[1 + i], self.parameters[i]
+        if not isinstance(value.op, SequenceInsert) or len(value.inputs) != 2:
+            return False
+        before, member = value.inputs
+        return (
+            before is parameter
+            and parameter.use_count == value.use_count == 1
+            and isinstance(self.firsts[i].op, SequenceConstruct)
+            and not self.firsts[i].inputs
+            and member.shape.dtype.is_tensor
+            and {s.name for s in member.shape.symbols()} <= known_before(self.at)
+            and all(self._joins(read, member.shape) for read in self.readers(i))
+        )
+
+    def readers(self, i: int) -> list[Instruction]:
+        """Who reads a value after the loop."""
+        elements = [u for u in self.at.users if u.op == GetTupleElem(i)]
+        return [reader for element in elements for reader in element.users]
+
+    def _joins(self, read: Instruction, member: Shape) -> bool:
+        """Whether an instruction makes a tensor of members of a shape, of dims that are so or that
+        nothing before is called by.
+        """
+        op = read.op
+        if not isinstance(op, ConcatFromSequence) or read.module is not self.module:
+            return False
+        if op.output.dtype is not member.dtype or op.output.rank != member.rank + op.new_axis:
+            return False
+        axis = op.axis % op.output.rank
+        wanted: list[Extent | None] = list(member.dims)
+        wanted[axis : axis + (not op.new_axis)] = [None]
+        known = known_before(read)
+        pairs = zip(op.output.dims, wanted, strict=True)
+        return all(mine == theirs or _is_free(mine, known) for mine, theirs in pairs)
+
+    def grown(self, rows: Instruction, i: int) -> Instruction:
+        """What a value has grown to, of the dims that it is known by."""
+        joined = self.joined(rows, self.axis(i), self.firsts[i])
+        return self.add(Reshape(self.at.shape.parts[i].dims), joined)
+
+    def concatenated(self, rows: Instruction, read: Instruction) -> Instruction:
+        """What makes the tensor of the members now, in place of what did."""
+        op = read.op
+        assert isinstance(op, ConcatFromSequence)
+        axis = op.axis % op.output.rank
+        joined = self.turned(rows, axis) if op.new_axis else self.joined(rows, axis)
+        made = self.add(Reshape(op.output.dims), joined)
+        self.module.replace_instruction(read, made)
+        self.module.remove_instruction(read)
+        return made
 
     def replaced(self, kept: list[int], rows: list[Instruction]) -> Instruction:
         """A loop whose body hands on fewer values, and some as rows of scan outputs."""
         parts, names = self.at.shape.parts, self.body.output_names
-        stacks = [Shape(v.shape.dtype, (self.length, *v.shape.dims)) for v in rows]
+        stacks = [Shape(v.shape.dtype, (self.length(), *v.shape.dims)) for v in rows]
         outputs = [self.body.outputs[0], *(self.body.outputs[1 + i] for i in kept), *rows]
         named = [names[0], *(names[1 + i] for i in kept), *(f"rows.{i}" for i in range(len(rows)))]
         self.body.add_return(*outputs, names=named if self.named else ())
@@ -175,13 +267,29 @@ class _Carrying:
                 self.body.remove_instruction(user)
             self.body.remove_instruction(parameter)
 
-    def joined(self, first: Instruction, rows: Instruction, axis: int) -> Instruction:
-        """The first value with the pieces of all iterations behind it."""
-        rank, dims = first.shape.rank, rows.shape.dims
-        order = (*range(1, axis + 1), 0, *range(axis + 1, rank + 1))
-        turned = self.add(Transpose(order), rows) if axis else rows
+    def turned(self, rows: Instruction, axis: int) -> Instruction:
+        """Rows of scan outputs with the axis of the iterations elsewhere."""
+        order = (*range(1, axis + 1), 0, *range(axis + 1, rows.shape.rank))
+        return self.add(Transpose(order), rows) if axis else rows
+
+    def joined(self, rows: Instruction, axis: int, *before: Instruction) -> Instruction:
+        """The pieces of all iterations one behind the other, after what there was before."""
+        dims = rows.shape.dims
         whole = (*dims[1 : axis + 1], dims[0] * dims[axis + 1], *dims[axis + 2 :])
-        return self.add(Concat(axis), first, self.add(Reshape(whole), turned))
+        pieces = self.add(Reshape(whole), self.turned(rows, axis))
+        return self.add(Concat(axis), *before, pieces) if before else pieces
+
+
+def _is_free(extent: Extent, known: Collection[str]) -> bool:
+    """Whether a dim is a symbol that is none of some names."""
+    symbol = extent.symbol if isinstance(extent, Dim) else None
+    return symbol is not None and symbol.name not in known
+
+
+def _is_true(value: Instruction) -> bool:
+    """Whether a condition is known to hold."""
+    op = value.op
+    return isinstance(op, Literal) and not op.replaceable and bool(op.value.array.all())
 
 
 def _fresh(program: Program, name: str) -> Dim:

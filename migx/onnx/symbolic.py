@@ -285,6 +285,13 @@ def _product(op: Any, x: Array) -> Array:
     return np.asarray(np.multiply.reduce(x, axis=op.axes, keepdims=True), object)
 
 
+def _scattered(op: Any, x: Array, indices: Array, updates: Array) -> Array:
+    """Dims put among others, as exporters do to count indices along one axis."""
+    if indices.dtype == object:
+        raise DimError("where dims are put is not known before they are bound")
+    return _own(op, x.astype(object), indices, updates)
+
+
 _ON_SYMBOLS: dict[str, Callable[..., Array]] = {
     **dict.fromkeys(
         [
@@ -322,4 +329,6 @@ _ON_SYMBOLS: dict[str, Callable[..., Array]] = {
     "convert": _converted,
     "identity": lambda op, x: x,
     "reduce_prod": _product,
+    "scatter_none": _scattered,
+    "scatternd_none": _scattered,
 }

@@ -66,6 +66,15 @@ SYMBOLIC: dict[str, tuple[str, list[dict[str, int]], str]] = {
           high = Sub(ten, m)
           y = Slice(x, low, high, axis)
         }""", [{"n": n, "m": m} for n in (3, 6) for m in (1, 3, 4, 5, 6, 8, 12)], "slice(x)"),
+    "a dim put among others": ("""
+        main (float[n, m, 6] x) => (float[a, b, c] y)
+        <int64[1] last = {2}, int64[1] two = {2}, int64[1, 1] first = {0}, int64[1] six = {6},
+         float[1, 1, 1] one = {1}> {
+          s = Shape(x)
+          t = ScatterElements(s, last, two)
+          d = ScatterND(t, first, six)
+          y = Expand(one, d)
+        }""", [{"n": 2, "m": 3}, {"n": 1, "m": 0}], "multibroadcast(%0) {out_lens=(6, m, 2)}"),
     "division of what may be negative": ("""
         main (float[n, m] x) => (float[a] y)
         <int64[1] one = {1}, int64[1] three = {3}, int64[1] five = {5}> {
