@@ -64,7 +64,8 @@ class Program:
     def make_replaceable(self, names: Iterable[str] | None = None) -> Program:
         """Marks literals as weights that ``update_weights`` may replace, once the program is
         compiled: those of some names, or all that have names. Not what is read with the model, for
-        the program's form may depend on it: single numbers, and lists of i64.
+        the program's form may depend on it: single integers, and lists of i64. Single floats, the
+        bias of one channel or a scale, are taken for numbers unless they are named.
 
         ``WeightError`` names one that is not there, or is such.
         """

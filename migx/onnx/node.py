@@ -218,6 +218,8 @@ class Node:
         """
         known = symbolic.evaluated(op, inputs) if not modules else None
         if known is not None:
+            for value in inputs:
+                self.graph.settle(value, named(self.proto))
             shape = op.compute_shape([v.shape for v in inputs], ())
             op, inputs = symbolic.literal_or_dims(known, shape.dtype), ()
         return self.graph.module.add_instruction(op, *inputs, modules=modules, origins=self.origins)

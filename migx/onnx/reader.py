@@ -39,7 +39,7 @@ from migx.onnx.opsets import domain_of, imported, opset_versions, version_meant
 from migx.onnx.packed import packing, unpacking
 from migx.onnx.sparse import dense
 from migx.onnx.wire import Stripped, read_stripped, stripped_of
-from migx.ops.builtin import Literal, OnnxExternalWeights
+from migx.ops.builtin import READER, Literal, OnnxExternalWeights
 from migx.program import Program
 from migx.shape import Shape
 from migx.weights import assume
@@ -120,6 +120,7 @@ class ModelFile:
     sizes: dict[str, Extent] = field(default_factory=dict)
     ends: dict[Path, int] = field(default_factory=dict)
     weights: dict[str, OnnxExternalWeights | Literal] = field(default_factory=dict)
+    settled: dict[str, OnnxExternalWeights] = field(default_factory=dict)
     remarks: dict[str, None] = field(default_factory=dict)
 
     def argument(self, tensor: onnx.TensorProto, embedded: Source | None = None) -> Argument:
@@ -302,16 +303,22 @@ class GraphReader:
         """An initializer's name, with the module in front where a module around has one of it."""
         return f"{self.module.name}/{name}" if name in self.visible() else name
 
-    def settle(self, value: Instruction, wanted_by: str = "the reader") -> None:
+    def settle(self, value: Instruction, wanted_by: str = READER) -> None:
         """Reads the deferred weights a value is computed from, for the program's form depends on
         them; that they are so is assumed from then on.
         """
         for at in tree(value):
-            if type(at.op) is not OnnxExternalWeights or at.module is None:
+            if type(at.op) is OnnxExternalWeights and at.module is not None:
+                weight = self.model.settled[at.op.label] = at.op
+                found = from_folder(self.model.folder, weight.label, at)
+                at.module.replace_operation(at, Literal(found, weight.label))
+            elif type(at.op) is Literal and wanted_by != READER:
+                if (settled := self.model.settled.get(at.op.label)) is None:
+                    continue
+                weight, found = settled, at.op.value
+            else:
                 continue
-            weight, found = at.op, from_folder(self.model.folder, at.op.label, at)
             assume(self.module.program, weight, found, wanted_by)
-            at.module.replace_operation(at, Literal(found, weight.label))
 
     def unpacked(self, value: Instruction, origins: tuple[str, ...] = ()) -> Instruction:
         """A packed value through the operation that unpacks it; any other as it is. The packed

@@ -87,6 +87,10 @@ class Slot(Op):
         return self.shape
 
 
+READER = "the reader"
+"""Relies on tensors of one element, which it takes for numbers, while nobody has said otherwise."""
+
+
 class AssumeEqual(Op):
     """That a value in the weights module is what the pass ``relied_on_by`` found it to be.
 
@@ -111,11 +115,22 @@ class AssumeEqual(Op):
         if arguments[0] != self.value:
             raise AssumptionError(
                 f"weight {self.label!r} cannot have another value: {self.relied_on_by} relied on "
-                "the one it had; compile a copy with the new weights, as "
-                "migx.onnx.replace_onnx_external_weights(program.copy(), values).compile(target), "
-                "or read the model with them where its reader relied on it"
+                f"the one it had; {self._remedy()}"
             )
         return arguments[0]
+
+    def _remedy(self) -> str:
+        """What to do to have another value."""
+        if self.relied_on_by == READER and self.value.shape.dtype.is_float:
+            return (
+                f"program.make_replaceable([{self.label!r}]) before program.compile() makes a "
+                "weight of it"
+            )
+        return (
+            "compile a copy with the new weights, as "
+            "migx.onnx.replace_onnx_external_weights(program.copy(), values).compile(target), "
+            "or read the model with them where its reader relied on it"
+        )
 
 
 class Return(Op):

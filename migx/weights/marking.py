@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import replace
+from typing import Any
 
 from migx.errors import WeightError, first_few, there_are
 from migx.ir import Instruction
-from migx.ops.builtin import Literal
+from migx.ops.builtin import READER, AssumeEqual, Literal
 from migx.program import Program
 from migx.shape import I64, STR, Shape
 from migx.weights.hoisting import weights_of
@@ -35,10 +36,17 @@ def fixed_weights(program: Program) -> list[str]:
     return [*dict.fromkeys(op.label for op in held)]
 
 
+def is_number(shape: Shape) -> bool:
+    """Whether it is that of one float, which may be a weight, the bias of one channel say, but is
+    a number to reckon with until somebody says so.
+    """
+    return shape.dtype.is_float and int(shape.elements) == 1
+
+
 def make_replaceable(program: Program, names: Iterable[str] | None = None) -> None:
-    """Marks literals as weights that may be replaced: those of some names, or all that have names,
-    but for strings and what ``must_be_known``. ``WeightError`` where that leaves none, or one that
-    is named is not there or must be known.
+    """Marks literals as weights that may be replaced: those of some names, single floats among
+    them, or all that have names, but for strings and what ``must_be_known``. ``WeightError`` where
+    that leaves none, or one that is named is not there, must be known, or has been relied on.
     """
     if isinstance(names, str):
         raise WeightError(f"make_replaceable takes a list of names, such as [{names!r}]")
@@ -47,13 +55,17 @@ def make_replaceable(program: Program, names: Iterable[str] | None = None) -> No
         if type(at.op) is Literal and at.op.label and not at.op.replaceable:
             fixed.setdefault(at.op.label, []).append((at, at.op))
     known = {name for name, held in fixed.items() if any(_is_read(at.shape) for at, _ in held)}
+    if names is not None:
+        known -= {
+            name for name, held in fixed.items() if all(is_number(at.shape) for at, _ in held)
+        }
     weights = weights_of(program)
     chosen = [name for name in fixed if name not in known] if names is None else list(names)
     for name in chosen:
         if name in known:
             raise WeightError(
                 f"literal {name!r}, {fixed[name][0][0].shape}, cannot be made replaceable: dims, "
-                "axes and single numbers are read with the model, and the program's form may "
+                "axes and single integers are read with the model, and the program's form may "
                 "depend on them; change it in the model"
             )
         if name not in fixed and name not in weights:
@@ -61,9 +73,38 @@ def make_replaceable(program: Program, names: Iterable[str] | None = None) -> No
     if not chosen and not weights:
         said = f" but {first_few(list(known), 5)}, which must be known" if known else ""
         raise WeightError(f"the program has no literals with names{said}")
-    for at, op in (each for name in chosen for each in fixed.get(name, ())):
+    places = {name: _place(program, name) for name in chosen}
+    for name, at, op in ((n, *each) for n in places for each in fixed.get(n, ())):
         assert at.module is not None
-        at.module.replace_operation(at, replace(op, replaceable=True))
+        at.module.replace_operation(at, replace(op, replaceable=True, **places[name]))
+    _forget_readings(program, places)
+
+
+def _place(program: Program, name: str) -> dict[str, Any]:
+    """Where a number stands that was left out and read all the same; nothing of another literal.
+    ``WeightError`` where it was not only read but relied on.
+    """
+    checks = [at for at in program.weights or () if type(at.op) is AssumeEqual]
+    checks = [at for at in checks if at.op_as(AssumeEqual).label == name]
+    if relied := [by for at in checks if (by := at.op_as(AssumeEqual).relied_on_by) != READER]:
+        raise WeightError(
+            f"literal {name!r} cannot be made replaceable: {first_few(relied)} relied on its value "
+            "when the model was read; change it in the model"
+        )
+    source: Any = checks[0].inputs[0].op if checks else None
+    return {"file": source.file, "offset": source.offset} if source is not None else {}
+
+
+def _forget_readings(program: Program, names: Container[str]) -> None:
+    """Takes back what the reader has assumed of some weights."""
+    module = program.weights
+    for at in [] if module is None else list(module):
+        if type(at.op) is AssumeEqual and at.op.label in names:
+            assert module is not None
+            (weight,) = at.inputs
+            module.remove_instruction(at)
+            if not weight.users:
+                module.remove_instruction(weight)
 
 
 def _is_read(shape: Shape) -> bool:

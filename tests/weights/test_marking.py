@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from onnx import numpy_helper
 
 import migx
 from migx.argument import Argument
-from migx.errors import InputError, WeightError
+from migx.errors import AssumptionError, InputError, WeightError
+from migx.ops.builtin import Literal
 from migx.program import Program
-from tests.weights.build import HEAD, MLP, MLP_DIMS, Array, drawn, model_of
+from tests.weights.build import HEAD, MLP, MLP_DIMS, Array, drawn, model_of, write_weights
 
 X = {"x": np.linspace(-1, 1, 24, dtype=np.float32).reshape(3, 8)}
 A, B = drawn(MLP_DIMS, 1), drawn(MLP_DIMS, 2)
@@ -65,7 +67,7 @@ NUMBERS = """g (float[n] x) => (float[n] y) <float[1] one = {2.0}, int64[2] shap
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["one"], r"literal 'one', f32\[1\], cannot be made replaceable: dims, axes and single n"),
+        (["shape"], r"there is no literal 'shape'; there are: one"),
         (["w"], "there is no literal 'w'; there are: one"),
         ("one", r"takes a list of names, such as \['one'\]"),
         (None, "has no literals with names but 'one'"),
@@ -76,6 +78,69 @@ def test_what_must_be_known_stays(names: Any, message: str) -> None:
     with pytest.raises(WeightError, match=message):
         program.make_replaceable(names)
     assert not program.weight_shapes
+
+
+HEADED = """g (float[2, 3] x) => (float[2, 1] y) <float[3, 1] w, float[1] bias, float scale,
+    float half, int64 zero> {
+    a = MatMul(x, w)
+    b = Add(a, bias)
+    c = Mul(b, scale)
+    shape = Shape(x)
+    floats = Cast <to = 1> (shape)
+    halved = Mul(floats, half)
+    lens = Cast <to = 7> (halved)
+    rows = Gather(lens, zero)
+    twice = Add(rows, rows)
+    column = Constant <value = int64[1] {1}> ()
+    row = Reshape(twice, column)
+    dims = Concat <axis = 0> (row, column)
+    y = Reshape(c, dims)
+}"""
+HEAD_VALUES: dict[str, Array] = {
+    "w": np.array([[1], [2], [3]], np.float32),
+    "bias": np.array([0.5], np.float32),
+    "scale": np.array(2, np.float32),
+    "half": np.array(0.5, np.float32),
+    "zero": np.array(0, np.int64),
+}
+
+
+def test_a_single_float_is_a_weight_where_it_is_named(tmp_path: Path) -> None:
+    """The bias of a head, a scale: by itself a number, on which rewrites may rely."""
+    model = model_of(HEADED, HEAD_VALUES)
+    write_weights(model, HEAD_VALUES, tmp_path)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    other = {**HEAD_VALUES, "bias": np.array([7], np.float32), "scale": np.array(3, np.float32)}
+    x = {"x": np.ones((2, 3), np.float32)}
+    for deferred in (False, True):
+        program = migx.parse_onnx(tmp_path / "model.onnx", defer_external_weights=deferred)
+        named = program.make_replaceable(["w", "bias", "scale"]).compile("ref")
+        assert {"w", "bias", "scale"} <= named.weight_shapes.keys()
+        for values, answer in ((HEAD_VALUES, 13.0), (other, 39.0), (HEAD_VALUES, 13.0)):
+            with named.update_weights() as new:
+                new.update(values, strict=False)
+            assert named.eval(x)[0].tolist() == [[answer]] * 2
+    migx.save(named, tmp_path / "program.mxr", weights=False)
+    loaded = migx.load(tmp_path / "program.mxr")
+    with loaded.update_weights() as new:
+        new.update(other)
+    assert loaded.eval(x)[0].tolist() == [[39.0]] * 2
+
+
+def test_a_number_that_was_taken_for_one_says_how_to_make_it_a_weight(tmp_path: Path) -> None:
+    model = model_of(HEADED, HEAD_VALUES)
+    write_weights(model, HEAD_VALUES, tmp_path)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    program = migx.parse_onnx(tmp_path / "model.onnx", defer_external_weights=True)
+    with pytest.raises(WeightError, match="literal 'half' .*Cast 'lens'.* relied on its value"):
+        program.copy().make_replaceable(["bias", "half"])
+    assert not any(at.op_as(Literal).replaceable for at in program.literals)
+    program.compile("ref")
+    said = r"'bias' cannot .*: the reader relied .*; program.make_replaceable\(\['bias'\]\) before"
+    with pytest.raises(AssumptionError, match=said), program.update_weights() as new:
+        new.update({**HEAD_VALUES, "bias": np.array([7], np.float32)}, strict=False)
+    with pytest.raises(AssumptionError, match="'half' cannot"), program.update_weights() as new:
+        new["half"] = np.array(1, np.float32)
 
 
 def test_nothing_can_be_updated_says_what_to_do() -> None:
