@@ -147,7 +147,16 @@ def drawn(at: Instruction, sizes: Mapping[str, int]) -> Iterator[None]:
     try:
         yield
     except (ShapeError, DimError) as error:
-        raise InputError(draw_instruction(f"with {_listed(sizes)}: {error}", at)) from error
+        found = _listed(_read(at, sizes))
+        raise InputError(draw_instruction(f"with {found}: {error}", at)) from error
+
+
+def _read(at: Instruction, sizes: Mapping[str, int]) -> dict[str, int]:
+    """The sizes of the symbols that an instruction reads, in the order they stand in there."""
+    shapes = (v.shape for v in (*at.inputs, at))
+    symbols = (*(s for shape in shapes for s in shape.symbols()), *operations.symbols(at.op))
+    names = dict.fromkeys(symbol.name for symbol in symbols)
+    return {name: sizes[name] for name in names if name in sizes}
 
 
 class ShapeRules:

@@ -18,13 +18,14 @@ from migx.dim import Extent
 from migx.fusion.index_map import Axis, Factor, exact, map_of, regrouped, tidy
 from migx.fusion.kernels import PRODUCT, Access, Node, Unfit
 from migx.fusion.outlining import source, viewed
+from migx.fusion.stages import below
 from migx.ir import Instruction
 from migx.ops.builtin import Literal, Param
 from migx.ops.fused import Group
 from migx.ops.layout import Transpose
 from migx.ops.linear import Dot
 from migx.ops.logic import Isnan
-from migx.ops.pointwise import Where
+from migx.ops.pointwise import Mul, Where
 from migx.ops.quantization import Linear
 from migx.ops.reduce import Softmax
 from migx.shape import Dims, DType, Shape
@@ -70,6 +71,35 @@ class Attention:
     def plain(self) -> bool:
         """Whether values are multiplied by the result of the softmax itself."""
         return self.nodes[self.weight].reads(WEIGHTS)
+
+    @property
+    def by_row(self) -> bool:
+        """Whether to change the weighted values is as good as to change the weights: these are what
+        the softmax makes, times numbers, or 0 where conditions say so, and all of a row meet the
+        same ones. So it is where they are plain.
+        """
+        return self._follows_the_softmax(self.weight)
+
+    def _follows_the_softmax(self, number: int) -> bool:
+        node = self.nodes[number]
+        match node.of:
+            case Where():
+                condition, *ways = node.inputs
+                follows = (self._is_zero(n) or self._follows_the_softmax(n) for n in ways)
+                return self._is_of_rows(condition) and all(follows)
+            case Mul():
+                pairs = (node.inputs, node.inputs[::-1])
+                return any(self._follows_the_softmax(a) and self._is_of_rows(b) for a, b in pairs)
+        return node.reads(WEIGHTS)
+
+    def _is_zero(self, number: int) -> bool:
+        of = self.nodes[number].of
+        return isinstance(of, Argument) and not of.array.any()
+
+    def _is_of_rows(self, number: int) -> bool:
+        """Whether a node has one value for all keys of a query."""
+        read = (self.nodes[n].of for n in below(self.nodes, [number], ()))
+        return all(a.operand >= 0 and a.strides[-1] == 0 for a in read if isinstance(a, Access))
 
 
 def described(at: Instruction) -> Attention | None:

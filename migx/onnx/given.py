@@ -9,6 +9,8 @@ import onnx
 from migx import dim
 from migx.dim import Dim, Extent
 from migx.errors import OnnxError
+from migx.ir import Instruction
+from migx.sizes import bare_symbols
 
 InputDims = Mapping[str, Sequence[Extent]]
 
@@ -63,6 +65,22 @@ def by_name(inputs: Iterable[onnx.ValueInfoProto], given: InputDims) -> dict[str
             if symbol.name not in replaced:
                 take(symbol.name, Dim.of({(symbol,): 1}), where)
     return {name: extent for name, (extent, _) in found.items()}
+
+
+def expect_alone(given: InputDims, inputs: Iterable[Instruction]) -> None:
+    """``OnnxError`` where dims that are given are made of a symbol that is no dim of any input by
+    itself, which alone tells its size.
+    """
+    alone = bare_symbols(inputs)
+    for where, dims in given.items():
+        for extent in dims:
+            for symbol in dim.symbols(extent):
+                if symbol.name not in alone:
+                    raise OnnxError(
+                        f"input_dims gives {where} the dim {extent}, but nothing tells what "
+                        f"{symbol} is: it must be a dim of an input by itself. Where it is not, "
+                        f"give {where} a symbol for the whole dim"
+                    )
 
 
 def shown(extent: Extent) -> str:

@@ -32,7 +32,7 @@ from migx.onnx.functions import (
     local_functions,
     shown,
 )
-from migx.onnx.given import InputDims, by_name, checked, declared_name
+from migx.onnx.given import InputDims, by_name, checked, declared_name, expect_alone
 from migx.onnx.graphs import all_nodes, in_order, label_of, named
 from migx.onnx.node import Node
 from migx.onnx.opsets import domain_of, imported, opset_versions, version_meant
@@ -59,7 +59,8 @@ def parse_onnx(
 
     Dims that have names in the file are symbols of those names, dims without one symbols named
     after the input and axis. ``input_dims`` gives inputs other dims, numbers or ``Dim``s; what it
-    gives for a dim that has a name stands for this name in all inputs.
+    gives for a dim that has a name stands for this name in all inputs. A symbol of an expression
+    must be a dim of some input by itself.
     With ``defer_external_weights`` initializers and Constants with external data become
     ``onnx_external_weights``, and their files need not be there; see ``migx.onnx.external`` for
     what takes their place. Of these only what the program's form depends on is read, and assumed
@@ -223,6 +224,7 @@ class GraphReader:
         self.model.sizes.update(by_name(inputs, given))
         for value in inputs:
             self.parameter(value.name, self.input_shape(value, given.get(value.name)))
+        expect_alone(given, self.module.parameters.values())
 
     def parameter(self, name: str, shape: Shape) -> None:
         """Declares one input; a packed one is unpacked for those that read it."""

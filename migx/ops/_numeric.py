@@ -65,6 +65,32 @@ def _magnitude(x: Array) -> int:
     return max(abs(int(x.max(initial=0))), abs(int(x.min(initial=0))))
 
 
+def to_integer(x: Array, to: np.dtype[Any]) -> Array:
+    """Floats truncated toward zero, as integers of a type.
+
+    A number goes through i32, or through i64 to u32 and types of 64 bits. Where it does not fit
+    there it becomes the least number of that type, as NaN does; of what it comes to the low bits
+    are taken. From 2**63 up, u64 holds what i64 does of the number less 2**63. So x86 converts one
+    number; C leaves open what does not fit, and numpy's loops over many differ.
+    """
+    x = wide(x)
+    if to == np.uint64 and not x.max(initial=0) < 2.0**63:
+        high = x >= 2.0**63
+        low = _signed(np.where(high, x - 2.0**63, x), np.int64).astype(to)
+        return np.where(high, low ^ np.uint64(2**63), low)
+    whole = _signed(x, np.int64 if to.itemsize == 8 or to == np.uint32 else np.int32)
+    return whole.view(to) if whole.itemsize == to.itemsize else whole.astype(to)
+
+
+def _signed(x: Array, to: type[np.signedinteger[Any]]) -> Array:
+    """Floats truncated; the least number of the type is what does not fit."""
+    least = np.iinfo(to).min
+    if x.min(initial=0) >= least and x.max(initial=0) < -float(least):
+        return x.astype(to)
+    fits = np.abs(x) < -float(least)
+    return np.where(fits, np.where(fits, x, 0).astype(to), to(least))
+
+
 def to_float8(x: Array, to: DType, saturate: bool, round_mode: str) -> Array:
     """Numbers as a type of the f8 family, by the tables of ONNX Cast-24."""
     if to is F8E8M0:

@@ -42,12 +42,16 @@ def expect_spatial(
     return spatial
 
 
-def room(op: Operation, extent: Extent, length: Extent, dilation: int) -> Extent:
-    """How far a window can move inside a padded extent; ``ShapeError`` when it never fits."""
-    free = extent - reach(length, dilation)
+def room(op: Operation, extent: Extent, length: Extent, dilation: int, over: int = 0) -> Extent:
+    """How far a window can move inside a padded extent, and ``over`` elements beyond its end;
+    ``ShapeError`` when it never fits.
+    """
+    free = extent + over - reach(length, dilation)
     if bounds(free)[1] < 0:
+        beyond = f" and {over} beyond" if over else ""
         raise ShapeError(
-            f"{op.name}: a window of {length} with dilation {dilation} does not fit in {extent}"
+            f"{op.name}: a window of {length} with dilation {dilation} does not fit in "
+            f"{extent}{beyond}"
         )
     return free
 

@@ -32,12 +32,14 @@ T = TypeVar("T")
 class Assume(Op):
     """The first input, where the second, a bool scalar, is what the program was made for.
 
-    Evaluating it where the condition is another is an ``EvaluationError``. A reader adds it where
-    it had to settle on one way of a branch.
+    Evaluating it where the condition is another is an ``EvaluationError``, which says
+    ``otherwise``. A reader adds it where it had to settle on one way of a branch, or where an
+    operator refuses some of what a run may give it.
     """
 
     traits = Traits(foldable=False)
     expected: bool = True
+    otherwise: str = ""
 
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
         expect(self, shapes, 2)
@@ -46,10 +48,14 @@ class Assume(Op):
 
     def compute(self, x: Array, condition: Array) -> Array:
         if bool(condition) is not self.expected:
-            raise EvaluationError(
-                f"the program was made for sizes at which this condition is {self.expected}"
-            )
+            raise EvaluationError(self.fault)
         return x
+
+    @property
+    def fault(self) -> str:
+        """What the error says."""
+        made_for = f"the program was made for sizes at which this condition is {self.expected}"
+        return self.otherwise or made_for
 
 
 class If(Op):

@@ -226,6 +226,8 @@ class Onehot(Op):
 
     def compute(self, indices: Array, values: Array, depth: Array | None = None) -> Array:
         count = int(self.depth) if depth is None else int(depth.item())
+        if count < 0:
+            raise EvaluationError(f"onehot: a depth of {count}")
         index = indices.astype(np.int64)
         index = np.expand_dims(index + count * (index < 0), self.axis)
         inside = (index >= 0) & (index < count)
@@ -277,6 +279,11 @@ class Compress(Op):
         return data.with_dims((*data.dims[:axis], self.count, *data.dims[axis + 1 :]))
 
     def compute(self, x: Array, condition: Array) -> Array:
+        if len(condition) > x.shape[self.axis]:
+            raise EvaluationError(
+                f"compress: a condition of {len(condition)} for axis {self.axis}, which has "
+                f"{x.shape[self.axis]} elements"
+            )
         return np.compress(condition, x, self.axis)
 
 
@@ -326,7 +333,8 @@ class Trilu(Op):
         return shapes[0].as_standard()
 
     def compute(self, x: Array, k: Array | None = None) -> Array:
-        diagonal = 0 if k is None else int(k.item())
+        rows, columns = x.shape[-2:]
+        diagonal = 0 if k is None else min(max(int(k.item()), -rows), columns)
         return np.triu(x, diagonal) if self.upper else np.tril(x, diagonal)
 
 

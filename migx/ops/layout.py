@@ -85,6 +85,8 @@ class Reshape(Op):
             ) from None
 
     def _resolved(self, dims: tuple[int, ...], target: list[int]) -> list[int]:
+        if min(target, default=0) < -1:
+            raise EvaluationError(f"reshape to {target}: -1 alone stands for what is left")
         if self.allowzero:
             return target
         if 0 in target[len(dims) :]:
@@ -157,9 +159,10 @@ class Multibroadcast(Op):
     """The tensor repeated along axes of one element, and new leading ones, to dims ``out_lens``.
 
     An axis of more elements keeps its stride, one of a single element gets 0; where the dim is a
-    symbol that may be 1, the stride is the expression ``min(dim - 1, 1) * stride``, which is the
-    one or the other. So the result is a view always. A second input, integers, gives dims at run
-    time to broadcast with, and ``out_lens`` holds symbols for the result's (ONNX Expand-13).
+    symbol that may be 1, the stride is the expression ``min(dim // 2, 1) * stride``, which is the
+    one or the other, and 0 where there is nothing. So the result is a view always. A second input,
+    integers, gives dims at run time to broadcast with, and ``out_lens`` holds symbols for the
+    result's (ONNX Expand-13).
     """
 
     traits = VIEW
@@ -179,7 +182,7 @@ class Multibroadcast(Op):
                 f"{shape.text} does not broadcast to {list(self.out_lens)}: equal dims, or 1"
             )
         strides = [
-            s if d == o else s * dim.minimum(d - 1, 1)
+            s if d == o else s * dim.minimum(d // 2, 1)
             for d, o, s in zip(shape.dims, outs, shape.true_strides, strict=True)
         ]
         return shape.with_dims(self.out_lens, [0] * new + strides)

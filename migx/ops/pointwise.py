@@ -16,7 +16,17 @@ from migx.argument import Argument
 from migx.errors import ShapeError
 from migx.op import Array, Modules, Op, Runnable, Shapes, Traits
 from migx.ops._erf import erf
-from migx.ops._numeric import ANY, FLOAT, NUMBER, ORDERED, Kinds, expect_kind, quotient, to_float8
+from migx.ops._numeric import (
+    ANY,
+    FLOAT,
+    NUMBER,
+    ORDERED,
+    Kinds,
+    expect_kind,
+    quotient,
+    to_float8,
+    to_integer,
+)
 from migx.ops._rules import expect, expect_same_dims, expect_same_type, no_warnings, rounded, wide
 from migx.shape import BOOL, DType, Shape
 
@@ -404,10 +414,16 @@ class Where(Op):
 class Convert(Op):
     """The value in another element type. ONNX Cast.
 
-    Floats round to nearest even, float to integer truncates, and to bool is x != 0. To f8,
-    ``saturate`` makes values that are too large the largest of the type; else they are its infinity
-    or NaN.
-    ``round_mode`` (up, down, nearest) is for f8e8m0, which has powers of two alone.
+    Floats round to nearest even, float to integer truncates, and to bool is x != 0. ONNX leaves
+    open what becomes of a float that an integer type does not hold: here it becomes i32 first (i64
+    on its way to u32 and to types of 64 bits), where the least number stands for what does not fit
+    and for NaN, and of that the low bits are taken. So 300 as u8 is 44, and 3e9 as i32 is
+    -2147483648. From 2**63 up a float becomes u64 as it would i64 less 2**63. On ``gpu`` the
+    hardware decides of what does not fit; NVIDIA's takes the nearest number.
+
+    To f8, ``saturate`` makes values that are too large the largest of the type; else they are its
+    infinity or NaN. ``round_mode`` (up, down, nearest) is for f8e8m0, which has powers of two
+    alone.
     """
 
     traits = POINTWISE
@@ -431,6 +447,8 @@ class Convert(Op):
         with no_warnings():
             if self.to.is_float and self.to.bits == 8:
                 return to_float8(x, self.to, self.saturate, self.round_mode)
+            if self.to.is_integer and x.dtype.kind not in "biuO":
+                return to_integer(x, self.to.numpy)
             return x.astype(self.to.numpy)
 
 

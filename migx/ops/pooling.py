@@ -50,13 +50,14 @@ class Pooling(Op):
         there are elements, none included.
         """
         begin, end = (half[i] for half in split(self.padding))
-        free: Extent = extent + begin + end - 1
-        if reach(self.lengths[i], self.dilation[i]) != 1:
-            free = room(self, extent + begin + end, self.lengths[i], self.dilation[i])
+        length, dilation, stride = self.lengths[i], self.dilation[i], self.stride[i]
+        over = stride - 1 if self.ceil_mode else 0
+        free: Extent = extent + begin + end + over - 1
+        if reach(length, dilation) != 1:
+            free = room(self, extent + begin + end, length, dilation, over)
         if not self.ceil_mode:
-            return free // self.stride[i] + 1
-        started = (extent + begin - 1) // self.stride[i] + 1
-        return minimum((free + self.stride[i] - 1) // self.stride[i] + 1, started)
+            return free // stride + 1
+        return minimum(free // stride + 1, (extent + begin - 1) // stride + 1)
 
     def compute(self, x: Array) -> Array:
         axes = _axes(self, x)

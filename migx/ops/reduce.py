@@ -10,7 +10,7 @@ import numpy as np
 
 from migx.argument import Argument
 from migx.dim import Dim, Extent, bounds
-from migx.errors import ShapeError
+from migx.errors import EvaluationError, ShapeError
 from migx.op import Array, Modules, Op, Runnable, Shapes, Traits
 from migx.ops._numeric import (
     FLOAT,
@@ -253,6 +253,10 @@ class Topk(Op):
     ) -> Argument:
         x = arguments[0].array
         k = int(arguments[1].array.item()) if isinstance(self.k, Dim) else self.k
+        if not 0 <= k <= x.shape[self.axis]:
+            raise EvaluationError(
+                f"topk: k = {k} of axis {self.axis}, which has {x.shape[self.axis]} elements"
+            )
         indices = self._order(wide(x))[(slice(None),) * self.axis + (slice(k),)]
         values = np.take_along_axis(x, indices, self.axis)
         return Argument.tuple([Argument.of(values), Argument.of(indices)])

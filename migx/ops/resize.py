@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from migx.dim import Extent
+from migx.dim import Extent, bounds
 from migx.errors import ShapeError
 from migx.op import Array, Modules, Op, Shapes
 from migx.ops._numeric import ANY, NUMBER, expect_kind, highest, lowest
@@ -67,6 +67,11 @@ class Resize(Op):
             if len(given) not in wanted:
                 counts = " or ".join(map(str, wanted))
                 raise ShapeError(f"resize of {x.text}: {name} needs {counts} numbers, got {given}")
+        for axis, (length, size) in enumerate(zip(x.dims, self.sizes, strict=True)):
+            if length == 0 and bounds(size)[0] > 0:
+                raise ShapeError(
+                    f"resize: axis {axis} of {x.text} has no elements to make {size} of"
+                )
         return Shape(x.dtype, self.sizes)
 
     def _expect_one_of(self, attribute: str, known: tuple[str, ...]) -> None:
@@ -85,6 +90,8 @@ class Resize(Op):
 def _resampled(op: Resize, axis: int, x: Array) -> Array:
     """One axis at its new size."""
     length, size = x.shape[axis], int(op.sizes[axis])
+    if length == 0:
+        return x
     scale = op.scales[axis] if op.scales else size / length
     at = _coordinates(op, axis, length, size, scale)
     if size == length and np.array_equal(at, np.arange(size)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,7 +43,8 @@ class Unique(Op):
         self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
     ) -> Argument:
         x = arguments[0].array
-        rows = np.moveaxis(x, self.axis, 0).reshape(x.shape[self.axis], -1)
+        rows = np.moveaxis(x, self.axis, 0)
+        rows = rows.reshape(len(rows), math.prod(rows.shape[1:]))
         order = np.arange(len(rows))
         for column in range(rows.shape[1] - 1, -1, -1):
             order = order[np.argsort(rows[order, column], kind="stable")]

@@ -92,6 +92,11 @@ class MelWeightMatrix(Op):
 
     def compute(self, bands: Array, length: Array, rate: Array, low: Array, high: Array) -> Array:
         count, size = int(bands.item()), int(length.item())
+        if min(count, size) < 0 or min(low.item(), high.item()) <= -700:
+            raise EvaluationError(
+                f"{self.name}: {count} bands from {low.item()} to {high.item()} hertz of a "
+                f"transform of {size} elements"
+            )
         first, last = (_mel(float(edge.item())) for edge in (low, high))
         # As in ONNX the bands end one step before the upper edge.
         mels = np.arange(count + 2) * ((last - first) / (count + 2)) + first

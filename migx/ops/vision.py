@@ -226,6 +226,8 @@ class RoiAlign(Op):
     def compute(self, x: Array, regions: Array, images: Array) -> Array:
         data = wide(x)
         scaled = wide(regions) * self.spatial_scale - (0.5 if self.half_pixel else 0.0)
+        if not np.isfinite(scaled).all():
+            raise EvaluationError(f"{self.name}: a corner of a region is not finite")
         result = np.empty((len(regions), x.shape[1], *self.dims), data.dtype)
         for i, (region, image) in enumerate(zip(scaled, images.tolist(), strict=True)):
             if not 0 <= image < len(x):
@@ -340,7 +342,8 @@ class Col2im(Op):
         axes = zip(whole, lengths, self.dilation, self.stride, strict=True)
         counts = [(d - (k - 1) * dilation - 1) // stride + 1 for d, k, dilation, stride in axes]
         size = math.prod(lengths)
-        if x.shape[1] % size or x.shape[2] != math.prod(counts):
+        fits = min(lengths) > 0 and min(counts) >= 0 and x.shape[1] % size == 0
+        if not fits or x.shape[2] != math.prod(counts):
             raise EvaluationError(
                 f"{self.name}: columns {list(x.shape)} do not come from windows {lengths} of "
                 f"{image.tolist()}, of which there are {counts}"

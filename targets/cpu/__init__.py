@@ -10,13 +10,19 @@ from migx.manager import Pipeline
 from migx.program import Program
 from migx.target import CompileOptions, Context, Executable, Target
 
+SPECTRUM = 160_000
+"""The bytes of a matrix up to which a product with it takes no longer than a fast transform on the
+host does, of up to some 256 rows.
+"""
 PASSES = (
+    "eliminate_identity",
     "simplify_loops",
     "rewrite_convolution_backwards",
     "rewrite_pooling",
     "rewrite_resize",
     "rewrite_indexing",
     "rewrite_deformable_convolution",
+    f"rewrite_dft{{most={SPECTRUM}}}",
     "simplify_qdq",
     "optimize_module",
     "rewrite_convolution",

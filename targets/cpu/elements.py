@@ -15,9 +15,9 @@ import numpy as np
 
 from migx.op import Operation
 from migx.ops.quantization import limits
-from migx.shape import BF16, BOOL, F16, DType
+from migx.shape import BF16, BOOL, F16, U32, U64, DType
 from migx.targets.cpu import division, emit, vector_math
-from migx.targets.cpu.emit import F32, F64, I1, I16, I32, Function, Type, Value
+from migx.targets.cpu.emit import F32, F64, I1, I16, I32, I64, Function, Type, Value
 from migx.targets.cpu.kernel import memory_of, type_of
 from migx.targets.cpu.machine import Machine
 
@@ -104,16 +104,19 @@ def rounded_to_bf16(f: Function, x: Value) -> Value:
 
 
 def _truncated(f: Function, x: Value, to: DType) -> Value:
-    """As numpy on this machine: through i32 or i64, then wrapped; what does not fit in these is
-    undefined there.
-    """
-    wide = emit.I64 if to.bits > 16 else I32
-    if to.name == "u64":
-        below, above = (f.cast(x, emit.I64, signed=signed) for signed in (True, False))
-        return f.select(x < 0, below, above)
-    if to.bits == 32 and to.kind == "int":
-        return f.cast(x, I32)
-    return f.cast(f.cast(x, wide), computing(to))
+    """As ``convert`` says: through i32 or i64, whose least number is what does not fit there."""
+    if to is U64:
+        high = f.compare("ge", x, 2.0**63)
+        whole = _whole(f, f.select(high, x - 2.0**63, x), I64)
+        return f.select(high, whole ^ -(2**63), whole)
+    return f.cast(_whole(f, x, I64 if to.bits == 64 or to is U32 else I32), computing(to))
+
+
+def _whole(f: Function, x: Value, scalar: Type) -> Value:
+    """A float truncated; where it does not fit, and of NaN, the least number there is."""
+    to = scalar.times(x.type.lanes)
+    whole, least = f.emit(f"fptosi {x.type} {x.text} to {to}", to), -(2 ** (scalar.bits - 1))
+    return f.select(f.intrinsic("fabs", x) < -float(least), whole, least)
 
 
 def _signed(dtype: DType) -> bool:

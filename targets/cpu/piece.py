@@ -11,7 +11,7 @@ from migx.ir import Instruction
 from migx.op import Operation
 from migx.recent import Recent
 from migx.shape import Shape
-from migx.sizes import bound_now, symbols_of
+from migx.sizes import bound, symbols_of
 from migx.targets.cpu import control
 from migx.targets.cpu.form import Form
 from migx.targets.cpu.outline import Outline, Work, captured
@@ -111,5 +111,5 @@ class Piece:
         key = tuple(map(sizes.get, self._late_symbols))
         found = self._late.get(key)
         if found is None:
-            found = self._late[key] = bound_now(late.op, late.shape, sizes)
+            found = self._late[key] = bound(late, sizes)
         return found

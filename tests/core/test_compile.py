@@ -21,6 +21,7 @@ from migx.errors import (
     EvaluationError,
     InputError,
     IRError,
+    MigxError,
     UnknownName,
     VerifyError,
     WeightError,
@@ -232,12 +233,13 @@ def test_a_dim_out_of_its_bounds() -> None:
             program.eval({"x": np.zeros(size, np.float32)})
 
 
-def test_sizes_that_an_operation_refuses_are_drawn() -> None:
+@pytest.mark.parametrize("target", ["ref", "cpu"])
+def test_sizes_that_an_operation_refuses_are_drawn(target: str) -> None:
     program = Program()
     main = program.main
     a, b = (main.add_parameter(name, Shape(F32, (d, 2))) for name, d in (("a", N), ("b", M)))
     main.add_return(main.add_instruction(ops.Add(), a, b, origins=("layer/Add",)))
-    program.compile("ref")
+    program.compile(target)
     both = [np.ones((size, 2), np.float32) for size in (3, 4)]
     assert program.eval({"a": both[0], "b": both[0]})[0].sum() == 12
     with pytest.raises(InputError) as caught:
@@ -250,6 +252,33 @@ def test_sizes_that_an_operation_refuses_are_drawn() -> None:
         "  b : f32[m, 2]",
         "  in module main, from ONNX 'layer/Add'",
     ]
+
+
+@pytest.mark.parametrize("target", ["ref", "cpu"])
+def test_what_no_size_fits_is_drawn_where_others_are_known_later(target: str) -> None:
+    program = migx.parse("""module main(x: f32[1, 1], r: i64[2], y: f32[n]) {
+  %0 = multibroadcast(x, r) {out_lens=(count, n - 2)}
+  return %0, y
+}
+""").compile(target)
+    given = {"x": np.zeros((1, 1), np.float32), "r": np.array([3, 1])}
+    assert program.eval({**given, "y": np.zeros(3, np.float32)})[0].shape == (3, 1)
+    with pytest.raises(
+        MigxError, match=r"a dim cannot be negative: -1 (.|\n)*multibroadcast\(x, r\)"
+    ):
+        program.eval({**given, "y": np.zeros(1, np.float32)})
+
+
+@pytest.mark.parametrize("target", ["ref", "cpu"])
+def test_sizes_are_said_in_the_order_they_stand_in(target: str) -> None:
+    """Those of the instruction that refuses them, and no others."""
+    program = migx.parse("""module main(y: f32[k], x: f32[n, h, c]) {
+  %0 = slice(x) {axes=(1,), starts=(2,), ends=(3,)}
+  return %0, y
+}
+""").compile(target)
+    with pytest.raises(InputError, match=r"^with n=1, h=2, c=4: slice: 2 to 3 is not within"):
+        program.eval({"y": np.zeros(5, np.float32), "x": np.zeros((1, 2, 4), np.float32)})
 
 
 @pytest.mark.parametrize("target", ["ref", "cpu"])

@@ -271,22 +271,50 @@ def test_eye_of_dims_that_are_symbols(tmp_path: Path) -> None:
 
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
-    ("split", {"n": i64(3, 2)}, "True"),
+    ("split", {"n": i64(3, 2)}, "the sizes of the parts are negative, or do not add up to axis 2"),
+    ("split", {"n": i64(5, -1)}, "the sizes of the parts are negative"),
+    ("top k", {"k": i64(-1)}, "k = -1 of axis 1, which has 3 elements"),
+    ("top k", {"k": i64(4)}, "k = 4 of axis 1, which has 3 elements"),
+    ("one hot", {"depth": i64(-2)}, "onehot: a depth of -2"),
+    ("unsqueeze", {"axes": i64(-2, 3)}, "its axes name one twice"),
+    ("tile", {"n": i64(2, -1, 3)}, "does not broadcast to"),
+    ("range", {"b": np.array(2**63 - 1), "c": np.array(1)}, "by 1 is too long"),
+    ("constant of shape", {"n": i64(2, -3)}, "does not broadcast to"),
+    ("reshape to some known dims", {"n": i64(-4)}, "-1 alone stands for what is left"),
+    ("resize sizes", {"s": i64(3, -7)}, "a dim cannot be negative: -7"),
+    ("resize sizes", {"x": IMAGE[:, :, :, :0]}, "axis 3 of .* has no elements to make 3 of"),
     ("squeeze", {"axes": i64(1)}, "reshape cannot make"),
     ("squeeze of a dim that is not 1", {"x": X[:1, :1, :3]}, "False"),
-    ("reduce", {"axes": i64(3)}, "index 3 is outside axis 0"),
+    ("reduce", {"axes": i64(3)}, "index.* is outside axis 0"),
     ("pad", {"pads": i64(-3, 0, 0, 0, 0, 0)}, "drop more of"),
 ]
 
 
+@pytest.mark.parametrize("target", ["ref", "cpu"])
 @pytest.mark.parametrize(("case", "changed", "message"), WRONG)
 def test_values_that_do_not_fit_are_errors_of_the_run(
-    case: str, changed: dict[str, Any], message: str, tmp_path: Path
+    case: str, changed: dict[str, Any], message: str, target: str, tmp_path: Path
 ) -> None:
     graph, inputs = CASES[case]
-    program = read(graph, tmp_path).compile("ref")
+    program = read(graph, tmp_path).compile(target)
     with pytest.raises(MigxError, match=message):
         program.eval({**inputs, **changed})
+
+
+@pytest.mark.parametrize("target", ["ref", "cpu"])
+def test_what_is_empty_is_expanded_to_dims_of_the_run(target: str, tmp_path: Path) -> None:
+    graph = "main (float[n, 1] x, int64[2] r) => (float[p, q] y) { y = Expand(x, r) }"
+    program = read(graph, tmp_path).compile(target)
+    for count, dims in (
+        (0, (1, 1)),
+        (0, (0, 5)),
+        (0, (1, 3)),
+        (1, (0, 2)),
+        (1, (3, 2)),
+        (3, (1, 2)),
+    ):
+        inputs = {"x": np.ones((count, 1), np.float32), "r": i64(*dims)}
+        assert_agrees(program, model_of(graph), inputs)
 
 
 def dropped(tmp_path: Path, *, ratio: float, training: bool) -> tuple[Array, Array]:

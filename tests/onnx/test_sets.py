@@ -30,6 +30,31 @@ def test_unique(ordered: int, options: dict[str, Any], x: Array, tmp_path: Path)
     assert_as_peer(tmp_path, "Unique", [x], 4, domain="", sorted=ordered, **options)
 
 
+@pytest.mark.parametrize(
+    ("dims", "axis", "wanted"),
+    [
+        ((0,), None, (0,)),
+        ((0, 3), None, (0,)),
+        ((0, 3), 0, (0, 3)),
+        ((0, 3), 1, (0, 1)),
+        ((3, 0), 0, (1, 0)),
+        ((0, 0), 0, (0, 0)),
+    ],
+)
+def test_unique_of_nothing(
+    dims: tuple[int, ...], axis: int | None, wanted: tuple[int, ...], tmp_path: Path
+) -> None:
+    """Slices of no elements are equal."""
+    options: dict[str, Any] = {} if axis is None else {"axis": axis}
+    values, first, inverse, counts = results(
+        tmp_path, "Unique", [floats(*dims)], 4, domain="", **options
+    )
+    count = wanted[axis or 0]
+    assert (values.shape, first.tolist()) == (wanted, [0] * count)
+    assert inverse.tolist() == [0] * (0 if axis is None else dims[axis])
+    assert counts.tolist() == [len(inverse)] * count
+
+
 def test_unique_of_strings(tmp_path: Path) -> None:
     x = np.array(["b", "a", "b", "c", "a"], object)
     values, first, inverse, counts = results(tmp_path, "Unique", [x], 4, domain="")

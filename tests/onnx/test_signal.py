@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from migx.errors import EvaluationError
+from migx.errors import EvaluationError, OnnxError
 from tests.onnx.build import Array
 from tests.onnx.one_node import assert_as_peer, results
 
@@ -63,6 +63,29 @@ def test_the_axis_was_an_attribute(tmp_path: Path) -> None:
 def test_a_transform_of_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="1 element or more, not 0"):
         results(tmp_path, "DFT", [REAL, length(0), length(1)], domain="", version=20)
+
+
+def test_the_axis_of_the_parts_is_not_transformed(tmp_path: Path) -> None:
+    square = RNG.standard_normal((2, 2, 2), np.float32)
+    for axis in (2, -1):
+        with pytest.raises(EvaluationError, match="its axis is the last"):
+            results(tmp_path, "DFT", [square, None, length(axis)], domain="", version=20)
+
+
+def test_frames_go_forward(tmp_path: Path) -> None:
+    operands = [RNG.standard_normal((2, 40, 1), np.float32), length(-3), None, length(8)]
+    with pytest.raises(EvaluationError, match="its frame_step is not above 0"):
+        results(tmp_path, "STFT", operands, domain="")
+    with pytest.raises(OnnxError, match="its frame_step is -3"):
+        results(tmp_path, "STFT", operands, domain="", constant=(1,))
+
+
+def test_a_mel_matrix_of_what_is_none_is_an_error(tmp_path: Path) -> None:
+    edges = [np.array(v, np.float32) for v in (-700.0, 3800.0)]
+    for bands, low in ((-1, edges[1]), (8, edges[0])):
+        operands = [length(bands), length(64), length(8000), low, edges[1]]
+        with pytest.raises(EvaluationError, match=f"{bands} bands from .* of 64 elements"):
+            results(tmp_path, "MelWeightMatrix", operands, domain="")
 
 
 @pytest.mark.parametrize("onesided", [0, 1])

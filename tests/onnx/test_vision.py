@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from migx.errors import EvaluationError
 from tests.onnx.build import Array
-from tests.onnx.one_node import assert_as_peer
+from tests.onnx.one_node import assert_as_peer, results
 
 RNG = np.random.default_rng(21)
 
@@ -97,6 +98,37 @@ CASES: dict[str, tuple[str, list[Any], dict[str, Any]]] = {
 def test_as_onnxruntime(case: str, tmp_path: Path) -> None:
     kind, inputs, options = CASES[case]
     assert_as_peer(tmp_path, kind, inputs, domain="", **options)
+
+
+@pytest.mark.parametrize("shape", [None, (1, 1, 4, 4)])
+@pytest.mark.parametrize("index", [16, -1])
+def test_a_place_outside_the_image_is_an_error(
+    index: int, shape: tuple[int, ...] | None, tmp_path: Path
+) -> None:
+    operands = [floats(1, 1, 2, 2), np.array([[[[0, 3], [8, index]]]])]
+    target = [] if shape is None else [np.array(shape)]
+    with pytest.raises(EvaluationError, match="an index is outside the image"):
+        results(
+            tmp_path,
+            "MaxUnpool",
+            [*operands, *target],
+            domain="",
+            kernel_shape=[2, 2],
+            strides=[2, 2],
+        )
+
+
+def test_windows_of_nothing_are_an_error(tmp_path: Path) -> None:
+    operands = [floats(1, 5, 5), np.array([5, 5]), np.array([0, 5])]
+    with pytest.raises(EvaluationError, match=r"windows \[0, 5\] of \[5, 5\]"):
+        results(tmp_path, "Col2Im", operands, domain="", version=18)
+
+
+def test_regions_without_an_end_are_an_error(tmp_path: Path) -> None:
+    for corner in (np.nan, np.inf):
+        region = np.array([[0, 0, corner, 4]], np.float32)
+        with pytest.raises(EvaluationError, match="a corner of a region is not finite"):
+            results(tmp_path, "RoiAlign", [IMAGE, region, np.array([0])], domain="")
 
 
 @pytest.mark.parametrize("masked", [False, True])

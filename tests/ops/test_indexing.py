@@ -229,6 +229,13 @@ def test_trilu_is_onnx_trilu(upper: bool, k: int | None) -> None:
     )
 
 
+@pytest.mark.parametrize("upper", [True, False])
+def test_a_triangle_whose_diagonal_is_far_away(upper: bool) -> None:
+    for k in (2**63 - 1, -(2**63)):
+        kept = X if (k < 0) is upper else np.zeros_like(X)
+        assert_same(run(Trilu(upper), X, np.array(k)), kept)
+
+
 I64S = Shape("i64", (N,))
 SHAPES: list[tuple[Any, list[Shape], str]] = [
     (Gather(1), [Shape("f32", (N, M)), Shape("i32", (2, N))], "f32[n, 2, n]"),

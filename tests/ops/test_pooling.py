@@ -56,6 +56,28 @@ def test_pooling(mode: str, stride: int, dilation: int, ceil_mode: bool) -> None
         np.testing.assert_allclose(found, wanted, 1e-5, 1e-6)
 
 
+@pytest.mark.parametrize("mode", KINDS)
+@pytest.mark.parametrize("stride", [2, 3])
+@pytest.mark.parametrize(("dims", "length"), [((1, 1), 2), ((2, 2), 3), ((1, 7), 2), ((2, 5), 3)])
+def test_windows_larger_than_all_there_is_hang_over(
+    mode: str, stride: int, dims: tuple[int, int], length: int
+) -> None:
+    x, lengths = floats(2, 3, *dims), (length, length)
+    found = run(Pooling(mode, lengths, stride=(stride, stride), ceil_mode=True), x)
+    attributes: dict[str, Any] = {"kernel_shape": lengths, "strides": (stride, stride)}
+    wanted = peer(KINDS[mode], [x], ceil_mode=1, **attributes)
+    assert found.shape == wanted.shape
+    np.testing.assert_allclose(found, wanted, 1e-5, 1e-6)
+
+
+def test_a_window_that_does_not_start_is_refused() -> None:
+    """One that goes further over the end than a stride takes it is not there at all."""
+    for length, stride in ((4, 2), (3, 1)):
+        op = Pooling("max", (length, 1), stride=(stride, 1), ceil_mode=True)
+        with pytest.raises(ShapeError, match=f"window of {length} with dilation 1 does not fit"):
+            shape_of(op, Shape("f32", (1, 1, 2, 2)))
+
+
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.float16, ml_dtypes.bfloat16, np.float64])
 def test_maxima_are_exact_in_every_type(dtype: Any) -> None:
     x = RNG.integers(0, 9, (1, 2, 6, 6)).astype(dtype) - np.asarray(4).astype(dtype)

@@ -146,6 +146,18 @@ def over_axes(
     return reshaped(node, result, kept)
 
 
+def expected(
+    node: Node, x: Instruction, otherwise: str, first: Instruction, *conditions: Instruction
+) -> Instruction:
+    """A value, of runs in which all conditions, of one element each, hold; of any other an error
+    that says ``otherwise``.
+    """
+    holds = node.reshape(first, ())
+    for condition in conditions:
+        holds = node.add(ops.LogicalAnd(), holds, node.reshape(condition, ()))
+    return node.add(ops.Assume(True, otherwise), x, holds)
+
+
 def one_each(node: Node, rank: int) -> Instruction:
     return numbers(node, [1] * rank)
 
@@ -164,8 +176,11 @@ def unsqueezed(node: Node, x: Instruction, given: Instruction) -> Instruction:
     axes = listed(node, given)
     rank = x.shape.rank
     rank += length(node, axes, "axes it adds", lambda whole: whole - rank)
-    order = order_of(node, placed(node, numbers(node, [0] * rank), axes, 1))
-    own = node.add(ops.Slice((0,), (0,), (x.shape.rank,)), order)
+    marks = placed(node, numbers(node, [0] * rank), axes, 1)
+    new = node.add(ops.ReduceSum((0,)), marks)
+    each_once = node.add(ops.Equal(), new, numbers(node, [rank - x.shape.rank]))
+    x = expected(node, x, "its axes name one twice", each_once)
+    own = node.add(ops.Slice((0,), (0,), (x.shape.rank,)), order_of(node, marks))
     return reshaped(node, x, placed(node, one_each(node, rank), own, node.dims(x.shape.dims)))
 
 

@@ -9,7 +9,7 @@ from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops import runtime
 from migx.onnx.ops.elementwise import binary
-from migx.shape import I64
+from migx.shape import BOOL, I64
 
 
 @importer("DFT", since=17)
@@ -28,8 +28,11 @@ def dft(node: Node) -> Instruction:
         return transformed(node, x, axis, *options(node))
     if given is None:
         raise node.fail("it has no axis")
-    axis_first = runtime.placed(
-        node, runtime.one_each(node, x.shape.rank), runtime.listed(node, given), 0
+    rank = x.shape.rank
+    axis_first = runtime.placed(node, runtime.one_each(node, rank), runtime.listed(node, given), 0)
+    last = node.add(ops.Slice((0,), (rank - 1,), (rank,)), axis_first)
+    x = runtime.expected(
+        node, x, "its axis is the last, which holds the parts of numbers", node.convert(last, BOOL)
     )
     order = runtime.order_of(node, axis_first)
     result = transformed(node, runtime.transposed(node, x, order), 0, *options(node))
@@ -75,6 +78,12 @@ def stft(node: Node) -> Instruction:
     else:
         known = node.extents(given)
         length = node.fresh("frame_length") if known is None else known[0]
+    known_step = node.extents(step)
+    if known_step is None:
+        forward = node.add(ops.Greater(), node.convert(step, I64), node.literal(0, I64))
+        step = runtime.expected(node, step, "its frame_step is not above 0", forward)
+    elif known_step[0] <= 0:
+        raise node.fail(f"its frame_step is {known_step[0]}")
     size = node.dims([length]) if given is None else node.reshape(node.convert(given, I64), (1,))
     starts = ramp(node, node.add(ops.Sub(), node.dims([samples + 1]), size), step, "frames")
     places = ramp(node, size, node.literal(1, I64), "", length)

@@ -47,14 +47,19 @@ def split(node: Node) -> tuple[Instruction, ...]:
 def split_at_run_time(
     node: Node, x: Instruction, given: Instruction, axis: int
 ) -> tuple[Instruction, ...]:
-    """Slices at the running sums of the sizes, which must add up to the axis."""
+    """Slices at the running sums of the sizes, which are not negative and add up to the axis."""
     sizes = runtime.listed(node, given)
     count = len(node.proto.output)
     if not dim.may_equal(sizes.shape.dims[0], count):
         raise node.fail(f"it has {count} outputs and {sizes.shape.dims[0]} sizes")
-    total = node.reshape(node.add(ops.ReduceSum((0,)), sizes), ())
-    whole = node.reshape(node.dims([x.shape.dims[axis]]), ())
-    x = node.add(ops.Assume(True), x, node.add(ops.Equal(), total, whole))
+    total, least = node.add(ops.ReduceSum((0,)), sizes), node.add(ops.ReduceMin((0,)), sizes)
+    x = runtime.expected(
+        node,
+        x,
+        f"the sizes of the parts are negative, or do not add up to axis {axis}",
+        node.add(ops.Equal(), total, node.dims([x.shape.dims[axis]])),
+        node.add(ops.GreaterOrEqual(), least, runtime.numbers(node, [0])),
+    )
     starts = node.add(ops.PrefixScanSum(0, exclusive=True), sizes)
     ends, one = node.add(ops.Add(), starts, sizes), runtime.numbers(node, [1])
     parts = []

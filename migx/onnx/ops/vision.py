@@ -127,16 +127,25 @@ def max_unpool(node: Node) -> Instruction:
     for i, (length, stride) in enumerate(zip(lengths, strides, strict=True)):
         image.append((x.shape.dims[2 + i] - 1) * stride - pads[i] - pads[len(lengths) + i] + length)
     total = x.shape.elements
+    index = runtime.listed(node, indices)
+    least, most = (node.add(fold, index) for fold in (ops.ReduceMin((0,)), ops.ReduceMax((0,))))
+    x = runtime.expected(
+        node,
+        x,
+        "an index is outside the image",
+        node.add(ops.GreaterOrEqual(), least, runtime.numbers(node, [0])),
+        node.add(ops.Less(), most, node.dims([dim.product(image)])),
+    )
     if target is None:
         flat = node.broadcast_to(node.literal(0, x.shape.dtype), (dim.product(image),))
-        index, values = node.reshape(indices, (total,)), node.reshape(x, (total,))
-        return node.reshape(node.add(ops.ScatterNone(0), flat, index, values), image)
+        made = node.add(ops.ScatterNone(0), flat, index, node.reshape(x, (total,)))
+        return node.reshape(made, image)
     canvas = spread(node, node.literal(0, x.shape.dtype), target)
-    rest = node.reshape(indices, (total,))
+    rest = index
     places: list[Instruction] = []
     for extent in reversed(image):
         size = node.dims([extent])
         places.insert(0, node.add(ops.Unsqueeze((1,)), binary(node, ops.Mod(), rest, size)))
         rest = binary(node, ops.Div(), rest, size)
-    tuples = node.convert(node.add(ops.Concat(1), *places), I64)
+    tuples = node.add(ops.Concat(1), *places)
     return node.add(ops.ScatterndNone(), canvas, tuples, node.reshape(x, (total,)))

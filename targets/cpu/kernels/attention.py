@@ -60,10 +60,15 @@ def _emittable(attention: Attention, machine: Machine) -> bool:
         return False
     if not isinstance(attention.depth, int) or not isinstance(attention.width, int):
         return False
-    after = [attention.nodes[n].of for n in below(attention.nodes, [attention.weight], ())]
-    if any(isinstance(of, Access) and of.operand != WEIGHTS for of in after):
+    if not attention.by_row and _operands(attention, attention.weight):
         return False
     return attention.output.strides[-1] == 1 and emittable(attention.nodes, machine)
+
+
+def _operands(attention: Attention, node: int) -> list[Access]:
+    """The inputs that a node is made of."""
+    read = (attention.nodes[n].of for n in below(attention.nodes, [node], ()))
+    return list(dict.fromkeys(a for a in read if isinstance(a, Access) and a.operand >= 0))
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def chosen(machine: Machine, attention: Attention) -> Blocking:
     _, vectors, height = best
     width = vectors * lanes
     few = width // ROW if rows_too else 0
-    if not attention.plain:
+    if not attention.by_row:
         return Blocking(lanes, vectors, height, keys, few)
     most = max(height, machine.l1 // 2 // (width * F32.nbytes) // height * height)
     if isinstance(keys, int):
@@ -144,8 +149,8 @@ class Writer:
         self.f: Function = self.frame.function
         self.blocking = chosen(machine, attention)
         self.queries, self.keys = (self.frame.extent(e) for e in attention.count)
-        read = (attention.nodes[n].of for n in below(attention.nodes, [attention.score], ()))
-        self.met = dict.fromkeys(a for a in read if isinstance(a, Access) and a.operand >= 0)
+        self.met = _operands(attention, attention.score)
+        self.met_last = _operands(attention, attention.weight)
         self.widens = attention.keys.dtype is not dtypes.F32
         self._divide_scratch()
 
@@ -206,18 +211,30 @@ class Writer:
         """A node, where what it reads is given."""
         return evaluated(self.f, self.attention.nodes, read, [node])[node]
 
-    def finished(self, value: Value, total: Value) -> Value:
-        """Weighted values by the sum of the weights; 0 where there are no keys, or where rows that
-        would be NaN are guarded.
+    def finished(self, value: Value, total: Value, read: Callable[[Access], Value]) -> Value:
+        """Weighted values by the sum of the weights, and what that is made into; 0 where there are
+        no keys, or where rows that would be NaN are guarded.
         """
         f = self.f
-        if not self.attention.plain:
+        if not self.attention.by_row:
             return value
         if not self.attention.guarded and dim.bounds(self.attention.count[1])[0] == 0:
             none = f.splat(f.compare("eq", self.keys, 0), total.type.lanes)
             total = f.select(none, 1.0, total)
         result = value * (1.0 / total)
-        return f.select(total > 0.0, result, 0.0) if self.attention.guarded else result
+        if self.attention.guarded:
+            return f.select(total > 0.0, result, 0.0)
+        return self.weight(result, read)
+
+    def weight(self, softmax: Value, read: Callable[[Access], Value] | None = None) -> Value:
+        """What values are multiplied by, from the result of the softmax; or what becomes of values
+        that it has weighted, where ``read`` gives what their row meets.
+        """
+
+        def given(access: Access) -> Value:
+            return softmax if read is None or access.operand == WEIGHTS else read(access)
+
+        return self.evaluated(self.attention.weight, given)
 
     # A block of queries, by lanes.
 
@@ -235,8 +252,9 @@ class Writer:
         self.panel, self.sums = area(attention.depth, line), area(attention.width, line)
         self.scores = area(blocking.keys, line)
         self.turned = {
-            access: area(blocking.keys, blocking.width * memory_of(access.dtype).nbytes)
-            for access in self.met
+            access: area(rows, blocking.width * memory_of(access.dtype).nbytes)
+            for met, rows in ((self.met_last, 1), (self.met, blocking.keys))
+            for access in met
         }
         if self.widens:
             features = dim.maximum(attention.depth, attention.width) + lanes - 1
@@ -283,9 +301,13 @@ class Writer:
         line = self.panel  # the queries are not needed any more
         for j, total in enumerate(block.carried[blocking.vectors :]):
             f.store(total, f.element(line, j * lanes, F32))
+        last = {access: self.matrix(access) for access in self.met_last}
+        for access in last:
+            self._turn(access, top, rows, f.as_index(0), f.as_index(1))
 
         def shared(value: Value, row: Value) -> Value:
-            return self.finished(value, f.load(f.element(line, row, F32), vector))
+            total = f.load(f.element(line, row, F32), vector)
+            return self.finished(value, total, lambda a: self._met(a, last[a], f.as_index(0), row))
 
         scatter_columns(f, sums, output, (rows, width), size, lanes, shared)
 
@@ -359,25 +381,29 @@ class Writer:
                 f.store(weight, place)
                 made.append(total + weight)
             i.carry(*made)
-        if not attention.plain:
+        if not attention.by_row:
             self._change_weights(many, i.carried)
         return greatest, i.carried
 
     def _scored(self, product_: Value, met: dict[Access, Matrix], key: Value, j: int) -> Value:
         """A vector of scores, from one of products; vector j of those for a key."""
-        f, lanes, turned_ = self.f, self.blocking.lanes, self.turned
+        first = self.f.as_index(j * self.blocking.lanes)
 
         def read(access: Access) -> Value:
             if access.operand == PRODUCT:
                 return product_
-            memory = memory_of(access.dtype)
-            if access.strides[-2] == 0:
-                one = elements.loaded(f, f.load(met[access].at(0, key), memory), access.dtype)
-                return f.splat(one, lanes)
-            row = f.element(turned_[access], key * self.blocking.width + j * lanes, memory)
-            return elements.loaded(f, f.load(row, memory.times(lanes)), access.dtype)
+            return self._met(access, met[access], key, first)
 
         return self.evaluated(self.attention.score, read)
+
+    def _met(self, access: Access, given: Matrix, key: Value, first: Value) -> Value:
+        """A vector of what a key's scores or weights meet, from the first of its queries on."""
+        f, lanes, memory = self.f, self.blocking.lanes, memory_of(access.dtype)
+        if access.strides[-2] == 0:
+            one = elements.loaded(f, f.load(given.at(0, key), memory), access.dtype)
+            return f.splat(one, lanes)
+        place = f.element(self.turned[access], key * self.blocking.width + first, memory)
+        return elements.loaded(f, f.load(place, memory.times(lanes)), access.dtype)
 
     def _change_weights(self, many: Value, totals: list[Value]) -> None:
         """What stands between the softmax and the values."""
@@ -385,10 +411,6 @@ class Writer:
         with f.loop(0, many) as i:
             for place, total in zip(self._line(i.index), totals, strict=True):
                 f.store(self.weight(f.load(place, total.type) / total), place)
-
-    def weight(self, softmax: Value) -> Value:
-        """What values are multiplied by, from the result of the softmax."""
-        return self.evaluated(self.attention.weight, lambda access: softmax)
 
     def _line(self, row: Value, first: Value | None = None) -> list[Value]:
         """The addresses of the vectors of a row in scratch, of the scores unless told."""

@@ -71,14 +71,19 @@ class _Row:
             greatest = self._scores(block.index, many, highest)
             shrunk = exp_to_zero(f, highest - greatest)
             total = self._weights(many, greatest, total * shrunk)
-            if not attention.plain:
+            if not attention.by_row:
                 self._change_weights(many, total)
             self._weighted(block.index, many, shrunk)
             block.carry(greatest, total)
         output = writer.matrix(attention.output).moved(self.query, 0)
+        met = {access: writer.matrix(access).moved(self.query, 0) for access in writer.met_last}
+
+        def read(access: Access) -> Value:
+            return self._read(met[access].first, f.as_index(0), access.dtype, None)
+
         with f.loop(0, width, lanes) as k:
             value = f.load(f.element(writer.sums, k.index, F32), self.vector)
-            value = writer.finished(value, f.splat(block.carried[1], lanes))
+            value = writer.finished(value, f.splat(block.carried[1], lanes), read)
             value = elements.stored(f, value, output.dtype)
             f.store(value, output.at(0, k.index), mask=f.first_lanes(width - k.index, lanes))
 

@@ -46,17 +46,9 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
             return None
         case ScatterElements():
             return _Put(at, machine).kernel()
-        case ScatterND() if _has_slices(at):
+        case ScatterND() if isinstance(at.inputs[1].shape.dims[-1], int):
             return _PutSlices(at, machine).kernel()
     return None
-
-
-def _has_slices(at: Instruction) -> bool:
-    """Whether the updates of a scatter by tuples lie slice by slice."""
-    indices, updates = at.inputs[1].shape, at.inputs[2].shape
-    count = indices.rank - 1
-    inner = Shape(updates.dtype, updates.dims[count:])
-    return isinstance(indices.dims[-1], int) and updates.true_strides[count:] == inner.true_strides
 
 
 class _Writer:
@@ -177,7 +169,6 @@ class _PutSlices(_Put):
         indices, updates = (v.shape for v in self.at.inputs[1:])
         width = int(indices.dims[-1])
         counted = indices.dims[:-1]
-        inner = frame.extent(product(made.dims[width:]))
         with f.loop(0, frame.extent(product(counted))) as row:
             places = self.places(row.index, counted)
             start = self.offset(indices, places)
@@ -192,12 +183,32 @@ class _PutSlices(_Put):
                 inside = f.const(I1, 1)
             fail_outside(frame, inside, range(width))
             with f.when(inside):
-                self._slice(self.offset(updates, places), to, inner)
+                self._slice(self.offset(updates, places), to)
 
-    def _slice(self, update: Value, to: Value, inner: Value) -> None:
-        """Its elements lie in a row on either side: by vectors, and what is left one by one."""
-        f, lanes = self.f, self.machine.lanes(self.memory)
-        whole = inner // lanes * lanes
-        for first, last, step in ((f.as_index(0), whole, lanes), (whole, inner, 1)):
-            with f.loop(first, last, step) as k:
-                self.put(update + k.index, to + k.index, lanes if step > 1 else 0)
+    def _slice(self, update: Value, to: Value) -> None:
+        """Its lines, of as many axes as its elements lie one step apart over: by vectors where they
+        are neighbours, and what is left one by one.
+        """
+        f, frame, (indices, updates) = self.f, self.frame, (v.shape for v in self.at.inputs[1:])
+        count = indices.rank - 1
+        dims, strides = updates.dims[count:], updates.true_strides[count:]
+        lines, step = _line(dims, strides), strides[-1] if strides else 1
+        here, there = Shape(updates.dtype, dims, strides), Shape(updates.dtype, dims)
+        inner = frame.extent(product(dims[lines:]))
+        lanes = self.machine.lanes(self.memory)
+        whole = inner // lanes * lanes if step == 1 else f.as_index(0)
+        with f.loop(0, frame.extent(product(dims[:lines]))) as line:
+            places = self.places(line.index, dims[:lines])
+            start, end = update + self.offset(here, places), to + self.offset(there, places)
+            for first, last, width in ((f.as_index(0), whole, lanes), (whole, inner, 1)):
+                with f.loop(first, last, width) as k:
+                    from_ = start + k.index * frame.extent(step)
+                    self.put(from_, end + k.index, lanes if width > 1 else 0)
+
+
+def _line(dims: Sequence[Extent], strides: Sequence[Extent]) -> int:
+    """The first of the last axes over which all elements lie one step apart."""
+    first = max(len(dims) - 1, 0)
+    while first > 0 and strides[first - 1] == strides[first] * dims[first]:
+        first -= 1
+    return first

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from migx.argument import Argument
+from migx.ops.fused import Group
 from migx.targets.cpu import jit
 from migx.targets.cpu.kernels.attention import kernel_for
 from migx.targets.cpu.machine import Machine, host
+from migx.testing.oracles import Trial
+from tests.onnx.build import read
+from tests.onnx.one_node import node_model
 from tests.targets.cpu.alone import OTHER_MACHINES, parsed, problem, produced, result, traced
 
 PASS = "fuse_attention"
@@ -301,6 +307,59 @@ def test_rows_that_are_masked_whole(queries: str, keys: str, guarded: bool) -> N
     assert np.array_equal(np.isnan(got), np.isnan(expected))  # where no bound says anything
     if guarded:
         assert np.array_equal(got.any(axis=-1), expected.any(axis=-1))
+
+
+BY_ROW = """%z = @literal() {value=[0.0]} : f32[1]
+  %0 = multibroadcast(%z) {out_lens=(ROWS)}
+  %1 = less(%0, n)
+  %2 = multibroadcast(%1) {out_lens=(b, 3, s, t)}
+  %3 = multibroadcast(%z) {out_lens=(b, 3, s, t)}
+  """
+CHANGED = {
+    "0 where a condition says so": "%4 = where(%2, %3, %w)",
+    "kept where a condition says so, and times a number": """%5 = where(%2, %w, %3)
+  %6 = multibroadcast(n) {out_lens=(b, 3, s, t)}
+  %4 = mul(%6, %5)""",
+}
+
+
+@pytest.mark.parametrize("rows", ["b, 3, s, 1", "b, 1, 1, 1", "3, s, 1"])
+@pytest.mark.parametrize("changed", CHANGED.values(), ids=CHANGED)
+def test_weights_that_rows_change(changed: str, rows: str) -> None:
+    after = BY_ROW.replace("ROWS", rows) + changed + "\n  %r = dot(%4, v)"
+    text = of("b", "3", "s", "t", after=after, more=f", n: f32[{rows}]")
+    sizes = [{"b": 2, "s": s, "t": t} for s, t in ((1, 40), (3, 0), (40, 9), (70, 600))]
+    for dtype in ("f32", "f16"):
+        program = parsed(text.replace("f32", dtype), PASS)
+        for each in sizes:
+            assert not problem(kernel_for, program, each)
+
+
+@pytest.mark.parametrize("queries", [1, 40])
+def test_nan_that_no_condition_hides(queries: int) -> None:
+    """Scores that are NaN make a row NaN, unless its condition says that it is 0."""
+    after = BY_ROW.replace("ROWS", "b, 3, s, 1") + "%4 = where(%2, %3, %w)\n  %r = dot(%4, v)"
+    text = of("b", "3", "s", "t", between="%s = log(%p)", after=after, more=", n: f32[b, 3, s, 1]")
+    program, sizes = parsed(text, PASS), {"b": 2, "s": queries, "t": 9}
+    expected = traced(program, sizes, 0)[0][produced(program)].array
+    got = result(kernel_for, program, sizes).reshape(expected.shape)
+    assert np.isnan(expected).any()
+    assert (expected == 0).any()
+    assert np.array_equal(np.isnan(got), np.isnan(expected))
+    assert np.array_equal(got == 0, expected == 0)
+
+
+def test_an_operator_with_a_mask_is_one_kernel(tmp_path: Path) -> None:
+    """ONNX Attention-23 makes rows 0 that are masked whole."""
+    dice = np.random.default_rng(0)
+    q, k, v = (dice.standard_normal((2, 3, n, 8)).astype(np.float32) for n in (20, 30, 30))
+    mask = dice.random((2, 1, 20, 30)) < 0.5
+    mask[:, :, ::3] = False
+    model, fed = node_model("Attention", [q, k, v, mask], domain="", version=23)
+    program = read(model, tmp_path)
+    Trial(program.copy(), {n: Argument.of(a) for n, a in fed.items()}).target("cpu")
+    main = program.compile("cpu").compiled.program.main
+    assert [at.op_as(Group).tag for at in main if isinstance(at.op, Group)] == ["attention"]
 
 
 MACHINES = OTHER_MACHINES | {"small caches": replace(host(), l1=4 * 1024)}

@@ -45,6 +45,30 @@ def test_a_longer_loop_gets_more_room_once() -> None:
     assert lengths == [64, 65, 300, 2, 0]
 
 
+def test_what_is_handed_on_through_an_identity_is_not_carried() -> None:
+    text = """
+module main(t: i64[], x: f32[2], w: f32[2]) {
+  %0 = @literal() {value=[true]} : bool[]
+  %1 = loop(t, %0, x, w) [body] : tuple(f32[2], f32[2])
+  %2 = get_tuple_elem(%1)
+  %3 = get_tuple_elem(%1) {index=1}
+  return %2, %3
+}
+
+module body(i: i64[], c: bool[], a: f32[2], b: f32[2]) {
+  %0 = add(a, b)
+  %1 = identity(b)
+  %2 = identity(c)
+  return %2, %0, %1
+}
+"""
+    program = migx.parse(text).compile("cpu")
+    (loop,) = (at for at in program.compiled.program.main if at.name == "loop")
+    assert len(loop.shape.parts) == 1
+    inputs = {"t": np.array(3), "x": np.ones(2, np.float32), "w": np.full(2, 2, np.float32)}
+    assert same(program.eval(inputs), compiled(text, "ref").eval(inputs))
+
+
 def test_runs_of_one_loop_overlap() -> None:
     program = compiled(COUNTED)
     wrong: list[int] = []

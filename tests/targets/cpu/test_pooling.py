@@ -26,6 +26,7 @@ GEOMETRIES = {
         "1, 2, 9, 10",
         "lengths=(3, 3), padding=(1, 0, 1, 1), stride=(2, 2), ceil_mode=true",
     ),
+    "larger than all there is": ("2, 3, 1, 2", "lengths=(2, 3), stride=(2, 2), ceil_mode=true"),
     "far apart": ("1, 2, 19, 20", "lengths=(3, 4), dilation=(3, 2), stride=(1, 3)"),
     "all of it": ("2, 5, 7, 9", "lengths=(7, 9)"),
     "large, at a wide stride": (

@@ -21,6 +21,9 @@ PROGRAMS = {
     '  %0 = @literal() {value=bytes("w", 0, 864), label="w"} : f32[4, 6, 3, 3]\n'
     "  %1 = convolution_backwards(x, %0) "
     "{padding=(1, 1, 1, 1), stride=(2, 2), output_padding=(1, 1)}",
+    "spectrum": "main(x: f32[2, 128, n, 1]) {\n  %0 = dft(x) {axis=1, length=128, onesided=true}",
+    "signal": "main(x: f16[n, 33, 2]) {\n"
+    "  %0 = dft(x) {axis=1, length=64, inverse=true, onesided=true}",
     "offsets": "main(x: f16[n, 8, 7, 9], w: f16[6, 4, 3, 2], o: f16[n, 24, 7, 8], "
     "m: f16[n, 12, 7, 8]) {\n  %0 = deformable_convolution(x, w, o, m) "
     "{padding=(1, 0, 1, 0), group=2, offset_group=2}",

@@ -37,6 +37,28 @@ def test_put(how: str, dtype: str) -> None:
     assert not problem(kernel_for, parsed(program_of(given, f"scatternd_{how}(x, i, u)")), {"n": 5})
 
 
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize(
+    ("given", "view"),
+    {
+        "slices apart": ("u: f32[2, n, 5]", "transpose(u) {permutation=(1, 0, 2)}"),
+        "elements apart": ("u: f32[2, 5, n]", "transpose(u) {permutation=(2, 0, 1)}"),
+        "no two alike": ("u: f32[5, 2, n]", "transpose(u) {permutation=(2, 1, 0)}"),
+        "one for all": ("u: f32[2, 1]", "multibroadcast(u) {out_lens=(n, 2, 5)}"),
+    }.values(),
+)
+def test_put_from_updates_that_lie_apart(given: str, view: str, how: str) -> None:
+    text = f"""
+module main(x: f32[200, 2, 5], i: i64[n, 1], {given}) {{
+  %0 = {view}
+  %1 = scatternd_{how}(x, i, %0)
+  return %1
+}}
+"""
+    for n in (0, 1, 4):
+        assert not problem(kernel_for, parsed(text), {"n": n})
+
+
 def test_put_into_a_view_of_narrow_floats() -> None:
     text = """
 module main(x: f16[5, 200], i: i64[4, 1], u: f16[4, 5]) {
