@@ -414,7 +414,8 @@ TABLE: dict[str, Emit] = {
     "mod": _remainder(True),
     "mul": _binary("*"),
     "nearbyint": _nearbyint,
-    "neg": lambda op, v, t, r: f"(-{v[0]})" if r.kind != "uint" else f"(0 - {v[0]})",
+    # Triton up to 3.6 has 0 - x for -x of floats, too, which is 0.0 where x is.
+    "neg": lambda op, v, t, r: f"({v[0]} * -1.0)" if r.is_float else f"(0 - {v[0]})",
     "not": _opposite,
     "pow": _pow,
     "prelu": lambda op, v, t, r: f"tl.where({v[0]} < 0, {v[0]} * {v[1]}, {v[0]})",
