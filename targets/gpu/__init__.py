@@ -15,7 +15,7 @@ from migx.target import CompileOptions, Context, Executable, Target
 if TYPE_CHECKING:
     from migx.targets.gpu.device import Device
 
-SHAPES = ("normalize_ops", "simplify_loops", "simplify_dyn_ops")
+SHAPES = ("eliminate_identity", "normalize_ops", "simplify_loops", "simplify_dyn_ops")
 """What is known of sizes is said where it is needed, and loops carry only what changes."""
 REQUIRED = (
     "rewrite_rnn",

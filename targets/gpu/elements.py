@@ -275,7 +275,7 @@ def _pow(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
     size = f"tl.exp2({wide_y} * tl.log2(tl.abs({wide_x})))"
     whole = f"(tl.floor({wide_y}) == {wide_y})"
     odd = f"({whole} & (tl.floor({wide_y} * 0.5) * 2 != {wide_y}))"
-    below = f"tl.where({whole}, tl.where({odd}, -{size}, {size}), float('nan'))"
+    below = f"tl.where({whole}, tl.where({odd}, {size} * -1.0, {size}), float('nan'))"
     signed = f"tl.where({wide_x} < 0, {below}, {size})"
     one = f"(({wide_y} == 0) | ({wide_x} == 1))"
     return f"tl.where({one}, 1.0, {signed}).to({COMPUTING[r.name]})"
@@ -414,7 +414,8 @@ TABLE: dict[str, Emit] = {
     "mod": _remainder(True),
     "mul": _binary("*"),
     "nearbyint": _nearbyint,
-    "neg": lambda op, v, t, r: f"(-{v[0]})" if r.kind != "uint" else f"(0 - {v[0]})",
+    # Triton up to 3.6 has 0 - x for -x of floats, too, which is 0.0 where x is.
+    "neg": lambda op, v, t, r: f"({v[0]} * -1.0)" if r.is_float else f"(0 - {v[0]})",
     "not": _opposite,
     "pow": _pow,
     "prelu": lambda op, v, t, r: f"tl.where({v[0]} < 0, {v[0]} * {v[1]}, {v[0]})",

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from migx.argument import Argument
-from migx.binding import Sizes, sizes_of
+from migx.binding import Sizes, sizes_told
 from migx.errors import TargetError
 from migx.ir import Instruction, Module
 from migx.ops.builtin import Literal, Param, Return, Slot, Undefined
@@ -260,7 +260,7 @@ class GpuExecutable:
         key = tuple([value.shape for value in arguments.values()])
         known = self._sizes.get(key)
         if known is None:
-            known = self._sizes[key] = self._sizes_and_places(arguments)
+            known = self._sizes[key] = self._sizes_and_places([*arguments.values()])
         sizes, shapes = known
         given = [
             value if shape is None else placed(name, value, shape, device)
@@ -270,16 +270,12 @@ class GpuExecutable:
         offload = self.target.offload_copy
         return [self.target.copy_from(v) for v in results] if offload else results
 
-    def _sizes_and_places(
-        self, arguments: Mapping[str, Argument]
-    ) -> tuple[Sizes, list[Shape | None]]:
+    def _sizes_and_places(self, arguments: Sequence[Argument]) -> tuple[Sizes, list[Shape | None]]:
         """The sizes that arguments tell, and how each of those that are read on the device is laid
         out there.
         """
         main = self.program.main
-        pairs = zip(main.parameters.items(), arguments.values(), strict=True)
-        sizes = sizes_of((name, p.shape, a.shape) for (name, p), a in pairs)
-        parameters = main.parameters.values()
+        sizes, parameters = sizes_told(main, arguments), main.parameters.values()
         return sizes, [p.shape.bind(sizes) if self._stays(main, p) else None for p in parameters]
 
 

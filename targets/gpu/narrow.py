@@ -67,7 +67,7 @@ def decoded(code: str, dtype: DType) -> str:
     most = (1 << (dtype.bits - 1)) - 1
     bits = f"(({code} & {most}).to(tl.int32) << {this.shift})"
     size = f"({bits}.to(tl.float32, bitcast=True) * {this.scale})"
-    value = f"tl.where({code} > {most}, -{size}, {size})"
+    value = f"tl.where({code} > {most}, {size} * -1.0, {size})"
     if this.nan is None:
         return value
     if this.unsigned:
@@ -105,5 +105,5 @@ def rounded(x: str, dtype: DType, *, saturate: bool) -> str:
     if not saturate:
         beyond = "float('nan')" if this.infinity is None else "float('inf')"
         near = f"tl.where({near} > {largest}, {beyond}, {near})"
-    signed = f"tl.where({BITS.format(x=x)} < 0, -{near}, {near})"
+    signed = f"tl.where({BITS.format(x=x)} < 0, {near} * -1.0, {near})"
     return f"tl.where({x} != {x}, {x}, {signed})"

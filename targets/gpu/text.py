@@ -150,6 +150,7 @@ class Writer:
         rest = extent // factor
         if rest not in self._words:
             self._words[rest] = f"n{len(self._words)}"
+        cast = cast or WIDE * (factor > MOST)  # which no 32 bits hold, as the word's are
         return Expr(self._words[rest] + cast) * factor
 
     def distance(self, extent: Extent) -> Expr:
