@@ -1,4 +1,4 @@
-"""Gathers products with the unpacking of their weights."""
+"""Gathers products and lookups with the unpacking of what they read."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from migx.ir import Instruction, Module
 from migx.ops.fused import Group
 from migx.ops.packing import FLAT, Unpack
 from migx.ops.quantization import DequantizeLinear
-from migx.weights import may_be_finite
+from migx.weights import is_constant, may_be_finite
 from migx.weights.constants import is_unpacked
 
 PRODUCTS = frozenset({"dot", "convolution", "quant_dot", "quant_convolution"})
+TAGS = {**dict.fromkeys(PRODUCTS, "int4_gemm"), "gather": "int4_gather"}
+"""The tag of the group of each operation that reads what is unpacked."""
 
 
 class FuseInt4(Outlining):
@@ -20,16 +22,28 @@ class FuseInt4(Outlining):
     That is ``unpack_int4``, ``dequantizelinear``, views, converts, scales and offsets in any order,
     also of packed zero points. What several products read goes into each. It comes before the
     fusions of arithmetic, which would take scales away. MIGraphX's gpu::fuse_mlir does this.
+
+    A ``gather`` with no more than views between it and packed storage becomes one tagged
+    ``int4_gather``, so that a kernel unpacks what is picked, and nothing else.
     """
 
     def bundles(self, module: Module) -> list[Bundle]:
         known: dict[Instruction, bool] = {}
         found = list[Bundle]()
-        for at in [at for at in module if at.op.name in PRODUCTS]:
-            if members := _unpacking(at, known):
+        for at in [at for at in module if at.op.name in TAGS]:
+            members = _unpacking(at, known)
+            if members and (at.op.name in PRODUCTS or _picks_levels(at, members)):
                 members = _owned(members, at)
                 found.append(Bundle((*members, at), _group(at, known)))
         return found
+
+
+def _picks_levels(at: Instruction, members: list[Instruction]) -> bool:
+    """Whether a ``gather`` that is no constant reads what is unpacked and seen otherwise at most,
+    and its indices are none of that.
+    """
+    plain = all(isinstance(v.op, Unpack) or viewed(v) is not None for v in members)
+    return plain and at.inputs[1] not in members and not is_constant(at)
 
 
 def _unpacking(product: Instruction, known: dict[Instruction, bool]) -> list[Instruction]:
@@ -74,4 +88,5 @@ def _group(product: Instruction, known: dict[Instruction, bool]) -> Group:
     while not isinstance(at.op, Unpack):
         block = at.op.block if isinstance(at.op, DequantizeLinear) else block
         at = next(v for v in at.inputs if is_unpacked(v, known))
-    return Group("int4_gemm", at.shape.rank - 1 if at.op.axis == FLAT else at.op.axis, block)
+    axis = at.shape.rank - 1 if at.op.axis == FLAT else at.op.axis
+    return Group(TAGS[product.op.name], axis, block)

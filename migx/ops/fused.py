@@ -58,7 +58,7 @@ class FusedReduce(Fused):
 class Group(Fused):
     """What belongs in one kernel, as ``tag`` says: ``attention``, ``gemm_epilogue``,
     ``conv_epilogue``, ``gemm_quantized``, ``conv_quantized``, ``concat``, ``int4_gemm``,
-    ``winograd``.
+    ``int4_gather``, ``winograd``.
 
     Of packed weights inside, ``axis`` is the one along which neighbours share a byte, and ``block``
     how many have a scale in common, 0 where these are not blocks.

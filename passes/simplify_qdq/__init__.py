@@ -11,20 +11,22 @@ from migx.passes.simplify_qdq.cleaning import cleaning, fake
 from migx.passes.simplify_qdq.integers import integers
 from migx.passes.simplify_qdq.packed import packed
 from migx.passes.simplify_qdq.products import products
+from migx.passes.simplify_qdq.tables import tables
 from migx.rewrite import rewrite
 
 
 class SimplifyQdq(Pass):
     """Turns products between dequantised values, and between bytes widened to i32, into
     ``quant_dot`` and ``quant_convolution``, brings packed weights into the form ``unpack_int4``,
-    ``dequantizelinear``, product, and removes what changes nothing (MIGraphX simplify_qdq).
+    ``dequantizelinear``, product, scales of a packed table what is picked alone, and removes
+    what changes nothing (MIGraphX simplify_qdq).
 
     The products are exact where floats round, so results are as good or better. With
     ``remove_fake``, quantising and dequantising again is removed where no product profits: results
     are then those of the model before it was quantised.
     """
 
-    rules = cleaning + packed + products + integers
+    rules = cleaning + packed + tables + products + integers
     remove_fake: bool = False
     variants = ("remove_fake=true",)
 

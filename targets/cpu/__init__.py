@@ -37,6 +37,7 @@ PASSES = (
     "fuse_epilogue",
     "fuse_concat",
     "dissolve{target=cpu}",
+    "rewrite_blocks",
     "fuse_pointwise_reduce",
     "auto_contiguous{control=true, across=true}",
 )

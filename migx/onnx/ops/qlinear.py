@@ -16,7 +16,7 @@ from migx.onnx.ops.contrib import DOMAIN
 from migx.onnx.ops.elementwise import binary, plus
 from migx.onnx.ops.linear import matrix_product, scaled, with_bias
 from migx.onnx.ops.normalization import tail_as_one
-from migx.onnx.ops.quantization import packed_rows
+from migx.onnx.ops.quantization import first_of, packed_rows
 from migx.shape import F32, U8
 
 
@@ -217,13 +217,12 @@ def gather_block_quantized(node: Node) -> Instruction:
         data = spread_bits(node, data, bits)
         zeros = None if zeros is None else spread_bits(node, zeros, bits)
     if zeros is not None and zeros.shape.dims != scales.shape.dims:
-        last = rank - 1
-        zeros = node.add(ops.Slice((last,), (0,), (scales.shape.dims[last],)), zeros)
-    if zeros is None and stored_type(node.input(0)) is U8:
-        middle = node.literal(1 << (bits - 1), U8)
-        zeros = node.broadcast_to(middle, scales.shape.dims)
+        zeros = first_of(node, zeros, int(scales.shape.dims[rank - 1]))
     held = [v for v in (data, scales, zeros) if v is not None]
     picked = [node.add(ops.Gather(axis), v, indices) for v in held]
+    if zeros is None and stored_type(node.input(0)) is U8:
+        middle = node.literal(1 << (bits - 1), U8)
+        picked.append(node.broadcast_to(middle, picked[1].shape.dims))
     shift = indices.shape.rank - 1 if axis < along else 0
     block = node.integer("block_size", 128)
     return node.add(ops.DequantizeLinear(axis=along + shift, block=block), *picked)

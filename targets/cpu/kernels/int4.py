@@ -1,6 +1,7 @@
 """Kernels of products with weights of four bits: groups tagged ``int4_gemm``, exactly in f32.
 
-Where rows are rounded to bytes, ``int4_bytes.py`` writes them.
+Where rows are rounded to bytes, ``int4_bytes.py`` writes them; ``int4_unpacking.py`` has those of
+what is unpacked for no product.
 
 Weights are read in panels as wide as eight vectors, still packed: for each place of the depth one
 vector of 32-bit words, of which each has eight neighbouring columns. Where a shorter vector holds
@@ -34,7 +35,7 @@ from migx.targets.cpu import elements
 from migx.targets.cpu.emit import F32, I8, I32, Value
 from migx.targets.cpu.epilogue import Block, Epilogue, writable
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of
-from migx.targets.cpu.kernels import int4_bytes
+from migx.targets.cpu.kernels import int4_bytes, int4_unpacking
 from migx.targets.cpu.kernels.int4_forms import Parameter, Problem, described
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.tile import Matrix, Tile, accumulate, multiplied_and_added
@@ -49,7 +50,11 @@ ROWS = 48
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of a group tagged ``int4_gemm`` whose weights are a constant."""
+    """The kernel of a group tagged ``int4_gemm`` whose weights are a constant, or of what unpacks
+    elements of a few bits for no product.
+    """
+    if (found := int4_unpacking.kernel_for(at, machine)) is not None:
+        return found
     if not isinstance(at.op, Group) or at.op.tag != "int4_gemm" or machine.lanes(F32) < 4:
         return None
     widths = [LEVELS * lanes for lanes in (4, 8, 16) if lanes <= machine.lanes(F32)]
@@ -269,6 +274,8 @@ class _Writer:
             return [f.const(self.vector, parameter.number + base)] * LEVELS
         place = parameter.panel(panel, block)
         first = self.frame.operands[parameter.operand]
+        if parameter.dtype.is_packed and not parameter.by_column:
+            return [f.splat(f.cast(int4_bytes.first_level(f, first, signed), F32), lanes)] * LEVELS
         if parameter.dtype.is_packed:
             word = f.load(f.element(first, place * lanes, I32), I32.times(lanes))
             return self._levels(word, signed, [self._bias(k) for k in range(LEVELS)])

@@ -25,7 +25,7 @@ from migx.ops.quantization import limits
 from migx.shape import I8 as BYTE
 from migx.targets.cpu import elements
 from migx.targets.cpu.dot4 import dot4, flips
-from migx.targets.cpu.emit import F32, I8, I32, Value
+from migx.targets.cpu.emit import F32, I8, I32, Function, Value
 from migx.targets.cpu.epilogue import Block, Epilogue
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.kernels.int4_forms import GROUP, Problem
@@ -58,6 +58,12 @@ def widths(machine: Machine) -> list[int]:
     """How many columns a panel may have: a few vectors of them."""
     lanes = machine.lanes(F32)
     return [lanes * vectors for vectors in ((2, 4) if machine.registers >= 32 else (2,))]
+
+
+def first_level(f: Function, first: Value, signed: bool) -> Value:
+    """The level in the lower half of a byte, as i32; ``signed`` ones count from eight on."""
+    low = f.load(first, I8) & 15
+    return f.cast(low ^ 8 if signed else low, I32, signed=False)
 
 
 class Writer:
@@ -353,6 +359,9 @@ class Writer:
         f, zero, lanes = self.f, self.problem.zero, self.lanes
         assert zero.operand is not None
         first = self.frame.operands[zero.operand]
+        if zero.dtype.is_packed and not zero.by_column:
+            one = first_level(f, first, self.problem.signed)
+            return [f.splat(one, lanes)] * len(part)
         if zero.dtype.is_packed:
             start = f.element(first, zero.panel(panel, block) * (self.width // 2), I8)
             places = [f.element(start, j * lanes // 2, I8) for j in part]

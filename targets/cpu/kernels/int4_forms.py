@@ -197,7 +197,7 @@ def _shifted(of: _Group, right: Instruction) -> _Right | None:
         weight = source(start.inputs[0])
         if isinstance(weight.op, UnpackInt4) and weight.op.axis == FLAT:
             chain = (levels, *shifted.inputs[:1], *start.inputs)
-            ordered = all(v.shape.standard and _lies_at_the_start(v) for v in chain)
+            ordered = all(v.shape.standard and lies_at_the_start(v) for v in chain)
             return _in_order(of, right, weight, scaling, shifting) if ordered else None
     return None
 
@@ -238,7 +238,7 @@ def _of_neighbours(of: _Group, shown: Instruction, columns: int) -> Parameter | 
     if elements == 1 and type(root.op) is Literal and not root.op.replaceable:
         return Parameter(dtype, float(root.op.value.array.reshape(-1)[0]))
     operand = of.operand(root)
-    if operand is None or not _is_floating(dtype) or not _lies_at_the_start(shown):
+    if operand is None or not _is_floating(dtype) or not lies_at_the_start(shown):
         return None
     if elements == 1:
         return Parameter(dtype, operand=operand)
@@ -314,7 +314,8 @@ def _axes(linear: Instruction, right: Instruction) -> tuple[int, int] | None:
 def _is_one_matrix(right: Instruction) -> bool:
     """Whether a value is a matrix of fixed dims that has elements, the same for a whole batch."""
     fixed = all(isinstance(d, int) and d > 0 for d in right.shape.dims[-2:])
-    return fixed and all(s == 0 for s in right.shape.true_strides[:-2])
+    leading = zip(right.shape.dims[:-2], right.shape.true_strides[:-2], strict=True)
+    return fixed and all(extent == 1 or stride == 0 for extent, stride in leading)
 
 
 def _shown(
@@ -324,7 +325,7 @@ def _shown(
     columns are these of its last two ``axes``: of all columns the places from the first on, as many
     as there are in the view. Where both may be, the ``likely`` one is.
     """
-    if not _lies_at_the_start(view):
+    if not lies_at_the_start(view):
         return None
     given, steps = [int(d) for d in view.shape.dims[-2:]], view.shape.true_strides[-2:]
     strides = (dims[1], 1)
@@ -336,7 +337,7 @@ def _shown(
     return None
 
 
-def _lies_at_the_start(view: Instruction) -> bool:
+def lies_at_the_start(view: Instruction) -> bool:
     """Whether a view is no copy in another order, and its first element that of what it shows."""
     while (below := viewed(view)) is not None:
         if isinstance(view.op, Slice) and any(start != 0 for start in view.op.starts):
@@ -414,13 +415,15 @@ def _parameter(
     if type(root.op) is Literal and not root.op.replaceable and root.shape.elements == 1:
         return Parameter(dtype, float(root.op.value.array.reshape(-1)[0]))
     if isinstance(root.op, UnpackInt4) and root.op.axis == FLAT:
-        root = root.inputs[0]
+        unpacked, root = root, root.inputs[0]
+        if type(root.op) is Literal and not root.op.replaceable and root.shape.elements == 1:
+            return Parameter(unpacked.shape.dtype, float(root.op.value.elements.reshape(-1)[0]))
         dtype = root.shape.dtype
     operand = of.operand(root)
     if operand is None:
         return None
     packed = dtype.is_packed
-    if root.shape.elements == 1 and not packed:
+    if root.shape.elements == 1:
         return Parameter(dtype, operand=operand)
     on_depth = linear.op.axis % linear.shape.rank == axes[0]
     if shown.shape.rank == 1 and root.shape.rank == 1 and shown.shape.true_strides == (1,):

@@ -36,7 +36,9 @@ def product(
     transposed: bool = False,
     after: str = "return %9",
 ) -> str:
-    """A dot with unpacked weights; their zero points are ``packed``, ``bytes``, or a number."""
+    """A dot with unpacked weights; their zero points are ``packed``, a packed vector of ``one`` or
+    a packed ``number`` for all, ``bytes``, or a number that is known.
+    """
     blocks, signed = -(-depth // block), "i8" if weight == "i4" else "u8"
     whole, parts = (depth, columns), (blocks, columns)
     if transposed:
@@ -47,6 +49,10 @@ def product(
     given = ["%3", "%2"]
     if zero == "packed":
         lines += [f"%4 = {literal('z', weight, *parts)}", "%5 = unpack_int4(%4)"]
+        given.append("%5")
+    elif zero in ("one", "number"):
+        one = literal("z", weight, *((1,) if zero == "one" else ()))
+        lines += [f"%4 = {one}", "%5 = unpack_int4(%4)"]
         given.append("%5")
     elif zero == "bytes":
         lines.append(f"%5 = {literal('z', signed, *parts)}")
@@ -173,6 +179,20 @@ module main(x: f32[3, 64]) {{
     assert kernel_for(produced(parsed(text, "fuse_int4")), host()) is None
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("leading", [1, 2])
+def test_a_batch_of_one(rows: int, leading: int) -> None:
+    """The weight has axes of one place, as it has where a batch is known to be 1."""
+    ones = "1, " * leading
+    text = product(rows, 64, 40, after="return %9").replace("f32[", f"f32[{ones}", 1)
+    *before, dot, _ = text.strip().splitlines()[:-1]
+    axes = ", ".join(map(str, range(leading)))
+    right = dot.split(", ")[-1].rstrip(")")
+    more = [f"  %90 = unsqueeze({right}) {{axes=({axes},)}}", "  %91 = dot(x, %90)"]
+    program = parsed("\n".join([*before, *more, "  return %91", "}", ""]), "fuse_int4")
+    assert not problem(kernel_for, program)
+
+
 @pytest.mark.parametrize("zero", ["", "packed", "bytes"])
 @pytest.mark.parametrize(("depth", "block"), [(1, 1), (32, 32)])
 def test_one_column(zero: str, depth: int, block: int) -> None:
@@ -190,6 +210,14 @@ def test_one_column(zero: str, depth: int, block: int) -> None:
 def test_zero_points(rows: int, zero: str, weight: str, transposed: bool) -> None:
     text = product(rows, 70, 150, weight=weight, zero=zero, transposed=transposed)
     assert not problem(kernel_for, parsed(text, "fuse_int4"))
+
+
+@pytest.mark.parametrize("zero", ["one", "number"])
+@pytest.mark.parametrize("weight", ["i4", "u4"])
+def test_one_packed_zero_point_for_all(zero: str, weight: str) -> None:
+    for rows in (1, 3):
+        program = parsed(product(rows, 70, 150, weight=weight, zero=zero), "fuse_int4")
+        assert not problem(kernel_for, program)
 
 
 @pytest.mark.parametrize("rows", [1, 9])

@@ -61,6 +61,13 @@ def test_parts_of_whole_blocks(rows: int, zero: str, depth: int, columns: int, b
     assert not problem(kernel_for, program)
 
 
+@pytest.mark.parametrize("zero", ["one", "number"])
+@pytest.mark.parametrize("weight", ["i4", "u4"])
+def test_one_packed_zero_point_for_all(zero: str, weight: str) -> None:
+    for rows in (1, 9):
+        assert not problem(kernel_for, rounding(rows, 70, 150, weight=weight, zero=zero))
+
+
 @pytest.mark.parametrize("zero", ["", "3", "packed", "bytes"])
 @pytest.mark.parametrize("weight", ["i4", "u4"])
 @pytest.mark.parametrize("transposed", [False, True])

@@ -1,0 +1,77 @@
+"""Lookups in packed tables: what is asked for is picked first, and then scaled."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from migx.ir import Instruction
+from migx.match import attr, on, var
+from migx.ops.indexing import Gather
+from migx.ops.layout import Unsqueeze
+from migx.ops.pointwise import Convert
+from migx.ops.quantization import DequantizeLinear
+from migx.passes.rewrite_quantization import repeated
+from migx.passes.simplify_qdq.cleaning import linear
+from migx.rewrite import Cursor, Declined, rule
+from migx.weights.constants import is_unpacked
+
+
+def behind_indices(axis: int, gathered: int, indices: Instruction) -> int:
+    """Where an axis of a table is when the dims of indices have replaced another."""
+    return axis + indices.shape.rank - 1 if axis > gathered else axis
+
+
+dequantized = linear(DequantizeLinear, var("x", is_unpacked), var("scale"), name="dq")
+
+
+@rule(on(Gather, dequantized, var("indices"), axis=attr("axis")))
+def gather_dequantized(
+    at: Cursor, x: Instruction, scale: Instruction, dq: Instruction, indices: Instruction, axis: int
+) -> Instruction | Declined:
+    """gather(dequantizelinear(x, s, z)) of a packed table is dequantizelinear of what is picked."""
+    op = dq.op
+    assert isinstance(op, DequantizeLinear)
+    made = replace(op, axis=behind_indices(op.axis, axis, indices))
+    given, single = list(dq.inputs[1:]), scale.shape.elements == 1
+    if any((v.shape.elements == 1) != single for v in given):
+        return Declined("the scale and the zero point are not alike")
+    if not single and (op.block or op.axis == axis):
+        of_rows = axis == 0 and x.shape.rank == 2 and not op.block
+        if op.axis == axis and not (of_rows and isinstance(x.shape.dims[1], int)):
+            return Declined("a scale holds for several of what is picked, or not for whole rows")
+        given = [at(Gather(axis), v, indices) for v in given]
+    if not single and op.axis == axis:
+        last = indices.shape.rank
+        given = [at(Unsqueeze((last,)), v) for v in given]
+        made = DequantizeLinear(axis=last, block=max(1, int(x.shape.dims[1])))
+    return at(made, at(Gather(axis), x, indices), *given)
+
+
+@rule(on(Gather, on(Convert, var("x", is_unpacked), name="convert"), var("i"), axis=attr("axis")))
+def gather_converted(
+    at: Cursor, x: Instruction, convert: Instruction, i: Instruction, axis: int
+) -> Instruction:
+    """gather(convert(x)) of a packed table is convert(gather(x))."""
+    return at(convert.op, at(Gather(axis), x, i))
+
+
+picked = on(Gather, var("table", is_unpacked), var())
+
+
+@rule(linear(DequantizeLinear, picked, var(), name="dq"))
+def last_block(at: Cursor, dq: Instruction) -> Instruction | Declined:
+    """Where the last block of what is picked is shorter than the others, each element has its own
+    scale and zero point.
+    """
+    op, (x, *given) = dq.op, dq.inputs
+    assert isinstance(op, DequantizeLinear)
+    extent = x.shape.dims[op.axis]
+    if not op.block or not isinstance(extent, int) or extent % op.block == 0:
+        return Declined("it has no blocks, or all of them are whole")
+    each = [repeated(at, op, v, x) for v in given]
+    if None in each:
+        return Declined("whether the scale is one element or many is not known")
+    return at(replace(op, block=1), x, *[v for v in each if v is not None])
+
+
+tables = gather_dequantized + gather_converted + last_block
