@@ -65,9 +65,10 @@ def last_block(at: Cursor, dq: Instruction) -> Instruction | Declined:
     """
     op, (x, *given) = dq.op, dq.inputs
     assert isinstance(op, DequantizeLinear)
-    extent = x.shape.dims[op.axis]
-    if not op.block or not isinstance(extent, int) or extent % op.block == 0:
-        return Declined("it has no blocks, or all of them are whole")
+    if not op.block or not isinstance(extent := x.shape.dims[op.axis], int):
+        return Declined("it has no blocks, or how many is not known")
+    if extent % op.block == 0:
+        return Declined("all of its blocks are whole")
     each = [repeated(at, op, v, x) for v in given]
     if None in each:
         return Declined("whether the scale is one element or many is not known")
