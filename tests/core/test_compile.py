@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import re
-import weakref
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,7 @@ import numpy as np
 import pytest
 
 import migx
-from migx import collector, ops
+from migx import ops
 from migx.argument import Argument
 from migx.dim import Dim
 from migx.errors import (
@@ -520,32 +517,3 @@ def test_elements_of_an_output_do_not_lie_on_each_other(target: str, n: int) -> 
     (result,) = program.compile(target).eval({"x": np.ones((n, 1), np.float32)})
     result[0, 0] = 5
     assert result.sum() == 16
-
-
-@pytest.fixture
-def _seldom_collected() -> Iterator[None]:
-    """As where few objects are made: Python's collector does not run by itself."""
-    before = gc.get_threshold()
-    gc.set_threshold(10**9)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-
-
-@pytest.mark.usefixtures("_seldom_collected")
-def test_weights_of_programs_that_nobody_has_do_not_pile_up(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(collector, "ENOUGH", 40_000)
-    monkeypatch.setattr(collector, "_held", 0)
-    seen: list[weakref.ref[Program]] = []
-    most = 0
-    for _ in range(30):
-        program = Program()
-        at = program.main.add_literal(np.zeros(1000, np.float32))
-        program.main.add_return(at)
-        seen.append(weakref.ref(program.compile("ref")))
-        most = max(most, sum(made() is not None for made in seen))
-        del program, at
-    assert most <= 10
