@@ -38,14 +38,15 @@ def values_from(
     ``strict`` and converted, as in ``migx.weights.epochs.Update.update``. A folder of external data
     says nothing of weights that stand in the model itself, the ``fixed``: a ``DataWarning`` does.
     """
-    had = _had(source, wanted)
+    folder = _folder_of(source)
+    had = _had(source) if folder is None else _placed(folder, wanted)
     found = {name: had[name] for name in wanted if name in had}
     partial = isinstance(source, Mapping)
     missing = [] if partial else [name for name in wanted if name not in had]
     left = [name for name in had if name not in wanted]
     if (missing or left) and (strict or not found):
         raise WeightError(_other_names(source, wanted, missing, left))
-    if strict and not partial and _index_of(Path(source)) is None and Path(source).is_dir():
+    if strict and folder is not None:
         _warn_of_fixed(source, [*fixed()])
     if convert:
         return {n: fitted(n, v, wanted[n].shape, convert=True) for n, v in found.items()}
@@ -73,8 +74,21 @@ def _other_names(
     return f"{'the values given' if partial else source} {'; '.join(said)}"
 
 
-def _had(source: Any, wanted: Mapping[str, Instruction]) -> dict[str, Any]:
-    """All that a source has, by name; a folder has the weights whose place in a file is known."""
+def _folder_of(source: Any) -> Path | None:
+    """The folder of external data that a source is."""
+    path = Path(source) if isinstance(source, (str, PathLike)) else None
+    return path if path is not None and path.is_dir() and _index_of(path) is None else None
+
+
+def _placed(folder: Path, wanted: Mapping[str, Instruction]) -> dict[str, Argument]:
+    """The weights whose place in a file is known, from a folder of external data."""
+    placed = {n: at for n, at in wanted.items() if operations.attributes(at.op)["file"]}
+    known: dict[str, tuple[Path, int]] = {}
+    return {name: from_folder(folder, name, at, known) for name, at in placed.items()}
+
+
+def _had(source: Any) -> dict[str, Any]:
+    """All that a dict or a file has, by name."""
     if isinstance(source, Mapping):
         return dict(source)
     if not isinstance(source, (str, PathLike)):
@@ -85,10 +99,6 @@ def _had(source: Any, wanted: Mapping[str, Instruction]) -> dict[str, Any]:
     path = Path(source)
     if (index := _index_of(path)) is not None:
         return dict(sharded(index))
-    if path.is_dir():
-        placed = {n: at for n, at in wanted.items() if operations.attributes(at.op)["file"]}
-        known: dict[str, tuple[Path, int]] = {}
-        return {name: from_folder(path, name, at, known) for name, at in placed.items()}
     if not path.exists():
         raise DataError(f"there is no file or folder {path}")
     for end, read in ((".safetensors", safetensors), (".npz", npz)):

@@ -78,7 +78,7 @@ class Pool:
         """Has at least as many threads as a program may use, which it gives, beside the one that
         runs the plan.
         """
-        useful = self.useful(threads) if threads > EACH else threads
+        useful = self.useful(threads)
         if len(self._threads) < useful - 1:
             self.grow(useful)
         return useful

@@ -26,6 +26,7 @@ FAMILIES = (
     "winograd",
     "pooling",
     "int4",
+    "int4_unpacking",
     "attention",
     "interleave",
     "transposed",

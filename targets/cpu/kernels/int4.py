@@ -1,7 +1,6 @@
 """Kernels of products with weights of four bits: groups tagged ``int4_gemm``, exactly in f32.
 
-Where rows are rounded to bytes, ``int4_bytes.py`` writes them; ``int4_unpacking.py`` has those of
-what is unpacked for no product.
+Where rows are rounded to bytes, ``int4_bytes.py`` writes them.
 
 Weights are read in panels as wide as eight vectors, still packed: for each place of the depth one
 vector of 32-bit words, of which each has eight neighbouring columns. Where a shorter vector holds
@@ -35,7 +34,7 @@ from migx.targets.cpu import elements
 from migx.targets.cpu.emit import F32, I8, I32, Value
 from migx.targets.cpu.epilogue import Block, Epilogue, writable
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of
-from migx.targets.cpu.kernels import int4_bytes, int4_unpacking
+from migx.targets.cpu.kernels import int4_bytes
 from migx.targets.cpu.kernels.int4_forms import Parameter, Problem, described
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.tile import Matrix, Tile, accumulate, multiplied_and_added
@@ -50,11 +49,7 @@ ROWS = 48
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of a group tagged ``int4_gemm`` whose weights are a constant, or of what unpacks
-    elements of a few bits for no product.
-    """
-    if (found := int4_unpacking.kernel_for(at, machine)) is not None:
-        return found
+    """The kernel of a group tagged ``int4_gemm`` whose weights are a constant."""
     if not isinstance(at.op, Group) or at.op.tag != "int4_gemm" or machine.lanes(F32) < 4:
         return None
     widths = [LEVELS * lanes for lanes in (4, 8, 16) if lanes <= machine.lanes(F32)]

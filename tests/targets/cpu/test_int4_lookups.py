@@ -13,7 +13,7 @@ from migx.compiler import compiled
 from migx.errors import EvaluationError
 from migx.program import Program
 from migx.targets.cpu.executable import CpuExecutable
-from migx.targets.cpu.kernels.int4 import kernel_for
+from migx.targets.cpu.kernels.int4_unpacking import kernel_for
 from migx.targets.cpu.machine import host
 from tests.targets.cpu.alone import parsed, problem, produced
 

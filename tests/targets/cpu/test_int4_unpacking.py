@@ -6,7 +6,7 @@ import pytest
 
 from migx.ir import Instruction
 from migx.targets.cpu.kernel import Kernel
-from migx.targets.cpu.kernels.int4 import kernel_for
+from migx.targets.cpu.kernels.int4_unpacking import kernel_for
 from migx.targets.cpu.machine import Machine, host
 from tests.targets.cpu.alone import OTHER_MACHINES, parsed, problem, produced
 
