@@ -96,8 +96,9 @@ class Inputs:
         if shapes is None:
             return check_inputs(self._module, given, self._weights)
         found: dict[str, Argument] = {}
-        for name, shape, value in zip(names, shapes, values, strict=True):
-            found[name] = Argument(shape, value) if type(value) is np.ndarray else value
+        for i, name in enumerate(names):
+            value = values[i]
+            found[name] = Argument(shapes[i], value) if type(value) is np.ndarray else value
         return found
 
     def _checked(self, *kinds: Kind) -> list[Shape] | None:

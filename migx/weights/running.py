@@ -11,30 +11,32 @@ class Running:
     """Counts the runs that read an epoch, so that one may wait until there are none."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        self._count, self._closed = 0, False
+        self._changed = threading.Condition()
+        self._runs: list[None] = []  # as long as there are runs: to append and pop needs no lock
+        self._stops = 0  # how many want it stopped
 
     def __enter__(self) -> None:
-        with self._lock:
-            while self._closed:
-                self._changed.wait()
-            self._count += 1
+        self._runs.append(None)
+        while self._stops:
+            self.__exit__()
+            with self._changed:
+                self._changed.wait_for(lambda: not self._stops)
+            self._runs.append(None)
 
     def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._count -= 1
-            if self._closed:
+        self._runs.pop()
+        if self._stops:
+            with self._changed:
                 self._changed.notify_all()
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """Lets nothing new start, and waits until nothing runs."""
         with self._changed:
-            self._closed = True
-            self._changed.wait_for(lambda: not self._count)
+            self._stops += 1  # who comes in from now on sees it, who came before is waited for
             try:
+                self._changed.wait_for(lambda: not self._runs)
                 yield
             finally:
-                self._closed = False
+                self._stops -= 1
                 self._changed.notify_all()

@@ -129,7 +129,8 @@ class CpuExecutable:
         call: Call,
     ) -> list[Argument]:
         """What a module returns; ``values`` are those it captures."""
-        values.update(zip(module.parameters.values(), arguments, strict=True))
+        for i, parameter in enumerate(module.parameters.values()):
+            values[parameter] = arguments[i]
         for piece in self.pieces[module]:
             sizes = piece.run(values, sizes, call)
         return [values[v] for v in self.outputs[module]]

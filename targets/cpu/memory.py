@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
+import math
+from ctypes import addressof, c_char
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 from migx.errors import EvaluationError, InputError
 from migx.planning import ALIGNMENT
 from migx.shape import Shape
+
+_BYTES = np.dtype(np.uint8)
+_first_byte = c_char.from_buffer
 
 
 def aligned(nbytes: int) -> NDArray[np.uint8]:
@@ -23,20 +27,27 @@ def aligned(nbytes: int) -> NDArray[np.uint8]:
 
 def block(nbytes: int) -> tuple[NDArray[np.uint8], int]:
     """What ``aligned`` gives, and where it lies."""
-    try:
-        raw = np.empty(nbytes + ALIGNMENT, np.uint8)
-    except (MemoryError, ValueError) as error:
-        raise EvaluationError(f"there is no memory for {nbytes:,} bytes") from error
-    at = address(raw)
+    raw, at = empty((nbytes + ALIGNMENT,), _BYTES)
     start = -at % ALIGNMENT
     return raw[start : start + nbytes], at + start
 
 
-def address(array: NDArray[Any]) -> int:
+def empty(dims: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[NDArray[Any], int]:
+    """An uninitialised array, and where it lies; ``EvaluationError`` where there is no memory for
+    it.
+    """
+    try:
+        made = np.empty(dims, dtype)
+    except (MemoryError, ValueError) as error:
+        nbytes = math.prod(dims) * dtype.itemsize
+        raise EvaluationError(f"there is no memory for {nbytes:,} bytes") from error
+    return made, address(made)
+
+
+def address(array: Any) -> int:
     """Where an array's first element lies."""
     try:  # five times as fast, for what is contiguous, not empty, and may be written to
-        whole: Any = array
-        return ctypes.addressof(ctypes.c_char.from_buffer(whole))
+        return addressof(_first_byte(array))
     except (BufferError, TypeError, ValueError):
         found: int = array.__array_interface__["data"][0]
         return found
@@ -62,10 +73,16 @@ class Layout:
         """The layout from another place on."""
         return Layout(self.shape, start, self.dims, self.strides) if start else self
 
-    def of(self, memory: NDArray[np.uint8]) -> NDArray[Any]:
-        """The value that lies in some bytes; flat bytes where it is packed."""
+    @property
+    def whole(self) -> bool:
+        """Whether it is that of an array by itself, from its first byte to its last."""
+        return not self.start and self.shape.strides is None and not self.shape.dtype.is_packed
+
+    def of(self, memory: NDArray[Any]) -> NDArray[Any]:
+        """The value that lies in some memory; flat bytes where it is packed."""
         if self.shape.dtype.is_packed:
-            return memory[self.start : self.start + int(self.shape.nbytes)]
+            flat = memory.reshape(-1).view(np.uint8)
+            return flat[self.start : self.start + int(self.shape.nbytes)]
         if 0 in self.dims:
             return np.empty(self.dims, self.shape.dtype.numpy)
         return np.ndarray(self.dims, self.shape.dtype.numpy, memory, self.start, self.strides)

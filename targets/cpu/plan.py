@@ -6,9 +6,12 @@ in the arena for each cell, and the words that sizes decide.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
 
 from migx import dim
 from migx import op as operations
@@ -21,7 +24,7 @@ from migx.planning import ALIGNMENT
 from migx.shape import Shape
 from migx.sizes import check_room
 from migx.targets.cpu.form import Address, Form
-from migx.targets.cpu.memory import Layout
+from migx.targets.cpu.memory import Layout, block, empty
 from migx.targets.cpu.outline import Cell, Kind, Part
 
 TOGETHER = 4096
@@ -32,16 +35,26 @@ Patch: TypeAlias = list[tuple[int, int]]
 
 @dataclass
 class Block:
-    """Memory for results of one run, and the words that hold addresses in it."""
+    """Memory for results of one run, and the words that hold addresses in it.
+
+    A small result that nothing else lies beside is an array by itself, of the layout ``alone``.
+    """
 
     nbytes: int = 0
     patch: Patch = field(default_factory=list)
+    alone: Layout | None = None
 
     def take(self, nbytes: int) -> int:
         """Where bytes begin for which room is made."""
-        start = self.nbytes
-        self.nbytes += -(-nbytes // ALIGNMENT) * ALIGNMENT
+        start = -(-self.nbytes // ALIGNMENT) * ALIGNMENT
+        self.nbytes = start + nbytes
         return start
+
+    def allocated(self) -> tuple[NDArray[Any], int]:
+        """New memory for it, and where that begins."""
+        if (lie := self.alone) is not None:
+            return empty(lie.dims, lie.shape.dtype.numpy)
+        return block(self.nbytes)
 
 
 class Plan:
@@ -71,6 +84,7 @@ class Plan:
             (each.at, each.shape.at(self.sizes), [self._place(*p, numbers) for p in each.places])
             for each in form.handed
         ]
+        self._set_apart()
 
     def _arrange(self, nbytes: Numbers) -> Numbers:
         """Places cells of so many bytes; gives the offsets of those in the arena."""
@@ -97,6 +111,17 @@ class Plan:
         """The block that a result lies in, and how."""
         start = self.offset_of[address.cell] + address.start(numbers)
         return self.block_of[address.cell], layout.at(self.sizes).at(start)
+
+    def _set_apart(self) -> None:
+        """Finds the blocks that are one array each."""
+        cells = Counter(self.block_of.values())
+        handed = [place for _, _, places in self.handed for place in places]
+        views = Counter(number for number, _ in handed)
+        for number, lie in handed:
+            made = self.blocks[number]
+            fits = lie.whole and lie.shape.nbytes == made.nbytes <= TOGETHER
+            if fits and cells[number] == views[number] == 1:
+                made.alone = lie
 
     def lies(self, part: Part) -> tuple[Cell, Layout] | None:
         """The cell that a value lies in, and how; None where that is no memory of this plan's."""

@@ -23,7 +23,7 @@ from migx.ops.builtin import GetTupleElem, Literal, Slot, Undefined
 from migx.planning import is_memory
 from migx.profile import Cost
 from migx.shape import TUPLE, Shape
-from migx.targets.cpu.memory import Layout, address, aligned, block, laid_out
+from migx.targets.cpu.memory import Layout, address, aligned, laid_out
 from migx.targets.cpu.outline import Cell, Kind, Work
 from migx.targets.cpu.plan import Patch, Plan
 from migx.targets.cpu.pool import pool
@@ -128,13 +128,13 @@ class Run:
         self.executable, self.plan, self.workspace = executable, plan, workspace
         self.values, self.sizes, self.call = values, sizes, call
         self.objects: dict[tuple[Instruction, int], Argument] = {}
-        self.memory: list[NDArray[np.uint8]] = []
+        self.memory: list[NDArray[Any]] = []
 
     def all(self) -> None:
         """Runs every step."""
         plan, words = self.plan, self.workspace.words
         for made in plan.blocks:
-            memory, base = block(made.nbytes)
+            memory, base = made.allocated()
             self.memory.append(memory)
             for word, offset in made.patch:
                 words[word] = base + offset
@@ -143,11 +143,12 @@ class Run:
             if not self.objects:  # else some are copied, for this run alone
                 self.workspace.keep(self.call.slots)
         self.patch(plan.patches)
-        if len(plan.form.runs) == 1 and isinstance(plan.form.runs[0], tuple):
-            self.native(*plan.form.runs[0])
+        runs = plan.form.runs
+        if len(runs) == 1 and isinstance(runs[0], tuple):
+            self.native(*runs[0])
             return
         with np.errstate(all="ignore"):
-            for part in plan.form.runs:
+            for part in runs:
                 if isinstance(part, Work):
                     self.on_host(part)
                 else:
@@ -199,25 +200,27 @@ class Run:
         """Runs some steps in the compiled loop, and gives the one it has come to.
         ``EvaluationError`` where a kernel has found its operands wrong.
         """
-        state, workspace, at = pool(), self.workspace, len(self.plan.args)
-        words = workspace.words
+        state, workspace, form = pool(), self.workspace, self.plan.form
+        words, at = workspace.words, len(form.words)
         words[at + 1], words[at + 2], words[at + 3] = first, last, state.address
         words[at + 4] = state.provide(self.executable.threads)
         reached: int = self.executable.loop(workspace.call)
-        if self.plan.form.faults and workspace.args[self.plan.form.fault_words].any():
+        if form.faults and workspace.args[form.fault_words].any():
             self.fail()
         return reached
 
     def hand_over(self) -> None:
         """Adds the results to the values."""
-        values, memory = self.values, self.memory
+        values, memory, blocks = self.values, self.memory, self.plan.blocks
         for at, shape, places in self.plan.handed:
             if shape.parts and places:
                 parts = [Argument(lie.shape, lie.of(memory[number])) for number, lie in places]
                 values[at] = Argument(shape, tuple(parts))
             elif places:
                 number, lie = places[0]
-                values[at] = Argument(lie.shape, lie.of(memory[number]))
+                made = memory[number]
+                whole = blocks[number].alone is lie
+                values[at] = Argument(lie.shape, made if whole else lie.of(made))
             else:
                 values[at] = self.value(at)
 

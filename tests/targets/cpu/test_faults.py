@@ -145,22 +145,23 @@ def test_values_larger_than_the_machine_are_refused() -> None:
     assert program.eval({"x": x[:2], "y": y[:, :2]})[0].tolist() == [[1, 1], [1, 1]]
 
 
+@pytest.mark.parametrize("refused", [1, 500], ids=["an array", "a block"])
 def test_memory_that_cannot_be_had_is_an_error_and_the_next_run_is_right(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, refused: int
 ) -> None:
     program, small, large = compiled(), inputs(3), inputs(500)
     before, expected = program.eval(small), compiled().eval(large)
     empty = np.empty
 
-    def refused(size: Any, *rest: Any) -> Any:
-        if size == 0 or not isinstance(size, int):
-            return empty(size, *rest)
+    def given(size: Any, dtype: Any = float) -> Any:
+        if dtype is np.int64 or np.prod(size) < refused:  # the words of a workspace
+            return empty(size, dtype)
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(np, "empty", refused)
-        with pytest.raises(EvaluationError, match="there is no memory for"):
-            program.eval(large)
+        patch.setattr(np, "empty", given)
+        with pytest.raises(EvaluationError, match="there is no memory for [0-9,]+ bytes"):
+            program.eval(small if refused == 1 else large)
     assert same(program.eval(small), before)
     assert same(program.eval(large), expected)
 
