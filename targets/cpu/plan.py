@@ -29,6 +29,10 @@ from migx.targets.cpu.outline import Cell, Kind, Part
 
 TOGETHER = 4096
 """Results of up to so many bytes share a block of memory: one allocation instead of many."""
+ALONE = 1 << 16
+"""Results of up to so many bytes are sooner made as arrays than as views of aligned bytes, although
+vectors that cross cache lines are stored more slowly.
+"""
 Patch: TypeAlias = list[tuple[int, int]]
 """Words of the arguments that hold addresses in one piece of memory, and how far in each lies."""
 
@@ -37,7 +41,7 @@ Patch: TypeAlias = list[tuple[int, int]]
 class Block:
     """Memory for results of one run, and the words that hold addresses in it.
 
-    A small result that nothing else lies beside is an array by itself, of the layout ``alone``.
+    A result that is small, and that nothing else lies beside, is an array by itself, of the layout ``alone``.
     """
 
     nbytes: int = 0
@@ -119,7 +123,7 @@ class Plan:
         views = Counter(number for number, _ in handed)
         for number, lie in handed:
             made = self.blocks[number]
-            fits = lie.whole and lie.shape.nbytes == made.nbytes <= TOGETHER
+            fits = lie.whole and lie.shape.nbytes == made.nbytes <= ALONE
             if fits and cells[number] == views[number] == 1:
                 made.alone = lie
 
