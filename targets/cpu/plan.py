@@ -41,7 +41,8 @@ Patch: TypeAlias = list[tuple[int, int]]
 class Block:
     """Memory for results of one run, and the words that hold addresses in it.
 
-    A result that is small, and that nothing else lies beside, is an array by itself, of the layout ``alone``.
+    A result that is small, and that nothing else lies beside, is an array by itself, of the layout
+    ``alone``.
     """
 
     nbytes: int = 0
