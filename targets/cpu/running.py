@@ -143,16 +143,11 @@ class Run:
             if not self.objects:  # else some are copied, for this run alone
                 self.workspace.keep(self.call.slots)
         self.patch(plan.patches)
-        runs = plan.form.runs
-        if len(runs) == 1 and isinstance(runs[0], tuple):
-            self.native(*runs[0])
-            return
-        with np.errstate(all="ignore"):
-            for part in runs:
-                if isinstance(part, Work):
-                    self.on_host(part)
-                else:
-                    self.native(*part)
+        for part in plan.form.runs:
+            if isinstance(part, Work):
+                self.on_host(part)
+            else:
+                self.native(*part)
 
     def patch(self, patches: Mapping[Cell, Patch]) -> None:
         """Writes the addresses of what is given into the words."""
@@ -314,7 +309,8 @@ class Run:
             inputs = [own(v) for v in inputs]
             captured = {at: own(v) for at, v in captured.items()}
         modules = [self.runnable(m, captured) for m in at.modules]
-        return by_meaning(at, op, self.executable.context, shape, inputs, modules)
+        with np.errstate(all="ignore"):
+            return by_meaning(at, op, self.executable.context, shape, inputs, modules)
 
     def runnable(self, module: Module, captured: Values) -> Runnable:
         """A module as a function of its parameters."""

@@ -43,6 +43,7 @@ FAMILIES = (
     "determinant",
     "roi_align",
     "nonmaxsuppression",
+    "nonzero",
     "recurrent",
     "trees",
     "dims",

@@ -1,0 +1,92 @@
+"""The kernel of ``nonzero``.
+
+It goes by the elements in order. Where a whole vector of them is zero, as most are in masks that
+choose little, it goes on to the next; of any other it writes down where each element is, over what
+it wrote for the last one if that was zero, so there is no branch that is hard to foretell. How many
+that makes is only known in the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from migx.dim import product
+from migx.fusion.kernels import Access
+from migx.ir import Instruction
+from migx.ops.indexing import Nonzero
+from migx.targets.cpu import elements
+from migx.targets.cpu.emit import I64, Value
+from migx.targets.cpu.kernel import Frame, Kernel, memory_of
+from migx.targets.cpu.kernels.ordering import any_of
+from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.tile import apart
+
+
+def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
+    """The kernel of ``nonzero`` of elements in some dims that the machine computes with."""
+    if not isinstance(at.op, Nonzero):
+        return None
+    given = at.inputs[0].shape
+    if not given.rank or not elements.computable(given.dtype, machine):
+        return None
+    return _Writer(at, machine).kernel()
+
+
+class _Writer:
+    """Writes the kernel of one instruction."""
+
+    def __init__(self, at: Instruction, machine: Machine) -> None:
+        self.given, self.frame = at.inputs[0].shape, Frame(at, machine)
+        self.f = self.frame.function
+        self.memory = memory_of(self.given.dtype)
+        self.lanes = machine.lanes(self.memory)
+        self.step, self.pitch = (
+            self.frame.extent(strides[k])
+            for strides, k in ((self.given.true_strides, -1), (at.shape.true_strides, 0))
+        )
+
+    def kernel(self) -> Kernel:
+        """The whole of it."""
+        f, frame, given = self.f, self.frame, self.given
+        last = given.rank - 1
+        access = Access(0, given.dtype, given.true_strides)
+        with f.loop(frame.begin, frame.end):
+            lines = frame.extent(product(given.dims[:-1]))
+            with f.loop(0, lines, carry=[f.as_index(0)]) as line:
+                places = frame.places(line.index, given.dims, range(last))
+                line.carry(self._line(frame.start(access, places), places, line.carried[0]))
+            frame.tell(line.carried[0])
+        return frame.finished("nonzero", 1, flops=given.elements, most=given.elements)
+
+    def _line(self, first: Value, places: Mapping[int, Value], count: Value) -> Value:
+        """Writes the places of a line's elements behind those written; gives how many there are
+        then.
+        """
+        f, end = self.f, self.frame.extent(self.given.dims[-1])
+        whole = end // self.lanes * self.lanes
+        with f.loop(0, whole, self.lanes, carry=[count]) as k:
+            with f.when(any_of(self._counts(first, k.index, self.lanes)), k.carried) as some:
+                after = k.index + self.lanes
+                some.carry(self._each(first, places, k.index, after, k.carried[0]))
+            k.carry(*some.carried)
+        return self._each(first, places, whole, end, k.carried[0])
+
+    def _each(
+        self, first: Value, places: Mapping[int, Value], begin: Value, end: Value, count: Value
+    ) -> Value:
+        """The same, of the elements from one to before another."""
+        f, result = self.f, self.frame.operands[1]
+        with f.loop(begin, end, carry=[count]) as k:
+            for axis, place in {**places, len(places): k.index}.items():
+                f.store(place, f.element(result, self.pitch * axis + k.carried[0], I64))
+            is_one = f.cast(self._counts(first, k.index, 0), I64, signed=False)
+            k.carry(k.carried[0] + is_one)
+        return k.carried[0]
+
+    def _counts(self, first: Value, index: Value, lanes: int) -> Value:
+        """Whether the element of a line at a place is not zero; of so many, each."""
+        f, dtype = self.f, self.given.dtype
+        place = f.element(first, index * self.step, self.memory)
+        memory = self.memory.times(lanes)
+        raw = apart(f, place, self.step, memory, None) if lanes else f.load(place, memory)
+        return f.compare("ne", elements.loaded(f, raw, dtype), 0)
