@@ -10,11 +10,14 @@ import numpy as np
 from migx import op as operations
 from migx.argument import Argument
 from migx.dead_code import is_pure
+from migx.dim import Dim, Extent
+from migx.errors import DimError, ShapeError
 from migx.ir import Instruction, Module, merged
 from migx.manager import Pass, PassManager
 from migx.ops.builtin import Literal
 from migx.ops.fused import Fused
 from migx.program import Program
+from migx.specialise import substitute_symbols
 
 Known: TypeAlias = dict[Hashable, Instruction]
 """What has been computed, by what it is."""
@@ -30,18 +33,51 @@ class EliminateCommonSubexpression(Pass):
     where the operation commutes, and literals of the same bits (MIGraphX pass of this name).
 
     A submodule takes what the modules around it have computed before. Replaceable literals are
-    never merged, nor deferred weights unless they are one tensor of one file.
+    never merged, nor deferred weights unless they are one tensor of one file. Of results that are
+    as long as they turn out, as those of ``nonzero``, the lengths are one, too.
     """
 
     def apply_program(self, program: Program, manager: PassManager) -> bool:
-        gained: Gained = {}
-        for module in program.modules.values():
-            # A module that several instructions share takes nothing from any of them.
-            if module.parent is None:
-                _merge(module, [], gained)
-        for kept, origins in gained.items():
-            kept.origins = merged(*origins)
-        return bool(gained)
+        changed = _merge_all(program)
+        while same := _same_lengths(program):
+            try:
+                substitute_symbols(program, same)
+            except (DimError, ShapeError):  # refused, as every run will be, which says more of it
+                return changed
+            _merge_all(program)
+            changed = True
+        return changed
+
+
+def _merge_all(program: Program) -> bool:
+    """Merges what is computed twice anywhere."""
+    gained: Gained = {}
+    for module in program.modules.values():
+        # A module that several instructions share takes nothing from any of them.
+        if module.parent is None:
+            _merge(module, [], gained)
+    for kept, origins in gained.items():
+        kept.origins = merged(*origins)
+    return bool(gained)
+
+
+def _same_lengths(program: Program) -> dict[str, Extent]:
+    """The symbols of lengths that are those of earlier instructions of a module, which but for the
+    symbol are the same.
+    """
+    given = {s.name for p in program.main.parameters.values() for s in p.shape.symbols()}
+    found: dict[str, Extent] = {}
+    for module in program.modules.values():
+        known: dict[Hashable, Dim] = {}
+        for at in module:
+            count = operations.attributes(at.op).get("count")
+            if not isinstance(count, Dim) or count.symbol is None or count.symbol.name in given:
+                continue
+            open_ = operations.key(operations.substitute(at.op, {count.symbol.name: 0}))
+            before = known.setdefault((open_, tuple(map(id, at.inputs))), count)
+            if before != count:
+                found[count.symbol.name] = before
+    return found
 
 
 def _merge(module: Module, around: list[Known], gained: Gained) -> None:
