@@ -28,7 +28,7 @@ class Dissolve(Pass):
         apart = [at for at in fused if not supports(at)]
         for at in apart:
             if not _put_in_order(at, supports):
-                _take_apart(at)
+                take_apart(at)
         return bool(apart)
 
 
@@ -51,10 +51,12 @@ def _put_in_order(at: Instruction, supports: Callable[[Instruction], bool]) -> b
     return False
 
 
-def _take_apart(at: Instruction) -> None:
+def take_apart(at: Instruction) -> list[Instruction]:
+    """Puts what a fused instruction holds in its place, which nothing reads then; what was put."""
     module, (body,) = at.module, at.modules
     assert module is not None
     given = dict(zip(body.parameters.values(), at.inputs, strict=True))
+    made = list[Instruction]()
     for each in body:
         if each.op.name not in ("@param", "@return"):
             inputs = [given[v] for v in each.inputs]
@@ -62,14 +64,17 @@ def _take_apart(at: Instruction) -> None:
             given[each] = module.insert_instruction(
                 at, each.op, *inputs, modules=each.modules, origins=origins
             )
+            made.append(given[each])
     results = [given[v] for v in body.outputs]
     for k, result in enumerate(results):
         if result.shape.strides is not None:
             results[k] = module.insert_instruction(at, Contiguous(), result, origins=at.origins)
+            made.append(results[k])
     if not at.shape.parts:
         module.replace_instruction(at, results[0])
-        return
+        return made
     for user in list(at.users):
         assert isinstance(user.op, GetTupleElem)
         assert user.module is not None
         user.module.replace_instruction(user, results[user.op.index])
+    return made

@@ -9,7 +9,7 @@ finely enough for that, so heads that share keys and values are one axis with a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from migx import op as operations
@@ -22,10 +22,10 @@ from migx.fusion.stages import below
 from migx.ir import Instruction
 from migx.ops.builtin import Literal, Param
 from migx.ops.fused import Group
-from migx.ops.layout import Transpose
+from migx.ops.layout import Multibroadcast, Transpose
 from migx.ops.linear import Dot
 from migx.ops.logic import Isnan
-from migx.ops.pointwise import Mul, Where
+from migx.ops.pointwise import Convert, Mul, Where
 from migx.ops.quantization import Linear
 from migx.ops.reduce import Softmax
 from migx.shape import Dims, DType, Shape
@@ -68,28 +68,31 @@ class Attention:
     guarded: bool
 
     @property
-    def plain(self) -> bool:
-        """Whether values are multiplied by the result of the softmax itself."""
-        return self.nodes[self.weight].reads(WEIGHTS)
-
-    @property
     def by_row(self) -> bool:
         """Whether to change the weighted values is as good as to change the weights: these are what
-        the softmax makes, times numbers, or 0 where conditions say so, and all of a row meet the
-        same ones. So it is where they are plain.
+        the softmax makes, rounded to the type of the values, times numbers, or 0 where conditions
+        say so, and all of a row meet the same ones.
         """
-        return self._follows_the_softmax(self.weight)
+        return self._follows_the_softmax(self.weight, self._is_of_rows)
 
-    def _follows_the_softmax(self, number: int) -> bool:
+    @property
+    def by_element(self) -> bool:
+        """The same where each weight may meet others: so they may be divided by their sum later."""
+        return self._follows_the_softmax(self.weight, self._is_given)
+
+    def _follows_the_softmax(self, number: int, met: Callable[[int], bool]) -> bool:
         node = self.nodes[number]
         match node.of:
             case Where():
                 condition, *ways = node.inputs
-                follows = (self._is_zero(n) or self._follows_the_softmax(n) for n in ways)
-                return self._is_of_rows(condition) and all(follows)
+                follows = (self._is_zero(n) or self._follows_the_softmax(n, met) for n in ways)
+                return met(condition) and all(follows)
             case Mul():
                 pairs = (node.inputs, node.inputs[::-1])
-                return any(self._follows_the_softmax(a) and self._is_of_rows(b) for a, b in pairs)
+                return any(self._follows_the_softmax(a, met) and met(b) for a, b in pairs)
+            case Convert():
+                (given,) = node.inputs
+                return node.dtype is self.values.dtype and self._follows_the_softmax(given, met)
         return node.reads(WEIGHTS)
 
     def _is_zero(self, number: int) -> bool:
@@ -97,9 +100,16 @@ class Attention:
         return isinstance(of, Argument) and not of.array.any()
 
     def _is_of_rows(self, number: int) -> bool:
-        """Whether a node has one value for all keys of a query."""
+        """Whether a node has one value for all keys of a query, and no score tells it."""
+        return self._is_given(number) and all(a.strides[-1] == 0 for a in self._read(number))
+
+    def _is_given(self, number: int) -> bool:
+        """Whether a node has values that no score tells."""
+        return all(a.operand >= 0 for a in self._read(number))
+
+    def _read(self, number: int) -> list[Access]:
         read = (self.nodes[n].of for n in below(self.nodes, [number], ()))
-        return all(a.operand >= 0 and a.strides[-1] == 0 for a in read if isinstance(a, Access))
+        return [of for of in read if isinstance(of, Access)]
 
 
 def described(at: Instruction) -> Attention | None:
@@ -145,7 +155,7 @@ class _Description:
         dots = [v for v in inner if isinstance(v.op, Dot)]
         if len(dots) != 2 or last is not dots[1]:
             raise Unfit
-        self.product = dots[0]
+        self.product, self.many = dots[0], last.inputs[1].shape.dims[-2]
         weight = self._node(last.inputs[0])
         if self.score < 0:
             raise Unfit
@@ -257,11 +267,17 @@ class _Description:
             node = self._added(Access(-1, value.shape.dtype, ()), value.shape.dtype)
             self.operands[node] = self._operand(value)
             return node
-        if value.shape.dims[-2:] != self.product.shape.dims[-2:]:
+        (given,) = value.inputs
+        if isinstance(value.op, Multibroadcast):
+            # Scores with as many keys as there are values, or the last product is refused.
+            fits = value.shape.dims[:-1] == given.shape.dims[:-1]
+            fits = fits and given.shape.dims[-1] == self.many
+        else:
+            same = value.op.name in ("reshape", "squeeze", "unsqueeze", "identity", "contiguous")
+            fits = same and value.shape.dims[-2:] == self.product.shape.dims[-2:]
+        if not fits:
             raise Unfit
-        if value.op.name not in ("reshape", "squeeze", "unsqueeze", "identity", "contiguous"):
-            raise Unfit
-        return self._node(value.inputs[0])
+        return self._node(given)
 
     def _added(
         self,

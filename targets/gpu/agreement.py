@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from itertools import chain, pairwise
 
 from migx import op as operations
-from migx.dim import Dim, Extent
+from migx.dim import Dim, Extent, maximum
 from migx.ir import Instruction
+from migx.ops._windows import reach, split
 from migx.ops.layout import Concat, Multibroadcast
 from migx.ops.linear import Convolution, Dot
+from migx.ops.pooling import Pooling
 from migx.shape import Dims
 
 Pair = tuple[Extent, Extent]
@@ -44,6 +46,9 @@ def _pairs(at: Instruction) -> Iterator[Pair]:
         yield x[-1], y[-2]
     elif isinstance(op, Convolution):
         yield dims[0][1], dims[1][1] * op.group
+        yield from _windows(op, dims[0][2:], dims[1][2:])
+    elif isinstance(op, Pooling):
+        yield from _windows(op, dims[0][2:], op.lengths)
     elif isinstance(op, Concat):
         for first, second in pairwise(dims):
             pairs = zip(first, second, strict=True)
@@ -55,6 +60,16 @@ def _pairs(at: Instruction) -> Iterator[Pair]:
         for first, second in pairwise(dims):
             if len(first) == len(second):
                 yield from _each(first, second)
+
+
+def _windows(op: Convolution | Pooling, dims: Dims, lengths: Dims) -> Iterator[Pair]:
+    """The extents of an image, each as large as a window, if that has more than one place."""
+    begins, ends = split(op.padding)
+    for i, (extent, length) in enumerate(zip(dims, lengths, strict=True)):
+        over = op.stride[i] - 1 if isinstance(op, Pooling) and op.ceil_mode else 0
+        size, room = reach(length, op.dilation[i]), extent + begins[i] + ends[i] + over
+        if size != 1:
+            yield room, maximum(room, size)
 
 
 def _each(first: Dims, second: Dims) -> Iterator[Pair]:

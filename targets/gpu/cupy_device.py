@@ -14,10 +14,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 from migx.errors import TargetError
+from migx.targets.gpu import staging
 from migx.targets.gpu.compiling import Binary, Request
 from migx.targets.gpu.device import Buffer, Device, flat
 from migx.targets.gpu.dlpack import CUDA, ROCM
-from migx.targets.gpu.staging import LARGE, TO_DEVICE, TO_HOST, Staging
 
 INSIDE = 3
 """What the runtimes of both makers call a copy on the device."""
@@ -100,7 +100,7 @@ class CupyDevice:
             self._own, self._recording = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
         self.place = (ROCM if self._hip else CUDA), number
         self._thread, self._one_recording = threading.local(), threading.Lock()
-        self._staging = Staging(self._cuda, self._current)
+        self._staging = staging.Staging(self._cuda, self._current)
 
     def _architecture(self, number: int) -> str:
         if not self._hip:
@@ -171,16 +171,13 @@ class CupyDevice:
 
     def upload(self, address: int, array: NDArray[Any]) -> None:
         data = flat(array)
-        if data.nbytes >= LARGE:
-            self._staging.upload(address, data.ctypes.data, data.nbytes, self._now)
-        else:
-            self._copy(address, data.ctypes.data, data.nbytes, TO_DEVICE)
+        self._staging.upload(address, data.ctypes.data, data.nbytes, self._now)
 
     def download(self, address: int, array: NDArray[Any]) -> None:
-        if array.nbytes >= LARGE:
+        if array.nbytes >= staging.LARGE:
             self._staging.download(array.ctypes.data, address, array.nbytes, self._now)
         else:
-            self._copy(array.ctypes.data, address, array.nbytes, TO_HOST)
+            self._copy(array.ctypes.data, address, array.nbytes, staging.TO_HOST)
         self.synchronize()
 
     def move(self, to: int, source: int, nbytes: int) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from migx.argument import Argument
 from migx.op import Operation
-from migx.shape import BF16, BOOL, F16, F32, DType
+from migx.shape import BF16, BOOL, F16, F32, U32, U64, DType
 from migx.targets.gpu.functions import LOG2_E
 from migx.targets.gpu.narrow import FORMATS, is_narrow, rounded
 from migx.targets.gpu.types import COMPUTING, STORED, storable
@@ -176,14 +176,15 @@ def _bit_cast(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
 
 
 def converted(x: str, given: DType, to: DType) -> str:
-    """As numpy does: to bool by != 0, floats truncated, integers wrapped."""
+    """As ``convert`` says: to bool by != 0, floats truncated, integers wrapped."""
     if to is BOOL:
         return x if given is BOOL else f"({x} != 0)"
     computing = COMPUTING[to.name]
     if to in (F16, BF16) and given.is_float:
         return f"{x}.to({STORED[to.name]}).to({computing})"
-    if given.is_float and to.is_integer and to.bits < 32:
-        return f"{x}.to(tl.int32).to({computing})"
+    if given.is_float and to.is_integer:
+        through = "u64" if to is U64 else "i64" if to is U32 or to.bits == 64 else "i32"
+        return f"whole_{through}({x}).to({computing})"
     return f"{x}.to({computing})"
 
 
@@ -270,15 +271,8 @@ def _elu(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
 
 
 def _pow(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
-    x, y = v
-    wide_x, wide_y = f"{x}.to(tl.float64)", f"{y}.to(tl.float64)"
-    size = f"tl.exp2({wide_y} * tl.log2(tl.abs({wide_x})))"
-    whole = f"(tl.floor({wide_y}) == {wide_y})"
-    odd = f"({whole} & (tl.floor({wide_y} * 0.5) * 2 != {wide_y}))"
-    below = f"tl.where({whole}, tl.where({odd}, {size} * -1.0, {size}), float('nan'))"
-    signed = f"tl.where({wide_x} < 0, {below}, {size})"
-    one = f"(({wide_y} == 0) | ({wide_x} == 1))"
-    return f"tl.where({one}, 1.0, {signed}).to({COMPUTING[r.name]})"
+    x, y = (f"{each}.to(tl.float64)" for each in v)
+    return f"power({x}, {y}).to({COMPUTING[r.name]})"
 
 
 def _nearbyint(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:

@@ -20,6 +20,37 @@ def exp_f32(x):
     root = tl.exp2(half)
     rest = tl.fma(half, {-2 / LOG2_E!r}, x)
     return root * tl.where(tl.abs(x) < {WITHIN}, tl.fma(root, rest, root), root)""",
+    "power": """
+
+@triton.jit
+def power(x, y):
+    whole = tl.floor(y) == y
+    odd = whole & (tl.floor(y * 0.5) * 2 != y)
+    size = tl.exp2(y * tl.log2(tl.abs(x)))
+    signed = tl.where(odd & (x.to(tl.int64, bitcast=True) < 0), size * -1.0, size)
+    none = (x < 0) & (x != -float("inf")) & (whole == 0)
+    one = (y == 0) | (x == 1) | ((x == -1) & (tl.abs(y) == float("inf")))
+    return tl.where(one, 1.0, tl.where(none, float("nan"), signed))""",
+    # The least number stands for what does not fit, as convert says; hardware differs in that.
+    "whole_i32": """
+
+@triton.jit
+def whole_i32(x):
+    return tl.where(tl.abs(x) < 2147483648.0, x.to(tl.int32), -2147483648)""",
+    "whole_i64": """
+
+@triton.jit
+def whole_i64(x):
+    return tl.where(tl.abs(x) < 9223372036854775808.0, x.to(tl.int64), -9223372036854775808)""",
+    "whole_u64": """
+
+@triton.jit
+def whole_u64(x):
+    rest = tl.where(x < 9223372036854775808.0, x, x - 9223372036854775808.0)
+    high = (x >= 9223372036854775808.0).to(tl.uint64) << 63
+    fits = tl.abs(rest) < 9223372036854775808.0
+    low = tl.where(fits, rest.to(tl.int64), -9223372036854775808)
+    return low.to(tl.uint64) ^ high""",
 }
 """By name: their text."""
 

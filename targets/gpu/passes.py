@@ -11,6 +11,8 @@ from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.ops.builtin import Literal, Param, Return, Slot
 from migx.ops.control import Assume, Loop
+from migx.ops.fused import Fused
+from migx.passes.dissolve import take_apart
 from migx.pipeline import Approximation
 from migx.planning import is_alias, is_memory, pieces
 from migx.program import Program
@@ -119,6 +121,8 @@ class _Lowering:
             elif type(at.op) is Assume and self.stays(at):
                 self.made_there.add(at)
                 self.device[at] = at
+            elif isinstance(at.op, Fused) and self.is_little(at):
+                self.few(at, known)
             elif is_alias(at) or at in self.late or self.is_little(at):
                 self.on_host(at, known)
             elif (kernel := self.kernel(at)) is not None:
@@ -150,6 +154,12 @@ class _Lowering:
         counts = [s.elements for s in (*(v.shape for v in at.inputs), *results(at)) if is_memory(s)]
         few = all(isinstance(n, int) and n <= FEW for n in counts)
         return few and all(v in self.host and not self.is_given(v) for v in at.inputs)
+
+    def few(self, at: Instruction, known: set[str]) -> None:
+        """Leaves the parts of a fused instruction to the host, which would run that as a module."""
+        self.host[at], self.changed = at, True
+        for each in take_apart(at):
+            self.on_host(each, known)
 
     def is_given(self, value: Instruction) -> bool:
         """Whether a caller gives a value, or what runs a module another one than whole numbers,

@@ -1,9 +1,11 @@
 """Copies between the host and a device through pinned memory.
 
 Memory that the system may move, the runtime copies by one thread through a small buffer of its own,
-much slower than the link is. So what is large goes in blocks: several threads copy them to pinned
-memory, or from there, while others are on their way. A block of pinned memory is used again when
-the event behind its last copy has come to pass.
+much slower than the link is, and perhaps only when what was enqueued before is done; memory of a
+caller's that is pinned it reads when the copy's turn comes, when the caller may have changed it. So
+what goes to the device is copied to pinned memory first. What is large goes in blocks: several
+threads copy them there, or from there, while others are on their way. Pinned memory is used again
+when the event behind its last copy has come to pass.
 """
 
 from __future__ import annotations
@@ -11,9 +13,10 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
@@ -21,6 +24,8 @@ from typing import Any
 
 LARGE = 1 << 22
 """Bytes from which on a copy is worth several threads."""
+SMALL = 1 << 16
+"""Bytes up to which pinned memory is as large for each copy, so that any serves the next."""
 BLOCK = 1 << 22
 """Bytes of pinned memory that are filled and sent at once."""
 BLOCKS = 16
@@ -55,19 +60,44 @@ class Block:
 
 
 class Staging:
-    """Blocks of pinned memory, and the threads that fill and empty them; one copy at a time has
-    them. ``around`` makes the device current for a thread, and tells failures.
+    """Blocks of pinned memory, and the threads that fill and empty them; one large copy at a time
+    has them. ``around`` makes the device current for a thread, and tells failures.
     """
 
-    def __init__(self, cuda: Any, around: Callable[[str], AbstractContextManager[None]]) -> None:
+    def __init__(self, cuda: Any, around: Callable[..., AbstractContextManager[None]]) -> None:
         self._cuda, self._around = cuda, around
         self._one_copy = threading.Lock()
         self._free: SimpleQueue[Block] = SimpleQueue()
         self._threads: ThreadPoolExecutor | None = None
+        self._small: deque[Block] = deque()
+        self._medium: deque[Block] = deque()
 
     def upload(self, to: int, source: int, nbytes: int, stream: Any) -> None:
         """Enqueues a copy to the device; what is copied may be changed when this returns."""
-        self._each(partial(self._sent, to, source, stream), nbytes)
+        if nbytes >= LARGE:
+            self._each(partial(self._sent, to, source, stream), nbytes)
+        elif nbytes:
+            with self._around("a copy of {:,} bytes failed", nbytes):
+                block = self._done(nbytes) or self._made(max(nbytes, SMALL))
+                ctypes.memmove(block.address, source, nbytes)
+                block.copy(self._cuda, to, block.address, nbytes, TO_DEVICE, stream)
+            self._sent_last(nbytes).append(block)
+
+    def _sent_last(self, nbytes: int) -> deque[Block]:
+        """Pinned memory that copies of about so many bytes were sent from, first to last."""
+        return self._small if nbytes <= SMALL else self._medium
+
+    def _done(self, nbytes: int) -> Block | None:
+        """Pinned memory whose copy is done, if it is as large as all of its kind; what is not goes
+        back to CuPy's pool.
+        """
+        sent = self._sent_last(nbytes)
+        with suppress(IndexError):  # other threads may take the last
+            while (first := sent.popleft()).event.done:
+                if nbytes <= SMALL:
+                    return first
+            sent.appendleft(first)
+        return None
 
     def download(self, to: int, source: int, nbytes: int, stream: Any) -> None:
         """Copies to the host, after all that was enqueued, and waits for it."""
@@ -77,15 +107,15 @@ class Staging:
         with self._one_copy:
             if self._threads is None:
                 with self._around(f"there are no {BLOCK * BLOCKS:,} bytes of pinned memory"):
-                    made = [self._made() for _ in range(BLOCKS)]
+                    made = [self._made(BLOCK) for _ in range(BLOCKS)]
                 for block in made:
                     self._free.put(block)
                 self._threads = ThreadPoolExecutor(THREADS, "migx-copy")
             list(self._threads.map(work, _parts(nbytes)))
 
-    def _made(self) -> Block:
+    def _made(self, nbytes: int) -> Block:
         event = self._cuda.Event(block=True, disable_timing=True)
-        return Block(self._cuda.alloc_pinned_memory(BLOCK), event)
+        return Block(self._cuda.alloc_pinned_memory(nbytes), event)
 
     def _sent(self, to: int, source: int, stream: Any, part: range) -> None:
         block, begin, count = self._free.get(), part.start, len(part)

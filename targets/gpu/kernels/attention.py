@@ -48,7 +48,7 @@ def _writable(attention: Attention) -> bool:
     every = (attention.queries, attention.keys, attention.values, attention.output)
     sizes = (attention.depth, attention.width)
     return (
-        attention.plain
+        attention.by_element
         and all(a.dtype in (F32, F16, BF16) for a in every)
         and len({a.dtype for a in every[:3]}) == 1
         and all(isinstance(s, int) and s <= WIDEST for s in sizes)
@@ -125,22 +125,11 @@ class _Writer:
         infinity where there is no key.
         """
         w, a = self.writer, self.attention
-        scores = w.let(Expr(self._scaled(text), over))
-        found = {
-            n: scores
-            for n, node in enumerate(a.nodes)
-            if isinstance(node.of, Access) and node.of.operand == PRODUCT
-        }
-        place = {
-            node.of: self.offset(node.of, self.row, Part(key, (self.keys,)))
-            for node in a.nodes
-            if isinstance(node.of, Access) and node.of.operand not in (PRODUCT, WEIGHTS)
-        }
         (axis,) = key.over
         inside = w.there(key, self.keys, self.tile.columns)
         w.masks = {**w.masks, axis: inside}
-        evaluated(w, a.nodes, below(a.nodes, [a.score], found), found, place)
-        text = f"{w.spread(found[a.score], tile).text}.to(tl.float32)"
+        score = self.made(a.score, w.let(Expr(self._scaled(text), over)), key)
+        text = f"{w.spread(score, tile).text}.to(tl.float32)"
         if inside is not None:
             text = f"tl.where({inside.text}, {text}, float('-inf'))"
         return w.let(Expr(text, over))
@@ -148,26 +137,63 @@ class _Writer:
     def go_on(self, scores: Expr, along: str) -> None:
         """Has a greater score, and sums below it, of what lies ``along`` an axis."""
         w, top, total = self.writer, self.top.text, self.total.text
+        less = f"tl.exp({top} - _base)"
+        if not self.attention.by_row:  # what is NaN below minus infinity stays, if that is all
+            less = f"tl.where({top} == _top, 1.0, {less})"
         w.line(f"_top = tl.maximum({top}, tl.max({scores.text}, {along}))")
         w.line("_base = tl.where(_top == float('-inf'), 0.0, _top)")
         w.line(f"_power = tl.exp({scores.text} - _base)")
-        w.line(f"_less = tl.exp({top} - _base)")
+        w.line(f"_less = {less}")
         w.line(f"{total} = {total} * _less + tl.sum(_power, {along})")
+
+    def weights(self, key: Expr, over: frozenset[int]) -> str:
+        """What the values of a block are multiplied by, not yet divided by the sum of all."""
+        w, a = self.writer, self.attention
+        if a.by_row:
+            return "_power"
+        text = "tl.where(_top == float('-inf'), float('nan'), _power)"
+        changed = self.made(a.weight, w.let(Expr(text, over)), key)
+        (axis,) = key.over
+        return changed.text if (inside := w.masks[axis]) is None else w.only(inside, changed).text
+
+    @property
+    def held_less(self) -> str:
+        """The weighted values, scaled down."""
+        less = f"{self.held.text} * _less"
+        return less if self.attention.by_row else f"tl.where(_less > 0.0, {less}, 0.0)"
 
     def finish(self, feature: Expr, tile: tuple[int, ...]) -> None:
         """Writes the weighted values."""
         w, a = self.writer, self.attention
         (axis,) = feature.over
         w.masks = {**w.masks, axis: w.there(feature, a.width, self.width)}
-        total = self.total.text
-        text = f"{self.held.text} / {total}"
-        if a.guarded:
-            text = f"tl.where(({text}) == ({text}), {text}, 0.0)"
-        elif bounds(self.keys)[0] <= 0:  # with no keys, the sum of nothing is 0
-            text = f"tl.where({total} == 0.0, 0.0, {text})"
-        value = w.let(Expr(text, self.held.over))
+        held, total = self.held.text, self.total.text
+        value = w.let(Expr(f"{held} / {total}", self.held.over))
+        if a.by_row:
+            value = self.made(a.weight, value, expr(0))
+        else:
+            value = w.let(Expr(f"tl.where({total} == 0.0, {held}, {value.text})", value.over))
+        there = f"{total} > 0.0" if a.guarded else ""
+        if not a.guarded and bounds(self.keys)[0] <= 0:  # with no keys, the sum of nothing is 0
+            there = f"{w.extent(self.keys).text} > 0"
+        if there:
+            value = w.let(Expr(f"tl.where({there}, {value.text}, 0.0)", value.over))
         where = self.offset(a.output, self.row, Part(feature, (a.width,)))
         w.store(a.output.operand, w.spread(where, tile), value, a.output.dtype)
+
+    def made(self, node: int, given: Expr, key: Expr) -> Expr:
+        """A node, made of products or of weights with some keys."""
+        w, nodes = self.writer, self.attention.nodes
+        found, place = dict[int, Expr](), dict[Access, Expr]()
+        wanted = below(nodes, [node], ())
+        for n in wanted:
+            if isinstance(of := nodes[n].of, Access):
+                if of.operand in (PRODUCT, WEIGHTS):
+                    found[n] = given
+                else:
+                    place[of] = self.offset(of, self.row, Part(key, (self.keys,)))
+        evaluated(w, nodes, wanted, found, place)
+        return found[node]
 
     def _scaled(self, text: str) -> str:
         """Products, multiplied or divided by the scales."""
@@ -248,12 +274,13 @@ class _InBlocks(_Writer):
         w.masks = rows
         products = f"tl.dot({q.text}, {keys.text}{self.precision})"
         self.go_on(self.scores(products, BOTH, key, (height, block)), "axis=1, keep_dims=True")
+        power = self.weights(key, BOTH)
         key, feature = w.numbers(0, 2, block, begin), w.numbers(1, 2, self.width)
         a, held = self.attention, self.held.text
         values = self.read(a.values, key, feature, (int(a.width), self.width))
         values = w.spread(values, (block, self.width))
-        weights = f"_power.to({values.text}.dtype)"
-        w.line(f"{held} = tl.dot({weights}, {values.text}, {held} * _less{self.precision})")
+        weights = f"{power}.to({values.text}.dtype)"
+        w.line(f"{held} = tl.dot({weights}, {values.text}, {self.held_less}{self.precision})")
         w.line(f"{self.top.text} = _top")
 
     def _keys(self, key: Expr) -> Expr:
@@ -304,7 +331,9 @@ class _OneByOne(_Writer):
         )
         terms = f"{q.text}.to(tl.float32) * {keys.text}.to(tl.float32)"
         products = f"tl.sum({terms}, axis=1)"
-        self.go_on(self.scores(products, ROWS, w.numbers(0, 1, block, begin), (block,)), "axis=0")
-        added = f"tl.sum(_power[:, None] * {values.text}.to(tl.float32), axis=0)"
-        w.line(f"{self.held.text} = {self.held.text} * _less + {added}")
+        key = w.numbers(0, 1, block, begin)
+        self.go_on(self.scores(products, ROWS, key, (block,)), "axis=0")
+        power = self.weights(key, ROWS)
+        added = f"tl.sum({power}[:, None] * {values.text}.to(tl.float32), axis=0)"
+        w.line(f"{self.held.text} = {self.held_less} + {added}")
         w.line(f"{self.top.text} = _top")

@@ -163,8 +163,12 @@ def operand(
 
 
 def laid_out(shape: Shape, array: Array | None) -> Array:
-    """The memory of a value of this shape, its elements where the strides say."""
+    """The memory of a value of this shape, its elements where the strides say. Behind a view that
+    has none there may be some all the same, and a kernel may read the first.
+    """
     memory = aligned(int(shape.nbytes))
+    if array is not None and not array.size:
+        return np.zeros(1, shape.dtype.numpy)
     if array is not None:
         viewed(memory, shape)[...] = array
     return memory.view(shape.dtype.numpy)

@@ -159,9 +159,12 @@ class Pinned:
     """``cupy.cuda.PinnedMemoryPointer``: what is copied from there is read when its turn comes."""
 
     def __init__(self, world: World, nbytes: int) -> None:
-        self.memory = np.empty(nbytes, np.uint8)
+        self.world, self.memory = world, np.empty(nbytes, np.uint8)
         self.ptr = int(self.memory.ctypes.data)
         world.pinned[self.ptr] = nbytes
+
+    def __del__(self) -> None:
+        del self.world.pinned[self.ptr]
 
 
 class Event:
@@ -174,6 +177,10 @@ class Event:
     def record(self, stream: Stream) -> None:
         self.marker = Marker(stream.ptr or 1)
         self.world.enqueue(stream.ptr, self.marker)
+
+    @property
+    def done(self) -> bool:
+        return self.marker is None or self.marker.done
 
     def synchronize(self) -> None:
         assert self.marker is not None
@@ -318,9 +325,13 @@ def _runtime(world: World) -> Any:
 
     def copy(dst: int, src: int, size: int, kind: int, stream: int) -> None:
         _expect_integers(dst, src, size, kind, stream)
-        is_pinned = any(at <= src < at + size for at, size in world.pinned.items())
-        staged = ctypes.string_at(src, size) if kind == 1 and not is_pinned else src
-        world.enqueue(stream, lambda: ctypes.memmove(dst, staged, size))
+
+        def work() -> None:
+            pinned = any(at <= src < at + room for at, room in world.pinned.items())
+            assert pinned or kind != 1, "what is copied may have been changed or given back"
+            ctypes.memmove(dst, src, size)
+
+        world.enqueue(stream, work)
         world.noted.append(f"copy {kind} {size}")
 
     def fill(ptr: int, value: int, size: int, stream: int) -> None:

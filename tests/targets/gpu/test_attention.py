@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import migx
+from migx.argument import Argument
+from migx.errors import InputError
 from migx.target import CompileOptions
 from migx.targets.gpu import Gpu
 from migx.targets.gpu.compiling import Request, binaries
 from migx.targets.gpu.operations import CodeObject
 from migx.targets.gpu.resources import spilled
-from tests.targets.gpu.on_interpreter import holds
+from migx.testing.oracles import Trial
+from tests.onnx.build import read
+from tests.onnx.one_node import node_model
+from tests.targets.gpu.on_interpreter import gpu, holds, inputs_for
 
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "f32"])
@@ -73,6 +83,163 @@ def test_heads_of_one_product_are_read_where_they_lie_and_brought_together() -> 
           return %11
         }"""
     assert holds(text, {"n": 2, "t": 41}) == 1, "nothing is copied"
+
+
+def changed(met: str, after: str, between: str = "%7 = relu(%0)") -> str:
+    """Attention whose scores %7 are made of products %0, and whose weights %8 become %9; %4 is
+    zeros, and %6 says where what they meet is less.
+    """
+    return f"""module main(q: f32[b, 3, s, 8], k: f32[b, 3, 8, t], v: f32[b, 3, t, 12],
+                           n: f32[{met}]) {{
+          %0 = dot(q, k)
+          %2 = @literal() {{value=[0.0]}} : f32[1]
+          %3 = multibroadcast(%2) {{out_lens=({met})}}
+          %4 = multibroadcast(%2) {{out_lens=(b, 3, s, t)}}
+          %5 = less(n, %3)
+          %6 = multibroadcast(%5) {{out_lens=(b, 3, s, t)}}
+          {between}
+          %8 = softmax(%7) {{axis=3}}
+          {after}
+          %10 = dot(%9, v)
+          return %10
+        }}"""
+
+
+ZEROED = "%9 = where(%6, %4, %8)"
+CHANGED = {
+    "0 where a condition says so": ZEROED,
+    "kept where a condition says so, and times a number": """%11 = where(%6, %8, %4)
+          %12 = multibroadcast(n) {out_lens=(b, 3, s, t)}
+          %9 = mul(%12, %11)""",
+}
+
+
+@pytest.mark.parametrize(
+    "met", ["b, 3, s, 1", "b, 1, 1, 1", "3, s, 1", "b, 1, s, t", "b, 3, 1, t", "s, t"]
+)
+@pytest.mark.parametrize("after", CHANGED.values(), ids=CHANGED)
+def test_weights_that_are_changed(after: str, met: str) -> None:
+    for dtype, s, t in (("f32", 1, 40), ("f16", 3, 0), ("bf16", 21, 9), ("f32", 40, 150)):
+        text = changed(met, after).replace("f32", dtype)
+        assert holds(text, {"b": 2, "s": s, "t": t}) == 2, "a comparison, and attention"
+
+
+MASKED = """%13 = @literal() {value=[-inf]} : f32[1]
+          %14 = multibroadcast(%13) {out_lens=(b, 3, s, t)}
+          %7 = where(%6, %14, %0)"""
+GUARDED = """%15 = isnan(%8)
+          %9 = where(%15, %4, %8)"""
+
+
+NAN_OR_0 = {
+    "scores are NaN": ("%7 = log(%0)", ZEROED),
+    "masked": (MASKED, "%9 = identity(%8)"),
+    "masked and guarded": (MASKED, GUARDED),
+    "masked and zeroed": (MASKED, ZEROED),
+}
+
+
+@pytest.mark.parametrize("s", [1, 21])
+@pytest.mark.parametrize(("between", "after"), NAN_OR_0.values(), ids=NAN_OR_0)
+def test_rows_that_are_nan_or_0(between: str, after: str, s: int) -> None:
+    """Where no bound says anything."""
+    text = changed("b, 3, s, 1", after, between)
+    expect_nan_and_0(text, {"b": 2, "s": s, "t": 9})
+
+
+ZEROED_LATER = """%16 = @literal() {value=[-2.0]} : f32[1]
+          %17 = multibroadcast(%16) {out_lens=(b, 3, s, t)}
+          %18 = less(n, %17)
+          %9 = where(%18, %4, %8)"""
+
+
+@pytest.mark.parametrize("s", [1, 21])
+@pytest.mark.parametrize("after", [ZEROED_LATER, *CHANGED.values()])
+def test_rows_that_are_masked_whole_or_in_their_first_blocks(after: str, s: int) -> None:
+    met = np.random.default_rng(1).standard_normal((2, 3, s, 400)).astype(np.float32)
+    met[..., :300] = -1
+    met[0, ..., 300:] = -3
+    text = changed("b, 3, s, t", after, MASKED)
+    expect_nan_and_0(text, {"b": 2, "s": s, "t": 400}, n=met)
+
+
+def expect_nan_and_0(text: str, sizes: dict[str, int], **given: NDArray[Any]) -> None:
+    """Asserts that the same elements are NaN, and 0, as on ``ref``; some of either or both."""
+    program = migx.parse(text)
+    inputs = inputs_for(program, sizes, given)
+    expected, got = (program.copy().compile(t).eval(inputs)[0] for t in ("ref", gpu()))
+    assert (np.isnan(expected) | (expected == 0)).any()
+    assert np.array_equal(np.isnan(got), np.isnan(expected))
+    assert np.array_equal(got == 0, expected == 0)
+    Trial(program, inputs).target(gpu())
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+def test_a_softmax_in_more_bits(dtype: str) -> None:
+    """As exporters write attention of few bits: scores are widened, and weights rounded."""
+    text = changed(
+        "b, 3, s, 1",
+        f"%14 = convert(%8) {{to={dtype}}}\n          %9 = where(%6, %4, %14)",
+        "%15 = mul(%0, %0)\n          %7 = convert(%15) {to=f_32}",
+    )
+    text = text.replace("f32", dtype).replace("f_32", "f32")
+    for s, t in ((2, 40), (21, 70)):
+        assert holds(text, {"b": 2, "s": s, "t": t}) == 2
+
+
+MASKS = {
+    "none": (None, {}),
+    "bool": ("bool", {}),
+    "float": ("float32", {}),
+    "causal": (None, {"is_causal": 1}),
+    "causal and bool": ("bool", {"is_causal": 1, "softcap": 2.0}),
+}
+
+
+@pytest.mark.parametrize(("kind", "attributes"), MASKS.values(), ids=MASKS)
+@pytest.mark.parametrize("past", [0, 5])
+def test_an_operator_with_a_mask_is_one_kernel(
+    tmp_path: Path, kind: str | None, attributes: dict[str, Any], past: int
+) -> None:
+    """ONNX Attention-23 makes rows 0 that are masked whole; six heads share two of keys."""
+    dice = np.random.default_rng(0)
+    sizes = {"q": (6, 20), "k": (2, 30), "v": (2, 30), "pk": (2, past), "pv": (2, past)}
+    q, k, v, pk, pv = (dice.standard_normal((2, *s, 16)).astype("f") for s in sizes.values())
+    allowed = dice.random((2, 1, 20, 30 + past)) < 0.5
+    allowed[:, :, ::3] = False
+    added = np.where(allowed, dice.standard_normal(allowed.shape), -np.inf)
+    mask = {None: None, "bool": allowed, "float32": added.astype("f")}[kind]
+    given = [q, k, v, mask, *((pk, pv) if past else ())]
+    model, fed = node_model("Attention", given, 3, domain="", version=23, **attributes)
+    program = read(model, tmp_path)
+    Trial(program.copy(), {n: Argument.of(a) for n, a in fed.items()}).target(gpu())
+    main = program.compile(gpu()).compiled.program.main
+    *before, last = (at.op.kernel for at in main if isinstance(at.op, CodeObject))
+    assert last == "attention"
+    assert not any("dot" in kernel for kernel in before)
+
+
+OWN_SIZE = """module main(q: f32[b, 3, s, 8], k: f32[b, 3, 8, t], v: f32[b, 3, t, 12],
+                           m: f32[b, 1, s, u]) {
+          %0 = dot(q, k)
+          %1 = multibroadcast(%0) {out_lens=(b, 3, s, broadcast(t, u))}
+          %2 = multibroadcast(m) {out_lens=(b, 3, s, broadcast(t, u))}
+          %3 = add(%1, %2)
+          %4 = softmax(%3) {axis=3}
+          %5 = dot(%4, v)
+          return %5
+        }"""
+
+
+def test_a_mask_with_a_size_of_its_own() -> None:
+    """As many as there are keys, or one: else the last product would be refused."""
+    for s, t, u in ((3, 70, 70), (21, 70, 1), (21, 0, 0), (1, 1, 1)):
+        assert holds(OWN_SIZE, {"b": 2, "s": s, "t": t, "u": u}) == 1
+    program = migx.parse(OWN_SIZE).compile(gpu())
+    for t, u in ((7, 5), (1, 5)):
+        given = inputs_for(program, {"b": 2, "s": 3, "t": t, "u": u}, {})
+        with pytest.raises(InputError, match="do not broadcast|must be equal"):
+            program.eval(given)
 
 
 def lowered(queries: str, keys: str, dtype: str = "f32") -> CodeObject:

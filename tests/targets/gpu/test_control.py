@@ -116,7 +116,7 @@ def test_what_a_loop_carries_stays_on_the_device(offload_copy: bool) -> None:
         assert same(program.eval(inputs), ref.eval(inputs))
     body = program.compiled.program.modules["body"]
     assert "gpu::copy_from" not in names(body)
-    assert "pointwise" in names(body)  # what counts is the host's
+    assert {"add", "less"} <= set(names(body))  # what counts is the host's, and no module there
     assert len(body.parameters) == 4  # and the weights are read from outside
 
 

@@ -37,7 +37,7 @@ def test_cupy_has_all_that_the_stand_in_has() -> None:
         "import functools, sys, cupy\n"
         "for name in sys.argv[1:]: functools.reduce(getattr, name.split('.'), cupy)\n"
         "cupy.cuda.function.Module().load, cupy.cuda.function.Function.ptr\n"
-        "cupy.cuda.Graph.launch\n"
+        "cupy.cuda.Graph.launch, cupy.cuda.Event.done\n"
         "getattr(cupy.cuda.Stream, 'from_external', None) or cupy.cuda.ExternalStream"
     )
     run = [sys.executable, "-W", "ignore", "-c", look, *names]
@@ -80,10 +80,27 @@ def test_copies_go_to_its_stream_and_downloads_wait(world: World) -> None:
     assert world.held == 2 * 512
 
 
+@pytest.mark.parametrize(("count", "kept"), [(4, 5), (staging.SMALL, 1)])
+def test_pinned_memory_is_kept_until_its_copy_is_done(world: World, count: int, kept: int) -> None:
+    device, turns = CupyDevice(), 5
+    array, found = np.empty(count, np.float32), np.empty(count, np.float32)
+    places = [device.allocate(array.nbytes) for _ in range(turns)]
+    for turn, place in enumerate(places):
+        array[:] = turn
+        device.upload(place.address, array)
+    assert len(world.pinned) == turns
+    for turn, place in enumerate(places):
+        device.download(place.address, found)
+        assert (found == turn).all()
+    device.upload(places[0].address, array)
+    device.upload(places[0].address, array[:0])
+    assert len(world.pinned) == kept, "what is small is used again"
+
+
 def test_what_is_large_goes_through_pinned_memory(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cupy_device, "LARGE", 1000)
+    monkeypatch.setattr(staging, "LARGE", 1000)
     monkeypatch.setattr(staging, "BLOCK", 1000)
     device = CupyDevice()
     many = staging.BLOCKS * 2500  # each block is used again before anybody waits for the end
@@ -101,7 +118,7 @@ def test_what_is_large_goes_through_pinned_memory(
 def test_a_copy_through_pinned_memory_that_fails_is_told(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cupy_device, "LARGE", 1)
+    monkeypatch.setattr(staging, "LARGE", 1)
     device, cuda = CupyDevice(), sys.modules["cupy"].cuda
 
     def refused(*_: Any) -> None:
@@ -111,7 +128,7 @@ def test_a_copy_through_pinned_memory_that_fails_is_told(
     with pytest.raises(TargetError, match="no 67,108,864 bytes of pinned memory: cudaErrorMemory"):
         device.upload(0, np.zeros(9, np.uint8))
     monkeypatch.undo()
-    monkeypatch.setattr(cupy_device, "LARGE", 1)
+    monkeypatch.setattr(staging, "LARGE", 1)
     monkeypatch.setattr(cuda.runtime, "memcpyAsync", refused)
     for _ in range(2 * staging.BLOCKS):  # no block is lost
         with pytest.raises(TargetError, match="a copy of 9 bytes failed: cudaError"):

@@ -133,6 +133,22 @@ def test_sizes_that_kernels_cannot_have_are_refused() -> None:
         program.eval({"x": np.ones((2, 3), np.float32), "y": np.ones((5, 4), np.float32)})
 
 
+POOL = 'pooling(x) {mode="max", lengths=(3, 2), stride=(2, 1)%s}'
+
+
+@pytest.mark.parametrize(
+    ("windows", "least"),
+    [(POOL % "", 3), (POOL % ", ceil_mode=true", 2), ("convolution(x, w)", 3)],
+)
+def test_images_smaller_than_a_window_are_refused(windows: str, least: int) -> None:
+    text = "module main(x: f32[2, 3, n, 4], w: f32[5, 3, 3, 2]) {"
+    program = migx.parse(f"{text}\n %0 = {windows}\n return %0\n}}").compile(gpu())
+    for n in range(least):
+        with pytest.raises(InputError, match="must be equal|cannot be negative"):
+            program.eval(inputs_for(program, {"n": n}, {}))
+    assert program.eval(inputs_for(program, {"n": least}, {}))[0].shape[2] == 1
+
+
 def test_results_stay_on_the_device_without_offload_copy() -> None:
     program = transformer()
     given = inputs_for(program, {"n": 1, "s": 5}, {})
