@@ -164,11 +164,12 @@ def operand(
 
 def laid_out(shape: Shape, array: Array | None) -> Array:
     """The memory of a value of this shape, its elements where the strides say. Behind a view that
-    has none there may be some all the same, and a kernel may read the first.
+    has none there may be some all the same, which a kernel may read.
     """
     memory = aligned(int(shape.nbytes))
     if array is not None and not array.size:
-        return np.zeros(1, shape.dtype.numpy)
+        steps = zip(shape.dims, shape.true_strides, strict=True)
+        return np.zeros(1 + sum(int(s) * max(int(d) - 1, 0) for d, s in steps), shape.dtype.numpy)
     if array is not None:
         viewed(memory, shape)[...] = array
     return memory.view(shape.dtype.numpy)
