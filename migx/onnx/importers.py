@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Importer: TypeAlias = Callable[["Node"], "Instruction | tuple[Instruction, ...]"]
 Key: TypeAlias = tuple[str, str]
+OF_ONE_MACHINE = ("com.microsoft.nchwc", "com.ms.internal.nhwc")
+"""Domains of onnxruntime's whose operators lay values out for one processor."""
 
 
 def importer(*operators: str, since: int = 1, domain: str = "") -> Callable[[Importer], Importer]:
@@ -53,3 +55,13 @@ def find(domain: str, name: str, version: int) -> Importer | None:
         if since <= version:
             return function
     return None
+
+
+def advice(domains: Iterable[str]) -> list[str]:
+    """What to do about operators of domains that no other program should read."""
+    return [
+        f"{domain} is what onnxruntime makes of a model for one processor: save the model with"
+        " graph_optimization_level ORT_ENABLE_EXTENDED at most, or give the one it was made from"
+        for domain in OF_ONE_MACHINE
+        if domain in domains
+    ]

@@ -167,9 +167,7 @@ class ModelFile:
 
 
 def refuse_unsupported(graph: onnx.GraphProto, model: ModelFile) -> None:
-    """Raises with every operator that is not supported: its domain, version, how many nodes, and
-    where the first are.
-    """
+    """Raises with each operator that is not supported: domain, version, how many nodes, where."""
     missing: dict[tuple[Called, int], list[str]] = {}
     called = [node for f in model.functions.values() for node in f.node]
     for node in (*all_nodes(graph), *called):
@@ -183,7 +181,8 @@ def refuse_unsupported(graph: onnx.GraphProto, model: ModelFile) -> None:
             f"  {shown(name)} version {version}: {len(where)} nodes, at {first_few(where)}"
             for (name, version), where in sorted(missing.items())
         ]
-        rows += [f"  {each}" for each in plugins.wrong_with("onnx")]
+        advice = importers.advice({domain for (domain, _, _), _ in missing})
+        rows += [f"  {each}" for each in (*advice, *plugins.wrong_with("onnx"))]
         raise OnnxError("operators that are not supported:\n" + "\n".join(rows))
 
 

@@ -230,6 +230,20 @@ def test_everything_unsupported_is_listed_at_once(tmp_path: Path) -> None:
     assert "  my.domain.Twist version 3: 1 nodes, at 'f'" in lines
 
 
+def test_a_model_of_one_machine_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    message = broken(
+        """main (float[1,8,5,5] x) => (float y) {
+          a = com.microsoft.nchwc.ReorderInput(x)
+          y = com.microsoft.nchwc.GlobalMaxPool(a)
+        }""",
+        tmp_path,
+        '<ir_version: 9, opset_import: ["" : 18, "com.microsoft.nchwc" : 1]>\n',
+    )
+    assert "  com.microsoft.nchwc.ReorderInput version 1: 1 nodes, at 'a'\n" in message
+    assert message.count("ORT_ENABLE_EXTENDED") == 1
+    assert "com.microsoft.nchwc is what onnxruntime makes of a model for one processor" in message
+
+
 def test_a_model_without_opsets(tmp_path: Path) -> None:
     model = model_of(ADD)
     del model.opset_import[:]

@@ -99,6 +99,18 @@ CASES: dict[str, tuple[str, list[Any], int, dict[str, Any]]] = {
     ),
     "distances": ("CDist", [floats(4, 3), floats(5, 3)], 1, {"metric": "euclidean"}),
     "square_distances": ("CDist", [floats(4, 3), floats(5, 3)], 1, {}),
+    "numbers_of_bitsandbytes": (
+        "MatMulBnb4",
+        [floats(2, 3, 32), RNG.integers(0, 256, 96, np.uint8), np.abs(floats(12))],
+        1,
+        {"K": 32, "N": 6, "block_size": 16, "quant_type": 0},
+    ),
+    "quantiles_in_blocks_that_end_within_rows": (
+        "MatMulBnb4",
+        [floats(2, 5), RNG.integers(0, 256, 8, np.uint8), np.abs(floats(1))],
+        1,
+        {"K": 5, "N": 3, "block_size": 16, "quant_type": 1, "constant": (1, 2)},
+    ),
     "fused_conv_hard_sigmoid": (
         "FusedConv",
         [IMAGE, KERNEL],

@@ -17,6 +17,7 @@ from migx.observers import Verify
 from migx.ops.fused import Group
 from migx.program import Program
 from tests.onnx.build import Array, peer, read, saved
+from tests.onnx.one_node import node_model
 
 RNG = np.random.default_rng(5)
 PASSES = "simplify_qdq,optimize_module,fuse_int4,fuse_attention,fuse_pointwise_reduce,fuse_epilogue"
@@ -267,3 +268,26 @@ def test_packed_bytes_of_the_wrong_length_are_named(tmp_path: Path) -> None:
     w.raw_data = bytes(100)
     with pytest.raises(MigxError, match=r"tensor 'w' is i4\[32, 8\] and takes 128 bytes, .* 100"):
         migx.parse_onnx(saved(given, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"quant_type": 2}, "quant_type 2; there are 0, FP4, and 1, NF4"),
+        ({"transB": 0}, "transB 0 is not supported"),
+        ({"N": 7}, r"'x1' u8\[96\]: 112 elements are wanted"),
+        ({"block_size": 32}, r"'x2' f32\[12\]: 6 elements are wanted"),
+    ],
+)
+def test_codes_of_bitsandbytes_that_do_not_fit(
+    changed: dict[str, int], said: str, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"K": 32, "N": 6, "block_size": 16, "quant_type": 0, **changed}
+    inputs: list[Array] = [
+        np.zeros((2, 32), np.float32),
+        np.zeros(96, np.uint8),
+        np.zeros(12, np.float32),
+    ]
+    given, _ = node_model("MatMulBnb4", inputs, **options)
+    with pytest.raises(OnnxError, match=said):
+        read(given, tmp_path)

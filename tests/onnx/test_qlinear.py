@@ -138,6 +138,20 @@ def test_as_onnxruntime(case: str, tmp_path: Path) -> None:
     assert_as_peer(tmp_path, kind, inputs, steps=1, **options)
 
 
+@pytest.mark.parametrize("segments", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+def test_embeddings_by_bytes(segments: bool, masked: bool, tmp_path: Path) -> None:
+    words, kinds = np.array([[1, 4, 2], [0, 3, 3]], np.int32), np.array([[0, 1, 1], [0, 0, 1]])
+    tables = [codes(U, 5, 8), codes(U, 4, 8), codes(U, 2, 8) if segments else None]
+    rows = [*tables, codes(U, 8), codes(U, 8)]
+    given = [None if v is None else scale(0.01 + i / 99) for i, v in enumerate(rows)]
+    points = [None if v is None else zero(100 + i) for i, v in enumerate(rows)]
+    mask = np.array([[1, 1, 0], [1, 1, 1]], np.int32) if masked else None
+    picks = [words, kinds.astype(np.int32) if segments else None]
+    inputs = [*picks, *rows, mask, *given, *points]
+    assert_as_peer(tmp_path, "QEmbedLayerNormalization", inputs, 2, epsilon=0.01)
+
+
 LSTMS: dict[str, dict[str, Any]] = {
     "by direction": {},
     "by column": {"columns": (16,)},

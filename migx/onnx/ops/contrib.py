@@ -4,6 +4,7 @@ products and convolutions with what follows them.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import reduce
 
 from migx import ops
@@ -117,21 +118,40 @@ def embed_layer_normalization(node: Node) -> tuple[Instruction, ...]:
     """The normalised sum of word, position and segment embeddings, how long each sequence is, and
     the sum.
     """
-    words, segments, mask, places = (node.optional(i) for i in (0, 1, 7, 8))
+    tables = [node.optional(i) for i in (2, 3, 4)]
+    return embedded(node, tables, node.input(5), node.input(6), node.optional(8))
+
+
+def embedded(
+    node: Node,
+    tables: Sequence[Instruction | None],
+    scale: Instruction,
+    bias: Instruction,
+    places: Instruction | None = None,
+    real: Callable[[int, Instruction], Instruction] = lambda _, rows: rows,
+) -> tuple[Instruction, ...]:
+    """What a node that embeds gives for its tables of words, places and segments. ``real`` makes
+    numbers of the rows picked from one of them.
+    """
+    words, segments, mask = (node.optional(i) for i in (0, 1, 7))
     if words is None:
         raise node.fail("input 0 is missing")
     batch, length = words.shape.dims
-    total = node.add(ops.Gather(0), node.input(2), words)
-    if places is None:
-        places = steps(node, length)
-    total = binary(node, ops.Add(), total, node.add(ops.Gather(0), node.input(3), places))
-    if segments is not None:
-        total = node.add(ops.Add(), total, node.add(ops.Gather(0), node.input(4), segments))
+    picks = [words, steps(node, length) if places is None else places, segments]
+    total = None
+    for i, (table, pick) in enumerate(zip(tables, picks, strict=True)):
+        if pick is None:
+            continue
+        if table is None:
+            raise node.fail(f"input {i + 2}, a table of embeddings, is missing")
+        rows = real(i, node.add(ops.Gather(0), table, pick))
+        total = rows if total is None else binary(node, ops.Add(), total, rows)
+    assert total is not None
     result, _, _ = normalized(node, node.convert(total, F32), (2,), node.number("epsilon", TINY))
     seen = node.broadcast_to(node.literal(0, I32), (batch,))
     if mask is not None:
         seen = node.add(ops.Squeeze((1,)), node.add(ops.ReduceSum((1,)), mask))
-    return affine(node, result, total, node.input(5), node.input(6)), seen, total
+    return affine(node, result, total, scale, bias), seen, total
 
 
 @importer("GroupNorm", domain=DOMAIN)

@@ -12,7 +12,7 @@ from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops._delegate import all_of, channels_first, channels_last, delegated
 from migx.onnx.ops.casting import stored_type
-from migx.onnx.ops.contrib import DOMAIN
+from migx.onnx.ops.contrib import DOMAIN, embedded
 from migx.onnx.ops.elementwise import binary, plus
 from migx.onnx.ops.linear import matrix_product, scaled, with_bias
 from migx.onnx.ops.normalization import tail_as_one
@@ -200,7 +200,21 @@ def qlinear_where(node: Node) -> Instruction:
     return quantized(node, node.add(ops.Where(), *operands), 7, node.input(1))
 
 
-# Gathering what is packed
+# Embeddings, and gathering what is packed
+
+
+@importer("QEmbedLayerNormalization", domain=DOMAIN)
+def quantized_embed_layer_normalization(node: Node) -> tuple[Instruction, ...]:
+    """EmbedLayerNormalization of quantised tables, scale and bias: operands 2 to 6, each with its
+    scale six further on and its zero point eleven.
+    """
+
+    def real_one(at: int, levels: Instruction) -> Instruction:
+        return dequantized(node, levels, node.input(at + 6), node.input(at + 11))
+
+    tables = [node.optional(i) for i in (2, 3, 4)]
+    scale, bias = (real_one(i, node.input(i)) for i in (5, 6))
+    return embedded(node, tables, scale, bias, real=lambda i, rows: real_one(i + 2, rows))
 
 
 @importer("GatherBlockQuantized", domain=DOMAIN)

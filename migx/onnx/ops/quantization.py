@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from migx import ops
 from migx.argument import Argument
 from migx.dim import Dim, may_equal
@@ -17,7 +19,7 @@ from migx.onnx.ops.linear import matrix_product
 from migx.onnx.packed import packing
 from migx.ops.builtin import Literal, OnnxExternalWeights
 from migx.ops.quantization import Linear
-from migx.shape import F4, F8E4M3FN, U8, DType, Shape
+from migx.shape import F4, F8E4M3FN, I32, U8, DType, Shape
 
 
 def axis_and_block(node: Node, x: Instruction) -> tuple[int, int]:
@@ -128,6 +130,49 @@ def matmul_n_bits(node: Node) -> Instruction:
     floats = first_of(node, in_blocks(node, weights, scales, point, block), k)
     product = matrix_product(node, ops.Dot(), a, node.add(ops.Transpose((1, 0)), floats))
     return plus(node, product, node.optional(5))
+
+
+FP4 = (0.0, 1 / 192, 2 / 3, 1.0, 1 / 3, 1 / 2, 1 / 6, 1 / 4)
+"""What bitsandbytes' floats of four bits stand for by three bits; the high one is the sign."""
+NF4 = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+    -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
+    0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
+    0.7229568362236023, 1.0,
+)  # fmt: skip
+"""The quantiles of the normal distribution that bitsandbytes' codes of four bits stand for."""
+BITSANDBYTES = ((*FP4, *(-x for x in FP4)), NF4)
+"""The numbers that codes stand for, by ``quant_type``."""
+
+
+@importer("MatMulBnb4", domain="com.microsoft")
+def matmul_bnb4(node: Node) -> Instruction:
+    """A (..., K) times the transpose of B, whose N rows of K lie one after the other as codes of
+    four bits, high bits first; each block of them has its greatest magnitude.
+
+    A byte becomes a pair of numbers by one lookup.
+    """
+    a, b, largest = node.input(0), node.input(1), node.input(2)
+    k, n, block = node.integer("K"), node.integer("N"), node.integer("block_size")
+    kind, count = node.integer("quant_type"), n * k
+    if kind not in (0, 1):
+        raise node.fail(f"quant_type {kind}; there are 0, FP4, and 1, NF4")
+    if not node.integer("transB", 1):
+        raise node.fail("transB 0 is not supported; the quantiser of onnxruntime writes 1")
+    wanted = (-(-count // 2), -(-count // block))
+    for i, (value, size) in enumerate(zip((b, largest), wanted, strict=True), 1):
+        if not may_equal(value.shape.elements, size):
+            name = node.proto.input[i]
+            raise node.fail(f"{name!r} {value.shape}: {size} elements are wanted")
+    codes = np.arange(256)
+    pairs = np.take(BITSANDBYTES[kind], np.stack([codes >> 4, codes & 15], 1))
+    numbers = node.add(ops.Gather(0), node.literal(pairs, a.shape.dtype),
+                       node.convert(node.reshape(b, (wanted[0],)), I32))  # fmt: skip
+    numbers = first_of(node, node.reshape(numbers, (2 * wanted[0],)), count)
+    each = node.broadcast_to(node.reshape(largest, (wanted[1], 1)), (wanted[1], block))
+    sizes = first_of(node, node.reshape(each, (wanted[1] * block,)), count)
+    floats = node.reshape(node.add(ops.Mul(), numbers, sizes), (n, k))
+    return matrix_product(node, ops.Dot(), a, node.add(ops.Transpose((1, 0)), floats))
 
 
 def first_of(node: Node, value: Instruction, count: int) -> Instruction:
