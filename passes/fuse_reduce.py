@@ -15,8 +15,6 @@ from migx.passes.fuse_pointwise import dims_of, is_by_element, stays_narrow
 from migx.shape import Dims
 from migx.weights import is_constant
 
-SOFTMAX = frozenset({"softmax", "logsoftmax"})
-
 
 class FuseReduce(Pass):
     """Makes one ``fused_reduce`` instruction of reductions that fold the same axes of the same dims

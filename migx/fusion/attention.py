@@ -17,7 +17,7 @@ from migx.argument import Argument
 from migx.dim import Extent
 from migx.fusion.index_map import Axis, Factor, exact, map_of, regrouped, tidy
 from migx.fusion.kernels import PRODUCT, Access, Node, Unfit
-from migx.fusion.outlining import source, viewed
+from migx.fusion.outlining import is_small, source, viewed
 from migx.fusion.stages import below
 from migx.ir import Instruction
 from migx.ops.builtin import Literal, Param
@@ -36,9 +36,9 @@ WEIGHTS = PRODUCT - 1
 
 @dataclass(frozen=True)
 class Scale:
-    """A number that multiplies all scores, or divides them: known, or an input of one element."""
+    """A number that multiplies all scores, or divides them."""
 
-    by: Argument | Access
+    by: Argument
     divides: bool
 
 
@@ -206,13 +206,8 @@ class _Description:
         """Which input an instruction scales, and by what."""
         for place in {"mul": (0, 1), "div": (0,)}.get(value.op.name, ()):
             number = source(value.inputs[1 - place])
-            if number.shape.elements != 1:
-                continue
-            if isinstance(number.op, Literal) and not number.op.replaceable:
-                return place, Scale(number.op.value, value.op.name == "div")
-            if isinstance(number.op, Param):
-                access = Access(self.places[number], number.shape.dtype, ())
-                return place, Scale(access, value.op.name == "div")
+            if is_small(number):
+                return place, Scale(number.op_as(Literal).value, value.op.name == "div")
         raise Unfit
 
     def _operand(self, value: Instruction) -> _Operand:

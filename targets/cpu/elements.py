@@ -211,10 +211,7 @@ def _elu(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType)
 
 
 def _pow(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
-    x, y = v[0], f.cast(v[1], v[0].type.one)
-    if y.number == 2:
-        return x * x
-    return vector_math.power(f, x, y)
+    return vector_math.power(f, v[0], f.cast(v[1], v[0].type.one))
 
 
 def _convert(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:

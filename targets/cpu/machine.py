@@ -25,7 +25,6 @@ class Machine:
     masks: bool
     l1: int = 32 * 1024
     l2: int = 512 * 1024
-    l3: int = 8 * 1024 * 1024
     cores: int = 1
 
     def lanes(self, type_: Type) -> int:
@@ -63,7 +62,6 @@ def host() -> Machine:
         masks,
         _cache("level1_dcache", 1, 32 * 1024),
         _cache("level2_cache", 2, 512 * 1024),
-        _cache("level3_cache", 3, 8 * 1024 * 1024),
         cores(),
     )
 

@@ -147,8 +147,6 @@ def logistic(x: str, dtype: DType, slope: int = 1) -> str:
 
 def extreme(greater: bool, x: str, y: str, dtype: DType) -> str:
     """The greater or the lesser of two; of floats NaN where either is."""
-    if dtype is BOOL:
-        return f"({x} | {y})" if greater else f"({x} & {y})"
     name = "maximum" if greater else "minimum"
     nan = f", propagate_nan={ALL}" if dtype.is_float else ""
     return f"tl.{name}({x}, {y}{nan})"
@@ -189,25 +187,11 @@ def converted(x: str, given: DType, to: DType) -> str:
 
 
 def _binary(sign: str) -> Emit:
-    def emitted(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
-        if r is BOOL and sign in ("+", "*"):
-            return f"({v[0]} {'|' if sign == '+' else '&'} {v[1]})"
-        return f"({v[0]} {sign} {v[1]})"
-
-    return emitted
-
-
-def _compared(sign: str) -> Emit:
     return lambda op, v, t, r: f"({v[0]} {sign} {v[1]})"
 
 
 def _call(name: str) -> Emit:
     return lambda op, v, t, r: f"tl.{name}({v[0]})"
-
-
-def _unless_float(text: str) -> Emit:
-    """A rounding, which leaves integers alone."""
-    return lambda op, v, t, r: text.format(x=v[0]) if r.is_float else v[0]
 
 
 def _through_double(text: str) -> Emit:
@@ -277,8 +261,6 @@ def _pow(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
 
 def _nearbyint(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
     """The nearest integer; a zero has the sign of what it comes from."""
-    if not r.is_float:
-        return v[0]
     near = nearest(v[0])
     return f"tl.where({near} == 0, {v[0]} * 0.0, {near})"
 
@@ -378,7 +360,7 @@ TABLE: dict[str, Emit] = {
     "bitwise_not": _opposite,
     "bitwise_or": _binary("|"),
     "bitwise_xor": _binary("^"),
-    "ceil": _unless_float("tl.ceil({x})"),
+    "ceil": _call("ceil"),
     "clip": lambda op, v, t, r: extreme(False, extreme(True, v[0], v[1], r), v[2], r),
     "convert": _convert,
     "cos": _call("cos"),
@@ -386,19 +368,19 @@ TABLE: dict[str, Emit] = {
     "dequantizelinear": _dequantize,
     "div": lambda op, v, t, r: quotient(v[0], v[1], r),
     "elu": _elu,
-    "equal": _compared("=="),
+    "equal": _binary("=="),
     "erf": _erf,
     "exp": lambda op, v, t, r: exponential(v[0], r),
-    "floor": _unless_float("tl.floor({x})"),
+    "floor": _call("floor"),
     "fmod": _remainder(False),
-    "greater": _compared(">"),
-    "greater_or_equal": _compared(">="),
+    "greater": _binary(">"),
+    "greater_or_equal": _binary(">="),
     "identity": lambda op, v, t, r: v[0],
     "isinf": _isinf,
     "isnan": lambda op, v, t, r: f"({v[0]} != {v[0]})",
     "leaky_relu": lambda op, v, t, r: f"tl.where({v[0]} < 0, {v[0]} * {op.alpha!r}, {v[0]})",
-    "less": _compared("<"),
-    "less_or_equal": _compared("<="),
+    "less": _binary("<"),
+    "less_or_equal": _binary("<="),
     "log": _call("log"),
     "logical_and": _binary("&"),
     "logical_or": _binary("|"),

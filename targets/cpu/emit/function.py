@@ -154,9 +154,6 @@ class Function:
         types = ", ".join(str(v.type) for v in values)
         self.module.declare(f"declare {result} @{name}({types})")
         given = ", ".join(f"{v.type} {v.text}" for v in values)
-        if result == VOID:
-            self.do(f"call void @{name}({given})")
-            return Value("void", VOID, self)
         return self.emit(f"call {result} @{name}({given})", result)
 
     def fma(self, a: Operand, b: Operand, c: Operand) -> Value:
@@ -464,10 +461,6 @@ class Function:
     ) -> AbstractContextManager[Carried]:
         """Does what follows only where an i1 does not hold."""
         return self.when(~condition, carry)
-
-    def ret(self, value: Value | None = None) -> None:
-        """Returns from the function; what has no result returns at its end by itself."""
-        self.do("ret void" if value is None else f"ret {value.type} {value.text}")
 
     def as_index(self, operand: Operand) -> Value:
         """An i64."""

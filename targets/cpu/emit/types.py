@@ -73,6 +73,4 @@ def literal(type_: Type, number: float) -> str:
             return f"0xR{int(np.asarray(number, ml_dtypes.bfloat16).view(np.uint16)):04X}"
         case "i1":
             return "true" if number else "false"
-        case "ptr":
-            return "null"
     return str(int(number))

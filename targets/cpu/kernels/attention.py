@@ -25,7 +25,6 @@ from dataclasses import dataclass
 
 from migx import dim
 from migx import shape as dtypes
-from migx.argument import Argument
 from migx.dim import Extent, product
 from migx.fusion.attention import WEIGHTS, Attention, described
 from migx.fusion.kernels import PRODUCT, Access
@@ -196,14 +195,7 @@ class Writer:
     def scaled(self, x: Value) -> Value:
         """Queries by all that scales the scores."""
         for scale in self.attention.scales:
-            by: Value
-            if isinstance(scale.by, Argument):
-                by = self.f.const(F32, float(scale.by.array.reshape(-1)[0]))
-            else:
-                memory = memory_of(scale.by.dtype)
-                first = self.f.load(self.frame.operands[scale.by.operand], memory)
-                by = elements.loaded(self.f, first, scale.by.dtype)
-            by = self.f.splat(by, x.type.lanes)
+            by = float(scale.by.array.reshape(-1)[0])
             x = x / by if scale.divides else x * by
         return x
 
@@ -218,13 +210,14 @@ class Writer:
         f = self.f
         if not self.attention.by_row:
             return value
-        if not self.attention.guarded and dim.bounds(self.attention.count[1])[0] == 0:
-            none = f.splat(f.compare("eq", self.keys, 0), total.type.lanes)
-            total = f.select(none, 1.0, total)
         result = value * (1.0 / total)
         if self.attention.guarded:
             return f.select(total > 0.0, result, 0.0)
-        return self.weight(result, read)
+        made = self.weight(result, read)
+        if dim.bounds(self.attention.count[1])[0] > 0:
+            return made
+        none = f.splat(f.compare("eq", self.keys, 0), total.type.lanes)
+        return f.select(none, 0.0, made)  # whatever the rows meet, of which there may be nothing
 
     def weight(self, softmax: Value, read: Callable[[Access], Value] | None = None) -> Value:
         """What values are multiplied by, from the result of the softmax; or what becomes of values

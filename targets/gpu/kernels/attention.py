@@ -16,7 +16,6 @@ those of a feature one after another.
 
 from __future__ import annotations
 
-from migx.argument import Argument
 from migx.dim import bounds, product
 from migx.fusion.attention import WEIGHTS, Attention, described
 from migx.fusion.kernels import PRODUCT, Access
@@ -25,7 +24,7 @@ from migx.ir import Instruction
 from migx.shape import BF16, F16, F32, Shape
 from migx.targets.gpu import elements
 from migx.targets.gpu import tiles as choose
-from migx.targets.gpu.expressions import BOTH, ROWS, Expr, Part, both, expr
+from migx.targets.gpu.expressions import BOTH, ROWS, Expr, Part, both
 from migx.targets.gpu.kernels.fused import computable, evaluated
 from migx.targets.gpu.kernels.product import FEW
 from migx.targets.gpu.text import Kernel, Writer
@@ -199,10 +198,7 @@ class _Writer:
         """Products, multiplied or divided by the scales."""
         w = self.writer
         for scale in self.attention.scales:
-            if isinstance(scale.by, Argument):
-                by = w.let(Expr(elements.constant(scale.by))).text
-            else:
-                by = w.load(scale.by.operand, expr(0), scale.by.dtype).text
+            by = w.let(Expr(elements.constant(scale.by))).text
             text = f"({text}) {'/' if scale.divides else '*'} {by}"
         return text
 

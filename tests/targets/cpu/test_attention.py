@@ -335,6 +335,22 @@ def test_weights_that_rows_change(changed: str, rows: str) -> None:
             assert not problem(kernel_for, program, each)
 
 
+def test_no_keys_give_0_whatever_the_rows_meet() -> None:
+    after = BY_ROW.replace("ROWS", "b, 3, s, 1") + [*CHANGED.values()][1] + "\n  %r = dot(%4, v)"
+    program = parsed(of("b", "3", "s", "t", after=after, more=", n: f32[b, 3, s, 1]"))
+    dims = {"q": (2, 3, 5, 8), "k": (2, 3, 0, 8), "v": (2, 3, 0, 8), "n": (2, 3, 5, 1)}
+    given = {name: np.full(shape, np.inf, np.float32) for name, shape in dims.items()}
+    (found,) = program.compile("cpu").eval(given)
+    assert not np.asarray(found).any()
+
+
+@pytest.mark.parametrize("queries", ["3", "20", "s"])
+def test_weights_that_are_squared(queries: str) -> None:
+    text = of("2", "3", queries, "40", after="%x = mul(%w, %w)\n  %r = dot(%x, v)")
+    for many in (1, 3, 20):
+        assert not problem(kernel_for, parsed(text, PASS), {"s": many})
+
+
 @pytest.mark.parametrize("queries", [1, 40])
 def test_nan_that_no_condition_hides(queries: int) -> None:
     """Scores that are NaN make a row NaN, unless its condition says that it is 0."""

@@ -29,7 +29,7 @@ def run(write: Callable[[Function, Value], Value], x: int) -> int:
     """What a function of one i64 gives."""
     module = Module()
     f = module.function("kernel", [("x", I64)], I64)
-    f.ret(write(f, f.parameters[0]))
+    f.do(f"ret i64 {write(f, f.parameters[0]).text}")
     code = jit.load([module.text])[module.text]
     found: int = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(code.address)(x)
     return found

@@ -47,6 +47,23 @@ def test_scaled_and_masked(queries: str, keys: str, dtype: str) -> None:
     )
 
 
+@pytest.mark.parametrize("by", ["mul", "div"])
+def test_queries_scaled_before(by: str) -> None:
+    holds(
+        f"""module main(q: f16[2, 3, s, 8], k: f16[2, 3, 30, 8], v: f16[2, 3, 30, 8]) {{
+          %0 = @literal() {{value=[0.25]}} : f16[1]
+          %1 = multibroadcast(%0) {{out_lens=(2, 3, s, 8)}}
+          %2 = {by}(q, %1)
+          %3 = transpose(k) {{permutation=(0, 1, 3, 2)}}
+          %4 = dot(%2, %3)
+          %5 = softmax(%4) {{axis=3}}
+          %6 = dot(%5, v)
+          return %6
+        }}""",
+        {"s": 20},
+    )
+
+
 def test_heads_that_share_keys_and_values() -> None:
     holds(
         """module main(q: f32[2, 6, 5, 16], k: f32[2, 2, t, 16], v: f32[2, 2, t, 16]) {

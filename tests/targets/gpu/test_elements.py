@@ -28,11 +28,13 @@ def test_functions_of_one_float(name: str, dtype: str) -> None:
 
 
 SPECIAL_OF = ("abs", "exp", "isnan", "nearbyint", "relu", "rsqrt", "sigmoid", "sign", "tanh")
+INFINITE = ("isinf", "isinf {detect_negative=false}", "isinf {detect_positive=false}")
 
 
-@pytest.mark.parametrize("name", SPECIAL_OF)
+@pytest.mark.parametrize("name", SPECIAL_OF + INFINITE)
 def test_zeros_infinities_and_nan(name: str) -> None:
-    text = f"module main(x: f32[15]) {{\n %0 = {name}(x)\n return %0\n}}"
+    name, _, attributes = name.partition(" ")
+    text = f"module main(x: f32[15]) {{\n %0 = {name}(x) {attributes}\n return %0\n}}"
     holds(text, x=SPECIAL.astype(np.float32))
 
 
@@ -65,6 +67,14 @@ def test_functions_of_two(name: str, dtype: str) -> None:
 def test_integers(name: str, dtype: str) -> None:
     text = f"module main(x: {dtype}[n], y: {dtype}[n]) {{\n %0 = {name}(x, y)\n return %0\n}}"
     holds(text, {"n": 130})
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("sign", "u8"), ("bitwise_not", "u8"), ("bitwise_not", "i32"), ("not", "bool")],
+)
+def test_functions_of_one_integer(name: str, dtype: str) -> None:
+    holds(f"module main(x: {dtype}[n]) {{\n %0 = {name}(x)\n return %0\n}}", {"n": 130})
 
 
 @pytest.mark.parametrize("given", ["f32", "f64", "i8", "i64", "bool"])
