@@ -78,5 +78,7 @@ def assert_as_peer(
         assert (got.dtype, got.shape) == (want.dtype, want.shape)
         if got.dtype.kind in "iu":
             np.testing.assert_allclose(got.astype(np.int64), want.astype(np.int64), 0, steps)
+        elif got.dtype == object:
+            assert got.tolist() == want.tolist()
         else:
             np.testing.assert_allclose(got, want, rtol, atol)

@@ -31,3 +31,11 @@ def test_the_same_dims_times_the_stride(
     assert np.array_equal(found, peer(said, inputs)[0])
     if length >= stride:
         assert np.array_equal(found, peer(model, inputs)[0])
+
+
+@pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])
+def test_no_padding_by_its_name(kind: str, tmp_path: Path) -> None:
+    x = np.arange(6, dtype=np.float32).reshape(1, 1, 6)
+    model, inputs = node_model(kind, [x, x[..., :2]], domain="", auto_pad="VALID", strides=[2])
+    (found,) = read(model, tmp_path).compile("ref").eval(inputs)
+    assert np.array_equal(found, peer(model, inputs)[0])

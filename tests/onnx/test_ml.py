@@ -72,6 +72,34 @@ CASES: dict[str, tuple[str, list[Any], int, dict[str, Any]]] = {
         )
         for transform in ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO")
     },
+    **{
+        f"one_score_{transform}": (
+            "LinearClassifier",
+            [X],
+            2,
+            {
+                "coefficients": COEFFICIENTS[:3],
+                "intercepts": [0.1],
+                "classlabels_strings": ["no", "yes"],
+                "post_transform": transform,
+            },
+        )
+        for transform in ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO")
+    },
+    **{
+        f"{kind}_of_{'words' if given.dtype == object else 'numbers'}": (kind, [given], 1, options)
+        for kind, options in {
+            "LabelEncoder": {"version": 1, "classes_strings": ["a", "b"]},
+            "CategoryMapper": {"cats_int64s": [1, 2], "cats_strings": ["a", "b"]},
+        }.items()
+        for given in (np.array(["b", "z"], object), np.array([0, 1, 5]))
+    },
+    "names": (
+        "LabelEncoder",
+        [np.array([1, 9])],
+        1,
+        {"version": 2, "keys_int64s": [1, 2], "values_strings": ["a", "b"]},
+    ),
 }
 
 

@@ -152,6 +152,17 @@ def test_embeddings_by_bytes(segments: bool, masked: bool, tmp_path: Path) -> No
     assert_as_peer(tmp_path, "QEmbedLayerNormalization", inputs, 2, epsilon=0.01)
 
 
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_means_of_rows(keepdims: int, tmp_path: Path) -> None:
+    """Which onnxruntime declares, and has no kernel for."""
+    x = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    inputs = [x, scale(0.5), zero(3), scale(0.25), zero(2)]
+    model, fed = node_model("QLinearReduceMean", inputs, axes=[1], keepdims=keepdims)
+    (found,) = read(model, tmp_path).compile("ref").eval(fed)
+    means = (x.mean(1, keepdims=bool(keepdims)) - 3) * 0.5 / 0.25 + 2
+    assert (found.dtype, found.tolist()) == (np.uint8, np.clip(means.round(), 0, 255).tolist())
+
+
 LSTMS: dict[str, dict[str, Any]] = {
     "by direction": {},
     "by column": {"columns": (16,)},
@@ -163,6 +174,11 @@ LSTMS: dict[str, dict[str, Any]] = {
         "activations": ["HardSigmoid", "Tanh", "Relu", "Sigmoid", "Affine", "Tanh"],
         "activation_alpha": [0.3, 0.7],
         "activation_beta": [0.4, 0.1],
+    },
+    "more activations": {
+        "activations": ["Sigmoid", "ScaledTanh", "ThresholdedRelu"] * 2,
+        "activation_alpha": [0.8, 0.1] * 2,
+        "activation_beta": [0.6] * 2,
     },
     "coupled": {"input_forget": 1, "clip": 0.5},
 }

@@ -262,7 +262,7 @@ def linear_classifier(node: Node) -> tuple[Instruction, Instruction]:
     labels = class_labels(node)
     scores = linear(node, len(node.numbers("intercepts", ())) or len(labels))
     if scores.shape.dims[1] == 1 and len(labels) == 2:
-        return binary_labels(node, scores, labels, 0.0)
+        return binary_labels(node, scores, labels, 0.0, chance=True)  # so onnxruntime takes any
     return best_label(node, scores, labels), finished(
         node, scores, node.string("post_transform", "NONE")
     )
@@ -275,18 +275,18 @@ def best_label(node: Node, scores: Instruction, labels: Array) -> Instruction:
 
 
 def binary_labels(
-    node: Node, score: Instruction, labels: Array, limit: float
+    node: Node, score: Instruction, labels: Array, limit: float, *, chance: bool
 ) -> tuple[Instruction, Instruction]:
     """The second label where the one score there is exceeds a limit; and a score for either.
 
-    A chance, whose limit is a half, leaves the rest to the first label; any other score, and one
-    that is still to become a chance, its negative.
+    A chance leaves the rest to the first label; any other score, and one that is still to become a
+    chance, its negative.
     """
     transform = node.string("post_transform", "NONE")
     flat = node.add(ops.Squeeze((1,)), score)
     above = node.add(ops.Greater(), flat, node.scalar(limit, flat))
     label = node.add(ops.Gather(0), node.literal(labels), node.convert(above, I64))
-    if limit and transform != "LOGISTIC":
+    if chance and transform != "LOGISTIC":
         other = node.add(ops.Sub(), node.scalar(1, score), score)
         return label, node.add(ops.Concat(1), other, score)
     both = node.add(ops.Concat(1), node.add(ops.Neg(), score), score)
@@ -436,6 +436,6 @@ def tree_ensemble_classifier(node: Node) -> tuple[Instruction, Instruction]:
     if at == 0 and base.size == 1:
         score = binary(node, ops.Add(), score, node.literal(base, F32))
     chances = bool((numbers(node, "class_weights") >= 0).all())
-    label, both = binary_labels(node, score, labels, 0.5 if chances else 0.0)
+    label, both = binary_labels(node, score, labels, 0.5 * chances, chance=chances)
     # Like onnxruntime: weights of the second label leave the first one's score 0.
     return label, shown if at else both

@@ -25,7 +25,7 @@ FAR = 2**31 - 1
 def split(node: Node) -> tuple[Instruction, ...]:
     """One slice for each output."""
     x, given = node.input(0), node.optional(1)
-    axis = node.axis(node.integer("axis", 0), x.shape.rank)
+    axis, count = node.axis(node.integer("axis", 0), x.shape.rank), len(node.proto.output)
     whole = x.shape.dims[axis]
     sizes: Sequence[Extent] | None = node.integers("split", ()) or None
     if given is not None:
@@ -33,11 +33,12 @@ def split(node: Node) -> tuple[Instruction, ...]:
         if sizes is None:
             return split_at_run_time(node, x, given, axis)
     if sizes is None:
-        count = len(node.proto.output)
         if node.integer("num_outputs", count) != count:
             raise node.fail(f"num_outputs is {node.integer('num_outputs')}, it has {count} outputs")
         part = (whole + (count - 1)) // count
         sizes = [part] * (count - 1) + [whole - part * (count - 1)]
+    if len(sizes) != count:
+        raise node.fail(f"it has {count} outputs and {len(sizes)} sizes")
     bounds = list(itertools.accumulate(sizes, initial=0))
     if not dim.may_equal(bounds[-1], whole):
         raise node.fail(f"its parts {tuple(sizes)} add up to {bounds[-1]}, the axis has {whole}")

@@ -1,0 +1,145 @@
+"""Nodes that say what they cannot mean, or what is not supported: the error names it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from migx.errors import OnnxError
+from tests.onnx.build import Array, read
+from tests.onnx.one_node import node_model
+
+ML = "ai.onnx.ml"
+
+
+def floats(*dims: int) -> Array:
+    return np.zeros(dims, np.float32)
+
+
+IMAGE, KERNELS, SQUARE = floats(1, 2, 5, 5), floats(3, 2, 3, 3), floats(1, 1, 4, 4)
+ROWS, HEADS = floats(2, 3), [floats(1, 2, 4), floats(4, 12), floats(12)]
+LINEAR: dict[str, Any] = {"domain": ML, "coefficients": [0.1] * 6, "intercepts": [0.0, 0.0]}
+
+Case = tuple[str, list[Array | None], dict[str, Any], str]
+CASES: list[Case] = [
+    ("Conv", [IMAGE, KERNELS], {"domain": "", "auto_pad": "SOME"}, "no auto_pad 'SOME'"),
+    (
+        *("Conv", [IMAGE, KERNELS], {"domain": "", "pads": [1, 1, 1]}),
+        "pads, strides and dilations must fit 2 spatial dims",
+    ),
+    (
+        *("Reshape", [ROWS, np.array([2, 3, 0])], {"domain": "", "constant": [1]}),
+        "dims (2, 3, 0) copy a dim that f32[2, 3] does not have",
+    ),
+    (
+        *("Reshape", [ROWS, np.array([-1, -1])], {"domain": "", "constant": [1]}),
+        "dims (-1, -1) leave more than one to be found",
+    ),
+    (
+        *("ReduceSum", [ROWS, np.array([1, -1])], {"domain": "", "constant": [1]}),
+        "axes (1, -1) name one twice",
+    ),
+    (
+        *("Split", [floats(6), np.array([2, 2, 2])], {"domain": "", "constant": [1], "outputs": 2}),
+        "it has 2 outputs and 3 sizes",
+    ),
+    (
+        *("Split", [floats(6), np.array([2, 2, 2])], {"domain": "", "outputs": 2}),
+        "it has 2 outputs and 3 sizes",
+    ),
+    (
+        "ScatterElements",
+        [ROWS, np.zeros((1, 3), np.int64), floats(1, 3)],
+        {"domain": "", "version": 18, "reduction": "avg"},
+        "its reduction is none, add, mul, max or min, not 'avg'",
+    ),
+    (
+        "Slice",
+        [floats(6), *(np.array([i]) for i in (0, 5, 0, 0))],
+        {"domain": "", "constant": [1, 2, 3, 4]},
+        "its step is 0",
+    ),
+    ("Resize", [SQUARE], {"domain": ""}, "it needs scales or sizes"),
+    (
+        "Resize",
+        [SQUARE, None, np.array([1, 1, 2, 2], np.float32)],
+        {
+            "domain": "",
+            "constant": [2],
+            "coordinate_transformation_mode": "tf_crop_and_resize",
+        },
+        "tf_crop_and_resize needs a region of interest",
+    ),
+    (
+        "Resize",
+        [SQUARE, None, None, np.array([1, 1, 8, 8])],
+        {"domain": "", "version": 18, "constant": [3], "keep_aspect_ratio_policy": "fit"},
+        "no keep_aspect_ratio_policy 'fit'",
+    ),
+    (
+        *("STFT", [floats(1, 20, 1), np.array(4)], {"domain": "", "constant": [1]}),
+        "it has neither a window nor a frame length",
+    ),
+    ("StringConcat", [ROWS, ROWS], {"domain": "", "version": 20}, "but strings are wanted"),
+    ("Normalizer", [ROWS], {"domain": ML, "norm": "L3"}, "no norm 'L3'; there are MAX, L1 and L2"),
+    ("Imputer", [ROWS], {"domain": ML}, "it has no imputed values"),
+    ("LabelEncoder", [ROWS], {"domain": ML, "version": 2}, "it has no keys or no values"),
+    ("OneHotEncoder", [ROWS], {"domain": ML}, "it has no categories"),
+    ("LinearClassifier", [ROWS], LINEAR, "it has no class labels"),
+    (
+        *(
+            "LinearClassifier",
+            [ROWS],
+            {**LINEAR, "classlabels_ints": [0, 1], "post_transform": "X"},
+        ),
+        "the post transform X is not supported",
+    ),
+    ("CDist", [ROWS, ROWS], {"metric": "cosine"}, "no metric 'cosine'; there are euclidean and"),
+    ("Attention", HEADS, {"num_heads": 2, "do_rotary": 1}, "do_rotary is not supported"),
+    (
+        *("Attention", [*HEADS, None, None, None, np.array(1, np.int32)], {"num_heads": 2}),
+        "past_sequence_length is not supported",
+    ),
+    (
+        "RotaryEmbedding",
+        [HEADS[0], np.array([0]), floats(8, 1), floats(8, 1)],
+        {"num_heads": 2, "is_packed_batching": 1},
+        "is_packed_batching is not supported",
+    ),
+    (
+        "GatherBlockQuantized",
+        [np.zeros((4, 32), np.uint8), np.array([1, 2]), floats(4, 1)],
+        {"gather_axis": 0, "quantize_axis": 0, "block_size": 32},
+        "gather_axis and quantize_axis are both 0",
+    ),
+    (
+        "EmbedLayerNormalization",
+        [None, None, floats(5, 4), None, None, floats(4), floats(4)],
+        {},
+        "input 0 is missing",
+    ),
+    (
+        "MatMulNBits",
+        [floats(1, 32), np.zeros((2, 1, 20), np.uint8), floats(2)],
+        {"K": 32, "N": 2, "bits": 5, "block_size": 32},
+        "weights of 5 bits are not supported",
+    ),
+    (
+        "MatMulNBits",
+        [floats(1, 32), np.zeros((2, 1, 16), np.uint8), floats(2)],
+        {"K": 32, "N": 2, "bits": 4, "block_size": 32},
+        "packed weights must be a constant, not",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}: {case[3]}")
+def test_what_is_wrong_is_said(case: Case, tmp_path: Path) -> None:
+    kind, inputs, options, said = case
+    model, _ = node_model(kind, inputs, **options)
+    with pytest.raises(OnnxError, match=f"{kind} 'y0': .*{re.escape(said)}"):
+        read(model, tmp_path)
