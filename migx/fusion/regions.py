@@ -1,6 +1,6 @@
 """Results made in regions: concatenations with the arithmetic before and after them, constant
-padding, reversing. Each region is a computation on elements of its own, that reads and writes from
-an offset on.
+padding, reversing, copies. Each region is a computation on elements of its own, that reads and
+writes from an offset on.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from migx import op as operations
 from migx.argument import Argument
 from migx.dim import Extent, maximum
-from migx.fusion.kernels import Access, FusedKernel, Node, collapsed
+from migx.fusion.kernels import Access, FusedKernel, Node, Unfit, collapsed
+from migx.fusion.outlining import is_small
 from migx.ir import Instruction
 from migx.ops.builtin import Literal, Param
+from migx.ops.control import Assume
 from migx.ops.fused import Group
 from migx.ops.layout import Broadcast, Concat, Multibroadcast, Pad, Reverse
 from migx.shape import Dims, DType, Shape
@@ -21,22 +23,21 @@ from migx.shape import Dims, DType, Shape
 
 def described(at: Instruction) -> list[FusedKernel] | None:
     """The regions that an instruction's result is made of; None where it is not made of any."""
-    match at.op:
-        case Concat():
-            return _moved(at, _concatenated(at))
-        case Group(tag="concat"):
-            return _grouped(at)
-        case Reverse():
-            return _moved(at, [_reversed(at)])
-        case Pad(mode="constant"):
-            return _padded(at)
+    try:
+        match at.op:
+            case Assume():
+                return _moved(at, [_copied(at)])
+            case Concat():
+                return _moved(at, _concatenated(at))
+            case Group(tag="concat"):
+                return _grouped(at)
+            case Reverse():
+                return _moved(at, [_reversed(at)])
+            case Pad(mode="constant"):
+                return _padded(at)
+    except Unfit:
+        pass
     return None
-
-
-def copied(at: Instruction) -> list[FusedKernel] | None:
-    """The first input as the result, in one region."""
-    steps, made = at.inputs[0].shape.true_strides, at.shape.true_strides
-    return _moved(at, [_Part(at.shape.dims, 0, (steps, 0), (made, 0))])
 
 
 # What only moves elements.
@@ -52,10 +53,10 @@ class _Part:
     made: tuple[Dims, Extent]
 
 
-def _moved(at: Instruction, parts: Sequence[_Part]) -> list[FusedKernel] | None:
+def _moved(at: Instruction, parts: Sequence[_Part]) -> list[FusedKernel]:
     """Copies as computations, on integers as wide as the elements: bits stay what they are."""
     if at.shape.dtype.is_packed or not at.shape.dtype.is_tensor or at.shape.dtype.kind == "string":
-        return None
+        raise Unfit
     dtype = DType.of(f"u{at.shape.dtype.bits}")
     count = len(at.inputs)
     return [
@@ -71,6 +72,11 @@ def _moved(at: Instruction, parts: Sequence[_Part]) -> list[FusedKernel] | None:
 def _computation(dims: Dims, nodes: Sequence[Node], result: Access) -> FusedKernel:
     whole = FusedKernel(dims, (False,) * len(dims), tuple(nodes), ((len(nodes) - 1, result),))
     return collapsed(whole)
+
+
+def _copied(at: Instruction) -> _Part:
+    steps, made = at.inputs[0].shape.true_strides, at.shape.true_strides
+    return _Part(at.shape.dims, 0, (steps, 0), (made, 0))
 
 
 def _concatenated(at: Instruction) -> list[_Part]:
@@ -96,7 +102,7 @@ def _reversed(at: Instruction) -> _Part:
     return _Part(dims, 0, (tuple(steps), offset), (at.shape.true_strides, 0))
 
 
-def _padded(at: Instruction) -> list[FusedKernel] | None:
+def _padded(at: Instruction) -> list[FusedKernel]:
     """What is inside, and for each axis what is before and after it, of what is inside the axes
     further out.
     """
@@ -111,8 +117,6 @@ def _padded(at: Instruction) -> list[FusedKernel] | None:
     from_ = sum((n * s for n, s in zip(dropped, given.true_strides, strict=True)), 0)
     part = _Part(tuple(inside), 0, (given.true_strides, from_), (strides, start))
     regions = _moved(at, [part])
-    if regions is None:
-        return None
     for axis in range(rank):
         outer = sum((before[i] * strides[i] for i in range(axis)), 0)
         behind = (before[axis] + inside[axis]) * strides[axis]
@@ -137,23 +141,24 @@ def _filled(at: Instruction, dims: Dims, offset: Extent) -> FusedKernel:
 # What is computed on the way.
 
 
-def _grouped(at: Instruction) -> list[FusedKernel] | None:
-    """A region for each part of the concatenation in a group; None where it holds other things."""
+def _grouped(at: Instruction) -> list[FusedKernel]:
+    """A region for each part of the concatenation in a group; ``Unfit`` where it holds other
+    things.
+    """
     (module,) = at.modules
     concats = [v for v in module if isinstance(v.op, Concat)]
     if len(concats) != 1 or at.shape.parts:
-        return None
+        raise Unfit
     (concat,) = concats
     (result,) = module.outputs
     if result.shape.dims != concat.shape.dims:
-        return None
+        raise Unfit
     regions = []
     start: Extent = 0
     assert isinstance(concat.op, Concat)
     for part in concat.inputs:
         region = _Region(at, concat, part, start)
-        if region.value(result) is None:
-            return None
+        region.value(result)
         offset = start * at.shape.true_strides[concat.op.axis]
         access = Access(len(at.inputs), at.shape.dtype, at.shape.true_strides, offset)
         regions.append(_computation(part.shape.dims, region.nodes, access))
@@ -170,43 +175,37 @@ class _Region:
     part: Instruction
     start: Extent
     nodes: list[Node] = field(default_factory=list)
-    found: dict[tuple[Instruction, bool], int | None] = field(default_factory=dict)
+    found: dict[tuple[Instruction, bool], int] = field(default_factory=dict)
 
-    def value(self, value: Instruction, before: bool = False) -> int | None:
-        """The node of a value, from ``before`` the concatenation or after it; None where there are
-        no words for it here.
+    def value(self, value: Instruction, before: bool = False) -> int:
+        """The node of a value, from ``before`` the concatenation or after it; ``Unfit`` where there
+        are no words for it here.
         """
         if (value, before) not in self.found:
             self.found[value, before] = self._made(value, before)
         return self.found[value, before]
 
-    def _made(self, value: Instruction, before: bool) -> int | None:
+    def _made(self, value: Instruction, before: bool) -> int:
         if value is self.concat:
             return self.value(self.part, True)
-        if type(value.op) is Literal:
-            if value.op.replaceable or value.shape.elements != 1:
-                return None
-            return self._node(Node(value.op.value, value.shape.dtype, False))
-        if isinstance(value.op, Multibroadcast | Broadcast):
-            below = value.inputs[0]
-            return self.value(below, before) if type(below.op) is Literal else None
+        if is_small(value):
+            return self._node(Node(value.op_as(Literal).value, value.shape.dtype, False))
+        if isinstance(value.op, Multibroadcast | Broadcast) and is_small(value.inputs[0]):
+            return self.value(value.inputs[0], before)
         if type(value.op) is Param:
             return self._read(value, before)
-        if not operations.traits(value.op).pointwise or value.modules:
-            return None
-        inputs = [self.value(v, before) for v in value.inputs]
-        given = tuple(i for i in inputs if i is not None)
-        if len(given) != len(inputs):
-            return None
+        if not operations.traits(value.op).pointwise:
+            raise Unfit
+        given = tuple(self.value(v, before) for v in value.inputs)
         return self._node(Node(value.op, value.shape.dtype, False, given))
 
-    def _read(self, parameter: Instruction, before: bool) -> int | None:
+    def _read(self, parameter: Instruction, before: bool) -> int:
         """An input of the group, of which what comes after the concatenation reads a part."""
         dims = self.part.shape.dims if before else self.concat.shape.dims
         number = list(self.at.modules[0].parameters.values()).index(parameter)
         shape: Shape = self.at.inputs[number].shape
         if shape.dims != dims:
-            return None
+            raise Unfit
         assert isinstance(self.concat.op, Concat)
         strides = shape.true_strides
         offset = 0 if before else self.start * strides[self.concat.op.axis]

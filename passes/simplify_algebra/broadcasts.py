@@ -17,20 +17,18 @@ from migx.shape import Dims
 @rule(having("pointwise", name="root").every(on(BROADCASTS)))
 def inner_broadcast(at: Cursor, root: Instruction) -> Instruction | None:
     """op(broadcast(a), broadcast(b), ...) is broadcast(op(a, b, ...))."""
-    if root.modules:
-        return None
     wholes = [repeated(v) for v in root.inputs]
     narrow = common_dims(wholes, root.shape.dims)
     if narrow == root.shape.dims:
         return None
     first = min(w.first for w in wholes)
     if len({(w.source.shape.dims, w.first) for w in wholes}) == 1:
-        made = at(root.op, *(w.source for w in wholes), modules=root.modules)
+        made = at(root.op, *(w.source for w in wholes))
         own = root.shape.dims[first : wholes[0].end]
         if wholes[0].end < root.shape.rank and made.shape.dims == own:
             return at(Broadcast(first, root.shape.dims), made)
     else:
-        made = at(root.op, *(widened(at, w, narrow[first:]) for w in wholes), modules=root.modules)
+        made = at(root.op, *(widened(at, w, narrow[first:]) for w in wholes))
     return at(Multibroadcast(root.shape.dims), trailing(at, made, root.shape.rank - first))
 
 

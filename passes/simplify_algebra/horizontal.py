@@ -111,7 +111,7 @@ def splits(
     """op(slice(x)) for each of the slices that x falls into are slices of op(x). Of a constant,
     what is done to one slice may be done again to that of another.
     """
-    if root.modules or len(cut.inputs[0].users) > MANY:
+    if len(cut.inputs[0].users) > MANY:
         return None
     (axis,), parts = axes, tiles(cut)
     rows = [root if part is cut else twin(root, cut, part) for part in parts]

@@ -140,8 +140,6 @@ def _compared(relation: str) -> Emit:
 
 def extreme(f: Function, greater: bool, x: Value, y: Value, dtype: DType) -> Value:
     """The greater or the lesser of two; of floats NaN where either is."""
-    if dtype is BOOL:
-        return (x | y) if greater else (x & y)
     if dtype.kind == "uint":
         return f.intrinsic("umax" if greater else "umin", x, y)
     return f.maximum(x, y) if greater else f.minimum(x, y)

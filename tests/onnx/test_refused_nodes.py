@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,47 +25,65 @@ IMAGE, KERNELS, SQUARE = floats(1, 2, 5, 5), floats(3, 2, 3, 3), floats(1, 1, 4,
 ROWS, HEADS = floats(2, 3), [floats(1, 2, 4), floats(4, 12), floats(12)]
 LINEAR: dict[str, Any] = {"domain": ML, "coefficients": [0.1] * 6, "intercepts": [0.0, 0.0]}
 
-Case = tuple[str, list[Array | None], dict[str, Any], str]
-CASES: list[Case] = [
-    ("Conv", [IMAGE, KERNELS], {"domain": "", "auto_pad": "SOME"}, "no auto_pad 'SOME'"),
-    (
-        *("Conv", [IMAGE, KERNELS], {"domain": "", "pads": [1, 1, 1]}),
+Case = tuple[str, Sequence[Array | None], dict[str, Any], str]
+
+
+def case(kind: str, inputs: Sequence[Array | None], options: dict[str, Any], said: str) -> Case:
+    return kind, inputs, options, said
+
+
+CASES = [
+    case("Conv", [IMAGE, KERNELS], {"domain": "", "auto_pad": "SOME"}, "no auto_pad 'SOME'"),
+    case(
+        "Conv",
+        [IMAGE, KERNELS],
+        {"domain": "", "pads": [1, 1, 1]},
         "pads, strides and dilations must fit 2 spatial dims",
     ),
-    (
-        *("Reshape", [ROWS, np.array([2, 3, 0])], {"domain": "", "constant": [1]}),
+    case(
+        "Reshape",
+        [ROWS, np.array([2, 3, 0])],
+        {"domain": "", "constant": [1]},
         "dims (2, 3, 0) copy a dim that f32[2, 3] does not have",
     ),
-    (
-        *("Reshape", [ROWS, np.array([-1, -1])], {"domain": "", "constant": [1]}),
+    case(
+        "Reshape",
+        [ROWS, np.array([-1, -1])],
+        {"domain": "", "constant": [1]},
         "dims (-1, -1) leave more than one to be found",
     ),
-    (
-        *("ReduceSum", [ROWS, np.array([1, -1])], {"domain": "", "constant": [1]}),
+    case(
+        "ReduceSum",
+        [ROWS, np.array([1, -1])],
+        {"domain": "", "constant": [1]},
         "axes (1, -1) name one twice",
     ),
-    (
-        *("Split", [floats(6), np.array([2, 2, 2])], {"domain": "", "constant": [1], "outputs": 2}),
+    case(
+        "Split",
+        [floats(6), np.array([2, 2, 2])],
+        {"domain": "", "constant": [1], "outputs": 2},
         "it has 2 outputs and 3 sizes",
     ),
-    (
-        *("Split", [floats(6), np.array([2, 2, 2])], {"domain": "", "outputs": 2}),
+    case(
+        "Split",
+        [floats(6), np.array([2, 2, 2])],
+        {"domain": "", "outputs": 2},
         "it has 2 outputs and 3 sizes",
     ),
-    (
+    case(
         "ScatterElements",
         [ROWS, np.zeros((1, 3), np.int64), floats(1, 3)],
         {"domain": "", "version": 18, "reduction": "avg"},
         "its reduction is none, add, mul, max or min, not 'avg'",
     ),
-    (
+    case(
         "Slice",
         [floats(6), *(np.array([i]) for i in (0, 5, 0, 0))],
         {"domain": "", "constant": [1, 2, 3, 4]},
         "its step is 0",
     ),
-    ("Resize", [SQUARE], {"domain": ""}, "it needs scales or sizes"),
-    (
+    case("Resize", [SQUARE], {"domain": ""}, "it needs scales or sizes"),
+    case(
         "Resize",
         [SQUARE, None, np.array([1, 1, 2, 2], np.float32)],
         {
@@ -74,23 +93,27 @@ CASES: list[Case] = [
         },
         "tf_crop_and_resize needs a region of interest",
     ),
-    (
+    case(
         "Resize",
         [SQUARE, None, None, np.array([1, 1, 8, 8])],
         {"domain": "", "version": 18, "constant": [3], "keep_aspect_ratio_policy": "fit"},
         "no keep_aspect_ratio_policy 'fit'",
     ),
-    (
-        *("STFT", [floats(1, 20, 1), np.array(4)], {"domain": "", "constant": [1]}),
+    case(
+        "STFT",
+        [floats(1, 20, 1), np.array(4)],
+        {"domain": "", "constant": [1]},
         "it has neither a window nor a frame length",
     ),
-    ("StringConcat", [ROWS, ROWS], {"domain": "", "version": 20}, "but strings are wanted"),
-    ("Normalizer", [ROWS], {"domain": ML, "norm": "L3"}, "no norm 'L3'; there are MAX, L1 and L2"),
-    ("Imputer", [ROWS], {"domain": ML}, "it has no imputed values"),
-    ("LabelEncoder", [ROWS], {"domain": ML, "version": 2}, "it has no keys or no values"),
-    ("OneHotEncoder", [ROWS], {"domain": ML}, "it has no categories"),
-    ("LinearClassifier", [ROWS], LINEAR, "it has no class labels"),
-    (
+    case("StringConcat", [ROWS, ROWS], {"domain": "", "version": 20}, "but strings are wanted"),
+    case(
+        "Normalizer", [ROWS], {"domain": ML, "norm": "L3"}, "no norm 'L3'; there are MAX, L1 and L2"
+    ),
+    case("Imputer", [ROWS], {"domain": ML}, "it has no imputed values"),
+    case("LabelEncoder", [ROWS], {"domain": ML, "version": 2}, "it has no keys or no values"),
+    case("OneHotEncoder", [ROWS], {"domain": ML}, "it has no categories"),
+    case("LinearClassifier", [ROWS], LINEAR, "it has no class labels"),
+    case(
         *(
             "LinearClassifier",
             [ROWS],
@@ -98,37 +121,41 @@ CASES: list[Case] = [
         ),
         "the post transform X is not supported",
     ),
-    ("CDist", [ROWS, ROWS], {"metric": "cosine"}, "no metric 'cosine'; there are euclidean and"),
-    ("Attention", HEADS, {"num_heads": 2, "do_rotary": 1}, "do_rotary is not supported"),
-    (
-        *("Attention", [*HEADS, None, None, None, np.array(1, np.int32)], {"num_heads": 2}),
+    case(
+        "CDist", [ROWS, ROWS], {"metric": "cosine"}, "no metric 'cosine'; there are euclidean and"
+    ),
+    case("Attention", HEADS, {"num_heads": 2, "do_rotary": 1}, "do_rotary is not supported"),
+    case(
+        "Attention",
+        [*HEADS, None, None, None, np.array(1, np.int32)],
+        {"num_heads": 2},
         "past_sequence_length is not supported",
     ),
-    (
+    case(
         "RotaryEmbedding",
         [HEADS[0], np.array([0]), floats(8, 1), floats(8, 1)],
         {"num_heads": 2, "is_packed_batching": 1},
         "is_packed_batching is not supported",
     ),
-    (
+    case(
         "GatherBlockQuantized",
         [np.zeros((4, 32), np.uint8), np.array([1, 2]), floats(4, 1)],
         {"gather_axis": 0, "quantize_axis": 0, "block_size": 32},
         "gather_axis and quantize_axis are both 0",
     ),
-    (
+    case(
         "EmbedLayerNormalization",
         [None, None, floats(5, 4), None, None, floats(4), floats(4)],
         {},
         "input 0 is missing",
     ),
-    (
+    case(
         "MatMulNBits",
         [floats(1, 32), np.zeros((2, 1, 20), np.uint8), floats(2)],
         {"K": 32, "N": 2, "bits": 5, "block_size": 32},
         "weights of 5 bits are not supported",
     ),
-    (
+    case(
         "MatMulNBits",
         [floats(1, 32), np.zeros((2, 1, 16), np.uint8), floats(2)],
         {"K": 32, "N": 2, "bits": 4, "block_size": 32},
@@ -137,9 +164,10 @@ CASES: list[Case] = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}: {case[3]}")
-def test_what_is_wrong_is_said(case: Case, tmp_path: Path) -> None:
-    kind, inputs, options, said = case
+@pytest.mark.parametrize(("kind", "inputs", "options", "said"), CASES)
+def test_what_is_wrong_is_said(
+    kind: str, inputs: Sequence[Array | None], options: dict[str, Any], said: str, tmp_path: Path
+) -> None:
     model, _ = node_model(kind, inputs, **options)
     with pytest.raises(OnnxError, match=f"{kind} 'y0': .*{re.escape(said)}"):
         read(model, tmp_path)

@@ -13,7 +13,7 @@ from collections.abc import Hashable, Sequence
 from migx.argument import Argument
 from migx.dim import Extent, maximum
 from migx.fusion.kernels import Access, FusedKernel, Node
-from migx.fusion.regions import copied, described
+from migx.fusion.regions import described
 from migx.ir import Instruction
 from migx.ops.control import Assume
 from migx.ops.fused import Group
@@ -31,7 +31,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     """The kernel of a concatenation, alone or in its group, of a constant pad, a reverse or an
     assumption.
     """
-    regions = copied(at) if isinstance(at.op, Assume) else described(at)
+    regions = described(at)
     groups = _alike(regions or [])
     if not regions or len(groups) > MOST:
         return None
