@@ -39,8 +39,10 @@ def run(options: argparse.Namespace) -> int:
 
     program = _load.load(options)
     if options.output is not None:
-        if options.stats or options.json:
-            raise _load.UsageError("--output writes the program: not with --stats or --json")
+        if options.stats or options.json or options.weights:
+            raise _load.UsageError(
+                "--output writes the program: not with --stats, --json or --weights"
+            )
         _load.save(program, options.output, origins=options.origins, hashes=options.hashes)
     elif options.weights:
         found = slots(program)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import migx as api
+from migx.testing import small
 from tests.cli.conftest import Migx
 
 
@@ -56,6 +57,21 @@ def test_a_file_is_written_and_read_back(migx: Migx, model: Path, tmp_path: Path
     assert {path.suffix for path in tmp_path.iterdir()} == {".migx", ".bin"}
 
 
+def test_weights_and_what_slots_become_of_them(migx: Migx, tmp_path: Path) -> None:
+    model, compiled = tmp_path / "model.onnx", tmp_path / "model.mxr"
+    small.save_model(model)
+    ways = (model,), (model, "--defer-external-weights")
+    rows = [migx("params", *words, "--json").json["weights"] for words in ways]
+    assert [{row["kind"] for row in each} for each in rows] == [{"fixed"}, {"deferred"}]
+    assert [[row["weight"] for row in each] for each in rows] == [["w1", "b1", "w2", "b2"]] * 2
+    assert "w1      f32[8, 16]    512  fixed  model.data at 0" in migx("params", model).out
+    assert migx("read", model, "--weights", "--json").json == []
+    assert migx("compile", *ways[1], "--target", "ref", "-o", compiled).code == 0
+    slots = migx("read", compiled, "--weights", "--json").json
+    assert {"slot": "b1", "shape": "f32[16]", "made of": "b1"} in slots
+    assert "slot  shape" in migx("read", compiled, "--weights").out
+
+
 def test_data_that_lies_nowhere_goes_beside_the_text(migx: Migx, tmp_path: Path) -> None:
     case = tmp_path / "case.migx"
     text = """module main() {
@@ -98,6 +114,14 @@ def test_data_that_lies_nowhere_goes_beside_the_text(migx: Migx, tmp_path: Path)
         (["read", "a.migx", "--input-dim", "z=1"], "--input-dim is for ONNX files"),
         (["read", "MODEL", "-o", "no/folder.mxr"], "no/folder.mxr: No such file or directory"),
         (["read", "MODEL", "-o", "f.migx", "--json"], "--output writes the program"),
+        (["read", "MODEL", "-o", "f.migx", "--weights"], "not with --stats, --json or --weights"),
+        (["compile", "MODEL", "-o", "f.bin"], "--output f.bin: compiled programs are .mxr files"),
+        (["compile", "MODEL", "--arch", "sm_80"], "target cpu compiles for the machine it runs on"),
+        (
+            ["perf", "a.migx", "--against", "onnxruntime"],
+            "--against needs an ONNX file, not a.migx",
+        ),
+        (["fuzz", "--seconds", "1", "--save", "a.onnx/f"], "a.onnx is no folder that can be writ"),
         (["raed", "MODEL"], "there is no verb 'raed'; near it: read"),
         ([], "required: VERB"),
     ],

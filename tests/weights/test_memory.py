@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import migx
-from migx import Shape, mapping, ops
+from migx import Shape, mapping, memory, ops
 from migx.argument import Argument
 from migx.errors import DataError, EvaluationError, WeightError
 from migx.memory import HUGE, Memory
@@ -34,6 +34,19 @@ DIMS = {"w": (768, 1024), "b": (768,)}
 A, B = drawn(DIMS, 1), drawn(DIMS, 2)
 PASSES = "optimize_module,hoist_weights"
 TURNED = "w:transpose"
+
+
+@pytest.mark.parametrize("dims", [(), (1, 300), (7, 100), (0, 3)])
+def test_much_is_copied_on_several_threads(
+    dims: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "THREADS", 3)
+    monkeypatch.setattr(memory, "PARALLEL", 1000)
+    rng = np.random.default_rng(1)
+    given = [rng.standard_normal(each, np.float32) for each in (dims, (400,))]
+    made = [np.zeros_like(each) for each in given]
+    memory.copy(zip(made, given, strict=True))
+    assert all(map(np.array_equal, made, given))
 
 
 def x(batch: int = 2) -> dict[str, Array]:
