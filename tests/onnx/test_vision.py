@@ -100,6 +100,23 @@ def test_as_onnxruntime(case: str, tmp_path: Path) -> None:
     assert_as_peer(tmp_path, kind, inputs, domain="", **options)
 
 
+@pytest.mark.parametrize("axes", [(2, 3), (3, 2), (3,)])
+def test_a_region_of_some_axes_is_resized(axes: tuple[int, ...], tmp_path: Path) -> None:
+    region = np.repeat([0.2, 0.9], len(axes)).astype(np.float32)
+    inputs = [IMAGE, region, None, np.array([8, 7][: len(axes)])]
+    how = {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize"}
+    assert_as_peer(
+        tmp_path, "Resize", inputs, domain="", version=18, constant=[1, 3], axes=axes, **how
+    )
+
+
+@pytest.mark.parametrize("factor", [2.0, 1.5, 0.7, 1 / 3])
+def test_dims_with_names_are_scaled(factor: float, tmp_path: Path) -> None:
+    scales = np.array([1, 1, factor, factor], np.float32)
+    named: dict[str, Any] = {"symbolic": {0: ("n", 3, "h", "w")}, "constant": [2]}
+    assert_as_peer(tmp_path, "Resize", [IMAGE, None, scales], domain="", version=18, **named)
+
+
 @pytest.mark.parametrize("shape", [None, (1, 1, 4, 4)])
 @pytest.mark.parametrize("index", [16, -1])
 def test_a_place_outside_the_image_is_an_error(
