@@ -41,9 +41,7 @@ def floordiv(a: Extent, b: Extent) -> Extent:
 
 def _nested(a: Extent) -> tuple[Extent, int, int] | None:
     """x, d and c where an extent is x // d + c with numbers d > 0 and c; None where it is not."""
-    if not isinstance(a, Dim):
-        return None
-    (monomial, coefficient), *rest = a.terms
+    (monomial, coefficient), *rest = terms(a)
     if coefficient != 1 or len(monomial) != 1 or any(m for m, _ in rest):
         return None
     call = monomial[0]

@@ -16,6 +16,7 @@ from migx.binding import Sizes, sizes_told
 from migx.errors import TargetError
 from migx.ir import Instruction, Module
 from migx.ops.builtin import Literal, Param, Return, Slot, Undefined
+from migx.ops.dims import DimLiteral
 from migx.planning import is_alias, is_memory, pieces
 from migx.profile import Cost, Profile
 from migx.program import Program
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from migx.targets.gpu import Gpu
 
 
-NO_WORK = (CodeObject, CopyTo, CopyFrom, Literal, Param, Return, Slot, Undefined)
+NO_WORK = (CodeObject, CopyTo, CopyFrom, DimLiteral, Literal, Param, Return, Slot, Undefined)
 """Operations that are no work for the host."""
 
 

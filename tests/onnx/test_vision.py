@@ -104,7 +104,7 @@ def test_as_onnxruntime(case: str, tmp_path: Path) -> None:
 def test_a_region_of_some_axes_is_resized(axes: tuple[int, ...], tmp_path: Path) -> None:
     region = np.repeat([0.2, 0.9], len(axes)).astype(np.float32)
     inputs = [IMAGE, region, None, np.array([8, 7][: len(axes)])]
-    how = {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize"}
+    how: dict[str, Any] = {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize"}
     assert_as_peer(
         tmp_path, "Resize", inputs, domain="", version=18, constant=[1, 3], axes=axes, **how
     )

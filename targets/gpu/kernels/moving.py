@@ -1,7 +1,7 @@
 """Kernels that move elements: ``gather``, ``gathernd``, ``gather_elements``, ``pad``,
-``reverse``, ``reverse_sequence``, ``trilu``, ``onehot``, ``dynamic_range``, sizes as tensors, and
-values of four bits or with blocks of scales that are not part of a product. A program has a line of
-elements of the result, and reads each from where it comes from.
+``reverse``, ``reverse_sequence``, ``trilu``, ``onehot``, ``dynamic_range``, and values of four bits
+or with blocks of scales that are not part of a product. A program has a line of elements of the
+result, and reads each from where it comes from.
 
 An index that lies outside is taken for the nearest one that does not, for a kernel has no way to
 raise: memory of others is never read.
@@ -14,7 +14,7 @@ from typing import Any
 
 from migx.dim import bounds
 from migx.ir import Instruction
-from migx.ops.dims import DimLiteral, DynamicRange
+from migx.ops.dims import DynamicRange
 from migx.ops.indexing import (
     Gather,
     GatherElements,
@@ -34,9 +34,6 @@ from migx.targets.gpu.reader import Reader
 from migx.targets.gpu.text import Kernel, Writer
 from migx.targets.gpu.types import COMPUTING, STORED, storable
 
-MOST = 64
-"""The most numbers of a ``dim_literal``."""
-
 
 def kernel_for(at: Instruction) -> Kernel | None:
     """The kernel of an operation that moves elements."""
@@ -54,8 +51,6 @@ def _fits(at: Instruction) -> bool:
     op = at.op
     if isinstance(op, Pad) and op.mode != "constant":
         return all(bounds(p)[0] >= 0 for p in op.pads)
-    if isinstance(op, DimLiteral):
-        return len(op.values) <= MOST
     if isinstance(op, Gathernd):
         return isinstance(at.inputs[1].shape.dims[-1], int)
     return True
@@ -178,18 +173,9 @@ def _dynamic_range(line: Line, op: DynamicRange) -> Expr:
     return w.let(Expr(text, line.index.over))
 
 
-def _dim_literal(line: Line, op: DimLiteral) -> Expr:
-    w = line.writer
-    text = "0"
-    for number, value in enumerate(op.values):
-        text = f"tl.where({line.index.text} == {number}, {w.extent(value).text}, {text})"
-    return w.let(Expr(text, line.index.over))
-
-
-MADE = (DimLiteral, DynamicRange, Onehot)
+MADE = (DynamicRange, Onehot)
 """Operations that make elements; the others move what there is, whatever its type."""
 KINDS: dict[type, Callable[[Line, Any], Expr]] = {
-    DimLiteral: _dim_literal,
     DynamicRange: _dynamic_range,
     Gather: _gather,
     GatherElements: _gather_elements,

@@ -67,3 +67,17 @@ def test_arithmetic_around_a_concatenation_is_one_kernel(dtype: str) -> None:
       return %8
     }}"""
     assert holds(text, {"n": 7}) == 1
+
+
+@pytest.mark.parametrize("dtype", ["f32", "i64"])
+def test_numbers_a_step_apart(dtype: str) -> None:
+    text = f"""module main(x: {dtype}[n, m]) {{
+      %0 = @literal() {{value=[3]}} : {dtype}[]
+      %1 = dim_literal() {{values=(2 * m + 3,), lens=(), to={dtype}}}
+      %2 = @literal() {{value=[2]}} : {dtype}[]
+      %3 = dynamic_range(%0, %1, %2) {{count=m}}
+      %4 = multibroadcast(%3) {{out_lens=(n, m)}}
+      %5 = mul(x, %4)
+      return %5
+    }}"""
+    holds(text, {"n": 3, "m": 90})
