@@ -271,6 +271,16 @@ class PassManager:
         """Gives a module another name. ``IRError`` where that is taken."""
         self.program.rename_module(module, name)
 
+    def common_parent(self, module: Module) -> Module:
+        """The innermost module that holds, at any depth, every instruction this one is an argument
+        of.
+        """
+        holders = [at.module for at in module.parents if at.module is not None]
+        if not holders:
+            raise IRError(f"module {module.name} is nobody's argument")
+        chains = [[*holder.enclosing(), self.program.main] for holder in holders]
+        return next(m for m in chains[0] if all(m in chain for chain in chains))
+
     def change(
         self, of: Pass, name: str, at: Instruction, make: Callable[[], Sequence[Instruction]]
     ) -> bool:

@@ -326,6 +326,23 @@ def test_modules_are_made_renamed_and_found() -> None:
     assert str(migx.parse(CHOICE)) == CHOICE
 
 
+def test_the_common_parent_of_a_shared_module() -> None:
+    program = program_of(CHOICE)
+    manager, main = PassManager(program), program.main
+    yes, no, c = program.modules["yes"], program.modules["no"], main.parameters["c"]
+    shared = program.create_module("shared")
+    shared.add_return(shared.add_literal(1.0))
+    with pytest.raises(IRError, match="module shared is nobody's argument"):
+        manager.common_parent(shared)
+    yes.add_instruction(ops.If(), c, modules=[shared, shared])
+    assert manager.common_parent(shared) is yes
+    yes.add_instruction(ops.If(), c, modules=[shared, shared])
+    assert manager.common_parent(shared) is yes
+    no.add_instruction(ops.If(), c, modules=[shared, shared])
+    assert manager.common_parent(shared) is main
+    assert manager.common_parent(yes) is main
+
+
 def test_effects_are_kept() -> None:
     class Shout:
         """A foreign operation that declares nothing."""
