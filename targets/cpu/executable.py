@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from migx.argument import Argument
 from migx.binding import Sizes, Told
 from migx.ir import Instruction, Module
-from migx.planning import is_alias, pieces
+from migx.planning import is_alias, lies_in, pieces
 from migx.profile import Profile
 from migx.program import Program
 from migx.sizes import symbols_of
@@ -24,7 +24,7 @@ from migx.targets.cpu.kernels import kernel_for
 from migx.targets.cpu.machine import host
 from migx.targets.cpu.outline import Outline, captured, lies_in_literal, packed
 from migx.targets.cpu.peaks import peaks
-from migx.targets.cpu.piece import Piece
+from migx.targets.cpu.piece import Lent, Piece
 from migx.targets.cpu.pool import pool, wanted_threads
 from migx.targets.cpu.running import Call, Values, Watch
 from migx.targets.cpu.runtime import runtime, runtime_texts
@@ -131,8 +131,11 @@ class CpuExecutable:
         """What a module returns; ``values`` are those it captures."""
         for i, parameter in enumerate(module.parameters.values()):
             values[parameter] = arguments[i]
+        lent: list[Lent] = []
         for piece in self.pieces[module]:
-            sizes = piece.run(values, sizes, call)
+            sizes = piece.run(values, sizes, call, lent)
+        for give_back, workspace in lent:
+            give_back(workspace)
         return [values[v] for v in self.outputs[module]]
 
     @property
@@ -159,6 +162,7 @@ def _cut(executable: CpuExecutable, module: Module, known: set[str]) -> list[Pie
     flow = control.native(module, known, kernel_of)
     made: list[Piece] = []
     read_later = dict.fromkeys(module.outputs)
+    given_away = {lies_in(v)[0] for v in module.outputs}
     for instructions, late in reversed(pieces(module, known)):
         if late is not None:
             read_later.pop(late, None)
@@ -167,9 +171,12 @@ def _cut(executable: CpuExecutable, module: Module, known: set[str]) -> list[Pie
         results = [
             v for v in read_later if v in own and (v in module.outputs or not lies_in_literal(v))
         ]
+        lasting = [v for v in results if lies_in(v)[0] in given_away]
         inside = {at: flow[at] for at in flow if at in own}
-        plain = Outline(instructions, results, kernel_of)
-        outline = Outline(instructions, results, kernel_of, flow) if inside else plain
+        plain = Outline(instructions, results, kernel_of, lasting=lasting)
+        outline = plain
+        if inside:
+            outline = Outline(instructions, results, kernel_of, flow, lasting=lasting)
         grows: GrowingLoop | Counted | None = None
         if late in flow:
             grows = GrowingLoop(executable, late, flow)

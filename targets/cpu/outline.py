@@ -8,7 +8,7 @@ and which are views, that is, no step at all; and which *cell* of memory each va
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -32,7 +32,7 @@ Part = tuple[Instruction, int]
 
 
 class Kind(enum.Enum):
-    """Where a cell is: in the arena; in an array of its own, because it outlives the piece; given
+    """Where a cell is: in the arena; in an array of its own, because it outlives the run; given
     from outside; a literal; or no memory at all, but an object of the host.
     """
 
@@ -136,9 +136,10 @@ NOTHING: Mapping[Any, Any] = MappingProxyType({})
 class Outline:
     """The steps and cells of a piece, for any sizes.
 
-    ``given`` are the values it reads from outside, ``results`` those that are read after it,
-    ``native`` the control flow whose modules are steps among the others, ``refused`` those of these
-    modules, by number, that cannot be run, and why.
+    ``given`` are the values it reads from outside, ``results`` those that are read after it, of
+    which the ``lasting`` are given away, so they are no part of the arena; ``native`` is the
+    control flow whose modules are steps among the others, ``refused`` those of these modules, by
+    number, that cannot be run, and why. It ``lends`` results that lie in the arena.
     """
 
     def __init__(
@@ -148,9 +149,11 @@ class Outline:
         kernel_of: KernelOf,
         native: Mapping[Instruction, Writer] = NOTHING,
         refused: Mapping[tuple[Instruction, int], str] = NOTHING,
+        lasting: Collection[Instruction] | None = None,
     ) -> None:
         self.native, self.refused, self._kernel_of = native, refused, kernel_of
         self._outer, self.results = list(instructions), list(results)
+        self.lasting = self.results if lasting is None else lasting
         self.instructions = [*self._expanded(self._outer)]
         self.works: list[Work] = []
         self.cells: list[Cell] = []
@@ -171,6 +174,8 @@ class Outline:
         self.symbols = tuple(names)
         self._outlive()
         self._share()
+        mine = (r for (at, _), r in self.where.items() if at in self.results)
+        self.lends = any(r.cell.root.kind is Kind.ARENA for r in mine)
 
     def _expanded(self, instructions: Iterable[Instruction]) -> Iterator[Instruction]:
         """The instructions, and those of the modules that become steps among them."""
@@ -182,7 +187,9 @@ class Outline:
 
     def without(self, refused: Mapping[tuple[Instruction, int], str]) -> Outline:
         """An outline in which some modules of control flow are errors."""
-        return Outline(self._outer, self.results, self._kernel_of, self.native, refused)
+        return Outline(
+            self._outer, self.results, self._kernel_of, self.native, refused, self.lasting
+        )
 
     # What each instruction becomes.
 
@@ -271,8 +278,8 @@ class Outline:
     # Where cells lie.
 
     def _outlive(self) -> None:
-        """Gives what is read after the piece arrays of its own."""
-        for value in self.results:
+        """Gives what is given away arrays of its own."""
+        for value in self.lasting:
             indices = range(len(value.shape.parts)) if _is_tuple(value.shape) else (-1,)
             for index in indices:
                 found = self.where.get((value, index))

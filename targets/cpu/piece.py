@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, TypeAlias
 
 from migx.binding import Sizes
 from migx.errors import InputError
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from migx.targets.cpu.executable import CpuExecutable
     from migx.targets.cpu.growing import Counted, GrowingLoop
 
+Lent: TypeAlias = tuple[Callable[[Workspace], None], Workspace]
+"""A workspace, and what to give it back to."""
 PLANS = 128
 """How many sets of sizes a piece keeps plans for; the one made first goes first."""
 
@@ -87,8 +89,12 @@ class Piece:
                 self._forms[outline] = found
         return found
 
-    def run(self, values: Values, sizes: Sizes, call: Call) -> Sizes:
-        """Adds the results to the values, and gives the sizes known afterwards."""
+    def run(
+        self, values: Values, sizes: Sizes, call: Call, lent: list[Lent] | None = None
+    ) -> Sizes:
+        """Adds the results to the values, and gives the sizes known afterwards. Where results lie
+        in a workspace, that is ``lent``, to be given back when all who read them have run.
+        """
         plan = self.plan(sizes)
         try:
             workspace = self._idle.pop()
@@ -98,7 +104,11 @@ class Piece:
         run = Run(self.executable, plan, workspace, values, sizes, call)
         run.all()
         run.hand_over()
-        self._idle.append(workspace)  # one that was left in the middle of a run is not used again
+        # One that was left in the middle of a run is not used again.
+        if lent is not None and plan.outline.lends:
+            lent.append((self._idle.append, workspace))
+        else:
+            self._idle.append(workspace)
         if self.late is None:
             return sizes
         later = None if self.grows is None else self.grows.run(values, sizes, call)

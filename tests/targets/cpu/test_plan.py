@@ -213,6 +213,55 @@ module main(x: f32[n], w: f32[2]) {
 """
 
 
+HANDED_ON = """
+module main(x: f32[n, 3], y: f32[m], c: bool[]) {
+  %0 = exp(x)
+  %1 = topk(x) {k=2, axis=1}
+  %2 = get_tuple_elem(%1)
+  %3 = sqrt(%0)
+  %4 = nonzero(y) {count=k}
+  %5 = squeeze(%4) {axes=(0,)}
+  %6 = gather(%0, %5) {axis=0}
+  %7 = reshape(%3) {dims=(3*n,)}
+  %8 = unique(y) {axis=0, count=j}
+  %9 = get_tuple_elem(%8)
+  %10 = if(c) [yes, no]
+  %11 = get_tuple_elem(%10)
+  %12 = neg(%9)
+  return %6, %7, %2, %11, %12
+}
+
+module yes() {
+  %0 = mul(main:%0, main:%0)
+  return %0
+}
+
+module no() {
+  return main:%0
+}
+"""
+
+
+def test_what_is_handed_on_lies_in_a_workspace_and_what_is_given_away_does_not() -> None:
+    program = compiled(HANDED_ON)
+    made, parts = program.compiled, [p for ps in executable(program).pieces.values() for p in ps]
+    assert any(part.outline.lends for part in parts)
+    x, y = np.linspace(0, 1, 12, dtype=np.float32).reshape(4, 3), np.array([2, 0, 2], np.float32)
+    e = np.exp(x)
+    for c in (True, False):
+        kept, again = (
+            made.results(made.arguments({"x": x * sign, "y": y * sign, "c": np.array(c)}))
+            for sign in (1, -1)
+        )
+        wanted = [e[[0, 2]], np.sqrt(e).ravel(), x[:, :0:-1], e * e if c else e, [-0.0, -2.0]]
+        for got, want in zip(kept, wanted, strict=True):
+            np.testing.assert_allclose(got.array, want, rtol=1e-6)
+        arenas = [workspace.arena for part in parts for workspace in part._idle]
+        assert len(arenas) <= len(parts), "they are given back, and used again"
+        given = [result.array for result in (*kept, *again)]
+        assert not any(np.shares_memory(a, b) for a in given for b in arenas)
+
+
 def test_what_only_data_decides_cuts_a_module() -> None:
     program = compiled(DATA)
     (parts,) = executable(program).pieces.values()
