@@ -253,7 +253,8 @@ def test_what_is_handed_on_lies_in_a_workspace_and_what_is_given_away_does_not()
             made.results(made.arguments({"x": x * sign, "y": y * sign, "c": np.array(c)}))
             for sign in (1, -1)
         )
-        wanted = [e[[0, 2]], np.sqrt(e).ravel(), x[:, :0:-1], e * e if c else e, [-0.0, -2.0]]
+        twos = np.array([0, -2])
+        wanted = [e[[0, 2]], np.sqrt(e).ravel(), x[:, :0:-1], e * e if c else e, twos]
         for got, want in zip(kept, wanted, strict=True):
             np.testing.assert_allclose(got.array, want, rtol=1e-6)
         arenas = [workspace.arena for part in parts for workspace in part._idle]
