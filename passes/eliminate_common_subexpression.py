@@ -69,14 +69,16 @@ def _same_lengths(program: Program) -> dict[str, Extent]:
     found: dict[str, Extent] = {}
     for module in program.modules.values():
         known: dict[Hashable, Dim] = {}
+        seen = set(given)
         for at in module:
+            seen |= {s.name for v in at.inputs for s in v.shape.symbols()}
             count = operations.attributes(at.op).get("count")
-            if not isinstance(count, Dim) or count.symbol is None or count.symbol.name in given:
-                continue
-            open_ = operations.key(operations.substitute(at.op, {count.symbol.name: 0}))
-            before = known.setdefault((open_, tuple(map(id, at.inputs))), count)
-            if before != count:
-                found[count.symbol.name] = before
+            if isinstance(count, Dim) and count.symbol and count.symbol.name not in seen:
+                open_ = operations.key(operations.substitute(at.op, {count.symbol.name: 0}))
+                before = known.setdefault((open_, tuple(map(id, at.inputs))), count)
+                if before != count:
+                    found[count.symbol.name] = before
+            seen |= {s.name for s in at.shape.symbols()}
     return found
 
 
