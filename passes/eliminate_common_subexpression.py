@@ -16,7 +16,9 @@ from migx.ir import Instruction, Module, merged
 from migx.manager import Pass, PassManager
 from migx.ops.builtin import Literal
 from migx.ops.fused import Fused
+from migx.planning import pieces
 from migx.program import Program
+from migx.sizes import known_symbols
 from migx.specialise import substitute_symbols
 
 Known: TypeAlias = dict[Hashable, Instruction]
@@ -65,20 +67,20 @@ def _same_lengths(program: Program) -> dict[str, Extent]:
     """The symbols of lengths that are those of earlier instructions of a module, which but for the
     symbol are the same.
     """
-    given = {s.name for p in program.main.parameters.values() for s in p.shape.symbols()}
     found: dict[str, Extent] = {}
     for module in program.modules.values():
+        given = ((at, operations.attributes(at.op).get("count")) for at in module)
+        counts = {at: count for at, count in given if isinstance(count, Dim)}
+        if len(counts) < 2:
+            continue
         known: dict[Hashable, Dim] = {}
-        seen = set(given)
-        for at in module:
-            seen |= {s.name for v in at.inputs for s in v.shape.symbols()}
-            count = operations.attributes(at.op).get("count")
-            if isinstance(count, Dim) and count.symbol and count.symbol.name not in seen:
+        late = {at for _, at in pieces(module, known_symbols(module))}
+        for at, count in counts.items():
+            if at in late and count.symbol is not None:
                 open_ = operations.key(operations.substitute(at.op, {count.symbol.name: 0}))
                 before = known.setdefault((open_, tuple(map(id, at.inputs))), count)
                 if before != count:
                     found[count.symbol.name] = before
-            seen |= {s.name for s in at.shape.symbols()}
     return found
 
 

@@ -21,8 +21,8 @@ say: ``at.inputs[k].shape.true_strides`` (not the shape of a parameter inside a 
 which is standard). A view has run by then: its strides and offset are in the shape and the address.
 Results are written in the layout of ``at.shape``. Addresses are aligned to the element; those of
 literals to 64 bytes. A ``bool`` is a byte, 0 or 1. An operand of no elements may have any address,
-and ``begin`` may equal ``end``. Of an input that is a host value (an optional,
-strings) the address is 0.
+and ``begin`` may equal ``end``. Of an input that is a host value (an optional, strings) the address
+is 0.
 
 ``Frame`` writes the common part of such a function.
 """

@@ -174,8 +174,7 @@ class Outline:
         self.symbols = tuple(names)
         self._outlive()
         self._share()
-        mine = (r for (at, _), r in self.where.items() if at in self.results)
-        self.lends = any(r.cell.root.kind is Kind.ARENA for r in mine)
+        self.lends = any(c.root.kind is Kind.ARENA for c in self._cells(self.results))
 
     def _expanded(self, instructions: Iterable[Instruction]) -> Iterator[Instruction]:
         """The instructions, and those of the modules that become steps among them."""
@@ -277,14 +276,18 @@ class Outline:
 
     # Where cells lie.
 
+    def _cells(self, values: Iterable[Instruction]) -> Iterator[Cell]:
+        """The cells of some values, or of the parts of those that are tuples."""
+        for value in values:
+            indices = range(len(value.shape.parts)) if _is_tuple(value.shape) else (-1,)
+            found = (self.where.get((value, index)) for index in indices)
+            yield from (reference.cell for reference in found if reference is not None)
+
     def _outlive(self) -> None:
         """Gives what is given away arrays of its own."""
-        for value in self.lasting:
-            indices = range(len(value.shape.parts)) if _is_tuple(value.shape) else (-1,)
-            for index in indices:
-                found = self.where.get((value, index))
-                if found is not None and found.cell.kind is Kind.ARENA:
-                    found.cell.kind = Kind.RESULT
+        for cell in self._cells(self.lasting):
+            if cell.kind is Kind.ARENA:
+                cell.kind = Kind.RESULT
 
     def _share(self) -> None:
         """Lets results take over the memory of inputs that nobody reads afterwards."""
