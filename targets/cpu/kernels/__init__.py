@@ -19,13 +19,13 @@ from migx.targets.cpu.recalled import keep, recalled
 
 FAMILIES = (
     "quantized_gemm",
+    "weight_only",
     "gemm",
     "depthwise",
     "quantized_convolution",
     "convolution",
     "winograd",
     "pooling",
-    "int4",
     "int4_unpacking",
     "attention",
     "interleave",
