@@ -10,7 +10,6 @@ from migx.ops.indexing import Gather
 from migx.ops.layout import Unsqueeze
 from migx.ops.pointwise import Convert
 from migx.ops.quantization import DequantizeLinear
-from migx.passes.rewrite_quantization import repeated
 from migx.passes.simplify_qdq.cleaning import linear
 from migx.rewrite import Cursor, Declined, rule
 from migx.shape import I8, U8
@@ -70,24 +69,4 @@ def gather_converted(
     return at(convert.op, at(Gather(axis), x, i))
 
 
-picked = on(Gather, var("table", is_of_few_bits), var())
-
-
-@rule(linear(DequantizeLinear, picked, var(), name="dq"))
-def last_block(at: Cursor, dq: Instruction) -> Instruction | Declined:
-    """Where the last block of what is picked is shorter than the others, each element has its own
-    scale and zero point.
-    """
-    op, (x, *given) = dq.op, dq.inputs
-    assert isinstance(op, DequantizeLinear)
-    if not op.block or not isinstance(extent := x.shape.dims[op.axis], int):
-        return Declined("it has no blocks, or how many is not known")
-    if extent % op.block == 0:
-        return Declined("all of its blocks are whole")
-    each = [repeated(at, op, v, x) for v in given]
-    if None in each:
-        return Declined("whether the scale is one element or many is not known")
-    return at(replace(op, block=1), x, *[v for v in each if v is not None])
-
-
-tables = gather_dequantized + gather_converted + last_block
+tables = gather_dequantized + gather_converted
