@@ -20,7 +20,7 @@ TAGS = {
     "convolution_backwards": "conv_epilogue",
 }
 """The tag of the group of each kind of product."""
-UNPACKING = ("int4_gemm", "gemm_epilogue")
+UNPACKING = ("int4_gemm", "gemm_epilogue", "conv_epilogue")
 """The tags of the groups that fuse_int4 has made of products and what unpacks their weights."""
 MADE = {
     "gemm_quantized": "gemm_epilogue",

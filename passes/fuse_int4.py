@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from migx.fusion.outlining import Bundle, Outlining, source, viewed
 from migx.ir import Instruction, Module
+from migx.op import Operation
 from migx.ops.fused import Group
 from migx.ops.packing import FLAT, Unpack
 from migx.ops.pointwise import Convert
@@ -19,6 +20,10 @@ TAGS = {**dict.fromkeys(PRODUCTS, "int4_gemm"), "gather": "int4_gather"}
 """The tag of the group of each operation that reads what is unpacked."""
 
 
+WIDENED = {"dot": "gemm_epilogue", "convolution": "conv_epilogue"}
+"""The tag of the group of each operation that reads what is made wider."""
+
+
 class FuseInt4(Outlining):
     """Makes a ``group`` of a dot or convolution and all that stands between it and the packed
     storage of its weights, tagged ``int4_gemm``, so that a kernel can unpack as it multiplies.
@@ -27,8 +32,9 @@ class FuseInt4(Outlining):
     also of packed zero points. What several products read goes into each. It comes before the
     fusions of arithmetic, which would take scales away. MIGraphX's gpu::fuse_mlir does this.
 
-    Weights in bytes that are dequantised, and such of 16 bits that are converted to f32, go with a
-    ``dot`` likewise, into a ``gemm_epilogue``; blocks stay what they are.
+    Weights in bytes that are dequantised go with a ``dot`` likewise, and floats of 16 bits that are
+    converted to f32 with a dot or a convolution, into a ``gemm_epilogue`` or ``conv_epilogue``;
+    blocks stay what they are.
 
     A ``gather`` with no more than views between it and packed storage becomes one tagged
     ``int4_gather``, so that a kernel unpacks what is picked, and nothing else.
@@ -42,8 +48,8 @@ class FuseInt4(Outlining):
             if members and (at.op.name in PRODUCTS or _picks_levels(at, members)):
                 members = _owned(members, at)
                 found.append(Bundle((*members, at), _group(at, known)))
-            elif at.op.name == "dot" and (members := _widening(at)):
-                found.append(Bundle((*_owned(members, at), at), Group("gemm_epilogue")))
+            elif at.op.name in WIDENED and (members := _widening(at)):
+                found.append(Bundle((*_owned(members, at), at), Group(WIDENED[at.op.name])))
         return found
 
 
@@ -78,23 +84,26 @@ def _widening(product: Instruction) -> list[Instruction]:
     it runs.
     """
     found: dict[Instruction, None] = {}
-    work = [v for v in product.inputs if _widens(source(v)) and not is_constant(product)]
+    kinds = (Convert,) if product.op.name == "convolution" else (Convert, DequantizeLinear)
+    work = [v for v in product.inputs if _widens(source(v), kinds) and not is_constant(product)]
     while work:
         at = work.pop()
-        if at not in found and (viewed(at) is not None or _widens(at)):
+        if at not in found and (viewed(at) is not None or _widens(at, kinds)):
             found[at] = None
             work += at.inputs
     return sorted(found, key=lambda at: at._label) if _may_be_scaled(found) else []
 
 
-def _widens(at: Instruction) -> bool:
-    """Whether a value is made of constant integers of 8 bits by their scales, or of floats of 16
-    bits.
+def _widens(at: Instruction, kinds: tuple[type[Operation], ...]) -> bool:
+    """Whether a value is made, in one of these ways, of constant integers of 8 bits by their
+    scales, or of constant floats of 16 bits.
     """
-    if isinstance(at.op, DequantizeLinear):
-        return at.inputs[0].shape.dtype in (I8, U8) and is_constant(at.inputs[0])
-    narrow = type(at.op) is Convert and at.shape.dtype is F32
-    return narrow and at.inputs[0].shape.dtype in (F16, BF16) and is_constant(at.inputs[0])
+    if type(at.op) not in kinds or not is_constant(at.inputs[0]):
+        return False
+    given = at.inputs[0].shape.dtype
+    if type(at.op) is DequantizeLinear:
+        return given in (I8, U8)
+    return given in (F16, BF16) and at.shape.dtype is F32
 
 
 def _may_be_scaled(members: Iterable[Instruction]) -> bool:

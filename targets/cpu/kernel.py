@@ -44,6 +44,7 @@ from migx.fusion.kernels import Access
 from migx.ir import Instruction
 from migx.ops.builtin import Literal, Slot
 from migx.ops.formats import UnpackWeight
+from migx.ops.pointwise import Convert
 from migx.planning import lies_in
 from migx.shape import Dims, DType, Shape
 from migx.targets.cpu import jit
@@ -287,6 +288,17 @@ def input_number(at: Instruction, inside: Instruction, value: Instruction) -> in
         return at.inputs.index(value)
     parameters = list(at.modules[0].parameters.values())
     return parameters.index(value) if value in parameters else None
+
+
+def narrower(value: Instruction) -> Instruction:
+    """The floats of 16 bits that a value is in f32, which a product widens as it reads them; itself
+    where it is something else.
+    """
+    if type(value.op) is not Convert:
+        return value
+    types = [v.shape.dtype for v in (value.inputs[0], value)]
+    floats = all(t.is_float for t in types) and [t.bits for t in types] == [16, 32]
+    return value.inputs[0] if floats else value
 
 
 def results(at: Instruction) -> tuple[Shape, ...]:

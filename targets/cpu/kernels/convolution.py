@@ -45,7 +45,7 @@ from migx.targets.cpu.cutting import Cut, Work, chosen
 from migx.targets.cpu.emit import I8, Type, Value
 from migx.targets.cpu.epilogue import in_place, writable
 from migx.targets.cpu.finish import Destination, Finish
-from migx.targets.cpu.kernel import Frame, Kernel, behind, input_number, memory_of
+from migx.targets.cpu.kernel import Frame, Kernel, behind, input_number, memory_of, narrower
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.spread import InPlace, Spread, Windows, in_lines
 from migx.targets.cpu.strips import Share, Straight, Turned
@@ -128,7 +128,7 @@ def described(at: Instruction, machine: Machine, *, padded: bool = False) -> Pro
     padding: Dims | None = op.padding
     if padded and inner is not at and isinstance(pad := value.op, Pad):
         value, padding = value.inputs[0], joined(pad.pads, op.padding)
-    numbers = [input_number(at, inner, v) for v in (value, weights)]
+    numbers = [input_number(at, inner, v) for v in (value, narrower(weights))]
     if None in numbers or padding is None:
         return None
     image, kernels = [n for n in numbers if n is not None]

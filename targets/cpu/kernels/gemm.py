@@ -22,9 +22,8 @@ from dataclasses import dataclass
 from migx.dim import Extent, bounds, maximum, minimum, product
 from migx.fusion.kernels import DOTS, Access, FusedKernel, core_of, epilogue, operand
 from migx.ir import Instruction
-from migx.ops.pointwise import Convert
 from migx.planning import lies_in
-from migx.shape import BF16, F16, F32, DType, Shape
+from migx.shape import DType, Shape
 from migx.targets.cpu import elements
 from migx.targets.cpu.emit import I8, Function, Type, Value
 from migx.targets.cpu.epilogue import (
@@ -35,7 +34,15 @@ from migx.targets.cpu.epilogue import (
     in_place,
     writable,
 )
-from migx.targets.cpu.kernel import Frame, Kernel, behind, input_number, memory_of, type_of
+from migx.targets.cpu.kernel import (
+    Frame,
+    Kernel,
+    behind,
+    input_number,
+    memory_of,
+    narrower,
+    type_of,
+)
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.tile import (
     BLOCK,
@@ -119,12 +126,11 @@ def described(at: Instruction) -> Problem | None:
     x = at.inputs[left].shape
     factor = dot.inputs[1] if right is None else at.inputs[right]
     y, (root, _) = factor.shape, lies_in(factor)
-    narrow = _narrow(at, dot, root) if right is None else None
-    right = right if narrow is None else narrow[0]
-    stored, constant = (y.dtype, root) if narrow is None else narrow[1:]
     sum_, columns = sum_type(dot.shape.dtype), dot.shape.dims[-1]
     depth = x.dims[-1] if isinstance(x.dims[-1], int) else y.dims[-2]
     letters = _letters(root, y, depth, columns)
+    if letters is not None and right is None:
+        right, root = _given(at, dot, root)
     one = letters is not None and not letters[0]  # one matrix, for all of a batch
     computed = operand(at, root) if right is None and one else None
     rest = epilogue(at, dot, columns)
@@ -137,7 +143,7 @@ def described(at: Instruction) -> Problem | None:
     return Problem(
         left,
         right,
-        types=(x.dtype, stored),
+        types=(x.dtype, root.shape.dtype),
         sum=sum_,
         batch=tuple(axes),
         rows=rows,
@@ -145,26 +151,20 @@ def described(at: Instruction) -> Problem | None:
         depth=depth,
         left_steps=(depth if row == x.dims[-1] else row, x.true_strides[-1]),
         right_steps=(y.true_strides[-2], 1 if columns == 1 else y.true_strides[-1]),
-        literal=letters if computed or (behind(constant) is not None and not read_again) else None,
+        literal=letters if computed or (behind(root) is not None and not read_again) else None,
         computed=computed,
         epilogue=rest,
     )
 
 
-def _narrow(
-    at: Instruction, dot: Instruction, root: Instruction
-) -> tuple[int, DType, Instruction] | None:
-    """The number, the type and the constant of the input whose floats of 16 bits a value inside is
-    in f32; None for others.
+def _given(at: Instruction, dot: Instruction, root: Instruction) -> tuple[int | None, Instruction]:
+    """The input that a value inside is, or is the wider form of, and its number; where it is none,
+    None and the value.
     """
-    if not isinstance(root.op, Convert) or root.shape.dtype is not F32:
-        return None
-    if root.inputs[0].shape.dtype not in (F16, BF16):
-        return None
-    number = input_number(at, dot, root.inputs[0])
-    if number is None or behind(at.inputs[number]) is not at.inputs[number]:
-        return None
-    return number, root.inputs[0].shape.dtype, at.inputs[number]
+    number = input_number(at, dot, narrower(root))
+    if number is None or not at.inputs[number].shape.standard:
+        return None, root
+    return number, at.inputs[number]
 
 
 def _letters(

@@ -10,7 +10,7 @@ import pytest
 import migx
 from migx.targets.cpu import jit
 from migx.targets.cpu.executable import CpuExecutable
-from migx.targets.cpu.kernels import gemm
+from migx.targets.cpu.kernels import convolution, gemm
 from migx.targets.cpu.kernels.weight_only import kernel_for
 from migx.targets.cpu.machine import Machine, host
 from tests.targets.cpu.alone import parsed, problem, produced
@@ -378,3 +378,34 @@ def test_floats_of_16_bits_are_read_as_they_are(rows: int, dtype: str, transpose
     assert kernel is not None
     assert [layout[:2] for _, layout in kernel.formats] == ["Ab" if transposed else "Ba"]
     assert not problem(gemm.kernel_for, program, {"n": rows})
+
+
+def test_parts_of_what_is_converted_are_left() -> None:
+    text = f"""
+module main(x: f32[3, 20]) {{
+  %0 = {literal("w", "f16", 40, 24)}
+  %1 = convert(%0) {{to=f32}}
+  %2 = slice(%1) {{axes=(0,), starts=(20,), ends=(40,)}}
+  %3 = dot(x, %2)
+  return %3
+}}
+"""
+    assert gemm.kernel_for(produced(parsed(text, "fuse_int4")), host()) is None
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+def test_convolutions_of_floats_of_16_bits(dtype: str, groups: int) -> None:
+    text = f"""
+module main(x: f32[n, 6, 9, 8]) {{
+  %0 = {literal("w", dtype, 10, 6 // groups, 3, 3)}
+  %1 = convert(%0) {{to=f32}}
+  %2 = convolution(x, %1) {{group={groups}}}
+  %3 = relu(%2)
+  return %3
+}}
+"""
+    program = parsed(text, "fuse_int4,fuse_epilogue")
+    assert produced(program).name == "group"
+    for items in (1, 3):
+        assert not problem(convolution.kernel_for, program, {"n": items})
