@@ -87,7 +87,7 @@ class MaxPoolIndices(Pooling):
         return super().compute_shape(shapes).with_type(I64)
 
     def compute(self, x: Array) -> Array:
-        data, axes, plane = wide(x), _axes(self, x), x[0, 0].size if x.size else 0
+        data, axes, plane = wide(x), _axes(self, x), math.prod(x.shape[2:])
         order: Literal["F", "C"] = "F" if self.column_major else "C"
         place = np.arange(plane).reshape(x.shape[2:], order=order)
         around = [*(a.begin for a in axes), *(a.overhang for a in axes)]

@@ -26,6 +26,7 @@ FAMILIES = (
     "convolution",
     "winograd",
     "pooling",
+    "pooled_places",
     "int4_unpacking",
     "attention",
     "interleave",

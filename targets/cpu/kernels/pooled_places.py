@@ -1,0 +1,117 @@
+"""Kernels of ``max_pool_indices``: where each window of a max pooling has its greatest element.
+
+Windows side by side are looked at together, one in each lane, which remembers the greatest element
+so far and its place. Axes are done from the last to the first, as the operation itself does them,
+so that where elements are NaN the same place comes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from migx.dim import Extent, maximum, product
+from migx.ir import Instruction
+from migx.ops._numeric import lowest
+from migx.ops.pooling import MaxPoolIndices
+from migx.targets.cpu import elements
+from migx.targets.cpu.emit import I64, Value
+from migx.targets.cpu.kernel import Frame, Kernel, memory_of
+from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.windows import Axis, axes_of
+
+ELEMENTS = 1 << 13
+"""About how many elements of windows a tile looks at."""
+
+
+def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
+    """The kernel of one of these whose places count row by row."""
+    op = at.op
+    if type(op) is not MaxPoolIndices or op.column_major or not at.shape.standard:
+        return None
+    x, lengths = at.inputs[0].shape, [n for n in op.lengths if isinstance(n, int)]
+    if len(lengths) < len(op.lengths) or not elements.computable(x.dtype, machine):
+        return None
+    axes = axes_of(x, at.shape.dims[2:], lengths, op.padding, op.stride, op.dilation)
+    return None if axes is None else _Writer(at, machine, axes).kernel()
+
+
+class _Writer:
+    """Writes the kernel of one instruction."""
+
+    def __init__(self, at: Instruction, machine: Machine, axes: Sequence[Axis]) -> None:
+        self.at, self.frame = at, Frame(at, machine)
+        self.f = self.frame.function
+        self.x, self.dtype = at.inputs[0].shape, at.inputs[0].shape.dtype
+        self.depth, self.height, self.width = axes
+        self.lanes = machine.lanes(I64)
+        number = lowest(self.dtype.numpy)
+        least = float(number) if self.dtype.is_float else int(number)
+        value = self.f.const(elements.computing(self.dtype).times(self.lanes), least)
+        self.none = [value, self.f.const(I64.times(self.lanes), -1)]
+
+    def kernel(self) -> Kernel:
+        """The whole of it."""
+        f, frame, width = self.f, self.frame, self.width
+        dims = (*self.x.dims[:2], self.depth.made, self.height.made)
+        taps = self.depth.length * self.height.length * width.length
+        each: Extent = maximum(ELEMENTS // maximum(width.made * taps, 1), 1)
+        rows = product(dims)
+        with frame.rows(rows, each) as row:
+            found = frame.places(row, dims, range(4))
+            item, channel, z, y = (found[axis] for axis in range(4))
+            image = item * frame.extent(dims[1]) + channel
+            plane = product(axis.given for axis in (self.depth, self.height, width))
+            steps = [frame.extent(s) for s in self.x.true_strides[:2]]
+            start = f.element(
+                frame.operands[0], item * steps[0] + channel * steps[1], memory_of(self.dtype)
+            )
+            many = frame.extent(width.made)
+            with f.loop(0, many, self.lanes) as column:
+                _, place = self._in_space(start, z, y, column.index)
+                place = place + f.splat(image * frame.extent(plane), self.lanes)
+                there = f.element(frame.operands[1], row * many + column.index, I64)
+                f.store(place, there, mask=f.first_lanes(many - column.index, self.lanes))
+        return frame.finished("places of max pooling", (rows + each - 1) // each)
+
+    def _in_space(self, start: Value, z: Value, y: Value, column: Value) -> Sequence[Value]:
+        """The greatest elements of windows side by side, and their places in the image."""
+        f, frame, depth, height = self.f, self.frame, self.depth, self.height
+        with f.loop(*depth.taps(frame, z), carry=self.none) as plane:
+            level = depth.place(frame, z, plane.index)
+            with f.loop(*height.taps(frame, y), carry=self.none) as row:
+                above = height.place(frame, y, row.index)
+                offset = level * frame.extent(depth.step) + above * frame.extent(height.step)
+                line = f.element(start, offset, memory_of(self.dtype))
+                number = level * frame.extent(height.given) + above
+                first = number * frame.extent(self.width.given)
+                row.carry(*self._better(row.carried, self._in_row(line, first, column)))
+            plane.carry(*self._better(plane.carried, row.carried))
+        return plane.carried
+
+    def _in_row(self, line: Value, number: Value, column: Value) -> Sequence[Value]:
+        """The same for what windows see of one row, whose first element has a number."""
+        f, width = self.f, self.width
+        found: Sequence[Value] = self.none
+        limit = self.frame.extent(width.given)
+        for tap in range(width.length):
+            first = width.place(self.frame, column, tap)
+            inside = width.inside(self.frame, first, limit, self.lanes)
+            seen = width.vector(self.frame, line, first, limit, self.dtype, self.lanes)
+            places = f.iota(I64.times(self.lanes)) * width.stride + f.splat(
+                number + first, self.lanes
+            )
+            other = elements.loaded(f, seen, self.dtype), f.select(inside, places, -1)
+            found = self._better(found, other, inside)
+        return found
+
+    def _better(
+        self, one: Sequence[Value], other: Sequence[Value], known: Value | None = None
+    ) -> list[Value]:
+        """Of two elements and their places the other where that is greater, or the one is none;
+        where it is ``known`` to be one.
+        """
+        f = self.f
+        greater = f.compare("gt", other[0], one[0], signed=self.dtype.kind != "uint")
+        taken = greater | f.compare("lt", one[1], 0)
+        taken = taken if known is None else taken & known
+        return [f.select(taken, b, a) for a, b in zip(one, other, strict=True)]
