@@ -68,6 +68,20 @@ class Attention:
     guarded: bool
 
     @property
+    def heads(self) -> int:
+        """How many neighbouring items of the batch see the same keys and values: those along its
+        last axis, or one.
+        """
+        extent = self.batch[-1] if self.batch else 1
+        shared = self.keys.strides[-3:-2] == self.values.strides[-3:-2] == (0,)
+        return extent if shared and isinstance(extent, int) else 1
+
+    @property
+    def groups(self) -> Dims:
+        """The axes of the batch without that of such heads."""
+        return self.batch if self.heads == 1 else self.batch[:-1]
+
+    @property
     def by_row(self) -> bool:
         """Whether to change the weighted values is as good as to change the weights: these are what
         the softmax makes, rounded to the type of the values, times numbers, or 0 where conditions
