@@ -158,9 +158,10 @@ class Writer:
         """The whole of it."""
         f, attention, width = self.f, self.attention, self.blocking.width
         queries, keys = attention.count
-        blocks, items = (queries + width - 1) // width, product(attention.batch)
+        blocks, items = (queries + width - 1) // width, product(attention.groups)
         together = self._together()
         parts = (attention.heads + together - 1) // together
+        scores = items * attention.heads * queries * keys
         with f.loop(self.frame.begin, self.frame.end) as number:
             many = self.frame.extent(blocks)
             heads = self._go_to(number.index // many, parts, together)
@@ -169,9 +170,9 @@ class Writer:
             self._tile(top, rows, heads)
         return self.frame.finished(
             "attention",
-            blocks * parts * product(attention.groups),
+            blocks * parts * items,
             scratch=self.scratch_bytes,
-            flops=2 * items * queries * keys * (attention.depth + attention.width),
+            flops=2 * scores * (attention.depth + attention.width),
         )
 
     def _together(self) -> Extent:
@@ -188,15 +189,11 @@ class Writer:
         """Finds the place in the batch of the heads of a tile, of which there are so many parts in
         each group; how many heads there are.
         """
-        frame, attention, each = self.frame, self.attention, self.frame.extent(parts)
-        axes = range(len(attention.groups))
-        if attention.heads == 1:
-            self.places = frame.places(item, attention.batch, axes)
-            return self.f.as_index(1)
-        self.places = frame.places(item // each, attention.batch, axes)
-        first, most = item % each * frame.extent(together), frame.extent(together)
-        self.places[len(axes)] = first
-        return self.f.minimum(most, attention.heads - first)
+        frame, groups = self.frame, self.attention.groups
+        each, most, axes = frame.extent(parts), frame.extent(together), range(len(groups))
+        first = item % each * most
+        self.places = {**frame.places(item // each, groups, axes), len(axes): first}
+        return self.f.minimum(most, self.attention.heads - first)
 
     def _tile(self, top: Value, rows: Value, heads: Value) -> None:
         """One tile: by whichever way is less work for as many queries as it has."""
