@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 LOWEST = -3.4028234663852886e38
 """Stands below all scores that are numbers; a difference of it and a number is one too."""
-SIDE_BY_SIDE = 2
-"""Queries that are multiplied by what is read of a key, where features are neighbours."""
+QUERIES = 2
+"""Queries that a key is multiplied by at a time, if they stay in half the registers."""
 KEYS = 4
 """Vectors of keys that are added up at a time, where keys are neighbours."""
 CHUNKS = 4
@@ -63,7 +63,7 @@ class _Rows:
         self.room = self._room()
         self.keys = writer.matrix(self.attention.keys)
         self.values = writer.matrix(self.attention.values)
-        # Of each row: the greatest score, the sum, and what the greatest before shrinks to.
+        # Of each row: the greatest score, the sum, and what sums of the keys before shrink by.
         self.greatest, self.total, self.shrunk = (self.f.local(F32, self.lanes) for _ in range(3))
 
     def _room(self) -> Value:
@@ -139,6 +139,7 @@ class _Rows:
         return self.f.element(self.writer.scores, row * self.room + key, F32)
 
     def _left(self, many: int) -> Value:
+        """A mask of the last features, fewer than there are lanes."""
         return self.f.first_lanes(self.f.as_index(many), self.lanes)
 
     def _vector(self, row: Matrix, start: int, left: int) -> Value:
@@ -166,10 +167,12 @@ class _Rows:
         is alone stays in registers.
         """
         f, lanes = self.f, self.lanes
+        vectors = -(-int(self.attention.depth) // lanes) or 1
+        most = max(1, min(QUERIES, self.writer.machine.registers // (2 * vectors)))
         step = f.select(f.compare("eq", self.count, 1), self.room, lanes)
         with f.loop(0, many, step) as block:
             end = f.minimum(block.index + step, many)
-            for rows in self._several(SIDE_BY_SIDE):
+            for rows in self._several(most):
                 self._multiply(rows, keys, block.index, end)
 
     def _several(self, most: int) -> Iterator[list[Value]]:
