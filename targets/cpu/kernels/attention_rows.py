@@ -126,7 +126,7 @@ class _Rows:
     def _query(self, row: Value, start: Value | int) -> Value:
         return self._line(self.writer.panel, self.attention.depth, row, start)
 
-    def _sums(self, row: Value, start: int) -> Value:
+    def _sums(self, row: Value, start: Value | int) -> Value:
         return self._line(self.writer.sums, self.attention.width, row, start)
 
     def _line(self, area: Value, width: Extent, row: Value, start: Value | int) -> Value:
@@ -289,25 +289,31 @@ class _Rows:
         """Adds the values of some keys to the sums of all rows, of as many at a time as registers
         have room for.
         """
-        values = self.values.moved(key, 0)
+        f, values, step = self.f, self.values.moved(key, 0), CHUNKS * self.lanes
+        rest = int(self.attention.width) % step
+        whole = f.as_index(int(self.attention.width) - rest)
         for rows in self._several(max(1, self.writer.machine.registers // (2 * CHUNKS))):
-            for start in range(0, int(self.attention.width), CHUNKS * self.lanes):
-                self._add(rows, start, values, many)
+            with f.loop(0, whole, step) as start:
+                self._add(rows, start.index, step, values, many)
+            if rest:
+                self._add(rows, whole, rest, values, many)
 
-    def _add(self, rows: Sequence[Value], start: int, values: Matrix, many: Value) -> None:
-        """Adds some of the features of values to the sums of some rows."""
-        f, lanes, width = self.f, self.lanes, int(self.attention.width)
-        starts = range(width)[start : start + CHUNKS * lanes : lanes]
+    def _add(
+        self, rows: Sequence[Value], start: Value, features: int, values: Matrix, many: Value
+    ) -> None:
+        """Adds some features of values to the sums of some rows."""
+        f, starts = self.f, range(0, features, self.lanes)
         zero = [f.const(self.vector, 0)] * (len(rows) * len(starts))
         with f.loop(0, many, carry=zero) as t:
-            line = values.moved(t.index, 0)
-            vectors = [self._vector(line, k, width - k) for k in starts]
-            weights = [f.splat(f.load(self._score(r, t.index), F32), lanes) for r in rows]
+            line = values.moved(t.index, start)
+            vectors = [self._vector(line, k, features - k) for k in starts]
+            read = [f.load(self._score(row, t.index), F32) for row in rows]
+            weights = [f.splat(weight, self.lanes) for weight in read]
             terms = [(weight, vector) for weight in weights for vector in vectors]
             t.carry(*(f.fma(*term, sum_) for term, sum_ in zip(terms, t.carried, strict=True)))
         sums = iter(t.carried)
         for row in rows:
-            by = f.splat(f.load(f.element(self.shrunk, row, F32), F32), lanes)
+            by = f.splat(f.load(f.element(self.shrunk, row, F32), F32), self.lanes)
             for k in starts:
-                place = self._sums(row, k)
+                place = self._sums(row, start + k)
                 f.store(f.fma(f.load(place, self.vector), by, next(sums)), place)
