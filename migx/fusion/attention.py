@@ -1,10 +1,10 @@
 """What a ``group`` tagged ``attention`` computes, in the words its kernels are written by.
 
-The space of the scores has the axes of the batch (heads are among them), then queries, then keys.
-Every operand is reached by an ``Access`` with a stride for each of the batch's axes and two more: a
-query's or a key's, and a feature's; for what meets the scores, such as a mask, a query's and a
-key's. Views inside the group are gone: what they do is in the strides. The batch's axes are cut
-finely enough for that, so heads that share keys and values are one axis with a stride of 0 there.
+The space of the scores has the axes of the batch, which are those of groups and then one of the
+heads that share keys and values, then queries, then keys. Every operand is reached by an ``Access``
+with a stride for each of the batch's axes and two more: a query's or a key's, and a feature's; for
+what meets the scores, such as a mask, a query's and a key's. Views inside the group are gone: what
+they do is in the strides, and the batch's axes are cut finely enough for that.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class Attention:
     are, ``depth`` and ``width`` how many features these and values have.
     """
 
-    batch: Dims
+    groups: Dims
+    heads: int
     count: tuple[Extent, Extent]
     depth: Extent
     width: Extent
@@ -167,6 +168,8 @@ class _Description:
         output = _written(self.at.shape, order, len(self.at.inputs))
         every = [left, right, values, output, *self.operands.values()]
         batch = _cut([[f.extent for f in each.lead] for each in every])
+        groups, heads = _of_groups(batch, (right, values))
+        batch = (*groups, heads)
         reached, product = {n: _access(o, batch) for n, o in self.operands.items()}, self.product
         nodes = [
             Node(reached[n], node.dtype, False) if n in reached else node
@@ -174,7 +177,8 @@ class _Description:
         ]
         guarded, weight = self._guard(weight)
         return Attention(
-            batch=batch,
+            groups=groups,
+            heads=heads,
             count=(product.shape.dims[-2], product.shape.dims[-1]),
             depth=product.inputs[0].shape.dims[-1],
             width=last.shape.dims[-1],
@@ -370,9 +374,18 @@ def _cut(lists: Sequence[Sequence[Extent]]) -> Dims:
     return tuple(found[::-1])
 
 
+def _of_groups(batch: Dims, shared: Sequence[_Operand]) -> tuple[Dims, int]:
+    """The axes of groups, and how many heads are in each: places of the last axis, if it is one
+    along which nothing moves that is shared.
+    """
+    heads = batch[-1] if batch else 1
+    moves = any(_access(operand, batch).strides[-3] != 0 for operand in shared if batch)
+    return (batch, 1) if moves or not isinstance(heads, int) else (batch[:-1], heads)
+
+
 def _access(operand: _Operand, batch: Dims) -> Access:
     axes = regrouped(operand.lead, batch)
-    if axes is None or any(len(axis) != 1 for axis in axes):
+    if axes is None or any(len(axis) > 1 for axis in axes):
         raise Unfit
-    strides = [axis[0].stride for axis in axes]
+    strides = [axis[0].stride if axis else 0 for axis in axes]
     return Access(operand.number, operand.dtype, (*strides, *operand.last))

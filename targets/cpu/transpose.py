@@ -30,19 +30,22 @@ def turned(f: Function, rows: Sequence[Value]) -> list[Value]:
     return made
 
 
-def folded(f: Function, rows: Sequence[Value]) -> Value:
-    """A vector of the sums of the lanes of vectors, as many as they have lanes, a power of two.
+def folded(f: Function, lanes: int, given: Callable[[int], list[Value]]) -> list[Value]:
+    """A vector of the sums of the lanes of vectors, as many as they have lanes, a power of two; of
+    each of several such squares, of which vectors are ``given`` by their number.
 
-    Each is added up in the order of ``Function.fold``.
+    Each is added up in the order of ``Function.fold``. Vectors are asked for as they are needed, so
+    that few of them are held at a time.
     """
-    made, lanes = list(rows), len(rows)
-    far = lanes // 2
-    while far:
-        low, high = _exchanged(lanes, far)
-        pairs = zip(made[: len(made) // 2], made[len(made) // 2 :], strict=True)
-        made = [f.shuffle(a, b, low) + f.shuffle(a, b, high) for a, b in pairs]
-        far //= 2
-    return made[0]
+
+    def every(step: int, number: int) -> list[Value]:
+        if step == lanes:
+            return given(number)
+        low, high = _exchanged(lanes, step)
+        pairs = zip(every(2 * step, number), every(2 * step, number + step), strict=True)
+        return [f.shuffle(a, b, low) + f.shuffle(a, b, high) for a, b in pairs]
+
+    return every(1, 0)
 
 
 def interleaved(f: Function, vectors: Sequence[Value]) -> list[Value]:

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 import migx
+from migx.argument import Argument
 from migx.errors import OnnxError
+from migx.ops.fused import Group
+from migx.testing.oracles import Trial
 from tests.onnx.build import Array, peer, read, saved
 from tests.onnx.one_node import assert_as_peer, node_model, results
 
@@ -166,15 +169,21 @@ def test_group_query_attention(case: str, known: bool, tmp_path: Path) -> None:
             np.testing.assert_allclose(got[b, :, : last + 1], want[b, :, : last + 1], 1e-4, 1e-5)
 
 
-def test_the_past_may_have_any_length(tmp_path: Path) -> None:
-    names: dict[int, list[str | int]] = {
+def names_of(past_of_values: str) -> dict[int, list[str | int]]:
+    """Symbols for all sizes but those of heads."""
+    return {
         0: ["n", "length", 64],
         1: ["n", "length", 32],
         2: ["n", "length", 32],
         3: ["n", 2, "past", 16],
-        4: ["n", 2, "past", 16],
+        4: ["n", 2, past_of_values, 16],
         5: ["n"],
     }
+
+
+@pytest.mark.parametrize("past_of_values", ["past", "past_of_values"])
+def test_the_past_may_have_any_length(past_of_values: str, tmp_path: Path) -> None:
+    names = names_of(past_of_values)
     options: dict[str, Any] = {"num_heads": 4, "kv_num_heads": 2, "do_rotary": 1}
     first = group_query(1, 5, [5, 5], 6, COS, SIN)
     model, _ = node_model("GroupQueryAttention", first, 3, symbolic=names, **options)
@@ -185,6 +194,32 @@ def test_the_past_may_have_any_length(tmp_path: Path) -> None:
         fed = {f"x{i}": value for i, value in enumerate(inputs)}
         for got, want in zip(program.eval(fed), peer(model, fed), strict=True):
             np.testing.assert_allclose(got, want, 1e-4, 1e-5)
+
+
+ONE_KERNEL: dict[str, tuple[dict[str, Any], list[Any]]] = {
+    "plain": ({}, []),
+    "capped, in a window": ({"softcap": 2.0, "local_window_size": 4}, []),
+    "biased": ({}, [None, None, None, floats(2, 4, 1, 6)]),
+}
+
+
+@pytest.mark.parametrize("case", ONE_KERNEL)
+def test_groups_are_one_kernel_of_attention(case: str, tmp_path: Path) -> None:
+    options, more = ONE_KERNEL[case]
+    inputs = [*group_query(1, 5, [5, 3], 6), *more]
+    model, fed = node_model(
+        "GroupQueryAttention",
+        inputs,
+        3,
+        symbolic=names_of("past") | {10: ["n", 4, "length", "total"]},
+        num_heads=4,
+        kv_num_heads=2,
+        **options,
+    )
+    program = read(model, tmp_path)
+    Trial(program.copy(), {n: Argument.of(a) for n, a in fed.items()}).target("cpu")
+    main = program.compile("cpu").compiled.program.main
+    assert [at.op_as(Group).tag for at in main if isinstance(at.op, Group)] == ["attention"]
 
 
 REFUSED: list[tuple[str, dict[str, Any]]] = [

@@ -305,7 +305,8 @@ def group_query_attention(node: Node) -> tuple[Instruction, ...]:
         tables = node.input(7), node.input(8)
         mixed = bool(node.integer("rotary_interleaved", 0))
         q, k = (rotated(node, x, turn, tables, mixed) for x in (q, k))
-    k, v = (kept_with(node, node.optional(i), x, places) for i, x in ((3, k), (4, v)))
+    k = kept_with(node, node.optional(3), k, places)
+    v = kept_with(node, node.optional(4), v, places, k.shape.dims[2])
     result = grouped(node, q, k, v, node.add(ops.Transpose((0, 1, 3, 2)), places))
     return merged(node, result), k, v
 
@@ -322,10 +323,14 @@ def separate(node: Node, heads: int, groups: int) -> list[Instruction]:
 
 
 def kept_with(
-    node: Node, past: Instruction | None, new: Instruction, places: Instruction
+    node: Node,
+    past: Instruction | None,
+    new: Instruction,
+    places: Instruction,
+    length: Extent | None = None,
 ) -> Instruction:
     """The past with new keys or values put at their places, as long as the longer of the past and
-    the total length.
+    the total length, which may be known.
     """
     if past is None:
         return new
@@ -335,9 +340,9 @@ def kept_with(
     filled = node.add(ops.ScatterNone(2), room, index, new)
     total = node.input(6)
     have, most = past.shape.dims[2], room.shape.dims[2]
-    wanted = node.extents(total)
-    if wanted is not None:
+    if length is None and (wanted := node.extents(total)) is not None:
         length = dim.maximum(have, wanted[0])
+    if length is not None:
         return filled if length == most else node.add(ops.Slice((2,), (0,), (length,)), filled)
     last = node.add(ops.Max(), node.reshape(node.convert(total, I64), (1,)), node.dims([have]))
     bounds = node.literal([0], I64), last, node.literal([1], I64)
@@ -351,10 +356,13 @@ def grouped(
     length, 1].
     """
     batch, heads, length, size = q.shape.dims
-    groups, total = k.shape.dims[1], k.shape.dims[2]
-    each = int(heads) // int(groups)
-    rows = node.reshape(q, (batch, groups, each * length, size))
-    product = node.add(ops.Dot(), rows, node.add(ops.Transpose((0, 1, 3, 2)), k))
+    total, sink = k.shape.dims[2], sink_of(node, heads, q)
+    if sink is None:
+        k, v = (repeated(node, x, heads) for x in (k, v))
+    else:  # no attention for ``fuse_attention``, so nothing would take what is repeated
+        groups = k.shape.dims[1]
+        q = node.reshape(q, (batch, groups, heads // groups * length, size))
+    product = node.add(ops.Dot(), q, node.add(ops.Transpose((0, 1, 3, 2)), k))
     scores = node.reshape(to_scale(node, product, size), (batch, heads, length, total))
     if cap := node.number("softcap", 0.0):
         scores = scaled(node, node.add(ops.Tanh(), scaled(node, scores, 1 / cap)), cap)
@@ -364,21 +372,36 @@ def grouped(
     if window > 0:
         oldest = binary(node, ops.Sub(), places, node.literal(window, I64))
         allowed = binary(node, ops.LogicalAnd(), allowed, binary(node, ops.Greater(), keys, oldest))
-    weights = softmax_beside(node, kept(node, scores, allowed), heads)
-    weights = node.reshape(weights, (batch, groups, each * length, total))
+    weights = softmax_beside(node, kept(node, scores, allowed), sink)
+    weights = node.reshape(weights, product.shape.dims)
     return node.reshape(node.add(ops.Dot(), weights, v), (batch, heads, length, v.shape.dims[-1]))
 
 
-def softmax_beside(node: Node, scores: Instruction, heads: Extent) -> Instruction:
-    """A softmax in which one score more takes its share: that of the head's sink, or 0 with
-    ``smooth_softmax``.
-    """
+def repeated(node: Node, x: Instruction, heads: Extent) -> Instruction:
+    """Each head of keys or values as often as heads of queries share it."""
+    batch, groups, *rest = x.shape.dims
+    if groups == heads:
+        return x
+    apart = node.add(ops.Unsqueeze((2,)), x)
+    each = node.broadcast_to(apart, (batch, groups, heads // groups, *rest))
+    return node.reshape(each, (batch, heads, *rest))
+
+
+def sink_of(node: Node, heads: Extent, like: Instruction) -> Instruction | None:
+    """The score beside those of a head [heads]: its sink, or 0 with ``smooth_softmax``."""
     sink = node.optional(11)
-    if sink is None and node.integer("smooth_softmax", -1) != 1:
-        return node.add(ops.Softmax(3), scores)
+    if sink is not None:
+        return node.convert(sink, like.shape.dtype)
+    if node.integer("smooth_softmax", -1) == 1:
+        return node.broadcast_to(node.literal(0, like.shape.dtype), (heads,))
+    return None
+
+
+def softmax_beside(node: Node, scores: Instruction, sink: Instruction | None) -> Instruction:
+    """A softmax in which one score more takes its share, if there is a sink."""
     if sink is None:
-        sink = node.broadcast_to(node.literal(0, scores.shape.dtype), (heads,))
+        return node.add(ops.Softmax(3), scores)
     dims, total = scores.shape.dims, scores.shape.dims[3]
-    beside = node.add(ops.Broadcast(1, (*dims[:3], 1)), node.convert(sink, scores.shape.dtype))
+    beside = node.add(ops.Broadcast(1, (*dims[:3], 1)), sink)
     weights = node.add(ops.Softmax(3), node.add(ops.Concat(3), scores, beside))
     return node.add(ops.Slice((3,), (0,), (total,)), weights)

@@ -12,8 +12,8 @@ weights, which are then the panel of the second product. Both products are those
 numbers of keys and values are read where they lie, one at a time, and repeated to all lanes, so
 neither is ever packed. All keys of a query are in one lane, so greatest scores, exponentials and
 sums are plain vector arithmetic, no lanes folded. What is left of the queries in a block
-that is nearly empty, and a single query that meets a long cache, go row by row instead
-(``attention_rows.py``).
+that is mostly empty, and few queries that meet a long cache, go row by row instead, with all heads
+that share keys and values (``attention_rows.py``).
 
 No tile shares its sums with another, so bits do not depend on the number of threads.
 """
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 from migx import dim
 from migx import shape as dtypes
@@ -41,7 +42,7 @@ from migx.targets.cpu.tile import LATENCY, LOADS, Matrix, Tile, accumulate
 from migx.targets.cpu.transpose import gather_columns, scatter_columns
 from migx.targets.cpu.vector_math import exp_to_zero
 
-ROW = 6
+ROW = 2
 """What a query costs row by row, where one lane of a block costs 1."""
 
 
@@ -157,22 +158,44 @@ class Writer:
         """The whole of it."""
         f, attention, width = self.f, self.attention, self.blocking.width
         queries, keys = attention.count
-        blocks, items = (queries + width - 1) // width, product(attention.batch)
-        axes = range(len(attention.batch))
+        blocks, items = (queries + width - 1) // width, product(attention.groups)
+        together = self._together()
+        parts = (attention.heads + together - 1) // together
+        scores = items * attention.heads * queries * keys
         with f.loop(self.frame.begin, self.frame.end) as number:
             many = self.frame.extent(blocks)
-            self.places = self.frame.places(number.index // many, attention.batch, axes)
+            heads = self._go_to(number.index // many, parts, together)
             top = number.index % many * width
             rows = f.intrinsic("smin", self.queries - top, width)
-            self._tile(top, rows)
+            self._tile(top, rows, heads)
         return self.frame.finished(
             "attention",
-            blocks * items,
+            blocks * parts * items,
             scratch=self.scratch_bytes,
-            flops=2 * items * queries * keys * (attention.depth + attention.width),
+            flops=2 * scores * (attention.depth + attention.width),
         )
 
-    def _tile(self, top: Value, rows: Value) -> None:
+    def _together(self) -> Extent:
+        """How many of the heads that share keys and values a tile has: one, but where queries are
+        few all of them, or as many as leave a tile for each core.
+        """
+        attention, few = self.attention, self.blocking.few
+        groups = prod(max(1, int(dim.bounds(extent)[0])) for extent in attention.groups)
+        tiles = -(-self.machine.cores // groups)
+        most = -(-attention.heads // tiles)
+        return dim.maximum(1, dim.minimum(most, (few + 1 - attention.count[0]) * most))
+
+    def _go_to(self, item: Value, parts: Extent, together: Extent) -> Value:
+        """Finds the place in the batch of the heads of a tile, of which there are so many parts in
+        each group; how many heads there are.
+        """
+        frame, groups = self.frame, self.attention.groups
+        each, most, axes = frame.extent(parts), frame.extent(together), range(len(groups))
+        first = item % each * most
+        self.places = {**frame.places(item // each, groups, axes), len(axes): first}
+        return self.f.minimum(most, self.attention.heads - first)
+
+    def _tile(self, top: Value, rows: Value, heads: Value) -> None:
         """One tile: by whichever way is less work for as many queries as it has."""
         f, (queries, _), few = self.f, self.attention.count, self.blocking.few
         width = self.blocking.width
@@ -180,17 +203,23 @@ class Writer:
         if not few or last == 0 or (last is not None and last > few):
             self._block(top, rows)
         elif isinstance(queries, int) and queries <= few:
-            attention_rows.emit(self, top, rows)
+            attention_rows.emit(self, top, rows, heads)
         else:
             with f.when(rows <= few):
-                attention_rows.emit(self, top, rows)
+                attention_rows.emit(self, top, rows, heads)
             with f.unless(rows <= few):
                 self._block(top, rows)
 
-    def matrix(self, access: Access) -> Matrix:
-        """Where an operand's elements lie for the item of this tile."""
+    def matrix(self, access: Access, head: Value | None = None) -> Matrix:
+        """Where an operand's elements lie for the item of this tile; for one of its heads after the
+        first, if that is given.
+        """
         row, column = map(self.frame.extent, access.strides[-2:])
-        return Matrix(self.frame.start(access, self.places), row, column, access.dtype)
+        first = self.frame.start(access, self.places)
+        if head is not None:
+            step = self.frame.extent(access.strides[-3])
+            first = self.f.element(first, head * step, memory_of(access.dtype))
+        return Matrix(first, row, column, access.dtype)
 
     def scaled(self, x: Value) -> Value:
         """Queries by all that scales the scores."""

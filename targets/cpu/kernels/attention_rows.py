@@ -1,16 +1,18 @@
-"""Attention of a query by itself: lanes are features of keys and values, or keys.
+"""Attention of a few queries: lanes are features of keys and values, or keys.
 
-A long cache is read once, in the order it lies, so memory is the limit. Where the features of a
-key are neighbours, as many keys as there are lanes are multiplied by the query at a time, and the
-vectors of products folded into one of scores by a tree of shuffles and additions; where keys are,
-vectors of these are added up over the features.
+A long cache is read once, in the order it lies, so memory is the limit: rows that see the same keys
+and values are computed side by side, the queries of a head and the heads of a group. Where the
+features of a key are neighbours, as many keys as there are lanes are multiplied by each query, and
+the vectors of products folded into one of scores by a tree of shuffles and additions; where keys
+are, vectors of these are added up over the features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from migx.dim import Extent
 from migx.fusion.attention import Attention
 from migx.fusion.kernels import PRODUCT, Access
 from migx.shape import DType
@@ -26,10 +28,12 @@ if TYPE_CHECKING:
 
 LOWEST = -3.4028234663852886e38
 """Stands below all scores that are numbers; a difference of it and a number is one too."""
+QUERIES = 2
+"""Queries that a key is multiplied by at a time, if they stay in half the registers."""
 KEYS = 4
 """Vectors of keys that are added up at a time, where keys are neighbours."""
 CHUNKS = 4
-"""Vectors of values that are added up at a time."""
+"""Vectors of values that are added up at a time, for each of some rows."""
 
 
 def fits(attention: Attention) -> bool:
@@ -39,69 +43,108 @@ def fits(attention: Attention) -> bool:
     return attention.values.strides[-1] == 1 and 1 in attention.keys.strides[-2:]
 
 
-def emit(writer: Writer, top: Value, rows: Value) -> None:
-    """Computes some queries, one after another."""
-    with writer.f.loop(0, rows) as row:
-        _Row(writer, top + row.index).emit()
+def emit(writer: Writer, top: Value, rows: Value, heads: Value) -> None:
+    """Computes some queries of each of some heads, which begin with that of the tile and see the
+    same keys and values: as many at a time as a vector has lanes.
+    """
+    with writer.f.loop(0, heads * rows, writer.blocking.lanes) as first:
+        _Rows(writer, top, rows, heads * rows, first.index).emit()
 
 
-class _Row:
-    """Writes the computation of one query."""
+class _Rows:
+    """Writes the computation of some rows: queries of a head, then those of the next."""
 
-    def __init__(self, writer: Writer, query: Value) -> None:
-        self.writer, self.f, self.query = writer, writer.f, query
+    def __init__(self, writer: Writer, top: Value, rows: Value, end: Value, first: Value) -> None:
+        self.writer, self.f = writer, writer.f
         self.attention, self.lanes = writer.attention, writer.blocking.lanes
         self.vector = F32.times(self.lanes)
+        self.top, self.rows, self.first = top, rows, first
+        self.count = self.f.intrinsic("smin", end - first, self.lanes)
+        self.room = self._room()
         self.keys = writer.matrix(self.attention.keys)
         self.values = writer.matrix(self.attention.values)
+        # Of each row: the greatest score, the sum, and what sums of the keys before shrink by.
+        self.greatest, self.total, self.shrunk = (self.f.local(F32, self.lanes) for _ in range(3))
+
+    def _room(self) -> Value:
+        """How many scores of a row there is room for, in whole vectors."""
+        writer, lanes = self.writer, self.lanes
+        keys = (writer.blocking.keys + lanes - 1) // lanes
+        return writer.frame.extent(keys * writer.blocking.width) // self.count * lanes
 
     def emit(self) -> None:
         """All of it: keys in blocks as large as there is room for their scores."""
-        f, writer, attention = self.f, self.writer, self.attention
-        room = writer.frame.extent(writer.blocking.keys) * writer.blocking.width
-        query = self._query()
-        width, lanes = writer.frame.extent(attention.width), self.lanes
-        with f.loop(0, width, lanes) as k:
-            f.store(f.const(self.vector, 0), f.element(writer.sums, k.index, F32))
-        start = [f.const(F32, LOWEST), f.const(F32, 0)]
-        with f.loop(0, writer.keys, room, carry=start) as block:
-            many = f.intrinsic("smin", writer.keys - block.index, room)
-            highest, total = block.carried
-            self._products(query, block.index, many)
-            greatest = self._scores(block.index, many, highest)
-            shrunk = exp_to_zero(f, highest - greatest)
-            total = self._weights(many, greatest, total * shrunk)
-            if not attention.by_row:
-                self._change_weights(many, total)
-            self._weighted(block.index, many, shrunk)
-            block.carry(greatest, total)
-        output = writer.matrix(attention.output).moved(self.query, 0)
-        met = {access: writer.matrix(access).moved(self.query, 0) for access in writer.met_last}
+        f, keys = self.f, self.writer.keys
+        with f.loop(0, self.count) as row:
+            self._begin(row.index)
+        with f.loop(0, keys, self.room) as block:
+            many = f.intrinsic("smin", keys - block.index, self.room)
+            self._products(block.index, many)
+            with f.loop(0, self.count) as row:
+                self._softmax(row.index, block.index, many)
+            self._weighted(block.index, many)
+        with f.loop(0, self.count) as row:
+            self._finish(row.index)
+
+    def _begin(self, row: Value) -> None:
+        """Puts the query of a row into the panel, scaled; nothing is added up yet."""
+        f, writer, depth = self.f, self.writer, int(self.attention.depth)
+        given = self._of(self.attention.queries, row)
+        for start in range(0, depth, self.lanes):
+            vector = writer.scaled(self._vector(given, start, depth - start))
+            f.store(vector, self._query(row, start))
+        for start in range(0, int(self.attention.width), self.lanes):
+            f.store(f.const(self.vector, 0), self._sums(row, start))
+        f.store(f.const(F32, LOWEST), f.element(self.greatest, row, F32))
+        f.store(f.const(F32, 0), f.element(self.total, row, F32))
+
+    def _finish(self, row: Value) -> None:
+        """Writes the result of a row."""
+        f, writer, lanes = self.f, self.writer, self.lanes
+        output, width = self._of(self.attention.output, row), int(self.attention.width)
+        met = {access: self._of(access, row) for access in writer.met_last}
+        total = f.splat(f.load(f.element(self.total, row, F32), F32), lanes)
 
         def read(access: Access) -> Value:
             return self._read(met[access].first, f.as_index(0), access.dtype, None)
 
-        with f.loop(0, width, lanes) as k:
-            value = f.load(f.element(writer.sums, k.index, F32), self.vector)
-            value = writer.finished(value, f.splat(block.carried[1], lanes), read)
+        for start in range(0, width, lanes):
+            value = writer.finished(f.load(self._sums(row, start), self.vector), total, read)
             value = elements.stored(f, value, output.dtype)
-            f.store(value, output.at(0, k.index), mask=f.first_lanes(width - k.index, lanes))
+            mask = None if width - start >= lanes else self._left(width - start)
+            f.store(value, output.at(0, start), mask=mask)
 
-    def _query(self) -> list[Value]:
-        """The query scaled: in vectors, and as a row of the panel."""
-        f, writer, lanes = self.f, self.writer, self.lanes
-        depth = self.attention.depth
-        assert isinstance(depth, int)
-        given = writer.matrix(self.attention.queries).moved(self.query, 0)
-        made = []
-        for start in range(0, depth, lanes):
-            made.append(writer.scaled(self._vector(given, start, depth - start)))
-            f.store(made[-1], f.element(writer.panel, start, F32))
-        return made
+    # Where things are.
+
+    def _of(self, access: Access, row: Value) -> Matrix:
+        """What a row has of an operand: a line of it."""
+        number, head = self.first + row, None
+        if self.attention.heads > 1:
+            number, head = number % self.rows, number // self.rows
+        return self.writer.matrix(access, head).moved(self.top + number, 0)
+
+    def _query(self, row: Value, start: Value | int) -> Value:
+        return self._line(self.writer.panel, self.attention.depth, row, start)
+
+    def _sums(self, row: Value, start: Value | int) -> Value:
+        return self._line(self.writer.sums, self.attention.width, row, start)
+
+    def _line(self, area: Value, width: Extent, row: Value, start: Value | int) -> Value:
+        """A place in a row of an area that has whole vectors of features for each."""
+        step = -(-int(width) // self.lanes) * self.lanes
+        return self.f.element(area, row * step + start, F32)
+
+    def _score(self, row: Value, key: Value) -> Value:
+        """Where a product is, then the score, and then the weight."""
+        return self.f.element(self.writer.scores, row * self.room + key, F32)
+
+    def _left(self, many: int) -> Value:
+        """A mask of the last features, fewer than there are lanes."""
+        return self.f.first_lanes(self.f.as_index(many), self.lanes)
 
     def _vector(self, row: Matrix, start: int, left: int) -> Value:
         """A vector along a row, of which no more than what is left is read."""
-        mask = None if left >= self.lanes else self.f.first_lanes(self.f.as_index(left), self.lanes)
+        mask = None if left >= self.lanes else self._left(left)
         return self._read(row.at(0, start), row.column, row.dtype, mask)
 
     def _read(self, place: Value, step: Value, dtype: DType, mask: Value | None) -> Value:
@@ -111,61 +154,101 @@ class _Row:
             return f.splat(elements.loaded(f, f.load(place, memory), dtype), lanes)
         return elements.loaded(f, apart(f, place, step, memory.times(lanes), mask), dtype)
 
-    # Products of the query and keys.
+    # Products of queries and keys.
 
-    def _products(self, query: Sequence[Value], key: Value, many: Value) -> None:
+    def _products(self, key: Value, many: Value) -> None:
         if self.attention.keys.strides[-1] == 1:
-            self._by_features(query, self.keys.moved(key, 0), many)
+            self._by_features(self.keys.moved(key, 0), many)
         else:
             self._by_keys(self.keys.moved(key, 0), many)
 
-    def _by_features(self, query: Sequence[Value], keys: Matrix, many: Value) -> None:
-        f, lanes, scores = self.f, self.lanes, self.writer.scores
-        whole = many // lanes * lanes
-        with f.loop(0, whole, lanes) as i:
-            sums = [self._products_with(query, keys.moved(i.index + k, 0)) for k in range(lanes)]
-            f.store(folded(f, sums), f.element(scores, i.index, F32))
-        with f.loop(whole, many) as i:
-            one = f.fold("add", self._products_with(query, keys.moved(i.index, 0)))
-            f.store(one, f.element(scores, i.index, F32))
+    def _by_features(self, keys: Matrix, many: Value) -> None:
+        """Several rows share what is read of a key; it is read again soon for the next. A row that
+        is alone stays in registers.
+        """
+        f, lanes = self.f, self.lanes
+        vectors = -(-int(self.attention.depth) // lanes) or 1
+        most = max(1, min(QUERIES, self.writer.machine.registers // (2 * vectors)))
+        step = f.select(f.compare("eq", self.count, 1), self.room, lanes)
+        with f.loop(0, many, step) as block:
+            end = f.minimum(block.index + step, many)
+            for rows in self._several(most):
+                self._multiply(rows, keys, block.index, end)
 
-    def _products_with(self, query: Sequence[Value], key: Matrix) -> Value:
-        """The products with a key, added up lane by lane."""
-        depth = self.attention.depth
-        assert isinstance(depth, int)
-        total: Value | None = None
-        for number, part in enumerate(query):
-            start = number * self.lanes
+    def _several(self, most: int) -> Iterator[list[Value]]:
+        """Goes over all rows, as many at a time as said, then half as many, and so on."""
+        f, first, height = self.f, self.f.as_index(0), most
+        while height:
+            end = first + (self.count - first) // height * height
+            with f.loop(first, end, height) as row:
+                yield [row.index + i for i in range(height)]
+            first, height = end, height // 2
+
+    def _multiply(self, rows: Sequence[Value], keys: Matrix, first: Value, end: Value) -> None:
+        """Multiplies the queries of some rows by some keys."""
+        f, lanes, starts = self.f, self.lanes, range(0, int(self.attention.depth), self.lanes)
+        queries = [[f.load(self._query(r, k), self.vector) for k in starts] for r in rows]
+        whole = end // lanes * lanes
+        with f.loop(first, whole, lanes) as i:
+            here = keys.moved(i.index, 0)
+            sums = folded(f, lanes, lambda k: self._products_with(queries, here.moved(k, 0)))
+            for row, sum_ in zip(rows, sums, strict=True):
+                f.store(sum_, self._score(row, i.index))
+        with f.loop(whole, end) as i:
+            sums = self._products_with(queries, keys.moved(i.index, 0))
+            for row, sum_ in zip(rows, sums, strict=True):
+                f.store(f.fold("add", sum_), self._score(row, i.index))
+
+    def _products_with(self, queries: Sequence[Sequence[Value]], key: Matrix) -> list[Value]:
+        """The products of queries with a key, added up lane by lane."""
+        f, depth = self.f, int(self.attention.depth)
+        sums = [f.const(self.vector, 0)] * len(queries)
+        for start, *parts in zip(range(0, depth, self.lanes), *queries, strict=True):
             vector = self._vector(key, start, depth - start)
-            total = part * vector if total is None else self.f.fma(part, vector, total)
-        assert total is not None
-        return total
+            sums = [f.fma(part, vector, sum_) for part, sum_ in zip(parts, sums, strict=True)]
+        return sums
 
     def _by_keys(self, keys: Matrix, many: Value) -> None:
-        f, lanes, writer = self.f, self.lanes, self.writer
-        depth = writer.frame.extent(self.attention.depth)
-        with f.loop(0, many, KEYS * lanes) as i:
+        f, lanes = self.f, self.lanes
+        depth = int(self.attention.depth)
+        with f.loop(0, many, KEYS * lanes) as i, f.loop(0, self.count) as row:
             starts = [i.index + j * lanes for j in range(KEYS)]
             masks = [f.first_lanes(many - start, lanes) for start in starts]
             with f.loop(0, depth, carry=[f.const(self.vector, 0)] * KEYS) as d:
-                one = f.splat(f.load(f.element(writer.panel, d.index, F32), F32), lanes)
+                one = f.splat(f.load(self._query(row.index, d.index), F32), lanes)
                 vectors = [
                     self._read(keys.at(start, d.index), keys.row, keys.dtype, mask)
                     for start, mask in zip(starts, masks, strict=True)
                 ]
                 d.carry(*(f.fma(one, v, c) for v, c in zip(vectors, d.carried, strict=True)))
             for start, mask, total in zip(starts, masks, d.carried, strict=True):
-                f.store(total, f.element(writer.scores, start, F32), mask=mask)
+                f.store(total, self._score(row.index, start), mask=mask)
 
     # The softmax, by vectors of keys.
 
-    def _scores(self, key: Value, many: Value, highest: Value) -> Value:
+    def _softmax(self, row: Value, key: Value, many: Value) -> None:
+        """Makes weights of the products of a row with some keys."""
+        f = self.f
+        best, sum_, shrunk = (
+            f.element(each, row, F32) for each in (self.greatest, self.total, self.shrunk)
+        )
+        highest = f.load(best, F32)
+        greatest = self._scores(row, key, many, highest)
+        f.store(greatest, best)
+        shrinks = exp_to_zero(f, highest - greatest)
+        f.store(shrinks, shrunk)
+        total = self._weights(row, many, greatest, f.load(sum_, F32) * shrinks)
+        f.store(total, sum_)
+        if not self.attention.by_row:
+            self._change_weights(row, many, total)
+
+    def _scores(self, row: Value, key: Value, many: Value, highest: Value) -> Value:
         """Makes scores of products; the greatest there is."""
         f, lanes, writer = self.f, self.lanes, self.writer
-        met = {access: writer.matrix(access).moved(self.query, key) for access in writer.met}
+        met = {access: self._of(access, row).moved(0, key) for access in writer.met}
         with f.loop(0, many, lanes, carry=[f.const(self.vector, LOWEST)]) as i:
             mask = f.first_lanes(many - i.index, lanes)
-            place = f.element(writer.scores, i.index, F32)
+            place = self._score(row, i.index)
             score = self._scored(f.load(place, self.vector), met, i.index, mask)
             score = f.select(mask, score, f.const(self.vector, -float("inf")))
             f.store(score, place)
@@ -182,42 +265,55 @@ class _Row:
 
         return self.writer.evaluated(self.attention.score, read)
 
-    def _weights(self, many: Value, greatest: Value, total: Value) -> Value:
+    def _weights(self, row: Value, many: Value, greatest: Value, total: Value) -> Value:
         """Makes weights of scores; their sum, with what it was."""
         f, lanes = self.f, self.lanes
         best = f.splat(greatest, lanes)
         with f.loop(0, many, lanes, carry=[f.const(self.vector, 0)]) as i:
-            place = f.element(self.writer.scores, i.index, F32)
+            place = self._score(row, i.index)
             weight = exp_to_zero(f, f.load(place, self.vector) - best)
             f.store(weight, place)
             i.carry(i.carried[0] + weight)
         return total + f.fold("add", i.carried[0])
 
-    def _change_weights(self, many: Value, total: Value) -> None:
+    def _change_weights(self, row: Value, many: Value, total: Value) -> None:
         f, lanes = self.f, self.lanes
         with f.loop(0, many, lanes) as i:
-            place = f.element(self.writer.scores, i.index, F32)
+            place = self._score(row, i.index)
             softmax = f.load(place, self.vector) / f.splat(total, lanes)
             f.store(self.writer.weight(softmax), place)
 
     # Weighted values.
 
-    def _weighted(self, key: Value, many: Value, shrunk: Value) -> None:
-        """Adds the values of some keys to the sums, by vectors of features."""
-        f, lanes, writer = self.f, self.lanes, self.writer
-        width = self.attention.width
-        assert isinstance(width, int)
-        by = f.splat(shrunk, lanes)
-        chunks = list(range(0, width, lanes))
-        for first in range(0, len(chunks), CHUNKS):
-            group = chunks[first : first + CHUNKS]
-            zero = [f.const(self.vector, 0)] * len(group)
-            with f.loop(0, many, carry=zero) as t:
-                weight = f.load(f.element(writer.scores, t.index, F32), F32)
-                line = self.values.moved(key + t.index, 0)
-                vectors = [self._vector(line, k, width - k) for k in group]
-                one = f.splat(weight, lanes)
-                t.carry(*(f.fma(one, v, c) for v, c in zip(vectors, t.carried, strict=True)))
-            for k, total in zip(group, t.carried, strict=True):
-                place = f.element(writer.sums, k, F32)
-                f.store(f.fma(f.load(place, self.vector), by, total), place)
+    def _weighted(self, key: Value, many: Value) -> None:
+        """Adds the values of some keys to the sums of all rows, of as many at a time as registers
+        have room for.
+        """
+        f, values, step = self.f, self.values.moved(key, 0), CHUNKS * self.lanes
+        rest = int(self.attention.width) % step
+        whole = f.as_index(int(self.attention.width) - rest)
+        for rows in self._several(max(1, self.writer.machine.registers // (2 * CHUNKS))):
+            with f.loop(0, whole, step) as start:
+                self._add(rows, start.index, step, values, many)
+            if rest:
+                self._add(rows, whole, rest, values, many)
+
+    def _add(
+        self, rows: Sequence[Value], start: Value, features: int, values: Matrix, many: Value
+    ) -> None:
+        """Adds some features of values to the sums of some rows."""
+        f, starts = self.f, range(0, features, self.lanes)
+        zero = [f.const(self.vector, 0)] * (len(rows) * len(starts))
+        with f.loop(0, many, carry=zero) as t:
+            line = values.moved(t.index, start)
+            vectors = [self._vector(line, k, features - k) for k in starts]
+            read = [f.load(self._score(row, t.index), F32) for row in rows]
+            weights = [f.splat(weight, self.lanes) for weight in read]
+            terms = [(weight, vector) for weight in weights for vector in vectors]
+            t.carry(*(f.fma(*term, sum_) for term, sum_ in zip(terms, t.carried, strict=True)))
+        sums = iter(t.carried)
+        for row in rows:
+            by = f.splat(f.load(f.element(self.shrunk, row, F32), F32), self.lanes)
+            for k in starts:
+                place = self._sums(row, start + k)
+                f.store(f.fma(f.load(place, self.vector), by, next(sums)), place)

@@ -1,12 +1,13 @@
 """Kernels of attention: the softmax of scaled and masked products, times values.
 
-No matrix of all scores is ever made. A program has a block of queries of one head and goes over the
-keys block by block. It keeps for each query the greatest score so far, the sum of the exponentials
-below it, and the values weighted by these; when a greater score comes, sum and values are scaled
-down (T. Dao et al., "FlashAttention", 2022).
+No matrix of all scores is ever made. A program has a block of queries and goes over the keys block
+by block. It keeps for each query the greatest score so far, the sum of the exponentials below it,
+and the values weighted by these; when a greater score comes, sum and values are scaled down (T. Dao
+et al., "FlashAttention", 2022). All heads that share keys and values are one after another in such
+blocks, so these are read once for the single queries of a decoder.
 
-A few queries, as of a decoder with a cache, are taken one by one, and multiplied element by
-element: a tile would be mostly rows that nobody asks for.
+Where it is known that a head has few queries, as of a decoder with a cache, they are taken one by
+one, and multiplied element by element: a tile would be mostly rows that nobody asks for.
 
 Where many are multiplied without matrix units, threads side by side want neighbouring keys of one
 feature. These lie a whole head of features apart, in one bank of shared memory, which gives one of
@@ -56,8 +57,9 @@ def _writable(attention: Attention) -> bool:
 
 
 class _Writer:
-    """What kernels of attention have in common. A program has a tile of queries by keys, and of its
-    queries the greatest scores (``top``), the sums and the values ``held``.
+    """What kernels of attention have in common. A program has a tile of queries, of all heads of
+    a group, by keys; and of its queries the greatest scores (``top``), the sums and the values
+    ``held``.
     """
 
     writer: Writer
@@ -69,8 +71,10 @@ class _Writer:
     held: Expr
 
     def __init__(self, attention: Attention) -> None:
-        self.attention, self.items = attention, product(attention.batch)
-        self.queries, self.keys = attention.count
+        self.attention, self.items = attention, product(attention.groups)
+        each, self.keys = attention.count
+        self.rows = (attention.heads, each)
+        self.queries = product(self.rows)
         self.depth, self.width = (
             max(16, power_of_two(int(e))) for e in (attention.depth, attention.width)
         )
@@ -80,7 +84,7 @@ class _Writer:
         """Says which item is a program's own; the number of its tile among those of that."""
         w = self.writer
         many = w.extent(tiles(self.queries, self.tile.rows))
-        self.item = Part(w.let(w.program // many), self.attention.batch)
+        self.item = Part(w.let(w.program // many), self.attention.groups)
         return w.program % many
 
     def finished(self, turns: int = 0) -> Kernel:
@@ -108,7 +112,8 @@ class _Writer:
         for index, extent, size in extents:
             if (inside := w.there(index, extent, size)) is not None:
                 there = w.let(both(there, inside))
-        where = self.offset(access, Part(key, (self.keys,)), Part(feature, sizes[:1]))
+        first_head = Part(expr(0), (self.attention.heads,))
+        where = self.offset(access, first_head, Part(key, (self.keys,)), Part(feature, sizes[:1]))
         with w.masked({}):
             return w.load(access.operand, where, access.dtype, raw=True, also=there)
 
@@ -252,7 +257,7 @@ class _InBlocks(_Writer):
         w, height = self.writer, self.tile.rows
         row = w.numbers(0, 2, height, w.let(number * height))
         w.masks = rows = {0: w.there(row, self.queries, height)}
-        self.row = Part(row, (self.queries,))
+        self.row = Part(row, self.rows)
         q = w.let(w.spread(self.query(w.numbers(1, 2, self.depth)), (height, self.depth)))
         self.top = w.variable(f"tl.full([{height}, 1], float('-inf'), tl.float32)", ROWS)
         self.total = w.variable(f"tl.zeros([{height}, 1], tl.float32)", ROWS)
@@ -303,7 +308,7 @@ class _OneByOne(_Writer):
     def kernel(self) -> Kernel:
         """The whole of it."""
         w = self.writer
-        self.row = Part(w.let(self.begin()), (self.queries,))
+        self.row = Part(w.let(self.begin()), self.rows)
         q = self.query(w.numbers(1, 2, self.depth))
         self.top = w.variable("tl.full([], float('-inf'), tl.float32)")
         self.total = w.variable("tl.full([], 0.0, tl.float32)")

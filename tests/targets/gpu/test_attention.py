@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 import migx
+from migx import dim
 from migx.argument import Argument
 from migx.errors import InputError
 from migx.target import CompileOptions
@@ -81,6 +83,46 @@ def test_heads_that_share_keys_and_values() -> None:
         }""",
         {"t": 41},
     )
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize("mask", ["b, 1, s, t", "b, 6, s, t", "6, 1, t", "6, 1, 1"])
+def test_heads_of_a_group_are_rows_of_a_tile(mask: str, dtype: str) -> None:
+    """Each with its own query and its own place in a mask, however it lies."""
+    text = in_groups(mask).replace("f32", dtype)
+    for b, s, t in ((2, 1, 41), (1, 7, 20), (2, 20, 150)):
+        assert holds(text, {"b": b, "s": s, "t": t}) == 1
+    one = re.sub(r"\bs\b", "1", text)
+    assert holds(one, {"b": 2, "t": 41}) == 1
+
+
+def in_groups(mask: str) -> str:
+    """Six heads of queries, beside their features, that share two of keys and values."""
+    return f"""module main(q: f32[b, s, 6, 16], k: f32[b, 2, t, 16], v: f32[b, 2, t, 16],
+                           m: f32[{mask}]) {{
+          %0 = transpose(q) {{permutation=(0, 2, 1, 3)}}
+          %1 = unsqueeze(k) {{axes=(2,)}}
+          %2 = multibroadcast(%1) {{out_lens=(b, 2, 3, t, 16)}}
+          %3 = reshape(%2) {{dims=(b, 6, t, 16)}}
+          %4 = transpose(%3) {{permutation=(0, 1, 3, 2)}}
+          %5 = dot(%0, %4)
+          %6 = multibroadcast(m) {{out_lens=(b, 6, s, t)}}
+          %7 = add(%5, %6)
+          %8 = softmax(%7) {{axis=3}}
+          %9 = unsqueeze(v) {{axes=(2,)}}
+          %10 = multibroadcast(%9) {{out_lens=(b, 2, 3, t, 16)}}
+          %11 = reshape(%10) {{dims=(b, 6, t, 16)}}
+          %12 = dot(%8, %11)
+          %13 = transpose(%12) {{permutation=(0, 2, 1, 3)}}
+          return %13
+        }}"""
+
+
+def test_a_group_is_read_by_a_program_for_each_tile_of_its_rows() -> None:
+    program, target = migx.parse(in_groups("b, 1, s, t")), Gpu("sm_90")
+    migx.run_passes(program, target.get_passes(target.get_context(), CompileOptions()))
+    (kernel,) = (at.op for at in program.main if isinstance(at.op, CodeObject))
+    assert [dim.evaluate(kernel.grid, {"b": b, "s": 1, "t": 100}) for b in (1, 5)] == [2, 10]
 
 
 def test_heads_of_one_product_are_read_where_they_lie_and_brought_together() -> None:
