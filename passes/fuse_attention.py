@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from migx.fusion.attention import is_read_through
+from migx.fusion.attention import beside_a_sink, is_read_through
 from migx.fusion.outlining import BROADCASTS, Bundle, Outlining, is_small, only_reader, viewed
 from migx.ir import Instruction, Module
 from migx.ops.fused import Group
@@ -20,8 +20,9 @@ class FuseAttention(Outlining):
     the guard against rows that are masked whole, and any view. A scale that stands on q or k goes
     inside too, and so do views of q, k and v that would be copied otherwise, and can be read where
     they lie: what repeats k and v for the heads that share them, and what cuts heads out of one
-    product for all three. So does the transpose that brings the heads of the result together.
-    Nothing but the result may be read by others.
+    product for all three. So does the transpose that brings the heads of the result together, and
+    a sink: a score beside those of each row that takes its share of the softmax, and is cut off
+    after. Nothing but the result may be read by others.
     """
 
     def bundles(self, module: Module) -> list[Bundle]:
@@ -42,6 +43,9 @@ def _attention(last: Instruction) -> list[Instruction]:
         if (softmax := _sole(after, "softmax")) is None or not _is_by_row(softmax):
             continue
         before = _leading_to(softmax.inputs, {last, *after}, "dot")
+        if (parts := beside_a_sink(softmax)) is not None:
+            (joined,), (scores, _) = softmax.inputs, parts
+            before = [joined, *_leading_to([scores], {last, *after, joined}, "dot")]
         if (first := _sole(before, "dot")) is None:
             continue
         given = [at for operand in first.inputs for at in _leading(operand, first)]

@@ -17,12 +17,12 @@ from migx.argument import Argument
 from migx.dim import Extent
 from migx.fusion.index_map import Axis, Factor, exact, map_of, regrouped, tidy
 from migx.fusion.kernels import PRODUCT, Access, Node, Unfit
-from migx.fusion.outlining import is_small, source, viewed
+from migx.fusion.outlining import is_small, only_reader, source, viewed
 from migx.fusion.stages import below
 from migx.ir import Instruction
 from migx.ops.builtin import Literal, Param
 from migx.ops.fused import Group
-from migx.ops.layout import Multibroadcast, Transpose
+from migx.ops.layout import Concat, Multibroadcast, Slice, Transpose
 from migx.ops.linear import Dot
 from migx.ops.logic import Isnan
 from migx.ops.pointwise import Convert, Mul, Where
@@ -48,9 +48,11 @@ class Attention:
     scaled products of ``queries`` and ``keys``.
 
     Of the nodes, ``PRODUCT`` reads such a product, node ``score`` is what the softmax is given,
-    ``WEIGHTS`` reads its result, and node ``weight`` is what the values are multiplied by. Where
-    ``guarded``, rows that would be NaN are 0 instead. ``count`` is how many queries and keys there
-    are, ``depth`` and ``width`` how many features these and values have.
+    ``WEIGHTS`` reads its result, and node ``weight`` is what the values are multiplied by. Node
+    ``sink``, where there is one, is a score more for each query, which takes its share of the
+    softmax and has no value; no product tells it. Where ``guarded``, rows that would be NaN are 0
+    instead. ``count`` is how many queries and keys there are, ``depth`` and ``width`` how many
+    features these and values have.
     """
 
     groups: Dims
@@ -65,6 +67,7 @@ class Attention:
     scales: tuple[Scale, ...]
     nodes: tuple[Node, ...]
     score: int
+    sink: int | None
     weight: int
     guarded: bool
 
@@ -143,6 +146,7 @@ class _Description:
     operands: dict[int, _Operand] = field(default_factory=dict)
     """The operands that nodes read, by the number of the node."""
     score: int = -1
+    sink: int | None = None
 
     def built(self) -> Attention:
         """The description."""
@@ -189,6 +193,7 @@ class _Description:
             scales=tuple(scales),
             nodes=tuple(nodes),
             score=self.score,
+            sink=self.sink,
             weight=weight,
             guarded=guarded,
         )
@@ -243,19 +248,30 @@ class _Description:
             if value.op.replaceable or value.shape.elements != 1:
                 raise Unfit
             return self._added(value.op.value, dtype)
+        softmax = value.inputs[0] if isinstance(value.op, Slice) else value
+        if type(softmax.op) is Softmax and self.score < 0:
+            self._given(softmax, value)
+            return self._added(Access(WEIGHTS, dtype, ()), dtype)
         if viewed(value) is not None or isinstance(value.op, Param):
             return self._view(value)
-        if type(value.op) is Softmax and self.score < 0:
-            if value.op.axis != value.shape.rank - 1:
-                raise Unfit
-            self.score = self._node(value.inputs[0])
-            return self._added(Access(WEIGHTS, dtype, ()), dtype)
         if isinstance(value.op, Linear):
             if value.op.block or any(v.shape.elements != 1 for v in value.inputs[1:]):
                 raise Unfit
         elif not operations.traits(value.op).pointwise:
             raise Unfit
         return self._added(value.op, dtype, tuple(self._node(v) for v in value.inputs))
+
+    def _given(self, softmax: Instruction, result: Instruction) -> None:
+        """Finds what a softmax is given, of which the result has all, or all but the sink."""
+        (scores,) = softmax.inputs
+        if softmax.op_as(Softmax).axis != softmax.shape.rank - 1:
+            raise Unfit
+        if result is not softmax:
+            if (parts := beside_a_sink(softmax)) is None:
+                raise Unfit
+            scores, sink = parts
+            self.sink = self._node(sink)
+        self.score = self._node(scores)
 
     def _view(self, value: Instruction) -> int:
         """A parameter's node, or a view that leaves queries and keys where they are."""
@@ -298,6 +314,23 @@ class _Description:
         if kept.reads(WEIGHTS) and tests and number == 0:
             return True, node.inputs[2]
         return False, weight
+
+
+def beside_a_sink(softmax: Instruction) -> tuple[Instruction, Instruction] | None:
+    """The scores and the sink that a softmax is given side by side, if nothing else reads what has
+    both, and one slice alone reads the result, which takes the share of the scores.
+    """
+    (joined,), taken, last = softmax.inputs, only_reader(softmax), softmax.shape.rank - 1
+    apart = joined.op == Concat(last) and len(joined.inputs) == 2
+    if not apart or taken is None or only_reader(joined) is not softmax:
+        return None
+    first, second = joined.inputs
+    count = first.shape.dims[-1]
+    for scores, sink, start in ((first, second, 0), (second, first, count)):
+        share = Slice((last,), (start,), (start + scores.shape.dims[-1],))
+        if sink.shape.dims[-1] == 1 and taken.op == share:
+            return scores, sink
+    return None
 
 
 def is_read_through(shape: Shape, between: Sequence[Instruction]) -> bool:

@@ -1,13 +1,14 @@
-"""Reductions of reductions."""
+"""Reductions of reductions, and what softmax does by itself."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from migx.ir import Instruction
-from migx.match import on, var
-from migx.ops.reduce import Reduce
-from migx.passes._common import REDUCTIONS
+from migx.match import attr, on, var
+from migx.ops.pointwise import Sub
+from migx.ops.reduce import Reduce, ReduceMax, Softmax
+from migx.passes._common import REDUCTIONS, broadcast_of
 from migx.rewrite import Cursor, RuleSet, rule
 
 x = var("x")
@@ -27,4 +28,15 @@ def reduce_reduce(
     return at(replace(second, axes=axes), x)
 
 
-reductions = RuleSet((reduce_reduce,))
+shifted = on(Sub, x, broadcast_of(on(ReduceMax, x, axes=attr("axes"))))
+
+
+@rule(on(Softmax, shifted, axis=attr("axis")))
+def softmax_shifted(
+    at: Cursor, x: Instruction, axes: tuple[int, ...], axis: int
+) -> Instruction | None:
+    """softmax(x - max(x)) is softmax(x), which subtracts the greatest itself."""
+    return at(Softmax(axis), x) if axes == (axis,) else None
+
+
+reductions = RuleSet((reduce_reduce, softmax_shifted))

@@ -200,6 +200,8 @@ ONE_KERNEL: dict[str, tuple[dict[str, Any], list[Any]]] = {
     "plain": ({}, []),
     "capped, in a window": ({"softcap": 2.0, "local_window_size": 4}, []),
     "biased": ({}, [None, None, None, floats(2, 4, 1, 6)]),
+    "beside a sink": ({}, [None, None, None, None, floats(4)]),
+    "beside a sink of 0": ({"smooth_softmax": 1}, []),
 }
 
 

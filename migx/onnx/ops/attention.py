@@ -355,15 +355,11 @@ def grouped(
     """Attention of heads in groups, each query seeing the keys up to its own place [batch, 1,
     length, 1].
     """
-    batch, heads, length, size = q.shape.dims
+    _, heads, _, size = q.shape.dims
     total, sink = k.shape.dims[2], sink_of(node, heads, q)
-    if sink is None:
-        k, v = (repeated(node, x, heads) for x in (k, v))
-    else:  # no attention for ``fuse_attention``, so nothing would take what is repeated
-        groups = k.shape.dims[1]
-        q = node.reshape(q, (batch, groups, heads // groups * length, size))
+    k, v = (repeated(node, x, heads) for x in (k, v))
     product = node.add(ops.Dot(), q, node.add(ops.Transpose((0, 1, 3, 2)), k))
-    scores = node.reshape(to_scale(node, product, size), (batch, heads, length, total))
+    scores = to_scale(node, product, size)
     if cap := node.number("softcap", 0.0):
         scores = scaled(node, node.add(ops.Tanh(), scaled(node, scores, 1 / cap)), cap)
     scores = plus(node, scores, node.optional(10))
@@ -373,8 +369,7 @@ def grouped(
         oldest = binary(node, ops.Sub(), places, node.literal(window, I64))
         allowed = binary(node, ops.LogicalAnd(), allowed, binary(node, ops.Greater(), keys, oldest))
     weights = softmax_beside(node, kept(node, scores, allowed), sink)
-    weights = node.reshape(weights, product.shape.dims)
-    return node.reshape(node.add(ops.Dot(), weights, v), (batch, heads, length, v.shape.dims[-1]))
+    return node.add(ops.Dot(), weights, v)
 
 
 def repeated(node: Node, x: Instruction, heads: Extent) -> Instruction:

@@ -20,7 +20,7 @@ No tile shares its sums with another, so bits do not depend on the number of thr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import prod
 
@@ -65,9 +65,10 @@ def _emittable(attention: Attention, machine: Machine) -> bool:
     return attention.output.strides[-1] == 1 and emittable(attention.nodes, machine)
 
 
-def _operands(attention: Attention, node: int) -> list[Access]:
-    """The inputs that a node is made of."""
-    read = (attention.nodes[n].of for n in below(attention.nodes, [node], ()))
+def _operands(attention: Attention, node: int | None) -> list[Access]:
+    """The inputs that a node is made of, if there is one."""
+    wanted = [] if node is None else [node]
+    read = (attention.nodes[n].of for n in below(attention.nodes, wanted, ()))
     return list(dict.fromkeys(a for a in read if isinstance(a, Access) and a.operand >= 0))
 
 
@@ -150,6 +151,7 @@ class Writer:
         self.blocking = chosen(machine, attention)
         self.queries, self.keys = (self.frame.extent(e) for e in attention.count)
         self.met = _operands(attention, attention.score)
+        self.met_first = _operands(attention, attention.sink)
         self.met_last = _operands(attention, attention.weight)
         self.widens = attention.keys.dtype is not dtypes.F32
         self._divide_scratch()
@@ -232,6 +234,18 @@ class Writer:
         """A node, where what it reads is given."""
         return evaluated(self.f, self.attention.nodes, read, [node])[node]
 
+    def begun(self, read: Callable[[Access], Value]) -> tuple[Value, Value]:
+        """A vector of the greatest scores before there are keys, and of the sums: of nothing, or of
+        the sinks.
+        """
+        f, lanes = self.f, self.blocking.lanes
+        lowest = f.const(F32.times(lanes), LOWEST)
+        if self.attention.sink is None:
+            return lowest, f.const(lowest.type, 0)
+        sink = f.splat(self.evaluated(self.attention.sink, read), lanes)
+        greatest = f.select(sink > lowest, sink, lowest)
+        return greatest, exp_to_zero(f, sink - greatest)
+
     def finished(self, value: Value, total: Value, read: Callable[[Access], Value]) -> Value:
         """Weighted values by the sum of the weights, and what that is made into; 0 where there are
         no keys, or where rows that would be NaN are guarded.
@@ -275,7 +289,7 @@ class Writer:
         self.scores = area(blocking.keys, line)
         self.turned = {
             access: area(rows, blocking.width * memory_of(access.dtype).nbytes)
-            for met, rows in ((self.met_last, 1), (self.met, blocking.keys))
+            for met, rows in (([*self.met_first, *self.met_last], 1), (self.met, blocking.keys))
             for access in met
         }
         if self.widens:
@@ -304,10 +318,7 @@ class Writer:
             self._clear(self.sums, width)
         keys, values = self.matrix(attention.keys), self.matrix(attention.values)
         product_, weighted = blocking.tile(blocking.keys), blocking.tile(attention.width)
-        vector = F32.times(lanes)
-        start = [f.const(vector, LOWEST)] * blocking.vectors + [
-            f.const(vector, 0)
-        ] * blocking.vectors
+        start = self._start(top, rows)
         with f.loop(0, self.keys, self.frame.extent(blocking.keys), carry=start) as block:
             many = f.intrinsic("smin", self.keys - block.index, self.frame.extent(blocking.keys))
             here = self._widened(keys.moved(block.index, 0), many, depth)
@@ -323,15 +334,30 @@ class Writer:
         line = self.panel  # the queries are not needed any more
         for j, total in enumerate(block.carried[blocking.vectors :]):
             f.store(total, f.element(line, j * lanes, F32))
-        last = {access: self.matrix(access) for access in self.met_last}
-        for access in last:
-            self._turn(access, top, rows, f.as_index(0), f.as_index(1))
+        met = self._met_by_rows(self.met_last, top, rows)
 
         def shared(value: Value, row: Value) -> Value:
-            total = f.load(f.element(line, row, F32), vector)
-            return self.finished(value, total, lambda a: self._met(a, last[a], f.as_index(0), row))
+            total = f.load(f.element(line, row, F32), F32.times(lanes))
+            return self.finished(value, total, met(row))
 
         scatter_columns(f, sums, output, (rows, width), size, lanes, shared)
+
+    def _start(self, top: Value, rows: Value) -> list[Value]:
+        """The greatest scores and the sums before there are keys."""
+        f, blocking = self.f, self.blocking
+        met = self._met_by_rows(self.met_first, top, rows)
+        places = [f.as_index(j * blocking.lanes) for j in range(blocking.vectors)]
+        begun = [self.begun(met(place)) for place in places]
+        return [value for part in zip(*begun, strict=True) for value in part]
+
+    def _met_by_rows(
+        self, every: Iterable[Access], top: Value, rows: Value
+    ) -> Callable[[Value], Callable[[Access], Value]]:
+        """What gives, from one of the queries on, vectors of what they meet whatever the key."""
+        matrices, first = {access: self.matrix(access) for access in every}, self.f.as_index(0)
+        for access in matrices:
+            self._turn(access, top, rows, first, self.f.as_index(1))
+        return lambda row: lambda access: self._met(access, matrices[access], first, row)
 
     def _widened(self, given: Matrix, rows: Value, columns: Value) -> Matrix:
         """Rows of keys or values as they lie, or where they are narrower than sums, a copy."""
@@ -390,9 +416,10 @@ class Writer:
                 made.append(f.select(score > best, score, best))
             i.carry(*made)
         greatest = i.carried
-        if not self._single:
+        if not self._single or attention.sink is not None:
             shrunk = [exp_to_zero(f, a - b) for a, b in zip(highest, greatest, strict=True)]
             totals = [t * s for t, s in zip(totals, shrunk, strict=True)]
+        if not self._single:
             with f.when(key > 0), f.loop(0, self.frame.extent(attention.width)) as k:
                 for place, by in zip(self._line(k.index, self.sums), shrunk, strict=True):
                     f.store(f.load(place, by.type) * by, place)

@@ -9,7 +9,7 @@ are, vectors of these are added up over the features.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from migx.dim import Extent
@@ -95,24 +95,26 @@ class _Rows:
             f.store(vector, self._query(row, start))
         for start in range(0, int(self.attention.width), self.lanes):
             f.store(f.const(self.vector, 0), self._sums(row, start))
-        f.store(f.const(F32, LOWEST), f.element(self.greatest, row, F32))
-        f.store(f.const(F32, 0), f.element(self.total, row, F32))
+        begun = writer.begun(self._met_by(row, writer.met_first))
+        for value, place in zip(begun, (self.greatest, self.total), strict=True):
+            f.store(f.extract(value, 0), f.element(place, row, F32))
 
     def _finish(self, row: Value) -> None:
         """Writes the result of a row."""
         f, writer, lanes = self.f, self.writer, self.lanes
         output, width = self._of(self.attention.output, row), int(self.attention.width)
-        met = {access: self._of(access, row) for access in writer.met_last}
+        read = self._met_by(row, writer.met_last)
         total = f.splat(f.load(f.element(self.total, row, F32), F32), lanes)
-
-        def read(access: Access) -> Value:
-            return self._read(met[access].first, f.as_index(0), access.dtype, None)
-
         for start in range(0, width, lanes):
             value = writer.finished(f.load(self._sums(row, start), self.vector), total, read)
             value = elements.stored(f, value, output.dtype)
             mask = None if width - start >= lanes else self._left(width - start)
             f.store(value, output.at(0, start), mask=mask)
+
+    def _met_by(self, row: Value, every: Iterable[Access]) -> Callable[[Access], Value]:
+        """What gives a vector of what a row meets, whatever the key."""
+        met, step = {access: self._of(access, row) for access in every}, self.f.as_index(0)
+        return lambda access: self._read(met[access].first, step, access.dtype, None)
 
     # Where things are.
 

@@ -117,6 +117,19 @@ class _Writer:
         with w.masked({}):
             return w.load(access.operand, where, access.dtype, raw=True, also=there)
 
+    def start(self, dims: list[int], over: frozenset[int]) -> None:
+        """Has greatest scores and sums before there are keys: of nothing, or of the sinks."""
+        w, sink, zeros = self.writer, self.attention.sink, f"tl.zeros({dims}, tl.float32)"
+        if sink is None:
+            self.top = w.variable(f"tl.full({dims}, float('-inf'), tl.float32)", over)
+            self.total = w.variable(zeros, over)
+            return
+        top = self.made(sink, expr(0), expr(0)).text
+        self.top = w.variable(f"{zeros} + {top}", over)
+        top = self.top.text
+        base = f"tl.where({top} == float('-inf'), 0.0, {top})"
+        self.total = w.variable(f"tl.exp({top} - {base})", over)
+
     def query(self, feature: Expr) -> Expr:
         """Some features of the queries."""
         w, a = self.writer, self.attention
@@ -259,8 +272,7 @@ class _InBlocks(_Writer):
         w.masks = rows = {0: w.there(row, self.queries, height)}
         self.row = Part(row, self.rows)
         q = w.let(w.spread(self.query(w.numbers(1, 2, self.depth)), (height, self.depth)))
-        self.top = w.variable(f"tl.full([{height}, 1], float('-inf'), tl.float32)", ROWS)
-        self.total = w.variable(f"tl.zeros([{height}, 1], tl.float32)", ROWS)
+        self.start([height, 1], ROWS)
         self.held = w.variable(f"tl.zeros([{height}, {self.width}], tl.float32)", BOTH)
         with w.loop(self.keys, self.tile.columns) as begin:
             self._block(begin, q, rows)
@@ -310,8 +322,7 @@ class _OneByOne(_Writer):
         w = self.writer
         self.row = Part(w.let(self.begin()), self.rows)
         q = self.query(w.numbers(1, 2, self.depth))
-        self.top = w.variable("tl.full([], float('-inf'), tl.float32)")
-        self.total = w.variable("tl.full([], 0.0, tl.float32)")
+        self.start([], frozenset())
         self.held = w.variable(f"tl.zeros([{self.width}], tl.float32)", ROWS)
         with w.loop(self.keys, self.tile.columns) as begin:
             self._block(begin, q)

@@ -301,6 +301,66 @@ def test_a_mask_with_a_size_of_its_own() -> None:
             program.eval(given)
 
 
+def with_sink(sink: str, after: str = "%11 = identity(%10)", n: str = "6") -> str:
+    """Six heads, each with a sink that takes its share of the softmax, share two of keys and values;
+    scores are masked, and the weights %10 of the keys become %11.
+    """
+    return f"""module main(q: f32[b, 6, s, 16], k: f32[b, 2, 16, t], v: f32[b, 2, t, 16],
+                           n: f32[{n}], m: bool[b, 1, s, t]) {{
+          %0 = unsqueeze(k) {{axes=(2,)}}
+          %1 = multibroadcast(%0) {{out_lens=(b, 2, 3, 16, t)}}
+          %2 = reshape(%1) {{dims=(b, 6, 16, t)}}
+          %3 = dot(q, %2)
+          %4 = @literal() {{value=[-inf]}} : f32[1]
+          %5 = multibroadcast(%4) {{out_lens=(b, 6, s, t)}}
+          %6 = multibroadcast(m) {{out_lens=(b, 6, s, t)}}
+          %7 = where(%6, %5, %3)
+          {sink}
+          %8 = concat(%12, %7) {{axis=3}}
+          %9 = softmax(%8) {{axis=3}}
+          %10 = slice(%9) {{axes=(3,), starts=(1,), ends=(t + 1,)}}
+          {after}
+          %14 = unsqueeze(v) {{axes=(2,)}}
+          %15 = multibroadcast(%14) {{out_lens=(b, 2, 3, t, 16)}}
+          %16 = reshape(%15) {{dims=(b, 6, t, 16)}}
+          %17 = dot(%11, %16)
+          return %17
+        }}"""
+
+
+SINKS = {
+    "of heads": ("%12 = broadcast(n) {axis=1, out_lens=(b, 6, s, 1)}", "6"),
+    "of each query": ("%12 = identity(n)", "b, 6, s, 1"),
+    "a number": (
+        """%13 = @literal() {value=[0.5]} : f32[1]
+          %12 = multibroadcast(%13) {out_lens=(b, 6, s, 1)}""",
+        "1",
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize("sink", SINKS.values(), ids=SINKS)
+def test_a_sink_takes_its_share(sink: tuple[str, str], dtype: str) -> None:
+    text = with_sink(sink[0], n=sink[1]).replace("f32", dtype)
+    for s, t in ((1, 41), (3, 0), (20, 9), (35, 150)):
+        assert holds(text, {"b": 2, "s": s, "t": t}) == 1
+    one = re.sub(r"\bs\b", "1", text)
+    assert holds(one, {"b": 2, "t": 300}) == 1
+
+
+@pytest.mark.parametrize("after", ["%11 = identity(%10)", "%11 = mul(%10, %10)"])
+@pytest.mark.parametrize("s", ["1", "21"])
+def test_rows_with_a_sink_that_are_masked_whole_are_0(s: str, after: str) -> None:
+    """And sinks that are no numbers do what they do on ``ref``."""
+    masked = np.zeros((2, 1, int(s), 300), np.bool_)
+    masked[0] = True
+    masked[1, ..., :250] = True
+    sinks = np.array([0.5, -80, 90, -np.inf, np.inf, np.nan], np.float32)
+    text = re.sub(r"\bs\b", s, with_sink(SINKS["of heads"][0], after))
+    expect_nan_and_0(text, {"b": 2, "t": 300}, n=sinks, m=masked)
+
+
 def lowered(queries: str, keys: str, dtype: str = "f32") -> CodeObject:
     """The kernel of attention with keys whose features are neighbours."""
     text = f"""module main(q: {dtype}[1, 2, {queries}, 64], k: {dtype}[1, 2, {keys}, 64],
