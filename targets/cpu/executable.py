@@ -59,6 +59,7 @@ class CpuExecutable:
         made = [piece for parts in self.pieces.values() for piece in parts]
         flows = any(p.outline.native or isinstance(p.grows, GrowingLoop) for p in made)
         kernels = [*self.all_kernels.values(), *(control_kernels.KERNELS if flows else ())]
+        kernels += [p.grows.begins for p in made if isinstance(p.grows, GrowingLoop)]
         return runtime_texts() | {k.symbol: k.text for k in kernels if k is not None}
 
     @property

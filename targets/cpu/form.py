@@ -23,7 +23,7 @@ from migx.shape import Shape
 from migx.sizes import ShapeRules
 from migx.targets.cpu.memory import Layout
 from migx.targets.cpu.outline import Cell, Kind, Outline, Reference, Work
-from migx.targets.cpu.runtime import STEP_WORDS
+from migx.targets.cpu.runtime import STEP_WORDS, TILES_WORD
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Form:
                 0 if work.to is None else numbers[work.to.step],
             )
             in_args.append(first + 1)
-            sized.append((first + 2, self.place(kernel.tiles)))
+            sized.append((first + TILES_WORD, self.place(kernel.tiles)))
             for reference in (*work.reads, *(Reference(c, 0, c.shape) for c in work.writes)):
                 if reference.cell.root.kind is not Kind.OBJECT:
                     addresses[len(words)] = self._address(reference)
@@ -164,6 +164,9 @@ class Form:
                 self.faults[len(words) + kernel.words.index(0)] = work
             sized += [(len(words) + i, self.place(w)) for i, w in enumerate(kernel.words)]
             words += [0] * len(kernel.words)
+            if work.knows_itself:
+                in_args.append(len(words))
+                words.append(8 * first)
         self.scratch = np.array([self.place(kernel.scratch) for _, kernel in kernels], int)
         self.words = np.array(words, np.int64)
         self.sized = np.array(sized, np.int64).reshape(-1, 2)

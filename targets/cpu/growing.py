@@ -17,10 +17,13 @@ from migx.dim import Dim
 from migx.errors import InputError
 from migx.ir import Instruction
 from migx.ops.layout import along
+from migx.recent import Recent
+from migx.shape import Shape
+from migx.sizes import ShapeRules, symbols_in
 from migx.targets.cpu import control
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.outline import Outline, Writer
-from migx.targets.cpu.piece import Piece
+from migx.targets.cpu.piece import PLANS, Piece
 from migx.targets.cpu.running import Call, Values
 
 if TYPE_CHECKING:
@@ -31,18 +34,24 @@ SHORTEST = 64
 
 
 class GrowingLoop:
-    """A loop whose scan outputs are as long as it turns out to run. Its room is for a power of two
-    of iterations, and where that was not enough, for twice as many; the next run begins with it.
+    """A loop of which its run tells the dims of results: how often it runs, or how long its state
+    has become. Its room is for a power of two of iterations, and where that was not enough, for
+    twice as many; the next run begins with it.
     """
 
     def __init__(
         self, executable: CpuExecutable, at: Instruction, flow: Mapping[Instruction, Writer]
     ) -> None:
-        self.at, self.length = at, control.growing(at) or ""
+        late = flow[at]
+        assert isinstance(late, control.Late)
+        self.at, self.late = at, late
         self.state = list(at.modules[0].parameters.values())[:2]
         outline = Outline([at], [at, *self.state], executable.kernels.get, flow)
         self.piece = Piece(executable, outline, outline)
+        self.begins = next((w.kernel for w in outline.works if w.knows_itself), None)
         self.most = SHORTEST
+        self._rules = ShapeRules(outline.instructions)
+        self._allowed: Recent[tuple[int | None, ...], bool] = Recent(PLANS)
 
     def run(self, values: Values, sizes: Sizes, call: Call) -> Sizes | None:
         """Adds the result to the values and gives the sizes known by it; None where the module
@@ -51,19 +60,34 @@ class GrowingLoop:
         most = self.room(values)
         while True:
             try:
-                self.piece.run(values, {**sizes, self.length: most}, call)
+                planned = self._planned(sizes, most)
+                self.piece.run(values, planned, call)
             except InputError:
                 return None
             count, holds = (values.pop(at).array.item() for at in self.state)
             result = values.pop(self.at)
-            if not holds or count < most:
+            if not holds or count < dim.evaluate(self.late.room, planned):
                 break
             most *= 2
         self.most = max(most, SHORTEST) if 4 * count > most else max(self.most // 2, SHORTEST)
-        kept = len(self.at.inputs) - 2
-        cut = [Argument.of(part.array[:count]) for part in result.parts[kept:]]
-        values[self.at] = Argument.tuple([*result.parts[:kept], *cut])
-        return {**sizes, self.length: count}
+        after = self.late.after(count, sizes)
+        shapes = [shape.bind(after) for shape in self.at.shape.parts]
+        values[self.at] = Argument.tuple([*map(_shortened, result.parts, shapes)])
+        return {**sizes, **{name: after[name] for name in symbols_in(self.at.shape)}}
+
+    def _planned(self, sizes: Sizes, most: int) -> Sizes:
+        """The sizes to plan with for so many iterations. ``InputError`` where those of the first or
+        the last are refused, or nothing grows.
+        """
+        found = self.late.after(most, sizes)
+        key = tuple(map(found.get, self.piece.outline.symbols))
+        if self.late.growth.first and key not in self._allowed:
+            self._rules.check(self.late.after(0, sizes))
+            self._rules.check(found)
+            if dim.evaluate(self.late.room, found) < most:
+                raise InputError("state that is to grow does not")
+            self._allowed[key] = True
+        return found
 
     def room(self, values: Values) -> int:
         """The length to begin with: what has been needed, but little more than the trip count."""
@@ -71,6 +95,13 @@ class GrowingLoop:
         if trips is None or not trips.shape.dtype.is_tensor:
             return self.most
         return min(self.most, 1 << max(int(trips.array.item()), 0).bit_length())
+
+
+def _shortened(room: Argument, shape: Shape) -> Argument:
+    """What lies at the start of some room, of a static shape that takes no more of it."""
+    if room.shape.dims == shape.dims:
+        return room
+    return Argument(shape, room.array.reshape(-1)[: int(shape.elements)].reshape(shape.dims))
 
 
 class Counted:
