@@ -171,7 +171,6 @@ class Form:
         self.words = np.array(words, np.int64)
         self.sized = np.array(sized, np.int64).reshape(-1, 2)
         self.in_args = np.array(in_args, np.int64)
-        self.fault_words = np.array([*self.faults], np.int64)
         return addresses
 
     def _sequence(self) -> None:

@@ -121,7 +121,8 @@ class Counted:
         self.piece.run(values, {**sizes, self.length: most + 1}, call)
         room = values.pop(self.at).array
         count = int(room.reshape(-1)[-1])
-        values[self.at] = Argument.of(room[along(room.ndim, (self.axis,), [slice(count)])].copy())
+        kept = room[along(room.ndim, (self.axis,), [slice(count)])].copy()
+        values[self.at] = Argument(Shape(self.at.shape.dtype, kept.shape), kept)
         return {**sizes, self.length: count}
 
 

@@ -22,7 +22,7 @@ from migx.op import Operation
 from migx.ops.builtin import Slot
 from migx.planning import ALIGNMENT
 from migx.shape import Shape
-from migx.sizes import check_room
+from migx.sizes import check_room, symbols_of
 from migx.targets.cpu.form import Address, Form
 from migx.targets.cpu.memory import Layout, block, empty
 from migx.targets.cpu.outline import Cell, Kind, Part
@@ -160,6 +160,14 @@ class Plan:
         if at not in self._bound:
             self._bound[at] = operations.bind(at.op, self.sizes), self.shape(at.shape)
         return self._bound[at]
+
+    def bound_view(self, at: Instruction, sizes: Mapping[str, int]) -> tuple[Operation, Shape]:
+        """The same of a view, which a piece before may hold: then this plan need not know all of
+        the sizes it has.
+        """
+        if at in self._bound or symbols_of(at) <= self.sizes.keys():
+            return self.bound_op(at)
+        return operations.bind(at.op, sizes), at.shape.bind(sizes)
 
     def shape(self, shape: Shape) -> Shape:
         """A shape with the sizes put in."""

@@ -176,12 +176,11 @@ class Run:
             with watch(work.at, work.kernel.name, self.plan.number(work.kernel.flops), moved):
                 step = self.run_steps(step, step + 1)
 
-    def fail(self) -> None:
-        """Raises the error of the first kernel that has found its operands wrong."""
-        args, plan = self.workspace.args, self.plan
-        word = next(int(w) for w in plan.form.fault_words if args[w])
-        args[plan.form.fault_words] = 0
-        work = plan.form.faults[word]
+    def fail(self, word: int) -> None:
+        """Raises the error of a kernel that has found its operands wrong, as a word says."""
+        work = self.plan.form.faults[word]
+        for each in self.plan.form.faults:
+            self.workspace.words[each] = 0
         assert work.kernel is not None
         raise EvaluationError(draw_instruction(work.kernel.fault, work.at))
 
@@ -200,8 +199,9 @@ class Run:
         words[at + 1], words[at + 2], words[at + 3] = first, last, state.address
         words[at + 4] = state.provide(self.executable.threads)
         reached: int = self.executable.loop(workspace.call)
-        if form.faults and workspace.args[form.fault_words].any():
-            self.fail()
+        for word in form.faults:
+            if words[word]:
+                self.fail(word)
         return reached
 
     def hand_over(self) -> None:
@@ -257,9 +257,9 @@ class Run:
             return self.value(at.inputs[0], at.op.index)
         if index >= 0:
             return self.values[at].parts[index]
-        # A piece before may hold the view, and the plan of this one not know its sizes. What else
-        # than its first input it reads has said what they are, and need not be there any more.
-        op, shape = operations.bind(at.op, self.sizes), at.shape.bind(self.sizes)
+        # What else than its first input a view reads has said what its sizes are, and need not be
+        # there any more.
+        op, shape = self.plan.bound_view(at, self.sizes)
         source = self.value(at.inputs[0])
         return operations.evaluator(type(op))(op, self.executable.context, shape, [source], [])
 
