@@ -119,7 +119,8 @@ class Form:
         self.rules.check(sizes)
         return self._extents.at(sizes)
 
-    def _layout(self, shape: Shape) -> Latest[Layout]:
+    def layout(self, shape: Shape) -> Latest[Layout]:
+        """How a value of a shape lies in memory that begins with it."""
         if shape not in self._layouts:
             bound = self.rules.latest(shape)
             self._layouts[shape] = Latest(bound.names, lambda s: Layout.of_shape(bound.at(s)))
@@ -131,7 +132,7 @@ class Form:
         own = [r for r in found if r is not None and r.cell.root.kind is Kind.RESULT]
         if len(own) < len(indices):
             return []
-        return [(self._address(r), self._layout(r.shape)) for r in own]
+        return [(self._address(r), self.layout(r.shape)) for r in own]
 
     def _address(self, reference: Reference) -> Address:
         offset, bits = self.place(reference.offset), reference.shape.dtype.bits

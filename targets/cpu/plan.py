@@ -138,9 +138,9 @@ class Plan:
         reference = self.outline.where.get(part)
         if reference is None or reference.cell.root.kind not in (Kind.ARENA, Kind.RESULT):
             return None
-        cell, shape = reference.cell.root, self.shape(reference.shape)
-        start = self.offset_of[cell] + self.number(reference.offset) * shape.dtype.bits // 8
-        return cell, Layout.of_shape(shape).at(start)
+        cell, layout = reference.cell.root, self.layout(reference.shape)
+        start = self.number(reference.offset) * layout.shape.dtype.bits // 8
+        return cell, layout.at(self.offset_of[cell] + start)
 
     def _fill(self, numbers: Numbers, offsets: Numbers) -> None:
         form = self.form
@@ -172,6 +172,10 @@ class Plan:
     def shape(self, shape: Shape) -> Shape:
         """A shape with the sizes put in."""
         return self.form.rules.bound(shape, self.sizes)
+
+    def layout(self, shape: Shape) -> Layout:
+        """The layout that a shape says, from the start on."""
+        return self.form.layout(shape).at(self.sizes)
 
     def number(self, extent: Extent) -> int:
         """An extent with the sizes put in."""

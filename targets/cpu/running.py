@@ -227,7 +227,7 @@ class Run:
         array = argument.array
         if array.flags.c_contiguous and cell.shape.strides is None:
             return array
-        made = laid_out(array, self.plan.shape(cell.shape))
+        made = laid_out(array, self.plan.layout(cell.shape))
         if made is not array:
             self.objects[at, index] = Argument(argument.shape, made)  # kept for this run
         return made
