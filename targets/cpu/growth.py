@@ -17,6 +17,7 @@ from migx import op as operations
 from migx.binding import Sizes
 from migx.dim import Atom, Call, Dim, Extent, maximum
 from migx.ir import Instruction
+from migx.planning import is_alias
 from migx.shape import Shape
 from migx.sizes import asked_again
 from migx.symbol import Symbol
@@ -103,7 +104,7 @@ class Growth:
         """
         rates = [*self.first.values(), *self.more.values()]
         kernels = [k for k in map(kernel_of, body) if k is not None]
-        rooms = [shape.nbytes for at in body for shape in results(at)]
+        rooms = [shape.nbytes for at in body if not is_alias(at) for shape in results(at)]
         rooms += [extent for k in kernels for extent in (k.scratch, k.shared)]
         words = [extent for k in kernels for extent in (k.tiles, *k.words)]
         words += [extent for at in body for extent in _extents(_read(at))]
