@@ -30,6 +30,7 @@ from migx.targets.cpu.control_kernels import (
     JUMP,
     REFUSED,
     ROW,
+    SETTLE,
     UNLESS,
 )
 from migx.targets.cpu.growth import ENDLESS, Growth, beginning
@@ -365,16 +366,21 @@ def _write_iterations(o: Outline, at: Instruction, late: Late | None = None) -> 
     top, end = Label(len(o.works)), Label()
     number, _, going = (Reference(cell, 0, cell.shape) for cell in state)
     _jump(o, at, end, going)
-    begins = len(o.works)
-    if late is not None and late.growth.first:
-        o.works.append(Work(at, None, (), ()))
+    begins, inside = len(o.works), len(o.cells)
+    growth = late.growth if late is not None and late.growth.first else None
+    if growth is not None:
+        o.works.append(Work(at, None, (), ()))  # till the steps behind it are known
     _write_body(o, at, iterations, rows, results, number)
-    goes_on = _carry(o, at, iterations, carried, state, nothing)
+    turns = {} if growth is None else _in_turn(o, iterations, carried, o.cells[inside:])
+    goes_on = _carry(o, at, iterations, carried, state, nothing, turns)
     _step(o, at, AGAIN, [trips, goes_on], state, length)
-    if late is not None and late.growth.first:
-        o.works[begins] = beginning(late.growth, at, o.works[begins + 1 :], number)
     _jump(o, at, top)
     end.step = len(o.works)
+    for cell, other in turns.items():
+        _step(o, at, SETTLE, [Reference(other, 0, other.shape), number], [cell], other.nbytes)
+    if growth is not None:
+        body, after = o.works[begins + 1 : end.step], o.works[end.step :]
+        o.works[begins] = beginning(growth, at, body, after, number, turns)
     if results and late is None:
         _step(o, at, COUNT, [number], [], 0, length)
     for cell in (*(c for c in o.cells[:before] if c.last >= first), *o.cells[before:own], *kept):
@@ -442,6 +448,23 @@ def _row(
     _step(o, at, ROW, [value, number], [cell], product(dims[:axis]), nbytes, *places)
 
 
+def _in_turn(
+    o: Outline, iterations: Iterations, carried: Sequence[Cell], made: Sequence[Cell]
+) -> dict[Cell, Cell]:
+    """The second place of what an iteration makes anew to hand it on, by the first: the next finds
+    it there, and makes the first anew. So nothing is copied.
+    """
+    own = {cell for cell in made if cell.kind is Kind.ARENA and cell.same_as is None}
+    found: dict[Cell, Cell] = {}
+    for (_, _, again), cell in zip(iterations.carried, carried, strict=True):
+        new = o.read(again)
+        if new.cell in own and new.shape.nbytes == new.cell.nbytes:
+            own.remove(new.cell)
+            new.cell.kind = Kind.RESULT  # so that it is no other's memory in between
+            found[cell] = new.cell
+    return found
+
+
 def _carry(
     o: Outline,
     at: Instruction,
@@ -449,11 +472,12 @@ def _carry(
     carried: Sequence[Cell],
     state: Sequence[Cell],
     nothing: Reference,
+    turns: Mapping[Cell, Cell],
 ) -> Reference:
     """Puts what iterations hand on where the next reads it, none of it over what is still to be
     read, and gives whether there is to be another.
     """
-    overwritten = {*carried, *state[:2]}
+    overwritten = {*carried, *state[:2]} - turns.keys()
 
     def aside(value: Instruction) -> Reference:
         found = o.read(value)
@@ -466,7 +490,7 @@ def _carry(
     moves = [
         (aside(again), cell)
         for (parameter, _, again), cell in zip(iterations.carried, carried, strict=True)
-        if again is not parameter
+        if again is not parameter and cell not in turns
     ]
     goes_on = nothing
     if iterations.goes_on is not None:

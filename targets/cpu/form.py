@@ -157,7 +157,7 @@ class Form:
             )
             in_args.append(first + 1)
             sized.append((first + TILES_WORD, self.place(kernel.tiles)))
-            for reference in (*work.reads, *(Reference(c, 0, c.shape) for c in work.writes)):
+            for reference in work.operands:
                 if reference.cell.root.kind is not Kind.OBJECT:
                     addresses[len(words)] = self._address(reference)
                 words.append(0)

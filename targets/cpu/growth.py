@@ -24,7 +24,7 @@ from migx.symbol import Symbol
 from migx.targets.cpu.emit import I64, PTR, Module, Type, Value
 from migx.targets.cpu.kernel import PARAMETERS, Kernel, results
 from migx.targets.cpu.machine import host
-from migx.targets.cpu.outline import KernelOf, Reference, Work
+from migx.targets.cpu.outline import Cell, KernelOf, Reference, Work
 from migx.targets.cpu.runtime import STEP_WORDS, TILES_WORD
 
 ENDLESS = 1 << 62
@@ -161,51 +161,88 @@ class Growth:
         )
 
 
-def beginning(growth: Growth, at: Instruction, body: Sequence[Work], number: Reference) -> Work:
-    """The step that begins an iteration of a number: it writes what sizes decide in the steps of
-    the body, which are those that follow it.
+def beginning(
+    growth: Growth,
+    at: Instruction,
+    body: Sequence[Work],
+    after: Sequence[Work],
+    number: Reference,
+    turns: Mapping[Cell, Cell],
+) -> Work:
+    """The step that begins an iteration of some number: it writes what sizes decide in the steps of
+    the body, which follow it, and in those ``after`` the last iteration. In the body, two cells of
+    ``turns`` change places from each iteration to the next.
     """
-    moved = [r for work in body for r in work.reads if growth.moves(r.offset)]
-    reads = (number, *(Reference(r.cell, 0, r.cell.shape) for r in moved))
-    numbers = _Numbers(growth, len(reads))
-    made: list[tuple[int, Value]] = []
-    steps: list[tuple[int, Value]] = []
-    word, base = 0, 0
-    for step, work in enumerate(body, 1):
-        assert work.kernel is not None
-        if growth.moves(work.kernel.tiles):
-            steps.append((STEP_WORDS * step + TILES_WORD, numbers.of(work.kernel.tiles)))
-        for i, reference in enumerate(work.reads):
-            if growth.moves(reference.offset):
-                base += 1
-                bits = numbers.of(reference.offset) * reference.shape.dtype.bits
-                made.append((word + i, numbers.given(base, I64) + bits // 8))
-        word += len(work.reads) + len(work.writes)
-        for i, extent in enumerate(work.kernel.words):
-            if growth.moves(extent):
-                made.append((word + i, numbers.of(extent)))
-        word += len(work.kernel.words)
-    return Work(at, numbers.written(made, steps), reads, (), knows_itself=True)
+    read = (r.cell.root for work in (*body, *after) for r in work.operands)
+    cells = [*dict.fromkeys((number.cell, *read))]
+    made = _Beginning(growth, cells)
+    for work in body:
+        made.step(work, {**turns, **{second: first for first, second in turns.items()}})
+    for work in after:
+        made.step(work, {})
+    reads = tuple(Reference(cell, 0, cell.shape) for cell in cells)
+    return Work(at, made.finished(), reads, (), knows_itself=True)
 
 
-class _Numbers:
-    """The kernel of such a step being written, whose words begin after some operands: what does not
-    change from one iteration to the next is a word of it.
+class _Beginning:
+    """The kernel of such a step being written, whose operands are some cells, the first of them the
+    number of the iteration. What does not change from one to the next is a word of it.
     """
 
-    def __init__(self, growth: Growth, operands: int) -> None:
-        self.growth, self.operands = growth, operands
-        self.function = Module(host().features).function("kernel", PARAMETERS)
+    def __init__(self, growth: Growth, cells: Sequence[Cell]) -> None:
+        self.growth, self.place = growth, {cell: i for i, cell in enumerate(cells)}
+        self.function = f = Module(host().features).function("kernel", PARAMETERS)
         self.words: list[Extent] = []
         self._found: dict[Extent, Value] = {}
-        self._number = self.function.load(self.given(0, PTR), I64)
+        self._number = f.load(self._given(0, PTR), I64)
+        self._is_odd = f.compare("ne", self._number & 1, 0)
+        self._in_steps: list[tuple[int, Value]] = []
+        self._in_words: list[tuple[int, Value]] = []
+        self._step = self._word = 0
 
-    def given(self, index: int, type_: Type) -> Value:
+    def step(self, work: Work, other: Mapping[Cell, Cell]) -> None:
+        """Writes the next step, in which others stand for some cells in every second iteration."""
+        assert work.kernel is not None
+        self._step += 1
+        if self.growth.moves(work.kernel.tiles):
+            place = STEP_WORDS * self._step + TILES_WORD
+            self._in_steps.append((place, self._value(work.kernel.tiles)))
+        for reference in work.operands:
+            cell = reference.cell.root
+            if cell in other or self.growth.moves(reference.offset):
+                start = self._address(cell, other.get(cell, cell))
+                bits = self._value(reference.offset) * reference.shape.dtype.bits
+                self._in_words.append((self._word, start + bits // 8))
+            self._word += 1
+        for extent in work.kernel.words:
+            if self.growth.moves(extent):
+                self._in_words.append((self._word, self._value(extent)))
+            self._word += 1
+
+    def finished(self) -> Kernel:
+        """The kernel: its own words stand before those of the steps, and behind them the address of
+        its step.
+        """
+        f, own = self.function, len(self.place) + len(self.words)
+        behind = f.element(f.parameters[0], own + 1, I64)
+        for start, values in ((behind, self._in_words), (self._given(own, PTR), self._in_steps)):
+            for index, value in values:
+                f.store(value, f.element(start, index, I64))
+        return Kernel("sizes", f.module.text, tiles=1, words=tuple(self.words))
+
+    def _given(self, index: int, type_: Type) -> Value:
         """A word of the block of arguments."""
         f = self.function
         return f.load(f.element(f.parameters[0], index, I64), type_)
 
-    def of(self, extent: Extent) -> Value:
+    def _address(self, cell: Cell, other: Cell) -> Value:
+        """Where a cell is, or in every second iteration another."""
+        here = self._given(self.place[cell], I64)
+        if other is cell:
+            return here
+        return self.function.select(self._is_odd, self._given(self.place[other], I64), here)
+
+    def _value(self, extent: Extent) -> Value:
         """An extent in this iteration."""
         if not isinstance(extent, Dim):
             return self.function.const(I64, extent)
@@ -216,10 +253,10 @@ class _Numbers:
     def _sum(self, extent: Dim) -> Value:
         if not self.growth.moves(extent):
             self.words.append(extent)
-            return self.given(self.operands + len(self.words) - 1, I64)
-        total = self.of(0)
+            return self._given(len(self.place) + len(self.words) - 1, I64)
+        total = self._value(0)
         for monomial, coefficient in extent.terms:
-            product = self.of(coefficient)
+            product = self._value(coefficient)
             for atom in monomial:
                 product = self._atom(atom) * product
             total = product + total
@@ -228,30 +265,17 @@ class _Numbers:
     def _atom(self, atom: Atom) -> Value:
         f, alone = self.function, dim.of_atom(atom)
         if not self.growth.moves(alone):
-            return self.of(alone)
+            return self._value(alone)
         if isinstance(atom, Symbol):
             first, more = self.growth.first[atom.name], self.growth.more[atom.name]
-            return self.of(more) * self._number + self.of(first)
-        first_of, *others = map(self.of, atom.args)
+            return self._value(more) * self._number + self._value(first)
+        first_of, *others = map(self._value, atom.args)
         if atom.function == "floordiv":
             (divisor,) = others
             quotient = f.op("sdiv", first_of, divisor)
             below = f.compare("lt", first_of, quotient * divisor)
             return quotient - f.cast(below, I64, signed=False)
         return reduce(f.minimum if atom.function == "min" else f.maximum, others, first_of)
-
-    def written(
-        self, words: Iterable[tuple[int, Value]], steps: Iterable[tuple[int, Value]]
-    ) -> Kernel:
-        """The kernel that puts values into words behind its own, and into words of the steps from
-        its own on.
-        """
-        f, own = self.function, self.operands + len(self.words)
-        behind = f.element(f.parameters[0], own + 1, I64)
-        for start, values in ((behind, words), (self.given(own, PTR), steps)):
-            for index, value in values:
-                f.store(value, f.element(start, index, I64))
-        return Kernel("sizes", f.module.text, tiles=1, words=tuple(self.words))
 
 
 def _new(extent: Extent, known: set[str]) -> str | None:

@@ -95,6 +95,11 @@ class Work:
     to: Label | None = None
     knows_itself: bool = False
 
+    @property
+    def operands(self) -> tuple[Reference, ...]:
+        """Where a kernel reads and writes, in the order of its arguments."""
+        return (*self.reads, *(Reference(cell, 0, cell.shape) for cell in self.writes))
+
 
 def _root(at: Instruction) -> Instruction:
     """What a value is an alias of, whole."""
