@@ -49,7 +49,8 @@ class GrowingLoop:
         outline = Outline([at], [at, *self.state], executable.kernels.get, flow)
         self.piece = Piece(executable, outline, outline)
         self.begins = next((w.kernel for w in outline.works if w.knows_itself), None)
-        self.most = SHORTEST
+        self.most, self._limit = SHORTEST, late.room
+        self._told = symbols_in(at.shape)
         self._rules = ShapeRules(outline.instructions)
         self._allowed: Recent[tuple[int | None, ...], bool] = Recent(PLANS)
 
@@ -66,14 +67,14 @@ class GrowingLoop:
                 return None
             count, holds = (values.pop(at).array.item() for at in self.state)
             result = values.pop(self.at)
-            if not holds or count < dim.evaluate(self.late.room, planned):
+            if not holds or count < dim.evaluate(self._limit, planned):
                 break
             most *= 2
         self.most = max(most, SHORTEST) if 4 * count > most else max(self.most // 2, SHORTEST)
         after = self.late.after(count, sizes)
         shapes = [shape.bind(after) for shape in self.at.shape.parts]
         values[self.at] = Argument.tuple([*map(_shortened, result.parts, shapes)])
-        return {**sizes, **{name: after[name] for name in symbols_in(self.at.shape)}}
+        return {**sizes, **{name: after[name] for name in self._told}}
 
     def _planned(self, sizes: Sizes, most: int) -> Sizes:
         """The sizes to plan with for so many iterations. ``InputError`` where those of the first or
@@ -84,7 +85,7 @@ class GrowingLoop:
         if self.late.growth.first and key not in self._allowed:
             self._rules.check(self.late.after(0, sizes))
             self._rules.check(found)
-            if dim.evaluate(self.late.room, found) < most:
+            if dim.evaluate(self._limit, found) < most:
                 raise InputError("state that is to grow does not")
             self._allowed[key] = True
         return found

@@ -92,7 +92,7 @@ class Growth:
     def after(self, iterations: int, sizes: Mapping[str, int]) -> Sizes:
         """Sizes with those that there are after so many iterations."""
         found = {
-            name: dim.evaluate(first + self.more[name] * iterations, sizes)
+            name: dim.evaluate(first, sizes) + dim.evaluate(self.more[name], sizes) * iterations
             for name, first in self.first.items()
         }
         return {**sizes, **found, **{end: found[name] for end, name in self.ends.items()}}

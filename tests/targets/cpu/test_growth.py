@@ -150,7 +150,27 @@ module body(i: i64[], c: bool[], k: f32[a]) {
   return c, %0
 }
 """
-EVERY = (CACHE, BY_ANY, PLACES, SCANNED, CHOSEN, STAYS)
+EXCHANGED = """
+module main(t: i64[], x: f32[n]) {
+  %0 = @literal() {value=[true]} : bool[]
+  %1 = loop(t, %0, x, x, x, x, x) {outputs=(f32[m], f32[m], f32[m], f32[n], f32[n])} [body]
+  %2 = get_tuple_elem(%1)
+  %3 = get_tuple_elem(%1) {index=1}
+  %4 = get_tuple_elem(%1) {index=2}
+  %5 = get_tuple_elem(%1) {index=3}
+  %6 = get_tuple_elem(%1) {index=4}
+  return %2, %3, %4, %5, %6
+}
+
+module body(i: i64[], c: bool[], k: f32[a], l: f32[a], o: f32[a], h: f32[n], g: f32[n]) {
+  %0 = concat(l, h) {axis=0}
+  %1 = neg(k)
+  %2 = concat(%1, g) {axis=0}
+  %3 = neg(h)
+  return c, %0, %2, %0, g, %3
+}
+"""
+EVERY = (CACHE, BY_ANY, PLACES, SCANNED, CHOSEN, STAYS, EXCHANGED)
 RUNS = ((3, 0), (1, 1), (2, 5), (5, 63), (3, 64), (2, 65), (1, 200), (4, 2))
 """Sizes and trips."""
 
@@ -289,6 +309,16 @@ def test_a_fault_says_where() -> None:
     with pytest.raises(EvaluationError, match="gather"):
         program.eval(inputs(program, 3, 4))
     assert len(program.eval(inputs(program, 3, 3))[0]) == 6
+
+
+def test_a_profile_has_every_step_that_was_run() -> None:
+    program = compiled(EXCHANGED)
+    arguments = {k: migx.Argument.of(v) for k, v in inputs(program, 3, 70).items()}
+    names = [cost.kernel for cost in native(program).profile(arguments, {}).costs]
+    # It runs twice, for there is room for 64 iterations at first; of the five that are carried, two
+    # do not lie in two places in turn, and three may be in the second at the end.
+    assert names.count("copy") == 2 * 134 + 2 * (5 + 3)
+    assert [names.count(name) for name in ("neg", "concat", "sizes")] == [2 * 134, 2 * 134, 134]
 
 
 def test_what_is_loaded_compiles_nothing(tmp_path: Path) -> None:
