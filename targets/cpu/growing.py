@@ -77,14 +77,15 @@ class GrowingLoop:
         return {**sizes, **{name: after[name] for name in self._told}}
 
     def _planned(self, sizes: Sizes, most: int) -> Sizes:
-        """The sizes to plan with for so many iterations. ``InputError`` where those of the first or
-        the last are refused, or nothing grows.
+        """The sizes to plan with for so many iterations. ``InputError`` where those of some are
+        refused, or nothing grows: a rule that is asked for a product of four dims, each as much
+        more from one iteration to the next, is decided by five of them.
         """
         found = self.late.after(most, sizes)
         key = tuple(map(found.get, self.piece.outline.symbols))
         if self.late.growth.first and key not in self._allowed:
-            self._rules.check(self.late.after(0, sizes))
-            self._rules.check(found)
+            for count in (0, 1, 2, 3, most):
+                self._rules.check(self.late.after(count, sizes))
             if dim.evaluate(self._limit, found) < most:
                 raise InputError("state that is to grow does not")
             self._allowed[key] = True

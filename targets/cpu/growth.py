@@ -99,7 +99,7 @@ class Growth:
 
     def suits(self, body: Sequence[Instruction], known: set[str], kernel_of: KernelOf) -> bool:
         """Whether the instructions of a body can be run so: the room for the last iteration is
-        enough for all, a shape rule that allows the first and the last sizes allows those between,
+        enough for all, a shape rule that allows a few sizes allows all,
         and nothing is divided by zero.
         """
         rates = [*self.first.values(), *self.more.values()]
