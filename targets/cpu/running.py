@@ -23,6 +23,7 @@ from migx.ops.builtin import GetTupleElem, Literal, Slot, Undefined
 from migx.planning import is_memory
 from migx.profile import Cost
 from migx.shape import TUPLE, Shape
+from migx.targets.cpu.form import Form
 from migx.targets.cpu.memory import Layout, address, aligned, laid_out
 from migx.targets.cpu.outline import Cell, Kind, Work
 from migx.targets.cpu.plan import Patch, Plan
@@ -78,6 +79,7 @@ class Workspace:
         self.arena: NDArray[np.uint8] = aligned(0)
         self.args: NDArray[np.int64] = np.empty(0, np.int64)
         self.words = self.args.data
+        self.form: Form | None = None
         self.plan: Plan | None = None
         self.call = self.roomy = 0
         self._slots: weakref.ref[Slots] | None = None
@@ -92,17 +94,26 @@ class Workspace:
         self.plan = None  # till all is done: what fails half-way must not be taken for the old one
         self._slots = None
         if len(self.arena) < plan.total_bytes or self.roomy > ROOMY:
+            self.form = None
             self.arena, self.roomy = aligned(plan.total_bytes), 0
-        many, arena = len(plan.args), address(self.arena)
-        self.args = np.empty(many + CALL_WORDS, np.int64)
-        steps = address(self.args)
-        self.args[:many] = plan.args
-        self.args[plan.form.in_arena.words] += arena
-        self.args[plan.form.in_args] += steps
-        self.args[many:] = steps, 0, 0, 0, 0, arena + plan.arena_bytes, plan.scratch
-        self.words = self.args.data  # set three times as fast as elements of the array
-        self.call = steps + many * self.args.itemsize
+        if self.form is not plan.form:
+            self._begin(plan.form)
+        many = len(plan.args)
+        np.add(plan.args, self._starts, out=self.args[:many])
+        self.words[many + 5], self.words[many + 6] = self._arena + plan.arena_bytes, plan.scratch
         self.plan = plan
+
+    def _begin(self, form: Form) -> None:
+        """Has words for the plans of a form, and what these want added."""
+        many, self._arena = len(form.words), address(self.arena)
+        self.args = np.zeros(many + CALL_WORDS, np.int64)
+        self.words = self.args.data  # set three times as fast as elements of the array
+        steps = self.words[many] = address(self.args)
+        self._starts = np.zeros(many, np.int64)
+        self._starts[form.in_arena.words] = self._arena
+        self._starts[form.in_args] = steps
+        self.call = steps + many * self.args.itemsize
+        self.form = form
 
     def has(self, slots: Mapping[str, Argument]) -> bool:
         """Whether the words hold the addresses of these slots."""
