@@ -96,7 +96,9 @@ class Late:
     def after(self, iterations: int, sizes: Mapping[str, int]) -> Sizes:
         """Sizes with those that there are after so many iterations."""
         found = self.growth.after(iterations, sizes)
-        return {**found, self.length: iterations} if self.length else found
+        if self.length:
+            found[self.length] = iterations
+        return found
 
 
 def _late(at: Instruction, known: set[str], kernel_of: KernelOf) -> Late | None:

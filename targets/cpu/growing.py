@@ -67,14 +67,14 @@ class GrowingLoop:
                 return None
             count, holds = (values.pop(at).array.item() for at in self.state)
             result = values.pop(self.at)
-            if not holds or count < dim.evaluate(self._limit, planned):
+            if not holds or count < most or count < dim.evaluate(self._limit, planned):
                 break
             most *= 2
         self.most = max(most, SHORTEST) if 4 * count > most else max(self.most // 2, SHORTEST)
         after = self.late.after(count, sizes)
-        shapes = [shape.bind(after) for shape in self.at.shape.parts]
+        shapes = [self._rules.bound(shape, after) for shape in self.at.shape.parts]
         values[self.at] = Argument.tuple([*map(_shortened, result.parts, shapes)])
-        return {**sizes, **{name: after[name] for name in self._told}}
+        return sizes | {name: after[name] for name in self._told}
 
     def _planned(self, sizes: Sizes, most: int) -> Sizes:
         """The sizes to plan with for so many iterations. ``InputError`` where those of some are
@@ -82,8 +82,10 @@ class GrowingLoop:
         more from one iteration to the next, is decided by five of them.
         """
         found = self.late.after(most, sizes)
+        if self.begins is None:
+            return found
         key = tuple(map(found.get, self.piece.outline.symbols))
-        if self.late.growth.first and key not in self._allowed:
+        if key not in self._allowed:
             for count in (0, 1, 2, 3, most):
                 self._rules.check(self.late.after(count, sizes))
             if dim.evaluate(self._limit, found) < most:

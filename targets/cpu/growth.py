@@ -91,11 +91,13 @@ class Growth:
 
     def after(self, iterations: int, sizes: Mapping[str, int]) -> Sizes:
         """Sizes with those that there are after so many iterations."""
-        found = {
-            name: dim.evaluate(first, sizes) + dim.evaluate(self.more[name], sizes) * iterations
-            for name, first in self.first.items()
-        }
-        return {**sizes, **found, **{end: found[name] for end, name in self.ends.items()}}
+        found = dict(sizes)
+        for name, first in self.first.items():
+            more = dim.evaluate(self.more[name], sizes)
+            found[name] = dim.evaluate(first, sizes) + more * iterations
+        for end, name in self.ends.items():
+            found[end] = found[name]
+        return found
 
     def suits(self, body: Sequence[Instruction], known: set[str], kernel_of: KernelOf) -> bool:
         """Whether the instructions of a body can be run so: the room for the last iteration is

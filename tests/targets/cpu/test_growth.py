@@ -294,6 +294,47 @@ def test_runs_overlap() -> None:
     assert not wrong
 
 
+WEIGHED = """
+module main(t: i64[], x: f32[n]) {
+  %0 = @literal() {value=[true]} : bool[]
+  %1 = @literal() {value=sha256("00"), label="w", replaceable=true} : f32[4]
+  %2 = loop(t, %0, x) {outputs=(f32[m],)} [body]
+  %3 = get_tuple_elem(%2)
+  return %3
+}
+
+module body(i: i64[], c: bool[], k: f32[a]) {
+  %0 = concat(k, main:%1) {axis=0}
+  return c, %0
+}
+"""
+
+
+def test_a_run_has_the_weights_it_began_with() -> None:
+    program = migx.parse(WEIGHED, draw_missing=0).compile("cpu")
+    assert not native(program).fallbacks()
+    asked, mixed, ends = inputs(program, 3, 200), list[float](), threading.Event()
+
+    def work() -> None:
+        while not ends.is_set():
+            (made,) = program.eval(asked)
+            mixed.extend({*made[3:].tolist()} if len({*made[3:].tolist()}) > 1 else ())
+
+    with program.update_weights() as new:
+        new.update({"w": np.zeros(4, np.float32)})
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for number in range(40):
+        with program.update_weights() as new:
+            new.update({"w": np.full(4, number, np.float32)})
+        assert np.all(program.eval(asked)[0][3:] == number)
+    ends.set()
+    for worker in workers:
+        worker.join()
+    assert not mixed
+
+
 def test_a_fault_says_where() -> None:
     text = BY_ANY.replace(
         "concat(a, main:x, main:x)", "gather(a, i) {axis=0}\n  %1 = unsqueeze(%0)"
