@@ -16,6 +16,7 @@ from migx.binding import Sizes
 from migx.dim import Dim
 from migx.errors import InputError
 from migx.ir import Instruction
+from migx.ops.builtin import Literal
 from migx.ops.layout import along
 from migx.recent import Recent
 from migx.shape import Shape
@@ -95,7 +96,8 @@ class GrowingLoop:
 
     def room(self, values: Values) -> int:
         """The length to begin with: what has been needed, but little more than the trip count."""
-        trips = values.get(self.at.inputs[0])
+        given = self.at.inputs[0]
+        trips = given.op.value if type(given.op) is Literal else values.get(given)
         if trips is None or not trips.shape.dtype.is_tensor:
             return self.most
         return min(self.most, 1 << max(int(trips.array.item()), 0).bit_length())

@@ -223,6 +223,17 @@ def test_a_condition_ends_what_has_no_trip_count() -> None:
         assert same(*(each.eval(asked) for each in (program, ref)))
 
 
+def test_a_trip_count_that_is_known_says_how_much_room_there_is() -> None:
+    text = BY_ANY.replace("loop(t,", "loop(%3,").replace(
+        "  %1 = loop", "  %3 = @literal() {value=[5]} : i64[]\n  %1 = loop"
+    )
+    program = compiled(text)
+    (made,) = program.eval(inputs(program, 2, 0))
+    (loop,) = loops(program)
+    assert len(made) == 2 + 5 * 4
+    assert [plan.sizes["m"] for plan in loop.piece.plans.values()] == [2 + 8 * 4]
+
+
 def test_the_host_runs_state_that_might_have_grown() -> None:
     program, ref = compiled(BY_ANY), compiled(BY_ANY, "ref")
     for t in (0, 3, 70):
