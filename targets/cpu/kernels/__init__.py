@@ -20,6 +20,7 @@ from migx.targets.cpu.recalled import keep, recalled
 FAMILIES = (
     "quantized_gemm",
     "gemm",
+    "quantized_depthwise",
     "depthwise",
     "quantized_convolution",
     "convolution",
