@@ -100,7 +100,7 @@ def move_bytes(
 
 @rule(linear(QuantizeLinear, on(Concat, name="concat").once(), var(), name="q"))
 def quantize_first(at: Cursor, concat: Instruction, q: Instruction) -> Instruction | Declined:
-    """What is joined to be quantised is quantised, and then joined: bytes are moved, not numbers."""
+    """What is joined to be quantised is quantised first: bytes are moved, not numbers."""
     if q.op_as(Linear).block or any(v.shape.elements != 1 for v in q.inputs[1:]):
         return Declined("scales differ from place to place")
     return at(concat.op, *(at(q.op, part, *q.inputs[1:]) for part in concat.inputs))
