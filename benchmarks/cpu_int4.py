@@ -1,11 +1,11 @@
-"""Products with weights of four bits on the ``cpu`` target against onnxruntime's MatMulNBits, exact
-and with activations in 8 bits: run as ``python -m benchmarks.cpu_int4 [--threads N] [--rounds N]
-[NAME ...]``.
+"""Products with weights of four bits or eight on the ``cpu`` target against onnxruntime's
+MatMulNBits, exact and with activations in 8 bits: run as ``python -m benchmarks.cpu_int4
+[--threads N] [--rounds N] [NAME ...]``.
 
 Ours is the kernel alone, run by the pool; the peer's is a session of the one product, bound to its
 buffers, at accuracy level 0 beside our exact kernel and at 4 beside that of bytes. Samples are
 taken in turn. Weights are read from memory or the last cache, as they are in a model; GB/s are
-those of the packed levels and scales.
+those of the levels and scales.
 """
 
 from __future__ import annotations
@@ -34,22 +34,24 @@ LEVELS = {"float": 0, "int8": 4}
 
 @dataclass(frozen=True)
 class Case:
-    """A product [m, k] x [k, n] of weights in blocks, with zero points of their own or all 8."""
+    """A product [m, k] x [k, n] of weights in blocks, with zero points or about the middle."""
 
     m: int
     k: int
     n: int
     block: int = 32
     zero: bool = False
+    bits: int = 4
 
     @property
     def name(self) -> str:
-        return f"{self.m}x{self.k}x{self.n} by {self.block}{' zero' if self.zero else ''}"
+        kind = f"{' zero' if self.zero else ''}{'' if self.bits == 4 else ' bytes'}"
+        return f"{self.m}x{self.k}x{self.n} by {self.block}{kind}"
 
     @property
     def nbytes(self) -> float:
         """What is read of weights: levels and scales."""
-        return self.k * self.n * (0.5 + 4 / self.block)
+        return self.k * self.n * (self.bits / 8 + 4 / self.block)
 
 
 CASES = (
@@ -64,22 +66,25 @@ CASES = (
     Case(32, 4096, 4096),
     Case(128, 4096, 4096),
     Case(32, 4096, 4096, 128),
+    Case(1, 4096, 4096, bits=8),
+    Case(1, 2048, 2048, bits=8),
+    Case(32, 4096, 4096, bits=8),
 )
 
 
 def model(case: Case, level: int) -> onnx.ModelProto:
     """The case as an ONNX model, its weights drawn."""
     dice = np.random.default_rng(0)
-    blocks = case.k // case.block
+    blocks, per = case.k // case.block, 8 // case.bits
     held: dict[str, Array] = {
-        "w": dice.integers(0, 256, (case.n, blocks, case.block // 2)).astype(np.uint8),
+        "w": dice.integers(0, 256, (case.n, blocks, case.block // per)).astype(np.uint8),
         "s": dice.uniform(0.01, 0.02, (case.n, blocks)).astype(np.float32),
     }
     if case.zero:
-        held["z"] = dice.integers(0, 256, (case.n, -(-blocks // 2))).astype(np.uint8)
+        held["z"] = dice.integers(0, 256, (case.n, -(-blocks // per))).astype(np.uint8)
     node = helper.make_node(
         "MatMulNBits", ["x", *held], ["y"], domain="com.microsoft",
-        K=case.k, N=case.n, bits=4, block_size=case.block, accuracy_level=level,
+        K=case.k, N=case.n, bits=case.bits, block_size=case.block, accuracy_level=level,
     )  # fmt: skip
     given = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [case.m, case.k])]
     result = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [case.m, case.n])]
@@ -100,9 +105,9 @@ def samples(
     theirs, expected = peer(model(case, LEVELS[activations]), {"x": x}, threads)
     mine()
     theirs()
-    # Either rounds activations by a hundredth at most, in a sum of so many: 0.02 * 7.5 * sqrt(k).
+    # Either rounds activations by a hundredth at most, in a sum of so many levels to be scaled.
     step = np.abs(x).max() / 127 if activations == "int8" else 1e-6
-    allowed = 8 * step * 0.02 * 8 * np.sqrt(case.k)
+    allowed = 8 * step * 0.02 * 2 ** (case.bits - 1) * np.sqrt(case.k)
     np.testing.assert_allclose(result, expected(), rtol=1e-4, atol=float(allowed))
     repeat = max(1, round(AT_LEAST / min(seconds(mine) for _ in range(3))))
     found: tuple[list[float], list[float]] = ([], [])
@@ -116,13 +121,13 @@ def samples(
 
 
 def results(quick: bool = False) -> Iterator[Result]:
-    """The samples of the products of 4096 x 4096."""
+    """The samples of the products of 4096 x 4096, of 1 row and of 32."""
     for case in CASES:
         if (case.k, case.n) == (4096, 4096) and case.m in (1, 32):
             for activations, level in LEVELS.items():
                 for threads in THREADS:
                     mine, theirs = samples(case, activations, threads, 9 if quick else 41)
-                    name = f"int4 {case.name}, {activations}, {threads} threads"
+                    name = f"int{case.bits} {case.name}, {activations}, {threads} threads"
                     against = f"onnxruntime at {level}"
                     yield Result(name, case.m, "s", tuple(mine), tuple(theirs), against)
 

@@ -206,7 +206,7 @@ def compiled(program: Program, target: Target | str, **options: Unpack[Asked]) -
     passes = passes_for(chosen, context, asked)
     rounds = any(each.name == "quantize_activations" for each in passes.passes())
     if asked.rounds_activations and not rounds:
-        raise TargetError(f"target {chosen.name} has no int4_activations but float")
+        raise TargetError(f"target {chosen.name} has no activations but float")
     PassManager(lowered, (*asked.observers, CrashFile()), asked.log).run(passes)
     return ready(assembled(program, lowered, context, live))
 

@@ -151,9 +151,8 @@ class Program:
 
         Options: ``passes="..."`` runs that pipeline instead of the target's own; ``observers``
         watch it run; ``log`` records its rewrites; ``num_threads`` is how many threads a run may
-        use; ``int4_activations="int8"`` rounds what weights of four bits are multiplied by;
-        ``fast_math=True`` allows what rounds f32 more. See
-        ``migx.target.CompileOptions``.
+        use; ``activations="int8"`` rounds what weights of 4 and 8 bits are multiplied by;
+        ``fast_math=True`` allows what rounds f32 more. See ``migx.target.CompileOptions``.
         """
         from migx.compiler import compiled
 

@@ -40,7 +40,7 @@ from migx.weights.live import holding, leave_out, live_weights
 from migx.weights.recipe import Arguments
 
 MAGIC = b"MIGX MXR"
-FORMAT = 2
+FORMAT = 3
 ALIGNMENT = 64
 LARGEST_INDEX = 1 << 26
 DATA = "@data"

@@ -35,7 +35,7 @@ class Asked(TypedDict, total=False):
     passes: Pipeline | str | None
     observers: Sequence[Observer]
     num_threads: int | None
-    int4_activations: str
+    activations: str
     fast_math: bool
     log: EventLog | None
 
@@ -46,9 +46,9 @@ class CompileOptions:
     ``observers`` watch it run, and ``log`` records its rewrites. ``num_threads`` is how many
     threads a run may use, None for as many as the target finds best; ``ref`` uses one.
 
-    ``int4_activations`` is what weights of four bits are multiplied by: "float", the activations as
-    they are, or "int8", the same rounded to 8 bits in blocks, which is faster on ``cpu``;
-    ``TargetError`` where it is something else, or a target has no such products.
+    ``activations`` is what weights of four bits and of eight are multiplied by: "float", the
+    activations as they are, or "int8", the same rounded to 8 bits in blocks, which is faster on
+    ``cpu``; ``TargetError`` where it is something else, or a target has no such products.
 
     ``fast_math`` allows a target to round f32 by more than the operations say where that is faster:
     ``gpu`` rounds what it multiplies to tf32, ``cpu`` computes convolutions of 3 x 3 by fewer
@@ -58,7 +58,7 @@ class CompileOptions:
     passes: Pipeline | str | None = None
     observers: Sequence[Observer] = field(default=())
     num_threads: int | None = None
-    int4_activations: str = ACTIVATIONS[0]
+    activations: str = ACTIVATIONS[0]
     fast_math: bool = False
     log: EventLog | None = None
 
@@ -69,12 +69,12 @@ class CompileOptions:
             raise TargetError(
                 f"num_threads is {threads!r}; it must be a number of 1 to {MOST_THREADS}"
             )
-        if self.int4_activations not in ACTIVATIONS:
+        if self.activations not in ACTIVATIONS:
             known = " or ".join(map(repr, ACTIVATIONS))
-            raise TargetError(f"int4_activations is {known}, not {self.int4_activations!r}")
+            raise TargetError(f"activations is {known}, not {self.activations!r}")
         if self.passes is not None and self.rounds_activations:
             raise TargetError(
-                "int4_activations is for the target's own passes: put quantize_activations behind "
+                "activations is for the target's own passes: put quantize_activations behind "
                 "fuse_int4 in those given"
             )
         if type(self.fast_math) is not bool:
@@ -88,8 +88,8 @@ class CompileOptions:
 
     @property
     def rounds_activations(self) -> bool:
-        """Whether activations are rounded to 8 bits before weights of four."""
-        return self.int4_activations == "int8"
+        """Whether activations are rounded to 8 bits before weights of as few."""
+        return self.activations == "int8"
 
     def plain(self) -> dict[str, Any]:
         """What was asked as JSON can say it, passes as text; what was to watch is left out."""
@@ -97,7 +97,7 @@ class CompileOptions:
         return {
             "passes": passes,
             "num_threads": self.num_threads,
-            "int4_activations": self.int4_activations,
+            "activations": self.activations,
             "fast_math": self.fast_math,
         }
 

@@ -10,6 +10,7 @@ from migx.ops.fused import Group
 from migx.ops.packing import Unpack
 from migx.ops.quantization import DequantizeLinear
 from migx.passes.fuse_pointwise import dims_of, is_by_element
+from migx.weights import may_be_finite
 
 TAGS = {
     "dot": "gemm_epilogue",
@@ -19,6 +20,8 @@ TAGS = {
     "convolution_backwards": "conv_epilogue",
 }
 """The tag of the group of each kind of product."""
+UNPACKING = ("int4_gemm", "gemm_epilogue")
+"""The tags of the groups that fuse_int4 has made of products and what unpacks their weights."""
 MADE = {
     "gemm_quantized": "gemm_epilogue",
     "conv_quantized": "conv_epilogue",
@@ -62,7 +65,7 @@ def _group(product: Instruction) -> Group | None:
     if isinstance(op, Group):
         if op.tag in MADE:
             return Group(MADE[op.tag])
-        ends = op.tag == "int4_gemm" and product.modules[0].outputs[0].op.name in TAGS
+        ends = op.tag in UNPACKING and product.modules[0].outputs[0].op.name in TAGS
         return op if ends else None
     return Group(TAGS[op.name]) if op.name in TAGS else None
 
@@ -78,9 +81,11 @@ def _products(at: Instruction) -> Iterator[Instruction]:
 
 
 def _unpacking(product: Instruction) -> list[Instruction]:
-    """What unpacks and dequantises operands for this product alone, in the order it runs."""
+    """What unpacks and dequantises operands for this product alone, in the order it runs; nothing
+    more for a group that has its weights.
+    """
     found: list[Instruction] = []
-    for operand in product.inputs:
+    for operand in () if isinstance(product.op, Group) else product.inputs:
         chain, length = list[Instruction](), 0
         reader, at = product, operand
         while only_reader(at) is reader and (_unpacks(at) or viewed(at) is not None):
@@ -92,4 +97,5 @@ def _unpacking(product: Instruction) -> list[Instruction]:
 
 
 def _unpacks(at: Instruction) -> bool:
-    return isinstance(at.op, Unpack | DequantizeLinear)
+    scales = isinstance(at.op, DequantizeLinear) and may_be_finite(at.inputs[1])
+    return scales or isinstance(at.op, Unpack)

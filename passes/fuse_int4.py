@@ -1,12 +1,16 @@
-"""Gathers products and lookups with the unpacking of what they read."""
+"""Gathers products and lookups with what makes numbers of the small integers they read."""
 
 from __future__ import annotations
 
-from migx.fusion.outlining import Bundle, Outlining, viewed
+from collections.abc import Iterable
+
+from migx.fusion.outlining import Bundle, Outlining, source, viewed
 from migx.ir import Instruction, Module
 from migx.ops.fused import Group
 from migx.ops.packing import FLAT, Unpack
+from migx.ops.pointwise import Convert
 from migx.ops.quantization import DequantizeLinear
+from migx.shape import BF16, F16, F32, I8, U8
 from migx.weights import is_constant, may_be_finite
 from migx.weights.constants import is_unpacked
 
@@ -23,6 +27,9 @@ class FuseInt4(Outlining):
     also of packed zero points. What several products read goes into each. It comes before the
     fusions of arithmetic, which would take scales away. MIGraphX's gpu::fuse_mlir does this.
 
+    Weights in bytes that are dequantised, and such of 16 bits that are converted to f32, go with a
+    ``dot`` likewise, into a ``gemm_epilogue``; blocks stay what they are.
+
     A ``gather`` with no more than views between it and packed storage becomes one tagged
     ``int4_gather``, so that a kernel unpacks what is picked, and nothing else.
     """
@@ -35,6 +42,8 @@ class FuseInt4(Outlining):
             if members and (at.op.name in PRODUCTS or _picks_levels(at, members)):
                 members = _owned(members, at)
                 found.append(Bundle((*members, at), _group(at, known)))
+            elif at.op.name == "dot" and (members := _widening(at)):
+                found.append(Bundle((*_owned(members, at), at), Group("gemm_epilogue")))
         return found
 
 
@@ -59,10 +68,39 @@ def _unpacking(product: Instruction, known: dict[Instruction, bool]) -> list[Ins
         if is_unpacked(at, known) or viewed(at) is not None:
             found[at] = None
             work += at.inputs
-    scales = [at.inputs[1] for at in found if isinstance(at.op, DequantizeLinear)]
-    if not any(isinstance(at.op, Unpack) for at in found) or not all(map(may_be_finite, scales)):
+    if not any(isinstance(at.op, Unpack) for at in found) or not _may_be_scaled(found):
         return []
     return sorted(found, key=lambda at: at._label)
+
+
+def _widening(product: Instruction) -> list[Instruction]:
+    """What leads from constants of 8 or 16 bits to the operands of a product in f32, in the order
+    it runs.
+    """
+    found: dict[Instruction, None] = {}
+    work = [v for v in product.inputs if _widens(source(v)) and not is_constant(product)]
+    while work:
+        at = work.pop()
+        if at not in found and (viewed(at) is not None or _widens(at)):
+            found[at] = None
+            work += at.inputs
+    return sorted(found, key=lambda at: at._label) if _may_be_scaled(found) else []
+
+
+def _widens(at: Instruction) -> bool:
+    """Whether a value is made of constant integers of 8 bits by their scales, or of floats of 16
+    bits.
+    """
+    if isinstance(at.op, DequantizeLinear):
+        return at.inputs[0].shape.dtype in (I8, U8) and is_constant(at.inputs[0])
+    narrow = type(at.op) is Convert and at.shape.dtype is F32
+    return narrow and at.inputs[0].shape.dtype in (F16, BF16) and is_constant(at.inputs[0])
+
+
+def _may_be_scaled(members: Iterable[Instruction]) -> bool:
+    """Whether sums of levels may be scaled in their place: no scale is known to be infinite."""
+    linear = [at for at in members if isinstance(at.op, DequantizeLinear)]
+    return all(may_be_finite(at.inputs[1]) for at in linear)
 
 
 def _owned(members: list[Instruction], product: Instruction) -> list[Instruction]:

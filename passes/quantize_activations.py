@@ -1,4 +1,4 @@
-"""Rounds what is multiplied with packed weights to bytes."""
+"""Rounds what is multiplied with weights of a few bits to bytes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 
 from migx.argument import Argument
 from migx.dim import Dim
+from migx.fusion.kernels import core_of
 from migx.fusion.outlining import source
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.op import Array, Operation
-from migx.ops.fused import Group
 from migx.ops.linear import Dot
 from migx.ops.packing import UnpackInt4
 from migx.ops.pointwise import Convert
@@ -22,7 +22,8 @@ from migx.ops.quantization import DequantizeLinear, QuantizeLinear
 from migx.ops.scales import ChooseScales
 from migx.pipeline import Approximation
 from migx.program import Program
-from migx.shape import F32, I8
+from migx.shape import F32, I8, U8
+from migx.weights import is_constant
 from migx.weights.constants import MOVED
 
 GROUP = 8
@@ -73,8 +74,8 @@ def _dequantized(at: Instruction) -> DequantizeLinear | None:
 
 
 class QuantizeActivations(Pass):
-    """Rounds the left operand of products with weights of four bits to 8 bits where it is
-    multiplied: inside groups tagged ``int4_gemm``, behind ``fuse_int4``.
+    """Rounds the left operand of products with weights of four bits or eight to 8 bits where it is
+    multiplied: inside the groups that ``fuse_int4`` has made.
 
     Neighbours along what is summed share a scale, which ``choose_scales`` finds in each run: as
     many as share one of the weight, all where those of a column do. A kernel can then multiply
@@ -97,10 +98,25 @@ class QuantizeActivations(Pass):
 
 
 def _product(at: Instruction) -> Instruction | None:
-    """The dot with weights of four bits that a group holds; None where there is none."""
-    if not isinstance(at.op, Group) or at.op.tag != "int4_gemm":
+    """The dot with weights of four bits, or constant ones of eight, that a group holds; None where
+    there is none.
+    """
+    dot = core_of(at, (Dot,), ("int4_gemm", "gemm_epilogue"))
+    if dot is None or dot is at or not (levels := _levels(source(dot.inputs[1]))):
         return None
-    return next((inner for inner in at.modules[0] if type(inner.op) is Dot), None)
+    given = dict(zip(at.modules[0].parameters.values(), at.inputs, strict=True))
+    constant = levels in given and is_constant(given[levels])
+    return dot if constant or levels.shape.dtype.is_packed else None
+
+
+def _levels(linear: Instruction) -> Instruction | None:
+    """The integers of four bits or eight that are dequantised, as they are stored."""
+    if not isinstance(linear.op, DequantizeLinear):
+        return None
+    levels = source(linear.inputs[0])
+    if isinstance(levels.op, UnpackInt4):
+        return levels.inputs[0]
+    return levels if levels.shape.dtype in (I8, U8) else None
 
 
 def _round(dot: Instruction) -> list[Instruction]:
@@ -120,7 +136,7 @@ def block_of(dot: Instruction) -> int:
         return 0
     if not isinstance(linear.op, DequantizeLinear) or not linear.shape.static:
         return 0
-    if not isinstance(source(linear.inputs[0]).op, UnpackInt4) or dtype.bits > F32.bits:
+    if _levels(linear) is None or dtype.bits > F32.bits:
         return 0
     depth = left.shape.dims[-1]
     if isinstance(depth, Dim) or not linear.shape.elements:

@@ -7,7 +7,7 @@ import dataclasses
 from migx.ir import Instruction
 from migx.manager import Pass
 from migx.match import on
-from migx.ops.layout import Reshape, Unsqueeze
+from migx.ops.layout import Concat, Reshape, Slice, Unsqueeze
 from migx.ops.quantization import DequantizeLinear, Linear, QuantizeLinear
 from migx.rewrite import Cursor, Declined, RuleSet, rule
 
@@ -34,9 +34,31 @@ def split(at: Cursor, root: Instruction) -> Instruction | Declined:
     return at(Reshape(x.shape.dims), made)
 
 
+@rule(on((QuantizeLinear, DequantizeLinear), name="root"))
+def cut(at: Cursor, root: Instruction) -> Instruction | Declined:
+    """An axis whose last block is shorter than the others is cut before it."""
+    op, (x, *parameters) = root.op, root.inputs
+    assert isinstance(op, Linear)
+    if not op.block or not isinstance(extent := x.shape.dims[op.axis], int):
+        return Declined("it has no blocks, or how many is not known")
+    count, axes = extent // op.block, (op.axis,)
+    if not count or count * op.block == extent:
+        return Declined("all of its blocks are whole, or there is one")
+    if any(v.shape.elements != 1 and v.shape.dims[op.axis] != count + 1 for v in parameters):
+        return Declined("whether the scale is one element or many is not known")
+
+    def part(start: int, end: int) -> Instruction:
+        some = Slice(axes, (start,), (end,))
+        given = [v if v.shape.elements == 1 else at(some, v) for v in parameters]
+        ends = start * op.block, min(end * op.block, extent)
+        return at(op, at(Slice(axes, ends[:1], ends[1:]), x), *given)
+
+    return at(Concat(op.axis), part(0, count), part(count, count + 1))
+
+
 class RewriteBlocks(Pass):
     """Splits axes into the blocks they are quantised in, so that the rest is arithmetic on
     elements.
     """
 
-    rules = RuleSet((split,))
+    rules = RuleSet((split, cut))

@@ -116,19 +116,21 @@ def load(options: argparse.Namespace, *, to_run: bool = False) -> Program:
                 check_sizes(program, sizes)
             else:
                 program, options.sizes = _bound(program, sizes, options), {}
-    if getattr(options, "int4_activations", "float") == "int8" and options.passes is None:
-        _expect_int4(program, options)
+    if getattr(options, "activations", "float") == "int8" and options.passes is None:
+        _expect_few_bits(program, options)
     return program
 
 
-def _expect_int4(program: Program, options: argparse.Namespace) -> None:
-    """``UsageError`` where there are no weights of four bits that activations are rounded for."""
+def _expect_few_bits(program: Program, options: argparse.Namespace) -> None:
+    """``UsageError`` where no weights of four bits or eight are there for activations to be rounded
+    for.
+    """
     squeezed = getattr(options, "int4_weights", False)
     held = (at.name for module in program.modules.values() for at in module)
-    if not squeezed and "unpack_int4" not in held:
+    if not squeezed and {"unpack_int4", "dequantizelinear"}.isdisjoint(held):
         raise UsageError(
-            f"--int4-activations int8 is for weights of four bits, and {options.model} has none: "
-            "`migx compile --int4-weights` makes them"
+            f"--activations int8 is for weights of four bits or eight, and {options.model} has "
+            "none: `migx compile --int4-weights` makes them"
         )
 
 

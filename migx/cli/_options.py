@@ -36,10 +36,10 @@ def add_target(
         "--passes", metavar="P,Q{x=1}", help="run these passes, not the target's own"
     )
     parser.add_argument(
-        "--int4-activations",
+        "--activations",
         metavar="float|int8",
         default="float",
-        help="what weights of four bits are multiplied by: activations as they are, or in 8 bits",
+        help="what weights of 4 or 8 bits are multiplied by: activations as they are, or in 8 bits",
     )
     parser.add_argument(
         "--fast-math",
@@ -58,7 +58,7 @@ def seconds(text: str) -> float:
 
 def compiling(options: argparse.Namespace) -> dict[str, Any]:
     """What was asked of a compilation, as ``Program.compile`` takes it."""
-    asked = {name: getattr(options, name) for name in ("passes", "int4_activations", "fast_math")}
+    asked = {name: getattr(options, name) for name in ("passes", "activations", "fast_math")}
     return asked | ({"num_threads": options.threads} if hasattr(options, "threads") else {})
 
 

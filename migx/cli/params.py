@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     """Lists them."""
     if not options.layouts and (options.target is not None or _options.changes(options)):
         raise _load.UsageError(
-            "--target, --passes, --int4-activations and --fast-math say how --layouts compiles: "
+            "--target, --passes, --activations and --fast-math say how --layouts compiles: "
             "give it too, or leave them out"
         )
     program = _load.load(options)

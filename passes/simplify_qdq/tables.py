@@ -1,4 +1,4 @@
-"""Lookups in packed tables: what is asked for is picked first, and then scaled."""
+"""Lookups in tables of a few bits: what is asked for is picked first, and then scaled."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from migx.ops.indexing import Gather
 from migx.ops.layout import Unsqueeze
 from migx.ops.pointwise import Convert
 from migx.ops.quantization import DequantizeLinear
-from migx.passes.rewrite_quantization import repeated
 from migx.passes.simplify_qdq.cleaning import linear
 from migx.rewrite import Cursor, Declined, rule
+from migx.shape import I8, U8
+from migx.weights import is_constant
 from migx.weights.constants import is_unpacked
 
 
@@ -21,14 +22,21 @@ def behind_indices(axis: int, gathered: int, indices: Instruction) -> int:
     return axis + indices.shape.rank - 1 if axis > gathered else axis
 
 
-dequantized = linear(DequantizeLinear, var("x", is_unpacked), var("scale"), name="dq")
+def is_of_few_bits(table: Instruction) -> bool:
+    """Whether a table is unpacked storage, or constant bytes."""
+    return is_unpacked(table) or (table.shape.dtype in (I8, U8) and is_constant(table))
+
+
+dequantized = linear(DequantizeLinear, var("x", is_of_few_bits), var("scale"), name="dq")
 
 
 @rule(on(Gather, dequantized, var("indices"), axis=attr("axis")))
 def gather_dequantized(
     at: Cursor, x: Instruction, scale: Instruction, dq: Instruction, indices: Instruction, axis: int
 ) -> Instruction | Declined:
-    """gather(dequantizelinear(x, s, z)) of a packed table is dequantizelinear of what is picked."""
+    """gather(dequantizelinear(x, s, z)) of a table of a few bits is dequantizelinear of what is
+    picked.
+    """
     op = dq.op
     assert isinstance(op, DequantizeLinear)
     made = replace(op, axis=behind_indices(op.axis, axis, indices))
@@ -47,32 +55,18 @@ def gather_dequantized(
     return at(made, at(Gather(axis), x, indices), *given)
 
 
-@rule(on(Gather, on(Convert, var("x", is_unpacked), name="convert"), var("i"), axis=attr("axis")))
+@rule(on(Gather, on(Convert, var("x"), name="convert"), var("i"), axis=attr("axis")))
 def gather_converted(
     at: Cursor, x: Instruction, convert: Instruction, i: Instruction, axis: int
-) -> Instruction:
-    """gather(convert(x)) of a packed table is convert(gather(x))."""
+) -> Instruction | Declined:
+    """gather(convert(x)) of a table that is unpacked, or constant and of fewer bits before, is
+    convert(gather(x)).
+    """
+    if not is_unpacked(x) and not (
+        is_constant(x) and x.shape.dtype.bits < convert.shape.dtype.bits
+    ):
+        return Declined("the table is not unpacked, nor a constant of fewer bits")
     return at(convert.op, at(Gather(axis), x, i))
 
 
-picked = on(Gather, var("table", is_unpacked), var())
-
-
-@rule(linear(DequantizeLinear, picked, var(), name="dq"))
-def last_block(at: Cursor, dq: Instruction) -> Instruction | Declined:
-    """Where the last block of what is picked is shorter than the others, each element has its own
-    scale and zero point.
-    """
-    op, (x, *given) = dq.op, dq.inputs
-    assert isinstance(op, DequantizeLinear)
-    if not op.block or not isinstance(extent := x.shape.dims[op.axis], int):
-        return Declined("it has no blocks, or how many is not known")
-    if extent % op.block == 0:
-        return Declined("all of its blocks are whole")
-    each = [repeated(at, op, v, x) for v in given]
-    if None in each:
-        return Declined("whether the scale is one element or many is not known")
-    return at(replace(op, block=1), x, *[v for v in each if v is not None])
-
-
-tables = gather_dequantized + gather_converted + last_block
+tables = gather_dequantized + gather_converted

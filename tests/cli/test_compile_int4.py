@@ -34,7 +34,7 @@ def test_activations_are_rounded_where_it_is_asked_for(
     assert migx("compile", model, "--int4-weights", "--block", 32, "-o", small).code == 0
     tolerances = []
     for activations in ("float", "int8"):
-        asked = ("--target", "cpu", "--int4-activations", activations, "--dim-param", "batch=2")
+        asked = ("--target", "cpu", "--activations", activations, "--dim-param", "batch=2")
         found = migx("verify", small, *asked, "--json").json
         assert found["passed"]
         tolerances.append(found["outputs"][0]["tolerance"])
@@ -53,9 +53,9 @@ def test_layers_are_skipped_by_name(migx: Migx, model: Path) -> None:
         (("--block", 32), "--block, --symmetric and --skip are for --int4-weights"),
         (("--int4-weights", "--skip", "v"), "no weight is named 'v'; there are: dense, w"),
         (("--int4-weights", "--block", 7), "--block: invalid choice"),
-        (("--int4-activations", "int4"), "int4_activations is 'float' or 'int8', not 'int4'"),
+        (("--activations", "int4"), "activations is 'float' or 'int8', not 'int4'"),
         (
-            ("--int4-activations", "int8", "--passes", "fuse_int4"),
+            ("--activations", "int8", "--passes", "fuse_int4"),
             "put quantize_activations behind fuse_int4",
         ),
         (("--fast-math", "--passes", "fuse_int4"), "gpu::lower{fast_math=true}"),

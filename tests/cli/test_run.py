@@ -176,7 +176,7 @@ def test_what_is_not_finite_is_counted(migx: Migx, tmp_path: Path) -> None:
             "input 'x', f32[99999999999, 8], takes 3,200 GB, and this machine has",
         ),
         (
-            ["--int4-activations", "int8"],
+            ["--activations", "int8"],
             "small.onnx has none: `migx compile --int4-weights` makes them",
         ),
     ],

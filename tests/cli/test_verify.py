@@ -76,7 +76,7 @@ def test_a_changed_weight_is_found(migx: Migx, model: Path, tmp_path: Path) -> N
         against=None,
         target="ref",
         passes=None,
-        int4_activations="float",
+        activations="float",
         fast_math=False,
         each=False,
     )
@@ -209,10 +209,10 @@ def test_what_a_file_holds_is_run(migx: Migx, tmp_path: Path) -> None:
 def test_the_passes_of_a_file_say_what_it_may_be_off_by(
     migx: Migx, model: Path, tmp_path: Path
 ) -> None:
-    path, asked = tmp_path / "a.mxr", ("--int4-weights", "--int4-activations", "int8")
+    path, asked = tmp_path / "a.mxr", ("--int4-weights", "--activations", "int8")
     assert migx("compile", model, "--target", "cpu", *asked, "-o", path).code == 0
     told = migx("verify", path, "--dim-param", "batch=2", "--json").json
-    again = ("--target", "cpu", "--int4-activations", "int8")
+    again = ("--target", "cpu", "--activations", "int8")
     anew = migx("verify", path, *again, "--dim-param", "batch=2", "--json").json
     assert told["outputs"][0]["tolerance"] == anew["outputs"][0]["tolerance"]
     assert (told["held"], anew["held"], told["passed"]) == (True, False, True)

@@ -218,7 +218,7 @@ def test_what_was_compiled_is_read_when_it_is_asked_for(tmp_path: Path) -> None:
 def test_unknown_versions_say_what_to_do(template: Program, tmp_path: Path) -> None:
     migx.save(template, tmp_path / "p.mxr")
     changed_index(tmp_path / "p.mxr", format=9)
-    with pytest.raises(ParseError, match=r"format 9, this migx reads format 2: save it again"):
+    with pytest.raises(ParseError, match=r"format 9, this migx reads format 3: save it again"):
         migx.load(tmp_path / "p.mxr")
 
 

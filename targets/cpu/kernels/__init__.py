@@ -19,6 +19,7 @@ from migx.targets.cpu.recalled import keep, recalled
 
 FAMILIES = (
     "quantized_gemm",
+    "weight_only",
     "gemm",
     "quantized_depthwise",
     "depthwise",
@@ -26,7 +27,6 @@ FAMILIES = (
     "convolution",
     "winograd",
     "pooling",
-    "int4",
     "int4_unpacking",
     "attention",
     "interleave",

@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from migx.dim import Extent, bounds, maximum, minimum, product
 from migx.fusion.kernels import DOTS, Access, FusedKernel, core_of, epilogue, operand
 from migx.ir import Instruction
+from migx.ops.pointwise import Convert
 from migx.planning import lies_in
-from migx.shape import DType, Shape
+from migx.shape import BF16, F16, F32, DType, Shape
 from migx.targets.cpu import elements
 from migx.targets.cpu.emit import I8, Function, Type, Value
 from migx.targets.cpu.epilogue import (
@@ -118,6 +119,9 @@ def described(at: Instruction) -> Problem | None:
     x = at.inputs[left].shape
     factor = dot.inputs[1] if right is None else at.inputs[right]
     y, (root, _) = factor.shape, lies_in(factor)
+    narrow = _narrow(at, dot, root) if right is None else None
+    right = right if narrow is None else narrow[0]
+    stored, constant = (y.dtype, root) if narrow is None else narrow[1:]
     sum_, columns = sum_type(dot.shape.dtype), dot.shape.dims[-1]
     depth = x.dims[-1] if isinstance(x.dims[-1], int) else y.dims[-2]
     letters = _letters(root, y, depth, columns)
@@ -133,7 +137,7 @@ def described(at: Instruction) -> Problem | None:
     return Problem(
         left,
         right,
-        types=(x.dtype, y.dtype),
+        types=(x.dtype, stored),
         sum=sum_,
         batch=tuple(axes),
         rows=rows,
@@ -141,10 +145,26 @@ def described(at: Instruction) -> Problem | None:
         depth=depth,
         left_steps=(depth if row == x.dims[-1] else row, x.true_strides[-1]),
         right_steps=(y.true_strides[-2], 1 if columns == 1 else y.true_strides[-1]),
-        literal=letters if computed or (behind(root) is not None and not read_again) else None,
+        literal=letters if computed or (behind(constant) is not None and not read_again) else None,
         computed=computed,
         epilogue=rest,
     )
+
+
+def _narrow(
+    at: Instruction, dot: Instruction, root: Instruction
+) -> tuple[int, DType, Instruction] | None:
+    """The number, the type and the constant of the input whose floats of 16 bits a value inside is
+    in f32; None for others.
+    """
+    if not isinstance(root.op, Convert) or root.shape.dtype is not F32:
+        return None
+    if root.inputs[0].shape.dtype not in (F16, BF16):
+        return None
+    number = input_number(at, dot, root.inputs[0])
+    if number is None or behind(at.inputs[number]) is not at.inputs[number]:
+        return None
+    return number, root.inputs[0].shape.dtype, at.inputs[number]
 
 
 def _letters(

@@ -1,19 +1,21 @@
-"""Kernels of products with weights of four bits: groups tagged ``int4_gemm``, exactly in f32.
+"""Kernels of products with constant weights in four bits or eight, exactly in f32: groups in which
+a ``dot`` reads what is dequantised.
 
-Where rows are rounded to bytes, ``int4_bytes.py`` writes them.
+Where rows are rounded to bytes, ``weight_only_bytes.py`` writes them.
 
-Weights are read in panels as wide as eight vectors, still packed: for each place of the depth one
-vector of 32-bit words, of which each has eight neighbouring columns. Where a shorter vector holds
-all columns there are, it is taken, so that a narrow matrix stays small. **Why it is fast.** A level
-becomes a number without a conversion: its four bits, taken where they stand in the word and put
-under the exponent of 2**(23 - place), *are* the float 2**(23 - place) + level, so one bitwise
-operation makes it and one subtraction takes both the power and the zero point away, exactly. With
-the multiply-add that is three instructions for a vector of weights, on three kinds of unit. Eight
-sums are enough to cover the latency of the units, and nothing but the packed bytes and the scales
-is read from memory, in the order in which it lies.
+Weights are read in panels, as they are stored: for each place of the depth one vector of 32-bit
+words, of which each has eight neighbouring columns in four bits, or four in eight. Where a shorter
+vector holds all columns there are, it is taken, so that a narrow matrix stays small. **Why it is
+fast.** A level becomes a number without a conversion: its bits, taken where they stand in the word
+and put under the exponent of 2**(23 - place), *are* the float 2**(23 - place) + level, so one
+bitwise operation makes it and one subtraction takes both the power and the zero point away,
+exactly. With the multiply-add that is three instructions for a vector of weights, on three kinds of
+unit. As many sums as a word has levels cover the latency of the units, and nothing but the levels
+and the scales is read from memory, in the order in which it lies.
 
-Lanes of the k-th sum are then every eighth column from the k-th on. Scales are brought into that
-order once for each block, by shuffles, and sums out of it once, when they are complete.
+With eight levels to a word, lanes of the k-th sum are every eighth column from the k-th on. Scales
+are brought into that order once for each block, by shuffles, and sums out of it once, when they are
+complete.
 
 A single row is multiplied as it is unpacked, and each block's sum is scaled once. For more rows, a
 slab of the panel is unpacked and scaled into scratch, and the tiles of ``tile.py`` run over it.
@@ -23,43 +25,43 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from migx.dim import bounds
 from migx.ir import Instruction
-from migx.ops.fused import Group
 from migx.shape import F16, DType
 from migx.shape import F32 as FLOAT
 from migx.targets.cpu import elements
 from migx.targets.cpu.emit import F32, I8, I32, Value
 from migx.targets.cpu.epilogue import Block, Epilogue, writable
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of
-from migx.targets.cpu.kernels import int4_bytes
-from migx.targets.cpu.kernels.int4_forms import Parameter, Problem, described
+from migx.targets.cpu.kernels import weight_only_bytes
+from migx.targets.cpu.kernels.weight_only_forms import WORD, Parameter, Problem, described
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.tile import Matrix, Tile, accumulate, multiplied_and_added
 from migx.targets.cpu.transpose import deinterleaved, interleaved
 
-LEVELS = 8
-"""Levels in a word, and vectors of columns in a panel."""
 SLAB = 256
 """About how much of the depth is unpacked at a time: it stays in the second level cache."""
-ROWS = 48
+ROWS = 96
 """About how many rows use a slab, so that unpacking it costs little beside."""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of a group tagged ``int4_gemm`` whose weights are a constant."""
-    if not isinstance(at.op, Group) or at.op.tag != "int4_gemm" or machine.lanes(F32) < 4:
+    """The kernel of a group whose product reads constant weights of four bits or eight."""
+    if machine.lanes(F32) < 4:
         return None
-    widths = [LEVELS * lanes for lanes in (4, 8, 16) if lanes <= machine.lanes(F32)]
-    problem = described(at, widths, int4_bytes.widths(machine))
+
+    def widths(bits: int, rounded: bool) -> list[int]:
+        if rounded:
+            return weight_only_bytes.widths(machine)
+        return [WORD // bits * lanes for lanes in (4, 8, 16) if lanes <= machine.lanes(F32)]
+
+    problem = described(at, widths)
     if problem is None or not writable(problem.epilogue, machine):
         return None
     types = (problem.left_dtype, problem.scale.dtype, problem.zero.dtype)
     if F16 in types and not machine.halves:
         return None
-    writer = int4_bytes.Writer if problem.rounded else _Writer
+    writer = weight_only_bytes.Writer if problem.rounded else _Writer
     return writer(at, machine, problem).kernel()
 
 
@@ -70,13 +72,21 @@ class _Writer:
         self.problem = problem
         self.frame = Frame(at, machine)
         self.f = self.frame.function
-        self.width, lanes = problem.width, problem.width // LEVELS
+        self.levels = WORD // problem.bits
+        self.width, lanes = problem.width, problem.width // self.levels
+        self.base = float(2 ** (problem.bits - 1)) if problem.signed else 0.0
         self.lanes, self.vector = lanes, F32.times(lanes)
         vectors = 4 if machine.registers >= 32 else 2
         height, block = problem.heights((machine.registers - vectors - 1) // vectors, ROWS)
-        slab = min(problem.depth, max(1, SLAB // problem.block) * problem.block)
-        self.tile = Tile(height, vectors, lanes, block, slab, F32)
+        self.tile = Tile(height, vectors, lanes, block, self._slab(), F32)
         self.epilogue = Epilogue(self.frame, problem.epilogue, self.tile, problem.columns)
+
+    def _slab(self) -> int:
+        """How much of the depth is unpacked at a time: whole blocks, or a block in parts."""
+        block, depth = self.problem.block, self.problem.depth
+        if block >= depth or block % SLAB == 0:
+            return min(depth, SLAB)
+        return min(depth, max(1, SLAB // block) * block)
 
     def kernel(self) -> Kernel:
         """The whole of it."""
@@ -98,7 +108,7 @@ class _Writer:
                     self._many_rows(panel, top, count)
             self._write(panel, top, count)
         return frame.finished(
-            "int4 product",
+            f"int{problem.bits} product",
             blocks * panels,
             scratch=self.scratch_bytes,
             flops=2 * problem.rows * columns * problem.depth + problem.epilogue.flops,
@@ -129,7 +139,7 @@ class _Writer:
     def _one_row(self, panel: Value) -> None:
         f, problem = self.f, self.problem
         row = self._lines(f.as_index(0), f.as_index(0))
-        zeros = [f.const(self.vector, 0)] * LEVELS
+        zeros = [f.const(self.vector, 0)] * self.levels
 
         def add(k: Value, weights: list[Value], sums: list[Value]) -> list[Value]:
             one = elements.loaded(f, f.load(row.at(0, k), memory_of(row.dtype)), row.dtype)
@@ -158,7 +168,7 @@ class _Writer:
     def _many_rows(self, panel: Value, top: Value, count: Value) -> None:
         f, problem, tile = self.f, self.problem, self.tile
         with f.loop(0, count) as row:
-            for vector in range(LEVELS):
+            for vector in range(self.levels):
                 f.store(f.const(self.vector, 0), self._place(vector, row.index))
         row_step, one = f.as_index(self.width), f.as_index(1)
         with f.loop(0, problem.depth, tile.depth) as k:
@@ -167,7 +177,7 @@ class _Writer:
             deep = deep if whole else f.minimum(problem.depth - k.index, tile.depth)
             self._unpack(panel, k.index, k.index + deep)
             left = self._left(self._lines(top, k.index), count, deep)
-            for part in range(LEVELS // tile.vectors):
+            for part in range(self.levels // tile.vectors):
                 first = f.element(self.slab, part * tile.columns, F32)
                 sums = f.element(self.sums, part * self.part, F32)
                 right = Matrix(first, row_step, one, FLOAT)
@@ -177,7 +187,8 @@ class _Writer:
     def _unpack(self, panel: Value, begin: Value, end: Value) -> None:
         """Unpacks and scales so much of a panel into the slab."""
         f, problem = self.f, self.problem
-        with f.loop(begin, end, problem.block) as start:
+        step = min(problem.block, self.tile.depth)
+        with f.loop(begin, end, step) as start:
             number = start.index // problem.block
             scales = self._parameters(problem.scale, panel, number)
 
@@ -187,7 +198,8 @@ class _Writer:
                     f.store(weight * scale, f.element(line, t * self.lanes, F32))
                 return sums
 
-            self._unpacked(panel, number, start.index, self._end(start.index), [], keep)
+            rest = f.minimum(start.index + step, end)
+            self._unpacked(panel, number, start.index, rest, [], keep)
 
     def _lines(self, top: Value, k: Value) -> Matrix:
         """The rows on the left, from one on."""
@@ -225,14 +237,13 @@ class _Writer:
         f, problem, lanes = self.f, self.problem, self.lanes
         real = problem.zero.dtype.is_float
         zeros = self._parameters(problem.zero, panel, block, problem.signed and not real)
-        base = 8.0 if problem.signed else 0.0
         # A whole zero point goes into the power; one that is not would lose its fraction there.
-        offsets = [self._bias(k) + (base if real else z) for k, z in enumerate(zeros)]
-        start = panel * (problem.stored * self.width // 2)
+        offsets = [self._bias(k) + (self.base if real else z) for k, z in enumerate(zeros)]
+        start = panel * (problem.stored * self.width * problem.bits // 8)
         words = f.element(self.frame.operands[problem.weight], start, I8)
         with f.loop(begin, end, carry=carry) as k:
             place = f.element(words, k.index * lanes, I32)
-            f.prefetch(f.element(place, int4_bytes.AHEAD, I8))
+            f.prefetch(f.element(place, weight_only_bytes.AHEAD, I8))
             word = f.load(place, I32.times(lanes))
             weights = self._levels(word, problem.signed, offsets)
             if real:
@@ -242,46 +253,52 @@ class _Writer:
 
     def _bias(self, number: int) -> Value:
         """What stands above a level in the float that it is made."""
-        return self.f.const(self.vector, float(2 ** (23 - 4 * (number % 4))))
+        return self.f.const(self.vector, float(2 ** (23 - self._where(number))))
+
+    def _where(self, number: int) -> int:
+        """At which bit of its half of a word a level stands."""
+        return self.problem.bits * (number % (self.levels // 2))
 
     def _levels(self, word: Value, signed: bool, offsets: Sequence[Value]) -> list[Value]:
         """The levels in words as floats, each less its offset."""
-        f, made = self.f, []
+        f, made, bits = self.f, [], self.problem.bits
         if signed:
-            word = word ^ int(np.uint32(0x88888888).view(np.int32))
+            word = word ^ (sum(1 << sign for sign in range(bits - 1, WORD, bits)) - (1 << WORD))
         high = word >> 16
-        for k in range(LEVELS):
-            place = 4 * (k % 4)
+        for k in range(self.levels):
+            place = self._where(k)
             exponent = (127 + 23 - place) << 23
-            bits = ((high if k >= 4 else word) & (15 << place)) | exponent
-            made.append(f.bitcast(bits, self.vector) - offsets[k])
+            level = (high if 2 * k >= self.levels else word) & ((1 << bits) - 1 << place)
+            made.append(f.bitcast(level | exponent, self.vector) - offsets[k])
         return made
 
     def _parameters(
         self, parameter: Parameter, panel: Value, block: Value, signed: bool = False
     ) -> list[Value]:
         """Scales or zero points for the vectors of a panel, in the order of levels; ``signed``
-        levels count from eight on, and so do their zero points.
+        levels count from their least on, and so do their zero points.
         """
         f, lanes = self.f, self.lanes
-        base = 8.0 if signed else 0.0
+        base = self.base if signed else 0.0
         if parameter.operand is None:
-            return [f.const(self.vector, parameter.number + base)] * LEVELS
+            return [f.const(self.vector, parameter.number + base)] * self.levels
         place = parameter.panel(panel, block)
         first = self.frame.operands[parameter.operand]
         if parameter.dtype.is_packed and not parameter.by_column:
-            return [f.splat(f.cast(int4_bytes.first_level(f, first, signed), F32), lanes)] * LEVELS
+            return [
+                f.splat(f.cast(weight_only_bytes.first_level(f, first, signed), F32), lanes)
+            ] * self.levels
         if parameter.dtype.is_packed:
             word = f.load(f.element(first, place * lanes, I32), I32.times(lanes))
-            return self._levels(word, signed, [self._bias(k) for k in range(LEVELS)])
+            return self._levels(word, signed, [self._bias(k) for k in range(self.levels)])
         memory = memory_of(parameter.dtype)
         if not parameter.by_column:
             at = f.element(first, block if parameter.by_block else 0, memory)
             one = self._number(f.load(at, memory), parameter.dtype)
-            return [f.splat(one, lanes) + base if base else f.splat(one, lanes)] * LEVELS
+            return [f.splat(one, lanes) + base if base else f.splat(one, lanes)] * self.levels
         start = f.element(first, place * self.width, memory)
         wide = memory.times(lanes)
-        places = (f.element(start, i * lanes, memory) for i in range(LEVELS))
+        places = (f.element(start, i * lanes, memory) for i in range(self.levels))
         vectors = [self._number(f.load(place, wide), parameter.dtype) for place in places]
         found = deinterleaved(f, vectors)
         return [v + base for v in found] if base else found
@@ -296,11 +313,11 @@ class _Writer:
         """Brings sums into the order of columns, and writes the results."""
         f, tile = self.f, self.tile
         with f.loop(0, count) as row:
-            places = [self._place(k, row.index) for k in range(LEVELS)]
+            places = [self._place(k, row.index) for k in range(self.levels)]
             vectors = interleaved(f, [f.load(place, self.vector) for place in places])
             for place, vector in zip(places, vectors, strict=True):
                 f.store(vector, place)
-        for part in range(LEVELS // tile.vectors):
+        for part in range(self.levels // tile.vectors):
             column = panel * self.width + part * tile.columns
             there = f.intrinsic("smin", self.problem.columns - column, tile.columns)
             sums = f.element(self.sums, part * self.part, F32)

@@ -1,4 +1,4 @@
-"""Products with weights of four bits and rows rounded to bytes on the cpu."""
+"""Products with weights of four bits and of eight, and rows rounded to bytes, on the cpu."""
 
 from __future__ import annotations
 
@@ -19,12 +19,18 @@ from migx.shape import I4
 from migx.target import Asked, get_target
 from migx.targets.cpu import jit
 from migx.targets.cpu.kernel import Kernel
-from migx.targets.cpu.kernels import int4_bytes
-from migx.targets.cpu.kernels.int4 import kernel_for
+from migx.targets.cpu.kernels import weight_only_bytes
+from migx.targets.cpu.kernels.weight_only import kernel_for
 from migx.targets.cpu.machine import Machine, host
 from migx.testing.oracles import Trial, Violation, expect_same, run_on_ref
 from tests.targets.cpu.alone import parsed, problem, produced
-from tests.targets.cpu.test_int4 import SIZES_OF_BLOCKS, literal, product, whole_blocks
+from tests.targets.cpu.test_weight_only import (
+    BITS,
+    SIZES_OF_BLOCKS,
+    product,
+    unblocked,
+    whole_blocks,
+)
 
 PASSES = "fuse_int4,quantize_activations"
 
@@ -34,20 +40,22 @@ def rounding(*given: object, **how: object) -> Program:
     program = parsed(product(*given, **how), PASSES)  # type: ignore[arg-type]
     kernel = kernel_for(produced(program), host())
     assert kernel is not None
-    assert kernel.name == "int4 product of bytes"
+    assert kernel.name == f"int{str(how.get('weight', 'i4'))[1:]} product of bytes"
     return program
 
 
 @pytest.mark.parametrize("rows", [0, 1, 7, 70])
+@pytest.mark.parametrize("weight", ["i4", "i8"])
 @pytest.mark.parametrize(("depth", "columns"), [(100, 50), (33, 1), (700, 270)])
-def test_sizes_that_do_not_divide_tiles(rows: int, depth: int, columns: int) -> None:
-    assert not problem(kernel_for, rounding(rows, depth, columns))
+def test_sizes_that_do_not_divide_tiles(rows: int, weight: str, depth: int, columns: int) -> None:
+    assert not problem(kernel_for, rounding(rows, depth, columns, weight=weight))
 
 
 @pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("weight", ["i4", "u8"])
 @pytest.mark.parametrize("block", [8, 16, 24, 128, 1000])
-def test_blocks(rows: int, block: int) -> None:
-    assert not problem(kernel_for, rounding(rows, 260, 40, block))
+def test_blocks(rows: int, weight: str, block: int) -> None:
+    assert not problem(kernel_for, rounding(rows, 260, 40, block, weight=weight))
 
 
 @pytest.mark.parametrize("rows", [1, 7])
@@ -62,14 +70,14 @@ def test_parts_of_whole_blocks(rows: int, zero: str, depth: int, columns: int, b
 
 
 @pytest.mark.parametrize("zero", ["one", "number"])
-@pytest.mark.parametrize("weight", ["i4", "u4"])
+@pytest.mark.parametrize("weight", BITS)
 def test_one_packed_zero_point_for_all(zero: str, weight: str) -> None:
     for rows in (1, 9):
         assert not problem(kernel_for, rounding(rows, 70, 150, weight=weight, zero=zero))
 
 
 @pytest.mark.parametrize("zero", ["", "3", "packed", "bytes"])
-@pytest.mark.parametrize("weight", ["i4", "u4"])
+@pytest.mark.parametrize("weight", BITS)
 @pytest.mark.parametrize("transposed", [False, True])
 def test_zero_points(zero: str, weight: str, transposed: bool) -> None:
     program = rounding(
@@ -79,23 +87,16 @@ def test_zero_points(zero: str, weight: str, transposed: bool) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 9])
+@pytest.mark.parametrize("weight", ["i4", "u8"])
 @pytest.mark.parametrize("dtype", ["f16", "bf16"])
-def test_narrow_floats(rows: int, dtype: str) -> None:
-    assert not problem(kernel_for, rounding(rows, 90, 60, scale=dtype))
+def test_narrow_floats(rows: int, weight: str, dtype: str) -> None:
+    assert not problem(kernel_for, rounding(rows, 90, 60, weight=weight, scale=dtype))
 
 
-def test_a_scale_for_each_column() -> None:
-    text = f"""
-module main(x: f32[n, 90]) {{
-  %0 = {literal("w", "i4", 90, 60)}
-  %1 = {literal("s", "f32", 60)}
-  %2 = unpack_int4(%0)
-  %3 = dequantizelinear(%2, %1) {{axis=1}}
-  %4 = dot(x, %3)
-  return %4
-}}
-"""
-    program = parsed(text, PASSES)
+@pytest.mark.parametrize("weight", ["i4", "i8"])
+def test_a_scale_for_each_column(weight: str) -> None:
+    program = parsed(unblocked(weight, "60"), PASSES)
+    assert produced(program).modules[0].outputs[0].inputs[0].name == "dequantizelinear"
     for rows in (0, 1, 5):
         assert not problem(kernel_for, program, {"n": rows})
 
@@ -118,20 +119,22 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("rows", [1, 8])
+@pytest.mark.parametrize("weight", ["i4", "i8", "u8"])
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_machines_give_the_same(name: str, rows: int) -> None:
+def test_other_machines_give_the_same(name: str, weight: str, rows: int) -> None:
     def kernel(at: Instruction, _: Machine) -> Kernel | None:
         return kernel_for(at, OTHERS[name])
 
-    assert not problem(kernel, rounding(rows, 90, 70, zero="packed"))
+    assert not problem(kernel, rounding(rows, 90, 70, weight=weight, zero="packed"))
 
 
+@pytest.mark.parametrize("weight", ["i4", "i8", "u8"])
 @pytest.mark.parametrize("features", [{"neon"}, {"neon", "dotprod"}, {"neon", "dotprod", "i8mm"}])
-def test_texts_for_arm_compile(features: set[str]) -> None:
+def test_texts_for_arm_compile(features: set[str], weight: str) -> None:
     machine = replace(
         host(), features=frozenset(features), vector_bytes=16, registers=32, masks=False
     )
-    kernel = kernel_for(produced(rounding("n", 70, 50, zero="packed")), machine)
+    kernel = kernel_for(produced(rounding("n", 70, 50, weight=weight, zero="packed")), machine)
     assert kernel is not None
     assert "dotprod" in features or jit.compiled(kernel.text)
 
@@ -143,15 +146,15 @@ def test_other_roundings_are_found_out(
     name: str, value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = rounding(2, 96, 70)
-    monkeypatch.setattr(int4_bytes, name, value)
+    monkeypatch.setattr(weight_only_bytes, name, value)
     assert problem(kernel_for, program)
 
 
 def test_wrong_zero_points_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     program = rounding(2, 96, 70, zero="3")
-    begun = int4_bytes.Writer._begun
+    begun = weight_only_bytes.Writer._begun
     monkeypatch.setattr(
-        int4_bytes.Writer,
+        weight_only_bytes.Writer,
         "_begun",
         lambda self, panel, row, block, *rest: begun(self, panel, row, block // 2, *rest),
     )
@@ -169,7 +172,7 @@ def test_elements_that_are_zero_small_or_none() -> None:
     x[7] *= np.float32(1e36)
     results = []
     for target in ("cpu", "ref"):
-        program.compile(target, int4_activations="int8")
+        program.compile(target, activations="int8")
         results.append(program.eval({"x": x})[0])
     got, wanted = results
     assert np.isnan(wanted[2:4]).all()
@@ -185,7 +188,7 @@ def test_a_program_is_run_so_where_it_is_asked_for(tmp_path: Path) -> None:
     program = migx.parse(product("n", 64, 256), draw_missing=1)
     x = {"x": np.random.default_rng(0).standard_normal((3, 64)).astype(np.float32)}
     exact = program.compile("cpu").eval(x)[0]
-    got = program.compile("cpu", int4_activations="int8").eval(x)[0]
+    got = program.compile("cpu", activations="int8").eval(x)[0]
     assert program.executable.fallbacks() == []
     assert 1e-4 < np.abs(got - exact).max() / np.abs(exact).max() < 0.02
     migx.save(program, tmp_path / "small.mxr")
@@ -199,7 +202,7 @@ def test_targets_keep_within_what_the_pass_states(target: str, dtype: str) -> No
     x = np.random.default_rng(0).standard_normal((4, 100))
     x[1, ::2] *= 100
     inputs = {"x": Argument.of(x.astype({"f32": "f", "f16": "e"}[dtype]))}
-    Trial(migx.parse(text, draw_missing=1), inputs).target(target, int4_activations="int8")
+    Trial(migx.parse(text, draw_missing=1), inputs).target(target, activations="int8")
 
 
 def test_rounding_is_within_half_a_step_and_coarser_is_not() -> None:
@@ -224,13 +227,13 @@ def test_rounding_is_within_half_a_step_and_coarser_is_not() -> None:
 @pytest.mark.parametrize(
     ("target", "options", "message"),
     [
-        ("cpu", {"int4_activations": "int4"}, "int4_activations is 'float' or 'int8', not 'int4'"),
+        ("cpu", {"activations": "int4"}, "activations is 'float' or 'int8', not 'int4'"),
         (
             "cpu",
-            {"int4_activations": "int8", "passes": "fuse_int4"},
+            {"activations": "int8", "passes": "fuse_int4"},
             "put quantize_activations behind fuse_int4",
         ),
-        ("gpu", {"int4_activations": "int8"}, "target gpu has no int4_activations but float"),
+        ("gpu", {"activations": "int8"}, "target gpu has no activations but float"),
     ],
 )
 def test_what_cannot_be_is_refused(target: str, options: Asked, message: str) -> None:

@@ -1,15 +1,15 @@
-"""What a group tagged ``int4_gemm`` computes: which of its inputs are the rows, the packed weights,
-the scales and the zero points, and in which formats a kernel reads them.
+"""What a product with weights in four bits or eight computes: which of the inputs of its group are
+the rows, the weights, the scales and the zero points, and in which formats a kernel reads them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from migx.dim import Extent, bounds
-from migx.fusion.kernels import FusedKernel, epilogue
+from migx.fusion.kernels import FusedKernel, core_of, epilogue
 from migx.fusion.outlining import source, viewed
 from migx.ir import Instruction
 from migx.ops.builtin import Literal
@@ -19,12 +19,14 @@ from migx.ops.packing import FLAT, UnpackInt4
 from migx.ops.pointwise import Convert, Mul, Sub
 from migx.ops.quantization import DequantizeLinear, QuantizeLinear
 from migx.ops.scales import ChooseScales
-from migx.shape import I4, I8, DType, Shape, row_major
+from migx.shape import I8, DType, Shape, row_major
 from migx.targets.cpu.emit import Value
 from migx.targets.cpu.kernel import behind
 
-GROUP = 8
-"""Places of the depth that a lane of packed weights has, where rows are rounded."""
+TAGS = ("int4_gemm", "gemm_epilogue")
+"""The tags of groups that may hold such a product."""
+WORD = 32
+"""Bits of a lane of weights: where rows are rounded, those of as many places of the depth."""
 MOST_PLACES = 2**31 // (128 * 255)
 """As many products of a byte and a level less its zero point are summed in 32 bits."""
 
@@ -50,7 +52,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Problem:
-    """A product of rows with unpacked weights, and what is done to its elements.
+    """A product of rows with weights of so many ``bits``, and what is done to its elements.
 
     ``left`` and ``weight`` are numbers of inputs; ``steps`` those from row to row and from place to
     place of the left one. Of ``stored`` places of each column the first ``depth`` are multiplied,
@@ -63,6 +65,7 @@ class Problem:
     steps: tuple[Extent, Extent]
     weight: int
     format: str
+    bits: int
     signed: bool
     rows: Extent
     columns: int
@@ -86,6 +89,11 @@ class Problem:
         return height, block
 
     @property
+    def group(self) -> int:
+        """The places of the depth that a lane of weights has, where rows are rounded."""
+        return WORD // self.bits
+
+    @property
     def formats(self) -> tuple[tuple[int, str], ...]:
         """The inputs that are read in a format, and which."""
         wanted = {self.weight: self.format}
@@ -95,17 +103,15 @@ class Problem:
         return tuple(wanted.items())
 
 
-def described(
-    at: Instruction, widths: Sequence[int], widths_of_rounded: Sequence[int]
-) -> Problem | None:
+def described(at: Instruction, widths: Callable[[int, bool], Sequence[int]]) -> Problem | None:
     """The product a group computes, its weights in panels of the least of some widths that holds
-    all columns, or of the last; of others where rows are rounded. None for other forms.
+    all columns, or of the last: of those for so many bits, and rows that are rounded or not. None
+    for other forms.
     """
-    (module,) = at.modules
-    inputs = list(module.parameters.values())
-    dot = next((v for v in module if type(v.op) is Dot), None)
-    if dot is None or not _is_floating(dot.shape.dtype):
+    dot = core_of(at, (Dot,), TAGS)
+    if dot is None or dot is at or not _is_floating(dot.shape.dtype):
         return None
+    inputs = list(at.modules[0].parameters.values())
     rounds = rounded(dot.inputs[0])
     given_left = dot.inputs[0] if rounds is None else rounds[0]
     if given_left not in inputs:
@@ -116,9 +122,10 @@ def described(
     if lines is None or not _is_floating(x.dtype):
         return None
     columns = bounds(dot.shape.dims[-1])[1]
-    known = widths if rounds is None else widths_of_rounded
+    bits = 4 if any(type(v.op) is UnpackInt4 for v in at.modules[0]) else 8
+    known = widths(bits, rounds is not None)
     width = next((w for w in known if columns <= w), known[-1])
-    of_group = _Group(at, inputs, width, 0 if rounds is None else GROUP)
+    of_group = _Group(at, inputs, bits, width, 0 if rounds is None else WORD // bits)
     right = _scaled(of_group, dot.inputs[1]) or _shifted(of_group, dot.inputs[1])
     if right is None:
         return None
@@ -126,20 +133,26 @@ def described(
     rest = epilogue(at, dot, right.columns)
     if rest is None:
         return None
-    if rounds is not None and (right.zero.dtype.is_float or not _fits(rounds[1], block, depth)):
+    if rounds is not None and (
+        right.zero.dtype.is_float or not _fits(of_group, rounds[1], block, depth)
+    ):
         return None
     packed, form = right.packed, right.form
-    given = (left, x.dtype, lines[1], inputs.index(packed), form.name, packed.shape.dtype is I4)
+    signed = packed.shape.dtype.kind == "int"
+    given = (left, x.dtype, lines[1], inputs.index(packed), form.name, bits, signed)
     sizes = (lines[0], right.columns, depth, form.stored, block)
     return Problem(*given, *sizes, right.scale, right.zero, rest, width, rounds is not None)
 
 
 @dataclass(frozen=True)
 class _Group:
-    """The instruction, the parameters of its module, and how panels are made."""
+    """The instruction, the parameters of its module, the bits of its weights, and how panels are
+    made.
+    """
 
     at: Instruction
     inputs: Sequence[Instruction]
+    bits: int
     width: int
     group: int
 
@@ -149,6 +162,14 @@ class _Group:
             return None
         number = self.inputs.index(value)
         return number if _is_constant(self.at.inputs[number]) else None
+
+    def levels(self, shown: Instruction) -> Instruction | None:
+        """The integers of so many bits that a value shows, as they are stored."""
+        root = source(shown)
+        if type(root.op) is UnpackInt4 and root.op.axis == FLAT:
+            root = root.inputs[0]
+        dtype = root.shape.dtype
+        return root if dtype.is_integer and dtype.bits == self.bits else None
 
 
 @dataclass(frozen=True)
@@ -168,11 +189,10 @@ def _scaled(of: _Group, right: Instruction) -> _Right | None:
     linear = source(right)
     if not isinstance(linear.op, DequantizeLinear):
         return None
-    axes, weight = _axes(linear, right), source(linear.inputs[0])
-    if axes is None or not isinstance(weight.op, UnpackInt4) or weight.op.axis != FLAT:
+    axes, packed = _axes(linear, right), of.levels(linear.inputs[0])
+    if axes is None or packed is None:
         return None
     depth, columns = int(right.shape.dims[-2]), int(linear.shape.dims[axes[1]])
-    packed = weight.inputs[0]
     form = _format(of, packed, linear.inputs[0], axes, of.group)
     scale = _parameter(of, linear, 1, axes)
     zero = _parameter(of, linear, 2, axes)
@@ -194,23 +214,22 @@ def _shifted(of: _Group, right: Instruction) -> _Right | None:
         start = shifted if shifting is None else source(shifted.inputs[0])
         if type(start.op) is not Convert or not _is_floating(start.shape.dtype):
             continue
-        weight = source(start.inputs[0])
-        if isinstance(weight.op, UnpackInt4) and weight.op.axis == FLAT:
+        packed = of.levels(start.inputs[0])
+        if packed is not None:
             chain = (levels, *shifted.inputs[:1], *start.inputs)
             ordered = all(v.shape.standard and lies_at_the_start(v) for v in chain)
-            return _in_order(of, right, weight, scaling, shifting) if ordered else None
+            return _in_order(of, right, packed, scaling, shifting) if ordered else None
     return None
 
 
 def _in_order(
     of: _Group,
     right: Instruction,
-    weight: Instruction,
+    packed: Instruction,
     scaling: Instruction,
     shifting: Instruction | None,
 ) -> _Right | None:
     """The matrix of levels that are shifted and scaled in the order of their storage."""
-    packed = weight.inputs[0]
     if packed.shape.rank != 2 or of.operand(packed) is None or not _is_one_matrix(right):
         return None
     axis = _shown(right, packed.shape.dims, (0, 1), 1)
@@ -218,7 +237,7 @@ def _in_order(
         return None
     columns, stored = (int(d) for d in packed.shape.dims)
     scale = _of_neighbours(of, scaling, columns)
-    zero: Parameter | None = Parameter(weight.shape.dtype)
+    zero: Parameter | None = Parameter(packed.shape.dtype)
     if shifting is not None:
         zero = _of_neighbours(of, shifting, columns)
     if scale is None or zero is None:
@@ -255,11 +274,11 @@ def _of_neighbours(of: _Group, shown: Instruction, columns: int) -> Parameter | 
     return Parameter(dtype, 0.0, operand, _name("b", of.width, 0), True, True, blocks)
 
 
-def _fits(rounded_by: int, block: int, depth: int) -> bool:
+def _fits(of: _Group, rounded_by: int, block: int, depth: int) -> bool:
     """Whether rows that are rounded in blocks of a size fit those of the weight, and their sums of
     products fit into 32 bits.
     """
-    return rounded_by == block <= MOST_PLACES and (block % GROUP == 0 or block == depth)
+    return rounded_by == block <= MOST_PLACES and (block % of.group == 0 or block == depth)
 
 
 def rounded(value: Instruction) -> tuple[Instruction, int] | None:

@@ -1,4 +1,4 @@
-"""Products with weights of four bits on the cpu: blocks, zero points, types and sizes."""
+"""Products with weights of four, eight and sixteen bits on the cpu: blocks, zero points, types."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import pytest
 import migx
 from migx.targets.cpu import jit
 from migx.targets.cpu.executable import CpuExecutable
-from migx.targets.cpu.kernels.int4 import kernel_for
+from migx.targets.cpu.kernels import gemm
+from migx.targets.cpu.kernels.weight_only import kernel_for
 from migx.targets.cpu.machine import Machine, host
 from tests.targets.cpu.alone import parsed, problem, produced
 
+BITS = ("i4", "u4", "i8", "u8")
 SIZES = {"f32": 4, "f16": 2, "bf16": 2, "i8": 1, "u8": 1}
 
 
@@ -36,24 +38,23 @@ def product(
     transposed: bool = False,
     after: str = "return %9",
 ) -> str:
-    """A dot with unpacked weights; their zero points are ``packed``, a packed vector of ``one`` or
-    a packed ``number`` for all, ``bytes``, or a number that is known.
+    """A dot with unpacked weights; their zero points are ``packed`` as the weights are, such a
+    vector of ``one`` or such a ``number`` for all, ``bytes``, or a number that is known.
     """
-    blocks, signed = -(-depth // block), "i8" if weight == "i4" else "u8"
+    blocks, signed, packed = -(-depth // block), weight.replace("4", "8"), weight.endswith("4")
     whole, parts = (depth, columns), (blocks, columns)
     if transposed:
         whole, parts = whole[::-1], parts[::-1]
-    unpacked = f"unpack_int4(%1) : {signed}[{whole[0]}, {whole[1]}]"
     lines = [f"%1 = {literal('w', weight, *whole)}", f"%2 = {literal('s', scale, *parts)}"]
-    lines.append(f"%3 = {unpacked}")
-    given = ["%3", "%2"]
-    if zero == "packed":
-        lines += [f"%4 = {literal('z', weight, *parts)}", "%5 = unpack_int4(%4)"]
-        given.append("%5")
-    elif zero in ("one", "number"):
-        one = literal("z", weight, *((1,) if zero == "one" else ()))
-        lines += [f"%4 = {one}", "%5 = unpack_int4(%4)"]
-        given.append("%5")
+    given = ["%3" if packed else "%1", "%2"]
+    if packed:
+        lines.append("%3 = unpack_int4(%1)")
+    if zero in ("packed", "one", "number"):
+        dims = {"packed": parts, "one": (1,), "number": ()}[zero]
+        lines.append(f"%4 = {literal('z', weight, *dims)}")
+        given.append("%5" if packed else "%4")
+        if packed:
+            lines.append("%5 = unpack_int4(%4)")
     elif zero == "bytes":
         lines.append(f"%5 = {literal('z', signed, *parts)}")
         given.append("%5")
@@ -83,15 +84,19 @@ def _numbered(lines: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 7, 70])
+@pytest.mark.parametrize("weight", ["i4", "i8"])
 @pytest.mark.parametrize(("depth", "columns"), [(32, 128), (100, 50), (33, 1), (700, 270)])
-def test_sizes_that_do_not_divide_tiles(rows: int, depth: int, columns: int) -> None:
-    assert not problem(kernel_for, parsed(product(rows, depth, columns), "fuse_int4"))
+def test_sizes_that_do_not_divide_tiles(rows: int, weight: str, depth: int, columns: int) -> None:
+    text = product(rows, depth, columns, weight=weight)
+    assert not problem(kernel_for, parsed(text, "fuse_int4"))
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize("block", [1, 5, 16, 128, 1000])
-def test_blocks(rows: int, block: int) -> None:
-    assert not problem(kernel_for, parsed(product(rows, 260, 40, block), "fuse_int4"))
+@pytest.mark.parametrize("weight", ["i4", "u8"])
+@pytest.mark.parametrize("block", [1, 5, 16, 128, 256, 300, 512, 1000])
+def test_blocks(rows: int, weight: str, block: int) -> None:
+    text = product(rows, 700, 40, block, weight=weight)
+    assert not problem(kernel_for, parsed(text, "fuse_int4"))
 
 
 def whole_blocks(
@@ -196,7 +201,7 @@ def test_a_batch_of_one(rows: int, leading: int) -> None:
 @pytest.mark.parametrize("zero", ["", "packed", "bytes"])
 @pytest.mark.parametrize(("depth", "block"), [(1, 1), (32, 32)])
 def test_one_column(zero: str, depth: int, block: int) -> None:
-    for weight in ("i4", "u4"):
+    for weight in BITS if depth > 1 else BITS[:2]:  # a byte by itself is a number inside
         text = product("n", depth, 1, block, weight=weight, zero=zero)
         program = parsed(text, "fuse_int4")
         for rows in (1, 4):
@@ -205,7 +210,7 @@ def test_one_column(zero: str, depth: int, block: int) -> None:
 
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("zero", ["", "3", "packed", "bytes"])
-@pytest.mark.parametrize("weight", ["i4", "u4"])
+@pytest.mark.parametrize("weight", BITS)
 @pytest.mark.parametrize("transposed", [False, True])
 def test_zero_points(rows: int, zero: str, weight: str, transposed: bool) -> None:
     text = product(rows, 70, 150, weight=weight, zero=zero, transposed=transposed)
@@ -213,7 +218,7 @@ def test_zero_points(rows: int, zero: str, weight: str, transposed: bool) -> Non
 
 
 @pytest.mark.parametrize("zero", ["one", "number"])
-@pytest.mark.parametrize("weight", ["i4", "u4"])
+@pytest.mark.parametrize("weight", BITS)
 def test_one_packed_zero_point_for_all(zero: str, weight: str) -> None:
     for rows in (1, 3):
         program = parsed(product(rows, 70, 150, weight=weight, zero=zero), "fuse_int4")
@@ -221,31 +226,42 @@ def test_one_packed_zero_point_for_all(zero: str, weight: str) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 9])
+@pytest.mark.parametrize("weight", ["i4", "i8"])
 @pytest.mark.parametrize("dtype", ["f16", "bf16"])
-def test_narrow_floats(rows: int, dtype: str) -> None:
-    assert not problem(kernel_for, parsed(product(rows, 90, 60, scale=dtype), "fuse_int4"))
+def test_narrow_floats(rows: int, weight: str, dtype: str) -> None:
+    text = product(rows, 90, 60, weight=weight, scale=dtype)
+    assert not problem(kernel_for, parsed(text, "fuse_int4"))
 
 
-@pytest.mark.parametrize("axis", [0, 1])
-def test_scales_that_are_no_blocks(axis: int) -> None:
-    count = (90, 60)[axis]
+def unblocked(weight: str, dims: str) -> str:
+    """A product whose scales have these dims: one for all, or for each place on an axis."""
     text = f"""
-module main(x: f32[n, 90]) {{
-  %0 = {literal("w", "i4", 90, 60)}
-  %1 = {literal("s", "f32", count)}
-  %2 = unpack_int4(%0)
-  %3 = dequantizelinear(%2, %1) {{axis={axis}}}
+module main(x: f32[n, 300]) {{
+  %0 = {literal("w", weight, 300, 60)}
+  %1 = {literal("s", "f32", *map(int, dims.split()))}
+  %2 = UNPACK
+  %3 = dequantizelinear(%2, %1) {{axis={0 if dims == "300" else 1}}}
   %4 = dot(x, %3)
   return %4
 }}
 """
-    program = parsed(text, "fuse_int4")
+    unpack = "unpack_int4(%0)" if weight == "i4" else "transpose(%0) {permutation=(0, 1)}"
+    return text.replace("UNPACK", unpack)
+
+
+@pytest.mark.parametrize("weight", ["i4", "u8"])
+@pytest.mark.parametrize("dims", ["", "300", "60"])
+def test_scales_that_are_no_blocks(weight: str, dims: str) -> None:
+    program = parsed(unblocked(weight, dims), "fuse_int4")
     for rows in (0, 1, 5):
         assert not problem(kernel_for, program, {"n": rows})
 
 
-def test_what_follows_is_done_with_it() -> None:
-    text = product("n", 64, 200, after="%10 = sigmoid(%9)\n%11 = mul(%9, %10)\nreturn %11")
+@pytest.mark.parametrize("weight", ["i4", "i8"])
+def test_what_follows_is_done_with_it(weight: str) -> None:
+    text = product(
+        "n", 64, 200, weight=weight, after="%10 = sigmoid(%9)\n%11 = mul(%9, %10)\nreturn %11"
+    )
     program = parsed(text, "fuse_int4,fuse_pointwise,fuse_epilogue")
     assert produced(program).name == "group"
     for rows in (1, 4):
@@ -277,15 +293,19 @@ def test_narrow_weights_are_padded_to_few_columns(columns: int) -> None:
         assert not problem(kernel_for, parsed(text, "fuse_int4"), {"n": rows})
 
 
+@pytest.mark.parametrize("weight", ["i4", "i8"])
 @pytest.mark.parametrize(
     ("features", "width", "registers"), [(set(), 32, 16), ({"neon"}, 16, 32), (set(), 16, 16)]
 )
-def test_texts_for_other_machines_compile(features: set[str], width: int, registers: int) -> None:
+def test_texts_for_other_machines_compile(
+    features: set[str], width: int, registers: int, weight: str
+) -> None:
     machine = replace(
         host(), features=frozenset(features), vector_bytes=width, registers=registers, masks=False
     )
     assert isinstance(machine, Machine)
-    kernel = kernel_for(produced(parsed(product("n", 70, 50, zero="packed"), "fuse_int4")), machine)
+    text = product("n", 70, 50, weight=weight, zero="packed")
+    kernel = kernel_for(produced(parsed(text, "fuse_int4")), machine)
     assert kernel is not None
     assert jit.compiled(kernel.text)
 
@@ -341,3 +361,20 @@ def test_rows_that_lie_apart_are_brought_together(read: str, batch: str) -> None
     assert not made.fallbacks()
     bound = 64 * float(np.finfo(np.float32).eps) * float(np.abs(expected).max())
     np.testing.assert_allclose(program.eval(x)[0], expected, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5, 70])
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_floats_of_16_bits_are_read_as_they_are(rows: int, dtype: str, transposed: bool) -> None:
+    dims = (50, 90) if transposed else (90, 50)
+    lines = [f"%0 = {literal('w', dtype, *dims)}", "%1 = convert(%0) {to=f32}"]
+    if transposed:
+        lines.append("%2 = transpose(%1) {permutation=(1, 0)}")
+    lines += [f"%3 = dot(x, %{2 if transposed else 1})", "%4 = sigmoid(%3)", "return %4"]
+    text = "\n  ".join(_numbered(lines))
+    program = parsed(f"\nmodule main(x: f32[n, 90]) {{\n  {text}\n}}\n", "fuse_int4,fuse_epilogue")
+    kernel = gemm.kernel_for(produced(program), host())
+    assert kernel is not None
+    assert [layout[:2] for _, layout in kernel.formats] == ["Ab" if transposed else "Ba"]
+    assert not problem(gemm.kernel_for, program, {"n": rows})

@@ -1,19 +1,19 @@
-"""Kernels of products with weights of four bits and rows rounded to bytes: groups tagged
-``int4_gemm`` in which ``quantize_activations`` has said that they may be.
+"""Kernels of products with constant weights in four bits or eight and rows rounded to bytes: groups
+in which ``quantize_activations`` has said that they may be.
 
 Rows are rounded first, once for all that this call computes of them: each block of neighbours gets
 the scale that ``choose_scales`` gives it, and becomes bytes. Then the products of a block are whole
-numbers: levels from 0 to 15 times bytes, four to a lane of 32 bits. A zero point is what the sum of
+numbers: levels times bytes, four to a lane of 32 bits. A zero point is what the sum of
 the block's bytes is multiplied by, and taken off before anything is scaled; after it come the two
 scales, and the sum over the blocks in f32.
 
-**Why it is fast.** Weights are read in panels of a few vectors of columns; of eight places of the
-depth, a vector holds the even ones in the lower halves of its bytes and the odd ones in the upper,
-so a load and three bitwise operations make two vectors of bytes, ready to be multiplied. Each is
-multiplied and summed by one instruction, for four places of the depth at once: a fifth of what f32
-takes. What is multiplied with is four bytes of the row, which lie side by side since the rounding
-has put even places before odd ones. For one row that leaves memory as the limit; more rows share
-what was made of the weights in registers.
+**Why it is fast.** Weights are read in panels of a few vectors of columns. In eight bits a vector
+has four places of the depth, ready to be multiplied; in four bits eight, the even ones in the lower
+halves of its bytes and the odd ones in the upper, so a load and three bitwise operations make two
+vectors of bytes. Each is multiplied and summed by one instruction, for four places of the depth at
+once: a fifth of what f32 takes. What is multiplied with is four bytes of the row, which lie side by
+side since the rounding has put even places before odd ones. For one row that leaves memory as the
+limit; more rows share what was made of the weights in registers.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from migx.ir import Instruction
 from migx.ops.quantization import limits
 from migx.shape import I8 as BYTE
 from migx.targets.cpu import elements
-from migx.targets.cpu.dot4 import dot4, flips
+from migx.targets.cpu.dot4 import FLIP, dot4, flips
 from migx.targets.cpu.emit import F32, I8, I32, Function, Value
 from migx.targets.cpu.epilogue import Block, Epilogue
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of
-from migx.targets.cpu.kernels.int4_forms import GROUP, Problem
+from migx.targets.cpu.kernels.weight_only_forms import WORD, Problem
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.tile import Matrix, Tile, multiplied_and_added
 
@@ -50,7 +50,9 @@ MAGIC = 1.5 * 2**23
 """A float to which a small one is added to be rounded: the lower bits are then a whole number."""
 MAGIC_BITS = 0x4B400000
 LEAST, MOST = limits(BYTE)
-FLIP = -0x77777778
+ORDER = {4: (0, 2, 4, 6, 1, 3, 5, 7), 8: range(4)}
+"""The places of a lane of weights, by their bits, in the order in which they are multiplied."""
+SIGNS = -0x77777778
 """As i32: the upper bit of each of eight levels."""
 
 
@@ -75,20 +77,22 @@ class Writer:
         self.f = self.frame.function
         lanes = machine.lanes(F32)
         self.lanes, self.vector, self.integers = lanes, F32.times(lanes), I32.times(lanes)
-        self.wide = max(lanes, GROUP)
+        self.group = problem.group
+        self.wide = max(lanes, self.group)
         self.even = problem.block % self.wide == 0 and problem.depth % problem.block == 0
-        self.depth = -(-problem.depth // GROUP) * GROUP
+        self.depth = -(-problem.depth // self.group) * self.group
         self.blocks = -(-problem.depth // problem.block)
         fitting = min(ROWS, machine.l2 // 4 // self.depth)
         height, block = problem.heights((machine.registers - 6) // (2 * TOGETHER), fitting)
         self.width = problem.width
         self.tile = Tile(height, self.width // lanes, lanes, block, self.depth, F32)
         self.epilogue = Epilogue(self.frame, problem.epilogue, self.tile, problem.columns)
-        self.base = 8 if problem.signed else 0
+        # What levels are multiplied as; those of four bits are under 128, and the same as both.
+        self.signs = (flips(machine, lanes, (False, True)), True)
+        self.turned = problem.signed != (problem.bits == 8 and self.signs[0])
+        self.base = (1 << problem.bits - 1) * (1 if problem.signed else -1) * self.turned
         zero = problem.zero
         self.plain_zero = int(zero.number) + self.base if zero.operand is None else None
-        # Levels are under 128: they are the same whether they count as signed or not.
-        self.signs = (flips(machine, lanes, (False, True)), True)
 
     def kernel(self) -> Kernel:
         """The whole of it."""
@@ -108,7 +112,7 @@ class Writer:
             with f.loop(first, f.minimum(first + share, panels)) as panel:
                 self._panel(panel.index, top, count)
         return frame.finished(
-            "int4 product of bytes",
+            f"int{problem.bits} product of bytes",
             blocks * shares,
             scratch=self.scratch_bytes,
             flops=2 * problem.rows * columns * problem.depth + problem.epilogue.flops,
@@ -209,12 +213,12 @@ class Writer:
         return f.select(none, 1.0, scale), raised, f.select(none, 0.0, inverse)
 
     def _rounded(self, line: Matrix, length: Value, factors: Sequence[Value], to: Value) -> Value:
-        """Writes the bytes of a block, of eight places the even ones before the odd; their sum."""
+        """Writes the bytes of a block in the order in which levels come; their sum."""
         f, wide = self.f, self.wide
         integers = I32.times(wide)
         raised, inverse = (f.splat(factor, wide) for factor in factors)
-        room = (length + (GROUP - 1)) // GROUP * GROUP
-        order = [i + j for i in range(0, wide, GROUP) for j in (0, 2, 4, 6, 1, 3, 5, 7)]
+        room = (length + (self.group - 1)) // self.group * self.group
+        order = [i + j for i in range(0, wide, self.group) for j in ORDER[self.problem.bits]]
 
         def write(k: Value, carried: list[Value]) -> list[Value]:
             x = self._read(line, k, length) * raised * inverse
@@ -298,44 +302,45 @@ class Writer:
     ) -> list[Value]:
         """The sums of the products of one block, in whole numbers."""
         f, problem, single = self.f, self.problem, height == 1
-        size = self.width * GROUP // 2
-        panel_bytes = -(-problem.stored // GROUP) * size
+        size = self.width * WORD // 8
+        panel_bytes = -(-problem.stored // self.group) * size
         words = f.element(self.frame.operands[problem.weight], panel * panel_bytes, I8)
         groups = UNROLLED
-        while problem.block // GROUP % groups or self.depth // GROUP % groups:
+        while problem.block // self.group % groups or self.depth // self.group % groups:
             groups //= 2
-        # One row has few sums: even and odd places have their own, so that none waits for itself.
+        # One row has few sums: every other product has its own, so that none waits for itself.
         carried = begun + [f.const(self.integers, 0)] * (len(begun) if single else 0)
-        with f.loop(*depth, GROUP * groups, carry=carried) as k:
+        with f.loop(*depth, self.group * groups, carry=carried) as k:
             sums = list(k.carried)
             for group in range(groups):
-                at = k.index + group * GROUP
-                line = f.element(words, at // GROUP * size, I8)
+                at = k.index + group * self.group
+                line = f.element(words, at // self.group * size, I8)
                 lines = [f.element(line, j * 4 * self.lanes, I8) for j in part]
                 if single:
                     for each in lines:
                         f.prefetch(f.element(each, AHEAD, I8))
                 levels = [self._levels(f.load(each, self.integers)) for each in lines]
-                for i in range(height):
-                    to = f.element(self.bytes, (row + i) * self.depth + at, I8)
-                    for odd in (0, 1):
-                        four = f.splat(f.load(f.element(to, odd * 4, I8), I32, align=4), self.lanes)
-                        for j, pair in enumerate(levels):
-                            number = i * len(part) + j + (len(begun) if single and odd else 0)
-                            sums[number] = dot4(
-                                f, self.machine, sums[number], pair[odd], four, signed=self.signs
-                            )
+                for number, fours in enumerate(zip(*levels, strict=True)):
+                    second = single and (group * len(levels[0]) + number) % 2
+                    of_row = len(begun) if second else 0
+                    for i in range(height):
+                        to = f.element(self.bytes, (row + i) * self.depth + at + number * 4, I8)
+                        x = f.splat(f.load(to, I32, align=4), self.lanes)
+                        for s, w in enumerate(fours, of_row + i * len(part)):
+                            sums[s] = dot4(f, self.machine, sums[s], w, x, signed=self.signs)
             k.carry(*sums)
         found = k.carried
         if single:
             return [a + b for a, b in zip(found[: len(begun)], found[len(begun) :], strict=True)]
         return found
 
-    def _levels(self, word: Value) -> tuple[Value, Value]:
-        """The levels of even and of odd places as bytes."""
-        if self.problem.signed:
-            word = word ^ FLIP
-        return word & 0x0F0F0F0F, (word >> 4) & 0x0F0F0F0F
+    def _levels(self, word: Value) -> Sequence[Value]:
+        """The levels in words as bytes: of four bits those of even places, and of odd ones."""
+        if self.problem.bits == 8:
+            return [word ^ FLIP if self.turned else word]
+        if self.turned:
+            word = word ^ SIGNS
+        return [word & 0x0F0F0F0F, (word >> 4) & 0x0F0F0F0F]
 
     # Scales and zero points.
 
