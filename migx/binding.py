@@ -249,6 +249,8 @@ def sizes_of(
     given_by: dict[str, str] = {}
     composed = []
     for name, declared, actual in _apart(pairs):
+        if declared.dims == actual.dims:  # numbers, as those of what is there are
+            continue
         for axis, (extent, size) in enumerate(zip(declared.dims, actual.dims, strict=True)):
             if not isinstance(extent, Dim):
                 if extent != size:

@@ -118,10 +118,9 @@ class Dim:
     @property
     def symbol(self) -> Symbol | None:
         """The symbol, where this dim is a symbol and nothing else."""
-        (monomial, coefficient), *rest = self.terms
-        if rest or coefficient != 1 or len(monomial) != 1 or not isinstance(monomial[0], Symbol):
-            return None
-        return monomial[0]
+        monomial, coefficient = self.terms[0]
+        alone = len(self.terms) == len(monomial) == coefficient == 1
+        return monomial[0] if alone and isinstance(monomial[0], Symbol) else None
 
     @property
     def atomic(self) -> bool:

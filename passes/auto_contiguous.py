@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from migx import op as operations
 from migx.dim import Extent, bounds
-from migx.fusion.kernels import described
+from migx.fusion.kernels import core_of, described
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.ops.builtin import Literal, Param, Slot
 from migx.ops.control import If, Loop, Scan
 from migx.ops.layout import Contiguous
+from migx.ops.linear import QuantDot
 from migx.planning import lies_in
 
+BYTES = ("gemm_epilogue", "gemm_quantized")
+"""The tags of groups that have products of bytes inside, which are multiplied four at a time."""
 LINE = 16
 """Elements of a line of memory: a copy pays where both sides are at least as long."""
 
@@ -21,7 +24,8 @@ class AutoContiguous(Pass):
     with ``outputs``, before what a module returns as well (MIGraphX pass of this name); with
     ``control``, before what goes into modules of control flow, and what they return; with
     ``across``, before arithmetic and reductions that would read one element of each line of memory
-    after the other, and before results that lie so in what the program is given.
+    after the other, before products of bytes whose rows lie so, and before results that lie so in
+    what the program is given.
     """
 
     outputs: bool = False
@@ -52,6 +56,11 @@ def _read_across(at: Instruction) -> set[int]:
     if at.op.name == "@return":
         given = (Param, Literal, Slot)
         return {i for i, v in enumerate(at.inputs) if isinstance(lies_in(v)[0].op, given)}
+    if (dot := core_of(at, (QuantDot,), BYTES)) is not None:
+        rows = dot.inputs[0] if dot is at else _given(at, dot.inputs[0])
+        if rows is None or rows.shape.true_strides[-1] == 1:
+            return set()
+        return {i for i, v in enumerate(at.inputs) if v is rows}
     copies = operations.traits(at.op).view is not None or isinstance(at.op, Contiguous)
     fused = None if copies else described(at)
     if fused is None or not fused.dims:
@@ -66,6 +75,12 @@ def _read_across(at: Instruction) -> set[int]:
             s == 1 and _is_long(d, last) for d, s in zip(fused.dims, access.strides, strict=True)
         )
     }
+
+
+def _given(at: Instruction, inner: Instruction) -> Instruction | None:
+    """The input that a parameter of an instruction's module stands for; None for another value."""
+    pairs = zip(at.modules[0].parameters.values(), at.inputs, strict=True)
+    return next((value for parameter, value in pairs if parameter is inner), None)
 
 
 def _is_long(*extents: Extent) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from migx.dim import bounds, product
 from migx.fusion.outlining import Bundle, Outlining, only_reader
 from migx.ir import Instruction, Module
 from migx.ops._windows import joined
@@ -12,6 +13,8 @@ from migx.ops.quantization import QuantizeLinear
 from migx.passes.fuse_pointwise import dims_of, is_by_element
 from migx.weights import is_constant
 
+SMALL = 100
+"""Elements of the kernels of channels by themselves that are asked to know padding."""
 TAGS = {"quant_dot": "gemm_quantized", "quant_convolution": "conv_quantized"}
 """The tag of the group of each kind of product."""
 
@@ -38,10 +41,16 @@ class FuseQuantized(Outlining):
 
 
 def _padding(at: Instruction, known: dict[Instruction, bool]) -> list[Instruction]:
-    """What pads the image of a convolution alone, whose channels all meet constant weights."""
+    """What pads the image of a convolution alone, whose channels all meet constant weights, or each
+    a small kernel of its own in a plane.
+    """
     image, weights = at.inputs
     op = at.op
-    if not isinstance(op, QuantConvolution) or op.group != 1 or not is_constant(weights, known):
+    if not isinstance(op, QuantConvolution) or not is_constant(weights, known):
+        return []
+    _, channels, *taps = weights.shape.dims
+    each = channels == 1 and len(taps) <= 2 and bounds(product(taps))[1] <= SMALL
+    if op.group != 1 and not each:
         return []
     pad = image.op
     if not isinstance(pad, Pad) or pad.mode != "constant" or only_reader(image) is not at:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
-from migx.dim import Dim, Extent, maximum, symbols
+from migx.dim import Dim, Extent, maximum, substitute, symbols
 from migx.errors import DimError, ShapeError
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
@@ -17,6 +17,7 @@ from migx.ops.pointwise import Identity
 from migx.ops.sequences import ConcatFromSequence, SequenceConstruct, SequenceInsert
 from migx.program import Program
 from migx.shape import OPTIONAL, Shape
+from migx.sizes import known_symbols
 from migx.specialise import substitute_symbols
 
 
@@ -28,12 +29,68 @@ class SimplifyLoops(Pass):
     is carried keeps its dims. So does a sequence that is empty at first and gets one more member
     each time, of the same dims, if only ``concat_from_sequence`` reads it; of no iterations that
     makes a tensor without elements.
+
+    Dims of what is carried that stay as they are at first are those; of dims that begin alike and
+    become as much more in each iteration, as those of what attention has seen in all layers, one
+    symbol is left.
     """
 
     def apply(self, module: Module, manager: PassManager) -> bool:
         loops = [at for at in module if isinstance(at.op, Loop)]
         changed = [simplified(at) for at in loops if _is_own(at)]
-        return any(changed)
+        sized = [_sized(at) for at in module if isinstance(at.op, Loop) and _is_own(at)]
+        return any((*changed, *sized))
+
+
+def _sized(at: Instruction) -> bool:
+    """Says in the whole program what dims a loop carries, where that is known."""
+    assert at.module is not None
+    if not (extents := told_sizes(at)):
+        return False
+    try:
+        substitute_symbols(at.module.program, extents)
+    except (DimError, ShapeError):  # refused, as every run will be, which says more of it
+        return False
+    return True
+
+
+def told_sizes(at: Instruction) -> dict[str, Extent]:
+    """What symbols of a loop's body, and of its results, are by other extents."""
+    dims = list(_open_dims(at))
+    stays: dict[str, Extent] = {name: start for name, start, _, _ in dims}
+    while changing := [
+        name
+        for name, start, then, _ in dims
+        if name in stays and not stays[name] == start == substitute(then, stays)
+    ]:
+        stays = {name: start for name, start in stays.items() if name not in changing}
+    found = dict(stays)
+    alike: dict[tuple[Extent, Extent], tuple[str, str | None]] = {}
+    for name, start, then, end in dims:
+        if name in stays:
+            if end is not None:
+                found.setdefault(end, start)
+            continue
+        same, after = alike.setdefault((start, then - Dim(name)), (name, end))
+        found[name] = Dim(same)
+        if end is not None and after is not None:
+            found.setdefault(end, Dim(after))
+    return {name: extent for name, extent in found.items() if extent != Dim(name)}
+
+
+def _open_dims(at: Instruction) -> Iterator[tuple[str, Extent, Extent, str | None]]:
+    """The dims of what a loop carries that are symbols of its body, by their names; what they are
+    at first and in the iteration after, and the symbols that they are in the results, if any.
+    """
+    assert at.module is not None
+    loop, known = _Carrying(at), known_before(at) | known_symbols(at.module)
+    for i, parameter in enumerate(loop.parameters):
+        shapes = (loop.firsts[i].shape, loop.returned[1 + i].shape, at.shape.parts[i])
+        four = zip(parameter.shape.dims, *(shape.dims for shape in shapes), strict=False)
+        for here, start, then, end in four:
+            name, after = _free(here, known), _free(end, known)
+            if name is not None and here == Dim(name):  # and may be any size
+                yield name, start, then, after if after and end == Dim(after) else None
 
 
 def _is_own(at: Instruction) -> bool:
@@ -280,10 +337,15 @@ class _Carrying:
         return self.add(Concat(axis), *before, pieces) if before else pieces
 
 
+def _free(extent: Extent, known: Collection[str]) -> str | None:
+    """The name of the symbol that a dim is, if it is one and none of some names."""
+    symbol = extent.symbol if isinstance(extent, Dim) else None
+    return None if symbol is None or symbol.name in known else symbol.name
+
+
 def _is_free(extent: Extent, known: Collection[str]) -> bool:
     """Whether a dim is a symbol that is none of some names."""
-    symbol = extent.symbol if isinstance(extent, Dim) else None
-    return symbol is not None and symbol.name not in known
+    return _free(extent, known) is not None
 
 
 def _is_true(value: Instruction) -> bool:

@@ -8,6 +8,8 @@ from migx.ir import Instruction
 from migx.match import OneOf, Pattern, constant, on, skip, value, var
 from migx.op import Array
 from migx.ops.layout import (
+    Broadcast,
+    Concat,
     Contiguous,
     Multibroadcast,
     Reshape,
@@ -66,16 +68,19 @@ def requantize(x: Instruction, dq: Instruction, q: Instruction) -> Instruction |
     return x
 
 
-MOVES = (Reshape, Transpose, Squeeze, Unsqueeze, Slice, Contiguous, Pooling)
-"""What moves elements, or takes the greatest of some."""
+MOVES = (
+    *(Reshape, Transpose, Squeeze, Unsqueeze, Slice, Contiguous),
+    *(Multibroadcast, Broadcast, Pooling),
+)
+"""What moves and repeats elements, or takes the greatest of some."""
 
 
 @rule(linear(QuantizeLinear, skip(*MOVES)(dequantized), var(), name="q"))
 def move_bytes(
     at: Cursor, x: Instruction, dq: Instruction, q: Instruction
 ) -> Instruction | Declined:
-    """What is dequantised only to be moved, or for the greatest of some, and then quantised again
-    as it was, is moved as it was.
+    """What is dequantised only to be moved or repeated, or for the greatest of some, and then
+    quantised again as it was, is moved as it was.
     """
     if not alike(dq, q) or not x.shape.same_type(q.shape.with_dims(x.shape.dims)):
         return Declined("the parameters of the two differ")
@@ -91,6 +96,14 @@ def move_bytes(
     for move in moves:
         x = at(move.op, x, *move.inputs[1:])
     return x
+
+
+@rule(linear(QuantizeLinear, on(Concat, name="concat").once(), var(), name="q"))
+def quantize_first(at: Cursor, concat: Instruction, q: Instruction) -> Instruction | Declined:
+    """What is joined to be quantised is quantised first: bytes are moved, not numbers."""
+    if q.op_as(Linear).block or any(v.shape.elements != 1 for v in q.inputs[1:]):
+        return Declined("scales differ from place to place")
+    return at(concat.op, *(at(q.op, part, *q.inputs[1:]) for part in concat.inputs))
 
 
 @rule(linear(DequantizeLinear, on(QuantizeLinear, name="q"), var(), name="dq"))
@@ -136,4 +149,4 @@ def centred(at: Cursor, x: Instruction) -> Instruction:
     return at(Convert(I8), at(Sub(), at(Convert(I32), x), middle))
 
 
-cleaning = zero_point + requantize + move_bytes + weights_about_128
+cleaning = zero_point + requantize + move_bytes + quantize_first + weights_about_128

@@ -9,10 +9,10 @@ until the loop has ended.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
+from migx.binding import Sizes
 from migx.dim import Dim, Extent, product
 from migx.errors import InputError
 from migx.ir import Instruction, Module
@@ -30,8 +30,10 @@ from migx.targets.cpu.control_kernels import (
     JUMP,
     REFUSED,
     ROW,
+    SETTLE,
     UNLESS,
 )
+from migx.targets.cpu.growth import ENDLESS, Growth, beginning
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.outline import (
     Cell,
@@ -44,10 +46,6 @@ from migx.targets.cpu.outline import (
     Writer,
     operands,
 )
-
-ENDLESS = 1 << 62
-"""More iterations than there will ever be."""
-
 
 # What can be steps.
 
@@ -63,30 +61,73 @@ def native(
     sizes = set(known)
     for at in instructions:
         if isinstance(at.op, If | Loop | Scan):
-            length = growing(at)
-            grows = length is not None and length not in sizes
-            made = _native(at, sizes | {length} if length else sizes, kernel_of) or {}
-            if made and grows:
-                made[at] = partial(_write_iterations, counted=False)
+            late = _late(at, sizes, kernel_of) if isinstance(at.op, Loop) else None
+            told = set[str]() if late is None else late.names
+            made = _native(at, sizes | told, kernel_of, late) or {}
+            if made and late is not None:
+                made[at] = late
             found |= made
         sizes |= symbols_of(at)
     return found
 
 
-def growing(at: Instruction) -> str | None:
-    """The symbol that is how often a loop runs, where all its scan outputs are of that length."""
-    if not isinstance(at.op, Loop):
-        return None
-    lengths = {part.dims[0] for part in at.shape.parts[len(at.inputs) - 2 :] if part.dims}
+@dataclass(frozen=True)
+class Late:
+    """Writes the steps of a loop of which its run tells the dims of results: those of the symbol
+    ``length``, if there is one, are how often it runs, and others are of state that grows.
+    """
+
+    length: str | None
+    growth: Growth
+
+    def __call__(self, o: Outline, at: Instruction) -> None:
+        _write_iterations(o, at, self)
+
+    @property
+    def names(self) -> set[str]:
+        """The symbols that are not known before."""
+        return self.growth.names | ({self.length} if self.length else set())
+
+    @property
+    def room(self) -> Extent:
+        """How many iterations there is room for, by the sizes of a plan."""
+        return Dim(self.length) if self.length else self.growth.room
+
+    def after(self, iterations: int, sizes: Mapping[str, int]) -> Sizes:
+        """Sizes with those that there are after so many iterations."""
+        found = self.growth.after(iterations, sizes)
+        if self.length:
+            found[self.length] = iterations
+        return found
+
+
+def _late(at: Instruction, known: set[str], kernel_of: KernelOf) -> Late | None:
+    """What its run tells of a loop, of which all else is known before; None where that is all."""
+    iterations, kept = Iterations.of(at), len(at.inputs) - 2
+    lengths = {part.dims[0] for part in at.shape.parts[kept:] if part.dims}
     symbols = [length.symbol if isinstance(length, Dim) else None for length in lengths]
-    return symbols[0].name if len(symbols) == 1 and symbols[0] is not None else None
+    length = symbols[0].name if len(symbols) == 1 and symbols[0] is not None else None
+    growth = Growth.of(iterations.carried, at.shape.parts, known)
+    if length in known or (lengths and length is None):
+        return None
+    if growth.first and not growth.suits([*_within(at)], known, kernel_of):
+        return None
+    return Late(length, growth) if length or growth.first else None
+
+
+def _within(at: Instruction) -> Iterator[Instruction]:
+    """The instructions in the modules of control flow, and in those that such control flow runs."""
+    for inner in (inner for module in at.modules for inner in module):
+        yield inner
+        if isinstance(inner.op, If | Loop | Scan):
+            yield from _within(inner)
 
 
 def _native(
-    at: Instruction, known: set[str], kernel_of: KernelOf
+    at: Instruction, known: set[str], kernel_of: KernelOf, late: Late | None = None
 ) -> dict[Instruction, Writer] | None:
     """An instruction and the control flow in its modules; None where these cannot be steps."""
-    if not symbols_of(at) <= known or not _fits(at):
+    if not symbols_of(at) <= known or not _fits(at, Growth() if late is None else late.growth):
         return None
     found: dict[Instruction, Writer] = {
         at: _write_choice if isinstance(at.op, If) else _write_iterations
@@ -135,9 +176,9 @@ def _is_taken_packed(at: Instruction, kernel_of: KernelOf) -> bool:
     return True
 
 
-def _fits(at: Instruction) -> bool:
+def _fits(at: Instruction, growth: Growth) -> bool:
     """Whether what goes into the modules of an instruction, and what comes out of them, lies as it
-    is read and has the same dims each time.
+    is read and has the same dims each time, but for what grows.
     """
     if isinstance(at.op, If):
         outputs = [v.shape for m in at.modules for v in m.outputs]
@@ -145,9 +186,13 @@ def _fits(at: Instruction) -> bool:
     parts, iterations = at.shape.parts, Iterations.of(at)
     kept = len(iterations.carried)
     handed_on = [
-        (value, parameter.shape)
+        pair
         for (parameter, first, again), part in zip(iterations.carried, parts[:kept], strict=True)
-        for value in (first.shape, again.shape, part)
+        for pair in (
+            (first.shape, growth.first_of(parameter.shape)),
+            (again.shape, growth.next_of(parameter.shape)),
+            (growth.inside(part), parameter.shape),
+        )
     ]
     rows = [
         *((row, row.whole.shape) for row in iterations.given if row.whole),
@@ -256,7 +301,7 @@ def _step(
 
 
 def _copy(o: Outline, at: Instruction, value: Reference, cell: Cell) -> None:
-    _step(o, at, COPY, [value], [cell], cell.nbytes)
+    _step(o, at, COPY, [value], [cell], value.shape.nbytes)
 
 
 def _jump(o: Outline, at: Instruction, to: Label, unless: Reference | None = None) -> None:
@@ -300,9 +345,10 @@ def _write_branch(o: Outline, at: Instruction, index: int, results: Sequence[Cel
             _copy(o, at, found, cell)
 
 
-def _write_iterations(o: Outline, at: Instruction, *, counted: bool = True) -> None:
+def _write_iterations(o: Outline, at: Instruction, late: Late | None = None) -> None:
     """The steps of a body, in a circle."""
     iterations = Iterations.of(at)
+    length = iterations.length if late is None else late.room
     first, before = len(o.works), len(o.cells)
     nothing = Reference(Cell(Kind.OBJECT, CONDITION, (at, -1)), 0, CONDITION)
     trips = nothing if iterations.trips is None else o.read(iterations.trips)
@@ -315,20 +361,30 @@ def _write_iterations(o: Outline, at: Instruction, *, counted: bool = True) -> N
     ]
     rows = [o.cell(row.value, -1, row.value.shape) for row in iterations.given]
     kept = o.cells[own:]
-    _step(o, at, BEGIN, [trips, starts], state, iterations.length)
+    _step(o, at, BEGIN, [trips, starts], state, length)
     for (_, value, _), cell in zip(iterations.carried, carried, strict=True):
         _copy(o, at, o.read(value), cell)
 
     top, end = Label(len(o.works)), Label()
     number, _, going = (Reference(cell, 0, cell.shape) for cell in state)
     _jump(o, at, end, going)
+    begins, inside = len(o.works), len(o.cells)
+    growth = late.growth if late is not None and late.growth.first else None
+    if growth is not None:
+        o.works.append(Work(at, None, (), ()))  # till the steps behind it are known
     _write_body(o, at, iterations, rows, results, number)
-    goes_on = _carry(o, at, iterations, carried, state, nothing)
-    _step(o, at, AGAIN, [trips, goes_on], state, iterations.length)
+    turns = {} if growth is None else _in_turn(o, iterations, carried, o.cells[inside:])
+    goes_on = _carry(o, at, iterations, carried, state, nothing, turns)
+    _step(o, at, AGAIN, [trips, goes_on], state, length)
     _jump(o, at, top)
     end.step = len(o.works)
-    if results and counted:
-        _step(o, at, COUNT, [number], [], 0, iterations.length)
+    for cell, other in turns.items():
+        _step(o, at, SETTLE, [Reference(other, 0, other.shape), number], [cell], other.nbytes)
+    if growth is not None:
+        body, after = o.works[begins + 1 : end.step], o.works[end.step :]
+        o.works[begins] = beginning(growth, at, body, after, number, turns)
+    if results and late is None:
+        _step(o, at, COUNT, [number], [], 0, length)
     for cell in (*(c for c in o.cells[:before] if c.last >= first), *o.cells[before:own], *kept):
         cell.last = max(cell.last, end.step)
 
@@ -394,6 +450,23 @@ def _row(
     _step(o, at, ROW, [value, number], [cell], product(dims[:axis]), nbytes, *places)
 
 
+def _in_turn(
+    o: Outline, iterations: Iterations, carried: Sequence[Cell], made: Sequence[Cell]
+) -> dict[Cell, Cell]:
+    """The second place of what an iteration makes anew to hand it on, by the first: the next finds
+    it there, and makes the first anew. So nothing is copied.
+    """
+    own = {cell for cell in made if cell.kind is Kind.ARENA and cell.same_as is None}
+    found: dict[Cell, Cell] = {}
+    for (_, _, again), cell in zip(iterations.carried, carried, strict=True):
+        new = o.read(again)
+        if new.cell in own and new.shape.nbytes == new.cell.nbytes:
+            own.remove(new.cell)
+            new.cell.kind = Kind.RESULT  # so that it is no other's memory in between
+            found[cell] = new.cell
+    return found
+
+
 def _carry(
     o: Outline,
     at: Instruction,
@@ -401,11 +474,12 @@ def _carry(
     carried: Sequence[Cell],
     state: Sequence[Cell],
     nothing: Reference,
+    turns: Mapping[Cell, Cell],
 ) -> Reference:
     """Puts what iterations hand on where the next reads it, none of it over what is still to be
     read, and gives whether there is to be another.
     """
-    overwritten = {*carried, *state[:2]}
+    overwritten = {*carried, *state[:2]} - turns.keys()
 
     def aside(value: Instruction) -> Reference:
         found = o.read(value)
@@ -418,7 +492,7 @@ def _carry(
     moves = [
         (aside(again), cell)
         for (parameter, _, again), cell in zip(iterations.carried, carried, strict=True)
-        if again is not parameter
+        if again is not parameter and cell not in turns
     ]
     goes_on = nothing
     if iterations.goes_on is not None:

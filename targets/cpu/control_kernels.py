@@ -28,6 +28,23 @@ COPY = Kernel(
     tiles=1,
 )
 """From one place to another."""
+SETTLE = Kernel(
+    "copy",
+    _text(
+        "ptr from, ptr index, ptr to, i64 bytes",
+        """  %i = load i64, ptr %index
+  %odd = trunc i64 %i to i1
+  br i1 %odd, label %copy, label %done
+copy:
+  call void @llvm.memmove.p0.p0.i64(ptr %to, ptr %from, i64 %bytes, i1 0)
+  br label %done
+done:
+  ret void
+""",
+    ),
+    tiles=1,
+)
+"""From one place to another, after an odd number of iterations."""
 ROW = Kernel(
     "row",
     _text(
@@ -124,5 +141,5 @@ REFUSED = Kernel(
 """That a module has been chosen which cannot be run with these sizes."""
 JUMP = Kernel("jump", "", tiles=0)
 UNLESS = Kernel("jump", "", tiles=1)
-KERNELS = (COPY, ROW, BEGIN, AGAIN, COUNT, REFUSED)
+KERNELS = (COPY, SETTLE, ROW, BEGIN, AGAIN, COUNT, REFUSED)
 """Those that have code."""

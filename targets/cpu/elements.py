@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from migx.fusion.tables import Lookup
 from migx.op import Operation
 from migx.ops.quantization import limits
 from migx.shape import BF16, BOOL, F16, U32, U64, DType
 from migx.targets.cpu import division, emit, vector_math
 from migx.targets.cpu.emit import F32, F64, I1, I16, I32, I64, Function, Type, Value
 from migx.targets.cpu.kernel import memory_of, type_of
+from migx.targets.cpu.lookup import looked_up
 from migx.targets.cpu.machine import Machine
 
 FLOAT_ONLY = frozenset(
@@ -60,7 +62,7 @@ def has(op: Operation, operands: Sequence[DType], result: DType) -> bool:
         return result.is_float and all(t.is_float for t in operands)
     if op.name == "convert":
         return operands[0].kind != "string"
-    return op.name in TABLE
+    return isinstance(op, Lookup) or op.name in TABLE
 
 
 def apply(
@@ -72,6 +74,8 @@ def apply(
     if op.name in FLOAT_ONLY:
         made: Value = getattr(vector_math, op.name)(f, spread[0])
         return made
+    if isinstance(op, Lookup):
+        return looked_up(f, op.table.array, spread[0])
     return TABLE[op.name](f, op, spread, types, result)
 
 

@@ -14,7 +14,8 @@ from migx.argument import Argument
 from migx.dim import Extent
 from migx.fusion.kernels import PRODUCT, Access, FusedKernel, Node, row_and_column_axes
 from migx.fusion.stages import below
-from migx.targets.cpu import elements
+from migx.fusion.tables import tabled
+from migx.targets.cpu import elements, lookup
 from migx.targets.cpu.emit import Function, Value
 from migx.targets.cpu.kernel import Frame, memory_of
 from migx.targets.cpu.machine import Machine
@@ -51,7 +52,8 @@ class Epilogue:
     """Writes the results of a description that ``migx.fusion.kernels.epilogue`` has made."""
 
     def __init__(self, frame: Frame, kernel: FusedKernel, tile: Tile, columns: Extent) -> None:
-        self.frame, self.f, self.kernel, self.tile = frame, frame.function, kernel, tile
+        self.frame, self.f, self.tile = frame, frame.function, tile
+        self.kernel = tabled(kernel, lookup.cost(frame.machine))
         self.whole_vectors = isinstance(columns, int) and columns % tile.lanes == 0
         self.row_axes, _ = row_and_column_axes(kernel)
 

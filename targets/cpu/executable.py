@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from migx.argument import Argument
 from migx.binding import Sizes, Told
 from migx.ir import Instruction, Module
+from migx.ops.builtin import Param
 from migx.planning import is_alias, lies_in, pieces
 from migx.profile import Profile
 from migx.program import Program
@@ -58,6 +59,7 @@ class CpuExecutable:
         made = [piece for parts in self.pieces.values() for piece in parts]
         flows = any(p.outline.native or isinstance(p.grows, GrowingLoop) for p in made)
         kernels = [*self.all_kernels.values(), *(control_kernels.KERNELS if flows else ())]
+        kernels += [p.grows.begins for p in made if isinstance(p.grows, GrowingLoop)]
         return runtime_texts() | {k.symbol: k.text for k in kernels if k is not None}
 
     @property
@@ -156,6 +158,11 @@ class CpuExecutable:
         ]
 
 
+def _is_handed_on(at: Instruction, module: Module) -> bool:
+    """Whether a value read after its piece is there by that alone: not what a run is given."""
+    return type(at.op) is not Param and (at in module.outputs or not lies_in_literal(at))
+
+
 def _cut(executable: CpuExecutable, module: Module, known: set[str]) -> list[Piece]:
     """The pieces of a module."""
     kernel_of = executable.kernels.get
@@ -168,9 +175,7 @@ def _cut(executable: CpuExecutable, module: Module, known: set[str]) -> list[Pie
             read_later.pop(late, None)
             read_later |= dict.fromkeys((*late.inputs, *captured(late, kernel_of)))
         own = set(instructions)
-        results = [
-            v for v in read_later if v in own and (v in module.outputs or not lies_in_literal(v))
-        ]
+        results = [v for v in read_later if v in own and _is_handed_on(v, module)]
         lasting = [v for v in results if lies_in(v)[0] in given_away]
         inside = {at: flow[at] for at in flow if at in own}
         plain = Outline(instructions, results, kernel_of, lasting=lasting)

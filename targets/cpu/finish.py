@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from migx.fusion.kernels import PRODUCT, Access, FusedKernel, row_and_column_axes
 from migx.fusion.stages import weight
-from migx.targets.cpu import elements
+from migx.fusion.tables import tabled
+from migx.targets.cpu import elements, lookup
 from migx.targets.cpu.emit import I8, Type, Value
 from migx.targets.cpu.epilogue import along, beside, evaluated, starts_of
 from migx.targets.cpu.kernel import Frame, memory_of
@@ -33,10 +34,11 @@ class Finish:
     def __init__(
         self, frame: Frame, kernel: FusedKernel, sum_: Type, lanes: int, outputs: int
     ) -> None:
-        self.frame, self.f, self.kernel = frame, frame.function, kernel
+        self.frame, self.f = frame, frame.function
+        self.kernel = tabled(kernel, lookup.cost(frame.machine))
         self.sum, self.lanes, self.outputs = sum_, lanes, outputs
         self.row_axes, _ = row_and_column_axes(kernel)
-        self.light = sum(weight(node) for node in kernel.nodes) <= LIGHT
+        self.light = sum(weight(node) for node in self.kernel.nodes) <= LIGHT
 
     def fetch(self, to: Destination, vectors: int) -> None:
         """Asks for the memory that so many vectors of a strip will be written to, and for what is

@@ -23,7 +23,7 @@ from migx.shape import Shape
 from migx.sizes import ShapeRules
 from migx.targets.cpu.memory import Layout
 from migx.targets.cpu.outline import Cell, Kind, Outline, Reference, Work
-from migx.targets.cpu.runtime import STEP_WORDS
+from migx.targets.cpu.runtime import STEP_WORDS, TILES_WORD
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,8 @@ class Form:
         self.rules.check(sizes)
         return self._extents.at(sizes)
 
-    def _layout(self, shape: Shape) -> Latest[Layout]:
+    def layout(self, shape: Shape) -> Latest[Layout]:
+        """How a value of a shape lies in memory that begins with it."""
         if shape not in self._layouts:
             bound = self.rules.latest(shape)
             self._layouts[shape] = Latest(bound.names, lambda s: Layout.of_shape(bound.at(s)))
@@ -131,7 +132,7 @@ class Form:
         own = [r for r in found if r is not None and r.cell.root.kind is Kind.RESULT]
         if len(own) < len(indices):
             return []
-        return [(self._address(r), self._layout(r.shape)) for r in own]
+        return [(self._address(r), self.layout(r.shape)) for r in own]
 
     def _address(self, reference: Reference) -> Address:
         offset, bits = self.place(reference.offset), reference.shape.dtype.bits
@@ -155,8 +156,8 @@ class Form:
                 0 if work.to is None else numbers[work.to.step],
             )
             in_args.append(first + 1)
-            sized.append((first + 2, self.place(kernel.tiles)))
-            for reference in (*work.reads, *(Reference(c, 0, c.shape) for c in work.writes)):
+            sized.append((first + TILES_WORD, self.place(kernel.tiles)))
+            for reference in work.operands:
                 if reference.cell.root.kind is not Kind.OBJECT:
                     addresses[len(words)] = self._address(reference)
                 words.append(0)
@@ -164,11 +165,13 @@ class Form:
                 self.faults[len(words) + kernel.words.index(0)] = work
             sized += [(len(words) + i, self.place(w)) for i, w in enumerate(kernel.words)]
             words += [0] * len(kernel.words)
+            if work.knows_itself:
+                in_args.append(len(words))
+                words.append(8 * first)
         self.scratch = np.array([self.place(kernel.scratch) for _, kernel in kernels], int)
         self.words = np.array(words, np.int64)
         self.sized = np.array(sized, np.int64).reshape(-1, 2)
         self.in_args = np.array(in_args, np.int64)
-        self.fault_words = np.array([*self.faults], np.int64)
         return addresses
 
     def _sequence(self) -> None:

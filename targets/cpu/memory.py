@@ -93,16 +93,16 @@ def viewed(memory: NDArray[np.uint8], shape: Shape) -> NDArray[Any]:
     return Layout.of_shape(shape).of(memory)
 
 
-def laid_out(array: NDArray[Any], shape: Shape) -> NDArray[Any]:
-    """The array, if its elements lie as the static shape says, else a copy that does. Raises
-    ``InputError`` where by the shape some share their memory and are not the same.
+def laid_out(array: NDArray[Any], layout: Layout) -> NDArray[Any]:
+    """The array, if its elements lie as the layout says, else a copy that does. Raises
+    ``InputError`` where by its shape some share their memory and are not the same.
     """
-    strides = Layout.of_shape(shape).strides
+    shape = layout.shape
     if shape.dtype.is_packed or all(
-        d == 1 or a == b for d, a, b in zip(array.shape, array.strides, strides, strict=True)
+        d == 1 or a == b for d, a, b in zip(array.shape, array.strides, layout.strides, strict=True)
     ):
         return array
-    made = viewed(aligned(int(shape.nbytes)), shape)
+    made = layout.of(aligned(int(shape.nbytes)))
     made[...] = array
     if int(shape.element_space) < int(shape.elements) and made.tobytes() != array.tobytes():
         raise InputError(f"what is given for {shape} has other elements where it repeats some")

@@ -84,7 +84,7 @@ class Label:
 class Work:
     """One step: a kernel, or where there is none, an instruction for the host; what it reads, and
     the cells it writes. ``captured`` is what its modules read of the values around them. With
-    ``to``, it is a jump.
+    ``to``, it is a jump. One that ``knows_itself`` finds its own address behind its words.
     """
 
     at: Instruction
@@ -93,6 +93,12 @@ class Work:
     writes: tuple[Cell, ...]
     captured: tuple[Instruction, ...] = ()
     to: Label | None = None
+    knows_itself: bool = False
+
+    @property
+    def operands(self) -> tuple[Reference, ...]:
+        """Where a kernel reads and writes, in the order of its arguments."""
+        return (*self.reads, *(Reference(cell, 0, cell.shape) for cell in self.writes))
 
 
 def _root(at: Instruction) -> Instruction:

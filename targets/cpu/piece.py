@@ -100,10 +100,11 @@ class Piece:
             workspace = self._idle.pop()
         except IndexError:
             workspace = Workspace()
-        workspace.serve(plan)
         run = Run(self.executable, plan, workspace, values, sizes, call)
-        run.all()
-        run.hand_over()
+        if plan.form.runs or plan.handed:
+            workspace.serve(plan)
+            run.all()
+            run.hand_over()
         # One that was left in the middle of a run is not used again.
         if lent is not None and plan.outline.lends:
             lent.append((self._idle.append, workspace))

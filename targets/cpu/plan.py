@@ -22,7 +22,7 @@ from migx.op import Operation
 from migx.ops.builtin import Slot
 from migx.planning import ALIGNMENT
 from migx.shape import Shape
-from migx.sizes import check_room
+from migx.sizes import check_room, symbols_of
 from migx.targets.cpu.form import Address, Form
 from migx.targets.cpu.memory import Layout, block, empty
 from migx.targets.cpu.outline import Cell, Kind, Part
@@ -138,9 +138,9 @@ class Plan:
         reference = self.outline.where.get(part)
         if reference is None or reference.cell.root.kind not in (Kind.ARENA, Kind.RESULT):
             return None
-        cell, shape = reference.cell.root, self.shape(reference.shape)
-        start = self.offset_of[cell] + self.number(reference.offset) * shape.dtype.bits // 8
-        return cell, Layout.of_shape(shape).at(start)
+        cell, layout = reference.cell.root, self.layout(reference.shape)
+        start = self.number(reference.offset) * layout.shape.dtype.bits // 8
+        return cell, layout.at(self.offset_of[cell] + start)
 
     def _fill(self, numbers: Numbers, offsets: Numbers) -> None:
         form = self.form
@@ -161,9 +161,21 @@ class Plan:
             self._bound[at] = operations.bind(at.op, self.sizes), self.shape(at.shape)
         return self._bound[at]
 
+    def bound_view(self, at: Instruction, sizes: Mapping[str, int]) -> tuple[Operation, Shape]:
+        """The same of a view, which a piece before may hold: then this plan need not know all of
+        the sizes it has.
+        """
+        if at in self._bound or symbols_of(at) <= self.sizes.keys():
+            return self.bound_op(at)
+        return operations.bind(at.op, sizes), at.shape.bind(sizes)
+
     def shape(self, shape: Shape) -> Shape:
         """A shape with the sizes put in."""
         return self.form.rules.bound(shape, self.sizes)
+
+    def layout(self, shape: Shape) -> Layout:
+        """The layout that a shape says, from the start on."""
+        return self.form.layout(shape).at(self.sizes)
 
     def number(self, extent: Extent) -> int:
         """An extent with the sizes put in."""

@@ -23,6 +23,7 @@ from migx.ops.builtin import GetTupleElem, Literal, Slot, Undefined
 from migx.planning import is_memory
 from migx.profile import Cost
 from migx.shape import TUPLE, Shape
+from migx.targets.cpu.form import Form
 from migx.targets.cpu.memory import Layout, address, aligned, laid_out
 from migx.targets.cpu.outline import Cell, Kind, Work
 from migx.targets.cpu.plan import Patch, Plan
@@ -78,6 +79,7 @@ class Workspace:
         self.arena: NDArray[np.uint8] = aligned(0)
         self.args: NDArray[np.int64] = np.empty(0, np.int64)
         self.words = self.args.data
+        self.form: Form | None = None
         self.plan: Plan | None = None
         self.call = self.roomy = 0
         self._slots: weakref.ref[Slots] | None = None
@@ -92,17 +94,26 @@ class Workspace:
         self.plan = None  # till all is done: what fails half-way must not be taken for the old one
         self._slots = None
         if len(self.arena) < plan.total_bytes or self.roomy > ROOMY:
+            self.form = None
             self.arena, self.roomy = aligned(plan.total_bytes), 0
-        many, arena = len(plan.args), address(self.arena)
-        self.args = np.empty(many + CALL_WORDS, np.int64)
-        steps = address(self.args)
-        self.args[:many] = plan.args
-        self.args[plan.form.in_arena.words] += arena
-        self.args[plan.form.in_args] += steps
-        self.args[many:] = steps, 0, 0, 0, 0, arena + plan.arena_bytes, plan.scratch
-        self.words = self.args.data  # set three times as fast as elements of the array
-        self.call = steps + many * self.args.itemsize
+        if self.form is not plan.form:
+            self._begin(plan.form)
+        many = len(plan.args)
+        np.add(plan.args, self._starts, out=self.args[:many])
+        self.words[many + 5], self.words[many + 6] = self._arena + plan.arena_bytes, plan.scratch
         self.plan = plan
+
+    def _begin(self, form: Form) -> None:
+        """Has words for the plans of a form, and what these want added."""
+        many, self._arena = len(form.words), address(self.arena)
+        self.args = np.zeros(many + CALL_WORDS, np.int64)
+        self.words = self.args.data  # set three times as fast as elements of the array
+        steps = self.words[many] = address(self.args)
+        self._starts = np.zeros(many, np.int64)
+        self._starts[form.in_arena.words] = self._arena
+        self._starts[form.in_args] = steps
+        self.call = steps + many * self.args.itemsize
+        self.form = form
 
     def has(self, slots: Mapping[str, Argument]) -> bool:
         """Whether the words hold the addresses of these slots."""
@@ -176,12 +187,11 @@ class Run:
             with watch(work.at, work.kernel.name, self.plan.number(work.kernel.flops), moved):
                 step = self.run_steps(step, step + 1)
 
-    def fail(self) -> None:
-        """Raises the error of the first kernel that has found its operands wrong."""
-        args, plan = self.workspace.args, self.plan
-        word = next(int(w) for w in plan.form.fault_words if args[w])
-        args[plan.form.fault_words] = 0
-        work = plan.form.faults[word]
+    def fail(self, word: int) -> None:
+        """Raises the error of a kernel that has found its operands wrong, as a word says."""
+        work = self.plan.form.faults[word]
+        for each in self.plan.form.faults:
+            self.workspace.words[each] = 0
         assert work.kernel is not None
         raise EvaluationError(draw_instruction(work.kernel.fault, work.at))
 
@@ -200,8 +210,9 @@ class Run:
         words[at + 1], words[at + 2], words[at + 3] = first, last, state.address
         words[at + 4] = state.provide(self.executable.threads)
         reached: int = self.executable.loop(workspace.call)
-        if form.faults and workspace.args[form.fault_words].any():
-            self.fail()
+        for word in form.faults:
+            if words[word]:
+                self.fail(word)
         return reached
 
     def hand_over(self) -> None:
@@ -227,7 +238,7 @@ class Run:
         array = argument.array
         if array.flags.c_contiguous and cell.shape.strides is None:
             return array
-        made = laid_out(array, self.plan.shape(cell.shape))
+        made = laid_out(array, self.plan.layout(cell.shape))
         if made is not array:
             self.objects[at, index] = Argument(argument.shape, made)  # kept for this run
         return made
@@ -257,9 +268,9 @@ class Run:
             return self.value(at.inputs[0], at.op.index)
         if index >= 0:
             return self.values[at].parts[index]
-        # A piece before may hold the view, and the plan of this one not know its sizes. What else
-        # than its first input it reads has said what they are, and need not be there any more.
-        op, shape = operations.bind(at.op, self.sizes), at.shape.bind(self.sizes)
+        # What else than its first input a view reads has said what its sizes are, and need not be
+        # there any more.
+        op, shape = self.plan.bound_view(at, self.sizes)
         source = self.value(at.inputs[0])
         return operations.evaluator(type(op))(op, self.executable.context, shape, [source], [])
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from migx.targets.cpu import cores, jit
 
-STEP_WORDS = 4
+STEP_WORDS, TILES_WORD = 4, 2
 """A step: the address of its code, that of its arguments, how many tiles, and a number. Where there
 is no code, it is a jump to the step of that number; where it has a tile, only if the byte whose
 address is its argument is 0.

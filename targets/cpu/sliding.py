@@ -33,7 +33,9 @@ COPIED = 16
 """Elements of a window that make it worth copying the image first."""
 
 Tap = tuple[Value | int, Value | int, Value | int]
-"""The place of an element in its window."""
+"""The place of an element in its window, or of several in a row of it."""
+Fold = Callable[[Value, Value, Value, Tap], Value]
+"""A total and one more, for what a window of a channel sees at a tap."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Sliding:
     counts: tuple[Extent, int, int]
     steps: tuple[Extent, Extent]
     begun: Callable[[], Value]
-    fold: Callable[[Value, Value, Value, Tap], Value]
+    fold: Fold
     done: Callable[[WindowVector, Value], None]
     other: float = 0
     joined: Callable[[Value, Value], Value] | None = None
@@ -79,6 +81,11 @@ class Sliding:
         depth, height, width = self.axes
         pays = width.stride <= 2 or width.length > width.stride
         return depth.plain and pays and COPIED <= height.length * width.length <= UNROLLED
+
+    @property
+    def taps(self) -> range:
+        """The elements of a row of a window, by the numbers that ``fold`` gets."""
+        return range(self.axes[2].length)
 
     @property
     def scratch(self) -> Extent:
@@ -256,7 +263,7 @@ class Sliding:
         self, at: list[WindowVector], plane: Value, deep: Value, totals: list[Value], whole: bool
     ) -> list[Value]:
         f, (_, height, width) = self.frame.function, self.axes
-        taps = range(width.length)
+        taps = self.taps
         if whole and height.length * width.length <= UNROLLED:
             first = height.place(self.frame, at[0].row, 0)
             if self.copies:
@@ -295,7 +302,7 @@ class Sliding:
         self, at: list[WindowVector], plane: Value, place: tuple[Value, Value], totals: list[Value]
     ) -> list[Value]:
         """The folds of rows of windows, each joined of those of its rows, which several share."""
-        (first, deep), (_, height, width) = place, self.axes
+        (first, deep), height = place, self.axes[1]
         assert self.joined is not None
         parts: dict[int, Value] = {}
         for n, windows in enumerate(at):
@@ -303,7 +310,7 @@ class Sliding:
             for i, row in enumerate(rows):
                 if row not in parts:
                     part = self.begun()
-                    for j in range(width.length):
+                    for j in self.taps:
                         seen = self._seen(windows, plane, first + row, j)
                         part = self.fold(part, seen, windows.channel, (deep, i, j))
                     parts[row] = part

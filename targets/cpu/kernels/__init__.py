@@ -21,6 +21,7 @@ FAMILIES = (
     "quantized_gemm",
     "weight_only",
     "gemm",
+    "quantized_depthwise",
     "depthwise",
     "quantized_convolution",
     "convolution",

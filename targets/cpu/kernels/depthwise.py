@@ -6,14 +6,19 @@ where it lies: see ``sliding.py``. The numbers of a kernel stay in registers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import ClassVar, TypeVar
+
 from migx.ir import Instruction
 from migx.targets.cpu.emit import Value
 from migx.targets.cpu.finish import Destination, Finish
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.kernels.convolution import Problem, described
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.sliding import UNROLLED, Sliding, Tap, WindowVector
+from migx.targets.cpu.sliding import UNROLLED, Fold, Sliding, Tap, WindowVector
 from migx.targets.cpu.tile import multiplied_and_added, widened
+
+S = TypeVar("S", bound=Sliding)
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
@@ -25,11 +30,13 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
         return None
     if problem.groups == 1 and (problem.outputs > 1 or problem.taps > UNROLLED):
         return None
-    return _Writer(at, machine, problem).kernel()
+    return Writer(at, machine, problem).kernel()
 
 
-class _Writer:
+class Writer:
     """Writes the kernel of one problem."""
+
+    name: ClassVar[str] = "depthwise convolution"
 
     def __init__(self, at: Instruction, machine: Machine, problem: Problem) -> None:
         self.problem, self.frame = problem, Frame(at, machine)
@@ -40,8 +47,26 @@ class _Writer:
     def kernel(self) -> Kernel:
         """The whole of it."""
         problem = self.problem
-        zero = self.f.const(problem.sum.times(self.lanes), 0)
-        sliding = Sliding(
+        sliding = self._sliding()
+        tiles = sliding.write()
+        elements = problem.items * self.all * problem.pixels
+        return self.frame.finished(
+            self.name,
+            tiles,
+            scratch=sliding.scratch,
+            flops=2 * elements * problem.taps * problem.axes[0].length + problem.epilogue.flops,
+            in_place=problem.in_place,
+        )
+
+    def _sliding(self) -> Sliding:
+        """The loops over the windows."""
+        zero = self.f.const(self.problem.sum.times(self.lanes), 0)
+        return self._made(Sliding, lambda: zero, self._multiplied)
+
+    def _made(self, kind: type[S], begun: Callable[[], Value], fold: Fold) -> S:
+        """Loops of a kind, which begin and fold as told."""
+        problem = self.problem
+        return kind(
             self.frame,
             problem.axes,
             problem.types[0],
@@ -49,18 +74,9 @@ class _Writer:
             problem.image,
             (problem.items, problem.groups, problem.outputs),
             problem.steps,
-            begun=lambda: zero,
-            fold=self._multiplied,
+            begun=begun,
+            fold=fold,
             done=self._done,
-        )
-        tiles = sliding.write()
-        elements = problem.items * self.all * problem.pixels
-        return self.frame.finished(
-            "depthwise convolution",
-            tiles,
-            scratch=sliding.scratch,
-            flops=2 * elements * problem.taps * problem.axes[0].length + problem.epilogue.flops,
-            in_place=problem.in_place,
         )
 
     def _multiplied(self, total: Value, seen: Value, channel: Value, tap: Tap) -> Value:

@@ -21,9 +21,10 @@ from migx.argument import Argument
 from migx.dim import Extent, product
 from migx.fusion.kernels import Access, FusedKernel, Node, described, name_of
 from migx.fusion.stages import Stage, below, effort, is_folded, stages_of, weight
+from migx.fusion.tables import tabled
 from migx.ir import Instruction
 from migx.ops.reduce import ReduceMean
-from migx.targets.cpu import division, elements
+from migx.targets.cpu import division, elements, lookup
 from migx.targets.cpu.abreast import Abreast
 from migx.targets.cpu.emit import F32, I8, I64, Function, Type, Value
 from migx.targets.cpu.epilogue import emittable
@@ -79,6 +80,7 @@ class Writer:
     def __init__(self, frame: Frame, fused: FusedKernel, origins: Sequence[Value] = ()) -> None:
         if not fused.dims:
             fused = fused.with_axis(folded=False)
+        fused = tabled(fused, lookup.cost(frame.machine))
         self.fused, self.nodes = fused, fused.nodes
         self.frame = frame
         self.f: Function = self.frame.function

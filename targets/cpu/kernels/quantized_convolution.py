@@ -47,6 +47,20 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     return writer.kernel()
 
 
+def filling(frame: Frame) -> Value:
+    """The byte that padding stands for: 0, or what a ``pad`` in the group is given."""
+    f, at = frame.function, frame.at
+    inner = convolution_in(at)
+    pad = None if inner is None or inner is at else inner.inputs[0]
+    if pad is None or not isinstance(pad.op, Pad) or len(pad.inputs) == 1:
+        return f.const(I8, 0)
+    value = pad.inputs[1]
+    if isinstance(value.op, Literal):
+        return f.opaque(f.const(I8, int(value.op.value.array.reshape(-1)[0])))
+    number = list(at.modules[0].parameters.values()).index(value)
+    return f.load(frame.operands[number], I8)
+
+
 @dataclass(frozen=True)
 class _Signs:
     """The signs of the bytes of the image and of the weights, and whether those of the image are
@@ -204,23 +218,10 @@ class _Writer(Writer):
         unit = self.cut.unit
         return f"AB{taps}{unit}a{BYTES}b" if unit > 1 else f"aB{taps}{BYTES}b"
 
-    def _fill(self) -> Value:
-        """The byte that padding stands for: 0, or what a ``pad`` in the group is given."""
-        f, at = self.f, self.frame.at
-        inner = convolution_in(at)
-        pad = None if inner is None or inner is at else inner.inputs[0]
-        if pad is None or not isinstance(pad.op, Pad) or len(pad.inputs) == 1:
-            return f.const(I8, 0)
-        value = pad.inputs[1]
-        if isinstance(value.op, Literal):
-            return f.opaque(f.const(I8, int(value.op.value.array.reshape(-1)[0])))
-        number = list(at.modules[0].parameters.values()).index(value)
-        return f.load(self.frame.operands[number], I8)
-
     def _inner(self, finish: Finish) -> Straight | Turned:
         """The inner loops on bytes."""
         problem, cut, frame = self.problem, self.cut, self.frame
-        spread = _Spread(problem, self.channels, frame, cut, self.signs.flip, self._fill())
+        spread = _Spread(problem, self.channels, frame, cut, self.signs.flip, filling(frame))
         counts = problem.channels, problem.axes[0].length, problem.taps
         kind = _Turned if cut.turned else _Straight
         made = kind(frame, cut, problem.sum, spread, finish, *counts, frame.scratch)

@@ -87,30 +87,6 @@ def test_runs_of_one_loop_overlap() -> None:
     assert not wrong
 
 
-GROWING = """
-module main(t: i64[], x: f32[n]) {
-  %0 = @literal() {value=[true]} : bool[]
-  %1 = loop(t, %0, x) {outputs=(f32[m])} [body]
-  %2 = get_tuple_elem(%1)
-  return %2
-}
-
-module body(i: i64[], c: bool[], a: f32[k]) {
-  %0 = concat(a, main:x, main:x) {axis=0}
-  return c, %0
-}
-"""
-
-
-def test_what_changes_its_dims_is_for_the_host() -> None:
-    text = GROWING.replace("f32[m])", "f32[m],)")
-    program, ref = compiled(text), compiled(text, "ref")
-    assert fallbacks(program) == ["loop"]
-    for t in (0, 1, 4):
-        inputs = given(program, 3, t, True)
-        assert same(program.eval(inputs), ref.eval(inputs))
-
-
 VIEWED = """
 module main(c: bool[], x: f32[2, 2], dims: i64[2], y: f16[4], z: f16[1]) {
   %0 = if(c) [yes, no]

@@ -11,7 +11,12 @@ import pytest
 
 from migx.targets.cpu import jit
 from migx.targets.cpu.kernel import call
-from migx.targets.cpu.kernels import kernel_for, quantized_convolution, quantized_gemm
+from migx.targets.cpu.kernels import (
+    kernel_for,
+    quantized_convolution,
+    quantized_depthwise,
+    quantized_gemm,
+)
 from migx.targets.cpu.machine import Machine, host
 from tests.targets.cpu.alone import parsed, problem, produced
 from tests.targets.cpu.test_convolution import GEOMETRIES, convolved
@@ -213,9 +218,63 @@ module main(x: f32[n]{given}) {{
 def test_other_machines(machine: Machine, signs: tuple[str, str]) -> None:
     image = parsed(convolution("1, 6, 9, 20", (10, 6, 3, 3), "padding=(1, 1, 1, 1)", signs))
     rows = parsed(product("9", (41, 50), signs, turned=False), "optimize_module")
-    for program, family in ((image, quantized_convolution), (rows, quantized_gemm)):
+    each = parsed(convolution("1, 6, 9, 20", (6, 1, 3, 5), "padding=(1, 1, 1, 1), group=6", signs))
+    families = quantized_convolution, quantized_gemm, quantized_depthwise
+    for program, family in zip((image, rows, each), families, strict=True):
         kernel = family.kernel_for(produced(program), machine)
         assert kernel is not None
         assert jit.compiled(kernel.text)
         if "vnni" not in machine.features:
             assert not problem(lambda at, _, f=family: f.kernel_for(at, machine), program)  # type: ignore[misc]
+
+
+DEPTHWISE = {n for n in DECLINED if n.startswith("depthwise")} - {"depthwise in space"}
+BESIDE = {
+    "rows longer than a copy": ("1, 3, 4, 300", (3, 1, 3, 3), "padding=(1, 1, 1, 1), group=3"),
+    "columns far apart": ("1, 2, 20, 90", (2, 1, 3, 5), "dilation=(3, 11), group=2"),
+    "columns at a long stride": ("1, 2, 9, 100", (2, 1, 3, 7), "stride=(3, 5), group=2"),
+    "along one axis": ("2, 5, 70", (5, 1, 31), "padding=(15, 15), group=5"),
+    "a window": ("3, 4, 5, 5", (4, 1, 5, 5), "group=4"),
+    "of unknown size": ("n, 4, h, w", (4, 1, 3, 3), "padding=(2, 0, 1, 3), group=4"),
+    "of unknown width": ("n, 4, 14, w", (8, 1, 5, 5), "stride=(2, 2), group=4"),
+}
+
+
+@pytest.mark.parametrize("name", sorted([*DEPTHWISE, *BESIDE]))
+@pytest.mark.parametrize("signs", SIGNS, ids="-".join)
+def test_channels_by_themselves(name: str, signs: tuple[str, str]) -> None:
+    x, w, attributes = {**GEOMETRIES, **BESIDE}[name]
+    program = parsed(convolution(x, w, attributes, signs))
+    assert not problem(quantized_depthwise.kernel_for, program, {"n": 2, "h": 11, "w": 77})
+
+
+@pytest.mark.parametrize("name", ["depthwise in space", "three by three"])
+def test_other_channels_are_left_to_others(name: str) -> None:
+    x, w, attributes = GEOMETRIES[name]
+    program = parsed(convolution(x, w, attributes, SIGNS[0]))
+    assert quantized_depthwise.kernel_for(produced(program), host()) is None
+
+
+@pytest.mark.parametrize("zero", ["literal", "given"])
+@pytest.mark.parametrize("signs", SIGNS, ids="-".join)
+def test_channels_by_themselves_padded_by_any_number(signs: tuple[str, str], zero: str) -> None:
+    """And quantised again, by an epilogue of two roundings."""
+    after = REQUANTISED.format("%1", "u8").replace("%2", "%8")
+    text = convolution("1, 5, 9, w", (5, 1, 3, 3), "stride=(2, 1), group=5", signs, after)
+    line = f"%2 = @literal() {{value=[77]}} : {signs[0]}[]\n  "
+    pad = "%3 = pad(x, %2) {pads=(0, 0, 1, 2, 0, 0, 1, 0)}\n  "
+    if zero == "given":
+        text, line = text.replace(") {", f", z: {signs[0]}[]) {{", 1), ""
+        pad = pad.replace("%2", "z")
+    pad = pad.replace("%3", "%9")
+    text = text.replace("%1 = quant", f"{line}{pad}%1 = quant").replace("lution(x", "lution(%9")
+    program = parsed(text, "fuse_quantized")
+    assert "pad" in [inner.name for inner in produced(program).modules[0]]
+    assert not problem(quantized_depthwise.kernel_for, program, {"w": 45})
+
+
+def test_a_pad_that_no_kernel_knows_stays_outside() -> None:
+    text = convolution("1, 2, 40, 40", (2, 1, 11, 11), "group=2", SIGNS[0])
+    text = text.replace("%1 = quant", "%3 = pad(x) {pads=(0, 0, 1, 2, 0, 0, 1, 0)}\n  %1 = quant")
+    program = parsed(text.replace("lution(x", "lution(%3"), "fuse_quantized")
+    assert produced(program).op.name == "quant_convolution"
