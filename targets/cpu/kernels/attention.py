@@ -4,7 +4,8 @@ No matrix of all scores is ever made. A tile is a block of queries of one head. 
 keys block by block, and keeps for each query the greatest score so far, the sum of the exponentials
 of what lies below it, and the values weighted by these; when a greater score comes, sum and values
 are scaled down (M. Milakov and N. Gimelshein, "Online normalizer calculation for softmax", 2018;
-T. Dao et al., "FlashAttention", 2022).
+T. Dao et al., "FlashAttention", 2022). Where there is a sink, a score beside those of the keys that
+has no value, this begins with it: the greatest score is the sink, and the sum 1.
 
 **Why it is fast.** Lanes are queries throughout. The queries of a tile are turned once, into a
 panel that stays in the first level cache; scores come out with a row for each key, and so do

@@ -3,8 +3,9 @@
 No matrix of all scores is ever made. A program has a block of queries and goes over the keys block
 by block. It keeps for each query the greatest score so far, the sum of the exponentials below it,
 and the values weighted by these; when a greater score comes, sum and values are scaled down (T. Dao
-et al., "FlashAttention", 2022). All heads that share keys and values are one after another in such
-blocks, so these are read once for the single queries of a decoder.
+et al., "FlashAttention", 2022). A sink, a score that has no value, is what it begins with. All
+heads that share keys and values are one after another in such blocks, so these are read once for
+the single queries of a decoder.
 
 Where it is known that a head has few queries, as of a decoder with a cache, they are taken one by
 one, and multiplied element by element: a tile would be mostly rows that nobody asks for.

@@ -302,8 +302,8 @@ def test_a_mask_with_a_size_of_its_own() -> None:
 
 
 def with_sink(sink: str, after: str = "%11 = identity(%10)", n: str = "6") -> str:
-    """Six heads, each with a sink that takes its share of the softmax, share two of keys and values;
-    scores are masked, and the weights %10 of the keys become %11.
+    """Six heads, each with a sink %12 beside its scores, that share two of keys and values; scores
+    are masked, and the weights %10 of the keys become %11.
     """
     return f"""module main(q: f32[b, 6, s, 16], k: f32[b, 2, 16, t], v: f32[b, 2, t, 16],
                            n: f32[{n}], m: bool[b, 1, s, t]) {{
