@@ -301,7 +301,7 @@ def test_a_mask_with_a_size_of_its_own() -> None:
             program.eval(given)
 
 
-def with_sink(sink: str, after: str = "%11 = identity(%10)", n: str = "6") -> str:
+def with_sink(sink: str, after: str, n: str = "6") -> str:
     """Six heads, each with a sink %12 beside its scores, that share two of keys and values; scores
     are masked, and the weights %10 of the keys become %11.
     """
@@ -339,17 +339,24 @@ SINKS = {
 }
 
 
+AS_THEY_ARE = "%11 = identity(%10)"
+ZERO = """%18 = @literal() {value=[0.0]} : f32[1]
+          %19 = multibroadcast(%18) {out_lens=(b, 6, s, t)}
+          """
+
+
+@pytest.mark.parametrize("after", [AS_THEY_ARE, ZERO + "%11 = where(%6, %19, %10)"])
 @pytest.mark.parametrize("dtype", ["f32", "f16"])
 @pytest.mark.parametrize("sink", SINKS.values(), ids=SINKS)
-def test_a_sink_takes_its_share(sink: tuple[str, str], dtype: str) -> None:
-    text = with_sink(sink[0], n=sink[1]).replace("f32", dtype)
+def test_a_sink_takes_its_share(sink: tuple[str, str], dtype: str, after: str) -> None:
+    text = with_sink(sink[0], after, sink[1]).replace("f32", dtype)
     for s, t in ((1, 41), (3, 0), (20, 9), (35, 150)):
         assert holds(text, {"b": 2, "s": s, "t": t}) == 1
     one = re.sub(r"\bs\b", "1", text)
     assert holds(one, {"b": 2, "t": 300}) == 1
 
 
-@pytest.mark.parametrize("after", ["%11 = identity(%10)", "%11 = mul(%10, %10)"])
+@pytest.mark.parametrize("after", [AS_THEY_ARE, ZERO + "%11 = where(%6, %10, %19)"])
 @pytest.mark.parametrize("s", ["1", "21"])
 def test_rows_with_a_sink_that_are_masked_whole_are_0(s: str, after: str) -> None:
     """And sinks that are no numbers do what they do on ``ref``."""
