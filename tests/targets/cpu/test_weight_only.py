@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import migx
+from migx.ops.builtin import Literal
 from migx.targets.cpu import jit
 from migx.targets.cpu.executable import CpuExecutable
 from migx.targets.cpu.kernels import convolution, gemm
@@ -409,3 +410,30 @@ module main(x: f32[n, 6, 9, 8]) {{
     assert produced(program).name == "group"
     for items in (1, 3):
         assert not problem(convolution.kernel_for, program, {"n": items})
+
+
+@pytest.mark.parametrize("dtype", ["i8", "u8", "f16", "bf16"])
+def test_weights_are_swapped_as_they_are_stored(dtype: str) -> None:
+    nbytes = 700 * 640 * SIZES[dtype]
+    made = "dequantizelinear(%0, %1)" if dtype in ("i8", "u8") else "convert(%0) {to=f32}"
+    text = f"""
+module main(x: f32[n, 700]) {{
+  %0 = @literal() {{value=bytes("w", 0, {nbytes}), label="w", replaceable=true}} : {dtype}[700, 640]
+  %1 = {literal("s", "f32")}
+  %2 = {made}
+  %3 = dot(x, %2)
+  return %3
+}}
+"""
+    programs = [migx.parse(text, draw_missing=1).compile(target) for target in ("cpu", "ref")]
+    other = next(at.op_as(Literal).value for at in migx.parse(text, draw_missing=2).literals)
+    x = {"x": np.random.default_rng(0).standard_normal((3, 700)).astype(np.float32)}
+    before = programs[0].eval(x)[0]
+    for program in programs:
+        with program.update_weights() as new:
+            new["w"] = other
+    got, wanted = (program.eval(x)[0] for program in programs)
+    assert not np.array_equal(got, before)
+    np.testing.assert_allclose(got, wanted, atol=700 * 2**-24 * np.abs(wanted).max())
+    packed = [int(at.shape.nbytes) for at in programs[0].compiled.program.literals]
+    assert max(packed) <= nbytes
