@@ -18,8 +18,6 @@ from migx.weights.constants import is_unpacked
 PRODUCTS = frozenset({"dot", "convolution", "quant_dot", "quant_convolution"})
 TAGS = {**dict.fromkeys(PRODUCTS, "int4_gemm"), "gather": "int4_gather"}
 """The tag of the group of each operation that reads what is unpacked."""
-
-
 WIDENED = {"dot": "gemm_epilogue", "convolution": "conv_epilogue"}
 """The tag of the group of each operation that reads what is made wider."""
 
@@ -88,10 +86,14 @@ def _widening(product: Instruction) -> list[Instruction]:
     work = [v for v in product.inputs if _widens(source(v), kinds) and not is_constant(product)]
     while work:
         at = work.pop()
-        if at not in found and (viewed(at) is not None or _widens(at, kinds)):
+        if at.module is not product.module or at in found:
+            continue
+        if viewed(at) is not None or _widens(at, kinds):
             found[at] = None
             work += at.inputs
-    return sorted(found, key=lambda at: at._label) if _may_be_scaled(found) else []
+    if not any(_widens(at, kinds) for at in found) or not _may_be_scaled(found):
+        return []
+    return sorted(found, key=lambda at: at._label)
 
 
 def _widens(at: Instruction, kinds: tuple[type[Operation], ...]) -> bool:
