@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from migx.fusion.outlining import Bundle, Outlining, source, viewed
 from migx.ir import Instruction, Module
@@ -15,6 +15,7 @@ from migx.shape import BF16, F16, F32, I8, U8
 from migx.weights import is_constant, may_be_finite
 from migx.weights.constants import is_unpacked
 
+Is = Callable[[Instruction], bool]
 PRODUCTS = frozenset({"dot", "convolution", "quant_dot", "quant_convolution"})
 TAGS = {**dict.fromkeys(PRODUCTS, "int4_gemm"), "gather": "int4_gather"}
 """The tag of the group of each operation that reads what is unpacked."""
@@ -60,38 +61,36 @@ def _picks_levels(at: Instruction, members: list[Instruction]) -> bool:
 
 
 def _unpacking(product: Instruction, known: dict[Instruction, bool]) -> list[Instruction]:
-    """What leads from packed storage to the operands of a product, in the order it runs; views of
-    what it is scaled with go along.
-    """
-    found: dict[Instruction, None] = {}
-    work = [v for v in product.inputs if is_unpacked(v, known)]
-    while work:
-        at = work.pop()
-        if at.module is not product.module or at in found:
-            continue
-        if is_unpacked(at, known) or viewed(at) is not None:
-            found[at] = None
-            work += at.inputs
-    if not any(isinstance(at.op, Unpack) for at in found) or not _may_be_scaled(found):
-        return []
-    return sorted(found, key=lambda at: at._label)
+    """What leads from packed storage to the operands of a product."""
+    return _leading(product, lambda v: is_unpacked(v, known), lambda v: isinstance(v.op, Unpack))
 
 
 def _widening(product: Instruction) -> list[Instruction]:
-    """What leads from constants of 8 or 16 bits to the operands of a product in f32, in the order
-    it runs.
+    """What leads from constants of 8 or 16 bits to the operands of a product in f32."""
+    kinds = (Convert,) if product.op.name == "convolution" else (Convert, DequantizeLinear)
+    if is_constant(product):
+        return []
+
+    def widens(at: Instruction) -> bool:
+        return _widens(at, kinds)
+
+    return _leading(product, widens, widens)
+
+
+def _leading(product: Instruction, made: Is, reads_storage: Is) -> list[Instruction]:
+    """What leads to the operands of a product that are ``made`` so, in the order it runs; views of
+    what they are scaled with go along. Nothing where none of it ``reads_storage``.
     """
     found: dict[Instruction, None] = {}
-    kinds = (Convert,) if product.op.name == "convolution" else (Convert, DequantizeLinear)
-    work = [v for v in product.inputs if _widens(source(v), kinds) and not is_constant(product)]
+    work = [v for v in product.inputs if made(source(v))]
     while work:
         at = work.pop()
         if at.module is not product.module or at in found:
             continue
-        if viewed(at) is not None or _widens(at, kinds):
+        if made(at) or viewed(at) is not None:
             found[at] = None
             work += at.inputs
-    if not any(_widens(at, kinds) for at in found) or not _may_be_scaled(found):
+    if not any(map(reads_storage, found)) or not _may_be_scaled(found):
         return []
     return sorted(found, key=lambda at: at._label)
 
