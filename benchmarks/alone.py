@@ -29,13 +29,13 @@ from benchmarks.measure import seconds
 from migx.fusion.outlining import source
 from migx.ops.builtin import Param
 from migx.ops.formats import pack
-from migx.targets.cpu import jit
+from migx.targets.cpu.code import jit
 from migx.targets.cpu.emit import F32, I64, PTR, Module
 from migx.targets.cpu.kernels import kernel_for
 from migx.targets.cpu.machine import host
-from migx.targets.cpu.memory import address, aligned
-from migx.targets.cpu.pool import pool
-from migx.targets.cpu.runtime import STEP_WORDS, runtime
+from migx.targets.cpu.plans.memory import address, aligned
+from migx.targets.cpu.threads.pool import pool
+from migx.targets.cpu.threads.runtime import STEP_WORDS, runtime
 
 Array = NDArray[Any]
 Call = Callable[[], object]

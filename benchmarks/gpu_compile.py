@@ -16,8 +16,8 @@ from benchmarks import models
 from benchmarks.gpu_table import show
 from migx.errors import MigxError
 from migx.targets.gpu import Gpu
-from migx.targets.gpu.executable import GpuExecutable
 from migx.targets.gpu.operations import CodeObject
+from migx.targets.gpu.runs.executable import GpuExecutable
 
 USUAL = ("sm_90", "gfx942")
 

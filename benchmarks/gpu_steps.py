@@ -23,9 +23,9 @@ from migx.profile import Cost
 from migx.program import Program
 from migx.specialise import bound
 from migx.targets.gpu import Gpu
-from migx.targets.gpu.device import Device
-from migx.targets.gpu.executable import GpuExecutable
-from migx.targets.gpu.values import DeviceArgument
+from migx.targets.gpu.devices.device import Device
+from migx.targets.gpu.devices.values import DeviceArgument
+from migx.targets.gpu.runs.executable import GpuExecutable
 
 KERNELS = ("pointwise", "layer norm", "softmax", "gemm f16", "int4 gemv", "int4 gemv, small")
 SIDE = 4096

@@ -16,7 +16,7 @@ from benchmarks.gpu_peers import Missing
 from benchmarks.gpu_steps import Bench, Limits
 from benchmarks.gpu_table import Line
 from migx.errors import TargetError
-from migx.targets.gpu.device import Device
+from migx.targets.gpu.devices.device import Device
 
 START = 60.0
 """Seconds in which a process has a device."""
@@ -121,10 +121,10 @@ def done(bench: Bench, step: str, line: Line, *given: Any) -> Found:
 def device_of(kind: str) -> Device:
     """A device of its own, by kind."""
     if kind == "interpreter":
-        from migx.targets.gpu.interpreter import InterpreterDevice
+        from migx.targets.gpu.devices.interpreter import InterpreterDevice
 
         return InterpreterDevice()
-    from migx.targets.gpu.cupy_device import CupyDevice
+    from migx.targets.gpu.devices.cupy_device import CupyDevice
 
     return CupyDevice()
 

@@ -79,6 +79,8 @@ def test_the_map_shows_every_file_of_the_core_and_nothing_that_is_gone() -> None
     assert not sorted(name(p) for p in listed - entries.keys())
     folders = {p for p in ROOT.iterdir() if p.is_dir() and not p.name.startswith((".", "__"))}
     assert not sorted(name(p) for p in folders - entries.keys() - {ROOT / "build", ROOT / "dist"})
+    rooms = {p.parent for p in (ROOT / "targets").rglob("*.py")}
+    assert not sorted(name(p) for p in rooms - entries.keys())
     assert all(entries.values())
 
 

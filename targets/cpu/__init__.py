@@ -59,7 +59,7 @@ class Cpu(Target):
         return Pipeline.parse(",".join(passes))
 
     def make_executable(self, program: Program, context: Context) -> Executable:
-        from migx.targets.cpu.executable import CpuExecutable
+        from migx.targets.cpu.runs.executable import CpuExecutable
 
         return CpuExecutable(program, context)
 
@@ -70,12 +70,12 @@ class Cpu(Target):
         return formats_of(instruction, host()).get(index)
 
     def transform_weight(self, argument: Argument, layout: str) -> Argument:
-        from migx.targets.cpu.weights import packed
+        from migx.targets.cpu.runs.weights import packed
 
         return packed(argument, layout)
 
     def accepts(self, saved: Mapping[str, bytes]) -> bool:
-        from migx.targets.cpu.saved import is_usable
+        from migx.targets.cpu.code.saved import is_usable
 
         return is_usable(saved)
 

@@ -47,7 +47,7 @@ from migx.ops.formats import UnpackWeight
 from migx.ops.pointwise import Convert
 from migx.planning import lies_in
 from migx.shape import Dims, DType, Shape
-from migx.targets.cpu import jit
+from migx.targets.cpu.code import jit
 from migx.targets.cpu.emit import BF16, F16, F32, F64, I64, PTR, Function, Module, Type, Value
 from migx.targets.cpu.machine import Machine
 

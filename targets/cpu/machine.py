@@ -44,7 +44,7 @@ class Machine:
 @cache
 def host() -> Machine:
     """The CPU this process runs on."""
-    from migx.targets.cpu.jit import host_features
+    from migx.targets.cpu.code.jit import host_features
 
     cpu, features = host_features()
     width, registers, masks = 16, 16, False

@@ -13,7 +13,7 @@ from migx.program import Program
 from migx.target import CompileOptions, Context, Executable, Target
 
 if TYPE_CHECKING:
-    from migx.targets.gpu.device import Device
+    from migx.targets.gpu.devices.device import Device
 
 SHAPES = ("eliminate_identity", "normalize_ops", "simplify_loops", "simplify_dyn_ops")
 """What is known of sizes is said where it is needed, and loops carry only what changes."""
@@ -75,7 +75,7 @@ class Gpu(Target):
     def device(self) -> Device | None:
         """The device that runs programs; None on a machine without one."""
         if self.given is None:
-            from migx.targets.gpu.cupy_device import found
+            from migx.targets.gpu.devices.cupy_device import found
 
             self.given, self.missing = found()
         return self.given
@@ -99,7 +99,7 @@ class Gpu(Target):
         return Pipeline.parse("lower_baked_literals{to=gpu::literal}")
 
     def make_executable(self, program: Program, context: Context) -> Executable:
-        from migx.targets.gpu.executable import GpuExecutable
+        from migx.targets.gpu.runs.executable import GpuExecutable
 
         if self.device is None and not self.archs and not context.saved:
             raise TargetError(
@@ -115,16 +115,16 @@ class Gpu(Target):
         return kernel_for(instruction) is not None
 
     def copy_to(self, argument: Argument) -> Argument:
-        from migx.targets.gpu.values import DeviceArgument
+        from migx.targets.gpu.devices.values import DeviceArgument
 
         return DeviceArgument.of_host(argument, self.device) if self.device else argument
 
     def taken(self, inputs: Any) -> Any:
-        from migx.targets.gpu.values import borrowed
+        from migx.targets.gpu.devices.values import borrowed
 
         return borrowed(inputs, self.device) if isinstance(inputs, Mapping) else inputs
 
     def copy_from(self, argument: Argument) -> Argument:
-        from migx.targets.gpu.values import DeviceArgument
+        from migx.targets.gpu.devices.values import DeviceArgument
 
         return argument.on_host() if isinstance(argument, DeviceArgument) else argument

@@ -19,12 +19,12 @@ from migx.program import Program
 from migx.sizes import symbols_of
 from migx.targets.gpu import tiles
 from migx.targets.gpu.agreement import agreements
+from migx.targets.gpu.code.tuning import Tuner
+from migx.targets.gpu.emit.text import Kernel, operands, results
 from migx.targets.gpu.kernels import kernel_for
 from migx.targets.gpu.operations import Allocate, CodeObject, CopyFrom, CopyTo, DeviceLiteral, Sync
-from migx.targets.gpu.places import is_aligned
 from migx.targets.gpu.rounding import RoundedToTf32
-from migx.targets.gpu.text import Kernel, operands, results
-from migx.targets.gpu.tuning import Tuner
+from migx.targets.gpu.runs.places import is_aligned
 
 FEW = 64
 """Values of so many elements are moved to the device only when a kernel reads them."""
@@ -69,7 +69,7 @@ class Lower(Pass):
 
 def _tuner(fast_math: bool) -> Tuner:
     """What measures kernels; ``TargetError`` where there is no device."""
-    from migx.targets.gpu.cupy_device import found
+    from migx.targets.gpu.devices.cupy_device import found
 
     device, missing = found()
     if device is None:

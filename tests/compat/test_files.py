@@ -234,7 +234,7 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert migraphx.from_gpu(value) == value
     with pytest.raises(CompatError, match="leave host out"):
         migraphx.to_gpu(value, host=True)
-    monkeypatch.setattr("migx.targets.gpu.cupy_device.found", lambda: (None, "no GPU"))
+    monkeypatch.setattr("migx.targets.gpu.devices.cupy_device.found", lambda: (None, "no GPU"))
     for call in (migraphx.gpu_sync, lambda: migraphx.to_gpu(value)):
         with pytest.raises(TargetError, match="there is no GPU here"):
             call()

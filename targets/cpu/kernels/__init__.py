@@ -12,10 +12,10 @@ from importlib import import_module
 from migx.ir import Instruction
 from migx.ops.builtin import Literal, Param, Return, Slot
 from migx.recent import Recent
-from migx.targets.cpu.alike import likeness
+from migx.targets.cpu.code.alike import likeness
+from migx.targets.cpu.code.recalled import keep, recalled
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.recalled import keep, recalled
 
 FAMILIES = (
     "quantized_gemm",

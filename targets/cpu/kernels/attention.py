@@ -32,16 +32,16 @@ from migx.fusion.attention import WEIGHTS, Attention, described
 from migx.fusion.kernels import PRODUCT, Access
 from migx.fusion.stages import below
 from migx.ir import Instruction
-from migx.targets.cpu import elements
 from migx.targets.cpu.emit import F32, I8, I64, Function, Value
-from migx.targets.cpu.epilogue import emittable, evaluated
+from migx.targets.cpu.emit.vector_math import exp_to_zero
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.kernels import attention_rows
 from migx.targets.cpu.kernels.attention_rows import LOWEST
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.tile import LATENCY, LOADS, Matrix, Tile, accumulate
-from migx.targets.cpu.transpose import gather_columns, scatter_columns
-from migx.targets.cpu.vector_math import exp_to_zero
+from migx.targets.cpu.parts import elements
+from migx.targets.cpu.parts.epilogue import emittable, evaluated
+from migx.targets.cpu.parts.tile import LATENCY, LOADS, Matrix, Tile, accumulate
+from migx.targets.cpu.parts.transpose import gather_columns, scatter_columns
 
 ROW = 2
 """What a query costs row by row, where one lane of a block costs 1."""

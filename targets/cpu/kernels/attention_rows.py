@@ -16,12 +16,12 @@ from migx.dim import Extent
 from migx.fusion.attention import Attention
 from migx.fusion.kernels import PRODUCT, Access
 from migx.shape import DType
-from migx.targets.cpu import elements
 from migx.targets.cpu.emit import F32, Value
+from migx.targets.cpu.emit.vector_math import exp_to_zero
 from migx.targets.cpu.kernel import memory_of
-from migx.targets.cpu.tile import Matrix, apart
-from migx.targets.cpu.transpose import folded
-from migx.targets.cpu.vector_math import exp_to_zero
+from migx.targets.cpu.parts import elements
+from migx.targets.cpu.parts.tile import Matrix, apart
+from migx.targets.cpu.parts.transpose import folded
 
 if TYPE_CHECKING:
     from migx.targets.cpu.kernels.attention import Writer

@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from migx.ops.rnn import GRU, LSTM, Recurrent
-from migx.targets.cpu import vector_math
-from migx.targets.cpu.emit import F32, Function, Value
-from migx.targets.cpu.tile import Matrix
-from migx.targets.cpu.together import Part
+from migx.targets.cpu.emit import F32, Function, Value, vector_math
+from migx.targets.cpu.parts.tile import Matrix
+from migx.targets.cpu.parts.together import Part
 
 Activation = Callable[[Function, Value], Value]
 ACTIVATIONS: dict[str, Activation] = {

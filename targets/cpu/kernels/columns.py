@@ -13,10 +13,10 @@ from migx.dim import Extent, maximum, product
 from migx.ir import Instruction
 from migx.ops._windows import split
 from migx.ops.vision import Col2im
-from migx.targets.cpu import elements
 from migx.targets.cpu.emit import I64, Value
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.parts import elements
 
 ELEMENTS = 1 << 12
 """About how many elements of the image a tile has."""

@@ -40,18 +40,18 @@ from migx.ops._windows import joined
 from migx.ops.layout import Pad
 from migx.ops.linear import Convolution
 from migx.shape import Dims, DType, Shape
-from migx.targets.cpu import elements
-from migx.targets.cpu.cutting import Cut, Work, chosen
 from migx.targets.cpu.emit import I8, Type, Value
-from migx.targets.cpu.epilogue import in_place, writable
-from migx.targets.cpu.finish import Destination, Finish
 from migx.targets.cpu.kernel import Frame, Kernel, behind, input_number, memory_of, narrower
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.spread import InPlace, Spread, Windows, in_lines
-from migx.targets.cpu.strips import Share, Straight, Turned
-from migx.targets.cpu.tile import SUMS, Matrix, collapsed, sum_type, widened
-from migx.targets.cpu.transpose import gather_lines
-from migx.targets.cpu.windows import Axis, axes_of
+from migx.targets.cpu.parts import elements
+from migx.targets.cpu.parts.cutting import Cut, Work, chosen
+from migx.targets.cpu.parts.epilogue import in_place, writable
+from migx.targets.cpu.parts.finish import Destination, Finish
+from migx.targets.cpu.parts.spread import InPlace, Spread, Windows, in_lines
+from migx.targets.cpu.parts.strips import Share, Straight, Turned
+from migx.targets.cpu.parts.tile import SUMS, Matrix, collapsed, sum_type, widened
+from migx.targets.cpu.parts.transpose import gather_lines
+from migx.targets.cpu.parts.windows import Axis, axes_of
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:

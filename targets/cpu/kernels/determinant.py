@@ -10,9 +10,9 @@ from migx.dim import Extent, maximum, product
 from migx.ir import Instruction
 from migx.ops.sets import Determinant
 from migx.targets.cpu.emit import F32, F64, Value
+from migx.targets.cpu.emit.vector_math import absolute
 from migx.targets.cpu.kernel import Frame, Kernel, Scratch, memory_of, type_of
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.vector_math import absolute
 
 ELEMENTS = 1 << 10
 """About how many elements the matrices of a tile have."""

@@ -24,13 +24,13 @@ from migx.fusion.stages import Stage, below, effort, is_folded, stages_of, weigh
 from migx.fusion.tables import tabled
 from migx.ir import Instruction
 from migx.ops.reduce import ReduceMean
-from migx.targets.cpu import division, elements, lookup
-from migx.targets.cpu.abreast import Abreast
-from migx.targets.cpu.emit import F32, I8, I64, Function, Type, Value
-from migx.targets.cpu.epilogue import emittable
+from migx.targets.cpu.emit import F32, I8, I64, Function, Type, Value, division, lookup
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.reductions import folding, total_type
+from migx.targets.cpu.parts import elements
+from migx.targets.cpu.parts.abreast import Abreast
+from migx.targets.cpu.parts.epilogue import emittable
+from migx.targets.cpu.parts.reductions import folding, total_type
 
 TILE = 16384
 """Elements of a tile: some microseconds of work, so that sharing costs little."""

@@ -24,16 +24,7 @@ from migx.fusion.kernels import DOTS, Access, FusedKernel, core_of, epilogue, op
 from migx.ir import Instruction
 from migx.planning import lies_in
 from migx.shape import DType, Shape
-from migx.targets.cpu import elements
 from migx.targets.cpu.emit import I8, Function, Type, Value
-from migx.targets.cpu.epilogue import (
-    Block,
-    Epilogue,
-    emittable,
-    evaluated,
-    in_place,
-    writable,
-)
 from migx.targets.cpu.kernel import (
     Frame,
     Kernel,
@@ -44,7 +35,16 @@ from migx.targets.cpu.kernel import (
     type_of,
 )
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.tile import (
+from migx.targets.cpu.parts import elements
+from migx.targets.cpu.parts.epilogue import (
+    Block,
+    Epilogue,
+    emittable,
+    evaluated,
+    in_place,
+    writable,
+)
+from migx.targets.cpu.parts.tile import (
     BLOCK,
     SUMS,
     WORTH,
@@ -57,7 +57,7 @@ from migx.targets.cpu.tile import (
     sum_type,
     widened,
 )
-from migx.targets.cpu.transpose import gather_columns
+from migx.targets.cpu.parts.transpose import gather_columns
 
 Axes = tuple[tuple[Extent, tuple[Extent, Extent]], ...]
 """Extents, and what a step along each is on the left and on the right, in elements."""

@@ -14,7 +14,7 @@ from migx.ops.layout import Contiguous, Reshape
 from migx.targets.cpu.emit import Type, Value
 from migx.targets.cpu.kernel import Frame, Kernel, type_of
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.transpose import interleaved
+from migx.targets.cpu.parts.transpose import interleaved
 
 WAYS = (2, 4)
 """How long the last axis may be."""

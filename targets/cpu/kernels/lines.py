@@ -26,11 +26,11 @@ from migx.ops.reduce import (
     ReduceMin,
 )
 from migx.shape import DType
-from migx.targets.cpu import elements
 from migx.targets.cpu.emit import I64, Type, Value
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of, results
 from migx.targets.cpu.kernels.fused import Point, Writer
 from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.parts import elements
 
 ELEMENTS = 1 << 13
 """About how many elements a tile walks over."""

@@ -14,12 +14,12 @@ from migx.dim import product
 from migx.fusion.kernels import Access
 from migx.ir import Instruction
 from migx.ops.indexing import Nonzero
-from migx.targets.cpu import elements
 from migx.targets.cpu.emit import I64, Value
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.kernels.ordering import any_of
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.tile import apart
+from migx.targets.cpu.parts import elements
+from migx.targets.cpu.parts.tile import apart
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:

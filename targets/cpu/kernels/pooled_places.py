@@ -13,11 +13,11 @@ from migx.dim import Extent, maximum, product
 from migx.ir import Instruction
 from migx.ops._numeric import lowest
 from migx.ops.pooling import MaxPoolIndices
-from migx.targets.cpu import elements
 from migx.targets.cpu.emit import I64, Value
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.windows import Axis, axes_of
+from migx.targets.cpu.parts import elements
+from migx.targets.cpu.parts.windows import Axis, axes_of
 
 ELEMENTS = 1 << 13
 """About how many elements of windows a tile looks at."""

@@ -7,12 +7,12 @@ from math import prod
 from migx.ir import Instruction
 from migx.ops._numeric import lowest
 from migx.ops.pooling import Pooling
-from migx.targets.cpu import elements
 from migx.targets.cpu.emit import I64, Value
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.sliding import Sliding, Tap, WindowVector
-from migx.targets.cpu.windows import Axis, axes_of
+from migx.targets.cpu.parts import elements
+from migx.targets.cpu.parts.sliding import Sliding, Tap, WindowVector
+from migx.targets.cpu.parts.windows import Axis, axes_of
 
 Axes = tuple[Axis, Axis, Axis]
 

@@ -20,15 +20,15 @@ from migx.ops.builtin import Literal
 from migx.ops.layout import Pad
 from migx.ops.linear import QuantConvolution
 from migx.shape import I32 as WORD
-from migx.targets.cpu.cutting import Cut
-from migx.targets.cpu.dot4 import BYTES, FLIP, ONES, dot4, flipped, flips
 from migx.targets.cpu.emit import I8, I32, Type, Value
-from migx.targets.cpu.finish import Finish
+from migx.targets.cpu.emit.dot4 import BYTES, FLIP, ONES, dot4, flipped, flips
 from migx.targets.cpu.kernel import Frame, Kernel
 from migx.targets.cpu.kernels.convolution import Problem, Writer, convolution_in, described
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.spread import Spread
-from migx.targets.cpu.strips import Inner, Share, Straight, Turned
+from migx.targets.cpu.parts.cutting import Cut
+from migx.targets.cpu.parts.finish import Finish
+from migx.targets.cpu.parts.spread import Spread
+from migx.targets.cpu.parts.strips import Inner, Share, Straight, Turned
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:

@@ -16,15 +16,15 @@ from collections.abc import Callable
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.ops.linear import QuantConvolution
-from migx.targets.cpu.dot4 import BYTES, dot4, flipped, flips
 from migx.targets.cpu.emit import I8, I32, Value
+from migx.targets.cpu.emit.dot4 import BYTES, dot4, flipped, flips
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.kernels.convolution import convolution_in, described
 from migx.targets.cpu.kernels.depthwise import Writer
 from migx.targets.cpu.kernels.quantized_convolution import filling
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.sliding import UNROLLED, Sliding, Tap, WindowVector
-from migx.targets.cpu.tile import apart
+from migx.targets.cpu.parts.sliding import UNROLLED, Sliding, Tap, WindowVector
+from migx.targets.cpu.parts.tile import apart
 
 WIDE = 64
 """Bytes of a row that are copied at once."""

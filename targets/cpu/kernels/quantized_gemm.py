@@ -20,12 +20,12 @@ from migx.ir import Instruction
 from migx.ops.linear import QuantDot
 from migx.shape import I32 as WORD
 from migx.shape import DType
-from migx.targets.cpu.dot4 import BYTES, FLIP, ONES, dot4, flipped, flips
 from migx.targets.cpu.emit import I8, I32, Function, Value
+from migx.targets.cpu.emit.dot4 import BYTES, FLIP, ONES, dot4, flipped, flips
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.kernels.gemm import TAGS, Problem, Writer, described
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.tile import Matrix, Tile
+from migx.targets.cpu.parts.tile import Matrix, Tile
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:

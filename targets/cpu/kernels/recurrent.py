@@ -24,14 +24,14 @@ from migx.ir import Instruction
 from migx.ops.rnn import BACKWARD, GRU, LSTM, RNN, Recurrent
 from migx.shape import F32 as FLOAT
 from migx.shape import OPTIONAL, Shape
-from migx.targets.cpu import elements
 from migx.targets.cpu.emit import F32, I1, I64, Value
 from migx.targets.cpu.kernel import Frame, Kernel, behind, memory_of
 from migx.targets.cpu.kernels.cells import ACTIVATIONS, Cells, Units, resets_first
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.tile import WORTH, Matrix, Tile, accumulate, multiplied_and_added
-from migx.targets.cpu.together import Part, Team
-from migx.targets.cpu.transpose import gather_columns
+from migx.targets.cpu.parts import elements
+from migx.targets.cpu.parts.tile import WORTH, Matrix, Tile, accumulate, multiplied_and_added
+from migx.targets.cpu.parts.together import Part, Team
+from migx.targets.cpu.parts.transpose import gather_columns
 
 PAIR = 2
 """Panels by which a single row is multiplied at a time: it then has as many sums as cover the

@@ -18,10 +18,10 @@ from migx.ir import Instruction
 from migx.ops.control import Assume
 from migx.ops.fused import Group
 from migx.targets.cpu.emit import I8, PTR
-from migx.targets.cpu.epilogue import emittable
 from migx.targets.cpu.kernel import Frame, Kernel
 from migx.targets.cpu.kernels import fused
 from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.parts.epilogue import emittable
 
 MOST = 128
 """More regions that differ than these are a large text for little work."""

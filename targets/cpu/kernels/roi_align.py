@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from migx.dim import Extent, maximum
 from migx.ir import Instruction
 from migx.ops.vision import RoiAlign
-from migx.targets.cpu import elements
 from migx.targets.cpu.emit import F64, I64, Value
 from migx.targets.cpu.kernel import Frame, Kernel, Scratch, memory_of, type_of
 from migx.targets.cpu.kernels.resize import end_of
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.tile import Matrix, widened
+from migx.targets.cpu.parts import elements
+from migx.targets.cpu.parts.tile import Matrix, widened
 
 CHANNELS = 64
 """How many channels a tile makes of a region."""

@@ -14,12 +14,12 @@ from itertools import product as combinations
 from migx.dim import Extent, maximum, product
 from migx.ir import Instruction
 from migx.ops.vision import GridSample
-from migx.targets.cpu import elements
 from migx.targets.cpu.emit import I64, Type, Value
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.kernels.resize import cubic, end_of
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.tile import apart
+from migx.targets.cpu.parts import elements
+from migx.targets.cpu.parts.tile import apart
 
 ELEMENTS = 1 << 12
 """About how many elements a tile makes."""

@@ -15,12 +15,12 @@ from migx.ir import Instruction
 from migx.ops import indexing
 from migx.ops.indexing import GatherElements, Scatter, ScatterElements, ScatterND
 from migx.shape import DType, Shape
-from migx.targets.cpu import elements
 from migx.targets.cpu.emit import I1, Type, Value
 from migx.targets.cpu.kernel import Frame, Kernel, type_of
 from migx.targets.cpu.kernels import fused
 from migx.targets.cpu.kernels.gather import fail_outside, index_at
 from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.parts import elements
 
 ELEMENTS = 1 << 13
 """About how many elements a tile fetches."""

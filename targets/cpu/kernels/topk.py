@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from migx.dim import bounds, maximum, minimum
 from migx.ir import Instruction
 from migx.ops.reduce import Topk
-from migx.targets.cpu import elements
 from migx.targets.cpu.emit import I1, I64, Value
 from migx.targets.cpu.kernel import Kernel, Scratch, memory_of
 from migx.targets.cpu.kernels.lines import Lines
 from migx.targets.cpu.kernels.ordering import Buffer, any_of, in_order, key_type, rising
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.tile import apart
+from migx.targets.cpu.parts import elements
+from migx.targets.cpu.parts.tile import apart
 
 SPARE, LEAST = 4, 32
 """The buffer has room for so many times k, or at least for so many."""

@@ -17,7 +17,7 @@ from migx.shape import Dims
 from migx.targets.cpu.emit import Type, Value
 from migx.targets.cpu.kernel import Frame, Kernel
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.transpose import turned
+from migx.targets.cpu.parts.transpose import turned
 
 MOST_LANES = 16
 ELEMENTS = 1 << 14

@@ -14,10 +14,10 @@ from functools import reduce
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.ops.trees import COMPARISONS, FAULT, SILENT, TreeEnsemble
-from migx.targets.cpu import elements
 from migx.targets.cpu.emit import F32, F64, I64, Type, Value
 from migx.targets.cpu.kernel import Frame, Kernel, Scratch, memory_of, type_of
 from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.parts import elements
 
 ROWS = 64
 """How many rows a tile has."""

@@ -29,15 +29,15 @@ from migx.dim import bounds
 from migx.ir import Instruction
 from migx.shape import F16, DType
 from migx.shape import F32 as FLOAT
-from migx.targets.cpu import elements
 from migx.targets.cpu.emit import F32, I8, I32, Value
-from migx.targets.cpu.epilogue import Block, Epilogue, writable
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.kernels import weight_only_bytes
 from migx.targets.cpu.kernels.weight_only_forms import WORD, Parameter, Problem, described
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.tile import Matrix, Tile, accumulate, multiplied_and_added
-from migx.targets.cpu.transpose import deinterleaved, interleaved
+from migx.targets.cpu.parts import elements
+from migx.targets.cpu.parts.epilogue import Block, Epilogue, writable
+from migx.targets.cpu.parts.tile import Matrix, Tile, accumulate, multiplied_and_added
+from migx.targets.cpu.parts.transpose import deinterleaved, interleaved
 
 SLAB = 256
 """About how much of the depth is unpacked at a time: it stays in the second level cache."""

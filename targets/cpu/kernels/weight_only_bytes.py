@@ -23,14 +23,14 @@ from collections.abc import Callable, Sequence
 from migx.ir import Instruction
 from migx.ops.quantization import limits
 from migx.shape import I8 as BYTE
-from migx.targets.cpu import elements
-from migx.targets.cpu.dot4 import FLIP, dot4, flips
 from migx.targets.cpu.emit import F32, I8, I32, Function, Value
-from migx.targets.cpu.epilogue import Block, Epilogue
+from migx.targets.cpu.emit.dot4 import FLIP, dot4, flips
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.kernels.weight_only_forms import WORD, Problem
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.tile import Matrix, Tile, multiplied_and_added
+from migx.targets.cpu.parts import elements
+from migx.targets.cpu.parts.epilogue import Block, Epilogue
+from migx.targets.cpu.parts.tile import Matrix, Tile, multiplied_and_added
 
 TOGETHER = 2
 """Vectors of columns that several rows are multiplied with at a time."""

@@ -28,16 +28,16 @@ from migx.fusion.winograd import INPUT, MADE, OUTPUT, PLACES, SEEN, Matrix, tile
 from migx.ir import Instruction
 from migx.shape import F32 as ELEMENT
 from migx.shape import Dims
-from migx.targets.cpu.cutting import ALONE, FETCH, TILE, step_turns
 from migx.targets.cpu.emit import F32, I8, I32, Function, Value
-from migx.targets.cpu.epilogue import in_place, writable
-from migx.targets.cpu.finish import Destination, Finish
 from migx.targets.cpu.kernel import Frame, Kernel, input_number
 from migx.targets.cpu.kernels.convolution import is_literal
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.strips import AHEAD
-from migx.targets.cpu.tile import multiplied_and_added
-from migx.targets.cpu.transpose import deinterleaved, interleaved
+from migx.targets.cpu.parts.cutting import ALONE, FETCH, TILE, step_turns
+from migx.targets.cpu.parts.epilogue import in_place, writable
+from migx.targets.cpu.parts.finish import Destination, Finish
+from migx.targets.cpu.parts.strips import AHEAD
+from migx.targets.cpu.parts.tile import multiplied_and_added
+from migx.targets.cpu.parts.transpose import deinterleaved, interleaved
 
 MOST_ROWS, MOST_VECTORS = 16, 6
 """Rows of a strip of kernels, and vectors of a panel of tiles."""

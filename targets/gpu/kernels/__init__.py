@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from migx.ir import Instruction
-from migx.targets.gpu.text import Kernel
+from migx.targets.gpu.emit.text import Kernel
 
 FAMILIES = (
     "product",

@@ -15,14 +15,14 @@ from migx.ops._windows import split
 from migx.ops.linear import Convolution
 from migx.shape import BF16, F16, F32, DType
 from migx.targets.gpu import tiles as choose
-from migx.targets.gpu.expressions import BOTH, Expr, Part, both, by_axis
-from migx.targets.gpu.finish import finish
+from migx.targets.gpu.emit.expressions import BOTH, Expr, Part, both, by_axis
+from migx.targets.gpu.emit.text import Kernel, Writer
+from migx.targets.gpu.emit.types import COMPUTING, storable, summed
+from migx.targets.gpu.kernels.finish import finish
 from migx.targets.gpu.kernels.fused import computable
-from migx.targets.gpu.parts import Corner, Parts
-from migx.targets.gpu.reader import Reader
-from migx.targets.gpu.text import Kernel, Writer
+from migx.targets.gpu.parts.reader import Reader
+from migx.targets.gpu.parts.split_k import Corner, Parts
 from migx.targets.gpu.tiles import Tile, power_of_two
-from migx.targets.gpu.types import COMPUTING, storable, summed
 
 TAGS = ("conv_epilogue", "int4_gemm")
 FEW = 8

@@ -16,12 +16,12 @@ from migx.fusion.stages import Stage, below, is_folded, stages_of
 from migx.ir import Instruction
 from migx.ops.reduce import ReduceAll, ReduceAny, ReduceMax, ReduceMean, ReduceMin, ReduceProd
 from migx.shape import BOOL, F8E8M0, F16, F32, I32, DType
-from migx.targets.gpu import elements
 from migx.targets.gpu import tiles as choose
-from migx.targets.gpu.expressions import BOTH, ROWS, Expr, Part, over_any
-from migx.targets.gpu.text import Kernel, Writer
+from migx.targets.gpu.emit.expressions import BOTH, ROWS, Expr, Part, over_any
+from migx.targets.gpu.emit.text import Kernel, Writer
+from migx.targets.gpu.emit.types import COMPUTING, storable
+from migx.targets.gpu.parts import elements
 from migx.targets.gpu.tiles import tiles
-from migx.targets.gpu.types import COMPUTING, storable
 
 LONGEST = 16384
 """The longest row that stays in registers."""

@@ -18,11 +18,11 @@ from migx.dim import Extent, bounds, product
 from migx.ir import Instruction
 from migx.ops.reduce import Argmax, Argmin, PrefixScan, PrefixScanProd, PrefixScanSum, Topk
 from migx.shape import DType
-from migx.targets.gpu import elements
-from migx.targets.gpu.expressions import BOTH, ROWS, Expr, Part, expr
-from migx.targets.gpu.text import Kernel, Writer
+from migx.targets.gpu.emit.expressions import BOTH, ROWS, Expr, Part, expr
+from migx.targets.gpu.emit.text import Kernel, Writer
+from migx.targets.gpu.emit.types import COMPUTING, storable, summed
+from migx.targets.gpu.parts import elements
 from migx.targets.gpu.tiles import power_of_two, tiles
-from migx.targets.gpu.types import COMPUTING, storable, summed
 
 TILE = 4096
 """Elements of a tile, and the most of a line in it."""

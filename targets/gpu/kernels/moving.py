@@ -26,13 +26,13 @@ from migx.ops.indexing import (
 from migx.ops.layout import Pad, Reverse
 from migx.ops.packing import Unpack
 from migx.ops.quantization import DequantizeLinear
-from migx.targets.gpu import elements
-from migx.targets.gpu.expressions import Expr, both, by_axis, expr
-from migx.targets.gpu.line import Line
-from migx.targets.gpu.narrow import is_narrow
-from migx.targets.gpu.reader import Reader
-from migx.targets.gpu.text import Kernel, Writer
-from migx.targets.gpu.types import COMPUTING, STORED, storable
+from migx.targets.gpu.emit.expressions import Expr, both, by_axis, expr
+from migx.targets.gpu.emit.narrow import is_narrow
+from migx.targets.gpu.emit.text import Kernel, Writer
+from migx.targets.gpu.emit.types import COMPUTING, STORED, storable
+from migx.targets.gpu.parts import elements
+from migx.targets.gpu.parts.line import Line
+from migx.targets.gpu.parts.reader import Reader
 
 
 def kernel_for(at: Instruction) -> Kernel | None:

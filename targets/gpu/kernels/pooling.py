@@ -6,12 +6,12 @@ from migx.dim import product
 from migx.ir import Instruction
 from migx.ops._windows import split
 from migx.ops.pooling import Pooling
-from migx.targets.gpu import elements
-from migx.targets.gpu.expressions import Expr, Part, both
-from migx.targets.gpu.line import WHOLE, Line
-from migx.targets.gpu.text import Kernel
+from migx.targets.gpu.emit.expressions import Expr, Part, both
+from migx.targets.gpu.emit.text import Kernel
+from migx.targets.gpu.emit.types import COMPUTING, storable
+from migx.targets.gpu.parts import elements
+from migx.targets.gpu.parts.line import WHOLE, Line
 from migx.targets.gpu.tiles import Tile
-from migx.targets.gpu.types import COMPUTING, storable
 
 LINE = Tile(1, 256)
 """Windows of a program."""

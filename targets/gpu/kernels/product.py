@@ -6,7 +6,7 @@ right operand, the batch is more rows. Operands are read place by place through 
 between them and the inputs (``reader.py``): four-bit weights are unpacked and scaled there, in
 registers. Sums are f32 for floats up to 32 bits, and those of f32 are exact products, unless
 ``fast_math`` has them rounded to tf32; each is added up in the order of the depth by one program,
-or by a few that take a part of the depth each (``parts.py``).
+or by a few that take a part of the depth each (``split_k.py``).
 
 Products with few rows are read, not computed: then the tile is multiplied element by element and
 summed along the depth, and the matrix units rest.
@@ -21,15 +21,15 @@ from migx.fusion.kernels import DOTS, FusedKernel, core_of, epilogue, name_of
 from migx.ir import Instruction
 from migx.shape import BF16, F16, F32, I8, DType
 from migx.targets.gpu import tiles as choose
-from migx.targets.gpu.expressions import BOTH, Expr, Part, by_axis, expr
-from migx.targets.gpu.finish import finish
+from migx.targets.gpu.emit.expressions import BOTH, Expr, Part, by_axis, expr
+from migx.targets.gpu.emit.text import Kernel, Writer
+from migx.targets.gpu.emit.types import COMPUTING, storable, summed
+from migx.targets.gpu.kernels.finish import finish
 from migx.targets.gpu.kernels.fused import computable
-from migx.targets.gpu.parts import Corner, Parts
-from migx.targets.gpu.reader import Reader
-from migx.targets.gpu.text import Kernel, Writer
+from migx.targets.gpu.parts.reader import Reader
+from migx.targets.gpu.parts.split_k import Corner, Parts
+from migx.targets.gpu.parts.words import PER, Words, joined, words_of
 from migx.targets.gpu.tiles import Tile, whole
-from migx.targets.gpu.types import COMPUTING, storable, summed
-from migx.targets.gpu.words import PER, Words, joined, words_of
 
 TAGS = ("gemm_epilogue", "int4_gemm")
 BLOCKS = (32, 64, 128)

@@ -19,11 +19,11 @@ from migx.ir import Instruction
 from migx.ops.pointwise import Elu, LeakyRelu, Relu, Sigmoid, Tanh
 from migx.ops.rnn import ACTIVATIONS, BACKWARD, GRU, LSTM, RNN, Recurrent
 from migx.shape import F32, F64, OPTIONAL, Shape
-from migx.targets.gpu import elements
-from migx.targets.gpu.expressions import BOTH, Expr, expr
-from migx.targets.gpu.text import Kernel, Writer
+from migx.targets.gpu.emit.expressions import BOTH, Expr, expr
+from migx.targets.gpu.emit.text import Kernel, Writer
+from migx.targets.gpu.emit.types import COMPUTING, storable
+from migx.targets.gpu.parts import elements
 from migx.targets.gpu.tiles import tiles
-from migx.targets.gpu.types import COMPUTING, storable
 
 MEMBERS, UNITS, DEPTH = 16, 16, 32
 """Members of the batch by units of a program; how much of a product's depth is taken at a time."""

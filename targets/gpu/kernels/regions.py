@@ -10,8 +10,8 @@ from migx.ir import Instruction
 from migx.ops.fused import Group
 from migx.ops.layout import Concat
 from migx.targets.gpu import tiles as choose
+from migx.targets.gpu.emit.text import Kernel, Writer
 from migx.targets.gpu.kernels.fused import computable, write_line
-from migx.targets.gpu.text import Kernel, Writer
 from migx.targets.gpu.tiles import tiles
 
 MOST = 64

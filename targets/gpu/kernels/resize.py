@@ -13,11 +13,11 @@ from itertools import product as combinations
 from migx.ir import Instruction
 from migx.ops.resize import Resize, is_rounded
 from migx.shape import F64
-from migx.targets.gpu import elements
-from migx.targets.gpu.expressions import Expr
-from migx.targets.gpu.line import WHOLE, Line
-from migx.targets.gpu.text import Kernel
-from migx.targets.gpu.types import COMPUTING, storable
+from migx.targets.gpu.emit.expressions import Expr
+from migx.targets.gpu.emit.text import Kernel
+from migx.targets.gpu.emit.types import COMPUTING, storable
+from migx.targets.gpu.parts import elements
+from migx.targets.gpu.parts.line import WHOLE, Line
 
 MOST = 256
 """The most elements of which one of the result is made."""

@@ -9,12 +9,12 @@ from migx.ops.pointwise import Pow
 from migx.ops.pooling import Lrn
 from migx.ops.vision import GridSample
 from migx.shape import F32, F64, DType
-from migx.targets.gpu import elements
-from migx.targets.gpu.expressions import Expr, expr
+from migx.targets.gpu.emit.expressions import Expr, expr
+from migx.targets.gpu.emit.text import Kernel
+from migx.targets.gpu.emit.types import COMPUTING, storable
 from migx.targets.gpu.kernels.resize import Tap, mixed
-from migx.targets.gpu.line import WHOLE, Line
-from migx.targets.gpu.text import Kernel
-from migx.targets.gpu.types import COMPUTING, storable
+from migx.targets.gpu.parts import elements
+from migx.targets.gpu.parts.line import WHOLE, Line
 
 KEYS = -0.75
 """The coefficient of Keys' convolution."""

@@ -12,11 +12,11 @@ from migx.dim import product
 from migx.ir import Instruction
 from migx.ops import indexing
 from migx.ops.indexing import Scatter, ScatterElements
-from migx.targets.gpu import elements
-from migx.targets.gpu.expressions import Expr, Part, both, expr
-from migx.targets.gpu.line import WHOLE, Line
-from migx.targets.gpu.text import Kernel
-from migx.targets.gpu.types import COMPUTING, STORED, storable
+from migx.targets.gpu.emit.expressions import Expr, Part, both, expr
+from migx.targets.gpu.emit.text import Kernel
+from migx.targets.gpu.emit.types import COMPUTING, STORED, storable
+from migx.targets.gpu.parts import elements
+from migx.targets.gpu.parts.line import WHOLE, Line
 
 ADDS = indexing.ScatterAdd | indexing.ScatterndAdd
 MULTIPLIES = indexing.ScatterMul | indexing.ScatterndMul

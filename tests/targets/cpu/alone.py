@@ -21,10 +21,10 @@ from migx.ops.formats import pack
 from migx.program import Program
 from migx.shape import Shape
 from migx.target import get_target
-from migx.targets.cpu import jit
+from migx.targets.cpu.code import jit
 from migx.targets.cpu.kernel import Kernel, results
 from migx.targets.cpu.machine import Machine, host
-from migx.targets.cpu.memory import address, aligned, viewed
+from migx.targets.cpu.plans.memory import address, aligned, viewed
 from migx.testing.bounds import ElementBounds, compare
 
 Array = NDArray[Any]

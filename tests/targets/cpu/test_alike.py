@@ -9,7 +9,7 @@ from migx.dim import Dim
 from migx.ops.pointwise import Neg
 from migx.recent import Recent
 from migx.targets.cpu import kernels
-from migx.targets.cpu.alike import digest, likeness
+from migx.targets.cpu.code.alike import digest, likeness
 
 
 def layers(count: int) -> migx.Program:

@@ -12,7 +12,7 @@ import pytest
 from migx import dim
 from migx.argument import Argument
 from migx.ops.fused import Group
-from migx.targets.cpu import jit
+from migx.targets.cpu.code import jit
 from migx.targets.cpu.kernels.attention import kernel_for
 from migx.targets.cpu.machine import Machine, host
 from migx.testing.oracles import Trial

@@ -12,7 +12,7 @@ from migx.errors import EvaluationError
 from migx.ir import Module
 from migx.program import Program
 from migx.sizes import symbols_within
-from migx.targets.cpu.executable import CpuExecutable
+from migx.targets.cpu.runs.executable import CpuExecutable
 from migx.testing.oracles import Trial
 from tests.targets.flow import COUNTED, EVERY, NESTED, RUNS, STOPPED, given, same
 
@@ -282,7 +282,7 @@ def test_no_module_is_walked_again_at_each_level(monkeypatch: pytest.MonkeyPatch
         walked.append(module.name)
         return symbols_within(module)
 
-    monkeypatch.setattr("migx.targets.cpu.outline.symbols_within", counted)
+    monkeypatch.setattr("migx.targets.cpu.plans.outline.symbols_within", counted)
     depth = 12
     program = compiled(_nested(depth))
     assert not fallbacks(program)

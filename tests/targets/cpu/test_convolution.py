@@ -8,12 +8,12 @@ from math import prod
 import pytest
 
 from migx import Dim, dim
-from migx.targets.cpu import jit
-from migx.targets.cpu.cutting import Work, chosen
+from migx.targets.cpu.code import jit
 from migx.targets.cpu.emit import F32
 from migx.targets.cpu.kernels import convolution, depthwise, kernel_for
 from migx.targets.cpu.machine import Machine, host
-from migx.targets.cpu.windows import Axis
+from migx.targets.cpu.parts.cutting import Work, chosen
+from migx.targets.cpu.parts.windows import Axis
 from tests.targets.cpu.alone import OTHER_MACHINES, parsed, problem, produced, result
 
 FUSE = "fuse_pointwise,fuse_epilogue"

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from migx.targets.cpu import jit
-from migx.targets.cpu.dot4 import BYTES, FLIP, ONES, dot4, flipped, flips
+from migx.targets.cpu.code import jit
 from migx.targets.cpu.emit import I32, I64, PTR, Module
+from migx.targets.cpu.emit.dot4 import BYTES, FLIP, ONES, dot4, flipped, flips
 from migx.targets.cpu.machine import Machine, host
 
 SIGNS = [(False, True), (True, False), (True, True), (False, False)]

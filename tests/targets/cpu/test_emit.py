@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from migx.targets.cpu import jit
+from migx.targets.cpu.code import jit
 from migx.targets.cpu.emit import (
     BF16,
     F16,

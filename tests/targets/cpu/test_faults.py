@@ -21,8 +21,11 @@ import pytest
 
 import migx
 from migx.errors import EvaluationError
-from migx.targets.cpu import compiling, jit, memory, pool, running
-from migx.targets.cpu.executable import CpuExecutable
+from migx.targets.cpu.code import compiling, jit
+from migx.targets.cpu.plans import memory
+from migx.targets.cpu.runs import running
+from migx.targets.cpu.runs.executable import CpuExecutable
+from migx.targets.cpu.threads import pool
 from migx.testing.oracles import Trial
 
 TEXT = """
@@ -47,7 +50,7 @@ print(*answers)
 """
 COMPILING = """
 import signal
-from migx.targets.cpu import compiling
+from migx.targets.cpu.code import compiling
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
 compiling.WORTH, compiling.cores = 1, lambda: 2
 texts = {f"k{i}": f"define i64 @k{i}() {{\\n  ret i64 {i}\\n}}\\n" for i in range(100_000)}

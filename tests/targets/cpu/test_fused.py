@@ -14,10 +14,10 @@ from migx.errors import MigxError
 from migx.ir import Instruction
 from migx.program import Program
 from migx.shape import DType, Shape
-from migx.targets.cpu.elements import FLOAT_ONLY, TABLE
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.kernels import fused
 from migx.targets.cpu.machine import Machine, host
+from migx.targets.cpu.parts.elements import FLOAT_ONLY, TABLE
 from tests.targets.cpu.alone import OTHER_MACHINES, KernelFor, parsed, problem
 
 WIDTHS = {"widest": None, "avx2": 32, "neon": 16, "scalar": 4}

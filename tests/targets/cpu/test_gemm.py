@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 import migx
 from migx.argument import Argument
-from migx.targets.cpu import jit
+from migx.targets.cpu.code import jit
 from migx.targets.cpu.emit import F32
 from migx.targets.cpu.kernels.gemm import kernel_for
 from migx.targets.cpu.machine import Machine, host
-from migx.targets.cpu.tile import chosen
+from migx.targets.cpu.parts.tile import chosen
 from migx.testing.bounds import compare
 from migx.testing.oracles import run_on_ref
 from tests.targets.cpu.alone import OTHER_MACHINES, parsed, problem, produced, result

@@ -17,10 +17,10 @@ import migx
 from migx import dim
 from migx.errors import EvaluationError
 from migx.program import Program
-from migx.targets.cpu import jit
-from migx.targets.cpu.executable import CpuExecutable
-from migx.targets.cpu.growing import GrowingLoop
-from migx.targets.cpu.outline import Work
+from migx.targets.cpu.code import jit
+from migx.targets.cpu.plans.outline import Work
+from migx.targets.cpu.runs.executable import CpuExecutable
+from migx.targets.cpu.runs.growing import GrowingLoop
 from tests.targets.flow import given, same
 
 CACHE = """

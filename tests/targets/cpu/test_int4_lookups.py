@@ -12,9 +12,9 @@ import migx
 from migx.compiler import compiled
 from migx.errors import EvaluationError
 from migx.program import Program
-from migx.targets.cpu.executable import CpuExecutable
 from migx.targets.cpu.kernels.int4_unpacking import kernel_for
 from migx.targets.cpu.machine import host
+from migx.targets.cpu.runs.executable import CpuExecutable
 from tests.targets.cpu.alone import parsed, problem, produced
 
 CONTAINERS = {"i4": "i8", "u4": "u8", "i2": "i8", "u2": "u8"}

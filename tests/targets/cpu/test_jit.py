@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from migx.errors import TargetError
-from migx.targets.cpu import compiling, jit
+from migx.targets.cpu.code import compiling, jit
 
 
 def text_of(number: int) -> str:

@@ -11,8 +11,8 @@ import pytest
 
 from migx.fusion.kernels import Access, FusedKernel, described
 from migx.fusion.tables import Lookup, tabled
-from migx.targets.cpu import jit, lookup
-from migx.targets.cpu.emit import I8, PTR, Module
+from migx.targets.cpu.code import jit
+from migx.targets.cpu.emit import I8, PTR, Module, lookup
 from migx.targets.cpu.kernels import kernel_for
 from migx.targets.cpu.machine import Machine, host
 from tests.targets.cpu.alone import OTHER_MACHINES, parsed, problem, produced

@@ -15,8 +15,8 @@ from migx.errors import InputError
 from migx.extents import Latest
 from migx.planning import Life, arranged
 from migx.sizes import expect_shape
-from migx.targets.cpu import piece
-from migx.targets.cpu.form import Form
+from migx.targets.cpu.plans.form import Form
+from migx.targets.cpu.runs import piece
 from tests.targets.cpu.test_control import REFUSED
 from tests.targets.flow import PAIR, pair, same
 

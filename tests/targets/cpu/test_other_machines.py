@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from migx.targets.cpu import jit
+from migx.targets.cpu.code import jit
 from migx.targets.cpu.kernels import FAMILIES, kernel_for
 from migx.targets.cpu.machine import host
 from tests.targets.cpu.alone import parsed, produced

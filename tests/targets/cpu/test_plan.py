@@ -16,9 +16,9 @@ from migx.errors import EvaluationError, InputError
 from migx.planning import Life, arranged
 from migx.profile import Profile
 from migx.program import Program
-from migx.targets.cpu.executable import CpuExecutable
-from migx.targets.cpu.outline import Kind
-from migx.targets.cpu.running import ROOMY
+from migx.targets.cpu.plans.outline import Kind
+from migx.targets.cpu.runs.executable import CpuExecutable
+from migx.targets.cpu.runs.running import ROOMY
 from migx.testing import check_target
 from migx.testing.oracles import Trial
 

@@ -17,11 +17,11 @@ import pytest
 import migx
 from benchmarks import models
 from migx.errors import TargetError
-from migx.targets.cpu import jit
+from migx.targets.cpu.code import jit
 from migx.targets.cpu.emit import I64, PTR, Module
-from migx.targets.cpu.memory import address
-from migx.targets.cpu.pool import Pool, pool, wanted_threads
-from migx.targets.cpu.runtime import STEP_WORDS, runtime
+from migx.targets.cpu.plans.memory import address
+from migx.targets.cpu.threads.pool import Pool, pool, wanted_threads
+from migx.targets.cpu.threads.runtime import STEP_WORDS, runtime
 
 TEXT = "module main(x: f32[n, 64]) {\n %0 = exp(x)\n %1 = softmax(%0) {axis=1}\n return %1\n}\n"
 
@@ -58,7 +58,7 @@ def test_every_tile_is_done_once(tiles: int, threads: int) -> None:
 
 def test_every_tile_is_done_once_by_threads_that_rest_after_each() -> None:
     script = """
-from migx.targets.cpu import cores
+from migx.targets.cpu.threads import cores
 
 cores.SPELL = -1
 from tests.targets.cpu.test_pool import pool, run
@@ -190,8 +190,8 @@ def test_answers_of_whole_models_do_not_depend_on_threads(name: str, tmp_path: P
 
 def test_no_more_than_two_threads_for_each_core(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = iter([2, 8, 3])
-    monkeypatch.setattr("migx.targets.cpu.pool.logical_cpus", lambda _: next(counts))
-    monkeypatch.setattr("migx.targets.cpu.pool.RECOUNT", 0.0)
+    monkeypatch.setattr("migx.targets.cpu.threads.pool.logical_cpus", lambda _: next(counts))
+    monkeypatch.setattr("migx.targets.cpu.threads.pool.RECOUNT", 0.0)
     state = Pool()
     assert [state.useful(64) for _ in range(2)] == [4, 16]
     assert state.useful(2) == 2

@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 import pytest
 
-from migx.targets.cpu import jit
+from migx.targets.cpu.code import jit
 from migx.targets.cpu.kernel import call
 from migx.targets.cpu.kernels import (
     kernel_for,

@@ -11,8 +11,9 @@ import pytest
 import migx
 from migx.ir import Instruction
 from migx.recent import Recent
-from migx.targets.cpu import kernels, recalled
-from migx.targets.cpu.alike import likeness
+from migx.targets.cpu import kernels
+from migx.targets.cpu.code import recalled
+from migx.targets.cpu.code.alike import likeness
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.machine import host
 
@@ -92,8 +93,3 @@ def test_a_damaged_file_is_made_again(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     assert not known(first())[0]
     assert kernels._made(first(), host()) == made
-
-
-def test_the_sources_are_all_of_the_generator() -> None:
-    folders = {path.parent for path in recalled.CPU.rglob("*.py")}
-    assert {*folders, recalled.CORE / "fusion"} <= set(recalled.FOLDERS)

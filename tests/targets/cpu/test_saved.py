@@ -15,9 +15,11 @@ import pytest
 
 import migx
 from migx.errors import TargetError
-from migx.targets.cpu import executable, jit, machine, saved
-from migx.targets.cpu.alike import digest
-from migx.targets.cpu.executable import CpuExecutable
+from migx.targets.cpu import machine
+from migx.targets.cpu.code import jit, saved
+from migx.targets.cpu.code.alike import digest
+from migx.targets.cpu.runs import executable
+from migx.targets.cpu.runs.executable import CpuExecutable
 
 TEXT = """
 module main(x: f32[batch, 64], b: f32[40]) {

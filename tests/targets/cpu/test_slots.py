@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import migx
-from migx.targets.cpu.outline import Cell
-from migx.targets.cpu.running import Run
+from migx.targets.cpu.plans.outline import Cell
+from migx.targets.cpu.runs.running import Run
 
 TEXT = """module main(x: f32[n, 8]) {
   %0 = onnx_external_weights() {label="a", file="w.bin", offset=0, length=256, shape=f32[8, 8]}

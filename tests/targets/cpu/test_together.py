@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from migx import Program
 from migx.dim import Dim
 from migx.shape import Shape
-from migx.targets.cpu import jit
+from migx.targets.cpu.code import jit
 from migx.targets.cpu.emit import I64
 from migx.targets.cpu.kernel import Frame, Kernel
 from migx.targets.cpu.machine import host
-from migx.targets.cpu.memory import address
-from migx.targets.cpu.together import Team
+from migx.targets.cpu.parts.together import Team
+from migx.targets.cpu.plans.memory import address
 
 ITEMS, TURNS, TEAMS, MOST = 50, 40, 2, 4
 Call = Callable[[int, int], None]

@@ -13,7 +13,7 @@ from migx import ops
 from migx.dim import Dim
 from migx.errors import EvaluationError
 from migx.ops.trees import COMPARISONS
-from migx.targets.cpu import jit
+from migx.targets.cpu.code import jit
 from migx.targets.cpu.kernels.trees import kernel_for
 from migx.targets.cpu.machine import host
 from tests.targets.cpu.alone import OTHER_MACHINES, Array, produced

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from migx.targets.cpu import jit, vector_math
-from migx.targets.cpu.emit import F32, F64, I64, PTR, Module, Type, Value
+from migx.targets.cpu.code import jit
+from migx.targets.cpu.emit import F32, F64, I64, PTR, Module, Type, Value, vector_math
 
 Array = NDArray[Any]
 

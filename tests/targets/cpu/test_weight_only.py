@@ -9,11 +9,11 @@ import pytest
 
 import migx
 from migx.ops.builtin import Literal
-from migx.targets.cpu import jit
-from migx.targets.cpu.executable import CpuExecutable
+from migx.targets.cpu.code import jit
 from migx.targets.cpu.kernels import convolution, gemm
 from migx.targets.cpu.kernels.weight_only import kernel_for
 from migx.targets.cpu.machine import Machine, host
+from migx.targets.cpu.runs.executable import CpuExecutable
 from tests.targets.cpu.alone import parsed, problem, produced
 
 BITS = ("i4", "u4", "i8", "u8")

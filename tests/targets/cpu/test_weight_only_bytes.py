@@ -17,7 +17,7 @@ from migx.ops.scales import ChooseScales
 from migx.program import Program
 from migx.shape import I4
 from migx.target import Asked, get_target
-from migx.targets.cpu import jit
+from migx.targets.cpu.code import jit
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.kernels import weight_only_bytes
 from migx.targets.cpu.kernels.weight_only import kernel_for

@@ -19,8 +19,8 @@ def _nothing_else_is_written(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if importlib.util.find_spec("triton") is None:
         yield
         return
-    from migx.targets.gpu import running
-    from migx.targets.gpu.interpreter import HostBuffer
+    from migx.targets.gpu.devices.interpreter import HostBuffer
+    from migx.targets.gpu.runs import running
 
     enqueue = running._Part.enqueue
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from migx.targets.gpu.compiling import Binary, Request
+from migx.targets.gpu.code.compiling import Binary, Request
 from tests.targets.gpu.on_interpreter import DEVICE
 
 Names = types.SimpleNamespace

@@ -21,9 +21,9 @@ from migx.argument import Argument
 from migx.program import Program
 from migx.shape import Shape
 from migx.targets.gpu import Gpu
-from migx.targets.gpu.executable import GpuExecutable
-from migx.targets.gpu.interpreter import InterpreterDevice
+from migx.targets.gpu.devices.interpreter import InterpreterDevice
 from migx.targets.gpu.operations import CopyFrom, CopyTo
+from migx.targets.gpu.runs.executable import GpuExecutable
 from migx.testing.oracles import Trial
 
 DEVICE = InterpreterDevice()

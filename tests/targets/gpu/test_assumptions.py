@@ -7,7 +7,7 @@ import pytest
 
 import migx
 from migx.errors import EvaluationError
-from migx.targets.gpu.executable import GpuExecutable
+from migx.targets.gpu.runs.executable import GpuExecutable
 from tests.targets.gpu.on_interpreter import copies, gpu, holds
 
 TEXT = """module main(x: f32[n, 40], c: f32[1]) {

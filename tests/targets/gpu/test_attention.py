@@ -16,9 +16,9 @@ from migx.argument import Argument
 from migx.errors import InputError
 from migx.target import CompileOptions
 from migx.targets.gpu import Gpu
-from migx.targets.gpu.compiling import Request, binaries
+from migx.targets.gpu.code.compiling import Request, binaries
+from migx.targets.gpu.code.resources import spilled
 from migx.targets.gpu.operations import CodeObject
-from migx.targets.gpu.resources import spilled
 from migx.testing.oracles import Trial
 from tests.onnx.build import read
 from tests.onnx.one_node import node_model

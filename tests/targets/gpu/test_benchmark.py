@@ -24,8 +24,9 @@ from benchmarks.gpu_worker import Found, Worker, done
 from migx.argument import Argument
 from migx.errors import TargetError
 from migx.profile import measured
-from migx.targets.gpu import Gpu, executable
-from migx.targets.gpu.cupy_device import CupyDevice
+from migx.targets.gpu import Gpu
+from migx.targets.gpu.devices.cupy_device import CupyDevice
+from migx.targets.gpu.runs import executable
 from tests.targets.gpu.fake_cupy import World, binaries_of, make
 from tests.targets.gpu.on_interpreter import DEVICE
 

@@ -8,7 +8,7 @@ import pytest
 
 import migx
 from migx.targets.gpu import Gpu
-from migx.targets.gpu.executable import GpuExecutable
+from migx.targets.gpu.runs.executable import GpuExecutable
 from tests.targets.gpu.test_lines import program
 from tests.targets.gpu.test_recurrent import layer
 

@@ -10,7 +10,7 @@ from tests.targets.gpu.on_interpreter import DEVICE
 
 
 def test_arguments_stay_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("migx.targets.gpu.cupy_device.found", lambda: (DEVICE, ""))
+    monkeypatch.setattr("migx.targets.gpu.devices.cupy_device.found", lambda: (DEVICE, ""))
     shape = migraphx.shape(lens=[4, 4])
     p = migraphx.program()
     main = p.get_main_module()

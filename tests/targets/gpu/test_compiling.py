@@ -12,12 +12,13 @@ import pytest
 import migx
 from migx.errors import TargetError
 from migx.program import Program
-from migx.targets.gpu import Gpu, compiling
+from migx.targets.gpu import Gpu
 from migx.targets.gpu.architectures import ARCHITECTURES
-from migx.targets.gpu.compiling import Request, binaries
-from migx.targets.gpu.executable import GpuExecutable
+from migx.targets.gpu.code import compiling
+from migx.targets.gpu.code.compiling import Request, binaries
+from migx.targets.gpu.code.resources import spilled
 from migx.targets.gpu.kernels import kernel_for
-from migx.targets.gpu.resources import spilled
+from migx.targets.gpu.runs.executable import GpuExecutable
 from tests.targets.gpu.on_interpreter import DEVICE
 
 ADD = "module main(x: f32[n, 40], y: f32[n, 40]) {\n %0 = add(x, y)\n return %0\n}"
@@ -118,7 +119,7 @@ def test_pointers_to_scratch_follow_the_parameters_whatever_triton_says_of_them(
 def test_a_file_holds_the_binaries_and_runs_where_there_is_a_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from migx.targets.gpu import cupy_device
+    from migx.targets.gpu.devices import cupy_device
 
     monkeypatch.setattr(cupy_device, "found", lambda: (None, "there is no GPU"))
     program: Program = migx.parse(ADD).compile(Gpu("sm_90"))

@@ -13,8 +13,8 @@ import migx
 from migx.ir import Module
 from migx.program import Program
 from migx.targets.gpu import Gpu
-from migx.targets.gpu.interpreter import InterpreterDevice
-from migx.targets.gpu.values import DeviceArgument
+from migx.targets.gpu.devices.interpreter import InterpreterDevice
+from migx.targets.gpu.devices.values import DeviceArgument
 from tests.targets.flow import EVERY, PAIR, RUNS, given, pair, same
 from tests.targets.gpu.on_interpreter import DEVICE
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from migx.errors import TargetError
-from migx.targets.gpu import cupy_device, staging
-from migx.targets.gpu.compiling import Binary, Request
-from migx.targets.gpu.cupy_device import CupyDevice
+from migx.targets.gpu.code.compiling import Binary, Request
+from migx.targets.gpu.devices import cupy_device, staging
+from migx.targets.gpu.devices.cupy_device import CupyDevice
 from tests.targets.gpu.fake_cupy import Stream, World, make
 
 REQUEST = Request("", ("fp32", "fp32"), 1, (0, 1), 4, 2, "sm_90")

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 import migx
 from migx.errors import InputError
 from migx.shape import Shape
-from migx.targets.gpu.compiling import Request
-from migx.targets.gpu.executable import GpuExecutable
+from migx.targets.gpu.code.compiling import Request
 from migx.targets.gpu.kernels import kernel_for
+from migx.targets.gpu.runs.executable import GpuExecutable
 from tests.targets.gpu.on_interpreter import DEVICE, gpu
 
 Array = NDArray[Any]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from migx.shape import DType
-from migx.targets.gpu.narrow import FORMATS
+from migx.targets.gpu.emit.narrow import FORMATS
 from tests.targets.gpu.on_interpreter import holds
 
 NAMES = [dtype.name for dtype in FORMATS]

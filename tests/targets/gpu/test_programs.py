@@ -12,9 +12,9 @@ import migx
 from benchmarks import models
 from migx.errors import InputError, TargetError
 from migx.targets.gpu import Gpu, passes
-from migx.targets.gpu.executable import GpuExecutable
-from migx.targets.gpu.interpreter import InterpreterDevice
-from migx.targets.gpu.values import DeviceArgument
+from migx.targets.gpu.devices.interpreter import InterpreterDevice
+from migx.targets.gpu.devices.values import DeviceArgument
+from migx.targets.gpu.runs.executable import GpuExecutable
 from migx.testing.fuzz import fuzz, subjects_for
 from tests.targets.gpu.on_interpreter import DEVICE, copies, gpu, inputs_for
 
@@ -52,7 +52,7 @@ def transformer() -> migx.Program:
 
 @pytest.fixture(autouse=True)
 def _interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    from migx.targets.gpu import cupy_device
+    from migx.targets.gpu.devices import cupy_device
 
     monkeypatch.setattr(cupy_device, "found", lambda: (DEVICE, ""))
 
@@ -174,7 +174,7 @@ def test_the_law_of_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_device_it_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from migx.targets.gpu import cupy_device
+    from migx.targets.gpu.devices import cupy_device
 
     monkeypatch.setattr(cupy_device, "found", lambda: (None, "there is no GPU"))
     with pytest.raises(TargetError, match="there is no GPU. To compile for another machine"):

@@ -23,9 +23,11 @@ from migx.errors import EvaluationError, InputError, TargetError
 from migx.ops.builtin import Literal
 from migx.program import Program
 from migx.shape import Shape
-from migx.targets.gpu import Gpu, cupy_device, executable
-from migx.targets.gpu.cupy_device import CupyDevice
-from migx.targets.gpu.values import DeviceArgument
+from migx.targets.gpu import Gpu
+from migx.targets.gpu.devices import cupy_device
+from migx.targets.gpu.devices.cupy_device import CupyDevice
+from migx.targets.gpu.devices.values import DeviceArgument
+from migx.targets.gpu.runs import executable
 from tests.targets.gpu.fake_cupy import World, binaries_of, make
 from tests.targets.gpu.on_interpreter import DEVICE, gpu
 

@@ -1,0 +1,247 @@
+"""From IR text to addresses of machine code, by LLVM through llvmlite.
+
+Objects are kept on disk (``migx.kept``) under the hash of their text, the CPU and the version of
+LLVM, so a program compiled once is only loaded afterwards.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import itertools
+import os
+import re
+import threading
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+from weakref import WeakValueDictionary
+
+from migx import kept
+from migx.errors import TargetError
+from migx.mapping import GIVE_BACK
+
+VERSION = 3
+"""Counts changes to how text becomes an object, and to how kernels are written down, which make
+what has been kept before worthless.
+"""
+KIND = "objects"
+NOTHING: Mapping[str, bytes] = MappingProxyType({})
+_lock = threading.RLock()
+_locks: list[Any] = []
+"""The lock that llvmlite takes for every call, once it is imported."""
+
+
+def _before_fork() -> None:
+    """Waits until no thread is in LLVM: what one had locked, nobody in the child gives back."""
+    _lock.acquire()
+    for lock in _locks:
+        lock.__enter__()
+
+
+def _after_fork() -> None:
+    for lock in _locks:
+        lock.__exit__(None, None, None)
+    _lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
+    )
+
+
+class Code:
+    """Machine code in memory: ``address`` of its one entry, for as long as this is held."""
+
+    def __init__(self, library: Any, address: int) -> None:
+        self._library, self.address = library, address
+
+
+_loaded: WeakValueDictionary[str, Code] = WeakValueDictionary()
+
+
+def symbol(text: str) -> str:
+    """The name of a function with this text; the same for equal texts."""
+    return "k" + hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def load(texts: Iterable[str]) -> dict[str, Code]:
+    """The code of each text, which defines ``@kernel``. Equal texts are compiled once."""
+    wanted = {symbol(text): text for text in texts}
+    made = codes(wanted)
+    return {text: made[name] for name, text in wanted.items()}
+
+
+def codes(texts: Mapping[str, str], known: Mapping[str, bytes] = NOTHING) -> dict[str, Code]:
+    """The code of texts by their symbols. ``known`` are objects that need not be looked for."""
+    with _lock:
+        found = {name: code for name in texts if (code := _loaded.get(name)) is not None}
+        missing = {name: text for name, text in texts.items() if name not in found}
+        made = _linked(objects(missing, known))
+        _loaded.update(made)
+    return found | made
+
+
+def objects(texts: Mapping[str, str], known: Mapping[str, bytes] = NOTHING) -> dict[str, bytes]:
+    """The object of each text by its symbol, which names its entry: known, from disk, or compiled
+    and kept.
+    """
+    from migx.targets.cpu.code import compiling
+
+    found = {name: known[name] for name in texts if name in known}
+    old = {name: kept.read(KIND, f"{about()} {name}") for name in texts if name not in found}
+    found |= {name: content for name, content in old.items() if content is not None}
+    missing = {n: t.replace("@kernel(", f"@{n}(") for n, t in texts.items() if n not in found}
+    made = compiling.objects(missing)
+    for name, content in made.items():
+        kept.write(KIND, f"{about()} {name}", content)
+    return found | made
+
+
+_TO_HALF = b"__truncdfhf2"
+"""What LLVM calls, and expects a C compiler to have brought, where x86 rounds f64 to f16."""
+_ROUNDING = """
+define weak_odr half @__truncdfhf2(double %x) {
+  %near = fptrunc double %x to float
+  %back = fpext float %near to double
+  %exact = fcmp ueq double %back, %x
+  %given = bitcast double %x to i64
+  %found = bitcast double %back to i64
+  %size = shl i64 %given, 1
+  %rounded = shl i64 %found, 1
+  %up = icmp ugt i64 %rounded, %size
+  %one = zext i1 %up to i32
+  %bits = bitcast float %near to i32
+  %below = sub i32 %bits, %one
+  %odd = or i32 %below, 1
+  %kept = select i1 %exact, i32 %bits, i32 %odd
+  %sticky = bitcast i32 %kept to float
+  %half = fptrunc float %sticky to half
+  ret half %half
+}
+"""
+"""f64 to f16, rounded once: through f32 rounded to odd, which keeps what decides a tie."""
+
+
+def compiled(text: str) -> bytes:
+    """The object of a text, compiled now."""
+    made = _emitted(text)
+    return _emitted(text + _ROUNDING) if _TO_HALF in made else made
+
+
+def _emitted(text: str) -> bytes:
+    made: bytes = _llvm()[1].emit_object(_optimised(text))
+    return made
+
+
+def assembly(text: str) -> str:
+    """The machine code of a text as assembly, for whoever reads it."""
+    return str(_llvm()[1].emit_assembly(_optimised(text)))
+
+
+def _optimised(text: str) -> Any:
+    """The module of a text after LLVM's passes, of which vector code needs only those that tidy."""
+    llvm, machine, _, header = _llvm()
+    try:
+        module = llvm.parse_assembly(header + text)
+        module.verify()
+    except RuntimeError as error:
+        raise TargetError(f"the cpu target wrote IR that LLVM refuses: {error}\n{text}") from error
+    options = llvm.create_pipeline_tuning_options(1)
+    options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    return module
+
+
+@cache
+def host_features() -> tuple[str, frozenset[str]]:
+    """The name of this CPU and what it can do, in LLVM's words."""
+    llvm = _binding()
+    features: Mapping[str, bool] = llvm.get_host_cpu_features()
+    return llvm.get_host_cpu_name(), frozenset(f for f, has in features.items() if has)
+
+
+@cache
+def about() -> str:
+    """What objects are good for: the version that made them, that of LLVM, and the CPU."""
+    cpu, features = host_features()
+    return f"{VERSION} {_binding().__version__} {cpu} {sorted(features)}"
+
+
+def _linked(objects: Mapping[str, bytes]) -> dict[str, Code]:
+    if not objects:
+        return {}
+    llvm, _, jit, _ = _llvm()
+    builder = llvm.JITLibraryBuilder().add_current_process()
+    for name, made in objects.items():
+        builder = builder.add_object_img(made).export_symbol(name)
+    library = builder.link(jit, f"migx{next(_numbers)}")
+    return {name: Code(library, library[name]) for name in objects}
+
+
+_numbers = itertools.count()
+
+
+def give_back() -> None:
+    """Takes LLVM out of memory until it is called again: starting it reads 40 MB of its library,
+    of which most calls need little, and a program that runs nothing. Linux only.
+    """
+    for start, size in _unwritten():
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), GIVE_BACK)
+
+
+@cache
+def _unwritten() -> list[tuple[int, int]]:
+    """The addresses and sizes of what is mapped of LLVM's library, is read-only, and is as it is in
+    the file, which it is read from when it is needed again.
+    """
+    try:
+        mapped = Path("/proc/self/smaps").read_bytes()
+    except OSError:
+        return []
+    found = [(int(start, 16), int(end, 16)) for start, end in _READ_ONLY.findall(mapped)]
+    return [(start, end - start) for start, end in found]
+
+
+_READ_ONLY = re.compile(
+    rb"^(\w+)-(\w+) r-.p .*/lib(?:llvmlite|LLVM)[^/\n]*\n"
+    rb"(?:[A-Z].*\n)*?Anonymous: +0 kB\n",
+    re.MULTILINE,
+)
+
+
+@cache
+def _binding() -> Any:
+    try:
+        import llvmlite
+        import llvmlite.binding
+    except ImportError as error:
+        raise TargetError(
+            f"the cpu target compiles with llvmlite, which cannot be imported here: {error}. "
+            "`pip install llvmlite` where it has wheels; the ref target runs without it"
+        ) from error
+    llvm: Any = llvmlite.binding
+    llvm.__version__ = llvmlite.__version__
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    with _lock:
+        _locks.append(llvm.ffi.lib._lock)
+    give_back()
+    return llvm
+
+
+@cache
+def _llvm() -> tuple[Any, Any, Any, str]:
+    """The binding, the target machine, the linker, and what every text begins with."""
+    llvm = _binding()
+    cpu, _ = host_features()
+    target = llvm.Target.from_default_triple()
+    features = llvm.get_host_cpu_features().flatten()
+    machine = target.create_target_machine(cpu=cpu, features=features, opt=3, reloc="pic")
+    jit = llvm.create_lljit_compiler(machine, use_jit_link=False, suppress_errors=False)
+    header = f'target triple = "{target.triple}"\ntarget datalayout = "{machine.target_data}"\n'
+    return llvm, machine, jit, header

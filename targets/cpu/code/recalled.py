@@ -1,0 +1,80 @@
+"""The kernels that earlier processes have made, so that an instruction is looked at once for all.
+
+A kernel is kept (``migx.kept``) under what decides it: what instructions that share it have in
+common, the bounds of the symbols in them, the machine, and the sources of this generator.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Hashable, Iterator
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+
+import migx
+from migx import kept
+from migx import op as operations
+from migx.fusion.outlining import viewed
+from migx.ir import Instruction
+from migx.symbol import Symbol
+from migx.targets.cpu.code.saved import kernel_of, row_of
+from migx.targets.cpu.kernel import Kernel
+from migx.targets.cpu.machine import Machine
+
+KIND = "kernels"
+CORE = Path(migx.__file__).parent
+
+
+def _sources() -> str:
+    """A hash of the code that decides what a kernel is."""
+    found = hashlib.sha256(migx.__version__.encode())
+    fusion, cpu = CORE / "fusion", CORE / "targets" / "cpu"
+    for path in sorted([*CORE.glob("*.py"), *fusion.glob("*.py"), *cpu.rglob("*.py")]):
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+SOURCES = _sources()
+"""Read when this is imported: later the files may no longer be what this process runs."""
+
+
+def recalled(at: Instruction, alike: Hashable, machine: Machine) -> tuple[bool, Kernel | None]:
+    """Whether it is known what kernel an instruction has, and the kernel."""
+    content = kept.read(KIND, _decided_by(at, alike, machine))
+    if content is None:
+        return False, None
+    row, text = json.loads(content)
+    return True, None if row is None else kernel_of(row, _symbols(at), text)
+
+
+def keep(at: Instruction, alike: Hashable, machine: Machine, kernel: Kernel | None) -> None:
+    """Keeps the kernel of an instruction; None says that it has none."""
+    said = (None, "") if kernel is None else (row_of(kernel), kernel.text)
+    kept.write(KIND, _decided_by(at, alike, machine), json.dumps(said).encode())
+
+
+def _decided_by(at: Instruction, alike: Hashable, machine: Machine) -> str:
+    bounds = sorted({(s.name, s.low, s.high) for s in _symbols(at)})
+    return f"{SOURCES} {_described(machine)} {bounds} {alike!r}"
+
+
+@cache
+def _described(machine: Machine) -> str:
+    return str(sorted((asdict(machine) | {"features": sorted(machine.features)}).items()))
+
+
+def _symbols(at: Instruction) -> Iterator[Symbol]:
+    """The symbols a kernel may read."""
+    yield from at.shape.symbols()
+    yield from operations.symbols(at.op)
+    for value in at.inputs:
+        below: Instruction | None = value
+        while below is not None:
+            yield from below.shape.symbols()
+            yield from operations.symbols(below.op)
+            below = viewed(below)
+    for module in at.modules:
+        for each in module:
+            yield from _symbols(each)

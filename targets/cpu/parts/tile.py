@@ -1,0 +1,304 @@
+"""The inner loops of matrix products: a tile of sums in registers, fed by rows and a panel.
+
+**Why it is fast.** A tile of ``rows`` x ``vectors`` sums stays in registers while the depth goes
+by. One step of the depth reads one number of each row, which is repeated to all lanes, and
+``vectors`` vectors of the panel; each serves all the others, so nine rows by three vectors are 27
+fused multiply-adds for twelve loads, and the loads hide behind the arithmetic. The sums are enough
+to cover the latency of the units. The panel lies as it is read, vector after vector, so the
+prefetcher brings it in ahead. Rows are read where they are: each is a stream of its own, and
+copying them first would gain nothing. Blocks of the depth are short enough for panel and rows to
+stay in the second level cache, from which they are read again for the next rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from migx import dim
+from migx.dim import Extent
+from migx.shape import DType
+from migx.targets.cpu.emit import F32, F64, I32, I64, Function, Type, Value
+from migx.targets.cpu.kernel import memory_of
+from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.parts import elements
+
+Steps = TypeVar("Steps", bound=tuple[Extent, ...])
+
+SUMS = {F32: DType.of("f32"), F64: DType.of("f64"), I32: DType.of("i32"), I64: DType.of("i64")}
+"""The element type of each type of sums."""
+
+
+def sum_type(dtype: DType) -> Type | None:
+    """What products of this type are summed in: integers modulo the width, so at least 32 bits."""
+    if dtype.is_float:
+        return {64: F64, 32: F32, 16: F32}.get(dtype.bits)
+    return (I64 if dtype.bits == 64 else I32) if dtype.is_integer else None
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How a product is cut. ``rows`` x ``vectors`` of ``lanes`` sums are in registers; ``block``
+    rows are computed by one panel before the next; ``depth`` is how much of the sum is added at a
+    time; ``sum`` is the type of the sums.
+    """
+
+    rows: int
+    vectors: int
+    lanes: int
+    block: int
+    depth: int
+    sum: Type
+
+    @property
+    def columns(self) -> int:
+        """The width of a panel."""
+        return self.vectors * self.lanes
+
+    @property
+    def vector(self) -> Type:
+        """A vector of sums."""
+        return self.sum.times(self.lanes)
+
+    def heights(self, rows: Extent) -> list[int]:
+        """The heights that a matrix of so many rows is cut into, the greatest first."""
+        every = [self.rows]
+        while every[-1] > 1:
+            every.append(every[-1] // 2)
+        if not isinstance(rows, int):
+            return every
+        blocks = {min(self.block, rows), rows % self.block}
+        used = {self.rows for block in blocks if block >= self.rows}
+        used |= {block % self.rows for block in blocks}
+        return sorted(used - {0}, reverse=True)
+
+
+# The cost model. Steps of the depth are counted in turns of the two units that multiply and add.
+LOADS = 0.25
+"""What a load costs beside the arithmetic it hides behind; 0.5 would be all of it."""
+LATENCY = 4.0
+"""Turns until a sum can be added to again."""
+MOST_ROWS, MOST_VECTORS = 16, 6
+BLOCK = 64
+"""About how many rows use a panel before the next comes: enough to make its packing cheap."""
+FEW_TILES = 8
+"""With fewer tiles than this, blocks are made smaller, so that every thread has some."""
+WORTH = 1 << 17
+"""Operations that are worth handing to another thread: under a microsecond of arithmetic."""
+
+
+def chosen(
+    machine: Machine, sum_: Type, rows: Extent, columns: Extent, depth: Extent, items: Extent = 1
+) -> Tile:
+    """The tile by which a product of these extents, and so many like it, cost least.
+
+    The width of panels does not depend on how many rows there are, so that weights packed for one
+    number of rows serve any other.
+    """
+    lanes = machine.lanes(sum_)
+    best: tuple[float, int, int] | None = None
+    for vectors in range(1, MOST_VECTORS + 1):
+        height = min(MOST_ROWS, (machine.registers - vectors - 1) // vectors)
+        if height < 1:
+            continue
+        turns = max(height * vectors / 2 + LOADS * (height + vectors), LATENCY) / height
+        across = -(-columns // (vectors * lanes)) if isinstance(columns, int) else 1 / vectors
+        if best is None or turns * across < best[0]:
+            best = turns * across, height, vectors
+    assert best is not None
+    _, height, vectors = best
+    height = int(min(height, max(1, dim.bounds(rows)[1])))
+    panels = (columns + vectors * lanes - 1) // (vectors * lanes) * items
+    block = _block(rows, height, panels)
+    return Tile(height, vectors, lanes, block, _depth(machine, sum_, block, vectors, depth), sum_)
+
+
+def _block(rows: Extent, height: int, panels: Extent) -> int:
+    """How many rows to a block: a multiple of the height, and all blocks about alike."""
+    most = -(-BLOCK // height) * height
+    if not isinstance(rows, int):
+        return most
+    blocks = max(1, -(-rows // most))
+    if isinstance(panels, int):
+        blocks = min(max(blocks, FEW_TILES // max(1, panels)), max(1, -(-rows // height)))
+    share = -(-rows // blocks)
+    return max(1, -(-share // height)) * height
+
+
+def _depth(machine: Machine, sum_: Type, block: int, vectors: int, depth: Extent) -> int:
+    """How much of the depth goes by before the next rows: its panel and rows fill half the second
+    level cache.
+    """
+    bytes_of_step = (vectors * machine.lanes(sum_) + block) * sum_.nbytes
+    most = max(64, machine.l2 // 2 // bytes_of_step // 16 * 16)
+    if not isinstance(depth, int):
+        return most
+    return -(-depth // max(1, -(-depth // most))) or 1
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Where elements lie: the first, and from one row and one column to the next."""
+
+    first: Value
+    row: Value
+    column: Value
+    dtype: DType
+
+    def at(self, row: Value | int, column: Value | int) -> Value:
+        """The address of an element."""
+        f = self.first.into
+        return f.element(self.first, self.row * row + self.column * column, memory_of(self.dtype))
+
+    def moved(self, row: Value | int, column: Value | int) -> Matrix:
+        """What begins at another element."""
+        return Matrix(self.at(row, column), self.row, self.column, self.dtype)
+
+    def vector(
+        self, row: Value | int, column: Value | int, lanes: int, mask: Value | None
+    ) -> Value:
+        """Elements of a row from a column on, as they lie in memory; only those of a mask."""
+        f, memory = self.first.into, memory_of(self.dtype)
+        return apart(f, self.at(row, column), self.column, memory.times(lanes), mask)
+
+    def loaded(
+        self, row: Value | int, column: Value | int, lanes: int, mask: Value | None
+    ) -> Value:
+        """``vector`` in the type elements are computed in."""
+        return elements.loaded(self.first.into, self.vector(row, column, lanes, mask), self.dtype)
+
+
+def apart(f: Function, first: Value, step: Value, vector: Type, mask: Value | None) -> Value:
+    """Elements a step apart, from an address on; only those of a mask. They are read in one go
+    where they are neighbours, from the back too, which of a step that is not known is asked at run
+    time.
+    """
+    if step.number == 0:
+        return f.splat(f.load(first, vector.one), vector.lanes)
+    if step.number == 1:
+        return f.load(first, vector, mask=mask)
+    if step.number == -1:
+        order = range(vector.lanes)[::-1]
+        turned = None if mask is None else f.shuffle(mask, mask, order)
+        many = f.load(f.element(first, 1 - vector.lanes, vector.one), vector, mask=turned)
+        return f.shuffle(many, many, order)
+    places = f.iota(I64.times(vector.lanes)) * step
+    if step.number is not None:
+        return f.gather(first, places, vector.one, mask)
+    near = f.compare("eq", step, 1)
+    with f.when(near, [f.poison(vector)]) as neighbours:
+        neighbours.carry(f.load(first, vector, mask=mask))
+    with f.unless(near, neighbours.carried) as others:
+        others.carry(f.gather(first, places, vector.one, mask))
+    return others.carried[0]
+
+
+def collapsed(axes: Sequence[tuple[Extent, Steps]]) -> list[tuple[Extent, Steps]]:
+    """The same axes, each an extent and the steps along it, with those of one place gone, and
+    neighbours that lie alike made one.
+    """
+    kept: list[tuple[Extent, Steps]] = []
+    for extent, steps in axes:
+        if extent == 1:
+            continue
+        if kept and all(a == b * extent for a, b in zip(kept[-1][1], steps, strict=True)):
+            kept[-1] = (kept[-1][0] * extent, steps)
+        else:
+            kept.append((extent, steps))
+    return kept
+
+
+def widened(f: Function, value: Value, dtype: DType, to: Type) -> Value:
+    """What was read from memory, in the type of sums."""
+    return f.cast(elements.loaded(f, value, dtype), to, signed=dtype.kind == "int")
+
+
+Multiply = Callable[[Function, Value, Value, Value], Value]
+"""What adds the product of two values to a third."""
+
+
+def multiplied_and_added(f: Function, a: Value, b: Value, c: Value) -> Value:
+    """The sum a * b + c, of floats rounded once where the machine does that as fast."""
+    return f.intrinsic("fmuladd", a, b, c) if c.type.is_float else a * b + c
+
+
+def accumulate(
+    f: Function,
+    tile: Tile,
+    sums: Value,
+    left: Matrix,
+    panel: Matrix,
+    rows: Value,
+    depth: Value,
+    heights: list[int],
+    *,
+    fresh: bool,
+    ahead: bool = False,
+    multiply: Multiply = multiplied_and_added,
+) -> None:
+    """Adds the product of some rows and a panel to the sums, row after row of ``tile.columns``;
+    ``fresh`` ones have no value yet.
+
+    ``left`` has elements of the type of sums; the panel is read by vectors along its rows.
+    ``ahead`` says that the next panel lies right behind, and is worth fetching meanwhile.
+    ``multiply`` is given a number in all lanes, a vector of the panel and a vector of sums.
+    """
+    first = f.as_index(0)
+    enough = rows >= tile.rows * tile.vectors
+    for height in heights:
+        end = first + (rows - first) // height * height
+        with f.loop(first, end, height) as turn:
+            here = f.element(sums, turn.index * tile.columns, tile.sum)
+            lines, behind = left.moved(turn.index, 0), None
+            if ahead and height == tile.rows:
+                # Each turn fetches one vector of every row, so there must be turns enough for all;
+                # with fewer, memory is what all wait for, and its own prefetcher does better.
+                vector = turn.index // height % tile.vectors * tile.lanes
+                place = f.select(enough, panel.at(depth, vector), panel.first)
+                behind = replace(panel, first=place, row=f.select(enough, panel.row, 0))
+            _strip(f, tile, height, here, lines, panel, depth, fresh, behind, multiply)
+        first = end
+
+
+def _strip(
+    f: Function,
+    tile: Tile,
+    height: int,
+    sums: Value,
+    left: Matrix,
+    panel: Matrix,
+    depth: Value,
+    fresh: bool,
+    behind: Matrix | None,
+    multiply: Multiply,
+) -> None:
+    """As many rows as fit in registers, over all of the depth; a column ``behind`` is fetched."""
+    memory = memory_of(panel.dtype)
+    places = [
+        f.element(sums, i * tile.columns + j * tile.lanes, tile.sum)
+        for i in range(height)
+        for j in range(tile.vectors)
+    ]
+    starts = [left.moved(i, 0) for i in range(height)]
+    nothing = f.const(tile.vector, 0)
+    begun = [nothing if fresh else f.load(p, tile.vector) for p in places]
+    with f.loop(0, depth, carry=begun) as k:
+        line = panel.at(k.index, 0)
+        if behind is not None:
+            f.prefetch(behind.at(k.index, 0), locality=2)
+        read = (
+            f.load(f.element(line, j * tile.lanes, memory), memory.times(tile.lanes))
+            for j in range(tile.vectors)
+        )
+        vectors = [widened(f, vector, panel.dtype, tile.sum) for vector in read]
+        k.carry(
+            *(
+                multiply(f, one, vectors[j], k.carried[i * tile.vectors + j])
+                for i in range(height)
+                for one in [f.splat(f.load(starts[i].at(0, k.index), tile.sum), tile.lanes)]
+                for j in range(tile.vectors)
+            )
+        )
+    for place, total in zip(places, k.carried, strict=True):
+        f.store(total, place)

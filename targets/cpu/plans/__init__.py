@@ -1,0 +1,1 @@
+"""From the instructions of a module to steps and places in memory, for any sizes and for given."""

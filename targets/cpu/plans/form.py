@@ -1,0 +1,188 @@
+"""What the plans of an outline have in common, whatever the sizes.
+
+A ``Form`` is the block of arguments of every kernel, filled as far as no size decides it. A program
+that is run at other sizes each time, as one that decodes is, waits for its plans; so a form knows
+its numbers as one product of a matrix, remembers what each check and each shape came to, asking
+anew those alone that have a symbol of another size, and keeps how the arena is arranged for sizes
+that are near each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+
+from migx.dim import Extent
+from migx.extents import Extents, Latest, Numbers
+from migx.ir import Instruction
+from migx.planning import Arena
+from migx.shape import Shape
+from migx.sizes import ShapeRules
+from migx.targets.cpu.plans.memory import Layout
+from migx.targets.cpu.plans.outline import Cell, Kind, Outline, Reference, Work
+from migx.targets.cpu.threads.runtime import STEP_WORDS, TILES_WORD
+
+
+@dataclass(frozen=True)
+class Address:
+    """How many elements of so many bits from where a cell begins, by its place among the numbers,
+    something lies.
+    """
+
+    cell: Cell
+    offset: int
+    bits: int
+
+    def start(self, numbers: Numbers) -> int:
+        """How many bytes from where the cell begins."""
+        return int(numbers[self.offset]) * self.bits // 8
+
+
+class Addresses:
+    """The words that hold addresses in one kind of memory."""
+
+    def __init__(self, kind: Kind, addresses: Mapping[int, Address]) -> None:
+        own = {word: a for word, a in addresses.items() if a.cell.kind is kind}
+        self.cells = [a.cell for a in own.values()]
+        self._listed = [*own]
+        self.words = np.array(self._listed, np.int64)
+        self._offsets = np.array([a.offset for a in own.values()], np.int64)
+        self._bits = np.array([a.bits for a in own.values()], np.int64)
+
+    def starts(self, numbers: Numbers) -> Numbers:
+        """How many bytes from where its cell begins each is."""
+        found: Numbers = numbers[self._offsets] * self._bits // 8
+        return found
+
+    def each(self, numbers: Numbers) -> Iterator[tuple[int, Cell, int]]:
+        """The words, with their cells and how many bytes from where these begin they are."""
+        return zip(self._listed, self.cells, self.starts(numbers).tolist(), strict=True)
+
+
+@dataclass(frozen=True)
+class Handed:
+    """A result, and where its arrays lie and how; none where it is no array of the piece's."""
+
+    at: Instruction
+    shape: Latest[Shape]
+    places: list[tuple[Address, Latest[Layout]]]
+
+
+class Form:
+    """What all plans of an outline share. ``words`` are those that kernels are called with;
+    ``sized`` says which of them are which of the ``numbers``, ``in_arena`` and its like which hold
+    an address there, and ``in_args`` which that of the words themselves.
+
+    ``runs`` are the steps in order: kernels from one number to before another, and works for the
+    host between. ``faults`` are the words in which kernels say that their operands are wrong.
+    """
+
+    def __init__(
+        self,
+        outline: Outline,
+        code_of: Mapping[str, int],
+        literals: Callable[[Instruction], int],
+    ) -> None:
+        self.outline = outline
+        self._extents = Extents()
+        self._layouts: dict[Shape, Latest[Layout]] = {}
+        self.rules = ShapeRules(outline.instructions)
+        mine = [c for c in outline.cells if c.kind is Kind.ARENA and c.same_as is None]
+        self.arena = dict(zip(mine, range(len(mine)), strict=True))
+        self.arranged = Arena([(c.nbytes, c.first, c.last) for c in mine]).arranged
+        self.made = [c for c in outline.cells if c.kind is Kind.RESULT]
+        self.nbytes = np.array([self.place(c.nbytes) for c in (*self.arena, *self.made)], int)
+        self.handed = [
+            Handed(at, self.rules.latest(at.shape), self._places(at)) for at in outline.results
+        ]
+        self.works: list[Work] = []
+        self.runs: list[tuple[int, int] | Work] = []
+        self.faults: dict[int, Work] = {}
+        addresses = self._fill(code_of)
+        self._sequence()
+        self.in_arena, self.in_results, self.in_given, self.in_literals, _ = (
+            Addresses(kind, addresses) for kind in Kind
+        )
+        self.cells_in_arena = np.array([self.arena[c] for c in self.in_arena.cells], int)
+        for word, cell in zip(self.in_literals.words, self.in_literals.cells, strict=True):
+            self.words[word] = literals(cell.of[0])
+
+    def place(self, extent: Extent) -> int:
+        """Where an extent is among the numbers."""
+        return self._extents.place(extent)
+
+    def numbers(self, sizes: Mapping[str, int]) -> Numbers:
+        """All extents with the sizes put in, which the shape rules have been asked about."""
+        self.rules.check(sizes)
+        return self._extents.at(sizes)
+
+    def layout(self, shape: Shape) -> Latest[Layout]:
+        """How a value of a shape lies in memory that begins with it."""
+        if shape not in self._layouts:
+            bound = self.rules.latest(shape)
+            self._layouts[shape] = Latest(bound.names, lambda s: Layout.of_shape(bound.at(s)))
+        return self._layouts[shape]
+
+    def _places(self, at: Instruction) -> list[tuple[Address, Latest[Layout]]]:
+        indices = range(len(at.shape.parts)) if at.shape.parts else (-1,)
+        found = [self.outline.where.get((at, index)) for index in indices]
+        own = [r for r in found if r is not None and r.cell.root.kind is Kind.RESULT]
+        if len(own) < len(indices):
+            return []
+        return [(self._address(r), self.layout(r.shape)) for r in own]
+
+    def _address(self, reference: Reference) -> Address:
+        offset, bits = self.place(reference.offset), reference.shape.dtype.bits
+        return Address(reference.cell.root, offset, bits)
+
+    def _fill(self, code_of: Mapping[str, int]) -> dict[int, Address]:
+        """Writes the words; gives those that are addresses."""
+        addresses: dict[int, Address] = {}
+        kernels = [(w, w.kernel) for w in self.outline.works if w.kernel is not None]
+        numbers = [0, *accumulate(w.kernel is not None for w in self.outline.works)]
+        words = [0] * (STEP_WORDS * len(kernels))
+        sized: list[tuple[int, int]] = []
+        in_args: list[int] = []
+        for work, kernel in kernels:
+            first = STEP_WORDS * len(self.works)
+            self.works.append(work)
+            words[first : first + STEP_WORDS] = (
+                code_of[kernel.symbol] if work.to is None else 0,
+                8 * len(words),
+                0,
+                0 if work.to is None else numbers[work.to.step],
+            )
+            in_args.append(first + 1)
+            sized.append((first + TILES_WORD, self.place(kernel.tiles)))
+            for reference in work.operands:
+                if reference.cell.root.kind is not Kind.OBJECT:
+                    addresses[len(words)] = self._address(reference)
+                words.append(0)
+            if kernel.fault:
+                self.faults[len(words) + kernel.words.index(0)] = work
+            sized += [(len(words) + i, self.place(w)) for i, w in enumerate(kernel.words)]
+            words += [0] * len(kernel.words)
+            if work.knows_itself:
+                in_args.append(len(words))
+                words.append(8 * first)
+        self.scratch = np.array([self.place(kernel.scratch) for _, kernel in kernels], int)
+        self.words = np.array(words, np.int64)
+        self.sized = np.array(sized, np.int64).reshape(-1, 2)
+        self.in_args = np.array(in_args, np.int64)
+        return addresses
+
+    def _sequence(self) -> None:
+        step = 0
+        for work in self.outline.works:
+            if work.kernel is None:
+                self.runs.append(work)
+                continue
+            last = self.runs[-1] if self.runs else None
+            if isinstance(last, tuple):
+                self.runs[-1] = (last[0], step + 1)
+            else:
+                self.runs.append((step, step + 1))
+            step += 1

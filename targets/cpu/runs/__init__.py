@@ -1,0 +1,1 @@
+"""A compiled program's runs: what is made ready once, and what each run does."""

@@ -1,0 +1,193 @@
+"""A program made ready to run on the CPU, and its runs.
+
+A run takes the plan for its sizes, a workspace of its own, and calls the compiled loop over steps
+once for every stretch of kernels: between two kernels there is no Python. What has no kernel, and
+control flow, runs on the host, by the meanings of the operations; their modules are run here again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from migx.argument import Argument
+from migx.binding import Sizes, Told
+from migx.ir import Instruction, Module
+from migx.ops.builtin import Param
+from migx.planning import is_alias, lies_in, pieces
+from migx.profile import Profile
+from migx.program import Program
+from migx.sizes import symbols_of
+from migx.target import NO_SLOTS, Context
+from migx.targets.cpu.code import jit
+from migx.targets.cpu.code.saved import Kernels, objects_of, saved_as
+from migx.targets.cpu.kernel import Kernel
+from migx.targets.cpu.kernels import kernel_for
+from migx.targets.cpu.machine import host
+from migx.targets.cpu.plans import control, control_kernels
+from migx.targets.cpu.plans.outline import Outline, captured, lies_in_literal, packed
+from migx.targets.cpu.runs.growing import Counted, GrowingLoop
+from migx.targets.cpu.runs.peaks import peaks
+from migx.targets.cpu.runs.piece import Lent, Piece
+from migx.targets.cpu.runs.running import Call, Values, Watch
+from migx.targets.cpu.runs.weights import Literals
+from migx.targets.cpu.threads.pool import pool, wanted_threads
+from migx.targets.cpu.threads.runtime import runtime, runtime_texts
+
+
+class CpuExecutable:
+    """A program run by native code. Runs may overlap: each has its own workspaces."""
+
+    def __init__(self, program: Program, context: Context) -> None:
+        self.program, self.context = program, context
+        self.threads = wanted_threads(context.options.num_threads)
+        self.kernels: dict[Instruction, Kernel | None] = {}
+        self.counting: dict[Instruction, Kernel] = {}
+        self.literals = Literals()
+        self.pieces: dict[Module, list[Piece]] = {}
+        self.outputs: dict[Module, tuple[Instruction, ...]] = {}
+        self._sizes = Told(program.main)
+        known = objects_of(context.saved)
+        self._saved = Kernels(context.saved, program) if context.saved else None
+        self._find_kernels(program.main)
+        self._prepare(program.main, set())
+        self._codes = jit.codes(self._texts(), known)
+        self.loop = runtime().run
+        self.code_of = {symbol: code.address for symbol, code in self._codes.items()}
+        jit.give_back()
+
+    def _texts(self) -> dict[str, str]:
+        """The texts of the kernels, and of what runs them, by their symbols."""
+        made = [piece for parts in self.pieces.values() for piece in parts]
+        flows = any(p.outline.native or isinstance(p.grows, GrowingLoop) for p in made)
+        kernels = [*self.all_kernels.values(), *(control_kernels.KERNELS if flows else ())]
+        kernels += [p.grows.begins for p in made if isinstance(p.grows, GrowingLoop)]
+        return runtime_texts() | {k.symbol: k.text for k in kernels if k is not None}
+
+    @property
+    def all_kernels(self) -> dict[Instruction, Kernel | None]:
+        """The kernels of instructions, and of those whose results are as long as they turn out."""
+        return {**self.kernels, **self.counting}
+
+    def save_code(self) -> dict[str, bytes]:
+        """What to keep in a file so that loading it compiles nothing; see ``saved.py``."""
+        known = objects_of(self.context.saved)
+        return saved_as(self.all_kernels, jit.objects(self._texts(), known))
+
+    def _prepare(self, module: Module, known: set[str]) -> None:
+        """Cuts a module, and those its instructions run, into pieces."""
+        if module not in self.pieces:
+            self.pieces[module], self.outputs[module] = _cut(self, module, known), module.outputs
+        inside = known | {n for at in module for n in symbols_of(at)}
+        for at in module:
+            if self.kernels.get(at) is None:
+                for inner in at.modules:
+                    self._prepare(inner, inside)
+
+    def _find_kernels(self, module: Module) -> None:
+        """Makes the kernels of a module, and of those that its instructions run."""
+        for at in module:
+            if not is_alias(at) and at not in self.kernels:
+                kernel = self._kernel(at)
+                counts = kernel is not None and kernel.most != 0
+                self.kernels[at] = None if counts else kernel
+                if kernel is not None and counts:
+                    self.counting[at] = kernel
+            if self.kernels.get(at) is None:
+                for inner in at.modules:
+                    self._find_kernels(inner)
+
+    def _kernel(self, at: Instruction) -> Kernel | None:
+        """The kernel of an instruction, if there is one and its constants are packed for it."""
+        is_known, kernel = (False, None) if self._saved is None else self._saved.find(at)
+        if not is_known:
+            kernel = kernel_for(at, host())
+        formats = () if kernel is None else kernel.formats
+        fits = all(packed(at.inputs[i], form) is not None for i, form in formats)
+        return kernel if fits else None
+
+    def run(
+        self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument] = NO_SLOTS
+    ) -> list[Argument]:
+        """The results for arguments that have been checked against the parameters."""
+        return self._run([*arguments.values()], Call(slots))
+
+    def _run(self, given: Sequence[Argument], call: Call) -> list[Argument]:
+        return self.run_module(self.program.main, given, {}, self._sizes(given), call)
+
+    def profile(self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument]) -> Profile:
+        """Runs once, each kernel by itself, and says what each took."""
+        watch = Watch()
+        self._run([*arguments.values()], Call(slots, watch))
+        plans = [plan for parts in self.pieces.values() for p in parts for plan in p.plans.values()]
+        arena = sum(plan.total_bytes for plan in plans)
+        best = peaks(pool().useful(self.threads))
+        return Profile(tuple(watch.costs), arena, self.literals.nbytes, *best)
+
+    def run_module(
+        self,
+        module: Module,
+        arguments: Sequence[Argument],
+        values: Values,
+        sizes: Sizes,
+        call: Call,
+    ) -> list[Argument]:
+        """What a module returns; ``values`` are those it captures."""
+        for i, parameter in enumerate(module.parameters.values()):
+            values[parameter] = arguments[i]
+        lent: list[Lent] = []
+        for piece in self.pieces[module]:
+            sizes = piece.run(values, sizes, call, lent)
+        for give_back, workspace in lent:
+            give_back(workspace)
+        return [values[v] for v in self.outputs[module]]
+
+    @property
+    def absorbed(self) -> frozenset[Instruction]:
+        """The readings of packed constants that no run does: kernels take them as they lie."""
+        outlines = [piece.outline for parts in self.pieces.values() for piece in parts]
+        read = {at for outline in outlines for at in outline.given}
+        return frozenset(at for outline in outlines for at in outline.absorbed if at not in read)
+
+    def fallbacks(self) -> list[Instruction]:
+        """The instructions that run on the host because they have no kernel."""
+        return [
+            work.at
+            for parts in self.pieces.values()
+            for piece in parts
+            for work in piece.works
+            if work.kernel is None
+        ]
+
+
+def _is_handed_on(at: Instruction, module: Module) -> bool:
+    """Whether a value read after its piece is there by that alone: not what a run is given."""
+    return type(at.op) is not Param and (at in module.outputs or not lies_in_literal(at))
+
+
+def _cut(executable: CpuExecutable, module: Module, known: set[str]) -> list[Piece]:
+    """The pieces of a module."""
+    kernel_of = executable.kernels.get
+    flow = control.native(module, known, kernel_of)
+    made: list[Piece] = []
+    read_later = dict.fromkeys(module.outputs)
+    given_away = {lies_in(v)[0] for v in module.outputs}
+    for instructions, late in reversed(pieces(module, known)):
+        if late is not None:
+            read_later.pop(late, None)
+            read_later |= dict.fromkeys((*late.inputs, *captured(late, kernel_of)))
+        own = set(instructions)
+        results = [v for v in read_later if v in own and _is_handed_on(v, module)]
+        lasting = [v for v in results if lies_in(v)[0] in given_away]
+        inside = {at: flow[at] for at in flow if at in own}
+        plain = Outline(instructions, results, kernel_of, lasting=lasting)
+        outline = plain
+        if inside:
+            outline = Outline(instructions, results, kernel_of, flow, lasting=lasting)
+        grows: GrowingLoop | Counted | None = None
+        if late in flow:
+            grows = GrowingLoop(executable, late, flow)
+        elif late in executable.counting:
+            grows = Counted(executable, late, executable.counting[late])
+        made.insert(0, Piece(executable, outline, plain, late, grows))
+        read_later = {v: None for v in (*read_later, *outline.given) if v not in own}
+    return made

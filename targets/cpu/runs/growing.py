@@ -1,0 +1,140 @@
+"""Results that are as long as the run finds out: what a piece waits for, run natively.
+
+Nothing says beforehand how often a loop runs, or how many boxes a ``nonmaxsuppression`` keeps. The
+result is given room, and what is left over is cut off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from migx import dim
+from migx import op as operations
+from migx.argument import Argument
+from migx.binding import Sizes
+from migx.dim import Dim
+from migx.errors import InputError
+from migx.ir import Instruction
+from migx.ops.builtin import Literal
+from migx.ops.layout import along
+from migx.recent import Recent
+from migx.shape import Shape
+from migx.sizes import ShapeRules, symbols_in
+from migx.targets.cpu.kernel import Kernel
+from migx.targets.cpu.plans import control
+from migx.targets.cpu.plans.outline import Outline, Writer
+from migx.targets.cpu.runs.piece import PLANS, Piece
+from migx.targets.cpu.runs.running import Call, Values
+
+if TYPE_CHECKING:
+    from migx.targets.cpu.runs.executable import CpuExecutable
+
+SHORTEST = 64
+"""How many iterations a loop is given room for at first."""
+
+
+class GrowingLoop:
+    """A loop of which its run tells the dims of results: how often it runs, or how long its state
+    has become. Its room is for a power of two of iterations, and where that was not enough, for
+    twice as many; the next run begins with it.
+    """
+
+    def __init__(
+        self, executable: CpuExecutable, at: Instruction, flow: Mapping[Instruction, Writer]
+    ) -> None:
+        late = flow[at]
+        assert isinstance(late, control.Late)
+        self.at, self.late = at, late
+        self.state = list(at.modules[0].parameters.values())[:2]
+        outline = Outline([at], [at, *self.state], executable.kernels.get, flow)
+        self.piece = Piece(executable, outline, outline)
+        self.begins = next((w.kernel for w in outline.works if w.knows_itself), None)
+        self.most, self._limit = SHORTEST, late.room
+        self._told = symbols_in(at.shape)
+        self._rules = ShapeRules(outline.instructions)
+        self._allowed: Recent[tuple[int | None, ...], bool] = Recent(PLANS)
+
+    def run(self, values: Values, sizes: Sizes, call: Call) -> Sizes | None:
+        """Adds the result to the values and gives the sizes known by it; None where the module
+        refuses the sizes.
+        """
+        most = self.room(values)
+        while True:
+            try:
+                planned = self._planned(sizes, most)
+                self.piece.run(values, planned, call)
+            except InputError:
+                return None
+            count, holds = (values.pop(at).array.item() for at in self.state)
+            result = values.pop(self.at)
+            if not holds or count < most or count < dim.evaluate(self._limit, planned):
+                break
+            most *= 2
+        self.most = max(most, SHORTEST) if 4 * count > most else max(self.most // 2, SHORTEST)
+        after = self.late.after(count, sizes)
+        shapes = [self._rules.bound(shape, after) for shape in self.at.shape.parts]
+        values[self.at] = Argument.tuple([*map(_shortened, result.parts, shapes)])
+        return sizes | {name: after[name] for name in self._told}
+
+    def _planned(self, sizes: Sizes, most: int) -> Sizes:
+        """The sizes to plan with for so many iterations. ``InputError`` where those of some are
+        refused, or nothing grows: a rule that is asked for a product of four dims, each as much
+        more from one iteration to the next, is decided by five of them.
+        """
+        found = self.late.after(most, sizes)
+        if self.begins is None:
+            return found
+        key = tuple(map(found.get, self.piece.outline.symbols))
+        if key not in self._allowed:
+            for count in (0, 1, 2, 3, most):
+                self._rules.check(self.late.after(count, sizes))
+            if dim.evaluate(self._limit, found) < most:
+                raise InputError("state that is to grow does not")
+            self._allowed[key] = True
+        return found
+
+    def room(self, values: Values) -> int:
+        """The length to begin with: what has been needed, but little more than the trip count."""
+        given = self.at.inputs[0]
+        trips = given.op.value if type(given.op) is Literal else values.get(given)
+        if trips is None or not trips.shape.dtype.is_tensor:
+            return self.most
+        return min(self.most, 1 << max(int(trips.array.item()), 0).bit_length())
+
+
+def _shortened(room: Argument, shape: Shape) -> Argument:
+    """What lies at the start of some room, of a static shape that takes no more of it."""
+    if room.shape.dims == shape.dims:
+        return room
+    return Argument(shape, room.array.reshape(-1)[: int(shape.elements)].reshape(shape.dims))
+
+
+class Counted:
+    """An instruction whose kernel counts: there is a greatest length, and in the last element of
+    room for one more than that it says how many there are.
+    """
+
+    def __init__(self, executable: CpuExecutable, at: Instruction, kernel: Kernel) -> None:
+        self.at, self.kernel = at, kernel
+        self.axis, self.length = _length(at)
+        outline = Outline([at], [at], executable.counting.get)
+        self.piece = Piece(executable, outline, outline)
+
+    def run(self, values: Values, sizes: Sizes, call: Call) -> Sizes:
+        """Adds the result to the values, and gives the sizes known by it."""
+        most = dim.evaluate(self.kernel.most, sizes)
+        self.piece.run(values, {**sizes, self.length: most + 1}, call)
+        room = values.pop(self.at).array
+        count = int(room.reshape(-1)[-1])
+        kept = room[along(room.ndim, (self.axis,), [slice(count)])].copy()
+        values[self.at] = Argument(Shape(self.at.shape.dtype, kept.shape), kept)
+        return {**sizes, self.length: count}
+
+
+def _length(at: Instruction) -> tuple[int, str]:
+    """The axis that is as long as it turns out, and the symbol that is its length."""
+    count = operations.attributes(at.op)["count"]
+    assert isinstance(count, Dim)
+    assert count.symbol is not None
+    return at.shape.dims.index(count), count.symbol.name

@@ -1,0 +1,126 @@
+"""A piece of a module made ready to run: a plan for each set of sizes, and idle workspaces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, TypeAlias
+
+from migx.binding import Sizes
+from migx.errors import InputError
+from migx.ir import Instruction
+from migx.op import Operation
+from migx.recent import Recent
+from migx.shape import Shape
+from migx.sizes import bound, symbols_of
+from migx.targets.cpu.plans import control
+from migx.targets.cpu.plans.form import Form
+from migx.targets.cpu.plans.outline import Outline, Work, captured
+from migx.targets.cpu.plans.plan import Plan
+from migx.targets.cpu.runs.running import Call, Run, Values, Workspace
+
+if TYPE_CHECKING:
+    from migx.targets.cpu.runs.executable import CpuExecutable
+    from migx.targets.cpu.runs.growing import Counted, GrowingLoop
+
+Lent: TypeAlias = tuple[Callable[[Workspace], None], Workspace]
+"""A workspace, and what to give it back to."""
+PLANS = 128
+"""How many sets of sizes a piece keeps plans for; the one made first goes first."""
+
+
+class Piece:
+    """A piece of a module with its plans and its idle workspaces.
+
+    ``plain`` is its outline in which control flow is for the host: for sizes that some module of it
+    refuses, which may be one that is not run. ``late`` is what the next piece waits for,
+    ``grows`` what runs that natively.
+    """
+
+    def __init__(
+        self,
+        executable: CpuExecutable,
+        outline: Outline,
+        plain: Outline,
+        late: Instruction | None = None,
+        grows: GrowingLoop | Counted | None = None,
+    ) -> None:
+        self.executable, self.outline, self.plain = executable, outline, plain
+        self.late, self.grows = late, grows
+        self.captured = captured(late, executable.kernels.get) if late else []
+        self._forms: dict[Outline, Form] = {}
+        self.plans: Recent[tuple[int | None, ...], Plan] = Recent(PLANS)
+        self._late_symbols = list(symbols_of(late)) if late else []
+        self._late: Recent[tuple[int | None, ...], tuple[Operation, Shape]] = Recent(PLANS)
+        self._idle: list[Workspace] = []
+
+    @property
+    def works(self) -> list[Work]:
+        """Its steps, the last of which is what the next piece waits for."""
+        late = [Work(self.late, None, (), ())] if self.late and not self.grows else []
+        return [*self.outline.works, *late]
+
+    def plan(self, sizes: Mapping[str, int]) -> Plan:
+        """The plan for some sizes."""
+        key = tuple(map(sizes.get, self.outline.symbols))
+        found = self.plans.get(key)
+        if found is None:
+            found = self._planned(self.outline, sizes)
+            self.plans[key] = found
+        return found
+
+    def _planned(self, outline: Outline, sizes: Mapping[str, int]) -> Plan:
+        try:
+            return Plan(self._form(outline), sizes, self.executable.threads)
+        except InputError:
+            refused = {} if outline.refused else control.refused(outline, sizes)
+            other = outline.without(refused) if refused else self.plain
+            if other is outline or (other.native and not refused):
+                raise
+        return self._planned(other, sizes)
+
+    def _form(self, outline: Outline) -> Form:
+        """The form of an outline. One that leaves out what some sizes refuse is for these alone: it
+        is not kept.
+        """
+        ours, found = self.executable, self._forms.get(outline)
+        if found is None:
+            found = Form(outline, ours.code_of, ours.literals.address)
+            if not outline.refused:
+                self._forms[outline] = found
+        return found
+
+    def run(
+        self, values: Values, sizes: Sizes, call: Call, lent: list[Lent] | None = None
+    ) -> Sizes:
+        """Adds the results to the values, and gives the sizes known afterwards. Where results lie
+        in a workspace, that is ``lent``, to be given back when all who read them have run.
+        """
+        plan = self.plan(sizes)
+        try:
+            workspace = self._idle.pop()
+        except IndexError:
+            workspace = Workspace()
+        run = Run(self.executable, plan, workspace, values, sizes, call)
+        if plan.form.runs or plan.handed:
+            workspace.serve(plan)
+            run.all()
+            run.hand_over()
+        # One that was left in the middle of a run is not used again.
+        if lent is not None and plan.outline.lends:
+            lent.append((self._idle.append, workspace))
+        else:
+            self._idle.append(workspace)
+        if self.late is None:
+            return sizes
+        later = None if self.grows is None else self.grows.run(values, sizes, call)
+        if later is not None:
+            return later
+        return run.late(self.late, *self._bound_late(self.late, sizes), self.captured)
+
+    def _bound_late(self, late: Instruction, sizes: Sizes) -> tuple[Operation, Shape]:
+        """The operation and the shape of what is waited for, as far as the sizes are known."""
+        key = tuple(map(sizes.get, self._late_symbols))
+        found = self._late.get(key)
+        if found is None:
+            found = self._late[key] = bound(late, sizes)
+        return found

@@ -1,0 +1,358 @@
+"""One run of a piece: its kernels in the compiled loop, and on the host what has no kernel."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from migx import op as operations
+from migx.argument import Argument
+from migx.binding import Sizes, sizes_of
+from migx.errors import EvaluationError
+from migx.ir import Instruction, Module
+from migx.meaning import actual, as_function, by_meaning, failed
+from migx.memory import HUGE
+from migx.op import Operation, Runnable
+from migx.ops.builtin import GetTupleElem, Literal, Slot, Undefined
+from migx.planning import is_memory
+from migx.profile import Cost
+from migx.shape import TUPLE, Shape
+from migx.targets.cpu.plans.form import Form
+from migx.targets.cpu.plans.memory import Layout, address, aligned, laid_out
+from migx.targets.cpu.plans.outline import Cell, Kind, Work
+from migx.targets.cpu.plans.plan import Patch, Plan
+from migx.targets.cpu.threads.pool import pool
+from migx.targets.cpu.threads.runtime import CALL_WORDS
+from migx.text import draw_instruction
+from migx.weights.epochs import Slots
+
+if TYPE_CHECKING:
+    from migx.targets.cpu.runs.executable import CpuExecutable
+
+Values = dict[Instruction, Argument]
+
+
+class Call(NamedTuple):
+    """What all of one call of a program shares: its weights, and who watches it."""
+
+    slots: Mapping[str, Argument]
+    watch: Watch | None = None
+
+
+class Watch:
+    """Notes what each instruction of a call takes, without what it calls itself."""
+
+    def __init__(self) -> None:
+        self.costs: list[Cost] = []
+        self._inner = [0.0]
+
+    @contextmanager
+    def __call__(
+        self, at: Instruction, kernel: str, flops: int = 0, nbytes: int = 0
+    ) -> Iterator[None]:
+        self._inner.append(0.0)
+        start = time.perf_counter()
+        yield
+        took = time.perf_counter() - start
+        own = took - self._inner.pop()
+        self._inner[-1] += took
+        self.costs.append(Cost(at, kernel, own, flops, nbytes))
+
+
+ROOMY = 100
+"""Runs in a row that leave most of an arena unused before it is given back."""
+
+
+class Workspace:
+    """Memory for one run of a piece at a time: the arena, and the words kernels are called with.
+
+    An arena of which many runs, one after another, have needed less than half is made smaller.
+    """
+
+    def __init__(self) -> None:
+        self.arena: NDArray[np.uint8] = aligned(0)
+        self.args: NDArray[np.int64] = np.empty(0, np.int64)
+        self.words = self.args.data
+        self.form: Form | None = None
+        self.plan: Plan | None = None
+        self.call = self.roomy = 0
+        self._slots: weakref.ref[Slots] | None = None
+
+    def serve(self, plan: Plan) -> None:
+        """Makes it fit a plan."""
+        if self.plan is plan and not self.roomy:
+            return
+        self.roomy = self.roomy + 1 if len(self.arena) > 2 * plan.total_bytes + HUGE else 0
+        if self.plan is plan and self.roomy <= ROOMY:
+            return
+        self.plan = None  # till all is done: what fails half-way must not be taken for the old one
+        self._slots = None
+        if len(self.arena) < plan.total_bytes or self.roomy > ROOMY:
+            self.form = None
+            self.arena, self.roomy = aligned(plan.total_bytes), 0
+        if self.form is not plan.form:
+            self._begin(plan.form)
+        many = len(plan.args)
+        np.add(plan.args, self._starts, out=self.args[:many])
+        self.words[many + 5], self.words[many + 6] = self._arena + plan.arena_bytes, plan.scratch
+        self.plan = plan
+
+    def _begin(self, form: Form) -> None:
+        """Has words for the plans of a form, and what these want added."""
+        many, self._arena = len(form.words), address(self.arena)
+        self.args = np.zeros(many + CALL_WORDS, np.int64)
+        self.words = self.args.data  # set three times as fast as elements of the array
+        steps = self.words[many] = address(self.args)
+        self._starts = np.zeros(many, np.int64)
+        self._starts[form.in_arena.words] = self._arena
+        self._starts[form.in_args] = steps
+        self.call = steps + many * self.args.itemsize
+        self.form = form
+
+    def has(self, slots: Mapping[str, Argument]) -> bool:
+        """Whether the words hold the addresses of these slots."""
+        return self._slots is not None and self._slots() is slots
+
+    def keep(self, slots: Mapping[str, Argument]) -> None:
+        """Takes note that they do, of slots that do not change."""
+        self._slots = weakref.ref(slots) if isinstance(slots, Slots) else None
+
+
+class Run:
+    """One run of a piece."""
+
+    def __init__(
+        self,
+        executable: CpuExecutable,
+        plan: Plan,
+        workspace: Workspace,
+        values: Values,
+        sizes: Sizes,
+        call: Call,
+    ) -> None:
+        self.executable, self.plan, self.workspace = executable, plan, workspace
+        self.values, self.sizes, self.call = values, sizes, call
+        self.objects: dict[tuple[Instruction, int], Argument] = {}
+        self.memory: list[NDArray[Any]] = []
+
+    def all(self) -> None:
+        """Runs every step."""
+        plan, words = self.plan, self.workspace.words
+        for made in plan.blocks:
+            memory, base = made.allocated()
+            self.memory.append(memory)
+            for word, offset in made.patch:
+                words[word] = base + offset
+        if plan.slots and not self.workspace.has(self.call.slots):
+            self.patch(plan.slots)
+            if not self.objects:  # else some are copied, for this run alone
+                self.workspace.keep(self.call.slots)
+        self.patch(plan.patches)
+        for part in plan.form.runs:
+            if isinstance(part, Work):
+                self.on_host(part)
+            else:
+                self.native(*part)
+
+    def patch(self, patches: Mapping[Cell, Patch]) -> None:
+        """Writes the addresses of what is given into the words."""
+        words = self.workspace.words
+        for cell, patch in patches.items():
+            base = address(self.given(cell))
+            for word, offset in patch:
+                words[word] = base + offset
+
+    def native(self, first: int, last: int) -> None:
+        """Runs the kernels from one step to before another; one by one where someone watches."""
+        if (watch := self.call.watch) is not None:
+            self.watched(watch, first, last)
+            return
+        while first < last:
+            first = self.run_steps(first, last)
+
+    def watched(self, watch: Watch, step: int, last: int) -> None:
+        """Runs the kernels one by one."""
+        while step < last:
+            work = self.plan.form.works[step]
+            assert work.kernel is not None
+            moved = 0
+            if work.at not in self.plan.outline.native:
+                moved = sum(map(self.nbytes, (*work.at.inputs, work.at)))
+            with watch(work.at, work.kernel.name, self.plan.number(work.kernel.flops), moved):
+                step = self.run_steps(step, step + 1)
+
+    def fail(self, word: int) -> None:
+        """Raises the error of a kernel that has found its operands wrong, as a word says."""
+        work = self.plan.form.faults[word]
+        for each in self.plan.form.faults:
+            self.workspace.words[each] = 0
+        assert work.kernel is not None
+        raise EvaluationError(draw_instruction(work.kernel.fault, work.at))
+
+    def nbytes(self, at: Instruction) -> int:
+        """The bytes that reading or writing a value moves: repeated elements count once."""
+        parts = at.shape.parts or (at.shape,)
+        shapes = [self.plan.shape(s) for s in parts if is_memory(s)]
+        return sum(min(int(s.nbytes), int(s.elements) * s.dtype.bits // 8) for s in shapes)
+
+    def run_steps(self, first: int, last: int) -> int:
+        """Runs some steps in the compiled loop, and gives the one it has come to.
+        ``EvaluationError`` where a kernel has found its operands wrong.
+        """
+        state, workspace, form = pool(), self.workspace, self.plan.form
+        words, at = workspace.words, len(form.words)
+        words[at + 1], words[at + 2], words[at + 3] = first, last, state.address
+        words[at + 4] = state.provide(self.executable.threads)
+        reached: int = self.executable.loop(workspace.call)
+        for word in form.faults:
+            if words[word]:
+                self.fail(word)
+        return reached
+
+    def hand_over(self) -> None:
+        """Adds the results to the values."""
+        values, memory, blocks = self.values, self.memory, self.plan.blocks
+        for at, shape, places in self.plan.handed:
+            if shape.parts and places:
+                parts = [Argument(lie.shape, lie.of(memory[number])) for number, lie in places]
+                values[at] = Argument(shape, tuple(parts))
+            elif places:
+                number, lie = places[0]
+                made = memory[number]
+                whole = blocks[number].alone is lie
+                values[at] = Argument(lie.shape, made if whole else lie.of(made))
+            else:
+                values[at] = self.value(at)
+
+    def given(self, cell: Cell) -> NDArray[Any]:
+        """The array of a cell from outside, in the layout that kernels rely on."""
+        at, index = cell.of
+        argument = self.values[at] if at in self.values else self.value(at)
+        argument = argument if index < 0 else argument.parts[index]
+        array = argument.array
+        if array.flags.c_contiguous and cell.shape.strides is None:
+            return array
+        made = laid_out(array, self.plan.layout(cell.shape))
+        if made is not array:
+            self.objects[at, index] = Argument(argument.shape, made)  # kept for this run
+        return made
+
+    def value(self, at: Instruction, index: int = -1) -> Argument:
+        """A value as the host reads it: a view of the memory it lies in."""
+        if index < 0 and at in self.values:
+            return self.values[at]
+        if (found := self.objects.get((at, index))) is not None:
+            return found
+        if (place := self.plan.lies((at, index))) is not None:
+            return Argument(place[1].shape, self.seen(*place))
+        if index < 0 and at.shape.parts and (at, -1) not in self.plan.outline.where:
+            parts = [self.value(at, i) for i in range(len(at.shape.parts))]
+            return Argument(Shape.tuple(*(p.shape for p in parts)), tuple(parts))
+        return self._outside(at, index)
+
+    def _outside(self, at: Instruction, index: int) -> Argument:
+        """A value that is a literal, an object, given, or a view of one of these."""
+        if type(at.op) is Literal:
+            return at.op.value
+        if type(at.op) is Slot:
+            return self.call.slots[at.op.slot]
+        if type(at.op) is Undefined:
+            return Argument(at.shape)
+        if type(at.op) is GetTupleElem:
+            return self.value(at.inputs[0], at.op.index)
+        if index >= 0:
+            return self.values[at].parts[index]
+        # What else than its first input a view reads has said what its sizes are, and need not be
+        # there any more.
+        op, shape = self.plan.bound_view(at, self.sizes)
+        source = self.value(at.inputs[0])
+        return operations.evaluator(type(op))(op, self.executable.context, shape, [source], [])
+
+    def seen(self, cell: Cell, layout: Layout) -> NDArray[Any]:
+        """The array that lies in a cell of this run."""
+        made = cell.kind is Kind.RESULT
+        return layout.of(self.memory[self.plan.block_of[cell]] if made else self.workspace.arena)
+
+    # On the host.
+
+    def on_host(self, work: Work) -> None:
+        """Runs an instruction by its own meaning, and puts the result where others find it."""
+        at = work.at
+        lasting = any(c.kind is Kind.OBJECT for c in work.writes)
+        op, shape = self.plan.bound_op(at)
+        result = self.evaluate(at, op, shape, work.captured, lasting)
+        parts = result.parts if work.writes and work.writes[0].of[1] >= 0 else [result]
+        for cell, part in zip(work.writes, parts, strict=True):
+            if cell.kind is Kind.OBJECT:
+                self.objects[cell.of] = part
+                if cell.of[1] < 0:
+                    self.values[at] = part
+                continue
+            place = self.plan.lies(cell.of)
+            assert place is not None
+            target, array = self.seen(*place), part.array
+            target[...] = array
+
+    def evaluate(
+        self, at: Instruction, op: Any, shape: Shape, reads: Sequence[Instruction], lasting: bool
+    ) -> Argument:
+        """The result of an instruction by its meaning, whose modules read some values around them;
+        a ``lasting`` one shares no memory with the workspace.
+        """
+        if (watch := self.call.watch) is None:
+            return self.computed(at, op, shape, reads, lasting)
+        with watch(at, ""):
+            return self.computed(at, op, shape, reads, lasting)
+
+    def computed(
+        self, at: Instruction, op: Any, shape: Shape, reads: Sequence[Instruction], lasting: bool
+    ) -> Argument:
+        """The result of an instruction by its meaning."""
+        inputs = [self.value(v) for v in at.inputs]
+        captured = {v: self.value(v) for v in reads}
+        if lasting:
+            inputs = [own(v) for v in inputs]
+            captured = {at: own(v) for at, v in captured.items()}
+        modules = [self.runnable(m, captured) for m in at.modules]
+        with np.errstate(all="ignore"):
+            return by_meaning(at, op, self.executable.context, shape, inputs, modules)
+
+    def runnable(self, module: Module, captured: Values) -> Runnable:
+        """A module as a function of its parameters."""
+
+        def run(arguments: Sequence[Argument], inner: Sizes) -> list[Argument]:
+            return self.executable.run_module(module, arguments, dict(captured), inner, self.call)
+
+        return as_function(module, self.sizes, run)
+
+    def late(
+        self, at: Instruction, op: Operation, shape: Shape, captured: Sequence[Instruction]
+    ) -> Sizes:
+        """Runs the instruction that the next piece waits for, whose operation and shape are bound
+        as far as they can be, and gives the sizes known by its result, which is put into memory of
+        its own; an object may hold what it is made of, so that is done to this.
+        """
+        holds = not all(map(is_memory, shape.parts or (shape,)))
+        result = self.evaluate(at, op, shape, captured, lasting=holds)
+        try:
+            result = own(result)
+        except MemoryError as error:
+            raise failed(at, error) from error
+        result = Argument(actual(result), result.data)
+        self.values[at] = result
+        return sizes_of([("its result", shape, result.shape)], self.sizes)
+
+
+def own(value: Argument) -> Argument:
+    """The value in memory of its own, in standard layout."""
+    if value.shape.dtype is TUPLE:
+        return Argument(value.shape, tuple(map(own, value.parts)))
+    if not is_memory(value.shape):
+        return value
+    return Argument(value.shape.as_standard(), np.array(value.array, order="C"))

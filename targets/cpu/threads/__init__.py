@@ -1,0 +1,1 @@
+"""The threads that share out tiles, and the compiled loop over steps that they run."""

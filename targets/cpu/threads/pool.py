@@ -1,0 +1,140 @@
+"""Runs the steps of a plan, sharing out the tiles of each among threads.
+
+The threads are Python's, parked in compiled code: they look for work for a moment, then sleep. A
+kernel of several tiles is a job: whoever has time claims the next tiles from a counter, so a core
+that is busy elsewhere takes fewer, and one that comes too late finds the gate closed. The thread
+that runs the plan works with them and returns when all tiles are done. There is one set of threads
+for the process, of which a run has two for each core at the most: all of them are woken for a job.
+A run that finds it taken by another works alone, so runs never wait for each other. How the threads
+share cores with other work is in ``cores``.
+
+After a fork the child has none of the threads, and starts its own when it needs them. At exit they
+are told to leave before LLVM's memory goes.
+
+A thread that holds the lock may have lost its core, so who wakes sleepers never waits for the lock:
+a sleeper that is missed sleeps until the next job, which is no harm.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+
+import numpy as np
+
+from migx.errors import TargetError
+from migx.target import MOST_THREADS
+from migx.targets.cpu.machine import cores, logical_cpus
+from migx.targets.cpu.threads.runtime import STATE_BYTES, runtime
+
+SPINS = 2000
+"""How often an idle thread looks for work before it sleeps: some ten microseconds."""
+EACH = 2
+"""How many threads a run has for each core at the most."""
+RECOUNT = 1.0
+"""Seconds after which the cores that the process may use are counted again."""
+
+
+def wanted_threads(asked: int | None) -> int:
+    """How many threads a program is to use: as asked, or by ``MIGX_NUM_THREADS``, or one for each
+    physical core the process may use.
+    """
+    if asked is not None:
+        return asked
+    given = os.environ.get("MIGX_NUM_THREADS", "")
+    if not given:
+        return cores()
+    if not given.isdecimal() or not 1 <= int(given) <= MOST_THREADS:
+        raise TargetError(
+            f"MIGX_NUM_THREADS is {given!r}; it must be a number of 1 to {MOST_THREADS}"
+        )
+    return int(given)
+
+
+class Pool:
+    """The threads of this process that wait for tiles."""
+
+    def __init__(self) -> None:
+        self._memory = np.zeros(STATE_BYTES + 64, np.uint8)
+        self.address = -(-self._memory.ctypes.data // 64) * 64
+        self._threads: list[threading.Thread] = []
+        self._serving: dict[int, threading.Thread] = {}
+        self._lock = threading.Lock()
+        self._cores, self._counted = 1, -RECOUNT
+        runtime().start(self.address)
+
+    def useful(self, threads: int) -> int:
+        """As many threads as a program may use, but at most ``EACH`` for each core there is now."""
+        if threads <= EACH:
+            return threads
+        now = time.monotonic()
+        if now - self._counted >= RECOUNT:
+            self._cores, self._counted = logical_cpus(os.getpid()), now
+        return min(threads, EACH * self._cores)
+
+    def provide(self, threads: int) -> int:
+        """Has at least as many threads as a program may use, which it gives, beside the one that
+        runs the plan.
+        """
+        useful = self.useful(threads)
+        if len(self._threads) < useful - 1:
+            self.grow(useful)
+        return useful
+
+    def grow(self, threads: int) -> None:
+        """Has at least so many threads, that which runs the plan among them."""
+        with self._lock:
+            while len(self._threads) < threads - 1:
+                number = len(self._threads) + 1
+                made = threading.Thread(
+                    target=self._serve, args=(number,), name=f"migx-{number}", daemon=True
+                )
+                try:
+                    made.start()
+                except RuntimeError:  # the system gives no more: those there are share the work
+                    return
+                self._threads.append(made)
+
+    def _serve(self, number: int) -> None:
+        """What a thread does, but for one whose number another has: a thread whose start was
+        interrupted serves, though nobody has heard of it.
+        """
+        me = threading.current_thread()
+        if self._serving.setdefault(number, me) is me:
+            runtime().serve(self.address, number, SPINS if number < logical_cpus() else 0)
+
+    def stop(self) -> None:
+        """Sends all threads home."""
+        runtime().stop(self.address)
+        for thread in {*self._threads, *self._serving.values()}:
+            thread.join()
+        self._threads.clear()
+        self._serving.clear()
+
+
+_pool: Pool | None = None
+_making = threading.Lock()
+
+
+def pool() -> Pool:
+    """The pool of this process."""
+    global _pool  # noqa: PLW0603  one for the process, made when first needed
+    if _pool is None:
+        with _making:
+            if _pool is None:
+                _pool = Pool()
+                atexit.register(_pool.stop)
+    return _pool
+
+
+def _after_fork() -> None:
+    global _pool, _making
+    if _pool is not None:
+        atexit.unregister(_pool.stop)
+    _pool, _making = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,1 @@
+"""From the text of kernels to binaries, what a binary takes, and which tiles are fastest."""

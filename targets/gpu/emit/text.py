@@ -1,0 +1,366 @@
+"""Triton text being written for an instruction.
+
+**The calling convention.** The text defines ``kernel``, whose parameters are a pointer ``p0``,
+``p1``, ... to each operand (the instruction's inputs in their order, then its results), and then
+``n0``, ``n1``, ...: extents known only when sizes are, 32 bits each. A kernel that takes turns is
+launched once for each, with ``turn`` as its last parameter; and what it keeps from turn to turn is
+scratch, operands behind the results. Undefined inputs are no operands. What is known when the text
+is written is a constant in it, strides of operands too. So text, the types of its parameters and an
+architecture make a binary, and kernels that are equal but for names have equal texts. Programs of
+the launch are numbered along one axis; each computes a tile of its own, so nobody adds to what
+another writes, and results do not depend on the order.
+
+Indices and values are those of ``expressions.py``: what is read is masked along those axes of the
+tile over which its place varies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from migx import dim
+from migx.dim import Extent
+from migx.ir import Instruction
+from migx.shape import BOOL, OPTIONAL, DType, Shape
+from migx.targets.gpu.emit.expressions import Expr, Part, both, by_axis, expr
+from migx.targets.gpu.emit.functions import called
+from migx.targets.gpu.emit.narrow import decoded, encoded, is_narrow
+from migx.targets.gpu.emit.types import POINTERS, stored
+from migx.targets.gpu.tiles import whole
+
+MOST = (1 << 31) - (1 << 16)
+"""Operands of so many elements or more are indexed in 64 bits. The last tile counts places beyond
+the end, too, which must not come out below 0.
+"""
+WIDE = ".to(tl.int64)"
+"""What makes an index one of 64 bits."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel as text. ``grid`` is the number of programs, ``words`` the extents after the
+    pointers, of which ``pointers`` has the element types. ``warps`` and ``stages`` are how many
+    threads a program has, in warps, and how many loads run ahead. ``flops`` is for reports.
+    ``turns`` is how often a kernel that takes turns is launched, 0 for one that takes none;
+    ``scratch`` is memory it has for all of them.
+    """
+
+    name: str
+    source: str
+    grid: Extent
+    pointers: tuple[str, ...]
+    words: tuple[Extent, ...] = ()
+    warps: int = 4
+    stages: int = 2
+    flops: Extent = 0
+    turns: Extent = 0
+    scratch: tuple[Shape, ...] = ()
+
+
+class Writer:
+    """The text of an instruction's kernel. ``masks`` say, for each axis of the tile, which places
+    of it are there; an axis that is always whole has none. ``kinds`` are the element types as which
+    some operands are read and written, whatever lies there.
+    """
+
+    def __init__(self, at: Instruction, scratch: tuple[Shape, ...] = ()) -> None:
+        self.at, self.scratch = at, scratch
+        self.masks: dict[int, Expr | None] = {}
+        self.kinds: dict[int, str] = {}
+        self._lines: list[str] = []
+        self._depth, self._count = 1, 0
+        self._known: list[dict[str, Expr]] = [{}]
+        self._words: dict[Extent, str] = {}
+        self._functions: dict[str, str] = {}
+        given = [v.shape for v in operands(at)]
+        self.shapes: list[Shape] = [*given, *results(at), *scratch]
+        self._wide = any(map(is_vast, self.shapes))
+        self.program = self.let(Expr(f"tl.program_id(0){WIDE if self._wide else ''}"))
+
+    # Text.
+
+    def line(self, text: str) -> None:
+        """Adds a line."""
+        self._lines.append("    " * self._depth + text)
+
+    def let(self, value: Expr) -> Expr:
+        """A name for a value, the same one for the same text."""
+        if value.number is not None or value.text.isidentifier():
+            return value
+        for known in reversed(self._known):
+            if value.text in known:
+                return known[value.text]
+        made = self.variable(value.text, value.over)
+        self._known[-1][value.text] = made
+        return made
+
+    def variable(self, text: str, over: frozenset[int] = frozenset()) -> Expr:
+        """A name of its own, which may be given another value later."""
+        made = Expr(f"v{self._count}", over)
+        self._count += 1
+        self.line(f"{made.text} = {text}")
+        return made
+
+    @contextmanager
+    def block(self, head: str) -> Iterator[None]:
+        """Lines inside a loop or a condition; names made there are known there alone."""
+        self.line(head)
+        self._depth += 1
+        self._known.append({})
+        try:
+            yield
+        finally:
+            self._known.pop()
+            self._depth -= 1
+
+    @contextmanager
+    def loop(self, end: Extent | Expr, step: Expr | int, begin: Expr | int = 0) -> Iterator[Expr]:
+        """A loop, and where each turn of it begins."""
+        index = Expr(f"v{self._count}")
+        self._count += 1
+        stop = end if isinstance(end, Expr) else self.extent(end)
+        said = f"{expr(begin).text}, {stop.text}, {expr(step).text}"
+        with self.block(f"for {index.text} in range({said}):"):
+            yield index
+
+    @contextmanager
+    def unrolled(self, end: int, times: int) -> Iterator[Expr]:
+        """A loop from 0 on, so many turns of which are written out, and the number of each."""
+        index = Expr(f"v{self._count}")
+        self._count += 1
+        with self.block(f"for {index.text} in tl.range({end}, loop_unroll_factor={times}):"):
+            yield index
+
+    def function(self, name: str, parameters: str, result: str) -> str:
+        """The name of a function, which the text has from now on."""
+        self._functions[name] = f"\n\n@triton.jit\ndef {name}({parameters}):\n    return {result}"
+        return name
+
+    def extent(self, extent: Extent, cast: str = "") -> Expr:
+        """An extent: a constant, or one of the words, cast, times what is known to divide it. So
+        Triton sees which places are at multiples of 16 bytes, and which lines end there.
+        """
+        if not isinstance(extent, dim.Dim):
+            return expr(int(extent))
+        factor = math.gcd(*(coefficient for _, coefficient in extent.terms))
+        rest = extent // factor
+        if rest not in self._words:
+            self._words[rest] = f"n{len(self._words)}"
+        cast = cast or WIDE * (factor > MOST)  # which no 32 bits hold, as the word's are
+        return Expr(self._words[rest] + cast) * factor
+
+    def distance(self, extent: Extent) -> Expr:
+        """How many elements apart places are in memory: an extent whose products with them are not
+        cut off, however many elements there are.
+        """
+        if not self._wide or extent in (0, 1):
+            return self.extent(extent)
+        if isinstance(extent, dim.Dim):
+            return self.extent(extent, WIDE)
+        return Expr(f"tl.full([], {extent}, tl.int64)")
+
+    def finished(
+        self,
+        name: str,
+        grid: Extent,
+        *,
+        warps: int = 4,
+        stages: int = 2,
+        flops: Extent = 0,
+        turns: Extent = 0,
+    ) -> Kernel:
+        """The kernel, when its text is written."""
+        parameters = [f"p{i}" for i in range(len(self.shapes))] + list(self._words.values())
+        parameters += ["turn"] if turns != 0 else []
+        own = self._functions.values()
+        functions = [*called("\n".join((*own, *self._lines))), *own]
+        head = ["import triton", "import triton.language as tl", *functions]
+        lines = [*head, "", "", "@triton.jit", f"def kernel({', '.join(parameters)}):"]
+        lines += [*self._lines, ""]
+        kinds = {i: POINTERS.get(s.dtype.name, "u8") for i, s in enumerate(self.shapes)}
+        pointers = tuple((kinds | self.kinds).values())
+        extents, text = tuple(self._words), "\n".join(lines)
+        return Kernel(
+            name, text, grid, pointers, extents, warps, stages, flops, turns, self.scratch
+        )
+
+    def operand_of_scratch(self, shape: Shape) -> int:
+        """The operand that is scratch of a shape, which there is from now on."""
+        if shape not in self.scratch:
+            self.scratch = (*self.scratch, shape)
+            self.shapes.append(shape)
+        return len(self.shapes) - len(self.scratch) + self.scratch.index(shape)
+
+    # Places.
+
+    def numbers(
+        self, axis: int, of: int, size: int, begin: Expr | int = 0, phase: int | None = None
+    ) -> Expr:
+        """So many numbers along an axis of a tile that has ``of`` axes; of a ``phase``, half of
+        them: the even ones or the odd ones.
+        """
+        if phase is not None:
+            pair = self.numbers(axis, of, size // 2, self.let(expr(begin) // 2))
+            return Expr(f"({pair.text} * 2 + {phase})", pair.over, half=(pair, phase))
+        where = ["None"] * of
+        where[axis] = ":"
+        spread = f"[{', '.join(where)}]" if of > 1 else ""
+        begin = expr(begin)
+        line = self.let(Expr(f"tl.arange(0, {size}){spread}", frozenset({axis})))
+        made = self.let(Expr((begin + line).text, frozenset({axis}) | begin.over))
+        return replace(made, outer=(begin // size, size))
+
+    def blocks(self, begin: Expr, size: int, block: int) -> Expr:
+        """So many numbers from a multiple of ``size`` on, as the last two of a tile's three axes:
+        blocks, and places in them.
+        """
+        first = self.let(begin // block)
+        count = Expr(f"tl.arange(0, {size // block})[None, :, None]", frozenset({1}))
+        outer = self.let(first + self.let(count))
+        inner = self.let(Expr(f"tl.arange(0, {block})[None, None, :]", frozenset({2})))
+        return replace(self.let(outer * block + inner), outer=(outer, block))
+
+    def split(self, part: Part) -> list[Expr]:
+        """The place on each axis that an index counts."""
+        places: list[Expr] = []
+        rest = part.index
+        for number, extent in reversed(list(enumerate(part.dims))):
+            if extent == 1:
+                places.append(expr(0))
+                continue
+            if any(d != 1 for d in part.dims[:number]):
+                size = self.extent(extent)
+                places.append(self.let(rest % size))
+                rest = self.let(rest // size)
+            else:
+                places.append(rest)
+                rest = expr(0)
+        return places[::-1]
+
+    def offset(self, parts: Sequence[Part], strides: Sequence[Extent]) -> Expr:
+        """How many elements from the first the place of some indices is."""
+        total, strides = expr(0), list(strides)
+        for part in parts:
+            mine, strides = strides[: len(part.dims)], strides[len(part.dims) :]
+            if (step := _common(part.dims, mine)) is not None:
+                total = total + part.index * self.distance(step)
+                continue
+            for place, stride in zip(self.split(part), mine, strict=True):
+                total = total + place * self.distance(stride)
+        return self.let(total)
+
+    def place(self, operand: int, places: Iterable[Expr]) -> Expr:
+        """Where in an operand the element at some places is, one for each axis."""
+        shape = self.shapes[operand]
+        return self.offset(by_axis(places, shape.dims), shape.true_strides)
+
+    # Masks.
+
+    def there(self, index: Expr, extent: Extent, size: int) -> Expr | None:
+        """Which of the places that an index counts there are; None where tiles of a size are always
+        full.
+        """
+        return None if whole(extent, size) else self.let(index.below(self.extent(extent)))
+
+    @contextmanager
+    def masked(self, masks: dict[int, Expr | None]) -> Iterator[None]:
+        """Other masks for a while."""
+        before, self.masks = self.masks, masks
+        try:
+            yield
+        finally:
+            self.masks = before
+
+    def mask(self, over: frozenset[int], also: Expr | None = None) -> Expr | None:
+        """What is there of the tile, along some axes; None where all of it is."""
+        found = also
+        for axis in sorted(over):
+            if (mask := self.masks.get(axis)) is not None:
+                found = both(found, mask)
+        return found
+
+    # Memory.
+
+    def load(
+        self,
+        operand: int,
+        offset: Expr,
+        dtype: DType,
+        *,
+        raw: bool = False,
+        also: Expr | None = None,
+    ) -> Expr:
+        """What lies there, in its computing type, or ``raw`` as it lies; 0 where nothing is. A
+        place that is the same for all of a tile is read whatever ``also`` says of that.
+        """
+        alone = also if also is not None and also.over and not offset.over else None
+        mask = self.mask(offset.over, None if alone else also)
+        masked = "" if mask is None else f", mask={mask.text}, other=0"
+        over = offset.over if mask is None else offset.over | mask.over
+        text = f"tl.load(p{operand} + {offset.text}{masked})"
+        if dtype is BOOL:
+            text = f"({text} != 0)"
+        elif not raw and dtype.is_float and dtype.bits == 16:
+            text = f"{text}.to(tl.float32)"
+        elif not raw and is_narrow(dtype):
+            text = decoded(self.let(Expr(text, over)).text, dtype)
+        found = self.let(Expr(text, over))
+        return found if alone is None else self.only(alone, found)
+
+    def only(self, there: Expr, value: Expr) -> Expr:
+        """A value where it is there, and 0 elsewhere."""
+        zero = f"tl.where({there.text}, {value.text}, 0).to({value.text}.dtype)"
+        return self.let(Expr(zero, there.over | value.over))
+
+    def spread(self, value: Expr, tile: Sequence[int]) -> Expr:
+        """A value that varies over all axes of a tile."""
+        over = frozenset(range(len(tile)))
+        if value.over == over:
+            return value
+        if value.number is not None:
+            return self.let(Expr(f"tl.full({list(tile)}, {value.text}, tl.int32)", over))
+        return self.let(Expr(f"tl.broadcast_to({value.text}, {list(tile)})", over))
+
+    def store(
+        self, operand: int, offset: Expr, value: Expr, dtype: DType, also: Expr | None = None
+    ) -> None:
+        """Writes a value, which is in its computing type."""
+        mask = self.mask(offset.over, also)
+        masked = "" if mask is None else f", mask={mask.text}"
+        if is_narrow(dtype):
+            value = self.let(Expr(encoded(self.let(value).text, dtype), value.over))
+        self.line(f"tl.store(p{operand} + {offset.text}, {stored(value.text, dtype)}{masked})")
+
+
+def is_vast(shape: Shape) -> bool:
+    """Whether a value has too many elements for 32 bits whenever it has any."""
+    if not shape.dtype.is_tensor:
+        return False
+    if shape.standard:
+        return math.prod(max(1, dim.bounds(d)[0]) for d in shape.dims) >= MOST
+    return dim.bounds(shape.element_space)[0] >= MOST
+
+
+def operands(at: Instruction) -> list[Instruction]:
+    """The inputs of an instruction that a kernel gets: all that are defined."""
+    return [v for v in at.inputs if v.shape.dtype is not OPTIONAL]
+
+
+def results(at: Instruction) -> tuple[Shape, ...]:
+    """The shapes of what an instruction writes: of each part, where its result is a tuple."""
+    return at.shape.parts or (at.shape,)
+
+
+def _common(dims: Sequence[Extent], strides: Sequence[Extent]) -> Extent | None:
+    """The one step by which an index over several axes moves, if they lie so."""
+    kept = [(d, s) for d, s in zip(dims, strides, strict=True) if d != 1]
+    if not kept:
+        return 0
+    for (_, outer), (extent, inner) in pairwise(kept):
+        if outer != inner * extent:
+            return None
+    return kept[-1][1]

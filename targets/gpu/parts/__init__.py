@@ -1,0 +1,1 @@
+"""What kernels are built of: elements, lines, values read through what makes them, split depths."""

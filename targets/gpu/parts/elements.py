@@ -1,0 +1,416 @@
+"""What each operation does to an element, as Triton text.
+
+``apply(op, values, types, result)`` is the text of an operation on values in their computing types:
+floats under 32 bits are f32 there, bools are single bits, the rest is as in memory.
+
+A kernel waits for memory only while it has no more than about 15 instructions for an element of f16
+that it reads and writes, and 30 for one of f32. So a function is made of what a GPU has as one, a
+power of two or the reciprocal of a square root, as long as that is as near as ``migx.testing``
+derives that it has to be; quotients and square roots are rounded correctly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from migx.argument import Argument
+from migx.op import Operation
+from migx.shape import BF16, BOOL, F16, F32, U32, U64, DType
+from migx.targets.gpu.emit.functions import LOG2_E
+from migx.targets.gpu.emit.narrow import FORMATS, is_narrow, rounded
+from migx.targets.gpu.emit.types import COMPUTING, STORED, storable
+
+Emit = Callable[[Any, Sequence[str], Sequence[DType], DType], str]
+"""An operation on operands of some element types, for a result of one."""
+ALL = "tl.PropagateNan.ALL"
+
+
+def has(op: Operation, operands: Sequence[DType], result: DType) -> bool:
+    """Whether ``apply`` knows an operation on these element types."""
+    if op.name not in TABLE:
+        return False
+    if is_narrow(result) or any(map(is_narrow, operands)):
+        return _has_narrow(op, operands, result)
+    if not all(map(storable, (*operands, result))):
+        return False
+    if op.name in FLOAT_ONLY:
+        return result.is_float
+    if op.name in ("fmod", "mod", "shift_left", "shift_right"):
+        return result.is_integer
+    if op.name == "pow":
+        return result.is_float and all(t.is_float for t in operands)
+    if op.name == "quantizelinear":
+        return result.is_integer and not operands[0].is_integer
+    if op.name == "dequantizelinear":
+        return operands[0].is_integer and operands[0].bits <= 16
+    return True
+
+
+def _has_narrow(op: Operation, operands: Sequence[DType], result: DType) -> bool:
+    """Whether ``apply`` knows a conversion from or to floats of eight bits, made in f32."""
+    exact = [t for t in (*operands, result) if not is_narrow(t)]
+    if op.name not in ("convert", "dequantizelinear", "identity", "quantizelinear"):
+        return False
+    if not all(storable(t) and (t is F32 or t.bits <= 16) for t in exact):
+        return False
+    return result.is_float and (not is_narrow(result) or result in FORMATS)
+
+
+def apply(op: Operation, values: Sequence[str], types: Sequence[DType], result: DType) -> str:
+    """An operation on operands of these element types, which ``has`` it."""
+    return TABLE[op.name](op, values, types, result)
+
+
+def constant(value: Argument) -> str:
+    """A constant of one element, in its computing type."""
+    number, dtype = value.array.reshape(-1)[0], value.shape.dtype
+    return number_of(float(number) if dtype.is_float else int(number), dtype)
+
+
+def number_of(number: float, dtype: DType) -> str:
+    """A number of an element type, in its computing type."""
+    return f"tl.full([], {literal(number)}, {COMPUTING[dtype.name]})"
+
+
+def literal(number: float) -> str:
+    """A number as text has it, of whatever type is wanted there."""
+    return repr(number) if math.isfinite(number) else f'float("{number}")'
+
+
+def limits(dtype: DType) -> tuple[float, float]:
+    """The least and the greatest number of a type."""
+    if dtype.is_float:
+        return -math.inf, math.inf
+    if dtype is BOOL:
+        return 0, 1
+    if dtype.kind == "uint":
+        return 0, (1 << dtype.bits) - 1
+    return -(1 << (dtype.bits - 1)), (1 << (dtype.bits - 1)) - 1
+
+
+def quotient(x: str, y: str, dtype: DType) -> str:
+    """Of integers truncated, and 0 where y is 0; of floats rounded correctly, so that what is a
+    whole number stays one.
+    """
+    if dtype.is_float:
+        return f"tl.div_rn({x}, {y})" if dtype.bits <= 32 else f"({x} / {y})"
+    safe = f"tl.where({y} == 0, 1, {y})"
+    if dtype.kind == "uint":
+        return f"tl.where({y} == 0, 0, {x} // {safe}).to({x}.dtype)"
+    parts = f"tl.where(({x} < 0) != ({y} < 0), -(tl.abs({x}) // tl.abs({safe})), "
+    return f"tl.where({y} == 0, 0, {parts}tl.abs({x}) // tl.abs({safe}))).to({x}.dtype)"
+
+
+def square_root(x: str, dtype: DType) -> str:
+    """The square root, rounded correctly."""
+    return f"tl.sqrt_rn({x})" if dtype.bits <= 32 else f"tl.sqrt({x})"
+
+
+def reciprocal_square_root(x: str, dtype: DType) -> str:
+    """Its reciprocal, to an ulp or two."""
+    if dtype.bits > 32:
+        return f"(1.0 / tl.sqrt({x}))"
+    if dtype is F16:
+        return f"tl.rsqrt({x})"
+    small = f"{x} < 1e-30"  # of numbers below the normal ones it would be infinite
+    root = f"tl.rsqrt({x} * tl.where({small}, {2.0**64}, 1.0))"
+    return f"({root} * tl.where({small}, {2.0**32}, 1.0))"
+
+
+def exponential(x: str, dtype: DType) -> str:
+    """The power of e, as one of two, which GPUs have, but none below the normal numbers of f32:
+    what may be there is the square of its root.
+    """
+    if dtype.bits > 32:
+        return f"tl.exp({x})"
+    if dtype.bits == 32:
+        return f"exp_f32({x})"
+    if dtype is F16:
+        return f"tl.exp2({x} * {LOG2_E!r})"
+    root = f"tl.exp2({x} * {LOG2_E / 2!r})"
+    return f"({root} * {root})"
+
+
+def logistic(x: str, dtype: DType, slope: int = 1) -> str:
+    """1 / (1 + exp(-slope * x)); of types of 16 bits the square of the reciprocal of a square root,
+    which is one instruction, where a quotient is five.
+    """
+    if dtype.bits > 32:
+        return f"(1.0 / (1.0 + tl.exp({-slope} * {x})))"
+    below = f"(1.0 + tl.exp2({x} * {-slope * LOG2_E!r}))"
+    if dtype.bits == 32:
+        return f"(1.0 / {below})"
+    return f"(tl.rsqrt{below} * tl.rsqrt{below})"
+
+
+def extreme(greater: bool, x: str, y: str, dtype: DType) -> str:
+    """The greater or the lesser of two; of floats NaN where either is."""
+    name = "maximum" if greater else "minimum"
+    nan = f", propagate_nan={ALL}" if dtype.is_float else ""
+    return f"tl.{name}({x}, {y}{nan})"
+
+
+def nearest(x: str) -> str:
+    """The nearest integer as a float, halves to even."""
+    low = f"tl.floor({x})"
+    odd = f"({low} * 0.5 != tl.floor({low} * 0.5))"
+    up = f"(({x} - {low} > 0.5) | (({x} - {low} == 0.5) & {odd}))"
+    return f"({low} + tl.where({up}, 1.0, 0.0).to({x}.dtype))"
+
+
+def _convert(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+    if is_narrow(r):
+        return rounded(f"{v[0]}.to(tl.float32)", r, saturate=op.saturate)
+    return converted(v[0], t[0], r)
+
+
+def _bit_cast(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+    if t[0] is BOOL:
+        return f"{v[0]}.to({COMPUTING[r.name]})"
+    text = f"{v[0]}.to({STORED[t[0].name]}).to({STORED[r.name]}, bitcast=True)"
+    return f"({text} != 0)" if r is BOOL else f"{text}.to({COMPUTING[r.name]})"
+
+
+def converted(x: str, given: DType, to: DType) -> str:
+    """As ``convert`` says: to bool by != 0, floats truncated, integers wrapped."""
+    if to is BOOL:
+        return x if given is BOOL else f"({x} != 0)"
+    computing = COMPUTING[to.name]
+    if to in (F16, BF16) and given.is_float:
+        return f"{x}.to({STORED[to.name]}).to({computing})"
+    if given.is_float and to.is_integer:
+        through = "u64" if to is U64 else "i64" if to is U32 or to.bits == 64 else "i32"
+        return f"whole_{through}({x}).to({computing})"
+    return f"{x}.to({computing})"
+
+
+def _binary(sign: str) -> Emit:
+    return lambda op, v, t, r: f"({v[0]} {sign} {v[1]})"
+
+
+def _call(name: str) -> Emit:
+    return lambda op, v, t, r: f"tl.{name}({v[0]})"
+
+
+def _through_double(text: str) -> Emit:
+    """A formula that loses digits, in 64 bits."""
+
+    def emitted(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+        return text.format(x=f"{v[0]}.to(tl.float64)") + f".to({COMPUTING[r.name]})"
+
+    return emitted
+
+
+TANH = (
+    *(1, -1 / 3, 2 / 15, -17 / 315, 62 / 2835, -1382 / 155925, 21844 / 6081075),
+    *(-929569 / 638512875, 6404582 / 10854718875, -443861162 / 1856156927625),
+)
+"""The first terms of tanh(x) / x, in powers of the square of x."""
+
+
+def _polynomial(x: str, terms: Sequence[float]) -> str:
+    """A polynomial, lowest power first, by Horner's rule."""
+    text = repr(terms[-1])
+    for term in reversed(terms[:-1]):
+        text = f"({term!r} + {x} * {text})"
+    return text
+
+
+def _tanh(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+    (x,) = v
+    terms, most = {16: (TANH[:4], 0.35), 32: (TANH[:6], 0.35)}.get(r.bits, (TANH, 0.15))
+    near = f"{x} * {_polynomial(f'({x} * {x})', terms)}"
+    return f"tl.where(tl.abs({x}) < {most}, {near}, 1.0 - 2.0 * {logistic(x, r, -2)})"
+
+
+def _sigmoid(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+    return logistic(v[0], r)
+
+
+ERFC = (0.30166057, 0.3903354, -0.0401085, 0.7580165, -0.5169537, 0.1070497)
+"""erfc(x) * exp(x * x) / t for x >= 0, in powers of t = 1 / (1 + 0.55 * x): fitted, to 2e-8. Their
+sum is 1, so that erf(0) is 0.
+"""
+
+
+def _erf(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+    """Of types of 16 bits with half the instructions of the one that is exact for small x."""
+    (x,) = v
+    if r.bits > 16:
+        return f"tl.erf({x})"
+    root = f"tl.rsqrt(1.0 + 0.55 * tl.abs({x}))"
+    near = f"({root} * {root})"
+    rest = f"{near} * {_polynomial(near, ERFC)} * tl.exp2({x} * {x} * {-LOG2_E!r})"
+    return f"tl.where({x} < 0, {rest} - 1.0, 1.0 - {rest})"
+
+
+def _elu(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+    (x,) = v
+    terms = [1 / math.factorial(k) for k in range(1, 8 if r.bits < 64 else 13)]
+    near = f"{x} * {_polynomial(x, terms)}"
+    below = f"tl.where({x} > -0.1, {near}, tl.exp(tl.minimum({x}, 0.0)) - 1)"
+    return f"tl.where({x} > 0, {x}, ({below}) * {op.alpha!r})"
+
+
+def _pow(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+    x, y = (f"{each}.to(tl.float64)" for each in v)
+    return f"power({x}, {y}).to({COMPUTING[r.name]})"
+
+
+def _nearbyint(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+    """The nearest integer; a zero has the sign of what it comes from."""
+    near = nearest(v[0])
+    return f"tl.where({near} == 0, {v[0]} * 0.0, {near})"
+
+
+def _sign(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+    (x,) = v
+    if r.kind == "uint":
+        return f"({x} != 0).to({x}.dtype)"
+    found = f"tl.where({x} > 0, 1, tl.where({x} < 0, -1, 0)).to({x}.dtype)"
+    return f"tl.where({x} != {x}, {x}, {found})" if r.is_float else found
+
+
+def _shift(left: bool) -> Emit:
+    def emitted(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+        x, by = v
+        fits = f"(({by} >= 0) & ({by} < {r.bits}))" if r.kind == "int" else f"({by} < {r.bits})"
+        safe = f"tl.where({fits}, {by}, 0)"
+        if not left and r.kind == "int":
+            return f"({x} >> tl.where({fits}, {by}, {r.bits - 1})).to({x}.dtype)"
+        return f"tl.where({fits}, {x} {'<<' if left else '>>'} {safe}, 0).to({x}.dtype)"
+
+    return emitted
+
+
+def _remainder(floor: bool) -> Emit:
+    def emitted(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+        x, y = v
+        rest = f"({x} - ({quotient(x, y, r)}) * {y})"
+        rest = f"tl.where({y} == 0, 0, {rest}).to({x}.dtype)"
+        if not floor or r.kind == "uint":
+            return rest
+        return f"tl.where(({rest} != 0) & (({rest} < 0) != ({y} < 0)), {rest} + {y}, {rest})"
+
+    return emitted
+
+
+def _isinf(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+    below = f"({v[0]} == -float('inf'))" if op.detect_negative else f"({v[0]} != {v[0]}) & False"
+    above = f"({v[0]} == float('inf'))" if op.detect_positive else f"({v[0]} != {v[0]}) & False"
+    return f"(({below}) | ({above}))"
+
+
+def _quantize(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+    """Rounds, adds the zero point, and clips; NaN becomes 0."""
+    x, scale = v[0], v[1]
+    if is_narrow(r):
+        q = quotient(f"{x}.to(tl.float32)", scale, F32) + (f" + {v[2]}" if len(v) > 2 else "")
+        return rounded(f"({q})", r, saturate=op.saturate)
+    low, high = limits(r)
+    q = nearest(f"({quotient(x, scale, F32)})")
+    if len(v) > 2:
+        q = f"({q} + {v[2]}.to(tl.float32))"
+    q = f"tl.minimum(tl.maximum({q}, {float(low)}), {float(high)})"
+    return f"tl.where({x} != {x}, 0, {q}).to(tl.int32).to({COMPUTING[r.name]})"
+
+
+def _dequantize(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+    if is_narrow(t[0]):
+        return f"(({v[0]} - {v[2]}) * {v[1]})" if len(v) > 2 else f"({v[0]} * {v[1]})"
+    difference = f"{v[0]}.to(tl.int32)"
+    if len(v) > 2:
+        difference = f"({difference} - {v[2]}.to(tl.int32))"
+    return f"({difference}.to({COMPUTING[r.name]}) * {v[1]})"
+
+
+def _where(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+    if r is BOOL:
+        return f"(({v[0]} & {v[1]}) | (({v[0]} == 0) & {v[2]}))"
+    return f"tl.where({v[0]}, {v[1]}, {v[2]})"
+
+
+def _opposite(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
+    if r is BOOL:
+        return f"({v[0]} == 0)"
+    if r.kind == "uint":  # Triton 3.6 interprets ~ by way of -1
+        return f"({(1 << r.bits) - 1} - {v[0]})"
+    return f"(~{v[0]})"
+
+
+FLOAT_ONLY = frozenset(
+    {
+        *("acosh", "asinh", "atanh", "cos", "cosh", "elu", "erf", "exp", "log", "recip"),
+        *("rsqrt", "sigmoid", "sin", "sinh", "sqrt", "tan", "tanh"),
+    }
+)
+TABLE: dict[str, Emit] = {
+    "abs": lambda op, v, t, r: v[0] if r.kind == "uint" else f"tl.abs({v[0]})",
+    "acosh": _through_double("tl.log({x} + tl.sqrt({x} * {x} - 1))"),
+    "add": _binary("+"),
+    "asinh": _through_double(
+        "tl.where({x} < 0, -tl.log(tl.abs({x}) + tl.sqrt({x} * {x} + 1)), "
+        "tl.log(tl.abs({x}) + tl.sqrt({x} * {x} + 1)))"
+    ),
+    "atanh": _through_double("(0.5 * tl.log((1 + {x}) / (1 - {x})))"),
+    "bit_cast": _bit_cast,
+    "bitwise_and": _binary("&"),
+    "bitwise_not": _opposite,
+    "bitwise_or": _binary("|"),
+    "bitwise_xor": _binary("^"),
+    "ceil": _call("ceil"),
+    "clip": lambda op, v, t, r: extreme(False, extreme(True, v[0], v[1], r), v[2], r),
+    "convert": _convert,
+    "cos": _call("cos"),
+    "cosh": _through_double("((tl.exp({x}) + tl.exp(-{x})) * 0.5)"),
+    "dequantizelinear": _dequantize,
+    "div": lambda op, v, t, r: quotient(v[0], v[1], r),
+    "elu": _elu,
+    "equal": _binary("=="),
+    "erf": _erf,
+    "exp": lambda op, v, t, r: exponential(v[0], r),
+    "floor": _call("floor"),
+    "fmod": _remainder(False),
+    "greater": _binary(">"),
+    "greater_or_equal": _binary(">="),
+    "identity": lambda op, v, t, r: v[0],
+    "isinf": _isinf,
+    "isnan": lambda op, v, t, r: f"({v[0]} != {v[0]})",
+    "leaky_relu": lambda op, v, t, r: f"tl.where({v[0]} < 0, {v[0]} * {op.alpha!r}, {v[0]})",
+    "less": _binary("<"),
+    "less_or_equal": _binary("<="),
+    "log": _call("log"),
+    "logical_and": _binary("&"),
+    "logical_or": _binary("|"),
+    "logical_xor": _binary("^"),
+    "max": lambda op, v, t, r: extreme(True, v[0], v[1], r),
+    "min": lambda op, v, t, r: extreme(False, v[0], v[1], r),
+    "mod": _remainder(True),
+    "mul": _binary("*"),
+    "nearbyint": _nearbyint,
+    # Triton up to 3.6 has 0 - x for -x of floats, too, which is 0.0 where x is.
+    "neg": lambda op, v, t, r: f"({v[0]} * -1.0)" if r.is_float else f"(0 - {v[0]})",
+    "not": _opposite,
+    "pow": _pow,
+    "prelu": lambda op, v, t, r: f"tl.where({v[0]} < 0, {v[0]} * {v[1]}, {v[0]})",
+    "quantizelinear": _quantize,
+    "recip": lambda op, v, t, r: f"(1.0 / {v[0]})",
+    "relu": lambda op, v, t, r: (
+        v[0] if r.kind == "uint" else extreme(True, v[0], number_of(0, r), r)
+    ),
+    "rsqrt": lambda op, v, t, r: reciprocal_square_root(v[0], r),
+    "shift_left": _shift(True),
+    "shift_right": _shift(False),
+    "sigmoid": _sigmoid,
+    "sign": _sign,
+    "sin": _call("sin"),
+    "sinh": _through_double("((tl.exp({x}) - tl.exp(-{x})) * 0.5)"),
+    "sqdiff": lambda op, v, t, r: f"(({v[0]} - {v[1]}) * ({v[0]} - {v[1]}))",
+    "sqrt": lambda op, v, t, r: square_root(v[0], r),
+    "sub": _binary("-"),
+    "tan": lambda op, v, t, r: f"(tl.sin({v[0]}) / tl.cos({v[0]}))",
+    "tanh": _tanh,
+    "where": _where,
+}

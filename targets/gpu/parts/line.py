@@ -1,0 +1,66 @@
+"""Kernels whose programs have a line each of the elements of a result, one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from migx.dim import Extent, product
+from migx.ir import Instruction
+from migx.shape import U8
+from migx.targets.gpu import tiles as choose
+from migx.targets.gpu.emit.expressions import Expr, Part
+from migx.targets.gpu.emit.narrow import is_narrow
+from migx.targets.gpu.emit.text import Kernel, Writer
+from migx.targets.gpu.tiles import Tile, tiles
+
+WHOLE = frozenset({0})
+"""The axes over which what differs from element to element varies."""
+
+
+class Line:
+    """A kernel whose programs write lines of a result, ``places`` of it by axis."""
+
+    def __init__(self, at: Instruction, tile: Tile | None = None) -> None:
+        self.at, self.writer = at, Writer(at)
+        w, self.count = self.writer, product(at.shape.dims)
+        self.tile = tile or choose.line(self.count, at.shape.dtype.bits)
+        self.size = self.tile.columns
+        self.index = w.numbers(0, 1, self.size, w.let(w.program * self.size))
+        w.masks = {0: w.there(self.index, self.count, self.size)}
+        self.places = w.split(Part(self.index, at.shape.dims))
+
+    def kernel(self, find: Callable[[Line, Any], Expr], flops: Extent = 0) -> Kernel:
+        """The whole of it."""
+        w, at = self.writer, self.at
+        value, dtype = w.spread(find(self, at.op), [self.size]), at.shape.dtype
+        where = w.offset([Part(self.index, at.shape.dims)], at.shape.true_strides)
+        dtype = U8 if is_narrow(dtype) else dtype  # its bytes, as they were
+        w.store(len(at.inputs), w.spread(where, [self.size]), value, dtype)
+        grid = tiles(self.count, self.size)
+        return w.finished(at.name, grid, warps=self.tile.warps, flops=flops)
+
+    def read(
+        self, number: int, places: Sequence[Expr], also: Expr | None = None, *, raw: bool = True
+    ) -> Expr:
+        """The element of an input at some places, as it lies or, not ``raw``, to be computed."""
+        w, where = self.writer, self.writer.place(number, places)
+        if also is not None:
+            where, also = w.spread(where, [self.size]), w.spread(also, [self.size])
+        return w.load(number, where, w.shapes[number].dtype, raw=raw, also=also)
+
+    def index_at(self, number: int, places: Sequence[Expr], extent: Extent) -> Expr:
+        """An index that an input holds, counted from the start and within an axis."""
+        return self.within(self.read(number, places), extent)
+
+    def within(self, index: Expr, extent: Extent) -> Expr:
+        """An index, counted from the start and within an axis."""
+        counted, size = self.from_start(index, extent), self.writer.extent(extent)
+        text = f"tl.minimum(tl.maximum({counted}, 0), {size.text} - 1)"
+        return self.writer.let(Expr(text, index.over))
+
+    def from_start(self, index: Expr, extent: Extent) -> str:
+        """An index, counted from the start: those below 0 are counted from the end."""
+        w, size = self.writer, self.writer.extent(extent)
+        wide = w.let(Expr(f"{index.text}.to(tl.int64)", index.over))
+        return f"tl.where({wide.text} < 0, {wide.text} + {size.text}, {wide.text})"

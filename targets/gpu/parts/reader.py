@@ -1,0 +1,298 @@
+"""Reads a value inside an instruction at given places, through all that makes it from the inputs.
+
+What stands between an operand of a product and the inputs (views, unpacking, scales, arithmetic by
+element) is done to the places or to what is read there; nothing of it is ever written to memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from migx import op as operations
+from migx.dim import product
+from migx.ir import Instruction
+from migx.ops.builtin import Literal
+from migx.ops.layout import (
+    Broadcast,
+    Contiguous,
+    Multibroadcast,
+    Reshape,
+    Slice,
+    Squeeze,
+    Transpose,
+    Unsqueeze,
+)
+from migx.ops.packing import FLAT, Unpack
+from migx.ops.pointwise import Identity
+from migx.ops.quantization import DequantizeLinear
+from migx.shape import F32, Shape
+from migx.targets.gpu.emit.expressions import Expr, Part, by_axis, expr, over_any
+from migx.targets.gpu.emit.narrow import decoded
+from migx.targets.gpu.emit.text import Writer
+from migx.targets.gpu.emit.types import COMPUTING, STORED, storable
+from migx.targets.gpu.parts import elements
+
+SAME_ORDER = (Contiguous, Identity, Reshape, Squeeze, Unsqueeze)
+"""Operations that keep the elements in their order."""
+
+
+class Reader:
+    """Writes the reading of values of an instruction, or inside it."""
+
+    def __init__(self, writer: Writer, at: Instruction) -> None:
+        self.writer, self.at = writer, at
+        inside = list(at.modules[0].parameters.values()) if at.modules else list(at.inputs)
+        self.operands = {value: number for number, value in enumerate(inside)}
+
+    def shape(self, value: Instruction) -> Shape:
+        """How a value lies, that of an operand as it is given."""
+        number = self.operands.get(value)
+        return value.shape if number is None else self.at.inputs[number].shape
+
+    def readable(self, value: Instruction) -> bool:
+        """Whether there is a text for all that a value is made of."""
+        if value in self.operands:
+            return value.shape.dtype.name in COMPUTING
+        op = value.op
+        if isinstance(op, Literal):
+            return not op.replaceable and value.shape.elements == 1 and storable(value.shape.dtype)
+        if isinstance(op, Unpack):
+            return _through(value.inputs[0]) in self.operands and storable(value.shape.dtype)
+        if isinstance(op, DequantizeLinear):
+            return all(map(self.readable, value.inputs)) and storable(value.shape.dtype)
+        if isinstance(op, (*SAME_ORDER, Broadcast, Multibroadcast, Transpose, Slice)):
+            return len(value.inputs) == 1 and self.readable(value.inputs[0])
+        if not operations.traits(op).pointwise:
+            return False
+        types = [v.shape.dtype for v in value.inputs]
+        return elements.has(op, types, value.shape.dtype) and all(map(self.readable, value.inputs))
+
+    def varies(self, value: Instruction, axes: Iterable[int]) -> bool:
+        """Whether a value may differ along some of its axes."""
+        along = set(axes) - {i for i, d in enumerate(value.shape.dims) if d == 1}
+        if not along:
+            return False
+        if value in self.operands:
+            return any(self.shape(value).true_strides[i] != 0 for i in along)
+        op = value.op
+        if isinstance(op, Literal):
+            return False
+        if isinstance(op, Multibroadcast):
+            (source,) = value.inputs
+            less = value.shape.rank - source.shape.rank
+            return self.varies(source, [i - less for i in along if i >= less])
+        if isinstance(op, Broadcast):
+            (source,) = value.inputs
+            first = op.axis
+            return self.varies(
+                source, [i - first for i in along if 0 <= i - first < source.shape.rank]
+            )
+        if isinstance(op, Transpose):
+            return self.varies(value.inputs[0], [op.permutation[i] for i in along])
+        if isinstance(op, SAME_ORDER) and value.shape.dims != value.inputs[0].shape.dims:
+            return True
+        same = [v for v in value.inputs if v.shape.dims == value.shape.dims]
+        return any(self.varies(v, along) for v in same)
+
+    def pairs_along(self, value: Instruction) -> int | None:
+        """The axis along which pairs of a value's elements lie in one byte each; None where they do
+        not, or an element may be left alone.
+        """
+        if value in self.operands or isinstance(value.op, Literal):
+            return None
+        op, source = value.op, value.inputs[0]
+        if isinstance(op, Unpack):
+            axis = value.shape.rank - 1 if op.axis == FLAT else op.axis % value.shape.rank
+            extent = value.shape.dims[axis]
+            paired = op.stored(source.shape.dtype).bits == 4 and source in self.operands
+            return axis if paired and isinstance(extent, int) and extent % 2 == 0 else None
+        if (below := self.pairs_along(source)) is None:
+            return None
+        if isinstance(op, Transpose):
+            return op.permutation.index(below)
+        matrix = source.shape.dims[-2:] == value.shape.dims[-2:] and below >= source.shape.rank - 2
+        if isinstance(op, Multibroadcast) or (isinstance(op, (Squeeze, Unsqueeze)) and matrix):
+            return below + value.shape.rank - source.shape.rank
+        return below if value.shape.dims == source.shape.dims else None
+
+    def block_of(self, value: Instruction) -> int:
+        """For how many places a scale holds, in what an operand is made of; 0 where it is one for
+        all.
+        """
+        while value not in self.operands and value.inputs:
+            if isinstance(value.op, DequantizeLinear):
+                return value.op.block
+            value = value.inputs[0]
+        return 0
+
+    def raw(self, value: Instruction, parts: Sequence[Part]) -> Expr:
+        """The value at some places, as it would lie in memory."""
+        value, parts = self._plain(value, parts)
+        if value in self.operands:
+            return self._loaded(value, parts, raw=True)
+        found = self.value(value, parts)
+        kind = STORED[value.shape.dtype.name]
+        return self.writer.let(Expr(f"{found.text}.to({kind})", found.over))
+
+    def value(self, value: Instruction, parts: Sequence[Part]) -> Expr:
+        """The value at some places, in its computing type; a part for one or more axes."""
+        value, parts = self._plain(value, parts)
+        if value in self.operands:
+            return self._loaded(value, parts)
+        op = value.op
+        if isinstance(op, Literal):
+            return self.writer.let(Expr(elements.constant(op.value)))
+        if isinstance(op, Unpack):
+            return self._unpacked(value, op, parts)
+        if isinstance(op, DequantizeLinear):
+            return self._dequantized(value, op, parts)
+        given = [self.value(v, parts) for v in value.inputs]
+        types = [v.shape.dtype for v in value.inputs]
+        text = elements.apply(op, [v.text for v in given], types, value.shape.dtype)
+        return self.writer.let(Expr(text, over_any(given)))
+
+    def _loaded(self, value: Instruction, parts: Sequence[Part], *, raw: bool = False) -> Expr:
+        """An operand at some places."""
+        number, shape = self.operands[value], self.shape(value)
+        where = self.writer.offset(parts, shape.true_strides)
+        return self.writer.load(number, where, shape.dtype, raw=raw)
+
+    def _plain(
+        self, value: Instruction, parts: Sequence[Part]
+    ) -> tuple[Instruction, Sequence[Part]]:
+        """What a value is a view of, and the places there."""
+        while value not in self.operands:
+            op = value.op
+            if not isinstance(op, (*SAME_ORDER, Broadcast, Multibroadcast, Transpose, Slice)):
+                break
+            (source,) = value.inputs
+            parts = self._below(value, source, parts)
+            value = source
+        return value, parts
+
+    def _below(
+        self, view: Instruction, source: Instruction, parts: Sequence[Part]
+    ) -> Sequence[Part]:
+        """The places in what a view shows."""
+        op, dims = view.op, source.shape.dims
+        if isinstance(op, SAME_ORDER):
+            return self._reordered(view, source, parts)
+        places = self._places(parts)
+        if isinstance(op, Multibroadcast):
+            places = places[len(places) - len(dims) :]
+        elif isinstance(op, Broadcast):
+            places = places[op.axis : op.axis + len(dims)]
+        elif isinstance(op, Transpose):
+            found = [expr(0)] * len(dims)
+            for to, axis in enumerate(op.permutation):
+                found[axis] = places[to]
+            places = found
+        elif isinstance(op, Slice):
+            for axis, start in zip(op.axes, op.starts, strict=True):
+                places[axis] = self.writer.let(places[axis] + self.writer.extent(start))
+        pairs = zip(places, dims, strict=True)
+        return by_axis([expr(0) if d == 1 else p for p, d in pairs], dims)
+
+    def _reordered(
+        self, view: Instruction, source: Instruction, parts: Sequence[Part]
+    ) -> Sequence[Part]:
+        dims = source.shape.dims
+        if view.shape.dims == dims:
+            return parts
+        kept = [d for d in dims if d != 1]
+        if kept == [d for d in view.shape.dims if d != 1]:
+            pairs = zip(self._places(parts), view.shape.dims, strict=True)
+            places = iter([p for p, d in pairs if d != 1])
+            return by_axis([expr(0) if d == 1 else next(places) for d in dims], dims)
+        flat = self.writer.offset(parts, Shape(view.shape.dtype, view.shape.dims).true_strides)
+        return [Part(flat, dims)]
+
+    def _places(self, parts: Sequence[Part]) -> list[Expr]:
+        return [place for part in parts for place in self.writer.split(part)]
+
+    def _unpacked(self, value: Instruction, op: Unpack, parts: Sequence[Part]) -> Expr:
+        """A few bits, of the byte that holds them; ``axis`` is that along which they lie."""
+        w, packed = self.writer, value.inputs[0]
+        places = self._places(parts)
+        last = op.axis % value.shape.rank if op.axis != FLAT else -1
+        pair = places[last].half if places else None
+        if pair is not None and self.pairs_along(value) is not None:
+            return self._half(value, op, places)
+        bits = op.stored(packed.shape.dtype).bits
+        per = 8 // bits
+        if op.axis == FLAT:
+            packed, parts = self._plain(packed, parts)
+            index = w.offset(parts, Shape(packed.shape.dtype, packed.shape.dims).true_strides)
+            where, lane = w.let(index // per), w.let(index % per)
+        else:
+            axis = op.axis % value.shape.rank
+            lane = w.let(places[axis] % per)
+            places[axis] = w.let(places[axis] // per)
+            packed, parts = self._plain(packed, by_axis(places, packed.shape.dims))
+            where = w.offset(parts, self.shape(packed).true_strides)
+        byte = w.load(self.operands[packed], where, self.shape(packed).dtype, raw=True)
+        return self._level(value, byte, f"({lane.text} * {bits}).to(tl.uint8)", lane.over)
+
+    def _half(self, value: Instruction, op: Unpack, places: list[Expr]) -> Expr:
+        """Four bits of bytes that are read once for both of their halves."""
+        packed = value.inputs[0]
+        axis = value.shape.rank - 1 if op.axis == FLAT else op.axis % value.shape.rank
+        half = places[axis].half
+        assert half is not None
+        dims = list(value.shape.dims)
+        dims[axis] = dims[axis] // 2
+        places = [half[0] if i == axis else p for i, p in enumerate(places)]
+        parts = by_axis(places, dims)
+        shape = Shape(packed.shape.dtype, dims) if op.axis == FLAT else self.shape(packed)
+        where = self.writer.offset(parts, shape.true_strides)
+        dtype = packed.shape.dtype
+        byte = self.writer.load(self.operands[packed], where, dtype, raw=True)
+        return self._level(value, byte, str(4 * half[1]), frozenset())
+
+    def _level(self, value: Instruction, byte: Expr, shift: str, over: frozenset[int]) -> Expr:
+        """What a few bits stand for, from one of a byte on."""
+        w = self.writer
+        stored = value.op_as(Unpack).stored(value.inputs[0].shape.dtype)
+        code = f"(({byte.text}.to(tl.uint8) >> {shift}) & {(1 << stored.bits) - 1})"
+        found = w.let(Expr(code, byte.over | over))
+        if stored.is_float:
+            text = elements.converted(decoded(found.text, stored), F32, value.shape.dtype)
+            return w.let(Expr(text, found.over))
+        if stored.kind == "uint":
+            return w.let(Expr(f"{found.text}.to(tl.uint8)", found.over))
+        sign = 1 << (stored.bits - 1)
+        signed = f"((({found.text}.to(tl.int32) ^ {sign}) - {sign}).to(tl.int8))"
+        return w.let(Expr(signed, found.over))
+
+    def _dequantized(self, value: Instruction, op: DequantizeLinear, parts: Sequence[Part]) -> Expr:
+        """A number of its level, scale and zero point."""
+        places = self._places(parts)
+        given = [self.value(value.inputs[0], parts)]
+        given += [self.value(p, self.granular(value, op, p, places)) for p in value.inputs[1:]]
+        types = [v.shape.dtype for v in value.inputs]
+        text = elements.apply(op, [v.text for v in given], types, value.shape.dtype)
+        return self.writer.let(Expr(text, over_any(given)))
+
+    def granular(
+        self, value: Instruction, op: DequantizeLinear, parameter: Instruction, places: list[Expr]
+    ) -> list[Part]:
+        """The place of a scale or zero point: for all, for each place of an axis, or each block."""
+        dims, axis = parameter.shape.dims, op.axis % value.shape.rank
+        if product(dims) == 1:
+            return by_axis([expr(0)] * len(dims), dims)
+        if not op.block:
+            return [Part(places[axis], dims)]
+        found, place, block = list(places), places[axis], op.block
+        if (half := place.half) is not None and block % 2 == 0:
+            place, block = half[0], block // 2
+        if (outer := place.outer) is not None and block % outer[1] == 0:
+            place, block = outer[0], block // outer[1]
+        found[axis] = self.writer.let(place // block)
+        return by_axis(found, dims)
+
+
+def _through(value: Instruction) -> Instruction:
+    """What a value is, behind views that keep or permute its elements."""
+    while isinstance(value.op, (*SAME_ORDER, Transpose)):
+        value = value.inputs[0]
+    return value

@@ -1,0 +1,137 @@
+"""Sums along a depth that is cut into parts, for products with fewer tiles than the device has
+units.
+
+Such a kernel takes two turns. In the first each program adds up its part of the depth and leaves
+the sums in scratch; in the second as many of them as divide the tile add up the sums of all parts,
+in their order, each for a piece of the tile that is its own. So nobody waits for another within a
+launch, and bits do not depend on who is done first.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from migx.dim import Extent
+from migx.shape import DType, Shape
+from migx.targets.gpu.emit.expressions import Expr, expr
+from migx.targets.gpu.emit.text import Kernel, Writer
+from migx.targets.gpu.tiles import Tile, tiles
+
+Corner = tuple[Expr, Expr]
+"""The row and the column where a tile begins."""
+
+
+class Product(Protocol):
+    """What adds up products along a depth, for a tile of results that are its rows by columns."""
+
+    def places(self, corner: Corner, tile: tuple[int, int]) -> tuple[Expr, Expr]:
+        """The rows and the columns of a tile, which are masked from now on."""
+        ...
+
+    def sums(self, row: Expr, corner: Corner) -> Expr:
+        """The sums of a tile along the part of the depth that ``Parts.loop`` goes over."""
+        ...
+
+    def finish(self, total: Expr, row: Expr, column: Expr) -> None:
+        """Writes the results for sums along all of the depth."""
+        ...
+
+
+class Parts:
+    """The parts that a tile's depth is cut into, of a product of so many items, rows and columns,
+    whose sums are of a type. ``cell`` is the number of a program among those of the same part, of
+    which each item has so many ``cells``, and ``piece`` is what of a tile a program writes.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        tile: Tile,
+        depth: Extent,
+        dims: tuple[Extent, Extent, Extent],
+        dtype: DType,
+    ) -> None:
+        self.writer, self.tile, self.depth = writer, tile, depth
+        self._count, self._dims, self._dtype = tile.parts, dims, dtype
+        items, rows, columns = dims
+        self._down = tiles(rows, tile.rows)
+        self.cells = self._down * tiles(columns, tile.columns)
+        self._grid = self.cells * items
+        self._pieces = 1 << (self._count.bit_length() - 1)
+        down = min(self._pieces, tile.rows)
+        self._across = self._pieces // down
+        self.piece = tile.rows // down, tile.columns // self._across
+        self.cell, self._number = writer.program, expr(0)
+        if self._count > 1:
+            many = writer.extent(self._grid)
+            self.cell = writer.let(writer.program % many)
+            self._number = writer.let(writer.program // many)
+
+    def loop(self) -> AbstractContextManager[Expr]:
+        """A loop along the part of this program, a step of the tile at a time."""
+        w, depth, step = self.writer, self.depth, self.tile.depth
+        if self._count == 1 or not isinstance(depth, int):
+            return w.loop(depth, step)
+        steps = -(-depth // step)
+        length = -(-steps // self._count) * step
+        begin = w.let(self._number * length)
+        end = w.let(Expr(f"tl.minimum({(begin + length).text}, {depth})"))
+        return w.loop(end, step, begin)
+
+    def write(self, product: Product, item: Expr, cell: Expr) -> None:
+        """Writes one of the cells of an item of a product: at once or in two turns, parts of the
+        sums first and then all of them.
+        """
+        w, tile, down = self.writer, self.tile, self.writer.extent(self._down)
+        corner = w.let(cell % down * tile.rows), w.let(cell // down * tile.columns)
+        whole = tile.rows, tile.columns
+        if self._count == 1:
+            row, column = product.places(corner, whole)
+            product.finish(product.sums(row, corner), row, column)
+            return
+        with w.block("if turn == 0:"):
+            row, column = product.places(corner, whole)
+            self._keep(product.sums(row, corner), item, row, column)
+        all_have = self._pieces == self._count
+        with w.block("else:" if all_have else f"elif {self._number.text} < {self._pieces}:"):
+            row, column = product.places(self._corner(corner), self.piece)
+            product.finish(self._total(item, row, column), row, column)
+
+    def finished(self, name: str, flops: Extent) -> Kernel:
+        """The kernel, when its text is written."""
+        tile, turns = self.tile, 2 if self._count > 1 else 0
+        grid, warps = self._grid * self._count, tile.warps
+        return self.writer.finished(
+            name, grid, warps=warps, stages=tile.stages, flops=flops, turns=turns
+        )
+
+    def _corner(self, of_tile: Corner) -> Corner:
+        """Where the piece of this program begins, of a tile that begins at a corner."""
+        w, (row, column), (height, width) = self.writer, of_tile, self.piece
+        down, across = self._number // self._across, self._number % self._across
+        return w.let(row + w.let(down * height)), w.let(column + w.let(across * width))
+
+    def _keep(self, total: Expr, *place: Expr) -> None:
+        """Leaves the sums of a part, for a place: item, row and column."""
+        scratch = self._scratch()
+        self.writer.store(scratch, self._offset(self._number, place), total, self._dtype)
+
+    def _total(self, *place: Expr) -> Expr:
+        """The sums of all parts for a place."""
+        w, scratch = self.writer, self._scratch()
+        found = w.load(scratch, self._offset(expr(0), place), self._dtype)
+        for number in range(1, self._count):
+            part = w.load(scratch, self._offset(expr(number), place), self._dtype)
+            found = w.let(found + part)
+        return found
+
+    def _scratch(self) -> int:
+        """The operand that sums are in."""
+        return self.writer.operand_of_scratch(Shape(self._dtype, (self._count, *self._dims)))
+
+    def _offset(self, part: Expr, place: tuple[Expr, ...]) -> Expr:
+        w, offset = self.writer, part
+        for index, extent in zip(place, self._dims, strict=True):
+            offset = w.let(w.let(offset * w.extent(extent)) + index)
+        return offset

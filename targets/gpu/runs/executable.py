@@ -1,0 +1,284 @@
+"""A program made ready to run on a GPU, and its runs.
+
+A run takes the plan for its sizes and an arena. Kernels between two steps of the host are enqueued
+together, and from the second time on replayed as one graph where the device has graphs and all
+addresses are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from migx.argument import Argument
+from migx.binding import Sizes, sizes_told
+from migx.errors import TargetError
+from migx.ir import Instruction, Module
+from migx.ops.builtin import Literal, Param, Return, Slot, Undefined
+from migx.ops.dims import DimLiteral
+from migx.planning import is_alias, is_memory, pieces
+from migx.profile import Cost, Profile
+from migx.program import Program
+from migx.recent import Recent
+from migx.shape import Shape
+from migx.sizes import read_symbols
+from migx.target import NO_SLOTS, Context
+from migx.targets.gpu.architectures import peaks
+from migx.targets.gpu.code.compiling import Binary, Request, binaries
+from migx.targets.gpu.devices.device import Buffer, Device, handle_of
+from migx.targets.gpu.devices.values import DeviceArgument, placed
+from migx.targets.gpu.kernels import kernel_for
+from migx.targets.gpu.operations import CodeObject, CopyFrom, CopyTo, DeviceLiteral
+from migx.targets.gpu.runs.places import Places
+from migx.targets.gpu.runs.plan import Form, Plan
+from migx.verify import captures
+
+if TYPE_CHECKING:
+    from migx.targets.gpu import Gpu
+
+
+NO_WORK = (CodeObject, CopyTo, CopyFrom, DimLiteral, Literal, Param, Return, Slot, Undefined)
+"""Operations that are no work for the host."""
+
+
+PLANS = 16
+"""How many sets of sizes are remembered, and plans for them; those made first go first."""
+
+
+class Piece:
+    """Some instructions of a module, all of whose sizes are known when they begin to run.
+
+    ``late`` is the instruction after them whose sizes only its result tells. The arenas that no run
+    has now wait here, by the stream whose memory they have.
+    """
+
+    def __init__(self, instructions: Sequence[Instruction], late: Instruction | None) -> None:
+        self.instructions, self.late = list(instructions), late
+        self.kept: list[Instruction] = []
+        self.symbols = sorted({n for at in instructions for n in read_symbols(at)})
+        self.plans: Recent[tuple[int | None, ...], Plan] = Recent(PLANS)
+        self._form: Form | None = None
+        self._idle: dict[int, list[Buffer]] = {}
+
+    def plan(self, places: Places, sizes: Mapping[str, int]) -> Plan:
+        """The plan for some sizes."""
+        key = tuple(map(sizes.get, self.symbols))
+        found = self.plans.get(key)
+        if found is None:
+            if self._form is None:
+                self._form = Form(self.instructions, places, self.kept)
+            found = self.plans[key] = Plan(self._form, dict(sizes))
+        return found
+
+    def roomy(self, nbytes: int) -> int:
+        """How much memory to take for so many bytes: where sizes may change, up to an eighth more,
+        so that there is room for a little more the next time.
+        """
+        step = 1 << max(0, nbytes.bit_length() - 4)
+        return -(-nbytes // step) * step if self.symbols else nbytes
+
+    @contextmanager
+    def arena(
+        self, nbytes: int, stream: int, allocate: Callable[[int], Buffer]
+    ) -> Iterator[Buffer]:
+        """An arena for a run on a stream: one of those that no run has now, if that is large
+        enough.
+        """
+        idle = self._idle.setdefault(stream, [])
+        try:
+            found: Buffer | None = idle.pop()
+        except IndexError:
+            found = None
+        if found is None or found.nbytes < nbytes:
+            found = None  # before there is another
+            found = allocate(self.roomy(nbytes))
+        try:
+            yield found
+        finally:
+            idle.append(found)
+
+    def forget_idle(self) -> bool:
+        """Gives back the arenas that no run has; says whether there were any."""
+        given_back = [self._idle.pop(stream) for stream in list(self._idle)]
+        return any(given_back)
+
+
+class GpuExecutable:
+    """A program run by kernels of its own."""
+
+    def __init__(self, program: Program, context: Context, target: Gpu) -> None:
+        self.program, self.context, self.target = program, context, target
+        self.device: Device | None = target.device
+        self.pieces: dict[Module, list[Piece]] = {}
+        self.places: dict[Module, Places] = {}
+        self.functions: dict[str, Any] = {}
+        self.kernels: dict[Instruction, Any] = {}
+        self.literals: dict[Instruction, DeviceArgument] = {}
+        self._sizes: Recent[tuple[Any, ...], tuple[Sizes, list[Shape | None]]] = Recent(PLANS)
+        self._prepare(program.main, set(), set())
+        self._compile()
+
+    # Before the first run.
+
+    def _prepare(self, module: Module, known: set[str], around: set[Instruction]) -> None:
+        """Cuts a module, and those that its instructions run, into pieces."""
+        captured = {v for v in captures(module) if v in around}
+        inputs = {at for at in module if type(at.op) is Param and self._stays(module, at)}
+        places = self.places[module] = Places(module, captured | inputs)
+        cut = [Piece(*part) for part in pieces(module, known)]
+        self.pieces[module] = cut
+        for index, piece in enumerate(cut):
+            own = set(piece.instructions)
+            later = [at for p in cut[index + 1 :] for at in p.instructions]
+            later += [p.late for p in cut[index:] if p.late is not None]
+            reads = {v for at in later for v in (*at.inputs, *_captured(at))}
+            piece.kept = [v for v in own if v in reads] + [
+                v for at in module if type(at.op) is Return for v in at.inputs if v in own
+            ]
+        inside = known | {n for at in module for n in read_symbols(at)}
+        for at in module:
+            for inner in at.modules:
+                if inner not in self.pieces:
+                    self._prepare(inner, inside, set(places.roots))
+
+    def _stays(self, module: Module, at: Instruction) -> bool:
+        """Whether a parameter's value is on the device when a module begins."""
+        given_there = module is self.program.main and not self.target.offload_copy
+        return given_there and is_memory(at.shape)
+
+    @property
+    def _instructions(self) -> Iterator[Instruction]:
+        return (at for module in self.pieces for at in module)
+
+    def _requests(self, arch: str) -> dict[Instruction, Request]:
+        return {
+            at: Request.of(at.op, at.op.aligned, arch)
+            for at in self._instructions
+            if isinstance(at.op, CodeObject)
+        }
+
+    def _compile(self) -> None:
+        """Has every kernel compiled, for each architecture that is wanted, and loads those of the
+        device's.
+        """
+        own = self.device.arch if self.device is not None else ""
+        archs = dict.fromkeys([*self.target.archs, *([own] if own else [])])
+        saved = {key: Binary.from_bytes(code) for key, code in self.context.saved.items()}
+        wanted = {arch: self._requests(arch) for arch in archs}
+        every = [request for found in wanted.values() for request in found.values()]
+        self.binaries = saved | binaries([r for r in every if r.key not in saved])
+        if self.device is not None:
+            self._load(self.device, wanted.get(own) or self._requests(own))
+
+    def _load(self, device: Device, requests: Mapping[Instruction, Request]) -> None:
+        """Brings kernels to the device, equal ones once, and literals."""
+        for at, request in requests.items():
+            key = request.key
+            if key not in self.functions:
+                self.functions[key] = device.function(request, self.binaries.get(key))
+            self.kernels[at] = self.functions[key]
+        for at in self._instructions:
+            if isinstance(at.op, DeviceLiteral):
+                literal = DeviceArgument.of_host(at.op.value, device)
+                assert isinstance(literal, DeviceArgument)
+                self.literals[at] = literal
+
+    def save_code(self) -> dict[str, bytes]:
+        """The binaries, to be kept with the program."""
+        return {key: binary.to_bytes() for key, binary in self.binaries.items()}
+
+    def fallbacks(self) -> list[Instruction]:
+        """The instructions that run on the host because they have no kernel; control flow, which
+        runs modules, is none.
+        """
+        found = []
+        for module, places in self.places.items():
+            for at in [] if module.bypass else module:
+                known = isinstance(at.op, NO_WORK) or at in places.roots or is_alias(at)
+                runs = any(not inner.bypass for inner in at.modules)
+                if not known and not runs and kernel_for(at) is None:
+                    found.append(at)
+        return found
+
+    # Runs.
+
+    def run(
+        self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument] = NO_SLOTS
+    ) -> list[Argument]:
+        """The results for arguments that have been checked against the parameters."""
+        return self._run(arguments, slots)
+
+    def enqueue(
+        self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument], stream: Any = None
+    ) -> list[Argument]:
+        """The results on the device, for whatever comes after them on a stream of the caller's.
+        Nothing waits for them; only a step that has no kernel waits for what it reads.
+        """
+        if self.target.offload_copy:
+            raise TargetError(
+                "this program copies its results to the host, which waits for them: compile it for "
+                "Gpu(offload_copy=False) to have them on the device"
+            )
+        device = self._device
+        with device.on(device.stream if stream is None else handle_of(stream)):
+            results = self._run(arguments, slots, waits=False)
+            return [DeviceArgument.of_host(value, device) for value in results]
+
+    def profile(self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument]) -> Profile:
+        """Runs once, each kernel by itself, and says what each took."""
+        costs: list[Cost] = []
+        self._run(arguments, slots, watch=costs)
+        plans = [plan for cut in self.pieces.values() for p in cut for plan in p.plans.values()]
+        weights = sum(literal.nbytes for literal in self.literals.values())
+        weights += sum(value.nbytes for value in slots.values())
+        arena = sum(plan.arena_bytes for plan in plans)
+        return Profile(tuple(costs), arena, weights, *peaks(self._device.arch))
+
+    def forget_idle(self) -> bool:
+        """Gives back the arenas that no run has; says whether there were any."""
+        given_back = [piece.forget_idle() for cut in self.pieces.values() for piece in cut]
+        return any(given_back)
+
+    @property
+    def _device(self) -> Device:
+        """The device; ``TargetError`` where there is none."""
+        if self.device is None:
+            archs = dict.fromkeys(binary.arch for binary in self.binaries.values())
+            raise TargetError(
+                f"this program is compiled for {' and '.join(archs)}; {self.target.missing}: save "
+                "it (migx.save), and load it where there is one"
+            )
+        return self.device
+
+    def _run(
+        self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument], **how: Any
+    ) -> list[Argument]:
+        """The results, where they are."""
+        from migx.targets.gpu.runs.running import Run
+
+        device, main = self._device, self.program.main
+        key = tuple([value.shape for value in arguments.values()])
+        known = self._sizes.get(key)
+        if known is None:
+            known = self._sizes[key] = self._sizes_and_places([*arguments.values()])
+        sizes, shapes = known
+        given = [
+            value if shape is None else placed(name, value, shape, device)
+            for (name, value), shape in zip(arguments.items(), shapes, strict=True)
+        ]
+        results = Run(self, slots, **how).module(main, given, {}, sizes)
+        offload = self.target.offload_copy
+        return [self.target.copy_from(v) for v in results] if offload else results
+
+    def _sizes_and_places(self, arguments: Sequence[Argument]) -> tuple[Sizes, list[Shape | None]]:
+        """The sizes that arguments tell, and how each of those that are read on the device is laid
+        out there.
+        """
+        main = self.program.main
+        sizes, parameters = sizes_told(main, arguments), main.parameters.values()
+        return sizes, [p.shape.bind(sizes) if self._stays(main, p) else None for p in parameters]
+
+
+def _captured(at: Instruction) -> list[Instruction]:
+    return [v for m in at.modules for v in captures(m)]
