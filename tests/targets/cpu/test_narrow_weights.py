@@ -14,11 +14,13 @@ import pytest
 import migx
 from migx.ops.builtin import Literal
 from migx.program import Program
+from migx.target import get_target
 from migx.targets.cpu.code import jit
 from migx.targets.cpu.kernels import convolution, kernel_for
 from migx.targets.cpu.machine import Machine, host
 from migx.targets.cpu.plans.memory import address
 from migx.targets.cpu.runs.executable import CpuExecutable
+from migx.testing.law import check_law
 from tests.targets.cpu import alone
 from tests.targets.cpu.alone import OTHER_MACHINES, parsed, problem, produced
 from tests.targets.cpu.test_weight_only import literal
@@ -234,6 +236,13 @@ def test_weights_are_swapped(name: str) -> None:
     got, expected = program.eval(x)[0], _compiled(other).eval(x)[0]
     assert got.tobytes() == expected.tobytes()
     assert not np.array_equal(got, before)
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_the_law_of_weights(name: str) -> None:
+    program = migx.parse(NARROW[name], draw_missing=1)
+    x = alone.random(np.random.default_rng(0), program.main.parameters["x"].shape)
+    assert check_law(program, {"x": x}, get_target("cpu"), None) == 1
 
 
 LEFT = {
