@@ -8,7 +8,7 @@ import numpy as np
 
 from migx import ops
 from migx.argument import Argument
-from migx.dim import Dim, may_equal
+from migx.dim import Dim, Extent, may_equal
 from migx.errors import ShapeError
 from migx.ir import Instruction
 from migx.onnx.importers import importer
@@ -175,7 +175,7 @@ def matmul_bnb4(node: Node) -> Instruction:
     return matrix_product(node, ops.Dot(), a, node.add(ops.Transpose((1, 0)), floats))
 
 
-def first_of(node: Node, value: Instruction, count: int) -> Instruction:
+def first_of(node: Node, value: Instruction, count: Extent) -> Instruction:
     """The first elements along the last axis; the value itself where it has no more."""
     axis = value.shape.rank - 1
     if value.shape.dims[axis] == count:
