@@ -111,6 +111,41 @@ def test_rotary_embedding(case: str, tmp_path: Path) -> None:
     assert_as_peer(tmp_path, "RotaryEmbedding", [*inputs, COS[:, :4], SIN[:, :4]], **options)
 
 
+PLACES = np.random.default_rng(3).integers(0, 16, (3, 2, 3))
+THREE_PLACES: dict[str, tuple[Array, dict[str, Any]]] = {
+    "sections": (floats(2, 3, 32), {"mrope_section": [4, 1, 3], "num_heads": 2}),
+    "interleaved_sections": (
+        floats(2, 3, 32),
+        {"mrope_section": [4, 2, 2], "mrope_layout": 1, "num_heads": 2},
+    ),
+    "heads": (floats(2, 2, 3, 16), {"mrope_section": [2, 3, 3], "interleaved": 1}),
+    "partial": (
+        floats(2, 2, 3, 24),
+        {"mrope_section": [3, 3, 2], "rotary_embedding_dim": 16, "num_heads": 2, "mrope_layout": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", THREE_PLACES)
+def test_rotary_embedding_of_three_places(case: str, tmp_path: Path) -> None:
+    x, options = THREE_PLACES[case]
+    assert_as_peer(tmp_path, "MRotaryEmbedding", [x, PLACES, COS, SIN], **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"mrope_section": [4, 4]}, "three numbers of pairs are wanted"),
+        ({"mrope_section": [4, 2, 3]}, r"'x2' f32\[16, 8\]: \(16, 9\) is wanted"),
+        ({"mrope_section": [4, 2, 2], "mrope_layout": 2}, "no mrope_layout 2"),
+    ],
+)
+def test_refused_sections(options: dict[str, Any], said: str, tmp_path: Path) -> None:
+    given, _ = node_model("MRotaryEmbedding", [floats(2, 3, 32), PLACES, COS, SIN], **options)
+    with pytest.raises(OnnxError, match=said):
+        read(given, tmp_path)
+
+
 def test_places_of_a_rotary_embedding_may_have_other_symbols(tmp_path: Path) -> None:
     x, places = floats(2, 3, 16), np.array([[5, 1, 0], [2, 3, 7]])
     symbols = {0: ["batch", "length", 16], 1: ["items", 3]}

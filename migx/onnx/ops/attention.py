@@ -223,42 +223,24 @@ def kept(node: Node, scores: Instruction, allowed: Instruction) -> Instruction:
     return node.add(ops.Where(), *node.broadcast(allowed, scores, low))
 
 
-@importer("RotaryEmbedding", domain=DOMAIN)
-def rotary_embedding(node: Node) -> Instruction:
-    x, places, cos, sin = (node.input(i) for i in range(4))
-    heads, used = node.integer("num_heads", 0), node.integer("rotary_embedding_dim", 0)
-    if node.integer("is_packed_batching", 0):
-        raise node.fail("is_packed_batching is not supported")
-    flat = x.shape.rank == 3
-    if flat:
-        width = 2 * cos.shape.dims[1]
-        count = heads or x.shape.dims[-1] // width
-        if not isinstance(count, int):
-            names = " and ".join(repr(node.proto.input[i]) for i in (0, 2))
-            raise node.fail(
-                f"without num_heads the last dims of {names} must be numbers, for "
-                f"they make {count} heads"
-            )
-        x = headed(node, x, count)
-    batch, length = x.shape.dims[0], x.shape.dims[2]
-    if places.shape.rank == 2:
-        places = node.reshape(places, (batch, length))
-    else:
-        first = node.reshape(places, (1, 1))
-        places = binary(node, ops.Add(), first, steps(node, length))
-    turned = rotated(node, x, places, (cos, sin), bool(node.integer("interleaved", 0)), used)
-    return merged(node, turned) if flat else turned
-
-
 def rotated(
     node: Node, x: Instruction, places: Instruction, tables: Pair, interleaved: bool, used: int = 0
 ) -> Instruction:
-    """Pairs of elements of each head turned by the angle of their place.
+    """Pairs of elements of each head turned by the angle of their place; the tables hold cosines
+    and sines [places, pairs].
+    """
+    angles = [node.add(ops.Gather(0), table, places) for table in tables]
+    return turned(node, x, (angles[0], angles[1]), interleaved, used)
 
-    The tables hold cosines and sines [places, pairs]; elements beyond the ``used`` ones stay.
+
+def turned(
+    node: Node, x: Instruction, angles: Pair, interleaved: bool, used: int = 0
+) -> Instruction:
+    """Pairs of elements of each head turned by angles, of which there are cosines and sines [batch,
+    length, pairs]; elements beyond the ``used`` ones stay.
     """
     size = x.shape.dims[-1]
-    width: Extent = used or 2 * tables[0].shape.dims[1]
+    width: Extent = used or 2 * angles[0].shape.dims[2]
     rest = []
     if width != size:
         x, tail = parted(node, x, (width, size - width))
@@ -268,14 +250,12 @@ def rotated(
     apart = node.reshape(x, (*lead, pairs, 2) if interleaved else (*lead, 2, pairs))
     axis = 4 if interleaved else 3
     a, b = (node.add(ops.Squeeze((axis,)), p) for p in parted(node, apart, (1, 1), axis))
-    cos, sin = (
-        node.add(ops.Unsqueeze((1,)), node.add(ops.Gather(0), table, places)) for table in tables
-    )
+    cos, sin = (node.add(ops.Unsqueeze((1,)), v) for v in angles)
     first = node.add(ops.Sub(), binary(node, ops.Mul(), a, cos), binary(node, ops.Mul(), b, sin))
     second = node.add(ops.Add(), binary(node, ops.Mul(), a, sin), binary(node, ops.Mul(), b, cos))
     both = [node.add(ops.Unsqueeze((axis,)), half) for half in (first, second)]
-    turned = node.reshape(node.add(ops.Concat(axis), *both), x.shape.dims)
-    return node.add(ops.Concat(3), turned, *rest) if rest else turned
+    made = node.reshape(node.add(ops.Concat(axis), *both), x.shape.dims)
+    return node.add(ops.Concat(3), made, *rest) if rest else made
 
 
 @importer("GroupQueryAttention", domain=DOMAIN)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import onnx
 
 from migx import dim, ops
-from migx.dim import Extent, may_equal
+from migx.dim import Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
@@ -90,18 +90,7 @@ class Layer:
             wanted[self.scales] = lines
             wanted[self.zeros] = (*lines[:-1], (lines[-1] * bits + 7) // 8)
         for place, dims in wanted.items():
-            expect_dims(node, place, dims)
-
-
-def expect_dims(node: Node, place: int, dims: tuple[Extent, ...]) -> None:
-    """``OnnxError`` where an operand that is given cannot have some dims."""
-    value = node.optional(place)
-    if value is None:
-        return
-    given = value.shape.dims
-    if len(given) != len(dims) or not all(map(may_equal, given, dims)):
-        name, text = node.proto.input[place], ", ".join(map(str, dims))
-        raise node.fail(f"{name!r} {value.shape}: ({text}) is wanted")
+            node.expect_dims(place, dims)
 
 
 def block_of(node: Node) -> int:
@@ -174,7 +163,7 @@ def routed(
         if sums_to_one:
             return node.add(ops.Softmax(1), best), chosen
         return node.add(ops.GatherElements(1), node.add(ops.Softmax(1), scores), chosen), chosen
-    expect_dims(node, 14, scores.shape.dims)
+    node.expect_dims(14, scores.shape.dims)
     shares = node.add(ops.GatherElements(1), node.convert(weights, F32), chosen)
     if not sums_to_one:
         return shares, chosen
