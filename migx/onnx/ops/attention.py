@@ -155,18 +155,30 @@ def attended(
     """softmax(q kᵀ scale + bias + mask) v with its heads merged; ``behind`` keys come before the
     first query.
     """
-    product = node.add(ops.Dot(), q, node.add(ops.Transpose((0, 1, 3, 2)), k))
-    scores = plus(node, to_scale(node, product, q.shape.dims[-1]), bias)
-    if mask is not None:
-        filler = node.number("mask_filter_value", -10000.0)
-        allowed = mask_of(node, mask, k.shape.dims[0], k.shape.dims[2])
-        zero, low = (node.literal(value, scores.shape.dtype) for value in (0.0, filler))
-        added = node.add(ops.Where(), *node.broadcast(allowed, zero, low))
-        scores = binary(node, ops.Add(), scores, added)
+    scores = masked_scores(node, q, k, mask, bias)
     if node.integer("unidirectional", 0):
         scores = causal(node, scores, behind)
     weights = node.add(ops.Softmax(3), scores)
     return merged(node, node.add(ops.Dot(), weights, v))
+
+
+def masked_scores(
+    node: Node,
+    q: Instruction,
+    k: Instruction,
+    mask: Instruction | None,
+    bias: Instruction | None,
+) -> Instruction:
+    """The scores q kᵀ scale + bias + mask."""
+    product = node.add(ops.Dot(), q, node.add(ops.Transpose((0, 1, 3, 2)), k))
+    scores = plus(node, to_scale(node, product, q.shape.dims[-1]), bias)
+    if mask is None:
+        return scores
+    filler = node.number("mask_filter_value", -10000.0)
+    allowed = mask_of(node, mask, k.shape.dims[0], k.shape.dims[2])
+    zero, low = (node.literal(value, scores.shape.dtype) for value in (0.0, filler))
+    added = node.add(ops.Where(), *node.broadcast(allowed, zero, low))
+    return binary(node, ops.Add(), scores, added)
 
 
 def to_scale(node: Node, product: Instruction, size: Extent) -> Instruction:
