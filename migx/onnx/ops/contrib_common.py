@@ -12,8 +12,9 @@ from migx.onnx.node import Node
 from migx.onnx.ops._delegate import all_of, channels_first, channels_last, delegated, steps
 from migx.onnx.ops.contrib import DOMAIN, normalized_groups
 from migx.onnx.ops.elementwise import binary, plus
-from migx.onnx.ops.linear import matrix_product, scaled
-from migx.shape import I32, I64
+from migx.onnx.ops.linear import centred, matrix_product, scaled
+from migx.onnx.ops.normalization import tail_as_one
+from migx.shape import I8, I32, I64, U32
 
 
 @importer("GatherND", "GridSample", "Pad", "Range", "Trilu", domain=DOMAIN)
@@ -163,3 +164,27 @@ def real_transform(node: Node) -> Instruction:
         return x
     x = node.add(ops.Dft(last, 2 * (x.shape.dims[last] - 1), True, True), x)
     return node.add(ops.Squeeze((last + 1,)), x)
+
+
+@importer("MulInteger", domain=DOMAIN)
+def integer_product(node: Node) -> Instruction:
+    """The product of bytes less their zero points, in 32 bits."""
+    sides = [centred(node, node.input(i), node.optional(i + 1), 0) for i in (0, 2)]
+    return binary(node, ops.Mul(), *sides)
+
+
+@importer("ReduceSumInteger", domain=DOMAIN)
+def integer_sum(node: Node) -> Instruction:
+    """The sum of bytes, in 32 bits of the same sign."""
+    x = node.input(0)
+    axes = node.axes(node.integers("axes"), x.shape.rank)
+    total = node.add(ops.ReduceSum(axes), node.convert(x, I32 if x.shape.dtype is I8 else U32))
+    return total if node.integer("keepdims") else node.add(ops.Squeeze(axes), total)
+
+
+@importer("BiasSoftmax", domain=DOMAIN)
+def bias_softmax(node: Node) -> Instruction:
+    """Softmax of x + bias over all dims from an axis on."""
+    x = binary(node, ops.Add(), node.input(0), node.input(1))
+    axis = node.axis(node.integer("axis", 1), x.shape.rank)
+    return node.reshape(node.add(ops.Softmax(axis), tail_as_one(node, x, axis)), x.shape.dims)
