@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import migx
+import migx.onnx
 from migx.errors import OnnxError
 from migx.ops.fused import Group
 from migx.program import Program
@@ -321,6 +322,19 @@ def test_weights_stay_packed_and_are_picked_so(tmp_path: Path) -> None:
         at.op_as(Group).tag for m in program.modules.values() for at in m if at.name == "group"
     ]
     assert groups.count("int4_gather") == len(sizes)
+
+
+def test_written_in_operators_of_onnx(tmp_path: Path) -> None:
+    """The loop carries nothing, and has no condition."""
+    of = drawn(2, {"k": 2}, hidden=32, inner=32)
+    operands = quantized(of, dict.fromkeys(of.layers, 4), 16, True)
+    held = [i for i, v in enumerate(operands) if i > 1 and v is not None]
+    options: dict[str, Any] = {"block_size": 16, "k": 2, "normalize_routing_weights": 1}
+    of.options |= options
+    given, fed = node_model("QMoE", operands, constant=held, **options)
+    migx.onnx.write(read(given, tmp_path), tmp_path / "plain.onnx")
+    (found,) = peer(tmp_path / "plain.onnx", fed)
+    assert_close(found, *exact(of, of.held))
 
 
 X, SCORES = np.zeros((3, 16), np.float32), np.zeros((3, 4), np.float32)
