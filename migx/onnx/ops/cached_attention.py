@@ -13,17 +13,15 @@ from migx.onnx.ops.attention import (
     column,
     headed,
     kept,
-    kept_with,
     masked_scores,
     merged,
     parted,
-    repeated,
     rotated,
-    separate,
     to_scale,
 )
 from migx.onnx.ops.contrib import DOMAIN
 from migx.onnx.ops.elementwise import binary, plus
+from migx.onnx.ops.group_query import kept_with, repeated, separate
 from migx.shape import BOOL, I64
 
 
