@@ -324,6 +324,28 @@ def test_weights_stay_packed_and_are_picked_so(tmp_path: Path) -> None:
     assert groups.count("int4_gather") == len(sizes)
 
 
+def test_experts_may_be_squeezed(tmp_path: Path) -> None:
+    """What a squeezed program means is what it gives with the numbers its weights stand for."""
+    of = drawn(4, {"k": 2, "normalize_routing_weights": 1}, experts=4, hidden=32, inner=64)
+    operands = of.operands()
+    held = range(2, len(operands))
+    given, fed = node_model("MoE", operands, constant=held, **of.options)
+    program = read(given, tmp_path)
+    migx.run_passes(program, "quantize_int4{block=16,symmetric=true},propagate_constant")
+    count = sum(int(of.held[name].size) for name in of.layers)
+    assert literals(program)["i4"] == count // 2
+    for name, held_one in of.held.items():
+        if name in of.layers:
+            blocks = held_one.reshape(*held_one.shape[:2], -1, 16)
+            low, high = (f(blocks, -1, keepdims=True) for f in (np.min, np.max))
+            step = np.maximum(low / np.float32(-8), high / np.float32(7))
+            levels = np.clip(np.rint(blocks / step), -8, 7)
+            of.held[name] = (levels * step).reshape(held_one.shape)
+    for target in ("ref", "cpu"):
+        (found,) = program.copy().compile(target).eval(fed)
+        assert_close(found, *exact(of, of.held))
+
+
 def test_written_in_operators_of_onnx(tmp_path: Path) -> None:
     """The loop carries nothing, and has no condition."""
     of = drawn(2, {"k": 2}, hidden=32, inner=32)
