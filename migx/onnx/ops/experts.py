@@ -85,6 +85,9 @@ class Layer:
                 raise node.fail(
                     f"block_size {block} does not divide {elements}, a row of {self.name}"
                 )
+            if elements * bits % 8 != 0:
+                raise node.fail(f"{elements} elements of {bits} bits, a row of {self.name}, are no "
+                                "whole bytes")  # fmt: skip
             wanted[self.weights] = (experts, results, elements * bits // 8)
             lines = (experts, results, elements // block) if block else (experts, results)
             wanted[self.scales] = lines
