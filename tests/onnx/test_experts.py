@@ -411,6 +411,14 @@ def test_refused_of_quantized(options: dict[str, Any], said: str, tmp_path: Path
 def test_refused_rows(tmp_path: Path) -> None:
     scales = np.ones((4, 2), np.float32), np.ones((4, 33), np.float32)
     up, down = np.zeros((4, 2, 16), np.uint8), np.zeros((4, 33, 1), np.uint8)
-    given = [np.zeros((3, 33), np.float32), SCORES, up, scales[0], None, down, scales[1]]
+    given: list[Array | None] = [
+        np.zeros((3, 33), np.float32),
+        SCORES,
+        up,
+        scales[0],
+        None,
+        down,
+        scales[1],
+    ]
     with pytest.raises(OnnxError, match="33 elements of 4 bits, a row of fc1, are no whole bytes"):
         read(node_model("QMoE", given, constant=(2, 3, 5, 6))[0], tmp_path)
