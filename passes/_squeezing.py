@@ -14,7 +14,8 @@ from migx.errors import UnknownName, there_are
 from migx.ir import Instruction, merged
 from migx.manager import Pass, PassManager
 from migx.op import Operation
-from migx.ops.layout import Multibroadcast, Reshape
+from migx.ops.indexing import Gather
+from migx.ops.layout import Multibroadcast, Reshape, Transpose
 from migx.ops.linear import Convolution, Dot
 from migx.program import Program
 from migx.shape import F16, Dims, DType
@@ -24,11 +25,11 @@ from migx.weights.constants import is_stored_narrow, tree
 
 @dataclass(frozen=True)
 class Weight:
-    """A constant operand of a product.
+    """A constant operand of a product, or constant matrices of which some are picked for one.
 
-    ``value`` is what may be quantised, ``spread`` the broadcast of it that the product reads, if
-    there is one, and ``whole`` all that is computed from. It is quantised under ``dims``, along
-    ``axis``, which is what the product sums over.
+    ``user`` is the product, or what picks; ``value`` is what may be quantised, ``spread`` the
+    broadcast of it that the product reads, if there is one, and ``whole`` all that is computed
+    from. It is quantised under ``dims``, along ``axis``, which is what the product sums over.
     """
 
     user: Instruction
@@ -162,6 +163,8 @@ def _weights(manager: PassManager) -> Iterator[Weight]:
             for place in SUMMED[type(at.op)]:
                 if constant[place] and not all(constant):
                     yield _weight(at, place)
+                elif type(at.op) is Dot and (picked := _picked(at, place, known)) is not None:
+                    yield picked
 
 
 SUMMED = {Dot: (0, 1), Convolution: (1,)}
@@ -181,6 +184,24 @@ def _weight(user: Instruction, place: int) -> Weight:
             value, dims, axis = operand, operand.shape.dims, operand.shape.rank - 1 - place
     spread = operand.op if value is not operand else None
     return Weight(user, place, value, spread, dims, axis, tuple(tree(operand)))
+
+
+def _picked(user: Instruction, place: int, known: dict[Instruction, bool]) -> Weight | None:
+    """The matrices that an operand of a dot is picked from, if they are constant. A table of rows,
+    such as embeddings, is none.
+    """
+    operand = user.inputs[place]
+    axis = operand.shape.rank - 1 - place
+    if type(operand.op) is Transpose:
+        axis, operand = operand.op.permutation[axis], operand.inputs[0]
+    if type(operand.op) is not Gather or not is_constant(operand.inputs[0], known):
+        return None
+    table, indices = operand.inputs
+    first, behind = operand.op.axis, operand.op.axis + indices.shape.rank
+    if table.shape.rank < 3 or first <= axis < behind or is_constant(indices, known):
+        return None
+    axis = axis if axis < first else axis - indices.shape.rank + 1
+    return Weight(operand, 0, table, None, table.shape.dims, axis, tuple(tree(table)))
 
 
 def _named(weight: Weight, patterns: Sequence[str]) -> bool:
