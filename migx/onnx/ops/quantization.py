@@ -177,9 +177,13 @@ def matmul_bnb4(node: Node) -> Instruction:
     numbers = node.add(ops.Gather(0), node.literal(pairs, a.shape.dtype),
                        node.convert(node.reshape(b, (wanted[0],)), I32))  # fmt: skip
     numbers = first_of(node, node.reshape(numbers, (2 * wanted[0],)), count)
+    whole = wanted[1] * block
+    if whole == count:
+        numbers = node.reshape(numbers, (wanted[1], block))
     each = node.broadcast_to(node.reshape(largest, (wanted[1], 1)), (wanted[1], block))
-    sizes = first_of(node, node.reshape(each, (wanted[1] * block,)), count)
-    floats = node.reshape(node.add(ops.Mul(), numbers, sizes), (n, k))
+    if whole != count:
+        each = first_of(node, node.reshape(each, (whole,)), count)
+    floats = node.reshape(node.add(ops.Mul(), numbers, each), (n, k))
     return matrix_product(node, ops.Dot(), a, node.add(ops.Transpose((1, 0)), floats))
 
 
