@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property
 
-from migx.dim import Dim, Extent, maximum, substitute, symbols
+import numpy as np
+
+from migx.argument import Argument
+from migx.dim import Dim, Extent, bounds, maximum, substitute, symbols
 from migx.errors import DimError, ShapeError
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
@@ -12,11 +16,11 @@ from migx.op import Operation
 from migx.ops.builtin import GetTupleElem, Literal, Return
 from migx.ops.control import Loop
 from migx.ops.dims import DimLiteral
-from migx.ops.layout import Concat, Contiguous, Reshape, Transpose
+from migx.ops.layout import Concat, Contiguous, Multibroadcast, Reshape, Transpose
 from migx.ops.pointwise import Identity
 from migx.ops.sequences import ConcatFromSequence, SequenceConstruct, SequenceInsert
 from migx.program import Program
-from migx.shape import OPTIONAL, Shape
+from migx.shape import BOOL, OPTIONAL, Shape
 from migx.sizes import known_symbols
 from migx.specialise import substitute_symbols
 
@@ -38,6 +42,7 @@ class SimplifyLoops(Pass):
     def apply(self, module: Module, manager: PassManager) -> bool:
         loops = [at for at in module if isinstance(at.op, Loop)]
         changed = [simplified(at) for at in loops if _is_own(at)]
+        changed += [filled(at) for at in module if isinstance(at.op, Loop) and _is_own(at)]
         sized = [_sized(at) for at in module if isinstance(at.op, Loop) and _is_own(at)]
         return any((*changed, *sized))
 
@@ -83,7 +88,8 @@ def _open_dims(at: Instruction) -> Iterator[tuple[str, Extent, Extent, str | Non
     at first and in the iteration after, and the symbols that they are in the results, if any.
     """
     assert at.module is not None
-    loop, known = _Carrying(at), known_before(at) | known_symbols(at.module)
+    loop = _Carrying(at)
+    known = loop.known
     for i, parameter in enumerate(loop.parameters):
         shapes = (loop.firsts[i].shape, loop.returned[1 + i].shape, at.shape.parts[i])
         four = zip(parameter.shape.dims, *(shape.dims for shape in shapes), strict=False)
@@ -127,6 +133,20 @@ def simplified(at: Instruction) -> bool:
     return True
 
 
+def filled(at: Instruction) -> bool:
+    """Lets what is carried but never read begin with zeros of the dims that it has from the first
+    iteration on, if there surely is one.
+    """
+    loop = _Carrying(at)
+    unread = [i for i in range(loop.count) if loop.runs() and loop.is_unread(i)]
+    for i in unread:
+        shape = loop.returned[1 + i].shape
+        zero = loop.add(Literal(Argument.of(np.zeros((), shape.dtype.numpy), shape.dtype)))
+        zeros = loop.add(Contiguous(), loop.add(Multibroadcast(shape.dims), zero))
+        loop.module.replace_input(at, 2 + i, zeros)
+    return bool(unread)
+
+
 def say_length(at: Instruction) -> None:
     """Says in the whole program what the length of a value that has grown is. An operation that
     refuses it would refuse every run: then it is left to the runs to say so.
@@ -167,6 +187,11 @@ class _Carrying:
         self.returned, ends = self.body.outputs, self.body.returned
         self.named = ends is not None and isinstance(ends.op, Return) and bool(ends.op.names)
 
+    @cached_property
+    def known(self) -> set[str]:
+        """The symbols that are the same in all iterations."""
+        return known_before(self.at) | known_symbols(self.module)
+
     def add(
         self, op: Operation, *inputs: Instruction, modules: Sequence[Module] = ()
     ) -> Instruction:
@@ -199,6 +224,29 @@ class _Carrying:
                 return max(int(value.array), 0)
         return None
 
+    def runs(self) -> bool:
+        """Whether there is an iteration, whatever a run is given."""
+        trips, starts = self.at.inputs[:2]
+        if starts.shape.dtype is not OPTIONAL and not _is_true(starts):
+            return False
+        match trips.op:
+            case DimLiteral(values=[extent]):
+                return bounds(extent)[0] > 0
+            case Literal(value=value, replaceable=False):
+                return int(value.array) > 0
+        return trips.shape.dtype is OPTIONAL
+
+    def is_unread(self, i: int) -> bool:
+        """Whether no iteration reads a number or tensor of them, which has other dims at first."""
+        shape = self.returned[1 + i].shape
+        numbers = shape.dtype.is_float or shape.dtype.is_integer or shape.dtype is BOOL
+        return (
+            self.parameters[i].use_count == 0
+            and numbers
+            and shape.dims != self.firsts[i].shape.dims
+            and {s.name for s in shape.symbols()} <= self.known
+        )
+
     def is_passed_on(self, i: int) -> bool:
         """Whether a value stays what it was at first."""
         shape = self.parameters[i].shape
@@ -226,13 +274,11 @@ class _Carrying:
         if not isinstance(value.op, Concat) or len(value.inputs) != 2:
             return False
         before, piece = value.inputs
-        inside = {s.name for p in self.parameters for s in p.shape.symbols()}
-        outside = {s.name for first in self.firsts for s in first.shape.symbols()}
         return (
             before is parameter
             and parameter.use_count == value.use_count == 1
             and piece is not parameter
-            and not {s.name for s in piece.shape.symbols()} & (inside - outside)
+            and {s.name for s in piece.shape.symbols()} <= self.known
             and self._is_longer(i, piece.shape)
         )
 
@@ -262,7 +308,7 @@ class _Carrying:
             and isinstance(self.firsts[i].op, SequenceConstruct)
             and not self.firsts[i].inputs
             and member.shape.dtype.is_tensor
-            and {s.name for s in member.shape.symbols()} <= known_before(self.at)
+            and {s.name for s in member.shape.symbols()} <= self.known
             and all(self._joins(read, member.shape) for read in self.readers(i))
         )
 

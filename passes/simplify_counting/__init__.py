@@ -1,0 +1,139 @@
+"""Says how long slices and ranges are whose ends are counted by loops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TypeAlias
+
+import numpy as np
+
+from migx import dim, ops
+from migx.builders import broadcast_to
+from migx.dim import Extent
+from migx.errors import DimError, ShapeError
+from migx.ir import Instruction
+from migx.manager import Pass, PassManager
+from migx.match import on, var
+from migx.passes.simplify_counting.counters import Counters, is_told
+from migx.passes.simplify_counting.facts import Replaced, replaced
+from migx.passes.simplify_dyn_ops import equations
+from migx.passes.simplify_dyn_ops.forms import bounds_of
+from migx.program import Program
+from migx.rewrite import Cursor, Declined, RuleSet, rewrite, rule
+from migx.specialise import substitute_symbols
+
+Cut: TypeAlias = tuple[Extent, Extent, bool]
+"""Where a slice begins along an axis, how long it is, and whether it begins where its start says:
+else at an extent that a program has.
+"""
+MOST = 1024
+"""The length up to which a slice is picked by a list of places."""
+
+
+@rule(on(ops.DynamicSlice, var("x"), var("starts"), var("ends"), var("steps"), name="root"))
+def counted_slice(
+    at: Cursor, x: Instruction, starts: Instruction, root: Instruction
+) -> Instruction | Declined:
+    """A slice of known length, as long at each place that is counted, is picked by these places."""
+    op = root.op
+    assert isinstance(op, ops.DynamicSlice)
+    found = cuts(root, Counters())
+    if found is None:
+        return Declined("nothing says how long it is")
+    if tuple(length for _, length, _ in found) != op.out_lens:
+        return Declined("its result has dims of its own")
+    for number, (axis, (begin, length, counted)) in enumerate(zip(op.axes, found, strict=True)):
+        if not counted:
+            if (begin, length) != (0, x.shape.dims[axis]):
+                x = at(ops.Slice((axis,), (begin,), (begin + length,)), x)
+            continue
+        one = len(op.axes) == 1
+        place = starts if one else at(ops.Slice((0,), (number,), (number + 1,)), starts)
+        if isinstance(length, int) and length != 1:
+            steps = at.literal(np.arange(length))
+            place = at(ops.Add(), broadcast_to(at, place, (length,)), steps)
+        x = at(ops.Gather(axis), x, place)
+    return x
+
+
+class SimplifyCounting(Pass):
+    """Finds the lengths of ``dynamic_slice`` and ``dynamic_range`` that are the same in every
+    iteration of the loops around them, though where they begin and end is counted: ``x[i:i + 1]``
+    is one row wherever ``i`` is less than the length of ``x``, as the trip count or the condition
+    may say. The symbols their results were given are replaced, and such a slice is a gather.
+    """
+
+    rules = RuleSet((counted_slice,))
+
+    def apply_program(self, program: Program, manager: PassManager) -> bool:
+        changed = False
+        while found := equations(program, partial(sizes_of, counters=Counters())):
+            try:
+                substitute_symbols(program, {name: known for name, (known, _) in found.items()})
+            except (DimError, ShapeError):
+                break
+            changed = True
+        for module in manager.modules():
+            if not module.bypass:
+                changed |= rewrite(module, self.rules, self.name, manager.log)
+        return changed
+
+
+def sizes_of(at: Instruction, counters: Counters) -> Iterator[tuple[Extent, Extent]]:
+    """The dims of a result, each with what it is known to be, if that is so outside of the module
+    as well.
+    """
+    assert at.module is not None
+    given = {s.name for p in at.module.program.main.parameters.values() for s in p.shape.symbols()}
+    for mine, known in lengths(at, counters):
+        if at.module.parent is None or {s.name for s in dim.symbols(known)} <= given:
+            yield mine, known
+
+
+def lengths(at: Instruction, counters: Counters) -> Iterator[tuple[Extent, Extent]]:
+    """The dims of a result that counters say, each with what it is."""
+    if isinstance(at.op, ops.DynamicSlice):
+        found = cuts(at, counters)
+        if found is not None:
+            yield from zip(at.op.out_lens, (length for _, length, _ in found), strict=True)
+    elif isinstance(at.op, ops.DynamicRange) and not at.shape.dtype.is_float:
+        start, limit, step = (counters.one(v) for v in at.inputs)
+        if start is None or limit is None or not isinstance(step, int) or step <= 0:
+            return
+        count = dim.maximum((limit - start + (step - 1)) // step, 0)
+        told = (replaced(count, by) for by in ([], counters.replaced(at.module)))
+        yield from ((at.op.count, each) for each in told if is_told(each))
+
+
+def cuts(at: Instruction, counters: Counters) -> list[Cut] | None:
+    """Where a ``dynamic_slice`` begins along each axis and how long it is; None where that is not
+    known, or not the same wherever it is run.
+    """
+    op = at.op
+    assert isinstance(op, ops.DynamicSlice)
+    starts, ends, steps = (counters.of(v) for v in at.inputs[1:])
+    if starts is None or ends is None or steps is None or any(s != 1 for s in steps.tolist()):
+        return None
+    by, dims = counters.replaced(at.module), at.inputs[0].shape.dims
+    bounds = zip(starts.tolist(), ends.tolist(), (dims[axis] for axis in op.axes), strict=True)
+    found = [_cut(*each, by) for each in bounds]
+    return None if None in found else [cut for cut in found if cut is not None]
+
+
+def _cut(start: Extent, end: Extent, extent: Extent, by: Replaced) -> Cut | None:
+    """A slice along an axis of some extent: as sizes say, or as long each time wherever a loop has
+    come to, by what symbols are there.
+    """
+    for counted, known in ((False, []), (True, by)):
+        first, last, whole = (replaced(each, known) for each in (start, end, extent))
+        try:
+            begin, behind = bounds_of(first, last, 1, whole)
+        except DimError:
+            continue
+        length = behind - begin
+        if not counted and is_told(begin) and is_told(length):
+            return begin, length, False
+        if isinstance(length, int) and length <= MOST and begin in (first, first + whole):
+            return start, length, True
+    return None
