@@ -133,6 +133,20 @@ def simplified(at: Instruction) -> bool:
     return True
 
 
+def goes_on(at: Instruction) -> bool:
+    """Whether only its trip count ends a loop that has begun."""
+    (body,) = at.modules
+    ends = body.outputs[0]
+    while isinstance(ends.op, Identity):
+        (ends,) = ends.inputs
+    return ends is list(body.parameters.values())[1] or is_true(ends)
+
+
+def trip_count(at: Instruction) -> Extent | None:
+    """How often a loop runs, where that is known and nothing ends it before."""
+    return _Carrying(at).trips()
+
+
 def filled(at: Instruction) -> bool:
     """Lets what is carried but never read begin with zeros of the dims that it has from the first
     iteration on, if there surely is one.
@@ -205,17 +219,13 @@ class _Carrying:
         stacks = self.at.shape.parts[self.count :]
         if stacks:
             return stacks[0].dims[0]
-        known = self._trips()
+        known = self.trips()
         return _fresh(self.module.program, f"{self.body.name}.trips") if known is None else known
 
-    def _trips(self) -> Extent | None:
+    def trips(self) -> Extent | None:
         """The trip count, where it is known and nothing ends the loop before."""
         trips, starts = self.at.inputs[:2]
-        ends = self.body.outputs[0]
-        while isinstance(ends.op, Identity):
-            (ends,) = ends.inputs
-        goes_on = ends is list(self.body.parameters.values())[1] or _is_true(ends)
-        if not goes_on or not (starts.shape.dtype is OPTIONAL or _is_true(starts)):
+        if not goes_on(self.at) or not (starts.shape.dtype is OPTIONAL or is_true(starts)):
             return None
         match trips.op:
             case DimLiteral(values=[extent]):
@@ -227,7 +237,7 @@ class _Carrying:
     def runs(self) -> bool:
         """Whether there is an iteration, whatever a run is given."""
         trips, starts = self.at.inputs[:2]
-        if starts.shape.dtype is not OPTIONAL and not _is_true(starts):
+        if starts.shape.dtype is not OPTIONAL and not is_true(starts):
             return False
         match trips.op:
             case DimLiteral(values=[extent]):
@@ -394,7 +404,7 @@ def _is_free(extent: Extent, known: Collection[str]) -> bool:
     return _free(extent, known) is not None
 
 
-def _is_true(value: Instruction) -> bool:
+def is_true(value: Instruction) -> bool:
     """Whether a condition is known to hold."""
     op = value.op
     return isinstance(op, Literal) and not op.replaceable and bool(op.value.array.all())

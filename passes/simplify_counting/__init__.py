@@ -15,10 +15,13 @@ from migx.errors import DimError, ShapeError
 from migx.ir import Instruction
 from migx.manager import Pass, PassManager
 from migx.match import on, var
+from migx.ops.control import Loop
 from migx.passes.simplify_counting.counters import Counters, is_told
 from migx.passes.simplify_counting.facts import Replaced, replaced
+from migx.passes.simplify_counting.trips import count_trips
 from migx.passes.simplify_dyn_ops import equations
 from migx.passes.simplify_dyn_ops.forms import bounds_of
+from migx.passes.simplify_loops import trip_count
 from migx.program import Program
 from migx.rewrite import Cursor, Declined, RuleSet, rewrite, rule
 from migx.specialise import substitute_symbols
@@ -58,7 +61,8 @@ def counted_slice(
 
 
 class SimplifyCounting(Pass):
-    """Finds the lengths of ``dynamic_slice`` and ``dynamic_range`` that are the same in every
+    """Gives loops that are over when they have counted to a number a trip count that says so. Finds
+    the lengths of ``dynamic_slice`` and ``dynamic_range`` that are the same in every
     iteration of the loops around them, though where they begin and end is counted: ``x[i:i + 1]``
     is one row wherever ``i`` is less than the length of ``x``, as the trip count or the condition
     may say. The symbols their results were given are replaced, and such a slice is a gather.
@@ -67,10 +71,12 @@ class SimplifyCounting(Pass):
     rules = RuleSet((counted_slice,))
 
     def apply_program(self, program: Program, manager: PassManager) -> bool:
-        changed = False
-        while found := equations(program, partial(sizes_of, counters=Counters())):
+        loops = [at for m in program.modules.values() for at in m if isinstance(at.op, Loop)]
+        found = [count_trips(at) for at in loops if at.modules[0].parent is at]
+        changed = any(found)
+        while told := equations(program, partial(sizes_of, counters=Counters())):
             try:
-                substitute_symbols(program, {name: known for name, (known, _) in found.items()})
+                substitute_symbols(program, {name: known for name, (known, _) in told.items()})
             except (DimError, ShapeError):
                 break
             changed = True
@@ -97,6 +103,10 @@ def lengths(at: Instruction, counters: Counters) -> Iterator[tuple[Extent, Exten
         found = cuts(at, counters)
         if found is not None:
             yield from zip(at.op.out_lens, (length for _, length, _ in found), strict=True)
+    elif isinstance(at.op, Loop):
+        trips = trip_count(at)
+        rows = at.shape.parts[len(at.inputs) - 2 :]
+        yield from ((row.dims[0], trips) for row in rows if trips is not None)
     elif isinstance(at.op, ops.DynamicRange) and not at.shape.dtype.is_float:
         start, limit, step = (counters.one(v) for v in at.inputs)
         if start is None or limit is None or not isinstance(step, int) or step <= 0:

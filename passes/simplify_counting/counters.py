@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -17,7 +17,7 @@ from migx.op import Array
 from migx.ops.builtin import Literal, Param
 from migx.ops.control import Loop
 from migx.passes.simplify_counting.facts import Replaced, replaced, told_by
-from migx.passes.simplify_loops import known_before
+from migx.passes.simplify_loops import is_true, known_before
 from migx.shape import BOOL, I32, I64, DType, Shape
 from migx.sizes import known_symbols
 from migx.symbol import Symbol
@@ -28,12 +28,17 @@ LIMIT, STEPS = 64, 64
 """Values of more elements, and what takes more steps to compute, are data."""
 SOON = 1 << 20
 """No loop is thought to have run so often, till it is known how it counts."""
-HIDDEN = "@"
-"""How the names begin of symbols that are no sizes of a program."""
+HIDDEN, SIGNS = "@", "+-"
+"""How the names begin of symbols that are no sizes of a program, and how those end of two whose
+difference is a number that a run tells.
+"""
 EXACT = {"f16": 1 << 11, "bf16": 1 << 8, "f32": 1 << 24, "f64": 1 << 53}
 """The whole numbers up to which floats have all."""
 ON_FLOATS = {"abs", "add", "max", "min", "mul", "neg", "sub", "where"}
 """Operations that make whole numbers of whole numbers, in floats as in integers."""
+ALONE = {"identity", "multibroadcast", "reshape", "squeeze", "unsqueeze"}
+"""Operations that leave the one element that a condition has."""
+COMPARED = {"less", "less_or_equal", "greater", "greater_or_equal"}
 ROUNDING = {"ceil", "floor", "identity", "round", "trunc"}
 """Operations that leave whole numbers as they are."""
 VIEWS = {"broadcast", "concat", "contiguous", "multibroadcast", "reshape", "slice", "squeeze"}
@@ -50,7 +55,7 @@ class Counters:
         self._known: dict[Instruction, Array | None] = dict(assumed or {})
         self._explores = assumed is None
         self._replaced: dict[Module, Replaced] = {}
-        self._born: dict[str, Module] = {}
+        self._born: dict[str, tuple[Instruction, int]] = {}
 
     def of(self, at: Instruction, left: int = STEPS) -> Array | None:
         """The elements of a value; None where nothing is known of it."""
@@ -90,8 +95,8 @@ class Counters:
             return None
         held = np.empty(int(at.shape.elements), object)
         for i in range(held.size):
-            names = [f"{HIDDEN}{id(at)}.{i}{sign}" for sign in "+-"]
-            self._born |= dict.fromkeys(names, at.module)
+            names = [f"{HIDDEN}{id(at)}.{i}{sign}" for sign in SIGNS]
+            self._born |= dict.fromkeys(names, (at, i))
             above, below = map(Dim, names)
             held[i] = above - below
         return held.reshape(at.shape.dims)
@@ -160,10 +165,7 @@ class Counters:
         given, (body,) = loop.inputs[1], loop.modules
         begins = [] if _is_undefined(given) else [*self._holds(given)]
         for less, most in self._holds(body.outputs[0]):
-            more = _after(less, count) - less
-            if isinstance(more, Dim) or more <= 0 or _after(most, count) != most:
-                continue
-            if any(self._changes(symbol, count, loop) for symbol in dim.symbols(less - most)):
+            if not (more := self._rate(less, most, loop)):
                 continue
             before = less - more  # what has been asked for this iteration, if it is not the first
             start = dim.substitute(before, {count.symbol.name: 0} if count.symbol else {})
@@ -172,13 +174,76 @@ class Counters:
             ):
                 yield most - before - 1
 
+    def trips(self, loop: Instruction) -> Extent | None:
+        """How often a loop is run that ends as soon as what it counts is some number, whatever its
+        trip count; None where it does not, or that is not known.
+        """
+        (body,), given, count = loop.modules, loop.inputs[1], self.iteration(loop)
+        _, condition, *_ = body.parameters.values()
+        if (asked := self._asked(body.outputs[0], condition)) is None:
+            return None
+        less, most = asked
+        if not (more := self._rate(less, most, loop)) or count.symbol is None:
+            return None
+        start = dim.substitute(less, {count.symbol.name: 0})
+        if is_true(given) or _is_undefined(given):
+            return dim.maximum(most - start + (more - 1), 0) // more + 1
+        if self._asked(given) != (start - more, most):
+            return None
+        return dim.maximum(most - start + (2 * more - 1), 0) // more
+
+    def _asked(self, asked: Instruction, holds: Instruction | None = None) -> Pair | None:
+        """What is less than what, if and only if a condition holds; ``holds`` is another that
+        does.
+        """
+        while asked.name in ALONE and len(asked.inputs) == 1:
+            (asked,) = asked.inputs
+        if asked.name == "logical_and":
+            left = [v for v in asked.inputs if v is not holds and not is_true(v)]
+            return self._asked(left[0], holds) if len(left) == 1 else None
+        if asked.name not in COMPARED:
+            return None
+        return self._pair(asked, asked.inputs)
+
+    def _pair(self, asked: Instruction, sides: Sequence[Instruction]) -> Pair | None:
+        """What is less than what by a comparison of two sides."""
+        one, other = map(self.one, sides)
+        if one is None or other is None:
+            return None
+        low, high = (one, other) if asked.name.startswith("less") else (other, one)
+        return low, high + (1 if asked.name.endswith("equal") else 0)
+
+    def value(self, symbol: Symbol) -> tuple[Instruction, int] | None:
+        """The value that a symbol is of, and the number of the element; None for one of which that
+        is to be subtracted.
+        """
+        return self._born.get(symbol.name) if symbol.name.endswith(SIGNS[0]) else None
+
+    def other(self, symbol: Symbol) -> Symbol | None:
+        """The other of two symbols whose difference is a number."""
+        if symbol.name not in self._born:
+            return None
+        return Symbol(symbol.name[:-1] + SIGNS[symbol.name.endswith(SIGNS[0])])
+
+    def _rate(self, less: Extent, most: Extent, loop: Instruction) -> int:
+        """How much more a number is from each iteration of a loop to the next, where it is compared
+        with what is always the same; else 0.
+        """
+        count = self.iteration(loop)
+        more = _after(less, count) - less
+        if isinstance(more, Dim) or more <= 0 or _after(most, count) != most:
+            return 0
+        changes = (self._changes(symbol, count, loop) for symbol in dim.symbols(less - most))
+        return 0 if any(changes) else more
+
     def _changes(self, symbol: Symbol, count: Dim, loop: Instruction) -> bool:
         """Whether a symbol other than the counter may be another number in each iteration."""
         if symbol == count.symbol:
             return False
         if symbol.name.startswith(HIDDEN):
-            born = self._born.get(symbol.name)
-            return born is None or loop.modules[0] in born.enclosing()
+            at, _ = self._born.get(symbol.name, (None, 0))
+            module = None if at is None else at.module
+            return module is None or loop.modules[0] in module.enclosing()
         assert loop.module is not None
         return symbol.name not in known_before(loop) | known_symbols(loop.module)
 
@@ -187,13 +252,12 @@ class Counters:
         name, inputs = condition.name, condition.inputs
         if name == "logical_and":
             yield from (pair for each in inputs for pair in self._holds(each))
-        elif name in ("identity", "reshape", "squeeze", "unsqueeze") and len(inputs) == 1:
+        elif name in ALONE and len(inputs) == 1:
             yield from self._holds(inputs[0])
-        elif name in ("less", "less_or_equal", "greater", "greater_or_equal"):
-            sides = [self.one(_unrounded(v)) for v in inputs]
-            low, high = sides if name.startswith("less") else sides[::-1]
-            if low is not None and high is not None:
-                yield low, high + (1 if name.endswith("equal") else 0)
+        elif name in COMPARED:
+            pair = self._pair(condition, inputs if name.endswith("equal") else _unrounded(inputs))
+            if pair is not None:
+                yield pair
 
 
 def is_told(extent: Extent) -> bool:
@@ -245,15 +309,11 @@ def _is_exact(dtype: DType, held: Array) -> bool:
     return all(-most <= low and high <= most for low, high in spans)
 
 
-def _unrounded(at: Instruction) -> Instruction:
-    """The integer a float is the nearest to: one of which that is less is less itself."""
-    while at.name in ("convert", "squeeze", "unsqueeze", "reshape") and len(at.inputs) == 1:
-        if at.name == "convert" and not (at.shape.dtype.is_float or at.shape.dtype is I64):
-            break
-        if at.inputs[0].shape.dtype is BOOL:
-            break
-        (at,) = at.inputs
-    return at
+def _unrounded(sides: Sequence[Instruction]) -> Sequence[Instruction]:
+    """Integers, where two are compared as the floats next to them: which is less is less itself."""
+    rounded = all(v.name == "convert" and v.shape.dtype.is_float for v in sides)
+    whole = rounded and all(v.inputs[0].shape.dtype.is_integer for v in sides)
+    return [v.inputs[0] for v in sides] if whole else sides
 
 
 def _one(held: Array | None) -> Extent | None:
