@@ -93,6 +93,7 @@ ON_EXTENTS: dict[str, Callable[..., Array]] = {
     "mod": _elementwise(lambda a, b: a % b),
     "neg": _elementwise(lambda a: -a),
     "abs": _elementwise(lambda a: dim.maximum(a, -a) if dim.bounds(a)[0] < 0 else a),
+    "relu": _elementwise(lambda a: dim.maximum(a, 0)),
     "max": _elementwise(dim.maximum),
     "min": _elementwise(dim.minimum),
     "equal": _elementwise(_equal),

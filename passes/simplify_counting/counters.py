@@ -16,6 +16,7 @@ from migx.ir import Instruction, Module
 from migx.op import Array
 from migx.ops.builtin import Literal, Param
 from migx.ops.control import Loop
+from migx.ops.fused import Pointwise
 from migx.passes.simplify_counting.facts import Replaced, replaced, told_by
 from migx.passes.simplify_loops import is_true, known_before
 from migx.shape import BOOL, I32, I64, DType, Shape
@@ -34,7 +35,7 @@ difference is a number that a run tells.
 """
 EXACT = {"f16": 1 << 11, "bf16": 1 << 8, "f32": 1 << 24, "f64": 1 << 53}
 """The whole numbers up to which floats have all."""
-ON_FLOATS = {"abs", "add", "max", "min", "mul", "neg", "sub", "where"}
+ON_FLOATS = {"abs", "add", "max", "min", "mul", "neg", "relu", "sub", "where"}
 """Operations that make whole numbers of whole numbers, in floats as in integers."""
 ALONE = {"identity", "multibroadcast", "reshape", "squeeze", "unsqueeze"}
 """Operations that leave the one element that a condition has."""
@@ -80,14 +81,22 @@ class Counters:
             return held.reshape(op.lens)
         if type(op) is Param:
             return self._parameter(at)
-        if not at.inputs or at.modules or not operations.traits(op).foldable:
+        fused = isinstance(op, Pointwise) and not at.shape.parts
+        if not at.inputs or not (fused or operations.traits(op).foldable):
             return None
         given = [self.of(v, left - 1) for v in at.inputs]
         arrays = [np.asarray(v, object) for v in given if v is not None]
         if len(arrays) < len(given):
             return None
-        made = _computed(at, arrays)
+        made = self._within(at, arrays) if fused else _computed(at, arrays)
         return made if made is not None and _is_exact(at.shape.dtype, made) else None
+
+    def _within(self, at: Instruction, given: list[Array]) -> Array | None:
+        """What the module of a fused instruction makes of what it is given."""
+        (body,) = at.modules
+        inside = Counters(dict(zip(body.parameters.values(), given, strict=True)))
+        found = inside.of(body.outputs[0])
+        return None if found is None or inside._born else found
 
     def _anything(self, at: Instruction) -> Array | None:
         """Integers of which nothing is known: each the difference of two symbols."""
@@ -213,17 +222,12 @@ class Counters:
         low, high = (one, other) if asked.name.startswith("less") else (other, one)
         return low, high + (1 if asked.name.endswith("equal") else 0)
 
-    def value(self, symbol: Symbol) -> tuple[Instruction, int] | None:
-        """The value that a symbol is of, and the number of the element; None for one of which that
-        is to be subtracted.
+    def source(self, symbol: Symbol) -> tuple[Instruction | None, int, int]:
+        """Of what value and which of its elements a symbol is the part that is positive, or for a
+        sign of -1, what is to be subtracted of it; None for a symbol that is no such part.
         """
-        return self._born.get(symbol.name) if symbol.name.endswith(SIGNS[0]) else None
-
-    def other(self, symbol: Symbol) -> Symbol | None:
-        """The other of two symbols whose difference is a number."""
-        if symbol.name not in self._born:
-            return None
-        return Symbol(symbol.name[:-1] + SIGNS[symbol.name.endswith(SIGNS[0])])
+        at, number = self._born.get(symbol.name, (None, 0))
+        return at, number, 1 if symbol.name.endswith(SIGNS[0]) else -1
 
     def _rate(self, less: Extent, most: Extent, loop: Instruction) -> int:
         """How much more a number is from each iteration of a loop to the next, where it is compared
@@ -241,7 +245,7 @@ class Counters:
         if symbol == count.symbol:
             return False
         if symbol.name.startswith(HIDDEN):
-            at, _ = self._born.get(symbol.name, (None, 0))
+            at, _, _ = self.source(symbol)
             module = None if at is None else at.module
             return module is None or loop.modules[0] in module.enclosing()
         assert loop.module is not None

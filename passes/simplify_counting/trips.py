@@ -12,9 +12,10 @@ from migx.dim import Call, Dim, Extent, Monomial
 from migx.ir import Instruction
 from migx.op import Operation
 from migx.ops.builtin import Literal
-from migx.passes.simplify_counting.counters import Counters, is_told
+from migx.passes.simplify_counting.counters import SIGNS, Counters, is_told
 from migx.passes.simplify_loops import goes_on
 from migx.shape import I64
+from migx.symbol import Symbol
 
 ENDLESS = 1 << 31
 """A trip count from which on it is the condition alone that ends a loop."""
@@ -81,11 +82,15 @@ class _Maker:
                     return False
                 if atom.function == "floordiv" and dim.bounds(atom.args[0])[0] < 0:
                     return False  # which div rounds up
-            elif (other := self.counters.other(atom)) is None or (
-                found.get((other,)) != -coefficient
+            elif self.counters.source(atom)[0] is None or (
+                found.get((self._other(atom),)) != -coefficient
             ):
                 return False
         return True
+
+    def _other(self, symbol: Symbol) -> Symbol:
+        """The other part of the number that a symbol is one of."""
+        return Symbol(symbol.name[:-1] + SIGNS[symbol.name.endswith(SIGNS[0])])
 
     def _sum(self, extent: Extent) -> Instruction:
         """An extent of numbers that a program has."""
@@ -100,10 +105,11 @@ class _Maker:
             (atom,) = monomial
             if isinstance(atom, Call):
                 value = self._all(CALLS[atom.function](), [*map(self._sum, atom.args)])
-            elif (found := self.counters.value(atom)) is None:
-                continue  # the other half of one that is
             else:
-                value = self._element(*found)
+                at, number, sign = self.counters.source(atom)
+                if at is None or sign < 0:
+                    continue  # the other part has been the difference
+                value = self._element(at, number)
             if coefficient != 1:
                 value = self.add(ops.Mul(), value, self._known(coefficient))
             values.append(value)

@@ -24,6 +24,7 @@ from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.kernels import kernel_for
 from migx.targets.cpu.machine import host
 from migx.targets.cpu.plans import control, control_kernels
+from migx.targets.cpu.plans.lengths import Lengths
 from migx.targets.cpu.plans.outline import Outline, captured, lies_in_literal, packed
 from migx.targets.cpu.runs.growing import Counted, GrowingLoop
 from migx.targets.cpu.runs.peaks import peaks
@@ -45,11 +46,11 @@ class CpuExecutable:
         self.literals = Literals()
         self.pieces: dict[Module, list[Piece]] = {}
         self.outputs: dict[Module, tuple[Instruction, ...]] = {}
-        self._sizes = Told(program.main)
+        self._sizes, self._lengths = Told(program.main), Lengths(program.main)
         known = objects_of(context.saved)
         self._saved = Kernels(context.saved, program) if context.saved else None
         self._find_kernels(program.main)
-        self._prepare(program.main, set())
+        self._prepare(program.main, self._lengths.names)
         self._codes = jit.codes(self._texts(), known)
         self.loop = runtime().run
         self.code_of = {symbol: code.address for symbol, code in self._codes.items()}
@@ -112,7 +113,8 @@ class CpuExecutable:
         return self._run([*arguments.values()], Call(slots))
 
     def _run(self, given: Sequence[Argument], call: Call) -> list[Argument]:
-        return self.run_module(self.program.main, given, {}, self._sizes(given), call)
+        sizes = self._lengths.told(given, self._sizes(given))
+        return self.run_module(self.program.main, given, {}, sizes, call)
 
     def profile(self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument]) -> Profile:
         """Runs once, each kernel by itself, and says what each took."""
