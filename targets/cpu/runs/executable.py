@@ -168,28 +168,33 @@ def _is_handed_on(at: Instruction, module: Module) -> bool:
 
 def _cut(executable: CpuExecutable, module: Module, known: set[str]) -> list[Piece]:
     """The pieces of a module."""
-    kernel_of = executable.kernels.get
-    flow = control.native(module, known, kernel_of)
+    flow = control.native(module, known, executable.kernels.get)
+    every = executable.all_kernels
     made: list[Piece] = []
     read_later = dict.fromkeys(module.outputs)
     given_away = {lies_in(v)[0] for v in module.outputs}
     for instructions, late in reversed(pieces(module, known)):
-        if late is not None:
+        counted, kernel_of = None, executable.kernels.get
+        if late in executable.counting:
+            counted = Counted(late, executable.counting[late])
+            instructions, kernel_of = [*instructions, late], every.get
+        elif late is not None:
             read_later.pop(late, None)
             read_later |= dict.fromkeys((*late.inputs, *captured(late, kernel_of)))
         own = set(instructions)
         results = [v for v in read_later if v in own and _is_handed_on(v, module)]
         lasting = [v for v in results if lies_in(v)[0] in given_away]
+        if counted is not None:  # of its room, what there is is copied
+            results, lasting = (
+                [*dict.fromkeys((*results, counted.at))],
+                [v for v in lasting if v is not counted.at],
+            )
         inside = {at: flow[at] for at in flow if at in own}
         plain = Outline(instructions, results, kernel_of, lasting=lasting)
         outline = plain
         if inside:
             outline = Outline(instructions, results, kernel_of, flow, lasting=lasting)
-        grows: GrowingLoop | Counted | None = None
-        if late in flow:
-            grows = GrowingLoop(executable, late, flow)
-        elif late in executable.counting:
-            grows = Counted(executable, late, executable.counting[late])
-        made.insert(0, Piece(executable, outline, plain, late, grows))
+        grows = GrowingLoop(executable, late, flow) if late in flow else None
+        made.insert(0, Piece(executable, outline, plain, late, grows, counted))
         read_later = {v: None for v in (*read_later, *outline.given) if v not in own}
     return made
