@@ -41,9 +41,9 @@ class SimplifyLoops(Pass):
 
     def apply(self, module: Module, manager: PassManager) -> bool:
         loops = [at for at in module if isinstance(at.op, Loop)]
-        changed = [simplified(at) for at in loops if _is_own(at)]
-        changed += [filled(at) for at in module if isinstance(at.op, Loop) and _is_own(at)]
-        sized = [_sized(at) for at in module if isinstance(at.op, Loop) and _is_own(at)]
+        changed = [simplified(at) for at in loops if is_own(at)]
+        changed += [filled(at) for at in module if isinstance(at.op, Loop) and is_own(at)]
+        sized = [_sized(at) for at in module if isinstance(at.op, Loop) and is_own(at)]
         return any((*changed, *sized))
 
 
@@ -88,7 +88,7 @@ def _open_dims(at: Instruction) -> Iterator[tuple[str, Extent, Extent, str | Non
     at first and in the iteration after, and the symbols that they are in the results, if any.
     """
     assert at.module is not None
-    loop = _Carrying(at)
+    loop = Carrying(at)
     known = loop.known
     for i, parameter in enumerate(loop.parameters):
         shapes = (loop.firsts[i].shape, loop.returned[1 + i].shape, at.shape.parts[i])
@@ -99,14 +99,14 @@ def _open_dims(at: Instruction) -> Iterator[tuple[str, Extent, Extent, str | Non
                 yield name, start, then, after if after and end == Dim(after) else None
 
 
-def _is_own(at: Instruction) -> bool:
+def is_own(at: Instruction) -> bool:
     """Whether the body is the loop's to change, and its results are read one by one."""
     return at.modules[0].parent is at and all(isinstance(u.op, GetTupleElem) for u in at.users)
 
 
 def simplified(at: Instruction) -> bool:
     """Replaces a loop by one that carries less, if there is one."""
-    loop = _Carrying(at)
+    loop = Carrying(at)
     every = range(loop.count)
     passed_on = [i for i in every if loop.is_passed_on(i)]
     grown, collected = ([i for i in every if holds(i)] for holds in (loop.grows, loop.collects))
@@ -144,14 +144,14 @@ def goes_on(at: Instruction) -> bool:
 
 def trip_count(at: Instruction) -> Extent | None:
     """How often a loop runs, where that is known and nothing ends it before."""
-    return _Carrying(at).trips()
+    return Carrying(at).trips()
 
 
 def filled(at: Instruction) -> bool:
     """Lets what is carried but never read begin with zeros of the dims that it has from the first
     iteration on, if there surely is one.
     """
-    loop = _Carrying(at)
+    loop = Carrying(at)
     unread = [i for i in range(loop.count) if loop.runs() and loop.is_unread(i)]
     for i in unread:
         shape = loop.returned[1 + i].shape
@@ -189,7 +189,7 @@ def known_before(at: Instruction) -> set[str]:
     return found
 
 
-class _Carrying:
+class Carrying:
     """A loop, its body, and what it carries."""
 
     def __init__(self, at: Instruction) -> None:
@@ -220,7 +220,7 @@ class _Carrying:
         if stacks:
             return stacks[0].dims[0]
         known = self.trips()
-        return _fresh(self.module.program, f"{self.body.name}.trips") if known is None else known
+        return fresh(self.module.program, f"{self.body.name}.trips") if known is None else known
 
     def trips(self) -> Extent | None:
         """The trip count, where it is known and nothing ends the loop before."""
@@ -319,7 +319,7 @@ class _Carrying:
             and not self.firsts[i].inputs
             and member.shape.dtype.is_tensor
             and {s.name for s in member.shape.symbols()} <= self.known
-            and all(self._joins(read, member.shape) for read in self.readers(i))
+            and all(self.joins(read, member.shape) for read in self.readers(i))
         )
 
     def readers(self, i: int) -> list[Instruction]:
@@ -327,7 +327,7 @@ class _Carrying:
         elements = [u for u in self.at.users if u.op == GetTupleElem(i)]
         return [reader for element in elements for reader in element.users]
 
-    def _joins(self, read: Instruction, member: Shape) -> bool:
+    def joins(self, read: Instruction, member: Shape) -> bool:
         """Whether an instruction makes a tensor of members of a shape, of dims that are so or that
         nothing before is called by.
         """
@@ -410,7 +410,7 @@ def is_true(value: Instruction) -> bool:
     return isinstance(op, Literal) and not op.replaceable and bool(op.value.array.all())
 
 
-def _fresh(program: Program, name: str) -> Dim:
+def fresh(program: Program, name: str) -> Dim:
     """A symbol that the program does not have yet."""
     taken, count = program.symbols(), 0
     found = name

@@ -222,6 +222,14 @@ class Counters:
         low, high = (one, other) if asked.name.startswith("less") else (other, one)
         return low, high + (1 if asked.name.endswith("equal") else 0)
 
+    def whose(self, number: Extent) -> Instruction | None:
+        """The value of which a number is the only element, if only a run tells it."""
+        for symbol in dim.symbols(number):
+            at, _, _ = self.source(symbol)
+            if at is not None and self.one(at) == number:
+                return at
+        return None
+
     def source(self, symbol: Symbol) -> tuple[Instruction | None, int, int]:
         """Of what value and which of its elements a symbol is the part that is positive, or for a
         sign of -1, what is to be subtracted of it; None for a symbol that is no such part.
