@@ -162,7 +162,7 @@ class _Repeats:
         zero, one = (self._literal(n) for n in (0, 1))
         every = add(ops.Concat(0), times, self._literal([0]))
         least = add(ops.GreaterOrEqual(), self._only(ops.ReduceMin((0,)), every), zero)
-        x = add(Assume(True, "a row is repeated less often than not at all"), self.x, least)
+        x = add(Assume(True, "a row is to be repeated a negative number of times"), self.x, least)
         places = add(ops.DynamicRange(most), zero, self._only(ops.ReduceMax((0,)), every), one)
         places = add(ops.Multibroadcast((count, most)), places)
         ends = add(ops.Multibroadcast((count, most)), add(ops.Unsqueeze((1,)), times))
