@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from migx.errors import DimError, ShapeError
 from migx.ir import Instruction
 from migx.manager import Pass, PassManager
 from migx.match import on, var
-from migx.ops.control import Loop
+from migx.ops.control import Assume, Loop
 from migx.passes.simplify_counting.counters import Counters, is_told
 from migx.passes.simplify_counting.facts import Replaced, replaced
 from migx.passes.simplify_counting.trips import count_trips
@@ -24,14 +24,24 @@ from migx.passes.simplify_dyn_ops.forms import bounds_of
 from migx.passes.simplify_loops import trip_count
 from migx.program import Program
 from migx.rewrite import Cursor, Declined, RuleSet, rewrite, rule
+from migx.shape import I64
 from migx.specialise import substitute_symbols
 
-Cut: TypeAlias = tuple[Extent, Extent, bool]
-"""Where a slice begins along an axis, how long it is, and whether it begins where its start says:
-else at an extent that a program has.
-"""
 MOST = 1024
 """The length up to which a slice is picked by a list of places."""
+BEHIND = "a slice is to be of one row, but begins at -1 and ends at 0"
+
+
+class Cut(NamedTuple):
+    """Where a slice begins along an axis, and how long it is. Where it is ``counted`` it begins
+    where its start says, else at an extent that a program has; what is ``asked`` is whether that
+    is -1, from where one element ends before the first.
+    """
+
+    begin: Extent
+    length: Extent
+    counted: bool = False
+    asked: bool = False
 
 
 @rule(on(ops.DynamicSlice, var("x"), var("starts"), var("ends"), var("steps"), name="root"))
@@ -44,20 +54,27 @@ def counted_slice(
     found = cuts(root, Counters())
     if found is None:
         return Declined("nothing says how long it is")
-    if tuple(length for _, length, _ in found) != op.out_lens:
+    if tuple(cut.length for cut in found) != op.out_lens:
         return Declined("its result has dims of its own")
-    for number, (axis, (begin, length, counted)) in enumerate(zip(op.axes, found, strict=True)):
-        if not counted:
-            if (begin, length) != (0, x.shape.dims[axis]):
-                x = at(ops.Slice((axis,), (begin,), (begin + length,)), x)
-            continue
-        one = len(op.axes) == 1
-        place = starts if one else at(ops.Slice((0,), (number,), (number + 1,)), starts)
-        if isinstance(length, int) and length != 1:
-            steps = at.literal(np.arange(length))
-            place = at(ops.Add(), broadcast_to(at, place, (length,)), steps)
-        x = at(ops.Gather(axis), x, place)
+    for number, (axis, cut) in enumerate(zip(op.axes, found, strict=True)):
+        if cut.counted:
+            one = len(op.axes) == 1
+            place = starts if one else at(ops.Slice((0,), (number,), (number + 1,)), starts)
+            x = at(ops.Gather(axis), x, places(at, place, cut))
+        elif (cut.begin, cut.length) != (0, x.shape.dims[axis]):
+            x = at(ops.Slice((axis,), (cut.begin,), (cut.begin + cut.length,)), x)
     return x
+
+
+def places(at: Cursor, start: Instruction, cut: Cut) -> Instruction:
+    """The places of a slice along an axis, as i64, from where it starts."""
+    start = start if start.shape.dtype is I64 else at(ops.Convert(I64), start)
+    if cut.asked:
+        behind = at(ops.Equal(), start, at.literal(np.array([-1])))
+        start = at(Assume(False, BEHIND), start, at(ops.Reshape(()), behind))
+    if not isinstance(cut.length, int) or cut.length == 1:
+        return start
+    return at(ops.Add(), broadcast_to(at, start, (cut.length,)), at.literal(np.arange(cut.length)))
 
 
 class SimplifyCounting(Pass):
@@ -102,7 +119,7 @@ def lengths(at: Instruction, counters: Counters) -> Iterator[tuple[Extent, Exten
     if isinstance(at.op, ops.DynamicSlice):
         found = cuts(at, counters)
         if found is not None:
-            yield from zip(at.op.out_lens, (length for _, length, _ in found), strict=True)
+            yield from zip(at.op.out_lens, (cut.length for cut in found), strict=True)
     elif isinstance(at.op, Loop):
         trips = trip_count(at)
         rows = at.shape.parts[len(at.inputs) - 2 :]
@@ -126,14 +143,24 @@ def cuts(at: Instruction, counters: Counters) -> list[Cut] | None:
     if starts is None or ends is None or steps is None or any(s != 1 for s in steps.tolist()):
         return None
     by, dims = counters.replaced(at.module), at.inputs[0].shape.dims
-    bounds = zip(starts.tolist(), ends.tolist(), (dims[axis] for axis in op.axes), strict=True)
-    found = [_cut(*each, by) for each in bounds]
+    found = [
+        _cut(start, end, dims[axis], by, alone=_is_taken_alone(at, axis))
+        for axis, start, end in zip(op.axes, starts.tolist(), ends.tolist(), strict=True)
+    ]
     return None if None in found else [cut for cut in found if cut is not None]
 
 
-def _cut(start: Extent, end: Extent, extent: Extent, by: Replaced) -> Cut | None:
+def _is_taken_alone(at: Instruction, axis: int) -> bool:
+    """Whether all who read a slice drop an axis, which must be of one element then."""
+    users = [*at.users]
+    alone = all(isinstance(u.op, ops.Squeeze) and axis in u.op.axes for u in users)
+    return alone and bool(users) and all(u.module is at.module for u in users)
+
+
+def _cut(start: Extent, end: Extent, extent: Extent, by: Replaced, *, alone: bool) -> Cut | None:
     """A slice along an axis of some extent: as sizes say, or as long each time wherever a loop has
-    come to, by what symbols are there.
+    come to, by what symbols are there. One that is taken ``alone`` is of one element, or the run
+    fails.
     """
     for counted, known in ((False, []), (True, by)):
         first, last, whole = (replaced(each, known) for each in (start, end, extent))
@@ -143,7 +170,10 @@ def _cut(start: Extent, end: Extent, extent: Extent, by: Replaced) -> Cut | None
             continue
         length = behind - begin
         if not counted and is_told(begin) and is_told(length):
-            return begin, length, False
+            return Cut(begin, length)
         if isinstance(length, int) and length <= MOST and begin in (first, first + whole):
-            return start, length, True
+            return Cut(start, length, counted=True)
+    if alone and end - start == 1:
+        asked = dim.may_equal(replaced(start, by), -1)
+        return Cut(start, 1, counted=True, asked=asked)
     return None

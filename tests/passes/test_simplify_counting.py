@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import migx
+from migx.errors import EvaluationError
 from migx.program import Program
 from migx.targets.cpu.runs.executable import CpuExecutable
 
@@ -169,3 +170,29 @@ def test_a_slice_that_is_as_long_in_every_iteration_is_picked(changes: dict[str,
 @pytest.mark.parametrize("changes", UNTOLD.values(), ids=str)
 def test_a_slice_that_may_be_shorter_stays(changes: dict[str, str]) -> None:
     assert slices(agree(text(**changes), 0, 1, 2, 3, 7))
+
+
+ROW = """
+module main(x: f32[n, 2], i: i64[]) {
+  %0 = unsqueeze(i) {axes=(0,)}
+  %1 = @literal() {value=[1]} : i64[1]
+  %2 = add(%0, %1)
+  %3 = dynamic_slice(x, %0, %2, %1) {axes=(0,), out_lens=(q,)}
+  %4 = squeeze(%3) {axes=(0,)}
+  return %4
+}
+"""
+
+
+@pytest.mark.parametrize("place", range(-5, 5))
+def test_a_slice_of_which_one_row_is_taken_is_that_row_or_fails(place: int) -> None:
+    program, ref = migx.parse(ROW).compile("cpu"), migx.parse(ROW).compile("ref")
+    assert not slices(program)
+    given = {"x": np.arange(6, dtype=np.float32).reshape(3, 2), "i": np.array(place)}
+    try:
+        (expected,) = ref.eval(given)
+    except EvaluationError:
+        with pytest.raises(EvaluationError, match="a slice is to be of one row|is outside axis"):
+            program.eval(given)
+    else:
+        assert np.array_equal(program.eval(given)[0], expected)
