@@ -36,7 +36,8 @@ class SimplifyLoops(Pass):
 
     Dims of what is carried that stay as they are at first are those; of dims that begin alike and
     become as much more in each iteration, as those of what attention has seen in all layers, one
-    symbol is left.
+    symbol is left. What no iteration reads begins with zeros of the dims that it has from the first
+    on, where there surely is one.
     """
 
     def apply(self, module: Module, manager: PassManager) -> bool:
