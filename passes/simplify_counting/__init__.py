@@ -108,9 +108,11 @@ def sizes_of(at: Instruction, counters: Counters) -> Iterator[tuple[Extent, Exte
     as well.
     """
     assert at.module is not None
-    given = {s.name for p in at.module.program.main.parameters.values() for s in p.shape.symbols()}
+    main, is_main = at.module.program.main, at.module.parent is None
     for mine, known in lengths(at, counters):
-        if at.module.parent is None or {s.name for s in dim.symbols(known)} <= given:
+        names = {symbol.name for symbol in dim.symbols(known)}
+        given = (s.name for p in main.parameters.values() for s in p.shape.symbols())
+        if is_main or not names or names <= {*given}:
             yield mine, known
 
 

@@ -196,10 +196,9 @@ class Counters:
             return None
         start = dim.substitute(less, {count.symbol.name: 0})
         if is_true(given) or _is_undefined(given):
-            return dim.maximum(most - start + (more - 1), 0) // more + 1
-        if self._asked(given) != (start - more, most):
-            return None
-        return dim.maximum(most - start + (2 * more - 1), 0) // more
+            return _steps(start, most, more) + 1
+        start = start - more
+        return _steps(start, most, more) if self._asked(given) == (start, most) else None
 
     def _asked(self, asked: Instruction, holds: Instruction | None = None) -> Pair | None:
         """What is less than what, if and only if a condition holds; ``holds`` is another that
@@ -270,6 +269,11 @@ class Counters:
             pair = self._pair(condition, inputs if name.endswith("equal") else _unrounded(inputs))
             if pair is not None:
                 yield pair
+
+
+def _steps(start: Extent, most: Extent, more: int) -> Extent:
+    """How often so much more is added till a number is no longer less than another."""
+    return (dim.maximum(most, start) - start + (more - 1)) // more
 
 
 def is_told(extent: Extent) -> bool:

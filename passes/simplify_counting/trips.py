@@ -17,7 +17,7 @@ from migx.passes.simplify_loops import goes_on
 from migx.shape import I64
 from migx.symbol import Symbol
 
-ENDLESS = 1 << 31
+ENDLESS = 1 << 62
 """A trip count from which on it is the condition alone that ends a loop."""
 CALLS: dict[str, type[Operation]] = {"min": ops.Min, "max": ops.Max, "floordiv": ops.Div}
 
@@ -33,7 +33,9 @@ def count_trips(at: Instruction) -> bool:
     most = counters.one(limit) if limit.shape.dtype.is_tensor else ENDLESS
     if not isinstance(most, int) or most < ENDLESS:
         count = None if most is None else dim.minimum(count, dim.maximum(most, 0))
-    if count is None or (trips := maker.made(count)) is None:
+    if count is None or any(abs(c) >= ENDLESS for _, c in dim.terms(count)):
+        return False  # more than an i64 counts to, when some are added
+    if (trips := maker.made(count)) is None:
         return False
     assert at.module is not None
     at.module.replace_input(at, 0, trips)

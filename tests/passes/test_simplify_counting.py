@@ -172,6 +172,30 @@ def test_a_slice_that_may_be_shorter_stays(changes: dict[str, str]) -> None:
     assert slices(agree(text(**changes), 0, 1, 2, 3, 7))
 
 
+def trips(made: str) -> list[str]:
+    """What says how often the loop of a program is run, by its pass."""
+    program = migx.parse(made)
+    migx.run_passes(program, "simplify_counting")
+    return [at.inputs[0].name for at in program.main if at.name == "loop"]
+
+
+def test_a_condition_that_counts_is_a_trip_count() -> None:
+    assert trips(text(**ASKED)) == ["dim_literal"]
+    assert trips(text(**ASKED | {"given": "%10, %5"})) == ["dim_literal"]
+    assert trips(text(**ASKED | {"given": "%4, %0"})) == ["dim_literal"]
+
+
+@pytest.mark.parametrize("most", [(1 << 63) - 1, (1 << 62) + 5, -(1 << 63)])
+@pytest.mark.parametrize("compare", ["less", "less_or_equal"])
+def test_a_condition_that_counts_to_what_is_hardly_a_number(most: int, compare: str) -> None:
+    made = text(
+        given="%10, %0",
+        bounds=f"%9 = @literal() {{value=[{most}]}} : i64[]\n%10 = identity(i)\n%11 = add(i, %1)",
+        goes_on=f"%30 = {compare}(%4, %9)\nreturn %30, %4, %26",
+    ).replace("[1024]", "[3]")
+    agree(made, 1, 3)
+
+
 ROW = """
 module main(x: f32[n, 2], i: i64[]) {
   %0 = unsqueeze(i) {axes=(0,)}
