@@ -272,8 +272,12 @@ class Counters:
 
 
 def _steps(start: Extent, most: Extent, more: int) -> Extent:
-    """How often so much more is added till a number is no longer less than another."""
-    return (dim.maximum(most, start) - start + (more - 1)) // more
+    """How often so much more is added till a number is no longer less than another; of a number
+    that a run tells nothing is subtracted that might leave the integers.
+    """
+    sized = is_told(most) and is_told(start)
+    left = dim.maximum(most - start, 0) if sized else dim.maximum(most, start) - start
+    return (left + (more - 1)) // more
 
 
 def is_told(extent: Extent) -> bool:
