@@ -54,6 +54,8 @@ def counted_slice(
     found = cuts(root, Counters())
     if found is None:
         return Declined("nothing says how long it is")
+    if x.shape.dtype.is_packed and any(cut.counted for cut in found):
+        return Declined("its elements are no whole bytes")
     if tuple(cut.length for cut in found) != op.out_lens:
         return Declined("its result has dims of its own")
     for number, (axis, cut) in enumerate(zip(op.axes, found, strict=True)):
@@ -79,10 +81,11 @@ def places(at: Cursor, start: Instruction, cut: Cut) -> Instruction:
 
 class SimplifyCounting(Pass):
     """Gives loops that are over when they have counted to a number a trip count that says so. Finds
-    the lengths of ``dynamic_slice`` and ``dynamic_range`` that are the same in every
-    iteration of the loops around them, though where they begin and end is counted: ``x[i:i + 1]``
-    is one row wherever ``i`` is less than the length of ``x``, as the trip count or the condition
-    may say. The symbols their results were given are replaced, and such a slice is a gather.
+    the lengths of ``dynamic_slice`` and ``dynamic_range`` that are the same in every iteration of
+    the loops around them, though where they begin and end is counted: ``x[i:i + 1]`` is one row
+    wherever ``i`` is less than the length of ``x``, as the trip count or the condition may say, or
+    where it is squeezed, which fails for any other. The symbols their results were given are
+    replaced, and such a slice is a gather.
     """
 
     rules = RuleSet((counted_slice,))
