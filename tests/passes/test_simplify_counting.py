@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 
@@ -170,6 +172,37 @@ def test_a_slice_that_is_as_long_in_every_iteration_is_picked(changes: dict[str,
 @pytest.mark.parametrize("changes", UNTOLD.values(), ids=str)
 def test_a_slice_that_may_be_shorter_stays(changes: dict[str, str]) -> None:
     assert slices(agree(text(**changes), 0, 1, 2, 3, 7))
+
+
+STARTS = {
+    "i": "%10 = identity(i)",
+    "p": "%10 = identity(p)",
+    "2*i": "%10 = mul(i, %2)",
+    "p - 1": "%10 = sub(p, %1)",
+    "the last": "%12 = sub(main:%3, %1)\n%10 = sub(%12, i)",
+    "counted from the end": "%12 = neg(p)\n%10 = sub(%12, %2)",
+}
+
+
+def drawn(choices: random.Random) -> str:
+    """A loop of some trip count, condition, counter and slice: most of these may be cut off."""
+    pick = choices.choice
+    asks = pick(["less", "less_or_equal", "greater", ""])
+    sides = "main:%3, %4" if asks == "greater" else "%4, main:%3"
+    return text(
+        rows=pick(["n", "n", "5"]),
+        first=pick(["0", "0", "1", "-1"]),
+        trips=pick(["n", "max(n - 1, 0)", "n//2", "n + 1", "min(n, 4)"]),
+        given=pick(["%4, %5", "%4, %0", "%3, %5", "%10, %5"] if asks else ["%3, %0", "%3, %5"]),
+        step=pick(["1", "1", "2"]),
+        bounds=f"{pick([*STARTS.values()])}\n%11 = add(%10, {pick(['%1', '%1', '%2', '%3'])})",
+        goes_on=f"%30 = {asks}({sides})\nreturn %30, %4, %26" if asks else DEFAULTS["goes_on"],
+    )
+
+
+def test_loops_that_are_drawn_agree_with_ref() -> None:
+    found = [bool(slices(agree(drawn(random.Random(seed)), 0, 1, 2, 5))) for seed in range(60)]
+    assert 5 < sum(found) < 55, "some are picked, some are not"
 
 
 def trips(made: str) -> list[str]:
