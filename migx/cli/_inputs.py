@@ -28,10 +28,10 @@ Array = NDArray[Any]
 
 
 def read_or_drawn(
-    program: Program, options: argparse.Namespace
+    program: Program, options: argparse.Namespace, *, apart: bool = False
 ) -> tuple[dict[str, Array], dict[str, int]]:
     """The inputs for a program, and the sizes that were chosen for its symbols in order to draw
-    them.
+    them: small ones, and ``apart`` to tell a right answer from a wrong one.
     """
     parameters = {name: p.shape for name, p in program.main.parameters.items()}
     if options.inputs is not None:
@@ -43,7 +43,7 @@ def read_or_drawn(
         rng = np.random.default_rng(options.seed)
         return {name: drawn(name, shape, sizes, rng) for name, shape in parameters.items()}
 
-    sizes = chosen(program, options.sizes, draw)
+    sizes = chosen(program, options.sizes, draw, apart=apart)
     return draw(sizes), sizes
 
 

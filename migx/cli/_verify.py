@@ -36,7 +36,7 @@ def verified(options: argparse.Namespace) -> dict[str, Any]:
     held = program.compiled if unsaid and _options.ready(program, options) else None
     if unsaid and held is None:
         options.target = usual(options)
-    inputs, sizes = _inputs.read_or_drawn(program, options)
+    inputs, sizes = _inputs.read_or_drawn(program, options, apart=True)
     with _inputs.explaining(sizes):
         found = checked(program, Path(options.model), inputs, options, held)
     return {"model": options.model, "sizes": listed(sizes), **found}

@@ -4,7 +4,9 @@ Without a command the outputs on the target are held against the model's own mea
 bounds that are derived. With one, it is run on what the passes leave, a .migx file in the place of
 {} or at its end, and fails by its exit code. The exit code is 1 where nothing is wrong.
 
-A case that `migx fuzz` has saved says itself which passes and inputs; options overrule it.
+Inputs are drawn from a seed when no file of them is given; symbols then have small sizes above 1
+that differ, as far as the model takes them. A case that `migx fuzz` has saved says itself which passes and
+inputs; options overrule it.
 """
 
 from __future__ import annotations
@@ -80,7 +82,7 @@ def _judge(program: Program, pipeline: Pipeline, options: argparse.Namespace) ->
     from migx.cli import _inputs
     from migx.debug.bisect import against_ref
 
-    inputs, sizes = _inputs.read_or_drawn(program, options)
+    inputs, sizes = _inputs.read_or_drawn(program, options, apart=True)
     with _inputs.explaining(sizes):
         return against_ref(program, inputs, options.target, pipeline.approximations())
 

@@ -64,6 +64,40 @@ def test_sizes_and_arrays_given_are_those_compared(migx: Migx, model: Path, tmp_
     assert migx("verify", model, "--target", "cpu", "--fast-math").code == 0
 
 
+@pytest.mark.parametrize(
+    ("program", "sizes"),
+    [
+        ("(x: f32[b, s], y: f32[s]) { %0 = relu(x) return %0 }", "b=2, s=3"),
+        (
+            """(mask: f32[total], past: f32[past], new: f32[new]) {
+              %0 = concat(past, new) {axis=0}
+              %1 = mul(mask, %0)
+              return %1
+            }""",
+            "total=5, past=3, new=2",
+        ),
+        (
+            """(x: f32[b, h, w], y: f32[c], z: f32[4, 4]) {
+              %0 = slice(x) {axes=(1,), starts=(5,), ends=(h,)}
+              %1 = slice(x) {axes=(2,), starts=(5,), ends=(w,)}
+              %2 = slice(x) {axes=(0,), starts=(0,), ends=(c,)}
+              %3 = multibroadcast(z) {out_lens=(b, 4, 4)}
+              return %0, %1, %2, %3
+            }""",
+            "b=4, h=16, w=8, c=3",
+        ),
+    ],
+)
+def test_sizes_are_drawn_above_1_and_apart(
+    program: str, sizes: str, migx: Migx, tmp_path: Path
+) -> None:
+    case = tmp_path / "case.migx"
+    case.write_text(f"module main{program}\n")
+    result = migx("verify", case, "--json")
+    assert result.code == 0, result.err
+    assert result.json["sizes"] == sizes
+
+
 def test_a_changed_weight_is_found(migx: Migx, model: Path, tmp_path: Path) -> None:
     """The peer reads the file as it is; the text beside it has one weight that is off."""
     other = onnx.load(model)
