@@ -65,7 +65,9 @@ def test_weights_and_what_slots_become_of_them(migx: Migx, tmp_path: Path) -> No
     assert [{row["kind"] for row in each} for each in rows] == [{"fixed"}, {"deferred"}]
     assert [[row["weight"] for row in each] for each in rows] == [["w1", "b1", "w2", "b2"]] * 2
     assert "w1      f32[8, 16]    512  fixed  model.data at 0" in migx("params", model).out
-    assert migx("read", model, "--weights", "--json").json == []
+    assert [row["slot"] for row in migx("read", model, "--weights", "--json").json] == ["w1", "b1", "w2", "b2"]
+    assert migx("compile", model, "--target", "ref", "-o", compiled).code == 0
+    assert migx("read", compiled, "--weights").out.startswith("no slots: it was compiled with its")
     assert migx("compile", *ways[1], "--target", "ref", "-o", compiled).code == 0
     slots = migx("read", compiled, "--weights", "--json").json
     assert {"slot": "b1", "shape": "f32[16]", "made of": "b1"} in slots
@@ -144,3 +146,8 @@ def test_a_mistake_is_one_message_and_exit_code_2(
     assert message in result.err
     assert result.out == ""
     assert "Traceback" not in result.err
+
+
+def test_slots_of_weights_that_lie_in_the_models_own_file(migx: Migx, model: Path) -> None:
+    """All that could be replaced are shown."""
+    assert [row["slot"] for row in migx("read", model, "--weights", "--json").json] == ["w", "b"]
