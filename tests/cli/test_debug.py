@@ -107,6 +107,17 @@ def test_bisect_with_a_command_of_the_users_own(migx: Migx, model: Path) -> None
     right = migx(*words, "--", *command[:2], "pass")
     assert (right.code, right.out) == (1, f"nothing is wrong after {words[-1]}\n")
     assert migx("bisect", model, "--passes", "", "--json").json["symptom"] is None
+    always = migx(*words, "--", *command[:2], "import sys; sys.exit(3)")
+    assert always.code == 1
+    assert always.out.startswith("exit code 3\n\nit fails without any of ")
+    assert "before:" not in always.out
+
+
+@pytest.mark.parametrize("verb", ["bisect", "reduce"])
+def test_a_command_that_does_not_run_is_no_symptom(verb: str, migx: Migx, model: Path) -> None:
+    result = migx(verb, model, "--passes", "wrong", "--", "no-such-command")
+    assert (result.code, result.out) == (2, "")
+    assert result.err == "error: cannot run no-such-command: No such file or directory\n"
 
 
 def test_reduce_keeps_how_the_command_fails(
