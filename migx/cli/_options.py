@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def add_inputs(parser: argparse.ArgumentParser) -> None:
     """Declares where inputs come from."""
     parser.add_argument(
-        "--inputs", metavar="FILE.npz", help="the inputs by name; drawn where it is not given"
+        "--inputs", metavar="FILE.npz", help="inputs by name; what it lacks is drawn"
     )
     parser.add_argument(
         "--seed", metavar="N", type=int, default=0, help="the seed inputs are drawn from (0)"

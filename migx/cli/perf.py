@@ -2,8 +2,8 @@
 
 Runs are timed whole, and in one run each kernel by itself. GFLOP/s and GB/s stand beside what the
 machine does at best, which is measured too: the most arithmetic, and a copy of memory, which what
-stays in caches may well outdo. Inputs are drawn from a seed when no file of them is given; symbols
-then have small sizes that the model takes, 1 where it does. Of a target that cannot tell what
+stays in caches may well outdo. Inputs that no file gives are drawn from a seed; symbols then have
+small sizes that the model takes, 1 where it does. Of a target that cannot tell what
 each kernel takes there are the whole runs alone.
 """
 

@@ -1,7 +1,8 @@
 """Runs a model and summarises its outputs.
 
-Inputs are drawn from a seed when no file of them is given; symbols then have small sizes that the
-model takes, 1 where it does.
+Inputs that no file gives are drawn from a seed; symbols then have small sizes that the model takes,
+1 where it does. Integers are drawn from the indices of a table that they are looked up in, or the
+constants they are compared with; 0 and 1 where they are neither.
 """
 
 from __future__ import annotations

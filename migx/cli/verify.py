@@ -4,8 +4,8 @@ Each output may differ by what rounding explains: the bound comes from the eleme
 roundings on the way to it, see migx.testing.bounds. The exit code is 1 when one differs by more.
 Where a bound is at least half of the greatest magnitude, passing says next to nothing: undecided.
 Of a saved program what its file holds is run, unless a target or passes are given.
-Inputs are drawn from a seed when no file of them is given; symbols then have small sizes above 1
-that differ, as far as the model takes them.
+Inputs that no file gives are drawn from a seed, as by `migx run`, but symbols have small sizes above
+1 that differ, as far as the model takes them.
 A case that `migx fuzz` has saved says itself which passes and inputs; options overrule it.
 """
 

@@ -137,6 +137,45 @@ def test_sizes_are_such_as_the_program_takes(
     assert given.json["sizes"] == {k: v for k, v in sizes.items() if k != min(sizes)}
 
 
+LOOKED_UP = """module main(ids: i64[n, 3], kind: i32[], mask: i64[n]) {
+  %0 = @literal() {value=[-1.0, -2.0, -3.0, -4.0, -5.0, -6.0, -7.0]} : f32[7]
+  %1 = unsqueeze(ids) {axes=(2,)}
+  %2 = gather(%0, %1) {axis=0}
+  %3 = @literal() {value=[5, 9]} : i32[2]
+  %4 = multibroadcast(kind) {out_lens=(2,)}
+  %5 = equal(%3, %4)
+  %6 = neg(mask)
+  return %2, %5, %6
+}
+"""
+
+
+def test_integers_are_such_as_the_program_reads_them(migx: Migx, tmp_path: Path) -> None:
+    """Indices of the whole table, one of the constants, and a mask of 0 and 1."""
+    case, out = tmp_path / "case.migx", tmp_path / "out.npz"
+    case.write_text(LOOKED_UP)
+    assert migx("run", case, "--dim-param", "n=40", "--target", "ref", "--save", out).code == 0
+    looked_up, equal, mask = np.load(out).values()
+    assert {*looked_up.reshape(-1)} == {-1, -2, -3, -4, -5, -6, -7}
+    assert equal.sum() == 1
+    assert {*mask} == {0, -1}
+
+
+def test_what_a_file_of_inputs_lacks_is_drawn_to_fit(migx: Migx, tmp_path: Path) -> None:
+    case, given, out = (tmp_path / name for name in ("case.migx", "in.npz", "out.npz"))
+    case.write_text("module main(x: f32[n], y: f32[n]) { %0 = add(x, y) return %0 }")
+    np.savez(given, x=np.full(5, 1e6, np.float32))
+    result = migx("run", case, "--inputs", given, "--save", out, "--target", "ref")
+    said = f"note: drawn from seed 0, as {given} lacks them: y\n"
+    assert (result.code, result.err) == (0, said)
+    (sums,) = np.load(out).values()
+    assert sums.shape == (5,)
+    assert 0 < abs(sums - 1e6).max() < 10
+    np.savez(given, x=np.zeros((5, 2), np.float32))
+    result = migx("run", case, "--inputs", given)
+    assert (result.code, "input 'x' is f32[5, 2]" in result.err) == (2, True)
+
+
 def test_types_numpy_has_no_name_for_pass_through_files(migx: Migx, tmp_path: Path) -> None:
     case = tmp_path / "case.migx"
     case.write_text("module main(x: bf16[2]) {\n  %0 = neg(x) : bf16[2]\n  return y=%0\n}\n")
