@@ -5,9 +5,9 @@ bounds that are derived. With one, it is run on what the passes leave, a .migx f
 {} or at its end, and fails by its exit code. The exit code is 1 where no rewrite is to blame:
 nothing is wrong, or it is so without any.
 
-Inputs that no file gives are drawn from a seed, as by `migx run`, but symbols have small sizes above
-1 that differ, as far as the model takes them. A case that `migx fuzz` has saved says itself which passes and
-inputs; options overrule it.
+Inputs that no file gives are drawn from a seed, as by `migx run`, but symbols have small sizes
+above 1 that differ, as far as the model takes them. A case that `migx fuzz` has saved says itself
+which passes and inputs; options overrule it.
 """
 
 from __future__ import annotations

@@ -10,9 +10,8 @@ import pytest
 from onnx import numpy_helper
 
 import migx as api
-
 from tests.cli.conftest import Migx
-from tests.weights.build import Array, MLP, MLP_DIMS, drawn, model_of, safetensors, write_weights
+from tests.weights.build import MLP, MLP_DIMS, Array, drawn, model_of, safetensors, write_weights
 
 A, B = drawn(MLP_DIMS, 1), drawn(MLP_DIMS, 2)
 
