@@ -29,7 +29,10 @@ def is_model(given: str | None) -> bool:
 
 
 def compared(
-    names: Sequence[str], outputs: Sequence[Any], inputs: Mapping[str, Any], options: argparse.Namespace
+    names: Sequence[str],
+    outputs: Sequence[Any],
+    inputs: Mapping[str, Any],
+    options: argparse.Namespace,
 ) -> dict[str, Any]:
     """How far outputs are from those of the other model, which runs as its file holds it, or else
     as the target compiles it. ``UsageError`` where they are not alike.
