@@ -28,12 +28,14 @@ def add_target(
     """
     parser.add_argument(
         "--target",
-        metavar="T",
+        metavar="T{x=1}",
         default=usual,
-        help=f"what runs it ({usual or told}); see `migx targets`",
+        help=f"what runs it ({usual or told}), with options where it has any; see `migx targets`",
     )
     parser.add_argument(
-        "--passes", metavar="P,Q{x=1}", help="run these passes, not the target's own"
+        "--passes",
+        metavar="P,Q{x=1}",
+        help="run these passes, not the target's own, for which its name stands: P,cpu",
     )
     parser.add_argument(
         "--activations",
