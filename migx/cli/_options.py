@@ -35,7 +35,7 @@ def add_target(
     parser.add_argument(
         "--passes",
         metavar="P,Q{x=1}",
-        help="run these passes, not the target's own, for which its name stands: P,cpu",
+        help="run these passes, not the target's own; P,cpu runs these behind P",
     )
     parser.add_argument(
         "--activations",

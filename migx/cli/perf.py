@@ -3,8 +3,8 @@
 Runs are timed whole, and in one run each kernel by itself. GFLOP/s and GB/s stand beside what the
 machine does at best, which is measured too: the most arithmetic, and a copy of memory, which what
 stays in caches may well outdo. Inputs that no file gives are drawn from a seed; symbols then have
-small sizes that the model takes, 1 where it does. Of a target that cannot tell what
-each kernel takes there are the whole runs alone.
+small sizes that the model takes, 1 where it does. Of a target that cannot tell what each kernel
+takes there are the whole runs alone.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _options.add_target(parser)
     parser.add_argument("--threads", metavar="N", type=int, help="threads (the physical cores)")
     parser.add_argument("--repeat", metavar="N", type=int, default=20, help="run N times (20)")
-    parser.add_argument("--each", action="store_true", help="list every instruction, and its ONNX nodes")
+    parser.add_argument(
+        "--each", action="store_true", help="list every instruction, and its ONNX nodes"
+    )
     parser.add_argument(
         "--against", metavar="PEER,PEER", help=f"also time an ONNX file by {' and '.join(PEERS)}"
     )
@@ -52,8 +54,8 @@ def run(options: argparse.Namespace) -> int:
     peers = _peers(options)
     program = _load.load(options, to_run=True)
     inputs, sizes = _inputs.read_or_drawn(program, options)
+    compiling = _load.ensure_compiled(program, options)
     with _inputs.explaining(sizes):
-        compiling = _load.ensure_compiled(program, options)
         made, profile = program.compiled, Profile(())
         if told := isinstance(made.executable, Profiled):
             profile = measured(made, made.arguments(inputs))

@@ -38,8 +38,8 @@ def run(options: argparse.Namespace) -> int:
     program = _load.load(options, to_run=True)
     inputs, sizes = _inputs.read_or_drawn(program, options)
     names = program.main.output_names
+    compiling = _load.ensure_compiled(program, options)
     with _inputs.explaining(sizes):
-        compiling = _load.ensure_compiled(program, options)
         outputs, seconds = _timed(program, inputs, options.repeat)
     named = list(apart(zip(names, outputs, strict=True)))
     if options.save is not None:

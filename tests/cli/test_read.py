@@ -107,7 +107,7 @@ def test_data_that_lies_nowhere_goes_beside_the_text(migx: Migx, tmp_path: Path)
         (["read", "a.migx"], "a.migx: line 1, column 1: expected 'module'"),
         (["read", "binary.migx"], "binary.migx is no text"),
         (["read", "MODEL", "--dim-param", "batch"], "give a symbol and its size"),
-        (["read", "MODEL", "--dim-param", "b=1"], "no dim named 'b'; its symbols are: batch"),
+        (["read", "MODEL", "--dim-param", "b=1"], "no dim named 'b'; its inputs have: batch"),
         (["read", "MODEL", "--input-dim", "x=1,,8"], "give a name and its dims"),
         (["read", "MODEL", "--input-dim", "x=-1,8"], "a dim cannot be -1"),
         (["read", "MODEL", "--input-dim", "x=batch*2,8"], "a dim cannot be batch*2: give a number"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ import onnx.parser
 import pytest
 
 import migx as api
+from migx import Module
+from migx.errors import ShapeError
+from migx.manager import Pass, PassManager
 from migx.testing import small
 from tests.cli.conftest import Migx
 
@@ -97,7 +101,7 @@ def test_a_compiled_file_runs_as_it_is_at_the_sizes_given(
     found = migx("run", saved, "--dim-param", "batch=3", "--json").json
     assert [y["shape"] for y in found["outputs"]] == [y["shape"] for y in bound["outputs"]]
     result = migx("run", saved, "--dim-param", "height=3")
-    assert (result.code, "no dim named 'height'; its symbols are: batch" in result.err) == (2, True)
+    assert (result.code, "no dim named 'height'; its inputs have: batch" in result.err) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -174,6 +178,21 @@ def test_what_a_file_of_inputs_lacks_is_drawn_to_fit(migx: Migx, tmp_path: Path)
     np.savez(given, x=np.zeros((5, 2), np.float32))
     result = migx("run", case, "--inputs", given)
     assert (result.code, "input 'x' is f32[5, 2]" in result.err) == (2, True)
+
+
+def test_what_fails_to_compile_has_nothing_to_do_with_the_inputs(
+    migx: Migx, model: Path, found_by_name: Callable[..., None]
+) -> None:
+    class Fails(Pass):
+        """Refuses every program."""
+
+        def apply(self, module: Module, manager: PassManager) -> bool:
+            raise ShapeError("not this one")
+
+    found_by_name(Fails)
+    result = migx("run", model, "--passes", "fails")
+    assert result.err.startswith("error: not this one\nreproduce: migx opt ")
+    assert "inputs were drawn" not in result.err
 
 
 def test_types_numpy_has_no_name_for_pass_through_files(migx: Migx, tmp_path: Path) -> None:
