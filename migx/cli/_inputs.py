@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from migx import dim
 from migx.argument import Argument
 from migx.binding import check_type, sizes_of
-from migx.cli._load import UsageError
+from migx.cli._load import PeerError, UsageError
 from migx.cli._sizes import Sizes, chosen
 from migx.cli._values import ANY, held
 from migx.errors import DimError, EvaluationError, InputError, ShapeError
@@ -166,7 +166,7 @@ def explaining(sizes: Mapping[str, int]) -> Iterator[None]:
     """
     try:
         yield
-    except (DimError, EvaluationError, InputError, ShapeError) as error:
+    except (DimError, EvaluationError, InputError, PeerError, ShapeError) as error:
         if sizes:
             error.add_note(
                 f"inputs were drawn with {listed(sizes)}: choose others by --dim-param NAME=N, or "

@@ -96,7 +96,7 @@ def _sessions(
     peers: Iterable[str], options: argparse.Namespace, inputs: Mapping[str, Any]
 ) -> dict[str, Callable[[], object]]:
     """A call of each peer on the same inputs and as many threads; each has run once."""
-    from migx.cli._peers import PeerError, refusals
+    from migx.cli._peers import refusals
 
     made: dict[str, Callable[[], object]] = {}
     for peer in peers:
@@ -104,9 +104,11 @@ def _sessions(
             made[peer] = (_onnxruntime if peer == "onnxruntime" else _openvino)(options, inputs)
             made[peer]()
         except ImportError as error:
-            raise PeerError(f"--against {peer} needs it: pip install {peer}") from error
+            raise _load.PeerError(f"--against {peer} needs it: pip install {peer}") from error
         except refusals() as error:
-            raise PeerError(f"{peer} cannot run {options.model}: {str(error).strip()}") from error
+            raise _load.PeerError(
+                f"{peer} cannot run {options.model}: {str(error).strip()}"
+            ) from error
     return made
 
 

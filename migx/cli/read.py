@@ -91,7 +91,9 @@ def statistics(program: Program) -> dict[str, Any]:
     deferred = [at.op for at in instructions if isinstance(at.op, OnnxExternalWeights)]
     outputs = zip(program.main.output_names, program.main.outputs, strict=True)
     counts = Counter(at.name for at in instructions)
+    made = program._compiled
     return {
+        "compiled": None if made is None else made.context.target.name,
         "modules": {m.name: len(m) for m in program.modules.values()},
         "parameters": {name: str(p.shape) for name, p in program.main.parameters.items()},
         "outputs": {name: str(value.shape) for name, value in outputs},
@@ -120,6 +122,8 @@ def print_statistics(found: dict[str, Any]) -> None:
         if rows:
             print(_report.table((what, ""), rows), end="\n\n")
     print(f"literals: {found['literal_bytes'] / 1e6:,.2f} MB")
+    if found["compiled"] is not None:
+        print(f"compiled for {found['compiled']}")
     deferred = found["deferred"]
     print(f"deferred: {deferred['tensors']} tensors, {deferred['bytes'] / 1e6:,.2f} MB")
 

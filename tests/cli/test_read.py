@@ -152,3 +152,13 @@ def test_a_mistake_is_one_message_and_exit_code_2(
 def test_slots_of_weights_that_lie_in_the_models_own_file(migx: Migx, model: Path) -> None:
     """All that could be replaced are shown."""
     assert [row["slot"] for row in migx("read", model, "--weights", "--json").json] == ["w", "b"]
+
+
+def test_a_saved_program_says_what_it_is_compiled_for(
+    migx: Migx, model: Path, tmp_path: Path
+) -> None:
+    saved = tmp_path / "small.mxr"
+    assert migx("compile", model, "-o", saved, "--target", "ref").code == 0
+    assert migx("read", saved, "--stats", "--json").json["compiled"] == "ref"
+    assert "compiled for ref\n" in migx("read", saved, "--stats").out
+    assert "compiled" not in migx("read", model, "--stats").out

@@ -13,6 +13,7 @@ from onnx import TensorProto, numpy_helper
 
 import migx as api
 from migx.cli import _against, _verify
+from migx.cli._load import PeerError
 from migx.ops.pointwise import Relu
 from tests.cli.conftest import Migx
 
@@ -118,6 +119,18 @@ def test_a_changed_weight_is_found(migx: Migx, model: Path, tmp_path: Path) -> N
     assert _verify.checked(program, model, inputs, options)["passed"]  # type: ignore[arg-type]
     found = _verify.checked(program, tmp_path / "other.onnx", inputs, options)  # type: ignore[arg-type]
     assert not found["passed"]
+
+
+def test_a_peer_that_refuses_sizes_that_were_drawn_is_explained(
+    migx: Migx, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: Any) -> None:
+        raise PeerError("not at this size")
+
+    monkeypatch.setattr("migx.cli._peers.Onnxruntime.run", refuses)
+    result = migx("verify", model)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("error: not at this size\ninputs were drawn with batch=2: choose")
 
 
 def test_another_model_is_any_distance_away(migx: Migx, model: Path, tmp_path: Path) -> None:
