@@ -235,7 +235,7 @@ def test_what_is_not_finite_is_counted(migx: Migx, tmp_path: Path) -> None:
         ),
         (
             ["--activations", "int8"],
-            "small.onnx has none: `migx compile --int4-weights` makes them",
+            "small.onnx has none: `migx compile --int4-weights` or --int8-weights makes them",
         ),
     ],
 )
