@@ -34,33 +34,42 @@ def compared(
     inputs: Mapping[str, Any],
     options: argparse.Namespace,
 ) -> dict[str, Any]:
-    """How far outputs are from those of the other model, which runs as its file holds it, or else
-    as the target compiles it. ``UsageError`` where they are not alike.
+    """How far outputs are from those of the other model; ``UsageError`` where they have other names
+    or dims.
     """
-    path, asked = Path(options.against), argparse.Namespace(**vars(options))
+    target, theirs = _other(inputs, options)
+    mine = dict(apart(zip(names, outputs, strict=True)))
+    if mine.keys() != theirs.keys():
+        raise _load.UsageError(
+            f"the outputs of {options.model} are {', '.join(mine)}, those of {options.against} are "
+            f"{', '.join(theirs)}: they must have the same names"
+        )
+    rows = [_difference(name, value, theirs[name]) for name, value in mine.items()]
+    return {"against": f"{options.against} on {target}", "outputs": rows}
+
+
+def _other(inputs: Mapping[str, Any], options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """The target of the other model, which its file holds it for or else the one asked for, and its
+    outputs by name.
+    """
+    # A folder is where a model that comes from standard input has its files.
+    given = {name: value for name, value in vars(options).items() if name != "folder"}
+    path, asked = Path(options.against), argparse.Namespace(**given)
     asked.model, asked.passes, asked.dim_param = options.against, None, []
     asked.activations, asked.fast_math = "float", False
     if not _load.is_onnx(path):
         asked.input_dim = []
     if path.suffix == ".mxr":
         asked.target = None
-    other = _load.load(asked, to_run=True)
-    _load.ensure_compiled(other, asked)
+    program = _load.load(asked, to_run=True)
+    _load.ensure_compiled(program, asked)
     try:
         with _load.progress(f"running {path.name}"):
-            theirs = other.eval(inputs)
+            outputs = program.eval(inputs)
     except InputError as error:
         error.add_note(f"these are the inputs of {path}, which must be those of {options.model}")
         raise
-    mine = dict(apart(zip(names, outputs, strict=True)))
-    wanted = dict(apart(zip(other.main.output_names, theirs, strict=True)))
-    if mine.keys() != wanted.keys():
-        raise _load.UsageError(
-            f"the outputs of {options.model} are {', '.join(mine)}, those of {path} are "
-            f"{', '.join(wanted)}: they must have the same names"
-        )
-    rows = [_difference(name, value, wanted[name]) for name, value in mine.items()]
-    return {"against": f"{path} on {asked.target}", "outputs": rows}
+    return asked.target, dict(apart(zip(program.main.output_names, outputs, strict=True)))
 
 
 def _difference(name: str, got: Any, expected: Any) -> dict[str, Any]:

@@ -31,6 +31,8 @@ def _held(parameter: Instruction) -> Sequence[int]:
     moved = [parameter]
     for value in moved:
         for at in value.users:
+            if at in moved:
+                continue
             if _moves(at, value):
                 moved.append(at)
             elif type(at.op) is Gather and isinstance(rows := _rows(at.op, at), int):
@@ -39,7 +41,7 @@ def _held(parameter: Instruction) -> Sequence[int]:
                 compared |= found
             else:
                 return ANY
-    return min(tables, key=len) if tables else sorted(compared) or ANY
+    return min(tables, key=len, default=sorted(compared)) or ANY
 
 
 def _moves(at: Instruction, value: Instruction) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 
 import migx as api
 from migx import Module
+from migx.cli._values import held
 from migx.errors import ShapeError
 from migx.manager import Pass, PassManager
 from migx.testing import small
@@ -163,6 +164,24 @@ def test_integers_are_such_as_the_program_reads_them(migx: Migx, tmp_path: Path)
     assert {*looked_up.reshape(-1)} == {-1, -2, -3, -4, -5, -6, -7}
     assert equal.sum() == 1
     assert {*mask} == {0, -1}
+
+
+@pytest.mark.parametrize(
+    ("reads", "wanted"),
+    [
+        ("%0 = gather(t, i) {axis=0} %1 = gather(t, i) {axis=1}", range(3)),
+        ("%0 = gather(none, i) {axis=0} %1 = neg(x)", (0, 1)),
+        ("%0 = gather(t, i) {axis=0} %1 = neg(i)", (0, 1)),
+        ("%0 = gather(x, i) {axis=0} %1 = neg(x)", (0, 1)),
+        ("%0 = equal(i, i) %1 = neg(x)", (0, 1)),
+        ("%0 = neg(x) %1 = neg(t)", (0, 1)),
+    ],
+)
+def test_integers_that_are_read_otherwise_are_0_and_1(reads: str, wanted: Sequence[int]) -> None:
+    """Or where a table has no rows, or as many as a symbol says."""
+    parameters = "i: i64[2], t: f32[5, 3], none: f32[0], x: f32[n]"
+    program = api.parse(f"module main({parameters}) {{ {reads} return %0, %1 }}")
+    assert held(program) == {"i": wanted}
 
 
 def test_what_a_file_of_inputs_lacks_is_drawn_to_fit(migx: Migx, tmp_path: Path) -> None:
