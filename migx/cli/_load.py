@@ -29,6 +29,10 @@ class UsageError(MigxError, ValueError):
     """Arguments of the command line that do not fit together, or a file that is not there."""
 
 
+class PeerError(MigxError, RuntimeError):
+    """The implementation that a model is compared with is not there, or refuses the model."""
+
+
 def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
     """Declares the model and the sizes of its dims."""
     parser.add_argument(

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from migx.cli import _load, _options, _report, _squeezing
+from migx.errors import WeightError, there_are
 
 if TYPE_CHECKING:
     from migx.program import Program
@@ -31,8 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--weights",
         metavar="SOURCE",
         type=Path,
-        help="put these weights in: a folder of external data, a .safetensors or .npz file, or the "
-        ".safetensors.index.json of several",
+        help="put these weights in: a folder with the model's external data, or, by name, those in "
+        "a .safetensors or .npz file, or the .safetensors.index.json of several",
     )
     parser.add_argument(
         "--no-strict",
@@ -70,7 +73,10 @@ def run(options: argparse.Namespace) -> int:
     _squeezing.check(options)
     if options.weights is None and (options.no_strict or options.convert):
         raise _load.UsageError("--no-strict and --convert are for --weights")
+    options.defer_external_weights |= options.weights is not None
     program = _load.load(options)
+    if options.weights is not None:
+        _have_replaced(program, options)
     target = get_target(options.target)
     if options.arch is not None:
         target = target.for_architectures(tuple(a.strip() for a in options.arch.split(",")))
@@ -80,7 +86,8 @@ def run(options: argparse.Namespace) -> int:
         program.compile(target, **_options.compiling(options))
         if options.weights is not None:
             how = {"strict": not options.no_strict, "convert": options.convert}
-            program = replace_onnx_external_weights(program, options.weights, target, **how)
+            with _in_options():
+                program = replace_onnx_external_weights(program, options.weights, target, **how)
             program.finalize(target)
     found = summary(program, options.target, time.perf_counter() - start) | squeezed
     if options.output is not None:
@@ -94,6 +101,41 @@ def run(options: argparse.Namespace) -> int:
         found["file"] = {"name": options.output, "bytes": options.output.stat().st_size}
     _report.give(options, found, _print)
     return 0
+
+
+def _have_replaced(program: Program, options: argparse.Namespace) -> None:
+    """Makes replaceable what the source has by name, though it lie in the model's own file.
+    ``UsageError`` where the source can have nothing for the model.
+    """
+    from migx.ops.builtin import Literal
+    from migx.weights.marking import is_number, must_be_known
+    from migx.weights.sources import names_in
+
+    named = {at.op.label: at for at in program.literals if isinstance(at.op, Literal)}
+    fixed = {n for n, at in named.items() if is_number(at.shape) or not must_be_known(at.shape)}
+    given = names_in(options.weights)
+    if names := [name for name in given if name in fixed]:
+        program.make_replaceable(names)
+    if not program.weight_shapes:
+        raise _load.UsageError(
+            f"--weights {options.weights}: {options.model} has no weight "
+            + (
+                f"{given[0]!r}; {there_are(given[0], sorted(fixed))}"
+                if given
+                else "in a file of its own, as a folder has; give a .safetensors or .npz file that "
+                "has them by name"
+            )
+        )
+
+
+@contextmanager
+def _in_options() -> Iterator[None]:
+    """Errors name the options that Python's arguments are here."""
+    try:
+        yield
+    except WeightError as error:
+        said = str(error).replace("say convert=True", "give --convert")
+        raise WeightError(said.replace("strict=False", "--no-strict")) from error
 
 
 def summary(program: Program, target: str, seconds: float) -> dict[str, Any]:
