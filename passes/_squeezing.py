@@ -10,13 +10,14 @@ from functools import partial
 from typing import ClassVar, Protocol
 
 from migx.dim import Dim, product
-from migx.errors import UnknownName, there_are
+from migx.errors import FieldError, UnknownName, there_are
 from migx.ir import Instruction, merged
 from migx.manager import Pass, PassManager
 from migx.op import Operation
 from migx.ops.indexing import Gather
 from migx.ops.layout import Multibroadcast, Reshape, Transpose
 from migx.ops.linear import Convolution, Dot
+from migx.ops.scales import CLIPS
 from migx.program import Program
 from migx.shape import F16, Dims, DType
 from migx.weights import is_constant, is_source
@@ -82,6 +83,10 @@ class Squeeze(Pass):
     block: int
     skip: tuple[str, ...] = ()
     clip: str = "minmax"
+
+    def __post_init__(self) -> None:
+        if self.clip not in CLIPS:
+            raise FieldError(f"pass {self.name}: clip is {' or '.join(CLIPS)}, not {self.clip}")
 
     @property
     def approximations(self) -> Mapping[str, float]:

@@ -15,6 +15,8 @@ from migx.shape import F16, I2, I4, I8, U2, U4, U8, DType, Shape, integers
 
 SHARES = tuple(n / 16 for n in range(16, 7, -1))
 """The parts of a block's range that "mse" tries."""
+CLIPS = ("minmax", "mse")
+"""How far the levels of a block may reach."""
 HELD = (I8, I4, U4, I2, U2)
 """The types that levels are held in."""
 
@@ -36,7 +38,7 @@ class ChooseScales(Op):
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
         expect(self, shapes, 1)
         x, axis = shapes[0], expect_axis(self, self.axis, shapes[0].rank)
-        if self.to not in HELD or self.clip not in ("minmax", "mse") or self.block < 1:
+        if self.to not in HELD or self.clip not in CLIPS or self.block < 1:
             held = ", ".join(dtype.name for dtype in HELD)
             raise ShapeError(
                 f"{self.name} fits blocks of 1 or more to {held} by minmax or mse, not blocks of "
