@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto
 
 from migx.argument import Argument, Source
+from migx.dim import Dim, Extent
 from migx.errors import DataError, OnnxError
 from migx.ops.builtin import OnnxExternalWeights
 from migx.ops.maps import map_of
@@ -102,9 +103,15 @@ def type_of(shape: Shape) -> onnx.TypeProto:
     made.tensor_type.elem_type = code_of(shape.dtype)
     made.tensor_type.shape.SetInParent()
     for extent in shape.dims:
-        said = {"dim_value": extent} if isinstance(extent, int) else {"dim_param": str(extent)}
-        made.tensor_type.shape.dim.add(**({} if extent == VARIES else said))
+        made.tensor_type.shape.dim.add(**({} if extent == VARIES else _said(extent)))
     return made
+
+
+def _said(extent: Extent) -> dict[str, int | str]:
+    """What a file says of a dim: a number, a symbol's own name, or an expression as text."""
+    if not isinstance(extent, Dim):
+        return {"dim_value": extent}
+    return {"dim_param": str(extent) if extent.symbol is None else extent.symbol.name}
 
 
 def shape_of(tensor: TensorProto) -> Shape:
