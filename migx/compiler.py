@@ -21,6 +21,7 @@ from migx.ir import Instruction
 from migx.manager import PassManager
 from migx.mapping import MappedFile
 from migx.observers import CrashFile
+from migx.op import traits
 from migx.ops.builtin import Literal, Param, Slot
 from migx.planning import lies_in
 from migx.program import Program
@@ -96,13 +97,14 @@ class Compiled:
 
     def fallbacks(self) -> list[Instruction]:
         """The instructions that run on the host for want of a kernel: those its executable lists,
-        or else those that its target does not support.
+        or else those that its target does not support, but for views, which need none.
         """
         if isinstance(self.executable, FallsBack):
             return self.executable.fallbacks()
         supports = self.context.target.supports
-        modules = [m for m in self.program.modules.values() if not m.bypass]
-        return [at for m in modules for at in m if not at.name.startswith("@") and not supports(at)]
+        asked = (at for m in self.program.modules.values() if not m.bypass for at in m)
+        work = (at for at in asked if not at.name.startswith("@") and traits(at.op).view is None)
+        return [at for at in work if not supports(at)]
 
     def results(self, arguments: Mapping[str, Argument]) -> list[Argument]:
         """The outputs for arguments that have been checked, with the weights there are now.
