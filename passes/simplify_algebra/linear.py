@@ -19,6 +19,7 @@ from migx.passes.simplify_algebra.terms import (
     is_kept_small,
     is_light,
     is_movable,
+    keeps_range,
     laid_along,
     rounds_well,
     varies_along,
@@ -36,11 +37,12 @@ def scaled(
     at: Cursor, w: Instruction, axis: int, a: Instruction, *along: int
 ) -> Instruction | None:
     """Weights times a factor, along one of their axes; None where it varies along another axis than
-    those told, or they must stay as they are.
+    those told, they must stay as they are, or would leave their range.
     """
     if not varies_along(a, *along) or not rounds_well(w) or not is_movable(w):
         return None
-    return at(Mul(), w, laid_along(at, a, axis, w.shape.dims))
+    factor = laid_along(at, a, axis, w.shape.dims)
+    return at(Mul(), w, factor) if keeps_range(Mul(), w, factor, small=False) else None
 
 
 @rule(on(Mul, on(CONVOLUTIONS, x, w, name="f").once(), a))

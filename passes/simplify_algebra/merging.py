@@ -14,8 +14,8 @@ from migx.ops.linear import Convolution, Dot
 from migx.ops.logic import BitwiseAnd, BitwiseOr, BitwiseXor, LogicalAnd, LogicalOr, LogicalXor
 from migx.ops.pointwise import Add, Div, Max, Min, Mul, Neg, Recip, Sub
 from migx.passes._common import broadcast_of
-from migx.passes.simplify_algebra.terms import is_kept_small, may_merge, rounds_well
-from migx.rewrite import Cursor, rule
+from migx.passes.simplify_algebra.terms import is_kept_small, is_mild, may_merge, rounds_well
+from migx.rewrite import Cursor, Declined, rule
 
 x, y, a, b = varying("x"), varying("y"), constant("a"), constant("b")
 FLEXIBLE = (Add, Mul)
@@ -53,10 +53,12 @@ def double_add_lit_broadcast(
     f: Instruction,
     g: Instruction,
     h: Instruction,
-) -> Instruction | None:
-    """(x + a) + (y + b) is (x + y) + (a + b); so with *."""
+) -> Instruction | Declined | None:
+    """(x + a) + (y + b) is (x + y) + (a + b); so with *, where no factor keeps x * y in range."""
     if not f.op == g.op == h.op or not rounds_well(x) or not may_merge(h.op, a, b):
         return None
+    if isinstance(h.op, Mul) and not (is_mild(a) and is_mild(b)):
+        return Declined("x * y may leave the range where x * a and y * b do not")
     return at(h.op, at(h.op, x, y), at(h.op, a, b))
 
 

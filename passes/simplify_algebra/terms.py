@@ -30,6 +30,9 @@ memory, that what a rewrite around it saves is not worth making one.
 LITTLE = 1024
 """Elements up to which a constant may be kept beside what is made of it."""
 
+MILD = 16.0
+"""How many times a factor may make numbers larger or smaller and be no matter of their range."""
+
 STEPS = 8
 """How many operations back the values of constants are looked at."""
 
@@ -123,6 +126,19 @@ def keeps_range(op: Operation, a: Instruction, b: Instruction, small: bool) -> b
     if not small:
         lost |= (x >= least) & (y >= least) & (made < least)
     return not np.any(lost)
+
+
+def is_mild(factor: Instruction) -> bool:
+    """Whether a constant is known to change the size of what it multiplies by little, so that it is
+    not there to keep that in range; any is that of integers.
+    """
+    if not factor.shape.dtype.is_float:
+        return True
+    known = few_elements(factor)
+    if known is None:
+        return False
+    size = np.abs(known.astype(np.float64))
+    return bool(np.all((size >= 1 / MILD) & (size <= MILD)))
 
 
 def few_elements(constant: Instruction, steps: int = STEPS) -> Array | None:
