@@ -13,8 +13,8 @@ from migx.manager import Pass, PassManager
 from migx.program import Program
 from migx.rewrite import EventLog, rewrite
 from migx.shape import F32, Shape
+from migx.testing.cases import agree
 from migx.verify import verify
-from tests.conftest import agree
 from tests.core import rules
 from tests.core.rules import ALL, cancel, chain, small
 

@@ -20,8 +20,8 @@ from migx.op import Modules, Op, Shapes
 from migx.program import Program
 from migx.rewrite import Cursor, Declined, EventLog, Rule, RuleSet, rewrite, rule
 from migx.shape import F32, Shape
+from migx.testing.cases import agree
 from migx.verify import verify
-from tests.conftest import agree
 from tests.core.rules import ALL, cancel, chain, merge, small, subtract, twice, x
 
 
