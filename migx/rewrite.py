@@ -381,7 +381,8 @@ class _Driver:
         try:
             return self.fire(each, root, match)
         except Exception as error:
-            error.add_note(f"in rule {each.name} of {self.pass_name}, {each.source}")
+            where = f"in rule {each.name} of {self.pass_name}, {each.source}"
+            error.add_note(draw_instruction(f"{where}, at", root) if root.module else where)
             raise
         finally:
             match.forget()
@@ -419,9 +420,7 @@ class _Driver:
         """
         self.applied.append(each.name)
         if len(self.applied) > self.limit:
-            often = ", ".join(f"{n} ({c})" for n, c in Counter(self.applied[-100:]).most_common(4))
-            whose = self.pass_name or "this set"
-            raise RewriteLoop(f"the rules of {whose} undo each other: {often}")
+            self.refuse_more(*at.replaced.values())
         for literal in match.values:
             value_of(literal, relied_on_by=self.pass_name)
         _, freed = remove_unread([*at.made, *at.replaced, at.root], self.module)
@@ -433,6 +432,16 @@ class _Driver:
             self.look_again(near)
             # Who reads what is read by very many waits for the last look, lest that grow as n * n.
             near = dict.fromkeys(u for i in near if len(i.users) <= MANY for u in i.users)
+
+    def refuse_more(self, *made: Instruction) -> None:
+        """Raises ``RewriteLoop``, with the last that was made drawn."""
+        counts = Counter(self.applied[-100:]).most_common(4)
+        often = ", ".join(f"{name} ({count})" for name, count in counts)
+        whose = self.pass_name or "this set"
+        message = f"the rules of {whose} undo each other: {often}"
+        if len(counts) == 1:
+            message = f"rule {counts[0][0]} of {whose} finds what it has left, over and over"
+        raise RewriteLoop(draw_instruction(f"{message}; the last time it left", made[-1]))
 
     def look_again(self, instructions: Iterable[Instruction]) -> None:
         for i in instructions:
