@@ -30,7 +30,7 @@ from migx.match import Match, On, OneOf, Pattern, Skip, expect_patterns, nothing
 from migx.op import Operation
 from migx.ops.builtin import GetTupleElem, Literal
 from migx.shape import DType
-from migx.text import Names, draw_instruction
+from migx.text import Names, draw_instruction, show_instruction
 from migx.weights import value_of
 from migx.weights.constants import tree
 
@@ -312,9 +312,11 @@ class EventLog:
         numbers = self._numbers.setdefault(plain, {})
         return f"{plain}.{numbers.setdefault(matched[0], len(numbers) + 1)}"
 
-    def draw(self, message: str, at: Instruction, names: dict[Module, Names] | None = None) -> str:
-        """The text of an instruction for an event, as ``migx.text.draw_instruction`` has it."""
-        return draw_instruction(message, at, names)
+    def show(self, instructions: Iterable[Instruction], names: dict[Module, Names]) -> str:
+        """The text of some instructions for an event: their lines, as in their modules. ``names``
+        is as for ``migx.text.draw``.
+        """
+        return "\n".join(show_instruction(i, origins=False, names=names) for i in instructions)
 
     def add(self, event: Event, put: Iterable[Instruction] = ()) -> None:
         """Notes an event; ``put`` are the instructions that stand now for what it matched."""
@@ -395,7 +397,8 @@ class _Driver:
             return False
         at = Cursor(match, root, self.module)
         match.caught["at"] = at
-        before = "" if log is None else log.draw(each.name, root, self.names)
+        matched = dict.fromkeys(reversed(match.instructions or [root]))
+        before = "" if log is None else log.show(matched, self.names)
         result = each.answer(match.caught)
         if result is None and at.is_idle:  # what most come to
             return False
@@ -405,7 +408,7 @@ class _Driver:
             return False
         self.names.clear()
         if log is not None:
-            after = "\n".join(log.draw(i.op.name, i, self.names) for i in at.made)
+            after = log.show(at.made, self.names)
             event = Event(key, self.pass_name, each.name, each.source, at.origins, before, after)
             log.add(event, dict.fromkeys((*at.made, *at.replaced.values())))
         self.settle(each, match, at, readers)

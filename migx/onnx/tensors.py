@@ -37,6 +37,8 @@ _TYPES = {
 }
 
 
+_LEFT_OUT = "; with defer_external_weights=True none need be there yet"
+
 _CODES = {DType.of(ours): int(TensorProto.DataType.Value(name)) for name, ours in _TYPES.items()}
 _DTYPES = {code: dtype for dtype, code in _CODES.items()}
 
@@ -130,7 +132,7 @@ def to_argument(tensor: TensorProto, folder: Path, embedded: Source | None = Non
     shape = shape_of(tensor)
     source = embedded
     if tensor.data_location == TensorProto.EXTERNAL:
-        source = located(external_place(tensor, shape), folder, tensor.name)
+        source = located(external_place(tensor, shape), folder, tensor.name, advice=_LEFT_OUT)
     elif source is not None:
         check_length(tensor, shape, source.length)
     if source is not None:

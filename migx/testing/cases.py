@@ -137,9 +137,9 @@ def cases(text: str) -> Iterator[Written]:
 
 def expect_text(what: str, found: str, wanted: str) -> None:
     """``CaseFailure`` with the lines that differ, unless a program's text is what stands there."""
-    lines = [text.strip().splitlines() for text in (wanted, found)]
-    if lines[0] != lines[1]:
-        told = list(difflib.unified_diff(*lines, lineterm=""))[3:]
+    there, new = (text.strip().splitlines() for text in (wanted, found))
+    if there != new:
+        told = list(difflib.unified_diff(there, new, lineterm=""))[3:]
         raise CaseFailure(
             "\n".join([f"{what} (+), not what is there (-); --bless writes it", *told])
         )

@@ -81,7 +81,7 @@ def _kinds(dtype: DType) -> tuple[tuple[float, ...], ...]:
 
 def _large(dtype: DType) -> float:
     """With 0.8 of the exponents there is room for sums, and for factors that are not large."""
-    return _most(dtype) ** 0.8
+    return math.pow(_most(dtype), 0.8)
 
 
 def _most(dtype: DType) -> float:
