@@ -84,9 +84,7 @@ def statistics(program: Program) -> dict[str, Any]:
     deferred = [at.op for at in instructions if isinstance(at.op, OnnxExternalWeights)]
     outputs = zip(program.main.output_names, program.main.outputs, strict=True)
     counts = Counter(at.name for at in instructions)
-    compiled = program._compiled
     return {
-        "target": None if compiled is None else compiled.target.name,
         "modules": {m.name: len(m) for m in program.modules.values()},
         "parameters": {name: str(p.shape) for name, p in program.main.parameters.items()},
         "outputs": {name: str(value.shape) for name, value in outputs},
@@ -117,8 +115,6 @@ def print_statistics(found: dict[str, Any]) -> None:
     print(f"literals: {found['literal_bytes'] / 1e6:,.2f} MB")
     deferred = found["deferred"]
     print(f"deferred: {deferred['tensors']} tensors, {deferred['bytes'] / 1e6:,.2f} MB")
-    if found["target"]:
-        print(f"compiled for: {found['target']}")
 
 
 def structure(program: Program, options: argparse.Namespace) -> dict[str, Any]:
