@@ -14,6 +14,7 @@ defined, and the modules below are attributes of this one, imported when they ar
 ``migx.testing``    check_pass, check_target, check_conformance; cases of passes in text
 ``migx.debug``      whynot, bisect, reduce: for rules that do not fire, or are wrong
 ``migx.view``       report: what passes did, and what a run takes, on one page
+``migx.calibration`` calibrate: weights of bytes multiplied by bytes, with scales that runs show
 ``migx.compat``     migraphx: MIGraphX's Python API
 ``migx.specialise`` bound: a program with numbers in the place of symbols
 ``migx.errors``     every error raised on purpose, all of them a MigxError
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from migx import (  # noqa: F401  # as type checkers see what __getattr__ gives
+        calibration,
         compat,
         debug,
         errors,
@@ -60,8 +62,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = (
-    "compat", "debug", "errors", "manager", "match", "observers", "onnx", "op", "ops", "rewrite",
-    "specialise", "target", "testing", "view",
+    "calibration", "compat", "debug", "errors", "manager", "match", "observers", "onnx", "op",
+    "ops", "rewrite", "specialise", "target", "testing", "view",
 )  # fmt: skip
 
 for _linked in ("passes", "targets"):

@@ -88,11 +88,11 @@ class Pipeline:
 
     @classmethod
     def parse(cls, text: str) -> Pipeline:
-        """The pipeline a text stands for; unknown passes and options are errors that list what
-        there is.
+        """The pipeline a text stands for, the name of a target standing for the passes that it
+        lists; unknown passes and options are errors that list what there is.
         """
         try:
-            return cls(tuple(_parse_step(step) for step in _split(text)))
+            return cls.of(map(_parse_step, _split(text)))
         except RecursionError:
             raise ParseError("the groups of the pipeline are nested too deep to be read") from None
 
@@ -223,18 +223,38 @@ def _split(text: str) -> list[str]:
     return [*found, last] if last else found
 
 
-def _parse_step(text: str) -> Element:
-    if (found := _STEP.fullmatch(text)) is None:
-        raise ParseError(f"expected a pass such as name or name{{option=value}}, found {text!r}")
-    name, options, inner = found[1], found[2] or "", found[3]
+def _parse_step(text: str) -> Element | Pipeline:
+    name, options, inner = _parts("pass", text)
     if name == "fixpoint":
         given = _options("fixpoint", Fixpoint, options, ("steps",))
         return Fixpoint(Pipeline.parse(inner or ""), **given)
     if inner is not None:
         raise ParseError(f"only fixpoint holds passes in parentheses, found {text!r}")
-    cls = plugins.load("passes", name)
-    made: Pass = cls(**_options(f"pass {name}", cls, options))
+    if name in plugins.names("targets") and name not in plugins.names("passes"):
+        from migx.target import get_target, passes_for
+
+        return passes_for(get_target(text))
+    made: Pass = instance("passes", text)
     return made
+
+
+def instance(kind: str, text: str) -> Any:
+    """The pass or target that a text stands for: its name, and its options if any are given. Errors
+    are those of ``Pipeline.parse``.
+    """
+    what = "pass" if kind == "passes" else "target"
+    name, options, inner = _parts(what, text)
+    if inner is not None:
+        raise ParseError(f"expected a {what} such as name or name{{option=value}}, found {text!r}")
+    cls = plugins.load(kind, name)
+    return cls(**_options(f"{what} {name}", cls, options))
+
+
+def _parts(what: str, text: str) -> tuple[str, str, str | None]:
+    """A name, the options behind it, and what stands in parentheses."""
+    if (found := _STEP.fullmatch(text)) is None:
+        raise ParseError(f"expected a {what} such as name or name{{option=value}}, found {text!r}")
+    return found[1], found[2] or "", found[3]
 
 
 def _options(whose: str, cls: type[Any], text: str, apart: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -120,8 +120,11 @@ def check_sizes(program: Program, sizes: Sizes) -> dict[str, int]:
     given: Mapping[str, object] = sizes
     for name, size in given.items():
         if name not in symbols:
-            known = ", ".join(sorted(symbols)) or "none"
-            raise DimError(f"the program has no dim named {name!r}; its symbols are: {known}")
+            of_inputs = {
+                s.name for p in program.main.parameters.values() for s in p.shape.symbols()
+            }
+            known = ", ".join(sorted(of_inputs)) or "none"
+            raise DimError(f"the program has no dim named {name!r}; its inputs have: {known}")
         number = None if isinstance(size, Dim) else whole_number(size)
         if number is None:
             raise DimError(f"dim {symbols[name]} is a number, not {size!r}")

@@ -18,6 +18,7 @@ from migx.errors import TargetError
 from migx.ir import Instruction
 from migx.manager import Observer, Pass, Pipeline, listed
 from migx.op import freeze, snake_case
+from migx.pipeline import instance
 from migx.program import Program
 from migx.rewrite import EventLog
 from migx.shape import Shape
@@ -266,8 +267,9 @@ class Target:
 
 
 def get_target(given: Target | str | Any) -> Target:
-    """The target of a name, with its options as they usually are, or the target itself;
-    ``UnknownName`` lists what there is.
+    """The target of a name, with its options as they usually are or as they stand behind it,
+    ``name{option=value}`` as of a pass, or the target itself. ``UnknownName`` and ``ParseError``
+    list what there is.
     """
     if not isinstance(given, str):
         if isinstance(given, type):
@@ -275,9 +277,7 @@ def get_target(given: Target | str | Any) -> Target:
         if not isinstance(given, Target):
             raise TargetError(f"{given!r} is no target: give one, or its name, such as 'cpu'")
         return given
-    from migx import plugins
-
-    made: Target = plugins.load("targets", given)()
+    made: Target = instance("targets", given)
     return made
 
 

@@ -2,60 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from functools import partial
-
-from migx.dim import Dim, product
-from migx.errors import ShapeError, UnknownName, there_are
-from migx.ir import Instruction, merged
-from migx.manager import Pass, PassManager
-from migx.op import Operation
+from migx.errors import ShapeError
+from migx.ir import Instruction
+from migx.manager import PassManager
 from migx.ops.builtin import GetTupleElem
-from migx.ops.layout import Multibroadcast, Reshape
-from migx.ops.linear import Convolution, Dot
 from migx.ops.packing import PackInt4, UnpackInt4
 from migx.ops.quantization import DequantizeLinear, QuantizeLinear
 from migx.ops.scales import ChooseScales
+from migx.passes._squeezing import Make, Squeeze, Weight
 from migx.program import Program
-from migx.shape import F16, I4, I8, U4, U8, Dims
-from migx.weights import is_constant, is_source
-from migx.weights.constants import is_unpacked, tree
+from migx.shape import I4, I8, U4, U8, DType
 
 
-@dataclass(frozen=True)
-class Weight:
-    """A constant operand of a product.
-
-    ``value`` is what may be quantised, ``spread`` the broadcast of it that the product reads, if
-    there is one, and ``whole`` all that is computed from. It is quantised under ``dims``, along
-    ``axis``, which is what the product sums over.
-    """
-
-    user: Instruction
-    place: int
-    value: Instruction
-    spread: Operation | None
-    dims: Dims
-    axis: int
-    whole: tuple[Instruction, ...]
-
-    @property
-    def sources(self) -> list[Instruction]:
-        """The weights as they are given, numbers and vectors aside."""
-        return [at for at in self.whole if is_source(at) and at.shape.rank > 1]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What it may be called by: the nodes its product comes from, and its label."""
-        labels = (getattr(at.op, "label", "") for at in self.sources)
-        return (*self.user.origins, *filter(None, labels))
-
-
-class QuantizeInt4(Pass):
-    """Stores the weights of dots and convolutions in four bits (MIGraphX quantize_int4).
+class QuantizeInt4(Squeeze):
+    """Stores the weights of dots and convolutions in four bits (MIGraphX quantize_int4), also
+    matrices of which a ``gather`` picks some, as of the experts of a mixture.
 
     A weight becomes ``quantizelinear``, ``pack_int4``, ``unpack_int4``, ``dequantizelinear``, with
     a scale for each ``block`` of neighbours along what is summed over; ``choose_scales`` finds it
@@ -66,76 +27,24 @@ class QuantizeInt4(Pass):
     letters.
     """
 
-    block: int
+    bits = 4
+    most = 1 / 2
     symmetric: bool = False
-    skip: tuple[str, ...] = ()
-    clip: str = "minmax"
     variants = ("block=2", "block=3,symmetric=true,clip=mse")
 
-    @property
-    def approximations(self) -> Mapping[str, float]:
-        """A product with squeezed weights may be any: how near it is depends on their values."""
-        return {"dot": math.inf, "convolution": math.inf}
-
     def apply_program(self, program: Program, manager: PassManager) -> bool:
-        """Looks at all modules at once, for several may read one weight."""
+        """Squeezes in all modules at once."""
         if self.block < 1:
             raise ShapeError(f"quantize_int4 takes blocks of 1 or more, not {self.block}")
-        every = list(_weights(manager))
-        _check_names(self.skip, every)
-        chosen = [w for w in every if not _named(w, self.skip) and self.pays(w)]
-        while shared := _read_elsewhere(chosen):
-            chosen = [w for w in chosen if w not in shared]
-        made: dict[tuple[object, ...], Instruction] = {}
-        done = [
-            manager.change(self, "squeeze", w.user, partial(self.squeezed, w, made)) for w in chosen
-        ]
-        return any(done)
+        return super().apply_program(program, manager)
 
-    def pays(self, weight: Weight) -> bool:
-        """Whether a weight is of floats, takes at most half its bytes then, and is not packed."""
-        count, depth = weight.value.shape.elements, weight.dims[weight.axis]
-        dtype = weight.value.shape.dtype
-        if isinstance(count, Dim) or isinstance(depth, Dim) or not count:
-            return False
-        if not dtype.is_float or dtype.bits < F16.bits:
-            return False
-        blocks = count // depth * -(-depth // self.block)
-        bits = 4 * count + blocks * (dtype.bits + 4 * (not self.symmetric))
-        given = sum(8 * int(at.shape.nbytes) for at in weight.sources)
-        return 2 * bits <= given and not is_unpacked(weight.value)
+    def bits_of_block(self, dtype: DType) -> int:
+        """A scale and a zero point."""
+        return dtype.bits + 4 * (not self.symmetric)
 
-    def squeezed(
-        self, weight: Weight, made: dict[tuple[object, ...], Instruction]
-    ) -> list[Instruction]:
-        """Puts the dequantised value in the place of a weight; made once for all that read one
-        weight alike.
-        """
-        user = weight.user
-        assert user.module is not None
-        kept = (user.module, weight.value, weight.dims, weight.axis)
-        if kept not in made:
-            made[kept] = self.dequantized(weight)
-        value = made[kept]
-        if weight.spread is not None:
-            value = user.module.insert_instruction(
-                user, weight.spread, value, origins=value.origins
-            )
-        user.module.replace_input(user, weight.place, value)
-        return [value, user]
-
-    def dequantized(self, weight: Weight) -> Instruction:
-        """The weight in four bits and back, before the product that reads it."""
-        module, user, value = weight.user.module, weight.user, weight.value
-        assert module is not None
-        origins = merged(*(at.origins for at in weight.whole)) or user.origins
-
-        def at(op: Operation, *inputs: Instruction) -> Instruction:
-            return module.insert_instruction(user, op, *inputs, origins=origins)
-
-        folded = value.shape.dims != weight.dims
-        flat = at(Reshape(weight.dims), value) if folded else value
-        axis, block = weight.axis, self.block
+    def stored(self, at: Make, weight: Weight) -> Instruction:
+        """What makes four bits of each element, and numbers of them."""
+        flat, axis, block = weight.flat(at), weight.axis, self.block
         chosen = at(ChooseScales(I4 if self.symmetric else U4, axis, block, self.clip), flat)
         parameters = [chosen]
         if not self.symmetric:
@@ -143,58 +52,5 @@ class QuantizeInt4(Pass):
         levels = at(QuantizeLinear(axis, block, I8 if self.symmetric else U8), flat, *parameters)
         scale, *zeros = parameters
         levels, *zeros = (at(UnpackInt4(), at(PackInt4(), v)) for v in (levels, *zeros))
-        result = at(DequantizeLinear(axis, block), levels, scale, *zeros)
-        return at(Reshape(value.shape.dims), result) if folded else result
-
-
-def _weights(manager: PassManager) -> Iterator[Weight]:
-    """The constant operands of products that are not constant themselves, in order."""
-    known: dict[Instruction, bool] = {}
-    for module in manager.modules():
-        products = [] if module.bypass else [at for at in module if type(at.op) in SUMMED]
-        for at in products:
-            constant = [is_constant(v, known) for v in at.inputs]
-            for place in SUMMED[type(at.op)]:
-                if constant[place] and not all(constant):
-                    yield _weight(at, place)
-
-
-SUMMED = {Dot: (0, 1), Convolution: (1,)}
-"""The operands that may be weights."""
-
-
-def _weight(user: Instruction, place: int) -> Weight:
-    operand = value = user.inputs[place]
-    if type(value.op) is Multibroadcast and len(value.inputs) == 1:
-        value = value.inputs[0]
-    dims, axis = value.shape.dims, 1
-    if type(user.op) is Convolution:
-        value, dims = operand, (operand.shape.dims[0], product(operand.shape.dims[1:]))
-    else:
-        axis = len(dims) - 1 - place
-        if axis < 0 or dims[axis] != operand.shape.dims[axis - len(dims)]:
-            value, dims, axis = operand, operand.shape.dims, operand.shape.rank - 1 - place
-    spread = operand.op if value is not operand else None
-    return Weight(user, place, value, spread, dims, axis, tuple(tree(operand)))
-
-
-def _named(weight: Weight, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for name in weight.names for pattern in patterns)
-
-
-def _check_names(skip: Sequence[str], weights: Sequence[Weight]) -> None:
-    """Raises ``UnknownName`` where one that is to be skipped is not there."""
-    for pattern in skip:
-        if not any(_named(w, (pattern,)) for w in weights):
-            known = sorted({name for w in weights for name in w.names})
-            raise UnknownName(f"no weight is named {pattern!r}; {there_are(pattern, known)}")
-
-
-def _read_elsewhere(chosen: Sequence[Weight]) -> list[Weight]:
-    """The weights that would be kept as they are as well, for something else reads them."""
-    inside = {at for w in chosen for at in (w.user, *w.whole)}
-    return [
-        w
-        for w in chosen
-        if any(at.shape.rank > 1 and not inside.issuperset(at.users) for at in w.whole)
-    ]
+        made = at(DequantizeLinear(axis, block), levels, scale, *zeros)
+        return weight.whole_again(at, made)

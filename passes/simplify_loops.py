@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property
 
-from migx.dim import Dim, Extent, maximum, substitute, symbols
+import numpy as np
+
+from migx.argument import Argument
+from migx.dim import Dim, Extent, bounds, maximum, substitute, symbols
 from migx.errors import DimError, ShapeError
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
@@ -12,11 +16,11 @@ from migx.op import Operation
 from migx.ops.builtin import GetTupleElem, Literal, Return
 from migx.ops.control import Loop
 from migx.ops.dims import DimLiteral
-from migx.ops.layout import Concat, Contiguous, Reshape, Transpose
+from migx.ops.layout import Concat, Contiguous, Multibroadcast, Reshape, Transpose
 from migx.ops.pointwise import Identity
 from migx.ops.sequences import ConcatFromSequence, SequenceConstruct, SequenceInsert
 from migx.program import Program
-from migx.shape import OPTIONAL, Shape
+from migx.shape import BOOL, OPTIONAL, Shape
 from migx.sizes import known_symbols
 from migx.specialise import substitute_symbols
 
@@ -32,13 +36,15 @@ class SimplifyLoops(Pass):
 
     Dims of what is carried that stay as they are at first are those; of dims that begin alike and
     become as much more in each iteration, as those of what attention has seen in all layers, one
-    symbol is left.
+    symbol is left. What no iteration reads begins with zeros of the dims that it has from the first
+    on, where there surely is one.
     """
 
     def apply(self, module: Module, manager: PassManager) -> bool:
         loops = [at for at in module if isinstance(at.op, Loop)]
-        changed = [simplified(at) for at in loops if _is_own(at)]
-        sized = [_sized(at) for at in module if isinstance(at.op, Loop) and _is_own(at)]
+        changed = [simplified(at) for at in loops if is_own(at)]
+        changed += [filled(at) for at in module if isinstance(at.op, Loop) and is_own(at)]
+        sized = [_sized(at) for at in module if isinstance(at.op, Loop) and is_own(at)]
         return any((*changed, *sized))
 
 
@@ -83,7 +89,8 @@ def _open_dims(at: Instruction) -> Iterator[tuple[str, Extent, Extent, str | Non
     at first and in the iteration after, and the symbols that they are in the results, if any.
     """
     assert at.module is not None
-    loop, known = _Carrying(at), known_before(at) | known_symbols(at.module)
+    loop = Carrying(at)
+    known = loop.known
     for i, parameter in enumerate(loop.parameters):
         shapes = (loop.firsts[i].shape, loop.returned[1 + i].shape, at.shape.parts[i])
         four = zip(parameter.shape.dims, *(shape.dims for shape in shapes), strict=False)
@@ -93,14 +100,14 @@ def _open_dims(at: Instruction) -> Iterator[tuple[str, Extent, Extent, str | Non
                 yield name, start, then, after if after and end == Dim(after) else None
 
 
-def _is_own(at: Instruction) -> bool:
+def is_own(at: Instruction) -> bool:
     """Whether the body is the loop's to change, and its results are read one by one."""
     return at.modules[0].parent is at and all(isinstance(u.op, GetTupleElem) for u in at.users)
 
 
 def simplified(at: Instruction) -> bool:
     """Replaces a loop by one that carries less, if there is one."""
-    loop = _Carrying(at)
+    loop = Carrying(at)
     every = range(loop.count)
     passed_on = [i for i in every if loop.is_passed_on(i)]
     grown, collected = ([i for i in every if holds(i)] for holds in (loop.grows, loop.collects))
@@ -125,6 +132,34 @@ def simplified(at: Instruction) -> bool:
     for value in (*(results[i] for i in grown), *joined):
         say_length(value)
     return True
+
+
+def goes_on(at: Instruction) -> bool:
+    """Whether only its trip count ends a loop that has begun."""
+    (body,) = at.modules
+    ends = body.outputs[0]
+    while isinstance(ends.op, Identity):
+        (ends,) = ends.inputs
+    return ends is list(body.parameters.values())[1] or is_true(ends)
+
+
+def trip_count(at: Instruction) -> Extent | None:
+    """How often a loop runs, where that is known and nothing ends it before."""
+    return Carrying(at).trips()
+
+
+def filled(at: Instruction) -> bool:
+    """Lets what is carried but never read begin with zeros of the dims that it has from the first
+    iteration on, if there surely is one.
+    """
+    loop = Carrying(at)
+    unread = [i for i in range(loop.count) if loop.runs() and loop.is_unread(i)]
+    for i in unread:
+        shape = loop.returned[1 + i].shape
+        zero = loop.add(Literal(Argument.of(np.zeros((), shape.dtype.numpy), shape.dtype)))
+        zeros = loop.add(Contiguous(), loop.add(Multibroadcast(shape.dims), zero))
+        loop.module.replace_input(at, 2 + i, zeros)
+    return bool(unread)
 
 
 def say_length(at: Instruction) -> None:
@@ -155,7 +190,7 @@ def known_before(at: Instruction) -> set[str]:
     return found
 
 
-class _Carrying:
+class Carrying:
     """A loop, its body, and what it carries."""
 
     def __init__(self, at: Instruction) -> None:
@@ -166,6 +201,11 @@ class _Carrying:
         self.parameters = list(self.body.parameters.values())[2:]
         self.returned, ends = self.body.outputs, self.body.returned
         self.named = ends is not None and isinstance(ends.op, Return) and bool(ends.op.names)
+
+    @cached_property
+    def known(self) -> set[str]:
+        """The symbols that are the same in all iterations."""
+        return known_before(self.at) | known_symbols(self.module)
 
     def add(
         self, op: Operation, *inputs: Instruction, modules: Sequence[Module] = ()
@@ -180,17 +220,13 @@ class _Carrying:
         stacks = self.at.shape.parts[self.count :]
         if stacks:
             return stacks[0].dims[0]
-        known = self._trips()
-        return _fresh(self.module.program, f"{self.body.name}.trips") if known is None else known
+        known = self.trips()
+        return fresh(self.module.program, f"{self.body.name}.trips") if known is None else known
 
-    def _trips(self) -> Extent | None:
+    def trips(self) -> Extent | None:
         """The trip count, where it is known and nothing ends the loop before."""
         trips, starts = self.at.inputs[:2]
-        ends = self.body.outputs[0]
-        while isinstance(ends.op, Identity):
-            (ends,) = ends.inputs
-        goes_on = ends is list(self.body.parameters.values())[1] or _is_true(ends)
-        if not goes_on or not (starts.shape.dtype is OPTIONAL or _is_true(starts)):
+        if not goes_on(self.at) or not (starts.shape.dtype is OPTIONAL or is_true(starts)):
             return None
         match trips.op:
             case DimLiteral(values=[extent]):
@@ -198,6 +234,29 @@ class _Carrying:
             case Literal(value=value, replaceable=False):
                 return max(int(value.array), 0)
         return None
+
+    def runs(self) -> bool:
+        """Whether there is an iteration, whatever a run is given."""
+        trips, starts = self.at.inputs[:2]
+        if starts.shape.dtype is not OPTIONAL and not is_true(starts):
+            return False
+        match trips.op:
+            case DimLiteral(values=[extent]):
+                return bounds(extent)[0] > 0
+            case Literal(value=value, replaceable=False):
+                return int(value.array) > 0
+        return trips.shape.dtype is OPTIONAL
+
+    def is_unread(self, i: int) -> bool:
+        """Whether no iteration reads a number or tensor of them, which has other dims at first."""
+        shape = self.returned[1 + i].shape
+        numbers = shape.dtype.is_float or shape.dtype.is_integer or shape.dtype is BOOL
+        return (
+            self.parameters[i].use_count == 0
+            and numbers
+            and shape.dims != self.firsts[i].shape.dims
+            and {s.name for s in shape.symbols()} <= self.known
+        )
 
     def is_passed_on(self, i: int) -> bool:
         """Whether a value stays what it was at first."""
@@ -226,13 +285,11 @@ class _Carrying:
         if not isinstance(value.op, Concat) or len(value.inputs) != 2:
             return False
         before, piece = value.inputs
-        inside = {s.name for p in self.parameters for s in p.shape.symbols()}
-        outside = {s.name for first in self.firsts for s in first.shape.symbols()}
         return (
             before is parameter
             and parameter.use_count == value.use_count == 1
             and piece is not parameter
-            and not {s.name for s in piece.shape.symbols()} & (inside - outside)
+            and {s.name for s in piece.shape.symbols()} <= self.known
             and self._is_longer(i, piece.shape)
         )
 
@@ -262,8 +319,8 @@ class _Carrying:
             and isinstance(self.firsts[i].op, SequenceConstruct)
             and not self.firsts[i].inputs
             and member.shape.dtype.is_tensor
-            and {s.name for s in member.shape.symbols()} <= known_before(self.at)
-            and all(self._joins(read, member.shape) for read in self.readers(i))
+            and {s.name for s in member.shape.symbols()} <= self.known
+            and all(self.joins(read, member.shape) for read in self.readers(i))
         )
 
     def readers(self, i: int) -> list[Instruction]:
@@ -271,7 +328,7 @@ class _Carrying:
         elements = [u for u in self.at.users if u.op == GetTupleElem(i)]
         return [reader for element in elements for reader in element.users]
 
-    def _joins(self, read: Instruction, member: Shape) -> bool:
+    def joins(self, read: Instruction, member: Shape) -> bool:
         """Whether an instruction makes a tensor of members of a shape, of dims that are so or that
         nothing before is called by.
         """
@@ -348,13 +405,13 @@ def _is_free(extent: Extent, known: Collection[str]) -> bool:
     return _free(extent, known) is not None
 
 
-def _is_true(value: Instruction) -> bool:
+def is_true(value: Instruction) -> bool:
     """Whether a condition is known to hold."""
     op = value.op
     return isinstance(op, Literal) and not op.replaceable and bool(op.value.array.all())
 
 
-def _fresh(program: Program, name: str) -> Dim:
+def fresh(program: Program, name: str) -> Dim:
     """A symbol that the program does not have yet."""
     taken, count = program.symbols(), 0
     found = name

@@ -9,7 +9,7 @@ from functools import partial
 import ml_dtypes
 
 from migx import plugins
-from migx.errors import ShapeError, UnknownName, there_are
+from migx.errors import FieldError, ShapeError, UnknownName, there_are
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.op import Operation
@@ -43,14 +43,16 @@ class TruncateFloat(Pass):
     ops: tuple[str, ...] = ()
     variants = ("to=f16", "to=bf16", "to=bf16,ops=(dot,add,mul)")
 
-    def apply(self, module: Module, manager: PassManager) -> bool:
-        """Looks at each instruction once."""
+    def __post_init__(self) -> None:
         if self.to not in ("f16", "bf16"):
-            raise ShapeError(f"truncate_float makes f16 or bf16, not {self.to}")
-        known = plugins.operations()
+            raise FieldError(f"pass truncate_float: to is f16 or bf16, not {self.to}")
+        known = plugins.operations() if self.ops else {}
         for name in self.ops:
             if name not in known:
                 raise UnknownName(f"no operation is named {name!r}; {there_are(name, known)}")
+
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        """Looks at each instruction once."""
         constant: dict[Instruction, bool] = {}
         narrow: dict[Instruction, Instruction] = {}
         done = [

@@ -112,6 +112,28 @@ print(check_target("panels", programs=40).programs)
     assert run(site, code).splitlines() == ["48 True", "True set()", "40"]
 
 
+def test_the_target_takes_options_behind_its_name(site: Path) -> None:
+    code = """
+from migx.target import get_target
+from migx.errors import ParseError
+from migx.manager import Pipeline
+print(get_target("panels").columns, get_target("panels{columns=4}").columns)
+for wrong in ("panels{columns=x}", "panels{rows=4}", "panels(ref)"):
+    try:
+        get_target(wrong)
+    except ParseError as error:
+        print(error)
+print(Pipeline.parse("drop_relu_pairs,panels{columns=4},fixpoint(ref)"))
+"""
+    assert run(site, code).splitlines() == [
+        "16 4",
+        "target panels: columns is int, not x",
+        "target panels has no option 'rows=4'; its options are columns: int",
+        "expected a target such as name or name{option=value}, found 'panels(ref)'",
+        "drop_relu_pairs,optimize_module,hoist_weights,fixpoint(dead_code_elimination)",
+    ]
+
+
 def test_weights_in_the_format_of_the_target_are_swapped_and_saved(site: Path) -> None:
     code = """
 import migx, numpy as np

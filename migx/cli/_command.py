@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from migx.cli import _load, _options
+from migx.cli import _options
 
 if TYPE_CHECKING:
     from migx.debug.bisect import Symptom
@@ -35,7 +35,7 @@ def judged(
     """How a command ends on a case: right with exit code 0.
 
     The case is saved in a ``.migx`` file, whose path takes the place of ``{}`` in the command, or
-    stands at its end.
+    stands at its end. ``CannotJudge`` where the command cannot be run.
     """
     from migx.debug.bisect import Symptom
 
@@ -56,6 +56,8 @@ def judged(
 
 def _ended(words: Sequence[str], timeout: float, errors: int) -> int | None:
     """The exit code of a command; None if it had to be killed, with all it started."""
+    from migx.debug.bisect import CannotJudge
+
     try:
         process = subprocess.Popen(
             words,
@@ -65,7 +67,7 @@ def _ended(words: Sequence[str], timeout: float, errors: int) -> int | None:
             start_new_session=True,
         )
     except OSError as error:
-        raise _load.UsageError(f"cannot run {words[0]}: {error.strerror}") from error
+        raise CannotJudge(f"cannot run {words[0]}: {error.strerror}") from error
     try:
         return process.wait(timeout)
     except subprocess.TimeoutExpired:

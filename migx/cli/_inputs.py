@@ -1,11 +1,12 @@
-"""The inputs of a run: from a file, or drawn from a seed."""
+"""The inputs of a run: from a file, and drawn from a seed where it lacks them."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from numpy.typing import NDArray
 
 from migx import dim
 from migx.argument import Argument
-from migx.cli._load import UsageError
-from migx.cli._sizes import chosen
+from migx.binding import check_type, sizes_of
+from migx.cli._load import PeerError, UsageError
+from migx.cli._sizes import Sizes, chosen
+from migx.cli._values import ANY, held
 from migx.errors import DimError, EvaluationError, InputError, ShapeError
 from migx.files import member
 from migx.memory import installed
@@ -28,28 +31,52 @@ Array = NDArray[Any]
 
 
 def read_or_drawn(
-    program: Program, options: argparse.Namespace
+    program: Program, options: argparse.Namespace, *, apart: bool = False
 ) -> tuple[dict[str, Array], dict[str, int]]:
     """The inputs for a program, and the sizes that were chosen for its symbols in order to draw
-    them.
+    them: small ones, and ``apart`` to tell a right answer from a wrong one.
     """
     parameters = {name: p.shape for name, p in program.main.parameters.items()}
-    if options.inputs is not None:
-        return read(Path(options.inputs), parameters), {}
+    given = {} if options.inputs is None else read(Path(options.inputs), parameters)
+    lacking = {name: shape for name, shape in parameters.items() if name not in given}
+    if options.inputs is not None and (not lacking or given.keys() - parameters.keys()):
+        return given, {}
     if options.seed < 0:
         raise UsageError(f"--seed {options.seed}: seeds are 0 or greater")
+    if options.inputs is not None:
+        said = f"drawn from seed {options.seed}, as {options.inputs} lacks them"
+        print(f"note: {said}: {', '.join(lacking)}", file=sys.stderr)
+    known, integers = _told(given, parameters, options.sizes), held(program)
 
     def draw(sizes: Mapping[str, int]) -> dict[str, Array]:
         rng = np.random.default_rng(options.seed)
-        return {name: drawn(name, shape, sizes, rng) for name, shape in parameters.items()}
+        made = {n: drawn(n, s, sizes, rng, integers.get(n, ANY)) for n, s in lacking.items()}
+        return given | made
 
-    sizes = chosen(program, options.sizes, draw)
+    sizes = chosen(program, known, draw, apart=apart)
     return draw(sizes), sizes
 
 
-def drawn(name: str, shape: Shape, sizes: Mapping[str, int], rng: np.random.Generator) -> Any:
-    """One input: floats normal, integers and bools 0 or 1, so that they are indices of anything; of
-    a tuple, its members.
+def _told(
+    given: Mapping[str, Any], parameters: Mapping[str, Shape], known: Mapping[str, int]
+) -> Sizes:
+    """The sizes of symbols that are known, and those that arrays say."""
+    arrays = {name: Argument.of(v) for name, v in given.items() if type(v) is not tuple}
+    pairs = [(name, parameters[name], v.shape) for name, v in arrays.items()]
+    for name, declared, actual in pairs:
+        check_type(name, actual, declared)
+    return sizes_of(pairs, known)
+
+
+def drawn(
+    name: str,
+    shape: Shape,
+    sizes: Mapping[str, int],
+    rng: np.random.Generator,
+    integers: Sequence[int] = ANY,
+) -> Any:
+    """One input: floats normal, integers and bools of some ``integers``; of a tuple, its
+    members.
     """
     if shape.dtype is TUPLE:
         parts = enumerate(shape.parts)
@@ -67,7 +94,7 @@ def drawn(name: str, shape: Shape, sizes: Mapping[str, int], rng: np.random.Gene
     if shape.dtype.is_float:
         values: Array = rng.standard_normal(dims, np.float32)
     else:
-        values = rng.integers(0, 2, dims)
+        values = np.asarray(integers)[rng.integers(0, len(integers), dims)]
     return np.asarray(values).astype(shape.dtype.numpy)
 
 
@@ -139,7 +166,7 @@ def explaining(sizes: Mapping[str, int]) -> Iterator[None]:
     """
     try:
         yield
-    except (DimError, EvaluationError, InputError, ShapeError) as error:
+    except (DimError, EvaluationError, InputError, PeerError, ShapeError) as error:
         if sizes:
             error.add_note(
                 f"inputs were drawn with {listed(sizes)}: choose others by --dim-param NAME=N, or "

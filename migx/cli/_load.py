@@ -29,6 +29,10 @@ class UsageError(MigxError, ValueError):
     """Arguments of the command line that do not fit together, or a file that is not there."""
 
 
+class PeerError(MigxError, RuntimeError):
+    """The implementation that a model is compared with is not there, or refuses the model."""
+
+
 def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
     """Declares the model and the sizes of its dims."""
     parser.add_argument(
@@ -125,12 +129,12 @@ def _expect_few_bits(program: Program, options: argparse.Namespace) -> None:
     """``UsageError`` where no weights of four bits or eight are there for activations to be rounded
     for.
     """
-    squeezed = getattr(options, "int4_weights", False)
+    squeezed = any(getattr(options, name, False) for name in ("int4_weights", "int8_weights"))
     held = (at.name for module in program.modules.values() for at in module)
     if not squeezed and {"unpack_int4", "dequantizelinear"}.isdisjoint(held):
         raise UsageError(
             f"--activations int8 is for weights of four bits or eight, and {options.model} has "
-            "none: `migx compile --int4-weights` makes them"
+            "none: `migx compile --int4-weights` or --int8-weights makes them"
         )
 
 

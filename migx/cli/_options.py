@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def add_inputs(parser: argparse.ArgumentParser) -> None:
     """Declares where inputs come from."""
     parser.add_argument(
-        "--inputs", metavar="FILE.npz", help="the inputs by name; drawn where it is not given"
+        "--inputs", metavar="FILE.npz", help="inputs by name; what it lacks is drawn"
     )
     parser.add_argument(
         "--seed", metavar="N", type=int, default=0, help="the seed inputs are drawn from (0)"
@@ -28,12 +28,14 @@ def add_target(
     """
     parser.add_argument(
         "--target",
-        metavar="T",
+        metavar="T{x=1}",
         default=usual,
-        help=f"what runs it ({usual or told}); see `migx targets`",
+        help=f"what runs it ({usual or told}), with options where it has any; see `migx targets`",
     )
     parser.add_argument(
-        "--passes", metavar="P,Q{x=1}", help="run these passes, not the target's own"
+        "--passes",
+        metavar="P,Q{x=1}",
+        help="run these passes, not the target's own; P,cpu runs these behind P",
     )
     parser.add_argument(
         "--activations",

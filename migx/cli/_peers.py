@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from migx.argument import Argument
 from migx.binding import check_inputs
-from migx.cli._load import UsageError
+from migx.cli._load import PeerError, UsageError
 from migx.compiler import Compiled, given_back
-from migx.errors import MigxError
 from migx.ir import Instruction
 from migx.manager import Pipeline
 from migx.program import Program
@@ -23,10 +22,6 @@ from migx.testing.bounds import Budget, TensorBounds
 
 Array: TypeAlias = NDArray[Any]
 Seen: TypeAlias = Callable[[Instruction, Argument], None]
-
-
-class PeerError(MigxError, RuntimeError):
-    """The other implementation is not there, or refuses the model."""
 
 
 def refusals() -> tuple[type[Exception], ...]:

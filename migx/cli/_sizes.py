@@ -23,25 +23,61 @@ from migx.target import get_target
 Sizes = dict[str, int]
 STEPS = tuple(2**n for n in range(1, 13))
 """The sizes that are tried where 1 will not do."""
+MULTIPLES = (2, 3, 5, 7, 11)
+"""How many times its size a symbol is to be, for sizes to be apart."""
 LIMIT = 1 << 16
 """Integers of more elements than this are data: what is computed from them is not tried."""
 
 
 def chosen(
-    program: Program, known: Mapping[str, int], draw: Callable[[Sizes], Mapping[str, Any]]
+    program: Program,
+    known: Mapping[str, int],
+    draw: Callable[[Sizes], Mapping[str, Any]],
+    *,
+    apart: bool = False,
 ) -> Sizes:
     """A size for every symbol of the inputs, in addition to those that are known: the first of the
     candidates that no shape rule refuses, nor any index computed from the inputs that ``draw``
     makes. The least, where all are refused: a run will say why.
+
+    They are then raised to be ``apart``, if asked, as what is wrong may show at no others.
     """
     shapes = (p.shape for p in program.main.parameters.values())
     symbols = {s.name: s for shape in shapes for s in shape.symbols() if s.name not in known}
     checks = asked_again(chain(*program.modules.values()))
+
+    def fits(sizes: Sizes) -> bool:
+        return _fit(checks, sizes) and _indices_fit(program, sizes, draw(sizes))
+
     tried = [{**known, **sizes} for sizes in candidates(symbols.values())]
     for sizes in tried if symbols else ():
-        if _fit(checks, sizes) and _indices_fit(program, sizes, draw(sizes)):
-            return sizes
+        if fits(sizes):
+            return raised(sizes, symbols, fits) if apart else sizes
     return tried[0]
+
+
+def raised(sizes: Sizes, symbols: Mapping[str, Symbol], fits: Callable[[Sizes], bool]) -> Sizes:
+    """Sizes that fit, each symbol that is 1, or as large as another, at a small multiple of that
+    which no other has, where this fits too.
+    """
+    for name in symbols:
+        sizes = next(filter(fits, _raises(name, sizes, symbols)), sizes)
+    return sizes
+
+
+def _raises(name: str, sizes: Sizes, symbols: Mapping[str, Symbol]) -> Iterator[Sizes]:
+    """Sizes with one symbol raised. One that is 1 may take another along, greater by as much: that
+    of a dim which both stand for, or of their sum.
+    """
+    size, others = sizes[name], [other for other in symbols if other != name]
+    taken = {sizes[other] for other in sizes if other != name}
+    if size != 1 and size not in taken:
+        return
+    for along in [(), *((other,) for other in others if size == 1)]:
+        for more in ((n - 1) * size for n in MULTIPLES if n * size not in taken):
+            made = {each: sizes[each] + more for each in (name, *along)}
+            if all(made[each] <= symbols[each].bounds[1] for each in made):
+                yield sizes | made
 
 
 def candidates(symbols: Iterable[Symbol]) -> Iterator[Sizes]:

@@ -15,7 +15,8 @@ import numpy as np
 
 import migx
 from migx.argument import Argument
-from migx.cli import _inputs, _load, _options
+from migx.cli import _against, _inputs, _load, _options
+from migx.cli._against import relative
 from migx.cli._peers import Array, Onnxruntime, Recorder, landmarks, rounding, traced
 from migx.compiler import Compiled, compiled
 from migx.errors import MigxError
@@ -32,13 +33,17 @@ from migx.weights.constants import is_unpacked
 def verified(options: argparse.Namespace) -> dict[str, Any]:
     """The model that was asked for against its peer: see ``checked``."""
     unsaid = options.target is None
+    other = _against.is_model(options.against)
+    if other and options.each:
+        raise _load.UsageError("--each compares with onnxruntime or ref, not with another model")
     program = _load.load(options, to_run=unsaid)
     held = program.compiled if unsaid and _options.ready(program, options) else None
     if unsaid and held is None:
         options.target = usual(options)
-    inputs, sizes = _inputs.read_or_drawn(program, options)
+    inputs, sizes = _inputs.read_or_drawn(program, options, apart=True)
     with _inputs.explaining(sizes):
-        found = checked(program, Path(options.model), inputs, options, held)
+        path = Path(options.model)
+        found = (beside if other else checked)(program, path, inputs, options, held)
     return {"model": options.model, "sizes": listed(sizes), **found}
 
 
@@ -47,6 +52,21 @@ def usual(options: argparse.Namespace) -> str:
     instructions where these are asked for, or passes are judged.
     """
     return "cpu" if options.passes is None and not options.each else "ref"
+
+
+def beside(
+    program: Program,
+    path: Path,
+    inputs: Mapping[str, Any],
+    options: argparse.Namespace,
+    held: Compiled | None = None,
+) -> dict[str, Any]:
+    """How each output of a program differs from that of another model."""
+    with _load.progress(f"running {path.name} on {options.target}"):
+        subject = held or compiled(program, options.target, **_options.compiling(options))
+        got = subject.eval(inputs)
+    found = _against.compared(program.main.output_names, got, inputs, options)
+    return {"target": options.target, "held": held is not None, "notes": [], **found}
 
 
 def checked(
@@ -89,7 +109,9 @@ def checked(
         "against": against,
         "notes": notes,
         "outputs": [
-            dataclasses.asdict(c) | {"passed": c.passed, "undecided": c.undecided} for c in compared
+            dataclasses.asdict(c)
+            | {"relative": relative(c.rms, y), "passed": c.passed, "undecided": c.undecided}
+            for c, y in zip(compared, expected, strict=True)
         ],
         "passed": all(c.passed for c in compared),
         "undecided": any(c.undecided for c in compared),
@@ -143,9 +165,8 @@ class Comparer:
             if self.departure is None and not found.passed:
                 self.departure = at, found
             if packed:
-                size = float(np.sqrt(np.mean(np.square(wanted, dtype=np.float64))))
-                relative = found.rms / size if size else 0.0
-                self.packed.append({"layer": label, "rms": found.rms, "relative": relative})
+                share = relative(found.rms, wanted)
+                self.packed.append({"layer": label, "rms": found.rms, "relative": share})
 
 
 def reads_packed(at: Instruction) -> bool:

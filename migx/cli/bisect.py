@@ -2,9 +2,12 @@
 
 Without a command the outputs on the target are held against the model's own meaning on ref, within
 bounds that are derived. With one, it is run on what the passes leave, a .migx file in the place of
-{} or at its end, and fails by its exit code. The exit code is 1 where nothing is wrong.
+{} or at its end, and fails by its exit code. The exit code is 1 where no rewrite is to blame:
+nothing is wrong, or it is so without any.
 
-A case that `migx fuzz` has saved says itself which passes and inputs; options overrule it.
+Inputs that no file gives are drawn from a seed, as by `migx run`, but symbols have small sizes
+above 1 that differ, as far as the model takes them. A case that `migx fuzz` has saved says itself
+which passes and inputs; options overrule it.
 """
 
 from __future__ import annotations
@@ -69,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
         _report.print_json(shown)
     else:
         _print(shown, found)
-    return 0
+    return int(not found.events)
 
 
 def _judge(program: Program, pipeline: Pipeline, options: argparse.Namespace) -> Judge:
@@ -80,7 +83,7 @@ def _judge(program: Program, pipeline: Pipeline, options: argparse.Namespace) ->
     from migx.cli import _inputs
     from migx.debug.bisect import against_ref
 
-    inputs, sizes = _inputs.read_or_drawn(program, options)
+    inputs, sizes = _inputs.read_or_drawn(program, options, apart=True)
     with _inputs.explaining(sizes):
         return against_ref(program, inputs, options.target, pipeline.approximations())
 
@@ -121,6 +124,7 @@ def _print(shown: dict[str, Any], found: Found) -> None:
     match len(found.events):
         case 0:
             print(f"\nit fails without any {counted}")
+            return
         case 1:
             print(f"\n1 {counted}")
         case many:

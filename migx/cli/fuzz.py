@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         _report.print_json(_found(report))
     else:
-        print(_shown(report))
+        print(_shown(report, passes=bool(pipelines)))
     vain = report.silent or report.idle
     return int(bool(report.failures or (options.every_rule and vain)))
 
@@ -96,13 +96,15 @@ def _found(report: Report) -> dict[str, Any]:
     }
 
 
-def _shown(report: Report) -> str:
+def _shown(report: Report, *, passes: bool) -> str:
+    """What the report says; of passes, how many programs they changed."""
     features = report.features
     mean = features["instructions"] / max(1, report.programs)
     size = f"{report.programs} programs of {mean:.0f} instructions"
     speed = f"in {report.seconds:.1f} s, {report.rate:.0f} a second"
     held = ", ".join(f"{features[name]} {name}" for name in COUNTED)
-    lines = [f"{size} {speed}; {report.changed} were changed", f"with {held}"]
+    changed = f"; {report.changed} were changed" if passes else ""
+    lines = [f"{size} {speed}{changed}", f"with {held}"]
     if report.fired or report.silent:
         known = len(report.fired) + len(report.silent)
         lines.append(f"{len(report.fired)} of {known} rules fired, {report.fired.total()} times")

@@ -11,7 +11,12 @@ from migx.errors import UnknownName, there_are
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("name", metavar="NAME", nargs="?", help="show this operator alone")
+    parser.add_argument(
+        "name",
+        metavar="NAME",
+        nargs="?",
+        help="show this operator alone; a domain may stand before it, as in ai.onnx.Add",
+    )
     _report.add_json(parser)
 
 
@@ -29,7 +34,8 @@ def run(options: argparse.Namespace) -> int:
         for (domain, name), versions in sorted(importers.table().items())
     ]
     if options.name:
-        found = [e for e in found if e["name"] == options.name] or _unknown(options.name, found)
+        asked = [e for e in found if options.name in (e["name"], f"{e['domain']}.{e['name']}")]
+        found = asked or _unknown(options.name, found)
     _report.give(options, found, _print)
     return 0
 

@@ -2,9 +2,9 @@
 
 Runs are timed whole, and in one run each kernel by itself. GFLOP/s and GB/s stand beside what the
 machine does at best, which is measured too: the most arithmetic, and a copy of memory, which what
-stays in caches may well outdo. Inputs are drawn from a seed when no file of them is given; symbols
-then have small sizes that the model takes, 1 where it does. Of a target that cannot tell what
-each kernel takes there are the whole runs alone.
+stays in caches may well outdo. Inputs that no file gives are drawn from a seed; symbols then have
+small sizes that the model takes, 1 where it does. Of a target that cannot tell what each kernel
+takes there are the whole runs alone.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from migx.cli import _load, _options, _report
+from migx.errors import first_few
 
 if TYPE_CHECKING:
     from migx.compiler import Compiled
@@ -34,7 +35,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _options.add_target(parser)
     parser.add_argument("--threads", metavar="N", type=int, help="threads (the physical cores)")
     parser.add_argument("--repeat", metavar="N", type=int, default=20, help="run N times (20)")
-    parser.add_argument("--each", action="store_true", help="list every instruction")
+    parser.add_argument(
+        "--each", action="store_true", help="list every instruction, and its ONNX nodes"
+    )
     parser.add_argument(
         "--against", metavar="PEER,PEER", help=f"also time an ONNX file by {' and '.join(PEERS)}"
     )
@@ -51,15 +54,16 @@ def run(options: argparse.Namespace) -> int:
     peers = _peers(options)
     program = _load.load(options, to_run=True)
     inputs, sizes = _inputs.read_or_drawn(program, options)
+    compiling = _load.ensure_compiled(program, options)
     with _inputs.explaining(sizes):
-        compiling = _load.ensure_compiled(program, options)
         made, profile = program.compiled, Profile(())
         if told := isinstance(made.executable, Profiled):
             profile = measured(made, made.arguments(inputs))
         sessions = _sessions(peers, options, inputs)
         program.eval(inputs)
     runs = _timed({"migx": lambda: program.eval(inputs)} | sessions, options)
-    found = _found(profile, runs, options.each) | {"sizes": sizes, "compile": compiling}
+    each = _each(made, profile) if options.each else []
+    found = _found(profile, runs, each) | {"sizes": sizes, "compile": compiling}
     _report.give(options, found, _print)
     if not told:
         print(_untold(made), file=sys.stderr)
@@ -92,7 +96,7 @@ def _sessions(
     peers: Iterable[str], options: argparse.Namespace, inputs: Mapping[str, Any]
 ) -> dict[str, Callable[[], object]]:
     """A call of each peer on the same inputs and as many threads; each has run once."""
-    from migx.cli._peers import PeerError, refusals
+    from migx.cli._peers import refusals
 
     made: dict[str, Callable[[], object]] = {}
     for peer in peers:
@@ -100,9 +104,11 @@ def _sessions(
             made[peer] = (_onnxruntime if peer == "onnxruntime" else _openvino)(options, inputs)
             made[peer]()
         except ImportError as error:
-            raise PeerError(f"--against {peer} needs it: pip install {peer}") from error
+            raise _load.PeerError(f"--against {peer} needs it: pip install {peer}") from error
         except refusals() as error:
-            raise PeerError(f"{peer} cannot run {options.model}: {str(error).strip()}") from error
+            raise _load.PeerError(
+                f"{peer} cannot run {options.model}: {str(error).strip()}"
+            ) from error
     return made
 
 
@@ -142,7 +148,28 @@ def _timed(
     return taken
 
 
-def _found(profile: Profile, runs: Mapping[str, list[float]], each: bool) -> dict[str, Any]:
+def _each(made: Compiled, profile: Profile) -> list[dict[str, Any]]:
+    """The costs one by one, under the names that the text of the compiled program has for what they
+    are of, and with the ONNX nodes this comes from.
+    """
+    from migx.text import number
+
+    modules, found = made.program.modules, []
+    names = {
+        at: own if name == "main" else f"{name}:{own}"
+        for name, module in modules.items()
+        for at, own in number(module).items()
+    }
+    for cost in profile.costs:
+        at, name = cost.at, names[cost.at]
+        entry = _entry(f"{name} = {at.name} : {at.shape}", [cost])
+        found.append(entry | {"value": name, "kernel": cost.kernel, "origins": at.origins})
+    return found
+
+
+def _found(
+    profile: Profile, runs: Mapping[str, list[float]], each: list[dict[str, Any]]
+) -> dict[str, Any]:
     native = [c for c in profile.costs if c.kernel]
     host = [c for c in profile.costs if not c.kernel]
     return {
@@ -152,7 +179,7 @@ def _found(profile: Profile, runs: Mapping[str, list[float]], each: bool) -> dic
         },
         "kernels": _grouped(native, lambda c: c.kernel),
         "host": _grouped(host, lambda c: c.at.name),
-        "each": [_entry(f"{c.at.name} {c.at.shape}", [c]) for c in profile.costs] if each else [],
+        "each": each,
         "bytes": {"arena": profile.arena, "weights": profile.weights},
         "peak": {"flops": profile.peak_flops, "bytes": profile.peak_bytes},
     }
@@ -191,7 +218,8 @@ def _print(found: dict[str, Any]) -> None:
     for part, title in (("each", "instruction"), ("kernels", "kernel"), ("host", "on the host")):
         if found[part]:
             rows = [_row(e, whole, peak) for e in found[part]]
-            print(_report.table((title, *header[1:]), rows), end="\n\n")
+            titles = (title, *header[1:], *(["from ONNX"] if part == "each" else []))
+            print(_report.table(titles, rows), end="\n\n")
     names = ("", "ms: median", "90th percentile", "99th", "times migx's")
     mine = found["runs"]["migx"]["p50"]
     rows = [
@@ -218,4 +246,5 @@ def _row(entry: dict[str, Any], whole: float, peak: Mapping[str, float]) -> tupl
         rates.append(f"{100 * rate / peak[kind]:.0f}" if rate and peak[kind] else "")
     name = entry["name"] if len(entry["name"]) <= 60 else entry["name"][:59] + "…"
     share = f"{100 * seconds / max(whole, 1e-9):.1f}"
-    return name, str(entry["count"]), f"{1e3 * seconds:.3f}", share, *rates
+    nodes = [first_few(entry["origins"])] if "origins" in entry else []
+    return name, str(entry["count"]), f"{1e3 * seconds:.3f}", share, *rates, *nodes

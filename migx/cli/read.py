@@ -37,6 +37,7 @@ def run(options: argparse.Namespace) -> int:
     """Prints it."""
     from migx.text import show
 
+    options.defer_external_weights |= options.weights
     program = _load.load(options)
     if options.output is not None:
         if options.stats or options.json or options.weights:
@@ -48,8 +49,10 @@ def run(options: argparse.Namespace) -> int:
         found = slots(program)
         if options.json:
             _report.print_json(found)
-        else:
+        elif found:
             print(_report.table(("slot", "shape", "made of"), [tuple(f.values()) for f in found]))
+        else:
+            print("no slots: it was compiled with its weights fixed")
     elif options.json:
         _report.print_json(statistics(program) if options.stats else structure(program, options))
     elif options.stats:
@@ -60,7 +63,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def slots(program: Program) -> list[dict[str, str]]:
-    """The slots of a program: those it is compiled with, or else those that hoist_weights makes."""
+    """The slots of a program: those it is compiled with, or else those that hoist_weights makes of
+    its weights: those that may be replaced, or all that could be, where none may.
+    """
     import migx
     from migx.cli.params import made_of
 
@@ -68,6 +73,8 @@ def slots(program: Program) -> list[dict[str, str]]:
     if program._compiled is not None:
         shown = program._compiled.program
     elif program.weights is None:
+        if not shown.weight_shapes:
+            shown.make_replaceable()
         migx.run_passes(shown, "hoist_weights")
     if shown.weights is None:
         return []
@@ -84,7 +91,9 @@ def statistics(program: Program) -> dict[str, Any]:
     deferred = [at.op for at in instructions if isinstance(at.op, OnnxExternalWeights)]
     outputs = zip(program.main.output_names, program.main.outputs, strict=True)
     counts = Counter(at.name for at in instructions)
+    made = program._compiled
     return {
+        "compiled": None if made is None else made.context.target.name,
         "modules": {m.name: len(m) for m in program.modules.values()},
         "parameters": {name: str(p.shape) for name, p in program.main.parameters.items()},
         "outputs": {name: str(value.shape) for name, value in outputs},
@@ -113,6 +122,8 @@ def print_statistics(found: dict[str, Any]) -> None:
         if rows:
             print(_report.table((what, ""), rows), end="\n\n")
     print(f"literals: {found['literal_bytes'] / 1e6:,.2f} MB")
+    if found["compiled"] is not None:
+        print(f"compiled for {found['compiled']}")
     deferred = found["deferred"]
     print(f"deferred: {deferred['tensors']} tensors, {deferred['bytes'] / 1e6:,.2f} MB")
 

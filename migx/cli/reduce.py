@@ -75,7 +75,7 @@ def _case(program: Program, options: argparse.Namespace) -> Case:
 
     if options.command and options.inputs is None:
         return Case(program)
-    inputs, _ = _inputs.read_or_drawn(program, options)
+    inputs, _ = _inputs.read_or_drawn(program, options, apart=True)
     return Case(program, check_inputs(program.main, inputs))
 
 

@@ -1,7 +1,8 @@
 """Runs a model and summarises its outputs.
 
-Inputs are drawn from a seed when no file of them is given; symbols then have small sizes that the
-model takes, 1 where it does.
+Inputs that no file gives are drawn from a seed; symbols then have small sizes that the model takes,
+1 where it does. Integers are drawn from the indices of a table that they are looked up in, or the
+constants they are compared with; 0 and 1 where they are neither.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ def run(options: argparse.Namespace) -> int:
     program = _load.load(options, to_run=True)
     inputs, sizes = _inputs.read_or_drawn(program, options)
     names = program.main.output_names
+    compiling = _load.ensure_compiled(program, options)
     with _inputs.explaining(sizes):
-        compiling = _load.ensure_compiled(program, options)
         outputs, seconds = _timed(program, inputs, options.repeat)
     named = list(apart(zip(names, outputs, strict=True)))
     if options.save is not None:

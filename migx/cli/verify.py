@@ -3,7 +3,11 @@
 Each output may differ by what rounding explains: the bound comes from the element types and the
 roundings on the way to it, see migx.testing.bounds. The exit code is 1 when one differs by more.
 Where a bound is at least half of the greatest magnitude, passing says next to nothing: undecided.
+Against another model, before it was quantised say, errors have no bound, and are shown beside the
+root mean square of its outputs; it runs as its file holds it, or on the same target.
 Of a saved program what its file holds is run, unless a target or passes are given.
+Inputs that no file gives are drawn from a seed, as by `migx run`, but symbols have small sizes
+above 1 that differ, as far as the model takes them.
 A case that `migx fuzz` has saved says itself which passes and inputs; options overrule it.
 """
 
@@ -14,6 +18,8 @@ from typing import Any
 
 from migx.cli import _load, _options, _report
 
+ERRORS = ("largest error", "rms error", "of rms value")
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
@@ -23,9 +29,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(check=True)
     parser.add_argument(
         "--against",
-        choices=["onnxruntime", "ref"],
-        metavar="PEER",
-        help="what with: onnxruntime, as ONNX files are unless said, or ref, as others are",
+        metavar="PEER|FILE",
+        help="what with: onnxruntime, as ONNX files are unless said, ref, as others are, or "
+        "another model, from which any distance is allowed",
     )
     parser.add_argument(
         "--each",
@@ -43,11 +49,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Compares."""
-    from migx.cli import _verify
+    from migx.cli import _against, _verify
 
     if options.all:
         if options.model or options.inputs or options.input_dim or options.dim_param:
             raise _load.UsageError("--all takes the models and inputs of its own, and no others")
+        if _against.is_model(options.against):
+            raise _load.UsageError("--all compares with onnxruntime or ref")
         rows = _verify.table_of_all(options)
         if options.json:
             _report.print_json(rows)
@@ -57,13 +65,28 @@ def run(options: argparse.Namespace) -> int:
     _load.take_case(options)
     found = _verify.verified(options)
     _report.give(options, found, _print)
-    return int(not found["passed"])
+    return int(not found.get("passed", True))
 
 
 def _status(output: dict[str, Any]) -> str:
     if not output["passed"]:
         return f"FAIL: {output['problem']}"
     return "PASS (undecided)" if output["undecided"] else "PASS"
+
+
+def _errors(output: dict[str, Any]) -> tuple[str, ...]:
+    return output["name"], f"{output['largest']:.3g}", *_shares(output)
+
+
+def _shares(row: dict[str, Any]) -> tuple[str, str]:
+    """A root mean square of errors, by itself and beside that of the values, unless this is 0."""
+    return f"{row['rms']:.3g}", "" if row["relative"] is None else f"{row['relative']:.3g}"
+
+
+def _distance(output: dict[str, Any]) -> tuple[str, ...]:
+    """A row of an output beside that of another model; of text, only how much of it differs."""
+    errors = _errors(output) if "rms" in output else (output["name"], "", "", "")
+    return *errors, f"{output['unequal']} of {output['elements']}"
 
 
 def _print(found: dict[str, Any]) -> None:
@@ -74,17 +97,11 @@ def _print(found: dict[str, Any]) -> None:
     given = f", inputs drawn with {found['sizes']}" if found["sizes"] else ""
     held = ", as the file holds it," if found["held"] else ""
     print(f"{found['target']}{held} against {found['against']}{given}\n")
-    header = ("output", "largest error", "rms error", "tolerance", "status")
-    rows = [
-        (
-            o["name"],
-            f"{o['largest']:.3g}",
-            f"{o['rms']:.3g}",
-            f"{o['tolerance']:.3g}",
-            _status(o),
-        )
-        for o in found["outputs"]
-    ]
+    if "passed" not in found:
+        print(_report.table(("output", *ERRORS, "not equal"), map(_distance, found["outputs"])))
+        return
+    header = ("output", *ERRORS, "tolerance", "status")
+    rows = [(*_errors(o), f"{o['tolerance']:.3g}", _status(o)) for o in found["outputs"]]
     print(_report.table(header, rows))
     print("\ntolerance = 8 * sqrt(V) * max|expected|, V the sum of the squares of the roundings:")
     for o in found["outputs"]:
@@ -96,5 +113,5 @@ def _print(found: dict[str, Any]) -> None:
         print(found["departure"] or "none departs")
     if "packed" in found:
         print("\nproducts of weights of a few bits, each with the errors of those before it:")
-        cells = [(p["layer"], f"{p['rms']:.3g}", f"{p['relative']:.3g}") for p in found["packed"]]
-        print(_report.table(("layer", "rms error", "of rms value"), cells))
+        cells = [(p["layer"], *_shares(p)) for p in found["packed"]]
+        print(_report.table(("layer", *ERRORS[1:]), cells))

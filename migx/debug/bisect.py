@@ -45,7 +45,9 @@ class Symptom:
 
 
 Judge: TypeAlias = Callable[[Program], Symptom]
-"""What is wrong with a program that has been through the passes."""
+"""What is wrong with a program that has been through the passes; raises ``CannotJudge`` where it
+cannot be told.
+"""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,10 @@ def bisected(program: Program, passes: Pipeline | str | Sequence[Element], judge
     left_out = whole - {event.key for event in least}
     fired = Counter(f"{event.pass_name}.{event.rule}" for event in events if event.rule)
     return Found(symptom, tuple(guilty), needed, left_out, len(events), trials.count, fired)
+
+
+class CannotJudge(MigxError):
+    """What judges does not run: that says nothing about a program."""
 
 
 class NothingWrong(MigxError):
@@ -211,6 +217,8 @@ class _Trials:
         try:
             PassManager(made, log=log).run(self.pipeline)
             return self.judge(made), log
+        except CannotJudge:
+            raise
         except FAULTS as error:
             notes = "\n".join([str(error), *getattr(error, "__notes__", ())])
             return Symptom(type(error).__name__, notes), log

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from migx import plugins
 from migx.errors import IRError, UnknownName, there_are
+from migx.fields import required
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.match import Match, Pattern, find
@@ -77,6 +78,11 @@ def _rule(cls: type[Pass], name: str) -> Rule:
         if each.name == name:
             return each
     names = _rules(cls)
+    if not names and not required(cls) and (inner := cls().pipeline()) is not None:
+        others = dict.fromkeys(each.name for each in inner.passes() if each.rules)
+        raise UnknownName(
+            f"pass {cls.name} stands for others: name a rule of one of them, {', '.join(others)}"
+        )
     if not names:
         raise UnknownName(
             f"pass {cls.name} is a function and has no rules to ask; each change it makes is shown "

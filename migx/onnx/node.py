@@ -90,6 +90,16 @@ class Node:
         """All operands from one on, which must be there."""
         return [self.input(i) for i in range(start, len(self.inputs))]
 
+    def expect_dims(self, index: int, dims: Sequence[Extent]) -> None:
+        """``OnnxError`` where an operand that is given cannot have some dims."""
+        value = self.optional(index)
+        if value is None:
+            return
+        given = value.shape.dims
+        if len(given) != len(dims) or not all(map(dim.may_equal, given, dims)):
+            name, wanted = self.proto.input[index], ", ".join(map(str, dims))
+            raise self.fail(f"{name!r} {value.shape}: ({wanted}) is wanted")
+
     def declared(self) -> onnx.ValueInfoProto | None:
         """What the model declares of the node's first result, if it does."""
         name, graph = next(iter(self.proto.output), ""), self.graph.graph

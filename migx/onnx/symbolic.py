@@ -13,9 +13,10 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
-from migx import dim, ops
 from migx import op as operations
+from migx import ops
 from migx.argument import Argument
+from migx.arithmetic import ON_EXTENTS, own, quotient
 from migx.dim import Dim
 from migx.errors import DimError, EvaluationError, MigxError
 from migx.ir import Instruction
@@ -79,7 +80,7 @@ def evaluated(op: Operation, inputs: Sequence[Instruction]) -> Array | None:
         return None
     if not symbolic:
         return _computed(op, shape, inputs, arrays)
-    function = _ON_SYMBOLS.get(op.name)
+    function = ON_EXTENTS.get(op.name)
     if function is None:
         return None
     try:
@@ -115,7 +116,7 @@ def _truncated(op: Any, value: Instruction) -> Array | None:
         return None
     above, below = found
     try:
-        return np.asarray(np.frompyfunc(_quotient, 2, 1)(above, below), object)
+        return np.asarray(np.frompyfunc(quotient, 2, 1)(above, below), object)
     except DimError:
         return None
 
@@ -146,7 +147,7 @@ def _fractions(value: Instruction) -> Fractions | None:
         return function(*given)
     if value.op.name in ("broadcast", "convert", "multibroadcast", "reshape", "squeeze"):
         ((above, below),) = given
-        return (above if value.op.name == "convert" else _own(value.op, above)), below
+        return (above if value.op.name == "convert" else own(value.op, above)), below
     return None
 
 
@@ -240,95 +241,3 @@ def _constant_value(
         return _computed(value.op, value.shape, value.inputs, arrays)
     except (MigxError, ArithmeticError, MemoryError, ValueError) as error:
         raise EvaluationError(f"cannot evaluate the constant {value!r}: {error}") from error
-
-
-def _own(op: Any, *arrays: Array) -> Array:
-    """The operation's own meaning, which numpy carries over to arrays of objects."""
-    result: Array = op.compute(*arrays)
-    return result
-
-
-def _elementwise(function: Callable[..., Any]) -> Callable[..., Array]:
-    def each(op: Any, *arrays: Array) -> Array:
-        return np.asarray(np.frompyfunc(function, len(arrays), 1)(*arrays), object)
-
-    return each
-
-
-def _equal(a: Any, b: Any) -> bool:
-    """Equality where it is certain for all sizes."""
-    if a == b:
-        return True
-    if dim.may_equal(a, b):
-        raise DimError(f"whether {a} is {b} is not known before the dims are bound")
-    return False
-
-
-def _quotient(a: Any, b: Any) -> Any:
-    """Integer division truncates: of a side that may be negative the parts on both sides of 0 are
-    divided, each rounded down.
-    """
-    if dim.bounds(b)[0] < 0:
-        raise DimError(f"the sign of {a} / {b} is not known before the dims are bound")
-    if dim.bounds(a)[0] < 0:
-        return dim.maximum(a, 0) // b - dim.maximum(-a, 0) // b
-    return a // b
-
-
-def _converted(op: Any, x: Array) -> Array:
-    if op.to not in (I64, I32):
-        raise DimError(f"dims as {op.to} are data")
-    return x
-
-
-def _product(op: Any, x: Array) -> Array:
-    return np.asarray(np.multiply.reduce(x, axis=op.axes, keepdims=True), object)
-
-
-def _scattered(op: Any, x: Array, indices: Array, updates: Array) -> Array:
-    """Dims put among others, as exporters do to count indices along one axis."""
-    if indices.dtype == object:
-        raise DimError("where dims are put is not known before they are bound")
-    return _own(op, x.astype(object), indices, updates)
-
-
-_ON_SYMBOLS: dict[str, Callable[..., Array]] = {
-    **dict.fromkeys(
-        [
-            "broadcast",
-            "concat",
-            "contiguous",
-            "gather",
-            "multibroadcast",
-            "pad",
-            "reshape",
-            "reverse",
-            "slice",
-            "squeeze",
-            "step",
-            "transpose",
-            "unsqueeze",
-        ],
-        _own,
-    ),
-    "add": _elementwise(lambda a, b: a + b),
-    "sub": _elementwise(lambda a, b: a - b),
-    "mul": _elementwise(lambda a, b: a * b),
-    "div": _elementwise(_quotient),
-    "mod": _elementwise(lambda a, b: a % b),
-    "neg": _elementwise(lambda a: -a),
-    "abs": _elementwise(lambda a: dim.maximum(a, -a) if dim.bounds(a)[0] < 0 else a),
-    "max": _elementwise(dim.maximum),
-    "min": _elementwise(dim.minimum),
-    "equal": _elementwise(_equal),
-    "greater": _elementwise(lambda a, b: a > b),
-    "less": _elementwise(lambda a, b: a < b),
-    "greater_or_equal": _elementwise(lambda a, b: a >= b),
-    "less_or_equal": _elementwise(lambda a, b: a <= b),
-    "where": _elementwise(lambda condition, a, b: a if condition else b),
-    "convert": _converted,
-    "identity": lambda op, x: x,
-    "reduce_prod": _product,
-    "scatter_none": _scattered,
-    "scatternd_none": _scattered,
-}

@@ -54,7 +54,7 @@ class Assume(Op):
     @property
     def fault(self) -> str:
         """What the error says."""
-        made_for = f"the program was made for sizes at which this condition is {self.expected}"
+        made_for = f"the program was made for inputs at which this condition is {self.expected}"
         return self.otherwise or made_for
 
 

@@ -47,7 +47,7 @@ def report(
     recorder = Recorder([row[1] for row in timer.rows])
     if inputs is None:
         PassManager(program.copy(), (recorder,), recorder.log).run(passes)
-        return recorder.report(title, chosen.name)
+        return recorder.report(title, "" if options.get("passes") is not None else chosen.name)
     made = compiled(program, chosen, observers=(recorder,), log=recorder.log, **options)
     recorder.finished(made.program, "compile", "Constants are packed, and weights put in slots.")
     if not isinstance(made.executable, Profiled):

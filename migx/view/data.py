@@ -108,7 +108,8 @@ class Report:
     ``names`` has the name of each value, the same from first pass to last: of what was there at the
     start, in ``main``, that of its text; what passes make is numbered on. ``nodes`` are the ONNX
     nodes, of which ``origin_sets`` are made. ``bodies`` are lists of lines, ``states`` say which
-    body each module has; the first is the program as it was given.
+    body each module has; the first is the program as it was given. ``target`` is "" where passes
+    were given and nothing was compiled.
     """
 
     title: str

@@ -9,7 +9,7 @@ from all others.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from migx import op as operations
@@ -18,7 +18,7 @@ from migx.errors import ConstantGrowth
 from migx.ir import Instruction, merged
 from migx.ops.builtin import Literal, OnnxExternalWeights, Slot
 from migx.program import Program
-from migx.shape import Shape
+from migx.shape import I8, U8, Shape
 
 ALLOWANCE = 1 << 20
 """What the constants of one set may take beyond what they free."""
@@ -204,15 +204,42 @@ def is_unpacked(at: Instruction, known: dict[Instruction, bool] | None = None) -
 
     ``known`` keeps answers from call to call.
     """
-    known = {} if known is None else known
+    return _read_from(at, _unpacks, {} if known is None else known)
+
+
+def is_stored_narrow(at: Instruction, known: dict[Instruction, bool] | None = None) -> bool:
+    """Whether a value is packed storage, unpacked, or levels of eight bits, dequantised, and at
+    most scaled and moved since. Vectors of levels are little, and do not count.
+
+    ``known`` keeps answers from call to call.
+    """
+    return _read_from(at, _widens, {} if known is None else known)
+
+
+def _unpacks(at: Instruction) -> bool:
+    return at.op.name.startswith("unpack_")
+
+
+def _widens(at: Instruction) -> bool:
+    if at.op.name == "dequantizelinear":
+        levels = at.inputs[0].shape
+        return levels.dtype in (I8, U8) and levels.rank > 1
+    return _unpacks(at)
+
+
+def _read_from(
+    at: Instruction, reads: Callable[[Instruction], bool], known: dict[Instruction, bool]
+) -> bool:
+    """Whether a value is what some operation reads from storage, at most scaled and moved since."""
     stack = [at]
     while stack:
         top = stack[-1]
-        below = [] if top.op.name.startswith("unpack_") else _moved_from(top)
+        found = reads(top)
+        below = [] if found else _moved_from(top)
         if unknown := [v for v in below if v not in known]:
             stack.extend(unknown)
             continue
-        known[top] = top.op.name.startswith("unpack_") or any(known[v] for v in below)
+        known[top] = found or any(known[v] for v in below)
         stack.pop()
     return known[at]
 

@@ -73,6 +73,11 @@ def _other_names(
     return f"{'the values given' if partial else source} {'; '.join(said)}"
 
 
+def names_in(source: Any) -> list[str]:
+    """The names a source has; none for a folder of external data, which has weights by place."""
+    return [] if _folder_of(source) is not None else [*_had(source)]
+
+
 def _folder_of(source: Any) -> Path | None:
     """The folder of external data that a source is."""
     path = Path(source) if isinstance(source, (str, PathLike)) else None

@@ -16,10 +16,10 @@ class PropagateConstant(Pass):
     """Puts literals in the place of the largest trees that are computed from literals alone
     (MIGraphX propagate_constant).
 
-    Left as they are: unpacked storage, however it is scaled and moved; broadcasts, which a literal
-    would make larger; what comes of the operations ``skip_ops`` names, of replaceable literals, of
-    deferred weights and of sizes not known yet; what fails; and what constants may not take, see
-    ``migx.weights.constants``.
+    Left as they are: what is unpacked, or dequantised from bytes that are no vector, however it is
+    scaled and moved; broadcasts, which a literal would make larger; what comes of the operations
+    ``skip_ops`` names, of replaceable literals, of deferred weights and of sizes not known yet;
+    what fails; and what constants may not take, see ``migx.weights.constants``.
     """
 
     skip_ops: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from migx.ir import Instruction
 from migx.manager import PassManager
 from migx.ops.builtin import Literal, OnnxExternalWeights, Slot
 from migx.weights import computes
-from migx.weights.constants import ALLOWANCE, SMALL, Made, is_unpacked, related
+from migx.weights.constants import ALLOWANCE, SMALL, Made, is_stored_narrow, related
 from migx.weights.hoisting import is_weight
 
 
@@ -39,8 +39,8 @@ class Plan:
     ) -> None:
         self.manager, self.allowance, self.weights = manager, allowance, weights
         self.constant = _constants(manager, frozenset(skip_ops), weights)
-        unpacked: dict[Instruction, bool] = {}
-        self.kept = {at for at in self.constant if _stays(at, unpacked)}
+        narrow: dict[Instruction, bool] = {}
+        self.kept = {at for at in self.constant if _stays(at, narrow)}
         if (log := manager.log) is not None and log.skip != frozenset():
             # What is left of a root that stays is looked at too: it may be told to stay as well.
             while left := {at for at in self._cut()[0] if log.key("fold", [at]) in log.skip}:
@@ -141,9 +141,9 @@ def _computes(at: Instruction, skip_ops: frozenset[str]) -> bool:
     )
 
 
-def _stays(at: Instruction, unpacked: dict[Instruction, bool]) -> bool:
+def _stays(at: Instruction, narrow: dict[Instruction, bool]) -> bool:
     """Whether a value is better computed than held, whatever the bytes."""
     shape = at.shape
-    if not shape.dtype.is_tensor or is_unpacked(at, unpacked):
+    if not shape.dtype.is_tensor or is_stored_narrow(at, narrow):
         return True
     return shape.broadcasted and shape.element_space != shape.elements

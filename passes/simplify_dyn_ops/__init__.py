@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from migx import dim, ops
@@ -51,7 +51,7 @@ class SimplifyDynOps(Pass):
 
     def apply_program(self, program: Program, manager: PassManager) -> bool:
         changed = False
-        while found := equations(program):
+        while found := equations(program, sizes_of):
             try:
                 substitute_symbols(program, {name: known for name, (known, _) in found.items()})
             except (DimError, ShapeError):
@@ -65,8 +65,12 @@ class SimplifyDynOps(Pass):
         return changed
 
 
-def equations(program: Program) -> dict[str, tuple[Extent, Instruction]]:
-    """Symbols that turn out to be something known, and that no caller gives; and what says so."""
+def equations(
+    program: Program, sizes_of: Callable[[Instruction], Iterable[tuple[Extent, Extent]]]
+) -> dict[str, tuple[Extent, Instruction]]:
+    """Symbols that turn out to be something known, and that no caller gives; and what says so.
+    ``sizes_of`` gives dims of the result of an instruction, each with what it is known to be.
+    """
     found: dict[str, tuple[Extent, Instruction]] = {}
     given = {s.name for p in program.main.parameters.values() for s in p.shape.symbols()}
     for module in program.modules.values():

@@ -25,6 +25,8 @@ PASSES = (
     f"rewrite_dft{{most={SPECTRUM}}}",
     "simplify_qdq",
     "optimize_module",
+    "rewrite_sequences",
+    "fixpoint{max=3}(simplify_counting,simplify_loops)",
     "rewrite_convolution",
     "eliminate_pad",
     "fuse_int4",

@@ -26,6 +26,7 @@ REQUIRED = (
 )
 """What the device cannot do as it stands becomes what it can."""
 OPTIMISATION = (
+    "simplify_qdq",
     "optimize_module",
     "rewrite_convolution",
     "fuse_int4",
@@ -36,6 +37,7 @@ OPTIMISATION = (
 """Arithmetic done now rather than later, and what must be found before it is fused away."""
 FUSION = (
     "hoist_weights",
+    "fuse_quantized",
     "fuse_pointwise_reduce",
     "fuse_epilogue",
     "fuse_concat",

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
+import migx as api
 from tests.cli.conftest import Migx
-from tests.weights.build import MLP, MLP_DIMS, drawn, model_of, safetensors
+from tests.weights.build import MLP, MLP_DIMS, Array, drawn, model_of, safetensors, write_weights
 
-A = drawn(MLP_DIMS, 1)
+A, B = drawn(MLP_DIMS, 1), drawn(MLP_DIMS, 2)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "has 1 weights the program has not: 'step'"),
-        (("--no-strict",), "convert it to f32, or say convert=True"),
+        ((), "not: 'step'; for 'step' there are: w1, b1, w2, b2; --no-strict takes the 4 that"),
+        (("--no-strict",), "convert it to f32, or give --convert"),
         (("--no-strict", "--convert"), ""),
     ],
 )
@@ -28,10 +31,69 @@ def test_a_source_of_other_names_and_types(
     model.write_bytes(model_of(MLP, A).SerializeToString())
     halves = {name: value.astype(np.float16) for name, value in {**A, "step": A["b1"]}.items()}
     file = safetensors(halves, tmp_path / "w.safetensors")
-    command = ("compile", model, "--target", "ref", "--defer-external-weights")
-    result = migx(*command, "--weights", file, *options)
+    result = migx("compile", model, "--target", "ref", "--weights", file, *options)
     assert result.code == (2 if message else 0)
     assert message in result.err
+
+
+def written(folder: Path, inside: Collection[str] = ()) -> Path:
+    """The model with the values ``A``, some of them in its own file and the others beside it."""
+    model = model_of(MLP, A)
+    write_weights(model, A, folder)
+    for tensor in model.graph.initializer:
+        if tensor.name in inside:
+            tensor.CopyFrom(numpy_helper.from_array(A[tensor.name], tensor.name))
+    path = folder / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def perceptron(w: Mapping[str, Array], x: Array) -> Array:
+    """What the model computes."""
+    y: Array = np.maximum(x @ w["w1"] + w["b1"], 0) @ w["w2"] + w["b2"]
+    return y
+
+
+@pytest.mark.parametrize("inside", [(), ("b1", "b2"), ("w1", "b1", "w2", "b2")])
+def test_weights_are_put_in_wherever_the_model_has_them(
+    inside: tuple[str, ...], migx: Migx, tmp_path: Path
+) -> None:
+    """Nothing need be deferred for that. A part of them may be given of those in its own file."""
+    model, made = written(tmp_path, inside), tmp_path / "made.mxr"
+    x = np.ones((3, 8), np.float32)
+    for names in (MLP_DIMS, [*MLP_DIMS] if len(inside) < 4 else ["b1", "w2"]):
+        given = {name: B[name] for name in names}
+        file = safetensors(given, tmp_path / "w.safetensors")
+        result = migx("compile", model, "--weights", file, "-o", made, "--target", "ref")
+        assert (result.code, result.err) == (0, "")
+        (y,) = api.load(made).eval({"x": x})
+        assert np.allclose(y, perceptron(A | given, x), rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_folder_has_what_lies_outside_the_models_own_file(migx: Migx, tmp_path: Path) -> None:
+    folder, made = write_weights(model_of(MLP, A), B, tmp_path / "b"), tmp_path / "made.mxr"
+    command = ("compile", written(tmp_path), "--weights", folder, "-o", made, "--target", "ref")
+    result = migx(*command)
+    assert (result.code, result.err) == (0, "")
+    x = np.ones((3, 8), np.float32)
+    (y,) = api.load(made).eval({"x": x})
+    assert np.allclose(y, perceptron(B, x), rtol=1e-5)
+    written(tmp_path, ("b1", "b2"))
+    result = migx(*command)
+    assert (result.code, "2 weights in it stay as they were read, 'b" in result.err) == (0, True)
+    written(tmp_path, MLP_DIMS)
+    made.unlink()
+    result = migx(*command)
+    assert (result.code, made.exists()) == (2, False)
+    assert "model.onnx has no weight in a file of its own, as a folder has; give" in result.err
+
+
+def test_a_source_that_has_nothing_for_a_model(migx: Migx, tmp_path: Path) -> None:
+    file = safetensors({"w": A["w1"]}, tmp_path / "w.safetensors")
+    result = migx("compile", written(tmp_path, MLP_DIMS), "--weights", file)
+    assert result.code == 2
+    assert "model.onnx has no weight 'w'; there are: b1, b2, w1, w2" in result.err
 
 
 def test_a_model_without_weights_says_what_gives_them(migx: Migx, tmp_path: Path) -> None:

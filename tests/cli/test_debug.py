@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import migx as api
-from migx import ops
+from migx import Module, ops
+from migx.manager import Pass, PassManager
 from tests.cli.conftest import Migx
 from tests.core import planted
 
@@ -58,6 +59,31 @@ def test_bisect_says_how_often_the_rule_fired(migx: Migx, tmp_path: Path) -> Non
     assert (found["fired"], len(found["events"])) == ({"wrong.relu_of_neg": 2}, 1)
 
 
+class Ones(Pass):
+    """Has every softmax be 1, as it is over a length of 1."""
+
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        """Replaces them all."""
+        found = [at for at in module if at.name == "softmax"]
+        for at in found:
+            zeros = module.insert_instruction(at, ops.Sub(), at.inputs[0], at.inputs[0])
+            one = module.insert_instruction(at, ops.Exp(), zeros)
+            module.replace_instruction(at, one)
+        return bool(found)
+
+
+def test_what_is_right_at_a_length_of_1_alone_is_found(
+    migx: Migx, tmp_path: Path, found_by_name: Callable[..., None]
+) -> None:
+    found_by_name(Ones)
+    path = tmp_path / "soft.migx"
+    lines = "%0 = softmax(x) {axis=1} %1 = exp(%0) %2 = log(%1) return y=%2"
+    path.write_text(f"module main(x: f32[batch, length]) {{ {lines} }}")
+    found = migx("bisect", path, "--passes", "ones", "--json").json
+    assert found["symptom"] == "wrong"
+    assert migx("verify", path, "--passes", "ones").code == 1
+
+
 def test_the_two_commands_differ_by_what_is_wrong(migx: Migx, model: Path) -> None:
     found = migx("bisect", model, "--passes", "simplify_reshapes,wrong", "--json").json
     (event,) = found["events"]
@@ -81,6 +107,17 @@ def test_bisect_with_a_command_of_the_users_own(migx: Migx, model: Path) -> None
     right = migx(*words, "--", *command[:2], "pass")
     assert (right.code, right.out) == (1, f"nothing is wrong after {words[-1]}\n")
     assert migx("bisect", model, "--passes", "", "--json").json["symptom"] is None
+    always = migx(*words, "--", *command[:2], "import sys; sys.exit(3)")
+    assert always.code == 1
+    assert always.out.startswith("exit code 3\n\nit fails without any of ")
+    assert "before:" not in always.out
+
+
+@pytest.mark.parametrize("verb", ["bisect", "reduce"])
+def test_a_command_that_does_not_run_is_no_symptom(verb: str, migx: Migx, model: Path) -> None:
+    result = migx(verb, model, "--passes", "wrong", "--", "no-such-command")
+    assert (result.code, result.out) == (2, "")
+    assert result.err == "error: cannot run no-such-command: No such file or directory\n"
 
 
 def test_reduce_keeps_how_the_command_fails(

@@ -77,6 +77,9 @@ def test_onnx_operators_have_versions(migx: Migx) -> None:
     (softmax,) = migx("onnx", "Softmax", "--json").json
     assert (softmax["domain"], softmax["since"]) == ("ai.onnx", [1, 13])
     assert any(e["domain"] == "com.microsoft" for e in migx("onnx", "--json").json)
+    assert migx("onnx", "ai.onnx.Softmax", "--json").json == [softmax]
+    (product,) = migx("onnx", "com.microsoft.MatMulNBits", "--json").json
+    assert (product["domain"], product["name"]) == ("com.microsoft", "MatMulNBits")
     assert "MatMul" in migx("onnx").out
 
 

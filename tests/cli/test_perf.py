@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+import migx as api
 from migx.argument import Argument
 from migx.profile import Cost, Profile
 from migx.targets.ref import Ref, executable
@@ -34,6 +35,21 @@ def test_it_is_readable(migx: Migx, model: Path) -> None:
     assert result.code == 0
     for said in ("instruction", "kernel", "GFLOP/s", "% of peak", "ms: median", "arena", "copies"):
         assert said in result.out
+
+
+def test_each_instruction_is_found_in_the_text_and_the_model(migx: Migx, model: Path) -> None:
+    entries = migx("perf", model, "--repeat", "1", "--each", "--json").json["each"]
+    program = api.parse_onnx(model).compile("cpu").compiled.program
+    text = str(program.main).splitlines()
+    for entry in entries:
+        operation = entry["name"].split(" = ")[1].split()[0]
+        assert any(f"{entry['value']} = {operation}(" in line for line in text)
+    nodes = {node for entry in entries for node in entry["origins"]}
+    assert {"dense", "soft", "pick"} <= nodes <= {"dense", "active", "soft", "pick"}
+    assert all(entry["kernel"] for entry in entries)
+    table = migx("perf", model, "--repeat", "1", "--each").out
+    assert re.search(r"^instruction +times .*from ONNX$", table, re.MULTILINE)
+    assert re.search(r"'pick'$", table, re.MULTILINE)
 
 
 def test_a_target_that_knows_no_peaks_says_what_it_knows(

@@ -65,7 +65,10 @@ def test_weights_and_what_slots_become_of_them(migx: Migx, tmp_path: Path) -> No
     assert [{row["kind"] for row in each} for each in rows] == [{"fixed"}, {"deferred"}]
     assert [[row["weight"] for row in each] for each in rows] == [["w1", "b1", "w2", "b2"]] * 2
     assert "w1      f32[8, 16]    512  fixed  model.data at 0" in migx("params", model).out
-    assert migx("read", model, "--weights", "--json").json == []
+    hoisted = migx("read", model, "--weights", "--json").json
+    assert [row["slot"] for row in hoisted] == ["w1", "b1", "w2", "b2"]
+    assert migx("compile", model, "--target", "ref", "-o", compiled).code == 0
+    assert migx("read", compiled, "--weights").out.startswith("no slots: it was compiled with its")
     assert migx("compile", *ways[1], "--target", "ref", "-o", compiled).code == 0
     slots = migx("read", compiled, "--weights", "--json").json
     assert {"slot": "b1", "shape": "f32[16]", "made of": "b1"} in slots
@@ -104,7 +107,7 @@ def test_data_that_lies_nowhere_goes_beside_the_text(migx: Migx, tmp_path: Path)
         (["read", "a.migx"], "a.migx: line 1, column 1: expected 'module'"),
         (["read", "binary.migx"], "binary.migx is no text"),
         (["read", "MODEL", "--dim-param", "batch"], "give a symbol and its size"),
-        (["read", "MODEL", "--dim-param", "b=1"], "no dim named 'b'; its symbols are: batch"),
+        (["read", "MODEL", "--dim-param", "b=1"], "no dim named 'b'; its inputs have: batch"),
         (["read", "MODEL", "--input-dim", "x=1,,8"], "give a name and its dims"),
         (["read", "MODEL", "--input-dim", "x=-1,8"], "a dim cannot be -1"),
         (["read", "MODEL", "--input-dim", "x=batch*2,8"], "a dim cannot be batch*2: give a number"),
@@ -147,3 +150,18 @@ def test_a_mistake_is_one_message_and_exit_code_2(
     assert message in result.err
     assert result.out == ""
     assert "Traceback" not in result.err
+
+
+def test_slots_of_weights_that_lie_in_the_models_own_file(migx: Migx, model: Path) -> None:
+    """All that could be replaced are shown."""
+    assert [row["slot"] for row in migx("read", model, "--weights", "--json").json] == ["w", "b"]
+
+
+def test_a_saved_program_says_what_it_is_compiled_for(
+    migx: Migx, model: Path, tmp_path: Path
+) -> None:
+    saved = tmp_path / "small.mxr"
+    assert migx("compile", model, "-o", saved, "--target", "ref").code == 0
+    assert migx("read", saved, "--stats", "--json").json["compiled"] == "ref"
+    assert "compiled for ref\n" in migx("read", saved, "--stats").out
+    assert "compiled" not in migx("read", model, "--stats").out

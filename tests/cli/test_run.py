@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,10 @@ import onnx.parser
 import pytest
 
 import migx as api
+from migx import Module
+from migx.cli._values import held
+from migx.errors import ShapeError
+from migx.manager import Pass, PassManager
 from migx.testing import small
 from tests.cli.conftest import Migx
 
@@ -97,7 +102,7 @@ def test_a_compiled_file_runs_as_it_is_at_the_sizes_given(
     found = migx("run", saved, "--dim-param", "batch=3", "--json").json
     assert [y["shape"] for y in found["outputs"]] == [y["shape"] for y in bound["outputs"]]
     result = migx("run", saved, "--dim-param", "height=3")
-    assert (result.code, "no dim named 'height'; its symbols are: batch" in result.err) == (2, True)
+    assert (result.code, "no dim named 'height'; its inputs have: batch" in result.err) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -135,6 +140,78 @@ def test_sizes_are_such_as_the_program_takes(
     assert result.json["sizes"] == sizes
     given = migx("run", case, "--json", "--dim-param", f"{min(sizes)}={sizes[min(sizes)]}")
     assert given.json["sizes"] == {k: v for k, v in sizes.items() if k != min(sizes)}
+
+
+LOOKED_UP = """module main(ids: i64[n, 3], kind: i32[], mask: i64[n]) {
+  %0 = @literal() {value=[-1.0, -2.0, -3.0, -4.0, -5.0, -6.0, -7.0]} : f32[7]
+  %1 = unsqueeze(ids) {axes=(2,)}
+  %2 = gather(%0, %1) {axis=0}
+  %3 = @literal() {value=[5, 9]} : i32[2]
+  %4 = multibroadcast(kind) {out_lens=(2,)}
+  %5 = equal(%3, %4)
+  %6 = neg(mask)
+  return %2, %5, %6
+}
+"""
+
+
+def test_integers_are_such_as_the_program_reads_them(migx: Migx, tmp_path: Path) -> None:
+    """Indices of the whole table, one of the constants, and a mask of 0 and 1."""
+    case, out = tmp_path / "case.migx", tmp_path / "out.npz"
+    case.write_text(LOOKED_UP)
+    assert migx("run", case, "--dim-param", "n=40", "--target", "ref", "--save", out).code == 0
+    looked_up, equal, mask = np.load(out).values()
+    assert {*looked_up.reshape(-1)} == {-1, -2, -3, -4, -5, -6, -7}
+    assert equal.sum() == 1
+    assert {*mask} == {0, -1}
+
+
+@pytest.mark.parametrize(
+    ("reads", "wanted"),
+    [
+        ("%0 = gather(t, i) {axis=0} %1 = gather(t, i) {axis=1}", range(3)),
+        ("%0 = gather(none, i) {axis=0} %1 = neg(x)", (0, 1)),
+        ("%0 = gather(t, i) {axis=0} %1 = neg(i)", (0, 1)),
+        ("%0 = gather(x, i) {axis=0} %1 = neg(x)", (0, 1)),
+        ("%0 = equal(i, i) %1 = neg(x)", (0, 1)),
+        ("%0 = neg(x) %1 = neg(t)", (0, 1)),
+    ],
+)
+def test_integers_that_are_read_otherwise_are_0_and_1(reads: str, wanted: Sequence[int]) -> None:
+    """Or where a table has no rows, or as many as a symbol says."""
+    parameters = "i: i64[2], t: f32[5, 3], none: f32[0], x: f32[n]"
+    program = api.parse(f"module main({parameters}) {{ {reads} return %0, %1 }}")
+    assert held(program) == {"i": wanted}
+
+
+def test_what_a_file_of_inputs_lacks_is_drawn_to_fit(migx: Migx, tmp_path: Path) -> None:
+    case, given, out = (tmp_path / name for name in ("case.migx", "in.npz", "out.npz"))
+    case.write_text("module main(x: f32[n], y: f32[n]) { %0 = add(x, y) return %0 }")
+    np.savez(given, x=np.full(5, 1e6, np.float32))
+    result = migx("run", case, "--inputs", given, "--save", out, "--target", "ref")
+    said = f"note: drawn from seed 0, as {given} lacks them: y\n"
+    assert (result.code, result.err) == (0, said)
+    (sums,) = np.load(out).values()
+    assert sums.shape == (5,)
+    assert 0 < abs(sums - 1e6).max() < 10
+    np.savez(given, x=np.zeros((5, 2), np.float32))
+    result = migx("run", case, "--inputs", given)
+    assert (result.code, "input 'x' is f32[5, 2]" in result.err) == (2, True)
+
+
+def test_what_fails_to_compile_has_nothing_to_do_with_the_inputs(
+    migx: Migx, model: Path, found_by_name: Callable[..., None]
+) -> None:
+    class Fails(Pass):
+        """Refuses every program."""
+
+        def apply(self, module: Module, manager: PassManager) -> bool:
+            raise ShapeError("not this one")
+
+    found_by_name(Fails)
+    result = migx("run", model, "--passes", "fails")
+    assert result.err.startswith("error: not this one\nreproduce: migx opt ")
+    assert "inputs were drawn" not in result.err
 
 
 def test_types_numpy_has_no_name_for_pass_through_files(migx: Migx, tmp_path: Path) -> None:
@@ -177,7 +254,7 @@ def test_what_is_not_finite_is_counted(migx: Migx, tmp_path: Path) -> None:
         ),
         (
             ["--activations", "int8"],
-            "small.onnx has none: `migx compile --int4-weights` makes them",
+            "small.onnx has none: `migx compile --int4-weights` or --int8-weights makes them",
         ),
     ],
 )

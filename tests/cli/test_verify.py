@@ -12,7 +12,8 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 import migx as api
-from migx.cli import _verify
+from migx.cli import _against, _verify
+from migx.cli._load import PeerError
 from migx.ops.pointwise import Relu
 from tests.cli.conftest import Migx
 
@@ -64,6 +65,40 @@ def test_sizes_and_arrays_given_are_those_compared(migx: Migx, model: Path, tmp_
     assert migx("verify", model, "--target", "cpu", "--fast-math").code == 0
 
 
+@pytest.mark.parametrize(
+    ("program", "sizes"),
+    [
+        ("(x: f32[b, s], y: f32[s]) { %0 = relu(x) return %0 }", "b=2, s=3"),
+        (
+            """(mask: f32[total], past: f32[past], new: f32[new]) {
+              %0 = concat(past, new) {axis=0}
+              %1 = mul(mask, %0)
+              return %1
+            }""",
+            "total=5, past=3, new=2",
+        ),
+        (
+            """(x: f32[b, h, w], y: f32[c], z: f32[4, 4]) {
+              %0 = slice(x) {axes=(1,), starts=(5,), ends=(h,)}
+              %1 = slice(x) {axes=(2,), starts=(5,), ends=(w,)}
+              %2 = slice(x) {axes=(0,), starts=(0,), ends=(c,)}
+              %3 = multibroadcast(z) {out_lens=(b, 4, 4)}
+              return %0, %1, %2, %3
+            }""",
+            "b=4, h=16, w=8, c=3",
+        ),
+    ],
+)
+def test_sizes_are_drawn_above_1_and_apart(
+    program: str, sizes: str, migx: Migx, tmp_path: Path
+) -> None:
+    case = tmp_path / "case.migx"
+    case.write_text(f"module main{program}\n")
+    result = migx("verify", case, "--json")
+    assert result.code == 0, result.err
+    assert result.json["sizes"] == sizes
+
+
 def test_a_changed_weight_is_found(migx: Migx, model: Path, tmp_path: Path) -> None:
     """The peer reads the file as it is; the text beside it has one weight that is off."""
     other = onnx.load(model)
@@ -84,6 +119,71 @@ def test_a_changed_weight_is_found(migx: Migx, model: Path, tmp_path: Path) -> N
     assert _verify.checked(program, model, inputs, options)["passed"]  # type: ignore[arg-type]
     found = _verify.checked(program, tmp_path / "other.onnx", inputs, options)  # type: ignore[arg-type]
     assert not found["passed"]
+
+
+def test_a_peer_that_refuses_sizes_that_were_drawn_is_explained(
+    migx: Migx, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: Any) -> None:
+        raise PeerError("not at this size")
+
+    monkeypatch.setattr("migx.cli._peers.Onnxruntime.run", refuses)
+    result = migx("verify", model)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("error: not at this size\ninputs were drawn with batch=2: choose")
+
+
+def test_another_model_is_any_distance_away(migx: Migx, model: Path, tmp_path: Path) -> None:
+    """The distance is beside the root mean square of its outputs."""
+    other, saved = tmp_path / "other.migx", tmp_path / "small.mxr"
+    lines = "%0 = neg(x) %1 = convert(x) {to=i64} return y=%0, n=%1"
+    other.write_text(f"module main(x: f32[b]) {{ {lines} }}")
+    case = tmp_path / "case.migx"
+    case.write_text(other.read_text().replace("neg(x)", "mul(x, x)"))
+    np.savez(tmp_path / "in.npz", x=np.array([-1, 2, -3, 2], np.float32))
+    words = ("verify", case, "--against", other, "--inputs", tmp_path / "in.npz")
+    result = migx(*words, "--json")
+    assert (result.code, result.err) == (0, "")
+    y, n = result.json["outputs"]
+    errors = np.array([0, 6, 6, 6])
+    assert (y["largest"], y["unequal"], y["elements"]) == (6, 3, 4)
+    assert y["rms"] == pytest.approx(np.sqrt((errors**2).mean()))
+    assert y["relative"] == pytest.approx(np.sqrt((errors**2).mean() / (1 + 4 + 9 + 4) * 4))
+    assert (n["rms"], n["unequal"]) == (0, 0)
+    assert "3 of 4" in migx(*words).out
+    assert migx("compile", model, "-o", saved, "--target", "ref").code == 0
+    result = migx("verify", model, "--against", saved)
+    assert result.code == 0
+    assert result.out.startswith(f"cpu against {saved} on ref, inputs drawn with batch=2\n")
+
+
+def test_what_cannot_stand_beside_a_model(migx: Migx, model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.migx"
+    for text, said in (
+        ("(z: f32[8]) { %0 = neg(z) return y=%0, best=%0 }", "must be those of"),
+        ("(x: f32[b, 8]) { %0 = neg(x) return z=%0 }", "y, best, those of "),
+        ("(x: f32[b, 8]) { %0 = neg(x) return y=%0, best=%0 }", "'y' has dims (2, 16) here, and"),
+    ):
+        other.write_text(f"module main{text}\n")
+        result = migx("verify", model, "--against", other)
+        assert (result.code, said in result.err) == (2, True), result.err
+    for words, said in (
+        ((model, "--against", "onxruntime"), "there are onnxruntime, ref, and no such file"),
+        ((model, "--against", other, "--each"), "--each compares with onnxruntime or ref"),
+        (("--all", "--against", other), "--all compares with onnxruntime or ref"),
+    ):
+        result = migx("verify", *words)
+        assert (result.code, said in result.err) == (2, True), result.err
+
+
+def test_what_has_no_numbers_is_equal_or_not() -> None:
+    text = np.array(["a", "b"], object)
+    row = _against._difference("t", text, np.array(["a", "c"], object))
+    assert row == {"name": "t", "elements": 2, "unequal": 1}
+    nothing = np.array([np.nan, np.inf, 0], np.float32)
+    row = _against._difference("y", nothing, nothing.astype(np.float16))
+    assert (row["unequal"], row["rms"], row["relative"]) == (0, 0, None)
+    assert np.isnan(_against._difference("y", nothing, np.zeros(3, np.float32))["largest"])
 
 
 class Models(SimpleNamespace):
@@ -132,7 +232,7 @@ def test_all_is_of_this_checkout() -> None:
     [
         ([], "say which model"),
         (["MODEL", "--all"], "--all takes the models and inputs of its own"),
-        (["MODEL", "--against", "abacus"], "invalid choice: 'abacus'"),
+        (["MODEL", "--against", "abacus"], "--against abacus: there are onnxruntime, ref, and no"),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2(

@@ -21,6 +21,7 @@ from migx.op import Operation
 from migx.program import Program
 from migx.rewrite import EventLog, RuleSet, rule
 from migx.shape import F32, Shape
+from migx.target import get_target, passes_for
 
 
 @rule(on(ops.Neg, on(ops.Neg, var("x"))))
@@ -263,3 +264,12 @@ def test_what_is_skipped_stays_so_in_each_round_and_in_the_file_of_a_crash(tmp_p
     failed = ran(frozenset(keys), fail_at=0)[2]
     assert failed.file is not None
     assert migx.parse(failed.file.read_text("utf-8").partition("\n")[2]) == kept
+
+
+def test_the_name_of_a_target_stands_for_its_passes() -> None:
+    """Unless a pass has that name; the passes are those that the target lists by itself."""
+    listed = passes_for(get_target("cpu"))
+    assert Pipeline.parse("rewrite_gelu, cpu") == Pipeline.of(["rewrite_gelu", listed])
+    assert Pipeline.parse("fixpoint(cpu)").steps == (Fixpoint(listed),)
+    with pytest.raises(ParseError, match="target cpu has no option 'x=1'; its options are none"):
+        Pipeline.parse("cpu{x=1}")

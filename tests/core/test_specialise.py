@@ -68,7 +68,7 @@ def test_symbols_that_are_not_named_stay() -> None:
 
 @pytest.mark.parametrize(
     ("sizes", "message"),
-    [({"m": 2}, "no dim named 'm'; its symbols are: batch, n"), ({"batch": 9}, "bounds are 1..8")],
+    [({"m": 2}, "no dim named 'm'; its inputs have: batch, n"), ({"batch": 9}, "bounds are 1..8")],
 )
 def test_what_no_symbol_can_be_is_refused(sizes: dict[str, int], message: str) -> None:
     with pytest.raises(DimError, match=message):

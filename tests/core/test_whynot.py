@@ -192,6 +192,9 @@ def test_names_that_are_not_there_list_those_near() -> None:
         rule_named("simplify_reshapes.nop")
     with pytest.raises(UnknownName, match="fuse_epilogue is a function .*fuse_epilogue --trace"):
         rule_named("fuse_epilogue")
+    others = "stands for others: name a rule of .*, simplify_reshapes, .*simplify_algebra$"
+    with pytest.raises(UnknownName, match=others):
+        rule_named("optimize_module.neg_neg")
     with pytest.raises(
         UnknownName, match="name a rule of pass simplify_qdq; there are: simplify_q"
     ):

@@ -72,6 +72,17 @@ def test_attention(case: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", HEADS)
+def test_scores_of_heads(case: str, tmp_path: Path) -> None:
+    """Onnxruntime has the least float where migx has -inf."""
+    inputs, _, options = HEADS[case]
+    model, fed = node_model(QUERIES, inputs, 4, num_heads=2, **options)
+    model.graph.output[3].type.tensor_type.elem_type = 1  # onnxruntime infers no type for it
+    found, wanted = read(model, tmp_path).compile("ref").eval(fed)[3], peer(model, fed)[3]
+    least = np.finfo(np.float32).min
+    np.testing.assert_allclose(np.maximum(found, least), wanted, 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize("case", HEADS)
 def test_multi_head_attention(case: str, tmp_path: Path) -> None:
     inputs, outputs, options = HEADS[case]
     assert_as_peer(tmp_path, QUERIES, inputs, outputs, num_heads=2, **options)
@@ -109,6 +120,41 @@ ROTARY: dict[str, tuple[list[Any], dict[str, Any]]] = {
 def test_rotary_embedding(case: str, tmp_path: Path) -> None:
     inputs, options = ROTARY[case]
     assert_as_peer(tmp_path, "RotaryEmbedding", [*inputs, COS[:, :4], SIN[:, :4]], **options)
+
+
+PLACES = np.random.default_rng(3).integers(0, 16, (3, 2, 3))
+THREE_PLACES: dict[str, tuple[Array, dict[str, Any]]] = {
+    "sections": (floats(2, 3, 32), {"mrope_section": [4, 1, 3], "num_heads": 2}),
+    "interleaved_sections": (
+        floats(2, 3, 32),
+        {"mrope_section": [4, 2, 2], "mrope_layout": 1, "num_heads": 2},
+    ),
+    "heads": (floats(2, 2, 3, 16), {"mrope_section": [2, 3, 3], "interleaved": 1}),
+    "partial": (
+        floats(2, 2, 3, 24),
+        {"mrope_section": [3, 3, 2], "rotary_embedding_dim": 16, "num_heads": 2, "mrope_layout": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", THREE_PLACES)
+def test_rotary_embedding_of_three_places(case: str, tmp_path: Path) -> None:
+    x, options = THREE_PLACES[case]
+    assert_as_peer(tmp_path, "MRotaryEmbedding", [x, PLACES, COS, SIN], **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"mrope_section": [4, 4]}, "three numbers of pairs are wanted"),
+        ({"mrope_section": [4, 2, 3]}, r"'x2' f32\[16, 8\]: \(16, 9\) is wanted"),
+        ({"mrope_section": [4, 2, 2], "mrope_layout": 2}, "no mrope_layout 2"),
+    ],
+)
+def test_refused_sections(options: dict[str, Any], said: str, tmp_path: Path) -> None:
+    given, _ = node_model("MRotaryEmbedding", [floats(2, 3, 32), PLACES, COS, SIN], **options)
+    with pytest.raises(OnnxError, match=said):
+        read(given, tmp_path)
 
 
 def test_places_of_a_rotary_embedding_may_have_other_symbols(tmp_path: Path) -> None:
@@ -225,8 +271,11 @@ def test_groups_are_one_kernel_of_attention(case: str, tmp_path: Path) -> None:
 
 
 REFUSED: list[tuple[str, dict[str, Any]]] = [
-    ("k_quant_type PER_TENSOR is not supported", {"k_quant_type": "PER_TENSOR"}),
-    ("causal 0 and sliding_window_cache are not supported", {"causal": 0}),
+    ("k_quant_type 'PER_ROW' of 8 bits; there are NONE, PER_TENSOR", {"k_quant_type": "PER_ROW"}),
+    ("i8 is wanted", {"k_quant_type": "PER_TENSOR"}),
+    ("sliding_window_cache is not supported", {"sliding_window_cache": 1}),
+    ("local_window_size 2 with causal 0", {"causal": 0, "local_window_size": 2}),
+    ("no qk_output 3; there are 0, 1", {"qk_output": 3}),
 ]
 
 

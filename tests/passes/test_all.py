@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -92,6 +93,12 @@ def expect_same(got: Any, wanted: Any, rtol: float = 1e-5) -> None:
         np.testing.assert_allclose(x, y, rtol, atol)
 
 
+def expect_kept(each: Pass, got: Any, wanted: Any, rtol: float) -> None:
+    """That a pass keeps answers, unless it is meant to change them, by no one knows how much."""
+    if math.inf not in each.approximations.values():
+        expect_same(got, wanted, rtol)
+
+
 def precision(program: Program) -> float:
     """How far results may lie apart: some roundings of the coarsest type computed in."""
     shapes = [at.shape for module in program.modules.values() for at in module]
@@ -118,7 +125,8 @@ def test_the_cases_of_every_pass(name: str) -> None:
     each = loaded(name)
     for case, program, inputs, wanted in known_cases():
         try:
-            expect_same(results(run(program, each), inputs), wanted, precision(program))
+            got = results(run(program, each), inputs)
+            expect_kept(each, got, wanted, precision(program))
         except Exception as error:
             error.add_note(f"in the case {case!r}, pass {each}")
             raise
@@ -129,7 +137,8 @@ def test_the_cases_of_every_pass(name: str) -> None:
 @given(programs())
 def test_random_programs(name: str, program: Program) -> None:
     note(str(program))
-    after = run(program, loaded(name))
+    each = loaded(name)
+    after = run(program, each)
     with warnings.catch_warnings(action="ignore"):
         try:
             inputs = inputs_of(program)
@@ -137,7 +146,7 @@ def test_random_programs(name: str, program: Program) -> None:
         except MigxError:
             assume(False)  # a deferred weight, a slot that nothing fills, sizes that do not fit
         note(str(after))
-        expect_same(results(after, inputs), wanted, precision(program))
+        expect_kept(each, results(after, inputs), wanted, precision(program))
 
 
 @every_pass
@@ -145,9 +154,10 @@ def test_random_programs(name: str, program: Program) -> None:
 @given(layers())
 def test_random_layers(name: str, program: Program) -> None:
     note(str(program))
-    after, inputs = run(program, loaded(name)), inputs_of(program)
+    each, inputs = loaded(name), inputs_of(program)
+    after = run(program, each)
     note(str(after))
-    expect_same(results(after, inputs), results(program, inputs), precision(program))
+    expect_kept(each, results(after, inputs), results(program, inputs), precision(program))
 
 
 @functools.cache
@@ -163,5 +173,6 @@ def model(name: str) -> tuple[Program, list[Any]]:
 @pytest.mark.parametrize("of", MODELS)
 @every_pass
 def test_small_models_keep_their_answers(name: str, of: str) -> None:
-    program, wanted = model(of)
-    expect_same(results(run(program, loaded(name)), models.inputs(of)), wanted, TOLERANCE)
+    each, (program, wanted) = loaded(name), model(of)
+    after = run(program, each)
+    expect_kept(each, results(after, models.inputs(of)), wanted, TOLERANCE)

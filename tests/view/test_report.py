@@ -90,6 +90,13 @@ def test_a_run_has_what_each_instruction_of_the_end_took() -> None:
     assert all(cost.seconds > 0 and cost.times == 1 for cost in made.run.costs)
 
 
+def test_passes_that_were_given_are_of_no_target_until_it_compiles(made: Report) -> None:
+    assert made.target == ""
+    program, inputs = migx.parse(TEXT), {name: np.ones((2, 3), np.float32) for name in "xy"}
+    assert report(program, "ref").target == "ref"
+    assert report(program, "ref", passes="fuse_pointwise", inputs=inputs).target == "ref"
+
+
 def test_of_a_target_that_cannot_tell_there_is_no_run() -> None:
     inputs = {name: np.ones((2, 3), np.float32) for name in "xy"}
     program = migx.parse(TEXT).compile("ref")

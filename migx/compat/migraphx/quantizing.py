@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 
 import migx
+from migx.calibration import behind_levels, observed, widest
 from migx.compat.migraphx.programs import program, target
 from migx.errors import CompatError
-from migx.ir import Instruction
-from migx.ops.quantization import DequantizeLinear, QuantizeLinear
-from migx.program import Program
 from migx.shape import I8
 
 PRODUCTS = ("dot", "convolution")
@@ -56,46 +54,16 @@ def quantize_int8(
     main = prog.program.main
     products = [at for at in main if at.name in ins_names and at.shape.dtype.is_float]
     operands = list(dict.fromkeys(v for at in products for v in at.inputs))
+    seen = program(observed(prog.program, operands))
+    seen.compile(t)
+    results = ([np.array(v) for v in seen.run(each)] for each in calibration)
     made = {
-        value: _rounded(value, greatest)
-        for value, greatest in zip(operands, _greatest(prog, operands, t, calibration), strict=True)
+        value: behind_levels(value, I8, max(abs(low), abs(high)) / LEVELS or 1.0)
+        for value, (low, high) in zip(operands, widest(operands, results), strict=True)
     }
     for at in products:
         for place, value in enumerate(at.inputs):
             main.replace_input(at, place, made[value])
-
-
-def _greatest(
-    prog: program, values: Sequence[Instruction], t: target, inputs: Sequence[Mapping[str, Any]]
-) -> list[float]:
-    """The greatest magnitude of each value in runs of the program with these inputs."""
-    observed = _returning(prog.program, values)
-    observed.compile(t)
-    seen = np.zeros(len(values))
-    for each in inputs:
-        found = [np.abs(np.array(result)).max(initial=0) for result in observed.run(each)]
-        seen = np.maximum(seen, np.array(found, np.float64))
-    return [float(most) for most in seen]
-
-
-def _returning(of: Program, values: Sequence[Instruction]) -> program:
-    """A copy of a program that returns some values of its main module."""
-    copied = of.copy()
-    twins = dict(zip(of.main, copied.main, strict=True))
-    copied.main.add_return(*(twins[value] for value in values))
-    return program(copied)
-
-
-def _rounded(value: Instruction, greatest: float) -> Instruction:
-    """A value behind ``quantizelinear`` and ``dequantizelinear``, of a scale for all of it."""
-    module = value.module
-    assert module is not None
-    after = module.following(value)
-    while after is not None and after.name == "@param":  # those stand together
-        after = module.following(after)
-    scale = module.add_literal(greatest / LEVELS or 1.0, value.shape.dtype, before=after)
-    levels = module.insert_instruction(after, QuantizeLinear(to=I8), value, scale)
-    return module.insert_instruction(after, DequantizeLinear(), levels, scale)
 
 
 def quantize_fp8(prog: program, t: target, calibration: Sequence[Mapping[str, Any]] = ()) -> None:

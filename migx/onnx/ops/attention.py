@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 
-from migx import dim, ops
+from migx import ops
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
@@ -66,7 +66,7 @@ def self_attended(
         behind = past.shape.dims[3]
         old = [node.add(ops.Squeeze((0,)), part) for part in parted(node, past, (1, 1), 0)]
         k, v = (node.add(ops.Concat(2), *pair) for pair in zip(old, (k, v), strict=True))
-    result = attended(node, q, k, v, mask, scores_bias, behind)
+    result, _ = attended(node, q, k, v, mask, scores_bias, behind)
     if node.outputs < 2:
         return (result,)
     present = [node.add(ops.Unsqueeze((0,)), part) for part in (k, v)]
@@ -75,9 +75,11 @@ def self_attended(
 
 @importer("MultiHeadAttention", domain=DOMAIN)
 def multi_head_attention(node: Node) -> tuple[Instruction, ...]:
-    """Operands are hidden states or heads; keys and values may be packed into one operand."""
-    if node.optional(8) is not None or node.outputs > 3:
-        raise node.fail("past_sequence_length and the output qk are not supported")
+    """Operands are hidden states or heads; keys and values may be packed into one operand. The
+    fourth result are the scores, with -inf where a key comes after a query that may not see it.
+    """
+    if node.optional(8) is not None:
+        raise node.fail("past_sequence_length is not supported")
     q, k, v = unpacked(node, node.input(0), node.optional(1), node.optional(2))
     heads, bias = node.integer("num_heads"), node.optional(3)
     parts: Sequence[Instruction | None] = (None, None, None)
@@ -94,7 +96,8 @@ def multi_head_attention(node: Node) -> tuple[Instruction, ...]:
             behind = past.shape.dims[2]
             joined = node.add(ops.Concat(2), past, k if name == "past_key" else v)
             k, v = (joined, v) if name == "past_key" else (k, joined)
-    return attended(node, q, k, v, node.optional(4), node.optional(5), behind), k, v
+    result, scores = attended(node, q, k, v, node.optional(4), node.optional(5), behind)
+    return result, k, v, scores
 
 
 def unpacked(
@@ -151,22 +154,34 @@ def attended(
     mask: Instruction | None,
     bias: Instruction | None,
     behind: Extent,
-) -> Instruction:
-    """softmax(q kᵀ scale + bias + mask) v with its heads merged; ``behind`` keys come before the
-    first query.
+) -> Pair:
+    """softmax(q kᵀ scale + bias + mask) v with its heads merged, and what the softmax is of;
+    ``behind`` keys come before the first query.
     """
-    product = node.add(ops.Dot(), q, node.add(ops.Transpose((0, 1, 3, 2)), k))
-    scores = plus(node, to_scale(node, product, q.shape.dims[-1]), bias)
-    if mask is not None:
-        filler = node.number("mask_filter_value", -10000.0)
-        allowed = mask_of(node, mask, k.shape.dims[0], k.shape.dims[2])
-        zero, low = (node.literal(value, scores.shape.dtype) for value in (0.0, filler))
-        added = node.add(ops.Where(), *node.broadcast(allowed, zero, low))
-        scores = binary(node, ops.Add(), scores, added)
+    scores = masked_scores(node, q, k, mask, bias)
     if node.integer("unidirectional", 0):
         scores = causal(node, scores, behind)
     weights = node.add(ops.Softmax(3), scores)
-    return merged(node, node.add(ops.Dot(), weights, v))
+    return merged(node, node.add(ops.Dot(), weights, v)), scores
+
+
+def masked_scores(
+    node: Node,
+    q: Instruction,
+    k: Instruction,
+    mask: Instruction | None,
+    bias: Instruction | None,
+) -> Instruction:
+    """The scores q kᵀ scale + bias + mask."""
+    product = node.add(ops.Dot(), q, node.add(ops.Transpose((0, 1, 3, 2)), k))
+    scores = plus(node, to_scale(node, product, q.shape.dims[-1]), bias)
+    if mask is None:
+        return scores
+    filler = node.number("mask_filter_value", -10000.0)
+    allowed = mask_of(node, mask, k.shape.dims[0], k.shape.dims[2])
+    zero, low = (node.literal(value, scores.shape.dtype) for value in (0.0, filler))
+    added = node.add(ops.Where(), *node.broadcast(allowed, zero, low))
+    return binary(node, ops.Add(), scores, added)
 
 
 def to_scale(node: Node, product: Instruction, size: Extent) -> Instruction:
@@ -223,42 +238,24 @@ def kept(node: Node, scores: Instruction, allowed: Instruction) -> Instruction:
     return node.add(ops.Where(), *node.broadcast(allowed, scores, low))
 
 
-@importer("RotaryEmbedding", domain=DOMAIN)
-def rotary_embedding(node: Node) -> Instruction:
-    x, places, cos, sin = (node.input(i) for i in range(4))
-    heads, used = node.integer("num_heads", 0), node.integer("rotary_embedding_dim", 0)
-    if node.integer("is_packed_batching", 0):
-        raise node.fail("is_packed_batching is not supported")
-    flat = x.shape.rank == 3
-    if flat:
-        width = 2 * cos.shape.dims[1]
-        count = heads or x.shape.dims[-1] // width
-        if not isinstance(count, int):
-            names = " and ".join(repr(node.proto.input[i]) for i in (0, 2))
-            raise node.fail(
-                f"without num_heads the last dims of {names} must be numbers, for "
-                f"they make {count} heads"
-            )
-        x = headed(node, x, count)
-    batch, length = x.shape.dims[0], x.shape.dims[2]
-    if places.shape.rank == 2:
-        places = node.reshape(places, (batch, length))
-    else:
-        first = node.reshape(places, (1, 1))
-        places = binary(node, ops.Add(), first, steps(node, length))
-    turned = rotated(node, x, places, (cos, sin), bool(node.integer("interleaved", 0)), used)
-    return merged(node, turned) if flat else turned
-
-
 def rotated(
     node: Node, x: Instruction, places: Instruction, tables: Pair, interleaved: bool, used: int = 0
 ) -> Instruction:
-    """Pairs of elements of each head turned by the angle of their place.
+    """Pairs of elements of each head turned by the angle of their place; the tables hold cosines
+    and sines [places, pairs].
+    """
+    angles = [node.add(ops.Gather(0), table, places) for table in tables]
+    return turned(node, x, (angles[0], angles[1]), interleaved, used)
 
-    The tables hold cosines and sines [places, pairs]; elements beyond the ``used`` ones stay.
+
+def turned(
+    node: Node, x: Instruction, angles: Pair, interleaved: bool, used: int = 0
+) -> Instruction:
+    """Pairs of elements of each head turned by angles, of which there are cosines and sines [batch,
+    length, pairs]; elements beyond the ``used`` ones stay.
     """
     size = x.shape.dims[-1]
-    width: Extent = used or 2 * tables[0].shape.dims[1]
+    width: Extent = used or 2 * angles[0].shape.dims[2]
     rest = []
     if width != size:
         x, tail = parted(node, x, (width, size - width))
@@ -268,135 +265,9 @@ def rotated(
     apart = node.reshape(x, (*lead, pairs, 2) if interleaved else (*lead, 2, pairs))
     axis = 4 if interleaved else 3
     a, b = (node.add(ops.Squeeze((axis,)), p) for p in parted(node, apart, (1, 1), axis))
-    cos, sin = (
-        node.add(ops.Unsqueeze((1,)), node.add(ops.Gather(0), table, places)) for table in tables
-    )
+    cos, sin = (node.add(ops.Unsqueeze((1,)), v) for v in angles)
     first = node.add(ops.Sub(), binary(node, ops.Mul(), a, cos), binary(node, ops.Mul(), b, sin))
     second = node.add(ops.Add(), binary(node, ops.Mul(), a, sin), binary(node, ops.Mul(), b, cos))
     both = [node.add(ops.Unsqueeze((axis,)), half) for half in (first, second)]
-    turned = node.reshape(node.add(ops.Concat(axis), *both), x.shape.dims)
-    return node.add(ops.Concat(3), turned, *rest) if rest else turned
-
-
-@importer("GroupQueryAttention", domain=DOMAIN)
-def group_query_attention(node: Node) -> tuple[Instruction, ...]:
-    """Several heads of queries share one of keys and values, which are kept from step to step.
-
-    ``seqlens_k`` says how many keys there are in all, less one; new ones follow those that were
-    there, so the present may have room that is not used yet.
-    """
-    for name in ("k_quant_type", "v_quant_type"):
-        if node.string(name, "NONE") != "NONE":
-            raise node.fail(f"{name} {node.string(name)} is not supported")
-    if node.outputs > 3 or any(node.optional(i) is not None for i in (14, 15)):
-        raise node.fail("the output qk and norms of queries and keys are not supported")
-    if not node.integer("causal", 1) or node.integer("sliding_window_cache", 0):
-        raise node.fail("causal 0 and sliding_window_cache are not supported")
-    heads, groups = node.integer("num_heads"), node.integer("kv_num_heads")
-    q, k, v = separate(node, heads, groups)
-    batch, length = q.shape.dims[0], q.shape.dims[2]
-    known = node.add(ops.Sub(), column(node, node.input(5), batch),
-                     node.broadcast_to(node.dims([length - 1]), (batch, 1, 1, 1)))  # fmt: skip
-    start = binary(node, ops.Max(), known, node.literal(0, I64))
-    places = binary(node, ops.Add(), start, steps(node, length))
-    if node.integer("do_rotary", 0):
-        given = node.optional(9)
-        turn = node.reshape(places, (batch, length)) if given is None else given
-        tables = node.input(7), node.input(8)
-        mixed = bool(node.integer("rotary_interleaved", 0))
-        q, k = (rotated(node, x, turn, tables, mixed) for x in (q, k))
-    k = kept_with(node, node.optional(3), k, places)
-    v = kept_with(node, node.optional(4), v, places, k.shape.dims[2])
-    result = grouped(node, q, k, v, node.add(ops.Transpose((0, 1, 3, 2)), places))
-    return merged(node, result), k, v
-
-
-def separate(node: Node, heads: int, groups: int) -> list[Instruction]:
-    """Queries, keys and values with their heads, also out of one packed operand."""
-    whole, key, value = node.input(0), node.optional(1), node.optional(2)
-    if key is None or value is None:
-        size = whole.shape.dims[-1] // (heads + 2 * groups)
-        sizes = (heads * size, groups * size, groups * size)
-        whole, key, value = parted(node, whole, sizes)
-    counts = (heads, groups, groups)
-    return [headed(node, x, n) for x, n in zip((whole, key, value), counts, strict=True)]
-
-
-def kept_with(
-    node: Node,
-    past: Instruction | None,
-    new: Instruction,
-    places: Instruction,
-    length: Extent | None = None,
-) -> Instruction:
-    """The past with new keys or values put at their places, as long as the longer of the past and
-    the total length, which may be known.
-    """
-    if past is None:
-        return new
-    room = node.add(ops.Concat(2), past, node.scalar(0, new))
-    at = node.add(ops.Transpose((0, 1, 3, 2)), places)
-    index = node.broadcast_to(at, new.shape.dims)
-    filled = node.add(ops.ScatterNone(2), room, index, new)
-    total = node.input(6)
-    have, most = past.shape.dims[2], room.shape.dims[2]
-    if length is None and (wanted := node.extents(total)) is not None:
-        length = dim.maximum(have, wanted[0])
-    if length is not None:
-        return filled if length == most else node.add(ops.Slice((2,), (0,), (length,)), filled)
-    last = node.add(ops.Max(), node.reshape(node.convert(total, I64), (1,)), node.dims([have]))
-    bounds = node.literal([0], I64), last, node.literal([1], I64)
-    return node.add(ops.DynamicSlice((2,), (node.fresh("total"),)), filled, *bounds)
-
-
-def grouped(
-    node: Node, q: Instruction, k: Instruction, v: Instruction, places: Instruction
-) -> Instruction:
-    """Attention of heads in groups, each query seeing the keys up to its own place [batch, 1,
-    length, 1].
-    """
-    _, heads, _, size = q.shape.dims
-    total, sink = k.shape.dims[2], sink_of(node, heads, q)
-    k, v = (repeated(node, x, heads) for x in (k, v))
-    product = node.add(ops.Dot(), q, node.add(ops.Transpose((0, 1, 3, 2)), k))
-    scores = to_scale(node, product, size)
-    if cap := node.number("softcap", 0.0):
-        scores = scaled(node, node.add(ops.Tanh(), scaled(node, scores, 1 / cap)), cap)
-    scores = plus(node, scores, node.optional(10))
-    keys, window = steps(node, total), node.integer("local_window_size", -1)
-    allowed = binary(node, ops.LessOrEqual(), keys, places)
-    if window > 0:
-        oldest = binary(node, ops.Sub(), places, node.literal(window, I64))
-        allowed = binary(node, ops.LogicalAnd(), allowed, binary(node, ops.Greater(), keys, oldest))
-    weights = softmax_beside(node, kept(node, scores, allowed), sink)
-    return node.add(ops.Dot(), weights, v)
-
-
-def repeated(node: Node, x: Instruction, heads: Extent) -> Instruction:
-    """Each head of keys or values as often as heads of queries share it."""
-    batch, groups, *rest = x.shape.dims
-    if groups == heads:
-        return x
-    apart = node.add(ops.Unsqueeze((2,)), x)
-    each = node.broadcast_to(apart, (batch, groups, heads // groups, *rest))
-    return node.reshape(each, (batch, heads, *rest))
-
-
-def sink_of(node: Node, heads: Extent, like: Instruction) -> Instruction | None:
-    """The score beside those of a head [heads]: its sink, or 0 with ``smooth_softmax``."""
-    sink = node.optional(11)
-    if sink is not None:
-        return node.convert(sink, like.shape.dtype)
-    if node.integer("smooth_softmax", -1) == 1:
-        return node.broadcast_to(node.literal(0, like.shape.dtype), (heads,))
-    return None
-
-
-def softmax_beside(node: Node, scores: Instruction, sink: Instruction | None) -> Instruction:
-    """A softmax in which one score more takes its share, if there is a sink."""
-    if sink is None:
-        return node.add(ops.Softmax(3), scores)
-    dims, total = scores.shape.dims, scores.shape.dims[3]
-    beside = node.add(ops.Broadcast(1, (*dims[:3], 1)), sink)
-    weights = node.add(ops.Softmax(3), node.add(ops.Concat(3), scores, beside))
-    return node.add(ops.Slice((3,), (0,), (total,)), weights)
+    made = node.reshape(node.add(ops.Concat(axis), *both), x.shape.dims)
+    return node.add(ops.Concat(3), made, *rest) if rest else made

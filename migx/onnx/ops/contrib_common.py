@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 from migx import ops
+from migx.dim import bounds
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._delegate import all_of, channels_first, channels_last, delegated
+from migx.onnx.ops._delegate import all_of, channels_first, channels_last, delegated, steps
 from migx.onnx.ops.contrib import DOMAIN, normalized_groups
 from migx.onnx.ops.elementwise import binary, plus
-from migx.onnx.ops.linear import matrix_product
-from migx.shape import I32
+from migx.onnx.ops.linear import centred, matrix_product, scaled
+from migx.onnx.ops.normalization import tail_as_one
+from migx.shape import I8, I32, I64, U32
 
 
 @importer("GatherND", "GridSample", "Pad", "Range", "Trilu", domain=DOMAIN)
@@ -76,3 +80,111 @@ def distances(node: Node) -> Instruction:
     if metric not in ("euclidean", "sqeuclidean"):
         raise node.fail(f"no metric {metric!r}; there are euclidean and sqeuclidean")
     return square if metric == "sqeuclidean" else node.add(ops.Sqrt(), square)
+
+
+@importer("ConvTransposeWithDynamicPads", domain=DOMAIN)
+def transposed_convolution(node: Node) -> Instruction:
+    """ConvTranspose with its pads as an operand."""
+    x, w, given, bias = node.input(0), node.input(1), node.optional(2), node.optional(3)
+    if given is None:
+        return delegated(node, "ConvTranspose", x, w, bias)
+    pads = [int(pad) for pad in node.needed(given, "pads").reshape(-1)]
+    return delegated(node, "ConvTranspose", x, w, bias, pads=pads)
+
+
+@importer("UnfoldTensor", domain=DOMAIN)
+def unfold(node: Node) -> Instruction:
+    """The windows along an axis, each of which stands on a new last axis."""
+    x, size, step = node.input(0), node.integer("size"), node.integer("step", 1)
+    axis = node.axis(node.integer("dim", -1), x.shape.rank)
+    if size < 1 or step < 1:
+        raise node.fail(f"size {size} and step {step}; both are 1 or more")
+    length = x.shape.dims[axis]
+    if bounds(length)[1] < size:
+        raise node.fail(f"size {size} of an axis of {length}")
+    count = (length - size) // step + 1
+    starts = binary(node, ops.Mul(), steps(node, count), node.literal(step, I64))
+    places = binary(node, ops.Add(), node.add(ops.Unsqueeze((1,)), starts), steps(node, size))
+    windows = node.add(ops.Gather(axis), x, places)
+    order = [i for i in range(windows.shape.rank) if i != axis + 1]
+    return node.add(ops.Transpose((*order, axis + 1)), windows)
+
+
+@importer("NGramRepeatBlock", domain=DOMAIN)
+def block_repeated(node: Node) -> Instruction:
+    """Scores with -inf for what would end a run of so many tokens that was there before.
+
+    Rows begin with as many tokens of none, so that there are runs of any length.
+    """
+    tokens, scores, size = node.input(0), node.input(1), node.integer("ngram_size")
+    if size < 1:
+        raise node.fail(f"ngram_size {size}; it is 1 or more")
+    batch, length = tokens.shape.dims
+    none = node.broadcast_to(node.literal(-1, I64), (batch, size))
+    rows = node.add(ops.Concat(1), none, tokens)
+    count = length + 1
+    runs = [node.add(ops.Slice((1,), (i,), (i + count,)), rows) for i in range(size)]
+    again = binary(node, ops.GreaterOrEqual(), runs[-1], node.literal(0, I64))
+    for i, run in enumerate(runs[:-1]):
+        last = node.add(ops.Slice((1,), (length + 1 + i,), (length + 2 + i,)), rows)
+        again = node.add(ops.LogicalAnd(), again, binary(node, ops.Equal(), run, last))
+    low, high = (node.literal(v, scores.shape.dtype) for v in (-math.inf, math.inf))
+    least = node.add(ops.Where(), *node.broadcast(again, low, high))
+    return node.add(ops.ScatterMin(1), scores, runs[-1], least)
+
+
+@importer("ComplexMul", "ComplexMulConj", domain=DOMAIN)
+def complex_product(node: Node) -> Instruction:
+    """The product of complex numbers [..., 2], or with the conjugates of the second."""
+    sign = -1.0 if node.proto.op_type == "ComplexMulConj" else 1.0
+    (a, b), (c, d) = (
+        [node.add(ops.Slice((x.shape.rank - 1,), (i,), (i + 1,)), x) for i in (0, 1)]
+        for x in (node.input(0), node.input(1))
+    )
+    d = scaled(node, d, sign)
+    ac, bd, ad, bc = (binary(node, ops.Mul(), *pair) for pair in ((a, c), (b, d), (a, d), (b, c)))
+    parts = node.add(ops.Sub(), ac, bd), node.add(ops.Add(), ad, bc)
+    return node.add(ops.Concat(ac.shape.rank - 1), *parts)
+
+
+@importer("Rfft", "Irfft", domain=DOMAIN)
+def real_transform(node: Node) -> Instruction:
+    """The transform of real numbers [..., n], to [..., n // 2 + 1, 2], or back, to an even n."""
+    x, back = node.input(0), node.proto.op_type == "Irfft"
+    if node.integer("normalized", 0) or not node.integer("onesided", 1):
+        raise node.fail("normalized is 0 and onesided 1")
+    x = x if back else node.add(ops.Unsqueeze((x.shape.rank,)), x)
+    last, count = x.shape.rank - 2, node.integer("signal_ndim", 1)
+    if not 1 <= count <= last + 1:
+        raise node.fail(f"signal_ndim {count} of {x.shape.rank - 1} axes")
+    others = list(range(last - count + 1, last))
+    for axis in others if back else [last, *reversed(others)]:
+        x = node.add(ops.Dft(axis, x.shape.dims[axis], back, not back and axis == last), x)
+    if not back:
+        return x
+    x = node.add(ops.Dft(last, 2 * (x.shape.dims[last] - 1), True, True), x)
+    return node.add(ops.Squeeze((last + 1,)), x)
+
+
+@importer("MulInteger", domain=DOMAIN)
+def integer_product(node: Node) -> Instruction:
+    """The product of bytes less their zero points, in 32 bits."""
+    sides = [centred(node, node.input(i), node.optional(i + 1), 0) for i in (0, 2)]
+    return binary(node, ops.Mul(), *sides)
+
+
+@importer("ReduceSumInteger", domain=DOMAIN)
+def integer_sum(node: Node) -> Instruction:
+    """The sum of bytes, in 32 bits of the same sign."""
+    x = node.input(0)
+    axes = node.axes(node.integers("axes"), x.shape.rank)
+    total = node.add(ops.ReduceSum(axes), node.convert(x, I32 if x.shape.dtype is I8 else U32))
+    return total if node.integer("keepdims") else node.add(ops.Squeeze(axes), total)
+
+
+@importer("BiasSoftmax", domain=DOMAIN)
+def bias_softmax(node: Node) -> Instruction:
+    """Softmax of x + bias over all dims from an axis on."""
+    x = binary(node, ops.Add(), node.input(0), node.input(1))
+    axis = node.axis(node.integer("axis", 1), x.shape.rank)
+    return node.reshape(node.add(ops.Softmax(axis), tail_as_one(node, x, axis)), x.shape.dims)

@@ -8,7 +8,7 @@ import numpy as np
 
 from migx import ops
 from migx.argument import Argument
-from migx.dim import Dim, may_equal
+from migx.dim import Dim, Extent, may_equal
 from migx.errors import ShapeError
 from migx.ir import Instruction
 from migx.onnx.importers import importer
@@ -103,13 +103,21 @@ def matmul_n_bits(node: Node) -> Instruction:
 
     Becomes unpack, dequantizelinear, transpose and dot; the packed bytes stay the literal they are.
     """
-    a, b, scales, zeros = node.input(0), node.input(1), node.input(2), node.optional(3)
-    k, n = node.integer("K"), node.integer("N")
-    bits, block = node.integer("bits", 4), node.integer("block_size")
+    return n_bits_product(node, node.input(0), node.integer("N"), 1, 2, 5, 3, 4)
+
+
+def n_bits_product(
+    node: Node, a: Instruction, n: int, b: int, s: int, bias: int, z: int = -1, g: int = -1
+) -> Instruction:
+    """A product with weights of a few bits, of which there are N rows: ``b`` is their place among
+    the operands, and so are those of scales, a bias, zero points and groups.
+    """
+    k, bits, block = node.integer("K"), node.integer("bits", 4), node.integer("block_size")
+    scales, zeros = node.input(s), None if z < 0 else node.optional(z)
     blocks = -(-k // block)
-    weights = packed_rows(node, b, bits, (n, blocks * block))
+    weights = packed_rows(node, node.input(b), bits, (n, blocks * block))
     if not may_equal(scales.shape.elements, n * blocks):
-        name = node.proto.input[2]
+        name = node.proto.input[s]
         raise node.fail(f"scales {name!r} {scales.shape}: {n} rows of {blocks} blocks are wanted")
     scales = node.reshape(scales, (n, blocks))
     if zeros is None:
@@ -120,16 +128,16 @@ def matmul_n_bits(node: Node) -> Instruction:
         point = first_of(node, point, blocks)
     else:
         point = node.reshape(zeros, (n, blocks))
-    if (groups := node.optional(4)) is not None:
+    if g >= 0 and (groups := node.optional(g)) is not None:
         if groups.shape.dims not in ((k,), (blocks * block,)):
-            name = node.proto.input[4]
+            name = node.proto.input[g]
             raise node.fail(f"g_idx {name!r} {groups.shape}: one for each of K = {k} is wanted")
         groups, weights = (first_of(node, v, k) for v in (groups, weights))
         scales, point = (node.add(ops.Gather(1), v, groups) for v in (scales, point))
         block = 1
     floats = first_of(node, in_blocks(node, weights, scales, point, block), k)
     product = matrix_product(node, ops.Dot(), a, node.add(ops.Transpose((1, 0)), floats))
-    return plus(node, product, node.optional(5))
+    return plus(node, product, node.optional(bias))
 
 
 FP4 = (0.0, 1 / 192, 2 / 3, 1.0, 1 / 3, 1 / 2, 1 / 6, 1 / 4)
@@ -169,13 +177,17 @@ def matmul_bnb4(node: Node) -> Instruction:
     numbers = node.add(ops.Gather(0), node.literal(pairs, a.shape.dtype),
                        node.convert(node.reshape(b, (wanted[0],)), I32))  # fmt: skip
     numbers = first_of(node, node.reshape(numbers, (2 * wanted[0],)), count)
+    whole = wanted[1] * block
+    if whole == count:
+        numbers = node.reshape(numbers, (wanted[1], block))
     each = node.broadcast_to(node.reshape(largest, (wanted[1], 1)), (wanted[1], block))
-    sizes = first_of(node, node.reshape(each, (wanted[1] * block,)), count)
-    floats = node.reshape(node.add(ops.Mul(), numbers, sizes), (n, k))
+    if whole != count:
+        each = first_of(node, node.reshape(each, (whole,)), count)
+    floats = node.reshape(node.add(ops.Mul(), numbers, each), (n, k))
     return matrix_product(node, ops.Dot(), a, node.add(ops.Transpose((1, 0)), floats))
 
 
-def first_of(node: Node, value: Instruction, count: int) -> Instruction:
+def first_of(node: Node, value: Instruction, count: Extent) -> Instruction:
     """The first elements along the last axis; the value itself where it has no more."""
     axis = value.shape.rank - 1
     if value.shape.dims[axis] == count:

@@ -20,7 +20,10 @@ def choice(site: Site) -> tuple[str, ...]:
 def loop(site: Site) -> tuple[str, ...]:
     (module,) = site.at.modules
     limits = [site.scalar(i) if site.given(i) else "" for i in (0, 1)]
-    operands = [*limits, *site.inputs(2)]
+    carried = site.inputs(2)
+    if not limits[1] and not carried:  # what is left out at the end is not there at all
+        limits[1] = site.constant(True, "bool")
+    operands = [*limits, *carried]
     return site.nodes("Loop", operands, len(site.shape.parts), body=site.graph.body(module))
 
 

@@ -10,7 +10,6 @@ const TABS = {
 const NUMBERS = ["step", "value", "node", "rule"];
 const KEYS = [
   ["[ ]", "pass before, after"],
-  ["1 – 5", "views"],
   ["/", "find"],
   ["↑ ↓", "move"],
   ["← →", "shut, open"],
@@ -116,11 +115,14 @@ class App {
     const total = report.steps.reduce((sum, step) => sum + step.seconds, 0);
     const rewrites = report.steps.reduce((sum, step) => sum + step.rewrites.length, 0);
     const facts = [
-      `target ${report.target}`,
+      report.target && `target ${report.target}`,
       `${sizes[0]} → ${sizes[1]} instructions`,
       `${count(report.steps.length, "pass", "passes")}, ${seconds(total)}`,
       count(rewrites, "rewrite"),
-    ].join(" · ");
+    ]
+      .filter(Boolean)
+      .join(" · ");
+    const views = [`1 – ${this.tabs.length}`, "views"];
     this.parts.top.append(
       el(
         "div",
@@ -131,7 +133,7 @@ class App {
       el("div", { class: "tabs" }, ...Object.values(this.buttons)),
     );
     this.parts.keys.append(
-      ...KEYS.flatMap(([key, said]) => [el("kbd", {}, key), ` ${said} `]),
+      ...[views, ...KEYS].flatMap(([key, said]) => [el("kbd", {}, key), ` ${said} `]),
       el("span", { class: "version" }, `migx ${report.version}`),
     );
   }

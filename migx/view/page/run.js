@@ -1,6 +1,7 @@
 // One run: what each kernel took, and how near that is to what the machine can do.
 
-const COLUMNS = ["time", "share", "", "GFLOP/s", "GB/s", "of best", "times", "kernel"];
+const COLUMNS = ["time", "share", "", "GFLOP/s", "GB/s", "of best", "times", "kernel", "ONNX node"];
+const NAMES = COLUMNS.slice(-2);
 
 class RunView {
   constructor(app) {
@@ -19,7 +20,7 @@ class RunView {
     );
     const grouped = el("label", {}, this.grouped, " kernels of one name together");
     const titles = COLUMNS.map((title) =>
-      el("span", { class: title === "kernel" ? "" : "number" }, title),
+      el("span", { class: NAMES.includes(title) ? "" : "number" }, title),
     );
     this.root = el(
       "section",
@@ -59,6 +60,8 @@ class RunView {
     const number = (text) => el("span", { class: "number" }, text);
     const step =
       cost.value === undefined ? null : model.where(cost.value, model.report.steps.length - 1);
+    const line = step === null ? null : model.line(cost.value, step);
+    const nodes = line === null ? "" : model.origins(line.origins).join(", ");
     return el(
       "div",
       { class: "costs" },
@@ -70,8 +73,8 @@ class RunView {
       number(percent(model.roofline(cost))),
       number(cost.times > 1 ? `${cost.times} ×` : ""),
       el("b", { title: cost.kernel }, cost.kernel || "on the host"),
-      step !== null &&
-        el("span", { class: "line" }, ...lineParts(this.app, model.line(cost.value, step))),
+      el("span", { class: "node", title: nodes }, nodes),
+      line !== null && el("span", { class: "line" }, ...lineParts(this.app, line)),
     );
   }
 

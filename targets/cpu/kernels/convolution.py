@@ -14,14 +14,15 @@ stride, dilation and padding are; a kernel of 3 x 3 copies each element three ti
 only once where vectors fill a row of windows. No edge is ever tested in the inner loop. This loop
 is that of matrix products: a strip of kernels by a panel of pixels, some 24 vectors of sums in
 registers, for each tap of each channel three loads of pixels and eight numbers of the kernels,
-packed ahead as they are read. Weights that are no constant, or narrower than sums, are packed by
-the tile that reads them, a strip at a time, wherever they lie: squares of vectors are turned in
-registers, which takes as long as a few pixels do. What is spread stays in the second level cache
-until all kernels have passed over it, a strip of kernels in the first; what comes after it, and
-where the sums will be written, is asked for in time. Sums go through the epilogue from registers
-when their last channel has been added, unless it is long. An image whose elements are the windows,
-as of 1 x 1 kernels, is read where it lies: see ``InPlace``. Small images turn: see ``strips.py``.
-An image whose size only the run tells is cut for several sizes at once.
+packed ahead as they are read. Weights that are no constant are packed by the tile that reads them,
+a strip at a time, wherever they lie: squares of vectors are turned in registers, which takes as
+long as a few pixels do. Those that are stored narrower than sums are packed ahead, and made f32 a
+piece of a strip at a time: see ``narrow_weights.py``. What is spread stays in the second level
+cache until all kernels have passed over it, a strip of kernels in the first; what comes after it,
+and where the sums will be written, is asked for in time. Sums go through the epilogue from
+registers when their last channel has been added, unless it is long. An image whose elements are the
+windows, as of 1 x 1 kernels, is read where it lies: see ``InPlace``. Small images turn: see
+``strips.py``. An image whose size only the run tells is cut for several sizes at once.
 
 Each sum is added up in the order of the weights by one thread, so bits depend neither on the number
 of threads nor on the tiles.
@@ -29,7 +30,8 @@ of threads nor on the tiles.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -42,6 +44,7 @@ from migx.ops.linear import Convolution
 from migx.shape import Dims, DType, Shape
 from migx.targets.cpu.emit import I8, Type, Value
 from migx.targets.cpu.kernel import Frame, Kernel, behind, input_number, memory_of, narrower
+from migx.targets.cpu.kernels.narrow_weights import Narrow, Widening, format_of, levels_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.cutting import Cut, Work, chosen
@@ -53,11 +56,17 @@ from migx.targets.cpu.parts.tile import SUMS, Matrix, collapsed, sum_type, widen
 from migx.targets.cpu.parts.transpose import gather_lines
 from migx.targets.cpu.parts.windows import Axis, axes_of
 
+TAGS = ("conv_epilogue", "conv_quantized", "int4_gemm")
+"""The tags of groups that may hold a convolution."""
+
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     """The kernel of a convolution, by itself or in a group with its epilogue."""
     problem = described(at, machine)
-    return None if problem is None else Writer(at, machine, problem).kernel()
+    if problem is None:
+        return None
+    writer = Writer(at, machine, problem)
+    return None if problem.levels and writer.format is None else writer.kernel()
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,7 @@ class Problem:
     ``image`` and ``kernels`` are numbers of inputs; ``axes`` are depth, height and width. ``steps``
     are those of the image from one item and from one channel to the next; ``apart`` those of the
     weights along kernels, channels and the three axes. ``channels`` and ``outputs`` are those of
-    one of the ``groups``. The weights of a ``literal`` may be packed ahead.
+    one of the ``groups``. The weights of a ``literal`` may be packed ahead, and be ``levels``.
     """
 
     image: int
@@ -82,6 +91,7 @@ class Problem:
     steps: tuple[Extent, Extent]
     apart: Dims
     literal: bool
+    levels: Narrow | None
     rank: int
     epilogue: FusedKernel
 
@@ -128,11 +138,12 @@ def described(at: Instruction, machine: Machine, *, padded: bool = False) -> Pro
     padding: Dims | None = op.padding
     if padded and inner is not at and isinstance(pad := value.op, Pad):
         value, padding = value.inputs[0], joined(pad.pads, op.padding)
-    numbers = [input_number(at, inner, v) for v in (value, narrower(weights))]
-    if None in numbers or padding is None:
+    levels = None if inner is at else levels_of(at, weights)
+    image = input_number(at, inner, value)
+    kernels = input_number(at, inner, narrower(weights)) if levels is None else levels.operand
+    if image is None or kernels is None or padding is None:
         return None
-    image, kernels = [n for n in numbers if n is not None]
-    x, w = at.inputs[image].shape, at.inputs[kernels].shape
+    x, w = at.inputs[image].shape, (at.inputs[kernels] if levels is None else weights).shape
     sum_, dims = sum_type(inner.shape.dtype), [d for d in w.dims if isinstance(d, int)]
     if sum_ is None or len(dims) != w.rank or 0 in dims:
         return None
@@ -155,6 +166,7 @@ def described(at: Instruction, machine: Machine, *, padded: bool = False) -> Pro
         steps=(x.true_strides[0], x.true_strides[1]),
         apart=_apart(w, axes),
         literal=is_literal(at, kernels, rest),
+        levels=levels,
         rank=w.rank,
         epilogue=rest,
     )
@@ -162,7 +174,7 @@ def described(at: Instruction, machine: Machine, *, padded: bool = False) -> Pro
 
 def convolution_in(at: Instruction) -> Instruction | None:
     """The convolution in an instruction."""
-    return core_of(at, CONVOLUTIONS, ("conv_epilogue", "conv_quantized"))
+    return core_of(at, CONVOLUTIONS, TAGS)
 
 
 def _apart(weights: Shape, axes: Sequence[Axis]) -> Dims:
@@ -191,7 +203,9 @@ class Writer:
         self.cut: Cut = self._cut()
         self.strips = -(-problem.outputs // self.cut.unit)
         self.format = self._format()
+        self.widening = self._widening()
         self.stages = not self._lie_as_read()
+        self.piece = self._piece()
         self._divide_scratch()
 
     def _cut(self) -> Cut:
@@ -206,6 +220,7 @@ class Writer:
             may_turn=problem.groups == 1,
             lines=in_lines(problem.axes, problem.types[0], problem.sum),
             counts=self.padding_counts,
+            pairs=problem.levels is not None and problem.levels.in_pairs,
         )
         return chosen(self.frame.machine, work)
 
@@ -214,14 +229,48 @@ class Writer:
         problem, unit = self.problem, self.cut.unit
         if not problem.literal or unit == 1 or (problem.groups > 1 and problem.outputs % unit):
             return None
-        letters = "".join(chr(ord("a") + i) for i in range(1, problem.rank))
-        return f"A{letters}{unit}a"
+        stored = self.frame.at.inputs[problem.kernels].shape
+        return format_of(stored.rank, unit)
+
+    def _widening(self) -> Widening | None:
+        """What makes f32 of weights that are packed and narrower."""
+        problem, cut, at = self.problem, self.cut, self.frame.at
+        if self.format is None:
+            return None
+        narrow, dtype = None, problem.types[1]
+        if problem.levels is not None:
+            inner = convolution_in(at)
+            assert inner is not None
+            narrow = levels_of(at, inner.inputs[1], cut.unit)
+        elif dtype.is_float and memory_of(dtype) != problem.sum:
+            size, formats = problem.planes * problem.taps, ((problem.kernels, self.format),)
+            narrow = Narrow(problem.kernels, dtype, size, formats, size)
+        return None if narrow is None else Widening(self.frame, narrow, cut.unit, cut.lanes)
+
+    def _formats(self) -> tuple[tuple[int, str], ...]:
+        """The inputs that are read in a format, and which."""
+        if self.widening is not None:
+            return self.widening.of.formats
+        return () if self.format is None else ((self.problem.kernels, self.format),)
 
     def _lie_as_read(self) -> bool:
         """Whether weights lie as the inner loops read them."""
         problem = self.problem
         alone = self.cut.unit == 1 and [step for _, step in problem.kernel] == [(1,)]
-        return memory_of(problem.types[1]) == problem.sum and (self.format is not None or alone)
+        as_sums = problem.levels is None and memory_of(problem.types[1]) == problem.sum
+        return as_sums and (self.format is not None or alone)
+
+    def _piece(self) -> Extent:
+        """Of how many channels the weights of a strip are staged at a time: all that are spread, or
+        of what is widened as much as half of the first level cache holds, where all pixels read it.
+        """
+        problem, cut = self.problem, self.cut
+        if self.widening is None:
+            return cut.chunk
+        each = problem.axes[0].length * problem.taps * cut.unit * problem.sum.nbytes
+        chunk = cut.chunk if isinstance(cut.chunk, int) else problem.channels
+        pieces = -(-chunk // max(1, self.frame.machine.l1 // 2 // each))
+        return -(-chunk // pieces)
 
     def _divide_scratch(self) -> None:
         """The table of offsets, a strip of weights, what the inner loops need, what is spread."""
@@ -230,10 +279,12 @@ class Writer:
         outputs, planes = problem.groups * problem.outputs, cut.chunk * depth
         finish = Finish(frame, problem.epilogue, problem.sum, cut.lanes, outputs)
         self.inner = self._inner(finish)
+        self.inner.in_pieces = self.piece != cut.chunk
         spread = self.inner.spread
         at = _up(8 * problem.taps * (1 + spread.skips))
         self.staged = f.element(frame.scratch, at, I8)
-        elements = problem.planes * problem.taps + cut.lanes  # in whole squares
+        piece = self.piece if isinstance(self.piece, int) else problem.channels
+        elements = piece * depth * problem.taps + cut.lanes  # in whole squares
         at += _up((elements * cut.unit + cut.lanes) * size) if self.stages else 0
         own, at = f.element(frame.scratch, at, I8), at + _up(self.inner.nbytes)
         self.made = f.element(frame.scratch, at, I8)
@@ -280,7 +331,7 @@ class Writer:
             product(counts),
             scratch=self.scratch_bytes,
             flops=flops + problem.epilogue.flops,
-            formats=() if self.format is None else ((problem.kernels, self.format),),
+            formats=self._formats(),
             in_place=problem.in_place,
         )
 
@@ -311,23 +362,42 @@ class Writer:
                 image + channel.index * step,
                 memory_of(problem.types[0]),
             )
-            self.inner.lines = spread.write(self.made, start, channels, step, windows)
+            lines = spread.write(self.made, start, channels, step, windows)
             with f.loop(first, last) as strip:
                 output = strip.index * cut.unit
                 there = f.minimum(problem.outputs - output, cut.unit)
                 made = Destination(item, group * problem.outputs + output, pixel, there)
-                weights = self._weights(group, strip.index, channel.index, channels)
-                number = strip.index - first
-                pixels = rows * columns, columns
-                self.inner.write(Share(made, weights, channel.index, channels, number, *pixels))
+                number, pixels = strip.index - first, (rows * columns, columns)
+                with self._pieces(lines, channel.index, channels) as piece:
+                    weights = self._weights(group, strip.index, *piece[1:])
+                    self.inner.write(Share(made, weights, *piece, number, *pixels))
+
+    @contextmanager
+    def _pieces(
+        self, lines: Value, channel: Value, channels: Value
+    ) -> Iterator[tuple[Value, Value, Value]]:
+        """Runs over the channels of a chunk, all at once or piece by piece: where their lines lie,
+        the first of them, and how many there are.
+        """
+        f, piece = self.f, self._e(self.piece)
+        if not self.inner.in_pieces:
+            yield lines, channel, channels
+            return
+        step = self._e(self.inner.spread.plane * self.problem.axes[0].length)
+        with f.loop(0, channels, piece) as turn:
+            here = f.element(lines, turn.index * step, self.problem.sum)
+            yield here, channel + turn.index, f.minimum(channels - turn.index, piece)
 
     def _weights(self, group: Value, strip: Value, channel: Value, channels: Value) -> Value:
         """A strip of kernels from a channel on, element by element."""
         f, problem, unit = self.f, self.problem, self.cut.unit
         dtype = problem.types[1]
         each, axes = problem.axes[0].length * problem.taps, problem.kernel
+        number = group * (problem.outputs // unit) + strip
+        if self.widening is not None:
+            self.widening.write(number, channel * each, (channel + channels) * each, self.staged)
+            return self.staged
         if self.format is not None:
-            number = group * (problem.outputs // unit) + strip
             first = (number * problem.channels + channel) * (each * unit)
             row, axes = f.as_index(1), [(problem.channels * each, (unit,))]
         else:

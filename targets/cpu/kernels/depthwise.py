@@ -26,7 +26,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     image of a single channel share what a product of matrices reads.
     """
     problem = described(at, machine)
-    if problem is None or problem.channels > 1:
+    if problem is None or problem.channels > 1 or problem.levels:
         return None
     if problem.groups == 1 and (problem.outputs > 1 or problem.taps > UNROLLED):
         return None

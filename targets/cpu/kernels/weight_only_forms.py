@@ -125,7 +125,7 @@ def described(at: Instruction, widths: Callable[[int, bool], Sequence[int]]) -> 
     bits = 4 if any(type(v.op) is UnpackInt4 for v in at.modules[0]) else 8
     known = widths(bits, rounds is not None)
     width = next((w for w in known if columns <= w), known[-1])
-    of_group = _Group(at, inputs, bits, width, 0 if rounds is None else WORD // bits)
+    of_group = WeightGroup(at, inputs, bits, width, 0 if rounds is None else WORD // bits)
     right = _scaled(of_group, dot.inputs[1]) or _shifted(of_group, dot.inputs[1])
     if right is None:
         return None
@@ -145,7 +145,7 @@ def described(at: Instruction, widths: Callable[[int, bool], Sequence[int]]) -> 
 
 
 @dataclass(frozen=True)
-class _Group:
+class WeightGroup:
     """The instruction, the parameters of its module, the bits of its weights, and how panels are
     made.
     """
@@ -184,7 +184,7 @@ class _Right:
     zero: Parameter
 
 
-def _scaled(of: _Group, right: Instruction) -> _Right | None:
+def _scaled(of: WeightGroup, right: Instruction) -> _Right | None:
     """What a view of a dequantisation shows."""
     linear = source(right)
     if not isinstance(linear.op, DequantizeLinear):
@@ -194,14 +194,14 @@ def _scaled(of: _Group, right: Instruction) -> _Right | None:
         return None
     depth, columns = int(right.shape.dims[-2]), int(linear.shape.dims[axes[1]])
     form = _format(of, packed, linear.inputs[0], axes, of.group)
-    scale = _parameter(of, linear, 1, axes)
-    zero = _parameter(of, linear, 2, axes)
+    scale = parameter_of(of, linear, 1, axes)
+    zero = parameter_of(of, linear, 2, axes)
     if form is None or scale is None or zero is None:
         return None
-    return _Right(packed, form, columns, _block(linear, axes[0], depth), scale, zero)
+    return _Right(packed, form, columns, block_of(linear, axes[0], depth), scale, zero)
 
 
-def _shifted(of: _Group, right: Instruction) -> _Right | None:
+def _shifted(of: WeightGroup, right: Instruction) -> _Right | None:
     """What a view shows of levels from which real numbers are taken before they are scaled: numbers
     for a few neighbours each, in the order in which the storage lies.
     """
@@ -223,7 +223,7 @@ def _shifted(of: _Group, right: Instruction) -> _Right | None:
 
 
 def _in_order(
-    of: _Group,
+    of: WeightGroup,
     right: Instruction,
     packed: Instruction,
     scaling: Instruction,
@@ -250,7 +250,7 @@ def _in_order(
     return _Right(packed, form, columns, block, scale, zero)
 
 
-def _of_neighbours(of: _Group, shown: Instruction, columns: int) -> Parameter | None:
+def _of_neighbours(of: WeightGroup, shown: Instruction, columns: int) -> Parameter | None:
     """Numbers of which each is shown for as many neighbours, first for those of one column."""
     root = source(shown)
     dtype, elements = root.shape.dtype, root.shape.elements
@@ -274,7 +274,7 @@ def _of_neighbours(of: _Group, shown: Instruction, columns: int) -> Parameter | 
     return Parameter(dtype, 0.0, operand, _name("b", of.width, 0), True, True, blocks)
 
 
-def _fits(of: _Group, rounded_by: int, block: int, depth: int) -> bool:
+def _fits(of: WeightGroup, rounded_by: int, block: int, depth: int) -> bool:
     """Whether rows that are rounded in blocks of a size fit those of the weight, and their sums of
     products fit into 32 bits.
     """
@@ -384,7 +384,7 @@ def _lines(x: Shape) -> tuple[Extent, tuple[Extent, Extent]] | None:
     return rows, (step, strides[-1])
 
 
-def _block(linear: Instruction, depth: int, whole: int) -> int:
+def block_of(linear: Instruction, depth: int, whole: int) -> int:
     """For how many places of the whole depth, which is an axis, a scale holds."""
     assert isinstance(linear.op, DequantizeLinear)
     if linear.op.axis % linear.shape.rank != depth or linear.inputs[1].shape.elements == 1:
@@ -408,7 +408,11 @@ def _name(depth: str, width: int, group: int) -> str:
 
 
 def _format(
-    of: _Group, parameter: Instruction, shown: Instruction, axes: tuple[int, int], group: int = 0
+    of: WeightGroup,
+    parameter: Instruction,
+    shown: Instruction,
+    axes: tuple[int, int],
+    group: int = 0,
 ) -> _Format | None:
     """The format in panels of a literal that comes in as a parameter and is shown, perhaps
     transposed, as a matrix with these axes; ``group`` places of the depth of each column together.
@@ -421,8 +425,8 @@ def _format(
     return _Format(_name("ab"[depth], of.width, group), int(parameter.shape.dims[depth]))
 
 
-def _parameter(
-    of: _Group, linear: Instruction, index: int, axes: tuple[int, int]
+def parameter_of(
+    of: WeightGroup, linear: Instruction, index: int, axes: tuple[int, int]
 ) -> Parameter | None:
     """The scales, or the zero points, of a dequantisation."""
     assert isinstance(linear.op, DequantizeLinear)

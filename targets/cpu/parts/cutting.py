@@ -56,7 +56,8 @@ many blocks of channels.
 class Work:
     """What is to be done: the windows, channels and outputs of each of so many ``repeats``. Panels
     may be of output channels where it ``may_turn``. An image in ``lines`` may be read as it lies.
-    The size may be ``guessed``. Padding ``counts`` where it is other than zero.
+    The size may be ``guessed``. Padding ``counts`` where it is other than zero. Outputs of a strip
+    come in ``pairs`` where two share a byte.
     """
 
     axes: tuple[Axis, Axis, Axis]
@@ -68,6 +69,7 @@ class Work:
     lines: bool = False
     guessed: bool = False
     counts: bool = False
+    pairs: bool = False
 
     @property
     def skips(self) -> bool:
@@ -256,7 +258,11 @@ def _strips(machine: Machine, work: Work, turned: bool) -> Iterator[list[Strip]]
             pixels = prod(int(axis.made) for axis in work.axes)
             least = max(1, min(least, pixels))
         for by_row in (False, True) if work.fills_rows(lanes) and not turned else (False,):
-            yield [Strip(rows, vectors, lanes, turned, by_row) for rows in range(least, most + 1)]
+            yield [
+                Strip(rows, vectors, lanes, turned, by_row)
+                for rows in range(least, most + 1)
+                if turned or not work.pairs or rows % 2 == 0 or most == 1
+            ]
 
 
 def _cut(work: Work, strip: Strip, tile: _Tile, pixels: int, strips: int) -> Cut:

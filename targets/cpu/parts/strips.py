@@ -33,11 +33,12 @@ kernels, the sums, and how many elements were before.
 class Share:
     """What is computed in one go: all ``count`` pixels of a tile, in rows of ``columns``, by a
     strip of output channels, the ``number``-th of the tile; of the sums, those over ``channels``
-    from ``channel`` on.
+    from ``channel`` on, which are spread to ``lines``.
     """
 
     to: Destination
     weights: Value
+    lines: Value
     channel: Value
     channels: Value
     number: Value
@@ -48,8 +49,8 @@ class Share:
 @dataclass
 class Inner:
     """What the inner loops share: how many channels kernels have, planes of each, and taps in a
-    plane; where the table of taps is; and of a tile where the lines begin that were spread, and how
-    many taps are ``live``.
+    plane; where the table of taps is; and of a tile how many taps are ``live``. The weights of a
+    strip may come ``in_pieces``, some channels at a time.
     """
 
     frame: Frame
@@ -61,13 +62,18 @@ class Inner:
     depth: int
     taps: int
     table: Value
-    lines: Value = field(init=False)
     live: Value = field(init=False)
+    in_pieces: bool = field(init=False, default=False)
 
     @property
     def waits(self) -> bool:
         """Whether sums wait for more channels."""
-        return self.cut.chunk != self.every
+        return self.in_pieces or self.cut.chunk != self.every
+
+    @property
+    def keeps(self) -> int:
+        """Of how many strips there are sums at a time: all of a tile's wait for what is spread."""
+        return self.cut.strips if self.cut.chunk != self.every else 1
 
     def summed(
         self, share: Share, first: Value, begun: list[Value], step: Step, numbers: int
@@ -148,8 +154,7 @@ class Straight(Inner):
     @property
     def nbytes(self) -> int:
         """The scratch it takes: sums of a strip, of all of a tile where they wait."""
-        count = self.cut.strips if self.waits else 1
-        return count * self.cut.rows * self._pitch * self.sum.nbytes
+        return self.keeps * self.cut.rows * self._pitch * self.sum.nbytes
 
     def place(self, scratch: Value) -> None:
         """Takes its scratch."""
@@ -158,7 +163,7 @@ class Straight(Inner):
     def write(self, share: Share) -> None:
         """A strip by all pixels of the tile, panel by panel."""
         f, cut = self.frame.function, self.cut
-        number = share.number * (cut.rows * self._pitch) if self.waits else f.as_index(0)
+        number = share.number * (cut.rows * self._pitch) if self.keeps > 1 else f.as_index(0)
         sums = f.element(self.sums, number, self.sum)
         if cut.by_row:
             with f.loop(0, share.count, share.columns) as row:
@@ -204,7 +209,7 @@ class Straight(Inner):
         def step(line: Value, kernel: Value, sums: list[Value], _: Value) -> list[Value]:
             return self._step(line, kernel, sums, masks)
 
-        first = f.element(self.lines, self.spread.place(at), self.sum)
+        first = f.element(share.lines, self.spread.place(at), self.sum)
         made = self.summed(share, first, self.begun(share, places), step, cut.rows)
         if not self.finish.light or not whole:
             self.leave(places, made)
@@ -255,8 +260,7 @@ class Turned(Inner):
     @property
     def nbytes(self) -> int:
         """The scratch it takes: sums by channels, and by pixels, of all panels where they wait."""
-        count = self.cut.strips if self.waits else 1
-        return (count * self._pitch + self._block) * self.cut.panel * self.sum.nbytes
+        return (self.keeps * self._pitch + self._block) * self.cut.panel * self.sum.nbytes
 
     def place(self, scratch: Value) -> None:
         """Takes its scratch."""
@@ -267,7 +271,7 @@ class Turned(Inner):
     def write(self, share: Share) -> None:
         """A panel of channels by all pixels of the tile, strip by strip."""
         f, cut = self.frame.function, self.cut
-        number = share.number * (cut.panel * self._pitch) if self.waits else f.as_index(0)
+        number = share.number * (cut.panel * self._pitch) if self.keeps > 1 else f.as_index(0)
         sums = f.element(self.by_pixel, number, self.sum)
         with f.loop(0, share.count, cut.rows) as turn:
             self._strip(share, turn.index, f.element(sums, turn.index * cut.panel, self.sum))
@@ -287,7 +291,7 @@ class Turned(Inner):
             return self._step(line, kernel, given)
 
         places = self.places(sums, cut.vectors, cut.panel)
-        first = f.element(self.lines, at, self.sum)
+        first = f.element(share.lines, at, self.sum)
         made = self.summed(share, first, self.begun(share, places), step, cut.panel)
         self.leave(places, made)
 

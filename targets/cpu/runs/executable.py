@@ -24,6 +24,7 @@ from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.kernels import kernel_for
 from migx.targets.cpu.machine import host
 from migx.targets.cpu.plans import control, control_kernels
+from migx.targets.cpu.plans.lengths import Lengths
 from migx.targets.cpu.plans.outline import Outline, captured, lies_in_literal, packed
 from migx.targets.cpu.runs.growing import Counted, GrowingLoop
 from migx.targets.cpu.runs.peaks import peaks
@@ -45,11 +46,11 @@ class CpuExecutable:
         self.literals = Literals()
         self.pieces: dict[Module, list[Piece]] = {}
         self.outputs: dict[Module, tuple[Instruction, ...]] = {}
-        self._sizes = Told(program.main)
+        self._sizes, self._lengths = Told(program.main), Lengths(program.main)
         known = objects_of(context.saved)
         self._saved = Kernels(context.saved, program) if context.saved else None
         self._find_kernels(program.main)
-        self._prepare(program.main, set())
+        self._prepare(program.main, self._lengths.names)
         self._codes = jit.codes(self._texts(), known)
         self.loop = runtime().run
         self.code_of = {symbol: code.address for symbol, code in self._codes.items()}
@@ -112,7 +113,8 @@ class CpuExecutable:
         return self._run([*arguments.values()], Call(slots))
 
     def _run(self, given: Sequence[Argument], call: Call) -> list[Argument]:
-        return self.run_module(self.program.main, given, {}, self._sizes(given), call)
+        sizes = self._lengths.told(given, self._sizes(given))
+        return self.run_module(self.program.main, given, {}, sizes, call)
 
     def profile(self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument]) -> Profile:
         """Runs once, each kernel by itself, and says what each took."""
@@ -166,28 +168,33 @@ def _is_handed_on(at: Instruction, module: Module) -> bool:
 
 def _cut(executable: CpuExecutable, module: Module, known: set[str]) -> list[Piece]:
     """The pieces of a module."""
-    kernel_of = executable.kernels.get
-    flow = control.native(module, known, kernel_of)
+    flow = control.native(module, known, executable.kernels.get)
+    every = executable.all_kernels
     made: list[Piece] = []
     read_later = dict.fromkeys(module.outputs)
     given_away = {lies_in(v)[0] for v in module.outputs}
     for instructions, late in reversed(pieces(module, known)):
-        if late is not None:
+        counted, kernel_of = None, executable.kernels.get
+        if late in executable.counting:
+            counted = Counted(late, executable.counting[late])
+            instructions, kernel_of = [*instructions, late], every.get
+        elif late is not None:
             read_later.pop(late, None)
             read_later |= dict.fromkeys((*late.inputs, *captured(late, kernel_of)))
         own = set(instructions)
         results = [v for v in read_later if v in own and _is_handed_on(v, module)]
         lasting = [v for v in results if lies_in(v)[0] in given_away]
+        if counted is not None:  # of its room, what there is is copied
+            results, lasting = (
+                [*dict.fromkeys((*results, counted.at))],
+                [v for v in lasting if v is not counted.at],
+            )
         inside = {at: flow[at] for at in flow if at in own}
         plain = Outline(instructions, results, kernel_of, lasting=lasting)
         outline = plain
         if inside:
             outline = Outline(instructions, results, kernel_of, flow, lasting=lasting)
-        grows: GrowingLoop | Counted | None = None
-        if late in flow:
-            grows = GrowingLoop(executable, late, flow)
-        elif late in executable.counting:
-            grows = Counted(executable, late, executable.counting[late])
-        made.insert(0, Piece(executable, outline, plain, late, grows))
+        grows = GrowingLoop(executable, late, flow) if late in flow else None
+        made.insert(0, Piece(executable, outline, plain, late, grows, counted))
         read_later = {v: None for v in (*read_later, *outline.given) if v not in own}
     return made

@@ -111,21 +111,21 @@ def _shortened(room: Argument, shape: Shape) -> Argument:
 
 
 class Counted:
-    """An instruction whose kernel counts: there is a greatest length, and in the last element of
-    room for one more than that it says how many there are.
+    """An instruction whose kernel counts, the last of its piece: there is a greatest length, and in
+    the last element of room for one more than that it says how many there are.
     """
 
-    def __init__(self, executable: CpuExecutable, at: Instruction, kernel: Kernel) -> None:
+    def __init__(self, at: Instruction, kernel: Kernel) -> None:
         self.at, self.kernel = at, kernel
         self.axis, self.length = _length(at)
-        outline = Outline([at], [at], executable.counting.get)
-        self.piece = Piece(executable, outline, outline)
 
-    def run(self, values: Values, sizes: Sizes, call: Call) -> Sizes:
-        """Adds the result to the values, and gives the sizes known by it."""
-        most = dim.evaluate(self.kernel.most, sizes)
-        self.piece.run(values, {**sizes, self.length: most + 1}, call)
-        room = values.pop(self.at).array
+    def room(self, sizes: Sizes) -> Sizes:
+        """The sizes to plan the piece with."""
+        return {**sizes, self.length: dim.evaluate(self.kernel.most, sizes) + 1}
+
+    def cut(self, values: Values, sizes: Sizes) -> Sizes:
+        """Leaves of the result what there is, and gives the sizes known by it."""
+        room = values[self.at].array
         count = int(room.reshape(-1)[-1])
         kept = room[along(room.ndim, (self.axis,), [slice(count)])].copy()
         values[self.at] = Argument(Shape(self.at.shape.dtype, kept.shape), kept)

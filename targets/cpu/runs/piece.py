@@ -33,7 +33,7 @@ class Piece:
 
     ``plain`` is its outline in which control flow is for the host: for sizes that some module of it
     refuses, which may be one that is not run. ``late`` is what the next piece waits for,
-    ``grows`` what runs that natively.
+    ``grows`` what runs that natively; what is ``counted`` is run with the piece.
     """
 
     def __init__(
@@ -42,10 +42,11 @@ class Piece:
         outline: Outline,
         plain: Outline,
         late: Instruction | None = None,
-        grows: GrowingLoop | Counted | None = None,
+        grows: GrowingLoop | None = None,
+        counted: Counted | None = None,
     ) -> None:
         self.executable, self.outline, self.plain = executable, outline, plain
-        self.late, self.grows = late, grows
+        self.late, self.grows, self.counted = late, grows, counted
         self.captured = captured(late, executable.kernels.get) if late else []
         self._forms: dict[Outline, Form] = {}
         self.plans: Recent[tuple[int | None, ...], Plan] = Recent(PLANS)
@@ -56,7 +57,8 @@ class Piece:
     @property
     def works(self) -> list[Work]:
         """Its steps, the last of which is what the next piece waits for."""
-        late = [Work(self.late, None, (), ())] if self.late and not self.grows else []
+        native = self.grows is not None or self.counted is not None
+        late = [Work(self.late, None, (), ())] if self.late and not native else []
         return [*self.outline.works, *late]
 
     def plan(self, sizes: Mapping[str, int]) -> Plan:
@@ -95,12 +97,13 @@ class Piece:
         """Adds the results to the values, and gives the sizes known afterwards. Where results lie
         in a workspace, that is ``lent``, to be given back when all who read them have run.
         """
-        plan = self.plan(sizes)
+        room = sizes if self.counted is None else self.counted.room(sizes)
+        plan = self.plan(room)
         try:
             workspace = self._idle.pop()
         except IndexError:
             workspace = Workspace()
-        run = Run(self.executable, plan, workspace, values, sizes, call)
+        run = Run(self.executable, plan, workspace, values, room, call)
         if plan.form.runs or plan.handed:
             workspace.serve(plan)
             run.all()
@@ -110,6 +113,8 @@ class Piece:
             lent.append((self._idle.append, workspace))
         else:
             self._idle.append(workspace)
+        if self.counted is not None:
+            return self.counted.cut(values, sizes)
         if self.late is None:
             return sizes
         later = None if self.grows is None else self.grows.run(values, sizes, call)

@@ -20,6 +20,8 @@ from migx.meaning import actual, as_function, by_meaning, failed
 from migx.memory import HUGE
 from migx.op import Operation, Runnable
 from migx.ops.builtin import GetTupleElem, Literal, Slot, Undefined
+from migx.ops.fused import Group
+from migx.ops.indexing import Gather, GatherElements, Gathernd
 from migx.planning import is_memory
 from migx.profile import Cost
 from migx.shape import TUPLE, Shape
@@ -35,6 +37,7 @@ from migx.weights.epochs import Slots
 if TYPE_CHECKING:
     from migx.targets.cpu.runs.executable import CpuExecutable
 
+PICKING = (Gather, Gathernd, GatherElements)
 Values = dict[Instruction, Argument]
 
 
@@ -183,7 +186,7 @@ class Run:
             assert work.kernel is not None
             moved = 0
             if work.at not in self.plan.outline.native:
-                moved = sum(map(self.nbytes, (*work.at.inputs, work.at)))
+                moved = self.moved(work.at)
             with watch(work.at, work.kernel.name, self.plan.number(work.kernel.flops), moved):
                 step = self.run_steps(step, step + 1)
 
@@ -194,6 +197,15 @@ class Run:
             self.workspace.words[each] = 0
         assert work.kernel is not None
         raise EvaluationError(draw_instruction(work.kernel.fault, work.at))
+
+    def moved(self, at: Instruction) -> int:
+        """The bytes an instruction moves: of what it picks slices from, as many as it picks."""
+        *read, made = map(self.nbytes, (*at.inputs, at))
+        if isinstance(at.op, PICKING):
+            read[0] = min(read[0], made)
+        elif isinstance(at.op, Group) and at.op.tag == "int4_gather":
+            read = [min(each, made) for each in read]
+        return sum(read) + made
 
     def nbytes(self, at: Instruction) -> int:
         """The bytes that reading or writing a value moves: repeated elements count once."""

@@ -24,7 +24,7 @@ from migx.targets.gpu.parts.reader import Reader
 from migx.targets.gpu.parts.split_k import Corner, Parts
 from migx.targets.gpu.tiles import Tile, power_of_two
 
-TAGS = ("conv_epilogue", "int4_gemm")
+TAGS = ("conv_epilogue", "conv_quantized", "int4_gemm")
 FEW = 8
 """Output channels of a group up to which taps are multiplied one by one."""
 

@@ -31,7 +31,7 @@ from migx.targets.gpu.parts.split_k import Corner, Parts
 from migx.targets.gpu.parts.words import PER, Words, joined, words_of
 from migx.targets.gpu.tiles import Tile, whole
 
-TAGS = ("gemm_epilogue", "int4_gemm")
+TAGS = ("gemm_epilogue", "gemm_quantized", "int4_gemm")
 BLOCKS = (32, 64, 128)
 """How many places of the depth a scale may hold for, where it is read once for all of them."""
 FEW = 4

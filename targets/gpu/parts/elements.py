@@ -44,7 +44,7 @@ def has(op: Operation, operands: Sequence[DType], result: DType) -> bool:
     if op.name == "quantizelinear":
         return result.is_integer and not operands[0].is_integer
     if op.name == "dequantizelinear":
-        return operands[0].is_integer and operands[0].bits <= 16
+        return operands[0].is_integer
     return True
 
 
@@ -320,9 +320,10 @@ def _quantize(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
 def _dequantize(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
     if is_narrow(t[0]):
         return f"(({v[0]} - {v[2]}) * {v[1]})" if len(v) > 2 else f"({v[0]} * {v[1]})"
-    difference = f"{v[0]}.to(tl.int32)"
+    exact = "tl.int64" if t[0].bits == 32 and len(v) > 2 else "tl.int32"
+    difference = f"{v[0]}.to({exact})"
     if len(v) > 2:
-        difference = f"({difference} - {v[2]}.to(tl.int32))"
+        difference = f"({difference} - {v[2]}.to({exact}))"
     return f"({difference}.to({COMPUTING[r.name]}) * {v[1]})"
 
 

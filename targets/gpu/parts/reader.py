@@ -11,11 +11,13 @@ from collections.abc import Iterable, Sequence
 from migx import op as operations
 from migx.dim import product
 from migx.ir import Instruction
+from migx.ops._windows import split
 from migx.ops.builtin import Literal
 from migx.ops.layout import (
     Broadcast,
     Contiguous,
     Multibroadcast,
+    Pad,
     Reshape,
     Slice,
     Squeeze,
@@ -26,7 +28,7 @@ from migx.ops.packing import FLAT, Unpack
 from migx.ops.pointwise import Identity
 from migx.ops.quantization import DequantizeLinear
 from migx.shape import F32, Shape
-from migx.targets.gpu.emit.expressions import Expr, Part, by_axis, expr, over_any
+from migx.targets.gpu.emit.expressions import Expr, Part, both, by_axis, expr, over_any
 from migx.targets.gpu.emit.narrow import decoded
 from migx.targets.gpu.emit.text import Writer
 from migx.targets.gpu.emit.types import COMPUTING, STORED, storable
@@ -60,6 +62,8 @@ class Reader:
             return _through(value.inputs[0]) in self.operands and storable(value.shape.dtype)
         if isinstance(op, DequantizeLinear):
             return all(map(self.readable, value.inputs)) and storable(value.shape.dtype)
+        if isinstance(op, Pad):
+            return op.mode == "constant" and all(map(self.readable, value.inputs))
         if isinstance(op, (*SAME_ORDER, Broadcast, Multibroadcast, Transpose, Slice)):
             return len(value.inputs) == 1 and self.readable(value.inputs[0])
         if not operations.traits(op).pointwise:
@@ -89,7 +93,7 @@ class Reader:
             )
         if isinstance(op, Transpose):
             return self.varies(value.inputs[0], [op.permutation[i] for i in along])
-        if isinstance(op, SAME_ORDER) and value.shape.dims != value.inputs[0].shape.dims:
+        if isinstance(op, (*SAME_ORDER, Pad)) and value.shape.dims != value.inputs[0].shape.dims:
             return True
         same = [v for v in value.inputs if v.shape.dims == value.shape.dims]
         return any(self.varies(v, along) for v in same)
@@ -146,6 +150,8 @@ class Reader:
             return self._unpacked(value, op, parts)
         if isinstance(op, DequantizeLinear):
             return self._dequantized(value, op, parts)
+        if isinstance(op, Pad):
+            return self._padded(value, op, parts)
         given = [self.value(v, parts) for v in value.inputs]
         types = [v.shape.dtype for v in value.inputs]
         text = elements.apply(op, [v.text for v in given], types, value.shape.dtype)
@@ -272,6 +278,31 @@ class Reader:
         types = [v.shape.dtype for v in value.inputs]
         text = elements.apply(op, [v.text for v in given], types, value.shape.dtype)
         return self.writer.let(Expr(text, over_any(given)))
+
+    def _padded(self, value: Instruction, op: Pad, parts: Sequence[Part]) -> Expr:
+        """What is padded where a place lies in it, and beside it what pads."""
+        w, (source, *others) = self.writer, value.inputs
+        begins, ends = split(op.pads)
+        places, there = self._places(parts), None
+        for axis, (begin, end) in enumerate(zip(begins, ends, strict=True)):
+            if begin == 0 and end == 0:
+                continue
+            place, limit = w.let(places[axis] - w.extent(begin)), w.extent(source.shape.dims[axis])
+            inside = Expr(f"(({place.text} >= 0) & ({place.text} < {limit.text}))", place.over)
+            there, places[axis] = both(there, inside), place
+        if there is None:
+            return self.value(source, by_axis(places, source.shape.dims))
+        there = w.let(there)
+        inner = [
+            w.let(Expr(f"tl.where({there.text}, {p.text}, 0)", p.over | there.over)) for p in places
+        ]
+        found = self.value(source, by_axis(inner, source.shape.dims))
+        beside = elements.number_of(0, value.shape.dtype)
+        if others:
+            origin = by_axis([expr(0)] * others[0].shape.rank, others[0].shape.dims)
+            beside = self.value(others[0], origin).text
+        text = f"tl.where({there.text}, {found.text}, {beside})"
+        return w.let(Expr(text, found.over | there.over))
 
     def granular(
         self, value: Instruction, op: DequantizeLinear, parameter: Instruction, places: list[Expr]

@@ -45,6 +45,43 @@ def test_a_longer_loop_gets_more_room_once() -> None:
     assert lengths == [64, 65, 300, 2, 0]
 
 
+TOLD = """
+module main(t: i64[2], x: f32[n, 4]) {
+  %0 = @literal() {value=[true]} : bool[]
+  %1 = @literal() {value=[1]} : i64[1]
+  %2 = slice(t) {axes=(0,), starts=(1,), ends=(2,)}
+  %3 = sub(%2, %1)
+  %4 = reshape(%3) {dims=()}
+  %5 = neg(x)
+  %6 = loop(%4, %0, %5) {outputs=(f32[n, 4], f32[trips, n, 4])} [body]
+  %7 = get_tuple_elem(%6)
+  %8 = get_tuple_elem(%6) {index=1}
+  %9 = neg(%8)
+  return %7, %9
+}
+
+module body(i: i64[], c: bool[], a: f32[n, 4]) {
+  %0 = abs(a)
+  %1 = add(%0, main:x)
+  return c, %1, a
+}
+"""
+
+
+def test_what_is_around_a_loop_is_run_with_it_where_an_input_says_how_long_it_is() -> None:
+    program, ref = compiled(TOLD), compiled(TOLD, "ref")
+    found = program.executable
+    assert isinstance(found, CpuExecutable)
+    assert len(found.pieces[program.compiled.program.main]) == 1
+    x = np.arange(12, dtype=np.float32).reshape(3, 4)
+    for count in (4, 1, 0, -3, 70, 4):
+        inputs = {"t": np.array([9, count]), "x": x}
+        assert same(program.eval(inputs), ref.eval(inputs))
+    inputs["t"] = np.array([0, 1 << 40])
+    with pytest.raises(EvaluationError, match="the machine has"):
+        program.eval(inputs)
+
+
 def test_what_is_handed_on_through_an_identity_is_not_carried() -> None:
     text = """
 module main(t: i64[], x: f32[2], w: f32[2]) {

@@ -368,6 +368,24 @@ def test_a_fault_on_the_host_names_the_instruction() -> None:
     assert got.tolist() == [1.0]
 
 
+def test_a_table_counts_for_as_much_as_is_picked_of_it() -> None:
+    program = compiled("""module main(t: f32[1000, 8], i: i64[4], k: i64[1, 2], e: i64[2, 8]) {
+      %0 = gather(t, i) {axis=0}
+      %1 = gathernd(t, k)
+      %2 = gather_elements(t, e) {axis=0}
+      return %0, %1, %2
+    }""")
+    dims = {"i": 4, "k": (1, 2), "e": (2, 8)}
+    x = {"t": np.zeros((1000, 8), np.float32)} | {n: np.zeros(d, np.int64) for n, d in dims.items()}
+    program.eval(x)
+    given = {name: migx.Argument.of(value) for name, value in x.items()}
+    found = executable(program).profile(given, {})
+    taken = {cost.at.name: cost.nbytes for cost in found.costs}
+    picked = {"gather": 4 * 8 * 4, "gathernd": 4, "gather_elements": 2 * 8 * 4}
+    indices = {"gather": 4 * 8, "gathernd": 2 * 8, "gather_elements": 2 * 8 * 8}
+    assert taken == {name: 2 * size + indices[name] for name, size in picked.items()}
+
+
 def test_a_profile_tells_kernels_from_the_host() -> None:
     program = compiled(BRANCH)
     x = {"c": np.array(True), "x": np.ones(5, np.float32)}

@@ -1,0 +1,111 @@
+"""What operations mean on arrays whose elements may be dims.
+
+Arithmetic of sizes is done by the meaning of each operation; where what it gives depends on sizes
+that are not known, it raises ``DimError``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from migx import dim
+from migx.errors import DimError
+from migx.op import Array
+from migx.shape import I32, I64
+
+
+def own(op: Any, *arrays: Array) -> Array:
+    """The operation's own meaning, which numpy carries over to arrays of objects."""
+    result: Array = op.compute(*arrays)
+    return result
+
+
+def _elementwise(function: Callable[..., Any]) -> Callable[..., Array]:
+    def each(op: Any, *arrays: Array) -> Array:
+        return np.asarray(np.frompyfunc(function, len(arrays), 1)(*arrays), object)
+
+    return each
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Equality where it is certain for all sizes."""
+    if a == b:
+        return True
+    if dim.may_equal(a, b):
+        raise DimError(f"whether {a} is {b} is not known before the dims are bound")
+    return False
+
+
+def quotient(a: Any, b: Any) -> Any:
+    """Integer division truncates: of a side that may be negative the parts on both sides of 0 are
+    divided, each rounded down.
+    """
+    if dim.bounds(b)[0] < 0:
+        raise DimError(f"the sign of {a} / {b} is not known before the dims are bound")
+    if dim.bounds(a)[0] < 0:
+        return dim.maximum(a, 0) // b - dim.maximum(-a, 0) // b
+    return a // b
+
+
+def _converted(op: Any, x: Array) -> Array:
+    if op.to not in (I64, I32):
+        raise DimError(f"dims as {op.to} are data")
+    return x
+
+
+def _product(op: Any, x: Array) -> Array:
+    return np.asarray(np.multiply.reduce(x, axis=op.axes, keepdims=True), object)
+
+
+def _scattered(op: Any, x: Array, indices: Array, updates: Array) -> Array:
+    """Dims put among others, as exporters do to count indices along one axis."""
+    if indices.dtype == object:
+        raise DimError("where dims are put is not known before they are bound")
+    return own(op, x.astype(object), indices, updates)
+
+
+ON_EXTENTS: dict[str, Callable[..., Array]] = {
+    **dict.fromkeys(
+        [
+            "broadcast",
+            "concat",
+            "contiguous",
+            "gather",
+            "multibroadcast",
+            "pad",
+            "reshape",
+            "reverse",
+            "slice",
+            "squeeze",
+            "step",
+            "transpose",
+            "unsqueeze",
+        ],
+        own,
+    ),
+    "add": _elementwise(lambda a, b: a + b),
+    "sub": _elementwise(lambda a, b: a - b),
+    "mul": _elementwise(lambda a, b: a * b),
+    "div": _elementwise(quotient),
+    "mod": _elementwise(lambda a, b: a % b),
+    "neg": _elementwise(lambda a: -a),
+    "abs": _elementwise(lambda a: dim.maximum(a, -a) if dim.bounds(a)[0] < 0 else a),
+    "relu": _elementwise(lambda a: dim.maximum(a, 0)),
+    "max": _elementwise(dim.maximum),
+    "min": _elementwise(dim.minimum),
+    "equal": _elementwise(_equal),
+    "greater": _elementwise(lambda a, b: a > b),
+    "less": _elementwise(lambda a, b: a < b),
+    "greater_or_equal": _elementwise(lambda a, b: a >= b),
+    "less_or_equal": _elementwise(lambda a, b: a <= b),
+    "where": _elementwise(lambda condition, a, b: a if condition else b),
+    "convert": _converted,
+    "identity": lambda op, x: x,
+    "reduce_prod": _product,
+    "scatter_none": _scattered,
+    "scatternd_none": _scattered,
+}
+"""The operations of which that is known, each by its name: a function of it and its inputs."""

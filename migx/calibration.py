@@ -1,0 +1,149 @@
+"""Scales found by runs: products of bytes, by what inputs show of the values that are multiplied.
+
+Weights stored in bytes are multiplied by floats, as they are. Where what they are multiplied by is
+rounded to bytes as well, products are made on integers, in a fraction of the time. Weights tell
+their own range; that of other values shows only when a program runs (MIGraphX capture_arguments and
+quantize_8bits).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from migx import op as operations
+from migx.errors import InputError, WeightError
+from migx.ir import Instruction
+from migx.ops.linear import Convolution, Dot
+from migx.ops.quantization import DequantizeLinear, QuantizeLinear
+from migx.ops.reduce import ReduceMax, ReduceMin
+from migx.program import Program
+from migx.shape import I8, U8, DType, integers
+from migx.target import Target
+from migx.weights import is_constant
+
+Range = tuple[float, float]
+EXTREMES = (ReduceMin, ReduceMax)
+
+
+def calibrate(
+    program: Program, inputs: Iterable[Mapping[str, Any]], *, target: str | Target = "cpu"
+) -> int:
+    """Has dots and convolutions with weights of bytes multiply bytes; says how many there are.
+
+    What such a weight multiplies is rounded to u8, each value by a scale and a zero point, so that
+    the levels reach over 0 and all that runs on ``target`` with these ``inputs`` show of it. So it
+    is off by half a level, 1/510 of its range, at most, or cut to the range where it goes beyond:
+    inputs should be as different as those to come.
+
+    Left as they are: products in modules of control flow, and weights with scales along what is
+    summed. ``WeightError`` where there is no weight of bytes, as the pass ``quantize_int8`` makes
+    them, or weights have no values yet; ``InputError`` where there are no inputs, or a value is not
+    finite.
+    """
+    products = [(at, place) for at in program.main if (place := _multiplied(at)) is not None]
+    if not products:
+        raise WeightError(
+            "no dot or convolution of the main module multiplies floats by weights of bytes that "
+            "have a scale for each column or channel: run the pass quantize_int8 first"
+        )
+    values = list(dict.fromkeys(at.inputs[place] for at, place in products))
+    found = ranges(program, values, inputs, target)
+    made = {value: as_levels(value, *pair) for value, pair in zip(values, found, strict=True)}
+    for at, place in products:
+        program.main.replace_input(at, place, made[at.inputs[place]])
+    return len(products)
+
+
+def _multiplied(at: Instruction) -> int | None:
+    """Which operand of a product its weight of bytes multiplies; None where there is no such, and
+    where it has been rounded already.
+    """
+    if type(at.op) not in (Dot, Convolution):
+        return None
+    levels = [_read_from_bytes(v) for v in at.inputs]
+    weights = [place for place, v in enumerate(levels) if v is not None and is_constant(v)]
+    return 1 - weights[0] if levels.count(None) == len(weights) == 1 else None
+
+
+def _read_from_bytes(value: Instruction) -> Instruction | None:
+    """The bytes that a value is read from by one scale for all, or for each index of an axis."""
+    while (view := operations.traits(value.op).view) is not None:
+        value = value.inputs[view]
+    if not isinstance(value.op, DequantizeLinear) or value.op.block:
+        return None
+    return value.inputs[0] if value.inputs[0].shape.dtype in (I8, U8) else None
+
+
+def observed(program: Program, values: Sequence[Instruction]) -> Program:
+    """A copy of a program that returns the least and the greatest element of values of its main
+    module, in turn.
+    """
+    copied = program.copy()
+    twins = dict(zip(program.main, copied.main, strict=True))
+    found = []
+    for value in map(twins.__getitem__, values):
+        axes = tuple(range(value.shape.rank))
+        found += [copied.main.add_instruction(op(axes), value) for op in EXTREMES]
+    copied.main.add_return(*found)
+    return copied
+
+
+def ranges(
+    program: Program,
+    values: Sequence[Instruction],
+    inputs: Iterable[Mapping[str, Any]],
+    target: str | Target = "cpu",
+) -> list[Range]:
+    """The least and the greatest element that runs with these inputs show of each value.
+
+    ``InputError`` where there are no inputs, or where a value is not finite.
+    """
+    compiled = observed(program, values).compile(target)
+    return widest(values, (compiled.eval(each) for each in inputs))
+
+
+def widest(values: Sequence[Instruction], results: Iterable[Sequence[NDArray[Any]]]) -> list[Range]:
+    """The ranges of values, of what an ``observed`` program has returned in each run."""
+    low, high = np.full(len(values), np.inf), np.full(len(values), -np.inf)
+    count = 0
+    for count, result in enumerate(results, 1):
+        found = np.array([np.asarray(v).astype(np.float64).item() for v in result]).reshape(-1, 2)
+        for value, pair in zip(values, found, strict=True):
+            if not np.isfinite(pair).all():
+                raise InputError(
+                    f"with the inputs number {count}, the range of a value is {pair[0]} to "
+                    f"{pair[1]}; one that is rounded to bytes is finite:\n  {value}"
+                )
+        low, high = np.minimum(low, found[:, 0]), np.maximum(high, found[:, 1])
+    if not count:
+        raise InputError("there are no inputs that show how large values get: give one set or more")
+    return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+
+
+def as_levels(value: Instruction, low: float, high: float) -> Instruction:
+    """A value behind ``quantizelinear`` to u8 and ``dequantizelinear``, whose levels reach from
+    ``low`` to ``high``, and over 0.
+    """
+    low, high = min(low, 0.0), max(high, 0.0)
+    least, most = integers(U8)
+    scale = (high - low) / (most - least) or 1.0
+    zero = np.clip(np.rint(least - low / scale), least, most)
+    return behind_levels(value, U8, scale, int(zero))
+
+
+def behind_levels(value: Instruction, to: DType, scale: float, zero: int = 0) -> Instruction:
+    """A value behind ``quantizelinear`` and ``dequantizelinear``, by a scale for all of it."""
+    module, origins = value.module, value.origins
+    assert module is not None
+    after = module.following(value)
+    while after is not None and after.name == "@param":  # those stand together
+        after = module.following(after)
+    by = [module.add_literal(scale, value.shape.dtype, before=after)]
+    if zero:
+        by.append(module.add_literal(zero, to, before=after))
+    levels = module.insert_instruction(after, QuantizeLinear(to=to), value, *by, origins=origins)
+    return module.insert_instruction(after, DequantizeLinear(), levels, *by, origins=origins)

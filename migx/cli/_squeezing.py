@@ -1,0 +1,129 @@
+"""How a model's weights are squeezed, and what is multiplied by them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from migx.cli import _inputs, _load
+
+if TYPE_CHECKING:
+    from migx.manager import Pass
+    from migx.program import Program
+
+BITS = {"int4": "four", "int8": "eight"}
+
+
+def add_squeezing(parser: argparse.ArgumentParser) -> None:
+    """Declares how weights are squeezed."""
+    for kind, bits in BITS.items():
+        parser.add_argument(
+            f"--{kind}-weights",
+            action="store_true",
+            help=f"store the weights of dots and convolutions in {bits} bits",
+        )
+    parser.add_argument(
+        "--block",
+        type=int,
+        choices=(32, 64, 128),
+        metavar="N",
+        help="how many of these have a scale in common: 32, 64 or 128; unless said, 64 of four "
+        "bits, and of eight all that one column or channel is summed from",
+    )
+    parser.add_argument(
+        "--symmetric", action="store_true", help="scales without zero points, as eight bits have"
+    )
+    parser.add_argument(
+        "--skip",
+        metavar="NAMES",
+        help="but for these, by label or ONNX node, with * for any letters and commas between",
+    )
+    parser.add_argument(
+        "--calibration",
+        metavar="PATH",
+        type=Path,
+        help="round what weights of eight bits multiply to bytes, too, by scales that these inputs "
+        "show: an .npz file, or a folder of them",
+    )
+
+
+def check(options: argparse.Namespace) -> None:
+    """``UsageError`` where options do not go together."""
+    kinds = [kind for kind in BITS if getattr(options, f"{kind}_weights")]
+    if len(kinds) > 1:
+        raise _load.UsageError("--int4-weights and --int8-weights: choose one")
+    if not kinds and (options.block or options.symmetric or options.skip):
+        raise _load.UsageError(
+            "--block, --symmetric and --skip are for --int4-weights and --int8-weights"
+        )
+    if options.symmetric and kinds != ["int4"]:
+        raise _load.UsageError("--symmetric is for --int4-weights: eight bits have no zero points")
+    if options.calibration is not None and kinds == ["int4"]:
+        raise _load.UsageError("--calibration is for weights of eight bits, not --int4-weights")
+
+
+def squeezed(program: Program, options: argparse.Namespace) -> dict[str, Any]:
+    """Quantises weights, and what they multiply, as asked for: of the weights how many, and the
+    bytes of all constants before and after; how many products are of bytes.
+    """
+    found: dict[str, Any] = {}
+    if options.int4_weights or options.int8_weights:
+        kind, quantize = _pass(options)
+        found[kind] = _quantized(program, quantize)
+    if options.calibration is not None:
+        from migx.calibration import calibrate
+
+        with _load.progress("calibrating"):
+            given = _calibration(program, options.calibration)
+            found["calibrated"] = calibrate(program, given, target=options.target)
+    return found
+
+
+def _pass(options: argparse.Namespace) -> tuple[str, Pass]:
+    """What squeezes the weights, and its name here."""
+    from migx import plugins
+
+    names = tuple(name.strip() for name in (options.skip or "").split(",") if name.strip())
+    if options.int8_weights:
+        made = plugins.load("passes", "quantize_int8")(block=options.block or 0, skip=names)
+        return "int8", made
+    cls = plugins.load("passes", "quantize_int4")
+    return "int4", cls(block=options.block or 64, symmetric=options.symmetric, skip=names)
+
+
+def _quantized(program: Program, quantize: Pass) -> dict[str, int]:
+    from migx.manager import PassManager
+    from migx.rewrite import EventLog
+
+    log, before = EventLog(), _bytes(program)
+    with _load.progress(f"running {quantize}"):
+        PassManager(program, log=log).run(f"{quantize},propagate_constant,hoist_weights")
+    count = sum(event.rule == "squeeze" for event in log.events)
+    return {"weights": count, "before": before, "after": _bytes(program)}
+
+
+def _bytes(program: Program) -> int:
+    """What the constants of a program take."""
+    return sum(int(at.shape.nbytes) for at in program.literals)
+
+
+def _calibration(program: Program, path: Path) -> Iterator[dict[str, Any]]:
+    """The inputs of each file, one after another."""
+    files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
+    if not files:
+        raise _load.UsageError(f"--calibration {path}: there is no .npz file in it")
+    parameters = {name: p.shape for name, p in program.main.parameters.items()}
+    for file in files:
+        yield _inputs.read(file, parameters)
+
+
+def told(found: dict[str, Any]) -> Iterator[str]:
+    """What was squeezed, in words."""
+    for kind in BITS.keys() & found.keys():
+        count, before, after = found[kind].values()
+        sizes = f"; constants of {before / 1e6:,.2f} MB became {after / 1e6:,.2f} MB"
+        yield f"in {BITS[kind]} bits: {count} weights{'' if found['without_value'] else sizes}"
+    if "calibrated" in found:
+        yield f"products of bytes: {found['calibrated']}"

@@ -1,0 +1,183 @@
+"""Attention of ``com.microsoft`` over keys and values that are kept in room for more of them."""
+
+from __future__ import annotations
+
+from migx import ops
+from migx.dim import Extent, may_equal
+from migx.ir import Instruction
+from migx.onnx.importers import importer
+from migx.onnx.node import Node
+from migx.onnx.ops._delegate import steps
+from migx.onnx.ops.attention import (
+    Pair,
+    column,
+    headed,
+    kept,
+    masked_scores,
+    merged,
+    parted,
+    rotated,
+    to_scale,
+)
+from migx.onnx.ops.contrib import DOMAIN
+from migx.onnx.ops.elementwise import binary, plus
+from migx.onnx.ops.group_query import kept_with, repeated, separate
+from migx.shape import BOOL, I64
+
+
+@importer("DecoderMaskedMultiHeadAttention", domain=DOMAIN)
+def decoding_attention(node: Node) -> tuple[Instruction, ...]:
+    """Attention of one query to keys that are kept, its own among them, or to those of an encoder.
+
+    Keys lie as values do, as on a CPU; on graphics processors onnxruntime keeps them otherwise. The
+    fourth result are the scores.
+    """
+    q, k, v = node.input(0), node.optional(1), node.optional(2)
+    heads = node.integer("num_heads")
+    if k is None or v is None:
+        q, k, v = parted(node, q, (q.shape.dims[-1] // 3,) * 3)
+    if not may_equal(q.shape.dims[1], 1):
+        raise node.fail(f"{node.proto.input[0]!r} {q.shape}: one query is wanted, [batch, 1, size]")
+    biases: list[Instruction] = []
+    if (bias := node.optional(10)) is not None:
+        width = q.shape.dims[-1]
+        biases = parted(node, bias, (width, width, bias.shape.dims[0] - 2 * width))
+    q = headed(node, plus(node, q, biases[0] if biases else None), heads)
+    given = (k, v)
+    if (node.optional(5) is None) != (k.shape.rank == 4):
+        raise node.fail("past keys go with keys [batch, 1, size], and those of an encoder alone")
+    if k.shape.rank == 4:
+        return attended_to(node, q, given, given)
+    k, v = (
+        headed(node, plus(node, x, part), heads)
+        for x, part in zip(given, biases[1:] or (None, None), strict=True)
+    )
+    if not node.integer("past_present_share_buffer", 0):
+        whole = [node.add(ops.Concat(2), node.input(i), x) for i, x in ((5, k), (6, v))]
+        return attended_to(node, q, (whole[0], whole[1]), (whole[0], whole[1]))
+    place = node.reshape(node.convert(node.input(7), I64), (1, 1, 1, 1))
+    present = put(node, node.input(5), k, place), put(node, node.input(6), v, place)
+    seen = first_of_beams(node, present, place)
+    return attended_to(node, q, seen, present)
+
+
+def attended_to(node: Node, q: Instruction, seen: Pair, present: Pair) -> tuple[Instruction, ...]:
+    """The results of attention to keys and values."""
+    scores = masked_scores(node, q, seen[0], node.optional(3), node.optional(4))
+    weights = node.add(ops.Softmax(3), scores)
+    return merged(node, node.add(ops.Dot(), weights, seen[1])), *present, scores
+
+
+def put(node: Node, past: Instruction, new: Instruction, place: Instruction) -> Instruction:
+    """The past with one new row at a place."""
+    return node.add(ops.ScatterNone(2), past, node.broadcast_to(place, new.shape.dims), new)
+
+
+def first_of_beams(node: Node, present: Pair, place: Instruction) -> Pair:
+    """The keys and values up to a place, each of the beam it comes from, if that is told."""
+    batch, _, room, _ = present[0].shape.dims
+    told = [v.shape.dims[-1] for v in (node.optional(4), node.optional(3)) if v is not None]
+    total = told[0] if told else node.fresh("total")
+    end = node.reshape(binary(node, ops.Add(), place, node.literal(1, I64)), (1,))
+    bounds = node.literal([0], I64), end, node.literal([1], I64)
+    cut = [node.add(ops.DynamicSlice((2,), (total,)), x, *bounds) for x in present]
+    beams, width = node.optional(9), node.optional(8)
+    if beams is None or width is None:
+        return cut[0], cut[1]
+    beams = node.reshape(node.convert(beams, I64), (batch, room))
+    beams = node.add(ops.DynamicSlice((1,), (total,)), beams, *bounds)
+    width = node.reshape(node.convert(width, I64), (1, 1))
+    own = node.add(ops.Unsqueeze((1,)), steps(node, batch))
+    first = binary(node, ops.Mul(), binary(node, ops.Div(), own, width), width)
+    rows = binary(node, ops.Add(), first, beams)
+    times = node.add(ops.Unsqueeze((0,)), steps(node, total))
+    latest = binary(node, ops.Equal(), times, node.reshape(place, (1, 1)))
+    rows = node.add(ops.Where(), *node.broadcast(latest, own, rows))
+    both = [node.add(ops.Unsqueeze((2,)), v) for v in node.broadcast(rows, times)]
+    index, turn = node.add(ops.Concat(2), *both), ops.Transpose((0, 2, 1, 3))
+    k, v = (node.add(turn, node.add(ops.Gathernd(), node.add(turn, x), index)) for x in cut)
+    return k, v
+
+
+@importer("SparseAttention", domain=DOMAIN)
+def sparse_attention(node: Node) -> tuple[Instruction, ...]:
+    """Several heads of queries share one of keys and values; of those up to its own place a query
+    sees some blocks. Heads take the layouts of blocks in turn.
+    """
+    heads, groups = node.integer("num_heads"), node.integer("kv_num_heads")
+    q, k, v = separate(node, heads, groups)
+    batch, length = q.shape.dims[0], q.shape.dims[2]
+    known = binary(node, ops.Sub(), column(node, node.input(8), batch),
+                   node.add(ops.Squeeze((0,)), node.dims([length])))  # fmt: skip
+    start = binary(node, ops.Max(), known, node.literal(0, I64))
+    places = binary(node, ops.Add(), start, steps(node, length))
+    if node.integer("do_rotary", 0):
+        tables, mixed = (node.input(9), node.input(10)), bool(node.integer("rotary_interleaved", 0))
+        turn = node.reshape(places, (batch, length))
+        q, k = (rotated(node, x, turn, tables, mixed) for x in (q, k))
+    room = node.input(3).shape.dims[2]
+    k = kept_with(node, node.input(3), k, places, room)
+    v = kept_with(node, node.input(4), v, places, room)
+    total = node.extents(node.input(7))
+    end: Extent = node.fresh("total") if total is None else total[0]
+    seen = [first_keys(node, x, end) for x in (k, v)]
+    keys, values = (repeated(node, x, heads) for x in seen)
+    product = node.add(ops.Dot(), q, node.add(ops.Transpose((0, 1, 3, 2)), keys))
+    scores = to_scale(node, product, q.shape.dims[3])
+    allowed = in_layout(node, heads, node.reshape(places, (batch, length)), steps(node, end))
+    past = binary(node, ops.LessOrEqual(), steps(node, end),
+                  node.add(ops.Transpose((0, 1, 3, 2)), places))  # fmt: skip
+    scores = kept(node, scores, binary(node, ops.LogicalAnd(), allowed, past))
+    weights = node.add(ops.Softmax(3), scores)
+    return merged(node, node.add(ops.Dot(), weights, values)), k, v
+
+
+def first_keys(node: Node, x: Instruction, total: Extent) -> Instruction:
+    """The first keys or values, as many as there are in all."""
+    if isinstance(total, int) or node.extents(node.input(7)) is not None:
+        return node.add(ops.Slice((2,), (0,), (total,)), x)
+    end = node.reshape(node.convert(node.input(7), I64), (1,))
+    bounds = node.literal([0], I64), end, node.literal([1], I64)
+    return node.add(ops.DynamicSlice((2,), (total,)), x, *bounds)
+
+
+def in_layout(node: Node, heads: int, queries: Instruction, keys: Instruction) -> Instruction:
+    """Whether the layout of a head has the block of a query and a key: bool [batch, heads, queries,
+    keys], of places of queries [batch, queries] and of keys.
+    """
+    size = node.literal(node.integer("sparse_block_size"), I64)
+    table = layouts(node)
+    row, col = (binary(node, ops.Div(), x, size) for x in (queries, keys))
+    rows = node.add(ops.Gather(1), table, row)
+    seen = node.add(ops.Transpose((1, 0, 2, 3)), node.add(ops.Gather(3), rows, col))
+    batch, count, *rest = seen.shape.dims
+    if not isinstance(count, int) or heads % count:
+        raise node.fail(f"{count} layouts for {heads} heads, which are no multiple of them")
+    each = node.broadcast_to(
+        node.add(ops.Unsqueeze((1,)), seen), (batch, heads // count, *seen.shape.dims[1:])
+    )
+    return node.reshape(each, (batch, heads, *rest))
+
+
+def layouts(node: Node) -> Instruction:
+    """Which blocks of keys each block of queries sees, bool [layouts, blocks, blocks], of rows that
+    say where their columns begin and the columns, which may end with others.
+    """
+    begins, columns = (node.convert(node.input(i), I64) for i in (5, 6))
+    count, blocks = begins.shape.dims[0], begins.shape.dims[1] - 1
+    entries = columns.shape.dims[1]
+    ends = node.add(ops.Slice((1,), (1,), (blocks + 1,)), begins)
+    ends = node.add(ops.Unsqueeze((1,)), ends)
+    number = node.add(ops.Unsqueeze((0, 2)), steps(node, entries))
+    passed = node.convert(binary(node, ops.LessOrEqual(), ends, number), I64)
+    row = node.add(ops.Squeeze((2,)), node.add(ops.ReduceSum((2,)), passed))
+    width = node.add(ops.Squeeze((0,)), node.dims([blocks]))
+    spare = binary(node, ops.Equal(), row, width)
+    place = binary(node, ops.Add(), binary(node, ops.Mul(), row, width), columns)
+    beyond = binary(node, ops.Mul(), width, width)
+    place = node.add(ops.Where(), *node.broadcast(spare, beyond, place))
+    none = node.broadcast_to(node.literal(0, BOOL), (count, blocks * blocks + 1))
+    some = node.broadcast_to(node.literal(1, BOOL), place.shape.dims)
+    filled = node.add(ops.ScatterNone(1), none, place, some)
+    filled = node.add(ops.Slice((1,), (0,), (blocks * blocks,)), filled)
+    return node.reshape(filled, (count, blocks, blocks))

@@ -1,0 +1,117 @@
+"""Boxes cut out of images and brought to one size, an operator of ``com.microsoft``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from migx import dim, ops
+from migx.dim import Extent
+from migx.ir import Instruction
+from migx.onnx.importers import importer
+from migx.onnx.node import Node
+from migx.onnx.ops._delegate import steps
+from migx.onnx.ops.contrib import DOMAIN
+from migx.onnx.ops.elementwise import binary
+from migx.onnx.ops.linear import scaled
+from migx.op import Operation
+from migx.shape import I64
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where an axis of boxes is sampled, [boxes, places]: real places on the axis of the image, and
+    whether they are on it.
+    """
+
+    node: Node
+    at: Instruction
+    inside: Instruction
+    length: Extent
+
+    def whole(self, op: Operation, add: float = 0.0) -> Instruction:
+        """The places, plus a number, as whole ones; those outside are the nearest of the image."""
+        node = self.node
+        x = self.at if not add else node.add(ops.Add(), self.at, node.scalar(add, self.at))
+        x = node.convert(node.add(op, x), I64)
+        bounds = node.broadcast(x, node.literal(0, I64), number(node, self.length - 1))
+        return node.add(ops.Clip(), *bounds)
+
+
+@importer("CropAndResize", domain=DOMAIN)
+def crop_and_resize(node: Node) -> Instruction:
+    """Boxes [boxes, (top, left, bottom, right)], between 0 and 1 along each axis of an image, are
+    sampled from corner to corner. What is outside of the image has a value of its own.
+    """
+    x, size = node.input(0), node.extents(node.input(3))
+    mode = node.string("mode", "bilinear")
+    if mode not in ("bilinear", "nearest"):
+        raise node.fail(f"no mode {mode!r}; there are bilinear and nearest")
+    if size is None or len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
+        raise node.fail(f"crop_size {node.proto.input[3]!r} must be two known integers above 0")
+    y, x_ = (places(node, axis, int(n)) for axis, n in enumerate(size))
+    if mode == "nearest":
+        made = picked(node, y.whole(ops.Floor(), 0.5), x_.whole(ops.Floor(), 0.5))
+    else:
+        ends = ops.Floor(), ops.Ceil()
+        pairs = [[picked(node, y.whole(row), x_.whole(column)) for column in ends] for row in ends]
+        lines = [between(node, left, right, x_, 2) for left, right in pairs]
+        made = between(node, lines[0], lines[1], y, 1)
+    seen = binary(
+        node,
+        ops.LogicalAnd(),
+        node.add(ops.Unsqueeze((2, 3)), y.inside),
+        node.add(ops.Unsqueeze((1, 3)), x_.inside),
+    )
+    other = node.literal(node.number("extrapolation_value", 0.0), x.shape.dtype)
+    made = node.add(ops.Where(), *node.broadcast(seen, made, other))
+    return node.add(ops.Transpose((0, 3, 1, 2)), made)
+
+
+def places(node: Node, axis: int, count: int) -> Places:
+    """The places along an axis of boxes: from one end to the other, or the middle where it is one.
+
+    They are computed in the order in which onnxruntime does.
+    """
+    boxes, length = node.input(1), node.input(0).shape.dims[2 + axis]
+    begin, end = (node.add(ops.Slice((1,), (i,), (i + 1,)), boxes) for i in (axis, axis + 2))
+    span = node.convert(node.dims([length - 1]), boxes.shape.dtype)
+    if count == 1:
+        middle = scaled(node, node.add(ops.Add(), begin, end), 0.5)
+        at = binary(node, ops.Mul(), middle, span)
+    else:
+        step = binary(node, ops.Mul(), node.add(ops.Sub(), end, begin), span)
+        step = node.add(ops.Div(), step, node.scalar(count - 1, step))
+        ramp = node.convert(steps(node, count), boxes.shape.dtype)
+        first, last = (binary(node, ops.Mul(), v, span) for v in (begin, end))
+        at = binary(node, ops.Add(), first, binary(node, ops.Mul(), ramp, step))
+        at = node.add(ops.Concat(1), node.add(ops.Slice((1,), (0,), (count - 1,)), at), last)
+    low = node.add(ops.GreaterOrEqual(), at, node.scalar(0, at))
+    high = binary(node, ops.LessOrEqual(), at, span)
+    return Places(node, at, node.add(ops.LogicalAnd(), low, high), length)
+
+
+def picked(node: Node, y: Instruction, x: Instruction) -> Instruction:
+    """What images have at whole places, [boxes, rows, columns, channels]."""
+    batch, channels, height, width = node.input(0).shape.dims
+    pixels = node.add(ops.Transpose((0, 2, 3, 1)), node.input(0))
+    pixels = node.reshape(pixels, (dim.product((batch, height, width)), channels))
+    image = node.reshape(node.convert(node.input(2), I64), (y.shape.dims[0], 1, 1))
+    rows, columns = node.add(ops.Unsqueeze((2,)), y), node.add(ops.Unsqueeze((1,)), x)
+    at = binary(node, ops.Add(), binary(node, ops.Mul(), image, number(node, height)), rows)
+    at = binary(node, ops.Add(), binary(node, ops.Mul(), at, number(node, width)), columns)
+    return node.add(ops.Gather(0), pixels, at)
+
+
+def number(node: Node, extent: Extent) -> Instruction:
+    """A dim as an integer."""
+    return node.add(ops.Squeeze((0,)), node.dims([extent]))
+
+
+def between(
+    node: Node, first: Instruction, second: Instruction, of: Places, axis: int
+) -> Instruction:
+    """What lies between two values at places along an axis of [boxes, rows, columns, channels]."""
+    part = node.add(ops.Sub(), of.at, node.add(ops.Floor(), of.at))
+    part = node.add(ops.Unsqueeze((2, 3) if axis == 1 else (1, 3)), part)
+    more = binary(node, ops.Mul(), node.add(ops.Sub(), second, first), part)
+    return node.add(ops.Add(), first, more)

@@ -1,0 +1,347 @@
+"""Mixtures of experts, operators of ``com.microsoft``: of many networks, each token goes through
+the few that its router scores highest.
+
+What tokens choose is put into blocks of rows, each for one expert, and a loop takes the blocks one
+by one. So weights are read of experts that are chosen, and of no others, be it for one token or for
+thousands; and packed weights are unpacked where they are multiplied.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import onnx
+
+from migx import dim, ops
+from migx.dim import Extent
+from migx.ir import Instruction
+from migx.onnx.importers import importer
+from migx.onnx.node import Node
+from migx.onnx.ops._delegate import delegated, steps
+from migx.onnx.ops.contrib import DOMAIN, self_gated
+from migx.onnx.ops.elementwise import binary, plus
+from migx.onnx.ops.qlinear import spread_bits
+from migx.onnx.ops.quantization import first_of
+from migx.shape import BOOL, F32, I64, U8, Shape
+
+ROWS = 64
+"""The most rows of a block: about as many take as long to multiply as weights take to be read."""
+JITTER = 0.01
+"""By what part of them scores may be below the greatest to count beside it with a sparse mixer."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One product of each expert: the places of its operands among the node's. The weights of a
+    layer have the dims [experts, results, elements of a row].
+    """
+
+    name: str
+    weights: int
+    bias: int
+    scales: int = 0
+    zeros: int = 0
+
+    def rows(self, step: Node, x: Instruction, expert: Instruction) -> Instruction:
+        """The products of rows with the weights of one expert, and its bias."""
+        weights = step.convert(self.of(step, expert), x.shape.dtype)
+        product = step.add(ops.Dot(), x, step.add(ops.Transpose((1, 0)), weights))
+        bias = step.optional(self.bias)
+        return plus(step, product, None if bias is None else step.add(ops.Gather(0), bias, expert))
+
+    def of(self, step: Node, expert: Instruction) -> Instruction:
+        """The weights of one expert, [results, elements of a row]."""
+        if not self.scales:
+            return step.add(ops.Gather(0), step.input(self.weights), expert)
+        bits, block = self.bits(step), block_of(step)
+        levels = spread_bits(step, step.input(self.weights), bits)
+        scales = step.add(ops.Gather(0), step.input(self.scales), expert)
+        if (zeros := step.optional(self.zeros)) is None:
+            zeros = step.broadcast_to(step.literal(1 << (bits - 1), U8), scales.shape.dims)
+        else:
+            held = step.add(ops.Gather(0), spread_bits(step, zeros, bits), expert)
+            zeros = first_of(step, held, scales.shape.dims[-1])
+        op = ops.DequantizeLinear(axis=1 if block else 0, block=block)
+        return step.add(op, step.add(ops.Gather(0), levels, expert), scales, zeros)
+
+    def bits(self, node: Node) -> int:
+        """How many bits an element of quantised weights has."""
+        bits = node.integer("expert_weight_bits", 4)
+        bits = node.integer(f"{self.name}_expert_weight_bits", bits)
+        if bits not in (2, 4, 8):
+            raise node.fail(f"weights of {bits} bits; they have 2, 4 or 8")
+        return bits
+
+    def check(self, node: Node, experts: Extent, results: Extent, elements: Extent) -> None:
+        """``OnnxError`` where an operand does not have the dims that are wanted."""
+        wanted: dict[int, tuple[Extent, ...]] = {
+            self.weights: (experts, results, elements),
+            self.bias: (experts, results),
+        }
+        if self.scales:
+            bits, block = self.bits(node), block_of(node)
+            if block and elements % block != 0:
+                raise node.fail(
+                    f"block_size {block} does not divide {elements}, a row of {self.name}"
+                )
+            if elements * bits % 8 != 0:
+                raise node.fail(f"{elements} elements of {bits} bits, a row of {self.name}, are no "
+                                "whole bytes")  # fmt: skip
+            wanted[self.weights] = (experts, results, elements * bits // 8)
+            lines = (experts, results, elements // block) if block else (experts, results)
+            wanted[self.scales] = lines
+            wanted[self.zeros] = (*lines[:-1], (lines[-1] * bits + 7) // 8)
+        for place, dims in wanted.items():
+            node.expect_dims(place, dims)
+
+
+def block_of(node: Node) -> int:
+    """How many elements of a row have a scale in common; 0 where all have."""
+    return max(node.integer("block_size", 0), 0)
+
+
+@importer("MoE", domain=DOMAIN)
+def mixture(node: Node) -> Instruction:
+    return mixed(node, Layer("fc1", 2, 3), Layer("fc2", 4, 5), Layer("fc3", 6, 7), None)
+
+
+@importer("QMoE", domain=DOMAIN)
+def quantized_mixture(node: Node) -> Instruction:
+    """MoE with weights of 2, 4 or 8 bits, low bits first, rows of elements lying together. What
+    shares of experts are chosen come to is as with MoE, and as on graphics processors; on a CPU
+    onnxruntime makes them sum to one also where ``normalize_routing_weights`` is 0.
+    """
+    if (kind := node.string("quant_type", "int")) != "int":
+        raise node.fail(f"quant_type {kind!r} is not supported; 'int' is")
+    if node.integer("weights_prepacked", -1) > 0:
+        raise node.fail("weights_prepacked 1 is a layout of one machine; 0 and -1 are read")
+    if any(node.optional(place) is not None for place in range(15, len(node.inputs))):
+        raise node.fail("global and activation scales go with floats; quant_type is 'int'")
+    layers = Layer("fc1", 2, 4, 3, 11), Layer("fc2", 5, 7, 6, 12), Layer("fc3", 8, 10, 9, 13)
+    return mixed(node, *layers, node.optional(14))
+
+
+def mixed(
+    node: Node, first: Layer, second: Layer, third: Layer, weights: Instruction | None
+) -> Instruction:
+    """The sum of what the chosen experts make of each token, by their shares: of ``weights``, if
+    they are given, and else of the scores.
+    """
+    x, scores = node.input(0), node.convert(node.input(1), F32)
+    if scores.shape.rank != 2:
+        raise node.fail(f"{node.proto.input[1]!r} {scores.shape}: (tokens, experts) is wanted")
+    tokens, experts = scores.shape.dims
+    hidden = x.shape.dims[-1]
+    inner = node.input(second.weights).shape.dims[-1]
+    inner = inner * 8 // second.bits(node) if second.scales else inner
+    first.check(node, experts, inner * (2 if is_fused(node, third) else 1), hidden)
+    second.check(node, experts, hidden, inner)
+    third.check(node, experts, inner, hidden)
+    k = node.integer("k", 1)
+    if not isinstance(experts, int) or not 1 <= k <= experts:
+        raise node.fail(f"k is {k}, of {experts} experts")
+    shares, chosen = routed(node, scores, k, weights)
+    rows = node.reshape(x, (tokens, hidden))
+    made = of_experts(node, rows, chosen, experts, (first, second, third))
+    parts = binary(node, ops.Mul(), node.convert(made, F32), node.add(ops.Unsqueeze((2,)), shares))
+    total = node.add(ops.Squeeze((1,)), node.add(ops.ReduceSum((1,)), parts))
+    return node.reshape(node.convert(total, x.shape.dtype), x.shape.dims)
+
+
+# Who goes where
+
+
+def routed(
+    node: Node, scores: Instruction, k: int, weights: Instruction | None
+) -> tuple[Instruction, Instruction]:
+    """The shares of the experts that tokens choose, and which they are, both [tokens, k]."""
+    best, chosen = node.elements(node.add(ops.Topk(k, 1), scores), 2)
+    sums_to_one = bool(node.integer("normalize_routing_weights", 0))
+    if node.integer("use_sparse_mixer", 0):
+        if k != 2 or weights is not None:
+            raise node.fail("use_sparse_mixer goes with k 2, and without router_weights")
+        return sparsely(node, scores, best, chosen), chosen
+    if weights is None:
+        if sums_to_one:
+            return node.add(ops.Softmax(1), best), chosen
+        return node.add(ops.GatherElements(1), node.add(ops.Softmax(1), scores), chosen), chosen
+    node.expect_dims(14, scores.shape.dims)
+    shares = node.add(ops.GatherElements(1), node.convert(weights, F32), chosen)
+    if not sums_to_one:
+        return shares, chosen
+    total = node.add(ops.ReduceSum((1,)), shares)
+    nothing = node.add(ops.Equal(), total, node.scalar(0, total))
+    safe = node.add(ops.Where(), nothing, node.scalar(1, total), total)
+    return binary(node, ops.Div(), shares, safe), chosen
+
+
+def sparsely(
+    node: Node, scores: Instruction, best: Instruction, chosen: Instruction
+) -> Instruction:
+    """The shares of a sparse mixer: each of two experts has its own softmax, of scores that are
+    nearly as great as its own; that of the second leaves out the first. They are as onnxruntime
+    has them on graphics processors; on a CPU it leaves the attribute unread.
+    """
+    size, shares = node.add(ops.Abs(), scores), list[Instruction]()
+    first = node.add(ops.Slice((1,), (0,), (1,)), chosen)
+    for i in range(2):
+        own, place = (node.add(ops.Slice((1,), (i,), (i + 1,)), v) for v in (best, chosen))
+        below = binary(node, ops.Sub(), own, scores)
+        room = binary(node, ops.Max(), size, own)
+        room = node.add(ops.Mul(), room, node.scalar(2 * JITTER, room))
+        out = node.add(ops.Greater(), below, room)
+        if i:
+            taken = binary(node, ops.Equal(), steps(node, scores.shape.dims[1]), first)
+            out = node.add(ops.LogicalOr(), out, taken)
+        near = node.add(ops.Where(), out, node.scalar(-math.inf, scores), scores)
+        shares.append(node.add(ops.GatherElements(1), node.add(ops.Softmax(1), near), place))
+    return node.add(ops.Concat(1), *shares)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """What tokens choose, in blocks of rows that one expert takes: whose each block is [blocks],
+    which tokens its rows are [blocks, rows], how many blocks have any, and in which row, of all
+    blocks one after the other, each choice is [choices].
+    """
+
+    owner: Instruction
+    tokens: Instruction
+    count: Instruction
+    place: Instruction
+
+
+def in_blocks(node: Node, chosen: Instruction, experts: int) -> Blocks:
+    """Choices [tokens, k] in blocks of twice as many rows as an expert gets on average.
+
+    There is room for as many blocks as there may be. Rows that no choice fills are the first token.
+    """
+    tokens, k = chosen.shape.dims
+    choices = tokens * k
+    rows = dim.maximum(1, dim.minimum(ROWS, 2 * choices // experts))
+    room = (choices + experts * (rows - 1)) // rows
+    flat = node.reshape(chosen, (choices,))
+    column = node.add(ops.Unsqueeze((1,)), flat)
+    own = node.convert(binary(node, ops.Equal(), column, steps(node, experts)), I64)
+    earlier = node.add(ops.PrefixScanSum(0, exclusive=True), own)
+    earlier = node.add(ops.Squeeze((1,)), node.add(ops.GatherElements(1), earlier, column))
+    each = node.add(ops.Squeeze((0,)), node.add(ops.ReduceSum((0,)), own))
+    length = node.add(ops.Squeeze((0,)), node.dims([rows]))
+    filled = binary(node, ops.Add(), each, node.add(ops.Squeeze((0,)), node.dims([rows - 1])))
+    filled = binary(node, ops.Div(), filled, length)
+    ends = node.add(ops.PrefixScanSum(0), filled)
+    begins = node.add(ops.Gather(0), node.add(ops.Sub(), ends, filled), flat)
+    place = node.add(ops.Add(), binary(node, ops.Mul(), begins, length), earlier)
+    token = node.add(ops.Broadcast(0, (tokens, k)), steps(node, tokens))
+    none = node.broadcast_to(node.literal(0, I64), (room * rows,))
+    table = node.reshape(
+        node.add(ops.ScatterNone(0), none, place, node.reshape(token, (choices,))), (room, rows)
+    )
+    number = node.add(ops.Unsqueeze((1,)), steps(node, room))
+    passed = node.convert(binary(node, ops.LessOrEqual(), ends, number), I64)
+    owner = node.add(ops.Squeeze((1,)), node.add(ops.ReduceSum((1,)), passed))
+    last = node.add(ops.Slice((0,), (experts - 1,), (experts,)), ends)
+    return Blocks(owner, table, node.add(ops.Squeeze((0,)), last), place)
+
+
+# What they make of it
+
+
+def of_experts(
+    node: Node,
+    x: Instruction,
+    chosen: Instruction,
+    experts: int,
+    layers: tuple[Layer, Layer, Layer],
+) -> Instruction:
+    """What each of the chosen experts makes of a token, [tokens, k, hidden], of tokens [tokens,
+    hidden].
+    """
+    blocks = in_blocks(node, chosen, experts)
+    inner = node.graph.inside(onnx.GraphProto(), "experts")
+    step, module = Node(node.proto, inner, node.inputs, node.version), inner.module
+    at, goes_on = module.add_parameter("block", Shape(I64)), module.add_parameter("on", Shape(BOOL))
+    expert, tokens = (step.add(ops.Gather(0), v, at) for v in (blocks.owner, blocks.tokens))
+    made = through(step, step.add(ops.Gather(0), x, tokens), expert, *layers)
+    module.add_return(goes_on, made, names=["on", "made"])
+    count = node.fresh("blocks")
+    rows, hidden = made.shape.dims
+    loop = ops.Loop((made.shape.with_dims((count, rows, hidden)),))
+    whole = node.add(loop, blocks.count, node.add(ops.Undefined()), modules=[module])
+    (stacked,) = node.elements(whole, 1)
+    picked = node.add(ops.Gather(0), node.reshape(stacked, (count * rows, hidden)), blocks.place)
+    return node.reshape(picked, (*chosen.shape.dims, hidden))
+
+
+def through(
+    step: Node, x: Instruction, expert: Instruction, first: Layer, second: Layer, third: Layer
+) -> Instruction:
+    """What one expert makes of some rows."""
+    inner = first.rows(step, x, expert)
+    if is_fused(step, third):
+        inner = gated(step, *halves(step, inner))
+    elif step.optional(third.weights) is not None:
+        inner = gated(step, inner, third.rows(step, x, expert))
+    else:
+        inner = activated(step, inner)
+    return second.rows(step, inner, expert)
+
+
+def is_fused(node: Node, third: Layer) -> bool:
+    """Whether the first layer of an expert holds what opens a gate and what goes through it.
+    ``OnnxError`` where activation, fusion and layers do not go together.
+    """
+    kind, fusion = node.string("activation_type", "relu"), node.integer("swiglu_fusion", 0)
+    has_third = node.optional(third.weights) is not None
+    if fusion not in (0, 1, 2) or (fusion and (kind != "swiglu" or has_third)):
+        raise node.fail(
+            f"swiglu_fusion {fusion} with activation_type {kind!r}{' and fc3' if has_third else ''}"
+            "; it is 1 or 2 with 'swiglu' and without fc3, and else 0"
+        )
+    if has_third and kind not in ("silu", "swiglu"):
+        raise node.fail(f"fc3 with activation_type {kind!r}; it goes with 'silu' and 'swiglu'")
+    if kind == "swiglu" and not fusion and not has_third:
+        raise node.fail("activation_type 'swiglu' wants swiglu_fusion 1 or 2, or fc3")
+    return fusion != 0
+
+
+def halves(node: Node, x: Instruction) -> list[Instruction]:
+    """What opens the gates and what goes through them: side by side with ``swiglu_fusion`` 1, one
+    behind the other with 2.
+    """
+    rows, width = x.shape.dims
+    axis = 2 if node.integer("swiglu_fusion") == 1 else 1
+    apart = node.reshape(x, (rows, width // 2, 2) if axis == 2 else (rows, 2, width // 2))
+    parts = [node.add(ops.Slice((axis,), (i,), (i + 1,)), apart) for i in range(2)]
+    return [node.add(ops.Squeeze((axis,)), part) for part in parts]
+
+
+def gated(node: Node, gate: Instruction, x: Instruction) -> Instruction:
+    """The gate times its sigmoid, times what goes through it; with ``swiglu`` both within a limit,
+    and the latter plus ``activation_beta``.
+    """
+    if node.string("activation_type") == "silu":
+        return node.add(ops.Mul(), self_gated(node, gate), x)
+    if node.has("swiglu_limit"):
+        limit = node.number("swiglu_limit")
+        most = node.scalar(limit, x)
+        gate = node.add(ops.Min(), gate, most)
+        x = node.add(ops.Clip(), x, node.scalar(-limit, x), most)
+    opened = self_gated(node, gate, node.number("activation_alpha", 1.0))
+    x = node.add(ops.Add(), x, node.scalar(node.number("activation_beta", 0.0), x))
+    return node.add(ops.Mul(), opened, x)
+
+
+def activated(node: Node, x: Instruction) -> Instruction:
+    """An activation of a value alone."""
+    match kind := node.string("activation_type", "relu"):
+        case "relu":
+            return node.add(ops.Relu(), x)
+        case "gelu":
+            return delegated(node, "Gelu", x, approximate="tanh")
+        case "silu":
+            return self_gated(node, x)
+        case "identity":
+            return x
+    raise node.fail(f"no activation_type {kind!r}; relu, gelu, silu, swiglu and identity are")

@@ -1,0 +1,230 @@
+"""Attention of ``com.microsoft`` in which several heads of queries share one of keys and values.
+
+Inside, queries, keys and values are [batch, heads, length, size] throughout.
+"""
+
+from __future__ import annotations
+
+from migx import dim, ops
+from migx.dim import Extent
+from migx.ir import Instruction
+from migx.onnx.importers import importer
+from migx.onnx.node import Node
+from migx.onnx.ops._delegate import steps
+from migx.onnx.ops.attention import (
+    column,
+    headed,
+    kept,
+    merged,
+    parted,
+    rotated,
+    to_scale,
+)
+from migx.onnx.ops.contrib import DOMAIN
+from migx.onnx.ops.elementwise import binary, plus
+from migx.onnx.ops.linear import scaled
+from migx.onnx.ops.normalization import over_root_mean_square
+from migx.shape import F32, I8, I64, U8, DType
+
+LEVELS = {8: (I8, -128.0, 127.0), 4: (U8, -8.0, 7.0)}
+"""By the bits of keys and values that are kept: the type they are kept in, and the range of their
+levels; those of four bits are kept less the lowest.
+"""
+
+
+@importer("GroupQueryAttention", domain=DOMAIN)
+def group_query_attention(node: Node) -> tuple[Instruction, ...]:
+    """Keys and values are kept from step to step, also quantised.
+
+    ``seqlens_k`` says how many keys there are in all, less one; new ones follow those that were
+    there, so the present may have room that is not used yet.
+    """
+    if node.integer("sliding_window_cache", 0):
+        raise node.fail("sliding_window_cache is not supported")
+    heads, groups = node.integer("num_heads"), node.integer("kv_num_heads")
+    q, k, v = separate(node, heads, groups)
+    q, k = (normalized(node, x, i) for x, i in ((q, 14), (k, 15)))
+    batch, length = q.shape.dims[0], q.shape.dims[2]
+    known = node.add(ops.Sub(), column(node, node.input(5), batch),
+                     node.broadcast_to(node.dims([length - 1]), (batch, 1, 1, 1)))  # fmt: skip
+    start = binary(node, ops.Max(), known, node.literal(0, I64))
+    places = binary(node, ops.Add(), start, steps(node, length))
+    if node.integer("do_rotary", 0):
+        given = node.optional(9)
+        turn = node.reshape(places, (batch, length)) if given is None else given
+        tables = node.input(7), node.input(8)
+        mixed = bool(node.integer("rotary_interleaved", 0))
+        q, k = (rotated(node, x, turn, tables, mixed) for x in (q, k))
+    wide = k.shape.dtype
+    k = kept_with(node, node.optional(3), levels(node, k, 12), places)
+    v = kept_with(node, node.optional(4), levels(node, v, 13), places, k.shape.dims[2])
+    keys, values = (numbers(node, x, i, wide) for x, i in ((k, 12), (v, 13)))
+    places = node.add(ops.Transpose((0, 1, 3, 2)), places)
+    result, seen = grouped(node, q, keys, values, places)
+    results = merged(node, result), k, v
+    return results if seen is None else (*results, seen)
+
+
+def normalized(node: Node, x: Instruction, place: int) -> Instruction:
+    """Heads over their root mean square, times weights, where these are given."""
+    if (weight := node.optional(place)) is None:
+        return x
+    epsilon = node.number("qk_norm_epsilon", 1e-6)
+    wide, _ = over_root_mean_square(node, node.convert(x, F32), (3,), epsilon)
+    wide = binary(node, ops.Mul(), wide, node.convert(weight, F32))
+    return node.convert(wide, x.shape.dtype)
+
+
+def bits_of(node: Node, place: int) -> int:
+    """How many bits the elements that are kept have, of the scale at a place; 0 for real ones."""
+    name = "k_quant_type" if place == 12 else "v_quant_type"
+    kind, bits = node.string(name, "NONE"), node.integer("kv_cache_bit_width", 8)
+    if kind == "NONE":
+        return 0
+    if kind not in ("PER_TENSOR", "PER_CHANNEL") or bits not in LEVELS:
+        raise node.fail(
+            f"{name} {kind!r} of {bits} bits; there are NONE, PER_TENSOR and PER_CHANNEL, of 8 or 4"
+        )
+    past, wanted = node.optional(place - 9), LEVELS[bits][0]
+    if past is not None and past.shape.dtype is not wanted:
+        raise node.fail(f"{node.proto.input[place - 9]!r} {past.shape}: {wanted} is wanted")
+    return bits
+
+
+def levels(node: Node, x: Instruction, place: int) -> Instruction:
+    """Keys or values as they are kept: over their scale, rounded, and two to a byte if they have
+    four bits, low bits first.
+    """
+    if not (bits := bits_of(node, place)):
+        return x
+    dtype, low, high = LEVELS[bits]
+    made = binary(node, ops.Div(), node.convert(x, F32), node.input(place))
+    made = node.add(ops.Nearbyint(), made)
+    made = node.add(ops.Clip(), made, node.scalar(low, made), node.scalar(high, made))
+    if bits == 8:
+        return node.convert(made, dtype)
+    made = node.add(ops.Add(), made, node.scalar(-low, made))
+    return node.add(ops.PackInt4(3), node.convert(made, dtype))
+
+
+def numbers(node: Node, x: Instruction, place: int, dtype: DType) -> Instruction:
+    """What is kept as real numbers."""
+    if not (bits := bits_of(node, place)):
+        return x
+    x = node.convert(node.add(ops.UnpackInt4(axis=3), x) if bits == 4 else x, F32)
+    x = node.add(ops.Add(), x, node.scalar(LEVELS[bits][1], x)) if bits == 4 else x
+    return node.convert(binary(node, ops.Mul(), x, node.input(place)), dtype)
+
+
+def separate(node: Node, heads: int, groups: int) -> list[Instruction]:
+    """Queries, keys and values with their heads, also out of one packed operand."""
+    whole, key, value = node.input(0), node.optional(1), node.optional(2)
+    if key is None or value is None:
+        size = whole.shape.dims[-1] // (heads + 2 * groups)
+        sizes = (heads * size, groups * size, groups * size)
+        whole, key, value = parted(node, whole, sizes)
+    counts = (heads, groups, groups)
+    return [headed(node, x, n) for x, n in zip((whole, key, value), counts, strict=True)]
+
+
+def kept_with(
+    node: Node,
+    past: Instruction | None,
+    new: Instruction,
+    places: Instruction,
+    length: Extent | None = None,
+) -> Instruction:
+    """The past with new keys or values put at their places, as long as the longer of the past and
+    the total length, which may be known.
+    """
+    if past is None:
+        return new
+    room = node.add(ops.Concat(2), past, node.scalar(0, new))
+    at = node.add(ops.Transpose((0, 1, 3, 2)), places)
+    index = node.broadcast_to(at, new.shape.dims)
+    filled = node.add(ops.ScatterNone(2), room, index, new)
+    total = node.input(6)
+    have, most = past.shape.dims[2], room.shape.dims[2]
+    if length is None and (wanted := node.extents(total)) is not None:
+        length = dim.maximum(have, wanted[0])
+    if length is not None:
+        return filled if length == most else node.add(ops.Slice((2,), (0,), (length,)), filled)
+    last = node.add(ops.Max(), node.reshape(node.convert(total, I64), (1,)), node.dims([have]))
+    bounds = node.literal([0], I64), last, node.literal([1], I64)
+    return node.add(ops.DynamicSlice((2,), (node.fresh("total"),)), filled, *bounds)
+
+
+def grouped(
+    node: Node, q: Instruction, k: Instruction, v: Instruction, places: Instruction
+) -> tuple[Instruction, Instruction | None]:
+    """Attention of heads in groups, each query seeing the keys up to its own place [batch, 1,
+    length, 1], or all there are; and the scores, or their softmax, where they are asked for.
+    """
+    batch, heads, _, size = q.shape.dims
+    total, sink = k.shape.dims[2], sink_of(node, heads, q)
+    k, v = (repeated(node, x, heads) for x in (k, v))
+    product = node.add(ops.Dot(), q, node.add(ops.Transpose((0, 1, 3, 2)), k))
+    scores = to_scale(node, product, size)
+    if cap := node.number("softcap", 0.0):
+        scores = scaled(node, node.add(ops.Tanh(), scaled(node, scores, 1 / cap)), cap)
+    scores = plus(node, scores, node.optional(10))
+    keys, window = steps(node, total), node.integer("local_window_size", -1)
+    if not node.integer("causal", 1):
+        if window != -1:
+            raise node.fail(f"local_window_size {window} with causal 0; it is -1 then")
+        places = column(node, node.input(5), batch)
+    allowed = binary(node, ops.LessOrEqual(), keys, places)
+    if window > 0:
+        oldest = binary(node, ops.Sub(), places, node.literal(window, I64))
+        allowed = binary(node, ops.LogicalAnd(), allowed, binary(node, ops.Greater(), keys, oldest))
+    weights = softmax_beside(node, kept(node, scores, allowed), sink)
+    result = node.add(ops.Dot(), weights, v)
+    if not (mode := node.integer("qk_output", 0)):
+        return result, None
+    if mode not in (1, 2):
+        raise node.fail(
+            f"no qk_output {mode}; there are 0, 1, before the softmax, and 2, behind it"
+        )
+    zero = node.literal(0, scores.shape.dtype)
+    seen = node.add(ops.Where(), *node.broadcast(allowed, scores, zero)) if mode == 1 else weights
+    return result, first_of_total(node, seen)
+
+
+def first_of_total(node: Node, scores: Instruction) -> Instruction:
+    """The scores of as many keys as there are in all: keys may have room for more."""
+    total = node.extents(node.input(6))
+    if total is not None:
+        return node.add(ops.Slice((3,), (0,), (total[0],)), scores)
+    last = node.reshape(node.convert(node.input(6), I64), (1,))
+    bounds = node.literal([0], I64), last, node.literal([1], I64)
+    return node.add(ops.DynamicSlice((3,), (node.fresh("total"),)), scores, *bounds)
+
+
+def repeated(node: Node, x: Instruction, heads: Extent) -> Instruction:
+    """Each head of keys or values as often as heads of queries share it."""
+    batch, groups, *rest = x.shape.dims
+    if groups == heads:
+        return x
+    apart = node.add(ops.Unsqueeze((2,)), x)
+    each = node.broadcast_to(apart, (batch, groups, heads // groups, *rest))
+    return node.reshape(each, (batch, heads, *rest))
+
+
+def sink_of(node: Node, heads: Extent, like: Instruction) -> Instruction | None:
+    """The score beside those of a head [heads]: its sink, or 0 with ``smooth_softmax``."""
+    sink = node.optional(11)
+    if sink is not None:
+        return node.convert(sink, like.shape.dtype)
+    if node.integer("smooth_softmax", -1) == 1:
+        return node.broadcast_to(node.literal(0, like.shape.dtype), (heads,))
+    return None
+
+
+def softmax_beside(node: Node, scores: Instruction, sink: Instruction | None) -> Instruction:
+    """A softmax in which one score more takes its share, if there is a sink."""
+    if sink is None:
+        return node.add(ops.Softmax(3), scores)
+    dims, total = scores.shape.dims, scores.shape.dims[3]
+    beside = node.add(ops.Broadcast(1, (*dims[:3], 1)), sink)
+    weights = node.add(ops.Softmax(3), node.add(ops.Concat(3), scores, beside))
+    return node.add(ops.Slice((3,), (0,), (total,)), weights)

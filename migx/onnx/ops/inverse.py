@@ -1,0 +1,67 @@
+"""The inverses of matrices, an operator of ``com.microsoft``."""
+
+from __future__ import annotations
+
+import onnx
+
+from migx import dim, ops
+from migx.dim import may_equal
+from migx.ir import Instruction, Module
+from migx.onnx.importers import importer
+from migx.onnx.node import Node
+from migx.onnx.ops._delegate import steps
+from migx.onnx.ops.contrib import DOMAIN
+from migx.onnx.ops.elementwise import binary
+from migx.shape import BOOL, F16, F32, I64, Shape
+
+
+@importer("Inverse", domain=DOMAIN)
+def inverse(node: Node) -> Instruction:
+    """Elimination with partial pivoting, a column in each iteration of a loop: of the matrix beside
+    ones on a diagonal the inverse is left beside these. Halves are computed in f32.
+    """
+    x = node.input(0)
+    if x.shape.rank < 2 or not may_equal(*x.shape.dims[-2:]):
+        raise node.fail(f"{node.proto.input[0]!r} {x.shape}: matrices [..., n, n] are wanted")
+    *lead, size, _ = x.shape.dims
+    wide = node.convert(x, F32) if x.shape.dtype is F16 else x
+    flat = node.reshape(wide, (dim.product(lead), size, size))
+    place = steps(node, size)
+    ones = binary(node, ops.Equal(), node.add(ops.Unsqueeze((1,)), place), place)
+    ones = node.broadcast_to(node.convert(ones, flat.shape.dtype), flat.shape.dims)
+    both = node.add(ops.Concat(2), flat, ones)
+    count = node.add(ops.Squeeze((0,)), node.dims([size]))
+    body = eliminated(node, both.shape, place)
+    loop = node.add(ops.Loop(), count, node.add(ops.Undefined()), both, modules=[body])
+    (both,) = node.elements(loop, 1)
+    right = node.add(ops.Slice((2,), (size,), (2 * size,)), both)
+    return node.convert(node.reshape(right, x.shape.dims), x.shape.dtype)
+
+
+def eliminated(node: Node, shape: Shape, place: Instruction) -> Module:
+    """One iteration on matrices [count, n, 2 n]: the row with the greatest element of a column, of
+    those that are left, comes to the diagonal, is scaled to have one there, and is taken from the
+    others as often as it takes to have zeros.
+    """
+    inner = node.graph.inside(onnx.GraphProto(), "inverse.column")
+    step, module = Node(node.proto, inner, (), node.version), inner.module
+    at, on = module.add_parameter("column", Shape(I64)), module.add_parameter("on", Shape(BOOL))
+    x = module.add_parameter("x", shape.as_standard())
+    column = step.add(ops.Gather(2), x, at)
+    left = binary(step, ops.GreaterOrEqual(), place, at)
+    size = step.add(ops.Abs(), column)
+    size = step.add(ops.Where(), *step.broadcast(left, size, step.literal(-1, size.shape.dtype)))
+    best = step.add(ops.Unsqueeze((2,)), step.add(ops.Argmax(1), size))
+    row = step.broadcast_to(best, (shape.dims[0], 1, shape.dims[2]))
+    pivot = step.add(ops.GatherElements(1), x, row)
+    own = step.add(ops.Unsqueeze((1,)), step.add(ops.Gather(1), x, at))
+    rows = step.reshape(place, (1, shape.dims[1], 1))
+    x = step.add(ops.Where(), *step.broadcast(binary(step, ops.Equal(), rows, best), own, x))
+    here = binary(step, ops.Equal(), rows, at)
+    one = step.add(ops.Unsqueeze((2,)), step.add(ops.Gather(2), pivot, at))
+    scaled = binary(step, ops.Div(), pivot, one)
+    times = step.add(ops.Unsqueeze((2,)), step.add(ops.Gather(2), x, at))
+    rest = binary(step, ops.Sub(), x, binary(step, ops.Mul(), times, scaled))
+    made = step.add(ops.Where(), *step.broadcast(here, scaled, rest))
+    module.add_return(on, made, names=["on", "made"])
+    return module

@@ -1,0 +1,252 @@
+"""Linear attention as the operators of ``com.microsoft`` have it, with what stands around it in the
+layers of models that have it: a convolution that looks back, gates, and a norm with a gate.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import onnx
+
+from migx import dim, ops
+from migx.dim import Extent, may_equal
+from migx.ir import Instruction, Module
+from migx.onnx.importers import importer
+from migx.onnx.node import Node
+from migx.onnx.ops._delegate import delegated
+from migx.onnx.ops.contrib import DOMAIN, self_gated
+from migx.onnx.ops.elementwise import binary
+from migx.onnx.ops.linear import scaled, with_bias
+from migx.onnx.ops.normalization import over_root_mean_square
+from migx.shape import F32
+
+RULES = {
+    "linear": (False, False),
+    "gated": (True, False),
+    "delta": (False, True),
+    "gated_delta": (True, True),
+}
+"""By the rule of updates, whether the state decays, and whether what it holds is corrected."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What steps read, with time second: queries [batch, time, heads, group, size], which are to
+    scale, keys [batch, time, heads, 1, size], values [batch, time, heads, 1, width], and factors of
+    the state and of updates, [batch, time, heads, size, 1] with ones where they are alike.
+    """
+
+    q: Instruction
+    k: Instruction
+    v: Instruction
+    decay: Instruction | None
+    rate: Instruction | None
+
+    @property
+    def given(self) -> list[Instruction]:
+        return [v for v in (self.q, self.k, self.v, self.decay, self.rate) if v is not None]
+
+
+@importer("LinearAttention", domain=DOMAIN)
+def linear_attention(node: Node) -> tuple[Instruction, Instruction]:
+    """A scan over time, in f32, that carries a matrix for each head: what keys tell of values.
+
+    Of queries and keys there may be fewer heads than of values; neighbours share one then.
+    """
+    if node.integer("state_window", 0):
+        raise node.fail("state_window is not supported; with 0 the last state alone is a result")
+    of = read_steps(node)
+    batch, length, heads, _, width = of.v.shape.dims
+    group, size = of.q.shape.dims[3:]
+    past = node.optional(3)
+    if past is None:
+        state = node.broadcast_to(node.literal(0, F32), (batch, heads, size, width))
+    else:
+        node.expect_dims(3, (batch, heads, size, width))
+        state = node.convert(past, F32)
+    given = of.given
+    op = ops.Scan(len(given), (1,) * len(given), (), (1,))
+    whole = node.add(op, state, *given, modules=[step_of(node, of, state)])
+    state, made = node.elements(whole, 2)
+    result = node.convert(made, node.input(0).shape.dtype)
+    kept = result.shape.dtype if past is None else past.shape.dtype
+    return node.reshape(result, (batch, length, heads * group * width)), node.convert(state, kept)
+
+
+def read_steps(node: Node) -> Steps:
+    """The operands with the heads of the state apart."""
+    rule = node.string("update_rule", "gated_delta")
+    if rule not in RULES:
+        raise node.fail(f"no update_rule {rule!r}; there are {', '.join(RULES)}")
+    count, heads = node.integer("q_num_heads"), node.integer("kv_num_heads")
+    if count < 1 or heads < 1 or (count % heads and heads % count):
+        raise node.fail(f"{count} heads of queries and {heads} of values share none")
+    q, k, v = (node.convert(node.input(i), F32) for i in range(3))
+    if any(x.shape.rank != 3 for x in (q, k, v)):
+        raise node.fail("queries, keys and values are [batch, time, heads * size]")
+    batch, length, hidden = q.shape.dims
+    size = part(node, 0, hidden, count)
+    width = part(node, 2, v.shape.dims[2], heads)
+    keys = k.shape.dims[2] // size
+    if not isinstance(keys, int) or keys < 1 or heads % keys:
+        raise node.fail(
+            f"{keys} heads of keys for {heads} of values, which are no multiple of them"
+        )
+    group = max(count // heads, 1)
+    q = node.reshape(q, (batch, length, min(count, heads), group, size))
+    k = node.reshape(k, (batch, length, keys, 1, size))
+    scale = node.number("scale", 0.0)
+    if not scale:
+        if not isinstance(size, int):
+            raise node.fail(f"without a scale the size of a head must be a number, not {size}")
+        scale = 1 / math.sqrt(size)
+    decays, corrects = RULES[rule]
+    decay, rate = factors(node, decays, 4, heads, size), factors(node, corrects, 5, heads, 1)
+    return Steps(
+        scaled(node, shared(node, q, heads), scale),
+        shared(node, k, heads),
+        node.reshape(v, (batch, length, heads, 1, width)),
+        None if decay is None else node.add(ops.Exp(), decay),
+        rate,
+    )
+
+
+def part(node: Node, place: int, width: Extent, count: int) -> Extent:
+    """One of so many equal parts of the last dim of an operand."""
+    if not may_equal(width % count, 0):
+        raise node.fail(f"{node.proto.input[place]!r}: {width} elements are not {count} heads")
+    return width // count
+
+
+def shared(node: Node, x: Instruction, heads: int) -> Instruction:
+    """Heads [batch, time, heads, group, size] as often as others share them."""
+    batch, length, given, *rest = x.shape.dims
+    if given == heads:
+        return x
+    each = node.add(ops.Unsqueeze((3,)), x)
+    each = node.broadcast_to(each, (batch, length, given, heads // given, *rest))
+    return node.reshape(each, (batch, length, heads, *rest))
+
+
+def factors(node: Node, wanted: bool, place: int, heads: int, size: Extent) -> Instruction | None:
+    """An operand with a factor for each head, or for each element of a key too, or for all heads
+    where that is one; None where the rule wants none.
+    """
+    if not wanted:
+        return None
+    if node.optional(place) is None:
+        name = "decay" if place == 4 else "beta"
+        raise node.fail(f"update_rule {node.string('update_rule', 'gated_delta')!r} wants {name}")
+    x = node.convert(node.input(place), F32)
+    batch, length, width = x.shape.dims
+    if width == heads:
+        return node.reshape(x, (batch, length, heads, 1, 1))
+    if size == 1 and width == 1:
+        return node.reshape(x, (batch, length, 1, 1, 1))
+    if size != 1 and may_equal(width, heads * size):
+        return node.reshape(x, (batch, length, heads, size, 1))
+    wide = f"{heads} or {heads * size}" if size != 1 else f"{heads} or 1"
+    raise node.fail(f"{node.proto.input[place]!r} {x.shape}: its last dim is {wide}")
+
+
+def step_of(node: Node, of: Steps, state: Instruction) -> Module:
+    """One step: the state decays, takes up what is new of a value, and tells what queries ask.
+
+    What a key finds in the decayed state it finds, times the decay, in the state before: so a pass
+    over the state is one operation alone.
+    """
+    inner = node.graph.inside(onnx.GraphProto(), "linear_attention.step")
+    step, module = Node(node.proto, inner, (), node.version), inner.module
+    shapes = [v.shape.with_dims((v.shape.dims[0], *v.shape.dims[2:])) for v in of.given]
+    held = module.add_parameter("state", state.shape.as_standard())
+    q, k, v, *rest = (module.add_parameter(f"x{i}", s) for i, s in enumerate(shapes))
+    decay = None if of.decay is None else rest.pop(0)
+    turn = ops.Transpose((0, 1, 3, 2))
+    if rest:
+        asked = k if decay is None else binary(step, ops.Mul(), k, step.add(turn, decay))
+        v = step.add(ops.Sub(), v, step.add(ops.Dot(), asked, held))
+        v = binary(step, ops.Mul(), v, rest[0])
+    if decay is not None:
+        held = binary(step, ops.Mul(), held, decay)
+    held = step.add(ops.Add(), held, binary(step, ops.Mul(), step.add(turn, k), v))
+    module.add_return(held, step.add(ops.Dot(), q, held), names=["state_new", "y"])
+    return module
+
+
+@importer("LinearAttentionGate", domain=DOMAIN)
+def linear_attention_gate(node: Node) -> tuple[Instruction, ...]:
+    """The decay of a state, and the rate of its updates: a softplus and a sigmoid, in f32."""
+    a, bias, scale, b = node.input(0), node.input(1), node.input(2), node.optional(3)
+    total = binary(node, ops.Add(), node.convert(a, F32), bias)
+    decay = binary(node, ops.Mul(), delegated(node, "Softplus", total), scale)
+    decay = node.convert(decay, a.shape.dtype)
+    if b is None:
+        return (decay,)
+    rate = node.add(ops.Sigmoid(), node.convert(b, F32))
+    return decay, node.convert(rate, b.shape.dtype)
+
+
+@importer("GatedRMSNorm", domain=DOMAIN)
+def gated_norm(node: Node) -> Instruction:
+    """RMSNormalization of groups of as many elements as there are scales, times an activation of a
+    gate, all in f32.
+    """
+    x, scale, gate = (node.convert(node.input(i), F32) for i in range(3))
+    kind = node.string("activation", "silu")
+    if kind not in ("silu", "swish", "sigmoid"):
+        raise node.fail(f"no activation {kind!r}; there are silu, swish and sigmoid")
+    *lead, width = x.shape.dims
+    count = scale.shape.dims[0]
+    if not may_equal(width % count, 0):
+        raise node.fail(f"{node.proto.input[0]!r} {x.shape}: {width} is no multiple of {count}")
+    apart = node.reshape(x, (*lead, width // count, count))
+    result, _ = over_root_mean_square(node, apart, (len(lead) + 1,), node.number("epsilon", 1e-5))
+    result = node.reshape(binary(node, ops.Mul(), result, scale), x.shape.dims)
+    opened = node.add(ops.Sigmoid(), gate) if kind == "sigmoid" else self_gated(node, gate)
+    return node.convert(node.add(ops.Mul(), result, opened), node.input(0).shape.dtype)
+
+
+@importer("CausalConvWithState", domain=DOMAIN)
+def causal_convolution(node: Node) -> tuple[Instruction, Instruction]:
+    """A convolution of each channel by itself that looks back: on the past first, if there is one,
+    or on zeros. What the next call looks back on is the second result.
+    """
+    x, w, bias, past = node.input(0), node.input(1), node.optional(2), node.optional(3)
+    kind, dilation = node.string("activation", "none"), node.integer("dilation", 1)
+    if kind not in ("none", "silu", "swish"):
+        raise node.fail(f"no activation {kind!r}; there are none, silu and swish")
+    if node.integer("ndim", 1) != 1 or node.integer("state_window", 0):
+        raise node.fail("ndim is 1 and state_window 0; others are not supported")
+    if dilation < 1:
+        raise node.fail(f"dilation {dilation}; it is 1 or more")
+    last, given = bool(node.integer("channels_last", 0)), x.shape.dims
+    x = channels_second(node, x) if last else x
+    batch, channels, length = x.shape.dims
+    if not isinstance(channels, int):
+        raise node.fail(f"how many channels {node.proto.input[0]!r} {x.shape} has is not known")
+    taps = w.shape.dims[-1]
+    node.expect_dims(1, (channels, 1, taps))
+    back = (taps - 1) * dilation
+    dims = (given[0], back, *given[2:]) if last else (batch, channels, back)
+    if past is None:
+        past = node.broadcast_to(node.literal(0, x.shape.dtype), (batch, channels, back))
+    else:
+        node.expect_dims(3, dims)
+        past = channels_second(node, past) if last else past
+    whole = node.add(ops.Concat(2), past, x)
+    op = ops.Convolution((0, 0), (1,), (dilation,), group=channels)
+    result = with_bias(node, node.add(op, whole, w), bias)
+    result = result if kind == "none" else self_gated(node, result)
+    present = node.add(ops.Slice((2,), (length,), (length + back,)), whole)
+    if not last:
+        return result, present
+    made = [node.add(ops.Transpose((0, 2, 1)), v) for v in (result, present)]
+    return node.reshape(made[0], given), node.reshape(made[1], dims)
+
+
+def channels_second(node: Node, x: Instruction) -> Instruction:
+    """[batch, length, *channels] as [batch, channels, length]."""
+    batch, length, *channels = x.shape.dims
+    flat = node.reshape(x, (batch, length, dim.product(channels)))
+    return node.add(ops.Transpose((0, 2, 1)), flat)

@@ -1,0 +1,141 @@
+"""Operators of ``com.microsoft`` for models that carry several streams of hidden states: gates, and
+what mixes the streams.
+"""
+
+from __future__ import annotations
+
+import math
+
+from migx import ops
+from migx.dim import Extent, may_equal
+from migx.ir import Instruction
+from migx.onnx.importers import importer
+from migx.onnx.node import Node
+from migx.onnx.ops.contrib import DOMAIN
+from migx.onnx.ops.elementwise import binary
+from migx.onnx.ops.linear import scaled
+from migx.onnx.ops.normalization import over_root_mean_square
+from migx.shape import F32
+
+
+@importer("ScaledSiLU", domain=DOMAIN)
+def scaled_silu(node: Node) -> Instruction:
+    """SiLU of the value times a scale, each step in the type of the value."""
+    x, scale = node.input(0), node.optional(1)
+    wide = node.convert(x, F32)
+    if scale is None:
+        wide = scaled(node, wide, node.number("alpha", 1.0))
+    else:
+        wide = binary(node, ops.Mul(), wide, node.reshape(node.convert(scale, F32), ()))
+    x = node.convert(wide, x.shape.dtype)
+    return node.add(ops.Mul(), x, node.add(ops.Sigmoid(), x))
+
+
+@importer("GatedAdd", domain=DOMAIN)
+def gated_add(node: Node) -> Instruction:
+    """X + Y * gate."""
+    product = binary(node, ops.Mul(), node.input(1), node.input(2))
+    return binary(node, ops.Add(), node.input(0), product)
+
+
+@importer("BranchwiseRMSNorm", domain=DOMAIN)
+def branchwise_norm(node: Node) -> Instruction:
+    """RMSNormalization of each stream by itself; scales are of all, [streams * size] or [streams,
+    size], or the same for each, [size].
+    """
+    x, scale = node.input(0), node.optional(1)
+    apart = in_streams(node, node.convert(x, F32))
+    result = normalized(node, apart)
+    if scale is not None:
+        count, size = apart.shape.dims[-2:]
+        if scale.shape.rank == 1 and not may_equal(scale.shape.dims[0], size):
+            scale = node.reshape(scale, (count, size))
+        result = binary(node, ops.Mul(), result, node.convert(scale, F32))
+    return node.convert(node.reshape(result, x.shape.dims), x.shape.dtype)
+
+
+def in_streams(node: Node, x: Instruction) -> Instruction:
+    """[..., streams * size] as [..., streams, size]; what is so already stays."""
+    count = node.integer("num_branches", 0)
+    if not count:
+        return x
+    *lead, width = x.shape.dims
+    if not may_equal(width % count, 0):
+        raise node.fail(f"{node.proto.input[0]!r} {x.shape}: {width} are not {count} streams")
+    return node.reshape(x, (*lead, count, width // count))
+
+
+def normalized(node: Node, x: Instruction) -> Instruction:
+    """X over its root mean square along the last axis."""
+    axes, epsilon = (x.shape.rank - 1,), node.number("epsilon", 1e-5)
+    return over_root_mean_square(node, x, axes, epsilon)[0]
+
+
+@importer("HyperConnectionPreMix", domain=DOMAIN)
+def before_streams(node: Node) -> Instruction:
+    """The sum of all streams, each times its gates."""
+    x = in_streams(node, node.convert(node.input(0), F32))
+    parts = binary(node, ops.Mul(), x, gates(node, 1, x.shape.dims))
+    axis = x.shape.rank - 2
+    total = node.add(ops.Squeeze((axis,)), node.add(ops.ReduceSum((axis,)), parts))
+    total = scaled(node, total, node.number("reduction_scale", 1.0))
+    return node.convert(total, node.input(0).shape.dtype)
+
+
+@importer("HyperConnectionPostMix", domain=DOMAIN)
+def after_streams(node: Node) -> Instruction:
+    """The streams mixed by a matrix, if there is one, and to each what a block gives, times its
+    gates.
+    """
+    given, mix = node.input(0), node.optional(3)
+    x = in_streams(node, node.convert(given, F32))
+    rank = x.shape.rank
+    made = node.add(ops.Unsqueeze((rank - 2,)), node.convert(node.input(1), F32))
+    made = binary(node, ops.Mul(), gates(node, 2, x.shape.dims), made)
+    if mix is not None:
+        turn = ops.Transpose((*range(rank - 2), rank - 1, rank - 2))
+        x = node.add(ops.Dot(), node.add(turn, node.convert(mix, F32)), x)
+    total = node.reshape(binary(node, ops.Add(), x, made), given.shape.dims)
+    return node.convert(total, given.shape.dtype)
+
+
+def gates(node: Node, place: int, dims: tuple[Extent, ...]) -> Instruction:
+    """Gates of streams [..., streams, size]: one for each stream, with an axis of one behind or
+    without, or one for each element, of streams apart or side by side.
+    """
+    x = node.convert(node.input(place), F32)
+    *lead, count, size = dims
+    if x.shape.rank == len(dims):
+        return x
+    if x.shape.rank == len(dims) - 1 and may_equal(x.shape.dims[-1], count):
+        return node.add(ops.Unsqueeze((x.shape.rank,)), x)
+    if x.shape.rank == len(dims) - 1 and may_equal(x.shape.dims[-1], count * size):
+        return node.reshape(x, dims)
+    wide, name = ", ".join(map(str, (*lead, count))), node.proto.input[place]
+    raise node.fail(f"{name!r} {x.shape}: ({wide}), ({wide}, 1) or ({wide}, {size}) is wanted")
+
+
+@importer("EngramGate", domain=DOMAIN)
+def engram_gate(node: Node) -> tuple[Instruction, ...]:
+    """A value times how well keys and queries agree: the sigmoid of the root of their product, with
+    its sign. The second result is that over its root mean square.
+    """
+    key, query, value = (node.convert(node.input(i), F32) for i in range(3))
+    dtype, size = node.input(2).shape.dtype, key.shape.dims[-1]
+    if not isinstance(size, int):
+        raise node.fail(f"the size of {node.proto.input[0]!r} {key.shape} must be a number")
+    sides = [
+        binary(node, ops.Mul(), normalized(node, x), node.convert(node.input(i), F32))
+        for i, x in ((3, key), (4, query))
+    ]
+    agree = node.add(ops.ReduceSum((3,)), node.add(ops.Mul(), *sides))
+    agree = scaled(node, agree, 1 / math.sqrt(size))
+    large = node.add(ops.Max(), node.add(ops.Abs(), agree), node.scalar(1e-6, agree))
+    root = node.add(ops.Mul(), node.add(ops.Sign(), agree), node.add(ops.Sqrt(), large))
+    value = node.add(ops.Unsqueeze((2,)), value)
+    made = binary(node, ops.Mul(), node.add(ops.Sigmoid(), root), value)
+    result = node.convert(made, dtype)
+    if (scale := node.optional(5)) is None:
+        return (result,)
+    normed = binary(node, ops.Mul(), normalized(node, made), node.convert(scale, F32))
+    return result, node.convert(normed, dtype)

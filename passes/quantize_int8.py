@@ -1,0 +1,54 @@
+"""Squeezes the weights of products into bytes."""
+
+from __future__ import annotations
+
+from migx.errors import ShapeError
+from migx.ir import Instruction
+from migx.manager import PassManager
+from migx.ops.layout import Reshape
+from migx.ops.quantization import DequantizeLinear, QuantizeLinear
+from migx.ops.scales import ChooseScales
+from migx.passes._squeezing import Make, Squeeze, Weight
+from migx.program import Program
+from migx.shape import I8
+
+
+class QuantizeInt8(Squeeze):
+    """Stores the weights of dots and convolutions in eight bits, also matrices of which a
+    ``gather`` picks some.
+
+    A weight becomes ``quantizelinear`` and ``dequantizelinear``, with a scale for each column or
+    output channel, or for each ``block`` of neighbours along what is summed over; ``choose_scales``
+    finds it by ``clip``, "minmax" or "mse". Nothing is read here: of all that,
+    ``propagate_constant`` leaves the bytes and the scales. Left as they are: integers; weights that
+    would take more than five eighths of their bytes, or that anything else reads too; what is
+    stored in few bits already; and what one of ``skip`` names, by label or ONNX node, with * for
+    any letters. What is multiplied stays in floats: ``migx.calibration`` has that rounded too.
+    """
+
+    bits = 8
+    most = 5 / 8
+    block: int = 0
+    variants = ("block=3,clip=mse",)
+
+    def apply_program(self, program: Program, manager: PassManager) -> bool:
+        """Squeezes in all modules at once."""
+        if self.block < 0:
+            raise ShapeError(
+                f"quantize_int8 takes blocks of 1 or more, or 0 for a scale for each column, not "
+                f"{self.block}"
+            )
+        return super().apply_program(program, manager)
+
+    def stored(self, at: Make, weight: Weight) -> Instruction:
+        """What makes a byte of each element, and numbers of them."""
+        flat, axis, depth = weight.flat(at), weight.axis, int(weight.dims[weight.axis])
+        block = self.block or depth
+        scale = at(ChooseScales(I8, axis, block, self.clip), flat)
+        if self.block or len(weight.dims) != 2:
+            levels = at(QuantizeLinear(axis, block, I8), flat, scale)
+            return weight.whole_again(at, at(DequantizeLinear(axis, block), levels, scale))
+        kept = 1 - axis
+        scale = at(Reshape((weight.dims[kept],)), scale)
+        levels = at(QuantizeLinear(kept, to=I8), weight.value, scale)
+        return at(DequantizeLinear(kept), levels, scale)

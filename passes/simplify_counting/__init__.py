@@ -1,0 +1,184 @@
+"""Says how long slices and ranges are whose ends are counted by loops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from migx import dim, ops
+from migx.builders import broadcast_to
+from migx.dim import Extent
+from migx.errors import DimError, ShapeError
+from migx.ir import Instruction
+from migx.manager import Pass, PassManager
+from migx.match import on, var
+from migx.ops.control import Assume, Loop
+from migx.passes.simplify_counting.counters import Counters, is_told
+from migx.passes.simplify_counting.facts import Replaced, replaced
+from migx.passes.simplify_counting.trips import count_trips
+from migx.passes.simplify_dyn_ops import equations
+from migx.passes.simplify_dyn_ops.forms import bounds_of
+from migx.passes.simplify_loops import trip_count
+from migx.program import Program
+from migx.rewrite import Cursor, Declined, RuleSet, rewrite, rule
+from migx.shape import I64
+from migx.specialise import substitute_symbols
+
+MOST = 1024
+"""The length up to which a slice is picked by a list of places."""
+BEHIND = "a slice is to be of one row, but begins at -1 and ends at 0"
+
+
+class Cut(NamedTuple):
+    """Where a slice begins along an axis, and how long it is. Where it is ``counted`` it begins
+    where its start says, else at an extent that a program has; what is ``asked`` is whether that
+    is -1, from where one element ends before the first.
+    """
+
+    begin: Extent
+    length: Extent
+    counted: bool = False
+    asked: bool = False
+
+
+@rule(on(ops.DynamicSlice, var("x"), var("starts"), var("ends"), var("steps"), name="root"))
+def counted_slice(
+    at: Cursor, x: Instruction, starts: Instruction, root: Instruction
+) -> Instruction | Declined:
+    """A slice of known length, as long at each place that is counted, is picked by these places."""
+    op = root.op
+    assert isinstance(op, ops.DynamicSlice)
+    found = cuts(root, Counters())
+    if found is None:
+        return Declined("nothing says how long it is")
+    if x.shape.dtype.is_packed and any(cut.counted for cut in found):
+        return Declined("its elements are no whole bytes")
+    if tuple(cut.length for cut in found) != op.out_lens:
+        return Declined("its result has dims of its own")
+    for number, (axis, cut) in enumerate(zip(op.axes, found, strict=True)):
+        if cut.counted:
+            one = len(op.axes) == 1
+            place = starts if one else at(ops.Slice((0,), (number,), (number + 1,)), starts)
+            x = at(ops.Gather(axis), x, places(at, place, cut))
+        elif (cut.begin, cut.length) != (0, x.shape.dims[axis]):
+            x = at(ops.Slice((axis,), (cut.begin,), (cut.begin + cut.length,)), x)
+    return x
+
+
+def places(at: Cursor, start: Instruction, cut: Cut) -> Instruction:
+    """The places of a slice along an axis, as i64, from where it starts."""
+    start = start if start.shape.dtype is I64 else at(ops.Convert(I64), start)
+    if cut.asked:
+        behind = at(ops.Equal(), start, at.literal(np.array([-1])))
+        start = at(Assume(False, BEHIND), start, at(ops.Reshape(()), behind))
+    if not isinstance(cut.length, int) or cut.length == 1:
+        return start
+    return at(ops.Add(), broadcast_to(at, start, (cut.length,)), at.literal(np.arange(cut.length)))
+
+
+class SimplifyCounting(Pass):
+    """Gives loops that are over when they have counted to a number a trip count that says so. Finds
+    the lengths of ``dynamic_slice`` and ``dynamic_range`` that are the same in every iteration of
+    the loops around them, though where they begin and end is counted: ``x[i:i + 1]`` is one row
+    wherever ``i`` is less than the length of ``x``, as the trip count or the condition may say, or
+    where it is squeezed, which fails for any other. The symbols their results were given are
+    replaced, and such a slice is a gather.
+    """
+
+    rules = RuleSet((counted_slice,))
+
+    def apply_program(self, program: Program, manager: PassManager) -> bool:
+        loops = [at for m in program.modules.values() for at in m if isinstance(at.op, Loop)]
+        found = [count_trips(at) for at in loops if at.modules[0].parent is at]
+        changed = any(found)
+        while told := equations(program, partial(sizes_of, counters=Counters())):
+            try:
+                substitute_symbols(program, {name: known for name, (known, _) in told.items()})
+            except (DimError, ShapeError):
+                break
+            changed = True
+        for module in manager.modules():
+            if not module.bypass:
+                changed |= rewrite(module, self.rules, self.name, manager.log)
+        return changed
+
+
+def sizes_of(at: Instruction, counters: Counters) -> Iterator[tuple[Extent, Extent]]:
+    """The dims of a result, each with what it is known to be, if that is so outside of the module
+    as well.
+    """
+    assert at.module is not None
+    main, is_main = at.module.program.main, at.module.parent is None
+    for mine, known in lengths(at, counters):
+        names = {symbol.name for symbol in dim.symbols(known)}
+        given = (s.name for p in main.parameters.values() for s in p.shape.symbols())
+        if is_main or not names or names <= {*given}:
+            yield mine, known
+
+
+def lengths(at: Instruction, counters: Counters) -> Iterator[tuple[Extent, Extent]]:
+    """The dims of a result that counters say, each with what it is."""
+    if isinstance(at.op, ops.DynamicSlice):
+        found = cuts(at, counters)
+        if found is not None:
+            yield from zip(at.op.out_lens, (cut.length for cut in found), strict=True)
+    elif isinstance(at.op, Loop):
+        trips = trip_count(at)
+        rows = at.shape.parts[len(at.inputs) - 2 :]
+        yield from ((row.dims[0], trips) for row in rows if trips is not None)
+    elif isinstance(at.op, ops.DynamicRange) and not at.shape.dtype.is_float:
+        start, limit, step = (counters.one(v) for v in at.inputs)
+        if start is None or limit is None or not isinstance(step, int) or step <= 0:
+            return
+        count = dim.maximum((limit - start + (step - 1)) // step, 0)
+        told = (replaced(count, by) for by in ([], counters.replaced(at.module)))
+        yield from ((at.op.count, each) for each in told if is_told(each))
+
+
+def cuts(at: Instruction, counters: Counters) -> list[Cut] | None:
+    """Where a ``dynamic_slice`` begins along each axis and how long it is; None where that is not
+    known, or not the same wherever it is run.
+    """
+    op = at.op
+    assert isinstance(op, ops.DynamicSlice)
+    starts, ends, steps = (counters.of(v) for v in at.inputs[1:])
+    if starts is None or ends is None or steps is None or any(s != 1 for s in steps.tolist()):
+        return None
+    by, dims = counters.replaced(at.module), at.inputs[0].shape.dims
+    found = [
+        _cut(start, end, dims[axis], by, alone=_is_taken_alone(at, axis))
+        for axis, start, end in zip(op.axes, starts.tolist(), ends.tolist(), strict=True)
+    ]
+    return None if None in found else [cut for cut in found if cut is not None]
+
+
+def _is_taken_alone(at: Instruction, axis: int) -> bool:
+    """Whether all who read a slice drop an axis, which must be of one element then."""
+    users = [*at.users]
+    alone = all(isinstance(u.op, ops.Squeeze) and axis in u.op.axes for u in users)
+    return alone and bool(users) and all(u.module is at.module for u in users)
+
+
+def _cut(start: Extent, end: Extent, extent: Extent, by: Replaced, *, alone: bool) -> Cut | None:
+    """A slice along an axis of some extent: as sizes say, or as long each time wherever a loop has
+    come to, by what symbols are there. One that is taken ``alone`` is of one element, or the run
+    fails.
+    """
+    for counted, known in ((False, []), (True, by)):
+        first, last, whole = (replaced(each, known) for each in (start, end, extent))
+        try:
+            begin, behind = bounds_of(first, last, 1, whole)
+        except DimError:
+            continue
+        length = behind - begin
+        if not counted and is_told(begin) and is_told(length):
+            return Cut(begin, length)
+        if isinstance(length, int) and length <= MOST and begin in (first, first + whole):
+            return Cut(start, length, counted=True)
+    if alone and end - start == 1:
+        asked = dim.may_equal(replaced(start, by), -1)
+        return Cut(start, 1, counted=True, asked=asked)
+    return None

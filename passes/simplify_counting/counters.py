@@ -1,0 +1,350 @@
+"""What whole numbers a run computes, as extents over how often loops have run by then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from migx import dim, ops
+from migx import op as operations
+from migx.arithmetic import ON_EXTENTS
+from migx.dim import Dim, Extent
+from migx.errors import MigxError
+from migx.ir import Instruction, Module
+from migx.op import Array
+from migx.ops.builtin import Literal, Param
+from migx.ops.control import Loop
+from migx.ops.fused import Pointwise
+from migx.passes.simplify_counting.facts import Replaced, replaced, told_by
+from migx.passes.simplify_loops import is_true, known_before
+from migx.shape import BOOL, I32, I64, DType, Shape
+from migx.sizes import known_symbols
+from migx.symbol import Symbol
+
+Pair: TypeAlias = tuple[Extent, Extent]
+"""The first of which is less than the second."""
+LIMIT, STEPS = 64, 64
+"""Values of more elements, and what takes more steps to compute, are data."""
+SOON = 1 << 20
+"""No loop is thought to have run so often, till it is known how it counts."""
+HIDDEN, SIGNS = "@", "+-"
+"""How the names begin of symbols that are no sizes of a program, and how those end of two whose
+difference is a number that a run tells.
+"""
+EXACT = {"f16": 1 << 11, "bf16": 1 << 8, "f32": 1 << 24, "f64": 1 << 53}
+"""The whole numbers up to which floats have all."""
+ON_FLOATS = {"abs", "add", "max", "min", "mul", "neg", "relu", "sub", "where"}
+"""Operations that make whole numbers of whole numbers, in floats as in integers."""
+ALONE = {"identity", "multibroadcast", "reshape", "squeeze", "unsqueeze"}
+"""Operations that leave the one element that a condition has."""
+COMPARED = {"less", "less_or_equal", "greater", "greater_or_equal"}
+ROUNDING = {"ceil", "floor", "identity", "round", "trunc"}
+"""Operations that leave whole numbers as they are."""
+VIEWS = {"broadcast", "concat", "contiguous", "multibroadcast", "reshape", "slice", "squeeze"}
+VIEWS |= {"gather", "step", "transpose", "unsqueeze"}
+
+
+class Counters:
+    """The whole numbers in a program, each where a run has come to it: ``iteration`` is a symbol,
+    a number that only a run tells the difference of two. ``assumed`` is what some values are, and
+    then nothing is asked about others that loops carry.
+    """
+
+    def __init__(self, assumed: Mapping[Instruction, Array] | None = None) -> None:
+        self._known: dict[Instruction, Array | None] = dict(assumed or {})
+        self._explores = assumed is None
+        self._replaced: dict[Module, Replaced] = {}
+        self._born: dict[str, tuple[Instruction, int]] = {}
+
+    def of(self, at: Instruction, left: int = STEPS) -> Array | None:
+        """The elements of a value; None where nothing is known of it."""
+        if at not in self._known:
+            self._known[at] = self._found(at, left) if _is_small(at.shape) and left else None
+            if self._known[at] is None:
+                self._known[at] = self._anything(at)
+        return self._known[at]
+
+    def one(self, at: Instruction) -> Extent | None:
+        """The only element of a value."""
+        held = self.of(at)
+        return None if held is None or held.size != 1 else held.reshape(-1).tolist()[0]
+
+    def _found(self, at: Instruction, left: int) -> Array | None:
+        op = at.op
+        if type(op) is Literal:
+            return None if op.replaceable else _whole(op.value.array)
+        if isinstance(op, ops.DimLiteral):
+            held = np.empty(len(op.values), object)
+            held[:] = op.values
+            return held.reshape(op.lens)
+        if type(op) is Param:
+            return self._parameter(at)
+        fused = isinstance(op, Pointwise) and not at.shape.parts
+        if not at.inputs or not (fused or operations.traits(op).foldable):
+            return None
+        given = [self.of(v, left - 1) for v in at.inputs]
+        arrays = [np.asarray(v, object) for v in given if v is not None]
+        if len(arrays) < len(given):
+            return None
+        made = self._within(at, arrays) if fused else _computed(at, arrays)
+        return made if made is not None and _is_exact(at.shape.dtype, made) else None
+
+    def _within(self, at: Instruction, given: list[Array]) -> Array | None:
+        """What the module of a fused instruction makes of what it is given."""
+        (body,) = at.modules
+        inside = Counters(dict(zip(body.parameters.values(), given, strict=True)))
+        found = inside.of(body.outputs[0])
+        return None if found is None or inside._born else found
+
+    def _anything(self, at: Instruction) -> Array | None:
+        """Integers of which nothing is known: each the difference of two symbols."""
+        if at.shape.dtype not in (I64, I32) or not _is_small(at.shape) or at.module is None:
+            return None
+        held = np.empty(int(at.shape.elements), object)
+        for i in range(held.size):
+            names = [f"{HIDDEN}{id(at)}.{i}{sign}" for sign in SIGNS]
+            self._born |= dict.fromkeys(names, (at, i))
+            above, below = map(Dim, names)
+            held[i] = above - below
+        return held.reshape(at.shape.dims)
+
+    # What loops count.
+
+    def _parameter(self, at: Instruction) -> Array | None:
+        loop = None if at.module is None else at.module.parent
+        if loop is None or not isinstance(loop.op, Loop):
+            return None
+        number = [*loop.modules[0].parameters.values()].index(at)
+        if number == 0:
+            return np.array(self.iteration(loop), object)
+        if number == 1:  # else there is no such iteration
+            return np.array(True, object)
+        return self._carried(loop, number, at) if self._explores else None
+
+    def iteration(self, loop: Instruction) -> Dim:
+        """How often a loop has run."""
+        most = None
+        match loop.inputs[0].op:
+            case Literal(value=value, replaceable=False):
+                most = max(int(value.array) - 1, 0)
+        return Dim(f"{HIDDEN}{loop.modules[0].name}", 0, most)
+
+    def _carried(self, loop: Instruction, number: int, at: Instruction) -> Array | None:
+        """A carried value that becomes as much more each time. By how much is found for a number
+        of any size, and then it is asked whether that is so from each iteration to the next.
+        """
+        self._known[at] = None  # where it depends on itself by way of others
+        first, count = self.of(loop.inputs[number]), self.iteration(loop)
+        again = loop.modules[0].outputs[number - 1]
+        if first is None or first.size != 1 or first.shape != again.shape.dims:
+            return None
+        supposed = Dim(f"{HIDDEN}{id(at)}", 0, SOON)
+        later = _one(Counters({at: np.full(first.shape, supposed, object)}).of(again))
+        if later is None or isinstance(more := later - supposed, Dim):
+            return None
+        (start,) = first.reshape(-1).tolist()
+        here = np.full(first.shape, start + more * count, object)
+        then = _one(Counters({at: here}).of(again))
+        return here if then == start + more * (count + 1) else None
+
+    # What is so wherever an iteration runs.
+
+    def replaced(self, module: Module | None) -> Replaced:
+        """What symbols are where a module is run."""
+        found: Replaced = []
+        if module is None or module.parent is None:
+            return found
+        if module not in self._replaced:
+            loop = module.parent
+            for least in self._facts(loop) if isinstance(loop.op, Loop) else ():
+                found += told_by(replaced(least, found), f"{HIDDEN}{module.name}")
+            for name, extent in self.replaced(loop.module):
+                found.append((name, extent))
+            self._replaced[module] = found
+        return self._replaced[module]
+
+    def _facts(self, loop: Instruction) -> Iterator[Extent]:
+        """Extents that are not negative in any iteration that is run."""
+        count = self.iteration(loop)
+        trips = None if _is_undefined(loop.inputs[0]) else self.one(loop.inputs[0])
+        if trips is not None:
+            yield trips - count - 1
+        given, (body,) = loop.inputs[1], loop.modules
+        begins = [] if _is_undefined(given) else [*self._holds(given)]
+        for less, most in self._holds(body.outputs[0]):
+            if not (more := self._rate(less, most, loop)):
+                continue
+            before = less - more  # what has been asked for this iteration, if it is not the first
+            start = dim.substitute(before, {count.symbol.name: 0} if count.symbol else {})
+            if dim.bounds(most - start)[0] > 0 or any(
+                end == most and dim.bounds(low - start)[0] >= 0 for low, end in begins
+            ):
+                yield most - before - 1
+
+    def trips(self, loop: Instruction) -> Extent | None:
+        """How often a loop is run that ends as soon as what it counts is some number, whatever its
+        trip count; None where it does not, or that is not known.
+        """
+        (body,), given, count = loop.modules, loop.inputs[1], self.iteration(loop)
+        _, condition, *_ = body.parameters.values()
+        if (asked := self._asked(body.outputs[0], condition)) is None:
+            return None
+        less, most = asked
+        if not (more := self._rate(less, most, loop)) or count.symbol is None:
+            return None
+        start = dim.substitute(less, {count.symbol.name: 0})
+        if is_true(given) or _is_undefined(given):
+            return _steps(start, most, more) + 1
+        start = start - more
+        return _steps(start, most, more) if self._asked(given) == (start, most) else None
+
+    def _asked(self, asked: Instruction, holds: Instruction | None = None) -> Pair | None:
+        """What is less than what, if and only if a condition holds; ``holds`` is another that
+        does.
+        """
+        while asked.name in ALONE and len(asked.inputs) == 1:
+            (asked,) = asked.inputs
+        if asked.name == "logical_and":
+            left = [v for v in asked.inputs if v is not holds and not is_true(v)]
+            return self._asked(left[0], holds) if len(left) == 1 else None
+        if asked.name not in COMPARED:
+            return None
+        return self._pair(asked, asked.inputs)
+
+    def _pair(self, asked: Instruction, sides: Sequence[Instruction]) -> Pair | None:
+        """What is less than what by a comparison of two sides."""
+        one, other = map(self.one, sides)
+        if one is None or other is None:
+            return None
+        low, high = (one, other) if asked.name.startswith("less") else (other, one)
+        return low, high + (1 if asked.name.endswith("equal") else 0)
+
+    def whose(self, number: Extent) -> Instruction | None:
+        """The value of which a number is the only element, if only a run tells it."""
+        for symbol in dim.symbols(number):
+            at, _, _ = self.source(symbol)
+            if at is not None and self.one(at) == number:
+                return at
+        return None
+
+    def source(self, symbol: Symbol) -> tuple[Instruction | None, int, int]:
+        """Of what value and which of its elements a symbol is the part that is positive, or for a
+        sign of -1, what is to be subtracted of it; None for a symbol that is no such part.
+        """
+        at, number = self._born.get(symbol.name, (None, 0))
+        return at, number, 1 if symbol.name.endswith(SIGNS[0]) else -1
+
+    def _rate(self, less: Extent, most: Extent, loop: Instruction) -> int:
+        """How much more a number is from each iteration of a loop to the next, where it is compared
+        with what is always the same; else 0.
+        """
+        count = self.iteration(loop)
+        more = _after(less, count) - less
+        if isinstance(more, Dim) or more <= 0 or _after(most, count) != most:
+            return 0
+        changes = (self._changes(symbol, count, loop) for symbol in dim.symbols(less - most))
+        return 0 if any(changes) else more
+
+    def _changes(self, symbol: Symbol, count: Dim, loop: Instruction) -> bool:
+        """Whether a symbol other than the counter may be another number in each iteration."""
+        if symbol == count.symbol:
+            return False
+        if symbol.name.startswith(HIDDEN):
+            at, _, _ = self.source(symbol)
+            module = None if at is None else at.module
+            return module is None or loop.modules[0] in module.enclosing()
+        assert loop.module is not None
+        return symbol.name not in known_before(loop) | known_symbols(loop.module)
+
+    def _holds(self, condition: Instruction) -> Iterator[Pair]:
+        """What is less than what, where a condition holds."""
+        name, inputs = condition.name, condition.inputs
+        if name == "logical_and":
+            yield from (pair for each in inputs for pair in self._holds(each))
+        elif name in ALONE and len(inputs) == 1:
+            yield from self._holds(inputs[0])
+        elif name in COMPARED:
+            pair = self._pair(condition, inputs if name.endswith("equal") else _unrounded(inputs))
+            if pair is not None:
+                yield pair
+
+
+def _steps(start: Extent, most: Extent, more: int) -> Extent:
+    """How often so much more is added till a number is no longer less than another; of a number
+    that a run tells nothing is subtracted that might leave the integers.
+    """
+    sized = is_told(most) and is_told(start)
+    left = dim.maximum(most - start, 0) if sized else dim.maximum(most, start) - start
+    return (left + (more - 1)) // more
+
+
+def is_told(extent: Extent) -> bool:
+    """Whether an extent is one of the sizes of a program alone."""
+    return not any(symbol.name.startswith(HIDDEN) for symbol in dim.symbols(extent))
+
+
+def _computed(at: Instruction, arrays: list[Array]) -> Array | None:
+    """What an operation makes of whole numbers."""
+    op, name, (dtype, given) = at.op, at.name, (at.shape.dtype, at.inputs[0].shape.dtype)
+    if name in ROUNDING:
+        return arrays[0]
+    if name == "convert":
+        return None if BOOL in (dtype, given) else arrays[0]
+    if dtype.is_float and name not in ON_FLOATS and name not in VIEWS:
+        return None
+    if (function := ON_EXTENTS.get(name)) is None:
+        return None
+    if any(v.shape.dtype is not I64 for v in at.inputs[1:]) and name in ("gather", "reshape"):
+        return None
+    try:
+        return np.asarray(function(op, *arrays), object)
+    except (ArithmeticError, LookupError, MigxError, TypeError, ValueError):
+        return None  # it fails when it runs, or what it gives is not known
+
+
+def _is_small(shape: Shape) -> bool:
+    """Whether values of a shape may be counters and what is made of them."""
+    dtype = shape.dtype
+    kind = dtype in (I64, I32, BOOL) or dtype.name in EXACT
+    return kind and shape.static and int(shape.elements) <= LIMIT
+
+
+def _whole(held: Array) -> Array | None:
+    """The elements of a literal, if they are whole numbers."""
+    if held.dtype.kind in "iub":
+        return held.astype(object)
+    with np.errstate(all="ignore"):
+        whole = np.isfinite(held).all() and (held == np.rint(held)).all()
+    return held.astype(np.int64).astype(object) if whole and held.dtype.kind == "f" else None
+
+
+def _is_exact(dtype: DType, held: Array) -> bool:
+    """Whether a type has each of some whole numbers."""
+    most = EXACT.get(dtype.name)
+    if most is None:
+        return True
+    spans = map(dim.bounds, held.reshape(-1).tolist())
+    return all(-most <= low and high <= most for low, high in spans)
+
+
+def _unrounded(sides: Sequence[Instruction]) -> Sequence[Instruction]:
+    """Integers, where two are compared as the floats next to them: which is less is less itself."""
+    rounded = all(v.name == "convert" and v.shape.dtype.is_float for v in sides)
+    whole = rounded and all(v.inputs[0].shape.dtype.is_integer for v in sides)
+    return [v.inputs[0] for v in sides] if whole else sides
+
+
+def _one(held: Array | None) -> Extent | None:
+    return None if held is None or held.size != 1 else held.reshape(-1).tolist()[0]
+
+
+def _after(extent: Extent, count: Dim) -> Extent:
+    """An extent in the iteration after."""
+    assert count.symbol is not None
+    return dim.substitute(extent, {count.symbol.name: count + 1})
+
+
+def _is_undefined(at: Instruction) -> bool:
+    return not at.shape.dtype.is_tensor

@@ -1,0 +1,135 @@
+"""How often a loop runs that ends when it has counted to a number."""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import numpy as np
+
+from migx import dim, ops
+from migx.argument import Argument
+from migx.dim import Call, Dim, Extent, Monomial
+from migx.ir import Instruction
+from migx.op import Operation
+from migx.ops.builtin import Literal
+from migx.passes.simplify_counting.counters import SIGNS, Counters, is_told
+from migx.passes.simplify_loops import goes_on
+from migx.shape import I64
+from migx.symbol import Symbol
+
+ENDLESS = 1 << 62
+"""A trip count from which on it is the condition alone that ends a loop."""
+CALLS: dict[str, type[Operation]] = {"min": ops.Min, "max": ops.Max, "floordiv": ops.Div}
+
+
+def count_trips(at: Instruction) -> bool:
+    """Gives a loop that is over when what it counts has come to some number the trip count that
+    says so, in place of its condition; whether it was one.
+    """
+    counters, (body,) = Counters(), at.modules
+    if goes_on(at) or body.returned is None or (count := counters.trips(at)) is None:
+        return False
+    maker, (limit, begins) = _Maker(counters, at), at.inputs[:2]
+    most = counters.one(limit) if limit.shape.dtype.is_tensor else ENDLESS
+    if not isinstance(most, int) or most < ENDLESS:
+        count = None if most is None else dim.minimum(count, dim.maximum(most, 0))
+    if count is None or any(abs(c) >= ENDLESS for _, c in dim.terms(count)):
+        return False  # more than an i64 counts to, when some are added
+    if (trips := maker.made(count)) is None:
+        return False
+    assert at.module is not None
+    at.module.replace_input(at, 0, trips)
+    holds = maker.add(Literal(Argument.of(np.array(True))))
+    if begins.shape.dtype.is_tensor:
+        at.module.replace_input(at, 1, holds)
+    _, condition, *_ = body.parameters.values()
+    names = body.output_names
+    outputs = [condition, *body.outputs[1:]]
+    named = bool(getattr(body.returned.op, "names", ()))
+    body.add_return(*outputs, names=names if named else ())
+    return True
+
+
+class _Maker:
+    """Makes instructions before a loop that compute extents."""
+
+    def __init__(self, counters: Counters, loop: Instruction) -> None:
+        self.counters, self.loop = counters, loop
+
+    def add(self, op: Operation, *inputs: Instruction) -> Instruction:
+        """An instruction before the loop."""
+        assert self.loop.module is not None
+        return self.loop.module.insert_instruction(
+            self.loop, op, *inputs, origins=self.loop.origins
+        )
+
+    def made(self, extent: Extent) -> Instruction | None:
+        """An extent as i64[], if what it is made of is there."""
+        if not self._is_there(extent):
+            return None
+        return self._sum(extent)
+
+    def _is_there(self, extent: Extent) -> bool:
+        if is_told(extent):
+            return True
+        found = dict(dim.terms(extent))
+        for monomial, coefficient in found.items():
+            if is_told(Dim.of({monomial: 1})):
+                continue
+            if len(monomial) > 1:
+                return False
+            (atom,) = monomial
+            if isinstance(atom, Call):
+                if atom.function not in CALLS or not all(map(self._is_there, atom.args)):
+                    return False
+                if atom.function == "floordiv" and dim.bounds(atom.args[0])[0] < 0:
+                    return False  # which div rounds up
+            elif self.counters.source(atom)[0] is None or (
+                found.get((self._other(atom),)) != -coefficient
+            ):
+                return False
+        return True
+
+    def _other(self, symbol: Symbol) -> Symbol:
+        """The other part of the number that a symbol is one of."""
+        return Symbol(symbol.name[:-1] + SIGNS[symbol.name.endswith(SIGNS[0])])
+
+    def _sum(self, extent: Extent) -> Instruction:
+        """An extent of numbers that a program has."""
+        if is_told(extent):
+            return self._known(extent)
+        told: dict[Monomial, int] = {}
+        values = list[Instruction]()
+        for monomial, coefficient in dim.terms(extent):
+            if is_told(Dim.of({monomial: 1})):
+                told[monomial] = coefficient
+                continue
+            (atom,) = monomial
+            if isinstance(atom, Call):
+                value = self._all(CALLS[atom.function](), [*map(self._sum, atom.args)])
+            else:
+                at, number, sign = self.counters.source(atom)
+                if at is None or sign < 0:
+                    continue  # the other part has been the difference
+                value = self._element(at, number)
+            if coefficient != 1:
+                value = self.add(ops.Mul(), value, self._known(coefficient))
+            values.append(value)
+        if rest := Dim.of(told):
+            values.append(self._known(rest))
+        return self._all(ops.Add(), values)
+
+    def _all(self, op: Operation, values: list[Instruction]) -> Instruction:
+        """An operation on the first two, on that and the next, and so on."""
+        return reduce(lambda a, b: self.add(op, a, b), values)
+
+    def _known(self, extent: Extent) -> Instruction:
+        if isinstance(extent, Dim):
+            return self.add(ops.DimLiteral((extent,), ()))
+        return self.add(Literal(Argument.of(np.array(extent, np.int64))))
+
+    def _element(self, value: Instruction, number: int) -> Instruction:
+        """An element of an integer tensor."""
+        flat = self.add(ops.Reshape((value.shape.elements,)), value)
+        one = self.add(ops.Slice((0,), (number,), (number + 1,)), flat)
+        return self.add(ops.Convert(I64), self.add(ops.Reshape(()), one))

@@ -1,0 +1,83 @@
+"""Lengths that inputs say: how often loops run whose trip count is computed from what is given.
+
+They are known before anything runs, as the dims of inputs are; so what comes before such a loop and
+what follows it is planned with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from migx import dim
+from migx.argument import Argument
+from migx.binding import Sizes
+from migx.dim import Dim, Extent
+from migx.ir import Instruction, Module
+from migx.ops.builtin import Param
+from migx.ops.control import Loop
+from migx.passes.simplify_counting.counters import Counters, is_told
+from migx.passes.simplify_loops import goes_on, is_true
+from migx.sizes import symbols_of
+
+
+class Lengths:
+    """The lengths of what loops of a module stack, by the symbols they have, as extents over its
+    sizes and over numbers that its parameters hold.
+    """
+
+    def __init__(self, main: Module) -> None:
+        self._places = {at: i for i, at in enumerate(main.parameters.values())}
+        self._numbers: dict[str, tuple[int, int, int]] = {}
+        self._extents: dict[str, Extent] = {}
+        sized: set[str] = set()
+        for at in main:
+            late = symbols_of(at) - sized
+            sized |= late
+            if type(at.op) is not Param and isinstance(at.op, Loop) and len(late) == 1:
+                (name,) = late
+                if (trips := self._trips(at, name)) is not None:
+                    self._extents[name] = trips
+
+    @property
+    def names(self) -> set[str]:
+        """The symbols."""
+        return {*self._extents}
+
+    def told(self, given: Sequence[Argument], sizes: Sizes) -> Sizes:
+        """The sizes with those that the values of parameters tell."""
+        if not self._extents:
+            return sizes
+        found = dict(sizes)
+        for name, (place, number, sign) in self._numbers.items():
+            found[name] = max(sign * int(given[place].array.flat[number]), 0)
+        lengths = {name: dim.evaluate(each, found) for name, each in self._extents.items()}
+        return {**sizes, **lengths}
+
+    def _trips(self, loop: Instruction, length: str) -> Extent | None:
+        """How often a loop runs that makes rows, as many as the length says."""
+        trips, begins, *carried = loop.inputs
+        rows = loop.shape.parts[len(carried) :]
+        starts = not begins.shape.dtype.is_tensor or is_true(begins)
+        if not rows or rows[0].dims[0] != Dim(length) or not starts or not goes_on(loop):
+            return None
+        counters = Counters()
+        found = counters.one(trips) if trips.shape.dtype.is_tensor else None
+        numbers = {} if found is None else self._given(found, counters)
+        if found is None or numbers is None:
+            return None
+        self._numbers |= numbers
+        return dim.maximum(found, 0)
+
+    def _given(self, extent: Extent, counters: Counters) -> dict[str, tuple[int, int, int]] | None:
+        """The symbols in an extent that are numbers a parameter holds: its place, that of the
+        number, and its sign; None where others are.
+        """
+        found = {}
+        for symbol in dim.symbols(extent):
+            if is_told(dim.of_atom(symbol)):
+                continue
+            at, number, sign = counters.source(symbol)
+            if at not in self._places:
+                return None
+            found[symbol.name] = self._places[at], number, sign
+        return found

@@ -1,0 +1,65 @@
+"""``migx compile --int8-weights`` and ``--calibration``: what they write, and what they refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import migx as api
+from tests.cli.conftest import Migx
+
+
+def test_weights_are_squeezed_and_the_file_runs(migx: Migx, model: Path, tmp_path: Path) -> None:
+    """A byte for each of 8 by 16, and a scale for each of 16 columns."""
+    small = tmp_path / "small.mxr"
+    command = ("compile", model, "--int8-weights", "-o", small)
+    found = migx(*command, "--json").json["int8"]
+    assert found["weights"] == 1
+    assert found["before"] - found["after"] == 3 * 8 * 16 - 4 * 16
+    assert "in eight bits: 1 weights; constants of" in migx(*command).out
+    held = [at.shape.dims for at in api.load(small).literals if at.shape.dtype.name == "i8"]
+    assert (8, 16) in held
+    assert migx("run", small, "--dim-param", "batch=2").code == 0
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_products_are_calibrated(migx: Migx, model: Path, tmp_path: Path, several: bool) -> None:
+    small, samples = tmp_path / "small.mxr", tmp_path / "samples"
+    samples.mkdir()
+    for i in range(1 + several):
+        np.savez(samples / f"{i}.npz", x=np.full((3, 8), i + 1, np.float32))
+    given = samples if several else samples / "0.npz"
+    command = ("compile", model, "--int8-weights", "--calibration", given, "-o", small)
+    result = migx(*command)
+    assert "products of bytes: 1" in result.out
+    assert migx(*command, "--json").json["calibrated"] == 1
+    names = [at.name for at in api.load(small).main]
+    assert names.count("quantizelinear") == 1
+    assert migx("verify", small, "--target", "cpu", "--dim-param", "batch=2").code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--int8-weights", "--int4-weights"), "--int4-weights and --int8-weights: choose one"),
+        (("--int8-weights", "--symmetric"), "--symmetric is for --int4-weights"),
+        (("--int4-weights", "--calibration", "x.npz"), "is for weights of eight bits"),
+        (("--int8-weights", "--calibration", "x.npz"), "cannot read x.npz"),
+        (("--int8-weights", "--calibration", "."), "there is no .npz file in it"),
+        (("--calibration", "x.npz"), "run the pass quantize_int8 first"),
+    ],
+)
+def test_what_means_nothing_is_refused(
+    migx: Migx,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[object, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = migx("compile", model, *options)
+    assert (result.code, message in result.err) == (2, True), result.err
+    assert "Traceback" not in result.err
