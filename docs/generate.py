@@ -18,6 +18,7 @@ from typing import Any
 import migx
 from benchmarks import page as speeds
 from migx import cli, plugins
+from migx.compiler import Compiled
 from migx.onnx import importers
 from migx.op import UNDECLARED, Traits, can_evaluate
 from migx.shape import DType
@@ -161,7 +162,7 @@ def python() -> str:
     for function in filter(inspect.isfunction, offered):
         name = function.__name__
         page += [f"## migx.{name}", f"`{name}{_signature(function)}`", _prose(function)]
-    for cls in (*filter(inspect.isclass, offered), CompileOptions, Update):
+    for cls in (*filter(inspect.isclass, offered), Compiled, CompileOptions, Update):
         rows = [(f"`{name}`", " ".join(_prose(member).split())) for name, member in _members(cls)]
         page += [f"## {cls.__name__}", _prose(cls)]
         page += [_table(("member", ""), rows)] if rows else []

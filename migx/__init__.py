@@ -11,7 +11,7 @@ defined, and the modules below are attributes of this one, imported when they ar
 ``migx.op``         Op: what an operation is; those there are lie in ``migx.ops``
 ``migx.target``     Target: what a backend author implements
 ``migx.onnx``       write, replace_onnx_external_weights; ``migx.onnx.importers`` for operators
-``migx.testing``    check_pass, check_target, check_conformance
+``migx.testing``    check_pass, check_target, check_conformance; cases of passes in text
 ``migx.debug``      whynot, bisect, reduce: for rules that do not fire, or are wrong
 ``migx.view``       report: what passes did, and what a run takes, on one page
 ``migx.calibration`` calibrate: weights of bytes multiplied by bytes, with scales that runs show

@@ -21,6 +21,7 @@ from migx.ir import Instruction
 from migx.manager import PassManager
 from migx.mapping import MappedFile
 from migx.observers import CrashFile
+from migx.op import traits
 from migx.ops.builtin import Literal, Param, Slot
 from migx.planning import lies_in
 from migx.program import Program
@@ -49,7 +50,8 @@ from migx.weights.recipe import Arguments
 
 @dataclass
 class Compiled:
-    """A program as a target's passes have left it, with its weights; ``revision`` is that of the
+    """What ``Program.compiled`` is: a ``program`` as a target's passes have left it, with its
+    weights and what was asked of the compilation, ``context.options``. ``revision`` is that of the
     program it was made from. ``executable`` is made when it is first asked for.
     """
 
@@ -64,6 +66,11 @@ class Compiled:
     _making: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
 
     @property
+    def target(self) -> Target:
+        """The target it is compiled for, whose ``name`` says which that is."""
+        return self.context.target
+
+    @property
     def executable(self) -> Executable:
         """What runs the program on its target, which may finalize operations first. Of threads that
         ask for it first one makes it, and those of other programs do not wait.
@@ -72,8 +79,8 @@ class Compiled:
             with self._making:
                 if self._executable is None:
                     finalize(self.program, self.context)
-                    made = self.context.target.make_executable(self.program, self.context)
-                    expect_executable(self.context.target, made)
+                    made = self.target.make_executable(self.program, self.context)
+                    expect_executable(self.target, made)
                     self._executable = made
         return self._executable
 
@@ -96,13 +103,14 @@ class Compiled:
 
     def fallbacks(self) -> list[Instruction]:
         """The instructions that run on the host for want of a kernel: those its executable lists,
-        or else those that its target does not support.
+        or else those that its target does not support, but for views, which need none.
         """
         if isinstance(self.executable, FallsBack):
             return self.executable.fallbacks()
-        supports = self.context.target.supports
-        modules = [m for m in self.program.modules.values() if not m.bypass]
-        return [at for m in modules for at in m if not at.name.startswith("@") and not supports(at)]
+        supports = self.target.supports
+        asked = (at for m in self.program.modules.values() if not m.bypass for at in m)
+        work = (at for at in asked if not at.name.startswith("@") and traits(at.op).view is None)
+        return [at for at in work if not supports(at)]
 
     def results(self, arguments: Mapping[str, Argument]) -> list[Argument]:
         """The outputs for arguments that have been checked, with the weights there are now.
@@ -131,7 +139,7 @@ class Compiled:
             return
         said = [type(r).__name__ if s is None else s.text for r, s in zip(given, got, strict=True)]
         raise TargetError(
-            f"target {self.context.target.name}: run gives a list of an Argument for each output, "
+            f"target {self.target.name}: run gives a list of an Argument for each output, "
             f"{', '.join(s.text for s in wanted)}, not {', '.join(said) or 'none'}"
         )
 
@@ -139,7 +147,7 @@ class Compiled:
         """The arguments for what a caller gives; those that lie where the target reads them stay
         there.
         """
-        return self._inputs.arguments(self.context.target.taken(inputs))
+        return self._inputs.arguments(self.target.taken(inputs))
 
     @cached_property
     def _shared(self) -> frozenset[int]:
@@ -180,7 +188,7 @@ class Compiled:
         """What runs without waiting."""
         if isinstance(self.executable, Asynchronous):
             return self.executable.enqueue
-        name = self.context.target.name
+        name = self.target.name
         raise TargetError(
             f"target {name} has no streams: its runs are done when they return; call eval"
         )

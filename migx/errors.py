@@ -4,6 +4,8 @@ what would be right.
 
 from __future__ import annotations
 
+import sys
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -107,6 +109,18 @@ class RewriteLoop(MigxError):
 
 class CompatError(MigxError, NotImplementedError):
     """A script written for another compiler asks, by its API, for what migx does not do."""
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warns of something, at the line outside migx that led to it."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and _package(frame.f_globals) in ("migx", "contextlib"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
+
+
+def _package(module: dict[str, object]) -> str:
+    return str(module.get("__name__", "")).partition(".")[0]
 
 
 def first_few(names: Sequence[str], most: int = 3) -> str:

@@ -295,8 +295,8 @@ class PassManager:
         key = log.key(name, [at])
         if key in log.skip:
             return False
-        before, put = log.draw(name, at), make()
-        after = "\n".join(log.draw(each.name, each) for each in put)
+        before, put = log.show([at], {}), make()
+        after = log.show(put, {})
         log.add(Event(key, of.name, name, _source(of), put[-1].origins, before, after), put)
         return True
 

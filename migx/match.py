@@ -219,7 +219,7 @@ class On(Pattern):
         if self.ops and at.op.name not in self.ops:
             return m.refuse(self, at, "is not {}", self.listed)
         if self.trait and not getattr(operations.traits(at.op), self.trait):
-            return m.refuse(self, at, "is not {}", self.trait)
+            return m.refuse(self, at, "has not the trait {}", self.trait)
         wanted = self.inputs if self.which == "in order" else None
         if wanted is not None and len(at.inputs) != len(wanted):
             return m.refuse(self, at, "has {} inputs, not {}", len(at.inputs), len(wanted))

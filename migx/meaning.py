@@ -16,14 +16,19 @@ from migx.errors import EvaluationError, MigxError, ShapeError
 from migx.ir import Instruction, Module
 from migx.op import Array, Operation, Runnable, evaluator
 from migx.ops.builtin import Param, Return, Slot
+from migx.ops.formats import UnpackWeight
 from migx.program import Program
 from migx.shape import TUPLE, Shape
 from migx.sizes import bound
 from migx.target import NO_SLOTS, Context
 from migx.text import draw_instruction
 
-Kernels: TypeAlias = Callable[[Instruction], Callable[..., Array] | None]
-"""The kernel of an instruction, a function of its operands as arrays; None where there is none."""
+Kernel: TypeAlias = Callable[..., Array]
+"""A function of an instruction's operands as arrays, which it may not write to, that gives the
+result.
+"""
+Kernels: TypeAlias = Callable[[Instruction], Kernel | None]
+"""The kernel of an instruction; None where there is none."""
 
 FAILURES = (MigxError, ArithmeticError, LookupError, MemoryError, TypeError, ValueError)
 """What the meaning of an operation raises when its operands do not fit it."""
@@ -58,6 +63,28 @@ def by_meaning(
         if at.modules and isinstance(error, EvaluationError):  # drawn where it was raised
             raise
         raise failed(at, error) from error
+
+
+def by_kernel(
+    at: Instruction, kernel: Kernel, shape: Shape, inputs: Sequence[Argument]
+) -> Argument:
+    """The result of an instruction by a kernel. ``EvaluationError``, with the instruction drawn,
+    where that is not of its shape; what the kernel raises is raised with that as a note. A weight
+    may stay packed for those that read it, so what unpacks it gives what it likes.
+    """
+    operands = [value.read_only().array for value in inputs]
+    try:
+        given = kernel(*operands)
+    except Exception as error:
+        error.add_note(draw_instruction("raised by the kernel of", at))
+        raise
+    try:
+        result = Argument.packed(shape, given) if shape.dtype.is_packed else Argument.of(given)
+        if shape.static and not isinstance(at.op, UnpackWeight):
+            expect_result(shape, result)
+    except MigxError as error:
+        raise EvaluationError(draw_instruction(f"the kernel of {at.name}: {error}", at)) from error
+    return result
 
 
 def failed(at: Instruction, error: BaseException) -> EvaluationError:
@@ -126,7 +153,8 @@ def run_with_kernels(
     slots: Mapping[str, Argument] = NO_SLOTS,
 ) -> list[Argument]:
     """The results of a program: of what there are kernels for, by these; of the rest, control flow
-    included, by its own meaning. All is in the host's memory.
+    included, by its own meaning. All is in the host's memory. Errors are those of ``by_meaning``
+    and ``by_kernel``.
     """
     main = program.main
     given = [arguments[name] for name in main.parameters]
@@ -158,13 +186,15 @@ class _Run:
                 values[at] = self.slots[at.op.slot]
             elif isinstance(at.op, Param | Return):
                 continue
-            elif (kernel := self.kernels(at)) is not None:
-                values[at] = Argument.of(kernel(*(v.array for v in inputs)))
             else:
-                modules = [self.function(m, sizes, values) for m in at.modules]
                 op, shape = bound(at, sizes)
-                values[at] = by_meaning(at, op, self.context, shape, inputs, modules)
-                sizes = sizes_of([(at.name, shape, actual(values[at]))], sizes)
+                if (kernel := self.kernels(at)) is not None:
+                    values[at] = by_kernel(at, kernel, shape, inputs)
+                else:
+                    modules = [self.function(m, sizes, values) for m in at.modules]
+                    values[at] = by_meaning(at, op, self.context, shape, inputs, modules)
+                if not shape.static:  # its dims are found by now
+                    sizes = sizes_of([(at.name, shape, actual(values[at]))], sizes)
         return [values[v] for v in module.outputs]
 
     def function(

@@ -30,7 +30,7 @@ from migx.match import Match, On, OneOf, Pattern, Skip, expect_patterns, nothing
 from migx.op import Operation
 from migx.ops.builtin import GetTupleElem, Literal
 from migx.shape import DType
-from migx.text import Names, draw_instruction
+from migx.text import Names, draw_instruction, show_instruction
 from migx.weights import value_of
 from migx.weights.constants import tree
 
@@ -312,9 +312,11 @@ class EventLog:
         numbers = self._numbers.setdefault(plain, {})
         return f"{plain}.{numbers.setdefault(matched[0], len(numbers) + 1)}"
 
-    def draw(self, message: str, at: Instruction, names: dict[Module, Names] | None = None) -> str:
-        """The text of an instruction for an event, as ``migx.text.draw_instruction`` has it."""
-        return draw_instruction(message, at, names)
+    def show(self, instructions: Iterable[Instruction], names: dict[Module, Names]) -> str:
+        """The text of some instructions for an event: their lines, as in their modules. ``names``
+        is as for ``migx.text.draw``.
+        """
+        return "\n".join(show_instruction(i, origins=False, names=names) for i in instructions)
 
     def add(self, event: Event, put: Iterable[Instruction] = ()) -> None:
         """Notes an event; ``put`` are the instructions that stand now for what it matched."""
@@ -381,7 +383,8 @@ class _Driver:
         try:
             return self.fire(each, root, match)
         except Exception as error:
-            error.add_note(f"in rule {each.name} of {self.pass_name}, {each.source}")
+            where = f"in rule {each.name} of {self.pass_name}, {each.source}"
+            error.add_note(draw_instruction(f"{where}, at", root) if root.module else where)
             raise
         finally:
             match.forget()
@@ -394,7 +397,8 @@ class _Driver:
             return False
         at = Cursor(match, root, self.module)
         match.caught["at"] = at
-        before = "" if log is None else log.draw(each.name, root, self.names)
+        matched = dict.fromkeys(reversed(match.instructions or [root]))
+        before = "" if log is None else log.show(matched, self.names)
         result = each.answer(match.caught)
         if result is None and at.is_idle:  # what most come to
             return False
@@ -404,7 +408,7 @@ class _Driver:
             return False
         self.names.clear()
         if log is not None:
-            after = "\n".join(log.draw(i.op.name, i, self.names) for i in at.made)
+            after = log.show(at.made, self.names)
             event = Event(key, self.pass_name, each.name, each.source, at.origins, before, after)
             log.add(event, dict.fromkeys((*at.made, *at.replaced.values())))
         self.settle(each, match, at, readers)
@@ -419,9 +423,7 @@ class _Driver:
         """
         self.applied.append(each.name)
         if len(self.applied) > self.limit:
-            often = ", ".join(f"{n} ({c})" for n, c in Counter(self.applied[-100:]).most_common(4))
-            whose = self.pass_name or "this set"
-            raise RewriteLoop(f"the rules of {whose} undo each other: {often}")
+            self.refuse_more(*at.replaced.values())
         for literal in match.values:
             value_of(literal, relied_on_by=self.pass_name)
         _, freed = remove_unread([*at.made, *at.replaced, at.root], self.module)
@@ -433,6 +435,16 @@ class _Driver:
             self.look_again(near)
             # Who reads what is read by very many waits for the last look, lest that grow as n * n.
             near = dict.fromkeys(u for i in near if len(i.users) <= MANY for u in i.users)
+
+    def refuse_more(self, *made: Instruction) -> None:
+        """Raises ``RewriteLoop``, with the last that was made drawn."""
+        counts = Counter(self.applied[-100:]).most_common(4)
+        often = ", ".join(f"{name} ({count})" for name, count in counts)
+        whose = self.pass_name or "this set"
+        message = f"the rules of {whose} undo each other: {often}"
+        if len(counts) == 1:
+            message = f"rule {counts[0][0]} of {whose} finds what it has left, over and over"
+        raise RewriteLoop(draw_instruction(f"{message}; the last time it left", made[-1]))
 
     def look_again(self, instructions: Iterable[Instruction]) -> None:
         for i in instructions:

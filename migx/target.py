@@ -210,8 +210,8 @@ class Target:
 
     def supports(self, instruction: Instruction) -> bool:
         """Whether the target runs an instruction itself; what it does not runs on the host, as on
-        ``ref``. Of what passes have fused, ``dissolve`` asks it; of every instruction, whoever
-        counts what is left to the host.
+        ``ref``. Of what passes have fused, ``dissolve`` asks it; of every instruction that is no
+        view, whoever counts what is left to the host.
         """
         return True
 

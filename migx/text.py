@@ -90,12 +90,16 @@ def show_module(module: Module) -> str:
     return _Writer().module(module, {each: number(each) for each in shown})
 
 
-def show_instruction(instruction: Instruction, *, origins: bool = True) -> str:
-    """The line of an instruction in the text of its module; what it reads by the names there."""
+def show_instruction(
+    instruction: Instruction, *, origins: bool = True, names: dict[Module, Names] | None = None
+) -> str:
+    """The line of an instruction in the text of its module; what it reads by the names there.
+    ``names`` is as for ``draw``.
+    """
     at = instruction
     if at.module is None:
         return repr(at)
-    names = {m: number(m) for m in {at.module, *(v.module for v in at.inputs)} if m is not None}
+    names = _numbered({at.module, *(v.module for v in at.inputs)}, names)
     if type(at.op) is Param:
         return f"{names[at.module][at]} : {at.shape}"
     read = [_reference(v, at.module, names) for v in at.inputs]
@@ -112,6 +116,17 @@ def number(module: Module) -> Names:
         elif type(instruction.op) is not Return:
             names[instruction] = f"%{count}"
             count += 1
+    return names
+
+
+def _numbered(
+    modules: Iterable[Module | None], names: dict[Module, Names] | None
+) -> dict[Module, Names]:
+    """The names in some modules, put to those that are known."""
+    names = {} if names is None else names
+    for module in modules:
+        if module is not None and module not in names:
+            names[module] = number(module)
     return names
 
 
@@ -137,10 +152,7 @@ def draw(
     origins. ``names`` keeps what instructions are called for the next call, which is right as long
     as their modules stay as they are.
     """
-    names = {} if names is None else names
-    for around in {module, *(i.module for i in inputs)}:
-        if around is not None and around not in names:
-            names[around] = number(around)
+    names = _numbered({module, *(i.module for i in inputs)}, names)
     written = [_reference(i, module, names) for i in inputs]
     line = f"{op.name}({', '.join(written)}){_attributes(op, _Writer())}"
     rows = [message, f"  {line}", f"  {'^' * len(op.name)}"]

@@ -23,7 +23,6 @@ from migx.ops.builtin import GetTupleElem, Literal
 from migx.ops.fused import Fused
 from migx.rewrite import Event, EventLog
 from migx.sizes import known_symbols, symbols_in, symbols_of
-from migx.text import Names
 from migx.verify import captures
 
 BROADCASTS = frozenset({"multibroadcast", "broadcast"})
@@ -158,10 +157,10 @@ def outline(
     following = next(reversed(module))
     for unit in reversed(order[:-1]):
         if isinstance(unit, Bundle):
-            before = "" if log is None else _drawn(unit.members, log)
+            before = "" if log is None else log.show(unit.members, {})
             made = _put(unit, following, bundle_of)
             if log is not None:
-                event = (pass_name, unit.op.name, _HERE, unit.origins, before, _drawn(made, log))
+                event = (pass_name, unit.op.name, _HERE, unit.origins, before, log.show(made, {}))
                 log.add(Event(kept[unit], *event), made)
             following = made[0]
         elif unit.module is module:
@@ -172,11 +171,6 @@ def outline(
 
 
 _HERE = f"{__file__}:{outline.__code__.co_firstlineno}"
-
-
-def _drawn(instructions: Iterable[Instruction], log: EventLog) -> str:
-    names: dict[Module, Names] = {}
-    return "\n".join(log.draw(i.op.name, i, names) for i in instructions)
 
 
 def _put(

@@ -31,9 +31,8 @@ def checked(given: InputDims | None, inputs: Collection[str]) -> InputDims:
             f"{given!r}"
         )
     if unknown := sorted(set(given) - set(inputs)):
-        raise OnnxError(
-            f"input_dims names {', '.join(unknown)}; the inputs are {', '.join(sorted(inputs))}"
-        )
+        names, there = (", ".join(map(repr, each)) for each in (unknown, sorted(inputs)))
+        raise OnnxError(f"input_dims: there is no input {names}; the inputs are {there}")
     for name, dims in given.items():
         if not hasattr(dims, "__iter__"):
             raise OnnxError(f"input_dims gives {name} {dims!r}, not a list of dims such as [1, 8]")

@@ -6,14 +6,13 @@ does not fit the version of its opset is read as the nearest one that it fits, e
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from functools import cache, lru_cache
 
 import onnx
 from onnx.defs import OpSchema, SchemaError
 
-from migx.errors import OnnxError, OnnxWarning
+from migx.errors import OnnxError, OnnxWarning, warn
 from migx.onnx import importers
 from migx.onnx.graphs import all_nodes, named
 
@@ -27,6 +26,9 @@ def opset_versions(model: onnx.ModelProto) -> dict[str, int]:
         raise OnnxError(
             "the model imports no opset of the default domain, so its operators have no version"
         )
+    if (asked := versions.get("", 1)) > (known := onnx.defs.onnx_opset_version()):
+        message = f"the model is of opset {asked}; its operators are read as opset {known} has them"
+        warn(message, OnnxWarning)
     newest = importers.newest()
     used = {domain_of(n.domain) for g in (model.graph, *model.functions) for n in all_nodes(g)}
     for domain in sorted(used & newest.keys() - versions.keys() - {""}):
@@ -34,7 +36,7 @@ def opset_versions(model: onnx.ModelProto) -> dict[str, int]:
             f"the model imports no opset of {domain}; its operators are read as version "
             f"{newest[domain]} has them"
         )
-        warnings.warn(message, OnnxWarning, stacklevel=4)
+        warn(message, OnnxWarning)
         versions[domain] = newest[domain]
     return versions
 
@@ -66,7 +68,7 @@ def version_meant(node: onnx.NodeProto, domain: str, version: int) -> int:
         raise OnnxError(f"{named(node)}: it has {count} inputs; it takes {most}")
     if unknown:
         message = f"{named(node)} has no attribute {', '.join(unknown)}: it is not read"
-        warnings.warn(message, OnnxWarning, stacklevel=2)
+        warn(message, OnnxWarning)
     return meant
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from migx.argument import Argument, Source
 from migx.collector import paused
 from migx.dead_code import remove_dead_code, remove_dead_modules
 from migx.dim import Dim, Extent
-from migx.errors import DataWarning, DimError, MigxError, OnnxError, ShapeError, first_few
+from migx.errors import DataWarning, DimError, MigxError, OnnxError, ShapeError, first_few, warn
 from migx.ir import Instruction, Module
 from migx.onnx import importers, tensors
 from migx.onnx.functions import (
@@ -155,7 +154,7 @@ class ModelFile:
             if (rest := file.stat().st_size - end) > 0:
                 self.remarks[f"{file} has {rest} bytes behind the last tensor of this model"] = None
         for message in self.remarks:
-            warnings.warn(message, DataWarning, stacklevel=6)
+            warn(message, DataWarning)
 
     def version(self, node: onnx.NodeProto) -> int:
         """The opset version of a node's domain."""
@@ -182,6 +181,7 @@ def refuse_unsupported(graph: onnx.GraphProto, model: ModelFile) -> None:
             for (name, version), where in sorted(missing.items())
         ]
         advice = importers.advice({domain for (domain, _, _), _ in missing})
+        advice.append("one of your own is read by an importer: docs/how-to/add-an-onnx-importer.md")
         rows += [f"  {each}" for each in (*advice, *plugins.wrong_with("onnx"))]
         raise OnnxError("operators that are not supported:\n" + "\n".join(rows))
 

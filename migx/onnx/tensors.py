@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto
 
 from migx.argument import Argument, Source
+from migx.dim import Dim, Extent
 from migx.errors import DataError, OnnxError
 from migx.ops.builtin import OnnxExternalWeights
 from migx.ops.maps import map_of
@@ -35,6 +36,8 @@ _TYPES = {
     **{f"UINT{bits}": f"u{bits}" for bits in (2, 4, 8, 16, 32, 64)},
 }
 
+
+_LEFT_OUT = "; with defer_external_weights=True none need be there yet"
 
 _CODES = {DType.of(ours): int(TensorProto.DataType.Value(name)) for name, ours in _TYPES.items()}
 _DTYPES = {code: dtype for dtype, code in _CODES.items()}
@@ -102,9 +105,15 @@ def type_of(shape: Shape) -> onnx.TypeProto:
     made.tensor_type.elem_type = code_of(shape.dtype)
     made.tensor_type.shape.SetInParent()
     for extent in shape.dims:
-        said = {"dim_value": extent} if isinstance(extent, int) else {"dim_param": str(extent)}
-        made.tensor_type.shape.dim.add(**({} if extent == VARIES else said))
+        made.tensor_type.shape.dim.add(**({} if extent == VARIES else _said(extent)))
     return made
+
+
+def _said(extent: Extent) -> dict[str, int | str]:
+    """What a file says of a dim: a number, a symbol's own name, or an expression as text."""
+    if not isinstance(extent, Dim):
+        return {"dim_value": extent}
+    return {"dim_param": str(extent) if extent.symbol is None else extent.symbol.name}
 
 
 def shape_of(tensor: TensorProto) -> Shape:
@@ -123,7 +132,7 @@ def to_argument(tensor: TensorProto, folder: Path, embedded: Source | None = Non
     shape = shape_of(tensor)
     source = embedded
     if tensor.data_location == TensorProto.EXTERNAL:
-        source = located(external_place(tensor, shape), folder, tensor.name)
+        source = located(external_place(tensor, shape), folder, tensor.name, advice=_LEFT_OUT)
     elif source is not None:
         check_length(tensor, shape, source.length)
     if source is not None:

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError, Message
 
 from migx.argument import Source
 from migx.errors import OnnxError
+from migx.serialize import MAGIC
 
 CUT = 1024
 """Raw data of at least this many bytes stays in the file."""
@@ -84,6 +85,8 @@ def _looks_like(head: bytes) -> str:
     """What a file that is no model seems to be, by its first bytes; empty where they do not say."""
     if head.startswith(b"version https://git-lfs"):
         return "it is a pointer to a file in Git LFS; 'git lfs pull' fetches the file itself"
+    if head.startswith(MAGIC):
+        return "it is an .mxr file, which migx.load reads"
     if head.startswith(b"PK\3\4"):
         return "it is a zip archive"
     text = all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head)

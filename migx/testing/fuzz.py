@@ -31,7 +31,7 @@ from migx.testing.oracles import Inputs, Trial, Violation, rules_of, run_on_ref
 from migx.testing.patterns import draw_match, names_in
 from migx.testing.programs import Drawn, draw_program, features
 from migx.testing.runs import ORACLES, check_runs
-from migx.testing.values import poisoned, special
+from migx.testing.values import poisoned, special, with_special
 
 ROUND_TRIPS = 8
 """Every so many programs the text and file forms are tried too, which takes longer than passes."""
@@ -127,9 +127,10 @@ class Subject:
         drawn, dice = self._drawn(Dice(seed)), Dice(f"{seed}.values")
         if dice.chance(self.special):
             inputs = special(drawn.inputs, dice)
+            program = with_special(drawn.program, dice) if dice.chance(0.5) else drawn.program
             with suppress(MigxError):  # what only the data decides may now be what cannot be
-                run_on_ref(drawn.program, inputs, drawn.program)
-                drawn.inputs = inputs
+                run_on_ref(program, inputs, program)
+                drawn.program, drawn.inputs = program, inputs
         # What is stated by a number is within range at the sizes drawn, and nowhere else surely.
         drawn.others = [self._others(o, dice) for o in drawn.others if self.special]
         return _bound(drawn, drawn.others[0]) if drawn.others and dice.chance(0.4) else drawn

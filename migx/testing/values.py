@@ -1,7 +1,8 @@
-"""Inputs that hold what arithmetic has rules of its own for."""
+"""Inputs and literals that hold what arithmetic has rules of its own for."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 
@@ -9,16 +10,35 @@ import ml_dtypes
 import numpy as np
 
 from migx.argument import Argument
+from migx.ops.builtin import Literal
+from migx.program import Program
 from migx.shape import F16, DType
 from migx.testing.draws import Dice
+
+FEW = 64
+"""Elements that a constant has whose numbers are out of the ordinary."""
 
 
 def special(inputs: Mapping[str, Argument], dice: Dice) -> dict[str, Argument]:
     """Inputs with some of their floats replaced: by infinities, NaN or zeros of either sign, or
     numbers so large that their squares, or only their exponentials, are out of range, or so small
-    that these are 0.
+    that these are 0; and some as a whole by what is so many times larger or smaller.
     """
     return {n: value.by_member(lambda v: _replaced(v, dice)) for n, value in inputs.items()}
+
+
+def with_special(program: Program, dice: Dice) -> Program:
+    """A copy of a program with some of its constants replaced in the same way: literals of few
+    elements, for what is in weights is taken to be within range by those who merge constants.
+    """
+    made = program.copy()
+    for at in list(made.literals):
+        op = at.op_as(Literal)
+        few = not op.replaceable and int(at.shape.elements) <= FEW
+        if few and at.module is not None and dice.chance(0.7):
+            changed = dataclasses.replace(op, value=_replaced(op.value, dice))
+            at.module.replace_operation(at, changed)
+    return made
 
 
 def poisoned(inputs: Mapping[str, Argument]) -> dict[str, Argument]:
@@ -41,6 +61,10 @@ def _replaced(value: Argument, dice: Dice) -> Argument:
     dtype = value.shape.dtype
     if not _is_special(dtype):
         return value
+    if dice.chance(0.4):
+        factor = dice.one_of((_large(dtype), 1 / _large(dtype)))
+        with np.errstate(over="ignore"):
+            return Argument(value.shape, value.array * dtype.numpy.type(factor))
     kinds = dice.sample(_kinds(dtype), dice.some(1, 3))
     array = value.array.copy()
     for place in np.ndindex(array.shape):
@@ -50,8 +74,15 @@ def _replaced(value: Argument, dice: Dice) -> Argument:
 
 
 def _kinds(dtype: DType) -> tuple[tuple[float, ...], ...]:
-    # With 0.8 of the exponents there is room for sums, and for factors that are no inputs.
-    most = float(ml_dtypes.finfo(dtype.numpy).max)  # type: ignore[no-untyped-call]
-    large, steep = most**0.8, 1.2 * math.log(most)
+    large, steep = _large(dtype), 1.2 * math.log(_most(dtype))
     numbers = (np.inf, -np.inf), (0.0, -0.0), (large, -large), (1 / large, -1 / large)
     return *numbers, (steep, -steep), (np.nan,)
+
+
+def _large(dtype: DType) -> float:
+    """With 0.8 of the exponents there is room for sums, and for factors that are not large."""
+    return math.pow(_most(dtype), 0.8)
+
+
+def _most(dtype: DType) -> float:
+    return float(ml_dtypes.finfo(dtype.numpy).max)  # type: ignore[no-untyped-call]

@@ -189,7 +189,7 @@ class _Log(EventLog):
         self._changes[len(self.events)] = matched, tuple(map(self.values.line, put))
         super().add(event, put)
 
-    def draw(self, message: str, at: Instruction, names: dict[Module, Names] | None = None) -> str:
+    def show(self, instructions: Iterable[Instruction], names: dict[Module, Names]) -> str:
         return ""
 
     def rewrites(self, first: int) -> Iterator[data.Rewrite]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import struct
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -18,7 +17,7 @@ import numpy as np
 
 from migx import op as operations
 from migx.argument import Argument, Source
-from migx.errors import DataError, DataWarning, WeightError, first_few, there_are
+from migx.errors import DataError, DataWarning, WeightError, first_few, there_are, warn
 from migx.files import inside
 from migx.ir import Instruction
 from migx.ops.builtin import OnnxExternalWeights
@@ -124,12 +123,11 @@ def _index_of(path: Path) -> Path | None:
 
 def _warn_of_fixed(folder: Any, names: list[str]) -> None:
     if names:
-        warnings.warn(
+        warn(
             f"{folder} has what lies outside the model's own file: {len(names)} weights in it stay "
             f"as they were read, {first_few(names, 5)}; write the model with size_threshold=0, or "
             "call program.make_replaceable() and give them by name",
             DataWarning,
-            stacklevel=4,
         )
 
 
@@ -143,17 +141,22 @@ class Place:
 
 
 def located(
-    place: Place, folder: Path, name: str, known: dict[str, tuple[Path, int]] | None = None
+    place: Place,
+    folder: Path,
+    name: str,
+    known: dict[str, tuple[Path, int]] | None = None,
+    advice: str = "",
 ) -> Source:
     """Where external data is, in a folder. ``DataError`` unless the file is inside it, there, and
-    long enough. ``known`` keeps files and their sizes from call to call.
+    long enough; ``advice`` says what to do where it is not there. ``known`` keeps files and their
+    sizes from call to call.
     """
     what, offset, length = f"external data of {name!r}", place.offset, place.length
     known = {} if known is None else known
     if place.location not in known:
         file = inside(folder, place.location, what)
         if not file.is_file():
-            raise DataError(f"{what}: there is no file {file}")
+            raise DataError(f"{what}: there is no file {file}{advice}")
         known[place.location] = file, file.stat().st_size
     file, size = known[place.location]
     if offset + length > size:

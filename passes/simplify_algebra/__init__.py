@@ -4,7 +4,8 @@ A folder of rules by family; each rule's docstring is the identity it applies. A
 integers, which wrap around. On floats those that only drop, reorder or rename an operation are
 exact too, to the sign of zero; those that merge constants round once where two roundings were, at
 another place. None trades NaN, infinities or accuracy for speed: log(exp(x)) stays, and x / 3 too;
-but x * a + x * b as x * (a + b) is infinite for an infinite x, also where a and b differ in sign.
+but x * a + x * b as x * (a + b) is infinite for an infinite x, also where a and b differ in sign,
+and x * a / b as x * (a / b) is finite where x * a is not.
 
 No rule makes more work than it saves, given that what is constant is computed once, nor a constant
 larger than what it frees, nor touches weights that are packed or quantised.
@@ -20,6 +21,7 @@ from migx.argument import Argument
 from migx.ir import Instruction
 from migx.manager import Pass
 from migx.op import Array
+from migx.ops.pointwise import Div
 from migx.passes.simplify_algebra.broadcasts import broadcasts
 from migx.passes.simplify_algebra.clamps import clamps
 from migx.passes.simplify_algebra.horizontal import horizontal
@@ -50,6 +52,24 @@ class Opposites(Approximation):
         return np.where(made, np.inf, 0.0) if made.any() else None
 
 
+class Beyond(Approximation):
+    """Nothing is said of what follows from a product or quotient that overflows: a factor may have
+    been applied elsewhere.
+    """
+
+    def of_elements(
+        self, at: Instruction, inputs: Sequence[Argument], result: Argument
+    ) -> Array | None:
+        """Infinite where finite numbers make an infinity, but for division by zero."""
+        if result.shape.dtype.kind != "float":
+            return None
+        x, y = (value.array for value in inputs)
+        made = np.isinf(result.array) & np.isfinite(x) & np.isfinite(y)
+        if isinstance(at.op, Div):
+            made &= y != 0
+        return np.where(made, np.inf, 0.0) if made.any() else None
+
+
 class SimplifyAlgebra(Pass):
     """Applies algebraic identities until none is left to apply (MIGraphX pass of this name)."""
 
@@ -69,4 +89,5 @@ class SimplifyAlgebra(Pass):
     @property
     def approximations(self) -> Mapping[str, Approximation]:
         """Of numbers in range, none."""
-        return dict.fromkeys(("add", "sub", "dot", "convolution"), Opposites())
+        sums = dict.fromkeys(("add", "sub", "dot", "convolution"), Opposites())
+        return sums | dict.fromkeys(("mul", "div"), Beyond())

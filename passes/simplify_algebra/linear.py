@@ -19,8 +19,10 @@ from migx.passes.simplify_algebra.terms import (
     is_kept_small,
     is_light,
     is_movable,
+    keeps_range,
     laid_along,
     rounds_well,
+    seems_finite,
     varies_along,
 )
 from migx.rewrite import Cursor, Declined, rule
@@ -36,11 +38,15 @@ def scaled(
     at: Cursor, w: Instruction, axis: int, a: Instruction, *along: int
 ) -> Instruction | None:
     """Weights times a factor, along one of their axes; None where it varies along another axis than
-    those told, or they must stay as they are.
+    those told, they must stay as they are, or would leave their range; or where it is not finite,
+    and so is what it makes of padding.
     """
     if not varies_along(a, *along) or not rounds_well(w) or not is_movable(w):
         return None
-    return at(Mul(), w, laid_along(at, a, axis, w.shape.dims))
+    if not seems_finite(a):
+        return None
+    factor = laid_along(at, a, axis, w.shape.dims)
+    return at(Mul(), w, factor) if keeps_range(Mul(), w, factor, small=False) else None
 
 
 @rule(on(Mul, on(CONVOLUTIONS, x, w, name="f").once(), a))
@@ -136,8 +142,10 @@ def conv_add(
 
 
 def term_fits(w: Instruction, b: Instruction) -> bool:
-    """Whether a term that went through weights may be added to another constant."""
-    return rounds_well(w) and not is_unpacked(w) and is_kept_small(b)
+    """Whether a term that went through weights may be added to another constant: an infinite one
+    may have met its opposite before.
+    """
+    return rounds_well(w) and not is_unpacked(w) and is_kept_small(b) and seems_finite(w)
 
 
 @rule(
@@ -152,7 +160,7 @@ def add_convs(
 ) -> Instruction | None:
     """conv(x, a) + conv(x, b) is conv(x, a + b), and so with dot."""
     fits = f.op == g.op and a.shape.dims == b.shape.dims and rounds_well(x)
-    if not fits or not (is_movable(a) and is_movable(b)):
+    if not fits or not (is_movable(a) and is_movable(b) and keeps_range(Add(), a, b, small=True)):
         return None
     return at(f.op, x, at(Add(), a, b))
 

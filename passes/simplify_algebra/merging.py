@@ -14,8 +14,14 @@ from migx.ops.linear import Convolution, Dot
 from migx.ops.logic import BitwiseAnd, BitwiseOr, BitwiseXor, LogicalAnd, LogicalOr, LogicalXor
 from migx.ops.pointwise import Add, Div, Max, Min, Mul, Neg, Recip, Sub
 from migx.passes._common import broadcast_of
-from migx.passes.simplify_algebra.terms import is_kept_small, may_merge, rounds_well
-from migx.rewrite import Cursor, rule
+from migx.passes.simplify_algebra.terms import (
+    is_kept_small,
+    is_mild,
+    may_merge,
+    rounds_well,
+    seems_finite,
+)
+from migx.rewrite import Cursor, Declined, rule
 
 x, y, a, b = varying("x"), varying("y"), constant("a"), constant("b")
 FLEXIBLE = (Add, Mul)
@@ -53,17 +59,22 @@ def double_add_lit_broadcast(
     f: Instruction,
     g: Instruction,
     h: Instruction,
-) -> Instruction | None:
-    """(x + a) + (y + b) is (x + y) + (a + b); so with *."""
+) -> Instruction | Declined | None:
+    """(x + a) + (y + b) is (x + y) + (a + b); so with *, where no factor keeps x * y in range."""
     if not f.op == g.op == h.op or not rounds_well(x) or not may_merge(h.op, a, b):
         return None
+    if isinstance(h.op, Mul) and not (is_mild(a) and is_mild(b)):
+        return Declined("x * y may leave the range where x * a and y * b do not")
     return at(h.op, at(h.op, x, y), at(h.op, a, b))
 
 
 @rule(on(Mul, on(Add, HEAVY | SCALED, a).once(), b))
 def mul_add(at: Cursor, f: Instruction, a: Instruction, b: Instruction) -> Instruction | None:
-    """(f + a) * b is f * b + a * b, where f can take the factor into its own constant."""
-    if not rounds_well(f) or not may_merge(Mul(), a, b, added=True):
+    """(f + a) * b is f * b + a * b, where f can take the factor into its own constant; not of an
+    infinity, whose products may have either sign.
+    """
+    fits = rounds_well(f) and seems_finite(b) and may_merge(Mul(), a, b, added=True)
+    if not fits:
         return None
     return at(Add(), at(Mul(), f, b), at(Mul(), a, b))
 

@@ -19,10 +19,11 @@ def reduce_reduce(
     at: Cursor, x: Instruction, inner: Instruction, outer: Instruction
 ) -> Instruction | None:
     """A sum of sums is one sum over all their axes; so with the others, but for means of integers,
-    which truncate.
+    which truncate, and products of floats, which may overflow in another order.
     """
     first, second = inner.op_as(Reduce), outer.op_as(Reduce)
-    if first.name != second.name or (first.name == "reduce_mean" and x.shape.dtype.is_integer):
+    apart = ("reduce_mean", "reduce_prod")[x.shape.dtype.is_float]
+    if first.name != second.name or first.name == apart:
         return None
     axes = tuple(sorted({*first.axes, *second.axes}))
     return at(replace(second, axes=axes), x)

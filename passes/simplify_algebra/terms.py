@@ -12,7 +12,16 @@ from migx.ir import Instruction
 from migx.match import Pattern, value
 from migx.op import Array, Operation
 from migx.ops.builtin import Literal
-from migx.ops.layout import Broadcast, Multibroadcast, Squeeze
+from migx.ops.layout import (
+    Broadcast,
+    Concat,
+    Multibroadcast,
+    Reshape,
+    Slice,
+    Squeeze,
+    Transpose,
+    Unsqueeze,
+)
 from migx.ops.pointwise import Add, Binary, Unary
 from migx.passes._common import broadcast_of
 from migx.rewrite import Cursor
@@ -21,6 +30,8 @@ from migx.weights import is_constant, is_readable
 from migx.weights.constants import is_unpacked, tree
 
 BROADCASTS = (Broadcast, Multibroadcast)
+VIEWED = Transpose | Reshape | Squeeze | Unsqueeze | Slice | Concat
+"""What moves elements about, of which constants are looked through."""
 
 LARGE = 1 << 20
 """Elements of weights from which on a product of matrices takes so long, and a copy of them so much
@@ -29,6 +40,9 @@ memory, that what a rewrite around it saves is not worth making one.
 
 LITTLE = 1024
 """Elements up to which a constant may be kept beside what is made of it."""
+
+MILD = 16.0
+"""How many times a factor may make numbers larger or smaller and be no matter of their range."""
 
 STEPS = 8
 """How many operations back the values of constants are looked at."""
@@ -125,23 +139,55 @@ def keeps_range(op: Operation, a: Instruction, b: Instruction, small: bool) -> b
     return not np.any(lost)
 
 
+def is_mild(factor: Instruction) -> bool:
+    """Whether a constant is known to change the size of what it multiplies by little, so that it is
+    not there to keep that in range; any is that of integers.
+    """
+    if not factor.shape.dtype.is_float:
+        return True
+    known = few_elements(factor)
+    if known is None:
+        return False
+    size = np.abs(known.astype(np.float64))
+    return bool(np.all((size >= 1 / MILD) & (size <= MILD)))
+
+
+def seems_finite(factor: Instruction) -> bool:
+    """Whether no element of a constant is infinite or NaN; only few and fixed ones are looked
+    at.
+    """
+    known = few_elements(factor)
+    return known is None or bool(np.all(np.isfinite(known.astype(np.float64))))
+
+
 def few_elements(constant: Instruction, steps: int = STEPS) -> Array | None:
-    """The value of a fixed literal of few elements, or of what a few elementwise steps make of
-    such, with an axis of one element wherever it is but a broadcast; None of other constants.
+    """The value of a fixed literal of few elements, or of what a few steps, elementwise or views,
+    make of such, with an axis of one element wherever it is but a broadcast; None of other
+    constants.
     """
     whole = repeated(constant)
     source, op = whole.source, whole.source.op
     if isinstance(op, Literal):
         known = is_readable(source) and is_little(source) and not source.shape.dtype.is_packed
         array = op.value.array if known else None
-    elif isinstance(op, Unary | Binary) and steps:
-        given = [v for v in (few_elements(v, steps - 1) for v in source.inputs) if v is not None]
+    elif isinstance(op, VIEWED | Unary | Binary) and steps:
+        read = few_elements if isinstance(op, Unary | Binary) else _every_element
+        given = [v for v in (read(v, steps - 1) for v in source.inputs) if v is not None]
         array = op.compute(*given) if len(given) == len(source.inputs) else None
     else:
         array = None
     if array is None:
         return None
     return array.reshape((1,) * whole.first + array.shape + (1,) * (whole.rank - whole.end))
+
+
+def _every_element(constant: Instruction, steps: int) -> Array | None:
+    """``few_elements`` with all dims as they are."""
+    shape = constant.shape
+    if not shape.static or int(shape.elements) > LITTLE:
+        return None
+    known = few_elements(constant, steps)
+    return None if known is None else np.broadcast_to(known, [int(d) for d in shape.dims])
 
 
 def is_kept_small(constant: Instruction) -> bool:

@@ -43,6 +43,7 @@ def gather_dequantized(
     given, single = list(dq.inputs[1:]), scale.shape.elements == 1
     if any((v.shape.elements == 1) != single for v in given):
         return Declined("the scale and the zero point are not alike")
+    single = single and not op.block  # one block is a block still
     if not single and (op.block or op.axis == axis):
         of_rows = axis == 0 and x.shape.rank == 2 and not op.block
         if op.axis == axis and not (of_rows and isinstance(x.shape.dims[1], int)):

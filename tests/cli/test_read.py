@@ -113,7 +113,10 @@ def test_data_that_lies_nowhere_goes_beside_the_text(migx: Migx, tmp_path: Path)
         (["read", "MODEL", "--input-dim", "x=batch*2,8"], "a dim cannot be batch*2: give a number"),
         (["read", "MODEL", "--input-dim", "x=1,8", "--input-dim", "x=2,8"], "x: it is given twice"),
         (["read", "MODEL", "--dim-param", "batch=4", "--dim-param", "batch=5"], "given twice"),
-        (["read", "MODEL", "--input-dim", "z=1"], "input_dims names z; the inputs are x"),
+        (
+            ["read", "MODEL", "--input-dim", "z=1"],
+            "input_dims: there is no input 'z'; the inputs are 'x'",
+        ),
         (["read", "a.migx", "--input-dim", "z=1"], "--input-dim is for ONNX files"),
         (["read", "MODEL", "-o", "no/folder.mxr"], "no/folder.mxr: No such file or directory"),
         (["read", "MODEL", "-o", "f.migx", "--json"], "--output writes the program"),

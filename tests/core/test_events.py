@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 
 from migx import ops
+from migx.ir import Instruction
 from migx.manager import Pass, PassManager
+from migx.match import on, var
 from migx.program import Program
-from migx.rewrite import EventLog, rewrite
+from migx.rewrite import Cursor, EventLog, rewrite, rule
 from migx.shape import F32, Shape
+from migx.testing.cases import agree
 from migx.verify import verify
-from tests.conftest import agree
 from tests.core import rules
 from tests.core.rules import ALL, cancel, chain, small
 
@@ -72,8 +74,29 @@ def test_an_event_tells_its_own_change() -> None:
     (event,) = logged(program)[0].events
     assert (event.pass_name, event.rule, event.origins) == ("tidy", "cancel", ("node",))
     assert event.source == f"{rules.__file__}:{inspect.getsourcelines(cancel.function)[1]}"
-    assert "neg" in event.before
+    assert event.before == "%0 = neg(x) : f32[2]\n%1 = neg(%0) : f32[2]"
     assert event.after == ""
+
+
+def test_an_event_shows_lines_that_name_each_other() -> None:
+    program = chain(1, "neg")
+    x, neg = program.main.parameters["x"], program.main.outputs[0]
+    program.main.add_return(program.main.add_instruction(ops.Add(), neg, x))
+
+    @rule(on(ops.Add, on(ops.Neg, var("x")), var("y")))
+    def spelled(at: Cursor, x: Instruction, y: Instruction) -> Instruction:
+        """By way of two others."""
+        return at(ops.Sub(), y, at(ops.Abs(), at(ops.Abs(), x)))
+
+    log = EventLog()
+    assert rewrite(program.main, spelled, "tidy", log)
+    (event,) = log.events
+    assert event.before.splitlines() == ["%0 = neg(x) : f32[2]", "%1 = add(%0, x) : f32[2]"]
+    assert event.after.splitlines() == [
+        "%1 = abs(x) : f32[2]",
+        "%2 = abs(%1) : f32[2]",
+        "%3 = sub(x, %2) : f32[2]",
+    ]
 
 
 def test_without_a_log_nothing_is_drawn_or_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,6 +104,7 @@ def test_without_a_log_nothing_is_drawn_or_hashed(monkeypatch: pytest.MonkeyPatc
         raise AssertionError("drawn without a log")
 
     monkeypatch.setattr("migx.rewrite.draw_instruction", never)
+    monkeypatch.setattr("migx.rewrite.show_instruction", never)
     monkeypatch.setattr(EventLog, "key", never)
     program = chain(4, "neg", "relu")
     assert not rewrite(program.main, ALL)

@@ -9,7 +9,7 @@ import pytest
 
 import migx
 from migx.errors import EvaluationError, FieldError, InputError
-from migx.meaning import by_meaning, run_with_kernels
+from migx.meaning import Kernel, by_meaning, run_with_kernels
 from migx.op import Array
 from migx.ops.builtin import Slot
 from migx.shape import Shape
@@ -47,6 +47,58 @@ def test_what_has_no_kernel_runs_by_its_meaning(way: bool) -> None:
     (got,) = run_with_kernels(program, lambda at: add if at.name == "add" else None, CONTEXT, given)
     np.testing.assert_array_equal(got.array, 3 * x if way else -2 * x)
     assert calls == ["add"] * (2 if way else 1)
+
+
+def by_relu(kernel: Kernel) -> migx.Argument:
+    """What a program gives for -1 with such a kernel of ``relu``; ``tanh`` reads that."""
+    text = "module main(x: f32[n]) { %0 = relu(x) %1 = tanh(%0) return %1 }"
+    given = {"x": migx.Argument.of(np.array([-1], np.float32))}
+    program = migx.parse(text)
+    try:
+        (got,) = run_with_kernels(
+            program, lambda at: kernel if at.name == "relu" else None, CONTEXT, given
+        )
+    finally:
+        assert given["x"].tolist() == [-1]
+    return got
+
+
+@pytest.mark.parametrize(
+    ("kernel", "said"),
+    [
+        (lambda x: x.astype(np.float64), "computed f64[1], its shape rule says f32[1]"),
+        (lambda x: x[:0], "computed f32[0], its shape rule says f32[1]"),
+        (lambda x: None, "NoneType is neither numbers nor text"),
+    ],
+)
+def test_a_kernel_that_gives_something_else_is_drawn(kernel: Kernel, said: str) -> None:
+    with pytest.raises(EvaluationError) as caught:
+        by_relu(kernel)
+    first, line, *_ = str(caught.value).splitlines()
+    assert (first, line) == (f"the kernel of relu: {said}", "  relu(x)")
+
+
+def test_what_a_kernel_raises_says_where() -> None:
+    with pytest.raises(ValueError, match="read-only") as caught:
+        by_relu(lambda x: np.maximum(x, 0, out=x))
+    (note,) = caught.value.__notes__
+    assert note.startswith("raised by the kernel of\n  relu(x)\n")
+    with pytest.raises(TypeError, match="required positional argument"):
+        by_relu(lambda x, y: x)
+
+
+def test_sizes_that_a_kernel_finds_are_known_behind_it() -> None:
+    text = "%0 = nonzero(x) {count=found} %1 = reshape(%0) {dims=(found,)} return %1"
+    program = migx.parse(f"module main(x: f32[n]) {{ {text} }}")
+    given = {"x": migx.Argument.of(np.array([0, 2, 3], np.float32))}
+
+    def found(x: Array) -> Array:
+        return np.stack(np.nonzero(x))
+
+    (got,) = run_with_kernels(
+        program, lambda at: found if at.name == "nonzero" else None, CONTEXT, given
+    )
+    assert got.tolist() == [1, 2]
 
 
 def test_what_is_not_given_is_said() -> None:

@@ -136,6 +136,7 @@ class BareExecutable:
 def test_an_executable_needs_nothing_but_run() -> None:
     program = migx.parse(TEXT).compile(Bare())
     assert program.compiled.fallbacks() == []
+    assert program.compiled.target.name == "bare"
     assert program.eval({"x": np.array([[-1, 2]], np.float32)})[0].tolist() == [[0, 2]]
 
 

@@ -113,13 +113,13 @@ def test_a_failing_pass_leaves_a_file_that_reproduces_it(tmp_path: Path, observe
 
 
 def test_the_crash_file_is_a_case_of_our_own_tests(tmp_path: Path) -> None:
-    from tests.conftest import cases
+    from migx.testing.cases import cases
 
     crash = CrashFile(tmp_path)
     with pytest.raises(ZeroDivisionError):
         migx.run_passes(program_of(CHOICE), "fail", [crash])
     assert crash.file is not None
-    ((_, passes, text),) = cases(crash.file.read_text("utf-8"))
+    ((_, passes, text, *_),) = cases(crash.file.read_text("utf-8"))
     assert passes == "fail"
     assert migx.parse(text) == program_of(CHOICE)
 

@@ -20,8 +20,8 @@ from migx.op import Modules, Op, Shapes
 from migx.program import Program
 from migx.rewrite import Cursor, Declined, EventLog, Rule, RuleSet, rewrite, rule
 from migx.shape import F32, Shape
+from migx.testing.cases import agree
 from migx.verify import verify
-from tests.conftest import agree
 from tests.core.rules import ALL, cancel, chain, merge, small, subtract, twice, x
 
 
@@ -161,9 +161,23 @@ def test_rules_that_undo_each_other_are_named() -> None:
         """And there."""
         return at(ops.Relu(), x)
 
-    message = r"the rules of swing undo each other: there \(51\), back \(49\)"
+    message = (
+        r"the rules of swing undo each other: there \(51\), back \(49\); the last time it left\n"
+        r"  exp\(%1\)\n"
+    )
     with pytest.raises(RewriteLoop, match=message):
         rewrite(chain(3, "relu").main, there + back, "swing")
+
+
+def test_a_rule_that_feeds_itself_is_named() -> None:
+    @rule(on(ops.Relu, x))
+    def grows(at: Cursor, x: Instruction) -> Instruction:
+        """Without end."""
+        return at(ops.Relu(), at(ops.Abs(), x))
+
+    message = "rule grows of ever finds what it has left, over and over; the last time it left\n"
+    with pytest.raises(RewriteLoop, match=f"^{message}  relu"):
+        rewrite(chain(1, "relu").main, grows, "ever")
 
 
 def test_what_takes_its_place_has_the_origins_of_all_that_matched() -> None:
@@ -303,10 +317,15 @@ def test_an_error_in_a_rule_names_it() -> None:
         """Makes another type."""
         return at(ops.Convert(migx.DType.of("f16")), x)
 
+    program = chain(1, "relu")
+    program.main.outputs[0].origins = ("encoder/Relu_7",)
     with pytest.raises(migx.MigxError, match="cannot replace a value of") as caught:
-        rewrite(chain(1, "relu").main, RuleSet([wrong]), "bad_pass")
+        rewrite(program.main, RuleSet([wrong]), "bad_pass")
     line = inspect.getsourcelines(wrong.function)[1]
-    assert caught.value.__notes__ == [f"in rule wrong of bad_pass, {__file__}:{line}"]
+    (note,) = caught.value.__notes__
+    first, drawn, *_, place = note.splitlines()
+    assert first == f"in rule wrong of bad_pass, {__file__}:{line}, at"
+    assert (drawn, place) == ("  relu(x)", "  in module main, from ONNX 'encoder/Relu_7'")
 
 
 def test_assumptions_are_recorded_when_a_rule_fires_and_only_then() -> None:

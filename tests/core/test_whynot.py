@@ -11,7 +11,7 @@ from migx.debug.whynot import Answer, fired, rule_named, why_not
 from migx.errors import IRError, UnknownName
 from migx.ir import Instruction
 from migx.manager import Pass
-from migx.match import attr, constant, on, skip, value, var
+from migx.match import attr, constant, having, on, skip, value, var
 from migx.rewrite import Cursor, Declined, rule
 
 TEXT = """
@@ -92,10 +92,17 @@ def fixed(c: Instruction) -> Instruction:
     return c
 
 
+@rule(on(ops.Neg, having("pointwise", var("a"))))
+def of_a_trait(a: Instruction) -> Instruction:
+    """Asks for a trait."""
+    return a
+
+
 class Several(Pass):
     """All of them."""
 
     rules = subtract + vanish + stay + silent + explains + cancel + later + choice + picky + fixed
+    rules += of_a_trait
 
 
 def asked(name: str, at: str) -> Answer:
@@ -131,6 +138,7 @@ def test_the_deepest_partial_match_is_drawn_with_what_said_no() -> None:
         ("choice", "unread", "refused", "nobody reads it"),
         ("choice", "%4", "refused", "%2 has no value that may be read"),
         ("picky", "more", "refused", "%3 has no attribute axis"),
+        ("of_a_trait", "minus", "refused", "x has not the trait pointwise"),
         ("fixed", "%9", "refused", "%8 has not the values that are asked for"),
     ],
 )

@@ -18,6 +18,7 @@ from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager, Pipeline
 from migx.match import on, value, var
 from migx.op import Array, Modules, Op, Shapes, Traits
+from migx.program import Program
 from migx.rewrite import Cursor, EventLog, RuleSet, rule
 from migx.shape import Shape
 from migx.testing import check_pass, check_target
@@ -26,7 +27,7 @@ from migx.testing.fuzz import Subject, each_pass, fuzz, subjects_for
 from migx.testing.oracles import Trial, Violation
 from migx.testing.patterns import draw_match
 from migx.testing.programs import Drawn, draw_program, programs
-from migx.testing.values import special
+from migx.testing.values import special, with_special
 from migx.verify import verify
 
 PASSES = [str(pipeline) for pipeline in each_pass()]
@@ -222,6 +223,19 @@ def test_inputs_are_special_where_they_say_something() -> None:
     assert np.array_equal(made["i"].array, np.ones(3))
     assert not np.array_equal(made["x"].array, x.array)
     assert np.array_equal(x.array, np.ones((40, 2)))
+
+
+def test_small_constants_are_special_and_weights_are_not() -> None:
+    program, sizes = Program(), (1, 3, 64, 65)
+    for size in sizes:
+        program.main.add_literal(np.ones(size, np.float32))
+    program.main.add_literal(np.ones(3, np.float32), name="w", replaceable=True)
+    changed = set()
+    for seed in range(40):
+        made = with_special(program, Dice(str(seed)))
+        pairs = enumerate(zip(program.main, made.main, strict=True))
+        changed |= {i for i, (before, after) in pairs if before.op != after.op}
+    assert changed == {0, 1, 2}
 
 
 def test_a_rule_that_never_fired_is_reported() -> None:

@@ -11,7 +11,7 @@ from migx.builders import full_like
 from migx.dim import Dim
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager, Pipeline
-from migx.match import on, value, var
+from migx.match import constant, on, value, var, varying
 from migx.ops.builtin import Return
 from migx.parser import parse
 from migx.program import Program
@@ -79,6 +79,14 @@ def relu_is_neg(at: Cursor, x: Instruction) -> Instruction:
     return at(ops.Neg(), x)
 
 
+@rule(on(ops.Div, on(ops.Mul, varying("x"), constant("a")).once(), constant("b"), name="root"))
+def merged_scales(
+    at: Cursor, x: Instruction, a: Instruction, b: Instruction, root: Instruction
+) -> Instruction | None:
+    """Not where a / b leaves the range."""
+    return at(ops.Mul(), x, at(ops.Div(), a, b)) if root.shape.dtype.is_float else None
+
+
 def planted(of: Rule) -> Pass:
     """A pass of one wrong rule."""
     made: type[Pass] = type("Planted", (Pass,), {"__doc__": "Wrong.", "rules": RuleSet((of,))})
@@ -95,6 +103,7 @@ def planted(of: Rule) -> Pass:
         (plus_zero, "-0 instead of 0"),
         (plus_zeros, "-0 instead of 0"),
         (relu_is_neg, "instead of"),
+        (merged_scales, "NaN or infinite on one side"),
     ],
     ids=lambda given: given.name if isinstance(given, Rule) else "",
 )

@@ -43,6 +43,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "is empty"),
     "text": (b"Dear reader,\nthis is no model.\n", "is not an ONNX model: it is text"),
     "json": (b'{"weights": [1, 2, 3]}\n' * 20, "is not an ONNX model: it is text"),
+    "mxr": (b"MIGX MXR" + bytes(range(256)), "it is an .mxr file, which migx.load reads"),
     "zip": (b"PK\3\4" + bytes(range(256)) * 8, "is not an ONNX model: it is a zip archive"),
     "zeros": (bytes(512), "is not an ONNX model"),
     "truncated": (whole()[:-20], "truncated"),
@@ -70,6 +71,7 @@ def test_a_path_that_is_no_file(tmp_path: Path) -> None:
         assert "Permission denied" in message_of(path)
 
 
+@pytest.mark.filterwarnings("ignore::migx.errors.OnnxWarning")
 @settings(max_examples=150)
 @given(st.data())
 def test_damaged_bytes_never_escape_as_another_error(data: st.DataObject) -> None:
@@ -228,6 +230,8 @@ def test_everything_unsupported_is_listed_at_once(tmp_path: Path) -> None:
     assert "  ai.onnx.Frobnicate version 18: 4 nodes, at 'a', 'b', 'd', ..." in lines
     assert "  ai.onnx.Untwist version 18: 1 nodes, at 'h'" in lines
     assert "  my.domain.Twist version 3: 1 nodes, at 'f'" in lines
+    assert lines[-1].endswith("docs/how-to/add-an-onnx-importer.md")
+    assert (Path(__file__).parents[2] / lines[-1].rpartition(" ")[2]).exists()
 
 
 def test_a_model_of_one_machine_is_refused_with_what_to_do(tmp_path: Path) -> None:
@@ -339,7 +343,7 @@ TENSORS: dict[str, tuple[Callable[[TensorProto], None], str]] = {
     "unknown type": (kind(99), "tensor 'w' has the element type 99, which is not supported"),
     "complex": (kind(14), "tensor 'w' has the element type COMPLEX64, which is not supported"),
     "no type": (kind(0), "tensor 'w' has the element type UNDEFINED, which is not supported"),
-    "no file": (at_file("none.bin"), "external data of 'w': there is no file"),
+    "no file": (at_file("none.bin"), "; with defer_external_weights=True none need be there yet"),
     "a folder": (at_file("folder"), "external data of 'w': there is no file"),
     "short file": (at_file("w.bin", 8), "has 16 bytes, the tensor is at bytes 8 to 20"),
     "far offset": (at_file("w.bin", 99), "has 16 bytes, the tensor is at bytes 99 to 111"),

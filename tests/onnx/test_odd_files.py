@@ -380,8 +380,19 @@ def test_a_known_domain_need_not_be_imported(tmp_path: Path) -> None:
 
 def test_an_attribute_that_no_version_has_is_told(tmp_path: Path) -> None:
     model = open_model("main (float[2] x) => (float[2] y) { y = Neg<speed = 11>(x) }", head(17))
-    with pytest.warns(OnnxWarning, match="Neg 'y' has no attribute speed: it is not read"):
+    with pytest.warns(OnnxWarning, match="Neg 'y' has no attribute speed: it is not read") as told:
         migx.parse_onnx(saved(model, tmp_path))
+    assert told[0].filename == __file__  # where the caller's line is, not the reader's
+
+
+def test_an_opset_that_is_not_known_is_told(tmp_path: Path) -> None:
+    model = open_model("main (float[2] x) => (float[2] y) { y = Neg(x) }", head(17))
+    model.opset_import[0].version = 999
+    known = onnx.defs.onnx_opset_version()
+    told = f"the model is of opset 999; its operators are read as opset {known} has them"
+    with pytest.warns(OnnxWarning, match=told):
+        program = migx.parse_onnx(saved(model, tmp_path))
+    assert [at.name for at in program.main] == ["@param", "neg", "@return"]
 
 
 def test_a_function_may_call_one_of_its_name(tmp_path: Path) -> None:

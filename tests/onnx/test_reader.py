@@ -112,7 +112,7 @@ def test_input_dims_replace_those_of_the_file(tmp_path: Path) -> None:
         program = migx.parse_onnx(path, {"x": dims})
         assert text in str(program)
         assert program.main.outputs[0].shape == Shape(F32, dims)
-    with pytest.raises(OnnxError, match="input_dims names z; the inputs are x"):
+    with pytest.raises(OnnxError, match="input_dims: there is no input 'z'; the inputs are 'x'"):
         migx.parse_onnx(path, {"z": (1,)})
     with pytest.raises(OnnxError, match="input 'x' has rank 2, not 1"):
         migx.parse_onnx(path, {"x": (1,)})

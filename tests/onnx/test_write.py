@@ -157,6 +157,17 @@ def test_sizes_are_computed_by_the_file(tmp_path: Path) -> None:
     assert (counts["Shape"], counts["Div"], counts["Expand"]) == (2, 1, 1)
 
 
+def test_dims_keep_their_names(tmp_path: Path) -> None:
+    """Whatever the text form makes of them: some of its words are dims in models."""
+    program = migx.parse("module main(x: f32[`sequence`, `past + 1`]) { return x }")
+    path = written(program, tmp_path)
+    graph = graph_of(path)
+    for value in (*graph.input, *graph.output):
+        dims = value.type.tensor_type.shape.dim
+        assert [d.dim_param for d in dims] == ["sequence", "past + 1"]
+    assert migx.parse_onnx(path).symbols() == program.symbols()
+
+
 CONV = """
 module main(x: f32[2, 3, 8, 8]) {
   %0 = @literal() {value=[0.5, 0.25, 1.0, 2.0, 0.0, 1.0], label="w"} : f32[2, 3, 1, 1]

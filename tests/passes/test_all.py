@@ -23,7 +23,7 @@ from migx.errors import MigxError
 from migx.manager import Pass
 from migx.observers import Verify
 from migx.program import Program
-from tests.conftest import SIZE, cases, draw
+from migx.testing.cases import SIZE, cases, draw
 from tests.core.strategies import programs
 from tests.passes.strategies import layers
 
@@ -111,7 +111,7 @@ def known_cases() -> list[tuple[str, Program, Inputs, list[Any]]]:
     """The program of every case of every pass, with inputs and what it gives for them."""
     found = []
     for path in FILES:
-        for title, passes, text in cases(path.read_text("utf-8")):
+        for title, passes, text, *_ in cases(path.read_text("utf-8")):
             given = text.partition("# becomes\n")[0]
             program = migx.parse(given, folder=path.parent, draw_missing=0)
             inputs = inputs_of(program)

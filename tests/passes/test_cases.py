@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import migx
 from migx import plugins
 from migx.manager import PassManager
 from migx.rewrite import EventLog
-from tests.conftest import cases
+from migx.testing.cases import cases
 
 IR = Path(__file__).parent.parent / "ir"
 
@@ -17,7 +20,7 @@ IR = Path(__file__).parent.parent / "ir"
 def fired() -> Iterator[tuple[str, str]]:
     """The pass and the rule of each rewrite that happens in the cases."""
     for file in IR.glob("*.migx"):
-        for _, passes, text in cases(file.read_text("utf-8")):
+        for _, passes, text, *_ in cases(file.read_text("utf-8")):
             given = text.partition("# becomes\n")[0]
             program = migx.parse(given, folder=IR, draw_missing=0)
             log = EventLog()
@@ -35,3 +38,34 @@ def test_every_rule_fires_in_a_case() -> None:
 def test_every_pass_has_cases() -> None:
     without = {p for p in plugins.names("passes") if not (IR / f"{p}.migx").exists()}
     assert without <= {"optimize_module"}, "its members have the cases"
+
+
+def pytest_run(folder: Path, *options: str) -> str:
+    """What pytest prints of the cases in a folder of somebody else's."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
+    env = os.environ | {"PYTHONPATH": str(IR.parent.parent), "COLUMNS": "200"}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert not done.stderr
+    return done.stdout
+
+
+def test_a_package_outside_has_its_cases_collected_and_blessed(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["migx.testing.cases"]\n')
+    file = tmp_path / "mine.migx"
+    file.write_text(
+        "# Twice the other way is as it was.\n\n# passes:  simplify_algebra\n"
+        "module main(x: f32[3]) { %0 = neg(x) %1 = neg(%0) return %1 }\n"
+    )
+    first = pytest_run(tmp_path)
+    assert f"{file}:3: # passes:  simplify_algebra" in first
+    assert "the program is not as it is printed (+)" in first
+    assert "+  %1 = neg(%0) : f32[3]" in first
+    assert "pluggy" not in first
+    assert "1 passed" in pytest_run(tmp_path, "--bless")
+    text = file.read_text()
+    assert text.endswith("# becomes\nmodule main(x: f32[3]) {\n  return x\n}\n")
+    file.write_text(text.replace("  return x", "  %0 = relu(x) : f32[3]\n  return %0"))
+    again = pytest_run(tmp_path)
+    assert "it becomes something else (+), not what is there (-); --bless writes it" in again
+    assert "-  %0 = relu(x) : f32[3]\n-  return %0\n+  return x\n" in again
+    assert len(again.splitlines()) < 20

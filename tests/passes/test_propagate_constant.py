@@ -22,7 +22,7 @@ from migx.passes.propagate_constant import PropagateConstant
 from migx.program import Program
 from migx.rewrite import EventLog
 from migx.shape import F32, I4, Shape
-from tests.conftest import agree
+from migx.testing.cases import agree
 
 KIB = 1 << 10
 

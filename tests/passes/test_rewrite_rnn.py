@@ -15,7 +15,7 @@ from migx.observers import Verify
 from migx.ops.rnn import BACKWARD, GRU, LSTM, RNN, Recurrent
 from migx.program import Program
 from migx.shape import F64, I32, DType, Shape
-from tests.conftest import agree
+from migx.testing.cases import agree
 
 LAYERS = [RNN, GRU, LSTM]
 BATCH = Dim("batch", 1)

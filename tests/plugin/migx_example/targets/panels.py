@@ -46,8 +46,7 @@ class Panels(Target):
             return all(
                 u.name == "dot" and u.inputs[0] is not instruction for u in instruction.users
             )
-        known = instruction.name in KERNELS and instruction.shape.dtype.name == "f32"
-        return known or traits(instruction.op).view is not None
+        return instruction.name in KERNELS and instruction.shape.dtype.name == "f32"
 
     def preferred_weight_format(self, instruction: Instruction, index: int) -> str | None:
         right = instruction.inputs[1] if (instruction.name, index) == ("dot", 1) else None
