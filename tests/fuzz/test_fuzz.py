@@ -298,12 +298,16 @@ def fires(subject: Subject, name: str, tries: int) -> bool:
     return False
 
 
+UNDRAWN = {"rewrite_sequences.row"}
+"""Rules that no program is drawn for, which would have to hold a sequence."""
+
+
 def test_every_rule_is_fired_by_programs_drawn_to_match_it() -> None:
     subjects = [s for s in subjects_for(each_pass()) if len(s.pipeline.passes()) == 1]
     names = {name for subject in subjects for name in subject.rules}
     fired = {n for s in subjects for n in s.rules if n in names and fires(s, n, 20)}
     late = {n for s in subjects for n in s.rules.keys() - fired if fires(s, n, 1000)}
-    assert names - fired - late == set()
+    assert names - fired - late == UNDRAWN
 
 
 @pytest.mark.parametrize(
