@@ -334,17 +334,23 @@ def test_a_traced_run_is_as_quiet_as_any() -> None:
     assert np.isnan(np.asarray(got.array, np.float32)).tolist() == [True, False]
 
 
-def test_a_linear_resize_hands_on_the_mean_of_errors() -> None:
+@pytest.mark.parametrize("form", ["resize(%1)", "dynamic_resize(%1, sizes, scales)"])
+def test_a_linear_resize_hands_on_the_mean_of_errors(form: str) -> None:
     """However their signs fall."""
     program = migx.parse(
-        """module main(x: f32[64, 2]) {
-  %0 = convert(x) {to=f16} : f16[64, 2]
-  %1 = convert(%0) {to=f32} : f32[64, 2]
-  %2 = resize(%1) {sizes=(64, 3), mode="linear"} : f32[64, 3]
+        f"""module main(x: f32[64, 2], sizes: i64[2], scales: f64[2]) {{
+  %0 = convert(x) {{to=f16}} : f16[64, 2]
+  %1 = convert(%0) {{to=f32}} : f32[64, 2]
+  %2 = {form} {{sizes=(64, 3), mode="linear"}} : f32[64, 3]
   return %1, %2
-}
+}}
 """
     )
-    inputs = {"x": Argument.of(np.full((64, 2), 1.7, np.float32))}
+    given = {
+        "x": np.full((64, 2), 1.7, np.float32),
+        "sizes": np.array([64, 3]),
+        "scales": np.array([1.0, 1.5]),
+    }
+    inputs = {name: Argument.of(array) for name, array in given.items()}
     (_, before), (_, after) = run_on_ref(program, inputs, program)
     assert np.min(np.asarray(after)) >= np.min(np.asarray(before))

@@ -126,7 +126,7 @@ COUNTS: dict[str, Callable[[Any, Sequence[Shape], Shape], int]] = {
     "rnn": _recurred,
     "gru": _recurred,
     "lstm": _recurred,
-    "resize": _resampled,
+    **dict.fromkeys(("resize", "dynamic_resize"), _resampled),
     "convert": _converted,
     "reduce_max": lambda op, shapes, result: 0,
     "reduce_min": lambda op, shapes, result: 0,

@@ -56,11 +56,13 @@ SUMS = SCATTERS | named(
 TIMES_ZERO: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("convolution", "convolution_backwards", "convolution_channels_last"), (1,)),
     "deformable_convolution": (0, 1),
-    **dict.fromkeys(("dft", "grid_sample", "resize", "roi_align"), (0,)),
+    **dict.fromkeys(("dft", "dynamic_resize", "grid_sample", "resize", "roi_align"), (0,)),
 }
 """The inputs that are multiplied by padding, or by factors of the operation's own with 0 among
 them: an infinity becomes NaN, or nothing where zeros are skipped.
 """
+
+RESIZES = named("resize dynamic_resize")
 
 PICKS = named(
     "compress concat contiguous gather gather_elements gathernd pad reverse reverse_sequence"
@@ -189,7 +191,7 @@ class Step:
             sums = np.ones_like(size)
         elif self.op.name == "determinant":  # at most the product of the lengths of rows: Hadamard
             sums = np.prod(np.linalg.norm(doubles(self.values[0]), axis=-1), -1)
-        elif count > FUNCTION or self.op.name == "resize":
+        elif count > FUNCTION or self.op.name in RESIZES:
             sums = np.full_like(
                 size, max(largest(a.array) for a in (*self.values[:1], self.result))
             )
@@ -228,10 +230,13 @@ class Step:
             axes = operations.attributes(self.op)["axes"]
             return np.asarray(np.max(errors[0], axes, keepdims=True, initial=0.0))
         if name == "pooling" or (
-            name == "resize" and operations.attributes(self.op)["mode"] == "linear"
+            name in RESIZES
+            and operations.attributes(self.op)["mode"] == "linear"
+            and not any(e.any() for e in errors[1:])
         ):
             # A mean, a maximum and a norm are all within that of the errors.
-            return np.maximum(_run(self.op, errors, self.result.shape), 0.0)
+            given = [errors[0], *(a.array for a in self.values[1:])]
+            return np.maximum(_run(self.op, given, self.result.shape), 0.0)
         if traits.pointwise or name in ("quantizelinear", "dequantizelinear"):
             return self._at_corners(errors)
         return self._sampled()
