@@ -120,7 +120,7 @@ def test_a_program_of_many_sizes(digits: Path) -> None:
         ({"limit_max_iterations": 3}, CompatError, "loops run as long as the model says"),
         ({"default_dim_value": 2, "default_dyn_dim_value": BATCH}, CompatError, "not both"),
         ({**FIXED, "map_dyn_input_dims": {"image": [BATCH]}}, CompatError, "not both"),
-        ({"map_input_dims": {"picture": [1]}}, OnnxError, "the inputs are image"),
+        ({"map_input_dims": {"picture": [1]}}, OnnxError, "the inputs are .image."),
         (
             {"map_dyn_input_dims": {"image": ["n"]}},
             CompatError,
