@@ -140,14 +140,13 @@ def keeps_range(op: Operation, a: Instruction, b: Instruction, small: bool) -> b
 
 
 def is_mild(factor: Instruction) -> bool:
-    """Whether a constant is known to change the size of what it multiplies by little, so that it is
-    not there to keep that in range; any is that of integers.
+    """Whether a constant changes the size of what it multiplies by little, so that it is not there
+    to keep that in range; any integer does. Only few and fixed elements are looked at; others are
+    taken to do, so that weights that are known and those that are not yet are treated alike.
     """
-    if not factor.shape.dtype.is_float:
-        return True
-    known = few_elements(factor)
+    known = few_elements(factor) if factor.shape.dtype.is_float else None
     if known is None:
-        return False
+        return True
     size = np.abs(known.astype(np.float64))
     return bool(np.all((size >= 1 / MILD) & (size <= MILD)))
 

@@ -226,3 +226,23 @@ def test_constants_meet_where_the_result_is_as_good(
     migx.run_passes(program, "simplify_algebra")
     readers = [i for i in main if main.parameters["x"] in i.inputs]
     assert (main.outputs == tuple(readers)) is meet
+
+
+def test_factors_of_two_products_are_merged_whether_they_are_known_or_not() -> None:
+    def merged(replaceable: str) -> list[str]:
+        program = migx.parse(
+            f"""module main(x: f32[n, 4], y: f32[n, 4]) {{
+  %0 = @literal() {{value=[3.1, 0.3, 1.7, 2.9], label="a", replaceable={replaceable}}} : f32[4]
+  %1 = @literal() {{value=[1.1, 0.7, 3.3, 5.9], label="b", replaceable={replaceable}}} : f32[4]
+  %2 = broadcast(%0) {{axis=1, out_lens=(n, 4)}}
+  %3 = broadcast(%1) {{axis=1, out_lens=(n, 4)}}
+  %4 = mul(x, %2)
+  %5 = mul(y, %3)
+  %6 = mul(%4, %5)
+  return %6
+}}"""
+        )
+        assert migx.run_passes(program, "simplify_algebra")
+        return [at.name for at in program.main]
+
+    assert merged("true") == merged("false")
