@@ -64,18 +64,18 @@ def _multiplied(at: Instruction) -> int | None:
     """
     if type(at.op) not in (Dot, Convolution):
         return None
-    levels = [_read_from_bytes(v) for v in at.inputs]
-    weights = [place for place, v in enumerate(levels) if v is not None and is_constant(v)]
-    return 1 - weights[0] if levels.count(None) == len(weights) == 1 else None
+    narrow = [place for place, v in enumerate(at.inputs) if _is_read_from_bytes(v)]
+    if len(narrow) != 1 or not is_constant(at.inputs[narrow[0]]):
+        return None
+    return 1 - narrow[0]
 
 
-def _read_from_bytes(value: Instruction) -> Instruction | None:
-    """The bytes that a value is read from by one scale for all, or for each index of an axis."""
+def _is_read_from_bytes(value: Instruction) -> bool:
+    """Whether a value is dequantised bytes, by one scale for all or for each index of an axis."""
     while (view := operations.traits(value.op).view) is not None:
         value = value.inputs[view]
-    if not isinstance(value.op, DequantizeLinear) or value.op.block:
-        return None
-    return value.inputs[0] if value.inputs[0].shape.dtype in (I8, U8) else None
+    whole = isinstance(value.op, DequantizeLinear) and not value.op.block
+    return whole and value.inputs[0].shape.dtype in (I8, U8)
 
 
 def observed(program: Program, values: Sequence[Instruction]) -> Program:

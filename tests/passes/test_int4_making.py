@@ -56,8 +56,12 @@ def held(program: Program) -> dict[str, int]:
 
 
 def made(program: Program, options: str) -> Program:
+    return settled(program, f"quantize_int4{{{options}}},propagate_constant")
+
+
+def settled(program: Program, passes: str) -> Program:
+    """What passes make of a copy, of which a second run changes nothing."""
     after = program.copy()
-    passes = f"quantize_int4{{{options}}},propagate_constant"
     assert migx.run_passes(after, passes, [Verify()])
     again = after.copy()
     assert not migx.run_passes(again, passes, [Verify()])

@@ -7,23 +7,15 @@ import pytest
 
 import migx
 from migx.errors import ShapeError
-from migx.observers import Verify
 from migx.program import Program
-from tests.passes.test_int4_making import WEIGHTS, floats, held, network
+from tests.passes.test_int4_making import WEIGHTS, floats, held, network, settled
 
-PASSES = "quantize_int8,propagate_constant"
 COLUMNS = 4 + 48 + 32
 
 
 def made(options: str = "") -> Program:
-    """The network with weights of bytes; a second run changes nothing."""
-    after = network()
-    passes = f"quantize_int8{options},propagate_constant"
-    assert migx.run_passes(after, passes, [Verify()])
-    again = after.copy()
-    assert not migx.run_passes(again, passes, [Verify()])
-    assert again == after
-    return after
+    """The network with weights of bytes."""
+    return settled(network(), f"quantize_int8{options},propagate_constant")
 
 
 @pytest.mark.parametrize("clip", ["minmax", "mse"])
