@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from migx.targets.gpu.operations import CodeObject
 
 KIND = "gpu"
-VERSION = 3
+VERSION = 4
 """Counts changes to how text becomes a binary, which make binaries kept before worthless."""
 HARMLESS = 64
 """Bytes of memory for a thread's registers that are not worth compiling again."""
@@ -158,7 +158,7 @@ def _attempt(request: Request, arch: Architecture, warps: int, stages: int) -> B
     attributes = {(i,): [["tt.divisibility", 16]] for i in request.aligned}
     source = ASTSource(function, signature, attrs=attributes)
     options: dict[str, Any] = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
-    with _assembled_for_old_drivers(arch):
+    with _settings(arch):
         target = GPUTarget(arch.backend, arch.number, arch.warp)
         made = triton.compile(source, target=target, options=options)
     said = made.metadata
@@ -170,13 +170,15 @@ def _attempt(request: Request, arch: Architecture, warps: int, stages: int) -> B
 
 
 @contextmanager
-def _assembled_for_old_drivers(arch: Architecture) -> Iterator[None]:
+def _settings(arch: Architecture) -> Iterator[None]:
     """Has Triton use the older of the assemblers that it brings wherever that knows the
-    architecture: what the newer one makes, drivers of CUDA 12 refuse to load.
+    architecture: what the newer one makes, drivers of CUDA 12 refuse to load. The numbers of
+    lines, which are of text that lies in no file, are left out: most of a binary would be they.
     """
     from triton import knobs
 
-    with knobs.nvidia.scope():
+    with knobs.nvidia.scope(), knobs.compilation.scope():
+        knobs.compilation.disable_line_info = True
         if isinstance(arch.number, int) and arch.number < BLACKWELL:
             knobs.nvidia.ptxas_blackwell = knobs.nvidia.ptxas.path
         yield

@@ -9,6 +9,30 @@ import math
 LOG2_E = math.log2(math.e)
 WITHIN = 128.0
 """Beyond this and its negative, powers of e are infinite or 0 in f32, and their roots are not."""
+
+
+def _rounding(kind: str, apart: float) -> dict[str, str]:
+    """To the nearest whole number, and to integers: q + zero, within limits, and 0 for NaN. Sums
+    with a number whose neighbours are 1 ``apart`` are rounded so, halves to even.
+    """
+    return {
+        f"nearest_{kind}": f"""
+
+@triton.jit
+def nearest_{kind}(x):
+    size = tl.abs(x)
+    near = (size + {apart!r}) - {apart!r}
+    return tl.where(size < {apart!r}, tl.where(x < 0, near * -1.0, near), x)""",
+        f"quantized_{kind}": f"""
+
+@triton.jit
+def quantized_{kind}(q, zero, low, high):
+    within = tl.minimum(tl.maximum(q, low - zero), high - zero)
+    near = (within + {apart * 1.5!r}) - {apart * 1.5!r}
+    return tl.where(q == q, near + zero, 0.0).to(tl.int32)""",
+    }
+
+
 FUNCTIONS = {
     # What is multiplied by log2(e) is rounded, and the last digit of a great exponent is many of
     # the power's. A fused product finds what is left over, for which the power is mended.
@@ -20,6 +44,23 @@ def exp_f32(x):
     root = tl.exp2(half)
     rest = tl.fma(half, {-2 / LOG2_E!r}, x)
     return root * tl.where(tl.abs(x) < {WITHIN}, tl.fma(root, rest, root), root)""",
+    # A quotient that is rounded correctly as long as it is small: what a product with the
+    # reciprocal leaves over mends it, twice (Markstein, Computation of elementary functions on the
+    # IBM RISC System/6000 processor, 1990). Steps near the ends of f32 are scaled first.
+    "steps_f32": f"""
+
+@triton.jit
+def steps_f32(x, step):
+    size = tl.abs(step)
+    large = tl.where(size > {2.0**64!r}, {2.0**-64!r}, 1.0)
+    scale = tl.where(size < {2.0**-64!r}, {2.0**64!r}, large)
+    by = step * scale
+    inverse = tl.div_rn(1.0, by)
+    of = x * scale
+    near = of * inverse
+    closer = tl.fma(tl.fma(near * -1.0, by, of), inverse, near)
+    exact = tl.fma(tl.fma(closer * -1.0, by, of), inverse, closer)
+    return tl.where((tl.abs(near) < {2.0**22!r}) & (size < float("inf")), exact, near)""",
     "power": """
 
 @triton.jit
@@ -51,6 +92,8 @@ def whole_u64(x):
     fits = tl.abs(rest) < 9223372036854775808.0
     low = tl.where(fits, rest.to(tl.int64), -9223372036854775808)
     return low.to(tl.uint64) ^ high""",
+    **_rounding("f32", 2.0**23),
+    **_rounding("f64", 2.0**52),
 }
 """By name: their text."""
 

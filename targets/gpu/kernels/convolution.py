@@ -15,13 +15,14 @@ from migx.ops._windows import split
 from migx.ops.linear import Convolution
 from migx.shape import BF16, F16, F32, DType
 from migx.targets.gpu import tiles as choose
-from migx.targets.gpu.emit.expressions import BOTH, Expr, Part, both, by_axis
+from migx.targets.gpu.emit.expressions import Expr, Part, both, by_axis
 from migx.targets.gpu.emit.text import Kernel, Writer
-from migx.targets.gpu.emit.types import COMPUTING, storable, summed
+from migx.targets.gpu.emit.types import storable, summed
 from migx.targets.gpu.kernels.finish import finish
 from migx.targets.gpu.kernels.fused import computable
 from migx.targets.gpu.parts.reader import Reader
 from migx.targets.gpu.parts.split_k import Corner, Parts
+from migx.targets.gpu.parts.sums import Sums
 from migx.targets.gpu.tiles import Tile, power_of_two
 
 TAGS = ("conv_epilogue", "conv_quantized", "int4_gemm")
@@ -59,7 +60,6 @@ class _Writer:
         kinds = [v.shape.dtype for v in inner.inputs]
         fit = kinds[0] in (F16, BF16, F32) or all(k.bits == 8 for k in kinds)
         self.units = fit and self.outputs > FEW
-        self.kind = COMPUTING[summed(inner.shape.dtype).name]
         self.tile = self._tile(kinds[0])
         self.size, self.step = (self.tile.rows, self.tile.columns), self.tile.depth
 
@@ -96,29 +96,18 @@ class _Writer:
         return row, pixel
 
     def sums(self, row: Expr, corner: Corner) -> Expr:
-        w, tile = self.writer, list(self.size)
-        total = w.variable(f"tl.zeros({tile}, {self.kind})", BOTH)
+        w, kinds = self.writer, [v.shape.dtype for v in (self.weights, self.image)]
+        sums = Sums(w, self.size, kinds, summed(self.inner.shape.dtype), units=self.units)
         with self.parts.loop() as begin:
             left = w.numbers(1, 2, self.step, begin) if self.units else begin
             right = w.numbers(0, 2, self.step, begin) if self.units else begin
-            x, y = self._filters(left), self._windows(right)
-            w.line(f"{total.text} = {self._added(total, x, y)}")
-        return total
+            sums.add(self._filters(left), self._windows(right))
+        return sums.total()
 
     def finish(self, total: Expr, row: Expr, column: Expr) -> None:
         w = self.writer
         counted = w.let(self.item * w.extent(self.outputs * self.op.group) + self.output)
         finish(w, self.rest, total, counted, column, self.parts.piece)
-
-    def _added(self, total: Expr, x: Expr, y: Expr) -> str:
-        """The sums with the product of two tiles."""
-        if not self.units:
-            return f"{total.text} + {x.text}.to({self.kind}) * {y.text}.to({self.kind})"
-        if self.inner.shape.dtype.is_integer:
-            x_half, y_half = f"{x.text}.to(tl.float16)", f"{y.text}.to(tl.float16)"
-            return f"{total.text} + tl.dot({x_half}, {y_half}).to({self.kind})"
-        precision = choose.precision(self.inner.shape.dtype)
-        return f"tl.dot({x.text}, {y.text}, {total.text}{precision})"
 
     def _filters(self, deep: Expr) -> Expr:
         """A tile of filters: output channels by depth."""

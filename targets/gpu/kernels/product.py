@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 from migx.dim import Extent, bounds, product
 from migx.fusion.kernels import DOTS, FusedKernel, core_of, epilogue, name_of
 from migx.ir import Instruction
-from migx.shape import BF16, F16, F32, I8, DType
+from migx.shape import BF16, F16, F32
 from migx.targets.gpu import tiles as choose
 from migx.targets.gpu.emit.expressions import BOTH, Expr, Part, by_axis, expr
 from migx.targets.gpu.emit.text import Kernel, Writer
@@ -28,6 +28,7 @@ from migx.targets.gpu.kernels.finish import finish
 from migx.targets.gpu.kernels.fused import computable
 from migx.targets.gpu.parts.reader import Reader
 from migx.targets.gpu.parts.split_k import Corner, Parts
+from migx.targets.gpu.parts.sums import Sums
 from migx.targets.gpu.parts.words import PER, Words, joined, words_of
 from migx.targets.gpu.tiles import Tile, whole
 
@@ -137,16 +138,16 @@ class _Writer:
         w = self.writer
         columns = self._phased(1, self.cut.columns, across, "columns")
         tile = [self.cut.rows, self.cut.columns // len(columns)]
-        totals = [w.variable(f"tl.zeros({tile}, {self.kind})", BOTH) for _ in columns]
+        kinds, dtype = [v.shape.dtype for v in self.dot.inputs], summed(self.dot.shape.dtype)
+        sums = [Sums(w, tile, kinds, dtype, units=self.units) for _ in columns]
         with self.parts.loop() as begin:
             left = self._phased(1, self.step, begin, "depth")
             right = self._phased(0, self.step, begin, "depth")
             for of_left, of_right in zip(left, right, strict=True):
                 x = self._read(0, row, of_left)
-                for total, column in zip(totals, columns, strict=True):
-                    y = self._read(1, column, of_right)
-                    w.line(f"{total.text} = {self._added(total, x, y)}")
-        return joined(self.writer, totals)
+                for each, column in zip(sums, columns, strict=True):
+                    each.add(x, self._read(1, column, of_right))
+        return joined(w, [each.total() for each in sums])
 
     def _phased(self, axis: int, size: int, begin: Expr, along: str) -> list[Expr]:
         """The numbers of a tile along the depth or the columns; the even and the odd ones apart,
@@ -154,15 +155,6 @@ class _Writer:
         """
         phases = (0, 1) if self.pairs == along else (None,)
         return [self.writer.numbers(axis, 2, size, begin, phase) for phase in phases]
-
-    def _added(self, total: Expr, x: Expr, y: Expr) -> str:
-        """The sums with the product of two tiles."""
-        kind, kinds = self.kind, [v.shape.dtype for v in self.dot.inputs]
-        if not self.units:
-            return f"{total.text} + {x.text}.to({kind}) * {y.text}.to({kind})"
-        if self.dot.shape.dtype.is_integer:
-            return f"{total.text} + {_exact(x, y, kinds)}"
-        return f"tl.dot({x.text}, {y.text}, {total.text}{choose.precision(kinds[0])})"
 
     def _read(self, side: int, line: Expr, deep: Expr) -> Expr:
         """A tile of an operand, as the matrix units take it."""
@@ -269,12 +261,3 @@ class _Writer:
             lead = [Part(expr(0), (1,)) for _ in self.lead]
         ends = (line, deep) if side == 0 else (deep, line)
         return [*lead, *by_axis(ends, dims[-2:])]
-
-
-def _exact(x: Expr, y: Expr, kinds: list[DType]) -> str:
-    """The product of tiles of bytes. Those of different signs are multiplied as f16, of which
-    sums of so few are exact in f32.
-    """
-    if all(k is I8 for k in kinds):
-        return f"tl.dot({x.text}, {y.text}, out_dtype=tl.int32)"
-    return f"tl.dot({x.text}.to(tl.float16), {y.text}.to(tl.float16)).to(tl.int32)"

@@ -91,7 +91,7 @@ def _truncated(text: str, line: Line) -> str:
     million = _number(1e6)
     near = line.writer.let(Expr(f"({text} * {million})", WHOLE)).text
     low, high = elements.limits(line.at.shape.dtype)
-    bounded = f"tl.minimum(tl.maximum({elements.nearest(near)} / {million}, {_number(low)})"
+    bounded = f"tl.minimum(tl.maximum({elements.nearest(near, F64)} / {million}, {_number(low)})"
     wide = "tl.int64" if line.at.shape.dtype.bits >= 32 else "tl.int32"
     return f"{bounded}, {_number(high)}).to({wide})"
 

@@ -53,7 +53,7 @@ def _taps(line: Line, op: GridSample, axis: int, wide: DType) -> list[Tap]:
     text = f"(({at} + 1.0) / 2.0 * {shift} - {back}).to({COMPUTING[wide.name]})"
     place = w.let(Expr(text, WHOLE)).text
     if op.mode == "nearest":
-        place = w.let(Expr(elements.nearest(place), WHOLE)).text
+        place = w.let(Expr(elements.nearest(place, wide), WHOLE)).text
     finite = f"(tl.abs({place}) < 1e9)"
     place = w.let(Expr(f"tl.where({finite}, {place}, -10.0)", WHOLE)).text
     first = w.let(Expr(f"tl.floor({place})", WHOLE)).text

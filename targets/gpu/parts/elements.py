@@ -17,7 +17,7 @@ from typing import Any
 
 from migx.argument import Argument
 from migx.op import Operation
-from migx.shape import BF16, BOOL, F16, F32, U32, U64, DType
+from migx.shape import BF16, BOOL, F16, F32, F64, U32, U64, DType
 from migx.targets.gpu.emit.functions import LOG2_E
 from migx.targets.gpu.emit.narrow import FORMATS, is_narrow, rounded
 from migx.targets.gpu.emit.types import COMPUTING, STORED, storable
@@ -152,12 +152,9 @@ def extreme(greater: bool, x: str, y: str, dtype: DType) -> str:
     return f"tl.{name}({x}, {y}{nan})"
 
 
-def nearest(x: str) -> str:
-    """The nearest integer as a float, halves to even."""
-    low = f"tl.floor({x})"
-    odd = f"({low} * 0.5 != tl.floor({low} * 0.5))"
-    up = f"(({x} - {low} > 0.5) | (({x} - {low} == 0.5) & {odd}))"
-    return f"({low} + tl.where({up}, 1.0, 0.0).to({x}.dtype))"
+def nearest(x: str, dtype: DType) -> str:
+    """The nearest integer as a float, halves to even; what rounds to 0 is a zero of any sign."""
+    return f"nearest_f{max(32, dtype.bits)}({x})"
 
 
 def _convert(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
@@ -261,7 +258,7 @@ def _pow(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
 
 def _nearbyint(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
     """The nearest integer; a zero has the sign of what it comes from."""
-    near = nearest(v[0])
+    near = nearest(v[0], r)
     return f"tl.where({near} == 0, {v[0]} * 0.0, {near})"
 
 
@@ -305,16 +302,15 @@ def _isinf(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
 
 def _quantize(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
     """Rounds, adds the zero point, and clips; NaN becomes 0."""
-    x, scale = v[0], v[1]
+    wide = F64 if t[1] is F64 else F32
+    kind, scale = COMPUTING[wide.name], v[1]
+    x, zero = f"{v[0]}.to({kind})", f"{v[2]}.to({kind})" if len(v) > 2 else "0.0"
     if is_narrow(r):
-        q = quotient(f"{x}.to(tl.float32)", scale, F32) + (f" + {v[2]}" if len(v) > 2 else "")
+        q = quotient(x, scale, wide) + (f" + {v[2]}" if len(v) > 2 else "")
         return rounded(f"({q})", r, saturate=op.saturate)
-    low, high = limits(r)
-    q = nearest(f"({quotient(x, scale, F32)})")
-    if len(v) > 2:
-        q = f"({q} + {v[2]}.to(tl.float32))"
-    q = f"tl.minimum(tl.maximum({q}, {float(low)}), {float(high)})"
-    return f"tl.where({x} != {x}, 0, {q}).to(tl.int32).to({COMPUTING[r.name]})"
+    low, high = map(float, limits(r))
+    q = f"steps_f32({x}, {scale})" if wide is F32 else f"({x} / {scale})"
+    return f"quantized_{wide.name}({q}, {zero}, {low}, {high}).to({COMPUTING[r.name]})"
 
 
 def _dequantize(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:

@@ -1,0 +1,88 @@
+"""Sums of products of tiles along a depth: by matrix units, or element by element.
+
+Matrix units multiply bytes that have signs. One that has none, x, is x' + 128 of x' which has one,
+so x y is x' y + 128 y: what the units leave out are sums of the other operand alone, which each
+program adds up beside them. Where both have none, 128 (x' + y) is left out, of y as it is given.
+Whatever stands for places beyond the depth, these sums are exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from migx.shape import DType
+from migx.targets.gpu import tiles as choose
+from migx.targets.gpu.emit.expressions import BOTH, Expr
+from migx.targets.gpu.emit.text import Writer
+from migx.targets.gpu.emit.types import COMPUTING
+
+HALF = 128
+"""What an unsigned byte is more than the signed one that stands for it."""
+
+
+class Sums:
+    """A tile of sums, rows by columns, of products of operands of these types, which they are added
+    up in ``dtype``; ``units`` says whether matrix units multiply.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        tile: Sequence[int],
+        kinds: Sequence[DType],
+        dtype: DType,
+        *,
+        units: bool,
+    ) -> None:
+        self.writer, self.kinds, self.units = writer, kinds, units
+        self.kind = COMPUTING[dtype.name]
+        self._exact = units and dtype.is_integer
+        self._total = self._zeros(list(tile))
+        left, right = kinds if self._exact else (dtype, dtype)
+        self._of_left = self._zeros([tile[0], 1]) if right.kind == "uint" else None
+        self._of_right = self._zeros([1, tile[1]]) if left.kind == "uint" else None
+
+    def _zeros(self, tile: list[int]) -> str:
+        return self.writer.variable(f"tl.zeros({tile}, {self.kind})").text
+
+    def add(self, x: Expr, y: Expr) -> None:
+        """Adds the products of a tile of rows by depth with one of depth by columns; where no
+        matrix unit multiplies, of what has as many places.
+        """
+        kind, total = self.kind, self._total
+        if not self.units:
+            self._set(total, f"{total} + {x.text}.to({kind}) * {y.text}.to({kind})")
+        elif not self._exact:
+            how = choose.precision(self.kinds[0])
+            self._set(total, f"tl.dot({x.text}, {y.text}, {total}{how})")
+        else:
+            self._add_bytes(x, y)
+
+    def _add_bytes(self, x: Expr, y: Expr) -> None:
+        left, right = self._signed(x, self.kinds[0]), self._signed(y, self.kinds[1])
+        of_left, of_right, total = self._of_left, self._of_right, self._total
+        self._set(total, f"tl.dot({left.text}, {right.text}, {total}, out_dtype=tl.int32)")
+        if of_left is not None:
+            self._set(of_left, f"{of_left} + {self._along(left, 1)}")
+        if of_right is not None:
+            self._set(of_right, f"{of_right} + {self._along(y, 0)}")
+
+    def _along(self, value: Expr, axis: int) -> str:
+        """The sums of a tile along one of its axes."""
+        return f"tl.sum({value.text}.to({self.kind}), axis={axis}, keep_dims=True)"
+
+    def _signed(self, value: Expr, dtype: DType) -> Expr:
+        """Bytes with a sign that stand for those of a type."""
+        if dtype.kind != "uint":
+            return value
+        flipped = f"({value.text} ^ {HALF}).to(tl.int8, bitcast=True)"
+        return self.writer.let(Expr(flipped, value.over))
+
+    def _set(self, name: str, text: str) -> None:
+        self.writer.line(f"{name} = {text}")
+
+    def total(self) -> Expr:
+        """The sums, when all is added."""
+        besides = [name for name in (self._of_left, self._of_right) if name is not None]
+        text = " + ".join((self._total, *(f"{name} * {HALF}" for name in besides)))
+        return self.writer.let(Expr(text, BOTH))
