@@ -28,6 +28,8 @@ REQUIRED = (
 OPTIMISATION = (
     "simplify_qdq",
     "optimize_module",
+    "rewrite_sequences",
+    "fixpoint{max=3}(simplify_counting,simplify_loops)",
     "rewrite_convolution",
     "fuse_int4",
     "rewrite_blocks",

@@ -43,15 +43,20 @@ def copies(executable: GpuExecutable) -> tuple[int, int]:
 
 
 def drawn(shape: Shape, dice: np.random.Generator) -> Argument:
-    """A value of static shape: normal floats, small integers, all bits of packed types."""
+    """A value of static shape: normal floats, all bytes, other integers small, all bits of packed
+    types.
+    """
     if shape.dtype.is_packed:
         return Argument.packed(shape, dice.integers(0, 256, int(shape.nbytes)).astype(np.uint8))
     dims = tuple(int(d) for d in shape.dims)
     if shape.dtype.is_float:
         return Argument.of(dice.standard_normal(dims).astype(shape.dtype.numpy))
-    low, high = (
-        (0, 2) if shape.dtype.kind == "bool" else (0 if shape.dtype.kind == "uint" else -9, 9)
-    )
+    if shape.dtype.kind == "bool":
+        low, high = 0, 2
+    elif shape.dtype.bits == 8:
+        low, high = (-128, 128) if shape.dtype.kind == "int" else (0, 256)
+    else:
+        low, high = (-9, 9) if shape.dtype.kind == "int" else (0, 9)
     return Argument.of(dice.integers(low, high, dims).astype(shape.dtype.numpy))
 
 

@@ -116,7 +116,8 @@ def test_what_a_loop_carries_stays_on_the_device(offload_copy: bool) -> None:
         assert same(program.eval(inputs), ref.eval(inputs))
     body = program.compiled.program.modules["body"]
     assert "gpu::copy_from" not in names(body)
-    assert {"add", "less"} <= set(names(body))  # what counts is the host's, and no module there
+    assert "add" in names(body)  # what counts is the host's, and no module there
+    assert "less" not in names(body)  # the trips are counted before
     assert len(body.parameters) == 4  # and the weights are read from outside
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import migx
 from migx.targets.gpu.kernels import kernel_for
-from tests.targets.gpu.on_interpreter import holds
+from tests.targets.gpu.on_interpreter import gpu, holds
 
 FLOATS = ("f16", "bf16", "f32", "f64")
 INTEGERS = ("i8", "u8", "i32", "i64")
@@ -107,6 +107,27 @@ def test_levels_are_rounded_and_clipped(zero: str) -> None:
     text += f" %0 = quantizelinear(x, s{zero}) {{axis=1, to=u8}}\n"
     text += f" %1 = dequantizelinear(%0, s{zero}) {{axis=1}}\n return %0, %1\n}}"
     holds(text, {"n": 50}, s=np.array([0.1, 0.25, 0.01], np.float32))
+
+
+STEP_SIZES = (0.1, 3e-3, 7.0, 1e-40, 2.0**-149, 1e-30, 3e38, 2.0**64, np.inf, 0.0, np.nan)
+
+
+@pytest.mark.parametrize("to", ["i8", "u16"])
+@pytest.mark.parametrize("size", STEP_SIZES)
+def test_levels_are_those_of_quotients_rounded_correctly(size: float, to: str) -> None:
+    """Between two levels, and at the floats beside that."""
+    step, halves = np.float32(size), np.arange(-700, 700) / 2
+    with np.errstate(all="ignore"):
+        middle = (halves * np.float64(step)).astype(np.float32)
+        beside = [np.nextafter(middle, np.float32(end)) for end in (-np.inf, np.inf)]
+    x = np.concatenate([middle, *beside, np.array(SPECIAL, np.float32)])
+    text = f"module main(x: f32[n], s: f32[], z: {to}[]) {{\n"
+    text += f" %0 = quantizelinear(x, s, z) {{to={to}}}\n"
+    program = migx.parse(text + f" %1 = quantizelinear(x, s) {{to={to}}}\n return %0, %1\n}}")
+    given = {"x": x, "s": np.array(step), "z": np.array(3, migx.DType.of(to).numpy)}
+    mine, right = (program.copy().compile(target).eval(given) for target in (gpu(), "ref"))
+    for a, b in zip(mine, right, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_a_transposed_operand_and_a_power() -> None:
