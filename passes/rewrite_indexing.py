@@ -1,17 +1,17 @@
-"""Turns operations that look at places into comparisons of places with a range, or gathers."""
+"""Turns operations that look at places into comparisons of places with a range."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from migx.builders import broadcast_to
-from migx.dim import Extent, bounds
+from migx.dim import Extent
 from migx.ir import Instruction
 from migx.manager import Pass
 from migx.match import on, var
 from migx.ops.dims import DimLiteral, DynamicRange
-from migx.ops.indexing import Compress, Gather, Nonzero, Onehot, Trilu
-from migx.ops.layout import Reshape, Slice, Squeeze, Unsqueeze
+from migx.ops.indexing import Onehot, Trilu
+from migx.ops.layout import Reshape, Slice, Unsqueeze
 from migx.ops.logic import Equal, GreaterOrEqual, Less, LessOrEqual
 from migx.ops.pointwise import Add, Convert, Where
 from migx.rewrite import Cursor, Declined, rule
@@ -54,21 +54,6 @@ def hot(at: Cursor, x: Instruction, values: Instruction, root: Instruction) -> I
     return at(Where(), is_on, chosen, off)
 
 
-@rule(on(Compress, var("x"), var("condition"), name="root"))
-def chosen(
-    at: Cursor, x: Instruction, condition: Instruction, root: Instruction
-) -> Instruction | Declined:
-    """What a condition chooses is picked by the places where it holds."""
-    op = root.op
-    assert isinstance(op, Compress)
-    if x.shape.dtype.is_packed or x.shape.dtype.kind == "string":
-        return Declined("its elements are no numbers of whole bytes")
-    if bounds(x.shape.dims[op.axis] - condition.shape.dims[0])[0] < 0:
-        return Declined("the condition may be too long")
-    where = at(Squeeze((0,)), at(Nonzero(op.count), condition))
-    return at(Gather(op.axis), x, where)
-
-
 def number(at: Cursor, extent: Extent) -> Instruction:
     """An extent as i64[]."""
     known = isinstance(extent, int)
@@ -84,7 +69,7 @@ def places(at: Cursor, count: Extent) -> Instruction:
 
 class RewriteIndexing(Pass):
     """Turns triangles and one-hot encodings into comparisons of places, which fuse with the
-    arithmetic around them, and what a condition chooses into a gather of the places where it holds.
+    arithmetic around them.
     """
 
-    rules = triangle + hot + chosen
+    rules = triangle + hot

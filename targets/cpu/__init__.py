@@ -27,6 +27,7 @@ PASSES = (
     "optimize_module",
     "rewrite_sequences",
     "fixpoint{max=3}(simplify_counting,simplify_loops)",
+    "rewrite_picking",
     "rewrite_convolution",
     "eliminate_pad",
     "fuse_int4",

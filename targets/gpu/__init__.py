@@ -30,6 +30,7 @@ OPTIMISATION = (
     "optimize_module",
     "rewrite_sequences",
     "fixpoint{max=3}(simplify_counting,simplify_loops)",
+    "rewrite_picking",
     "rewrite_convolution",
     "fuse_int4",
     "rewrite_blocks",

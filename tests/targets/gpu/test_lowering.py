@@ -68,6 +68,26 @@ def test_without_offload_copy_parameters_and_results_stay_on_the_device() -> Non
     assert "gpu::sync" in names
 
 
+def test_what_only_a_run_tells_the_size_of_is_picked_on_the_device() -> None:
+    program = lowered(
+        """
+module main(x: f32[2, n, 16], to: i64[1], c: bool[n]) {
+  %0 = @literal() {value=[0]} : i64[1]
+  %1 = @literal() {value=[1]} : i64[1]
+  %2 = neg(x)
+  %3 = dynamic_slice(%2, %0, to, %1) {axes=(1,), out_lens=(k,)}
+  %4 = compress(%2, c) {axis=1, count=m}
+  return %3, %4
+}
+""",
+        offload_copy=False,
+    )
+    host = [at for at in program.main if at.name in ("dynamic_slice", "compress", "nonzero")]
+    assert sorted(str(at.shape) for at in host) == ["i64[1, m]", "i64[k]"]
+    back = [at.shape for at in program.main if at.name == "gpu::copy_from"]
+    assert {s.dtype.name for s in back} == {"bool", "i64"}  # what is asked, and none of x
+
+
 def test_a_few_numbers_on_the_host_stay_there() -> None:
     program = lowered(
         """

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.targets.gpu.on_interpreter import holds
+import migx
+from migx.testing.oracles import Trial
+from tests.targets.gpu.on_interpreter import gpu, holds, inputs_for
 
 CASES = {
     "concat": "x: f32[n, 3, 5], y: f32[n, 4, 5], z: f32[n, 1, 5]) {\n"
@@ -49,6 +51,20 @@ def test_a_view_whose_sizes_only_a_value_tells() -> None:
     text = "module main(x: f32[n, 6], d: i64[2]) {\n %0 = tanh(x)\n"
     text += " %1 = reshape(%0, d) {dims=(a, b), allowzero=true}\n %2 = exp(%1)\n return %2\n}"
     holds(text, {"n": 4}, d=np.array([3, 8], np.int64))
+
+
+def test_slices_and_choices_whose_size_only_a_run_tells() -> None:
+    text = """module main(x: f32[n, 6], s: i64[2], e: i64[2], c: bool[n]) {
+      %0 = @literal() {value=[2, -1]} : i64[2]
+      %1 = tanh(x)
+      %2 = dynamic_slice(%1, s, e, %0) {axes=(0, 1), out_lens=(k, l)}
+      %3 = compress(%1, c) {axis=0, count=m}
+      return %2, %3
+    }"""
+    program = migx.parse(text)
+    starts, ends = np.array([-7, 4], np.int64), np.array([9, -6], np.int64)
+    given = {"s": starts, "e": ends, "c": np.arange(8) % 3 == 0}
+    Trial(program, inputs_for(program, {"n": 8}, given)).target(gpu())
 
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])

@@ -1,0 +1,53 @@
+"""Turns what picks a number of elements that only a run tells into a gather of their places.
+
+Whoever is to find out how many there are, most often the host, then makes a few places, and reads
+nothing of what is picked.
+"""
+
+from __future__ import annotations
+
+from migx.dim import bounds
+from migx.ir import Instruction
+from migx.manager import Pass
+from migx.match import on, var
+from migx.ops.indexing import Compress, Gather, Nonzero
+from migx.ops.layout import DynamicSlice, Slice, Squeeze
+from migx.passes.rewrite_indexing import places
+from migx.rewrite import Cursor, Declined, rule
+
+
+@rule(on(Compress, var("x"), var("condition"), name="root"))
+def chosen(
+    at: Cursor, x: Instruction, condition: Instruction, root: Instruction
+) -> Instruction | Declined:
+    """What a condition chooses is picked by the places where it holds."""
+    op = root.op
+    assert isinstance(op, Compress)
+    if x.shape.rank == 1:
+        return Declined("its elements are as small as their places")
+    if bounds(x.shape.dims[op.axis] - condition.shape.dims[0])[0] < 0:
+        return Declined("the condition may be too long")
+    where = at(Squeeze((0,)), at(Nonzero(op.count), condition))
+    return at(Gather(op.axis), x, where)
+
+
+@rule(on(DynamicSlice, var("x"), var(), var(), var(), name="root"))
+def sliced(at: Cursor, x: Instruction, root: Instruction) -> Instruction | Declined:
+    """A slice is picked axis by axis by the places that are left of all when these are sliced."""
+    op = root.op
+    assert isinstance(op, DynamicSlice)
+    if x.shape.rank == 1:
+        return Declined("its elements are as small as their places")
+    for number, (axis, extent) in enumerate(zip(op.axes, op.out_lens, strict=True)):
+        bounds_of = [at(Slice((0,), (number,), (number + 1,)), v) for v in root.inputs[1:]]
+        every = places(at, x.shape.dims[axis])
+        x = at(Gather(axis), x, at(DynamicSlice((0,), (extent,)), every, *bounds_of))
+    return x
+
+
+class RewritePicking(Pass):
+    """Turns what a condition chooses, and slices whose bounds only a run tells, into gathers of
+    places.
+    """
+
+    rules = chosen + sliced
