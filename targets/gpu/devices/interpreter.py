@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
+import inspect
 import os
 import sys
 import threading
@@ -113,6 +115,7 @@ def _mend() -> None:
     _mend_loops()
     _mend_fused_products()
     _mend_reductions()
+    _mend_speed()
 
 
 def _mend_bf16() -> None:
@@ -201,6 +204,27 @@ def _mend_reductions() -> None:
         return [self.to_tensor(v, kind) for v, kind in zip(values, kinds, strict=True)]
 
     ReduceOps.generic_reduce = reduced
+
+
+def _mend_speed() -> None:
+    """Leaves out half of what the interpreter does, of which nothing comes: it looks through all of
+    the language for each call of a function, and for integers that overflow without telling of any.
+    """
+    from triton.language.core import is_builtin
+    from triton.runtime import interpreter
+
+    @cache
+    def builtins(package: Any) -> list[str]:
+        return [name for name, member in inspect.getmembers(package) if is_builtin(member)]
+
+    def patched(package: Any, builder: Any, scope: Any) -> None:
+        for name in builtins(package):
+            if is_builtin(member := getattr(package, name)):
+                interpreter._patch_attr(package, name, member, builder, scope)
+
+    interpreter._patch_builtin = patched
+    builder = interpreter.interpreter_builder
+    builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
 
 
 @cache
