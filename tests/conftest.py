@@ -1,4 +1,5 @@
-"""What all tests share: hypothesis without deadlines, and the cases in ``*.migx`` files.
+"""What all tests share: hypothesis without deadlines, the cases in ``*.migx`` files, and a collector
+of garbage that does not look through ten thousand tests each time.
 
 Hypothesis draws the same examples each time, so that a change passes or fails, and others with
 ``pytest --hypothesis-profile=explore``.
@@ -6,6 +7,7 @@ Hypothesis draws the same examples each time, so that a change passes or fails, 
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 
@@ -40,3 +42,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--whole-grid", action="store_true", help="hold packed weights of all types to every pass"
     )
+
+
+def pytest_configure() -> None:
+    gc.disable()  # nothing is garbage while tests are collected
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+    gc.freeze()
