@@ -1,13 +1,16 @@
 """Every example in the documents runs: ``python`` blocks, and ``console`` lines ``$ migx ...``.
 
 The blocks of one page run in order, in one namespace, in a folder with a small ``model.onnx``. What
-stands in a ``text`` block just behind a ``python`` block is what that prints.
+stands in a ``text`` block just behind a ``python`` block is what that prints. Commands of the README
+run as a user's do, in a shell, as does what needs one; others in this process, which has imported
+what they need.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,11 +19,14 @@ from pathlib import Path
 
 import pytest
 
+from migx.cli import main
 from migx.testing.small import save_model
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 FENCE = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+SHELL = re.compile(r"[|&;<>*?$`~\\]")
+"""What a shell has a part in."""
 COMMAND = re.compile(r"^\$ (migx\b(?:\\\n|.)*)", re.MULTILINE)
 
 
@@ -98,11 +104,15 @@ def test_every_example_runs(
             if block.prints is not None:
                 assert printed.strip() == block.prints.strip(), f"{page}:{block.line}"
         for command in block.commands:
-            execute(command, page, block.line)
+            if page == PAGES[0] or SHELL.search(command):
+                code, said = in_a_shell(command)
+            else:
+                code, said = main(shlex.split(command, comments=True)[1:]), str(capsys.readouterr())
+            assert code == 0, f"{page}:{block.line}: {command}\n{said}"
 
 
-def execute(command: str, page: Path, line: int) -> None:
-    """Runs a command with this interpreter's own ``migx`` in front; it must succeed."""
+def in_a_shell(command: str) -> tuple[int, str]:
+    """The exit code of a command with this interpreter's own ``migx`` in front, and what it says."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         command,
@@ -112,4 +122,4 @@ def execute(command: str, page: Path, line: int) -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, f"{page}:{line}: {command}\n{done.stdout}{done.stderr}"
+    return done.returncode, done.stdout + done.stderr
