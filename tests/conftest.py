@@ -1,5 +1,5 @@
-"""What all tests share: hypothesis without deadlines, the cases in ``*.migx`` files, and a collector
-of garbage that does not look through ten thousand tests each time.
+"""What all tests share: hypothesis without deadlines, the cases in ``*.migx`` files, and Python's
+garbage collector, which does not look through ten thousand tests each time.
 
 Hypothesis draws the same examples each time, so that a change passes or fails, and others with
 ``pytest --hypothesis-profile=explore``.
@@ -51,3 +51,7 @@ def pytest_configure() -> None:
 def pytest_collection_finish() -> None:
     gc.enable()
     gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else libraries tell of leaks

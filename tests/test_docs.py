@@ -1,9 +1,9 @@
 """Every example in the documents runs: ``python`` blocks, and ``console`` lines ``$ migx ...``.
 
 The blocks of one page run in order, in one namespace, in a folder with a small ``model.onnx``. What
-stands in a ``text`` block just behind a ``python`` block is what that prints. Commands of the README
-run as a user's do, in a shell, as does what needs one; others in this process, which has imported
-what they need.
+stands in a ``text`` block just behind a ``python`` block is what that prints. Commands of the
+README, and those that need a shell, run in one; others in this process, which has imported what
+they need.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def test_every_example_runs(
 
 
 def in_a_shell(command: str) -> tuple[int, str]:
-    """The exit code of a command with this interpreter's own ``migx`` in front, and what it says."""
+    """The exit code of a command with this interpreter's own ``migx`` in front; what it says."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         command,

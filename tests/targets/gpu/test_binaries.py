@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
 
 import migx
 from migx.targets.gpu import Gpu
+from migx.targets.gpu.code import compiling
+from migx.targets.gpu.code.compiling import Binary, Request
+from migx.targets.gpu.runs import executable
 from migx.targets.gpu.runs.executable import GpuExecutable
+from tests.targets.gpu.fake_cupy import binaries_of
 from tests.targets.gpu.test_lines import program
 from tests.targets.gpu.test_recurrent import layer
 
@@ -58,11 +63,28 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_each_is_compiled(case: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_each_is_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MIGX_CACHE_DIR", str(tmp_path))
-    executable = migx.parse(CASES[case]).compile(Gpu(ARCHS)).compiled.executable
-    assert isinstance(executable, GpuExecutable)
-    assert executable.fallbacks() == []
-    assert sorted(b.arch for b in executable.binaries.values()) == sorted(ARCHS)
-    assert all(b.code.startswith(b"\x7fELF") for b in executable.binaries.values())
+    compile_all(list(CASES.values()))
+    monkeypatch.setattr(compiling, "_started", lambda: pytest.fail("it is compiled again"))
+    for case, text in CASES.items():
+        made = migx.parse(text).compile(Gpu(ARCHS)).compiled.executable
+        assert isinstance(made, GpuExecutable)
+        assert made.fallbacks() == [], case
+        assert sorted(b.arch for b in made.binaries.values()) == sorted(ARCHS), case
+        assert all(b.code.startswith(b"\x7fELF") for b in made.binaries.values()), case
+
+
+def compile_all(texts: Sequence[str]) -> None:
+    """Compiles the kernels of all programs at once: what compiles takes a second to start."""
+    wanted: list[Request] = []
+
+    def noted(requests: Iterable[Request]) -> dict[str, Binary]:
+        wanted.extend(requests)
+        return binaries_of(wanted)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(executable, "binaries", noted)
+        for text in texts:
+            migx.parse(text).compile(Gpu(ARCHS))
+    compiling.binaries(wanted)

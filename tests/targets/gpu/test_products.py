@@ -89,10 +89,14 @@ WORDS = """module main(x: {dtype}[{rows}, 512], w: {weight}[512, {columns}],
 }}"""
 
 
-@pytest.mark.parametrize("zero", ["", ", %1"])
-@pytest.mark.parametrize("weight", ["i4", "u4"])
 @pytest.mark.parametrize(
-    ("dtype", "rows", "block", "columns"), [("f16", 1, 32, 40), ("f32", 3, 64, 160)]
+    ("dtype", "rows", "block", "columns", "weight", "zero"),
+    [
+        ("f16", 1, 32, 40, "i4", ""),
+        ("f16", 1, 32, 40, "u4", ", %1"),
+        ("f32", 3, 64, 160, "i4", ", %1"),
+        ("f32", 3, 64, 160, "u4", ""),
+    ],
 )
 def test_rows_by_four_bits_read_in_words(
     dtype: str, rows: int, block: int, columns: int, weight: str, zero: str
