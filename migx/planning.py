@@ -13,8 +13,9 @@ from migx.dim import Dim, Extent
 from migx.extents import Numbers
 from migx.ir import Instruction, Module
 from migx.ops.builtin import GetTupleElem, Param
+from migx.ops.indexing import Gather
 from migx.ops.layout import Reshape
-from migx.shape import Shape
+from migx.shape import I32, I64, Shape
 from migx.sizes import symbols_of
 
 ALIGNMENT = 64
@@ -37,6 +38,17 @@ def is_alias(at: Instruction) -> bool:
     if not is_memory(at.shape) or at.shape.dtype.is_packed:
         return False
     return not isinstance(at.op, Reshape) or at.inputs[0].shape.strides is None
+
+
+def is_block(at: Instruction) -> bool:
+    """Whether a value is the one block of many that a run-time index picks of a tensor: bytes that
+    lie as it does in one place of that, of which there is one at least.
+    """
+    if not isinstance(at.op, Gather) or at.op.axis != 0 or not is_memory(at.shape):
+        return False
+    blocks, index = (v.shape for v in at.inputs)
+    known = isinstance(blocks.dims[0], int) and blocks.dims[0] > 0
+    return known and blocks.standard and index.rank == 0 and index.dtype in (I32, I64)
 
 
 def lies_in(at: Instruction) -> tuple[Instruction, tuple[int, ...]]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 from migx.fusion.outlining import Bundle, Outlining, source, viewed
 from migx.ir import Instruction, Module
 from migx.op import Operation
 from migx.ops.fused import Group
-from migx.ops.packing import FLAT, Unpack
+from migx.ops.packing import FLAT, Unpack, UnpackInt4
 from migx.ops.pointwise import Convert
 from migx.ops.quantization import DequantizeLinear
+from migx.planning import is_block
 from migx.shape import BF16, F16, F32, I8, U8
 from migx.weights import is_constant, may_be_finite
 from migx.weights.constants import is_unpacked
@@ -36,20 +38,57 @@ class FuseInt4(Outlining):
     blocks stay what they are.
 
     A ``gather`` with no more than views between it and packed storage becomes one tagged
-    ``int4_gather``, so that a kernel unpacks what is picked, and nothing else.
+    ``int4_gather``, so that a kernel unpacks what is picked, and nothing else. With ``blocks``, a
+    product may read one block of many, which an index picks of a constant: it is picked as it is
+    stored, and what unpacks it goes with the product.
     """
+
+    blocks: bool = False
+    variants = ("blocks=true",)
 
     def bundles(self, module: Module) -> list[Bundle]:
         known: dict[Instruction, bool] = {}
         found = list[Bundle]()
+        if self.blocks:
+            for at in [at for at in module if at.op.name == "dot"]:
+                _pick_as_stored(at)
         for at in [at for at in module if at.op.name in TAGS]:
             members = _unpacking(at, known)
             if members and (at.op.name in PRODUCTS or _picks_levels(at, members)):
                 members = _owned(members, at)
                 found.append(Bundle((*members, at), _group(at, known)))
-            elif at.op.name in WIDENED and (members := _widening(at)):
+            elif at.op.name in WIDENED and (members := _widening(at, self.blocks)):
                 found.append(Bundle((*_owned(members, at), at), Group(WIDENED[at.op.name])))
         return found
+
+
+def _pick_as_stored(product: Instruction) -> None:
+    """Has the blocks of unpacked storage that a product alone reads, at most scaled and moved
+    since, picked before they are unpacked.
+    """
+    work = list(product.inputs)
+    while work:
+        at = work.pop()
+        if at.module is not product.module or at.use_count != 1:
+            continue
+        if viewed(at) is not None or isinstance(at.op, DequantizeLinear):
+            work += at.inputs
+        elif is_block(at) and isinstance((unpack := at.inputs[0]).op, UnpackInt4):
+            _exchange(at, unpack)
+
+
+def _exchange(block: Instruction, unpack: Instruction) -> None:
+    """Unpacks the block that is picked of storage, not picks one of what is unpacked of it."""
+    storage, index = unpack.inputs[0], block.inputs[1]
+    elements = math.prod(int(d) for d in block.shape.dims)
+    whole = elements * storage.shape.dtype.bits % 8 == 0
+    if unpack.op_as(UnpackInt4).axis != FLAT or not is_constant(storage) or not whole:
+        return
+    module = block.module
+    assert module is not None
+    picked = module.insert_instruction(block, block.op, storage, index, origins=block.origins)
+    made = module.insert_instruction(block, unpack.op, picked, origins=unpack.origins)
+    module.replace_instruction(block, made)
 
 
 def _picks_levels(at: Instruction, members: list[Instruction]) -> bool:
@@ -65,14 +104,14 @@ def _unpacking(product: Instruction, known: dict[Instruction, bool]) -> list[Ins
     return _leading(product, lambda v: is_unpacked(v, known), lambda v: isinstance(v.op, Unpack))
 
 
-def _widening(product: Instruction) -> list[Instruction]:
+def _widening(product: Instruction, blocks: bool) -> list[Instruction]:
     """What leads from constants of 8 or 16 bits to the operands of a product in f32."""
     kinds = (Convert,) if product.op.name == "convolution" else (Convert, DequantizeLinear)
     if is_constant(product):
         return []
 
     def widens(at: Instruction) -> bool:
-        return _widens(at, kinds)
+        return _widens(at, kinds, blocks)
 
     return _leading(product, widens, widens)
 
@@ -95,16 +134,19 @@ def _leading(product: Instruction, made: Is, reads_storage: Is) -> list[Instruct
     return sorted(found, key=lambda at: at._label)
 
 
-def _widens(at: Instruction, kinds: tuple[type[Operation], ...]) -> bool:
+def _widens(at: Instruction, kinds: tuple[type[Operation], ...], blocks: bool) -> bool:
     """Whether a value is made, in one of these ways, of constant integers of 8 bits by their
-    scales, or of constant floats of 16 bits.
+    scales, or of constant floats of 16 bits; or of a block of these, where that will do.
     """
-    if type(at.op) not in kinds or not is_constant(at.inputs[0]):
+    if type(at.op) not in kinds:
         return False
-    given = at.inputs[0].shape.dtype
+    given = at.inputs[0]
+    if not is_constant(given.inputs[0] if blocks and is_block(given) else given):
+        return False
+    dtype = given.shape.dtype
     if type(at.op) is DequantizeLinear:
-        return given in (I8, U8)
-    return given in (F16, BF16) and at.shape.dtype is F32
+        return dtype in (I8, U8)
+    return dtype in (F16, BF16) and at.shape.dtype is F32
 
 
 def _may_be_scaled(members: Iterable[Instruction]) -> bool:

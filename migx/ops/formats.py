@@ -103,6 +103,16 @@ def read(text: str, rank: int) -> Format:
     return Format(tuple(axes[c] for c in letters.lower()), inner)
 
 
+def of_blocks(text: str, rank: int) -> str | None:
+    """The format of blocks along one more axis, which is the first, each of them in a format of
+    this rank; None for one whose axes are named otherwise than by their places.
+    """
+    letters = {c.lower() for c in text if c.isalpha()}
+    if not letters <= {chr(ord("a") + axis) for axis in range(rank)}:
+        return None
+    return "a" + "".join(chr(ord(c) + 1) if c.isalpha() else c for c in text)
+
+
 def _axes(letters: str, rank: int) -> dict[str, int]:
     """What each letter means: an axis by its place, or of a convolution's weights."""
     placed = {chr(ord("a") + axis): axis for axis in range(rank)}

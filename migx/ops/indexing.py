@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from migx import dim
+from migx.argument import Argument
 from migx.dim import Extent
 from migx.errors import EvaluationError, ShapeError
-from migx.op import Array, Modules, Op, Operation, Shapes
+from migx.op import Array, Modules, Op, Operation, Runnable, Shapes
 from migx.ops._rules import (
     expect,
     expect_axis,
@@ -25,11 +26,12 @@ from migx.ops._rules import (
     rounded,
     wide,
 )
-from migx.shape import BOOL, I64, Shape
+from migx.shape import BOOL, I64, U8, Shape
 
 
 class Gather(Op):
-    """The slices of the data along ``axis`` at the indices, whose dims replace it.
+    """The slices of the data along ``axis`` at the indices, whose dims replace it; of packed
+    elements those along the first, which are whole bytes.
 
     ONNX Gather-13.
     """
@@ -37,16 +39,45 @@ class Gather(Op):
     axis: int = 0
 
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
-        data, indices = data_and_indices(self, shapes)
+        expect(self, shapes, 2)
+        packed, given = shapes[0].dtype.is_packed, shapes[0]
+        of_bytes = Shape(U8, given.dims) if packed else given
+        data, indices = data_and_indices(self, (of_bytes, shapes[1]))
         expect_axis(self, self.axis, data.rank)
+        if packed and (self.axis != 0 or not _begins_with_bytes(given)):
+            raise ShapeError(
+                f"gather: slices of {given.text} along axis {self.axis} are not whole bytes; those "
+                "along axis 0 are, where all dims behind are known and fill them"
+            )
         dims = data.dims[: self.axis] + indices.dims + data.dims[self.axis + 1 :]
-        return Shape(data.dtype, dims)
+        return Shape(given.dtype, dims)
 
-    def compute(self, x: Array, indices: Array) -> Array:
+    def compute(
+        self,
+        context: Any,
+        shape: Shape,
+        arguments: Sequence[Argument],
+        modules: Sequence[Runnable],
+    ) -> Argument:
+        data, indices = arguments[0], arguments[1].array.astype(np.int64, copy=False)
+        x, packed = data.array, data.shape.dtype.is_packed
+        if packed:
+            x = x.reshape(int(data.shape.dims[0]), _row_bits(data.shape) // 8)
         try:
-            return np.asarray(np.take(x, indices.astype(np.int64, copy=False), self.axis), x.dtype)
+            made = np.asarray(np.take(x, indices, self.axis), x.dtype)
         except IndexError:
             raise outside(self, indices, self.axis, x.shape[self.axis]) from None
+        return Argument(shape, made.reshape(-1) if packed else made)
+
+
+def _row_bits(packed: Shape) -> int:
+    """The bits of a slice along the first axis."""
+    return math.prod(int(d) for d in packed.dims[1:]) * packed.dtype.bits
+
+
+def _begins_with_bytes(packed: Shape) -> bool:
+    """Whether each slice along the first axis is whole bytes."""
+    return all(isinstance(d, int) for d in packed.dims[1:]) and _row_bits(packed) % 8 == 0
 
 
 class Gathernd(Op):

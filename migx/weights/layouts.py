@@ -14,7 +14,8 @@ from migx.errors import ShapeError, TargetError
 from migx.ir import Instruction
 from migx.op import Operation
 from migx.ops.builtin import Literal, Slot
-from migx.ops.formats import PackWeight, UnpackWeight
+from migx.ops.formats import PackWeight, UnpackWeight, of_blocks
+from migx.planning import is_block
 from migx.program import Program
 from migx.target import Context
 from migx.text import draw_instruction
@@ -27,8 +28,10 @@ from migx.weights.hoisting import hoist, is_weight
 def pack_weights(program: Program, context: Context) -> bool:
     """Packs the constants that a target wants packed; says whether there were any.
 
-    An input may read a constant through views: it is what is behind these that is packed. What has
-    been packed for another machine is packed again. What unpacks storage of a few bits stays so.
+    An input may read a constant through views: it is what is behind these that is packed. It may
+    also read one block of a constant, which an index picks: then all blocks are packed, each as the
+    target wants the one. What has been packed for another machine is packed again. What unpacks
+    storage of a few bits stays so.
     """
     constants = Constants(program)
     known: dict[Instruction, bool] = {}
@@ -42,6 +45,8 @@ def pack_weights(program: Program, context: Context) -> bool:
             if not (whole.shape.static and is_constant(whole.inputs[0] if again else whole, known)):
                 continue
             form = context.target.preferred_weight_format(at, index)
+            if form is not None and views and is_block(views[-1]):
+                form = of_blocks(form, whole.shape.rank - 1)
             if form is None or at.module is None or getattr(whole.op, "format", None) == form:
                 continue
             if not whole.shape.dtype.is_packed and constants.made(whole).unpacks:
@@ -51,7 +56,8 @@ def pack_weights(program: Program, context: Context) -> bool:
                 packed[whole, form] = _packed(whole, form)
             read = next(iter(packed[whole, form].users))
             for view in reversed(views):
-                read = at.module.insert_instruction(at, view.op, read, origins=view.origins)
+                inputs = (read, *view.inputs[1:])
+                read = at.module.insert_instruction(at, view.op, *inputs, origins=view.origins)
             at.module.replace_input(at, index, read)
     _settle(program, list(packed.values()), context)
     for module in modules if packed else ():
@@ -60,12 +66,14 @@ def pack_weights(program: Program, context: Context) -> bool:
 
 
 def _views(value: Instruction) -> list[Instruction]:
-    """The views through which a value shows another, the outermost first."""
+    """The views through which a value shows another, the outermost first; or a block of another,
+    which is then the last.
+    """
     found = []
     while operations.traits(value.op).view is not None and len(value.inputs) == 1:
         found.append(value)
         value = value.inputs[0]
-    return found
+    return [*found, value] if is_block(value) else found
 
 
 def _expect_fit(

@@ -14,6 +14,7 @@ SPECTRUM = 160_000
 """The bytes of a matrix up to which a product with it takes no longer than a fast transform on the
 host does, of up to some 256 rows.
 """
+FUSE_INT4 = "fuse_int4{blocks=true}"
 PASSES = (
     "eliminate_identity",
     "simplify_loops",
@@ -30,7 +31,7 @@ PASSES = (
     "rewrite_picking",
     "rewrite_convolution",
     "eliminate_pad",
-    "fuse_int4",
+    FUSE_INT4,
     "rewrite_blocks",
     "fuse_attention",
     "optimize_module",
@@ -56,7 +57,7 @@ class Cpu(Target):
     def get_passes(self, context: Context, options: CompileOptions) -> Pipeline:
         passes = list(PASSES)
         if options.rounds_activations:
-            passes.insert(passes.index("fuse_int4") + 1, "quantize_activations")
+            passes.insert(passes.index(FUSE_INT4) + 1, "quantize_activations")
         if options.fast_math:
             passes.insert(passes.index("hoist_weights") + 1, "rewrite_winograd")
         return Pipeline.parse(",".join(passes))

@@ -45,7 +45,7 @@ from migx.ir import Instruction
 from migx.ops.builtin import Literal, Slot
 from migx.ops.formats import UnpackWeight
 from migx.ops.pointwise import Convert
-from migx.planning import lies_in
+from migx.planning import is_block, lies_in
 from migx.shape import Dims, DType, Shape
 from migx.targets.cpu.code import jit
 from migx.targets.cpu.emit import BF16, F16, F32, F64, I64, PTR, Function, Module, Type, Value
@@ -67,10 +67,12 @@ PARAMETERS = (("args", PTR), ("begin", I64), ("end", I64), ("scratch", PTR))
 
 def behind(value: Instruction) -> Instruction | None:
     """The constant that a kernel may ask for in a weight format: what an input lies in, where that
-    is a literal or a slot, or reads back what has been packed for it.
+    is a literal or a slot, or reads back what has been packed for it; or the block of such a
+    constant that an index picks.
     """
     found, _ = lies_in(value)
-    return found if isinstance(found.op, Literal | Slot | UnpackWeight) else None
+    constant = found.inputs[0] if is_block(found) else found
+    return found if isinstance(constant.op, Literal | Slot | UnpackWeight) else None
 
 
 def type_of(dtype: DType) -> Type | None:
@@ -100,6 +102,9 @@ class Kernel:
 
     ``most`` says of a kernel whose result is as long as it turns out how long that can be. There is
     room for one more, and in its last element the kernel says the length: see ``growing.py``.
+
+    One that ``finds`` writes no result, but says where in its first input it lies: it is given the
+    address of a table behind its words, see ``finding.py``.
     """
 
     name: str
@@ -114,6 +119,7 @@ class Kernel:
     fault: str = ""
     symbol: str = ""
     most: Extent = 0
+    finds: bool = False
 
     def __post_init__(self) -> None:
         if not self.symbol:

@@ -21,8 +21,7 @@ from migx.onnx.node import Node
 from migx.onnx.ops._delegate import delegated, steps
 from migx.onnx.ops.contrib import DOMAIN, self_gated
 from migx.onnx.ops.elementwise import binary, plus
-from migx.onnx.ops.qlinear import spread_bits
-from migx.onnx.ops.quantization import first_of
+from migx.onnx.ops.quantization import first_of, packed_rows
 from migx.shape import BOOL, F32, I64, U8, Shape
 
 ROWS = 64
@@ -55,12 +54,12 @@ class Layer:
         if not self.scales:
             return step.add(ops.Gather(0), step.input(self.weights), expert)
         bits, block = self.bits(step), block_of(step)
-        levels = spread_bits(step, step.input(self.weights), bits)
+        levels = levels_of(step, self.weights, bits)
         scales = step.add(ops.Gather(0), step.input(self.scales), expert)
-        if (zeros := step.optional(self.zeros)) is None:
+        if step.optional(self.zeros) is None:
             zeros = step.broadcast_to(step.literal(1 << (bits - 1), U8), scales.shape.dims)
         else:
-            held = step.add(ops.Gather(0), spread_bits(step, zeros, bits), expert)
+            held = step.add(ops.Gather(0), levels_of(step, self.zeros, bits), expert)
             zeros = first_of(step, held, scales.shape.dims[-1])
         op = ops.DequantizeLinear(axis=1 if block else 0, block=block)
         return step.add(op, step.add(ops.Gather(0), levels, expert), scales, zeros)
@@ -94,6 +93,13 @@ class Layer:
             wanted[self.zeros] = (*lines[:-1], (lines[-1] * bits + 7) // 8)
         for place, dims in wanted.items():
             node.expect_dims(place, dims)
+
+
+def levels_of(node: Node, place: int, bits: int) -> Instruction:
+    """An operand whose bytes hold levels along the last axis, level by level."""
+    value = node.input(place)
+    *dims, width = value.shape.dims
+    return packed_rows(node, value, bits, (*dims, width * 8 // bits))
 
 
 def block_of(node: Node) -> int:

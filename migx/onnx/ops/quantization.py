@@ -8,7 +8,7 @@ import numpy as np
 
 from migx import ops
 from migx.argument import Argument
-from migx.dim import Dim, Extent, may_equal
+from migx.dim import Dim, Extent, may_equal, product
 from migx.errors import ShapeError
 from migx.ir import Instruction
 from migx.onnx.importers import importer
@@ -211,7 +211,9 @@ def in_blocks(
     return node.reshape(numbers, weights.shape.dims)
 
 
-def packed_rows(node: Node, value: Instruction, bits: int, dims: tuple[int, int]) -> Instruction:
+def packed_rows(
+    node: Node, value: Instruction, bits: int, dims: tuple[Extent, ...]
+) -> Instruction:
     """Bytes that hold rows of numbers of a few bits, low bits first, as u8 of the dims of those
     numbers.
     """
@@ -224,8 +226,8 @@ def packed_rows(node: Node, value: Instruction, bits: int, dims: tuple[int, int]
     shape = Shape(DType.of(f"u{bits}"), dims)
     if isinstance(value.shape.nbytes, Dim) or value.shape.nbytes != shape.nbytes:
         raise node.fail(
-            f"{value.op.label!r} has {value.shape.nbytes} bytes, {value.shape}, where {dims[0]} "
-            f"rows of {dims[1]} weights take {shape.nbytes}"
+            f"{value.op.label!r} has {value.shape.nbytes} bytes, {value.shape}, where "
+            f"{product(dims[:-1])} rows of {dims[-1]} weights take {shape.nbytes}"
         )
     if isinstance(value.op, OnnxExternalWeights):
         return node.unpacked(node.add(replace(value.op, shape=shape)))

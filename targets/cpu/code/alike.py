@@ -16,6 +16,8 @@ from migx.fusion.outlining import viewed
 from migx.ir import Instruction, Module
 from migx.ops.builtin import Literal, Param, Slot
 from migx.ops.formats import UnpackWeight
+from migx.ops.indexing import Gather
+from migx.planning import is_block
 
 SMALL = 2048
 """Elements of a constant in a module that may be known."""
@@ -61,6 +63,8 @@ def _behind(value: Instruction) -> Hashable:
             return "@slot"
         case UnpackWeight():
             return operations.key(value.op, digests=True)
+        case Gather() if is_block(value) and (behind := _behind(value.inputs[0])) is not None:
+            return "block", behind
     return None
 
 

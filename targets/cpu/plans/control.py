@@ -44,7 +44,7 @@ from migx.targets.cpu.plans.outline import (
     Reference,
     Work,
     Writer,
-    operands,
+    is_taken_packed,
 )
 
 # What can be steps.
@@ -163,17 +163,8 @@ def _is_step(at: Instruction, kernel_of: KernelOf) -> bool:
     if type(at.op) in (Param, Literal, Slot, Undefined, Return):
         return True
     if isinstance(at.op, UnpackWeight):
-        return _is_taken_packed(at, kernel_of)
+        return is_taken_packed(at, kernel_of)
     return is_alias(at) or kernel_of(at) is not None
-
-
-def _is_taken_packed(at: Instruction, kernel_of: KernelOf) -> bool:
-    """Whether all who read a packed constant are kernels that take it as it lies."""
-    for user in at.users:
-        reads = (taken for value, taken in operands(user, kernel_of(user)) if value is at)
-        if not (_is_taken_packed(user, kernel_of) if is_alias(user) else all(reads)):
-            return False
-    return True
 
 
 def _fits(at: Instruction, growth: Growth) -> bool:

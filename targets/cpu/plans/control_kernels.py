@@ -5,7 +5,7 @@ from __future__ import annotations
 from migx.targets.cpu.kernel import Kernel
 
 
-def _text(words: str, body: str) -> str:
+def text_of(words: str, body: str) -> str:
     """A kernel of one tile whose arguments have these names and types."""
     loads = "".join(
         f"  %at.{name} = getelementptr i64, ptr %args, i64 {index}\n"
@@ -21,7 +21,7 @@ declare i64 @llvm.smin.i64(i64, i64)
 """
 COPY = Kernel(
     "copy",
-    _text(
+    text_of(
         "ptr from, ptr to, i64 bytes",
         "  call void @llvm.memmove.p0.p0.i64(ptr %to, ptr %from, i64 %bytes, i1 0)\n  ret void\n",
     ),
@@ -30,7 +30,7 @@ COPY = Kernel(
 """From one place to another."""
 SETTLE = Kernel(
     "copy",
-    _text(
+    text_of(
         "ptr from, ptr index, ptr to, i64 bytes",
         """  %i = load i64, ptr %index
   %odd = trunc i64 %i to i1
@@ -47,7 +47,7 @@ done:
 """From one place to another, after an odd number of iterations."""
 ROW = Kernel(
     "row",
-    _text(
+    text_of(
         "ptr from, ptr index, ptr to, i64 times, i64 bytes, i64 leap, i64 start, i64 step, "
         "i64 leap2, i64 start2, i64 step2",
         """  %i = load i64, ptr %index
@@ -104,13 +104,13 @@ set:
 """
 BEGIN = Kernel(
     "loop",
-    _text(_STATE, _HOLDS + "  %number = add i64 0, 0\n" + _GO),
+    text_of(_STATE, _HOLDS + "  %number = add i64 0, 0\n" + _GO),
     tiles=1,
 )
 """The state of a loop before its first iteration."""
 AGAIN = Kernel(
     "loop",
-    _text(
+    text_of(
         _STATE,
         _HOLDS + "  %was = load i64, ptr %iteration\n  %number = add i64 %was, 1\n" + _GO,
     ),
@@ -119,7 +119,7 @@ AGAIN = Kernel(
 """The state of a loop after an iteration, which gives the condition."""
 COUNT = Kernel(
     "loop",
-    _text(
+    text_of(
         "ptr iteration, i64 fault, i64 expected",
         """  %count = load i64, ptr %iteration
   %wrong = icmp ne i64 %count, %expected
@@ -136,7 +136,7 @@ done:
 )
 """That a loop has run as often as the dims of its scan outputs say."""
 REFUSED = Kernel(
-    "refused", _text("i64 fault", "  store i64 1, ptr %at.fault\n  ret void\n"), tiles=1, words=(0,)
+    "refused", text_of("i64 fault", "  store i64 1, ptr %at.fault\n  ret void\n"), tiles=1, words=(0,)
 )
 """That a module has been chosen which cannot be run with these sizes."""
 JUMP = Kernel("jump", "", tiles=0)

@@ -103,7 +103,7 @@ class Form:
         self.faults: dict[int, Work] = {}
         addresses = self._fill(code_of)
         self._sequence()
-        self.in_arena, self.in_results, self.in_given, self.in_literals, _ = (
+        self.in_arena, self.in_results, self.in_given, self.in_literals, *_ = (
             Addresses(kind, addresses) for kind in Kind
         )
         self.cells_in_arena = np.array([self.arena[c] for c in self.in_arena.cells], int)
@@ -146,6 +146,8 @@ class Form:
         words = [0] * (STEP_WORDS * len(kernels))
         sized: list[tuple[int, int]] = []
         in_args: list[int] = []
+        tables: dict[Cell, int] = {}
+        found: dict[Cell, list[int]] = {}
         for work, kernel in kernels:
             first = STEP_WORDS * len(self.works)
             self.works.append(work)
@@ -158,7 +160,9 @@ class Form:
             in_args.append(first + 1)
             sized.append((first + TILES_WORD, self.place(kernel.tiles)))
             for reference in work.operands:
-                if reference.cell.root.kind is not Kind.OBJECT:
+                if (cell := reference.cell.root).kind is Kind.FOUND:
+                    found.setdefault(cell, []).append(len(words))
+                elif cell.kind is not Kind.OBJECT:
                     addresses[len(words)] = self._address(reference)
                 words.append(0)
             if kernel.fault:
@@ -168,6 +172,15 @@ class Form:
             if work.knows_itself:
                 in_args.append(len(words))
                 words.append(8 * first)
+            if work.finds is not None:
+                tables[work.finds] = len(words)
+                in_args.append(len(words))
+                words.append(0)
+        for cell, place in tables.items():
+            read = found.get(cell, [])
+            words[place] = 8 * len(words)
+            in_args += range(len(words) + 1, len(words) + 1 + len(read))
+            words += [len(read), *(8 * word for word in read)]
         self.scratch = np.array([self.place(kernel.scratch) for _, kernel in kernels], int)
         self.words = np.array(words, np.int64)
         self.sized = np.array(sized, np.int64).reshape(-1, 2)

@@ -220,6 +220,7 @@ class _Beginning:
             if self.growth.moves(extent):
                 self._in_words.append((self._word, self._value(extent)))
             self._word += 1
+        self._word += work.finds is not None
 
     def finished(self) -> Kernel:
         """The kernel: its own words stand before those of the steps, and behind them the address of

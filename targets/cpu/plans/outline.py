@@ -17,9 +17,9 @@ from typing import Any
 from migx.dim import Extent
 from migx.ir import Instruction, Module
 from migx.ops.builtin import GetTupleElem, Literal, Param, Return, Slot, Undefined
-from migx.ops.formats import UnpackWeight
+from migx.ops.formats import UnpackWeight, of_blocks
 from migx.ops.layout import Slice
-from migx.planning import is_alias, is_memory
+from migx.planning import is_alias, is_block, is_memory
 from migx.shape import U8, Shape
 from migx.sizes import (
     read_symbols,
@@ -27,16 +27,19 @@ from migx.sizes import (
 )
 from migx.targets.cpu.kernel import Kernel
 
+KernelOf = Callable[[Instruction], Kernel | None]
+"""The kernel of an instruction, if it has one."""
 Part = tuple[Instruction, int]
 """A value, or with the number of the part, one of a tuple; -1 is the value itself."""
 
 
 class Kind(enum.Enum):
     """Where a cell is: in the arena; in an array of its own, because it outlives the run; given
-    from outside; a literal; or no memory at all, but an object of the host.
+    from outside; a literal; no memory at all, but an object of the host; or a part of a constant,
+    which a step finds.
     """
 
-    ARENA, RESULT, GIVEN, LITERAL, OBJECT = range(5)
+    ARENA, RESULT, GIVEN, LITERAL, OBJECT, FOUND = range(6)
 
 
 @dataclass(eq=False)
@@ -84,7 +87,8 @@ class Label:
 class Work:
     """One step: a kernel, or where there is none, an instruction for the host; what it reads, and
     the cells it writes. ``captured`` is what its modules read of the values around them. With
-    ``to``, it is a jump. One that ``knows_itself`` finds its own address behind its words.
+    ``to``, it is a jump. One that ``knows_itself`` finds its own address behind its words, and one
+    that ``finds`` where a cell is that of a table there.
     """
 
     at: Instruction
@@ -94,6 +98,7 @@ class Work:
     captured: tuple[Instruction, ...] = ()
     to: Label | None = None
     knows_itself: bool = False
+    finds: Cell | None = None
 
     @property
     def operands(self) -> tuple[Reference, ...]:
@@ -115,9 +120,12 @@ def lies_in_literal(at: Instruction) -> bool:
 
 def packed(value: Instruction, form: str | None) -> Instruction | None:
     """What a kernel reads that takes a value in the format in which it is packed: the packed
-    constant itself.
+    constant itself, or a block of one, which is then found there.
     """
     root = _root(value)
+    if is_block(root) and form is not None:
+        whole, form = root.inputs[0], of_blocks(form, root.shape.rank)
+        return root if isinstance(whole.op, UnpackWeight) and whole.op.format == form else None
     fits = isinstance(root.op, UnpackWeight) and root.op.format == form
     return root.inputs[0] if fits else None
 
@@ -132,11 +140,20 @@ def operands(
     return [(value, packed(value, formats.get(i))) for i, value in enumerate(at.inputs)]
 
 
-KernelOf = Callable[[Instruction], Kernel | None]
-"""The kernel of an instruction, if it has one."""
 Writer = Callable[["Outline", Instruction], None]
 """What adds the steps of an instruction to an outline."""
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
+
+
+def is_taken_packed(at: Instruction, kernel_of: KernelOf) -> bool:
+    """Whether all who read a packed constant, or a block of one, are kernels that take it as it
+    lies.
+    """
+    for user in at.users:
+        reads = (taken for value, taken in operands(user, kernel_of(user)) if value is at)
+        if not (is_taken_packed(user, kernel_of) if is_alias(user) else all(reads)):
+            return False
+    return True
 
 
 class Outline:
@@ -227,6 +244,10 @@ class Outline:
         reads = tuple(self.read(taken or value) for value, taken in operands(at, kernel))
         for value in inner:
             self.read(value)
+        if kernel is not None and kernel.finds:
+            cell = self.cell(at, -1, at.shape, Kind.FOUND)
+            self.works.append(Work(at, kernel, reads, (), finds=cell))
+            return
         parts = at.shape.parts if _is_tuple(at.shape) else (at.shape,)
         first = 0 if _is_tuple(at.shape) else -1
         writes = tuple(

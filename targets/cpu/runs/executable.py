@@ -13,7 +13,7 @@ from migx.argument import Argument
 from migx.binding import Sizes, Told
 from migx.ir import Instruction, Module
 from migx.ops.builtin import Param
-from migx.planning import is_alias, lies_in, pieces
+from migx.planning import is_alias, is_block, lies_in, pieces
 from migx.profile import Profile
 from migx.program import Program
 from migx.sizes import symbols_of
@@ -24,8 +24,15 @@ from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.kernels import kernel_for
 from migx.targets.cpu.machine import host
 from migx.targets.cpu.plans import control, control_kernels
+from migx.targets.cpu.plans.finding import finding
 from migx.targets.cpu.plans.lengths import Lengths
-from migx.targets.cpu.plans.outline import Outline, captured, lies_in_literal, packed
+from migx.targets.cpu.plans.outline import (
+    Outline,
+    captured,
+    is_taken_packed,
+    lies_in_literal,
+    packed,
+)
 from migx.targets.cpu.runs.growing import Counted, GrowingLoop
 from migx.targets.cpu.runs.peaks import peaks
 from migx.targets.cpu.runs.piece import Lent, Piece
@@ -50,6 +57,7 @@ class CpuExecutable:
         known = objects_of(context.saved)
         self._saved = Kernels(context.saved, program) if context.saved else None
         self._find_kernels(program.main)
+        self._find_blocks()
         self._prepare(program.main, self._lengths.names)
         self._codes = jit.codes(self._texts(), known)
         self.loop = runtime().run
@@ -96,6 +104,12 @@ class CpuExecutable:
             if self.kernels.get(at) is None:
                 for inner in at.modules:
                     self._find_kernels(inner)
+
+    def _find_blocks(self) -> None:
+        """Has the blocks that are picked of packed constants read where they lie."""
+        for at in self.kernels:
+            if is_block(at) and is_taken_packed(at, self.kernels.get):
+                self.kernels[at] = finding(at)
 
     def _kernel(self, at: Instruction) -> Kernel | None:
         """The kernel of an instruction, if there is one and its constants are packed for it."""

@@ -185,7 +185,7 @@ class Run:
             work = self.plan.form.works[step]
             assert work.kernel is not None
             moved = 0
-            if work.at not in self.plan.outline.native:
+            if work.at not in self.plan.outline.native and work.finds is None:
                 moved = self.moved(work.at)
             with watch(work.at, work.kernel.name, self.plan.number(work.kernel.flops), moved):
                 step = self.run_steps(step, step + 1)
