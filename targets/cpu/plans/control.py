@@ -364,6 +364,7 @@ def _write_iterations(o: Outline, at: Instruction, late: Late | None = None) -> 
     if growth is not None:
         o.works.append(Work(at, None, (), ()))  # till the steps behind it are known
     _write_body(o, at, iterations, rows, results, number)
+    _write_over(o, iterations, carried, begins)
     turns = {} if growth is None else _in_turn(o, iterations, carried, o.cells[inside:])
     goes_on = _carry(o, at, iterations, carried, state, nothing, turns)
     _step(o, at, AGAIN, [trips, goes_on], state, length)
@@ -441,6 +442,21 @@ def _row(
     _step(o, at, ROW, [value, number], [cell], product(dims[:axis]), nbytes, *places)
 
 
+def _write_over(
+    o: Outline, iterations: Iterations, carried: Sequence[Cell], begins: int
+) -> None:
+    """Lets the steps of a body, from one on, write what is handed on over what it is made of."""
+    agains = [o.read(again).cell for _, _, again in iterations.carried]
+    if iterations.goes_on is not None:
+        o.read(iterations.goes_on)
+    handed_on = dict(zip(carried, agains, strict=True))
+    for step in range(begins, len(o.works)):
+        for written, cell in o.overwritten(step, o.works[step]):
+            if handed_on.get(cell) is written and written.kind is Kind.ARENA:
+                written.same_as = cell
+                break
+
+
 def _in_turn(
     o: Outline, iterations: Iterations, carried: Sequence[Cell], made: Sequence[Cell]
 ) -> dict[Cell, Cell]:
@@ -483,7 +499,7 @@ def _carry(
     moves = [
         (aside(again), cell)
         for (parameter, _, again), cell in zip(iterations.carried, carried, strict=True)
-        if again is not parameter and cell not in turns
+        if again is not parameter and cell not in turns and o.read(again).cell.root is not cell
     ]
     goes_on = nothing
     if iterations.goes_on is not None:

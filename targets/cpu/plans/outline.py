@@ -319,25 +319,31 @@ class Outline:
     def _share(self) -> None:
         """Lets results take over the memory of inputs that nobody reads afterwards."""
         for step, work in enumerate(self.works):
-            if work.kernel is None or len(work.writes) != 1:
-                continue
-            (written,) = work.writes
-            for index in work.kernel.in_place:
-                read = work.reads[index]
-                cell = read.cell.root
-                if (
-                    written.kind is cell.kind is Kind.ARENA
-                    and written.same_as is None
-                    and cell.last == step
-                    and cell.shape.dtype.bits == written.shape.dtype.bits
-                    and cell.shape.element_space == written.shape.element_space
-                    and read.shape.dims == written.shape.dims
-                    and read.shape.true_strides == written.shape.true_strides
-                    and sum(r.cell.root is cell for r in work.reads) == 1
-                ):
+            for written, cell in self.overwritten(step, work):
+                if written.kind is cell.kind is Kind.ARENA:
                     written.same_as = cell
                     cell.last = written.last
                     break
+
+    def overwritten(self, step: int, work: Work) -> Iterator[tuple[Cell, Cell]]:
+        """What a step writes, with each cell that this may be written over: nobody reads it later,
+        and its elements lie as those that are written.
+        """
+        if work.kernel is None or len(work.writes) != 1 or work.writes[0].same_as is not None:
+            return
+        (written,) = work.writes
+        for index in work.kernel.in_place:
+            read = work.reads[index]
+            cell = read.cell.root
+            if (
+                cell.last == step
+                and cell.shape.dtype.bits == written.shape.dtype.bits
+                and cell.shape.element_space == written.shape.element_space
+                and read.shape.dims == written.shape.dims
+                and read.shape.true_strides == written.shape.true_strides
+                and sum(r.cell.root is cell for r in work.reads) == 1
+            ):
+                yield written, cell
 
 
 def _absorbed(
