@@ -94,7 +94,8 @@ class Kernel:
     ``formats`` are inputs that are constants, and the weight format each is read in (``(1,
     "ABcd16a4b")``): that of what is ``behind`` the views on it. ``in_place`` are inputs whose
     memory the result may take, each element being read before it is written, where nobody else
-    reads them and they lie as the result does. ``symbol`` names the machine code; a kernel that
+    reads them and they lie as the result does; where there are several results, ``over`` says so of
+    inputs each with the number of a result. ``symbol`` names the machine code; a kernel that
     comes from a file has no text.
 
     ``fault`` says what is wrong with the operands where the kernel has put 1 into the word that is
@@ -120,6 +121,7 @@ class Kernel:
     symbol: str = ""
     most: Extent = 0
     finds: bool = False
+    over: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.symbol:
@@ -244,6 +246,7 @@ class Frame:
         formats: tuple[tuple[int, str], ...] = (),
         in_place: tuple[int, ...] = (),
         most: Extent = 0,
+        over: tuple[tuple[int, int], ...] = (),
     ) -> Kernel:
         """The kernel, when its function is written."""
         assert self.shares == (shared != 0)
@@ -260,6 +263,7 @@ class Frame:
             in_place,
             self._fault,
             most=most,
+            over=over,
         )
 
     def _address(self, index: int) -> Value:

@@ -153,8 +153,8 @@ def factors(node: Node, wanted: bool, place: int, heads: int, size: Extent) -> I
 def step_of(node: Node, of: Steps, state: Instruction) -> Module:
     """One step: the state decays, takes up what is new of a value, and tells what queries ask.
 
-    What a key finds in the decayed state it finds, times the decay, in the state before: so a pass
-    over the state is one operation alone.
+    What one row asks of the state is a sum of its rows, each times a number: so all of a step is
+    arithmetic on elements and sums down columns, which become one kernel.
     """
     inner = node.graph.inside(onnx.GraphProto(), "linear_attention.step")
     step, module = Node(node.proto, inner, (), node.version), inner.module
@@ -162,16 +162,22 @@ def step_of(node: Node, of: Steps, state: Instruction) -> Module:
     held = module.add_parameter("state", state.shape.as_standard())
     q, k, v, *rest = (module.add_parameter(f"x{i}", s) for i, s in enumerate(shapes))
     decay = None if of.decay is None else rest.pop(0)
-    turn = ops.Transpose((0, 1, 3, 2))
-    if rest:
-        asked = k if decay is None else binary(step, ops.Mul(), k, step.add(turn, decay))
-        v = step.add(ops.Sub(), v, step.add(ops.Dot(), asked, held))
-        v = binary(step, ops.Mul(), v, rest[0])
     if decay is not None:
         held = binary(step, ops.Mul(), held, decay)
-    held = step.add(ops.Add(), held, binary(step, ops.Mul(), step.add(turn, k), v))
-    module.add_return(held, step.add(ops.Dot(), q, held), names=["state_new", "y"])
+    if rest:
+        v = binary(step, ops.Mul(), step.add(ops.Sub(), v, asked_of(step, k, held)), rest[0])
+    column = step.add(ops.Transpose((0, 1, 3, 2)), k)
+    held = step.add(ops.Add(), held, binary(step, ops.Mul(), column, v))
+    module.add_return(held, asked_of(step, q, held), names=["state_new", "y"])
     return module
+
+
+def asked_of(step: Node, rows: Instruction, state: Instruction) -> Instruction:
+    """What rows [batch, heads, group, size] find in the state: their product with it."""
+    if rows.shape.dims[-2] != 1:
+        return step.add(ops.Dot(), rows, state)
+    column = step.add(ops.Transpose((0, 1, 3, 2)), rows)
+    return step.add(ops.ReduceSum((2,)), binary(step, ops.Mul(), column, state))
 
 
 @importer("LinearAttentionGate", domain=DOMAIN)

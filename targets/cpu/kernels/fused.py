@@ -188,7 +188,8 @@ class Writer:
             self.tiles,
             scratch=self._scratch_bytes(),
             flops=self.fused.flops,
-            in_place=self._in_place(),
+            in_place=self._in_place() if len(self.fused.outputs) == 1 else (),
+            over=self._over() if len(self.fused.outputs) > 1 else (),
         )
 
     @property
@@ -509,13 +510,31 @@ class Writer:
 
     # What the plan is told.
 
-    def _in_place(self) -> tuple[int, ...]:
-        """Inputs that lie exactly as the result does."""
-        if len(self.fused.outputs) != 1:
-            return ()
-        _, result = self.fused.outputs[0]
+    def _over(self) -> tuple[tuple[int, int], ...]:
+        """Of several results, the inputs that one lies as exactly, and that nothing is made of after
+        the stage in which it is written.
+        """
+        folds = {number for stage in self.stages for number in stage.folds}
+        found = []
+        for place, stage in enumerate(self.stages):
+            wanted = [self.nodes[n].inputs[0] for s in self.stages[place + 1 :] for n in s.folds]
+            wanted += [
+                node
+                for output, (node, _) in enumerate(self.fused.outputs)
+                if is_folded(self.fused, output)
+                or any(output in s.outputs for s in self.stages[place + 1 :])
+            ]
+            later = [self.nodes[n] for n in below(self.nodes, wanted, folds)]
+            for output in stage.outputs:
+                inputs = self._in_place(output)
+                found += [(i, output) for i in inputs if not any(n.reads(i) for n in later)]
+        return tuple(found)
+
+    def _in_place(self, output: int = 0) -> tuple[int, ...]:
+        """Inputs that lie exactly as a result does."""
+        _, result = self.fused.outputs[output]
         reads: dict[int, list[Access]] = {}
-        for access in self.fused.accesses[:-1]:
+        for access in self.fused.accesses[: -len(self.fused.outputs)]:
             reads.setdefault(access.operand, []).append(access)
         return tuple(
             operand

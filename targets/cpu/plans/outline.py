@@ -329,14 +329,17 @@ class Outline:
         """What a step writes, with each cell that this may be written over: nobody reads it later,
         and its elements lie as those that are written.
         """
-        if work.kernel is None or len(work.writes) != 1 or work.writes[0].same_as is not None:
+        if work.kernel is None:
             return
-        (written,) = work.writes
-        for index in work.kernel.in_place:
-            read = work.reads[index]
+        pairs = work.kernel.over
+        if len(work.writes) == 1:
+            pairs = tuple((index, 0) for index in work.kernel.in_place)
+        for index, result in pairs:
+            read, written = work.reads[index], work.writes[result]
             cell = read.cell.root
             if (
-                cell.last == step
+                written.same_as is None
+                and cell.last == step
                 and cell.shape.dtype.bits == written.shape.dtype.bits
                 and cell.shape.element_space == written.shape.element_space
                 and read.shape.dims == written.shape.dims
