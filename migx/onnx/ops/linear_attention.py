@@ -65,10 +65,12 @@ def linear_attention(node: Node) -> tuple[Instruction, Instruction]:
     else:
         node.expect_dims(3, (batch, heads, size, width))
         state = node.convert(past, F32)
-    given = of.given
-    op = ops.Scan(len(given), (1,) * len(given), (), (1,))
+    turn = ops.Transpose((1, 0, 2, 3, 4))  # rows of time that each lie together
+    given = [node.add(turn, v) for v in of.given]
+    op = ops.Scan(len(given))
     whole = node.add(op, state, *given, modules=[step_of(node, of, state)])
     state, made = node.elements(whole, 2)
+    made = node.add(turn, made)
     result = node.convert(made, node.input(0).shape.dtype)
     kept = result.shape.dtype if past is None else past.shape.dtype
     return node.reshape(result, (batch, length, heads * group * width)), node.convert(state, kept)

@@ -211,9 +211,7 @@ def in_blocks(
     return node.reshape(numbers, weights.shape.dims)
 
 
-def packed_rows(
-    node: Node, value: Instruction, bits: int, dims: tuple[Extent, ...]
-) -> Instruction:
+def packed_rows(node: Node, value: Instruction, bits: int, dims: tuple[Extent, ...]) -> Instruction:
     """Bytes that hold rows of numbers of a few bits, low bits first, as u8 of the dims of those
     numbers.
     """

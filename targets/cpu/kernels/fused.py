@@ -511,8 +511,8 @@ class Writer:
     # What the plan is told.
 
     def _over(self) -> tuple[tuple[int, int], ...]:
-        """Of several results, the inputs that one lies as exactly, and that nothing is made of after
-        the stage in which it is written.
+        """Of several results, the inputs that each lies as exactly: those that nothing is made of
+        after the stage in which it is written.
         """
         folds = {number for stage in self.stages for number in stage.folds}
         found = []

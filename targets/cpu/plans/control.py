@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from migx.binding import Sizes
 from migx.dim import Dim, Extent, product
 from migx.errors import InputError
-from migx.ir import Instruction, Module
+from migx.ir import Instruction
 from migx.ops.builtin import Literal, Param, Return, Slot, Undefined
 from migx.ops.control import CONDITION, ITERATION, If, Loop, Scan
 from migx.ops.formats import UnpackWeight
@@ -34,7 +34,8 @@ from migx.targets.cpu.plans.control_kernels import (
     SETTLE,
     UNLESS,
 )
-from migx.targets.cpu.plans.growth import ENDLESS, Growth, beginning
+from migx.targets.cpu.plans.growth import Growth, beginning
+from migx.targets.cpu.plans.iterations import Iterations, Row
 from migx.targets.cpu.plans.outline import (
     Cell,
     KernelOf,
@@ -46,6 +47,7 @@ from migx.targets.cpu.plans.outline import (
     Writer,
     is_taken_packed,
 )
+from migx.targets.cpu.plans.rounds import Rounds
 
 # What can be steps.
 
@@ -124,17 +126,26 @@ def _within(at: Instruction) -> Iterator[Instruction]:
 
 
 def _native(
-    at: Instruction, known: set[str], kernel_of: KernelOf, late: Late | None = None
+    at: Instruction,
+    known: set[str],
+    kernel_of: KernelOf,
+    late: Late | None = None,
+    *,
+    grows: bool = False,
 ) -> dict[Instruction, Writer] | None:
-    """An instruction and the control flow in its modules; None where these cannot be steps."""
-    if not symbols_of(at) <= known or not _fits(at, Growth() if late is None else late.growth):
+    """An instruction and the control flow in its modules; None where these cannot be steps. What is
+    around it may hold state that ``grows``.
+    """
+    growth = Growth() if late is None else late.growth
+    if not symbols_of(at) <= known or not _fits(at, growth):
         return None
-    found: dict[Instruction, Writer] = {
-        at: _write_choice if isinstance(at.op, If) else _write_iterations
-    }
+    grows |= bool(growth.first)
+    rounds = None if grows or late is not None else Rounds.of(at, kernel_of)
+    loop = _write_iterations if rounds is None else rounds
+    found: dict[Instruction, Writer] = {at: _write_choice if isinstance(at.op, If) else loop}
     for inner in (inner for module in at.modules for inner in module):
         if isinstance(inner.op, If | Loop | Scan):
-            nested = _native(inner, known, kernel_of)
+            nested = _native(inner, known, kernel_of, grows=grows)
             if nested is None:
                 return None
             found |= nested
@@ -210,68 +221,6 @@ def _is_row(value: Shape, whole: Shape, row: Row, length: Extent) -> bool:
     rest = Shape(whole.dtype, (*dims[:axis], *dims[axis + 1 :]))
     standard = whole.strides is None and not whole.dtype.is_packed
     return standard and dims[axis] == length and _alike(value, rest)
-
-
-@dataclass(frozen=True)
-class Row:
-    """A value that is a row along an axis of a whole tensor in each iteration: of an input, or
-    where there is none, of a result. ``back`` is from the last to the first.
-    """
-
-    value: Instruction
-    whole: Instruction | None = None
-    axis: int = 0
-    back: bool = False
-
-
-@dataclass(frozen=True)
-class Iterations:
-    """A loop or a scan: at most how often it runs, on which conditions, and what iterations are
-    given and hand on. ``state`` are the parameters for the number and the condition; ``carried``
-    are a parameter, its first value, and what it is next.
-    """
-
-    body: Module
-    length: Extent
-    carried: tuple[tuple[Instruction, Instruction, Instruction], ...]
-    given: tuple[Row, ...]
-    made: tuple[Row, ...]
-    trips: Instruction | None = None
-    starts: Instruction | None = None
-    goes_on: Instruction | None = None
-    state: tuple[Instruction, ...] = ()
-
-    @classmethod
-    def of(cls, at: Instruction) -> Iterations:
-        """Those of a loop or a scan."""
-        (body,) = at.modules
-        taken, returned = list(body.parameters.values()), body.outputs
-        if isinstance(at.op, Loop):
-            (trips, starts, *firsts), kept = at.inputs, len(at.inputs) - 2
-            stacks = at.shape.parts[kept:]
-            return cls(
-                body,
-                stacks[0].dims[0] if stacks else ENDLESS,
-                tuple(zip(taken[2:], firsts, returned[1 : 1 + kept], strict=True)),
-                (),
-                tuple(map(Row, returned[1 + kept :])),
-                trips,
-                starts,
-                returned[0],
-                tuple(taken[:2]),
-            )
-        assert isinstance(at.op, Scan)
-        kept = len(at.inputs) - at.op.num_scan_inputs
-        given = [
-            Row(value, whole, axis, bool(back))
-            for value, (whole, axis, back) in zip(
-                taken[kept:], at.op.inputs(at.inputs[kept:]), strict=True
-            )
-        ]
-        made = [Row(v, None, axis, bool(back)) for v, axis, back in at.op.outputs(returned[kept:])]
-        length = at.inputs[kept].shape.dims[given[0].axis]
-        carried = tuple(zip(taken[:kept], at.inputs[:kept], returned[:kept], strict=True))
-        return cls(body, length, carried, tuple(given), tuple(made))
 
 
 # The steps.
@@ -442,9 +391,7 @@ def _row(
     _step(o, at, ROW, [value, number], [cell], product(dims[:axis]), nbytes, *places)
 
 
-def _write_over(
-    o: Outline, iterations: Iterations, carried: Sequence[Cell], begins: int
-) -> None:
+def _write_over(o: Outline, iterations: Iterations, carried: Sequence[Cell], begins: int) -> None:
     """Lets the steps of a body, from one on, write what is handed on over what it is made of."""
     agains = [o.read(again).cell for _, _, again in iterations.carried]
     if iterations.goes_on is not None:

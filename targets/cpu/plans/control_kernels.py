@@ -136,10 +136,67 @@ done:
 )
 """That a loop has run as often as the dims of its scan outputs say."""
 REFUSED = Kernel(
-    "refused", text_of("i64 fault", "  store i64 1, ptr %at.fault\n  ret void\n"), tiles=1, words=(0,)
+    "refused",
+    text_of("i64 fault", "  store i64 1, ptr %at.fault\n  ret void\n"),
+    tiles=1,
+    words=(0,),
 )
 """That a module has been chosen which cannot be run with these sizes."""
+ROUNDS = Kernel(
+    "rounds",
+    text_of(
+        "ptr code, i64 words, i64 room, i64 times, i64 moved",
+        """  %bytes = mul i64 %words, 8
+  %entries = getelementptr i64, ptr %args, i64 5
+  %skipped = mul i64 %moved, 3
+  %given = getelementptr i64, ptr %entries, i64 %skipped
+  %rest = getelementptr i8, ptr %scratch, i64 %room
+  br label %tiles
+tiles:
+  %tile = phi i64 [%begin, %entry], [%next, %round]
+  %next = add i64 %tile, 1
+  %some = icmp slt i64 %tile, %end
+  br i1 %some, label %own, label %done
+own:
+  call void @llvm.memmove.p0.p0.i64(ptr %scratch, ptr %given, i64 %bytes, i1 0)
+  br label %move
+move:
+  %by = phi i64 [1, %own], [2, %call]
+  %number = phi i64 [0, %own], [%following, %call]
+  br label %each
+each:
+  %k = phi i64 [0, %move], [%k2, %one]
+  %more = icmp slt i64 %k, %moved
+  br i1 %more, label %one, label %round
+one:
+  %k2 = add i64 %k, 1
+  %place = mul i64 %k, 3
+  %operand.at = getelementptr i64, ptr %entries, i64 %place
+  %operand = load i64, ptr %operand.at
+  %by.at = getelementptr i64, ptr %operand.at, i64 %by
+  %far = load i64, ptr %by.at
+  %word.at = getelementptr i64, ptr %scratch, i64 %operand
+  %was = load i64, ptr %word.at
+  %is = add i64 %was, %far
+  store i64 %is, ptr %word.at
+  br label %each
+round:
+  %again = icmp slt i64 %number, %times
+  br i1 %again, label %call, label %tiles
+call:
+  %following = add i64 %number, 1
+  call void %code(ptr %scratch, i64 %tile, i64 %next, ptr %rest)
+  br label %move
+done:
+  ret void
+""",
+    ),
+    tiles=1,
+)
+"""A kernel whose tiles are each done a number of times, one after another, with operands that are
+moved in between: in a copy of the words of that kernel, which stand behind its own.
+"""
 JUMP = Kernel("jump", "", tiles=0)
 UNLESS = Kernel("jump", "", tiles=1)
-KERNELS = (COPY, SETTLE, ROW, BEGIN, AGAIN, COUNT, REFUSED)
+KERNELS = (COPY, SETTLE, ROW, BEGIN, AGAIN, COUNT, REFUSED, ROUNDS)
 """Those that have code."""

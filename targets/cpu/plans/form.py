@@ -18,12 +18,32 @@ import numpy as np
 from migx.dim import Extent
 from migx.extents import Extents, Latest, Numbers
 from migx.ir import Instruction
-from migx.planning import Arena
+from migx.planning import ALIGNMENT, Arena
 from migx.shape import Shape
 from migx.sizes import ShapeRules
+from migx.targets.cpu.kernel import Kernel
+from migx.targets.cpu.plans.control_kernels import ROUNDS
 from migx.targets.cpu.plans.memory import Layout
 from migx.targets.cpu.plans.outline import Cell, Kind, Outline, Reference, Work
 from migx.targets.cpu.threads.runtime import STEP_WORDS, TILES_WORD
+
+
+def rounds_of(work: Work) -> list[Extent]:
+    """What ``ROUNDS`` is told behind the address of the code: the words of a tile's own copy, the
+    bytes these take, how often to call it, and the operands that are moved. Nothing of a step that
+    is done once.
+    """
+    if work.kernel is None or work.times is None:
+        return []
+    count = len(work.operands) + len(work.kernel.words)
+    room = -(-8 * count // ALIGNMENT) * ALIGNMENT
+    moved = [word for each in work.moved for word in (each.operand, each.start, each.step)]
+    return [count, room, work.times, len(work.moved), *moved]
+
+
+def scratch_of(work: Work, kernel: Kernel) -> Extent:
+    """The bytes of scratch that a step needs."""
+    return kernel.scratch + sum(rounds_of(work)[1:2])
 
 
 @dataclass(frozen=True)
@@ -151,14 +171,18 @@ class Form:
         for work, kernel in kernels:
             first = STEP_WORDS * len(self.works)
             self.works.append(work)
+            code = code_of[kernel.symbol] if work.to is None else 0
             words[first : first + STEP_WORDS] = (
-                code_of[kernel.symbol] if work.to is None else 0,
+                code if work.times is None else code_of[ROUNDS.symbol],
                 8 * len(words),
                 0,
                 0 if work.to is None else numbers[work.to.step],
             )
             in_args.append(first + 1)
             sized.append((first + TILES_WORD, self.place(kernel.tiles)))
+            said = rounds_of(work)
+            sized += [(len(words) + 1 + i, self.place(word)) for i, word in enumerate(said)]
+            words += [code, *[0] * len(said)] if said else []
             for reference in work.operands:
                 if (cell := reference.cell.root).kind is Kind.FOUND:
                     found.setdefault(cell, []).append(len(words))
@@ -176,12 +200,8 @@ class Form:
                 tables[work.finds] = len(words)
                 in_args.append(len(words))
                 words.append(0)
-        for cell, place in tables.items():
-            read = found.get(cell, [])
-            words[place] = 8 * len(words)
-            in_args += range(len(words) + 1, len(words) + 1 + len(read))
-            words += [len(read), *(8 * word for word in read)]
-        self.scratch = np.array([self.place(kernel.scratch) for _, kernel in kernels], int)
+        _add_tables(words, in_args, tables, found)
+        self.scratch = np.array([self.place(scratch_of(w, k)) for w, k in kernels], int)
         self.words = np.array(words, np.int64)
         self.sized = np.array(sized, np.int64).reshape(-1, 2)
         self.in_args = np.array(in_args, np.int64)
@@ -199,3 +219,19 @@ class Form:
             else:
                 self.runs.append((step, step + 1))
             step += 1
+
+
+def _add_tables(
+    words: list[int],
+    in_args: list[int],
+    tables: Mapping[Cell, int],
+    found: Mapping[Cell, list[int]],
+) -> None:
+    """Adds the tables of steps that find cells, whose addresses belong into some words: how many
+    words hold an address in the cell, and the address of each.
+    """
+    for cell, place in tables.items():
+        read = found.get(cell, [])
+        words[place] = 8 * len(words)
+        in_args += range(len(words) + 1, len(words) + 1 + len(read))
+        words += [len(read), *(8 * word for word in read)]

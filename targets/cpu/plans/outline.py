@@ -84,11 +84,25 @@ class Label:
 
 
 @dataclass(frozen=True)
+class Round:
+    """Where an operand is, by its number: how many bytes from its address the first time, and how
+    many further on each time after.
+    """
+
+    operand: int
+    start: Extent
+    step: Extent
+
+
+@dataclass(frozen=True)
 class Work:
     """One step: a kernel, or where there is none, an instruction for the host; what it reads, and
     the cells it writes. ``captured`` is what its modules read of the values around them. With
     ``to``, it is a jump. One that ``knows_itself`` finds its own address behind its words, and one
     that ``finds`` where a cell is that of a table there.
+
+    A kernel whose tiles are each done so many ``times``, one after another, has operands that are
+    ``moved`` in between.
     """
 
     at: Instruction
@@ -99,6 +113,8 @@ class Work:
     to: Label | None = None
     knows_itself: bool = False
     finds: Cell | None = None
+    times: Extent | None = None
+    moved: tuple[Round, ...] = ()
 
     @property
     def operands(self) -> tuple[Reference, ...]:
@@ -329,7 +345,7 @@ class Outline:
         """What a step writes, with each cell that this may be written over: nobody reads it later,
         and its elements lie as those that are written.
         """
-        if work.kernel is None:
+        if work.kernel is None or work.times is not None:
             return
         pairs = work.kernel.over
         if len(work.writes) == 1:

@@ -186,7 +186,9 @@ class Run:
             assert work.kernel is not None
             moved = 0
             if work.at not in self.plan.outline.native and work.finds is None:
-                moved = self.moved(work.at)
+                moved = self.moved(work.at) * self.plan.number(
+                    1 if work.times is None else work.times
+                )
             with watch(work.at, work.kernel.name, self.plan.number(work.kernel.flops), moved):
                 step = self.run_steps(step, step + 1)
 

@@ -1,0 +1,172 @@
+"""A scan whose body is one kernel: a tile of it does all iterations before the next one begins.
+
+Tiles of a kernel are independent of each other. So where it writes what is carried over what it
+reads of it, a tile finds of the last iteration what itself has written, and nothing else: the two
+loops may change places. **Why it is fast.** What a tile carries stays in the first caches of one
+core, no thread waits for another between two iterations, and rows are read and written where they
+lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from migx.dim import Extent, product
+from migx.ir import Instruction
+from migx.ops.builtin import Literal, Param, Return
+from migx.ops.control import Scan
+from migx.planning import is_alias, lies_in
+from migx.shape import Shape
+from migx.targets.cpu.kernel import Kernel, results
+from migx.targets.cpu.plans.control_kernels import COPY
+from migx.targets.cpu.plans.iterations import Iterations, Row
+from migx.targets.cpu.plans.outline import (
+    Cell,
+    KernelOf,
+    Outline,
+    Reference,
+    Round,
+    Work,
+    operands,
+)
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Writes the steps of such a scan: the ``kernel`` of the instruction ``inner``, whose results
+    are, by their numbers, the next values that are ``carried``, by theirs, or ``made`` rows.
+    """
+
+    iterations: Iterations
+    inner: Instruction
+    kernel: Kernel
+    carried: dict[int, int]
+    made: dict[int, int]
+
+    @classmethod
+    def of(cls, at: Instruction, kernel_of: KernelOf) -> Rounds | None:
+        """That of a scan; None where its body is something else, or rows do not lie together."""
+        if not isinstance(at.op, Scan):
+            return None
+        iterations, still = Iterations.of(at), (Param, Return, Literal)
+        steps = [v for v in iterations.body if type(v.op) not in still and not is_alias(v)]
+        inner = steps[0] if len(steps) == 1 else None
+        kernel = None if inner is None else kernel_of(inner)
+        if inner is None or kernel is None or not _is_plain(kernel):
+            return None
+        stacks = at.shape.parts[len(iterations.carried) :]
+        wholes = [row.whole.shape for row in iterations.given if row.whole]
+        rows = zip((*iterations.given, *iterations.made), (*wholes, *stacks), strict=True)
+        if not all(product(whole.dims[: row.axis]) == 1 for row, whole in rows):
+            return None
+        carried = {_part(again, inner): i for i, (_, _, again) in _changing(iterations)}
+        made = {_part(row.value, inner): i for i, row in enumerate(iterations.made)}
+        apart = carried.keys().isdisjoint(made) and None not in (*carried, *made)
+        whole = len(carried) + len(made) == sum(1 for _ in _changing(iterations)) + len(stacks)
+        if not apart or not whole:
+            return None
+        written = {n: i for n, i in carried.items() if n is not None}
+        stacked = {n: i for n, i in made.items() if n is not None}
+        found = cls(iterations, inner, kernel, written, stacked)
+        return found if all(map(found._is_written_over, written)) else None
+
+    def _is_written_over(self, number: int) -> bool:
+        """Whether a result is written over what it is the next value of, which is read once."""
+        parameter, _, _ = self.iterations.carried[self.carried[number]]
+        places = [i for i, v in enumerate(self.inner.inputs) if lies_in(v)[0] is parameter]
+        pairs = self.kernel.over or tuple((i, 0) for i in self.kernel.in_place)
+        if len(places) != 1 or (places[0], number) not in pairs:
+            return False
+        read, made = self.inner.inputs[places[0]].shape, results(self.inner)[number]
+        return read.dims == made.dims and read.true_strides == made.true_strides
+
+    def __call__(self, o: Outline, at: Instruction) -> None:
+        """Adds the steps: one that copies each first value, and one that does all else."""
+        iterations, inner = self.iterations, self.inner
+        carried = [o.cell(parameter, -1, parameter.shape) for parameter, _, _ in iterations.carried]
+        stacks = [
+            o.cell(at, len(carried) + i, part)
+            for i, part in enumerate(at.shape.parts[len(carried) :])
+        ]
+        for i, ((_, value, _), cell) in enumerate(zip(iterations.carried, carried, strict=True)):
+            o.where[at, i] = Reference(cell, 0, at.shape.parts[i])
+            first = o.read(value)
+            kernel = replace(COPY, words=(first.shape.nbytes,))
+            o.works.append(Work(at, kernel, (first,), (cell,)))
+        moved = self._read_rows(o)
+        for each in iterations.body:
+            if each is not inner and type(each.op) is not Param and lies_in(each)[0] is not inner:
+                o.outline(each)
+        reads = tuple(o.read(taken or value) for value, taken in operands(inner, self.kernel))
+        writes = self._written(o, carried, stacks)
+        moved += self._write_rows(len(reads), stacks)
+        for cell in (*carried, *writes):
+            cell.last = max(cell.last, len(o.works))
+        kernel = replace(self.kernel, flops=self.kernel.flops * iterations.length)
+        times = iterations.length
+        o.works.append(Work(inner, kernel, reads, writes, times=times, moved=tuple(moved)))
+
+    def _read_rows(self, o: Outline) -> list[Round]:
+        """Has what reads a row find the first of them; how these operands are moved."""
+        steps: dict[Instruction, Extent] = {}
+        for row in self.iterations.given:
+            assert row.whole is not None
+            whole = o.read(row.whole)
+            start, step = _moves(row, row.whole.shape, self.iterations.length)
+            o.where[row.value, -1] = Reference(whole.cell, whole.offset + start, row.value.shape)
+            steps[row.value] = step * row.value.shape.dtype.bits // 8
+        roots = [lies_in(value)[0] for value in self.inner.inputs]
+        return [Round(i, 0, steps[root]) for i, root in enumerate(roots) if root in steps]
+
+    def _written(
+        self, o: Outline, carried: Sequence[Cell], stacks: Sequence[Cell]
+    ) -> tuple[Cell, ...]:
+        """The cells that the results are written to."""
+        known = {number: carried[i] for number, i in self.carried.items()}
+        known |= {number: stacks[i] for number, i in self.made.items()}
+        first = 0 if self.inner.shape.parts else -1
+        return tuple(
+            known[number] if number in known else o.cell(self.inner, first + number, shape)
+            for number, shape in enumerate(results(self.inner))
+        )
+
+    def _write_rows(self, first: int, stacks: Sequence[Cell]) -> list[Round]:
+        """How the results that are rows are moved, of operands from one number on."""
+        found = []
+        for number, i in self.made.items():
+            moves = _moves(self.iterations.made[i], stacks[i].shape, self.iterations.length)
+            start, step = (n * stacks[i].shape.dtype.bits // 8 for n in moves)
+            found.append(Round(first + number, start, step))
+        return found
+
+
+def _is_plain(kernel: Kernel) -> bool:
+    """Whether a kernel needs nothing but its operands, and cannot fail."""
+    return not kernel.fault and kernel.shared == 0 and kernel.most == 0 and not kernel.finds
+
+
+def _changing(
+    iterations: Iterations,
+) -> Iterator[tuple[int, tuple[Instruction, Instruction, Instruction]]]:
+    """What is carried and changes, with its number."""
+    for i, (parameter, first, again) in enumerate(iterations.carried):
+        if again is not parameter:
+            yield i, (parameter, first, again)
+
+
+def _part(value: Instruction, inner: Instruction) -> int | None:
+    """The number of the result of an instruction that a value is, all of it in its order."""
+    root, member = lies_in(value)
+    if root is not inner:
+        return None
+    number = member[0] if member else 0
+    made = results(inner)[number]
+    whole = made.standard and value.shape.standard and made.elements == value.shape.elements
+    return number if whole else None
+
+
+def _moves(row: Row, whole: Shape, length: Extent) -> tuple[Extent, Extent]:
+    """How many elements into a tensor the first row that is taken lies, and the next from there."""
+    elements = product(whole.dims[row.axis + 1 :])
+    return ((length - 1) * elements, -elements) if row.back else (0, elements)
