@@ -19,9 +19,11 @@ from migx.sizes import bare_symbols, known_symbols
 from migx.text import draw_instruction
 from migx.weights import computes
 
-READ_PACKED = frozenset({"@return", "get_tuple_elem", "if", "loop", "scan", "group", "contiguous"})
+READ_PACKED = frozenset(
+    {"@return", "get_tuple_elem", "if", "loop", "scan", "group", "contiguous", "gather"}
+)
 """Besides the operations named ``unpack_...``, who may read packed storage: those that only pass it
-on.
+on, all of it or some slices.
 """
 
 WITHIN_WEIGHTS = (Literal, OnnxExternalWeights, AssumeEqual, Return)

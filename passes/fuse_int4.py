@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 from migx.fusion.outlining import Bundle, Outlining, source, viewed
+from migx.dim import Extent
 from migx.ir import Instruction, Module
+from migx.manager import PassManager
 from migx.op import Operation
 from migx.ops.fused import Group
 from migx.ops.packing import FLAT, Unpack, UnpackInt4
@@ -46,12 +48,15 @@ class FuseInt4(Outlining):
     blocks: bool = False
     variants = ("blocks=true",)
 
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        dots = [at for at in module if self.blocks and at.op.name == "dot"]
+        found = [block for dot in dots for block in _blocks(dot)]
+        picked = [manager.change(self, "pick", at, partial(_pick_as_stored, at)) for at in found]
+        return super().apply(module, manager) or any(picked)
+
     def bundles(self, module: Module) -> list[Bundle]:
         known: dict[Instruction, bool] = {}
         found = list[Bundle]()
-        if self.blocks:
-            for at in [at for at in module if at.op.name == "dot"]:
-                _pick_as_stored(at)
         for at in [at for at in module if at.op.name in TAGS]:
             members = _unpacking(at, known)
             if members and (at.op.name in PRODUCTS or _picks_levels(at, members)):
@@ -62,33 +67,44 @@ class FuseInt4(Outlining):
         return found
 
 
-def _pick_as_stored(product: Instruction) -> None:
-    """Has the blocks of unpacked storage that a product alone reads, at most scaled and moved
-    since, picked before they are unpacked.
+def _blocks(product: Instruction) -> Iterator[Instruction]:
+    """The blocks of unpacked storage that a product alone reads, moved since, and scaled by what is
+    known or a block of that.
     """
     work = list(product.inputs)
     while work:
         at = work.pop()
         if at.module is not product.module or at.use_count != 1:
             continue
-        if viewed(at) is not None or isinstance(at.op, DequantizeLinear):
+        scaled = isinstance(at.op, DequantizeLinear) and all(map(_is_known, at.inputs[1:]))
+        if viewed(at) is not None or scaled:
             work += at.inputs
-        elif is_block(at) and isinstance((unpack := at.inputs[0]).op, UnpackInt4):
-            _exchange(at, unpack)
+        elif is_block(at) and _is_stored_in_bytes(at.inputs[0], at.shape.elements):
+            yield at
 
 
-def _exchange(block: Instruction, unpack: Instruction) -> None:
-    """Unpacks the block that is picked of storage, not picks one of what is unpacked of it."""
-    storage, index = unpack.inputs[0], block.inputs[1]
-    elements = math.prod(int(d) for d in block.shape.dims)
-    whole = elements * storage.shape.dtype.bits % 8 == 0
-    if unpack.op_as(UnpackInt4).axis != FLAT or not is_constant(storage) or not whole:
-        return
-    module = block.module
+def _is_known(value: Instruction) -> bool:
+    """Whether a value is a constant, or a view of a block of one."""
+    root = source(value)
+    return is_constant(root.inputs[0] if is_block(root) else root)
+
+
+def _is_stored_in_bytes(unpack: Instruction, elements: Extent) -> bool:
+    """Whether constant storage is unpacked of which so many elements are whole bytes."""
+    if not isinstance(unpack.op, UnpackInt4) or unpack.op.axis != FLAT:
+        return False
+    return is_constant(unpack.inputs[0]) and elements % 2 == 0
+
+
+def _pick_as_stored(block: Instruction) -> list[Instruction]:
+    """Unpacks the block that is picked, where one was picked of what is unpacked."""
+    module, unpack = block.module, block.inputs[0]
     assert module is not None
-    picked = module.insert_instruction(block, block.op, storage, index, origins=block.origins)
+    inputs = unpack.inputs[0], block.inputs[1]
+    picked = module.insert_instruction(block, block.op, *inputs, origins=block.origins)
     made = module.insert_instruction(block, unpack.op, picked, origins=unpack.origins)
     module.replace_instruction(block, made)
+    return [picked, made]
 
 
 def _picks_levels(at: Instruction, members: list[Instruction]) -> bool:
@@ -141,7 +157,8 @@ def _widens(at: Instruction, kinds: tuple[type[Operation], ...], blocks: bool) -
     if type(at.op) not in kinds:
         return False
     given = at.inputs[0]
-    if not is_constant(given.inputs[0] if blocks and is_block(given) else given):
+    whole = given.inputs[0] if blocks and is_block(given) else given
+    if not is_constant(whole) or (whole is not given and is_unpacked(whole)):
         return False
     dtype = given.shape.dtype
     if type(at.op) is DequantizeLinear:

@@ -59,15 +59,18 @@ class Gather(Op):
         arguments: Sequence[Argument],
         modules: Sequence[Runnable],
     ) -> Argument:
-        data, indices = arguments[0], arguments[1].array.astype(np.int64, copy=False)
-        x, packed = data.array, data.shape.dtype.is_packed
-        if packed:
-            x = x.reshape(int(data.shape.dims[0]), _row_bits(data.shape) // 8)
+        data, indices = arguments
+        if not data.shape.dtype.is_packed:
+            return Argument(shape, self.picked(data.array, indices.array))
+        rows = data.array.reshape(int(data.shape.dims[0]), _row_bits(data.shape) // 8)
+        return Argument(shape, self.picked(rows, indices.array).reshape(-1))
+
+    def picked(self, x: Array, indices: Array) -> Array:
+        """The meaning on arrays."""
         try:
-            made = np.asarray(np.take(x, indices, self.axis), x.dtype)
+            return np.asarray(np.take(x, indices.astype(np.int64, copy=False), self.axis), x.dtype)
         except IndexError:
             raise outside(self, indices, self.axis, x.shape[self.axis]) from None
-        return Argument(shape, made.reshape(-1) if packed else made)
 
 
 def _row_bits(packed: Shape) -> int:

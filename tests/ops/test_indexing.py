@@ -66,6 +66,20 @@ def test_gather_of_other_types() -> None:
     assert_same(run(Gather(0), half[0, 0], np.array(3, np.uint64)), half[0, 0, 3, None].reshape(()))
 
 
+@pytest.mark.parametrize(("dtype", "row"), [("u4", (3, 2)), ("i4", (10,)), ("u2", (4,))])
+@pytest.mark.parametrize("dims", [(), (2, 2), (0,)], ids=str)
+def test_slices_of_packed_elements_are_picked(dtype: str, row: Any, dims: tuple[int, ...]) -> None:
+    """They are bytes, which stay as they are."""
+    rows = RNG.integers(0, 256, (5, int(Shape(dtype, row).nbytes)), np.uint8)
+    data, index = Argument.packed(Shape(dtype, (5, *row)), rows.reshape(-1)), indices(5, *dims)
+    op = Gather(0)
+    shape = op.compute_shape([data.shape, Shape("i64", dims)])
+    assert shape == Shape(dtype, (*dims, *row))
+    made = op.compute(None, shape, [data, Argument.of(index)], [])
+    assert made.shape == shape
+    assert_same(made.array, rows[index].reshape(-1))
+
+
 @pytest.mark.parametrize(
     ("batch", "highs", "dims"),
     [
@@ -269,7 +283,8 @@ F = Shape("f32", (2, 3))
 REFUSED: list[tuple[Any, list[Shape], str]] = [
     (Gather(2), [F, I64S], "axis 2 is not one of the 2 axes"),
     (Gather(0), [F, F], r"gather needs integer indices, got f32\[2, 3\]"),
-    (Gather(0), [Shape("i4", (2,)), I64S], "gather does not compute on i4"),
+    (Gather(0), [Shape("i4", (2,)), I64S], r"slices of i4\[2\] along axis 0 are not whole bytes"),
+    (Gather(1), [Shape("u4", (2, 2)), I64S], r"slices of u4\[2, 2\] along axis 1 are not whole"),
     (Gathernd(), [F, Shape("i64", (1, 3))], r"a number from 1 to 2, got i64\[1, 3\]"),
     (Gathernd(), [F, Shape("i64", (1, N))], r"a number from 1 to 2, got i64\[1, n\]"),
     (Gathernd(1), [F, Shape("i64", (3, 1))], "need 1 equal leading dims"),

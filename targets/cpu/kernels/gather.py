@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from migx.dim import Extent, maximum, product
 from migx.ir import Instruction
 from migx.ops.indexing import Gather, Gathernd
+from migx.shape import Shape, row_major
 from migx.targets.cpu.emit import I64, Type, Value
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of, type_of
 from migx.targets.cpu.kernels.ordering import any_of
@@ -22,11 +23,12 @@ BYTES = 1 << 16
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of ``gather`` and ``gathernd``, for elements and indices of whole bytes."""
+    """The kernel of ``gather`` and ``gathernd``, for slices and indices of whole bytes."""
     if not isinstance(at.op, Gather | Gathernd):
         return None
     data, indices = (v.shape for v in at.inputs)
-    known = data.dtype.is_tensor and not data.dtype.is_packed and data.dtype.kind != "string"
+    whole = not data.dtype.is_packed or isinstance(at.op, Gather)
+    known = data.dtype.is_tensor and whole and data.dtype.kind != "string"
     if not known or type_of(indices.dtype) is None:
         return None
     if isinstance(at.op, Gathernd) and not isinstance(indices.dims[-1], int):
@@ -44,18 +46,29 @@ _Row = tuple[Extent, Extent, Extent, Extent]
 class _Axes:
     """What is picked: the axes before the indices', theirs, and the first of a slice where slices
     do not lie in one run count ``rows``; ``inner`` is the length of a run. ``axes`` are those of
-    the data that indices choose a place on, ``step`` is from one index to the next of a place.
+    the data that indices choose a place on, with the ``strides`` along them; ``step`` is from one
+    index to the next of a place. What is packed is counted in bytes.
     """
 
     rows: tuple[_Row, ...]
     inner: Extent
     inner_steps: tuple[Extent, Extent]
     axes: tuple[int, ...]
-    step: Extent
+    strides: tuple[Extent, ...]
+    step: Extent = 0
+
+
+def _of_packed(data: Shape, indices: Shape) -> _Axes:
+    size = product(data.dims[1:]) * data.dtype.bits // 8
+    steps = zip(indices.dims, indices.true_strides, row_major(indices.dims), strict=True)
+    rows = tuple((extent, 0, stride, size * step) for extent, stride, step in steps)
+    return _Axes(rows, size, (1, 1), (0,), (size,))
 
 
 def _axes(at: Instruction) -> _Axes:
     data, indices, made = at.inputs[0].shape, at.inputs[1].shape, at.shape
+    if data.dtype.is_packed:
+        return _of_packed(data, indices)
     picked = list(zip(indices.dims, indices.true_strides, strict=True))
     before, batch = 0, 0
     axes: tuple[int, ...]
@@ -82,7 +95,8 @@ def _axes(at: Instruction) -> _Axes:
         extent, of_data, _, of_result = rows.pop()
         steps = (of_data, of_result) if inner == 1 else steps
         inner, runs = inner * extent, runs - 1
-    return _Axes(tuple(rows), inner, steps, axes, step)
+    chosen = tuple(data.true_strides[axis] for axis in axes)
+    return _Axes(tuple(rows), inner, steps, axes, chosen, step)
 
 
 def _has_neighbours(at: Instruction, axes: _Axes) -> bool:
@@ -120,7 +134,7 @@ class _Writer:
         self.at, self.axes = at, axes
         self.frame = Frame(at, machine)
         self.f = self.frame.function
-        self.memory = Type(f"i{at.shape.dtype.bits}")
+        self.memory = Type(f"i{max(8, at.shape.dtype.bits)}")
         self.lanes = machine.lanes(self.memory)
         self.masks = machine.masks
         if isinstance(self.axes.inner, int):
@@ -153,7 +167,7 @@ class _Writer:
         for number, axis in enumerate(self.axes.axes):
             place = index + frame.extent(number * self.axes.step)
             chosen, fits = index_at(frame, place, shape.dims[axis])
-            from_ = from_ + chosen * frame.extent(shape.true_strides[axis])
+            from_ = from_ + chosen * frame.extent(self.axes.strides[number])
             inside = fits if inside is None else inside & fits
         given = f.element(frame.operands[0], from_, self.memory)
         made = f.element(frame.operands[2], to, self.memory)

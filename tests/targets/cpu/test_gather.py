@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 import migx
+from migx.argument import Argument
+from migx.dim import Dim
 from migx.errors import EvaluationError
 from migx.targets.cpu.kernels.gather import kernel_for
+from migx.targets.cpu.runs.executable import CpuExecutable
 from tests.targets.cpu.alone import parsed, problem
 
 CASES: Mapping[str, tuple[str, dict[str, int]]] = {
@@ -37,6 +40,31 @@ def program_of(case: str) -> str:
 def test_picks(name: str) -> None:
     text, sizes = CASES[name]
     assert not problem(kernel_for, parsed(program_of(text)), sizes)
+
+
+@pytest.mark.parametrize(("dtype", "row"), [("u4", "7, 6"), ("i2", "4"), ("i4", "66")])
+@pytest.mark.parametrize("given", ["i64[]", "i32[n, 3]"])
+def test_slices_of_packed_storage(dtype: str, row: str, given: str) -> None:
+    text = f"""
+module main(x: {dtype}[9, {row}], i: {given}) {{
+  %0 = gather(x, i)
+  %1 = unpack_int{dtype[1]}(%0)
+  return %1
+}}
+"""
+    program = migx.parse(text)
+    rng = np.random.default_rng(3)
+    dims = [2 if isinstance(d, Dim) else int(d) for d in program.main.parameters["i"].shape.dims]
+    x = program.main.parameters["x"].shape
+    indices = rng.integers(-9, 9, dims).astype(program.main.parameters["i"].shape.dtype.numpy)
+    held = rng.integers(0, 256, int(x.nbytes), np.uint8)
+    given_ = {"x": Argument.packed(x, held), "i": Argument.of(indices)}
+    made = program.copy().compile("cpu")
+    assert isinstance(made.executable, CpuExecutable)
+    assert not made.executable.fallbacks()
+    assert np.array_equal(made.eval(given_)[0], program.copy().compile("ref").eval(given_)[0])
+    with pytest.raises(EvaluationError, match="an index is outside axis 0"):
+        made.eval({**given_, "i": Argument.of(np.full_like(indices, 9))})
 
 
 def test_views() -> None:
