@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
-from migx.fusion.outlining import Bundle, Outlining, source, viewed
 from migx.dim import Extent
+from migx.fusion.outlining import Bundle, Outlining, source, viewed
 from migx.ir import Instruction, Module
 from migx.manager import PassManager
 from migx.op import Operation
