@@ -106,7 +106,7 @@ PICKED = {
 }  # fmt: skip
 FOUND = {"f32": 1, "f32, turned": 1, "f16": 1, "bytes": 2, "four bits": 3}
 """How many blocks are read where they lie."""
-CHOSEN = ([3], [0, 4, 4, -1, -5, 2, 0], [])
+CHOSEN: tuple[list[int], ...] = ([3], [0, 4, 4, -1, -5, 2, 0], [])
 
 
 def drawn(text: str, seed: int = 0) -> Program:
