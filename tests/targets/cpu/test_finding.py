@@ -214,3 +214,40 @@ module main(x: f32[n, {K}], i: i64[]) {{
     assert np.array_equal(product, -turned)
     block[:] = 0
     assert np.array_equal(made.eval(given)[1], product)
+
+
+GROWING = f"""
+module main(t: i64[], x: f32[n, q, 4], chosen: i64[64]) {{
+  %0 = @literal() {{value=[true]}} : bool[]
+  %1 = loop(t, %0, x) {{outputs=(f32[n, q2, 4],)}} [body]
+  %2 = get_tuple_elem(%1)
+  return %2
+}}
+
+module body(i: i64[], c: bool[], k: f32[n, a, 4]) {{
+  %0 = gather(main:chosen, i)
+  %1 = {literal("w", "f32", E, 4, 4)}
+  %2 = gather(%1, %0)
+  %3 = reduce_max(k) {{axes=(1,)}}
+  %4 = squeeze(%3) {{axes=(1,)}}
+  %5 = dot(%4, %2)
+  %6 = tanh(%5)
+  %7 = unsqueeze(%6) {{axes=(1,)}}
+  %8 = concat(k, %7) {{axis=1}}
+  return c, %8
+}}
+"""
+
+
+def test_blocks_beside_state_that_grows() -> None:
+    """The steps of such a body are given new sizes each time, by their places among all words."""
+    program = drawn(GROWING)
+    made = program.copy().compile("cpu", num_threads=2)
+    assert isinstance(made.executable, CpuExecutable)
+    assert not made.executable.fallbacks()
+    rng = np.random.default_rng(2)
+    for n, t in ((2, 0), (3, 1), (1, 7), (2, 33)):
+        x = rng.standard_normal((n, 2, 4)).astype(np.float32)
+        given = {"t": np.array(t), "x": x, "chosen": rng.integers(-E, E, 64)}
+        arguments = {name: Argument.of(value) for name, value in given.items()}
+        Trial(program, arguments).compiled(made.compiled)

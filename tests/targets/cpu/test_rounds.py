@@ -142,6 +142,50 @@ def test_other_bodies_take_one_iteration_after_another(name: str) -> None:
         assert same(program.eval(inputs), ref.eval(inputs))
 
 
+NESTED = """
+module main(t: i64[], h: i32[n, 40], x: i32[m, n, 40]) {
+  %0 = @literal() {value=[true]} : bool[]
+  %1 = loop(t, %0, h) {outputs=(OUTPUTS)} [outer]
+  %2 = get_tuple_elem(%1)
+  return %2
+}
+
+module outer(i: i64[], c: bool[], a: i32[STATE, 40]) {
+  %0 = reduce_max(a) {axes=(0,)}
+  %1 = multibroadcast(%0) {out_lens=(n, 40)}
+  %2 = scan(%1, main:x) {num_scan_inputs=1} [body]
+  %3 = get_tuple_elem(%2)
+  %4 = MADE
+  return c, %4
+}
+
+module body(h: i32[n, 40], x: i32[n, 40]) {
+  %0 = max(h, x)
+  %1 = add(%0, x)
+  return %1
+}
+"""
+AROUND = {
+    "a loop": NESTED.replace("OUTPUTS", "i32[n, 40],")
+    .replace("STATE", "n")
+    .replace("MADE", "add(%3, a)"),
+    "state that grows": NESTED.replace("OUTPUTS", "i32[b, 40],")
+    .replace("STATE", "a")
+    .replace("MADE", "concat(a, %3) {axis=0}"),
+}
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_scans_in_loops(name: str) -> None:
+    program, ref = (migx.parse(AROUND[name]).compile(target) for target in ("cpu", "ref"))
+    found = program.executable
+    assert isinstance(found, CpuExecutable)
+    assert not found.fallbacks()
+    for n, m, t in ((1, 1, 1), (3, 4, 5), (2, 0, 3), (40, 3, 2)):
+        inputs = given(program, n=n, m=m) | {"t": np.array(t)}
+        assert same(program.eval(inputs), ref.eval(inputs))
+
+
 LOOP = """
 module main(t: i64[], a: i32[n, 40], b: i32[n, 40]) {
   %0 = @literal() {value=[true]} : bool[]
