@@ -182,6 +182,8 @@ class Target:
     """
 
     name: ClassVar[str]
+    packs_blocks: ClassVar[bool] = False
+    """Whether it names formats for blocks of constants, too, which an index picks."""
 
     def __init_subclass__(cls) -> None:
         if "__init__" not in cls.__dict__:
@@ -251,6 +253,10 @@ class Target:
         of what lies behind them. The executable then finds ``unpack_weight`` in its place, and
         reads what that reads, or runs it as any operation. What is unpacked from storage of a few
         bits stays as it is.
+
+        With ``packs_blocks`` an input may also be one block of a constant, which a ``gather`` with
+        one index picks: the format is that of the block, and each block is packed so. It is picked
+        of ``unpack_weight`` then.
         """
         return None
 

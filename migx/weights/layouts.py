@@ -28,10 +28,10 @@ from migx.weights.hoisting import hoist, is_weight
 def pack_weights(program: Program, context: Context) -> bool:
     """Packs the constants that a target wants packed; says whether there were any.
 
-    An input may read a constant through views: it is what is behind these that is packed. It may
-    also read one block of a constant, which an index picks: then all blocks are packed, each as the
-    target wants the one. What has been packed for another machine is packed again. What unpacks
-    storage of a few bits stays so.
+    An input may read a constant through views: it is what is behind these that is packed. Where the
+    target packs blocks, it may also read one of a constant, which an index picks: then all of them
+    are packed, each as the target wants the one. What has been packed for another machine is packed
+    again. What unpacks storage of a few bits stays so.
     """
     constants = Constants(program)
     known: dict[Instruction, bool] = {}
@@ -39,7 +39,7 @@ def pack_weights(program: Program, context: Context) -> bool:
     modules = [m for m in program.modules.values() if not m.bypass]
     for at in [at for module in modules for at in module]:
         for index, value in enumerate(at.inputs):
-            views = _views(value)
+            views = _views(value, context.target.packs_blocks)
             whole = views[-1].inputs[0] if views else value
             again = isinstance(whole.op, UnpackWeight)
             if not (whole.shape.static and is_constant(whole.inputs[0] if again else whole, known)):
@@ -65,15 +65,15 @@ def pack_weights(program: Program, context: Context) -> bool:
     return bool(packed)
 
 
-def _views(value: Instruction) -> list[Instruction]:
-    """The views through which a value shows another, the outermost first; or a block of another,
-    which is then the last.
+def _views(value: Instruction, blocks: bool) -> list[Instruction]:
+    """The views through which a value shows another, the outermost first; with ``blocks``, the last
+    of them may be a block of the other.
     """
     found = []
     while operations.traits(value.op).view is not None and len(value.inputs) == 1:
         found.append(value)
         value = value.inputs[0]
-    return [*found, value] if is_block(value) else found
+    return [*found, value] if blocks and is_block(value) else found
 
 
 def _expect_fit(

@@ -54,6 +54,8 @@ class Cpu(Target):
     What has no kernel runs on the host by its own meaning, as on ``ref``.
     """
 
+    packs_blocks = True
+
     def get_passes(self, context: Context, options: CompileOptions) -> Pipeline:
         passes = list(PASSES)
         if options.rounds_activations:

@@ -13,6 +13,7 @@ from migx.argument import Argument
 from migx.binding import Sizes, Told
 from migx.ir import Instruction, Module
 from migx.ops.builtin import Param
+from migx.ops.formats import UnpackWeight
 from migx.planning import is_alias, is_block, lies_in, pieces
 from migx.profile import Profile
 from migx.program import Program
@@ -108,7 +109,8 @@ class CpuExecutable:
     def _find_blocks(self) -> None:
         """Has the blocks that are picked of packed constants read where they lie."""
         for at in self.kernels:
-            if is_block(at) and is_taken_packed(at, self.kernels.get):
+            of_packed = is_block(at) and isinstance(at.inputs[0].op, UnpackWeight)
+            if of_packed and is_taken_packed(at, self.kernels.get):
                 self.kernels[at] = finding(at)
 
     def _kernel(self, at: Instruction) -> Kernel | None:
