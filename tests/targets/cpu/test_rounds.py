@@ -142,6 +142,35 @@ def test_other_bodies_take_one_iteration_after_another(name: str) -> None:
         assert same(program.eval(inputs), ref.eval(inputs))
 
 
+READ_AGAIN = """
+module main(h: i32[n, 40], x: i32[t, n, 40]) {
+  %0 = scan(h, x) {num_scan_inputs=1} [body]
+  %1 = get_tuple_elem(%0)
+  %2 = get_tuple_elem(%0) {index=1}
+  return %1, %2
+}
+
+module body(h: i32[n, 40], x: i32[n, 40]) {
+  %0 = reduce_max(h) {axes=(1,)}
+  %1 = multibroadcast(%0) {out_lens=(n, 40)}
+  %2 = sub(x, %1)
+  %3 = add(h, %2)
+  %4 = reduce_max(%3) {axes=(1,)}
+  %5 = multibroadcast(%4) {out_lens=(n, 40)}
+  %6 = add(h, %5)
+  return %3, %6
+}
+"""
+
+
+def test_state_that_is_read_after_the_next_is_written_is_not_written_over() -> None:
+    program, ref = (migx.parse(READ_AGAIN).compile(target) for target in ("cpu", "ref"))
+    assert steps(program).count("copy") == 2
+    for n, t in ((1, 1), (5, 4), (60, 3)):
+        inputs = given(program, n=n, t=t)
+        assert same(program.eval(inputs), ref.eval(inputs))
+
+
 NESTED = """
 module main(t: i64[], h: i32[n, 40], x: i32[m, n, 40]) {
   %0 = @literal() {value=[true]} : bool[]
