@@ -35,19 +35,6 @@ class Block:
     columns: Value
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where the writing is: the start of a row of each operand, that of its sums, the column in the
-    block and in the whole, and which lanes are there.
-    """
-
-    starts: dict[Access, Value]
-    line: Value
-    within: Value
-    column: Value
-    mask: Value | None
-
-
 class Epilogue:
     """Writes the results of a description that ``migx.fusion.kernels.epilogue`` has made."""
 
@@ -65,31 +52,17 @@ class Epilogue:
             starts = starts_of(self.frame, self.kernel, places)
             line = f.element(block.sums, row.index * tile.columns, tile.sum)
             full = block.columns // tile.lanes * tile.lanes
+
+            def write(within: Value, mask: Value | None = None) -> None:
+                column = block.column + within
+                total = f.load(f.element(line, within, tile.sum), tile.vector)
+                write_results(self.frame, self.kernel, starts, column, total, mask)
+
             with f.loop(0, full, tile.lanes) as at:
-                place = _Place(starts, line, at.index, block.column + at.index, None)
-                self._vector(place)
+                write(at.index)
             if not self.whole_vectors:
                 with f.when(block.columns > full):
-                    mask = f.first_lanes(block.columns - full, tile.lanes)
-                    self._vector(_Place(starts, line, full, block.column + full, mask))
-
-    def _vector(self, place: _Place) -> None:
-        """Computes and writes a vector of results."""
-        f = self.f
-        values = evaluated(f, self.kernel.nodes, lambda access: self._operand(access, place))
-        for number, access in self.kernel.outputs:
-            there = f.element(place.starts[access], place.column, memory_of(access.dtype))
-            value = f.splat(values[number], self.tile.lanes)
-            f.store(elements.stored(f, value, access.dtype), there, mask=place.mask)
-
-    def _operand(self, access: Access, place: _Place) -> Value:
-        """A vector of the product, or of what is read beside it, in its computing type."""
-        f, tile = self.f, self.tile
-        if access.operand == PRODUCT:
-            total = f.load(f.element(place.line, place.within, tile.sum), tile.vector)
-            return f.cast(total, elements.computing(access.dtype))
-        first, step = place.starts[access], self.frame.extent(along(self.kernel, access))
-        return beside(first, step, access, place.column, tile.lanes, place.mask)
+                    write(full, f.first_lanes(block.columns - full, tile.lanes))
 
 
 def starts_of(
@@ -100,14 +73,31 @@ def starts_of(
     return {access: frame.start(access, places) for access in given}
 
 
-def beside(
-    start: Value, step: Value, access: Access, column: Value, lanes: int, mask: Value | None
-) -> Value:
-    """A vector of what is read beside the product, in its computing type: from a column of a row
-    on, whose elements are a step apart.
+def write_results(
+    frame: Frame,
+    kernel: FusedKernel,
+    starts: Mapping[Access, Value],
+    column: Value,
+    total: Value,
+    mask: Value | None,
+) -> None:
+    """Writes what becomes of a vector of sums, from a column of a row on; only the lanes of a mask.
+    The row begins at ``starts`` in each operand and result.
     """
-    row = Matrix(start, start.into.as_index(0), step, access.dtype)
-    return row.loaded(0, column, lanes, mask)
+    f, lanes = frame.function, total.type.lanes
+
+    def read(access: Access) -> Value:
+        if access.operand == PRODUCT:
+            return f.cast(total, elements.computing(access.dtype))
+        step = frame.extent(along(kernel, access))
+        row = Matrix(starts[access], f.as_index(0), step, access.dtype)
+        return row.loaded(0, column, lanes, mask)
+
+    values = evaluated(f, kernel.nodes, read)
+    for number, access in kernel.outputs:
+        value = elements.stored(f, f.splat(values[number], lanes), access.dtype)
+        there = f.element(starts[access], column, memory_of(access.dtype))
+        f.store(value, there, mask=mask)
 
 
 def evaluated(

@@ -9,8 +9,7 @@ from migx.fusion.stages import weight
 from migx.fusion.tables import tabled
 from migx.targets.cpu.emit import I8, Type, Value, lookup
 from migx.targets.cpu.kernel import Frame, memory_of
-from migx.targets.cpu.parts import elements
-from migx.targets.cpu.parts.epilogue import along, beside, evaluated, starts_of
+from migx.targets.cpu.parts.epilogue import along, starts_of, write_results
 
 LINE = 64
 """Bytes of a cache line."""
@@ -89,24 +88,10 @@ class Finish:
         self, to: Destination, row: Value, line: list[Value], masks: list[Value | None]
     ) -> None:
         """One channel."""
-        f = self.f
         starts = self._starts(to, to.output + row)
         for j, (total, mask) in enumerate(zip(line, masks, strict=True)):
             column = to.pixel + j * self.lanes
-
-            def read(
-                access: Access, total: Value = total, mask: Value | None = mask, at: Value = column
-            ) -> Value:
-                if access.operand == PRODUCT:
-                    return f.cast(total, elements.computing(access.dtype))
-                step = self.frame.extent(along(self.kernel, access))
-                return beside(starts[access], step, access, at, self.lanes, mask)
-
-            values = evaluated(f, self.kernel.nodes, read)
-            for number, access in self.kernel.outputs:
-                value = elements.stored(f, f.splat(values[number], self.lanes), access.dtype)
-                there = f.element(starts[access], column, memory_of(access.dtype))
-                f.store(value, there, mask=mask)
+            write_results(self.frame, self.kernel, starts, column, total, mask)
 
     def _starts(self, to: Destination, output: Value) -> dict[Access, Value]:
         """Where a channel of each operand begins."""
