@@ -40,7 +40,8 @@ from migx.targets.cpu.kernels.attention_rows import LOWEST
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.epilogue import emittable, evaluated
-from migx.targets.cpu.parts.tile import LATENCY, LOADS, Matrix, Tile, accumulate
+from migx.targets.cpu.parts.matrix import Matrix
+from migx.targets.cpu.parts.tile import LATENCY, LOADS, Tile, accumulate
 from migx.targets.cpu.parts.transpose import gather_columns, scatter_columns
 
 ROW = 2
@@ -328,7 +329,7 @@ class Writer:
             highest, totals = block.carried[: blocking.vectors], block.carried[blocking.vectors :]
             highest, totals = self._weights(top, rows, block.index, many, highest, totals)
             block.carry(*highest, *totals)
-            left = _across(self._widened(values.moved(block.index, 0), many, width))
+            left = self._widened(values.moved(block.index, 0), many, width).turned
             heights = weighted.heights(attention.width)
             accumulate(f, weighted, self.sums, left, scores, width, many, heights, fresh=once)
         output = self.matrix(attention.output).moved(top, 0)
@@ -366,7 +367,7 @@ class Writer:
         if not self.widens:
             return given
         if given.column.number != 1 and given.row.number == 1:
-            return _across(self._widened(_across(given), columns, rows))
+            return self._widened(given.turned, columns, rows).turned
         memory = memory_of(given.dtype)
         line = (columns + (lanes - 1)) // lanes * lanes
         made = Matrix(self.staged, line, f.as_index(1), dtypes.F32)
@@ -476,8 +477,3 @@ class Writer:
         made = Matrix(self.turned[access], f.as_index(blocking.width), f.as_index(1), access.dtype)
         given = self.matrix(access).moved(top, key)
         gather_columns(f, given, (rows, many), made, blocking.width, blocking.lanes)
-
-
-def _across(matrix: Matrix) -> Matrix:
-    """A matrix with its rows for columns."""
-    return Matrix(matrix.first, matrix.column, matrix.row, matrix.dtype)

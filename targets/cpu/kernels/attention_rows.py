@@ -20,7 +20,7 @@ from migx.targets.cpu.emit import F32, Value
 from migx.targets.cpu.emit.vector_math import exp_to_zero
 from migx.targets.cpu.kernel import memory_of
 from migx.targets.cpu.parts import elements
-from migx.targets.cpu.parts.tile import Matrix, apart
+from migx.targets.cpu.parts.matrix import Matrix, apart
 from migx.targets.cpu.parts.transpose import folded
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from migx.ops.rnn import GRU, LSTM, Recurrent
 from migx.targets.cpu.emit import F32, Function, Value, vector_math
-from migx.targets.cpu.parts.tile import Matrix
+from migx.targets.cpu.parts.matrix import Matrix
 from migx.targets.cpu.parts.together import Part
 
 Activation = Callable[[Function, Value], Value]

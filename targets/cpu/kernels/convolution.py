@@ -50,9 +50,10 @@ from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.cutting import Cut, Work, chosen
 from migx.targets.cpu.parts.epilogue import in_place, writable
 from migx.targets.cpu.parts.finish import Destination, Finish
+from migx.targets.cpu.parts.matrix import Matrix, widened
 from migx.targets.cpu.parts.spread import InPlace, Spread, Windows, in_lines
 from migx.targets.cpu.parts.strips import Share, Straight, Turned
-from migx.targets.cpu.parts.tile import SUMS, Matrix, collapsed, sum_type, widened
+from migx.targets.cpu.parts.tile import SUMS, collapsed, sum_type
 from migx.targets.cpu.parts.transpose import gather_lines
 from migx.targets.cpu.parts.windows import Axis, axes_of
 

@@ -15,8 +15,9 @@ from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.kernels.convolution import Problem, described
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts.finish import Destination, Finish
+from migx.targets.cpu.parts.matrix import widened
 from migx.targets.cpu.parts.sliding import UNROLLED, Fold, Sliding, Tap, WindowVector
-from migx.targets.cpu.parts.tile import multiplied_and_added, widened
+from migx.targets.cpu.parts.tile import multiplied_and_added
 
 S = TypeVar("S", bound=Sliding)
 

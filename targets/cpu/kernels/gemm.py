@@ -44,18 +44,17 @@ from migx.targets.cpu.parts.epilogue import (
     in_place,
     writable,
 )
+from migx.targets.cpu.parts.matrix import Matrix, widened
 from migx.targets.cpu.parts.tile import (
     BLOCK,
     SUMS,
     WORTH,
-    Matrix,
     Tile,
     accumulate,
     chosen,
     collapsed,
     multiplied_and_added,
     sum_type,
-    widened,
 )
 from migx.targets.cpu.parts.transpose import gather_columns
 
@@ -421,10 +420,9 @@ class Writer:
     def _pack(self, given: Matrix, made: Matrix, columns: Value) -> None:
         """Copies as many columns as there are to a panel."""
         f, tile = self.f, self.tile
-        turned = Matrix(given.first, given.column, given.row, given.dtype)
         gather_columns(
             f,
-            turned,
+            given.turned,
             (columns, self.depth),
             made,
             tile.columns,

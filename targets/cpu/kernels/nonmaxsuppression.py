@@ -18,7 +18,7 @@ from migx.targets.cpu.emit import F32, F64, I64, Value
 from migx.targets.cpu.kernel import Frame, Kernel, Scratch, memory_of, type_of
 from migx.targets.cpu.kernels.ordering import Buffer, any_of, key_type, rising
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.parts.tile import apart
+from migx.targets.cpu.parts.matrix import apart
 
 MOST, OVERLAP, SCORE = 2, 3, 4
 """The inputs that are limits."""

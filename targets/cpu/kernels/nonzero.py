@@ -19,7 +19,7 @@ from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.kernels.ordering import any_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
-from migx.targets.cpu.parts.tile import apart
+from migx.targets.cpu.parts.matrix import apart
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:

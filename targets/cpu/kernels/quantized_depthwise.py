@@ -23,8 +23,8 @@ from migx.targets.cpu.kernels.convolution import convolution_in, described
 from migx.targets.cpu.kernels.depthwise import Writer
 from migx.targets.cpu.kernels.quantized_convolution import filling
 from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.parts.matrix import apart
 from migx.targets.cpu.parts.sliding import UNROLLED, Sliding, Tap, WindowVector
-from migx.targets.cpu.parts.tile import apart
 
 WIDE = 64
 """Bytes of a row that are copied at once."""

@@ -25,7 +25,8 @@ from migx.targets.cpu.emit.dot4 import BYTES, FLIP, ONES, dot4, flipped, flips
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.kernels.gemm import TAGS, Problem, Writer, described
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.parts.tile import Matrix, Tile
+from migx.targets.cpu.parts.matrix import Matrix
+from migx.targets.cpu.parts.tile import Tile
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:

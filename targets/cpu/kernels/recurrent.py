@@ -29,7 +29,8 @@ from migx.targets.cpu.kernel import Frame, Kernel, behind, memory_of
 from migx.targets.cpu.kernels.cells import ACTIVATIONS, Cells, Units, resets_first
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
-from migx.targets.cpu.parts.tile import WORTH, Matrix, Tile, accumulate, multiplied_and_added
+from migx.targets.cpu.parts.matrix import Matrix
+from migx.targets.cpu.parts.tile import WORTH, Tile, accumulate, multiplied_and_added
 from migx.targets.cpu.parts.together import Part, Team
 from migx.targets.cpu.parts.transpose import gather_columns
 

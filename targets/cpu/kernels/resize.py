@@ -18,7 +18,7 @@ from migx.targets.cpu.emit import F64, I64, Value
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
-from migx.targets.cpu.parts.tile import Matrix, widened
+from migx.targets.cpu.parts.matrix import Matrix, widened
 
 ELEMENTS = 1 << 13
 """About how many elements a tile makes."""

@@ -18,7 +18,7 @@ from migx.targets.cpu.kernel import Frame, Kernel, Scratch, memory_of, type_of
 from migx.targets.cpu.kernels.resize import end_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
-from migx.targets.cpu.parts.tile import Matrix, widened
+from migx.targets.cpu.parts.matrix import Matrix, widened
 
 CHANNELS = 64
 """How many channels a tile makes of a region."""

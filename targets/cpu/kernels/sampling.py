@@ -19,7 +19,7 @@ from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.kernels.resize import cubic, end_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
-from migx.targets.cpu.parts.tile import apart
+from migx.targets.cpu.parts.matrix import apart
 
 ELEMENTS = 1 << 12
 """About how many elements a tile makes."""

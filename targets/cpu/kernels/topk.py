@@ -19,7 +19,7 @@ from migx.targets.cpu.kernels.lines import Lines
 from migx.targets.cpu.kernels.ordering import Buffer, any_of, in_order, key_type, rising
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
-from migx.targets.cpu.parts.tile import apart
+from migx.targets.cpu.parts.matrix import apart
 
 SPARE, LEAST = 4, 32
 """The buffer has room for so many times k, or at least for so many."""

@@ -36,7 +36,8 @@ from migx.targets.cpu.kernels.weight_only_forms import WORD, Parameter, Problem,
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.epilogue import Block, Epilogue, writable
-from migx.targets.cpu.parts.tile import Matrix, Tile, accumulate, multiplied_and_added
+from migx.targets.cpu.parts.matrix import Matrix
+from migx.targets.cpu.parts.tile import Tile, accumulate, multiplied_and_added
 from migx.targets.cpu.parts.transpose import deinterleaved, interleaved
 
 SLAB = 256

@@ -30,7 +30,8 @@ from migx.targets.cpu.kernels.weight_only_forms import WORD, Problem
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.epilogue import Block, Epilogue
-from migx.targets.cpu.parts.tile import Matrix, Tile, multiplied_and_added
+from migx.targets.cpu.parts.matrix import Matrix
+from migx.targets.cpu.parts.tile import Tile, multiplied_and_added
 
 TOGETHER = 2
 """Vectors of columns that several rows are multiplied with at a time."""

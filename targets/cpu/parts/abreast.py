@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from migx.dim import Extent
 from migx.targets.cpu.emit import I32, I64, Function, Type, Value
-from migx.targets.cpu.parts.tile import apart
+from migx.targets.cpu.parts.matrix import apart
 
 
 @dataclass(frozen=True)

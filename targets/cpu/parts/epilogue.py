@@ -19,7 +19,8 @@ from migx.targets.cpu.emit import Function, Value, lookup
 from migx.targets.cpu.kernel import Frame, memory_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
-from migx.targets.cpu.parts.tile import Matrix, Tile
+from migx.targets.cpu.parts.matrix import Matrix
+from migx.targets.cpu.parts.tile import Tile
 
 
 @dataclass(frozen=True)

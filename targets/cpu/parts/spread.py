@@ -20,7 +20,7 @@ from migx.shape import DType
 from migx.targets.cpu.emit import I1, I64, Type, Value
 from migx.targets.cpu.kernel import Frame, memory_of
 from migx.targets.cpu.parts.cutting import Cut
-from migx.targets.cpu.parts.tile import widened
+from migx.targets.cpu.parts.matrix import widened
 from migx.targets.cpu.parts.windows import Axis
 
 UNROLLED, WRITTEN = 8, 7

@@ -22,7 +22,7 @@ from migx.shape import DType
 from migx.targets.cpu.emit import F32, F64, I32, I64, Function, Type, Value
 from migx.targets.cpu.kernel import memory_of
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.parts import elements
+from migx.targets.cpu.parts.matrix import Matrix, widened
 
 Steps = TypeVar("Steps", bound=tuple[Extent, ...])
 
@@ -137,63 +137,6 @@ def _depth(machine: Machine, sum_: Type, block: int, vectors: int, depth: Extent
     return -(-depth // max(1, -(-depth // most))) or 1
 
 
-@dataclass(frozen=True)
-class Matrix:
-    """Where elements lie: the first, and from one row and one column to the next."""
-
-    first: Value
-    row: Value
-    column: Value
-    dtype: DType
-
-    def at(self, row: Value | int, column: Value | int) -> Value:
-        """The address of an element."""
-        f = self.first.into
-        return f.element(self.first, self.row * row + self.column * column, memory_of(self.dtype))
-
-    def moved(self, row: Value | int, column: Value | int) -> Matrix:
-        """What begins at another element."""
-        return Matrix(self.at(row, column), self.row, self.column, self.dtype)
-
-    def vector(
-        self, row: Value | int, column: Value | int, lanes: int, mask: Value | None
-    ) -> Value:
-        """Elements of a row from a column on, as they lie in memory; only those of a mask."""
-        f, memory = self.first.into, memory_of(self.dtype)
-        return apart(f, self.at(row, column), self.column, memory.times(lanes), mask)
-
-    def loaded(
-        self, row: Value | int, column: Value | int, lanes: int, mask: Value | None
-    ) -> Value:
-        """``vector`` in the type elements are computed in."""
-        return elements.loaded(self.first.into, self.vector(row, column, lanes, mask), self.dtype)
-
-
-def apart(f: Function, first: Value, step: Value, vector: Type, mask: Value | None) -> Value:
-    """Elements a step apart, from an address on; only those of a mask. They are read in one go
-    where they are neighbours, from the back too, which of a step that is not known is asked at run
-    time.
-    """
-    if step.number == 0:
-        return f.splat(f.load(first, vector.one), vector.lanes)
-    if step.number == 1:
-        return f.load(first, vector, mask=mask)
-    if step.number == -1:
-        order = range(vector.lanes)[::-1]
-        turned = None if mask is None else f.shuffle(mask, mask, order)
-        many = f.load(f.element(first, 1 - vector.lanes, vector.one), vector, mask=turned)
-        return f.shuffle(many, many, order)
-    places = f.iota(I64.times(vector.lanes)) * step
-    if step.number is not None:
-        return f.gather(first, places, vector.one, mask)
-    near = f.compare("eq", step, 1)
-    with f.when(near, [f.poison(vector)]) as neighbours:
-        neighbours.carry(f.load(first, vector, mask=mask))
-    with f.unless(near, neighbours.carried) as others:
-        others.carry(f.gather(first, places, vector.one, mask))
-    return others.carried[0]
-
-
 def collapsed(axes: Sequence[tuple[Extent, Steps]]) -> list[tuple[Extent, Steps]]:
     """The same axes, each an extent and the steps along it, with those of one place gone, and
     neighbours that lie alike made one.
@@ -207,11 +150,6 @@ def collapsed(axes: Sequence[tuple[Extent, Steps]]) -> list[tuple[Extent, Steps]
         else:
             kept.append((extent, steps))
     return kept
-
-
-def widened(f: Function, value: Value, dtype: DType, to: Type) -> Value:
-    """What was read from memory, in the type of sums."""
-    return f.cast(elements.loaded(f, value, dtype), to, signed=dtype.kind == "int")
 
 
 Multiply = Callable[[Function, Value, Value, Value], Value]

@@ -9,7 +9,7 @@ from math import prod
 from migx.targets.cpu.emit import Function, Value
 from migx.targets.cpu.kernel import memory_of
 from migx.targets.cpu.parts import elements
-from migx.targets.cpu.parts.tile import Matrix, apart
+from migx.targets.cpu.parts.matrix import Matrix, apart
 
 
 def turned(f: Function, rows: Sequence[Value]) -> list[Value]:
