@@ -32,7 +32,7 @@ from migx.fusion.attention import WEIGHTS, Attention, described
 from migx.fusion.kernels import PRODUCT, Access
 from migx.fusion.stages import below
 from migx.ir import Instruction
-from migx.targets.cpu.emit import F32, I8, I64, Function, Value
+from migx.targets.cpu.emit import F32, I8, Function, Value
 from migx.targets.cpu.emit.vector_math import exp_to_zero
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.kernels import attention_rows
@@ -368,17 +368,12 @@ class Writer:
             return given
         if given.column.number != 1 and given.row.number == 1:
             return self._widened(given.turned, columns, rows).turned
-        memory = memory_of(given.dtype)
         line = (columns + (lanes - 1)) // lanes * lanes
         made = Matrix(self.staged, line, f.as_index(1), dtypes.F32)
         with f.loop(0, rows) as i, f.loop(0, columns, lanes) as j:
             mask = f.first_lanes(columns - j.index, lanes)
-            place = given.at(i.index, j.index)
-            if given.column.number == 1:
-                vector = f.load(place, memory.times(lanes), mask=mask)
-            else:
-                vector = f.gather(place, f.iota(I64.times(lanes)) * given.column, memory, mask)
-            f.store(elements.loaded(f, vector, given.dtype), made.at(i.index, j.index))
+            vector = given.loaded(i.index, j.index, lanes, mask)
+            f.store(vector, made.at(i.index, j.index))
         return made
 
     @property

@@ -54,6 +54,7 @@ from migx.targets.cpu.parts.tile import (
     chosen,
     collapsed,
     multiplied_and_added,
+    staged,
     sum_type,
 )
 from migx.targets.cpu.parts.transpose import gather_columns
@@ -364,14 +365,7 @@ class Writer:
         """The rows as they lie, or widened in scratch."""
         if not self.widens:
             return lines
-        f, tile = self.f, self.tile
-        row = f.as_index(tile.depth)
-        made = Matrix(self.staged, row, f.as_index(1), SUMS[tile.sum])
-        with f.loop(0, rows) as i, f.loop(0, depth, tile.lanes) as k:
-            mask = f.first_lanes(depth - k.index, tile.lanes)
-            vector = lines.vector(i.index, k.index, tile.lanes, mask)
-            f.store(widened(f, vector, lines.dtype, tile.sum), made.at(i.index, k.index), mask=mask)
-        return made
+        return staged(self.tile, lines, rows, depth, self.staged)
 
     def _panel(self, offset: Value, column: Value, side: Value, packed: Value) -> Matrix:
         """The panel whose first column is given, ready to be read by vectors."""

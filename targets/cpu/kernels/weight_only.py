@@ -37,7 +37,7 @@ from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.epilogue import Block, Epilogue, writable
 from migx.targets.cpu.parts.matrix import Matrix
-from migx.targets.cpu.parts.tile import Tile, accumulate, multiplied_and_added
+from migx.targets.cpu.parts.tile import Tile, accumulate, multiplied_and_added, staged
 from migx.targets.cpu.parts.transpose import deinterleaved, interleaved
 
 SLAB = 256
@@ -213,13 +213,7 @@ class _Writer:
         """The rows as they lie, or as f32 in scratch."""
         if lines.dtype is FLOAT:
             return lines
-        f, tile = self.f, self.tile
-        made = Matrix(self.staged, f.as_index(tile.depth), f.as_index(1), FLOAT)
-        with f.loop(0, rows) as i, f.loop(0, depth, tile.lanes) as k:
-            mask = f.first_lanes(depth - k.index, tile.lanes)
-            vector = lines.loaded(i.index, k.index, tile.lanes, mask)
-            f.store(vector, made.at(i.index, k.index), mask=mask)
-        return made
+        return staged(self.tile, lines, rows, depth, self.staged)
 
     # Levels, scales and zero points.
 

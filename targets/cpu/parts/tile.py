@@ -152,6 +152,17 @@ def collapsed(axes: Sequence[tuple[Extent, Steps]]) -> list[tuple[Extent, Steps]
     return kept
 
 
+def staged(tile: Tile, lines: Matrix, rows: Value, depth: Value, to: Value) -> Matrix:
+    """A copy of some rows in the type of sums, each ``tile.depth`` behind the one before."""
+    f = to.into
+    made = Matrix(to, f.as_index(tile.depth), f.as_index(1), SUMS[tile.sum])
+    with f.loop(0, rows) as i, f.loop(0, depth, tile.lanes) as k:
+        mask = f.first_lanes(depth - k.index, tile.lanes)
+        vector = lines.vector(i.index, k.index, tile.lanes, mask)
+        f.store(widened(f, vector, lines.dtype, tile.sum), made.at(i.index, k.index), mask=mask)
+    return made
+
+
 Multiply = Callable[[Function, Value, Value, Value], Value]
 """What adds the product of two values to a third."""
 
