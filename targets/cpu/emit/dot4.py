@@ -1,16 +1,19 @@
 """Sums of products of bytes, four to each lane: what CPUs have an instruction for.
 
-    totals = dot4(f, machine, totals, x, w, signed=(False, True))
+    signs = Signs.chosen(machine, lanes, x=False, w=True)
+    totals = dot4(f, totals, x, w, signs)
 
 adds, in each lane of a vector of i32, the four products of the bytes that ``x`` and ``w`` have
 there; both are vectors of as many i32, whose bytes count as signed or not. It is exact modulo 2**32
 and gives the same bits on every CPU. VNNI (x86) and dotprod (NEON) do it in one instruction, but
-not all do so for every pair of signs: where ``flips`` says so, it is cheaper to turn the upper bit
-of each byte of x over beforehand (``x ^ FLIP``), to call it of the other sign, and to take off the
-sums that ``flipped`` gives.
+not all do so for every pair of signs: where ``signs.flip`` says so, it is cheaper to give it each
+byte of x with its upper bit turned over (``x ^ FLIP``), which then counts as of the other sign, and
+to take off the sum of the bytes of w times ``signs.surplus``.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from migx.targets.cpu.emit import I8, I16, Function, Type, Value
 from migx.targets.cpu.machine import Machine
@@ -25,61 +28,74 @@ ONES = 0x01010101
 """Four bytes of 1; the sums of bytes are their products with it."""
 
 
-def dot4(
-    f: Function, machine: Machine, totals: Value, x: Value, w: Value, *, signed: tuple[bool, bool]
-) -> Value:
-    """The totals, and in each lane the four products of bytes of x and w, of these signs."""
-    name = _instruction(machine, totals.type.lanes, signed)
+@dataclass(frozen=True)
+class Signs:
+    """Whether bytes of x and of w are signed, and whether those of x are turned over before they
+    are multiplied.
+    """
+
+    x: bool
+    w: bool
+    flip: bool = False
+
+    @classmethod
+    def chosen(cls, machine: Machine, lanes: int, *, x: bool, w: bool) -> Signs:
+        """Those of x and w, which are multiplied as vectors of so many i32."""
+        has = [_instruction(machine.features, lanes, pair) for pair in ((x, w), (not x, w))]
+        return cls(x, w, flip=has[0] is None and has[1] is not None)
+
+    @property
+    def multiplied(self) -> tuple[bool, bool]:
+        """Whether bytes of x and of w count as signed when they are multiplied."""
+        return self.x != self.flip, self.w
+
+    @property
+    def surplus(self) -> int:
+        """What each byte of x that is turned over counts for too much: it was signed and is 128
+        more, or it was not and is 128 less.
+        """
+        return 128 if self.x else -128
+
+
+def dot4(f: Function, totals: Value, x: Value, w: Value, signs: Signs) -> Value:
+    """The totals, and in each lane the four products of bytes of x and w."""
+    signed, whole, lanes = signs.multiplied, totals.type, totals.type.lanes
+    name = _instruction(f.module.features, lanes, signed)
     if name is None:
-        return _by_hand(f, machine, totals, x, w, signed)
+        return _by_hand(f, totals, x, w, signed)
     if name.startswith("x86") and signed == (True, False):
         x, w = w, x
-    lanes = totals.type.lanes
-    whole, parts = totals.type, I8.times(BYTES * lanes)
+    parts = I8.times(BYTES * lanes)
     name = name if name.startswith("x86") else f"{name}.{whole.suffix}.{parts.suffix}"
     return f.call(f"llvm.{name}", whole, totals, f.bitcast(x, parts), f.bitcast(w, parts))
 
 
-def flips(machine: Machine, lanes: int, signed: tuple[bool, bool]) -> bool:
-    """Whether bytes of x are better turned over first, for vectors of so many i32."""
-    other = (not signed[0], signed[1])
-    has = [_instruction(machine, lanes, pair) is not None for pair in (signed, other)]
-    return not has[0] and has[1]
-
-
-def flipped(signed: bool) -> int:
-    """What bytes of x count for too much when they are turned over, by which the sum of w is to be
-    multiplied and taken off: x was signed and each is 128 more, or it was not and each is 128 less.
+def _instruction(has: frozenset[str], lanes: int, signed: tuple[bool, bool]) -> str | None:
+    """The intrinsic for vectors of so many i32 and bytes of these signs, of a CPU that has some
+    features.
     """
-    return 128 if signed else -128
-
-
-def _instruction(machine: Machine, lanes: int, signed: tuple[bool, bool]) -> str | None:
-    """The intrinsic for vectors of so many i32 and bytes of these signs."""
     mixed = signed[0] != signed[1]
-    if machine.has("neon"):
-        if lanes != 4 or (mixed and not machine.has("i8mm")) or not machine.has("dotprod"):
+    if "neon" in has:
+        if lanes != 4 or (mixed and "i8mm" not in has) or "dotprod" not in has:
             return None
         kind = "usdot" if mixed else "sdot" if signed[0] else "udot"
         return None if mixed and signed[0] else f"aarch64.neon.{kind}"
-    wide = machine.has("avx512vnni") and (lanes == 16 or machine.has("avx512vl"))
-    if mixed and (wide or machine.has("avxvnni")) and lanes in (4, 8, 16):
+    wide = "avx512vnni" in has and (lanes == 16 or "avx512vl" in has)
+    if mixed and (wide or "avxvnni" in has) and lanes in (4, 8, 16):
         return f"x86.avx512.vpdpbusd.{32 * lanes}" if lanes < 16 or wide else None
-    if not mixed and machine.has("avxvnniint8") and lanes in (4, 8):
+    if not mixed and "avxvnniint8" in has and lanes in (4, 8):
         return f"x86.avx2.vpdpb{'ss' if signed[0] else 'uu'}d.{32 * lanes}"
     return None
 
 
-def _by_hand(
-    f: Function, machine: Machine, totals: Value, x: Value, w: Value, signed: tuple[bool, bool]
-) -> Value:
+def _by_hand(f: Function, totals: Value, x: Value, w: Value, signed: tuple[bool, bool]) -> Value:
     """The same by halves of lanes: the even bytes and then the odd ones, widened where they are."""
     lanes = totals.type.lanes
     pairs = I16.times(2 * lanes)
     a, b = f.bitcast(x, pairs), f.bitcast(w, pairs)
     for odd in (False, True):
         left, right = (_half(f, v, s, odd) for v, s in ((a, signed[0]), (b, signed[1])))
-        totals = totals + _multiplied(f, machine, left, right, totals.type)
+        totals = totals + _multiplied(f, left, right, totals.type)
     return totals
 
 
@@ -91,11 +107,11 @@ def _half(f: Function, pairs: Value, signed: bool, odd: bool) -> Value:
     return f.op("ashr", pairs << 8, 8) if signed else pairs & 0xFF
 
 
-def _multiplied(f: Function, machine: Machine, a: Value, b: Value, to: Type) -> Value:
+def _multiplied(f: Function, a: Value, b: Value, to: Type) -> Value:
     """Products of i16, those of each pair added; no sum of two products of bytes overflows i32."""
     names = {4: "sse2.pmadd.wd", 8: "avx2.pmadd.wd", 16: "avx512.pmaddw.d.512"}
     needs = {4: "sse2", 8: "avx2", 16: "avx512bw"}
-    if to.lanes in names and machine.has(needs[to.lanes]):
+    if to.lanes in names and needs[to.lanes] in f.module.features:
         return f.call(f"llvm.x86.{names[to.lanes]}", to, a, b)
     total = f.const(to, 0)
     for odd in (False, True):

@@ -13,7 +13,7 @@ quantised again leaves as bytes, straight from the sums in registers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from migx.ir import Instruction
 from migx.ops.builtin import Literal
@@ -21,7 +21,7 @@ from migx.ops.layout import Pad
 from migx.ops.linear import QuantConvolution
 from migx.shape import I32 as WORD
 from migx.targets.cpu.emit import I8, I32, Type, Value
-from migx.targets.cpu.emit.dot4 import BYTES, FLIP, ONES, dot4, flipped, flips
+from migx.targets.cpu.emit.dot4 import BYTES, FLIP, ONES, Signs, dot4
 from migx.targets.cpu.kernel import Frame, Kernel
 from migx.targets.cpu.kernels.convolution import Problem, Writer, convolution_in, described
 from migx.targets.cpu.machine import Machine
@@ -59,22 +59,6 @@ def filling(frame: Frame) -> Value:
         return f.opaque(f.const(I8, int(value.op.value.array.reshape(-1)[0])))
     number = list(at.modules[0].parameters.values()).index(value)
     return f.load(frame.operands[number], I8)
-
-
-@dataclass(frozen=True)
-class _Signs:
-    """The signs of the bytes of the image and of the weights, and whether those of the image are
-    turned over.
-    """
-
-    image: bool
-    weights: bool
-    flip: bool
-
-    @property
-    def multiplied(self) -> tuple[bool, bool]:
-        """The signs as bytes are multiplied."""
-        return self.image != self.flip, self.weights
 
 
 class _Spread(Spread):
@@ -131,12 +115,11 @@ class _Spread(Spread):
 class _Bytes(Inner):
     """What multiplying bytes changes in the inner loops."""
 
-    signs: _Signs
+    signs: Signs
 
     def multiplied(self, number: Value, pixel: Value, total: Value) -> Value:
         """A total and the products of four bytes."""
-        f, machine = self.frame.function, self.frame.machine
-        return dot4(f, machine, total, pixel, number, signed=self.signs.multiplied)
+        return dot4(self.frame.function, total, pixel, number, self.signs)
 
     def enter(self, share: Share) -> None:
         """Sums the weights of a share, where bytes of the image are turned over."""
@@ -145,7 +128,6 @@ class _Bytes(Inner):
         f, cut, vector = self.frame.function, self.cut, self.sum.times(self.cut.lanes)
         places = range(0, cut.unit, cut.lanes)
         ones, zeros = f.const(vector, ONES), [f.const(vector, 0)] * len(places)
-        signs = self.signs.multiplied
         with f.loop(0, share.channels * (self.depth * self.taps), carry=zeros) as k:
             line = f.element(share.weights, k.index * cut.unit, self.sum)
             made = list[Value]()
@@ -153,9 +135,9 @@ class _Bytes(Inner):
                 there = cut.unit - place
                 mask = f.first_lanes(f.as_index(there), cut.lanes) if there < cut.lanes else None
                 weights = f.load(f.element(line, place, self.sum), vector, mask=mask)
-                made.append(dot4(f, self.frame.machine, total, ones, weights, signed=signs))
+                made.append(dot4(f, total, ones, weights, self.signs))
             k.carry(*made)
-        self.surplus = [total * flipped(self.signs.image) for total in k.carried]
+        self.surplus = [total * self.signs.surplus for total in k.carried]
 
     def begun(self, share: Share, places: list[Value]) -> list[Value]:
         """Vectors of sums without what turning bytes over will add."""
@@ -191,8 +173,8 @@ class _Writer(Writer):
 
     def __init__(self, at: Instruction, machine: Machine, problem: Problem) -> None:
         x, w = problem.types
-        signs = x.kind == "int", w.kind == "int"
-        self.signs = _Signs(*signs, flips(machine, machine.lanes(I32), signs))
+        lanes = machine.lanes(I32)
+        self.signs = Signs.chosen(machine, lanes, x=x.kind == "int", w=w.kind == "int")
         self.channels, (item, channel) = problem.channels, problem.steps
         fours, steps = -(-self.channels // BYTES), (item, channel * BYTES)
         super().__init__(

@@ -17,7 +17,7 @@ from migx.dim import Extent
 from migx.ir import Instruction
 from migx.ops.linear import QuantConvolution
 from migx.targets.cpu.emit import I8, I32, Value
-from migx.targets.cpu.emit.dot4 import BYTES, dot4, flipped, flips
+from migx.targets.cpu.emit.dot4 import BYTES, Signs, dot4
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.kernels.convolution import convolution_in, described
 from migx.targets.cpu.kernels.depthwise import Writer
@@ -166,17 +166,16 @@ class _Writer(Writer):
     def _sliding(self) -> Sliding:
         """The loops over the windows."""
         image, weights = (t.kind == "int" for t in self.problem.types)
-        self.flip = flips(self.frame.machine, self.lanes, (image, weights))
-        self.signs = image, weights
+        self.signs = Signs.chosen(self.frame.machine, self.lanes, x=image, w=weights)
         made = self._made(_Fours, self._begun, self._by_fours)
-        made.fill, made.flip, made.weigh = filling(self.frame), self.flip, self._weigh
+        made.fill, made.flip, made.weigh = filling(self.frame), self.signs.flip, self._weigh
         self.loops = made
         return made
 
     def _begun(self) -> Value:
         """What sums begin with: less what turning bytes over will add."""
         f, kind = self.f, I32.times(self.lanes)
-        if not self.flip:
+        if not self.signs.flip:
             return f.const(kind, 0)
         return f.splat(f.load(f.element(self.loops.words, self.loops.count, I32), I32), self.lanes)
 
@@ -187,8 +186,7 @@ class _Writer(Writer):
         assert isinstance(four, int)
         number = row * len(self.loops.taps) + four
         word = f.splat(f.load(f.element(self.loops.words, number, I32), I32), self.lanes)
-        signed = self.signs[0] != self.flip, self.signs[1]
-        return dot4(f, self.frame.machine, total, seen, word, signed=signed)
+        return dot4(f, total, seen, word, self.signs)
 
     def _weigh(self, words: Value, channel: Value) -> None:
         """Writes the fours of the kernel of a channel, and what its sums begin with."""
@@ -204,9 +202,9 @@ class _Writer(Writer):
                     at = f.element(self.frame.operands[problem.kernels], first + place, I8)
                     byte = f.load(at, I8)
                     word = word | (f.cast(byte, I32, signed=False) << 8 * i)
-                    total = total + f.cast(byte, I32, signed=self.signs[1])
+                    total = total + f.cast(byte, I32, signed=self.signs.w)
                 number = row * len(self.loops.taps) + four
                 f.store(word, f.element(words, number, I32))
-        if self.flip:
-            begun = total * -flipped(self.signs[0])
+        if self.signs.flip:
+            begun = total * -self.signs.surplus
             f.store(begun, f.element(words, self.loops.count, I32))

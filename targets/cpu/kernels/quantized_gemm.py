@@ -21,7 +21,7 @@ from migx.ops.linear import QuantDot
 from migx.shape import I32 as WORD
 from migx.shape import DType
 from migx.targets.cpu.emit import I8, I32, Function, Value
-from migx.targets.cpu.emit.dot4 import BYTES, FLIP, ONES, dot4, flipped, flips
+from migx.targets.cpu.emit.dot4 import BYTES, FLIP, ONES, Signs, dot4
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.kernels.gemm import TAGS, Problem, Writer, described
 from migx.targets.cpu.machine import Machine
@@ -47,12 +47,12 @@ class _Writer(Writer):
 
     def __init__(self, at: Instruction, machine: Machine, problem: Problem) -> None:
         x, w = problem.types
-        self.signs = x.kind == "int", w.kind == "int"
-        self.flips = flips(machine, machine.lanes(I32), self.signs)
+        lanes = machine.lanes(I32)
+        self.signs = Signs.chosen(machine, lanes, x=x.kind == "int", w=w.kind == "int")
         assert isinstance(problem.depth, int)
         self.bytes, self.stored, row = problem.depth, w, problem.left_steps[0]
         whole = isinstance(row, int) and row % BYTES == self.bytes % BYTES == 0
-        self.direct = whole and not self.flips
+        self.direct = whole and not self.signs.flip
         fours = -(-self.bytes // BYTES)
         made = replace(problem, depth=fours, types=(x, WORD), left_steps=(row, BYTES))
         super().__init__(at, machine, made)
@@ -96,7 +96,7 @@ class _Writer(Writer):
             def copy(k: Value, mask: Value | None, there: Value | None) -> None:
                 read = f.load(given.at(row.index, k), I8.times(whole), mask=mask)
                 words = f.bitcast(read, tile.vector)
-                words = words ^ FLIP if self.flips else words
+                words = words ^ FLIP if self.signs.flip else words
                 f.store(words, made.at(row.index, k // BYTES), mask=there)
 
             with f.loop(0, full, whole) as k:
@@ -133,16 +133,11 @@ class _Writer(Writer):
 
     def _multiply(self, f: Function, one: Value, vector: Value, total: Value) -> Value:
         """A total and the products of four bytes of a row, in all lanes, and four of columns."""
-        return dot4(f, self.machine, total, one, vector, signed=self._multiplied)
-
-    @property
-    def _multiplied(self) -> tuple[bool, bool]:
-        """The signs of bytes as they are multiplied."""
-        return self.signs[0] != self.flips, self.signs[1]
+        return dot4(f, total, one, vector, self.signs)
 
     def _complete(self, right: Matrix, rows: Value) -> None:
         """Takes off what turning bytes of rows over has added."""
-        if not self.flips:
+        if not self.signs.flip:
             return
         f, tile = self.f, self.tile
         ones, zeros = f.const(tile.vector, ONES), [f.const(tile.vector, 0)] * tile.vectors
@@ -150,8 +145,8 @@ class _Writer(Writer):
         with f.loop(0, self.depth, carry=zeros) as k:
             line = [f.load(right.at(k.index, j), tile.vector) for j in places]
             pairs = zip(line, k.carried, strict=True)
-            k.carry(*(dot4(f, self.machine, t, ones, v, signed=self._multiplied) for v, t in pairs))
-        surplus = [total * flipped(self.signs[0]) for total in k.carried]
+            k.carry(*(dot4(f, t, ones, v, self.signs) for v, t in pairs))
+        surplus = [total * self.signs.surplus for total in k.carried]
         with f.loop(0, rows) as row:
             for j, more in zip(places, surplus, strict=True):
                 at = f.element(self.sums, row.index * tile.columns + j, I32)

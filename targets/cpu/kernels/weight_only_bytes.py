@@ -24,7 +24,7 @@ from migx.ir import Instruction
 from migx.ops.quantization import limits
 from migx.shape import I8 as BYTE
 from migx.targets.cpu.emit import F32, I8, I32, Function, Value
-from migx.targets.cpu.emit.dot4 import FLIP, dot4, flips
+from migx.targets.cpu.emit.dot4 import FLIP, Signs, dot4
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.kernels.weight_only_forms import WORD, Problem
 from migx.targets.cpu.machine import Machine
@@ -73,7 +73,7 @@ class Writer:
     """Writes the kernel of one problem."""
 
     def __init__(self, at: Instruction, machine: Machine, problem: Problem) -> None:
-        self.problem, self.machine = problem, machine
+        self.problem = problem
         self.frame = Frame(at, machine)
         self.f = self.frame.function
         lanes = machine.lanes(F32)
@@ -89,8 +89,8 @@ class Writer:
         self.tile = Tile(height, self.width // lanes, lanes, block, self.depth, F32)
         self.epilogue = Epilogue(self.frame, problem.epilogue, self.tile, problem.columns)
         # What levels are multiplied as; those of four bits are under 128, and the same as both.
-        self.signs = (flips(machine, lanes, (False, True)), True)
-        self.turned = problem.signed != (problem.bits == 8 and self.signs[0])
+        self.signs = Signs.chosen(machine, lanes, x=False, w=True)
+        self.turned = problem.signed != (problem.bits == 8 and self.signs.flip)
         self.base = (1 << problem.bits - 1) * (1 if problem.signed else -1) * self.turned
         zero = problem.zero
         self.plain_zero = int(zero.number) + self.base if zero.operand is None else None
@@ -328,7 +328,7 @@ class Writer:
                         to = f.element(self.bytes, (row + i) * self.depth + at + number * 4, I8)
                         x = f.splat(f.load(to, I32, align=4), self.lanes)
                         for s, w in enumerate(fours, of_row + i * len(part)):
-                            sums[s] = dot4(f, self.machine, sums[s], w, x, signed=self.signs)
+                            sums[s] = dot4(f, sums[s], w, x, self.signs)
             k.carry(*sums)
         found = k.carried
         if single:

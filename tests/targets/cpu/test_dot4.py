@@ -9,7 +9,7 @@ import pytest
 
 from migx.targets.cpu.code import jit
 from migx.targets.cpu.emit import I32, I64, PTR, Module
-from migx.targets.cpu.emit.dot4 import BYTES, FLIP, ONES, dot4, flipped, flips
+from migx.targets.cpu.emit.dot4 import BYTES, FLIP, ONES, Signs, dot4
 from migx.targets.cpu.machine import Machine, host
 
 SIGNS = [(False, True), (True, False), (True, True), (False, False)]
@@ -23,18 +23,16 @@ OTHERS = {
 
 def text(machine: Machine, lanes: int, signed: tuple[bool, bool]) -> str:
     """Code that adds products, of bytes turned over where that is cheaper."""
-    module = Module()
+    module = Module(machine.features)
     f = module.function("kernel", [("args", PTR), ("a", I64), ("b", I64), ("s", PTR)])
     args, vector = f.parameters[0], I32.times(lanes)
     x, w, to = (f.load(f.element(args, i, I64), PTR) for i in range(3))
     total, left, right = f.load(to, vector), f.load(x, vector), f.load(w, vector)
-    kind = signed
-    if flips(machine, lanes, signed):
-        kind = (not signed[0], signed[1])
+    signs = Signs.chosen(machine, lanes, x=signed[0], w=signed[1])
+    if signs.flip:
         left = left ^ FLIP
-        sums = dot4(f, machine, 0 * total, f.const(vector, ONES), right, signed=(False, signed[1]))
-        total = total - sums * flipped(signed[0])
-    f.store(dot4(f, machine, total, left, right, signed=kind), to)
+        total = total - dot4(f, 0 * total, f.const(vector, ONES), right, signs) * signs.surplus
+    f.store(dot4(f, total, left, right, signs), to)
     return module.text
 
 
