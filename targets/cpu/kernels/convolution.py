@@ -282,7 +282,7 @@ class Writer:
         self.inner = self._inner(finish)
         self.inner.in_pieces = self.piece != cut.chunk
         spread = self.inner.spread
-        at = _up(8 * problem.taps * (1 + spread.skips))
+        at = _up(8 * problem.taps * (1 + cut.skips))
         self.staged = f.element(frame.scratch, at, I8)
         piece = self.piece if isinstance(self.piece, int) else problem.channels
         elements = piece * depth * problem.taps + cut.lanes  # in whole squares

@@ -22,7 +22,7 @@ from migx.ops.linear import QuantConvolution
 from migx.shape import I32 as WORD
 from migx.targets.cpu.emit import I8, I32, Type, Value
 from migx.targets.cpu.emit.dot4 import BYTES, FLIP, ONES, Signs, dot4
-from migx.targets.cpu.kernel import Frame, Kernel
+from migx.targets.cpu.kernel import Frame, Kernel, input_number
 from migx.targets.cpu.kernels.convolution import Problem, Writer, convolution_in, described
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts.cutting import Cut
@@ -57,7 +57,8 @@ def filling(frame: Frame) -> Value:
     value = pad.inputs[1]
     if isinstance(value.op, Literal):
         return f.opaque(f.const(I8, int(value.op.value.array.reshape(-1)[0])))
-    number = list(at.modules[0].parameters.values()).index(value)
+    number = input_number(at, pad, value)
+    assert number is not None
     return f.load(frame.operands[number], I8)
 
 
@@ -75,11 +76,6 @@ class _Spread(Spread):
         word = f.const(I32, 0) if fill.number == 0 else f.cast(fill, I32, signed=False) * ONES
         word = f.splat(word, cut.lanes)
         self.fill = word ^ FLIP if flip else word
-
-    @property
-    def skips(self) -> bool:
-        """Padding is what zero points stand for, and counts."""
-        return False
 
     @property
     def vector(self) -> Type:
@@ -155,21 +151,17 @@ class _Bytes(Inner):
 
 
 class _Straight(_Bytes, Straight):
-    def write(self, share: Share) -> None:
-        self.enter(share)
-        super().write(share)
+    """Vectors of pixels, four bytes to a lane."""
 
 
 class _Turned(_Bytes, Turned):
-    def write(self, share: Share) -> None:
-        self.enter(share)
-        super().write(share)
+    """Vectors of output channels, four bytes to a lane."""
 
 
 class _Writer(Writer):
     """Writes the kernel of a convolution of bytes, its channels taken four at a time."""
 
-    padding_counts = True
+    padding_counts = True  # it is what zero points stand for
 
     def __init__(self, at: Instruction, machine: Machine, problem: Problem) -> None:
         x, w = problem.types

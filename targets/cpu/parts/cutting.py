@@ -132,7 +132,8 @@ class Cut(Strip):
 
     ``positions`` are the pixels of the greatest tile; ``fills`` says whether a tile has whole
     panels. ``rests`` are the vectors that what is left may take: how many of them are whole at
-    least, and how many there are. ``even`` widths are always whole.
+    least, and how many there are. ``even`` widths are always whole. Where a cut ``skips``, taps are
+    left out that see nothing but padding.
     """
 
     height: Extent
@@ -143,6 +144,7 @@ class Cut(Strip):
     fills: bool
     rests: tuple[tuple[int, int], ...]
     even: bool
+    skips: bool
 
 
 @dataclass(frozen=True)
@@ -285,6 +287,7 @@ def _cut(work: Work, strip: Strip, tile: _Tile, pixels: int, strips: int) -> Cut
         not runs or any(run >= strip.panel for run in runs),
         tuple(sorted({(n - 1, n) for n in left} if runs else any_)),
         isinstance(across, int) and isinstance(made, int) and made % across == 0,
+        work.skips,
     )
 
 

@@ -92,12 +92,7 @@ class Spread:
     @property
     def compact(self) -> bool:
         """Whether rows that only those taps see which are left out take no place."""
-        return self.skips and len(self.phases) == 1
-
-    @property
-    def skips(self) -> bool:
-        """Whether taps are left out that see nothing but padding, as those far apart may."""
-        return self.height.scattered or self.width.scattered
+        return self.cut.skips and len(self.phases) == 1
 
     def begin(self, table: Value, windows: Windows) -> Value:
         """Writes for each tap of the windows of a tile where it begins, in elements from the start
@@ -106,19 +101,19 @@ class Spread:
         f, e = self.f, self.frame.extent
         self.rows_seen = first, last = self._live(self.height, windows.top, windows.rows)
         self.columns_seen = left, right = self._live(self.width, windows.left, windows.columns)
-        words, step = 1 + self.skips, self.width.dilation if self.cut.by_row else e(self.copy)
+        words, step = 1 + self.cut.skips, self.width.dilation if self.cut.by_row else e(self.copy)
         for row in range(self.height.length if self.height.length * self.width.length > 1 else 0):
             tap = row * self.height.dilation
             phase = self.phases.index(tap % self.height.stride)
             line = e((self.starts[phase] + tap // self.height.stride) * self.pitch)
             if self.compact:
                 line = (row - first) * e(self._apart * self.pitch)
-            there = (first <= row) & (last > row) if self.skips else f.const(I1, 1)
+            there = (first <= row) & (last > row) if self.cut.skips else f.const(I1, 1)
             with f.when(there), f.loop(left, right) as column:
                 number = (row - first) * (right - left) + (column.index - left)
                 place = f.element(table, number * words, I64)
                 f.store(column.index * step + line, place)
-                if self.skips:
+                if self.cut.skips:
                     tap_number = column.index + row * self.width.length
                     f.store(tap_number, f.element(place, 1, I64))
         return (last - first) * (right - left)
@@ -127,7 +122,7 @@ class Spread:
         """Which taps along an axis windows from one on see in the image: from one to before
         another.
         """
-        if not self.skips:
+        if not self.cut.skips:
             return self.f.as_index(0), self.f.as_index(axis.length)
         begin, _ = axis.taps(self.frame, first + (count - 1))
         _, end = axis.taps(self.frame, first)
@@ -194,7 +189,7 @@ class Spread:
         that the row is still near; in a loop where they are many, or some are left out.
         """
         f, copy = self.f, self.frame.extent(self.copy)
-        skips = self.skips and self.row.length > 1
+        skips = self.cut.skips and self.row.length > 1
         if self.row.length <= WRITTEN and not skips:
             for number in range(self.row.length):
                 yield f.as_index(number), f.element(out, copy * number, self.sum)

@@ -75,6 +75,9 @@ class Inner:
         """Of how many strips there are sums at a time: all of a tile's wait for what is spread."""
         return self.cut.strips if self.cut.chunk != self.every else 1
 
+    def enter(self, share: Share) -> None:
+        """Whatever is best done once for all pixels of a share."""
+
     def summed(
         self, share: Share, first: Value, begun: list[Value], step: Step, numbers: int
     ) -> list[Value]:
@@ -87,7 +90,7 @@ class Inner:
                 plane.carry(*step(line, kernel, plane.carried, plane.index))
             else:
                 with f.loop(0, self.live, carry=plane.carried) as tap:
-                    skips = self.spread.skips
+                    skips = self.cut.skips
                     place = f.element(self.table, tap.index * (1 + skips), I64)
                     offset = f.load(place, I64)
                     number = f.load(f.element(place, 1, I64), I64) if skips else tap.index
@@ -142,7 +145,7 @@ class Straight(Inner):
         as to the same tap of another plane.
         """
         plane = self.taps * self.cut.rows * self.sum.nbytes
-        return -(-AHEAD // plane) * plane if self.spread.skips else AHEAD
+        return -(-AHEAD // plane) * plane if self.cut.skips else AHEAD
 
     @property
     def _pitch(self) -> int:
@@ -162,6 +165,7 @@ class Straight(Inner):
 
     def write(self, share: Share) -> None:
         """A strip by all pixels of the tile, panel by panel."""
+        self.enter(share)
         f, cut = self.frame.function, self.cut
         number = share.number * (cut.rows * self._pitch) if self.keeps > 1 else f.as_index(0)
         sums = f.element(self.sums, number, self.sum)
@@ -270,6 +274,7 @@ class Turned(Inner):
 
     def write(self, share: Share) -> None:
         """A panel of channels by all pixels of the tile, strip by strip."""
+        self.enter(share)
         f, cut = self.frame.function, self.cut
         number = share.number * (cut.panel * self._pitch) if self.keeps > 1 else f.as_index(0)
         sums = f.element(self.by_pixel, number, self.sum)
