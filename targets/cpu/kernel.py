@@ -128,6 +128,27 @@ class Kernel:
             object.__setattr__(self, "symbol", jit.symbol(self.text))
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Rows that tiles share out: how many there are, the elements (or bytes) of each, and about how
+    many of these a tile is to have; it has one row at least.
+    """
+
+    count: Extent
+    size: Extent
+    about: int
+
+    @property
+    def height(self) -> Extent:
+        """How many rows a tile has."""
+        return dim.maximum(self.about // dim.maximum(self.size, 1), 1)
+
+    @property
+    def tiles(self) -> Extent:
+        """How many tiles there are."""
+        return (self.count + self.height - 1) // self.height
+
+
 @dataclass
 class Frame:
     """A kernel being written for an instruction: its ``function``, its ``operands``' addresses, and
@@ -193,14 +214,13 @@ class Frame:
         return found
 
     @contextmanager
-    def rows(self, count: Extent, height: Extent, end: Value | None = None) -> Iterator[Value]:
-        """The number of each of so many rows, of which a tile has ``height``; of the tiles, those
-        before ``end``, if that is given.
-        """
+    def rows(self, rows: Rows, end: Value | None = None) -> Iterator[Value]:
+        """The number of each row; of the tiles, those before ``end``, if that is given."""
         f = self.function
         with f.loop(self.begin, self.end if end is None else end) as tile:
-            top = tile.index * self.extent(height)
-            bottom = f.minimum(top + self.extent(height), self.extent(count))
+            height = self.extent(rows.height)
+            top = tile.index * height
+            bottom = f.minimum(top + height, self.extent(rows.count))
             with f.loop(top, bottom) as row:
                 yield row.index
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from math import prod
 
-from migx.dim import Extent, maximum, product
+from migx.dim import product
 from migx.ir import Instruction
 from migx.ops._windows import split
 from migx.ops.vision import Col2im
 from migx.targets.cpu.emit import I64, Value
-from migx.targets.cpu.kernel import Frame, Kernel, memory_of
+from migx.targets.cpu.kernel import Frame, Kernel, Rows, memory_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 
@@ -59,16 +59,15 @@ class _Writer:
     def kernel(self) -> Kernel:
         """The whole of it."""
         f, frame, dims = self.f, self.frame, self.at.shape.dims
-        rows: Extent = product(dims[:-1])
-        height = maximum(ELEMENTS // maximum(dims[-1], 1), 1)
+        rows = Rows(product(dims[:-1]), dims[-1], ELEMENTS)
         taps = prod(self.lengths, start=frame.extent(dims[1]))
         windows = prod(self.counts, start=f.as_index(1))
         given = [frame.extent(d) for d in self.columns.dims[1:]]
         other = f.compare("ne", given[0], taps) | f.compare("ne", given[1], windows)
         frame.fails(other, f"{self.at.name}: columns do not come from such windows of the image")
-        with f.unless(other), frame.rows(rows, height) as row:
+        with f.unless(other), frame.rows(rows) as row:
             self._row(row)
-        return frame.finished(self.at.name, (rows + height - 1) // height)
+        return frame.finished(self.at.name, rows.tiles)
 
     def _row(self, row: Value) -> None:
         """Adds up one row of the image."""

@@ -6,12 +6,12 @@ left of a row needs no mask: what lies there is computed, and never looked at.
 
 from __future__ import annotations
 
-from migx.dim import Extent, maximum, product
+from migx.dim import Extent, product
 from migx.ir import Instruction
 from migx.ops.sets import Determinant
 from migx.targets.cpu.emit import F32, F64, Value
 from migx.targets.cpu.emit.vector_math import absolute
-from migx.targets.cpu.kernel import Frame, Kernel, Scratch, memory_of, type_of
+from migx.targets.cpu.kernel import Frame, Kernel, Rows, Scratch, memory_of, type_of
 from migx.targets.cpu.machine import Machine
 
 ELEMENTS = 1 << 10
@@ -44,16 +44,14 @@ class _Writer:
     def kernel(self) -> Kernel:
         """The whole of it."""
         f, frame, size = self.f, self.frame, self.extent
-        count = product(self.given.dims[:-2])
-        height = maximum(ELEMENTS // maximum(size * size, 1), 1)
-        with frame.rows(count, height) as number:
+        matrices = Rows(product(self.given.dims[:-2]), size * size, ELEMENTS)
+        with frame.rows(matrices) as number:
             self._copy(number)
             one = f.const(self.number, 1.0)
             with f.loop(0, self.size, carry=[one]) as k:
                 k.carry(self._eliminated(k.index, k.carried[0]))
             f.store(k.carried[0], f.element(frame.operands[1], number, self.number))
-        tiles = (count + height - 1) // height
-        return frame.finished("determinant", tiles, scratch=self.scratch)
+        return frame.finished("determinant", matrices.tiles, scratch=self.scratch)
 
     def _at(self, row: Value, column: Value) -> Value:
         return self.f.element(self.matrix, row * self.pitch + column, self.number)

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from migx.dim import Extent, maximum, product
+from migx.dim import Extent, product
 from migx.ir import Instruction
 from migx.ops.indexing import Gather, Gathernd
 from migx.shape import Shape, row_major
 from migx.targets.cpu.emit import I64, Type, Value
-from migx.targets.cpu.kernel import Frame, Kernel, memory_of, type_of
+from migx.targets.cpu.kernel import Frame, Kernel, Rows, memory_of, type_of
 from migx.targets.cpu.kernels.ordering import any_of
 from migx.targets.cpu.machine import Machine
 
@@ -143,12 +143,11 @@ class _Writer:
 
     def kernel(self) -> Kernel:
         """The whole of it."""
-        rows = product(extent for extent, *_ in self.axes.rows)
-        size = maximum(self.axes.inner * self.memory.nbytes, 1)
-        height = maximum(BYTES // size, 1)
-        with self.frame.rows(rows, height) as row:
+        count = product(extent for extent, *_ in self.axes.rows)
+        rows = Rows(count, self.axes.inner * self.memory.nbytes, BYTES)
+        with self.frame.rows(rows) as row:
             self._row(row)
-        return self.frame.finished(self.at.name, (rows + height - 1) // height)
+        return self.frame.finished(self.at.name, rows.tiles)
 
     def _row(self, row: Value) -> None:
         f, frame = self.f, self.frame

@@ -15,7 +15,7 @@ from migx.ops.fused import Group
 from migx.ops.indexing import Gather
 from migx.ops.packing import FLAT, Unpack, UnpackInt2, UnpackInt4
 from migx.targets.cpu.emit import I8, I16, I32, I64, Value
-from migx.targets.cpu.kernel import Frame, Kernel, memory_of, type_of
+from migx.targets.cpu.kernel import Frame, Kernel, Rows, memory_of, type_of
 from migx.targets.cpu.kernels.weight_only_forms import lies_at_the_start
 from migx.targets.cpu.machine import Machine
 
@@ -149,9 +149,9 @@ class _Rows(_Writer):
         f, frame = self.f, self.frame
         storage, chosen = self.places
         indices = self.at.inputs[chosen].shape
-        rows, height = indices.elements, max(1, ELEMENTS // max(1, self.length))
+        rows = Rows(indices.elements, self.length, ELEMENTS)
         memory, count = memory_of(indices.dtype), frame.extent(self.table.dims[0])
-        with frame.rows(rows, height) as row:
+        with frame.rows(rows) as row:
             place = f.as_index(0)
             for axis, along in frame.places(row, indices.dims, range(indices.rank)).items():
                 place = place + along * frame.extent(indices.true_strides[axis])
@@ -165,4 +165,4 @@ class _Rows(_Writer):
                 start = f.element(frame.operands[storage], index * (self.row_bits // 8), I8)
                 to = f.element(frame.operands[len(self.at.inputs)], row * self.length, I8)
                 self.line(start, to, f.as_index(self.length))
-        return frame.finished("int4 gather", (rows + height - 1) // height)
+        return frame.finished("int4 gather", rows.tiles)

@@ -7,12 +7,12 @@ vector is read for each place of the last axis, and their lanes go in turns to t
 
 from __future__ import annotations
 
-from migx.dim import maximum, product
+from migx.dim import product
 from migx.fusion.kernels import Access, FusedKernel, described
 from migx.ir import Instruction
 from migx.ops.layout import Contiguous, Reshape
 from migx.targets.cpu.emit import Type, Value
-from migx.targets.cpu.kernel import Frame, Kernel, type_of
+from migx.targets.cpu.kernel import Frame, Kernel, Rows, type_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts.transpose import interleaved
 
@@ -50,16 +50,16 @@ class _Writer:
     def kernel(self) -> Kernel:
         """The whole of it."""
         f, e, copy = self.f, self.frame.extent, self.copy
-        width, rows = copy.dims[-2], product(copy.dims[:-2])
-        height = maximum(TILE // maximum(width * self.ways, 1), 1)
-        with self.frame.rows(rows, height) as row:
+        width = copy.dims[-2]
+        rows = Rows(product(copy.dims[:-2]), width * self.ways, TILE)
+        with self.frame.rows(rows) as row:
             given, made = (self._start(access, row) for access in copy.accesses)
             whole = e(width) // self.lanes * self.lanes
             with f.loop(0, whole, self.lanes) as at:
                 self._vectors(given, made, at.index, None)
             with f.when(e(width) > whole):
                 self._vectors(given, made, whole, f.opaque(e(width) - whole))
-        return self.frame.finished("interleave", (rows + height - 1) // height)
+        return self.frame.finished("interleave", rows.tiles)
 
     def _start(self, access: Access, row: Value) -> Value:
         """Where a row begins in what is read, or in the result."""

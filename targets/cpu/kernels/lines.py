@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from migx import op as operations
-from migx.dim import Extent, bounds, maximum, product
+from migx.dim import Extent, bounds, product
 from migx.fusion.kernels import Access, FusedKernel, Node, collapsed
 from migx.ir import Instruction
 from migx.ops.pointwise import Convert
@@ -27,7 +27,7 @@ from migx.ops.reduce import (
 )
 from migx.shape import DType
 from migx.targets.cpu.emit import I64, Type, Value
-from migx.targets.cpu.kernel import Frame, Kernel, memory_of, results
+from migx.targets.cpu.kernel import Frame, Kernel, Rows, memory_of, results
 from migx.targets.cpu.kernels.fused import Point, Writer
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
@@ -75,12 +75,11 @@ class Lines(ABC):
         rank = len(dims) - int(self.side_by_side)
         counted = [i for i in range(rank) if i != self.axis]
         across: Extent = dims[-1] if self.side_by_side else 1
-        rows = product(dims[i] for i in counted)
-        height = maximum(ELEMENTS // maximum(dims[self.axis] * across, 1), 1)
-        with frame.rows(rows, height) as row:
+        rows = Rows(product(dims[i] for i in counted), dims[self.axis] * across, ELEMENTS)
+        with frame.rows(rows) as row:
             self._row(row, counted)
-        tiles, work = (rows + height - 1) // height, self.given.elements
-        return frame.finished(self.at.name, tiles, scratch=self.scratch, flops=work)
+        flops = self.given.elements
+        return frame.finished(self.at.name, rows.tiles, scratch=self.scratch, flops=flops)
 
     def _row(self, row: Value, counted: Sequence[int]) -> None:
         f, frame = self.f, self.frame

@@ -17,7 +17,7 @@ from migx.ops.indexing import ReverseSequence
 from migx.ops.layout import Pad
 from migx.ops.resize import Resize
 from migx.targets.cpu.emit import I64, Type, Value
-from migx.targets.cpu.kernel import Frame, Kernel, memory_of, type_of
+from migx.targets.cpu.kernel import Frame, Kernel, Rows, memory_of, type_of
 from migx.targets.cpu.kernels.resize import COORDINATES, changes, coordinate
 from migx.targets.cpu.machine import Machine
 
@@ -103,16 +103,15 @@ class _Writer(ABC):
     def kernel(self) -> Kernel:
         """The whole of it."""
         frame, dims = self.frame, self.at.shape.dims
-        rows = product(dims[: self.last])
-        height = maximum(ELEMENTS // maximum(dims[self.last], 1), 1)
+        rows = Rows(product(dims[: self.last]), dims[self.last], ELEMENTS)
         fault = self.wrong()
         end = frame.end
         if fault is not None:
             frame.fails(*fault)
             end = self.f.select(fault[0], frame.begin, end)
-        with frame.rows(rows, height, end) as row:
+        with frame.rows(rows, end) as row:
             self._row(row)
-        return frame.finished(self.at.name, (rows + height - 1) // height)
+        return frame.finished(self.at.name, rows.tiles)
 
     def _row(self, row: Value) -> None:
         f, frame, dims = self.f, self.frame, self.at.shape.dims

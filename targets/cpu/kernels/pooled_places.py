@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from migx.dim import Extent, maximum, product
+from migx.dim import product
 from migx.ir import Instruction
 from migx.ops._numeric import lowest
 from migx.ops.pooling import MaxPoolIndices
 from migx.targets.cpu.emit import I64, Value
-from migx.targets.cpu.kernel import Frame, Kernel, memory_of
+from migx.targets.cpu.kernel import Frame, Kernel, Rows, memory_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.windows import Axis, axes_of
@@ -54,9 +54,8 @@ class _Writer:
         f, frame, width = self.f, self.frame, self.width
         dims = (*self.x.dims[:2], self.depth.made, self.height.made)
         taps = self.depth.length * self.height.length * width.length
-        each: Extent = maximum(ELEMENTS // maximum(width.made * taps, 1), 1)
-        rows = product(dims)
-        with frame.rows(rows, each) as row:
+        rows = Rows(product(dims), width.made * taps, ELEMENTS)
+        with frame.rows(rows) as row:
             found = frame.places(row, dims, range(4))
             item, channel, z, y = (found[axis] for axis in range(4))
             image = item * frame.extent(dims[1]) + channel
@@ -71,7 +70,7 @@ class _Writer:
                 place = place + f.splat(image * frame.extent(plane), self.lanes)
                 there = f.element(frame.operands[1], row * many + column.index, I64)
                 f.store(place, there, mask=f.first_lanes(many - column.index, self.lanes))
-        return frame.finished("places of max pooling", (rows + each - 1) // each)
+        return frame.finished("places of max pooling", rows.tiles)
 
     def _in_space(self, start: Value, z: Value, y: Value, column: Value) -> Sequence[Value]:
         """The greatest elements of windows side by side, and their places in the image."""

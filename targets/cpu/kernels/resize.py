@@ -11,11 +11,11 @@ import math
 from collections.abc import Sequence
 from itertools import product as combinations
 
-from migx.dim import Extent, bounds, maximum, product
+from migx.dim import Extent, bounds, product
 from migx.ir import Instruction
 from migx.ops.resize import Resize
 from migx.targets.cpu.emit import F64, I64, Value
-from migx.targets.cpu.kernel import Frame, Kernel, memory_of
+from migx.targets.cpu.kernel import Frame, Kernel, Rows, memory_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.matrix import Matrix, widened
@@ -168,16 +168,14 @@ class _Writer:
         self.places = f.element(self.weights, frame.extent(size * self.taps), self.number)
         self.room = frame.extent(size)
         scratch = (length + size * self.taps) * self.number.nbytes + size * self.taps * 8
-        rows = product(dims[: self.last])
-        height = maximum(ELEMENTS // maximum(self.size, 1), 1)
+        rows = Rows(product(dims[: self.last]), self.size, ELEMENTS)
         end = end_of(frame)
         with f.when(frame.begin < end):
             self._tabulate()
-        with frame.rows(rows, height, end) as row:
+        with frame.rows(rows, end) as row:
             self._row(row)
-        count = (rows + height - 1) // height
         flops = 2 * max(self.taps, 2) * self.at.shape.elements
-        return frame.finished("resize", count, scratch=scratch, flops=flops)
+        return frame.finished("resize", rows.tiles, scratch=scratch, flops=flops)
 
     def _around(self, axis: int, index: Value) -> Taps:
         """The places that count for the elements of some indices on an axis."""

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from migx.dim import Extent, maximum, product
+from migx.dim import Extent, product
 from migx.fusion.kernels import Access, FusedKernel, Node, collapsed
 from migx.ir import Instruction
 from migx.ops import indexing
 from migx.ops.indexing import GatherElements, Scatter, ScatterElements, ScatterND
 from migx.shape import DType, Shape
 from migx.targets.cpu.emit import I1, Type, Value
-from migx.targets.cpu.kernel import Frame, Kernel, type_of
+from migx.targets.cpu.kernel import Frame, Kernel, Rows, type_of
 from migx.targets.cpu.kernels import fused
 from migx.targets.cpu.kernels.gather import fail_outside, index_at
 from migx.targets.cpu.machine import Machine
@@ -92,9 +92,8 @@ class _Fetch(_Writer):
         f, frame, (data, indices) = self.f, self.frame, [v.shape for v in self.at.inputs]
         assert isinstance(self.at.op, GatherElements)
         axis, last = self.at.op.axis % data.rank, data.rank - 1
-        rows = product(indices.dims[:last])
-        height = maximum(ELEMENTS // maximum(indices.dims[last], 1), 1)
-        with frame.rows(rows, height) as row, f.loop(0, frame.extent(indices.dims[last])) as k:
+        rows = Rows(product(indices.dims[:last]), indices.dims[last], ELEMENTS)
+        with frame.rows(rows) as row, f.loop(0, frame.extent(indices.dims[last])) as k:
             places = [*self.places(row, indices.dims[:last]), k.index]
             index, inside = index_at(frame, self.offset(indices, places), data.dims[axis])
             fail_outside(frame, inside, [axis])
@@ -102,7 +101,7 @@ class _Fetch(_Writer):
                 offset = self.offset(data, places, axis) + index * self.step(data, axis)
                 value = f.load(self.element(0, offset), self.memory)
                 f.store(value, self.element(2, self.offset(self.at.shape, places)))
-        return frame.finished(self.at.name, (rows + height - 1) // height)
+        return frame.finished(self.at.name, rows.tiles)
 
 
 class _Put(_Writer):
