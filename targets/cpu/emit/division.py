@@ -59,8 +59,7 @@ def _divided(f: Function, x: Value, y: Value, none: Value, dtype: DType) -> Valu
         return f.op("sdiv" if signed else "udiv", x, safe)
     wide = F64 if dtype.bits == 32 else F32
     ratio = f.cast(x, wide, signed=signed) / f.cast(safe, wide, signed=signed)
-    name = "fptosi" if signed else "fptoui"
-    return f.emit(f"{name} {ratio.type} {ratio.text} to {x.type}", x.type)
+    return f.toward_zero(ratio, x.type.one, signed=signed)
 
 
 def _rest(f: Function, x: Value, y: Value) -> Value:

@@ -149,12 +149,19 @@ class Function:
         to = result or first.type
         return self.call(f"llvm.{name}.{first.type.suffix}", to, *values)
 
-    def call(self, name: str, result: Type, *values: Value) -> Value:
+    def call(self, name: str, result: Type, *values: Value, flags: str = "") -> Value:
         """A call of a function that is declared here, or of an intrinsic by its full name."""
+        return self.emit(f"call {flags}{self._called(name, result, values)}", result)
+
+    def invoke(self, name: str, *values: Value) -> None:
+        """A call of what has no result."""
+        self.do(f"call {self._called(name, VOID, values)}")
+
+    def _called(self, name: str, result: Type, values: Sequence[Value]) -> str:
         types = ", ".join(str(v.type) for v in values)
         self.module.declare(f"declare {result} @{name}({types})")
         given = ", ".join(f"{v.type} {v.text}" for v in values)
-        return self.emit(f"call {result} @{name}({given})", result)
+        return f"{result} @{name}({given})"
 
     def fma(self, a: Operand, b: Operand, c: Operand) -> Value:
         """The product and the sum, a * b + c, rounded once."""
@@ -179,10 +186,8 @@ class Function:
             x, y = y, x
         if y.number is not None and y.number == y.number:
             return self.select(self.compare(before, y, x), y, x)  # one instruction of x86
-        full = f"llvm.{name}.{x.type.suffix}"
-        self.module.declare(f"declare {x.type} @{full}({x.type}, {x.type})")
         # Which of two zeros is taken does not matter, and to tell them apart costs x86 a lot.
-        return self.emit(f"call nsz {x.type} @{full}({x.type} {x.text}, {y.type} {y.text})", x.type)
+        return self.call(f"llvm.{name}.{x.type.suffix}", x.type, x, y, flags="nsz ")
 
     def cast(self, x: Value, scalar: Type, *, signed: bool = True) -> Value:
         """A number in another scalar type; floats to integers truncate and saturate."""
@@ -207,13 +212,16 @@ class Function:
     def _truncated(self, x: Value, to: Type, signed: bool) -> Value:
         """A float as an integer; LLVM's own saturating instruction goes lane by lane on x86."""
         x = self.cast(x, F32) if x.type.bits == 16 else x
-        name = "fptosi" if signed else "fptoui"
-        any_ = self.emit(f"{name} {x.type} {x.text} to {to}", to)
-        inside = self.emit(f"freeze {to} {any_.text}", to)
+        inside = self.emit(f"freeze {to} {self.toward_zero(x, to, signed=signed).text}", to)
         least, above = (-(2 ** (to.bits - 1)), 2 ** (to.bits - 1)) if signed else (0, 2**to.bits)
         inside = self.select(x < above, inside, above - 1 if signed else -1)
         inside = self.select(x >= least, inside, least)
         return self.select(self.compare("ne", x, x), 0, inside)
+
+    def toward_zero(self, x: Value, scalar: Type, *, signed: bool = True) -> Value:
+        """A float truncated to an integer; any number where it does not fit."""
+        to = scalar.times(x.type.lanes)
+        return self.emit(f"{'fptosi' if signed else 'fptoui'} {x.type} {x.text} to {to}", to)
 
     def bitcast(self, x: Value, to: Type) -> Value:
         """The same bits as another type of the same size."""
@@ -326,14 +334,8 @@ class Function:
         unit = align or type_.one.nbytes
         if mask is None:
             return self.emit(f"load {type_}, ptr {pointer.text}, align {unit}", type_)
-        name = f"llvm.masked.load.{type_.suffix}.p0"
-        self.module.declare(f"declare {type_} @{name}(ptr, i32, {mask.type}, {type_})")
-        rest = other or self.const(type_, 0)
-        return self.emit(
-            f"call {type_} @{name}(ptr {pointer.text}, i32 {unit}, {mask.type} {mask.text}, "
-            f"{type_} {rest.text})",
-            type_,
-        )
+        name, rest = f"llvm.masked.load.{type_.suffix}.p0", other or self.const(type_, 0)
+        return self.call(name, type_, pointer, self.const(I32, unit), mask, rest)
 
     def store(
         self, value: Value, pointer: Value, *, mask: Value | None = None, align: int | None = None
@@ -344,51 +346,36 @@ class Function:
             self.do(f"store {value.type} {value.text}, ptr {pointer.text}, align {unit}")
             return
         name = f"llvm.masked.store.{value.type.suffix}.p0"
-        self.module.declare(f"declare void @{name}({value.type}, ptr, i32, {mask.type})")
-        self.do(
-            f"call void @{name}({value.type} {value.text}, ptr {pointer.text}, i32 {unit}, "
-            f"{mask.type} {mask.text})"
-        )
+        self.invoke(name, value, pointer, self.const(I32, unit), mask)
 
     def gather(
         self, pointer: Value, indices: Value, type_: Type, mask: Value | None = None
     ) -> Value:
         """Elements of an array at a vector of i64 indices, one in each lane."""
-        lanes = indices.type.lanes
-        to, many = type_.times(lanes), PTR.times(lanes)
-        places = self.emit(
-            f"getelementptr {type_.one}, ptr {pointer.text}, {indices.type} {indices.text}", many
-        )
-        chosen = mask or self.const(I1.times(lanes), 1)
-        name = f"llvm.masked.gather.{to.suffix}.{many.suffix}"
-        self.module.declare(f"declare {to} @{name}({many}, i32, {chosen.type}, {to})")
-        return self.emit(
-            f"call {to} @{name}({many} {places.text}, i32 {type_.one.nbytes}, {chosen.type} "
-            f"{chosen.text}, {to} zeroinitializer)",
-            to,
-        )
+        to = type_.times(indices.type.lanes)
+        places, chosen = self._places(pointer, indices, type_, mask)
+        name, size = f"llvm.masked.gather.{to.suffix}.{places.type.suffix}", type_.one.nbytes
+        return self.call(name, to, places, self.const(I32, size), chosen, self.const(to, 0))
 
     def scatter(
         self, value: Value, pointer: Value, indices: Value, mask: Value | None = None
     ) -> None:
         """Puts each lane at its own index of an array."""
+        places, chosen = self._places(pointer, indices, value.type, mask)
+        name = f"llvm.masked.scatter.{value.type.suffix}.{places.type.suffix}"
+        self.invoke(name, value, places, self.const(I32, value.type.one.nbytes), chosen)
+
+    def _places(
+        self, pointer: Value, indices: Value, type_: Type, mask: Value | None
+    ) -> tuple[Value, Value]:
+        """The addresses of elements of an array, and which lanes are meant."""
         many = PTR.times(indices.type.lanes)
-        places = self.emit(
-            f"getelementptr {value.type.one}, ptr {pointer.text}, {indices.type} {indices.text}",
-            many,
-        )
-        chosen = mask or self.const(I1.times(indices.type.lanes), 1)
-        name = f"llvm.masked.scatter.{value.type.suffix}.{many.suffix}"
-        self.module.declare(f"declare void @{name}({value.type}, {many}, i32, {chosen.type})")
-        self.do(
-            f"call void @{name}({value.type} {value.text}, {many} {places.text}, i32 "
-            f"{value.type.one.nbytes}, {chosen.type} {chosen.text})"
-        )
+        text = f"getelementptr {type_.one}, ptr {pointer.text}, {indices.type} {indices.text}"
+        return self.emit(text, many), mask or self.const(I1.times(many.lanes), 1)
 
     def prefetch(self, pointer: Value, *, locality: int = 3) -> None:
         """Asks for a cache line that will be read; 0 is soon gone, 3 stays."""
-        self.module.declare("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
-        self.do(f"call void @llvm.prefetch.p0(ptr {pointer.text}, i32 0, i32 {locality}, i32 1)")
+        self.invoke("llvm.prefetch.p0", pointer, *(self.const(I32, n) for n in (0, locality, 1)))
 
     def local(self, type_: Type, count: int = 1) -> Value:
         """Memory on the stack, for as long as the function runs, aligned to 64 bytes."""

@@ -193,8 +193,7 @@ class _Writer:
 
 def _whole(x: Value) -> Value:
     """A float that is a whole number within bounds as an integer of as many bits."""
-    to = Type(f"i{x.type.bits}", x.type.lanes)
-    return x.into.emit(f"fptosi {x.type} {x.text} to {to}", to)
+    return x.into.toward_zero(x, Type(f"i{x.type.bits}"))
 
 
 def _line(dims: Sequence[Extent], strides: Sequence[Extent]) -> tuple[int, Extent]:

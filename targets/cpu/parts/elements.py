@@ -130,8 +130,7 @@ def _truncated(f: Function, x: Value, to: DType) -> Value:
 
 def _whole(f: Function, x: Value, scalar: Type) -> Value:
     """A float truncated; where it does not fit, and of NaN, the least number there is."""
-    to = scalar.times(x.type.lanes)
-    whole, least = f.emit(f"fptosi {x.type} {x.text} to {to}", to), -(2 ** (scalar.bits - 1))
+    whole, least = f.toward_zero(x, scalar), -(2 ** (scalar.bits - 1))
     return f.select(f.intrinsic("fabs", x) < -float(least), whole, least)
 
 
