@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 from migx.shape import DType
-from migx.targets.cpu.emit import F32, F64, I1, Function, Value
+from migx.targets.cpu.emit import F32, F64, Function, Value
 from migx.targets.cpu.emit.vector_math import absolute, copysign
 
 
@@ -71,9 +71,6 @@ def _rest(f: Function, x: Value, y: Value) -> Value:
     rest = f.select(rest < 0.0, rest + unit, rest)
     rest = copysign(f, f.select(size < unit, size, rest), given)
     large = (whole >= 2.0**53) & (size < math.inf) & (unit > 0.0)
-    some = large
-    if x.type.lanes:
-        some = f.call(f"llvm.vector.reduce.or.{large.type.suffix}", I1, large)
-    with f.when(some, [rest]) as rare:
+    with f.when(f.any_of(large), [rest]) as rare:
         rare.carry(f.select(large, f.op("frem", given, by), rest))
     return f.cast(rare.carried[0], x.type.one)

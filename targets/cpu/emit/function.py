@@ -272,6 +272,17 @@ class Function:
         near = self.opaque(self.cast(self.intrinsic("smin", count, lanes), I32))
         return self.vector(I32, [*range(lanes)] * rows) < near
 
+    def any_of(self, mask: Value) -> Value:
+        """Whether a lane of a mask holds; an i1 itself."""
+        if not mask.type.lanes:
+            return mask
+        return self.compare("ne", self.bitcast(mask, Type(f"i{mask.type.lanes}")), 0)
+
+    def count_of(self, mask: Value) -> Value:
+        """How many lanes of a mask hold, as an i64."""
+        bits = self.bitcast(mask, Type(f"i{mask.type.lanes}"))
+        return self.cast(self.intrinsic("ctpop", bits), I64, signed=False)
+
     def opaque(self, x: Value) -> Value:
         """The same integer, of which LLVM does not see what it is."""
         return self.emit(f'call {x.type} asm "", "=r,0"({x.type} {x.text})', x.type)

@@ -21,7 +21,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from migx.targets.cpu.emit import F32, F64, I1, I32, I64, PTR, Function, Operand, Type, Value
+from migx.targets.cpu.emit import F32, F64, I32, I64, PTR, Function, Operand, Type, Value
 
 Emitter = TypeVar("Emitter", bound=Callable[..., Value])
 
@@ -277,11 +277,8 @@ def _quadrant(f: Function, x: Value) -> tuple[Value, Value]:
     q = f.cast(f.bitcast(whole, I64.times(x.type.lanes)), I32)
     size = absolute(f, x)
     large = (size >= 2.0**27) & (size < math.inf)
-    some = large
-    if x.type.lanes:
-        some = f.call(f"llvm.vector.reduce.or.{large.type.suffix}", I1, large)
     # A loop of one turn or none: large angles cost nothing where there are none.
-    with f.loop(0, f.cast(some, I64, signed=False), carry=(r, q)) as rare:
+    with f.loop(0, f.cast(f.any_of(large), I64, signed=False), carry=(r, q)) as rare:
         far, turns = _quadrant_of_large(f, x)
         rare.carry(f.select(large, far, r), f.select(large, turns, q))
     return rare.carried[0], rare.carried[1]

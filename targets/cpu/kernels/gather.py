@@ -15,7 +15,6 @@ from migx.ops.indexing import Gather, Gathernd
 from migx.shape import Shape, row_major
 from migx.targets.cpu.emit import I64, Type, Value
 from migx.targets.cpu.kernel import Frame, Kernel, Rows, memory_of, type_of
-from migx.targets.cpu.kernels.ordering import any_of
 from migx.targets.cpu.machine import Machine
 
 BYTES = 1 << 16
@@ -123,7 +122,7 @@ def index_at(frame: Frame, place: Value, extent: Extent, lanes: int = 0) -> tupl
 def fail_outside(frame: Frame, inside: Value, axes: Iterable[int]) -> None:
     """Ends the run where an index is not inside some axes of the first input."""
     shape, which = frame.at.inputs[0].shape, ", ".join(map(str, axes))
-    outside = any_of(~inside) if inside.type.lanes else ~inside
+    outside = frame.function.any_of(~inside)
     frame.fails(outside, f"{frame.at.name}: an index is outside axis {which} of {shape.text}")
 
 

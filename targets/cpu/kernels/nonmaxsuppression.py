@@ -16,7 +16,7 @@ from migx.ops.detection import Nonmaxsuppression
 from migx.shape import OPTIONAL, DType
 from migx.targets.cpu.emit import F32, F64, I64, Value
 from migx.targets.cpu.kernel import Frame, Kernel, Scratch, memory_of, type_of
-from migx.targets.cpu.kernels.ordering import Buffer, any_of, key_type, rising
+from migx.targets.cpu.kernels.ordering import Buffer, key_type, rising
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts.matrix import apart
 
@@ -128,7 +128,7 @@ class _Writer:
             start = f.element(first, k.index * step, self.number)
             scores = apart(f, start, step, self.number.times(self.lanes), None)
             high = scores > f.splat(least, self.lanes)
-            with f.when(any_of(high), k.carried) as some:
+            with f.when(f.any_of(high), k.carried) as some:
                 keys = rising(-scores, self.dtype)
                 some.carry(buffer.packed(k.index, keys, high, k.carried[0]))
             k.carry(*some.carried)
@@ -163,7 +163,7 @@ class _Writer:
                 ]
                 others = _Box((many[0], many[1]), (many[2], many[3]), many[4])
                 near = self._shares(box, others) & f.first_lanes(kept - k.index, lanes)
-                look.carry(any_of(near))
+                look.carry(f.any_of(near))
             k.carry(*look.carried)
         return k.carried[0]
 

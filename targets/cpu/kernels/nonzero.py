@@ -16,7 +16,6 @@ from migx.ir import Instruction
 from migx.ops.indexing import Nonzero
 from migx.targets.cpu.emit import I64, Value
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of
-from migx.targets.cpu.kernels.ordering import any_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.matrix import apart
@@ -65,7 +64,7 @@ class _Writer:
         f, end = self.f, self.frame.extent(self.given.dims[-1])
         whole = end // self.lanes * self.lanes
         with f.loop(0, whole, self.lanes, carry=[count]) as k:
-            with f.when(any_of(self._counts(first, k.index, self.lanes)), k.carried) as some:
+            with f.when(f.any_of(self._counts(first, k.index, self.lanes)), k.carried) as some:
                 after = k.index + self.lanes
                 some.carry(self._each(first, places, k.index, after, k.carried[0]))
             k.carry(*some.carried)

@@ -41,12 +41,6 @@ def rising(x: Value, dtype: DType) -> Value:
     return f.select(f.compare("ne", x, x), -1, bits ^ (turned | sign))
 
 
-def any_of(mask: Value) -> Value:
-    """Whether a lane of a mask holds."""
-    f = mask.into
-    return f.compare("ne", f.bitcast(mask, Type(f"i{mask.type.lanes}")), 0)
-
-
 def in_order(x: Value) -> Value:
     """A vector of unsigned numbers with the least first (a bitonic sort)."""
     f, lanes, size = x.into, x.type.lanes, 2
@@ -103,8 +97,7 @@ class Buffer:
         f.store(f.compress(keys, enters), f.element(self.keys, count, self.key))
         places = f.cast(f.compress(f.iota(keys.type), enters), I64, signed=False) + first
         f.store(places, f.element(self.indices, count, I64))
-        bits = f.bitcast(enters, Type(f"i{enters.type.lanes}"))
-        return count + f.cast(f.intrinsic("ctpop", bits), I64, signed=False)
+        return count + f.count_of(enters)
 
     def index(self, number: Value) -> Value:
         """The place that a key comes from."""
@@ -131,8 +124,7 @@ class Buffer:
                 places = f.iota(vector) + f.cast(k.index, self.key)
                 less = f.compare("lt", others, key, signed=False)
                 before = f.compare("eq", others, key) & (places < near)
-                bits = f.bitcast(less | before, Type(f"i{self.lanes}"))
-                k.carry(k.carried[0] + f.cast(f.intrinsic("ctpop", bits), I64, signed=False))
+                k.carry(k.carried[0] + f.count_of(less | before))
             index = self.index(one.index)
             f.store(key, f.element(self._other_keys, k.carried[0], self.key))
             f.store(index, f.element(self._other_indices, k.carried[0], I64))

@@ -16,7 +16,7 @@ from migx.ops.reduce import Topk
 from migx.targets.cpu.emit import I1, I64, Value
 from migx.targets.cpu.kernel import Kernel, Scratch, memory_of
 from migx.targets.cpu.kernels.lines import Lines
-from migx.targets.cpu.kernels.ordering import Buffer, any_of, in_order, key_type, rising
+from migx.targets.cpu.kernels.ordering import Buffer, in_order, key_type, rising
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.matrix import apart
@@ -58,7 +58,7 @@ class _Best(Lines):
         with f.loop(0, whole, self.lanes, carry=[f.as_index(0), self._limit(given, whole)]) as k:
             keys, enter = self._key(given, k.index, k.carried[1], self.lanes)
             few = bounds(self.given.dims[self.axis])[1] <= FEW * self.lanes
-            with f.when(f.const(I1, 1) if few else any_of(enter), k.carried) as entered:
+            with f.when(f.const(I1, 1) if few else f.any_of(enter), k.carried) as entered:
                 count, limit = k.carried
                 count = self.buffer.packed(k.index, keys, enter, count)
                 entered.carry(*self._cleared(count, limit))
