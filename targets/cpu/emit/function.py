@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
-from migx.targets.cpu.emit.types import F32, I1, I32, I64, PTR, VOID, Type, literal
+from migx.targets.cpu.emit.types import F32, I1, I32, I64, PTR, VOID, Type, folded, literal
 from migx.targets.cpu.emit.values import Carried, Loop, Operand, Value
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Function:
         if x.type.is_float:
             return self.op("f" + name, x, y)
         if x.number is not None and y.number is not None:
-            return self.const(x.type, _folded(name, int(x.number), int(y.number)))
+            return self.const(x.type, folded(name, int(x.number), int(y.number)))
         if name in ("add", "mul") and x.number is not None:
             x, y = y, x
         if (name in ("add", "sub") and y.number == 0) or (
@@ -438,6 +438,17 @@ class Function:
         self.begin(done)
         loop.carried = phis[1:]
 
+    def by_vectors(self, begin: Operand, end: Operand, lanes: int) -> Iterator[tuple[Value, int]]:
+        """Loops over i64 from ``begin`` while less than ``end``, by so many lanes, and one by one
+        over what is left: for both an index, and how many lanes it is the first of, 0 if by itself.
+        """
+        first, last = self.as_index(begin), self.as_index(end)
+        count = last if first.number == 0 else self.maximum(last - first, 0)
+        whole = first + count // lanes * lanes if lanes > 1 else first
+        for start, stop, many in ((first, whole, lanes), (whole, last, 0))[lanes < 2 :]:
+            with self.loop(start, stop, max(1, many)) as turn:
+                yield turn.index, many
+
     @contextmanager
     def when(self, condition: Value, carry: Sequence[Value] = ()) -> Iterator[Carried]:
         """Does what follows only where an i1 holds; where not, what was given is ``carried`` on."""
@@ -481,16 +492,3 @@ class Function:
                 "}",
             ]
         )
-
-
-def _folded(name: str, x: int, y: int) -> int:
-    match name:
-        case "add":
-            return x + y
-        case "sub":
-            return x - y
-        case "mul":
-            return x * y
-        case "udiv":
-            return x // y
-    return x % y

@@ -74,3 +74,17 @@ def literal(type_: Type, number: float) -> str:
         case "i1":
             return "true" if number else "false"
     return str(int(number))
+
+
+def folded(name: str, x: int, y: int) -> int:
+    """What an instruction makes of two whole numbers, by LLVM's name for it."""
+    match name:
+        case "add":
+            return x + y
+        case "sub":
+            return x - y
+        case "mul":
+            return x * y
+        case "udiv":
+            return x // y
+    return x % y

@@ -74,11 +74,8 @@ class _Writer:
         f, frame, dims = self.f, self.frame, self.at.shape.dims
         width = frame.extent(dims[-1])
         self.to = f.element(frame.operands[3], row * width, self.number)
-        whole = width // self.lanes * self.lanes
-        for first, last, lanes in ((f.as_index(0), whole, self.lanes), (whole, width, 0)):
-            with f.loop(first, last, max(1, lanes)) as k:
-                zero = f.const(self.number.times(lanes), 0)
-                f.store(zero, f.element(self.to, k.index, self.number))
+        for at, lanes in f.by_vectors(0, width, self.lanes):
+            f.store(f.const(self.number.times(lanes), 0), f.element(self.to, at, self.number))
         self.places = frame.places(row, dims, range(len(dims) - 1))
         item = self.places[0] * frame.extent(self.columns.true_strides[0])
         self.given = f.element(frame.operands[0], item, self.number)
@@ -112,10 +109,8 @@ class _Writer:
         first = (f.maximum(-begin, 0) + (stride - 1)) // stride
         last = f.minimum(self.counts[-1], ahead // stride)
         lanes = self.lanes if stride == 1 and step.number == 1 else 0
-        whole = first + f.maximum(last - first, 0) // max(1, lanes) * lanes
-        for start, end, many in ((first, whole, lanes), (whole, last, 0)):
-            with f.loop(start, end, max(1, many)) as k:
-                vector = self.number.times(many)
-                there = f.element(self.to, begin + k.index * stride, self.number)
-                more = f.load(f.element(line, k.index * step, self.number), vector)
-                f.store(f.load(there, vector) + more, there)
+        for at, many in f.by_vectors(first, last, lanes):
+            vector = self.number.times(many)
+            there = f.element(self.to, begin + at * stride, self.number)
+            more = f.load(f.element(line, at * step, self.number), vector)
+            f.store(f.load(there, vector) + more, there)

@@ -211,13 +211,11 @@ class _Across(_Writer):
         super().__init__(at, machine, replace(axes, rows=tuple(rows), inner=extent))
 
     def _run(self, from_: Value, index: Value, to: Value) -> None:
-        f, lanes, extent = self.f, self.lanes, self.frame.extent(self.axes.inner)
+        f, extent = self.f, self.frame.extent(self.axes.inner)
         given = f.element(self.frame.operands[0], from_, self.memory)
         made = f.element(self.frame.operands[2], to, self.memory)
-        whole = extent // lanes * lanes
-        for first, last, many in ((f.as_index(0), whole, lanes), (whole, extent, 0)):
-            with f.loop(first, last, max(1, many)) as k:
-                self._pick(given, index + k.index, f.element(made, k.index, self.memory), many)
+        for at, lanes in f.by_vectors(0, extent, self.lanes):
+            self._pick(given, index + at, f.element(made, at, self.memory), lanes)
 
     def _pick(self, given: Value, place: Value, made: Value, lanes: int) -> None:
         """Fetches one element, or a vector of them."""

@@ -100,12 +100,9 @@ class Lines(ABC):
         if not self.side_by_side:
             self.line(starts[0], starts[1:], 0)
             return
-        end = frame.extent(self.given.dims[-1])
-        whole = end // self.lanes * self.lanes
-        for first, last, lanes in ((f.as_index(0), whole, self.lanes), (whole, end, 0)):
-            with f.loop(first, last, max(1, lanes)) as at:
-                moved = [f.element(s, at.index, t) for s, t in zip(starts, types, strict=True)]
-                self.line(moved[0], moved[1:], lanes)
+        for at, lanes in f.by_vectors(0, frame.extent(self.given.dims[-1]), self.lanes):
+            moved = [f.element(s, at, t) for s, t in zip(starts, types, strict=True)]
+            self.line(moved[0], moved[1:], lanes)
 
     def read(self, given: Value, index: Value | int, lanes: int) -> Value:
         """The elements at a place of lines, in their computing type."""

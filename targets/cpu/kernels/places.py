@@ -132,23 +132,16 @@ class _Writer(ABC):
     def _copy(self, part: _Part, given: Value, made: Value) -> None:
         f = self.f
         step = self.frame.extent(self.given.true_strides[self.last])
-        begin, end = part.begin, part.end
-        if part.moved is not None and step.number == 1:
-            lanes = self.machine.lanes(self.memory)
-            whole = begin + f.maximum(end - begin, 0) // lanes * lanes
-            with f.loop(begin, whole, lanes) as k:
-                source = f.element(given, k.index + part.moved, self.memory)
-                many = f.load(source, self.memory.times(lanes))
-                f.store(many, f.element(made, k.index, self.memory))
-            begin = whole
-        with f.loop(begin, end) as k:
+        near = part.moved is not None and step.number == 1
+        lanes = self.machine.lanes(self.memory) if near else 0
+        for at, many in f.by_vectors(part.begin, part.end, lanes):
             if part.moved is not None:
-                place = k.index + part.moved
+                place = at + part.moved
             else:
                 assert part.place is not None
-                place = part.place(k.index)
-            one = f.load(f.element(given, place * step, self.memory), self.memory)
-            f.store(one, f.element(made, k.index, self.memory))
+                place = part.place(at)
+            read = f.load(f.element(given, place * step, self.memory), self.memory.times(many))
+            f.store(read, f.element(made, at, self.memory))
 
     def _whole(self) -> tuple[Value, Value]:
         """From where to where the last axis goes."""

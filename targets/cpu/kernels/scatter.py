@@ -194,15 +194,12 @@ class _PutSlices(_Put):
         lines, step = _line(dims, strides), strides[-1] if strides else 1
         here, there = Shape(updates.dtype, dims, strides), Shape(updates.dtype, dims)
         inner = frame.extent(product(dims[lines:]))
-        lanes = self.machine.lanes(self.memory)
-        whole = inner // lanes * lanes if step == 1 else f.as_index(0)
+        lanes = self.machine.lanes(self.memory) if step == 1 else 0
         with f.loop(0, frame.extent(product(dims[:lines]))) as line:
             places = self.places(line.index, dims[:lines])
             start, end = update + self.offset(here, places), to + self.offset(there, places)
-            for first, last, width in ((f.as_index(0), whole, lanes), (whole, inner, 1)):
-                with f.loop(first, last, width) as k:
-                    from_ = start + k.index * frame.extent(step)
-                    self.put(from_, end + k.index, lanes if width > 1 else 0)
+            for at, many in f.by_vectors(0, inner, lanes):
+                self.put(start + at * frame.extent(step), end + at, many)
 
 
 def _line(dims: Sequence[Extent], strides: Sequence[Extent]) -> int:

@@ -75,6 +75,29 @@ def test_a_loop_carries_values_from_turn_to_turn() -> None:
     assert [run(factorial, n) for n in (0, 1, 5, 10)] == [1, 1, 120, 3628800]
 
 
+@pytest.mark.parametrize(
+    ("begin", "lanes", "end", "visits"),
+    [
+        (0, 4, 9, [40, 44, 8]),
+        (3, 4, 13, [43, 47, 11, 12]),
+        (3, 0, 5, [3, 4]),
+        (0, 4, 0, []),
+        (3, 4, 1, []),
+    ],
+)
+def test_what_vectors_leave_goes_one_by_one(
+    begin: int, lanes: int, end: int, visits: list[int]
+) -> None:
+    def visited(f: Function, x: Value) -> Value:
+        seen = f.local(I64)
+        f.store(f.const(I64, 0), seen)
+        for at, many in f.by_vectors(begin, x, lanes):
+            f.store(f.load(seen, I64) * 100 + many * 10 + at, seen)
+        return f.load(seen, I64)
+
+    assert run(visited, end) == sum(n * 100**k for k, n in enumerate(reversed(visits)))
+
+
 def test_what_is_done_under_a_condition() -> None:
     def clipped(f: Function, x: Value) -> Value:
         place = f.local(I64)
