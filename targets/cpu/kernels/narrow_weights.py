@@ -23,7 +23,6 @@ from migx.shape import F32 as FLOAT
 from migx.shape import DType
 from migx.targets.cpu.emit import F32, I8, I32, Type, Value
 from migx.targets.cpu.kernel import Frame, memory_of
-from migx.targets.cpu.kernels.weight_only_bytes import first_level
 from migx.targets.cpu.kernels.weight_only_forms import (
     Parameter,
     WeightGroup,
@@ -162,13 +161,7 @@ class Widening:
             read = [self._read(of.operand, of.dtype, row, p, alone=True) for p in self.places]
             order = [i % self.unit for i in range(self.lanes)]
             return [f.shuffle(v, v, order) for v in read] if self.rows > 1 else read
-        first, signed = self.frame.operands[of.operand], of.dtype.kind == "int"
-        if of.dtype.is_packed:
-            number = first_level(f, first, signed) - (8 if signed else 0)
-        else:
-            place = f.element(first, block if of.by_block else 0, memory_of(of.dtype))
-            number = f.cast(f.load(place, memory_of(of.dtype)), one, signed=signed)
-        return [f.splat(number, self.lanes)] * len(self.places)
+        return [f.splat(of.shared(self.frame, block, one), self.lanes)] * len(self.places)
 
     def _read(self, operand: int, dtype: DType, row: Value, place: int, *, alone: bool) -> Value:
         """A vector of a row of a strip's channels from one on: floats as f32, integers as i32. Read

@@ -277,20 +277,15 @@ class _Writer:
         base = self.base if signed else 0.0
         if parameter.operand is None:
             return [f.const(self.vector, parameter.number + base)] * self.levels
+        if not parameter.by_column:
+            one = f.splat(parameter.shared(self.frame, block, F32), lanes)
+            return [one + base if base else one] * self.levels
         place = parameter.panel(panel, block)
         first = self.frame.operands[parameter.operand]
-        if parameter.dtype.is_packed and not parameter.by_column:
-            return [
-                f.splat(f.cast(weight_only_bytes.first_level(f, first, signed), F32), lanes)
-            ] * self.levels
         if parameter.dtype.is_packed:
             word = f.load(f.element(first, place * lanes, I32), I32.times(lanes))
             return self._levels(word, signed, [self._bias(k) for k in range(self.levels)])
         memory = memory_of(parameter.dtype)
-        if not parameter.by_column:
-            at = f.element(first, block if parameter.by_block else 0, memory)
-            one = self._number(f.load(at, memory), parameter.dtype)
-            return [f.splat(one, lanes) + base if base else f.splat(one, lanes)] * self.levels
         start = f.element(first, place * self.width, memory)
         wide = memory.times(lanes)
         places = (f.element(start, i * lanes, memory) for i in range(self.levels))

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from migx.ir import Instruction
 from migx.ops.quantization import limits
 from migx.shape import I8 as BYTE
-from migx.targets.cpu.emit import F32, I8, I32, Function, Value
+from migx.targets.cpu.emit import F32, I8, I32, Value
 from migx.targets.cpu.emit.dot4 import FLIP, Signs, dot4
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.kernels.weight_only_forms import WORD, Problem
@@ -61,12 +61,6 @@ def widths(machine: Machine) -> list[int]:
     """How many columns a panel may have: a few vectors of them."""
     lanes = machine.lanes(F32)
     return [lanes * vectors for vectors in ((2, 4) if machine.registers >= 32 else (2,))]
-
-
-def first_level(f: Function, first: Value, signed: bool) -> Value:
-    """The level in the lower half of a byte, as i32; ``signed`` ones count from eight on."""
-    low = f.load(first, I8) & 15
-    return f.cast(low ^ 8 if signed else low, I32, signed=False)
 
 
 class Writer:
@@ -350,11 +344,9 @@ class Writer:
         f, scale = self.f, self.problem.scale
         if scale.operand is None:
             return [f.const(self.vector, scale.number)] * len(part)
-        memory, first = memory_of(scale.dtype), self.frame.operands[scale.operand]
         if not scale.by_column:
-            at = f.element(first, block if scale.by_block else 0, memory)
-            one = f.cast(elements.loaded(f, f.load(at, memory), scale.dtype), F32)
-            return [f.splat(one, self.lanes)] * len(part)
+            return [f.splat(scale.shared(self.frame, block, F32), self.lanes)] * len(part)
+        memory, first = memory_of(scale.dtype), self.frame.operands[scale.operand]
         start = f.element(first, scale.panel(panel, block) * self.width, memory)
         places = [f.element(start, j * self.lanes, memory) for j in part]
         loaded = [f.load(p, memory.times(self.lanes)) for p in places]
@@ -364,19 +356,14 @@ class Writer:
         """The zero points of columns in i32, for some vectors, counted as levels are."""
         f, zero, lanes = self.f, self.problem.zero, self.lanes
         assert zero.operand is not None
+        if not zero.by_column:
+            return [f.splat(zero.shared(self.frame, block, I32) + self.base, lanes)] * len(part)
         first = self.frame.operands[zero.operand]
-        if zero.dtype.is_packed and not zero.by_column:
-            one = first_level(f, first, self.problem.signed)
-            return [f.splat(one, lanes)] * len(part)
         if zero.dtype.is_packed:
             start = f.element(first, zero.panel(panel, block) * (self.width // 2), I8)
             places = [f.element(start, j * lanes // 2, I8) for j in part]
             return [self._unpacked(f.load(p, I8.times(lanes // 2))) for p in places]
         signed = zero.dtype.kind == "int"
-        if not zero.by_column:
-            at = f.element(first, block if zero.by_block else 0, I8)
-            one = f.cast(f.load(at, I8), I32, signed=signed) + self.base
-            return [f.splat(one, lanes)] * len(part)
         start = f.element(first, zero.panel(panel, block) * self.width, I8)
         vectors = [f.load(f.element(start, j * lanes, I8), I8.times(lanes)) for j in part]
         return [f.cast(v, I32, signed=signed) + self.base for v in vectors]

@@ -19,9 +19,11 @@ from migx.ops.packing import FLAT, UnpackInt4
 from migx.ops.pointwise import Convert, Mul, Sub
 from migx.ops.quantization import DequantizeLinear, QuantizeLinear
 from migx.ops.scales import ChooseScales
-from migx.shape import I8, DType, Shape, row_major
-from migx.targets.cpu.emit import Value
-from migx.targets.cpu.kernel import behind
+from migx.shape import I8 as BYTE
+from migx.shape import DType, Shape, row_major
+from migx.targets.cpu.emit import I8, Type, Value
+from migx.targets.cpu.kernel import Frame, behind, memory_of
+from migx.targets.cpu.parts import elements
 
 TAGS = ("int4_gemm", "gemm_epilogue")
 """The tags of groups that may hold such a product."""
@@ -48,6 +50,17 @@ class Parameter:
     def panel(self, panel: Value, block: Value) -> Value:
         """The number of its panel for a panel of columns and a block of the depth."""
         return panel * self.blocks + block if self.by_block else panel
+
+    def shared(self, frame: Frame, block: Value, to: Type) -> Value:
+        """The number that all columns share in a block of the depth, in f32 or i32."""
+        assert self.operand is not None
+        f, first, signed = frame.function, frame.operands[self.operand], self.dtype.kind == "int"
+        if self.dtype.is_packed:
+            level = f.load(first, I8) & 15
+            return f.cast((level ^ 8) - 8 if signed else level, to, signed=signed)
+        memory = memory_of(self.dtype)
+        read = f.load(f.element(first, block if self.by_block else 0, memory), memory)
+        return f.cast(elements.loaded(f, read, self.dtype), to, signed=signed)
 
 
 @dataclass(frozen=True)
@@ -296,7 +309,7 @@ def rounded(value: Instruction) -> tuple[Instruction, int] | None:
     if any(op.axis % value.shape.rank != last for op in ops) or len({op.block for op in ops}) != 1:
         return None
     same = levels.inputs[1:] == (scale,) and tuple(scale.inputs) == (x,)
-    if not same or levels.op.to is not I8 or scale.op.to is not I8 or scale.op.clip != "minmax":
+    if not same or levels.op.to is not BYTE or scale.op.to is not BYTE or scale.op.clip != "minmax":
         return None
     return _before_convert(x), scale.op.block
 
