@@ -8,7 +8,7 @@ vector is read for each place of the last axis, and their lanes go in turns to t
 from __future__ import annotations
 
 from migx.dim import product
-from migx.fusion.kernels import Access, FusedKernel, described
+from migx.fusion.kernels import FusedKernel, described
 from migx.ir import Instruction
 from migx.ops.layout import Contiguous, Reshape
 from migx.targets.cpu.emit import Type, Value
@@ -53,22 +53,14 @@ class _Writer:
         width = copy.dims[-2]
         rows = Rows(product(copy.dims[:-2]), width * self.ways, TILE)
         with self.frame.rows(rows) as row:
-            given, made = (self._start(access, row) for access in copy.accesses)
+            places = self.frame.places(row, copy.dims, range(len(copy.dims) - 2))
+            given, made = (self.frame.start(access, places) for access in copy.accesses)
             whole = e(width) // self.lanes * self.lanes
             with f.loop(0, whole, self.lanes) as at:
                 self._vectors(given, made, at.index, None)
             with f.when(e(width) > whole):
                 self._vectors(given, made, whole, f.opaque(e(width) - whole))
         return self.frame.finished("interleave", rows.tiles)
-
-    def _start(self, access: Access, row: Value) -> Value:
-        """Where a row begins in what is read, or in the result."""
-        f, e, offset = self.f, self.frame.extent, self.f.as_index(0)
-        for axis in reversed(range(len(self.copy.dims) - 2)):
-            extent = e(self.copy.dims[axis])
-            place, row = (row % extent, row // extent) if axis else (row, row)
-            offset = offset + place * e(access.strides[axis])
-        return f.element(self.frame.operands[access.operand], offset, self.memory)
 
     def _vectors(self, given: Value, made: Value, at: Value, left: Value | None) -> None:
         """Some places of the long axis, or those that are left."""

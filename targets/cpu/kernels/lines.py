@@ -83,23 +83,13 @@ class Lines(ABC):
 
     def _row(self, row: Value, counted: Sequence[int]) -> None:
         f, frame = self.f, self.frame
-        shapes = [self.given, *results(self.at)]
-        numbers = [0, *range(len(self.at.inputs), len(frame.operands))]
-        offsets = [f.as_index(0)] * len(shapes)
-        for axis in reversed(counted):
-            extent = frame.extent(self.given.dims[axis])
-            place = row % extent if axis != counted[0] else row
-            row = row // extent if axis != counted[0] else row
-            for k, shape in enumerate(shapes):
-                offsets[k] = offsets[k] + place * frame.extent(shape.true_strides[axis])
-        types = [memory_of(shape.dtype) for shape in shapes]
-        starts = [
-            f.element(frame.operands[number], offset, type_)
-            for number, offset, type_ in zip(numbers, offsets, types, strict=True)
-        ]
+        places = frame.places(row, self.given.dims, counted)
+        values = [(0, self.given), *enumerate(results(self.at), len(self.at.inputs))]
+        starts = [frame.start(Access(n, s.dtype, s.true_strides), places) for n, s in values]
         if not self.side_by_side:
             self.line(starts[0], starts[1:], 0)
             return
+        types = [memory_of(shape.dtype) for _, shape in values]
         for at, lanes in f.by_vectors(0, frame.extent(self.given.dims[-1]), self.lanes):
             moved = [f.element(s, at, t) for s, t in zip(starts, types, strict=True)]
             self.line(moved[0], moved[1:], lanes)

@@ -116,10 +116,8 @@ class _Writer(ABC):
     def _row(self, row: Value) -> None:
         f, frame, dims = self.f, self.frame, self.at.shape.dims
         start = row * frame.extent(dims[self.last])
-        places: list[Value] = []
-        for axis in reversed(range(self.last)):
-            places.insert(0, row % frame.extent(dims[axis]) if axis else row)
-            row = row // frame.extent(dims[axis]) if axis else row
+        found = frame.places(row, dims, range(self.last))
+        places = [found[axis] for axis in range(self.last)]
         offset = f.as_index(0)
         for axis, index in enumerate(places):
             step = frame.extent(self.given.true_strides[axis])

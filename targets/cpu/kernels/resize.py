@@ -215,9 +215,7 @@ class _Writer:
         f, frame, dims = self.f, self.frame, self.at.shape.dims
         start = row * frame.extent(dims[self.last])
         fixed, taps = f.as_index(0), []
-        for axis in reversed(range(self.last)):
-            place = row % frame.extent(dims[axis]) if axis else row
-            row = row // frame.extent(dims[axis]) if axis else row
+        for axis, place in frame.places(row, dims, range(self.last)).items():
             step = frame.extent(self.given.true_strides[axis])
             if axis in self.mixed:
                 taps.append([(at * step, weight) for at, weight in self._around(axis, place)])

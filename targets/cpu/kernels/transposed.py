@@ -97,10 +97,7 @@ class _Writer:
         """The rows of the result from one to before another, at one place of the other axes."""
         f, frame, copy, lanes = self.f, self.frame, self.copy, self.lanes
         of_given, of_made = f.as_index(0), f.as_index(0)
-        for axis in reversed(counted):
-            extent = frame.extent(copy.dims[axis])
-            place = number % extent if axis != counted[0] else number
-            number = number // extent if axis != counted[0] else number
+        for axis, place in frame.places(number, copy.dims, counted).items():
             of_given = of_given + place * frame.extent(copy.given[axis])
             of_made = of_made + place * frame.extent(copy.made[axis])
         given = f.element(frame.operands[0], of_given, copy.memory)
