@@ -18,6 +18,7 @@ from migx.ops.builtin import Literal, Param
 from migx.ops.control import Assume
 from migx.ops.fused import Group
 from migx.ops.layout import Broadcast, Concat, Multibroadcast, Pad, Reverse
+from migx.planning import is_memory
 from migx.shape import Dims, DType, Shape
 
 
@@ -55,7 +56,7 @@ class _Part:
 
 def _moved(at: Instruction, parts: Sequence[_Part]) -> list[FusedKernel]:
     """Copies as computations, on integers as wide as the elements: bits stay what they are."""
-    if at.shape.dtype.is_packed or not at.shape.dtype.is_tensor or at.shape.dtype.kind == "string":
+    if at.shape.dtype.is_packed or not is_memory(at.shape):
         raise Unfit
     dtype = DType.of(f"u{at.shape.dtype.bits}")
     count = len(at.inputs)

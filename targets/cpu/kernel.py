@@ -85,6 +85,11 @@ def memory_of(dtype: DType) -> Type:
     return TYPES[dtype.name]
 
 
+def bits_of(dtype: DType) -> Type:
+    """The integer as which an element of whole bytes is moved, whatever it stands for."""
+    return Type(f"i{dtype.bits}")
+
+
 @dataclass(frozen=True)
 class Kernel:
     """A compiled instruction. ``tiles`` says how many tiles there are for given sizes, ``words``

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from migx.dim import Extent, product
 from migx.ir import Instruction
 from migx.ops.indexing import Gather, Gathernd
+from migx.planning import is_memory
 from migx.shape import Shape, row_major
-from migx.targets.cpu.emit import I64, Type, Value
-from migx.targets.cpu.kernel import Frame, Kernel, Rows, memory_of, type_of
+from migx.targets.cpu.emit import I64, Value
+from migx.targets.cpu.kernel import Frame, Kernel, Rows, bits_of, memory_of, type_of
 from migx.targets.cpu.machine import Machine
 
 BYTES = 1 << 16
@@ -27,8 +28,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
         return None
     data, indices = (v.shape for v in at.inputs)
     whole = not data.dtype.is_packed or isinstance(at.op, Gather)
-    known = data.dtype.is_tensor and whole and data.dtype.kind != "string"
-    if not known or type_of(indices.dtype) is None:
+    if not is_memory(data) or not whole or type_of(indices.dtype) is None:
         return None
     if isinstance(at.op, Gathernd) and not isinstance(indices.dims[-1], int):
         return None
@@ -106,13 +106,15 @@ def _has_neighbours(at: Instruction, axes: _Axes) -> bool:
     return single and at.shape.dtype.bits in (32, 64) and axes.rows[-1][1:] == (0, 1, 1)
 
 
-def index_at(frame: Frame, place: Value, extent: Extent, lanes: int = 0) -> tuple[Value, Value]:
-    """The index at a place of the second input, or a vector of those from there on, counted from
-    the front of an axis of this extent, and whether it is on it.
+def index_at(
+    frame: Frame, place: Value, extent: Extent, lanes: int = 0, operand: int = 1
+) -> tuple[Value, Value]:
+    """The index at a place of an input, or a vector of those from there on, counted from the front
+    of an axis of this extent, and whether it is on it.
     """
-    f, dtype = frame.function, frame.at.inputs[1].shape.dtype
+    f, dtype = frame.function, frame.at.inputs[operand].shape.dtype
     memory = memory_of(dtype)
-    raw = f.load(f.element(frame.operands[1], place, memory), memory.times(lanes))
+    raw = f.load(f.element(frame.operands[operand], place, memory), memory.times(lanes))
     index, length = f.cast(raw, I64, signed=dtype.kind == "int"), frame.extent(extent)
     if dtype.kind == "int":
         index = f.select(index < 0, index + length, index)
@@ -133,7 +135,7 @@ class _Writer:
         self.at, self.axes = at, axes
         self.frame = Frame(at, machine)
         self.f = self.frame.function
-        self.memory = Type(f"i{max(8, at.shape.dtype.bits)}")
+        self.memory = bits_of(at.shape.dtype)
         self.lanes = machine.lanes(self.memory)
         self.masks = machine.masks
         if isinstance(self.axes.inner, int):

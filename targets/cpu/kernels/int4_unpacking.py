@@ -14,8 +14,9 @@ from migx.ir import Instruction
 from migx.ops.fused import Group
 from migx.ops.indexing import Gather
 from migx.ops.packing import FLAT, Unpack, UnpackInt2, UnpackInt4
-from migx.targets.cpu.emit import I8, I16, I32, I64, Value
-from migx.targets.cpu.kernel import Frame, Kernel, Rows, memory_of, type_of
+from migx.targets.cpu.emit import I8, I16, I32, Value
+from migx.targets.cpu.kernel import Frame, Kernel, Rows, type_of
+from migx.targets.cpu.kernels.gather import index_at
 from migx.targets.cpu.kernels.weight_only_forms import lies_at_the_start
 from migx.targets.cpu.machine import Machine
 
@@ -150,16 +151,11 @@ class _Rows(_Writer):
         storage, chosen = self.places
         indices = self.at.inputs[chosen].shape
         rows = Rows(indices.elements, self.length, ELEMENTS)
-        memory, count = memory_of(indices.dtype), frame.extent(self.table.dims[0])
         with frame.rows(rows) as row:
             place = f.as_index(0)
             for axis, along in frame.places(row, indices.dims, range(indices.rank)).items():
                 place = place + along * frame.extent(indices.true_strides[axis])
-            raw = f.load(f.element(frame.operands[chosen], place, memory), memory)
-            index = f.cast(raw, I64, signed=indices.dtype.kind == "int")
-            if indices.dtype.kind == "int":
-                index = f.select(index < 0, index + count, index)
-            inside = f.compare("lt", index, count, signed=False)
+            index, inside = index_at(frame, place, self.table.dims[0], operand=chosen)
             frame.fails(~inside, f"gather: an index is outside axis 0 of {self.table.text}")
             with f.when(inside):
                 start = f.element(frame.operands[storage], index * (self.row_bits // 8), I8)

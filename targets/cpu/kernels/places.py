@@ -11,14 +11,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from migx.dim import Extent, bounds, maximum, product
+from migx.dim import maximum, product
 from migx.ir import Instruction
 from migx.ops.indexing import ReverseSequence
 from migx.ops.layout import Pad
 from migx.ops.resize import Resize
-from migx.targets.cpu.emit import I64, Type, Value
-from migx.targets.cpu.kernel import Frame, Kernel, Rows, memory_of, type_of
-from migx.targets.cpu.kernels.resize import COORDINATES, changes, coordinate
+from migx.planning import is_memory
+from migx.targets.cpu.emit import I64, Value
+from migx.targets.cpu.kernel import Frame, Kernel, Rows, bits_of, memory_of, type_of
+from migx.targets.cpu.kernels.resize import COORDINATES, changes, coordinate, end_of
 from migx.targets.cpu.machine import Machine
 
 ELEMENTS = 1 << 13
@@ -27,8 +28,7 @@ ELEMENTS = 1 << 13
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     """The kernel of an instruction that moves elements of whole bytes in one of these ways."""
-    dtype = at.shape.dtype
-    if not dtype.is_tensor or dtype.is_packed or dtype.kind == "string" or at.shape.rank == 0:
+    if not is_memory(at.shape) or at.shape.dtype.is_packed or at.shape.rank == 0:
         return None
     match at.op:
         case Pad(mode="edge" | "reflect" | "wrap"):
@@ -71,7 +71,7 @@ class _Writer(ABC):
         self.at, self.machine = at, machine
         self.frame = Frame(at, machine)
         self.f = self.frame.function
-        self.memory = Type(f"i{at.shape.dtype.bits}")
+        self.memory = bits_of(at.shape.dtype)
         self.given = at.inputs[0].shape
         self.last = at.shape.rank - 1
 
@@ -85,31 +85,17 @@ class _Writer(ABC):
     def parts(self, places: Sequence[Value]) -> list[_Part]:
         """The parts of a row."""
 
-    def wrong(self) -> tuple[Value, str] | None:
-        """Whether the operands are such that there is no result, and what is wrong then: here, that
-        there is nothing to make elements of.
+    def end(self) -> Value:
+        """The tile before which to stop: the first, where the operands are such that there is no
+        result.
         """
-        f, frame, elements = self.f, self.frame, self.elements()
-        if bounds(elements)[0] > 0:
-            return None
-        none = f.compare("eq", frame.extent(elements), 0)
-        some = frame.extent(self.at.shape.elements) > 0
-        return none & some, f"{self.at.name}: {self.given.text} has no elements to repeat"
-
-    def elements(self) -> Extent:
-        """How many elements there are to choose from."""
-        return self.given.elements
+        return end_of(self.frame, self.given.elements)
 
     def kernel(self) -> Kernel:
         """The whole of it."""
         frame, dims = self.frame, self.at.shape.dims
         rows = Rows(product(dims[: self.last]), dims[self.last], ELEMENTS)
-        fault = self.wrong()
-        end = frame.end
-        if fault is not None:
-            frame.fails(*fault)
-            end = self.f.select(fault[0], frame.begin, end)
-        with frame.rows(rows, end) as row:
+        with frame.rows(rows, self.end()) as row:
             self._row(row)
         return frame.finished(self.at.name, rows.tiles)
 
@@ -161,8 +147,8 @@ class _Pads(_Writer):
             d - b - maximum(p, 0) for d, b, p in zip(at.shape.dims, self.before, last, strict=True)
         ]
 
-    def elements(self) -> Extent:
-        return product(self.inside)
+    def end(self) -> Value:
+        return end_of(self.frame, product(self.inside))
 
     def place(self, axis: int, index: Value, places: Sequence[Value]) -> Value:
         op = self.at.op
@@ -212,7 +198,7 @@ class _Sequences(_Writer):
         raw = f.load(f.element(self.frame.operands[1], member * step, memory), memory)
         return f.cast(raw, I64, signed=shape.dtype.kind == "int")
 
-    def wrong(self) -> tuple[Value, str] | None:
+    def end(self) -> Value:
         f, op = self.f, self.at.op
         assert isinstance(op, ReverseSequence)
         time = self.frame.extent(self.given.dims[op.time_axis])
@@ -221,9 +207,9 @@ class _Sequences(_Writer):
             length = self._length(member.index)
             bad = f.cast((length < 0) | (length > time), I64)
             member.carry(member.carried[0] | bad)
-        return f.compare(
-            "ne", member.carried[0], 0
-        ), "reverse_sequence: a length is not on its axis"
+        wrong = f.compare("ne", member.carried[0], 0)
+        self.frame.fails(wrong, "reverse_sequence: a length is not on its axis")
+        return f.select(wrong, self.frame.begin, self.frame.end)
 
     def _turned(self, time: Value, member: Value) -> Value:
         length = self._length(member)

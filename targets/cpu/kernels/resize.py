@@ -128,15 +128,16 @@ def cubic(distance: Value, a: float = -0.75) -> Value:
     return f.select(d <= 1.0, near, f.select(d < 2.0, far, 0.0))
 
 
-def end_of(frame: Frame) -> Value:
-    """The tile before which to stop: the first, where there is nothing to make elements of."""
+def end_of(frame: Frame, elements: Extent) -> Value:
+    """The tile before which to stop: the first, where there are no elements of the first input to
+    make others of.
+    """
     f, at = frame.function, frame.at
-    given = at.inputs[0].shape
-    if bounds(given.elements)[0] > 0:
+    if bounds(elements)[0] > 0:
         return frame.end
-    nothing = f.compare("eq", frame.extent(given.elements), 0)
+    nothing = f.compare("eq", frame.extent(elements), 0)
     some = frame.extent(at.shape.elements) > 0
-    frame.fails(nothing & some, f"{at.name}: {given.text} has no elements")
+    frame.fails(nothing & some, f"{at.name}: {at.inputs[0].shape.text} has no elements")
     return f.select(nothing, frame.begin, frame.end)
 
 
@@ -169,7 +170,7 @@ class _Writer:
         self.room = frame.extent(size)
         scratch = (length + size * self.taps) * self.number.nbytes + size * self.taps * 8
         rows = Rows(product(dims[: self.last]), self.size, ELEMENTS)
-        end = end_of(frame)
+        end = end_of(frame, self.given.elements)
         with f.when(frame.begin < end):
             self._tabulate()
         with frame.rows(rows, end) as row:

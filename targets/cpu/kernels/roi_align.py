@@ -77,7 +77,7 @@ class _Writer:
         """The whole of it."""
         f, frame, channels = self.f, self.frame, self.image.dims[1]
         blocks = (channels + CHANNELS - 1) // CHANNELS
-        with f.loop(frame.begin, end_of(frame)) as tile:
+        with f.loop(frame.begin, end_of(frame, self.image.elements)) as tile:
             region = tile.index // frame.extent(blocks)
             first = tile.index % frame.extent(blocks) * CHANNELS
             last = f.minimum(first + CHANNELS, frame.extent(channels))

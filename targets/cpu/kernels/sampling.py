@@ -67,7 +67,7 @@ class _Writer:
         share = maximum(ELEMENTS // maximum(channels, 1) // self.lanes, 1) * self.lanes
         blocks = (self.line + share - 1) // share
         counted = self.grid.dims[: self.outer]
-        end = end_of(frame)
+        end = end_of(frame, self.image.elements)
         with f.loop(frame.begin, end) as tile:
             row = tile.index // frame.extent(blocks)
             begin = tile.index % frame.extent(blocks) * frame.extent(share)

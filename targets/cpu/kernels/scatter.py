@@ -14,9 +14,10 @@ from migx.fusion.kernels import Access, FusedKernel, Node, collapsed
 from migx.ir import Instruction
 from migx.ops import indexing
 from migx.ops.indexing import GatherElements, Scatter, ScatterElements, ScatterND
+from migx.planning import is_memory
 from migx.shape import DType, Shape
-from migx.targets.cpu.emit import I1, Type, Value
-from migx.targets.cpu.kernel import Frame, Kernel, Rows, type_of
+from migx.targets.cpu.emit import I1, Value
+from migx.targets.cpu.kernel import Frame, Kernel, Rows, bits_of, type_of
 from migx.targets.cpu.kernels import fused
 from migx.targets.cpu.kernels.gather import fail_outside, index_at
 from migx.targets.cpu.machine import Machine
@@ -36,8 +37,8 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     if not isinstance(at.op, GatherElements | Scatter) or at.shape.rank == 0:
         return None
     dtype = at.shape.dtype
-    known = dtype.is_tensor and not dtype.is_packed and dtype.kind != "string"
-    if not known or type_of(at.inputs[1].shape.dtype) is None:
+    moved = is_memory(at.shape) and not dtype.is_packed
+    if not moved or type_of(at.inputs[1].shape.dtype) is None:
         return None
     match at.op:
         case GatherElements():
@@ -58,7 +59,7 @@ class _Writer:
         self.at, self.machine = at, machine
         self.frame = Frame(at, machine)
         self.f = self.frame.function
-        self.memory = Type(f"i{at.shape.dtype.bits}")
+        self.memory = bits_of(at.shape.dtype)
         self.result = self.frame.operands[len(at.inputs)]
 
     def step(self, shape: Shape, axis: int) -> Value:

@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from migx.dim import Extent, bounds, maximum, product
-from migx.fusion.kernels import Access, described
+from migx.fusion.kernels import described
 from migx.ir import Instruction
 from migx.ops.layout import Contiguous, Reshape
 from migx.shape import Dims
 from migx.targets.cpu.emit import Type, Value
-from migx.targets.cpu.kernel import Frame, Kernel
+from migx.targets.cpu.kernel import Frame, Kernel, bits_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts.transpose import turned
 
@@ -57,14 +57,12 @@ def _copy(at: Instruction) -> _Copy | None:
     fused = described(at)
     if fused is None or len(fused.nodes) != 1 or not fused.dims:
         return None
-    ((_, result),), read = fused.outputs, fused.nodes[0].of
-    assert isinstance(read, Access)
+    read, result = fused.accesses
     last = len(fused.dims) - 1
     found = [i for i, step in enumerate(read.strides[:last]) if step == 1]
     if not found or result.strides[last] != 1 or read.strides[last] in (0, 1):
         return None
-    memory = Type(f"i{read.dtype.bits}")
-    return _Copy(fused.dims, read.strides, result.strides, found[0], memory)
+    return _Copy(fused.dims, read.strides, result.strides, found[0], bits_of(read.dtype))
 
 
 class _Writer:
