@@ -64,9 +64,8 @@ def levels_of(at: Instruction, weights: Instruction, unit: int = 2) -> Narrow | 
     linear = source(weights)
     if not isinstance(linear.op, DequantizeLinear):
         return None
-    inputs = list(at.modules[0].parameters.values())
     bits = 4 if isinstance(source(linear.inputs[0]).op, UnpackInt4) else BYTE
-    of = WeightGroup(at, inputs, bits, unit, 0)
+    of = WeightGroup(at, bits, unit)
     stored = of.levels(linear.inputs[0])
     operand = None if stored is None else of.operand(stored)
     if stored is None or operand is None or not _in_order(weights, linear, stored):

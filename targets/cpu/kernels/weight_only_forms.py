@@ -22,7 +22,7 @@ from migx.ops.scales import ChooseScales
 from migx.shape import I8 as BYTE
 from migx.shape import DType, Shape, row_major
 from migx.targets.cpu.emit import I8, Type, Value
-from migx.targets.cpu.kernel import Frame, behind, memory_of
+from migx.targets.cpu.kernel import Frame, behind, input_number, memory_of
 from migx.targets.cpu.parts import elements
 
 TAGS = ("int4_gemm", "gemm_epilogue")
@@ -122,52 +122,55 @@ def described(at: Instruction, widths: Callable[[int, bool], Sequence[int]]) -> 
     for other forms.
     """
     dot = core_of(at, (Dot,), TAGS)
-    if dot is None or dot is at or not _is_floating(dot.shape.dtype):
-        return None
-    inputs = list(at.modules[0].parameters.values())
-    rounds = rounded(dot.inputs[0])
-    given_left = dot.inputs[0] if rounds is None else rounds[0]
-    if given_left not in inputs:
-        return None
-    left = inputs.index(given_left)
-    x = at.inputs[left].shape
-    lines = _lines(x)
-    if lines is None or not _is_floating(x.dtype):
+    left = None if dot is None or dot is at else _left(at, dot)
+    if dot is None or left is None or not _is_floating(dot.shape.dtype):
         return None
     columns = bounds(dot.shape.dims[-1])[1]
     bits = 4 if any(type(v.op) is UnpackInt4 for v in at.modules[0]) else 8
-    known = widths(bits, rounds is not None)
+    known = widths(bits, left.block > 0)
     width = next((w for w in known if columns <= w), known[-1])
-    of_group = WeightGroup(at, inputs, bits, width, 0 if rounds is None else WORD // bits)
-    right = _scaled(of_group, dot.inputs[1]) or _shifted(of_group, dot.inputs[1])
-    if right is None:
+    of = WeightGroup(at, bits, width, WORD // bits if left.block else 0)
+    right = _scaled(of, dot.inputs[1]) or _shifted(of, dot.inputs[1])
+    rest = None if right is None else epilogue(at, dot, right.columns)
+    depth = dot.inputs[1].shape.dims[-2]
+    if right is None or rest is None or not _fits(of, left, right, int(depth)):
         return None
-    depth, block = int(dot.inputs[1].shape.dims[-2]), right.block
-    rest = epilogue(at, dot, right.columns)
-    if rest is None:
-        return None
-    if rounds is not None and (
-        right.zero.dtype.is_float or not _fits(of_group, rounds[1], block, depth)
-    ):
-        return None
-    packed, form = right.packed, right.form
-    signed = packed.shape.dtype.kind == "int"
-    given = (left, x.dtype, lines[1], inputs.index(packed), form.name, bits, signed)
-    sizes = (lines[0], right.columns, depth, form.stored, block)
-    return Problem(*given, *sizes, right.scale, right.zero, rest, width, rounds is not None)
+    return Problem(
+        left=left.operand,
+        left_dtype=left.dtype,
+        steps=left.steps,
+        weight=of.inputs.index(right.packed),
+        format=right.form.name,
+        bits=bits,
+        signed=right.packed.shape.dtype.kind == "int",
+        rows=left.rows,
+        columns=right.columns,
+        depth=int(depth),
+        stored=right.form.stored,
+        block=right.block,
+        scale=right.scale,
+        zero=right.zero,
+        epilogue=rest,
+        width=width,
+        rounded=left.block > 0,
+    )
 
 
 @dataclass(frozen=True)
 class WeightGroup:
-    """The instruction, the parameters of its module, the bits of its weights, and how panels are
-    made.
+    """The instruction, the bits of its weights, and how panels are made: of so many columns, and
+    so many places of the depth of each together, 0 where they are not.
     """
 
     at: Instruction
-    inputs: Sequence[Instruction]
     bits: int
     width: int
-    group: int
+    group: int = 0
+
+    @property
+    def inputs(self) -> Sequence[Instruction]:
+        """The parameters of its module."""
+        return list(self.at.modules[0].parameters.values())
 
     def operand(self, value: Instruction) -> int | None:
         """The number of the input that a value inside is, where it is all of a constant."""
@@ -183,6 +186,30 @@ class WeightGroup:
             root = root.inputs[0]
         dtype = root.shape.dtype
         return root if dtype.is_integer and dtype.bits == self.bits else None
+
+
+@dataclass(frozen=True)
+class _Left:
+    """The rows on the left of a product: the number of the input, its type, how many they are, and
+    the steps along them. Where they are rounded, a scale holds for a ``block`` of neighbours.
+    """
+
+    operand: int
+    dtype: DType
+    rows: Extent
+    steps: tuple[Extent, Extent]
+    block: int
+
+
+def _left(at: Instruction, dot: Instruction) -> _Left | None:
+    """The rows of a product in a group, where they are an input, perhaps rounded."""
+    value, block = _rounded(dot.inputs[0]) or (dot.inputs[0], 0)
+    number = input_number(at, dot, value)
+    if number is None:
+        return None
+    x = at.inputs[number].shape
+    lines = _lines(x)
+    return _Left(number, x.dtype, *lines, block) if lines and _is_floating(x.dtype) else None
 
 
 @dataclass(frozen=True)
@@ -267,8 +294,8 @@ def _of_neighbours(of: WeightGroup, shown: Instruction, columns: int) -> Paramet
     """Numbers of which each is shown for as many neighbours, first for those of one column."""
     root = source(shown)
     dtype, elements = root.shape.dtype, root.shape.elements
-    if elements == 1 and type(root.op) is Literal and not root.op.replaceable:
-        return Parameter(dtype, float(root.op.value.array.reshape(-1)[0]))
+    if (number := _number(root)) is not None:
+        return Parameter(dtype, number)
     operand = of.operand(root)
     if operand is None or not _is_floating(dtype) or not lies_at_the_start(shown):
         return None
@@ -287,14 +314,17 @@ def _of_neighbours(of: WeightGroup, shown: Instruction, columns: int) -> Paramet
     return Parameter(dtype, 0.0, operand, _name("b", of.width, 0), True, True, blocks)
 
 
-def _fits(of: WeightGroup, rounded_by: int, block: int, depth: int) -> bool:
+def _fits(of: WeightGroup, left: _Left, right: _Right, depth: int) -> bool:
     """Whether rows that are rounded in blocks of a size fit those of the weight, and their sums of
-    products fit into 32 bits.
+    products fit into 32 bits; rows that are not always do.
     """
-    return rounded_by == block <= MOST_PLACES and (block % of.group == 0 or block == depth)
+    if not left.block:
+        return True
+    whole = right.block % of.group == 0 or right.block == depth
+    return left.block == right.block <= MOST_PLACES and whole and not right.zero.dtype.is_float
 
 
-def rounded(value: Instruction) -> tuple[Instruction, int] | None:
+def _rounded(value: Instruction) -> tuple[Instruction, int] | None:
     """What a value is before its rows are rounded to bytes, and for how many neighbours a scale
     holds; None where it is not rounded.
     """
@@ -397,10 +427,10 @@ def _lines(x: Shape) -> tuple[Extent, tuple[Extent, Extent]] | None:
     return rows, (step, strides[-1])
 
 
-def block_of(linear: Instruction, depth: int, whole: int) -> int:
-    """For how many places of the whole depth, which is an axis, a scale holds."""
+def block_of(linear: Instruction, axis: int, whole: int) -> int:
+    """For how many of so many places along an axis a scale holds."""
     assert isinstance(linear.op, DequantizeLinear)
-    if linear.op.axis % linear.shape.rank != depth or linear.inputs[1].shape.elements == 1:
+    if linear.op.axis % linear.shape.rank != axis or linear.inputs[1].shape.elements == 1:
         return whole
     return min(linear.op.block or 1, whole)
 
@@ -438,6 +468,14 @@ def _format(
     return _Format(_name("ab"[depth], of.width, group), int(parameter.shape.dims[depth]))
 
 
+def _number(value: Instruction) -> float | None:
+    """The number that a fixed literal of one element holds; None for others."""
+    fixed = isinstance(value.op, Literal) and not value.op.replaceable
+    if not fixed or value.shape.elements != 1:
+        return None
+    return float(value.op_as(Literal).value.elements.reshape(-1)[0])
+
+
 def parameter_of(
     of: WeightGroup, linear: Instruction, index: int, axes: tuple[int, int]
 ) -> Parameter | None:
@@ -446,15 +484,12 @@ def parameter_of(
     if index == len(linear.inputs):
         return Parameter(linear.inputs[0].shape.dtype)
     shown = linear.inputs[index]
-    root = source(shown)
-    dtype = root.shape.dtype
-    if type(root.op) is Literal and not root.op.replaceable and root.shape.elements == 1:
-        return Parameter(dtype, float(root.op.value.array.reshape(-1)[0]))
+    unpacked = root = source(shown)
     if isinstance(root.op, UnpackInt4) and root.op.axis == FLAT:
-        unpacked, root = root, root.inputs[0]
-        if type(root.op) is Literal and not root.op.replaceable and root.shape.elements == 1:
-            return Parameter(unpacked.shape.dtype, float(root.op.value.elements.reshape(-1)[0]))
-        dtype = root.shape.dtype
+        root = root.inputs[0]
+    if (number := _number(root)) is not None:
+        return Parameter(unpacked.shape.dtype, number)
+    dtype = root.shape.dtype
     operand = of.operand(root)
     if operand is None:
         return None
