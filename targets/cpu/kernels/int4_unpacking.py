@@ -17,7 +17,7 @@ from migx.ops.packing import FLAT, Unpack, UnpackInt2, UnpackInt4
 from migx.targets.cpu.emit import I8, I16, I32, Value
 from migx.targets.cpu.kernel import Frame, Kernel, Rows, type_of
 from migx.targets.cpu.kernels.gather import index_at
-from migx.targets.cpu.kernels.weight_only_forms import lies_at_the_start
+from migx.targets.cpu.kernels.weight_parameters import lies_at_the_start
 from migx.targets.cpu.machine import Machine
 
 ELEMENTS = 1 << 14

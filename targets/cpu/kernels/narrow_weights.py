@@ -23,7 +23,7 @@ from migx.shape import F32 as FLOAT
 from migx.shape import DType
 from migx.targets.cpu.emit import F32, I8, I32, Type, Value
 from migx.targets.cpu.kernel import Frame, memory_of
-from migx.targets.cpu.kernels.weight_only_forms import (
+from migx.targets.cpu.kernels.weight_parameters import (
     Parameter,
     WeightGroup,
     block_of,

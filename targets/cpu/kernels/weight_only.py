@@ -32,7 +32,8 @@ from migx.shape import F32 as FLOAT
 from migx.targets.cpu.emit import F32, I8, I32, Value
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.kernels import weight_only_bytes
-from migx.targets.cpu.kernels.weight_only_forms import WORD, Parameter, Problem, described
+from migx.targets.cpu.kernels.weight_only_forms import WORD, Problem, described
+from migx.targets.cpu.kernels.weight_parameters import Parameter
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.epilogue import Block, Epilogue, writable

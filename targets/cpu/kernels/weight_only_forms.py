@@ -4,26 +4,34 @@ the rows, the weights, the scales and the zero points, and in which formats a ke
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from migx.dim import Extent, bounds
 from migx.fusion.kernels import FusedKernel, core_of, epilogue
-from migx.fusion.outlining import source, viewed
+from migx.fusion.outlining import source
 from migx.ir import Instruction
-from migx.ops.builtin import Literal
-from migx.ops.layout import Reshape, Slice
 from migx.ops.linear import Dot
-from migx.ops.packing import FLAT, UnpackInt4
+from migx.ops.packing import UnpackInt4
 from migx.ops.pointwise import Convert, Mul, Sub
 from migx.ops.quantization import DequantizeLinear, QuantizeLinear
 from migx.ops.scales import ChooseScales
 from migx.shape import I8 as BYTE
-from migx.shape import DType, Shape, row_major
-from migx.targets.cpu.emit import I8, Type, Value
-from migx.targets.cpu.kernel import Frame, behind, input_number, memory_of
-from migx.targets.cpu.parts import elements
+from migx.shape import DType, Shape
+from migx.targets.cpu.kernel import input_number
+from migx.targets.cpu.kernels.weight_parameters import (
+    Format,
+    Parameter,
+    WeightGroup,
+    block_of,
+    depth_of,
+    is_floating,
+    lies_at_the_start,
+    of_neighbours,
+    panel_format,
+    panel_name,
+    parameter_of,
+)
 
 TAGS = ("int4_gemm", "gemm_epilogue")
 """The tags of groups that may hold such a product."""
@@ -31,36 +39,6 @@ WORD = 32
 """Bits of a lane of weights: where rows are rounded, those of as many places of the depth."""
 MOST_PLACES = 2**31 // (128 * 255)
 """As many products of a byte and a level less its zero point are summed in 32 bits."""
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """Scales or zero points: a number for all, or an input, its format, and whether columns and
-    blocks of the depth have their own; there may be more ``blocks`` than the product reads.
-    """
-
-    dtype: DType
-    number: float = 0.0
-    operand: int | None = None
-    format: str | None = None
-    by_column: bool = False
-    by_block: bool = False
-    blocks: int = 0
-
-    def panel(self, panel: Value, block: Value) -> Value:
-        """The number of its panel for a panel of columns and a block of the depth."""
-        return panel * self.blocks + block if self.by_block else panel
-
-    def shared(self, frame: Frame, block: Value, to: Type) -> Value:
-        """The number that all columns share in a block of the depth, in f32 or i32."""
-        assert self.operand is not None
-        f, first, signed = frame.function, frame.operands[self.operand], self.dtype.kind == "int"
-        if self.dtype.is_packed:
-            level = f.load(first, I8) & 15
-            return f.cast((level ^ 8) - 8 if signed else level, to, signed=signed)
-        memory = memory_of(self.dtype)
-        read = f.load(f.element(first, block if self.by_block else 0, memory), memory)
-        return f.cast(elements.loaded(f, read, self.dtype), to, signed=signed)
 
 
 @dataclass(frozen=True)
@@ -123,7 +101,7 @@ def described(at: Instruction, widths: Callable[[int, bool], Sequence[int]]) -> 
     """
     dot = core_of(at, (Dot,), TAGS)
     left = None if dot is None or dot is at else _left(at, dot)
-    if dot is None or left is None or not _is_floating(dot.shape.dtype):
+    if dot is None or left is None or not is_floating(dot.shape.dtype):
         return None
     columns = bounds(dot.shape.dims[-1])[1]
     bits = 4 if any(type(v.op) is UnpackInt4 for v in at.modules[0]) else 8
@@ -157,38 +135,6 @@ def described(at: Instruction, widths: Callable[[int, bool], Sequence[int]]) -> 
 
 
 @dataclass(frozen=True)
-class WeightGroup:
-    """The instruction, the bits of its weights, and how panels are made: of so many columns, and
-    so many places of the depth of each together, 0 where they are not.
-    """
-
-    at: Instruction
-    bits: int
-    width: int
-    group: int = 0
-
-    @property
-    def inputs(self) -> Sequence[Instruction]:
-        """The parameters of its module."""
-        return list(self.at.modules[0].parameters.values())
-
-    def operand(self, value: Instruction) -> int | None:
-        """The number of the input that a value inside is, where it is all of a constant."""
-        if value not in self.inputs:
-            return None
-        number = self.inputs.index(value)
-        return number if _is_constant(self.at.inputs[number]) else None
-
-    def levels(self, shown: Instruction) -> Instruction | None:
-        """The integers of so many bits that a value shows, as they are stored."""
-        root = source(shown)
-        if type(root.op) is UnpackInt4 and root.op.axis == FLAT:
-            root = root.inputs[0]
-        dtype = root.shape.dtype
-        return root if dtype.is_integer and dtype.bits == self.bits else None
-
-
-@dataclass(frozen=True)
 class _Left:
     """The rows on the left of a product: the number of the input, its type, how many they are, and
     the steps along them. Where they are rounded, a scale holds for a ``block`` of neighbours.
@@ -209,7 +155,7 @@ def _left(at: Instruction, dot: Instruction) -> _Left | None:
         return None
     x = at.inputs[number].shape
     lines = _lines(x)
-    return _Left(number, x.dtype, *lines, block) if lines and _is_floating(x.dtype) else None
+    return _Left(number, x.dtype, *lines, block) if lines and is_floating(x.dtype) else None
 
 
 @dataclass(frozen=True)
@@ -217,7 +163,7 @@ class _Right:
     """The matrix on the right of a product: its storage, and what makes numbers of that."""
 
     packed: Instruction
-    form: _Format
+    form: Format
     columns: int
     block: int
     scale: Parameter
@@ -233,7 +179,7 @@ def _scaled(of: WeightGroup, right: Instruction) -> _Right | None:
     if axes is None or packed is None:
         return None
     depth, columns = int(right.shape.dims[-2]), int(linear.shape.dims[axes[1]])
-    form = _format(of, packed, linear.inputs[0], axes, of.group)
+    form = panel_format(of, packed, linear.inputs[0], axes, of.group)
     scale = parameter_of(of, linear, 1, axes)
     zero = parameter_of(of, linear, 2, axes)
     if form is None or scale is None or zero is None:
@@ -252,7 +198,7 @@ def _shifted(of: WeightGroup, right: Instruction) -> _Right | None:
         shifted = source(levels)
         shifting = shifted.inputs[1] if type(shifted.op) is Sub else None
         start = shifted if shifting is None else source(shifted.inputs[0])
-        if type(start.op) is not Convert or not _is_floating(start.shape.dtype):
+        if type(start.op) is not Convert or not is_floating(start.shape.dtype):
             continue
         packed = of.levels(start.inputs[0])
         if packed is not None:
@@ -272,46 +218,22 @@ def _in_order(
     """The matrix of levels that are shifted and scaled in the order of their storage."""
     if packed.shape.rank != 2 or of.operand(packed) is None or not _is_one_matrix(right):
         return None
-    axis = _shown(right, packed.shape.dims, (0, 1), 1)
+    axis = depth_of(right, packed.shape.dims, (0, 1), 1)
     if axis != 1:
         return None
     columns, stored = (int(d) for d in packed.shape.dims)
-    scale = _of_neighbours(of, scaling, columns)
+    scale = of_neighbours(of, scaling, columns)
     zero: Parameter | None = Parameter(packed.shape.dtype)
     if shifting is not None:
-        zero = _of_neighbours(of, shifting, columns)
+        zero = of_neighbours(of, shifting, columns)
     if scale is None or zero is None:
         return None
     blocks = {stored // p.blocks for p in (scale, zero) if p.by_block}
     if len(blocks) > 1:
         return None
     block = min(*blocks, int(right.shape.dims[-2])) if blocks else int(right.shape.dims[-2])
-    form = _Format(_name("b", of.width, of.group), stored)
+    form = Format(panel_name("b", of.width, of.group), stored)
     return _Right(packed, form, columns, block, scale, zero)
-
-
-def _of_neighbours(of: WeightGroup, shown: Instruction, columns: int) -> Parameter | None:
-    """Numbers of which each is shown for as many neighbours, first for those of one column."""
-    root = source(shown)
-    dtype, elements = root.shape.dtype, root.shape.elements
-    if (number := _number(root)) is not None:
-        return Parameter(dtype, number)
-    operand = of.operand(root)
-    if operand is None or not _is_floating(dtype) or not lies_at_the_start(shown):
-        return None
-    if elements == 1:
-        return Parameter(dtype, operand=operand)
-    dims, strides = list(shown.shape.dims), list(shown.shape.true_strides)
-    while dims and (strides[-1] == 0 or dims[-1] == 1):
-        dims.pop()
-        strides.pop()
-    in_order = zip(dims, strides, row_major(dims), strict=True)
-    if root.shape.rank != 2 or root.shape.dims[0] != columns or math.prod(dims) != elements:
-        return None
-    if not all(d == 1 or a == b for d, a, b in in_order):
-        return None
-    blocks = int(root.shape.dims[1])
-    return Parameter(dtype, 0.0, operand, _name("b", of.width, 0), True, True, blocks)
 
 
 def _fits(of: WeightGroup, left: _Left, right: _Right, depth: int) -> bool:
@@ -350,15 +272,6 @@ def _before_convert(value: Instruction) -> Instruction:
     return value.inputs[0] if floating else value
 
 
-def _is_floating(dtype: DType) -> bool:
-    return dtype.is_float and dtype.bits in (16, 32)
-
-
-def _is_constant(value: Instruction) -> bool:
-    """Whether a value is all of a constant that can be had in a format."""
-    return behind(value) is value
-
-
 def _axes(linear: Instruction, right: Instruction) -> tuple[int, int] | None:
     """Which axes of a matrix are the depth and the columns, where a view shows it once, or once and
     the same for a whole batch.
@@ -369,7 +282,7 @@ def _axes(linear: Instruction, right: Instruction) -> tuple[int, int] | None:
         return None
     assert isinstance(linear.op, DequantizeLinear)
     axis = linear.op.axis % 2
-    depth = _shown(right, linear.shape.dims, (0, 1), axis if linear.op.block else 1 - axis)
+    depth = depth_of(right, linear.shape.dims, (0, 1), axis if linear.op.block else 1 - axis)
     return None if depth is None else (depth, 1 - depth)
 
 
@@ -378,36 +291,6 @@ def _is_one_matrix(right: Instruction) -> bool:
     fixed = all(isinstance(d, int) and d > 0 for d in right.shape.dims[-2:])
     leading = zip(right.shape.dims[:-2], right.shape.true_strides[:-2], strict=True)
     return fixed and all(extent == 1 or stride == 0 for extent, stride in leading)
-
-
-def _shown(
-    view: Instruction, dims: Sequence[Extent], axes: tuple[int, int], likely: int
-) -> int | None:
-    """Which axis of a matrix that lies in order is the depth of a view of it, whose depth and
-    columns are these of its last two ``axes``: of all columns the places from the first on, as many
-    as there are in the view. Where both may be, the ``likely`` one is.
-    """
-    if not lies_at_the_start(view):
-        return None
-    given, steps = [int(d) for d in view.shape.dims[-2:]], view.shape.true_strides[-2:]
-    strides = (dims[1], 1)
-    for depth in (likely, 1 - likely):
-        pairs = list(zip(axes, (depth, 1 - depth), strict=True))
-        lies = all(given[i] == 1 or steps[i] == strides[j] for i, j in pairs)
-        if lies and given[axes[1]] == dims[1 - depth] and given[axes[0]] <= int(dims[depth]):
-            return depth
-    return None
-
-
-def lies_at_the_start(view: Instruction) -> bool:
-    """Whether a view is no copy in another order, and its first element that of what it shows."""
-    while (below := viewed(view)) is not None:
-        if isinstance(view.op, Slice) and any(start != 0 for start in view.op.starts):
-            return False
-        if isinstance(view.op, Reshape) and not below.shape.standard:
-            return False
-        view = below
-    return True
 
 
 def _lines(x: Shape) -> tuple[Extent, tuple[Extent, Extent]] | None:
@@ -425,85 +308,3 @@ def _lines(x: Shape) -> tuple[Extent, tuple[Extent, Extent]] | None:
         else:
             return None
     return rows, (step, strides[-1])
-
-
-def block_of(linear: Instruction, axis: int, whole: int) -> int:
-    """For how many of so many places along an axis a scale holds."""
-    assert isinstance(linear.op, DequantizeLinear)
-    if linear.op.axis % linear.shape.rank != axis or linear.inputs[1].shape.elements == 1:
-        return whole
-    return min(linear.op.block or 1, whole)
-
-
-@dataclass(frozen=True)
-class _Format:
-    """The format that a matrix is read in, and how long the axis of the depth is there."""
-
-    name: str
-    stored: int
-
-
-def _name(depth: str, width: int, group: int) -> str:
-    """The name of the format of panels in which an axis is the depth."""
-    low, high = depth, "ab"[depth == "a"]
-    ends = f"{group}{low}" if group else ""
-    return f"{high.upper()}{low.upper() if group else low}{width}{high}{ends}"
-
-
-def _format(
-    of: WeightGroup,
-    parameter: Instruction,
-    shown: Instruction,
-    axes: tuple[int, int],
-    group: int = 0,
-) -> _Format | None:
-    """The format in panels of a literal that comes in as a parameter and is shown, perhaps
-    transposed, as a matrix with these axes; ``group`` places of the depth of each column together.
-    """
-    if of.operand(parameter) is None or parameter.shape.rank != 2 or shown.shape.rank != 2:
-        return None
-    depth = _shown(shown, parameter.shape.dims, axes, axes[0])
-    if depth is None:
-        return None
-    return _Format(_name("ab"[depth], of.width, group), int(parameter.shape.dims[depth]))
-
-
-def _number(value: Instruction) -> float | None:
-    """The number that a fixed literal of one element holds; None for others."""
-    fixed = isinstance(value.op, Literal) and not value.op.replaceable
-    if not fixed or value.shape.elements != 1:
-        return None
-    return float(value.op_as(Literal).value.elements.reshape(-1)[0])
-
-
-def parameter_of(
-    of: WeightGroup, linear: Instruction, index: int, axes: tuple[int, int]
-) -> Parameter | None:
-    """The scales, or the zero points, of a dequantisation."""
-    assert isinstance(linear.op, DequantizeLinear)
-    if index == len(linear.inputs):
-        return Parameter(linear.inputs[0].shape.dtype)
-    shown = linear.inputs[index]
-    unpacked = root = source(shown)
-    if isinstance(root.op, UnpackInt4) and root.op.axis == FLAT:
-        root = root.inputs[0]
-    if (number := _number(root)) is not None:
-        return Parameter(unpacked.shape.dtype, number)
-    dtype = root.shape.dtype
-    operand = of.operand(root)
-    if operand is None:
-        return None
-    packed = dtype.is_packed
-    if root.shape.elements == 1:
-        return Parameter(dtype, operand=operand)
-    on_depth = linear.op.axis % linear.shape.rank == axes[0]
-    if shown.shape.rank == 1 and root.shape.rank == 1 and shown.shape.true_strides == (1,):
-        if on_depth and not packed:
-            return Parameter(dtype, operand=operand, by_block=True)
-        return None if on_depth else Parameter(dtype, 0.0, operand, f"A{of.width}a", True)
-    if not linear.op.block or shown.shape.rank != 2 or not on_depth:
-        return None
-    form = _format(of, root, shown, axes)
-    if form is None:
-        return None
-    return Parameter(dtype, 0.0, operand, form.name, True, True, form.stored)

@@ -1,0 +1,237 @@
+"""What belongs to weights that are stored in four bits or eight: their scales and zero points, and
+the formats in which kernels of products and of convolutions read these and the levels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from migx.dim import Extent
+from migx.fusion.outlining import source, viewed
+from migx.ir import Instruction
+from migx.ops.builtin import Literal
+from migx.ops.layout import Reshape, Slice
+from migx.ops.packing import FLAT, UnpackInt4
+from migx.ops.quantization import DequantizeLinear
+from migx.shape import DType, row_major
+from migx.targets.cpu.emit import I8, Type, Value
+from migx.targets.cpu.kernel import Frame, behind, memory_of
+from migx.targets.cpu.parts import elements
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """Scales or zero points: a number for all, or an input, its format, and whether columns and
+    blocks of the depth have their own; there may be more ``blocks`` than the product reads.
+    """
+
+    dtype: DType
+    number: float = 0.0
+    operand: int | None = None
+    format: str | None = None
+    by_column: bool = False
+    by_block: bool = False
+    blocks: int = 0
+
+    def panel(self, panel: Value, block: Value) -> Value:
+        """The number of its panel for a panel of columns and a block of the depth."""
+        return panel * self.blocks + block if self.by_block else panel
+
+    def shared(self, frame: Frame, block: Value, to: Type) -> Value:
+        """The number that all columns share in a block of the depth, in f32 or i32."""
+        assert self.operand is not None
+        f, first, signed = frame.function, frame.operands[self.operand], self.dtype.kind == "int"
+        if self.dtype.is_packed:
+            level = f.load(first, I8) & 15
+            return f.cast((level ^ 8) - 8 if signed else level, to, signed=signed)
+        memory = memory_of(self.dtype)
+        read = f.load(f.element(first, block if self.by_block else 0, memory), memory)
+        return f.cast(elements.loaded(f, read, self.dtype), to, signed=signed)
+
+
+@dataclass(frozen=True)
+class WeightGroup:
+    """The instruction, the bits of its weights, and how panels are made: of so many columns, and
+    so many places of the depth of each together, 0 where they are not.
+    """
+
+    at: Instruction
+    bits: int
+    width: int
+    group: int = 0
+
+    @property
+    def inputs(self) -> Sequence[Instruction]:
+        """The parameters of its module."""
+        return list(self.at.modules[0].parameters.values())
+
+    def operand(self, value: Instruction) -> int | None:
+        """The number of the input that a value inside is, where it is all of a constant."""
+        if value not in self.inputs:
+            return None
+        number = self.inputs.index(value)
+        given = self.at.inputs[number]
+        return number if behind(given) is given else None
+
+    def levels(self, shown: Instruction) -> Instruction | None:
+        """The integers of so many bits that a value shows, as they are stored."""
+        root = source(shown)
+        if type(root.op) is UnpackInt4 and root.op.axis == FLAT:
+            root = root.inputs[0]
+        dtype = root.shape.dtype
+        return root if dtype.is_integer and dtype.bits == self.bits else None
+
+
+def parameter_of(
+    of: WeightGroup, linear: Instruction, index: int, axes: tuple[int, int]
+) -> Parameter | None:
+    """The scales, or the zero points, of a dequantisation."""
+    assert isinstance(linear.op, DequantizeLinear)
+    if index == len(linear.inputs):
+        return Parameter(linear.inputs[0].shape.dtype)
+    shown = linear.inputs[index]
+    unpacked = root = source(shown)
+    if isinstance(root.op, UnpackInt4) and root.op.axis == FLAT:
+        root = root.inputs[0]
+    if (number := _number(root)) is not None:
+        return Parameter(unpacked.shape.dtype, number)
+    operand, dtype = of.operand(root), root.shape.dtype
+    if operand is None:
+        return None
+    if root.shape.elements == 1:
+        return Parameter(dtype, operand=operand)
+    on_depth = linear.op.axis % linear.shape.rank == axes[0]
+    if shown.shape.rank == 1 and root.shape.rank == 1 and shown.shape.true_strides == (1,):
+        if not on_depth:
+            return Parameter(dtype, operand=operand, format=f"A{of.width}a", by_column=True)
+        return None if dtype.is_packed else Parameter(dtype, operand=operand, by_block=True)
+    if not linear.op.block or shown.shape.rank != 2 or not on_depth:
+        return None
+    form = panel_format(of, root, shown, axes)
+    return None if form is None else _of_blocks(dtype, operand, form)
+
+
+def _of_blocks(dtype: DType, operand: int, form: Format) -> Parameter:
+    """Those of an input in which each column has its own, and each block of the depth."""
+    return Parameter(
+        dtype,
+        operand=operand,
+        format=form.name,
+        by_column=True,
+        by_block=True,
+        blocks=form.stored,
+    )
+
+
+def of_neighbours(of: WeightGroup, shown: Instruction, columns: int) -> Parameter | None:
+    """Numbers of which each is shown for as many neighbours, first for those of one column."""
+    root = source(shown)
+    dtype = root.shape.dtype
+    if (number := _number(root)) is not None:
+        return Parameter(dtype, number)
+    operand = of.operand(root)
+    if operand is None or not is_floating(dtype) or not lies_at_the_start(shown):
+        return None
+    if root.shape.elements == 1:
+        return Parameter(dtype, operand=operand)
+    dims, strides = list(shown.shape.dims), list(shown.shape.true_strides)
+    while dims and (strides[-1] == 0 or dims[-1] == 1):
+        dims.pop()
+        strides.pop()
+    in_order = zip(dims, strides, row_major(dims), strict=True)
+    if (
+        root.shape.rank != 2
+        or root.shape.dims[0] != columns
+        or math.prod(dims) != root.shape.elements
+    ):
+        return None
+    if not all(d == 1 or a == b for d, a, b in in_order):
+        return None
+    form = Format(panel_name("b", of.width, 0), int(root.shape.dims[1]))
+    return _of_blocks(dtype, operand, form)
+
+
+def _number(value: Instruction) -> float | None:
+    """The number that a fixed literal of one element holds; None for others."""
+    fixed = isinstance(value.op, Literal) and not value.op.replaceable
+    if not fixed or value.shape.elements != 1:
+        return None
+    return float(value.op_as(Literal).value.elements.reshape(-1)[0])
+
+
+def block_of(linear: Instruction, axis: int, whole: int) -> int:
+    """For how many of so many places along an axis a scale holds."""
+    assert isinstance(linear.op, DequantizeLinear)
+    if linear.op.axis % linear.shape.rank != axis or linear.inputs[1].shape.elements == 1:
+        return whole
+    return min(linear.op.block or 1, whole)
+
+
+@dataclass(frozen=True)
+class Format:
+    """The format that a matrix is read in, and how long the axis of the depth is there."""
+
+    name: str
+    stored: int
+
+
+def panel_format(
+    of: WeightGroup,
+    parameter: Instruction,
+    shown: Instruction,
+    axes: tuple[int, int],
+    group: int = 0,
+) -> Format | None:
+    """The format in panels of a literal that comes in as a parameter and is shown, perhaps
+    transposed, as a matrix with these axes; ``group`` places of the depth of each column together.
+    """
+    if of.operand(parameter) is None or parameter.shape.rank != 2 or shown.shape.rank != 2:
+        return None
+    depth = depth_of(shown, parameter.shape.dims, axes, axes[0])
+    if depth is None:
+        return None
+    return Format(panel_name("ab"[depth], of.width, group), int(parameter.shape.dims[depth]))
+
+
+def panel_name(depth: str, width: int, group: int) -> str:
+    """The name of the format of panels in which an axis is the depth."""
+    low, high = depth, "ab"[depth == "a"]
+    ends = f"{group}{low}" if group else ""
+    return f"{high.upper()}{low.upper() if group else low}{width}{high}{ends}"
+
+
+def depth_of(
+    view: Instruction, dims: Sequence[Extent], axes: tuple[int, int], likely: int
+) -> int | None:
+    """Which axis of a matrix that lies in order is the depth of a view of it, whose depth and
+    columns are these of its last two ``axes``: of all columns the places from the first on, as many
+    as there are in the view. Where both may be, the ``likely`` one is.
+    """
+    if not lies_at_the_start(view):
+        return None
+    given, steps = [int(d) for d in view.shape.dims[-2:]], view.shape.true_strides[-2:]
+    strides = (dims[1], 1)
+    for depth in (likely, 1 - likely):
+        pairs = list(zip(axes, (depth, 1 - depth), strict=True))
+        lies = all(given[i] == 1 or steps[i] == strides[j] for i, j in pairs)
+        if lies and given[axes[1]] == dims[1 - depth] and given[axes[0]] <= int(dims[depth]):
+            return depth
+    return None
+
+
+def lies_at_the_start(view: Instruction) -> bool:
+    """Whether a view is no copy in another order, and its first element that of what it shows."""
+    while (below := viewed(view)) is not None:
+        if isinstance(view.op, Slice) and any(start != 0 for start in view.op.starts):
+            return False
+        if isinstance(view.op, Reshape) and not below.shape.standard:
+            return False
+        view = below
+    return True
+
+
+def is_floating(dtype: DType) -> bool:
+    """Whether elements are floats that these kernels compute with, in f32."""
+    return dtype.is_float and dtype.bits in (16, 32)
