@@ -16,28 +16,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from migx import dim
 from migx.argument import Argument
 from migx.dim import Extent, product
-from migx.fusion.kernels import Access, FusedKernel, Node, described, name_of
-from migx.fusion.stages import Stage, below, effort, is_folded, stages_of, weight
-from migx.fusion.tables import tabled
+from migx.fusion.kernels import Access, FusedKernel, described, name_of
+from migx.fusion.stages import Stage, below, is_folded
 from migx.ir import Instruction
 from migx.ops.reduce import ReduceMean
-from migx.targets.cpu.emit import F32, I8, I64, Function, Type, Value, division, lookup
+from migx.targets.cpu.emit import I8, I64, Function, Type, Value, division
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of
+from migx.targets.cpu.kernels.fused_cut import Cut
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.abreast import Abreast
 from migx.targets.cpu.parts.epilogue import emittable
 from migx.targets.cpu.parts.reductions import folding, total_type
-
-TILE = 16384
-"""Elements of a tile: some microseconds of work, so that sharing costs little."""
-LONG = 20
-"""Additions of a turn, after which a CPU hardly begins the next one before this one is done."""
-ROWS, TURNS = 16, 32
-"""Of rows that are folded at most so many are read abreast, where they have no more turns."""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
@@ -46,13 +38,6 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     if fused is None or not emittable(fused.nodes, machine):
         return None
     return Writer(Frame(at, machine), fused).kernel()
-
-
-def by_lane(node: Node) -> bool:
-    """Whether LLVM computes a node a lane at a time: remainders, and most functions of f64."""
-    if isinstance(node.of, Access | Argument) or weight(node) == 1:
-        return False
-    return node.of.name in ("fmod", "mod") or elements.computing(node.dtype) != F32
 
 
 @dataclass
@@ -78,105 +63,20 @@ class Writer:
     """
 
     def __init__(self, frame: Frame, fused: FusedKernel, origins: Sequence[Value] = ()) -> None:
-        if not fused.dims:
-            fused = fused.with_axis(folded=False)
-        fused = tabled(fused, lookup.cost(frame.machine))
-        self.fused, self.nodes = fused, fused.nodes
+        self.cut = cut = Cut(frame.machine, fused)
+        self.fused, self.nodes, self.stages = cut.fused, cut.nodes, cut.stages
         self.frame = frame
         self.f: Function = self.frame.function
-        self.last = len(fused.dims) - 1
-        self.by_row = fused.folded[self.last]
-        self.kept = [
-            i
-            for i, folded in enumerate(fused.folded)
-            if not folded and (self.by_row or i != self.last)
-        ]
-        self.outer_folds = [i for i, f in enumerate(fused.folded) if f and i != self.last]
-        self.inner = fused.dims[self.last]
-        self.stages, self.spilled = stages_of(fused)
-        self.lanes = self._lanes()
-        self.exact = self.inner % self.step == 0
-        self.most_rows = self._most_rows()
         self.abreast = self._abreast(1)
         self.rows: dict[int, Value] = {}
         self.found: dict[int, Value] = {}
-        self.origins = dict(zip(dict.fromkeys(fused.accesses), origins, strict=False))
+        self.origins = dict(zip(dict.fromkeys(self.fused.accesses), origins, strict=False))
         self.bases: dict[Access, Value] = {}
         self.kept_already: set[int] = set()
 
-    def _lanes(self) -> int:
-        """Lanes of one turn: some registers of the widest type, or what makes the fewest turns.
-
-        A truth value counts as the byte it lies in. What may lie apart is gathered by addresses,
-        one instruction for each lane that is narrower than 32 bits: more lanes would only be text.
-        """
-        machine = self.frame.machine
-        apart = any(a.strides[self.last] not in (0, 1) for a in self.fused.accesses)
-        widest = max((elements.computing(n.dtype).bits for n in self.nodes), default=32)
-        one = machine.vector_bytes * 8 // max(widest, 32 if apart else 8)
-        lanes = one * self._registers()
-        if isinstance(inner := self.inner, int):
-            fewer = (1 << k for k in range(lanes.bit_length()))
-            lanes = min(fewer, key=lambda n: self._turns(inner, n), default=0)
-        return lanes if lanes > 1 else 0
-
     def _abreast(self, rows: int) -> Abreast:
-        return Abreast(self.f, rows, self.lanes, self.inner, self.frame.machine.vector_bytes)
-
-    def _most_rows(self) -> int:
-        """How many rows are read abreast: short ones, as many as registers have room for. They are
-        neighbours along one axis, and in one tile.
-        """
-        inner, machine = self.inner, self.frame.machine
-        if not (self.by_row and self.lanes and self.kept and isinstance(inner, int)) or self._odd():
-            return 1
-        if inner > TURNS * self.lanes or any(by_lane(n) for n in self.nodes):
-            return 1
-        widest = max(total_type(n).bits for n in self.nodes)
-        room = machine.vector_bytes * 8 // widest * machine.registers // self._parts(inner)
-        most = min(dim.bounds(self.row_count)[1], TILE // dim.bounds(self._row_size)[1])
-        down = self.fused.dims[self.kept[-1]] if len(self.kept) > 1 else 0
-        rows = min(ROWS, room // self.lanes)
-        while rows > 1 and (rows > most or down % rows != 0):
-            rows //= 2
-        return max(1, rows)
-
-    def _parts(self, inner: int) -> int:
-        """Of how many parts of the registers a value of rows abreast takes one: more where totals
-        stay in some of them while many values come and go.
-        """
-        work = max(effort(self.nodes, s.nodes)[0] for s in self.stages)
-        return 4 if inner > self.lanes and work > LONG // 2 else 2
-
-    def _turns(self, count: int, step: int) -> int:
-        """How many turns so many elements are: what is left of them is one, or one each."""
-        whole, rest = divmod(count, step)
-        return whole + (min(rest, 1) if self.frame.machine.masks else rest)
-
-    def _registers(self) -> int:
-        """How many registers of each value a turn has.
-
-        Several where little is done, so that the loop itself costs little, and where much is done
-        of which each operation waits for the one before it: then others fill the pipelines. Eight
-        must have room beside about three values inside an operation. What goes by lanes gains
-        nothing.
-        """
-        if sum(weight(n) for n in self.nodes) <= 4:
-            return 4
-        efforts = (effort(self.nodes, s.nodes) for s in self.stages)
-        work, depth, values = max(efforts, default=(0, 0, 0))
-        if work <= LONG:
-            return 2
-        if any(by_lane(n) for n in self.nodes):
-            return 1
-        if work < 2 * depth:
-            return 8 if 8 * (values + 3) <= self.frame.machine.registers else 4
-        return 2 if work < 4 * depth else 1
-
-    @property
-    def step(self) -> int:
-        """Elements of one turn."""
-        return max(1, self.lanes)
+        cut = self.cut
+        return Abreast(self.f, rows, cut.lanes, cut.inner, cut.machine.vector_bytes)
 
     # The loops around.
 
@@ -193,66 +93,36 @@ class Writer:
         )
 
     @property
-    def row_count(self) -> Extent:
-        """How many rows there are."""
-        return product(self.fused.dims[i] for i in self.kept)
-
-    @property
-    def _row_size(self) -> Extent:
-        """How many elements a row has."""
-        folds = product(self.fused.dims[i] for i in self.outer_folds)
-        return dim.maximum(folds * self.inner, 1)
-
-    @property
-    def tile(self) -> tuple[Extent, Extent, Extent]:
-        """How many rows a tile has, how many places of each, and into how many tiles that cuts a
-        row.
-        """
-        rows = self.most_rows
-        height = dim.maximum(TILE // self._row_size // rows, 1) * rows
-        if self.by_row:
-            return height, self.inner, 1
-        width = self._width(product(self.fused.dims[i] for i in self.outer_folds))
-        return height, width, (self.inner + width - 1) // width
-
-    @property
     def tiles(self) -> Extent:
         """How many tiles there are."""
-        height, _, across = self.tile
-        return (self.row_count + height - 1) // height * across
+        return self.cut.tiles
 
     def write(self, begin: Value, end: Value) -> None:
         """Writes the loops over the tiles from one number to before another."""
-        f, frame = self.f, self.frame
-        height, width, across = self.tile
+        f, frame, cut = self.f, self.frame, self.cut
+        height, width, across = cut.tile
         with f.loop(begin, end) as tile:
             number, count = tile.index, frame.extent(across)
             top = number // count * frame.extent(height)
-            bottom = f.intrinsic("smin", top + frame.extent(height), frame.extent(self.row_count))
+            bottom = f.intrinsic("smin", top + frame.extent(height), frame.extent(cut.row_count))
             left = number % count * frame.extent(width)
-            right = f.intrinsic("smin", left + frame.extent(width), frame.extent(self.inner))
-            rest = self.most_rows if self.row_count % self.most_rows == 0 else 1
-            for rows in dict.fromkeys((self.most_rows, rest)):
+            right = f.intrinsic("smin", left + frame.extent(width), frame.extent(cut.inner))
+            rest = cut.most_rows if cut.row_count % cut.most_rows == 0 else 1
+            for rows in dict.fromkeys((cut.most_rows, rest)):
                 end = bottom if rows == rest else top + (bottom - top) // rows * rows
                 self.abreast = self._abreast(rows)
                 with f.loop(top, end, rows) as row:
                     self._row(row.index)
-                    if self.by_row:
+                    if cut.by_row:
                         self._along_row()
                     else:
                         self._along(left, right, [], self._column)
                 top = end
 
-    def _width(self, folds: Extent) -> Extent:
-        """How many places of a vector axis that is not folded a tile has."""
-        most = TILE // max(1, folds) if isinstance(folds, int) else 1
-        most = max(self.step, most // self.step * self.step)
-        return max(1, self.inner) if isinstance(self.inner, int) and self.inner <= most else most
-
     def _row(self, row: Value) -> None:
         """Finds where a row of every operand starts, and reads what is the same all along it."""
         f = self.f
-        places = self.frame.places(row, self.fused.dims, self.kept)
+        places = self.frame.places(row, self.fused.dims, self.cut.row_axes)
         self.bases = {
             a: self.frame.start(a, places, self.origins.get(a)) for a in self.fused.accesses
         }
@@ -268,19 +138,19 @@ class Writer:
 
     def _is_fixed(self, access: Access) -> bool:
         """Whether an operand is one element for a whole row."""
-        return all(access.strides[i] == 0 for i in (self.last, *self.outer_folds))
+        return all(access.strides[i] == 0 for i in (self.cut.last, *self.cut.outer_folds))
 
     def _along(self, begin: Value, end: Value, carry: list[Value], body: Body) -> list[Value]:
         """The turns along the vector axis: those of whole vectors, and what is left under a mask,
         or one by one where the CPU has none.
         """
-        f, lanes, step = self.f, self.lanes, self.step
-        whole = end if self.exact else begin + (end - begin) // step * step
-        if self.exact or not isinstance(self.inner, int) or self.inner > step:
+        f, lanes, step = self.f, self.cut.lanes, self.cut.step
+        whole = end if self.cut.exact else begin + (end - begin) // step * step
+        if self.cut.exact or not isinstance(self.cut.inner, int) or self.cut.inner > step:
             with f.loop(begin, whole, step, carry) as loop:
                 loop.carry(*body(Point({}, loop.index, lanes), loop.carried))
             carry = loop.carried
-        if self.exact:
+        if self.cut.exact:
             return carry
         with f.loop(whole, end, step if self.frame.machine.masks else 1, carry) as loop:
             point = self._rest(loop.index, end)
@@ -293,16 +163,16 @@ class Writer:
             return Point({}, first, 0)
         left = end - first
         every = self.abreast.mask(left)
-        mask = every if self.abreast.rows == 1 else self.f.first_lanes(left, self.lanes)
-        return Point({}, first, self.lanes, mask, every)
+        mask = every if self.abreast.rows == 1 else self.f.first_lanes(left, self.cut.lanes)
+        return Point({}, first, self.cut.lanes, mask, every)
 
     def _column(self, point: Point, carry: list[Value]) -> list[Value]:
         """Some rows side by side, where the vector axis is not folded."""
         self.found, self.kept_already = dict(self.rows), set()
         for stage in self.stages:
             self._between(stage, point)
-            totals = self._nest(stage, self.outer_folds, point, self._starts(stage, point.lanes))
-            self._finish(stage, totals)
+            starts = self._starts(stage, point.lanes)
+            self._finish(stage, self._nest(stage, self.cut.outer_folds, point, starts))
         self._last_outputs(point)
         return carry
 
@@ -313,10 +183,10 @@ class Writer:
         start = Point({}, f.const(I64, 0), 0)
         for stage in self.stages:
             self._between(stage, start)
-            starts = self._starts(stage, self.lanes * self.abreast.rows)
-            if self._odd():
+            starts = self._starts(stage, self.cut.lanes * self.abreast.rows)
+            if self.cut.odd:
                 starts += self._starts(stage, 0)
-            totals = self._nest(stage, self.outer_folds, start, starts)
+            totals = self._nest(stage, self.cut.outer_folds, start, starts)
             count = len(stage.folds)
             folds = zip(stage.folds, totals, strict=False)
             folded = [f.fold(folding(self.nodes[n])[0], t, self.abreast.rows) for n, t in folds]
@@ -325,18 +195,14 @@ class Writer:
             self._finish(stage, folded)
         self._last_outputs(start)
 
-    def _odd(self) -> bool:
-        """Whether what is left of a row is folded one by one."""
-        return self.lanes > 0 and not self.exact and not self.frame.machine.masks
-
     def _nest(
         self, stage: Stage, axes: Sequence[int], point: Point, carry: list[Value]
     ) -> list[Value]:
         """The loops of a stage over the folded axes, and what its reductions come to."""
         if not axes:
-            if not self.by_row:
+            if not self.cut.by_row:
                 return self._element(stage, point, carry)
-            end = self.frame.extent(self.inner)
+            end = self.frame.extent(self.cut.inner)
 
             def body(at: Point, totals: list[Value]) -> list[Value]:
                 return self._element(stage, replace(at, places=point.places), totals)
@@ -353,17 +219,17 @@ class Writer:
         values = dict(self.found)
         for number in (n for n in stage.nodes if n not in values):
             values[number] = self._value(number, values, point)
-            if number in self.spilled and number not in self.kept_already:
+            if number in self.cut.spilled and number not in self.kept_already:
                 self._spill(number, values[number], point)
         for output in stage.outputs:
             node, access = self.fused.outputs[output]
             self._write(access, values[node], point)
         totals = list(carry)
-        first = len(stage.folds) if self.by_row and self._odd() and not point.lanes else 0
+        first = len(stage.folds) if self.cut.by_row and self.cut.odd and not point.lanes else 0
         for k, number in enumerate(stage.folds, first):
             (source,) = self.nodes[number].inputs
             value = self._summand(number, self._spread(values[source], point))
-            if self.by_row and point.every is not None:
+            if self.cut.by_row and point.every is not None:
                 value = self.f.select(point.every, value, self._identity(number, value.type.lanes))
             totals[k] = self._combined(number, totals[k], value)
         return totals
@@ -408,7 +274,7 @@ class Writer:
                 self._write(access, self.found[node], point)
 
     def _finish(self, stage: Stage, totals: Sequence[Value]) -> None:
-        self.kept_already |= {n for n in stage.nodes if n in self.spilled}
+        self.kept_already |= {n for n in stage.nodes if n in self.cut.spilled}
         for number, total in zip(stage.folds, totals, strict=True):
             self.found[number] = self._finished(number, total)
 
@@ -439,7 +305,7 @@ class Writer:
     # Memory.
 
     def _address(self, access: Access, point: Point) -> Value:
-        offset = point.first * self.frame.extent(access.strides[self.last])
+        offset = point.first * self.frame.extent(access.strides[self.cut.last])
         for axis, place in point.places.items():
             offset = offset + place * self.frame.extent(access.strides[axis])
         return self.f.element(self.bases[access], offset, memory_of(access.dtype))
@@ -455,8 +321,8 @@ class Writer:
 
     def _steps(self, access: Access) -> tuple[Value, Value]:
         """From a row of an operand to the next, and along it."""
-        down = access.strides[self.kept[-1]] if self.abreast.rows > 1 else 0
-        return self.frame.extent(down), self.frame.extent(access.strides[self.last])
+        down = access.strides[self.cut.row_axes[-1]] if self.abreast.rows > 1 else 0
+        return self.frame.extent(down), self.frame.extent(access.strides[self.cut.last])
 
     def _write(self, access: Access, value: Value, point: Point) -> None:
         value = elements.stored(self.f, value, access.dtype)
@@ -471,27 +337,28 @@ class Writer:
 
     def _width_kept(self) -> Extent:
         """Elements of scratch for one place of the outer folded axes."""
-        if not self.by_row:
-            return self.step
-        return (self.inner + self.step - 1) // self.step * self.step * self.most_rows
+        cut, step = self.cut, self.cut.step
+        if not cut.by_row:
+            return step
+        return (cut.inner + step - 1) // step * step * cut.most_rows
 
     def _slot_bytes(self) -> Extent:
         """Bytes of scratch for one node."""
-        count = product(self.fused.dims[i] for i in self.outer_folds) * self._width_kept()
+        count = product(self.fused.dims[i] for i in self.cut.outer_folds) * self._width_kept()
         return (count * 8 + 63) // 64 * 64
 
     def _scratch_bytes(self) -> Extent:
-        return self._slot_bytes() * len(self.spilled)
+        return self._slot_bytes() * len(self.cut.spilled)
 
     def _slot(self, number: int, point: Point, one: Type) -> Value:
         f = self.f
         place: Value = f.const(I64, 0)
-        for axis in self.outer_folds:
+        for axis in self.cut.outer_folds:
             place = place * self.frame.extent(self.fused.dims[axis]) + point.places[axis]
         place = place * self.frame.extent(self._width_kept())
-        if self.by_row:
+        if self.cut.by_row:
             place = place + point.first * self.abreast.rows
-        start = self.frame.extent(self._slot_bytes() * self.spilled.index(number))
+        start = self.frame.extent(self._slot_bytes() * self.cut.spilled.index(number))
         return f.element(f.element(self.frame.scratch, start, I8), place, one)
 
     def _spill(self, number: int, value: Value, point: Point) -> None:

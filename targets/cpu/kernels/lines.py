@@ -144,10 +144,10 @@ class _Extreme(Writer):
     def _place(self, point: Point, one: Type) -> Value:
         """Where along the folded axis a point is."""
         f = self.f
-        if self.by_row:
+        if self.cut.by_row:
             first = f.splat(f.cast(point.first, one), point.lanes * self.abreast.rows)
             return first + self.abreast.iota(one) if point.lanes else first
-        (axis,) = self.outer_folds or (None,)
+        (axis,) = self.cut.outer_folds or (None,)
         place = f.as_index(0) if axis is None else point.places[axis]
         return f.splat(f.cast(place, one), point.lanes)
 

@@ -20,6 +20,7 @@ from migx.ops.fused import Group
 from migx.targets.cpu.emit import I8, PTR
 from migx.targets.cpu.kernel import Frame, Kernel
 from migx.targets.cpu.kernels import fused
+from migx.targets.cpu.kernels.fused_cut import TILE
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts.epilogue import emittable
 
@@ -38,7 +39,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     if not all(emittable(region.nodes, machine) for region in regions):
         return None
     frame = Frame(at, machine)
-    tiles = maximum((at.shape.elements + fused.TILE - 1) // fused.TILE, 1)
+    tiles = maximum((at.shape.elements + TILE - 1) // TILE, 1)
     for group in groups:
         _write(frame, group, tiles)
     if isinstance(at.op, Assume):

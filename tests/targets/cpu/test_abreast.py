@@ -10,7 +10,7 @@ import pytest
 from migx.ir import Instruction
 from migx.program import Program
 from migx.targets.cpu.kernel import Kernel, call
-from migx.targets.cpu.kernels import fused, lines
+from migx.targets.cpu.kernels import fused, fused_cut, lines
 from migx.targets.cpu.machine import Machine, host
 from tests.targets.cpu.alone import parsed, problem, produced, result
 from tests.targets.cpu.test_fused import on_cpu
@@ -36,11 +36,11 @@ NORM = """module main(x: f32[n, C], s: f32[C], c: f32[n, 1]) {
 
 def alone(at: Instruction, machine: Machine) -> Kernel | None:
     """The kernel that takes one row after another."""
-    most, fused.ROWS = fused.ROWS, 1
+    most, fused_cut.ROWS = fused_cut.ROWS, 1
     try:
         return fused.kernel_for(at, machine)
     finally:
-        fused.ROWS = most
+        fused_cut.ROWS = most
 
 
 def reduction(name: str, given: str, axes: str, before: str = "") -> Program:
