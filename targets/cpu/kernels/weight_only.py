@@ -30,7 +30,7 @@ from migx.ir import Instruction
 from migx.shape import F16, DType
 from migx.shape import F32 as FLOAT
 from migx.targets.cpu.emit import F32, I8, I32, Value
-from migx.targets.cpu.kernel import Frame, Kernel, memory_of
+from migx.targets.cpu.kernel import Frame, Kernel, Scratch, memory_of
 from migx.targets.cpu.kernels import weight_only_bytes
 from migx.targets.cpu.kernels.weight_only_forms import WORD, Problem, described
 from migx.targets.cpu.kernels.weight_parameters import Parameter
@@ -112,7 +112,7 @@ class _Writer:
         return frame.finished(
             f"int{problem.bits} product",
             blocks * panels,
-            scratch=self.scratch_bytes,
+            scratch=self.scratch.nbytes,
             flops=2 * problem.rows * columns * problem.depth + problem.epilogue.flops,
             formats=problem.formats,
         )
@@ -121,13 +121,11 @@ class _Writer:
         """Sums first, those of each part of the panel behind each other, then a slab, then rows."""
         tile = self.tile
         self.part = tile.block * tile.columns
-        sums = tile.block * self.width
-        slab = tile.depth * self.width if bounds(self.problem.rows)[1] > 1 else 0
-        self.sums = self.frame.scratch
-        self.slab = self.f.element(self.sums, sums, F32)
-        self.staged = self.f.element(self.sums, sums + slab, F32)
-        widened = 0 if self.problem.left_dtype is FLOAT else tile.block * tile.depth
-        self.scratch_bytes = (sums + slab + widened) * F32.nbytes
+        many, widens = bounds(self.problem.rows)[1] > 1, self.problem.left_dtype is not FLOAT
+        self.scratch = Scratch(self.frame)
+        self.sums = self.scratch.take(tile.block * self.width, F32)
+        self.slab = self.scratch.take(tile.depth * self.width * many, F32)
+        self.staged = self.scratch.take(tile.block * tile.depth * widens, F32)
 
     def _place(self, vector: int, row: Value | int) -> Value:
         """Where a vector of a row's sums lies, of as many as there are levels in a word."""
