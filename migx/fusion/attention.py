@@ -150,9 +150,7 @@ class _Description:
 
     def built(self) -> Attention:
         """The description."""
-        (module,) = self.at.modules
-        *inner, end = module
-        self.places = {v: i for i, v in enumerate(module.parameters.values())}
+        *inner, end = self.at.modules[0]
         (last,) = end.inputs
         order = tuple(range(last.shape.rank))
         if isinstance(last.op, Transpose):
@@ -170,15 +168,8 @@ class _Description:
         values = self._operand(last.inputs[1])
         right = _Operand(right.number, right.dtype, right.lead, right.last[::-1])
         output = _written(self.at.shape, order, len(self.at.inputs))
-        every = [left, right, values, output, *self.operands.values()]
-        batch = _cut([[f.extent for f in each.lead] for each in every])
-        groups, heads = _of_groups(batch, (right, values))
-        batch = (*groups, heads)
-        reached, product = {n: _access(o, batch) for n, o in self.operands.items()}, self.product
-        nodes = [
-            Node(reached[n], node.dtype, False) if n in reached else node
-            for n, node in enumerate(self.nodes)
-        ]
+        groups, heads = self._batch(left, right, values, output)
+        batch, product = (*groups, heads), self.product
         guarded, weight = self._guard(weight)
         return Attention(
             groups=groups,
@@ -191,11 +182,27 @@ class _Description:
             values=_access(values, batch),
             output=_access(output, batch),
             scales=tuple(scales),
-            nodes=tuple(nodes),
+            nodes=self._reached(batch),
             score=self.score,
             sink=self.sink,
             weight=weight,
             guarded=guarded,
+        )
+
+    def _batch(
+        self, left: _Operand, right: _Operand, values: _Operand, output: _Operand
+    ) -> tuple[Dims, int]:
+        """The axes of groups, and how many heads are in each."""
+        every = [left, right, values, output, *self.operands.values()]
+        batch = _cut([[f.extent for f in each.lead] for each in every])
+        return _of_groups(batch, (right, values))
+
+    def _reached(self, batch: Dims) -> tuple[Node, ...]:
+        """The nodes, those that read with the strides along the axes of a batch."""
+        reached = {number: _access(operand, batch) for number, operand in self.operands.items()}
+        return tuple(
+            Node(reached[number], node.dtype, False) if number in reached else node
+            for number, node in enumerate(self.nodes)
         )
 
     def _factor(self, value: Instruction, scales: list[Scale]) -> _Operand:
@@ -230,7 +237,7 @@ class _Description:
         return self._seen(value, between[::-1])
 
     def _seen(self, parameter: Instruction, between: Sequence[Instruction]) -> _Operand:
-        number = self.places[parameter]
+        number = list(self.at.modules[0].parameters.values()).index(parameter)
         shape = self.at.inputs[number].shape
         return _Operand(number, shape.dtype, *_through(shape, between))
 

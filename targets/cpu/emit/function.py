@@ -168,6 +168,10 @@ class Function:
         widest = max((v for v in (a, b, c) if isinstance(v, Value)), key=lambda v: v.type.lanes)
         return self.intrinsic("fma", *(self.like(widest, v) for v in (a, b, c)))
 
+    def muladd(self, a: Value, b: Value, c: Value) -> Value:
+        """A * b + c, of floats rounded once where the machine does that as fast."""
+        return self.intrinsic("fmuladd", a, b, c) if c.type.is_float else a * b + c
+
     def minimum(self, a: Operand, b: Operand) -> Value:
         """The lesser; of floats NaN where either is, of integers signed."""
         return self._extreme("minimum", "smin", "lt", a, b)

@@ -398,21 +398,9 @@ class Writer:
     ) -> tuple[list[Value], list[Value]]:
         """Makes weights of a block of products; the greatest scores and the sums with these."""
         f, attention = self.f, self.attention
-        between = attention.nodes[attention.score].of
-        changes = not (isinstance(between, Access) and between.operand == PRODUCT)
         for access in self.met:
             self._turn(access, top, rows, key, many)
-        met = {access: self.matrix(access).moved(0, key) for access in self.met}
-        with f.loop(0, many, carry=highest) as i:
-            made = []
-            for j, (place, best) in enumerate(zip(self._line(i.index), i.carried, strict=True)):
-                score = f.load(place, best.type)
-                if changes:
-                    score = self._scored(score, met, i.index, j)
-                    f.store(score, place)
-                made.append(f.select(score > best, score, best))
-            i.carry(*made)
-        greatest = i.carried
+        greatest = self._scores(key, many, highest)
         if not self._single or attention.sink is not None:
             shrunk = [exp_to_zero(f, a - b) for a, b in zip(highest, greatest, strict=True)]
             totals = [t * s for t, s in zip(totals, shrunk, strict=True)]
@@ -430,6 +418,22 @@ class Writer:
         if not attention.by_row:
             self._change_weights(many, i.carried)
         return greatest, i.carried
+
+    def _scores(self, key: Value, many: Value, highest: list[Value]) -> list[Value]:
+        """Makes scores of a block of products; the greatest there are."""
+        f, between = self.f, self.attention.nodes[self.attention.score].of
+        changes = not (isinstance(between, Access) and between.operand == PRODUCT)
+        met = {access: self.matrix(access).moved(0, key) for access in self.met}
+        with f.loop(0, many, carry=highest) as i:
+            made = []
+            for j, (place, best) in enumerate(zip(self._line(i.index), i.carried, strict=True)):
+                score = f.load(place, best.type)
+                if changes:
+                    score = self._scored(score, met, i.index, j)
+                    f.store(score, place)
+                made.append(f.select(score > best, score, best))
+            i.carry(*made)
+        return i.carried
 
     def _scored(self, product_: Value, met: dict[Access, Matrix], key: Value, j: int) -> Value:
         """A vector of scores, from one of products; vector j of those for a key."""

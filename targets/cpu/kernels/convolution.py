@@ -134,11 +134,8 @@ def described(at: Instruction, machine: Machine, *, padded: bool = False) -> Pro
     inner = convolution_in(at)
     if inner is None:
         return None
-    op, (value, weights) = inner.op, inner.inputs
-    assert isinstance(op, Convolution)
-    padding: Dims | None = op.padding
-    if padded and inner is not at and isinstance(pad := value.op, Pad):
-        value, padding = value.inputs[0], joined(pad.pads, op.padding)
+    op, weights = inner.op_as(Convolution), inner.inputs[1]
+    value, padding = _padded(inner) if padded and inner is not at else (inner.inputs[0], op.padding)
     levels = None if inner is at else levels_of(at, weights)
     image = input_number(at, inner, value)
     kernels = input_number(at, inner, narrower(weights)) if levels is None else levels.operand
@@ -146,13 +143,12 @@ def described(at: Instruction, machine: Machine, *, padded: bool = False) -> Pro
         return None
     x, w = at.inputs[image].shape, (at.inputs[kernels] if levels is None else weights).shape
     sum_, dims = sum_type(inner.shape.dtype), [d for d in w.dims if isinstance(d, int)]
-    if sum_ is None or len(dims) != w.rank or 0 in dims:
+    computed = all(elements.computable(t, machine) for t in (x.dtype, w.dtype))
+    if sum_ is None or not computed or len(dims) != w.rank or 0 in dims:
         return None
     rest = epilogue(at, inner, product(inner.shape.dims[2:]))
     axes = axes_of(x, inner.shape.dims[2:], dims[2:], padding, op.stride, op.dilation)
-    if axes is None or not all(elements.computable(t, machine) for t in (x.dtype, w.dtype)):
-        return None
-    if rest is None or not writable(rest, machine):
+    if axes is None or rest is None or not writable(rest, machine):
         return None
     return Problem(
         image,
@@ -171,6 +167,14 @@ def described(at: Instruction, machine: Machine, *, padded: bool = False) -> Pro
         rank=w.rank,
         epilogue=rest,
     )
+
+
+def _padded(inner: Instruction) -> tuple[Instruction, Dims | None]:
+    """What a convolution reads, and its padding, with that of a ``pad`` before it."""
+    value, padding = inner.inputs[0], inner.op_as(Convolution).padding
+    if not isinstance(value.op, Pad):
+        return value, padding
+    return value.inputs[0], joined(value.op.pads, padding)
 
 
 def convolution_in(at: Instruction) -> Instruction | None:

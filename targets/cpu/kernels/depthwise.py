@@ -17,7 +17,6 @@ from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts.finish import Destination, Finish
 from migx.targets.cpu.parts.matrix import widened
 from migx.targets.cpu.parts.sliding import UNROLLED, Fold, Sliding, Tap, WindowVector
-from migx.targets.cpu.parts.tile import multiplied_and_added
 
 S = TypeVar("S", bound=Sliding)
 
@@ -89,7 +88,7 @@ class Writer:
         at = f.element(self.frame.operands[problem.kernels], first + place, memory)
         number = widened(f, f.load(at, memory), problem.types[1], problem.sum)
         image = widened(f, seen, problem.types[0], problem.sum)
-        return multiplied_and_added(f, f.splat(number, self.lanes), image, total)
+        return f.muladd(f.splat(number, self.lanes), image, total)
 
     def _done(self, at: WindowVector, total: Value) -> None:
         _, height, width = self.problem.axes

@@ -53,7 +53,6 @@ from migx.targets.cpu.parts.tile import (
     accumulate,
     chosen,
     collapsed,
-    multiplied_and_added,
     staged,
     sum_type,
 )
@@ -315,7 +314,7 @@ class Writer:
 
     def _multiply(self, f: Function, one: Value, vector: Value, total: Value) -> Value:
         """A total and the product of a number of a row and a vector of the panel."""
-        return multiplied_and_added(f, one, vector, total)
+        return f.muladd(one, vector, total)
 
     def _complete(self, right: Matrix, rows: Value) -> None:
         """Whatever the sums of a cell still need when all products are added."""

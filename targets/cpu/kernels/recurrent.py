@@ -30,7 +30,7 @@ from migx.targets.cpu.kernels.cells import ACTIVATIONS, Cells, Units, resets_fir
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.matrix import Matrix
-from migx.targets.cpu.parts.tile import WORTH, Tile, accumulate, multiplied_and_added
+from migx.targets.cpu.parts.tile import WORTH, Tile, accumulate
 from migx.targets.cpu.parts.together import Part, Team
 from migx.targets.cpu.parts.transpose import gather_columns
 
@@ -272,7 +272,7 @@ class _Writer:
         with f.loop(0, deep, carry=[f.const(tile.vector, 0)] * len(columns)) as k:
             one = f.splat(f.load(left.at(0, k.index), F32), tile.lanes)
             read = [panel.loaded(k.index, j, tile.lanes, None) for panel, j in columns]
-            k.carry(*(multiplied_and_added(f, one, *b) for b in zip(read, k.carried, strict=True)))
+            k.carry(*(f.muladd(one, *b) for b in zip(read, k.carried, strict=True)))
         for number, total in enumerate(k.carried):
             f.store(total, f.element(to, number * tile.lanes, F32))
 

@@ -38,7 +38,7 @@ from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.epilogue import Block, Epilogue, writable
 from migx.targets.cpu.parts.matrix import Matrix
-from migx.targets.cpu.parts.tile import Tile, accumulate, multiplied_and_added, staged
+from migx.targets.cpu.parts.tile import Tile, accumulate, staged
 from migx.targets.cpu.parts.transpose import deinterleaved, interleaved
 
 SLAB = 256
@@ -144,7 +144,7 @@ class _Writer:
         def add(k: Value, weights: list[Value], sums: list[Value]) -> list[Value]:
             one = elements.loaded(f, f.load(row.at(0, k), memory_of(row.dtype)), row.dtype)
             one = f.splat(one, self.lanes)
-            return [multiplied_and_added(f, w, one, s) for w, s in zip(weights, sums, strict=True)]
+            return [f.muladd(w, one, s) for w, s in zip(weights, sums, strict=True)]
 
         first, last = f.as_index(0), f.as_index(-(-problem.depth // problem.block))
         with f.loop(first, last, carry=zeros) as block:
@@ -152,7 +152,7 @@ class _Writer:
             start = block.index * problem.block
             sums = self._unpacked(panel, block.index, start, self._end(start), zeros, add)
             totals = zip(sums, scales, block.carried, strict=True)
-            block.carry(*(multiplied_and_added(f, s, by, t) for s, by, t in totals))
+            block.carry(*(f.muladd(s, by, t) for s, by, t in totals))
         for k, total in enumerate(block.carried):
             f.store(total, self._place(k, 0))
 

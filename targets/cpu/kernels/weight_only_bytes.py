@@ -31,7 +31,7 @@ from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.epilogue import Block, Epilogue
 from migx.targets.cpu.parts.matrix import Matrix
-from migx.targets.cpu.parts.tile import Tile, multiplied_and_added
+from migx.targets.cpu.parts.tile import Tile
 
 TOGETHER = 2
 """Vectors of columns that several rows are multiplied with at a time."""
@@ -77,6 +77,9 @@ class Writer:
         self.even = problem.block % self.wide == 0 and problem.depth % problem.block == 0
         self.depth = -(-problem.depth // self.group) * self.group
         self.blocks = -(-problem.depth // problem.block)
+        self.unrolled = UNROLLED
+        while any(n // self.group % self.unrolled for n in (problem.block, self.depth)):
+            self.unrolled //= 2
         fitting = min(ROWS, machine.l2 // 4 // self.depth)
         height, block = problem.heights((machine.registers - 6) // (2 * TOGETHER), fitting)
         self.width = problem.width
@@ -263,7 +266,7 @@ class Writer:
                     number = i * len(part) + j
                     total = f.cast(whole[number], F32) * of_row
                     was = block.carried[number]
-                    made.append(multiplied_and_added(f, total, of_column, was))
+                    made.append(f.muladd(total, of_column, was))
             block.carry(*made)
         for i in range(height):
             for j, vector in enumerate(part):
@@ -298,14 +301,11 @@ class Writer:
         size = self.width * WORD // 8
         panel_bytes = -(-problem.stored // self.group) * size
         words = f.element(self.frame.operands[problem.weight], panel * panel_bytes, I8)
-        groups = UNROLLED
-        while problem.block // self.group % groups or self.depth // self.group % groups:
-            groups //= 2
         # One row has few sums: every other product has its own, so that none waits for itself.
         carried = begun + [f.const(self.integers, 0)] * (len(begun) if single else 0)
-        with f.loop(*depth, self.group * groups, carry=carried) as k:
+        with f.loop(*depth, self.group * self.unrolled, carry=carried) as k:
             sums = list(k.carried)
-            for group in range(groups):
+            for group in range(self.unrolled):
                 at = k.index + group * self.group
                 line = f.element(words, at // self.group * size, I8)
                 lines = [f.element(line, j * 4 * self.lanes, I8) for j in part]

@@ -36,7 +36,6 @@ from migx.targets.cpu.parts.cutting import ALONE, FETCH, TILE, step_turns
 from migx.targets.cpu.parts.epilogue import in_place, writable
 from migx.targets.cpu.parts.finish import Destination, Finish
 from migx.targets.cpu.parts.strips import AHEAD
-from migx.targets.cpu.parts.tile import multiplied_and_added
 from migx.targets.cpu.parts.transpose import deinterleaved, interleaved
 
 MOST_ROWS, MOST_VECTORS = 16, 6
@@ -283,7 +282,7 @@ class Writer:
                     weight = f.splat(f.load(f.element(kernel, i, F32), F32), self.lanes)
                     totals = k.carried[i * cut.vectors : (i + 1) * cut.vectors]
                     pairs = zip(seen, totals, strict=True)
-                    made += [multiplied_and_added(f, weight, x, total) for x, total in pairs]
+                    made += [f.muladd(weight, x, total) for x, total in pairs]
                 k.carry(*made)
             for i, total in enumerate(k.carried):
                 f.store(total, f.element(sums, i * self.lanes, F32))
@@ -335,5 +334,5 @@ def _combination(f: Function, row: Sequence[float], values: Sequence[Value]) -> 
         if abs(factor) == 1:
             total = total + value if factor == 1 else total - value
         else:
-            total = multiplied_and_added(f, value, f.const(value.type, factor), total)
+            total = f.muladd(value, f.const(value.type, factor), total)
     return total

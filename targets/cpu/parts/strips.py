@@ -15,7 +15,6 @@ from migx.targets.cpu.kernel import Frame
 from migx.targets.cpu.parts.cutting import Cut
 from migx.targets.cpu.parts.finish import Destination, Finish
 from migx.targets.cpu.parts.spread import Spread
-from migx.targets.cpu.parts.tile import multiplied_and_added
 from migx.targets.cpu.parts.transpose import turned
 
 AHEAD = 4096
@@ -102,7 +101,7 @@ class Inner:
 
     def multiplied(self, number: Value, pixel: Value, total: Value) -> Value:
         """A total and the product of an element of the kernels and one of the image."""
-        return multiplied_and_added(self.frame.function, number, pixel, total)
+        return self.frame.function.muladd(number, pixel, total)
 
     def begun(self, share: Share, places: list[Value]) -> list[Value]:
         """Vectors of sums as earlier channels left them; zeros for the first."""

@@ -167,11 +167,6 @@ Multiply = Callable[[Function, Value, Value, Value], Value]
 """What adds the product of two values to a third."""
 
 
-def multiplied_and_added(f: Function, a: Value, b: Value, c: Value) -> Value:
-    """The sum a * b + c, of floats rounded once where the machine does that as fast."""
-    return f.intrinsic("fmuladd", a, b, c) if c.type.is_float else a * b + c
-
-
 def accumulate(
     f: Function,
     tile: Tile,
@@ -184,7 +179,7 @@ def accumulate(
     *,
     fresh: bool,
     ahead: bool = False,
-    multiply: Multiply = multiplied_and_added,
+    multiply: Multiply = Function.muladd,
 ) -> None:
     """Adds the product of some rows and a panel to the sums, row after row of ``tile.columns``;
     ``fresh`` ones have no value yet.
@@ -223,7 +218,7 @@ def _strip(
     multiply: Multiply,
 ) -> None:
     """As many rows as fit in registers, over all of the depth; a column ``behind`` is fetched."""
-    memory = memory_of(panel.dtype)
+    wide = memory_of(panel.dtype).times(tile.lanes)
     places = [
         f.element(sums, i * tile.columns + j * tile.lanes, tile.sum)
         for i in range(height)
@@ -236,10 +231,7 @@ def _strip(
         line = panel.at(k.index, 0)
         if behind is not None:
             f.prefetch(behind.at(k.index, 0), locality=2)
-        read = (
-            f.load(f.element(line, j * tile.lanes, memory), memory.times(tile.lanes))
-            for j in range(tile.vectors)
-        )
+        read = (f.load(f.element(line, j * tile.lanes, wide), wide) for j in range(tile.vectors))
         vectors = [widened(f, vector, panel.dtype, tile.sum) for vector in read]
         k.carry(
             *(
