@@ -1,7 +1,8 @@
 """The kernels there are, one file for each family.
 
-Each file has ``kernel_for(at, machine)``: the kernel of an instruction, or None where the family
-has none for it. ``FAMILIES`` is the order in which they are asked.
+It has ``kernel_for(at, machine)``: the kernel of an instruction, or None where the family has none
+for it. ``FAMILIES`` is the order in which they are asked. Files that are not named there hold what
+some families have in common, or a part of one.
 """
 
 from __future__ import annotations

@@ -224,7 +224,7 @@ class Writer:
             problem.sum,
             may_turn=problem.groups == 1,
             lines=in_lines(problem.axes, problem.types[0], problem.sum),
-            counts=self.padding_counts,
+            padding_counts=self.padding_counts,
             pairs=problem.levels is not None and problem.levels.in_pairs,
         )
         return chosen(self.frame.machine, work)
@@ -289,11 +289,11 @@ class Writer:
         at = _up(8 * problem.taps * (1 + cut.skips))
         self.staged = f.element(frame.scratch, at, I8)
         piece = self.piece if isinstance(self.piece, int) else problem.channels
-        elements = piece * depth * problem.taps + cut.lanes  # in whole squares
-        at += _up((elements * cut.unit + cut.lanes) * size) if self.stages else 0
+        staged = piece * depth * problem.taps + cut.lanes  # in whole squares
+        at += _up((staged * cut.unit + cut.lanes) * size) if self.stages else 0
         own, at = f.element(frame.scratch, at, I8), at + _up(self.inner.nbytes)
         self.made = f.element(frame.scratch, at, I8)
-        self.inner.place(own)
+        self.inner.take(own)
         beyond = cut.panel + cut.rows + 2 * cut.lanes
         self.scratch_bytes: Extent = (spread.room(planes) + beyond) * size + at
 

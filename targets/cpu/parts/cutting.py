@@ -56,8 +56,8 @@ many blocks of channels.
 class Work:
     """What is to be done: the windows, channels and outputs of each of so many ``repeats``. Panels
     may be of output channels where it ``may_turn``. An image in ``lines`` may be read as it lies.
-    The size may be ``guessed``. Padding ``counts`` where it is other than zero. Outputs of a strip
-    come in ``pairs`` where two share a byte.
+    The size may be ``guessed``. Where ``padding_counts`` it may be other than zero. Outputs of a
+    strip come in ``pairs`` where two share a byte.
     """
 
     axes: tuple[Axis, Axis, Axis]
@@ -68,13 +68,13 @@ class Work:
     may_turn: bool
     lines: bool = False
     guessed: bool = False
-    counts: bool = False
+    padding_counts: bool = False
     pairs: bool = False
 
     @property
     def skips(self) -> bool:
         """Whether taps are left out that see nothing but padding."""
-        return not self.counts and any(axis.scattered for axis in self.axes[1:])
+        return not self.padding_counts and any(axis.scattered for axis in self.axes[1:])
 
     @property
     def known(self) -> bool:

@@ -57,7 +57,7 @@ class Inner:
     sum: Type
     spread: Spread
     finish: Finish
-    every: int
+    channels: int
     depth: int
     taps: int
     table: Value
@@ -67,12 +67,12 @@ class Inner:
     @property
     def waits(self) -> bool:
         """Whether sums wait for more channels."""
-        return self.in_pieces or self.cut.chunk != self.every
+        return self.in_pieces or self.cut.chunk != self.channels
 
     @property
-    def keeps(self) -> int:
-        """Of how many strips there are sums at a time: all of a tile's wait for what is spread."""
-        return self.cut.strips if self.cut.chunk != self.every else 1
+    def held(self) -> int:
+        """Of how many strips sums are held at a time: all of a tile's wait for what is spread."""
+        return self.cut.strips if self.cut.chunk != self.channels else 1
 
     def enter(self, share: Share) -> None:
         """Whatever is best done once for all pixels of a share."""
@@ -125,14 +125,14 @@ class Inner:
 
     def is_last(self, share: Share) -> Value:
         """Whether there are no more channels."""
-        return (share.channel + share.channels) >= self.every
+        return (share.channel + share.channels) >= self.channels
 
 
 class Straight(Inner):
     """Vectors of pixels."""
 
     @property
-    def _keeps(self) -> bool:
+    def _stored(self) -> bool:
         """Whether the sums of all panels go through memory: they wait, or there is much to do with
         them, which is then written but once. Those of a panel that is not whole always do.
         """
@@ -150,15 +150,15 @@ class Straight(Inner):
     def _pitch(self) -> int:
         """Pixels there is room for."""
         cut = self.cut
-        pixels = cut.positions if self._keeps else cut.panel * bool(cut.rests)
+        pixels = cut.positions if self._stored else cut.panel * bool(cut.rests)
         return -(-pixels // cut.panel) * cut.panel
 
     @property
     def nbytes(self) -> int:
         """The scratch it takes: sums of a strip, of all of a tile where they wait."""
-        return self.keeps * self.cut.rows * self._pitch * self.sum.nbytes
+        return self.held * self.cut.rows * self._pitch * self.sum.nbytes
 
-    def place(self, scratch: Value) -> None:
+    def take(self, scratch: Value) -> None:
         """Takes its scratch."""
         self.sums = scratch
 
@@ -166,7 +166,7 @@ class Straight(Inner):
         """A strip by all pixels of the tile, panel by panel."""
         self.enter(share)
         f, cut = self.frame.function, self.cut
-        number = share.number * (cut.rows * self._pitch) if self.keeps > 1 else f.as_index(0)
+        number = share.number * (cut.rows * self._pitch) if self.held > 1 else f.as_index(0)
         sums = f.element(self.sums, number, self.sum)
         if cut.by_row:
             with f.loop(0, share.count, share.columns) as row:
@@ -186,7 +186,7 @@ class Straight(Inner):
                 at = first + turn.index
                 self._panel(share, f.element(sums, at, self.sum), at, [None] * cut.vectors)
         rest, end = count - full, first + full
-        last = f.element(sums, end if self._keeps else 0, self.sum)
+        last = f.element(sums, end if self._stored else 0, self.sum)
         for whole, vectors in cut.rests:
             with f.when((rest > whole * cut.lanes) & (rest <= vectors * cut.lanes)):
                 counts = (rest - j * cut.lanes for j in range(whole, vectors))
@@ -263,9 +263,9 @@ class Turned(Inner):
     @property
     def nbytes(self) -> int:
         """The scratch it takes: sums by channels, and by pixels, of all panels where they wait."""
-        return (self.keeps * self._pitch + self._block) * self.cut.panel * self.sum.nbytes
+        return (self.held * self._pitch + self._block) * self.cut.panel * self.sum.nbytes
 
-    def place(self, scratch: Value) -> None:
+    def take(self, scratch: Value) -> None:
         """Takes its scratch."""
         self.by_channel = scratch
         size = self.cut.panel * self._block
@@ -275,7 +275,7 @@ class Turned(Inner):
         """A panel of channels by all pixels of the tile, strip by strip."""
         self.enter(share)
         f, cut = self.frame.function, self.cut
-        number = share.number * (cut.panel * self._pitch) if self.keeps > 1 else f.as_index(0)
+        number = share.number * (cut.panel * self._pitch) if self.held > 1 else f.as_index(0)
         sums = f.element(self.by_pixel, number, self.sum)
         with f.loop(0, share.count, cut.rows) as turn:
             self._strip(share, turn.index, f.element(sums, turn.index * cut.panel, self.sum))

@@ -354,7 +354,9 @@ def test_low_tiles_see_less_of_windows_far_apart() -> None:
     axis, row = Axis(), Axis(33, 33, 3, 1, 24, 24, 24, 1)
     assert (row.live(33), row.live(11), row.live(1)) == (3, 5 / 3, 51 / 33)
     work = Work((axis, row, row), 960, 256, 1, F32, True)
-    tall, low = (chosen(host(), replace(work, counts=counts)).height for counts in (True, False))
+    tall, low = (
+        chosen(host(), replace(work, padding_counts=counts)).height for counts in (True, False)
+    )
     assert low < tall
 
 
