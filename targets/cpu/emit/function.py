@@ -443,8 +443,9 @@ class Function:
         loop.carried = phis[1:]
 
     def by_vectors(self, begin: Operand, end: Operand, lanes: int) -> Iterator[tuple[Value, int]]:
-        """Loops over i64 from ``begin`` while less than ``end``, by so many lanes, and one by one
-        over what is left: for both an index, and how many lanes it is the first of, 0 if by itself.
+        """Loops over i64 from ``begin`` while less than ``end``, which is not below 0, by so many
+        lanes, and one by one over what is left: gives for both the index, and the lanes from there
+        on, 0 of one by itself. What follows is written twice.
         """
         first, last = self.as_index(begin), self.as_index(end)
         count = last if first.number == 0 else self.maximum(last - first, 0)
