@@ -86,8 +86,8 @@ def memory_of(dtype: DType) -> Type:
 
 
 def bits_of(dtype: DType) -> Type:
-    """The integer as which an element of whole bytes is moved, whatever it stands for."""
-    return Type(f"i{dtype.bits}")
+    """The integer as which an element is moved, whatever it stands for, or the byte it shares."""
+    return Type(f"i{max(8, dtype.bits)}")
 
 
 @dataclass(frozen=True)
