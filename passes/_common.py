@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
+import numpy as np
+
+from migx import op as operations
+from migx.argument import Argument
+from migx.ir import Instruction
 from migx.match import skip
+from migx.ops.builtin import Literal
 from migx.ops.layout import Broadcast, Multibroadcast
 from migx.ops.reduce import (
     ReduceAll,
@@ -17,6 +25,9 @@ from migx.shape import Dims
 
 REDUCTIONS = (ReduceAll, ReduceAny, ReduceMax, ReduceMean, ReduceMin, ReduceProd, ReduceSum)
 
+SAMPLE = 64
+"""Bytes at either end of a literal that tell most apart, so that few are read whole."""
+
 broadcast_of = skip(Broadcast, Multibroadcast)
 """What a pattern matches, or broadcasts of it."""
 
@@ -29,3 +40,22 @@ def without_padding(padding: Dims) -> bool:
 def without_gaps(dilation: tuple[int, ...]) -> bool:
     """Whether a window sees neighbours."""
     return all(d == 1 for d in dilation)
+
+
+def identity(at: Instruction) -> Hashable:
+    """Equal for two instructions exactly when they compute the same."""
+    if isinstance(at.op, Literal):
+        return at.shape, _sample(at.op.value), at.op.value
+    inputs = [id(v) for v in at.inputs]
+    if operations.traits(at.op).commutative:
+        inputs.sort()
+    return operations.key(at.op), tuple(inputs), tuple(map(id, at.modules))
+
+
+def _sample(value: Argument) -> bytes:
+    """Some bytes of a value; equal values, as ``Argument`` compares them, have equal ones."""
+    data = value.data if value.available else None
+    if not isinstance(data, np.ndarray) or data.dtype == object or not data.flags.c_contiguous:
+        return b""
+    flat = data.reshape(-1).view(np.uint8)
+    return flat[:SAMPLE].tobytes() + flat[-SAMPLE:].tobytes()

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import TypeAlias
 
-import numpy as np
-
 from migx import op as operations
-from migx.argument import Argument
 from migx.dead_code import is_pure
 from migx.dim import Dim, Extent
 from migx.errors import DimError, ShapeError
@@ -16,6 +13,7 @@ from migx.ir import Instruction, Module, merged
 from migx.manager import Pass, PassManager
 from migx.ops.builtin import Literal
 from migx.ops.fused import Fused
+from migx.passes._common import identity
 from migx.planning import pieces
 from migx.program import Program
 from migx.sizes import known_symbols
@@ -25,9 +23,6 @@ Known: TypeAlias = dict[Hashable, Instruction]
 """What has been computed, by what it is."""
 Gained: TypeAlias = dict[Instruction, list[tuple[str, ...]]]
 """The origins that instructions gain from those they replace."""
-
-SAMPLE = 64
-"""Bytes at either end of a literal that tell most apart, so that few are read whole."""
 
 
 class EliminateCommonSubexpression(Pass):
@@ -94,10 +89,10 @@ def _merge(module: Module, around: list[Known], gained: Gained) -> None:
                 _merge(inner, [] if isinstance(at.op, Fused) else scopes, gained)
         if module.bypass or not _may_merge(at):
             continue
-        identity = _identity(at)
-        before = next((scope[identity] for scope in scopes if identity in scope), None)
+        same = identity(at)
+        before = next((scope[same] for scope in scopes if same in scope), None)
         if before is None:
-            known[identity] = at
+            known[same] = at
         elif at.users:
             gained.setdefault(before, [before.origins]).append(at.origins)
             at.origins = ()  # given over all at once, for to add them one by one is quadratic
@@ -108,22 +103,3 @@ def _may_merge(at: Instruction) -> bool:
     if isinstance(at.op, Literal):
         return not at.op.replaceable
     return at.op.name != "@return" and is_pure(at)
-
-
-def _identity(at: Instruction) -> Hashable:
-    """Equal for two instructions exactly when they compute the same."""
-    if isinstance(at.op, Literal):
-        return at.shape, _sample(at.op.value), at.op.value
-    inputs = [id(v) for v in at.inputs]
-    if operations.traits(at.op).commutative:
-        inputs.sort()
-    return operations.key(at.op), tuple(inputs), tuple(map(id, at.modules))
-
-
-def _sample(value: Argument) -> bytes:
-    """Some bytes of a value; equal values, as ``Argument`` compares them, have equal ones."""
-    data = value.data if value.available else None
-    if not isinstance(data, np.ndarray) or data.dtype == object or not data.flags.c_contiguous:
-        return b""
-    flat = data.reshape(-1).view(np.uint8)
-    return flat[:SAMPLE].tobytes() + flat[-SAMPLE:].tobytes()

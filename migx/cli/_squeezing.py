@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from migx.cli import _inputs, _load
+from migx.errors import first_few
 
 if TYPE_CHECKING:
+    from migx.compiler import Compiled
     from migx.manager import Pass
     from migx.program import Program
 
@@ -36,6 +38,13 @@ def add_squeezing(parser: argparse.ArgumentParser) -> None:
         "--symmetric", action="store_true", help="scales without zero points, as eight bits have"
     )
     parser.add_argument(
+        "--clip",
+        choices=("minmax", "mse"),
+        default="minmax",
+        help="scales by the least and the greatest of what has one in common, or those with the "
+        "least error: slower to compile, no larger (minmax)",
+    )
+    parser.add_argument(
         "--skip",
         metavar="NAMES",
         help="but for these, by label or ONNX node, with * for any letters and commas between",
@@ -54,9 +63,10 @@ def check(options: argparse.Namespace) -> None:
     kinds = [kind for kind in BITS if getattr(options, f"{kind}_weights")]
     if len(kinds) > 1:
         raise _load.UsageError("--int4-weights and --int8-weights: choose one")
-    if not kinds and (options.block or options.symmetric or options.skip):
+    clipped = options.clip != "minmax"
+    if not kinds and (options.block or options.symmetric or options.skip or clipped):
         raise _load.UsageError(
-            "--block, --symmetric and --skip are for --int4-weights and --int8-weights"
+            "--block, --clip, --symmetric and --skip are for --int4-weights and --int8-weights"
         )
     if options.symmetric and kinds != ["int4"]:
         raise _load.UsageError("--symmetric is for --int4-weights: eight bits have no zero points")
@@ -65,8 +75,9 @@ def check(options: argparse.Namespace) -> None:
 
 
 def squeezed(program: Program, options: argparse.Namespace) -> dict[str, Any]:
-    """Quantises weights, and what they multiply, as asked for: of the weights how many, and the
-    bytes of all constants before and after; how many products are of bytes.
+    """Quantises weights, and what they multiply, as asked for: of the weights how many, the bytes
+    of all constants before, and those of weights that are left as they are, by name; how many
+    products are of bytes.
     """
     found: dict[str, Any] = {}
     if options.int4_weights or options.int8_weights:
@@ -86,27 +97,57 @@ def _pass(options: argparse.Namespace) -> tuple[str, Pass]:
     from migx import plugins
 
     names = tuple(name.strip() for name in (options.skip or "").split(",") if name.strip())
+    given = {"skip": names, "clip": options.clip}
     if options.int8_weights:
-        made = plugins.load("passes", "quantize_int8")(block=options.block or 0, skip=names)
-        return "int8", made
+        return "int8", plugins.load("passes", "quantize_int8")(block=options.block or 0, **given)
     cls = plugins.load("passes", "quantize_int4")
-    return "int4", cls(block=options.block or 64, symmetric=options.symmetric, skip=names)
+    return "int4", cls(block=options.block or 64, symmetric=options.symmetric, **given)
 
 
-def _quantized(program: Program, quantize: Pass) -> dict[str, int]:
+def _quantized(program: Program, quantize: Pass) -> dict[str, Any]:
     from migx.manager import PassManager
+    from migx.passes._squeezing import in_floats
     from migx.rewrite import EventLog
 
-    log, before = EventLog(), _bytes(program)
+    log, before = EventLog(), given_bytes(program)
     with _load.progress(f"running {quantize}"):
-        PassManager(program, log=log).run(f"{quantize},propagate_constant,hoist_weights")
+        PassManager(program, log=log).run(str(quantize))
+        left = in_floats(program)
+        PassManager(program).run("propagate_constant,hoist_weights")
     count = sum(event.rule == "squeeze" for event in log.events)
-    return {"weights": count, "before": before, "after": _bytes(program)}
+    return {"weights": count, "before": before, "left": left}
 
 
-def _bytes(program: Program) -> int:
-    """What the constants of a program take."""
-    return sum(int(at.shape.nbytes) for at in program.literals)
+def measured(found: dict[str, Any], program: Program) -> dict[str, Any]:
+    """What was squeezed, with the bytes of the constants that the compiled program reads."""
+    for kind in BITS.keys() & found.keys():
+        found[kind]["after"] = read_bytes(program.compiled)
+    return found
+
+
+def given_bytes(program: Program) -> int:
+    """What the constants of a program take as they are given, each once."""
+    from migx.ops.builtin import Literal
+    from migx.weights.hoisting import weights_of
+
+    fixed = (at.op_as(Literal) for at in program.literals)
+    values = {id(op.value): op.value.nbytes for op in fixed if not op.replaceable}
+    return sum(values.values()) + sum(int(at.shape.nbytes) for at in weights_of(program).values())
+
+
+def read_bytes(made: Compiled) -> int:
+    """What the constants take that the kernels of a compiled program read, each once: literals, and
+    the slots that have values.
+    """
+    from migx.ops.builtin import Literal, Slot
+
+    read = [m for m in made.program.modules.values() if m is not made.program.weights]
+    ops = [at.op for module in read for at in module if at.users]
+    fixed = {id(op.value): op.value for op in ops if isinstance(op, Literal)}
+    slots = {op.slot for op in ops if isinstance(op, Slot)}
+    current = made.weights.current.slots
+    found = [*fixed.values(), *(current[name] for name in slots if name in current)]
+    return sum(value.nbytes for value in found)
 
 
 def _calibration(program: Program, path: Path) -> Iterator[dict[str, Any]]:
@@ -122,8 +163,14 @@ def _calibration(program: Program, path: Path) -> Iterator[dict[str, Any]]:
 def told(found: dict[str, Any]) -> Iterator[str]:
     """What was squeezed, in words."""
     for kind in BITS.keys() & found.keys():
-        count, before, after = found[kind].values()
+        count, before, left, after = found[kind].values()
         sizes = f"; constants of {before / 1e6:,.2f} MB became {after / 1e6:,.2f} MB"
         yield f"in {BITS[kind]} bits: {count} weights{'' if found['without_value'] else sizes}"
+        if left:
+            largest = sorted(left, key=lambda name: -left[name])
+            yield (
+                f"in floats: {len(left)} weights of {sum(left.values()) / 1e6:,.2f} MB: "
+                f"{first_few(largest)}"
+            )
     if "calibrated" in found:
         yield f"products of bytes: {found['calibrated']}"

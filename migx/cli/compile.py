@@ -31,6 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="compile for these architectures instead of this machine; the gpu target has some",
     )
     parser.add_argument(
+        "--threads", metavar="N", type=int, help="threads of a run (the physical cores)"
+    )
+    parser.add_argument(
         "--weights",
         metavar="SOURCE",
         type=Path,
@@ -89,7 +92,8 @@ def run(options: argparse.Namespace) -> int:
             with _in_options():
                 program = replace_onnx_external_weights(program, options.weights, target, **how)
             program.finalize(target)
-    found = summary(program, options.target, time.perf_counter() - start) | squeezed
+    found = summary(program, options.target, time.perf_counter() - start)
+    found |= _squeezing.measured(squeezed, program)
     if options.output is not None:
         with _load.progress(f"writing {options.output.name}"):
             migx.save(

@@ -1,5 +1,8 @@
 """Lists the weights of a model: as the file has them, or as a compiled program reads them.
 
+``read by`` names the operations that read each, and behind them the ONNX nodes these come from:
+exporters give matrices names that say nothing of their layer.
+
 With ``--layouts`` the model is compiled, and each constant that its kernels read is listed: the
 format it lies in, what it is made of, and who reads it. A constant that every run has to bring
 into another layout is a warning.
@@ -18,6 +21,10 @@ if TYPE_CHECKING:
     from migx.compiler import Compiled
     from migx.ir import Instruction
     from migx.program import Program
+
+
+FEW = 3
+"""ONNX nodes that are named of each operation."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -76,6 +83,7 @@ def weights(program: Program) -> Iterator[dict[str, Any]]:
             "bytes": int(at.shape.nbytes),
             "kind": kind,
             "where": place,
+            "read by": _readers(at, nodes=True),
         }
 
 
@@ -143,16 +151,31 @@ def _format(at: Instruction) -> str:
     return ", ".join(sorted(found))
 
 
-def _readers(at: Instruction) -> str:
-    """The operations that read a constant, views looked through."""
+def _readers(at: Instruction, nodes: bool = False) -> str:
+    """The operations that read a constant, views looked through; and, where it is asked for, the
+    ONNX nodes they come from.
+    """
     from migx import op as operations
 
-    found: dict[str, int] = {}
+    found: dict[str, list[Instruction]] = {}
+    seen: set[Instruction] = set()
     work = list(at.users)
     while work:
         user = work.pop()
+        if user in seen:
+            continue
+        seen.add(user)
         if operations.traits(user.op).view is not None or user.name == "unpack_weight":
             work += user.users
         else:
-            found[user.name] = found.get(user.name, 0) + 1
-    return ", ".join(f"{name} x{n}" if n > 1 else name for name, n in sorted(found.items()))
+            found.setdefault(user.name, []).append(user)
+    return ", ".join(_told(name, users, nodes) for name, users in sorted(found.items()))
+
+
+def _told(name: str, users: list[Instruction], nodes: bool) -> str:
+    """An operation, how many there are, and the first nodes they come from."""
+    counted = f"{name} x{len(users)}" if len(users) > 1 else name
+    origins = list(dict.fromkeys(node for at in reversed(users) for node in at.origins))
+    if not nodes or not origins:
+        return counted
+    return f"{counted} ({', '.join(origins[:FEW])}{', ...' if len(origins) > FEW else ''})"

@@ -15,7 +15,7 @@ def test_weights_are_squeezed_and_the_file_runs(migx: Migx, model: Path, tmp_pat
     """A byte for each of 8 by 16, and a scale for each of 16 columns."""
     small = tmp_path / "small.mxr"
     command = ("compile", model, "--int8-weights", "-o", small)
-    found = migx(*command, "--json").json["int8"]
+    found = migx(*command, "--target", "ref", "--json").json["int8"]
     assert found["weights"] == 1
     assert found["before"] - found["after"] == 3 * 8 * 16 - 4 * 16
     assert "in eight bits: 1 weights; constants of" in migx(*command).out
@@ -63,3 +63,36 @@ def test_what_means_nothing_is_refused(
     result = migx("compile", model, *options)
     assert (result.code, message in result.err) == (2, True), result.err
     assert "Traceback" not in result.err
+
+
+def test_what_constants_became_is_what_kernels_read(
+    migx: Migx, model: Path, tmp_path: Path
+) -> None:
+    """Columns may be filled up, and a table lie in two layouts: it is asked of the target."""
+    small = tmp_path / "small.mxr"
+    command = ("compile", model, "--int8-weights", "--target", "cpu", "-o", small)
+    found = migx(*command, "--json").json["int8"]
+    listed = migx("params", small, "--layouts", "--json").json["weights"]
+    assert found["after"] == sum(row["bytes"] for row in listed)
+    assert found["left"] == {}
+    assert "in floats" not in migx(*command).out
+
+
+def test_what_is_left_in_floats_is_told(migx: Migx, model: Path) -> None:
+    result = migx("compile", model, "--int8-weights", "--skip", "dense")
+    assert "in eight bits: 0 weights; constants of" in result.out
+    assert "in floats: 1 weights of 0.00 MB: 'w'" in result.out
+
+
+def test_scales_are_chosen_and_threads_counted_as_asked(
+    migx: Migx, model: Path, tmp_path: Path
+) -> None:
+    files = [tmp_path / "plain.mxr", tmp_path / "mse.mxr"]
+    for file, options in zip(files, [("--threads", 2), ("--clip", "mse")], strict=True):
+        assert migx("compile", model, "--int4-weights", *options, "-o", file).code == 0
+    plain, mse = map(api.load, files)
+    assert plain.compiled.context.options.num_threads == 2
+    assert mse.compiled.context.options.num_threads is None
+    assert plain != mse
+    result = migx("compile", model, "--threads", 0)
+    assert (result.code, "num_threads is 0; it must be a number of 1" in result.err) == (2, True)

@@ -64,7 +64,8 @@ def test_weights_and_what_slots_become_of_them(migx: Migx, tmp_path: Path) -> No
     rows = [migx("params", *words, "--json").json["weights"] for words in ways]
     assert [{row["kind"] for row in each} for each in rows] == [{"fixed"}, {"deferred"}]
     assert [[row["weight"] for row in each] for each in rows] == [["w1", "b1", "w2", "b2"]] * 2
-    assert "w1      f32[8, 16]    512  fixed  model.data at 0" in migx("params", model).out
+    line = "w1      f32[8, 16]    512  fixed  model.data at 0    dot (dense1)"
+    assert line in migx("params", model).out
     hoisted = migx("read", model, "--weights", "--json").json
     assert [row["slot"] for row in hoisted] == ["w1", "b1", "w2", "b2"]
     assert migx("compile", model, "--target", "ref", "-o", compiled).code == 0
