@@ -34,7 +34,7 @@ from migx.parser import parse
 from migx.program import Program
 from migx.target import CompileOptions, Saves, Target, get_target
 from migx.text import show
-from migx.weights.epochs import own
+from migx.weights.fitting import own
 from migx.weights.hoisting import fixed_slots
 from migx.weights.live import holding, leave_out, live_weights
 from migx.weights.recipe import Arguments

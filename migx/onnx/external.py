@@ -22,7 +22,7 @@ from migx.manager import PassManager
 from migx.ops.builtin import AssumeEqual, OnnxExternalWeights
 from migx.program import Program
 from migx.target import get_target
-from migx.weights import epochs, fitting
+from migx.weights import fitting
 from migx.weights.constants import tree
 from migx.weights.evaluation import evaluated
 from migx.weights.hoisting import is_weight, label_of, weights_of
@@ -73,7 +73,7 @@ def replace_onnx_external_weights(
         fit = fitting.fitted(name, value, wanted[name].shape)
         if check_finite:
             fitting.refuse_infinite(name, fit)
-        values[name] = epochs.own(fit, mapped=mmap)
+        values[name] = fitting.own(fit, mapped=mmap)
     for each in programs:
         check_assumptions(each, values)
         put_literals(each, values, replaceable)

@@ -10,31 +10,33 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self, TypeAlias
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from migx.argument import Argument
 from migx.errors import WeightError
 from migx.ir import Instruction, Module
 from migx.mapping import MappedFile
-from migx.memory import Memory, copy
+from migx.memory import Memory
 from migx.ops.builtin import Literal
 from migx.shape import Shape
-from migx.weights.fitting import fitted, refuse_infinite, unknown, without_values
+from migx.weights.fitting import fitted, own, refuse_infinite, unknown, without_values
+from migx.weights.overwriting import AT_ONCE, Overwriting, is_made
 from migx.weights.recipe import Arguments, Recipe
 from migx.weights.running import Running
 from migx.weights.sources import values_from
 
 NOTHING: Arguments = MappingProxyType({})
-Pair: TypeAlias = tuple[NDArray[Any], NDArray[Any]]
+Computed: TypeAlias = tuple[dict[str, Argument], dict[str, Argument]]
+"""The values of some slots, and what they show that other programs may use, too."""
 
 
 class Slots(dict[str, Argument]):
@@ -225,8 +227,7 @@ class LiveWeights:
         weights, changed = {**before.weights, **changes}, () if first else changes.keys()
         files_of(weights.values())
         wanted = self._recipe.due(changed, weights, before.slots)
-        values, wholes = self._recipe.values(wanted, weights)
-        slots = {name: self.place(value) for name, value in values.items()}
+        slots, wholes = self._computed(wanted, weights)
         slots, wholes = {**before.slots, **slots}, {**before.wholes, **wholes}
         given = before.given if first else before.given | changes.keys()
         lost = before.lost - changes.keys()
@@ -241,23 +242,61 @@ class LiveWeights:
             return before, self.current
 
     def commit_in_place(self, changes: Arguments) -> None:
-        """Writes new values over the memory of the old ones, while nothing runs. Where a signal
-        interrupts the writing, these weights have no value until they are given again.
+        """Writes new values over the memory of the old ones, while nothing runs; slots that are
+        computed take the places of the old ones, a few at a time. What fails in the first of these
+        has changed nothing. Where it fails or is interrupted later, these weights have no value
+        until they are given again.
         """
-        with self.committing, enough_memory(changes):
-            before = self.current
-            after = self._after(before, changes)
-            with before.running.stopped():
-                weights, slots, pairs = overwritten(before, after)
-                wholes = {n: v for n, v in after.wholes.items() if before.wholes.get(n) is v}
-                made = Epoch.of(after.number, weights, slots, wholes, after.given, after.lost)
-                rest = {n: v for n, v in before.weights.items() if n not in changes}
-                kept = {n: v for n, v in before.slots.items() if after.slots.get(n) is v}
-                # what is left if this is interrupted: what is half written has no value
-                lost = before.lost | changes.keys()
-                self.current = replace(before, weights=rest, slots=kept, wholes=wholes, lost=lost)
-                copy(pairs)
-                self.current = made
+        with self.committing, enough_memory(changes, in_place=True):
+            weights = {**self.current.weights, **changes}
+            files_of(weights.values())
+            wanted = self._recipe.due(changes, weights, self.current.slots)
+            batches = self._recipe.batches(wanted, AT_ONCE)
+            first = self._computed(next(batches, {}), weights)
+            with self.current.running.stopped():
+                rest = (self._computed(each, weights) for each in batches)
+                self.current = self._written(weights, changes, wanted, chain([first], rest))
+
+    def _computed(self, slots: Mapping[str, Instruction], weights: Arguments) -> Computed:
+        """The values of some slots where the target reads them, and what they show."""
+        values, wholes = self._recipe.values(slots, weights)
+        return {name: self.place(value) for name, value in values.items()}, wholes
+
+    def _written(
+        self,
+        weights: Arguments,
+        changes: Arguments,
+        wanted: Collection[str],
+        computed: Iterable[Computed],
+    ) -> Epoch:
+        """The epoch in which changed weights, and the slots that are wanted, lie where those they
+        replace lay, or have taken their places.
+        """
+        before, over = self.current, Overwriting()
+        number, given = before.number + 1, before.given | changes.keys()
+        rest, slots, wholes = (
+            {n: v for n, v in held.items() if n not in gone}
+            for held, gone in (
+                (before.weights, changes),
+                (before.slots, wanted),
+                (before.wholes, wanted),
+            )
+        )
+        old = {name: before.slots[name] for name in wanted if name in before.slots}
+        was = {name: before.weights[name] for name in changes if name in before.weights}
+        # what is left if this is interrupted: what is half written has no value
+        lost = before.lost | changes.keys()
+        self.current = replace(before, weights=rest, slots=slots, wholes={**wholes}, lost=lost)
+        left = before.lost - changes.keys()
+        del before  # so that each value goes when another has taken its place
+        for values, shown in computed:
+            for name, value in values.items():
+                made = is_made(value, self._recipe.given(name, weights))
+                slots[name] = value if made else over.kept(old.get(name), value)
+                old.pop(name, None)
+            wholes |= shown
+        held = {n: over.kept(was.get(n), v) if n in changes else v for n, v in weights.items()}
+        return Epoch.of(number, held, slots, wholes, given, left)
 
     def restore(self, before: Epoch, after: Epoch) -> None:
         """Goes back to an epoch, unless others have been committed since."""
@@ -429,18 +468,6 @@ def files_of(values: Iterable[Argument]) -> tuple[MappedFile, ...]:
     return found
 
 
-def own(value: Argument, *, mapped: bool = True) -> Argument:
-    """A copy that nobody else can write to; a value that is mapped from a file counts as one, if
-    ``mapped`` may stay.
-    """
-    if value.source is not None and mapped:
-        return value
-    array = value.array
-    made = np.empty(array.shape, array.dtype)
-    copy([(made, array)])
-    return Argument(value.shape.as_standard(), made)
-
-
 def owned(values: Arguments, memory: Memory) -> Arguments:
     """Copies that nobody else can write to; values that are mapped from files count as such."""
     copied = {name: v for name, v in values.items() if v.source is None}
@@ -457,37 +484,15 @@ def frozen(values: Arguments) -> Arguments:
     return given
 
 
-def overwritten(before: Epoch, after: Epoch) -> tuple[Arguments, Arguments, list[Pair]]:
-    """The weights and slots of an epoch, in the memory of those they replace where that is ours to
-    write to, and what is to be copied there from where.
-    """
-    held: dict[tuple[int, int], Argument] = {}
-    pairs: list[Pair] = []
-
-    def place(was: Argument | None, value: Argument) -> Argument:
-        key = id(was), id(value)
-        if value.elsewhere:  # it takes the place of the old one, whose memory is given back
-            return value
-        if value is not was and key not in held:
-            mine = was is not None and was.array.flags.writeable
-            held[key] = was if was is not None and mine else own(value)
-            if mine:
-                pairs.append((held[key].array, value.array))
-        return held.get(key, value)
-
-    weights = {name: place(before.weights.get(name), v) for name, v in after.weights.items()}
-    slots = {name: place(before.slots.get(name), v) for name, v in after.slots.items()}
-    return weights, slots, pairs
-
-
 @contextmanager
-def enough_memory(values: Arguments) -> Iterator[None]:
+def enough_memory(values: Arguments, *, in_place: bool = False) -> Iterator[None]:
     """Says in a ``WeightError`` that new values do not fit into memory."""
     try:
         yield
     except MemoryError as error:
         size = sum(value.nbytes for value in values.values())
+        else_ = "" if in_place else ", or write over the old ones with in_place=True"
         raise WeightError(
             f"there is no memory for {size:,} bytes of weights beside those that are in use: give "
-            "fewer at a time, or write over the old ones with in_place=True"
+            f"fewer at a time{else_}"
         ) from error

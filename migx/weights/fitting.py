@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from migx.argument import Argument
 from migx.errors import DataError, ShapeError, WeightError, first_few, there_are
+from migx.memory import copy
 from migx.shape import U8, Shape
 
 
@@ -80,3 +81,15 @@ def without_values(missing: list[str], *, lost: bool = False) -> str:
         "program.update_weights() or migx.onnx.replace_onnx_external_weights(), or have "
         "`migx compile MODEL --weights SOURCE -o FILE.mxr` write a file that has them"
     )
+
+
+def own(value: Argument, *, mapped: bool = True) -> Argument:
+    """A copy that nobody else can write to; a value that is mapped from a file counts as one, if
+    ``mapped`` may stay.
+    """
+    if value.source is not None and mapped:
+        return value
+    array = value.array
+    made = np.empty(array.shape, array.dtype)
+    copy([(made, array)])
+    return Argument(value.shape.as_standard(), made)

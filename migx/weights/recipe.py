@@ -7,7 +7,7 @@ programs of a process read them.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
 from migx import op as operations
@@ -15,7 +15,7 @@ from migx.argument import Argument
 from migx.ir import Instruction, Module
 from migx.memory import THREADS
 from migx.ops.builtin import AssumeEqual
-from migx.weights.constants import tree
+from migx.weights.constants import connected, tree
 from migx.weights.evaluation import evaluated, settled
 from migx.weights.hoisting import is_weight, label_of
 
@@ -63,6 +63,28 @@ class Recipe:
         evaluated([at for at in self._checks if due(at, False)], self._known(weights))
         return {name: at for name, at in self.slots.items() if due(at, name not in had)}
 
+    def batches(
+        self, slots: Mapping[str, Instruction], nbytes: int
+    ) -> Iterator[dict[str, Instruction]]:
+        """Some slots in parts of so many bytes, or little more; those that share what is computed
+        are in one.
+        """
+        names, links = list(slots), [_steps(at) for at in slots.values()]
+        batch: dict[str, Instruction] = {}
+        size = 0
+        for places in connected(links):
+            batch |= {names[i]: slots[names[i]] for i in places}
+            size += sum(int(slots[names[i]].shape.nbytes) for i in places)
+            if size >= nbytes:
+                yield batch
+                batch, size = {}, 0
+        if batch:
+            yield batch
+
+    def given(self, slot: str, weights: Arguments) -> list[Argument]:
+        """The values of the weights that a slot is computed from."""
+        return [weights[name] for name in self._of[self.slots[slot]]]
+
     def values(
         self, slots: Mapping[str, Instruction], weights: Arguments
     ) -> tuple[dict[str, Argument], dict[str, Argument]]:
@@ -101,6 +123,11 @@ class Recipe:
 
     def _known(self, weights: Arguments) -> dict[Instruction, Argument]:
         return {at: weights[name] for at, name in self._names.items() if name in weights}
+
+
+def _steps(at: Instruction) -> list[Instruction]:
+    """What is computed on the way to a value, itself included."""
+    return [v for v in tree(at) if v.inputs] or [at]
 
 
 def _whole(at: Instruction) -> Instruction:

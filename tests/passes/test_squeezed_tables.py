@@ -106,9 +106,9 @@ def test_rows_are_looked_up_in_the_table_that_is_multiplied_by(passes: str) -> N
     migx.run_passes(program, f"{passes},propagate_constant,simplify_qdq")
     product, rows = program.compile("ref", passes="").eval(every)
     assert 0 < np.abs(rows - TABLE).max() < (0.3 if "int4" in passes else 0.02)
-    close = {"rtol": 0, "atol": ROUNDED * float(np.abs(rows).max())}
-    np.testing.assert_allclose(product, np.tanh(rows) @ rows.T, **close)
-    assert not np.allclose(product, before.eval(every)[0], **close)
+    close = ROUNDED * float(np.abs(rows).max())
+    np.testing.assert_allclose(product, np.tanh(rows) @ rows.T, rtol=0, atol=close)
+    assert not np.allclose(product, before.eval(every)[0], rtol=0, atol=close)
 
 
 def test_a_live_table_is_quantised_as_it_arrives() -> None:

@@ -14,7 +14,7 @@ from migx.errors import WeightError
 from migx.onnx import replace_onnx_external_weights
 from migx.program import Program
 from migx.shape import I4, U4, UNPACKED
-from migx.weights import epochs
+from migx.weights import overwriting
 from tests.weights.build import MLP, MLP_DIMS, Array, drawn, model_of, write_weights
 
 PASSES = "optimize_module,hoist_weights,fuse_pointwise_reduce"
@@ -216,7 +216,7 @@ def test_a_signal_while_memory_is_written_leaves_no_half(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(epochs, "copy", interrupted)
+        patch.setattr(overwriting, "copy", interrupted)
         with pytest.raises(KeyboardInterrupt), template.update_weights(in_place=True) as new:
             new.update(B)
     with pytest.raises(WeightError, match=f"{len(B)} weights have no value"):
@@ -236,7 +236,7 @@ def test_what_a_signal_has_taken_is_not_brought_back(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(epochs, "copy", interrupted)
+        patch.setattr(overwriting, "copy", interrupted)
         with pytest.raises(KeyboardInterrupt), program.update_weights(in_place=True) as new:
             new["w1"] = A["w1"]
     lost = "1 weights have no value, 'w1': an update in place was interrupted; give them again"
