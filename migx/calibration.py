@@ -24,6 +24,7 @@ from migx.program import Program
 from migx.shape import I8, U8, DType, integers
 from migx.target import Target
 from migx.weights import is_constant
+from migx.weights.live import holding, live_weights
 
 Range = tuple[float, float]
 EXTREMES = (ReduceMin, ReduceMax)
@@ -37,7 +38,9 @@ def calibrate(
     What such a weight multiplies is rounded to u8, each value by a scale and a zero point, so that
     the levels reach over 0 and all that runs on ``target`` with these ``inputs`` show of it. So it
     is off by half a level, 1/510 of its range, at most, or cut to the range where it goes beyond:
-    inputs should be as different as those to come.
+    inputs should be as different as those to come. The scales are those of the weights there are
+    now, updates included: with others that move these values far, calibrate a program that holds
+    those.
 
     Left as they are: products in modules of control flow, and weights with scales along what is
     summed. ``WeightError`` where there is no weight of bytes, as the pass ``quantize_int8`` makes
@@ -80,9 +83,9 @@ def _is_read_from_bytes(value: Instruction) -> bool:
 
 def observed(program: Program, values: Sequence[Instruction]) -> Program:
     """A copy of a program that returns the least and the greatest element of values of its main
-    module, in turn.
+    module, in turn; its weights have what updates have given them.
     """
-    copied = program.copy()
+    copied = holding(program, live_weights(program))
     twins = dict(zip(program.main, copied.main, strict=True))
     found = []
     for value in map(twins.__getitem__, values):

@@ -21,10 +21,10 @@ class QuantizeInt4(Squeeze):
     A weight becomes ``quantizelinear``, ``pack_int4``, ``unpack_int4``, ``dequantizelinear``, with
     a scale for each ``block`` of neighbours along what is summed over; ``choose_scales`` finds it
     by ``clip``, "minmax" or "mse". Nothing is read here: of all that, ``propagate_constant`` leaves
-    the packed bytes, the scales and, unless ``symmetric``, the zero points. Left as they are:
-    integers; weights that would not take half as many bytes, or that anything else reads too; what
-    is packed already; and what one of ``skip`` names, by label or ONNX node, with * for any
-    letters.
+    the packed bytes, the scales and, unless ``symmetric``, the zero points. A table whose rows are
+    multiplied by and looked up is stored once for both. Left as they are: integers; weights that
+    would not take half as many bytes, or that anything else reads too; what is packed already; and
+    what one of ``skip`` names, by label or ONNX node, with * for any letters.
     """
 
     bits = 4

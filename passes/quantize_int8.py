@@ -20,10 +20,11 @@ class QuantizeInt8(Squeeze):
     A weight becomes ``quantizelinear`` and ``dequantizelinear``, with a scale for each column or
     output channel, or for each ``block`` of neighbours along what is summed over; ``choose_scales``
     finds it by ``clip``, "minmax" or "mse". Nothing is read here: of all that,
-    ``propagate_constant`` leaves the bytes and the scales. Left as they are: integers; weights that
-    would take more than five eighths of their bytes, or that anything else reads too; what is
-    stored in few bits already; and what one of ``skip`` names, by label or ONNX node, with * for
-    any letters. What is multiplied stays in floats: ``migx.calibration`` has that rounded too.
+    ``propagate_constant`` leaves the bytes and the scales. A table whose rows are multiplied by and
+    looked up is stored once for both. Left as they are: integers; weights that would take more than
+    five eighths of their bytes, or that anything else reads too; what is stored in few bits
+    already; and what one of ``skip`` names, by label or ONNX node, with * for any letters. What is
+    multiplied stays in floats: ``migx.calibration`` has that rounded too.
     """
 
     bits = 8

@@ -185,8 +185,9 @@ class LiveWeights:
         committed at once; if it raises, or a value is refused, nothing has changed. Runs that have
         begun end on the weights they began with. ``check_finite`` refuses NaN and infinities.
         ``in_place`` waits for runs to end and writes over the memory of the old values, where two
-        copies would be too much: it cannot be rolled back, and where a signal such as Ctrl-C breaks
-        in, runs raise ``WeightError`` until these weights are given again. ``copy=False`` takes
+        copies would be too much, while new runs wait: it cannot be rolled back, and where a signal
+        such as Ctrl-C breaks in, or memory ends, runs raise ``WeightError`` until these weights are
+        given again. ``copy=False`` takes
         arrays as they are, which must not be written to any more.
         """
         if in_place and not copy:

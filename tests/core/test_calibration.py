@@ -13,6 +13,7 @@ from migx.calibration import calibrate
 from migx.errors import InputError, WeightError
 from migx.program import Program
 from migx.shape import Shape
+from migx.weights.live import leave_out
 from tests.passes.test_int4_making import floats, network
 
 SAMPLES = [{"x": floats(n, 3, 4, 4)} for n in (1, 2, 7)]
@@ -80,6 +81,26 @@ def test_weights_of_a_calibrated_program_are_swapped() -> None:
     with live.update_weights() as new:
         new["second"] = np.zeros((48, 32), np.float32)
     assert not live.eval(INPUT)[0].any()
+
+
+@pytest.mark.parametrize("left_out", [False, True])
+def test_scales_are_those_of_the_weights_there_are_now(left_out: bool) -> None:
+    """Also of a model whose weights came by an update alone."""
+    new = {"first": floats(64, 48)[::-1] * 100}
+    live, baked = network(replaceable=True, file="weights.bin"), network()
+    if left_out:
+        leave_out(live)
+    migx.run_passes(live, "quantize_int8")
+    live.compile("cpu")
+    with live.update_weights() as update:
+        update.update({"kernel": floats(4, 3, 3, 3), "second": floats(48, 32)} | new)
+    assert calibrate(live, SAMPLES) == 3
+    (old,) = [at for at in baked.literals if getattr(at.op, "label", "") == "first"]
+    baked.main.replace_instruction(old, baked.main.add_literal(new["first"], before=old))
+    calibrated(baked)
+    for program in (live, baked):
+        program.compile("cpu")
+    assert np.array_equal(live.eval(INPUT)[0], baked.eval(INPUT)[0])
 
 
 def test_what_cannot_be_calibrated_is_refused() -> None:
