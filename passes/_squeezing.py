@@ -130,6 +130,20 @@ class Squeeze(Pass):
         done = [squeeze(w) for w in chosen]
         return any(done)
 
+    @staticmethod
+    def in_floats(program: Program) -> dict[str, int]:
+        """The bytes of the weights of products that take 16 bits or more for each element, by label
+        or ONNX node. What has no name goes by what it is.
+        """
+        found: dict[str, int] = {}
+        for weight in _weights(PassManager(program), Same(program)):
+            shape = weight.value.shape
+            counts = shape.static and shape.rank > 1 and not weight.is_looked_up
+            if counts and _is_wide(weight.value):
+                name = weight.names[-1] if weight.names else shape.text
+                found[name] = int(shape.nbytes)
+        return found
+
     def pays(self, weight: Weight) -> bool:
         """Whether a weight is of floats, takes few enough bytes then, and is not stored so yet."""
         count, depth = weight.value.shape.elements, weight.dims[weight.axis]
@@ -254,20 +268,6 @@ def _operands(at: Instruction, known: dict[Instruction, bool]) -> Iterator[Weigh
             yield _weight(at, place)
         elif type(at.op) is Dot and (picked := _picked(at, place, known)) is not None:
             yield picked
-
-
-def in_floats(program: Program) -> dict[str, int]:
-    """The weights of products that take 16 bits or more for each element, by label or ONNX node,
-    and their bytes. What has no name goes by what it is.
-    """
-    found: dict[str, int] = {}
-    for weight in _weights(PassManager(program), Same(program)):
-        shape = weight.value.shape
-        counts = shape.static and shape.rank > 1 and not weight.is_looked_up
-        if counts and _is_wide(weight.value):
-            name = weight.names[-1] if weight.names else shape.text
-            found[name] = int(shape.nbytes)
-    return found
 
 
 def _is_wide(value: Instruction) -> bool:

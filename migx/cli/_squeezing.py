@@ -12,7 +12,6 @@ from migx.errors import first_few
 
 if TYPE_CHECKING:
     from migx.compiler import Compiled
-    from migx.manager import Pass
     from migx.program import Program
 
 BITS = {"int4": "four", "int8": "eight"}
@@ -92,7 +91,7 @@ def squeezed(program: Program, options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def _pass(options: argparse.Namespace) -> tuple[str, Pass]:
+def _pass(options: argparse.Namespace) -> tuple[str, Any]:
     """What squeezes the weights, and its name here."""
     from migx import plugins
 
@@ -104,15 +103,14 @@ def _pass(options: argparse.Namespace) -> tuple[str, Pass]:
     return "int4", cls(block=options.block or 64, symmetric=options.symmetric, **given)
 
 
-def _quantized(program: Program, quantize: Pass) -> dict[str, Any]:
+def _quantized(program: Program, quantize: Any) -> dict[str, Any]:
     from migx.manager import PassManager
-    from migx.passes._squeezing import in_floats
     from migx.rewrite import EventLog
 
     log, before = EventLog(), given_bytes(program)
     with _load.progress(f"running {quantize}"):
         PassManager(program, log=log).run(str(quantize))
-        left = in_floats(program)
+        left = quantize.in_floats(program)
         PassManager(program).run("propagate_constant,hoist_weights")
     count = sum(event.rule == "squeeze" for event in log.events)
     return {"weights": count, "before": before, "left": left}

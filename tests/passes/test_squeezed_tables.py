@@ -13,7 +13,7 @@ from migx.argument import Argument
 from migx.dim import Dim
 from migx.ir import Instruction
 from migx.ops.builtin import Literal
-from migx.passes._squeezing import in_floats
+from migx.passes._squeezing import Squeeze
 from migx.program import Program
 from migx.shape import Shape
 from tests.passes.test_int4_making import Array, floats, held, settled
@@ -79,8 +79,8 @@ def test_a_table_is_stored_once(passes: str, model: Any) -> None:
     bits, points = (8, 0) if "int8" in passes else (4, BYTES // 8 // 2)
     assert sum(small.values()) == BYTES * bits // 8 + points
     assert held(after)["f32"] == 4 * (BYTES // 8 if "block" in passes else ROWS)
-    assert in_floats(after) == {}
-    assert in_floats(model()) == {"head" if model is not tied else "table": 4 * BYTES}
+    assert Squeeze.in_floats(after) == {}
+    assert Squeeze.in_floats(model()) == {"head" if model is not tied else "table": 4 * BYTES}
 
 
 @pytest.mark.parametrize("folded", ["", ",propagate_constant"])
