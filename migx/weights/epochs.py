@@ -295,7 +295,7 @@ class LiveWeights:
                 made = is_made(value, self._recipe.given(name, weights))
                 slots[name] = value if made else over.kept(old.get(name), value)
                 old.pop(name, None)
-            wholes |= shown
+            wholes |= {n: v for n, v in shown.items() if not slots[n].elsewhere}
         held = {n: over.kept(was.get(n), v) if n in changes else v for n, v in weights.items()}
         return Epoch.of(number, held, slots, wholes, given, left)
 
