@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-FEW, MANY = 6, 50
+FEW, MANY = 6, 60
 """Up to so many names an error lists whatever was meant; and so many at most."""
 
 
