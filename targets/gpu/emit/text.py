@@ -258,6 +258,18 @@ class Writer:
         shape = self.shapes[operand]
         return self.offset(by_axis(places, shape.dims), shape.true_strides)
 
+    def from_start(self, index: Expr, extent: Extent) -> str:
+        """An index, counted from the start: those below 0 are counted from the end."""
+        size = self.extent(extent)
+        wide = self.let(Expr(f"{index.text}.to(tl.int64)", index.over))
+        return f"tl.where({wide.text} < 0, {wide.text} + {size.text}, {wide.text})"
+
+    def within(self, index: Expr, extent: Extent) -> Expr:
+        """An index, counted from the start and within an axis."""
+        counted, size = self.from_start(index, extent), self.extent(extent)
+        text = f"tl.minimum(tl.maximum({counted}, 0), {size.text} - 1)"
+        return self.let(Expr(text, index.over))
+
     # Masks.
 
     def there(self, index: Expr, extent: Extent, size: int) -> Expr | None:

@@ -1,7 +1,7 @@
 """Kernels that move elements: ``gather``, ``gathernd``, ``gather_elements``, ``pad``,
 ``reverse``, ``reverse_sequence``, ``trilu``, ``onehot``, ``dynamic_range``, and values of four bits
-or with blocks of scales that are not part of a product. A program has a line of elements of the
-result, and reads each from where it comes from.
+or with blocks of scales that are not part of a product, all of them or what a ``gather`` picks. A
+program has a line of elements of the result, and reads each from where it comes from.
 
 An index that lies outside is taken for the nearest one that does not, for a kernel has no way to
 raise: memory of others is never read.
@@ -15,6 +15,7 @@ from typing import Any
 from migx.dim import bounds
 from migx.ir import Instruction
 from migx.ops.dims import DynamicRange
+from migx.ops.fused import Group
 from migx.ops.indexing import (
     Gather,
     GatherElements,
@@ -37,8 +38,9 @@ from migx.targets.gpu.parts.reader import Reader
 
 def kernel_for(at: Instruction) -> Kernel | None:
     """The kernel of an operation that moves elements."""
-    if isinstance(at.op, (Unpack, DequantizeLinear)):
-        return Line(at).kernel(_read) if Reader(Writer(at), at).readable(at) else None
+    picks = isinstance(at.op, Group) and at.op.tag == "int4_gather"
+    if picks or isinstance(at.op, (Unpack, DequantizeLinear)):
+        return Line(at).kernel(_read) if Reader(Writer(at), at).readable(_made(at)) else None
     find, moves = KINDS.get(type(at.op)), type(at.op) not in MADE
     types = [v.shape.dtype for v in (*at.inputs, at)]
     if find is None or not all(storable(t) or (moves and is_narrow(t)) for t in types):
@@ -154,15 +156,20 @@ def _trilu(line: Line, op: Trilu) -> Expr:
 def _onehot(line: Line, op: Onehot) -> Expr:
     w, axis = line.writer, op.axis
     index = line.read(0, [*line.places[:axis], *line.places[axis + 1 :]])
-    place, counted = line.places[axis], line.from_start(index, op.depth)
+    place, counted = line.places[axis], line.writer.from_start(index, op.depth)
     off, on = (line.read(1, [expr(k)]) for k in (0, 1))
     text = f"tl.where({counted} == {place.text}, {on.text}, {off.text})"
     return w.let(Expr(text, index.over | place.over))
 
 
-def _read(line: Line, op: Unpack | DequantizeLinear) -> Expr:
+def _read(line: Line, op: Unpack | DequantizeLinear | Group) -> Expr:
     parts = by_axis(line.places, line.at.shape.dims)
-    return Reader(line.writer, line.at).value(line.at, parts)
+    return Reader(line.writer, line.at).value(_made(line.at), parts)
+
+
+def _made(at: Instruction) -> Instruction:
+    """What makes the result: the instruction itself, or the last one of a group."""
+    return at.modules[0].outputs[0] if at.modules else at
 
 
 def _dynamic_range(line: Line, op: DynamicRange) -> Expr:

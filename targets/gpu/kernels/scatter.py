@@ -47,7 +47,7 @@ def _along_axis(line: Line, op: ScatterElements) -> Expr:
     with w.loop(dims[op.axis], 1) as turn:
         at = [turn if axis == op.axis else place for axis, place in enumerate(line.places)]
         found = line.read(1, at, there)
-        index = line.within(found, line.at.shape.dims[op.axis])
+        index = line.writer.within(found, line.at.shape.dims[op.axis])
         hit = Expr(f"({index.text} == {line.places[op.axis].text})", WHOLE)
         _combine(line, op, total, at, w.let(hit if there is None else hit & there))
     return total

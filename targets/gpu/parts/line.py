@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from migx.dim import Extent, product
+from migx.fusion.kernels import name_of
 from migx.ir import Instruction
 from migx.shape import U8
 from migx.targets.gpu import tiles as choose
@@ -38,7 +39,7 @@ class Line:
         dtype = U8 if is_narrow(dtype) else dtype  # its bytes, as they were
         w.store(len(at.inputs), w.spread(where, [self.size]), value, dtype)
         grid = tiles(self.count, self.size)
-        return w.finished(at.name, grid, warps=self.tile.warps, flops=flops)
+        return w.finished(name_of(at), grid, warps=self.tile.warps, flops=flops)
 
     def read(
         self, number: int, places: Sequence[Expr], also: Expr | None = None, *, raw: bool = True
@@ -51,16 +52,4 @@ class Line:
 
     def index_at(self, number: int, places: Sequence[Expr], extent: Extent) -> Expr:
         """An index that an input holds, counted from the start and within an axis."""
-        return self.within(self.read(number, places), extent)
-
-    def within(self, index: Expr, extent: Extent) -> Expr:
-        """An index, counted from the start and within an axis."""
-        counted, size = self.from_start(index, extent), self.writer.extent(extent)
-        text = f"tl.minimum(tl.maximum({counted}, 0), {size.text} - 1)"
-        return self.writer.let(Expr(text, index.over))
-
-    def from_start(self, index: Expr, extent: Extent) -> str:
-        """An index, counted from the start: those below 0 are counted from the end."""
-        w, size = self.writer, self.writer.extent(extent)
-        wide = w.let(Expr(f"{index.text}.to(tl.int64)", index.over))
-        return f"tl.where({wide.text} < 0, {wide.text} + {size.text}, {wide.text})"
+        return self.writer.within(self.read(number, places), extent)

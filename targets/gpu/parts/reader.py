@@ -1,7 +1,8 @@
 """Reads a value inside an instruction at given places, through all that makes it from the inputs.
 
-What stands between an operand of a product and the inputs (views, unpacking, scales, arithmetic by
-element) is done to the places or to what is read there; nothing of it is ever written to memory.
+What stands between an operand of a product and the inputs (views, unpacking, scales, picking,
+arithmetic by element) is done to the places or to what is read there; nothing of it is ever written
+to memory.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from migx.dim import product
 from migx.ir import Instruction
 from migx.ops._windows import split
 from migx.ops.builtin import Literal
+from migx.ops.indexing import Gather
 from migx.ops.layout import (
     Broadcast,
     Contiguous,
@@ -62,6 +64,8 @@ class Reader:
             return _through(value.inputs[0]) in self.operands and storable(value.shape.dtype)
         if isinstance(op, DequantizeLinear):
             return all(map(self.readable, value.inputs)) and storable(value.shape.dtype)
+        if isinstance(op, Gather):
+            return all(map(self.readable, value.inputs))
         if isinstance(op, Pad):
             return op.mode == "constant" and all(map(self.readable, value.inputs))
         if isinstance(op, (*SAME_ORDER, Broadcast, Multibroadcast, Transpose, Slice)):
@@ -93,7 +97,10 @@ class Reader:
             )
         if isinstance(op, Transpose):
             return self.varies(value.inputs[0], [op.permutation[i] for i in along])
-        if isinstance(op, (*SAME_ORDER, Pad)) and value.shape.dims != value.inputs[0].shape.dims:
+        moves = (
+            isinstance(op, (*SAME_ORDER, Pad)) and value.shape.dims != value.inputs[0].shape.dims
+        )
+        if moves or isinstance(op, Gather):
             return True
         same = [v for v in value.inputs if v.shape.dims == value.shape.dims]
         return any(self.varies(v, along) for v in same)
@@ -102,7 +109,7 @@ class Reader:
         """The axis along which pairs of a value's elements lie in one byte each; None where they do
         not, or an element may be left alone.
         """
-        if value in self.operands or isinstance(value.op, Literal):
+        if value in self.operands or isinstance(value.op, (Literal, Gather)):
             return None
         op, source = value.op, value.inputs[0]
         if isinstance(op, Unpack):
@@ -152,6 +159,8 @@ class Reader:
             return self._dequantized(value, op, parts)
         if isinstance(op, Pad):
             return self._padded(value, op, parts)
+        if isinstance(op, Gather):
+            return self._picked(value, op, parts)
         given = [self.value(v, parts) for v in value.inputs]
         types = [v.shape.dtype for v in value.inputs]
         text = elements.apply(op, [v.text for v in given], types, value.shape.dtype)
@@ -303,6 +312,15 @@ class Reader:
             beside = self.value(others[0], origin).text
         text = f"tl.where({there.text}, {found.text}, {beside})"
         return w.let(Expr(text, found.over | there.over))
+
+    def _picked(self, value: Instruction, op: Gather, parts: Sequence[Part]) -> Expr:
+        """What lies where an index says."""
+        source, indices = value.inputs
+        places, after = self._places(parts), op.axis + indices.shape.rank
+        index = self.value(indices, by_axis(places[op.axis : after], indices.shape.dims))
+        dims = source.shape.dims
+        within = self.writer.within(index, dims[op.axis])
+        return self.value(source, by_axis([*places[: op.axis], within, *places[after:]], dims))
 
     def granular(
         self, value: Instruction, op: DequantizeLinear, parameter: Instruction, places: list[Expr]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import migx
+from migx.targets.gpu.operations import CodeObject
 from migx.testing.oracles import Trial
 from tests.targets.gpu.on_interpreter import gpu, holds, inputs_for
 
@@ -51,6 +52,27 @@ def test_a_view_whose_sizes_only_a_value_tells() -> None:
     text = "module main(x: f32[n, 6], d: i64[2]) {\n %0 = tanh(x)\n"
     text += " %1 = reshape(%0, d) {dims=(a, b), allowzero=true}\n %2 = exp(%1)\n return %2\n}"
     holds(text, {"n": 4}, d=np.array([3, 8], np.int64))
+
+
+@pytest.mark.parametrize("step", ["quantize_int8", "quantize_int4{block=16}"])
+def test_rows_of_a_squeezed_table_alone_are_unpacked(step: str) -> None:
+    """The table is multiplied, too, as a language model's often is."""
+    text = """module main(i: i64[n], x: f32[2, 48]) {
+      %0 = @literal() {value=bytes("w", 0, 7680), label="w"} : f32[40, 48]
+      %1 = gather(%0, i) {axis=0}
+      %2 = transpose(%0) {permutation=(1, 0)}
+      %3 = dot(x, %2)
+      return %1, %3
+    }"""
+    program = migx.parse(text, draw_missing=1)
+    migx.run_passes(program, f"{step},propagate_constant")
+    rows = np.array([0, -1, 39, 7, 7], np.int64)
+    Trial(program, inputs_for(program, {"n": 5}, {"i": rows})).target(gpu())
+    made = program.compile(gpu()).compiled
+    assert made.fallbacks() == []
+    kernels = [at for at in made.program.main if isinstance(at.op, CodeObject)]
+    assert len(kernels) == (5 if "int4" in step else 4)
+    assert not any(at.shape.dims[:1] == (40,) for at in kernels)
 
 
 def test_slices_and_choices_whose_size_only_a_run_tells() -> None:
