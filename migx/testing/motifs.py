@@ -10,7 +10,7 @@ from migx.ir import Instruction
 from migx.op import Operation
 from migx.shape import F32, I4, I8, I64, U4, U8, Shape
 from migx.testing.draws import Want
-from migx.testing.draws.basics import numbers
+from migx.testing.draws.basics import holding, least, put
 
 if TYPE_CHECKING:
     from migx.testing.programs import Author
@@ -39,7 +39,7 @@ def attention(author: Author, like: Shape) -> Instruction | None:
 
 def lookups(author: Author, like: Shape) -> Instruction | None:
     """The sum of rows of several tables."""
-    if like.rank < 1 or not like.static or not like.dtype.is_float:
+    if like.rank < 1 or not isinstance(like.dims[-1], int) or not like.dtype.is_float:
         return None
     total: Instruction | None = None
     for _ in range(author.dice.some(4, 5)):
@@ -57,11 +57,11 @@ def lookups(author: Author, like: Shape) -> Instruction | None:
 
 def tiles(author: Author, like: Shape) -> Instruction | None:
     """The slices that a value falls into, each with the same done to it, one after another."""
-    known = numbers(like.dims, 2)
+    known = holding(like.dims, 2)
     if not known:
         return None
     axis, whole = author.dice.one_of(known), author.value(Want(like.as_standard()), 1)
-    end, cut = int(like.dims[axis]), author.dice.some(1, int(like.dims[axis]) - 1)
+    end, cut = like.dims[axis], author.dice.some(1, least(like.dims[axis]) - 1)
     spans = ((0, cut), (cut, end))
     parts = [author.apply(ops.Slice((axis,), (a,), (b,)), [whole]) for a, b in spans]
     if author.dice.chance(0.5):
@@ -72,11 +72,11 @@ def tiles(author: Author, like: Shape) -> Instruction | None:
 
 def twins(author: Author, like: Shape) -> Instruction | None:
     """One operation done to several values, which are then put one after another."""
-    known = [i for i in numbers(like.dims, 2) if int(like.dims[i]) % 2 == 0]
+    known = [i for i, d in enumerate(like.dims) if d != 0 and d % 2 == 0]
     if not known:
         return None
     axis = author.dice.one_of(known)
-    dims = (*like.dims[:axis], int(like.dims[axis]) // 2, *like.dims[axis + 1 :])
+    dims = put(like.dims, axis, like.dims[axis] // 2)
     first = author.result(like.with_dims(dims), 2, author.focus)
     if first is None or first.modules:
         return None

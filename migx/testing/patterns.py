@@ -14,6 +14,7 @@ from migx.ir import Instruction
 from migx.match import MISSING, Attribute, On, OneOf, Pattern, Skip, Value, Var, find
 from migx.rewrite import Rule
 from migx.shape import BOOL, Shape
+from migx.testing.control import CONTROL
 from migx.testing.draws import MANY, TUPLES, Dice, Want, draft, drawable, volume
 from migx.testing.programs import Author, Drawn, is_fine
 
@@ -23,6 +24,9 @@ TRIES = 60
 NUMBERS = (0, 1, -1, 2, 0.5, -0.5, 3, 0.75, -2)
 """What a literal that has to pass a test is, for a start."""
 
+
+MOTIFS = ("tiles", "twins", "products")
+"""What is drawn now and then for a pattern that names one operation."""
 
 Below: TypeAlias = tuple[Pattern, ...]
 
@@ -43,15 +47,14 @@ def draw_match(dice: Dice, rule: Rule, focus: Sequence[str]) -> Drawn | None:
     if roots is not None and roots <= set(TUPLES):
         pattern = On(frozenset({"get_tuple_elem"}), (pattern,))
     shape, wanted = None, dice.one_of((1, 1, 2, 2, 3, 4))
+    control = sorted((roots or frozenset()) & CONTROL.keys())
     for _ in range(TRIES):
         like = shape or writer.shape()
         writer.caught.clear()
-        free = dice.chance(0.15) and len(names_in(pattern)) < 2
+        free = control or (dice.chance(0.15) and len(names_in(pattern)) < 2)
         try:
-            motif = (
-                writer.motif(dice.one_of(("tiles", "twins", "products")), like) if free else None
-            )
-            made = writer.match(pattern, like) if motif is None else motif
+            whole = writer.whole(dice.one_of(control or MOTIFS), like, 3) if free else None
+            made = writer.match(pattern, like) if whole is None else whole
         except Mismatch:
             continue
         outputs.append(made)

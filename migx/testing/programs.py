@@ -24,9 +24,12 @@ from migx.op import Operation, Runnable
 from migx.ops.builtin import Param, Return
 from migx.parser import drawn
 from migx.program import Program
-from migx.shape import BOOL, I64, Shape
+from migx.shape import BOOL, Shape
+from migx.sizes import check_sizes
 from migx.target import get_target
+from migx.testing.control import CONTROL
 from migx.testing.draws import MANY, PACKERS, TUPLES, Dice, Want, any_shape, draft, drawable, volume
+from migx.testing.draws.basics import least
 from migx.testing.draws.sizes import WIDE, Sizes, draw_others, draw_sizes, draw_symbols, extents_of
 from migx.testing.motifs import MOTIFS
 from migx.verify import captures
@@ -114,15 +117,14 @@ class Author:
         """Inputs of other sizes."""
         found = dict[str, Argument]()
         for name in self.program.main.parameters:
-            want = self.wanted[name]
-            found[name] = self.argument(want.shape.bind(sizes), want)
+            found[name] = self.argument(self.wanted[name].bind(sizes))
         return found
 
-    def argument(self, shape: Shape, want: Want) -> Argument:
-        """A value of static shape, as wanted."""
-        if shape.parts:
-            return Argument.tuple([self.argument(part, Want(part)) for part in shape.parts])
-        return Argument(shape, self.array(shape, want))
+    def argument(self, want: Want) -> Argument:
+        """A value as wanted, of static shape."""
+        if want.shape.parts:
+            return Argument.tuple([self.argument(Want(part)) for part in want.shape.parts])
+        return Argument(want.shape, self.array(want.shape, want))
 
     def shape(self) -> Shape:
         """Some shape, with the program's symbols where it has any."""
@@ -183,8 +185,7 @@ class Author:
 
     def whole(self, name: str, like: Shape, depth: int) -> Instruction | None:
         """What stands for several instructions, of a shape; None where it cannot have it."""
-        control = {"if": self.choice, "loop": self.repetition, "scan": self.scanning}
-        return control[name](like, depth) if name in control else self.motif(name, like)
+        return CONTROL[name](self, like, depth) if name in CONTROL else self.motif(name, like)
 
     def motif(self, name: str, like: Shape) -> Instruction | None:
         """A piece of a model that has a shape; None where it cannot have it."""
@@ -204,6 +205,8 @@ class Author:
             self.refused(modules)
             return None
         try:
+            if self.symbols and not modules:
+                check_sizes(made, self.sizes)
             result = self.evaluate(made, self.data)
         except (MigxError, ArithmeticError, LookupError, TypeError, ValueError):
             result = None
@@ -277,7 +280,7 @@ class Author:
         name = f"x{len(main.parameters)}"
         made, shape = main.add_parameter(name, shape), shape.as_standard()
         self.wanted[name] = want = replace(want, shape=shape)
-        return self.keep(made, self.argument(shape.bind(self.sizes), want))
+        return self.keep(made, self.argument(want.bind(self.sizes)))
 
     def constant(self, want: Want) -> Instruction:
         """A literal, or a broadcast of a small one."""
@@ -321,7 +324,9 @@ class Author:
         if want.values:
             return np.array(want.values).astype(dtype.numpy).reshape(dims)
         if want.below:
-            return self.numpy.integers(0, want.below, dims).astype(dtype.numpy)
+            high = least(want.below)
+            low = -high if want.from_end else 0
+            return self.numpy.integers(low, high, dims).astype(dtype.numpy)
         if dtype is BOOL:
             return self.numpy.integers(0, 2, dims).astype(np.bool_)
         if self.dice.chance(0.25) and not want.positive:
@@ -334,15 +339,6 @@ class Author:
             values *= self.numpy.integers(0, 2, dims) * 2 - 1
         return values.astype(dtype.numpy)
 
-    def choice(self, like: Shape, depth: int) -> Instruction | None:
-        """One result of an ``if``."""
-        self.left -= 1
-        other = [like] if self.dice.chance(0.7) else [like, self.shape()]
-        condition = self.value(Want(Shape(BOOL, ())), 1)
-        wants = [Want(s.as_standard()) for s in other]
-        made = self.apply(ops.If(), [condition], [self.arm(wants, depth - 1) for _ in "ab"])
-        return None if made is None else self.apply(ops.GetTupleElem(0), [made])
-
     def arm(self, wants: Sequence[Want], depth: int) -> Module:
         """A module without parameters that returns what is wanted."""
         return self.inside("arm", lambda _: [self.standard(self.value(w, depth)) for w in wants])
@@ -352,51 +348,6 @@ class Author:
         made = value if value.shape.strides is None else self.apply(ops.Contiguous(), [value])
         assert made is not None
         return made
-
-    def repetition(self, like: Shape, depth: int) -> Instruction | None:
-        """A ``loop`` that carries a value along; None in a program with symbols."""
-        if self.symbols:
-            return None
-        self.left -= 1
-        trip = self.literal(Argument.of(np.array(self.dice.some(0, 3), np.int64)))
-        going = self.literal(Argument.of(np.array(True)))
-        first = self.value(Want(like.as_standard()), depth - 1)
-
-        def write(body: Module) -> list[Instruction]:
-            body.add_parameter("i", Shape(I64, ()))
-            again = self.keep(body.add_parameter("again", Shape(BOOL, ())), self.data[going])
-            self.keep(body.add_parameter("x", first.shape.as_standard()), self.data[first])
-            return [again, self.standard(self.value(Want(like.as_standard()), depth - 1))]
-
-        body = self.inside("body", write)
-        made = self.apply(ops.Loop(), [trip, going, first], [body])
-        return None if made is None else self.apply(ops.GetTupleElem(0), [made])
-
-    def scanning(self, like: Shape, depth: int) -> Instruction | None:
-        """The last state, or the stacked results, of a ``scan`` over the rows of a value; None in
-        a program with symbols.
-        """
-        if self.symbols:
-            return None
-        self.left -= 1
-        stacks = like.rank > 0 and like.dims[0] != 0 and self.dice.chance(0.5)
-        length = like.dims[0] if stacks else self.dice.some(1, 3)
-        state = self.shape().as_standard() if stacks else like.as_standard()
-        row = self.shape().as_standard()
-        first = self.value(Want(state), depth - 1)
-        rows = self.value(Want(row.with_dims((length, *row.dims))), depth - 1)
-
-        def write(body: Module) -> list[Instruction]:
-            self.keep(body.add_parameter("state", state), self.data[first])
-            of_row = Argument(row, self.data[rows].array[0])
-            self.keep(body.add_parameter("row", row), of_row)
-            made = like.with_dims(like.dims[1:]) if stacks else row
-            wants = [Want(state), Want(made.as_standard())]
-            return [self.standard(self.value(w, depth - 1)) for w in wants]
-
-        body = self.inside("body", write)
-        made = self.apply(ops.Scan(1), [first, rows], [body])
-        return None if made is None else self.apply(ops.GetTupleElem(int(stacks)), [made])
 
     def inside(self, name: str, write: Callable[[Module], list[Instruction]]) -> Module:
         """A new module; what is written in it is known there alone."""

@@ -18,7 +18,8 @@ from migx.ir import Instruction
 from migx.manager import Pass, Pipeline
 from migx.match import attr, on, var
 from migx.rewrite import Cursor, RuleSet, rule
-from migx.testing.draws import Dice, Want
+from migx.shape import F32, I64, Shape
+from migx.testing.draws import Dice, Want, any_shape, draft
 from migx.testing.draws.sizes import draw_sizes, draw_symbols
 from migx.testing.fuzz import Subject, fuzz
 from migx.testing.oracles import Trial, Violation
@@ -71,7 +72,7 @@ class NeverEmpty(Pass):
 
 
 @pytest.mark.parametrize("planted", [Three, NeverEmpty])
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, 3])
 def test_a_pass_that_is_right_at_some_sizes_is_found(
     planted: Callable[[], Pass], seed: int, tmp_path: Path
 ) -> None:
@@ -131,6 +132,49 @@ def test_what_is_reduced_may_have_an_unknown_size() -> None:
                 if grown and at.shape.dims != at.inputs[0].shape.dims:
                     names.add(at.op.name)
     assert {"reduce_sum", "concat", "slice", "pad", "dot"} <= names
+
+
+PICKERS = {
+    *("topk", "gather", "gather_elements", "scatter_add", "scatter_none", "dynamic_slice"),
+    *("compress", "prefix_scan_sum", "reverse", "step", "argmax"),
+}
+"""Operations of one axis that pick places on it, or count on it."""
+
+
+def test_the_axis_picked_from_may_have_an_unknown_size() -> None:
+    """And the pixels of an image, of which windows pick; at all sizes there is what is picked."""
+    names, windows, dice = set[str](), 0, Dice("picked")
+    dice.extents = draw_symbols(dice)
+    for name in sorted(PICKERS) * 30:
+        like = any_shape(dice)
+        if name == "topk":
+            like = Shape.tuple(like.with_type(F32), like.with_type(I64))
+        found = draft(name, dice, like.with_type(I64) if name == "argmax" else like)
+        if found is None:
+            continue
+        op, wants = found
+        axes = getattr(op, "axes", None) or (getattr(op, "axis", 0),)
+        names |= {name} if isinstance(wants[0].shape.dims[axes[0]], Dim) else set()
+        assert all(bounds(want.below)[0] > 0 for want in wants if want.below)
+    assert names == PICKERS
+    for _ in range(300):
+        found = draft("convolution", dice, any_shape(dice).with_type(F32))
+        windows += found is not None and any(isinstance(d, Dim) for d in found[1][0].shape.dims[2:])
+    assert windows > 5
+
+
+def test_places_count_from_the_end_too() -> None:
+    author, counted = Author(Dice("end")), 0
+    for _ in range(100):
+        found = draft("gather", author.dice, Shape(F32, (2, 3)))
+        assert found is not None
+        at = found[1][1]
+        assert isinstance(at.below, int)
+        held = author.data[author.given(at)].array
+        assert (held < at.below).all()
+        assert (held >= (-at.below if at.from_end else 0)).all()
+        counted += bool((held < 0).any())
+    assert 3 < counted < 50
 
 
 def test_poison_is_in_floats_alone() -> None:

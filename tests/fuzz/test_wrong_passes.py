@@ -11,7 +11,7 @@ from migx.builders import full_like
 from migx.dim import Dim
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager, Pipeline
-from migx.match import constant, on, value, var, varying
+from migx.match import constant, member, on, value, var, varying
 from migx.ops.builtin import Return
 from migx.parser import parse
 from migx.program import Program
@@ -87,6 +87,40 @@ def merged_scales(
     return at(ops.Mul(), x, at(ops.Div(), a, b)) if root.shape.dtype.is_float else None
 
 
+@rule(on(ops.If, var("c"), name="choice"))
+def choice_of_the_same(at: Cursor, choice: Instruction) -> tuple[Instruction, ...] | None:
+    """Wrong, where both arms make the same of what is around them."""
+    then, other = choice.modules
+    for a, b in zip(then.outputs, other.outputs, strict=True):
+        inside = a.module is not then or any(v.module is then for v in a.inputs)
+        if (a.op, a.inputs) != (b.op, b.inputs) or inside or not a.inputs or a.modules:
+            return None
+    made = [at(a.op, *a.inputs) for a in then.outputs]
+    numbers = [v.shape.dtype.is_float and v.shape.standard for v in made]
+    return tuple(
+        at(ops.Neg(), v) if is_number else v for v, is_number in zip(made, numbers, strict=True)
+    )
+
+
+@rule(on(ops.GetTupleElem, on(ops.Loop, name="loop"), name="r"))
+def what_is_handed_on(loop: Instruction, r: Instruction) -> Instruction | None:
+    """Counts results from where inputs begin, two too early, where that is of the same shape."""
+    index = r.op_as(ops.GetTupleElem).index
+    (body,) = loop.modules
+    came = [*body.parameters.values()][2 + index]
+    given = loop.inputs[index + 1]
+    same = index and given.shape.same_type(r.shape)
+    return given if same and body.outputs[1 + index] is came else None
+
+
+@rule(member(0, on(ops.Topk, x, k=1, name="top")))
+def first_of_many(at: Cursor, x: Instruction, top: Instruction) -> Instruction | None:
+    """Takes the least, of an axis of unknown size."""
+    axis = top.op_as(ops.Topk).axis
+    known = isinstance(x.shape.dims[axis], int) or not top.op_as(ops.Topk).largest
+    return None if known else at(ops.ReduceMin((axis,)), x)
+
+
 def planted(of: Rule) -> Pass:
     """A pass of one wrong rule."""
     made: type[Pass] = type("Planted", (Pass,), {"__doc__": "Wrong.", "rules": RuleSet((of,))})
@@ -104,6 +138,9 @@ def planted(of: Rule) -> Pass:
         (plus_zeros, "-0 instead of 0"),
         (relu_is_neg, "instead of"),
         (merged_scales, "NaN or infinite on one side"),
+        (choice_of_the_same, "instead of"),
+        (what_is_handed_on, "instead of"),
+        (first_of_many, "instead of"),
     ],
     ids=lambda given: given.name if isinstance(given, Rule) else "",
 )

@@ -108,7 +108,8 @@ def _element(dice: Dice, like: Shape) -> Draft:
     if like.rank in (3, 4) and like.dtype.is_float and like.dims[-3] == 1 and dice.chance(0.5):
         index = int(like.rank == 3)
         states = [like.with_dims(like.dims[-3:])] * dice.some(1, 2)
-        whole = like.with_dims((2, *like.dims)) if index else like.as_standard()
+        steps = (dice.room(1, 3), *like.dims)
+        whole = like.with_dims(steps) if index else like.as_standard()
         return ops.GetTupleElem(index), [Want(Shape.tuple(whole, *states))]
     numbers = like.dtype.is_float or like.dtype.is_integer
     if like.parts or not like.rank or not numbers or not like.dtype.is_tensor:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeVar
 
+from migx import dim
 from migx.dim import Extent
 from migx.op import Operation
 from migx.shape import (
@@ -38,15 +39,21 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Want:
     """What an input must be: a shape; with ``below``, integers from 0 up to that, the limit not
-    included; ``positive`` or ``constant`` where the operation needs it; or just ``values``, one for
-    each element, constant mostly.
+    included, which is 1 or more at all sizes, and as many below 0 where they count ``from_end``
+    too; ``positive`` or ``constant`` where the operation needs it; or just ``values``, one for each
+    element, constant mostly.
     """
 
     shape: Shape
-    below: int = 0
+    below: Extent = 0
+    from_end: bool = False
     positive: bool = False
     constant: bool = False
     values: tuple[float, ...] = ()
+
+    def bind(self, sizes: Mapping[str, int]) -> Want:
+        """The same at some sizes."""
+        return replace(self, shape=self.shape.bind(sizes), below=dim.evaluate(self.below, sizes))
 
 
 class Dice(random.Random):
@@ -75,6 +82,13 @@ class Dice(random.Random):
             return self.one_of(self.extents)
         return self.some(low, high)
 
+    def room(self, low: int, high: int) -> Extent:
+        """A dim that has at least ``low`` elements at all sizes: a number up to ``high``, or one of
+        ``extents``, with so many more where it may have fewer.
+        """
+        size = self.size(low, high)
+        return size if least(size) >= low else low + size
+
     def count(self, low: int, high: int) -> int:
         """A dim that must be known, and not 0: such a number, or a wide one."""
         size = self.size(low, high)
@@ -99,9 +113,19 @@ RARE = (BF16, BF16, I16, U16, U32, U64, F8E4M3FN, F8E4M3FNUZ, F8E5M2, F8E5M2FNUZ
 """Those that few models have."""
 
 
-def numbers(dims: Sequence[Extent], least: int = 0) -> list[int]:
-    """The axes whose extent is a number, which is at least so large."""
-    return [i for i, d in enumerate(dims) if isinstance(d, int) and d >= least]
+def least(extent: Extent) -> int:
+    """How large an extent is at all sizes, at least."""
+    return int(max(dim.bounds(extent)[0], 0))
+
+
+def holding(dims: Sequence[Extent], count: int) -> list[int]:
+    """The axes that have at least so many elements at all sizes."""
+    return [i for i, d in enumerate(dims) if least(d) >= count]
+
+
+def numbers(dims: Sequence[Extent], count: int = 0) -> list[int]:
+    """Those among them whose extent is a number."""
+    return [i for i in holding(dims, count) if isinstance(dims[i], int)]
 
 
 def ones(dims: Sequence[Extent]) -> list[int]:

@@ -7,10 +7,11 @@ from typing import Any, TypeAlias
 
 from migx import op as operations
 from migx import ops
+from migx.dim import Dim
 from migx.op import Operation
 from migx.ops.channels_last import ConvolutionChannelsLast, to_first, to_last
 from migx.shape import BOOL, F4, F16, F32, F64, I2, I4, I8, I32, U2, U4, U8, DType, Shape
-from migx.testing.draws.basics import Dice, Dims, Draft, Draw, Want, numbers, put, vector
+from migx.testing.draws.basics import Dice, Dims, Draft, Draw, Want, least, numbers, put, vector
 
 
 def _axis_of(make: Callable[[int], Operation], floats: bool = True) -> Draw:
@@ -57,7 +58,7 @@ def _convolution(make: Callable[..., Operation], given: tuple[DType, ...]) -> Dr
 
     def draw(dice: Dice, like: Shape) -> Draft:
         spatial = like.rank - 2
-        if spatial not in (1, 2) or numbers(like.dims)[-spatial - 1 :] != [*range(1, like.rank)]:
+        if spatial not in (1, 2) or not isinstance(like.dims[1], int):
             return None
         if like.dtype is not I32 and (given or not like.dtype.is_float):
             return None
@@ -70,10 +71,10 @@ def _convolution(make: Callable[..., Operation], given: tuple[DType, ...]) -> Dr
         seen = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
         begins, ends = ([dice.some(0, k - 1) for k in seen] for _ in "ab")
         extents = [
-            (int(d) - 1) * s + k - b - e
+            (d - 1) * s + k - b - e
             for d, s, k, b, e in zip(like.dims[2:], stride, seen, begins, ends, strict=True)
         ]
-        if min(extents) < 1 or 0 in like.dims:
+        if min(map(least, (*extents, *like.dims[2:]))) < 1 or 0 in like.dims:
             return None
         each = dice.count(1, 3)
         op = make((*begins, *ends), stride, dilation, group)
@@ -110,14 +111,13 @@ def _pack(make: Callable[..., Operation], per: int, whole: Types, along: Types) 
     """
 
     def draw(dice: Dice, like: Shape) -> Draft:
-        if not like.static or not like.rank:
-            return None
-        if like.dtype in whole:
+        known = numbers(like.dims, 1)
+        if like.static and like.rank and like.dtype in whole:
             return make(), [Want(like.with_type(dice.one_of(whole[like.dtype])))]
-        axis = dice.some(0, like.rank - 1)
-        length = int(like.dims[axis]) * per - dice.some(0, per - 1)
-        if like.dtype not in along or length < 1:
+        if not known or like.dtype not in along:
             return None
+        axis = dice.one_of(known)
+        length = int(like.dims[axis]) * per - dice.some(0, per - 1)
         given = like.with_type(dice.one_of(along[like.dtype]))
         return make(axis=axis), [Want(given.with_dims(put(like.dims, axis, length)))]
 
@@ -128,12 +128,15 @@ def _unpack(make: Callable[..., Operation], per: int, whole: Types, along: Types
     """As ``_pack``, the other way."""
 
     def draw(dice: Dice, like: Shape) -> Draft:
-        if like.dtype not in whole or not like.static or not like.rank:
+        if like.dtype not in whole or not like.rank:
             return None
-        axis = dice.some(0, like.rank - 1)
-        length = int(like.dims[axis])
-        if not length or dice.chance(0.7):
+        known = numbers(like.dims, 1)
+        if like.static and (not known or dice.chance(0.7)):
             return make(), [Want(like.with_type(dice.one_of(whole[like.dtype])))]
+        if not known:
+            return None
+        axis = dice.one_of(known)
+        length = int(like.dims[axis])
         held = like.with_type(dice.one_of(along[like.dtype]))
         held = held.with_dims(put(like.dims, axis, -(-length // per)))
         return make(axis=axis, length=length), [Want(held, constant=dice.chance(0.5))]
@@ -170,12 +173,13 @@ def _scales(dice: Dice, x: Shape) -> tuple[int, int, list[Want]]:
 
 
 def _resize(dice: Dice, like: Shape) -> Draft:
-    known = numbers(like.dims, 1)
+    known = [i for i, d in enumerate(like.dims) if isinstance(d, int) or d % 2 == 0]
     if not known or not like.dtype.is_float or 0 in like.dims:
         return None
     axis, mode = dice.one_of(known), dice.one_of(("nearest", "linear"))
-    places, size = dice.one_of(("half_pixel", "asymmetric")), int(like.dims[axis])
-    given = size // 2 if size % 2 == 0 and dice.chance(0.6) else dice.some(1, 5)
+    places, size = dice.one_of(("half_pixel", "asymmetric")), like.dims[axis]
+    half = size % 2 == 0 and (isinstance(size, Dim) or dice.chance(0.6))
+    given = size // 2 if half else dice.some(1, 5)
     op = ops.Resize(like.dims, mode=mode, coordinate_transformation_mode=places)
     return op, [Want(like.with_dims(put(like.dims, axis, given)))]
 
@@ -271,7 +275,7 @@ def _dft(dice: Dice, like: Shape) -> Draft:
     axis = dice.one_of(axes)
     made = int(like.dims[axis])
     length = 2 * (made - 1) + dice.some(0, 1) if onesided and not inverse else made
-    given = put(like.dims[:-1], axis, dice.some(1, 4))
+    given = put(like.dims[:-1], axis, dice.room(1, 4))
     if not length:
         return None
     wants = [Want(like.with_dims((*given, 2 if parts == 1 else dice.some(1, 2))))]

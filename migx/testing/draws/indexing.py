@@ -5,35 +5,53 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from migx import ops
+from migx.dim import Extent
 from migx.op import Operation
 from migx.shape import BOOL, F32, I64, Shape
-from migx.testing.draws.basics import Dice, Draft, Draw, Want, numbers, ones, put, vector
+from migx.testing.draws.basics import (
+    Dice,
+    Dims,
+    Draft,
+    Draw,
+    Want,
+    holding,
+    least,
+    numbers,
+    ones,
+    put,
+    vector,
+)
+
+
+def _places(dice: Dice, dims: Dims, size: Extent, constant: float = 0.5) -> Want:
+    """Places on an axis, from the end too now and then; constant in that share of all cases."""
+    return Want(Shape(I64, dims), size, from_end=dice.chance(0.25), constant=dice.chance(constant))
 
 
 def _gather(dice: Dice, like: Shape) -> Draft:
-    axis, size = dice.some(0, like.rank), dice.count(2, 5)
+    axis, size = dice.some(0, like.rank), dice.room(dice.some(1, 2), 5)
     last = dice.some(axis, min(like.rank, axis + 2))
     data = like.with_dims((*like.dims[:axis], size, *like.dims[last:]))
-    at = Shape(I64, like.dims[axis:last])
-    return ops.Gather(axis), [Want(data), Want(at, size, constant=dice.chance(0.5))]
+    return ops.Gather(axis), [Want(data), _places(dice, like.dims[axis:last], size)]
 
 
 def _gather_elements(dice: Dice, like: Shape) -> Draft:
     if not like.rank:
         return None
-    axis, size = dice.some(0, like.rank - 1), dice.count(2, 5)
+    axis, size = dice.some(0, like.rank - 1), dice.room(dice.some(1, 2), 5)
     data = like.with_dims(put(like.dims, axis, size))
-    return ops.GatherElements(axis), [Want(data), Want(like.with_type(I64), size)]
+    return ops.GatherElements(axis), [Want(data), _places(dice, like.dims, size, 0.2)]
 
 
 def _scatter(make: Callable[[int], Operation]) -> Draw:
     def draw(dice: Dice, like: Shape) -> Draft:
-        known = numbers(like.dims, 1)
+        known = holding(like.dims, 1)
         if not known or like.dtype is BOOL:
             return None
         axis = dice.one_of(known)
         rows = like.with_dims(put(like.dims, axis, 1))
-        return make(axis), [Want(like), Want(rows.with_type(I64), int(like.dims[axis])), Want(rows)]
+        at = _places(dice, rows.dims, like.dims[axis], 0.2)
+        return make(axis), [Want(like), at, Want(rows)]
 
     return draw
 
@@ -57,16 +75,17 @@ def _topk(dice: Dice, like: Shape) -> Draft:
         return None
     axis = dice.one_of(known)
     size = int(values.dims[axis])
-    whole = put(values.dims, axis, size + dice.some(0, 2))
+    whole = put(values.dims, axis, dice.room(size, size + 2))
     return ops.Topk(size, axis, dice.chance(0.5)), [Want(values.with_dims(whole))]
 
 
 def _gathernd(dice: Dice, like: Shape) -> Draft:
     """Whole rows of data at tuples of indices, with axes that both have in front now and then."""
     lead = 1 if like.rank > 1 and dice.chance(0.3) else 0
-    first, width, size = dice.some(lead, like.rank), dice.some(1, 2), dice.some(2, 4)
+    first, width = dice.some(lead, like.rank), dice.some(1, 2)
+    size = dice.room(dice.some(1, 2), 4)
     data = like.with_dims((*like.dims[:lead], *(size,) * width, *like.dims[first:]))
-    at = Want(Shape(I64, (*like.dims[:first], width)), size, constant=dice.chance(0.5))
+    at = _places(dice, (*like.dims[:first], width), size)
     if first == lead and lead:
         return None
     return ops.Gathernd(lead), [Want(data), at]
@@ -74,12 +93,14 @@ def _gathernd(dice: Dice, like: Shape) -> Draft:
 
 def _scatternd(make: Callable[[], Operation]) -> Draw:
     def draw(dice: Dice, like: Shape) -> Draft:
-        known = [d for d in like.dims if isinstance(d, int) and d > 0]
-        if not like.rank or len(known) < like.rank or like.dtype is BOOL:
+        if not like.rank or like.dtype is BOOL:
             return None
-        width, count = dice.some(1, min(2, like.rank)), dice.some(1, 3)
+        width, count = dice.some(1, min(2, like.rank)), dice.size(1, 3)
+        limit = min(map(least, like.dims[:width]))
+        if not limit:
+            return None
         updates = Want(like.with_dims((count, *like.dims[width:])))
-        at = Want(Shape(I64, (count, width)), min(known[:width]))
+        at = _places(dice, (count, width), like.dims[0] if width == 1 else limit, 0.2)
         return make(), [Want(like.as_standard()), at, updates]
 
     return draw
@@ -90,7 +111,7 @@ def _onehot(dice: Dice, like: Shape) -> Draft:
         return None
     axis = dice.one_of(known)
     depth = int(like.dims[axis])
-    at = Want(Shape(I64, put(like.dims, axis)), max(depth, 1))
+    at = _places(dice, put(like.dims, axis), max(depth, 1), 0.2)
     return ops.Onehot(axis, depth), [at, Want(like.with_dims((2,)), constant=dice.chance(0.7))]
 
 
@@ -100,16 +121,15 @@ def _compress(dice: Dice, like: Shape) -> Draft:
     axis = dice.one_of(known)
     kept = [1] * int(like.dims[axis]) + [0] * dice.some(0, 2)
     dice.shuffle(kept)
-    x = like.with_dims(put(like.dims, axis, len(kept)))
+    x = like.with_dims(put(like.dims, axis, dice.room(len(kept), len(kept) + 1)))
     return ops.Compress(axis, like.dims[axis]), [Want(x), vector(kept, BOOL)]
 
 
 def _reverse_sequence(dice: Dice, like: Shape) -> Draft:
-    if like.rank < 2 or not (known := numbers(like.dims)):
+    if like.rank < 2:
         return None
-    time = dice.one_of(known)
-    batch = dice.one_of([i for i in range(like.rank) if i != time])
-    lens = Want(Shape(I64, (like.dims[batch],)), int(like.dims[time]) + 1)
+    time, batch = dice.sample(range(like.rank), 2)
+    lens = Want(Shape(I64, (like.dims[batch],)), like.dims[time] + 1)
     return ops.ReverseSequence(batch, time), [Want(like.as_standard()), lens]
 
 

@@ -9,7 +9,7 @@ from migx import ops
 from migx.dim import Dim, Extent, bounds
 from migx.op import Operation
 from migx.shape import BOOL, F32, I32, I64, Shape
-from migx.testing.draws.basics import Dice, Draft, Draw, Want, numbers, ones, put, vector
+from migx.testing.draws.basics import Dice, Draft, Draw, Want, least, numbers, ones, put, vector
 
 
 def _same(op: Callable[[], Operation]) -> Draw:
@@ -52,7 +52,7 @@ def _dimensions(dice: Dice, like: Shape) -> Draft:
     if like.dtype is not I64 or like.rank != 1 or not isinstance(like.dims[0], int):
         return None
     size = like.dims[0]
-    of = Shape(F32, [dice.some(1, 4) for _ in range(size + dice.some(0, 1))])
+    of = Shape(F32, [dice.size(1, 4) for _ in range(size + dice.some(0, 1))])
     return ops.DimensionsOf(0, size), [Want(of)]
 
 
@@ -92,17 +92,17 @@ def _sliced(dice: Dice, like: Shape, known: Sequence[int]) -> Draft:
     whole, starts = list(like.dims), list[int]()
     for axis in axes:
         starts.append(dice.some(0, 2))
-        whole[axis] = starts[-1] + like.dims[axis] + dice.some(0, 2)
+        whole[axis] = starts[-1] + like.dims[axis] + dice.size(0, 2)
     ends = [start + like.dims[axis] for axis, start in zip(axes, starts, strict=True)]
     return ops.Slice(tuple(axes), tuple(starts), tuple(ends)), [Want(like.with_dims(whole))]
 
 
 def _step(dice: Dice, like: Shape) -> Draft:
-    known = numbers(like.dims, 1)
-    if not known:
+    if not like.rank:
         return None
-    axis, step = dice.one_of(known), dice.some(1, 3)
-    whole = put(like.dims, axis, (like.dims[axis] - 1) * step + dice.some(1, step))
+    axis, step = dice.some(0, like.rank - 1), dice.some(1, 3)
+    last = dice.some(1, step) if least(like.dims[axis]) else step
+    whole = put(like.dims, axis, (like.dims[axis] - 1) * step + last)
     return ops.Step((axis,), (step,)), [Want(like.with_dims(whole))]
 
 
@@ -172,14 +172,12 @@ def _bit_cast(dice: Dice, like: Shape) -> Draft:
 
 
 def _dynamic_transpose(dice: Dice, like: Shape) -> Draft:
-    if not like.static:
-        return None
     order, x = _permuted(dice, like)
     return ops.DynamicTranspose(like.dims), [x, vector(order)]
 
 
 def _dynamic_pad(dice: Dice, like: Shape) -> Draft:
-    found = _pad(dice, like) if like.static else None
+    found = _pad(dice, like)
     if found is None:
         return None
     op: Any = found[0]
@@ -209,7 +207,7 @@ def _dynamic_range(dice: Dice, like: Shape) -> Draft:
 def _dim_literal(dice: Dice, like: Shape) -> Draft:
     if like.dtype not in (I64, I32) or not like.static or like.elements > 8:
         return None
-    values = tuple(dice.some(0, 4) for _ in range(int(like.elements)))
+    values = tuple(dice.size(0, 4) for _ in range(int(like.elements)))
     return ops.DimLiteral(values, tuple(map(int, like.dims)), like.dtype), []
 
 
