@@ -21,7 +21,6 @@ from typing import Any, TypeAlias
 
 from numpy.typing import ArrayLike
 
-from migx import op as operations
 from migx.argument import Argument
 from migx.dead_code import remove_dead_code, remove_unread
 from migx.errors import IRError, RewriteLoop, ShapeError
@@ -30,6 +29,7 @@ from migx.match import Match, On, OneOf, Pattern, Skip, expect_patterns, nothing
 from migx.op import Operation
 from migx.ops.builtin import GetTupleElem, Literal
 from migx.shape import DType
+from migx.structure import facts_of
 from migx.text import Names, draw_instruction, show_instruction
 from migx.weights import value_of
 from migx.weights.constants import tree
@@ -285,8 +285,9 @@ class EventLog:
 
     A key is the same from run to run, and stays the same when other events are skipped: it is made
     of the pass's place in the pipeline, the rule, the matched operations with their shapes and
-    origins, and a number that tells equal ones apart. It is also the same in each round of a group,
-    so that what is skipped in one does not happen in the next.
+    origins, what is in modules that are fused, and a number that tells equal ones apart, in the
+    order they come. It is also the same in each round of a group, so that what is skipped in one
+    does not happen in the next.
 
     The key of a whole pass is made of its place alone, and is the only one without a dot.
     """
@@ -307,7 +308,7 @@ class EventLog:
 
     def key(self, rule: str, matched: Sequence[Instruction]) -> str:
         """The key of the event that a match of some instructions, the root first, would be."""
-        facts = [(operations.key(i.op, digests=True), i.shape.text, i.origins) for i in matched]
+        facts = [(*facts_of(i), i.origins) for i in matched]
         plain = hashlib.sha256(repr((self.occurrence, rule, facts)).encode()).hexdigest()[:16]
         numbers = self._numbers.setdefault(plain, {})
         return f"{plain}.{numbers.setdefault(matched[0], len(numbers) + 1)}"
@@ -406,8 +407,11 @@ class _Driver:
         if isinstance(readers, Declined):
             at.take_back(each.name)
             return False
+        others = [old for old in at.replaced if old not in matched]
+        beside = log.show(others, self.names) if log is not None else ""
         self.names.clear()
         if log is not None:
+            before = "\n".join(filter(None, (before, beside)))
             after = log.show(at.made, self.names)
             event = Event(key, self.pass_name, each.name, each.source, at.origins, before, after)
             log.add(event, dict.fromkeys((*at.made, *at.replaced.values())))

@@ -120,6 +120,18 @@ def fingerprint(program: Program) -> str:
     return digest.hexdigest()
 
 
+def facts_of(at: Instruction) -> tuple[Any, ...]:
+    """What an instruction computes of its inputs: its operation, its shape, and what is in those of
+    its modules that passes leave alone. The same from run to run.
+    """
+    held = []
+    for module in at.modules:
+        if module.bypass:
+            places = {inner: place for place, inner in enumerate(module)}
+            held += [(facts_of(i), [places.get(v) for v in i.inputs]) for i in module]
+    return (operations.key(at.op, digests=True), at.shape.text, *held)
+
+
 def _places(program: Program) -> Iterator[tuple[tuple[int, int], Instruction]]:
     """Every instruction with its module's index and its own."""
     for m, module in enumerate(program.modules.values()):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
+from functools import partial
 
 import pytest
 from hypothesis import given
 
+import migx
 from migx import ops
-from migx.ir import Instruction
+from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.match import on, var
 from migx.program import Program
@@ -97,6 +99,70 @@ def test_an_event_shows_lines_that_name_each_other() -> None:
         "%2 = abs(%1) : f32[2]",
         "%3 = sub(x, %2) : f32[2]",
     ]
+
+
+def test_an_event_shows_all_that_is_replaced() -> None:
+    program = chain(1, "neg")
+    x, neg = program.main.parameters["x"], program.main.outputs[0]
+    other = program.main.add_instruction(ops.Exp(), x)
+    program.main.add_return(neg, other)
+
+    @rule(on(ops.Neg, var("x"), name="neg"))
+    def both(at: Cursor, x: Instruction, neg: Instruction) -> dict[Instruction, Instruction]:
+        """Whatever else reads the same, too."""
+        users = list(x.users)
+        at.together(users)
+        other = next(user for user in users if user is not neg)
+        return {other: at(ops.Abs(), x), neg: at(ops.Tanh(), x)}
+
+    log = EventLog()
+    assert rewrite(program.main, both, "tidy", log)
+    (event,) = log.events
+    assert event.before.splitlines() == ["%0 = neg(x) : f32[2]", "%1 = exp(x) : f32[2]"]
+    assert event.after.splitlines() == ["%0 = abs(x) : f32[2]", "%1 = tanh(x) : f32[2]"]
+
+
+FUSED = """module main(x: f32[n, 40], y: f32[n, 40]) {
+  %0 = sub(x, y) : f32[n, 40]
+  %1 = exp(%0) : f32[n, 40]
+  %2 = reduce_sum(%1) {axes=(1,)} : f32[n, 1]
+  %3 = multibroadcast(%2) {out_lens=(n, 40)} : f32[n, 40]
+  %4 = div(%1, %3) : f32[n, 40]
+  %5 = mul(%4, x) : f32[n, 40]
+  return %5
+}
+"""
+
+
+class Lower(Pass):
+    """Turns pieces of arithmetic into something else."""
+
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        found = [at for at in module if at.name == "pointwise"]
+        changed = [manager.change(self, "lower", at, partial(self.lowered, at)) for at in found]
+        return any(changed)
+
+    def lowered(self, at: Instruction) -> list[Instruction]:
+        """As it was, by another name."""
+        assert at.module is not None
+        made = at.module.insert_instruction(at, ops.Neg(), at.inputs[0], origins=at.origins)
+        at.module.replace_instruction(at, made)
+        return [made]
+
+
+def test_keys_tell_fused_pieces_apart_by_what_they_hold() -> None:
+    """So that the second keeps its own where the first is not made."""
+
+    def keys(skip: frozenset[str] = frozenset()) -> dict[str, list[str]]:
+        log = EventLog(skip)
+        PassManager(migx.parse(FUSED), log=log).run(["fuse_pointwise", Lower()])
+        names = dict.fromkeys(event.rule for event in log.events)
+        return {name: [e.key for e in log.events if e.rule == name] for name in names}
+
+    whole = keys()
+    left = [keys(frozenset({skipped})) for skipped in whole["pointwise"]]
+    assert [found["pointwise"] for found in left] == [[k] for k in reversed(whole["pointwise"])]
+    assert {key for found in left for key in found["lower"]} == set(whole["lower"])
 
 
 def test_without_a_log_nothing_is_drawn_or_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
