@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Unpack
 
+import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from migx import kept
 from migx.argument import Argument
-from migx.binding import Inputs
+from migx.binding import Inputs, sizes_told
 from migx.collector import paused
 from migx.errors import EvaluationError, TargetError, UnknownName, there_are
 from migx.ir import Instruction
@@ -37,7 +38,9 @@ from migx.target import (
     Target,
     get_target,
     passes_for,
+    supported,
 )
+from migx.text import noted
 from migx.verify import verify
 from migx.weights import DEBUG
 from migx.weights.epochs import NOTHING, LiveWeights, files_of
@@ -107,7 +110,7 @@ class Compiled:
         """
         if isinstance(self.executable, FallsBack):
             return self.executable.fallbacks()
-        supports = self.target.supports
+        supports = partial(supported, self.target)
         asked = (at for m in self.program.modules.values() if not m.bypass for at in m)
         work = (at for at in asked if not at.name.startswith("@") and traits(at.op).view is None)
         return [at for at in work if not supports(at)]
@@ -121,21 +124,25 @@ class Compiled:
         with self.weights.reading() as slots:
             results = self.executable.run(arguments, slots)
         if not self._has_run or DEBUG:
-            self._expect_outputs(results)
+            main = self.program.main
+            sizes = sizes_told(main, [arguments[name] for name in main.parameters])
+            self._expect_outputs(results, [at.shape.substitute(sizes) for at in main.outputs])
             self._has_run = True
         return results
 
-    def _expect_outputs(self, results: Any) -> None:
-        """Raises ``TargetError`` unless there is a result for each output, of a shape it may have;
-        asked after the first run, which shows what a target gives, and in debug after each.
+    def _expect_outputs(self, results: Any, wanted: Sequence[Shape]) -> None:
+        """Raises ``TargetError`` unless there is a result for each output, of a shape it may have,
+        that the host can read; asked after the first run, which shows what a target gives, and in
+        debug after each.
         """
-        wanted = [at.shape for at in self.program.main.outputs]
         listed = isinstance(results, list | tuple)
         given = results if listed else [results]
         got = [each.shape if isinstance(each, Argument) else None for each in given]
         pairs = zip(got, wanted, strict=False)
         whole = listed and len(got) == len(wanted)
         if whole and all(shape is not None and _is_like(shape, each) for shape, each in pairs):
+            for each in given:
+                expect_readable(self.target, "run", each)
             return
         said = [type(r).__name__ if s is None else s.text for r, s in zip(given, got, strict=True)]
         raise TargetError(
@@ -231,7 +238,7 @@ def assembled(
     weights = LiveWeights(
         lowered.weights,
         context,
-        place=context.target.copy_to,
+        place=partial(placed, context.target),
         declared=partial(weights_of, program),
         carried=live,
         fixed=partial(fixed_weights, program),
@@ -279,12 +286,35 @@ def expect_executable(target: Target, made: Any) -> None:
         ) from error
 
 
+def expect_readable(target: Target, method: str, value: Argument) -> None:
+    """Raises ``TargetError`` unless the host can read a value that a method of a target gives."""
+    for part in value.parts if value.shape.dtype is TUPLE else ():
+        expect_readable(target, method, part)
+    if value.shape.dtype.is_tensor and not value.elsewhere:
+        data = value.data
+        if not isinstance(data, np.ndarray | np.generic):
+            raise TargetError(
+                f"target {target.name}: {method} gives a {value.shape.text} that holds a "
+                f"{type(data).__name__}, where the host reads arrays; a value in memory of the "
+                "target's is of a subclass of Argument, with elsewhere = True and data that copies "
+                "it to the host"
+            )
+
+
+def placed(target: Target, value: Argument) -> Argument:
+    """A host value where a target wants it."""
+    made = target.copy_to(value)
+    expect_readable(target, "copy_to", made)
+    return made
+
+
 def finalize(program: Program, context: Context) -> None:
     """Lets every operation that has something to prepare do so, submodules first."""
     for module in program.submodules(program.main):
         for at in module:
             if hasattr(at.op, "finalize"):
-                at.op.finalize(context)
+                with noted(f"finalize, for target {context.target.name}, of", at):
+                    at.op.finalize(context)
 
 
 def _repeats(array: NDArray[Any]) -> bool:

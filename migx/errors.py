@@ -60,7 +60,9 @@ class DataError(MigxError, OSError):
 
 
 class DataWarning(UserWarning):
-    """An external data file that is longer than its model needs."""
+    """A file that is not quite as it should be: of external data longer than its model needs, or of
+    a program for a target that is not found by its name.
+    """
 
 
 class OnnxWarning(UserWarning):

@@ -21,7 +21,7 @@ from migx.program import Program
 from migx.shape import TUPLE, Shape
 from migx.sizes import bound
 from migx.target import NO_SLOTS, Context
-from migx.text import draw_instruction
+from migx.text import draw_instruction, noted
 
 Kernel: TypeAlias = Callable[..., Array]
 """A function of an instruction's operands as arrays, which it may not write to, that gives the
@@ -73,11 +73,8 @@ def by_kernel(
     may stay packed for those that read it, so what unpacks it gives what it likes.
     """
     operands = [value.read_only().array for value in inputs]
-    try:
+    with noted("the kernel of", at):
         given = kernel(*operands)
-    except Exception as error:
-        error.add_note(draw_instruction("raised by the kernel of", at))
-        raise
     try:
         result = Argument.packed(shape, given) if shape.dtype.is_packed else Argument.of(given)
         if shape.static and not isinstance(at.op, UnpackWeight):

@@ -24,10 +24,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from migx import plugins
 from migx.argument import Argument, Source
 from migx.collector import paused
 from migx.compiler import Compiled, assembled, ready
-from migx.errors import DataError, MigxError, ParseError, TargetError
+from migx.errors import DataError, DataWarning, MigxError, ParseError, TargetError, warn
 from migx.files import inside, written
 from migx.ops.builtin import Literal
 from migx.parser import parse
@@ -57,7 +58,8 @@ def save(
     deferred again and literals in files are referred to, with their hashes: these files must lie
     in the folder of the new one, or below it. Without the ``original``, the program in the file is
     what the target's passes left of it: many weights are then there once, not twice. ``DataError``
-    where the program is not compiled.
+    where the program is not compiled. A ``DataWarning`` says where the name of its target, which
+    the file has, would not be found when it is loaded, or is another's.
     """
     path = Path(path).absolute()
     if path.suffix == ".onnx":
@@ -74,10 +76,10 @@ def save(
     if made is not None:
         lowered = "lowered" if original else "text"
         sections[lowered] = data.text(_holding(made.program, live, weights))
-        index["target"] = made.context.target.name
         index["options"] = made.context.options.plain()
         index["slots"] = {name: data.place(v)[1:] for name, v in _slots(made, weights).items()}
         sections |= {f"code/{name}": code for name, code in _code(made).items()}
+        index["target"] = _target_name(made.context.target)
     index["sections"], start = _laid_out(sections)
     index |= {"data": (start, data.length), "literals": data.literals}
     head = json.dumps(index).encode()
@@ -129,15 +131,33 @@ def load(
     return program
 
 
+def _target_name(target: Target) -> str:
+    """The name under which a target is found; a warning where that is no or another one."""
+    cls = type(target)
+    try:
+        found = plugins.load("targets", target.name)
+        wrong = f"stands for {found.__module__}.{found.__name__}" if found is not cls else ""
+    except MigxError as error:
+        wrong = f"is not found: {error}"
+    if wrong:
+        warn(
+            f"what is compiled for {cls.__module__}.{cls.__name__} is saved as for target "
+            f"{target.name!r}, a name that {wrong}; targets are found in packages that an entry "
+            "point of migx.targets names",
+            DataWarning,
+        )
+    return target.name
+
+
 def _target_of(file: _File) -> Target:
     """The target that a file is compiled for; ``TargetError`` where it is not here."""
     try:
         return get_target(file.target)
     except MigxError as error:
-        whole = "lowered" in file.sections
+        left = "program" if "lowered" in file.sections else "program that its passes left"
         raise TargetError(
             f"{file.path} is compiled for target {file.target!r}, which is not here: {error}"
-            + ("; migx.load(path, compiled=False) reads the program alone" if whole else "")
+            f"; migx.load(path, compiled=False) reads the {left}, alone"
         ) from error
 
 

@@ -22,6 +22,7 @@ from migx.pipeline import instance
 from migx.program import Program
 from migx.rewrite import EventLog
 from migx.shape import Shape
+from migx.text import noted
 
 NO_SLOTS: Mapping[str, Argument] = MappingProxyType({})
 ACTIVATIONS = ("float", "int8")
@@ -285,6 +286,12 @@ def get_target(given: Target | str | Any) -> Target:
         return given
     made: Target = instance("targets", given)
     return made
+
+
+def supported(target: Target, at: Instruction) -> bool:
+    """What a target says of an instruction; what it raises has a note of which that is."""
+    with noted(f"supports of target {target.name}, asked of", at):
+        return target.supports(at)
 
 
 def passes_for(

@@ -17,7 +17,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -104,6 +105,16 @@ def show_instruction(
         return f"{names[at.module][at]} : {at.shape}"
     read = [_reference(v, at.module, names) for v in at.inputs]
     return _Writer(origins=origins).instruction(at, names[at.module], read).strip()
+
+
+@contextmanager
+def noted(what: str, at: Instruction) -> Iterator[None]:
+    """Adds a note to whatever is raised meanwhile: what was asked, and the instruction drawn."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(draw_instruction(f"raised by {what}", at))
+        raise
 
 
 def number(module: Module) -> Names:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from migx.ir import Instruction, Module, merged
 from migx.manager import Pass, PassManager
 from migx.ops.builtin import GetTupleElem
 from migx.ops.fused import Fused
 from migx.ops.layout import Contiguous
-from migx.target import get_target
+from migx.target import get_target, supported
 
 
 class Dissolve(Pass):
@@ -24,7 +25,7 @@ class Dissolve(Pass):
         fused = [at for at in module if isinstance(at.op, Fused)]
         if not fused:
             return False
-        supports = get_target(self.target).supports
+        supports = partial(supported, get_target(self.target))
         apart = [at for at in fused if not supports(at)]
         for at in apart:
             if not _put_in_order(at, supports):

@@ -82,7 +82,7 @@ def _expect_fit(
     """Raises ``TargetError`` where a target names a format that is none for the constant."""
     try:
         PackWeight(form).compute_shape([whole.shape])
-    except ShapeError as error:
+    except (ShapeError, TypeError) as error:
         name = context.target.name
         behind = "" if whole is at.inputs[index] else ", which lies behind views"
         message = f"target {name} wants input {index} packed, {whole.shape.text}{behind}: {error}"

@@ -224,13 +224,14 @@ def test_an_executable_without_what_a_run_needs(wrong: Any, said: str) -> None:
         ([Argument.of([[0, 0]])], r"i64\[1, 2\]"),
         ([Argument.of([[0.0, 0.0]])] * 2, r"f32\[1, 2\], f32\[1, 2\]"),
         ([Argument.of([[0.0, 0.0, 0.0]])], r"f32\[1, 3\]"),  # in debug, as tests are run
+        ([Argument.of([[0.0, 0.0], [0.0, 0.0]])], r"f32\[2, 2\]"),
     ],
 )
 def test_an_executable_that_gives_something_else(results: Any, said: str) -> None:
     program = migx.parse(TEXT).compile(running(lambda arguments, slots: results))
     message = (
         "target given: run gives a list of an Argument for each output, "
-        rf"f32\[batch, 2\], not {said}$"
+        rf"f32\[1, 2\], not {said}$"
     )
     refused(TargetError, message, program.eval, {"x": np.zeros((1, 2), np.float32)})
 
