@@ -1,4 +1,5 @@
-"""What a run of a program costs, instruction by instruction: what ``migx perf`` shows.
+"""What a run of a program costs, instruction by instruction: what ``migx perf`` shows; and what
+each has to do, known without one.
 
 An executable that can tell has ``profile(arguments, slots)``, which runs the program once and gives
 a ``Profile``.
@@ -6,16 +7,34 @@ a ``Profile``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from migx.argument import Argument
+from migx.dim import Extent, minimum, product
 from migx.errors import TargetError
 from migx.ir import Instruction
+from migx.op import traits
+from migx.ops.channels_last import ConvolutionChannelsLast
+from migx.ops.fused import Fused
+from migx.ops.indexing import Gather, GatherElements, Gathernd
+from migx.ops.linear import (
+    Convolution,
+    ConvolutionBackwards,
+    Dot,
+    QuantConvolution,
+    QuantDot,
+)
+from migx.ops.pooling import Pooling
+from migx.ops.rnn import GRU, LSTM, RNN
+from migx.ops.vision import DeformableConvolution
+from migx.planning import is_memory
+from migx.shape import Shape
 
 if TYPE_CHECKING:
     from migx.compiler import Compiled
+    from migx.program import Program
 
 
 @dataclass(frozen=True)
@@ -67,3 +86,83 @@ def measured(made: Compiled, arguments: Mapping[str, Argument], runs: int = 1) -
     with made.weights.reading() as slots:
         found = [executable.profile(arguments, slots) for _ in range(runs)]
     return min(found, key=lambda profile: sum(cost.seconds for cost in profile.costs))
+
+
+class Work(NamedTuple):
+    """Operations on elements, and bytes moved: numbers, or expressions over symbols."""
+
+    flops: Extent
+    nbytes: Extent
+
+
+def work(at: Instruction) -> Work:
+    """What an instruction has to do, as far as its shapes tell, without a run.
+
+    A product counts two for each factor of its sums, arithmetic one for each element and step of
+    it, anything else one for each element of its results. Bytes are those of what it reads and
+    gives: each value once, of a repeated one what there is of it, of a table what is picked at
+    most. Views do nothing. What is fused does what is in it, and moves only what it reads and
+    gives; of ``if`` and loops each body counts once.
+    """
+    from migx.fusion.kernels import described
+
+    if at.op.name.startswith("@") or traits(at.op).view is not None:
+        return Work(0, 0)
+    inside = [work(inner) for module in at.modules for inner in module]
+    if inside and not isinstance(at.op, Fused):
+        return Work(_sum(each.flops for each in inside), _sum(each.nbytes for each in inside))
+    fused = described(at)
+    if fused is not None:
+        return Work(fused.flops, _moved(at))
+    return Work(_sum(each.flops for each in inside) if inside else _flops(at), _moved(at))
+
+
+def total(program: Program) -> Work:
+    """What the instructions of a program have to do together, see ``work``; what only the module of
+    weights computes is done once, and not counted.
+    """
+    main = [work(at) for at in program.main]
+    return Work(_sum(each.flops for each in main), _sum(each.nbytes for each in main))
+
+
+def _flops(at: Instruction) -> Extent:
+    """The arithmetic of an instruction that holds no other."""
+    made, shapes = (
+        _sum(s.elements for s in at.shape.parts or (at.shape,)),
+        [value.shape for value in at.inputs],
+    )
+    match at.op:
+        case Dot() | QuantDot():
+            return 2 * made * shapes[0].dims[-1]
+        case ConvolutionBackwards():
+            return 2 * shapes[0].elements * product(shapes[1].dims[1:])
+        case (
+            Convolution() | ConvolutionChannelsLast() | QuantConvolution() | DeformableConvolution()
+        ):
+            return 2 * made * product(shapes[1].dims[1:])
+        case Pooling():
+            return made * product(at.op.lengths)
+        case RNN() | GRU() | LSTM():
+            return 2 * product(shapes[0].dims[:2]) * (shapes[1].elements + shapes[2].elements)
+    return made
+
+
+def _moved(at: Instruction) -> Extent:
+    """The bytes of what an instruction reads and gives."""
+    made, read = _bytes(at.shape), [_bytes(value.shape) for value in dict.fromkeys(at.inputs)]
+    if isinstance(at.op, Gather | GatherElements | Gathernd):
+        read[0] = minimum(read[0], made)
+    return _sum(read) + made
+
+
+def _bytes(shape: Shape) -> Extent:
+    if shape.parts:
+        return _sum(map(_bytes, shape.parts))
+    return shape.nbytes if is_memory(shape) else 0
+
+
+def _sum(extents: Iterable[Extent]) -> Extent:
+    found: Extent = 0
+    for each in extents:
+        found = found + each
+    return found

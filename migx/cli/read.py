@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from migx.cli import _load, _report
 
 if TYPE_CHECKING:
+    from migx.dim import Extent
     from migx.ir import Instruction, Module
     from migx.program import Program
 
@@ -85,13 +86,14 @@ def slots(program: Program) -> list[dict[str, str]]:
 def statistics(program: Program) -> dict[str, Any]:
     """What a program is made of: counts, shapes, symbols and bytes."""
     from migx.ops.builtin import Literal, OnnxExternalWeights
+    from migx.profile import total
 
     instructions = [at for module in program.modules.values() for at in module]
     literals = [at.op for at in instructions if isinstance(at.op, Literal)]
     deferred = [at.op for at in instructions if isinstance(at.op, OnnxExternalWeights)]
     outputs = zip(program.main.output_names, program.main.outputs, strict=True)
     counts = Counter(at.name for at in instructions)
-    made = program._compiled
+    made, (flops, nbytes) = program._compiled, total(program)
     return {
         "compiled": None if made is None else made.context.target.name,
         "modules": {m.name: len(m) for m in program.modules.values()},
@@ -103,8 +105,13 @@ def statistics(program: Program) -> dict[str, Any]:
         },
         "literal_bytes": sum(op.value.nbytes for op in literals),
         "deferred": {"tensors": len(deferred), "bytes": sum(op.length for op in deferred)},
+        "work": {"flops": _known(flops), "bytes": _known(nbytes)},
         "instructions": dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
     }
+
+
+def _known(extent: Extent) -> int | str:
+    return extent if isinstance(extent, int) else str(extent)
 
 
 def print_statistics(found: dict[str, Any]) -> None:
@@ -126,6 +133,8 @@ def print_statistics(found: dict[str, Any]) -> None:
         print(f"compiled for {found['compiled']}")
     deferred = found["deferred"]
     print(f"deferred: {deferred['tensors']} tensors, {deferred['bytes'] / 1e6:,.2f} MB")
+    flops, moved = (f"{n:,}" if isinstance(n, int) else n for n in found["work"].values())
+    print(f"a run: {flops} flops, {moved} bytes moved")
 
 
 def structure(program: Program, options: argparse.Namespace) -> dict[str, Any]:
