@@ -16,6 +16,8 @@ defined, and the modules below are attributes of this one, imported when they ar
 ``migx.view``       report: what passes did, and what a run takes, on one page
 ``migx.calibration`` calibrate: weights of bytes multiplied by bytes, with scales that runs show
 ``migx.compat``     migraphx: MIGraphX's Python API
+``migx.backend``    ONNX's backend protocol, by which suites written for it drive any target
+``migx.profile``    work, total: what programs have to do, by their shapes; measured: what they cost
 ``migx.specialise`` bound: a program with numbers in the place of symbols
 ``migx.errors``     every error raised on purpose, all of them a MigxError
 """
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from migx import (  # noqa: F401  # as type checkers see what __getattr__ gives
+        backend,
         calibration,
         compat,
         debug,
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
         onnx,
         op,
         ops,
+        profile,
         rewrite,
         specialise,
         target,
@@ -62,8 +66,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = (
-    "calibration", "compat", "debug", "errors", "manager", "match", "observers", "onnx", "op",
-    "ops", "rewrite", "specialise", "target", "testing", "view",
+    "backend", "calibration", "compat", "debug", "errors", "manager", "match", "observers", "onnx",
+    "op", "ops", "profile", "rewrite", "specialise", "target", "testing", "view",
 )  # fmt: skip
 
 for _linked in ("passes", "targets"):

@@ -370,7 +370,8 @@ class Module:
         for user in old._users:
             if user is not new and not new.before(user):
                 raise IRError(
-                    f"cannot replace {old!r} by {new!r}: {user!r} reads it before it is computed"
+                    f"cannot replace {old!r} by {new!r}, which is not computed before, or in a "
+                    f"module around, its reader {user!r}"
                 )
 
     @staticmethod

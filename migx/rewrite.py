@@ -139,7 +139,7 @@ class Cursor:
 
 @dataclass(frozen=True)
 class Rule:
-    """A pattern and a function of what it caught."""
+    """A pattern and a function of what it caught; prints as its name and the pattern."""
 
     pattern: Pattern
     function: Callable[..., Results | Declined | None]
@@ -160,6 +160,9 @@ class Rule:
     def answer(self, caught: Mapping[str, Any]) -> Results | Declined | None:
         """What its function says of what its pattern caught."""
         return self.function(**{name: caught[name] for name in self.wanted if name in caught})
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.pattern}"
 
     def __add__(self, other: Rule | RuleSet) -> RuleSet:
         return RuleSet((self,)) + other
@@ -483,8 +486,8 @@ def _places(root: Instruction, result: Results | None) -> dict[Instruction, Inst
         pairs = result
     elif isinstance(result, tuple):
         if len(result) != len(root.shape.parts):
-            count = len(root.shape.parts) or "no tuple of"
-            raise IRError(f"{root.op.name} has {count} results; the rule returned {len(result)}")
+            count = len(root.shape.parts) or "no tuple"
+            raise IRError(f"{root.op.name} has results: {count}; the rule returned {len(result)}")
         elements = [u for u in root.users if isinstance(u.op, GetTupleElem)]
         pairs = {u: result[u.op_as(GetTupleElem).index] for u in elements}
     else:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from migx.program import Program
 
 T = TypeVar("T")
+AFTER_A_SIZE = r"(?<=\d),(?=[^,]*=)"
+"""The comma between one size of a symbol and the next, ``batch=4,length=2``."""
 QUIET = 1.0
 """Seconds of silence before progress is shown."""
 
@@ -54,7 +56,8 @@ def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
         metavar="NAME=N",
         action="append",
         default=[],
-        help="the size of a symbol, everywhere in the program; may be repeated",
+        help="the size of a symbol, everywhere in the program, or of several, N=4,M=2; may be"
+        " repeated",
     )
     parser.add_argument(
         "--draw-missing",
@@ -112,7 +115,8 @@ def load(options: argparse.Namespace, *, to_run: bool = False) -> Program:
         if getattr(options, "target", "") is None:
             made = program._compiled
             options.target = "cpu" if made is None else made.context.target.name
-        options.sizes = sizes = _once("--dim-param", map(_size, options.dim_param))
+        given = [one for each in options.dim_param for one in re.split(AFTER_A_SIZE, each)]
+        options.sizes = sizes = _once("--dim-param", map(_size, given))
         if sizes:
             from migx.specialise import check_sizes
 

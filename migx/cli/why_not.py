@@ -2,7 +2,7 @@
 
 --at names an instruction of the text (%3, body:%3 in a submodule), a parameter, an ONNX node, or
 an operation, which means every instruction of it; what reads it is looked at as well, as far as the
-pattern reaches.
+pattern reaches. Without --at, those places are shown at which the pattern comes furthest.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from migx.program import Program
     from migx.rewrite import Event, Rule
 
+MOST = 5
+"""Places that are shown where none is asked for."""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
@@ -25,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rule", metavar="PASS.RULE", required=True, help="the rule; `migx passes PASS` lists them"
     )
-    parser.add_argument("--at", metavar="NAME", required=True, help="where it should apply")
+    parser.add_argument("--at", metavar="NAME", help="where it should apply")
     parser.add_argument("--passes", metavar="P,Q{x=1}", help="run these passes first")
     _report.add_json(parser)
 
@@ -51,10 +54,16 @@ def run(options: argparse.Namespace) -> int:
         _report.print_json(found)
         return 0
     print(f"{options.rule} looks for {rule.pattern}")
-    for answer in answers:
+    shown = answers[:MOST] if options.at is None else answers
+    for answer in shown:
         print(f"\n{answer}")
+    if not answers:
+        print(f"\nno instruction is {' or '.join(sorted(rule.pattern.roots() or ()))}")
+    if len(shown) < len(answers):
+        print(f"\nand {len(answers) - len(shown)} more places, which --json lists")
     if events is not None:
-        origins = {origin for at in named(program, options.at) for origin in at.origins}
+        at = [] if options.at is None else named(program, options.at)
+        origins = {origin for each in at for origin in each.origins}
         here = sum(bool(origins & set(event.origins)) for event in events)
         where = f", of them here: {here}" if origins else ""
         print(f"\nrewrites by it in a run of {cls.name}: {len(events)}{where}")

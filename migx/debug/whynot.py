@@ -124,16 +124,21 @@ def named(program: Program, name: str) -> list[Instruction]:
 
 
 def why_not(
-    program: Program, cls: type[Pass], rule: Rule | str, where: Instruction | str
+    program: Program, cls: type[Pass], rule: Rule | str, where: Instruction | str | None = None
 ) -> list[Answer]:
     """What becomes of a rule of a pass at an instruction, or those of a name, and at those that
-    read them where the pattern looks so far. The program stays as it is.
+    read them where the pattern looks so far; without any, wherever it may begin, those first at
+    which it comes furthest. The program stays as it is.
 
     The rule is given as such or by its name, ``nop_reshapes`` or
     ``simplify_reshapes.nop_reshapes``.
     """
     if isinstance(rule, str):
         rule = _rule(cls, rule.removeprefix(f"{cls.name}."))
+    if where is None:
+        every = [at for module in program.modules.values() for at in module]
+        found = [_answer(cls, rule, at) for at in every if _may_begin(rule, at)]
+        return [answer for answer, _ in sorted(found, key=lambda each: -len(each[1]))]
     starts, name = _asked(program, where)
     reach = cls.rules.depth
     roots = [at for at in _readers(starts, reach) if _may_begin(rule, at)]

@@ -196,6 +196,14 @@ def test_why_not(migx: Migx, model: Path) -> None:
     assert ": fires: it becomes tanh\n> %" in result.out
     assert "rewrites by it in a run of wrong: 1, of them here: 1" in result.out
     assert migx(*words, "relu").out == result.out
+    assert migx(*words[:-1]).out == result.out.replace(", of them here: 1", "")
+    everywhere = migx("why-not", model, "--rule", "pair.drop_inner")
+    assert ": refused: " in everywhere.out
+    assert "and 195 more places, which --json lists\n\nrewrites by it in a run" in everywhere.out
+    listed = migx("why-not", model, "--rule", "pair.drop_inner", "--json").json["answers"]
+    assert len(listed) == 200
+    none = migx("why-not", model, "--rule", "simplify_algebra.rsqrt").out
+    assert "\n\nno instruction is recip\n" in none
     found = migx(*words, "node3", "--json").json
     assert found["answers"][0]["verdict"] == "no such operation"
     after = migx("why-not", model, "--rule", "pair.drop_outer", "--at", "%0", "--passes", "wrong")

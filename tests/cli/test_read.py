@@ -25,6 +25,15 @@ def test_sizes_given_hold_everywhere(migx: Migx, model: Path) -> None:
     assert "f32[rows, 16]" in named
 
 
+def test_several_sizes_may_be_given_at_once(migx: Migx, tmp_path: Path) -> None:
+    case = tmp_path / "two.migx"
+    case.write_text("module main(x: f32[n, m]) { %0 = relu(x) return %0 }")
+    assert "x: f32[3, 4]" in migx("read", case, "--dim-param", "n=3,m=4").out
+    stats = migx("read", case, "--dim-param", "n=1000,m=4", "--stats").out
+    assert "a run: 4,000 flops, 32,000 bytes moved\n" in stats
+    assert "a run: m*n flops, 8*m*n bytes moved\n" in migx("read", case, "--stats").out
+
+
 def test_statistics(migx: Migx, model: Path) -> None:
     found = migx("read", model, "--stats", "--json").json
     assert found["parameters"] == {"x": "f32[batch, 8]"}

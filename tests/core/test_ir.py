@@ -226,7 +226,7 @@ def test_captured_values_have_users_and_can_be_replaced() -> None:
     main.remove_instruction(at["a"])
     verify(program)
     late = main.insert_instruction(at["z"], ops.Exp(), at["x"])
-    with pytest.raises(IRError, match="reads it before it is computed"):
+    with pytest.raises(IRError, match="is not computed before"):
         main.replace_instruction(earlier, late)
     with pytest.raises(IRError, match="cannot move .* it would cross"):
         main.move_instruction(earlier, late)
@@ -330,9 +330,9 @@ REFUSED: dict[str, tuple[Callable[[Module, list[Instruction]], Any], str]] = {
                             "is no parameter of module main, whose are: 'x'"),
     "remove what is read": (lambda m, v: m.remove_instruction(v[1]), "1 instructions read it"),
     "replace by a later one": (lambda m, v: m.replace_instruction(v[1], v[3]),
-                               "reads it before it is computed"),
+                               "is not computed before"),
     "replace by one elsewhere": (lambda m, v: m.replace_instruction(v[1], elsewhere()),
-                                 "reads it before it is computed"),
+                                 "is not computed before"),
     "run before compiling": (lambda m, v: m.program.eval({}), "call program.compile"),
     "two bounds": (lambda m, v: [m.add_parameter(f"p{i}", Shape(F32, (Dim("n", i),)))
                                  for i in (1, 2)] and m.program.symbols(), "dim n is declared as"),
@@ -359,7 +359,7 @@ def test_removed_values_cannot_be_read() -> None:
         program.main.add_instruction(ops.Relu(), gone)
     with pytest.raises(IRError, match="is not in module main"):
         program.main.remove_instruction(gone)
-    with pytest.raises(IRError, match="reads it before it is computed"):
+    with pytest.raises(IRError, match="is not computed before"):
         program.main.replace_instruction(y, gone)
 
 

@@ -470,8 +470,9 @@ def test_as_many_results_as_there_are(count: int) -> None:
         """Too few, or too many."""
         return (at(ops.ReduceMax((0,)), x),) * count
 
-    with pytest.raises(IRError, match=f"topk has 2 results; the rule returned {count}"):
+    with pytest.raises(IRError, match=f"topk has results: 2; the rule returned {count}"):
         rewrite(program.main, short)
+    assert str(short) == "short: topk(x)"
 
 
 def test_rules_are_made_of_whatever_is_called_like_a_function() -> None:
