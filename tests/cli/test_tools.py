@@ -10,7 +10,7 @@ import pytest
 
 import migx as api
 from migx import ops, plugins
-from migx.errors import TargetError
+from migx.errors import DataWarning, TargetError
 from migx.ir import Instruction
 from migx.manager import Fixpoint, Pass, Pipeline
 from migx.match import attr, constant, member, on, skip, value, var
@@ -167,7 +167,8 @@ def test_a_file_of_a_target_that_is_not_here_still_holds_its_program(
 ) -> None:
     mxr = tmp_path / "a.mxr"
     program = api.parse_onnx(model).compile(Elsewhere())
-    api.save(program, mxr)
+    with pytest.warns(DataWarning, match="'elsewhere', a name that is not found"):
+        api.save(program, mxr)
     message = "is compiled for target 'elsewhere', which is not here: no target named 'elsewhere'"
     for words in ["read"], ["opt", "--passes", "tidy"], ["run", "--target", "ref"]:
         result = migx(words[0], mxr, *words[1:])
