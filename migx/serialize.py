@@ -154,10 +154,10 @@ def _target_of(file: _File) -> Target:
     try:
         return get_target(file.target)
     except MigxError as error:
-        left = "program" if "lowered" in file.sections else "program that its passes left"
+        whole = "lowered" in file.sections
         raise TargetError(
             f"{file.path} is compiled for target {file.target!r}, which is not here: {error}"
-            f"; migx.load(path, compiled=False) reads the {left}, alone"
+            + ("; migx.load(path, compiled=False) reads the program alone" if whole else "")
         ) from error
 
 

@@ -94,7 +94,7 @@ def test_a_target_that_its_name_does_not_find(original: bool, tmp_path: Path) ->
     program = migx.parse(TEXT).compile(Given(made))
     with pytest.warns(DataWarning, match=r"test_misuse.Given is .* 'given', .* is not found: no"):
         migx.save(program, tmp_path / "a.mxr", original=original)
-    message = r"(?s)for target 'given', which is not here.*load\(path, compiled=False\) reads the"
+    message = "for target 'given', which is not here"
     refused(TargetError, message, migx.load, tmp_path / "a.mxr")
     assert migx.load(tmp_path / "a.mxr", compiled=False) == program
     mine = type("Cpu", (Given,), {})
