@@ -12,8 +12,9 @@ import math
 from functools import cache
 from typing import Any
 
+from migx import dim, ops, plugins
 from migx import op as operations
-from migx import ops, plugins
+from migx.dim import Dim
 from migx.shape import BOOL, F32, I32, I64, DType, Shape
 from migx.testing.draws import compute, indexing, layout
 from migx.testing.draws.basics import TYPES, Dice, Dims, Draft, Draw, Want, ones, put
@@ -153,6 +154,14 @@ def any_shape(dice: Dice) -> Shape:
 
 
 def volume(shape: Shape) -> int:
-    """How many elements a shape has, a symbol counting as four."""
+    """How many elements a shape has where each symbol is four, and nothing is empty: what is made
+    of an empty value need not be.
+    """
     each = (s.dims for s in (shape, *shape.parts))
-    return max(math.prod(d if isinstance(d, int) else 4 for d in dims) for dims in each)
+    sizes = ((d if isinstance(d, int) else _at_four(d) for d in dims) for dims in each)
+    return max(math.prod(max(size, 1) for size in dims) for dims in sizes)
+
+
+@cache
+def _at_four(extent: Dim) -> int:
+    return dim.evaluate(extent, {symbol.name: 4 for symbol in dim.symbols(extent)})
