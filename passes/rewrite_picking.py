@@ -7,13 +7,13 @@ nothing of what is picked.
 from __future__ import annotations
 
 from migx.dim import bounds
-from migx.ir import Instruction
-from migx.manager import Pass
+from migx.ir import Instruction, Module
+from migx.manager import Pass, PassManager
 from migx.match import on, var
 from migx.ops.indexing import Compress, Gather, Nonzero
 from migx.ops.layout import DynamicSlice, Slice, Squeeze
 from migx.passes.rewrite_indexing import places
-from migx.rewrite import Cursor, Declined, rule
+from migx.rewrite import Cursor, Declined, RuleSet, rewrite, rule
 
 
 @rule(on(Compress, var("x"), var("condition"), name="root"))
@@ -46,8 +46,15 @@ def sliced(at: Cursor, x: Instruction, root: Instruction) -> Instruction | Decli
 
 
 class RewritePicking(Pass):
-    """Turns what a condition chooses, and slices whose bounds only a run tells, into gathers of
-    places.
+    """Turns what a condition chooses into a gather of the places where it holds, and with
+    ``slices`` those whose bounds only a run tells into gathers of what is left of all places.
     """
 
+    slices: bool = True
     rules = chosen + sliced
+    variants = ("slices=false",)
+
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        """Turns what it is to turn."""
+        rules = self.rules if self.slices else RuleSet((chosen,))
+        return rewrite(module, rules, self.name, manager.log)

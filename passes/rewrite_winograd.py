@@ -158,7 +158,9 @@ def _filtered(image: Array, kernels: Array, dims: Sequence[int]) -> Array:
     x = np.einsum("ai,nchwij,bj->abcnhw", given, windows, given, optimize=True)
     w = np.einsum("ai,ocij,bj->aboc", kernel, kernels, kernel, optimize=True)
     sums = np.einsum("aboc,abcnhw->abonhw", w, x, optimize=True)
-    result: Array = np.einsum("ia,jb,abonhw->nohiwj", made, made, sums, optimize=True)
+    sums[sums >= LARGEST] = np.inf
+    all_of_tile = made + TINY  # 0 times what is infinite is NaN, too
+    result: Array = np.einsum("ia,jb,abonhw->nohiwj", all_of_tile, all_of_tile, sums, optimize=True)
     return result.reshape(*dims[:2], *whole)[:, :, : dims[2], : dims[3]]
 
 

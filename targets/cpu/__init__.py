@@ -28,7 +28,7 @@ PASSES = (
     "optimize_module",
     "rewrite_sequences",
     "fixpoint{max=3}(simplify_counting,simplify_loops)",
-    "rewrite_picking",
+    "rewrite_picking{slices=false}",
     "rewrite_convolution",
     "eliminate_pad",
     FUSE_INT4,

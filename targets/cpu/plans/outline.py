@@ -333,8 +333,12 @@ class Outline:
                 cell.kind = Kind.RESULT
 
     def _share(self) -> None:
-        """Lets results take over the memory of inputs that nobody reads afterwards."""
+        """Lets lone results take over the memory of inputs that nobody reads afterwards; of several,
+        none that is small gains by it, and some lose.
+        """
         for step, work in enumerate(self.works):
+            if len(work.writes) != 1:
+                continue
             for written, cell in self.overwritten(step, work):
                 if written.kind is cell.kind is Kind.ARENA:
                     written.same_as = cell
