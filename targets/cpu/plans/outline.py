@@ -333,8 +333,8 @@ class Outline:
                 cell.kind = Kind.RESULT
 
     def _share(self) -> None:
-        """Lets lone results take over the memory of inputs that nobody reads afterwards; of several,
-        none that is small gains by it, and some lose.
+        """Lets results take over the memory of inputs that nobody reads afterwards: those that are
+        their kernel's only one, for of several small ones each is slower for it.
         """
         for step, work in enumerate(self.works):
             if len(work.writes) != 1:
