@@ -21,8 +21,8 @@ HALF = 128
 
 
 class Sums:
-    """A tile of sums, rows by columns, of products of operands of these types, which they are added
-    up in ``dtype``; ``units`` says whether matrix units multiply.
+    """A tile of sums, rows by columns, in ``dtype``, of products of operands of two other types;
+    ``units`` says whether matrix units multiply.
     """
 
     def __init__(
