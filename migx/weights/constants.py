@@ -256,8 +256,16 @@ def _is_packed_weight(value: Argument) -> bool:
 
 
 def _unpacked_from(value: Argument, lost: list[Argument]) -> list[Argument]:
-    """Packed values that vanished, of which one as large of unknown origin may well be made."""
-    return [v for v in lost if not v.shape.elements > value.shape.elements]
+    """Packed values that vanished, of which one as large of unknown origin may well be made; one
+    that is the same number everywhere is made of none.
+    """
+    found = [v for v in lost if not v.shape.elements > value.shape.elements]
+    return [] if found and _is_one_number(value) else found
+
+
+def _is_one_number(value: Argument) -> bool:
+    array = value.array if value.available and not value.shape.dtype.is_packed else None
+    return array is not None and bool((array == array.reshape(-1)[:1]).all())
 
 
 def _bytes(shape: Shape) -> int:

@@ -140,7 +140,8 @@ class Unpack(Pass):
     def apply(self, module: Module, manager: PassManager) -> bool:
         found = [at for at in module if at.name == "unpack_int4"]
         for at in found:
-            value = Argument(at.shape, np.zeros(at.shape.dims, np.int8))
+            levels = np.resize(np.arange(-8, 8, dtype=np.int8), [int(d) for d in at.shape.dims])
+            value = Argument(at.shape, levels)
             if self.helped:
                 manager.constants.fold(at, value)
             else:
@@ -157,6 +158,22 @@ def test_packed_weights_have_no_allowance(helped: bool) -> None:
     )
     with pytest.raises(ConstantGrowth, match="packed storage may not take more"):
         migx.run_passes(given, [Unpack(helped)])
+
+
+def test_what_is_one_number_everywhere_is_made_of_no_packed_weight() -> None:
+    """As the kernel of ones that sums windows, for weights with zero points."""
+
+    class Ones(Pass):
+        def apply(self, module: Module, manager: PassManager) -> bool:
+            found = [at for at in module if at.name == "unpack_int4"]
+            for at in found:
+                ones = module.add_literal(np.ones([int(d) for d in at.shape.dims], np.int8))
+                module.replace_instruction(at, ones)
+            return bool(found)
+
+    given = Program()
+    given.main.add_return(given.main.add_instruction(ops.UnpackInt4(), packed(given.main, 64)))
+    assert migx.run_passes(given, [Ones()])
 
 
 def test_literals_may_move_and_go() -> None:
