@@ -59,6 +59,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--bless", action="store_true", help="rewrite what *.migx cases expect")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuses ``--bless`` where pytest-xdist would have several processes write one file."""
+    if config.getoption("--bless") and getattr(config.option, "numprocesses", None):
+        raise pytest.UsageError("--bless rewrites files: run it in one process, without -n")
+
+
 def pytest_collect_file(parent: pytest.Collector, file_path: Path) -> pytest.Collector | None:
     """Collects the files of cases."""
     if file_path.suffix != ".migx":

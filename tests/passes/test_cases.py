@@ -40,13 +40,13 @@ def test_every_pass_has_cases() -> None:
     assert without <= {"optimize_module"}, "its members have the cases"
 
 
-def pytest_run(folder: Path, *options: str) -> str:
-    """What pytest prints of the cases in a folder of somebody else's."""
+def pytest_run(folder: Path, *options: str, refused: bool = False) -> str:
+    """What pytest prints of the cases in a folder of somebody else's, or why it does not begin."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
     env = os.environ | {"PYTHONPATH": str(IR.parent.parent), "COLUMNS": "200"}
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
-    assert not done.stderr
-    return done.stdout
+    assert bool(done.stderr) == refused
+    return done.stderr if refused else done.stdout
 
 
 def test_a_package_outside_has_its_cases_collected_and_blessed(tmp_path: Path) -> None:
@@ -61,6 +61,7 @@ def test_a_package_outside_has_its_cases_collected_and_blessed(tmp_path: Path) -
     assert "the program is not as it is printed (+)" in first
     assert "+  %1 = neg(%0) : f32[3]" in first
     assert "pluggy" not in first
+    assert "run it in one process" in pytest_run(tmp_path, "--bless", "-n", "2", refused=True)
     assert "1 passed" in pytest_run(tmp_path, "--bless")
     text = file.read_text()
     assert text.endswith("# becomes\nmodule main(x: f32[3]) {\n  return x\n}\n")
