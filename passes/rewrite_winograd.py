@@ -114,7 +114,8 @@ class FewerProducts(Approximation):
         op = at.op_as(Convolution)
         image, kernels = (np.abs(v.array.astype(np.float64)) for v in inputs)
         padding = [int(p) for p in op.padding]
-        sums = _filtered(padded(image, padding, 0), kernels + TINY, result.array.shape)
+        with np.errstate(invalid="ignore"):
+            sums = _filtered(padded(image, padding, 0), kernels + TINY, result.array.shape)
         return np.where(sums < LARGEST, sums * (roundings(at) * F32.roundoff) + TINY, np.inf)
 
     def of_tensor(self, at: Instruction) -> float:
@@ -159,8 +160,8 @@ def _filtered(image: Array, kernels: Array, dims: Sequence[int]) -> Array:
     w = np.einsum("ai,ocij,bj->aboc", kernel, kernels, kernel, optimize=True)
     sums = np.einsum("aboc,abcnhw->abonhw", w, x, optimize=True)
     sums[sums >= LARGEST] = np.inf
-    all_of_tile = made + TINY  # 0 times what is infinite is NaN, too
-    result: Array = np.einsum("ia,jb,abonhw->nohiwj", all_of_tile, all_of_tile, sums, optimize=True)
+    made += TINY  # 0 times what is infinite is NaN: so all of a tile is, where a product overflows
+    result: Array = np.einsum("ia,jb,abonhw->nohiwj", made, made, sums, optimize=True)
     return result.reshape(*dims[:2], *whole)[:, :, : dims[2], : dims[3]]
 
 
