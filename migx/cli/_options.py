@@ -50,6 +50,13 @@ def add_target(
     )
 
 
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Declares how many threads run it."""
+    parser.add_argument(
+        "--threads", metavar="N", type=int, help="threads of a run (the physical cores)"
+    )
+
+
 def seconds(text: str) -> float:
     """How long something may take, as it is given."""
     given = float(text)
@@ -74,7 +81,7 @@ def changes(options: argparse.Namespace) -> bool:
 def ready(program: Program, options: argparse.Namespace) -> bool:
     """Whether a program is compiled as it is asked for."""
     made = program._compiled
-    if made is None or changes(options):
+    if made is None or made.revision != program.revision or changes(options):
         return False
     return bool(made.context.target.name == options.target)
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from migx.cli import _load, _options, _report
+from migx.cli import _load, _options, _report, _weights
 from migx.errors import first_few
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _load.add_model(parser)
     _options.add_inputs(parser)
     _options.add_target(parser)
-    parser.add_argument("--threads", metavar="N", type=int, help="threads (the physical cores)")
+    _weights.add_weights(parser)
+    _options.add_threads(parser)
     parser.add_argument("--repeat", metavar="N", type=int, default=20, help="run N times (20)")
     parser.add_argument(
         "--each", action="store_true", help="list every instruction, and its ONNX nodes"
@@ -51,10 +52,13 @@ def run(options: argparse.Namespace) -> int:
 
     if options.repeat < 1:
         raise _load.UsageError(f"--repeat {options.repeat}: run once or more often")
+    _weights.check(options)
     peers = _peers(options)
     program = _load.load(options, to_run=True)
+    _weights.have_replaced(program, options)
     inputs, sizes = _inputs.read_or_drawn(program, options)
     compiling = _load.ensure_compiled(program, options)
+    program = _weights.replaced(program, options)
     with _inputs.explaining(sizes):
         made, profile = program.compiled, Profile(())
         if told := isinstance(made.executable, Profiled):

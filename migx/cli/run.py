@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from migx.cli import _load, _options, _report
+from migx.cli import _load, _options, _report, _weights
 from migx.symbol import listed
 
 
@@ -23,6 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _load.add_model(parser)
     _options.add_inputs(parser)
     _options.add_target(parser)
+    _options.add_threads(parser)
+    _weights.add_weights(parser)
     parser.add_argument("--save", metavar="OUT.npz", type=Path, help="write the outputs there")
     parser.add_argument("--repeat", metavar="N", type=int, default=1, help="run N times (1)")
     _report.add_json(parser)
@@ -35,10 +37,13 @@ def run(options: argparse.Namespace) -> int:
 
     if options.repeat < 1:
         raise _load.UsageError(f"--repeat {options.repeat}: run once or more often")
+    _weights.check(options)
     program = _load.load(options, to_run=True)
+    _weights.have_replaced(program, options)
     inputs, sizes = _inputs.read_or_drawn(program, options)
     names = program.main.output_names
     compiling = _load.ensure_compiled(program, options)
+    program = _weights.replaced(program, options)
     with _inputs.explaining(sizes):
         outputs, seconds = _timed(program, inputs, options.repeat)
     named = list(apart(zip(names, outputs, strict=True)))

@@ -78,8 +78,8 @@ def without_values(missing: list[str], *, lost: bool = False) -> str:
         )
     return (
         f"{len(missing)} weights have no value yet, {first_few(missing, 5)}: give them by "
-        "program.update_weights() or migx.onnx.replace_onnx_external_weights(), or have "
-        "`migx compile MODEL --weights SOURCE -o FILE.mxr` write a file that has them"
+        "program.update_weights() or migx.onnx.replace_onnx_external_weights(), or by --weights "
+        "SOURCE, which `migx run`, `perf` and `compile` take"
     )
 
 

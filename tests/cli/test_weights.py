@@ -1,4 +1,4 @@
-"""``migx compile --weights``: a source of other names or element types, and what allows it."""
+"""``--weights`` of several verbs: a source of other names or element types, and what allows it."""
 
 from __future__ import annotations
 
@@ -102,16 +102,35 @@ def test_a_model_without_weights_says_what_gives_them(migx: Migx, tmp_path: Path
     command = ("compile", model, "--target", "ref", "--defer-external-weights")
     assert migx(*command, "-o", template).code == 0
     result = migx("run", template)
-    assert (result.code, "`migx compile MODEL --weights SOURCE -o" in result.err) == (2, True)
+    assert (result.code, "by --weights SOURCE, which `migx run`" in result.err) == (2, True)
     file = safetensors(A, tmp_path / "w.safetensors")
     assert migx("compile", template, "--weights", file, "-o", whole).code == 0
     assert migx("run", whole).code == 0
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("options", [(), ("--defer-external-weights",)])
+def test_a_run_with_other_weights(
+    compiled: bool, options: tuple[str, ...], migx: Migx, tmp_path: Path
+) -> None:
+    """Of a model, and of what was compiled with its own weights, or without any."""
+    model, made = written(tmp_path), tmp_path / "made.mxr"
+    assert migx("compile", model, "--target", "ref", *options, "-o", made).code == 0
+    file, x, out = (tmp_path / name for name in ("w.safetensors", "x.npz", "out.npz"))
+    safetensors(B, file)
+    np.savez(x, x=np.ones((3, 8), np.float32))
+    asked = (made,) if compiled else (model, "--target", "ref")
+    result = migx("run", *asked, "--weights", file, "--inputs", x, "--save", out)
+    assert (result.code, result.err) == (0, "")
+    (y,) = np.load(out).values()
+    assert np.allclose(y, perceptron(B, np.ones((3, 8), np.float32)), rtol=1e-5)
+
+
 def test_options_that_are_for_weights(migx: Migx, model: Path) -> None:
-    result = migx("compile", model, "--no-strict")
-    assert result.code == 2
-    assert "--no-strict and --convert are for --weights" in result.err
+    for verb in ("compile", "run", "perf"):
+        result = migx(verb, model, "--no-strict")
+        assert result.code == 2
+        assert "--no-strict and --convert are for --weights" in result.err
 
 
 def test_layouts_are_those_of_the_target_that_is_asked_for(

@@ -1,0 +1,97 @@
+"""Weights that come from somewhere else than the model: ``--weights`` and what belongs to it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from migx.cli._load import UsageError
+from migx.errors import WeightError, there_are
+
+if TYPE_CHECKING:
+    from migx.program import Program
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Declares where weights come from."""
+    parser.add_argument(
+        "--weights",
+        metavar="SOURCE",
+        type=Path,
+        help="put these weights in: a folder with the model's external data, or, by name, those in "
+        "a .safetensors or .npz file, or the .safetensors.index.json of several",
+    )
+    parser.add_argument(
+        "--no-strict",
+        action="store_true",
+        help="pass over what --weights has and the model has not, or does not have to be given",
+    )
+    parser.add_argument(
+        "--convert",
+        action="store_true",
+        help="bring the values of --weights to the element types of the model's",
+    )
+
+
+def check(options: argparse.Namespace) -> None:
+    """``UsageError`` where options say how to take weights, and there are none. The model's own
+    need not be there where others are given.
+    """
+    if options.weights is None and (options.no_strict or options.convert):
+        raise UsageError("--no-strict and --convert are for --weights")
+    if options.weights is not None:
+        options.defer_external_weights = True
+
+
+def have_replaced(program: Program, options: argparse.Namespace) -> None:
+    """Makes replaceable what the source has by name, though it lie in the model's own file; to be
+    done before the program is compiled. ``UsageError`` where the source can have nothing for it.
+    """
+    if options.weights is None:
+        return
+    from migx.ops.builtin import Literal
+    from migx.weights.marking import is_number, must_be_known
+    from migx.weights.sources import names_in
+
+    named = {at.op.label: at for at in program.literals if isinstance(at.op, Literal)}
+    fixed = {n for n, at in named.items() if is_number(at.shape) or not must_be_known(at.shape)}
+    given = names_in(options.weights)
+    if names := [name for name in given if name in fixed]:
+        program.make_replaceable(names)
+    if not program.weight_shapes:
+        raise UsageError(
+            f"--weights {options.weights}: {options.model} has no weight "
+            + (
+                f"{given[0]!r}; {there_are(given[0], sorted(fixed))}"
+                if given
+                else "in a file of its own, as a folder has; give a .safetensors or .npz file that "
+                "has them by name"
+            )
+        )
+
+
+@contextmanager
+def _in_options() -> Iterator[None]:
+    """Errors name the options that Python's arguments are here."""
+    try:
+        yield
+    except WeightError as error:
+        said = str(error).replace("say convert=True", "give --convert")
+        raise WeightError(said.replace("strict=False", "--no-strict")) from error
+
+
+def replaced(program: Program, options: argparse.Namespace) -> Program:
+    """The compiled program with the weights that were asked for; ready to run, or to be saved."""
+    if options.weights is None:
+        return program
+    from migx.onnx import replace_onnx_external_weights
+
+    target = program.compiled.context.target
+    how = {"strict": not options.no_strict, "convert": options.convert}
+    with _in_options():
+        made = replace_onnx_external_weights(program, options.weights, target, **how)
+    made.finalize(target)
+    return made
