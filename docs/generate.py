@@ -49,8 +49,8 @@ set for a process: [environment variables](environment.md)."""
 RULES = """\
 The rules each pass applies, in the order in which they are tried at an instruction; `migx passes
 NAME` says the same, with the file and line of each. How to read a pattern:
-[patterns](patterns.md). Passes that are not in this list are functions, or choose their rules by
-an option: their [docstrings](passes-and-targets.md) say what they do."""
+[patterns](patterns.md). Passes that are not in this list are functions: their
+[docstrings](passes-and-targets.md) say what they do."""
 PYTHON = """\
 What `import migx` offers, and the classes that its functions hand out. What one extends migx with
 is imported from where it is defined:"""

@@ -67,7 +67,8 @@ class Pass:
         """Changes one module in place, by default by its rules; says whether it changed
         anything.
         """
-        return bool(self.rules) and rewrite(module, self.rules, self.name, manager.log)
+        log, options = manager.log, vars(self)
+        return bool(self.rules) and rewrite(module, self.rules, self.name, log, options)
 
     def apply_program(self, program: Program, manager: PassManager) -> bool:
         """Changes the program as a whole, after ``apply`` has seen each module; says whether it

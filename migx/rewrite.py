@@ -4,9 +4,10 @@
     def merge(at: Cursor, x: Instruction, inner: Instruction, outer: Instruction) -> Instruction:
         ...
 
-A rule's parameters name what its pattern caught; ``at`` is the place it inserts at. It returns what
-replaces the match, or None to decline, or ``Declined("why")``. Rules make sets by ``+``;
-``rewrite`` applies a set until nothing changes.
+A rule's parameters name what its pattern caught; ``at`` is the place it inserts at. One that has a
+default may have the name of an option of the pass, and is given that. A rule returns what replaces
+the match, or None to decline, or ``Declined("why")``. Rules make sets by ``+``; ``rewrite`` applies
+a set until nothing changes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from numpy.typing import ArrayLike
@@ -36,6 +38,8 @@ from migx.weights.constants import tree
 
 KINDS = 4096
 """Kinds of instructions, by their operations and those they read, that a set of rules remembers."""
+
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 MANY = 8
 """Readers from which on a change is not followed further at once."""
@@ -157,9 +161,9 @@ class Rule:
         code = getattr(plain, "__code__", None) or getattr(type(plain).__call__, "__code__", None)
         return "" if code is None else f"{code.co_filename}:{code.co_firstlineno}"
 
-    def answer(self, caught: Mapping[str, Any]) -> Results | Declined | None:
-        """What its function says of what its pattern caught."""
-        return self.function(**{name: caught[name] for name in self.wanted if name in caught})
+    def answer(self, given: Mapping[str, Any]) -> Results | Declined | None:
+        """What its function says of what its pattern caught, and of the options of a pass."""
+        return self.function(**{name: given[name] for name in self.wanted if name in given})
 
     def __str__(self) -> str:
         return f"{self.name}: {self.pattern}"
@@ -328,22 +332,33 @@ class EventLog:
 
 
 def rewrite(
-    module: Module, rules: RuleSet | Rule, pass_name: str = "", log: EventLog | None = None
+    module: Module,
+    rules: RuleSet | Rule,
+    pass_name: str = "",
+    log: EventLog | None = None,
+    options: Mapping[str, Any] = NO_OPTIONS,
 ) -> bool:
-    """Applies rules to a module until none fires; says whether any did.
+    """Applies rules to a module until none fires; says whether any did. Rules that ask for them are
+    given the ``options``.
 
     Each instruction is looked at once, and again when something near it changed. ``RewriteLoop``
     when rules undo each other for ever.
     """
     given = RuleSet(rules) if isinstance(rules, Rule) else rules
-    return _Driver(module, given, pass_name, log).run()
+    return _Driver(module, given, pass_name, log, options).run()
 
 
 class _Driver:
     def __init__(
-        self, module: Module, rules: RuleSet, pass_name: str, log: EventLog | None
+        self,
+        module: Module,
+        rules: RuleSet,
+        pass_name: str,
+        log: EventLog | None,
+        options: Mapping[str, Any] = NO_OPTIONS,
     ) -> None:
         self.module, self.rules, self.pass_name, self.log = module, rules, pass_name, log
+        self.options = options
         self.queue: deque[Instruction] = deque()
         self.queued: set[Instruction] = set()
         self.limit = 1000 + 20 * len(module)
@@ -403,7 +418,7 @@ class _Driver:
         match.caught["at"] = at
         matched = dict.fromkeys(reversed(match.instructions or [root]))
         before = "" if log is None else log.show(matched, self.names)
-        result = each.answer(match.caught)
+        result = each.answer({**self.options, **match.caught})
         if result is None and at.is_idle:  # what most come to
             return False
         readers = put(at, result)

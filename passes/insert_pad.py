@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
-from migx.ir import Instruction, Module
-from migx.manager import Pass, PassManager
-from migx.match import On, attr, on, var
+from migx.ir import Instruction
+from migx.manager import Pass
+from migx.match import attr, on, var
 from migx.op import Operation, with_attributes
 from migx.ops._numeric import lowest
 from migx.ops._windows import split
 from migx.ops.layout import Pad
 from migx.ops.linear import Convolution, QuantConvolution
 from migx.ops.pooling import Pooling
-from migx.rewrite import Cursor, Declined, RuleSet, rewrite, rule
+from migx.rewrite import Cursor, Declined, rule
 from migx.shape import Dims
 
 
@@ -39,23 +37,32 @@ def without_padding(window: Instruction) -> Operation:
 
 PADDING = attr("padding", is_uneven)
 PRODUCTS = (Convolution, QuantConvolution)
+OPS = ("convolution", "quant_convolution", "pooling")
 
 
 @rule(on(PRODUCTS, var("x"), var("w"), name="window", padding=PADDING))
 def before_convolution(
-    at: Cursor, x: Instruction, w: Instruction, window: Instruction, padding: Dims
-) -> Instruction:
+    at: Cursor,
+    x: Instruction,
+    w: Instruction,
+    window: Instruction,
+    padding: Dims,
+    ops: tuple[str, ...] = OPS,
+) -> Instruction | None:
     """convolution(x, w) with uneven padding is convolution(pad(x), w) with none."""
+    if window.op.name not in ops:
+        return None
     return at(without_padding(window), at(explicit(padding), x), w)
 
 
 @rule(on(Pooling, var("x"), name="window", padding=PADDING, ceil_mode=False))
 def before_pooling(
-    at: Cursor, x: Instruction, window: Instruction, padding: Dims
-) -> Instruction | Declined:
+    at: Cursor, x: Instruction, window: Instruction, padding: Dims, ops: tuple[str, ...] = OPS
+) -> Instruction | Declined | None:
     """pooling(x) with uneven padding is pooling(pad(x)) with none."""
-    op, filler, dtype = window.op, [], x.shape.dtype
-    assert isinstance(op, Pooling)
+    op, filler, dtype = window.op_as(Pooling), [], x.shape.dtype
+    if op.name not in ops:
+        return None
     if op.mode == "average" and not op.count_include_pad:
         return Declined("an average that does not count its padding would")
     if op.mode == "max":
@@ -71,13 +78,4 @@ class InsertPad(Pass):
     """
 
     rules = before_convolution + before_pooling
-    ops: tuple[str, ...] = ("convolution", "quant_convolution", "pooling")
-
-    def apply(self, module: Module, manager: PassManager) -> bool:
-        """Applies the rules at the operations asked for."""
-        chosen = RuleSet(
-            replace(each, pattern=replace(pattern, ops=ops))
-            for each in self.rules
-            if isinstance(pattern := each.pattern, On) and (ops := pattern.ops & set(self.ops))
-        )
-        return rewrite(module, chosen, self.name, manager.log)
+    ops: tuple[str, ...] = OPS

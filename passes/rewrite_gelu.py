@@ -9,12 +9,12 @@ import math
 from collections.abc import Mapping
 
 from migx.builders import full_like
-from migx.ir import Instruction, Module
-from migx.manager import Pass, PassManager
+from migx.ir import Instruction
+from migx.manager import Pass
 from migx.match import On, OneOf, Pattern, on, value, var
 from migx.ops.pointwise import Add, Div, Erf, Mul, Sigmoid, Tanh
 from migx.passes._common import broadcast_of
-from migx.rewrite import Cursor, rewrite, rule
+from migx.rewrite import Cursor, Declined, rule
 
 x = var("x")
 
@@ -42,15 +42,17 @@ by_tanh = plus_one(on(Tanh, var("u")))
 
 
 @rule(on(Erf, on(Div, x, about(math.sqrt(2))).once()))
-def erf_of_product(at: Cursor, x: Instruction) -> Instruction:
+def erf_of_product(at: Cursor, x: Instruction, fast: bool = False) -> Instruction | None:
     """erf(x / sqrt(2)) is erf(x * sqrt(1/2))."""
-    return at(Erf(), times(at, x, math.sqrt(0.5)))
+    return None if fast else at(Erf(), times(at, x, math.sqrt(0.5)))
 
 
 @rule(half_apart(x, by_erf))
-def half_last(at: Cursor, x: Instruction, twice: Instruction) -> Instruction:
+def half_last(
+    at: Cursor, x: Instruction, twice: Instruction, fast: bool = False
+) -> Instruction | None:
     """Halved last: x * 0.5 * (1 + erf(...)), in any order, is x * (0.5 * (1 + erf(...)))."""
-    return at(Mul(), x, times(at, twice, 0.5))
+    return None if fast else at(Mul(), x, times(at, twice, 0.5))
 
 
 @rule(half_apart(x, by_tanh) | on(Mul, x, on(Mul, by_tanh, about(0.5)).once()))
@@ -60,10 +62,12 @@ def tanh_as_sigmoid(at: Cursor, x: Instruction, u: Instruction) -> Instruction:
 
 
 @rule(half_apart(x, by_erf) | on(Mul, x, on(Mul, by_erf, about(0.5)).once()))
-def erf_as_sigmoid(at: Cursor, x: Instruction) -> Instruction:
+def erf_as_sigmoid(at: Cursor, x: Instruction, fast: bool = False) -> Instruction | Declined:
     """About, x * 0.5 * (1 + erf(x / sqrt(2))) is x * sigmoid(2 * sqrt(2 / pi) * (x + 0.044715 *
     x^3)), within 0.0005.
     """
+    if not fast:
+        return Declined("it is not exact, which only fast=true allows")
     outer = 2 * math.sqrt(2 / math.pi)
     inner = at(Add(), times(at, at(Mul(), x, x), 0.044715 * outer), full_like(at, x, outer))
     return at(Mul(), x, at(Sigmoid(), at(Mul(), x, inner)))
@@ -74,16 +78,13 @@ def times(at: Cursor, value: Instruction, number: float) -> Instruction:
     return at(Mul(), value, full_like(at, value, number))
 
 
-EXACT = erf_of_product + half_last + tanh_as_sigmoid
-FAST = erf_as_sigmoid + tanh_as_sigmoid
-
-
 class RewriteGelu(Pass):
     """Writes GELU by erf as x * (0.5 * (1 + erf(x * sqrt(1/2)))) and GELU by tanh as x times a
     sigmoid; with ``fast`` that by erf too, whose results then differ by up to 0.0005 (MIGraphX pass
     of this name).
     """
 
+    rules = erf_of_product + half_last + erf_as_sigmoid + tanh_as_sigmoid
     fast: bool = False
     variants = ("fast=true",)
 
@@ -91,6 +92,3 @@ class RewriteGelu(Pass):
     def approximations(self) -> Mapping[str, float]:
         """What stands for erf is off by up to 0.00036."""
         return {"erf": 0.00036} if self.fast else {}
-
-    def apply(self, module: Module, manager: PassManager) -> bool:
-        return rewrite(module, FAST if self.fast else EXACT, self.name, manager.log)

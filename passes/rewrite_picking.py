@@ -7,13 +7,13 @@ nothing of what is picked.
 from __future__ import annotations
 
 from migx.dim import bounds
-from migx.ir import Instruction, Module
-from migx.manager import Pass, PassManager
+from migx.ir import Instruction
+from migx.manager import Pass
 from migx.match import on, var
 from migx.ops.indexing import Compress, Gather, Nonzero
 from migx.ops.layout import DynamicSlice, Slice, Squeeze
 from migx.passes.rewrite_indexing import places
-from migx.rewrite import Cursor, Declined, RuleSet, rewrite, rule
+from migx.rewrite import Cursor, Declined, rule
 
 
 @rule(on(Compress, var("x"), var("condition"), name="root"))
@@ -21,8 +21,7 @@ def chosen(
     at: Cursor, x: Instruction, condition: Instruction, root: Instruction
 ) -> Instruction | Declined:
     """What a condition chooses is picked by the places where it holds."""
-    op = root.op
-    assert isinstance(op, Compress)
+    op = root.op_as(Compress)
     if x.shape.rank == 1:
         return Declined("its elements are as small as their places")
     if bounds(x.shape.dims[op.axis] - condition.shape.dims[0])[0] < 0:
@@ -32,10 +31,13 @@ def chosen(
 
 
 @rule(on(DynamicSlice, var("x"), var(), var(), var(), name="root"))
-def sliced(at: Cursor, x: Instruction, root: Instruction) -> Instruction | Declined:
+def sliced(
+    at: Cursor, x: Instruction, root: Instruction, slices: bool = True
+) -> Instruction | Declined:
     """A slice is picked axis by axis by the places that are left of all when these are sliced."""
-    op = root.op
-    assert isinstance(op, DynamicSlice)
+    op = root.op_as(DynamicSlice)
+    if not slices:
+        return Declined("slices are to stay")
     if x.shape.rank == 1:
         return Declined("its elements are as small as their places")
     for number, (axis, extent) in enumerate(zip(op.axes, op.out_lens, strict=True)):
@@ -53,8 +55,3 @@ class RewritePicking(Pass):
     slices: bool = True
     rules = chosen + sliced
     variants = ("slices=false",)
-
-    def apply(self, module: Module, manager: PassManager) -> bool:
-        """Turns what it is to turn."""
-        rules = self.rules if self.slices else RuleSet((chosen,))
-        return rewrite(module, rules, self.name, manager.log)

@@ -9,8 +9,8 @@ import numpy as np
 from migx.argument import Argument
 from migx.builders import astype, at_least_f32, broadcast_to
 from migx.dim import product
-from migx.ir import Instruction, Module
-from migx.manager import Pass, PassManager
+from migx.ir import Instruction
+from migx.manager import Pass
 from migx.match import attr, on, value, var
 from migx.op import Array
 from migx.ops.builtin import Literal
@@ -21,7 +21,7 @@ from migx.passes._common import broadcast_of
 from migx.passes.simplify_algebra.broadcasts import trailing
 from migx.passes.simplify_algebra.terms import repeated
 from migx.pipeline import Approximation
-from migx.rewrite import Cursor, rewrite, rule
+from migx.rewrite import Cursor, Declined, rule
 
 x, v = var("x"), var("v")
 
@@ -58,14 +58,20 @@ sums = on(ReduceSum, on(Exp, shifted, name="e"), axes=attr("axes"))
 
 
 @rule(on(Div, var("e"), broadcast_of(sums)) | on(Mul, var("e"), broadcast_of(on(Recip, sums))))
-def softmax(at: Cursor, x: Instruction, axes: tuple[int, ...]) -> Instruction | None:
+def softmax(
+    at: Cursor, x: Instruction, axes: tuple[int, ...], softmax: bool = False
+) -> Instruction | None:
     """Softmax spelled out, exp(x) / sum(exp(x)), with x - max(x) or not, is one operation."""
-    return at(Softmax(axes[0]), x) if len(axes) == 1 else None
+    return None if softmax or len(axes) != 1 else at(Softmax(axes[0]), x)
 
 
-@rule(on(Softmax, x, axis=attr("axis"), name="root"))
-def softmax_in_parts(at: Cursor, x: Instruction, axis: int, root: Instruction) -> Instruction:
+@rule(on(Softmax, x, axis=attr("axis")))
+def softmax_in_parts(
+    at: Cursor, x: Instruction, axis: int, softmax: bool = False
+) -> Instruction | Declined:
     """softmax(x) is exp(x - max(x)) over its sum, computed in f32 at least."""
+    if not softmax:
+        return Declined("only softmax=true takes softmax apart")
     dtype = x.shape.dtype
     x = astype(at, x, at_least_f32(dtype))
     greatest = at(Multibroadcast(x.shape.dims), at(ReduceMax((axis,)), x))
@@ -94,6 +100,7 @@ class RewriteReduce(Pass):
     pass of this name).
     """
 
+    rules = div_sqrt + sum_as_mean + softmax + softmax_in_parts
     softmax: bool = False
     variants = ("softmax=true",)
 
@@ -101,7 +108,3 @@ class RewriteReduce(Pass):
     def approximations(self) -> Mapping[str, Approximation]:
         """Spelled-out softmax may overflow where softmax does not."""
         return {} if self.softmax else {"exp": OutOfRange()}
-
-    def apply(self, module: Module, manager: PassManager) -> bool:
-        form = softmax_in_parts if self.softmax else softmax
-        return rewrite(module, div_sqrt + sum_as_mean + form, self.name, manager.log)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -12,7 +11,7 @@ from migx.argument import Argument
 from migx.dead_code import remove_dead_code
 from migx.fusion import winograd
 from migx.fusion.winograd import INPUT, KERNEL, LENGTH, MADE, OUTPUT, PLACES, SEEN, in_planes, tiles
-from migx.ir import Instruction, Module
+from migx.ir import Instruction
 from migx.manager import Pass, PassManager
 from migx.match import attr, constant, on, var
 from migx.op import Array
@@ -25,7 +24,7 @@ from migx.ops.pointwise import Convert
 from migx.passes._common import without_gaps
 from migx.pipeline import Approximation
 from migx.program import Program
-from migx.rewrite import Cursor, Declined, RuleSet, rewrite, rule
+from migx.rewrite import Cursor, Declined, RuleSet, rule
 from migx.shape import F32, F64
 from migx.weights.constants import is_unpacked
 from migx.weights.hoisting import hoist
@@ -41,18 +40,17 @@ MOST = 1 << 25
 """Bytes that the weights of a convolution may grow by: beyond, to read them takes too long."""
 
 
-CONVOLUTION = on(
-    Convolution,
-    var("x"),
-    constant("w", lambda w: w.shape.dims[2:] == (LENGTH, LENGTH) and w.shape.dtype is F32),
-    name="root",
-    group=1,
-    stride=(1, 1),
-    dilation=attr("dilation", without_gaps),
+@rule(
+    on(
+        Convolution,
+        var("x"),
+        constant("w", lambda w: w.shape.dims[2:] == (LENGTH, LENGTH) and w.shape.dtype is F32),
+        name="root",
+        group=1,
+        stride=(1, 1),
+        dilation=attr("dilation", without_gaps),
+    )
 )
-
-
-@rule(CONVOLUTION)
 def fewer_products(
     at: Cursor, x: Instruction, w: Instruction, root: Instruction, always: bool = False
 ) -> Instruction | Declined:
@@ -79,10 +77,6 @@ def fewer_products(
     )
     inner.add_return(winograd.write(inner, image, kernels, root))
     return at(Group(winograd.TAG), x, weights, modules=[inner])
-
-
-ALWAYS = rule(CONVOLUTION)(partial(fewer_products.function, always=True))
-"""The same, whatever it saves."""
 
 
 def _too_little(outputs: int, channels: int, height: int, width: int) -> str:
@@ -191,10 +185,6 @@ class RewriteWinograd(Pass):
     def approximations(self) -> Mapping[str, Approximation]:
         """Sums of products that are larger than results round more."""
         return {"convolution": FewerProducts()}
-
-    def apply(self, module: Module, manager: PassManager) -> bool:
-        form = ALWAYS if self.always else fewer_products
-        return rewrite(module, form, self.name, manager.log)
 
     def apply_program(self, program: Program, manager: PassManager) -> bool:
         """Transforms the weights."""

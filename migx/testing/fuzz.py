@@ -27,7 +27,7 @@ from migx.specialise import bound
 from migx.target import Target, get_target, passes_for
 from migx.testing.draws import Dice
 from migx.testing.law import check_law
-from migx.testing.oracles import Inputs, Trial, Violation, rules_of, run_on_ref
+from migx.testing.oracles import Inputs, Trial, Violation, run_on_ref
 from migx.testing.patterns import draw_match, names_in
 from migx.testing.programs import Drawn, draw_program, features
 from migx.testing.runs import ORACLES, check_runs
@@ -105,12 +105,12 @@ class Subject:
         stated = [error for errors in run.approximations().values() for error in errors]
         if self.law or not all(isinstance(error, Approximation) for error in stated):
             self.special = 0.0
-        self.rules = {f"{p.name}.{rule.name}": rule for p in passes for rule in rules_of(p)}
+        self.rules = {f"{p.name}.{rule.name}": rule for p in passes for rule in p.rules}
         self.focus = {
-            p.name: tuple(dict.fromkeys(n for r in rules_of(p) for n in names_in(r.pattern)))
+            p.name: tuple(dict.fromkeys(n for r in p.rules for n in names_in(r.pattern)))
             for p in passes
         }
-        self.without_rules = {p.name for p in passes if not rules_of(p)}
+        self.without_rules = {p.name for p in passes if not p.rules}
         self.tried: Counter[str] = Counter()
         self.fired: Counter[str] = Counter()
         self.changing: set[str] = set()

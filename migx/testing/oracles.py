@@ -11,12 +11,12 @@ from migx.argument import Argument
 from migx.compiler import Compiled
 from migx.debug.case import traced_on_ref
 from migx.errors import MigxError
-from migx.manager import Pass, PassManager, Pipeline
+from migx.manager import PassManager, Pipeline
 from migx.observers import Verify
 from migx.ops.builtin import Literal
 from migx.parser import parse
 from migx.program import Program
-from migx.rewrite import EventLog, Rule, RuleSet
+from migx.rewrite import EventLog
 from migx.serialize import load, save
 from migx.target import Target, passes_for
 from migx.testing.bounds import NONE, Approximations, Bound, ElementBounds, compare
@@ -163,20 +163,6 @@ def copied(value: Argument) -> Argument:
     """A value in memory of its own; one that is no array as it is."""
     is_array = value.shape.dtype.is_tensor
     return Argument(value.shape, value.array.copy()) if is_array else value
-
-
-def rules_of(each: Pass) -> RuleSet:
-    """The rules of a pass; of one that applies them itself, those its method names."""
-    if each.rules:
-        return each.rules
-    function = type(each).apply
-    held = [function.__globals__.get(name) for name in function.__code__.co_names]
-    found = [rule for v in held if isinstance(v, Rule | RuleSet) for rule in _each(v)]
-    return RuleSet(dict.fromkeys(found))
-
-
-def _each(given: Rule | RuleSet) -> Iterable[Rule]:
-    return (given,) if isinstance(given, Rule) else given
 
 
 def run_on_ref(

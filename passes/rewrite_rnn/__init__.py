@@ -5,43 +5,39 @@ from __future__ import annotations
 import numpy as np
 
 from migx.builders import astype, at_least_f32, concatenate
-from migx.ir import Instruction, Module
-from migx.manager import Pass, PassManager
+from migx.ir import Instruction
+from migx.manager import Pass
 from migx.match import attr, on
 from migx.ops.layout import Multibroadcast, Reshape, Slice, Squeeze, Transpose, Unsqueeze
 from migx.ops.linear import Dot
 from migx.ops.pointwise import Add
 from migx.ops.rnn import BACKWARD, GRU, LSTM, RNN, Recurrent
 from migx.passes.rewrite_rnn.cells import States, Weights, biased, cell_of, part
-from migx.rewrite import Cursor, Declined, Rule, RuleSet, rewrite, rule
+from migx.rewrite import Cursor, Declined, RuleSet, rule
 from migx.shape import OPTIONAL, DType
 
 MAX_STEPS = 64
 
 
-def unrolled(max_steps: int) -> Rule:
-    """The rule for layers of at most so many steps."""
-
-    @rule(on((RNN, GRU, LSTM), name="layer", clip=attr("clip")))
-    def unroll(at: Cursor, layer: Instruction, clip: float) -> tuple[Instruction, ...] | Declined:
-        """A layer over a known number of steps is those steps, one after another."""
-        op, steps = layer.op, layer.inputs[0].shape.dims[0]
-        assert isinstance(op, Recurrent)
-        directions = BACKWARD[op.direction]
-        if clip > 0 or op.activations not in ((), op.defaults * len(directions)):
-            return Declined("the activations are not the default ones")
-        if getattr(op, "input_forget", False) or extras(layer):
-            return Declined("gates are coupled or see the cell, or sequences have their own length")
-        if not isinstance(steps, int) or not 1 <= steps <= max_steps:
-            return Declined(f"{steps} steps are not 1 to {max_steps}")
-        runs = [run(at, layer, d, steps, backward) for d, backward in enumerate(directions)]
-        hidden = concatenate(at, 1, [rows for rows, _ in runs])
-        finals = (
-            concatenate(at, 0, kept) for kept in zip(*(states for _, states in runs), strict=True)
-        )
-        return tuple(astype(at, v, layer.inputs[0].shape.dtype) for v in (hidden, *finals))
-
-    return unroll
+@rule(on((RNN, GRU, LSTM), name="layer", clip=attr("clip")))
+def unroll(
+    at: Cursor, layer: Instruction, clip: float, max_steps: int = MAX_STEPS
+) -> tuple[Instruction, ...] | Declined:
+    """A layer over a known number of steps is those steps, one after another."""
+    op, steps = layer.op, layer.inputs[0].shape.dims[0]
+    assert isinstance(op, Recurrent)
+    directions = BACKWARD[op.direction]
+    if clip > 0 or op.activations not in ((), op.defaults * len(directions)):
+        return Declined("the activations are not the default ones")
+    if getattr(op, "input_forget", False) or extras(layer):
+        return Declined("gates are coupled or see the cell, or sequences have their own length")
+    if not isinstance(steps, int) or not 1 <= steps <= max_steps:
+        return Declined(f"{steps} steps are not 1 to {max_steps}")
+    runs = [run(at, layer, d, steps, backward) for d, backward in enumerate(directions)]
+    hidden = concatenate(at, 1, [rows for rows, _ in runs])
+    states = zip(*(last for _, last in runs), strict=True)
+    finals = (concatenate(at, 0, kept) for kept in states)
+    return tuple(astype(at, v, layer.inputs[0].shape.dtype) for v in (hidden, *finals))
 
 
 def extras(layer: Instruction) -> list[Instruction]:
@@ -112,9 +108,5 @@ class RewriteRnn(Pass):
     into matrix products and arithmetic (MIGraphX rewrite_rnn).
     """
 
-    rules = RuleSet((unrolled(MAX_STEPS),))
+    rules = RuleSet((unroll,))
     max_steps: int = MAX_STEPS
-
-    def apply(self, module: Module, manager: PassManager) -> bool:
-        """Unrolls what is short enough."""
-        return rewrite(module, RuleSet((unrolled(self.max_steps),)), self.name, manager.log)

@@ -17,9 +17,10 @@ from migx.dead_code import remove_dead_code
 from migx.errors import IRError, ParseError, PassError, UnknownName
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager, Pipeline
+from migx.match import on, var
 from migx.observers import Verify
 from migx.program import Program
-from migx.rewrite import EventLog
+from migx.rewrite import Cursor, EventLog, RuleSet, rewrite, rule
 from migx.shape import BOOL, Shape
 from migx.testing import check_pass
 from migx.verify import verify
@@ -203,6 +204,31 @@ class Told(Pass):
         found = [at for at in module if at.name == "neg"]
         done = [manager.change(self, "relu", at, partial(make, at)) for at in found]
         return any(done)
+
+
+@rule(on(ops.Neg, var("x")))
+def relu_of(at: Cursor, x: Instruction, times: int = 1, unknown: int = 0) -> Instruction:
+    """Another operation, as often as an option says."""
+    for _ in range(times + unknown):
+        x = at(ops.Relu(), x)
+    return x
+
+
+class Asking(Pass):
+    """Its rule asks for an option."""
+
+    rules = RuleSet((relu_of,))
+    times: int = 2
+
+
+def test_rules_are_given_the_options_of_their_pass() -> None:
+    for asking, count in ((Asking(), 2), (Asking(times=3), 3)):
+        program = migx.parse("module main(x: f32[2]) { %0 = neg(x) return %0 }")
+        assert migx.run_passes(program, [asking])
+        assert [at.name for at in program.main].count("relu") == count
+    program = migx.parse("module main(x: f32[2]) { %0 = neg(x) return %0 }")
+    assert rewrite(program.main, relu_of)
+    assert [at.name for at in program.main].count("relu") == 1
 
 
 def test_a_change_without_a_rule_is_an_event_and_can_be_skipped() -> None:
