@@ -1,19 +1,60 @@
-"""What rules often add to a program, a call each.
+"""Adding instructions to a program, a call each, and what is often added.
 
-They take the ``Cursor`` that a rule has, and add what is needed: nothing, where the value is as it
-should be already.
+The functions take a ``Builder``, such as the ``Cursor`` that a rule has, and add what is needed:
+nothing, where the value is as it should be already.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from numpy.typing import ArrayLike
+
+from migx.argument import Argument
 from migx.dim import Extent
-from migx.ir import Instruction
+from migx.errors import IRError
+from migx.ir import Instruction, Module
+from migx.op import Operation
+from migx.ops.builtin import Literal
 from migx.ops.layout import Concat, Multibroadcast, Slice
 from migx.ops.pointwise import Convert
-from migx.rewrite import Cursor
 from migx.shape import F32, Dims, DType
+
+
+class Builder:
+    """Adds an instruction by each call, with some origins: just before a ``place``, or at the end
+    of the module, before its return, where there is none.
+    """
+
+    def __init__(
+        self, module: Module, place: Instruction | None = None, origins: tuple[str, ...] = ()
+    ) -> None:
+        self.module, self.place = module, place
+        self._origins = origins
+
+    @classmethod
+    def before(cls, place: Instruction, origins: tuple[str, ...] | None = None) -> Builder:
+        """One that adds before an instruction, with its origins unless others are given."""
+        if place.module is None:
+            raise IRError(f"{place!r} is in no module, so nothing can go before it")
+        return Builder(place.module, place, place.origins if origins is None else origins)
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The origins of what it adds."""
+        return self._origins
+
+    def __call__(
+        self, op: Operation, *inputs: Instruction, modules: Sequence[Module] = ()
+    ) -> Instruction:
+        place = self.place or self.module.returned
+        return self.module.insert_instruction(
+            place, op, *inputs, modules=modules, origins=self.origins
+        )
+
+    def literal(self, value: ArrayLike | Argument, dtype: DType | str | None = None) -> Instruction:
+        """Adds a literal."""
+        return self(Literal(Argument.of(value, dtype)))
 
 
 def at_least_f32(dtype: DType) -> DType:
@@ -21,26 +62,26 @@ def at_least_f32(dtype: DType) -> DType:
     return F32 if dtype.bits < F32.bits else dtype
 
 
-def astype(at: Cursor, x: Instruction, dtype: DType) -> Instruction:
+def astype(at: Builder, x: Instruction, dtype: DType) -> Instruction:
     """A value in an element type; itself where it has that one."""
     return x if x.shape.dtype is dtype else at(Convert(dtype), x)
 
 
-def broadcast_to(at: Cursor, x: Instruction, dims: Dims) -> Instruction:
+def broadcast_to(at: Builder, x: Instruction, dims: Dims) -> Instruction:
     """A value broadcast to dims; itself where it has these."""
     return x if x.shape.dims == dims else at(Multibroadcast(dims), x)
 
 
-def full_like(at: Cursor, like: Instruction, number: float) -> Instruction:
+def full_like(at: Builder, like: Instruction, number: float) -> Instruction:
     """A number with the type and dims of a value."""
     return broadcast_to(at, at.literal(number, like.shape.dtype), like.shape.dims)
 
 
-def concatenate(at: Cursor, axis: int, values: Sequence[Instruction]) -> Instruction:
+def concatenate(at: Builder, axis: int, values: Sequence[Instruction]) -> Instruction:
     """Values one after another along an axis; itself where there is but one."""
     return values[0] if len(values) == 1 else at(Concat(axis), *values)
 
 
-def sliced(at: Cursor, x: Instruction, spans: Sequence[tuple[int, Extent, Extent]]) -> Instruction:
+def sliced(at: Builder, x: Instruction, spans: Sequence[tuple[int, Extent, Extent]]) -> Instruction:
     """What lies on some axes from one place to before another; the value itself for no axes."""
     return at(Slice(*zip(*spans, strict=True)), x) if spans else x

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from migx import op as operations
+from migx.builders import Builder
 from migx.errors import InputError, WeightError
 from migx.ir import Instruction
 from migx.ops.linear import Convolution, Dot
@@ -140,13 +141,11 @@ def as_levels(value: Instruction, low: float, high: float) -> Instruction:
 
 def behind_levels(value: Instruction, to: DType, scale: float, zero: int = 0) -> Instruction:
     """A value behind ``quantizelinear`` and ``dequantizelinear``, by a scale for all of it."""
-    module, origins = value.module, value.origins
+    module = value.module
     assert module is not None
     after = module.following(value)
     while after is not None and after.name == "@param":  # those stand together
         after = module.following(after)
-    by = [module.add_literal(scale, value.shape.dtype, before=after)]
-    if zero:
-        by.append(module.add_literal(zero, to, before=after))
-    levels = module.insert_instruction(after, QuantizeLinear(to=to), value, *by, origins=origins)
-    return module.insert_instruction(after, DequantizeLinear(), levels, *by, origins=origins)
+    at = Builder(module, after, value.origins)
+    by = [at.literal(scale, value.shape.dtype), *([at.literal(zero, to)] if zero else ())]
+    return at(DequantizeLinear(), at(QuantizeLinear(to=to), value, *by), *by)

@@ -9,32 +9,21 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from migx import dim, ops
-from migx.argument import Argument
+from migx.builders import Builder
 from migx.dim import Extent
 from migx.errors import UnknownName
-from migx.ir import Instruction, Module
-from migx.op import Operation
+from migx.ir import Instruction
 from migx.shape import I64, DType
 from migx.verify import captures
 
 
-@dataclass(frozen=True)
-class Tape:
+class Tape(Builder):
     """Where the instructions of derivatives go."""
-
-    module: Module
-    origins: tuple[str, ...] = ()
-
-    def __call__(
-        self, op: Operation, *inputs: Instruction, modules: Sequence[Module] = ()
-    ) -> Instruction:
-        return self.module.add_instruction(op, *inputs, modules=modules, origins=self.origins)
 
     def number(self, value: float | Extent, like: Instruction) -> Instruction:
         """A number, which may be a dim, in the type and the dims of a value."""
@@ -42,7 +31,7 @@ class Tape:
         if isinstance(value, dim.Dim):
             made = self(ops.Convert(dtype), self(ops.DimLiteral((value,), (), I64)))
         else:
-            made = self(ops.Literal(Argument.of(np.asarray(value), dtype)))
+            made = self.literal(np.asarray(value), dtype)
         return self(ops.Multibroadcast(like.shape.dims), made)
 
     def times(self, first: Instruction, *factors: Instruction | float) -> Instruction:

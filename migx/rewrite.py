@@ -21,16 +21,13 @@ from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from numpy.typing import ArrayLike
-
-from migx.argument import Argument
+from migx.builders import Builder
 from migx.dead_code import remove_dead_code, remove_unread
 from migx.errors import IRError, RewriteLoop, ShapeError
 from migx.ir import Instruction, Module, merged
 from migx.match import Match, On, OneOf, Pattern, Skip, expect_patterns, nothing_left
 from migx.op import Operation
-from migx.ops.builtin import GetTupleElem, Literal
-from migx.shape import DType
+from migx.ops.builtin import GetTupleElem
 from migx.structure import facts_of
 from migx.text import Names, draw_instruction, show_instruction
 from migx.weights import value_of
@@ -58,16 +55,17 @@ instructions a rule names.
 """
 
 
-class Cursor:
+class Cursor(Builder):
     """The place a rule inserts at: just before what it matched. Calling it adds an instruction.
 
     What it adds has the origins of everything the rule matched.
     """
 
+    place: Instruction
+
     def __init__(self, match: Match, root: Instruction, module: Module) -> None:
-        self.root, self.module, self.place = root, module, root
-        self._matched = match.instructions
-        self._origins: tuple[str, ...] | None = None
+        super().__init__(module, root)
+        self.root, self._matched = root, match.instructions
         self.made: list[Instruction] = []
         self.replaced: dict[Instruction, Instruction] = {}
         self._moved: list[tuple[Instruction, Instruction]] = []  # with what each stood before
@@ -76,18 +74,15 @@ class Cursor:
     @property
     def origins(self) -> tuple[str, ...]:
         """The origins of everything the rule matched."""
-        if self._origins is None:
+        if not self._origins:
             self._origins = merged(*(i.origins for i in self._matched))
         return self._origins
 
     def __call__(
         self, op: Operation, *inputs: Instruction, modules: Sequence[Module] = ()
     ) -> Instruction:
-        made = self.module.insert_instruction(
-            self.place, op, *inputs, modules=modules, origins=self.origins
-        )
-        self.made.append(made)
-        return made
+        self.made.append(super().__call__(op, *inputs, modules=modules))
+        return self.made[-1]
 
     def together(self, instructions: Iterable[Instruction]) -> None:
         """Inserts before the first of some instructions of the module, all of which will be
@@ -135,10 +130,6 @@ class Cursor:
         for moved, after in reversed(self._moved):
             self.module.move_instruction(moved, after)
         program.revision = self._revision
-
-    def literal(self, value: ArrayLike | Argument, dtype: DType | str | None = None) -> Instruction:
-        """Adds a literal."""
-        return self(Literal(Argument.of(value, dtype)))
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
+from migx.builders import Builder
 from migx.dim import Dim, product
 from migx.errors import FieldError, UnknownName, there_are
 from migx.ir import Instruction, merged
@@ -59,12 +60,12 @@ class Weight:
         """The weights as they are given, numbers and vectors aside."""
         return [at for at in self.whole if is_source(at) and at.shape.rank > 1]
 
-    def flat(self, at: Make) -> Instruction:
+    def flat(self, at: Builder) -> Instruction:
         """The value under the dims it is quantised under."""
         same = self.value.shape.dims == self.dims
         return self.value if same else at(Reshape(self.dims), self.value)
 
-    def whole_again(self, at: Make, made: Instruction) -> Instruction:
+    def whole_again(self, at: Builder, made: Instruction) -> Instruction:
         """What was made of the flat value, under the value's own dims."""
         dims = self.value.shape.dims
         return made if dims == self.dims else at(Reshape(dims), made)
@@ -79,12 +80,6 @@ class Weight:
         """What it may be called by: the nodes its product comes from, and its label."""
         labels = (getattr(at.op, "label", "") for at in self.sources)
         return (*self.user.origins, *filter(None, labels))
-
-
-class Make(Protocol):
-    """Makes an instruction of an operation and its inputs, before a product."""
-
-    def __call__(self, op: Operation, *inputs: Instruction) -> Instruction: ...
 
 
 class Squeeze(Pass):
@@ -189,16 +184,10 @@ class Squeeze(Pass):
 
     def dequantized(self, weight: Weight) -> Instruction:
         """The weight as levels and back, before the product that reads it."""
-        module, user = weight.user.module, weight.user
-        assert module is not None
-        origins = merged(*(at.origins for at in weight.whole)) or user.origins
+        origins = merged(*(at.origins for at in weight.whole)) or None
+        return self.stored(Builder.before(weight.user, origins), weight)
 
-        def at(op: Operation, *inputs: Instruction) -> Instruction:
-            return module.insert_instruction(user, op, *inputs, origins=origins)
-
-        return self.stored(at, weight)
-
-    def stored(self, at: Make, weight: Weight) -> Instruction:
+    def stored(self, at: Builder, weight: Weight) -> Instruction:
         """What makes levels of a weight, and numbers of them."""
         raise NotImplementedError
 

@@ -7,11 +7,12 @@ from itertools import accumulate
 
 import numpy as np
 
+from migx.builders import Builder, full_like
 from migx.fusion.outlining import Bundle, Outlining, dependences, only_reader
 from migx.ir import Instruction, Module
 from migx.ops.builtin import Literal
 from migx.ops.indexing import Gather
-from migx.ops.layout import Broadcast, Concat, Multibroadcast, Slice, Squeeze, Unsqueeze
+from migx.ops.layout import Broadcast, Concat, Slice, Squeeze, Unsqueeze
 from migx.ops.logic import Less
 from migx.ops.pointwise import Add, Where
 
@@ -47,41 +48,30 @@ class Lookups(Bundle):
         """Nothing is needed ahead."""
 
     def become(self, following: Instruction) -> dict[Instruction, Instruction]:
-        module = following.module
-        assert module is not None
-        put, origins = module.insert_instruction, self.origins
+        at = Builder.before(following, self.origins)
         tables, indices = zip(*(m.inputs for m in self.members), strict=True)
-        rows = [put(following, Unsqueeze((0,)), v, origins=origins) for v in indices]
-        every = put(following, Concat(0), *rows, origins=origins)
-        at = _moved(module, following, every, _starts(tables))
-        whole = put(following, Concat(0), *tables, origins=origins)
-        found = put(following, Gather(0), whole, at, origins=origins)
+        every = at(Concat(0), *(at(Unsqueeze((0,)), v) for v in indices))
+        places = _moved(at, every, _starts(tables))
+        found = at(Gather(0), at(Concat(0), *tables), places)
         results = {}
         for i, member in enumerate(self.members):
-            own = put(following, Slice((0,), (i,), (i + 1,)), found, origins=member.origins)
-            results[member] = put(following, Squeeze((0,)), own, origins=member.origins)
+            own = Builder.before(following, member.origins)
+            results[member] = own(Squeeze((0,)), own(Slice((0,), (i,), (i + 1,)), found))
         return results
 
 
-def _moved(
-    module: Module, following: Instruction, every: Instruction, starts: list[int]
-) -> Instruction:
+def _moved(at: Builder, every: Instruction, starts: list[int]) -> Instruction:
     """Indices into the tables, one row for each, as indices into all of them; a negative one counts
     from the end of its own.
     """
 
     def spread(values: list[int]) -> Instruction:
-        literal = module.add_literal(np.array(values), every.shape.dtype, before=following)
-        return module.insert_instruction(following, Broadcast(0, every.shape.dims), literal)
+        literal = at.literal(np.array(values), every.shape.dtype)
+        return at(Broadcast(0, every.shape.dims), literal)
 
-    zero = module.add_literal(0, every.shape.dtype, before=following)
-    zeros = module.insert_instruction(following, Multibroadcast(every.shape.dims), zero)
-    from_start, from_end = (
-        module.insert_instruction(following, Add(), every, spread(values))
-        for values in (starts[:-1], starts[1:])
-    )
-    negative = module.insert_instruction(following, Less(), every, zeros)
-    return module.insert_instruction(following, Where(), negative, from_end, from_start)
+    zeros = full_like(at, every, 0)
+    from_start, from_end = (at(Add(), every, spread(v)) for v in (starts[:-1], starts[1:]))
+    return at(Where(), at(Less(), every, zeros), from_end, from_start)
 
 
 def _is_lookup(at: Instruction) -> bool:

@@ -9,12 +9,13 @@ from functools import partial
 import numpy as np
 
 from migx.argument import Argument
+from migx.builders import Builder, astype
 from migx.dim import Dim
 from migx.fusion.kernels import core_of
 from migx.fusion.outlining import source
-from migx.ir import Instruction, Module
+from migx.ir import Instruction
 from migx.manager import Pass, PassManager
-from migx.op import Array, Operation
+from migx.op import Array
 from migx.ops.linear import Dot
 from migx.ops.packing import UnpackInt4
 from migx.ops.pointwise import Convert
@@ -122,7 +123,7 @@ def _levels(linear: Instruction) -> Instruction | None:
 def _round(dot: Instruction) -> list[Instruction]:
     """Rounds the rows of a product to bytes."""
     assert dot.module is not None
-    dot.module.replace_input(dot, 0, _in_bytes(dot.module, dot, block_of(dot)))
+    dot.module.replace_input(dot, 0, _in_bytes(dot, block_of(dot)))
     return [dot]
 
 
@@ -152,16 +153,10 @@ def block_of(dot: Instruction) -> int:
     return 0 if block % GROUP and block != depth else block
 
 
-def _in_bytes(inner: Module, dot: Instruction, block: int) -> Instruction:
+def _in_bytes(dot: Instruction, block: int) -> Instruction:
     """The left operand in bytes and back."""
-    x = dot.inputs[0]
-    given, last = x.shape.dtype, x.shape.rank - 1
-
-    def add(op: Operation, *inputs: Instruction) -> Instruction:
-        return inner.insert_instruction(dot, op, *inputs, origins=dot.origins)
-
-    wide = x if given is F32 else add(Convert(F32), x)
-    scale = add(ChooseScales(I8, last, block), wide)
-    levels = add(QuantizeLinear(last, block, I8), wide, scale)
-    back = add(DequantizeLinear(last, block), levels, scale)
-    return back if given is F32 else add(Convert(given), back)
+    at, x = Builder.before(dot), dot.inputs[0]
+    last, wide = x.shape.rank - 1, astype(at, x, F32)
+    scale = at(ChooseScales(I8, last, block), wide)
+    levels = at(QuantizeLinear(last, block, I8), wide, scale)
+    return astype(at, at(DequantizeLinear(last, block), levels, scale), x.shape.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from migx.builders import Builder
 from migx.errors import ShapeError
 from migx.ir import Instruction
 from migx.manager import PassManager
@@ -9,7 +10,7 @@ from migx.ops.builtin import GetTupleElem
 from migx.ops.packing import PackInt4, UnpackInt4
 from migx.ops.quantization import DequantizeLinear, QuantizeLinear
 from migx.ops.scales import ChooseScales
-from migx.passes._squeezing import Make, Squeeze, Weight
+from migx.passes._squeezing import Squeeze, Weight
 from migx.program import Program
 from migx.shape import I4, I8, U4, U8, DType
 
@@ -42,7 +43,7 @@ class QuantizeInt4(Squeeze):
         """A scale and a zero point."""
         return dtype.bits + 4 * (not self.symmetric)
 
-    def stored(self, at: Make, weight: Weight) -> Instruction:
+    def stored(self, at: Builder, weight: Weight) -> Instruction:
         """What makes four bits of each element, and numbers of them."""
         flat, axis, block = weight.flat(at), weight.axis, self.block
         chosen = at(ChooseScales(I4 if self.symmetric else U4, axis, block, self.clip), flat)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from migx.builders import Builder
 from migx.errors import ShapeError
 from migx.ir import Instruction
 from migx.manager import PassManager
 from migx.ops.layout import Reshape
 from migx.ops.quantization import DequantizeLinear, QuantizeLinear
 from migx.ops.scales import ChooseScales
-from migx.passes._squeezing import Make, Squeeze, Weight
+from migx.passes._squeezing import Squeeze, Weight
 from migx.program import Program
 from migx.shape import I8
 
@@ -41,7 +42,7 @@ class QuantizeInt8(Squeeze):
             )
         return super().apply_program(program, manager)
 
-    def stored(self, at: Make, weight: Weight) -> Instruction:
+    def stored(self, at: Builder, weight: Weight) -> Instruction:
         """What makes a byte of each element, and numbers of them."""
         flat, axis, depth = weight.flat(at), weight.axis, int(weight.dims[weight.axis])
         block = self.block or depth

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from migx.builders import broadcast_to
+from migx.builders import Builder, broadcast_to
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.manager import Pass
@@ -54,13 +54,13 @@ def hot(at: Cursor, x: Instruction, values: Instruction, root: Instruction) -> I
     return at(Where(), is_on, chosen, off)
 
 
-def number(at: Cursor, extent: Extent) -> Instruction:
+def number(at: Builder, extent: Extent) -> Instruction:
     """An extent as i64[]."""
     known = isinstance(extent, int)
     return at.literal(np.array(extent, np.int64)) if known else at(DimLiteral((extent,), ()))
 
 
-def places(at: Cursor, count: Extent) -> Instruction:
+def places(at: Builder, count: Extent) -> Instruction:
     """0, 1, 2, ... as i64[count]."""
     if isinstance(count, int):
         return at.literal(np.arange(count))

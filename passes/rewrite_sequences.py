@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from migx import ops
-from migx.argument import Argument
+from migx.builders import astype, full_like
 from migx.dim import Extent
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.match import on, var
 from migx.op import Operation
-from migx.ops.builtin import Literal
 from migx.ops.control import Assume, Loop
 from migx.ops.sequences import SequenceAt, SequenceConstruct, SequenceInsert, SplitToSequence
+from migx.passes.rewrite_indexing import number
 from migx.passes.simplify_counting.counters import Counters
 from migx.passes.simplify_loops import Carrying, fresh, goes_on, is_own, is_true, say_length
 from migx.rewrite import Cursor, Declined, RuleSet, rule
@@ -159,8 +157,8 @@ class _Repeats:
         (count,) = self.times.shape.dims
         most, total = (fresh(program, f"{name}.{what}") for what in ("most", "rows"))
         times = self._times()
-        zero, one = (self._literal(n) for n in (0, 1))
-        every = add(ops.Concat(0), times, self._literal([0]))
+        zero, one = number(add, 0), number(add, 1)
+        every = add(ops.Concat(0), times, add.literal([0]))
         least = add(ops.GreaterOrEqual(), self._only(ops.ReduceMin((0,)), every), zero)
         x = add(Assume(True, "a row is to be repeated a negative number of times"), self.x, least)
         places = add(ops.DynamicRange(most), zero, self._only(ops.ReduceMax((0,)), every), one)
@@ -172,19 +170,12 @@ class _Repeats:
 
     def _times(self) -> Instruction:
         """How often each row is wanted, as i64."""
-        times = self.times
-        if times.shape.dtype is not I64:
-            times = self.loop.add(ops.Convert(I64), times)
+        add = self.loop.add
+        times = astype(add, self.times, I64)
         if self.one_at is None:
             return times
-        dims = times.shape.dims
-        one, at = (
-            self.loop.add(ops.Multibroadcast(dims), self._literal(n)) for n in (1, self.one_at)
-        )
-        return self.loop.add(ops.Where(), self.loop.add(ops.Equal(), times, at), one, times)
+        one, at = (full_like(add, times, n) for n in (1, self.one_at))
+        return add(ops.Where(), add(ops.Equal(), times, at), one, times)
 
     def _only(self, op: Operation, value: Instruction) -> Instruction:
         return self.loop.add(ops.Reshape(()), self.loop.add(op, value))
-
-    def _literal(self, value: int | list[int]) -> Instruction:
-        return self.loop.add(Literal(Argument.of(np.array(value, np.int64))))

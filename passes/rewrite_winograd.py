@@ -67,7 +67,7 @@ def fewer_products(
     if not always and (why := _too_little(*sizes[:4])):
         return Declined(why)
     exact = at(Reshape((outputs * channels, LENGTH**2)), at(Convert(F64), w))
-    places = at(Dot(), exact, at(Literal(Argument.of(in_planes(KERNEL).T.copy()))))
+    places = at(Dot(), exact, at.literal(in_planes(KERNEL).T.copy()))
     places = at(Reshape((outputs, channels, PLACES)), at(Convert(F32), places))
     weights = at(Transpose((2, 0, 1)), places)
     inner = at.module.program.create_module(at.module.program.unused_name(winograd.TAG))

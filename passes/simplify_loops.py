@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from functools import cached_property
 
 import numpy as np
 
-from migx.argument import Argument
+from migx.builders import Builder
 from migx.dim import Dim, Extent, bounds, maximum, substitute, symbols
 from migx.errors import DimError, ShapeError
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
-from migx.op import Operation
 from migx.ops.builtin import GetTupleElem, Literal, Return
 from migx.ops.control import Loop
 from migx.ops.dims import DimLiteral
@@ -156,7 +155,7 @@ def filled(at: Instruction) -> bool:
     unread = [i for i in range(loop.count) if loop.runs() and loop.is_unread(i)]
     for i in unread:
         shape = loop.returned[1 + i].shape
-        zero = loop.add(Literal(Argument.of(np.zeros((), shape.dtype.numpy), shape.dtype)))
+        zero = loop.add.literal(np.zeros((), shape.dtype.numpy), shape.dtype)
         zeros = loop.add(Contiguous(), loop.add(Multibroadcast(shape.dims), zero))
         loop.module.replace_input(at, 2 + i, zeros)
     return bool(unread)
@@ -196,6 +195,7 @@ class Carrying:
     def __init__(self, at: Instruction) -> None:
         assert at.module is not None
         self.at, self.module, self.body = at, at.module, at.modules[0]
+        self.add = Builder.before(at)
         self.firsts = at.inputs[2:]
         self.count = len(self.firsts)
         self.parameters = list(self.body.parameters.values())[2:]
@@ -206,14 +206,6 @@ class Carrying:
     def known(self) -> set[str]:
         """The symbols that are the same in all iterations."""
         return known_before(self.at) | known_symbols(self.module)
-
-    def add(
-        self, op: Operation, *inputs: Instruction, modules: Sequence[Module] = ()
-    ) -> Instruction:
-        """An instruction before the loop."""
-        return self.module.insert_instruction(
-            self.at, op, *inputs, modules=modules, origins=self.at.origins
-        )
 
     def length(self) -> Extent:
         """How many iterations there are."""

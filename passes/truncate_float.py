@@ -9,12 +9,11 @@ from functools import partial
 import ml_dtypes
 
 from migx import plugins
+from migx.builders import Builder, full_like
 from migx.errors import FieldError, ShapeError, UnknownName, there_are
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
-from migx.op import Operation
 from migx.ops.builtin import GetTupleElem
-from migx.ops.layout import Multibroadcast
 from migx.ops.pointwise import Clip, Convert
 from migx.ops.quantization import DequantizeLinear
 from migx.shape import TUPLE, DType, Shape
@@ -101,7 +100,8 @@ class TruncateFloat(Pass):
         assert module is not None
         for value in filter(self._is_wide, at.inputs):
             if value not in narrow:
-                narrow[value] = self._converted(value, module, at, is_constant(value, constant))
+                before = Builder.before(at, value.origins)
+                narrow[value] = self._converted(before, value, is_constant(value, constant))
         inputs = [narrow.get(v, v) for v in at.inputs]
         made = module.insert_instruction(at, at.op, *inputs, origins=at.origins)
         for wide, result in self._results(at, made, module):
@@ -126,26 +126,13 @@ class TruncateFloat(Pass):
                 module.replace_instruction(user, part)
         return found
 
-    def _converted(
-        self, value: Instruction, module: Module, before: Instruction, constant: bool
-    ) -> Instruction:
+    def _converted(self, at: Builder, value: Instruction, constant: bool) -> Instruction:
         """A wide value in ``to``; that of a constant within its range."""
-
-        def at(op: Operation, *inputs: Instruction) -> Instruction:
-            return module.insert_instruction(before, op, *inputs, origins=value.origins)
-
         if isinstance(value.op, Convert) and value.inputs[0].shape.dtype is self.dtype:
             return value.inputs[0]
         limit = float(ml_dtypes.finfo(self.dtype.numpy).max)  # type: ignore[no-untyped-call]
         if constant and not _is_within(value, limit):
-            ends = [
-                at(
-                    Multibroadcast(value.shape.dims),
-                    module.add_literal(end, value.shape.dtype, before=before),
-                )
-                for end in (-limit, limit)
-            ]
-            value = at(Clip(), value, *ends)
+            value = at(Clip(), value, *(full_like(at, value, end) for end in (-limit, limit)))
         return at(Convert(self.dtype), value)
 
     def _is_wide(self, value: Instruction) -> bool:

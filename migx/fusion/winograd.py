@@ -18,11 +18,10 @@ from typing import TypeAlias
 
 import numpy as np
 
-from migx.argument import Argument
+from migx.builders import Builder
 from migx.ir import Instruction, Module
 from migx.match import Value, find, on, value, var
-from migx.op import Array, Operation
-from migx.ops.builtin import Literal
+from migx.op import Array
 from migx.ops.fused import Group
 from migx.ops.layout import Multibroadcast, Reshape, Transpose
 from migx.ops.linear import Convolution, ConvolutionBackwards, Dot
@@ -107,12 +106,10 @@ def write(inner: Module, image: Instruction, weights: Instruction, of: Instructi
     seen = MADE * down + LENGTH - 1, MADE * across + LENGTH - 1
     ends = [s - int(g) - b for s, g, b in zip(seen, given, begins, strict=True)]
 
-    def add(op: Operation, *inputs: Instruction) -> Instruction:
-        return inner.add_instruction(op, *inputs, origins=of.origins)
+    add = Builder(inner, origins=of.origins)
 
     def matrix(rows: Array, length: int) -> Instruction:
-        kernels = rows.astype(np.float32).reshape(PLACES, 1, length, length)
-        return add(Literal(Argument.of(kernels)))
+        return add.literal(rows.astype(np.float32).reshape(PLACES, 1, length, length))
 
     x = add(Reshape((items * channels, 1, *given)), image)
     x = add(Convolution((*begins, *ends), STEP), x, matrix(in_planes(INPUT), SEEN))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from migx import op as operations
 from migx.argument import Argument
+from migx.builders import Builder
 from migx.dead_code import remove_dead_code
 from migx.errors import ShapeError, TargetError
 from migx.ir import Instruction
@@ -93,10 +94,9 @@ def _packed(value: Instruction, form: str) -> Instruction:
     """What packs a constant, right behind it, followed by what reads it back."""
     module = value.module
     assert module is not None
-    following = module.following(value)
-    made = module.insert_instruction(following, PackWeight(form), value, origins=value.origins)
-    back = UnpackWeight(form, tuple(int(d) for d in value.shape.dims))
-    module.insert_instruction(following, back, made, origins=value.origins)
+    at = Builder(module, module.following(value), value.origins)
+    made = at(PackWeight(form), value)
+    at(UnpackWeight(form, tuple(int(d) for d in value.shape.dims)), made)
     return made
 
 

@@ -7,11 +7,11 @@ from functools import reduce
 import numpy as np
 
 from migx import dim, ops
-from migx.argument import Argument
+from migx.builders import Builder
 from migx.dim import Call, Dim, Extent, Monomial
 from migx.ir import Instruction
 from migx.op import Operation
-from migx.ops.builtin import Literal
+from migx.passes.rewrite_indexing import number
 from migx.passes.simplify_counting.counters import SIGNS, Counters, is_told
 from migx.passes.simplify_loops import goes_on
 from migx.shape import I64
@@ -39,7 +39,7 @@ def count_trips(at: Instruction) -> bool:
         return False
     assert at.module is not None
     at.module.replace_input(at, 0, trips)
-    holds = maker.add(Literal(Argument.of(np.array(True))))
+    holds = maker.add.literal(np.array(True))
     if begins.shape.dtype.is_tensor:
         at.module.replace_input(at, 1, holds)
     _, condition, *_ = body.parameters.values()
@@ -54,14 +54,7 @@ class _Maker:
     """Makes instructions before a loop that compute extents."""
 
     def __init__(self, counters: Counters, loop: Instruction) -> None:
-        self.counters, self.loop = counters, loop
-
-    def add(self, op: Operation, *inputs: Instruction) -> Instruction:
-        """An instruction before the loop."""
-        assert self.loop.module is not None
-        return self.loop.module.insert_instruction(
-            self.loop, op, *inputs, origins=self.loop.origins
-        )
+        self.counters, self.add = counters, Builder.before(loop)
 
     def made(self, extent: Extent) -> Instruction | None:
         """An extent as i64[], if what it is made of is there."""
@@ -97,7 +90,7 @@ class _Maker:
     def _sum(self, extent: Extent) -> Instruction:
         """An extent of numbers that a program has."""
         if is_told(extent):
-            return self._known(extent)
+            return number(self.add, extent)
         told: dict[Monomial, int] = {}
         values = list[Instruction]()
         for monomial, coefficient in dim.terms(extent):
@@ -108,28 +101,23 @@ class _Maker:
             if isinstance(atom, Call):
                 value = self._all(CALLS[atom.function](), [*map(self._sum, atom.args)])
             else:
-                at, number, sign = self.counters.source(atom)
+                at, place, sign = self.counters.source(atom)
                 if at is None or sign < 0:
                     continue  # the other part has been the difference
-                value = self._element(at, number)
+                value = self._element(at, place)
             if coefficient != 1:
-                value = self.add(ops.Mul(), value, self._known(coefficient))
+                value = self.add(ops.Mul(), value, number(self.add, coefficient))
             values.append(value)
         if rest := Dim.of(told):
-            values.append(self._known(rest))
+            values.append(number(self.add, rest))
         return self._all(ops.Add(), values)
 
     def _all(self, op: Operation, values: list[Instruction]) -> Instruction:
         """An operation on the first two, on that and the next, and so on."""
         return reduce(lambda a, b: self.add(op, a, b), values)
 
-    def _known(self, extent: Extent) -> Instruction:
-        if isinstance(extent, Dim):
-            return self.add(ops.DimLiteral((extent,), ()))
-        return self.add(Literal(Argument.of(np.array(extent, np.int64))))
-
-    def _element(self, value: Instruction, number: int) -> Instruction:
+    def _element(self, value: Instruction, place: int) -> Instruction:
         """An element of an integer tensor."""
         flat = self.add(ops.Reshape((value.shape.elements,)), value)
-        one = self.add(ops.Slice((0,), (number,), (number + 1,)), flat)
+        one = self.add(ops.Slice((0,), (place,), (place + 1,)), flat)
         return self.add(ops.Convert(I64), self.add(ops.Reshape(()), one))

@@ -31,7 +31,7 @@ def gradient(node: Node) -> tuple[Instruction, ...]:
     if len(node.inputs) != len(named):
         raise node.fail(f"it has {len(node.inputs)} inputs; xs and zs name {len(named)}")
     given = [node.input(i) for i in range(len(named))]
-    tape = Tape(node.graph.module, node.origins)
+    tape = Tape(node.graph.module, origins=node.origins)
     y = node.graph.lookup(node.string("y"))
     if not y.shape.dtype.is_float:
         raise node.fail(f"y is {y.shape}, which has no derivatives; it must be floating-point")
