@@ -217,11 +217,11 @@ class PassManager:
         )
         if not (own or step.rules):
             raise IRError(f"pass {step.name} has no rules, and neither apply nor apply_program")
-        changed = again = self._over(self.modules(), step)
+        changed = again = self.apply(step)
         inner = [m for m in self.modules() if _captures(m)] if changed else []
         # They see what has become of the modules around them, which came after them.
         for _ in range(max((len([*module.enclosing()]) for module in inner), default=0)):
-            again = again and self._over(inner, step)
+            again = again and self.apply(step, inner)
         before = self.program.revision
         if step.apply_program(self.program, self):
             changed = True
@@ -234,10 +234,12 @@ class PassManager:
                     remove_dead_code(module)
         return changed
 
-    def _over(self, modules: Iterable[Module], step: Pass) -> bool:
-        """Runs a pass over some modules; says whether it changed any."""
+    def apply(self, step: Pass, modules: Iterable[Module] | None = None) -> bool:
+        """Runs a pass over all modules, or some, but for those that are to be left alone; says
+        whether it changed any.
+        """
         changed = False
-        for module in modules:
+        for module in self.modules() if modules is None else modules:
             if module.bypass or self.program.modules.get(module.name) is not module:
                 continue
             before = self.program.revision

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Unpack
 
 from numpy.typing import ArrayLike
@@ -47,6 +48,12 @@ class Program:
         the others read. None where there is none.
         """
         return self.modules.get("weights")
+
+    @property
+    def slots(self) -> dict[str, Instruction]:
+        """What computes each slot, by name."""
+        made = self.weights
+        return {} if made is None else dict(zip(made.output_names, made.outputs, strict=True))
 
     @property
     def assumptions(self) -> tuple[AssumeEqual, ...]:
@@ -131,15 +138,20 @@ class Program:
                 stack.append((child, _arguments(child)))
         return list(done)
 
+    def instructions(self) -> Iterator[Instruction]:
+        """The instructions of all modules, module by module. Survives any change on the way, as to
+        iterate over a module does.
+        """
+        return chain.from_iterable(tuple(self.modules.values()))
+
     def symbols(self) -> dict[str, Symbol]:
         """Every symbol by name. Two of one name and different bounds are an ``IRError``."""
         found: dict[str, Symbol] = {}
-        for module in self.modules.values():
-            for instruction in module:
-                for symbol in (*instruction.shape.symbols(), *operations.symbols(instruction.op)):
-                    known = found.setdefault(symbol.name, symbol)
-                    if known is not symbol and known != symbol:
-                        raise IRError(f"dim {symbol} is declared as {known!r} and {symbol!r}")
+        for at in self.instructions():
+            for symbol in (*at.shape.symbols(), *operations.symbols(at.op)):
+                known = found.setdefault(symbol.name, symbol)
+                if known is not symbol and known != symbol:
+                    raise IRError(f"dim {symbol} is declared as {known!r} and {symbol!r}")
         return found
 
     def compile(self, target: Target | str = "cpu", **options: Unpack[Asked]) -> Program:

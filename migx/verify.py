@@ -211,8 +211,7 @@ def weights(module: Module) -> Iterator[Problem]:
     """Every slot is a result of the weights module, of the same type; that module has no
     parameters, and what it computes depends on literals and weights alone.
     """
-    made = module.program.weights
-    slots = {} if made is None else dict(zip(made.output_names, made.outputs, strict=True))
+    made, slots = module.program.weights, module.program.slots
     for at in module:
         if type(at.op) is Slot:
             value = slots.get(at.op.slot)
@@ -228,7 +227,7 @@ def weights(module: Module) -> Iterator[Problem]:
 def weight_names(program: Program) -> Iterator[Problem]:
     """Weights of one name are one weight: they have one shape."""
     seen: dict[str, Instruction] = {}
-    for at in (at for module in program.modules.values() for at in module):
+    for at in program.instructions():
         if type(at.op) is OnnxExternalWeights or (type(at.op) is Literal and at.op.replaceable):
             other = seen.setdefault(at.op.label, at)
             if other.shape != at.shape:

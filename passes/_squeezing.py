@@ -203,7 +203,7 @@ class Same:
 
     def __init__(self, program: Program) -> None:
         found: dict[Hashable, list[Instruction]] = {}
-        for at in (at for module in program.modules.values() for at in module):
+        for at in program.instructions():
             if is_source(at) and at.shape.rank > 1:
                 found.setdefault(_held(at), []).append(at)
         self._groups: dict[Instruction, Sequence[Instruction]] = {

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from migx.dead_code import remove_dead_code
 from migx.ir import Instruction
 from migx.manager import Pass, PassManager
 from migx.ops.builtin import Literal, Slot
 from migx.passes.propagate_constant.plan import Plan
 from migx.program import Program
 from migx.weights.evaluation import evaluated
-from migx.weights.hoisting import fixed_slots, hoist, hoist_sources
+from migx.weights.hoisting import drop_unread, fixed_slots, hoist, hoist_sources
 
 
 class HoistWeights(Pass):
@@ -55,15 +54,12 @@ def _settle(program: Program, manager: PassManager) -> None:
     slots = fixed_slots(program).items()
     fixed = {n: at for n, at in slots if not manager.constants.made(at).is_made_of_little}
     values = evaluated(list(dict.fromkeys(fixed.values())))
-    readers = [at for module in program.modules.values() for at in module if _reads(at, fixed)]
+    readers = [at for at in program.instructions() if _reads(at, fixed)]
     for at in readers:
         assert at.module is not None
         literal = Literal(values[fixed[at.op_as(Slot).slot]])
         at.module.replace_operation(at, literal)
-    for module in list(program.modules.values()):
-        if not module.bypass:
-            remove_dead_code(module)
-    hoist(program, ())
+    drop_unread(program)
 
 
 def _reads(at: Instruction, slots: dict[str, Instruction]) -> bool:

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from migx.argument import Argument
-from migx.dead_code import remove_dead_code
 from migx.fusion import winograd
 from migx.fusion.winograd import INPUT, KERNEL, LENGTH, MADE, OUTPUT, PLACES, SEEN, in_planes, tiles
 from migx.ir import Instruction
@@ -27,7 +26,7 @@ from migx.program import Program
 from migx.rewrite import Cursor, Declined, RuleSet, rule
 from migx.shape import F32, F64
 from migx.weights.constants import is_unpacked
-from migx.weights.hoisting import hoist
+from migx.weights.hoisting import drop_unread, hoist
 
 CHANNELS, TILES, WORTH = 16, 16, 640
 """From how many channels on either side, and tiles, what is saved outweighs the transforms; and
@@ -188,13 +187,9 @@ class RewriteWinograd(Pass):
 
     def apply_program(self, program: Program, manager: PassManager) -> bool:
         """Transforms the weights."""
-        modules = [module for module in manager.modules() if not module.bypass]
-        made = [at.inputs[1] for module in modules for at in module if winograd.found(at)]
+        made = (at.inputs[1] for at in program.instructions() if winograd.found(at))
         left = [at for at in dict.fromkeys(made) if not isinstance(at.op, Literal | Slot)]
-        if not left:
-            return False
-        hoist(program, left)
-        for module in modules:
-            remove_dead_code(module)
-        hoist(program, ())  # lets go of slots that only dead code has read
-        return True
+        if left:
+            hoist(program, left)
+            drop_unread(program)
+        return bool(left)

@@ -134,7 +134,7 @@ def _expect_few_bits(program: Program, options: argparse.Namespace) -> None:
     for.
     """
     squeezed = any(getattr(options, name, False) for name in ("int4_weights", "int8_weights"))
-    held = (at.name for module in program.modules.values() for at in module)
+    held = (at.name for at in program.instructions())
     if not squeezed and {"unpack_int4", "dequantizelinear"}.isdisjoint(held):
         raise UsageError(
             f"--activations int8 is for weights of four bits or eight, and {options.model} has "

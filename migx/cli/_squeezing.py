@@ -139,8 +139,8 @@ def read_bytes(made: Compiled) -> int:
     """
     from migx.ops.builtin import Literal, Slot
 
-    read = [m for m in made.program.modules.values() if m is not made.program.weights]
-    ops = [at.op for module in read for at in module if at.users]
+    own, every = made.program.weights, made.program.instructions()
+    ops = [at.op for at in every if at.users and at.module is not own]
     fixed = {id(op.value): op.value for op in ops if isinstance(op, Literal)}
     slots = {op.slot for op in ops if isinstance(op, Slot)}
     current = made.weights.current.slots

@@ -68,7 +68,7 @@ def weights(program: Program) -> Iterator[dict[str, Any]]:
     """The weights of a program: literals that have names, and deferred ones."""
     from migx.ops.builtin import Literal, OnnxExternalWeights
 
-    for at in (at for module in program.modules.values() for at in module):
+    for at in program.instructions():
         if isinstance(at.op, OnnxExternalWeights):
             place, kind = f"{at.op.file} at {at.op.offset}", "deferred"
         elif isinstance(at.op, Literal) and at.op.label:
@@ -91,23 +91,19 @@ def layouts(made: Compiled) -> Iterator[dict[str, Any]]:
     """The constants that the modules of a compiled program read."""
     from migx.ops.builtin import Literal, Slot
 
-    recipe = made.program.weights
-    outputs = [] if recipe is None else zip(recipe.output_names, recipe.outputs, strict=True)
-    slots = dict(outputs)
-    for module in made.program.modules.values():
-        for at in module:
-            if module is recipe or not isinstance(at.op, (Literal, Slot)) or not at.users:
-                continue
-            slot = isinstance(at.op, Slot)
-            yield {
-                "constant": at.op.slot if isinstance(at.op, Slot) else at.op.label or "literal",
-                "shape": at.shape.text,
-                "bytes": int(at.shape.nbytes),
-                "format": _format(at),
-                "made of": made_of(slots[at.op.slot]) if isinstance(at.op, Slot) else "",
-                "kind": "slot" if slot else "literal",
-                "read by": _readers(at),
-            }
+    recipe, slots = made.program.weights, made.program.slots
+    for at in made.program.instructions():
+        if at.module is recipe or not isinstance(at.op, (Literal, Slot)) or not at.users:
+            continue
+        yield {
+            "constant": at.op.slot if isinstance(at.op, Slot) else at.op.label or "literal",
+            "shape": at.shape.text,
+            "bytes": int(at.shape.nbytes),
+            "format": _format(at),
+            "made of": made_of(slots[at.op.slot]) if isinstance(at.op, Slot) else "",
+            "kind": "slot" if isinstance(at.op, Slot) else "literal",
+            "read by": _readers(at),
+        }
 
 
 def made_of(at: Instruction) -> str:
@@ -127,11 +123,10 @@ def relayouts(made: Compiled) -> Iterator[str]:
 
     executable = made.executable
     absorbed = executable.absorbed if isinstance(executable, ReadsPacked) else ()
-    for module in made.program.modules.values():
-        for at in module:
-            packed = at.name == "unpack_weight" and module is not made.program.weights
-            if packed and at not in absorbed:
-                yield f"{_name(at.inputs[0])} ({_format(at.inputs[0])})"
+    for at in made.program.instructions():
+        packed = at.name == "unpack_weight" and at.module is not made.program.weights
+        if packed and at not in absorbed:
+            yield f"{_name(at.inputs[0])} ({_format(at.inputs[0])})"
 
 
 def _name(at: Instruction) -> str:

@@ -77,9 +77,7 @@ def slots(program: Program) -> list[dict[str, str]]:
         if not shown.weight_shapes:
             shown.make_replaceable()
         migx.run_passes(shown, "hoist_weights")
-    if shown.weights is None:
-        return []
-    made = zip(shown.weights.output_names, shown.weights.outputs, strict=True)
+    made = shown.slots.items()
     return [{"slot": n, "shape": at.shape.text, "made of": made_of(at)} for n, at in made]
 
 
@@ -88,7 +86,7 @@ def statistics(program: Program) -> dict[str, Any]:
     from migx.ops.builtin import Literal, OnnxExternalWeights
     from migx.profile import total
 
-    instructions = [at for module in program.modules.values() for at in module]
+    instructions = [*program.instructions()]
     literals = [at.op for at in instructions if isinstance(at.op, Literal)]
     deferred = [at.op for at in instructions if isinstance(at.op, OnnxExternalWeights)]
     outputs = zip(program.main.output_names, program.main.outputs, strict=True)

@@ -264,7 +264,7 @@ def places(program: Program) -> list[Instruction]:
 
 
 def _every(program: Program) -> list[Instruction]:
-    return [at for module in program.modules.values() for at in module]
+    return [*program.instructions()]
 
 
 def _first(count: int, fails: Callable[[int], bool]) -> int:

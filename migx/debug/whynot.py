@@ -136,8 +136,8 @@ def why_not(
     if isinstance(rule, str):
         rule = _rule(cls, rule.removeprefix(f"{cls.name}."))
     if where is None:
-        every = [at for module in program.modules.values() for at in module]
-        found = [_answer(cls, rule, at) for at in every if _may_begin(rule, at)]
+        roots = [at for at in program.instructions() if _may_begin(rule, at)]
+        found = [_answer(cls, rule, at) for at in roots]
         return [answer for answer, _ in sorted(found, key=lambda each: -len(each[1]))]
     starts, name = _asked(program, where)
     reach = cls.rules.depth

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from migx import op as operations
+from migx.dead_code import remove_dead_code
 from migx.ir import Instruction, Module
 from migx.ops.builtin import Literal, OnnxExternalWeights, Slot
 from migx.program import Program
@@ -27,10 +28,9 @@ def is_weight(at: Instruction) -> bool:
 def weights_of(program: Program) -> dict[str, Instruction]:
     """One instruction of each weight that may be replaced, by its name."""
     found: dict[str, Instruction] = {}
-    for module in program.modules.values():
-        for at in module:
-            if is_replaceable(at):
-                found.setdefault(label_of(at), at)
+    for at in program.instructions():
+        if is_replaceable(at):
+            found.setdefault(label_of(at), at)
     return found
 
 
@@ -47,9 +47,8 @@ def is_replaceable(at: Instruction) -> bool:
 
 def fixed_slots(program: Program) -> dict[str, Instruction]:
     """The slots that no weight is in, by name, and what computes them."""
-    module = program.weights
-    made = () if module is None else zip(module.output_names, module.outputs, strict=True)
-    return {name: at for name, at in made if not any(is_weight(v) for v in tree(at))}
+    slots = program.slots.items()
+    return {name: at for name, at in slots if not any(is_weight(v) for v in tree(at))}
 
 
 def hoist(program: Program, roots: Iterable[Instruction]) -> None:
@@ -67,12 +66,20 @@ def hoist(program: Program, roots: Iterable[Instruction]) -> None:
     moving.finish()
 
 
+def drop_unread(program: Program) -> None:
+    """Removes dead code, and lets go of the slots that only it has read."""
+    for module in tuple(program.modules.values()):
+        if not module.bypass:
+            remove_dead_code(module)
+    hoist(program, ())
+
+
 def hoist_sources(program: Program) -> bool:
     """Hoists every weight that is still read outside the weights module, as it is, so that no
     target needs to know of more than slots; says whether there were any.
     """
-    modules = [m for m in program.modules.values() if m is not program.weights]
-    left = [at for m in modules for at in m if is_weight(at)]
+    own = program.weights
+    left = [at for at in program.instructions() if is_weight(at) and at.module is not own]
     hoist(program, left)
     return bool(left)
 
@@ -84,8 +91,7 @@ class _Moving:
 
     def __init__(self, program: Program) -> None:
         self.program, self.module = program, weights_module(program)
-        names, values = self.module.output_names, self.module.outputs
-        self.slots = dict(zip(names, values, strict=True))
+        self.slots = program.slots
         self.weights = {label_of(at): at for at in self.module if is_weight(at)}
         self.copies: dict[Instruction, Instruction] = {}
 
@@ -129,14 +135,7 @@ class _Moving:
 
     def finish(self) -> None:
         """Returns the slots that are read, and removes what serves none of them."""
-        from migx.dead_code import remove_dead_code
-
-        readers = [
-            at
-            for module in self.program.modules.values()
-            for at in module
-            if isinstance(at.op, Slot)
-        ]
+        readers = [at for at in self.program.instructions() if isinstance(at.op, Slot)]
         for at in readers:
             if not at.users and at.module is not None:
                 at.module.remove_instruction(at)

@@ -23,7 +23,7 @@ from migx.passes.simplify_dyn_ops import equations
 from migx.passes.simplify_dyn_ops.forms import bounds_of
 from migx.passes.simplify_loops import trip_count
 from migx.program import Program
-from migx.rewrite import Cursor, Declined, RuleSet, rewrite, rule
+from migx.rewrite import Cursor, Declined, RuleSet, rule
 from migx.shape import I64
 from migx.specialise import substitute_symbols
 
@@ -91,7 +91,7 @@ class SimplifyCounting(Pass):
     rules = RuleSet((counted_slice,))
 
     def apply_program(self, program: Program, manager: PassManager) -> bool:
-        loops = [at for m in program.modules.values() for at in m if isinstance(at.op, Loop)]
+        loops = [at for at in program.instructions() if isinstance(at.op, Loop)]
         found = [count_trips(at) for at in loops if at.modules[0].parent is at]
         changed = any(found)
         while told := equations(program, partial(sizes_of, counters=Counters())):
@@ -100,10 +100,7 @@ class SimplifyCounting(Pass):
             except (DimError, ShapeError):
                 break
             changed = True
-        for module in manager.modules():
-            if not module.bypass:
-                changed |= rewrite(module, self.rules, self.name, manager.log)
-        return changed
+        return manager.apply(self) or changed
 
 
 def sizes_of(at: Instruction, counters: Counters) -> Iterator[tuple[Extent, Extent]]:

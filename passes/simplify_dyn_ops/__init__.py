@@ -13,7 +13,7 @@ from migx.manager import Pass, PassManager
 from migx.match import on, var
 from migx.passes.simplify_dyn_ops.forms import FORMS, kept, rely_on, static_form
 from migx.program import Program
-from migx.rewrite import Cursor, Declined, rewrite, rule
+from migx.rewrite import Cursor, Declined, rule
 from migx.specialise import substitute_symbols
 from migx.symbol import Symbol
 from migx.weights import looked_at
@@ -59,9 +59,7 @@ class SimplifyDynOps(Pass):
             changed = True
             for _, at in found.values():
                 rely_on(at, self.name)
-            for module in manager.modules():
-                if not module.bypass:
-                    rewrite(module, self.rules, self.name, manager.log)
+            manager.apply(self)
         return changed
 
 
@@ -73,15 +71,15 @@ def equations(
     """
     found: dict[str, tuple[Extent, Instruction]] = {}
     given = {s.name for p in program.main.parameters.values() for s in p.shape.symbols()}
-    for module in program.modules.values():
-        for at, mine, known in ((each, *pair) for each in module for pair in sizes_of(each)):
-            symbol = mine.symbol if isinstance(mine, Dim) else None
-            if symbol is None or symbol.name in given or not within(known, symbol):
-                continue
-            # One that says something of another waits for the next round.
-            if not found.keys() & {s.name for s in (symbol, *dim.symbols(known))}:
-                found[symbol.name] = known, at
-                given |= {s.name for s in dim.symbols(known)}
+    every = program.instructions()
+    for at, mine, known in ((each, *pair) for each in every for pair in sizes_of(each)):
+        symbol = mine.symbol if isinstance(mine, Dim) else None
+        if symbol is None or symbol.name in given or not within(known, symbol):
+            continue
+        # One that says something of another waits for the next round.
+        if not found.keys() & {s.name for s in (symbol, *dim.symbols(known))}:
+            found[symbol.name] = known, at
+            given |= {s.name for s in dim.symbols(known)}
     return found
 
 

@@ -63,15 +63,13 @@ class ElementBounds:
         self._made_of = given is not None and given is not program
         if given is not None:
             self._given = {id(at.op_as(Literal).value) for at in given.literals}
-        slots = program.weights
-        self._slots = (
-            {} if slots is None else dict(zip(slots.output_names, slots.outputs, strict=True))
-        )
+        self._slots = program.slots
         main = program.main
         self._sizes = sizes_told(main, [arguments[name] for name in main.parameters])
-        loops = any(at.op.name in ("loop", "scan") for m in program.modules.values() for at in m)
+        names = {at.op.name for at in program.instructions()}
+        loops = not names.isdisjoint(("loop", "scan"))
         self._whole = TensorBounds(program, arguments, approximations) if loops else None
-        self._chooses = any(at.op.name in CHOICES for m in program.modules.values() for at in m)
+        self._chooses = not names.isdisjoint(CHOICES)
         for name, parameter in program.main.parameters.items():
             self._values[parameter] = arguments[name]
 
