@@ -8,11 +8,11 @@ from typing import TypeAlias
 from migx.dim import Dim, Extent
 from migx.errors import DimError, ShapeError
 from migx.intervals import whole_number
-from migx.ir import Instruction, Module
+from migx.ir import Instruction
 from migx.op import Operation, substitute
 from migx.program import Program
 from migx.shape import Shape
-from migx.structure import emptied
+from migx.structure import emptied, in_order
 from migx.symbol import listed
 from migx.text import draw_instruction
 
@@ -37,9 +37,17 @@ def remade(program: Program, change: Change, why: str) -> Program:
     gets.
     """
     made, modules = emptied(program)
-    copier = _Copier(change, modules, why)
-    for module in (program.main, *program.modules.values()):
-        copier.module(module)
+    values: dict[Instruction, Instruction] = {}
+    for module, at in in_order(program):
+        inputs = tuple(values[v] for v in at.inputs)
+        held = tuple(modules[m] for m in at.modules)
+        try:
+            op = change(at.op)
+            shape = op.compute_shape([v.shape for v in inputs], held)
+        except (DimError, ShapeError) as error:
+            message = f"{why}: {error}{_way_round(at)}"
+            raise ShapeError(draw_instruction(message, at)) from error
+        values[at] = modules[module].append_known(op, inputs, held, shape, at.origins)
     return made
 
 
@@ -50,55 +58,14 @@ def substitute_symbols(program: Program, extents: Extents) -> None:
     """
     before: dict[Instruction, tuple[Operation, Shape]] = {}
     try:
-        for module in program.modules.values():
-            _substitute(module, extents, before)
+        for _, at in in_order(program):
+            before[at] = at.op, at.shape
+            at.op = substitute(at.op, extents)
+            at.shape = at.op.compute_shape([v.shape for v in at.inputs], at.modules)
     except (DimError, ShapeError):
         for at, (op, shape) in before.items():
             at.op, at.shape = op, shape
         raise
-
-
-def _substitute(
-    module: Module, extents: Extents, before: dict[Instruction, tuple[Operation, Shape]]
-) -> None:
-    """Replaces symbols in a module and those it holds; ``before`` gets what was there."""
-    for at in module:
-        if at in before:
-            continue
-        for inner in at.modules:
-            _substitute(inner, extents, before)
-        before[at] = at.op, at.shape
-        at.op = substitute(at.op, extents)
-        at.shape = at.op.compute_shape([v.shape for v in at.inputs], at.modules)
-
-
-class _Copier:
-    """Copies modules, each once: those that hold an instruction's modules before these."""
-
-    def __init__(self, change: Change, modules: dict[Module, Module], why: str) -> None:
-        self.change, self.modules, self.why = change, modules, why
-        self.values: dict[Instruction, Instruction] = {}
-        self.done: set[Module] = set()
-
-    def module(self, module: Module) -> None:
-        if module in self.done:
-            return
-        self.done.add(module)
-        for at in module:
-            for inner in at.modules:
-                self.module(inner)
-            self.values[at] = self.instruction(at, self.modules[module])
-
-    def instruction(self, at: Instruction, into: Module) -> Instruction:
-        inputs = tuple(self.values[v] for v in at.inputs)
-        modules = tuple(self.modules[m] for m in at.modules)
-        try:
-            op = self.change(at.op)
-            shape = op.compute_shape([v.shape for v in inputs], modules)
-        except (DimError, ShapeError) as error:
-            message = f"{self.why}: {error}{_way_round(at)}"
-            raise ShapeError(draw_instruction(message, at)) from error
-        return into.append_known(op, inputs, modules, shape, at.origins)
 
 
 def _way_round(at: Instruction) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from migx import op as operations
@@ -18,10 +19,24 @@ def copied(program: Program) -> Program:
     """A program equal to the one given, sharing its operations and literal data."""
     made, modules = emptied(program)
     mapping: dict[Instruction, Instruction] = {}
-    for module in _parents_first(program):
-        for instruction in module:
-            copy_instruction(instruction, modules[module], mapping, modules)
+    for module, at in in_order(program):
+        copy_instruction(at, modules[module], mapping, modules)
     return made
+
+
+def in_order(program: Program) -> Iterator[tuple[Module, Instruction]]:
+    """Every instruction with its module, after all that it reads and that its modules hold."""
+    done: set[Module] = set()
+
+    def within(module: Module) -> Iterator[tuple[Module, Instruction]]:
+        if module not in done:
+            done.add(module)
+            for at in module:
+                for inner in at.modules:
+                    yield from within(inner)
+                yield module, at
+
+    return chain.from_iterable(within(m) for m in program.modules.values() if not m.parents)
 
 
 def emptied(program: Program) -> tuple[Program, dict[Module, Module]]:
@@ -63,11 +78,10 @@ def flat(program: Program) -> tuple[Any, ...]:
     """
     places: dict[Instruction, int] = {}
     rows = []
-    for module in _parents_first(program):
-        for at in module:
-            inputs, modules = [places[v] for v in at.inputs], [m.name for m in at.modules]
-            rows.append((module.name, at.op, inputs, modules, at.shape, at.origins))
-            places[at] = len(places)
+    for module, at in in_order(program):
+        inputs, modules = [places[v] for v in at.inputs], [m.name for m in at.modules]
+        rows.append((module.name, at.op, inputs, modules, at.shape, at.origins))
+        places[at] = len(places)
     return [(m.name, m.bypass) for m in program.modules.values()], rows
 
 
@@ -137,13 +151,3 @@ def _places(program: Program) -> Iterator[tuple[tuple[int, int], Instruction]]:
     for m, module in enumerate(program.modules.values()):
         for i, instruction in enumerate(module):
             yield (m, i), instruction
-
-
-def _parents_first(program: Program) -> list[Module]:
-    """All modules so that what one captures is in a module before it."""
-    order: dict[Module, None] = {}
-    for module in program.modules.values():
-        for inner in reversed(program.submodules(module)):
-            order.pop(inner, None)
-            order[inner] = None
-    return list(order)
