@@ -75,7 +75,6 @@ def take_apart(at: Instruction) -> list[Instruction]:
         module.replace_instruction(at, results[0])
         return made
     for user in list(at.users):
-        assert isinstance(user.op, GetTupleElem)
         assert user.module is not None
-        user.module.replace_instruction(user, results[user.op.index])
+        user.module.replace_instruction(user, results[user.op_as(GetTupleElem).index])
     return made

@@ -16,8 +16,7 @@ def inline(
     at: Cursor, condition: Instruction, choice: Instruction
 ) -> tuple[Instruction, ...] | Declined:
     """if(true) is what its first branch returns, if(false) what its second does."""
-    assert isinstance(condition.op, Literal)
-    branch = choice.modules[0 if condition.op.value.array.item() else 1]
+    branch = choice.modules[0 if condition.op_as(Literal).value.array.item() else 1]
     if branch.bypass or branch.parent is not choice or choice.modules.count(branch) != 1:
         return Declined("the branch is not this choice's own to take apart")
     if not all(isinstance(u.op, GetTupleElem) for u in choice.users):

@@ -30,7 +30,7 @@ def sorted_axes(at: Cursor, x: Instruction, root: Instruction) -> Instruction | 
 @rule(on(ops.Slice, var("x"), name="root"))
 def sorted_slice(at: Cursor, x: Instruction, root: Instruction) -> Instruction | None:
     """A slice names its axes in rising order, and none of which it takes all."""
-    op: Any = root.op
+    op = root.op_as(ops.Slice)
     spans = sorted(zip(op.axes, op.starts, op.ends, strict=True), key=itemgetter(0))
     kept = [span for span in spans if span[1] != 0 or span[2] != x.shape.dims[span[0]]]
     return _unless_equal(at, root, x, ops.Slice(*zip(*kept, strict=True))) if kept else x
@@ -39,7 +39,7 @@ def sorted_slice(at: Cursor, x: Instruction, root: Instruction) -> Instruction |
 @rule(on(ops.Step, var("x"), name="root"))
 def sorted_step(at: Cursor, x: Instruction, root: Instruction) -> Instruction | None:
     """A step names its axes in rising order, and none of which it takes each place."""
-    op: Any = root.op
+    op = root.op_as(ops.Step)
     kept = [(axis, by) for axis, by in sorted(zip(op.axes, op.steps, strict=True)) if by != 1]
     return _unless_equal(at, root, x, ops.Step(*zip(*kept, strict=True))) if kept else x
 

@@ -17,8 +17,7 @@ def split(at: Cursor, root: Instruction) -> Instruction | Declined:
     """An axis of whole blocks becomes one of blocks and one of their elements, along which a scale
     is the same.
     """
-    op, (x, *parameters) = root.op, root.inputs
-    assert isinstance(op, Linear)
+    op, (x, *parameters) = root.op_as(Linear), root.inputs
     blocked = [v for v in parameters if v.shape.elements != 1]
     if not op.block or not blocked:
         return Declined("it has no blocks")
@@ -37,8 +36,7 @@ def split(at: Cursor, root: Instruction) -> Instruction | Declined:
 @rule(on((QuantizeLinear, DequantizeLinear), name="root"))
 def cut(at: Cursor, root: Instruction) -> Instruction | Declined:
     """An axis whose last block is shorter than the others is cut before it."""
-    op, (x, *parameters) = root.op, root.inputs
-    assert isinstance(op, Linear)
+    op, (x, *parameters) = root.op_as(Linear), root.inputs
     if not op.block or not isinstance(extent := x.shape.dims[op.axis], int):
         return Declined("it has no blocks, or how many is not known")
     count, axes = extent // op.block, (op.axis,)

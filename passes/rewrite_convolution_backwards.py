@@ -29,8 +29,7 @@ def forwards(
     places among ``stride`` with as many elements of a kernel are one convolution, with this share
     of the kernels, reversed.
     """
-    op = root.op
-    assert isinstance(op, ConvolutionBackwards)
+    op = root.op_as(ConvolutionBackwards)
     lengths = [length for length in w.shape.dims[2:] if isinstance(length, int)]
     geometry = list(zip(lengths, op.stride, op.dilation, strict=False))
     if len(lengths) < w.shape.rank - 2 or not all(isinstance(d, int) for d in w.shape.dims[:2]):

@@ -24,8 +24,7 @@ def sampled(at: Cursor, root: Instruction) -> Instruction | Declined:
     """The columns of a deformable convolution are elements sampled at a grid, times the mask; it is
     the product of the weights and these.
     """
-    op, dtype = root.op, root.shape.dtype
-    assert isinstance(op, DeformableConvolution)
+    op, dtype = root.op_as(DeformableConvolution), root.shape.dtype
     x, w, offset, *masks = (astype(at, v, at_least_f32(dtype)) for v in root.inputs)
     lengths = [n for n in w.shape.dims[2:] if isinstance(n, int)]
     if len(lengths) != w.shape.rank - 2:

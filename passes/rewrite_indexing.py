@@ -21,8 +21,7 @@ from migx.shape import I64
 @rule(on(Trilu, name="root"))
 def triangle(at: Cursor, root: Instruction) -> Instruction | Declined:
     """A triangle is what lies in columns from that of the diagonal on, or up to it, else zero."""
-    op, x = root.op, root.inputs[0]
-    assert isinstance(op, Trilu)
+    op, x = root.op_as(Trilu), root.inputs[0]
     if x.shape.dtype.is_packed or x.shape.dtype.kind == "string":
         return Declined("its elements are no numbers of whole bytes")
     dims = x.shape.dims[-2:]
@@ -40,8 +39,7 @@ def triangle(at: Cursor, root: Instruction) -> Instruction | Declined:
 @rule(on(Onehot, var("x"), var("values"), name="root"))
 def hot(at: Cursor, x: Instruction, values: Instruction, root: Instruction) -> Instruction:
     """One of two values is chosen by whether an index, counted from the front, is the place."""
-    op, dims = root.op, root.shape.dims
-    assert isinstance(op, Onehot)
+    op, dims = root.op_as(Onehot), root.shape.dims
     index = at(Convert(I64), x)
     zero, depth = (broadcast_to(at, number(at, n), x.shape.dims) for n in (0, op.depth))
     index = at(Where(), at(Less(), index, zero), at(Add(), index, depth), index)

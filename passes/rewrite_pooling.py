@@ -26,8 +26,7 @@ from migx.rewrite import Cursor, Declined, rule
 )
 def whole(at: Cursor, x: Instruction, pool: Instruction) -> Instruction | Declined:
     """Pooling whose window is the image is a reduction over the spatial axes."""
-    op, axes = pool.op, tuple(range(2, x.shape.rank))
-    assert isinstance(op, Pooling)
+    op, axes = pool.op_as(Pooling), tuple(range(2, x.shape.rank))
     if op.lengths != x.shape.dims[2:]:
         return Declined("the window is not the whole image")
     match op.mode, op.lp_order:
@@ -47,8 +46,7 @@ def across(at: Cursor, x: Instruction, root: Instruction) -> Instruction | Decli
     """A local response normalisation divides by a power of the mean of the squares around, which is
     a pooling of images whose rows are the channels.
     """
-    op, dtype = root.op, x.shape.dtype
-    assert isinstance(op, Lrn)
+    op, dtype = root.op_as(Lrn), x.shape.dtype
     images, channels, *rest = dims = x.shape.dims
     if bounds(channels)[0] < 1:
         return Declined("no window fits in no channels")

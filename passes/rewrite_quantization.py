@@ -19,8 +19,7 @@ from migx.weights.constants import is_unpacked
 @rule(on(QuantizeLinear, name="q"))
 def quantize(at: Cursor, q: Instruction) -> Instruction | Declined:
     """quantizelinear(x, s, z) is convert(clip(round(x / s) + z)) in the type of s, or f32."""
-    (x, scale, *zero), op = q.inputs, q.op
-    assert isinstance(op, QuantizeLinear)
+    (x, scale, *zero), op = q.inputs, q.op_as(QuantizeLinear)
     wide = at_least_f32(scale.shape.dtype)
     spread = [repeated(at, op, parameter, x) for parameter in (scale, *zero)]
     if None in spread:
@@ -41,8 +40,7 @@ def quantize(at: Cursor, q: Instruction) -> Instruction | Declined:
 @rule(on(DequantizeLinear, name="dq"))
 def dequantize(at: Cursor, dq: Instruction) -> Instruction | Declined:
     """dequantizelinear(x, s, z) is (x - z) * s, the difference exact, in the type of s or f32."""
-    (x, scale, *zero), op = dq.inputs, dq.op
-    assert isinstance(op, DequantizeLinear)
+    (x, scale, *zero), op = dq.inputs, dq.op_as(DequantizeLinear)
     if is_unpacked(x):
         return Declined("packed weights stay packed, and are scaled where they are unpacked")
     to, wide = scale.shape.dtype, at_least_f32(scale.shape.dtype)

@@ -30,8 +30,8 @@ REPEATS = frozenset(
 @rule(on(Resize, var("x"), name="resize", mode="nearest"))
 def repeat(at: Cursor, x: Instruction, resize: Instruction) -> Instruction | Declined:
     """Axes that become k times as long are broadcast along a new axis of k and merged with it."""
-    assert isinstance(resize.op, Resize)
-    times = [repeats(resize.op, axis, extent) for axis, extent in enumerate(x.shape.dims)]
+    op = resize.op_as(Resize)
+    times = [repeats(op, axis, extent) for axis, extent in enumerate(x.shape.dims)]
     if 0 in times:
         return Declined("some axis is not a whole number of times as long, each element repeated")
     new = [axis for axis, k in enumerate(times) if k != 1]
@@ -48,8 +48,7 @@ def repeat(at: Cursor, x: Instruction, resize: Instruction) -> Instruction | Dec
 @rule(on(Resize, var("x"), name="resize", mode="nearest"))
 def pick(at: Cursor, x: Instruction, resize: Instruction) -> Instruction | Declined:
     """Axes of known size are gathered, one after another, at the places that are nearest."""
-    op = resize.op
-    assert isinstance(op, Resize)
+    op = resize.op_as(Resize)
     if op.coordinate_transformation_mode == "tf_crop_and_resize":
         return Declined("what lies outside of the crop is not an element")
     pairs = list(zip(x.shape.dims, op.sizes, strict=True))

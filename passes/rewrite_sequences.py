@@ -23,8 +23,7 @@ def row(
     at: Cursor, x: Instruction, i: Instruction, cut: Instruction, root: Instruction
 ) -> Instruction | Declined:
     """A member of a sequence that a tensor is cut into piece by piece is a row of the tensor."""
-    op = cut.op
-    assert isinstance(op, SplitToSequence)
+    op = cut.op_as(SplitToSequence)
     if x.shape.dtype.is_packed or x.shape.dtype.kind == "string":
         return Declined("its elements are no numbers of whole bytes")
     found = at(ops.Gather(op.axis), x, at(ops.Reshape((1,) if op.keepdims else ()), i))
@@ -54,8 +53,7 @@ def repeated(at: Instruction) -> bool:
     loop, rows = found.loop, found.rows()
     made = []
     for read in loop.readers(0):
-        op = read.op
-        assert isinstance(op, ops.ConcatFromSequence)
+        op = read.op_as(ops.ConcatFromSequence)
         made.append(loop.add(ops.Reshape(op.output.dims), rows))
         loop.module.replace_instruction(read, made[-1])
         loop.module.remove_instruction(read)

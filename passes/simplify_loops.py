@@ -123,9 +123,8 @@ def simplified(at: Instruction) -> bool:
     results |= {i: loop.grown(elements[i], i) for i in grown}
     joined = [loop.concatenated(elements[i], u) for i in collected for u in loop.readers(i)]
     for user in list(at.users):
-        assert isinstance(user.op, GetTupleElem)
-        if user.op.index in results:
-            loop.module.replace_instruction(user, results[user.op.index])
+        if (index := user.op_as(GetTupleElem).index) in results:
+            loop.module.replace_instruction(user, results[index])
         loop.module.remove_instruction(user)
     loop.module.remove_instruction(at)
     for value in (*(results[i] for i in grown), *joined):
@@ -265,9 +264,7 @@ class Carrying:
 
     def axis(self, i: int) -> int:
         """The axis along which a value grows."""
-        op = self.returned[1 + i].op
-        assert isinstance(op, Concat)
-        return op.axis
+        return self.returned[1 + i].op_as(Concat).axis
 
     def grows(self, i: int) -> bool:
         """Whether all that the body does to a value is to add a piece of the same dims each time
@@ -343,8 +340,7 @@ class Carrying:
 
     def concatenated(self, rows: Instruction, read: Instruction) -> Instruction:
         """What makes the tensor of the members now, in place of what did."""
-        op = read.op
-        assert isinstance(op, ConcatFromSequence)
+        op = read.op_as(ConcatFromSequence)
         axis = op.axis % op.output.rank
         joined = self.turned(rows, axis) if op.new_axis else self.joined(rows, axis)
         made = self.add(Reshape(op.output.dims), joined)

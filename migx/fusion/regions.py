@@ -81,23 +81,20 @@ def _copied(at: Instruction) -> _Part:
 
 
 def _concatenated(at: Instruction) -> list[_Part]:
-    assert isinstance(at.op, Concat)
     parts = []
     start: Extent = 0
-    strides = at.shape.true_strides
+    axis, strides = at.op_as(Concat).axis, at.shape.true_strides
     for number, value in enumerate(at.inputs):
-        offset = start * strides[at.op.axis]
         dims, steps = value.shape.dims, value.shape.true_strides
-        parts.append(_Part(dims, number, (steps, 0), (strides, offset)))
-        start = start + value.shape.dims[at.op.axis]
+        parts.append(_Part(dims, number, (steps, 0), (strides, start * strides[axis])))
+        start = start + dims[axis]
     return parts
 
 
 def _reversed(at: Instruction) -> _Part:
-    assert isinstance(at.op, Reverse)
     dims, steps = at.shape.dims, list(at.inputs[0].shape.true_strides)
     offset: Extent = 0
-    for axis in at.op.axes:
+    for axis in at.op_as(Reverse).axes:
         offset = offset + (dims[axis] - 1) * steps[axis]
         steps[axis] = -1 * steps[axis]
     return _Part(dims, 0, (tuple(steps), offset), (at.shape.true_strides, 0))
@@ -107,14 +104,13 @@ def _padded(at: Instruction) -> list[FusedKernel]:
     """What is inside, and for each axis what is before and after it, of what is inside the axes
     further out.
     """
-    assert isinstance(at.op, Pad)
-    rank, given = at.shape.rank, at.inputs[0].shape
+    rank, given, pads = at.shape.rank, at.inputs[0].shape, at.op_as(Pad).pads
     strides = at.shape.true_strides
-    before = [maximum(p, 0) for p in at.op.pads[:rank]]
-    after = [maximum(p, 0) for p in at.op.pads[rank:]]
+    before = [maximum(p, 0) for p in pads[:rank]]
+    after = [maximum(p, 0) for p in pads[rank:]]
     inside = [d - b - a for d, b, a in zip(at.shape.dims, before, after, strict=True)]
     start = sum((b * s for b, s in zip(before, strides, strict=True)), 0)
-    dropped = [maximum(-1 * p, 0) for p in at.op.pads[:rank]]
+    dropped = [maximum(-1 * p, 0) for p in pads[:rank]]
     from_ = sum((n * s for n, s in zip(dropped, given.true_strides, strict=True)), 0)
     part = _Part(tuple(inside), 0, (given.true_strides, from_), (strides, start))
     regions = _moved(at, [part])
@@ -156,14 +152,13 @@ def _grouped(at: Instruction) -> list[FusedKernel]:
         raise Unfit
     regions = []
     start: Extent = 0
-    assert isinstance(concat.op, Concat)
+    axis, strides = concat.op_as(Concat).axis, at.shape.true_strides
     for part in concat.inputs:
         region = _Region(at, concat, part, start)
         region.value(result)
-        offset = start * at.shape.true_strides[concat.op.axis]
-        access = Access(len(at.inputs), at.shape.dtype, at.shape.true_strides, offset)
+        access = Access(len(at.inputs), at.shape.dtype, strides, start * strides[axis])
         regions.append(_computation(part.shape.dims, region.nodes, access))
-        start = start + part.shape.dims[concat.op.axis]
+        start = start + part.shape.dims[axis]
     return regions
 
 
@@ -207,9 +202,8 @@ class _Region:
         shape: Shape = self.at.inputs[number].shape
         if shape.dims != dims:
             raise Unfit
-        assert isinstance(self.concat.op, Concat)
         strides = shape.true_strides
-        offset = 0 if before else self.start * strides[self.concat.op.axis]
+        offset = 0 if before else self.start * strides[self.concat.op_as(Concat).axis]
         return self._node(Node(Access(number, shape.dtype, strides, offset), shape.dtype, False))
 
     def _node(self, node: Node) -> int:

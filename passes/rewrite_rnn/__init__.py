@@ -24,8 +24,7 @@ def unroll(
     at: Cursor, layer: Instruction, clip: float, max_steps: int = MAX_STEPS
 ) -> tuple[Instruction, ...] | Declined:
     """A layer over a known number of steps is those steps, one after another."""
-    op, steps = layer.op, layer.inputs[0].shape.dims[0]
-    assert isinstance(op, Recurrent)
+    op, steps = layer.op_as(Recurrent), layer.inputs[0].shape.dims[0]
     directions = BACKWARD[op.direction]
     if clip > 0 or op.activations not in ((), op.defaults * len(directions)):
         return Declined("the activations are not the default ones")
@@ -42,8 +41,8 @@ def unroll(
 
 def extras(layer: Instruction) -> list[Instruction]:
     """The lengths of the sequences and the peepholes, where they are given."""
-    assert isinstance(layer.op, Recurrent)
-    optional = (*layer.inputs[4:5], *layer.inputs[5 + len(layer.op.states) :])
+    states = layer.op_as(Recurrent).states
+    optional = (*layer.inputs[4:5], *layer.inputs[5 + len(states) :])
     return [v for v in optional if v.shape.dtype is not OPTIONAL]
 
 
@@ -54,8 +53,7 @@ def run(
 
     The inputs of all steps are multiplied by the weights at once.
     """
-    op = layer.op
-    assert isinstance(op, Recurrent)
+    op = layer.op_as(Recurrent)
     x, w, r, *others = layer.inputs
     wide = at_least_f32(x.shape.dtype)
     given = [None if v.shape.dtype is OPTIONAL else one(at, v, d, wide) for v in others]

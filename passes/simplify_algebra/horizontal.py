@@ -160,8 +160,8 @@ def tiles(cut: Instruction) -> list[Instruction]:
 
 
 def _span(cut: Instruction) -> tuple[Extent, Extent]:
-    assert isinstance(cut.op, Slice)
-    return cut.op.starts[0], cut.op.ends[0]
+    op = cut.op_as(Slice)
+    return op.starts[0], op.ends[0]
 
 
 def twin(root: Instruction, cut: Instruction, part: Instruction) -> Instruction | None:

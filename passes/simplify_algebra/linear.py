@@ -129,8 +129,7 @@ def conv_add(
     at: Cursor, x: Instruction, w: Instruction, a: Instruction, b: Instruction, f: Instruction
 ) -> Instruction | Declined | None:
     """conv(x + a, w) + b is conv(x, w) + (conv(a, w) + b), for a term of each channel."""
-    op = f.op
-    assert isinstance(op, Convolution)
+    op = f.op_as(Convolution)
     if any(p != 0 for p in op.padding):
         return Declined("at the edges the term adds less, and folding would run the convolution")
     if not (varies_along(a, 1) and varies_along(b, 1) and term_fits(w, b)):
@@ -170,8 +169,7 @@ def dot_slice(
     at: Cursor, x: Instruction, y: Instruction, f: Instruction, cut: Instruction
 ) -> Instruction | Declined:
     """slice(dot(x, y)) is dot(slice(x), slice(y)): rows of x and columns of y nobody reads go."""
-    op, rank = cut.op, f.shape.rank
-    assert isinstance(op, Slice)
+    op, rank = cut.op_as(Slice), f.shape.rank
     spans = list(zip(op.axes, op.starts, op.ends, strict=True))
     sides = []
     for side, other in ((x, rank - 1), (y, rank - 2)):

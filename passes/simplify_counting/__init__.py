@@ -49,8 +49,7 @@ def counted_slice(
     at: Cursor, x: Instruction, starts: Instruction, root: Instruction
 ) -> Instruction | Declined:
     """A slice of known length, as long at each place that is counted, is picked by these places."""
-    op = root.op
-    assert isinstance(op, ops.DynamicSlice)
+    op = root.op_as(ops.DynamicSlice)
     found = cuts(root, Counters())
     if found is None:
         return Declined("nothing says how long it is")
@@ -139,8 +138,7 @@ def cuts(at: Instruction, counters: Counters) -> list[Cut] | None:
     """Where a ``dynamic_slice`` begins along each axis and how long it is; None where that is not
     known, or not the same wherever it is run.
     """
-    op = at.op
-    assert isinstance(op, ops.DynamicSlice)
+    op = at.op_as(ops.DynamicSlice)
     starts, ends, steps = (counters.of(v) for v in at.inputs[1:])
     if starts is None or ends is None or steps is None or any(s != 1 for s in steps.tolist()):
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 from migx import dim, ops
 from migx.dim import Dim, Extent
@@ -38,7 +37,7 @@ def known_sizes(at: Cursor, root: Instruction) -> Instruction | Declined | None:
 @rule(on(ops.DimensionsOf, var("x"), name="root"))
 def known_dims(at: Cursor, x: Instruction, root: Instruction) -> Instruction:
     """The dims of a tensor are known as extents."""
-    op: Any = root.op
+    op = root.op_as(ops.DimensionsOf)
     return at(ops.DimLiteral(x.shape.dims[op.start : op.end], (op.end - op.start,)))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -23,7 +22,7 @@ FAR = 2**31 - 1
 
 def static_slice(at: Instruction, known: Known) -> list[Operation]:
     """A dynamic_slice of known bounds as a slice, a reverse and a step."""
-    op: Any = at.op
+    op = at.op_as(ops.DynamicSlice)
     cuts, back, by = {}, [], {}
     for axis, start, end, step in zip(op.axes, *known, strict=True):
         extent = at.inputs[0].shape.dims[axis]
@@ -64,7 +63,7 @@ def from_front(place: Extent, extent: Extent) -> Extent:
 
 def static_reshape(at: Instruction, known: Known) -> list[Operation]:
     """A reshape to known dims."""
-    op: Any = at.op
+    op = at.op_as(ops.Reshape)
     x, dims = at.inputs[0].shape, list(known[0])
     if not op.allowzero:
         if 0 in dims[x.rank :]:
@@ -86,13 +85,13 @@ def static_broadcast(at: Instruction, known: Known) -> list[Operation]:
 
 def static_onehot(at: Instruction, known: Known) -> list[Operation]:
     """A onehot of known depth."""
-    op: Any = at.op
+    op = at.op_as(ops.Onehot)
     return [ops.Onehot(op.axis, *known[0])]
 
 
 def static_topk(at: Instruction, known: Known) -> list[Operation]:
     """A topk of known k."""
-    op: Any = at.op
+    op = at.op_as(ops.Topk)
     return [ops.Topk(*known[0], op.axis, op.largest, op.sorted)]
 
 

@@ -105,8 +105,7 @@ def convolution_of_bytes(at: Cursor, convolution: Instruction) -> Instruction | 
     stands for that of the image.
     """
     x, w = map(widened, convolution.inputs)
-    op = convolution.op
-    assert isinstance(op, Convolution)
+    op = convolution.op_as(Convolution)
     if x is None or w is None or w.views:
         return Declined("a side is no view of widened bytes")
     if reason := beyond(x, w, 0, product(w.source.shape.dims[1:])):

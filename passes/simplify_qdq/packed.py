@@ -71,8 +71,7 @@ def along_axis(
     at: Cursor, x: Instruction, unpack: Instruction, axis: int
 ) -> Instruction | Declined:
     """A constant packed along an axis is packed whole."""
-    op = unpack.op
-    assert isinstance(op, Unpack)
+    op = unpack.op_as(Unpack)
     if axis == FLAT or all(isinstance(u.op, Pack) for u in unpack.users):
         return Declined("it is packed whole, or about to be")
     inner: Unpack = replace(op, to=F32) if isinstance(op, UnpackFp4) else op
@@ -86,8 +85,7 @@ unpacked = linear(DequantizeLinear, var("x", is_unpacked), var(), name="dq", onc
 @rule(on(Transpose, unpacked, permutation=attr("order")))
 def transpose(at: Cursor, dq: Instruction, order: tuple[int, ...]) -> Instruction:
     """What is transposed after dequantizelinear is transposed before, where it is packed."""
-    op, rank = dq.op, len(order)
-    assert isinstance(op, DequantizeLinear)
+    op, rank = dq.op_as(DequantizeLinear), len(order)
     given = (v if v.shape.rank < rank else at(Transpose(order), v) for v in dq.inputs)
     return at(replace(op, axis=order.index(op.axis)), *given)
 

@@ -76,8 +76,7 @@ def quant_convolution(at: Cursor, convolution: Instruction) -> Instruction | Dec
     Padding stands for 0, which is the zero point where x has one.
     """
     x, w = map(factor, convolution.inputs)
-    op = convolution.op
-    assert isinstance(op, Convolution)
+    op = convolution.op_as(Convolution)
     if x is None or w is None:
         return Declined("a side is no view of dequantised bytes")
     if reason := unfit(x, w, 0, product(w.source.shape.dims[1:])):

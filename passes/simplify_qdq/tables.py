@@ -37,8 +37,7 @@ def gather_dequantized(
     """gather(dequantizelinear(x, s, z)) of a table of a few bits is dequantizelinear of what is
     picked.
     """
-    op = dq.op
-    assert isinstance(op, DequantizeLinear)
+    op = dq.op_as(DequantizeLinear)
     made = replace(op, axis=behind_indices(op.axis, axis, indices))
     given, single = list(dq.inputs[1:]), scale.shape.elements == 1
     if any((v.shape.elements == 1) != single for v in given):

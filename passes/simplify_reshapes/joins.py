@@ -127,7 +127,7 @@ def axis_of(concat: Instruction) -> int:
 
 def cut_axes(at: Instruction) -> Bounds:
     """Where a slice starts and ends, by axis."""
-    op: Any = at.op
+    op = at.op_as(ops.Slice)
     return {a: (s, e) for a, s, e in zip(op.axes, op.starts, op.ends, strict=True)}
 
 
