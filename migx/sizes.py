@@ -16,6 +16,7 @@ from migx.op import Operation
 from migx.ops.builtin import Param, Return, Slot
 from migx.ops.fused import Fused
 from migx.ops.layout import Multibroadcast, Transpose
+from migx.program import Program
 from migx.shape import Shape
 from migx.symbol import listed
 from migx.text import draw_instruction
@@ -26,9 +27,14 @@ def symbols_of(at: Instruction) -> frozenset[str]:
     return symbols_in(at.shape) | {s.name for s in operations.symbols(at.op)}
 
 
-def symbols_in(shape: Shape) -> frozenset[str]:
-    """The symbols in a shape."""
-    return frozenset(s.name for s in shape.symbols())
+def symbols_in(*shapes: Shape) -> frozenset[str]:
+    """The symbols in some shapes."""
+    return frozenset(s.name for shape in shapes for s in shape.symbols())
+
+
+def given_symbols(program: Program) -> frozenset[str]:
+    """The symbols in the inputs of a program, whose sizes its caller chooses."""
+    return symbols_in(*(p.shape for p in program.main.parameters.values()))
 
 
 def bare_symbols(instructions: Iterable[Instruction]) -> set[str]:

@@ -12,6 +12,7 @@ from migx.ir import Instruction
 from migx.op import Operation, substitute
 from migx.program import Program
 from migx.shape import Shape
+from migx.sizes import given_symbols
 from migx.structure import emptied, in_order
 from migx.symbol import listed
 from migx.text import draw_instruction
@@ -87,10 +88,7 @@ def check_sizes(program: Program, sizes: Sizes) -> dict[str, int]:
     given: Mapping[str, object] = sizes
     for name, size in given.items():
         if name not in symbols:
-            of_inputs = {
-                s.name for p in program.main.parameters.values() for s in p.shape.symbols()
-            }
-            known = ", ".join(sorted(of_inputs)) or "none"
+            known = ", ".join(sorted(given_symbols(program))) or "none"
             raise DimError(f"the program has no dim named {name!r}; its inputs have: {known}")
         number = None if isinstance(size, Dim) else whole_number(size)
         if number is None:

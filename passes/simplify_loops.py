@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from functools import cached_property
+from itertools import takewhile
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from migx.ops.pointwise import Identity
 from migx.ops.sequences import ConcatFromSequence, SequenceConstruct, SequenceInsert
 from migx.program import Program
 from migx.shape import BOOL, OPTIONAL, Shape
-from migx.sizes import known_symbols
+from migx.sizes import given_symbols, known_symbols, symbols_in
 from migx.specialise import substitute_symbols
 
 
@@ -177,15 +178,11 @@ def say_length(at: Instruction) -> None:
         at.module.remove_instruction(at)
 
 
-def known_before(at: Instruction) -> set[str]:
+def known_before(at: Instruction) -> frozenset[str]:
     """The symbols of what a program is given, and of what its module has before an instruction."""
     assert at.module is not None
-    found = {s.name for p in at.module.program.main.parameters.values() for s in p.shape.symbols()}
-    for value in at.module:
-        if value is at:
-            break
-        found |= {s.name for s in value.shape.symbols()}
-    return found
+    before = takewhile(lambda value: value is not at, at.module)
+    return given_symbols(at.module.program) | symbols_in(*(value.shape for value in before))
 
 
 class Carrying:
@@ -202,7 +199,7 @@ class Carrying:
         self.named = ends is not None and isinstance(ends.op, Return) and bool(ends.op.names)
 
     @cached_property
-    def known(self) -> set[str]:
+    def known(self) -> frozenset[str]:
         """The symbols that are the same in all iterations."""
         return known_before(self.at) | known_symbols(self.module)
 
@@ -216,27 +213,28 @@ class Carrying:
 
     def trips(self) -> Extent | None:
         """The trip count, where it is known and nothing ends the loop before."""
-        trips, starts = self.at.inputs[:2]
-        if not goes_on(self.at) or not (starts.shape.dtype is OPTIONAL or is_true(starts)):
-            return None
-        match trips.op:
-            case DimLiteral(values=[extent]):
-                return maximum(extent, 0)
-            case Literal(value=value, replaceable=False):
-                return max(int(value.array), 0)
-        return None
+        told = self._told_trips() if goes_on(self.at) and self._begins() else None
+        return None if told is None else maximum(told, 0)
 
     def runs(self) -> bool:
         """Whether there is an iteration, whatever a run is given."""
-        trips, starts = self.at.inputs[:2]
-        if starts.shape.dtype is not OPTIONAL and not is_true(starts):
-            return False
-        match trips.op:
+        told = self._told_trips()
+        endless = self.at.inputs[0].shape.dtype is OPTIONAL
+        return self._begins() and (endless if told is None else bounds(told)[0] > 0)
+
+    def _told_trips(self) -> Extent | None:
+        """What it is given as its trip count, where that is known."""
+        match self.at.inputs[0].op:
             case DimLiteral(values=[extent]):
-                return bounds(extent)[0] > 0
+                return extent
             case Literal(value=value, replaceable=False):
-                return int(value.array) > 0
-        return trips.shape.dtype is OPTIONAL
+                return int(value.array)
+        return None
+
+    def _begins(self) -> bool:
+        """Whether nothing keeps it from a first iteration but its trip count."""
+        starts = self.at.inputs[1]
+        return starts.shape.dtype is OPTIONAL or is_true(starts)
 
     def is_unread(self, i: int) -> bool:
         """Whether no iteration reads a number or tensor of them, which has other dims at first."""
@@ -246,7 +244,7 @@ class Carrying:
             self.parameters[i].use_count == 0
             and numbers
             and shape.dims != self.firsts[i].shape.dims
-            and {s.name for s in shape.symbols()} <= self.known
+            and symbols_in(shape) <= self.known
         )
 
     def is_passed_on(self, i: int) -> bool:
@@ -278,7 +276,7 @@ class Carrying:
             before is parameter
             and parameter.use_count == value.use_count == 1
             and piece is not parameter
-            and {s.name for s in piece.shape.symbols()} <= self.known
+            and symbols_in(piece.shape) <= self.known
             and self._is_longer(i, piece.shape)
         )
 
@@ -290,8 +288,7 @@ class Carrying:
 
     def _is_open(self, i: int) -> bool:
         """Whether the length after the loop has a name that nothing else is called by."""
-        main = self.module.program.main.parameters.values()
-        given = {s.name for v in (*main, *self.firsts) for s in v.shape.symbols()}
+        given = symbols_in(*(v.shape for v in self.firsts)) | given_symbols(self.module.program)
         return _is_free(self.at.shape.parts[i].dims[self.axis(i)], given)
 
     def collects(self, i: int) -> bool:
@@ -308,7 +305,7 @@ class Carrying:
             and isinstance(self.firsts[i].op, SequenceConstruct)
             and not self.firsts[i].inputs
             and member.shape.dtype.is_tensor
-            and {s.name for s in member.shape.symbols()} <= self.known
+            and symbols_in(member.shape) <= self.known
             and all(self.joins(read, member.shape) for read in self.readers(i))
         )
 

@@ -25,6 +25,7 @@ from migx.passes.simplify_loops import trip_count
 from migx.program import Program
 from migx.rewrite import Cursor, Declined, RuleSet, rule
 from migx.shape import I64
+from migx.sizes import given_symbols
 from migx.specialise import substitute_symbols
 
 MOST = 1024
@@ -107,11 +108,9 @@ def sizes_of(at: Instruction, counters: Counters) -> Iterator[tuple[Extent, Exte
     as well.
     """
     assert at.module is not None
-    main, is_main = at.module.program.main, at.module.parent is None
+    given, is_main = given_symbols(at.module.program), at.module.parent is None
     for mine, known in lengths(at, counters):
-        names = {symbol.name for symbol in dim.symbols(known)}
-        given = (s.name for p in main.parameters.values() for s in p.shape.symbols())
-        if is_main or not names or names <= {*given}:
+        if is_main or given.issuperset(symbol.name for symbol in dim.symbols(known)):
             yield mine, known
 
 

@@ -13,6 +13,7 @@ from migx.match import on, var
 from migx.passes.simplify_dyn_ops.forms import FORMS, kept, rely_on, static_form
 from migx.program import Program
 from migx.rewrite import Cursor, Declined, rule
+from migx.sizes import given_symbols
 from migx.specialise import substitute_symbols
 from migx.symbol import Symbol
 from migx.weights import looked_at
@@ -69,7 +70,7 @@ def equations(
     ``sizes_of`` gives dims of the result of an instruction, each with what it is known to be.
     """
     found: dict[str, tuple[Extent, Instruction]] = {}
-    given = {s.name for p in program.main.parameters.values() for s in p.shape.symbols()}
+    given = {*given_symbols(program)}
     every = program.instructions()
     for at, mine, known in ((each, *pair) for each in every for pair in sizes_of(each)):
         symbol = mine.symbol if isinstance(mine, Dim) else None
