@@ -19,6 +19,7 @@ from migx.ops.pointwise import Div, Exp, Mul, Recip, Rsqrt, Sqrt, Sub
 from migx.ops.reduce import ReduceMax, ReduceMean, ReduceSum, Softmax
 from migx.passes._common import broadcast_of
 from migx.passes.simplify_algebra.broadcasts import trailing
+from migx.passes.simplify_algebra.reductions import shifted
 from migx.passes.simplify_algebra.terms import repeated
 from migx.pipeline import Approximation
 from migx.rewrite import Cursor, Declined, rule
@@ -53,8 +54,7 @@ def sum_as_mean(
     return at(ReduceMean(axes), x) if (number == wanted).all() else None
 
 
-shifted = on(Sub, x, broadcast_of(on(ReduceMax, x, axes=attr("axes")))) | x
-sums = on(ReduceSum, on(Exp, shifted, name="e"), axes=attr("axes"))
+sums = on(ReduceSum, on(Exp, shifted | x, name="e"), axes=attr("axes"))
 
 
 @rule(on(Div, var("e"), broadcast_of(sums)) | on(Mul, var("e"), broadcast_of(on(Recip, sums))))

@@ -71,44 +71,30 @@ def conv_mul(
     return None if weights is None else at(f.op, x, weights)
 
 
-@rule(on(Mul, on(Dot, x, light).once(), a, name="root"))
+@rule(on(Mul, on(Dot, x, light, name="f").once() | on(Dot, light, x, name="f").once(), a))
 def mul_dot(
-    at: Cursor, x: Instruction, w: Instruction, a: Instruction, root: Instruction
+    at: Cursor, x: Instruction, w: Instruction, a: Instruction, f: Instruction
 ) -> Instruction | None:
-    """dot(x, w) * a is dot(x, w * a), for a factor of each column."""
-    column = root.shape.rank - 1
-    weights = scaled(at, w, column, a, column)
-    return None if weights is None else at(Dot(), x, weights)
+    """dot(x, w) * a is dot(x, w * a), for a factor of each column; dot(w, x) * a is dot(w * a, x),
+    for one of each row.
+    """
+    axis = f.shape.rank - 2 + f.inputs.index(w)
+    weights = scaled(at, w, axis, a, axis)
+    return None if weights is None else at(Dot(), *(weights if v is w else v for v in f.inputs))
 
 
-@rule(on(Mul, on(Dot, light, x).once(), a, name="root"))
-def mul_dot_left(
-    at: Cursor, x: Instruction, w: Instruction, a: Instruction, root: Instruction
-) -> Instruction | None:
-    """dot(w, x) * a is dot(w * a, x), for a factor of each row."""
-    row = root.shape.rank - 2
-    weights = scaled(at, w, row, a, row)
-    return None if weights is None else at(Dot(), weights, x)
-
-
-@rule(on(Dot, on(Mul, x, a).once(), light, name="root"))
+@rule(
+    on(Dot, on(Mul, x, a).once(), light, name="f") | on(Dot, light, on(Mul, x, a).once(), name="f")
+)
 def dot_mul(
-    at: Cursor, x: Instruction, w: Instruction, a: Instruction, root: Instruction
+    at: Cursor, x: Instruction, w: Instruction, a: Instruction, f: Instruction
 ) -> Instruction | None:
-    """dot(x * a, w) is dot(x, w * a), for a factor of each column of x."""
-    row, column = root.shape.rank - 2, root.shape.rank - 1
-    weights = scaled(at, w, row, a, column)
-    return None if weights is None else at(Dot(), x, weights)
-
-
-@rule(on(Dot, light, on(Mul, x, a).once(), name="root"))
-def dot_mul_left(
-    at: Cursor, x: Instruction, w: Instruction, a: Instruction, root: Instruction
-) -> Instruction | None:
-    """dot(w, x * a) is dot(w * a, x), for a factor of each row of x."""
-    row, column = root.shape.rank - 2, root.shape.rank - 1
-    weights = scaled(at, w, column, a, row)
-    return None if weights is None else at(Dot(), weights, x)
+    """dot(x * a, w) is dot(x, w * a), for a factor of each column of x; dot(w, x * a) is
+    dot(w * a, x), for one of each row.
+    """
+    rank, place = f.shape.rank, f.inputs.index(w)
+    weights = scaled(at, w, rank - 1 - place, a, rank - 2 + place)
+    return None if weights is None else at(Dot(), *(weights if v is w else x for v in f.inputs))
 
 
 @rule(on(Add, on(Dot, on(Add, x, a).once(), light, name="f").once(), b))
@@ -181,15 +167,4 @@ def dot_slice(
     return at(Dot(), *sides)
 
 
-linear = (
-    mul_conv
-    + conv_mul
-    + mul_dot
-    + mul_dot_left
-    + dot_mul
-    + dot_mul_left
-    + dot_add
-    + conv_add
-    + add_convs
-    + dot_slice
-)
+linear = mul_conv + conv_mul + mul_dot + dot_mul + dot_add + conv_add + add_convs + dot_slice
