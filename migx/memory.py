@@ -26,6 +26,7 @@ HUGE = 1 << 21
 BLOCK = 1 << 26
 """Bytes up to which arrays share a block, which is used again when nobody reads any of them."""
 ALIGNMENT = 64
+"""What the places of values in a block, an arena or a file are multiples of, in bytes."""
 PARALLEL = 1 << 24
 """Bytes from which on a copy is worth several threads."""
 
@@ -57,7 +58,7 @@ class Memory:
 
     def _like(self, arrays: Arrays) -> Iterator[NDArray[Any]]:
         """Uninitialised arrays of the types and dims of others, which lie together."""
-        total = sum(_aligned(array.nbytes) for array in arrays)
+        total = sum(aligned(array.nbytes) for array in arrays)
         if total < HUGE or os.name == "nt" or any(array.dtype.hasobject for array in arrays):
             yield from (np.empty(array.shape, array.dtype) for array in arrays)
             return
@@ -65,7 +66,7 @@ class Memory:
         for array in arrays:
             part = whole[start : start + array.nbytes]
             yield part.view(array.dtype).reshape(array.shape)
-            start += _aligned(array.nbytes)
+            start += aligned(array.nbytes)
 
     def _block(self, nbytes: int) -> NDArray[np.uint8]:
         """Memory that begins with a huge page, and comes back when the last view of it goes."""
@@ -142,12 +143,13 @@ def _groups(arrays: Arrays) -> Iterator[Arrays]:
             yield group
             group, size = [], 0
         group.append(array)
-        size += _aligned(array.nbytes)
+        size += aligned(array.nbytes)
     if group:
         yield group
 
 
-def _aligned(nbytes: int) -> int:
+def aligned(nbytes: int) -> int:
+    """So many bytes, or as few more as make the next place an aligned one."""
     return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 

@@ -12,14 +12,13 @@ from migx import op as operations
 from migx.dim import Dim, Extent
 from migx.extents import Numbers
 from migx.ir import Instruction, Module
+from migx.memory import aligned
 from migx.ops.builtin import GetTupleElem, Param
 from migx.ops.indexing import Gather
 from migx.ops.layout import Reshape
 from migx.shape import I32, I64, Shape
 from migx.sizes import symbols_of
 
-ALIGNMENT = 64
-"""What the offset of a block in an arena is a multiple of, in bytes."""
 PAGE = 1024
 """What blocks whose sizes change are rounded up to, in bytes."""
 
@@ -106,9 +105,9 @@ def arranged(lives: Sequence[Life]) -> tuple[list[int], int]:
         while lives[ends[freed]].last < lives[i].first:
             block = ends[freed]
             if lives[block].nbytes:
-                _free(gaps, offsets[block], _rounded(lives[block].nbytes))
+                _free(gaps, offsets[block], aligned(lives[block].nbytes))
             freed += 1
-        size = _rounded(lives[i].nbytes)
+        size = aligned(lives[i].nbytes)
         if not size:
             continue
         fitting = [(gap, k) for k, (_, gap) in enumerate(gaps) if gap >= size]
@@ -123,10 +122,6 @@ def arranged(lives: Sequence[Life]) -> tuple[list[int], int]:
             total = at + size
         offsets[i] = at
     return offsets, total
-
-
-def _rounded(nbytes: int) -> int:
-    return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
 def _free(gaps: list[tuple[int, int]], at: int, size: int) -> None:

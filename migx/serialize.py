@@ -30,6 +30,7 @@ from migx.collector import paused
 from migx.compiler import Compiled, assembled, ready
 from migx.errors import DataError, DataWarning, MigxError, ParseError, TargetError, warn
 from migx.files import inside, written
+from migx.memory import aligned
 from migx.ops.builtin import Literal
 from migx.parser import parse
 from migx.program import Program
@@ -42,7 +43,6 @@ from migx.weights.recipe import Arguments
 
 MAGIC = b"MIGX MXR"
 FORMAT = 3
-ALIGNMENT = 64
 LARGEST_INDEX = 1 << 26
 DATA = "@data"
 """The name under which a text refers to the file's own data."""
@@ -85,7 +85,7 @@ def save(
     head = json.dumps(index).encode()
     with written(path) as out:
         out.write(MAGIC + struct.pack("<Q", len(head)) + head)
-        first = _aligned(16 + len(head))
+        first = aligned(16 + len(head))
         for name, (offset, _, _) in index["sections"].items():
             _pad(out, first + offset)
             out.write(sections[name])
@@ -196,7 +196,7 @@ def _laid_out(sections: Mapping[str, bytes]) -> tuple[dict[str, tuple[int, int, 
     found, offset = {}, 0
     for name, content in sections.items():
         found[name] = offset, len(content), hashlib.sha256(content).hexdigest()
-        offset = _aligned(offset + len(content))
+        offset = aligned(offset + len(content))
     return found, offset
 
 
@@ -234,7 +234,7 @@ class _File:
                 f"{self.path} is of format {index.get('format')}, this migx reads format {FORMAT}: "
                 "save it again from the model, or use the migx that wrote it"
             )
-        start, (offset, size) = _aligned(16 + length), _pair(index["data"])
+        start, (offset, size) = aligned(16 + length), _pair(index["data"])
         if self.size < start + offset + size:
             raise DataError(
                 f"{self.path} is truncated: its data should end at byte {start + offset + size}"
@@ -357,7 +357,7 @@ class _Data:
             return str(file), source.offset, source.length
         key = value.digest()
         if key not in self._places:
-            self.length = _aligned(self.length)
+            self.length = aligned(self.length)
             self._places[key] = self.length, value
             self.length += value.nbytes
         return DATA, self._places[key][0], value.nbytes
@@ -374,10 +374,6 @@ class _Data:
             _pad(out, start + offset)
             whole = value.array.flags.c_contiguous
             out.write(value.array.reshape(-1).view("u1").data if whole else value.tobytes())
-
-
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def _pad(out: BinaryIO, to: int) -> None:

@@ -18,7 +18,8 @@ import numpy as np
 from migx.dim import Extent
 from migx.extents import Extents, Latest, Numbers
 from migx.ir import Instruction
-from migx.planning import ALIGNMENT, Arena
+from migx.memory import aligned
+from migx.planning import Arena
 from migx.shape import Shape
 from migx.sizes import ShapeRules
 from migx.targets.cpu.kernel import Kernel
@@ -36,7 +37,7 @@ def rounds_of(work: Work) -> list[Extent]:
     if work.kernel is None or work.times is None:
         return []
     count = len(work.operands) + len(work.kernel.words)
-    room = -(-8 * count // ALIGNMENT) * ALIGNMENT
+    room = aligned(8 * count)
     moved = [word for each in work.moved for word in (each.operand, each.start, each.step)]
     return [count, room, work.times, len(work.moved), *moved]
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from migx.errors import EvaluationError, InputError
-from migx.planning import ALIGNMENT
+from migx.memory import ALIGNMENT
 from migx.shape import Shape
 
 _BYTES = np.dtype(np.uint8)

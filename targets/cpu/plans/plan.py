@@ -18,9 +18,9 @@ from migx import op as operations
 from migx.dim import Extent
 from migx.extents import Latest, Numbers
 from migx.ir import Instruction
+from migx.memory import aligned
 from migx.op import Operation
 from migx.ops.builtin import Slot
-from migx.planning import ALIGNMENT
 from migx.shape import Shape
 from migx.sizes import check_room, symbols_of
 from migx.targets.cpu.plans.form import Address, Form
@@ -51,7 +51,7 @@ class Block:
 
     def take(self, nbytes: int) -> int:
         """Where bytes begin for which room is made."""
-        start = -(-self.nbytes // ALIGNMENT) * ALIGNMENT
+        start = aligned(self.nbytes)
         self.nbytes = start + nbytes
         return start
 

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from migx.argument import Argument
 from migx.ir import Instruction
+from migx.memory import ALIGNMENT
 from migx.ops.builtin import Literal
 from migx.ops.formats import pack, read
-from migx.planning import ALIGNMENT
 from migx.shape import Shape
 from migx.targets.cpu.plans.memory import address, aligned
 
