@@ -205,17 +205,15 @@ class RuleSet:
     def __init__(self, rules: Rule | Iterable[Rule] = ()) -> None:
         self.rules = (rules,) if isinstance(rules, Rule) else tuple(rules)
         self.depth = max((_depth(r.pattern) for r in self.rules), default=0)
-        self._any = tuple(r for r in self.rules if r.pattern.roots() is None)
-        names = {name for r in self.rules for name in r.pattern.roots() or ()}
-        self._index = {
-            name: tuple(r for r in self.rules if name in (r.pattern.roots() or {name}))
-            for name in names
-        }
+        self._at = lru_cache(maxsize=KINDS)(self._found_at)
         self._plausible = lru_cache(maxsize=KINDS)(self._found_plausible)
 
     def at(self, name: str) -> tuple[Rule, ...]:
         """The rules that may match an operation of this name."""
-        return self._index.get(name, self._any)
+        return self._at(name)
+
+    def _found_at(self, name: str) -> tuple[Rule, ...]:
+        return tuple(r for r in self.rules if name in (r.pattern.roots() or {name}))
 
     def plausible(self, at: Instruction) -> tuple[Rule, ...]:
         """The rules that may match an instruction, by its operation and those it reads."""
