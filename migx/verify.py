@@ -17,7 +17,7 @@ from migx.ops.fused import Fused
 from migx.program import Program
 from migx.sizes import bare_symbols, known_symbols
 from migx.text import draw_instruction
-from migx.weights import computes
+from migx.weights import computes, is_weight, label_of
 
 READ_PACKED = frozenset(
     {"@return", "get_tuple_elem", "if", "loop", "scan", "group", "contiguous", "gather"}
@@ -228,10 +228,10 @@ def weight_names(program: Program) -> Iterator[Problem]:
     """Weights of one name are one weight: they have one shape."""
     seen: dict[str, Instruction] = {}
     for at in program.instructions():
-        if type(at.op) is OnnxExternalWeights or (type(at.op) is Literal and at.op.replaceable):
-            other = seen.setdefault(at.op.label, at)
+        if is_weight(at):
+            other = seen.setdefault(label_of(at), at)
             if other.shape != at.shape:
-                yield at, f"two weights are named {at.op.label!r}, the other is {other.shape}"
+                yield at, f"two weights are named {label_of(at)!r}, the other is {other.shape}"
 
 
 CHECKS: tuple[Check, ...] = (

@@ -108,8 +108,8 @@ def layouts(made: Compiled) -> Iterator[dict[str, Any]]:
 
 def made_of(at: Instruction) -> str:
     """A slot's recipe in short: the operations on the way, and the weights they begin with."""
+    from migx.weights import is_weight, label_of
     from migx.weights.constants import tree
-    from migx.weights.hoisting import is_weight, label_of
 
     whole = tree(at)
     names = ", ".join(label_of(v) for v in whole if is_weight(v))

@@ -22,10 +22,10 @@ from migx.manager import PassManager
 from migx.ops.builtin import AssumeEqual, OnnxExternalWeights
 from migx.program import Program
 from migx.target import get_target
-from migx.weights import fitting
+from migx.weights import fitting, is_weight, label_of
 from migx.weights.constants import tree
 from migx.weights.evaluation import evaluated
-from migx.weights.hoisting import is_weight, label_of, weights_of
+from migx.weights.hoisting import weights_of
 from migx.weights.live import holding, live_weights, put_literals
 from migx.weights.marking import fixed_weights
 from migx.weights.sources import values_from

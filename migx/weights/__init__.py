@@ -31,6 +31,25 @@ def is_source(at: Instruction) -> bool:
     return isinstance(at.op, Literal | OnnxExternalWeights | Slot)
 
 
+def is_weight(at: Instruction) -> bool:
+    """Whether an instruction is a weight that may be replaced: a deferred one or a literal that is
+    marked so.
+    """
+    op = at.op
+    return type(op) is OnnxExternalWeights or (type(op) is Literal and op.replaceable)
+
+
+def is_replaceable(at: Instruction) -> bool:
+    """Whether an instruction is a weight, or a target's own literal that was one."""
+    return is_weight(at) or (isinstance(at.op, Literal) and at.op.replaceable)
+
+
+def label_of(at: Instruction) -> str:
+    """The name of a weight."""
+    label: str = operations.attributes(at.op)["label"]
+    return label
+
+
 def is_constant(at: Instruction, known: dict[Instruction, bool] | None = None) -> bool:
     """Whether an instruction depends on literals and weights alone.
 

@@ -8,21 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from migx import op as operations
 from migx.dead_code import remove_dead_code
 from migx.ir import Instruction, Module
-from migx.ops.builtin import Literal, OnnxExternalWeights, Slot
+from migx.ops.builtin import Literal, Slot
 from migx.program import Program
-from migx.weights import weights_module
+from migx.weights import is_replaceable, is_weight, label_of, weights_module
 from migx.weights.constants import tree
-
-
-def is_weight(at: Instruction) -> bool:
-    """Whether an instruction is a weight that may be replaced: a deferred one or a literal that is
-    marked so.
-    """
-    op = at.op
-    return type(op) is OnnxExternalWeights or (type(op) is Literal and op.replaceable)
 
 
 def weights_of(program: Program) -> dict[str, Instruction]:
@@ -38,11 +29,6 @@ def names_of_weights(program: Program) -> set[str]:
     """The names of all weights, those that are fixed included."""
     fixed = (at.op.label for at in program.literals if isinstance(at.op, Literal))
     return {*fixed, *weights_of(program)}
-
-
-def is_replaceable(at: Instruction) -> bool:
-    """Whether an instruction is a weight, or a target's own literal that was one."""
-    return is_weight(at) or (isinstance(at.op, Literal) and at.op.replaceable)
 
 
 def fixed_slots(program: Program) -> dict[str, Instruction]:
@@ -139,19 +125,13 @@ class _Moving:
         for at in readers:
             if not at.users and at.module is not None:
                 at.module.remove_instruction(at)
-        read = {operations.attributes(at.op)["slot"] for at in readers if at.users}
+        read = {at.op_as(Slot).slot for at in readers if at.users}
         kept = {name: value for name, value in self.slots.items() if name in read}
         if (tuple(kept), tuple(kept.values())) != (self.module.output_names, self.module.outputs):
             self.module.add_return(*kept.values(), names=tuple(kept))
         remove_dead_code(self.module)
         if not len(self.module.outputs) and len(self.module) == 1:
             self.program.remove_module(self.module)
-
-
-def label_of(at: Instruction) -> str:
-    """The name of a weight."""
-    label: str = operations.attributes(at.op)["label"]
-    return label
 
 
 def _name(root: Instruction, whole: list[Instruction]) -> str:

@@ -20,10 +20,10 @@ from migx.planning import is_block
 from migx.program import Program
 from migx.target import Context
 from migx.text import draw_instruction
-from migx.weights import is_constant
+from migx.weights import is_constant, is_weight
 from migx.weights.constants import Constants, tree
 from migx.weights.evaluation import evaluated
-from migx.weights.hoisting import hoist, is_weight
+from migx.weights.hoisting import hoist
 
 
 def pack_weights(program: Program, context: Context) -> bool:

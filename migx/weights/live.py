@@ -10,7 +10,8 @@ from migx.argument import Argument
 from migx.errors import AssumptionError, WeightError
 from migx.ops.builtin import AssumeEqual, Literal, OnnxExternalWeights
 from migx.program import Program
-from migx.weights.hoisting import hoist, is_replaceable, is_weight, weights_of
+from migx.weights import is_replaceable, is_weight
+from migx.weights.hoisting import hoist, weights_of
 from migx.weights.recipe import Arguments
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from migx.argument import Argument
 from migx.ir import Instruction, Module
 from migx.memory import THREADS
 from migx.ops.builtin import AssumeEqual
+from migx.weights import is_weight, label_of
 from migx.weights.constants import connected, tree
 from migx.weights.evaluation import evaluated, settled
-from migx.weights.hoisting import is_weight, label_of
 
 Arguments = Mapping[str, Argument]
 

@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from migx import op as operations
 from migx.ir import Instruction
 from migx.manager import PassManager
-from migx.ops.builtin import Literal, OnnxExternalWeights, Slot
-from migx.weights import computes
+from migx.ops.builtin import Literal, Slot
+from migx.weights import computes, is_source, is_weight
 from migx.weights.constants import ALLOWANCE, SMALL, Made, is_stored_narrow, related
-from migx.weights.hoisting import is_weight
 
 
 class Plan:
@@ -70,12 +69,12 @@ class Plan:
         roots = []
         for at in reversed(self.constant):
             if any(u not in self.constant or u in running for u in at.users):
-                if at in self.kept or _is_source(at) or self.constant[at] is not self.weights:
+                if at in self.kept or is_source(at) or self.constant[at] is not self.weights:
                     running.add(at)
                 else:
                     roots.append(at)
         held = self.manager.constants.held
-        sources = {at: id(held(at)) for at in self.constant if _is_source(at)}
+        sources = {at: id(held(at)) for at in self.constant if is_source(at)}
         sources |= {at: id(held(at)) for at in self.manager.program.literals}
         left = {v for at, v in sources.items() if at in running or at not in self.constant}
         return roots[::-1], set(sources.values()) - left
@@ -123,10 +122,6 @@ def _constants(
             ):
                 found[at] = any(found[v] for v in at.inputs)
     return found
-
-
-def _is_source(at: Instruction) -> bool:
-    return type(at.op) in (Literal, OnnxExternalWeights, Slot)
 
 
 def _computes(at: Instruction, skip_ops: frozenset[str]) -> bool:
