@@ -21,6 +21,7 @@ from migx.errors import EvaluationError, TargetError, UnknownName, there_are
 from migx.ir import Instruction
 from migx.manager import PassManager
 from migx.mapping import MappedFile
+from migx.meaning import is_like
 from migx.observers import CrashFile
 from migx.op import traits
 from migx.ops.builtin import Literal, Param, Slot
@@ -140,7 +141,7 @@ class Compiled:
         got = [each.shape if isinstance(each, Argument) else None for each in given]
         pairs = zip(got, wanted, strict=False)
         whole = listed and len(got) == len(wanted)
-        if whole and all(shape is not None and _is_like(shape, each) for shape, each in pairs):
+        if whole and all(shape is not None and is_like(shape, each) for shape, each in pairs):
             for each in given:
                 expect_readable(self.target, "run", each)
             return
@@ -262,16 +263,6 @@ def finalized(program: Program, target: Target | str) -> Compiled:
     if program._compiled is not None and program.compiled.context.target.name == chosen.name:
         return ready(program.compiled)
     return compiled(program, chosen, passes="")
-
-
-def _is_like(shape: Shape, wanted: Shape) -> bool:
-    """Whether a result may be an output of a shape; of host values their kind is known alone."""
-    if wanted.dtype.is_tensor:
-        return wanted.may_match(shape)
-    if wanted.dtype is TUPLE and len(shape.parts) != len(wanted.parts):
-        return False
-    parts = zip(shape.parts, wanted.parts, strict=True) if wanted.dtype is TUPLE else ()
-    return shape.dtype is wanted.dtype and all(_is_like(a, b) for a, b in parts)
 
 
 def expect_executable(target: Target, made: Any) -> None:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import accumulate
 from typing import TypeAlias, Union
 
 from migx.errors import DimError
@@ -378,6 +379,11 @@ def _is_capped(extent: Extent, others: list[Extent]) -> bool:
 def product(extents: Iterable[Extent]) -> Extent:
     """The product of some extents; 1 of none."""
     return math.prod(extents)
+
+
+def offsets(extents: Iterable[Extent]) -> list[Extent]:
+    """Where each of some pieces begins that lie one behind the other, and where the last ends."""
+    return [*accumulate(extents, initial=0)]
 
 
 def call(function: str, *args: Extent) -> Extent:

@@ -6,7 +6,6 @@ any, so that they can be differentiated in turn.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -244,7 +243,7 @@ def _turned(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
 
 def _part(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
     axis = _attribute(at, "axis")
-    ends = list(itertools.accumulate((v.shape.dims[axis] for v in at.inputs), initial=0))
+    ends = dim.offsets(v.shape.dims[axis] for v in at.inputs)
     return t(ops.Slice((axis,), (ends[i],), (ends[i + 1],)), g)
 
 

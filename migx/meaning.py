@@ -131,15 +131,17 @@ def expect_result(shape: Shape, result: Argument) -> None:
         raise ShapeError(
             f"computed {data.dtype} {list(data.shape)}, its shape rule says {shape.text}"
         )
-    if not _is(actual(result), shape):
+    if not is_like(actual(result), shape):
         raise ShapeError(f"computed {actual(result).text}, its shape rule says {shape.text}")
 
 
-def _is(actual: Shape, shape: Shape) -> bool:
-    """Whether type and dims agree; of host values, only their kind is said for certain."""
-    if shape.dtype is TUPLE and len(actual.parts) == len(shape.parts):
-        return all(map(_is, actual.parts, shape.parts))
-    return actual.dtype is shape.dtype and (not shape.dtype.is_tensor or actual.same_type(shape))
+def is_like(shape: Shape, wanted: Shape) -> bool:
+    """Whether a value of a shape may be of another; of host values their kind is known alone."""
+    if wanted.dtype.is_tensor:
+        return wanted.may_match(shape)
+    if shape.dtype is not wanted.dtype or wanted.dtype is not TUPLE:
+        return shape.dtype is wanted.dtype
+    return len(shape.parts) == len(wanted.parts) and all(map(is_like, shape.parts, wanted.parts))
 
 
 def run_with_kernels(

@@ -7,7 +7,7 @@ a ``Profile``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
@@ -110,11 +110,11 @@ def work(at: Instruction) -> Work:
         return Work(0, 0)
     inside = [work(inner) for module in at.modules for inner in module]
     if inside and not isinstance(at.op, Fused):
-        return Work(_sum(each.flops for each in inside), _sum(each.nbytes for each in inside))
+        return Work(sum(each.flops for each in inside), sum(each.nbytes for each in inside))
     fused = described(at)
     if fused is not None:
         return Work(fused.flops, _moved(at))
-    return Work(_sum(each.flops for each in inside) if inside else _flops(at), _moved(at))
+    return Work(sum(each.flops for each in inside) if inside else _flops(at), _moved(at))
 
 
 def total(program: Program) -> Work:
@@ -122,13 +122,13 @@ def total(program: Program) -> Work:
     weights computes is done once, and not counted.
     """
     main = [work(at) for at in program.main]
-    return Work(_sum(each.flops for each in main), _sum(each.nbytes for each in main))
+    return Work(sum(each.flops for each in main), sum(each.nbytes for each in main))
 
 
 def _flops(at: Instruction) -> Extent:
     """The arithmetic of an instruction that holds no other."""
     made, shapes = (
-        _sum(s.elements for s in at.shape.parts or (at.shape,)),
+        sum(s.elements for s in at.shape.parts or (at.shape,)),
         [value.shape for value in at.inputs],
     )
     match at.op:
@@ -152,17 +152,10 @@ def _moved(at: Instruction) -> Extent:
     made, read = _bytes(at.shape), [_bytes(value.shape) for value in dict.fromkeys(at.inputs)]
     if isinstance(at.op, Gather | GatherElements | Gathernd):
         read[0] = minimum(read[0], made)
-    return _sum(read) + made
+    return sum(read) + made
 
 
 def _bytes(shape: Shape) -> Extent:
     if shape.parts:
-        return _sum(map(_bytes, shape.parts))
+        return sum(map(_bytes, shape.parts))
     return shape.nbytes if is_memory(shape) else 0
-
-
-def _sum(extents: Iterable[Extent]) -> Extent:
-    found: Extent = 0
-    for each in extents:
-        found = found + each
-    return found

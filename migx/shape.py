@@ -218,19 +218,13 @@ class Shape:
             return self.elements
         if any(d == 0 for d in self.dims):
             return 0
-        reach: Extent = 1
-        for extent, stride in zip(self.dims, self.strides, strict=True):
-            reach = reach + (extent - 1) * stride
-        return reach
+        return 1 + sum((d - 1) * s for d, s in zip(self.dims, self.strides, strict=True))
 
     @property
     def nbytes(self) -> Extent:
         """Bytes of memory, sub-byte types packed; the sum over the parts of a tuple."""
         if self.parts:
-            total: Extent = 0
-            for part in self.parts:
-                total = total + part.nbytes
-            return total
+            return sum(part.nbytes for part in self.parts)
         return (self.element_space * self.dtype.bits + 7) // 8
 
     @property

@@ -96,11 +96,8 @@ class FusedKernel:
         """Operations on elements in all."""
         every = product(self.dims)
         kept = product(d for d, f in zip(self.dims, self.folded, strict=True) if not f)
-        count: Extent = 0
-        for node in self.nodes:
-            if not isinstance(node.of, (Access, Argument)):
-                count = count + (kept if node.folded and not node.folds else every)
-        return count
+        computed = [node for node in self.nodes if not isinstance(node.of, (Access, Argument))]
+        return sum(kept if node.folded and not node.folds else every for node in computed)
 
 
 def described(at: Instruction) -> FusedKernel | None:

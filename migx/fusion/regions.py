@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from migx import op as operations
 from migx.argument import Argument
-from migx.dim import Extent, maximum
+from migx.dim import Extent, maximum, offsets
 from migx.fusion.kernels import Access, FusedKernel, Node, Unfit, collapsed
 from migx.fusion.outlining import is_small
 from migx.ir import Instruction
@@ -81,14 +81,13 @@ def _copied(at: Instruction) -> _Part:
 
 
 def _concatenated(at: Instruction) -> list[_Part]:
-    parts = []
-    start: Extent = 0
     axis, strides = at.op_as(Concat).axis, at.shape.true_strides
-    for number, value in enumerate(at.inputs):
-        dims, steps = value.shape.dims, value.shape.true_strides
-        parts.append(_Part(dims, number, (steps, 0), (strides, start * strides[axis])))
-        start = start + dims[axis]
-    return parts
+    starts = offsets(value.shape.dims[axis] for value in at.inputs)
+    given = [(value.shape.dims, value.shape.true_strides) for value in at.inputs]
+    return [
+        _Part(dims, number, (steps, 0), (strides, starts[number] * strides[axis]))
+        for number, (dims, steps) in enumerate(given)
+    ]
 
 
 def _reversed(at: Instruction) -> _Part:
@@ -151,14 +150,13 @@ def _grouped(at: Instruction) -> list[FusedKernel]:
     if result.shape.dims != concat.shape.dims:
         raise Unfit
     regions = []
-    start: Extent = 0
     axis, strides = concat.op_as(Concat).axis, at.shape.true_strides
-    for part in concat.inputs:
+    starts = offsets(part.shape.dims[axis] for part in concat.inputs)
+    for part, start in zip(concat.inputs, starts, strict=False):
         region = _Region(at, concat, part, start)
         region.value(result)
         access = Access(len(at.inputs), at.shape.dtype, strides, start * strides[axis])
         regions.append(_computation(part.shape.dims, region.nodes, access))
-        start = start + part.shape.dims[axis]
     return regions
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from migx import op as operations
 from migx.builders import broadcast_to
-from migx.dim import Extent
+from migx.dim import Extent, offsets
 from migx.ir import Instruction
 from migx.match import attr, constant, having, on, var, varying
 from migx.ops.layout import Concat, Multibroadcast, Slice
@@ -87,12 +88,8 @@ def parted(
     at: Cursor, whole: Instruction, axis: int, extents: Sequence[Extent]
 ) -> list[Instruction]:
     """A value cut along an axis into parts of the extents given."""
-    parts = list[Instruction]()
-    start: Extent = 0
-    for extent in extents:
-        parts.append(at(Slice((axis,), (start,), (start + extent,)), whole))
-        start = start + extent
-    return parts
+    spans = pairwise(offsets(extents))
+    return [at(Slice((axis,), (start,), (end,)), whole) for start, end in spans]
 
 
 def one_axis(axes: tuple[int, ...]) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 from migx import dim, ops
@@ -38,8 +39,8 @@ def concat_slice(
     if axis not in cut_axes(cut):
         return None
     start, end = cut_axes(cut)[axis]
-    for part, offset in offsets(joined):
-        last = offset + part.shape.dims[axis]
+    places = pairwise(dim.offsets(part.shape.dims[axis] for part in joined.inputs))
+    for part, (offset, last) in zip(joined.inputs, places, strict=True):
         if at_most(offset, start) and at_most(end, last):
             bounds = {**cut_axes(cut), axis: (start - offset, end - offset)}
             return part if cut.shape.same_type(part.shape) else within(at, part, bounds)
@@ -135,14 +136,6 @@ def within(at: Cursor, x: Instruction, bounds: Bounds) -> Instruction:
     """A slice, left out along axes of which it takes all."""
     kept = [(a, s, e) for a, (s, e) in sorted(bounds.items()) if (s, e) != (0, x.shape.dims[a])]
     return sliced(at, x, kept)
-
-
-def offsets(concat: Instruction) -> Iterator[tuple[Instruction, Extent]]:
-    """The parts of a concat, and where each begins."""
-    offset: Extent = 0
-    for part in concat.inputs:
-        yield part, offset
-        offset = offset + part.shape.dims[axis_of(concat)]
 
 
 def follows(first: Instruction, second: Instruction, axis: int) -> bool:
