@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike
 
 from migx.argument import Argument
 from migx.dim import Extent
-from migx.errors import IRError
 from migx.ir import Instruction, Module
 from migx.op import Operation
 from migx.ops.builtin import Literal
@@ -35,9 +34,7 @@ class Builder:
     @classmethod
     def before(cls, place: Instruction, origins: tuple[str, ...] | None = None) -> Builder:
         """One that adds before an instruction, with its origins unless others are given."""
-        if place.module is None:
-            raise IRError(f"{place!r} is in no module, so nothing can go before it")
-        return Builder(place.module, place, place.origins if origins is None else origins)
+        return Builder(place.owner, place, place.origins if origins is None else origins)
 
     @property
     def origins(self) -> tuple[str, ...]:

@@ -141,8 +141,7 @@ def as_levels(value: Instruction, low: float, high: float) -> Instruction:
 
 def behind_levels(value: Instruction, to: DType, scale: float, zero: int = 0) -> Instruction:
     """A value behind ``quantizelinear`` and ``dequantizelinear``, by a scale for all of it."""
-    module = value.module
-    assert module is not None
+    module = value.owner
     after = module.following(value)
     while after is not None and after.name == "@param":  # those stand together
         after = module.following(after)

@@ -44,6 +44,13 @@ class Instruction(Ordered):
         self._users: dict[Instruction, int] = {}
 
     @property
+    def owner(self) -> Module:
+        """The module it is in; ``IRError`` where it has been removed."""
+        if self.module is None:
+            raise IRError(f"{self!r} is in no module: it has been removed")
+        return self.module
+
+    @property
     def users(self) -> Collection[Instruction]:
         """The instructions that read this one, each once, in the order they began to."""
         return self._users.keys()
@@ -307,8 +314,7 @@ class Module:
             raise IRError(f"{op.name} reads {value!r}, which is not in this program")
         module, at = self, before  # at is what reads, or holds the module that does
         while module is not value.module and (parent := module.parent) is not None:
-            assert parent.module is not None
-            module, at = parent.module, parent
+            module, at = parent.owner, parent
         if module is value.module:
             if at is not None and (value is at or not value.before(at)):
                 raise IRError(f"{op.name} would read {value!r}, which does not come before it")

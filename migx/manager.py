@@ -278,7 +278,7 @@ class PassManager:
         """The innermost module that holds, at any depth, every instruction this one is an argument
         of.
         """
-        holders = [at.module for at in module.parents if at.module is not None]
+        holders = [at.owner for at in module.parents]
         if not holders:
             raise IRError(f"module {module.name} is nobody's argument")
         chains = [[*holder.enclosing(), self.program.main] for holder in holders]

@@ -265,10 +265,9 @@ class _File:
         made = parse(self.sections[section].decode(), find=self.find)
         if not mmap:
             for at in list(made.literals):
-                assert at.module is not None
                 literal = at.op_as(Literal)
                 value = own(literal.value, mapped=False)
-                at.module.replace_operation(at, dataclasses.replace(literal, value=value))
+                at.owner.replace_operation(at, dataclasses.replace(literal, value=value))
         return made
 
     def find(self, name: str, offset: int, length: int) -> Source:

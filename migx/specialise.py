@@ -71,8 +71,8 @@ def substitute_symbols(program: Program, extents: Extents) -> None:
 
 def _way_round(at: Instruction) -> str:
     """What else may be done where a branch that runs may never take refuses sizes."""
-    around = () if at.module is None else at.module.enclosing()
-    if not any(module.parent is not None and module.parent.name == "if" for module in around):
+    holders = (module.parent for module in at.owner.enclosing())
+    if not any(holder is not None and holder.name == "if" for holder in holders):
         return ""
     return (
         "; this is in a branch: if no run takes it, leave the dims unbound, or give them to "

@@ -172,14 +172,13 @@ class Squeeze(Pass):
         weight alike.
         """
         user = weight.user
-        assert user.module is not None
-        kept = (user.module, *weight.form)
+        kept = (user.owner, *weight.form)
         if kept not in made:
             made[kept] = self.dequantized(weight)
         value = made[kept]
         for view in weight.views:
-            value = user.module.insert_instruction(user, view, value, origins=value.origins)
-        user.module.replace_input(user, weight.place, value)
+            value = user.owner.insert_instruction(user, view, value, origins=value.origins)
+        user.owner.replace_input(user, weight.place, value)
         return [value, user]
 
     def dequantized(self, weight: Weight) -> Instruction:

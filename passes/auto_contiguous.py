@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from migx import op as operations
+from migx.builders import Builder
 from migx.dim import Extent, bounds
 from migx.fusion.kernels import core_of, described
 from migx.ir import Instruction, Module
@@ -99,7 +100,6 @@ def _copied(
     copies: dict[Instruction, Instruction], value: Instruction, at: Instruction
 ) -> Instruction:
     """The one copy of a value that all share who come after the first that needs it."""
-    if value not in copies and at.module is not None:
-        origins = value.origins
-        copies[value] = at.module.insert_instruction(at, Contiguous(), value, origins=origins)
+    if value not in copies:
+        copies[value] = Builder.before(at, value.origins)(Contiguous(), value)
     return copies[value]

@@ -35,8 +35,7 @@ class Dissolve(Pass):
 
 def _put_in_order(at: Instruction, supports: Callable[[Instruction], bool]) -> bool:
     """Copies the inputs whose elements lie in another order or apart, if that is all it takes."""
-    module, given = at.module, at.inputs
-    assert module is not None
+    module, given = at.owner, at.inputs
     copies = [
         (number, module.insert_instruction(at, Contiguous(), value, origins=at.origins))
         for number, value in enumerate(given)
@@ -54,8 +53,7 @@ def _put_in_order(at: Instruction, supports: Callable[[Instruction], bool]) -> b
 
 def take_apart(at: Instruction) -> list[Instruction]:
     """Puts what a fused instruction holds in its place, which nothing reads then; what was put."""
-    module, (body,) = at.module, at.modules
-    assert module is not None
+    module, (body,) = at.owner, at.modules
     given = dict(zip(body.parameters.values(), at.inputs, strict=True))
     made = list[Instruction]()
     for each in body:
@@ -75,6 +73,5 @@ def take_apart(at: Instruction) -> list[Instruction]:
         module.replace_instruction(at, results[0])
         return made
     for user in list(at.users):
-        assert user.module is not None
-        user.module.replace_instruction(user, results[user.op_as(GetTupleElem).index])
+        user.owner.replace_instruction(user, results[user.op_as(GetTupleElem).index])
     return made

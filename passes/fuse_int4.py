@@ -98,8 +98,7 @@ def _is_stored_in_bytes(unpack: Instruction, elements: Extent) -> bool:
 
 def _pick_as_stored(block: Instruction) -> list[Instruction]:
     """Unpacks the block that is picked, where one was picked of what is unpacked."""
-    module, unpack = block.module, block.inputs[0]
-    assert module is not None
+    module, unpack = block.owner, block.inputs[0]
     inputs = unpack.inputs[0], block.inputs[1]
     picked = module.insert_instruction(block, block.op, *inputs, origins=block.origins)
     made = module.insert_instruction(block, unpack.op, picked, origins=unpack.origins)
@@ -177,8 +176,7 @@ def _owned(members: list[Instruction], product: Instruction) -> list[Instruction
     inside = {*members, product}
     if all(inside.issuperset(at.users) for at in members):
         return members
-    module = product.module
-    assert module is not None
+    module = product.owner
     copies: dict[Instruction, Instruction] = {}
     for at in members:
         inputs = [copies.get(v, v) for v in at.inputs]

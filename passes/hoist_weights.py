@@ -56,9 +56,8 @@ def _settle(program: Program, manager: PassManager) -> None:
     values = evaluated(list(dict.fromkeys(fixed.values())))
     readers = [at for at in program.instructions() if _reads(at, fixed)]
     for at in readers:
-        assert at.module is not None
         literal = Literal(values[fixed[at.op_as(Slot).slot]])
-        at.module.replace_operation(at, literal)
+        at.owner.replace_operation(at, literal)
     drop_unread(program)
 
 

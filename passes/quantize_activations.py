@@ -122,8 +122,7 @@ def _levels(linear: Instruction) -> Instruction | None:
 
 def _round(dot: Instruction) -> list[Instruction]:
     """Rounds the rows of a product to bytes."""
-    assert dot.module is not None
-    dot.module.replace_input(dot, 0, _in_bytes(dot, block_of(dot)))
+    dot.owner.replace_input(dot, 0, _in_bytes(dot, block_of(dot)))
     return [dot]
 
 

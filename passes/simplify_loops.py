@@ -50,11 +50,10 @@ class SimplifyLoops(Pass):
 
 def _sized(at: Instruction) -> bool:
     """Says in the whole program what dims a loop carries, where that is known."""
-    assert at.module is not None
     if not (extents := told_sizes(at)):
         return False
     try:
-        substitute_symbols(at.module.program, extents)
+        substitute_symbols(at.owner.program, extents)
     except (DimError, ShapeError):  # refused, as every run will be, which says more of it
         return False
     return True
@@ -88,7 +87,6 @@ def _open_dims(at: Instruction) -> Iterator[tuple[str, Extent, Extent, str | Non
     """The dims of what a loop carries that are symbols of its body, by their names; what they are
     at first and in the iteration after, and the symbols that they are in the results, if any.
     """
-    assert at.module is not None
     loop = Carrying(at)
     known = loop.known
     for i, parameter in enumerate(loop.parameters):
@@ -165,32 +163,29 @@ def say_length(at: Instruction) -> None:
     """Says in the whole program what the length of a value that has grown is. An operation that
     refuses it would refuse every run: then it is left to the runs to say so.
     """
-    assert at.module is not None
     (joined,) = at.inputs
     pairs = zip(at.shape.dims, joined.shape.dims, strict=True)
     extents = {s.name: known for mine, known in pairs if mine != known for s in symbols(mine)}
     try:
-        substitute_symbols(at.module.program, extents)
+        substitute_symbols(at.owner.program, extents)
     except (DimError, ShapeError):
         return
     if at.shape.dims == joined.shape.dims:
-        at.module.replace_instruction(at, joined)
-        at.module.remove_instruction(at)
+        at.owner.replace_instruction(at, joined)
+        at.owner.remove_instruction(at)
 
 
 def known_before(at: Instruction) -> frozenset[str]:
     """The symbols of what a program is given, and of what its module has before an instruction."""
-    assert at.module is not None
-    before = takewhile(lambda value: value is not at, at.module)
-    return given_symbols(at.module.program) | symbols_in(*(value.shape for value in before))
+    before = takewhile(lambda value: value is not at, at.owner)
+    return given_symbols(at.owner.program) | symbols_in(*(value.shape for value in before))
 
 
 class Carrying:
     """A loop, its body, and what it carries."""
 
     def __init__(self, at: Instruction) -> None:
-        assert at.module is not None
-        self.at, self.module, self.body = at, at.module, at.modules[0]
+        self.at, self.module, self.body = at, at.owner, at.modules[0]
         self.add = Builder.before(at)
         self.firsts = at.inputs[2:]
         self.count = len(self.firsts)

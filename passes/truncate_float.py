@@ -96,8 +96,7 @@ class TruncateFloat(Pass):
         narrow: dict[Instruction, Instruction],
     ) -> list[Instruction]:
         """Puts the instruction in ``to`` in the place of one."""
-        module = at.module
-        assert module is not None
+        module = at.owner
         for value in filter(self._is_wide, at.inputs):
             if value not in narrow:
                 before = Builder.before(at, value.origins)

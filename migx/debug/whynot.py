@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from migx import plugins
 from migx.errors import IRError, UnknownName, there_are
 from migx.fields import required
-from migx.ir import Instruction, Module
+from migx.ir import Instruction
 from migx.manager import Pass, PassManager
 from migx.match import Match, Pattern, find
 from migx.ops.builtin import Param, Return
@@ -158,7 +158,7 @@ def _asked(program: Program, where: Instruction | str) -> tuple[list[Instruction
     """The instructions that are asked about, and how they are called."""
     if isinstance(where, str):
         return named(program, where), where
-    if _module(where).program is not program:
+    if where.owner.program is not program:
         raise IRError(f"{where!r} is neither a name nor an instruction of the program")
     return [where], _name(where)
 
@@ -187,7 +187,7 @@ def _may_begin(rule: Rule, at: Instruction) -> bool:
 
 def _answer(cls: type[Pass], rule: Rule, root: Instruction) -> tuple[Answer, set[Instruction]]:
     """What becomes of a rule at an instruction, and what its pattern looked at."""
-    module, refusals = _module(root), list[_Refusal]()
+    module, refusals = root.owner, list[_Refusal]()
     match = Match(relied_on_by=cls.name)
 
     def refused(pattern: Pattern, at: Instruction, reason: str) -> None:
@@ -223,7 +223,7 @@ def _tried(rule: Rule, root: Instruction, pass_name: str) -> tuple[str, str]:
     copy.
     """
     at = _copied(root)
-    module = _module(at)
+    module = at.owner
     match = find(rule.pattern, at, Match(relied_on_by=pass_name))
     if match is None:
         return "refused", "its pattern does not match"
@@ -242,7 +242,7 @@ def _fires(rule: Rule, root: Instruction, pass_name: str) -> bool:
 
 def _copied(at: Instruction) -> Instruction:
     """The same instruction in a copy of its program."""
-    module = _module(at)
+    module = at.owner
     twin = module.program.copy().modules[module.name]
     return next(b for a, b in zip(module, twin, strict=True) if a is at)
 
@@ -257,7 +257,7 @@ def draw(
     if refused is not None:
         lines[refused] = _line(refused)
     rows = []
-    for at in sorted(lines, key=lambda at: (_module(at).name != "main", at._label)):
+    for at in sorted(lines, key=lambda at: (at.owner.name != "main", at._label)):
         line = lines[at]
         rows.append(f"{'>' if at in matched else ' '} {line}")
         if at is refused:
@@ -270,18 +270,12 @@ def draw(
 def _line(at: Instruction) -> str:
     """How an instruction stands in the text of its module."""
     if type(at.op) is Param:
-        return f"{number(_module(at))[at]}: {at.shape}"
+        return f"{number(at.owner)[at]}: {at.shape}"
     return show_instruction(at, origins=False)
 
 
 def _name(at: Instruction) -> str:
     """The name of an instruction in the text, with its module's where that is not main."""
-    module = _module(at)
+    module = at.owner
     name = number(module).get(at, "return")
     return name if module is module.program.main else f"{module.name}:{name}"
-
-
-def _module(at: Instruction) -> Module:
-    if at.module is None:
-        raise IRError(f"{at!r} is in no module")
-    return at.module

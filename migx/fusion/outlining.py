@@ -52,8 +52,7 @@ class Bundle:
         """Adds what the members become before the instruction given; what takes the place of each
         value that is read elsewhere.
         """
-        module = following.module
-        assert module is not None
+        module = following.owner
         inputs, results = _Inside(self.inner, self.members).finished()
         made = module.insert_instruction(
             following, self.op, *inputs, modules=[self.inner], origins=self.origins
@@ -179,13 +178,11 @@ def _put(
     """Puts what a bundle becomes before the instruction that follows, in the place of its members;
     what was added.
     """
-    module, before = following.module, following._previous
-    assert module is not None
+    module, before = following.owner, following._previous
     for old, new in bundle.become(following).items():
         for user in [u for u in old.users if bundle_of.get(u) is not bundle]:
             for place in [i for i, value in enumerate(user.inputs) if value is old]:
-                assert user.module is not None
-                user.module.replace_input(user, place, new)
+                user.owner.replace_input(user, place, new)
     made, at = list[Instruction](), following._previous
     while at is not before and isinstance(at, Instruction):
         made.insert(0, at)

@@ -76,8 +76,7 @@ def with_forms(program: Program) -> Program:
             late[at] = None
     roots = [at for at in late if at.shape.dtype.is_tensor and not is_unpacked(at)]
     for at, value in evaluated(roots, lenient=True).items():
-        module = at.module
-        assert module is not None
+        module = at.owner
         literal = module.insert_instruction(at, Literal(value), origins=at.origins)
         module.replace_instruction(at, literal)
     for module in made.modules.values():

@@ -89,8 +89,7 @@ def without_weights(program: Program) -> tuple[Program, Values]:
             name = f"law.{number}"
             values[name] = at.op_as(Literal).value
             place = name, "weights.bin", 0, int(at.shape.nbytes), at.shape
-            assert at.module is not None
-            at.module.replace_operation(at, OnnxExternalWeights(*place))
+            at.owner.replace_operation(at, OnnxExternalWeights(*place))
     return made, values
 
 
@@ -106,8 +105,7 @@ def _with(program: Program, values: Values) -> Program:
     made = program.copy()
     for number, at in enumerate(list(made.literals)):
         if (value := values.get(f"law.{number}")) is not None:
-            assert at.module is not None
-            at.module.replace_operation(at, Literal(value))
+            at.owner.replace_operation(at, Literal(value))
     return made
 
 

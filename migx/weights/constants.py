@@ -126,13 +126,12 @@ class Constants:
 
         It has the origins of all it stands for, and what it is made from is recorded.
         """
-        assert at.module is not None
         whole = tree(at)
         self._recorded[id(value)] = value, self.sources(whole)
-        made = at.module.insert_instruction(
+        made = at.owner.insert_instruction(
             at, Literal(value), origins=merged(*(i.origins for i in whole))
         )
-        return at.module.replace_instruction(at, made)
+        return at.owner.replace_instruction(at, made)
 
     def sources(self, whole: Iterable[Instruction]) -> list[Argument]:
         """The values a tree is made from; those a pass has just made count as what they came

@@ -83,7 +83,6 @@ class _Moving:
 
     def move(self, root: Instruction) -> None:
         """Puts a slot in the place of an instruction, and removes it."""
-        assert root.module is not None
         whole = tree(root)
         value = self.copied(whole)
         name = next((n for n, v in self.slots.items() if v is value), None)
@@ -91,9 +90,9 @@ class _Moving:
             name = self.unused(_name(root, whole))
             self.slots[name] = value
         slot = Slot(name, root.shape.as_standard())
-        made = root.module.insert_instruction(root, slot, origins=root.origins)
-        root.module.replace_instruction(root, made)
-        root.module.remove_instruction(root)
+        made = root.owner.insert_instruction(root, slot, origins=root.origins)
+        root.owner.replace_instruction(root, made)
+        root.owner.remove_instruction(root)
 
     def copied(self, whole: list[Instruction]) -> Instruction:
         """The last of some instructions, copied with all the others to the weights module."""
@@ -123,8 +122,8 @@ class _Moving:
         """Returns the slots that are read, and removes what serves none of them."""
         readers = [at for at in self.program.instructions() if isinstance(at.op, Slot)]
         for at in readers:
-            if not at.users and at.module is not None:
-                at.module.remove_instruction(at)
+            if not at.users:
+                at.owner.remove_instruction(at)
         read = {at.op_as(Slot).slot for at in readers if at.users}
         kept = {name: value for name, value in self.slots.items() if name in read}
         if (tuple(kept), tuple(kept.values())) != (self.module.output_names, self.module.outputs):
@@ -138,12 +137,11 @@ def _name(root: Instruction, whole: list[Instruction]) -> str:
     """A slot's name: that of the largest weight in it, if there is one, with the operation that
     makes it, and the module that reads it where that is not ``main``.
     """
-    assert root.module is not None
     sources = [at for at in whole if is_weight(at) or type(at.op) is Slot]
     largest = max(sources, key=lambda at: int(at.shape.nbytes), default=None)
     parts = [root.op.name] if root is not largest else []
     if largest is not None:
         parts.insert(0, largest.op.slot if type(largest.op) is Slot else label_of(largest))
-    module: Module = root.module
+    module: Module = root.owner
     name = ":".join(parts)
     return name if module is module.program.main else f"{module.name}/{name}"

@@ -48,7 +48,7 @@ def pack_weights(program: Program, context: Context) -> bool:
             form = context.target.preferred_weight_format(at, index)
             if form is not None and views and is_block(views[-1]):
                 form = of_blocks(form, whole.shape.rank - 1)
-            if form is None or at.module is None or getattr(whole.op, "format", None) == form:
+            if form is None or getattr(whole.op, "format", None) == form:
                 continue
             if not whole.shape.dtype.is_packed and constants.made(whole).unpacks:
                 continue
@@ -58,8 +58,8 @@ def pack_weights(program: Program, context: Context) -> bool:
             read = next(iter(packed[whole, form].users))
             for view in reversed(views):
                 inputs = (read, *view.inputs[1:])
-                read = at.module.insert_instruction(at, view.op, *inputs, origins=view.origins)
-            at.module.replace_input(at, index, read)
+                read = at.owner.insert_instruction(at, view.op, *inputs, origins=view.origins)
+            at.owner.replace_input(at, index, read)
     _settle(program, list(packed.values()), context)
     for module in modules if packed else ():
         remove_dead_code(module)
@@ -92,8 +92,7 @@ def _expect_fit(
 
 def _packed(value: Instruction, form: str) -> Instruction:
     """What packs a constant, right behind it, followed by what reads it back."""
-    module = value.module
-    assert module is not None
+    module = value.owner
     at = Builder(module, module.following(value), value.origins)
     made = at(PackWeight(form), value)
     at(UnpackWeight(form, tuple(int(d) for d in value.shape.dims)), made)
@@ -112,9 +111,8 @@ def _settle(program: Program, packed: list[Instruction], context: Context) -> No
     weighty = {at for at in packed if any(type(v.op) is Slot or is_weight(v) for v in tree(at))}
     values = evaluated([at for at in packed if at not in weighty], context=context)
     for at, value in values.items():
-        assert at.module is not None
         (whole,) = at.inputs
-        made = at.module.insert_instruction(at, _literal(whole.op, value), origins=at.origins)
-        at.module.replace_instruction(at, made)
-        at.module.remove_instruction(at)
+        made = at.owner.insert_instruction(at, _literal(whole.op, value), origins=at.origins)
+        at.owner.replace_instruction(at, made)
+        at.owner.remove_instruction(at)
     hoist(program, [at for at in packed if at in weighty])

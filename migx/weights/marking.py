@@ -75,8 +75,7 @@ def make_replaceable(program: Program, names: Iterable[str] | None = None) -> No
         raise WeightError(f"the program has no literals with names{said}")
     places = {name: _place(program, name) for name in chosen}
     for name, at, op in ((n, *each) for n in places for each in fixed.get(n, ())):
-        assert at.module is not None
-        at.module.replace_operation(at, replace(op, replaceable=True, **places[name]))
+        at.owner.replace_operation(at, replace(op, replaceable=True, **places[name]))
     _forget_readings(program, places)
 
 
@@ -97,14 +96,12 @@ def _place(program: Program, name: str) -> dict[str, Any]:
 
 def _forget_readings(program: Program, names: Container[str]) -> None:
     """Takes back what the reader has assumed of some weights."""
-    module = program.weights
-    for at in [] if module is None else list(module):
+    for at in program.weights or ():
         if type(at.op) is AssumeEqual and at.op.label in names:
-            assert module is not None
             (weight,) = at.inputs
-            module.remove_instruction(at)
+            at.owner.remove_instruction(at)
             if not weight.users:
-                module.remove_instruction(weight)
+                weight.owner.remove_instruction(weight)
 
 
 def _is_read(shape: Shape) -> bool:

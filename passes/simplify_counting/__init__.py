@@ -107,8 +107,7 @@ def sizes_of(at: Instruction, counters: Counters) -> Iterator[tuple[Extent, Exte
     """The dims of a result, each with what it is known to be, if that is so outside of the module
     as well.
     """
-    assert at.module is not None
-    given, is_main = given_symbols(at.module.program), at.module.parent is None
+    given, is_main = given_symbols(at.owner.program), at.owner.parent is None
     for mine, known in lengths(at, counters):
         if is_main or given.issuperset(symbol.name for symbol in dim.symbols(known)):
             yield mine, known

@@ -100,7 +100,7 @@ class Counters:
 
     def _anything(self, at: Instruction) -> Array | None:
         """Integers of which nothing is known: each the difference of two symbols."""
-        if at.shape.dtype not in (I64, I32) or not _is_small(at.shape) or at.module is None:
+        if at.shape.dtype not in (I64, I32) or not _is_small(at.shape):
             return None
         held = np.empty(int(at.shape.elements), object)
         for i in range(held.size):
@@ -113,7 +113,7 @@ class Counters:
     # What loops count.
 
     def _parameter(self, at: Instruction) -> Array | None:
-        loop = None if at.module is None else at.module.parent
+        loop = at.owner.parent
         if loop is None or not isinstance(loop.op, Loop):
             return None
         number = [*loop.modules[0].parameters.values()].index(at)
@@ -255,8 +255,7 @@ class Counters:
             at, _, _ = self.source(symbol)
             module = None if at is None else at.module
             return module is None or loop.modules[0] in module.enclosing()
-        assert loop.module is not None
-        return symbol.name not in known_before(loop) | known_symbols(loop.module)
+        return symbol.name not in known_before(loop) | known_symbols(loop.owner)
 
     def _holds(self, condition: Instruction) -> Iterator[Pair]:
         """What is less than what, where a condition holds."""

@@ -37,11 +37,10 @@ def count_trips(at: Instruction) -> bool:
         return False  # more than an i64 counts to, when some are added
     if (trips := maker.made(count)) is None:
         return False
-    assert at.module is not None
-    at.module.replace_input(at, 0, trips)
+    at.owner.replace_input(at, 0, trips)
     holds = maker.add.literal(np.array(True))
     if begins.shape.dtype.is_tensor:
-        at.module.replace_input(at, 1, holds)
+        at.owner.replace_input(at, 1, holds)
     _, condition, *_ = body.parameters.values()
     names = body.output_names
     outputs = [condition, *body.outputs[1:]]
