@@ -6,12 +6,13 @@ nothing, where the value is as it should be already.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from numpy.typing import ArrayLike
 
 from migx.argument import Argument
-from migx.dim import Extent
+from migx.dim import Extent, offsets
 from migx.ir import Instruction, Module
 from migx.op import Operation
 from migx.ops.builtin import Literal
@@ -77,6 +78,15 @@ def full_like(at: Builder, like: Instruction, number: float) -> Instruction:
 def concatenate(at: Builder, axis: int, values: Sequence[Instruction]) -> Instruction:
     """Values one after another along an axis; itself where there is but one."""
     return values[0] if len(values) == 1 else at(Concat(axis), *values)
+
+
+def parted(
+    at: Builder, x: Instruction, extents: Iterable[Extent], axis: int = -1
+) -> list[Instruction]:
+    """A value cut along an axis into parts of some extents."""
+    place = axis % x.shape.rank
+    spans = pairwise(offsets(extents))
+    return [at(Slice((place,), (start,), (end,)), x) for start, end in spans]
 
 
 def sliced(at: Builder, x: Instruction, spans: Sequence[tuple[int, Extent, Extent]]) -> Instruction:

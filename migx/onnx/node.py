@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from migx import dim, ops
 from migx.argument import Argument
+from migx.builders import Builder, astype, broadcast_to, full_like
 from migx.dim import Dim, Extent
 from migx.errors import OnnxError
 from migx.ir import Instruction, Module
@@ -42,8 +43,8 @@ _TYPES = {
 """The type of an attribute whose value lies in a field."""
 
 
-class Node:
-    """One node on its way to instructions.
+class Node(Builder):
+    """One node on its way to instructions, which it adds.
 
     ``inputs`` are its operands, None where an optional one is not given. ``version`` is that of its
     domain's opset.
@@ -56,6 +57,7 @@ class Node:
         inputs: Sequence[Instruction | None],
         version: int,
     ) -> None:
+        super().__init__(graph.module)
         self.proto, self.graph, self.inputs, self.version = proto, graph, tuple(inputs), version
         self._attributes = {a.name: a for a in proto.attribute}
 
@@ -220,7 +222,7 @@ class Node:
 
     # Instructions
 
-    def add(
+    def __call__(
         self, op: Operation, *inputs: Instruction, modules: Sequence[Module] = ()
     ) -> Instruction:
         """Adds an instruction of this node, or what it comes to where its inputs are known shape
@@ -232,24 +234,25 @@ class Node:
                 self.graph.settle(value, named(self.proto))
             shape = op.compute_shape([v.shape for v in inputs], ())
             op, inputs = symbolic.literal_or_dims(known, shape.dtype), ()
-        return self.graph.module.add_instruction(op, *inputs, modules=modules, origins=self.origins)
+        return super().__call__(op, *inputs, modules=modules)
+
+    add = __call__
 
     @property
     def origins(self) -> tuple[str, ...]:
         """The node's label, or that of the node whose function body it is part of."""
         return (self.graph.origin or self.label,)
 
-    def literal(self, value: ArrayLike, dtype: DType | str | None = None) -> Instruction:
+    def literal(self, value: ArrayLike | Argument, dtype: DType | str | None = None) -> Instruction:
         """A literal of this node's; ``dtype`` is that of a value it must agree with."""
-        op = ops.Literal(Argument.of(np.asarray(value), dtype))
-        return self.graph.module.add_instruction(op, origins=self.origins)
+        held = value if isinstance(value, Argument) else np.asarray(value)
+        return super().__call__(ops.Literal(Argument.of(held, dtype)))
 
     def dims(self, extents: Sequence[Extent]) -> Instruction:
         """An i64 tensor of rank 1 that holds dims."""
         held = np.empty(len(extents), object)
         held[:] = list(extents)
-        op = symbolic.literal_or_dims(held, DType.of("i64"))
-        return self.graph.module.add_instruction(op, origins=self.origins)
+        return super().__call__(symbolic.literal_or_dims(held, DType.of("i64")))
 
     def fresh(self, hint: str = "") -> Dim:
         """A symbol for a size that only the data decides, named after this node."""
@@ -272,9 +275,7 @@ class Node:
 
     def broadcast_to(self, value: Instruction, dims: Sequence[Extent]) -> Instruction:
         """The value broadcast to dims; itself where it has them already."""
-        if value.shape.dims == tuple(dims):
-            return value
-        return self.add(ops.Multibroadcast(tuple(dims)), value)
+        return broadcast_to(self, value, tuple(dims))
 
     def broadcast(self, *values: Instruction) -> list[Instruction]:
         """The values broadcast to their common dims, as numpy does (ONNX "multidirectional")."""
@@ -283,11 +284,11 @@ class Node:
 
     def convert(self, value: Instruction, dtype: DType) -> Instruction:
         """The value in another element type; itself where it has that already."""
-        return value if value.shape.dtype is dtype else self.add(ops.Convert(dtype), value)
+        return astype(self, value, dtype)
 
     def scalar(self, value: float, like: Instruction) -> Instruction:
         """A number in the type and broadcast to the dims of a value."""
-        return self.broadcast_to(self.literal(value, like.shape.dtype), like.shape.dims)
+        return full_like(self, like, value)
 
     def reshape(self, value: Instruction, dims: Sequence[Extent]) -> Instruction:
         """The value in other dims; itself where it has them already."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 from migx import op as operations
-from migx.builders import broadcast_to
-from migx.dim import Extent, offsets
+from migx.builders import broadcast_to, parted
+from migx.dim import Extent
 from migx.ir import Instruction
 from migx.match import attr, constant, having, on, var, varying
 from migx.ops.layout import Concat, Multibroadcast, Slice
@@ -50,7 +49,7 @@ def conv_dot_horiz_fusion(
     extents = [s.shape.dims[out] for s in siblings]
     dims = (*w.shape.dims[:along], sum(extents), *w.shape.dims[along + 1 :])
     weights = broadcast_to(at, joined, dims)
-    return dict(zip(siblings, parted(at, at(root.op, x, weights), out, extents), strict=True))
+    return dict(zip(siblings, parted(at, at(root.op, x, weights), extents, out), strict=True))
 
 
 def is_sibling(other: Instruction, root: Instruction, axis: int) -> bool:
@@ -82,14 +81,6 @@ def is_summed(at: Instruction) -> bool:
         and all(v.op == at.op and v.inputs[0] is at.inputs[0] for v in reader.inputs)
         for reader in at.users
     )
-
-
-def parted(
-    at: Cursor, whole: Instruction, axis: int, extents: Sequence[Extent]
-) -> list[Instruction]:
-    """A value cut along an axis into parts of the extents given."""
-    spans = pairwise(offsets(extents))
-    return [at(Slice((axis,), (start,), (end,)), whole) for start, end in spans]
 
 
 def one_axis(axes: tuple[int, ...]) -> bool:
@@ -125,7 +116,7 @@ def splits(
         if joined is None:
             return None
         columns.append(joined)
-    return dict(zip(found, parted(at, at(root.op, *columns), axis, extents), strict=True))
+    return dict(zip(found, parted(at, at(root.op, *columns), extents, axis), strict=True))
 
 
 def is_cut(at: Instruction) -> bool:

@@ -6,11 +6,11 @@ length, size] throughout.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from migx import ops
+from migx.builders import parted
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
@@ -121,16 +121,6 @@ def split_heads(node: Node, x: Instruction, count: int) -> list[Instruction]:
     batch, length, heads, _, size = x.shape.dims
     parts = parted(node, x, (1,) * count, 3)
     return [node.reshape(part, (batch, length, heads * size)) for part in parts]
-
-
-def parted(
-    node: Node, x: Instruction, sizes: Sequence[Extent], axis: int = -1
-) -> list[Instruction]:
-    """The value cut along an axis into parts of these sizes."""
-    axis = node.axis(axis, x.shape.rank)
-    bounds: Iterable[Extent] = itertools.accumulate(sizes, initial=0)
-    pairs = itertools.pairwise(bounds)
-    return [node.add(ops.Slice((axis,), (first,), (last,)), x) for first, last in pairs]
 
 
 def headed(node: Node, x: Instruction, heads: int) -> Instruction:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from migx import ops
+from migx.builders import parted
 from migx.dim import Extent, may_equal
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._delegate import steps
+from migx.onnx.ops._delegate import steps, up_to
 from migx.onnx.ops.attention import (
     Pair,
     column,
@@ -15,7 +16,6 @@ from migx.onnx.ops.attention import (
     kept,
     masked_scores,
     merged,
-    parted,
     rotated,
     to_scale,
 )
@@ -78,14 +78,13 @@ def first_of_beams(node: Node, present: Pair, place: Instruction) -> Pair:
     batch, _, room, _ = present[0].shape.dims
     told = [v.shape.dims[-1] for v in (node.optional(4), node.optional(3)) if v is not None]
     total = told[0] if told else node.fresh("total")
-    end = node.reshape(binary(node, ops.Add(), place, node.literal(1, I64)), (1,))
-    bounds = node.literal([0], I64), end, node.literal([1], I64)
-    cut = [node.add(ops.DynamicSlice((2,), (total,)), x, *bounds) for x in present]
+    end = binary(node, ops.Add(), place, node.literal(1, I64))
+    cut = [up_to(node, x, 2, end, total) for x in present]
     beams, width = node.optional(9), node.optional(8)
     if beams is None or width is None:
         return cut[0], cut[1]
     beams = node.reshape(node.convert(beams, I64), (batch, room))
-    beams = node.add(ops.DynamicSlice((1,), (total,)), beams, *bounds)
+    beams = up_to(node, beams, 1, end, total)
     width = node.reshape(node.convert(width, I64), (1, 1))
     own = node.add(ops.Unsqueeze((1,)), steps(node, batch))
     first = binary(node, ops.Mul(), binary(node, ops.Div(), own, width), width)
@@ -136,9 +135,7 @@ def first_keys(node: Node, x: Instruction, total: Extent) -> Instruction:
     """The first keys or values, as many as there are in all."""
     if isinstance(total, int) or node.extents(node.input(7)) is not None:
         return node.add(ops.Slice((2,), (0,), (total,)), x)
-    end = node.reshape(node.convert(node.input(7), I64), (1,))
-    bounds = node.literal([0], I64), end, node.literal([1], I64)
-    return node.add(ops.DynamicSlice((2,), (total,)), x, *bounds)
+    return up_to(node, x, 2, node.input(7), total)
 
 
 def in_layout(node: Node, heads: int, queries: Instruction, keys: Instruction) -> Instruction:

@@ -6,17 +6,17 @@ Inside, queries, keys and values are [batch, heads, length, size] throughout.
 from __future__ import annotations
 
 from migx import dim, ops
+from migx.builders import parted
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._delegate import steps
+from migx.onnx.ops._delegate import steps, up_to
 from migx.onnx.ops.attention import (
     column,
     headed,
     kept,
     merged,
-    parted,
     rotated,
     to_scale,
 )
@@ -150,8 +150,7 @@ def kept_with(
     if length is not None:
         return filled if length == most else node.add(ops.Slice((2,), (0,), (length,)), filled)
     last = node.add(ops.Max(), node.reshape(node.convert(total, I64), (1,)), node.dims([have]))
-    bounds = node.literal([0], I64), last, node.literal([1], I64)
-    return node.add(ops.DynamicSlice((2,), (node.fresh("total"),)), filled, *bounds)
+    return up_to(node, filled, 2, last, node.fresh("total"))
 
 
 def grouped(
@@ -195,9 +194,7 @@ def first_of_total(node: Node, scores: Instruction) -> Instruction:
     total = node.extents(node.input(6))
     if total is not None:
         return node.add(ops.Slice((3,), (0,), (total[0],)), scores)
-    last = node.reshape(node.convert(node.input(6), I64), (1,))
-    bounds = node.literal([0], I64), last, node.literal([1], I64)
-    return node.add(ops.DynamicSlice((3,), (node.fresh("total"),)), scores, *bounds)
+    return up_to(node, scores, 3, node.input(6), node.fresh("total"))
 
 
 def repeated(node: Node, x: Instruction, heads: Extent) -> Instruction:

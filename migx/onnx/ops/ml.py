@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from migx import dim, ops
+from migx.builders import concatenate
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
@@ -137,7 +138,7 @@ def feature_vectorizer(node: Node) -> Instruction:
         rows = x if x.shape.rank == 2 else node.add(ops.Unsqueeze((0,)), x)
         kept = node.add(ops.Slice((1,), (0,), (width,)), rows)
         parts.append(node.convert(kept, F32))
-    return parts[0] if len(parts) == 1 else node.add(ops.Concat(1), *parts)
+    return concatenate(node, 1, parts)
 
 
 # Scalers

@@ -7,6 +7,7 @@ to that; passes find the integer products in it.
 from __future__ import annotations
 
 from migx import ops
+from migx.builders import concatenate
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
@@ -190,8 +191,7 @@ def qlinear_concat(node: Node) -> Instruction:
     """The scale and zero point of the result come first."""
     parts = [real(node, at) for at in range(2, len(node.inputs), 3)]
     axis = node.axis(node.integer("axis"), parts[0].shape.rank)
-    whole = parts[0] if len(parts) == 1 else node.add(ops.Concat(axis), *parts)
-    return quantized(node, whole, 0, node.input(2))
+    return quantized(node, concatenate(node, axis, parts), 0, node.input(2))
 
 
 @importer("QLinearWhere", domain=DOMAIN)

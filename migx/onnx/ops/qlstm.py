@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import onnx
 
 from migx import ops
+from migx.builders import concatenate
 from migx.dim import Extent
 from migx.ir import Instruction, Module
 from migx.onnx.importers import importer
@@ -54,7 +55,7 @@ def dynamic_quantize_lstm(node: Node) -> tuple[Instruction, ...]:
     results = []
     for axis, parts in zip((1, 0, 0), zip(*runs, strict=True), strict=True):
         stacked = [node.add(ops.Unsqueeze((axis,)), part) for part in parts]
-        results.append(stacked[0] if len(parts) == 1 else node.add(ops.Concat(axis), *stacked))
+        results.append(concatenate(node, axis, stacked))
     return tuple(results)
 
 

@@ -8,11 +8,13 @@ from typing import TypeVar
 import numpy as np
 
 from migx import dim, ops
+from migx.builders import concatenate
 from migx.dim import Dim, Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops import runtime
+from migx.onnx.ops._delegate import steps
 from migx.onnx.sparse import dense
 from migx.shape import I64
 
@@ -172,7 +174,7 @@ def concat(node: Node) -> Instruction:
     values = node.operands()
     default = 1 if node.version < 4 else None
     axis = node.axis(node.integer("axis", default), values[0].shape.rank)
-    return values[0] if len(values) == 1 else node.add(ops.Concat(axis), *values)
+    return concatenate(node, axis, values)
 
 
 @importer("Tile", since=6)
@@ -307,12 +309,6 @@ def eye_like(node: Node) -> Instruction:
     x, shift = node.input(0), node.integer("k", 0)
     rows, columns = x.shape.dims
     dtype = node.dtype("dtype") if node.has("dtype") else x.shape.dtype
-    first, last = counted(node, rows, shift), counted(node, columns, 0)
+    first, last = steps(node, rows, shift), steps(node, columns)
     equal = node.broadcast(node.add(ops.Unsqueeze((1,)), first), last)
     return node.convert(node.add(ops.Equal(), *equal), dtype)
-
-
-def counted(node: Node, count: Extent, start: int) -> Instruction:
-    """So many integers from ``start`` on."""
-    bounds = [node.reshape(node.dims([d]), ()) for d in (start, count + start, 1)]
-    return node.add(ops.DynamicRange(count), *bounds)

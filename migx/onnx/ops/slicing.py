@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
 from migx import dim, ops
+from migx.builders import parted
 from migx.dim import Dim, Extent
 from migx.errors import DimError
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops import runtime
-from migx.onnx.ops.shapes import counted
+from migx.onnx.ops._delegate import steps
 from migx.shape import I64, Shape
 
 FAR = 2**31 - 1
@@ -39,10 +39,9 @@ def split(node: Node) -> tuple[Instruction, ...]:
         sizes = [part] * (count - 1) + [whole - part * (count - 1)]
     if len(sizes) != count:
         raise node.fail(f"it has {count} outputs and {len(sizes)} sizes")
-    bounds = list(itertools.accumulate(sizes, initial=0))
-    if not dim.may_equal(bounds[-1], whole):
-        raise node.fail(f"its parts {tuple(sizes)} add up to {bounds[-1]}, the axis has {whole}")
-    return tuple(node.add(ops.Slice((axis,), (a,), (b,)), x) for a, b in itertools.pairwise(bounds))
+    if not dim.may_equal(total := sum(sizes), whole):
+        raise node.fail(f"its parts {tuple(sizes)} add up to {total}, the axis has {whole}")
+    return tuple(parted(node, x, sizes, axis))
 
 
 def split_at_run_time(
@@ -112,7 +111,7 @@ def sliced_on_any_axes(node: Node, given: Instruction | None) -> Instruction:
     names the first ones, as many as there are starts.
     """
     x, rank, operands = node.input(0), node.input(0).shape.rank, []
-    named = counted(node, node.input(1).shape.dims[0], 0) if given is None else given
+    named = steps(node, node.input(1).shape.dims[0]) if given is None else given
     axes = runtime.listed(node, named)
     for operand, whole in ((node.input(1), 0), (node.input(2), 2**63 - 1), (node.optional(4), 1)):
         values: Instruction | int = 1 if operand is None else runtime.listed(node, operand)
