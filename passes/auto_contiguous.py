@@ -6,6 +6,7 @@ from migx import op as operations
 from migx.builders import Builder
 from migx.dim import Extent, bounds
 from migx.fusion.kernels import core_of, described
+from migx.fusion.outlining import operands
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.ops.builtin import Literal, Param, Slot
@@ -58,7 +59,7 @@ def _read_across(at: Instruction) -> set[int]:
         given = (Param, Literal, Slot)
         return {i for i, v in enumerate(at.inputs) if isinstance(lies_in(v)[0].op, given)}
     if (dot := core_of(at, (QuantDot,), BYTES)) is not None:
-        rows = dot.inputs[0] if dot is at else _given(at, dot.inputs[0])
+        rows = dot.inputs[0] if dot is at else operands(at).get(dot.inputs[0])
         if rows is None or rows.shape.true_strides[-1] == 1:
             return set()
         return {i for i, v in enumerate(at.inputs) if v is rows}
@@ -76,12 +77,6 @@ def _read_across(at: Instruction) -> set[int]:
             s == 1 and _is_long(d, last) for d, s in zip(fused.dims, access.strides, strict=True)
         )
     }
-
-
-def _given(at: Instruction, inner: Instruction) -> Instruction | None:
-    """The input that a parameter of an instruction's module stands for; None for another value."""
-    pairs = zip(at.modules[0].parameters.values(), at.inputs, strict=True)
-    return next((value for parameter, value in pairs if parameter is inner), None)
 
 
 def _is_long(*extents: Extent) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from migx.fusion.outlining import operands
 from migx.ir import Instruction, Module, merged
 from migx.manager import Pass, PassManager
 from migx.ops.builtin import GetTupleElem
@@ -54,8 +55,7 @@ def _put_in_order(at: Instruction, supports: Callable[[Instruction], bool]) -> b
 def take_apart(at: Instruction) -> list[Instruction]:
     """Puts what a fused instruction holds in its place, which nothing reads then; what was put."""
     module, (body,) = at.owner, at.modules
-    given = dict(zip(body.parameters.values(), at.inputs, strict=True))
-    made = list[Instruction]()
+    given, made = operands(at), list[Instruction]()
     for each in body:
         if each.op.name not in ("@param", "@return"):
             inputs = [given[v] for v in each.inputs]

@@ -32,12 +32,12 @@ class FuseAttention(Outlining):
             members = _attention(at) if at.op.name == "dot" else []
             if members and taken.isdisjoint(members):  # a product may end one and begin the next
                 taken.update(members)
-                found.append(Bundle(tuple(members), Group("attention")))
+                found.append(Bundle(members, Group("attention")))
         return found
 
 
 def _attention(last: Instruction) -> list[Instruction]:
-    """The attention that ends with a dot, in the order it runs; nothing where there is none."""
+    """The attention that ends with a dot; nothing where there is none."""
     for weights in last.inputs:
         after = _leading_to([weights], {last}, "softmax")
         if (softmax := _sole(after, "softmax")) is None or not _is_by_row(softmax):
@@ -52,8 +52,7 @@ def _attention(last: Instruction) -> list[Instruction]:
         given += [at for operand in last.inputs for at in _leading(operand, last)]
         between = _from(first, [*before, *after])
         if softmax in between and weights in between:
-            members = {*given, first, *between, last, *_brought_together(last)}
-            return sorted(members, key=lambda at: at._label)
+            return [*given, first, *between, last, *_brought_together(last)]
     return []
 
 

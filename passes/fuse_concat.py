@@ -25,6 +25,5 @@ class FuseConcat(Outlining):
             members = [v for v in (*before, concat, *tail) if v not in taken]
             if len(members) > 1:
                 taken.update(members)
-                members.sort(key=lambda v: v._label)
-                found.append(Bundle(tuple(members), Group("concat")))
+                found.append(Bundle(members, Group("concat")))
         return found

@@ -55,7 +55,7 @@ class FuseEpilogue(Outlining):
                 before = before if taken.isdisjoint(before) else []
                 members = [*before, at, *([after[at]] if at in after else [])]
                 if len(members) > 1:
-                    found.append(Bundle(tuple(members), group))
+                    found.append(Bundle(members, group))
         return found
 
 
@@ -81,8 +81,8 @@ def _products(at: Instruction) -> Iterator[Instruction]:
 
 
 def _unpacking(product: Instruction) -> list[Instruction]:
-    """What unpacks and dequantises operands for this product alone, in the order it runs; nothing
-    more for a group that has its weights.
+    """What unpacks and dequantises operands for this product alone; nothing more for a group that
+    has its weights.
     """
     found: list[Instruction] = []
     for operand in () if isinstance(product.op, Group) else product.inputs:
@@ -93,7 +93,7 @@ def _unpacking(product: Instruction) -> list[Instruction]:
             length = len(chain) if _unpacks(at) else length
             reader, at = at, at.inputs[0]
         found += chain[:length]
-    return sorted(found, key=lambda v: v._label)
+    return found
 
 
 def _unpacks(at: Instruction) -> bool:

@@ -38,7 +38,7 @@ class FuseHorizontal(Outlining):
                 alike = (levels[at], table.dtype, table.dims[1:], indices.dtype, indices.dims)
                 found.setdefault(alike, []).append(at)
         batches = [b for b in found.values() if len(b) >= self.at_least and _can_count(b)]
-        return [Lookups(tuple(batch), Gather(0)) for batch in batches]
+        return [Lookups(batch, Gather(0)) for batch in batches]
 
 
 class Lookups(Bundle):

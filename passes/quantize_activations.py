@@ -12,7 +12,7 @@ from migx.argument import Argument
 from migx.builders import Builder, astype
 from migx.dim import Dim
 from migx.fusion.kernels import core_of
-from migx.fusion.outlining import source
+from migx.fusion.outlining import operands, source
 from migx.ir import Instruction
 from migx.manager import Pass, PassManager
 from migx.op import Array
@@ -105,8 +105,8 @@ def _product(at: Instruction) -> Instruction | None:
     dot = core_of(at, (Dot,), ("int4_gemm", "gemm_epilogue"))
     if dot is None or dot is at or not (levels := _levels(source(dot.inputs[1]))):
         return None
-    given = dict(zip(at.modules[0].parameters.values(), at.inputs, strict=True))
-    constant = levels in given and is_constant(given[levels])
+    given = operands(at).get(levels)
+    constant = given is not None and is_constant(given)
     return dot if constant or levels.shape.dtype.is_packed else None
 
 

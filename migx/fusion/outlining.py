@@ -31,13 +31,17 @@ SAME_ORDER = frozenset({"reshape", "squeeze", "unsqueeze"})
 
 @dataclass(eq=False)
 class Bundle:
-    """Instructions of a module that become one, in their order, and the operation they become.
+    """Instructions of a module that become one, and the operation they become. However they are
+    given, members are in the order of the module.
 
     What else than one instruction with a module they may become, a class derived from this says.
     """
 
-    members: tuple[Instruction, ...]
+    members: Sequence[Instruction]
     op: Operation
+
+    def __post_init__(self) -> None:
+        self.members = sorted({*self.members}, key=lambda at: at._label)
 
     def prepare(self, around: Module) -> None:
         """Makes what ``become`` will need; called for all bundles, in their order, before any
@@ -230,8 +234,7 @@ class _Inside:
         holds, where ``given`` stands for what it reads.
         """
         (body,) = at.modules
-        pairs = zip(body.parameters.values(), at.inputs, strict=True)
-        known = {parameter: given[value] for parameter, value in pairs}
+        known = {parameter: given[value] for parameter, value in operands(at).items()}
         for each in body:
             if type(each.op) is Literal:
                 known[each] = self.literal(each)
@@ -272,6 +275,12 @@ class _Inside:
         if id(at.op) not in self.literals:
             self.literals[id(at.op)] = self.inner.add_instruction(at.op, origins=at.origins)
         return self.literals[id(at.op)]
+
+
+def operands(at: Instruction) -> dict[Instruction, Instruction]:
+    """What is given to a fused instruction for each parameter of its module."""
+    (body,) = at.modules
+    return dict(zip(body.parameters.values(), at.inputs, strict=True))
 
 
 def is_small(at: Instruction) -> bool:

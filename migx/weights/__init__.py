@@ -9,7 +9,7 @@ recorded in the weights module and checked when new weights arrive.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import get_ident
 
@@ -56,21 +56,37 @@ def is_constant(at: Instruction, known: dict[Instruction, bool] | None = None) -
     ``known`` keeps answers from call to call, so that asking of every instruction of a module costs
     one visit of each.
     """
-    known = {} if known is None else known
+    return decided(at, _made_of, all, {} if known is None else known)
+
+
+def _made_of(at: Instruction) -> bool | Sequence[Instruction]:
+    """What must be constant for an instruction to be; or whether it is, whatever it reads."""
+    if is_source(at) or not at.inputs or not computes(at):
+        return is_source(at)
+    return at.inputs
+
+
+def decided(
+    at: Instruction,
+    by: Callable[[Instruction], bool | Sequence[Instruction]],
+    together: Callable[[Iterable[bool]], bool],
+    known: dict[Instruction, bool],
+) -> bool:
+    """What is so of a value, where each is decided by itself or ``by`` others, ``all`` or ``any``
+    of them; ``known`` keeps the answers.
+    """
     stack = [at]
     while stack:
-        top = stack[-1]
-        if top in known:
+        if (top := stack[-1]) in known:
             stack.pop()
             continue
-        if is_source(top) or not top.inputs or not computes(top):
-            known[top] = is_source(top)
-            continue
-        unknown = [v for v in top.inputs if v not in known]
-        if unknown:
+        others = by(top)
+        if isinstance(others, bool):
+            known[top] = others
+        elif unknown := [v for v in others if v not in known]:
             stack.extend(unknown)
         else:
-            known[top] = all(known[v] for v in top.inputs)
+            known[top] = together(known[v] for v in others)
     return known[at]
 
 

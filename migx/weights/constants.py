@@ -19,6 +19,7 @@ from migx.ir import Instruction, merged
 from migx.ops.builtin import Literal, OnnxExternalWeights, Slot
 from migx.program import Program
 from migx.shape import I8, U8, Shape
+from migx.weights import decided
 
 ALLOWANCE = 1 << 20
 """What the constants of one set may take beyond what they free."""
@@ -230,17 +231,7 @@ def _read_from(
     at: Instruction, reads: Callable[[Instruction], bool], known: dict[Instruction, bool]
 ) -> bool:
     """Whether a value is what some operation reads from storage, at most scaled and moved since."""
-    stack = [at]
-    while stack:
-        top = stack[-1]
-        found = reads(top)
-        below = [] if found else _moved_from(top)
-        if unknown := [v for v in below if v not in known]:
-            stack.extend(unknown)
-            continue
-        known[top] = found or any(known[v] for v in below)
-        stack.pop()
-    return known[at]
+    return decided(at, lambda each: reads(each) or _moved_from(each), any, known)
 
 
 def _moved_from(at: Instruction) -> Sequence[Instruction]:
