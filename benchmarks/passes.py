@@ -23,7 +23,6 @@ from benchmarks.models import make
 from migx import Instruction, Module, Program, Shape, ops, plugins
 from migx.fields import required
 from migx.manager import Pass
-from migx.observers import size
 
 BAR = "no slower than onnxscript on any, at most 0.4 s"
 STACKS_BAR = f"the time of an instruction grows no more than {(MOST := 1.5)} times"
@@ -39,7 +38,7 @@ def optimised(name: str, folder: Path | None, rounds: int, budget: float) -> lis
 
     path = make(name, folder)
     program = migx.parse_onnx(path)
-    count = size(program)
+    count = program.size
 
     def ours() -> float:
         copy = program.copy()
@@ -77,8 +76,8 @@ def stacks(lengths: Sequence[int], rounds: int) -> Iterator[Result]:
         program = stack(length)
         again = max(1, rounds * LENGTHS[0] * 3 // length)
         for each in every_pass():
-            taken = tuple(size(program) / _alone(each, program.copy()) for _ in range(again))
-            yield Result(f"pass {each.name}", size(program), "instructions/s", taken, (), "")
+            taken = tuple(program.size / _alone(each, program.copy()) for _ in range(again))
+            yield Result(f"pass {each.name}", program.size, "instructions/s", taken, (), "")
 
 
 def _alone(each: Pass, program: Program) -> float:

@@ -162,7 +162,7 @@ class PassManager:
         return pipeline.drive(run_one)
 
     def _run_step(self, step: Step) -> bool:
-        log, before = self.log, self._size()
+        log, before = self.log, self.program.size
         if log is not None:
             log.begin(f"{step.place}:{step.of}")
             if log.pass_key in log.skip:
@@ -175,7 +175,7 @@ class PassManager:
             with collector.paused():
                 changed = self.run_pass(step.of)
             if changed and log is not None and len(log.events) == logged:
-                sizes = before, self._size()
+                sizes = before, self.program.size
                 log.add(_whole(step.of, log.pass_key, *sizes))
             for observer in self.observers:
                 observer.after(step, changed, time.perf_counter() - start)
@@ -199,9 +199,6 @@ class PassManager:
         finally:
             self._running.pop()
         return changed
-
-    def _size(self) -> int:
-        return sum(map(len, self.program.modules.values()))
 
     def _check_constants(self) -> None:
         """Holds the pass that runs, if one does, to the law of ``migx.weights.constants``."""

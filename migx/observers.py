@@ -33,10 +33,10 @@ class Time(Observer):
         self._before = 0
 
     def before(self, step: Step) -> None:
-        self._before = size(step.program)
+        self._before = step.program.size
 
     def after(self, step: Step, changed: bool, seconds: float) -> None:
-        self.rows.append((str(step.of), seconds, self._before, size(step.program)))
+        self.rows.append((str(step.of), seconds, self._before, step.program.size))
 
 
 class Verify(Observer):
@@ -80,8 +80,3 @@ class CrashFile(Observer):
             return
         self.file = file
         error.add_note(f"reproduce: migx opt {file} --passes '{step.of}' --verify-each")
-
-
-def size(program: Program) -> int:
-    """The number of instructions in all modules."""
-    return sum(map(len, program.modules.values()))

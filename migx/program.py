@@ -138,6 +138,11 @@ class Program:
                 stack.append((child, _arguments(child)))
         return list(done)
 
+    @property
+    def size(self) -> int:
+        """How many instructions there are in all modules."""
+        return sum(map(len, self.modules.values()))
+
     def instructions(self) -> Iterator[Instruction]:
         """The instructions of all modules, module by module. Survives any change on the way, as to
         iterate over a module does.
@@ -280,8 +285,7 @@ class Program:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        count = sum(map(len, self.modules.values()))
-        return f"<Program of {count} instructions in {len(self.modules)} modules>"
+        return f"<Program of {self.size} instructions in {len(self.modules)} modules>"
 
     def __str__(self) -> str:
         from migx.text import show

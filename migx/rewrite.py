@@ -311,7 +311,7 @@ class EventLog:
 
     def show(self, instructions: Iterable[Instruction], names: dict[Module, Names]) -> str:
         """The text of some instructions for an event: their lines, as in their modules. ``names``
-        is as for ``migx.text.draw``.
+        is as for ``migx.text.show_instruction``.
         """
         return "\n".join(show_instruction(i, origins=False, names=names) for i in instructions)
 

@@ -95,7 +95,8 @@ def show_instruction(
     instruction: Instruction, *, origins: bool = True, names: dict[Module, Names] | None = None
 ) -> str:
     """The line of an instruction in the text of its module; what it reads by the names there.
-    ``names`` is as for ``draw``.
+    ``names`` keeps what instructions are called for the next call, which is right as long as their
+    modules stay as they are.
     """
     at = instruction
     if at.module is None:
@@ -131,7 +132,7 @@ def number(module: Module) -> Names:
 
 
 def _numbered(
-    modules: Iterable[Module | None], names: dict[Module, Names] | None
+    modules: Iterable[Module | None], names: dict[Module, Names] | None = None
 ) -> dict[Module, Names]:
     """The names in some modules, put to those that are known."""
     names = {} if names is None else names
@@ -157,13 +158,11 @@ def draw(
     op: Operation,
     inputs: Iterable[Instruction],
     origins: Iterable[str] = (),
-    names: dict[Module, Names] | None = None,
 ) -> str:
     """A message with the instruction it is about, a caret under it, its inputs' shapes and its ONNX
-    origins. ``names`` keeps what instructions are called for the next call, which is right as long
-    as their modules stay as they are.
+    origins.
     """
-    names = _numbered({module, *(i.module for i in inputs)}, names)
+    names = _numbered({module, *(i.module for i in inputs)})
     written = [_reference(i, module, names) for i in inputs]
     line = f"{op.name}({', '.join(written)}){_attributes(op, _Writer())}"
     rows = [message, f"  {line}", f"  {'^' * len(op.name)}"]
@@ -174,14 +173,12 @@ def draw(
     return "\n".join([*rows, f"  {place}"])
 
 
-def draw_instruction(
-    message: str, instruction: Instruction, names: dict[Module, Names] | None = None
-) -> str:
+def draw_instruction(message: str, instruction: Instruction) -> str:
     """``draw`` for an instruction that stands in a module."""
     at = instruction
     if at.module is None:
         return f"{message}\n  {at!r}, which is in no module"
-    return draw(message, at.module, at.op, at.inputs, at.origins, names)
+    return draw(message, at.module, at.op, at.inputs, at.origins)
 
 
 class _Writer:

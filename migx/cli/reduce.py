@@ -98,14 +98,13 @@ def _reduced(
     """
     from migx.debug.bisect import NothingWrong
     from migx.debug.reduce import reduced_case
-    from migx.observers import size
 
     judge = _judge(options)
     wanted = judge(case)
     if not wanted.kind:
         who = "the command" if options.command else "the program"
         raise NothingWrong(f"{who} does not fail: there is nothing to reduce")
-    left, trials = size(case.program), 0
+    left, trials = case.program.size, 0
 
     def fails(made: Case) -> bool:
         nonlocal trials
@@ -120,12 +119,12 @@ def _reduced(
         else:
             made.save_inputs(output)
             _load.save(made.program, output)
-        left = size(made.program)
+        left = made.program.size
 
     keep(reduced_case(case, fails, keep))
     return {
         "symptom": wanted.kind,
-        "before": size(case.program),
+        "before": case.program.size,
         "after": left,
         "trials": trials,
         "file": str(output),

@@ -15,7 +15,7 @@ import migx
 from migx.debug.case import passes_in
 from migx.errors import MigxError, PassError
 from migx.manager import Observer, Pipeline, Step
-from migx.observers import CrashFile, Print, Time, Verify, size
+from migx.observers import CrashFile, Print, Time, Verify
 from migx.program import Program
 from migx.verify import verify
 from tests.core.choice import CHOICE, Fail, NegToRelu, Seen, program_of
@@ -63,7 +63,7 @@ def test_print_time_and_verify() -> None:
     program, out, timed = program_of(CHOICE), io.StringIO(), Time()
     migx.run_passes(program, "seen,neg_to_relu", [Print(out), timed])
     assert out.getvalue() == f"# after neg_to_relu\n{program}\n"
-    before, after = 10, size(program)
+    before, after = 10, program.size
     assert [(name, a, b) for name, _, a, b in timed.rows] == [
         ("seen", before, before),
         ("neg_to_relu", before, after),

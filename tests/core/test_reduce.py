@@ -13,7 +13,6 @@ from migx.debug.case import Case
 from migx.debug.reduce import Fails, reduced, reduced_case, resized
 from migx.errors import IRError, ShapeError
 from migx.manager import Pass
-from migx.observers import size
 from migx.pipeline import Pipeline
 from migx.program import Program
 from migx.verify import findings
@@ -60,9 +59,9 @@ def test_five_hundred_instructions_become_a_few(
 
 def test_the_smaller_programs_are_shown_as_they_are_found() -> None:
     seen: list[int] = []
-    small = reduced(model(), holds("tanh"), lambda made: seen.append(size(made)))
+    small = reduced(model(), holds("tanh"), lambda made: seen.append(made.size))
     assert seen == sorted(seen, reverse=True)
-    assert seen[-1] == size(small) == 3
+    assert seen[-1] == small.size == 3
 
 
 def test_what_does_not_fail_is_not_reduced() -> None:
@@ -72,11 +71,11 @@ def test_what_does_not_fail_is_not_reduced() -> None:
 
 def test_a_program_that_cannot_be_judged_does_not_fail() -> None:
     def fails(made: Program) -> bool:
-        if size(made) < 8:
+        if made.size < 8:
             raise IRError("too small for me")
         return True
 
-    assert size(reduced(migx.parse(TEXT), fails)) == 8
+    assert reduced(migx.parse(TEXT), fails).size == 8
 
 
 TEXT = """
@@ -171,7 +170,7 @@ def test_a_failure_in_a_submodule_takes_it_for_the_whole() -> None:
     assert [at.name for at in small.main] == ["@param", "erf", "@return"]
     both = reduced(migx.parse(TEXT), holds("if", "erf"))
     assert set(both.modules) == {"main", "yes", "no"}
-    assert size(both) < size(migx.parse(TEXT)) - 5
+    assert both.size < migx.parse(TEXT).size - 5
 
 
 def test_literals_become_ones() -> None:
