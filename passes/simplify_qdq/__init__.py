@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from migx.ir import Module
 from migx.manager import Pass, PassManager
 from migx.passes.simplify_qdq.cleaning import cleaning, fake
-from migx.passes.simplify_qdq.integers import integers
 from migx.passes.simplify_qdq.packed import packed
 from migx.passes.simplify_qdq.products import products
 from migx.passes.simplify_qdq.tables import tables
@@ -26,7 +25,7 @@ class SimplifyQdq(Pass):
     are then those of the model before it was quantised.
     """
 
-    rules = cleaning + packed + tables + products + integers
+    rules = cleaning + packed + tables + products
     remove_fake: bool = False
     variants = ("remove_fake=true",)
 

@@ -1,4 +1,4 @@
-"""Products of dequantised values, made on the small integers and scaled once.
+"""Products of bytes that were made numbers first, made on the bytes and scaled once.
 
 The sum of (x - zx) sx (w - zw) sw is sx sw times that of (x - zx) (w - zw): so the scale is the
 product of both, and the rest is made on integers.
@@ -9,11 +9,12 @@ from __future__ import annotations
 from migx.builders import astype, at_least_f32, broadcast_to
 from migx.dim import Extent, bounds, product
 from migx.ir import Instruction
-from migx.match import on, skip
-from migx.ops.layout import Broadcast, Multibroadcast, Reshape, Transpose
+from migx.match import on
+from migx.ops.layout import Reshape
 from migx.ops.linear import Convolution, Dot
 from migx.ops.pointwise import Mul
 from migx.ops.quantization import DequantizeLinear
+from migx.passes.simplify_qdq.factors import factor, may_do_without, numbers, side, without
 from migx.passes.simplify_qdq.zero_points import (
     Factor,
     beyond,
@@ -23,79 +24,56 @@ from migx.passes.simplify_qdq.zero_points import (
     multiplied,
 )
 from migx.rewrite import Cursor, Declined, rule
-from migx.shape import I8, U8, DType
+from migx.shape import DType
 from migx.weights import may_be_finite
 
-MOVED = (Transpose, Multibroadcast, Broadcast)
 
-
-def seen_through(value: Instruction) -> tuple[tuple[Instruction, ...], Instruction]:
-    """The views of a side of a product, the innermost first, and what they are of."""
-    views: list[Instruction] = []
-    while type(value.op) in MOVED and len(value.inputs) == 1:
-        views.insert(0, value)
-        (value,) = value.inputs
-    return tuple(views), value
-
-
-def factor(value: Instruction) -> Factor | None:
-    """The side of a product that a value is; None where it is no view of dequantised bytes."""
-    views, value = seen_through(value)
-    op = value.op
-    if not isinstance(op, DequantizeLinear) or value.inputs[0].shape.dtype not in (I8, U8):
-        return None
-    source, scale, *zero = value.inputs
-    single = scale.shape.elements == 1
-    if not single and (op.block or scale.shape.dims != (source.shape.dims[op.axis],)):
-        return None
-    return Factor(source, views, scale, zero[0] if zero else None, None if single else op.axis)
-
-
-dequantized = skip(*MOVED)(on(DequantizeLinear))
-
-
-@rule(on(Dot, dequantized, dequantized, name="dot"))
+@rule(on(Dot, side, side, name="dot"))
 def quant_dot(at: Cursor, dot: Instruction) -> Instruction | Declined:
-    """dot(dequantizelinear(x), dequantizelinear(w)) is dequantizelinear(quant_dot(x, w))."""
+    """dot(dequantizelinear(x), dequantizelinear(w)) is dequantizelinear(quant_dot(x, w)), and
+    dot(convert(x) - zx, convert(w) - zw) is quant_dot(x, w), less what the zero points add.
+    """
     x, w = map(factor, dot.inputs)
     last, (depth, width) = dot.shape.rank - 1, dot.inputs[1].shape.dims[-2:]
     if x is None or w is None:
-        return Declined("a side is no view of dequantised bytes")
+        return Declined("a side is no view of bytes that are dequantised or widened")
     columns = columns_of(w, dot.shape.rank)
     if reason := unfit(x, w, columns, depth):
         return Declined(reason)
     if x.zero is not None and not is_matrix(w, columns, (depth, width)):
         return Declined("the sum of each column is not that of one matrix")
-    return scaled(at, multiplied(at, x, w, columns), x, w, last, dot)
+    return scaled(at, multiplied(at, x, without(at, w), columns), x, w, last, dot)
 
 
-@rule(on(Convolution, dequantized, on(DequantizeLinear), name="convolution"))
+@rule(on(Convolution, side, numbers, name="convolution"))
 def quant_convolution(at: Cursor, convolution: Instruction) -> Instruction | Declined:
-    """A convolution of dequantised values is that of the quantised ones, dequantised.
+    """A convolution of dequantised or widened values is that of the bytes, dequantised or less what
+    zero points add.
 
     Padding stands for 0, which is the zero point where x has one.
     """
     x, w = map(factor, convolution.inputs)
     op = convolution.op_as(Convolution)
     if x is None or w is None:
-        return Declined("a side is no view of dequantised bytes")
+        return Declined("a side is no view of bytes that are dequantised or widened")
     if reason := unfit(x, w, 0, product(w.source.shape.dims[1:])):
         return Declined(reason)
-    if w.zero is not None and op.group > 1:
+    if op.group > 1 and not may_do_without(w):
         return Declined("a zero point of the weights asks for the sum of each group's windows")
-    return scaled(at, convolved(at, x, w, op), x, w, 1, convolution)
+    return scaled(at, convolved(at, x, without(at, w), op), x, w, 1, convolution)
 
 
 def unfit(x: Factor, w: Factor, channels: int | None, depth: Extent) -> str:
     """Why a product cannot be made on integers; empty where it can. ``channels`` is the axis of
-    the weights that the result keeps.
+    the weights that the result keeps. Integers may wrap around, floats may not.
     """
-    if bounds(depth)[1] * x.largest * w.largest >= 2**31:
-        return "the sum may not fit 32 bits"
-    if x.axis is not None or w.axis not in (None, channels):
-        return "scales differ along what is summed, or along rows"
-    if not (may_be_finite(x.scale) and may_be_finite(w.scale)):
-        return "a scale is not finite: each product is infinite or NaN by itself"
+    if x.scale is not None and w.scale is not None:
+        if bounds(depth)[1] * x.largest * w.largest >= 2**31:
+            return "the sum may not fit 32 bits"
+        if x.axis is not None or w.axis not in (None, channels):
+            return "scales differ along what is summed, or along rows"
+        if not (may_be_finite(x.scale) and may_be_finite(w.scale)):
+            return "a scale is not finite: each product is infinite or NaN by itself"
     return beyond(x, w, channels, depth)
 
 
@@ -103,6 +81,8 @@ def scaled(
     at: Cursor, total: Instruction, x: Factor, w: Factor, axis: int, root: Instruction
 ) -> Instruction:
     """The integer product as the real one, of which ``axis`` is that of the weights' channels."""
+    if x.scale is None or w.scale is None:
+        return total
     dtype = root.shape.dtype
     scale = at(Mul(), *spread(at, (x.scale, w.scale), at_least_f32(dtype)))
     return astype(at, at(DequantizeLinear(axis=axis), total, scale), dtype)

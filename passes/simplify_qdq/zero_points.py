@@ -30,13 +30,14 @@ SPAN = 255
 
 @dataclass(frozen=True)
 class Factor:
-    """One side of a product: what is quantised, the views of it that are multiplied, its scale and
-    zero point, and the axis of the source along which the scale lies, None for one element.
+    """One side of a product: the bytes, the views of them that are multiplied, their scale and zero
+    point, and the axis of the source along which the scale lies, None for one element. Without a
+    scale they are integers.
     """
 
     source: Instruction
     views: tuple[Instruction, ...]
-    scale: Instruction
+    scale: Instruction | None
     zero: Instruction | None
     axis: int | None
 

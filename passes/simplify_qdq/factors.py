@@ -1,0 +1,102 @@
+"""The sides of products of bytes: dequantised, or widened to i32 first, as ONNX's MatMulInteger and
+ConvInteger have them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from migx.ir import Instruction
+from migx.match import on, skip, var
+from migx.ops.layout import (
+    Broadcast,
+    Multibroadcast,
+    Reshape,
+    Squeeze,
+    Transpose,
+    Unsqueeze,
+)
+from migx.ops.pointwise import Convert, Sub
+from migx.ops.quantization import DequantizeLinear
+from migx.passes.simplify_qdq.cleaning import MIDDLE, centred
+from migx.passes.simplify_qdq.zero_points import Factor
+from migx.rewrite import Cursor
+from migx.shape import I8, I32, U8
+from migx.weights import is_constant, looked_at, value_of
+
+NAME = "simplify_qdq"
+MOVED = (Transpose, Multibroadcast, Broadcast)
+SPREAD = (Multibroadcast, Broadcast, Reshape, Squeeze, Unsqueeze, Convert)
+"""What may stand between a zero point and where it is taken off."""
+
+
+def is_byte(value: Instruction) -> bool:
+    """Whether a value is of bytes."""
+    return value.shape.dtype in (I8, U8)
+
+
+_wide = on(Convert, var(test=is_byte), to=I32)
+numbers = on(DequantizeLinear) | _wide | on(Sub, _wide, var())
+"""What makes numbers of bytes: floats by a scale, or integers, which may lose a zero point."""
+side = skip(*MOVED)(numbers)
+
+
+def factor(value: Instruction) -> Factor | None:
+    """The side of a product that a value is; None where it is no view of numbers made of bytes."""
+    views: list[Instruction] = []
+    while type(value.op) in MOVED and len(value.inputs) == 1:
+        views.insert(0, value)
+        (value,) = value.inputs
+    found = _dequantized(value) if isinstance(value.op, DequantizeLinear) else _widened(value)
+    return None if found is None else replace(found, views=tuple(views))
+
+
+def _dequantized(value: Instruction) -> Factor | None:
+    op, (source, scale, *zero) = value.op_as(DequantizeLinear), value.inputs
+    single = scale.shape.elements == 1
+    if not is_byte(source):
+        return None
+    if not single and (op.block or scale.shape.dims != (source.shape.dims[op.axis],)):
+        return None
+    return Factor(source, (), scale, zero[0] if zero else None, None if single else op.axis)
+
+
+def _widened(value: Instruction) -> Factor | None:
+    zero: Instruction | None = None
+    if type(value.op) is Sub:
+        value, zero = value.inputs
+    if type(value.op) is not Convert or value.shape.dtype is not I32:
+        return None
+    (source,) = value.inputs
+    dtype = source.shape.dtype
+    while zero is not None and type(zero.op) in SPREAD and zero.shape.dtype is not dtype:
+        zero = zero.inputs[0]
+    alike = zero is None or (zero.shape.dtype is dtype and zero.shape.elements == 1)
+    return Factor(source, (), None, zero, None) if is_byte(source) and alike else None
+
+
+def point(w: Factor) -> int | None:
+    """The zero point of widened weights, where one number is known to be all of it, and 0 where
+    there is none.
+    """
+    if w.zero is None:
+        return 0
+    held = looked_at(w.zero, relied_on_by=NAME) if w.scale is None else None
+    return None if held is None else int(held.array.item())
+
+
+def may_do_without(w: Factor) -> bool:
+    """Whether weights can be held without a zero point: they have 0, or are constant u8 about
+    128.
+    """
+    middle = w.source.shape.dtype is U8 and is_constant(w.source)
+    return point(w) == 0 or (middle and point(w) == MIDDLE)
+
+
+def without(at: Cursor, w: Factor) -> Factor:
+    """Weights without a zero point, where they can be held so."""
+    if w.zero is None or not may_do_without(w):
+        return w
+    about = point(w)
+    value_of(w.zero, relied_on_by=NAME)
+    return replace(w, source=centred(at, w.source) if about else w.source, zero=None)
