@@ -10,7 +10,7 @@ from migx.builders import astype, at_least_f32, broadcast_to
 from migx.dim import Extent, bounds, product
 from migx.ir import Instruction
 from migx.match import on, skip
-from migx.ops.layout import Broadcast, Multibroadcast, Reshape, Transpose
+from migx.ops.layout import Broadcast, Multibroadcast, Reshape, Squeeze, Transpose, Unsqueeze
 from migx.ops.linear import Convolution, Dot
 from migx.ops.pointwise import Mul
 from migx.ops.quantization import DequantizeLinear
@@ -26,7 +26,7 @@ from migx.rewrite import Cursor, Declined, rule
 from migx.shape import I8, U8, DType
 from migx.weights import may_be_finite
 
-MOVED = (Transpose, Multibroadcast, Broadcast)
+MOVED = (Transpose, Multibroadcast, Broadcast, Reshape, Squeeze, Unsqueeze)
 
 
 def seen_through(value: Instruction) -> tuple[tuple[Instruction, ...], Instruction]:
