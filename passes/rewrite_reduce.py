@@ -54,12 +54,14 @@ def sum_as_mean(
 
 
 shifted = on(Sub, x, broadcast_of(on(ReduceMax, x, axes=attr("axes")))) | x
-sums = on(ReduceSum, on(Exp, shifted, name="e"), axes=attr("axes"))
+sums = on(ReduceSum, on(Exp, shifted, name="e"), axes=attr("axes")).once()
 
 
 @rule(on(Div, var("e"), broadcast_of(sums)) | on(Mul, var("e"), broadcast_of(on(Recip, sums))))
 def softmax(at: Cursor, x: Instruction, axes: tuple[int, ...]) -> Instruction | None:
-    """Softmax spelled out, exp(x) / sum(exp(x)), with x - max(x) or not, is one operation."""
+    """Softmax spelled out, exp(x) / sum(exp(x)), with x - max(x) or not, is one operation, where
+    nothing else reads the sum.
+    """
     return at(Softmax(axes[0]), x) if len(axes) == 1 else None
 
 
