@@ -7,8 +7,8 @@ from migx.manager import Pass, Pipeline
 
 class OptimizeModule(Pass):
     """Runs the simplifying passes until nothing changes, at most ``rounds`` times: identities,
-    reshapes, converts and algebra, then common subexpressions and constants (MIGraphX
-    optimize_module).
+    copies to standard layout, reshapes, converts and algebra, then common subexpressions and
+    constants (MIGraphX optimize_module).
 
     What is computed from weights becomes a slot where it would be folded if they were known, so
     that both simplify alike. ``skip_ops`` are the operations that are not folded: see
@@ -19,7 +19,8 @@ class OptimizeModule(Pass):
     skip_ops: tuple[str, ...] = ()
 
     def pipeline(self) -> Pipeline:
-        simplifiers = "eliminate_identity,simplify_reshapes,eliminate_convert,simplify_algebra"
+        copies = "eliminate_identity,eliminate_contiguous"
+        simplifiers = f"{copies},simplify_reshapes,eliminate_convert,simplify_algebra"
         skip = f"skip_ops=({','.join(self.skip_ops)})"
         return Pipeline.parse(
             f"fixpoint{{max={self.rounds}}}("

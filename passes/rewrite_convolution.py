@@ -1,15 +1,17 @@
-"""Turns convolutions with a single window into products of matrices."""
+"""Turns convolutions with a single window into products of matrices, and others into arithmetic."""
 
 from __future__ import annotations
 
+from migx.builders import broadcast_to
 from migx.dim import product
 from migx.ir import Instruction
 from migx.manager import Pass
 from migx.match import attr, on, var
-from migx.ops.layout import Reshape, Transpose
+from migx.ops.layout import Broadcast, Reshape, Step, Transpose
 from migx.ops.linear import Convolution, Dot
+from migx.ops.pointwise import Mul
 from migx.passes._common import without_gaps, without_padding
-from migx.rewrite import Cursor, Declined, RuleSet, rule
+from migx.rewrite import Cursor, Declined, rule
 from migx.weights import is_constant
 from migx.weights.constants import is_unpacked
 
@@ -42,9 +44,31 @@ def one_window(
     return at(Reshape(root.shape.dims), at(Dot(), rows, columns))
 
 
+@rule(
+    on(Convolution, var("x"), var("w"), name="root", padding=attr("padding", without_padding)),
+)
+def one_element(
+    at: Cursor, x: Instruction, w: Instruction, root: Instruction
+) -> Instruction | Declined:
+    """conv(x, w) is x * w where each kernel is one number, for a channel of its own or for the one
+    there is: arithmetic, which is fused with more of it.
+    """
+    (outputs, *kernel), channels = w.shape.dims, x.shape.dims[1]
+    if any(extent != 1 for extent in kernel) or channels not in (outputs, 1):
+        return Declined("a kernel is more than one number, or several are for the same of channels")
+    if is_unpacked(w):
+        return Declined("the weights are packed, whose layout would be lost")
+    stride = root.op_as(Convolution).stride
+    far = [(axis, step) for axis, step in enumerate(stride, 2) if step != 1]
+    image = at(Step(*zip(*far, strict=True)), x) if far else x
+    factor = at(Broadcast(1, root.shape.dims), at(Reshape((outputs,)), w))
+    return at(Mul(), broadcast_to(at, image, root.shape.dims), factor)
+
+
 class RewriteConvolution(Pass):
-    """Turns convolutions whose kernels are as large as the image into ``dot``: those of 1 x 1 on
-    what has been pooled (Squeeze-and-Excitation, Hu et al. 2018), and classifiers.
+    """Turns convolutions whose kernels are as large as the image into ``dot``, those of 1 x 1 on
+    what has been pooled (Squeeze-and-Excitation, Hu et al. 2018), and classifiers; and those whose
+    kernels are one number into ``mul`` (MIGraphX rewrite_dot).
     """
 
-    rules = RuleSet((one_window,))
+    rules = one_window + one_element

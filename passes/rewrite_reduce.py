@@ -54,14 +54,16 @@ def sum_as_mean(
     return at(ReduceMean(axes), x) if (number == wanted).all() else None
 
 
-sums = on(ReduceSum, on(Exp, shifted | x, name="e"), axes=attr("axes"))
+sums = on(ReduceSum, on(Exp, shifted | x, name="e"), axes=attr("axes")).once()
 
 
 @rule(on(Div, var("e"), broadcast_of(sums)) | on(Mul, var("e"), broadcast_of(on(Recip, sums))))
 def softmax(
     at: Cursor, x: Instruction, axes: tuple[int, ...], softmax: bool = False
 ) -> Instruction | None:
-    """Softmax spelled out, exp(x) / sum(exp(x)), with x - max(x) or not, is one operation."""
+    """Softmax spelled out, exp(x) / sum(exp(x)), with x - max(x) or not, is one operation, where
+    nothing else reads the sum.
+    """
     return None if softmax or len(axes) != 1 else at(Softmax(axes[0]), x)
 
 

@@ -8,7 +8,9 @@ MIGraphX moves it regardless, and constant folding then runs whole convolutions.
 
 from __future__ import annotations
 
-from migx.builders import sliced
+from migx import dim
+from migx.builders import concatenate, sliced
+from migx.dim import Extent
 from migx.ir import Instruction
 from migx.match import constant, on, var, varying
 from migx.ops._windows import reach
@@ -81,6 +83,57 @@ def mul_dot(
     axis = f.shape.rank - 2 + f.inputs.index(w)
     weights = scaled(at, w, axis, a, axis)
     return None if weights is None else at(Dot(), *(weights if v is w else v for v in f.inputs))
+
+
+@rule(
+    on(
+        Mul,
+        on(Slice, on((Convolution, Dot), x, light, name="f"), name="cut").once(),
+        a,
+        name="root",
+    )
+)
+def mul_slice(
+    at: Cursor,
+    x: Instruction,
+    w: Instruction,
+    a: Instruction,
+    f: Instruction,
+    cut: Instruction,
+    root: Instruction,
+) -> dict[Instruction, Instruction] | Declined | None:
+    """slice(f(x, w)) * a is slice(f(x, w * b)), for a factor of each column or output channel of
+    the slice, which b has there and is 1 elsewhere; of a dot or convolution f of which only slices
+    are read, none of them the same columns.
+    """
+    out, along = (1, 0) if isinstance(f.op, Convolution) else ((f.shape.rank - 1,) * 2)
+    span, *others = [span_along(u, out) for u in (cut, *(u for u in f.users if u is not cut))]
+    if span is None or not varies_along(a, out):
+        return None
+    start, end = span
+    if any(o is None or not (at_most(end, o[0]) or at_most(o[1], start)) for o in others):
+        return Declined("others read the same columns, or all")
+    at.together((f, root))
+    one, rest = at.literal(1, a.shape.dtype), f.shape.dims[out] - end
+    ones = [[at(Multibroadcast((n,)), one)] if n != 0 else [] for n in (start, rest)]
+    factors = laid_along(at, at.bring(a), 0, (end - start,))
+    factor = concatenate(at, 0, [*ones[0], factors, *ones[1]])
+    weights = scaled(at, w, along, laid_along(at, factor, out, f.shape.dims), out)
+    if weights is None:
+        return None
+    made = at(f.op, x, weights)
+    return {f: made, root: at(cut.op, made)}
+
+
+def span_along(at: Instruction, axis: int) -> tuple[Extent, Extent] | None:
+    """Where a slice along one axis alone begins and ends; None where it is none."""
+    op = at.op
+    return (op.starts[0], op.ends[0]) if isinstance(op, Slice) and op.axes == (axis,) else None
+
+
+def at_most(a: Extent, b: Extent) -> bool:
+    """Whether a <= b whatever the sizes."""
+    return dim.bounds(b - a)[0] >= 0
 
 
 @rule(
@@ -167,4 +220,6 @@ def dot_slice(
     return at(Dot(), *sides)
 
 
-linear = mul_conv + conv_mul + mul_dot + dot_mul + dot_add + conv_add + add_convs + dot_slice
+linear = (
+    mul_conv + conv_mul + mul_dot + mul_slice + dot_mul + dot_add + conv_add + add_convs + dot_slice
+)

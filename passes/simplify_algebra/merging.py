@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from migx import dim
 from migx.ir import Instruction
 from migx.match import constant, on, value, varying
 from migx.op import Array
@@ -17,6 +18,7 @@ from migx.passes._common import broadcast_of
 from migx.passes.simplify_algebra.terms import (
     is_kept_small,
     is_mild,
+    is_movable,
     may_merge,
     rounds_well,
     seems_finite,
@@ -91,6 +93,13 @@ def neg_mul(at: Cursor, x: Instruction, a: Instruction) -> Instruction | None:
     return at(Mul(), x, at(Neg(), a)) if is_kept_small(a) else None
 
 
+@rule(on(Neg, HEAVY))
+def neg_product(at: Cursor, x: Instruction, w: Instruction, f: Instruction) -> Instruction | None:
+    """-dot(x, w) is dot(x, -w), and so with convolutions, unless there is nothing to add up."""
+    some = dim.bounds(w.shape.elements)[0] > 0
+    return at(f.op, x, at(Neg(), w)) if some and is_movable(w) else None
+
+
 def powers_of_two(array: Array) -> bool:
     """Whether the reciprocals of all elements are exact, so that to divide is to multiply."""
     if not np.issubdtype(array.dtype, np.floating) and array.dtype.kind != "V":
@@ -135,6 +144,7 @@ merging = (
     + mul_add
     + sub_const
     + neg_mul
+    + neg_product
     + div_const
     + div_mul
     + mul_div

@@ -1,6 +1,8 @@
-"""Zero points of zero, and values quantised again as they were."""
+"""Zero points of zero, parameters that are repeated, and values quantised again as they were."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 
@@ -22,6 +24,7 @@ from migx.ops.pointwise import Convert, Sub
 from migx.ops.pooling import Pooling
 from migx.ops.quantization import DequantizeLinear, Linear, QuantizeLinear
 from migx.passes._common import broadcast_of
+from migx.passes.simplify_algebra.terms import repeated
 from migx.rewrite import Cursor, Declined, rule
 from migx.shape import I8, I32, U8
 from migx.weights import is_readable, value_of
@@ -47,6 +50,35 @@ def is_sound(scale: Array) -> bool:
 def zero_point(at: Cursor, x: Instruction, scale: Instruction, q: Instruction) -> Instruction:
     """A zero point of zero may be left out."""
     return at(q.op, x, scale)
+
+
+@rule(on((QuantizeLinear, DequantizeLinear), name="q"))
+def repeated_parameters(at: Cursor, q: Instruction) -> Instruction | Declined | None:
+    """A scale or zero point that repeats one number is that number; one that repeats those along an
+    axis is what lies along this axis.
+    """
+    op, (x, *parameters) = q.op_as(Linear), q.inputs
+    wholes = [repeated(v) for v in parameters]
+    pairs = list(zip(wholes, parameters, strict=True))
+    if all(w.source is v for w, v in pairs):
+        return None
+    if not op.block:
+        given = [v if w.axes else w.source for w, v in pairs]
+        return at(op, x, *given) if given != parameters else None
+    axes = {axis for w in wholes for axis in w.axes}
+    if len(axes) > 1:
+        return Declined("they differ along several axes")
+    axis = next(iter(axes), Linear.axis)
+    if any(w.axes and v.shape.dims[axis] != x.shape.dims[axis] for w, v in pairs):
+        return Declined("they differ from block to block")
+    vectors = [w.source if not w.axes else along(at, w.source) for w in wholes]
+    return at(dataclasses.replace(op, axis=axis, block=0), x, *vectors)
+
+
+def along(at: Cursor, value: Instruction) -> Instruction:
+    """A value that has more than one element along one axis, with no other axes."""
+    ones = tuple(i for i, extent in enumerate(value.shape.dims) if extent == 1)
+    return at(Squeeze(ones), value) if ones else value
 
 
 def linear(op: type[Linear], *inputs: Pattern, name: str, once: bool = False) -> OneOf:
@@ -149,4 +181,6 @@ def centred(at: Cursor, x: Instruction) -> Instruction:
     return at(Convert(I8), at(Sub(), at(Convert(I32), x), middle))
 
 
-cleaning = zero_point + requantize + move_bytes + quantize_first + weights_about_128
+cleaning = (
+    repeated_parameters + zero_point + requantize + move_bytes + quantize_first + weights_about_128
+)

@@ -25,7 +25,7 @@ from migx.shape import I8, I32, U8
 from migx.weights import is_constant, looked_at, value_of
 
 NAME = "simplify_qdq"
-MOVED = (Transpose, Multibroadcast, Broadcast)
+MOVED = (Transpose, Multibroadcast, Broadcast, Reshape, Squeeze, Unsqueeze)
 SPREAD = (Multibroadcast, Broadcast, Reshape, Squeeze, Unsqueeze, Convert)
 """What may stand between a zero point and where it is taken off."""
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from migx.dim import Extent, product
 from migx.ir import Instruction
-from migx.ops.layout import Broadcast, Multibroadcast, Reshape, Transpose
+from migx.ops.layout import Broadcast, Multibroadcast, Reshape, Squeeze, Transpose, Unsqueeze
 from migx.ops.linear import Convolution, QuantConvolution, QuantDot
 from migx.ops.pointwise import Convert, Mul, Sub
 from migx.ops.reduce import ReduceSum
@@ -53,10 +53,14 @@ class Factor:
             value = at(view.op, value)
         return value
 
-    def place(self, axis: int) -> int:
-        """Where the views have an axis of the source."""
+    def place(self, axis: int) -> int | None:
+        """Where the views have an axis of the source; None where some of them make new axes of
+        several.
+        """
         for view in self.views:
             match view.op:
+                case Reshape() | Squeeze() | Unsqueeze():
+                    return None
                 case Transpose(permutation=permutation):
                     axis = permutation.index(axis)
                 case Broadcast(axis=first):

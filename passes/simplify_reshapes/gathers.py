@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from migx import dim, ops
+from migx.builders import sliced
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.match import attr, on, value, var
@@ -13,45 +16,113 @@ from migx.ops.builtin import Literal
 from migx.rewrite import Cursor, Declined, RuleSet, rule
 
 
+class Digit(NamedTuple):
+    """One of the digits that places are counted by: how many values it has, and how far apart the
+    places are of one and the next.
+    """
+
+    values: int
+    stride: int
+
+
 @rule(on(ops.Gather, var("x"), value(name="indices"), axis=attr("axis"), name="root"))
 def gather(
     at: Cursor, x: Instruction, indices: Instruction, axis: int, root: Instruction
 ) -> Instruction | Declined:
-    """A gather of places at equal distances is a slice, or every so many places of one."""
-    places = indices.op_as(Literal).value.array.reshape(-1)
-    found = progression(places.astype(np.int64), x.shape.dims[axis])
-    if found is None:
-        return Declined("the places do not lie at equal distances, or may not be there")
-    start, step = found
-    end = start + (places.size - 1) * step + 1
-    if start != 0 or end != x.shape.dims[axis]:
-        x = at(ops.Slice((axis,), (start,), (end,)), x)
-    if step != 1:
-        x = at(ops.Step((axis,), (step,)), x)
-    if not indices.shape.rank:
-        return at(ops.Squeeze((axis,)), x)
-    return x if x.shape.same_type(root.shape) else at(ops.Reshape(root.shape.dims), x)
+    """A gather of places that are counted by digits, as those of a slice, of every so many, of
+    blocks, transposed or repeated, is a chain of views.
+    """
+    extent = x.shape.dims[axis]
+    places = indices.op_as(Literal).value.array.reshape(-1).astype(np.int64)
+    known = isinstance(extent, int)
+    if known:
+        places = np.where(places < 0, places + int(extent), places)
+    digits = counted(places) if places.size else None
+    if digits is None:
+        return Declined("the places are not counted by digits that rise or stay")
+    order = sorted((i for i, d in enumerate(digits) if d.stride), key=lambda i: -digits[i].stride)
+    first: Extent = int(places[0])
+    first = first if known or first >= 0 else extent + first
+    spans = spanned(first, [digits[i] for i in order], extent)
+    if spans is None:
+        return Declined("the strides do not lie within each other, or a place may not be there")
+    for i, (start, count, stride) in enumerate(spans):
+        x = cut(at, x, axis + i, start, count, stride, last=i + 1 == len(spans))
+    return arranged(at, x, axis, digits, order, root)
 
 
 rules = RuleSet((gather,))
 
+Span = tuple[Extent, int, int]
+"""Where a digit begins along its axis, and the digit."""
 
-def progression(places: Array, extent: Extent) -> tuple[Extent, int] | None:
-    """The first of some places along an axis and the distance to the next; None where distances
-    differ or a place may lie outside.
+
+def counted(places: Array) -> list[Digit] | None:
+    """The digits that places are counted by, the slowest first; None where there are none, or one
+    counts down.
     """
-    if not places.size:
-        return None
-    if isinstance(extent, int):
-        places = np.where(places < 0, places + extent, places)
-    distances = np.diff(places)
-    distance = int(distances[0]) if distances.size else 1
-    if distance < 1 or np.any(distances != distance):
-        return None
-    first: Extent = int(places[0])
-    last: Extent = int(places[-1])
-    if places[-1] < 0:
-        first, last = extent + first, extent + last
-    if dim.bounds(first)[0] < 0 or dim.bounds(extent - 1 - last)[0] < 0:
-        return None
-    return first, distance
+    digits = list[Digit]()
+    while places.size > 1:
+        stride = int(places[1] - places[0])
+        even = np.arange(places.size) * stride == places - places[0]
+        count = places.size if even.all() else int(np.argmin(even))
+        rows = places.reshape(-1, count) if places.size % count == 0 else None
+        if stride < 0 or rows is None or np.any(rows - rows[:, :1] != rows[0] - rows[0, 0]):
+            return None
+        digits.insert(0, Digit(count, stride))
+        places = rows[:, 0]
+    return digits
+
+
+def spanned(begin: Extent, digits: list[Digit], extent: Extent) -> list[Span] | None:
+    """Where each digit begins along the axis that the one before it leaves, the one of the largest
+    stride first; None where the places of one lie beyond its axis, or may.
+    """
+    spans = list[Span]()
+    for i, (count, stride) in enumerate(digits[:-1]):
+        size, within = count * stride, 1 + sum((d.values - 1) * d.stride for d in digits[i + 1 :])
+        start = begin if fits(begin + size, extent) else extent - size
+        offset = begin - start
+        if not isinstance(offset, int) or not 0 <= offset <= stride - within or not fits(0, start):
+            return None
+        spans.append((start, count, stride))
+        begin, extent = offset, stride
+    count, stride = digits[-1] if digits else Digit(1, 1)
+    there = fits(0, begin) and fits(begin + (count - 1) * stride + 1, extent)
+    return [*spans, (begin, count, stride)] if there else None
+
+
+def fits(low: Extent, high: Extent) -> bool:
+    """Whether low <= high whatever the sizes."""
+    return dim.bounds(high - low)[0] >= 0
+
+
+def cut(
+    at: Cursor, x: Instruction, axis: int, start: Extent, count: int, stride: int, *, last: bool
+) -> Instruction:
+    """The elements of one digit along an axis; where it is not the last, what lies between them is
+    an axis behind it.
+    """
+    size = (count - 1) * stride + 1 if last else count * stride
+    dims = x.shape.dims
+    if start != 0 or size != dims[axis]:
+        x = sliced(at, x, [(axis, start, start + size)])
+    if not last:
+        return at(ops.Reshape((*dims[:axis], count, stride, *dims[axis + 1 :])), x)
+    return x if stride == 1 else at(ops.Step((axis,), (stride,)), x)
+
+
+def arranged(
+    at: Cursor, x: Instruction, axis: int, digits: list[Digit], order: list[int], root: Instruction
+) -> Instruction:
+    """Axes of digits in the order in which they count, repeated where they do not move, as one."""
+    before, after = x.shape.dims[:axis], x.shape.dims[axis + max(len(order), 1) :]
+    ranks = [axis + order.index(i) for i in sorted(order)]
+    if ranks != sorted(ranks):
+        rest = range(axis + len(order), x.shape.rank)
+        x = at(ops.Transpose((*range(axis), *ranks, *rest)), x)
+    if any(not d.stride for d in digits):
+        ones = (d.values if d.stride else 1 for d in digits)
+        x = at(ops.Reshape((*before, *ones, *after)), x)
+        x = at(ops.Multibroadcast((*before, *(d.values for d in digits), *after)), x)
+    return x if x.shape.same_type(root.shape) else at(ops.Reshape(root.shape.dims), x)

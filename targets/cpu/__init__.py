@@ -33,6 +33,7 @@ PASSES = (
     "eliminate_pad",
     FUSE_INT4,
     "rewrite_blocks",
+    "rewrite_reduce",
     "fuse_attention",
     "optimize_module",
     "hoist_weights",

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from migx.dim import Extent
 from migx.targets.cpu.emit import Type
+
+PAGE = 4096
+"""What lies multiples of so many bytes apart shares a place in the first level cache, which has
+room there for one line of each of its pages alone.
+"""
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,13 @@ def host() -> Machine:
         _cache("level2_cache", 2, 512 * 1024),
         cores(),
     )
+
+
+def places_apart(step: Extent) -> int:
+    """How many bytes apart the places in a page are that values so many bytes apart take: ``PAGE``
+    where they all share one place, 1 where only the run tells.
+    """
+    return math.gcd(step, PAGE) if isinstance(step, int) else 1
 
 
 def cores() -> int:

@@ -34,6 +34,7 @@ OPTIMISATION = (
     "rewrite_convolution",
     "fuse_int4",
     "rewrite_blocks",
+    "rewrite_reduce",
     "fuse_attention",
     "optimize_module",
 )

@@ -179,3 +179,37 @@ def test_what_is_taken_of_rows_may_be_taken_of_none(text: str, rows: int) -> Non
     before = program.copy().compile("ref").eval(inputs)
     migx.run_passes(program, "simplify_reshapes")
     np.testing.assert_array_equal(program.compile("ref").eval(inputs), before)
+
+
+@st.composite
+def counted_places(draw: st.DrawFn) -> tuple[list[int], int]:
+    """Places that are counted by digits of strides drawn, and how many places there are."""
+    places = np.array([draw(st.integers(0, 3))])
+    for _ in range(draw(st.integers(0, 3))):
+        count, stride = draw(st.integers(1, 4)), draw(st.integers(-1, 12))
+        places = (places[:, None] + np.arange(count) * stride).reshape(-1)
+    assume(places.min() >= 0)
+    return places.tolist(), int(places.max()) + draw(st.integers(1, 9))
+
+
+@given(counted_places(), st.booleans())
+def test_a_gather_of_counted_places_gives_what_lies_there(
+    drawn: tuple[list[int], int], from_end: bool
+) -> None:
+    places, extent = drawn
+    program = Program()
+    x = program.main.add_parameter("x", Shape(F32, (2, extent, 3)))
+    given_places = np.array(places) - (extent if from_end else 0)
+    indices = program.main.add_literal(given_places)
+    program.main.add_return(program.main.add_instruction(ops.Gather(1), x, indices))
+    migx.run_passes(program, "simplify_reshapes")
+    whole = np.arange(6 * extent, dtype=np.float32).reshape(2, extent, 3)
+    np.testing.assert_array_equal(results(program, (2, extent, 3)), whole[:, places])
+
+
+def test_places_that_are_not_there_stay_refused() -> None:
+    program = migx.parse(
+        "module main(x: f32[4]) { %0 = @literal() {value=[-5]} : i64[1] "
+        "%1 = gather(x, %0) return %1 }"
+    )
+    assert not migx.run_passes(program, "simplify_reshapes")

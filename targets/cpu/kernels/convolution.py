@@ -45,7 +45,7 @@ from migx.shape import Dims, DType, Shape
 from migx.targets.cpu.emit import I8, Type, Value
 from migx.targets.cpu.kernel import Frame, Kernel, behind, input_number, memory_of, narrower
 from migx.targets.cpu.kernels.narrow_weights import Narrow, Widening, format_of, levels_of
-from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.machine import PAGE, Machine, places_apart
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.cutting import Cut, Work, chosen
 from migx.targets.cpu.parts.epilogue import in_place, writable
@@ -224,6 +224,7 @@ class Writer:
             problem.sum,
             may_turn=problem.groups == 1,
             lines=in_lines(problem.axes, problem.types[0], problem.sum),
+            aliased=places_apart(problem.steps[1] * problem.sum.nbytes) > PAGE // 4,
             padding_counts=self.padding_counts,
             pairs=problem.levels is not None and problem.levels.in_pairs,
         )
@@ -301,8 +302,7 @@ class Writer:
         """The inner loops, and what spreads the image for them."""
         problem, cut, sum_ = self.problem, self.cut, self.problem.sum
         of = self.frame, problem.axes, cut, problem.types[0]
-        near = not cut.turned and in_lines(problem.axes, problem.types[0], sum_)
-        spread = InPlace(*of, problem.steps[1]) if near else Spread(*of, sum_)
+        spread = InPlace(*of, problem.steps[1]) if cut.in_place else Spread(*of, sum_)
         counts = problem.channels, problem.axes[0].length, problem.taps
         made = Turned if cut.turned else Straight
         return made(self.frame, cut, sum_, spread, finish, *counts, self.frame.scratch)

@@ -30,6 +30,10 @@ TURNING = 12.0
 """The same where pixels and channels must change places."""
 FETCH = 3.0
 """Bringing a vector from afar, for each tile again: of weights, of an image read as it lies."""
+WAIT = 4.0
+"""What a step waits for an image that is read as it lies, where channels share a place in the first
+level cache: it is never there.
+"""
 TILE = 1000.0
 """Beginning a tile."""
 ALONE = 30_000.0
@@ -55,9 +59,10 @@ many blocks of channels.
 @dataclass(frozen=True)
 class Work:
     """What is to be done: the windows, channels and outputs of each of so many ``repeats``. Panels
-    may be of output channels where it ``may_turn``. An image in ``lines`` may be read as it lies.
-    The size may be ``guessed``. Where ``padding_counts`` it may be other than zero. Outputs of a
-    strip come in ``pairs`` where two share a byte.
+    may be of output channels where it ``may_turn``. An image in ``lines`` may be read as it lies;
+    where it is ``aliased``, the same pixels of different channels share a place in caches. The size
+    may be ``guessed``. Where ``padding_counts`` it may be other than zero. Outputs of a strip come
+    in ``pairs`` where two share a byte.
     """
 
     axes: tuple[Axis, Axis, Axis]
@@ -67,6 +72,7 @@ class Work:
     sum: Type
     may_turn: bool
     lines: bool = False
+    aliased: bool = False
     guessed: bool = False
     padding_counts: bool = False
     pairs: bool = False
@@ -104,7 +110,8 @@ class Work:
 class Strip:
     """The sums that registers hold: ``rows`` are output channels, a panel ``vectors`` of ``lanes``
     pixels; or, when ``turned``, a panel is of output channels, and ``rows`` are pixels. Panels
-    ``by_row`` do not go on in the next row of windows, and then a row is spread but once.
+    ``by_row`` do not go on in the next row of windows, and then a row is spread but once; for those
+    ``in_place`` nothing is spread.
     """
 
     rows: int
@@ -112,6 +119,7 @@ class Strip:
     lanes: int
     turned: bool
     by_row: bool
+    in_place: bool
 
     @property
     def panel(self) -> int:
@@ -180,7 +188,7 @@ class _Tile:
             share = strip.panel * limit.fewest
             shares = maximum((width.made + share - 1) // share, 1)
             across = minimum(across, shares * strip.panel)
-        spread = 0 if work.lines and not strip.turned else _spread(work, strip, down, across)
+        spread = 0 if strip.in_place else _spread(work, strip, down, across)
         weights = strip.panel * strip.turned * prod(axis.length for axis in work.axes)
         fits = machine.l2 // 2 // work.sum.nbytes // maximum(1, spread + weights)
         most = maximum(1, minimum(work.channels, fits))
@@ -259,12 +267,21 @@ def _strips(machine: Machine, work: Work, turned: bool) -> Iterator[list[Strip]]
         if turned and work.known:
             pixels = prod(int(axis.made) for axis in work.axes)
             least = max(1, min(least, pixels))
-        for by_row in (False, True) if work.fills_rows(lanes) and not turned else (False,):
+        for by_row, in_place in _forms(work, turned, lanes):
             yield [
-                Strip(rows, vectors, lanes, turned, by_row)
+                Strip(rows, vectors, lanes, turned, by_row, in_place)
                 for rows in range(least, most + 1)
                 if turned or not work.pairs or rows % 2 == 0 or most == 1
             ]
+
+
+def _forms(work: Work, turned: bool, lanes: int) -> list[tuple[bool, bool]]:
+    """Whether panels may be by row, and whether in place."""
+    if turned:
+        return [(False, False)]
+    if work.lines:
+        return [(False, True), (False, False)] if work.aliased else [(False, True)]
+    return [(False, False), (True, False)] if work.fills_rows(lanes) else [(False, False)]
 
 
 def _cut(work: Work, strip: Strip, tile: _Tile, pixels: int, strips: int) -> Cut:
@@ -279,6 +296,7 @@ def _cut(work: Work, strip: Strip, tile: _Tile, pixels: int, strips: int) -> Cut
         strip.lanes,
         strip.turned,
         strip.by_row,
+        strip.in_place,
         tile.down,
         across,
         strips,
@@ -335,14 +353,16 @@ def _costs(
     copy = COPY if width.stride <= 2 and width.step == 1 else GATHER
     row = -(-across // strip.lanes) / across
     spread = copy * work.channels * row * int(tile.spread) / (across * down)
-    if not tile.spread:
-        spread = FETCH * work.channels / strip.lanes
+    if work.lines:  # from afar; what is spread is written and read again, too
+        spread += FETCH * (1 if strip.in_place else 3) * work.channels / strip.lanes
     fetched = FETCH * steps * strip.unit / strip.lanes
     kinds = []
     for size, often in tile.sizes.items():
         count, run = tile.runs(strip, size)
         turns, vectors = (count * n for n in _turns_of(strip, run, work.guessed))
         ends = (TURNING if strip.turned else FINISH) * vectors * (2 * chunks - 1)
+        if strip.in_place and work.aliased:
+            ends += WAIT * steps * vectors / (strip.rows * strip.vectors)
         kinds.append((TILE + spread * size, turns * steps + ends + fetched, often))
     repeats = int(depth.made) * (work.repeats if isinstance(work.repeats, int) else 1)
     for share in shares:

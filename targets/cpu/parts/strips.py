@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from migx.targets.cpu.emit import I1, I8, I64, Type, Value
 from migx.targets.cpu.kernel import Frame
+from migx.targets.cpu.machine import PAGE, places_apart
 from migx.targets.cpu.parts.cutting import Cut
 from migx.targets.cpu.parts.finish import Destination, Finish
 from migx.targets.cpu.parts.spread import Spread
@@ -19,6 +20,10 @@ from migx.targets.cpu.parts.transpose import turned
 
 AHEAD = 4096
 """Bytes ahead of their use at which weights are asked for: they often come from far."""
+PLANES_AHEAD = 8
+"""Channels ahead of their use at which an image that is read where it lies is asked for, unless
+there is room in the first level cache for two panels of all channels: then it is the next panel.
+"""
 LINE, TOGETHER = 64, 16
 """Bytes of a cache line, and vectors of pixels that change places with channels at a time."""
 
@@ -147,6 +152,16 @@ class Straight(Inner):
         return -(-AHEAD // plane) * plane if self.cut.skips else AHEAD
 
     @property
+    def _next(self) -> Value:
+        """How many elements behind what is read an image is asked for that is read as it lies."""
+        panels = 2 * (self.cut.panel * self.sum.nbytes + LINE)
+        apart = places_apart(self.spread.plane * self.sum.nbytes)
+        fits = max(panels, apart) * self.channels <= self.frame.machine.l1
+        if fits or apart == PAGE:  # neither stays where all share one place
+            return self.frame.function.as_index(self.cut.panel)
+        return self.frame.extent(self.spread.plane) * PLANES_AHEAD
+
+    @property
     def _pitch(self) -> int:
         """Pixels there is room for."""
         cut = self.cut
@@ -235,8 +250,9 @@ class Straight(Inner):
         ]
         f.prefetch(f.element(kernel, self._ahead, I8))
         if not self.spread.beyond:  # what is spread is near; this comes from afar
-            for j in range(vectors):
-                f.prefetch(f.element(line, cut.panel + j * cut.lanes, sum_))
+            ahead = f.element(line, self._next, sum_)
+            for begin in range(0, vector.nbytes * vectors, LINE):
+                f.prefetch(f.element(ahead, begin, I8))
         made: list[Value] = []
         for i in range(cut.rows):
             number = f.splat(f.load(f.element(kernel, i, sum_), sum_), cut.lanes)

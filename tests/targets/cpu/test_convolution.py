@@ -375,6 +375,18 @@ def test_an_image_in_lines_is_not_copied() -> None:
     assert dim.evaluate(one.scratch, {}) < 56 * 56 * 4
 
 
+@pytest.mark.parametrize("side", [32, 56, 64])
+@pytest.mark.parametrize("outputs", [8, 256])
+def test_an_image_whose_channels_share_a_place_in_caches_is_copied_for_many_outputs(
+    side: int, outputs: int
+) -> None:
+    at = produced(parsed(convolved(f"1, 256, {side}, {side}", (outputs, 256, 1, 1))))
+    problem = convolution.described(at, host())
+    assert problem is not None
+    cut = convolution.Writer(at, host(), problem).cut
+    assert cut.in_place == (side == 56 or outputs == 8)
+
+
 def test_families() -> None:
     """Channels that do not mix have kernels of their own; what is no convolution has none."""
     deep = produced(parsed(convolved("1, 4, 9, 9", (4, 1, 3, 3), "group=4")))
