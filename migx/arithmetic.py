@@ -56,8 +56,15 @@ def _converted(op: Any, x: Array) -> Array:
     return x
 
 
-def _product(op: Any, x: Array) -> Array:
-    return np.asarray(np.multiply.reduce(x, axis=op.axes, keepdims=True), object)
+def _folded(function: Callable[[Any, Any], Any]) -> Callable[..., Array]:
+    fold = np.frompyfunc(function, 2, 1)
+
+    def along(op: Any, x: Array) -> Array:
+        for axis in op.axes:
+            x = fold.reduce(x, axis=axis, keepdims=True)
+        return np.asarray(x, object)
+
+    return along
 
 
 def _scattered(op: Any, x: Array, indices: Array, updates: Array) -> Array:
@@ -95,6 +102,7 @@ ON_EXTENTS: dict[str, Callable[..., Array]] = {
     "relu": _elementwise(lambda a: dim.maximum(a, 0)),
     "max": _elementwise(dim.maximum),
     "min": _elementwise(dim.minimum),
+    "clip": _elementwise(lambda a, low, high: dim.minimum(dim.maximum(a, low), high)),
     "equal": _elementwise(_equal),
     "greater": _elementwise(lambda a, b: a > b),
     "less": _elementwise(lambda a, b: a < b),
@@ -104,7 +112,10 @@ ON_EXTENTS: dict[str, Callable[..., Array]] = {
     "convert": _converted,
     "gather": lambda op, x, indices: op.picked(x, indices),
     "identity": lambda op, x: x,
-    "reduce_prod": _product,
+    "reduce_max": _folded(dim.maximum),
+    "reduce_min": _folded(dim.minimum),
+    "reduce_prod": _folded(lambda a, b: a * b),
+    "reduce_sum": _folded(lambda a, b: a + b),
     "scatter_none": _scattered,
     "scatternd_none": _scattered,
 }

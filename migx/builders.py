@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from migx.argument import Argument
@@ -16,6 +17,7 @@ from migx.dim import Extent, offsets
 from migx.ir import Instruction, Module
 from migx.op import Operation
 from migx.ops.builtin import Literal
+from migx.ops.dims import DimLiteral, DynamicRange
 from migx.ops.layout import Concat, Multibroadcast, Slice
 from migx.ops.pointwise import Convert
 from migx.shape import F32, Dims, DType
@@ -73,6 +75,19 @@ def broadcast_to(at: Builder, x: Instruction, dims: Dims) -> Instruction:
 def full_like(at: Builder, like: Instruction, number: float) -> Instruction:
     """A number with the type and dims of a value."""
     return broadcast_to(at, at.literal(number, like.shape.dtype), like.shape.dims)
+
+
+def number(at: Builder, extent: Extent) -> Instruction:
+    """An extent as i64[]."""
+    known = isinstance(extent, int)
+    return at.literal(np.array(extent, np.int64)) if known else at(DimLiteral((extent,), ()))
+
+
+def places(at: Builder, count: Extent) -> Instruction:
+    """0, 1, 2, ... as i64[count]."""
+    if isinstance(count, int):
+        return at.literal(np.arange(count))
+    return at(DynamicRange(count), number(at, 0), number(at, count), number(at, 1))
 
 
 def concatenate(at: Builder, axis: int, values: Sequence[Instruction]) -> Instruction:

@@ -12,11 +12,14 @@ from migx.manager import Pass, PassManager
 from migx.ops.builtin import Literal, Param, Slot
 from migx.ops.control import If, Loop, Scan
 from migx.ops.layout import Contiguous
-from migx.ops.linear import QuantDot
+from migx.ops.linear import Convolution, QuantDot
+from migx.ops.pooling import Pooling
 from migx.planning import lies_in
 
-BYTES = ("gemm_epilogue", "gemm_quantized")
-"""The tags of groups that have products of bytes inside, which are multiplied four at a time."""
+ALONG = ("conv_epilogue", "gemm_epilogue", "gemm_quantized")
+"""The tags of groups that may have inside what reads along rows: products of bytes, which are
+multiplied four at a time, and convolutions whose channels do not mix.
+"""
 LINE = 16
 """Elements of a line of memory: a copy pays where both sides are at least as long."""
 
@@ -26,8 +29,8 @@ class AutoContiguous(Pass):
     with ``outputs``, before what a module returns as well (MIGraphX pass of this name); with
     ``control``, before what goes into modules of control flow, and what they return; with
     ``across``, before arithmetic and reductions that would read one element of each line of memory
-    after the other, before products of bytes whose rows lie so, and before results that lie so in
-    what the program is given.
+    after the other, before products of bytes, pooling and convolutions of single channels whose
+    rows lie so, and before results that lie so in what the program is given.
     """
 
     outputs: bool = False
@@ -58,9 +61,9 @@ def _read_across(at: Instruction) -> set[int]:
     if at.op.name == "@return":
         given = (Param, Literal, Slot)
         return {i for i, v in enumerate(at.inputs) if isinstance(lies_in(v)[0].op, given)}
-    if (dot := core_of(at, (QuantDot,), BYTES)) is not None:
-        rows = dot.inputs[0] if dot is at else operands(at).get(dot.inputs[0])
-        if rows is None or rows.shape.true_strides[-1] == 1:
+    if (core := core_of(at, (QuantDot, Convolution, Pooling), ALONG)) is not None:
+        rows = core.inputs[0] if core is at else operands(at).get(core.inputs[0])
+        if rows is None or rows.shape.true_strides[-1] == 1 or _mixes_channels(core):
             return set()
         return {i for i, v in enumerate(at.inputs) if v is rows}
     copies = operations.traits(at.op).view is not None or isinstance(at.op, Contiguous)
@@ -77,6 +80,11 @@ def _read_across(at: Instruction) -> set[int]:
             s == 1 and _is_long(d, last) for d, s in zip(fused.dims, access.strides, strict=True)
         )
     }
+
+
+def _mixes_channels(core: Instruction) -> bool:
+    """Whether a convolution uses what it reads for many results: then how it lies matters less."""
+    return isinstance(core.op, Convolution) and core.inputs[1].shape.dims[1] != 1
 
 
 def _is_long(*extents: Extent) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from migx.builders import astype, at_least_f32, broadcast_to, concatenate, full_like
+from migx.builders import astype, at_least_f32, broadcast_to, concatenate, full_like, number, places
 from migx.dim import Extent, product
 from migx.ir import Instruction
 from migx.manager import Pass
@@ -14,7 +14,6 @@ from migx.ops.layout import Reshape, Slice, Unsqueeze
 from migx.ops.linear import Dot
 from migx.ops.pointwise import Add, Convert, Div, Mul, Sub
 from migx.ops.vision import DeformableConvolution, GridSample
-from migx.passes.rewrite_indexing import number, places
 from migx.rewrite import Cursor, Declined, RuleSet, rule
 from migx.shape import F64, Dims
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from migx.builders import Builder, broadcast_to
-from migx.dim import Extent
+from migx.builders import broadcast_to, number, places
 from migx.ir import Instruction
 from migx.manager import Pass
 from migx.match import on, var
-from migx.ops.dims import DimLiteral, DynamicRange
 from migx.ops.indexing import Onehot, Trilu
 from migx.ops.layout import Reshape, Slice, Unsqueeze
 from migx.ops.logic import Equal, GreaterOrEqual, Less, LessOrEqual
@@ -50,19 +48,6 @@ def hot(at: Cursor, x: Instruction, values: Instruction, root: Instruction) -> I
     is_on = at(Equal(), index, broadcast_to(at, place, dims))
     off, chosen = (broadcast_to(at, at(Slice((0,), (i,), (i + 1,)), values), dims) for i in (0, 1))
     return at(Where(), is_on, chosen, off)
-
-
-def number(at: Builder, extent: Extent) -> Instruction:
-    """An extent as i64[]."""
-    known = isinstance(extent, int)
-    return at.literal(np.array(extent, np.int64)) if known else at(DimLiteral((extent,), ()))
-
-
-def places(at: Builder, count: Extent) -> Instruction:
-    """0, 1, 2, ... as i64[count]."""
-    if isinstance(count, int):
-        return at.literal(np.arange(count))
-    return at(DynamicRange(count), number(at, 0), number(at, count), number(at, 1))
 
 
 class RewriteIndexing(Pass):

@@ -6,13 +6,13 @@ nothing of what is picked.
 
 from __future__ import annotations
 
+from migx.builders import places
 from migx.dim import bounds
 from migx.ir import Instruction
 from migx.manager import Pass
 from migx.match import on, var
 from migx.ops.indexing import Compress, Gather, Nonzero
 from migx.ops.layout import DynamicSlice, Slice, Squeeze
-from migx.passes.rewrite_indexing import places
 from migx.rewrite import Cursor, Declined, rule
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from migx import ops
-from migx.builders import astype, full_like
+from migx.builders import astype, full_like, number
 from migx.dim import Extent
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
@@ -11,7 +11,6 @@ from migx.match import on, var
 from migx.op import Operation
 from migx.ops.control import Assume, Loop
 from migx.ops.sequences import SequenceAt, SequenceConstruct, SequenceInsert, SplitToSequence
-from migx.passes.rewrite_indexing import number
 from migx.passes.simplify_counting.counters import Counters
 from migx.passes.simplify_loops import Carrying, fresh, goes_on, is_own, is_true, say_length
 from migx.rewrite import Cursor, Declined, RuleSet, rule

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -179,6 +179,13 @@ def reads_packed(at: Instruction) -> bool:
 UNDECIDED = "undecided: a tolerance is at least half of max|expected|"
 """What is said of a bound that is too wide to tell an output from 0."""
 
+
+def doubts(outputs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Why it is not decided whether some outputs are right."""
+    told = [f"undecided: {o['doubt']}" for o in outputs if o["doubt"]]
+    return told + [UNDECIDED] * any(o["undecided"] and not o["doubt"] for o in outputs)
+
+
 PRODUCTS = frozenset({"dot", "convolution", "quant_dot", "quant_convolution"})
 
 
@@ -251,7 +258,7 @@ def _row(models: ModuleType, name: str, options: argparse.Namespace) -> dict[str
         "error": worst["largest"] / scale,
         "bound": worst["tolerance"] / scale,
     }
-    told = [found.get("departure"), worst["problem"], UNDECIDED if found["undecided"] else ""]
+    told = [found.get("departure"), worst["problem"], *doubts(found["outputs"])]
     why = "; ".join([*found["notes"], *filter(None, told)])
     return row | ({"why": why} if why else {})
 

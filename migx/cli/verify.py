@@ -3,6 +3,8 @@
 Each output may differ by what rounding explains: the bound comes from the element types and the
 roundings on the way to it, see migx.testing.bounds. The exit code is 1 when one differs by more.
 Where a bound is at least half of the greatest magnitude, passing says next to nothing: undecided.
+So is what differs behind a choice among elements that lie nearer to each other than rounding moves
+them, as the scores of a detector's boxes may.
 Against another model, before it was quantised say, errors have no bound, and are shown beside the
 root mean square of its outputs; it runs as its file holds it, or on the same target.
 Of a saved program what its file holds is run, unless a target or passes are given.
@@ -71,6 +73,8 @@ def run(options: argparse.Namespace) -> int:
 def _status(output: dict[str, Any]) -> str:
     if not output["passed"]:
         return f"FAIL: {output['problem']}"
+    if output["doubt"]:
+        return "undecided"
     return "PASS (undecided)" if output["undecided"] else "PASS"
 
 
@@ -90,7 +94,7 @@ def _distance(output: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _print(found: dict[str, Any]) -> None:
-    from migx.cli._verify import UNDECIDED
+    from migx.cli._verify import UNDECIDED, doubts
 
     for note in found["notes"]:
         print(f"note: {note}")
@@ -106,8 +110,8 @@ def _print(found: dict[str, Any]) -> None:
     print("\ntolerance = 8 * sqrt(V) * max|expected|, V the sum of the squares of the roundings:")
     for o in found["outputs"]:
         print(f"  {o['name']}: {o['derivation']}; max|expected| = {o['magnitude']:.4g}")
-    if found["undecided"]:
-        print(f"{UNDECIDED}, and what is 0 might pass as well")
+    for doubt in doubts(found["outputs"]):
+        print(f"{doubt}, and what is 0 might pass as well" if doubt is UNDECIDED else doubt)
     if "compared" in found:
         print(f"\n{found['compared']} instructions compared, each the end of an ONNX node")
         print(found["departure"] or "none departs")

@@ -186,7 +186,9 @@ def against_ref(
             found = compare(name, x.data if isinstance(x, Argument) else x, y.data, budget)
             if not found.passed:
                 return Symptom("wrong", f"{name}: {found.problem}")
-            if found.undecided:
+            if found.doubt:
+                unsure = f"undecided: {name}: {found.doubt}"
+            elif found.undecided:
                 unsure = f"undecided: {name} may be off by {found.tolerance:.3g}, and "
                 unsure += f"max|expected| is {found.magnitude:.3g}"
         return Symptom(detail=unsure)

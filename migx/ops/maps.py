@@ -46,8 +46,8 @@ class ZipMap(Op):
         self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
     ) -> Argument:
         keys, rows = arguments
-        (part,) = shape.parts
-        return Argument(shape, tuple(Argument(part, (keys, Argument.of(r))) for r in rows.array))
+        (part,), row = shape.parts, Shape(rows.shape.dtype, rows.shape.dims[1:])
+        return Argument(shape, tuple(Argument(part, (keys, Argument(row, r))) for r in rows.array))
 
 
 class MapLookup(Op):

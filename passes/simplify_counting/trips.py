@@ -7,11 +7,10 @@ from functools import reduce
 import numpy as np
 
 from migx import dim, ops
-from migx.builders import Builder
+from migx.builders import Builder, number
 from migx.dim import Call, Dim, Extent, Monomial
 from migx.ir import Instruction
 from migx.op import Operation
-from migx.passes.rewrite_indexing import number
 from migx.passes.simplify_counting.counters import SIGNS, Counters, is_told
 from migx.passes.simplify_loops import goes_on
 from migx.shape import I64

@@ -17,6 +17,7 @@ host does, of up to some 256 rows.
 FUSE_INT4 = "fuse_int4{blocks=true}"
 PASSES = (
     "eliminate_identity",
+    "rewrite_picked_products",
     "simplify_loops",
     "rewrite_convolution_backwards",
     "rewrite_pooling",

@@ -212,3 +212,53 @@ def test_a_step_counts_for_what_it_is_of_the_greatest_value() -> None:
         other = values.copy()
         other[3] += off
         assert compare("y", other, values, budget).passed == passes
+
+
+CHOICES = {
+    "topk": ("topk(%0) {k=2, axis=1} : tuple(f32[1, 2], i64[1, 2])", 1),
+    "the least": ("topk(%0) {k=2, axis=1, largest=false} : tuple(f32[1, 2], i64[1, 2])", -1),
+    "argmax": ("argmax(%0) {axis=1} : i64[1, 1]", 1),
+    "argmin": ("argmin(%0) {axis=1} : i64[1, 1]", -1),
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("step", [1e-7, 0.25])
+def test_a_choice_among_elements_that_rounding_may_exchange_is_in_doubt(
+    name: str, step: float
+) -> None:
+    choice, sign = CHOICES[name]
+    where = "%1"
+    text = "module main(x: f32[1, 8], w: f32[8, 4]) {\n  %0 = dot(x, w) : f32[1, 4]\n"
+    text += f"  %1 = {choice}\n"
+    if "tuple" in choice:
+        text += "  %2 = get_tuple_elem(%1) {index=1} : i64[1, 2]\n"
+        where = "%2"
+    w = np.zeros((8, 4), np.float32)
+    w[0] = sign * np.array([1, 3 - step, 3, -1])
+    w[1] = 1
+    places, budget = run(f"{text}  return {where}\n}}\n", x=np.ones((1, 8), np.float32), w=w)
+    found = compare("y", places[..., ::-1] + 1, places, budget)
+    near = step < 0.1
+    assert (found.passed, found.undecided, bool(found.doubt)) == (near, near, near)
+    assert ("tells elements apart by" in found.doubt) == near
+    same = compare("y", places, places, budget)
+    assert (same.passed, same.undecided) == (True, False)
+
+
+def test_a_wrong_answer_behind_boxes_of_scores_far_apart_is_wrong() -> None:
+    text = """module main(b: f32[1, 3, 4], x: f32[1, 1, 3]) {
+  %0 = sigmoid(x) : f32[1, 1, 3]
+  %1 = @literal() {value=[3]} : i64[]
+  %2 = @literal() {value=[0.5]} : f32[]
+  %3 = @literal() {value=[0.0]} : f32[]
+  %4 = nonmaxsuppression(b, %0, %1, %2, %3) {center_point_box=false, count=n} : i64[n, 3]
+  return %4
+}
+"""
+    boxes = np.array([[[0, 0, 1, 1], [2, 2, 3, 3], [4, 4, 5, 5]]], np.float32)
+    for scores, near in (([0.0, 1.0, 2.0], False), ([0.0, 1.0, 1.0 + 1e-7], True)):
+        kept, budget = run(text, b=boxes, x=np.array([[scores]], np.float32))
+        assert len(kept) == 3
+        found = compare("y", kept[:2], kept, budget)
+        assert (found.passed, bool(found.doubt)) == (near, near)

@@ -176,6 +176,29 @@ SYMBOLIC: dict[str, tuple[str, list[dict[str, int]], str]] = {
           d = Concat<axis = 0>(p, two)
           y = Reshape(x, d)
         }""", [{"n": 2, "m": 3}], "reshape(x) {dims=(m*n, 2)}"),
+    "least of dims": ("""
+        main (float[n, m] x) => (float[a, m] y) <int64[1] most = {3}, int64[1] zero = {0}> {
+          s = Shape<start = 0, end = 1>(x)
+          both = Concat<axis = 0>(most, s)
+          k = ReduceMin<keepdims = 1>(both)
+          y = Slice(x, zero, k, zero)
+        }""", [{"n": 2, "m": 3}, {"n": 5, "m": 1}], "ends=(min(n, 3),)"),
+    "greatest and sum of dims": ("""
+        main (float[n, m] x) => (float[a] y, float[b] z) <float one = {1}> {
+          s = Shape(x)
+          k = ReduceMax<keepdims = 1>(s)
+          y = Expand(one, k)
+          t = ReduceSum<keepdims = 1>(s)
+          z = Expand(one, t)
+        }""", [{"n": 2, "m": 3}, {"n": 5, "m": 1}], "out_lens=(max(m, n),)"),
+    "dims within bounds": ("""
+        main (float[n, 4] x) => (float[a, 4] y) <int64[1] low = {2}, int64[1] high = {5},
+                                                 int64[1] zero = {0}, float one = {1}> {
+          s = Shape(x)
+          first = Slice(s, zero, low, zero)
+          k = Clip(first, low, high)
+          y = Expand(one, k)
+        }""", [{"n": 3}, {"n": 9}], "out_lens=(min(max(n, 2), 5), 4)"),
     "flatten and split": ("""
         main (float[n, 2, 6] x) => (float[a, b] y, float[c, d] z) {
           f = Flatten<axis = 1>(x)

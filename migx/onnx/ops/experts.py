@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import onnx
 
-from migx import dim, ops
+from migx import ops
+from migx.blocks import in_blocks
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
@@ -24,8 +25,6 @@ from migx.onnx.ops.elementwise import binary, plus
 from migx.onnx.ops.quantization import first_of, packed_rows
 from migx.shape import BOOL, F32, I64, U8, Shape
 
-ROWS = 64
-"""The most rows of a block: about as many take as long to multiply as weights take to be read."""
 JITTER = 0.01
 """By what part of them scores may be below the greatest to count beside it with a sparse mixer."""
 
@@ -205,52 +204,6 @@ def sparsely(
     return node.add(ops.Concat(1), *shares)
 
 
-@dataclass(frozen=True)
-class Blocks:
-    """What tokens choose, in blocks of rows that one expert takes: whose each block is [blocks],
-    which tokens its rows are [blocks, rows], how many blocks have any, and in which row, of all
-    blocks one after the other, each choice is [choices].
-    """
-
-    owner: Instruction
-    tokens: Instruction
-    count: Instruction
-    place: Instruction
-
-
-def in_blocks(node: Node, chosen: Instruction, experts: int) -> Blocks:
-    """Choices [tokens, k] in blocks of twice as many rows as an expert gets on average.
-
-    There is room for as many blocks as there may be. Rows that no choice fills are the first token.
-    """
-    tokens, k = chosen.shape.dims
-    choices = tokens * k
-    rows = dim.maximum(1, dim.minimum(ROWS, 2 * choices // experts))
-    room = (choices + experts * (rows - 1)) // rows
-    flat = node.reshape(chosen, (choices,))
-    column = node.add(ops.Unsqueeze((1,)), flat)
-    own = node.convert(binary(node, ops.Equal(), column, steps(node, experts)), I64)
-    earlier = node.add(ops.PrefixScanSum(0, exclusive=True), own)
-    earlier = node.add(ops.Squeeze((1,)), node.add(ops.GatherElements(1), earlier, column))
-    each = node.add(ops.Squeeze((0,)), node.add(ops.ReduceSum((0,)), own))
-    length = node.add(ops.Squeeze((0,)), node.dims([rows]))
-    filled = binary(node, ops.Add(), each, node.add(ops.Squeeze((0,)), node.dims([rows - 1])))
-    filled = binary(node, ops.Div(), filled, length)
-    ends = node.add(ops.PrefixScanSum(0), filled)
-    begins = node.add(ops.Gather(0), node.add(ops.Sub(), ends, filled), flat)
-    place = node.add(ops.Add(), binary(node, ops.Mul(), begins, length), earlier)
-    token = node.add(ops.Broadcast(0, (tokens, k)), steps(node, tokens))
-    none = node.broadcast_to(node.literal(0, I64), (room * rows,))
-    table = node.reshape(
-        node.add(ops.ScatterNone(0), none, place, node.reshape(token, (choices,))), (room, rows)
-    )
-    number = node.add(ops.Unsqueeze((1,)), steps(node, room))
-    passed = node.convert(binary(node, ops.LessOrEqual(), ends, number), I64)
-    owner = node.add(ops.Squeeze((1,)), node.add(ops.ReduceSum((1,)), passed))
-    last = node.add(ops.Slice((0,), (experts - 1,), (experts,)), ends)
-    return Blocks(owner, table, node.add(ops.Squeeze((0,)), last), place)
-
-
 # What they make of it
 
 
@@ -264,19 +217,24 @@ def of_experts(
     """What each of the chosen experts makes of a token, [tokens, k, hidden], of tokens [tokens,
     hidden].
     """
-    blocks = in_blocks(node, chosen, experts)
+    tokens, k = chosen.shape.dims
+    flat, token = (
+        node.reshape(v, (tokens * k,))
+        for v in (chosen, node.add(ops.Broadcast(0, (tokens, k)), steps(node, tokens)))
+    )
+    blocks = in_blocks(node, flat, token, experts)
     inner = node.graph.inside(onnx.GraphProto(), "experts")
     step, module = Node(node.proto, inner, node.inputs, node.version), inner.module
     at, goes_on = module.add_parameter("block", Shape(I64)), module.add_parameter("on", Shape(BOOL))
-    expert, tokens = (step.add(ops.Gather(0), v, at) for v in (blocks.owner, blocks.tokens))
-    made = through(step, step.add(ops.Gather(0), x, tokens), expert, *layers)
+    expert, rows = (step.add(ops.Gather(0), v, at) for v in (blocks.owner, blocks.sources))
+    made = through(step, step.add(ops.Gather(0), x, rows), expert, *layers)
     module.add_return(goes_on, made, names=["on", "made"])
     count = node.fresh("blocks")
-    rows, hidden = made.shape.dims
-    loop = ops.Loop((made.shape.with_dims((count, rows, hidden)),))
+    length, hidden = made.shape.dims
+    loop = ops.Loop((made.shape.with_dims((count, length, hidden)),))
     whole = node.add(loop, blocks.count, node.add(ops.Undefined()), modules=[module])
     (stacked,) = node.elements(whole, 1)
-    picked = node.add(ops.Gather(0), node.reshape(stacked, (count * rows, hidden)), blocks.place)
+    picked = node.add(ops.Gather(0), node.reshape(stacked, (count * length, hidden)), blocks.place)
     return node.reshape(picked, (*chosen.shape.dims, hidden))
 
 

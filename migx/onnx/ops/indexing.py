@@ -32,6 +32,8 @@ def gather_nd(node: Node) -> Instruction:
     rank = runtime.declared_rank(node)
     if rank is not None:
         indices = of_width(node, indices, indices.shape.rank - 1 + x.shape.rank - batch - rank)
+    if batch == 0 and indices.shape.rank and indices.shape.dims[-1] == 1 and x.shape.rank:
+        return node.add(ops.Gather(0), x, node.add(ops.Squeeze((indices.shape.rank - 1,)), indices))
     return node.add(ops.Gathernd(batch), x, indices)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,7 +22,8 @@ Bound: TypeAlias = "Budget | Error"
 @dataclass(frozen=True)
 class Comparison:
     """One value against what it should be: the largest error, its root mean square, and the largest
-    that is allowed; ``problem`` says what is wrong, if anything is.
+    that is allowed; ``problem`` says what is wrong, if anything is, and ``doubt`` what is, where it
+    hangs on rounding what was chosen on the way.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Comparison:
     magnitude: float
     derivation: str
     problem: str = ""
+    doubt: str = ""
 
     @property
     def passed(self) -> bool:
@@ -40,10 +42,10 @@ class Comparison:
 
     @property
     def undecided(self) -> bool:
-        """Whether passing says next to nothing: the tolerance is at least half of the greatest
-        magnitude, so that some values would pass for the expected ones and for 0 alike.
+        """Whether passing says next to nothing: there is a doubt, or the tolerance is at least half
+        of the greatest magnitude, so that some values would pass for the expected ones and for 0.
         """
-        return self.passed and self.tolerance >= self.magnitude / 2 > 0
+        return self.passed and (bool(self.doubt) or self.tolerance >= self.magnitude / 2 > 0)
 
 
 def compare(name: str, got: Any, expected: Any, *bounds: Bound) -> Comparison:
@@ -55,8 +57,17 @@ def compare(name: str, got: Any, expected: Any, *bounds: Bound) -> Comparison:
     was well within range has no excuse. NaN must meet NaN and an infinity its like, and of bounds
     element by element that come to nothing, a zero one of its sign. The errors and the greatest
     magnitude are those of the finite elements. Of a tuple, it is the first member that fails, or
-    else the last; lists and maps, as callers get them, are compared as one.
+    else the last; lists and maps, as callers get them, are compared as one. What a bound says may
+    hang on rounding is in doubt where it differs.
     """
+    found = _compared(name, got, expected, *bounds)
+    hangs = next((b.hangs for b in bounds if isinstance(b, Budget) and b.hangs), "")
+    if found.passed or not hangs:
+        return found
+    return replace(found, problem="", doubt=f"{found.problem}, but {hangs}")
+
+
+def _compared(name: str, got: Any, expected: Any, *bounds: Bound) -> Comparison:
     mine, theirs = _parts(got), _parts(expected)
     if mine is not None or theirs is not None:
         return _members(name, mine or (), theirs or (), bounds)

@@ -34,6 +34,7 @@ from migx.ops.builtin import Literal, Param
 from migx.pipeline import Approximation
 from migx.program import Program
 from migx.shape import F32, DType, Shape
+from migx.testing.bounds.choices import CHOOSING, nearest
 from migx.testing.bounds.ranges import TINY, largest
 from migx.testing.bounds.recurrent import RECURRENT, growth
 from migx.testing.bounds.roundings import DISCRETE, LAMBDA, UP_TO_ONE, WHOLE, roundings
@@ -51,7 +52,8 @@ class Budget:
     ``variance`` is V; ``roundings``, ``longest`` (accumulation) and ``quantised`` count what is on
     the worst path. ``entering`` is V before the value was rounded to whole steps, where it just has
     been. ``scale`` is the magnitude V is relative to, where it exceeds that of the value, and
-    ``absolute`` a variance relative to nothing.
+    ``absolute`` a variance relative to nothing. ``hangs`` says what was chosen on the way, if
+    anything was, among elements whose order rounding may change.
     """
 
     variance: float = 0.0
@@ -61,6 +63,7 @@ class Budget:
     entering: float | None = None
     scale: float = 0.0
     absolute: float = 0.0
+    hangs: str = ""
 
     @property
     def relative(self) -> float:
@@ -112,7 +115,7 @@ class TensorBounds:
         self._shapes: dict[Instruction, Shape] = {}
         self._known: dict[tuple[Instruction, str], float] = {}
         self._held: dict[Instruction, Argument] = {}
-        """What recurrent layers read."""
+        """What recurrent layers and what chooses by order read."""
         for name, parameter in program.main.parameters.items():
             self._budgets[parameter] = Budget()
             self._shapes[parameter] = arguments[name].shape
@@ -137,12 +140,26 @@ class TensorBounds:
             made = replace(made, scale=given.scale, absolute=given.absolute)
         for more in self._approximations.get(at.name, ()):
             made = replace(made, variance=made.variance + _on_purpose(more, at, result) ** 2)
-        self._budgets[at] = made
-        if any(user.name in RECURRENT for user in at.users):
+        hangs = next((b.hangs for b in read if b.hangs), "") or self._hangs(at, result)
+        self._budgets[at] = replace(made, hangs=hangs)
+        if any(user.name in RECURRENT or user.name in CHOOSING for user in at.users):
             self._held[at] = result
         if made.variance and result.shape.dtype.is_float:
             for name in {user.name for user in at.users} & STEEPEST.keys():
                 self._known[at, name] = STEEPEST[name](result.array)
+
+    def _hangs(self, at: Instruction, result: Argument) -> str:
+        """Which elements are so near to each other that rounding may change what is chosen."""
+        given = at.inputs[CHOOSING[at.name]] if at.name in CHOOSING else None
+        if given is None or given not in self._held or not given.shape.dtype.is_float:
+            return ""
+        held = self._held[given]
+        error = self.of(given).tolerance(given.shape.dtype, largest(held.array))
+        if not error or (step := nearest(at, held, result)) >= 2 * error:
+            return ""
+        return (
+            f"{at.name} tells elements apart by {step:.2g}, each of which may be off by {error:.2g}"
+        )
 
     def of(self, at: Instruction) -> Budget:
         """The budget of a value; none has been spent on one that was not computed."""

@@ -52,7 +52,7 @@ from migx.targets.cpu.parts.epilogue import in_place, writable
 from migx.targets.cpu.parts.finish import Destination, Finish
 from migx.targets.cpu.parts.matrix import Matrix, widened
 from migx.targets.cpu.parts.spread import InPlace, Spread, Windows, in_lines
-from migx.targets.cpu.parts.strips import Share, Straight, Turned
+from migx.targets.cpu.parts.strips import LINE, Share, Straight, Turned
 from migx.targets.cpu.parts.tile import SUMS, collapsed, sum_type
 from migx.targets.cpu.parts.transpose import gather_lines
 from migx.targets.cpu.parts.windows import Axis, axes_of
@@ -267,13 +267,15 @@ class Writer:
         return as_sums and (self.format is not None or alone)
 
     def _piece(self) -> Extent:
-        """Of how many channels the weights of a strip are staged at a time: all that are spread, or
-        of what is widened as much as half of the first level cache holds, where all pixels read it.
+        """Over how many channels a strip is summed for all pixels before the next: all that are
+        spread; where it is wide, or widened first, as many as half of the first level cache has
+        room for, with a line of pixels to each.
         """
         problem, cut = self.problem, self.cut
-        if self.widening is None:
+        if self.widening is None and not cut.turned:
             return cut.chunk
-        each = problem.axes[0].length * problem.taps * cut.unit * problem.sum.nbytes
+        step = cut.unit * problem.sum.nbytes + LINE * cut.turned
+        each = problem.axes[0].length * problem.taps * step
         chunk = cut.chunk if isinstance(cut.chunk, int) else problem.channels
         pieces = -(-chunk // max(1, self.frame.machine.l1 // 2 // each))
         return -(-chunk // pieces)

@@ -1,0 +1,63 @@
+"""Choices of one of many matrices, sorted into blocks of rows that one matrix multiplies.
+
+Products with matrices that are picked row by row, as those of experts that tokens choose, read each
+matrix once for a block so, not once for a row, and copy none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from migx import dim, ops
+from migx.builders import Builder, broadcast_to, number, places
+from migx.ir import Instruction
+from migx.shape import I64
+
+ROWS = 64
+"""The most rows of a block: about as many take as long to multiply as weights take to be read."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Choices in blocks of rows that one matrix takes: whose each block is [blocks], where its rows
+    come from [blocks, rows], how many blocks have any, and in which row, of all blocks one after
+    the other, each choice is [choices].
+    """
+
+    owner: Instruction
+    sources: Instruction
+    count: Instruction
+    place: Instruction
+
+
+def in_blocks(at: Builder, chosen: Instruction, sources: Instruction, matrices: int) -> Blocks:
+    """Choices i64[choices], counted from the front, in blocks of twice as many rows as a matrix
+    gets on average; where the row of each comes from is i64[choices] as well.
+
+    There is room for as many blocks as there may be. Rows that no choice fills come from 0.
+    """
+    (choices,) = chosen.shape.dims
+    rows = dim.maximum(1, dim.minimum(ROWS, 2 * choices // matrices))
+    room = (choices + matrices * (rows - 1)) // rows
+    column = at(ops.Unsqueeze((1,)), chosen)
+    both = column, places(at, matrices)
+    own = at(ops.Equal(), *(broadcast_to(at, v, (choices, matrices)) for v in both))
+    own = at(ops.Convert(I64), own)
+    earlier = at(ops.PrefixScanSum(0, exclusive=True), own)
+    earlier = at(ops.Squeeze((1,)), at(ops.GatherElements(1), earlier, column))
+    each = at(ops.Squeeze((0,)), at(ops.ReduceSum((0,)), own))
+    length, rest = (number(at, extent) for extent in (rows, rows - 1))
+    filled = at(ops.Add(), each, broadcast_to(at, rest, (matrices,)))
+    filled = at(ops.Div(), filled, broadcast_to(at, length, (matrices,)))
+    ends = at(ops.PrefixScanSum(0), filled)
+    begins = at(ops.Gather(0), at(ops.Sub(), ends, filled), chosen)
+    place = at(ops.Mul(), begins, broadcast_to(at, length, (choices,)))
+    place = at(ops.Add(), place, earlier)
+    none = broadcast_to(at, number(at, 0), (room * rows,))
+    table = at(ops.Reshape((room, rows)), at(ops.ScatterNone(0), none, place, sources))
+    both = ends, at(ops.Unsqueeze((1,)), places(at, room))
+    passed = at(ops.LessOrEqual(), *(broadcast_to(at, v, (room, matrices)) for v in both))
+    passed = at(ops.ReduceSum((1,)), at(ops.Convert(I64), passed))
+    last = at(ops.Slice((0,), (matrices - 1,), (matrices,)), ends)
+    owner, count = at(ops.Squeeze((1,)), passed), at(ops.Squeeze((0,)), last)
+    return Blocks(owner, table, count, place)
