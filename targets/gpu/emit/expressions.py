@@ -6,7 +6,7 @@ A tile has axes, and each index or value varies over some of them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from migx.dim import Extent
 
@@ -20,7 +20,7 @@ class Expr:
 
     An index that counts every other place knows its ``half``: the index of the pair, and which of
     the two it is. One may know the ``outer`` index that it has when divided by a number, which
-    varies over less.
+    varies over less. A condition that varies knows what of it is ``alike`` for all of the tile.
     """
 
     text: str
@@ -28,6 +28,7 @@ class Expr:
     number: int | None = None
     half: tuple[Expr, int] | None = None
     outer: tuple[Expr, int] | None = None
+    alike: Expr | None = None
 
     def __add__(self, other: Expr | int) -> Expr:
         other = expr(other)
@@ -60,7 +61,11 @@ class Expr:
         return _combined(self, "<", expr(other))
 
     def __and__(self, other: Expr) -> Expr:
-        return _combined(self, "&", other)
+        made = _combined(self, "&", other)
+        if not made.over:
+            return made
+        first, second = (x.alike if x.over else x for x in (self, other))
+        return replace(made, alike=first if second is None else both(first, second))
 
 
 def expr(value: Expr | int) -> Expr:

@@ -94,7 +94,7 @@ class Writer:
         for known in reversed(self._known):
             if value.text in known:
                 return known[value.text]
-        made = self.variable(value.text, value.over)
+        made = replace(self.variable(value.text, value.over), alike=value.alike)
         self._known[-1][value.text] = made
         return made
 
@@ -307,10 +307,11 @@ class Writer:
         also: Expr | None = None,
     ) -> Expr:
         """What lies there, in its computing type, or ``raw`` as it lies; 0 where nothing is. A
-        place that is the same for all of a tile is read whatever ``also`` says of that.
+        place that is the same for all of a tile is read once, if what of ``also`` is the same for
+        all allows it.
         """
         alone = also if also is not None and also.over and not offset.over else None
-        mask = self.mask(offset.over, None if alone else also)
+        mask = self.mask(offset.over, also if alone is None else alone.alike)
         masked = "" if mask is None else f", mask={mask.text}, other=0"
         over = offset.over if mask is None else offset.over | mask.over
         text = f"tl.load(p{operand} + {offset.text}{masked})"

@@ -96,11 +96,11 @@ def quotient(x: str, y: str, dtype: DType) -> str:
     """
     if dtype.is_float:
         return f"tl.div_rn({x}, {y})" if dtype.bits <= 32 else f"({x} / {y})"
-    safe = f"tl.where({y} == 0, 1, {y})"
     if dtype.kind == "uint":
-        return f"tl.where({y} == 0, 0, {x} // {safe}).to({x}.dtype)"
-    parts = f"tl.where(({x} < 0) != ({y} < 0), -(tl.abs({x}) // tl.abs({safe})), "
-    return f"tl.where({y} == 0, 0, {parts}tl.abs({x}) // tl.abs({safe}))).to({x}.dtype)"
+        return f"tl.where({y} == 0, 0, {x} // tl.where({y} == 0, 1, {y})).to({x}.dtype)"
+    safe = f"tl.where(({y} == 0) | ({y} == -1), 1, {y})"  # the least number by -1 overflows
+    found = f"tl.where({y} == -1, -{x}, {x} // {safe})"
+    return f"tl.where({y} == 0, 0, {found}).to({x}.dtype)"
 
 
 def square_root(x: str, dtype: DType) -> str:

@@ -96,3 +96,15 @@ def test_what_is_beside_an_image_of_one_column_is_not_read() -> None:
     assert reads
     assert all("mask=" in line for line in reads)
     holds(text)
+
+
+@pytest.mark.parametrize("dtype", ["f16", "f32"])
+def test_what_is_beside_the_only_window_is_not_read(dtype: str) -> None:
+    holds(
+        f"module main(x: {dtype}[1, 1, 2], w: {dtype}[2, 1, 3]) {{\n %0 = convolution(x, w) "
+        "{padding=(2, 1), stride=(2,), dilation=(2,)}\n return %0\n}"
+    )
+    holds(
+        f"module main(x: {dtype}[1, 2, 2, 2], w: {dtype}[2, 2, 3, 3]) {{\n %0 = convolution(x, w) "
+        "{padding=(2, 2, 1, 1), stride=(2, 2), dilation=(2, 2)}\n return %0\n}"
+    )

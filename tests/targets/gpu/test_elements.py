@@ -69,6 +69,18 @@ def test_integers(name: str, dtype: str) -> None:
     holds(text, {"n": 130})
 
 
+@pytest.mark.parametrize("name", ["div", "fmod", "mod"])
+@pytest.mark.parametrize("dtype", ["i8", "i16", "i32", "i64"])
+def test_the_least_integer_is_divided(name: str, dtype: str) -> None:
+    low, high = np.iinfo(f"int{dtype[1:]}").min, np.iinfo(f"int{dtype[1:]}").max
+    every = np.array([low, low + 1, -29, -1, 0, 1, 7, high], f"int{dtype[1:]}")
+    text = f"module main(x: {dtype}[8, 1], y: {dtype}[800]) {{\n"
+    text += " %0 = multibroadcast(x) {out_lens=(8, 800)}\n"
+    text += " %1 = multibroadcast(y) {out_lens=(8, 800)}\n"
+    text += f" %2 = {name}(%0, %1)\n return %2\n}}"
+    holds(text, x=every.reshape(8, 1), y=np.tile(every, 100))
+
+
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [("sign", "u8"), ("bitwise_not", "u8"), ("bitwise_not", "i32"), ("not", "bool")],

@@ -48,3 +48,9 @@ def test_nan_is_the_greatest_and_the_least() -> None:
 def test_no_updates_leave_the_data() -> None:
     text = "module main(x: f32[40, 3], i: i64[m, 1], u: f32[m, 3]) {\n"
     holds(text + " %0 = scatternd_add(x, i, u)\n return %0\n}", {"m": 0})
+
+
+def test_tuples_of_axes_of_one_element() -> None:
+    text = "module main(x: f32[1, 1, 40], i: i64[3, 2], u: f32[3, 40]) {\n"
+    places = np.array([[0, 0], [-1, 0], [0, -1]], np.int64)
+    holds(text + " %0 = scatternd_min(x, i, u)\n return %0\n}", i=places)
