@@ -5,64 +5,53 @@ from __future__ import annotations
 from migx import ops
 from migx.blocks import Blocks, in_blocks
 from migx.builders import Builder, astype, broadcast_to, number, places
-from migx.dim import Extent
+from migx.dim import bounds, product
 from migx.ir import Instruction
 from migx.manager import Pass
-from migx.match import on
+from migx.match import constant, on, var, varying
 from migx.ops.indexing import Gather
 from migx.ops.layout import Transpose
 from migx.ops.linear import Dot
 from migx.passes.simplify_loops import fresh
 from migx.rewrite import Cursor, Declined, RuleSet, rule
 from migx.shape import BOOL, I64, Shape
-from migx.weights import is_constant
 
 LEAST = 1 << 15
 """Matrices of fewer elements are copied in less time than it takes to sort what picks them."""
 
 
-@rule(on(Dot, name="root"))
-def by_blocks(at: Cursor, root: Instruction) -> Instruction | Declined:
+picked = on(Gather, constant("table"), varying("chosen"), axis=0)
+matrices = picked | on(Transpose, picked, permutation=(0, 2, 1))
+
+
+@rule(on(Dot, var("x"), matrices, name="root") | on(Dot, matrices, var("x"), name="root"))
+def by_blocks(
+    at: Cursor,
+    x: Instruction,
+    table: Instruction,
+    chosen: Instruction,
+    root: Instruction,
+    least: int = LEAST,
+) -> Instruction | Declined:
     """Rows that are each multiplied by a matrix of their own choice are sorted into blocks that
     choose the same, and a loop multiplies block by block: the matrix is read where it lies.
     """
-    places_of = [i for i, v in enumerate(root.inputs) if _pick(v) is not None]
-    if len(places_of) != 1 or root.shape.rank != 3:
-        return Declined("none or both of what it multiplies is picked")
-    (place,) = places_of
-    operand, rows = root.inputs[place], root.inputs[1 - place]
-    pick = _pick(operand)
-    assert pick is not None
-    table, chosen = pick.inputs
-    matrices, *sides = table.shape.dims
-    if not isinstance(matrices, int) or not _is_worthwhile(sides):
+    if (table.shape.rank, chosen.shape.rank, root.shape.rank) != (3, 1, 3):
+        return Declined("it is not one matrix that each row picks")
+    count, *sides = table.shape.dims
+    if not isinstance(count, int) or bounds(product(sides))[0] < least:
         return Declined("how many matrices there are is not known, or they are small")
-    if rows.shape.dims[2 - place] != 1:
-        return Declined("more than one row is multiplied by each")
-    if chosen.shape.dims[0] == 1 or not is_constant(table) or is_constant(chosen):
-        return Declined("one matrix is picked, or they are no constants")
-    summed = 2 - place if operand is pick else operand.op_as(Transpose).permutation[2 - place]
-    x = at(ops.Reshape((rows.shape.dims[0], table.shape.dims[summed])), rows)
-    blocks = in_blocks(
-        at, _counted(at, chosen, matrices), places(at, chosen.shape.dims[0]), matrices
-    )
-    made = _multiplied(at, x, table, blocks, summed == 2)
+    place = root.inputs.index(x)
+    matrix, of_row, summed = root.inputs[1 - place], 1 + place, 1 + place
+    if x.shape.dims[of_row] != 1 or chosen.shape.dims[0] == 1:
+        return Declined("more than one row is multiplied by each, or one matrix is picked")
+    turned = isinstance(matrix.op, Transpose)
+    depth = 3 - summed if turned else summed
+    rows = at(ops.Reshape((x.shape.dims[0], table.shape.dims[depth])), x)
+    owners = _counted(at, chosen, count)
+    blocks = in_blocks(at, owners, places(at, chosen.shape.dims[0]), count)
+    made = _multiplied(at, rows, table, blocks, depth == 2)
     return at(ops.Reshape(root.shape.dims), made)
-
-
-def _pick(operand: Instruction) -> Instruction | None:
-    """The ``gather`` that picks the matrices of an operand, one by one, of a stack of them."""
-    is_turned = isinstance(operand.op, Transpose) and operand.op.permutation == (0, 2, 1)
-    pick = operand.inputs[0] if is_turned else operand
-    if not isinstance(pick.op, Gather) or pick.op.axis:
-        return None
-    ranks = [v.shape.rank for v in pick.inputs]
-    return pick if ranks == [3, 1] else None
-
-
-def _is_worthwhile(sides: list[Extent]) -> bool:
-    height, width = sides
-    return isinstance(height, int) and isinstance(width, int) and height * width >= LEAST
 
 
 def _counted(at: Cursor, chosen: Instruction, matrices: int) -> Instruction:
@@ -94,7 +83,10 @@ def _multiplied(
 
 class RewritePickedProducts(Pass):
     """Turns products of rows with matrices that each picks of a constant stack, as PyTorch exports
-    mixtures of experts, into a loop over blocks of rows that choose the same one.
+    mixtures of experts, into a loop over blocks of rows that choose the same one. Matrices of fewer
+    elements than ``least`` are left: they are copied sooner.
     """
 
+    least: int = LEAST
+    variants = ("least=1",)
     rules = RuleSet((by_blocks,))
