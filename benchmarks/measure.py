@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from migx.files import written
+from migx.base.files import written
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / ".bench"

@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from migx.base.mapping import MappedFile, Stamp, mapped
 from migx.errors import DataError, MigxError, SealedWeight, ShapeError
-from migx.mapping import MappedFile, Stamp, mapped
 from migx.shape import F32, F64, TUPLE, UNPACKED, DType, Shape, integers
 
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from migx import dim
 from migx.argument import Argument
+from migx.base.recent import Recent
 from migx.dim import Dim
 from migx.errors import DimError, InputError, ShapeError
 from migx.ir import Instruction, Module
-from migx.recent import Recent
 from migx.shape import MAP, OPTIONAL, TUPLE, Shape
 
 Sizes = dict[str, int]

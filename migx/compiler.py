@@ -13,14 +13,14 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from migx import kept
 from migx.argument import Argument
+from migx.base import kept
+from migx.base.collector import paused
+from migx.base.mapping import MappedFile
 from migx.binding import Inputs, sizes_told
-from migx.collector import paused
 from migx.errors import EvaluationError, TargetError, UnknownName, there_are
 from migx.ir import Instruction
 from migx.manager import PassManager
-from migx.mapping import MappedFile
 from migx.meaning import is_like
 from migx.observers import CrashFile
 from migx.op import traits

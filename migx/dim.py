@@ -15,9 +15,9 @@ from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import TypeAlias, Union
 
+from migx.dims.intervals import Bounds, divided, multiplied, one_of, plus_quotient, whole_number
+from migx.dims.symbol import Symbol
 from migx.errors import DimError
-from migx.intervals import Bounds, divided, multiplied, one_of, plus_quotient, whole_number
-from migx.symbol import Symbol
 
 Extent: TypeAlias = Union[int, "Dim"]
 MOST_CALLS, MOST_WITHIN = 4, 12
@@ -158,12 +158,12 @@ class Dim:
         return -self + other
 
     def __floordiv__(self, other: Extent) -> Extent:
-        from migx.quotients import floordiv
+        from migx.dims.quotients import floordiv
 
         return floordiv(self, other if isinstance(other, Dim) else _whole(other))
 
     def __rfloordiv__(self, other: int) -> Extent:
-        from migx.quotients import floordiv
+        from migx.dims.quotients import floordiv
 
         return floordiv(_whole(other), self)
 
@@ -388,7 +388,7 @@ def offsets(extents: Iterable[Extent]) -> list[Extent]:
 
 def call(function: str, *args: Extent) -> Extent:
     """The function of that name (``floordiv``, ``min``, ``max``, ``broadcast``) of some extents."""
-    from migx.quotients import floordiv
+    from migx.dims.quotients import floordiv
 
     known = {"floordiv": floordiv, "min": minimum, "max": maximum, "broadcast": broadcast}
     if function not in known:

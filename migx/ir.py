@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, TypeVar
 from numpy.typing import ArrayLike
 
 from migx.argument import Argument
+from migx.base.order import Ordered, insert_before, unlink
 from migx.errors import IRError, ShapeError, first_few
 from migx.op import Operation
 from migx.ops.builtin import Literal, Param, Return
-from migx.order import Ordered, insert_before, unlink
 from migx.shape import DType, Shape
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, dataclass_transform
 
-from migx import collector
+from migx.base import collector
 from migx.dead_code import remove_dead_code, remove_dead_modules
 from migx.errors import IRError, PassError
 from migx.ir import Instruction, Module

@@ -32,10 +32,10 @@ from numpy.typing import NDArray
 from migx import dim
 from migx.argument import Argument, read_only
 from migx.dim import Dim, Extent
+from migx.dims.symbol import Symbol
 from migx.errors import EvaluationError, FieldError, there_are
 from migx.fields import bring_when_made, expect_values
 from migx.shape import DType, Shape
-from migx.symbol import Symbol
 
 if TYPE_CHECKING:
     from migx.ir import Module

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from migx import plugins
 from migx.argument import Argument, Source
-from migx.collector import paused
+from migx.base.collector import paused
+from migx.base.files import inside
 from migx.errors import MigxError, ParseError, there_are
 from migx.fields import brought, required
-from migx.files import inside
 from migx.ir import Instruction, Module
 from migx.program import Program
 from migx.shape import UNPACKED, DType, Shape

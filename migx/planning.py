@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from migx import op as operations
+from migx.base.memory import aligned
 from migx.dim import Dim, Extent
-from migx.extents import Numbers
+from migx.dims.extents import Numbers
 from migx.ir import Instruction, Module
-from migx.memory import aligned
 from migx.ops.builtin import GetTupleElem, Param
 from migx.ops.indexing import Gather
 from migx.ops.layout import Reshape

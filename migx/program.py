@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from numpy.typing import ArrayLike
 
-from migx import collector
 from migx import op as operations
 from migx.argument import Argument
+from migx.base import collector
+from migx.dims.symbol import Symbol
 from migx.errors import IRError
 from migx.ir import Instruction, Module
 from migx.ops.builtin import AssumeEqual
 from migx.shape import Shape
-from migx.symbol import Symbol
 
 if TYPE_CHECKING:
     from migx.compiler import Compiled

@@ -26,11 +26,11 @@ from typing import Any, BinaryIO
 
 from migx import plugins
 from migx.argument import Argument, Source
-from migx.collector import paused
+from migx.base.collector import paused
+from migx.base.files import inside, written
+from migx.base.memory import aligned
 from migx.compiler import Compiled, assembled, ready
 from migx.errors import DataError, DataWarning, MigxError, ParseError, TargetError, warn
-from migx.files import inside, written
-from migx.memory import aligned
 from migx.ops.builtin import Literal
 from migx.parser import parse
 from migx.program import Program

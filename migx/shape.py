@@ -13,9 +13,9 @@ import numpy as np
 
 from migx import dim
 from migx.dim import Dim, Extent
+from migx.dims.intervals import whole_number
+from migx.dims.symbol import Symbol
 from migx.errors import ShapeError
-from migx.intervals import whole_number
-from migx.symbol import Symbol
 
 Dims: TypeAlias = tuple[Extent, ...]
 Parts: TypeAlias = "tuple[Shape, ...]"

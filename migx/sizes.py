@@ -7,18 +7,18 @@ from contextlib import contextmanager
 from functools import partial
 
 from migx import op as operations
+from migx.base.memory import installed
 from migx.dim import Dim
+from migx.dims.extents import Latest
+from migx.dims.symbol import listed
 from migx.errors import DimError, EvaluationError, InputError, ShapeError
-from migx.extents import Latest
 from migx.ir import Instruction, Module
-from migx.memory import installed
 from migx.op import Operation
 from migx.ops.builtin import Param, Return, Slot
 from migx.ops.fused import Fused
 from migx.ops.layout import Multibroadcast, Transpose
 from migx.program import Program
 from migx.shape import Shape
-from migx.symbol import listed
 from migx.text import draw_instruction
 
 

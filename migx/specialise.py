@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from migx.dim import Dim, Extent
+from migx.dims.intervals import whole_number
+from migx.dims.symbol import listed
 from migx.errors import DimError, ShapeError
-from migx.intervals import whole_number
 from migx.ir import Instruction
 from migx.op import Operation, substitute
 from migx.program import Program
 from migx.shape import Shape
 from migx.sizes import given_symbols
 from migx.structure import emptied, in_order
-from migx.symbol import listed
 from migx.text import draw_instruction
 
 Sizes = Mapping[str, int]

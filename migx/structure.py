@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any
 
 from migx import op as operations
-from migx.collector import paused
+from migx.base.collector import paused
 from migx.ir import Instruction, Module
 from migx.ops.builtin import Literal
 from migx.program import Program

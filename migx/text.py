@@ -27,13 +27,13 @@ import numpy as np
 
 from migx import op as operations
 from migx.argument import Argument, unpacked_codes
-from migx.files import writing, written
+from migx.base.files import writing, written
+from migx.dims.symbol import Symbol, is_identifier
 from migx.ir import Instruction, Module
 from migx.op import Operation
 from migx.ops.builtin import Literal, Param, Return
 from migx.program import Program
 from migx.shape import F32, F64, DType
-from migx.symbol import Symbol, is_identifier
 from migx.weights import unsealed
 
 INLINE = 16

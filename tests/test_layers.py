@@ -94,6 +94,13 @@ def test_no_layer_imports_one_above_it(layer: str) -> None:
     assert not {str(f.relative_to(ROOT)): names for f, names in found.items() if names}
 
 
+def test_what_knows_nothing_of_programs_imports_errors_alone() -> None:
+    sources = sorted((CORE / "base").glob("*.py"))
+    found = {n for f in sources for n in imported(f.read_text("utf-8")) if n.startswith("migx.")}
+    assert found
+    assert {n for n in found if not n.startswith(("migx.base.", "migx.errors."))} == set()
+
+
 @pytest.mark.parametrize(
     "code",
     [

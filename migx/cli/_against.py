@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from migx.argument import Argument
+from migx.base.files import apart
 from migx.cli import _inputs, _load
 from migx.errors import InputError
-from migx.files import apart
 
 PEERS = ("onnxruntime", "ref")
 

@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 
 from migx import dim
 from migx.argument import Argument
+from migx.base.files import member
+from migx.base.memory import installed
 from migx.binding import check_type, sizes_of
 from migx.cli._load import PeerError, UsageError
 from migx.cli._sizes import Sizes, chosen
 from migx.cli._values import ANY, held
+from migx.dims.symbol import listed
 from migx.errors import DimError, EvaluationError, InputError, ShapeError
-from migx.files import member
-from migx.memory import installed
 from migx.program import Program
 from migx.shape import TUPLE, DType, Shape
-from migx.symbol import listed
 
 Array = NDArray[Any]
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from migx import op as operations
 from migx.argument import Argument
+from migx.dims.symbol import Symbol
 from migx.errors import EvaluationError, InputError
 from migx.ir import Instruction
 from migx.meaning import by_meaning
@@ -17,7 +18,6 @@ from migx.ops.builtin import Param
 from migx.program import Program
 from migx.shape import Shape
 from migx.sizes import asked_again, check_sizes, read_symbols
-from migx.symbol import Symbol
 from migx.target import get_target
 
 Sizes = dict[str, int]

@@ -19,11 +19,11 @@ from migx.cli import _against, _inputs, _load, _options
 from migx.cli._against import relative
 from migx.cli._peers import Array, Onnxruntime, Recorder, landmarks, rounding, traced
 from migx.compiler import Compiled, compiled
+from migx.dims.symbol import listed
 from migx.errors import MigxError
 from migx.ir import Instruction
 from migx.manager import Pipeline
 from migx.program import Program
-from migx.symbol import listed
 from migx.target import passes_for
 from migx.testing.bounds import Budget, Comparison, compare
 from migx.text import draw_instruction

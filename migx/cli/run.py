@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from migx.cli import _load, _options, _report, _weights
-from migx.symbol import listed
+from migx.dims.symbol import listed
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -32,8 +32,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs it."""
+    from migx.base.files import apart, write_arrays
     from migx.cli import _inputs
-    from migx.files import apart, write_arrays
 
     if options.repeat < 1:
         raise _load.UsageError(f"--repeat {options.repeat}: run once or more often")

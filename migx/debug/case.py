@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from migx.argument import Argument
+from migx.base.files import write_arrays
 from migx.compiler import finalize
 from migx.errors import MigxError, ShapeError
-from migx.files import write_arrays
 from migx.ir import Instruction
 from migx.program import Program
 from migx.shape import TUPLE, Shape

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from migx.dim import Call, Dim, Extent, bounds, call
+from migx.dims.symbol import Symbol
 from migx.errors import OnnxError
-from migx.symbol import Symbol
 
 if TYPE_CHECKING:
     from migx.onnx.graph_writer import GraphWriter

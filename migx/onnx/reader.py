@@ -15,7 +15,7 @@ import onnx
 
 from migx import dim, ops, plugins
 from migx.argument import Argument, Source
-from migx.collector import paused
+from migx.base.collector import paused
 from migx.dead_code import remove_dead_code, remove_dead_modules
 from migx.dim import Dim, Extent
 from migx.errors import DataWarning, DimError, MigxError, OnnxError, ShapeError, first_few, warn

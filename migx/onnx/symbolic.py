@@ -16,8 +16,8 @@ import numpy as np
 from migx import op as operations
 from migx import ops
 from migx.argument import Argument
-from migx.arithmetic import ON_EXTENTS, own, quotient
 from migx.dim import Dim
+from migx.dims.arithmetic import ON_EXTENTS, own, quotient
 from migx.errors import DimError, EvaluationError, MigxError
 from migx.ir import Instruction
 from migx.op import Array, Operation

@@ -16,9 +16,9 @@ from onnx import TensorProto, helper
 
 import migx
 from migx.argument import Argument, Source
+from migx.base.files import written
 from migx.dead_code import remove_dead_code
 from migx.errors import OnnxError, first_few
-from migx.files import written
 from migx.ir import Instruction
 from migx.onnx import exporters, tensors
 from migx.onnx.graph_writer import GraphWriter

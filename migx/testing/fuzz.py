@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from migx import plugins
+from migx.base.files import writing
 from migx.binding import sizes_told
 from migx.debug.bisect import NothingWrong
 from migx.debug.case import Case
 from migx.debug.reduce import reduced_case
 from migx.errors import DataError, MigxError
 from migx.fields import required
-from migx.files import writing
 from migx.manager import Pipeline
 from migx.pipeline import Approximation
 from migx.program import Program

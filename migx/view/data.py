@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from migx.files import written
+from migx.base.files import written
 
 T = TypeVar("T", bound=Hashable)
 

@@ -22,10 +22,10 @@ from typing import Any, Self, TypeAlias
 from numpy.typing import ArrayLike
 
 from migx.argument import Argument
+from migx.base.mapping import MappedFile
+from migx.base.memory import Memory
 from migx.errors import WeightError
 from migx.ir import Instruction, Module
-from migx.mapping import MappedFile
-from migx.memory import Memory
 from migx.ops.builtin import Literal
 from migx.shape import Shape
 from migx.weights.fitting import fitted, own, refuse_infinite, unknown, without_values

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from migx.argument import Argument
+from migx.base.memory import copy
 from migx.errors import DataError, ShapeError, WeightError, first_few, there_are
-from migx.memory import copy
 from migx.shape import U8, Shape
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from migx.argument import Argument
-from migx.memory import THREADS, copy
+from migx.base.memory import THREADS, copy
 from migx.weights.fitting import own
 
 AT_ONCE = THREADS << 24

@@ -12,8 +12,8 @@ from typing import Any
 
 from migx import op as operations
 from migx.argument import Argument
+from migx.base.memory import THREADS
 from migx.ir import Instruction, Module
-from migx.memory import THREADS
 from migx.ops.builtin import AssumeEqual
 from migx.weights import is_weight, label_of
 from migx.weights.constants import connected, tree

@@ -17,8 +17,8 @@ import numpy as np
 
 from migx import op as operations
 from migx.argument import Argument, Source
+from migx.base.files import inside
 from migx.errors import DataError, DataWarning, WeightError, first_few, there_are, warn
-from migx.files import inside
 from migx.ir import Instruction
 from migx.ops.builtin import OnnxExternalWeights
 from migx.shape import Shape

@@ -9,8 +9,9 @@ import numpy as np
 
 from migx import dim, ops
 from migx import op as operations
-from migx.arithmetic import ON_EXTENTS
 from migx.dim import Dim, Extent
+from migx.dims.arithmetic import ON_EXTENTS
+from migx.dims.symbol import Symbol
 from migx.errors import MigxError
 from migx.ir import Instruction, Module
 from migx.op import Array
@@ -21,7 +22,6 @@ from migx.passes.simplify_counting.facts import Replaced, replaced, told_by
 from migx.passes.simplify_loops import is_true, known_before
 from migx.shape import BOOL, I32, I64, DType, Shape
 from migx.sizes import known_symbols
-from migx.symbol import Symbol
 
 Pair: TypeAlias = tuple[Extent, Extent]
 """The first of which is less than the second."""

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from migx import dim
 from migx.dim import Call, Dim, Extent
-from migx.symbol import Symbol
+from migx.dims.symbol import Symbol
 
 Replaced: TypeAlias = list[tuple[str, Extent]]
 """Symbols by their names, and what each is: to be put in one after another."""

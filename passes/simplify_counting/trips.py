@@ -9,12 +9,12 @@ import numpy as np
 from migx import dim, ops
 from migx.builders import Builder, number
 from migx.dim import Call, Dim, Extent, Monomial
+from migx.dims.symbol import Symbol
 from migx.ir import Instruction
 from migx.op import Operation
 from migx.passes.simplify_counting.counters import SIGNS, Counters, is_told
 from migx.passes.simplify_loops import goes_on
 from migx.shape import I64
-from migx.symbol import Symbol
 
 ENDLESS = 1 << 62
 """A trip count from which on it is the condition alone that ends a loop."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from migx import dim, ops
 from migx.dim import Dim, Extent
+from migx.dims.symbol import Symbol
 from migx.errors import DimError, EvaluationError, ShapeError
 from migx.ir import Instruction
 from migx.manager import Pass, PassManager
@@ -15,7 +16,6 @@ from migx.program import Program
 from migx.rewrite import Cursor, Declined, rule
 from migx.sizes import given_symbols
 from migx.specialise import substitute_symbols
-from migx.symbol import Symbol
 from migx.weights import looked_at
 
 

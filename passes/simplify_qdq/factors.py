@@ -52,13 +52,14 @@ def factor(value: Instruction) -> Factor | None:
 
 
 def _dequantized(value: Instruction) -> Factor | None:
-    op, (source, scale, *zero) = value.op_as(DequantizeLinear), value.inputs
-    single = scale.shape.elements == 1
+    op, (source, *parameters) = value.op_as(DequantizeLinear), value.inputs
+    several = [v for v in parameters if v.shape.elements != 1]
     if not is_byte(source):
         return None
-    if not single and (op.block or scale.shape.dims != (source.shape.dims[op.axis],)):
+    if several and (op.block or any(v.shape.rank != 1 for v in several)):
         return None
-    return Factor(source, (), scale, zero[0] if zero else None, None if single else op.axis)
+    scale, zero = parameters[0], parameters[1] if len(parameters) > 1 else None
+    return Factor(source, (), scale, zero, op.axis if several else None)
 
 
 def _widened(value: Instruction) -> Factor | None:

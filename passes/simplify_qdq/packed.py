@@ -87,7 +87,8 @@ def transpose(at: Cursor, dq: Instruction, order: tuple[int, ...]) -> Instructio
     """What is transposed after dequantizelinear is transposed before, where it is packed."""
     op, rank = dq.op_as(DequantizeLinear), len(order)
     given = (v if v.shape.rank < rank else at(Transpose(order), v) for v in dq.inputs)
-    return at(replace(op, axis=order.index(op.axis)), *given)
+    axis = order.index(op.axis) if op.axis in order else op.axis  # any, of one scale for all
+    return at(replace(op, axis=axis), *given)
 
 
 @rule(

@@ -31,8 +31,8 @@ SPAN = 255
 @dataclass(frozen=True)
 class Factor:
     """One side of a product: the bytes, the views of them that are multiplied, their scale and zero
-    point, and the axis of the source along which the scale lies, None for one element. Without a
-    scale they are integers.
+    point, and the axis of the source along which these lie, None where each is one element. Without
+    a scale they are integers.
     """
 
     source: Instruction

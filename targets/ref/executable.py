@@ -17,11 +17,11 @@ import numpy as np
 
 from migx import op as operations
 from migx.argument import Argument
+from migx.base.memory import installed
 from migx.binding import Sizes, sizes_of, sizes_told
 from migx.errors import EvaluationError
 from migx.ir import Instruction, Module
 from migx.meaning import FAILURES, actual, as_function, expect_result, failed
-from migx.memory import installed
 from migx.op import Evaluate, Operation, Runnable
 from migx.ops.builtin import Literal, Param, Return, Slot
 from migx.program import Program

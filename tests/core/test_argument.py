@@ -70,7 +70,7 @@ def test_a_file_that_changes_is_read_again(weights: Path) -> None:
 
 
 def test_a_mapping_goes_with_its_last_array(weights: Path) -> None:
-    from migx import mapping
+    from migx.base import mapping
 
     array = held(weights, 8).array
     assert any(weights in key for key in mapping._mapped)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from migx import collector
+from migx.base import collector
 from migx.program import Program
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from migx import dim, parse
 from migx.dim import Dim, Extent
+from migx.dims.extents import Extents
 from migx.errors import DimError, EvaluationError
-from migx.extents import Extents
 from migx.program import Program
 from migx.shape import F32, Shape
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from migx.base.files import write_arrays, written
 from migx.errors import DataError
-from migx.files import write_arrays, written
 
 
 def write(path: Path, content: bytes = b"new") -> None:

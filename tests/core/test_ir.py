@@ -10,7 +10,8 @@ import pytest
 
 import migx
 from migx import op as operations
-from migx import ops, order
+from migx import ops
+from migx.base import order
 from migx.dim import Dim
 from migx.errors import IRError, ShapeError
 from migx.ir import Instruction, Module, merged

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import migx
-from migx import kept
+from migx.base import kept
 from migx.errors import TargetError
 
 SHARE = (1 << 20) // 256

@@ -17,8 +17,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from migx import order
-from migx.order import Ordered, insert_before, unlink
+from migx.base import order
+from migx.base.order import Ordered, insert_before, unlink
 
 
 def members(ends: Ordered) -> Iterator[Ordered]:

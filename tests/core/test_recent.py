@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from migx.recent import Recent
+from migx.base.recent import Recent
 
 
 def test_the_oldest_goes_first() -> None:

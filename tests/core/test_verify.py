@@ -10,13 +10,13 @@ from hypothesis import given
 
 from migx import ops
 from migx.argument import Argument
+from migx.base.order import insert_before, unlink
 from migx.dim import Dim
 from migx.errors import VerifyError
 from migx.ir import Instruction
 from migx.op import Modules, Op, Shapes
 from migx.ops.builtin import OnnxExternalWeights, Slot
 from migx.ops.fused import Fused
-from migx.order import insert_before, unlink
 from migx.program import Program
 from migx.shape import BOOL, F32, I64, Shape
 from migx.verify import CHECKS, captures, findings, verify

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 import migx
-from migx import Shape, mapping, memory, ops
+from migx import Shape, ops
 from migx.argument import Argument
+from migx.base import mapping, memory
+from migx.base.memory import HUGE, Memory
 from migx.errors import DataError, EvaluationError, WeightError
-from migx.memory import HUGE, Memory
 from migx.onnx import replace_onnx_external_weights
 from migx.ops.builtin import OnnxExternalWeights
 from migx.program import Program

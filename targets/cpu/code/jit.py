@@ -1,7 +1,7 @@
 """From IR text to addresses of machine code, by LLVM through llvmlite.
 
-Objects are kept on disk (``migx.kept``) under the hash of their text, the CPU and the version of
-LLVM, so a program compiled once is only loaded afterwards.
+Objects are kept on disk (``migx.base.kept``) under the hash of their text, the CPU and the version
+of LLVM, so a program compiled once is only loaded afterwards.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from types import MappingProxyType
 from typing import Any
 from weakref import WeakValueDictionary
 
-from migx import kept
+from migx.base import kept
+from migx.base.mapping import GIVE_BACK
 from migx.errors import TargetError
-from migx.mapping import GIVE_BACK
 
 VERSION = 3
 """Counts changes to how text becomes an object, and to how kernels are written down, which make

@@ -1,6 +1,6 @@
 """The kernels that earlier processes have made, so that an instruction is looked at once for all.
 
-A kernel is kept (``migx.kept``) under what decides it: what instructions that share it have in
+A kernel is kept (``migx.base.kept``) under what decides it: what instructions that share it have in
 common, the bounds of the symbols in them, the machine, and the sources of this generator.
 """
 
@@ -14,11 +14,11 @@ from functools import cache
 from pathlib import Path
 
 import migx
-from migx import kept
 from migx import op as operations
+from migx.base import kept
+from migx.dims.symbol import Symbol
 from migx.fusion.outlining import viewed
 from migx.ir import Instruction
-from migx.symbol import Symbol
 from migx.targets.cpu.code.saved import kernel_of, row_of
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.machine import Machine

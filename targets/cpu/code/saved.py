@@ -10,9 +10,9 @@ from dataclasses import fields
 from typing import Any
 
 from migx.dim import Atom, Call, Dim, Extent
+from migx.dims.symbol import Symbol
 from migx.ir import Instruction
 from migx.program import Program
-from migx.symbol import Symbol
 from migx.targets.cpu.code import jit
 from migx.targets.cpu.code.alike import digest
 from migx.targets.cpu.kernel import Kernel

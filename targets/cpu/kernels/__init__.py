@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Hashable
 from importlib import import_module
 
+from migx.base.recent import Recent
 from migx.ir import Instruction
 from migx.ops.builtin import Literal, Param, Return, Slot
-from migx.recent import Recent
 from migx.targets.cpu.code.alike import likeness
 from migx.targets.cpu.code.recalled import keep, recalled
 from migx.targets.cpu.kernel import Kernel

@@ -15,10 +15,10 @@ from itertools import accumulate
 
 import numpy as np
 
+from migx.base.memory import aligned
 from migx.dim import Extent
-from migx.extents import Extents, Latest, Numbers
+from migx.dims.extents import Extents, Latest, Numbers
 from migx.ir import Instruction
-from migx.memory import aligned
 from migx.planning import Arena
 from migx.shape import Shape
 from migx.sizes import ShapeRules

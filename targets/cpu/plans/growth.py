@@ -16,11 +16,11 @@ from migx import dim
 from migx import op as operations
 from migx.binding import Sizes
 from migx.dim import Atom, Call, Dim, Extent, maximum
+from migx.dims.symbol import Symbol
 from migx.ir import Instruction
 from migx.planning import is_alias
 from migx.shape import Shape
 from migx.sizes import asked_again
-from migx.symbol import Symbol
 from migx.targets.cpu.emit import I64, PTR, Module, Type, Value
 from migx.targets.cpu.kernel import PARAMETERS, Kernel, results
 from migx.targets.cpu.machine import host

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from migx.base.memory import ALIGNMENT
 from migx.errors import EvaluationError, InputError
-from migx.memory import ALIGNMENT
 from migx.shape import Shape
 
 _BYTES = np.dtype(np.uint8)

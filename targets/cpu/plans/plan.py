@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from migx import dim
 from migx import op as operations
+from migx.base.memory import aligned
 from migx.dim import Extent
-from migx.extents import Latest, Numbers
+from migx.dims.extents import Latest, Numbers
 from migx.ir import Instruction
-from migx.memory import aligned
 from migx.op import Operation
 from migx.ops.builtin import Slot
 from migx.shape import Shape

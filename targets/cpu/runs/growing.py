@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from migx import dim
 from migx import op as operations
 from migx.argument import Argument
+from migx.base.recent import Recent
 from migx.binding import Sizes
 from migx.dim import Dim
 from migx.errors import InputError
 from migx.ir import Instruction
 from migx.ops.builtin import Literal
 from migx.ops.layout import along
-from migx.recent import Recent
 from migx.shape import Shape
 from migx.sizes import ShapeRules, symbols_in
 from migx.targets.cpu.kernel import Kernel

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
+from migx.base.recent import Recent
 from migx.binding import Sizes
 from migx.errors import InputError
 from migx.ir import Instruction
 from migx.op import Operation
-from migx.recent import Recent
 from migx.shape import Shape
 from migx.sizes import bound, symbols_of
 from migx.targets.cpu.plans import control

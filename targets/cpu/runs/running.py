@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from migx import op as operations
 from migx.argument import Argument
+from migx.base.memory import HUGE
 from migx.binding import Sizes, sizes_of
 from migx.errors import EvaluationError
 from migx.ir import Instruction, Module
 from migx.meaning import actual, as_function, by_meaning, failed
-from migx.memory import HUGE
 from migx.op import Operation, Runnable
 from migx.ops.builtin import GetTupleElem, Literal, Slot, Undefined
 from migx.ops.fused import Group

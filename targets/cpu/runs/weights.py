@@ -7,8 +7,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from migx.argument import Argument
+from migx.base.memory import ALIGNMENT
 from migx.ir import Instruction
-from migx.memory import ALIGNMENT
 from migx.ops.builtin import Literal
 from migx.ops.formats import pack, read
 from migx.shape import Shape

@@ -23,7 +23,7 @@ from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from migx import kept
+from migx.base import kept
 from migx.errors import TargetError
 from migx.targets.gpu.architectures import Architecture, architecture
 from migx.targets.gpu.code.resources import spilled

@@ -11,10 +11,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field
 
-from migx import dim, kept
+from migx import dim
+from migx.base import kept
+from migx.dims.symbol import Symbol
 from migx.errors import TargetError
 from migx.ir import Instruction
-from migx.symbol import Symbol
 from migx.targets.gpu import tiles
 from migx.targets.gpu.code.compiling import Request, binaries
 from migx.targets.gpu.devices.device import ENQUEUING, Buffer, Device

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from migx.argument import Argument
+from migx.base.recent import Recent
 from migx.binding import Sizes, sizes_told
 from migx.errors import TargetError
 from migx.ir import Instruction, Module
@@ -20,7 +21,6 @@ from migx.ops.dims import DimLiteral
 from migx.planning import is_alias, is_memory, pieces
 from migx.profile import Cost, Profile
 from migx.program import Program
-from migx.recent import Recent
 from migx.shape import Shape
 from migx.sizes import read_symbols
 from migx.target import NO_SLOTS, Context

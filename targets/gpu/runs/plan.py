@@ -15,16 +15,16 @@ import numpy as np
 
 from migx import dim
 from migx import op as operations
+from migx.base.recent import Recent
 from migx.binding import Sizes
 from migx.dim import Extent
+from migx.dims.extents import Extents, Numbers
 from migx.errors import InputError
-from migx.extents import Extents, Numbers
 from migx.ir import Instruction
 from migx.op import Operation
 from migx.ops.builtin import GetTupleElem, Literal, Param, Return
 from migx.ops.control import Assume
 from migx.planning import Arena
-from migx.recent import Recent
 from migx.shape import Shape
 from migx.sizes import ShapeRules
 from migx.targets.gpu.devices.device import ALIGNMENT

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 import migx
+from migx.base.recent import Recent
 from migx.dim import Dim
 from migx.ops.pointwise import Neg
-from migx.recent import Recent
 from migx.targets.cpu import kernels
 from migx.targets.cpu.code.alike import digest, likeness
 

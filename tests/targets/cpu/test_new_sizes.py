@@ -11,8 +11,8 @@ import pytest
 
 import migx
 from migx import planning, sizes
+from migx.dims.extents import Latest
 from migx.errors import InputError
-from migx.extents import Latest
 from migx.planning import Life, arranged
 from migx.sizes import expect_shape
 from migx.targets.cpu.plans.form import Form

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import migx
+from migx.base.recent import Recent
 from migx.ir import Instruction
-from migx.recent import Recent
 from migx.targets.cpu import kernels
 from migx.targets.cpu.code import recalled
 from migx.targets.cpu.code.alike import likeness

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from migx import dim
 from migx.dim import Dim, Extent, Monomial
+from migx.dims.symbol import listed
 from migx.errors import EvaluationError
-from migx.symbol import listed
 
 Numbers: TypeAlias = NDArray[np.int64]
 Found = TypeVar("Found")

@@ -16,8 +16,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from migx.base.files import written
 from migx.errors import TargetError
-from migx.files import written
 
 _DIGEST = hashlib.sha256().digest_size
 _FOLDERS = 256

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from migx.dims.intervals import Bounds
 from migx.errors import DimError
-from migx.intervals import Bounds
 
 # Words that mean something else in the text form; a symbol of such a name is written in backticks.
 _RESERVED = re.compile(

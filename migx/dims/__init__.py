@@ -1,0 +1,1 @@
+"""What symbolic dims are made of, and what is computed with them."""
