@@ -5,6 +5,8 @@ Inside, queries, keys and values are [batch, heads, length, size] throughout.
 
 from __future__ import annotations
 
+import numpy as np
+
 from migx import dim, ops
 from migx.builders import parted
 from migx.dim import Extent
@@ -24,6 +26,7 @@ from migx.onnx.ops.contrib import DOMAIN
 from migx.onnx.ops.elementwise import binary, plus
 from migx.onnx.ops.linear import scaled
 from migx.onnx.ops.normalization import over_root_mean_square
+from migx.onnx.ops.runtime import expected
 from migx.shape import F32, I8, I64, U8, DType
 
 LEVELS = {8: (I8, -128.0, 127.0), 4: (U8, -8.0, 7.0)}
@@ -39,15 +42,12 @@ def group_query_attention(node: Node) -> tuple[Instruction, ...]:
     ``seqlens_k`` says how many keys there are in all, less one; new ones follow those that were
     there, so the present may have room that is not used yet.
     """
-    if node.integer("sliding_window_cache", 0):
-        raise node.fail("sliding_window_cache is not supported")
     heads, groups = node.integer("num_heads"), node.integer("kv_num_heads")
     q, k, v = separate(node, heads, groups)
     q, k = (normalized(node, x, i) for x, i in ((q, 14), (k, 15)))
     batch, length = q.shape.dims[0], q.shape.dims[2]
-    known = node.add(ops.Sub(), column(node, node.input(5), batch),
-                     node.broadcast_to(node.dims([length - 1]), (batch, 1, 1, 1)))  # fmt: skip
-    start = binary(node, ops.Max(), known, node.literal(0, I64))
+    last = column(node, node.input(5), batch)
+    start = first_place(node, last, batch, length)
     places = binary(node, ops.Add(), start, steps(node, length))
     if node.integer("do_rotary", 0):
         given = node.optional(9)
@@ -56,20 +56,37 @@ def group_query_attention(node: Node) -> tuple[Instruction, ...]:
         mixed = bool(node.integer("rotary_interleaved", 0))
         q, k = (rotated(node, x, turn, tables, mixed) for x in (q, k))
     wide = k.shape.dtype
-    k = kept_with(node, node.optional(3), levels(node, k, 12), places)
-    v = kept_with(node, node.optional(4), levels(node, v, 13), places, k.shape.dims[2])
+    k, v = levels(node, k, 12), levels(node, v, 13)
+    if node.integer("sliding_window_cache", 0):
+        k, v, at, *present = slid(node, k, v, start, last)
+    else:
+        k = kept_with(node, node.optional(3), k, places)
+        v = kept_with(node, node.optional(4), v, places, k.shape.dims[2])
+        present, at = [k, v], None
     keys, values = (numbers(node, x, i, wide) for x, i in ((k, 12), (v, 13)))
     places = node.add(ops.Transpose((0, 1, 3, 2)), places)
-    result, seen = grouped(node, q, keys, values, places)
-    results = merged(node, result), k, v
+    result, seen = grouped(node, q, keys, values, places, at)
+    results = merged(node, result), *present
     return results if seen is None else (*results, seen)
+
+
+def first_place(node: Node, last: Instruction, batch: Extent, length: Extent) -> Instruction:
+    """Where new keys begin [batch, 1, 1, 1]: so many before the end as are valid, which are all
+    where ``query_seqlens`` does not say otherwise.
+    """
+    if (valid := node.optional(16)) is None:
+        less = node.broadcast_to(node.dims([length - 1]), (batch, 1, 1, 1))
+    else:
+        less = binary(node, ops.Sub(), column(node, valid, batch), node.literal(1, I64))
+    return binary(node, ops.Max(), node.add(ops.Sub(), last, less), node.literal(0, I64))
 
 
 def normalized(node: Node, x: Instruction, place: int) -> Instruction:
     """Heads over their root mean square, times weights, where these are given."""
     if (weight := node.optional(place)) is None:
         return x
-    epsilon = node.number("qk_norm_epsilon", 1e-6)
+    name = "q_norm_epsilon" if place == 14 else "k_norm_epsilon"
+    epsilon = node.number(name, node.number("qk_norm_epsilon", 1e-6))
     wide, _ = over_root_mean_square(node, node.convert(x, F32), (3,), epsilon)
     wide = binary(node, ops.Mul(), wide, node.convert(weight, F32))
     return node.convert(wide, x.shape.dtype)
@@ -153,11 +170,74 @@ def kept_with(
     return up_to(node, filled, 2, last, node.fresh("total"))
 
 
+def slid(
+    node: Node, k: Instruction, v: Instruction, start: Instruction, last: Instruction
+) -> tuple[Instruction, ...]:
+    """Keys and values, the past before the new; their places [batch, 1, 1, room + length]; and the
+    present of both, of a cache that has room for a window and lets go of what is older.
+
+    Its first rows hold the latest places in order, the others may hold anything: the present has
+    zeros there, and those of the past lie at a place that no query sees.
+    """
+    window, pasts = node.integer("local_window_size", -1), [node.input(3), node.input(4)]
+    room, length = pasts[0].shape.dims[2], k.shape.dims[2]
+    start = fitting(node, start, room, window)
+    end = binary(node, ops.Add(), last, node.literal(1, I64))
+    gone, leaving = (let_go(node, n, room, room - window + 1) for n in (start, end))
+    rows = steps(node, room)
+    held, wanted = (binary(node, ops.Add(), first, rows) for first in (gone, leaving))
+    there = binary(node, ops.Less(), held, start)
+    never = node.literal(np.iinfo(np.int64).max, I64)
+    before = node.add(ops.Where(), *node.broadcast(there, held, never))
+    at = node.add(ops.Concat(3), before, binary(node, ops.Add(), start, steps(node, length)))
+    new = binary(node, ops.Sub(), wanted, binary(node, ops.Sub(), start, node.dims([room])))
+    old, is_old = binary(node, ops.Sub(), wanted, gone), binary(node, ops.Less(), wanted, start)
+    index = node.add(ops.Where(), *node.broadcast(is_old, old, new))
+    index = binary(node, ops.Min(), index, node.dims([room + length - 1]))
+    used = binary(node, ops.Less(), wanted, end)
+    index, used = (node.add(ops.Transpose((0, 1, 3, 2)), x) for x in (index, used))
+    both = [node.add(ops.Concat(2), past, x) for past, x in zip(pasts, (k, v), strict=True)]
+    present = []
+    for x, past in zip(both, pasts, strict=True):
+        latest = node.add(ops.GatherElements(2), x, node.broadcast_to(index, past.shape.dims))
+        zero = node.literal(0, x.shape.dtype)
+        present.append(node.add(ops.Where(), *node.broadcast(used, latest, zero)))
+    return *both, at, *present
+
+
+def fitting(node: Node, start: Instruction, room: Extent, window: int) -> Instruction:
+    """Where new keys begin, of caches that have room for their window."""
+    problem = f"local_window_size {window} is from 1 to the room of past_key, {room}"
+    if window < 1 or (isinstance(room, int) and window > room):
+        raise node.fail(problem)
+    if isinstance(room, int):
+        return start
+    fits = binary(node, ops.LessOrEqual(), node.literal([window], I64), node.dims([room]))
+    return expected(node, start, problem, fits)
+
+
+def let_go(node: Node, count: Instruction, room: Extent, at_once: Extent) -> Instruction:
+    """How many of so many places a cache has let go of, which lets go of several at once: as few
+    as leave room for the others.
+    """
+    over = binary(node, ops.Sub(), count, node.dims([room]))
+    over = binary(node, ops.Max(), over, node.literal(0, I64))
+    several = node.dims([at_once])
+    times = binary(node, ops.Add(), over, node.dims([at_once - 1]))
+    return binary(node, ops.Mul(), binary(node, ops.Div(), times, several), several)
+
+
 def grouped(
-    node: Node, q: Instruction, k: Instruction, v: Instruction, places: Instruction
+    node: Node,
+    q: Instruction,
+    k: Instruction,
+    v: Instruction,
+    places: Instruction,
+    at: Instruction | None,
 ) -> tuple[Instruction, Instruction | None]:
     """Attention of heads in groups, each query seeing the keys up to its own place [batch, 1,
-    length, 1], or all there are; and the scores, or their softmax, where they are asked for.
+    length, 1], or all there are; and the scores, or their softmax, where they are asked for. Keys
+    lie at their places [batch, 1, 1, total], or in order.
     """
     batch, heads, _, size = q.shape.dims
     total, sink = k.shape.dims[2], sink_of(node, heads, q)
@@ -166,8 +246,9 @@ def grouped(
     scores = to_scale(node, product, size)
     if cap := node.number("softcap", 0.0):
         scores = scaled(node, node.add(ops.Tanh(), scaled(node, scores, 1 / cap)), cap)
-    scores = plus(node, scores, node.optional(10))
-    keys, window = steps(node, total), node.integer("local_window_size", -1)
+    scores = plus(node, scores, bias_at(node, batch, at))
+    keys = steps(node, total) if at is None else at
+    window = node.integer("local_window_size", -1)
     if not node.integer("causal", 1):
         if window != -1:
             raise node.fail(f"local_window_size {window} with causal 0; it is -1 then")
@@ -180,6 +261,8 @@ def grouped(
     result = node.add(ops.Dot(), weights, v)
     if not (mode := node.integer("qk_output", 0)):
         return result, None
+    if at is not None:
+        raise node.fail("qk_output with sliding_window_cache is not supported")
     if mode not in (1, 2):
         raise node.fail(
             f"no qk_output {mode}; there are 0, 1, before the softmax, and 2, behind it"
@@ -187,6 +270,18 @@ def grouped(
     zero = node.literal(0, scores.shape.dtype)
     seen = node.add(ops.Where(), *node.broadcast(allowed, scores, zero)) if mode == 1 else weights
     return result, first_of_total(node, seen)
+
+
+def bias_at(node: Node, batch: Extent, at: Instruction | None) -> Instruction | None:
+    """What is added to scores, of keys at their places: its last axis is all places there are."""
+    bias = node.optional(10)
+    if bias is None or at is None:
+        return bias
+    _, heads, length, total = bias.shape.dims
+    index = binary(node, ops.Min(), at, node.dims([total - 1]))
+    index = node.broadcast_to(index, (batch, heads, length, at.shape.dims[3]))
+    bias = node.broadcast_to(bias, (batch, heads, length, total))
+    return node.add(ops.GatherElements(3), bias, index)
 
 
 def first_of_total(node: Node, scores: Instruction) -> Instruction:
