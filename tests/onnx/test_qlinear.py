@@ -210,9 +210,14 @@ def test_dynamic_lstm_rounds_what_its_weights_meet(case: str, tmp_path: Path) ->
             np.testing.assert_allclose(got, want, 1e-5, 1e-6)
 
 
-@pytest.mark.parametrize("kind", [TensorProto.UINT4, TensorProto.INT4, TensorProto.UINT8])
 @pytest.mark.parametrize("zeros", [True, False])
-def test_gather_of_blocks(kind: int, zeros: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "apart"),
+    [(TensorProto.UINT4, False), (TensorProto.INT4, False),
+     (TensorProto.UINT8, False), (TensorProto.UINT8, True)],
+)  # fmt: skip
+def test_gather_of_blocks(kind: int, apart: bool, zeros: bool, tmp_path: Path) -> None:
+    """The bytes of a table may be weights of a product, whose blocks lie apart, in other dims."""
     low, high = (-8, 8) if kind == TensorProto.INT4 else (0, 16)
     table, points = RNG.integers(low, high, (6, 32)), RNG.integers(low, high, (6, 2))
     if kind == TensorProto.UINT8:
@@ -226,9 +231,16 @@ def test_gather_of_blocks(kind: int, zeros: bool, tmp_path: Path) -> None:
         "GatherBlockQuantized", inputs, ["y"], domain="com.microsoft", block_size=16,
         quantize_axis=1, gather_axis=0,
     )  # fmt: skip
+    nodes = [node]
+    if apart:
+        node.input[0] = "joined"
+        nodes.insert(0, helper.make_node("Reshape", ["table", "dims"], ["joined"]))
+        held[0].dims[:] = 6, 2, table.shape[1] // 2
+        inputs.append("dims")
+        held.append(onnx.numpy_helper.from_array(np.array(table.shape), "dims"))
     held = [t for t in held if t.name in inputs]
     graph = helper.make_graph(
-        [node], "node",
+        nodes, "node",
         [helper.make_tensor_value_info("rows", TensorProto.INT64, [2, "n"])],
         [onnx.ValueInfoProto(name="y")], held,
     )  # fmt: skip

@@ -219,6 +219,8 @@ def packed_rows(node: Node, value: Instruction, bits: int, dims: tuple[Extent, .
         return node.reshape(value, dims)
     if bits not in (2, 4):
         raise node.fail(f"weights of {bits} bits are not supported")
+    while isinstance(value.op, ops.Reshape | ops.Squeeze | ops.Unsqueeze):
+        (value,) = value.inputs
     if not isinstance(value.op, Literal | OnnxExternalWeights):
         raise node.fail(f"packed weights must be a constant, not {value!r}")
     shape = Shape(DType.of(f"u{bits}"), dims)
