@@ -109,6 +109,22 @@ class Onnxruntime:
         return data
 
 
+def rounded_products(path: Path) -> str:
+    """What to say of a file that lets onnxruntime round what products multiply to bytes (its
+    ``accuracy_level`` 4 of MatMulNBits); empty where none does.
+    """
+    from migx.onnx.wire import read_stripped
+
+    nodes = read_stripped(path).model.graph.node
+    levels = [a.i for n in nodes for a in n.attribute if a.name == "accuracy_level"]
+    if not (count := levels.count(4)):
+        return ""
+    return (
+        f"onnxruntime may round to bytes what {count} nodes multiply, by their accuracy_level of "
+        "4; --activations int8 does so here"
+    )
+
+
 def landmarks(program: Program) -> dict[str, Instruction]:
     """Where the values of ONNX nodes are in a program: the one instruction of a node's that others
     read. Nodes that have several such, or none, or share theirs, are left out.

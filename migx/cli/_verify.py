@@ -17,7 +17,15 @@ import migx
 from migx.argument import Argument
 from migx.cli import _against, _inputs, _load, _options
 from migx.cli._against import relative
-from migx.cli._peers import Array, Onnxruntime, Recorder, landmarks, rounding, traced
+from migx.cli._peers import (
+    Array,
+    Onnxruntime,
+    Recorder,
+    landmarks,
+    rounded_products,
+    rounding,
+    traced,
+)
 from migx.compiler import Compiled, compiled
 from migx.dims.symbol import listed
 from migx.errors import MigxError
@@ -98,6 +106,8 @@ def checked(
             peer = Onnxruntime(path, recorder.budgets if options.each else ())
             expected, values = peer.run(inputs, names)
         notes = peer.notes
+        if options.activations == "float" and (note := rounded_products(path)):
+            notes.append(note)
     budgets = [spent.of(value) for value in plain.program.main.outputs]
     compared = [
         compare(name, _inputs.array_of(x), _inputs.array_of(y), budget)

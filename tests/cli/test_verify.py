@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 import migx as api
 from migx.cli import _against, _verify
@@ -346,3 +346,30 @@ def test_a_bound_that_decides_nothing_says_so(migx: Migx, tmp_path: Path) -> Non
         "undecided"
         in migx("bisect", *words, "--passes", "optimize_module", "--json").json["detail"]
     )
+
+
+@pytest.mark.parametrize("level", [0, 4])
+def test_products_that_onnxruntime_may_round_are_told(
+    level: int, migx: Migx, tmp_path: Path
+) -> None:
+    """With activations in bytes both sides do so, and there is nothing to tell."""
+    held = [
+        numpy_helper.from_array(np.full((4, 1, 16), 0x95, np.uint8), "b"),
+        numpy_helper.from_array(np.full((4, 1), 0.25, np.float32), "s"),
+    ]
+    node = helper.make_node(
+        "MatMulNBits", ["x", "b", "s"], ["y"], domain="com.microsoft",
+        K=32, N=4, bits=4, block_size=32, accuracy_level=level,
+    )  # fmt: skip
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, (2, n))
+        for name, n in (("x", 32), ("y", 4))
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    graph = helper.make_graph([node], "graph", [x], [y], held)
+    file = tmp_path / "model.onnx"
+    file.write_bytes(
+        helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+    )
+    assert ("accuracy_level of 4" in migx("verify", file).out) == (level == 4)
+    assert "accuracy_level" not in migx("verify", file, "--activations", "int8").out
