@@ -21,8 +21,10 @@ piece of a strip at a time: see ``narrow_weights.py``. What is spread stays in t
 cache until all kernels have passed over it, a strip of kernels in the first; what comes after it,
 and where the sums will be written, is asked for in time. Sums go through the epilogue from
 registers when their last channel has been added, unless it is long. An image whose elements are the
-windows, as of 1 x 1 kernels, is read where it lies: see ``InPlace``. Small images turn: see
-``strips.py``. An image whose size only the run tells is cut for several sizes at once.
+windows, as of 1 x 1 kernels, is read where it lies, some channels being asked for ahead: see
+``InPlace``; it is spread all the same for many outputs where its channels share a place in the
+first level cache. Small images turn: see ``strips.py``. An image whose size only the run tells is
+cut for several sizes at once.
 
 Each sum is added up in the order of the weights by one thread, so bits depend neither on the number
 of threads nor on the tiles.
