@@ -337,16 +337,21 @@ def may_equal(a: Extent, b: Extent) -> bool:
     return low <= 0 <= high
 
 
+def at_most(a: Extent, b: Extent) -> bool:
+    """Whether a <= b whatever the sizes."""
+    return bounds(a - b)[1] <= 0
+
+
 @lru_cache(maxsize=4096)
 def minimum(*extents: Extent) -> Extent:
     """The least of some extents."""
-    return _extreme("min", extents, lambda a, b: bounds(a - b)[1] <= 0)
+    return _extreme("min", extents, at_most)
 
 
 @lru_cache(maxsize=4096)
 def maximum(*extents: Extent) -> Extent:
     """The greatest of some extents."""
-    return _extreme("max", extents, lambda a, b: bounds(a - b)[0] >= 0)
+    return _extreme("max", extents, lambda a, b: at_most(b, a))
 
 
 @lru_cache(maxsize=4096)

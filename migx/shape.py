@@ -251,7 +251,7 @@ class Shape:
     def transposed(self) -> bool:
         """Whether the strides are not in falling order."""
         moving = [s for d, s in zip(self.dims, self.true_strides, strict=True) if d != 1 and s != 0]
-        falling = (dim.bounds(a - b)[0] >= 0 for a, b in itertools.pairwise(moving))
+        falling = (dim.at_most(b, a) for a, b in itertools.pairwise(moving))
         return self.strides is not None and not all(falling)
 
     @property

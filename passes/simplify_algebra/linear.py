@@ -111,7 +111,7 @@ def mul_slice(
     if span is None or not varies_along(a, out):
         return None
     start, end = span
-    if any(o is None or not (at_most(end, o[0]) or at_most(o[1], start)) for o in others):
+    if any(o is None or not (dim.at_most(end, o[0]) or dim.at_most(o[1], start)) for o in others):
         return Declined("others read the same columns, or all")
     at.together((f, root))
     one, rest = at.literal(1, a.shape.dtype), f.shape.dims[out] - end
@@ -129,11 +129,6 @@ def span_along(at: Instruction, axis: int) -> tuple[Extent, Extent] | None:
     """Where a slice along one axis alone begins and ends; None where it is none."""
     op = at.op
     return (op.starts[0], op.ends[0]) if isinstance(op, Slice) and op.axes == (axis,) else None
-
-
-def at_most(a: Extent, b: Extent) -> bool:
-    """Whether a <= b whatever the sizes."""
-    return dim.bounds(b - a)[0] >= 0
 
 
 @rule(

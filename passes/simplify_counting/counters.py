@@ -179,7 +179,7 @@ class Counters:
             before = less - more  # what has been asked for this iteration, if it is not the first
             start = dim.substitute(before, {count.symbol.name: 0} if count.symbol else {})
             if dim.bounds(most - start)[0] > 0 or any(
-                end == most and dim.bounds(low - start)[0] >= 0 for low, end in begins
+                end == most and dim.at_most(start, low) for low, end in begins
             ):
                 yield most - before - 1
 

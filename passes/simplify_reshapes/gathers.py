@@ -81,20 +81,16 @@ def spanned(begin: Extent, digits: list[Digit], extent: Extent) -> list[Span] | 
     spans = list[Span]()
     for i, (count, stride) in enumerate(digits[:-1]):
         size, within = count * stride, 1 + sum((d.values - 1) * d.stride for d in digits[i + 1 :])
-        start = begin if fits(begin + size, extent) else extent - size
+        start = begin if dim.at_most(begin + size, extent) else extent - size
         offset = begin - start
-        if not isinstance(offset, int) or not 0 <= offset <= stride - within or not fits(0, start):
+        lies = isinstance(offset, int) and 0 <= offset <= stride - within
+        if not (lies and dim.at_most(0, start)):
             return None
         spans.append((start, count, stride))
         begin, extent = offset, stride
     count, stride = digits[-1] if digits else Digit(1, 1)
-    there = fits(0, begin) and fits(begin + (count - 1) * stride + 1, extent)
+    there = dim.at_most(0, begin) and dim.at_most(begin + (count - 1) * stride + 1, extent)
     return [*spans, (begin, count, stride)] if there else None
-
-
-def fits(low: Extent, high: Extent) -> bool:
-    """Whether low <= high whatever the sizes."""
-    return dim.bounds(high - low)[0] >= 0
 
 
 def cut(

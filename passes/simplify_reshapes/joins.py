@@ -13,7 +13,6 @@ from migx.dim import Extent
 from migx.ir import Instruction
 from migx.match import on, var
 from migx.ops.layout import Concat, Transpose
-from migx.passes.simplify_reshapes.views import at_most
 from migx.rewrite import Cursor, Declined, rule
 
 Inputs = list[Instruction]
@@ -41,7 +40,7 @@ def concat_slice(
     start, end = cut_axes(cut)[axis]
     places = pairwise(dim.offsets(part.shape.dims[axis] for part in joined.inputs))
     for part, (offset, last) in zip(joined.inputs, places, strict=True):
-        if at_most(offset, start) and at_most(end, last):
+        if dim.at_most(offset, start) and dim.at_most(end, last):
             bounds = {**cut_axes(cut), axis: (start - offset, end - offset)}
             return part if cut.shape.same_type(part.shape) else within(at, part, bounds)
     return Declined("it does not lie within one part")

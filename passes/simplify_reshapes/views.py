@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from migx import dim, ops
 from migx import op as operations
-from migx.dim import Extent
 from migx.ir import Instruction
 from migx.match import on, var
 from migx.passes._common import REDUCTIONS
@@ -58,9 +57,9 @@ def unary_shape_transforms(at: Cursor, last: Instruction) -> Instruction | Decli
         made, source = chain_for([*before[i:], *after]), first.inputs[0]
         if made is None or len(made) >= len(before) - i + len(after):
             continue
-        if at_most(source.shape.elements, last.shape.elements):
+        if dim.at_most(source.shape.elements, last.shape.elements):
             return applied(at, made, computed(at, between, source))
-        if at_most(last.shape.elements, between[0].shape.elements):
+        if dim.at_most(last.shape.elements, between[0].shape.elements):
             return computed(at, between, applied(at, made, source))
     return Declined("the views do not cancel, or more elements would be computed")
 
@@ -131,8 +130,3 @@ def spread(at: Cursor, number: Instruction, like: Instruction) -> Instruction:
     if number.shape.rank > like.shape.rank:
         number = at(ops.Reshape(()), number)
     return at(ops.Multibroadcast(like.shape.dims), number)
-
-
-def at_most(a: Extent, b: Extent) -> bool:
-    """Whether a <= b whatever the sizes."""
-    return dim.bounds(a - b)[1] <= 0

@@ -37,6 +37,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
+from migx.base.memory import aligned
 from migx.dim import Extent, product
 from migx.fusion.kernels import CONVOLUTIONS, FusedKernel, core_of, epilogue
 from migx.ir import Instruction
@@ -291,12 +292,12 @@ class Writer:
         self.inner = self._inner(finish)
         self.inner.in_pieces = self.piece != cut.chunk
         spread = self.inner.spread
-        at = _up(8 * problem.taps * (1 + cut.skips))
+        at = aligned(8 * problem.taps * (1 + cut.skips))
         self.staged = f.element(frame.scratch, at, I8)
         piece = self.piece if isinstance(self.piece, int) else problem.channels
         staged = piece * depth * problem.taps + cut.lanes  # in whole squares
-        at += _up((staged * cut.unit + cut.lanes) * size) if self.stages else 0
-        own, at = f.element(frame.scratch, at, I8), at + _up(self.inner.nbytes)
+        at += aligned((staged * cut.unit + cut.lanes) * size) if self.stages else 0
+        own, at = f.element(frame.scratch, at, I8), at + aligned(self.inner.nbytes)
         self.made = f.element(frame.scratch, at, I8)
         self.inner.take(own)
         beyond = cut.panel + cut.rows + 2 * cut.lanes
@@ -428,8 +429,3 @@ class Writer:
             lambda vector: widened(f, vector, dtype, problem.sum),
         )
         return self.staged
-
-
-def _up(nbytes: int) -> int:
-    """Bytes up to a whole cache line."""
-    return -(-nbytes // 64) * 64
