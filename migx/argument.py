@@ -251,7 +251,7 @@ class Argument:
         return self._digest
 
     def _hash(self) -> str:
-        if isinstance(self.data, tuple):
+        if isinstance(self.data, Sequence):
             return hashlib.sha256("".join(p.digest() for p in self.parts).encode()).hexdigest()
         if not self.shape.dtype.is_tensor:
             return hashlib.sha256(repr(self.data).encode()).hexdigest()

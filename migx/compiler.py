@@ -25,6 +25,7 @@ from migx.meaning import is_like
 from migx.observers import CrashFile
 from migx.op import traits
 from migx.ops.builtin import Literal, Param, Slot
+from migx.ops.maps import Rows
 from migx.planning import lies_in
 from migx.program import Program
 from migx.shape import MAP, OPTIONAL, SEQUENCE, TUPLE, Shape
@@ -325,6 +326,8 @@ def given_back(result: Argument, shared: bool = False) -> Any:
         return result if array is result.array else Argument.packed(result.shape, array)
     if result.shape.dtype is TUPLE:
         return tuple(given_back(part, shared) for part in result.parts)
+    if isinstance(result.data, Rows):
+        return result.data.dicts()
     if result.shape.dtype is SEQUENCE:  # which may hold what was given
         return [given_back(part, shared=True) for part in result.parts]
     if result.shape.dtype is OPTIONAL:

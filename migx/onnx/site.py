@@ -16,6 +16,7 @@ from migx.errors import DimError, OnnxError
 from migx.ir import Instruction
 from migx.onnx import tensors, widening
 from migx.ops.builtin import Literal
+from migx.ops.layout import Multibroadcast
 from migx.shape import DType, Shape
 
 if TYPE_CHECKING:
@@ -79,9 +80,15 @@ class Site:
         return index < len(operands) and operands[index].op.name != "undefined"
 
     def known(self, index: int) -> Argument | None:
-        """The value of an operand that is a fixed literal."""
-        op = self.at.inputs[index].op
-        return op.value if type(op) is Literal and not op.replaceable else None
+        """The value of an operand that is a fixed literal, or one that is broadcast."""
+        operand = self.at.inputs[index]
+        source = operand.inputs[0] if type(operand.op) is Multibroadcast else operand
+        if type(source.op) is not Literal or source.op.replaceable or not operand.shape.static:
+            return None
+        held = source.op.value
+        if source is operand:
+            return held
+        return Argument.of(np.broadcast_to(held.array, [int(d) for d in operand.shape.dims]))
 
     def scalar(self, index: int, dtype: DType | None = None) -> str:
         """An operand of one element as a scalar of rank 0, in its type or another."""

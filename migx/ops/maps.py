@@ -28,6 +28,27 @@ def map_of(key: DType, value: DType) -> Shape:
     return Shape.opaque(MAP, Shape(key, (VARIES,)), Shape(value, (VARIES,)))
 
 
+class Rows(Sequence[Argument]):
+    """Maps of the same keys, each with a row of values, made when one asks for them."""
+
+    def __init__(self, part: Shape, keys: Argument, values: Argument) -> None:
+        self.part, self.keys, self.values = part, keys, values
+        self._row = Shape(values.shape.dtype, values.shape.dims[1:])
+
+    def __len__(self) -> int:
+        return len(self.values.array)
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            return Rows(self.part, self.keys, Argument.of(self.values.array[at]))
+        return Argument(self.part, (self.keys, Argument(self._row, self.values.array[at])))
+
+    def dicts(self) -> list[dict[Any, Any]]:
+        """The maps as those of Python."""
+        keys = self.keys.tolist()
+        return [dict(zip(keys, row, strict=True)) for row in self.values.tolist()]
+
+
 class ZipMap(Op):
     """A sequence of maps, one for each row of the second input, from the keys, the first input, to
     its elements (ONNX ZipMap-1).
@@ -45,9 +66,7 @@ class ZipMap(Op):
     def compute(
         self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
     ) -> Argument:
-        keys, rows = arguments
-        (part,), row = shape.parts, Shape(rows.shape.dtype, rows.shape.dims[1:])
-        return Argument(shape, tuple(Argument(part, (keys, Argument(row, r))) for r in rows.array))
+        return Argument(shape, Rows(shape.parts[0], *arguments))
 
 
 class MapLookup(Op):

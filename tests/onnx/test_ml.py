@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+import migx
+import migx.onnx
+from migx import Dim, ops
 from migx.errors import EvaluationError, OnnxError
+from migx.ops.trees import COMPARISONS, GREATER, LESS, UNORDERED
 from tests.onnx.build import Array
 from tests.onnx.one_node import assert_as_peer, results
 
@@ -250,6 +254,50 @@ def ensemble(folder: Path, x: Array, ways: list[int], **options: Any) -> Array:
         **options,
     )
     return found
+
+
+@pytest.mark.parametrize("mode", range(6))
+@pytest.mark.parametrize("missing", [(0, 0), (1, 1), (1, 0)])
+def test_trees_are_written_as_they_were_read(
+    mode: int, missing: tuple[int, int], tmp_path: Path
+) -> None:
+    forest = ops.TreeEnsemble()
+    tests = np.array([COMPARISONS[mode] | UNORDERED * m for m in missing], np.uint8)
+    program = migx.Program()
+    main = program.main
+    x = main.add_parameter("x", migx.Shape("f32", (Dim("n"), 2)))
+    held: list[Array] = [
+        np.array([0, 1], np.int32),
+        tests,
+        np.array([0.5, 0.0], np.float32),
+        np.array([[1, -1], [-2, -3]], np.int32),
+        np.array([[1.0], [2.0], [4.0]], np.float32),
+        np.array([0], np.int32),
+    ]
+    literals = [main.add_literal(v) for v in held]
+    main.add_return(main.add_instruction(forest, x, *literals))
+    migx.onnx.write(program, tmp_path / "trees.onnx")
+    back = migx.parse_onnx(tmp_path / "trees.onnx")
+    migx.onnx.write(back, tmp_path / "again.onnx")
+    rows = np.array([[a, b] for a in (0.5, 1, 0, np.nan) for b in (0, 1, -1, np.nan)], np.float32)
+    found = [
+        p.compile("ref").eval({"x": rows})[0].tolist()
+        for p in (program, back, migx.parse_onnx(tmp_path / "again.onnx"))
+    ]
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_test_that_is_no_comparison_is_not_written(tmp_path: Path) -> None:
+    program = migx.Program()
+    main = program.main
+    x = main.add_parameter("x", migx.Shape("f32", (Dim("n"), 1)))
+    one = np.zeros(1, np.int32)
+    ways, weights = np.array([[-1, -2]], np.int32), np.array([[1.0], [2.0]], np.float32)
+    held = (one, np.array([LESS | GREATER], np.uint8), np.zeros(1, np.float32), ways, weights, one)
+    literals = [main.add_literal(v) for v in held]
+    main.add_return(main.add_instruction(ops.TreeEnsemble(), x, *literals))
+    with pytest.raises(OnnxError, match="it has a test that is no comparison"):
+        migx.onnx.write(program, tmp_path / "trees.onnx")
 
 
 def test_membership(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ IMAGE, GRID = Shape(F32, (N, 3, 8, 8)), Shape(F32, (N, 4, 5, 2))
 REGIONS, WHICH = Shape(F32, (N, 4)), Shape(I64, (N,))
 ONE, LIST = Shape(I64, ()), Shape(I64, (2,))
 COLUMNS = Col2im((3, 8, 8), (0,) * 4, (1, 1), (1, 1))
-NODES = [Shape(I64, (4,))] * 2 + [Shape(F32, (4,))] + [Shape(I64, (4,))] * 2 + [Shape("bool", (4,))]
-TREE = [Shape(F32, (N, 3)), *NODES, Shape(F32, (5, 2)), Shape(I64, (1,))]
+NODES = [Shape("i32", (4,)), Shape("u8", (4,)), Shape(F32, (4,)), Shape("i32", (4, 2))]
+TREE = [Shape(F32, (N, 3)), *NODES, Shape(F32, (5, 2)), Shape("i32", (1,))]
 
 DIMS: list[tuple[Any, list[Shape], Shape]] = [
     (GridSample(), [IMAGE, GRID], Shape(F32, (N, 3, 4, 5))),
@@ -60,8 +60,8 @@ WRONG: list[tuple[Any, list[Shape], str]] = [
     (PrefixScanProd(1), [Shape(F32, (2,))], "axis 1 is not one of the 1 axes"),
     (TreeEnsemble("mode"), TREE, "knows sum, average, min, max, not 'mode'"),
     (TreeEnsemble(), [Shape(F32, (3,)), *TREE[1:]], r"needs features \[N, F\]"),
-    (TreeEnsemble(), [*TREE[:-1], Shape(F32, (1,))], "roots, places and comparisons in i64"),
-    (TreeEnsemble(), [TREE[0], Shape(I64, (5,)), *TREE[2:]], "as long as each other"),
+    (TreeEnsemble(), [*TREE[:-1], Shape(F32, (1,))], r"roots in i32, got f32\[n, 3\]"),
+    (TreeEnsemble(), [TREE[0], Shape("i32", (5,)), *TREE[2:]], "of as many nodes"),
     (
         DeformableConvolution(),
         [Shape(F32, (1, 4, 8, 8)), Shape(F32, (6, 4, 3, 3)), Shape(F32, (1, 9, 6, 6))],

@@ -16,6 +16,7 @@ from migx.onnx.node import Node
 from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import scaled
 from migx.op import Array
+from migx.ops.trees import COMPARISONS, UNORDERED
 from migx.shape import F32, I32, I64
 
 DOMAIN = "ai.onnx.ml"
@@ -313,9 +314,15 @@ def trees(
     x = node.input(0)
     x = x if x.shape.dtype.is_float else node.convert(x, F32)
     features, modes, splits, yes, no, missing = tests
-    lists = [np.asarray(v, np.int64) for v in (features, modes, yes, no)]
-    held = [lists[0], lists[1], splits, lists[2], lists[3], np.asarray(missing, np.bool_)]
-    literals = [node.literal(v) for v in (*held, weights, np.asarray(roots, np.int64))]
+    if not all(0 <= mode < len(COMPARISONS) for mode in modes):
+        raise node.fail(f"it has a comparison of number {max(modes, key=abs)}, which there is not")
+    holds = np.asarray(COMPARISONS, np.uint8)[np.asarray(modes, np.int64)]
+    holds |= (np.asarray(missing) != 0) * np.uint8(UNORDERED)
+    ways = np.stack([no, yes], axis=1).astype(np.int32)
+    held: list[Array] = [np.asarray(features, np.int32), holds, splits, ways, weights]
+    literals = [node.literal(v) for v in (*held, np.asarray(roots, np.int32))]
+    if len(holds) and (holds == holds[0]).all():  # which kernels are told by there being one alone
+        literals[1] = node.broadcast_to(node.literal(holds[:1]), (len(holds),))
     return node.add(ops.TreeEnsemble(aggregate.lower()), x, *literals)
 
 

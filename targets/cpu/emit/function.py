@@ -127,10 +127,13 @@ class Function:
         x, y = self.pair(a, b)
         to = Type("i1", x.type.lanes)
         if x.type.is_float:
-            code = "une" if relation == "ne" else "o" + relation
-            return self.emit(f"fcmp {code} {x.type} {x.text}, {y.text}", to)
+            return self.lies("une" if relation == "ne" else "o" + relation, x, y)
         code = relation if relation in ("eq", "ne") else ("s" if signed else "u") + relation
         return self.emit(f"icmp {code} {x.type} {x.text}, {y.text}", to)
+
+    def lies(self, how: str, x: Value, y: Value) -> Value:
+        """Whether floats lie to each other in a way that LLVM has a name for, as i1."""
+        return self.emit(f"fcmp {how} {x.type} {x.text}, {y.text}", Type("i1", x.type.lanes))
 
     def select(self, condition: Value, a: Operand, b: Operand) -> Value:
         """The first where the condition holds, else the second."""

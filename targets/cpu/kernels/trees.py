@@ -2,18 +2,21 @@
 
 A tile is some rows. It takes one tree after another, so that its nodes stay in the cache while all
 rows go through it, and what a row is told is added up in the order of the trees. A step from node
-to node has no branch: how two numbers lie to each other is one bit of four, and a comparison says
-for which of these it holds.
+to node has no branch: how two numbers lie to each other is one bit of four, and a test says for
+which of these it holds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
+from operator import and_
 
 from migx.dim import Extent
 from migx.ir import Instruction
-from migx.ops.trees import COMPARISONS, FAULT, SILENT, TreeEnsemble
+from migx.ops.builtin import Literal
+from migx.ops.layout import Multibroadcast
+from migx.ops.trees import FAULT, SILENT, TreeEnsemble
 from migx.targets.cpu.emit import F32, F64, I64, Type, Value
 from migx.targets.cpu.kernel import Frame, Kernel, Scratch, memory_of, type_of
 from migx.targets.cpu.machine import Machine
@@ -23,19 +26,34 @@ ROWS = 64
 """How many rows a tile has."""
 ABREAST = 8
 """How many walks from root to leaf are made side by side: each waits for memory all the time."""
-BITS = 4
-HOLDS = reduce(lambda found, code: found << BITS | code, reversed(COMPARISONS), 0)
-"""``COMPARISONS`` as one number, the first lowest."""
+X, FEATURES, TESTS, SPLITS, WAYS, WEIGHTS, ROOTS, RESULT = range(8)
+"""The operands by what they are."""
+
+FLOATS = (
+    *("false", "uno", "ogt", "ugt", "olt", "ult", "one", "une"),
+    *("oeq", "ueq", "oge", "uge", "ole", "ule", "ord", "true"),
+)
+"""What LLVM calls each test."""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     """The kernel of ``tree_ensemble`` of floats whose weights are f32 or f64."""
     if not isinstance(at.op, TreeEnsemble) or type_of(at.shape.dtype) not in (F32, F64):
         return None
-    compared = [at.inputs[index].shape.dtype for index in (0, 3)]
+    compared = [at.inputs[index].shape.dtype for index in (X, SPLITS)]
     if not all(t.is_float and elements.computable(t, machine) for t in compared):
         return None
     return _Writer(at, at.op, machine).kernel()
+
+
+def _test_of_all(tests: Instruction) -> int | None:
+    """The test that all nodes make, where there is one and it is fixed."""
+    if isinstance(tests.op, Multibroadcast):
+        (tests,) = tests.inputs
+    fixed = isinstance(tests.op, Literal) and not tests.op.replaceable
+    if not fixed or tests.shape.elements != 1:
+        return None
+    return int(tests.op_as(Literal).value.array.reshape(-1)[0]) % len(FLOATS)
 
 
 class _Writer:
@@ -45,9 +63,10 @@ class _Writer:
         self.at, self.op, self.frame = at, op, Frame(at, machine)
         self.f = self.frame.function
         self.shapes = [*(v.shape for v in at.inputs), at.shape]
-        self.number = F64 if F64 in (memory_of(self.shapes[i].dtype) for i in (0, 3)) else F32
-        self.nodes: Extent = self.shapes[1].dims[0]
+        self.number = F64 if F64 in (memory_of(self.shapes[i].dtype) for i in (X, SPLITS)) else F32
+        self.nodes: Extent = self.shapes[FEATURES].dims[0]
         self.targets: Extent = at.shape.dims[1]
+        self.test = _test_of_all(at.inputs[TESTS])
         scratch = Scratch(self.frame)
         self.totals = scratch.take(ROWS * self.targets, F64)
         self.scratch = scratch.nbytes
@@ -55,7 +74,7 @@ class _Writer:
     def kernel(self) -> Kernel:
         """The whole of it."""
         f, frame, rows = self.f, self.frame, self.at.shape.dims[0]
-        trees = frame.extent(self.shapes[8].dims[0])
+        trees = frame.extent(self.shapes[ROOTS].dims[0])
         with f.loop(frame.begin, frame.end) as tile:
             top = tile.index * ROWS
             count = f.minimum(frame.extent(rows) - top, ROWS)
@@ -81,7 +100,7 @@ class _Writer:
         rows, roots = [], []
         for is_made, (row, tree) in zip(made, walks, strict=True):
             rows.append(top + f.select(is_made, row, 0))
-            roots.append(f.select(is_made, self._at(8, f.select(is_made, tree, 0)), -1))
+            roots.append(f.select(is_made, self._place(ROOTS, f.select(is_made, tree, 0)), -1))
         leaves = self._leaves(rows, roots)
         for is_made, (row, _), leaf in zip(made, walks, leaves, strict=True):
             with f.when(is_made):
@@ -101,6 +120,10 @@ class _Writer:
         raw = self.f.load(*self._address(operand, *places))
         return elements.loaded(self.f, raw, self.shapes[operand].dtype)
 
+    def _place(self, operand: int, *places: Value, signed: bool = True) -> Value:
+        """The element there as an index."""
+        return self.f.cast(self._at(operand, *places), I64, signed=signed)
+
     def _leaves(self, rows: Sequence[Value], roots: Sequence[Value]) -> list[Value]:
         """The leaves some rows come to; none that there is, where one comes to none."""
         f, extent = self.f, self.frame.extent
@@ -110,46 +133,46 @@ class _Writer:
             with f.loop(0, extent(self.nodes) + 1, carry=roots) as turn:
                 going = [self._step(row, at) for row, at in zip(rows, turn.carried, strict=True)]
                 turn.carry(*going)
-                turn.end(reduce(f.maximum, going) < 0)
+                turn.end(reduce(and_, going) < 0)
             grown.carry(*turn.carried)
         return [-1 - at for at in grown.carried]
 
     def _step(self, row: Value, at: Value) -> Value:
         """Where a row is after one step. What goes on to where nothing is stays, as in a circle."""
         f = self.f
-        known = self._inside(at, self.nodes)
-        here = f.select(known, at, 0)
-        feature, mode = self._at(1, here), self._at(2, here)
-        known = known & self._inside(mode, len(COMPARISONS))
-        known = known & self._inside(feature, self.shapes[0].dims[1])
-        value = self._at(0, row, f.select(known, feature, 0))
-        return f.select(known, self._next(here, mode, value), at)
+        known = self._mask(at, self.nodes)
+        here = at & known
+        feature = self._place(FEATURES, here)
+        found = self._mask(feature, self.shapes[X].dims[1])
+        value, split = self._at(X, row, feature & found), self._at(SPLITS, here)
+        x, limit = f.cast(value, self.number), f.cast(split, self.number)
+        if self.test is not None:
+            holds = f.opaque(f.cast(f.lies(FLOATS[self.test], x, limit), I64, signed=False))
+        else:
+            greater, less = (f.cast(v, I64, signed=False) for v in (x >= limit, x <= limit))
+            holds = self._place(TESTS, here, signed=False) >> f.opaque(greater + less * 2) & 1
+        return at ^ ((self._place(WAYS, here, holds) ^ at) & known & found)
+
+    def _mask(self, place: Value, extent: Extent) -> Value:
+        """All bits, where a place is inside; else none.
+
+        What LLVM sees to be a choice it makes a branch, which no CPU can foresee.
+        """
+        return self.f.opaque(0 - self.f.cast(self._inside(place, extent), I64))
 
     def _inside(self, place: Value, extent: Extent) -> Value:
         return self.f.compare("lt", place, self.frame.extent(extent), signed=False)
 
-    def _next(self, here: Value, mode: Value, value: Value) -> Value:
-        """Where a row goes on from a node that looks at one of its values."""
-        f = self.f
-        x, split = (f.cast(v, self.number) for v in (value, self._at(3, here)))
-        greater, less = (f.cast(v, I64, signed=False) for v in (x >= split, x <= split))
-        place = mode * BITS + greater + less * 2
-        missing = f.cast(f.compare("ne", x, x) & self._at(6, here), I64, signed=False)
-        # What LLVM sees to be a choice it makes a branch, which no CPU can foresee.
-        holds = f.opaque((f.const(I64, HOLDS) >> (place & 63)) & 1 | missing)
-        yes, no = self._at(4, here), self._at(5, here)
-        return no ^ ((yes ^ no) & -holds)
-
     def _add(self, row: Value, leaf: Value) -> None:
         """Adds what a leaf says to what a row has been told."""
         f = self.f
-        there = self._inside(leaf, self.shapes[7].dims[0])
+        there = self._inside(leaf, self.shapes[WEIGHTS].dims[0])
         self.frame.fails(~there, FAULT)
         targets = self.frame.extent(self.targets)
         with f.when(there), f.loop(0, targets) as target:
             place = f.element(self.totals, row * targets + target.index, F64)
             total = f.load(place, F64)
-            said = f.cast(self._at(7, leaf, target.index), F64)
+            said = f.cast(self._at(WEIGHTS, leaf, target.index), F64)
             says = f.intrinsic("fabs", said) < float("inf")
             f.store(f.select(says, self._combined(total, said), total), place)
 
@@ -168,5 +191,5 @@ class _Writer:
             if self.op.aggregate == "average":
                 total = total / f.cast(f.maximum(trees, 1), F64)
             told = f.select(f.compare("ne", total, total), 0.0, total)
-            to, memory = self._address(9, top + row, target.index)
+            to, memory = self._address(RESULT, top + row, target.index)
             f.store(f.cast(told, memory), to)

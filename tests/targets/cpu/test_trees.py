@@ -12,7 +12,6 @@ import migx
 from migx import ops
 from migx.dim import Dim
 from migx.errors import EvaluationError
-from migx.ops.trees import COMPARISONS
 from migx.targets.cpu.code import jit
 from migx.targets.cpu.kernels.trees import kernel_for
 from migx.targets.cpu.machine import host
@@ -28,20 +27,17 @@ def forest(trees: int, weight: str, split: str, targets: int = TARGETS) -> list[
     dice = np.random.default_rng(trees)
     count, leaves = trees * INNER, trees * LEAVES
     tree, place = np.divmod(np.arange(count), INNER)
-    ways = []
-    for to in (2 * place + 1, 2 * place + 2):
-        leaf = -1 - (tree * LEAVES + to - INNER)
-        ways.append(np.where(to < INNER, tree * INNER + to, leaf))
+    to = 2 * place[:, None] + [1, 2]
+    node, leaf = tree[:, None] * INNER + to, -1 - (tree[:, None] * LEAVES + to - INNER)
     weights = dice.standard_normal((leaves, targets)).astype(weight)
     weights[dice.random(weights.shape) < 0.3] = np.inf
     return [
-        dice.integers(0, FEATURES, count),
-        dice.integers(0, len(COMPARISONS), count),
+        dice.integers(0, FEATURES, count, np.int32),
+        dice.integers(0, 16, count, np.uint8),
         dice.integers(-1, 2, count).astype(split),
-        *ways,
-        dice.random(count) < 0.5,
+        np.where(to < INNER, node, leaf).astype(np.int32),
         weights,
-        np.array([*range(0, count, INNER), -1]),
+        np.array([*range(0, count, INNER), -1], np.int32),
     ]
 
 
@@ -50,6 +46,9 @@ def program_of(x: str, operands: list[Array], aggregate: str = "sum") -> migx.Pr
     main = program.main
     given = main.add_parameter("x", migx.Shape(x, (Dim("n"), FEATURES)))
     held = [main.add_literal(value) for value in operands]
+    if len(operands[1]) == 1:  # one test for all nodes
+        nodes = (len(operands[0]),)
+        held[1] = main.add_instruction(ops.Multibroadcast(nodes), held[1])
     main.add_return(main.add_instruction(ops.TreeEnsemble(aggregate), given, *held))
     return program
 
@@ -82,21 +81,32 @@ def test_says_what_ref_says(aggregate: str, x: str, weight: str, split: str) -> 
         assert got.tobytes() == wanted.tobytes()
 
 
+@pytest.mark.parametrize("test", range(16))
+def test_one_test_for_all_nodes(test: int) -> None:
+    """A kernel is told of it by there being one number alone, whatever that is."""
+    held = forest(5, "f4", "f4")
+    found = []
+    for tests in (np.full(len(held[1]), test, np.uint8), np.array([test], np.uint8)):
+        program = program_of("f32", [held[0], tests, *held[2:]])
+        for target in ("ref", "cpu"):
+            found += program.copy().compile(target).eval({"x": values("f32", 20)})
+    assert len({each.tobytes() for each in found}) == 1
+
+
 def test_no_trees_and_one_target() -> None:
-    for operands in (forest(1, "f4", "f4", 1), [*forest(1, "f4", "f4")[:-1], np.zeros(0, "i8")]):
+    for operands in (forest(1, "f4", "f4", 1), [*forest(1, "f4", "f4")[:-1], np.zeros(0, "i4")]):
         program = program_of("f32", operands)
         wanted = program.copy().compile("ref").eval({"x": values("f32", 5)})[0]
         assert program.compile("cpu").eval({"x": values("f32", 5)})[0].tobytes() == wanted.tobytes()
 
 
 BROKEN: dict[str, Callable[[list[Any]], None]] = {
-    "circle": lambda held: held[3].fill(0) or held[4].fill(0),
-    "node": lambda held: held[3].fill(2 * INNER) or held[4].fill(2 * INNER),
-    "leaf": lambda held: held[3].fill(-1 - 2 * LEAVES) or held[4].fill(-1 - 2 * LEAVES),
+    "circle": lambda held: held[3].fill(0),
+    "node": lambda held: held[3].fill(2 * INNER),
+    "leaf": lambda held: held[3].fill(-1 - 2 * LEAVES),
     "feature": lambda held: held[0].fill(FEATURES),
     "negative feature": lambda held: held[0].fill(-1),
-    "comparison": lambda held: held[1].fill(len(COMPARISONS)),
-    "root": lambda held: held[7].fill(INNER * 2),
+    "root": lambda held: held[5].fill(INNER * 2),
 }
 
 
@@ -106,7 +116,7 @@ def test_what_is_not_there_is_an_error(name: str, target: str) -> None:
     held = forest(1, "f4", "f4")
     BROKEN[name](held)
     program = program_of("f32", held).compile(target)
-    with pytest.raises(EvaluationError, match="circle, or names a node, a leaf, a feature or"):
+    with pytest.raises(EvaluationError, match="circle, or names a node, a leaf or a feature"):
         program.eval({"x": values("f32", 3)})
     assert program.eval({"x": values("f32", 0)})[0].shape == (0, TARGETS)
 
