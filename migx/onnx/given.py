@@ -21,6 +21,12 @@ def declared_name(declared: onnx.TensorShapeProto.Dimension) -> str:
     return "" if named == "?" else named
 
 
+def declared_rank(value: onnx.ValueInfoProto) -> int | None:
+    """The rank that a tensor has in the file; None where that says nothing."""
+    tensor = value.type.tensor_type
+    return len(tensor.shape.dim) if tensor.HasField("shape") else None
+
+
 def checked(given: InputDims | None, inputs: Collection[str]) -> InputDims:
     """The dims that are given; ``OnnxError`` unless they are lists of dims by names of inputs."""
     if given is None:

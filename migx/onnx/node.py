@@ -21,6 +21,7 @@ from migx.onnx import symbolic, tensors
 from migx.onnx.graphs import label_of, named
 from migx.op import Array, Operation
 from migx.ops.builtin import OnnxExternalWeights
+from migx.ops.control import Assume
 from migx.shape import DType, Shape
 from migx.weights import is_constant
 
@@ -270,6 +271,15 @@ class Node(Builder):
         if len(set(found)) < len(found):
             raise self.fail(f"axes {tuple(axes)} name one twice")
         return found
+
+    def assumed(self, value: Instruction, condition: Instruction, way: bool) -> Instruction:
+        """The value, whose rank holds for runs where the condition comes out that way."""
+        self.graph.model.assumed.add(self.label)
+        said = (
+            f"the program was made for inputs at which this condition is {way}: read the model "
+            "with the dims it is to run at, by input_dims, or --input-dim or --dim-param"
+        )
+        return self.add(Assume(way, said), value, condition)
 
     # Small compositions that many operators share
 

@@ -8,22 +8,21 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
 from migx import dim, ops, plugins
-from migx.argument import Argument, Source
+from migx.argument import Source
 from migx.base.collector import paused
 from migx.dead_code import remove_dead_code, remove_dead_modules
 from migx.dim import Dim, Extent
-from migx.errors import DataWarning, DimError, MigxError, OnnxError, ShapeError, first_few, warn
+from migx.errors import DimError, MigxError, OnnxError, ShapeError, first_few
 from migx.ir import Instruction, Module
 from migx.onnx import importers, tensors
 from migx.onnx.functions import (
     Called,
-    Functions,
     body_of,
     called_by,
     instantiated,
@@ -31,8 +30,9 @@ from migx.onnx.functions import (
     local_functions,
     shown,
 )
-from migx.onnx.given import InputDims, by_name, checked, declared_name, expect_alone
+from migx.onnx.given import InputDims, by_name, checked, declared_name, declared_rank, expect_alone
 from migx.onnx.graphs import all_nodes, in_order, label_of, named
+from migx.onnx.model_file import ModelFile
 from migx.onnx.node import Node
 from migx.onnx.opsets import domain_of, imported, opset_versions, version_meant
 from migx.onnx.packed import packing, unpacking
@@ -88,81 +88,50 @@ def program_of(
 ) -> Program:
     """``parse_onnx`` of a model in memory, whose external data lies in ``folder``."""
     model = stripped.model
-    source = ModelFile(
-        folder, opset_versions(model), local_functions(model), defer_external_weights
-    )
-    refuse_unsupported(model.graph, source)
-    program = Program()
-    reader = GraphReader(model.graph, program.main, source, embedded=stripped.embedded)
-    reader.parameters(input_dims)
-    reader.body()
-    reader.finish()
-    source.warn()
-    for module in program.submodules(program.main):
-        remove_dead_code(module)
-    remove_dead_modules(program)
-    return program
+
+    def reading(other: bool) -> Reading:
+        source = ModelFile(
+            folder, opset_versions(model), local_functions(model), defer_external_weights, other
+        )
+        refuse_unsupported(model.graph, source)
+        return Reading.of(stripped, source, input_dims)
+
+    found = reading(False)
+    if found.source.assumed and not found.as_declared:
+        again = reading(True)
+        found = again if again.as_declared else found
+    if found.refused is not None:
+        raise found.refused
+    found.source.warn()
+    return found.program
 
 
 @dataclass(frozen=True)
-class ModelFile:
-    """What all graphs of a model share: its folder, the opset version of each domain, its own
-    functions, whether external data is to ``defer``, the names that symbols have, and what is given
-    for some of them; ``ends`` says how far each data file is used, ``weights`` what has been read
-    under each name, and ``remarks`` what the caller will be warned of.
+class Reading:
+    """What came of reading a model: the program, or why it was ``refused``; and whether its results
+    have the ranks that the file declares.
     """
 
-    folder: Path
-    versions: Mapping[str, int]
-    functions: Functions
-    defer: bool = False
-    names: set[str] = field(default_factory=set)
-    sizes: dict[str, Extent] = field(default_factory=dict)
-    ends: dict[Path, int] = field(default_factory=dict)
-    weights: dict[str, OnnxExternalWeights | Literal] = field(default_factory=dict)
-    settled: dict[str, OnnxExternalWeights] = field(default_factory=dict)
-    remarks: dict[str, None] = field(default_factory=dict)
+    source: ModelFile
+    program: Program
+    refused: MigxError | None = None
+    as_declared: bool = False
 
-    def argument(self, tensor: onnx.TensorProto, embedded: Source | None = None) -> Argument:
-        """The value of a tensor; how far each external file is used is remembered."""
-        value = tensors.to_argument(tensor, self.folder, embedded)
-        if embedded is None and (source := value.source) is not None:
-            end = source.offset + source.length
-            self.ends[source.file] = max(end, self.ends.get(source.file, 0))
-        return value
-
-    def weight(
-        self, tensor: onnx.TensorProto, label: str, embedded: Source | None = None
-    ) -> OnnxExternalWeights | Literal:
-        """The operation that holds a tensor; a deferred one where that is wanted. Names say which
-        weight is meant, so a number is added to one that another has in a graph of its own.
-        """
-        op: OnnxExternalWeights | Literal
-        if self.defer and tensor.data_location == onnx.TensorProto.EXTERNAL:
-            op = tensors.deferred(tensor, label)
-        else:
-            op = Literal(self.argument(tensor, embedded), label)
-        count = 0
-        while self.weights.setdefault(op.label, op) != op:
-            count += 1
-            op = dataclasses.replace(op, label=f"{label}.{count}")
-        return op
-
-    def warn(self) -> None:
-        """Warns of what was remarked, and of external files that go on behind the last tensor."""
-        for file, end in self.ends.items():
-            if (rest := file.stat().st_size - end) > 0:
-                self.remarks[f"{file} has {rest} bytes behind the last tensor of this model"] = None
-        for message in self.remarks:
-            warn(message, DataWarning)
-
-    def version(self, node: onnx.NodeProto) -> int:
-        """The opset version of a node's domain."""
-        return self.versions.get(domain_of(node.domain), 1)
-
-    def function(self, node: onnx.NodeProto) -> onnx.FunctionProto | None:
-        """The model's own function that a node calls, if any."""
-        return self.functions.get(called_by(node))
+    @classmethod
+    def of(cls, stripped: Stripped, source: ModelFile, input_dims: InputDims | None) -> Reading:
+        graph, program = stripped.model.graph, Program()
+        reader = GraphReader(graph, program.main, source, embedded=stripped.embedded)
+        try:
+            reader.parameters(input_dims)
+            reader.body()
+            reader.finish()
+        except MigxError as error:
+            return cls(source, program, error)
+        for module in program.submodules(program.main):
+            remove_dead_code(module)
+        remove_dead_modules(program)
+        ranks = zip(map(declared_rank, graph.output), program.main.outputs, strict=True)
+        return cls(source, program, None, all(r in (None, v.shape.rank) for r, v in ranks))
 
 
 def refuse_unsupported(graph: onnx.GraphProto, model: ModelFile) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from migx.errors import EvaluationError, MigxError, OnnxError
+from migx.errors import EvaluationError, InputError, MigxError, OnnxError
 from tests.onnx.build import Array, assert_agrees, model_of, read
 
 X = np.random.default_rng(1).normal(0, 2, (2, 3, 4)).astype(np.float32)
@@ -387,6 +387,46 @@ def test_an_assumption_is_checked_by_each_run(tmp_path: Path) -> None:
     program.eval(inputs)
     with pytest.raises(EvaluationError):
         program.eval({**inputs, "n": i64(1, 1)})
+
+
+SQUEEZED = "main (float[a, 1, 3] x) => (float{} z) {{ y = Squeeze(x) z = Neg(y) }}"
+BRANCHED = """main (float[a, b] x) => (float{} z) <int64[1] axis = {{0}}, int64[1] one = {{1}}> {{
+  l = Shape(x)
+  n = Gather(l, axis)
+  c = Equal(n, one)
+  y = If(c) <
+    then_branch = yes () => (float[b] p) {{ p = Squeeze(x, axis) }},
+    else_branch = no () => (float[a, b] q) {{ q = Identity(x) }}
+  >
+  z = Neg(y)
+}}"""
+
+
+@pytest.mark.parametrize(
+    ("graph", "declared", "dims", "wanted", "refused"),
+    [
+        (SQUEEZED, "[r]", (1, 1, 3), (3,), (2, 1, 3)),
+        (SQUEEZED, "[r, s]", (2, 1, 3), (2, 3), (1, 1, 3)),
+        (SQUEEZED, "[r, s, t]", (2, 1, 3), (2, 3), (1, 1, 3)),  # which neither way fits
+        (BRANCHED, "[r]", (1, 3), (3,), (2, 3)),
+        (BRANCHED, "[r, s]", (2, 3), (2, 3), (1, 3)),
+    ],
+)
+def test_the_declared_rank_says_whether_a_dim_is_one(
+    graph: str,
+    declared: str,
+    dims: tuple[int, ...],
+    wanted: tuple[int, ...],
+    refused: tuple[int, ...],
+    tmp_path: Path,
+) -> None:
+    """Exporters declare the rank that their example had."""
+    program = read(graph.format(declared), tmp_path).compile("cpu")
+    x = np.arange(np.prod(dims), dtype=np.float32).reshape(dims)
+    np.testing.assert_array_equal(program.eval({"x": x})[0], -x.reshape(wanted))
+    why = "made for inputs at which.*by input_dims|has 2 elements, not 1"
+    with pytest.raises((EvaluationError, InputError), match=why):
+        program.eval({"x": np.zeros(refused, np.float32)})
 
 
 @pytest.mark.parametrize("target", ["ref", "cpu"])

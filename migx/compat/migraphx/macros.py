@@ -113,7 +113,8 @@ def _read(
     from onnx import GraphProto, helper
 
     from migx.onnx import importers
-    from migx.onnx.reader import GraphReader, ModelFile
+    from migx.onnx.model_file import ModelFile
+    from migx.onnx.reader import GraphReader
 
     names = [f"input_{i}" for i in range(len(inputs))]
     node = helper.make_node(kind.name, names, ["result"], domain=kind.domain, **attributes)

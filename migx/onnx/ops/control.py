@@ -23,8 +23,9 @@ def branch(node: Node) -> tuple[Instruction, ...]:
 
     Where their dims differ the result's are symbols the run decides. Ranks cannot be left to the
     run: a single number gets the rank of the other branch's, of which a ``DataWarning`` tells, and
-    where ranks differ otherwise the first branch is taken, under an assumption that each run
-    checks. So is a branch whose other cannot be at the dims it is given.
+    where ranks differ otherwise the first branch is taken, or the other if that fits what the file
+    declares of its outputs, under an assumption that each run checks. So is a branch whose other
+    cannot be at the dims it is given.
     """
     condition = node.reshape(node.input(0), ())
     graphs = [node.subgraph(f"{way}_branch") for way in ("then", "else")]
@@ -45,7 +46,7 @@ def branch(node: Node) -> tuple[Instruction, ...]:
         return node.elements(node.add(ops.If(outputs), condition, modules=modules), len(outputs))
     for module in modules:
         module.program.remove_module(module)
-    return taken(node, graphs, condition, True)
+    return taken(node, graphs, condition, not node.graph.model.other)
 
 
 def branches(
@@ -72,7 +73,7 @@ def taken(
 ) -> tuple[Instruction, ...]:
     """The results of one branch, under the assumption that each run takes it."""
     values = node.graph.inlined(graphs[0 if way else 1])
-    return tuple(node.add(ops.Assume(way), v, condition) for v in values)
+    return tuple(node.assumed(v, condition, way) for v in values)
 
 
 def level(node: Node, first: Module, second: Module) -> list[str]:

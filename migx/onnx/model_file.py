@@ -1,0 +1,83 @@
+"""What is known of a model while its graphs are read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+
+from migx.argument import Argument, Source
+from migx.dim import Extent
+from migx.errors import DataWarning, warn
+from migx.onnx import tensors
+from migx.onnx.functions import Functions, called_by
+from migx.onnx.opsets import domain_of
+from migx.ops.builtin import Literal, OnnxExternalWeights
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What all graphs of a model share: its folder, the opset version of each domain, its own
+    functions, whether external data is to ``defer``, the names that symbols have, and what is given
+    for some of them; ``ends`` says how far each data file is used, ``weights`` what has been read
+    under each name, and ``remarks`` what the caller will be warned of. Nodes whose results have one
+    rank or another, as a run decides, are ``assumed`` to have one of them: the ``other``, where
+    what the file declares fits that better.
+    """
+
+    folder: Path
+    versions: Mapping[str, int]
+    functions: Functions
+    defer: bool = False
+    other: bool = False
+    names: set[str] = field(default_factory=set)
+    sizes: dict[str, Extent] = field(default_factory=dict)
+    ends: dict[Path, int] = field(default_factory=dict)
+    weights: dict[str, OnnxExternalWeights | Literal] = field(default_factory=dict)
+    settled: dict[str, OnnxExternalWeights] = field(default_factory=dict)
+    remarks: dict[str, None] = field(default_factory=dict)
+    assumed: set[str] = field(default_factory=set)
+
+    def argument(self, tensor: onnx.TensorProto, embedded: Source | None = None) -> Argument:
+        """The value of a tensor; how far each external file is used is remembered."""
+        value = tensors.to_argument(tensor, self.folder, embedded)
+        if embedded is None and (source := value.source) is not None:
+            end = source.offset + source.length
+            self.ends[source.file] = max(end, self.ends.get(source.file, 0))
+        return value
+
+    def weight(
+        self, tensor: onnx.TensorProto, label: str, embedded: Source | None = None
+    ) -> OnnxExternalWeights | Literal:
+        """The operation that holds a tensor; a deferred one where that is wanted. Names say which
+        weight is meant, so a number is added to one that another has in a graph of its own.
+        """
+        op: OnnxExternalWeights | Literal
+        if self.defer and tensor.data_location == onnx.TensorProto.EXTERNAL:
+            op = tensors.deferred(tensor, label)
+        else:
+            op = Literal(self.argument(tensor, embedded), label)
+        count = 0
+        while self.weights.setdefault(op.label, op) != op:
+            count += 1
+            op = dataclasses.replace(op, label=f"{label}.{count}")
+        return op
+
+    def warn(self) -> None:
+        """Warns of what was remarked, and of external files that go on behind the last tensor."""
+        for file, end in self.ends.items():
+            if (rest := file.stat().st_size - end) > 0:
+                self.remarks[f"{file} has {rest} bytes behind the last tensor of this model"] = None
+        for message in self.remarks:
+            warn(message, DataWarning)
+
+    def version(self, node: onnx.NodeProto) -> int:
+        """The opset version of a node's domain."""
+        return self.versions.get(domain_of(node.domain), 1)
+
+    def function(self, node: onnx.NodeProto) -> onnx.FunctionProto | None:
+        """The model's own function that a node calls, if any."""
+        return self.functions.get(called_by(node))
