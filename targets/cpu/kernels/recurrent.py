@@ -353,7 +353,8 @@ class _Writer:
     def _direction(self, direction: Value) -> None:
         """All steps of one direction."""
         f, extent, team = self.f, self.frame.extent, self.team
-        time, batch, members, span = map(extent, (self.time, self.batch, self.members, self.span))
+        batch, members, span = map(extent, (self.batch, self.members, self.span))
+        time = self._longest()
         cells, backward = self._cells(direction), self._backward(direction)
         with team.phase(members) as part:
             self._keep_recurrent(part, direction)
@@ -369,6 +370,9 @@ class _Writer:
                 self._step(first + place, place * batch, cells, direction)
         with team.phase(members) as part:
             self._end(part, cells, direction)
+            with f.loop(time, extent(self.time)) as late, cells.units(part) as at:
+                nothing = f.const(self.tile.vector, 0)
+                self._write(nothing, self._made(late.index, direction), at)
 
     def _backward(self, direction: Value) -> Value:
         """Whether a direction walks backward in time, as an i1."""
@@ -390,7 +394,7 @@ class _Writer:
 
     def _step(self, t: Value, row: Value, cells: Cells, direction: Value) -> None:
         """The step at a time, whose inputs' products begin at a row."""
-        f, extent, team, gates = self.f, self.frame.extent, self.team, self.op.gates
+        extent, team, gates = self.frame.extent, self.team, self.op.gates
         batch, parts = extent(self.batch), extent(self.of_step)
         resets = resets_first(self.op)
         pairs, across = range(self.panels // PAIR), PAIR * self.tile.columns
@@ -405,12 +409,17 @@ class _Writer:
             with team.phase(parts) as part:
                 states = self._states(cells.reset)
                 self._multiply(part, states, batch, "r", direction, cells.recurrent, last)
-        to, *_ = self._results(direction)
-        strides = self.at.shape.parts[0].true_strides
-        start = f.element(to.first, t * extent(strides[0]), memory_of(to.dtype))
-        to = Matrix(start, to.row, to.column, to.dtype)
+        to = self._made(t, direction)
         with team.phase(parts) as part, cells.units(part, row) as at:
             self._write(cells.step(at, self._alive(t, at.row)), to, at)
+
+    def _made(self, t: Value, direction: Value) -> Matrix:
+        """What is written after the step at a time."""
+        f, (to, *_) = self.f, self._results(direction)
+        step = self.frame.extent(self.at.shape.parts[0].true_strides[0])
+        return Matrix(
+            f.element(to.first, t * step, memory_of(to.dtype)), to.row, to.column, to.dtype
+        )
 
     def _end(self, part: Part, cells: Cells, direction: Value) -> None:
         """Writes the states there are after the last step."""
@@ -424,8 +433,23 @@ class _Writer:
 
     def _alive(self, t: Value, row: Value) -> Value | None:
         """Whether a sequence is as long as that; None where all are."""
+        length = self._length(row)
+        return None if length is None else t < length
+
+    def _length(self, row: Value) -> Value | None:
+        """How long a sequence is; None where all are as long as there is time."""
         lengths = self._operand("sequence_lens", self.f.as_index(0))
         if lengths is None:
             return None
-        length = self.f.load(lengths.at(0, row), memory_of(lengths.dtype))
-        return t < self.f.cast(length, I64)
+        return self.f.cast(self.f.load(lengths.at(0, row), memory_of(lengths.dtype)), I64)
+
+    def _longest(self) -> Value:
+        """The time after which no sequence goes on."""
+        f, time = self.f, self.frame.extent(self.time)
+        if self._length(f.as_index(0)) is None:
+            return time
+        with f.loop(0, self.frame.extent(self.batch), carry=[f.as_index(0)]) as row:
+            length = self._length(row.index)
+            assert length is not None
+            row.carry(f.maximum(row.carried[0], length))
+        return f.minimum(row.carried[0], time)
