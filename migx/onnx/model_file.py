@@ -23,9 +23,11 @@ class ModelFile:
     """What all graphs of a model share: its folder, the opset version of each domain, its own
     functions, whether external data is to ``defer``, the names that symbols have, and what is given
     for some of them; ``ends`` says how far each data file is used, ``weights`` what has been read
-    under each name, and ``remarks`` what the caller will be warned of. Nodes whose results have one
-    rank or another, as a run decides, are ``assumed`` to have one of them: the ``other``, where
-    what the file declares fits that better.
+    under each name, and ``remarks`` what the caller will be warned of.
+
+    Where the rank of a result depends on the run, symbols are taken to be ``not_one``, and of the
+    branches of nodes the first is taken; in the ``other`` reading, for files that declare other
+    ranks, such symbols have the size 1, and the second is taken.
     """
 
     folder: Path
@@ -39,7 +41,8 @@ class ModelFile:
     weights: dict[str, OnnxExternalWeights | Literal] = field(default_factory=dict)
     settled: dict[str, OnnxExternalWeights] = field(default_factory=dict)
     remarks: dict[str, None] = field(default_factory=dict)
-    assumed: set[str] = field(default_factory=set)
+    not_one: set[str] = field(default_factory=set)
+    first_taken: set[str] = field(default_factory=set)
 
     def argument(self, tensor: onnx.TensorProto, embedded: Source | None = None) -> Argument:
         """The value of a tensor; how far each external file is used is remembered."""

@@ -274,7 +274,6 @@ class Node(Builder):
 
     def assumed(self, value: Instruction, condition: Instruction, way: bool) -> Instruction:
         """The value, whose rank holds for runs where the condition comes out that way."""
-        self.graph.model.assumed.add(self.label)
         said = (
             f"the program was made for inputs at which this condition is {way}: read the model "
             "with the dims it is to run at, by input_dims, or --input-dim or --dim-param"

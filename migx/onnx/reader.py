@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -89,16 +90,20 @@ def program_of(
     """``parse_onnx`` of a model in memory, whose external data lies in ``folder``."""
     model = stripped.model
 
-    def reading(other: bool) -> Reading:
+    def reading(**assumed: Any) -> Reading:
         source = ModelFile(
-            folder, opset_versions(model), local_functions(model), defer_external_weights, other
+            folder,
+            opset_versions(model),
+            local_functions(model),
+            defer_external_weights,
+            **assumed,
         )
         refuse_unsupported(model.graph, source)
         return Reading.of(stripped, source, input_dims)
 
-    found = reading(False)
-    if found.source.assumed and not found.as_declared:
-        again = reading(True)
+    found = reading()
+    if not found.as_declared and (found.source.not_one or found.source.first_taken):
+        again = reading(other=True, sizes=dict.fromkeys(found.source.not_one, 1))
         found = again if again.as_declared else found
     if found.refused is not None:
         raise found.refused
@@ -233,7 +238,8 @@ class GraphReader:
         if declared.HasField("dim_value") and declared.dim_value > 0:
             return declared.dim_value
         named = declared_name(declared)
-        return self.model.sizes.get(named, Dim(named)) if named else self.fresh(f"{name}.{axis}")
+        size = Dim(named) if named else self.fresh(f"{name}.{axis}")
+        return self.model.sizes.get(str(size), size)
 
     def fresh(self, hint: str) -> Dim:
         """A symbol of a name that no other has."""

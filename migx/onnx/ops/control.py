@@ -46,6 +46,7 @@ def branch(node: Node) -> tuple[Instruction, ...]:
         return node.elements(node.add(ops.If(outputs), condition, modules=modules), len(outputs))
     for module in modules:
         module.program.remove_module(module)
+    node.graph.model.first_taken.add(node.label)
     return taken(node, graphs, condition, not node.graph.model.other)
 
 

@@ -144,31 +144,23 @@ def transpose(node: Node) -> Instruction:
 
 @importer("Squeeze")
 def squeeze(node: Node) -> Instruction:
-    """Without axes, those that are 1; dims that only a run will tell are assumed not to be, unless
-    what the file declares of its outputs says that they are.
+    """Without axes, those that are 1; dims that only a run will tell are assumed not to be. In the
+    ``other`` reading of a file dims of its inputs that this is about are 1.
     """
     x, given = node.input(0), node.optional(1)
     axes = runtime.known_axes(node, given)
     if axes is None and given is not None:
         return runtime.squeezed(node, x, given)
     if not axes and not node.has("axes"):
-        if unknown := [i for i, d in enumerate(x.shape.dims) if d != 1 and dim.may_equal(d, 1)]:
-            x = settled(node, x, unknown)
+        if unknown := [d for d in x.shape.dims if d != 1 and dim.may_equal(d, 1)]:
+            ones = node.add(ops.Equal(), *node.broadcast(node.dims(unknown), node.literal(1, I64)))
+            any_one = node.add(ops.ReduceAny((0,)), ones)
+            x = node.assumed(x, node.reshape(any_one, ()), False)
+            node.graph.model.not_one.update(
+                str(d) for d in unknown if isinstance(d, Dim) and d.symbol
+            )
         axes = tuple(i for i, d in enumerate(x.shape.dims) if d == 1)
     return node.add(ops.Squeeze(node.axes(axes or (), x.shape.rank)), x) if axes else x
-
-
-def settled(node: Node, x: Instruction, unknown: Sequence[int]) -> Instruction:
-    """A value under the assumption that none of some dims is 1, or that all are."""
-    sizes = node.dims([x.shape.dims[i] for i in unknown])
-    ones = node.add(ops.Equal(), *node.broadcast(sizes, node.literal(1, I64)))
-    are = node.graph.model.other
-    condition = node.add(ops.ReduceAll((0,)) if are else ops.ReduceAny((0,)), ones)
-    x = node.assumed(x, node.reshape(condition, ()), are)
-    if not are:
-        return x
-    begin, end = (0,) * len(unknown), (1,) * len(unknown)
-    return node.add(ops.Slice(tuple(unknown), begin, end), x)
 
 
 @importer("Unsqueeze")
