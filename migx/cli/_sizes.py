@@ -15,6 +15,7 @@ from migx.errors import EvaluationError, InputError
 from migx.ir import Instruction
 from migx.meaning import by_meaning
 from migx.ops.builtin import Param
+from migx.ops.control import Assume
 from migx.program import Program
 from migx.shape import Shape
 from migx.sizes import asked_again, check_sizes, read_symbols
@@ -47,13 +48,31 @@ def chosen(
     checks = asked_again(chain(*program.modules.values()))
 
     def fits(sizes: Sizes) -> bool:
-        return _fit(checks, sizes) and _indices_fit(program, sizes, draw(sizes))
+        return _refused(checks, sizes) is None and _indices_fit(program, sizes, draw(sizes))
 
-    tried = [{**known, **sizes} for sizes in candidates(symbols.values())]
-    for sizes in tried if symbols else ():
+    least, *more = [{**known, **sizes} for sizes in candidates(symbols.values())]
+    wanted = named(checks, least, symbols)
+    others = [symbol for name, symbol in symbols.items() if wanted[name] == least[name]]
+    tried = ({**wanted, **sizes} for sizes in candidates(others))
+    for sizes in (least, *tried, *more) if symbols else ():
         if fits(sizes):
             return raised(sizes, symbols, fits) if apart else sizes
-    return tried[0]
+    return least
+
+
+def named(checks: list[Instruction], sizes: Sizes, symbols: Mapping[str, Symbol]) -> Sizes:
+    """Sizes that no rule refuses, as far as they can be had one by one: a symbol of an instruction
+    that is refused gets a number that stands in the dims of its operands, as those of weights do.
+    """
+    for _ in symbols:
+        at = _refused(checks, sizes)
+        if at is None:
+            break
+        numbers = {d for v in at.inputs for d in v.shape.dims if isinstance(d, int)}
+        names = sorted(read_symbols(at) & symbols.keys())
+        ways = ({**sizes, name: n} for name in names for n in sorted(numbers))
+        sizes = next((way for way in ways if _refused([at], way) is None), sizes)
+    return sizes
 
 
 def raised(sizes: Sizes, symbols: Mapping[str, Symbol], fits: Callable[[Sizes], bool]) -> Sizes:
@@ -95,8 +114,10 @@ def candidates(symbols: Iterable[Symbol]) -> Iterator[Sizes]:
                     yield sizes
 
 
-def _fit(checks: list[Instruction], sizes: Sizes) -> bool:
-    """Whether all shape rules take the sizes; one that does not is asked first the next time."""
+def _refused(checks: list[Instruction], sizes: Sizes) -> Instruction | None:
+    """An instruction whose shape rule does not take the sizes, if there is one; it is asked first
+    the next time.
+    """
     for at in checks:
         if read_symbols(at) <= sizes.keys():
             try:
@@ -104,17 +125,22 @@ def _fit(checks: list[Instruction], sizes: Sizes) -> bool:
             except InputError:
                 checks.remove(at)
                 checks.insert(0, at)
-                return False
-    return True
+                return at
+    return None
 
 
 def _indices_fit(program: Program, sizes: Sizes, inputs: Mapping[str, Any]) -> bool:
-    """Whether what is computed of small integers alone can be: masks, positions, indices."""
+    """Whether what is computed of small integers alone can be, masks, positions and indices, and is
+    what is assumed of it.
+    """
     context = get_target("ref").get_context()
     values: dict[Instruction, Argument] = {}
     for at in program.main:
         if not read_symbols(at) <= sizes.keys() or at.modules:
             continue
+        condition = values.get(at.inputs[1]) if type(at.op) is Assume else None
+        if condition is not None and bool(condition.array) is not at.op_as(Assume).expected:
+            return False
         shape = at.shape.bind(sizes)
         if not _small(shape):
             continue

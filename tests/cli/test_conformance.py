@@ -25,7 +25,7 @@ import os
 from migx.targets.ref import Ref
 
 
-class Wrong(Ref):
+class Crashing(Ref):
     """As ref, but for three operations."""
 
     def supports(self, instruction):
@@ -118,7 +118,7 @@ def test_a_case_that_ends_its_process_fails_and_the_rest_goes_on(
 ) -> None:
     for name, text in {
         "wrongs/__init__.py": "",
-        "wrongs/wrong.py": WRONG,
+        "wrongs/crashing.py": WRONG,
         "wrongs-1.dist-info/METADATA": "Name: wrongs\nVersion: 1\n",
         "wrongs-1.dist-info/entry_points.txt": "[migx.targets]\nwrongs = wrongs\n",
     }.items():
@@ -127,7 +127,7 @@ def test_a_case_that_ends_its_process_fails_and_the_rest_goes_on(
     monkeypatch.syspath_prepend(tmp_path)  # where the processes look too
     names = ["test_floor_example", "test_ceil_example", "test_neg_example", "test_abs", "test_tanh"]
     cases = [suite.cases("node")[name] for name in names]
-    found = conformance.outcomes(cases, "wrong", jobs=2)
+    found = conformance.outcomes(cases, "crashing", jobs=2)
     assert [each.name for each in found] == names
     assert [each.why for each in found] == [
         "it ended the process, by SIGABRT",

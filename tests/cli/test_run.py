@@ -128,6 +128,24 @@ def test_a_compiled_file_runs_as_it_is_at_the_sizes_given(
             }""",
             {"h": 4, "w": 4},
         ),
+        (
+            """(x: f32[b, w], y: f32[v, 3], z: f32[1575, 3]) {
+              %0 = dot(x, z)
+              %1 = slice(y) {axes=(0,), starts=(5,), ends=(v,)}
+              return %0, %1
+            }""",
+            {"b": 1, "v": 8, "w": 1575},
+        ),
+        (
+            """(x: f32[b, 3]) {
+              %0 = dim_literal() {values=(b,), lens=()}
+              %1 = @literal() {value=[1]} : i64[]
+              %2 = equal(%0, %1)
+              %3 = assume(x, %2) {expected=false}
+              return %3
+            }""",
+            {"b": 2},
+        ),
     ],
 )
 def test_sizes_are_such_as_the_program_takes(
