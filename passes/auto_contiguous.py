@@ -25,12 +25,12 @@ LINE = 16
 
 
 class AutoContiguous(Pass):
-    """Puts ``contiguous`` before operations that read standard layout only and would read another;
-    with ``outputs``, before what a module returns as well (MIGraphX pass of this name); with
-    ``control``, before what goes into modules of control flow, and what they return; with
-    ``across``, before arithmetic and reductions that would read one element of each line of memory
-    after the other, before products of bytes, pooling and convolutions of single channels whose
-    rows lie so, and before results that lie so in what the program is given.
+    """Inserts ``contiguous`` where an operation requires standard layout and would read another;
+    with ``outputs``, also before module results (MIGraphX pass of this name); with ``control``,
+    before operands and results of control flow modules; with ``across``, before arithmetic and
+    reductions that would read with a large stride, before products of bytes, pooling and depthwise
+    convolutions whose rows have one, and before results that are non-standard views of parameters
+    or constants.
     """
 
     outputs: bool = False

@@ -8,8 +8,8 @@ from migx.manager import Pass, PassManager
 
 
 class DeadCodeElimination(Pass):
-    """Removes the instructions that nobody reads and that have no effect; parameters stay (MIGraphX
-    pass of this name).
+    """Removes instructions that have neither users nor effects; parameters stay (MIGraphX pass of
+    this name).
     """
 
     def apply(self, module: Module, manager: PassManager) -> bool:

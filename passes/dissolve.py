@@ -15,9 +15,9 @@ from migx.target import get_target, supported
 
 
 class Dissolve(Pass):
-    """Puts what a ``pointwise``, ``fused_reduce`` or ``group`` holds in its place, where ``target``
-    does not support it: it may have a kernel for each part. Where it would support it if the
-    elements of its inputs lay in order, those that do not are copied instead.
+    """Replaces a ``pointwise``, ``fused_reduce`` or ``group`` by its contents where ``target`` does
+    not support it: it may have a kernel for each part. Where it would support it if the elements of
+    its inputs lay in order, those that do not are copied instead.
     """
 
     target: str = "ref"

@@ -26,8 +26,8 @@ Gained: TypeAlias = dict[Instruction, list[tuple[str, ...]]]
 
 
 class EliminateCommonSubexpression(Pass):
-    """Merges pure instructions that are the same operation on the same values, whatever the order
-    where the operation commutes, and literals of the same bits (MIGraphX pass of this name).
+    """Merges pure instructions with the same operation and operands, in any order if the operation
+    commutes, and literals of the same bits (MIGraphX pass of this name).
 
     A submodule takes what the modules around it have computed before. Replaceable literals are
     never merged, nor deferred weights unless they are one tensor of one file. Of results that are

@@ -14,20 +14,20 @@ from migx.shape import Shape
 
 @rule(on(Contiguous, var("x")))
 def standard_already(x: Instruction) -> Instruction | None:
-    """contiguous(x) is x where that is in standard layout."""
+    """contiguous(x) is x where x has standard layout."""
     return x if x.shape.standard else None
 
 
 @rule(on(Contiguous, var("x"), name="copy"))
 def strides_accepted(x: Instruction, copy: Instruction) -> Instruction | Declined:
-    """contiguous(x) is x for readers that take any strides."""
+    """contiguous(x) is x for users that accept any strides."""
     refused = next((u for u in copy.users if not takes_strides(u, copy, x.shape)), None)
     return x if refused is None else Declined(f"{refused.op.name} reads it")
 
 
 class EliminateContiguous(Pass):
-    """Drops ``contiguous`` where its input is in standard layout, and where all who read it take
-    strides (MIGraphX pass of this name). What a module returns keeps its layout.
+    """Drops ``contiguous`` where its input has standard layout, or all its users accept strides
+    (MIGraphX pass of this name). What a module returns keeps its layout.
     """
 
     rules = standard_already + strides_accepted

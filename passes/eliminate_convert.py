@@ -66,8 +66,8 @@ def _covers(wide: DType, narrow: DType) -> bool:
 
 
 class EliminateConvert(Pass):
-    """Removes converts to the type there is already and merges nested ones that lose nothing on the
-    way (MIGraphX pass of this name).
+    """Removes converts to the type of their input, and merges nested ones if the type between loses
+    nothing (MIGraphX pass of this name).
     """
 
     rules = same_type + nested

@@ -55,7 +55,7 @@ def into_convolution(
 def into_max(
     at: Cursor, x: Instruction, pads: Dims, window: Instruction, padding: Dims
 ) -> Instruction | Declined:
-    """The maximum over what is padded by the least value is that over x with more padding."""
+    """Max pooling of pad(x, least value) is max pooling of x with more padding."""
     return folded(at, window, joined(pads, padding), x)
 
 
@@ -63,7 +63,7 @@ def into_max(
 def into_norm(
     at: Cursor, x: Instruction, pads: Dims, window: Instruction, padding: Dims
 ) -> Instruction | Declined:
-    """Zeros add nothing to a norm, as padding does not."""
+    """Norm pooling of pad(x, 0) is that of x with more padding: neither adds to a norm."""
     return folded(at, window, joined(pads, padding), x)
 
 
@@ -81,7 +81,7 @@ def into_norm(
 def into_average(
     at: Cursor, x: Instruction, pads: Dims, window: Instruction, padding: Dims, counted: bool
 ) -> Instruction | Declined:
-    """The average over what is padded by zeros is that over x which counts its padding."""
+    """Average pooling of pad(x, 0) is that of x with more padding, which is counted."""
     if any(p != 0 for p in padding) and not counted:
         return Declined("the average counts one padding and not the other")
     return folded(at, window, joined(pads, padding), x, count_include_pad=True)

@@ -9,8 +9,8 @@ from migx.passes.fuse_pointwise import dims_of, is_by_element
 
 
 class FuseConcat(Outlining):
-    """Makes a ``group`` of a concat, the arithmetic that only it reads, and the arithmetic that
-    alone reads it, so that no piece is written and read again (MIGraphX pass of this name).
+    """Makes a ``group`` of a concat, the arithmetic that only it uses, and the arithmetic that is
+    its only user, so that no intermediate is written and read again (MIGraphX pass of this name).
     """
 
     def bundles(self, module: Module) -> list[Bundle]:

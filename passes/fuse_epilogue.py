@@ -33,8 +33,8 @@ with more.
 
 
 class FuseEpilogue(Outlining):
-    """Makes a ``group`` of a dot or convolution and the arithmetic on its result, which reads it
-    alone: bias, activation, residual.
+    """Makes a ``group`` of a dot or convolution and the arithmetic that is the only user of its
+    result: bias, activation, residual.
 
     A reshape may stand between. Where several products meet in one ``pointwise``, the last one
     takes it along. What unpacks or dequantises an operand for the product alone goes inside too, so

@@ -18,8 +18,8 @@ from migx.ops.pointwise import Add, Where
 
 
 class FuseHorizontal(Outlining):
-    """Makes one ``gather`` of those that look up rows of equal width in tables of their own, when
-    there are ``at_least`` so many that do not depend on each other (MIGraphX pass of this name).
+    """Merges lookups of rows of equal width in different tables into one ``gather``, if there are
+    ``at_least`` so many that do not depend on each other (MIGraphX pass of this name).
 
     The tables become one under the other, which ``propagate_constant`` then does for good, and
     indices are moved by where each table begins. Only fixed tables that nothing else reads are

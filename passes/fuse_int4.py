@@ -28,7 +28,7 @@ WIDENED = {"dot": "gemm_epilogue", "convolution": "conv_epilogue"}
 
 
 class FuseInt4(Outlining):
-    """Makes a ``group`` of a dot or convolution and all that stands between it and the packed
+    """Makes a ``group`` of a dot or convolution and all operations between it and the packed
     storage of its weights, tagged ``int4_gemm``, so that a kernel can unpack as it multiplies.
 
     That is ``unpack_int4``, ``dequantizelinear``, views, converts, scales and offsets in any order,

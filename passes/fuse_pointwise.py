@@ -16,8 +16,8 @@ BY_ELEMENT = frozenset({"pointwise", "quantizelinear", "dequantizelinear"})
 
 
 class FusePointwise(Pass):
-    """Makes one ``pointwise`` instruction of neighbours that compute each element alone, of equal
-    dims (MIGraphX pass of this name).
+    """Merges neighbouring elementwise operations of equal dims into one ``pointwise`` instruction
+    (MIGraphX pass of this name).
 
     Groups are as large as can be and may have several results, so nothing is computed twice. But
     what is dequantised, while others read the bytes, is left to those who read it.

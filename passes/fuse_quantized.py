@@ -21,8 +21,8 @@ TAGS = {"quant_dot": "gemm_quantized", "quant_convolution": "conv_quantized"}
 
 class FuseQuantized(Outlining):
     """Makes a ``group`` of a ``quant_dot`` or ``quant_convolution`` and the arithmetic with
-    constants on its result up to where this is quantised again, so that bytes leave it; and of a
-    convolution and a ``pad`` that it alone reads.
+    constants on its result, up to its quantisation, so that its output is bytes; and of a
+    convolution and a ``pad`` that only it uses.
 
     It comes before the fusions of arithmetic, which would let the sums of several products meet in
     one ``pointwise``, four times as large; fuse_epilogue then adds what follows. Kernels must know

@@ -17,8 +17,8 @@ from migx.weights import is_constant
 
 
 class FuseReduce(Pass):
-    """Makes one ``fused_reduce`` instruction of reductions that fold the same axes of the same dims
-    and of the arithmetic before, between and after (MIGraphX pass of this name).
+    """Merges reductions over the same axes of the same dims, and the arithmetic before, between and
+    after them, into one ``fused_reduce`` instruction (MIGraphX pass of this name).
 
     So a softmax, or a normalisation with what is added before it and scaled after it, becomes one
     instruction. Folded values may be spread again by a broadcast. Constants stay outside.

@@ -12,7 +12,8 @@ from migx.weights.hoisting import drop_unread, fixed_slots, hoist, hoist_sources
 
 
 class HoistWeights(Pass):
-    """Computes what depends on weights in the module ``weights``, and lets slots take its place.
+    """Moves computation that depends only on weights to the module ``weights``, and replaces its
+    results by slots.
 
     What propagate_constant does for literals this does for weights that may be replaced, by the
     same plan: unpacked storage and broadcasts stay where they are, and constants do not grow. What

@@ -15,7 +15,7 @@ from migx.shape import Shape
 def inline(
     at: Cursor, condition: Instruction, choice: Instruction
 ) -> tuple[Instruction, ...] | Declined:
-    """if(true) is what its first branch returns, if(false) what its second does."""
+    """if(true) is the result of its first branch, if(false) that of its second."""
     branch = choice.modules[0 if condition.op_as(Literal).value.array.item() else 1]
     if branch.bypass or branch.parent is not choice or choice.modules.count(branch) != 1:
         return Declined("the branch is not this choice's own to take apart")

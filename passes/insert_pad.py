@@ -73,8 +73,8 @@ def before_pooling(
 
 
 class InsertPad(Pass):
-    """Puts a ``pad`` before those of the operations ``ops`` whose padding is uneven, for targets
-    that know even padding alone (MIGraphX insert_pad).
+    """Inserts a ``pad`` before operations of ``ops`` with uneven padding, for targets that support
+    only even padding (MIGraphX insert_pad).
     """
 
     rules = before_convolution + before_pooling

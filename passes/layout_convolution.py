@@ -17,8 +17,8 @@ from migx.weights import is_constant
 
 @rule(on(ops.Convolution, var("x"), var("w"), name="root"))
 def channels_last(at: Cursor, x: Instruction, w: Instruction, root: Instruction) -> Instruction:
-    """convolution(x, w) is the one of the transposed x and w that has its channels last,
-    transposed back.
+    """convolution(x, w) is the channels-last convolution of the transposed x and w, transposed
+    back.
     """
     rank = root.shape.rank
     given = [at(Transpose(to_last(rank)), value) for value in (x, w)]
@@ -34,15 +34,15 @@ def channels_last(at: Cursor, x: Instruction, w: Instruction, root: Instruction)
     )
 )
 def cancel(x: Instruction, inner: tuple[int, ...], outer: tuple[int, ...]) -> Instruction | None:
-    """A transpose that takes another back gives what that was given."""
+    """A transpose that undoes another gives the input of the other."""
     back = all(inner[axis] == i for i, axis in enumerate(outer))
     return x if back else None
 
 
 @rule(having("pointwise", name="root"))
 def sink_below_arithmetic(at: Cursor, root: Instruction) -> Instruction | None:
-    """Arithmetic on transposed values is the transposed arithmetic; constants and broadcasts are
-    transposed for it.
+    """Arithmetic on transposed values is the transpose of the arithmetic; constants and broadcasts
+    are transposed for it.
     """
     if not any(_is_back(v) for v in root.inputs):
         return None
@@ -53,7 +53,7 @@ def sink_below_arithmetic(at: Cursor, root: Instruction) -> Instruction | None:
 
 @rule(on(ops.Concat, axis=attr("axis"), name="root"))
 def sink_below_concat(at: Cursor, root: Instruction, axis: int) -> Instruction | None:
-    """A concat of transposed values is the transposed concat along the axis that was."""
+    """A concat of transposed values is the transpose of a concat along the permuted axis."""
     if not all(map(_is_back, root.inputs)):
         return None
     return _sunk(at, root, with_attributes(root.op, axis=to_first(root.shape.rank)[axis]))
@@ -61,7 +61,7 @@ def sink_below_concat(at: Cursor, root: Instruction, axis: int) -> Instruction |
 
 @rule(having("reduction", name="root"))
 def sink_below_reduction(at: Cursor, root: Instruction) -> Instruction | None:
-    """A reduction of a transposed value is the transposed reduction along the axes that were."""
+    """A reduction of a transposed value is the transpose of a reduction along the permuted axes."""
     if not _is_back(root.inputs[0]):
         return None
     moved = sorted(to_first(root.shape.rank)[axis] for axis in attributes(root.op)["axes"])
@@ -86,7 +86,7 @@ def _sunk(at: Cursor, root: Instruction, op: Operation) -> Instruction:
 
 
 class LayoutConvolution(Pass):
-    """Gives convolutions the layout asked for, by transposes that meet and go along chains of
+    """Gives convolutions the requested layout, by transposes that cancel along chains of
     convolutions and arithmetic (MIGraphX pass of this name).
 
     ``layout`` is ``nhwc`` for channels last; without it nothing changes.

@@ -12,8 +12,8 @@ from migx.ops.builtin import Literal
 
 
 class LowerBakedLiterals(Pass):
-    """Turns each ``@literal``, of whatever module, into the target's own literal operation ``to``,
-    which has the attributes that ``@literal`` has (MIGraphX write_literals).
+    """Turns each ``@literal``, in any module, into the target's own literal operation ``to``, which
+    has the same attributes (MIGraphX write_literals).
 
     It is what ``Target.get_lower_literals_passes`` lists for a target whose passes have such an
     operation. The weights module is left alone: it is computed on the host.

@@ -20,7 +20,7 @@ ALONG_AXES = (ops.Squeeze, ops.Unsqueeze, ops.Reverse, *REDUCTIONS)
 
 @rule(on(ALONG_AXES, var("x"), name="root"))
 def sorted_axes(at: Cursor, x: Instruction, root: Instruction) -> Instruction | None:
-    """Axes that are a set stand in rising order; an operation along none of them is its input."""
+    """A set of axes is sorted; an operation along no axis is its input."""
     op: Any = root.op
     if not op.axes:
         return x
@@ -29,7 +29,7 @@ def sorted_axes(at: Cursor, x: Instruction, root: Instruction) -> Instruction | 
 
 @rule(on(ops.Slice, var("x"), name="root"))
 def sorted_slice(at: Cursor, x: Instruction, root: Instruction) -> Instruction | None:
-    """A slice names its axes in rising order, and none of which it takes all."""
+    """The axes of a slice are sorted, and those it takes whole are dropped."""
     op = root.op_as(ops.Slice)
     spans = sorted(zip(op.axes, op.starts, op.ends, strict=True), key=itemgetter(0))
     kept = [span for span in spans if span[1] != 0 or span[2] != x.shape.dims[span[0]]]
@@ -38,7 +38,7 @@ def sorted_slice(at: Cursor, x: Instruction, root: Instruction) -> Instruction |
 
 @rule(on(ops.Step, var("x"), name="root"))
 def sorted_step(at: Cursor, x: Instruction, root: Instruction) -> Instruction | None:
-    """A step names its axes in rising order, and none of which it takes each place."""
+    """The axes of a step are sorted, and those of step 1 are dropped."""
     op = root.op_as(ops.Step)
     kept = [(axis, by) for axis, by in sorted(zip(op.axes, op.steps, strict=True)) if by != 1]
     return _unless_equal(at, root, x, ops.Step(*zip(*kept, strict=True))) if kept else x
@@ -46,13 +46,14 @@ def sorted_step(at: Cursor, x: Instruction, root: Instruction) -> Instruction | 
 
 @rule(on(ops.Reshape, var("x"), allowzero=True, name="root"))
 def plain_reshape(at: Cursor, x: Instruction, root: Instruction) -> Instruction:
-    """How a reshape reads 0 does not matter where its dims are attributes."""
+    """``allowzero`` is cleared, because dims that are attributes do not depend on it."""
     return at(ops.Reshape(root.shape.dims), x)
 
 
 class NormalizeOps(Pass):
-    """Brings attributes to one form, so that equal operations are equal: axes sorted, slices of all
-    places dropped (MIGraphX pass of this name, whose negative axes no operation here can have).
+    """Brings attributes into one form, so that equivalent operations are equal: axes sorted, slices
+    of whole axes dropped (MIGraphX pass of this name, whose negative axes no operation here can
+    have).
     """
 
     rules = sorted_axes + sorted_slice + sorted_step + plain_reshape

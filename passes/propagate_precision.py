@@ -74,8 +74,8 @@ class Overflow(Approximation):
 
 
 class PropagatePrecision(Pass):
-    """Moves converts so that pointwise work beside values of a wider float type is done in it
-    (MIGraphX pass of this name).
+    """Moves converts so that pointwise operations next to values of a wider float type compute in
+    it (MIGraphX pass of this name).
 
     Results are as precise or more: what would have been rounded, or would have overflowed, on the
     way no longer does.

@@ -75,8 +75,8 @@ def _dequantized(at: Instruction) -> DequantizeLinear | None:
 
 
 class QuantizeActivations(Pass):
-    """Rounds the left operand of products with weights of four bits or eight to 8 bits where it is
-    multiplied: inside the groups that ``fuse_int4`` has made.
+    """Rounds the left operand of products with weights of four bits or eight to 8 bits, inside the
+    groups that ``fuse_int4`` has made.
 
     Neighbours along what is summed share a scale, which ``choose_scales`` finds in each run: as
     many as share one of the weight, all where those of a column do. A kernel can then multiply

@@ -17,7 +17,7 @@ from migx.shape import I4, I8, U4, U8, DType
 
 class QuantizeInt4(Squeeze):
     """Stores the weights of dots and convolutions in four bits (MIGraphX quantize_int4), also
-    matrices of which a ``gather`` picks some, as of the experts of a mixture.
+    stacks of matrices from which a ``gather`` picks some, such as the experts of a mixture.
 
     A weight becomes ``quantizelinear``, ``pack_int4``, ``unpack_int4``, ``dequantizelinear``, with
     a scale for each ``block`` of neighbours along what is summed over; ``choose_scales`` finds it

@@ -15,8 +15,8 @@ from migx.shape import I8
 
 
 class QuantizeInt8(Squeeze):
-    """Stores the weights of dots and convolutions in eight bits, also matrices of which a
-    ``gather`` picks some.
+    """Stores the weights of dots and convolutions in eight bits, also stacks of matrices from which
+    a ``gather`` picks some.
 
     A weight becomes ``quantizelinear`` and ``dequantizelinear``, with a scale for each column or
     output channel, or for each ``block`` of neighbours along what is summed over; ``choose_scales``

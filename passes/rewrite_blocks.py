@@ -14,8 +14,8 @@ from migx.rewrite import Cursor, Declined, RuleSet, rule
 
 @rule(on((QuantizeLinear, DequantizeLinear), name="root"))
 def split(at: Cursor, root: Instruction) -> Instruction | Declined:
-    """An axis of whole blocks becomes one of blocks and one of their elements, along which a scale
-    is the same.
+    """An axis of whole blocks becomes one of blocks and one of elements, along which the scale is
+    constant.
     """
     op, (x, *parameters) = root.op_as(Linear), root.inputs
     blocked = [v for v in parameters if v.shape.elements != 1]
@@ -35,7 +35,7 @@ def split(at: Cursor, root: Instruction) -> Instruction | Declined:
 
 @rule(on((QuantizeLinear, DequantizeLinear), name="root"))
 def cut(at: Cursor, root: Instruction) -> Instruction | Declined:
-    """An axis whose last block is shorter than the others is cut before it."""
+    """An axis whose last block is short is split before that block."""
     op, (x, *parameters) = root.op_as(Linear), root.inputs
     if not op.block or not isinstance(extent := x.shape.dims[op.axis], int):
         return Declined("it has no blocks, or how many is not known")
@@ -55,8 +55,6 @@ def cut(at: Cursor, root: Instruction) -> Instruction | Declined:
 
 
 class RewriteBlocks(Pass):
-    """Splits axes into the blocks they are quantised in, so that the rest is arithmetic on
-    elements.
-    """
+    """Splits axes into their quantisation blocks, so that the rest is elementwise arithmetic."""
 
     rules = RuleSet((split, cut))

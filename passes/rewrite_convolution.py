@@ -30,8 +30,8 @@ from migx.weights.constants import is_unpacked
 def one_window(
     at: Cursor, x: Instruction, w: Instruction, root: Instruction
 ) -> Instruction | Declined:
-    """conv(x, w) is dot(x, transpose(w)) where a kernel is as large as the image, items and kernels
-    being the rows: each weight is then read once for all items.
+    """conv(x, w) is dot(x, transpose(w)) where a kernel is as large as the image, with items and
+    kernels as rows: each weight is then read once for all items.
     """
     (outputs, *window), (items, *image) = w.shape.dims, x.shape.dims
     if window != image:
@@ -50,8 +50,8 @@ def one_window(
 def one_element(
     at: Cursor, x: Instruction, w: Instruction, root: Instruction
 ) -> Instruction | Declined:
-    """conv(x, w) is x * w where each kernel is one number, for a channel of its own or for the one
-    there is: arithmetic, which is fused with more of it.
+    """conv(x, w) is x * w where each kernel is one number, of a depthwise convolution or one of a
+    single channel: elementwise arithmetic, which fuses.
     """
     (outputs, *kernel), channels = w.shape.dims, x.shape.dims[1]
     if any(extent != 1 for extent in kernel) or channels not in (outputs, 1):
@@ -66,9 +66,9 @@ def one_element(
 
 
 class RewriteConvolution(Pass):
-    """Turns convolutions whose kernels are as large as the image into ``dot``, those of 1 x 1 on
-    what has been pooled (Squeeze-and-Excitation, Hu et al. 2018), and classifiers; and those whose
-    kernels are one number into ``mul`` (MIGraphX rewrite_dot).
+    """Turns convolutions whose kernels are as large as the image into ``dot``, such as classifiers
+    and 1 x 1 convolutions of pooled images (Squeeze-and-Excitation, Hu et al. 2018), and those
+    whose kernels are one number into ``mul`` (MIGraphX rewrite_dot).
     """
 
     rules = one_window + one_element

@@ -25,9 +25,8 @@ of a kernel add to each.
 def forwards(
     at: Cursor, x: Instruction, w: Instruction, root: Instruction
 ) -> Instruction | Declined:
-    """Each element of a transposed convolution is a sum over the elements that add to it: those at
-    places among ``stride`` with as many elements of a kernel are one convolution, with this share
-    of the kernels, reversed.
+    """A transposed convolution is a convolution for each phase of ``stride``, with that phase's
+    taps of the kernels, reversed; phases with equally many taps share one convolution.
     """
     op = root.op_as(ConvolutionBackwards)
     lengths = [length for length in w.shape.dims[2:] if isinstance(length, int)]

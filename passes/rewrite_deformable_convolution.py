@@ -20,8 +20,8 @@ from migx.shape import F64, Dims
 
 @rule(on(DeformableConvolution, name="root"))
 def sampled(at: Cursor, root: Instruction) -> Instruction | Declined:
-    """The columns of a deformable convolution are elements sampled at a grid, times the mask; it is
-    the product of the weights and these.
+    """A deformable convolution is the product of the weights and columns, which are samples of the
+    image at a grid, times the mask.
     """
     op, dtype = root.op_as(DeformableConvolution), root.shape.dtype
     x, w, offset, *masks = (astype(at, v, at_least_f32(dtype)) for v in root.inputs)
@@ -93,7 +93,7 @@ def _regular(
 
 
 class RewriteDeformableConvolution(Pass):
-    """Turns deformable convolutions into a sampling of the image at a grid of places, and a product
+    """Turns deformable convolutions into a sampling of the image at a grid of points, and a product
     (Dai et al. 2017).
     """
 

@@ -26,9 +26,9 @@ MOST = 8 << 20
 def transformed(
     at: Cursor, x: Instruction, root: Instruction, most: int = MOST
 ) -> Instruction | Declined:
-    """A transform is linear: each element is a sum over all, times what it makes of units. Real and
-    imaginary parts are elements of their own. Sums are made in f64, for a spectrum has elements far
-    smaller than what adds up to them.
+    """A transform is a product with a matrix, the transforms of unit vectors. Real and imaginary
+    parts are elements of their own. Sums are f64, because a spectrum has elements far smaller than
+    their terms.
     """
     op = root.op_as(Dft)
     length, parts = x.shape.dims[op.axis], x.shape.dims[-1]

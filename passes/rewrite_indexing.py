@@ -18,7 +18,7 @@ from migx.shape import I64
 
 @rule(on(Trilu, name="root"))
 def triangle(at: Cursor, root: Instruction) -> Instruction | Declined:
-    """A triangle is what lies in columns from that of the diagonal on, or up to it, else zero."""
+    """A triangle is x in the columns from the diagonal on, or up to it, and zero elsewhere."""
     op, x = root.op_as(Trilu), root.inputs[0]
     if x.shape.dtype.is_packed or x.shape.dtype.kind == "string":
         return Declined("its elements are no numbers of whole bytes")
@@ -36,7 +36,9 @@ def triangle(at: Cursor, root: Instruction) -> Instruction | Declined:
 
 @rule(on(Onehot, var("x"), var("values"), name="root"))
 def hot(at: Cursor, x: Instruction, values: Instruction, root: Instruction) -> Instruction:
-    """One of two values is chosen by whether an index, counted from the front, is the place."""
+    """One of two values is selected by whether the position equals the index, counted from the
+    front.
+    """
     op, dims = root.op_as(Onehot), root.shape.dims
     index = at(Convert(I64), x)
     zero, depth = (broadcast_to(at, number(at, n), x.shape.dims) for n in (0, op.depth))
@@ -51,7 +53,7 @@ def hot(at: Cursor, x: Instruction, values: Instruction, root: Instruction) -> I
 
 
 class RewriteIndexing(Pass):
-    """Turns triangles and one-hot encodings into comparisons of places, which fuse with the
+    """Turns triangles and one-hot encodings into comparisons of indices, which fuse with the
     arithmetic around them.
     """
 

@@ -33,8 +33,8 @@ def by_blocks(
     root: Instruction,
     least: int = LEAST,
 ) -> Instruction | Declined:
-    """Rows that are each multiplied by a matrix of their own choice are sorted into blocks that
-    choose the same, and a loop multiplies block by block: the matrix is read where it lies.
+    """Rows that are each multiplied by a gathered matrix are sorted into blocks with the same
+    matrix, and a loop multiplies block by block, reading the matrix in place.
     """
     if (table.shape.rank, chosen.shape.rank, root.shape.rank) != (3, 1, 3):
         return Declined("it is not one matrix that each row picks")
@@ -82,9 +82,9 @@ def _multiplied(
 
 
 class RewritePickedProducts(Pass):
-    """Turns products of rows with matrices that each picks of a constant stack, as PyTorch exports
-    mixtures of experts, into a loop over blocks of rows that choose the same one. Matrices of fewer
-    elements than ``least`` are left: they are copied sooner.
+    """Turns products of rows with matrices that each row picks from a constant stack, as PyTorch
+    exports mixtures of experts, into a loop over blocks of rows with the same matrix. Matrices of
+    fewer elements than ``least`` are left: they are copied sooner.
     """
 
     least: int = LEAST

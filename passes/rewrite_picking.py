@@ -20,7 +20,7 @@ from migx.rewrite import Cursor, Declined, rule
 def chosen(
     at: Cursor, x: Instruction, condition: Instruction, root: Instruction
 ) -> Instruction | Declined:
-    """What a condition chooses is picked by the places where it holds."""
+    """compress(x, condition) is a gather of the indices where the condition holds."""
     op = root.op_as(Compress)
     if x.shape.rank == 1:
         return Declined("its elements are as small as their places")
@@ -34,7 +34,7 @@ def chosen(
 def sliced(
     at: Cursor, x: Instruction, root: Instruction, slices: bool = True
 ) -> Instruction | Declined:
-    """A slice is picked axis by axis by the places that are left of all when these are sliced."""
+    """A dynamic slice is, axis by axis, a gather of a slice of all indices."""
     op = root.op_as(DynamicSlice)
     if not slices:
         return Declined("slices are to stay")
@@ -48,8 +48,9 @@ def sliced(
 
 
 class RewritePicking(Pass):
-    """Turns what a condition chooses into a gather of the places where it holds, and with
-    ``slices`` those whose bounds only a run tells into gathers of what is left of all places.
+    """Turns ``compress`` into a gather of the indices where the condition holds, and with
+    ``slices`` slices whose bounds are known only at run time into gathers of a slice of all
+    indices.
     """
 
     slices: bool = True

@@ -43,8 +43,8 @@ def whole(at: Cursor, x: Instruction, pool: Instruction) -> Instruction | Declin
 
 @rule(on(Lrn, var("x"), name="root"))
 def across(at: Cursor, x: Instruction, root: Instruction) -> Instruction | Declined:
-    """A local response normalisation divides by a power of the mean of the squares around, which is
-    a pooling of images whose rows are the channels.
+    """A local response normalisation divides by a power of the mean of neighbouring squares, which
+    is a pooling of images whose rows are the channels.
     """
     op, dtype = root.op_as(Lrn), x.shape.dtype
     images, channels, *rest = dims = x.shape.dims
@@ -71,7 +71,7 @@ def _power(at: Cursor, x: Instruction, op: Lrn) -> Instruction:
 
 
 class RewritePooling(Pass):
-    """Turns global pooling into reductions, which fuse with the work around them (MIGraphX
+    """Turns global pooling into reductions, which fuse with their neighbours (MIGraphX
     rewrite_pooling), and local response normalisation into pooling and arithmetic.
     """
 

@@ -77,8 +77,8 @@ def repeated(at: Cursor, op: Linear, value: Instruction, x: Instruction) -> Inst
 
 
 class RewriteQuantization(Pass):
-    """Turns ``quantizelinear`` and ``dequantizelinear`` into arithmetic, but for that of packed
-    weights (MIGraphX rewrite_quantization).
+    """Turns ``quantizelinear`` and ``dequantizelinear`` into arithmetic, except for packed weights
+    (MIGraphX rewrite_quantization).
     """
 
     rules = quantize + dequantize

@@ -61,8 +61,8 @@ sums = on(ReduceSum, on(Exp, shifted | x, name="e"), axes=attr("axes")).once()
 def softmax(
     at: Cursor, x: Instruction, axes: tuple[int, ...], softmax: bool = False
 ) -> Instruction | None:
-    """Softmax spelled out, exp(x) / sum(exp(x)), with x - max(x) or not, is one operation, where
-    nothing else reads the sum.
+    """Softmax spelled out, exp(x) / sum(exp(x)), with or without x - max(x), is one operation,
+    where the sum has no other user.
     """
     return None if softmax or len(axes) != 1 else at(Softmax(axes[0]), x)
 

@@ -31,7 +31,7 @@ FUSED = (Pointwise, FusedReduce)
 @rule(on((*FUSED, *REDUCTIONS), name="root") | having("pointwise", name="root"))
 def finer_dims(at: Cursor, root: Instruction) -> Instruction | tuple[Instruction, ...] | None:
     """f(reshape(g(x))) is reshape(f(g(reshape(x)))), of arithmetic and reductions: each works on
-    the finest dims that its own and those behind the reshape have in common.
+    the coarsest dims that refine those on both sides of the reshape.
     """
     here = space_of(root)
     if here is None:
@@ -192,8 +192,8 @@ class Finer:
 
 
 class RewriteReshapes(Pass):
-    """Has arithmetic and reductions work on dims that are the same before and behind a reshape, so
-    that they are fused: a reshape is then read from memory or written to it, at no cost (MIGraphX
+    """Gives arithmetic and reductions on both sides of a reshape the same dims, so that they fuse:
+    the reshape is then one of memory that is read or written, at no cost (MIGraphX
     rewrite_reshapes).
     """
 

@@ -47,7 +47,7 @@ def repeat(at: Cursor, x: Instruction, resize: Instruction) -> Instruction | Dec
 
 @rule(on(Resize, var("x"), name="resize", mode="nearest"))
 def pick(at: Cursor, x: Instruction, resize: Instruction) -> Instruction | Declined:
-    """Axes of known size are gathered, one after another, at the places that are nearest."""
+    """Axes of known size are gathered, one after another, at the nearest indices."""
     op = resize.op_as(Resize)
     if op.coordinate_transformation_mode == "tf_crop_and_resize":
         return Declined("what lies outside of the crop is not an element")

@@ -21,7 +21,7 @@ from migx.shape import I64
 def row(
     at: Cursor, x: Instruction, i: Instruction, cut: Instruction, root: Instruction
 ) -> Instruction | Declined:
-    """A member of a sequence that a tensor is cut into piece by piece is a row of the tensor."""
+    """A member of a sequence that a tensor is split into, row by row, is a row of the tensor."""
     op = cut.op_as(SplitToSequence)
     if x.shape.dtype.is_packed or x.shape.dtype.kind == "string":
         return Declined("its elements are no numbers of whole bytes")
@@ -31,9 +31,9 @@ def row(
 
 
 class RewriteSequences(Pass):
-    """Reads a row of a tensor where a member is read of the sequence it is cut into, and makes a
-    gather of a loop that repeats each row as often as an integer says, and joins them all, as
-    PyTorch exports ``repeat_interleave``.
+    """Reads a row of a tensor where a member of the sequence that it is split into is read, and
+    turns a loop that repeats each row by a count of its own and joins the results, as PyTorch
+    exports ``repeat_interleave``, into a gather.
     """
 
     rules = RuleSet((row,))

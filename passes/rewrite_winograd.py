@@ -54,7 +54,7 @@ def fewer_products(
     at: Cursor, x: Instruction, w: Instruction, root: Instruction, always: bool = False
 ) -> Instruction | Declined:
     """conv(x, w) with kernels of 3 x 3 is a group tagged winograd of x and G w Gt, where that takes
-    fewer products by far.
+    far fewer multiplications.
     """
     if is_unpacked(w):
         return Declined("the weights are packed")
@@ -167,7 +167,7 @@ def _may_fit(at: Instruction) -> bool:
 
 class RewriteWinograd(Pass):
     """Writes convolutions of 3 x 3 at a stride of 1 by minimal filtering, in a ``group`` tagged
-    ``winograd``, where that takes fewer products by far: of f32 and constant weights, with many
+    ``winograd``, where that takes far fewer multiplications: in f32 with constant weights and many
     channels, for images of known size (Lavin and Gray 2016; see ``migx.fusion.winograd``).
 
     Results are off by some six times as much as rounding alone makes them: only who asks for it

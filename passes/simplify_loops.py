@@ -26,7 +26,7 @@ from migx.specialise import substitute_symbols
 
 
 class SimplifyLoops(Pass):
-    """Takes out of a ``loop`` what it need not carry.
+    """Takes values out of a ``loop`` that it need not carry.
 
     A value that the body hands on as it got it is read from outside. One that only grows by a piece
     in each iteration becomes a scan output, whose pieces are joined after the loop: then all that

@@ -1,13 +1,13 @@
 """Finds the rewrites that make an answer wrong.
 
-Without a command the outputs on the target are held against the model's own meaning on ref, within
-bounds that are derived. With one, it is run on what the passes leave, a .migx file in the place of
-{} or at its end, and fails by its exit code. The exit code is 1 where no rewrite is to blame:
-nothing is wrong, or it is so without any.
+Without a command the outputs on the target are compared with those of the unchanged model on ref,
+within derived bounds. A command is run on the result of the passes, a .migx file in place of {} or
+at its end, and fails by its exit code. The exit code is 1 if no rewrite is to blame: nothing is
+wrong, or it is wrong without any.
 
-Inputs that no file gives are drawn from a seed, as by `migx run`, but symbols have small sizes
-above 1 that differ, as far as the model takes them. A case that `migx fuzz` has saved says itself
-which passes and inputs; options overrule it.
+Inputs that no file gives are drawn from a seed, as by `migx run`, but symbols have small, different
+sizes above 1, as far as the model accepts them. A case saved by `migx fuzz` has its own passes and
+inputs; options override them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Compiles a model for a target, and saves it ready to run.
 
-The file holds the program with its weights, and what the target compiled, with the weights as its
-kernels read them; ``migx run`` and ``migx.load`` take it as it is.
+The file holds the program with its weights, and its compiled form, with the weights as kernels read
+them; ``migx run`` and ``migx.load`` take it as it is.
 """
 
 from __future__ import annotations

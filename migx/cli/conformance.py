@@ -1,9 +1,9 @@
 """Scores a target by ONNX's backend suite, which the onnx package holds.
 
-Each case is compared with the outputs that the suite gives, by its tolerances. A family is the
-operators that one file of migx/onnx/ops reads, those that ONNX defines by simpler ones
-(functions), or models of a kind. Refused is what cannot be read, on whatever target; "on the host"
-are cases of which a part has no kernel. The exit code is 1 where a case fails that ref passes.
+Each case is compared with the suite's expected outputs, by its tolerances. A family is the
+operators that one file of migx/onnx/ops reads, those that ONNX defines by simpler ones (functions),
+or models of a kind. "Refused" are cases that cannot be read, on any target; "on the host" are cases
+with a part that has no kernel. The exit code is 1 if a case fails that ref passes.
 """
 
 from __future__ import annotations

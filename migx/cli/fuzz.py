@@ -1,9 +1,9 @@
-"""Holds passes or a target to random programs. Each must leave the same outputs, within bounds
-derived from the roundings on the way, and a well-formed program, and do the same each time.
+"""Tests passes or a target on random programs. Each must preserve the outputs, within bounds
+derived from the roundings on the way, leave a well-formed program, and be deterministic.
 
-Without ``--passes`` or ``--target``, every pass is tried in turn, as it is and in its variants. A
-program that fails is made small and saved as a case for ``migx opt``, with its inputs beside it; a
-pass that fails again and again is left alone. The exit code is 1 where there is a failure.
+Without ``--passes`` or ``--target``, every pass is tried in turn, with default options and in its
+variants. A program that fails is reduced and saved as a case for ``migx opt``, with its inputs
+beside it; a pass that keeps failing is left out. The exit code is 1 if there is a failure.
 """
 
 from __future__ import annotations

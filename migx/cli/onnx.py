@@ -1,4 +1,4 @@
-"""Lists the ONNX operators that are read, with the versions each importer begins at."""
+"""Lists the supported ONNX operators, with the first version of each importer."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Runs passes over a model, and prints or saves what they leave.
+"""Runs passes over a model, and prints or saves the result.
 
-A text whose first line is ``# passes: ...``, as files left by a pass that failed are, says itself
-which passes; ``--passes`` overrules it. What is said about the passes goes to stderr.
+A text whose first line is ``# passes: ...``, such as a crash file, has its own passes; ``--passes``
+overrides them. Messages about the passes go to stderr.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """Lists the weights of a model: as the file has them, or as a compiled program reads them.
 
-``read by`` names the operations that read each, and behind them the ONNX nodes these come from:
-exporters give matrices names that say nothing of their layer.
+``read by`` names the operations that read each, and the ONNX nodes they come from, because
+exporters' names of matrices often do not name the layer.
 
-With ``--layouts`` the model is compiled, and each constant that its kernels read is listed: the
-format it lies in, what it is made of, and who reads it. A constant that every run has to bring
-into another layout is a warning.
+With ``--layouts`` the model is compiled, and each constant that its kernels read is listed: its
+format, its sources, and its users. A constant that every run has to lay out anew is a warning.
 """
 
 from __future__ import annotations

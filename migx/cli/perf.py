@@ -1,10 +1,10 @@
 """Measures a model on a target: each kernel's time, arithmetic and bytes, and what has no kernel.
 
-Runs are timed whole, and in one run each kernel by itself. GFLOP/s and GB/s stand beside what the
-machine does at best, which is measured too: the most arithmetic, and a copy of memory, which what
-stays in caches may well outdo. Inputs that no file gives are drawn from a seed; symbols then have
-small sizes that the model takes, 1 where it does. Of a target that cannot tell what each kernel
-takes there are the whole runs alone.
+Whole runs are timed, and in one run each kernel by itself. GFLOP/s and GB/s stand beside the
+machine's peaks, which are measured too: arithmetic, and a copy of memory, which kernels that work
+in caches may exceed. Inputs that no file gives are drawn from a seed; symbols then have small sizes
+that the model accepts, 1 if possible. If a target cannot time each kernel, only whole runs are
+timed.
 """
 
 from __future__ import annotations

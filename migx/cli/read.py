@@ -1,4 +1,4 @@
-"""Prints a model as a program: its text, or what it is made of."""
+"""Prints a model as a program: its text, or statistics."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
 """Makes a program small while it still fails in the same way.
 
-Without a command it fails where `migx bisect` says that passes or a target are wrong. With one, a
-.migx file takes the place of {} in it, or stands at its end, the inputs in an .npz file beside it,
-if there are any; it fails by its exit code, which must stay the same. The exit code is 1 where
-nothing fails to begin with.
+Without a command it fails if `migx bisect` finds that passes or a target are wrong. A command gets
+a .migx file in place of {} or at its end, with any inputs in an .npz file beside it; it fails by
+its exit code, which must stay the same. The exit code is 1 if nothing fails to begin with.
 
 The smallest program found so far is always in the output file, its inputs beside it, so the search
-can be interrupted. A case that `migx fuzz` has saved says itself which passes and inputs; options
-overrule it.
+can be interrupted. A case saved by `migx fuzz` has its own passes and inputs; options override
+them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Writes a page that shows what passes did to a model, and where its time goes.
 
-The page is one HTML file that needs nothing else: each pass with its rewrites and the instructions
-before and after, the program at any point, and where each ONNX node went. With ``--perf`` the model
-is also run, and each instruction has its time; inputs are drawn from a seed when no file of them is
-given.
+The page is one self-contained HTML file: each pass with its rewrites and the instructions before
+and after, the program at any point, and where each ONNX node went. With ``--perf`` the model is
+also run, and each instruction has its time; inputs that no file gives are drawn from a seed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Runs a model and summarises its outputs.
 
-Inputs that no file gives are drawn from a seed; symbols then have small sizes that the model takes,
-1 where it does. Integers are drawn from the indices of a table that they are looked up in, or the
-constants they are compared with; 0 and 1 where they are neither.
+Inputs that no file gives are drawn from a seed; symbols then have small sizes that the model
+accepts, 1 if possible. Integers are drawn from the indices of a table that they index, or the
+constants they are compared with, and otherwise from 0 and 1.
 """
 
 from __future__ import annotations

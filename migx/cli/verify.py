@@ -1,16 +1,18 @@
-"""Compares what a model gives on a target with another implementation.
+"""Compares a model's outputs on a target with those of another implementation.
 
 Each output may differ by what rounding explains: the bound comes from the element types and the
-roundings on the way to it, see migx.testing.bounds. The exit code is 1 when one differs by more.
-Where a bound is at least half of the greatest magnitude, passing says next to nothing: undecided.
-So is what differs behind a choice among elements that lie nearer to each other than rounding moves
-them, as the scores of a detector's boxes may.
-Against another model, before it was quantised say, errors have no bound, and are shown beside the
-root mean square of its outputs; it runs as its file holds it, or on the same target.
-Of a saved program what its file holds is run, unless a target or passes are given.
-Inputs that no file gives are drawn from a seed, as by `migx run`, but symbols have small sizes
-above 1 that differ, as far as the model takes them.
-A case that `migx fuzz` has saved says itself which passes and inputs; options overrule it.
+roundings on the way to it, see migx.testing.bounds. The exit code is 1 if one differs by more. If a
+bound is at least half of the greatest magnitude, passing proves almost nothing: undecided. So are
+differences after a selection among elements that are closer than rounding moves them, such as the
+scores of a detector's boxes.
+
+Against another model, such as the one before quantisation, errors have no bound, and are shown
+beside the root mean square of its outputs; it runs in the compiled form of its file, or on the same
+target. A saved program runs in the compiled form of its file, unless a target or passes are given.
+
+Inputs that no file gives are drawn from a seed, as by `migx run`, but symbols have small, different
+sizes above 1, as far as the model accepts them. A case saved by `migx fuzz` has its own passes and
+inputs; options override them.
 """
 
 from __future__ import annotations

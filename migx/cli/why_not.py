@@ -1,8 +1,8 @@
 """Says why a rule does not apply at an instruction, and how far its pattern matches there.
 
---at names an instruction of the text (%3, body:%3 in a submodule), a parameter, an ONNX node, or
-an operation, which means every instruction of it; what reads it is looked at as well, as far as the
-pattern reaches. Without --at, those places are shown at which the pattern comes furthest.
+--at names an instruction of the text (%3, body:%3 in a submodule), a parameter, an ONNX node, or an
+operation, which means every instruction of it. Its users are tried as well, as far as the pattern
+reaches. Without --at, the deepest partial matches are shown.
 """
 
 from __future__ import annotations

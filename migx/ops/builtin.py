@@ -92,7 +92,8 @@ READER = "the reader"
 
 
 class AssumeEqual(Op):
-    """That a value in the weights module is what the pass ``relied_on_by`` found it to be.
+    """Asserts that a value in the weights module is the one on which the pass ``relied_on_by``
+    relied.
 
     Evaluating it on another value is an ``AssumptionError``: weights that break what a program was
     compiled under are refused.

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class Assume(Op):
-    """The first input, where the second, a bool scalar, is what the program was made for.
+    """The first input, if the second, a bool scalar, is ``expected``; otherwise the run fails.
 
     Evaluating it where the condition is another is an ``EvaluationError``, which says
     ``otherwise``. A reader adds it where it had to settle on one way of a branch, or where an
@@ -59,7 +59,7 @@ class Assume(Op):
 
 
 class If(Op):
-    """The results of the first module where the bool condition holds, else those of the second.
+    """The results of the first module if the bool condition holds, else those of the second.
 
     Neither module has parameters. Without ``outputs``, both must return the same types and dims
     (ONNX If-21).

@@ -56,7 +56,7 @@ class DimensionsOf(Op):
 
 
 class DynamicRange(Op):
-    """start, start + delta, ... as long as limit is not reached, of three scalars (ONNX Range-11).
+    """start, start + delta, ... up to limit, not included, of three scalars (ONNX Range-11).
 
     ``count`` is a symbol for how many there are: max(ceil((limit - start) / delta), 0).
     """

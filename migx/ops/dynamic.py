@@ -44,7 +44,7 @@ class DynamicTranspose(Op):
 
 
 class DynamicPad(Op):
-    """The tensor with elements added around it, their numbers being the second input.
+    """The tensor with elements added around it, as many as the second input says.
 
     Numbers and ``mode`` are those of ``pad``; a third input of one element is the value padded
     with. ``out_lens`` are the dims of the result (ONNX Pad-19).
@@ -73,7 +73,7 @@ class DynamicPad(Op):
 
 
 class DynamicResize(Resize):
-    """``resize`` to sizes, by scales and, for ``tf_crop_and_resize``, of a region that are inputs.
+    """``resize`` whose sizes, scales and, for ``tf_crop_and_resize``, region are inputs.
 
     Inputs are x, the sizes as integers, the scales and, where given, the region: f64, one number
     (of the region two) for each axis. The attribute ``sizes`` holds the dims of the result;

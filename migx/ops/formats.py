@@ -1,4 +1,4 @@
-"""Weights in the order in which a kernel reads them, and back.
+"""Packing weights into the order in which a kernel reads them, and back.
 
 A format says how a tensor's axes lie in memory, outermost first. ``hwio`` is a plain order of the
 axes of a convolution's weights, which are ``o``, ``i`` and ``d``, ``h``, ``w`` as far as they go;

@@ -1,4 +1,4 @@
-"""Operations that hold a piece of a program: one module, which reads nothing but its parameters.
+"""Operations that hold a piece of a program: one module, which reads only its parameters.
 
 A target runs such a piece as one kernel, and ``ref`` as what it stands for. The module takes the
 inputs as its parameters, in their order; the result is what it returns, a tuple where that is
@@ -39,7 +39,7 @@ class Fused(Op, abstract=True):
 
 
 class Pointwise(Fused):
-    """Arithmetic on each element alone; all values inside have the dims of the results.
+    """Elementwise arithmetic; all values inside have the dims of the results.
 
     Scales and zero points of ``quantizelinear`` and ``dequantizelinear`` alone have their own.
     """
@@ -56,7 +56,7 @@ class FusedReduce(Fused):
 
 
 class Group(Fused):
-    """What belongs in one kernel, as ``tag`` says: ``attention``, ``gemm_epilogue``,
+    """The operations of one kernel, as ``tag`` says: ``attention``, ``gemm_epilogue``,
     ``conv_epilogue``, ``gemm_quantized``, ``conv_quantized``, ``concat``, ``int4_gemm``,
     ``int4_gather``, ``winograd``.
 

@@ -1,5 +1,5 @@
-"""The long tail that runs on the host: nodes that no compiler would optimise (strings, image
-files, n-gram counts), evaluated by ONNX's own reference implementation. No tensor arithmetic does.
+"""Nodes that no compiler would optimise (strings, image files, n-gram counts), evaluated on the
+host by ONNX's own reference implementation. No tensor arithmetic is.
 """
 
 from __future__ import annotations

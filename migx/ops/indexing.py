@@ -31,7 +31,7 @@ from migx.shape import BOOL, I64, U8, Shape
 
 class Gather(Op):
     """The slices of the data along ``axis`` at the indices, whose dims replace it; of packed
-    elements those along the first, which are whole bytes.
+    elements only along the first axis, in whole bytes.
 
     ONNX Gather-13.
     """

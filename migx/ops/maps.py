@@ -1,4 +1,4 @@
-"""Maps: values of the host that hold a value for each of some keys. No kernel reads them.
+"""Maps: host values with a value for each of some keys. No kernel reads them.
 
 The data of a map is two arguments, its keys and their values, both of rank 1; its shape says what
 types they have: ``map(str[varies], f32[varies])``. Classifiers of ``ai.onnx.ml`` give scores in
@@ -70,8 +70,8 @@ class ZipMap(Op):
 
 
 class MapLookup(Op):
-    """The values that a map has for some keys, the second input; 0, or no letters, for a key it
-    does not have (ONNX DictVectorizer-1).
+    """The values of a map at the keys of the second input; 0, or the empty string, for a missing
+    key (ONNX DictVectorizer-1).
     """
 
     traits = HOST
@@ -95,8 +95,8 @@ class MapLookup(Op):
 
 
 class MapValues(Op):
-    """The values of a map in the order of its keys; ``count`` is a symbol for how many there are
-    (ONNX CastMap-1).
+    """The values of a map in the order of its keys; ``count`` is a symbol for their number (ONNX
+    CastMap-1).
     """
 
     traits = HOST

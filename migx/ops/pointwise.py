@@ -140,7 +140,7 @@ class Cosh(Unary):
 
 
 class Elu(Unary):
-    """x above 0, else alpha * (exp(x) - 1). ONNX Elu."""
+    """x where x > 0, else alpha * (exp(x) - 1). ONNX Elu."""
 
     alpha: float = 1.0
 
@@ -183,7 +183,7 @@ class Identity(Op):
 
 
 class LeakyRelu(Unary):
-    """x from 0 up, else alpha * x. ONNX LeakyRelu."""
+    """x where x >= 0, else alpha * x. ONNX LeakyRelu."""
 
     alpha: float = 0.01
 
@@ -365,7 +365,7 @@ def _integer_power(x: Array, y: Array) -> Array:
 
 
 class Prelu(Binary):
-    """x from 0 up, else x * slope. ONNX PRelu."""
+    """x where x >= 0, else x * slope. ONNX PRelu."""
 
     def of(self, x: Array, y: Array) -> Array:
         return np.where(x < 0, x * y, x)

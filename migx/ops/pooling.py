@@ -76,7 +76,7 @@ class Pooling(Op):
 
 
 class MaxPoolIndices(Pooling):
-    """Where each window of a max pooling has its greatest element, as i64; of equals the first.
+    """The index of the greatest element of each max pooling window, as i64; the first of equals.
 
     Places count through the whole of x, whose spatial axes run row-major, or ``column_major``:
     the first one fastest. ONNX MaxPool, its second output.

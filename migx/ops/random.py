@@ -73,7 +73,8 @@ class RandomNormal(Random):
 
 
 class DropoutMask(Op):
-    """A bool for each element of the first input: False as often as the second, one float, says.
+    """A bool for each element of the first input: False with the probability of the second, a float
+    scalar.
 
     Drawn by the Mersenne Twister as numpy seeds it, the generator of ONNX's own cases (Dropout-13).
     """

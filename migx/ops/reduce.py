@@ -1,4 +1,4 @@
-"""Operations that fold axes, which stay with one element, and those that work along one axis."""
+"""Reductions over axes, which keep one element, and operations along one axis."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class ReduceMean(Reduce):
 
 
 class ReduceMax(Reduce):
-    """The greatest; NaN where there is one, and the least value of the type where nothing is."""
+    """The greatest; NaN if there is one, and the least value of the type for no elements."""
 
     kinds = ORDERED
 
@@ -82,7 +82,7 @@ class ReduceMax(Reduce):
 
 
 class ReduceMin(Reduce):
-    """The least; NaN where there is one, and the greatest value of the type where nothing is."""
+    """The least; NaN if there is one, and the greatest value of the type for no elements."""
 
     kinds = ORDERED
 
@@ -111,7 +111,7 @@ class ReduceAny(Reduce):
 
 
 class Argmax(Op):
-    """Where the greatest is along an axis, as i64; of equals the first or last. ONNX ArgMax."""
+    """The index of the greatest along an axis, as i64; the first or last of equals. ONNX ArgMax."""
 
     axis: int
     select_last_index: bool = False
@@ -137,7 +137,7 @@ class Argmax(Op):
 
 
 class Argmin(Argmax):
-    """Where the least is along an axis, as i64; of equals the first or last. ONNX ArgMin."""
+    """The index of the least along an axis, as i64; the first or last of equals. ONNX ArgMin."""
 
     def of(self, x: Array) -> Array:
         return np.asarray(np.argmin(x, self.axis, keepdims=True))

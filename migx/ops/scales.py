@@ -1,4 +1,4 @@
-"""Choosing the scales with which weights, or activations, are stored in a few bits."""
+"""Choosing the scales that quantise weights or activations to a few bits."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ HELD = (I8, I4, U4, I2, U2)
 
 
 class ChooseScales(Op):
-    """The scales with which ``to`` holds numbers, one for each block along an axis; a pair with the
-    zero points in u8 where ``to`` is unsigned.
+    """The scales that quantise numbers to ``to``, one for each block along an axis; with the zero
+    points in u8, as a pair, where ``to`` is unsigned.
 
     With ``clip`` "minmax" the levels reach over all of a block and 0. With "mse" they reach over
     that share of it, from all to a half, with which the squares of the errors sum to least. A block

@@ -1,4 +1,4 @@
-"""Sequences and optionals: values of the host that hold tensors. No kernel reads them.
+"""Sequences and optionals: host values that hold tensors. No kernel reads them.
 
 The data of such a value is a tuple of arguments; an optional's has one member or none. Its shape
 says what is known of the members: ``sequence(f32[varies, 3])``, or ``sequence()`` where not even
@@ -49,7 +49,7 @@ def joined(a: Shape, b: Shape) -> Shape:
 
 
 class SequenceConstruct(Op):
-    """A sequence of the inputs (ONNX SequenceConstruct-11); of none, an empty one."""
+    """A sequence of the inputs (ONNX SequenceConstruct-11), empty if there are none."""
 
     traits = HOST
 
@@ -66,8 +66,8 @@ class SequenceConstruct(Op):
 
 
 class SequenceInsert(Op):
-    """The first input, a sequence, with the second in it before the position that the third says,
-    or at the end (ONNX SequenceInsert-11).
+    """The first input, a sequence, with the second inserted before the position of the third, or at
+    the end (ONNX SequenceInsert-11).
     """
 
     traits = HOST
@@ -89,8 +89,8 @@ class SequenceInsert(Op):
 
 
 class SequenceErase(Op):
-    """The first input, a sequence, without the member that the second says, or the last (ONNX
-    SequenceErase-11).
+    """The first input, a sequence, without the member at the position of the second, or the last
+    (ONNX SequenceErase-11).
     """
 
     traits = HOST
@@ -110,7 +110,7 @@ class SequenceErase(Op):
 
 
 class SequenceAt(Op):
-    """The member of a sequence at the position the second input says (ONNX SequenceAt-11)."""
+    """The member of a sequence at the position of the second input (ONNX SequenceAt-11)."""
 
     traits = HOST
     output: Shape
@@ -129,7 +129,7 @@ class SequenceAt(Op):
 
 
 class SequenceLength(Op):
-    """How many members a sequence has, an i64 scalar (ONNX SequenceLength-11)."""
+    """The number of members of a sequence, an i64 scalar (ONNX SequenceLength-11)."""
 
     traits = HOST
 
@@ -145,8 +145,8 @@ class SequenceLength(Op):
 
 
 class ConcatFromSequence(Op):
-    """The members of a sequence one behind the other along ``axis``; with ``new_axis``, stacked
-    along a new one (ONNX ConcatFromSequence-11).
+    """The members of a sequence concatenated along ``axis``; with ``new_axis``, stacked along a new
+    one (ONNX ConcatFromSequence-11).
     """
 
     traits = HOST
@@ -171,7 +171,7 @@ class ConcatFromSequence(Op):
 
 
 class SplitToSequence(Op):
-    """A tensor cut along ``axis`` into a sequence (ONNX SplitToSequence-24).
+    """A tensor split along ``axis`` into a sequence (ONNX SplitToSequence-24).
 
     The second input says how long the pieces are: a scalar, of which the last piece may fall
     short, or one length for each. Without it they are of length 1, and lose the axis unless
@@ -205,7 +205,7 @@ class SplitToSequence(Op):
 
 
 class MakeOptional(Op):
-    """An optional that holds the input, or nothing where there is none (ONNX Optional-15)."""
+    """An optional that holds the input, or is empty if there is none (ONNX Optional-15)."""
 
     traits = HOST
     element: tuple[Shape, ...] = ()
@@ -223,7 +223,7 @@ class MakeOptional(Op):
 
 
 class OptionalHasElement(Op):
-    """Whether an optional holds something, a bool scalar (ONNX OptionalHasElement-18)."""
+    """Whether an optional has a value, a bool scalar (ONNX OptionalHasElement-18)."""
 
     traits = HOST
 
@@ -239,7 +239,7 @@ class OptionalHasElement(Op):
 
 
 class OptionalGetElement(Op):
-    """What an optional holds; an error where it holds nothing (ONNX OptionalGetElement-18)."""
+    """The value of an optional; an error if it is empty (ONNX OptionalGetElement-18)."""
 
     traits = HOST
     output: Shape

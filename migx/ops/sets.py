@@ -1,4 +1,4 @@
-"""Operations that tell elements apart, and the determinant."""
+"""Distinct elements, and the determinant."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from migx.shape import I64, Shape
 
 
 class Unique(Op):
-    """The different slices along ``axis``, as a tuple: the slices, where each is first, which of
-    them stands at each place, and how often each does (i64).
+    """The distinct slices along ``axis``, as a tuple: the slices, the first index of each, the
+    number of the slice at each index, and the counts (i64).
 
     They are sorted by their elements, or with ``sorted`` False as they come. ``count`` is a symbol
     for how many there are. ONNX Unique-11.

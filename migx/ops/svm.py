@@ -14,7 +14,7 @@ STEPS = 100
 
 
 class CoupleChances(Op):
-    """The chance of each of k classes, [N, k], out of those of each against each other, [N, k, k].
+    """The probability of each of k classes, [N, k], from those of each pair of classes, [N, k, k].
 
     [n, i, j] is the chance of class i if it is i or j; the diagonal is not read. The chances p make
     the sum of (r_ji p_i - r_ij p_j)² least: the second way of Wu, Lin and Weng (2004), "Probability

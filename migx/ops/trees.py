@@ -28,7 +28,7 @@ AT_ONCE = 1 << 16
 
 
 class TreeEnsemble(Op):
-    """What the trees say of rows of features [N, F], put together: [N, targets].
+    """The aggregated outputs of the trees for rows of features [N, F]: [N, targets].
 
     Inputs are x; of each node the feature, for which ways it may lie to the number it is compared
     with the test holds (the sum of UNORDERED 1, GREATER 2, LESS 4 and EQUAL 8: <= is 12, and 13 if

@@ -1,4 +1,4 @@
-"""Operations on images [N, C, ...] that read them at places between their elements, or in regions.
+"""Operations on images [N, C, ...] that sample them between elements, or in regions.
 
 Weights and sums are made in f32, or in f64 for images of it, and rounded once.
 """
@@ -29,7 +29,7 @@ Tap = tuple[Array, Array]
 
 
 class GridSample(Op):
-    """Images read at a grid [N, ..., d] of places, each axis of the image going from -1 to 1.
+    """Images sampled at a grid [N, ..., d] of points; each axis of the image goes from -1 to 1.
 
     A place counts the axes from the last. With ``align_corners`` -1 and 1 are the centres of the
     outermost elements, else their outer edges. ``padding_mode`` says what lies outside: zeros, the
@@ -134,8 +134,8 @@ def sampled(x: Array, axes: Sequence[Sequence[Tap]]) -> Array:
 
 
 class DeformableConvolution(Op):
-    """A convolution whose every tap is read where its offset says: x, w, offsets, and a mask or
-    not. ONNX DeformConv-22 without bias.
+    """A convolution that reads each tap at an offset of its own: x, w, offsets, and an optional
+    mask. ONNX DeformConv-22 without bias.
 
     Offsets are [N, offset_group * taps * axes, windows...], the mask [N, offset_group * taps,
     windows...]. The other attributes are those of ``convolution``.
@@ -316,8 +316,7 @@ def _expect_regions(op: Operation, x: Shape, regions: Shape, width: int) -> None
 
 
 class Col2im(Op):
-    """Columns [N, C * taps, windows] added where windows read them: [N, C, ...dims]. ONNX
-    Col2Im-18.
+    """Columns [N, C * taps, windows] summed where windows overlap: [N, C, ...dims]. ONNX Col2Im-18.
 
     The second and third input are the dims of the image and of the windows; ``dims`` are those of
     the result from C on.

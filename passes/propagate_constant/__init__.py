@@ -13,8 +13,8 @@ from migx.weights.evaluation import evaluated
 
 
 class PropagateConstant(Pass):
-    """Puts literals in the place of the largest trees that are computed from literals alone
-    (MIGraphX propagate_constant).
+    """Folds the largest trees that are computed from literals alone into literals (MIGraphX
+    propagate_constant).
 
     Left as they are: what is unpacked, or dequantised from bytes that are no vector, however it is
     scaled and moved; broadcasts, which a literal would make larger; what comes of the operations

@@ -23,7 +23,7 @@ MAX_STEPS = 64
 def unroll(
     at: Cursor, layer: Instruction, clip: float, max_steps: int = MAX_STEPS
 ) -> tuple[Instruction, ...] | Declined:
-    """A layer over a known number of steps is those steps, one after another."""
+    """A layer with a known number of steps is unrolled into them."""
     op, steps = layer.op_as(Recurrent), layer.inputs[0].shape.dims[0]
     directions = BACKWARD[op.direction]
     if clip > 0 or op.activations not in ((), op.defaults * len(directions)):

@@ -96,8 +96,8 @@ def one_axis(axes: tuple[int, ...]) -> bool:
 def splits(
     at: Cursor, root: Instruction, cut: Instruction, axes: tuple[int]
 ) -> dict[Instruction, Instruction] | None:
-    """op(slice(x)) for each of the slices that x falls into are slices of op(x). Of a constant,
-    what is done to one slice may be done again to that of another.
+    """op(slice(x)) for all of the slices that partition x are slices of op(x). For constants, the
+    operation on one slice may be repeated for that of another.
     """
     if len(cut.inputs[0].users) > MANY:
         return None
@@ -189,8 +189,8 @@ def joined_constants(
 
 @rule(on(Concat, name="root").every(having("pointwise", var()).once()))
 def concat_op(at: Cursor, root: Instruction) -> Instruction | None:
-    """concat(op(x), op(y)) is op(concat(x, y)), where nothing that made x and y could have taken
-    the operation in.
+    """concat(op(x), op(y)) is op(concat(x, y)), where no producer of x or y could have absorbed the
+    operation.
     """
     first, *others = root.inputs
     same = others and all(

@@ -103,8 +103,8 @@ def mul_slice(
     root: Instruction,
 ) -> dict[Instruction, Instruction] | Declined | None:
     """slice(f(x, w)) * a is slice(f(x, w * b)), for a factor of each column or output channel of
-    the slice, which b has there and is 1 elsewhere; of a dot or convolution f of which only slices
-    are read, none of them the same columns.
+    the slice; b is a there and 1 elsewhere. All users of the dot or convolution f are slices, and
+    the others are disjoint from this one.
     """
     out, along = (1, 0) if isinstance(f.op, Convolution) else ((f.shape.rank - 1,) * 2)
     span, *others = [span_along(u, out) for u in (cut, *(u for u in f.users if u is not cut))]
@@ -202,7 +202,7 @@ def add_convs(
 def dot_slice(
     at: Cursor, x: Instruction, y: Instruction, f: Instruction, cut: Instruction
 ) -> Instruction | Declined:
-    """slice(dot(x, y)) is dot(slice(x), slice(y)): rows of x and columns of y nobody reads go."""
+    """slice(dot(x, y)) is dot(slice(x), slice(y)): unused rows of x and columns of y go."""
     op, rank = cut.op_as(Slice), f.shape.rank
     spans = list(zip(op.axes, op.starts, op.ends, strict=True))
     sides = []

@@ -67,7 +67,7 @@ def where_not(at: Cursor, c: Instruction, x: Instruction, y: Instruction) -> Ins
 
 @rule(on(WHOLE, on(WHOLE, name="whole")) | on(Sign, on(Sign, name="whole")))
 def whole_already(whole: Instruction) -> Instruction:
-    """A whole number is not rounded again, and a sign is its own sign."""
+    """Rounding a whole number, or the sign of a sign, changes nothing."""
     return whole
 
 

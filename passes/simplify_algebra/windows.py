@@ -39,7 +39,7 @@ PADDING = attr("padding", pads)
 def conv_padding(
     at: Cursor, x: Instruction, w: Instruction, root: Instruction
 ) -> Instruction | Declined | None:
-    """conv(x, w) is conv(x, slice(w)): what only ever meets the zeros of padding adds nothing."""
+    """conv(x, w) is conv(x, slice(w)): taps that read only padding add nothing."""
     op, lengths = root.op_as(Convolution), w.shape.dims[2:]
     spans = seen(op, root, lengths)
     cut = [(i + 2, *span) for i, span in enumerate(spans) if span != (0, lengths[i])]
@@ -54,7 +54,7 @@ def conv_padding(
 
 @rule(on(Pooling, var("x"), name="root", ceil_mode=False, padding=PADDING))
 def pool_padding(at: Cursor, x: Instruction, root: Instruction) -> Instruction | Declined | None:
-    """Pooling by windows without what only ever sees padding, which is no element, is the same."""
+    """Pooling does not need window positions that see only padding, which is no element."""
     op = root.op_as(Pooling)
     spans = seen(op, root, op.lengths)
     if all(span == (0, length) for span, length in zip(spans, op.lengths, strict=True)):

@@ -49,7 +49,9 @@ class Cut(NamedTuple):
 def counted_slice(
     at: Cursor, x: Instruction, starts: Instruction, root: Instruction
 ) -> Instruction | Declined:
-    """A slice of known length, as long at each place that is counted, is picked by these places."""
+    """A slice of a known length that starts at a loop counter is a gather of the indices from
+    there.
+    """
     op = root.op_as(ops.DynamicSlice)
     found = cuts(root, Counters())
     if found is None:
@@ -80,12 +82,12 @@ def places(at: Cursor, start: Instruction, cut: Cut) -> Instruction:
 
 
 class SimplifyCounting(Pass):
-    """Gives loops that are over when they have counted to a number a trip count that says so. Finds
-    the lengths of ``dynamic_slice`` and ``dynamic_range`` that are the same in every iteration of
-    the loops around them, though where they begin and end is counted: ``x[i:i + 1]`` is one row
-    wherever ``i`` is less than the length of ``x``, as the trip count or the condition may say, or
-    where it is squeezed, which fails for any other. The symbols their results were given are
-    replaced, and such a slice is a gather.
+    """Gives loops that end when a counter reaches a bound a trip count. Finds the lengths of
+    ``dynamic_slice`` and ``dynamic_range`` that are the same in every iteration of the loops around
+    them, though where they begin and end is counted: ``x[i:i + 1]`` is one row wherever ``i`` is
+    less than the length of ``x``, as the trip count or the condition may say, or where it is
+    squeezed, which fails for any other. The symbols their results were given are replaced, and such
+    a slice is a gather.
     """
 
     rules = RuleSet((counted_slice,))

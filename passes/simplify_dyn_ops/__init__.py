@@ -21,7 +21,7 @@ from migx.weights import looked_at
 
 @rule(on(tuple(FORMS), name="root"))
 def known_sizes(at: Cursor, root: Instruction) -> Instruction | Declined | None:
-    """An operation whose sizes are known takes them as attributes."""
+    """An operation whose sizes are known has them as attributes."""
     found = static_form(root, SimplifyDynOps.name)
     if found is None:
         return None
@@ -44,7 +44,8 @@ def known_dims(at: Cursor, x: Instruction, root: Instruction) -> Instruction:
 
 class SimplifyDynOps(Pass):
     """Replaces operations that take sizes as inputs by static ones where these inputs are literals
-    or dims, and the symbols their results were given by what they are (MIGraphX pass of this name).
+    or dims, and the symbols of their results by the dims they turn out to be (MIGraphX pass of this
+    name).
     """
 
     rules = known_sizes + known_dims

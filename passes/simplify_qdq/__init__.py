@@ -17,8 +17,8 @@ from migx.rewrite import rewrite
 class SimplifyQdq(Pass):
     """Turns products between dequantised values, and between bytes widened to i32, into
     ``quant_dot`` and ``quant_convolution``, brings packed weights into the form ``unpack_int4``,
-    ``dequantizelinear``, product, scales of a packed table what is picked alone, and removes
-    what changes nothing (MIGraphX simplify_qdq).
+    ``dequantizelinear``, product, scales only the rows that are picked from a packed table, and
+    removes no-ops (MIGraphX simplify_qdq).
 
     The products are exact where floats round, so results are as good or better. With
     ``remove_fake``, quantising and dequantising again is removed where no product profits: results

@@ -54,8 +54,8 @@ def zero_point(at: Cursor, x: Instruction, scale: Instruction, q: Instruction) -
 
 @rule(on((QuantizeLinear, DequantizeLinear), name="q"))
 def repeated_parameters(at: Cursor, q: Instruction) -> Instruction | Declined | None:
-    """A scale or zero point that repeats one number is that number; one that repeats those along an
-    axis is what lies along this axis.
+    """A scale or zero point that broadcasts one number is that number; one that broadcasts a vector
+    along an axis is that vector.
     """
     op, (x, *parameters) = q.op_as(Linear), q.inputs
     wholes = [repeated(v) for v in parameters]
@@ -111,8 +111,8 @@ MOVES = (
 def move_bytes(
     at: Cursor, x: Instruction, dq: Instruction, q: Instruction
 ) -> Instruction | Declined:
-    """What is dequantised only to be moved or repeated, or for the greatest of some, and then
-    quantised again as it was, is moved as it was.
+    """A value that is dequantised, only moved, repeated or max-pooled, and then quantised as
+    before, is moved as bytes.
     """
     if not alike(dq, q) or not x.shape.same_type(q.shape.with_dims(x.shape.dims)):
         return Declined("the parameters of the two differ")
@@ -132,7 +132,7 @@ def move_bytes(
 
 @rule(linear(QuantizeLinear, on(Concat, name="concat").once(), var(), name="q"))
 def quantize_first(at: Cursor, concat: Instruction, q: Instruction) -> Instruction | Declined:
-    """What is joined to be quantised is quantised first: bytes are moved, not numbers."""
+    """quantizelinear(concat(...)) is concat(quantizelinear(...)): bytes are moved, not floats."""
     if q.op_as(Linear).block or any(v.shape.elements != 1 for v in q.inputs[1:]):
         return Declined("scales differ from place to place")
     return at(concat.op, *(at(q.op, part, *q.inputs[1:]) for part in concat.inputs))

@@ -51,8 +51,8 @@ NARROW = {I8: {UnpackInt2: I2, UnpackInt4: I4}, U8: {UnpackInt2: U2, UnpackInt4:
 def clip(
     at: Cursor, x: Instruction, low: Instruction, high: Instruction, clip: Instruction
 ) -> Instruction | Declined:
-    """A constant clipped to what a few bits hold is packed to these, and unpacked; packing clips
-    by itself.
+    """A constant clipped to the range of a few bits is packed into these, and unpacked; packing
+    clips.
     """
     if is_unpacked(x) or all(isinstance(u.op, Pack) for u in clip.users):
         return Declined("it is packed already")
@@ -84,7 +84,7 @@ unpacked = linear(DequantizeLinear, var("x", is_unpacked), var(), name="dq", onc
 
 @rule(on(Transpose, unpacked, permutation=attr("order")))
 def transpose(at: Cursor, dq: Instruction, order: tuple[int, ...]) -> Instruction:
-    """What is transposed after dequantizelinear is transposed before, where it is packed."""
+    """A transpose of dequantizelinear(x) is dequantizelinear(transpose(x)), where x is packed."""
     op, rank = dq.op_as(DequantizeLinear), len(order)
     given = (v if v.shape.rank < rank else at(Transpose(order), v) for v in dq.inputs)
     axis = order.index(op.axis) if op.axis in order else op.axis  # any, of one scale for all

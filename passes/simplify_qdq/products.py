@@ -31,7 +31,7 @@ from migx.weights import may_be_finite
 @rule(on(Dot, side, side, name="dot"))
 def quant_dot(at: Cursor, dot: Instruction) -> Instruction | Declined:
     """dot(dequantizelinear(x), dequantizelinear(w)) is dequantizelinear(quant_dot(x, w)), and
-    dot(convert(x) - zx, convert(w) - zw) is quant_dot(x, w), less what the zero points add.
+    dot(convert(x) - zx, convert(w) - zw) is quant_dot(x, w), less the zero points' terms.
     """
     x, w = map(factor, dot.inputs)
     last, (depth, width) = dot.shape.rank - 1, dot.inputs[1].shape.dims[-2:]
@@ -47,8 +47,8 @@ def quant_dot(at: Cursor, dot: Instruction) -> Instruction | Declined:
 
 @rule(on(Convolution, side, numbers, name="convolution"))
 def quant_convolution(at: Cursor, convolution: Instruction) -> Instruction | Declined:
-    """A convolution of dequantised or widened values is that of the bytes, dequantised or less what
-    zero points add.
+    """A convolution of dequantised or widened bytes is a quant_convolution, dequantised or less the
+    zero points' terms.
 
     Padding stands for 0, which is the zero point where x has one.
     """

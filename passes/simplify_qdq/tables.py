@@ -34,8 +34,8 @@ dequantized = linear(DequantizeLinear, var("x", is_of_few_bits), var("scale"), n
 def gather_dequantized(
     at: Cursor, x: Instruction, scale: Instruction, dq: Instruction, indices: Instruction, axis: int
 ) -> Instruction | Declined:
-    """gather(dequantizelinear(x, s, z)) of a table of a few bits is dequantizelinear of what is
-    picked.
+    """gather(dequantizelinear(x, s, z)) of a table of a few bits is dequantizelinear(gather(x),
+    ...).
     """
     op = dq.op_as(DequantizeLinear)
     made = replace(op, axis=behind_indices(op.axis, axis, indices))
@@ -59,8 +59,8 @@ def gather_dequantized(
 def gather_converted(
     at: Cursor, x: Instruction, convert: Instruction, i: Instruction, axis: int
 ) -> Instruction | Declined:
-    """gather(convert(x)) of a table that is unpacked, or constant and of fewer bits before, is
-    convert(gather(x)).
+    """gather(convert(x)) is convert(gather(x)), where x is an unpacked table, or a constant of
+    fewer bits.
     """
     if not is_unpacked(x) and not (
         is_constant(x) and x.shape.dtype.bits < convert.shape.dtype.bits

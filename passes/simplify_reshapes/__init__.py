@@ -7,8 +7,8 @@ from migx.passes.simplify_reshapes import gathers, joins, views
 
 
 class SimplifyReshapes(Pass):
-    """Makes each chain of views the one shortest chain that reads the same elements, and simplifies
-    concat and gather (MIGraphX pass of this name).
+    """Replaces each chain of views by the one shortest chain that reads the same elements, and
+    simplifies concat and gather (MIGraphX pass of this name).
     """
 
     rules = views.rules + joins.rules + gathers.rules

@@ -29,8 +29,8 @@ class Digit(NamedTuple):
 def gather(
     at: Cursor, x: Instruction, indices: Instruction, axis: int, root: Instruction
 ) -> Instruction | Declined:
-    """A gather of places that are counted by digits, as those of a slice, of every so many, of
-    blocks, transposed or repeated, is a chain of views.
+    """A gather whose indices count like digits, each with a stride of its own, is a chain of views:
+    slices, steps, blocks, transposes, repeats.
     """
     extent = x.shape.dims[axis]
     places = indices.op_as(Literal).value.array.reshape(-1).astype(np.int64)
