@@ -31,32 +31,31 @@ OURS = {kind: plugins.OWN[kind] for kind in ("ops", "onnx", "passes", "targets")
 
 OPERATIONS = """\
 There are {}, in the files of `migx/ops/`. Names are MIGraphX's where it has the operation.
-Inputs that are read element by element must have equal dims: a broadcast is an instruction of
-its own.
+Inputs of elementwise operations must have equal dims: a broadcast is an instruction of its own.
 
 The traits tell passes what they may do: *pointwise*, *commutative*, *reduction*, *view of N*
 (may alias input N), *standard inputs*, *effectful* (never removed), *not folded* (never
-evaluated at compile time). *No meaning*: it exists to be replaced, or is handled by whoever
-runs the program."""
+evaluated at compile time). *No meaning*: it exists to be replaced, or the executor of the
+program handles it."""
 ONNX_OPERATORS = """\
 The {} operators that `migx.parse_onnx` reads. An importer serves every opset version from the
 one given until the next in its row; older versions are refused. The last column is the file in
 `migx/onnx/ops/`."""
 COMMAND_LINE = """\
-`migx VERB --help` says the same. Exit codes: 0 for success, 1 where what was asked for turned out
-false, 2 for a mistake, with one message on stderr. `--json` prints what programs can read. What is
-set for a process: [environment variables](environment.md)."""
+`migx VERB --help` says the same. Exit codes: 0 for success, 1 for a negative result, such as a
+failed comparison, 2 for a mistake, with one message on stderr. `--json` prints output for programs.
+Settings of a process: [environment variables](environment.md)."""
 RULES = """\
 The rules each pass applies, in the order in which they are tried at an instruction; `migx passes
-NAME` says the same, with the file and line of each. How to read a pattern:
-[patterns](patterns.md). Passes that are not in this list are functions: their
-[docstrings](passes-and-targets.md) say what they do."""
+NAME` says the same, with the file and line of each. [Patterns](patterns.md) says how to read a
+pattern. Passes that are not in this list are functions, described by their
+[docstrings](passes-and-targets.md)."""
 PYTHON = """\
-What `import migx` offers, and the classes that its functions hand out. What one extends migx with
-is imported from where it is defined:"""
+What `import migx` offers, and the classes that its functions return. Interfaces for extending migx
+are imported from their modules:"""
 ELEMENT_TYPES = """\
 `DType.of(name)` finds one. The *roundoff* is the largest relative error of rounding to
-nearest. A packed type is storage: it lies flat, low bits first, has no views, and only the
+nearest. A packed type is storage: it is flat, low bits first, has no views, and only the
 `unpack_...` operations compute with it; its numpy type is that of its bytes. Types that numpy
 lacks come from `ml_dtypes`."""
 

@@ -4,21 +4,21 @@ out.
 A program is read by ``parse_onnx``, ``parse`` or ``load``, or built by hand of ``Program``,
 ``Shape``, ``Dim`` and ``migx.ops``; rewritten by ``run_passes``; made ready by
 ``program.compile(target)``; run by ``program.eval(inputs)``. The rest is imported from where it is
-defined, and the modules below are attributes of this one, imported when they are first asked for:
+defined, and the modules below are attributes of this one, imported at first use:
 
-``migx.manager``    Pass, Pipeline, PassManager; what watches them is in ``migx.observers``
-``migx.match``      patterns, of which ``migx.rewrite`` makes rules and sets of them
-``migx.op``         Op: what an operation is; those there are lie in ``migx.ops``
+``migx.manager``    Pass, Pipeline, PassManager; observers are in ``migx.observers``
+``migx.match``      patterns; ``migx.rewrite`` has rules and sets of rules
+``migx.op``         Op: the base of operations, which are in ``migx.ops``
 ``migx.target``     Target: what a backend author implements
 ``migx.onnx``       write, replace_onnx_external_weights; ``migx.onnx.importers`` for operators
-``migx.testing``    check_pass, check_target, check_conformance; cases of passes in text
+``migx.testing``    check_pass, check_target, check_conformance; test cases of passes as text
 ``migx.debug``      whynot, bisect, reduce: for rules that do not fire, or are wrong
-``migx.view``       report: what passes did, and what a run takes, on one page
-``migx.calibration`` calibrate: weights of bytes multiplied by bytes, with scales that runs show
+``migx.view``       report: what passes did, and the time of a run, on one page
+``migx.calibration`` calibrate: scales from sample runs, for products of bytes
 ``migx.compat``     migraphx: MIGraphX's Python API
-``migx.backend``    ONNX's backend protocol, by which suites written for it drive any target
-``migx.profile``    work, total: what programs have to do, by their shapes; measured: what they cost
-``migx.specialise`` bound: a program with numbers in the place of symbols
+``migx.backend``    ONNX's backend protocol, by which test suites drive any target
+``migx.profile``    work, total: operation counts by shapes; measured: the time of a run
+``migx.specialise`` bound: a program with numbers in place of symbols
 ``migx.errors``     every error raised on purpose, all of them a MigxError
 """
 
@@ -96,13 +96,13 @@ def parse_onnx(
     *,
     defer_external_weights: bool = False,
 ) -> Program:
-    """The program of an ONNX file; weights are mapped, not copied. Or of a model in memory, or of
-    the bytes of one.
+    """The program of an ONNX file, of a model in memory, or of its bytes; weights are mapped, not
+    copied.
 
-    ``input_dims`` gives inputs other dims, numbers or ``Dim``s, which stand for the names that the
-    file has there in all inputs. ``defer_external_weights`` leaves out the weights that lie in
-    files of their own; of those inside the file ``Program.make_replaceable`` makes weights that
-    may be replaced. See ``migx.onnx.reader.parse_onnx``.
+    ``input_dims`` gives inputs other dims, numbers or ``Dim``s, which replace the file's names for
+    them in all inputs. ``defer_external_weights`` leaves out the weights that are in files of their
+    own; ``Program.make_replaceable`` makes those inside the file replaceable. See
+    ``migx.onnx.reader.parse_onnx``.
     """
     from migx.onnx.reader import parse_onnx as read
 
@@ -112,8 +112,8 @@ def parse_onnx(
 def parse(text: str, *, folder: str | Path = ".", draw_missing: int | None = None) -> Program:
     """The program a text stands for: ``migx.parse(str(program)) == program``.
 
-    Files that it names are looked for in ``folder``; ``draw_missing`` is the seed that literals
-    without bytes are drawn from. See ``migx.parser.parse``.
+    Files that it names are looked up in ``folder``; ``draw_missing`` is the seed for drawing
+    literals without bytes. See ``migx.parser.parse``.
     """
     from migx.parser import parse as read
 
@@ -123,10 +123,9 @@ def parse(text: str, *, folder: str | Path = ".", draw_missing: int | None = Non
 def save(
     program: Program, path: str | Path, *, weights: bool = True, original: bool = True
 ) -> None:
-    """Writes a program, its weights and what it is compiled to into an ``.mxr`` file; without
-    ``weights``, the file refers to those beside it; without the ``original``, it holds only what
-    the program was compiled to, and may be half as large. ``DataError`` where it cannot be written.
-    See ``migx.serialize.save``.
+    """Writes a program, its weights and its compiled form to an ``.mxr`` file; without ``weights``,
+    the file refers to those beside it; without the ``original``, it holds only the compiled form,
+    and may be half as large. ``DataError`` if it cannot be written. See ``migx.serialize.save``.
     """
     from migx.serialize import save as write
 
@@ -145,9 +144,9 @@ def load(
 ) -> Program:
     """The program in an ``.mxr`` file, ready to run if it was compiled.
 
-    ``compiled=False`` takes nothing that would be run, as from a stranger's file; ``mmap=False``
-    reads the weights into memory; ``check`` compares them with their hash. ``num_threads``
-    is how many threads a run may use, instead of what was asked when it was compiled. See
+    ``compiled=False`` loads no executable code, for files that are not trusted; ``mmap=False``
+    reads the weights into memory; ``check`` compares them with their hash. ``num_threads`` is how
+    many threads a run may use, instead of the number given at compilation. See
     ``migx.serialize.load``.
     """
     from migx.serialize import load as read

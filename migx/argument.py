@@ -104,9 +104,9 @@ class Argument:
         is copied needlessly.
 
         Python floats become f32 and Python ints i64 unless ``dtype`` says otherwise. ``ShapeError``
-        names an element that another type does not hold: integers and packed types hold theirs
-        exactly, other floats are rounded. Arrays of ``ml_dtypes.int4`` and its like are packed;
-        masked arrays are refused where an element is masked.
+        names an element that the type cannot hold: integers and packed types must hold it exactly,
+        other floats are rounded. Arrays of ``ml_dtypes.int4`` and its like are packed; masked
+        arrays are refused if an element is masked.
         """
         if isinstance(value, Argument):
             if dtype is not None and value.shape.dtype is not DType.of(dtype):
@@ -127,7 +127,7 @@ class Argument:
 
     @classmethod
     def packed(cls, shape: Shape, data: bytes | NDArray[np.uint8]) -> Argument:
-        """An argument of a sub-byte type from its bytes, low bits first; ``DataError`` where their
+        """An argument of a sub-byte type from its bytes, low bits first; ``DataError`` if their
         number is wrong.
         """
         flat = (
@@ -143,7 +143,7 @@ class Argument:
 
     @property
     def data(self) -> Any:
-        """The data, mapped from its source the first time it is asked for."""
+        """The data, mapped from its source at first use."""
         if Argument.sealed and id(self) in Argument.sealed.get(get_ident(), ()):
             raise SealedWeight(f"the value of a replaceable weight {self.shape} is looked into")
         if self._data is None and self.shape.dtype.is_tensor:
@@ -162,40 +162,40 @@ class Argument:
 
     @property
     def mapped(self) -> MappedFile | None:
-        """The file that the data is mapped from, as it is now or was when it was first asked for;
-        None for data in memory, and where there is no such file.
+        """The file that the data is mapped from, as it is now or was at first use; None for data in
+        memory, or if there is no such file.
         """
         if self._mapped is None and self._data is None and self.source and self.source.present:
             self._mapped = self.source.mapped()
         return self._mapped
 
     def give_back(self) -> None:
-        """Takes mapped data out of memory, until it is read again."""
+        """Releases the pages of mapped data, until it is read again."""
         if self._mapped is not None and self.source is not None:
             self._mapped.give_back(self.source.offset, self.source.length)
 
     def freeze(self) -> None:
-        """Makes the data read-only for those who get it from here, so that no result of a program
-        that is a view of a literal changes the program.
+        """Makes the data read-only for whoever gets it from here, so that writing to a result that
+        is a view of a literal cannot change the program.
         """
         if isinstance(self._data, np.ndarray):
             self._data = read_only(self._data)
 
     def read_only(self) -> Argument:
-        """The value in the same memory, for those who may read it and not write to it."""
+        """The value in the same memory, read-only."""
         if not isinstance(self._data, np.ndarray) or not self._data.flags.writeable:
             return self
         return Argument(self.shape, read_only(self._data))
 
     def by_member(self, change: Callable[[Argument], Argument]) -> Argument:
-        """What a function makes of the value; of a tuple, of each of its members."""
+        """The result of a function of the value, or for a tuple, of each of its members."""
         if self.shape.dtype is TUPLE:
             return Argument.tuple([part.by_member(change) for part in self.parts])
         return change(self)
 
     @classmethod
     def stack(cls, values: Sequence[Argument], axis: int) -> Argument:
-        """Values of the same type and dims, one behind the other along a new axis."""
+        """Values of the same type and dims, stacked along a new axis."""
         return Argument.of(np.stack([value.array for value in values], axis))
 
     @property
@@ -215,7 +215,7 @@ class Argument:
 
     @property
     def elements(self) -> NDArray[Any]:
-        """The value as a numpy array of its elements, those of packed types one to a byte, as
+        """The value as a numpy array of its elements; packed types take a byte for each, as
         ``ml_dtypes.int4`` and its like.
         """
         dtype = self.shape.dtype
@@ -263,8 +263,8 @@ class Argument:
         return self.array.tolist()
 
     def is_throughout(self, number: float) -> bool:
-        """Whether there are elements and each is a number once that is rounded to their type; 0.0
-        is not -0.0, as x + 0.0 is not always x.
+        """Whether there are elements and each equals a number, rounded to their type; 0.0 is not
+        -0.0, as x + 0.0 is not always x.
         """
         array = self.array
         if not array.size:

@@ -55,9 +55,9 @@ from migx.weights.recipe import Arguments
 
 @dataclass
 class Compiled:
-    """What ``Program.compiled`` is: a ``program`` as a target's passes have left it, with its
-    weights and what was asked of the compilation, ``context.options``. ``revision`` is that of the
-    program it was made from. ``executable`` is made when it is first asked for.
+    """The value of ``Program.compiled``: a ``program`` lowered by a target's passes, with its
+    weights and the options of the compilation, ``context.options``. ``revision`` is that of the
+    program it was made from. ``executable`` is made at first use.
     """
 
     program: Program
@@ -72,13 +72,13 @@ class Compiled:
 
     @property
     def target(self) -> Target:
-        """The target it is compiled for, whose ``name`` says which that is."""
+        """The target it is compiled for, with its ``name``."""
         return self.context.target
 
     @property
     def executable(self) -> Executable:
-        """What runs the program on its target, which may finalize operations first. Of threads that
-        ask for it first one makes it, and those of other programs do not wait.
+        """What runs the program on its target, which may finalize operations first. If several
+        threads ask for it first, one makes it; threads of other programs do not wait.
         """
         if self._executable is None:
             with self._making:
@@ -107,8 +107,8 @@ class Compiled:
         return files_of(op.value for op in literals if isinstance(op, Literal))
 
     def fallbacks(self) -> list[Instruction]:
-        """The instructions that run on the host for want of a kernel: those its executable lists,
-        or else those that its target does not support, but for views, which need none.
+        """The instructions that run on the host for lack of a kernel: those its executable lists,
+        or else those that its target does not support, except views, which need none.
         """
         if isinstance(self.executable, FallsBack):
             return self.executable.fallbacks()
@@ -118,8 +118,8 @@ class Compiled:
         return [at for at in work if not supports(at)]
 
     def results(self, arguments: Mapping[str, Argument]) -> list[Argument]:
-        """The outputs for arguments that have been checked, with the weights there are now.
-        ``DataError`` where a file that is in use has been written to.
+        """The outputs for checked arguments, with the current weights. ``DataError`` if a file in
+        use has been written to.
         """
         for file in self.files:
             file.check()
@@ -153,9 +153,7 @@ class Compiled:
         )
 
     def arguments(self, inputs: Mapping[str, Any]) -> dict[str, Argument]:
-        """The arguments for what a caller gives; those that lie where the target reads them stay
-        there.
-        """
+        """A caller's inputs as arguments; those that are where the target reads them stay there."""
         return self._inputs.arguments(self.target.taken(inputs))
 
     @cached_property
@@ -169,8 +167,8 @@ class Compiled:
         """The outputs as arrays; packed ones as arguments, tuples as tuples, sequences as lists,
         maps as dicts, an optional as what it holds or None.
 
-        They are the caller's own, to be kept and written to: what lies in the memory of an input,
-        of a weight or of another output is copied.
+        They belong to the caller, who may keep and write them: a value in the memory of an input, a
+        weight or another output is copied.
         """
         results, shared = self.results(self.arguments(inputs)), self._shared
         try:
@@ -179,12 +177,10 @@ class Compiled:
             raise EvaluationError(f"there is no memory for the outputs: {error}") from error
 
     def run_async(self, inputs: Mapping[str, Any], stream: Any = None) -> list[Argument]:
-        """The outputs on the device, without waiting for them: they are there for whatever is
-        enqueued afterwards to ``stream``, a stream of the caller's (of CuPy, of torch, one that has
-        ``__cuda_stream__``, or its handle as a number), or the device's own.
-
-        Outputs speak DLPack and ``__cuda_array_interface__``. ``TargetError`` where the target
-        always waits.
+        """The outputs on the device, without waiting for them: work enqueued afterwards on
+        ``stream`` sees them. It is a stream of the caller's (of CuPy, of torch, one that has
+        ``__cuda_stream__``, or its handle as a number), or the device's own. Outputs support DLPack
+        and ``__cuda_array_interface__``. ``TargetError`` if the target always waits.
         """
         enqueue, arguments = self._enqueue, self.arguments(inputs)
         for file in self.files:

@@ -16,9 +16,7 @@ FEW, MANY = 6, 60
 
 
 class MigxError(Exception):
-    """Base of all errors that are the user's to mend. The command line prints it without a
-    traceback.
-    """
+    """Base of all errors that the user can mend. The command line prints it without a traceback."""
 
 
 class ShapeError(MigxError, ValueError):

@@ -52,12 +52,12 @@ class Instruction(Ordered):
 
     @property
     def users(self) -> Collection[Instruction]:
-        """The instructions that read this one, each once, in the order they began to."""
+        """The instructions that read this one, each once, in the order of their first use."""
         return self._users.keys()
 
     @property
     def use_count(self) -> int:
-        """How often this instruction is read; one that reads it twice counts twice."""
+        """The number of uses; a user that reads it twice counts twice."""
         return sum(self._users.values())
 
     @property
@@ -158,7 +158,7 @@ class Module:
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """The names of the outputs; ``output_0`` and so on where they have none."""
+        """The names of the outputs; ``output_0`` and so on if they have none."""
         given = self.returned.op_as(Return).names if self.returned is not None else ()
         return given or tuple(f"output_{i}" for i in range(len(self.outputs)))
 
@@ -286,9 +286,7 @@ class Module:
         shape: Shape,
         origins: tuple[str, ...],
     ) -> Instruction:
-        """Adds an instruction at the very end with a shape that is known, as when a program is
-        copied.
-        """
+        """Adds an instruction at the very end with a known shape, as when a program is copied."""
         made = self._link(self._ends, Instruction(self, op, inputs, modules, shape, origins))
         if type(op) is Param:
             self.parameters[op.parameter] = made
@@ -326,8 +324,8 @@ class Module:
             )
 
     def add_return(self, *values: Instruction, names: Sequence[str] = ()) -> Instruction:
-        """Ends the module with its results, named if you like; replaces the return that is
-        there, which stays where the new one is refused.
+        """Ends the module with its results, optionally named; replaces an existing return, which
+        stays if the new one is refused.
         """
         was = self.returned
         made = self.insert_instruction(None, Return(tuple(names)), *values)
@@ -336,17 +334,16 @@ class Module:
         return made
 
     def replace_instruction(self, old: Instruction, new: Instruction) -> Instruction:
-        """Points every reader of ``old`` at ``new`` and merges its origins. ``old`` stays until it
-        is removed.
-
-        Type and dims must be equal. Where the strides differ the readers are inferred again, and
-        one that refuses the new strides refuses the replacement: the module is then unchanged.
+        """Replaces all uses of ``old`` by ``new`` and merges its origins. ``old`` stays until it is
+        removed. Type and dims must be equal. If the strides differ, the users' shapes are inferred
+        again; if a user refuses the new strides, so does the replacement, and the module is
+        unchanged.
         """
         self.replace_instructions({_instruction(old, "old"): _instruction(new, "new")})
         return new
 
     def replace_instructions(self, pairs: Mapping[Instruction, Instruction]) -> None:
-        """Does what ``replace_instruction`` does for several at once, in order: all or none."""
+        """Does ``replace_instruction`` for several at once, in order: all or none."""
         counts = {at: dict(at._users) for pair in pairs.items() for at in pair}
         readers: dict[Instruction, tuple[Instruction, ...]] = {}
         try:
@@ -387,8 +384,8 @@ class Module:
         new._users[user] = new._users.get(user, 0) + count
 
     def replace_input(self, user: Instruction, index: int, new: Instruction) -> None:
-        """Points one input of an instruction at another value and infers its shape again; dims and
-        type must stay.
+        """Replaces one input of an instruction and infers its shape again; its dims and type must
+        stay.
         """
         old = user.inputs[index]
         if not new.before(user):
@@ -406,9 +403,7 @@ class Module:
         new._users[user] = new._users.get(user, 0) + 1
 
     def replace_operation(self, instruction: Instruction, op: Operation) -> None:
-        """Puts another operation in an instruction's place, on the same inputs and of the same
-        shape.
-        """
+        """Replaces the operation of an instruction; inputs and shape stay the same."""
         shape = op.compute_shape([v.shape for v in instruction.inputs], instruction.modules)
         if instruction.module is not self or shape != instruction.shape:
             raise IRError(f"{op.name} of {shape} cannot take the place of {instruction!r}")
@@ -451,7 +446,7 @@ class Module:
         insert_before(instruction, before)
 
     def remove_instruction(self, instruction: Instruction) -> None:
-        """Removes an instruction that nobody reads. O(1) in the size of the module."""
+        """Removes an instruction without users. O(1) in the size of the module."""
         if instruction.module is not self:
             raise IRError(f"{instruction!r} is not in module {self.name}")
         if instruction._users:

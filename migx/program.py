@@ -44,8 +44,8 @@ class Program:
 
     @property
     def weights(self) -> Module | None:
-        """The module that computes what depends on weights alone; its results are the slots that
-        the others read. None where there is none.
+        """The module that computes values that depend only on weights; its results are the slots
+        that the others read. None if there is none.
         """
         return self.modules.get("weights")
 
@@ -57,24 +57,23 @@ class Program:
 
     @property
     def assumptions(self) -> tuple[AssumeEqual, ...]:
-        """What passes relied on when they looked at the values of replaceable weights."""
+        """What passes relied on when they read the values of replaceable weights."""
         found = self.weights or ()
         return tuple(at.op for at in found if isinstance(at.op, AssumeEqual))
 
     @property
     def weight_shapes(self) -> dict[str, Shape]:
-        """The types and dims of the weights that may be replaced, by name."""
+        """The types and dims of the replaceable weights, by name."""
         from migx.weights.hoisting import weights_of
 
         return {name: at.shape for name, at in weights_of(self).items()}
 
     def make_replaceable(self, names: Iterable[str] | None = None) -> Program:
         """Marks literals as weights that ``update_weights`` may replace, once the program is
-        compiled: those of some names, or all that have names. Not what is read with the model, for
-        the program's form may depend on it: single integers, and lists of i64. Single floats, the
-        bias of one channel or a scale, are taken for numbers unless they are named.
-
-        ``WeightError`` names one that is not there, or is such.
+        compiled: those with the given names, or all that have names. Single integers and lists of
+        i64 cannot be marked, because the program's form may depend on them. Single floats, such as
+        the bias of one channel or a scale, count as numbers unless they are named. ``WeightError``
+        names one that is missing or cannot be marked.
         """
         from migx.weights.marking import make_replaceable
 
@@ -82,7 +81,7 @@ class Program:
         return self
 
     def create_module(self, name: str) -> Module:
-        """An empty module of a name not taken yet."""
+        """An empty module with a new name."""
         if name in self.modules:
             raise IRError(f"there is already a module {name!r}")
         self.revision += 1
@@ -90,7 +89,7 @@ class Program:
         return made
 
     def unused_name(self, name: str) -> str:
-        """A name no module has: the one given, with a number where it is taken. O(log modules)."""
+        """A name no module has: the given one, with a number if it is taken. O(log modules)."""
         if name not in self.modules:
             return name
         low, high = 0, 1
@@ -111,8 +110,8 @@ class Program:
         self.modules[name] = module
 
     def remove_module(self, module: Module) -> None:
-        """Removes a module no instruction has as an argument, with all it holds and the modules
-        that it alone has.
+        """Removes a module that is no instruction's argument, with its contents and the modules
+        that only it uses.
         """
         if module.parents or module is self.main:
             raise IRError(f"cannot remove module {module.name}: it is in use")
@@ -140,12 +139,12 @@ class Program:
 
     @property
     def size(self) -> int:
-        """How many instructions there are in all modules."""
+        """The number of instructions in all modules."""
         return sum(map(len, self.modules.values()))
 
     def instructions(self) -> Iterator[Instruction]:
-        """The instructions of all modules, module by module. Survives any change on the way, as to
-        iterate over a module does.
+        """The instructions of all modules, module by module. Survives changes during iteration, as
+        iterating over a module does.
         """
         return chain.from_iterable(tuple(self.modules.values()))
 
@@ -160,26 +159,25 @@ class Program:
         return found
 
     def compile(self, target: Target | str = "cpu", **options: Unpack[Asked]) -> Program:
-        """Makes the executable that ``eval`` runs, for a target or its name; the program itself
-        stays as it is.
+        """Makes the executable that ``eval`` runs, for a target or its name; the program itself is
+        unchanged.
 
-        What updates have given the weights stays: the new executable begins with the values that
-        the one before it has at the end, those that other threads gave meanwhile included.
+        Updates of weights persist: the new executable begins with the last values of the one before
+        it, including those that other threads gave meanwhile.
 
         Options: ``passes="..."`` runs that pipeline instead of the target's own; ``observers``
         watch it run; ``log`` records its rewrites; ``num_threads`` is how many threads a run may
-        use; ``activations="int8"`` rounds what weights of 4 and 8 bits are multiplied by;
-        ``fast_math=True`` allows what rounds f32 more. See ``migx.target.CompileOptions``.
+        use; ``activations="int8"`` rounds activations that are multiplied by weights of 4 and 8
+        bits; ``fast_math=True`` allows more rounding in f32. See ``migx.target.CompileOptions``.
         """
         from migx.compiler import compiled
 
         return self._runs(lambda: compiled(self, target, **options))
 
     def finalize(self, target: Target | str) -> Program:
-        """Makes the executable of a program that is lowered already: no pass runs.
-
-        That is a compiled one whose weights have been replaced, or one that passes for the target
-        were run on by hand.
+        """Makes the executable of a program that is already lowered, without running passes: a
+        compiled one whose weights have been replaced, or one on which passes for the target were
+        run by hand.
         """
         from migx.compiler import finalized
 
@@ -206,8 +204,8 @@ class Program:
 
     @property
     def compiled(self) -> Compiled:
-        """What ``compile`` made; ``IRError`` when there is nothing yet, or the program has been
-        changed since.
+        """The result of ``compile``; ``IRError`` if there is none, or the program has been changed
+        since.
         """
         made = self._compiled
         if made is None:
@@ -220,7 +218,7 @@ class Program:
 
     @property
     def executable(self) -> Any:
-        """What runs the compiled program; ``IRError`` when there is nothing yet."""
+        """What runs the compiled program; ``IRError`` if there is none."""
         return self.compiled.executable
 
     def eval(self, inputs: Mapping[str, ArrayLike | Argument]) -> list[Any]:
@@ -250,10 +248,9 @@ class Program:
         return self.eval(inputs)
 
     def copy(self) -> Program:
-        """A program of its own, equal to this one; operations and literal data are shared.
-
-        It is not compiled. ``copy.copy`` and ``copy.deepcopy`` do the same, and what is pickled is
-        the program alone, too; ``migx.save`` keeps what it is compiled to.
+        """An independent program, equal to this one; operations and literal data are shared. It is
+        not compiled. ``copy.copy``, ``copy.deepcopy`` and ``pickle`` do the same; ``migx.save``
+        keeps the compiled form.
         """
         from migx.structure import copied
 

@@ -208,12 +208,12 @@ class Shape:
 
     @property
     def elements(self) -> Extent:
-        """How many elements there are, repeated ones counted each time."""
+        """The number of elements, with repeated ones counted each time."""
         return dim.product(self.dims)
 
     @property
     def element_space(self) -> Extent:
-        """How many elements the memory holds: fewer than ``elements`` for a broadcast."""
+        """The number of elements in memory: fewer than ``elements`` for a broadcast."""
         if self.strides is None:
             return self.elements
         if any(d == 0 for d in self.dims):
@@ -285,8 +285,8 @@ class Shape:
         return self.mapped(lambda e: dim.evaluate(e, sizes))
 
     def mapped(self, change: Callable[[Extent], Extent]) -> Shape:
-        """This shape with each extent, in strides and parts too, replaced by what a function makes
-        of it; itself where it has no symbols.
+        """This shape with a function applied to each extent, in strides and parts too; itself if it
+        has no symbols.
         """
         if self.static:
             return self
@@ -325,8 +325,8 @@ class Shape:
         )
 
     def may_match(self, other: Shape) -> bool:
-        """Whether some sizes of the symbols make type and dims agree; False is a proof that none
-        do.
+        """Whether type and dims may agree for some sizes of the symbols; False is a proof that they
+        never do.
         """
         return (
             self.dtype is other.dtype

@@ -44,17 +44,17 @@ class Asked(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class CompileOptions:
-    """What a user may ask of a compilation. ``passes`` replaces the target's own list;
-    ``observers`` watch it run, and ``log`` records its rewrites. ``num_threads`` is how many
-    threads a run may use, None for as many as the target finds best; ``ref`` uses one.
+    """The options of a compilation. ``passes`` replaces the target's own list; ``observers`` watch
+    it run, and ``log`` records its rewrites. ``num_threads`` is how many threads a run may use,
+    None for the target's choice; ``ref`` uses one.
 
-    ``activations`` is what weights of four bits and of eight are multiplied by: "float", the
-    activations as they are, or "int8", the same rounded to 8 bits in blocks, which is faster on
-    ``cpu``; ``TargetError`` where it is something else, or a target has no such products.
+    ``activations`` is the type of activations in products with weights of four and eight bits:
+    "float", unchanged, or "int8", rounded to 8 bits in blocks, which is faster on ``cpu``;
+    ``TargetError`` for anything else, or if a target has no such products.
 
-    ``fast_math`` allows a target to round f32 by more than the operations say where that is faster:
-    ``gpu`` rounds what it multiplies to tf32, ``cpu`` computes convolutions of 3 x 3 by fewer
-    products. Others compute as ever.
+    ``fast_math`` allows a target to round f32 more than the operations say, where that is faster:
+    ``gpu`` rounds factors to tf32, ``cpu`` computes convolutions of 3 x 3 by fewer multiplications.
+    Other targets ignore it.
     """
 
     passes: Pipeline | str | None = None
@@ -94,7 +94,7 @@ class CompileOptions:
         return self.activations == "int8"
 
     def plain(self) -> dict[str, Any]:
-        """What was asked as JSON can say it, passes as text; what was to watch is left out."""
+        """The options as JSON values, with passes as text and without observers."""
         passes = None if self.passes is None else str(Pipeline.of(self.passes))
         return {
             "passes": passes,

@@ -354,8 +354,8 @@ class Reading:
 class Update:
     """New values for weights, all or nothing; made by ``LiveWeights.update``.
 
-    ``new[name] = array`` gives a value, ``new[name]`` reads a copy of the one given or else in use,
-    and iterating gives the names.
+    ``new[name] = array`` sets a value, ``new[name]`` reads a copy of the new or else the current
+    one, and iterating gives the names.
     """
 
     def __init__(
@@ -398,13 +398,12 @@ class Update:
         strict: bool = True,
         convert: bool = False,
     ) -> None:
-        """Gives many weights values: from a dict, a folder of external data, a ``.safetensors`` or
-        ``.npz`` file, or the ``.safetensors.index.json`` of several.
-
-        A dict may have some of the weights; a folder or a file has them all and nothing else, or a
-        ``WeightError`` names what is missing and what is left over. ``strict=False`` takes what
-        there is of both, which must be something. ``convert`` brings values to the element types of
-        the weights: floats are rounded, what an integer type does not hold is refused.
+        """Sets many weights: from a dict, a folder of external data, a ``.safetensors`` or ``.npz``
+        file, or the ``.safetensors.index.json`` of several. A dict may have some of the weights; a
+        folder or a file must have exactly all, or a ``WeightError`` names those missing and left
+        over. ``strict=False`` takes their intersection, which must not be empty. ``convert``
+        converts values to the element types of the weights: floats are rounded, values that an
+        integer type cannot hold are refused.
         """
         self._check_open()
         wanted, fixed = self._weights.sources, self._weights.fixed
@@ -448,9 +447,8 @@ class Update:
                 self._epochs = self._weights.commit(self._changes, copy=self._copy)
 
     def rollback(self) -> None:
-        """Returns to the weights before this update. They are kept for as long as this object
-        lives. ``WeightError`` where others have been committed since, or the program has been
-        compiled again.
+        """Returns to the weights before this update. They are kept while this object lives.
+        ``WeightError`` if others have been committed since, or the program has been compiled again.
         """
         if self._epochs is None:
             raise WeightError(f"this update cannot be rolled back: {self._final}")
