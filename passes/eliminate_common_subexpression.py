@@ -29,9 +29,9 @@ class EliminateCommonSubexpression(Pass):
     """Merges pure instructions with the same operation and operands, in any order if the operation
     commutes, and literals of the same bits (MIGraphX pass of this name).
 
-    A submodule takes what the modules around it have computed before. Replaceable literals are
-    never merged, nor deferred weights unless they are one tensor of one file. Of results that are
-    as long as they turn out, as those of ``nonzero``, the lengths are one, too.
+    A submodule reuses values of the modules around it that come before it. Replaceable literals are
+    never merged, nor deferred weights unless they are one tensor of one file. Merging results of
+    data-dependent length, such as those of ``nonzero``, merges their symbols too.
     """
 
     def apply_program(self, program: Program, manager: PassManager) -> bool:

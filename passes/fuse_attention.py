@@ -16,13 +16,12 @@ from migx.passes.fuse_pointwise import is_by_element
 class FuseAttention(Outlining):
     """Makes a ``group`` of ``dot(softmax(dot(q, k)), v)`` (MIGraphX pass of this name).
 
-    Between the two products and the softmax may stand any arithmetic, such as a scale, a mask, or
-    the guard against rows that are masked whole, and any view. A scale that stands on q or k goes
-    inside too, and so do views of q, k and v that would be copied otherwise, and can be read where
-    they lie: what repeats k and v for the heads that share them, and what cuts heads out of one
-    product for all three. So does the transpose that brings the heads of the result together, and
-    a sink: a score beside those of each row that takes its share of the softmax, and is cut off
-    after. Nothing but the result may be read by others.
+    Any arithmetic may stand between the two products and the softmax, such as a scale, a mask, or
+    the guard against fully masked rows, and any view. A scale of q or k goes inside too. So do
+    views of q, k and v that would otherwise be copied but can be read in place: the repetition of k
+    and v for heads that share them, and the slices of heads from one product for all three. So do
+    the transpose that joins the heads of the result, and a sink: an extra score in each row that
+    takes its share of the softmax and is then cut off. Only the result may have other users.
     """
 
     def bundles(self, module: Module) -> list[Bundle]:

@@ -36,10 +36,10 @@ class FuseEpilogue(Outlining):
     """Makes a ``group`` of a dot or convolution and the arithmetic that is the only user of its
     result: bias, activation, residual.
 
-    A reshape may stand between. Where several products meet in one ``pointwise``, the last one
-    takes it along. What unpacks or dequantises an operand for the product alone goes inside too, so
-    that weights stay small until they are multiplied; a group that fuse_int4, fuse_quantized or
-    rewrite_winograd has made takes the arithmetic in. In MIGraphX targets do this: gpu::fuse_mlir,
+    A reshape may stand between. If several products meet in one ``pointwise``, the last one takes
+    it in. Unpacking or dequantisation of an operand for the product alone goes inside too, so that
+    weights stay small until they are multiplied. A group made by fuse_int4, fuse_quantized or
+    rewrite_winograd takes the arithmetic in. In MIGraphX targets do this: gpu::fuse_mlir,
     cpu::fuse_ops.
     """
 

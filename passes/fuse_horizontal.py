@@ -21,9 +21,9 @@ class FuseHorizontal(Outlining):
     """Merges lookups of rows of equal width in different tables into one ``gather``, if there are
     ``at_least`` so many that do not depend on each other (MIGraphX pass of this name).
 
-    The tables become one under the other, which ``propagate_constant`` then does for good, and
-    indices are moved by where each table begins. Only fixed tables that nothing else reads are
-    taken. An index outside its table, which was an error, finds a row of another.
+    The tables are concatenated, which ``propagate_constant`` then folds, and each index is offset
+    by the start of its table. Only fixed tables without other users are merged. An index outside
+    its table, which was an error, finds a row of another.
     """
 
     at_least: int = 4

@@ -31,18 +31,18 @@ class FuseInt4(Outlining):
     """Makes a ``group`` of a dot or convolution and all operations between it and the packed
     storage of its weights, tagged ``int4_gemm``, so that a kernel can unpack as it multiplies.
 
-    That is ``unpack_int4``, ``dequantizelinear``, views, converts, scales and offsets in any order,
-    also of packed zero points. What several products read goes into each. It comes before the
-    fusions of arithmetic, which would take scales away. MIGraphX's gpu::fuse_mlir does this.
+    These are ``unpack_int4``, ``dequantizelinear``, views, converts, scales and offsets in any
+    order, also of packed zero points. Those that several products use go into each group. It runs
+    before the fusions of arithmetic, which would take scales away. MIGraphX's gpu::fuse_mlir does
+    this.
 
-    Weights in bytes that are dequantised go with a ``dot`` likewise, and floats of 16 bits that are
-    converted to f32 with a dot or a convolution, into a ``gemm_epilogue`` or ``conv_epilogue``;
-    blocks stay what they are.
+    Likewise, dequantised weights in bytes go with a ``dot``, and 16-bit floats converted to f32
+    with a dot or a convolution, into a ``gemm_epilogue`` or ``conv_epilogue``; blocks are kept.
 
-    A ``gather`` with no more than views between it and packed storage becomes one tagged
-    ``int4_gather``, so that a kernel unpacks what is picked, and nothing else. With ``blocks``, a
-    product may read one block of many, which an index picks of a constant: it is picked as it is
-    stored, and what unpacks it goes with the product.
+    A ``gather`` with only views between it and unpacked storage becomes a group tagged
+    ``int4_gather``, so that a kernel unpacks only what is picked. With ``blocks``, a product may
+    read one block of a constant that an index picks: the block is picked in packed form, and its
+    unpacking goes with the product.
     """
 
     blocks: bool = False

@@ -19,11 +19,10 @@ class FusePointwise(Pass):
     """Merges neighbouring elementwise operations of equal dims into one ``pointwise`` instruction
     (MIGraphX pass of this name).
 
-    Groups are as large as can be and may have several results, so nothing is computed twice. But
-    what is dequantised, while others read the bytes, is left to those who read it.
-    Broadcasts stay outside as views, but for those of single numbers; constants stay outside, for
-    they are computed once. With ``singles``, an operation that has no such neighbour is wrapped
-    too.
+    Groups are as large as possible and may have several results, so nothing is computed twice. The
+    exception is a dequantisation of bytes that have other users: each user repeats it. Broadcasts
+    stay outside as views, except those of single numbers; constants stay outside, because they are
+    computed once. With ``singles``, an operation without such neighbours is wrapped too.
     """
 
     singles: bool = False

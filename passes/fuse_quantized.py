@@ -24,9 +24,9 @@ class FuseQuantized(Outlining):
     constants on its result, up to its quantisation, so that its output is bytes; and of a
     convolution and a ``pad`` that only it uses.
 
-    It comes before the fusions of arithmetic, which would let the sums of several products meet in
-    one ``pointwise``, four times as large; fuse_epilogue then adds what follows. Kernels must know
-    padding by any number, so this is for targets that ask for it.
+    It runs before the fusions of arithmetic, which would let the sums of several products meet in
+    one ``pointwise``, four times as large; fuse_epilogue then adds what follows. Kernels must
+    support padding by any number, so only some targets use this pass.
     """
 
     def bundles(self, module: Module) -> list[Bundle]:

@@ -20,8 +20,8 @@ class FuseReduce(Pass):
     """Merges reductions over the same axes of the same dims, and the arithmetic before, between and
     after them, into one ``fused_reduce`` instruction (MIGraphX pass of this name).
 
-    So a softmax, or a normalisation with what is added before it and scaled after it, becomes one
-    instruction. Folded values may be spread again by a broadcast. Constants stay outside.
+    So a softmax, or a normalisation with an addition before it and a scale after it, becomes one
+    instruction. Reduced values may be broadcast again. Constants stay outside.
     """
 
     def apply(self, module: Module, manager: PassManager) -> bool:

@@ -15,16 +15,16 @@ class HoistWeights(Pass):
     """Moves computation that depends only on weights to the module ``weights``, and replaces its
     results by slots.
 
-    What propagate_constant does for literals this does for weights that may be replaced, by the
-    same plan: unpacked storage and broadcasts stay where they are, and constants do not grow. What
-    that plan leaves for its size alone moves too where it is made of little, such as a mask or a
-    table of numbers: it is then held, and not computed in each run. It ends with every weight in
-    that module; so it comes after the passes that simplify. Any other slot in which nothing can be
-    replaced becomes a literal.
+    This does for replaceable weights what propagate_constant does for literals, by the same plan:
+    unpacked storage and broadcasts stay where they are, and constants do not grow. Constants that
+    this plan leaves only for their size move too if their sources are small, such as a mask or a
+    table of numbers: they are then computed once, not in each run. In the end every weight is in
+    that module, so this pass runs after the simplifying ones. Any other slot that contains nothing
+    replaceable becomes a literal.
 
-    Without ``sources`` it does only what propagate_constant does of literals, so that passes may go
-    on to simplify: weights that are read as they are stay. What comes of the operations
-    ``skip_ops`` names stays too.
+    Without ``sources`` it does only what propagate_constant does for literals, so that passes can
+    continue to simplify: weights that are read directly stay. The operations ``skip_ops`` names,
+    and what depends on them, stay too.
     """
 
     sources: bool = True

@@ -15,8 +15,8 @@ class LowerBakedLiterals(Pass):
     """Turns each ``@literal``, in any module, into the target's own literal operation ``to``, which
     has the same attributes (MIGraphX write_literals).
 
-    It is what ``Target.get_lower_literals_passes`` lists for a target whose passes have such an
-    operation. The weights module is left alone: it is computed on the host.
+    ``Target.get_lower_literals_passes`` lists it for a target with such an operation. The weights
+    module is left alone, because it is computed on the host.
     """
 
     to: str

@@ -10,8 +10,8 @@ class OptimizeModule(Pass):
     copies to standard layout, reshapes, converts and algebra, then common subexpressions and
     constants (MIGraphX optimize_module).
 
-    What is computed from weights becomes a slot where it would be folded if they were known, so
-    that both simplify alike. ``skip_ops`` are the operations that are not folded: see
+    A value computed from weights becomes a slot where it would be folded if they were known, so
+    that both cases simplify alike. ``skip_ops`` are the operations that are not folded: see
     propagate_constant.
     """
 

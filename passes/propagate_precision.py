@@ -77,8 +77,8 @@ class PropagatePrecision(Pass):
     """Moves converts so that pointwise operations next to values of a wider float type compute in
     it (MIGraphX pass of this name).
 
-    Results are as precise or more: what would have been rounded, or would have overflowed, on the
-    way no longer does.
+    Results are as precise or more: intermediate values that would have been rounded, or would have
+    overflowed, no longer are.
     """
 
     rules = convert_first + convert_last

@@ -78,10 +78,10 @@ class QuantizeActivations(Pass):
     """Rounds the left operand of products with weights of four bits or eight to 8 bits, inside the
     groups that ``fuse_int4`` has made.
 
-    Neighbours along what is summed share a scale, which ``choose_scales`` finds in each run: as
-    many as share one of the weight, all where those of a column do. A kernel can then multiply
-    whole numbers; what they stand for is what the operations say, on every target. Products in f64
-    and blocks that are no multiple of 8 are left as they are. onnxruntime's accuracy_level 4 does
+    Neighbours along the reduction share a scale, which ``choose_scales`` computes in each run:
+    blocks as large as those of the weight, or a whole row if a column has one scale. A kernel can
+    then multiply integers; the operations define the result on every target. Products in f64 and
+    blocks that are not a multiple of 8 are left as they are. onnxruntime's accuracy_level 4 does
     the same.
     """
 

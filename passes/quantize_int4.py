@@ -20,12 +20,12 @@ class QuantizeInt4(Squeeze):
     stacks of matrices from which a ``gather`` picks some, such as the experts of a mixture.
 
     A weight becomes ``quantizelinear``, ``pack_int4``, ``unpack_int4``, ``dequantizelinear``, with
-    a scale for each ``block`` of neighbours along what is summed over; ``choose_scales`` finds it
-    by ``clip``, "minmax" or "mse". Nothing is read here: of all that, ``propagate_constant`` leaves
-    the packed bytes, the scales and, unless ``symmetric``, the zero points. A table whose rows are
-    multiplied by and looked up is stored once for both. Left as they are: integers; weights that
-    would not take half as many bytes, or that anything else reads too; what is packed already; and
-    what one of ``skip`` names, by label or ONNX node, with * for any letters.
+    a scale for each ``block`` of neighbours along the reduction; ``choose_scales`` computes it by
+    ``clip``, "minmax" or "mse". The pass reads no values: ``propagate_constant`` then folds all
+    that into the packed bytes, the scales and, unless ``symmetric``, the zero points. A table that
+    is both multiplied and looked up is stored once. Left as they are: integers; weights that would
+    take more than half their bytes, or have other users; packed weights; and what one of ``skip``
+    names, by label or ONNX node, with * for any letters.
     """
 
     bits = 4

@@ -19,13 +19,13 @@ class QuantizeInt8(Squeeze):
     a ``gather`` picks some.
 
     A weight becomes ``quantizelinear`` and ``dequantizelinear``, with a scale for each column or
-    output channel, or for each ``block`` of neighbours along what is summed over; ``choose_scales``
-    finds it by ``clip``, "minmax" or "mse". Nothing is read here: of all that,
-    ``propagate_constant`` leaves the bytes and the scales. A table whose rows are multiplied by and
-    looked up is stored once for both. Left as they are: integers; weights that would take more than
-    five eighths of their bytes, or that anything else reads too; what is stored in few bits
-    already; and what one of ``skip`` names, by label or ONNX node, with * for any letters. What is
-    multiplied stays in floats: ``migx.calibration`` has that rounded too.
+    output channel, or for each ``block`` of neighbours along the reduction; ``choose_scales``
+    computes it by ``clip``, "minmax" or "mse". The pass reads no values: ``propagate_constant``
+    then folds all that into the bytes and the scales. A table that is both multiplied and looked up
+    is stored once. Left as they are: integers; weights that would take more than five eighths of
+    their bytes, or have other users; weights already in a few bits; and what one of ``skip`` names,
+    by label or ONNX node, with * for any letters. Activations stay floats: ``migx.calibration``
+    rounds them too.
     """
 
     bits = 8

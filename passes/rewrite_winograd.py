@@ -170,10 +170,10 @@ class RewriteWinograd(Pass):
     ``winograd``, where that takes far fewer multiplications: in f32 with constant weights and many
     channels, for images of known size (Lavin and Gray 2016; see ``migx.fusion.winograd``).
 
-    Results are off by some six times as much as rounding alone makes them: only who asks for it
-    gets it. Weights are transformed in the module ``weights``: when a program is made ready, and
-    when they are replaced. They take four times the room then. With ``always`` it is all that can
-    be written so, whatever that saves.
+    Errors are about six times those of plain rounding, so it runs only on request. Weights are
+    transformed in the module ``weights``, when a program is made ready and when they are replaced,
+    and then take four times the memory. With ``always``, all convolutions that can be written so
+    are, whatever that saves.
     """
 
     always: bool = False

@@ -28,16 +28,16 @@ from migx.specialise import substitute_symbols
 class SimplifyLoops(Pass):
     """Takes values out of a ``loop`` that it need not carry.
 
-    A value that the body hands on as it got it is read from outside. One that only grows by a piece
-    in each iteration becomes a scan output, whose pieces are joined after the loop: then all that
-    is carried keeps its dims. So does a sequence that is empty at first and gets one more member
-    each time, of the same dims, if only ``concat_from_sequence`` reads it; of no iterations that
-    makes a tensor without elements.
+    A value that the body passes on unchanged is read from outside. One that only grows by a piece
+    in each iteration becomes a scan output, whose pieces are concatenated after the loop, so that
+    carried values keep their dims. So does an initially empty sequence that gets one member of the
+    same dims each time, if only ``concat_from_sequence`` uses it; for no iterations that makes a
+    tensor without elements.
 
-    Dims of what is carried that stay as they are at first are those; of dims that begin alike and
-    become as much more in each iteration, as those of what attention has seen in all layers, one
-    symbol is left. What no iteration reads begins with zeros of the dims that it has from the first
-    on, where there surely is one.
+    Dims of carried values that never change become the initial ones. Dims that start equal and grow
+    by the same amount in each iteration, like those of all layers' attention caches, become one
+    symbol. A carried value that no iteration reads starts as zeros of the dims it has after the
+    first iteration, if there surely is one.
     """
 
     def apply(self, module: Module, manager: PassManager) -> bool:

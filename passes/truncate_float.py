@@ -31,11 +31,11 @@ class TruncateFloat(Pass):
     """Has instructions compute in the float type ``to``, f16 or bf16: their wider inputs are
     converted, their results converted back (MIGraphX truncate_float).
 
-    ``ops`` are the operations that do, all where it is empty. Constants that are beyond the range
-    of ``to`` become its least or greatest number, for an infinity would spread. Left as they are:
-    what is computed from constants alone, and so only once; what dequantises, or reads dequantised
-    values or weights of four bits, which other passes make products of bytes of; what has modules;
-    and what does not give the same in another type, such as random numbers.
+    ``ops`` are the operations to convert, all if it is empty. Constants beyond the range of ``to``
+    become its least or greatest number, because an infinity would spread. Left as they are:
+    instructions that depend only on constants, and so are computed once; those that dequantise, or
+    read dequantised values or four-bit weights, which other passes turn into products of bytes;
+    those with modules; and those that differ in another type, such as random numbers.
     """
 
     to: str

@@ -56,7 +56,7 @@ class OnnxExternalWeights(Op):
     """A weight left out of the program: an ONNX initializer or ``Constant`` with external data,
     known by name, place and shape.
 
-    It has no meaning until bytes are given, is never evaluated, and differs from every other,
+    It has no value until bytes are given, is never evaluated, and is never equal to another,
     whatever their shapes.
     """
 
@@ -95,8 +95,8 @@ class AssumeEqual(Op):
     """Asserts that a value in the weights module is the one on which the pass ``relied_on_by``
     relied.
 
-    Evaluating it on another value is an ``AssumptionError``: weights that break what a program was
-    compiled under are refused.
+    Evaluating it on another value is an ``AssumptionError``: weights that break an assumption of
+    the compiled program are refused.
     """
 
     traits = Traits(pure=False, foldable=False)

@@ -32,9 +32,8 @@ T = TypeVar("T")
 class Assume(Op):
     """The first input, if the second, a bool scalar, is ``expected``; otherwise the run fails.
 
-    Evaluating it where the condition is another is an ``EvaluationError``, which says
-    ``otherwise``. A reader adds it where it had to settle on one way of a branch, or where an
-    operator refuses some of what a run may give it.
+    The error is an ``EvaluationError``, which says ``otherwise``. A reader adds it where it had to
+    commit to one branch, or where an operator refuses some values of a run.
     """
 
     traits = Traits(foldable=False)
@@ -88,14 +87,14 @@ class If(Op):
 class Loop(Op):
     """Runs its module while the condition holds, at most as often as the trip count says.
 
-    Inputs are the trip count (i64) and the condition (bool), each undefined at will, and the
+    Inputs are the trip count (i64) and the condition (bool), each possibly undefined, and the
     carried values. The module takes the iteration (i64[]), the condition (bool[]) and the carried
     values; it returns the condition, the carried values and the scan outputs. The result is the
     last carried values, then the scan outputs of all iterations stacked along a new first axis.
     ``outputs`` is needed where there are scan outputs, or where a carried value changes its dims.
 
-    ONNX Loop-21, but that the condition the module returns is heeded even where none is given, as
-    onnxruntime does.
+    ONNX Loop-21, except that the condition the module returns counts even if none is given, as in
+    onnxruntime.
     """
 
     traits = CONTROL

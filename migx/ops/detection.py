@@ -19,11 +19,11 @@ from migx.shape import I64, OPTIONAL, Shape
 class Nonmaxsuppression(Op):
     """The best boxes that overlap no better one: i64[count, 3] of batch, class and box.
 
-    Inputs are boxes [batch, n, 4], scores [batch, classes, n] and, each undefined or left out at
-    will, the greatest number of boxes of one class (0), the overlap (intersection over union) above
-    which the worse box goes (0), and the score a box must exceed (any). A box is two opposite
-    corners y, x, y, x; or, with ``center_point_box``, its centre x, y, width and height. Equal
-    scores go by the lower index. ``count`` is a symbol (ONNX NonMaxSuppression-11).
+    Inputs are boxes [batch, n, 4], scores [batch, classes, n] and, each optional, the greatest
+    number of boxes of one class (0), the overlap (intersection over union) above which the worse
+    box is dropped (0), and the score a box must exceed (any). A box is two opposite corners y, x,
+    y, x; or, with ``center_point_box``, its centre x, y, width and height. Equal scores go by the
+    lower index. ``count`` is a symbol (ONNX NonMaxSuppression-11).
     """
 
     center_point_box: bool

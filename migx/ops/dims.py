@@ -58,7 +58,7 @@ class DimensionsOf(Op):
 class DynamicRange(Op):
     """start, start + delta, ... up to limit, not included, of three scalars (ONNX Range-11).
 
-    ``count`` is a symbol for how many there are: max(ceil((limit - start) / delta), 0).
+    ``count`` is a symbol for their number: max(ceil((limit - start) / delta), 0).
     """
 
     count: Extent

@@ -46,8 +46,8 @@ class DynamicTranspose(Op):
 class DynamicPad(Op):
     """The tensor with elements added around it, as many as the second input says.
 
-    Numbers and ``mode`` are those of ``pad``; a third input of one element is the value padded
-    with. ``out_lens`` are the dims of the result (ONNX Pad-19).
+    The second input and ``mode`` are as for ``pad``; a third input of one element is the padding
+    value. ``out_lens`` are the dims of the result (ONNX Pad-19).
     """
 
     out_lens: tuple[Extent, ...]

@@ -149,8 +149,8 @@ class PackWeight(Op):
 class UnpackWeight(Op):
     """The tensor of ``dims`` that pack_weight has put into a ``format``.
 
-    It says what a kernel reads that takes the format as it is. It is never folded: that would undo
-    the packing.
+    A kernel that takes the format directly skips it. It is never folded: that would undo the
+    packing.
     """
 
     traits = Traits(foldable=False)

@@ -60,8 +60,8 @@ class Group(Fused):
     ``conv_epilogue``, ``gemm_quantized``, ``conv_quantized``, ``concat``, ``int4_gemm``,
     ``int4_gather``, ``winograd``.
 
-    Of packed weights inside, ``axis`` is the one along which neighbours share a byte, and ``block``
-    how many have a scale in common, 0 where these are not blocks.
+    For packed weights inside, ``axis`` is the one along which neighbours share a byte, and
+    ``block`` the number of elements that share a scale, 0 if scales are not by block.
     """
 
     tag: str

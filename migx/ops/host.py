@@ -19,9 +19,9 @@ from migx.shape import Shape
 class Host(Op):
     """One ONNX node, run by ``onnx.reference``. The result is a tuple.
 
-    ``node`` is the node in protobuf's text form, on one line; ``version`` is the opset's of its
-    domain. ``outputs`` are the shapes of the results; dims that only the run decides are symbols of
-    their own there. Inputs are tensors, those the node leaves out not among them.
+    ``node`` is the node in protobuf's text form, on one line; ``version`` is the opset of its
+    domain. ``outputs`` are the shapes of the results, with fresh symbols for dims known only at run
+    time. Inputs are tensors, without those the node leaves out.
     """
 
     traits = Traits(foldable=False)

@@ -241,8 +241,8 @@ class ScatterndMin(ScatterND):
 class Onehot(Op):
     """One of two values along a new ``axis`` of ``depth`` elements: on at the index, off elsewhere.
 
-    Inputs are the indices, the values [off, on] and, where the depth is known at run time only, the
-    depth. An index outside [-depth, depth) is on nowhere; a fractional one is truncated (ONNX
+    Inputs are the indices, the values [off, on] and, if the depth is known only at run time, the
+    depth. An index outside [-depth, depth) sets nothing on; a fractional one is truncated (ONNX
     OneHot-11).
     """
 
@@ -276,7 +276,7 @@ class Onehot(Op):
 class Nonzero(Op):
     """The indices of the elements that are not zero, in row-major order: i64[rank, count].
 
-    ``count`` is a symbol for how many there are (ONNX NonZero-13).
+    ``count`` is a symbol for their number (ONNX NonZero-13).
     """
 
     count: Extent
@@ -294,7 +294,7 @@ class Nonzero(Op):
 class Compress(Op):
     """The slices along ``axis`` for which the condition holds, which may be shorter than the axis.
 
-    ``count`` is a symbol for how many there are (ONNX Compress-11).
+    ``count`` is a symbol for their number (ONNX Compress-11).
     """
 
     axis: int
@@ -354,7 +354,7 @@ class ReverseSequence(Op):
 class Trilu(Op):
     """The upper or lower triangle of the last two axes, zero elsewhere (ONNX Trilu-14).
 
-    A second input of one element says how far its diagonal lies above the main one.
+    A second input of one element says how far the diagonal is above the main one.
     """
 
     upper: bool = True

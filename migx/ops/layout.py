@@ -54,8 +54,8 @@ class Transpose(View):
 class Reshape(Op):
     """The elements in row-major order under other dims; aliases its input when that is standard.
 
-    A second input, integers, gives the dims at run time, and ``dims`` holds symbols for them then:
-    -1 stands for what is left, and 0 for the input's dim at that place unless ``allowzero`` (ONNX
+    A second input, integers, gives the dims at run time, and ``dims`` then has symbols for them: -1
+    stands for the rest, and 0 for the input's dim at that position unless ``allowzero`` (ONNX
     Reshape-14).
     """
 
@@ -160,9 +160,9 @@ class Multibroadcast(Op):
 
     An axis of more elements keeps its stride, one of a single element gets 0; where the dim is a
     symbol that may be 1, the stride is the expression ``min(dim // 2, 1) * stride``, which is the
-    one or the other, and 0 where there is nothing. So the result is a view always. A second input,
-    integers, gives dims at run time to broadcast with, and ``out_lens`` holds symbols for the
-    result's (ONNX Expand-13).
+    one or the other, and 0 for no elements. So the result is always a view. A second input,
+    integers, gives dims at run time to broadcast with, and ``out_lens`` then has symbols for the
+    result (ONNX Expand-13).
     """
 
     traits = VIEW
@@ -262,7 +262,7 @@ class Step(View):
 class DynamicSlice(Op):
     """A slice whose starts, ends and steps are inputs, with one value for each of ``axes``.
 
-    Negative places count from the end, then both are clamped; a negative step walks backwards (ONNX
+    Negative bounds count from the end, then both are clamped; a negative step walks backwards (ONNX
     Slice-13). ``out_lens`` are symbols for the dims along ``axes``.
     """
 
@@ -333,8 +333,8 @@ class Concat(Op):
 class Pad(Op):
     """The tensor with elements added before and after it along each axis (ONNX Pad-19).
 
-    ``pads`` are the numbers of those before, for each axis, then of those after; a negative one
-    drops elements, which comes first. ``mode`` is ``constant`` (a second input of one element, else
+    ``pads`` are the numbers of elements before, for each axis, then after; a negative one drops
+    elements, which happens first. ``mode`` is ``constant`` (a second input of one element, else
     zero), ``reflect`` (about the outermost element), ``edge`` (the outermost element) or ``wrap``
     (from the other end).
     """

@@ -414,15 +414,15 @@ class Where(Op):
 class Convert(Op):
     """The value in another element type. ONNX Cast.
 
-    Floats round to nearest even, float to integer truncates, and to bool is x != 0. ONNX leaves
-    open what becomes of a float that an integer type does not hold: here it becomes i32 first (i64
-    on its way to u32 and to types of 64 bits), where the least number stands for what does not fit
-    and for NaN, and of that the low bits are taken. So 300 as u8 is 44, and 3e9 as i32 is
-    -2147483648. From 2**63 up a float becomes u64 as it would i64 less 2**63.
+    Floats round to nearest even, float to integer truncates, and to bool is x != 0. ONNX leaves the
+    conversion of a float that the integer type cannot hold undefined. Here it becomes i32 first
+    (i64 for u32 and types of 64 bits), with the least number for NaN and what does not fit, and
+    then its low bits are taken. So 300 as u8 is 44, and 3e9 as i32 is -2147483648. From 2**63 up a
+    float becomes u64 as it would i64 less 2**63.
 
-    To f8, ``saturate`` makes values that are too large the largest of the type; else they are its
-    infinity or NaN. ``round_mode`` (up, down, nearest) is for f8e8m0, which has powers of two
-    alone.
+    To f8, ``saturate`` makes values that are too large the largest of the type; else they become
+    its infinity or NaN. ``round_mode`` (up, down, nearest) is for f8e8m0, which has only powers of
+    two.
     """
 
     traits = POINTWISE

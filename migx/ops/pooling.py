@@ -20,10 +20,10 @@ class Pooling(Op):
     """The greatest, the average or the p-norm of each window of x [N, C, ...].
 
     ``mode`` is ``max``, ``average`` or ``lpnorm`` (of order ``lp_order``). ``padding`` is all
-    begins, then all ends; it is never the greatest, and counts in averages with
-    ``count_include_pad`` alone. ``ceil_mode`` adds a last window that hangs over the end, but
-    starts before it. With the dims of x as lengths, and no padding, this is global pooling. ONNX
-    MaxPool, AveragePool, LpPool.
+    begins, then all ends; it is never the greatest, and counts in averages only with
+    ``count_include_pad``. ``ceil_mode`` adds a last window that starts before the end and extends
+    beyond it. With the dims of x as lengths, and no padding, this is global pooling. ONNX MaxPool,
+    AveragePool, LpPool.
     """
 
     mode: str
@@ -78,8 +78,8 @@ class Pooling(Op):
 class MaxPoolIndices(Pooling):
     """The index of the greatest element of each max pooling window, as i64; the first of equals.
 
-    Places count through the whole of x, whose spatial axes run row-major, or ``column_major``:
-    the first one fastest. ONNX MaxPool, its second output.
+    Indices are into the whole of x, with spatial axes row-major, or ``column_major``, the first one
+    fastest. ONNX MaxPool, its second output.
     """
 
     column_major: bool = False

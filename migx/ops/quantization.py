@@ -99,8 +99,8 @@ class QuantizeLinear(Linear):
 
     The quotient is in the type of the scale, f32 for narrower ones. A float target rounds it once;
     beyond its range it gives the greatest finite value, or without ``saturate`` what the format has
-    there. NaN has no integer: it becomes 0. Targets under 8 bits are i8, u8 or, for f4, f32 here,
-    and clipped where they are packed.
+    there. NaN becomes 0 in integers. Targets under 8 bits are i8, u8 or, for f4, f32 here, and are
+    clipped by packing.
     """
 
     name = "quantizelinear"

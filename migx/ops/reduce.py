@@ -227,8 +227,8 @@ class PrefixScanProd(PrefixScan):
 class Topk(Op):
     """The k greatest (or least) along an axis and where they are: a tuple of values and i64.
 
-    Sorted, best first; of equals the one of the lower index comes first; NaN counts as greatest. A
-    second input, i64 of one element, gives k at run time. ONNX TopK.
+    The result is always sorted, best first; among equals the lower index comes first; NaN counts as
+    greatest. A second input, i64 of one element, gives k at run time. ONNX TopK.
     """
 
     k: Extent

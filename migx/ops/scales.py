@@ -25,9 +25,9 @@ class ChooseScales(Op):
     """The scales that quantise numbers to ``to``, one for each block along an axis; with the zero
     points in u8, as a pair, where ``to`` is unsigned.
 
-    With ``clip`` "minmax" the levels reach over all of a block and 0. With "mse" they reach over
-    that share of it, from all to a half, with which the squares of the errors sum to least. A block
-    of zeros has the scale 1. Scales have the type of the weights.
+    With ``clip`` "minmax" the levels cover the whole range of a block and 0. With "mse" they cover
+    the share of it, from all to a half, with the least sum of squared errors. A block of zeros has
+    the scale 1. Scales have the type of the weights.
     """
 
     to: DType = U4

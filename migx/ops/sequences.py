@@ -173,9 +173,8 @@ class ConcatFromSequence(Op):
 class SplitToSequence(Op):
     """A tensor split along ``axis`` into a sequence (ONNX SplitToSequence-24).
 
-    The second input says how long the pieces are: a scalar, of which the last piece may fall
-    short, or one length for each. Without it they are of length 1, and lose the axis unless
-    ``keepdims``.
+    The second input gives the lengths of the pieces: a scalar, with a possibly shorter last piece,
+    or one length for each. Without it they have length 1, and drop the axis unless ``keepdims``.
     """
 
     traits = HOST

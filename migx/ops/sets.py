@@ -21,8 +21,8 @@ class Unique(Op):
     """The distinct slices along ``axis``, as a tuple: the slices, the first index of each, the
     number of the slice at each index, and the counts (i64).
 
-    They are sorted by their elements, or with ``sorted`` False as they come. ``count`` is a symbol
-    for how many there are. ONNX Unique-11.
+    They are sorted by their elements, or with ``sorted`` False in order of appearance. ``count`` is
+    a symbol for their number. ONNX Unique-11.
     """
 
     axis: int

@@ -17,8 +17,8 @@ from migx.shape import F32, DType, Shape
 class Dft(Op):
     """The discrete Fourier transform along ``axis`` of [..., 1] or [..., 2]: real or complex.
 
-    The axis is cut or filled with zeros to ``length`` elements; where that is known at run time
-    only, it is a second input. ``onesided`` leaves out what the symmetry of a real signal makes
+    The axis is truncated or zero-padded to ``length`` elements; if that is known only at run time,
+    it is a second input. ``onesided`` leaves out what the symmetry of a real signal makes
     redundant: of the result, or with ``inverse`` of the input, and then the result is [..., 1].
     ONNX DFT-20.
     """
@@ -74,8 +74,8 @@ def _pairs(numbers: Array) -> Array:
 class MelWeightMatrix(Op):
     """The share of each spectrogram bin in each mel band: [bins, bands]. ONNX MelWeightMatrix-17.
 
-    Inputs, of one element each: how many bands, the length of the transform, the sample rate, and
-    the lower and upper edge in hertz. ``dims`` are those of the result.
+    Inputs, of one element each: the number of bands, the length of the transform, the sample rate,
+    and the lower and upper edge in hertz. ``dims`` are those of the result.
     """
 
     dims: tuple[Extent, Extent]

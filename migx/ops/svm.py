@@ -16,10 +16,10 @@ STEPS = 100
 class CoupleChances(Op):
     """The probability of each of k classes, [N, k], from those of each pair of classes, [N, k, k].
 
-    [n, i, j] is the chance of class i if it is i or j; the diagonal is not read. The chances p make
-    the sum of (r_ji p_i - r_ij p_j)² least: the second way of Wu, Lin and Weng (2004), "Probability
-    Estimates for Multi-class Classification by Pairwise Coupling", by its iteration, up to 100
-    steps or until the error is at most 0.005 / k.
+    [n, i, j] is the probability of class i given that it is i or j; the diagonal is not read. The
+    probabilities p minimise the sum of (r_ji p_i - r_ij p_j)²: the second way of Wu, Lin and Weng
+    (2004), "Probability Estimates for Multi-class Classification by Pairwise Coupling", by its
+    iteration, up to 100 steps or until the error is at most 0.005 / k.
     """
 
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:

@@ -30,12 +30,12 @@ AT_ONCE = 1 << 16
 class TreeEnsemble(Op):
     """The aggregated outputs of the trees for rows of features [N, F]: [N, targets].
 
-    Inputs are x; of each node the feature, for which ways it may lie to the number it is compared
-    with the test holds (the sum of UNORDERED 1, GREATER 2, LESS 4 and EQUAL 8: <= is 12, and 13 if
-    a missing feature counts as if it held), that number, and where to go if it does not hold and if
-    it does [nodes, 2]; the weights of each leaf [leaves, targets]; and where each tree begins. A
-    place below 0 is a leaf: -1 the first. Weights that are infinite say nothing; a target of which
-    nothing is said is 0. ONNX TreeEnsemble-5.
+    Inputs are x; for each node the feature, the comparison, the number it is compared with, and the
+    next nodes if the test fails and if it holds [nodes, 2]; the weights of each leaf [leaves,
+    targets]; and the root of each tree. A comparison is the sum of the outcomes for which the test
+    holds, of UNORDERED 1, GREATER 2, LESS 4 and EQUAL 8: <= is 12, and 13 if it also holds for a
+    missing feature. A node below 0 is a leaf: -1 the first. Infinite weights contribute nothing; a
+    target without contributions is 0. ONNX TreeEnsemble-5.
     """
 
     aggregate: str = "sum"

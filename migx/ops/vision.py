@@ -31,9 +31,9 @@ Tap = tuple[Array, Array]
 class GridSample(Op):
     """Images sampled at a grid [N, ..., d] of points; each axis of the image goes from -1 to 1.
 
-    A place counts the axes from the last. With ``align_corners`` -1 and 1 are the centres of the
-    outermost elements, else their outer edges. ``padding_mode`` says what lies outside: zeros, the
-    border, or its reflection. ONNX GridSample-20.
+    A point gives its coordinates from the last axis on. With ``align_corners`` -1 and 1 are the
+    centres of the outermost elements, else their outer edges. ``padding_mode`` says what is
+    outside: zeros, the border, or its reflection. ONNX GridSample-20.
     """
 
     mode: str = "linear"

@@ -16,10 +16,10 @@ class PropagateConstant(Pass):
     """Folds the largest trees that are computed from literals alone into literals (MIGraphX
     propagate_constant).
 
-    Left as they are: what is unpacked, or dequantised from bytes that are no vector, however it is
-    scaled and moved; broadcasts, which a literal would make larger; what comes of the operations
-    ``skip_ops`` names, of replaceable literals, of deferred weights and of sizes not known yet;
-    what fails; and what constants may not take, see ``migx.weights.constants``.
+    Not folded: values unpacked, or dequantised from bytes (vectors excepted), and then scaled or
+    moved in any way; broadcasts, which a literal would make larger; what depends on the operations
+    ``skip_ops`` names, on replaceable literals, deferred weights or unknown sizes; what fails; and
+    what would break the law of constants, see ``migx.weights.constants``.
     """
 
     skip_ops: tuple[str, ...] = ()

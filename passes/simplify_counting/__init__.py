@@ -84,10 +84,9 @@ def places(at: Cursor, start: Instruction, cut: Cut) -> Instruction:
 class SimplifyCounting(Pass):
     """Gives loops that end when a counter reaches a bound a trip count. Finds the lengths of
     ``dynamic_slice`` and ``dynamic_range`` that are the same in every iteration of the loops around
-    them, though where they begin and end is counted: ``x[i:i + 1]`` is one row wherever ``i`` is
-    less than the length of ``x``, as the trip count or the condition may say, or where it is
-    squeezed, which fails for any other. The symbols their results were given are replaced, and such
-    a slice is a gather.
+    them, though their ends are counted: ``x[i:i + 1]`` is one row if ``i`` is less than the length
+    of ``x``, as the trip count or the condition may imply, or if it is squeezed, which fails for
+    any other length. The symbols of their results are replaced, and such a slice becomes a gather.
     """
 
     rules = RuleSet((counted_slice,))

@@ -21,8 +21,8 @@ class SimplifyQdq(Pass):
     removes no-ops (MIGraphX simplify_qdq).
 
     The products are exact where floats round, so results are as good or better. With
-    ``remove_fake``, quantising and dequantising again is removed where no product profits: results
-    are then those of the model before it was quantised.
+    ``remove_fake``, a quantisation followed by a dequantisation is removed where no product
+    profits: results are then those of the model before it was quantised.
     """
 
     rules = cleaning + packed + tables + products
