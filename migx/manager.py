@@ -44,9 +44,9 @@ class Pass:
     has any, by ``super().apply(module, manager)``.
 
     Passes are deterministic and idempotent: run again, they report that nothing changed.
-    ``constant_allowance`` is the bytes by which new constants may exceed those they are made from:
-    see ``migx.weights.constants``. ``variants`` are options that it is worth being tried with
-    besides the defaults, as text; the fuzzer does.
+    ``constant_allowance`` is the bytes by which new constants may exceed the sources they free: see
+    ``migx.weights.constants``. ``variants`` are options, as text, that the fuzzer tries besides the
+    defaults.
     """
 
     name: ClassVar[str]
@@ -78,13 +78,13 @@ class Pass:
 
     @property
     def approximations(self) -> Mapping[str, float | Approximation]:
-        """By how much it changes the results of operations, by name, on purpose: rounding apart,
-        nothing. What follows from that for the results of a program is derived.
+        """By how much it changes the results of operations on purpose, by name; by default nothing
+        but rounding. The effect on the results of a program is derived.
         """
         return {}
 
     def pipeline(self) -> Pipeline | None:
-        """The passes this one stands for, if it is but a name for them; the manager runs those."""
+        """The passes this one stands for, if it is only a name for them; the manager runs those."""
         return None
 
     def __str__(self) -> str:
@@ -93,8 +93,8 @@ class Pass:
 
 @dataclass(frozen=True)
 class Step:
-    """What an observer is told: the pass, how many ran before it, its place in the pipeline, the
-    program it works on, and the log of rewrites if there is one.
+    """What an observer is given: the pass, how many ran before it, its place in the pipeline, the
+    program, and the log of rewrites if there is one.
     """
 
     of: Pass
@@ -117,7 +117,7 @@ class Observer:
         """Before a pass."""
 
     def after(self, step: Step, changed: bool, seconds: float) -> None:
-        """After a pass and the removal of what it left dead."""
+        """After a pass and the removal of dead code."""
 
     def failed(self, step: Step, error: Exception) -> None:
         """When a pass, or an observer after it, has raised; the error goes on to the caller."""
@@ -125,12 +125,11 @@ class Observer:
 
 class PassManager:
     """Runs pipelines over a program: each pass over every module, submodules first, then over the
-    program. Modules that read values of those around them see a pass again when it has changed
-    something.
+    program. Modules with captures see a pass again if it has changed something.
 
-    A ``log`` records each rewrite, and skips those it is told to. Modules marked ``bypass`` are
-    left alone. What a pass that reports a change leaves dead is removed. A pass after which
-    constants take more than they may is a ``ConstantGrowth``.
+    A ``log`` records each rewrite, and skips those with the given keys. Modules marked ``bypass``
+    are left alone. After a pass that reports a change, dead code is removed. A pass after which
+    constants take more bytes than allowed raises ``ConstantGrowth``.
     """
 
     def __init__(
@@ -146,8 +145,8 @@ class PassManager:
         *,
         stop_after: int | None = None,
     ) -> bool:
-        """Runs passes in order; says whether any changed anything. ``stop_after`` so many, what is
-        left does nothing; the passes of groups count each time they run.
+        """Runs passes in order; says whether any changed anything. With ``stop_after``, the passes
+        after that many do nothing; the passes of groups count each time they run.
         """
         pipeline, count = Pipeline.of(passes), itertools.count()
         for observer in self.observers:
@@ -187,7 +186,7 @@ class PassManager:
         return changed
 
     def run_pass(self, step: Pass) -> bool:
-        """Runs one pass, unobserved: what a pass calls to run another."""
+        """Runs one pass, unobserved; a pass calls it to run another."""
         if (inner := step.pipeline()) is not None:
             return inner.drive(lambda each, _: self.run_pass(each))
         self._check_constants()
@@ -232,8 +231,8 @@ class PassManager:
         return changed
 
     def apply(self, step: Pass, modules: Iterable[Module] | None = None) -> bool:
-        """Runs a pass over all modules, or some, but for those that are to be left alone; says
-        whether it changed any.
+        """Runs a pass over all modules, or some, except those marked ``bypass``; says whether it
+        changed any.
         """
         changed = False
         for module in self.modules() if modules is None else modules:
@@ -284,8 +283,8 @@ class PassManager:
     def change(
         self, of: Pass, name: str, at: Instruction, make: Callable[[], Sequence[Instruction]]
     ) -> bool:
-        """Makes a change that is no rule's at an instruction, unless the log skips it; says whether
-        it did. ``make`` gives what it has put there, the last in the instruction's place. In the
+        """Makes a change at an instruction without a rule, unless the log skips it; says whether it
+        did. ``make`` returns the new instructions, the last of which replaces the old one. In the
         log it is one event of that name.
         """
         log = self.log
@@ -311,7 +310,7 @@ def run_passes(
 
 
 def listed(observers: Sequence[Observer]) -> tuple[Observer, ...]:
-    """The observers in a list; ``TypeError`` where what is given is none, or holds what is none."""
+    """The observers as a list; ``TypeError`` if it is not a list of observers."""
     if not isinstance(observers, Iterable):
         cls = observers if isinstance(observers, type) else type(observers)
         name = cls.__name__ if issubclass(cls, Observer) else "Time"

@@ -34,11 +34,11 @@ LITERAL = frozenset({"@literal"})
 
 @dataclass
 class Match:
-    """What has been caught so far. ``instructions`` are those that patterns of operations have
-    matched, ``values`` the literals that may be looked into.
+    """What has been caught so far. ``instructions`` are those matched by patterns of operations,
+    ``values`` the literals whose values may be read.
 
-    ``constants`` keeps what is known to be constant from match to match; ``relied_on_by`` names the
-    pass, for assumptions on weights. ``refused`` is called with each pattern that said no, the
+    ``constants`` caches from match to match which values are constant; ``relied_on_by`` names the
+    pass, for assumptions on weights. ``refused`` is called with each pattern that failed, the
     instruction and the reason.
     """
 
@@ -69,13 +69,15 @@ class Match:
         return is_constant(at, self.constants) if known is None else known
 
     def forget(self) -> None:
-        """Makes it ready for another match; only what is constant stays known."""
+        """Resets it for another match; only ``constants`` stays."""
         self.caught.clear()
         self.instructions.clear()
         self.values.clear()
 
     def refuse(self, pattern: Pattern, at: Instruction, reason: str, *facts: Any) -> bool:
-        """False, after telling whoever asks why; only then is the reason filled in."""
+        """False, after reporting the reason to ``refused``; without it, the reason is not
+        formatted.
+        """
         if self.refused is not None:
             self.refused(pattern, at, reason.format(*facts))
         return False
@@ -92,11 +94,11 @@ class Pattern:
         raise NotImplementedError
 
     def catches(self) -> frozenset[Caught]:
-        """Every name it is sure to catch, and of what: of an instruction or of an attribute."""
+        """Every name it always catches, and its kind: of an instruction or of an attribute."""
         return frozenset()
 
     def names(self) -> frozenset[str]:
-        """Every name it is sure to catch."""
+        """Every name it always catches."""
         return frozenset(name for name, _ in self.catches())
 
     def roots(self) -> frozenset[str] | None:
@@ -279,17 +281,17 @@ class On(Pattern):
         return " or ".join(sorted(self.ops))
 
     def once(self) -> On:
-        """The same, of an instruction that is read exactly once."""
+        """The same, for an instruction with exactly one use."""
         return replace(self, used_once=True)
 
     def every(self, pattern: Pattern) -> On:
-        """The same of one input or more, each of which matches a pattern that catches none."""
+        """The same, for one input or more, each of which matches a pattern that catches nothing."""
         if pattern.names():
             raise TypeError(f"{pattern} cannot be what every input is and catch one of them")
         return replace(self, inputs=(pattern,), which="every")
 
     def some(self, pattern: Pattern) -> On:
-        """The same of inputs of which one or more match a pattern, which catches the first."""
+        """The same, for inputs of which one or more match a pattern; the first is caught."""
         return replace(self, inputs=(pattern,), which="some")
 
     def catches(self) -> frozenset[Caught]:
@@ -328,7 +330,7 @@ class On(Pattern):
 
 @dataclass(frozen=True)
 class OneOf(Pattern):
-    """What the first of some patterns that fits does."""
+    """Matches what one of some patterns does; the first that fits counts."""
 
     choices: tuple[Pattern, ...]
 
@@ -404,7 +406,7 @@ def _caught(name: str, of: str = "instruction") -> frozenset[Caught]:
 
 
 def expect_patterns(given: Iterable[object]) -> None:
-    """``TypeError`` where something stands for a pattern that is none."""
+    """``TypeError`` if something given as a pattern is none."""
     for each in given:
         if not isinstance(each, Pattern):
             wanted = f"on({each.__name__})" if isinstance(each, type) else "var('x')"
@@ -422,7 +424,7 @@ def var(name: str = "", test: Test | None = None) -> Var:
 
 
 def constant(name: str = "", test: Test | None = None) -> Var:
-    """A literal, a deferred weight, or what is computed from these alone: its shape, never its
+    """A literal, a deferred weight, or a value computed from these alone: its shape, never its
     value.
     """
     return Var(name, test, "constant")
@@ -434,10 +436,9 @@ def varying(name: str = "", test: Test | None = None) -> Var:
 
 
 def value(number: float | Test | None = None, name: str = "", *, fixed: bool = False) -> Value:
-    """A literal to look into; see ``migx.weights.value_of`` for when that is allowed.
-
-    ``number`` is what every element must be once rounded to its type, and -0.0 is not 0.0; or a
-    test of the array. ``fixed`` leaves out replaceable weights but for those of one element.
+    """A literal to look into; see ``migx.weights.value_of`` for when that is allowed. ``number`` is
+    a number that every element must equal, rounded to its type, and -0.0 is not 0.0; or a predicate
+    of the array. ``fixed`` excludes replaceable weights except those of one element.
     """
     if not (number is None or callable(number) or isinstance(number, int | float)):
         raise TypeError(f"a value is a number or a test of the array, not {number!r}")
@@ -452,8 +453,8 @@ def attr(name: str, test: Test | None = None) -> Attribute:
 
 
 def on(ops: Any, *inputs: Pattern, name: str = "", **attributes: Any) -> On:
-    """An instruction of an operation: a class, a name, or a tuple of these. No inputs: whatever
-    they are.
+    """An instruction of an operation: a class, a name, or a tuple of these. Without inputs, it
+    matches any.
 
     Keywords are attributes: a value they must have, or ``attr`` to catch them.
     """
@@ -466,7 +467,7 @@ def on(ops: Any, *inputs: Pattern, name: str = "", **attributes: Any) -> On:
 
 
 def having(trait: str, *inputs: Pattern, name: str = "", **attributes: Any) -> On:
-    """An instruction of any operation with a trait, such as ``pointwise``; else as ``on``."""
+    """An instruction of any operation with a trait, such as ``pointwise``; else like ``on``."""
     held = tuple(attributes.items())
     return On(frozenset(), inputs or None, name, held, trait=askable.trait(trait))
 

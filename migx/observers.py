@@ -26,7 +26,7 @@ class Print(Observer):
 
 
 class Time(Observer):
-    """Keeps what each pass took, in seconds, with its number of instructions before and after."""
+    """Keeps the time of each pass, in seconds, with the number of instructions before and after."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, float, int, int]] = []
@@ -49,12 +49,12 @@ class Verify(Observer):
 
 
 class CrashFile(Observer):
-    """Leaves a reproducer when a pass fails: the program just before it, as a ``.migx`` case with
+    """Writes a reproducer when a pass fails: the program just before it, as a ``.migx`` case with
     the pass in its first line.
 
     Passes are deterministic, so the program is not copied before each: the start is kept, and the
-    passes before the one that failed are run on it again. The error of the pass is what is raised
-    even where no file can be written, which it then says.
+    passes before the failing one are run on it again. The error of the pass is raised even if no
+    file can be written, which it then says.
     """
 
     def __init__(self, folder: Path | None = None) -> None:

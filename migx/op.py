@@ -52,14 +52,14 @@ FULL_FORM = ["context", "shape", "arguments", "modules"]
 
 @dataclass(frozen=True)
 class Traits:
-    """What passes ask of an operation.
+    """The properties of an operation that passes query.
 
     ``pointwise``: each element of the result is computed from the elements at its own index.
-    ``commutative``: two inputs may change places. ``reduction``: folds axes. ``view``: the input
-    the result aliases when that input's layout allows, or None. ``standard_inputs``: every input
-    must lie in standard layout. ``pure``: no effect but its result, so it may go when nobody reads
-    it. ``foldable``: may be evaluated at compile time when its inputs are known. ``any_sizes``: the
-    shape rule asks for none, so what it gives for symbols holds for their sizes.
+    ``commutative``: two inputs may be swapped. ``reduction``: reduces axes. ``view``: the input the
+    result aliases if that input's layout allows, or None. ``standard_inputs``: every input must
+    have standard layout. ``pure``: no effect but its result, so it may be removed without users.
+    ``foldable``: may be evaluated at compile time when its inputs are known. ``any_sizes``: the
+    shape rule depends on no size, so its result for symbols holds for all sizes.
     """
 
     pointwise: bool = False
@@ -94,9 +94,8 @@ class Operation(Protocol):
 @dataclass(frozen=True)
 class Op:
     """Base of our operations. ``compute(*arrays)``, where there is one, is the meaning on numpy
-    arrays, which are read-only. What a field is given is brought to the form it declares, and
-    ``FieldError`` says where it cannot be: a list becomes a tuple, the name of an element type that
-    type.
+    arrays, which are read-only. Values of fields are converted to the declared type, or
+    ``FieldError`` is raised: a list becomes a tuple, the name of an element type that type.
 
     An operation that needs more defines ``compute(context, shape, arguments, modules)`` instead:
     the context of the target, the shape of its result with every dim bound, its arguments, and its
@@ -117,9 +116,9 @@ class Op:
 
 
 def freeze(cls: type, what: str = "") -> None:
-    """Makes a class derived from a frozen dataclass one itself, whose fields are brought to the
-    forms they declare; ``what`` it is comes before its name in errors. Without fields of its own it
-    is one already: to make methods for each of many such would be half of the time to import them.
+    """Makes a class derived from a frozen dataclass one itself, whose fields are converted to their
+    declared types; ``what`` it is comes before its name in errors. Without fields of its own it is
+    one already: making methods for each of many such classes would be half of their import time.
     """
     if inspect.get_annotations(cls) or len(cls.__bases__) > 1:
         bring_when_made(cls, what)
@@ -222,7 +221,7 @@ def bind(op: Operation, sizes: Mapping[str, int]) -> Operation:
 
 
 def binding(op: Operation) -> Callable[[Mapping[str, int]], Operation]:
-    """What binds an operation, over and over."""
+    """A function that binds an operation repeatedly."""
     symbolic = _symbolic(op)
     return lambda sizes: _mapped(op, symbolic, lambda extent: dim.evaluate(extent, sizes))
 

@@ -44,7 +44,7 @@ MANY = 8
 
 @dataclass(frozen=True)
 class Declined:
-    """A rule's answer when its pattern fits and it still does nothing: the reason."""
+    """A rule's answer if its pattern fits but it does nothing: the reason."""
 
     reason: str
 
@@ -85,15 +85,15 @@ class Cursor(Builder):
         return self.made[-1]
 
     def together(self, instructions: Iterable[Instruction]) -> None:
-        """Inserts before the first of some instructions of the module, all of which will be
-        replaced.
+        """Moves the insertion point before the first of some instructions of the module, all of
+        which will be replaced.
         """
         self._origins = merged(self.origins, *(i.origins for i in instructions))
         for each in instructions:
             self.place = each if each.before(self.place) else self.place
 
     def bring(self, constant: Instruction) -> Instruction:
-        """Moves a constant, and what it is computed from, before the place where this inserts."""
+        """Moves a constant, and what it is computed from, before the insertion point."""
         if not constant.before(self.place):
             for at in tree(constant):
                 if not at.before(self.place):
@@ -111,12 +111,12 @@ class Cursor(Builder):
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing has been done to the program since it was made."""
+        """Whether the program has not been changed since this was made."""
         return self.module.program.revision == self._revision
 
     def take_back(self, whose: str) -> None:
-        """Removes what a rule that declines has added, and moves back what it has moved;
-        ``IRError`` where that is not all it has done.
+        """Undoes what a declining rule has added and moved; ``IRError`` if it has made other
+        changes.
         """
         program = self.module.program
         if program.revision != self._revision + len(self.made) + len(self._moved):
@@ -147,13 +147,13 @@ class Rule:
 
     @property
     def source(self) -> str:
-        """The file and line it stands in; nothing where it is not written in Python."""
+        """The file and line where it is defined; empty if it is not written in Python."""
         plain = _plain(self.function)
         code = getattr(plain, "__code__", None) or getattr(type(plain).__call__, "__code__", None)
         return "" if code is None else f"{code.co_filename}:{code.co_firstlineno}"
 
     def answer(self, given: Mapping[str, Any]) -> Results | Declined | None:
-        """What its function says of what its pattern caught, and of the options of a pass."""
+        """The result of its function for what its pattern caught and the options of a pass."""
         return self.function(**{name: given[name] for name in self.wanted if name in given})
 
     def __str__(self) -> str:
@@ -164,8 +164,8 @@ class Rule:
 
 
 def rule(pattern: Pattern) -> Callable[[Callable[..., Results | Declined | None]], Rule]:
-    """Makes a rule of a function, or of anything that is called as one. Asking for what the pattern
-    never catches is a ``TypeError``, unless there is a default for it.
+    """Makes a rule of a function or other callable. A parameter that the pattern does not always
+    catch is a ``TypeError``, unless it has a default.
     """
     expect_patterns((pattern,))
 
@@ -200,7 +200,7 @@ def _name(function: Callable[..., Any]) -> str:
 
 
 class RuleSet:
-    """Rules in order, indexed by the operations their patterns begin with."""
+    """Rules in order, indexed by the operations of their patterns' roots."""
 
     def __init__(self, rules: Rule | Iterable[Rule] = ()) -> None:
         self.rules = (rules,) if isinstance(rules, Rule) else tuple(rules)
@@ -247,10 +247,10 @@ def _depth(pattern: Pattern) -> int:
 
 @dataclass(frozen=True)
 class Event:
-    """One application of a rule: its key, the pass, the rule and where it stands in a file, the
-    ONNX origins, and the change as text.
+    """One application of a rule: its key, the pass, the rule and where it is defined, the ONNX
+    origins, and the change as text.
 
-    A pass that is not made of rules is one event as a whole, whose ``rule`` is empty.
+    A pass without rules is one event as a whole, whose ``rule`` is empty.
     """
 
     key: str
@@ -264,8 +264,8 @@ class Event:
 
 @dataclass(frozen=True)
 class AllBut:
-    """What a log skips where only the rewrites of some keys are to happen: all others, and
-    ``passes`` as a whole.
+    """What a log skips to keep only the rewrites of some keys: all others, and ``passes`` as a
+    whole.
     """
 
     kept: frozenset[str]
@@ -279,11 +279,10 @@ class AllBut:
 class EventLog:
     """What was rewritten, in order. Events whose keys are in ``skip`` do not happen.
 
-    A key is the same from run to run, and stays the same when other events are skipped: it is made
-    of the pass's place in the pipeline, the rule, the matched operations with their shapes and
-    origins, what is in modules that are fused, and a number that tells equal ones apart, in the
-    order they come. It is also the same in each round of a group, so that what is skipped in one
-    does not happen in the next.
+    A key is the same from run to run, and when other events are skipped: it is made of the pass's
+    place in the pipeline, the rule, the matched operations with their shapes and origins, the
+    contents of fused modules, and a number that tells equal ones apart, in order. It is also the
+    same in each round of a group, so that an event skipped in one does not happen in the next.
 
     The key of a whole pass is made of its place alone, and is the only one without a dot.
     """
@@ -294,16 +293,16 @@ class EventLog:
     _numbers: dict[str, dict[Instruction, int]] = field(default_factory=dict)
 
     def begin(self, occurrence: str) -> None:
-        """Tells where in the pipeline the events to come happen."""
+        """Sets the place in the pipeline of the events to come."""
         self.occurrence = occurrence
 
     @property
     def pass_key(self) -> str:
-        """The key of the pass that runs, as a whole."""
+        """The key of the current pass as a whole."""
         return hashlib.sha256(self.occurrence.encode()).hexdigest()[:16]
 
     def key(self, rule: str, matched: Sequence[Instruction]) -> str:
-        """The key of the event that a match of some instructions, the root first, would be."""
+        """The key of the event for a match of some instructions, the root first."""
         facts = [(*facts_of(i), i.origins) for i in matched]
         plain = hashlib.sha256(repr((self.occurrence, rule, facts)).encode()).hexdigest()[:16]
         numbers = self._numbers.setdefault(plain, {})
@@ -316,7 +315,7 @@ class EventLog:
         return "\n".join(show_instruction(i, origins=False, names=names) for i in instructions)
 
     def add(self, event: Event, put: Iterable[Instruction] = ()) -> None:
-        """Notes an event; ``put`` are the instructions that stand now for what it matched."""
+        """Records an event; ``put`` are the instructions that replace what it matched."""
         self.events.append(event)
 
 
@@ -330,8 +329,8 @@ def rewrite(
     """Applies rules to a module until none fires; says whether any did. Rules that ask for them are
     given the ``options``.
 
-    Each instruction is looked at once, and again when something near it changed. ``RewriteLoop``
-    when rules undo each other for ever.
+    Each instruction is visited once, and again when something near it changed. ``RewriteLoop`` if
+    rules undo each other forever.
     """
     given = RuleSet(rules) if isinstance(rules, Rule) else rules
     return _Driver(module, given, pass_name, log, options).run()
@@ -465,8 +464,8 @@ class _Driver:
 
 
 def put(at: Cursor, result: Results | Declined | None) -> dict[Instruction, None] | Declined:
-    """Puts a rule's result in the place of what it matched, all of it or nothing; gives those that
-    read it now, or why nothing was replaced.
+    """Replaces what a rule matched by its result, all of it or nothing; returns the users, or why
+    nothing was replaced.
     """
     if isinstance(result, Declined):
         return result

@@ -32,7 +32,7 @@ MOST_THREADS = 1024
 
 
 class Asked(TypedDict, total=False):
-    """The fields of ``CompileOptions``, as keywords of those who hand them on."""
+    """The fields of ``CompileOptions``, as keywords of functions that pass them on."""
 
     passes: Pipeline | str | None
     observers: Sequence[Observer]
@@ -106,11 +106,11 @@ class CompileOptions:
 
 @dataclass
 class Context:
-    """What a target hands to its operations while they are finalized and evaluated, and what was
-    asked of the compilation.
+    """What a target passes to its operations while they are finalized and evaluated, with the
+    options of the compilation.
 
-    ``saved`` is what an executable of this program has given to be kept in a file, by its method
-    ``save_code``, so that it need not be made again.
+    ``saved`` is what an executable of this program saved in a file, by its method ``save_code``, so
+    that it need not be made again.
     """
 
     target: Target
@@ -125,16 +125,16 @@ class Executable(Protocol):
         self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument] = NO_SLOTS
     ) -> list[Argument]:
         """The results for arguments that have been checked against the parameters. ``slots`` has
-        what each ``@slot`` reads, as ``Target.copy_to`` has placed it; it differs from run to run
-        where weights are swapped.
+        the value of each ``@slot``, as placed by ``Target.copy_to``; it changes between runs if
+        weights are swapped.
         """
         ...
 
 
 @runtime_checkable
 class FallsBack(Protocol):
-    """An executable that can tell what it leaves to the host; of others, what their target does not
-    support counts as that.
+    """An executable that lists what it leaves to the host; for others, instructions that their
+    target does not support count.
     """
 
     def fallbacks(self) -> list[Instruction]:
@@ -144,32 +144,34 @@ class FallsBack(Protocol):
 
 @runtime_checkable
 class ReadsPacked(Protocol):
-    """An executable whose kernels take weights in the formats that its target has named."""
+    """An executable whose kernels read weights in the formats that its target names."""
 
     @property
     def absorbed(self) -> frozenset[Instruction]:
-        """The instructions ``unpack_weight`` that no run does, for kernels read what these read."""
+        """The ``unpack_weight`` instructions that no run executes, because kernels read their
+        inputs.
+        """
         ...
 
 
 @runtime_checkable
 class Saves(Protocol):
-    """An executable of which something is worth keeping in a file with its program."""
+    """An executable with data worth saving in a file with its program."""
 
     def save_code(self) -> dict[str, bytes]:
-        """Bytes by name: what the ``Context`` of the program has as ``saved`` once it is loaded."""
+        """Bytes by name, which the ``Context`` of the loaded program has as ``saved``."""
         ...
 
 
 @runtime_checkable
 class Asynchronous(Protocol):
-    """An executable whose runs need not be waited for."""
+    """An executable with asynchronous runs."""
 
     def enqueue(
         self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument], stream: Any
     ) -> list[Argument]:
-        """Results that will be there when a stream of the caller's comes to them; None means the
-        target's own.
+        """Results that will be ready for later work on the caller's stream; None means the target's
+        own.
         """
         ...
 
@@ -177,8 +179,8 @@ class Asynchronous(Protocol):
 @dataclass_transform(frozen_default=True)
 @dataclass(frozen=True, eq=False, repr=False)
 class Target:
-    """Base of targets; its name is its class's in snake case, and that of the file or folder it
-    stands in. A subclass is a frozen dataclass of its options, unless it has an ``__init__`` of its
+    """Base of targets; a target's name is its class's in snake case, and that of its file or
+    folder. A subclass is a frozen dataclass of its options, unless it has an ``__init__`` of its
     own.
     """
 
@@ -194,13 +196,11 @@ class Target:
     def get_passes(
         self, context: Context, options: CompileOptions
     ) -> Pipeline | str | Sequence[Pass | str]:
-        """The passes that turn a program as it was read into one this target can run: a pipeline,
-        its text, or a list.
-        """
+        """The passes that lower a program for this target: a pipeline, its text, or a list."""
         raise NotImplementedError(f"target {self.name} lists no passes")
 
     def get_lower_literals_passes(self, context: Context) -> Pipeline:
-        """The passes that lower literals put into a program that is lowered already."""
+        """The passes that lower literals put into an already lowered program."""
         return Pipeline()
 
     def get_context(self) -> Context:
@@ -208,26 +208,26 @@ class Target:
         return Context(self)
 
     def make_executable(self, program: Program, context: Context) -> Executable:
-        """An executable of a program that has been through the passes and finalized."""
+        """An executable of a program that has been lowered and finalized."""
         raise NotImplementedError(f"target {self.name} makes no executables")
 
     def supports(self, instruction: Instruction) -> bool:
-        """Whether the target runs an instruction itself; what it does not runs on the host, as on
-        ``ref``. Of what passes have fused, ``dissolve`` asks it; of every instruction that is no
-        view, whoever counts what is left to the host.
+        """Whether the target runs an instruction itself; others run on the host, as on ``ref``.
+        ``dissolve`` asks it for fused instructions, and the count of what is left to the host for
+        every instruction but views.
         """
         return True
 
     def for_architectures(self, names: tuple[str, ...]) -> Target:
-        """This target, compiling for other machines; ``TargetError`` where it has no such names."""
+        """This target, compiling for other architectures; ``TargetError`` if it has no such."""
         raise TargetError(f"target {self.name} compiles for the machine it runs on, and no other")
 
     def accepts(self, saved: Mapping[str, bytes]) -> bool:
-        """Whether what an executable has saved can be used here; if not, it is made again."""
+        """Whether the saved data of an executable can be used here; if not, it is made again."""
         return True
 
     def allocate(self, shape: Shape) -> Argument:
-        """Uninitialised memory of the target's for a value with static dims."""
+        """Uninitialised memory of the target for a value with static dims."""
         import numpy as np
 
         return Argument(shape, np.empty([int(d) for d in shape.dims], shape.dtype.numpy))
@@ -237,33 +237,30 @@ class Target:
         return argument
 
     def copy_from(self, argument: Argument) -> Argument:
-        """A value of the target's in host memory."""
+        """A value of the target in host memory."""
         return argument
 
     def taken(self, inputs: Any) -> Any:
-        """What a caller gives to a run, in which values of other libraries that lie in this
-        target's memory are arguments already.
+        """A caller's inputs, with other libraries' values in this target's memory turned into
+        arguments.
         """
         return inputs
 
     def preferred_weight_format(self, instruction: Instruction, index: int) -> str | None:
         """The format (``hwio``, ``ABcd16a4b``, ...; see ``migx.ops.formats``) in which a constant
-        input is read best; None for as it is.
-
-        An input may be views of a constant (``migx.op.traits(...).view``): a format is of the axes
-        of what lies behind them. The executable then finds ``unpack_weight`` in its place, and
-        reads what that reads, or runs it as any operation. What is unpacked from storage of a few
-        bits stays as it is.
-
-        With ``packs_blocks`` an input may also be one block of a constant, which a ``gather`` with
-        one index picks: the format is that of the block, and each block is packed so. It is picked
-        of ``unpack_weight`` then.
+        input is read best; None leaves it as it is. An input may be views of a constant
+        (``migx.op.traits(...).view``): the format is for the axes of the constant. The executable
+        then finds ``unpack_weight`` in its place, and reads its input, or runs it like any
+        operation. What is unpacked from storage of a few bits stays as it is. With ``packs_blocks``
+        an input may also be one block of a constant, which a ``gather`` with one index picks: the
+        format is that of the block, each block is packed so, and the ``gather`` reads
+        ``unpack_weight``.
         """
         return None
 
     def transform_weight(self, argument: Argument, layout: str) -> Argument:
-        """A weight brought into a format that ``preferred_weight_format`` named: what a target
-        overrides that has a faster way to the same bytes.
+        """A weight in a format that ``preferred_weight_format`` named; override it for a faster way
+        to the same bytes.
         """
         from migx.ops.formats import pack
 
@@ -274,9 +271,8 @@ class Target:
 
 
 def get_target(given: Target | str | Any) -> Target:
-    """The target of a name, with its options as they usually are or as they stand behind it,
-    ``name{option=value}`` as of a pass, or the target itself. ``UnknownName`` and ``ParseError``
-    list what there is.
+    """The target of a name, with default options or those given, ``name{option=value}`` as for a
+    pass; or the target itself. ``UnknownName`` and ``ParseError`` list what there is.
     """
     if not isinstance(given, str):
         if isinstance(given, type):
@@ -289,7 +285,9 @@ def get_target(given: Target | str | Any) -> Target:
 
 
 def supported(target: Target, at: Instruction) -> bool:
-    """What a target says of an instruction; what it raises has a note of which that is."""
+    """Whether a target supports an instruction; an error it raises gets a note with the
+    instruction.
+    """
     with noted(f"supports of target {target.name}, asked of", at):
         return target.supports(at)
 
@@ -297,9 +295,7 @@ def supported(target: Target, at: Instruction) -> bool:
 def passes_for(
     target: Target, context: Context | None = None, asked: CompileOptions | None = None
 ) -> Pipeline:
-    """The passes that are asked for, or those that the target lists. ``TargetError`` where what it
-    lists is no pipeline.
-    """
+    """The requested passes, or the target's own. ``TargetError`` if its list is no pipeline."""
     asked = CompileOptions() if asked is None else asked
     if asked.passes is not None:
         return Pipeline.of(asked.passes)
