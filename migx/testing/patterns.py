@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from migx import op as operations
 from migx import ops, plugins
@@ -54,7 +56,7 @@ def draw_match(dice: Dice, rule: Rule, focus: Sequence[str]) -> Drawn | None:
         free = control or (dice.chance(0.15) and len(names_in(pattern)) < 2)
         try:
             whole = writer.whole(dice.one_of(control or MOTIFS), like, 3) if free else None
-            made = writer.match(pattern, like) if whole is None else whole
+            made = writer.match(pattern, Want(like)) if whole is None else whole
         except Mismatch:
             continue
         outputs.append(made)
@@ -79,20 +81,22 @@ class Matcher(Author):
         super().__init__(dice, focus, symbolic)
         self.caught: dict[str, Any] = {}
 
-    def match(self, pattern: Pattern, like: Shape) -> Instruction:
-        """A value of a shape that a pattern matches; ``Mismatch`` where there is none."""
+    def match(self, pattern: Pattern, want: Want) -> Instruction:
+        """A value as wanted that a pattern matches; ``Mismatch`` where there is none. What an
+        operation gives has the shape that is wanted, whatever else is.
+        """
         match pattern:
             case OneOf(choices=choices):
-                return self.match(self.dice.one_of(choices), like)
+                return self.match(self.dice.one_of(choices), want)
             case Skip(wrappers=wrappers, inner=inner):
-                return self.wrapped(sorted(wrappers), inner, like)
+                return self.wrapped(sorted(wrappers), inner, want)
             case Value():
-                return self.readable(pattern, like)
+                return self.readable(pattern, want)
             case On():
-                return self.operation(pattern, like)
+                return self.operation(pattern, want.shape)
             case Var():
-                return self.variable(pattern, like)
-        return self.value(Want(like), 2)
+                return self.variable(pattern, want)
+        return self.value(want, 2)
 
     def operation(self, pattern: On, like: Shape) -> Instruction:
         names = sorted(pattern.ops & set(drawable()))
@@ -128,7 +132,7 @@ class Matcher(Author):
                 enumerate(zip(below, wants, strict=True)),
                 key=lambda pair: isinstance(pair[1][0], Var),
             )
-            made_at = {i: self.match(p, w.shape) for i, (p, w) in pairs}
+            made_at = {i: self.match(p, w) for i, (p, w) in pairs}
             inputs = [made_at[i] for i in range(len(wants))]
             if len(inputs) == 2 and operations.traits(op).commutative and self.dice.chance(0.3):
                 inputs.reverse()
@@ -159,14 +163,15 @@ class Matcher(Author):
                 changed[name] = wanted
         return changed
 
-    def variable(self, pattern: Var, like: Shape) -> Instruction:
+    def variable(self, pattern: Var, want: Want) -> Instruction:
         there = self.caught.get(pattern.name) if pattern.name else None
         if there is not None:
-            if not there.shape.same_type(like):
+            if not there.shape.same_type(want.shape):
                 raise Mismatch(f"{pattern.name} has another shape")
             return there  # type: ignore[no-any-return]
         for _ in range(8):
-            made = self.candidate(pattern, Want(like))
+            # What another operation reads may serve here too, though it was not made for this.
+            made = self.candidate(pattern, want if self.dice.chance(0.5) else Want(want.shape))
             if find(pattern, made) is not None:
                 if pattern.name:
                     self.caught[pattern.name] = made
@@ -176,19 +181,20 @@ class Matcher(Author):
     def candidate(self, pattern: Var, want: Want) -> Instruction:
         if pattern.what == "constant" and want.shape.static:
             return self.constant(want)
-        if pattern.what == "varying" and self.dice.chance(0.4):
+        if pattern.what == "varying" and (want.constant or self.dice.chance(0.4)):
             return self.given(want)
         return self.value(want, self.dice.some(0, 3))
 
-    def readable(self, pattern: Value, like: Shape) -> Instruction:
+    def readable(self, pattern: Value, want: Want) -> Instruction:
         """A literal of the number asked for, or that passes the test."""
+        like = want.shape
         if not like.static or like.parts or not like.dtype.is_tensor or like.dtype.is_packed:
             raise Mismatch(f"{like} cannot be a literal")
         least = (int(np.iinfo(like.dtype.numpy).min),) if like.dtype.is_integer else ()
-        numbers = (*NUMBERS, *least) if callable(pattern.number) else (pattern.number,)
+        numbers = (None, *NUMBERS, *least) if callable(pattern.number) else (pattern.number,)
         for number in self.dice.sample(numbers, len(numbers)):
             if number is None:
-                array = self.array(like, Want(like, below=2 if like.dtype.is_integer else 0))
+                array = self.numbers(want)
             elif like.dtype is BOOL:
                 array = np.full([int(d) for d in like.dims], bool(number))
             elif like.dtype.kind == "uint" and number < 0:
@@ -207,16 +213,25 @@ class Matcher(Author):
                 return made
         raise Mismatch(f"no literal is {pattern}")
 
-    def wrapped(self, wrappers: Sequence[str], inner: Pattern, like: Shape) -> Instruction:
+    def numbers(self, want: Want) -> NDArray[Any]:
+        """Numbers that differ, now and then by the same step each time."""
+        shape = want.shape
+        if shape.dtype is not BOOL and self.dice.chance(0.3):
+            line = np.arange(int(shape.elements)) % 100
+            return line.reshape([int(d) for d in shape.dims]).astype(shape.dtype.numpy)
+        fits = want.below or not shape.dtype.is_integer
+        return self.array(shape, want if fits else replace(want, below=2))
+
+    def wrapped(self, wrappers: Sequence[str], inner: Pattern, want: Want) -> Instruction:
         names = [n for n in wrappers if n in drawable()]
         if names and self.dice.chance(0.6):
-            found = draft(self.dice.one_of(names), self.dice, like)
+            found = draft(self.dice.one_of(names), self.dice, want.shape)
             if found is not None and len(found[1]) == 1:
-                below = self.match(inner, found[1][0].shape)
+                below = self.match(inner, replace(want, shape=found[1][0].shape, values=()))
                 made = self.apply(found[0], [below])
                 if made is not None:
                     return made
-        return self.match(inner, like)
+        return self.match(inner, want)
 
     def joined(self, values: Sequence[Instruction]) -> Instruction | None:
         """Several values of one shape as one, now and then."""

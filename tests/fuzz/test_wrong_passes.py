@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from migx import ops
 from migx.argument import Argument
-from migx.builders import full_like
+from migx.builders import astype, full_like
 from migx.dim import Dim
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager, Pipeline
@@ -121,6 +124,17 @@ def first_of_many(at: Cursor, x: Instruction, top: Instruction) -> Instruction |
     return None if known else at(ops.ReduceMin((axis,)), x)
 
 
+def is_line(table: NDArray[Any]) -> bool:
+    """Whether a vector counts up from 0."""
+    return table.ndim == 1 and len(table) > 1 and bool((table == range(len(table))).all())
+
+
+@rule(on(ops.Gather, value(is_line, "table"), x, axis=0))
+def place_in_a_line(at: Cursor, table: Instruction, x: Instruction) -> Instruction:
+    """Not where the index counts from the end."""
+    return astype(at, x, table.shape.dtype)
+
+
 def planted(of: Rule) -> Pass:
     """A pass of one wrong rule."""
     made: type[Pass] = type("Planted", (Pass,), {"__doc__": "Wrong.", "rules": RuleSet((of,))})
@@ -141,12 +155,13 @@ def planted(of: Rule) -> Pass:
         (choice_of_the_same, "instead of"),
         (what_is_handed_on, "instead of"),
         (first_of_many, "instead of"),
+        (place_in_a_line, "-[0-9]+ instead of"),
     ],
     ids=lambda given: given.name if isinstance(given, Rule) else "",
 )
 def test_a_wrong_rule_is_found(wrong: Rule, found: str) -> None:
     with pytest.raises(AssertionError, match=f"same outputs.*{found}"):
-        check_pass(planted(wrong), programs=400)
+        check_pass(planted(wrong), programs=1600)
 
 
 NEAR = """module main(x: f32[1], y: f32[1]) {
