@@ -27,6 +27,7 @@ import pytest
 
 import migx
 from migx.argument import Argument
+from migx.errors import ParseError, UnknownName
 from migx.manager import Pipeline
 from migx.observers import Verify
 from migx.parser import drawn
@@ -94,7 +95,8 @@ class Case(pytest.Item):
 
     def runtest(self) -> None:
         given, becomes, wanted = self.written.text.partition(BECOMES)
-        printed, folder = str(migx.parse(given)), self.path.parent
+        above = "\n" * self.written.line  # so that an error gives the line of the file
+        printed, folder = str(migx.parse(above + given)), self.path.parent
         before, after = (migx.parse(given, folder=folder, draw_missing=0) for _ in "ab")
         migx.run_passes(after, self.passes, [Verify()])
         if self.config.getoption("--bless"):
@@ -121,7 +123,7 @@ class Case(pytest.Item):
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> str:
         place = f"{self.path}:{self.written.line}: {self.written.head}"
-        if isinstance(excinfo.value, CaseFailure):
+        if isinstance(excinfo.value, (CaseFailure, ParseError, UnknownName)):
             return f"{place}{excinfo.value}"
         excinfo.traceback = excinfo.traceback.cut(path=__file__)
         return f"{place}{super().repr_failure(excinfo, style or 'short')}"
