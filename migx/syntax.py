@@ -21,7 +21,7 @@ from migx.shape import DType, Shape, no_type
 
 _TOKEN = re.compile(
     r"""(?:[ \t\r\n]++|\#[^\n]*)*+"""
-    r"""(?:(?P<result>%\d+)"""
+    r"""(?:(?P<result>%\w+)"""
     r"""|(?P<float>[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+)(?!\.))"""
     r"""|(?P<int>\d+)"""
     r"""|(?P<name>@?[A-Za-z_][\w]*(?:\.\w+|::\w+)*)"""

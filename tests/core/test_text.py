@@ -164,6 +164,11 @@ def test_the_form_itself() -> None:
     assert not findings(program)
 
 
+def test_results_may_have_names_in_what_is_written_by_hand() -> None:
+    text = "module main(x: f32[2]) { %sum = add(x, x) %0 = relu(%sum) return %0, %sum }"
+    assert migx.parse(text) == migx.parse(text.replace("%0", "%1").replace("%sum", "%0"))
+
+
 @pytest.mark.parametrize(
     ("op", "shapes", "attributes"),
     [
