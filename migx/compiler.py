@@ -18,7 +18,7 @@ from migx.base import kept
 from migx.base.collector import paused
 from migx.base.mapping import MappedFile
 from migx.binding import Inputs, sizes_told
-from migx.errors import EvaluationError, TargetError, UnknownName, there_are
+from migx.errors import EvaluationError, IRError, TargetError, UnknownName, there_are
 from migx.ir import Instruction
 from migx.manager import PassManager
 from migx.meaning import is_like
@@ -67,6 +67,7 @@ class Compiled:
     named: Callable[[], Iterable[str]]
     """Gives the names of the weights of the program it was made from, fixed ones included."""
     _has_run: bool = field(default=False, init=False)
+    _made_at: int = field(default=0, init=False)
     _executable: Executable | None = field(default=None, init=False)
     _making: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
 
@@ -86,7 +87,12 @@ class Compiled:
                     finalize(self.program, self.context)
                     made = self.target.make_executable(self.program, self.context)
                     expect_executable(self.target, made)
-                    self._executable = made
+                    self._made_at, self._executable = self.program.revision, made
+        if self.program.revision != self._made_at:
+            raise IRError(
+                "what the program is compiled to has been changed since it was made ready to run: "
+                "change a copy, and call copy.finalize(target)"
+            )
         return self._executable
 
     @property

@@ -187,7 +187,7 @@ class Dim:
         low, high = bounds(self - other)
         if high < 0 or low >= 0:
             return high < 0
-        raise DimError(f"whether {self} < {other} is not known before the dims are bound")
+        raise DimError(_undecided(f"{self} < {other}"))
 
     def __le__(self, other: Extent) -> bool:
         return not self > other
@@ -196,14 +196,14 @@ class Dim:
         low, high = bounds(self - other)
         if low > 0 or high <= 0:
             return low > 0
-        raise DimError(f"whether {self} > {other} is not known before the dims are bound")
+        raise DimError(_undecided(f"{self} > {other}"))
 
     def __ge__(self, other: Extent) -> bool:
         return not self < other
 
     def __bool__(self) -> bool:
         if may_equal(self, 0):
-            raise DimError(f"whether {self} is 0 is not known before the dims are bound")
+            raise DimError(_undecided(f"{self} is 0"))
         return True
 
     def __int__(self) -> int:
@@ -335,6 +335,14 @@ def may_equal(a: Extent, b: Extent) -> bool:
         return False  # the rest is divisible by what the constant is not
     low, high = bounds(difference)
     return low <= 0 <= high
+
+
+def _undecided(what: str) -> str:
+    """What is said where sizes decide."""
+    return (
+        f"whether {what} is not known before the dims are bound: give symbols bounds that decide, "
+        "as Dim('n', 1, 64), or ask migx.dim.bounds what they are"
+    )
 
 
 def at_most(a: Extent, b: Extent) -> bool:

@@ -106,14 +106,14 @@ def declared(cls: type) -> dict[str, str]:
 
 
 def expect_values(cls: type) -> None:
-    """``FieldError`` where a class of operations has a field for what is no value: what may change
-    can neither be compared nor written.
+    """``FieldError`` where a class of operations or passes has a field for what is no value: what
+    may change can neither be compared nor written.
     """
     for name, kind in inspect.get_annotations(cls).items():
         said = kind.__name__ if type(kind) is type else str(kind)
         if re.match(r"(\w+\.)*(dict|Dict|Mapping|list|List|set|Set|bytearray)\b", said):
             raise FieldError(
-                f"{cls.__name__}.{name} is declared as {said}: an attribute is a number, a str, a "
+                f"{cls.__name__}.{name} is declared as {said}: a field is a number, a str, a "
                 "DType, a Shape, an Extent, an Argument, or a tuple of these"
             )
 

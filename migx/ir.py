@@ -368,6 +368,8 @@ class Module:
     @staticmethod
     def _expect_replaceable(old: Instruction, new: Instruction) -> None:
         """``IRError`` where a value cannot take the place of another."""
+        if old.module is None:
+            raise IRError(f"cannot replace {old!r}: it has been removed")
         if not old.shape.same_type(new.shape):
             raise IRError(f"cannot replace a value of {old.shape} by one of {new.shape}")
         for user in old._users:

@@ -10,13 +10,16 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import ClassVar, dataclass_transform
+from typing import Any, ClassVar, dataclass_transform
+
+import numpy as np
 
 from migx.base import collector
 from migx.dead_code import remove_dead_code, remove_dead_modules
 from migx.errors import IRError, PassError
+from migx.fields import expect_values
 from migx.ir import Instruction, Module
-from migx.op import freeze, snake_case
+from migx.op import freeze, know_fields, snake_case
 from migx.pipeline import Approximation, Element, Fixpoint, Pipeline, enable_if, with_options
 from migx.program import Program
 from migx.rewrite import Event, EventLog, RuleSet, rewrite
@@ -55,6 +58,7 @@ class Pass:
     variants: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
+        expect_values(cls)
         freeze(cls, "pass ")
         if "name" not in cls.__dict__:
             cls.name = snake_case(cls.__name__)
@@ -89,6 +93,9 @@ class Pass:
 
     def __str__(self) -> str:
         return with_options(self.name, self)
+
+
+know_fields(Pass, "pass ")
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,8 @@ class PassManager:
     def __init__(
         self, program: Program, observers: Sequence[Observer] = (), log: EventLog | None = None
     ) -> None:
+        if not isinstance(program, Program):
+            raise TypeError(f"passes run on a program, not on {program!r:.60}")
         self.program, self.observers, self.log = program, listed(observers), log
         self.constants = Constants(program)
         self._running: list[Pass] = []
@@ -219,10 +228,8 @@ class PassManager:
         for _ in range(max((len([*module.enclosing()]) for module in inner), default=0)):
             again = again and self.apply(step, inner)
         before = self.program.revision
-        if step.apply_program(self.program, self):
-            changed = True
-        else:
-            self._expect_same(before, step, "apply_program")
+        answer = step.apply_program(self.program, self)
+        changed |= self._answer(answer, before, step, "apply_program")
         if changed:
             remove_dead_modules(self.program)
             for module in self.modules():
@@ -239,20 +246,26 @@ class PassManager:
             if module.bypass or self.program.modules.get(module.name) is not module:
                 continue
             before = self.program.revision
-            if step.apply(module, self):
+            if self._answer(step.apply(module, self), before, step, "apply"):
                 remove_dead_code(module)
                 changed = True
-            else:
-                self._expect_same(before, step, "apply")
         return changed
 
-    def _expect_same(self, revision: int, step: Pass, method: str) -> None:
-        """``PassError`` where a method of a pass has changed the program and denies it."""
-        if self.program.revision != revision:
+    def _answer(self, answer: Any, revision: int, step: Pass, method: str) -> bool:
+        """What a method of a pass says of whether it changed anything; ``PassError`` where it has
+        and denies it, or says neither yes nor no.
+        """
+        if answer is not None and not isinstance(answer, (int, np.bool_)):
+            raise PassError(
+                f"pass {step.name}: {method} returns whether it changed anything, True or False, "
+                f"not {answer!r:.60}"
+            )
+        if not answer and self.program.revision != revision:
             raise PassError(
                 f"pass {step.name} changed the program and said it did not: {method} returns True "
                 "where it changed anything (did it return None?)"
             )
+        return bool(answer)
 
     def modules(self) -> list[Module]:
         """All modules, each once, submodules before those that hold them."""

@@ -123,11 +123,13 @@ def freeze(cls: type, what: str = "") -> None:
     if inspect.get_annotations(cls) or len(cls.__bases__) > 1:
         bring_when_made(cls, what)
         dataclass(frozen=True)(cls)
-        _know_fields(cls, what)
+        know_fields(cls, what)
 
 
-def _know_fields(cls: type, what: str) -> None:
-    """Has a dataclass say which fields there are where it is given one that is not there."""
+def know_fields(cls: type, what: str = "") -> None:
+    """Has a dataclass say which fields there are where it is given one that is not there, or more
+    than there are.
+    """
     made: Callable[..., None] = cls.__init__  # type: ignore[misc]
 
     @functools.wraps(made)
@@ -136,14 +138,21 @@ def _know_fields(cls: type, what: str) -> None:
             made(self, *values, **given)
         except TypeError:
             known = [field.name for field in dataclasses.fields(self) if field.init]
-            if (name := next((n for n in given if n not in known), None)) is None:
+            kind, there = "option" if what else "attribute", f"{what}{self.name}"
+            if name := next((n for n in given if n not in known), None):
+                said = f"{there} has no {kind} {name!r}; {there_are(name, known)}"
+            elif len(values) > len(known):
+                names = ", ".join(known) or "none"
+                said = f"{there} was given {len(values)} values for its {kind}s ({names})"
+                said += "" if what else "; its inputs go to add_instruction"
+            else:
                 raise
-            kind = "option" if what else "attribute"
-            raise FieldError(
-                f"{what}{self.name} has no {kind} {name!r}; {there_are(name, known)}"
-            ) from None
+            raise FieldError(said) from None
 
     cls.__init__ = init  # type: ignore[misc]
+
+
+know_fields(Op)
 
 
 def snake_case(name: str) -> str:

@@ -204,6 +204,9 @@ class RuleSet:
 
     def __init__(self, rules: Rule | Iterable[Rule] = ()) -> None:
         self.rules = (rules,) if isinstance(rules, Rule) else tuple(rules)
+        for each in self.rules:
+            if not isinstance(each, Rule):
+                raise TypeError(f"{each!r} is no rule; @rule(pattern) makes one of a function")
         self.depth = max((_depth(r.pattern) for r in self.rules), default=0)
         self._at = lru_cache(maxsize=KINDS)(self._found_at)
         self._plausible = lru_cache(maxsize=KINDS)(self._found_plausible)
@@ -332,7 +335,11 @@ def rewrite(
     Each instruction is visited once, and again when something near it changed. ``RewriteLoop`` if
     rules undo each other forever.
     """
-    given = RuleSet(rules) if isinstance(rules, Rule) else rules
+    if not isinstance(module, Module):
+        raise TypeError(
+            f"rules are applied to a module, such as program.main, not to {module!r:.60}"
+        )
+    given = rules if isinstance(rules, RuleSet) else RuleSet(rules)
     return _Driver(module, given, pass_name, log, options).run()
 
 

@@ -157,6 +157,12 @@ def test_what_is_no_pass_is_an_error_where_it_is_written() -> None:
     ):
         with pytest.raises(TypeError, match=message):
             migx.run_passes(program_of(CHOICE), "", wrong)
+    with pytest.raises(TypeError, match="passes run on a program, not on <Module main of"):
+        migx.run_passes(program_of(CHOICE).main, "")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="applied to a module, such as program.main, not"):
+        rewrite(program_of(CHOICE), RuleSet())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"<built-in function len> is no rule; @rule\(pattern\) "):
+        RuleSet([len])  # type: ignore[list-item]
     with pytest.raises(TypeError, match=r"Loose\.rules is no RuleSet"):
 
         class Loose(Pass):
@@ -191,6 +197,20 @@ def test_a_pass_that_denies_what_it_did_is_an_error() -> None:
         with pytest.raises(PassError, match=said.format(method)):
             migx.run_passes(program_of(CHOICE), [Quiet(where)])
     assert not migx.run_passes(program_of(CHOICE), [Quiet("nothing")])
+
+
+class Odd(Pass):
+    """Answers by what is neither yes nor no."""
+
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        """Gives the module back."""
+        return module  # type: ignore[return-value]
+
+
+def test_a_pass_says_yes_or_no() -> None:
+    said = "pass odd: apply returns whether it changed anything, True or False, not <Module "
+    with pytest.raises(PassError, match=said):
+        migx.run_passes(program_of(CHOICE), [Odd()])
 
 
 class Told(Pass):

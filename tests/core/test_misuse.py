@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import migx
+from migx import ops
 from migx.argument import Argument
 from migx.dim import Dim
 from migx.errors import (
@@ -29,6 +30,7 @@ from migx.errors import (
 from migx.manager import Pass, Pipeline
 from migx.observers import Time
 from migx.op import Modules, Op, Shapes
+from migx.passes.dead_code_elimination import DeadCodeElimination
 from migx.program import Program
 from migx.shape import Shape
 from migx.specialise import bound
@@ -291,12 +293,13 @@ def test_a_meaning_that_gives_something_else_is_drawn(op: Op, said: str, target:
     refused(EvaluationError, message, program.eval, {"x": np.zeros((1, 2), np.float32)})
 
 
-def test_an_attribute_is_a_value() -> None:
+@pytest.mark.parametrize("base", [Op, Pass])
+def test_an_attribute_or_option_is_a_value(base: type) -> None:
     for kind in (dict, "Mapping[str, int]", "list[int]"):
         with pytest.raises(
-            FieldError, match=r"Odd\.table is declared as (dict|Mapping|list).*: an"
+            FieldError, match=r"Odd\.table is declared as (dict|Mapping|list).*: a field"
         ):
-            type("Odd", (Op,), {"__annotations__": {"table": kind}})
+            type("Odd", (base,), {"__annotations__": {"table": kind}})
 
 
 def test_modules_and_observers_are_lists() -> None:
@@ -310,3 +313,34 @@ def test_modules_and_observers_are_lists() -> None:
     for observers in (Time, Time()):
         with pytest.raises(TypeError, match=r"observers are given in a list, such as \[Time\(\)\]"):
             program.compile("ref", observers=observers)
+
+
+def test_more_than_an_operation_or_a_pass_takes() -> None:
+    wrong: Any
+    for wrong, given, said in (
+        (
+            ops.Add,
+            (1, 2),
+            r"add was given 2 values for its attributes \(none\); its inputs go to add_",
+        ),
+        (
+            ops.Softmax,
+            (1, 2),
+            r"softmax was given 2 values for its attributes \(axis\); its inputs",
+        ),
+        (DeadCodeElimination, (1,), r"elimination was given 1 values for its options \(none\)$"),
+    ):
+        refused(FieldError, said, wrong, *given)
+    refused(FieldError, "relu has no attribute 'axis'; there are: none", ops.Relu, axis=1)
+
+
+def test_what_a_program_is_compiled_to_is_not_changed() -> None:
+    x = {"x": np.ones((1, 2), np.float32)}
+    for has_run in (True, False):
+        program = migx.parse(TEXT).compile("ref")
+        if has_run:
+            program.eval(x)
+        lowered = program.compiled.program
+        lowered.main.add_return(lowered.main.parameters["x"])
+        refused(IRError, r"changed since it was made.*: change a copy", program.eval, x)
+        assert len(lowered.copy().finalize("ref").eval(x)) == 1

@@ -71,6 +71,10 @@ def test_what_is_no_instruction_is_said() -> None:
     for old, new in ((y, "x"), ("x", y)):
         with pytest.raises(IRError, match="is of type str, not an instruction"):
             main.replace_instruction(old, new)
+    gone = main.add_instruction(ops.Tanh(), main.parameters["x"])
+    main.remove_instruction(gone)
+    with pytest.raises(IRError, match=r"cannot replace <tanh f32\[2\]>: it has been removed"):
+        main.replace_instruction(gone, y)
     with pytest.raises(
         IRError, match="before is of type Relu, not an instruction; None is the end"
     ):
