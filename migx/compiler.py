@@ -53,7 +53,7 @@ from migx.weights.marking import fixed_weights
 from migx.weights.recipe import Arguments
 
 
-@dataclass
+@dataclass(repr=False)
 class Compiled:
     """The value of ``Program.compiled``: a ``program`` lowered by a target's passes, with its
     weights and the options of the compilation, ``context.options``. ``revision`` is that of the
@@ -70,6 +70,9 @@ class Compiled:
     _made_at: int = field(default=0, init=False)
     _executable: Executable | None = field(default=None, init=False)
     _making: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
+
+    def __repr__(self) -> str:
+        return f"<Compiled for {self.target}: {self.program!r}>"
 
     @property
     def target(self) -> Target:

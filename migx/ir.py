@@ -82,7 +82,9 @@ class Instruction(Ordered):
 
     def __repr__(self) -> str:
         origins = f" from {', '.join(self.origins)}" if self.origins else ""
-        return f"<{self.op.name} {self.shape}{origins}>"
+        named = (getattr(self.op, each, "") for each in ("parameter", "label", "slot"))
+        words = [self.op.name, *filter(None, named), self.shape]
+        return f"<{' '.join(map(str, words))}{origins}>"
 
     def __str__(self) -> str:
         """Its line in the text of its module."""

@@ -44,10 +44,10 @@ class Match:
 
     caught: dict[str, Any] = field(default_factory=dict)
     instructions: list[Instruction] = field(default_factory=list)
-    values: list[Instruction] = field(default_factory=list)
-    constants: dict[Instruction, bool] = field(default_factory=dict)
-    relied_on_by: str = ""
-    refused: Callable[[Pattern, Instruction, str], None] | None = None
+    values: list[Instruction] = field(default_factory=list, repr=False)
+    constants: dict[Instruction, bool] = field(default_factory=dict, repr=False)
+    relied_on_by: str = field(default="", repr=False)
+    refused: Callable[[Pattern, Instruction, str], None] | None = field(default=None, repr=False)
 
     def catch(self, by: Pattern, at: Instruction, name: str, what: Any, then: Then) -> bool:
         """Goes on with ``what`` under a name; if it is caught already, it must be the same."""

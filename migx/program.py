@@ -282,7 +282,8 @@ class Program:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"<Program of {self.size} instructions in {len(self.modules)} modules>"
+        held = f" in {len(self.modules)} modules" if len(self.modules) > 1 else ""
+        return f"<Program of {self.size} instructions{held}>"
 
     def __str__(self) -> str:
         from migx.text import show

@@ -101,7 +101,7 @@ class Run:
     peak_bytes: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What a pipeline did to a program.
 
@@ -125,6 +125,10 @@ class Report:
     rules: tuple[Rule, ...]
     steps: tuple[Step, ...]
     run: Run | None = None
+
+    def __repr__(self) -> str:
+        rewrites = sum(len(step.rewrites) for step in self.steps)
+        return f"<Report of {self.title}: {len(self.steps)} passes, {rewrites} rewrites>"
 
     def json(self) -> str:
         """The report as JSON, its dataclasses as objects."""

@@ -369,6 +369,9 @@ class Update:
         self._final = "it was made in place" if in_place else "it has not been committed"
         self._open: bool | None = None  # None before the block
 
+    def __repr__(self) -> str:
+        return f"<Update of {len([*self])} weights, {len(self._changes)} of them given>"
+
     def __setitem__(self, name: str, value: ArrayLike | Argument) -> None:
         """Gives a weight a value, which is copied when the block ends, unless told otherwise;
         ``WeightError`` where it does not fit, or the block has ended.

@@ -483,7 +483,7 @@ def test_what_is_no_operation_or_no_instruction_is_said() -> None:
     for wrong, message in wrongs.items():
         with pytest.raises(IRError, match=message):
             add(*wrong)
-    assert repr(program) == "<Program of 1 instructions in 1 modules>"
+    assert repr(program) == "<Program of 1 instructions>"
 
 
 @pytest.mark.parametrize("made", [ops.Convert, ops.BitCast, ops.UnpackFp4, Typed])
