@@ -127,8 +127,8 @@ class Argument:
 
     @classmethod
     def packed(cls, shape: Shape, data: bytes | NDArray[np.uint8]) -> Argument:
-        """An argument of a sub-byte type from its bytes, low bits first; ``DataError`` if their
-        number is wrong.
+        """An argument from its bytes as ``tobytes`` gives them: in standard layout, those of
+        sub-byte types low bits first. ``DataError`` where their number is wrong.
         """
         flat = (
             np.frombuffer(data, np.uint8)

@@ -285,6 +285,9 @@ def expect_executable(target: Target, made: Any) -> None:
 
 def expect_readable(target: Target, method: str, value: Argument) -> None:
     """Raises ``TargetError`` unless the host can read a value that a method of a target gives."""
+    if not isinstance(value, Argument):
+        gives = type(value).__name__
+        raise TargetError(f"target {target.name}: {method} gives an Argument, not a {gives}")
     for part in value.parts if value.shape.dtype is TUPLE else ():
         expect_readable(target, method, part)
     if value.shape.dtype.is_tensor and not value.elsewhere:

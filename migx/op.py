@@ -33,7 +33,7 @@ from migx import dim
 from migx.argument import Argument, read_only
 from migx.dim import Dim, Extent
 from migx.dims.symbol import Symbol
-from migx.errors import EvaluationError, FieldError, there_are
+from migx.errors import EvaluationError, FieldError, ShapeError, there_are
 from migx.fields import bring_when_made, expect_values
 from migx.shape import DType, Shape
 
@@ -112,7 +112,7 @@ class Op:
             cls.name = snake_case(cls.__name__)
 
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
-        raise NotImplementedError(f"{self.name} has no shape rule")
+        raise ShapeError(f"{self.name} has no shape rule: it needs compute_shape(shapes, modules)")
 
 
 def freeze(cls: type, what: str = "") -> None:
@@ -141,6 +141,9 @@ def know_fields(cls: type, what: str = "") -> None:
             kind, there = "option" if what else "attribute", f"{what}{self.name}"
             if name := next((n for n in given if n not in known), None):
                 said = f"{there} has no {kind} {name!r}; {there_are(name, known)}"
+                plain = vars(type(self)).get(name)
+                if isinstance(plain, (int, float)):  # of a class, and no field of it
+                    said += f"; it lacks an annotation, as {name}: {type(plain).__name__} = {plain}"
             elif len(values) > len(known):
                 names = ", ".join(known) or "none"
                 said = f"{there} was given {len(values)} values for its {kind}s ({names})"

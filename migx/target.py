@@ -17,7 +17,7 @@ from migx.argument import Argument
 from migx.errors import TargetError
 from migx.ir import Instruction
 from migx.manager import Observer, Pass, Pipeline, listed
-from migx.op import freeze, snake_case
+from migx.op import freeze, know_fields, snake_case
 from migx.pipeline import instance
 from migx.program import Program
 from migx.rewrite import EventLog
@@ -196,8 +196,12 @@ class Target:
     def get_passes(
         self, context: Context, options: CompileOptions
     ) -> Pipeline | str | Sequence[Pass | str]:
-        """The passes that lower a program for this target: a pipeline, its text, or a list."""
-        raise NotImplementedError(f"target {self.name} lists no passes")
+        """The passes that turn a program as it was read into one this target can run: a pipeline,
+        its text, or a list.
+        """
+        raise TargetError(
+            f"target {self.name} needs get_passes(context, options), a list of passes"
+        )
 
     def get_lower_literals_passes(self, context: Context) -> Pipeline:
         """The passes that lower literals put into an already lowered program."""
@@ -208,8 +212,11 @@ class Target:
         return Context(self)
 
     def make_executable(self, program: Program, context: Context) -> Executable:
-        """An executable of a program that has been lowered and finalized."""
-        raise NotImplementedError(f"target {self.name} makes no executables")
+        """An executable of a program that has been through the passes and finalized."""
+        raise TargetError(
+            f"target {self.name} needs make_executable(program, context), which gives what has "
+            "run(arguments, slots)"
+        )
 
     def supports(self, instruction: Instruction) -> bool:
         """Whether the target runs an instruction itself; others run on the host, as on ``ref``.
@@ -268,6 +275,9 @@ class Target:
 
     def __repr__(self) -> str:
         return f"<target {self.name}>"
+
+
+know_fields(Target, "target ")
 
 
 def get_target(given: Target | str | Any) -> Target:

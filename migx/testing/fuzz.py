@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shlex
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -310,8 +311,13 @@ def _oracle(error: Exception) -> str:
 
 def _message(error: Exception) -> str:
     notes = [n for n in getattr(error, "__notes__", ()) if not n.startswith("reproduce")]
-    prefix = "" if isinstance(error, Violation) else f"{type(error).__name__}: "
-    return "\n".join([f"{prefix}{error}", *notes])
+    if isinstance(error, Violation):
+        return "\n".join([str(error), *notes])
+    said = f"{type(error).__name__}: {error}"
+    if not isinstance(error, MigxError):  # which says itself where it is
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        notes.append(f"raised by {last.name}, {last.filename}:{last.lineno}")
+    return "\n".join([said, *notes])
 
 
 def each_pass() -> list[Pipeline]:

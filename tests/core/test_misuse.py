@@ -25,6 +25,7 @@ from migx.errors import (
     MigxError,
     OnnxError,
     ParseError,
+    ShapeError,
     TargetError,
 )
 from migx.manager import Pass, Pipeline
@@ -344,3 +345,37 @@ def test_what_a_program_is_compiled_to_is_not_changed() -> None:
         lowered.main.add_return(lowered.main.parameters["x"])
         refused(IRError, r"changed since it was made.*: change a copy", program.eval, x)
         assert len(lowered.copy().finalize("ref").eval(x)) == 1
+
+
+class Unfinished(Target):
+    """A target without methods of its own."""
+
+    width = 3
+
+
+class Shapeless(Op):
+    """An operation without a shape rule."""
+
+
+class HostCopies(Bare):
+    """Copies what it is given to no place of its own."""
+
+    def copy_to(self, argument: Argument) -> Any:
+        """An array, which has no shape."""
+        return argument.array
+
+
+def test_what_a_class_of_ours_lacks(tmp_path: Path) -> None:
+    program = migx.parse(TEXT)
+    refused(TargetError, r"needs get_passes\(context, options\)", program.compile, Unfinished())
+    message = r"needs make_executable\(program, context\), which gives what has run\("
+    refused(TargetError, message, program.compile, Unfinished(), passes="")
+    message = "has no option 'width'; there are: none; it lacks an annotation, as width: int = 3"
+    refused(FieldError, message, Unfinished, width=4)
+    message = r"has no shape rule: it needs compute_shape\(shapes, modules\)\n  shapeless\(x\)"
+    x = program.main.parameters["x"]
+    refused(ShapeError, message, program.main.add_instruction, Shapeless(), x)
+    save_model(tmp_path / "model.onnx")
+    weights = migx.parse_onnx(tmp_path / "model.onnx").make_replaceable()
+    message = "target host_copies: copy_to gives an Argument, not a ndarray"
+    refused(TargetError, message, weights.compile, HostCopies())
