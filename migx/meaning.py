@@ -150,16 +150,17 @@ def run_with_kernels(
     context: Context,
     arguments: Mapping[str, Argument],
     slots: Mapping[str, Argument] = NO_SLOTS,
+    seen: Callable[[Instruction, Argument], object] | None = None,
 ) -> list[Argument]:
     """The results of a program: of what there are kernels for, by these; of the rest, control flow
-    included, by its own meaning. All is in the host's memory. Errors are those of ``by_meaning``
-    and ``by_kernel``.
+    included, by its own meaning. All is in the host's memory. ``seen`` is called with each
+    instruction and its result. Errors are those of ``by_meaning`` and ``by_kernel``.
     """
     main = program.main
     given = [arguments[name] for name in main.parameters]
     sizes = sizes_told(main, given)
     with np.errstate(all="ignore"):
-        return _Run(kernels, context, slots).module(main, given, sizes, {})
+        return _Run(kernels, context, slots, seen).module(main, given, sizes, {})
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,7 @@ class _Run:
     kernels: Kernels
     context: Context
     slots: Mapping[str, Argument]
+    seen: Callable[[Instruction, Argument], object] | None
 
     def module(
         self,
@@ -192,6 +194,8 @@ class _Run:
                 else:
                     modules = [self.function(m, sizes, values) for m in at.modules]
                     values[at] = by_meaning(at, op, self.context, shape, inputs, modules)
+                if self.seen is not None:
+                    self.seen(at, values[at])
                 if not shape.static:  # its dims are found by now
                     sizes = sizes_of([(at.name, shape, actual(values[at]))], sizes)
         return [values[v] for v in module.outputs]

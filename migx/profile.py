@@ -2,18 +2,21 @@
 each has to do, known without one.
 
 An executable that can tell has ``profile(arguments, slots)``, which runs the program once and gives
-a ``Profile``.
+a ``Profile``. Of one that has ``trace`` instead it is known when each result was there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from migx.argument import Argument
-from migx.dim import Extent, minimum, product
-from migx.errors import TargetError
+from migx.binding import sizes_told
+from migx.dim import Extent, evaluate, minimum, product
+from migx.errors import DimError, TargetError
 from migx.ir import Instruction
 from migx.op import traits
 from migx.ops.channels_last import ConvolutionChannelsLast
@@ -31,10 +34,15 @@ from migx.ops.rnn import GRU, LSTM, RNN
 from migx.ops.vision import DeformableConvolution
 from migx.planning import is_memory
 from migx.shape import Shape
+from migx.target import supported
 
 if TYPE_CHECKING:
     from migx.compiler import Compiled
     from migx.program import Program
+
+
+Seen: TypeAlias = Callable[[Instruction, Argument], object]
+"""What is shown each result of a run that is traced."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,24 @@ class Profiled(Protocol):
         ...
 
 
+@runtime_checkable
+class Traced(Protocol):
+    """An executable that can show each result as it is computed."""
+
+    def trace(
+        self, arguments: Mapping[str, Argument], seen: Seen, slots: Mapping[str, Argument]
+    ) -> list[Argument]:
+        """Runs once, and calls ``seen(instruction, result)`` for each instruction of any module;
+        those of a body come before the one it is a body of.
+        """
+        ...
+
+
+def can_tell(made: Compiled) -> bool:
+    """Whether it is known what runs of a compiled program cost."""
+    return isinstance(made.executable, (Profiled, Traced))
+
+
 def measured(made: Compiled, arguments: Mapping[str, Argument], runs: int = 1) -> Profile:
     """The costs of a run that is not the first, on arguments that have been checked: of the
     quickest of so many.
@@ -80,12 +106,43 @@ def measured(made: Compiled, arguments: Mapping[str, Argument], runs: int = 1) -
     ``TargetError`` where the target cannot tell.
     """
     executable = made.executable
-    if not isinstance(executable, Profiled):
+    if not can_tell(made):
         raise TargetError(f"target {made.context.target.name} does not say what its runs cost")
+    profile = getattr(executable, "profile", None) or partial(_traced, made)
     made.results(arguments)
     with made.weights.reading() as slots:
-        found = [executable.profile(arguments, slots) for _ in range(runs)]
+        found = [profile(arguments, slots) for _ in range(runs)]
     return min(found, key=lambda profile: sum(cost.seconds for cost in profile.costs))
+
+
+def _traced(
+    made: Compiled, arguments: Mapping[str, Argument], slots: Mapping[str, Argument]
+) -> Profile:
+    """A run that is traced: each instruction took what passed since the result before it."""
+    main, target, costs = made.program.main, made.context.target, list[Cost]()
+    sizes = sizes_told(main, [arguments[name] for name in main.parameters])
+    last = time.perf_counter()
+
+    def seen(at: Instruction, result: Argument) -> None:
+        nonlocal last
+        took = time.perf_counter() - last
+        if not at.op.name.startswith("@"):
+            own = supported(target, at) or traits(at.op).view is not None
+            todo = Work(0, 0) if at.modules and not isinstance(at.op, Fused) else work(at)
+            amounts = (_known(extent, sizes) for extent in todo)
+            costs.append(Cost(at, at.op.name if own else "", took, *amounts))
+        last = time.perf_counter()
+
+    made.executable.trace(arguments, seen, slots)  # type: ignore[attr-defined]
+    return Profile(tuple(costs))
+
+
+def _known(extent: Extent, sizes: Mapping[str, int]) -> int:
+    """An amount at some sizes; 0 where only the data decides it."""
+    try:
+        return evaluate(extent, sizes)
+    except DimError:
+        return 0
 
 
 class Work(NamedTuple):

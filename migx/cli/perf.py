@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measures it."""
     from migx.cli import _inputs
-    from migx.profile import Profile, Profiled, measured
+    from migx.profile import Profile, can_tell, measured
 
     if options.repeat < 1:
         raise _load.UsageError(f"--repeat {options.repeat}: run once or more often")
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     program = _weights.replaced(program, options)
     with _inputs.explaining(sizes):
         made, profile = program.compiled, Profile(())
-        if told := isinstance(made.executable, Profiled):
+        if told := can_tell(made):
             profile = measured(made, made.arguments(inputs))
         sessions = _sessions(peers, options, inputs)
         program.eval(inputs)
@@ -81,8 +81,8 @@ def _untold(made: Compiled) -> str:
     more = ", ..." if len(names) > 3 else ""
     return (
         f"target {made.context.target.name} does not say what its kernels take: its executable has "
-        f"no method profile(arguments, slots); {names.total()} instructions run on the host"
-        + (f": {most}{more}" if most else "")
+        "neither profile(arguments, slots) nor trace(arguments, seen, slots); "
+        f"{names.total()} instructions run on the host" + (f": {most}{more}" if most else "")
     )
 
 

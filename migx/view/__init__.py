@@ -14,7 +14,7 @@ from migx.binding import sizes_told
 from migx.compiler import compiled
 from migx.manager import PassManager
 from migx.observers import Time
-from migx.profile import Profiled, measured
+from migx.profile import can_tell, measured
 from migx.program import Program
 from migx.target import CompileOptions, Target, get_target, passes_for
 from migx.view.data import Report
@@ -38,8 +38,8 @@ def report(
     """What the passes of a target make of a program, or those of ``passes="..."``; the program
     itself stays as it is.
 
-    With ``inputs`` it is compiled, and run where its executable is ``Profiled``: then the report
-    has what each instruction took. The other options are those of ``Program.compile``.
+    With ``inputs`` it is compiled, and run where the target can tell what a run costs: then the
+    report has what each instruction took. The other options are those of ``Program.compile``.
     """
     chosen, timer = get_target(target), Time()
     passes = passes_for(chosen, chosen.get_context(), CompileOptions(**options))
@@ -50,7 +50,7 @@ def report(
         return recorder.report(title, "" if options.get("passes") is not None else chosen.name)
     made = compiled(program, chosen, observers=(recorder,), log=recorder.log, **options)
     recorder.finished(made.program, "compile", "Constants are packed, and weights put in slots.")
-    if not isinstance(made.executable, Profiled):
+    if not can_tell(made):
         return recorder.report(title, chosen.name)
     arguments = made.arguments(inputs)
     sizes = sizes_told(made.program.main, [*arguments.values()])

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -67,15 +68,33 @@ def test_a_target_that_knows_no_peaks_says_what_it_knows(
     assert "at best" not in said
 
 
+def test_a_target_that_shows_its_results_is_timed_by_these(
+    migx: Migx, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Ref, "supports", lambda self, at: at.name != "softmax")
+    words = ("perf", model, "--target", "ref", "--repeat", "1", "--json", "--each")
+    found = migx(*words).json
+    assert [entry["name"] for entry in found["host"]] == ["softmax"]
+    kernels = {entry["name"]: entry for entry in found["kernels"]}
+    assert kernels["dot"]["flops"] > 0
+    assert all(entry["seconds"] > 0 for entry in [*kernels.values(), *found["each"]])
+
+
 def test_a_target_that_does_not_profile_is_timed_whole(
     migx: Migx, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    class Silent:
+        def __init__(self, *given: Any) -> None:
+            self.run = told(*given).run
+
+    told = executable.RefExecutable
+    monkeypatch.setattr(executable, "RefExecutable", Silent)
     words = ("perf", model, "--target", "ref", "--repeat", "1", "--against", "onnxruntime")
     result = migx(*words)
     assert (result.code, "arena" in result.out) == (0, False)
     assert re.search(r"^onnxruntime +[0-9.]+", result.out, re.MULTILINE)
     assert "target ref does not say what its kernels take: its executable has" in result.err
-    assert "no method profile(arguments, slots); 0 instructions run on the host" in result.err
+    assert "neither profile(arguments, slots) nor trace(arguments, seen, slots); 0 " in result.err
     monkeypatch.setattr(Ref, "supports", lambda self, at: at.name != "softmax")
     assert "1 instructions run on the host: 1 softmax" in migx(*words).err
     found = json.loads(migx(*words, "--json").out)

@@ -44,8 +44,18 @@ def test_what_has_no_kernel_runs_by_its_meaning(way: bool) -> None:
 
     x = np.arange(6, dtype=np.float32).reshape(3, 2)
     given = {"c": migx.Argument.of(np.array(way)), "x": migx.Argument.of(x)}
-    (got,) = run_with_kernels(program, lambda at: add if at.name == "add" else None, CONTEXT, given)
+    seen = list[str]()
+    (got,) = run_with_kernels(
+        program,
+        lambda at: add if at.name == "add" else None,
+        CONTEXT,
+        given,
+        seen=lambda at, result: seen.append(f"{at.name} {result.shape.text}"),
+    )
     np.testing.assert_array_equal(got.array, 3 * x if way else -2 * x)
+    inside = "add f32[3, 2]" if way else "neg f32[3, 2]"
+    whole = "if tuple(f32[3, 2])", "get_tuple_elem f32[3, 2]"
+    assert seen == ["add f32[3, 2]", inside, *whole]
     assert calls == ["add"] * (2 if way else 1)
 
 
