@@ -11,10 +11,10 @@ defined, and the modules below are attributes of this one, imported at first use
 ``migx.op``         Op: the base of operations, which are in ``migx.ops``
 ``migx.target``     Target: what a backend author implements
 ``migx.onnx``       write, replace_onnx_external_weights; ``migx.onnx.importers`` for operators
-``migx.testing``    check_pass, check_target, check_conformance; test cases of passes as text
-``migx.debug``      whynot, bisect, reduce: for rules that do not fire, or are wrong
-``migx.view``       report: what passes did, and the time of a run, on one page
-``migx.calibration`` calibrate: scales from sample runs, for products of bytes
+``migx.testing``    check_pass, check_target, check_conformance; cases of passes in text
+``migx.debug``      whynot, bisect, reduce: for rules that do not fire, or are wrong; compared
+``migx.view``       report: what passes did, and what a run takes, on one page
+``migx.calibration`` calibrate: weights of bytes multiplied by bytes, with scales that runs show
 ``migx.compat``     migraphx: MIGraphX's Python API
 ``migx.backend``    ONNX's backend protocol, by which test suites drive any target
 ``migx.profile``    work, total: operation counts by shapes; measured: the time of a run

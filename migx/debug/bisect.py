@@ -14,16 +14,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
-from migx.argument import Argument
-from migx.binding import check_inputs
-from migx.compiler import assembled, compiled, ready
+from migx.compiler import assembled, ready
+from migx.debug.compared import beside_ref
 from migx.errors import MigxError
 from migx.manager import PassManager
 from migx.pipeline import Element, Pipeline
 from migx.program import Program
 from migx.rewrite import AllBut, Event, EventLog
 from migx.target import Target, get_target
-from migx.testing.bounds import NONE, Approximations, TensorBounds, compare
+from migx.testing.bounds import NONE, Approximations
 
 T = TypeVar("T")
 
@@ -172,24 +171,17 @@ def against_ref(
     """A judge by what the program gave on ``ref`` before any pass, under the bounds of
     ``migx.testing.bounds``; ``approximations`` are those of the passes, see ``Pass``.
     """
-    plain, chosen = compiled(program, "ref", passes=""), get_target(target)
-    arguments = check_inputs(plain.program.main, inputs)
-    spent = TensorBounds(plain.program, arguments, approximations)
-    with plain.weights.reading() as slots:
-        expected = plain.executable.trace(arguments, spent, slots)  # type: ignore[attr-defined]
-    budgets = [spent.of(value) for value in plain.program.main.outputs]
-    names = program.main.output_names
+    chosen, beside = get_target(target), beside_ref(program, inputs, approximations)
 
     def judge(lowered: Program) -> Symptom:
-        got, unsure = ready(assembled(program, lowered, chosen.get_context())).eval(inputs), ""
-        for name, x, y, budget in zip(names, got, expected, budgets, strict=True):
-            found = compare(name, x.data if isinstance(x, Argument) else x, y.data, budget)
+        unsure = ""
+        for found in beside(ready(assembled(program, lowered, chosen.get_context())).eval(inputs)):
             if not found.passed:
-                return Symptom("wrong", f"{name}: {found.problem}")
+                return Symptom("wrong", f"{found.name}: {found.problem}")
             if found.doubt:
-                unsure = f"undecided: {name}: {found.doubt}"
+                unsure = f"undecided: {found.name}: {found.doubt}"
             elif found.undecided:
-                unsure = f"undecided: {name} may be off by {found.tolerance:.3g}, and "
+                unsure = f"undecided: {found.name} may be off by {found.tolerance:.3g}, and "
                 unsure += f"max|expected| is {found.magnitude:.3g}"
         return Symptom(detail=unsure)
 

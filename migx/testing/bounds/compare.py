@@ -36,6 +36,11 @@ class Comparison:
     problem: str = ""
     doubt: str = ""
 
+    def __str__(self) -> str:
+        unsure = f"undecided {self.doubt}".strip() if self.undecided else "passed"
+        errors = f"largest error {self.largest:.3g}, rms {self.rms:.3g}"
+        return f"{self.name}: {errors}, {self.tolerance:.3g} allowed: {self.problem or unsure}"
+
     @property
     def passed(self) -> bool:
         return not self.problem

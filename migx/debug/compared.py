@@ -1,0 +1,52 @@
+"""Two programs that should compute the same: how far apart they are, beside what rounding explains.
+
+for output in compared(program, changed, inputs, target="cpu"):
+    print(output)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from migx.argument import Argument
+from migx.binding import check_inputs
+from migx.compiler import compiled
+from migx.program import Program
+from migx.target import Target
+from migx.testing.bounds import NONE, Approximations, Comparison, TensorBounds, compare
+
+
+def compared(
+    before: Program,
+    after: Program,
+    inputs: Mapping[str, Any],
+    target: Target | str = "ref",
+    approximations: Approximations = NONE,
+) -> list[Comparison]:
+    """Each output of a program, compiled for a target, against what another gives on ``ref`` as it
+    stands: its errors, and the bound that is derived for it, see ``migx.testing.bounds``.
+
+    ``approximations`` are how far off operations may be on purpose, by name: those of a pipeline
+    are ``Pipeline.of(passes).approximations()``.
+    """
+    return beside_ref(before, inputs, approximations)(compiled(after, target).eval(inputs))
+
+
+def beside_ref(
+    program: Program, inputs: Mapping[str, Any], approximations: Approximations = NONE
+) -> Callable[[Sequence[Any]], list[Comparison]]:
+    """What compares outputs with those that a program gives on ``ref``, no pass having been run."""
+    plain = compiled(program, "ref", passes="")
+    arguments = check_inputs(plain.program.main, inputs)
+    spent = TensorBounds(plain.program, arguments, approximations)
+    with plain.weights.reading() as slots:
+        expected = plain.executable.trace(arguments, spent, slots)  # type: ignore[attr-defined]
+    budgets = [spent.of(value) for value in plain.program.main.outputs]
+
+    def beside(outputs: Sequence[Any]) -> list[Comparison]:
+        got = [x.data if isinstance(x, Argument) else x for x in outputs]
+        each = zip(program.main.output_names, got, expected, budgets, strict=True)
+        return [compare(name, x, y.data, budget) for name, x, y, budget in each]
+
+    return beside
