@@ -87,7 +87,8 @@ if not TYPE_CHECKING:  # type checkers know the modules, and no other name
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES})
+    """What a prompt offers: what is for users, and not what this file imports for itself."""
+    return sorted({*__all__, *_MODULES, *(name for name in globals() if name.startswith("__"))})
 
 
 def parse_onnx(

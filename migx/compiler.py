@@ -18,7 +18,7 @@ from migx.base import kept
 from migx.base.collector import paused
 from migx.base.mapping import MappedFile
 from migx.binding import Inputs, sizes_told
-from migx.errors import EvaluationError, IRError, TargetError, UnknownName, there_are
+from migx.errors import EvaluationError, IRError, TargetError
 from migx.ir import Instruction
 from migx.manager import PassManager
 from migx.meaning import is_like
@@ -33,11 +33,11 @@ from migx.target import (
     NO_SLOTS,
     Asked,
     Asynchronous,
-    CompileOptions,
     Context,
     Executable,
     FallsBack,
     Target,
+    asked_for,
     get_target,
     passes_for,
     supported,
@@ -213,10 +213,7 @@ def compiled(program: Program, target: Target | str, **options: Unpack[Asked]) -
     """A copy of the program, with the weights it runs with now: verified, taken through the passes,
     finalized.
     """
-    for name in options:
-        if name not in (known := CompileOptions.__dataclass_fields__):
-            raise UnknownName(f"compile has no option {name!r}; {there_are(name, known)}")
-    asked = CompileOptions(**options)
+    asked = asked_for(**options)
     kept.limit()  # asked here, so that an error in it is no pass's
     chosen = get_target(target)
     context = chosen.get_context()

@@ -491,6 +491,8 @@ def member(index: int, whole: On) -> On:
 
 def find(pattern: Pattern, at: Instruction, m: Match | None = None) -> Match | None:
     """What a pattern catches at an instruction; None where it does not match."""
+    if not isinstance(at, Instruction):
+        raise TypeError(f"a pattern is looked for at an instruction, not at {at!r:.60}")
     m = Match() if m is None else m
     return m if pattern.match(at, m, nothing_left) else None
 

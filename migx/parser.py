@@ -43,6 +43,11 @@ def parse(
     """
     if not isinstance(text, str):
         raise ParseError(f"a program's text is a str, not {type(text).__name__}")
+    if "\n" not in text and Path(text).suffix in (".migx", ".mxr", ".onnx"):
+        raise ParseError(
+            f"{text!r} is the name of a file, and the text of a program is wanted; migx.load reads "
+            ".mxr files, migx.parse_onnx ONNX files"
+        )
     where: Find = find or (lambda name, offset, length: Source(Path(folder, name), offset, length))
     reader = Reader(text.removeprefix("\ufeff"), where)
     try:

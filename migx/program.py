@@ -148,6 +148,15 @@ class Program:
         """
         return chain.from_iterable(tuple(self.modules.values()))
 
+    def named(self, name: str) -> list[Instruction]:
+        """The instructions of a name: that of the text, ``%3``, or ``body:%3`` in another module, a
+        parameter, a weight, or an ONNX node they came from; where nothing is called so, those of
+        the operation of that name. ``UnknownName`` lists what is near it.
+        """
+        from migx.text import named
+
+        return named(self, name)
+
     def symbols(self) -> dict[str, Symbol]:
         """Every symbol by name. Two of one name and different bounds are an ``IRError``."""
         found: dict[str, Symbol] = {}

@@ -393,7 +393,9 @@ def _extents(what: str, given: Iterable[Extent]) -> Dims:
 def _whole(given: Any) -> int:
     """A number of numpy's, or of whatever else counts in whole numbers, as an ``int``."""
     if (number := whole_number(given)) is None:
-        raise ShapeError(f"a dim is an int or a Dim, not {given!r} of {type(given).__name__}")
+        symbol = f"; Dim({given!r}) is the symbol" if isinstance(given, str) else ""
+        kind = type(given).__name__
+        raise ShapeError(f"a dim is an int or a Dim, not {given!r} of {kind}{symbol}")
     return number
 
 

@@ -11,10 +11,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol, TypedDict, dataclass_transform, runtime_checkable
+from typing import (
+    Any,
+    ClassVar,
+    Protocol,
+    TypedDict,
+    Unpack,
+    dataclass_transform,
+    runtime_checkable,
+)
 
 from migx.argument import Argument
-from migx.errors import TargetError
+from migx.errors import TargetError, UnknownName, there_are
 from migx.ir import Instruction
 from migx.manager import Observer, Pass, Pipeline, listed
 from migx.op import freeze, know_fields, snake_case
@@ -102,6 +110,14 @@ class CompileOptions:
             "activations": self.activations,
             "fast_math": self.fast_math,
         }
+
+
+def asked_for(**options: Unpack[Asked]) -> CompileOptions:
+    """What is asked of a compilation; ``UnknownName`` lists the options there are."""
+    for name in options:
+        if name not in (known := CompileOptions.__dataclass_fields__):
+            raise UnknownName(f"compile has no option {name!r}; {there_are(name, known)}")
+    return CompileOptions(**options)
 
 
 @dataclass

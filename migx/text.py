@@ -29,6 +29,7 @@ from migx import op as operations
 from migx.argument import Argument, unpacked_codes
 from migx.base.files import writing, written
 from migx.dims.symbol import Symbol, is_identifier
+from migx.errors import UnknownName, there_are
 from migx.ir import Instruction, Module
 from migx.op import Operation
 from migx.ops.builtin import Literal, Param, Return
@@ -129,6 +130,27 @@ def number(module: Module) -> Names:
             names[instruction] = f"%{count}"
             count += 1
     return names
+
+
+def named(program: Program, name: str) -> list[Instruction]:
+    """The instructions of a name, see ``Program.named``."""
+    found: list[Instruction] = []
+    of_operation: list[Instruction] = []
+    known: dict[str, None] = {}
+    for module in program.modules.values():
+        for at, text in number(module).items():
+            full = text if module is program.main else f"{module.name}:{text}"
+            own = dict.fromkeys((full, getattr(at.op, "label", "") or full, *at.origins))
+            known |= own
+            if name in own:
+                found.append(at)
+            if name == at.op.name:
+                of_operation.append(at)
+    if not (found or of_operation):
+        raise UnknownName(
+            f"no instruction is named {name!r}, comes from it or is one; {there_are(name, known)}"
+        )
+    return found or of_operation
 
 
 def _numbered(

@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Says it."""
-    from migx.debug.whynot import named, rule_named, why_not
+    from migx.debug.whynot import rule_named, why_not
     from migx.manager import run_passes
 
     cls, rule = rule_named(options.rule)
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     if len(shown) < len(answers):
         print(f"\nand {len(answers) - len(shown)} more places, which --json lists")
     if events is not None:
-        at = [] if options.at is None else named(program, options.at)
+        at = [] if options.at is None else program.named(options.at)
         origins = {origin for each in at for origin in each.origins}
         here = sum(bool(origins & set(event.origins)) for event in events)
         where = f", of them here: {here}" if origins else ""

@@ -12,6 +12,7 @@ from typing import Any
 from migx.argument import Argument
 from migx.binding import check_inputs
 from migx.compiler import compiled
+from migx.errors import InputError
 from migx.program import Program
 from migx.target import Target
 from migx.testing.bounds import NONE, Approximations, Comparison, TensorBounds, compare
@@ -45,6 +46,8 @@ def beside_ref(
     budgets = [spent.of(value) for value in plain.program.main.outputs]
 
     def beside(outputs: Sequence[Any]) -> list[Comparison]:
+        if len(outputs) != len(expected):
+            raise InputError(f"{len(outputs)} outputs are compared with {len(expected)}")
         got = [x.data if isinstance(x, Argument) else x for x in outputs]
         each = zip(program.main.output_names, got, expected, budgets, strict=True)
         return [compare(name, x, y.data, budget) for name, x, y, budget in each]

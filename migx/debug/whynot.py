@@ -100,39 +100,20 @@ def _rules(cls: type[Pass]) -> list[str]:
     return [f"{cls.name}.{each.name}" for each in cls.rules]
 
 
-def named(program: Program, name: str) -> list[Instruction]:
-    """The instructions of a name: ``%3``, ``body:%3`` in another module, a parameter, or an ONNX
-    node they came from; where nothing is called so, those of the operation of that name.
-    ``UnknownName`` lists what is near it.
-    """
-    found: list[Instruction] = []
-    of_operation: list[Instruction] = []
-    known: dict[str, None] = {}
-    for module in program.modules.values():
-        for at, text in number(module).items():
-            full = text if module is program.main else f"{module.name}:{text}"
-            known |= dict.fromkeys((full, *at.origins))
-            if name in (full, *at.origins):
-                found.append(at)
-            if name == at.op.name:
-                of_operation.append(at)
-    if not (found or of_operation):
-        raise UnknownName(
-            f"no instruction is named {name!r}, comes from it or is one; {there_are(name, known)}"
-        )
-    return found or of_operation
-
-
 def why_not(
-    program: Program, cls: type[Pass], rule: Rule | str, where: Instruction | str | None = None
+    program: Program,
+    of: type[Pass] | str,
+    rule: Rule | str,
+    where: Instruction | str | None = None,
 ) -> list[Answer]:
     """What becomes of a rule of a pass at an instruction, or those of a name, and at those that
     read them where the pattern looks so far; without any, wherever it may begin, those first at
     which it comes furthest. The program stays as it is.
 
-    The rule is given as such or by its name, ``nop_reshapes`` or
+    The pass is given by its class or its name, the rule as such or by its name, ``nop_reshapes`` or
     ``simplify_reshapes.nop_reshapes``.
     """
+    cls: type[Pass] = plugins.load("passes", of) if isinstance(of, str) else of
     if isinstance(rule, str):
         rule = _rule(cls, rule.removeprefix(f"{cls.name}."))
     if where is None:
@@ -157,7 +138,7 @@ def why_not(
 def _asked(program: Program, where: Instruction | str) -> tuple[list[Instruction], str]:
     """The instructions that are asked about, and how they are called."""
     if isinstance(where, str):
-        return named(program, where), where
+        return program.named(where), where
     if where.owner.program is not program:
         raise IRError(f"{where!r} is neither a name nor an instruction of the program")
     return [where], _name(where)

@@ -16,7 +16,7 @@ from migx.manager import PassManager
 from migx.observers import Time
 from migx.profile import can_tell, measured
 from migx.program import Program
-from migx.target import CompileOptions, Target, get_target, passes_for
+from migx.target import Target, asked_for, get_target, passes_for
 from migx.view.data import Report
 from migx.view.recorder import Recorder
 
@@ -42,7 +42,7 @@ def report(
     report has what each instruction took. The other options are those of ``Program.compile``.
     """
     chosen, timer = get_target(target), Time()
-    passes = passes_for(chosen, chosen.get_context(), CompileOptions(**options))
+    passes = passes_for(chosen, chosen.get_context(), asked_for(**options))
     PassManager(program.copy(), (timer,)).run(passes)
     recorder = Recorder([row[1] for row in timer.rows])
     if inputs is None:

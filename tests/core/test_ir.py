@@ -13,7 +13,7 @@ from migx import op as operations
 from migx import ops
 from migx.base import order
 from migx.dim import Dim
-from migx.errors import IRError, ShapeError
+from migx.errors import IRError, ShapeError, UnknownName
 from migx.ir import Instruction, Module, merged
 from migx.op import Op, Shapes
 from migx.ops.builtin import Literal, Param
@@ -484,6 +484,26 @@ def test_what_is_no_operation_or_no_instruction_is_said() -> None:
         with pytest.raises(IRError, match=message):
             add(*wrong)
     assert repr(program) == "<Program of 1 instructions>"
+
+
+def test_instructions_are_found_by_their_names() -> None:
+    text = """module main(x: f32[2], c: bool[]) {
+  %0 = @literal() {value=[1.0, 2.0], label="w"} : f32[2]
+  %1 = add(x, %0) from "node"
+  %2 = if(c) [yes, no] from "node"
+  %3 = get_tuple_elem(%2)
+  return %3
+}
+module yes() { %0 = relu(main:%1) return %0 }
+module no() { return main:%1 }
+"""
+    program = migx.parse(text)
+    found = {name: [at.name for at in program.named(name)] for name in ("%1", "yes:%0", "x", "w")}
+    assert found == {"%1": ["add"], "yes:%0": ["relu"], "x": ["@param"], "w": ["@literal"]}
+    assert [at.name for at in program.named("node")] == ["add", "if"]
+    assert program.named("relu") == program.named("yes:%0")
+    with pytest.raises(UnknownName, match="is named 'nod', comes from it or is one; near it: node"):
+        program.named("nod")
 
 
 @pytest.mark.parametrize("made", [ops.Convert, ops.BitCast, ops.UnpackFp4, Typed])

@@ -15,20 +15,25 @@ import pytest
 import migx
 from migx import ops
 from migx.argument import Argument
+from migx.debug.compared import compared
+from migx.debug.whynot import why_not
 from migx.dim import Dim
 from migx.errors import (
     DataError,
     DimError,
     EvaluationError,
     FieldError,
+    InputError,
     IRError,
     MigxError,
     OnnxError,
     ParseError,
     ShapeError,
     TargetError,
+    UnknownName,
 )
 from migx.manager import Pass, Pipeline
+from migx.match import find, on
 from migx.observers import Time
 from migx.op import Modules, Op, Shapes
 from migx.passes.dead_code_elimination import DeadCodeElimination
@@ -379,3 +384,19 @@ def test_what_a_class_of_ours_lacks(tmp_path: Path) -> None:
     weights = migx.parse_onnx(tmp_path / "model.onnx").make_replaceable()
     message = "target host_copies: copy_to gives an Argument, not a ndarray"
     refused(TargetError, message, weights.compile, HostCopies())
+
+
+def test_what_is_looked_for_and_compared() -> None:
+    program: Any = migx.parse(TEXT)
+    x = {"x": np.ones((1, 2), np.float32)}
+    with pytest.raises(TypeError, match="looked for at an instruction, not at <Program of 3"):
+        find(on(ops.Relu), program)
+    two = migx.parse("module main(x: f32[n, 2]) { return x, x }")
+    refused(InputError, "2 outputs are compared with 1", compared, program, two, x)
+    refused(
+        UnknownName, "compile has no option 'pases'; there are: passes", report, program, pases=1
+    )
+    refused(ParseError, "'m.migx' is the name of a file, and the text", migx.parse, "m.migx")
+    assert "Path" not in dir(migx)
+    (answer,) = why_not(migx.parse(TEXT), "simplify_algebra", "not_negative_already", "%0")
+    assert answer.verdict == "refused"
