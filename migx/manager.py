@@ -16,13 +16,14 @@ import numpy as np
 
 from migx.base import collector
 from migx.dead_code import remove_dead_code, remove_dead_modules
-from migx.errors import IRError, PassError
+from migx.errors import IRError, PassError, RewriteLoop
 from migx.fields import expect_values
 from migx.ir import Instruction, Module
 from migx.op import freeze, know_fields, snake_case
 from migx.pipeline import Approximation, Element, Fixpoint, Pipeline, enable_if, with_options
 from migx.program import Program
 from migx.rewrite import Event, EventLog, RuleSet, rewrite
+from migx.text import draw_instruction
 from migx.verify import captures
 from migx.weights import DEBUG, sealed
 from migx.weights.constants import ALLOWANCE, Constants
@@ -147,6 +148,7 @@ class PassManager:
         self.program, self.observers, self.log = program, listed(observers), log
         self.constants = Constants(program)
         self._running: list[Pass] = []
+        self._changes_left = 0
 
     def run(
         self,
@@ -200,6 +202,7 @@ class PassManager:
             return inner.drive(lambda each, _: self.run_pass(each))
         self._check_constants()
         self._running.append(step)
+        self._changes_left = 1000 + 20 * self.program.size
         try:
             with sealed(self.program) if DEBUG else nullcontext():
                 changed = self._applied(step)
@@ -299,7 +302,15 @@ class PassManager:
         """Makes a change at an instruction without a rule, unless the log skips it; says whether it
         did. ``make`` returns the new instructions, the last of which replaces the old one. In the
         log it is one event of that name.
+
+        ``RewriteLoop`` where a pass does not end: with more than 1000 changes and 20 for each
+        instruction.
         """
+        self._changes_left -= 1
+        if self._changes_left < 0:
+            message = f"pass {of.name} makes changes without end, the last, {name}, at"
+            unread = "" if at.users else "\n  which nobody reads: it stays until the pass is done"
+            raise RewriteLoop(draw_instruction(message, at) + unread)
         log = self.log
         if log is None:
             make()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import migx
 from migx import ops
 from migx.dead_code import remove_dead_code
-from migx.errors import IRError, ParseError, PassError, UnknownName
+from migx.errors import IRError, ParseError, PassError, RewriteLoop, UnknownName
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager, Pipeline
 from migx.match import on, var
@@ -262,6 +262,27 @@ def test_a_change_without_a_rule_is_an_event_and_can_be_skipped() -> None:
     assert not PassManager(made := program_of(CHOICE), log=skipped).run([Told()])
     assert made == program_of(CHOICE)
     assert not skipped.events
+
+
+class Endless(Pass):
+    """Takes what it has replaced for what is still to be replaced."""
+
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        """Replaces the first neg for as long as there is one."""
+
+        def make(at: Instruction) -> list[Instruction]:
+            made = module.insert_instruction(at, ops.Relu(), *at.inputs)
+            return [module.replace_instruction(at, made)]
+
+        while found := next((at for at in module if at.name == "neg"), None):
+            manager.change(self, "relu", found, partial(make, found))
+        return True
+
+
+def test_a_pass_that_does_not_end_is_an_error() -> None:
+    said = r"pass endless makes changes without end, the last, relu, at\n  neg(.*\n)+  which nobody"
+    with pytest.raises(RewriteLoop, match=said):
+        migx.run_passes(program_of(CHOICE), [Endless()])
 
 
 def test_the_revision_counts_every_change() -> None:
