@@ -48,7 +48,10 @@ def run(options: argparse.Namespace) -> int:
     with _load.progress(f"{doing} for {options.target}"), _inputs.explaining(sizes):
         made = view.report(program, options.target, **asked)
     if options.perf and made.run is None:
-        why = "has no times: its executable has no method profile(arguments, slots)"
+        why = (
+            "has no times: its executable has neither profile(arguments, slots) nor "
+            "trace(arguments, seen, slots)"
+        )
         print(f"target {made.target} {why}", file=sys.stderr)
     if options.json:
         sys.stdout.write(f"{made.json()}\n")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from migx.targets.ref import executable
 from tests.cli.conftest import Migx
 
 
@@ -34,12 +36,18 @@ def test_perf_runs_it(migx: Migx, model: Path) -> None:
 
 
 def test_of_a_target_that_tells_no_times_the_rest_is_shown(
-    migx: Migx, model: Path, tmp_path: Path
+    migx: Migx, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out.html"
+    shown = migx("report", model, "--perf", "--target", "ref", "--json").json["run"]["costs"]
+    assert "dot" in {cost["kernel"] for cost in shown}
+    traced = executable.RefExecutable
+    monkeypatch.setattr(
+        executable, "RefExecutable", lambda *given: SimpleNamespace(run=traced(*given).run)
+    )
     result = migx("report", model, "--perf", "--target", "ref", "-o", out)
     assert (result.code, out.exists()) == (0, True)
-    assert result.err.startswith("target ref has no times: its executable has no method profile")
+    assert result.err.startswith("target ref has no times: its executable has neither profile(")
     assert migx("report", model, "--perf", "--target", "ref", "--json").json["run"] is None
 
 

@@ -39,11 +39,12 @@ class RunView {
     const facts = [
       ["kernels", seconds(this.whole - host)],
       ["on the host", seconds(host)],
-      ["arena", bytes(arena)],
-      ["weights", bytes(weights)],
+      ["arena", arena && bytes(arena)], // what is not known is 0, and left out
+      ["weights", weights && bytes(weights)],
       [
         "at best",
-        `${(peak_flops / 1e9).toFixed(0)} GFLOP/s, ${(peak_bytes / 1e9).toFixed(0)} GB/s`,
+        peak_flops &&
+          `${(peak_flops / 1e9).toFixed(0)} GFLOP/s, ${(peak_bytes / 1e9).toFixed(0)} GB/s`,
       ],
       [
         "sizes",
