@@ -154,6 +154,12 @@ class Node(Builder):
     def integer(self, name: str, default: int | None = None) -> int:
         return int(self._attribute(name, default, "i"))
 
+    def expect_integers(self, **supported: int) -> None:
+        """``OnnxError`` where an attribute has another value than the one that is supported."""
+        for name, value in supported.items():
+            if (given := self.integer(name, value)) != value:
+                raise self.fail(f"{name} {given} is not supported; {value} is")
+
     def number(self, name: str, default: float | None = None) -> float:
         """A float attribute, or what it is by default, in f32 as one that is given; an int given
         in its place is taken.

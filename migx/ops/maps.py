@@ -14,7 +14,7 @@ import numpy as np
 
 from migx import dim
 from migx.argument import Argument
-from migx.errors import ShapeError
+from migx.errors import EvaluationError, ShapeError
 from migx.op import Modules, Op, Runnable, Shapes
 from migx.ops._rules import expect
 from migx.ops.sequences import HOST, VARIES, expect_kind
@@ -66,6 +66,9 @@ class ZipMap(Op):
     def compute(
         self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
     ) -> Argument:
+        keys, rows = (argument.shape for argument in arguments)
+        if keys.dims[0] != rows.dims[1]:
+            raise EvaluationError(f"{self.name}: {keys.dims[0]} keys for rows of {rows}")
         return Argument(shape, Rows(shape.parts[0], *arguments))
 
 

@@ -134,6 +134,11 @@ THREE_PLACES: dict[str, tuple[Array, dict[str, Any]]] = {
         floats(2, 2, 3, 24),
         {"mrope_section": [3, 3, 2], "rotary_embedding_dim": 16, "num_heads": 2, "mrope_layout": 1},
     ),
+    "scaled": (
+        floats(2, 2, 3, 24),
+        {"mrope_section": [3, 3, 2], "rotary_embedding_dim": 16, "num_heads": 2, "scale": 0.5},
+    ),
+    "packed": (floats(2, 2, 3, 16), {"mrope_section": [2, 3, 3], "is_packed_batching": 1}),
 }
 
 

@@ -41,6 +41,12 @@ CASES: dict[str, tuple[str, list[Any], int, dict[str, Any]]] = {
         3,
         {"epsilon": 0.01},
     ),
+    "embed_one_segment": (
+        "EmbedLayerNormalization",
+        [WORDS, None, *TABLES, GAMMA, BETA],
+        2,
+        {},
+    ),
     "fused_matmul": (
         "FusedMatMul",
         [floats(2, 4, 3), floats(2, 5, 4)],

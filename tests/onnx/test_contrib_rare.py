@@ -42,6 +42,19 @@ CASES: dict[str, Case] = {
         1,
         {"constant": [3], "mode": "nearest", "extrapolation_value": 0.5},
     ),
+    "crop_halves": (
+        "CropAndResize",
+        [IMAGES.astype(np.float16), BOXES.astype(np.float16), WHICH, size(5, 7)],
+        1,
+        {"constant": [3], "rtol": 1e-3},
+    ),
+    "crop_nearest_halves": (
+        "CropAndResize",
+        [IMAGES.astype(np.float16), BOXES.astype(np.float16), WHICH, size(5, 7)],
+        1,
+        {"constant": [3], "mode": "nearest"},
+    ),
+    "range_of_two": ("Range", [np.array(2.0), np.array(5.0), None], 1, {}),
     "crop_middle": ("CropAndResize", [IMAGES, BOXES, WHICH, size(1, 2)], 1, {"constant": [3]}),
     "transposed": (
         "ConvTransposeWithDynamicPads",
@@ -136,6 +149,12 @@ CASES: dict[str, Case] = {
 def test_as_onnxruntime(case: str, tmp_path: Path) -> None:
     kind, inputs, outputs, options = CASES[case]
     assert_as_peer(tmp_path, kind, inputs, outputs, **options)
+
+
+def test_a_gate_that_is_a_product(tmp_path: Path) -> None:
+    gate, weight = floats(2, 3, 4, 5), floats(5, 1)
+    (found,) = results(tmp_path, "GatedAdd", [X, X[::-1].copy(), gate, weight])
+    np.testing.assert_allclose(found, X + X[::-1] / (1 + np.exp(-gate @ weight)), 1e-5, 1e-6)
 
 
 @pytest.mark.parametrize("target", ["ref", "cpu"])

@@ -82,7 +82,10 @@ def activated(of: Drawn, gate: Array, x: Array | None) -> Array:
             return gate
     assert x is not None
     limit = options.get("swiglu_limit", np.inf)
-    gate, x = np.minimum(gate, limit), np.clip(x, -limit, limit)
+    x = np.clip(x, -limit, limit)
+    if options.get("swiglu_limit_after_activation"):
+        return np.asarray(np.minimum(gate * sigmoid(alpha * gate), limit) * (x + beta))
+    gate = np.minimum(gate, limit)
     return np.asarray(gate * sigmoid(alpha * gate) * (x + beta))
 
 
@@ -203,6 +206,7 @@ def test_one_program_takes_any_number_of_tokens(target: str, tmp_path: Path) -> 
     [
         ({**GATED, "swiglu_fusion": 2}, False),
         ({**GATED, "swiglu_limit": 1.5}, True),
+        ({**GATED, "swiglu_limit": 0.5, "swiglu_limit_after_activation": 1}, True),
         ({"activation_type": "silu"}, True),
         ({"activation_type": "silu", "use_sparse_mixer": 1, "k": 2}, True),
     ],

@@ -185,6 +185,7 @@ REFUSED: list[tuple[str, list[Array | None], dict[str, Any], str]] = [
     ("CausalConvWithState", [X, W], {"activation": "relu"}, "no activation 'relu'; there are none"),
     ("CausalConvWithState", [X, W], {"state_window": 1}, "ndim is 1 and state_window 0"),
     ("CausalConvWithState", [X, W], {"dilation": 0}, "dilation 0; it is 1 or more"),
+    ("CausalConvWithState", [X, W], {"state_length": 9}, "state_length 9 is not supported; 0 is"),
     ("GatedRMSNorm", [X, BIAS[:4], X], {}, "5 is no multiple of 4"),
     ("GatedRMSNorm", [X, BIAS[:5], X], {"activation": "relu"}, "there are silu, swish and sigmoid"),
 ]

@@ -11,7 +11,7 @@ import pytest
 
 from migx import ops
 from migx.dim import Dim
-from migx.errors import InputError, ShapeError
+from migx.errors import EvaluationError, InputError, ShapeError
 from migx.op import Operation
 from migx.ops.maps import map_of
 from migx.shape import F32, I64, STR, Shape
@@ -48,6 +48,16 @@ def test_rows_become_maps(labels: str, tmp_path: Path) -> None:
     assert found == peer(model, {"x": X})[0]
     assert isinstance(found, list)
     assert found[1] == dict(zip("abc" if labels is LETTERS else (3, 5, 7), X[1], strict=True))
+
+
+def test_rows_that_are_longer_than_the_labels(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        f"{HEAD} g (float[n, m] x) => (float[] y) {{ y = ai.onnx.ml.ZipMap<{LETTERS}>(x) }}"
+    )
+    model.graph.output[0].ClearField("type")
+    program = read(model, tmp_path).compile("ref")
+    with pytest.raises(EvaluationError, match="3 keys for rows of f32"):
+        program.eval({"x": X[:, :2]})
 
 
 DICTS: dict[str, tuple[str, dict[Any, Any], str, list[Any]]] = {

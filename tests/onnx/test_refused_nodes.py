@@ -111,6 +111,12 @@ CASES = [
     ),
     case("Imputer", [ROWS], {"domain": ML}, "it has no imputed values"),
     case("LabelEncoder", [ROWS], {"domain": ML, "version": 2}, "it has no keys or no values"),
+    case(
+        "LabelEncoder",
+        [np.array([1, 2])],
+        {"domain": ML, "version": 2, "keys_floats": [np.nan, 1.0], "values_int64s": [1, 2]},
+        "'x0' i64[2] is compared with keys float32",
+    ),
     case("OneHotEncoder", [ROWS], {"domain": ML}, "it has no categories"),
     case("LinearClassifier", [ROWS], LINEAR, "it has no class labels"),
     case(
@@ -132,12 +138,6 @@ CASES = [
         "past_sequence_length is not supported",
     ),
     case(
-        "RotaryEmbedding",
-        [HEADS[0], np.array([0]), floats(8, 1), floats(8, 1)],
-        {"num_heads": 2, "is_packed_batching": 1},
-        "is_packed_batching is not supported",
-    ),
-    case(
         "GatherBlockQuantized",
         [np.zeros((4, 32), np.uint8), np.array([1, 2]), floats(4, 1)],
         {"gather_axis": 0, "quantize_axis": 0, "block_size": 32},
@@ -154,6 +154,12 @@ CASES = [
         [floats(1, 32), np.zeros((2, 1, 20), np.uint8), floats(2)],
         {"K": 32, "N": 2, "bits": 5, "block_size": 32},
         "weights of 5 bits are not supported",
+    ),
+    case(
+        "MatMulNBits",
+        [floats(1, 32), np.zeros((2, 1, 16), np.uint8), floats(2)],
+        {"K": 32, "N": 2, "bits": 4, "block_size": 32, "weight_prepacked": 1},
+        "weight_prepacked 1 is not supported; 0 is",
     ),
     case(
         "MatMulNBits",

@@ -116,15 +116,18 @@ def affine(
 @importer("EmbedLayerNormalization", domain=DOMAIN)
 def embed_layer_normalization(node: Node) -> tuple[Instruction, ...]:
     """The normalised sum of word, position and segment embeddings, how long each sequence is, and
-    the sum.
+    the sum. Without segments all words are of the first.
     """
-    tables = [node.optional(i) for i in (2, 3, 4)]
-    return embedded(node, tables, node.input(5), node.input(6), node.optional(8))
+    tables, segments = [node.optional(i) for i in (2, 3, 4)], node.optional(1)
+    if segments is None and tables[2] is not None:
+        segments = node.broadcast_to(node.literal(0, I32), node.input(0).shape.dims)
+    return embedded(node, tables, segments, node.input(5), node.input(6), node.optional(8))
 
 
 def embedded(
     node: Node,
     tables: Sequence[Instruction | None],
+    segments: Instruction | None,
     scale: Instruction,
     bias: Instruction,
     places: Instruction | None = None,
@@ -133,9 +136,7 @@ def embedded(
     """What a node that embeds gives for its tables of words, places and segments. ``real`` makes
     numbers of the rows picked from one of them.
     """
-    words, segments, mask = (node.optional(i) for i in (0, 1, 7))
-    if words is None:
-        raise node.fail("input 0 is missing")
+    words, mask = node.input(0), node.optional(7)
     batch, length = words.shape.dims
     picks = [words, steps(node, length) if places is None else places, segments]
     total = None

@@ -21,8 +21,8 @@ from migx.shape import I8, I32, I64, U32
 def taken_over(node: Node) -> Instruction:
     """Operators that ONNX has under that name by now."""
     inputs = list(node.inputs)
-    if node.proto.op_type == "Range" and len(inputs) == 2:
-        inputs.append(node.literal(1, node.input(0).shape.dtype))
+    if node.proto.op_type == "Range" and node.optional(2) is None:
+        inputs[2:] = [node.literal(1, node.input(0).shape.dtype)]
     return delegated(node, node.proto.op_type, *inputs)
 
 

@@ -14,7 +14,7 @@ from migx.onnx.ops.contrib import DOMAIN
 from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import scaled
 from migx.op import Operation
-from migx.shape import I64
+from migx.shape import F32, I64
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ def crop_and_resize(node: Node) -> Instruction:
         node.add(ops.Unsqueeze((1, 3)), x_.inside),
     )
     other = node.literal(node.number("extrapolation_value", 0.0), x.shape.dtype)
+    made = node.convert(made, x.shape.dtype)
     made = node.add(ops.Where(), *node.broadcast(seen, made, other))
     return node.add(ops.Transpose((0, 3, 1, 2)), made)
 
@@ -70,9 +71,9 @@ def crop_and_resize(node: Node) -> Instruction:
 def places(node: Node, axis: int, count: int) -> Places:
     """The places along an axis of boxes: from one end to the other, or the middle where it is one.
 
-    They are computed in the order in which onnxruntime does.
+    They are computed in f32, and in the order in which onnxruntime does.
     """
-    boxes, length = node.input(1), node.input(0).shape.dims[2 + axis]
+    boxes, length = node.convert(node.input(1), F32), node.input(0).shape.dims[2 + axis]
     begin, end = (node.add(ops.Slice((1,), (i,), (i + 1,)), boxes) for i in (axis, axis + 2))
     span = node.convert(node.dims([length - 1]), boxes.shape.dtype)
     if count == 1:
@@ -113,5 +114,6 @@ def between(
     """What lies between two values at places along an axis of [boxes, rows, columns, channels]."""
     part = node.add(ops.Sub(), of.at, node.add(ops.Floor(), of.at))
     part = node.add(ops.Unsqueeze((2, 3) if axis == 1 else (1, 3)), part)
+    first, second = (node.convert(v, F32) for v in (first, second))
     more = binary(node, ops.Mul(), node.add(ops.Sub(), second, first), part)
     return node.add(ops.Add(), first, more)

@@ -283,16 +283,17 @@ def halves(node: Node, x: Instruction) -> list[Instruction]:
 
 def gated(node: Node, gate: Instruction, x: Instruction) -> Instruction:
     """The gate times its sigmoid, times what goes through it; with ``swiglu`` both within a limit,
-    and the latter plus ``activation_beta``.
+    which the gate may have to keep before or after, and the latter plus ``activation_beta``.
     """
     if node.string("activation_type") == "silu":
         return node.add(ops.Mul(), self_gated(node, gate), x)
-    if node.has("swiglu_limit"):
-        limit = node.number("swiglu_limit")
-        most = node.scalar(limit, x)
-        gate = node.add(ops.Min(), gate, most)
+    limit = node.number("swiglu_limit", math.inf)
+    most, after = node.scalar(limit, x), bool(node.integer("swiglu_limit_after_activation", 0))
+    if limit < math.inf:
+        gate = gate if after else node.add(ops.Min(), gate, most)
         x = node.add(ops.Clip(), x, node.scalar(-limit, x), most)
     opened = self_gated(node, gate, node.number("activation_alpha", 1.0))
+    opened = node.add(ops.Min(), opened, most) if after else opened
     x = node.add(ops.Add(), x, node.scalar(node.number("activation_beta", 0.0), x))
     return node.add(ops.Mul(), opened, x)
 

@@ -226,6 +226,13 @@ def causal_convolution(node: Node) -> tuple[Instruction, Instruction]:
         raise node.fail(f"no activation {kind!r}; there are none, silu and swish")
     if node.integer("ndim", 1) != 1 or node.integer("state_window", 0):
         raise node.fail("ndim is 1 and state_window 0; others are not supported")
+    node.expect_integers(
+        state_length=0,
+        state_channels_last=-1,
+        state_update_capacity=0,
+        input_channels=0,
+        input_channel_offset=0,
+    )
     if dilation < 1:
         raise node.fail(f"dilation {dilation}; it is 1 or more")
     last, given = bool(node.integer("channels_last", 0)), x.shape.dims

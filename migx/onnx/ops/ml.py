@@ -17,7 +17,7 @@ from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import scaled
 from migx.op import Array
 from migx.ops.trees import COMPARISONS, UNORDERED
-from migx.shape import F32, I32, I64
+from migx.shape import F32, I32, I64, STR
 
 DOMAIN = "ai.onnx.ml"
 WINITZKI = 0.147
@@ -103,10 +103,14 @@ def mapped(node: Node, x: Instruction, keys: Array, values: Array, default: Arra
 
 def equals(node: Node, x: Instruction, keys: Array) -> Instruction:
     """Which of some keys each element is, along a new last axis."""
+    dtype = x.shape.dtype
+    kinds = "O" if dtype is STR else "iuf" if dtype.is_float else "iu"
+    if keys.dtype.kind not in kinds:
+        raise node.fail(f"{node.proto.input[0]!r} {x.shape} is compared with keys {keys.dtype}")
     apart = node.add(ops.Unsqueeze((x.shape.rank,)), x)
-    names = node.literal(keys if keys.dtype == object else keys.astype(x.shape.dtype.numpy))
+    names = node.literal(keys if dtype is STR else keys.astype(dtype.numpy))
     same = binary(node, ops.Equal(), apart, names)
-    if not x.shape.dtype.is_float:
+    if not dtype.is_float:
         return same
     nan = binary(node, ops.LogicalAnd(), node.add(ops.Isnan(), apart), node.add(ops.Isnan(), names))
     return node.add(ops.LogicalOr(), same, nan)

@@ -214,7 +214,8 @@ def quantized_embed_layer_normalization(node: Node) -> tuple[Instruction, ...]:
 
     tables = [node.optional(i) for i in (2, 3, 4)]
     scale, bias = (real_one(i, node.input(i)) for i in (5, 6))
-    return embedded(node, tables, scale, bias, real=lambda i, rows: real_one(i + 2, rows))
+    segments = node.optional(1)
+    return embedded(node, tables, segments, scale, bias, real=lambda i, rows: real_one(i + 2, rows))
 
 
 @importer("GatherBlockQuantized", domain=DOMAIN)

@@ -112,6 +112,7 @@ def n_bits_product(
     """A product with weights of a few bits, of which there are N rows: ``b`` is their place among
     the operands, and so are those of scales, a bias, zero points and groups.
     """
+    node.expect_integers(weight_prepacked=0)
     k, bits, block = node.integer("K"), node.integer("bits", 4), node.integer("block_size")
     scales, zeros = node.input(s), None if z < 0 else node.optional(z)
     blocks = -(-k // block)

@@ -14,6 +14,7 @@ from migx.onnx.ops._delegate import steps
 from migx.onnx.ops.attention import headed, merged, rotated, turned
 from migx.onnx.ops.contrib import DOMAIN
 from migx.onnx.ops.elementwise import binary
+from migx.onnx.ops.linear import scaled
 from migx.shape import BOOL
 
 Turn = Callable[[Instruction, bool, int], Instruction]
@@ -40,7 +41,9 @@ def rotary_embedding(node: Node) -> Instruction:
 
 @importer("MRotaryEmbedding", domain=DOMAIN)
 def rotary_embedding_of_three_places(node: Node) -> Instruction:
-    """Each pair is turned by the angle of one of three places: in time, height or width."""
+    """Each pair is turned by the angle of one of three places: in time, height or width. What is
+    turned is multiplied by ``scale``.
+    """
     places = node.input(1)
     sections, layout = node.integers("mrope_section"), node.integer("mrope_layout", 0)
     if len(sections) != 3 or min(sections) < 0:
@@ -66,7 +69,7 @@ def rotary_embedding_of_three_places(node: Node) -> Instruction:
         for i in (1, 2):
             own = node.literal(streams == i, BOOL)
             made = node.add(ops.Where(), *node.broadcast(own, rows[i], made))
-        return made
+        return scaled(node, made, node.number("scale", 1.0))
 
     pair = angles(node.input(2)), angles(node.input(3))
     return in_heads(node, lambda x, mixed, used: turned(node, x, pair, mixed, used))
@@ -74,12 +77,10 @@ def rotary_embedding_of_three_places(node: Node) -> Instruction:
 
 def in_heads(node: Node, turn: Turn) -> Instruction:
     """What turning makes of the first operand, [batch, heads, length, size] or [batch, length,
-    heads * size].
+    heads * size]. Rows that are packed, of which ``is_packed_batching`` tells, are turned alike.
     """
     x, cos = node.input(0), node.input(2)
     heads, used = node.integer("num_heads", 0), node.integer("rotary_embedding_dim", 0)
-    if node.integer("is_packed_batching", 0):
-        raise node.fail("is_packed_batching is not supported")
     flat = x.shape.rank == 3
     if flat:
         width = 2 * cos.shape.dims[1]

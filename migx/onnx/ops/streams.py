@@ -13,7 +13,7 @@ from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops.contrib import DOMAIN
 from migx.onnx.ops.elementwise import binary
-from migx.onnx.ops.linear import scaled
+from migx.onnx.ops.linear import matrix_product, scaled
 from migx.onnx.ops.normalization import over_root_mean_square
 from migx.shape import F32
 
@@ -33,8 +33,13 @@ def scaled_silu(node: Node) -> Instruction:
 
 @importer("GatedAdd", domain=DOMAIN)
 def gated_add(node: Node) -> Instruction:
-    """X + Y * gate."""
-    product = binary(node, ops.Mul(), node.input(1), node.input(2))
+    """X + Y * gate; with weights the gate is the sigmoid of its product with them, in f32."""
+    y, gate = node.input(1), node.input(2)
+    if (weight := node.optional(3)) is not None:
+        wide = [node.convert(v, F32) for v in (gate, weight)]
+        opened = node.add(ops.Sigmoid(), matrix_product(node, ops.Dot(), *wide))
+        gate = node.convert(opened, y.shape.dtype)
+    product = binary(node, ops.Mul(), y, gate)
     return binary(node, ops.Add(), node.input(0), product)
 
 
