@@ -159,6 +159,21 @@ def test_bias_add_and_split_gelu(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, left * gelu(right), 1e-4, 1e-6)
 
 
+@pytest.mark.parametrize("rounded", [0, 1])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_a_gate_and_what_goes_through_it(dtype: type, rounded: int, tmp_path: Path) -> None:
+    both: Array = floats(2, 12).astype(dtype)
+    gate, up = (half.astype(np.float64) for half in np.split(both, 2, -1))
+    (found,) = results(tmp_path, "SwiGLU", [*np.split(both, 2, -1)], round_activation=rounded)
+    rtol = 4e-3 if dtype is np.float16 else 1e-5
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, gate / (1 + np.exp(-gate)) * up, rtol, 1e-6)
+    options: dict[str, Any] = {"limit": 0.5, "activation_alpha": 1.7, "activation_beta": 1.0}
+    (found,) = results(tmp_path, "SwiGLU", [both], round_activation=rounded, **options)
+    gate, up = np.minimum(gate, 0.5), np.clip(up, -0.5, 0.5)
+    np.testing.assert_allclose(found, gate / (1 + np.exp(-1.7 * gate)) * (up + 1), rtol, 1e-6)
+
+
 def test_product_with_gelu(tmp_path: Path) -> None:
     (found,) = results(tmp_path, "GemmFastGelu", [X, floats(8, 8), BIAS])
     assert found.shape == X.shape

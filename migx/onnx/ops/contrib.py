@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import reduce
 
 from migx import ops
+from migx.builders import parted
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
@@ -49,6 +50,28 @@ def quick_gelu(node: Node) -> Instruction:
 def self_gated(node: Node, x: Instruction, alpha: float = 1.0) -> Instruction:
     """The product x * sigmoid(alpha * x): SiLU where alpha is 1."""
     return node.add(ops.Mul(), x, node.add(ops.Sigmoid(), scaled(node, x, alpha)))
+
+
+@importer("SwiGLU", domain=DOMAIN)
+def swiglu(node: Node) -> Instruction:
+    """The product gate * sigmoid(alpha * gate) * (up + beta), both within a limit above 0, in f32;
+    the gate is the first half of one operand where there is no other.
+    """
+    gate, up = node.input(0), node.optional(1)
+    dtype, limit = gate.shape.dtype, node.number("limit", 0.0)
+    if up is None:
+        half = gate.shape.dims[-1] // 2
+        gate, up = parted(node, gate, (half, half))
+    gate, up = (node.convert(v, F32) for v in (gate, up))
+    if limit > 0:
+        most = node.scalar(limit, up)
+        gate = node.add(ops.Min(), gate, node.scalar(limit, gate))
+        up = node.add(ops.Clip(), up, node.scalar(-limit, up), most)
+    opened = self_gated(node, gate, node.number("activation_alpha", 1.0))
+    if node.integer("round_activation", 0):
+        opened = node.convert(node.convert(opened, dtype), F32)
+    up = node.add(ops.Add(), up, node.scalar(node.number("activation_beta", 0.0), up))
+    return node.convert(node.add(ops.Mul(), opened, up), dtype)
 
 
 @importer("BiasSplitGelu", domain=DOMAIN)

@@ -65,15 +65,22 @@ def linear_attention(node: Node) -> tuple[Instruction, Instruction]:
     else:
         node.expect_dims(3, (batch, heads, size, width))
         state = node.convert(past, F32)
+    state, made = scanned(node, of, state)
+    result = node.convert(made, node.input(0).shape.dtype)
+    kept = result.shape.dtype if past is None else past.shape.dtype
+    return node.reshape(result, (batch, length, heads * group * width)), node.convert(state, kept)
+
+
+def scanned(node: Node, of: Steps, state: Instruction) -> tuple[Instruction, Instruction]:
+    """The state [batch, heads, size, width] after all steps, and what queries found on the way,
+    [batch, time, heads, group, width].
+    """
     turn = ops.Transpose((1, 0, 2, 3, 4))  # rows of time that each lie together
     given = [node.add(turn, v) for v in of.given]
     op = ops.Scan(len(given))
     whole = node.add(op, state, *given, modules=[step_of(node, of, state)])
     state, made = node.elements(whole, 2)
-    made = node.add(turn, made)
-    result = node.convert(made, node.input(0).shape.dtype)
-    kept = result.shape.dtype if past is None else past.shape.dtype
-    return node.reshape(result, (batch, length, heads * group * width)), node.convert(state, kept)
+    return state, node.add(turn, made)
 
 
 def read_steps(node: Node) -> Steps:
@@ -98,11 +105,7 @@ def read_steps(node: Node) -> Steps:
     group = max(count // heads, 1)
     q = node.reshape(q, (batch, length, min(count, heads), group, size))
     k = node.reshape(k, (batch, length, keys, 1, size))
-    scale = node.number("scale", 0.0)
-    if not scale:
-        if not isinstance(size, int):
-            raise node.fail(f"without a scale the size of a head must be a number, not {size}")
-        scale = 1 / math.sqrt(size)
+    scale = scale_of(node, size)
     decays, corrects = RULES[rule]
     decay, rate = factors(node, decays, 4, heads, size), factors(node, corrects, 5, heads, 1)
     return Steps(
@@ -112,6 +115,16 @@ def read_steps(node: Node) -> Steps:
         None if decay is None else node.add(ops.Exp(), decay),
         rate,
     )
+
+
+def scale_of(node: Node, size: Extent) -> float:
+    """What queries are multiplied by: the scale that is given, or one over the root of their
+    size.
+    """
+    scale = node.number("scale", 0.0)
+    if not scale and not isinstance(size, int):
+        raise node.fail(f"without a scale the size of a head must be a number, not {size}")
+    return scale or 1 / math.sqrt(size)
 
 
 def part(node: Node, place: int, width: Extent, count: int) -> Extent:

@@ -1,0 +1,84 @@
+"""What ``com.microsoft`` adds to the scores of attention for how far keys are from queries."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from migx import ops
+from migx.builders import parted
+from migx.ir import Instruction
+from migx.onnx.importers import importer
+from migx.onnx.node import Node
+from migx.onnx.ops._delegate import delegated
+from migx.onnx.ops.attention import headed
+from migx.onnx.ops.contrib import DOMAIN
+from migx.onnx.ops.elementwise import binary, plus
+from migx.onnx.ops.linear import matrix_product, scaled
+from migx.op import Array
+from migx.shape import I64
+
+
+@importer("RelativePositionBias", domain=DOMAIN)
+def relative_position_bias(node: Node) -> Instruction:
+    """For each head a number for the bucket of each distance, [1, heads, queries, keys], as T5 has
+    them. The table's dims are [buckets, heads], though the numbers of one head lie together.
+    """
+    table, most = node.input(0), node.integer("max_distance")
+    buckets, heads = table.shape.dims
+    both = bool(node.integer("is_bidirectional", 0))
+    each = buckets // 2 if both else buckets
+    if not isinstance(each, int) or each < 2 or most <= each // 2:
+        raise node.fail(f"{buckets} buckets for a max_distance of {most}: half of those that lie "
+                        "ahead or behind are of one distance each, the others of more")  # fmt: skip
+    query, key = (positions(node, i) for i in (1, 2))
+    ahead = binary(node, ops.Sub(), key, node.add(ops.Unsqueeze((1,)), query))
+    zero = node.literal(0, I64)
+    behind = node.add(ops.Neg(), ahead)
+    far = node.add(ops.Abs(), ahead) if both else binary(node, ops.Max(), behind, zero)
+    far = binary(node, ops.Min(), far, node.literal(most, I64))
+    bucket = node.add(ops.Gather(0), node.literal(buckets_of(each, most)), far)
+    if both:
+        after = node.convert(binary(node, ops.Greater(), ahead, zero), I64)
+        bucket = binary(node, ops.Add(), bucket, scaled(node, after, each))
+    rows = node.reshape(table, (heads, buckets))
+    return node.add(ops.Unsqueeze((0,)), node.add(ops.Gather(1), rows, bucket))
+
+
+def positions(node: Node, place: int) -> Instruction:
+    """The integers from 0 up to a length, which is an operand."""
+    length = node.reshape(node.convert(node.input(place), I64), ())
+    return delegated(node, "Range", node.literal(0, I64), length, node.literal(1, I64))
+
+
+def buckets_of(count: int, most: int) -> Array:
+    """The bucket of each distance up to the greatest: half have one distance each, the others more
+    and more, by its logarithm. Computed in f32, as models are trained with it.
+    """
+    exact = count // 2
+    distance = np.arange(most + 1)
+    part = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
+    part = part / np.float32(np.log(most / exact)) * np.float32(count - exact)
+    far = np.minimum(exact + part.astype(np.int64), count - 1)
+    return np.where(distance < exact, distance, far)
+
+
+@importer("GatedRelativePositionBias", domain=DOMAIN)
+def gated_relative_position_bias(node: Node) -> Instruction:
+    """A bias for positions times what two gates, sums over halves of a product of each query, come
+    to: u * (r * a - 1) + 2.
+    """
+    if node.optional(6) is not None:
+        raise node.fail("token_offset is not supported; without it rows are [batch, length, size]")
+    x = binary(node, ops.Add(), node.input(0), node.input(1))
+    q = headed(node, x, node.integer("num_heads"))
+    made = plus(node, matrix_product(node, ops.Dot(), q, node.input(3)), node.input(4))
+    *lead, width = made.shape.dims
+    halves = node.reshape(made, (*lead, 2, width // 2))
+    gates = node.add(ops.Sigmoid(), node.add(ops.ReduceSum((4,)), halves))
+    u, r = parted(node, node.add(ops.Squeeze((4,)), gates), (1, 1))
+    inner = binary(node, ops.Mul(), r, node.input(5))
+    inner = node.add(ops.Sub(), inner, node.scalar(1, inner))
+    factor = node.add(ops.Mul(), u, inner)
+    return binary(
+        node, ops.Mul(), node.add(ops.Add(), factor, node.scalar(2, factor)), node.input(2)
+    )

@@ -1,0 +1,71 @@
+"""Which experts tokens go to, as an operator of ``com.microsoft`` of its own says it."""
+
+from __future__ import annotations
+
+import math
+
+from migx import ops
+from migx.ir import Instruction
+from migx.onnx.importers import importer
+from migx.onnx.node import Node
+from migx.onnx.ops.contrib import DOMAIN
+from migx.onnx.ops.elementwise import binary
+from migx.onnx.ops.linear import matrix_product
+from migx.shape import BOOL, F32
+
+LEAST = 1e-20
+"""The least score that a logarithm is taken of."""
+
+
+@importer("MoEGroupRouter", domain=DOMAIN)
+def group_router(node: Node) -> tuple[Instruction, ...]:
+    """For the experts that are chosen the logarithm of their score, a sigmoid, and for others the
+    sentinel: those of the best groups with the best scores, a bias added. Or the scores of all,
+    with the bias and without it.
+    """
+    x, bias = node.input(0), node.input(1)
+    dtype, (experts,) = x.shape.dtype, bias.shape.dims
+    if (weights := node.optional(2)) is not None:
+        wide = (node.convert(v, F32) for v in (x, node.add(ops.Transpose((1, 0)), weights)))
+        x = matrix_product(node, ops.Dot(), *wide)
+    tokens = x.shape.elements // experts
+    scores = node.add(ops.Sigmoid(), node.reshape(node.convert(x, F32), (tokens, experts)))
+    chosen_by = binary(node, ops.Add(), scores, bias)
+    if node.outputs > 1:
+        return node.add(ops.Undefined()), chosen_by, scores
+    if not isinstance(experts, int):
+        raise node.fail(f"how many experts there are is {experts}, not a number")
+    allowed = in_best_groups(node, chosen_by, experts)
+    low = node.literal(-math.inf, F32)
+    within = node.add(ops.Where(), *node.broadcast(allowed, chosen_by, low))
+    chosen = best(node, within, node.integer("top_k"))
+    least = node.add(ops.Max(), scores, node.scalar(LEAST, scores))
+    other = node.literal(node.number("router_sentinel", -10000.0), F32)
+    made = node.add(ops.Where(), *node.broadcast(chosen, node.add(ops.Log(), least), other))
+    return (node.convert(made, dtype),)
+
+
+def in_best_groups(node: Node, scores: Instruction, experts: int) -> Instruction:
+    """Which experts belong to one of the best groups, by the sums of the greatest scores of
+    each.
+    """
+    groups, most = node.integer("n_group", 1), node.integer("group_topk", 2)
+    if groups < 1 or experts % groups or most < 1:
+        raise node.fail(f"group_topk {most} of n_group {groups}, of {experts} experts: groups are "
+                        "of as many experts each, of which some count")  # fmt: skip
+    size, tokens = experts // groups, scores.shape.dims[0]
+    apart = node.reshape(scores, (tokens, groups, size))
+    greatest, _ = node.elements(node.add(ops.Topk(min(most, size), 2), apart), 2)
+    total = node.add(ops.Squeeze((2,)), node.add(ops.ReduceSum((2,)), greatest))
+    each = node.add(ops.Unsqueeze((2,)), best(node, total, node.integer("topk_group", 1)))
+    return node.reshape(node.broadcast_to(each, (tokens, groups, size)), (tokens, experts))
+
+
+def best(node: Node, scores: Instruction, count: int) -> Instruction:
+    """Which scores are among so many greatest of their row, as bool of their dims."""
+    if not 1 <= count <= scores.shape.dims[1]:
+        raise node.fail(f"{count} of {scores.shape.dims[1]} cannot be chosen")
+    _, places = node.elements(node.add(ops.Topk(count, 1), scores), 2)
+    none = node.broadcast_to(node.literal(0, BOOL), scores.shape.dims)
+    some = node.broadcast_to(node.literal(1, BOOL), places.shape.dims)
+    return node.add(ops.ScatterNone(1), none, places, some)
