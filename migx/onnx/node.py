@@ -93,6 +93,13 @@ class Node(Builder):
         """All operands from one on, which must be there."""
         return [self.input(i) for i in range(start, len(self.inputs))]
 
+    def dims_of(self, index: int, count: int) -> tuple[Extent, ...]:
+        """The dims of an operand that must be there; ``OnnxError`` where they are not so many."""
+        value = self.input(index)
+        if value.shape.rank != count:
+            raise self.fail(f"{self.proto.input[index]!r} {value.shape}: {count} axes are wanted")
+        return value.shape.dims
+
     def expect_dims(self, index: int, dims: Sequence[Extent]) -> None:
         """``OnnxError`` where an operand that is given cannot have some dims."""
         value = self.optional(index)

@@ -35,6 +35,7 @@ from migx.onnx.given import InputDims, by_name, checked, declared_name, declared
 from migx.onnx.graphs import all_nodes, in_order, label_of, named
 from migx.onnx.model_file import ModelFile
 from migx.onnx.node import Node
+from migx.onnx.objections import unfit
 from migx.onnx.opsets import domain_of, imported, opset_versions, version_meant
 from migx.onnx.packed import packing, unpacking
 from migx.onnx.sparse import dense
@@ -324,9 +325,7 @@ class GraphReader:
         except MigxError:
             raise
         except (ArithmeticError, LookupError, MemoryError, TypeError, ValueError) as error:
-            given = ", ".join("none" if v is None else str(v.shape) for v in inputs) or "none"
-            message = f"its operands ({given}) or attributes do not fit it: {error}"
-            raise node.fail(message) from error
+            raise node.fail(unfit(node, error)) from error
         results = made if isinstance(made, tuple) else (made,)
         for name, result in zip(proto.output, results, strict=False):
             if name:

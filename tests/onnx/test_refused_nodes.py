@@ -41,6 +41,40 @@ CASES = [
         "pads, strides and dilations must fit 2 spatial dims",
     ),
     case(
+        "DepthToSpace", [ROWS], {"domain": "", "blocksize": 2}, "'x0' f32[2, 3]: 4 axes are wanted"
+    ),
+    case("Max", [], {"domain": ""}, "has input size 0 not in range [min=1"),
+    case(
+        "MaxUnpool",
+        [IMAGE, np.zeros(IMAGE.shape, np.int64)],
+        {"domain": "", "kernel_shape": [2, 2], "pads": [0, 0, 1]},
+        "i64[1, 2, 5, 5]) or attributes do not fit it: Attribute pads has",
+    ),
+    case("FastGelu", [None, ROWS[0]], {}, "input 0 is missing"),
+    case(
+        "MultiHeadAttention",
+        [HEADS[0]] * 3,
+        {"num_heads": 0},
+        "0 heads of f32[1, 2, 4]: 1 or more of [batch, length, size] are wanted",
+    ),
+    case(
+        "RotaryEmbedding",
+        [ROWS, np.zeros((2, 3), np.int64), floats(8, 1), floats(8, 1)],
+        {},
+        "'x0' f32[2, 3]: 3 or 4 axes are wanted",
+    ),
+    case(
+        "DynamicQuantizeLSTM",
+        [
+            floats(5, 3, 2),
+            *[np.zeros((1, n, 16), np.uint8) for n in (2, 4)],
+            *[None] * 5,
+            floats(1),
+        ],
+        {"hidden_size": 4, "direction": "inward"},
+        "no direction 'inward'; there are forward, reverse, bidirectional",
+    ),
+    case(
         "Reshape",
         [ROWS, np.array([2, 3, 0])],
         {"domain": "", "constant": [1]},

@@ -125,6 +125,10 @@ def split_heads(node: Node, x: Instruction, count: int) -> list[Instruction]:
 
 def headed(node: Node, x: Instruction, heads: int) -> Instruction:
     """[batch, length, heads * size] as [batch, heads, length, size]."""
+    if x.shape.rank != 3 or heads < 1:
+        raise node.fail(
+            f"{heads} heads of {x.shape}: 1 or more of [batch, length, size] are wanted"
+        )
     batch, length, width = x.shape.dims
     apart = node.reshape(x, (batch, length, heads, width // heads))
     return node.add(ops.Transpose((0, 2, 1, 3)), apart)

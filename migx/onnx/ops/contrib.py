@@ -91,7 +91,8 @@ def bias_add(node: Node) -> Instruction:
 
 def summed(node: Node, *operands: int) -> Instruction:
     """The sum of those operands that are given."""
-    given = [v for v in map(node.optional, operands) if v is not None]
+    first, *others = operands
+    given = [node.input(first), *(v for v in map(node.optional, others) if v is not None)]
     return reduce(lambda x, y: binary(node, ops.Add(), x, y), given)
 
 
@@ -160,7 +161,7 @@ def embedded(
     numbers of the rows picked from one of them.
     """
     words, mask = node.input(0), node.optional(7)
-    batch, length = words.shape.dims
+    batch, length = node.dims_of(0, 2)
     picks = [words, steps(node, length) if places is None else places, segments]
     total = None
     for i, (table, pick) in enumerate(zip(tables, picks, strict=True)):

@@ -119,7 +119,9 @@ def block_repeated(node: Node) -> Instruction:
     tokens, scores, size = node.input(0), node.input(1), node.integer("ngram_size")
     if size < 1:
         raise node.fail(f"ngram_size {size}; it is 1 or more")
-    batch, length = tokens.shape.dims
+    batch, length = node.dims_of(0, 2)
+    if bounds(length)[1] < size:
+        return scores
     none = node.broadcast_to(node.literal(-1, I64), (batch, size))
     rows = node.add(ops.Concat(1), none, tokens)
     count = length + 1

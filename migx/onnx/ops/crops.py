@@ -73,7 +73,8 @@ def places(node: Node, axis: int, count: int) -> Places:
 
     They are computed in f32, and in the order in which onnxruntime does.
     """
-    boxes, length = node.convert(node.input(1), F32), node.input(0).shape.dims[2 + axis]
+    node.dims_of(1, 2)
+    boxes, length = node.convert(node.input(1), F32), node.dims_of(0, 4)[2 + axis]
     begin, end = (node.add(ops.Slice((1,), (i,), (i + 1,)), boxes) for i in (axis, axis + 2))
     span = node.convert(node.dims([length - 1]), boxes.shape.dtype)
     if count == 1:
@@ -93,7 +94,7 @@ def places(node: Node, axis: int, count: int) -> Places:
 
 def picked(node: Node, y: Instruction, x: Instruction) -> Instruction:
     """What images have at whole places, [boxes, rows, columns, channels]."""
-    batch, channels, height, width = node.input(0).shape.dims
+    batch, channels, height, width = node.dims_of(0, 4)
     pixels = node.add(ops.Transpose((0, 2, 3, 1)), node.input(0))
     pixels = node.reshape(pixels, (dim.product((batch, height, width)), channels))
     image = node.reshape(node.convert(node.input(2), I64), (y.shape.dims[0], 1, 1))

@@ -21,7 +21,7 @@ def hashed_runs(node: Node) -> tuple[Instruction, Instruction]:
     heads = node.integer("n_head_per_ngram")
     if size < 2 or heads < 1:
         raise node.fail(f"max_ngram_size {size} is 2 or more, n_head_per_ngram {heads} 1 or more")
-    batch, length = tokens.shape.dims
+    batch, length = node.dims_of(0, 2)
     node.expect_dims(3, (batch, size - 1))
     end = node.optional(5)
     blank = node.literal(node.integer("pad_id"), tokens.shape.dtype)

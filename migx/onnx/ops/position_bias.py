@@ -24,7 +24,7 @@ def relative_position_bias(node: Node) -> Instruction:
     them. The table's dims are [buckets, heads], though the numbers of one head lie together.
     """
     table, most = node.input(0), node.integer("max_distance")
-    buckets, heads = table.shape.dims
+    buckets, heads = node.dims_of(0, 2)
     both = bool(node.integer("is_bidirectional", 0))
     each = buckets // 2 if both else buckets
     if not isinstance(each, int) or each < 2 or most <= each // 2:

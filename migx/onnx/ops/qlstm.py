@@ -62,6 +62,8 @@ def dynamic_quantize_lstm(node: Node) -> tuple[Instruction, ...]:
 def directions(node: Node) -> list[Direction]:
     """The directions of the layer, each by itself."""
     op: LSTM = operation(node, "LSTM")
+    if op.direction not in BACKWARD:
+        raise node.fail(f"no direction {op.direction!r}; there are {', '.join(BACKWARD)}")
     batch, lengths = node.input(0).shape.dims[1], node.optional(4)
     lengths = None if lengths is None else node.convert(lengths, I64)
     x = by_range(node, seen(node, node.input(0), lengths))

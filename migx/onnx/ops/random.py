@@ -61,7 +61,7 @@ def bernoulli(node: Node) -> Instruction:
 def multinomial(node: Node) -> Instruction:
     """Where log-probabilities, each less the logarithm of an exponential variate, are greatest."""
     x, count = node.input(0), node.integer("sample_size", 1)
-    batch, classes = x.shape.dims
+    batch, classes = node.dims_of(0, 2)
     # A uniform variate may be 0, and 1 minus it may not.
     uniform = node.add(ops.RandomUniform(seed(node), (batch, count, classes), F32))
     rest = node.add(ops.Sub(), node.scalar(1, uniform), uniform)

@@ -79,11 +79,12 @@ def in_heads(node: Node, turn: Turn) -> Instruction:
     """What turning makes of the first operand, [batch, heads, length, size] or [batch, length,
     heads * size]. Rows that are packed, of which ``is_packed_batching`` tells, are turned alike.
     """
-    x, cos = node.input(0), node.input(2)
+    x, width = node.input(0), 2 * node.dims_of(2, 2)[1]
+    if x.shape.rank not in (3, 4):
+        raise node.fail(f"{node.proto.input[0]!r} {x.shape}: 3 or 4 axes are wanted")
     heads, used = node.integer("num_heads", 0), node.integer("rotary_embedding_dim", 0)
     flat = x.shape.rank == 3
     if flat:
-        width = 2 * cos.shape.dims[1]
         count = heads or x.shape.dims[-1] // width
         if not isinstance(count, int):
             names = " and ".join(repr(node.proto.input[i]) for i in (0, 2))

@@ -23,8 +23,8 @@ def group_router(node: Node) -> tuple[Instruction, ...]:
     sentinel: those of the best groups with the best scores, a bias added. Or the scores of all,
     with the bias and without it.
     """
-    x, bias = node.input(0), node.input(1)
-    dtype, (experts,) = x.shape.dtype, bias.shape.dims
+    x, bias, (experts,) = node.input(0), node.input(1), node.dims_of(1, 1)
+    dtype = x.shape.dtype
     if (weights := node.optional(2)) is not None:
         wide = (node.convert(v, F32) for v in (x, node.add(ops.Transpose((1, 0)), weights)))
         x = matrix_product(node, ops.Dot(), *wide)

@@ -287,7 +287,7 @@ def range_count(start: Extent, limit: Extent, delta: Extent, unknown: Extent) ->
 @importer("DepthToSpace")
 def depth_to_space(node: Node) -> Instruction:
     x, block = node.input(0), node.integer("blocksize")
-    n, c, h, w = x.shape.dims
+    n, c, h, w = node.dims_of(0, 4)
     deep = c // (block * block)
     dims: tuple[Extent, ...] = (n, block, block, deep, h, w)
     order = (0, 3, 4, 1, 5, 2)
@@ -300,7 +300,7 @@ def depth_to_space(node: Node) -> Instruction:
 @importer("SpaceToDepth")
 def space_to_depth(node: Node) -> Instruction:
     x, block = node.input(0), node.integer("blocksize")
-    n, c, h, w = x.shape.dims
+    n, c, h, w = node.dims_of(0, 4)
     apart = node.reshape(x, (n, c, h // block, block, w // block, block))
     order = (0, 3, 5, 1, 2, 4) if node.string("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
     return node.reshape(
@@ -312,7 +312,7 @@ def space_to_depth(node: Node) -> Instruction:
 @importer("EyeLike")
 def eye_like(node: Node) -> Instruction:
     x, shift = node.input(0), node.integer("k", 0)
-    rows, columns = x.shape.dims
+    rows, columns = node.dims_of(0, 2)
     dtype = node.dtype("dtype") if node.has("dtype") else x.shape.dtype
     first, last = steps(node, rows, shift), steps(node, columns)
     equal = node.broadcast(node.add(ops.Unsqueeze((1,)), first), last)
