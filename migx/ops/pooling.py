@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from migx.dim import Extent, minimum
+from migx.dim import Extent, bounds, minimum
 from migx.errors import ShapeError
 from migx.op import Array, Modules, Op, Shapes
 from migx.ops._numeric import FLOAT, NUMBER, expect_kind, lowest
@@ -44,6 +44,8 @@ class Pooling(Op):
         spatial = expect_spatial(self, x, self.padding, self.stride, self.dilation)
         if len(self.lengths) != spatial:
             raise ShapeError(f"pooling: lengths needs {spatial} numbers, got {self.lengths}")
+        if any(bounds(length)[1] < 1 for length in self.lengths):
+            raise ShapeError(f"pooling: lengths are 1 or more, got {self.lengths}")
         return Shape(x.dtype, (*x.dims[:2], *map(self.windows, range(spatial), x.dims[2:])))
 
     def windows(self, i: int, extent: Extent) -> Extent:

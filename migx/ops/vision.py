@@ -332,7 +332,12 @@ class Col2im(Op):
         x = shapes[0]
         expect_kind(self, x.dtype, NUMBER)
         result = Shape(x.dtype, (x.dims[0], *self.dims)) if x.rank == 3 else x
-        expect_spatial(self, result, self.padding, self.stride, self.dilation)
+        spatial = expect_spatial(self, result, self.padding, self.stride, self.dilation)
+        if any(s.rank != 1 or not may_equal(s.dims[0], spatial) for s in shapes[1:]):
+            raise ShapeError(
+                f"{self.name} takes {spatial} sizes of the image and of a window, got "
+                f"{shapes[1].text} and {shapes[2].text}"
+            )
         return result
 
     def compute(self, x: Array, image: Array, block: Array) -> Array:

@@ -41,6 +41,8 @@ def concat_slice(
     places = pairwise(dim.offsets(part.shape.dims[axis] for part in joined.inputs))
     for part, (offset, last) in zip(joined.inputs, places, strict=True):
         if dim.at_most(offset, start) and dim.at_most(end, last):
+            if not agree_but_for([joined, part], axis):
+                return Declined("its dims are not those of the result by name")
             bounds = {**cut_axes(cut), axis: (start - offset, end - offset)}
             return part if cut.shape.same_type(part.shape) else within(at, part, bounds)
     return Declined("it does not lie within one part")

@@ -149,6 +149,7 @@ REFUSED: list[tuple[Any, Shape, str]] = [
     (Pooling("sum", (2, 2)), X, "pooling modes are max, average and lpnorm, not 'sum'"),
     (Pooling("average", (2, 2)), Shape("i8", (1, 3, 5, 5)), "pooling computes on float, not i8"),
     (Pooling("max", (2,)), X, r"lengths needs 2 numbers, got \(2,\)"),
+    (Pooling("max", (2, 0)), X, r"lengths are 1 or more, got \(2, 0\)"),
     (Pooling("max", (2, 2), (1, 1)), X, "padding needs 4 numbers"),
     (Pooling("max", (2, 2), stride=(1,)), X, "stride needs 2 numbers"),
     (Pooling("max", (2, 2), dilation=(0, 1)), X, "stride and dilation are at least 1"),
