@@ -11,7 +11,7 @@ from migx.match import on, var
 from migx.ops.indexing import Onehot, Trilu
 from migx.ops.layout import Reshape, Slice, Unsqueeze
 from migx.ops.logic import Equal, GreaterOrEqual, Less, LessOrEqual
-from migx.ops.pointwise import Add, Convert, Where
+from migx.ops.pointwise import Add, Convert, Sub, Where
 from migx.rewrite import Cursor, Declined, rule
 from migx.shape import I64
 
@@ -24,10 +24,11 @@ def triangle(at: Cursor, root: Instruction) -> Instruction | Declined:
         return Declined("its elements are no numbers of whole bytes")
     dims = x.shape.dims[-2:]
     diagonal = broadcast_to(at, at(Unsqueeze((1,)), places(at, dims[0])), dims)
-    if len(root.inputs) == 2:
-        moved = at(Reshape((1, 1)), at(Convert(I64), root.inputs[1]))
-        diagonal = at(Add(), diagonal, broadcast_to(at, moved, dims))
     column = broadcast_to(at, places(at, dims[1]), dims)
+    if len(root.inputs) == 2:  # what is added to no place cannot overflow
+        column = at(Sub(), column, diagonal)
+        moved = at(Reshape((1, 1)), at(Convert(I64), root.inputs[1]))
+        diagonal = broadcast_to(at, moved, dims)
     inside = at(LessOrEqual() if op.upper else GreaterOrEqual(), diagonal, column)
     nothing = at.literal(np.zeros((), x.shape.dtype.numpy))
     dims = root.shape.dims

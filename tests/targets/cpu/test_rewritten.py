@@ -68,3 +68,10 @@ module main(x: f32[n, 3, 4, 4], w: f32[5, 3, 3, 3]) {
     assert not any(at.name == "pad" for at in main)
     (made,) = (at for at in main if at.name == "convolution")
     assert made.inputs[1].shape.dims == (5, 3, 1, 1)
+
+
+def test_a_triangle_beyond_the_greatest_integer() -> None:
+    text = "module main(x: f32[3, 4], k: i64[]) {\n  %0 = trilu(x, k) {upper=false}\n  return %0\n}"
+    program, x = migx.parse(text).compile("cpu"), np.ones((3, 4), np.float32)
+    for k, wanted in ((np.iinfo(np.int64).max, x), (np.iinfo(np.int64).min, np.zeros_like(x))):
+        np.testing.assert_array_equal(program.eval({"x": x, "k": np.array(k)})[0], wanted)
