@@ -180,6 +180,13 @@ class Node(Builder):
         value = self._attribute(name, default, "s")
         return value.decode() if isinstance(value, bytes) else str(value)
 
+    def choice(self, name: str, options: Sequence[str], default: str | None = None) -> str:
+        """A string attribute that is one of some."""
+        given = self.string(name, default)
+        if given not in options:
+            raise self.fail(f"no {name} {given!r}; there are {', '.join(options)}")
+        return given
+
     def integers(self, name: str, default: Sequence[int] | None = None) -> tuple[int, ...]:
         return tuple(map(int, self._attribute(name, default, "ints")))
 

@@ -52,6 +52,30 @@ CASES = [
     ),
     case("FastGelu", [None, ROWS[0]], {}, "input 0 is missing"),
     case(
+        "DepthToSpace",
+        [SQUARE],
+        {"domain": "", "blocksize": 1, "mode": "CDR"},
+        "no mode 'CDR'; there are DCR, CRD",
+    ),
+    case(
+        "BitShift",
+        [np.ones(2, np.uint8)] * 2,
+        {"domain": "", "direction": "UP"},
+        "no direction 'UP'; there are LEFT, RIGHT",
+    ),
+    case(
+        "Gelu",
+        [ROWS],
+        {"domain": "", "version": 20, "approximate": "erf"},
+        "no approximate 'erf'; there are none, tanh",
+    ),
+    case(
+        "ConvTranspose",
+        [IMAGE, floats(2, 3, 3, 3)],
+        {"domain": "", "auto_pad": "SAME"},
+        "no auto_pad 'SAME'; there are NOTSET, SAME_UPPER",
+    ),
+    case(
         "MultiHeadAttention",
         [HEADS[0]] * 3,
         {"num_heads": 0},

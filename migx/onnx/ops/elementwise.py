@@ -147,7 +147,8 @@ def mod(node: Node) -> Instruction:
 
 @importer("BitShift")
 def bit_shift(node: Node) -> Instruction:
-    op = ops.ShiftLeft() if node.string("direction") == "LEFT" else ops.ShiftRight()
+    way = node.choice("direction", ("LEFT", "RIGHT"))
+    op = ops.ShiftLeft() if way == "LEFT" else ops.ShiftRight()
     return binary(node, op, node.input(0), node.input(1))
 
 
@@ -242,7 +243,7 @@ def softsign(node: Node) -> Instruction:
 def gelu(node: Node) -> Instruction:
     x = node.input(0)
     half = node.add(ops.Mul(), x, node.scalar(0.5, x))
-    if node.string("approximate", "none") == "tanh":
+    if node.choice("approximate", ("none", "tanh"), "none") == "tanh":
         cube = node.add(ops.Mul(), node.add(ops.Mul(), x, x), x)
         inner = node.add(ops.Add(), x, node.add(ops.Mul(), cube, node.scalar(0.044715, x)))
         bent = node.add(

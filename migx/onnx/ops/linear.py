@@ -54,6 +54,12 @@ def scaled(node: Node, x: Instruction, factor: float) -> Instruction:
     return x if factor == 1 else node.add(ops.Mul(), x, node.scalar(factor, x))
 
 
+def auto_pad(node: Node) -> str:
+    """How windows are padded where ``pads`` does not say; an empty word says nothing."""
+    known = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID", "")
+    return node.choice("auto_pad", known, "NOTSET") or "NOTSET"
+
+
 def window(node: Node, x: Instruction, lengths: Sequence[Extent]) -> dict[str, tuple[Extent, ...]]:
     """Padding (begins, then ends), stride and dilation of a sliding window, ``auto_pad``
     resolved.
@@ -62,7 +68,7 @@ def window(node: Node, x: Instruction, lengths: Sequence[Extent]) -> dict[str, t
     stride = node.integers("strides", (1,) * n)
     dilation = node.integers("dilations", (1,) * n)
     padding: tuple[Extent, ...] = node.integers("pads", (0,) * (2 * n))
-    mode = node.string("auto_pad", "NOTSET")
+    mode = auto_pad(node)
     if mode in ("SAME_UPPER", "SAME_LOWER"):
         totals = []
         for size, length, s, d in zip(x.shape.dims[2:], lengths, stride, dilation, strict=True):
@@ -72,8 +78,6 @@ def window(node: Node, x: Instruction, lengths: Sequence[Extent]) -> dict[str, t
         padding = tuple(less + more) if mode == "SAME_UPPER" else tuple(more + less)
     elif mode == "VALID":
         padding = (0,) * (2 * n)
-    elif mode != "NOTSET":
-        raise node.fail(f"no auto_pad {mode!r}")
     if len(padding) != 2 * n or len(stride) != n or len(dilation) != n:
         raise node.fail(f"pads, strides and dilations must fit {n} spatial dims")
     return {"padding": padding, "stride": stride, "dilation": dilation}
@@ -105,7 +109,7 @@ def transposed_convolution(node: Node) -> Instruction:
     stride, dilation = node.integers("strides", (1,) * n), node.integers("dilations", (1,) * n)
     extra: tuple[Extent, ...] = node.integers("output_padding", (0,) * n)
     padding: tuple[Extent, ...] = node.integers("pads", (0,) * (2 * n))
-    mode = node.string("auto_pad", "NOTSET")
+    mode = auto_pad(node)
     if mode == "VALID":
         padding = (0,) * (2 * n)
     if node.has("output_shape") or mode.startswith("SAME"):
@@ -139,7 +143,7 @@ def fitted(
         totals.append(dim.maximum(total, 0))
         more.append(e + dim.maximum(-total, 0))
     less, rest = [t // 2 for t in totals], [t - t // 2 for t in totals]
-    upper = node.string("auto_pad", "NOTSET") == "SAME_UPPER"
+    upper = auto_pad(node) == "SAME_UPPER"
     return ((*less, *rest) if upper else (*rest, *less)), tuple(more)
 
 

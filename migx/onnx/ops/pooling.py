@@ -6,7 +6,7 @@ from migx import ops
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops.linear import window
+from migx.onnx.ops.linear import auto_pad, window
 
 MODES = {"MaxPool": "max", "AveragePool": "average", "LpPool": "lpnorm"}
 
@@ -16,7 +16,7 @@ def pooling(node: Node) -> tuple[Instruction, ...]:
     """The pooled windows and, of MaxPool where they are asked for, the places of the greatest."""
     x, lengths = node.input(0), node.integers("kernel_shape")
     mode = MODES[node.proto.op_type]
-    ceil = bool(node.integer("ceil_mode", 0)) and node.string("auto_pad", "NOTSET") == "NOTSET"
+    ceil = bool(node.integer("ceil_mode", 0)) and auto_pad(node) == "NOTSET"
     options = {**window(node, x, lengths), "ceil_mode": ceil}
     op = ops.Pooling(
         mode,

@@ -69,7 +69,7 @@ def tensor_scatter(node: Node) -> Instruction:
     if given is not None:
         start = node.reshape(node.convert(given, I64), (batch, *[1] * (rank - 1)))
         places = binary(node, ops.Add(), start, places)
-    if node.string("mode", "linear") == "circular":
+    if node.choice("mode", ("linear", "circular"), "linear") == "circular":
         places = binary(node, ops.Mod(), places, node.dims([cache.shape.dims[axis]]))
     index = node.broadcast_to(places, update.shape.dims)
     return node.add(ops.ScatterNone(axis), cache, index, update)

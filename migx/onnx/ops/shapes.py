@@ -284,6 +284,10 @@ def range_count(start: Extent, limit: Extent, delta: Extent, unknown: Extent) ->
     return dim.maximum((span + (abs(delta) - 1)) // abs(delta), 0)
 
 
+MODES = ("DCR", "CRD")
+"""Which stands first of what becomes rows and columns, and the channels that are left."""
+
+
 @importer("DepthToSpace")
 def depth_to_space(node: Node) -> Instruction:
     x, block = node.input(0), node.integer("blocksize")
@@ -291,7 +295,7 @@ def depth_to_space(node: Node) -> Instruction:
     deep = c // (block * block)
     dims: tuple[Extent, ...] = (n, block, block, deep, h, w)
     order = (0, 3, 4, 1, 5, 2)
-    if node.string("mode", "DCR") != "DCR":
+    if node.choice("mode", MODES, "DCR") != "DCR":
         dims, order = (n, deep, block, block, h, w), (0, 1, 4, 2, 5, 3)
     apart = node.add(ops.Transpose(order), node.reshape(x, dims))
     return node.reshape(apart, (n, deep, h * block, w * block))
@@ -302,7 +306,8 @@ def space_to_depth(node: Node) -> Instruction:
     x, block = node.input(0), node.integer("blocksize")
     n, c, h, w = node.dims_of(0, 4)
     apart = node.reshape(x, (n, c, h // block, block, w // block, block))
-    order = (0, 3, 5, 1, 2, 4) if node.string("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    mode = node.choice("mode", MODES, "DCR")
+    order = (0, 3, 5, 1, 2, 4) if mode == "DCR" else (0, 1, 3, 5, 2, 4)
     return node.reshape(
         node.add(ops.Transpose(order), apart),
         (n, c * block * block, h // block, w // block),

@@ -93,7 +93,7 @@ def momentum(node: Node) -> tuple[Instruction, ...]:
     first = node.add(ops.Equal(), count, node.scalar(0, count))
     like = node.scalar(beta, rate)
     share = node.add(ops.Where(), *node.broadcast(first, node.scalar(1, rate), like))
-    nesterov = node.string("mode") == "nesterov"
+    nesterov = node.choice("mode", ("standard", "nesterov")) == "nesterov"
 
     def step(x: Instruction, gradient: Instruction, velocity: Instruction) -> Group:
         slope = regularized(node, x, gradient)

@@ -77,13 +77,14 @@ def deformable_convolution(node: Node) -> Instruction:
 @importer("RoiAlign", since=10)
 def roi_align(node: Node) -> Instruction:
     """Before version 16 places were not shifted by half an element."""
-    default = "half_pixel" if node.version >= 16 else "output_half_pixel"
+    places = ("half_pixel", "output_half_pixel")
+    default = places[0] if node.version >= 16 else places[1]
     op = ops.RoiAlign(
         dims=(node.integer("output_height", 1), node.integer("output_width", 1)),
         mode=node.string("mode", "avg"),
         sampling_ratio=node.integer("sampling_ratio", 0),
         spatial_scale=node.number("spatial_scale", 1.0),
-        half_pixel=node.string("coordinate_transformation_mode", default) == "half_pixel",
+        half_pixel=node.choice("coordinate_transformation_mode", places, default) == places[0],
     )
     return node.add(op, node.input(0), node.input(1), node.input(2))
 
