@@ -196,6 +196,12 @@ CASES = [
         "past_sequence_length is not supported",
     ),
     case(
+        "MultiHeadAttention",
+        [*[HEADS[0]] * 3, *[None] * 6, np.zeros((1, 1, 2), np.int32)],
+        {"num_heads": 2},
+        "cache_indirection is not supported",
+    ),
+    case(
         "GatherBlockQuantized",
         [np.zeros((4, 32), np.uint8), np.array([1, 2]), floats(4, 1)],
         {"gather_axis": 0, "quantize_axis": 0, "block_size": 32},

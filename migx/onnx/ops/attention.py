@@ -78,8 +78,9 @@ def multi_head_attention(node: Node) -> tuple[Instruction, ...]:
     """Operands are hidden states or heads; keys and values may be packed into one operand. The
     fourth result are the scores, with -inf where a key comes after a query that may not see it.
     """
-    if node.optional(8) is not None:
-        raise node.fail("past_sequence_length is not supported")
+    for place, name in ((8, "past_sequence_length"), (9, "cache_indirection")):
+        if node.optional(place) is not None:
+            raise node.fail(f"{name} is not supported")
     q, k, v = unpacked(node, node.input(0), node.optional(1), node.optional(2))
     heads, bias = node.integer("num_heads"), node.optional(3)
     parts: Sequence[Instruction | None] = (None, None, None)
