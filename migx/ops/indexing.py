@@ -94,12 +94,12 @@ class Gathernd(Op):
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
         data, indices = data_and_indices(self, shapes)
         batch = self.batch_dims
-        width = index_width(self, data.rank - batch, indices)
-        shared = zip(data.dims[:batch], indices.dims[:batch], strict=True)
-        if indices.rank <= batch or not all(dim.may_equal(d, i) for d, i in shared):
+        fits = 0 <= batch < min(data.rank, indices.rank)
+        if not fits or not all(map(dim.may_equal, data.dims[:batch], indices.dims[:batch])):
             raise ShapeError(
                 f"gathernd: {data.text} and {indices.text} need {batch} equal leading dims"
             )
+        width = index_width(self, data.rank - batch, indices)
         return Shape(data.dtype, indices.dims[:-1] + data.dims[batch + width :])
 
     def compute(self, x: Array, indices: Array) -> Array:

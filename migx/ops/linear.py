@@ -92,7 +92,7 @@ class Convolution(Op):
         expect(self, shapes, 2)
         x, w = shapes
         expect_spatial(self, x, self.padding, self.stride, self.dilation)
-        _expect_weights(self, x, w, x.dims[1], w.dims[1] * self.group)
+        _expect_weights(self, x, w, 1, self.group)
         if not _divides(self.group, w.dims[0]):
             raise ShapeError(f"{self.name}: {self.group} groups do not divide {w.dims[0]} channels")
         begins, ends = split(self.padding)
@@ -150,7 +150,7 @@ class ConvolutionBackwards(Op):
         expect(self, shapes, 2)
         x, w = shapes
         spatial = expect_spatial(self, x, self.padding, self.stride, self.dilation)
-        _expect_weights(self, x, w, x.dims[1], w.dims[0])
+        _expect_weights(self, x, w, 0)
         if len(self.output_padding) != spatial or not _divides(self.group, x.dims[1]):
             raise ShapeError(
                 f"{self.name} needs {spatial} output_padding, got {self.output_padding}, and "
@@ -193,9 +193,11 @@ class ConvolutionBackwards(Op):
         return rounded(np.ascontiguousarray(result[(..., *kept)]), like)
 
 
-def _expect_weights(op: Op, x: Shape, w: Shape, given: Extent, wanted: Extent) -> None:
+def _expect_weights(op: Op, x: Shape, w: Shape, axis: int, groups: int = 1) -> None:
+    """``ShapeError`` where an axis of weights does not have the channels of a group of x."""
     if w.rank != x.rank:
         raise ShapeError(f"{op.name} needs weights of {x.rank} axes, got {w.text} for {x.text}")
+    given, wanted = x.dims[1], w.dims[axis] * groups
     if not may_equal(given, wanted):
         raise ShapeError(
             f"{op.name}: weights {w.text} are for {wanted} input channels, but {x.text} has {given}"

@@ -289,6 +289,7 @@ REFUSED: list[tuple[Any, list[Shape], str]] = [
     (Gathernd(), [F, Shape("i64", (1, N))], r"a number from 1 to 2, got i64\[1, n\]"),
     (Gathernd(1), [F, Shape("i64", (3, 1))], "need 1 equal leading dims"),
     (Gathernd(1), [F, Shape("i64", (1,))], "need 1 equal leading dims"),
+    (Gathernd(-1), [F, Shape("i64", (3, 1))], "need -1 equal leading dims"),
     (GatherElements(0), [F, Shape("i64", (2, 4))], "no larger dim but for axis 0"),
     (GatherElements(0), [F, I64S], "must have the rank of"),
     (

@@ -193,6 +193,8 @@ REFUSED: list[tuple[Any, tuple[Shape, ...], str]] = [
     (Convolution(stride=(0, 1)), (X, W), "stride and dilation are at least 1"),
     (Convolution((-1, 0, 0, 0)), (X, W), "padding at least 0"),
     (Convolution(), (X, Shape("f32", (6, 4, 3))), "weights of 4 axes"),
+    (Convolution(), (X, Shape("f32")), "needs weights of 4 axes, got f32.. for"),
+    (ConvolutionBackwards(), (X, Shape("f32")), "backwards needs weights of 4 axes, got f32.. for"),
     (Convolution(), (X, Shape("f32", (6, 3, 3, 3))), "for 3 input channels, but .* has 4"),
     (Convolution(group=4), (X, Shape("f32", (6, 1, 3, 3))), "4 groups do not divide 6 channels"),
     (
