@@ -331,7 +331,9 @@ class Col2im(Op):
         expect(self, shapes, 3)
         x = shapes[0]
         expect_kind(self, x.dtype, NUMBER)
-        result = Shape(x.dtype, (x.dims[0], *self.dims)) if x.rank == 3 else x
+        if x.rank != 3:
+            raise ShapeError(f"{self.name} needs [N, C * window, windows], got {x.text}")
+        result = Shape(x.dtype, (x.dims[0], *self.dims))
         spatial = expect_spatial(self, result, self.padding, self.stride, self.dilation)
         if any(s.rank != 1 or not may_equal(s.dims[0], spatial) for s in shapes[1:]):
             raise ShapeError(

@@ -52,6 +52,7 @@ WRONG: list[tuple[Any, list[Shape], str]] = [
     (RoiAlign(), [IMAGE, REGIONS, Shape(I64, (N, 1))], "needs an image for each region"),
     (MaxRoiPool(), [IMAGE, REGIONS], r"regions \[n, 5\]"),
     (COLUMNS, [Shape(F32, (N, 12, 49)), LIST], "takes 3 inputs, got 2"),
+    (COLUMNS, [Shape(F32, (N, 12, 7, 7)), LIST, LIST], r"needs .N, C . window, windows., got f32"),
     (COLUMNS, [Shape(F32, (N, 12, 49)), LIST, Shape(I64)], "takes 2 sizes of the image and of a"),
     (Dft(2, 4), [Shape(F32, (2, 4, 2))], "axis 2 is not one of the 2 axes"),
     (Dft(1, 4), [Shape(F32, (2, 4, 3))], r"needs \[..., 1\] or \[..., 2\]"),
