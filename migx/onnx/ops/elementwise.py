@@ -226,10 +226,15 @@ def saturated_line(node: Node, alpha: float, beta: float) -> Instruction:
 
 @importer("Softplus")
 def softplus(node: Node) -> Instruction:
-    """log(1 + exp(x)) as max(x, 0) + log(1 + exp(-|x|)), which never overflows."""
+    """log(1 + exp(x)) as max(x, 0) + log(1 + exp(-|x|)), which never overflows. What rounding 1 + u
+    loses of a small u is added to its logarithm, of which it is all there is.
+    """
     x = node.input(0)
+    one = node.scalar(1, x)
     tail = node.add(ops.Exp(), node.add(ops.Neg(), node.add(ops.Abs(), x)))
-    log = node.add(ops.Log(), node.add(ops.Add(), tail, node.scalar(1, x)))
+    whole = node.add(ops.Add(), tail, one)
+    lost = node.add(ops.Sub(), tail, node.add(ops.Sub(), whole, one))
+    log = node.add(ops.Add(), node.add(ops.Log(), whole), lost)
     return node.add(ops.Add(), node.add(ops.Relu(), x), log)
 
 

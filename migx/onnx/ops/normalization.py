@@ -112,6 +112,23 @@ def rms_normalization(node: Node) -> Instruction:
     )
 
 
+@importer("MeanVarianceNormalization", since=9)
+def mean_variance_normalization(node: Node) -> Instruction:
+    """(x - mean) / (deviation + 1e-9). ONNX's body takes the variance as the difference of two
+    means, which loses its digits where these are large and may come to less than 0.
+    """
+    x = node.input(0)
+    axes = node.axes(node.integers("axes", (0, 2, 3)), x.shape.rank)
+    wide = node.convert(x, F32) if x.shape.dtype.bits < 32 else x
+    mean = node.add(ops.ReduceMean(axes), wide)
+    centred = node.add(ops.Sub(), wide, node.broadcast_to(mean, x.shape.dims))
+    square = node.add(ops.ReduceMean(axes), node.add(ops.Mul(), centred, centred))
+    deviation = node.add(ops.Sqrt(), square)
+    deviation = node.add(ops.Add(), deviation, node.scalar(1e-9, deviation))
+    result = node.add(ops.Div(), centred, node.broadcast_to(deviation, x.shape.dims))
+    return node.convert(result, x.shape.dtype)
+
+
 @importer("InstanceNormalization")
 def instance_normalization(node: Node) -> Instruction:
     x = node.input(0)
