@@ -219,14 +219,48 @@ def test_products_of_bytes_are_calibrated(digits: Path, name: str) -> None:
 
 def test_what_cannot_be_quantised_is_refused() -> None:
     p, target = migraphx.program(), migraphx.get_target("ref")
-    with pytest.raises(CompatError, match="quantize_int8 needs calibration"):
-        migraphx.quantize_int8(p, target, [])
+    for quantize in (migraphx.quantize_int8, migraphx.quantize_fp8):
+        with pytest.raises(CompatError, match="calibration is needed"):
+            quantize(p, target)
     with pytest.raises(CompatError, match="is for dot and convolution, not add"):
         migraphx.quantize_int8(p, target, [{}], ["add"])
-    with pytest.raises(CompatError, match="quantize_fp8 is not there"):
-        migraphx.quantize_fp8(p, target)
-    with pytest.raises(CompatError, match="autocast_fp8 is not there"):
+    p.compile(target)
+    with pytest.raises(CompatError, match="before it is compiled"):
         migraphx.autocast_fp8(p)
+
+
+@targets
+def test_products_of_f8_are_calibrated(digits: Path, name: str) -> None:
+    p, target = migraphx.parse_onnx(str(digits), **FIXED), migraphx.get_target(name)
+    wanted = run(migraphx.parse_onnx(str(digits), **FIXED))
+    inputs = {"image": migraphx.generate_argument(p.get_parameter_shapes()["image"])}
+    migraphx.quantize_fp8(p, target, [inputs])
+    types = [at.shape().type_string() for at in p.get_main_module()]
+    assert types.count("fp8e4m3fn_type") == 4
+    # Each operand of two products in a row is off by 2**-4 of itself at most.
+    assert 0 < abs(run(p, name) - wanted).max() < 4 * 2.0**-4 * abs(wanted).max()
+
+
+def test_parameters_and_results_of_f8_are_cast() -> None:
+    made = []
+    f8, f32 = (migraphx.shape(type=name, lens=[2]) for name in ("fp8e4m3fnuz", "float"))
+    for given in (f8, f32):
+        p = migraphx.program()
+        main = p.get_main_module()
+        x, y = (main.add_parameter(name, shape) for name, shape in (("x", given), ("y", f32)))
+        code = migraphx.shape.type_t.fp8e4m3fnuz_type
+        narrow = migraphx.op("convert", target_type=code)
+        x = x if given == f8 else main.add_instruction(narrow, [x])
+        doubled = main.add_instruction(migraphx.op("add"), [x, x])
+        wide = migraphx.op("convert", target_type=migraphx.shape.type_t.float_type)
+        doubled = doubled if given == f8 else main.add_instruction(wide, [doubled])
+        main.add_return([doubled, y])
+        made.append(p)
+    wanted = made[1].clone()
+    for p in made:
+        migraphx.autocast_fp8(p)
+        assert p.sort() == wanted.sort()
+        assert p.get_parameter_names() == ["x", "y"]
 
 
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:

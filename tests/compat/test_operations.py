@@ -66,12 +66,16 @@ def evaluated(op: Any, inputs: Sequence[Array], target: str = "ref") -> Array:
     main.add_return([result])
     p.compile(migraphx.get_target(target))
     (found,) = p.run({f"x{i}": array for i, array in enumerate(inputs)})
-    assert found.get_shape().lens() == result.shape().lens()
+    told, lens = result.shape(), found.get_shape().lens()
+    bounds = told.dyn_dims() or [migraphx.shape.dynamic_dimension(n, n) for n in told.lens()]
+    assert all(d.min <= n <= d.max for d, n in zip(bounds, lens, strict=True))
     return np.array(found)
 
 
 X, Y, W = floats(2, 3, 4), floats(2, 3, 4), floats(5, 3, 2, 2)
 IMAGE = floats(1, 3, 5, 5)
+BOXES = np.array([[[1, 1, 2, 2], [1, 1, 2, 1.9], [5, 5, 2, 2]]], np.float32)
+SCORES = np.array([[[0.7, 0.6, 0.9]]], np.float32)
 I8 = np.array([[-8, 7, 3, -1]], np.int8)
 
 
@@ -110,6 +114,29 @@ OPS: list[tuple[str, dict[str, Any], tuple[Array, ...], Array]] = [
     ("squeeze", {"axes": [-2]}, (X[:, :1],), X[:, 0]),
     ("unsqueeze", {"axes": [-1]}, (X,), X[..., None]),
     ("slice", {"axes": [-1], "starts": [-3], "ends": [99]}, (X,), X[:, :, -3:99]),
+    ("slice", {"axes": [2]}, (X, np.array([1]), np.array([-1])), X[:, :, 1:-1]),
+    ("slice", {"starts": [1], "ends": [3]}, (X, np.array([2])), X[:, :, 1:3]),
+    ("slice", {}, (X, np.array([1, 0]), np.array([9, 1]), np.array([2, 0])), X[:1, :, 1:]),
+    ("reshape", {}, (X, np.zeros((4, 6))), X.reshape(4, 6)),
+    ("broadcast", {"axis": 1}, (X[0, :, 0], X), np.broadcast_to(X[:1, :, :1], X.shape)),
+    ("broadcast_with_dims", {}, (X[:1], np.array([2, 3, 4])), np.stack([X[0]] * 2)),
+    ("dynamic_range", {}, (np.array([1]), np.array([8]), np.array([3])), np.array([1, 4, 7])),
+    ("fixed_pad", {}, (X,), X),
+    ("scan_slice", {"axis": 1}, (X, np.array([2])), X[:, 2:]),
+    ("scan_slice", {"axis": -1, "direction": 1}, (X, np.array([0])), X[:, :, 3:]),
+    ("nonzero", {}, (np.eye(2) - 1,), np.array([[0, 1, 0, 0], [1, 0, 0, 0]])),
+    (
+        "nonmaxsuppression",
+        {"center_point_box": 1},
+        (BOXES, SCORES, np.array([2]), np.array([0.5], np.float32), np.array([0.1], np.float32)),
+        np.array([[0, 0, 2], [0, 0, 0], [0, 0, 0]]),
+    ),
+    (
+        "multinomial",
+        {"dtype": 9},
+        (np.array([[1.0, 3.0, 4.0]]), np.array([[0.0, 0.2, 0.25, 0.7, 0.99]])),
+        np.array([[0, 0, 1, 1, 2]]),
+    ),
     ("step", {"axes": [-1], "steps": [2]}, (X,), X[:, :, ::2]),
     ("reverse", {"axes": [-1]}, (X,), X[:, :, ::-1]),
     ("multibroadcast", {"out_lens": [3, 2, 4]}, (X[:1, 0],), np.broadcast_to(X[:1, 0], (3, 2, 4))),
@@ -137,6 +164,12 @@ OPS: list[tuple[str, dict[str, Any], tuple[Array, ...], Array]] = [
     ),
     ("pooling", {"lengths": [5, 5]}, (IMAGE,), IMAGE.mean((2, 3), keepdims=True)),
     ("pooling", {"dyn_global": True}, (IMAGE,), IMAGE.mean((2, 3), keepdims=True)),
+    (
+        "resize",
+        {"coordinate_transformation_mode": "asymmetric"},
+        (IMAGE, np.array([1, 3, 10, 5])),
+        IMAGE.repeat(2, 2),
+    ),
     (
         "resize",
         {"scales": [1.0, 1.0, 2.0, 2.0], "coordinate_transformation_mode": "asymmetric"},
@@ -207,6 +240,43 @@ def test_last_states_of_recurrent_layers() -> None:
         main.add_instruction(migraphx.op("rnn_last_hs_output"), inputs[:1])
 
 
+def test_slices_that_are_told_too_much_or_too_little() -> None:
+    for attributes in ({"axes": [0], "starts": [0], "ends": [1]}, {"axes": [0]}):
+        with pytest.raises(ShapeError, match="takes each of starts, ends and axes once"):
+            evaluated(migraphx.op("slice", **attributes), [X, np.array([0])])
+
+
+def test_as_many_results_as_a_run_finds() -> None:
+    p = migraphx.program()
+    main = p.get_main_module()
+    x = main.add_literal(np.array([3, 1, 3, 2]))
+    parts = []
+    for ordered in (True, False):
+        whole = main.add_instruction(migraphx.op("unique", sorted=ordered), [x])
+        parts += [
+            main.add_instruction(migraphx.op("get_tuple_elem", index=i), [whole]) for i in range(4)
+        ]
+    inputs = [main.add_literal(each) for each in (BOXES, SCORES, np.array([2]))]
+    chosen = migraphx.op("nonmaxsuppression", use_dyn_output=True, center_point_box=True)
+    main.add_return([*parts, main.add_instruction(chosen, inputs)])
+    p.compile(migraphx.get_target("ref"))
+    found = [each.tolist() for each in p.run({})]
+    assert found[:4] == [[1, 2, 3], [1, 3, 0], [2, 0, 2, 1], [1, 1, 2]]
+    assert found[4:8] == [[3, 1, 2], [0, 1, 3], [0, 1, 0, 2], [2, 1, 1]]
+    assert found[8] == [0, 0, 2, 0, 0, 0]
+
+
+def test_sizes_up_to_their_bounds() -> None:
+    p = migraphx.program()
+    main = p.get_main_module()
+    dims = [migraphx.shape.dynamic_dimension(*ends) for ends in ((1, 4), (2, 2))]
+    x = main.add_parameter("x", migraphx.shape(dyn_dims=dims))
+    main.add_return([main.add_instruction(migraphx.op("fixed_pad"), [x])])
+    assert [s.lens() for s in p.get_output_shapes()] == [[4, 2]]
+    p.compile(migraphx.get_target("ref"))
+    assert p.run({"x": np.ones((1, 2), np.float32)})[0].tolist() == [1.0, 1.0, *[0.0] * 6]
+
+
 @pytest.mark.parametrize(
     ("name", "attributes", "error", "message"),
     [
@@ -221,6 +291,7 @@ def test_last_states_of_recurrent_layers() -> None:
         ("reshape", {"dims": 6}, FieldError, r"reshape: dims is tuple\[int, ...\], not 6"),
         ("unsqueeze", {"axes": [0], "steps": [2]}, CompatError, "steps is not supported: use resh"),
         ("lstm", {"actv_func": ["tanh"]}, CompatError, "actv_func is not supported"),
+        ("fixed_pad", {"axes": 1}, UnknownName, "fixed_pad has no attribute 'axes'"),
         ("softmax", {"axis": 7}, ShapeError, "axis 7 is not one of the 3 axes"),
         ("convert", {"target_type": None}, TypeError, "target_type is a bool, int"),
     ],

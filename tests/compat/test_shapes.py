@@ -8,7 +8,7 @@ import pytest
 
 import migx.compat.migraphx as migraphx
 from migx import Shape
-from migx.errors import CompatError, ShapeError
+from migx.errors import CompatError, ParseError, ShapeError
 
 ENUM = """
 bool=0 half=1 float=2 double=3 uint8=4 int8=5 uint16=6 int16=7 int32=8 int64=9 uint32=10 uint64=11
@@ -110,5 +110,28 @@ def test_what_is_no_shape_is_refused(given: dict[str, Any], message: str) -> Non
 def test_types_of_migx_alone_are_refused() -> None:
     with pytest.raises(CompatError, match="no element type f8e8m0"):
         migraphx.shape.of(Shape("f8e8m0", (2,)))
-    with pytest.raises(CompatError, match="get_tuple_elem"):
-        migraphx.shape.of(Shape.tuple(Shape("f32")))
+
+
+def test_dims_that_are_computed() -> None:
+    dimension = migraphx.shape.dynamic_dimension
+    n = dimension("n", {"n": dimension(1, 4, {2})})
+    assert (n.min, n.max, n.optimals, n.is_symbolic(), n.is_fixed()) == (1, 4, {2}, True, False)
+    assert not dimension(1, 4).is_symbolic()
+    for text, least, most in (("n * 3 + 1", 4, 13), ("n / 2", 0, 2), ("n - 1", 0, 3)):
+        made = dimension(text, {"n": n})
+        assert (made.min, made.max) == (least, most)
+    p = migraphx.program()
+    main = p.get_main_module()
+    shapes = [migraphx.shape(dyn_dims=[each, dimension(3, 3)]) for each in (n, made)]
+    x, _ = (main.add_parameter(name, s) for name, s in zip("xy", shapes, strict=True))
+    assert str(x.instruction.shape) == "f32[n, 3]"
+    found = p.get_parameter_shapes()
+    assert [d.is_symbolic() for d in found["y"].dyn_dims()] == [True, False]
+    assert [s.dyn_dims()[0].max for s in found.values()] == [4, 3]
+
+
+@pytest.mark.parametrize("text", ["m", "n +", "n n", "n]", "", "2.5"])
+def test_dims_that_cannot_be_computed(text: str) -> None:
+    bounds = migraphx.shape.dynamic_dimension(1, 4)
+    with pytest.raises((ParseError, ShapeError)):
+        migraphx.shape.dynamic_dimension(text, {"n": bounds})

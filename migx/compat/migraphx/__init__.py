@@ -25,7 +25,14 @@ from migx.compat.migraphx.data import (
     to_gpu,
 )
 from migx.compat.migraphx.operations import macro, op
-from migx.compat.migraphx.programs import get_target, instruction_ref, module, program, target
+from migx.compat.migraphx.programs import (
+    compile_modes,
+    get_target,
+    instruction_ref,
+    module,
+    program,
+    target,
+)
 from migx.compat.migraphx.quantizing import (
     autocast_fp8,
     quantize_bf16,
@@ -47,6 +54,7 @@ __all__ = [
     "argument",
     "argument_from_pointer",
     "autocast_fp8",
+    "compile_modes",
     "create_argument",
     "fill_argument",
     "from_gpu",

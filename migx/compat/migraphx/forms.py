@@ -26,7 +26,7 @@ Lowering: TypeAlias = Callable[..., Instruction]
 Ints: TypeAlias = tuple[int, ...]
 
 NAMES = """
-abs acos acosh add argmax argmin asin asinh atan atanh bit_cast bitwise_and broadcast ceil clip
+abs acos acosh add argmax argmin asin asinh atan atanh bit_cast bitwise_and ceil clip
 concat contiguous convert cos cosh dimensions_of div dot elu erf exp floor fmod gather gathernd
 get_tuple_elem group identity if leaky_relu log logsoftmax lrn max min mod mul nearbyint neg
 onehot pack_int4 pointwise pow prefix_scan_sum prelu quant_dot recip reduce_all reduce_any
@@ -55,7 +55,6 @@ REDUCTIONS = [name for name in ALIKE if name.startswith("reduce_")]
 DEFAULTS: dict[str, dict[str, Any]] = {
     "argmax": {"axis": 0},
     "argmin": {"axis": 0},
-    "broadcast": {"axis": 0},
     "concat": {"axis": 0},
     "dimensions_of": {"start": 0},
     "logsoftmax": {"axis": 1},
@@ -70,18 +69,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 ABSENT = {
     "allocate": "results have memory of their own here",
     "as_shape": "use reshape, transpose or multibroadcast",
-    "broadcast_with_dims": "use multibroadcast, whose out_lens may be given",
     "capture": "migx run --save keeps the results of a run",
     "concat_past_present": "parse_onnx reads com.microsoft.GroupQueryAttention",
-    "dynamic_range": "parse_onnx reads ONNX Range",
-    "fixed_pad": "use pad",
     "gqa_rotary_embedding": "parse_onnx reads com.microsoft.GroupQueryAttention",
     "im2col": "use convolution",
     "load": "memory is planned by the target",
     "loop": "parse_onnx reads ONNX Loop; migx.ops.Loop is the same",
-    "multinomial": "parse_onnx reads ONNX Multinomial",
-    "nonmaxsuppression": "parse_onnx reads ONNX NonMaxSuppression, which gives as many as it finds",
-    "nonzero": "parse_onnx reads ONNX NonZero, which gives as many as it finds",
     "outline": "shapes have no values here; add_parameter declares one",
     "pack_fp4": "MIGraphX's API has no type for the result; migx.ops.PackFp4 is the same",
     "random_seed": "parse_onnx reads ONNX RandomUniform, which has a seed",
@@ -90,9 +83,7 @@ ABSENT = {
     "rnn_var_sl_shift_output": "parse_onnx reads lengths of sequences",
     "rnn_var_sl_shift_sequence": "parse_onnx reads lengths of sequences",
     "run_on_target": "a program runs on one target",
-    "scan_slice": "parse_onnx reads ONNX Scan; migx.ops.Scan is the same",
     "select_module": "a program is compiled once for all sizes",
-    "unique": "parse_onnx reads ONNX Unique, which gives as many as it finds",
     "unknown": "every operation is known where it is made",
     "unpack_fp4": "MIGraphX's API has no type for the input; migx.ops.UnpackFp4 is the same",
 }
@@ -243,29 +234,16 @@ def roialign(
     return at.add(made, x, regions, images)
 
 
-@form("resize")
-def resize(
-    at: Site,
-    x: Instruction,
-    *,
-    sizes: Ints = (),
-    scales: tuple[float, ...] = (),
-    nearest_mode: str = "floor",
-    mode: str = "nearest",
-    coordinate_transformation_mode: str = "half_pixel",
-) -> Instruction:
-    known = x.shape.bind({}).dims
-    dims = sizes or tuple(int(int(d) * s) for d, s in zip(known, scales, strict=True))
-    scales = () if sizes else scales
-    return at.add(ops.Resize(dims, scales, mode, coordinate_transformation_mode, nearest_mode), x)
-
-
 # Views
 
 
 @form("reshape", "reshape_lazy")
-def reshape(at: Site, x: Instruction, *, dims: Ints) -> Instruction:
-    """0 is the dim at that place, -1 what is left."""
+def reshape(
+    at: Site, x: Instruction, buffer: Instruction | None = None, *, dims: Ints = ()
+) -> Instruction:
+    """0 is the dim at that place, -1 what is left; or to the dims of a buffer."""
+    if buffer is not None:
+        return at.add(ops.Reshape(buffer.shape.dims), x)
     known = [x.shape.dims[i] if d == 0 else d for i, d in enumerate(dims)]
     rest = dim.product(d for d in known if d != -1)
     left = x.shape.elements // rest if -1 in known and rest != 0 else 0
@@ -292,21 +270,6 @@ def unsqueeze(at: Site, x: Instruction, *, axes: Ints, steps: Ints = ()) -> Inst
     return at.add(ops.Unsqueeze(axes_of(axes, x.shape.rank + len(axes))), x)
 
 
-@form("slice")
-def slice_(at: Site, x: Instruction, *, axes: Ints, starts: Ints, ends: Ints) -> Instruction:
-    """Places below 0 count from the end; those beyond an end are at it."""
-    axes = axes_of(axes, x.shape.rank)
-    places = [
-        tuple(_place(p, x.shape.dims[a]) for a, p in zip(axes, given, strict=True))
-        for given in (starts, ends)
-    ]
-    return at.add(ops.Slice(axes, *places), x)
-
-
-def _place(place: int, extent: Extent) -> Extent:
-    return dim.maximum(extent + place, 0) if place < 0 else dim.minimum(place, extent)
-
-
 @form("multibroadcast")
 def multibroadcast(
     at: Site, x: Instruction, other: Instruction | None = None, *, out_lens: Ints = ()
@@ -315,6 +278,20 @@ def multibroadcast(
     if other is None:
         return at.add(ops.Multibroadcast(out_lens), x)
     return at.repeated(x, _common(x.shape.dims, other.shape.dims))
+
+
+@form("broadcast")
+def broadcast(
+    at: Site,
+    x: Instruction,
+    other: Instruction | None = None,
+    *,
+    axis: int = 0,
+    out_lens: Ints = (),
+) -> Instruction:
+    """To the dims given, or to those of another, its axes being those from one on."""
+    dims = out_lens if other is None else other.shape.dims
+    return at.add(ops.Broadcast(axis_of(axis, len(dims)), dims), x)
 
 
 @form("broadcast_for_dot")

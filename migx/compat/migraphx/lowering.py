@@ -9,11 +9,11 @@ from functools import cache
 from typing import Any, TypeAlias
 
 from migx import plugins
+from migx.compat.migraphx.by_values import FORMS
 from migx.compat.migraphx.forms import (
     ABSENT,
     ALIKE,
     DEFAULTS,
-    FORMS,
     OURS,
     RENAMED,
     Site,

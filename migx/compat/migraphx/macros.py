@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from migx import ops
+from migx.compat.migraphx.imported import read
 from migx.compat.migraphx.lowering import REQUIRED
 from migx.errors import CompatError, ShapeError, UnknownName, there_are
 from migx.ir import Instruction, Module
@@ -103,22 +103,4 @@ def lowered(
     if "pads" in told and len(told["pads"]) == inputs[0].shape.rank - 2:
         told["pads"] *= 2  # one number for an axis is for both of its ends
     told = {key: int(v) if isinstance(v, bool) else v for key, v in told.items()}
-    return _read(module, kind, told | dict(kind.always), values)
-
-
-def _read(
-    module: Module, kind: Operator, attributes: Mapping[str, Any], inputs: Sequence[Instruction]
-) -> Instruction:
-    """What an operator of ONNX, in its newest version, becomes for these inputs."""
-    from onnx import GraphProto, helper
-
-    from migx.onnx import importers
-    from migx.onnx.model_file import ModelFile
-    from migx.onnx.reader import GraphReader
-
-    names = [f"input_{i}" for i in range(len(inputs))]
-    node = helper.make_node(kind.name, names, ["result"], domain=kind.domain, **attributes)
-    reader = GraphReader(GraphProto(), module, ModelFile(Path(), importers.newest(), {}))
-    reader.values.update(zip(names, inputs, strict=True))
-    reader.node(node)
-    return reader.values["result"]
+    return read(module, kind.name, values, told | dict(kind.always), kind.domain)

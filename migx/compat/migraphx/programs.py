@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any
 
+from migx import onnx
 from migx.argument import Argument
 from migx.compat.migraphx import lowering, macros
 from migx.compat.migraphx.arguments import argument
@@ -15,7 +19,7 @@ from migx.compat.migraphx.shapes import shape
 from migx.compiler import Compiled
 from migx.errors import CompatError, IRError, TargetError
 from migx.ir import Instruction, Module
-from migx.ops.builtin import Literal, Param
+from migx.ops.builtin import Literal, Param, Return
 from migx.program import Program
 from migx.shape import Shape
 from migx.target import Target
@@ -47,6 +51,14 @@ def get_target(name: str) -> target:
     return target(name)
 
 
+class compile_modes(enum.Enum):
+    """How much is spent on a compilation; ``max`` measures what a target can measure."""
+
+    eager = 0
+    balanced = 50
+    max = 100
+
+
 class instruction_ref:
     """An instruction of a module. Two are equal where they are the same one."""
 
@@ -54,7 +66,10 @@ class instruction_ref:
         self.instruction = instruction
 
     def shape(self) -> shape:
-        return shape.of(self.instruction.shape)
+        """What it computes; a ``@return`` of one value is of the shape of that."""
+        given = self.instruction.shape
+        alone = isinstance(self.instruction.op, Return) and len(given.parts) == 1
+        return shape.of(given.parts[0] if alone else given)
 
     def op(self) -> op:
         return op.of(self.instruction.op)
@@ -68,6 +83,10 @@ class instruction_ref:
     def outputs(self) -> list[instruction_ref]:
         """The instructions that read this one."""
         return [instruction_ref(user) for user in self.instruction.users]
+
+    def get_debug_symbols(self) -> set[str]:
+        """What it was marked with when it was added, or the ONNX nodes that it comes from."""
+        return set(self.instruction.origins)
 
     def get_literal(self) -> argument:
         """The value of a ``@literal``; ``IRError`` where it is another instruction."""
@@ -93,35 +112,48 @@ class module:
     def __init__(self, made: Module) -> None:
         self.module = made
 
-    def add_parameter(self, name: str, shape: shape) -> instruction_ref:
+    def add_parameter(
+        self, name: str, shape: shape, debug_symbols: Iterable[str] = ()
+    ) -> instruction_ref:
         """Declares an input. A scalar, lens [1] and strides [0], may be given as one element."""
         if not (shape.dynamic() or shape.standard()):
             raise CompatError(
                 f"parameter {name!r} is {shape}, but parameters lie in standard layout here: "
                 "transpose or multibroadcast it in the program"
             )
-        return instruction_ref(self.module.add_parameter(name, shape.declared(name)))
+        return _marked(self.module.add_parameter(name, shape.declared(name)), debug_symbols)
 
-    def add_literal(self, data: Any) -> instruction_ref:
+    def add_literal(self, data: Any, debug_symbols: Iterable[str] = ()) -> instruction_ref:
         """Adds a constant: a copy of an argument, or of anything with a buffer."""
-        return instruction_ref(self.module.add_literal(argument(data).value.array.copy()))
+        held = argument(data).value.array.copy()
+        return _marked(self.module.add_literal(held), debug_symbols)
 
     def add_instruction(
-        self, op: op, args: Sequence[instruction_ref], mod_args: Sequence[module] = ()
+        self,
+        op: op,
+        args: Sequence[instruction_ref],
+        mod_args: Sequence[module] = (),
+        debug_symbols: Iterable[str] = (),
     ) -> instruction_ref:
         """Adds an operation on the results of others."""
         at = Site(self.module, op.name(), [m.module for m in mod_args])
         if mod_args and op.name() not in HOLDERS:
             raise CompatError(f"{op.name()} takes no modules, but {len(mod_args)} are given")
-        return instruction_ref(lowering.lowered(at, op.given(), _given(args)))
+        with self._marking(debug_symbols):
+            return instruction_ref(lowering.lowered(at, op.given(), _given(args)))
 
     def add_macro(
-        self, macro: macro, args: Sequence[instruction_ref], mod_args: Sequence[module] = ()
+        self,
+        macro: macro,
+        args: Sequence[instruction_ref],
+        mod_args: Sequence[module] = (),
+        debug_symbols: Iterable[str] = (),
     ) -> list[instruction_ref]:
         """Adds the instructions of a macro; its results."""
         if mod_args:
             raise CompatError(f"macro {macro.name()} takes no modules, but some are given")
-        made = macros.lowered(self.module, macro.name(), macro.given(), _given(args))
+        with self._marking(debug_symbols):
+            made = macros.lowered(self.module, macro.name(), macro.given(), _given(args))
         return [instruction_ref(made)]
 
     def insert_macro(
@@ -130,19 +162,39 @@ class module:
         macro: macro,
         args: Sequence[instruction_ref],
         mod_args: Sequence[module] = (),
+        debug_symbols: Iterable[str] = (),
     ) -> list[instruction_ref]:
         """Adds the instructions of a macro before an instruction; its results."""
-        there = set(self.module)
-        results = self.add_macro(macro, args, mod_args)
-        for made in [at for at in self.module if at not in there]:
+        before = self._end()
+        results = self.add_macro(macro, args, mod_args, debug_symbols)
+        for made in self._behind(before):
             self.module.move_instruction(made, ins.instruction)
         return results
 
-    def add_return(self, args: Sequence[instruction_ref]) -> instruction_ref:
+    def add_return(
+        self, args: Sequence[instruction_ref], debug_symbols: Iterable[str] = ()
+    ) -> instruction_ref:
         """Ends the module with its results."""
-        return instruction_ref(self.module.add_return(*_given(args)))
+        return _marked(self.module.add_return(*_given(args)), debug_symbols)
 
     replace_return = add_return
+
+    @contextmanager
+    def _marking(self, debug_symbols: Iterable[str]) -> Iterator[None]:
+        """Marks the instructions that are added in the block."""
+        before = self._end()
+        yield
+        for made in self._behind(before):
+            _marked(made, debug_symbols)
+
+    def _end(self) -> Instruction | None:
+        """The last instruction but for the return."""
+        return next((at for at in reversed(self.module) if at is not self.module.returned), None)
+
+    def _behind(self, before: Instruction | None) -> list[Instruction]:
+        """The instructions that follow one, or all, but for the return."""
+        found = takewhile(lambda at: at is not before, reversed(self.module))
+        return [at for at in found if at is not self.module.returned][::-1]
 
     def print(self) -> None:
         """Prints the module's program."""
@@ -159,6 +211,12 @@ class module:
 
     def __repr__(self) -> str:
         return show(self.module.program)
+
+
+def _marked(made: Instruction, debug_symbols: Iterable[str]) -> instruction_ref:
+    """An instruction whose marks are these and no others."""
+    made.origins = tuple(debug_symbols)
+    return instruction_ref(made)
 
 
 def _given(args: Sequence[instruction_ref]) -> list[Instruction]:
@@ -203,6 +261,7 @@ class program:
         offload_copy: bool = True,
         fast_math: bool = True,
         exhaustive_tune: bool = False,
+        compile_mode: compile_modes = compile_modes.balanced,
     ) -> None:
         """Makes the program ready to run on a target.
 
@@ -210,12 +269,14 @@ class program:
         in the host's memory either way. ``fast_math`` allows results that differ, and none do: what
         rounds f32 more is left to ``program.compile`` of migx, which takes it only if asked.
         ``exhaustive_tune`` measures on the device; ``CompatError`` where a target does not.
+        ``compile_mode`` ``max`` does where it can; the others are one.
         """
         if exhaustive_tune and not t.takes("tune"):
             raise CompatError(f"target {t.name} measures nothing: leave exhaustive_tune out")
         if self.program.main.returned is None:
             self.program.main.add_return(*self._outputs())
-        self.program.compile(t.made(offload_copy=offload_copy, tune=exhaustive_tune))
+        tune = exhaustive_tune or compile_mode is compile_modes.max
+        self.program.compile(t.made(offload_copy=offload_copy, tune=tune))
 
     def run(self, params: Mapping[str, Any]) -> list[argument]:
         """The results for arguments, or buffers, by the names of the parameters."""
@@ -239,6 +300,8 @@ class program:
 
     def _taken(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments as migx takes them, one element as a scalar where that is wanted."""
+        if places := [name for name in params if "#output_" in name]:
+            raise CompatError(f"results have memory of their own: leave {places[0]!r} out")
         wanted = {name: at.shape for name, at in self.program.main.parameters.items()}
         copied = getattr(self.program.compiled.context.target, "offload_copy", True)
         return {name: _fitting(value, wanted.get(name), copied) for name, value in params.items()}
@@ -253,9 +316,23 @@ class program:
         self.program.revision = revision  # what was compiled computes the same
         return self
 
+    def clone(self) -> program:
+        """A copy of the program as it was before it was compiled."""
+        return program(self.program.copy())
+
     def to_py(self) -> str:
-        """Raises ``CompatError``: what migx prints is a program already."""
-        raise CompatError("to_py is not there: migx.parse(str(p)) makes a program of its text")
+        """Python code that makes the program, as ``p``: its text, which is parsed."""
+        lines = "".join(f"    {line!r}\n" for line in str(self.program).splitlines(keepends=True))
+        return (
+            "import migx\nimport migx.compat.migraphx as migraphx\n\n"
+            f"p = migraphx.program(migx.parse(\n{lines}))\n"
+        )
+
+    def write_netron_output(self, filename: str) -> None:
+        """Writes the program as an ONNX file, which Netron shows and others run; ``OnnxError``
+        where ONNX has no operator for what it does.
+        """
+        onnx.write(self.program, filename)
 
     def print(self) -> None:
         """Prints the program's text."""
@@ -304,4 +381,4 @@ def _sort(made: Module) -> None:
         after = at
 
 
-__all__ = ["get_target", "instruction_ref", "module", "program", "target"]
+__all__ = ["compile_modes", "get_target", "instruction_ref", "module", "program", "target"]

@@ -11,11 +11,14 @@ import migx
 from migx.calibration import behind_levels, observed, widest
 from migx.compat.migraphx.programs import program, target
 from migx.errors import CompatError
-from migx.shape import I8
+from migx.ir import Instruction
+from migx.ops.builtin import Param, Return
+from migx.ops.pointwise import Convert
+from migx.shape import F8E4M3FN, F32, I8, DType
 
 PRODUCTS = ("dot", "convolution")
-LEVELS = 127
-"""The greatest of the levels that a value is rounded to; those below 0 go as far."""
+LEVELS = {I8: 127.0, F8E4M3FN: 448.0}
+"""The greatest number that a value is scaled to before it is rounded; those below 0 go as far."""
 
 
 def quantize_fp16(prog: program, ins_names: Sequence[str] = ("all",)) -> None:
@@ -46,19 +49,36 @@ def quantize_int8(
     Those in modules of control flow stay as they are. ``CompatError`` without calibration, and
     where a name is of no product.
     """
-    _expect_uncompiled(prog)
     if others := [name for name in ins_names if name not in PRODUCTS]:
         raise CompatError(f"quantize_int8 is for {' and '.join(PRODUCTS)}, not {others[0]}")
+    _quantize(prog, t, calibration, ins_names, I8)
+
+
+def quantize_fp8(prog: program, t: target, calibration: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Has products multiply what f8e4m3fn can hold: each operand is scaled to 448, the greatest
+    number of that, as ``quantize_int8`` scales to 127. Products are made in the type they have.
+    """
+    _quantize(prog, t, calibration, PRODUCTS, F8E4M3FN)
+
+
+def _quantize(
+    prog: program,
+    t: target,
+    calibration: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    to: DType,
+) -> None:
+    _expect_uncompiled(prog)
     if not calibration:
-        raise CompatError("quantize_int8 needs calibration: inputs that show how large values get")
+        raise CompatError("calibration is needed: a list of inputs that show how large values get")
     main = prog.program.main
-    products = [at for at in main if at.name in ins_names and at.shape.dtype.is_float]
+    products = [at for at in main if at.name in names and at.shape.dtype.is_float]
     operands = list(dict.fromkeys(v for at in products for v in at.inputs))
     seen = program(observed(prog.program, operands))
     seen.compile(t)
     results = ([np.array(v) for v in seen.run(each)] for each in calibration)
     made = {
-        value: behind_levels(value, I8, max(abs(low), abs(high)) / LEVELS or 1.0)
+        value: behind_levels(value, to, max(abs(low), abs(high)) / LEVELS[to] or 1.0)
         for value, (low, high) in zip(operands, widest(operands, results), strict=True)
     }
     for at in products:
@@ -66,14 +86,26 @@ def quantize_int8(
             main.replace_input(at, place, made[value])
 
 
-def quantize_fp8(prog: program, t: target, calibration: Sequence[Mapping[str, Any]] = ()) -> None:
-    """Raises ``CompatError``: products of f8 are not there."""
-    raise CompatError("quantize_fp8 is not there: use quantize_int8 or quantize_fp16")
-
-
 def autocast_fp8(prog: program) -> None:
-    """Raises ``CompatError``: parameters stay in the type that they have."""
-    raise CompatError("autocast_fp8 is not there: parameters are given in the type they have")
+    """Has parameters and results of an f8 type be f32, with converts behind and before them."""
+    _expect_uncompiled(prog)
+    main = prog.program.main
+    behind = next((at for at in main if not isinstance(at.op, Param)), None)
+    for name, narrow in list(main.parameters.items()):
+        if _is_f8(narrow):
+            main.rename_parameter(narrow, f"{name}.f8")
+            given = main.add_parameter(name, narrow.shape.with_type(F32), before=narrow)
+            cast = main.insert_instruction(behind, Convert(narrow.shape.dtype), given)
+            main.replace_instruction(narrow, cast)
+            main.remove_instruction(narrow)
+    if main.returned is not None and any(map(_is_f8, main.outputs)):
+        names = main.returned.op_as(Return).names
+        wide = [main.add_instruction(Convert(F32), v) if _is_f8(v) else v for v in main.outputs]
+        main.add_return(*wide, names=names)
+
+
+def _is_f8(value: Instruction) -> bool:
+    return value.shape.dtype.is_float and value.shape.dtype.bits == 8
 
 
 def _expect_uncompiled(prog: program) -> None:

@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from operator import index
 from typing import Any, TypeAlias
 
 from migx import dim
 from migx.dim import Dim, Extent
 from migx.errors import CompatError, ShapeError
-from migx.shape import DType, Shape, row_major
+from migx.parser import within
+from migx.shape import TUPLE, DType, Shape, row_major
+from migx.syntax import Reader
 
 UNBOUNDED = 2**64 - 1
 """The ``max`` of a dim that has no upper bound."""
@@ -74,37 +77,82 @@ def dtype_of(given: str | int) -> DType:
 
 class dynamic_dimension:
     """A dim between ``min`` and ``max``, both included. ``optimals`` are sizes worth a variant of
-    their own.
+    their own. ``dynamic_dimension("2 * n + 1", {"n": dynamic_dimension(1, 4)})`` is one that is
+    computed from others, which have names: the same in all shapes.
     """
 
-    def __init__(self, min: int = 0, max: int = 0, optimals: Iterable[int] = ()) -> None:
-        if not 0 <= min <= max:
+    def __init__(
+        self,
+        min: int | str = 0,
+        max: int | Mapping[str, dynamic_dimension] = 0,
+        optimals: Iterable[int] = (),
+    ) -> None:
+        self.expression: Dim | None = None
+        if isinstance(min, str) or isinstance(max, Mapping):
+            self._hold(_parsed(str(min), max if isinstance(max, Mapping) else {}))
+            return
+        self.min, self.max, self.optimals = index(min), index(max), set(optimals)
+        if not 0 <= self.min <= self.max:
             raise ShapeError(f"a dim from {min} to {max}: 0 <= min <= max is wanted")
-        self.min, self.max, self.optimals = int(min), int(max), set(optimals)
 
     @classmethod
     def of(cls, extent: Extent) -> dynamic_dimension:
-        """What is known of an extent: its bounds, and the optimals of a symbol."""
+        """An extent of a program: a number, or what is computed from symbols."""
+        made = cls.__new__(cls)
+        made._hold(extent)
+        return made
+
+    def _hold(self, extent: Extent) -> None:
+        """Takes over an extent, with its bounds, and the optimals of a symbol."""
         low, high = dim.bounds(extent)
-        symbol = extent.symbol if isinstance(extent, Dim) else None
-        top = UNBOUNDED if high == math.inf else int(high)
-        return cls(max(int(low), 0), top, symbol.optimals if symbol else ())
+        self.expression = extent if isinstance(extent, Dim) else None
+        symbol = self.expression.symbol if self.expression is not None else None
+        self.min, self.max = max(int(low), 0), UNBOUNDED if high == math.inf else int(high)
+        self.optimals = set(symbol.optimals if symbol else ())
+
+    @property
+    def high(self) -> int | None:
+        """The greatest size; None where there is no bound."""
+        return None if self.max == UNBOUNDED else self.max
 
     def is_fixed(self) -> bool:
         """Whether it is one number."""
         return self.min == self.max
 
+    def is_symbolic(self) -> bool:
+        """Whether it is computed from symbols, as the dims of programs are."""
+        return self.expression is not None
+
     def extent(self, name: str) -> Extent:
-        """The number it is, or the symbol ``name`` of these bounds."""
+        """The number it is, what it is computed by, or the symbol ``name`` of these bounds."""
+        if self.expression is not None:
+            return self.expression
         if self.is_fixed():
             return self.min
-        high = None if self.max == UNBOUNDED else self.max
-        return Dim(name, self.min, high, tuple(sorted(self.optimals)))
+        return Dim(name, self.min, self.high, self.optimals)
 
     def __repr__(self) -> str:
         told = ", ".join(map(str, sorted(self.optimals)))
         span = str(self.min) if self.is_fixed() else f"[{self.min}..{self.max}]"
         return f"{span}|{{{told}}}" if told else span
+
+
+def _parsed(text: str, symbols: Mapping[str, dynamic_dimension]) -> Extent:
+    """What an expression over symbols comes to; ``ShapeError`` where it is none, or names one that
+    is not there.
+    """
+    reader = Reader(f"[{text.replace('//', '/').replace('/', '//')}]", within("."))
+    reader.symbols = {
+        name: Dim(name, bounds.min, bounds.high, bounds.optimals)
+        for name, bounds in symbols.items()
+    }
+    read = reader.extents("[", "]")
+    if len(read) != 1 or reader.next.kind != "end":
+        raise ShapeError(f"{text!r} is no expression over symbols, such as '2 * n + 1'")
+    if unknown := [s.name for s in dim.symbols(read[0]) if s.name not in symbols]:
+        raise ShapeError(f"{text!r} names {unknown[0]!r}, whose bounds are not given")
+    extent: Extent = read[0]
+    return extent
 
 
 Code: TypeAlias = type_t
@@ -145,8 +193,8 @@ class shape:
     @classmethod
     def of(cls, given: Shape) -> shape:
         """The shape of a value of a program. One without dims is a scalar."""
-        if not given.dtype.is_tensor:
-            raise CompatError(f"MIGraphX's API has no shape for {given}: get_tuple_elem picks one")
+        if given.dtype is TUPLE:
+            return tuple_shape(given.parts)
         code = type_of(given.dtype)
         if not given.static:
             return cls(type=code, dyn_dims=[Dimension.of(d) for d in given.dims])
@@ -248,6 +296,31 @@ class shape:
         lists = [self._dyn_dims] if self.dynamic() else [self._lens, self._strides]
         texts = ["{" + ", ".join(map(str, each)) + "}" for each in lists]
         return ", ".join(["dynamic"] * self.dynamic() + [self.type_string(), *texts])
+
+
+class tuple_shape(shape):
+    """The shape of several values in one, which ``get_tuple_elem`` picks one of."""
+
+    def __init__(self, parts: Iterable[Shape]) -> None:
+        super().__init__(lens=[])
+        self.parts = [shape.of(part) for part in parts]
+
+    def type_string(self) -> str:
+        return "tuple_type"
+
+    def type(self) -> Code:
+        raise CompatError(
+            f"MIGraphX's API has no element type for {self}: get_tuple_elem picks one"
+        )
+
+    def bytes(self) -> int:
+        return sum(part.bytes() for part in self.parts)
+
+    def _key(self) -> tuple[Any, ...]:
+        return tuple(part._key() for part in self.parts)
+
+    def __repr__(self) -> str:
+        return f"[{', '.join(map(str, self.parts))}]"
 
 
 def _permuted(lens: Sequence[int], permutation: Sequence[int]) -> list[int]:
