@@ -25,7 +25,8 @@ from migx.cli._values import ANY, held
 from migx.dims.symbol import listed
 from migx.errors import DimError, EvaluationError, InputError, ShapeError
 from migx.program import Program
-from migx.shape import TUPLE, DType, Shape
+from migx.shape import BOOL, TUPLE, DType, Shape
+from migx.shape import integers as integers_of
 
 Array = NDArray[Any]
 
@@ -38,6 +39,7 @@ def read_or_drawn(
     """
     parameters = {name: p.shape for name, p in program.main.parameters.items()}
     given = {} if options.inputs is None else read(Path(options.inputs), parameters)
+    fill = _fill(options.fill, parameters, given)
     lacking = {name: shape for name, shape in parameters.items() if name not in given}
     if options.inputs is not None and (not lacking or given.keys() - parameters.keys()):
         return given, {}
@@ -45,16 +47,50 @@ def read_or_drawn(
         raise UsageError(f"--seed {options.seed}: seeds are 0 or greater")
     if options.inputs is not None:
         said = f"drawn from seed {options.seed}, as {options.inputs} lacks them"
-        print(f"note: {said}: {', '.join(lacking)}", file=sys.stderr)
+        if left := [name for name in lacking if name not in fill]:
+            print(f"note: {said}: {', '.join(left)}", file=sys.stderr)
     known, integers = _told(given, parameters, options.sizes), held(program)
 
     def draw(sizes: Mapping[str, int]) -> dict[str, Array]:
         rng = np.random.default_rng(options.seed)
         made = {n: drawn(n, s, sizes, rng, integers.get(n, ANY)) for n, s in lacking.items()}
-        return given | made
+        return given | made | {n: np.full_like(made[n], fill[n]) for n in fill}
 
     sizes = chosen(program, known, draw, apart=apart)
     return draw(sizes), sizes
+
+
+def _fill(
+    words: Sequence[str], parameters: Mapping[str, Shape], given: Mapping[str, Any]
+) -> dict[str, float]:
+    """What inputs are filled with: ``mask=1``."""
+    found: dict[str, float] = {}
+    for word in words:
+        name, _, text = word.rpartition("=")
+        if name not in parameters:
+            raise UsageError(
+                f"--fill {word!r}: give an input and the value of its elements, such as mask=1; "
+                f"the inputs are {', '.join(parameters) or 'none'}"
+            )
+        if name in given or name in found:
+            raise UsageError(f"--fill {word!r}: input {name!r} is given twice")
+        found[name] = _element(word, text, parameters[name])
+    return found
+
+
+def _element(word: str, text: str, shape: Shape) -> float:
+    """The value of all elements of an input."""
+    dtype = shape.dtype
+    try:
+        if dtype.is_float:
+            return float(text)
+        if dtype is BOOL or dtype.is_integer:
+            least, most = integers_of(dtype)
+            if least <= (value := int(text)) <= most:
+                return value
+    except ValueError:
+        pass  # said below, as is what does not fit
+    raise UsageError(f"--fill {word!r}: {text!r} cannot be an element of {shape.text}")
 
 
 def _told(

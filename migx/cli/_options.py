@@ -18,6 +18,13 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", metavar="N", type=int, default=0, help="the seed inputs are drawn from (0)"
     )
+    parser.add_argument(
+        "--fill",
+        metavar="NAME=X",
+        action="append",
+        default=[],
+        help="an input whose elements are all X; may be repeated",
+    )
 
 
 def add_target(

@@ -56,7 +56,8 @@ def run(options: argparse.Namespace) -> int:
     from migx.cli import _against, _verify
 
     if options.all:
-        if options.model or options.inputs or options.input_dim or options.dim_param:
+        given = options.model, options.inputs, options.fill, options.input_dim, options.dim_param
+        if any(given):
             raise _load.UsageError("--all takes the models and inputs of its own, and no others")
         if _against.is_model(options.against):
             raise _load.UsageError("--all compares with onnxruntime or ref")

@@ -217,6 +217,39 @@ def test_what_a_file_of_inputs_lacks_is_drawn_to_fit(migx: Migx, tmp_path: Path)
     assert (result.code, "input 'x' is f32[5, 2]" in result.err) == (2, True)
 
 
+def test_inputs_are_filled_with_one_number(migx: Migx, tmp_path: Path) -> None:
+    case, given, out = (tmp_path / name for name in ("case.migx", "in.npz", "out.npz"))
+    case.write_text("module main(x: f32[n], y: f32[n], i: i64[n], b: bool[]) { return x, y, i, b }")
+    np.savez(given, y=np.arange(2, dtype=np.float32))
+    words = ["--fill", "x=0.5", "--fill", "i=-3", "--fill", "b=1", "--save", out]
+    result = migx("run", case, "--inputs", given, *words)
+    assert (result.code, result.err) == (0, "")
+    found = [each.tolist() for each in np.load(out).values()]
+    assert found == [[0.5, 0.5], [0.0, 1.0], [-3, -3], True]
+    result = migx("run", case, "--fill", "i=7", "--dim-param", "n=3", "--json")
+    assert [v["first"] for v in result.json["outputs"] if v["name"] == "output_2"] == [[7, 7, 7]]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["x=1", "x=2"], "--fill 'x=2': input 'x' is given twice"),
+        (["1"], "--fill '1': give an input and the value of its elements, such as mask=1; the in"),
+        (["y=1"], "the inputs are x, i"),
+        (["x=one"], "--fill 'x=one': 'one' cannot be an element of f32[2]"),
+        (["i=300"], "--fill 'i=300': '300' cannot be an element of u8[]"),
+        (["i=0.5"], "--fill 'i=0.5': '0.5' cannot be an element of u8[]"),
+    ],
+)
+def test_what_inputs_cannot_be_filled_with(
+    migx: Migx, tmp_path: Path, words: list[str], message: str
+) -> None:
+    case = tmp_path / "case.migx"
+    case.write_text("module main(x: f32[2], i: u8[]) { return x, i }")
+    result = migx("run", case, *(each for word in words for each in ("--fill", word)))
+    assert (result.code, message in result.err) == (2, True)
+
+
 def test_what_fails_to_compile_has_nothing_to_do_with_the_inputs(
     migx: Migx, model: Path, found_by_name: Callable[..., None]
 ) -> None:
