@@ -1,0 +1,142 @@
+"""Having instructions compute in another element type: what passes that do have in common."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import ClassVar
+
+import ml_dtypes
+
+from migx import op as operations
+from migx import plugins
+from migx.builders import Builder, full_like
+from migx.errors import ShapeError, UnknownName, there_are
+from migx.ir import Instruction, Module
+from migx.manager import Pass, PassManager
+from migx.op import Operation
+from migx.ops.builtin import GetTupleElem
+from migx.ops.pointwise import Clip, Convert
+from migx.passes.eliminate_convert import holds
+from migx.shape import TUPLE, DType, Shape
+from migx.weights import is_constant, value_of
+
+
+class Retyping(Pass):
+    """Has instructions, those named ``ops`` or all, compute in the element type ``to`` where they
+    read one that is ``replaced``: their inputs are converted, their results converted back.
+    """
+
+    left: ClassVar[tuple[type[Operation], ...]] = (Convert, GetTupleElem)
+    to: str
+    ops: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        known = plugins.operations() if self.ops else {}
+        for name in self.ops:
+            if name not in known:
+                raise UnknownName(f"no operation is named {name!r}; {there_are(name, known)}")
+
+    def replaced(self, dtype: DType) -> bool:
+        """Whether ``to`` takes the place of a type."""
+        raise NotImplementedError
+
+    def takes(self, at: Instruction, made: Shape) -> bool:
+        """Whether an instruction that would be of the shape ``made`` is one to change."""
+        return True
+
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        """Looks at each instruction once."""
+        constant: dict[Instruction, bool] = {}
+        known: dict[Instruction, Instruction] = {}
+        done = [
+            manager.change(self, "retype", at, partial(self.made, at, constant, known))
+            for at in list(module)
+            if self.can(at, constant)
+        ]
+        return any(done)
+
+    def can(self, at: Instruction, constant: dict[Instruction, bool]) -> bool:
+        """Whether an instruction is one of those to change, and means the same in the other type.
+        What is computed from constants alone, and so only once, stays.
+        """
+        if (self.ops and at.name not in self.ops) or at.name[0] == "@" or at.modules:
+            return False
+        if isinstance(at.op, self.left) or not any(map(self._changes, at.inputs)):
+            return False
+        whole = at.shape.dtype is TUPLE
+        if whole and not all(isinstance(user.op, GetTupleElem) for user in at.users):
+            return False
+        try:
+            made = at.op.compute_shape([self._shape(v.shape) for v in at.inputs], ())
+        except ShapeError:
+            return False
+        if not made.same_type(self._shape(at.shape)) or is_constant(at, constant):
+            return False
+        return self.takes(at, made)
+
+    def made(
+        self,
+        at: Instruction,
+        constant: dict[Instruction, bool],
+        known: dict[Instruction, Instruction],
+    ) -> list[Instruction]:
+        """Puts the instruction in the other type in the place of one."""
+        module = at.owner
+        for value in filter(self._changes, at.inputs):
+            if value not in known:
+                before = Builder.before(at, value.origins)
+                known[value] = self._converted(before, value, is_constant(value, constant))
+        inputs = [known.get(v, v) for v in at.inputs]
+        made = module.insert_instruction(at, at.op, *inputs, origins=at.origins)
+        for old, result in self._results(at, made, module):
+            back = Builder.before(old)(Convert(old.shape.dtype), result)
+            module.replace_instruction(old, back)
+        return [made]
+
+    def _results(
+        self, at: Instruction, made: Instruction, module: Module
+    ) -> list[tuple[Instruction, Instruction]]:
+        """The results whose type changes, with those that take their place; the others are
+        replaced.
+        """
+        pairs = [(at, made)]
+        if at.shape.dtype is TUPLE:
+            pairs = [(user, Builder.before(user)(user.op, made)) for user in list(at.users)]
+        for old, result in pairs:
+            if not self._changes(old):
+                module.replace_instruction(old, result)
+        return [pair for pair in pairs if self._changes(pair[0])]
+
+    def _converted(self, at: Builder, value: Instruction, constant: bool) -> Instruction:
+        """A value in the other type, from before it left that where nothing was lost; a constant
+        that this may not hold within its range, for an infinity would spread.
+        """
+        given, to = value.shape.dtype, DType.of(self.to)
+        if isinstance(value.op, Convert) and value.inputs[0].shape.dtype is to and holds(given, to):
+            return value.inputs[0]
+        if constant and to.is_float and not holds(to, given):
+            limit = float(ml_dtypes.finfo(to.numpy).max)  # type: ignore[no-untyped-call]
+            if not _is_within(value, limit):
+                value = at(Clip(), value, *(full_like(at, value, end) for end in (-limit, limit)))
+        return at(Convert(to), value)
+
+    def _changes(self, value: Instruction) -> bool:
+        return self.replaced(value.shape.dtype)
+
+    def _shape(self, shape: Shape) -> Shape:
+        """A shape in the other type; of a tuple, each part."""
+        if shape.dtype is TUPLE:
+            return Shape.tuple(*map(self._shape, shape.parts))
+        return shape.with_type(DType.of(self.to)) if self.replaced(shape.dtype) else shape
+
+
+def _is_within(value: Instruction, limit: float) -> bool:
+    """Whether a value is known to have no number beyond a limit: views of a literal that may be
+    read.
+    """
+    while (view := operations.traits(value.op).view) is not None:
+        value = value.inputs[view]
+    held = value_of(value)
+    return held is not None and bool(
+        held.array.size == 0 or (held.array.max() <= limit and held.array.min() >= -limit)
+    )

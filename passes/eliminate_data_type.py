@@ -1,0 +1,64 @@
+"""Has instructions compute in another element type than those a target lacks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from migx import dim, plugins
+from migx.errors import FieldError
+from migx.ir import Instruction
+from migx.ops.reduce import ReduceMax, ReduceMin
+from migx.passes._retyping import Retyping
+from migx.passes.eliminate_convert import holds
+from migx.shape import DType, Shape
+
+
+class EliminateDataType(Retyping):
+    """Has instructions compute in the element type ``to`` instead of any of ``types``: their inputs
+    are converted, their results converted back (MIGraphX pass of this name).
+
+    It is for targets that have kernels for some types alone; with ``to=f64`` it gives what to hold
+    results in other types against (MIGraphX fp_to_double). ``ops`` are the operations that do, all
+    where it is empty. Floats are taken by floats, integers by integers that hold all of theirs.
+    Constants that a narrower float type does not hold become its least or greatest number. Left as
+    they are: converts; what is computed from constants alone, on the host; what has modules; and
+    what does not give the same in another type, such as random numbers, or the greatest of integers
+    that may be none.
+    """
+
+    types: tuple[str, ...] = ()
+    variants = ("to=f32,types=(f64)", "to=f64,types=(f16,bf16,f32)", "to=i32,types=(i8,u8,i16)")
+
+    def __post_init__(self) -> None:
+        to = DType.of(self.to)
+        for dtype in self._dtypes():
+            floats = dtype.is_float and to.is_float
+            if not floats and not (dtype.is_integer and to.is_integer and holds(to, dtype)):
+                raise FieldError(
+                    f"pass eliminate_data_type: {self.to} cannot take the place of {dtype}: give a "
+                    "float type for floats, for integers one that holds all of theirs"
+                )
+        super().__post_init__()
+
+    @property
+    def approximations(self) -> Mapping[str, float]:
+        """Where ``to`` has fewer digits, nothing is said: an index that depends on a value, or what
+        is equal to another, may be another one.
+        """
+        exact = all(holds(DType.of(self.to), dtype) for dtype in self._dtypes())
+        return {} if exact else dict.fromkeys(plugins.operations(), math.inf)
+
+    def replaced(self, dtype: DType) -> bool:
+        """Whether it is one of ``types``."""
+        return dtype in self._dtypes()
+
+    def takes(self, at: Instruction, made: Shape) -> bool:
+        """Of no integers, the greatest is the least there is of their type."""
+        if not isinstance(at.op, ReduceMax | ReduceMin) or not at.shape.dtype.is_integer:
+            return True
+        dims = at.inputs[0].shape.dims
+        return all(dim.bounds(dims[axis])[0] > 0 for axis in at.op.axes)
+
+    def _dtypes(self) -> list[DType]:
+        return [DType.of(name) for name in self.types]
