@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
+from typing import TypeAlias
 
 import numpy as np
 
 from migx.builders import Builder, full_like
+from migx.dim import Extent, offsets
 from migx.fusion.outlining import Bundle, Outlining, dependences, only_reader
 from migx.ir import Instruction, Module
 from migx.ops.builtin import Literal
 from migx.ops.indexing import Gather
-from migx.ops.layout import Broadcast, Concat, Slice, Squeeze, Unsqueeze
+from migx.ops.layout import Broadcast, Concat, Multibroadcast, Reshape, Slice, Squeeze, Unsqueeze
 from migx.ops.logic import Less
 from migx.ops.pointwise import Add, Where
 
@@ -21,9 +23,10 @@ class FuseHorizontal(Outlining):
     """Merges lookups of rows of equal width in different tables into one ``gather``, if there are
     ``at_least`` so many that do not depend on each other (MIGraphX pass of this name).
 
-    The tables are concatenated, which ``propagate_constant`` then folds, and each index is offset
-    by the start of its table. Only fixed tables without other users are merged. An index outside
-    its table, which was an error, finds a row of another.
+    However many rows each looks up, and in whatever dims. The tables become one under the other,
+    which ``propagate_constant`` then does for good, and indices are moved by where each table
+    begins. Only fixed tables that nothing else reads are taken. An index outside its table, which
+    was an error, finds a row of another.
     """
 
     at_least: int = 4
@@ -35,7 +38,7 @@ class FuseHorizontal(Outlining):
             levels[at] = max((levels[v] + _is_lookup(v) for v in before), default=0)
             if _is_lookup(at):
                 table, indices = (v.shape for v in at.inputs)
-                alike = (levels[at], table.dtype, table.dims[1:], indices.dtype, indices.dims)
+                alike = (levels[at], table.dtype, table.dims[1:], indices.dtype)
                 found.setdefault(alike, []).append(at)
         batches = [b for b in found.values() if len(b) >= self.at_least and _can_count(b)]
         return [Lookups(batch, Gather(0)) for batch in batches]
@@ -50,28 +53,49 @@ class Lookups(Bundle):
     def become(self, following: Instruction) -> dict[Instruction, Instruction]:
         at = Builder.before(following, self.origins)
         tables, indices = zip(*(m.inputs for m in self.members), strict=True)
-        every = at(Concat(0), *(at(Unsqueeze((0,)), v) for v in indices))
-        places = _moved(at, every, _starts(tables))
+        form = stacked if len({v.shape.dims for v in indices}) == 1 else joined
+        every, first, behind, ends = form(at, indices, _starts(tables))
+        places = at(Where(), at(Less(), every, full_like(at, every, 0)), behind, first)
         found = at(Gather(0), at(Concat(0), *tables), places)
         results = {}
-        for i, member in enumerate(self.members):
+        for member, bounds in zip(self.members, pairwise(ends), strict=True):
             own = Builder.before(following, member.origins)
-            results[member] = own(Squeeze((0,)), own(Slice((0,), (i,), (i + 1,)), found))
+            rows = own(Slice((0,), *((end,) for end in bounds)), found)
+            if rows.shape.dims == (1, *member.shape.dims):
+                rows = own(Squeeze((0,)), rows)
+            same = rows.shape.dims == member.shape.dims
+            results[member] = rows if same else own(Reshape(member.shape.dims), rows)
         return results
 
 
-def _moved(at: Builder, every: Instruction, starts: list[int]) -> Instruction:
-    """Indices into the tables, one row for each, as indices into all of them; a negative one counts
-    from the end of its own.
-    """
+Form: TypeAlias = tuple[Instruction, Instruction, Instruction, Sequence[Extent]]
+"""Indices of all lookups as one; those from where each table begins, and for the negative ones from
+where it ends; and where the indices of each lookup begin and end.
+"""
 
-    def spread(values: list[int]) -> Instruction:
-        literal = at.literal(np.array(values), every.shape.dtype)
-        return at(Broadcast(0, every.shape.dims), literal)
 
-    zeros = full_like(at, every, 0)
-    from_start, from_end = (at(Add(), every, spread(v)) for v in (starts[:-1], starts[1:]))
-    return at(Where(), at(Less(), every, zeros), from_end, from_start)
+def stacked(at: Builder, indices: Sequence[Instruction], starts: list[int]) -> Form:
+    """Indices of equal dims: a row for each lookup."""
+    every = at(Concat(0), *(at(Unsqueeze((0,)), v) for v in indices))
+
+    def moved(by: list[int]) -> Instruction:
+        literal = at.literal(np.array(by), every.shape.dtype)
+        return at(Add(), every, at(Broadcast(0, every.shape.dims), literal))
+
+    return every, moved(starts[:-1]), moved(starts[1:]), range(len(starts))
+
+
+def joined(at: Builder, indices: Sequence[Instruction], starts: list[int]) -> Form:
+    """Indices of any dims: a list, those of one lookup behind those of another."""
+    lists = [at(Reshape((v.shape.elements,)), v) if v.shape.rank != 1 else v for v in indices]
+
+    def moved(by: list[int]) -> Instruction:
+        numbers = (at.literal(number, v.shape.dtype) for number, v in zip(by, lists, strict=True))
+        spread = (at(Multibroadcast(v.shape.dims), n) for n, v in zip(numbers, lists, strict=True))
+        return at(Concat(0), *(at(Add(), v, n) for v, n in zip(lists, spread, strict=True)))
+
+    ends = offsets(v.shape.dims[0] for v in lists)
+    return at(Concat(0), *lists), moved(starts[:-1]), moved(starts[1:]), ends
 
 
 def _is_lookup(at: Instruction) -> bool:
