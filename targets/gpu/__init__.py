@@ -35,6 +35,7 @@ OPTIMISATION = (
     "fuse_int4",
     "rewrite_blocks",
     "rewrite_reduce",
+    "rewrite_topk",
     "fuse_attention",
     "optimize_module",
 )

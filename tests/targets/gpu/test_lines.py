@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.targets.gpu.on_interpreter import holds
+import migx
+from tests.targets.gpu.on_interpreter import gpu, holds
 
 DTYPES = ("f16", "f32", "f64", "i8", "u8", "i64")
 TIES = np.array([3, 1, np.nan, 3, 1, -np.inf, np.nan, 2, np.inf, 0, -0.0, np.inf], np.float32)
@@ -75,3 +76,12 @@ def test_the_best_of_equals_and_of_nan(largest: str) -> None:
     line = f"topk(x) {{k=12, axis=1, largest={largest}}}"
     holds(program(line, "2, 12", results=2), x=np.stack([TIES, TIES[::-1]]))
     holds(program(line.replace("12", "2"), "3, m", results=2), {"m": 70})
+
+
+@pytest.mark.parametrize("largest", ["true", "false"])
+def test_the_best_of_a_long_line_are_of_its_parts(largest: str) -> None:
+    text = program(f"topk(x) {{k=3, axis=1, largest={largest}}}", "1, 8400", results=2)
+    holds(text, x=np.resize(TIES[:-3], (1, 8400)))
+    made = migx.parse(text)
+    made.compile(gpu())
+    assert [at.name for at in made.compiled.program.main].count("gpu::code_object") > 1
