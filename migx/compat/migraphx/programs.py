@@ -5,9 +5,11 @@ from __future__ import annotations
 import enum
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import takewhile
 from typing import Any
+
+import numpy as np
 
 from migx import onnx
 from migx.argument import Argument
@@ -236,11 +238,21 @@ class program:
         return module(self.program.create_module(name))
 
     def get_parameter_names(self) -> list[str]:
-        return list(self.program.main.parameters)
+        return list(self.get_parameter_shapes())
 
     def get_parameter_shapes(self) -> dict[str, shape]:
+        """Those of the inputs; and, where results stay on a device, of where they may be put: of
+        the parameters ``main:#output_0`` and so on, which need not be given.
+        """
         parameters = self.program.main.parameters.items()
-        return {name: shape.of(at.shape) for name, at in parameters}
+        places = enumerate(self.get_output_shapes() if self._stays_there() else ())
+        outputs = {PLACE.format(i): each for i, each in places if not each.dynamic()}
+        return {name: shape.of(at.shape) for name, at in parameters} | outputs
+
+    def _stays_there(self) -> bool:
+        """Whether results stay on the device that they are computed on."""
+        made = self.program._compiled
+        return made is not None and not getattr(made.context.target, "offload_copy", True)
 
     def get_output_shapes(self) -> list[shape]:
         return [shape.of(value.shape.as_standard()) for value in self._outputs()]
@@ -281,7 +293,8 @@ class program:
     def run(self, params: Mapping[str, Any]) -> list[argument]:
         """The results for arguments, or buffers, by the names of the parameters."""
         made = self._compiled()
-        return [argument(each) for each in made.results(made.arguments(self._taken(params)))]
+        inputs, places = self._taken(params)
+        return _put(made.results(made.arguments(inputs)), places)
 
     def run_async(self, params: Mapping[str, Any], stream: int, stream_name: str) -> list[argument]:
         """The results, there for what is enqueued to the stream afterwards. ``TargetError`` where
@@ -291,20 +304,29 @@ class program:
             known = " or ".join(STREAMS)
             raise CompatError(f"a stream is named {known} after its type, not {stream_name!r}")
         made = self._compiled()
-        return [argument(each) for each in made.run_async(self._taken(params), stream)]
+        inputs, places = self._taken(params)
+        return _put(made.run_async(inputs, stream), places, stream)
 
     def _compiled(self) -> Compiled:
         if self.program._compiled is None:
             raise TargetError('compile the program first: p.compile(migraphx.get_target("ref"))')
         return self.program.compiled
 
-    def _taken(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments as migx takes them, one element as a scalar where that is wanted."""
-        if places := [name for name in params if "#output_" in name]:
-            raise CompatError(f"results have memory of their own: leave {places[0]!r} out")
+    def _taken(self, params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[int, argument]]:
+        """The arguments as migx takes them, one element as a scalar where that is wanted; and where
+        results are to be put, by their numbers.
+        """
+        there = self._stays_there()
+        places = {}
+        for i, each in enumerate(self.get_output_shapes() if there else ()):
+            if (name := PLACE.format(i)) in params:
+                places[i] = argument(params[name])
+                if places[i].get_shape() != each:
+                    raise CompatError(f"{name!r} is {places[i].get_shape()}, not {each}")
         wanted = {name: at.shape for name, at in self.program.main.parameters.items()}
-        copied = getattr(self.program.compiled.context.target, "offload_copy", True)
-        return {name: _fitting(value, wanted.get(name), copied) for name, value in params.items()}
+        given = {name: v for name, v in params.items() if name not in map(PLACE.format, places)}
+        taken = {name: _fitting(v, wanted.get(name), not there) for name, v in given.items()}
+        return taken, places
 
     def sort(self) -> program:
         """The program itself, each value in front of the first that reads it, so that two that
@@ -348,6 +370,24 @@ class program:
 
 
 STREAMS = ("ihipStream_t", "CUstream_st")
+PLACE = "main:#output_{}"
+"""What the parameter is called that a result is put into."""
+
+
+def _put(
+    results: Sequence[Argument], places: Mapping[int, argument], stream: int | None = None
+) -> list[argument]:
+    """Results as arguments, copied to where they are to be put, on the device they are on."""
+    found = [argument(each) for each in results]
+    for i, place in places.items():
+        result: Any = found[i].value
+        with nullcontext() if stream is None else result.device.on(stream):
+            if result.shape.standard:
+                result.device.move(place.data_ptr(), result.address, int(result.shape.nbytes))
+            else:
+                result.device.upload(place.data_ptr(), np.ascontiguousarray(result.array))
+        found[i] = place
+    return found
 
 
 def _fitting(value: Any, wanted: Shape | None, copied: bool) -> Any:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import migx.compat.migraphx as migraphx
+from migx.errors import CompatError
 from tests.targets.gpu.on_interpreter import DEVICE
 
 
@@ -34,3 +35,28 @@ def test_arguments_stay_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
         assert results[0].value.elsewhere
         assert np.array_equal(np.array(migraphx.from_gpu(results[0])), wanted)
     assert migraphx.allocate_gpu(shape).tolist() == [0] * 16
+
+
+def test_results_are_put_where_a_script_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("migx.targets.gpu.devices.cupy_device.found", lambda: (DEVICE, ""))
+    p = migraphx.program()
+    main = p.get_main_module()
+    x = main.add_parameter("x", migraphx.shape(lens=[2, 3]))
+    moved = main.add_instruction(migraphx.op("transpose", permutation=[1, 0]), [x])
+    main.add_return([main.add_instruction(migraphx.op("relu"), [x]), moved])
+    assert p.get_parameter_names() == ["x"]
+    p.compile(migraphx.get_target("gpu"), offload_copy=False)
+    shapes = p.get_parameter_shapes()
+    assert list(shapes) == ["x", "main:#output_0", "main:#output_1"]
+    assert shapes["main:#output_1"].lens() == [3, 2]
+    placed = {name: migraphx.allocate_gpu(shape) for name, shape in shapes.items()}
+    given = np.arange(6, dtype=np.float32).reshape(2, 3) - 2
+    placed["x"] = migraphx.to_gpu(migraphx.argument(given))
+    for results in (p.run(placed), p.run_async(placed, 0, "ihipStream_t")):
+        migraphx.gpu_sync()
+        for i, wanted in enumerate((np.maximum(given, 0), given.T)):
+            place = placed[f"main:#output_{i}"]
+            assert np.array_equal(np.array(place), wanted)
+            assert results[i].data_ptr() == place.data_ptr()
+    with pytest.raises(CompatError, match="'main:#output_0' is float_type, .3, 2.* not float_type"):
+        p.run(placed | {"main:#output_0": placed["main:#output_1"]})
