@@ -156,7 +156,31 @@ def test_copies_and_code() -> None:
     scope: dict[str, Any] = {}
     exec(p.to_py(), scope)
     assert scope["p"] == p
+    large = migraphx.program()
+    large.get_main_module().add_literal(np.ones((64, 64), np.float32))
+    exec(large.to_py(), scope)
+    assert scope["p"].get_output_shapes()[0].lens() == [64, 64]
     assert [mode.value for mode in migraphx.compile_modes] == [0, 50, 100]
+
+
+def test_a_program_without_a_return_returns_its_last_instruction(tmp_path: Path) -> None:
+    p = migraphx.program()
+    main = p.get_main_module()
+    x = main.add_parameter("x", SQUARE)
+    main.add_instruction(migraphx.op("relu"), [x])
+    p.write_netron_output(str(tmp_path / "relu.onnx"))
+    migraphx.save(p, str(tmp_path / "relu.mxr"))
+    made = [
+        migraphx.load(str(tmp_path / "relu.mxr")),
+        migraphx.parse_onnx(str(tmp_path / "relu.onnx")),
+    ]
+    made += [migraphx.load_buffer(migraphx.save_buffer(p)), p.clone(), p.clone()]
+    migraphx.quantize_fp16(made[-1])
+    migraphx.autocast_fp8(made[-2])
+    for each in made:
+        each.compile(migraphx.get_target("ref"))
+        assert each.run({"x": NINE - 4})[0].tolist() == [0.0] * 5 + [1.0, 2.0, 3.0, 4.0]
+    assert [at.name() for at in main] == ["@param", "relu"]
 
 
 def test_a_file_for_netron(tmp_path: Path) -> None:

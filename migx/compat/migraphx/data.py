@@ -36,14 +36,14 @@ def load(filename: str, format: str = "msgpack") -> program:
 def save(p: program, filename: str, format: str = "msgpack") -> None:
     """Writes a program, and what it is compiled to, into an ``.mxr`` file."""
     _check_format(format)
-    migx.save(p.program, filename)
+    migx.save(p.whole(), filename)
 
 
 def save_buffer(p: program) -> bytes:
     """The bytes of the file that ``save`` writes."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "program.mxr"
-        migx.save(p.program, path)
+        migx.save(p.whole(), path)
         return path.read_bytes()
 
 

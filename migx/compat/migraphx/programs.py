@@ -285,8 +285,7 @@ class program:
         """
         if exhaustive_tune and not t.takes("tune"):
             raise CompatError(f"target {t.name} measures nothing: leave exhaustive_tune out")
-        if self.program.main.returned is None:
-            self.program.main.add_return(*self._outputs())
+        self.ensure_return()
         tune = exhaustive_tune or compile_mode is compile_modes.max
         self.program.compile(t.made(offload_copy=offload_copy, tune=tune))
 
@@ -343,18 +342,33 @@ class program:
         return program(self.program.copy())
 
     def to_py(self) -> str:
-        """Python code that makes the program, as ``p``: its text, which is parsed."""
-        lines = "".join(f"    {line!r}\n" for line in str(self.program).splitlines(keepends=True))
+        """Python code that makes the program, as ``p``: its text, which is parsed. Literals of many
+        elements that lie in no file are drawn by it, as by that of MIGraphX.
+        """
+        lines = "".join(f"    {line!r}\n" for line in str(self.whole()).splitlines(keepends=True))
         return (
             "import migx\nimport migx.compat.migraphx as migraphx\n\n"
-            f"p = migraphx.program(migx.parse(\n{lines}))\n"
+            f"p = migraphx.program(migx.parse(\n{lines}, draw_missing=0))\n"
         )
 
     def write_netron_output(self, filename: str) -> None:
         """Writes the program as an ONNX file, which Netron shows and others run; ``OnnxError``
         where ONNX has no operator for what it does.
         """
-        onnx.write(self.program, filename)
+        onnx.write(self.whole(), filename)
+
+    def ensure_return(self) -> None:
+        """Has the program return its last instruction, where it returns nothing."""
+        if self.program.main.returned is None:
+            self.program.main.add_return(*self._outputs())
+
+    def whole(self) -> Program:
+        """The program, or a copy that has a return where it has none."""
+        if self.program.main.returned is not None:
+            return self.program
+        copied = self.clone()
+        copied.ensure_return()
+        return copied.program
 
     def print(self) -> None:
         """Prints the program's text."""

@@ -33,6 +33,7 @@ def quantize_bf16(prog: program, ins_names: Sequence[str] = ("all",)) -> None:
 
 def _truncate(prog: program, to: str, names: Sequence[str]) -> None:
     _expect_uncompiled(prog)
+    prog.ensure_return()
     chosen = "" if "all" in names else f",ops=({','.join(names)})"
     migx.run_passes(prog.program, f"truncate_float{{to={to}{chosen}}}")
 
@@ -71,6 +72,7 @@ def _quantize(
     _expect_uncompiled(prog)
     if not calibration:
         raise CompatError("calibration is needed: a list of inputs that show how large values get")
+    prog.ensure_return()
     main = prog.program.main
     products = [at for at in main if at.name in names and at.shape.dtype.is_float]
     operands = list(dict.fromkeys(v for at in products for v in at.inputs))
@@ -89,6 +91,7 @@ def _quantize(
 def autocast_fp8(prog: program) -> None:
     """Has parameters and results of an f8 type be f32, with converts behind and before them."""
     _expect_uncompiled(prog)
+    prog.ensure_return()
     main = prog.program.main
     behind = next((at for at in main if not isinstance(at.op, Param)), None)
     for name, narrow in list(main.parameters.items()):
