@@ -137,6 +137,22 @@ OPS: list[tuple[str, dict[str, Any], tuple[Array, ...], Array]] = [
         (np.array([[1.0, 3.0, 4.0]]), np.array([[0.0, 0.2, 0.25, 0.7, 0.99]])),
         np.array([[0, 0, 1, 1, 2]]),
     ),
+    ("multibroadcast", {}, (X[:1, :1], X[:, :1], X[:1]), np.broadcast_to(X[:1, :1], X.shape)),
+    (
+        "multibroadcast",
+        {"out_dyn_dims": [migraphx.shape.dynamic_dimension(n, n) for n in (2, 2, 3, 4)]},
+        (X,),
+        np.stack([X] * 2),
+    ),
+    ("onehot", {}, (np.array([0, 2]), np.array([3]), np.array([5, 7])), np.eye(3)[[0, 2]] * 2 + 5),
+    ("onehot", {"depth": 2, "axis": 0}, (np.array([1, 0]), np.array([0, 1])), np.eye(2)[::-1]),
+    (
+        "scatter_add",
+        {"axis": -1, "skip_out_of_bounds": 0},
+        (np.ones((1, 3)), np.array([[2, 2]]), np.array([[1.0, 2.0]])),
+        np.array([[1.0, 1.0, 4.0]]),
+    ),
+    ("pad", {"pads": np.array([0.0, 1.0, 0.0, 0.0])}, (X[0],), np.pad(X[0], ((0, 0), (1, 0)))),
     ("step", {"axes": [-1], "steps": [2]}, (X,), X[:, :, ::2]),
     ("reverse", {"axes": [-1]}, (X,), X[:, :, ::-1]),
     ("multibroadcast", {"out_lens": [3, 2, 4]}, (X[:1, 0],), np.broadcast_to(X[:1, 0], (3, 2, 4))),
@@ -246,6 +262,19 @@ def test_slices_that_are_told_too_much_or_too_little() -> None:
             evaluated(migraphx.op("slice", **attributes), [X, np.array([0])])
 
 
+def test_what_is_told_twice_or_not_at_all() -> None:
+    index, values = np.array([0]), np.array([0.0, 1.0])
+    for attributes, inputs in (({}, [index, values]), ({"depth": 2}, [index, index, values])):
+        with pytest.raises(ShapeError, match="onehot takes a depth once"):
+            evaluated(migraphx.op("onehot", **attributes), inputs)
+    bounds = migraphx.shape.dynamic_dimension(1, 4)
+    with pytest.raises(ShapeError, match=r"the dim \[1..4\] is not computed from another"):
+        evaluated(migraphx.op("multibroadcast", out_dyn_dims=[bounds]), [index])
+    with pytest.raises(CompatError, match="indices outside are errors here"):
+        scatter = migraphx.op("scatter_none", skip_out_of_bounds=True)
+        evaluated(scatter, [values, index, values[:1]])
+
+
 def test_as_many_results_as_a_run_finds() -> None:
     p = migraphx.program()
     main = p.get_main_module()
@@ -291,6 +320,9 @@ def test_sizes_up_to_their_bounds() -> None:
         ("reshape", {"dims": 6}, FieldError, r"reshape: dims is tuple\[int, ...\], not 6"),
         ("unsqueeze", {"axes": [0], "steps": [2]}, CompatError, "steps is not supported: use resh"),
         ("lstm", {"actv_func": ["tanh"]}, CompatError, "actv_func is not supported"),
+        ("pad", {"pads": [0.5] * 6}, FieldError, r"pads is tuple\[int, ...\], not 0.5"),
+        ("onehot", {}, ShapeError, "its inputs .f32.2, 3, 4.. or attributes do not fit"),
+        ("scatter_none", {"skip_out_of_bounds": True}, ShapeError, "do not fit it"),
         ("fixed_pad", {"axes": 1}, UnknownName, "fixed_pad has no attribute 'axes'"),
         ("softmax", {"axis": 7}, ShapeError, "axis 7 is not one of the 3 axes"),
         ("convert", {"target_type": None}, TypeError, "target_type is a bool, int"),

@@ -79,6 +79,20 @@ def resize(
     return at.add(ops.Resize(dims, scales, mode, coordinate_transformation_mode, nearest_mode), x)
 
 
+@form("onehot")
+def onehot(
+    at: Site, indices: Instruction, *given: Instruction, axis: int = -1, depth: int | None = None
+) -> Instruction:
+    """Of a depth, which may be an input, before the two values."""
+    *depths, values = given
+    if (depth is None) is not bool(depths):
+        raise ShapeError(
+            "onehot takes a depth once: by its attribute, or by the second of 3 inputs"
+        )
+    count = depths[0] if depths else _numbers(at, [depth or 0])
+    return read(at.module, "OneHot", [indices, count, values], {"axis": axis})
+
+
 @form("broadcast_with_dims")
 def broadcast_with_dims(at: Site, x: Instruction, dims: Instruction) -> Instruction:
     return read(at.module, "Expand", [x, dims])

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, TypeAlias
 
 from migx import dim, ops, plugins
-from migx.compat.migraphx.shapes import DTYPES, type_t
+from migx.compat.migraphx.shapes import DTYPES, dynamic_dimension, type_t
 from migx.dim import Extent
 from migx.errors import CompatError, ShapeError
 from migx.ir import Instruction, Module
@@ -29,11 +30,10 @@ NAMES = """
 abs acos acosh add argmax argmin asin asinh atan atanh bit_cast bitwise_and ceil clip
 concat contiguous convert cos cosh dimensions_of div dot elu erf exp floor fmod gather gathernd
 get_tuple_elem group identity if leaky_relu log logsoftmax lrn max min mod mul nearbyint neg
-onehot pack_int4 pointwise pow prefix_scan_sum prelu quant_dot recip reduce_all reduce_any
-reduce_max reduce_mean reduce_min reduce_prod reduce_sum relu reverse rsqrt scatter_add
-scatter_max scatter_min scatter_mul scatter_none scatternd_add scatternd_max scatternd_min
-scatternd_mul scatternd_none sigmoid sign sin sinh softmax sqdiff sqrt step sub tan tanh topk
-transpose undefined unpack_int4
+pack_int4 pointwise pow prefix_scan_sum prelu quant_dot recip reduce_all reduce_any reduce_max
+reduce_mean reduce_min reduce_prod reduce_sum relu reverse rsqrt scatternd_add scatternd_max
+scatternd_min scatternd_mul scatternd_none sigmoid sign sin sinh softmax sqdiff sqrt step sub tan
+tanh topk transpose undefined unpack_int4
 """
 ALIKE = frozenset(NAMES.split())
 """Operations that migx has under MIGraphX's name."""
@@ -59,7 +59,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "dimensions_of": {"start": 0},
     "logsoftmax": {"axis": 1},
     "lrn": {"size": 1},
-    "onehot": {"axis": -1},
     "softmax": {"axis": 1},
     "topk": {"k": 1, "axis": 0},
     **{name: {"axes": ()} for name in REDUCTIONS},
@@ -272,12 +271,23 @@ def unsqueeze(at: Site, x: Instruction, *, axes: Ints, steps: Ints = ()) -> Inst
 
 @form("multibroadcast")
 def multibroadcast(
-    at: Site, x: Instruction, other: Instruction | None = None, *, out_lens: Ints = ()
+    at: Site,
+    x: Instruction,
+    *others: Instruction,
+    out_lens: Ints = (),
+    out_dyn_dims: tuple[Any, ...] = (),
 ) -> Instruction:
-    """To the dims given, or to those two inputs have in common."""
-    if other is None:
-        return at.add(ops.Multibroadcast(out_lens), x)
-    return at.repeated(x, _common(x.shape.dims, other.shape.dims))
+    """To the dims given, or to those that all inputs have in common."""
+    if not others:
+        return at.add(ops.Multibroadcast(out_lens or _extents(out_dyn_dims)), x)
+    return at.repeated(x, reduce(_common, (v.shape.dims for v in (x, *others))))
+
+
+def _extents(dims: Sequence[dynamic_dimension]) -> tuple[Extent, ...]:
+    """What dims are computed by; ``ShapeError`` where bounds are all that is known of one."""
+    if unknown := [d for d in dims if not (d.is_fixed() or d.is_symbolic())]:
+        raise ShapeError(f"the dim {unknown[0]} is not computed from another: give an input of it")
+    return tuple(d.extent("") for d in dims)
 
 
 @form("broadcast")
@@ -288,9 +298,10 @@ def broadcast(
     *,
     axis: int = 0,
     out_lens: Ints = (),
+    out_dyn_dims: tuple[Any, ...] = (),
 ) -> Instruction:
     """To the dims given, or to those of another, its axes being those from one on."""
-    dims = out_lens if other is None else other.shape.dims
+    dims = other.shape.dims if other is not None else out_lens or _extents(out_dyn_dims)
     return at.add(ops.Broadcast(axis_of(axis, len(dims)), dims), x)
 
 
@@ -336,6 +347,25 @@ def pad(
 
 
 # Arithmetic
+
+
+SCATTERS = ("scatter_add", "scatter_max", "scatter_min", "scatter_mul", "scatter_none")
+
+
+@form(*SCATTERS)
+def scatter(
+    at: Site,
+    x: Instruction,
+    indices: Instruction,
+    updates: Instruction,
+    *,
+    axis: int = 0,
+    skip_out_of_bounds: bool = False,
+) -> Instruction:
+    if skip_out_of_bounds:
+        _refuse(at, "skip_out_of_bounds", "indices outside are errors here: clip them")
+    made = plugins.operation(at.name)(axis_of(axis, x.shape.rank))
+    return at.add(made, x, indices, updates)
 
 
 @form("equal", "greater", "less", "isnan")

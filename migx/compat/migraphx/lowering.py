@@ -92,7 +92,6 @@ def _plain(at: Site, held: Given, inputs: Sequence[Instruction]) -> Instruction:
     told, cls = RENAMED.get(at.name, {}), plugins.operation(at.name)
     kinds = {f.name: str(f.type) for f in dataclasses.fields(cls)}
     rank = inputs[0].shape.rank if inputs else 0
-    rank += at.name == "onehot"  # whose axis is one of the result
     made = {}
     for key, value in held.items():
         field = told.get(key, key)
@@ -111,4 +110,11 @@ def _fitting(at: Site, key: str, kind: str, value: Any) -> Any:
         value = DTYPES[type_t(value)]
     elif kind == "bool" and value in (0, 1):
         value = bool(value)
+    elif kind == "int" or kind.startswith("tuple[int,"):
+        value = tuple(map(_whole, value)) if isinstance(value, tuple) else _whole(value)
     return brought(at.name, key, kind, value)
+
+
+def _whole(value: Any) -> Any:
+    """A number without a fraction as an integer: arrays of sizes may well be floats."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
