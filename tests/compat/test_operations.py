@@ -336,6 +336,7 @@ def test_what_cannot_be_is_refused(
 
 
 A, B = floats(2, 3), floats(3, 2)
+TURNED, COSINES = floats(1, 3, 2, 4), (floats(2, 2), floats(2, 2) / 2)
 SCALE, BIAS, MEAN, VAR = (np.array(each, np.float32) for each in ([2, 1], [1, -1], [2, 5], [4, 9]))
 MACROS: list[tuple[str, dict[str, Any], tuple[Array, ...], Array]] = [
     ("gemm", {}, (A, B), A @ B),
@@ -357,6 +358,25 @@ MACROS: list[tuple[str, dict[str, Any], tuple[Array, ...], Array]] = [
         (IMAGE[:, :2], SCALE, BIAS, MEAN, VAR),
         (IMAGE[:, :2] - MEAN.reshape(2, 1, 1)) * (SCALE / np.sqrt(VAR + 0.5)).reshape(2, 1, 1)
         + BIAS.reshape(2, 1, 1),
+    ),
+    ("convolution", {"auto_pad": "SAME_LOWER"}, (IMAGE, W), convolved(IMAGE, W, (1, 1, 0, 0))),
+    (
+        "gelu_tanh",
+        {"fast": True},
+        (A,),
+        A / 2 * (1 + np.tanh(0.797885 * A + 0.035677 * A**3)),
+    ),
+    (
+        "rotary_embedding",
+        {"interleaved": False},
+        (TURNED, np.array([[1, 0]]), *COSINES),
+        np.concatenate(
+            [
+                TURNED[..., :2] * COSINES[0][[1, 0]] - TURNED[..., 2:] * COSINES[1][[1, 0]],
+                TURNED[..., 2:] * COSINES[0][[1, 0]] + TURNED[..., :2] * COSINES[1][[1, 0]],
+            ],
+            -1,
+        ),
     ),
     ("gelu_quick", {"alpha": 1.5}, (A,), A / (1 + np.exp(-1.5 * A))),
     (

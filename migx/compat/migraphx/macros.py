@@ -30,7 +30,8 @@ class Operator:
     domain: str = ""
 
 
-WINDOWS = {"paddings": "pads", "strides": "strides", "dilations": "dilations", "group": "group"}
+WINDOWS = {name: name for name in ("strides", "dilations", "group", "auto_pad")}
+WINDOWS |= {"paddings": "pads"}
 LINEAR = {"axis": "axis", "block_size": "block_size"}
 MACROS = {
     "batchnorm": Operator("BatchNormalization", {"epsilon": "epsilon"}),
@@ -42,12 +43,15 @@ MACROS = {
     "einsum": Operator("Einsum", {"equation": "equation"}),
     "gelu_erf": Operator("Gelu"),
     "gelu_quick": Operator("QuickGelu", {"alpha": "alpha"}, domain=MICROSOFT),
-    "gelu_tanh": Operator("Gelu", always={"approximate": "tanh"}),
+    "gelu_tanh": Operator("Gelu", {"fast": "fast"}, {"approximate": "tanh"}),
     "gemm": Operator("Gemm", {name: name for name in ("alpha", "beta", "transA", "transB")}),
     "mean_variance_normalization": Operator("MeanVarianceNormalization", {"axes": "axes"}),
     "quant_convolution": Operator("ConvInteger", WINDOWS),
     "quant_dot": Operator("MatMulInteger"),
     "quantizelinear": Operator("QuantizeLinear", LINEAR),
+    "rotary_embedding": Operator(
+        "RotaryEmbedding", {"interleaved": "interleaved"}, domain=MICROSOFT
+    ),
     "tile": Operator("Tile", as_inputs=("repeats",)),
 }
 POINTWISE = {
@@ -64,11 +68,12 @@ POINTWISE = {
 }
 """Those of two operands, which are broadcast; the second from ``broadcasted_axis`` on, if given."""
 PLACED = "broadcasted_axis"
+FAST = Operator("FastGelu", domain=MICROSOFT)
+"""What ``gelu_tanh`` is if told to be ``fast``: its constants have six digits."""
 MACROS |= {name: Operator(operator) for name, operator in POINTWISE.items()}
 ABSENT = {
     "bias_uint8": "add 128 and convert",
     "gelu_split": "use gelu_erf",
-    "rotary_embedding": "parse_onnx reads ONNX RotaryEmbedding",
     "sqdiff": "use op('sqdiff') on inputs of equal dims",
 }
 """MIGraphX's macros that are not there, and what to use instead."""
@@ -91,6 +96,9 @@ def lowered(
 ) -> Instruction:
     """The result of a macro, for the options that were given."""
     kind, values = MACROS[name], list(inputs)
+    given = dict(given)
+    if given.pop("fast", False):
+        kind = FAST
     if missing := [key for key in kind.as_inputs if key not in given]:
         raise ShapeError(f"macro {name} has to be told {', '.join(missing)}")
     if PLACED in given:

@@ -238,16 +238,20 @@ class program:
         return module(self.program.create_module(name))
 
     def get_parameter_names(self) -> list[str]:
-        return list(self.get_parameter_shapes())
+        return [*self.program.main.parameters, *map(PLACE.format, self._places())]
 
     def get_parameter_shapes(self) -> dict[str, shape]:
         """Those of the inputs; and, where results stay on a device, of where they may be put: of
         the parameters ``main:#output_0`` and so on, which need not be given.
         """
         parameters = self.program.main.parameters.items()
-        places = enumerate(self.get_output_shapes() if self._stays_there() else ())
-        outputs = {PLACE.format(i): each for i, each in places if not each.dynamic()}
-        return {name: shape.of(at.shape) for name, at in parameters} | outputs
+        places = {PLACE.format(i): each for i, each in self._places().items()}
+        return {name: shape.of(at.shape) for name, at in parameters} | places
+
+    def _places(self) -> dict[int, shape]:
+        """The shapes of the results that may be put somewhere, by their numbers."""
+        results = enumerate(self.get_output_shapes() if self._stays_there() else ())
+        return {i: each for i, each in results if not each.dynamic()}
 
     def _stays_there(self) -> bool:
         """Whether results stay on the device that they are computed on."""
@@ -315,16 +319,15 @@ class program:
         """The arguments as migx takes them, one element as a scalar where that is wanted; and where
         results are to be put, by their numbers.
         """
-        there = self._stays_there()
-        places = {}
-        for i, each in enumerate(self.get_output_shapes() if there else ()):
-            if (name := PLACE.format(i)) in params:
-                places[i] = argument(params[name])
-                if places[i].get_shape() != each:
-                    raise CompatError(f"{name!r} is {places[i].get_shape()}, not {each}")
+        places, shapes, given = {}, self._places(), dict(params)
+        for i in [i for i in shapes if PLACE.format(i) in given]:
+            places[i] = argument(given.pop(PLACE.format(i)))
+            if places[i].get_shape() != shapes[i]:
+                told = f"is {places[i].get_shape()}, not {shapes[i]}"
+                raise CompatError(f"{PLACE.format(i)!r} {told}")
         wanted = {name: at.shape for name, at in self.program.main.parameters.items()}
-        given = {name: v for name, v in params.items() if name not in map(PLACE.format, places)}
-        taken = {name: _fitting(v, wanted.get(name), not there) for name, v in given.items()}
+        copied = not self._stays_there()
+        taken = {name: _fitting(v, wanted.get(name), copied) for name, v in given.items()}
         return taken, places
 
     def sort(self) -> program:
