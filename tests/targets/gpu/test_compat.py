@@ -52,7 +52,11 @@ def test_results_are_put_where_a_script_wants_them(monkeypatch: pytest.MonkeyPat
     placed = {name: migraphx.allocate_gpu(shape) for name, shape in shapes.items()}
     given = np.arange(6, dtype=np.float32).reshape(2, 3) - 2
     placed["x"] = migraphx.to_gpu(migraphx.argument(given))
-    for results in (p.run(placed), p.run_async(placed, 0, "ihipStream_t")):
+    pointed = {
+        name: migraphx.argument_from_pointer(shapes[name], value.data_ptr())
+        for name, value in placed.items()
+    }
+    for results in (p.run(placed), p.run(pointed), p.run_async(placed, 0, "ihipStream_t")):
         migraphx.gpu_sync()
         for i, wanted in enumerate((np.maximum(given, 0), given.T)):
             place = placed[f"main:#output_{i}"]
