@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -146,11 +147,14 @@ def test_compiled_programs_are_saved(digits: Path, tmp_path: Path, name: str) ->
     p = migraphx.parse_onnx(str(digits), **FIXED)
     wanted = run(p, name)
     path = str(tmp_path / "digits.mxr")
-    migraphx.save(p, path, format="msgpack")
-    for found in (migraphx.load(path), migraphx.load_buffer(migraphx.save_buffer(p))):
-        assert found.is_compiled()
-        assert found.sort() == p.sort()
-        assert np.array_equal(run(found), wanted)
+    for form in ("msgpack", "json"):
+        migraphx.save(p, path, format=form)
+        buffer = migraphx.save_buffer(p, form)
+        for found in (migraphx.load(path, format=form), migraphx.load_buffer(buffer, form)):
+            assert found.is_compiled()
+            assert found.sort() == p.sort()
+            assert np.array_equal(run(found), wanted)
+    assert "module main(" in json.loads(buffer)["program"][0]
 
 
 def test_files_of_others_are_refused(tmp_path: Path) -> None:
@@ -160,8 +164,13 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
         migraphx.load(str(theirs))
     with pytest.raises(CompatError, match="what was given is no .mxr file"):
         migraphx.load_buffer(theirs.read_bytes())
-    with pytest.raises(CompatError, match="format 'json' is not there"):
-        migraphx.save(migraphx.program(), "p.json", format="json")
+    for data in (b"{}", b"[]", b"not json", b'{"mxr": "?"}', b'{"mxr": "AAAA"}', b'{"mxr": 3}'):
+        with pytest.raises(CompatError, match="what was given is no .mxr file"):
+            migraphx.load_buffer(data, "json")
+    with pytest.raises(CompatError, match="format 'text' is not there"):
+        migraphx.save(migraphx.program(), "p.txt", format="text")
+    with pytest.raises(DataError, match="cannot read"):
+        migraphx.load(str(tmp_path / "absent.json"), "json")
     with pytest.raises(DataError, match="cannot read"):
         migraphx.load(str(tmp_path / "absent.mxr"))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import weakref
+from base64 import b64decode, b64encode
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 
@@ -11,6 +13,7 @@ import numpy as np
 
 import migx
 from migx.argument import Argument
+from migx.base.files import written
 from migx.compat.migraphx.arguments import argument
 from migx.compat.migraphx.programs import program
 from migx.compat.migraphx.shapes import shape
@@ -20,11 +23,12 @@ from migx.target import get_target as find_target
 
 
 def load(filename: str, format: str = "msgpack") -> program:
-    """The program in an ``.mxr`` file of migx, ready to run if it was compiled. ``CompatError``
+    """The program in a file that ``save`` wrote, ready to run if it was compiled. ``CompatError``
     where the file is MIGraphX's own.
     """
-    _check_format(format)
     try:
+        if _is_json(format):
+            return load_buffer(Path(filename).read_bytes(), format)
         with open(filename, "rb") as file:
             head = file.read(len(MAGIC))
     except OSError as error:
@@ -34,35 +38,54 @@ def load(filename: str, format: str = "msgpack") -> program:
 
 
 def save(p: program, filename: str, format: str = "msgpack") -> None:
-    """Writes a program, and what it is compiled to, into an ``.mxr`` file."""
-    _check_format(format)
-    migx.save(p.whole(), filename)
+    """Writes a program, and what it is compiled to, into an ``.mxr`` file; or as JSON, which holds
+    the bytes of that, and the text of the program for who looks into it.
+    """
+    if not _is_json(format):
+        migx.save(p.whole(), filename)
+        return
+    with written(Path(filename)) as out:
+        out.write(save_buffer(p, format))
 
 
-def save_buffer(p: program) -> bytes:
+def save_buffer(p: program, format: str = "msgpack") -> bytes:
     """The bytes of the file that ``save`` writes."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "program.mxr"
         migx.save(p.whole(), path)
-        return path.read_bytes()
+        data = path.read_bytes()
+    if not _is_json(format):
+        return data
+    held = {"program": str(p.whole()).splitlines(), "mxr": b64encode(data).decode()}
+    return json.dumps(held, indent=1).encode()
 
 
-def load_buffer(b: bytes) -> program:
+def load_buffer(b: bytes, format: str = "msgpack") -> program:
     """The program in the bytes that ``save_buffer`` gave."""
-    _check_ours(bytes(b[: len(MAGIC)]), "what was given")
+    data = _unwrapped(b) if _is_json(format) else bytes(b)
+    _check_ours(data[: len(MAGIC)], "what was given")
     folder = mkdtemp()
     path = Path(folder) / "program.mxr"
-    path.write_bytes(b)
+    path.write_bytes(data)
     made = program(migx.load(path))
     weakref.finalize(made.program, shutil.rmtree, folder)  # literals are mapped from it till then
     return made
 
 
-def _check_format(given: str) -> None:
-    if given != "msgpack":
-        raise CompatError(
-            f"format {given!r} is not there: files are .mxr; str(p) is text that migx.parse reads"
-        )
+def _is_json(given: str) -> bool:
+    """Whether a format is JSON; ``CompatError`` where it is none of MIGraphX's."""
+    if given not in ("msgpack", "json"):
+        raise CompatError(f"format {given!r} is not there: a program is saved as msgpack or json")
+    return given == "json"
+
+
+def _unwrapped(b: bytes) -> bytes:
+    """The bytes of an ``.mxr`` file in JSON; nothing where there are none."""
+    try:
+        held = json.loads(b)
+        return b64decode(held["mxr"] if isinstance(held, dict) else "", validate=True)
+    except (KeyError, TypeError, ValueError):
+        return b""
 
 
 def _check_ours(head: bytes, name: str) -> None:
