@@ -18,9 +18,9 @@ class EliminateDataType(Retyping):
     """Has instructions compute in the element type ``to`` instead of any of ``types``: their inputs
     are converted, their results converted back (MIGraphX pass of this name).
 
-    It is for targets that have kernels for some types alone; with ``to=f64`` it gives what to hold
-    results in other types against (MIGraphX fp_to_double). ``ops`` are the operations that do, all
-    where it is empty. Floats are taken by floats, integers by integers that hold all of theirs.
+    It is for targets that have kernels for some types alone. What each instruction gives is rounded
+    to its own type all the same. ``ops`` are the operations that do, all where it is empty. Floats
+    are taken by floats, integers by integers that hold all of theirs.
     Constants that a narrower float type does not hold become its least or greatest number. Left as
     they are: converts; what is computed from constants alone, on the host; what has modules; and
     what does not give the same in another type, such as random numbers, or the greatest of integers
