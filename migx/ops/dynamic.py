@@ -87,15 +87,15 @@ class DynamicResize(Resize):
         for given, count in zip(numbers, (x.rank, 2 * x.rank), strict=False):
             if given.dtype is not F64 or not given.may_match(Shape(F64, (count,))):
                 raise ShapeError(f"{self.name} takes {count} numbers as f64, got {given.text}")
-        return self._with(self.sizes, (1.0,) * x.rank, (0.0,) * 2 * x.rank).compute_shape([x])
+        return self.told(self.sizes, (1.0,) * x.rank, (0.0,) * 2 * x.rank).compute_shape([x])
 
     def compute(self, x: Array, *operands: Array) -> Array:
         sizes, scales, *roi = (tuple(operand.tolist()) for operand in operands)
-        op = self._with(sizes, scales, *roi)
+        op = self.told(sizes, scales, *roi)
         op.compute_shape([Shape(DType.of(x.dtype), x.shape)])
         return op.compute(x)
 
-    def _with(self, sizes: Any, scales: Any, roi: Any = ()) -> Resize:
-        """The static form."""
+    def told(self, sizes: Any, scales: Any, roi: Any = ()) -> Resize:
+        """The static form, what the inputs hold being known."""
         given = {**operations.attributes(self), "sizes": sizes, "scales": scales, "roi": roi}
         return Resize(**given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,11 +12,13 @@ from migx.dim import Extent
 from migx.errors import DimError, ShapeError
 from migx.ir import Instruction
 from migx.op import Operation
-from migx.shape import Dims, Shape
+from migx.shape import F64, Shape
 from migx.weights import looked_at, value_of
 
-Known = Sequence[Dims]
-"""The inputs after the first that say sizes, as extents."""
+Known = Sequence[Any]
+"""What the inputs hold that say sizes: extents, and floats where they are that."""
+Form = Callable[[Instruction, Known], list[Operation]]
+"""What is left of an operation when what it is told is known."""
 FAR = 2**31 - 1
 """Bounds from here on mean the end of the axis, whatever its size."""
 
@@ -95,24 +98,44 @@ def static_topk(at: Instruction, known: Known) -> list[Operation]:
     return [ops.Topk(*known[0], op.axis, op.largest, op.sorted)]
 
 
-FORMS: dict[str, tuple[int, Callable[[Instruction, Known], list[Operation]]]] = {
-    "dynamic_slice": (1, static_slice),
-    "reshape": (1, static_reshape),
-    "multibroadcast": (1, static_broadcast),
-    "onehot": (2, static_onehot),
-    "topk": (1, static_topk),
+def static_transpose(at: Instruction, known: Known) -> list[Operation]:
+    """A transpose by a known permutation."""
+    if not all(isinstance(axis, int) for axis in known[0]):
+        raise DimError("axes are not known")
+    return [ops.Transpose(tuple(known[0]))]
+
+
+def static_pad(at: Instruction, known: Known) -> list[Operation]:
+    """A pad of known numbers."""
+    return [ops.Pad(tuple(known[0]), at.op_as(ops.DynamicPad).mode)]
+
+
+def static_resize(at: Instruction, known: Known) -> list[Operation]:
+    """A resize to known sizes by known scales."""
+    return [at.op_as(ops.DynamicResize).told(*map(tuple, known))]
+
+
+FORMS: dict[str, tuple[slice, Form]] = {
+    "dynamic_slice": (slice(1, None), static_slice),
+    "dynamic_transpose": (slice(1, None), static_transpose),
+    "dynamic_pad": (slice(1, 2), static_pad),
+    "dynamic_resize": (slice(1, None), static_resize),
+    "reshape": (slice(1, None), static_reshape),
+    "multibroadcast": (slice(1, None), static_broadcast),
+    "onehot": (slice(2, None), static_onehot),
+    "topk": (slice(1, None), static_topk),
 }
-"""How many inputs stay, and what is left of the operation when the others are known."""
+"""Which inputs say sizes, and what is left of the operation when these are known."""
 
 
 def static_form(at: Instruction, asks: str) -> tuple[list[Operation], Shape] | None:
     """The operations that do the same with sizes as attributes, and their result's shape; None
     where the sizes are not known. ``asks`` is the pass that reads them.
     """
-    count, form = FORMS.get(at.op.name, (0, None))
-    if form is None or len(at.inputs) <= count:
+    said, form = FORMS.get(at.op.name, (slice(0), None))
+    if form is None or not at.inputs[said]:
         return None
-    known = [extents_of(v, asks) for v in at.inputs[count:]]
+    known = [numbers_of(v, asks) for v in at.inputs[said]]
     if any(v is None for v in known):
         return None
     shapes = [v.shape for v in kept(at)]
@@ -133,14 +156,17 @@ def rely_on(at: Instruction, relied_on_by: str) -> None:
 
 def kept(at: Instruction) -> tuple[Instruction, ...]:
     """The inputs of an operation that stay."""
-    return at.inputs[: FORMS[at.op.name][0]]
+    said, _ = FORMS[at.op.name]
+    left = {*range(len(at.inputs))} - {*range(len(at.inputs))[said]}
+    return tuple(at.inputs[i] for i in sorted(left))
 
 
-def extents_of(at: Instruction, asks: str) -> Dims | None:
-    """The elements of an integer tensor as extents; None where they are not known."""
+def numbers_of(at: Instruction, asks: str) -> Sequence[Extent | float] | None:
+    """The elements of a tensor, integers as extents; None where they are not known."""
     if isinstance(at.op, ops.DimLiteral):
         return tuple(at.op.values)
     found = looked_at(at, relied_on_by=asks)
-    if found is None or not found.shape.dtype.is_integer:
+    if found is None or not (found.shape.dtype.is_integer or found.shape.dtype is F64):
         return None
-    return tuple(int(v) for v in np.asarray(found.array).reshape(-1))
+    held: list[float] = np.asarray(found.array).reshape(-1).tolist()
+    return held

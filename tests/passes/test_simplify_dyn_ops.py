@@ -27,6 +27,21 @@ def test_a_size_that_fits_nowhere_else_leaves_the_program_as_it_is() -> None:
     assert program == migx.parse(SLICED)
 
 
+@pytest.mark.parametrize(
+    "order", ["@literal() {value=[1, 1]}", "dimensions_of(y) {start=0, end=2}"]
+)
+def test_axes_that_do_not_permute_or_are_not_known_are_left(order: str) -> None:
+    program = migx.parse(f"""
+    module main(x: f32[2, 3], y: f32[n, m]) {{
+      %0 = {order} : i64[2]
+      %1 = dynamic_transpose(x, %0) {{out_lens=(a, b)}} : f32[a, b]
+      return %1
+    }}
+    """)
+    migx.run_passes(program, "simplify_dyn_ops")
+    assert "dynamic_transpose" in [at.name for at in program.main]
+
+
 def test_a_replaceable_size_is_an_assumption() -> None:
     program = migx.parse(SLICED.replace("y: f32[4]", "y: f32[3]"))
     assert migx.run_passes(program, "simplify_dyn_ops")
