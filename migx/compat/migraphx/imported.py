@@ -25,7 +25,8 @@ def read(
     from onnx import GraphProto, helper
 
     from migx.onnx import importers
-    from migx.onnx.reader import GraphReader, ModelFile
+    from migx.onnx.model_file import ModelFile
+    from migx.onnx.reader import GraphReader
 
     names = ["" if value is None else f"input_{i}" for i, value in enumerate(inputs)]
     result = f"{module.name}.{operator}.{len(module)}"
