@@ -170,8 +170,7 @@ class _Lowering:
 
     def results(self, at: Instruction) -> None:
         """Brings the results of a module where they are wanted."""
-        module = at.module
-        assert module is not None
+        module = at.owner
         main = module is self.program.main
         for index, value in enumerate(at.inputs):
             stays = value in self.made_there or self.is_of_modules(value)
@@ -203,8 +202,7 @@ class _Lowering:
         """Whether what is assumed something of can stay on the device, while the host looks at the
         condition.
         """
-        module, (value, condition) = at.module, at.inputs
-        assert module is not None
+        module, (value, condition) = at.owner, at.inputs
         lies = value.shape.true_strides == at.shape.true_strides
         if not lies or value not in self.made_there:
             return False
@@ -214,8 +212,7 @@ class _Lowering:
 
     def launch(self, at: Instruction, kernel: Kernel) -> None:
         """Puts a code object in the place of an instruction."""
-        module = at.module
-        assert module is not None
+        module = at.owner
         given = operands(at)
         reads = [self.to_device(v) for v in given]
         for before, now in zip(given, reads, strict=True):
@@ -244,8 +241,7 @@ class _Lowering:
 
     def on_host(self, at: Instruction, known: set[str]) -> None:
         """Leaves an instruction to the host, which must have what it reads."""
-        module = at.module
-        assert module is not None
+        module = at.owner
         for index, value in enumerate(at.inputs):
             carried = isinstance(at.op, Loop) and index >= CARRIED
             there = carried and value in self.made_there
@@ -260,8 +256,7 @@ class _Lowering:
     def to_device(self, value: Instruction) -> Instruction:
         """The value on the device, copied right after it is made."""
         if value not in self.device:
-            module = value.module
-            assert module is not None
+            module = value.owner
             if self.is_view(value) and not value.inputs[0].shape.parts:
                 self.to_device(value.inputs[0])
                 self.device[value] = self.moved(value)
@@ -271,8 +266,8 @@ class _Lowering:
             else:
                 last = [*module.parameters.values()][-1] if type(value.op) is Param else value
                 after = module.following(last)
-                made_ = module.insert_instruction(after, CopyTo(), value, origins=value.origins)
-                self.device[value] = made_
+                copy = module.insert_instruction(after, CopyTo(), value, origins=value.origins)
+                self.device[value] = copy
             self.changed = True
         return self.device[value]
 
@@ -287,21 +282,17 @@ class _Lowering:
                 self.host[value] = view
                 return view
             there = self.to_device(value)
-            module = there.module
-            assert module is not None
-            parts = there.shape.parts
-            if parts:
+            if there.shape.parts:
                 raise TargetError(f"{there.name} gives the host a tuple")
-            self.host[value] = module.insert_instruction(
-                module.following(there), CopyFrom(), there, origins=value.origins
+            self.host[value] = there.owner.insert_instruction(
+                there.owner.following(there), CopyFrom(), there, origins=value.origins
             )
             self.changed = True
         return self.host[value]
 
     def moved(self, view: Instruction) -> Instruction:
         """A view of a value on the device."""
-        module, source = view.module, self.device[view.inputs[0]]
-        assert module is not None
+        source = self.device[view.inputs[0]]
         if source is view.inputs[0]:
             return view
-        return module.insert_instruction(view, view.op, source, origins=view.origins)
+        return view.owner.insert_instruction(view, view.op, source, origins=view.origins)

@@ -75,9 +75,8 @@ def _axes(at: Instruction) -> _Axes:
     if isinstance(at.op, Gather):
         before, axes = at.op.axis, (at.op.axis,)
     else:
-        assert isinstance(at.op, Gathernd)
         width, step = picked.pop()
-        batch = at.op.batch_dims
+        batch = at.op_as(Gathernd).batch_dims
         axes = tuple(range(batch, batch + int(width)))
     behind = axes[-1] + 1 if axes else batch
     strides = iter(made.true_strides)

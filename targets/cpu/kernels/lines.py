@@ -156,8 +156,7 @@ class _Scan(Lines):
     """Running sums and products."""
 
     def line(self, given: Value, made: Sequence[Value], lanes: int) -> None:
-        f, op = self.f, self.at.op
-        assert isinstance(op, PrefixScan)
+        f, op = self.f, self.at.op_as(PrefixScan)
         adds = isinstance(op, PrefixScanSum)
         one = elements.computing(self.dtype)
         to = self.frame.extent(self.at.shape.true_strides[self.axis])

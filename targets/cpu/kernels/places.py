@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from migx.dim import maximum, product
 from migx.ir import Instruction
+from migx.ops._windows import split
 from migx.ops.indexing import ReverseSequence
 from migx.ops.layout import Pad
 from migx.ops.resize import Resize
@@ -47,9 +48,8 @@ def _is_counted(op: Resize) -> bool:
 
 def _has_members_in_rows(at: Instruction) -> bool:
     """Whether each row of a reverse_sequence is of one member of the batch."""
-    assert isinstance(at.op, ReverseSequence)
     known = type_of(at.inputs[1].shape.dtype) is not None
-    return known and at.op.batch_axis != at.shape.rank - 1
+    return known and at.op_as(ReverseSequence).batch_axis != at.shape.rank - 1
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,7 @@ class _Pads(_Writer):
 
     def __init__(self, at: Instruction, machine: Machine) -> None:
         super().__init__(at, machine)
-        assert isinstance(at.op, Pad)
-        first, last = at.op.pads[: at.shape.rank], at.op.pads[at.shape.rank :]
+        first, last = split(at.op_as(Pad).pads)
         self.before = [maximum(p, 0) for p in first]
         self.dropped = [b - p for b, p in zip(self.before, first, strict=True)]
         self.inside = [
@@ -151,8 +150,7 @@ class _Pads(_Writer):
         return end_of(self.frame, product(self.inside))
 
     def place(self, axis: int, index: Value, places: Sequence[Value]) -> Value:
-        op = self.at.op
-        assert isinstance(op, Pad)
+        op = self.at.op_as(Pad)
         if (op.pads[axis], op.pads[axis + self.at.shape.rank]) == (0, 0):
             return index
         index = index - self.frame.extent(self.before[axis])
@@ -199,8 +197,7 @@ class _Sequences(_Writer):
         return f.cast(raw, I64, signed=shape.dtype.kind == "int")
 
     def end(self) -> Value:
-        f, op = self.f, self.at.op
-        assert isinstance(op, ReverseSequence)
+        f, op = self.f, self.at.op_as(ReverseSequence)
         time = self.frame.extent(self.given.dims[op.time_axis])
         batch = self.frame.extent(self.given.dims[op.batch_axis])
         with f.loop(0, batch, carry=[f.as_index(0)]) as member:
@@ -216,13 +213,11 @@ class _Sequences(_Writer):
         return self.f.select(time < length, length - 1 - time, time)
 
     def place(self, axis: int, index: Value, places: Sequence[Value]) -> Value:
-        op = self.at.op
-        assert isinstance(op, ReverseSequence)
+        op = self.at.op_as(ReverseSequence)
         return self._turned(index, places[op.batch_axis]) if op.time_axis == axis else index
 
     def parts(self, places: Sequence[Value]) -> list[_Part]:
-        op = self.at.op
-        assert isinstance(op, ReverseSequence)
+        op = self.at.op_as(ReverseSequence)
         if op.time_axis == self.last:
             return [_Part(*self._whole(), place=lambda k: self._turned(k, places[op.batch_axis]))]
         return [_Part(*self._whole(), moved=self.f.as_index(0))]
@@ -232,8 +227,7 @@ class _Nearest(_Writer):
     """Resampling to the nearest element."""
 
     def place(self, axis: int, index: Value, places: Sequence[Value]) -> Value:
-        f, op = self.f, self.at.op
-        assert isinstance(op, Resize)
+        f, op = self.f, self.at.op_as(Resize)
         if not changes(self.at, axis):
             return index
         at = coordinate(self.frame, axis, index)
@@ -248,6 +242,4 @@ class _Nearest(_Writer):
         return f.minimum(f.maximum(found, 0), self.frame.extent(self.given.dims[axis]) - 1)
 
     def parts(self, places: Sequence[Value]) -> list[_Part]:
-        op = self.at.op
-        assert isinstance(op, Resize)
         return [_Part(*self._whole(), place=lambda k: self.place(self.last, k, places))]

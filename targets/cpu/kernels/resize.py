@@ -84,19 +84,18 @@ def _given(at: Instruction) -> tuple[Extent, ...]:
 
 def changes(at: Instruction, axis: int) -> bool:
     """Whether a resize does anything on an axis."""
-    assert isinstance(at.op, Resize)
-    if at.op.coordinate_transformation_mode == "tf_half_pixel_for_nn":
+    op = at.op_as(Resize)
+    if op.coordinate_transformation_mode == "tf_half_pixel_for_nn":
         return True
-    same = _given(at)[axis] == at.op.sizes[axis]
-    return not same or (bool(at.op.scales) and at.op.scales[axis] != 1)
+    same = _given(at)[axis] == op.sizes[axis]
+    return not same or (bool(op.scales) and op.scales[axis] != 1)
 
 
 def coordinate(frame: Frame, axis: int, index: Value) -> Value:
     """Where on an axis of what is resampled the elements of some indices lie, as f64: reckoned step
     by step as the operation's own meaning does, so that nothing is rounded another way.
     """
-    f, op = frame.function, frame.at.op
-    assert isinstance(op, Resize)
+    f, op = frame.function, frame.at.op_as(Resize)
     length, size = (
         f.splat(f.cast(frame.extent(extent), F64), index.type.lanes)
         for extent in (_given(frame.at)[axis], op.sizes[axis])

@@ -91,8 +91,7 @@ class _Fetch(_Writer):
     def kernel(self) -> Kernel:
         """The whole of it."""
         f, frame, (data, indices) = self.f, self.frame, [v.shape for v in self.at.inputs]
-        assert isinstance(self.at.op, GatherElements)
-        axis, last = self.at.op.axis % data.rank, data.rank - 1
+        axis, last = self.at.op_as(GatherElements).axis % data.rank, data.rank - 1
         rows = Rows(product(indices.dims[:last]), indices.dims[last], ELEMENTS)
         with frame.rows(rows) as row, f.loop(0, frame.extent(indices.dims[last])) as k:
             places = [*self.places(row, indices.dims[:last]), k.index]
@@ -131,8 +130,7 @@ class _Put(_Writer):
         """Puts one update after another."""
         f, frame, made = self.f, self.frame, self.at.shape
         indices, updates = (v.shape for v in self.at.inputs[1:])
-        assert isinstance(self.at.op, ScatterElements)
-        axis = self.at.op.axis % made.rank
+        axis = self.at.op_as(ScatterElements).axis % made.rank
         with f.loop(0, frame.extent(indices.elements)) as row:
             places = self.places(row.index, indices.dims)
             index, inside = index_at(frame, self.offset(indices, places), made.dims[axis])
@@ -143,10 +141,9 @@ class _Put(_Writer):
 
     def put(self, update: Value, to: Value, lanes: int = 0) -> None:
         """Combines an update, or a vector of them, with what is there."""
-        f, op, dtype = self.f, self.at.op, self.at.shape.dtype
+        f, op, dtype = self.f, self.at.op_as(Scatter), self.at.shape.dtype
         there, memory = self.element(3, to), self.memory.times(lanes)
         new = f.load(self.element(2, update), memory)
-        assert isinstance(op, Scatter)
         if op.combine is not None:
             computing = elements.computing(dtype).times(lanes)
             old, new = (f.bitcast(v, computing) for v in (f.load(there, memory), new))

@@ -280,9 +280,9 @@ def _axes(linear: Instruction, right: Instruction) -> tuple[int, int] | None:
         return None
     if not _is_one_matrix(right):
         return None
-    assert isinstance(linear.op, DequantizeLinear)
-    axis = linear.op.axis % 2
-    depth = depth_of(right, linear.shape.dims, (0, 1), axis if linear.op.block else 1 - axis)
+    op = linear.op_as(DequantizeLinear)
+    axis = op.axis % 2
+    depth = depth_of(right, linear.shape.dims, (0, 1), axis if op.block else 1 - axis)
     return None if depth is None else (depth, 1 - depth)
 
 

@@ -88,7 +88,7 @@ def parameter_of(
     of: WeightGroup, linear: Instruction, index: int, axes: tuple[int, int]
 ) -> Parameter | None:
     """The scales, or the zero points, of a dequantisation."""
-    assert isinstance(linear.op, DequantizeLinear)
+    op = linear.op_as(DequantizeLinear)
     if index == len(linear.inputs):
         return Parameter(linear.inputs[0].shape.dtype)
     shown = linear.inputs[index]
@@ -102,12 +102,12 @@ def parameter_of(
         return None
     if root.shape.elements == 1:
         return Parameter(dtype, operand=operand)
-    on_depth = linear.op.axis % linear.shape.rank == axes[0]
+    on_depth = op.axis % linear.shape.rank == axes[0]
     if shown.shape.rank == 1 and root.shape.rank == 1 and shown.shape.true_strides == (1,):
         if not on_depth:
             return Parameter(dtype, operand=operand, format=f"A{of.width}a", by_column=True)
         return None if dtype.is_packed else Parameter(dtype, operand=operand, by_block=True)
-    if not linear.op.block or shown.shape.rank != 2 or not on_depth:
+    if not op.block or shown.shape.rank != 2 or not on_depth:
         return None
     form = panel_format(of, root, shown, axes)
     return None if form is None else _of_blocks(dtype, operand, form)
@@ -163,10 +163,10 @@ def _number(value: Instruction) -> float | None:
 
 def block_of(linear: Instruction, axis: int, whole: int) -> int:
     """For how many of so many places along an axis a scale holds."""
-    assert isinstance(linear.op, DequantizeLinear)
-    if linear.op.axis % linear.shape.rank != axis or linear.inputs[1].shape.elements == 1:
+    op = linear.op_as(DequantizeLinear)
+    if op.axis % linear.shape.rank != axis or linear.inputs[1].shape.elements == 1:
         return whole
-    return min(linear.op.block or 1, whole)
+    return min(op.block or 1, whole)
 
 
 @dataclass(frozen=True)

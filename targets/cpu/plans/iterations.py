@@ -58,15 +58,15 @@ class Iterations:
                 returned[0],
                 tuple(taken[:2]),
             )
-        assert isinstance(at.op, Scan)
-        kept = len(at.inputs) - at.op.num_scan_inputs
+        op = at.op_as(Scan)
+        kept = len(at.inputs) - op.num_scan_inputs
         given = [
             Row(value, whole, axis, bool(back))
             for value, (whole, axis, back) in zip(
-                taken[kept:], at.op.inputs(at.inputs[kept:]), strict=True
+                taken[kept:], op.inputs(at.inputs[kept:]), strict=True
             )
         ]
-        made = [Row(v, None, axis, bool(back)) for v, axis, back in at.op.outputs(returned[kept:])]
+        made = [Row(v, None, axis, bool(back)) for v, axis, back in op.outputs(returned[kept:])]
         length = at.inputs[kept].shape.dims[given[0].axis]
         carried = tuple(zip(taken[:kept], at.inputs[:kept], returned[:kept], strict=True))
         return cls(body, length, carried, tuple(given), tuple(made))

@@ -23,8 +23,7 @@ class Literals:
 
     def address(self, at: Instruction) -> int:
         """Where a literal lies."""
-        assert isinstance(at.op, Literal)
-        value = at.op.value
+        value = at.op_as(Literal).value
         if id(value) not in self._arrays:
             made = in_place_or_aligned(value.array)
             self._arrays.setdefault(id(value), (value, made))  # the first of several threads stays

@@ -123,8 +123,7 @@ class _Extreme(_Lines):
 
     def kernel(self) -> Kernel:
         """The whole of it."""
-        w, op = self.writer, self.at.op
-        assert isinstance(op, Argmax)
+        w, op = self.writer, self.at.op_as(Argmax)
         self.begin()
         best = w.variable(f"tl.zeros({self.tile}, {COMPUTING[self.dtype.name]})", BOTH)
         index = w.variable(f"tl.full({self.tile}, -1, tl.int32)", BOTH)
@@ -169,8 +168,7 @@ class _Scan(_Lines):
 
     def kernel(self) -> Kernel:
         """The whole of it."""
-        w, op = self.writer, self.at.op
-        assert isinstance(op, PrefixScan)
+        w, op = self.writer, self.at.op_as(PrefixScan)
         self.begin()
         multiplies = isinstance(op, PrefixScanProd)
         sign, scan, identity = ("*", "cumprod", 1) if multiplies else ("+", "cumsum", 0)
@@ -192,8 +190,7 @@ class _Scan(_Lines):
     def _place(self, column: Expr) -> Expr:
         """The place on the axis of what comes as so manyeth."""
         w = self.writer
-        assert isinstance(self.at.op, PrefixScan)
-        if not self.at.op.reverse:
+        if not self.at.op_as(PrefixScan).reverse:
             return column
         return w.let(w.let(w.extent(self.length) - 1) - column)
 
@@ -207,8 +204,7 @@ class _Scan(_Lines):
 
     def _write(self, column: Expr, total: Expr) -> None:
         w, also = self.writer, None
-        assert isinstance(self.at.op, PrefixScan)
-        if self.at.op.exclusive:
+        if self.at.op_as(PrefixScan).exclusive:
             column = w.let(column + 1)
             also = w.let(column.below(w.extent(self.length)))
         where = w.spread(self.offset(1, self._place(column)), (self.height, self.width))
@@ -226,8 +222,7 @@ class _Best(_Lines):
 
     def kernel(self) -> Kernel:
         """The whole of it."""
-        w, op, size = self.writer, self.at.op, self.width
-        assert isinstance(op, Topk)
+        w, op, size = self.writer, self.at.op_as(Topk), self.width
         count = tiles(self.length, size)
         cells = w.extent(count)
         line, start = w.let(w.program // cells), w.let(w.let(w.program % cells) * size)

@@ -46,8 +46,7 @@ def _reach(op: Resize) -> int:
 
 def _changes(at: Instruction, axis: int) -> bool:
     """Whether a resize may do anything on an axis."""
-    op = at.op
-    assert isinstance(op, Resize)
+    op = at.op_as(Resize)
     if op.coordinate_transformation_mode in ("tf_half_pixel_for_nn", "tf_crop_and_resize"):
         return True
     same = at.inputs[0].shape.dims[axis] == op.sizes[axis]

@@ -150,8 +150,7 @@ class _Part:
             costs.append(Cost(step, "", time.perf_counter() - begin, 0, nbytes))
             return
         for at, turns in groupby(step.launches, lambda launch: launch.at):
-            launches, op = list(turns), at.op
-            assert isinstance(op, CodeObject)
+            launches, op = list(turns), at.op_as(CodeObject)
             self.device.synchronize()
             enqueue, host = partial(self.enqueue, launches), len(launches) * ENQUEUING
             taken = self.device.elapsed(enqueue, host)
@@ -180,7 +179,7 @@ class _Part:
         elif isinstance(at.op, Sync):
             if self.of.waits:
                 self.device.synchronize()
-        elif isinstance(at.op, Assume) and at in self.executable.places[self.module_of(at)].roots:
+        elif isinstance(at.op, Assume) and at in self.executable.places[at.owner].roots:
             condition = self.value(at.inputs[1]).array
             at.op.compute(condition, condition)
         else:
@@ -202,15 +201,11 @@ class _Part:
             return self.values[at]
         if isinstance(at.op, Literal) and at not in self.executable.literals:
             return at.op.value
-        if at in self.executable.places[self.module_of(at)].roots:
+        if at in self.executable.places[at.owner].roots:
             return self.there(at)
         if isinstance(at.op, GetTupleElem):
             return self.value(at.inputs[0]).parts[at.op.index]
         raise KeyError(at)
-
-    def module_of(self, at: Instruction) -> Module:
-        assert at.module is not None
-        return at.module
 
     def on_host(self, at: Instruction) -> Argument:
         """A value on the device, copied to the host."""
