@@ -49,7 +49,7 @@ from migx.planning import is_block, lies_in
 from migx.shape import Dims, DType, Shape
 from migx.targets.cpu.code import jit
 from migx.targets.cpu.emit import BF16, F16, F32, F64, I64, PTR, Function, Module, Type, Value
-from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.machine import LINE, Machine
 
 TYPES = {
     "f16": F16,
@@ -199,12 +199,12 @@ class Frame:
         """Where some words are that begin as 0 and must be 0 again when all tiles are done; the
         first is aligned to a line of the cache.
         """
-        f, line = self.function, 64
+        f = self.function
         start = self._address(len(self.operands) + len(self._words))
-        self._words += [0] * (count + line // I64.nbytes - 1)
+        self._words += [0] * (count + LINE // I64.nbytes - 1)
         number = f.hoisted(f"ptrtoint ptr {start.text} to i64", I64)
         ahead = f.hoisted(f"sub i64 0, {number.text}", I64)
-        short = f.hoisted(f"and i64 {ahead.text}, {line - 1}", I64)
+        short = f.hoisted(f"and i64 {ahead.text}, {LINE - 1}", I64)
         return f.hoisted(f"getelementptr i8, ptr {start.text}, i64 {short.text}", PTR)
 
     def places(self, number: Value, dims: Dims, axes: Sequence[int]) -> dict[int, Value]:
@@ -228,6 +228,17 @@ class Frame:
             bottom = f.minimum(top + height, self.extent(rows.count))
             with f.loop(top, bottom) as row:
                 yield row.index
+
+    def by_vectors(self, count: Value, lanes: int) -> Iterator[tuple[Value, int, Value | None]]:
+        """Loops over so many places by vectors, and over what is left under a mask, or one by one
+        where the CPU has none: gives the index, the lanes from there on, 0 of one by itself, and
+        the mask. What follows is written twice.
+        """
+        f = self.function
+        if self.machine.masks:
+            yield from ((at, lanes, mask) for at, mask in f.under_masks(count, lanes))
+        else:
+            yield from ((at, many, None) for at, many in f.by_vectors(0, count, lanes))
 
     def start(
         self, access: Access, places: Mapping[int, Value], origin: Value | None = None
@@ -311,7 +322,7 @@ class Scratch:
         """Where there is room for so many of a type, from a line of the cache on."""
         frame = self._frame
         words = frame.extent(self.nbytes // I64.nbytes)
-        self.nbytes = self.nbytes + (count * type_.nbytes + 63) // 64 * 64
+        self.nbytes = self.nbytes + (count * type_.nbytes + (LINE - 1)) // LINE * LINE
         return frame.function.element(frame.scratch, words, I64)
 
 
@@ -356,8 +367,8 @@ def call(
         operands = [*operands, np.empty(dim.evaluate(kernel.shared, known), np.uint8)]
     words = [a.ctypes.data for a in operands] + [dim.evaluate(w, known) for w in kernel.words]
     args = np.array(words, np.int64)
-    scratch = np.empty(dim.evaluate(kernel.scratch, known) + 64, np.uint8)
-    aligned = -(-scratch.ctypes.data // 64) * 64
+    scratch = np.empty(dim.evaluate(kernel.scratch, known) + LINE, np.uint8)
+    aligned = -(-scratch.ctypes.data // LINE) * LINE
     function = ctypes.CFUNCTYPE(
         None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p
     )(code.address)

@@ -12,6 +12,8 @@ from pathlib import Path
 from migx.dim import Extent
 from migx.targets.cpu.emit import Type
 
+LINE = 64
+"""Bytes of a cache line."""
 PAGE = 4096
 """What lies multiples of so many bytes apart shares a place in the first level cache, which has
 room there for one line of each of its pages alone.

@@ -457,6 +457,19 @@ class Function:
             with self.loop(start, stop, max(1, many)) as turn:
                 yield turn.index, many
 
+    def under_masks(
+        self, count: Value, lanes: int, *, whole: bool = False
+    ) -> Iterator[tuple[Value, Value | None]]:
+        """Loops over so many places by vectors; unless they are known to be ``whole`` vectors, what
+        is left is one under a mask. What follows is written twice.
+        """
+        full = count // lanes * lanes
+        with self.loop(0, full, lanes) as turn:
+            yield turn.index, None
+        if not whole and not (count.number is not None and count.number % lanes == 0):
+            with self.when(count > full):
+                yield full, self.first_lanes(count - full, lanes)
+
     @contextmanager
     def when(self, condition: Value, carry: Sequence[Value] = ()) -> Iterator[Carried]:
         """Does what follows only where an i1 holds; where not, what was given is ``carried`` on."""

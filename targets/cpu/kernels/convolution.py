@@ -48,14 +48,13 @@ from migx.shape import Dims, DType, Shape
 from migx.targets.cpu.emit import I8, Type, Value
 from migx.targets.cpu.kernel import Frame, Kernel, behind, input_number, memory_of, narrower
 from migx.targets.cpu.kernels.narrow_weights import Narrow, Widening, format_of, levels_of
-from migx.targets.cpu.machine import PAGE, Machine, places_apart
+from migx.targets.cpu.machine import LINE, PAGE, Machine, places_apart
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.cutting import Cut, Work, chosen
-from migx.targets.cpu.parts.epilogue import in_place, writable
-from migx.targets.cpu.parts.finish import Destination, Finish
+from migx.targets.cpu.parts.epilogue import Destination, Epilogue, in_place, writable
 from migx.targets.cpu.parts.matrix import Matrix, widened
 from migx.targets.cpu.parts.spread import InPlace, Spread, Windows, in_lines
-from migx.targets.cpu.parts.strips import LINE, Share, Straight, Turned
+from migx.targets.cpu.parts.strips import Share, Straight, Turned
 from migx.targets.cpu.parts.tile import SUMS, collapsed, sum_type
 from migx.targets.cpu.parts.transpose import gather_lines
 from migx.targets.cpu.parts.windows import Axis, axes_of
@@ -288,7 +287,7 @@ class Writer:
         problem, cut, frame, f = self.problem, self.cut, self.frame, self.f
         size, depth = problem.sum.nbytes, problem.axes[0].length
         outputs, planes = problem.groups * problem.outputs, cut.chunk * depth
-        finish = Finish(frame, problem.epilogue, problem.sum, cut.lanes, outputs)
+        finish = Epilogue(frame, problem.epilogue, problem.sum, cut.lanes, outputs)
         self.inner = self._inner(finish)
         self.inner.in_pieces = self.piece != cut.chunk
         spread = self.inner.spread
@@ -303,7 +302,7 @@ class Writer:
         beyond = cut.panel + cut.rows + 2 * cut.lanes
         self.scratch_bytes: Extent = (spread.room(planes) + beyond) * size + at
 
-    def _inner(self, finish: Finish) -> Straight | Turned:
+    def _inner(self, finish: Epilogue) -> Straight | Turned:
         """The inner loops, and what spreads the image for them."""
         problem, cut, sum_ = self.problem, self.cut, self.problem.sum
         of = self.frame, problem.axes, cut, problem.types[0]

@@ -14,7 +14,7 @@ from migx.targets.cpu.emit import Value
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.kernels.convolution import Problem, described
 from migx.targets.cpu.machine import Machine
-from migx.targets.cpu.parts.finish import Destination, Finish
+from migx.targets.cpu.parts.epilogue import Destination, Epilogue
 from migx.targets.cpu.parts.matrix import widened
 from migx.targets.cpu.parts.sliding import UNROLLED, Fold, Sliding, Tap, WindowVector
 
@@ -42,7 +42,7 @@ class Writer:
         self.problem, self.frame = problem, Frame(at, machine)
         self.f, self.lanes = self.frame.function, machine.lanes(problem.sum)
         self.all = problem.groups * problem.outputs
-        self.finish = Finish(self.frame, problem.epilogue, problem.sum, self.lanes, self.all)
+        self.epilogue = Epilogue(self.frame, problem.epilogue, problem.sum, self.lanes, self.all)
 
     def kernel(self) -> Kernel:
         """The whole of it."""
@@ -97,4 +97,4 @@ class Writer:
         one = self.f.as_index(1)
         to = Destination(at.channel // self.all, at.channel % self.all, pixel, one)
         left = None if at.mask is None else e(width.made) - at.column
-        self.finish.write(to, [total], 1, left)
+        self.epilogue.write(to, [total], 1, left)

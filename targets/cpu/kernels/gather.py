@@ -136,7 +136,6 @@ class _Writer:
         self.f = self.frame.function
         self.memory = bits_of(at.shape.dtype)
         self.lanes = machine.lanes(self.memory)
-        self.masks = machine.masks
         if isinstance(self.axes.inner, int):
             while self.lanes > 1 and self.lanes // 2 >= self.axes.inner:
                 self.lanes //= 2
@@ -187,21 +186,9 @@ class _Writer:
                 one = f.load(f.element(given, k.index * steps[0], self.memory), self.memory)
                 f.store(one, f.element(made, k.index * steps[1], self.memory))
             return
-        whole = inner // lanes * lanes
-        vector = self.memory.times(lanes)
-        with f.loop(0, whole, lanes) as k:
-            many = f.load(f.element(given, k.index, self.memory), vector)
-            f.store(many, f.element(made, k.index, self.memory))
-        if isinstance(self.axes.inner, int) and self.axes.inner % lanes == 0:
-            return
-        if self.masks:
-            mask = f.first_lanes(inner - whole, lanes)
-            many = f.load(f.element(given, whole, self.memory), vector, mask=mask)
-            f.store(many, f.element(made, whole, self.memory), mask=mask)
-            return
-        with f.loop(whole, inner) as k:
-            one = f.load(f.element(given, k.index, self.memory), self.memory)
-            f.store(one, f.element(made, k.index, self.memory))
+        for at, many, mask in self.frame.by_vectors(inner, lanes):
+            some = f.load(f.element(given, at, self.memory), self.memory.times(many), mask=mask)
+            f.store(some, f.element(made, at, self.memory), mask=mask)
 
 
 class _Across(_Writer):

@@ -37,7 +37,7 @@ from migx.targets.cpu.kernel import (
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.epilogue import (
-    Block,
+    Destination,
     Epilogue,
     emittable,
     evaluated,
@@ -211,7 +211,9 @@ class Writer:
             self.frame.extent(e) for e in (problem.rows, problem.columns, problem.depth)
         )
         self.heights = self.tile.heights(problem.rows)
-        self.epilogue = Epilogue(self.frame, problem.epilogue, self.tile, problem.columns)
+        lanes = self.tile.lanes
+        self.epilogue = Epilogue(self.frame, problem.epilogue, problem.sum, lanes, problem.rows)
+        self.whole = isinstance(problem.columns, int) and problem.columns % lanes == 0
         self.widens = type_of(problem.types[0]) != problem.sum
 
     def _tile(self, tile: Tile) -> Tile:
@@ -291,8 +293,8 @@ class Writer:
                 self._add(further, right.moved(k.index, 0), rows, deep, fresh=False)
         there = f.minimum(self.columns - left, tile.columns)
         self._complete(right, rows)
-        block = Block(self.sums, item * self.rows + top, left, rows, there)
-        self.epilogue.write(block)
+        to = Destination(item, top, left, rows)
+        self.epilogue.write_lines(to, self.sums, tile.columns, there, whole=self.whole)
         return side
 
     def _add(self, lines: Matrix, right: Matrix, rows: Value, depth: Value, *, fresh: bool) -> None:

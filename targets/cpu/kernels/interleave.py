@@ -55,23 +55,20 @@ class _Writer:
         with self.frame.rows(rows) as row:
             places = self.frame.places(row, copy.dims, range(len(copy.dims) - 2))
             given, made = (self.frame.start(access, places) for access in copy.accesses)
-            whole = e(width) // self.lanes * self.lanes
-            with f.loop(0, whole, self.lanes) as at:
-                self._vectors(given, made, at.index, None)
-            with f.when(e(width) > whole):
-                self._vectors(given, made, whole, f.opaque(e(width) - whole))
+            for at, mask in f.under_masks(e(width), self.lanes):
+                self._vectors(given, made, at, mask)
         return self.frame.finished("interleave", rows.tiles)
 
-    def _vectors(self, given: Value, made: Value, at: Value, left: Value | None) -> None:
-        """Some places of the long axis, or those that are left."""
+    def _vectors(self, given: Value, made: Value, at: Value, mask: Value | None) -> None:
+        """Some places of the long axis, or of those that are left the ones of a mask."""
         f, lanes, ways = self.f, self.lanes, self.ways
         vector = self.memory.times(lanes)
-        mask = None if left is None else f.first_lanes(left, lanes)
         lines, step = [], self.frame.extent(self.copy.accesses[0].strides[-1])
+        left = self.frame.extent(self.copy.dims[-2]) - at
         for way in range(ways):
             line = f.element(given, at + step * way, self.memory)
             lines.append(f.load(line, vector, mask=mask))
         for number, mixed in enumerate(interleaved(f, lines)):
             there = f.element(made, at * ways + number * lanes, self.memory)
-            within = None if left is None else f.first_lanes(left * ways - number * lanes, lanes)
+            within = None if mask is None else f.first_lanes(left * ways - number * lanes, lanes)
             f.store(mixed, there, mask=within)

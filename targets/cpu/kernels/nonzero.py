@@ -86,6 +86,5 @@ class _Writer:
         """Whether the element of a line at a place is not zero; of so many, each."""
         f, dtype = self.f, self.given.dtype
         place = f.element(first, index * self.step, self.memory)
-        memory = self.memory.times(lanes)
-        raw = apart(f, place, self.step, memory, None) if lanes else f.load(place, memory)
+        raw = apart(f, place, self.step, self.memory.times(lanes), None)
         return f.compare("ne", elements.loaded(f, raw, dtype), 0)

@@ -26,7 +26,7 @@ from migx.targets.cpu.kernel import Frame, Kernel, input_number
 from migx.targets.cpu.kernels.convolution import Problem, Writer, convolution_in, described
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts.cutting import Cut
-from migx.targets.cpu.parts.finish import Finish
+from migx.targets.cpu.parts.epilogue import Epilogue
 from migx.targets.cpu.parts.spread import Spread
 from migx.targets.cpu.parts.strips import Inner, Share, Straight, Turned
 
@@ -192,7 +192,7 @@ class _Writer(Writer):
         unit = self.cut.unit
         return f"AB{taps}{unit}a{BYTES}b" if unit > 1 else f"aB{taps}{BYTES}b"
 
-    def _inner(self, finish: Finish) -> Straight | Turned:
+    def _inner(self, finish: Epilogue) -> Straight | Turned:
         """The inner loops on bytes."""
         problem, cut, frame = self.problem, self.cut, self.frame
         spread = _Spread(problem, self.channels, frame, cut, self.signs.flip, filling(frame))

@@ -127,21 +127,9 @@ class _Fours(Sliding):
         """Copies a row of the image."""
         f, width = self.frame.function, self.axes[2]
         count, step = self.frame.extent(width.given), self.frame.extent(width.step)
-        whole = count // WIDE * WIDE
-
-        def copy(at: Value, lanes: int, mask: Value | None = None) -> None:
-            first = f.element(line, at * step, I8)
-            seen = apart(f, first, step, I8.times(lanes), mask) if lanes else f.load(first, I8)
+        for at, lanes, mask in self.frame.by_vectors(count, WIDE):
+            seen = apart(f, f.element(line, at * step, I8), step, I8.times(lanes), mask)
             f.store(self._turned(seen), f.element(out, at, I8), mask=mask)
-
-        with f.loop(0, whole, WIDE) as at:
-            copy(at.index, WIDE)
-        if self.frame.machine.masks:
-            with f.when(count > whole):
-                copy(whole, WIDE, f.first_lanes(f.opaque(count - whole), WIDE))
-        else:
-            with f.loop(whole, count) as at:
-                copy(at.index, 0)
 
     def _turned(self, seen: Value) -> Value:
         """Bytes as they are multiplied."""

@@ -90,20 +90,13 @@ class _Writer(Writer):
         made = Matrix(self.staged, f.as_index(tile.depth), one, WORD)
         given, whole = replace(lines, column=one), tile.lanes * BYTES
         count = f.as_index(self.bytes) if self.bytes % BYTES else depth * BYTES
-        full = count // whole * whole
         with f.loop(0, rows) as row:
-
-            def copy(k: Value, mask: Value | None, there: Value | None) -> None:
+            for k, mask in f.under_masks(count, whole):
                 read = f.load(given.at(row.index, k), I8.times(whole), mask=mask)
                 words = f.bitcast(read, tile.vector)
                 words = words ^ FLIP if self.signs.flip else words
+                there = None if mask is None else f.first_lanes(depth - k // BYTES, tile.lanes)
                 f.store(words, made.at(row.index, k // BYTES), mask=there)
-
-            with f.loop(0, full, whole) as k:
-                copy(k.index, None, None)
-            with f.when(count > full):
-                there = f.first_lanes(depth - full // BYTES, tile.lanes)
-                copy(full, f.first_lanes(count - full, whole), there)
         return made
 
     @property

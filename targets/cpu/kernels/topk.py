@@ -90,10 +90,7 @@ class _Best(Lines):
         """The keys of the elements from a place on, and whether they are within a limit."""
         f, memory = self.f, memory_of(self.dtype)
         start = f.element(given, index * self.step, memory)
-        if lanes:
-            raw = apart(f, start, self.step, memory.times(lanes), None)
-        else:
-            raw = f.load(start, memory)
+        raw = apart(f, start, self.step, memory.times(lanes), None)
         key = rising(elements.loaded(f, raw, self.dtype), self.dtype)
         key = ~key if self.op.largest else key
         return key, f.compare("le", key, f.splat(limit, lanes), signed=False)

@@ -36,7 +36,7 @@ from migx.targets.cpu.kernels.weight_only_forms import WORD, Problem, described
 from migx.targets.cpu.kernels.weight_parameters import Parameter
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
-from migx.targets.cpu.parts.epilogue import Block, Epilogue, writable
+from migx.targets.cpu.parts.epilogue import Destination, Epilogue, writable
 from migx.targets.cpu.parts.matrix import Matrix
 from migx.targets.cpu.parts.tile import Tile, accumulate, staged
 from migx.targets.cpu.parts.transpose import deinterleaved, interleaved
@@ -81,7 +81,7 @@ class _Writer:
         vectors = 4 if machine.registers >= 32 else 2
         height, block = problem.heights((machine.registers - vectors - 1) // vectors, ROWS)
         self.tile = Tile(height, vectors, lanes, block, self._slab(), F32)
-        self.epilogue = Epilogue(self.frame, problem.epilogue, self.tile, problem.columns)
+        self.epilogue = Epilogue(self.frame, problem.epilogue, F32, lanes, problem.rows)
 
     def _slab(self) -> int:
         """How much of the depth is unpacked at a time: whole blocks, or a block in parts."""
@@ -306,9 +306,11 @@ class _Writer:
             vectors = interleaved(f, [f.load(place, self.vector) for place in places])
             for place, vector in zip(places, vectors, strict=True):
                 f.store(vector, place)
+        whole = self.problem.columns % tile.lanes == 0
         for part in range(self.levels // tile.vectors):
             column = panel * self.width + part * tile.columns
             there = f.intrinsic("smin", self.problem.columns - column, tile.columns)
             sums = f.element(self.sums, part * self.part, F32)
             with f.when(there > 0):
-                self.epilogue.write(Block(sums, top, column, count, there))
+                to = Destination(f.as_index(0), top, column, count)
+                self.epilogue.write_lines(to, sums, tile.columns, there, whole=whole)

@@ -29,7 +29,7 @@ from migx.targets.cpu.kernel import Frame, Kernel, Scratch, memory_of
 from migx.targets.cpu.kernels.weight_only_forms import WORD, Problem
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
-from migx.targets.cpu.parts.epilogue import Block, Epilogue
+from migx.targets.cpu.parts.epilogue import Destination, Epilogue
 from migx.targets.cpu.parts.matrix import Matrix
 from migx.targets.cpu.parts.tile import Tile
 
@@ -84,7 +84,7 @@ class Writer:
         height, block = problem.heights((machine.registers - 6) // (2 * TOGETHER), fitting)
         self.width = problem.width
         self.tile = Tile(height, self.width // lanes, lanes, block, self.depth, F32)
-        self.epilogue = Epilogue(self.frame, problem.epilogue, self.tile, problem.columns)
+        self.epilogue = Epilogue(self.frame, problem.epilogue, F32, lanes, problem.rows)
         # What levels are multiplied as; those of four bits are under 128, and the same as both.
         self.signs = Signs.chosen(machine, lanes, x=False, w=True)
         self.turned = problem.signed != (problem.bits == 8 and self.signs.flip)
@@ -130,7 +130,9 @@ class Writer:
             first = end
         column = panel * self.width
         there = f.minimum(problem.columns - column, self.width)
-        self.epilogue.write(Block(self.sums, top, column, count, there))
+        to = Destination(f.as_index(0), top, column, count)
+        whole = problem.columns % self.lanes == 0
+        self.epilogue.write_lines(to, self.sums, self.width, there, whole=whole)
 
     def _divide_scratch(self) -> None:
         """Sums first, then the scales of rows, the sums of their blocks, and their bytes."""

@@ -33,8 +33,7 @@ from migx.targets.cpu.kernel import Frame, Kernel, input_number
 from migx.targets.cpu.kernels.convolution import is_literal
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts.cutting import ALONE, FETCH, TILE, step_turns
-from migx.targets.cpu.parts.epilogue import in_place, writable
-from migx.targets.cpu.parts.finish import Destination, Finish
+from migx.targets.cpu.parts.epilogue import Destination, Epilogue, in_place, writable
 from migx.targets.cpu.parts.strips import AHEAD
 from migx.targets.cpu.parts.transpose import deinterleaved, interleaved
 
@@ -177,7 +176,7 @@ class Writer:
         self.vector = F32.times(self.lanes)
         self.columns = self.cut.vectors * self.lanes
         self.strips = -(-problem.outputs // self.cut.rows)
-        self.finish = Finish(self.frame, problem.epilogue, F32, self.lanes, problem.outputs)
+        self.epilogue = Epilogue(self.frame, problem.epilogue, F32, self.lanes, problem.outputs)
         # A vector of the last row of a block may reach beyond it.
         self.seen = problem.channels * self.columns + self.lanes
         self.made = self.cut.rows * self.columns + self.lanes
@@ -315,8 +314,8 @@ class Writer:
             made = interleaved(f, _combined(f, OUTPUT, line))
             to = Destination(item, output, row * width + first[1], f.as_index(1))
             with f.when(row < height):
-                self.finish.fetch(replace(to, output=output + 1), MADE)
-                self.finish.write(to, made, 1, left)
+                self.epilogue.fetch(replace(to, row=output + 1), MADE)
+                self.epilogue.write(to, made, 1, left)
 
 
 def _combined(f: Function, matrix: Matrix, values: Sequence[Value]) -> list[Value]:

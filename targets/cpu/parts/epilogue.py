@@ -1,7 +1,7 @@
-"""What follows a product: its sums, row by row in scratch, go through the arithmetic of the
-epilogue and become the result.
+"""What follows a product or a convolution: its sums, in registers or row by row in scratch, go
+through the arithmetic of the epilogue and become the result.
 
-The sums are read once, when they are complete. So the inner loops of products know nothing of what
+The sums are taken once, when they are complete. So the inner loops of products know nothing of what
 comes after, and this knows nothing of how sums were made.
 """
 
@@ -13,57 +13,101 @@ from dataclasses import dataclass
 from migx.argument import Argument
 from migx.dim import Extent
 from migx.fusion.kernels import PRODUCT, Access, FusedKernel, Node, row_and_column_axes
-from migx.fusion.stages import below
+from migx.fusion.stages import below, weight
 from migx.fusion.tables import tabled
-from migx.targets.cpu.emit import Function, Value, lookup
+from migx.targets.cpu.emit import I8, Function, Type, Value, lookup
 from migx.targets.cpu.kernel import Frame, memory_of
-from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.machine import LINE, Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.matrix import Matrix
-from migx.targets.cpu.parts.tile import Tile
+
+LIGHT = 6
+"""Arithmetic on an element that is worth writing for each vector of a strip."""
 
 
 @dataclass(frozen=True)
-class Block:
-    """Sums that are complete: where they lie, in rows of ``tile.columns``; which row and column of
-    the product they begin at; and how many rows and columns of it they are.
+class Destination:
+    """Where sums belong: the item, the first row of it and the first column, and how many rows. Of
+    a convolution rows are output channels, and columns pixels.
     """
 
-    sums: Value
+    item: Value
     row: Value
     column: Value
     rows: Value
-    columns: Value
 
 
 class Epilogue:
-    """Writes the results of a description that ``migx.fusion.kernels.epilogue`` has made."""
+    """Writes the results of a description that ``migx.fusion.kernels.epilogue`` has made, of which
+    each item has so many rows; ``light`` are those that take little arithmetic.
+    """
 
-    def __init__(self, frame: Frame, kernel: FusedKernel, tile: Tile, columns: Extent) -> None:
-        self.frame, self.f, self.tile = frame, frame.function, tile
+    def __init__(
+        self, frame: Frame, kernel: FusedKernel, sum_: Type, lanes: int, rows: Extent
+    ) -> None:
+        self.frame, self.f = frame, frame.function
         self.kernel = tabled(kernel, lookup.cost(frame.machine))
-        self.whole_vectors = isinstance(columns, int) and columns % tile.lanes == 0
+        self.sum, self.lanes, self.rows = sum_, lanes, rows
         self.row_axes, _ = row_and_column_axes(kernel)
+        self.light = sum(weight(node) for node in self.kernel.nodes) <= LIGHT
 
-    def write(self, block: Block) -> None:
-        """Writes the results of a block of sums."""
-        f, tile = self.f, self.tile
-        with f.loop(0, block.rows) as row:
-            places = self.frame.places(block.row + row.index, self.kernel.dims, self.row_axes)
-            starts = starts_of(self.frame, self.kernel, places)
-            line = f.element(block.sums, row.index * tile.columns, tile.sum)
-            full = block.columns // tile.lanes * tile.lanes
+    def fetch(self, to: Destination, vectors: int) -> None:
+        """Asks for the memory that so many vectors of a strip will be written to, and for what is
+        read with them; to begin to write lines one after another that are far takes long.
+        """
+        f, kernel = self.f, self.kernel
+        near = [a for a in kernel.accesses if a.operand != PRODUCT and along(kernel, a) == 1]
+        with f.loop(0, to.rows) as row:
+            starts = self._starts(to, to.row + row.index)
+            for access in near:
+                memory = memory_of(access.dtype)
+                for place in range(0, vectors * self.lanes * memory.nbytes, LINE):
+                    at = f.element(starts[access], to.column, memory)
+                    f.prefetch(f.element(at, place, I8), locality=2)
 
-            def write(within: Value, mask: Value | None = None) -> None:
-                column = block.column + within
-                total = f.load(f.element(line, within, tile.sum), tile.vector)
-                write_results(self.frame, self.kernel, starts, column, total, mask)
+    def write(self, to: Destination, sums: list[Value], rows: int, columns: Value | None) -> None:
+        """Writes a strip of sums, so many rows; of each, all columns or some."""
+        f, lanes = self.f, self.lanes
+        vectors = len(sums) // rows
+        masks: list[Value | None] = [None] * vectors
+        if columns is not None:
+            masks = [f.first_lanes(columns - j * lanes, lanes) for j in range(vectors)]
+        self._row(to, f.as_index(0), sums[:vectors], masks)
+        for i in range(1, rows):
+            with f.when(to.rows > i):
+                self._row(to, f.as_index(i), sums[i * vectors : (i + 1) * vectors], masks)
 
-            with f.loop(0, full, tile.lanes) as at:
-                write(at.index)
-            if not self.whole_vectors:
-                with f.when(block.columns > full):
-                    write(full, f.first_lanes(block.columns - full, tile.lanes))
+    def write_lines(
+        self, to: Destination, lines: Value, pitch: int, columns: Value, *, whole: bool = False
+    ) -> None:
+        """Writes sums that lie in memory, from one row to the next by so many elements; as many
+        columns as there are, of which it may be known that they are ``whole`` vectors.
+        """
+        f, lanes = self.f, self.lanes
+        with f.loop(0, to.rows) as row:
+            line = f.element(lines, row.index * pitch, self.sum)
+            starts = self._starts(to, to.row + row.index)
+            for at, mask in f.under_masks(columns, lanes, whole=whole):
+                total = f.load(f.element(line, at, self.sum), self.sum.times(lanes))
+                write_results(self.frame, self.kernel, starts, to.column + at, total, mask)
+
+    def _row(
+        self, to: Destination, row: Value, line: list[Value], masks: list[Value | None]
+    ) -> None:
+        """One row."""
+        starts = self._starts(to, to.row + row)
+        for j, (total, mask) in enumerate(zip(line, masks, strict=True)):
+            column = to.column + j * self.lanes
+            write_results(self.frame, self.kernel, starts, column, total, mask)
+
+    def _starts(self, to: Destination, row: Value) -> dict[Access, Value]:
+        """Where a row of each operand begins."""
+        frame, dims, axes = self.frame, self.kernel.dims, self.row_axes
+        if axes and dims[axes[-1]] == self.rows:
+            places = {axes[-1]: row} | frame.places(to.item, dims, axes[:-1])
+        else:
+            places = frame.places(to.item * frame.extent(self.rows) + row, dims, axes)
+        return starts_of(frame, self.kernel, places)
 
 
 def starts_of(

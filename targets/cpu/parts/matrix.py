@@ -50,11 +50,11 @@ class Matrix:
 def apart(f: Function, first: Value, step: Value, vector: Type, mask: Value | None) -> Value:
     """Elements a step apart, from an address on; only those of a mask. They are read in one go
     where they are neighbours, from the back too, which of a step that is not known is asked at run
-    time.
+    time; a scalar is one element.
     """
     if step.number == 0:
         return f.splat(f.load(first, vector.one), vector.lanes)
-    if step.number == 1:
+    if step.number == 1 or not vector.lanes:
         return f.load(first, vector, mask=mask)
     if step.number == -1:
         order = range(vector.lanes)[::-1]

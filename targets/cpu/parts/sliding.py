@@ -163,7 +163,7 @@ class Sliding:
         with f.loop(0, e(width.made), self.lanes) as column:
             left = e(width.made) - column.index
             known = isinstance(width.made, int) and width.made % self.lanes == 0
-            mask = None if known else f.first_lanes(f.opaque(left), self.lanes)
+            mask = None if known else f.first_lanes(left, self.lanes)
             at = WindowVector(channel, depth, top, column.index, mask)
             if not self.copies:
                 self._turns(at, image, top, first, 0)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 
 from migx.targets.cpu.emit import I1, I8, I64, Type, Value
 from migx.targets.cpu.kernel import Frame
-from migx.targets.cpu.machine import PAGE, places_apart
+from migx.targets.cpu.machine import LINE, PAGE, places_apart
 from migx.targets.cpu.parts.cutting import Cut
-from migx.targets.cpu.parts.finish import Destination, Finish
+from migx.targets.cpu.parts.epilogue import Destination, Epilogue
 from migx.targets.cpu.parts.spread import Spread
 from migx.targets.cpu.parts.transpose import turned
 
@@ -24,8 +24,8 @@ PLANES_AHEAD = 8
 """Channels ahead of their use at which an image that is read where it lies is asked for, unless
 there is room in the first level cache for two panels of all channels: then it is the next panel.
 """
-LINE, TOGETHER = 64, 16
-"""Bytes of a cache line, and vectors of pixels that change places with channels at a time."""
+TOGETHER = 16
+"""Vectors of pixels that change places with channels at a time."""
 
 Step = Callable[[Value, Value, list[Value], Value], list[Value]]
 """What an element of the kernels does to sums: it is given the line of pixels, the numbers of the
@@ -61,7 +61,7 @@ class Inner:
     cut: Cut
     sum: Type
     spread: Spread
-    finish: Finish
+    finish: Epilogue
     channels: int
     depth: int
     taps: int
@@ -209,7 +209,7 @@ class Straight(Inner):
                 self._panel(share, last, end, [None] * whole + left)
         if self.finish.light and cut.rests:
             with f.when(self.is_last(share)):
-                here = replace(share.to, pixel=share.to.pixel + end)
+                here = replace(share.to, column=share.to.column + end)
                 self.finish.write_lines(here, last, self._pitch, rest)
 
     def _panel(self, share: Share, sums: Value, at: Value, masks: list[Value | None]) -> None:
@@ -219,7 +219,7 @@ class Straight(Inner):
         f, cut, vectors = self.frame.function, self.cut, len(masks)
         whole = masks == [None] * cut.vectors
         places = self.places(sums, vectors, self._pitch)
-        here = replace(share.to, pixel=share.to.pixel + at)
+        here = replace(share.to, column=share.to.column + at)
         self.finish.fetch(here, vectors)
         if self.spread.beyond:
             masks = [None] * vectors
@@ -332,7 +332,7 @@ class Turned(Inner):
         lanes, wide = cut.lanes, sum_.times(cut.lanes)
         with f.loop(0, share.count, self._block) as at:
             left = f.minimum(share.count - at.index, self._block)
-            here = replace(share.to, pixel=share.to.pixel + at.index)
+            here = replace(share.to, column=share.to.column + at.index)
             with f.loop(0, left, lanes) as j, f.loop(0, here.rows, lanes) as i:
                 first = (at.index + j.index) * cut.panel + i.index
                 square = [
