@@ -157,7 +157,8 @@ class Rows:
 @dataclass
 class Frame:
     """A kernel being written for an instruction: its ``function``, its ``operands``' addresses, and
-    its run-time words. The last operand of one that ``shares`` is the memory all tiles have.
+    its run-time words. The last operand of one that ``shares`` is the memory all tiles have. Its
+    scratch is as much as has been taken.
 
     ::
 
@@ -176,13 +177,14 @@ class Frame:
     operands: list[Value] = field(init=False)
     _words: list[Extent] = field(default_factory=list)
     _extents: dict[Extent, Value] = field(default_factory=dict)
+    _taken: Extent = 0
     _fails: Value = field(init=False)
     _fault: str = ""
 
     def __post_init__(self) -> None:
         self.module = Module(self.machine.features)
         self.function = self.module.function("kernel", PARAMETERS)
-        self.args, self.begin, self.end, self.scratch = self.function.parameters
+        self.args, self.begin, self.end, self._scratch = self.function.parameters
         count = len(self.at.inputs) + len(results(self.at)) + self.shares
         self.operands = [self._loaded(k, PTR) for k in range(count)]
 
@@ -194,6 +196,12 @@ class Frame:
             self._extents[extent] = self._loaded(len(self.operands) + len(self._words), I64)
             self._words.append(extent)
         return self._extents[extent]
+
+    def take(self, count: Extent, type_: Type) -> Value:
+        """Where there is scratch for so many of a type, from a line of the cache on."""
+        words = self.extent(self._taken // I64.nbytes)
+        self._taken = self._taken + (count * type_.nbytes + (LINE - 1)) // LINE * LINE
+        return self.function.element(self._scratch, words, I64)
 
     def counters(self, count: int) -> Value:
         """Where some words are that begin as 0 and must be 0 again when all tiles are done; the
@@ -276,7 +284,6 @@ class Frame:
         name: str,
         tiles: Extent,
         *,
-        scratch: Extent = 0,
         shared: Extent = 0,
         flops: Extent = 0,
         formats: tuple[tuple[int, str], ...] = (),
@@ -292,7 +299,7 @@ class Frame:
             text,
             tiles,
             words,
-            scratch,
+            self._taken,
             shared,
             flops,
             formats,
@@ -309,21 +316,6 @@ class Frame:
     def _loaded(self, index: int, type_: Type) -> Value:
         at = self._address(index)
         return self.function.hoisted(f"load {type_}, ptr {at.text}, !invariant.load !{{}}", type_)
-
-
-class Scratch:
-    """The scratch of a kernel, handed out piece by piece; ``nbytes`` is what has been taken."""
-
-    def __init__(self, frame: Frame) -> None:
-        self._frame = frame
-        self.nbytes: Extent = 0
-
-    def take(self, count: Extent, type_: Type) -> Value:
-        """Where there is room for so many of a type, from a line of the cache on."""
-        frame = self._frame
-        words = frame.extent(self.nbytes // I64.nbytes)
-        self.nbytes = self.nbytes + (count * type_.nbytes + (LINE - 1)) // LINE * LINE
-        return frame.function.element(frame.scratch, words, I64)
 
 
 def input_number(at: Instruction, inside: Instruction, value: Instruction) -> int | None:

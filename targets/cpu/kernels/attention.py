@@ -32,7 +32,7 @@ from migx.fusion.attention import WEIGHTS, Attention, described
 from migx.fusion.kernels import PRODUCT, Access
 from migx.fusion.stages import below
 from migx.ir import Instruction
-from migx.targets.cpu.emit import F32, I8, Function, Value
+from migx.targets.cpu.emit import F32, Function, Type, Value
 from migx.targets.cpu.emit.vector_math import exp_to_zero
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.kernels import attention_rows
@@ -175,7 +175,6 @@ class Writer:
         return self.frame.finished(
             "attention",
             blocks * parts * items,
-            scratch=self.scratch_bytes,
             flops=2 * scores * (attention.depth + attention.width),
         )
 
@@ -278,26 +277,21 @@ class Writer:
 
     def _divide_scratch(self) -> None:
         """The queries turned, the weighted values, the scores, and what these meet, turned."""
-        blocking, attention, f = self.blocking, self.attention, self.f
-        line, lanes = blocking.width * F32.nbytes, blocking.lanes
-        offset: Extent = 0
+        blocking, attention, lanes = self.blocking, self.attention, self.blocking.lanes
 
-        def area(rows: Extent, row: Extent) -> Value:
-            nonlocal offset
-            start, offset = offset, offset + (rows + lanes - 1) // lanes * lanes * row
-            return f.element(self.frame.scratch, self.frame.extent(start), I8)
+        def area(rows: Extent, row: Extent = blocking.width, type_: Type = F32) -> Value:
+            return self.frame.take((rows + lanes - 1) // lanes * lanes * row, type_)
 
-        self.panel, self.sums = area(attention.depth, line), area(attention.width, line)
-        self.scores = area(blocking.keys, line)
+        self.panel, self.sums = area(attention.depth), area(attention.width)
+        self.scores = area(blocking.keys)
         self.turned = {
-            access: area(rows, blocking.width * memory_of(access.dtype).nbytes)
+            access: area(rows, type_=memory_of(access.dtype))
             for met, rows in (([*self.met_first, *self.met_last], 1), (self.met, blocking.keys))
             for access in met
         }
         if self.widens:
             features = dim.maximum(attention.depth, attention.width) + lanes - 1
-            self.staged = area(blocking.keys, features // lanes * lanes * F32.nbytes)
-        self.scratch_bytes = offset
+            self.staged = area(blocking.keys, features // lanes * lanes)
 
     def _panel_of(self, first: Value) -> Matrix:
         """A matrix in scratch that has a row of all the queries."""

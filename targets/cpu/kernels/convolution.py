@@ -37,7 +37,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
-from migx.base.memory import aligned
 from migx.dim import Extent, product
 from migx.fusion.kernels import CONVOLUTIONS, FusedKernel, core_of, epilogue
 from migx.ir import Instruction
@@ -45,7 +44,7 @@ from migx.ops._windows import joined
 from migx.ops.layout import Pad
 from migx.ops.linear import Convolution
 from migx.shape import Dims, DType, Shape
-from migx.targets.cpu.emit import I8, Type, Value
+from migx.targets.cpu.emit import I64, Type, Value
 from migx.targets.cpu.kernel import Frame, Kernel, behind, input_number, memory_of, narrower
 from migx.targets.cpu.kernels.narrow_weights import Narrow, Widening, format_of, levels_of
 from migx.targets.cpu.machine import LINE, PAGE, Machine, places_apart
@@ -284,32 +283,27 @@ class Writer:
 
     def _divide_scratch(self) -> None:
         """The table of offsets, a strip of weights, what the inner loops need, what is spread."""
-        problem, cut, frame, f = self.problem, self.cut, self.frame, self.f
-        size, depth = problem.sum.nbytes, problem.axes[0].length
+        problem, cut, frame = self.problem, self.cut, self.frame
+        take, depth = frame.take, problem.axes[0].length
         outputs, planes = problem.groups * problem.outputs, cut.chunk * depth
         finish = Epilogue(frame, problem.epilogue, problem.sum, cut.lanes, outputs)
-        self.inner = self._inner(finish)
+        self.inner = self._inner(finish, take(problem.taps * (1 + cut.skips), I64))
         self.inner.in_pieces = self.piece != cut.chunk
-        spread = self.inner.spread
-        at = aligned(8 * problem.taps * (1 + cut.skips))
-        self.staged = f.element(frame.scratch, at, I8)
+        self.inner.take()
         piece = self.piece if isinstance(self.piece, int) else problem.channels
         staged = piece * depth * problem.taps + cut.lanes  # in whole squares
-        at += aligned((staged * cut.unit + cut.lanes) * size) if self.stages else 0
-        own, at = f.element(frame.scratch, at, I8), at + aligned(self.inner.nbytes)
-        self.made = f.element(frame.scratch, at, I8)
-        self.inner.take(own)
+        self.staged = take((staged * cut.unit + cut.lanes) * self.stages, problem.sum)
         beyond = cut.panel + cut.rows + 2 * cut.lanes
-        self.scratch_bytes: Extent = (spread.room(planes) + beyond) * size + at
+        self.made = take(self.inner.spread.room(planes) + beyond, problem.sum)
 
-    def _inner(self, finish: Epilogue) -> Straight | Turned:
+    def _inner(self, finish: Epilogue, table: Value) -> Straight | Turned:
         """The inner loops, and what spreads the image for them."""
         problem, cut, sum_ = self.problem, self.cut, self.problem.sum
         of = self.frame, problem.axes, cut, problem.types[0]
         spread = InPlace(*of, problem.steps[1]) if cut.in_place else Spread(*of, sum_)
         counts = problem.channels, problem.axes[0].length, problem.taps
         made = Turned if cut.turned else Straight
-        return made(self.frame, cut, sum_, spread, finish, *counts, self.frame.scratch)
+        return made(self.frame, cut, sum_, spread, finish, *counts, table)
 
     def kernel(self) -> Kernel:
         """The whole of it."""
@@ -338,7 +332,6 @@ class Writer:
         return self.frame.finished(
             "convolution" if len(problem.epilogue.nodes) == 1 else "convolution and epilogue",
             product(counts),
-            scratch=self.scratch_bytes,
             flops=flops + problem.epilogue.flops,
             formats=self._formats(),
             in_place=problem.in_place,

@@ -53,7 +53,6 @@ class Writer:
         return self.frame.finished(
             self.name,
             tiles,
-            scratch=sliding.scratch,
             flops=2 * elements * problem.taps * problem.axes[0].length + problem.epilogue.flops,
             in_place=problem.in_place,
         )

@@ -11,7 +11,7 @@ from migx.ir import Instruction
 from migx.ops.sets import Determinant
 from migx.targets.cpu.emit import F32, F64, Value
 from migx.targets.cpu.emit.vector_math import absolute
-from migx.targets.cpu.kernel import Frame, Kernel, Rows, Scratch, memory_of, type_of
+from migx.targets.cpu.kernel import Frame, Kernel, Rows, memory_of, type_of
 from migx.targets.cpu.machine import Machine
 
 ELEMENTS = 1 << 10
@@ -37,9 +37,7 @@ class _Writer:
         self.size = self.frame.extent(self.extent)
         room = self.extent + self.lanes
         self.pitch = self.frame.extent(room)
-        scratch = Scratch(self.frame)
-        self.matrix = scratch.take(self.extent * room, self.number)
-        self.scratch = scratch.nbytes
+        self.matrix = self.frame.take(self.extent * room, self.number)
 
     def kernel(self) -> Kernel:
         """The whole of it."""
@@ -51,7 +49,7 @@ class _Writer:
             with f.loop(0, self.size, carry=[one]) as k:
                 k.carry(self._eliminated(k.index, k.carried[0]))
             f.store(k.carried[0], f.element(frame.operands[1], number, self.number))
-        return frame.finished("determinant", matrices.tiles, scratch=self.scratch)
+        return frame.finished("determinant", matrices.tiles)
 
     def _at(self, row: Value, column: Value) -> Value:
         return self.f.element(self.matrix, row * self.pitch + column, self.number)

@@ -73,6 +73,8 @@ class Writer:
         self.origins = dict(zip(dict.fromkeys(self.fused.accesses), origins, strict=False))
         self.bases: dict[Access, Value] = {}
         self.kept_already: set[int] = set()
+        kept = product(self.fused.dims[i] for i in cut.outer_folds) * self._width_kept
+        self.slots = {number: frame.take(kept, I64) for number in cut.spilled}
 
     def _abreast(self, rows: int) -> Abreast:
         cut = self.cut
@@ -86,7 +88,6 @@ class Writer:
         return self.frame.finished(
             name_of(self.frame.at),
             self.tiles,
-            scratch=self._scratch_bytes(),
             flops=self.fused.flops,
             in_place=self._in_place() if len(self.fused.outputs) == 1 else (),
             over=self._over() if len(self.fused.outputs) > 1 else (),
@@ -335,6 +336,7 @@ class Writer:
 
     # Scratch.
 
+    @property
     def _width_kept(self) -> Extent:
         """Elements of scratch for one place of the outer folded axes."""
         cut, step = self.cut, self.cut.step
@@ -342,24 +344,15 @@ class Writer:
             return step
         return (cut.inner + step - 1) // step * step * cut.most_rows
 
-    def _slot_bytes(self) -> Extent:
-        """Bytes of scratch for one node."""
-        count = product(self.fused.dims[i] for i in self.cut.outer_folds) * self._width_kept()
-        return (count * 8 + 63) // 64 * 64
-
-    def _scratch_bytes(self) -> Extent:
-        return self._slot_bytes() * len(self.cut.spilled)
-
     def _slot(self, number: int, point: Point, one: Type) -> Value:
         f = self.f
         place: Value = f.const(I64, 0)
         for axis in self.cut.outer_folds:
             place = place * self.frame.extent(self.fused.dims[axis]) + point.places[axis]
-        place = place * self.frame.extent(self._width_kept())
+        place = place * self.frame.extent(self._width_kept)
         if self.cut.by_row:
             place = place + point.first * self.abreast.rows
-        start = self.frame.extent(self._slot_bytes() * self.cut.spilled.index(number))
-        return f.element(f.element(self.frame.scratch, start, I8), place, one)
+        return f.element(self.slots[number], place, one)
 
     def _spill(self, number: int, value: Value, point: Point) -> None:
         if value.type.scalar == "i1":

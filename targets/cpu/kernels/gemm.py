@@ -24,7 +24,7 @@ from migx.fusion.kernels import DOTS, Access, FusedKernel, core_of, epilogue, op
 from migx.ir import Instruction
 from migx.planning import lies_in
 from migx.shape import DType, Shape
-from migx.targets.cpu.emit import I8, Function, Type, Value
+from migx.targets.cpu.emit import Function, Type, Value
 from migx.targets.cpu.kernel import (
     Frame,
     Kernel,
@@ -248,7 +248,6 @@ class Writer:
         return self.frame.finished(
             "dot" if len(problem.epilogue.nodes) == 1 else "dot and epilogue",
             (cells + share - 1) // share,
-            scratch=self.scratch_bytes,
             flops=2 * self.items * problem.rows * problem.columns * problem.depth
             + problem.epilogue.flops,
             formats=self._formats(),
@@ -261,16 +260,12 @@ class Writer:
 
     def _divide_scratch(self) -> None:
         """Sums first, then rows widened, then a panel packed."""
-        tile, size = self.tile, self.tile.sum.nbytes
-        sums = tile.block * tile.columns * size
-        widened_bytes = tile.block * tile.depth * size if self.widens else 0
-        start = (sums + widened_bytes + 63) // 64 * 64
+        tile, take = self.tile, self.frame.take
         room = (self.problem.depth + tile.lanes - 1) // tile.lanes * tile.lanes
-        panel = 0 if self.format or self._is_packed() else room * tile.columns * size
-        self.scratch_bytes: Extent = start + panel
-        self.sums = self.frame.scratch
-        self.staged = self.f.element(self.sums, sums, I8)
-        self.panel = self.f.element(self.sums, start, I8)
+        self.sums = take(tile.block * tile.columns, tile.sum)
+        self.staged = take(tile.block * tile.depth * self.widens, tile.sum)
+        packed = self.format or self._is_packed()
+        self.panel = take(0 if packed else room * tile.columns, tile.sum)
 
     def _cell(self, top: Value, left: Value, item: Value, side: Value, packed: Value) -> Value:
         """One cell; gives the number of the panel that is now packed."""

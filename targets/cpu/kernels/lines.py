@@ -61,7 +61,6 @@ class Lines(ABC):
         last = self.given.rank - 1
         self.side_by_side = self.axis != last and self.given.true_strides[last] == 1
         self.lanes = machine.lanes(I64) * 2
-        self.scratch: Extent = 0
 
     @abstractmethod
     def line(self, given: Value, made: Sequence[Value], lanes: int) -> None:
@@ -79,7 +78,7 @@ class Lines(ABC):
         with frame.rows(rows) as row:
             self._row(row, counted)
         flops = self.given.elements
-        return frame.finished(self.at.name, rows.tiles, scratch=self.scratch, flops=flops)
+        return frame.finished(self.at.name, rows.tiles, flops=flops)
 
     def _row(self, row: Value, counted: Sequence[int]) -> None:
         f, frame = self.f, self.frame

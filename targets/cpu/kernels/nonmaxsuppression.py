@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from migx.dim import Extent
 from migx.ir import Instruction
 from migx.ops.detection import Nonmaxsuppression
 from migx.shape import OPTIONAL, DType
 from migx.targets.cpu.emit import F32, F64, I64, Value
-from migx.targets.cpu.kernel import Frame, Kernel, Scratch, memory_of, type_of
+from migx.targets.cpu.kernel import Frame, Kernel, memory_of, type_of
 from migx.targets.cpu.kernels.ordering import Buffer, key_type, rising
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts.matrix import apart
@@ -59,11 +58,9 @@ class _Writer:
         self.number = memory_of(self.dtype)
         self.lanes = machine.lanes(self.number)
         self.batch, self.classes, self.each = self.scores.dims
-        scratch = Scratch(self.frame)
-        self.buffer = Buffer(scratch, key_type(self.dtype), self.each, self.lanes)
+        self.buffer = Buffer(self.frame, key_type(self.dtype), self.each, self.lanes)
         room = self.each + self.lanes
-        self.kept = [scratch.take(room, self.number) for _ in range(CORNERS + 1)]
-        self.scratch: Extent = scratch.nbytes
+        self.kept = [self.frame.take(room, self.number) for _ in range(CORNERS + 1)]
 
     def kernel(self) -> Kernel:
         """The whole of it."""
@@ -76,7 +73,7 @@ class _Writer:
             with f.loop(0, frame.extent(self.batch * self.classes), carry=[f.as_index(0)]) as k:
                 k.carry(self._class(k.index // classes, k.index % classes, k.carried[0]))
             frame.tell(k.carried[0])
-        return frame.finished("nonmaxsuppression", 1, scratch=self.scratch, most=most)
+        return frame.finished("nonmaxsuppression", 1, most=most)
 
     def _limit(self, index: int) -> Value | None:
         """A limit, as an i64 or in the type of boxes; None where there is none."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from migx.dim import Extent
 from migx.shape import DType
 from migx.targets.cpu.emit import I32, I64, Type, Value
-from migx.targets.cpu.kernel import Scratch
+from migx.targets.cpu.kernel import Frame
 
 FEW = 128
 """Up to so many keys counting ranks is faster than going through bytes."""
@@ -60,7 +60,7 @@ def in_order(x: Value) -> Value:
 class Buffer:
     """Keys and their places, with room for ``most`` of them and two vectors of ``lanes``."""
 
-    scratch: Scratch
+    frame: Frame
     key: Type
     most: Extent
     lanes: int
@@ -69,9 +69,9 @@ class Buffer:
 
     def __post_init__(self) -> None:
         room = (self.most + 2 * self.lanes + 15) // 16 * 16
-        self.keys, self._other_keys = (self.scratch.take(room, self.key) for _ in range(2))
-        self.indices, self._other_indices = (self.scratch.take(room, I64) for _ in range(2))
-        self._tally = self.scratch.take(DIGITS, I64)
+        self.keys, self._other_keys = (self.frame.take(room, self.key) for _ in range(2))
+        self.indices, self._other_indices = (self.frame.take(room, I64) for _ in range(2))
+        self._tally = self.frame.take(DIGITS, I64)
         self.f = self.keys.into
 
     def entered(

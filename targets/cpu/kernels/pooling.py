@@ -68,9 +68,7 @@ class _Writer:
         )
         tiles = sliding.write()
         flops = self.at.shape.elements * self.taps
-        return self.frame.finished(
-            f"{self.op.mode} pooling", tiles, scratch=sliding.scratch, flops=flops
-        )
+        return self.frame.finished(f"{self.op.mode} pooling", tiles, flops=flops)
 
     def _folded(self, total: Value, seen: Value, channel: Value, tap: Tap) -> Value:
         return self._joined(total, elements.loaded(self.f, seen, self.dtype))

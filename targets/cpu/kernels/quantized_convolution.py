@@ -192,12 +192,12 @@ class _Writer(Writer):
         unit = self.cut.unit
         return f"AB{taps}{unit}a{BYTES}b" if unit > 1 else f"aB{taps}{BYTES}b"
 
-    def _inner(self, finish: Epilogue) -> Straight | Turned:
+    def _inner(self, finish: Epilogue, table: Value) -> Straight | Turned:
         """The inner loops on bytes."""
         problem, cut, frame = self.problem, self.cut, self.frame
         spread = _Spread(problem, self.channels, frame, cut, self.signs.flip, filling(frame))
         counts = problem.channels, problem.axes[0].length, problem.taps
         kind = _Turned if cut.turned else _Straight
-        made = kind(frame, cut, problem.sum, spread, finish, *counts, frame.scratch)
+        made = kind(frame, cut, problem.sum, spread, finish, *counts, table)
         made.signs = self.signs
         return made

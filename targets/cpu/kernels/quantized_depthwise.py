@@ -54,6 +54,7 @@ class _Fours(Sliding):
 
     fill: Value
     flip: bool
+    words: Value
     weigh: Callable[[Value, Value], None]
 
     @property
@@ -72,16 +73,6 @@ class _Fours(Sliding):
         return self.axes[1].length * len(self.taps)
 
     @property
-    def words(self) -> Value:
-        """Where the numbers of a kernel are."""
-        return self.frame.scratch
-
-    @property
-    def _room(self) -> int:
-        """Bytes that these take, in lines of the cache."""
-        return -(-(self.count + 1) * I32.nbytes // WIDE) * WIDE
-
-    @property
     def _span(self) -> int:
         """The bytes that are read for a vector of windows, a power of two."""
         width = self.axes[2]
@@ -89,11 +80,11 @@ class _Fours(Sliding):
         return 1 << (seen - 1).bit_length()
 
     @property
-    def scratch(self) -> Extent:
-        """The bytes of scratch that it takes; lanes that are no windows may see beyond the rows."""
+    def _room(self) -> Extent:
+        """How many bytes a copy has; lanes that are no windows may see beyond the rows."""
         width = self.axes[2]
         beyond = self._span + self.lanes * width.stride + len(self.taps) * BYTES * width.dilation
-        return self._seen_rows(self._rows_of_tile) * self._pitch + (self._room + beyond)
+        return self._seen_rows(self._rows_of_tile) * self._pitch + beyond
 
     @property
     def _pitch(self) -> Extent:
@@ -109,7 +100,7 @@ class _Fours(Sliding):
         """Copies what some rows of windows see to scratch; gives the address of the copy."""
         f, e = self.frame.function, self.frame.extent
         _, height, width = self.axes
-        made, pitch = f.element(self.frame.scratch, self._room, I8), e(self._pitch)
+        made, pitch = self.copy, e(self._pitch)
         rows = (bottom - top - 1) * height.stride + (height.reach + 1)
         padded = any((axis.begin, axis.end) != (0, 0) for axis in (height, width))
         with f.loop(0, rows) as row:
@@ -157,6 +148,7 @@ class _Writer(Writer):
         self.signs = Signs.chosen(self.frame.machine, self.lanes, x=image, w=weights)
         made = self._made(_Fours, self._begun, self._by_fours)
         made.fill, made.flip, made.weigh = filling(self.frame), self.signs.flip, self._weigh
+        made.words = self.frame.take(made.count + 1, I32)
         self.loops = made
         return made
 

@@ -70,7 +70,9 @@ def _is_taken(op: Recurrent, at: Instruction, machine: Machine) -> bool:
 
 @dataclass
 class _Rooms:
-    """How memory is divided: the first float of each room by its name, and how many there are."""
+    """How shared memory is divided: the first float of each room by its name, and how many there
+    are in all.
+    """
 
     total: Extent = 0
     starts: dict[str, Extent] = field(default_factory=dict)
@@ -116,10 +118,10 @@ class _Writer:
         lanes, rows = self.tile.lanes, self.span * self.batch
         w, r = self.at.inputs[1:3]
         self.padded = padded = -(-self.hidden // lanes) * lanes
-        self.own, self.common = _Rooms(), _Rooms()
-        self.own.add("sums", BLOCK * self.tile.columns)
-        self.own.add("panels", 0 if w in self.packed else self._deep(w) * PAIR * self.tile.columns)
-        common = self.common
+        columns, take = self.tile.columns, self.frame.take
+        self.sums = take(BLOCK * columns, F32)
+        self.panels_of_w = take(0 if w in self.packed else self._deep(w) * PAIR * columns, F32)
+        self.common = common = _Rooms()
         common.add("given", rows * self.width + lanes)  # vectors may reach beyond the last gate
         common.add("recurrent", self.batch * self.width + lanes)
         for state in self.op.states:
@@ -142,7 +144,6 @@ class _Writer:
         return frame.finished(
             self.at.name,
             directions * self.members,
-            scratch=self.own.total * F32.nbytes,
             shared=directions * self.common.total * F32.nbytes,
             flops=self.flops,
             formats=tuple((number, self._format(v)) for number, v in weights if v in self.packed),
@@ -155,11 +156,9 @@ class _Writer:
             return f"aBc{PAIR * columns}b"  # of one row: panels and columns are in the same order
         return f"aBC{PAIR}b{depth}c{columns}b"
 
-    def _room(self, name: str, direction: Value | None = None) -> Value:
-        """A room of the tile's own, or one that those of a direction have in common."""
+    def _room(self, name: str, direction: Value) -> Value:
+        """A room that the tiles of a direction have in common."""
         f, frame = self.f, self.frame
-        if direction is None:
-            return f.element(frame.scratch, frame.extent(self.own.starts[name]), F32)
         start = direction * frame.extent(self.common.total) + frame.extent(self.common.starts[name])
         return f.element(frame.operands[-1], start, F32)
 
@@ -280,7 +279,7 @@ class _Writer:
         self, left: Matrix, right: Matrix, rows: Value, deep: Value, heights: list[int], to: Value
     ) -> None:
         """The product of several rows and a panel, put in its place."""
-        f, tile, sums = self.f, self.tile, self._room("sums")
+        f, tile, sums = self.f, self.tile, self.sums
         accumulate(f, tile, sums, left, right, rows, deep, heights, fresh=True)
         with f.loop(0, rows) as row:
             place = f.element(to, row.index * self.width, F32)
@@ -312,7 +311,7 @@ class _Writer:
             start = (direction * self.panels + panel) * (rows * columns)
             first = f.element(self.frame.operands[number], start, memory_of(dtype))
             return Matrix(first, step, one, dtype)
-        room = self._room("panels") if role == "w" else self._room("kept", direction)
+        room = self.panels_of_w if role == "w" else self._room("kept", direction)
         place = panel % PAIR if role == "w" else panel
         first = f.element(room, place * (self._deep(weight) * columns), F32)
         return Matrix(first, step, one, FLOAT)

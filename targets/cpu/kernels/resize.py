@@ -15,7 +15,7 @@ from migx.dim import Extent, bounds, product
 from migx.ir import Instruction
 from migx.ops.resize import Resize
 from migx.targets.cpu.emit import F64, I64, Value
-from migx.targets.cpu.kernel import Frame, Kernel, Rows, Scratch, memory_of
+from migx.targets.cpu.kernel import Frame, Kernel, Rows, memory_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.matrix import Matrix, widened
@@ -162,10 +162,10 @@ class _Writer:
     def kernel(self) -> Kernel:
         """The whole of it."""
         f, frame, dims = self.f, self.frame, self.at.shape.dims
-        room, scratch = (self.size + 15) // 16 * 16, Scratch(frame)
-        self.row = scratch.take(self.length, self.number)
-        self.weights = scratch.take(room * self.taps, self.number)
-        self.places = scratch.take(room * self.taps, I64)
+        room = (self.size + 15) // 16 * 16
+        self.row = frame.take(self.length, self.number)
+        self.weights = frame.take(room * self.taps, self.number)
+        self.places = frame.take(room * self.taps, I64)
         self.room = frame.extent(room)
         rows = Rows(product(dims[: self.last]), self.size, ELEMENTS)
         end = end_of(frame, self.given.elements)
@@ -174,7 +174,7 @@ class _Writer:
         with frame.rows(rows, end) as row:
             self._row(row)
         flops = 2 * max(self.taps, 2) * self.at.shape.elements
-        return frame.finished("resize", rows.tiles, scratch=scratch.nbytes, flops=flops)
+        return frame.finished("resize", rows.tiles, flops=flops)
 
     def _around(self, axis: int, index: Value) -> Taps:
         """The places that count for the elements of some indices on an axis."""

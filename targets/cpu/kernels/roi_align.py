@@ -14,7 +14,7 @@ from migx.dim import Extent, maximum
 from migx.ir import Instruction
 from migx.ops.vision import RoiAlign
 from migx.targets.cpu.emit import F64, I64, Value
-from migx.targets.cpu.kernel import Frame, Kernel, Scratch, memory_of, type_of
+from migx.targets.cpu.kernel import Frame, Kernel, memory_of, type_of
 from migx.targets.cpu.kernels.resize import end_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
@@ -67,7 +67,6 @@ class _Writer:
         self.across = self.lanes
         while self.across > 1 and self.across // 2 >= op.dims[1]:
             self.across //= 2
-        self.scratch = Scratch(self.frame)
         self.fault = (
             f"roi_align: a region is of no image in {self.image.text}, "
             "of one without elements, or too large to be sampled"
@@ -84,7 +83,7 @@ class _Writer:
             self._region(region, first, last)
         tiles = self.regions.dims[0] * blocks
         flops = 8 * self.at.shape.elements
-        return frame.finished("roi_align", tiles, scratch=self.scratch.nbytes, flops=flops)
+        return frame.finished("roi_align", tiles, flops=flops)
 
     def _region(self, region: Value, begin: Value, end: Value) -> None:
         """Some channels of a region."""
@@ -95,7 +94,7 @@ class _Writer:
         inside = f.compare("lt", image, frame.extent(self.image.dims[0]), signed=False)
         frame.fails(~inside, self.fault)
         rows, columns = (self._memory(axis) for axis in (0, 1))
-        line = self.scratch.take(self.image.dims[3] + self.lanes, self.number)
+        line = self.frame.take(self.image.dims[3] + self.lanes, self.number)
         with f.when(inside):
             rows, columns = (
                 self._weighed(axis, region, s) for axis, s in ((0, rows), (1, columns))
@@ -119,9 +118,9 @@ class _Writer:
         """
         bins, extent, none = self.op.dims[axis], self.image.dims[2 + axis], self.f.as_index(0)
         room = -(-bins // self.across) * self.across if axis else bins
-        weights = self.scratch.take(room * extent, self.number)
+        weights = self.frame.take(room * extent, self.number)
         steps: tuple[Extent, Extent] = (1, room) if axis else (extent, 1)
-        tables = self.scratch.take(bins, I64), self.scratch.take(bins, I64)
+        tables = self.frame.take(bins, I64), self.frame.take(bins, I64)
         return _Side(extent, bins, *steps, weights, *tables, none, none)
 
     def _weighed(self, axis: int, region: Value, side: _Side) -> _Side:

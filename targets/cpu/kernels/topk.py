@@ -14,7 +14,7 @@ from migx.dim import bounds, maximum, minimum
 from migx.ir import Instruction
 from migx.ops.reduce import Topk
 from migx.targets.cpu.emit import I1, I64, Value
-from migx.targets.cpu.kernel import Kernel, Scratch, memory_of
+from migx.targets.cpu.kernel import Kernel, memory_of
 from migx.targets.cpu.kernels.lines import Lines
 from migx.targets.cpu.kernels.ordering import Buffer, in_order, key_type, rising
 from migx.targets.cpu.machine import Machine
@@ -48,9 +48,7 @@ class _Best(Lines):
         self.lanes = machine.lanes(self.key)
         self.count = self.frame.extent(op.k)
         self.most = minimum(maximum(SPARE * op.k, LEAST), self.given.dims[self.axis])
-        scratch = Scratch(self.frame)
-        self.buffer = Buffer(scratch, self.key, self.most, self.lanes)
-        self.scratch = scratch.nbytes
+        self.buffer = Buffer(self.frame, self.key, self.most, self.lanes)
 
     def line(self, given: Value, made: Sequence[Value], lanes: int) -> None:
         f = self.f

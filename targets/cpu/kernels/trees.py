@@ -18,7 +18,7 @@ from migx.ops.builtin import Literal
 from migx.ops.layout import Multibroadcast
 from migx.ops.trees import FAULT, SILENT, TreeEnsemble
 from migx.targets.cpu.emit import F32, F64, I64, Type, Value
-from migx.targets.cpu.kernel import Frame, Kernel, Scratch, memory_of, type_of
+from migx.targets.cpu.kernel import Frame, Kernel, memory_of, type_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 
@@ -67,9 +67,7 @@ class _Writer:
         self.nodes: Extent = self.shapes[FEATURES].dims[0]
         self.targets: Extent = at.shape.dims[1]
         self.test = _test_of_all(at.inputs[TESTS])
-        scratch = Scratch(self.frame)
-        self.totals = scratch.take(ROWS * self.targets, F64)
-        self.scratch = scratch.nbytes
+        self.totals = self.frame.take(ROWS * self.targets, F64)
 
     def kernel(self) -> Kernel:
         """The whole of it."""
@@ -89,7 +87,7 @@ class _Writer:
                 self._walk(top, count, trees, walks)
             with f.loop(0, count) as row:
                 self._finish(top, row.index, trees)
-        return frame.finished("trees", (rows + ROWS - 1) // ROWS, scratch=self.scratch)
+        return frame.finished("trees", (rows + ROWS - 1) // ROWS)
 
     def _walk(
         self, top: Value, count: Value, trees: Value, walks: Sequence[tuple[Value, Value]]

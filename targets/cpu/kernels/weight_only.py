@@ -30,7 +30,7 @@ from migx.ir import Instruction
 from migx.shape import F16, DType
 from migx.shape import F32 as FLOAT
 from migx.targets.cpu.emit import F32, I8, I32, Value
-from migx.targets.cpu.kernel import Frame, Kernel, Scratch, memory_of
+from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.kernels import weight_only_bytes
 from migx.targets.cpu.kernels.weight_only_forms import WORD, Problem, described
 from migx.targets.cpu.kernels.weight_parameters import Parameter
@@ -112,7 +112,6 @@ class _Writer:
         return frame.finished(
             f"int{problem.bits} product",
             blocks * panels,
-            scratch=self.scratch.nbytes,
             flops=2 * problem.rows * columns * problem.depth + problem.epilogue.flops,
             formats=problem.formats,
         )
@@ -122,10 +121,10 @@ class _Writer:
         tile = self.tile
         self.part = tile.block * tile.columns
         many, widens = bounds(self.problem.rows)[1] > 1, self.problem.left_dtype is not FLOAT
-        self.scratch = Scratch(self.frame)
-        self.sums = self.scratch.take(tile.block * self.width, F32)
-        self.slab = self.scratch.take(tile.depth * self.width * many, F32)
-        self.staged = self.scratch.take(tile.block * tile.depth * widens, F32)
+        take = self.frame.take
+        self.sums = take(tile.block * self.width, F32)
+        self.slab = take(tile.depth * self.width * many, F32)
+        self.staged = take(tile.block * tile.depth * widens, F32)
 
     def _place(self, vector: int, row: Value | int) -> Value:
         """Where a vector of a row's sums lies, of as many as there are levels in a word."""

@@ -25,7 +25,7 @@ from migx.ops.quantization import limits
 from migx.shape import I8 as BYTE
 from migx.targets.cpu.emit import F32, I8, I32, Value
 from migx.targets.cpu.emit.dot4 import FLIP, Signs, dot4
-from migx.targets.cpu.kernel import Frame, Kernel, Scratch, memory_of
+from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.kernels.weight_only_forms import WORD, Problem
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
@@ -112,7 +112,6 @@ class Writer:
         return frame.finished(
             f"int{problem.bits} product of bytes",
             blocks * shares,
-            scratch=self.scratch.nbytes,
             flops=2 * problem.rows * columns * problem.depth + problem.epilogue.flops,
             formats=problem.formats,
         )
@@ -136,11 +135,11 @@ class Writer:
 
     def _divide_scratch(self) -> None:
         """Sums first, then the scales of rows, the sums of their blocks, and their bytes."""
-        rows, self.scratch = self.tile.block, Scratch(self.frame)
-        self.sums = self.scratch.take(rows * self.width, F32)
-        self.scales = self.scratch.take(rows * self.blocks, F32)
-        self.totals = self.scratch.take(rows * self.blocks, I32)
-        self.bytes = self.scratch.take(rows * self.depth, I8)
+        rows, take = self.tile.block, self.frame.take
+        self.sums = take(rows * self.width, F32)
+        self.scales = take(rows * self.blocks, F32)
+        self.totals = take(rows * self.blocks, I32)
+        self.bytes = take(rows * self.depth, I8)
 
     # Rows.
 

@@ -180,7 +180,8 @@ class Writer:
         # A vector of the last row of a block may reach beyond it.
         self.seen = problem.channels * self.columns + self.lanes
         self.made = self.cut.rows * self.columns + self.lanes
-        self.sums = self.f.element(self.frame.scratch, PLACES * self.seen, F32)
+        self.tiles = self.frame.take(PLACES * self.seen, F32)
+        self.sums = self.frame.take(PLACES * self.made, F32)
 
     def kernel(self) -> Kernel:
         """The whole of it."""
@@ -203,7 +204,6 @@ class Writer:
         return self.frame.finished(
             "convolution by tiles",
             problem.items * (rows * columns * cut.shares),
-            scratch=PLACES * (self.seen + self.made) * F32.nbytes,
             flops=2 * products + problem.epilogue.flops,
             formats=((problem.weights, f"Bac{cut.rows}b"),),
             in_place=tuple(i for i in in_place(problem.epilogue) if i not in used),
@@ -216,7 +216,7 @@ class Writer:
         image = f.element(self.frame.operands[problem.image], corner.item * item, F32)
         with f.loop(0, problem.channels) as number:
             plane = f.element(image, number.index * channel, F32)
-            out = f.element(self.frame.scratch, number.index * self.columns, F32)
+            out = f.element(self.tiles, number.index * self.columns, F32)
             with f.loop(0, corner.rows) as row, f.loop(0, corner.columns, self.lanes) as column:
                 first = (corner.top + row.index) * MADE, (corner.left + column.index) * MADE
                 to = f.element(out, row.index * corner.columns + column.index, F32)
@@ -269,7 +269,7 @@ class Writer:
         with f.loop(0, PLACES) as place:
             number = (strip * PLACES + place.index) * (channels * cut.rows)
             kernels = f.element(weights, number, F32)
-            panel = f.element(self.frame.scratch, place.index * self.seen, F32)
+            panel = f.element(self.tiles, place.index * self.seen, F32)
             sums = f.element(self.sums, place.index * self.made, F32)
             with f.loop(0, channels, carry=[zero] * (cut.rows * cut.vectors)) as k:
                 line = f.element(panel, k.index * self.columns, F32)

@@ -74,6 +74,7 @@ class Sliding:
     other: float = 0
     joined: Callable[[Value, Value], Value] | None = None
     top: Value = field(init=False)
+    copy: Value = field(init=False)
 
     @property
     def copies(self) -> bool:
@@ -88,14 +89,11 @@ class Sliding:
         return range(self.axes[2].length)
 
     @property
-    def scratch(self) -> Extent:
-        """The bytes of scratch that it takes."""
-        if not self.copies:
-            return 0
+    def _room(self) -> Extent:
+        """How many elements a copy has; lanes that are no windows may see beyond the rows."""
         width = self.axes[2]
-        beyond = self.lanes + width.reach
         rows = self._seen_rows(self._rows_of_tile) * width.stride
-        return (rows * self._pitch + beyond) * self._memory.nbytes
+        return rows * self._pitch + (self.lanes + width.reach)
 
     @property
     def _memory(self) -> Type:
@@ -134,6 +132,8 @@ class Sliding:
         share = maximum(TILE // pixels, 1)
         rows = self._rows_of_tile
         down = (height.made + rows - 1) // rows
+        if self.copies:
+            self.copy = self.frame.take(self._room, self._memory)
         with f.loop(self.frame.begin, self.frame.end) as tile:
             top = tile.index % e(down) * e(rows)
             rest = tile.index // e(down)
@@ -179,7 +179,7 @@ class Sliding:
         """Copies what some rows of windows see to scratch; gives the address of the copy."""
         f, e = self.frame.function, self.frame.extent
         _, height, width = self.axes
-        made, lanes, pitch = self.frame.scratch, self.lanes, e(self._pitch)
+        made, lanes, pitch = self.copy, self.lanes, e(self._pitch)
         rows = (bottom - top - 1) * height.stride + (height.reach + 1)
         other = f.const(self._memory.times(lanes), self.other)
         with f.loop(0, rows) as row:

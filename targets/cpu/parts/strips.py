@@ -168,14 +168,9 @@ class Straight(Inner):
         pixels = cut.positions if self._stored else cut.panel * bool(cut.rests)
         return -(-pixels // cut.panel) * cut.panel
 
-    @property
-    def nbytes(self) -> int:
-        """The scratch it takes: sums of a strip, of all of a tile where they wait."""
-        return self.held * self.cut.rows * self._pitch * self.sum.nbytes
-
-    def take(self, scratch: Value) -> None:
-        """Takes its scratch."""
-        self.sums = scratch
+    def take(self) -> None:
+        """Takes its scratch: sums of a strip, of all of a tile where they wait."""
+        self.sums = self.frame.take(self.held * self.cut.rows * self._pitch, self.sum)
 
     def write(self, share: Share) -> None:
         """A strip by all pixels of the tile, panel by panel."""
@@ -276,16 +271,10 @@ class Turned(Inner):
         """How many pixels change places at a time."""
         return TOGETHER * self.cut.lanes
 
-    @property
-    def nbytes(self) -> int:
-        """The scratch it takes: sums by channels, and by pixels, of all panels where they wait."""
-        return (self.held * self._pitch + self._block) * self.cut.panel * self.sum.nbytes
-
-    def take(self, scratch: Value) -> None:
-        """Takes its scratch."""
-        self.by_channel = scratch
-        size = self.cut.panel * self._block
-        self.by_pixel = self.frame.function.element(scratch, size, self.sum)
+    def take(self) -> None:
+        """Takes its scratch: sums by channels, and by pixels, of all panels where they wait."""
+        self.by_channel = self.frame.take(self.cut.panel * self._block, self.sum)
+        self.by_pixel = self.frame.take(self.held * self._pitch * self.cut.panel, self.sum)
 
     def write(self, share: Share) -> None:
         """A panel of channels by all pixels of the tile, strip by strip."""

@@ -81,7 +81,7 @@ class Plan:
         self._lying: dict[Part, tuple[Cell, Layout] | None] = {}
         numbers = form.numbers(self.sizes)
         offsets = self._arrange(numbers[form.nbytes])
-        self.scratch = -(-int(numbers[form.scratch].max(initial=0)) // 64) * 64
+        self.scratch = aligned(int(numbers[form.scratch].max(initial=0)))
         self.total_bytes = self.arena_bytes + threads * self.scratch
         check_room(self.total_bytes + sum(block.nbytes for block in self.blocks), self.sizes)
         self._fill(numbers, offsets)
