@@ -10,56 +10,38 @@ from __future__ import annotations
 
 from migx.ir import Instruction
 from migx.ops.formats import UnpackWeight
-from migx.shape import I64
-from migx.targets.cpu.kernel import Kernel
-from migx.targets.cpu.plans.control_kernels import text_of
+from migx.targets.cpu.emit import I8, I64, PTR, Function, Value
+from migx.targets.cpu.kernel import Kernel, memory_of
+from migx.targets.cpu.plans.control_kernels import text_of, word
 
-_BODY = """  %negative = icmp slt i64 %i, 0
-  %from.end = add i64 %i, %count
-  %place = select i1 %negative, i64 %from.end, i64 %i
-  %inside = icmp ult i64 %place, %count
-  br i1 %inside, label %find, label %fail
-fail:
-  store i64 1, ptr %at.fault
-  br label %find
-find:
-  %safe = phi i64 [%place, %entry], [0, %fail]
-  %by = mul i64 %safe, %bytes
-  %block = getelementptr i8, ptr %from, i64 %by
-  %readers = load i64, ptr %table
-  br label %head
-head:
-  %k = phi i64 [0, %find], [%k2, %tell]
-  %more = icmp slt i64 %k, %readers
-  br i1 %more, label %tell, label %done
-tell:
-  %k2 = add i64 %k, 1
-  %at.word = getelementptr i64, ptr %table, i64 %k2
-  %word = load ptr, ptr %at.word
-  store ptr %block, ptr %word
-  br label %head
-done:
-  ret void
-"""
-_WORDS = "ptr from, ptr index, i64 fault, i64 count, i64 bytes, ptr table"
+FAULT = 2
+"""The word that says whether the index is outside."""
 
 
 def finding(at: Instruction) -> Kernel:
     """The kernel that finds the block that a ``gather`` picks of a packed constant. One outside
     ends the run; until then the first stands for it.
     """
-    packed, index = at.inputs[0], at.inputs[1].shape.dtype
-    assert isinstance(packed.op, UnpackWeight)
+    packed, index = at.inputs[0], memory_of(at.inputs[1].shape.dtype)
     whole, count = packed.inputs[0].shape, int(packed.shape.dims[0])
-    load = "  %i = load i64, ptr %index\n"
-    if index is not I64:
-        load = "  %raw = load i32, ptr %index\n  %i = sext i32 %raw to i64\n"
+
+    def write(f: Function, from_: Value, place: Value, *words: Value) -> None:
+        _, most, nbytes, table = words
+        given = f.cast(f.load(place, index), I64)
+        number = f.select(given < 0, given + most, given)
+        inside = f.compare("lt", number, most, signed=False)
+        with f.unless(inside):
+            f.store(f.as_index(1), word(f, FAULT))
+        block = f.element(from_, f.select(inside, number, 0) * nbytes, I8)
+        with f.loop(0, f.load(table, I64)) as k:
+            f.store(block, f.load(f.element(table, k.index + 1, I64), PTR))
+
     return Kernel(
         "block",
-        text_of(_WORDS, load + _BODY),
+        text_of("ppiiip", write),
         tiles=1,
         words=(0, count, int(whole.nbytes) // count),
-        formats=((0, packed.op.format),),
+        formats=((0, packed.op_as(UnpackWeight).format),),
         fault=f"{at.name}: an index is outside axis 0 of {packed.shape.text}",
         finds=True,
     )
