@@ -13,9 +13,6 @@ import hashlib
 import json
 import linecache
 import os
-import subprocess
-import sys
-import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,7 +20,7 @@ from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from migx.base import kept
+from migx.base import helpers, kept
 from migx.errors import TargetError
 from migx.targets.gpu.architectures import Architecture, architecture
 from migx.targets.gpu.code.resources import spilled
@@ -197,87 +194,43 @@ def function_of(source: str) -> Any:
 
 
 def serve() -> None:
-    """Compiles each request that comes in, a line of JSON, until nothing more does."""
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    for line in sys.stdin:
-        fields = json.loads(line)
-        fields |= {k: tuple(fields[k]) for k in ("pointers", "aligned")}
-        try:
-            answer = {"made": compiled(Request(**fields)).to_bytes().decode()}
-        except Exception as error:  # noqa: BLE001  # whatever a compiler raises goes to who asked
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+    """Compiles each request that comes in, until nothing more does."""
+    helpers.serve(_answer)
+
+
+def _answer(said: str) -> bytes:
+    """The binary of a request that was written as JSON, or why there is none."""
+    fields = json.loads(said)
+    fields |= {k: tuple(fields[k]) for k in ("pointers", "aligned")}
+    try:
+        answer = {"made": compiled(Request(**fields)).to_bytes().decode()}
+    except Exception as error:  # noqa: BLE001  # whatever a compiler raises goes to who asked
+        answer = {"error": f"{type(error).__name__}: {error}"}
+    return json.dumps(answer).encode()
 
 
 def _compiled(missing: Mapping[str, Request]) -> dict[str, Binary]:
     """What helpers compile; as many of them as there are cores, or kernels if these are fewer."""
-    waiting = iter(missing.items())
     made: dict[str, Binary] = {}
-    failed: list[TargetError] = []
+
+    def heard(key: str, said: bytes) -> None:
+        answer, request = json.loads(said), missing[key]
+        if "error" in answer:
+            why = f"Triton refuses a kernel for {request.arch}: {answer['error']}"
+            raise TargetError(f"{why}\n{request.source}")
+        content = str(answer["made"]).encode()
+        kept.write(KIND, f"{key} {triton_version()}", content)  # this process may be ended
+        made[key] = Binary.from_bytes(content)
+
+    requests = {key: json.dumps(asdict(request)) for key, request in missing.items()}
     count = min(len(os.sched_getaffinity(0)), len(missing))
-    threads = [threading.Thread(target=_work, args=(waiting, made, failed)) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failed:
-        raise failed[0]
-    return made
-
-
-def _work(
-    waiting: Iterator[tuple[str, Request]], made: dict[str, Binary], failed: list[TargetError]
-) -> None:
-    """Has a helper of its own compile one request after another, until one of any helper fails."""
+    around = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     try:
-        with _started() as helper:
-            for key, request in waiting:
-                if failed:
-                    return
-                content = _answer(helper, request)
-                kept.write(KIND, f"{key} {triton_version()}", content)  # this process may be ended
-                made[key] = Binary.from_bytes(content)
-    except TargetError as error:
-        failed.append(error)
-
-
-def _answer(helper: subprocess.Popen[str], request: Request) -> bytes:
-    """The binary of a request, as bytes; ``TargetError`` says why there is none."""
-    assert helper.stdin is not None
-    assert helper.stdout is not None
-    try:
-        helper.stdin.write(json.dumps(asdict(request)) + "\n")
-        helper.stdin.flush()
-        answer = json.loads(helper.stdout.readline())
-    except (OSError, ValueError) as error:
-        raise TargetError("the process that compiles kernels died") from error
-    if "error" in answer:
-        said = f"Triton refuses a kernel for {request.arch}: {answer['error']}"
-        raise TargetError(f"{said}\n{request.source}")
-    return str(answer["made"]).encode()
-
-
-@contextmanager
-def _started() -> Iterator[subprocess.Popen[str]]:
-    """A helper, for as long as it is needed; ``TargetError`` where there can be none."""
-    paths = os.pathsep.join(p for p in sys.path if p)
-    environment = os.environ | {"PYTHONPATH": paths, "TRITON_DEFAULT_FP_FUSION": "1"}
-    environment.pop("TRITON_INTERPRET", None)
-    try:
-        helper = subprocess.Popen(
-            [sys.executable, "-c", _COMMAND],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            text=True,
+        left = helpers.helped(
+            _COMMAND, requests, count, heard, around | {"TRITON_DEFAULT_FP_FUSION": "1"}
         )
     except OSError as error:
         raise TargetError(f"no process that compiles kernels can be started: {error}") from error
-    try:
-        yield helper
-    finally:
-        helper.kill()
-        helper.communicate()
+    if left:
+        raise TargetError("the process that compiles kernels died")
+    return made

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from migx.base import helpers
 from migx.errors import TargetError
 from migx.targets.cpu.code import compiling, jit
 
@@ -130,7 +131,7 @@ def test_a_helper_may_print_while_it_starts(
 def test_a_helper_that_says_nothing_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = texts_of(4)
     monkeypatch.setattr(compiling, "WORTH", 1)
-    monkeypatch.setattr(compiling, "PATIENCE", 0.1)
+    monkeypatch.setattr(helpers, "PATIENCE", 0.1)
     monkeypatch.setattr(compiling, "cores", lambda: 2)
     monkeypatch.setattr(compiling, "_COMMAND", "import time; time.sleep(600)")
     assert compiling.objects(texts).keys() == texts.keys()

@@ -14,7 +14,6 @@ from migx.errors import TargetError
 from migx.program import Program
 from migx.targets.gpu import Gpu
 from migx.targets.gpu.architectures import ARCHITECTURES
-from migx.targets.gpu.code import compiling
 from migx.targets.gpu.code.compiling import Request, binaries
 from migx.targets.gpu.code.resources import spilled
 from migx.targets.gpu.kernels import kernel_for
@@ -65,10 +64,10 @@ def test_products_fit_the_shared_memory_and_are_compiled_once(
     made = binaries(wanted)
     assert all(0 < b.shared <= ARCHITECTURES[arch].shared for b in made.values())
 
-    def started() -> None:
+    def started(*_: object, **__: object) -> None:
         raise AssertionError("a helper is started for what is kept")
 
-    monkeypatch.setattr(compiling, "_started", started)
+    monkeypatch.setattr(subprocess, "Popen", started)
     assert binaries(wanted) == made
 
 
@@ -106,7 +105,7 @@ def test_what_was_compiled_before_a_failure_is_kept(
     good, wrong = request_for(ADD, "sm_90"), replace(request_for(ADD, "sm_90"), pointers=("no",))
     with pytest.raises(TargetError, match="Triton refuses a kernel"):
         binaries([good, wrong])
-    monkeypatch.setattr(compiling, "_started", lambda: pytest.fail("it is compiled again"))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("it is compiled again"))
     assert good.key in binaries([good])
 
 

@@ -1,0 +1,159 @@
+"""Processes that help: each is this Python running a function of ours on one request after another.
+
+A helper runs a command that calls ``serve``. It is given requests on its standard input and gives
+answers on its output, each after its length, and before them all a word, for a Python may print
+while it starts. One that says nothing, or dies, leaves its request to the others.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import struct
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import IO
+
+PATIENCE = 60.0
+"""Seconds after which a helper that has said nothing is given up."""
+_WORD = 16
+_GREETING = 1 << 16
+"""The bytes of the word, and how many may come before it."""
+_LENGTH = struct.Struct("<Q")
+
+
+def helped(
+    command: str,
+    requests: Mapping[str, str],
+    count: int,
+    heard: Callable[[str, bytes], object],
+    environment: Mapping[str, str] = os.environ,
+) -> list[str]:
+    """Has so many helpers that run a command answer requests, in their order; ``heard`` is given
+    the name of each and its answer, as it comes. Gives the names of those that none has answered.
+
+    What ``heard`` raises ends it all, and is raised. ``OSError`` where no helper can be started.
+    """
+    asking = _Asking(requests, heard)
+    word, refused = secrets.token_bytes(_WORD), list[OSError]()
+    helpers: list[subprocess.Popen[bytes]] = []
+    try:
+        for _ in range(count):
+            try:
+                helpers.append(_started(command, word, environment))
+            except OSError as error:
+                refused.append(error)
+        if not helpers and refused:
+            raise refused[0]
+        threads = [t for h in helpers if (t := _thread(asking, h, word)) is not None]
+        for thread in threads:
+            thread.join()
+    finally:
+        for helper in helpers:
+            helper.kill()
+            helper.communicate()
+    if asking.failed:
+        raise asking.failed[0]
+    return [*asking.waiting]
+
+
+def serve(answer: Callable[[str], bytes]) -> None:
+    """Answers what comes in, until nothing more does. What is printed meanwhile goes elsewhere."""
+    with os.fdopen(os.dup(1), "wb") as out:
+        os.dup2(2, 1)
+        out.write(bytes.fromhex(sys.argv[1]))
+        out.flush()
+        while (request := _received(sys.stdin.buffer)) is not None:
+            _send(out, answer(request.decode()))
+
+
+class _Asking:
+    """The requests that wait for a helper, and what has been raised by who heard an answer."""
+
+    def __init__(self, requests: Mapping[str, str], heard: Callable[[str, bytes], object]) -> None:
+        self.requests, self.heard = requests, heard
+        self.waiting, self.failed = deque(requests), list[Exception]()
+
+    def feed(self, helper: subprocess.Popen[bytes], word: bytes) -> None:
+        """Gives a helper one request after another; puts back the one on which it fails."""
+        assert helper.stdin is not None
+        assert helper.stdout is not None
+        if not _greets(helper, helper.stdout, word):
+            return
+        while not self.failed and (name := self._next()) is not None:
+            try:
+                _send(helper.stdin, self.requests[name].encode())
+                answer = _received(helper.stdout)
+            except (OSError, ValueError):
+                answer = None
+            if answer is None:
+                self.waiting.append(name)
+                return
+            try:
+                self.heard(name, answer)
+            except Exception as error:  # noqa: BLE001  # it is raised where all are waited for
+                self.failed.append(error)
+
+    def _next(self) -> str | None:
+        try:
+            return self.waiting.popleft()
+        except IndexError:
+            return None
+
+
+def _started(command: str, word: bytes, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    if not sys.executable or getattr(sys, "frozen", False):
+        raise OSError("there is no Python that can be started")
+    paths = {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", command, word.hex()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**environment, **paths},
+    )
+
+
+def _thread(
+    asking: _Asking, helper: subprocess.Popen[bytes], word: bytes
+) -> threading.Thread | None:
+    """The thread that feeds a helper, unless the system gives no more."""
+    thread = threading.Thread(target=asking.feed, args=(helper, word), daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        return None
+    return thread
+
+
+def _greets(helper: subprocess.Popen[bytes], pipe: IO[bytes], word: bytes) -> bool:
+    """Whether a helper comes to say the word, in time and without much else."""
+    heard = b""
+    patience = threading.Timer(PATIENCE, helper.kill)
+    patience.daemon = True
+    try:
+        patience.start()
+        while not heard.endswith(word) and len(heard) < _GREETING and (byte := pipe.read(1)):
+            heard += byte
+    except (OSError, RuntimeError, ValueError):
+        return False
+    finally:
+        patience.cancel()
+    return heard.endswith(word)
+
+
+def _send(pipe: IO[bytes], content: bytes) -> None:
+    pipe.write(_LENGTH.pack(len(content)) + content)
+    pipe.flush()
+
+
+def _received(pipe: IO[bytes]) -> bytes | None:
+    head = pipe.read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
+        return None
+    (length,) = _LENGTH.unpack(head)
+    content = pipe.read(length)
+    return content if len(content) == length else None
