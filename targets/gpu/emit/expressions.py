@@ -60,6 +60,11 @@ class Expr:
         """Whether it is less than another."""
         return _combined(self, "<", expr(other))
 
+    def inside(self, extent: Expr | int) -> Expr:
+        """Whether it is a place on an axis: at least 0, and less than an extent."""
+        text = f"(({self.text} >= 0) & ({self.text} < {expr(extent).text}))"
+        return Expr(text, self.over)
+
     def __and__(self, other: Expr) -> Expr:
         made = _combined(self, "&", other)
         if not made.over:

@@ -25,7 +25,7 @@ from itertools import pairwise
 from migx import dim
 from migx.dim import Extent
 from migx.ir import Instruction
-from migx.shape import BOOL, OPTIONAL, DType, Shape
+from migx.shape import BOOL, OPTIONAL, Dims, DType, Shape
 from migx.targets.gpu.emit.expressions import Expr, Part, both, by_axis, expr
 from migx.targets.gpu.emit.functions import called
 from migx.targets.gpu.emit.narrow import decoded, encoded, is_narrow
@@ -269,6 +269,31 @@ class Writer:
         counted, size = self.from_start(index, extent), self.extent(extent)
         text = f"tl.minimum(tl.maximum({counted}, 0), {size.text} - 1)"
         return self.let(Expr(text, index.over))
+
+    def beside(
+        self,
+        places: Iterable[Expr],
+        padding: tuple[Sequence[Extent], Sequence[Extent]],
+        dims: Dims,
+        there: Expr | None = None,
+    ) -> tuple[list[Expr], Expr | None]:
+        """Places that count what is put before and behind each axis, as those of what is inside;
+        and which of them lie there, of those that are; None where all do.
+        """
+        found = []
+        for place, begin, end, extent in zip(places, *padding, dims, strict=True):
+            if begin != 0 or end != 0:
+                place = self.let(place - self.extent(begin))
+                there = both(there, place.inside(self.extent(extent)))
+            found.append(place)
+        return found, None if there is None else self.let(there)
+
+    def where(self, there: Expr, places: Iterable[Expr]) -> list[Expr]:
+        """Places, the first in the stead of those that are not there."""
+        return [
+            self.let(Expr(f"tl.where({there.text}, {p.text}, 0)", p.over | there.over))
+            for p in places
+        ]
 
     # Masks.
 

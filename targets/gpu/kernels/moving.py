@@ -14,6 +14,7 @@ from typing import Any
 
 from migx.dim import bounds
 from migx.ir import Instruction
+from migx.ops._windows import split
 from migx.ops.dims import DynamicRange
 from migx.ops.fused import Group
 from migx.ops.indexing import (
@@ -27,7 +28,7 @@ from migx.ops.indexing import (
 from migx.ops.layout import Pad, Reverse
 from migx.ops.packing import Unpack
 from migx.ops.quantization import DequantizeLinear
-from migx.targets.gpu.emit.expressions import Expr, both, by_axis, expr
+from migx.targets.gpu.emit.expressions import Expr, by_axis, expr
 from migx.targets.gpu.emit.narrow import is_narrow
 from migx.targets.gpu.emit.text import Kernel, Writer
 from migx.targets.gpu.emit.types import COMPUTING, STORED, storable
@@ -93,25 +94,11 @@ def _gather_elements(line: Line, op: GatherElements) -> Expr:
 
 def _pad(line: Line, op: Pad) -> Expr:
     w, dims = line.writer, line.at.inputs[0].shape.dims
-    there: Expr | None = None
-    places = []
-    for place, before, after, extent in zip(
-        line.places, op.pads[: len(dims)], op.pads[len(dims) :], dims, strict=True
-    ):
-        if before == 0 and after == 0:
-            places.append(place)
-            continue
-        size = w.extent(extent)
-        moved = w.let(place - w.extent(before))
-        if op.mode == "constant":
-            inside = Expr(f"(({moved.text} >= 0) & ({moved.text} < {size.text}))", moved.over)
-            there = both(there, inside)
-        else:
-            moved = w.let(Expr(BEYOND[op.mode].format(i=moved.text, n=size.text), moved.over))
-        places.append(moved)
+    if op.mode != "constant":
+        return _repeated(line, op)
+    places, there = w.beside(line.places, split(op.pads), dims)
     if there is None:
         return line.read(0, places)
-    there = w.let(there)
     found = line.read(0, places, there)
     fill = Expr(elements.number_of(0, line.at.shape.dtype))
     if len(line.at.inputs) == 2:
@@ -119,6 +106,17 @@ def _pad(line: Line, op: Pad) -> Expr:
     kind = STORED[line.at.shape.dtype.name]
     text = f"tl.where({there.text}, {found.text}.to({kind}), {fill.text}.to({kind}))"
     return w.let(Expr(text, found.over | there.over))
+
+
+def _repeated(line: Line, op: Pad) -> Expr:
+    """Padding with elements of what is padded."""
+    w, dims, places = line.writer, line.at.inputs[0].shape.dims, list(line.places)
+    for axis, (begin, end) in enumerate(zip(*split(op.pads), strict=True)):
+        if begin != 0 or end != 0:
+            size, moved = w.extent(dims[axis]), w.let(places[axis] - w.extent(begin))
+            text = BEYOND[op.mode].format(i=moved.text, n=size.text)
+            places[axis] = w.let(Expr(text, moved.over))
+    return line.read(0, places)
 
 
 def _reverse(line: Line, op: Reverse) -> Expr:

@@ -57,8 +57,7 @@ def _take(line: Line, op: Pooling, tap: Expr, total: Expr, seen: Expr) -> None:
         pixel = line.places[2 + axis] * op.stride[axis]
         place = w.let(pixel + step * op.dilation[axis] - w.extent(begins[axis]))
         size = w.extent(dims[2 + axis])
-        here = Expr(f"(({place.text} >= 0) & ({place.text} < {size.text}))", place.over)
-        around = place.below(w.extent(dims[2 + axis] + ends[axis]))
+        here, around = place.inside(size), place.below(w.extent(dims[2 + axis] + ends[axis]))
         inside, counted = both(inside, here), both(counted, around)
         places.append(place)
     assert inside is not None

@@ -17,17 +17,15 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 from migx.dim import Extent, bounds, product
-from migx.fusion.kernels import DOTS, FusedKernel, core_of, epilogue, name_of
+from migx.fusion.kernels import DOTS, FusedKernel, core_of
 from migx.ir import Instruction
 from migx.shape import BF16, F16, F32
 from migx.targets.gpu import tiles as choose
 from migx.targets.gpu.emit.expressions import BOTH, Expr, Part, by_axis, expr
-from migx.targets.gpu.emit.text import Kernel, Writer
-from migx.targets.gpu.emit.types import COMPUTING, storable, summed
-from migx.targets.gpu.kernels.finish import finish
-from migx.targets.gpu.kernels.fused import computable
-from migx.targets.gpu.parts.reader import Reader
-from migx.targets.gpu.parts.split_k import Corner, Parts
+from migx.targets.gpu.emit.text import Kernel
+from migx.targets.gpu.emit.types import COMPUTING
+from migx.targets.gpu.kernels.tiled import Tiled
+from migx.targets.gpu.parts.split_k import Corner
 from migx.targets.gpu.parts.sums import Sums
 from migx.targets.gpu.parts.words import PER, Words, joined, words_of
 from migx.targets.gpu.tiles import Tile, whole
@@ -42,57 +40,46 @@ FEW = 4
 def kernel_for(at: Instruction) -> Kernel | None:
     """The kernel of a product of matrices, by itself or in a group."""
     dot = core_of(at, DOTS, TAGS)
-    if dot is None or not all(
-        map(storable, (dot.shape.dtype, *(v.shape.dtype for v in dot.inputs)))
-    ):
-        return None
-    rest = epilogue(at, dot, dot.shape.dims[-1])
-    if rest is None or not computable(rest.nodes):
-        return None
-    writer = _Writer(at, dot, rest)
-    return writer.kernel() if all(map(writer.reader.readable, dot.inputs)) else None
+    return None if dot is None else _Writer.kernel_of(at, dot, dot.shape.dims[-1])
 
 
-class _Writer:
-    """Writes the kernel of one product, whose sums ``Parts`` asks for."""
+class _Writer(Tiled):
+    """Writes the kernel of one product."""
 
     def __init__(self, at: Instruction, dot: Instruction, rest: FusedKernel) -> None:
-        self.at, self.dot, self.rest = at, dot, rest
-        self.writer = Writer(at)
-        self.reader = Reader(self.writer, at)
+        super().__init__(at, dot, rest)
         left, right = dot.inputs
         self.lead = dot.shape.dims[:-2]
         self.shared = not self.reader.varies(right, range(len(self.lead)))
         self.rows: Extent = dot.shape.dims[-2] * (product(self.lead) if self.shared else 1)
         self.items: Extent = 1 if self.shared else product(self.lead)
         self.columns, self.depth = dot.shape.dims[-1], left.shape.dims[-1]
-        self.kind = COMPUTING[summed(dot.shape.dtype).name]
-        kinds = [v.shape.dtype for v in dot.inputs]
+        self.kind, kinds = COMPUTING[self.dtype.name], self.kinds
         self.units = kinds[0] in (F16, BF16, F32) or all(k.bits == 8 for k in kinds)
         pairs = self._pairs(right) if self.units else None
         block = self.reader.block_of(right) if pairs else 0
         self.words = self._words(right) if pairs == "columns" else None
-        self.cut = self._cut(4 if pairs else kinds[1].bits, block)
-        self.step = self.cut.depth
-        self.pairs = pairs if self.cut.columns >= 32 else None
+        self.tile = self._tile(4 if pairs else kinds[1].bits, block)
+        self.step = self.tile.depth
+        self.pairs = pairs if self.tile.columns >= 32 else None
         fits = self.pairs and block in BLOCKS and whole(self.depth, max(block, self.step))
         self.block = block if fits else 0
 
-    def _cut(self, stored: int, block: int) -> Tile:
+    def _tile(self, stored: int, block: int) -> Tile:
         """The tiles by which it is cut; elements of the right operand lie in so many bits."""
         if self.words is not None:
             return choose.words(self.columns, self.depth, self.rows, block)
         if bounds(self.rows)[1] <= FEW:
             return choose.row(self.columns, self.depth, self.items * self.rows, stored)
         step = block if block in BLOCKS and whole(self.depth, block) else 0
-        bits, step = self.dot.inputs[0].shape.dtype.bits, step if self.units else 1
+        bits, step = self.kinds[0].bits, step if self.units else 1
         return choose.product(self.rows, self.columns, self.depth, self.items, bits, step)
 
     def _words(self, right: Instruction) -> Words | None:
         """How the right operand lies in words, where it is read so."""
         words = words_of(self.reader, right) if bounds(self.rows)[1] <= FEW else None
         fits = words and whole(self.depth, words.block * choose.BLOCKS[0])
-        return words if fits and self.dot.shape.dtype.bits <= 32 else None
+        return words if fits and self.inner.shape.dtype.bits <= 32 else None
 
     def _pairs(self, right: Instruction) -> str | None:
         """Along what pairs of the right operand's elements lie in one byte each."""
@@ -101,45 +88,24 @@ class _Writer:
             return None
         return "columns" if axis == right.shape.rank - 1 else "depth"
 
-    def kernel(self) -> Kernel:
-        """The whole of it."""
-        w, dims = self.writer, (self.items, self.rows, self.columns)
-        dtype = summed(self.dot.shape.dtype)
-        self.parts = Parts(w, self.cut, self.depth, dims, dtype)
-        cell, self.item = self.parts.cell, expr(0)
-        if self.items != 1:
-            cells = w.extent(self.parts.cells)
-            cell, self.item = w.let(cell % cells), w.let(cell // cells)
-        self.parts.write(self, self.item, cell)
-        name = "dot" if self.at is self.dot else name_of(self.at)
-        flops = 2 * product(self.dot.shape.dims) * self.depth + self.rest.flops
-        return self.parts.finished(name, flops)
-
-    def places(self, corner: Corner, tile: tuple[int, int]) -> tuple[Expr, Expr]:
-        w, (down, across), (height, width) = self.writer, corner, tile
-        row = down if self.cut.rows == 1 else w.numbers(0, 2, height, down)
-        column = w.numbers(1, 2, width, across)
-        w.masks = {
-            0: w.there(row, self.rows, self.cut.rows),
-            1: w.there(column, self.columns, self.cut.columns),
-        }
-        return row, column
+    def numbers(self, begin: Expr, height: int) -> Expr:
+        """The rows of a tile; of one, no axis of it."""
+        return begin if self.tile.rows == 1 else super().numbers(begin, height)
 
     def sums(self, row: Expr, corner: Corner) -> Expr:
-        return (self._row if self.cut.rows == 1 else self._sums)(row, corner[1])
+        return (self._row if self.tile.rows == 1 else self._sums)(row, corner[1])
 
     def finish(self, total: Expr, row: Expr, column: Expr) -> None:
         w = self.writer
         counted = row if self.shared else w.let(self.item * w.extent(self.rows) + row)
-        finish(w, self.rest, total, counted, column, self.parts.piece)
+        self.write(total, counted, column)
 
     def _sums(self, row: Expr, across: Expr) -> Expr:
         """The sums of a tile of some rows."""
         w = self.writer
-        columns = self._phased(1, self.cut.columns, across, "columns")
-        tile = [self.cut.rows, self.cut.columns // len(columns)]
-        kinds, dtype = [v.shape.dtype for v in self.dot.inputs], summed(self.dot.shape.dtype)
-        sums = [Sums(w, tile, kinds, dtype, units=self.units) for _ in columns]
+        columns = self._phased(1, self.tile.columns, across, "columns")
+        tile = [self.tile.rows, self.tile.columns // len(columns)]
+        sums = [Sums(w, tile, self.kinds, self.dtype, units=self.units) for _ in columns]
         with self.parts.loop() as begin:
             left = self._phased(1, self.step, begin, "depth")
             right = self._phased(0, self.step, begin, "depth")
@@ -158,16 +124,12 @@ class _Writer:
 
     def _read(self, side: int, line: Expr, deep: Expr) -> Expr:
         """A tile of an operand, as the matrix units take it."""
-        w, value = self.writer, self.dot.inputs[side]
         size = self.step // (1 if deep.half is None else 2)
-        across = self.cut.columns // (1 if line.half is None else 2)
+        across = self.tile.columns // (1 if line.half is None else 2)
+        tile = (self.tile.rows, size) if side == 0 else (size, across)
         with self._masked(side, line, deep, (side, 1 - side)):
-            found = self.reader.raw(value, self._operand(side, line, deep))
-            mask = w.masks.get(1 - side)
-            read_whole = value not in self.reader.operands or 1 - side not in found.over
-            if mask is not None and read_whole:
-                found = w.only(mask, found)
-            return w.spread(found, (self.cut.rows, size) if side == 0 else (size, across))
+            parts = self._operand(side, line, deep)
+            return self.operand(self.inner.inputs[side], parts, 1 - side, tile)
 
     def _masked(
         self, side: int, line: Expr, deep: Expr, axes: tuple[int, int]
@@ -175,9 +137,9 @@ class _Writer:
         """The masks while an operand is read: of its rows or columns, and of the depth, which lie
         along these axes of the tile.
         """
-        w, lines = self.writer, (self.rows, self.cut.rows)
+        w, lines = self.writer, (self.rows, self.tile.rows)
         if side == 1:
-            lines = self.columns, self.cut.columns
+            lines = self.columns, self.tile.columns
         there = w.there(line, *lines), w.there(deep, self.depth, self.step)
         return w.masked(dict(zip(axes, there, strict=True)))
 
@@ -185,11 +147,11 @@ class _Writer:
         """The sums of one row: tiles of columns by depth, multiplied and added up along it."""
         if self.words is not None:
             return self._row_of_words(self.words, row, across)
-        w, cut = self.writer, self.cut
+        w, width = self.writer, self.tile.columns
         phases = (0, 1) if self.pairs == "columns" else (None,)
         axes = 3 if self.block else 2
-        columns = [w.numbers(0, axes, cut.columns, across, phase) for phase in phases]
-        many = cut.columns // len(columns)
+        columns = [w.numbers(0, axes, width, across, phase) for phase in phases]
+        many = width // len(columns)
         tile = [many, *self._deep_tile()]
         totals = [w.variable(f"tl.zeros({tile}, {self.kind})", BOTH) for _ in columns]
         with self.parts.loop() as begin:
@@ -204,7 +166,7 @@ class _Writer:
 
     def _row_of_words(self, words: Words, row: Expr, across: Expr) -> Expr:
         """The sums of one row, of weights that are read eight at a time."""
-        w, left, many = self.writer, self.dot.inputs[0], self.cut.columns // PER
+        w, left, many = self.writer, self.inner.inputs[0], self.tile.columns // PER
         w.kinds[words.operand] = "u32"
         word = w.numbers(0, 2, many, w.let(across // PER))
         zeros = f"tl.zeros([{many}, {self.step // words.block}], tl.float32)"
@@ -217,7 +179,7 @@ class _Writer:
         with w.masked({0: there}), self.parts.loop() as at:
             words.sums(self.reader, (at, self.step // words.block), word, element, totals)
         sums = [w.let(Expr(f"tl.sum({t.text}, axis=1)", BOTH)) for t in totals]
-        text = f"tl.reshape({joined(w, sums).text}, [1, {self.cut.columns}])"
+        text = f"tl.reshape({joined(w, sums).text}, [1, {self.tile.columns}])"
         return w.let(Expr(text, BOTH))
 
     def _deep_tile(self) -> list[int]:
@@ -243,7 +205,7 @@ class _Writer:
 
     def _add_row(self, row: Expr, column: Expr, deep: Expr, total: Expr) -> None:
         """Adds the products of a row's elements with a tile of columns by depth."""
-        w, kind, (left, right) = self.writer, self.kind, self.dot.inputs
+        w, kind, (left, right) = self.writer, self.kind, self.inner.inputs
         x = self.reader.value(left, self._operand(0, row, deep))
         y = self.reader.value(right, self._operand(1, column, deep))
         text = f"{x.text}.to({kind}) * {y.text}.to({kind})"
@@ -253,7 +215,7 @@ class _Writer:
 
     def _operand(self, side: int, line: Expr, deep: Expr) -> list[Part]:
         """The places of an operand: of the batch, and along its last two axes."""
-        dims = self.dot.inputs[side].shape.dims
+        dims = self.inner.inputs[side].shape.dims
         if side == 0 and self.shared:
             return [Part(line, dims[:-1]), Part(deep, dims[-1:])]
         lead = [Part(self.item, self.lead)] if self.lead else []

@@ -93,7 +93,7 @@ def _normalised(line: Line, op: Lrn) -> Expr:
     total = w.variable(f"tl.zeros([{line.size}], {kind})", WHOLE)
     with w.loop(op.size, 1) as step:
         channel = w.let(w.let(line.places[1] + step) - (op.size - 1) // 2)
-        there = Expr(f"(({channel.text} >= 0) & ({channel.text} < {channels.text}))", WHOLE)
+        there = channel.inside(channels)
         places = [line.places[0], channel, *line.places[2:]]
         x = line.read(0, places, w.spread(w.let(there), [line.size])).text
         w.line(f"{total.text} += {x}.to({kind}) * {x}.to({kind})")

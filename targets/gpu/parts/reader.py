@@ -30,7 +30,7 @@ from migx.ops.packing import FLAT, Unpack
 from migx.ops.pointwise import Identity
 from migx.ops.quantization import DequantizeLinear
 from migx.shape import F32, Shape
-from migx.targets.gpu.emit.expressions import Expr, Part, both, by_axis, expr, over_any
+from migx.targets.gpu.emit.expressions import Expr, Part, by_axis, expr, over_any
 from migx.targets.gpu.emit.narrow import decoded
 from migx.targets.gpu.emit.text import Writer
 from migx.targets.gpu.emit.types import COMPUTING, STORED, storable
@@ -291,21 +291,11 @@ class Reader:
     def _padded(self, value: Instruction, op: Pad, parts: Sequence[Part]) -> Expr:
         """What is padded where a place lies in it, and beside it what pads."""
         w, (source, *others) = self.writer, value.inputs
-        begins, ends = split(op.pads)
-        places, there = self._places(parts), None
-        for axis, (begin, end) in enumerate(zip(begins, ends, strict=True)):
-            if begin == 0 and end == 0:
-                continue
-            place, limit = w.let(places[axis] - w.extent(begin)), w.extent(source.shape.dims[axis])
-            inside = Expr(f"(({place.text} >= 0) & ({place.text} < {limit.text}))", place.over)
-            there, places[axis] = both(there, inside), place
+        dims = source.shape.dims
+        places, there = w.beside(self._places(parts), split(op.pads), dims)
         if there is None:
-            return self.value(source, by_axis(places, source.shape.dims))
-        there = w.let(there)
-        inner = [
-            w.let(Expr(f"tl.where({there.text}, {p.text}, 0)", p.over | there.over)) for p in places
-        ]
-        found = self.value(source, by_axis(inner, source.shape.dims))
+            return self.value(source, by_axis(places, dims))
+        found = self.value(source, by_axis(w.where(there, places), dims))
         beside = elements.number_of(0, value.shape.dtype)
         if others:
             origin = by_axis([expr(0)] * others[0].shape.rank, others[0].shape.dims)
