@@ -57,6 +57,12 @@ class Node:
         """Whether it is a reduction."""
         return isinstance(self.of, Reduce)
 
+    @property
+    def reduction(self) -> Reduce:
+        """The reduction that it is."""
+        assert isinstance(self.of, Reduce)
+        return self.of
+
     def reads(self, operand: int | None = None) -> bool:
         """Whether it is an operand read: any, or that of a number."""
         return isinstance(self.of, Access) and operand in (None, self.of.operand)

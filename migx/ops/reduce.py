@@ -35,6 +35,10 @@ class Reduce(Op, abstract=True):
     ufunc: ClassVar[np.ufunc]
     axes: tuple[int, ...]
 
+    def start(self, dtype: np.dtype[Any]) -> Any:
+        """What folding elements of a type begins with: the result where nothing is."""
+        return self.ufunc.identity
+
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
         expect(self, shapes, 1)
         (shape,) = shapes
@@ -51,7 +55,8 @@ class Reduce(Op, abstract=True):
 
     def of(self, x: Array) -> Array:
         """The meaning, on an array of integers or of floats of at least 32 bits."""
-        folded: Array = self.ufunc.reduce(x, self.axes, dtype=x.dtype, keepdims=True)
+        start = self.start(x.dtype)
+        folded: Array = self.ufunc.reduce(x, self.axes, x.dtype, keepdims=True, initial=start)
         return folded
 
 
@@ -64,10 +69,12 @@ class ReduceSum(Reduce):
 class ReduceMean(Reduce):
     """The mean; of integers, truncated toward zero."""
 
+    ufunc = np.add
+
     def of(self, x: Array) -> Array:
         count = math.prod(x.shape[axis] for axis in self.axes)
         if x.dtype.kind not in "iu":
-            return np.asarray(np.add.reduce(x, self.axes, keepdims=True) / count)
+            return np.asarray(super().of(x) / count)
         total = np.asarray(np.sum(x, self.axes, keepdims=True))
         return quotient(total, np.asarray(count, total.dtype))
 
@@ -76,18 +83,20 @@ class ReduceMax(Reduce):
     """The greatest; NaN if there is one, and the least value of the type for no elements."""
 
     kinds = ORDERED
+    ufunc = np.maximum
 
-    def of(self, x: Array) -> Array:
-        return np.asarray(np.max(x, self.axes, keepdims=True, initial=lowest(x.dtype)))
+    def start(self, dtype: np.dtype[Any]) -> Any:
+        return lowest(dtype)
 
 
 class ReduceMin(Reduce):
     """The least; NaN if there is one, and the greatest value of the type for no elements."""
 
     kinds = ORDERED
+    ufunc = np.minimum
 
-    def of(self, x: Array) -> Array:
-        return np.asarray(np.min(x, self.axes, keepdims=True, initial=highest(x.dtype)))
+    def start(self, dtype: np.dtype[Any]) -> Any:
+        return highest(dtype)
 
 
 class ReduceProd(Reduce):

@@ -24,12 +24,11 @@ from migx.ir import Instruction
 from migx.ops.reduce import ReduceMean
 from migx.targets.cpu.emit import I8, I64, Function, Type, Value, division
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of
-from migx.targets.cpu.kernels.fused_cut import Cut
+from migx.targets.cpu.kernels.fused_cut import Cut, total_type
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.abreast import Abreast
 from migx.targets.cpu.parts.epilogue import emittable
-from migx.targets.cpu.parts.reductions import folding, total_type
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
@@ -190,7 +189,7 @@ class Writer:
             totals = self._nest(stage, self.cut.outer_folds, start, starts)
             count = len(stage.folds)
             folds = zip(stage.folds, totals, strict=False)
-            folded = [f.fold(folding(self.nodes[n])[0], t, self.abreast.rows) for n, t in folds]
+            folded = [f.fold(self._folding(n), t, self.abreast.rows) for n, t in folds]
             for k, rest in enumerate(totals[count:]):
                 folded[k] = self._combined(stage.folds[k], folded[k], rest)
             self._finish(stage, folded)
@@ -297,11 +296,16 @@ class Writer:
 
     def _identity(self, number: int, lanes: int) -> Value:
         node = self.nodes[number]
-        return self.f.const(total_type(node).times(lanes), folding(node)[1])
+        start = node.reduction.start(node.dtype.numpy)
+        return self.f.const(total_type(node).times(lanes), start)
+
+    def _folding(self, number: int) -> str:
+        node = self.nodes[number]
+        return elements.folding(node.reduction.ufunc, node.dtype)
 
     def _combined(self, number: int, total: Value, value: Value) -> Value:
         """A total with one more value, which is asked whether it is NaN: that waits for nothing."""
-        return self.f.folded(folding(self.nodes[number])[0], value, total)
+        return self.f.folded(self._folding(number), value, total)
 
     # Memory.
 

@@ -10,10 +10,10 @@ from migx.dim import Extent, product
 from migx.fusion.kernels import Access, FusedKernel, Node
 from migx.fusion.stages import effort, stages_of, weight
 from migx.fusion.tables import tabled
-from migx.targets.cpu.emit import F32, lookup
+from migx.ops.reduce import ReduceMean
+from migx.targets.cpu.emit import F32, I64, Type, lookup
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
-from migx.targets.cpu.parts.reductions import total_type
 
 TILE = 16384
 """Elements of a tile: some microseconds of work, so that sharing costs little."""
@@ -21,6 +21,12 @@ LONG = 20
 """Additions of a turn, after which a CPU hardly begins the next one before this one is done."""
 ROWS, TURNS = 16, 32
 """Of rows that are folded at most so many are read abreast, where they have no more turns."""
+
+
+def total_type(node: Node) -> Type:
+    """What a reduction adds up in: means of integers in 64 bits, the rest as it is."""
+    one = elements.computing(node.dtype)
+    return I64 if isinstance(node.of, ReduceMean) and not one.is_float else one
 
 
 class Cut:

@@ -44,8 +44,7 @@ class _Writer:
         self.x, self.dtype = at.inputs[0].shape, at.inputs[0].shape.dtype
         self.depth, self.height, self.width = axes
         self.lanes = machine.lanes(I64)
-        number = lowest(self.dtype.numpy)
-        least = float(number) if self.dtype.is_float else int(number)
+        least = lowest(self.dtype.numpy)
         value = self.f.const(elements.computing(self.dtype).times(self.lanes), least)
         self.none = [value, self.f.const(I64.times(self.lanes), -1)]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
+
 from migx.ir import Instruction
 from migx.ops._numeric import lowest
 from migx.ops.pooling import Pooling
@@ -50,8 +52,8 @@ class _Writer:
         """The whole of it."""
         channels, dtype = self.x.dims[1], self.dtype
         assert isinstance(channels, int)
-        least = float(lowest(dtype.numpy)) if dtype.is_float else int(lowest(dtype.numpy))
-        start = self.f.const(self.computing.times(self.lanes), least if self.max else 0)
+        other = lowest(dtype.numpy) if self.max else 0
+        start = self.f.const(self.computing.times(self.lanes), other)
         sliding = Sliding(
             self.frame,
             self.axes,
@@ -63,7 +65,7 @@ class _Writer:
             begun=lambda: start,
             fold=self._folded,
             done=self._done,
-            other=least if self.max else 0,
+            other=other,
             joined=self._joined,
         )
         tiles = sliding.write()
@@ -74,7 +76,8 @@ class _Writer:
         return self._joined(total, elements.loaded(self.f, seen, self.dtype))
 
     def _joined(self, one: Value, other: Value) -> Value:
-        return elements.extreme(self.f, True, one, other, self.dtype) if self.max else one + other
+        ufunc = np.maximum if self.max else np.add
+        return elements.combined(self.f, ufunc, one, other, self.dtype)
 
     def _done(self, at: WindowVector, total: Value) -> None:
         f, e = self.f, self.frame.extent

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from migx.dim import Extent, product
 from migx.fusion.kernels import Access, FusedKernel, Node, collapsed
 from migx.ir import Instruction
-from migx.ops import indexing
 from migx.ops.indexing import GatherElements, Scatter, ScatterElements, ScatterND
 from migx.planning import is_memory
 from migx.shape import DType, Shape
@@ -25,9 +24,6 @@ from migx.targets.cpu.parts import elements
 
 ELEMENTS = 1 << 13
 """About how many elements a tile fetches."""
-ADDS = indexing.ScatterAdd | indexing.ScatterndAdd
-MULTIPLIES = indexing.ScatterMul | indexing.ScatterndMul
-GREATER = indexing.ScatterMax | indexing.ScatterndMax
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
@@ -147,14 +143,7 @@ class _Put(_Writer):
         if op.combine is not None:
             computing = elements.computing(dtype).times(lanes)
             old, new = (f.bitcast(v, computing) for v in (f.load(there, memory), new))
-            match op:
-                case _ if isinstance(op, ADDS):
-                    new = old + new
-                case _ if isinstance(op, MULTIPLIES):
-                    new = old * new
-                case _:
-                    new = elements.extreme(f, isinstance(op, GREATER), old, new, dtype)
-            new = f.bitcast(new, memory)
+            new = f.bitcast(elements.combined(f, op.combine, old, new, dtype), memory)
         f.store(new, there)
 
 

@@ -42,6 +42,15 @@ FLOAT_ONLY = frozenset(
     }
 )
 """Operations that are functions of ``vector_math`` by the same names, on floats alone."""
+FOLDS: dict[np.ufunc, str] = {
+    np.add: "add",
+    np.multiply: "mul",
+    np.maximum: "max",
+    np.minimum: "min",
+    np.logical_and: "and",
+    np.logical_or: "or",
+}
+"""What ``Function.fold`` calls the folding of floats, or of bools, by a ufunc."""
 
 Emit = Callable[[Function, Any, Sequence[Value], Sequence[DType], DType], Value]
 """An operation on operands of some element types, for a result of one."""
@@ -153,15 +162,23 @@ def _compared(relation: str) -> Emit:
     return emitted
 
 
-def extreme(f: Function, greater: bool, x: Value, y: Value, dtype: DType) -> Value:
-    """The greater or the lesser of two; of floats NaN where either is."""
-    if dtype.kind == "uint":
-        return f.intrinsic("umax" if greater else "umin", x, y)
-    return f.maximum(x, y) if greater else f.minimum(x, y)
+def folding(ufunc: np.ufunc, dtype: DType) -> str:
+    """What ``Function.fold`` calls the folding of elements of a type by a ufunc of two."""
+    name = FOLDS[ufunc]
+    if name not in ("max", "min"):
+        return name
+    if dtype is BOOL:
+        return "or" if name == "max" else "and"
+    return f"u{name}" if dtype.kind == "uint" else name
 
 
-def _extreme(greater: bool) -> Emit:
-    return lambda f, op, v, t, r: extreme(f, greater, v[0], v[1], r)
+def combined(f: Function, ufunc: np.ufunc, x: Value, y: Value, dtype: DType) -> Value:
+    """Two elements of a type in one, by a ufunc that can fold."""
+    return f.folded(folding(ufunc, dtype), x, y)
+
+
+def _extreme(ufunc: np.ufunc) -> Emit:
+    return lambda f, op, v, t, r: combined(f, ufunc, v[0], v[1], r)
 
 
 def _sign(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
@@ -204,7 +221,7 @@ def _isinf(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DTyp
 
 
 def _clip(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
-    return extreme(f, False, extreme(f, True, v[0], v[1], r), v[2], r)
+    return combined(f, np.minimum, combined(f, np.maximum, v[0], v[1], r), v[2], r)
 
 
 def _relu(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
@@ -344,8 +361,8 @@ TABLE: dict[str, Emit] = {
     "logical_and": _bits("and"),
     "logical_or": _bits("or"),
     "logical_xor": _bits("xor"),
-    "max": _extreme(True),
-    "min": _extreme(False),
+    "max": _extreme(np.maximum),
+    "min": _extreme(np.minimum),
     "mod": lambda f, op, v, t, r: division.modulo(f, v[0], v[1], r),
     "mul": _binary("mul"),
     "nearbyint": _unary("rint"),

@@ -14,8 +14,8 @@ from migx.dim import Extent, product
 from migx.fusion.kernels import Access, FusedKernel, Node, described, name_of
 from migx.fusion.stages import Stage, below, is_folded, stages_of
 from migx.ir import Instruction
-from migx.ops.reduce import ReduceAll, ReduceAny, ReduceMax, ReduceMean, ReduceMin, ReduceProd
-from migx.shape import BOOL, F8E8M0, F16, F32, I32, DType
+from migx.ops.reduce import ReduceMean
+from migx.shape import BOOL, F8E8M0, F16, F32, DType
 from migx.targets.gpu import tiles as choose
 from migx.targets.gpu.emit.expressions import BOTH, ROWS, Expr, Part, over_any
 from migx.targets.gpu.emit.text import Kernel, Writer
@@ -275,16 +275,7 @@ class _Rows:
 
     def _identity(self, number: int) -> str:
         node = self.nodes[number]
-        low, high = elements.limits(node.dtype)
-        value: float = 0
-        match node.of:
-            case ReduceMax():
-                value = low
-            case ReduceMin():
-                value = high
-            case ReduceAll() | ReduceProd():
-                value = 1
-        return elements.literal(value)
+        return elements.literal(node.reduction.start(node.dtype.numpy))
 
     def _start(self, number: int) -> Expr:
         tile = f"[{self.height}, {self.width}]"
@@ -305,14 +296,7 @@ class _Rows:
 
     def _combined(self, number: int, total: str, value: str) -> str:
         node = self.nodes[number]
-        match node.of:
-            case ReduceMax() | ReduceAny():
-                return elements.extreme(True, total, value, _no_bool(node))
-            case ReduceMin() | ReduceAll():
-                return elements.extreme(False, total, value, _no_bool(node))
-            case ReduceProd():
-                return f"{total} * {value}"
-        return f"{total} + {value}"
+        return elements.combined(node.reduction.ufunc, total, value, node.dtype)
 
     def _folded(self, number: int, value: Expr) -> Expr:
         """The result of a reduction, of a tile of what it takes."""
@@ -340,8 +324,3 @@ class _Rows:
             many = f"{count.text}.to({kind})"
         spread = self.writer.let(Expr(f"tl.broadcast_to({many}, [{self.height}, 1])"))
         return elements.quotient(total.text, spread.text, dtype)
-
-
-def _no_bool(node: Node) -> DType:
-    """The element type, for bools that of the integers they are folded as."""
-    return I32 if node.dtype is BOOL else node.dtype

@@ -13,9 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
+import numpy as np
+
 from migx import op as operations
 from migx.dim import Extent, bounds, product
 from migx.ir import Instruction
+from migx.ops._numeric import highest, lowest
 from migx.ops.reduce import Argmax, Argmin, PrefixScan, PrefixScanProd, PrefixScanSum, Topk
 from migx.shape import DType
 from migx.targets.gpu.emit.expressions import BOTH, ROWS, Expr, Part, expr
@@ -144,13 +147,13 @@ class _Extreme(_Lines):
     def _place(self, best: str, index: str, *, greatest: bool, last: bool) -> Expr:
         """Where the best of all places of a tile is: of equals the first, or the last."""
         w = self.writer
-        low, high = elements.limits(self.dtype)
-        worst = elements.number_of(low if greatest else high, self.dtype)
+        ufunc, worst_of = (np.maximum, lowest) if greatest else (np.minimum, highest)
+        worst = elements.number_of(worst_of(self.dtype.numpy), self.dtype)
         found = f"tl.where({index} >= 0, {best}, {worst})"
         reduced = f"tl.{'max' if greatest else 'min'}({found}, axis=1, keep_dims=True)"
         nan = "False"
         if self.dtype.is_float:  # the extreme is NaN where there is one, and then equal to nothing
-            combined = elements.extreme(greatest, "a", "b", self.dtype)
+            combined = elements.combined(ufunc, "a", "b", self.dtype)
             combine = w.function("extreme", "a, b", combined)
             reduced = f"tl.reduce({found}, 1, {combine}, keep_dims=True)"
             nan = f"({best} != {best})"

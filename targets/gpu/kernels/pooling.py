@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from migx.dim import product
 from migx.ir import Instruction
+from migx.ops._numeric import lowest
 from migx.ops._windows import split
 from migx.ops.pooling import Pooling
 from migx.targets.gpu.emit.expressions import Expr, Part, both
@@ -32,7 +35,7 @@ def kernel_for(at: Instruction) -> Kernel | None:
 def _pooled(line: Line, op: Pooling) -> Expr:
     """The results of windows, of which all elements are taken."""
     w, dtype = line.writer, line.at.shape.dtype
-    start = elements.literal(elements.limits(dtype)[0]) if op.mode == "max" else "0"
+    start = elements.literal(lowest(dtype.numpy)) if op.mode == "max" else "0"
     kind = COMPUTING[dtype.name]
     total = w.variable(f"tl.full([{line.size}], {start}, {kind})", WHOLE)
     seen = w.variable(f"tl.zeros([{line.size}], {kind})", WHOLE)
@@ -65,7 +68,7 @@ def _take(line: Line, op: Pooling, tap: Expr, total: Expr, seen: Expr) -> None:
     inside = w.spread(w.let(inside), [line.size])
     value = line.read(0, places, inside, raw=False)
     if op.mode == "max":
-        greater = elements.extreme(True, total.text, value.text, line.at.shape.dtype)
+        greater = elements.combined(np.maximum, total.text, value.text, line.at.shape.dtype)
         w.line(f"{total.text} = tl.where({inside.text}, {greater}, {total.text})")
         return
     x = value.text

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from migx.dim import Extent, maximum
 from migx.ir import Instruction
 from migx.ops.pointwise import Elu, LeakyRelu, Relu, Sigmoid, Tanh
@@ -299,8 +301,8 @@ class _Writer:
         if self.op.clip <= 0:
             return x
         low, high = (elements.number_of(s * self.op.clip, self.wide) for s in (-1, 1))
-        bounded = elements.extreme(True, x.text, low, self.wide)
-        return self.writer.let(Expr(elements.extreme(False, bounded, high, self.wide), BOTH))
+        bounded = elements.combined(np.maximum, x.text, low, self.wide)
+        return self.writer.let(Expr(elements.combined(np.minimum, bounded, high, self.wide), BOTH))
 
     def _activated(self, number: int, x: Expr) -> Expr:
         """An activation, that of the direction."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import product as combinations
 
 from migx.ir import Instruction
+from migx.ops.quantization import limits
 from migx.ops.resize import Resize, is_rounded
 from migx.shape import F64
 from migx.targets.gpu.emit.expressions import Expr
@@ -89,7 +90,7 @@ def _truncated(text: str, line: Line) -> str:
     """A sum as an integer: an error of rounding costs no whole unit."""
     million = _number(1e6)
     near = line.writer.let(Expr(f"({text} * {million})", WHOLE)).text
-    low, high = elements.limits(line.at.shape.dtype)
+    low, high = limits(line.at.shape.dtype)
     bounded = f"tl.minimum(tl.maximum({elements.nearest(near, F64)} / {million}, {_number(low)})"
     wide = "tl.int64" if line.at.shape.dtype.bits >= 32 else "tl.int32"
     return f"{bounded}, {_number(high)}).to({wide})"

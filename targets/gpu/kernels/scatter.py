@@ -10,17 +10,12 @@ from __future__ import annotations
 
 from migx.dim import product
 from migx.ir import Instruction
-from migx.ops import indexing
 from migx.ops.indexing import Scatter, ScatterElements
 from migx.targets.gpu.emit.expressions import Expr, Part, both, expr
 from migx.targets.gpu.emit.text import Kernel
 from migx.targets.gpu.emit.types import COMPUTING, STORED, storable
 from migx.targets.gpu.parts import elements
 from migx.targets.gpu.parts.line import WHOLE, Line
-
-ADDS = indexing.ScatterAdd | indexing.ScatterndAdd
-MULTIPLIES = indexing.ScatterMul | indexing.ScatterndMul
-GREATER = indexing.ScatterMax | indexing.ScatterndMax
 
 
 def kernel_for(at: Instruction) -> Kernel | None:
@@ -87,11 +82,6 @@ def _combine(line: Line, op: Scatter, total: Expr, at: list[Expr], hit: Expr) ->
     w, dtype, raw = line.writer, line.at.inputs[2].shape.dtype, op.combine is None
     update = w.load(2, w.place(2, at), dtype, raw=raw, also=hit).text
     old, kind = total.text, (STORED if raw else COMPUTING)[dtype.name]
-    match op:
-        case _ if isinstance(op, ADDS):
-            update = f"{old} + {update}"
-        case _ if isinstance(op, MULTIPLIES):
-            update = f"{old} * {update}"
-        case _ if not raw:
-            update = elements.extreme(isinstance(op, GREATER), old, update, dtype)
+    if op.combine is not None:
+        update = elements.combined(op.combine, old, update, dtype)
     w.line(f"{old} = tl.where({hit.text}, {update}, {old}).to({kind})")

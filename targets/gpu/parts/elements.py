@@ -15,8 +15,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from migx.argument import Argument
 from migx.op import Operation
+from migx.ops.quantization import limits
 from migx.shape import BF16, BOOL, F16, F32, F64, U32, U64, DType
 from migx.targets.gpu.emit.functions import LOG2_E
 from migx.targets.gpu.emit.narrow import FORMATS, is_narrow, rounded
@@ -76,18 +79,7 @@ def number_of(number: float, dtype: DType) -> str:
 
 def literal(number: float) -> str:
     """A number as text has it, of whatever type is wanted there."""
-    return repr(number) if math.isfinite(number) else f'float("{number}")'
-
-
-def limits(dtype: DType) -> tuple[float, float]:
-    """The least and the greatest number of a type."""
-    if dtype.is_float:
-        return -math.inf, math.inf
-    if dtype is BOOL:
-        return 0, 1
-    if dtype.kind == "uint":
-        return 0, (1 << dtype.bits) - 1
-    return -(1 << (dtype.bits - 1)), (1 << (dtype.bits - 1)) - 1
+    return repr(+number) if math.isfinite(number) else f'float("{number}")'  # +True is 1
 
 
 def quotient(x: str, y: str, dtype: DType) -> str:
@@ -145,9 +137,13 @@ def logistic(x: str, dtype: DType, slope: int = 1) -> str:
     return f"(tl.rsqrt{below} * tl.rsqrt{below})"
 
 
-def extreme(greater: bool, x: str, y: str, dtype: DType) -> str:
-    """The greater or the lesser of two; of floats NaN where either is."""
-    name = "maximum" if greater else "minimum"
+def combined(ufunc: np.ufunc, x: str, y: str, dtype: DType) -> str:
+    """Two elements of a type in one, by a ufunc that can fold; of bools, which are integers then,
+    too.
+    """
+    if ufunc in (np.add, np.multiply):
+        return f"{x} {'+' if ufunc is np.add else '*'} {y}"
+    name = "maximum" if ufunc in (np.maximum, np.logical_or) else "minimum"
     nan = f", propagate_nan={ALL}" if dtype.is_float else ""
     return f"tl.{name}({x}, {y}{nan})"
 
@@ -358,7 +354,7 @@ TABLE: dict[str, Emit] = {
     "bitwise_or": _binary("|"),
     "bitwise_xor": _binary("^"),
     "ceil": _call("ceil"),
-    "clip": lambda op, v, t, r: extreme(False, extreme(True, v[0], v[1], r), v[2], r),
+    "clip": lambda op, v, t, r: combined(np.minimum, combined(np.maximum, v[0], v[1], r), v[2], r),
     "convert": _convert,
     "cos": _call("cos"),
     "cosh": _through_double("((tl.exp({x}) + tl.exp(-{x})) * 0.5)"),
@@ -382,8 +378,8 @@ TABLE: dict[str, Emit] = {
     "logical_and": _binary("&"),
     "logical_or": _binary("|"),
     "logical_xor": _binary("^"),
-    "max": lambda op, v, t, r: extreme(True, v[0], v[1], r),
-    "min": lambda op, v, t, r: extreme(False, v[0], v[1], r),
+    "max": lambda op, v, t, r: combined(np.maximum, v[0], v[1], r),
+    "min": lambda op, v, t, r: combined(np.minimum, v[0], v[1], r),
     "mod": _remainder(True),
     "mul": _binary("*"),
     "nearbyint": _nearbyint,
@@ -395,7 +391,7 @@ TABLE: dict[str, Emit] = {
     "quantizelinear": _quantize,
     "recip": lambda op, v, t, r: f"(1.0 / {v[0]})",
     "relu": lambda op, v, t, r: (
-        v[0] if r.kind == "uint" else extreme(True, v[0], number_of(0, r), r)
+        v[0] if r.kind == "uint" else combined(np.maximum, v[0], number_of(0, r), r)
     ),
     "rsqrt": lambda op, v, t, r: reciprocal_square_root(v[0], r),
     "shift_left": _shift(True),
