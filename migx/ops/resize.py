@@ -74,6 +74,12 @@ class Resize(Op):
                 )
         return Shape(x.dtype, self.sizes)
 
+    def changes(self, axis: int, length: Extent) -> bool:
+        """Whether an axis of a length may become another: one that may not is as it is."""
+        if self.coordinate_transformation_mode in ("tf_half_pixel_for_nn", "tf_crop_and_resize"):
+            return True
+        return length != self.sizes[axis] or (bool(self.scales) and self.scales[axis] != 1)
+
     def _expect_one_of(self, attribute: str, known: tuple[str, ...]) -> None:
         given = getattr(self, attribute)
         if given not in known:

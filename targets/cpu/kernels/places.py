@@ -20,7 +20,7 @@ from migx.ops.resize import Resize
 from migx.planning import is_memory
 from migx.targets.cpu.emit import I64, Value
 from migx.targets.cpu.kernel import Frame, Kernel, Rows, bits_of, memory_of, type_of
-from migx.targets.cpu.kernels.resize import COORDINATES, changes, coordinate, end_of
+from migx.targets.cpu.kernels.resize import COORDINATES, coordinate, end_of
 from migx.targets.cpu.machine import Machine
 
 ELEMENTS = 1 << 13
@@ -228,7 +228,7 @@ class _Nearest(_Writer):
 
     def place(self, axis: int, index: Value, places: Sequence[Value]) -> Value:
         f, op = self.f, self.at.op_as(Resize)
-        if not changes(self.at, axis):
+        if not op.changes(axis, self.given.dims[axis]):
             return index
         at = coordinate(self.frame, axis, index)
         match op.nearest_mode:

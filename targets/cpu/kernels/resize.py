@@ -51,7 +51,8 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     if not elements.computable(at.shape.dtype, machine):
         return None
     *mixed, last = (
-        taps_of(at, op, axis) if changes(at, axis) else 1 for axis in range(at.shape.rank)
+        taps_of(at, op, axis) if op.changes(axis, given) else 1
+        for axis, given in enumerate(_given(at))
     )
     if not 0 < math.prod(mixed) <= MOST or not 0 < last <= MOST:
         return None
@@ -80,15 +81,6 @@ def _shrink(at: Instruction, op: Resize, axis: int) -> float | None:
 
 def _given(at: Instruction) -> tuple[Extent, ...]:
     return at.inputs[0].shape.dims
-
-
-def changes(at: Instruction, axis: int) -> bool:
-    """Whether a resize does anything on an axis."""
-    op = at.op_as(Resize)
-    if op.coordinate_transformation_mode == "tf_half_pixel_for_nn":
-        return True
-    same = _given(at)[axis] == op.sizes[axis]
-    return not same or (bool(op.scales) and op.scales[axis] != 1)
 
 
 def coordinate(frame: Frame, axis: int, index: Value) -> Value:
@@ -155,9 +147,10 @@ class _Writer:
         dtype = at.shape.dtype
         self.number = F64 if dtype.is_integer else elements.computing(dtype)
         self.lanes = machine.lanes(self.number)
-        self.mixed = [i for i in range(self.last) if changes(at, i)]
         self.length, self.size = self.given.dims[-1], at.shape.dims[-1]
-        self.taps = taps_of(at, op, self.last) if changes(at, self.last) else 0
+        *mixed, last = (op.changes(axis, given) for axis, given in enumerate(self.given.dims))
+        self.mixed = [axis for axis, changes in enumerate(mixed) if changes]
+        self.taps = taps_of(at, op, self.last) if last else 0
 
     def kernel(self) -> Kernel:
         """The whole of it."""

@@ -34,7 +34,7 @@ def kernel_for(at: Instruction) -> Kernel | None:
         return None
     line = Line(at)
     widens = op.antialias and op.mode != "nearest"
-    changed = sum(_changes(at, axis) for axis in range(at.shape.rank))
+    changed = sum(op.changes(axis, given) for axis, given in enumerate(at.inputs[0].shape.dims))
     if widens or _reach(op) ** changed > MOST or at.inputs[0].shape.elements == 0:
         return None
     return line.kernel(_resized)
@@ -43,15 +43,6 @@ def kernel_for(at: Instruction) -> Kernel | None:
 def _reach(op: Resize) -> int:
     """How many elements of an axis an element of the result is made of."""
     return {"nearest": 1, "linear": 2, "cubic": 4}[op.mode]
-
-
-def _changes(at: Instruction, axis: int) -> bool:
-    """Whether a resize may do anything on an axis."""
-    op = at.op_as(Resize)
-    if op.coordinate_transformation_mode in ("tf_half_pixel_for_nn", "tf_crop_and_resize"):
-        return True
-    same = at.inputs[0].shape.dims[axis] == op.sizes[axis]
-    return not same or (bool(op.scales) and op.scales[axis] != 1)
 
 
 def _resized(line: Line, op: Resize) -> Expr:
@@ -98,10 +89,10 @@ def _truncated(text: str, line: Line) -> str:
 
 def _taps(line: Line, op: Resize, axis: int, outside: list[str]) -> list[Tap]:
     """The places on an axis that elements are made of; adds to what is ``outside`` of a crop."""
-    w, place = line.writer, line.places[axis]
-    if not _changes(line.at, axis):
+    w, place, given = line.writer, line.places[axis], line.at.inputs[0].shape.dims[axis]
+    if not op.changes(axis, given):
         return [(place, None)]
-    size = w.extent(line.at.inputs[0].shape.dims[axis])
+    size = w.extent(given)
     at = w.let(Expr(_coordinate(line, op, axis), WHOLE)).text
     if op.coordinate_transformation_mode == "tf_crop_and_resize":
         outside.append(f"(({at} < 0) | ({at} > {size.text} - 1))")
