@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from migx.base.recent import Recent
 from migx.binding import Sizes
+from migx.dims.extents import Latest
 from migx.errors import InputError
 from migx.ir import Instruction
-from migx.op import Operation
-from migx.shape import Shape
 from migx.sizes import bound, symbols_of
 from migx.targets.cpu.plans import control
 from migx.targets.cpu.plans.form import Form
@@ -50,8 +50,7 @@ class Piece:
         self.captured = captured(late, executable.kernels.get) if late else []
         self._forms: dict[Outline, Form] = {}
         self.plans: Recent[tuple[int | None, ...], Plan] = Recent(PLANS)
-        self._late_symbols = list(symbols_of(late)) if late else []
-        self._late: Recent[tuple[int | None, ...], tuple[Operation, Shape]] = Recent(PLANS)
+        self._late = Latest(symbols_of(late), partial(bound, late)) if late else None
         self._idle: list[Workspace] = []
 
     @property
@@ -115,17 +114,9 @@ class Piece:
             self._idle.append(workspace)
         if self.counted is not None:
             return self.counted.cut(values, sizes)
-        if self.late is None:
+        if self.late is None or self._late is None:
             return sizes
         later = None if self.grows is None else self.grows.run(values, sizes, call)
         if later is not None:
             return later
-        return run.late(self.late, *self._bound_late(self.late, sizes), self.captured)
-
-    def _bound_late(self, late: Instruction, sizes: Sizes) -> tuple[Operation, Shape]:
-        """The operation and the shape of what is waited for, as far as the sizes are known."""
-        key = tuple(map(sizes.get, self._late_symbols))
-        found = self._late.get(key)
-        if found is None:
-            found = self._late[key] = bound(late, sizes)
-        return found
+        return run.late(self.late, *self._late.at(sizes), self.captured)
