@@ -220,10 +220,17 @@ class Frame:
         one to the next, the last axis moves first.
         """
         found: dict[int, Value] = {}
-        for outer, axis in reversed(list(enumerate(axes))):
+        for axis in reversed(axes[1:]):
             extent = self.extent(dims[axis])
-            found[axis] = number % extent if outer else number
-            number = number // extent if outer else number
+            found[axis] = number % extent
+            number = number // extent
+        return found | dict.fromkeys(axes[:1], number)
+
+    def offset(self, strides: Sequence[Extent], places: Mapping[int, Value]) -> Value:
+        """How far some places along axes are from the first."""
+        found = self.function.as_index(0)
+        for axis, place in places.items():
+            found = found + place * self.extent(strides[axis])
         return found
 
     @contextmanager
@@ -254,11 +261,10 @@ class Frame:
         """The address of the first element of an operand that is at some places along axes; that of
         its first element at all, the ``origin``, may be known.
         """
-        offset = self.function.as_index(0) if origin is not None else self.extent(access.offset)
-        for axis, place in places.items():
-            offset = offset + place * self.extent(access.strides[axis])
-        first = self.operands[access.operand] if origin is None else origin
-        return self.function.element(first, offset, memory_of(access.dtype))
+        offset = self.offset(access.strides, places)
+        if origin is None:
+            origin, offset = self.operands[access.operand], offset + self.extent(access.offset)
+        return self.function.element(origin, offset, memory_of(access.dtype))
 
     def fails(self, where: Value, fault: str) -> None:
         """Ends the run with an error that says ``fault``, where an i1 holds; the kernel goes on."""

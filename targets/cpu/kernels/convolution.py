@@ -319,14 +319,10 @@ class Writer:
             (width.made + columns - 1) // columns,
         ]
         with f.loop(self.frame.begin, self.frame.end) as number:
-            places: list[Value] = []
-            rest = number.index
-            for extent in reversed(counts[1:]):
-                places.append(rest % self._e(extent))
-                rest = rest // self._e(extent)
-            across, down, depth, block, group = places
+            places = self.frame.places(number.index, tuple(counts), range(len(counts)))
+            item, group, block, depth, down, across = (places[k] for k in range(len(counts)))
             corner = depth, down * self._e(rows), across * self._e(columns)
-            self._tile(rest, group, block, corner)
+            self._tile(item, group, block, corner)
         outputs = problem.groups * problem.outputs
         flops = 2 * problem.items * outputs * problem.pixels * problem.planes * problem.taps
         return self.frame.finished(

@@ -58,10 +58,10 @@ class _Writer:
         """Copies a matrix into scratch."""
         f, frame, rank = self.f, self.frame, self.given.rank
         places = frame.places(number, self.given.dims, range(rank - 2))
-        steps = [frame.extent(stride) for stride in self.given.true_strides]
-        start = sum((p * steps[axis] for axis, p in places.items()), start=f.as_index(0))
+        start = frame.offset(self.given.true_strides, places)
+        down, across = (frame.extent(stride) for stride in self.given.true_strides[-2:])
         with f.loop(0, self.size) as row, f.loop(0, self.size) as column:
-            offset = start + row.index * steps[-2] + column.index * steps[-1]
+            offset = start + row.index * down + column.index * across
             value = f.load(f.element(frame.operands[0], offset, self.number), self.number)
             f.store(value, self._at(row.index, column.index))
 

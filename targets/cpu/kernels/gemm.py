@@ -326,14 +326,12 @@ class Writer:
     def _offsets(self, item: Value) -> tuple[Value, Value]:
         """Where the two matrices of an item of the batch begin."""
         problem, frame = self.problem, self.frame
-        left, right = self.f.as_index(0), self.f.as_index(0)
-        for number, (extent, (of_left, of_right)) in reversed(list(enumerate(problem.batch))):
-            place = item % frame.extent(extent) if number else item
-            item = item // frame.extent(extent) if number else item
-            step = of_right if self.format is None else self._packed_step(of_right)
-            left = left + place * frame.extent(of_left)
-            right = right + place * frame.extent(step)
-        return left, right
+        dims = tuple(extent for extent, _ in problem.batch)
+        left, right = ([steps[side] for _, steps in problem.batch] for side in (0, 1))
+        if self.format is not None:
+            right = [self._packed_step(step) for step in right]
+        places = frame.places(item, dims, range(len(dims)))
+        return frame.offset(left, places), frame.offset(right, places)
 
     @property
     def _right_type(self) -> DType:

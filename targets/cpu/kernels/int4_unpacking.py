@@ -152,9 +152,8 @@ class _Rows(_Writer):
         indices = self.at.inputs[chosen].shape
         rows = Rows(indices.elements, self.length, ELEMENTS)
         with frame.rows(rows) as row:
-            place = f.as_index(0)
-            for axis, along in frame.places(row, indices.dims, range(indices.rank)).items():
-                place = place + along * frame.extent(indices.true_strides[axis])
+            places = frame.places(row, indices.dims, range(indices.rank))
+            place = frame.offset(indices.true_strides, places)
             index, inside = index_at(frame, place, self.table.dims[0], operand=chosen)
             frame.fails(~inside, f"gather: an index is outside axis 0 of {self.table.text}")
             with f.when(inside):

@@ -82,9 +82,7 @@ class _Writer:
         """Some neighbouring places, of one image, in all channels."""
         f, frame = self.f, self.frame
         image = places[0]
-        at = f.as_index(0)
-        for axis, place in places.items():
-            at = at + place * frame.extent(self.grid.true_strides[axis])
+        at = frame.offset(self.grid.true_strides, places)
         each = frame.extent(product(self.grid.dims[1:-1]))
         inside = row * frame.extent(self.line) - image * each
         start = image * frame.extent(self.image.true_strides[0])

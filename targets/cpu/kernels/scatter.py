@@ -7,7 +7,7 @@ taken over its memory, and then each update goes to its place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from migx.dim import Extent, product
 from migx.fusion.kernels import Access, FusedKernel, Node, collapsed
@@ -58,23 +58,9 @@ class _Writer:
         self.memory = bits_of(at.shape.dtype)
         self.result = self.frame.operands[len(at.inputs)]
 
-    def step(self, shape: Shape, axis: int) -> Value:
-        """From one place of an axis to the next."""
-        return self.frame.extent(shape.true_strides[axis])
-
-    def places(self, row: Value, dims: Sequence[Extent]) -> list[Value]:
-        """The places on some axes of a row counted over them."""
-        axes = range(len(dims))
-        found = self.frame.places(row, tuple(dims), axes)
-        return [found[axis] for axis in axes]
-
-    def offset(self, shape: Shape, places: Sequence[Value], leave: int = -1) -> Value:
-        """Where in a value of a shape some places are, of its first axes but for one."""
-        found = self.f.as_index(0)
-        for axis, place in enumerate(places):
-            if axis != leave:
-                found = found + place * self.step(shape, axis)
-        return found
+    def offset(self, shape: Shape, places: Mapping[int, Value]) -> Value:
+        """Where in a value of a shape some places are."""
+        return self.frame.offset(shape.true_strides, places)
 
     def element(self, number: int, offset: Value) -> Value:
         """The address of an element of an operand."""
@@ -90,11 +76,11 @@ class _Fetch(_Writer):
         axis, last = self.at.op_as(GatherElements).axis % data.rank, data.rank - 1
         rows = Rows(product(indices.dims[:last]), indices.dims[last], ELEMENTS)
         with frame.rows(rows) as row, f.loop(0, frame.extent(indices.dims[last])) as k:
-            places = [*self.places(row, indices.dims[:last]), k.index]
+            places = {**frame.places(row, indices.dims, range(last)), last: k.index}
             index, inside = index_at(frame, self.offset(indices, places), data.dims[axis])
             fail_outside(frame, inside, [axis])
             with f.when(inside):
-                offset = self.offset(data, places, axis) + index * self.step(data, axis)
+                offset = self.offset(data, {**places, axis: index})
                 value = f.load(self.element(0, offset), self.memory)
                 f.store(value, self.element(2, self.offset(self.at.shape, places)))
         return frame.finished(self.at.name, rows.tiles)
@@ -128,12 +114,11 @@ class _Put(_Writer):
         indices, updates = (v.shape for v in self.at.inputs[1:])
         axis = self.at.op_as(ScatterElements).axis % made.rank
         with f.loop(0, frame.extent(indices.elements)) as row:
-            places = self.places(row.index, indices.dims)
+            places = frame.places(row.index, indices.dims, range(indices.rank))
             index, inside = index_at(frame, self.offset(indices, places), made.dims[axis])
             fail_outside(frame, inside, [axis])
             with f.when(inside):
-                offset = self.offset(made, places, axis) + index * self.step(made, axis)
-                self.put(self.offset(updates, places), offset)
+                self.put(self.offset(updates, places), self.offset(made, {**places, axis: index}))
 
     def put(self, update: Value, to: Value, lanes: int = 0) -> None:
         """Combines an update, or a vector of them, with what is there."""
@@ -156,20 +141,16 @@ class _PutSlices(_Put):
         width = int(indices.dims[-1])
         counted = indices.dims[:-1]
         with f.loop(0, frame.extent(product(counted))) as row:
-            places = self.places(row.index, counted)
-            start = self.offset(indices, places)
-            to: Value = f.as_index(0)
-            inside: Value | None = None
+            places = frame.places(row.index, counted, range(len(counted)))
+            start, step = self.offset(indices, places), frame.extent(indices.true_strides[-1])
+            to: dict[int, Value] = {}
+            inside = f.const(I1, 1)
             for axis in range(width):
-                place = start + self.step(indices, indices.rank - 1) * axis
-                index, fits = index_at(frame, place, made.dims[axis])
-                to = to + index * self.step(made, axis)
-                inside = fits if inside is None else inside & fits
-            if inside is None:
-                inside = f.const(I1, 1)
+                to[axis], fits = index_at(frame, start + step * axis, made.dims[axis])
+                inside = fits if axis == 0 else inside & fits
             fail_outside(frame, inside, range(width))
             with f.when(inside):
-                self._slice(self.offset(updates, places), to)
+                self._slice(self.offset(updates, places), self.offset(made, to))
 
     def _slice(self, update: Value, to: Value) -> None:
         """Its lines, of as many axes as its elements lie one step apart over: by vectors where they
@@ -183,7 +164,7 @@ class _PutSlices(_Put):
         inner = frame.extent(product(dims[lines:]))
         lanes = self.machine.lanes(self.memory) if step == 1 else 0
         with f.loop(0, frame.extent(product(dims[:lines]))) as line:
-            places = self.places(line.index, dims[:lines])
+            places = frame.places(line.index, dims, range(lines))
             start, end = update + self.offset(here, places), to + self.offset(there, places)
             for at, many in f.by_vectors(0, inner, lanes):
                 self.put(start + at * frame.extent(step), end + at, many)

@@ -94,12 +94,11 @@ class _Writer:
     def _strip(self, number: Value, counted: list[int], top: Value, bottom: Value) -> None:
         """The rows of the result from one to before another, at one place of the other axes."""
         f, frame, copy, lanes = self.f, self.frame, self.copy, self.lanes
-        of_given, of_made = f.as_index(0), f.as_index(0)
-        for axis, place in frame.places(number, copy.dims, counted).items():
-            of_given = of_given + place * frame.extent(copy.given[axis])
-            of_made = of_made + place * frame.extent(copy.made[axis])
-        given = f.element(frame.operands[0], of_given, copy.memory)
-        made = f.element(frame.operands[1], of_made, copy.memory)
+        places = frame.places(number, copy.dims, counted)
+        given, made = (
+            f.element(operand, frame.offset(strides, places), copy.memory)
+            for operand, strides in zip(frame.operands, (copy.given, copy.made), strict=True)
+        )
         whole = top + (bottom - top) // lanes * lanes
         wide = self.wide // lanes * lanes
         with f.loop(top, whole, lanes) as row, f.loop(0, wide, lanes) as column:

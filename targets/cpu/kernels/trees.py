@@ -106,12 +106,10 @@ class _Writer:
 
     def _address(self, operand: int, *places: Value) -> tuple[Value, Type]:
         """Where the element at some places of an operand is, and what it is in memory."""
-        f, shape = self.f, self.shapes[operand]
-        offset = f.as_index(0)
-        for place, step in zip(places, shape.true_strides, strict=True):
-            offset = offset + place * self.frame.extent(step)
+        shape = self.shapes[operand]
+        offset = self.frame.offset(shape.true_strides, dict(enumerate(places)))
         memory = memory_of(shape.dtype)
-        return f.element(self.frame.operands[operand], offset, memory), memory
+        return self.f.element(self.frame.operands[operand], offset, memory), memory
 
     def _at(self, operand: int, *places: Value) -> Value:
         """The element at some places of an operand, in its computing type."""
