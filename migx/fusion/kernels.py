@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import TypeVar
 
 from migx import op as operations
 from migx.argument import Argument
@@ -26,6 +28,8 @@ from migx.ops.pointwise import Div, Exp, Identity, Log, Sub
 from migx.ops.quantization import Linear
 from migx.ops.reduce import Logsoftmax, Reduce, ReduceMax, ReduceSum, Softmax
 from migx.shape import Dims, DType, Shape
+
+Steps = TypeVar("Steps", bound=tuple[Extent, ...])
 
 
 @dataclass(frozen=True)
@@ -345,21 +349,30 @@ def collapsed(kernel: FusedKernel) -> FusedKernel:
     alike in every operand are one.
     """
     accesses = kernel.accesses
-    kept: list[tuple[Extent, bool, list[Extent]]] = []
-    for axis, (extent, folded) in enumerate(zip(kernel.dims, kernel.folded, strict=True)):
-        strides = [a.strides[axis] for a in accesses]
+    axes = [axis for axis, extent in enumerate(kernel.dims) if extent != 1]
+    kept: list[tuple[Extent, Dims]] = []
+    folded: list[bool] = []
+    for fold, alike in groupby(axes, lambda axis: kernel.folded[axis]):
+        steps = ((kernel.dims[i], tuple(a.strides[i] for a in accesses)) for i in alike)
+        kept += fewest(steps)
+        folded += [fold] * (len(kept) - len(folded))
+    left = [tuple(strides[i] for _, strides in kept) for i in range(len(accesses))]
+    return kernel.over(tuple(extent for extent, _ in kept), tuple(folded), left)
+
+
+def fewest(axes: Iterable[tuple[Extent, Steps]]) -> list[tuple[Extent, Steps]]:
+    """The same places on the fewest axes, each an extent and the steps along it: those of one place
+    are gone, and neighbours that lie alike are one.
+    """
+    kept: list[tuple[Extent, Steps]] = []
+    for extent, steps in axes:
         if extent == 1:
             continue
-        if kept:
-            outer, alike, before = kept[-1]
-            if alike == folded and all(
-                b == s * extent for b, s in zip(before, strides, strict=True)
-            ):
-                kept[-1] = (outer * extent, folded, strides)
-                continue
-        kept.append((extent, folded, strides))
-    left = [tuple(strides[i] for _, _, strides in kept) for i in range(len(accesses))]
-    return kernel.over(tuple(d for d, _, _ in kept), tuple(f for _, f, _ in kept), left)
+        if kept and all(a == b * extent for a, b in zip(kept[-1][1], steps, strict=True)):
+            kept[-1] = (kept[-1][0] * extent, steps)
+        else:
+            kept.append((extent, steps))
+    return kept
 
 
 def name_of(at: Instruction) -> str:

@@ -38,7 +38,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from migx.dim import Extent, product
-from migx.fusion.kernels import CONVOLUTIONS, FusedKernel, core_of, epilogue
+from migx.fusion.kernels import CONVOLUTIONS, FusedKernel, core_of, epilogue, fewest
 from migx.ir import Instruction
 from migx.ops._windows import joined
 from migx.ops.layout import Pad
@@ -54,7 +54,7 @@ from migx.targets.cpu.parts.epilogue import Destination, Epilogue, in_place, wri
 from migx.targets.cpu.parts.matrix import Matrix, widened
 from migx.targets.cpu.parts.spread import InPlace, Spread, Windows, in_lines
 from migx.targets.cpu.parts.strips import Share, Straight, Turned
-from migx.targets.cpu.parts.tile import SUMS, collapsed, sum_type
+from migx.targets.cpu.parts.tile import SUMS, sum_type
 from migx.targets.cpu.parts.transpose import gather_lines
 from migx.targets.cpu.parts.windows import Axis, axes_of
 
@@ -114,7 +114,7 @@ class Problem:
         """
         extents = self.channels, *(axis.length for axis in self.axes)
         steps = [(step,) for step in self.apart[1:]]
-        return collapsed([*zip(extents, steps, strict=True)]) or [(1, (1,))]
+        return fewest(zip(extents, steps, strict=True)) or [(1, (1,))]
 
     @property
     def in_place(self) -> tuple[int, ...]:

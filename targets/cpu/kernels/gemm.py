@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from migx.dim import Extent, bounds, maximum, minimum, product
-from migx.fusion.kernels import DOTS, Access, FusedKernel, core_of, epilogue, operand
+from migx.fusion.kernels import DOTS, Access, FusedKernel, core_of, epilogue, fewest, operand
 from migx.ir import Instruction
 from migx.planning import lies_in
 from migx.shape import DType, Shape
@@ -52,7 +52,6 @@ from migx.targets.cpu.parts.tile import (
     Tile,
     accumulate,
     chosen,
-    collapsed,
     staged,
     sum_type,
 )
@@ -137,7 +136,7 @@ def described(at: Instruction) -> Problem | None:
         return None
     read_again = any(access.operand == right for access in rest.accesses)
     steps = [*zip(x.true_strides[:-1], (*y.true_strides[:-2], 0), strict=True)]
-    axes = collapsed([*zip(x.dims[:-1], steps, strict=True)])
+    axes = fewest(zip(x.dims[:-1], steps, strict=True))
     rows, (row, _) = axes.pop() if axes and axes[-1][1][1] == 0 else (1, (0, 0))
     return Problem(
         left,

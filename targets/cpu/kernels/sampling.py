@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product as combinations
 
-from migx.dim import Extent, maximum, product
+from migx.dim import maximum, product
+from migx.fusion.kernels import fewest
 from migx.ir import Instruction
 from migx.ops.vision import GridSample
 from migx.targets.cpu.emit import I64, Type, Value
@@ -59,30 +60,33 @@ class _Writer:
         self.image, self.grid = (v.shape for v in at.inputs)
         self.number, self.memory = elements.computing(self.image.dtype), memory_of(self.image.dtype)
         self.lanes = machine.lanes(self.number)
-        self.outer, self.line = _line(self.grid.dims[:-1], self.grid.true_strides[:-1])
+        first, *inner = zip(self.grid.dims[:-1], self.grid.true_strides[:-1], strict=True)
+        rows = fewest((extent, (step,)) for extent, step in inner) or [(1, (0,))]
+        self.line, (self.step,) = rows.pop()
+        self.counted = (first[0], *(extent for extent, _ in rows))
+        self.steps = [first[1], *(step for _, (step,) in rows)]
 
     def kernel(self) -> Kernel:
         """The whole of it."""
         f, frame, channels = self.f, self.frame, self.image.dims[1]
         share = maximum(ELEMENTS // maximum(channels, 1) // self.lanes, 1) * self.lanes
         blocks = (self.line + share - 1) // share
-        counted = self.grid.dims[: self.outer]
         end = end_of(frame, self.image.elements)
         with f.loop(frame.begin, end) as tile:
             row = tile.index // frame.extent(blocks)
             begin = tile.index % frame.extent(blocks) * frame.extent(share)
             last = f.minimum(begin + frame.extent(share), frame.extent(self.line))
-            places = frame.places(row, counted, range(self.outer))
+            places = frame.places(row, self.counted, range(len(self.counted)))
             self._row(places, row, begin, last)
         taps = TAPS[self.op.mode] ** (self.image.rank - 2)
         flops = 2 * taps * self.at.shape.elements
-        return frame.finished("grid_sample", product(counted) * blocks, flops=flops)
+        return frame.finished("grid_sample", product(self.counted) * blocks, flops=flops)
 
     def _row(self, places: dict[int, Value], row: Value, begin: Value, last: Value) -> None:
         """Some neighbouring places, of one image, in all channels."""
         f, frame = self.f, self.frame
         image = places[0]
-        at = frame.offset(self.grid.true_strides, places)
+        at = frame.offset(self.steps, places)
         each = frame.extent(product(self.grid.dims[1:-1]))
         inside = row * frame.extent(self.line) - image * each
         start = image * frame.extent(self.image.true_strides[0])
@@ -137,7 +141,7 @@ class _Writer:
     def _place(self, axis: int, at: Value, first: Value, mask: Value) -> Value:
         """Places on an axis of the image, counted in its elements; the grid has the last first."""
         f, grid = self.f, self.grid
-        step, apart_by = (self.frame.extent(s) for s in grid.true_strides[-2:])
+        step, apart_by = (self.frame.extent(s) for s in (self.step, grid.true_strides[-1]))
         offset = at + first * step + apart_by * (self.image.rank - 3 - axis)
         start = f.element(self.frame.operands[1], offset, memory_of(grid.dtype))
         raw = apart(f, start, step, memory_of(grid.dtype).times(self.lanes), mask)
@@ -192,14 +196,3 @@ class _Writer:
 def _whole(x: Value) -> Value:
     """A float that is a whole number within bounds as an integer of as many bits."""
     return x.into.toward_zero(x, Type(f"i{x.type.bits}"))
-
-
-def _line(dims: Sequence[Extent], strides: Sequence[Extent]) -> tuple[int, Extent]:
-    """Before which axis of a grid those begin that can be walked along as one, and their extent;
-    the first is never among them.
-    """
-    first, extent = len(dims) - 1, dims[-1]
-    while first > 1 and strides[first - 1] == strides[first] * dims[first]:
-        first -= 1
-        extent = dims[first] * extent
-    return first, extent

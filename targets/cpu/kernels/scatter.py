@@ -7,14 +7,14 @@ taken over its memory, and then each update goes to its place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from migx.dim import Extent, product
-from migx.fusion.kernels import Access, FusedKernel, Node, collapsed
+from migx.dim import product
+from migx.fusion.kernels import Access, FusedKernel, Node, collapsed, fewest
 from migx.ir import Instruction
 from migx.ops.indexing import GatherElements, Scatter, ScatterElements, ScatterND
 from migx.planning import is_memory
-from migx.shape import DType, Shape
+from migx.shape import DType, Shape, row_major
 from migx.targets.cpu.emit import I1, Value
 from migx.targets.cpu.kernel import Frame, Kernel, Rows, bits_of, type_of
 from migx.targets.cpu.kernels import fused
@@ -153,26 +153,19 @@ class _PutSlices(_Put):
                 self._slice(self.offset(updates, places), self.offset(made, to))
 
     def _slice(self, update: Value, to: Value) -> None:
-        """Its lines, of as many axes as its elements lie one step apart over: by vectors where they
-        are neighbours, and what is left one by one.
+        """Its lines, of the last axes that lie alike here and there: by vectors where elements are
+        neighbours, and what is left one by one.
         """
         f, frame, (indices, updates) = self.f, self.frame, (v.shape for v in self.at.inputs[1:])
         count = indices.rank - 1
         dims, strides = updates.dims[count:], updates.true_strides[count:]
-        lines, step = _line(dims, strides), strides[-1] if strides else 1
-        here, there = Shape(updates.dtype, dims, strides), Shape(updates.dtype, dims)
-        inner = frame.extent(product(dims[lines:]))
+        axes = fewest(zip(dims, zip(strides, row_major(dims), strict=True), strict=True))
+        length, (step, _) = axes.pop() if axes else (1, (1, 1))
+        outer = tuple(extent for extent, _ in axes)
+        here, there = ([steps[side] for _, steps in axes] for side in (0, 1))
         lanes = self.machine.lanes(self.memory) if step == 1 else 0
-        with f.loop(0, frame.extent(product(dims[:lines]))) as line:
-            places = frame.places(line.index, dims, range(lines))
-            start, end = update + self.offset(here, places), to + self.offset(there, places)
-            for at, many in f.by_vectors(0, inner, lanes):
+        with f.loop(0, frame.extent(product(outer))) as line:
+            places = frame.places(line.index, outer, range(len(outer)))
+            start, end = update + frame.offset(here, places), to + frame.offset(there, places)
+            for at, many in f.by_vectors(0, frame.extent(length), lanes):
                 self.put(start + at * frame.extent(step), end + at, many)
-
-
-def _line(dims: Sequence[Extent], strides: Sequence[Extent]) -> int:
-    """The first of the last axes over which all elements lie one step apart."""
-    first = max(len(dims) - 1, 0)
-    while first > 0 and strides[first - 1] == strides[first] * dims[first]:
-        first -= 1
-    return first

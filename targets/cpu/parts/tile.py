@@ -12,9 +12,8 @@ stay in the second level cache, from which they are read again for the next rows
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from migx import dim
 from migx.dim import Extent
@@ -23,8 +22,6 @@ from migx.targets.cpu.emit import F32, F64, I32, I64, Function, Type, Value
 from migx.targets.cpu.kernel import memory_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts.matrix import Matrix, widened
-
-Steps = TypeVar("Steps", bound=tuple[Extent, ...])
 
 SUMS = {F32: DType.of("f32"), F64: DType.of("f64"), I32: DType.of("i32"), I64: DType.of("i64")}
 """The element type of each type of sums."""
@@ -135,21 +132,6 @@ def _depth(machine: Machine, sum_: Type, block: int, vectors: int, depth: Extent
     if not isinstance(depth, int):
         return most
     return -(-depth // max(1, -(-depth // most))) or 1
-
-
-def collapsed(axes: Sequence[tuple[Extent, Steps]]) -> list[tuple[Extent, Steps]]:
-    """The same axes, each an extent and the steps along it, with those of one place gone, and
-    neighbours that lie alike made one.
-    """
-    kept: list[tuple[Extent, Steps]] = []
-    for extent, steps in axes:
-        if extent == 1:
-            continue
-        if kept and all(a == b * extent for a, b in zip(kept[-1][1], steps, strict=True)):
-            kept[-1] = (kept[-1][0] * extent, steps)
-        else:
-            kept.append((extent, steps))
-    return kept
 
 
 def staged(tile: Tile, lines: Matrix, rows: Value, depth: Value, to: Value) -> Matrix:
