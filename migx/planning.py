@@ -28,6 +28,11 @@ def is_memory(shape: Shape) -> bool:
     return shape.dtype.is_tensor and shape.dtype.kind != "string"
 
 
+def results(at: Instruction) -> tuple[Shape, ...]:
+    """The shapes of what an instruction writes: of each part, where its result is a tuple."""
+    return at.shape.parts or (at.shape,)
+
+
 def is_alias(at: Instruction) -> bool:
     """Whether a value lies in its first input's memory, so that there is nothing to do."""
     if operations.traits(at.op).view != 0 or not at.inputs:

@@ -248,6 +248,11 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
+def captures_of(at: Instruction) -> Iterator[Instruction]:
+    """The values of modules around that those of an instruction read."""
+    return (value for module in at.modules for value in captures(module))
+
+
 def captures(module: Module) -> Iterator[Instruction]:
     """The values of modules around that a module or one inside it reads."""
     inside = set(module.program.submodules(module))

@@ -27,6 +27,7 @@ from migx.ops.linear import Convolution, Dot, QuantConvolution, QuantDot
 from migx.ops.pointwise import Div, Exp, Identity, Log, Sub
 from migx.ops.quantization import Linear
 from migx.ops.reduce import Logsoftmax, Reduce, ReduceMax, ReduceSum, Softmax
+from migx.planning import results
 from migx.shape import Dims, DType, Shape
 
 Steps = TypeVar("Steps", bound=tuple[Extent, ...])
@@ -138,7 +139,7 @@ class _Description:
     axes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        self.dims = (self.at.shape.parts or (self.at.shape,))[0].dims
+        self.dims = results(self.at)[0].dims
 
     def build(self) -> None:
         """Sets the space, and fills in nodes and outputs."""
@@ -183,7 +184,7 @@ class _Description:
 
     def _output(self, number: int, value: int, shape: Shape) -> None:
         node = self._loaded(value)
-        written = (self.at.shape.parts or (self.at.shape,))[number]
+        written = results(self.at)[number]
         strides = written.true_strides
         if isinstance(self.at.op, Reshape):
             strides = Shape(written.dtype, self.dims).true_strides

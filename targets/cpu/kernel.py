@@ -45,8 +45,8 @@ from migx.ir import Instruction
 from migx.ops.builtin import Literal, Slot
 from migx.ops.formats import UnpackWeight
 from migx.ops.pointwise import Convert
-from migx.planning import is_block, lies_in
-from migx.shape import Dims, DType, Shape
+from migx.planning import is_block, lies_in, results
+from migx.shape import Dims, DType
 from migx.targets.cpu.code import jit
 from migx.targets.cpu.emit import BF16, F16, F32, F64, I64, PTR, Function, Module, Type, Value
 from migx.targets.cpu.machine import LINE, Machine
@@ -343,11 +343,6 @@ def narrower(value: Instruction) -> Instruction:
     types = [v.shape.dtype for v in (value.inputs[0], value)]
     floats = all(t.is_float for t in types) and [t.bits for t in types] == [16, 32]
     return value.inputs[0] if floats else value
-
-
-def results(at: Instruction) -> tuple[Shape, ...]:
-    """The shapes of what an instruction writes: of each part, where its result is a tuple."""
-    return at.shape.parts or (at.shape,)
 
 
 def call(

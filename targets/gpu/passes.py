@@ -14,13 +14,13 @@ from migx.ops.control import Assume, Loop
 from migx.ops.fused import Fused
 from migx.passes.dissolve import take_apart
 from migx.pipeline import Approximation
-from migx.planning import is_alias, is_memory, pieces
+from migx.planning import is_alias, is_memory, pieces, results
 from migx.program import Program
 from migx.sizes import symbols_of
 from migx.targets.gpu import tiles
 from migx.targets.gpu.agreement import agreements
 from migx.targets.gpu.code.tuning import Tuner
-from migx.targets.gpu.emit.text import Kernel, operands, results
+from migx.targets.gpu.emit.text import Kernel, operands
 from migx.targets.gpu.kernels import kernel_for
 from migx.targets.gpu.operations import Allocate, CodeObject, CopyFrom, CopyTo, DeviceLiteral, Sync
 from migx.targets.gpu.rounding import RoundedToTf32

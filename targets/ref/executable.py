@@ -29,7 +29,7 @@ from migx.shape import Shape
 from migx.sizes import bound, bound_now, check_sizes, symbols_of
 from migx.target import NO_SLOTS, Context
 from migx.text import draw_instruction
-from migx.verify import captures
+from migx.verify import captures_of
 
 Values = dict[Instruction, Argument]
 
@@ -183,7 +183,7 @@ def _layout(module: Module) -> _Layout:
     names: dict[str, None] = {}
     for at in module:
         last[at] = at
-        for value in (*at.inputs, *(v for m in at.modules for v in captures(m))):
+        for value in (*at.inputs, *captures_of(at)):
             if value.module is module:
                 last[value] = at
         names.update((s.name, None) for s in (*at.shape.symbols(), *operations.symbols(at.op)))

@@ -27,7 +27,7 @@ from migx.shape import Shape
 from migx.target import Target
 from migx.target import get_target as find_target
 from migx.text import show
-from migx.verify import captures
+from migx.verify import captures_of
 
 
 class target:
@@ -426,8 +426,7 @@ def _sort(made: Module) -> None:
     stack = [*reversed(made)] if made.returned is None else [*reversed(made), made.returned]
     while stack:
         at = stack[-1]
-        inner = (value for m in at.modules for value in captures(m))
-        needed = [v for v in (*at.inputs, *inner) if v.module is made and v not in done]
+        needed = [v for v in (*at.inputs, *captures_of(at)) if v.module is made and v not in done]
         stack.extend(reversed(needed))
         if not needed:
             done[stack.pop()] = None

@@ -25,9 +25,10 @@ from migx.ops.reduce import (
     ReduceMax,
     ReduceMin,
 )
+from migx.planning import results
 from migx.shape import DType
 from migx.targets.cpu.emit import I64, Type, Value
-from migx.targets.cpu.kernel import Frame, Kernel, Rows, memory_of, results
+from migx.targets.cpu.kernel import Frame, Kernel, Rows, memory_of
 from migx.targets.cpu.kernels.fused import Point, Writer
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements

@@ -18,11 +18,11 @@ from migx.binding import Sizes
 from migx.dim import Atom, Call, Dim, Extent, maximum
 from migx.dims.symbol import Symbol
 from migx.ir import Instruction
-from migx.planning import is_alias
+from migx.planning import is_alias, results
 from migx.shape import Shape
 from migx.sizes import asked_again
 from migx.targets.cpu.emit import I64, PTR, Module, Type, Value
-from migx.targets.cpu.kernel import PARAMETERS, Kernel, results
+from migx.targets.cpu.kernel import PARAMETERS, Kernel
 from migx.targets.cpu.machine import host
 from migx.targets.cpu.plans.outline import Cell, KernelOf, Reference, Work
 from migx.targets.cpu.threads.runtime import STEP_WORDS, TILES_WORD

@@ -22,7 +22,7 @@ from migx.op import Operation, Runnable
 from migx.ops.builtin import GetTupleElem, Literal, Slot, Undefined
 from migx.ops.fused import Group
 from migx.ops.indexing import Gather, GatherElements, Gathernd
-from migx.planning import is_memory
+from migx.planning import is_memory, results
 from migx.profile import Cost
 from migx.shape import TUPLE, Shape
 from migx.targets.cpu.plans.form import Form
@@ -211,8 +211,7 @@ class Run:
 
     def nbytes(self, at: Instruction) -> int:
         """The bytes that reading or writing a value moves: repeated elements count once."""
-        parts = at.shape.parts or (at.shape,)
-        shapes = [self.plan.shape(s) for s in parts if is_memory(s)]
+        shapes = [self.plan.shape(s) for s in results(at) if is_memory(s)]
         return sum(min(int(s.nbytes), int(s.elements) * s.dtype.bits // 8) for s in shapes)
 
     def run_steps(self, first: int, last: int) -> int:

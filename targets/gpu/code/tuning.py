@@ -16,10 +16,11 @@ from migx.base import kept
 from migx.dims.symbol import Symbol
 from migx.errors import TargetError
 from migx.ir import Instruction
+from migx.planning import results
 from migx.targets.gpu import tiles
 from migx.targets.gpu.code.compiling import Request, binaries
 from migx.targets.gpu.devices.device import ENQUEUING, Buffer, Device
-from migx.targets.gpu.emit.text import Kernel, operands, results
+from migx.targets.gpu.emit.text import Kernel, operands
 from migx.targets.gpu.kernels import kernel_for
 
 KIND = "gpu-tiles"

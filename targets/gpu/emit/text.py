@@ -20,11 +20,12 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 from migx import dim
 from migx.dim import Extent
+from migx.fusion.kernels import fewest
 from migx.ir import Instruction
+from migx.planning import results
 from migx.shape import BOOL, OPTIONAL, Dims, DType, Shape
 from migx.targets.gpu.emit.expressions import Expr, Part, both, by_axis, expr
 from migx.targets.gpu.emit.functions import called
@@ -388,17 +389,9 @@ def operands(at: Instruction) -> list[Instruction]:
     return [v for v in at.inputs if v.shape.dtype is not OPTIONAL]
 
 
-def results(at: Instruction) -> tuple[Shape, ...]:
-    """The shapes of what an instruction writes: of each part, where its result is a tuple."""
-    return at.shape.parts or (at.shape,)
-
-
 def _common(dims: Sequence[Extent], strides: Sequence[Extent]) -> Extent | None:
     """The one step by which an index over several axes moves, if they lie so."""
-    kept = [(d, s) for d, s in zip(dims, strides, strict=True) if d != 1]
-    if not kept:
-        return 0
-    for (_, outer), (extent, inner) in pairwise(kept):
-        if outer != inner * extent:
-            return None
-    return kept[-1][1]
+    axes = fewest((extent, (step,)) for extent, step in zip(dims, strides, strict=True))
+    if len(axes) > 1:
+        return None
+    return axes[0][1][0] if axes else 0

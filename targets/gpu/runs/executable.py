@@ -32,7 +32,7 @@ from migx.targets.gpu.kernels import kernel_for
 from migx.targets.gpu.operations import CodeObject, CopyFrom, CopyTo, DeviceLiteral
 from migx.targets.gpu.runs.places import Places
 from migx.targets.gpu.runs.plan import Form, Plan
-from migx.verify import captures
+from migx.verify import captures, captures_of
 
 if TYPE_CHECKING:
     from migx.targets.gpu import Gpu
@@ -132,7 +132,7 @@ class GpuExecutable:
             own = set(piece.instructions)
             later = [at for p in cut[index + 1 :] for at in p.instructions]
             later += [p.late for p in cut[index:] if p.late is not None]
-            reads = {v for at in later for v in (*at.inputs, *_captured(at))}
+            reads = {v for at in later for v in (*at.inputs, *captures_of(at))}
             piece.kept = [v for v in own if v in reads] + [
                 v for at in module if type(at.op) is Return for v in at.inputs if v in own
             ]
@@ -278,7 +278,3 @@ class GpuExecutable:
         main = self.program.main
         sizes, parameters = sizes_told(main, arguments), main.parameters.values()
         return sizes, [p.shape.bind(sizes) if self._stays(main, p) else None for p in parameters]
-
-
-def _captured(at: Instruction) -> list[Instruction]:
-    return [v for m in at.modules for v in captures(m)]

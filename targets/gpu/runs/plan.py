@@ -32,7 +32,7 @@ from migx.targets.gpu.emit.text import MOST, is_vast
 from migx.targets.gpu.operations import Allocate, CodeObject, CopyTo, DeviceLiteral, Sync
 from migx.targets.gpu.runs.places import Places, may_be_there
 from migx.text import draw_instruction
-from migx.verify import captures
+from migx.verify import captures_of
 
 GRAPHS = 16
 """How many sets of addresses that a stretch of kernels had are remembered."""
@@ -184,7 +184,7 @@ class Form:
         for step, at in enumerate(instructions):
             if isinstance(at.op, (Allocate, CopyTo)):
                 first[at] = step
-            for value in (*at.inputs, at, *(v for m in at.modules for v in captures(m))):
+            for value in (*at.inputs, at, *captures_of(at)):
                 if (root := self.places.roots.get(value)) in first:
                     last[root] = step
         return first, last

@@ -33,7 +33,7 @@ from migx.targets.gpu.devices.values import (
 from migx.targets.gpu.operations import CodeObject, CopyFrom, CopyTo, Sync
 from migx.targets.gpu.runs.places import may_be_there
 from migx.targets.gpu.runs.plan import Batch, Launch, Place, Plan
-from migx.verify import captures
+from migx.verify import captures_of
 
 if TYPE_CHECKING:
     from migx.targets.gpu.runs.executable import GpuExecutable, Piece
@@ -218,9 +218,8 @@ class _Part:
         inputs = [self.value(v) for v in at.inputs]
         if not at.modules:
             inputs = [self.executable.target.copy_from(v) for v in inputs]
-        inside = dict.fromkeys(v for m in at.modules for v in captures(m))
-        captured = {v: self.value(v) for v in inside}
-        modules = [self.runnable(m, captured) for m in at.modules]
+        around = {v: self.value(v) for v in dict.fromkeys(captures_of(at))}
+        modules = [self.runnable(m, around) for m in at.modules]
         return by_meaning(at, op, self.executable.context, shape, inputs, modules)
 
     def runnable(self, module: Module, captured: Values) -> Runnable:

@@ -18,11 +18,12 @@ from migx.fusion.outlining import source
 from migx.ir import Instruction
 from migx.ops.builtin import Literal
 from migx.ops.formats import pack
+from migx.planning import results
 from migx.program import Program
 from migx.shape import Shape
 from migx.target import get_target
 from migx.targets.cpu.code import jit
-from migx.targets.cpu.kernel import Kernel, results
+from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.machine import Machine, host
 from migx.targets.cpu.plans.memory import address, aligned, viewed
 from migx.testing.bounds import ElementBounds, compare
