@@ -89,6 +89,22 @@ class FusedKernel:
         """Every access, inputs first."""
         return [n.of for n in self.nodes if isinstance(n.of, Access)] + [a for _, a in self.outputs]
 
+    @property
+    def in_place(self) -> tuple[int, ...]:
+        """The inputs that lie exactly as the result does; none where there are several."""
+        return self.lying_as(0) if len(self.outputs) == 1 else ()
+
+    def lying_as(self, output: int) -> tuple[int, ...]:
+        """The inputs that lie exactly as a result does, wherever they are read."""
+        _, result = self.outputs[output]
+        read = [n.of for n in self.nodes if isinstance(n.of, Access) and not n.reads(PRODUCT)]
+        others = {
+            a.operand
+            for a in read
+            if (a.strides, a.dtype.bits) != (result.strides, result.dtype.bits)
+        }
+        return tuple(dict.fromkeys(a.operand for a in read if a.operand not in others))
+
     def with_axis(self, *, folded: bool) -> FusedKernel:
         """The same over one more axis, of one place, inside the others."""
         strides = [(*a.strides, 0) for a in self.accesses]

@@ -50,7 +50,7 @@ from migx.targets.cpu.kernels.narrow_weights import Narrow, Widening, format_of,
 from migx.targets.cpu.machine import LINE, PAGE, Machine, places_apart
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.cutting import Cut, Work, chosen
-from migx.targets.cpu.parts.epilogue import Destination, Epilogue, in_place, writable
+from migx.targets.cpu.parts.epilogue import Destination, Epilogue, writable
 from migx.targets.cpu.parts.matrix import Matrix, widened
 from migx.targets.cpu.parts.spread import InPlace, Spread, Windows, in_lines
 from migx.targets.cpu.parts.strips import Share, Straight, Turned
@@ -120,7 +120,7 @@ class Problem:
     def in_place(self) -> tuple[int, ...]:
         """Operands of the epilogue alone whose memory the result may take."""
         factors = (self.image, self.kernels)
-        return tuple(i for i in in_place(self.epilogue) if i not in factors)
+        return tuple(i for i in self.epilogue.in_place if i not in factors)
 
     @property
     def pixels(self) -> Extent:

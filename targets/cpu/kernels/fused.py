@@ -88,7 +88,7 @@ class Writer:
             name_of(self.frame.at),
             self.tiles,
             flops=self.fused.flops,
-            in_place=self._in_place() if len(self.fused.outputs) == 1 else (),
+            in_place=self.fused.in_place,
             over=self._over() if len(self.fused.outputs) > 1 else (),
         )
 
@@ -390,20 +390,6 @@ class Writer:
             ]
             later = [self.nodes[n] for n in below(self.nodes, wanted, folds)]
             for output in stage.outputs:
-                inputs = self._in_place(output)
+                inputs = self.fused.lying_as(output)
                 found += [(i, output) for i in inputs if not any(n.reads(i) for n in later)]
         return tuple(found)
-
-    def _in_place(self, output: int = 0) -> tuple[int, ...]:
-        """Inputs that lie exactly as a result does."""
-        _, result = self.fused.outputs[output]
-        reads: dict[int, list[Access]] = {}
-        for access in self.fused.accesses[: -len(self.fused.outputs)]:
-            reads.setdefault(access.operand, []).append(access)
-        return tuple(
-            operand
-            for operand, accesses in reads.items()
-            if all(
-                a.strides == result.strides and a.dtype.bits == result.dtype.bits for a in accesses
-            )
-        )

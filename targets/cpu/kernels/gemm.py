@@ -41,7 +41,6 @@ from migx.targets.cpu.parts.epilogue import (
     Epilogue,
     emittable,
     evaluated,
-    in_place,
     writable,
 )
 from migx.targets.cpu.parts.matrix import Matrix, widened
@@ -440,5 +439,5 @@ class Writer:
         computed = self.problem.computed
         others = {a.operand for a in computed.accesses} if computed else {self.problem.right}
         return tuple(
-            i for i in in_place(self.problem.epilogue) if i != self.problem.left and i not in others
+            i for i in self.problem.epilogue.in_place if i != self.problem.left and i not in others
         )

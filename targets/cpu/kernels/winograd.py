@@ -33,7 +33,7 @@ from migx.targets.cpu.kernel import Frame, Kernel, input_number
 from migx.targets.cpu.kernels.convolution import is_literal
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts.cutting import ALONE, FETCH, TILE, step_turns
-from migx.targets.cpu.parts.epilogue import Destination, Epilogue, in_place, writable
+from migx.targets.cpu.parts.epilogue import Destination, Epilogue, writable
 from migx.targets.cpu.parts.strips import AHEAD
 from migx.targets.cpu.parts.transpose import deinterleaved, interleaved
 
@@ -206,7 +206,7 @@ class Writer:
             problem.items * (rows * columns * cut.shares),
             flops=2 * products + problem.epilogue.flops,
             formats=((problem.weights, f"Bac{cut.rows}b"),),
-            in_place=tuple(i for i in in_place(problem.epilogue) if i not in used),
+            in_place=tuple(i for i in problem.epilogue.in_place if i not in used),
         )
 
     def _see(self, corner: Corner) -> None:

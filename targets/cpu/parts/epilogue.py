@@ -196,16 +196,3 @@ def emittable(nodes: Sequence[Node], machine: Machine) -> bool:
         )
         for n in nodes
     )
-
-
-def in_place(kernel: FusedKernel) -> tuple[int, ...]:
-    """The inputs that lie as the one result does, each element read before it is written."""
-    if len(kernel.outputs) != 1:
-        return ()
-    ((_, result),) = kernel.outputs
-    return tuple(
-        a.operand
-        for a in kernel.accesses
-        if a.operand not in (PRODUCT, result.operand)
-        and (a.strides, a.dtype) == (result.strides, result.dtype)
-    )
