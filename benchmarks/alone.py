@@ -33,7 +33,7 @@ from migx.targets.cpu.code import jit
 from migx.targets.cpu.emit import F32, I64, PTR, Module
 from migx.targets.cpu.kernels import kernel_for
 from migx.targets.cpu.machine import host
-from migx.targets.cpu.plans.memory import address, aligned
+from migx.targets.cpu.plans.memory import address, allocated
 from migx.targets.cpu.threads.pool import pool
 from migx.targets.cpu.threads.runtime import STEP_WORDS, runtime
 
@@ -147,7 +147,7 @@ def ours(
     steps = np.zeros(STEP_WORDS, np.int64)
     steps[:3] = code.address, address(args), int(kernel.tiles)
     room = -(-int(kernel.scratch) // 64) * 64
-    scratch = aligned(room * threads)
+    scratch = allocated(room * threads)
     pool().provide(threads)
     run = runtime().run
     words = [address(steps), 0, 1, pool().address, threads, address(scratch), room]
@@ -201,6 +201,6 @@ def peak() -> tuple[Call, int]:
 
 def moved(array: Array) -> Array:
     """A copy at an aligned address."""
-    made = aligned(array.nbytes).view(array.dtype).reshape(array.shape)
+    made = allocated(array.nbytes).view(array.dtype).reshape(array.shape)
     made[...] = array
     return made

@@ -18,7 +18,7 @@ _BYTES = np.dtype(np.uint8)
 _first_byte = c_char.from_buffer
 
 
-def aligned(nbytes: int) -> NDArray[np.uint8]:
+def allocated(nbytes: int) -> NDArray[np.uint8]:
     """Uninitialised bytes that begin at a multiple of 64; ``EvaluationError`` where there is no
     memory for them.
     """
@@ -26,7 +26,7 @@ def aligned(nbytes: int) -> NDArray[np.uint8]:
 
 
 def block(nbytes: int) -> tuple[NDArray[np.uint8], int]:
-    """What ``aligned`` gives, and where it lies."""
+    """What ``allocated`` gives, and where it lies."""
     raw, at = empty((nbytes + ALIGNMENT,), _BYTES)
     start = -at % ALIGNMENT
     return raw[start : start + nbytes], at + start
@@ -102,7 +102,7 @@ def laid_out(array: NDArray[Any], layout: Layout) -> NDArray[Any]:
         d == 1 or a == b for d, a, b in zip(array.shape, array.strides, layout.strides, strict=True)
     ):
         return array
-    made = layout.of(aligned(int(shape.nbytes)))
+    made = layout.of(allocated(int(shape.nbytes)))
     made[...] = array
     if int(shape.element_space) < int(shape.elements) and made.tobytes() != array.tobytes():
         raise InputError(f"what is given for {shape} has other elements where it repeats some")

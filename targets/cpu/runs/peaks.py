@@ -11,7 +11,7 @@ from migx.targets.cpu.code import jit
 from migx.targets.cpu.emit import F32, I64, PTR, Module
 from migx.targets.cpu.kernel import PARAMETERS
 from migx.targets.cpu.machine import host
-from migx.targets.cpu.plans.memory import address, aligned
+from migx.targets.cpu.plans.memory import address, allocated
 from migx.targets.cpu.threads.pool import pool
 from migx.targets.cpu.threads.runtime import STEP_WORDS, runtime
 
@@ -27,7 +27,7 @@ def peaks(threads: int) -> tuple[float, float]:
     """Operations and bytes in a second on so many threads: the best of some short trials."""
     lanes = host().lanes(F32)
     flops = 2.0 * CHAINS * lanes * TURNS * threads
-    source, target = aligned(COPIED), aligned(COPIED)
+    source, target = allocated(COPIED), allocated(COPIED)
     source[:] = 1
     words = [address(source), address(target)]
     share = COPIED // threads // 64

@@ -26,7 +26,7 @@ from migx.planning import is_memory, results
 from migx.profile import Cost
 from migx.shape import TUPLE, Shape
 from migx.targets.cpu.plans.form import Form
-from migx.targets.cpu.plans.memory import Layout, address, aligned, laid_out
+from migx.targets.cpu.plans.memory import Layout, address, allocated, laid_out
 from migx.targets.cpu.plans.outline import Cell, Kind, Work
 from migx.targets.cpu.plans.plan import Patch, Plan
 from migx.targets.cpu.threads.pool import pool
@@ -79,7 +79,7 @@ class Workspace:
     """
 
     def __init__(self) -> None:
-        self.arena: NDArray[np.uint8] = aligned(0)
+        self.arena: NDArray[np.uint8] = allocated(0)
         self.args: NDArray[np.int64] = np.empty(0, np.int64)
         self.words = self.args.data
         self.form: Form | None = None
@@ -98,7 +98,7 @@ class Workspace:
         self._slots = None
         if len(self.arena) < plan.total_bytes or self.roomy > ROOMY:
             self.form = None
-            self.arena, self.roomy = aligned(plan.total_bytes), 0
+            self.arena, self.roomy = allocated(plan.total_bytes), 0
         if self.form is not plan.form:
             self._begin(plan.form)
         many = len(plan.args)

@@ -12,7 +12,7 @@ from migx.ir import Instruction
 from migx.ops.builtin import Literal
 from migx.ops.formats import pack, read
 from migx.shape import Shape
-from migx.targets.cpu.plans.memory import address, aligned
+from migx.targets.cpu.plans.memory import address, allocated
 
 
 class Literals:
@@ -51,6 +51,6 @@ def in_place_or_aligned(array: NDArray[Any]) -> NDArray[Any]:
     """The array itself where it is aligned and in standard layout, else a copy that is."""
     if address(array) % ALIGNMENT == 0 and array.flags.c_contiguous:
         return array
-    made = aligned(array.nbytes).view(array.dtype).reshape(array.shape)
+    made = allocated(array.nbytes).view(array.dtype).reshape(array.shape)
     made[...] = array
     return made

@@ -25,7 +25,7 @@ from migx.target import get_target
 from migx.targets.cpu.code import jit
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.machine import Machine, host
-from migx.targets.cpu.plans.memory import address, aligned, viewed
+from migx.targets.cpu.plans.memory import address, allocated, viewed
 from migx.testing.bounds import ElementBounds, compare
 
 Array = NDArray[Any]
@@ -90,7 +90,7 @@ def problem(
 
 def guarded(shape: Shape) -> tuple[Array, Array]:
     """Memory for a result, full of rubbish, and what lies behind it."""
-    memory = aligned(int(shape.nbytes) + GUARD)
+    memory = allocated(int(shape.nbytes) + GUARD)
     memory[...] = 0xA5
     size = int(shape.nbytes)
     return memory[:size].view(shape.dtype.numpy), memory[size:]
@@ -155,7 +155,7 @@ def operand(
     layout = dict(kernel.formats).get(index)
     if layout is not None:
         array = pack(source(value).op_as(Literal).value, layout).array
-        made = aligned(array.nbytes).view(array.dtype).reshape(array.shape)
+        made = allocated(array.nbytes).view(array.dtype).reshape(array.shape)
         made[...] = array
         return made
     if not value.shape.dtype.is_tensor:
@@ -167,7 +167,7 @@ def laid_out(shape: Shape, array: Array | None) -> Array:
     """The memory of a value of this shape, its elements where the strides say. Behind a view that
     has none there may be some all the same, which a kernel may read.
     """
-    memory = aligned(int(shape.nbytes))
+    memory = allocated(int(shape.nbytes))
     if array is not None and not array.size:
         steps = zip(shape.dims, shape.true_strides, strict=True)
         return np.zeros(1 + sum(int(s) * max(int(d) - 1, 0) for d, s in steps), shape.dtype.numpy)
@@ -180,11 +180,11 @@ def run(kernel: Kernel, operands: list[Array], sizes: Mapping[str, int], split: 
     """Runs the tiles between each number and the next, where that is greater."""
     code = jit.load([kernel.text])[kernel.text]
     if kernel.shared != 0:
-        operands = [*operands, aligned(dim.evaluate(kernel.shared, sizes))]
+        operands = [*operands, allocated(dim.evaluate(kernel.shared, sizes))]
         operands[-1][...] = 0xFF
     words = [address(a) for a in operands] + [dim.evaluate(w, sizes) for w in kernel.words]
     args = np.array(words, np.int64)
-    scratch = aligned(dim.evaluate(kernel.scratch, sizes) + 1)
+    scratch = allocated(dim.evaluate(kernel.scratch, sizes) + 1)
     scratch[...] = 0xFF  # NaN, wherever it is read before it is written
     kinds = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
     function = ctypes.CFUNCTYPE(None, *kinds)(code.address)

@@ -252,7 +252,7 @@ def test_what_lay_in_memory_before_does_not_matter(
     fill: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def filled(nbytes: int) -> Any:
-        made = memory.aligned(nbytes)
+        made = memory.allocated(nbytes)
         made[:] = fill
         return made
 
@@ -260,7 +260,7 @@ def test_what_lay_in_memory_before_does_not_matter(
     expected = program.eval(given)
     made = program.compiled.executable
     assert isinstance(made, CpuExecutable)
-    monkeypatch.setattr(running, "aligned", filled)
+    monkeypatch.setattr(running, "allocated", filled)
     for piece in (piece for pieces in made.pieces.values() for piece in pieces):
         for workspace in piece._idle:
             workspace.arena[:] = fill
