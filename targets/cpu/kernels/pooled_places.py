@@ -15,9 +15,10 @@ from migx.ops._numeric import lowest
 from migx.ops.pooling import MaxPoolIndices
 from migx.targets.cpu.emit import I64, Value
 from migx.targets.cpu.kernel import Frame, Kernel, Rows, memory_of
+from migx.targets.cpu.kernels.pooling import axes_known
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
-from migx.targets.cpu.parts.windows import Axis, axes_of
+from migx.targets.cpu.parts.windows import Axis
 
 ELEMENTS = 1 << 13
 """About how many elements of windows a tile looks at."""
@@ -28,10 +29,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     op = at.op
     if type(op) is not MaxPoolIndices or op.column_major or not at.shape.standard:
         return None
-    x, lengths = at.inputs[0].shape, [n for n in op.lengths if isinstance(n, int)]
-    if len(lengths) < len(op.lengths) or not elements.computable(x.dtype, machine):
-        return None
-    axes = axes_of(x, at.shape.dims[2:], lengths, op.padding, op.stride, op.dilation)
+    axes = axes_known(at, op, machine)
     return None if axes is None else _Writer(at, machine, axes).kernel()
 
 

@@ -24,14 +24,18 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     op = at.op
     if type(op) is not Pooling or op.mode not in ("max", "average") or not at.shape.standard:
         return None
-    lengths = [length for length in op.lengths if isinstance(length, int)]
-    if len(lengths) != len(op.lengths) or not isinstance(at.shape.dims[1], int):
+    axes = axes_known(at, op, machine)
+    if axes is None or not isinstance(at.shape.dims[1], int):
         return None
-    if not elements.computable(at.shape.dtype, machine):
+    return _Writer(at, machine, op, axes).kernel()
+
+
+def axes_known(at: Instruction, op: Pooling, machine: Machine) -> Axes | None:
+    """The axes of windows of known lengths, over elements that a machine computes with."""
+    x, lengths = at.inputs[0].shape, [n for n in op.lengths if isinstance(n, int)]
+    if len(lengths) < len(op.lengths) or not elements.computable(x.dtype, machine):
         return None
-    x = at.inputs[0].shape
-    axes = axes_of(x, at.shape.dims[2:], lengths, op.padding, op.stride, op.dilation)
-    return None if axes is None else _Writer(at, machine, op, axes).kernel()
+    return axes_of(x, at.shape.dims[2:], lengths, op.padding, op.stride, op.dilation)
 
 
 class _Writer:

@@ -291,21 +291,16 @@ def _cut(work: Work, strip: Strip, tile: _Tile, pixels: int, strips: int) -> Cut
     half = -(-strip.vectors // 2)
     any_ = {(0, half), (half, strip.vectors)} - {(half, half)}
     return Cut(
-        strip.rows,
-        strip.vectors,
-        strip.lanes,
-        strip.turned,
-        strip.by_row,
-        strip.in_place,
-        tile.down,
-        across,
-        strips,
-        tile.chunk,
-        max(tile.sizes, default=pixels),
-        not runs or any(run >= strip.panel for run in runs),
-        tuple(sorted({(n - 1, n) for n in left} if runs else any_)),
-        isinstance(across, int) and isinstance(made, int) and made % across == 0,
-        work.skips,
+        **vars(strip),
+        height=tile.down,
+        width=across,
+        strips=strips,
+        chunk=tile.chunk,
+        positions=max(tile.sizes, default=pixels),
+        fills=not runs or any(run >= strip.panel for run in runs),
+        rests=tuple(sorted({(n - 1, n) for n in left} if runs else any_)),
+        even=isinstance(across, int) and isinstance(made, int) and made % across == 0,
+        skips=work.skips,
     )
 
 
