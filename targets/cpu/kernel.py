@@ -124,7 +124,7 @@ class Kernel:
     in_place: tuple[int, ...] = ()
     fault: str = ""
     symbol: str = ""
-    most: Extent = 0
+    most: Extent | None = None
     finds: bool = False
     over: tuple[tuple[int, int], ...] = ()
 
@@ -294,7 +294,7 @@ class Frame:
         flops: Extent = 0,
         formats: tuple[tuple[int, str], ...] = (),
         in_place: tuple[int, ...] = (),
-        most: Extent = 0,
+        most: Extent | None = None,
         over: tuple[tuple[int, int], ...] = (),
     ) -> Kernel:
         """The kernel, when its function is written."""

@@ -143,7 +143,7 @@ class Rounds:
 
 def _is_plain(kernel: Kernel) -> bool:
     """Whether a kernel needs nothing but its operands, and cannot fail."""
-    return not kernel.fault and kernel.shared == 0 and kernel.most == 0 and not kernel.finds
+    return not kernel.fault and kernel.shared == 0 and kernel.most is None and not kernel.finds
 
 
 def _changing(

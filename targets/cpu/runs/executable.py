@@ -98,7 +98,7 @@ class CpuExecutable:
         for at in module:
             if not is_alias(at) and at not in self.kernels:
                 kernel = self._kernel(at)
-                counts = kernel is not None and kernel.most != 0
+                counts = kernel is not None and kernel.most is not None
                 self.kernels[at] = None if counts else kernel
                 if kernel is not None and counts:
                     self.counting[at] = kernel

@@ -116,12 +116,13 @@ class Counted:
     """
 
     def __init__(self, at: Instruction, kernel: Kernel) -> None:
-        self.at, self.kernel = at, kernel
+        assert kernel.most is not None, "a kernel that counts says how many there may be"
+        self.at, self.most = at, kernel.most
         self.axis, self.length = _length(at)
 
     def room(self, sizes: Sizes) -> Sizes:
         """The sizes to plan the piece with."""
-        return {**sizes, self.length: dim.evaluate(self.kernel.most, sizes) + 1}
+        return {**sizes, self.length: dim.evaluate(self.most, sizes) + 1}
 
     def cut(self, values: Values, sizes: Sizes) -> Sizes:
         """Leaves of the result what there is, and gives the sizes known by it."""

@@ -90,3 +90,16 @@ def test_a_number_alone_is_for_the_host() -> None:
     ).compile("cpu")
     assert [at.name for at in executable(program).fallbacks()] == ["nonzero"]
     assert program.eval({"x": np.float32(1)})[0].shape == (0, 1)
+
+
+@pytest.mark.parametrize("count", ["0", "n"])
+@pytest.mark.parametrize("dims", [(0,), (2, 0)])
+def test_of_no_elements(dims: tuple[int, ...], count: str) -> None:
+    """Where the number is said, there is no room for a kernel to say it."""
+    program = migx.parse(
+        f"module main(x: bool{list(dims)}) {{ %0 = nonzero(x) {{count={count}}} return %0 }}"
+    ).compile("cpu")
+    on_host = [at.name for at in program.compiled.fallbacks()]
+    assert on_host == (["nonzero"] if count == "0" else [])
+    (found,) = program.eval({"x": np.zeros(dims, np.bool_)})
+    assert found.shape == (len(dims), 0)
