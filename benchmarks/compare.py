@@ -15,9 +15,9 @@ ENOUGH = 3
 """With fewer samples there is no spread to judge by."""
 RULE = (
     f'Diff is the change of the median. The status is "same" when it is under {LEAST:.0%} or the '
-    "middle halves of the two sets of samples overlap; or when either holds once each sample is "
-    "divided by the median of the peer in its own run, for then the machine has changed. It is "
-    f'"unclear" with fewer than {ENOUGH} samples.'
+    "interquartile ranges of the two sets of samples overlap; or when either holds once each "
+    "sample is divided by the peer's median in its own run, for then the machine has changed. "
+    f'It is "unclear" with fewer than {ENOUGH} samples.'
 )
 
 

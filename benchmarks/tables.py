@@ -16,12 +16,12 @@ from benchmarks.measure import Report, Result, quartiles
 COLORS = {"faster": "green", "less": "green", "slower": "red", "more": "red"}
 
 
-def show_results(title: str, due: str, results: Sequence[Result], notes: Sequence[str]) -> None:
+def show_results(title: str, goal: str, results: Sequence[Result], notes: Sequence[str]) -> None:
     """One benchmark: medians, half the distance between the quartiles in percent of them, and how
     many times better than the peer ours is.
     """
     console = _console()
-    table = Table("Test", title=f"{title}; due: {due}", title_justify="left")
+    table = Table("Test", title=f"{title}; goal: {goal}", title_justify="left")
     for heading in ("Batch", "migx", "±", results[0].against, "±", "times better"):
         table.add_column(heading, justify="right", no_wrap=True)
     for r in results:
@@ -34,11 +34,11 @@ def show_results(title: str, due: str, results: Sequence[Result], notes: Sequenc
         console.print(note, markup=False)
 
 
-def show_peers(title: str, due: str, results: Sequence[Result]) -> None:
+def show_peers(title: str, goal: str, results: Sequence[Result]) -> None:
     """One benchmark with several peers: a table for each."""
     for peer in dict.fromkeys(r.against for r in results):
         against = [r for r in results if r.against == peer]
-        show_results(title, due, against, [ratios(against)])
+        show_results(title, goal, against, [ratios(against)])
 
 
 def show_comparison(old: Report, new: Report, rows: Iterable[Row]) -> None:
