@@ -42,8 +42,8 @@ The {} operators that `migx.parse_onnx` reads. An importer serves every opset ve
 one given until the next in its row; older versions are refused. The last column is the file in
 `migx/onnx/ops/`."""
 COMMAND_LINE = """\
-`migx VERB --help` says the same. Exit codes: 0 for success, 1 for a negative result, such as a
-failed comparison, 2 for a mistake, with one message on stderr. `--json` prints output for programs.
+`migx VERB --help` prints the same. Exit codes: 0 for success, 1 for a negative result, such as a
+failed comparison, 2 for an error, with one message on stderr. `--json` prints output for programs.
 Settings of a process: [environment variables](environment.md)."""
 RULES = """\
 The rules each pass applies, in the order in which they are tried at an instruction; `migx passes

@@ -25,7 +25,7 @@ def add_timeout(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         type=_options.seconds,
         default=60.0,
-        help="what COMMAND may take each time (60); longer is a failure of its own kind",
+        help="time limit for each run of COMMAND (60); a timeout is a kind of failure by itself",
     )
 
 

@@ -15,7 +15,7 @@ Described = dict[str, Any]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("name", metavar="NAME", nargs="?", help="show this one")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="show this one alone, in full")
     _report.add_json(parser)
 
 

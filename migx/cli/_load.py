@@ -41,8 +41,8 @@ def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
         "model",
         metavar="MODEL",
         nargs="?" if optional else None,
-        help="an ONNX file, a program's text (.migx), a saved program (.mxr), or - for one of "
-        "these in standard input",
+        help="an ONNX file, a program as text (.migx), a saved program (.mxr), or - for one of "
+        "these on standard input",
     )
     parser.add_argument(
         "--input-dim",
@@ -56,14 +56,13 @@ def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
         metavar="NAME=N",
         action="append",
         default=[],
-        help="the size of a symbol, everywhere in the program, or of several, N=4,M=2; may be"
-        " repeated",
+        help="the size of a symbol throughout the program, or of several: N=4,M=2; may be repeated",
     )
     parser.add_argument(
         "--draw-missing",
         metavar="SEED",
         type=int,
-        help="draw the literals of a text whose bytes are not there, from this seed",
+        help="draw the values of literals whose bytes a text omits from this seed",
     )
 
 
@@ -99,7 +98,7 @@ def add_deferring(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--defer-external-weights",
         action="store_true",
-        help="leave the weights of an ONNX file that lie in files of their own out of the program",
+        help="leave out the weights that an ONNX model has in files of their own",
     )
 
 

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 def add_inputs(parser: argparse.ArgumentParser) -> None:
     """Declares where inputs come from."""
     parser.add_argument(
-        "--inputs", metavar="FILE.npz", help="inputs by name; what it lacks is drawn"
+        "--inputs", metavar="FILE.npz", help="inputs by name; those it lacks are drawn"
     )
     parser.add_argument(
-        "--seed", metavar="N", type=int, default=0, help="the seed inputs are drawn from (0)"
+        "--seed", metavar="N", type=int, default=0, help="the seed from which inputs are drawn (0)"
     )
     parser.add_argument(
         "--fill",
@@ -37,30 +37,30 @@ def add_target(
         "--target",
         metavar="T{x=1}",
         default=usual,
-        help=f"what runs it ({usual or told}), with options where it has any; see `migx targets`",
+        help=f"the target ({usual or told}), with options if it has any; see `migx targets`",
     )
     parser.add_argument(
         "--passes",
         metavar="P,Q{x=1}",
-        help="run these passes, not the target's own; P,cpu runs these behind P",
+        help="run these passes instead of the target's own; P,cpu runs those of cpu after P",
     )
     parser.add_argument(
         "--activations",
         metavar="float|int8",
         default="float",
-        help="what weights of 4 or 8 bits are multiplied by: activations as they are, or in 8 bits",
+        help="multiply weights of 4 or 8 bits by activations as they are, or in 8 bits (float)",
     )
     parser.add_argument(
         "--fast-math",
         action="store_true",
-        help="allow what rounds f32 more (gpu: products in tf32; cpu: convolutions by fewer)",
+        help="allow more rounding of f32 (gpu: products in tf32; cpu: Winograd convolutions)",
     )
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
     """Declares how many threads run it."""
     parser.add_argument(
-        "--threads", metavar="N", type=int, help="threads of a run (the physical cores)"
+        "--threads", metavar="N", type=int, help="number of threads (the physical cores)"
     )
 
 

@@ -20,7 +20,7 @@ NARROW = 20
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Declares ``--json``."""
-    parser.add_argument("--json", action="store_true", help="print JSON, for programs to read")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def give(options: argparse.Namespace, found: T, show: Callable[[T], None]) -> None:

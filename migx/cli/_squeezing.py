@@ -30,30 +30,31 @@ def add_squeezing(parser: argparse.ArgumentParser) -> None:
         type=int,
         choices=(32, 64, 128),
         metavar="N",
-        help="how many of these have a scale in common: 32, 64 or 128; unless said, 64 of four "
-        "bits, and of eight all that one column or channel is summed from",
+        help="how many weights share a scale: 32, 64 or 128 (64 for four bits; for eight, all of "
+        "one output column or channel)",
     )
     parser.add_argument(
-        "--symmetric", action="store_true", help="scales without zero points, as eight bits have"
+        "--symmetric", action="store_true", help="no zero points, as always with eight bits"
     )
     parser.add_argument(
         "--clip",
         choices=("minmax", "mse"),
+        metavar="minmax|mse",
         default="minmax",
-        help="scales by the least and the greatest of what has one in common, or those with the "
-        "least error: slower to compile, no larger (minmax)",
+        help="scales from the least and greatest weight, or those with the least squared error, "
+        "which take longer to find (minmax)",
     )
     parser.add_argument(
         "--skip",
         metavar="NAMES",
-        help="but for these, by label or ONNX node, with * for any letters and commas between",
+        help="weights not to quantise, by label or ONNX node: NAME,NAME; * matches any characters",
     )
     parser.add_argument(
         "--calibration",
         metavar="PATH",
         type=Path,
-        help="round what weights of eight bits multiply to bytes, too, by scales that these inputs "
-        "show: an .npz file, or a folder of them",
+        help="quantise what weights of eight bits are multiplied by as well, with scales "
+        "calibrated on these inputs: an .npz file, or a folder of them",
     )
 
 

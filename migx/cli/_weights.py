@@ -21,18 +21,18 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
         "--weights",
         metavar="SOURCE",
         type=Path,
-        help="put these weights in: a folder with the model's external data, or, by name, those in "
-        "a .safetensors or .npz file, or the .safetensors.index.json of several",
+        help="use these weights: a folder with the model's external data, or a .safetensors or "
+        ".npz file with weights by name, or the .safetensors.index.json of several",
     )
     parser.add_argument(
         "--no-strict",
         action="store_true",
-        help="pass over what --weights has and the model has not, or does not have to be given",
+        help="take only the weights that both --weights and the model have",
     )
     parser.add_argument(
         "--convert",
         action="store_true",
-        help="bring the values of --weights to the element types of the model's",
+        help="convert --weights to the element types of the model's weights",
     )
 
 

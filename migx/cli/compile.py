@@ -25,22 +25,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--arch",
         metavar="A,B",
-        help="compile for these architectures instead of this machine; the gpu target has some",
+        help="compile for these architectures instead of this machine; for the gpu target",
     )
     _options.add_threads(parser)
     _weights.add_weights(parser)
     parser.add_argument(
         "--without-weights",
         action="store_true",
-        help="leave the weights out of the file; it refers to those beside it",
+        help="leave the weights out of the file; it refers to their own files",
     )
     parser.add_argument(
         "--without-original",
         action="store_true",
-        help="leave the program as it was read out of the file, and the weights only it reads",
+        help="leave out the program as it was before compilation, and weights that only it reads",
     )
     _squeezing.add_squeezing(parser)
-    parser.add_argument("-o", "--output", metavar="FILE.mxr", type=Path, help="write it there")
+    parser.add_argument("-o", "--output", metavar="FILE.mxr", type=Path, help="the file to write")
     _report.add_json(parser)
 
 

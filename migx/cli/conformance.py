@@ -1,4 +1,4 @@
-"""Scores a target by ONNX's backend suite, which the onnx package holds.
+"""Scores a target by ONNX's backend suite, which comes with the onnx package.
 
 Each case is compared with the suite's expected outputs, by its tolerances. A family is the
 operators that one file of migx/onnx/ops reads, those that ONNX defines by simpler ones (functions),
@@ -31,20 +31,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="WORD",
         nargs="*",
         default=[],
-        help="only cases with one of these in their names",
+        help="only cases whose names contain one of these",
     )
-    parser.add_argument("--target", metavar="T", default="cpu", help="what runs them (cpu)")
+    parser.add_argument("--target", metavar="T", default="cpu", help="the target (cpu)")
     parser.add_argument(
         "--family", metavar="F,F", help="only these families, the first column of the table"
     )
     parser.add_argument(
         "--symbolic",
         action="store_true",
-        help="every dim of the inputs a symbol, every constant an input",
+        help="make every dim of the inputs a symbol, and every constant an input",
     )
     jobs = os.cpu_count() or 1
     parser.add_argument(
-        "--jobs", metavar="N", type=int, default=jobs, help="processes at a time (the cores)"
+        "--jobs", metavar="N", type=int, default=jobs, help="number of processes (the cores)"
     )
     _report.add_json(parser)
 

@@ -24,25 +24,28 @@ COUNTED = ("submodules", "captures", "tuples", "strided", "symbolic", "broadcast
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("--passes", metavar="P,Q{x=1}", help="the pipeline to try, as a whole")
-    parser.add_argument("--target", metavar="T", help="the target to hold against ref")
+    parser.add_argument("--passes", metavar="P,Q{x=1}", help="the pipeline to test, as a whole")
+    parser.add_argument("--target", metavar="T", help="the target to compare with ref")
     parser.add_argument(
         "--weights",
         action="store_true",
-        help="the law of weights: left out, baked, swapped and saved, they give the same bits",
+        help="test that weights left out, baked, swapped and saved give the same bits",
     )
     parser.add_argument(
-        "--seconds", metavar="N", type=_options.seconds, default=10.0, help="how long (10)"
+        "--seconds", metavar="N", type=_options.seconds, default=10.0, help="time limit (10)"
     )
-    parser.add_argument("--seed", metavar="S", type=int, default=0, help="what to draw from (0)")
+    parser.add_argument("--seed", metavar="S", type=int, default=0, help="the seed (0)")
     parser.add_argument(
         "--every-rule",
         action="store_true",
-        help="exit with 1, too, where a rule is left that no program fired, or a pass without rules"
-        " that changed none",
+        help="exit with 1 also if a rule never fired or a pass without rules changed nothing",
     )
     parser.add_argument(
-        "--save", metavar="FOLDER", type=Path, default=Path("fuzz"), help="for failures (fuzz)"
+        "--save",
+        metavar="FOLDER",
+        type=Path,
+        default=Path("fuzz"),
+        help="where failures are saved (fuzz)",
     )
     _report.add_json(parser)
 

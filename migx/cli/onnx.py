@@ -15,7 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "name",
         metavar="NAME",
         nargs="?",
-        help="show this operator alone; a domain may stand before it, as in ai.onnx.Add",
+        help="show this operator; its domain may precede it, as in ai.onnx.Add",
     )
     _report.add_json(parser)
 

@@ -1,6 +1,6 @@
-"""Lists the operations there are, or shows one with its attributes and traits.
+"""Lists all operations, or shows one with its attributes and traits.
 
-Those of installed packages are among them.
+Those of installed packages are included.
 """
 
 from __future__ import annotations

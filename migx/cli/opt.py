@@ -27,29 +27,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _load.add_model(parser)
     parser.add_argument("--passes", metavar="P,Q{x=1}", help="the passes; see `migx passes`")
     parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, help="write it there (.migx, .mxr or .onnx)"
+        "-o", "--output", metavar="FILE", type=Path, help="the file to write (.migx, .mxr or .onnx)"
     )
-    parser.add_argument("--origins", action="store_true", help="with the ONNX node of each line")
+    parser.add_argument("--origins", action="store_true", help="add the ONNX node of each line")
     parser.add_argument(
         "--stop-after",
         metavar="N",
         type=int,
-        help="run N passes and leave out the rest; those of groups count each time they run",
+        help="run only the first N passes; those in groups count each time they run",
     )
     parser.add_argument(
-        "--skip", metavar="KEY,KEY", default="", help="without these rewrites; keys: see --trace"
+        "--skip", metavar="KEY,KEY", default="", help="skip these rewrites; --trace shows the keys"
+    )
+    parser.add_argument("--only", metavar="KEY,KEY", help="skip all rewrites by rules but these")
+    parser.add_argument(
+        "--verify-each", action="store_true", help="check the program after each pass"
     )
     parser.add_argument(
-        "--only", metavar="KEY,KEY", help="of the rewrites of rules, with none but these"
-    )
-    parser.add_argument("--verify-each", action="store_true", help="check after each pass")
-    parser.add_argument(
-        "--trace", action="store_true", help="show on stderr each rewrite and where it stands"
+        "--trace", action="store_true", help="show on stderr each rewrite and its source line"
     )
     parser.add_argument(
-        "--print-after-change", action="store_true", help="show each change on stderr"
+        "--print-after-change",
+        action="store_true",
+        help="show on stderr the program after each pass that changes it",
     )
-    parser.add_argument("--time", action="store_true", help="show on stderr what each pass took")
+    parser.add_argument("--time", action="store_true", help="show on stderr the time of each pass")
     _report.add_json(parser)
 
 

@@ -32,7 +32,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _load.add_deferring(parser)
     _options.add_target(parser)
     parser.add_argument(
-        "--layouts", action="store_true", help="as the program compiled for the target reads them"
+        "--layouts",
+        action="store_true",
+        help="list weights as the program compiled for the target reads them",
     )
     _report.add_json(parser)
 

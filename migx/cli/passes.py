@@ -1,6 +1,6 @@
-"""Lists the passes there are, or shows one with its options and rules.
+"""Lists all passes, or shows one with its options and rules.
 
-Those of installed packages are among them.
+Those of installed packages are included.
 """
 
 from __future__ import annotations

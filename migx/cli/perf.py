@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _options.add_threads(parser)
     parser.add_argument("--repeat", metavar="N", type=int, default=20, help="run N times (20)")
     parser.add_argument(
-        "--each", action="store_true", help="list every instruction, and its ONNX nodes"
+        "--each", action="store_true", help="list every instruction and its ONNX nodes"
     )
     parser.add_argument(
         "--against", metavar="PEER,PEER", help=f"also time an ONNX file by {' and '.join(PEERS)}"

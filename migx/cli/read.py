@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     _load.add_model(parser)
-    parser.add_argument("--stats", action="store_true", help="what it is made of, not its text")
+    parser.add_argument("--stats", action="store_true", help="statistics instead of the text")
     parser.add_argument(
         "--weights",
         action="store_true",
-        help="which slots its weights become, after hoist_weights, and by which operations",
+        help="the slots after hoist_weights, with the weights and operations each is computed from",
     )
-    parser.add_argument("--origins", action="store_true", help="with the ONNX node of each line")
-    parser.add_argument("--hashes", action="store_true", help="with the SHA-256 of each literal")
+    parser.add_argument("--origins", action="store_true", help="add the ONNX node of each line")
+    parser.add_argument("--hashes", action="store_true", help="add the SHA-256 of each literal")
     parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, help="write it there (.migx, .mxr or .onnx)"
+        "-o", "--output", metavar="FILE", type=Path, help="the file to write (.migx, .mxr or .onnx)"
     )
     _load.add_deferring(parser)
     _report.add_json(parser)

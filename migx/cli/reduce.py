@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--output",
         metavar="FILE",
         type=Path,
-        help="where the small program goes (NAME.reduced.migx in this folder)",
+        help="the file to write (NAME.reduced.migx in the current folder)",
     )
     _command.add_timeout(parser)
     _report.add_json(parser)

@@ -20,14 +20,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _load.add_deferring(parser)
     _options.add_target(parser, usual="cpu")
     _options.add_inputs(parser)
-    parser.add_argument("--perf", action="store_true", help="run it too, and show what that takes")
+    parser.add_argument("--perf", action="store_true", help="also run it, and show times")
     parser.add_argument(
         "-o",
         "--output",
         metavar="FILE.html",
         type=Path,
         default=Path("report.html"),
-        help="write it there (report.html)",
+        help="the file to write (report.html)",
     )
     _report.add_json(parser)
 

@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _options.add_target(parser)
     _options.add_threads(parser)
     _weights.add_weights(parser)
-    parser.add_argument("--save", metavar="OUT.npz", type=Path, help="write the outputs there")
+    parser.add_argument("--save", metavar="OUT.npz", type=Path, help="the file for the outputs")
     parser.add_argument("--repeat", metavar="N", type=int, default=1, help="run N times (1)")
     _report.add_json(parser)
 

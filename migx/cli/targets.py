@@ -1,6 +1,6 @@
-"""Lists the targets there are, or shows one with the passes it runs.
+"""Lists all targets, or shows one with the passes it runs.
 
-Those of installed packages are among them.
+Those of installed packages are included.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Compares a model's outputs on a target with those of another implementation.
 
 Each output may differ by what rounding explains: the bound comes from the element types and the
-roundings on the way to it, see migx.testing.bounds. The exit code is 1 if one differs by more. If a
-bound is at least half of the greatest magnitude, passing proves almost nothing: undecided. So are
-differences after a selection among elements that are closer than rounding moves them, such as the
-scores of a detector's boxes.
+roundings on the way to it, see migx.testing.bounds. The exit code is 1 if one differs by more. A
+result is undecided if its bound is at least half of the greatest magnitude, since passing then
+proves almost nothing, or if it differs after a selection among elements closer to each other than
+rounding moves them, such as the scores of a detector's boxes.
 
 Against another model, such as the one before quantisation, errors have no bound, and are shown
 beside the root mean square of its outputs; it runs in the compiled form of its file, or on the same
@@ -34,20 +34,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against",
         metavar="PEER|FILE",
-        help="what with: onnxruntime, as ONNX files are unless said, ref, as others are, or "
-        "another model, from which any distance is allowed",
+        help="compare with onnxruntime (the default for ONNX files), ref (for others), or another "
+        "model, without a bound",
     )
     parser.add_argument(
         "--each",
         action="store_true",
-        help="find the first instruction that departs, and what packed weights cost each layer",
+        help="find the first instruction that differs, and the error from packed weights per layer",
     )
     parser.add_argument(
-        "--all", action="store_true", help="the models of the checkout that migx is run from"
+        "--all", action="store_true", help="verify the models of the repository migx runs from"
     )
-    parser.add_argument(
-        "--models", metavar="FOLDER", help="where those models lie or are put (.models)"
-    )
+    parser.add_argument("--models", metavar="FOLDER", help="the folder of those models (.models)")
     _report.add_json(parser)
 
 

@@ -1,8 +1,8 @@
 """Says why a rule does not apply at an instruction, and how far its pattern matches there.
 
 --at names an instruction of the text (%3, body:%3 in a submodule), a parameter, an ONNX node, or an
-operation, which means every instruction of it. Its users are tried as well, as far as the pattern
-reaches. Without --at, the deepest partial matches are shown.
+operation, for all instructions of it. Its users are tried as well, as far as the pattern reaches.
+Without --at, the deepest partial matches are shown.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rule", metavar="PASS.RULE", required=True, help="the rule; `migx passes PASS` lists them"
     )
-    parser.add_argument("--at", metavar="NAME", help="where it should apply")
+    parser.add_argument("--at", metavar="NAME", help="the instruction where it should apply")
     parser.add_argument("--passes", metavar="P,Q{x=1}", help="run these passes first")
     _report.add_json(parser)
 
