@@ -110,7 +110,7 @@ class Argument:
         """
         if isinstance(value, Argument):
             if dtype is not None and value.shape.dtype is not DType.of(dtype):
-                raise ShapeError(f"{value.shape} is of another type than {dtype}")
+                raise ShapeError(f"{value.shape} does not have type {dtype}")
             return value
         array = _array(value)
         made = DType.of(array.dtype)
@@ -153,8 +153,8 @@ class Argument:
                 )
             if self._digest is not None and self.source.digest() != self._digest:
                 raise DataError(
-                    f"{self.source.file} does not hold the {self.shape} that was meant: the bytes "
-                    f"at {self.source.offset} and on have another hash"
+                    f"{self.source.file} has changed: the bytes of the {self.shape} at "
+                    f"{self.source.offset} and on have another hash"
                 )
             self._mapped = self._mapped or self.source.mapped()
             self._data = _shaped(self.shape, self.source.read(self._mapped))
@@ -361,7 +361,7 @@ _WIDE = {"bool": np.uint8, "uint": np.uint64, "int": np.int64, "float": np.float
 def _held(array: NDArray[Any], given: DType, wanted: DType) -> NDArray[Any]:
     """Elements of a type as another holds them. ``ShapeError`` names one that it does not hold."""
     if given.kind not in _WIDE or wanted.kind not in _WIDE:
-        raise ShapeError(f"{given} is no {wanted}")
+        raise ShapeError(f"{given} does not convert to {wanted}")
     if given.is_packed or (given.is_float and given.bits == 8):  # which numpy casts to few others
         array = array.astype(_WIDE[given.kind])
     with np.errstate(all="ignore"):

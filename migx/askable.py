@@ -20,7 +20,7 @@ def classes(given: Iterable[Any]) -> list[type[Op]]:
     """The classes of operations that are given as such or by name."""
     found = list(given)
     if not found:
-        raise TypeError("a pattern of no operations matches nothing; having(...) is for any")
+        raise TypeError("a pattern needs an operation; having(...) matches any")
     return [_named(each) if isinstance(each, str) else _class(each) for each in found]
 
 
@@ -59,13 +59,11 @@ def trait(name: str) -> str:
 def name_and_test(name: Any, test: Any = None) -> None:
     """``TypeError`` where what is to be caught has no name, or what tests it cannot be called."""
     if not isinstance(name, str):
-        raise TypeError(f"what a pattern catches has a name, a string, which {name!r} is not")
+        raise TypeError(f"a pattern catches by a name, a string, not {name!r}")
     if name == "at":
-        raise TypeError("a pattern catches nothing as 'at': to a rule that is where it inserts")
+        raise TypeError("the name 'at' is reserved for the cursor of a rule")
     if test is not None and not callable(test):
-        raise TypeError(
-            f"a test of {name or 'a value'} is called with it, which {test!r} cannot be"
-        )
+        raise TypeError(f"the test of {name or 'a value'} must be a function of it, not {test!r}")
 
 
 def apart(name: str, read: Collection[Any], all_of_it: Collection[Any]) -> None:
@@ -74,10 +72,10 @@ def apart(name: str, read: Collection[Any], all_of_it: Collection[Any]) -> None:
     its name, and the names, each with what it is of, that its inputs catch and that all catch.
     """
     if (name, "instruction") in read:
-        raise TypeError(f"{name} is an instruction and what it reads, which never matches")
+        raise TypeError(f"{name} names an instruction and something it reads, which never matches")
     for each, of in all_of_it:
         if of == "attribute" and (each, "instruction") in all_of_it:
-            raise TypeError(f"{each} is an attribute and an instruction, which never matches")
+            raise TypeError(f"{each} names an attribute and an instruction, which never matches")
 
 
 def attribute(of: Sequence[type[Op]], name: str) -> Callable[[Any], Any]:

@@ -119,12 +119,12 @@ def widest(values: Sequence[Instruction], results: Iterable[Sequence[NDArray[Any
         for value, pair in zip(values, found, strict=True):
             if not np.isfinite(pair).all():
                 raise InputError(
-                    f"with the inputs number {count}, the range of a value is {pair[0]} to "
-                    f"{pair[1]}; one that is rounded to bytes is finite:\n  {value}"
+                    f"with the inputs number {count}, a value ranges from {pair[0]} to {pair[1]}; "
+                    f"one that is quantised must be finite:\n  {value}"
                 )
         low, high = np.minimum(low, found[:, 0]), np.maximum(high, found[:, 1])
     if not count:
-        raise InputError("there are no inputs that show how large values get: give one set or more")
+        raise InputError("there are no inputs to calibrate with: give one set or more")
     return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
 
 

@@ -93,8 +93,8 @@ class Compiled:
                     self._made_at, self._executable = self.program.revision, made
         if self.program.revision != self._made_at:
             raise IRError(
-                "what the program is compiled to has been changed since it was made ready to run: "
-                "change a copy, and call copy.finalize(target)"
+                "the compiled program has been changed since it was finalized: change a copy, and "
+                "call copy.finalize(target)"
             )
         return self._executable
 
@@ -157,7 +157,7 @@ class Compiled:
             return
         said = [type(r).__name__ if s is None else s.text for r, s in zip(given, got, strict=True)]
         raise TargetError(
-            f"target {self.target.name}: run gives a list of an Argument for each output, "
+            f"target {self.target.name}: run must return a list with an Argument for each output, "
             f"{', '.join(s.text for s in wanted)}, not {', '.join(said) or 'none'}"
         )
 
@@ -225,7 +225,7 @@ def compiled(program: Program, target: Target | str, **options: Unpack[Asked]) -
     passes = passes_for(chosen, context, asked)
     rounds = any(each.name == "quantize_activations" for each in passes.passes())
     if asked.rounds_activations and not rounds:
-        raise TargetError(f"target {chosen.name} has no activations but float")
+        raise TargetError(f"target {chosen.name} supports float activations only")
     PassManager(lowered, (*asked.observers, CrashFile()), asked.log).run(passes)
     return ready(assembled(program, lowered, context, live))
 
@@ -275,8 +275,8 @@ def expect_executable(target: Target, made: Any) -> None:
             inspect.signature(made.run).bind({}, NO_SLOTS)
     except (AttributeError, TypeError) as error:
         raise TargetError(
-            f"target {target.name}: make_executable gives what has run(arguments, slots), not "
-            f"{type(made).__name__}: {error}"
+            f"target {target.name}: make_executable must return an object with "
+            f"run(arguments, slots), not {type(made).__name__}: {error}"
         ) from error
 
 
@@ -284,17 +284,17 @@ def expect_readable(target: Target, method: str, value: Argument) -> None:
     """Raises ``TargetError`` unless the host can read a value that a method of a target gives."""
     if not isinstance(value, Argument):
         gives = type(value).__name__
-        raise TargetError(f"target {target.name}: {method} gives an Argument, not a {gives}")
+        raise TargetError(f"target {target.name}: {method} must return an Argument, not a {gives}")
     for part in value.parts if value.shape.dtype is TUPLE else ():
         expect_readable(target, method, part)
     if value.shape.dtype.is_tensor and not value.elsewhere:
         data = value.data
         if not isinstance(data, np.ndarray | np.generic):
             raise TargetError(
-                f"target {target.name}: {method} gives a {value.shape.text} that holds a "
-                f"{type(data).__name__}, where the host reads arrays; a value in memory of the "
-                "target's is of a subclass of Argument, with elsewhere = True and data that copies "
-                "it to the host"
+                f"target {target.name}: {method} returns a {value.shape.text} that holds a "
+                f"{type(data).__name__}, not an array for the host; a value in the target's memory "
+                "needs a subclass of Argument with elsewhere = True and data that copies it to the "
+                "host"
             )
 
 

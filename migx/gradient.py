@@ -227,7 +227,7 @@ def _shared(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
     x = at.inputs[0]
     if i or len(at.inputs) > 1:
         raise UnknownName(
-            "there is no derivative of what is broadcast to dims only a run will tell"
+            "there is no derivative of a broadcast to dims that are only known at run time"
         )
     first = getattr(at.op, "axis", g.shape.rank - x.shape.rank)
     own = range(first, first + x.shape.rank)

@@ -258,7 +258,7 @@ class Module:
         at: Ordered = self._ends if before is None else _instruction(before, "before")
         if before is not None and before.module is not self:
             raise IRError(
-                f"{before!r} is not in module {self.name}, so nothing can go before it there"
+                f"{before!r} is not in module {self.name}, so nothing can be added before it there"
             )
         try:
             for value in inputs:
@@ -321,8 +321,8 @@ class Module:
         elif module is self.program.main or module.parents or module in value.module.enclosing():
             raise IRError(
                 f"{op.name} in module {self.name} would read {value!r} of module "
-                f"{value.module.name}, which is not around it: what a module computes is read by "
-                "those inside it; to the outside it is returned"
+                f"{value.module.name}, which does not enclose it: a module's values are read in it "
+                "and in modules within; others read what it returns"
             )
 
     def add_return(self, *values: Instruction, names: Sequence[str] = ()) -> Instruction:
@@ -377,8 +377,8 @@ class Module:
         for user in old._users:
             if user is not new and not new.before(user):
                 raise IRError(
-                    f"cannot replace {old!r} by {new!r}, which is not computed before, or in a "
-                    f"module around, its reader {user!r}"
+                    f"cannot replace {old!r} by {new!r}, which does not come before its user "
+                    f"{user!r} in its module or one that encloses it"
                 )
 
     @staticmethod

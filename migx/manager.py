@@ -292,7 +292,7 @@ class PassManager:
         """
         holders = [at.owner for at in module.parents]
         if not holders:
-            raise IRError(f"module {module.name} is nobody's argument")
+            raise IRError(f"module {module.name} is not an argument of any instruction")
         chains = [[*holder.enclosing(), self.program.main] for holder in holders]
         return next(m for m in chains[0] if all(m in chain for chain in chains))
 

@@ -160,7 +160,7 @@ class Value(Pattern):
             return m.refuse(self, at, "has no value that may be read")
         if self.number is not None and not _holds(at, self.number):
             if callable(self.number):
-                return m.refuse(self, at, "has not the values that are asked for")
+                return m.refuse(self, at, "does not have the values asked for")
             return m.refuse(self, at, "is not {:g} throughout", self.number)
         # What is relied on is recorded when a rule has fired, so that no weight is pinned in vain.
         m.values.append(at)
@@ -221,7 +221,7 @@ class On(Pattern):
         if self.ops and at.op.name not in self.ops:
             return m.refuse(self, at, "is not {}", self.listed)
         if self.trait and not getattr(operations.traits(at.op), self.trait):
-            return m.refuse(self, at, "has not the trait {}", self.trait)
+            return m.refuse(self, at, "does not have the trait {}", self.trait)
         wanted = self.inputs if self.which == "in order" else None
         if wanted is not None and len(at.inputs) != len(wanted):
             return m.refuse(self, at, "has {} inputs, not {}", len(at.inputs), len(wanted))
@@ -287,7 +287,7 @@ class On(Pattern):
     def every(self, pattern: Pattern) -> On:
         """The same, for one input or more, each of which matches a pattern that catches nothing."""
         if pattern.names():
-            raise TypeError(f"{pattern} cannot be what every input is and catch one of them")
+            raise TypeError(f"{pattern} cannot match every input and catch one of them")
         return replace(self, inputs=(pattern,), which="every")
 
     def some(self, pattern: Pattern) -> On:
@@ -485,14 +485,14 @@ def _names(classes: Iterable[type[Any]]) -> frozenset[str]:
 def member(index: int, whole: On) -> On:
     """One result of an operation that has several, counted from 0."""
     if index < 0:
-        raise TypeError(f"members are counted from 0: {index!r} is none")
+        raise TypeError(f"the index of a member is 0 or greater, not {index!r}")
     return On(frozenset({"get_tuple_elem"}), (whole,), attributes=(("index", index),))
 
 
 def find(pattern: Pattern, at: Instruction, m: Match | None = None) -> Match | None:
     """What a pattern catches at an instruction; None where it does not match."""
     if not isinstance(at, Instruction):
-        raise TypeError(f"a pattern is looked for at an instruction, not at {at!r:.60}")
+        raise TypeError(f"a pattern is matched at an instruction, not at {at!r:.60}")
     m = Match() if m is None else m
     return m if pattern.match(at, m, nothing_left) else None
 

@@ -304,7 +304,9 @@ def evaluator(cls: type) -> Evaluate:
     ) -> Argument:
         made = compute(op, context, shape, [a.read_only() for a in arguments], modules)
         if not isinstance(made, Argument):
-            raise TypeError(f"compute gives an Argument of {shape.text}, not {type(made).__name__}")
+            raise TypeError(
+                f"compute must return an Argument of {shape.text}, not {type(made).__name__}"
+            )
         return made
 
     def adapted(
@@ -316,7 +318,9 @@ def evaluator(cls: type) -> Evaluate:
     ) -> Argument:
         made = compute(op, *[read_only(a.array) for a in arguments])
         if not isinstance(made, np.ndarray | np.generic):
-            raise TypeError(f"compute gives an array of {shape.text}, not {type(made).__name__}")
+            raise TypeError(
+                f"compute must return an array of {shape.text}, not {type(made).__name__}"
+            )
         return Argument(shape, made)
 
     return full if names[1:] == FULL_FORM else adapted

@@ -225,7 +225,7 @@ _ELEMENTS: dict[str, tuple[type, ...]] = {
 def _element(x: Any, dtype: DType) -> Any:
     """What is stored for an element of a literal; ``TypeError`` where it is of another kind."""
     if isinstance(x, Data):
-        raise TypeError("all elements stand in one list, row after row")
+        raise TypeError("the elements must be one flat list, row after row")
     if type(x) not in _ELEMENTS[dtype.kind]:
         raise TypeError(f"it is a {type(x).__name__}")
     return np.frombuffer(x, dtype.numpy)[0] if isinstance(x, bytes) else x

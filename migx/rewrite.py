@@ -121,9 +121,9 @@ class Cursor(Builder):
         program = self.module.program
         if program.revision != self._revision + len(self.made) + len(self._moved):
             raise IRError(
-                f"rule {whose} replaced nothing, and changed the program by more than it added by "
-                "its cursor: a rule returns what is replaced and edits nothing itself; what does "
-                "is the method apply of a pass"
+                f"rule {whose} replaced nothing, but edited the program other than by its cursor: "
+                "a rule adds instructions by its cursor and returns the replacement; other edits "
+                "belong in the method apply of a pass"
             )
         for made in reversed(self.made):
             self.module.remove_instruction(made)
@@ -483,7 +483,7 @@ def put(at: Cursor, result: Results | Declined | None) -> dict[Instruction, None
     try:
         at.module.replace_instructions(pairs)
     except ShapeError as error:
-        return Declined(f"its readers refuse the layout of the result: {error}")
+        return Declined(f"users of the result do not accept its layout: {error}")
     for new in pairs.values():
         new.origins = merged(new.origins, at.origins)
     at.replaced = pairs

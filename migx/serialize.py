@@ -63,7 +63,7 @@ def save(
     """
     path = Path(path).absolute()
     if path.suffix == ".onnx":
-        raise DataError(f"{path.name} would be no ONNX file: migx.onnx.write writes one, save .mxr")
+        raise DataError(f"{path.name} cannot be saved as ONNX: use migx.onnx.write, or save .mxr")
     data = _Data(path.parent, inside=weights)
     sections: dict[str, bytes] = {}
     index: dict[str, Any] = {"format": FORMAT}
@@ -72,7 +72,7 @@ def save(
     if original:
         sections["text"] = data.text(_holding(program, live, weights))
     elif made is None:
-        raise DataError("a program is written without its original when it has been compiled")
+        raise DataError("compile the program before it is saved without its original")
     if made is not None:
         lowered = "lowered" if original else "text"
         sections[lowered] = data.text(_holding(made.program, live, weights))
@@ -141,9 +141,9 @@ def _target_name(target: Target) -> str:
         wrong = f"is not found: {error}"
     if wrong:
         warn(
-            f"what is compiled for {cls.__module__}.{cls.__name__} is saved as for target "
-            f"{target.name!r}, a name that {wrong}; targets are found in packages that an entry "
-            "point of migx.targets names",
+            f"a program compiled for {cls.__module__}.{cls.__name__} is saved with the target name "
+            f"{target.name!r}, which {wrong}; targets are found in packages that an entry point of "
+            "migx.targets names",
             DataWarning,
         )
     return target.name
@@ -184,10 +184,12 @@ def _code(made: Compiled) -> Mapping[str, bytes]:
     executable, name = made.executable, made.context.target.name
     code: Any = executable.save_code() if isinstance(executable, Saves) else {}
     if not isinstance(code, Mapping):
-        raise TargetError(f"target {name}: save_code gives a dict, not {type(code).__name__}")
+        raise TargetError(f"target {name}: save_code must return a dict, not {type(code).__name__}")
     if wrong := [key for key, value in code.items() if not isinstance(value, bytes)]:
         given = type(code[wrong[0]]).__name__
-        raise TargetError(f"target {name}: save_code gives bytes, not {given} as {wrong[0]!r}")
+        raise TargetError(
+            f"target {name}: save_code must return bytes, not {given} as {wrong[0]!r}"
+        )
     return dict(code)
 
 

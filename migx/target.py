@@ -84,7 +84,7 @@ class CompileOptions:
             raise TargetError(f"activations is {known}, not {self.activations!r}")
         if self.passes is not None and self.rounds_activations:
             raise TargetError(
-                "activations is for the target's own passes: put quantize_activations behind "
+                "activations is for the target's own passes: put quantize_activations after "
                 "fuse_int4 in those given"
             )
         if type(self.fast_math) is not bool:
@@ -92,7 +92,7 @@ class CompileOptions:
         if self.passes is not None and self.fast_math:
             raise TargetError(
                 "fast_math is for the target's own passes: give it to the pass that lowers in "
-                "those given, gpu::lower{fast_math=true}, or for cpu put rewrite_winograd behind "
+                "those given, gpu::lower{fast_math=true}, or for cpu put rewrite_winograd after "
                 "hoist_weights"
             )
 
@@ -230,8 +230,8 @@ class Target:
     def make_executable(self, program: Program, context: Context) -> Executable:
         """An executable of a program that has been through the passes and finalized."""
         raise TargetError(
-            f"target {self.name} needs make_executable(program, context), which gives what has "
-            "run(arguments, slots)"
+            f"target {self.name} needs make_executable(program, context), which returns an object "
+            "with run(arguments, slots)"
         )
 
     def supports(self, instruction: Instruction) -> bool:

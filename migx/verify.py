@@ -99,7 +99,7 @@ def inputs_before_users(module: Module) -> Iterator[Problem]:
             elif not module.parents or not value.before(at):
                 yield (
                     at,
-                    f"it reads {value!r} of module {value.module.name}, which is not around it",
+                    f"it reads {value!r} of module {value.module.name}, which does not enclose it",
                 )
 
 

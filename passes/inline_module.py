@@ -18,13 +18,13 @@ def inline(
     """if(true) is the result of its first branch, if(false) that of its second."""
     branch = choice.modules[0 if condition.op_as(Literal).value.array.item() else 1]
     if branch.bypass or branch.parent is not choice or choice.modules.count(branch) != 1:
-        return Declined("the branch is not this choice's own to take apart")
+        return Declined("the branch is shared, or passes are to leave it alone")
     if not all(isinstance(u.op, GetTupleElem) for u in choice.users):
         return Declined("the results are read as one tuple")
     if not any(u.users for u in choice.users):
-        return Declined("nobody reads its results")
+        return Declined("its results are unused")
     if not all(map(Shape.same_type, choice.shape.parts, (v.shape for v in branch.outputs))):
-        return Declined("the dims of the results are known under other names outside")
+        return Declined("the results have other names for dims outside")
     move(branch, at)
     return branch.outputs
 

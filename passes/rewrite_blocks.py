@@ -26,7 +26,7 @@ def split(at: Cursor, root: Instruction) -> Instruction | Declined:
     if count == 1 or count * op.block != extent:
         return Declined("the axis is one block, or not all of its blocks are known to be whole")
     if any(v.shape.dims != (*before, count, *after) for v in blocked):
-        return Declined("whether the scale is one element or many is not known")
+        return Declined("whether the scale has one element or many is not known")
     apart = at(Reshape((*before, count, op.block, *after)), x)
     each = [at(Unsqueeze((op.axis + 1,)), v) if v in blocked else v for v in parameters]
     made = at(dataclasses.replace(op, axis=op.axis + 1), apart, *each)
@@ -38,12 +38,12 @@ def cut(at: Cursor, root: Instruction) -> Instruction | Declined:
     """An axis whose last block is short is split before that block."""
     op, (x, *parameters) = root.op_as(Linear), root.inputs
     if not op.block or not isinstance(extent := x.shape.dims[op.axis], int):
-        return Declined("it has no blocks, or how many is not known")
+        return Declined("it has no blocks, or their number is not known")
     count, axes = extent // op.block, (op.axis,)
     if not count or count * op.block == extent:
         return Declined("all of its blocks are whole, or there is one")
     if any(v.shape.elements != 1 and v.shape.dims[op.axis] != count + 1 for v in parameters):
-        return Declined("whether the scale is one element or many is not known")
+        return Declined("whether the scale has one element or many is not known")
 
     def part(start: int, end: int) -> Instruction:
         some = Slice(axes, (start,), (end,))

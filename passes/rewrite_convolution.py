@@ -37,7 +37,7 @@ def one_window(
     if window != image:
         return Declined("a kernel is not as large as the image")
     if not is_constant(w) or is_unpacked(w):
-        return Declined("the weights are no constant, or packed, whose layout would be lost")
+        return Declined("the weights are not constant, or are packed and would lose their layout")
     depth = product(window)
     rows = at(Reshape((items, depth)), x)
     columns = at(Transpose((1, 0)), at(Reshape((outputs, depth)), w))
@@ -55,9 +55,9 @@ def one_element(
     """
     (outputs, *kernel), channels = w.shape.dims, x.shape.dims[1]
     if any(extent != 1 for extent in kernel) or channels not in (outputs, 1):
-        return Declined("a kernel is more than one number, or several are for the same of channels")
+        return Declined("a kernel has more than one element, or a channel has several")
     if is_unpacked(w):
-        return Declined("the weights are packed, whose layout would be lost")
+        return Declined("the weights are packed and would lose their layout")
     stride = root.op_as(Convolution).stride
     far = [(axis, step) for axis, step in enumerate(stride, 2) if step != 1]
     image = at(Step(*zip(*far, strict=True)), x) if far else x

@@ -27,7 +27,7 @@ def sampled(at: Cursor, root: Instruction) -> Instruction | Declined:
     x, w, offset, *masks = (astype(at, v, at_least_f32(dtype)) for v in root.inputs)
     lengths = [n for n in w.shape.dims[2:] if isinstance(n, int)]
     if len(lengths) != w.shape.rank - 2:
-        return Declined("how large the kernels are is not known")
+        return Declined("the sizes of the kernels are not known")
     images, channels = x.shape.dims[0] * op.offset_group, x.shape.dims[1]
     counts, taps = root.shape.dims[2:], prod(lengths)
     grid = _grid(at, op, offset, x.shape.dims, lengths, counts)

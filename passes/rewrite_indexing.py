@@ -21,7 +21,7 @@ def triangle(at: Cursor, root: Instruction) -> Instruction | Declined:
     """A triangle is x in the columns from the diagonal on, or up to it, and zero elsewhere."""
     op, x = root.op_as(Trilu), root.inputs[0]
     if x.shape.dtype.is_packed or x.shape.dtype.kind == "string":
-        return Declined("its elements are no numbers of whole bytes")
+        return Declined("its elements are not numbers of whole bytes")
     dims = x.shape.dims[-2:]
     diagonal = broadcast_to(at, at(Unsqueeze((1,)), places(at, dims[0])), dims)
     column = broadcast_to(at, places(at, dims[1]), dims)

@@ -37,14 +37,14 @@ def by_blocks(
     matrix, and a loop multiplies block by block, reading the matrix in place.
     """
     if (table.shape.rank, chosen.shape.rank, root.shape.rank) != (3, 1, 3):
-        return Declined("it is not one matrix that each row picks")
+        return Declined("the rows do not pick one matrix each")
     count, *sides = table.shape.dims
     if not isinstance(count, int) or bounds(product(sides))[0] < least:
-        return Declined("how many matrices there are is not known, or they are small")
+        return Declined("the number of matrices is not known, or they are small")
     place = root.inputs.index(x)
     matrix, of_row, summed = root.inputs[1 - place], 1 + place, 1 + place
     if x.shape.dims[of_row] != 1 or chosen.shape.dims[0] == 1:
-        return Declined("more than one row is multiplied by each, or one matrix is picked")
+        return Declined("each matrix multiplies more than one row, or only one is picked")
     turned = isinstance(matrix.op, Transpose)
     depth = 3 - summed if turned else summed
     rows = at(ops.Reshape((x.shape.dims[0], table.shape.dims[depth])), x)

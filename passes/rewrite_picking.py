@@ -23,7 +23,7 @@ def chosen(
     """compress(x, condition) is a gather of the indices where the condition holds."""
     op = root.op_as(Compress)
     if x.shape.rank == 1:
-        return Declined("its elements are as small as their places")
+        return Declined("its elements are as small as their indices")
     if bounds(x.shape.dims[op.axis] - condition.shape.dims[0])[0] < 0:
         return Declined("the condition may be too long")
     where = at(Squeeze((0,)), at(Nonzero(op.count), condition))
@@ -37,9 +37,9 @@ def sliced(
     """A dynamic slice is, axis by axis, a gather of a slice of all indices."""
     op = root.op_as(DynamicSlice)
     if not slices:
-        return Declined("slices are to stay")
+        return Declined("slices=false keeps slices")
     if x.shape.rank == 1:
-        return Declined("its elements are as small as their places")
+        return Declined("its elements are as small as their indices")
     for number, (axis, extent) in enumerate(zip(op.axes, op.out_lens, strict=True)):
         bounds_of = [at(Slice((0,), (number,), (number + 1,)), v) for v in root.inputs[1:]]
         every = places(at, x.shape.dims[axis])

@@ -49,7 +49,7 @@ def across(at: Cursor, x: Instruction, root: Instruction) -> Instruction | Decli
     op, dtype = root.op_as(Lrn), x.shape.dtype
     images, channels, *rest = dims = x.shape.dims
     if bounds(channels)[0] < 1:
-        return Declined("no window fits in no channels")
+        return Declined("there may be no channels")
     data = astype(at, x, at_least_f32(dtype))
     squares = at(Reshape((images, 1, channels, product(rest))), at(Mul(), data, data))
     around = ((op.size - 1) // 2, 0, op.size // 2, 0)

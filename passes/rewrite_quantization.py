@@ -23,7 +23,7 @@ def quantize(at: Cursor, q: Instruction) -> Instruction | Declined:
     wide = at_least_f32(scale.shape.dtype)
     spread = [repeated(at, op, parameter, x) for parameter in (scale, *zero)]
     if None in spread:
-        return Declined("whether the scale is one element or many is not known")
+        return Declined("whether the scale has one element or many is not known")
     factor, *points = [astype(at, v, wide) for v in spread if v is not None]
     result = at(Div(), astype(at, x, wide), factor)
     if not op.to.is_float:
@@ -46,7 +46,7 @@ def dequantize(at: Cursor, dq: Instruction) -> Instruction | Declined:
     to, wide = scale.shape.dtype, at_least_f32(scale.shape.dtype)
     spread = [repeated(at, op, parameter, x) for parameter in (scale, *zero)]
     if None in spread:
-        return Declined("whether the scale is one element or many is not known")
+        return Declined("whether the scale has one element or many is not known")
     factor, *points = (v for v in spread if v is not None)
     # f64 holds every difference of two i32.
     exact = F64 if points and x.shape.dtype.bits >= 32 else wide

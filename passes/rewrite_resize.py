@@ -33,14 +33,14 @@ def repeat(at: Cursor, x: Instruction, resize: Instruction) -> Instruction | Dec
     op = resize.op_as(Resize)
     times = [repeats(op, axis, extent) for axis, extent in enumerate(x.shape.dims)]
     if 0 in times:
-        return Declined("some axis is not a whole number of times as long, each element repeated")
+        return Declined("some axis does not repeat each element a whole number of times")
     new = [axis for axis, k in enumerate(times) if k != 1]
     places = tuple(axis + i + 1 for i, axis in enumerate(new))
     dims: list[Extent] = list(x.shape.dims)
     for axis in reversed(new):
         dims.insert(axis + 1, times[axis])
     if not new:
-        return x if x.shape.dims == resize.shape.dims else Declined("the axes only may be equal")
+        return x if x.shape.dims == resize.shape.dims else Declined("the lengths may differ")
     wide = at(Multibroadcast(tuple(dims)), at(Unsqueeze(places), x))
     return at(Reshape(resize.shape.dims), wide)
 
@@ -50,7 +50,7 @@ def pick(at: Cursor, x: Instruction, resize: Instruction) -> Instruction | Decli
     """Axes of known size are gathered, one after another, at the nearest indices."""
     op = resize.op_as(Resize)
     if op.coordinate_transformation_mode == "tf_crop_and_resize":
-        return Declined("what lies outside of the crop is not an element")
+        return Declined("values outside the crop are not elements of the input")
     pairs = list(zip(x.shape.dims, op.sizes, strict=True))
     if not all(isinstance(e, int) for pair in pairs for e in pair) or 0 in x.shape.dims:
         return Declined("the sizes of the axes are not known")

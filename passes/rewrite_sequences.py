@@ -24,7 +24,7 @@ def row(
     """A member of a sequence that a tensor is split into, row by row, is a row of the tensor."""
     op = cut.op_as(SplitToSequence)
     if x.shape.dtype.is_packed or x.shape.dtype.kind == "string":
-        return Declined("its elements are no numbers of whole bytes")
+        return Declined("its elements are not numbers of whole bytes")
     found = at(ops.Gather(op.axis), x, at(ops.Reshape((1,) if op.keepdims else ()), i))
     same = found.shape.same_type(root.shape)
     return found if same else Declined("the member has dims of its own")

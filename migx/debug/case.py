@@ -116,6 +116,6 @@ def _cut(value: Argument, shape: Shape) -> Argument:
     if value.shape.may_match(shape) or not value.shape.dtype.is_tensor:
         return value
     if value.shape.dtype.is_packed or value.shape.rank != shape.rank:
-        raise ShapeError(f"{value.shape.text} has no beginning that is {shape.text}")
+        raise ShapeError(f"{value.shape.text} cannot be cut to {shape.text}")
     kept = tuple(slice(d if isinstance(d, int) else None) for d in shape.dims)
     return Argument.of(value.array[kept].copy(), value.shape.dtype)

@@ -52,7 +52,7 @@ def quotient(a: Any, b: Any) -> Any:
 
 def _converted(op: Any, x: Array) -> Array:
     if op.to not in (I64, I32):
-        raise DimError(f"dims as {op.to} are data")
+        raise DimError(f"dims convert to i64 and i32 only, not {op.to}")
     return x
 
 
@@ -70,7 +70,7 @@ def _folded(function: Callable[[Any, Any], Any]) -> Callable[..., Array]:
 def _scattered(op: Any, x: Array, indices: Array, updates: Array) -> Array:
     """Dims put among others, as exporters do to count indices along one axis."""
     if indices.dtype == object:
-        raise DimError("where dims are put is not known before they are bound")
+        raise DimError("where dims are scattered is not known before they are bound")
     return own(op, x.astype(object), indices, updates)
 
 

@@ -70,7 +70,7 @@ def placed(graph: GraphWriter, extent: Extent) -> Placed:
 def computed(graph: GraphWriter, extent: Dim) -> Placed:
     """An extent that is no dim of any value: a sum of products."""
     if (symbol := extent.symbol) is not None:
-        raise OnnxError(f"the size {symbol} is not a dim of any value that is there")
+        raise OnnxError(f"the size {symbol} is not a dim of any value in the file")
     total: Placed | None = None
     for monomial, coefficient in sorted(extent.terms, key=lambda term: term[1] < 0):
         factors = [of_atom(graph, atom) for atom in monomial]

@@ -64,7 +64,7 @@ def body_of(
                 _newest(known, version), node.SerializeToString(), types
             )
         except RuntimeError as error:  # its attributes are such that onnx writes no body for it
-            raise OnnxError(f"{named(node)}: ONNX makes no body for it: {error}") from error
+            raise OnnxError(f"{named(node)}: ONNX cannot expand it: {error}") from error
     body: onnx.FunctionProto = onnx.FunctionProto.FromString(text)
     if not body.node:
         given = ", ".join("none" if v is None else v.shape.text for v in inputs)
@@ -82,8 +82,8 @@ def _check_known(node: onnx.NodeProto, inputs: Sequence[Instruction | None]) -> 
     for name, value in zip(node.input, inputs, strict=False):
         if value is not None and not value.shape.dtype.is_tensor and not value.shape.parts:
             raise OnnxError(
-                f"{named(node)}: the rank of what {name!r} holds is not known; its type in the "
-                "model must declare it"
+                f"{named(node)}: the rank of the elements of {name!r} is not known; its type in "
+                "the model must declare it"
             )
 
 

@@ -105,7 +105,7 @@ class GraphWriter:
         write_one = exporters.find(at.op.name)
         try:
             if write_one is None:
-                raise OnnxError(f"nothing says how it is written{_way_out(at)}")
+                raise OnnxError(f"there is no exporter for it{_way_out(at)}")
             made = write_one(Site(at, self))
         except OnnxError as error:
             where = ", ".join(at.origins) or f"module {at.module.name}" if at.module else ""
@@ -149,7 +149,7 @@ class GraphWriter:
         """What stands for an instruction of this module or of one around it."""
         found = self.found(at)
         if not isinstance(found, Value):
-            raise OnnxError(f"{at!r} is no value of an ONNX file")
+            raise OnnxError(f"{at!r} has no value in an ONNX file")
         return found
 
     def parts(self, at: Instruction) -> tuple[Value, ...]:
@@ -287,7 +287,7 @@ def _check_exact(kind: str, attributes: Mapping[str, Any]) -> None:
         numbers = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
         for number in numbers:
             if isinstance(number, float) and float(np.float32(number)) != number:
-                raise OnnxError(f"ONNX {kind} has {name} as f32, which {number} is not")
+                raise OnnxError(f"ONNX {kind} has {name} as f32, which does not hold {number}")
 
 
 def _rename(nodes: Sequence[onnx.NodeProto], names: Mapping[str, str]) -> None:

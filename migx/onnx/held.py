@@ -24,7 +24,7 @@ def declared(name: str, at: Instruction) -> onnx.ValueInfoProto:
     if which is None:
         dtype = element(at)
         if dtype is None:
-            raise OnnxError(f"nothing says what {name!r} holds, a {at.shape.text}")
+            raise OnnxError(f"the element type of {name!r}, a {at.shape.text}, is not known")
         inner.tensor_type.elem_type = tensors.code_of(dtype)
     return onnx.helper.make_value_info(name, kind)
 

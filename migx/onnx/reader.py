@@ -212,7 +212,7 @@ class GraphReader:
             return tensors.host_shape(value.type, f"input {value.name!r}")
         if kind != "tensor_type":
             raise OnnxError(
-                f"input {value.name!r} is no tensor but {kind or 'untyped'}, which "
+                f"input {value.name!r} is not a tensor but {kind or 'untyped'}, which "
                 + ("has no dims to give" if dims is not None else "is not supported")
             )
         tensor = value.type.tensor_type

@@ -63,7 +63,7 @@ def _other_names(
         said.append(f"lacks {len(missing)} weights: {first_few(missing, 5)}")
     if left:
         has = "have" if partial else "has"
-        said.append(f"{has} {len(left)} weights the program has not: {first_few(left, 5)}")
+        said.append(f"{has} {len(left)} weights the program does not have: {first_few(left, 5)}")
     if missing and len(left) > 1:
         said.append(f"for {missing[0]!r} {there_are(missing[0], left)}")
     elif left and not missing:
@@ -124,9 +124,9 @@ def _index_of(path: Path) -> Path | None:
 def _warn_of_fixed(folder: Any, names: list[str]) -> None:
     if names:
         warn(
-            f"{folder} has what lies outside the model's own file: {len(names)} weights in it stay "
-            f"as they were read, {first_few(names, 5)}; write the model with size_threshold=0, or "
-            "call program.make_replaceable() and give them by name",
+            f"{folder} does not have the {len(names)} weights inside the model's own file, which "
+            f"stay as they were read, {first_few(names, 5)}; write the model with size_threshold=0 "
+            "or call program.make_replaceable() and give them by name",
             DataWarning,
         )
 

@@ -112,7 +112,7 @@ def mul_slice(
         return None
     start, end = span
     if any(o is None or not (dim.at_most(end, o[0]) or dim.at_most(o[1], start)) for o in others):
-        return Declined("others read the same columns, or all")
+        return Declined("other users read the same columns, or all")
     at.together((f, root))
     one, rest = at.literal(1, a.shape.dtype), f.shape.dims[out] - end
     ones = [[at(Multibroadcast((n,)), one)] if n != 0 else [] for n in (start, rest)]
@@ -211,7 +211,7 @@ def dot_slice(
         sides.append(sliced(at, side, own))
     cut_constants = [v for v, made in zip((x, y), sides, strict=True) if made is not v]
     if any(is_constant(v) and not is_movable(v) for v in cut_constants):
-        return Declined("others read the whole constant")
+        return Declined("other users read the whole constant")
     return at(Dot(), *sides)
 
 

@@ -46,7 +46,7 @@ def conv_padding(
     if not cut:
         return None
     if is_constant(w) and not is_movable(w):
-        return Declined("others read the whole constant")
+        return Declined("other users read the whole constant")
     if not may_be_finite(w):
         return Declined("a weight is infinite or NaN, and so is what padding makes of it")
     return at(narrowed(op, lengths, spans), x, sliced(at, w, cut))

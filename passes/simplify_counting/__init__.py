@@ -55,9 +55,9 @@ def counted_slice(
     op = root.op_as(ops.DynamicSlice)
     found = cuts(root, Counters())
     if found is None:
-        return Declined("nothing says how long it is")
+        return Declined("its length is not known")
     if x.shape.dtype.is_packed and any(cut.counted for cut in found):
-        return Declined("its elements are no whole bytes")
+        return Declined("its elements are not whole bytes")
     if tuple(cut.length for cut in found) != op.out_lens:
         return Declined("its result has dims of its own")
     for number, (axis, cut) in enumerate(zip(op.axes, found, strict=True)):

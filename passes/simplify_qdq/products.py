@@ -36,7 +36,7 @@ def quant_dot(at: Cursor, dot: Instruction) -> Instruction | Declined:
     x, w = map(factor, dot.inputs)
     last, (depth, width) = dot.shape.rank - 1, dot.inputs[1].shape.dims[-2:]
     if x is None or w is None:
-        return Declined("a side is no view of bytes that are dequantised or widened")
+        return Declined("an input is not a view of bytes that are dequantised or widened")
     columns = columns_of(w, dot.shape.rank)
     if reason := unfit(x, w, columns, depth):
         return Declined(reason)
@@ -55,7 +55,7 @@ def quant_convolution(at: Cursor, convolution: Instruction) -> Instruction | Dec
     x, w = map(factor, convolution.inputs)
     op = convolution.op_as(Convolution)
     if x is None or w is None:
-        return Declined("a side is no view of bytes that are dequantised or widened")
+        return Declined("an input is not a view of bytes that are dequantised or widened")
     if reason := unfit(x, w, 0, product(w.source.shape.dims[1:])):
         return Declined(reason)
     if op.group > 1 and not may_do_without(w):

@@ -41,12 +41,14 @@ def gather_dequantized(
     made = replace(op, axis=behind_indices(op.axis, axis, indices))
     given, single = list(dq.inputs[1:]), scale.shape.elements == 1
     if any((v.shape.elements == 1) != single for v in given):
-        return Declined("the scale and the zero point are not alike")
+        return Declined("the scale and the zero point differ in shape")
     single = single and not op.block  # one block is a block still
     if not single and (op.block or op.axis == axis):
         of_rows = axis == 0 and x.shape.rank == 2 and not op.block
         if op.axis == axis and not (of_rows and isinstance(x.shape.dims[1], int)):
-            return Declined("a scale holds for several of what is picked, or not for whole rows")
+            return Declined(
+                "a scale is shared by several of the elements picked, or not by whole rows"
+            )
         given = [at(Gather(axis), v, indices) for v in given]
     if not single and op.axis == axis:
         last = indices.shape.rank
@@ -65,7 +67,7 @@ def gather_converted(
     if not is_unpacked(x) and not (
         is_constant(x) and x.shape.dtype.bits < convert.shape.dtype.bits
     ):
-        return Declined("the table is not unpacked, nor a constant of fewer bits")
+        return Declined("the table is neither unpacked nor a constant of fewer bits")
     return at(convert.op, at(Gather(axis), x, i))
 
 

@@ -56,7 +56,7 @@ def test_layers_are_skipped_by_name(migx: Migx, model: Path) -> None:
         (("--activations", "int4"), "activations is 'float' or 'int8', not 'int4'"),
         (
             ("--activations", "int8", "--passes", "fuse_int4"),
-            "put quantize_activations behind fuse_int4",
+            "put quantize_activations after fuse_int4",
         ),
         (("--fast-math", "--passes", "fuse_int4"), "gpu::lower{fast_math=true}"),
     ],

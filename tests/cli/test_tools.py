@@ -167,7 +167,7 @@ def test_a_file_of_a_target_that_is_not_here_still_holds_its_program(
 ) -> None:
     mxr = tmp_path / "a.mxr"
     program = api.parse_onnx(model).compile(Elsewhere())
-    with pytest.warns(DataWarning, match="'elsewhere', a name that is not found"):
+    with pytest.warns(DataWarning, match="'elsewhere', which is not found"):
         api.save(program, mxr)
     message = "is compiled for target 'elsewhere', which is not here: no target named 'elsewhere'"
     for words in ["read"], ["opt", "--passes", "tidy"], ["run", "--target", "ref"]:
@@ -182,7 +182,7 @@ def test_a_file_of_a_target_that_is_not_here_still_holds_its_program(
         TargetError, match=rf"{message}.*; migx\.load\(path, compiled=False\) reads"
     ):
         api.load(mxr)
-    with pytest.warns(DataWarning, match="a name that is not found"):
+    with pytest.warns(DataWarning, match="which is not found"):
         api.save(program, mxr, original=False)
     with pytest.raises(TargetError, match="there are: [^;]*$"):
         api.load(mxr)

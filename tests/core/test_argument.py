@@ -317,9 +317,9 @@ def test_rows_of_different_lengths_are_no_array() -> None:
         (1e40, None, r"1e\+40 is no element of f32: it would become inf"),
         (65520, "f16", "65520 is no element of f16: it would become inf"),
         (float("inf"), "f8e4m3fn", "inf is no element of f8e4m3fn: it would become nan"),
-        ("1", "i64", "str is no i64"),
-        (1, "str", "i64 is no str"),
-        (Argument.of(1.0), "i8", r"f32\[\] is of another type than i8"),
+        ("1", "i64", "str does not convert to i64"),
+        (1, "str", "i64 does not convert to str"),
+        (Argument.of(1.0), "i8", r"f32\[\] does not have type i8"),
     ],
 )
 def test_elements_that_another_type_does_not_hold(value: Any, dtype: Any, message: str) -> None:

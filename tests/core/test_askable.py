@@ -60,41 +60,41 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     (
         lambda: on(ops.Relu, on(ops.Relu, name="a"), name="a"),
         TypeError,
-        "a is an instruction and what it reads, which never matches",
+        "a names an instruction and something it reads, which never matches",
     ),
     (
         lambda: on(ops.Concat, name="x").some(on(ops.Relu, x)),
         TypeError,
-        "x is an instruction and w",
+        "x names an instruction and something",
     ),
     (
         lambda: on(ops.Reshape, x, dims=attr("x")),
         TypeError,
-        "x is an attribute and an instruction, which never matches",
+        "x names an attribute and an instruction, which never matches",
     ),
     (
         lambda: on(ops.Add, skip(ops.Convert)(x), on(ops.Softmax, axis=attr("x"))),
         TypeError,
-        "x is an attribute and an instruction",
+        "x names an attribute and an instruction",
     ),
-    (lambda: var("at"), TypeError, "a pattern catches nothing as 'at': to a rule that is where"),
-    (lambda: on(ops.Softmax, axis=attr("at")), TypeError, "catches nothing as 'at'"),
-    (lambda: on(()), TypeError, "a pattern of no operations matches nothing"),
-    (skip, TypeError, "a pattern of no operations matches nothing"),
+    (lambda: var("at"), TypeError, "the name 'at' is reserved for the cursor of a rule"),
+    (lambda: on(ops.Softmax, axis=attr("at")), TypeError, "the name 'at' is reserved"),
+    (lambda: on(()), TypeError, "a pattern needs an operation"),
+    (skip, TypeError, "a pattern needs an operation"),
     (
         lambda: on(Shape),
         TypeError,
         "a pattern takes a class of operations or its name, not .*Shape",
     ),
     (lambda: value(word), TypeError, "a value is a number or a test of the array, not 'x'"),
-    (lambda: member(-1, on(ops.Topk)), TypeError, "members are counted from 0: -1 is none"),
-    (lambda: var("x", word), TypeError, "a test of x is called with it, which 'x' cannot be"),
+    (lambda: member(-1, on(ops.Topk)), TypeError, "the index of a member is 0 or greater, not -1"),
+    (lambda: var("x", word), TypeError, "the test of x must be a function of it, not 'x'"),
     *(
-        (lambda made=made: made(1), TypeError, "has a name, a string, which 1 is not")
+        (lambda made=made: made(1), TypeError, "catches by a name, a string, not 1")
         for made in (var, constant, varying, attr)
     ),
-    (lambda: on(ops.Relu, name=ops.Relu), TypeError, "has a name, a string, which .* is not"),
-    (lambda: value(1.0, 2), TypeError, "has a name, a string, which 2 is not"),  # type: ignore[arg-type]
+    (lambda: on(ops.Relu, name=ops.Relu), TypeError, "catches by a name, a string, not .*"),
+    (lambda: value(1.0, 2), TypeError, "catches by a name, a string, not 2"),  # type: ignore[arg-type]
 ]
 
 

@@ -95,7 +95,7 @@ class Edits(RuleBasedStateMachine):
         old, new = self.pick(data, 0, -1), self.pick(data, 0, -1)
         readers = [at for at in self.list if old in self.reads[at] and at is not new]
         if any(self.place(at) <= self.place(new) for at in readers):
-            with pytest.raises(IRError, match="is not computed before"):
+            with pytest.raises(IRError, match="which does not come before its user"):
                 self.module.replace_instruction(old, new)
             return
         assert self.module.replace_instruction(old, new) is new

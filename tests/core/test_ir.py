@@ -227,7 +227,7 @@ def test_captured_values_have_users_and_can_be_replaced() -> None:
     main.remove_instruction(at["a"])
     verify(program)
     late = main.insert_instruction(at["z"], ops.Exp(), at["x"])
-    with pytest.raises(IRError, match="is not computed before"):
+    with pytest.raises(IRError, match="which does not come before its user"):
         main.replace_instruction(earlier, late)
     with pytest.raises(IRError, match="cannot move .* it would cross"):
         main.move_instruction(earlier, late)
@@ -311,7 +311,7 @@ REFUSED: dict[str, tuple[Callable[[Module, list[Instruction]], Any], str]] = {
     "read itself": (lambda m, v: m.insert_instruction(v[2], ops.Relu(), v[2]),
                     "which does not come before it"),
     "before one elsewhere": (lambda m, v: m.insert_instruction(elsewhere(), ops.Relu(), v[0]),
-                             "is not in module main, so nothing can go before it"),
+                             "is not in module main, so nothing can be added before it"),
     "same parameter": (lambda m, v: m.add_parameter("x", VECTOR),
                        "module main already has a parameter 'x'"),
     "same module": (lambda m, v: m.program.create_module("main"), "already a module 'main'"),
@@ -331,9 +331,9 @@ REFUSED: dict[str, tuple[Callable[[Module, list[Instruction]], Any], str]] = {
                             "is no parameter of module main, whose are: 'x'"),
     "remove what is read": (lambda m, v: m.remove_instruction(v[1]), "1 instructions read it"),
     "replace by a later one": (lambda m, v: m.replace_instruction(v[1], v[3]),
-                               "is not computed before"),
+                               "which does not come before its user"),
     "replace by one elsewhere": (lambda m, v: m.replace_instruction(v[1], elsewhere()),
-                                 "is not computed before"),
+                                 "which does not come before its user"),
     "run before compiling": (lambda m, v: m.program.eval({}), "call program.compile"),
     "two bounds": (lambda m, v: [m.add_parameter(f"p{i}", Shape(F32, (Dim("n", i),)))
                                  for i in (1, 2)] and m.program.symbols(), "dim n is declared as"),
@@ -360,7 +360,7 @@ def test_removed_values_cannot_be_read() -> None:
         program.main.add_instruction(ops.Relu(), gone)
     with pytest.raises(IRError, match="is not in module main"):
         program.main.remove_instruction(gone)
-    with pytest.raises(IRError, match="is not computed before"):
+    with pytest.raises(IRError, match="which does not come before its user"):
         program.main.replace_instruction(y, gone)
 
 

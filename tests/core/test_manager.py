@@ -399,7 +399,7 @@ def test_the_common_parent_of_a_shared_module() -> None:
     yes, no, c = program.modules["yes"], program.modules["no"], main.parameters["c"]
     shared = program.create_module("shared")
     shared.add_return(shared.add_literal(1.0))
-    with pytest.raises(IRError, match="module shared is nobody's argument"):
+    with pytest.raises(IRError, match="module shared is not an argument of any instruction"):
         manager.common_parent(shared)
     yes.add_instruction(ops.If(), c, modules=[shared, shared])
     assert manager.common_parent(shared) is yes

@@ -173,7 +173,7 @@ def test_every_or_some_of_any_number_of_inputs(main: Module) -> None:
         assert caught(pattern, a) is None  # it has no input
     assert str(every) == "concat(every relu(_))"
     assert str(some) == "concat(some relu(x)) {axis}"
-    with pytest.raises(TypeError, match="cannot be what every input is"):
+    with pytest.raises(TypeError, match="cannot match every input"):
         on(ops.Concat).every(var("x"))
 
 

@@ -32,13 +32,13 @@ class Handing(Given):
 def test_a_value_that_the_host_cannot_read() -> None:
     held = [Argument(Shape("f32", (1, 2)), Handle())]
     program = migx.parse(TEXT).compile(running(lambda arguments, slots: held))
-    message = r"target given: run gives a f32\[1, 2\] that holds a Handle, .* elsewhere = True"
+    message = r"target given: run returns a f32\[1, 2\] that holds a Handle, .* elsewhere = True"
     refused(TargetError, message, program.eval, {"x": np.zeros((1, 2), np.float32)})
     deferred = migx.parse(TEXT)
     w = deferred.main.add_literal(np.ones((2, 2), np.float32), name="w", replaceable=True)
     x = deferred.main.parameters["x"]
     deferred.main.add_return(deferred.main.add_instruction(ops.Dot(), x, w))
-    message = r"target handing: copy_to gives a f32\[2, 2\] that holds a Handle"
+    message = r"target handing: copy_to returns a f32\[2, 2\] that holds a Handle"
     made = running(lambda arguments, slots: []).made
     refused(TargetError, message, deferred.compile, Handing(made))
 
@@ -98,5 +98,5 @@ def test_a_target_that_its_name_does_not_find(original: bool, tmp_path: Path) ->
     refused(TargetError, message, migx.load, tmp_path / "a.mxr")
     assert migx.load(tmp_path / "a.mxr", compiled=False) == program
     mine = type("Cpu", (Given,), {})
-    with pytest.warns(DataWarning, match=r"'cpu', a name that stands for migx.targets.cpu.Cpu"):
+    with pytest.warns(DataWarning, match=r"'cpu', which stands for migx.targets.cpu.Cpu"):
         migx.save(migx.parse(TEXT).compile(mine(made)), tmp_path / "b.mxr")

@@ -51,17 +51,17 @@ def test_values_of_modules_that_are_not_around_are_not_read() -> None:
     main, yes, no = (program.modules[name] for name in ("main", "yes", "no"))
     inside = yes.outputs[0]
     for module in (main, no):
-        with pytest.raises(IRError, match="of module yes, which is not around it"):
+        with pytest.raises(IRError, match="of module yes, which does not enclose it"):
             module.add_instruction(ops.Relu(), inside)
     late = main.outputs[0]
     with pytest.raises(IRError, match="does not come before it"):
         yes.add_instruction(ops.Relu(), late)
     loose = program.create_module("loose")
     loose.add_instruction(ops.Relu(), main.parameters["x"])
-    with pytest.raises(IRError, match="not around it"):
+    with pytest.raises(IRError, match="does not enclose it"):
         main.add_instruction(ops.Relu(), next(iter(loose)))
     yes.add_instruction(ops.Relu(), main.parameters["x"])
-    with pytest.raises(ParseError, match="of module yes, which is not around it"):
+    with pytest.raises(ParseError, match="of module yes, which does not enclose it"):
         migx.parse(TEXT.replace("return %1", "%2 = relu(yes:%0)\n  return %2"))
 
 

@@ -412,7 +412,7 @@ def test_a_rule_that_edits_and_then_declines_is_an_error_that_names_it() -> None
         at.module.replace_instruction(relu, at(ops.Abs(), x))
         return Declined("no")
 
-    with pytest.raises(IRError, match="rule half replaced nothing, and changed the program"):
+    with pytest.raises(IRError, match="rule half replaced nothing, but edited the program"):
         rewrite(program.main, half)
 
 

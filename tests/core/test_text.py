@@ -366,7 +366,7 @@ MALFORMED: list[tuple[str, int, int, str]] = [
     (HEAD + "  %0 = @literal() {value=[8]} : i4[1]\n}", 2, 8, "8 is no element of i4: it would be"),
     (HEAD + "  %0 = @literal() {value=[1.0]} : i4[1]\n}", 2, 8, "1.0 is no element of i4"),
     (HEAD + "  %0 = @literal() {value=[2.5]} : f4[1]\n}", 2, 8, "2.5 is no element of f4"),
-    (HEAD + "  %0 = @literal() {value=[[1]]} : f32[1, 1]\n}", 2, 8, "elements stand in one list"),
+    (HEAD + "  %0 = @literal() {value=[[1]]} : f32[1, 1]\n}", 2, 8, "must be one flat list"),
     (HEAD + "  %0 = transpose(x) {permutation=[1, 0]}\n}", 2, 8, "in parentheses, (1, 0)"),
     (HEAD + "  %0 = softmax(x) {axis=[1]}\n}", 2, 8, "softmax: axis is int, not the list [1]"),
     (HEAD + "  %0 = relu(x) $\n}", 2, 16, "found '$'"),

@@ -261,8 +261,8 @@ BREAKS: dict[str, list[tuple[Callable[[Parts], None], str]]] = {
     "inputs_before_users": [
         (later_input, "it reads <neg f32[3]>, which does not come before it"),
         (removed_input, "it reads <relu f32[3]>, which has been removed"),
-        (foreign_capture, "of module yes, which is not around it"),
-        (late_capture, "of module main, which is not around it"),
+        (foreign_capture, "of module yes, which does not enclose it"),
+        (late_capture, "of module main, which does not enclose it"),
     ],
     "users": [
         (uncounted, "does not count how often it is read here"),

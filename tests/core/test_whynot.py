@@ -138,8 +138,8 @@ def test_the_deepest_partial_match_is_drawn_with_what_said_no() -> None:
         ("choice", "unread", "refused", "nobody reads it"),
         ("choice", "%4", "refused", "%2 has no value that may be read"),
         ("picky", "more", "refused", "%3 has no attribute axis"),
-        ("of_a_trait", "minus", "refused", "x has not the trait pointwise"),
-        ("fixed", "%9", "refused", "%8 has not the values that are asked for"),
+        ("of_a_trait", "minus", "refused", "x does not have the trait pointwise"),
+        ("fixed", "%9", "refused", "%8 does not have the values asked for"),
     ],
 )
 def test_each_answer_says_why(name: str, at: str, verdict: str, reason: str) -> None:

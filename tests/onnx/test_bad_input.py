@@ -422,7 +422,7 @@ INPUTS = {
     "sequence of maps": (helper.make_sequence_type_proto(helper.make_map_type_proto(
         TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, [2]))),
                          "input 'x' is a map to more than single values"),
-    "none": (onnx.TypeProto(), "input 'x' is no tensor but untyped"),
+    "none": (onnx.TypeProto(), "input 'x' is not a tensor but untyped"),
 }  # fmt: skip
 
 

@@ -279,7 +279,7 @@ def test_models_agree_within_the_derived_bound(name: str, passes: str, tmp_path:
         assert found.passed, found.problem
 
 
-NO_FORM = {"test_identity_sequence": "nothing says what 'y' holds, a sequence()"}
+NO_FORM = {"test_identity_sequence": "the element type of 'y', a sequence(), is not known"}
 
 
 def test_cases_of_the_suite_survive(tmp_path: Path) -> None:
@@ -391,8 +391,8 @@ def test_all_that_cannot_be_written_is_listed_and_nothing_is(tmp_path: Path) -> 
     assert str(caught.value).splitlines() == [
         "operations that have no ONNX form:",
         "  pooling: ONNX MaxPool takes no i64, at 'pool'",
-        "  elu: ONNX Elu has alpha as f32, which 0.3 is not, at 'elu', 'again'",
-        "  choose_scales: nothing says how it is written, at 'scales'",
+        "  elu: ONNX Elu has alpha as f32, which does not hold 0.3, at 'elu', 'again'",
+        "  choose_scales: there is no exporter for it, at 'scales'",
     ]
     assert not list(tmp_path.iterdir())
 

@@ -93,7 +93,7 @@ def test_nothing_is_finalized_before_it_is_asked_for(template: Program) -> None:
         ({"w1": None}, "the values given lack 1 weights: 'w1'"),
         (
             {"w9": A["w1"]},
-            "have 1 weights the program has not: 'w9'; for 'w9' there are: w1, b1, w2, b2; strict",
+            "1 weights the program does not have: 'w9'; for 'w9' there are: w1, b1, w2, b2; strict",
         ),
         ({"w1": A["w1"][:7]}, r"weight 'w1' is f32\[8, 16\], not f32\[7, 16\]"),
         ({"w1": A["w1"].astype(np.int8)}, r"weight 'w1' is f32\[8, 16\], not i8\[8, 16\]"),

@@ -30,7 +30,7 @@ def construct(site: Site) -> str:
         return site.node("SequenceConstruct", *site.inputs())
     held = element(site.at)
     if held is None:
-        raise site.fail("nothing says what the empty sequence is of")
+        raise site.fail("the element type of the empty sequence is not known")
     return site.node("SequenceEmpty", dtype=tensors.code_of(held))
 
 

@@ -231,9 +231,9 @@ def test_rounding_is_within_half_a_step_and_coarser_is_not() -> None:
         (
             "cpu",
             {"activations": "int8", "passes": "fuse_int4"},
-            "put quantize_activations behind fuse_int4",
+            "put quantize_activations after fuse_int4",
         ),
-        ("gpu", {"activations": "int8"}, "target gpu has no activations but float"),
+        ("gpu", {"activations": "int8"}, "target gpu supports float activations only"),
     ],
 )
 def test_what_cannot_be_is_refused(target: str, options: Asked, message: str) -> None:
