@@ -97,8 +97,8 @@ def test_what_onnxruntime_has_no_kernel_for_on_a_cpu(tmp_path: Path) -> None:
     ("inputs", "said"),
     [
         ([np.repeat(Q, 2, 1), K, V, None, None, *KEPT, whole([PAST])], "one query is wanted"),
-        ([Q, K, V], "past keys go with keys"),
-        ([Q, *OF_ENCODER, None, None, *KEPT, whole([PAST])], "past keys go with keys"),
+        ([Q, K, V], "past keys need keys"),
+        ([Q, *OF_ENCODER, None, None, *KEPT, whole([PAST])], "past keys need keys"),
     ],
 )
 def test_refused_queries(inputs: list[Any], said: str, tmp_path: Path) -> None:

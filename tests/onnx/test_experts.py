@@ -370,7 +370,11 @@ REFUSED: list[tuple[dict[str, Any], list[Array | None], str]] = [
     ({}, [X, SCORES[0], UP, None, DOWN], r"'x1' f32\[4\]: \(tokens, experts\) is wanted"),
     ({}, [X, SCORES, DOWN, None, DOWN], r"'x2' f32\[4, 16, 8\]: \(4, 8, 16\) is wanted"),
     ({}, [X, SCORES, UP, X, DOWN], r"'x3' f32\[3, 16\]: \(4, 8\) is wanted"),
-    ({"activation_type": "tanh"}, [X, SCORES, UP, None, DOWN], "no activation_type 'tanh'; relu"),
+    (
+        {"activation_type": "tanh"},
+        [X, SCORES, UP, None, DOWN],
+        "no activation_type 'tanh'; there are relu",
+    ),
     (
         {"activation_type": "swiglu"},
         [X, SCORES, UP, None, DOWN],

@@ -167,7 +167,7 @@ REFUSED: list[tuple[str, list[Array | None], dict[str, Any], str]] = [
         "LinearAttention",
         [Q, Q, Q],
         {"q_num_heads": 2, "kv_num_heads": 3, "update_rule": "linear"},
-        "2 heads of queries and 3 of values share none",
+        "2 heads of queries, 3 of values: one must divide the other",
     ),
     (
         "LinearAttention",

@@ -478,7 +478,7 @@ LARGE = {
     "a sequence of anything, mapped": (
         """main (seq(float) x) => (seq(float) y) { y = SequenceMap(x) <
             body = b (float[n] u) => (float[n] v) { v = Neg(u) }> }""",
-        "SequenceMap 'y': the rank of what 'x' holds is not known",
+        "SequenceMap 'y': the rank of the elements of 'x' is not known",
     ),
 }
 

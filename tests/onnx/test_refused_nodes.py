@@ -108,7 +108,7 @@ CASES = [
         "Reshape",
         [ROWS, np.array([-1, -1])],
         {"domain": "", "constant": [1]},
-        "dims (-1, -1) leave more than one to be found",
+        "dims (-1, -1) do not determine -1",
     ),
     case(
         "ReduceSum",

@@ -45,7 +45,9 @@ def decoding_attention(node: Node) -> tuple[Instruction, ...]:
     q = headed(node, plus(node, q, biases[0] if biases else None), heads)
     given = (k, v)
     if (node.optional(5) is None) != (k.shape.rank == 4):
-        raise node.fail("past keys go with keys [batch, 1, size], and those of an encoder alone")
+        raise node.fail(
+            "past keys need keys [batch, 1, size]; keys of an encoder (rank 4) take none"
+        )
     if k.shape.rank == 4:
         return attended_to(node, q, given, given)
     k, v = (

@@ -309,4 +309,4 @@ def activated(node: Node, x: Instruction) -> Instruction:
             return self_gated(node, x)
         case "identity":
             return x
-    raise node.fail(f"no activation_type {kind!r}; relu, gelu, silu, swiglu and identity are")
+    raise node.fail(f"no activation_type {kind!r}; there are relu, gelu, silu, swiglu and identity")

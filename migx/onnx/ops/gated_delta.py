@@ -28,7 +28,7 @@ def gated_delta_net(node: Node) -> tuple[Instruction, Instruction]:
     heads, size]. The state [batch, heads, width, size] lies the other way round inside.
     """
     if node.optional(3) is not None:
-        raise node.fail("cu_seqlens is not supported; without it all have as many tokens")
+        raise node.fail("cu_seqlens is not supported: all sequences must have one length")
     node.expect_integers(state_update_capacity=0)
     rule = node.string("update_rule", "gated_delta")
     if rule not in RULES:

@@ -265,7 +265,7 @@ def grouped(
         raise node.fail("qk_output with sliding_window_cache is not supported")
     if mode not in (1, 2):
         raise node.fail(
-            f"no qk_output {mode}; there are 0, 1, before the softmax, and 2, behind it"
+            f"no qk_output {mode}; there are 0, 1 (before the softmax) and 2 (after it)"
         )
     zero = node.literal(0, scores.shape.dtype)
     seen = node.add(ops.Where(), *node.broadcast(allowed, scores, zero)) if mode == 1 else weights

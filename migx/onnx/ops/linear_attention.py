@@ -90,7 +90,7 @@ def read_steps(node: Node) -> Steps:
         raise node.fail(f"no update_rule {rule!r}; there are {', '.join(RULES)}")
     count, heads = node.integer("q_num_heads"), node.integer("kv_num_heads")
     if count < 1 or heads < 1 or (count % heads and heads % count):
-        raise node.fail(f"{count} heads of queries and {heads} of values share none")
+        raise node.fail(f"{count} heads of queries, {heads} of values: one must divide the other")
     q, k, v = (node.convert(node.input(i), F32) for i in range(3))
     if any(x.shape.rank != 3 for x in (q, k, v)):
         raise node.fail("queries, keys and values are [batch, time, heads * size]")
@@ -99,9 +99,7 @@ def read_steps(node: Node) -> Steps:
     width = part(node, 2, v.shape.dims[2], heads)
     keys = k.shape.dims[2] // size
     if not isinstance(keys, int) or keys < 1 or heads % keys:
-        raise node.fail(
-            f"{keys} heads of keys for {heads} of values, which are no multiple of them"
-        )
+        raise node.fail(f"{keys} heads of keys must divide the {heads} of values")
     group = max(count // heads, 1)
     q = node.reshape(q, (batch, length, min(count, heads), group, size))
     k = node.reshape(k, (batch, length, keys, 1, size))

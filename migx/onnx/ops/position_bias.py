@@ -28,8 +28,10 @@ def relative_position_bias(node: Node) -> Instruction:
     both = bool(node.integer("is_bidirectional", 0))
     each = buckets // 2 if both else buckets
     if not isinstance(each, int) or each < 2 or most <= each // 2:
-        raise node.fail(f"{buckets} buckets for a max_distance of {most}: half of those that lie "
-                        "ahead or behind are of one distance each, the others of more")  # fmt: skip
+        raise node.fail(
+            f"{buckets} buckets for a max_distance of {most}: it must exceed half of those of "
+            "one direction, which has 2 or more"
+        )
     query, key = (positions(node, i) for i in (1, 2))
     ahead = binary(node, ops.Sub(), key, node.add(ops.Unsqueeze((1,)), query))
     zero = node.literal(0, I64)

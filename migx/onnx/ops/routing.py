@@ -51,8 +51,8 @@ def in_best_groups(node: Node, scores: Instruction, experts: int) -> Instruction
     """
     groups, most = node.integer("n_group", 1), node.integer("group_topk", 2)
     if groups < 1 or experts % groups or most < 1:
-        raise node.fail(f"group_topk {most} of n_group {groups}, of {experts} experts: groups are "
-                        "of as many experts each, of which some count")  # fmt: skip
+        raise node.fail(f"group_topk {most} of n_group {groups}, of {experts} experts: n_group "
+                        "must divide the experts, and group_topk be 1 or more")  # fmt: skip
     size, tokens = experts // groups, scores.shape.dims[0]
     apart = node.reshape(scores, (tokens, groups, size))
     greatest, _ = node.elements(node.add(ops.Topk(min(most, size), 2), apart), 2)

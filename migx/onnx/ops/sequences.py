@@ -22,8 +22,8 @@ def member(node: Node, whole: Instruction) -> Shape:
         shapes = () if declared is None else tensors.held(declared.type, f"value {name!r}")
         if not shapes:
             raise node.fail(
-                f"the rank of what {whole!r} holds is not known: let the model declare the shape "
-                f"of {name!r}"
+                f"the rank of the elements of {whole!r} is not known: let the model declare the "
+                f"shape of {name!r}"
             )
         held = shapes[0]
     return held

@@ -112,7 +112,7 @@ def resolved(
     if -1 in dims:
         rest = dim.product(d for d in dims if d != -1)
         if dims.count(-1) > 1 or rest == 0:
-            raise node.fail(f"dims {tuple(wanted)} leave more than one to be found")
+            raise node.fail(f"dims {tuple(wanted)} do not determine -1")
         dims[dims.index(-1)] = left_over(x.shape.dims, [d for d in dims if d != -1])
     return tuple(dims)
 
