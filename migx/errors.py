@@ -16,17 +16,15 @@ FEW, MANY = 6, 60
 
 
 class MigxError(Exception):
-    """Base of all errors that the user can mend. The command line prints it without a traceback."""
+    """Base of all errors that the user can fix. The command line prints it without a traceback."""
 
 
 class ShapeError(MigxError, ValueError):
-    """An operation was given shapes it has no meaning for."""
+    """An operation was given shapes it is not defined for."""
 
 
 class FieldError(MigxError, TypeError):
-    """An attribute of an operation, an option of a pass, or a pipeline is given what it cannot
-    be.
-    """
+    """An attribute of an operation, an option of a pass, or a pipeline has an invalid value."""
 
 
 class DimError(MigxError, ValueError):
@@ -42,7 +40,7 @@ class VerifyError(MigxError):
 
 
 class ParseError(MigxError, ValueError):
-    """Text that is no program or pipeline; the message gives line and column."""
+    """Text that is not a program or pipeline; the message gives line and column."""
 
 
 class InputError(MigxError, ValueError):
@@ -58,21 +56,21 @@ class DataError(MigxError, OSError):
 
 
 class DataWarning(UserWarning):
-    """A file that is not quite as it should be: of external data longer than its model needs, or of
-    a program for a target that is not found by its name.
+    """Something about a file that may be wrong: external data longer than its model needs, or a
+    program for a target that is not found by its name.
     """
 
 
 class OnnxWarning(UserWarning):
-    """An ONNX file that leaves out what it should say, where only one thing can be meant."""
+    """An ONNX file omits something that it should say, but only one reading is possible."""
 
 
 class UnknownName(MigxError, LookupError):
-    """Nothing of that name; the message lists those like it, or all there are."""
+    """There is nothing of that name; the message lists similar ones, or all."""
 
 
 class PassError(MigxError):
-    """A pass left a program that does not verify, or changed it and denies it; notes name the
+    """A pass left a program that does not verify, or changed it and returned False; notes name the
     pipeline and the reproducer.
     """
 
@@ -88,7 +86,7 @@ class EvaluationError(MigxError, RuntimeError):
 
 
 class TargetError(MigxError, RuntimeError):
-    """A target cannot do here what is asked of it: a library is missing, or an option is wrong."""
+    """A target cannot do what is asked here: a library is missing, or an option is wrong."""
 
 
 class WeightError(MigxError, ValueError):
@@ -96,7 +94,7 @@ class WeightError(MigxError, ValueError):
 
 
 class AssumptionError(MigxError):
-    """A new weight has not the value that a pass relied on."""
+    """A new weight does not have the value that a pass relied on."""
 
 
 class SealedWeight(MigxError):
@@ -108,7 +106,7 @@ class RewriteLoop(MigxError):
 
 
 class CompatError(MigxError, NotImplementedError):
-    """A script written for another compiler asks, by its API, for what migx does not do."""
+    """A script for another compiler uses a part of its API that migx does not support."""
 
 
 def warn(message: str, category: type[Warning]) -> None:
@@ -144,7 +142,7 @@ def there_are(name: str, known: Iterable[str]) -> str:
             close = difflib.get_close_matches(wanted, there, n=5, cutoff=0)
         found = dict.fromkeys(each for like in close for each in names if folded[each] == like)
         if found:
-            return f"near it: {', '.join([*found][:5])}"
+            return f"similar: {', '.join([*found][:5])}"
     more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
     return f"there are: {', '.join(names[:MANY]) or 'none'}{more}"
 

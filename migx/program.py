@@ -151,7 +151,7 @@ class Program:
     def named(self, name: str) -> list[Instruction]:
         """The instructions of a name: that of the text, ``%3``, or ``body:%3`` in another module, a
         parameter, a weight, or an ONNX node they came from; where nothing is called so, those of
-        the operation of that name. ``UnknownName`` lists what is near it.
+        the operation of that name. ``UnknownName`` lists similar ones.
         """
         from migx.text import named
 

@@ -231,7 +231,7 @@ print(program.compile("ref", passes="simplify_algebra").eval({{"x": np.ones(2, n
         *("1", "True", "error: an entry point names the package 'nowhere"),
         *("1", "True", "error: broken_ops.half cannot be imported: Modul", claimed),
         *("2", "False", claimed),
-        *("2", "False", "error: no operation named 'halves'; near it: les"),
+        *("2", "False", "error: no operation named 'halves'; similar: les"),
         *("0", "True"),
         *("2", "False", "error: broken.divides cannot be imported: ZeroDi"),
         "[-1. -1.]",

@@ -100,7 +100,7 @@ def test_what_programs_read_has_every_case(migx: Migx) -> None:
     ("words", "said"),
     [
         (["--target", "abacus"], "no target named 'abacus'; there are: "),
-        (["--family", "elementwize"], "no family 'elementwize'; near it: elementwise"),
+        (["--family", "elementwize"], "no family 'elementwize'; similar: elementwise"),
         (["teapot", "kettle"], "no case has teapot or kettle in its name"),
         (["--family", "svm"], "no case is of family svm"),
         (["relu", "--family", "real"], "no case of family real has relu in its name"),

@@ -87,11 +87,11 @@ def test_onnx_operators_have_versions(migx: Migx) -> None:
     ("words", "message"),
     [
         (["passes", "fly"], "named 'fly'; there are: "),
-        (["passes", "SimplifyAlgebra"], "near it: simplify_algebra, "),
-        (["ops", "convlution"], "near it: convolution"),
-        (["ops", "Relu"], "near it: relu, "),
+        (["passes", "SimplifyAlgebra"], "similar: simplify_algebra, "),
+        (["ops", "convlution"], "similar: convolution"),
+        (["ops", "Relu"], "similar: relu, "),
         (["targets", "abacus"], "there are: "),
-        (["onnx", "Softmx"], "near it: Softmax"),
+        (["onnx", "Softmx"], "similar: Softmax"),
     ],
 )
 def test_an_unknown_name_lists_the_known(words: list[str], message: str, migx: Migx) -> None:

@@ -138,7 +138,7 @@ def test_data_that_lies_nowhere_goes_beside_the_text(migx: Migx, tmp_path: Path)
             "--against needs an ONNX file, not a.migx",
         ),
         (["fuzz", "--seconds", "1", "--save", "a.onnx/f"], "a.onnx is no folder that can be writ"),
-        (["raed", "MODEL"], "there is no verb 'raed'; near it: read"),
+        (["raed", "MODEL"], "there is no verb 'raed'; similar: read"),
         ([], "required: VERB"),
     ],
 )

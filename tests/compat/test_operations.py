@@ -309,7 +309,7 @@ def test_sizes_up_to_their_bounds() -> None:
 @pytest.mark.parametrize(
     ("name", "attributes", "error", "message"),
     [
-        ("relux", {}, UnknownName, "no operation is named 'relux'; near it: relu"),
+        ("relux", {}, UnknownName, "no operation is named 'relux'; similar: relu"),
         ("relu", {"alpha": 1}, UnknownName, "relu has no attribute 'alpha'; there are: none"),
         ("transpose", {}, ShapeError, "transpose has to be told permutation"),
         ("transpose", {"permutation": 3}, FieldError, r"permutation is tuple\[int, ...\], not 3"),
@@ -403,7 +403,7 @@ def test_macros_that_are_not_there() -> None:
     for name in macros.ABSENT:
         with pytest.raises(CompatError, match=f"there is no macro {name}: "):
             migraphx.macro(name)
-    with pytest.raises(UnknownName, match="no macro is named 'gem'; near it: gemm"):
+    with pytest.raises(UnknownName, match="no macro is named 'gem'; similar: gemm"):
         migraphx.macro("gem")
     with pytest.raises(UnknownName, match="gemm has no attribute 'trans'"):
         migraphx.macro("gemm", trans=True)

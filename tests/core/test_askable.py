@@ -17,9 +17,9 @@ x: Any = var("x")
 word: Any = "x"
 
 WRONG: list[tuple[Any, type[Exception], str]] = [
-    (lambda: on("reluu"), UnknownName, "no operation named 'reluu'; near it: relu"),
-    (lambda: skip("convrt")(x), UnknownName, "no operation named 'convrt'; near it: convert"),
-    (lambda: having("pointwse"), UnknownName, "no trait named 'pointwse'; near it: pointwise"),
+    (lambda: on("reluu"), UnknownName, "no operation named 'reluu'; similar: relu"),
+    (lambda: skip("convrt")(x), UnknownName, "no operation named 'convrt'; similar: convert"),
+    (lambda: having("pointwse"), UnknownName, "no trait named 'pointwse'; similar: pointwise"),
     (
         lambda: on(ops.Transpose, x, permutaton=(1, 0)),
         UnknownName,

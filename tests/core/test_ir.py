@@ -502,7 +502,7 @@ module no() { return main:%1 }
     assert found == {"%1": ["add"], "yes:%0": ["relu"], "x": ["@param"], "w": ["@literal"]}
     assert [at.name for at in program.named("node")] == ["add", "if"]
     assert program.named("relu") == program.named("yes:%0")
-    with pytest.raises(UnknownName, match="is named 'nod', comes from it or is one; near it: node"):
+    with pytest.raises(UnknownName, match="is named 'nod', comes from it or is one; similar: node"):
         program.named("nod")
 
 

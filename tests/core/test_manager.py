@@ -109,7 +109,7 @@ def test_pipelines_as_text(text: str, steps: tuple[Pass, ...], printed: str) -> 
         (
             "dead_code",
             UnknownName,
-            r"no pass(es)? named 'dead_code'; near it: dead_code_elimination",
+            r"no pass(es)? named 'dead_code'; similar: dead_code_elimination",
         ),
         ("seen{depth=1}", ParseError, "pass seen has no option 'depth=1'; its options are none"),
         ("fail{broke=true}", ParseError, "pass fail has no option 'broke=true'; .* broken: bool"),

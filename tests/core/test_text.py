@@ -340,7 +340,7 @@ MALFORMED: list[tuple[str, int, int, str]] = [
     (HEAD + "  return x\n  %0 = relu(x)\n}", 3, 8, "module 'main' has returned before this"),
     (HEAD + "  %0 = relu(%1)\n  %1 = relu(x)\n}", 2, 13, "%1 is read before it is defined"),
     (HEAD + "  %0 = relu(x)\n  %0 = relu(x)\n}", 3, 8, "%0 is defined twice"),
-    (HEAD + "  %0 = rellu(x)\n}", 2, 8, "no operation named 'rellu'; near it: relu"),
+    (HEAD + "  %0 = rellu(x)\n}", 2, 8, "no operation named 'rellu'; similar: relu"),
     (HEAD + "  %0 = add(x)\n}", 2, 8, "add takes 2 inputs, got 1"),
     (HEAD + "  %0 = relu(x) : f32[3, 2]\n}", 2, 8, "relu gives f32[2, 3], the text says f32[3, 2]"),
     (HEAD + "  %0 = relu(x) {slope=1}\n}", 2, 8, "relu has no attribute 'slope'; it has no attri"),

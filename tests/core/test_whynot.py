@@ -186,7 +186,7 @@ module no() {
 
 
 def test_names_that_are_not_there_list_those_near() -> None:
-    with pytest.raises(UnknownName, match="named 'otter'.*near it: outer"):
+    with pytest.raises(UnknownName, match="named 'otter'.*similar: outer"):
         asked("cancel", "otter")
     with pytest.raises(UnknownName, match="has no rule 'nop'.*simplify_reshapes.nop_reshapes"):
         rule_named("simplify_reshapes.nop")
@@ -212,7 +212,7 @@ def test_of_many_names_the_nearest_are_listed_however_far() -> None:
     program = migx.parse(f"module main(x: f32[2]) {{\n{lines}  return x\n}}")
     with pytest.raises(UnknownName) as caught:
         why_not(program, Several, Several.rules.at("neg")[0], "q7")
-    assert str(caught.value).endswith("; near it: %7, %57, %47, %37, %27")
+    assert str(caught.value).endswith("; similar: %7, %57, %47, %37, %27")
 
 
 def test_rules_go_by_name_and_places_by_themselves() -> None:

@@ -75,8 +75,8 @@ def test_a_package_outside_has_its_cases_collected_and_blessed(tmp_path: Path) -
     assert "-  %0 = relu(x) : f32[3]\n-  return %0\n+  return x\n" in again
     assert len(again.splitlines()) < 20
     for wrong, right, said in (
-        ("relu", "rellu", "line 5, column 8: no operation named 'rellu'; near it: relu"),
-        ("simplify_algebra", "simplify", "no pass named 'simplify'; near it:"),
+        ("relu", "rellu", "line 5, column 8: no operation named 'rellu'; similar: relu"),
+        ("simplify_algebra", "simplify", "no pass named 'simplify'; similar:"),
     ):
         file.write_text(text.replace("  %0 = neg(x)", "  %0 = relu(x)").replace(wrong, right))
         again = pytest_run(tmp_path)

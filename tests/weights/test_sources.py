@@ -68,7 +68,7 @@ def under(prefix: str, weights: Mapping[str, Array]) -> dict[str, Array]:
         (
             {"b1": B["b1"], **{f"model.layer.{i}.w1": B["w1"] for i in range(9)}},
             True,
-            "lacks 3 weights: .*; for 'w1' near it: model.layer.0.w1, ",
+            "lacks 3 weights: .*; for 'w1' similar: model.layer.0.w1, ",
         ),
     ],
 )
