@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     from migx.target import get_target
 
     if options.jobs < 1:
-        raise _load.UsageError(f"--jobs {options.jobs}: one process or more")
+        raise _load.UsageError(f"--jobs {options.jobs}: give 1 or more")
     # A name that is not there, or a target that cannot run here, is said at once.
     migx.parse(SMALLEST).compile(get_target(options.target)).eval({"x": [0.0]})
     from migx.testing import conformance, suite

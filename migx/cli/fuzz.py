@@ -71,7 +71,7 @@ def _expect_folder(path: Path) -> None:
     """``UsageError`` where failures could not be saved in a folder, which is made for the first."""
     there = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise _load.UsageError(f"--save {path}: {there} is no folder that can be written to")
+        raise _load.UsageError(f"--save {path}: {there} is not a writable folder")
 
 
 def _pipelines(options: argparse.Namespace) -> list[Pipeline]:

@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     from migx.text import show
 
     if options.stop_after is not None and options.stop_after < 0:
-        raise _load.UsageError(f"--stop-after {options.stop_after}: run no pass, or some")
+        raise _load.UsageError(f"--stop-after {options.stop_after}: give 0 or more")
     pipeline = Pipeline.parse(_wanted(options))
     program = _load.load(options)
     timer, log = Time(), _log(options)
@@ -104,7 +104,7 @@ def _keys(given: str) -> frozenset[str]:
     """The keys in a list, each as ``--trace`` shows them."""
     keys = frozenset(key.strip() for key in given.split(",") if key.strip())
     if wrong := sorted(key for key in keys if not KEY.fullmatch(key)):
-        raise _load.UsageError(f"{wrong[0]!r} is no key of a rewrite: --trace shows them")
+        raise _load.UsageError(f"{wrong[0]!r} is not the key of a rewrite: --trace shows keys")
     return keys
 
 

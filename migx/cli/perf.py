@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     from migx.profile import Profile, can_tell, measured
 
     if options.repeat < 1:
-        raise _load.UsageError(f"--repeat {options.repeat}: run once or more often")
+        raise _load.UsageError(f"--repeat {options.repeat}: give 1 or more")
     _weights.check(options)
     peers = _peers(options)
     program = _load.load(options, to_run=True)

@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     from migx.cli import _inputs
 
     if options.repeat < 1:
-        raise _load.UsageError(f"--repeat {options.repeat}: run once or more often")
+        raise _load.UsageError(f"--repeat {options.repeat}: give 1 or more")
     _weights.check(options)
     program = _load.load(options, to_run=True)
     _weights.have_replaced(program, options)

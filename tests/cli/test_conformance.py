@@ -104,7 +104,7 @@ def test_what_programs_read_has_every_case(migx: Migx) -> None:
         (["teapot", "kettle"], "no case has teapot or kettle in its name"),
         (["--family", "svm"], "no case is of family svm"),
         (["relu", "--family", "real"], "no case of family real has relu in its name"),
-        (["--jobs", "0"], "--jobs 0: one process or more"),
+        (["--jobs", "0"], "--jobs 0: give 1 or more"),
     ],
 )
 def test_what_is_not_there_is_said(migx: Migx, words: list[str], said: str) -> None:

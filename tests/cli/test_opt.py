@@ -93,7 +93,7 @@ def test_stopping_behind_the_last_pass_is_said(migx: Migx, case: Path) -> None:
         (["MODEL"], "say which passes"),
         (["MODEL", "--passes", "fly"], "named 'fly'"),
         (["MODEL", "--passes", "dead_code_elimination{x=1}"], "has no option 'x=1'"),
-        (["MODEL", "--passes", "inline_module", "--stop-after", "-1"], "run no pass, or some"),
+        (["MODEL", "--passes", "inline_module", "--stop-after", "-1"], "give 0 or more"),
         (["nowhere.migx"], "say which passes"),
         (["nowhere.migx", "--passes", ""], "there is no file nowhere.migx"),
     ],

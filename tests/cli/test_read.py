@@ -137,7 +137,7 @@ def test_data_that_lies_nowhere_goes_beside_the_text(migx: Migx, tmp_path: Path)
             ["perf", "a.migx", "--against", "onnxruntime"],
             "--against needs an ONNX file, not a.migx",
         ),
-        (["fuzz", "--seconds", "1", "--save", "a.onnx/f"], "a.onnx is no folder that can be writ"),
+        (["fuzz", "--seconds", "1", "--save", "a.onnx/f"], "a.onnx is not a writable folder"),
         (["raed", "MODEL"], "there is no verb 'raed'; similar: read"),
         ([], "required: VERB"),
     ],

@@ -296,7 +296,7 @@ def test_what_is_not_finite_is_counted(migx: Migx, tmp_path: Path) -> None:
         (["--target", "abacus"], "named 'abacus'; there are: "),
         (["--passes", "fly"], "named 'fly'; there are: "),
         (["--save", "no/folder.npz"], "cannot write no/folder.npz"),
-        (["--repeat", "0"], "run once or more often"),
+        (["--repeat", "0"], "give 1 or more"),
         (["--repeat", "x"], "invalid int value"),
         (["--seed", "-1"], "--seed -1: seeds are 0 or greater"),
         (

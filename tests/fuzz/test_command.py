@@ -151,7 +151,7 @@ def test_a_folder_that_cannot_be_written_to(
     there.touch()
     for folder in (there, there / "below"):
         assert fuzz("--passes", "planted", "--seconds", 1, "--save", folder) == 2
-        told = f"--save {folder}: {there} is no folder that can be written to"
+        told = f"--save {folder}: {there} is not a writable folder"
         assert told in capsys.readouterr().err
     monkeypatch.setattr(Path, "mkdir", refuse)
     assert fuzz("--passes", "planted", "--seconds", 1, "--save", tmp_path / "new") == 1
