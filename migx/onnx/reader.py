@@ -240,7 +240,8 @@ class GraphReader:
             return declared.dim_value
         named = declared_name(declared)
         size = Dim(named) if named else self.fresh(f"{name}.{axis}")
-        return self.model.sizes.get(str(size), size)
+        (symbol,) = dim.symbols(size)
+        return self.model.sizes.get(symbol.name, size)
 
     def fresh(self, hint: str) -> Dim:
         """A symbol of a name that no other has."""

@@ -118,6 +118,14 @@ def test_input_dims_replace_those_of_the_file(tmp_path: Path) -> None:
         migx.parse_onnx(path, {"x": (1,)})
 
 
+def test_names_of_dims_need_not_be_identifiers(tmp_path: Path) -> None:
+    model = model_of("main (float[n, 3] x, float[n, 3] y) => (float[n, 3] z) { z = Add(x, y) }")
+    for value in model.graph.input:
+        value.type.tensor_type.shape.dim[0].dim_param = "batch size"
+    program = migx.parse_onnx(saved(model, tmp_path), {"x": (4, 3)})
+    assert [p.shape for p in program.main.parameters.values()] == [Shape(F32, (4, 3))] * 2
+
+
 def test_what_is_given_for_a_name_holds_in_all_inputs(tmp_path: Path) -> None:
     text = "main (float[n, m] x, float[n, m] y) => (float[n, m] z) { z = Add(x, y) }"
     path = saved(model_of(text), tmp_path)

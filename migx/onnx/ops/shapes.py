@@ -157,7 +157,7 @@ def squeeze(node: Node) -> Instruction:
             any_one = node.add(ops.ReduceAny((0,)), ones)
             x = node.assumed(x, node.reshape(any_one, ()), False)
             node.graph.model.not_one.update(
-                str(d) for d in unknown if isinstance(d, Dim) and d.symbol
+                d.symbol.name for d in unknown if isinstance(d, Dim) and d.symbol
             )
         axes = tuple(i for i, d in enumerate(x.shape.dims) if d == 1)
     return node.add(ops.Squeeze(node.axes(axes or (), x.shape.rank)), x) if axes else x
