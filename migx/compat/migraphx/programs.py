@@ -297,7 +297,7 @@ class program:
         """The results for arguments, or buffers, by the names of the parameters."""
         made = self._compiled()
         inputs, places = self._taken(params)
-        return _put(made.results(made.arguments(inputs)), places)
+        return _put(made.results(made.arguments(inputs)), places, made.target)
 
     def run_async(self, params: Mapping[str, Any], stream: int, stream_name: str) -> list[argument]:
         """The results, there for what is enqueued to the stream afterwards. ``TargetError`` where
@@ -308,7 +308,7 @@ class program:
             raise CompatError(f"a stream is named {known} after its type, not {stream_name!r}")
         made = self._compiled()
         inputs, places = self._taken(params)
-        return _put(made.run_async(inputs, stream), places, stream)
+        return _put(made.run_async(inputs, stream), places, made.target, stream)
 
     def _compiled(self) -> Compiled:
         if self.program._compiled is None:
@@ -392,17 +392,22 @@ PLACE = "main:#output_{}"
 
 
 def _put(
-    results: Sequence[Argument], places: Mapping[int, argument], stream: int | None = None
+    results: Sequence[Argument],
+    places: Mapping[int, argument],
+    target: Any,
+    stream: int | None = None,
 ) -> list[argument]:
-    """Results as arguments, copied to where they are to be put, on the device they are on."""
+    """Results as arguments, copied to where they are to be put on the target's device. Constants
+    and what runs on the host are not there yet.
+    """
     found = [argument(each) for each in results]
     for i, place in places.items():
         result: Any = found[i].value
-        with nullcontext() if stream is None else result.device.on(stream):
-            if result.shape.standard:
-                result.device.move(place.data_ptr(), result.address, int(result.shape.nbytes))
+        with nullcontext() if stream is None else target.device.on(stream):
+            if result.elsewhere and result.shape.standard:
+                target.device.move(place.data_ptr(), result.address, int(result.shape.nbytes))
             else:
-                result.device.upload(place.data_ptr(), np.ascontiguousarray(result.array))
+                target.device.upload(place.data_ptr(), np.ascontiguousarray(result.array))
         found[i] = place
     return found
 

@@ -43,11 +43,12 @@ def test_results_are_put_where_a_script_wants_them(monkeypatch: pytest.MonkeyPat
     main = p.get_main_module()
     x = main.add_parameter("x", migraphx.shape(lens=[2, 3]))
     moved = main.add_instruction(migraphx.op("transpose", permutation=[1, 0]), [x])
-    main.add_return([main.add_instruction(migraphx.op("relu"), [x]), moved])
+    constant = main.add_literal(np.array([5.0, 6.0], np.float32))
+    main.add_return([main.add_instruction(migraphx.op("relu"), [x]), moved, constant])
     assert p.get_parameter_names() == ["x"]
     p.compile(migraphx.get_target("gpu"), offload_copy=False)
     shapes = p.get_parameter_shapes()
-    assert list(shapes) == ["x", "main:#output_0", "main:#output_1"]
+    assert list(shapes) == ["x", *(f"main:#output_{i}" for i in range(3))]
     assert shapes["main:#output_1"].lens() == [3, 2]
     placed = {name: migraphx.allocate_gpu(shape) for name, shape in shapes.items()}
     given = np.arange(6, dtype=np.float32).reshape(2, 3) - 2
@@ -58,7 +59,7 @@ def test_results_are_put_where_a_script_wants_them(monkeypatch: pytest.MonkeyPat
     }
     for results in (p.run(placed), p.run(pointed), p.run_async(placed, 0, "ihipStream_t")):
         migraphx.gpu_sync()
-        for i, wanted in enumerate((np.maximum(given, 0), given.T)):
+        for i, wanted in enumerate((np.maximum(given, 0), given.T, np.array([5.0, 6.0]))):
             place = placed[f"main:#output_{i}"]
             assert np.array_equal(np.array(place), wanted)
             assert results[i].data_ptr() == place.data_ptr()
