@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import migx.compat.migraphx as migraphx
-from migx import Shape
+from migx import Dim, Shape
 from migx.errors import CompatError, ParseError, ShapeError
 
 ENUM = """
@@ -130,7 +130,12 @@ def test_dims_that_are_computed() -> None:
     assert [s.dyn_dims()[0].max for s in found.values()] == [4, 3]
 
 
-@pytest.mark.parametrize("text", ["m", "n +", "n n", "n]", "", "2.5"])
+def test_dims_that_have_no_lower_bound_begin_at_0() -> None:
+    made = migraphx.shape.of(Shape("f32", (Dim("a") - Dim("b"),))).dyn_dims()[0]
+    assert (made.min, made.max) == (0, 2**64 - 1)
+
+
+@pytest.mark.parametrize("text", ["n - 9", "m", "n +", "n n", "n]", "", "2.5"])
 def test_dims_that_cannot_be_computed(text: str) -> None:
     bounds = migraphx.shape.dynamic_dimension(1, 4)
     with pytest.raises((ParseError, ShapeError)):

@@ -105,9 +105,11 @@ class dynamic_dimension:
     def _hold(self, extent: Extent) -> None:
         """Takes over an extent, with its bounds, and the optimals of a symbol."""
         low, high = dim.bounds(extent)
+        if high < 0:
+            raise ShapeError(f"a dim of {extent} is below 0, whatever its symbols are")
         self.expression = extent if isinstance(extent, Dim) else None
         symbol = self.expression.symbol if self.expression is not None else None
-        self.min, self.max = max(int(low), 0), UNBOUNDED if high == math.inf else int(high)
+        self.min, self.max = int(max(low, 0)), UNBOUNDED if high == math.inf else int(high)
         self.optimals = set(symbol.optimals if symbol else ())
 
     @property
