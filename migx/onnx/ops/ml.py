@@ -319,15 +319,26 @@ def trees(
     x = x if x.shape.dtype.is_float else node.convert(x, F32)
     features, modes, splits, yes, no, missing = tests
     if not all(0 <= mode < len(COMPARISONS) for mode in modes):
-        raise node.fail(f"there is no comparison of number {max(modes, key=abs)}")
+        raise node.fail(f"it has a comparison of number {max(modes, key=abs)}, which there is not")
+    modes, splits, missing = without_nan(modes, splits, missing)
     holds = np.asarray(COMPARISONS, np.uint8)[np.asarray(modes, np.int64)]
-    holds |= (np.asarray(missing) != 0) * np.uint8(UNORDERED)
+    holds |= missing * np.uint8(UNORDERED)
     ways = np.stack([no, yes], axis=1).astype(np.int32)
     held: list[Array] = [np.asarray(features, np.int32), holds, splits, ways, weights]
     literals = [node.literal(v) for v in (*held, np.asarray(roots, np.int32))]
     if len(holds) and (holds == holds[0]).all():  # which kernels are told by there being one alone
         literals[1] = node.broadcast_to(node.literal(holds[:1]), (len(holds),))
     return node.add(ops.TreeEnsemble(aggregate.lower()), x, *literals)
+
+
+def without_nan(modes: Array, splits: Array, missing: Array) -> tuple[Array, Array, Array]:
+    """The same tests, none with NaN: a number compared with that holds only for !=, which always
+    does, so that it says as little as how it lies to infinity.
+    """
+    never = np.isnan(splits)
+    always = never & (modes == MODES["NEQ"])
+    modes = np.where(always, MODES["LEQ"], np.where(never, MODES["GT"], modes))
+    return modes, np.where(never, splits.dtype.type(np.inf), splits), always | (missing != 0)
 
 
 @importer("TreeEnsemble", domain=DOMAIN, since=5)
