@@ -148,7 +148,7 @@ class PassManager:
         self.program, self.observers, self.log = program, listed(observers), log
         self.constants = Constants(program)
         self._running: list[Pass] = []
-        self._changes_left = 0
+        self._allow_changes()
 
     def run(
         self,
@@ -202,7 +202,6 @@ class PassManager:
             return inner.drive(lambda each, _: self.run_pass(each))
         self._check_constants()
         self._running.append(step)
-        self._changes_left = 1000 + 20 * self.program.size
         try:
             with sealed(self.program) if DEBUG else nullcontext():
                 changed = self._applied(step)
@@ -244,6 +243,7 @@ class PassManager:
         """Runs a pass over all modules, or some, except those marked ``bypass``; says whether it
         changed any.
         """
+        self._allow_changes()
         changed = False
         for module in self.modules() if modules is None else modules:
             if module.bypass or self.program.modules.get(module.name) is not module:
@@ -253,6 +253,10 @@ class PassManager:
                 remove_dead_code(module)
                 changed = True
         return changed
+
+    def _allow_changes(self) -> None:
+        """Begins to count changes anew, which a pass makes a limited number of."""
+        self._changes_left = 1000 + 20 * self.program.size
 
     def _answer(self, answer: Any, revision: int, step: Pass, method: str) -> bool:
         """What a method of a pass says of whether it changed anything; ``PassError`` where it has

@@ -264,18 +264,18 @@ def test_a_change_without_a_rule_is_an_event_and_can_be_skipped() -> None:
     assert not skipped.events
 
 
+def put_relu(at: Instruction) -> list[Instruction]:
+    made = at.owner.insert_instruction(at, ops.Relu(), *at.inputs)
+    return [at.owner.replace_instruction(at, made)]
+
+
 class Endless(Pass):
     """Takes what it has replaced for what is still to be replaced."""
 
     def apply(self, module: Module, manager: PassManager) -> bool:
         """Replaces the first neg for as long as there is one."""
-
-        def make(at: Instruction) -> list[Instruction]:
-            made = module.insert_instruction(at, ops.Relu(), *at.inputs)
-            return [module.replace_instruction(at, made)]
-
         while found := next((at for at in module if at.name == "neg"), None):
-            manager.change(self, "relu", found, partial(make, found))
+            manager.change(self, "relu", found, partial(put_relu, found))
         return True
 
 
@@ -283,6 +283,18 @@ def test_a_pass_that_does_not_end_is_an_error() -> None:
     said = r"pass endless makes changes without end, the last, relu, at\n  neg(.*\n)+  which nobody"
     with pytest.raises(RewriteLoop, match=said):
         migx.run_passes(program_of(CHOICE), [Endless()])
+
+
+@pytest.mark.parametrize("run", ["apply", "run_pass"])
+def test_a_pass_may_be_applied_without_a_pipeline(run: str) -> None:
+    class Once(Pass):
+        def apply(self, module: Module, manager: PassManager) -> bool:
+            at = next((at for at in module if at.name == "neg"), None)
+            return at is not None and manager.change(self, "relu", at, partial(put_relu, at))
+
+    program = program_of("module main(x: f32[2]) { %0 = neg(x) return %0 }")
+    assert getattr(PassManager(program), run)(Once())
+    assert [at.name for at in program.main] == ["@param", "relu", "@return"]
 
 
 def test_the_revision_counts_every_change() -> None:
