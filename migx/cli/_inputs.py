@@ -82,8 +82,8 @@ def _element(word: str, text: str, shape: Shape) -> float:
     """The value of all elements of an input."""
     dtype = shape.dtype
     try:
-        if dtype.is_float:
-            return float(text)
+        if dtype.is_float and _holds(dtype, number := float(text)):
+            return number
         if dtype is BOOL or dtype.is_integer:
             least, most = integers_of(dtype)
             if least <= (value := int(text)) <= most:
@@ -91,6 +91,13 @@ def _element(word: str, text: str, shape: Shape) -> float:
     except ValueError:
         pass  # said below, as is what does not fit
     raise UsageError(f"--fill {word!r}: {text!r} cannot be an element of {shape.text}")
+
+
+def _holds(dtype: DType, number: float) -> bool:
+    """Whether a number is no other kind of one in a float type, such as infinite."""
+    with np.errstate(over="ignore"):
+        held = np.asarray(number).astype(dtype.numpy)
+    return all(bool(kind(held)) is bool(kind(number)) for kind in (np.isnan, np.isinf))
 
 
 def _told(

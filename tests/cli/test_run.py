@@ -235,17 +235,20 @@ def test_inputs_are_filled_with_one_number(migx: Migx, tmp_path: Path) -> None:
     [
         (["x=1", "x=2"], "--fill 'x=2': input 'x' is given twice"),
         (["1"], "--fill '1': give an input and the value of its elements, such as mask=1; the in"),
-        (["y=1"], "the inputs are x, i"),
+        (["y=1"], "the inputs are x, i, h, q"),
         (["x=one"], "--fill 'x=one': 'one' cannot be an element of f32[2]"),
         (["i=300"], "--fill 'i=300': '300' cannot be an element of u8[]"),
         (["i=0.5"], "--fill 'i=0.5': '0.5' cannot be an element of u8[]"),
+        (["h=70000"], "--fill 'h=70000': '70000' cannot be an element of f16[]"),
+        (["q=inf"], "--fill 'q=inf': 'inf' cannot be an element of f8e4m3fn[]"),
     ],
 )
 def test_what_inputs_cannot_be_filled_with(
     migx: Migx, tmp_path: Path, words: list[str], message: str
 ) -> None:
     case = tmp_path / "case.migx"
-    case.write_text("module main(x: f32[2], i: u8[]) { return x, i }")
+    inputs = "x: f32[2], i: u8[], h: f16[], q: f8e4m3fn[]"
+    case.write_text(f"module main({inputs}) {{ return x, i, h, q }}")
     result = migx("run", case, *(each for word in words for each in ("--fill", word)))
     assert (result.code, message in result.err) == (2, True)
 
