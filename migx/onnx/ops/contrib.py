@@ -9,6 +9,7 @@ from functools import reduce
 
 from migx import ops
 from migx.builders import parted
+from migx.dim import may_equal
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
@@ -60,8 +61,7 @@ def swiglu(node: Node) -> Instruction:
     gate, up = node.input(0), node.optional(1)
     dtype, limit = gate.shape.dtype, node.number("limit", 0.0)
     if up is None:
-        half = gate.shape.dims[-1] // 2
-        gate, up = parted(node, gate, (half, half))
+        gate, up = halves(node, gate)
     gate, up = (node.convert(v, F32) for v in (gate, up))
     if limit > 0:
         most = node.scalar(limit, up)
@@ -74,13 +74,18 @@ def swiglu(node: Node) -> Instruction:
     return node.convert(node.add(ops.Mul(), opened, up), dtype)
 
 
+def halves(node: Node, x: Instruction) -> list[Instruction]:
+    """The two halves of the last axis."""
+    if not x.shape.rank or not may_equal(x.shape.dims[-1] % 2, 0):
+        raise node.fail(f"{x.shape} has no last axis of two halves")
+    half = x.shape.dims[-1] // 2
+    return parted(node, x, (half, half))
+
+
 @importer("BiasSplitGelu", domain=DOMAIN)
 def bias_split_gelu(node: Node) -> Instruction:
     """The first half of the channels of x + bias, times the gelu of the second."""
-    x = summed(node, 0, 1)
-    axis, half = x.shape.rank - 1, x.shape.dims[-1] // 2
-    left = node.add(ops.Slice((axis,), (0,), (half,)), x)
-    right = node.add(ops.Slice((axis,), (half,), (x.shape.dims[-1],)), x)
+    left, right = halves(node, summed(node, 0, 1))
     return node.add(ops.Mul(), left, delegated(node, "Gelu", right))
 
 
