@@ -319,7 +319,7 @@ def trees(
     x = x if x.shape.dtype.is_float else node.convert(x, F32)
     features, modes, splits, yes, no, missing = tests
     if not all(0 <= mode < len(COMPARISONS) for mode in modes):
-        raise node.fail(f"it has a comparison of number {max(modes, key=abs)}, which there is not")
+        raise node.fail(f"there is no comparison of number {max(modes, key=abs)}")
     modes, splits, missing = without_nan(modes, splits, missing)
     holds = np.asarray(COMPARISONS, np.uint8)[np.asarray(modes, np.int64)]
     holds |= missing * np.uint8(UNORDERED)
