@@ -14,13 +14,13 @@ from operator import and_
 
 from migx.dim import Extent
 from migx.ir import Instruction
-from migx.ops.builtin import Literal
 from migx.ops.layout import Multibroadcast
 from migx.ops.trees import FAULT, SILENT, TreeEnsemble
 from migx.targets.cpu.emit import F32, F64, I64, Type, Value
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of, type_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
+from migx.weights import value_of
 
 ROWS = 64
 """How many rows a tile has."""
@@ -49,11 +49,9 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
 def _test_of_all(tests: Instruction) -> int | None:
     """The test that all nodes make, where there is one and it is fixed."""
     if isinstance(tests.op, Multibroadcast):
-        (tests,) = tests.inputs
-    fixed = isinstance(tests.op, Literal) and not tests.op.replaceable
-    if not fixed or tests.shape.elements != 1:
-        return None
-    return int(tests.op_as(Literal).value.array.reshape(-1)[0]) % len(FLOATS)
+        tests = tests.inputs[0]
+    known = value_of(tests) if tests.shape.elements == 1 else None
+    return None if known is None else int(known.array.item()) % len(FLOATS)
 
 
 class _Writer:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from migx.dim import Extent
 from migx.fusion.outlining import source, viewed
 from migx.ir import Instruction
-from migx.ops.builtin import Literal
 from migx.ops.layout import Reshape, Slice
 from migx.ops.packing import FLAT, UnpackInt4
 from migx.ops.quantization import DequantizeLinear
@@ -19,6 +18,7 @@ from migx.shape import DType, row_major
 from migx.targets.cpu.emit import I8, Type, Value
 from migx.targets.cpu.kernel import Frame, behind, memory_of
 from migx.targets.cpu.parts import elements
+from migx.weights import value_of
 
 
 @dataclass(frozen=True)
@@ -155,10 +155,8 @@ def of_neighbours(of: WeightGroup, shown: Instruction, columns: int) -> Paramete
 
 def _number(value: Instruction) -> float | None:
     """The number that a fixed literal of one element holds; None for others."""
-    fixed = isinstance(value.op, Literal) and not value.op.replaceable
-    if not fixed or value.shape.elements != 1:
-        return None
-    return float(value.op_as(Literal).value.elements.reshape(-1)[0])
+    known = value_of(value) if value.shape.elements == 1 else None
+    return None if known is None else float(known.elements.reshape(-1)[0])
 
 
 def block_of(linear: Instruction, axis: int, whole: int) -> int:

@@ -93,6 +93,21 @@ def test_one_test_for_all_nodes(test: int) -> None:
     assert len({each.tobytes() for each in found}) == 1
 
 
+def test_one_test_for_as_many_nodes_as_a_run_tells() -> None:
+    held = forest(2, "f4", "f4")
+    program = migx.Program()
+    main = program.main
+    x = main.add_parameter("x", migx.Shape("f32", (Dim("n"), FEATURES)))
+    dims = main.add_parameter("dims", migx.Shape("i64", (1,)))
+    literals = [main.add_literal(value) for value in held]
+    test = main.add_literal(np.array([12], np.uint8))
+    literals[1] = main.add_instruction(ops.Multibroadcast((Dim("nodes"),)), test, dims)
+    main.add_return(main.add_instruction(ops.TreeEnsemble(), x, *literals))
+    given = {"x": values("f32", 5), "dims": np.array([len(held[0])])}
+    (wanted,) = program.copy().compile("ref").eval(given)
+    assert np.array_equal(program.compile("cpu").eval(given)[0], wanted)
+
+
 def test_no_trees_and_one_target() -> None:
     for operands in (forest(1, "f4", "f4", 1), [*forest(1, "f4", "f4")[:-1], np.zeros(0, "i4")]):
         program = program_of("f32", operands)
