@@ -23,7 +23,7 @@ from migx.base import kept
 from migx.base.mapping import GIVE_BACK
 from migx.errors import TargetError
 
-VERSION = 3
+VERSION = 4
 """Counts changes to how text becomes an object, and to how kernels are written down, which make
 what has been kept before worthless.
 """
