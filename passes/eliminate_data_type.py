@@ -34,10 +34,11 @@ class EliminateDataType(Retyping):
         to = DType.of(self.to)
         for dtype in self._dtypes():
             floats = dtype.is_float and to.is_float
-            if not floats and not (dtype.is_integer and to.is_integer and holds(to, dtype)):
+            fits = floats or (dtype.is_integer and to.is_integer and holds(to, dtype))
+            if dtype is to or not fits:
                 raise FieldError(
-                    f"pass eliminate_data_type: {self.to} cannot take the place of {dtype}: give a "
-                    "float type for floats, for integers one that holds all of theirs"
+                    f"pass eliminate_data_type: {self.to} cannot take the place of {dtype}: give an"
+                    "other float type for floats, for integers another that holds all of theirs"
                 )
         super().__post_init__()
 
