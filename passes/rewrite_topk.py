@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import isqrt
 
 import numpy as np
 
@@ -52,8 +53,9 @@ def parts(n: int, k: int) -> int:
     def compared(count: int) -> int:
         return n * (n // count) + (count * k) ** 2
 
-    divisors = (count for count in range(2, n // k + 1) if n % count == 0)
-    found = min(divisors, key=compared, default=1)
+    small = [count for count in range(1, isqrt(n) + 1) if n % count == 0]
+    divisors = (*small, *(n // count for count in reversed(small)))
+    found = min((d for d in divisors if 1 < d <= n // k), key=compared, default=1)
     return found if GAIN * compared(found) <= n * n else 1
 
 
