@@ -432,23 +432,21 @@ class _Writer:
 
     def _alive(self, t: Value, row: Value) -> Value | None:
         """Whether a sequence is as long as that; None where all are."""
-        length = self._length(row)
-        return None if length is None else t < length
+        lengths = self._lengths()
+        return None if lengths is None else t < self._length(lengths, row)
 
-    def _length(self, row: Value) -> Value | None:
-        """How long a sequence is; None where all are as long as there is time."""
-        lengths = self._operand("sequence_lens", self.f.as_index(0))
-        if lengths is None:
-            return None
+    def _lengths(self) -> Matrix | None:
+        """How long sequences are; None where all are as long as there is time."""
+        return self._operand("sequence_lens", self.f.as_index(0))
+
+    def _length(self, lengths: Matrix, row: Value) -> Value:
         return self.f.cast(self.f.load(lengths.at(0, row), memory_of(lengths.dtype)), I64)
 
     def _longest(self) -> Value:
         """The time after which no sequence goes on."""
-        f, time = self.f, self.frame.extent(self.time)
-        if self._length(f.as_index(0)) is None:
+        f, time, lengths = self.f, self.frame.extent(self.time), self._lengths()
+        if lengths is None:
             return time
         with f.loop(0, self.frame.extent(self.batch), carry=[f.as_index(0)]) as row:
-            length = self._length(row.index)
-            assert length is not None
-            row.carry(f.maximum(row.carried[0], length))
+            row.carry(f.maximum(row.carried[0], self._length(lengths, row.index)))
         return f.minimum(row.carried[0], time)

@@ -147,7 +147,7 @@ class _PutSlices(_Put):
             inside = f.const(I1, 1)
             for axis in range(width):
                 to[axis], fits = index_at(frame, start + step * axis, made.dims[axis])
-                inside = fits if axis == 0 else inside & fits
+                inside = inside & fits
             fail_outside(frame, inside, range(width))
             with f.when(inside):
                 self._slice(self.offset(updates, places), self.offset(made, to))
