@@ -27,6 +27,14 @@ def test_functions_of_one_float(name: str, dtype: str) -> None:
     holds(f"module main(x: {dtype}[n, 37]) {{\n %0 = {name}(x)\n return %0\n}}", {"n": 31})
 
 
+@pytest.mark.parametrize("dtype", FLOATS[:3])
+@pytest.mark.parametrize("name", ["asinh", "atanh", "sinh"])
+def test_odd_functions_keep_their_digits_near_0(name: str, dtype: str) -> None:
+    sizes = np.logspace(-7 if dtype == "f16" else -37, -0.1, 300)
+    x = np.concatenate([sizes, -sizes]).astype(migx.Shape(dtype, ()).dtype.numpy)
+    holds(f"module main(x: {dtype}[600]) {{\n %0 = {name}(x)\n return %0\n}}", x=x)
+
+
 SPECIAL_OF = ("abs", "exp", "isnan", "nearbyint", "relu", "rsqrt", "sigmoid", "sign", "tanh")
 INFINITE = ("isinf", "isinf {detect_negative=false}", "isinf {detect_positive=false}")
 
