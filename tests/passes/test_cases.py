@@ -85,6 +85,6 @@ def test_a_case_that_cannot_be_run_says_why_and_where(tmp_path: Path) -> None:
     (tmp_path / "text.migx").write_text(text.replace("relu", "rellu"))
     (tmp_path / "pipeline.migx").write_text(text.replace("_algebra", ""))
     said = pytest_run(tmp_path)
-    assert "line 4, column 8: no operation named 'rellu'; near it: relu" in said
-    assert "no pass named 'simplify'; near it:" in said
+    assert "line 4, column 8: no operation named 'rellu'; similar: relu" in said
+    assert "no pass named 'simplify'; similar:" in said
     assert "Error" not in said
