@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import ClassVar
 
-import ml_dtypes
-
 from migx import op as operations
 from migx import plugins
 from migx.builders import Builder, full_like
@@ -16,6 +14,7 @@ from migx.manager import Pass, PassManager
 from migx.op import Operation
 from migx.ops.builtin import GetTupleElem
 from migx.ops.pointwise import Clip, Convert
+from migx.ops.quantization import limits
 from migx.passes.eliminate_convert import holds
 from migx.shape import TUPLE, DType, Shape
 from migx.weights import is_constant, value_of
@@ -115,7 +114,7 @@ class Retyping(Pass):
         if isinstance(value.op, Convert) and value.inputs[0].shape.dtype is to and holds(given, to):
             return value.inputs[0]
         if constant and to.is_float and not holds(to, given):
-            limit = float(ml_dtypes.finfo(to.numpy).max)  # type: ignore[no-untyped-call]
+            _, limit = limits(to)
             if not _is_within(value, limit):
                 value = at(Clip(), value, *(full_like(at, value, end) for end in (-limit, limit)))
         return at(Convert(to), value)

@@ -6,11 +6,11 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
-import ml_dtypes
 import numpy as np
 
 from migx.argument import Argument
 from migx.ops.builtin import Literal
+from migx.ops.quantization import limits
 from migx.program import Program
 from migx.shape import F16, DType
 from migx.testing.draws import Dice
@@ -74,15 +74,11 @@ def _replaced(value: Argument, dice: Dice) -> Argument:
 
 
 def _kinds(dtype: DType) -> tuple[tuple[float, ...], ...]:
-    large, steep = _large(dtype), 1.2 * math.log(_most(dtype))
+    large, steep = _large(dtype), 1.2 * math.log(limits(dtype)[1])
     numbers = (np.inf, -np.inf), (0.0, -0.0), (large, -large), (1 / large, -1 / large)
     return *numbers, (steep, -steep), (np.nan,)
 
 
 def _large(dtype: DType) -> float:
     """With 0.8 of the exponents there is room for sums, and for factors that are not large."""
-    return math.pow(_most(dtype), 0.8)
-
-
-def _most(dtype: DType) -> float:
-    return float(ml_dtypes.finfo(dtype.numpy).max)  # type: ignore[no-untyped-call]
+    return math.pow(limits(dtype)[1], 0.8)

@@ -10,10 +10,10 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, TypeAlias
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from migx.ops.quantization import limits
 from migx.shape import F32, DType
 
 Doubles: TypeAlias = NDArray[Any]
@@ -35,7 +35,7 @@ def ends(dtype: DType) -> tuple[float, float]:
     between the operations of a kernel, and is out of range where that is.
     """
     with np.errstate(over="ignore"):
-        limit = np.float64(ml_dtypes.finfo(dtype.numpy).max)  # type: ignore[no-untyped-call]
+        limit = np.float64(limits(dtype)[1])
         margin = limit ** (1 / 6) if dtype.bits > 8 else 1.0
         beyond = ends(F32)[1] if dtype.bits == 16 else limit * margin
         return float(limit / margin), float(beyond)

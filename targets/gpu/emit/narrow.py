@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import ml_dtypes
-
+from migx.ops.quantization import limits
 from migx.shape import F4, F8E4M3FN, F8E4M3FNUZ, F8E5M2, F8E5M2FNUZ, F8E8M0, DType
 
 MANTISSA, BIAS = 23, 127
@@ -97,7 +96,7 @@ def rounded(x: str, dtype: DType, *, saturate: bool) -> str:
     """The number of the format that is nearest to an f32, halves to even. One that is too large is
     the largest with ``saturate``; without, infinite or NaN.
     """
-    this, largest = FORMATS[dtype], float(ml_dtypes.finfo(dtype.numpy).max)  # type: ignore[no-untyped-call]
+    this, (_, largest) = FORMATS[dtype], limits(dtype)
     size = f"tl.minimum(tl.abs({x}), {largest if saturate else 4 * largest})"
     exponent = f"tl.maximum({BITS.format(x=size)} >> {MANTISSA}, {BIAS + 1 - this.bias})"
     digits = f"(({exponent} + {this.shift}) << {MANTISSA}).to(tl.float32, bitcast=True)"
