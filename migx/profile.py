@@ -106,9 +106,12 @@ def measured(made: Compiled, arguments: Mapping[str, Argument], runs: int = 1) -
     ``TargetError`` where the target cannot tell.
     """
     executable = made.executable
-    if not can_tell(made):
+    if isinstance(executable, Profiled):
+        profile = executable.profile
+    elif isinstance(executable, Traced):
+        profile = partial(_traced, made, executable)
+    else:
         raise TargetError(f"target {made.context.target.name} does not say what its runs cost")
-    profile = getattr(executable, "profile", None) or partial(_traced, made)
     made.results(arguments)
     with made.weights.reading() as slots:
         found = [profile(arguments, slots) for _ in range(runs)]
@@ -116,7 +119,10 @@ def measured(made: Compiled, arguments: Mapping[str, Argument], runs: int = 1) -
 
 
 def _traced(
-    made: Compiled, arguments: Mapping[str, Argument], slots: Mapping[str, Argument]
+    made: Compiled,
+    executable: Traced,
+    arguments: Mapping[str, Argument],
+    slots: Mapping[str, Argument],
 ) -> Profile:
     """A run that is traced: each instruction took what passed since the result before it."""
     main, target, costs = made.program.main, made.context.target, list[Cost]()
@@ -133,7 +139,7 @@ def _traced(
             costs.append(Cost(at, at.op.name if own else "", took, *amounts))
         last = time.perf_counter()
 
-    made.executable.trace(arguments, seen, slots)  # type: ignore[attr-defined]
+    executable.trace(arguments, seen, slots)
     return Profile(tuple(costs))
 
 

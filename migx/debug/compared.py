@@ -13,6 +13,7 @@ from migx.argument import Argument
 from migx.binding import check_inputs
 from migx.compiler import compiled
 from migx.errors import InputError
+from migx.profile import Traced
 from migx.program import Program
 from migx.target import Target
 from migx.testing.bounds import NONE, Approximations, Comparison, TensorBounds, compare
@@ -41,8 +42,9 @@ def beside_ref(
     plain = compiled(program, "ref", passes="")
     arguments = check_inputs(plain.program.main, inputs)
     spent = TensorBounds(plain.program, arguments, approximations)
+    assert isinstance(plain.executable, Traced), "ref shows each result"
     with plain.weights.reading() as slots:
-        expected = plain.executable.trace(arguments, spent, slots)  # type: ignore[attr-defined]
+        expected = plain.executable.trace(arguments, spent, slots)
     budgets = [spent.of(value) for value in plain.program.main.outputs]
 
     def beside(outputs: Sequence[Any]) -> list[Comparison]:

@@ -164,40 +164,44 @@ def modes(name: str) -> list[str]:
     return [name, "LEAF", name, "LEAF", "LEAF"] * 2
 
 
-@pytest.mark.parametrize("mode", ["LEQ", "LT", "GTE", "GT", "EQ", "NEQ"])
-def test_trees_that_compare_with_nan(mode: str, tmp_path: Path) -> None:
-    splits = [np.nan if i in (0, 7) else v for i, v in enumerate(TREES["nodes_values"])]
+def assert_estimates(folder: Path, mode: str, **options: Any) -> None:
     assert_as_peer(
-        tmp_path,
+        folder,
         "TreeEnsembleRegressor",
         [HOLES],
         domain="ai.onnx.ml",
         nodes_modes=modes(f"BRANCH_{mode}"),
+        **TREES | options,
+    )
+
+
+@pytest.mark.parametrize("mode", ["LEQ", "LT", "GTE", "GT", "EQ", "NEQ"])
+def test_trees_that_compare_with_nan(mode: str, tmp_path: Path) -> None:
+    splits = [np.nan if i in (0, 7) else v for i, v in enumerate(TREES["nodes_values"])]
+    assert_estimates(
+        tmp_path,
+        mode,
         n_targets=1,
         target_treeids=LEAVES[0],
         target_nodeids=LEAVES[1],
         target_ids=[0] * 6,
         target_weights=[1.0, 2.0, 4.0, 8.0, 16.0, 32.0],
-        **TREES | {"nodes_values": splits},
+        nodes_values=splits,
     )
 
 
 @pytest.mark.parametrize("mode", ["LEQ", "LT", "GTE", "GT"])
 @pytest.mark.parametrize("aggregate", ["SUM", "AVERAGE", "MIN", "MAX"])
 def test_trees_that_estimate(aggregate: str, mode: str, tmp_path: Path) -> None:
-    assert_as_peer(
+    assert_estimates(
         tmp_path,
-        "TreeEnsembleRegressor",
-        [HOLES],
-        domain="ai.onnx.ml",
-        nodes_modes=modes(f"BRANCH_{mode}"),
+        mode,
         n_targets=2,
         target_treeids=LEAVES[0] * 2,
         target_nodeids=LEAVES[1] * 2,
         target_ids=[0] * 6 + [1] * 6,
         target_weights=[1.5, -2.0, 0.5, 3.0, 4.0, -1.0, 2.5, 1.0, -0.5, -3.0, 6.0, 0.25],
         aggregate_function=aggregate,
-        **TREES,
         base_values=[0.25, 0.5],
     )
 
