@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from migx import dim
+from migx.base.recent import Recent
 from migx.dim import Dim, Extent, Monomial
 from migx.dims.symbol import listed
 from migx.errors import EvaluationError
@@ -69,14 +70,38 @@ class Extents:
         self._built = len(self._places)
 
 
+Key: TypeAlias = tuple[int | None, ...]
+"""The sizes of some symbols, in their order; None of one that has none."""
+
+
+class BySizes(Recent[Key, Found]):
+    """What something comes to for sizes, kept for the last ``most`` sets of sizes of its symbols
+    that it was asked for; it is never None.
+    """
+
+    def __init__(
+        self, names: Iterable[str], ask: Callable[[Mapping[str, int]], Found], most: int
+    ) -> None:
+        super().__init__(most)
+        self._names, self._ask = tuple(names), ask
+
+    def at(self, sizes: Mapping[str, int]) -> Found:
+        """What it comes to."""
+        key = tuple(map(sizes.get, self._names))
+        found = self.get(key)
+        if found is None:
+            found = self[key] = self._ask(sizes)
+        return found
+
+
 class Latest(Generic[Found]):
     """What something comes to for sizes, asked anew where one of its symbols has another size than
-    the time before.
+    the time before. A plan is made of very many of these.
     """
 
     def __init__(self, names: Iterable[str], ask: Callable[[Mapping[str, int]], Found]) -> None:
         self.names, self._ask = tuple(names), ask
-        self._known: tuple[tuple[int | None, ...], Found] | None = None
+        self._known: tuple[Key, Found] | None = None
 
     def at(self, sizes: Mapping[str, int]) -> Found:
         """What it comes to."""

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from migx.base.recent import Recent
 from migx.binding import Sizes
-from migx.dims.extents import Latest
+from migx.dims.extents import BySizes
 from migx.errors import InputError
 from migx.ir import Instruction
 from migx.sizes import bound, symbols_of
@@ -49,8 +48,8 @@ class Piece:
         self.late, self.grows, self.counted = late, grows, counted
         self.captured = captured(late, executable.kernels.get) if late else []
         self._forms: dict[Outline, Form] = {}
-        self.plans: Recent[tuple[int | None, ...], Plan] = Recent(PLANS)
-        self._late = Latest(symbols_of(late), partial(bound, late)) if late else None
+        self.plans = BySizes(outline.symbols, partial(self._planned, outline), PLANS)
+        self._late = BySizes(symbols_of(late), partial(bound, late), PLANS) if late else None
         self._idle: list[Workspace] = []
 
     @property
@@ -59,15 +58,6 @@ class Piece:
         native = self.grows is not None or self.counted is not None
         late = [Work(self.late, None, (), ())] if self.late and not native else []
         return [*self.outline.works, *late]
-
-    def plan(self, sizes: Mapping[str, int]) -> Plan:
-        """The plan for some sizes."""
-        key = tuple(map(sizes.get, self.outline.symbols))
-        found = self.plans.get(key)
-        if found is None:
-            found = self._planned(self.outline, sizes)
-            self.plans[key] = found
-        return found
 
     def _planned(self, outline: Outline, sizes: Mapping[str, int]) -> Plan:
         try:
@@ -97,7 +87,7 @@ class Piece:
         in a workspace, that is ``lent``, to be given back when all who read them have run.
         """
         room = sizes if self.counted is None else self.counted.room(sizes)
-        plan = self.plan(room)
+        plan = self.plans.at(room)
         try:
             workspace = self._idle.pop()
         except IndexError:

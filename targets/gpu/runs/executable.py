@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from migx.argument import Argument
 from migx.base.recent import Recent
 from migx.binding import Sizes, sizes_told
+from migx.dims.extents import BySizes
 from migx.errors import TargetError
 from migx.ir import Instruction, Module
 from migx.ops.builtin import Literal, Param, Return, Slot, Undefined
@@ -53,23 +55,19 @@ class Piece:
     has now wait here, by the stream whose memory they have.
     """
 
-    def __init__(self, instructions: Sequence[Instruction], late: Instruction | None) -> None:
-        self.instructions, self.late = list(instructions), late
+    def __init__(
+        self, places: Places, instructions: Sequence[Instruction], late: Instruction | None
+    ) -> None:
+        self.places, self.instructions, self.late = places, list(instructions), late
         self.kept: list[Instruction] = []
         self.symbols = sorted({n for at in instructions for n in read_symbols(at)})
-        self.plans: Recent[tuple[int | None, ...], Plan] = Recent(PLANS)
-        self._form: Form | None = None
+        self.plans = BySizes(self.symbols, lambda sizes: Plan(self._form, dict(sizes)), PLANS)
         self._idle: dict[int, list[Buffer]] = {}
 
-    def plan(self, places: Places, sizes: Mapping[str, int]) -> Plan:
-        """The plan for some sizes."""
-        key = tuple(map(sizes.get, self.symbols))
-        found = self.plans.get(key)
-        if found is None:
-            if self._form is None:
-                self._form = Form(self.instructions, places, self.kept)
-            found = self.plans[key] = Plan(self._form, dict(sizes))
-        return found
+    @cached_property
+    def _form(self) -> Form:
+        """What all plans share, made when the first is."""
+        return Form(self.instructions, self.places, self.kept)
 
     def roomy(self, nbytes: int) -> int:
         """How much memory to take for so many bytes: where sizes may change, up to an eighth more,
@@ -126,7 +124,7 @@ class GpuExecutable:
         captured = {v for v in captures(module) if v in around}
         inputs = {at for at in module if type(at.op) is Param and self._stays(module, at)}
         places = self.places[module] = Places(module, captured | inputs)
-        cut = [Piece(*part) for part in pieces(module, known)]
+        cut = [Piece(places, *part) for part in pieces(module, known)]
         self.pieces[module] = cut
         for index, piece in enumerate(cut):
             own = set(piece.instructions)

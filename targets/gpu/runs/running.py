@@ -75,7 +75,7 @@ class Run:
         for parameter, argument in zip(module.parameters.values(), arguments, strict=True):
             values[parameter] = argument
         for piece in self.executable.pieces[module]:
-            plan = piece.plan(self.executable.places[module], sizes)
+            plan = piece.plans.at(sizes)
             with piece.arena(plan.arena_bytes, self.device.stream, self.allocate) as arena:
                 part = _Part(self, piece, plan, arena, values, sizes)
                 part.run()

@@ -11,7 +11,7 @@ import pytest
 
 import migx
 from migx import planning, sizes
-from migx.dims.extents import Latest
+from migx.dims.extents import BySizes, Latest
 from migx.errors import InputError
 from migx.planning import Life, arranged
 from migx.sizes import expect_shape
@@ -78,6 +78,11 @@ def test_what_was_asked_last_is_known() -> None:
     double = Latest(["n"], doubled)
     assert [double.at({"n": n, "m": m}) for n, m in ((1, 1), (1, 2), (3, 2))] == [2, 2, 6]
     assert len(asked) == 2
+    several = BySizes(["n"], doubled, most=2)
+    assert [several.at({"n": n}) for n in (1, 3, 1, 3, 5, 1)] == [2, 6, 2, 6, 10, 2]
+    assert [sizes["n"] for sizes in asked[2:]] == [1, 3, 5, 1], (
+        "the first to come is the first to go"
+    )
 
 
 def test_what_is_refused_is_refused_again() -> None:
@@ -122,7 +127,7 @@ def test_sizes_near_each_other_are_arranged_alike(monkeypatch: pytest.MonkeyPatc
     ((planned,),) = executable.pieces.values()
     asked = 0
     for n in range(400, 440):
-        plan = planned.plan({"n": n})
+        plan = planned.plans.at({"n": n})
         asked += 1
         needed = 2 * 1024 * n
         assert needed <= plan.arena_bytes <= needed * 17 / 16

@@ -67,7 +67,7 @@ def test_results_take_over_memory_and_views_take_none() -> None:
     ((piece,),) = executable(program).pieces.values()
     arena = [c for c in piece.outline.cells if c.kind is Kind.ARENA]
     assert (len(arena), sum(c.same_as is None for c in arena)) == (3, 1)
-    assert piece.plan({}).arena_bytes == 64
+    assert piece.plans.at({}).arena_bytes == 64
 
 
 def test_an_arena_that_is_not_needed_is_given_back() -> None:
@@ -135,7 +135,7 @@ def test_small_results_share_memory_and_large_ones_do_not() -> None:
         for got, want in zip(results, (np.maximum(x, 0), -x, np.exp(x)), strict=True):
             np.testing.assert_allclose(got, want, rtol=1e-6)
         ((piece,),) = executable(program).pieces.values()
-        assert len(piece.plan({"n": n}).blocks) == blocks
+        assert len(piece.plans.at({"n": n}).blocks) == blocks
 
 
 def test_runs_overlap() -> None:
