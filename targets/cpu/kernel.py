@@ -24,12 +24,13 @@ literals to 64 bytes. A ``bool`` is a byte, 0 or 1. An operand of no elements ma
 and ``begin`` may equal ``end``. Of an input that is a host value (an optional, strings) the address
 is 0.
 
-``Frame`` writes the common part of such a function.
+``Frame`` writes the common part of such a function, and a ``KernelWriter`` the rest of one.
 """
 
 from __future__ import annotations
 
 import ctypes
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -322,6 +323,19 @@ class Frame:
     def _loaded(self, index: int, type_: Type) -> Value:
         at = self._address(index)
         return self.function.hoisted(f"load {type_}, ptr {at.text}, !invariant.load !{{}}", type_)
+
+
+class KernelWriter(ABC):
+    """Writes the kernel of one instruction ``at``: in a ``frame``, whose function is ``f``."""
+
+    def __init__(self, at: Instruction, machine: Machine, *, shares: bool = False) -> None:
+        self.at, self.machine = at, machine
+        self.frame = Frame(at, machine, shares)
+        self.f: Function = self.frame.function
+
+    @abstractmethod
+    def kernel(self) -> Kernel:
+        """The kernel, when all of it is written."""
 
 
 def input_number(at: Instruction, inside: Instruction, value: Instruction) -> int | None:

@@ -32,9 +32,9 @@ from migx.fusion.attention import WEIGHTS, Attention, described
 from migx.fusion.kernels import PRODUCT, Access
 from migx.fusion.stages import below
 from migx.ir import Instruction
-from migx.targets.cpu.emit import F32, Function, Type, Value
+from migx.targets.cpu.emit import F32, Type, Value
 from migx.targets.cpu.emit.vector_math import exp_to_zero
-from migx.targets.cpu.kernel import Frame, Kernel, memory_of
+from migx.targets.cpu.kernel import Kernel, KernelWriter, memory_of
 from migx.targets.cpu.kernels import attention_rows
 from migx.targets.cpu.kernels.attention_rows import LOWEST
 from migx.targets.cpu.machine import Machine
@@ -143,13 +143,12 @@ def _lanes_used(queries: Extent, width: int, rows_too: bool) -> int:
     )
 
 
-class Writer:
+class Writer(KernelWriter):
     """Writes the kernel of one attention; what both ways to compute a tile need."""
 
     def __init__(self, at: Instruction, machine: Machine, attention: Attention) -> None:
-        self.attention, self.machine = attention, machine
-        self.frame = Frame(at, machine)
-        self.f: Function = self.frame.function
+        super().__init__(at, machine)
+        self.attention = attention
         self.blocking = chosen(machine, attention)
         self.queries, self.keys = (self.frame.extent(e) for e in attention.count)
         self.met = _operands(attention, attention.score)
@@ -159,7 +158,6 @@ class Writer:
         self._divide_scratch()
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
         f, attention, width = self.f, self.attention, self.blocking.width
         queries, keys = attention.count
         blocks, items = (queries + width - 1) // width, product(attention.groups)

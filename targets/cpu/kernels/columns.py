@@ -14,7 +14,7 @@ from migx.ir import Instruction
 from migx.ops._windows import split
 from migx.ops.vision import Col2im
 from migx.targets.cpu.emit import I64, Value
-from migx.targets.cpu.kernel import Frame, Kernel, Rows, memory_of
+from migx.targets.cpu.kernel import Kernel, KernelWriter, Rows, memory_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 
@@ -28,15 +28,13 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
         return None
     if not elements.is_computed_as_stored(at.shape.dtype):
         return None
-    return _Writer(at, at.op, machine).kernel()
+    return _Writer(at, machine).kernel()
 
 
-class _Writer:
-    """Writes the kernel of one instruction."""
-
-    def __init__(self, at: Instruction, op: Col2im, machine: Machine) -> None:
-        self.at, self.op, self.frame = at, op, Frame(at, machine)
-        self.f = self.frame.function
+class _Writer(KernelWriter):
+    def __init__(self, at: Instruction, machine: Machine) -> None:
+        super().__init__(at, machine)
+        self.op = op = at.op_as(Col2im)
         self.number = memory_of(at.shape.dtype)
         self.lanes = machine.lanes(self.number)
         self.columns = at.inputs[0].shape
@@ -57,7 +55,6 @@ class _Writer:
         return self.f.cast(raw, I64)
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
         f, frame, dims = self.f, self.frame, self.at.shape.dims
         rows = Rows(product(dims[:-1]), dims[-1], ELEMENTS)
         taps = prod(self.lengths, start=frame.extent(dims[1]))

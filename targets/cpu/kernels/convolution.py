@@ -45,7 +45,7 @@ from migx.ops.layout import Pad
 from migx.ops.linear import Convolution
 from migx.shape import Dims, DType, Shape
 from migx.targets.cpu.emit import I64, Type, Value
-from migx.targets.cpu.kernel import Frame, Kernel, behind, input_number, memory_of, narrower
+from migx.targets.cpu.kernel import Kernel, KernelWriter, behind, input_number, memory_of, narrower
 from migx.targets.cpu.kernels.narrow_weights import Narrow, Widening, format_of, levels_of
 from migx.targets.cpu.machine import LINE, PAGE, Machine, places_apart
 from migx.targets.cpu.parts import elements
@@ -197,15 +197,15 @@ def is_literal(at: Instruction, number: int, rest: FusedKernel) -> bool:
     return whole and all(a.operand != number for a in rest.accesses)
 
 
-class Writer:
+class Writer(KernelWriter):
     """Writes the kernel of one problem."""
 
     padding_counts: ClassVar[bool] = False
     """Whether padding may be other than zero."""
 
     def __init__(self, at: Instruction, machine: Machine, problem: Problem) -> None:
-        self.problem, self.frame = problem, Frame(at, machine)
-        self.f = self.frame.function
+        super().__init__(at, machine)
+        self.problem = problem
         self.cut: Cut = self._cut()
         self.strips = -(-problem.outputs // self.cut.unit)
         self.format = self._format()
@@ -306,7 +306,6 @@ class Writer:
         return made(self.frame, cut, sum_, spread, finish, *counts, table)
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
         f, problem, cut = self.f, self.problem, self.cut
         _, height, width = problem.axes
         rows, columns = cut.height, cut.width

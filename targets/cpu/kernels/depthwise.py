@@ -11,7 +11,7 @@ from typing import ClassVar, TypeVar
 
 from migx.ir import Instruction
 from migx.targets.cpu.emit import Value
-from migx.targets.cpu.kernel import Frame, Kernel, memory_of
+from migx.targets.cpu.kernel import Kernel, KernelWriter, memory_of
 from migx.targets.cpu.kernels.convolution import Problem, described
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts.epilogue import Destination, Epilogue
@@ -33,19 +33,18 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     return Writer(at, machine, problem).kernel()
 
 
-class Writer:
+class Writer(KernelWriter):
     """Writes the kernel of one problem."""
 
     name: ClassVar[str] = "depthwise convolution"
 
     def __init__(self, at: Instruction, machine: Machine, problem: Problem) -> None:
-        self.problem, self.frame = problem, Frame(at, machine)
-        self.f, self.lanes = self.frame.function, machine.lanes(problem.sum)
+        super().__init__(at, machine)
+        self.problem, self.lanes = problem, machine.lanes(problem.sum)
         self.all = problem.groups * problem.outputs
         self.epilogue = Epilogue(self.frame, problem.epilogue, problem.sum, self.lanes, self.all)
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
         problem = self.problem
         sliding = self._sliding()
         tiles = sliding.write()

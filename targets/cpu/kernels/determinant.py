@@ -11,7 +11,7 @@ from migx.ir import Instruction
 from migx.ops.sets import Determinant
 from migx.targets.cpu.emit import F32, F64, Value
 from migx.targets.cpu.emit.vector_math import absolute
-from migx.targets.cpu.kernel import Frame, Kernel, Rows, memory_of, type_of
+from migx.targets.cpu.kernel import Kernel, KernelWriter, Rows, memory_of, type_of
 from migx.targets.cpu.machine import Machine
 
 ELEMENTS = 1 << 10
@@ -25,12 +25,10 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     return _Writer(at, machine).kernel()
 
 
-class _Writer:
-    """Writes the kernel of one instruction."""
-
+class _Writer(KernelWriter):
     def __init__(self, at: Instruction, machine: Machine) -> None:
-        self.given, self.frame = at.inputs[0].shape, Frame(at, machine)
-        self.f = self.frame.function
+        super().__init__(at, machine)
+        self.given = at.inputs[0].shape
         self.number = memory_of(self.given.dtype)
         self.lanes = machine.lanes(self.number)
         self.extent: Extent = self.given.dims[-1]
@@ -40,7 +38,6 @@ class _Writer:
         self.matrix = self.frame.take(self.extent * room, self.number)
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
         f, frame, size = self.f, self.frame, self.extent
         matrices = Rows(product(self.given.dims[:-2]), size * size, ELEMENTS)
         with frame.rows(matrices) as number:

@@ -15,7 +15,7 @@ from migx.ops.indexing import Gather, Gathernd
 from migx.planning import is_memory
 from migx.shape import Shape, row_major
 from migx.targets.cpu.emit import I64, Value
-from migx.targets.cpu.kernel import Frame, Kernel, Rows, bits_of, memory_of, type_of
+from migx.targets.cpu.kernel import Frame, Kernel, KernelWriter, Rows, bits_of, memory_of, type_of
 from migx.targets.cpu.machine import Machine
 
 BYTES = 1 << 16
@@ -127,13 +127,10 @@ def fail_outside(frame: Frame, inside: Value, axes: Iterable[int]) -> None:
     frame.fails(outside, f"{frame.at.name}: an index is outside axis {which} of {shape.text}")
 
 
-class _Writer:
-    """Writes the kernel of one instruction."""
-
+class _Writer(KernelWriter):
     def __init__(self, at: Instruction, machine: Machine, axes: _Axes) -> None:
-        self.at, self.axes = at, axes
-        self.frame = Frame(at, machine)
-        self.f = self.frame.function
+        super().__init__(at, machine)
+        self.axes = axes
         self.memory = bits_of(at.shape.dtype)
         self.lanes = machine.lanes(self.memory)
         if isinstance(self.axes.inner, int):
@@ -141,7 +138,6 @@ class _Writer:
                 self.lanes //= 2
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
         count = product(extent for extent, *_ in self.axes.rows)
         rows = Rows(count, self.axes.inner * self.memory.nbytes, BYTES)
         with self.frame.rows(rows) as row:

@@ -26,8 +26,8 @@ from migx.planning import lies_in
 from migx.shape import DType, Shape
 from migx.targets.cpu.emit import Function, Type, Value
 from migx.targets.cpu.kernel import (
-    Frame,
     Kernel,
+    KernelWriter,
     behind,
     input_number,
     memory_of,
@@ -194,13 +194,12 @@ def _fits(steps: tuple[Extent, ...], wanted: tuple[Extent, ...], dims: tuple[Ext
     return all(d == 1 or s == w for s, w, d in zip(steps, wanted, dims, strict=True))
 
 
-class Writer:
+class Writer(KernelWriter):
     """Writes the kernel of one problem."""
 
     def __init__(self, at: Instruction, machine: Machine, problem: Problem) -> None:
-        self.problem, self.machine = problem, machine
-        self.frame = Frame(at, machine)
-        self.f = self.frame.function
+        super().__init__(at, machine)
+        self.problem = problem
         self.items = product(extent for extent, _ in problem.batch)
         extents = problem.rows, problem.columns, problem.depth, self.items
         self.tile = self._tile(chosen(machine, problem.sum, *extents))
@@ -225,7 +224,6 @@ class Writer:
     # The loops around.
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
         f, tile, problem = self.f, self.tile, self.problem
         blocks = (problem.rows + tile.block - 1) // tile.block
         panels = (problem.columns + tile.columns - 1) // tile.columns

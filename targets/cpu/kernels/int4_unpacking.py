@@ -15,7 +15,7 @@ from migx.ops.fused import Group
 from migx.ops.indexing import Gather
 from migx.ops.packing import FLAT, Unpack, UnpackInt2, UnpackInt4
 from migx.targets.cpu.emit import I8, I16, I32, Value
-from migx.targets.cpu.kernel import Frame, Kernel, Rows, type_of
+from migx.targets.cpu.kernel import Kernel, KernelWriter, Rows, type_of
 from migx.targets.cpu.kernels.gather import index_at
 from migx.targets.cpu.kernels.weight_parameters import lies_at_the_start
 from migx.targets.cpu.machine import Machine
@@ -66,12 +66,11 @@ def _of_rows(at: Instruction, machine: Machine) -> Kernel | None:
     return writer.kernel() if writer.begins_with_bytes else None
 
 
-class _Writer:
+class _Writer(KernelWriter):
     """Writes what unpacks lines of elements, each of which begins with a byte."""
 
     def __init__(self, at: Instruction, unpack: Instruction, machine: Machine) -> None:
-        self.at, self.frame = at, Frame(at, machine)
-        self.f = self.frame.function
+        super().__init__(at, machine)
         stored = unpack.op_as(Unpack).stored(unpack.inputs[0].shape.dtype)
         self.bits, self.per, self.signed = stored.bits, 8 // stored.bits, stored.kind == "int"
         self.taken = max(1, machine.lanes(I8) // self.per)
@@ -109,7 +108,6 @@ class _Whole(_Writer):
     """Unpacks all there is, in lines of the axis or, where all bytes are full, of any length."""
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
         f, frame, (given,), made = self.f, self.frame, self.at.inputs, self.at.shape
         length: Extent = ELEMENTS
         step: Extent = ELEMENTS // self.per
@@ -146,7 +144,6 @@ class _Rows(_Writer):
         return self.row_bits % 8 == 0
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
         f, frame = self.f, self.frame
         storage, chosen = self.places
         indices = self.at.inputs[chosen].shape

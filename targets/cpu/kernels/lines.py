@@ -8,7 +8,7 @@ does so little each time that this is faster than to remember a value and its pl
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 
 from migx import op as operations
@@ -28,7 +28,7 @@ from migx.ops.reduce import (
 from migx.planning import results
 from migx.shape import DType
 from migx.targets.cpu.emit import I64, Type, Value
-from migx.targets.cpu.kernel import Frame, Kernel, Rows, memory_of
+from migx.targets.cpu.kernel import Frame, Kernel, KernelWriter, Rows, memory_of
 from migx.targets.cpu.kernels.fused import Point, Writer
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
@@ -47,13 +47,11 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     return None
 
 
-class Lines(ABC):
-    """Writes the kernel of one instruction, which walks along every line by itself."""
+class Lines(KernelWriter):
+    """Writes the kernel of an instruction that walks along every line by itself."""
 
     def __init__(self, at: Instruction, machine: Machine) -> None:
-        self.at, self.machine = at, machine
-        self.frame = Frame(at, machine)
-        self.f = self.frame.function
+        super().__init__(at, machine)
         self.given = at.inputs[0].shape
         self.dtype = self.given.dtype
         self.axis = int(operations.attributes(at.op)["axis"]) % self.given.rank
@@ -70,7 +68,6 @@ class Lines(ABC):
         """
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
         frame, dims = self.frame, self.given.dims
         rank = len(dims) - int(self.side_by_side)
         counted = [i for i in range(rank) if i != self.axis]

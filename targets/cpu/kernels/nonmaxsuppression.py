@@ -14,7 +14,7 @@ from migx.ir import Instruction
 from migx.ops.detection import Nonmaxsuppression
 from migx.shape import OPTIONAL, DType
 from migx.targets.cpu.emit import F32, F64, I64, Value
-from migx.targets.cpu.kernel import Frame, Kernel, memory_of, type_of
+from migx.targets.cpu.kernel import Kernel, KernelWriter, memory_of, type_of
 from migx.targets.cpu.kernels.ordering import Buffer, key_type, rising
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts.matrix import apart
@@ -31,7 +31,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     limits = [v.shape.dtype for v in at.inputs[MOST:] if v.shape.dtype is not OPTIONAL]
     if type_of(at.inputs[0].shape.dtype) not in (F32, F64) or None in map(type_of, limits):
         return None
-    return _Writer(at, at.op, machine).kernel()
+    return _Writer(at, machine).kernel()
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,10 @@ class _Box:
         return (*self.low, *self.high, self.area)
 
 
-class _Writer:
-    """Writes the kernel of one instruction."""
-
-    def __init__(self, at: Instruction, op: Nonmaxsuppression, machine: Machine) -> None:
-        self.at, self.op, self.frame = at, op, Frame(at, machine)
-        self.f = self.frame.function
+class _Writer(KernelWriter):
+    def __init__(self, at: Instruction, machine: Machine) -> None:
+        super().__init__(at, machine)
+        self.op = at.op_as(Nonmaxsuppression)
         self.boxes, self.scores = (v.shape for v in at.inputs[:2])
         self.dtype: DType = self.boxes.dtype
         self.number = memory_of(self.dtype)
@@ -63,7 +61,6 @@ class _Writer:
         self.kept = [self.frame.take(room, self.number) for _ in range(CORNERS + 1)]
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
         f, frame = self.f, self.frame
         most = self.batch * self.classes * self.each
         self.most = self._limit(MOST)

@@ -15,7 +15,7 @@ from migx.fusion.kernels import Access
 from migx.ir import Instruction
 from migx.ops.indexing import Nonzero
 from migx.targets.cpu.emit import I64, Value
-from migx.targets.cpu.kernel import Frame, Kernel, memory_of
+from migx.targets.cpu.kernel import Kernel, KernelWriter, memory_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.matrix import apart
@@ -31,12 +31,10 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     return _Writer(at, machine).kernel()
 
 
-class _Writer:
-    """Writes the kernel of one instruction."""
-
+class _Writer(KernelWriter):
     def __init__(self, at: Instruction, machine: Machine) -> None:
-        self.given, self.frame = at.inputs[0].shape, Frame(at, machine)
-        self.f = self.frame.function
+        super().__init__(at, machine)
+        self.given = at.inputs[0].shape
         self.memory = memory_of(self.given.dtype)
         self.lanes = machine.lanes(self.memory)
         self.step, self.pitch = (
@@ -45,7 +43,6 @@ class _Writer:
         )
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
         f, frame, given = self.f, self.frame, self.given
         last = given.rank - 1
         access = Access(0, given.dtype, given.true_strides)

@@ -7,7 +7,7 @@ are copied by vectors, elsewhere one by one. The place on other axes is reckoned
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from migx.ops.layout import Pad
 from migx.ops.resize import Resize
 from migx.planning import is_memory
 from migx.targets.cpu.emit import I64, Value
-from migx.targets.cpu.kernel import Frame, Kernel, Rows, bits_of, memory_of, type_of
+from migx.targets.cpu.kernel import Kernel, KernelWriter, Rows, bits_of, memory_of, type_of
 from migx.targets.cpu.kernels.resize import COORDINATES, coordinate, end_of
 from migx.targets.cpu.machine import Machine
 
@@ -64,13 +64,9 @@ class _Part:
     place: Callable[[Value], Value] | None = None
 
 
-class _Writer(ABC):
-    """Writes the kernel of one instruction."""
-
+class _Writer(KernelWriter):
     def __init__(self, at: Instruction, machine: Machine) -> None:
-        self.at, self.machine = at, machine
-        self.frame = Frame(at, machine)
-        self.f = self.frame.function
+        super().__init__(at, machine)
         self.memory = bits_of(at.shape.dtype)
         self.given = at.inputs[0].shape
         self.last = at.shape.rank - 1
@@ -92,7 +88,6 @@ class _Writer(ABC):
         return end_of(self.frame, self.given.elements)
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
         frame, dims = self.frame, self.at.shape.dims
         rows = Rows(product(dims[: self.last]), dims[self.last], ELEMENTS)
         with frame.rows(rows, self.end()) as row:

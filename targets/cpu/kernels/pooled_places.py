@@ -14,7 +14,7 @@ from migx.ir import Instruction
 from migx.ops._numeric import lowest
 from migx.ops.pooling import MaxPoolIndices
 from migx.targets.cpu.emit import I64, Value
-from migx.targets.cpu.kernel import Frame, Kernel, Rows, memory_of
+from migx.targets.cpu.kernel import Kernel, KernelWriter, Rows, memory_of
 from migx.targets.cpu.kernels.pooling import axes_known
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
@@ -33,12 +33,9 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     return None if axes is None else _Writer(at, machine, axes).kernel()
 
 
-class _Writer:
-    """Writes the kernel of one instruction."""
-
+class _Writer(KernelWriter):
     def __init__(self, at: Instruction, machine: Machine, axes: Sequence[Axis]) -> None:
-        self.at, self.frame = at, Frame(at, machine)
-        self.f = self.frame.function
+        super().__init__(at, machine)
         self.x, self.dtype = at.inputs[0].shape, at.inputs[0].shape.dtype
         self.depth, self.height, self.width = axes
         self.lanes = machine.lanes(I64)
@@ -47,7 +44,6 @@ class _Writer:
         self.none = [value, self.f.const(I64.times(self.lanes), -1)]
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
         f, frame, width = self.f, self.frame, self.width
         dims = (*self.x.dims[:2], self.depth.made, self.height.made)
         taps = self.depth.length * self.height.length * width.length

@@ -10,7 +10,7 @@ from migx.ir import Instruction
 from migx.ops._numeric import lowest
 from migx.ops.pooling import Pooling
 from migx.targets.cpu.emit import I64, Value
-from migx.targets.cpu.kernel import Frame, Kernel, memory_of
+from migx.targets.cpu.kernel import Kernel, KernelWriter, memory_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.sliding import Sliding, Tap, WindowVector
@@ -27,7 +27,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     axes = axes_known(at, op, machine)
     if axes is None or not isinstance(at.shape.dims[1], int):
         return None
-    return _Writer(at, machine, op, axes).kernel()
+    return _Writer(at, machine, axes).kernel()
 
 
 def axes_known(at: Instruction, op: Pooling, machine: Machine) -> Axes | None:
@@ -38,22 +38,17 @@ def axes_known(at: Instruction, op: Pooling, machine: Machine) -> Axes | None:
     return axes_of(x, at.shape.dims[2:], lengths, op.padding, op.stride, op.dilation)
 
 
-class _Writer:
-    """Writes the kernel of one pooling."""
-
-    def __init__(self, at: Instruction, machine: Machine, op: Pooling, axes: Axes) -> None:
-        self.at, self.op, self.frame = at, op, Frame(at, machine)
-        (x,) = at.inputs
-        self.x, self.f = x.shape, self.frame.function
-        self.dtype = x.shape.dtype
-        self.axes = axes
+class _Writer(KernelWriter):
+    def __init__(self, at: Instruction, machine: Machine, axes: Axes) -> None:
+        super().__init__(at, machine)
+        self.op, self.axes = at.op_as(Pooling), axes
+        self.x, self.dtype = at.inputs[0].shape, at.inputs[0].shape.dtype
         self.computing = elements.computing(self.dtype)
         self.lanes = machine.lanes(self.computing)
-        self.max = op.mode == "max"
+        self.max = self.op.mode == "max"
         self.taps = prod(axis.length for axis in axes)
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
         channels, dtype = self.x.dims[1], self.dtype
         assert isinstance(channels, int)
         other = lowest(dtype.numpy) if self.max else 0

@@ -174,7 +174,6 @@ class _Writer(Writer):
         )
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
         problem, made = self.problem, super().kernel()
         planes = self.channels * problem.axes[0].length
         outputs = problem.items * problem.groups * problem.outputs

@@ -25,7 +25,7 @@ from migx.ops.rnn import BACKWARD, GRU, LSTM, RNN, Recurrent
 from migx.shape import F32 as FLOAT
 from migx.shape import OPTIONAL, Shape
 from migx.targets.cpu.emit import F32, I1, I64, Value
-from migx.targets.cpu.kernel import Frame, Kernel, behind, memory_of
+from migx.targets.cpu.kernel import Kernel, KernelWriter, behind, memory_of
 from migx.targets.cpu.kernels.cells import ACTIVATIONS, Cells, Units, resets_first
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
@@ -83,13 +83,10 @@ class _Rooms:
         self.total = self.total + (floats + 15) // 16 * 16
 
 
-class _Writer:
-    """Writes the kernel of one layer."""
-
+class _Writer(KernelWriter):
     def __init__(self, at: Instruction, machine: Machine, op: Recurrent) -> None:
-        self.at, self.op = at, op
-        self.frame = Frame(at, machine, shares=True)
-        self.f = self.frame.function
+        super().__init__(at, machine, shares=True)
+        self.op = op
         self.roles = dict(zip(op._roles(), range(len(at.inputs)), strict=False))
         self.time, self.batch, _ = at.inputs[0].shape.dims
         self.hidden, self.features = op.hidden_size, int(at.inputs[1].shape.dims[2])
@@ -134,7 +131,6 @@ class _Writer:
         common.add("kept", 0 if r in self.packed else self._deep(r) * self.width)
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
         f, frame, directions = self.f, self.frame, self.directions
         with f.loop(frame.begin, frame.end) as tile:
             direction, member = tile.index % directions, tile.index // directions

@@ -15,7 +15,7 @@ from migx.dim import Extent, bounds, product
 from migx.ir import Instruction
 from migx.ops.resize import Resize
 from migx.targets.cpu.emit import F64, I64, Value
-from migx.targets.cpu.kernel import Frame, Kernel, Rows, memory_of
+from migx.targets.cpu.kernel import Frame, Kernel, KernelWriter, Rows, memory_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.matrix import Matrix, widened
@@ -56,7 +56,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     )
     if not 0 < math.prod(mixed) <= MOST or not 0 < last <= MOST:
         return None
-    return _Writer(at, op, machine).kernel()
+    return _Writer(at, machine).kernel()
 
 
 def taps_of(at: Instruction, op: Resize, axis: int) -> int:
@@ -136,12 +136,10 @@ Taps = list[tuple[Value, Value]]
 """The places on an axis of the elements that count for one, and their weights."""
 
 
-class _Writer:
-    """Writes the kernel of one instruction."""
-
-    def __init__(self, at: Instruction, op: Resize, machine: Machine) -> None:
-        self.at, self.op, self.frame = at, op, Frame(at, machine)
-        self.f = self.frame.function
+class _Writer(KernelWriter):
+    def __init__(self, at: Instruction, machine: Machine) -> None:
+        super().__init__(at, machine)
+        self.op = op = at.op_as(Resize)
         self.given = at.inputs[0].shape
         self.last = at.shape.rank - 1
         dtype = at.shape.dtype
@@ -153,7 +151,6 @@ class _Writer:
         self.taps = taps_of(at, op, self.last) if last else 0
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
         f, frame, dims = self.f, self.frame, self.at.shape.dims
         room = (self.size + 15) // 16 * 16
         self.row = frame.take(self.length, self.number)

@@ -14,7 +14,7 @@ from migx.dim import Extent, maximum
 from migx.ir import Instruction
 from migx.ops.vision import RoiAlign
 from migx.targets.cpu.emit import F64, I64, Value
-from migx.targets.cpu.kernel import Frame, Kernel, memory_of, type_of
+from migx.targets.cpu.kernel import Kernel, KernelWriter, memory_of, type_of
 from migx.targets.cpu.kernels.resize import end_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
@@ -33,7 +33,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     dtype, images = at.shape.dtype, at.inputs[2].shape.dtype
     if not dtype.is_float or not elements.computable(dtype, machine) or type_of(images) is None:
         return None
-    return _Writer(at, at.op, machine).kernel()
+    return _Writer(at, machine).kernel()
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,10 @@ class _Side:
     last: Value
 
 
-class _Writer:
-    """Writes the kernel of one instruction."""
-
-    def __init__(self, at: Instruction, op: RoiAlign, machine: Machine) -> None:
-        self.at, self.op, self.frame = at, op, Frame(at, machine)
-        self.f = self.frame.function
+class _Writer(KernelWriter):
+    def __init__(self, at: Instruction, machine: Machine) -> None:
+        super().__init__(at, machine)
+        self.op = op = at.op_as(RoiAlign)
         self.image, self.regions, self.images = (v.shape for v in at.inputs)
         self.number = elements.computing(at.shape.dtype)
         self.memory = memory_of(at.shape.dtype)
@@ -73,7 +71,6 @@ class _Writer:
         )
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
         f, frame, channels = self.f, self.frame, self.image.dims[1]
         blocks = (channels + CHANNELS - 1) // CHANNELS
         with f.loop(frame.begin, end_of(frame, self.image.elements)) as tile:

@@ -16,7 +16,7 @@ from migx.fusion.kernels import fewest
 from migx.ir import Instruction
 from migx.ops.vision import GridSample
 from migx.targets.cpu.emit import I64, Type, Value
-from migx.targets.cpu.kernel import Frame, Kernel, memory_of
+from migx.targets.cpu.kernel import Kernel, KernelWriter, memory_of
 from migx.targets.cpu.kernels.resize import cubic, end_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
@@ -37,7 +37,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     types = [v.shape.dtype for v in at.inputs]
     if not all(t.is_float and elements.computable(t, machine) for t in types):
         return None
-    return _Writer(at, at.op, machine).kernel()
+    return _Writer(at, machine).kernel()
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,10 @@ class _Tap:
     weight: Value | None
 
 
-class _Writer:
-    """Writes the kernel of one instruction."""
-
-    def __init__(self, at: Instruction, op: GridSample, machine: Machine) -> None:
-        self.at, self.op = at, op
-        self.frame = Frame(at, machine)
-        self.f = self.frame.function
+class _Writer(KernelWriter):
+    def __init__(self, at: Instruction, machine: Machine) -> None:
+        super().__init__(at, machine)
+        self.op = at.op_as(GridSample)
         self.image, self.grid = (v.shape for v in at.inputs)
         self.number, self.memory = elements.computing(self.image.dtype), memory_of(self.image.dtype)
         self.lanes = machine.lanes(self.number)
@@ -67,7 +64,6 @@ class _Writer:
         self.steps = [first[1], *(step for _, (step,) in rows)]
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
         f, frame, channels = self.f, self.frame, self.image.dims[1]
         share = maximum(ELEMENTS // maximum(channels, 1) // self.lanes, 1) * self.lanes
         blocks = (self.line + share - 1) // share

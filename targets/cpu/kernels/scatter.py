@@ -16,7 +16,7 @@ from migx.ops.indexing import GatherElements, Scatter, ScatterElements, ScatterN
 from migx.planning import is_memory
 from migx.shape import DType, Shape, row_major
 from migx.targets.cpu.emit import I1, Value
-from migx.targets.cpu.kernel import Frame, Kernel, Rows, bits_of, type_of
+from migx.targets.cpu.kernel import Kernel, KernelWriter, Rows, bits_of, type_of
 from migx.targets.cpu.kernels import fused
 from migx.targets.cpu.kernels.gather import fail_outside, index_at
 from migx.targets.cpu.machine import Machine
@@ -48,13 +48,11 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     return None
 
 
-class _Writer:
+class _Writer(KernelWriter):
     """What these have in common: walking over all places of the indices, row by row."""
 
     def __init__(self, at: Instruction, machine: Machine) -> None:
-        self.at, self.machine = at, machine
-        self.frame = Frame(at, machine)
-        self.f = self.frame.function
+        super().__init__(at, machine)
         self.memory = bits_of(at.shape.dtype)
         self.result = self.frame.operands[len(at.inputs)]
 
@@ -71,7 +69,6 @@ class _Fetch(_Writer):
     """Each element of the result from its own place but along one axis."""
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
         f, frame, (data, indices) = self.f, self.frame, [v.shape for v in self.at.inputs]
         axis, last = self.at.op_as(GatherElements).axis % data.rank, data.rank - 1
         rows = Rows(product(indices.dims[:last]), indices.dims[last], ELEMENTS)
@@ -90,7 +87,6 @@ class _Put(_Writer):
     """Each update to its own place but along one axis."""
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
         f, frame = self.f, self.frame
         with f.when(frame.begin < frame.end):
             self.copy()

@@ -35,19 +35,17 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
         return None
     if not elements.computable(at.inputs[0].shape.dtype, machine):
         return None
-    return _Best(at, at.op, machine).kernel()
+    return _Best(at, machine).kernel()
 
 
 class _Best(Lines):
-    """Writes the kernel of one instruction."""
-
-    def __init__(self, at: Instruction, op: Topk, machine: Machine) -> None:
+    def __init__(self, at: Instruction, machine: Machine) -> None:
         super().__init__(at, machine)
-        self.op, self.side_by_side = op, False
+        self.op, self.side_by_side = at.op_as(Topk), False
         self.key = key_type(self.dtype)
         self.lanes = machine.lanes(self.key)
-        self.count = self.frame.extent(op.k)
-        self.most = minimum(maximum(SPARE * op.k, LEAST), self.given.dims[self.axis])
+        self.count = self.frame.extent(self.op.k)
+        self.most = minimum(maximum(SPARE * self.op.k, LEAST), self.given.dims[self.axis])
         self.buffer = Buffer(self.frame, self.key, self.most, self.lanes)
 
     def line(self, given: Value, made: Sequence[Value], lanes: int) -> None:

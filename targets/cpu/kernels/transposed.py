@@ -15,7 +15,7 @@ from migx.ir import Instruction
 from migx.ops.layout import Contiguous, Reshape
 from migx.shape import Dims
 from migx.targets.cpu.emit import Type, Value
-from migx.targets.cpu.kernel import Frame, Kernel, bits_of
+from migx.targets.cpu.kernel import Kernel, KernelWriter, bits_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts.transpose import turned
 
@@ -65,20 +65,18 @@ def _copy(at: Instruction) -> _Copy | None:
     return _Copy(fused.dims, read.strides, result.strides, found[0], bits_of(read.dtype))
 
 
-class _Writer:
+class _Writer(KernelWriter):
     """Writes the kernel of one copy."""
 
     def __init__(self, at: Instruction, machine: Machine, copy: _Copy, lanes: int) -> None:
+        super().__init__(at, machine)
         self.copy, self.lanes = copy, lanes
-        self.frame = Frame(at, machine)
-        self.f = self.frame.function
         self.wide = self.frame.extent(copy.dims[-1])
         self.high = self.frame.extent(copy.dims[copy.across])
         self.across = self.frame.extent(copy.made[copy.across])
         self.along = self.frame.extent(copy.given[-1])
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
         f, frame, copy = self.f, self.frame, self.copy
         counted = [i for i in range(len(copy.dims) - 1) if i != copy.across]
         share: Extent = maximum(ELEMENTS // maximum(copy.dims[-1], 1) // self.lanes, 1)

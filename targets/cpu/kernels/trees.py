@@ -17,7 +17,7 @@ from migx.ir import Instruction
 from migx.ops.layout import Multibroadcast
 from migx.ops.trees import FAULT, SILENT, TreeEnsemble
 from migx.targets.cpu.emit import F32, F64, I64, Type, Value
-from migx.targets.cpu.kernel import Frame, Kernel, memory_of, type_of
+from migx.targets.cpu.kernel import Kernel, KernelWriter, memory_of, type_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.weights import value_of
@@ -43,7 +43,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     compared = [at.inputs[index].shape.dtype for index in (X, SPLITS)]
     if not all(t.is_float and elements.computable(t, machine) for t in compared):
         return None
-    return _Writer(at, at.op, machine).kernel()
+    return _Writer(at, machine).kernel()
 
 
 def _test_of_all(tests: Instruction) -> int | None:
@@ -54,12 +54,10 @@ def _test_of_all(tests: Instruction) -> int | None:
     return None if known is None else int(known.array.item()) % len(FLOATS)
 
 
-class _Writer:
-    """Writes the kernel of one instruction."""
-
-    def __init__(self, at: Instruction, op: TreeEnsemble, machine: Machine) -> None:
-        self.at, self.op, self.frame = at, op, Frame(at, machine)
-        self.f = self.frame.function
+class _Writer(KernelWriter):
+    def __init__(self, at: Instruction, machine: Machine) -> None:
+        super().__init__(at, machine)
+        self.op = at.op_as(TreeEnsemble)
         self.shapes = [*(v.shape for v in at.inputs), at.shape]
         self.number = F64 if F64 in (memory_of(self.shapes[i].dtype) for i in (X, SPLITS)) else F32
         self.nodes: Extent = self.shapes[FEATURES].dims[0]
@@ -68,7 +66,6 @@ class _Writer:
         self.totals = self.frame.take(ROWS * self.targets, F64)
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
         f, frame, rows = self.f, self.frame, self.at.shape.dims[0]
         trees = frame.extent(self.shapes[ROOTS].dims[0])
         with f.loop(frame.begin, frame.end) as tile:

@@ -30,7 +30,7 @@ from migx.ir import Instruction
 from migx.shape import F16, DType
 from migx.shape import F32 as FLOAT
 from migx.targets.cpu.emit import F32, I8, I32, Value
-from migx.targets.cpu.kernel import Frame, Kernel, memory_of
+from migx.targets.cpu.kernel import Kernel, KernelWriter, memory_of
 from migx.targets.cpu.kernels import weight_only_bytes
 from migx.targets.cpu.kernels.weight_only_forms import WORD, Problem, described
 from migx.targets.cpu.kernels.weight_parameters import Parameter
@@ -67,13 +67,12 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     return writer(at, machine, problem).kernel()
 
 
-class _Writer:
+class _Writer(KernelWriter):
     """Writes the kernel of one problem."""
 
     def __init__(self, at: Instruction, machine: Machine, problem: Problem) -> None:
+        super().__init__(at, machine)
         self.problem = problem
-        self.frame = Frame(at, machine)
-        self.f = self.frame.function
         self.levels = WORD // problem.bits
         self.width, lanes = problem.width, problem.width // self.levels
         self.base = float(2 ** (problem.bits - 1)) if problem.signed else 0.0
@@ -91,7 +90,6 @@ class _Writer:
         return min(depth, max(1, SLAB // block) * block)
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
         f, frame, problem, tile = self.f, self.frame, self.problem, self.tile
         rows, columns = frame.extent(problem.rows), problem.columns
         panels = -(-columns // self.width)

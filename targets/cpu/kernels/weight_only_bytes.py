@@ -25,7 +25,7 @@ from migx.ops.quantization import limits
 from migx.shape import I8 as BYTE
 from migx.targets.cpu.emit import F32, I8, I32, Value
 from migx.targets.cpu.emit.dot4 import FLIP, Signs, dot4
-from migx.targets.cpu.kernel import Frame, Kernel, memory_of
+from migx.targets.cpu.kernel import Kernel, KernelWriter, memory_of
 from migx.targets.cpu.kernels.weight_only_forms import WORD, Problem
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
@@ -63,13 +63,12 @@ def widths(machine: Machine) -> list[int]:
     return [lanes * vectors for vectors in ((2, 4) if machine.registers >= 32 else (2,))]
 
 
-class Writer:
+class Writer(KernelWriter):
     """Writes the kernel of one problem."""
 
     def __init__(self, at: Instruction, machine: Machine, problem: Problem) -> None:
+        super().__init__(at, machine)
         self.problem = problem
-        self.frame = Frame(at, machine)
-        self.f = self.frame.function
         lanes = machine.lanes(F32)
         self.lanes, self.vector, self.integers = lanes, F32.times(lanes), I32.times(lanes)
         self.group = problem.group
@@ -93,7 +92,6 @@ class Writer:
         self.plain_zero = int(zero.number) + self.base if zero.operand is None else None
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
         f, frame, problem, tile = self.f, self.frame, self.problem, self.tile
         rows, columns = frame.extent(problem.rows), problem.columns
         panels = -(-columns // self.width)

@@ -29,7 +29,7 @@ from migx.ir import Instruction
 from migx.shape import F32 as ELEMENT
 from migx.shape import Dims
 from migx.targets.cpu.emit import F32, I8, I32, Function, Value
-from migx.targets.cpu.kernel import Frame, Kernel, input_number
+from migx.targets.cpu.kernel import Kernel, KernelWriter, input_number
 from migx.targets.cpu.kernels.convolution import is_literal
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts.cutting import ALONE, FETCH, TILE, step_turns
@@ -166,12 +166,12 @@ class Corner(NamedTuple):
     columns: Value
 
 
-class Writer:
+class Writer(KernelWriter):
     """Writes the kernel of one problem."""
 
     def __init__(self, at: Instruction, machine: Machine, problem: Problem) -> None:
-        self.problem, self.frame = problem, Frame(at, machine)
-        self.f, self.lanes = self.frame.function, machine.lanes(F32)
+        super().__init__(at, machine)
+        self.problem, self.lanes = problem, machine.lanes(F32)
         self.cut = chosen(machine, problem)
         self.vector = F32.times(self.lanes)
         self.columns = self.cut.vectors * self.lanes
@@ -184,7 +184,6 @@ class Writer:
         self.sums = self.frame.take(PLACES * self.made, F32)
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
         f, e, cut, problem = self.f, self.frame.extent, self.cut, self.problem
         down, across = problem.tiles
         rows, columns = -(-down // cut.height), -(-across // cut.width)
