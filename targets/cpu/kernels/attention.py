@@ -293,8 +293,7 @@ class Writer(KernelWriter):
 
     def _panel_of(self, first: Value) -> Matrix:
         """A matrix in scratch that has a row of all the queries."""
-        f = self.f
-        return Matrix(first, f.as_index(self.blocking.width), f.as_index(1), dtypes.F32)
+        return Matrix.dense(first, self.blocking.width, dtypes.F32)
 
     def _block(self, top: Value, rows: Value) -> None:
         f, attention, blocking = self.f, self.attention, self.blocking
@@ -361,7 +360,7 @@ class Writer(KernelWriter):
         if given.column.number != 1 and given.row.number == 1:
             return self._widened(given.turned, columns, rows).turned
         line = (columns + (lanes - 1)) // lanes * lanes
-        made = Matrix(self.staged, line, f.as_index(1), dtypes.F32)
+        made = Matrix.dense(self.staged, line, dtypes.F32)
         with f.loop(0, rows) as i, f.loop(0, columns, lanes) as j:
             mask = f.first_lanes(columns - j.index, lanes)
             vector = given.loaded(i.index, j.index, lanes, mask)
@@ -465,6 +464,6 @@ class Writer(KernelWriter):
         if access.strides[-2] == 0:
             return
         f, blocking = self.f, self.blocking
-        made = Matrix(self.turned[access], f.as_index(blocking.width), f.as_index(1), access.dtype)
+        made = Matrix.dense(self.turned[access], blocking.width, access.dtype)
         given = self.matrix(access).moved(top, key)
         gather_columns(f, given, (rows, many), made, blocking.width, blocking.lanes)

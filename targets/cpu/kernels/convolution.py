@@ -410,7 +410,7 @@ class Writer(KernelWriter):
             Matrix(start, row, row, dtype),
             f.minimum(problem.outputs - strip * unit, unit),
             [several, *inner],
-            Matrix(self.staged, f.as_index(unit), f.as_index(1), SUMS[problem.sum]),
+            Matrix.dense(self.staged, unit, SUMS[problem.sum]),
             unit,
             min(self.cut.lanes, max(2, 1 << (unit - 1).bit_length())),
             lambda vector: widened(f, vector, dtype, problem.sum),

@@ -17,7 +17,7 @@ of threads nor on how many rows there are.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from migx.dim import Extent, bounds, maximum, minimum, product
 from migx.fusion.kernels import DOTS, Access, FusedKernel, core_of, epilogue, fewest, operand
@@ -30,7 +30,6 @@ from migx.targets.cpu.kernel import (
     KernelWriter,
     behind,
     input_number,
-    memory_of,
     narrower,
     type_of,
 )
@@ -270,7 +269,7 @@ class Writer(KernelWriter):
         if not isinstance(problem.rows, int) or problem.rows % tile.block:
             rows = f.minimum(self.rows - top, tile.block)
         of_left, of_right = self._offsets(item)
-        lines = self._matrix(problem.left, of_left, problem.left_steps, problem.types[0])
+        lines = Matrix.of(self.frame, problem.left, problem.left_steps, problem.types[0], of_left)
         right = self._panel(of_right, left, side, packed)
         if problem.depth == tile.depth:
             self._add(lines.moved(top, 0), right, rows, self.depth, fresh=True)
@@ -334,13 +333,6 @@ class Writer(KernelWriter):
         """What the columns are read as."""
         return self.problem.types[1]
 
-    def _matrix(
-        self, number: int, offset: Value, steps: tuple[Extent, Extent], dtype: DType
-    ) -> Matrix:
-        """An input, from an offset on."""
-        first = self.f.element(self.frame.operands[number], offset, memory_of(dtype))
-        return Matrix(first, self.frame.extent(steps[0]), self.frame.extent(steps[1]), dtype)
-
     def _packed_step(self, step: Extent) -> Extent:
         """From one packed matrix to another, for the step between them as they were."""
         problem = self.problem
@@ -360,16 +352,15 @@ class Writer(KernelWriter):
     def _panel(self, offset: Value, column: Value, side: Value, packed: Value) -> Matrix:
         """The panel whose first column is given, ready to be read by vectors."""
         f, tile, problem = self.f, self.tile, self.problem
-        width = f.as_index(tile.columns)
-        made = Matrix(self.panel, width, f.as_index(1), SUMS[tile.sum])
+        made = Matrix.dense(self.panel, tile.columns, SUMS[tile.sum])
         missing = f.compare("ne", side, packed)
         if problem.right is None:
             with f.when(missing):
                 self._compute(made, column)
             return made
-        right = self._matrix(problem.right, offset, problem.right_steps, self._right_type)
+        right = Matrix.of(self.frame, problem.right, problem.right_steps, self._right_type, offset)
         if self.format is not None:
-            panel = Matrix(right.first, width, f.as_index(1), right.dtype)
+            panel = Matrix.dense(right.first, tile.columns, right.dtype)
             return panel.moved(column // tile.columns * self.depth, 0)
         if self._is_packed():
             return right
@@ -382,11 +373,10 @@ class Writer(KernelWriter):
         direct = whole & (self.rows <= tile.rows)
         with f.when(missing & ~direct):
             self._pack(there, made, self.columns - column)
-        return Matrix(
-            f.select(direct, there.first, made.first),
-            f.select(direct, there.row, made.row),
-            made.column,
-            right.dtype,
+        return replace(
+            there,
+            first=f.select(direct, there.first, made.first),
+            row=f.select(direct, there.row, made.row),
         )
 
     def _is_packed(self) -> bool:
@@ -424,9 +414,8 @@ class Writer(KernelWriter):
             mask = f.first_lanes(self.columns - column - j.index, tile.lanes)
 
             def read(access: Access) -> Value:
-                steps = [frame.extent(s) for s in access.strides]
-                first = frame.operands[access.operand]
-                whole = Matrix(first, steps[depth], steps[1 - depth], access.dtype)
+                whole = Matrix.of(frame, access.operand, access.strides, access.dtype)
+                whole = whole.turned if depth else whole
                 return whole.loaded(k.index, column + j.index, tile.lanes, mask)
 
             value = evaluated(f, kernel.nodes, read)[kernel.outputs[0][0]]

@@ -84,11 +84,11 @@ class _Writer(Writer):
 
     def _left(self, lines: Matrix, rows: Value, depth: Value) -> Matrix:
         """The rows by fours of bytes, as they lie or copied to scratch."""
-        f, tile, one = self.f, self.tile, self.f.as_index(1)
+        f, tile = self.f, self.tile
         if self.direct:
-            return Matrix(lines.first, lines.row // BYTES, one, WORD)
-        made = Matrix(self.staged, f.as_index(tile.depth), one, WORD)
-        given, whole = replace(lines, column=one), tile.lanes * BYTES
+            return Matrix.dense(lines.first, lines.row // BYTES, WORD)
+        made = Matrix.dense(self.staged, tile.depth, WORD)
+        given, whole = replace(lines, column=f.as_index(1)), tile.lanes * BYTES
         count = f.as_index(self.bytes) if self.bytes % BYTES else depth * BYTES
         with f.loop(0, rows) as row:
             for k, mask in f.under_masks(count, whole):

@@ -17,7 +17,7 @@ behind each other, as they stand in the weights), states by rows of whole vector
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from migx.dim import Extent, maximum, minimum
 from migx.ir import Instruction
@@ -173,8 +173,7 @@ class _Writer(KernelWriter):
         row = strides[-2] if shape.rank > 2 else 0
         of_direction = strides[-3] if shape.rank > 2 else strides[0] if shape.rank == 2 else 0
         offset = direction * frame.extent(of_direction)
-        first = self.f.element(frame.operands[number], offset, memory_of(shape.dtype))
-        return Matrix(first, frame.extent(row), frame.extent(strides[-1]), shape.dtype)
+        return Matrix.of(frame, number, (row, strides[-1]), shape.dtype, offset)
 
     def _results(self, direction: Value) -> list[Matrix]:
         """What is written: after each step, of which this is the first, and after the last."""
@@ -212,7 +211,7 @@ class _Writer(KernelWriter):
         if not self.copied:
             return Matrix(first, steps[1], steps[2], x.dtype)
         batch, lanes = self.frame.extent(self.batch), self.tile.lanes
-        made = Matrix(self._room("x", direction), f.as_index(self.features), f.as_index(1), FLOAT)
+        made = Matrix.dense(self._room("x", direction), self.features, FLOAT)
         with self.team.phase(self.frame.extent(self.members)) as part:
             begin, end = part.of(count * batch)
             with f.loop(begin, end) as row, f.loop(0, self.features, lanes) as k:
@@ -301,16 +300,15 @@ class _Writer(KernelWriter):
         """A panel of a weight for a direction: as it was packed ahead, or made in scratch."""
         f, columns, number = self.f, self.tile.columns, self.roles[role]
         weight = self.at.inputs[number]
-        step, one = f.as_index(columns), f.as_index(1)
         if weight in self.packed:
             dtype, rows = weight.shape.dtype, self._depth(weight)
             start = (direction * self.panels + panel) * (rows * columns)
             first = f.element(self.frame.operands[number], start, memory_of(dtype))
-            return Matrix(first, step, one, dtype)
+            return Matrix.dense(first, columns, dtype)
         room = self.panels_of_w if role == "w" else self._room("kept", direction)
         place = panel % PAIR if role == "w" else panel
         first = f.element(room, place * (self._deep(weight) * columns), F32)
-        return Matrix(first, step, one, FLOAT)
+        return Matrix.dense(first, columns, FLOAT)
 
     def _keep_recurrent(self, part: Part, direction: Value) -> None:
         """Packs panels of the recurrent weights, where that has not been done ahead."""
@@ -412,9 +410,7 @@ class _Writer(KernelWriter):
         """What is written after the step at a time."""
         f, (to, *_) = self.f, self._results(direction)
         step = self.frame.extent(self.at.shape.parts[0].true_strides[0])
-        return Matrix(
-            f.element(to.first, t * step, memory_of(to.dtype)), to.row, to.column, to.dtype
-        )
+        return replace(to, first=f.element(to.first, t * step, memory_of(to.dtype)))
 
     def _end(self, part: Part, cells: Cells, direction: Value) -> None:
         """Writes the states there are after the last step."""
@@ -424,7 +420,7 @@ class _Writer(KernelWriter):
 
     def _states(self, first: Value) -> Matrix:
         """States, or what else has their form, as rows."""
-        return Matrix(first, self.f.as_index(self.padded), self.f.as_index(1), FLOAT)
+        return Matrix.dense(first, self.padded, FLOAT)
 
     def _alive(self, t: Value, row: Value) -> Value | None:
         """Whether a sequence is as long as that; None where all are."""

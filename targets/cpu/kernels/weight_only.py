@@ -167,7 +167,6 @@ class _Writer(KernelWriter):
         with f.loop(0, count) as row:
             for vector in range(self.levels):
                 f.store(f.const(self.vector, 0), self._place(vector, row.index))
-        row_step, one = f.as_index(self.width), f.as_index(1)
         with f.loop(0, problem.depth, tile.depth) as k:
             whole = problem.depth % tile.depth == 0
             deep = f.as_index(tile.depth)
@@ -177,7 +176,7 @@ class _Writer(KernelWriter):
             for part in range(self.levels // tile.vectors):
                 first = f.element(self.slab, part * tile.columns, F32)
                 sums = f.element(self.sums, part * self.part, F32)
-                right = Matrix(first, row_step, one, FLOAT)
+                right = Matrix.dense(first, self.width, FLOAT)
                 heights = tile.heights(problem.rows)
                 accumulate(f, tile, sums, left, right, count, deep, heights, fresh=False)
 
@@ -200,10 +199,9 @@ class _Writer(KernelWriter):
 
     def _lines(self, top: Value, k: Value) -> Matrix:
         """The rows on the left, from one on."""
-        problem, frame = self.problem, self.frame
-        steps = [frame.extent(s) for s in problem.steps]
-        first = frame.operands[problem.left]
-        return Matrix(first, steps[0], steps[1], problem.left_dtype).moved(top, k)
+        problem = self.problem
+        whole = Matrix.of(self.frame, problem.left, problem.steps, problem.left_dtype)
+        return whole.moved(top, k)
 
     def _left(self, lines: Matrix, rows: Value, depth: Value) -> Matrix:
         """The rows as they lie, or as f32 in scratch."""

@@ -144,8 +144,7 @@ class Writer(KernelWriter):
     def _round(self, top: Value, count: Value) -> None:
         """Makes bytes of rows, their scales and the sums of their blocks."""
         f, problem, frame = self.f, self.problem, self.frame
-        steps = [frame.extent(s) for s in problem.steps]
-        whole = Matrix(frame.operands[problem.left], steps[0], steps[1], problem.left_dtype)
+        whole = Matrix.of(frame, problem.left, problem.steps, problem.left_dtype)
         # In two turns, for what waits for a scale would keep the next blocks waiting too.
         with f.loop(0, count) as row:
             scales = f.element(self.scales, row.index * self.blocks, F32)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from migx.dim import Extent
 from migx.shape import DType
 from migx.targets.cpu.emit import I64, Function, Type, Value
-from migx.targets.cpu.kernel import memory_of
+from migx.targets.cpu.kernel import Frame, memory_of
 from migx.targets.cpu.parts import elements
 
 
@@ -18,6 +20,28 @@ class Matrix:
     row: Value
     column: Value
     dtype: DType
+
+    @classmethod
+    def of(
+        cls,
+        frame: Frame,
+        number: int,
+        steps: Sequence[Extent],
+        dtype: DType,
+        offset: Value | None = None,
+    ) -> Matrix:
+        """An operand of a kernel, from an offset on, with the steps between rows and columns."""
+        first = frame.operands[number]
+        if offset is not None:
+            first = frame.function.element(first, offset, memory_of(dtype))
+        row, column = map(frame.extent, steps)
+        return cls(first, row, column, dtype)
+
+    @classmethod
+    def dense(cls, first: Value, width: Value | int, dtype: DType) -> Matrix:
+        """Rows of so many elements, one right behind the other."""
+        f = first.into
+        return cls(first, f.as_index(width), f.as_index(1), dtype)
 
     def at(self, row: Value | int, column: Value | int) -> Value:
         """The address of an element."""

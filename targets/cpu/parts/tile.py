@@ -137,7 +137,7 @@ def _depth(machine: Machine, sum_: Type, block: int, vectors: int, depth: Extent
 def staged(tile: Tile, lines: Matrix, rows: Value, depth: Value, to: Value) -> Matrix:
     """A copy of some rows in the type of sums, each ``tile.depth`` behind the one before."""
     f = to.into
-    made = Matrix(to, f.as_index(tile.depth), f.as_index(1), SUMS[tile.sum])
+    made = Matrix.dense(to, tile.depth, SUMS[tile.sum])
     with f.loop(0, rows) as i, f.loop(0, depth, tile.lanes) as k:
         mask = f.first_lanes(depth - k.index, tile.lanes)
         vector = lines.vector(i.index, k.index, tile.lanes, mask)
