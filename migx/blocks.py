@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from migx import dim, ops
-from migx.builders import Builder, broadcast_to, number, places
+from migx.builders import Builder, arange, broadcast_to, number
 from migx.ir import Instruction
 from migx.shape import I64
 
@@ -40,7 +40,7 @@ def in_blocks(at: Builder, chosen: Instruction, sources: Instruction, matrices: 
     rows = dim.maximum(1, dim.minimum(ROWS, 2 * choices // matrices))
     room = (choices + matrices * (rows - 1)) // rows
     column = at(ops.Unsqueeze((1,)), chosen)
-    both = column, places(at, matrices)
+    both = column, arange(at, matrices)
     own = at(ops.Equal(), *(broadcast_to(at, v, (choices, matrices)) for v in both))
     own = at(ops.Convert(I64), own)
     earlier = at(ops.PrefixScanSum(0, exclusive=True), own)
@@ -55,7 +55,7 @@ def in_blocks(at: Builder, chosen: Instruction, sources: Instruction, matrices: 
     place = at(ops.Add(), place, earlier)
     none = broadcast_to(at, number(at, 0), (room * rows,))
     table = at(ops.Reshape((room, rows)), at(ops.ScatterNone(0), none, place, sources))
-    both = ends, at(ops.Unsqueeze((1,)), places(at, room))
+    both = ends, at(ops.Unsqueeze((1,)), arange(at, room))
     passed = at(ops.LessOrEqual(), *(broadcast_to(at, v, (room, matrices)) for v in both))
     passed = at(ops.ReduceSum((1,)), at(ops.Convert(I64), passed))
     last = at(ops.Slice((0,), (matrices - 1,), (matrices,)), ends)

@@ -22,6 +22,9 @@ from migx.ops.layout import Concat, Multibroadcast, Slice
 from migx.ops.pointwise import Convert
 from migx.shape import F32, Dims, DType
 
+LISTED = 1 << 16
+"""A range of integers that is longer than this is no literal, but counted when the program runs."""
+
 
 class Builder:
     """Adds an instruction by each call, with some origins: just before a ``place``, or at the end
@@ -83,11 +86,12 @@ def number(at: Builder, extent: Extent) -> Instruction:
     return at.literal(np.array(extent, np.int64)) if known else at(DimLiteral((extent,), ()))
 
 
-def places(at: Builder, count: Extent) -> Instruction:
-    """0, 1, 2, ... as i64[count]."""
-    if isinstance(count, int):
-        return at.literal(np.arange(count))
-    return at(DynamicRange(count), number(at, 0), number(at, count), number(at, 1))
+def arange(at: Builder, count: Extent, start: int = 0) -> Instruction:
+    """So many integers from ``start`` on, as i64[count]."""
+    if isinstance(count, int) and count <= LISTED:
+        return at.literal(np.arange(start, start + count, dtype=np.int64))
+    bounds = (number(at, extent) for extent in (start, count + start, 1))
+    return at(DynamicRange(count), *bounds)
 
 
 def concatenate(at: Builder, axis: int, values: Sequence[Instruction]) -> Instruction:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from migx.builders import astype, at_least_f32, broadcast_to, concatenate, full_like, number, places
+from migx.builders import arange, astype, at_least_f32, broadcast_to, concatenate, full_like, number
 from migx.dim import Extent, product
 from migx.ir import Instruction
 from migx.manager import Pass
@@ -81,7 +81,7 @@ def _regular(
     begins, _ = split(op.padding)
 
     def along(extent: Extent, first: int, by: int, behind: int) -> Instruction:
-        values = at(Convert(like.shape.dtype), places(at, extent))
+        values = at(Convert(like.shape.dtype), arange(at, extent))
         by_, first_ = (full_like(at, values, n) for n in (by, first))
         line = at(Add(), at(Mul(), values, by_), first_)
         line = at(Unsqueeze(tuple(range(1, 1 + behind))), line) if behind else line

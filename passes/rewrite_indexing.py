@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from migx.builders import broadcast_to, number, places
+from migx.builders import arange, broadcast_to, number
 from migx.ir import Instruction
 from migx.manager import Pass
 from migx.match import on, var
@@ -23,8 +23,8 @@ def triangle(at: Cursor, root: Instruction) -> Instruction | Declined:
     if x.shape.dtype.is_packed or x.shape.dtype.kind == "string":
         return Declined("its elements are not numbers of whole bytes")
     dims = x.shape.dims[-2:]
-    diagonal = broadcast_to(at, at(Unsqueeze((1,)), places(at, dims[0])), dims)
-    column = broadcast_to(at, places(at, dims[1]), dims)
+    diagonal = broadcast_to(at, at(Unsqueeze((1,)), arange(at, dims[0])), dims)
+    column = broadcast_to(at, arange(at, dims[1]), dims)
     if len(root.inputs) == 2:  # what is added to no place cannot overflow
         column = at(Sub(), column, diagonal)
         moved = at(Reshape((1, 1)), at(Convert(I64), root.inputs[1]))
@@ -45,7 +45,7 @@ def hot(at: Cursor, x: Instruction, values: Instruction, root: Instruction) -> I
     zero, depth = (broadcast_to(at, number(at, n), x.shape.dims) for n in (0, op.depth))
     index = at(Where(), at(Less(), index, zero), at(Add(), index, depth), index)
     behind = tuple(range(1, len(dims) - op.axis))
-    place = places(at, op.depth)
+    place = arange(at, op.depth)
     place = at(Unsqueeze(behind), place) if behind else place
     index = broadcast_to(at, at(Unsqueeze((op.axis,)), index), dims)
     is_on = at(Equal(), index, broadcast_to(at, place, dims))

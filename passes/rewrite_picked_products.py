@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from migx import ops
 from migx.blocks import Blocks, in_blocks
-from migx.builders import Builder, astype, broadcast_to, number, places
+from migx.builders import Builder, arange, astype, broadcast_to, number
 from migx.dim import bounds, product
 from migx.ir import Instruction
 from migx.manager import Pass
@@ -49,7 +49,7 @@ def by_blocks(
     depth = 3 - summed if turned else summed
     rows = at(ops.Reshape((x.shape.dims[0], table.shape.dims[depth])), x)
     owners = _counted(at, chosen, count)
-    blocks = in_blocks(at, owners, places(at, chosen.shape.dims[0]), count)
+    blocks = in_blocks(at, owners, arange(at, chosen.shape.dims[0]), count)
     made = _multiplied(at, rows, table, blocks, depth == 2)
     return at(ops.Reshape(root.shape.dims), made)
 

@@ -6,7 +6,7 @@ nothing of what is picked.
 
 from __future__ import annotations
 
-from migx.builders import places
+from migx.builders import arange
 from migx.dim import bounds
 from migx.ir import Instruction
 from migx.manager import Pass
@@ -42,7 +42,7 @@ def sliced(
         return Declined("its elements are as small as their indices")
     for number, (axis, extent) in enumerate(zip(op.axes, op.out_lens, strict=True)):
         bounds_of = [at(Slice((0,), (number,), (number + 1,)), v) for v in root.inputs[1:]]
-        every = places(at, x.shape.dims[axis])
+        every = arange(at, x.shape.dims[axis])
         x = at(Gather(axis), x, at(DynamicSlice((0,), (extent,)), every, *bounds_of))
     return x
 

@@ -47,12 +47,6 @@ def all_of(
     return made if isinstance(made, tuple) else (made,)
 
 
-def steps(node: Node, count: Extent, start: int = 0) -> Instruction:
-    """So many integers from ``start`` on, as i64."""
-    bounds = (node.reshape(node.dims([d]), ()) for d in (start, count + start, 1))
-    return node.add(ops.DynamicRange(count), *bounds)
-
-
 def up_to(node: Node, x: Instruction, axis: int, end: Instruction, count: Extent) -> Instruction:
     """The first elements along an axis up to an end that a run tells, as many as ``count`` says."""
     last = node.reshape(node.convert(end, I64), (1,))

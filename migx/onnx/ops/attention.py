@@ -10,12 +10,11 @@ import math
 from collections.abc import Sequence
 
 from migx import ops
-from migx.builders import parted
+from migx.builders import arange, parted
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._delegate import steps
 from migx.onnx.ops.contrib import DOMAIN
 from migx.onnx.ops.elementwise import binary, plus
 from migx.onnx.ops.linear import matrix_product, scaled
@@ -198,7 +197,7 @@ def mask_of(node: Node, mask: Instruction, batch: Extent, total: Extent) -> Inst
         axes = {2: (1, 2), 3: (1,)}.get(mask.shape.rank, ())
         seen = node.add(ops.Unsqueeze(axes), mask) if axes else mask
         return binary(node, ops.Greater(), seen, node.literal(0, mask.shape.dtype))
-    places = steps(node, total)
+    places = arange(node, total)
     count = mask.shape.dims[0]
     if count in (batch, 3 * batch + 2):
         lengths = mask if count == batch else parted(node, mask, (batch, 2 * batch + 2))[0]
@@ -221,9 +220,9 @@ def causal(node: Node, scores: Instruction, behind: Extent) -> Instruction:
     """Scores with -inf where a key comes after its query; ``behind`` keys come before the first."""
     length, total = scores.shape.dims[-2:]
     first = node.add(ops.Squeeze((0,)), node.dims([behind]))
-    query = binary(node, ops.Add(), steps(node, length), first)
+    query = binary(node, ops.Add(), arange(node, length), first)
     query = node.add(ops.Unsqueeze((1,)), query)
-    allowed = binary(node, ops.LessOrEqual(), steps(node, total), query)
+    allowed = binary(node, ops.LessOrEqual(), arange(node, total), query)
     return kept(node, scores, allowed)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from migx import ops
-from migx.builders import parted
+from migx.builders import arange, parted
 from migx.dim import Extent, may_equal
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._delegate import steps, up_to
+from migx.onnx.ops._delegate import up_to
 from migx.onnx.ops.attention import (
     Pair,
     column,
@@ -88,10 +88,10 @@ def first_of_beams(node: Node, present: Pair, place: Instruction) -> Pair:
     beams = node.reshape(node.convert(beams, I64), (batch, room))
     beams = up_to(node, beams, 1, end, total)
     width = node.reshape(node.convert(width, I64), (1, 1))
-    own = node.add(ops.Unsqueeze((1,)), steps(node, batch))
+    own = node.add(ops.Unsqueeze((1,)), arange(node, batch))
     first = binary(node, ops.Mul(), binary(node, ops.Div(), own, width), width)
     rows = binary(node, ops.Add(), first, beams)
-    times = node.add(ops.Unsqueeze((0,)), steps(node, total))
+    times = node.add(ops.Unsqueeze((0,)), arange(node, total))
     latest = binary(node, ops.Equal(), times, node.reshape(place, (1, 1)))
     rows = node.add(ops.Where(), *node.broadcast(latest, own, rows))
     both = [node.add(ops.Unsqueeze((2,)), v) for v in node.broadcast(rows, times)]
@@ -111,7 +111,7 @@ def sparse_attention(node: Node) -> tuple[Instruction, ...]:
     known = binary(node, ops.Sub(), column(node, node.input(8), batch),
                    node.add(ops.Squeeze((0,)), node.dims([length])))  # fmt: skip
     start = binary(node, ops.Max(), known, node.literal(0, I64))
-    places = binary(node, ops.Add(), start, steps(node, length))
+    places = binary(node, ops.Add(), start, arange(node, length))
     if node.integer("do_rotary", 0):
         tables, mixed = (node.input(9), node.input(10)), bool(node.integer("rotary_interleaved", 0))
         turn = node.reshape(places, (batch, length))
@@ -125,8 +125,8 @@ def sparse_attention(node: Node) -> tuple[Instruction, ...]:
     keys, values = (repeated(node, x, heads) for x in seen)
     product = node.add(ops.Dot(), q, node.add(ops.Transpose((0, 1, 3, 2)), keys))
     scores = to_scale(node, product, q.shape.dims[3])
-    allowed = in_layout(node, heads, node.reshape(places, (batch, length)), steps(node, end))
-    past = binary(node, ops.LessOrEqual(), steps(node, end),
+    allowed = in_layout(node, heads, node.reshape(places, (batch, length)), arange(node, end))
+    past = binary(node, ops.LessOrEqual(), arange(node, end),
                   node.add(ops.Transpose((0, 1, 3, 2)), places))  # fmt: skip
     scores = kept(node, scores, binary(node, ops.LogicalAnd(), allowed, past))
     weights = node.add(ops.Softmax(3), scores)
@@ -167,7 +167,7 @@ def layouts(node: Node) -> Instruction:
     entries = columns.shape.dims[1]
     ends = node.add(ops.Slice((1,), (1,), (blocks + 1,)), begins)
     ends = node.add(ops.Unsqueeze((1,)), ends)
-    number = node.add(ops.Unsqueeze((0, 2)), steps(node, entries))
+    number = node.add(ops.Unsqueeze((0, 2)), arange(node, entries))
     passed = node.convert(binary(node, ops.LessOrEqual(), ends, number), I64)
     row = node.add(ops.Squeeze((2,)), node.add(ops.ReduceSum((2,)), passed))
     width = node.add(ops.Squeeze((0,)), node.dims([blocks]))

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from functools import reduce
 
 from migx import ops
-from migx.builders import parted
+from migx.builders import arange, parted
 from migx.dim import may_equal
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._delegate import channels_first, channels_last, delegated, steps
+from migx.onnx.ops._delegate import channels_first, channels_last, delegated
 from migx.onnx.ops.elementwise import binary, plus
 from migx.onnx.ops.linear import matrix_product, scaled
 from migx.onnx.ops.normalization import normalized, over_root_mean_square
@@ -167,7 +167,7 @@ def embedded(
     """
     words, mask = node.input(0), node.optional(7)
     batch, length = node.dims_of(0, 2)
-    picks = [words, steps(node, length) if places is None else places, segments]
+    picks = [words, arange(node, length) if places is None else places, segments]
     total = None
     for i, (table, pick) in enumerate(zip(tables, picks, strict=True)):
         if pick is None:

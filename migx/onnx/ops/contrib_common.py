@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 from migx import ops
+from migx.builders import arange
 from migx.dim import bounds
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._delegate import all_of, channels_first, channels_last, delegated, steps
+from migx.onnx.ops._delegate import all_of, channels_first, channels_last, delegated
 from migx.onnx.ops.contrib import DOMAIN, normalized_groups
 from migx.onnx.ops.elementwise import binary, plus
 from migx.onnx.ops.linear import centred, matrix_product, scaled
@@ -103,8 +104,8 @@ def unfold(node: Node) -> Instruction:
     if bounds(length)[1] < size:
         raise node.fail(f"size {size} of an axis of {length}")
     count = (length - size) // step + 1
-    starts = binary(node, ops.Mul(), steps(node, count), node.literal(step, I64))
-    places = binary(node, ops.Add(), node.add(ops.Unsqueeze((1,)), starts), steps(node, size))
+    starts = binary(node, ops.Mul(), arange(node, count), node.literal(step, I64))
+    places = binary(node, ops.Add(), node.add(ops.Unsqueeze((1,)), starts), arange(node, size))
     windows = node.add(ops.Gather(axis), x, places)
     order = [i for i in range(windows.shape.rank) if i != axis + 1]
     return node.add(ops.Transpose((*order, axis + 1)), windows)

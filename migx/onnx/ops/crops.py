@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from migx import dim, ops
+from migx.builders import arange
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._delegate import steps
 from migx.onnx.ops.contrib import DOMAIN
 from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import scaled
@@ -83,7 +83,7 @@ def places(node: Node, axis: int, count: int) -> Places:
     else:
         step = binary(node, ops.Mul(), node.add(ops.Sub(), end, begin), span)
         step = node.add(ops.Div(), step, node.scalar(count - 1, step))
-        ramp = node.convert(steps(node, count), boxes.shape.dtype)
+        ramp = node.convert(arange(node, count), boxes.shape.dtype)
         first, last = (binary(node, ops.Mul(), v, span) for v in (begin, end))
         at = binary(node, ops.Add(), first, binary(node, ops.Mul(), ramp, step))
         at = node.add(ops.Concat(1), node.add(ops.Slice((1,), (0,), (count - 1,)), at), last)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from migx import dim, ops
+from migx.builders import arange
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._delegate import steps
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def without_twins(node: Node, value: Instruction, labels: tuple[str, ...]) -> Te
         while (second := len(labels) - 1 - labels[::-1].index(label)) != first:
             ramps = [
                 node.add(ops.Unsqueeze(tuple(i for i in range(len(labels)) if i != axis)),
-                         steps(node, value.shape.dims[axis]))
+                         arange(node, value.shape.dims[axis]))
                 for axis in (first, second)
             ]  # fmt: skip
             same = node.add(ops.Equal(), *node.broadcast(*ramps))

@@ -15,11 +15,12 @@ import onnx
 
 from migx import ops
 from migx.blocks import in_blocks
+from migx.builders import arange
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._delegate import delegated, steps
+from migx.onnx.ops._delegate import delegated
 from migx.onnx.ops.contrib import DOMAIN, self_gated
 from migx.onnx.ops.elementwise import binary, plus
 from migx.onnx.ops.quantization import first_of, packed_rows
@@ -197,7 +198,7 @@ def sparsely(
         room = node.add(ops.Mul(), room, node.scalar(2 * JITTER, room))
         out = node.add(ops.Greater(), below, room)
         if i:
-            taken = binary(node, ops.Equal(), steps(node, scores.shape.dims[1]), first)
+            taken = binary(node, ops.Equal(), arange(node, scores.shape.dims[1]), first)
             out = node.add(ops.LogicalOr(), out, taken)
         near = node.add(ops.Where(), out, node.scalar(-math.inf, scores), scores)
         shares.append(node.add(ops.GatherElements(1), node.add(ops.Softmax(1), near), place))
@@ -220,7 +221,7 @@ def of_experts(
     tokens, k = chosen.shape.dims
     flat, token = (
         node.reshape(v, (tokens * k,))
-        for v in (chosen, node.add(ops.Broadcast(0, (tokens, k)), steps(node, tokens)))
+        for v in (chosen, node.add(ops.Broadcast(0, (tokens, k)), arange(node, tokens)))
     )
     blocks = in_blocks(node, flat, token, experts)
     inner = node.graph.inside(onnx.GraphProto(), "experts")

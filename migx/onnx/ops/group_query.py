@@ -8,12 +8,12 @@ from __future__ import annotations
 import numpy as np
 
 from migx import dim, ops
-from migx.builders import parted
+from migx.builders import arange, parted
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._delegate import steps, up_to
+from migx.onnx.ops._delegate import up_to
 from migx.onnx.ops.attention import (
     column,
     headed,
@@ -48,7 +48,7 @@ def group_query_attention(node: Node) -> tuple[Instruction, ...]:
     batch, length = q.shape.dims[0], q.shape.dims[2]
     last = column(node, node.input(5), batch)
     start = first_place(node, last, batch, length)
-    places = binary(node, ops.Add(), start, steps(node, length))
+    places = binary(node, ops.Add(), start, arange(node, length))
     if node.integer("do_rotary", 0):
         given = node.optional(9)
         turn = node.reshape(places, (batch, length)) if given is None else given
@@ -184,12 +184,12 @@ def slid(
     start = fitting(node, start, room, window)
     end = binary(node, ops.Add(), last, node.literal(1, I64))
     gone, leaving = (let_go(node, n, room, room - window + 1) for n in (start, end))
-    rows = steps(node, room)
+    rows = arange(node, room)
     held, wanted = (binary(node, ops.Add(), first, rows) for first in (gone, leaving))
     there = binary(node, ops.Less(), held, start)
     never = node.literal(np.iinfo(np.int64).max, I64)
     before = node.add(ops.Where(), *node.broadcast(there, held, never))
-    at = node.add(ops.Concat(3), before, binary(node, ops.Add(), start, steps(node, length)))
+    at = node.add(ops.Concat(3), before, binary(node, ops.Add(), start, arange(node, length)))
     new = binary(node, ops.Sub(), wanted, binary(node, ops.Sub(), start, node.dims([room])))
     old, is_old = binary(node, ops.Sub(), wanted, gone), binary(node, ops.Less(), wanted, start)
     index = node.add(ops.Where(), *node.broadcast(is_old, old, new))
@@ -247,7 +247,7 @@ def grouped(
     if cap := node.number("softcap", 0.0):
         scores = scaled(node, node.add(ops.Tanh(), scaled(node, scores, 1 / cap)), cap)
     scores = plus(node, scores, bias_at(node, batch, at))
-    keys = steps(node, total) if at is None else at
+    keys = arange(node, total) if at is None else at
     window = node.integer("local_window_size", -1)
     if not node.integer("causal", 1):
         if window != -1:

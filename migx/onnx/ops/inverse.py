@@ -5,11 +5,11 @@ from __future__ import annotations
 import onnx
 
 from migx import dim, ops
+from migx.builders import arange
 from migx.dim import may_equal
 from migx.ir import Instruction, Module
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._delegate import steps
 from migx.onnx.ops.contrib import DOMAIN
 from migx.onnx.ops.elementwise import binary
 from migx.shape import BOOL, F16, F32, I64, Shape
@@ -26,7 +26,7 @@ def inverse(node: Node) -> Instruction:
     *lead, size, _ = x.shape.dims
     wide = node.convert(x, F32) if x.shape.dtype is F16 else x
     flat = node.reshape(wide, (dim.product(lead), size, size))
-    place = steps(node, size)
+    place = arange(node, size)
     ones = binary(node, ops.Equal(), node.add(ops.Unsqueeze((1,)), place), place)
     ones = node.broadcast_to(node.convert(ones, flat.shape.dtype), flat.shape.dims)
     both = node.add(ops.Concat(2), flat, ones)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import onnx
 
 from migx import ops
-from migx.builders import concatenate
+from migx.builders import arange, concatenate
 from migx.dim import Extent
 from migx.ir import Instruction, Module
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._delegate import delegated, steps
+from migx.onnx.ops._delegate import delegated
 from migx.onnx.ops.contrib import DOMAIN
 from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import matrix_product, scaled
@@ -106,7 +106,7 @@ def seen(node: Node, x: Instruction, lengths: Instruction | None) -> Instruction
     if lengths is None:
         return x
     longest = node.add(ops.ReduceMax((0,)), lengths)
-    inside = binary(node, ops.Less(), steps(node, x.shape.dims[0]), longest)
+    inside = binary(node, ops.Less(), arange(node, x.shape.dims[0]), longest)
     inside = node.add(ops.Broadcast(0, x.shape.dims), inside)
     return node.add(ops.Where(), inside, x, node.scalar(0, x))
 
@@ -117,7 +117,7 @@ def run(node: Node, of: Direction) -> tuple[Instruction, Instruction, Instructio
     """
     scanned, turned = [of.inputs], of.backward and of.lengths is not None
     if of.lengths is not None:
-        scanned.append(steps(node, of.inputs.shape.dims[0]))
+        scanned.append(arange(node, of.inputs.shape.dims[0]))
         if turned:
             scanned[0] = node.add(ops.ReverseSequence(1, 0), of.inputs, of.lengths)
     back = int(of.backward and not turned)

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 
 from migx import ops
+from migx.builders import arange
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._delegate import steps
 from migx.onnx.ops.attention import headed, merged, rotated, turned
 from migx.onnx.ops.contrib import DOMAIN
 from migx.onnx.ops.elementwise import binary
@@ -33,7 +33,7 @@ def rotary_embedding(node: Node) -> Instruction:
         if at.shape.rank == 2:
             at = node.reshape(at, (batch, length))
         else:
-            at = binary(node, ops.Add(), node.reshape(at, (1, 1)), steps(node, length))
+            at = binary(node, ops.Add(), node.reshape(at, (1, 1)), arange(node, length))
         return rotated(node, x, at, tables, interleaved, used)
 
     return in_heads(node, turn)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from migx import ops
+from migx.builders import arange
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._delegate import steps
 from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.normalization import tail_as_one
 from migx.shape import I64
@@ -64,7 +64,7 @@ def tensor_scatter(node: Node) -> Instruction:
     cache, update, given = node.input(0), node.input(1), node.optional(2)
     axis = node.axis(node.integer("axis", -2), cache.shape.rank)
     rank, batch = cache.shape.rank, cache.shape.dims[0]
-    ramp = steps(node, update.shape.dims[axis])
+    ramp = arange(node, update.shape.dims[axis])
     places = node.reshape(ramp, [update.shape.dims[axis] if i == axis else 1 for i in range(rank)])
     if given is not None:
         start = node.reshape(node.convert(given, I64), (batch, *[1] * (rank - 1)))

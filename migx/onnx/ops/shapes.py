@@ -8,13 +8,12 @@ from typing import TypeVar
 import numpy as np
 
 from migx import dim, ops
-from migx.builders import concatenate
+from migx.builders import arange, concatenate
 from migx.dim import Dim, Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops import runtime
-from migx.onnx.ops._delegate import steps
 from migx.onnx.sparse import dense
 from migx.shape import I64
 
@@ -319,6 +318,6 @@ def eye_like(node: Node) -> Instruction:
     x, shift = node.input(0), node.integer("k", 0)
     rows, columns = node.dims_of(0, 2)
     dtype = node.dtype("dtype") if node.has("dtype") else x.shape.dtype
-    first, last = steps(node, rows, shift), steps(node, columns)
+    first, last = arange(node, rows, shift), arange(node, columns)
     equal = node.broadcast(node.add(ops.Unsqueeze((1,)), first), last)
     return node.convert(node.add(ops.Equal(), *equal), dtype)

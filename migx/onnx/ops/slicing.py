@@ -7,14 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from migx import dim, ops
-from migx.builders import parted
+from migx.builders import arange, parted
 from migx.dim import Dim, Extent
 from migx.errors import DimError
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops import runtime
-from migx.onnx.ops._delegate import steps
 from migx.shape import I64, Shape
 
 FAR = 2**31 - 1
@@ -111,7 +110,7 @@ def sliced_on_any_axes(node: Node, given: Instruction | None) -> Instruction:
     names the first ones, as many as there are starts.
     """
     x, rank, operands = node.input(0), node.input(0).shape.rank, []
-    named = steps(node, node.input(1).shape.dims[0]) if given is None else given
+    named = arange(node, node.input(1).shape.dims[0]) if given is None else given
     axes = runtime.listed(node, named)
     for operand, whole in ((node.input(1), 0), (node.input(2), 2**63 - 1), (node.optional(4), 1)):
         values: Instruction | int = 1 if operand is None else runtime.listed(node, operand)
