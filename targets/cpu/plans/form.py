@@ -9,7 +9,7 @@ that are near each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -119,9 +119,7 @@ class Form:
         self.handed = [
             Handed(at, self.rules.latest(at.shape), self._places(at)) for at in outline.results
         ]
-        self.works: list[Work] = []
         self.runs: list[tuple[int, int] | Work] = []
-        self.faults: dict[int, Work] = {}
         addresses = self._fill(code_of)
         self._sequence()
         self.in_arena, self.in_results, self.in_given, self.in_literals, *_ = (
@@ -153,60 +151,28 @@ class Form:
         own = [r for r in found if r is not None and r.cell.root.kind is Kind.RESULT]
         if len(own) < len(indices):
             return []
-        return [(self._address(r), self.layout(r.shape)) for r in own]
+        return [(self.address(r), self.layout(r.shape)) for r in own]
 
-    def _address(self, reference: Reference) -> Address:
+    def address(self, reference: Reference) -> Address:
+        """Where what is referred to lies."""
         offset, bits = self.place(reference.offset), reference.shape.dtype.bits
         return Address(reference.cell.root, offset, bits)
 
     def _fill(self, code_of: Mapping[str, int]) -> dict[int, Address]:
         """Writes the words; gives those that are addresses."""
-        addresses: dict[int, Address] = {}
         kernels = [(w, w.kernel) for w in self.outline.works if w.kernel is not None]
         numbers = [0, *accumulate(w.kernel is not None for w in self.outline.works)]
-        words = [0] * (STEP_WORDS * len(kernels))
-        sized: list[tuple[int, int]] = []
-        in_args: list[int] = []
-        tables: dict[Cell, int] = {}
-        found: dict[Cell, list[int]] = {}
-        for work, kernel in kernels:
-            first = STEP_WORDS * len(self.works)
-            self.works.append(work)
-            code = code_of[kernel.symbol] if work.to is None else 0
-            words[first : first + STEP_WORDS] = (
-                code if work.times is None else code_of[ROUNDS.symbol],
-                8 * len(words),
-                0,
-                0 if work.to is None else numbers[work.to.step],
-            )
-            in_args.append(first + 1)
-            sized.append((first + TILES_WORD, self.place(kernel.tiles)))
-            said = rounds_of(work)
-            sized += [(len(words) + 1 + i, self.place(word)) for i, word in enumerate(said)]
-            words += [code, *[0] * len(said)] if said else []
-            for reference in work.operands:
-                if (cell := reference.cell.root).kind is Kind.FOUND:
-                    found.setdefault(cell, []).append(len(words))
-                elif cell.kind is not Kind.OBJECT:
-                    addresses[len(words)] = self._address(reference)
-                words.append(0)
-            if kernel.fault:
-                self.faults[len(words) + kernel.words.index(0)] = work
-            sized += [(len(words) + i, self.place(w)) for i, w in enumerate(kernel.words)]
-            words += [0] * len(kernel.words)
-            if work.knows_itself:
-                in_args.append(len(words))
-                words.append(8 * first)
-            if work.finds is not None:
-                tables[work.finds] = len(words)
-                in_args.append(len(words))
-                words.append(0)
-        _add_tables(words, in_args, tables, found)
+        made = _Words(self, len(kernels))
+        for number, (work, kernel) in enumerate(kernels):
+            to = 0 if work.to is None else numbers[work.to.step]
+            made.add(number, work, kernel, code_of, to)
+        made.add_tables()
+        self.works, self.faults = [work for work, _ in kernels], made.faults
         self.scratch = np.array([self.place(scratch_of(w, k)) for w, k in kernels], int)
-        self.words = np.array(words, np.int64)
-        self.sized = np.array(sized, np.int64).reshape(-1, 2)
-        self.in_args = np.array(in_args, np.int64)
-        return addresses
+        self.words = np.array(made.words, np.int64)
+        self.sized = np.array(made.sized, np.int64).reshape(-1, 2)
+        self.in_args = np.array(made.in_args, np.int64)
+        return made.addresses
 
     def _sequence(self) -> None:
         step = 0
@@ -222,17 +188,70 @@ class Form:
             step += 1
 
 
-def _add_tables(
-    words: list[int],
-    in_args: list[int],
-    tables: Mapping[Cell, int],
-    found: Mapping[Cell, list[int]],
-) -> None:
-    """Adds the tables of steps that find cells, whose addresses belong into some words: how many
-    words hold an address in the cell, and the address of each.
+class _Words:
+    """Words being laid out: what the loop over steps reads of each, then what each is called with,
+    then tables. The fields are those of a form.
     """
-    for cell, place in tables.items():
-        read = found.get(cell, [])
-        words[place] = 8 * len(words)
-        in_args += range(len(words) + 1, len(words) + 1 + len(read))
-        words += [len(read), *(8 * word for word in read)]
+
+    def __init__(self, form: Form, steps: int) -> None:
+        self.form = form
+        self.words = [0] * (STEP_WORDS * steps)
+        self.sized: list[tuple[int, int]] = []
+        self.in_args: list[int] = []
+        self.addresses: dict[int, Address] = {}
+        self.faults: dict[int, Work] = {}
+        self._tables: dict[Cell, int] = {}
+        self._found: dict[Cell, list[int]] = {}
+
+    def add(
+        self, number: int, work: Work, kernel: Kernel, code_of: Mapping[str, int], to: int
+    ) -> None:
+        """The step of a number, and what it is called with; ``to`` is the step it jumps to."""
+        first = STEP_WORDS * number
+        code = code_of[kernel.symbol] if work.to is None else 0
+        called = code if work.times is None else code_of[ROUNDS.symbol]
+        self.words[first : first + STEP_WORDS] = called, 8 * len(self.words), 0, to
+        self.in_args.append(first + 1)
+        self.sized.append((first + TILES_WORD, self.form.place(kernel.tiles)))
+        if said := rounds_of(work):
+            self.words.append(code)
+            self._add_numbers(said)
+        for reference in work.operands:
+            self._add_operand(reference)
+        if kernel.fault:
+            self.faults[len(self.words) + kernel.words.index(0)] = work
+        self._add_numbers(kernel.words)
+        if work.knows_itself:
+            self._add_place(8 * first)
+        if work.finds is not None:
+            self._tables[work.finds] = len(self.words)
+            self._add_place(0)
+
+    def _add_numbers(self, extents: Sequence[Extent]) -> None:
+        places = map(self.form.place, extents)
+        self.sized += enumerate(places, len(self.words))
+        self.words += [0] * len(extents)
+
+    def _add_operand(self, reference: Reference) -> None:
+        cell, word = reference.cell.root, len(self.words)
+        if cell.kind is Kind.FOUND:
+            self._found.setdefault(cell, []).append(word)
+        elif cell.kind is not Kind.OBJECT:
+            self.addresses[word] = self.form.address(reference)
+        self.words.append(0)
+
+    def _add_place(self, nbytes: int) -> None:
+        """How many bytes from the first word something is."""
+        self.in_args.append(len(self.words))
+        self.words.append(nbytes)
+
+    def add_tables(self) -> None:
+        """The tables of steps that find cells: how many words hold an address in the cell, and the
+        address of each.
+        """
+        for cell, place in self._tables.items():
+            read = self._found.get(cell, [])
+            self.words[place] = 8 * len(self.words)
+            self.words.append(len(read))
+            for word in read:
+                self._add_place(8 * word)
