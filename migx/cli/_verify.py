@@ -109,26 +109,36 @@ def checked(
         if options.activations == "float" and (note := rounded_products(path)):
             notes.append(note)
     budgets = [spent.of(value) for value in plain.program.main.outputs]
-    compared = [
-        compare(name, _inputs.array_of(x), _inputs.array_of(y), budget)
-        for name, x, y, budget in zip(names, got, expected, budgets, strict=True)
-    ]
-    found: dict[str, Any] = {
+    found = {
         "target": options.target,
         "held": held is not None,
         "against": against,
         "notes": notes,
-        "outputs": [
-            dataclasses.asdict(c)
-            | {"relative": relative(c.rms, y), "passed": c.passed, "undecided": c.undecided}
-            for c, y in zip(compared, expected, strict=True)
-        ],
-        "passed": all(c.passed for c in compared),
-        "undecided": any(c.undecided for c in compared),
+        **_judged(names, got, expected, budgets),
     }
     if options.each:
         found |= _each(subject, inputs, values, recorder.budgets)
     return found
+
+
+def _judged(
+    names: Sequence[str], got: Sequence[Any], expected: Sequence[Any], budgets: Sequence[Budget]
+) -> dict[str, Any]:
+    """Each output beside what is expected, and whether all are as they should be."""
+    compared = [
+        compare(name, _inputs.array_of(x), _inputs.array_of(y), budget)
+        for name, x, y, budget in zip(names, got, expected, budgets, strict=True)
+    ]
+    outputs = [
+        dataclasses.asdict(c)
+        | {"relative": relative(c.rms, y), "passed": c.passed, "undecided": c.undecided}
+        for c, y in zip(compared, expected, strict=True)
+    ]
+    return {
+        "outputs": outputs,
+        "passed": all(c.passed for c in compared),
+        "undecided": any(c.undecided for c in compared),
+    }
 
 
 def _peer(path: Path, options: argparse.Namespace) -> str:
