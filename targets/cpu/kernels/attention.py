@@ -305,7 +305,7 @@ class Writer(KernelWriter):
         def scaled(read: Value) -> Value:
             return self.scaled(elements.loaded(f, read, attention.queries.dtype))
 
-        gather_columns(f, queries, (rows, depth), panel, size, lanes, scaled)
+        gather_columns(queries, (rows, depth), panel, size, lanes, scaled)
         once = self._single and isinstance(attention.count[1], int) and attention.count[1] > 0
         if not once:
             self._clear(self.sums, width)
@@ -316,13 +316,13 @@ class Writer(KernelWriter):
             many = f.intrinsic("smin", self.keys - block.index, self.frame.extent(blocking.keys))
             here = self._widened(keys.moved(block.index, 0), many, depth)
             heights = product_.heights(attention.count[1])
-            accumulate(f, product_, self.scores, here, panel, many, depth, heights, fresh=True)
+            accumulate(product_, self.scores, here, panel, many, depth, heights, fresh=True)
             highest, totals = block.carried[: blocking.vectors], block.carried[blocking.vectors :]
             highest, totals = self._weights(top, rows, block.index, many, highest, totals)
             block.carry(*highest, *totals)
             left = self._widened(values.moved(block.index, 0), many, width).turned
             heights = weighted.heights(attention.width)
-            accumulate(f, weighted, self.sums, left, scores, width, many, heights, fresh=once)
+            accumulate(weighted, self.sums, left, scores, width, many, heights, fresh=once)
         output = self.matrix(attention.output).moved(top, 0)
         line = self.panel  # the queries are not needed any more
         for j, total in enumerate(block.carried[blocking.vectors :]):
@@ -333,7 +333,7 @@ class Writer(KernelWriter):
             total = f.load(f.element(line, row, F32), F32.times(lanes))
             return self.finished(value, total, met(row))
 
-        scatter_columns(f, sums, output, (rows, width), size, lanes, shared)
+        scatter_columns(sums, output, (rows, width), size, lanes, shared)
 
     def _start(self, top: Value, rows: Value) -> list[Value]:
         """The greatest scores and the sums before there are keys."""
@@ -463,7 +463,7 @@ class Writer(KernelWriter):
         """Turns what scores of a block meet, unless it is the same for all queries."""
         if access.strides[-2] == 0:
             return
-        f, blocking = self.f, self.blocking
+        blocking = self.blocking
         made = Matrix.dense(self.turned[access], blocking.width, access.dtype)
         given = self.matrix(access).moved(top, key)
-        gather_columns(f, given, (rows, many), made, blocking.width, blocking.lanes)
+        gather_columns(given, (rows, many), made, blocking.width, blocking.lanes)

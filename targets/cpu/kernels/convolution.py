@@ -406,7 +406,6 @@ class Writer(KernelWriter):
         whole, *inner = [(self._e(extent), self._e(step)) for extent, (step,) in axes]
         several = channels * (whole[0] // problem.channels), whole[1]
         gather_lines(
-            f,
             Matrix(start, row, row, dtype),
             f.minimum(problem.outputs - strip * unit, unit),
             [several, *inner],

@@ -291,7 +291,6 @@ class Writer(KernelWriter):
         """Adds so much of the depth to the sums."""
         left, heights = self._left(lines, rows, depth), self.heights
         accumulate(
-            self.f,
             self.tile,
             self.sums,
             left,
@@ -395,7 +394,6 @@ class Writer(KernelWriter):
         """Copies as many columns as there are to a panel."""
         f, tile = self.f, self.tile
         gather_columns(
-            f,
             given.turned,
             (columns, self.depth),
             made,

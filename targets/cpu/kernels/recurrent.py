@@ -275,7 +275,7 @@ class _Writer(KernelWriter):
     ) -> None:
         """The product of several rows and a panel, put in its place."""
         f, tile, sums = self.f, self.tile, self.sums
-        accumulate(f, tile, sums, left, right, rows, deep, heights, fresh=True)
+        accumulate(tile, sums, left, right, rows, deep, heights, fresh=True)
         with f.loop(0, rows) as row:
             place = f.element(to, row.index * self.width, F32)
             for j in range(0, tile.columns, tile.lanes):
@@ -324,7 +324,6 @@ class _Writer(KernelWriter):
             top = panel.index * tile.columns
             given = self._matrix(number, weight.shape, direction).moved(top, 0)
             gather_columns(
-                f,
                 given,
                 (rows - top, depth),
                 self._panel(role, direction, panel.index),

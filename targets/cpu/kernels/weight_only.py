@@ -178,7 +178,7 @@ class _Writer(KernelWriter):
                 sums = f.element(self.sums, part * self.part, F32)
                 right = Matrix.dense(first, self.width, FLOAT)
                 heights = tile.heights(problem.rows)
-                accumulate(f, tile, sums, left, right, count, deep, heights, fresh=False)
+                accumulate(tile, sums, left, right, count, deep, heights, fresh=False)
 
     def _unpack(self, panel: Value, begin: Value, end: Value) -> None:
         """Unpacks and scales so much of a panel into the slab."""

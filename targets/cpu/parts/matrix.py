@@ -43,9 +43,14 @@ class Matrix:
         f = first.into
         return cls(first, f.as_index(width), f.as_index(1), dtype)
 
+    @property
+    def into(self) -> Function:
+        """The function that its places are values of."""
+        return self.first.into
+
     def at(self, row: Value | int, column: Value | int) -> Value:
         """The address of an element."""
-        f = self.first.into
+        f = self.into
         return f.element(self.first, self.row * row + self.column * column, memory_of(self.dtype))
 
     def moved(self, row: Value | int, column: Value | int) -> Matrix:
@@ -61,14 +66,14 @@ class Matrix:
         self, row: Value | int, column: Value | int, lanes: int, mask: Value | None
     ) -> Value:
         """Elements of a row from a column on, as they lie in memory; only those of a mask."""
-        f, memory = self.first.into, memory_of(self.dtype)
+        f, memory = self.into, memory_of(self.dtype)
         return apart(f, self.at(row, column), self.column, memory.times(lanes), mask)
 
     def loaded(
         self, row: Value | int, column: Value | int, lanes: int, mask: Value | None
     ) -> Value:
         """``vector`` in the type elements are computed in."""
-        return elements.loaded(self.first.into, self.vector(row, column, lanes, mask), self.dtype)
+        return elements.loaded(self.into, self.vector(row, column, lanes, mask), self.dtype)
 
 
 def apart(f: Function, first: Value, step: Value, vector: Type, mask: Value | None) -> Value:

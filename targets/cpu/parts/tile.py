@@ -136,8 +136,7 @@ def _depth(machine: Machine, sum_: Type, block: int, vectors: int, depth: Extent
 
 def staged(tile: Tile, lines: Matrix, rows: Value, depth: Value, to: Value) -> Matrix:
     """A copy of some rows in the type of sums, each ``tile.depth`` behind the one before."""
-    f = to.into
-    made = Matrix.dense(to, tile.depth, SUMS[tile.sum])
+    f, made = lines.into, Matrix.dense(to, tile.depth, SUMS[tile.sum])
     with f.loop(0, rows) as i, f.loop(0, depth, tile.lanes) as k:
         mask = f.first_lanes(depth - k.index, tile.lanes)
         vector = lines.vector(i.index, k.index, tile.lanes, mask)
@@ -150,7 +149,6 @@ Multiply = Callable[[Function, Value, Value, Value], Value]
 
 
 def accumulate(
-    f: Function,
     tile: Tile,
     sums: Value,
     left: Matrix,
@@ -170,6 +168,7 @@ def accumulate(
     ``ahead`` says that the next panel lies right behind, and is worth fetching meanwhile.
     ``multiply`` is given a number in all lanes, a vector of the panel and a vector of sums.
     """
+    f = left.into
     first = f.as_index(0)
     enough = rows >= tile.rows * tile.vectors
     for height in heights:
@@ -183,12 +182,11 @@ def accumulate(
                 vector = turn.index // height % tile.vectors * tile.lanes
                 place = f.select(enough, panel.at(depth, vector), panel.first)
                 behind = replace(panel, first=place, row=f.select(enough, panel.row, 0))
-            _strip(f, tile, height, here, lines, panel, depth, fresh, behind, multiply)
+            _strip(tile, height, here, lines, panel, depth, fresh, behind, multiply)
         first = end
 
 
 def _strip(
-    f: Function,
     tile: Tile,
     height: int,
     sums: Value,
@@ -200,7 +198,7 @@ def _strip(
     multiply: Multiply,
 ) -> None:
     """As many rows as fit in registers, over all of the depth; a column ``behind`` is fetched."""
-    wide = memory_of(panel.dtype).times(tile.lanes)
+    f, wide = left.into, memory_of(panel.dtype).times(tile.lanes)
     places = [
         f.element(sums, i * tile.columns + j * tile.lanes, tile.sum)
         for i in range(height)

@@ -82,7 +82,6 @@ def _exchanged(lanes: int, far: int) -> tuple[list[int], list[int]]:
 
 
 def gather_columns(
-    f: Function,
     given: Matrix,
     count: tuple[Value, Value],
     made: Matrix,
@@ -98,9 +97,9 @@ def gather_columns(
     apart, each takes the place of what the one before has too much; what the last has lies behind.
     """
     if given.column.number == 1:
-        _by_squares(f, given, count, made, width, lanes, change)
+        _by_squares(given, count, made, width, lanes, change)
         return
-    rows, columns = count
+    f, (rows, columns) = given.into, count
     memory = memory_of(given.dtype)
     with f.loop(0, columns) as j:
         for i in range(0, width, lanes):
@@ -111,7 +110,6 @@ def gather_columns(
 
 
 def gather_lines(
-    f: Function,
     given: Matrix,
     rows: Value,
     axes: Sequence[tuple[Value, Value]],
@@ -126,16 +124,16 @@ def gather_lines(
     (count, step), *inner = axes
     along = replace(given, column=step)
     if not inner:
-        gather_columns(f, along, (rows, count), made, width, lanes, change)
+        gather_columns(along, (rows, count), made, width, lanes, change)
         return
+    f = given.into
     each = prod((extent for extent, _ in inner), start=f.as_index(1))
     with f.loop(0, count) as turn:
         there = made.moved(turn.index * each, 0)
-        gather_lines(f, along.moved(0, turn.index), rows, inner, there, width, lanes, change)
+        gather_lines(along.moved(0, turn.index), rows, inner, there, width, lanes, change)
 
 
 def _by_squares(
-    f: Function,
     given: Matrix,
     count: tuple[Value, Value],
     made: Matrix,
@@ -143,7 +141,7 @@ def _by_squares(
     lanes: int,
     change: Callable[[Value], Value],
 ) -> None:
-    rows, columns = count
+    f, (rows, columns) = given.into, count
     vector = memory_of(given.dtype).times(lanes)
     known = columns.number
     with f.loop(0, width, lanes) as turn:
@@ -158,7 +156,6 @@ def _by_squares(
 
 
 def scatter_columns(
-    f: Function,
     given: Matrix,
     made: Matrix,
     count: tuple[Value, Value],
@@ -170,7 +167,7 @@ def scatter_columns(
     matrix of ``count`` rows and columns, whose columns are neighbours, rounded to its type.
     ``change`` is applied to each vector, and told the first of its rows.
     """
-    rows, columns = count
+    f, (rows, columns) = given.into, count
     vector = memory_of(given.dtype).times(lanes)
     with f.loop(0, width, lanes) as i, f.loop(0, columns, lanes) as j:
         square = [
