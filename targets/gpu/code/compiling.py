@@ -1,7 +1,7 @@
 """From Triton text to binaries, with or without a GPU, in processes of their own.
 
 Binaries are kept on disk under the hash of what decides them: text, parameters, architecture and
-the version of Triton. What is missing is compiled by helpers, each this Python running ``serve``
+the version of Triton. What is missing is compiled by workers, each this Python running ``serve``
 with Triton in it; so this process never loads the compiler, and may load Triton's interpreter
 instead, which rules it out.
 """
@@ -20,7 +20,7 @@ from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from migx.base import helpers, kept
+from migx.base import kept, workers
 from migx.errors import TargetError
 from migx.targets.gpu.architectures import Architecture, architecture
 from migx.targets.gpu.code.resources import spilled
@@ -190,12 +190,12 @@ def function_of(source: str) -> Any:
     return scope["kernel"]
 
 
-# Helpers.
+# Workers.
 
 
 def serve() -> None:
     """Compiles each request that comes in, until nothing more does."""
-    helpers.serve(_answer)
+    workers.serve(_answer)
 
 
 def _answer(said: str) -> bytes:
@@ -210,7 +210,7 @@ def _answer(said: str) -> bytes:
 
 
 def _compiled(missing: Mapping[str, Request]) -> dict[str, Binary]:
-    """What helpers compile; as many of them as there are cores, or kernels if these are fewer."""
+    """What workers compile; as many of them as there are cores, or kernels if these are fewer."""
     made: dict[str, Binary] = {}
 
     def heard(key: str, said: bytes) -> None:
@@ -226,7 +226,7 @@ def _compiled(missing: Mapping[str, Request]) -> dict[str, Binary]:
     count = min(len(os.sched_getaffinity(0)), len(missing))
     around = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     try:
-        left = helpers.helped(
+        left = workers.ask(
             _COMMAND, requests, count, heard, around | {"TRITON_DEFAULT_FP_FUSION": "1"}
         )
     except OSError as error:

@@ -101,18 +101,18 @@ def test_an_interrupt_while_an_object_is_kept_leaves_no_file(
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked for in /proc")
-def test_an_interrupt_while_compiling_leaves_no_helpers() -> None:
+def test_an_interrupt_while_compiling_leaves_no_workers() -> None:
     child = subprocess.Popen(
         [sys.executable, "-c", COMPILING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     with child:
         assert child.stdout is not None
         assert child.stdout.readline() == "begun\n"
-        helpers = wait_for(lambda: len(found := children(child.pid)) == 2 and found)
+        workers = wait_for(lambda: len(found := children(child.pid)) == 2 and found)
         wait_for(lambda: interrupted(child))
         child.kill()  # which does nothing to one that has ended
     assert child.returncode == -signal.SIGINT
-    assert wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in helpers))
+    assert wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
 
 
 def interrupted(child: subprocess.Popen[str]) -> bool:
@@ -267,7 +267,7 @@ def test_what_lay_in_memory_before_does_not_matter(
     assert same(program.eval(given), expected)
 
 
-def test_helpers_that_fail_on_a_text_do_not_hide_what_is_wrong(
+def test_workers_that_fail_on_a_text_do_not_hide_what_is_wrong(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(compiling, "WORTH", 1)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from migx.base import helpers
+from migx.base import workers
 from migx.errors import TargetError
 from migx.targets.cpu.code import compiling, jit
 
@@ -99,7 +99,7 @@ def test_llvm_leaves_memory_until_it_is_called_again() -> None:
     assert result(jit.load([text_of(7004)])[text_of(7004)]) == 7004
 
 
-def test_helpers_compile_what_this_process_would(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_compile_what_this_process_would(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = texts_of(6)
     alone = compiling.objects(texts)
     monkeypatch.setattr(compiling, "WORTH", 1)
@@ -107,7 +107,7 @@ def test_helpers_compile_what_this_process_would(monkeypatch: pytest.MonkeyPatch
     assert compiling.objects(texts) == alone
 
 
-def test_helpers_that_die_are_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_die_are_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = texts_of(4)
     monkeypatch.setattr(compiling, "WORTH", 1)
     monkeypatch.setattr(compiling, "cores", lambda: 3)
@@ -115,7 +115,7 @@ def test_helpers_that_die_are_done_without(monkeypatch: pytest.MonkeyPatch) -> N
     assert compiling.objects(texts).keys() == texts.keys()
 
 
-def test_a_helper_may_print_while_it_starts(
+def test_a_worker_may_print_while_it_starts(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text("print('hello')\n")
@@ -128,16 +128,16 @@ def test_a_helper_may_print_while_it_starts(
     assert compiling.objects(texts) == alone
 
 
-def test_a_helper_that_says_nothing_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_says_nothing_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = texts_of(4)
     monkeypatch.setattr(compiling, "WORTH", 1)
-    monkeypatch.setattr(helpers, "PATIENCE", 0.1)
+    monkeypatch.setattr(workers, "PATIENCE", 0.1)
     monkeypatch.setattr(compiling, "cores", lambda: 2)
     monkeypatch.setattr(compiling, "_COMMAND", "import time; time.sleep(600)")
     assert compiling.objects(texts).keys() == texts.keys()
 
 
-def test_a_helper_runs_nothing_of_the_folder_it_is_started_in(
+def test_a_worker_runs_nothing_of_the_folder_it_is_started_in(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "struct.py").write_text("raise SystemExit('this is not the struct you want')\n")

@@ -65,7 +65,7 @@ def test_products_fit_the_shared_memory_and_are_compiled_once(
     assert all(0 < b.shared <= ARCHITECTURES[arch].shared for b in made.values())
 
     def started(*_: object, **__: object) -> None:
-        raise AssertionError("a helper is started for what is kept")
+        raise AssertionError("a worker is started for what is kept")
 
     monkeypatch.setattr(subprocess, "Popen", started)
     assert binaries(wanted) == made
@@ -101,7 +101,7 @@ def test_what_was_compiled_before_a_failure_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MIGX_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})  # one helper, in order
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})  # one worker, in order
     good, wrong = request_for(ADD, "sm_90"), replace(request_for(ADD, "sm_90"), pointers=("no",))
     with pytest.raises(TargetError, match="Triton refuses a kernel"):
         binaries([good, wrong])

@@ -1,6 +1,6 @@
-"""Processes that help: each is this Python running a function of ours on one request after another.
+"""Worker processes: each is this Python running a function of ours on one request after another.
 
-A helper runs a command that calls ``serve``. It is given requests on its standard input and gives
+A worker runs a command that calls ``serve``. It is given requests on its standard input and gives
 answers on its output, each after its length, and before them all a word, for a Python may print
 while it starts. One that says nothing, or dies, leaves its request to the others.
 """
@@ -18,43 +18,43 @@ from collections.abc import Callable, Mapping
 from typing import IO
 
 PATIENCE = 60.0
-"""Seconds after which a helper that has said nothing is given up."""
+"""Seconds after which a worker that has said nothing is given up."""
 _WORD = 16
 _GREETING = 1 << 16
 """The bytes of the word, and how many may come before it."""
 _LENGTH = struct.Struct("<Q")
 
 
-def helped(
+def ask(
     command: str,
     requests: Mapping[str, str],
     count: int,
     heard: Callable[[str, bytes], object],
     environment: Mapping[str, str] = os.environ,
 ) -> list[str]:
-    """Has so many helpers that run a command answer requests, in their order; ``heard`` is given
+    """Has so many workers that run a command answer requests, in their order; ``heard`` is given
     the name of each and its answer, as it comes. Gives the names of those that none has answered.
 
-    What ``heard`` raises ends it all, and is raised. ``OSError`` where no helper can be started.
+    What ``heard`` raises ends it all, and is raised. ``OSError`` where no worker can be started.
     """
     asking = _Asking(requests, heard)
     word, refused = secrets.token_bytes(_WORD), list[OSError]()
-    helpers: list[subprocess.Popen[bytes]] = []
+    workers: list[subprocess.Popen[bytes]] = []
     try:
         for _ in range(count):
             try:
-                helpers.append(_started(command, word, environment))
+                workers.append(_started(command, word, environment))
             except OSError as error:
                 refused.append(error)
-        if not helpers and refused:
+        if not workers and refused:
             raise refused[0]
-        threads = [t for h in helpers if (t := _thread(asking, h, word)) is not None]
+        threads = [t for w in workers if (t := _thread(asking, w, word)) is not None]
         for thread in threads:
             thread.join()
     finally:
-        for helper in helpers:
-            helper.kill()
-            helper.communicate()
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
     if asking.failed:
         raise asking.failed[0]
     return [*asking.waiting]
@@ -71,22 +71,22 @@ def serve(answer: Callable[[str], bytes]) -> None:
 
 
 class _Asking:
-    """The requests that wait for a helper, and what has been raised by who heard an answer."""
+    """The requests that wait for a worker, and what has been raised by who heard an answer."""
 
     def __init__(self, requests: Mapping[str, str], heard: Callable[[str, bytes], object]) -> None:
         self.requests, self.heard = requests, heard
         self.waiting, self.failed = deque(requests), list[Exception]()
 
-    def feed(self, helper: subprocess.Popen[bytes], word: bytes) -> None:
-        """Gives a helper one request after another; puts back the one on which it fails."""
-        assert helper.stdin is not None
-        assert helper.stdout is not None
-        if not _greets(helper, helper.stdout, word):
+    def feed(self, worker: subprocess.Popen[bytes], word: bytes) -> None:
+        """Gives a worker one request after another; puts back the one on which it fails."""
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        if not _greets(worker, worker.stdout, word):
             return
         while not self.failed and (name := self._next()) is not None:
             try:
-                _send(helper.stdin, self.requests[name].encode())
-                answer = _received(helper.stdout)
+                _send(worker.stdin, self.requests[name].encode())
+                answer = _received(worker.stdout)
             except (OSError, ValueError):
                 answer = None
             if answer is None:
@@ -118,10 +118,10 @@ def _started(command: str, word: bytes, environment: Mapping[str, str]) -> subpr
 
 
 def _thread(
-    asking: _Asking, helper: subprocess.Popen[bytes], word: bytes
+    asking: _Asking, worker: subprocess.Popen[bytes], word: bytes
 ) -> threading.Thread | None:
-    """The thread that feeds a helper, unless the system gives no more."""
-    thread = threading.Thread(target=asking.feed, args=(helper, word), daemon=True)
+    """The thread that feeds a worker, unless the system gives no more."""
+    thread = threading.Thread(target=asking.feed, args=(worker, word), daemon=True)
     try:
         thread.start()
     except RuntimeError:
@@ -129,10 +129,10 @@ def _thread(
     return thread
 
 
-def _greets(helper: subprocess.Popen[bytes], pipe: IO[bytes], word: bytes) -> bool:
-    """Whether a helper comes to say the word, in time and without much else."""
+def _greets(worker: subprocess.Popen[bytes], pipe: IO[bytes], word: bytes) -> bool:
+    """Whether a worker comes to say the word, in time and without much else."""
     heard = b""
-    patience = threading.Timer(PATIENCE, helper.kill)
+    patience = threading.Timer(PATIENCE, worker.kill)
     patience.daemon = True
     try:
         patience.start()
