@@ -1,8 +1,8 @@
 """The kernels there are, one file for each family.
 
 It has ``kernel_for(at, machine)``: the kernel of an instruction, or None where the family has none
-for it. ``FAMILIES`` is the order in which they are asked. Files that are not named there hold what
-some families have in common, or a part of one.
+for it. ``FAMILIES`` is the order in which they are asked. Files that are not named there are a
+part of the family they are named after; what families have in common is in ``parts``.
 """
 
 from __future__ import annotations

@@ -46,12 +46,12 @@ from migx.ops.linear import Convolution
 from migx.shape import Dims, DType, Shape
 from migx.targets.cpu.emit import I64, Type, Value
 from migx.targets.cpu.kernel import Kernel, KernelWriter, behind, input_number, memory_of, narrower
-from migx.targets.cpu.kernels.narrow_weights import Narrow, Widening, format_of, levels_of
 from migx.targets.cpu.machine import LINE, PAGE, Machine, places_apart
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.cutting import Cut, Work, chosen
 from migx.targets.cpu.parts.epilogue import Destination, Epilogue, writable
 from migx.targets.cpu.parts.matrix import Matrix, widened
+from migx.targets.cpu.parts.narrow_weights import Narrow, Widening, format_of, levels_of
 from migx.targets.cpu.parts.spread import InPlace, Spread, Windows, in_lines
 from migx.targets.cpu.parts.strips import Share, Straight, Turned
 from migx.targets.cpu.parts.tile import SUMS, sum_type

@@ -6,7 +6,6 @@ they are needed; one that is outside its axis is an error of the run, and nothin
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from migx.dim import Extent, product
@@ -14,9 +13,10 @@ from migx.ir import Instruction
 from migx.ops.indexing import Gather, Gathernd
 from migx.planning import is_memory
 from migx.shape import Shape, row_major
-from migx.targets.cpu.emit import I64, Value
-from migx.targets.cpu.kernel import Frame, Kernel, KernelWriter, Rows, bits_of, memory_of, type_of
+from migx.targets.cpu.emit import Value
+from migx.targets.cpu.kernel import Kernel, KernelWriter, Rows, bits_of, type_of
 from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.parts.indices import fail_outside, index_at
 
 BYTES = 1 << 16
 """About how much a tile copies."""
@@ -103,28 +103,6 @@ def _has_neighbours(at: Instruction, axes: _Axes) -> bool:
     """
     single = isinstance(at.op, Gather) and axes.inner == 1 and len(axes.rows) > 0
     return single and at.shape.dtype.bits in (32, 64) and axes.rows[-1][1:] == (0, 1, 1)
-
-
-def index_at(
-    frame: Frame, place: Value, extent: Extent, lanes: int = 0, operand: int = 1
-) -> tuple[Value, Value]:
-    """The index at a place of an input, or a vector of those from there on, counted from the front
-    of an axis of this extent, and whether it is on it.
-    """
-    f, dtype = frame.function, frame.at.inputs[operand].shape.dtype
-    memory = memory_of(dtype)
-    raw = f.load(f.element(frame.operands[operand], place, memory), memory.times(lanes))
-    index, length = f.cast(raw, I64, signed=dtype.kind == "int"), frame.extent(extent)
-    if dtype.kind == "int":
-        index = f.select(index < 0, index + length, index)
-    return index, f.compare("lt", index, length, signed=False)
-
-
-def fail_outside(frame: Frame, inside: Value, axes: Iterable[int]) -> None:
-    """Ends the run where an index is not inside some axes of the first input."""
-    shape, which = frame.at.inputs[0].shape, ", ".join(map(str, axes))
-    outside = frame.function.any_of(~inside)
-    frame.fails(outside, f"{frame.at.name}: an index is outside axis {which} of {shape.text}")
 
 
 class _Writer(KernelWriter):

@@ -16,9 +16,9 @@ from migx.ops.indexing import Gather
 from migx.ops.packing import FLAT, Unpack, UnpackInt2, UnpackInt4
 from migx.targets.cpu.emit import I8, I16, I32, Value
 from migx.targets.cpu.kernel import Kernel, KernelWriter, Rows, type_of
-from migx.targets.cpu.kernels.gather import index_at
-from migx.targets.cpu.kernels.weight_parameters import lies_at_the_start
 from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.parts.indices import index_at
+from migx.targets.cpu.parts.weight_parameters import lies_at_the_start
 
 ELEMENTS = 1 << 14
 """About how many elements a tile unpacks."""

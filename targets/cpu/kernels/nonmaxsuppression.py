@@ -15,9 +15,9 @@ from migx.ops.detection import Nonmaxsuppression
 from migx.shape import OPTIONAL, DType
 from migx.targets.cpu.emit import F32, F64, I64, Value
 from migx.targets.cpu.kernel import Kernel, KernelWriter, memory_of, type_of
-from migx.targets.cpu.kernels.ordering import Buffer, key_type, rising
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts.matrix import apart
+from migx.targets.cpu.parts.ordering import Buffer, key_type, rising
 
 MOST, OVERLAP, SCORE = 2, 3, 4
 """The inputs that are limits."""

@@ -20,8 +20,8 @@ from migx.ops.resize import Resize
 from migx.planning import is_memory
 from migx.targets.cpu.emit import I64, Value
 from migx.targets.cpu.kernel import Kernel, KernelWriter, Rows, bits_of, memory_of, type_of
-from migx.targets.cpu.kernels.resize import COORDINATES, coordinate, end_of
 from migx.targets.cpu.machine import Machine
+from migx.targets.cpu.parts.resampling import COORDINATES, coordinate, end_of
 
 ELEMENTS = 1 << 13
 """About how many elements a tile has."""

@@ -26,7 +26,7 @@ from migx.shape import F32 as FLOAT
 from migx.shape import OPTIONAL, Shape
 from migx.targets.cpu.emit import F32, I1, I64, Value
 from migx.targets.cpu.kernel import Kernel, KernelWriter, behind, memory_of
-from migx.targets.cpu.kernels.cells import ACTIVATIONS, Cells, Units, resets_first
+from migx.targets.cpu.kernels.recurrent_cells import ACTIVATIONS, Cells, Units, resets_first
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.matrix import Matrix

@@ -11,14 +11,15 @@ import math
 from collections.abc import Sequence
 from itertools import product as combinations
 
-from migx.dim import Extent, bounds, product
+from migx.dim import Extent, product
 from migx.ir import Instruction
 from migx.ops.resize import Resize
 from migx.targets.cpu.emit import F64, I64, Value
-from migx.targets.cpu.kernel import Frame, Kernel, KernelWriter, Rows, memory_of
+from migx.targets.cpu.kernel import Kernel, KernelWriter, Rows, memory_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.matrix import Matrix, widened
+from migx.targets.cpu.parts.resampling import COORDINATES, coordinate, cubic, end_of
 
 ELEMENTS = 1 << 13
 """About how many elements a tile makes."""
@@ -26,17 +27,6 @@ MOST = 64
 """More taps than these are a large text for a rare kernel."""
 DIGITS = 1e6
 """Integers are truncated after rounding to multiples of one over this."""
-COORDINATES = frozenset(
-    {
-        "align_corners",
-        "asymmetric",
-        "half_pixel",
-        "half_pixel_symmetric",
-        "pytorch_half_pixel",
-        "tf_half_pixel_for_nn",
-    }
-)
-"""The ways of counting that ``coordinate`` knows."""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
@@ -81,55 +71,6 @@ def _shrink(at: Instruction, op: Resize, axis: int) -> float | None:
 
 def _given(at: Instruction) -> tuple[Extent, ...]:
     return at.inputs[0].shape.dims
-
-
-def coordinate(frame: Frame, axis: int, index: Value) -> Value:
-    """Where on an axis of what is resampled the elements of some indices lie, as f64: reckoned step
-    by step as the operation's own meaning does, so that nothing is rounded another way.
-    """
-    f, op = frame.function, frame.at.op_as(Resize)
-    length, size = (
-        f.splat(f.cast(frame.extent(extent), F64), index.type.lanes)
-        for extent in (_given(frame.at)[axis], op.sizes[axis])
-    )
-    scale = f.const(length.type, op.scales[axis]) if op.scales else size / length
-    at, centre = f.cast(index, F64), 0.5
-    match op.coordinate_transformation_mode:
-        case "asymmetric":
-            return at / scale
-        case "tf_half_pixel_for_nn":
-            return (at + centre) / scale
-        case "align_corners":
-            width = scale * length
-            return f.select(width > 1.0, at * (length - 1.0) / (width - 1.0), at)
-        case "half_pixel_symmetric":
-            width = scale * length
-            return length / 2.0 * (1.0 - size / width) + (at + centre) / scale - centre
-    found = (at + centre) / scale - centre
-    if op.coordinate_transformation_mode == "pytorch_half_pixel":
-        found = f.select(f.compare("eq", size, 1.0), at, found)
-    return found
-
-
-def cubic(distance: Value, a: float = -0.75) -> Value:
-    """The weight of an element at a distance, by Keys' convolution."""
-    f, d = distance.into, distance
-    near = (d * (a + 2) - (a + 3)) * d * d + 1.0
-    far = ((d * a - 5 * a) * d + 8 * a) * d - 4 * a
-    return f.select(d <= 1.0, near, f.select(d < 2.0, far, 0.0))
-
-
-def end_of(frame: Frame, elements: Extent) -> Value:
-    """The tile before which to stop: the first, where there are no elements of the first input to
-    make others of.
-    """
-    f, at = frame.function, frame.at
-    if bounds(elements)[0] > 0:
-        return frame.end
-    nothing = f.compare("eq", frame.extent(elements), 0)
-    some = frame.extent(at.shape.elements) > 0
-    frame.fails(nothing & some, f"{at.name}: {at.inputs[0].shape.text} has no elements")
-    return f.select(nothing, frame.begin, frame.end)
 
 
 Taps = list[tuple[Value, Value]]

@@ -15,10 +15,10 @@ from migx.ir import Instruction
 from migx.ops.vision import RoiAlign
 from migx.targets.cpu.emit import F64, I64, Value
 from migx.targets.cpu.kernel import Kernel, KernelWriter, memory_of, type_of
-from migx.targets.cpu.kernels.resize import end_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.matrix import Matrix, widened
+from migx.targets.cpu.parts.resampling import end_of
 
 CHANNELS = 64
 """How many channels a tile makes of a region."""

@@ -17,10 +17,10 @@ from migx.ir import Instruction
 from migx.ops.vision import GridSample
 from migx.targets.cpu.emit import I64, Type, Value
 from migx.targets.cpu.kernel import Kernel, KernelWriter, memory_of
-from migx.targets.cpu.kernels.resize import cubic, end_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.matrix import apart
+from migx.targets.cpu.parts.resampling import cubic, end_of
 
 ELEMENTS = 1 << 12
 """About how many elements a tile makes."""

@@ -18,9 +18,9 @@ from migx.shape import DType, Shape, row_major
 from migx.targets.cpu.emit import I1, Value
 from migx.targets.cpu.kernel import Kernel, KernelWriter, Rows, bits_of, type_of
 from migx.targets.cpu.kernels import fused
-from migx.targets.cpu.kernels.gather import fail_outside, index_at
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
+from migx.targets.cpu.parts.indices import fail_outside, index_at
 
 ELEMENTS = 1 << 13
 """About how many elements a tile fetches."""

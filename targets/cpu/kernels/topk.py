@@ -16,10 +16,10 @@ from migx.ops.reduce import Topk
 from migx.targets.cpu.emit import I1, I64, Value
 from migx.targets.cpu.kernel import Kernel, memory_of
 from migx.targets.cpu.kernels.lines import Lines
-from migx.targets.cpu.kernels.ordering import Buffer, in_order, key_type, rising
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.matrix import apart
+from migx.targets.cpu.parts.ordering import Buffer, in_order, key_type, rising
 
 SPARE, LEAST = 4, 32
 """The buffer has room for so many times k, or at least for so many."""

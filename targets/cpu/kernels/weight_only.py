@@ -33,13 +33,13 @@ from migx.targets.cpu.emit import F32, I8, I32, Value
 from migx.targets.cpu.kernel import Kernel, KernelWriter, memory_of
 from migx.targets.cpu.kernels import weight_only_bytes
 from migx.targets.cpu.kernels.weight_only_forms import WORD, Problem, described
-from migx.targets.cpu.kernels.weight_parameters import Parameter
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.epilogue import Destination, Epilogue, writable
 from migx.targets.cpu.parts.matrix import Matrix
 from migx.targets.cpu.parts.tile import Tile, accumulate, staged
 from migx.targets.cpu.parts.transpose import deinterleaved, interleaved
+from migx.targets.cpu.parts.weight_parameters import Parameter
 
 SLAB = 256
 """About how much of the depth is unpacked at a time: it stays in the second level cache."""

@@ -19,7 +19,7 @@ from migx.ops.scales import ChooseScales
 from migx.shape import I8 as BYTE
 from migx.shape import DType, Shape
 from migx.targets.cpu.kernel import input_number
-from migx.targets.cpu.kernels.weight_parameters import (
+from migx.targets.cpu.parts.weight_parameters import (
     Format,
     Parameter,
     WeightGroup,

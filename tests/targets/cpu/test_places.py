@@ -10,8 +10,8 @@ import pytest
 import migx
 from migx.errors import EvaluationError
 from migx.targets.cpu.kernels.places import kernel_for
-from migx.targets.cpu.kernels.resize import COORDINATES
 from migx.targets.cpu.machine import host
+from migx.targets.cpu.parts.resampling import COORDINATES
 from tests.targets.cpu.alone import parsed, problem, produced
 
 ASYMMETRIC = 'coordinate_transformation_mode="asymmetric", nearest_mode="ceil"'

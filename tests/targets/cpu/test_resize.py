@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from migx.targets.cpu.kernels.resize import COORDINATES, kernel_for
+from migx.targets.cpu.kernels.resize import kernel_for
 from migx.targets.cpu.machine import host
+from migx.targets.cpu.parts.resampling import COORDINATES
 from tests.targets.cpu.alone import parsed, problem, produced
 
 

@@ -23,14 +23,14 @@ from migx.shape import F32 as FLOAT
 from migx.shape import DType
 from migx.targets.cpu.emit import F32, I8, I32, Type, Value
 from migx.targets.cpu.kernel import Frame, memory_of
-from migx.targets.cpu.kernels.weight_parameters import (
+from migx.targets.cpu.parts import elements
+from migx.targets.cpu.parts.weight_parameters import (
     Parameter,
     WeightGroup,
     block_of,
     lies_at_the_start,
     parameter_of,
 )
-from migx.targets.cpu.parts import elements
 
 BYTE = 8
 ONE, NOTHING = Parameter(FLOAT, 1.0), Parameter(FLOAT)
