@@ -8,7 +8,7 @@ from migx.dim import Extent, may_equal
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._delegate import up_to
+from migx.onnx.ops._common import up_to
 from migx.onnx.ops.attention import (
     Pair,
     column,

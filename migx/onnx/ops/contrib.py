@@ -13,7 +13,7 @@ from migx.dim import may_equal
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._delegate import channels_first, channels_last, delegated
+from migx.onnx.ops._common import channels_first, channels_last, delegated
 from migx.onnx.ops.elementwise import binary, plus
 from migx.onnx.ops.linear import matrix_product, scaled
 from migx.onnx.ops.normalization import normalized, over_root_mean_square

@@ -20,7 +20,7 @@ from migx.dim import Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._delegate import delegated
+from migx.onnx.ops._common import delegated
 from migx.onnx.ops.contrib import DOMAIN, self_gated
 from migx.onnx.ops.elementwise import binary, plus
 from migx.onnx.ops.quantization import first_of, packed_rows

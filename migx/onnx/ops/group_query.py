@@ -13,7 +13,7 @@ from migx.dim import Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._delegate import up_to
+from migx.onnx.ops._common import up_to
 from migx.onnx.ops.attention import (
     column,
     headed,

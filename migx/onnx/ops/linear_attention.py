@@ -14,7 +14,7 @@ from migx.dim import Extent, may_equal
 from migx.ir import Instruction, Module
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._delegate import delegated
+from migx.onnx.ops._common import delegated
 from migx.onnx.ops.contrib import DOMAIN, self_gated
 from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import scaled, with_bias

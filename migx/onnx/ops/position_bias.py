@@ -9,7 +9,7 @@ from migx.builders import parted
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._delegate import delegated
+from migx.onnx.ops._common import delegated
 from migx.onnx.ops.attention import headed
 from migx.onnx.ops.contrib import DOMAIN
 from migx.onnx.ops.elementwise import binary, plus

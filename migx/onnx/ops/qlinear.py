@@ -11,7 +11,7 @@ from migx.builders import concatenate
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._delegate import all_of, channels_first, channels_last, delegated
+from migx.onnx.ops._common import all_of, channels_first, channels_last, delegated
 from migx.onnx.ops.casting import stored_type
 from migx.onnx.ops.contrib import DOMAIN, embedded
 from migx.onnx.ops.elementwise import binary, plus

@@ -6,7 +6,7 @@ from migx import ops
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._delegate import delegated
+from migx.onnx.ops._common import delegated
 from migx.onnx.ops.linear import per_channel, scaled
 
 

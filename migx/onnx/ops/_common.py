@@ -1,4 +1,4 @@
-"""What importers of several families share: operators described by another, layouts, ramps."""
+"""What importers of several families share: operators described by another, layouts of channels."""
 
 from __future__ import annotations
 

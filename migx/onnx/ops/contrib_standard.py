@@ -10,7 +10,7 @@ from migx.dim import bounds
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._delegate import all_of, channels_first, channels_last, delegated
+from migx.onnx.ops._common import all_of, channels_first, channels_last, delegated
 from migx.onnx.ops.contrib import DOMAIN, normalized_groups
 from migx.onnx.ops.elementwise import binary, plus
 from migx.onnx.ops.linear import centred, matrix_product, scaled
