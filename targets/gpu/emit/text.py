@@ -80,7 +80,7 @@ class Writer:
         given = [v.shape for v in operands(at)]
         self.shapes: list[Shape] = [*given, *results(at), *scratch]
         self._wide = any(map(is_vast, self.shapes))
-        self.program = self.let(Expr(f"tl.program_id(0){WIDE if self._wide else ''}"))
+        self.program = self.let(f"tl.program_id(0){WIDE if self._wide else ''}")
 
     # Text.
 
@@ -88,8 +88,11 @@ class Writer:
         """Adds a line."""
         self._lines.append("    " * self._depth + text)
 
-    def let(self, value: Expr) -> Expr:
-        """A name for a value, the same one for the same text."""
+    def let(self, value: Expr | str, over: frozenset[int] = frozenset()) -> Expr:
+        """A name for a value, or for what a text comes to ``over`` some axes of the tile; the same
+        one for the same text.
+        """
+        value = Expr(value, over) if isinstance(value, str) else value
         if value.number is not None or value.text.isidentifier():
             return value
         for known in reversed(self._known):
@@ -211,8 +214,8 @@ class Writer:
         where[axis] = ":"
         spread = f"[{', '.join(where)}]" if of > 1 else ""
         begin = expr(begin)
-        line = self.let(Expr(f"tl.arange(0, {size}){spread}", frozenset({axis})))
-        made = self.let(Expr((begin + line).text, frozenset({axis}) | begin.over))
+        line = self.let(f"tl.arange(0, {size}){spread}", frozenset({axis}))
+        made = self.let((begin + line).text, frozenset({axis}) | begin.over)
         return replace(made, outer=(begin // size, size))
 
     def blocks(self, begin: Expr, size: int, block: int) -> Expr:
@@ -222,7 +225,7 @@ class Writer:
         first = self.let(begin // block)
         count = Expr(f"tl.arange(0, {size // block})[None, :, None]", frozenset({1}))
         outer = self.let(first + self.let(count))
-        inner = self.let(Expr(f"tl.arange(0, {block})[None, None, :]", frozenset({2})))
+        inner = self.let(f"tl.arange(0, {block})[None, None, :]", frozenset({2}))
         return replace(self.let(outer * block + inner), outer=(outer, block))
 
     def split(self, part: Part) -> list[Expr]:
@@ -262,14 +265,14 @@ class Writer:
     def from_start(self, index: Expr, extent: Extent) -> str:
         """An index, counted from the start: those below 0 are counted from the end."""
         size = self.extent(extent)
-        wide = self.let(Expr(f"{index.text}.to(tl.int64)", index.over))
+        wide = self.let(f"{index.text}.to(tl.int64)", index.over)
         return f"tl.where({wide.text} < 0, {wide.text} + {size.text}, {wide.text})"
 
     def within(self, index: Expr, extent: Extent) -> Expr:
         """An index, counted from the start and within an axis."""
         counted, size = self.from_start(index, extent), self.extent(extent)
         text = f"tl.minimum(tl.maximum({counted}, 0), {size.text} - 1)"
-        return self.let(Expr(text, index.over))
+        return self.let(text, index.over)
 
     def beside(
         self,
@@ -292,8 +295,7 @@ class Writer:
     def where(self, there: Expr, places: Iterable[Expr]) -> list[Expr]:
         """Places, the first in the stead of those that are not there."""
         return [
-            self.let(Expr(f"tl.where({there.text}, {p.text}, 0)", p.over | there.over))
-            for p in places
+            self.let(f"tl.where({there.text}, {p.text}, 0)", p.over | there.over) for p in places
         ]
 
     # Masks.
@@ -346,14 +348,14 @@ class Writer:
         elif not raw and dtype.is_float and dtype.bits == 16:
             text = f"{text}.to(tl.float32)"
         elif not raw and is_narrow(dtype):
-            text = decoded(self.let(Expr(text, over)).text, dtype)
-        found = self.let(Expr(text, over))
+            text = decoded(self.let(text, over).text, dtype)
+        found = self.let(text, over)
         return found if alone is None else self.only(alone, found)
 
     def only(self, there: Expr, value: Expr) -> Expr:
         """A value where it is there, and 0 elsewhere."""
         zero = f"tl.where({there.text}, {value.text}, 0).to({value.text}.dtype)"
-        return self.let(Expr(zero, there.over | value.over))
+        return self.let(zero, there.over | value.over)
 
     def spread(self, value: Expr, tile: Sequence[int]) -> Expr:
         """A value that varies over all axes of a tile."""
@@ -361,8 +363,8 @@ class Writer:
         if value.over == over:
             return value
         if value.number is not None:
-            return self.let(Expr(f"tl.full({list(tile)}, {value.text}, tl.int32)", over))
-        return self.let(Expr(f"tl.broadcast_to({value.text}, {list(tile)})", over))
+            return self.let(f"tl.full({list(tile)}, {value.text}, tl.int32)", over)
+        return self.let(f"tl.broadcast_to({value.text}, {list(tile)})", over)
 
     def store(
         self, operand: int, offset: Expr, value: Expr, dtype: DType, also: Expr | None = None
@@ -371,7 +373,7 @@ class Writer:
         mask = self.mask(offset.over, also)
         masked = "" if mask is None else f", mask={mask.text}"
         if is_narrow(dtype):
-            value = self.let(Expr(encoded(self.let(value).text, dtype), value.over))
+            value = self.let(encoded(self.let(value).text, dtype), value.over)
         self.line(f"tl.store(p{operand} + {offset.text}, {stored(value.text, dtype)}{masked})")
 
 

@@ -146,11 +146,11 @@ class _Writer:
         (axis,) = key.over
         inside = w.there(key, self.keys, self.tile.columns)
         w.masks = {**w.masks, axis: inside}
-        score = self.made(a.score, w.let(Expr(self._scaled(text), over)), key)
+        score = self.made(a.score, w.let(self._scaled(text), over), key)
         text = f"{w.spread(score, tile).text}.to(tl.float32)"
         if inside is not None:
             text = f"tl.where({inside.text}, {text}, float('-inf'))"
-        return w.let(Expr(text, over))
+        return w.let(text, over)
 
     def go_on(self, scores: Expr, along: str) -> None:
         """Has a greater score, and sums below it, of what lies ``along`` an axis."""
@@ -170,7 +170,7 @@ class _Writer:
         if a.by_row:
             return "_power"
         text = "tl.where(_top == float('-inf'), float('nan'), _power)"
-        changed = self.made(a.weight, w.let(Expr(text, over)), key)
+        changed = self.made(a.weight, w.let(text, over), key)
         (axis,) = key.over
         return changed.text if (inside := w.masks[axis]) is None else w.only(inside, changed).text
 
@@ -186,16 +186,16 @@ class _Writer:
         (axis,) = feature.over
         w.masks = {**w.masks, axis: w.there(feature, a.width, self.width)}
         held, total = self.held.text, self.total.text
-        value = w.let(Expr(f"{held} / {total}", self.held.over))
+        value = w.let(f"{held} / {total}", self.held.over)
         if a.by_row:
             value = self.made(a.weight, value, expr(0))
         else:
-            value = w.let(Expr(f"tl.where({total} == 0.0, {held}, {value.text})", value.over))
+            value = w.let(f"tl.where({total} == 0.0, {held}, {value.text})", value.over)
         there = f"{total} > 0.0" if a.guarded else ""
         if not a.guarded and bounds(self.keys)[0] <= 0:  # with no keys, the sum of nothing is 0
             there = f"{w.extent(self.keys).text} > 0"
         if there:
-            value = w.let(Expr(f"tl.where({there}, {value.text}, 0.0)", value.over))
+            value = w.let(f"tl.where({there}, {value.text}, 0.0)", value.over)
         where = self.offset(a.output, self.row, Part(feature, (a.width,)))
         w.store(a.output.operand, w.spread(where, tile), value, a.output.dtype)
 
@@ -217,7 +217,7 @@ class _Writer:
         """Products, multiplied or divided by the scales."""
         w = self.writer
         for scale in self.attention.scales:
-            by = w.let(Expr(elements.constant(scale.by))).text
+            by = w.let(elements.constant(scale.by)).text
             text = f"({text}) {'/' if scale.divides else '*'} {by}"
         return text
 

@@ -103,11 +103,11 @@ def _by_reciprocal(writer: Writer, x: Expr, y: Expr, dtype: DType) -> Expr:
     """
     one = "tl.full([], 1.0, tl.float32)"
     if dtype is F16:
-        return x * writer.let(Expr(elements.quotient(one, y.text, dtype), y.over))
+        return x * writer.let(elements.quotient(one, y.text, dtype), y.over)
     function = writer.function("scale_of", "y", SCALE)
-    scale = writer.let(Expr(f"{function}({y.text})", y.over))
+    scale = writer.let(f"{function}({y.text})", y.over)
     turned = elements.quotient(one, f"({y.text} * {scale.text})", F32)
-    return x * writer.let(Expr(turned, y.over)) * scale
+    return x * writer.let(turned, y.over) * scale
 
 
 def _line(at: Instruction, fused: FusedKernel) -> Kernel:
@@ -292,7 +292,7 @@ class _Rows:
             text = f"tl.broadcast_to({text}, [{self.height}, {self.width}])"
         if (mask := writer.masks.get(1)) is not None:
             text = f"tl.where({mask.text}, {text}, {self._identity(number)})"
-        return writer.let(Expr(text, BOTH))
+        return writer.let(text, BOTH)
 
     def _combined(self, number: int, total: str, value: str) -> str:
         node = self.nodes[number]
@@ -308,11 +308,11 @@ class _Rows:
             function = writer.function(f"{node.of.name}_{node.dtype.name}", "a, b", combined)
             total = f"tl.reduce({value.text}, 1, {function}, keep_dims=True)"
         if isinstance(node.of, ReduceMean):
-            total = self._mean(writer.let(Expr(total, ROWS)), node.dtype, number)
+            total = self._mean(writer.let(total, ROWS), node.dtype, number)
         text = f"{total}.to({COMPUTING[node.dtype.name]})"
         if node.dtype is BOOL:
             text = f"({total} != 0)"
-        return writer.let(Expr(text, ROWS))
+        return writer.let(text, ROWS)
 
     def _mean(self, total: Expr, dtype: DType, number: int) -> str:
         """A sum over how many there are."""
@@ -322,5 +322,5 @@ class _Rows:
         many = f"tl.full([], {count.text}, {kind})"
         if count.number is None:
             many = f"{count.text}.to({kind})"
-        spread = self.writer.let(Expr(f"tl.broadcast_to({many}, [{self.height}, 1])"))
+        spread = self.writer.let(f"tl.broadcast_to({many}, [{self.height}, 1])")
         return elements.quotient(total.text, spread.text, dtype)

@@ -137,7 +137,7 @@ class _Extreme(_Lines):
             take = f"({better}) | ({index.text} < 0)"
             if (mask := w.masks.get(1)) is not None:
                 take = f"({take}) & {mask.text}"
-            take = w.let(Expr(f"({take})", BOTH)).text
+            take = w.let(f"({take})", BOTH).text
             w.line(f"{best.text} = tl.where({take}, {x.text}, {best.text})")
             w.line(f"{index.text} = tl.where({take}, {column.text}, {index.text})")
         place = self._place(best.text, index.text, greatest=greatest, last=equal)
@@ -157,13 +157,13 @@ class _Extreme(_Lines):
             combine = w.function("extreme", "a, b", combined)
             reduced = f"tl.reduce({found}, 1, {combine}, keep_dims=True)"
             nan = f"({best} != {best})"
-        extreme = w.let(Expr(reduced, ROWS))
+        extreme = w.let(reduced, ROWS)
         hit = f"({index} >= 0) & (({best} == {extreme.text}) | {nan})"
         if last:
             text = f"tl.max(tl.where({hit}, {index}, -1), axis=1, keep_dims=True)"
         else:
             text = f"tl.min(tl.where({hit}, {index}, 2147483647), axis=1, keep_dims=True)"
-        return w.let(Expr(text, ROWS))
+        return w.let(text, ROWS)
 
 
 class _Scan(_Lines):
@@ -183,7 +183,7 @@ class _Scan(_Lines):
             x = f"{self.load(self._place(column)).text}.to({kind})"
             if multiplies and (mask := w.masks.get(1)) is not None:
                 x = f"tl.where({mask.text}, {x}, 1)"
-            total = w.let(Expr(f"{carry.text} {sign} tl.{scan}({x}, axis=1)", BOTH))
+            total = w.let(f"{carry.text} {sign} tl.{scan}({x}, axis=1)", BOTH)
             self._write(column, total)
             last = f"tl.arange(0, {self.width})[None, :] == {self.width - 1}"
             carried = f"tl.sum(tl.where({last}, {total.text}, 0), axis=1, keep_dims=True)"
@@ -201,7 +201,7 @@ class _Scan(_Lines):
         """Writes what comes before anything is counted."""
         w = self.writer
         place = self._place(expr(0))
-        there = w.let(Expr(f"({w.extent(self.length).text} > 0)"))
+        there = w.let(f"({w.extent(self.length).text} > 0)")
         always = isinstance(self.length, int) and self.length > 0
         self.store(1, self.offset(1, place), identity, None if always else there)
 
@@ -245,7 +245,7 @@ class _Best(_Lines):
             if (mask := w.masks.get(1)) is not None:
                 there = f"({there}) & {mask.text}"
             w.line(f"{rank.text} += tl.sum(({there}).to(tl.int32), axis=1, keep_dims=True)")
-        also = w.let(Expr(f"({rank.text} < {w.extent(op.k).text})", ROWS))
+        also = w.let(f"({rank.text} < {w.extent(op.k).text})", ROWS)
         for operand, value in ((1, x), (2, mine)):
             where = self.offset(operand, rank)
             w.store(operand, where, value, w.shapes[operand].dtype, also)

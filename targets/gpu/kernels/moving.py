@@ -105,7 +105,7 @@ def _pad(line: Line, op: Pad) -> Expr:
         fill = line.read(1, [expr(0)] * line.at.inputs[1].shape.rank)
     kind = STORED[line.at.shape.dtype.name]
     text = f"tl.where({there.text}, {found.text}.to({kind}), {fill.text}.to({kind}))"
-    return w.let(Expr(text, found.over | there.over))
+    return w.let(text, found.over | there.over)
 
 
 def _repeated(line: Line, op: Pad) -> Expr:
@@ -115,7 +115,7 @@ def _repeated(line: Line, op: Pad) -> Expr:
         if begin != 0 or end != 0:
             size, moved = w.extent(dims[axis]), w.let(places[axis] - w.extent(begin))
             text = BEYOND[op.mode].format(i=moved.text, n=size.text)
-            places[axis] = w.let(Expr(text, moved.over))
+            places[axis] = w.let(text, moved.over)
     return line.read(0, places)
 
 
@@ -133,10 +133,10 @@ def _reverse_sequence(line: Line, op: ReverseSequence) -> Expr:
     time, size = line.places[op.time_axis], w.extent(dims[op.time_axis])
     found = line.read(1, [line.places[op.batch_axis]])
     kind = f"tl.minimum(tl.maximum({found.text}.to(tl.int64), 0), {size.text}).to(tl.int32)"
-    count = w.let(Expr(kind, found.over))
+    count = w.let(kind, found.over)
     turned = f"tl.where({time.text} < {count.text}, {count.text} - 1 - {time.text}, {time.text})"
     places = list(line.places)
-    places[op.time_axis] = w.let(Expr(turned, time.over | count.over))
+    places[op.time_axis] = w.let(turned, time.over | count.over)
     return line.read(0, places)
 
 
@@ -147,7 +147,7 @@ def _trilu(line: Line, op: Trilu) -> Expr:
         diagonal = line.read(1, [expr(0)] * line.at.inputs[1].shape.rank)
     above = w.spread(w.let(column - row), [line.size])
     sign = ">=" if op.upper else "<="
-    there = w.let(Expr(f"({above.text} {sign} {diagonal.text})", above.over))
+    there = w.let(f"({above.text} {sign} {diagonal.text})", above.over)
     return line.read(0, line.places, there)
 
 
@@ -157,7 +157,7 @@ def _onehot(line: Line, op: Onehot) -> Expr:
     place, counted = line.places[axis], line.writer.from_start(index, op.depth)
     off, on = (line.read(1, [expr(k)]) for k in (0, 1))
     text = f"tl.where({counted} == {place.text}, {on.text}, {off.text})"
-    return w.let(Expr(text, index.over | place.over))
+    return w.let(text, index.over | place.over)
 
 
 def _read(line: Line, op: Unpack | DequantizeLinear | Group) -> Expr:
@@ -175,7 +175,7 @@ def _dynamic_range(line: Line, op: DynamicRange) -> Expr:
     start, _, delta = (w.load(i, expr(0), dtype) for i in range(3))
     kind = COMPUTING[dtype.name]
     text = f"{line.index.text}.to({kind}) * {delta.text} + {start.text}"
-    return w.let(Expr(text, line.index.over))
+    return w.let(text, line.index.over)
 
 
 MADE = (DynamicRange, Onehot)

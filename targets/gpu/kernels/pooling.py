@@ -46,7 +46,7 @@ def _pooled(line: Line, op: Pooling) -> Expr:
         text = elements.quotient(text, seen.text, dtype)
     elif op.mode == "lpnorm" and op.lp_order == 2:
         text = elements.square_root(text, dtype)
-    return w.let(Expr(text, WHOLE))
+    return w.let(text, WHOLE)
 
 
 def _take(line: Line, op: Pooling, tap: Expr, total: Expr, seen: Expr) -> None:

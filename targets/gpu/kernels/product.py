@@ -178,9 +178,9 @@ class _Writer(Tiled):
         there = w.there(word, words.columns // PER, many)
         with w.masked({0: there}), self.parts.loop() as at:
             words.sums(self.reader, (at, self.step // words.block), word, element, totals)
-        sums = [w.let(Expr(f"tl.sum({t.text}, axis=1)", BOTH)) for t in totals]
+        sums = [w.let(f"tl.sum({t.text}, axis=1)", BOTH) for t in totals]
         text = f"tl.reshape({joined(w, sums).text}, [1, {self.tile.columns}])"
-        return w.let(Expr(text, BOTH))
+        return w.let(text, BOTH)
 
     def _deep_tile(self) -> list[int]:
         """How much of the depth a tile of one row has: blocks and places where scales have

@@ -106,7 +106,7 @@ class _Writer:
         w = self.writer
         turn = Expr("turn")
         self.step = w.let(turn // 2) if self.resets_first else turn
-        self.first = w.let(Expr(f"({self.step.text} == 0)"))
+        self.first = w.let(f"({self.step.text} == 0)")
         self.there = w.let(self.step.below(w.extent(self.time)))
         backward = w.let(w.let(w.extent(self.time) - 1) - self.step)
         self.now = {
@@ -135,7 +135,7 @@ class _Writer:
         self._result(after)
 
     def _half(self, text: str) -> Expr:
-        return self.writer.let(Expr(f"({text})"))
+        return self.writer.let(f"({text})")
 
     def _rnn(self, h: Expr) -> list[Expr]:
         (total,) = self._gates([0])
@@ -148,11 +148,11 @@ class _Writer:
         i, o, forget, new = self._gates([0, 1, 2, 3])
         i = self._activated(0, self._clipped(self._seen(i, 0, c)))
         if op.input_forget:
-            kept = w.let(Expr(f"(1.0 - {i.text})", BOTH))
+            kept = w.let(f"(1.0 - {i.text})", BOTH)
         else:
             kept = self._activated(0, self._clipped(self._seen(forget, 2, c)))
         made = self._activated(1, self._clipped(new))
-        c = w.let(Expr(f"({kept.text} * {c.text} + {i.text} * {made.text})", BOTH))
+        c = w.let(f"({kept.text} * {c.text} + {i.text} * {made.text})", BOTH)
         o = self._activated(0, self._clipped(self._seen(o, 1, c)))
         return [w.let(o * self._activated(2, c)), c]
 
@@ -273,25 +273,25 @@ class _Writer:
     def _begun(self, role: str, slot: Expr, place: Sequence[Expr]) -> Expr:
         """A state before the step: what is given or 0 before the first, then that in scratch."""
         w = self.writer
-        later = w.let(Expr(f"({self.step.text} > 0)"))
+        later = w.let(f"({self.step.text} > 0)")
         state = self._read("scratch", [slot, *place], also=later)
         if role not in self.operands:
             return state
         start = self._read(role, place, also=self.first)
-        return w.let(Expr(f"tl.where({self.first.text}, {start.text}, {state.text})", state.over))
+        return w.let(f"tl.where({self.first.text}, {start.text}, {state.text})", state.over)
 
     def _keep(self, role: str, before: Expr, after: Expr, slot: Expr) -> None:
         """Hands a state to the next step, and to the result: that before, where there is none."""
         w = self.writer
         text = f"tl.where({self.alive.text}, {after.text}, {before.text})"
-        kept = w.let(Expr(text, BOTH))
+        kept = w.let(text, BOTH)
         self._store("scratch", [slot, *self._place], kept)
         self._store(f"last {role}", self._place, kept)
 
     def _result(self, after: Expr) -> None:
         """Writes what a step gives: 0 for sequences that are over."""
         w = self.writer
-        value = w.let(Expr(f"tl.where({self.alive.text}, {after.text}, 0.0)", BOTH))
+        value = w.let(f"tl.where({self.alive.text}, {after.text}, 0.0)", BOTH)
         self._store("y", [self.now, *self._place], value, also=self.there)
 
     # Arithmetic.
@@ -302,7 +302,7 @@ class _Writer:
             return x
         low, high = (elements.number_of(s * self.op.clip, self.wide) for s in (-1, 1))
         bounded = elements.combined(np.maximum, x.text, low, self.wide)
-        return self.writer.let(Expr(elements.combined(np.minimum, bounded, high, self.wide), BOTH))
+        return self.writer.let(elements.combined(np.minimum, bounded, high, self.wide), BOTH)
 
     def _activated(self, number: int, x: Expr) -> Expr:
         """An activation, that of the direction."""
@@ -311,7 +311,7 @@ class _Writer:
         text = texts[0]
         if len(set(texts)) > 1:
             text = f"tl.where({self.direction.text} == 1, {texts[1]}, {text})"
-        return w.let(Expr(f"({text})", BOTH))
+        return w.let(f"({text})", BOTH)
 
     def _activation(self, name: str, values: Sequence[float], x: str) -> str:
         if name in FORMULAS:
@@ -319,7 +319,7 @@ class _Writer:
             return FORMULAS[name].format(*given, x=x)
         if name == "ScaledTanh":
             alpha, beta = (elements.number_of(v, self.wide) for v in values)
-            inner = self.writer.let(Expr(f"({beta} * {x})", BOTH)).text
+            inner = self.writer.let(f"({beta} * {x})", BOTH).text
             return f"{alpha} * ({elements.apply(Tanh(), [inner], [self.wide], self.wide)})"
         op = {
             "Sigmoid": Sigmoid,

@@ -62,7 +62,7 @@ def _resized(line: Line, op: Resize) -> Expr:
         )
         there = " | ".join(outside)
         text = f"tl.where({there}, {fill}, {text}.to({COMPUTING[dtype.name]}))"
-    return w.let(Expr(text, WHOLE))
+    return w.let(text, WHOLE)
 
 
 def mixed(line: Line, taps: Sequence[Sequence[Tap]], kind: str) -> str:
@@ -73,14 +73,14 @@ def mixed(line: Line, taps: Sequence[Sequence[Tap]], kind: str) -> str:
         text = f"{value.text}.to({kind})"
         for weight in (by for _, by in chosen if by is not None):
             text = f"{text} * {weight}.to({kind})"
-        total = w.let(Expr(f"{total} + {text}" if total else text, WHOLE)).text
+        total = w.let(f"{total} + {text}" if total else text, WHOLE).text
     return total
 
 
 def _truncated(text: str, line: Line) -> str:
     """A sum as an integer: an error of rounding costs no whole unit."""
     million = _number(1e6)
-    near = line.writer.let(Expr(f"({text} * {million})", WHOLE)).text
+    near = line.writer.let(f"({text} * {million})", WHOLE).text
     low, high = limits(line.at.shape.dtype)
     bounded = f"tl.minimum(tl.maximum({elements.nearest(near, F64)} / {million}, {_number(low)})"
     wide = "tl.int64" if line.at.shape.dtype.bits >= 32 else "tl.int32"
@@ -93,29 +93,29 @@ def _taps(line: Line, op: Resize, axis: int, outside: list[str]) -> list[Tap]:
     if not op.changes(axis, given):
         return [(place, None)]
     size = w.extent(given)
-    at = w.let(Expr(_coordinate(line, op, axis), WHOLE)).text
+    at = w.let(_coordinate(line, op, axis), WHOLE).text
     if op.coordinate_transformation_mode == "tf_crop_and_resize":
         outside.append(f"(({at} < 0) | ({at} > {size.text} - 1))")
     if op.mode == "nearest":
         at = f"{at}.to(tl.float32).to({DOUBLE})" if is_rounded(op, axis) else at
         return [(_clipped(line, _rounded(op, at), size), None)]
     count = _reach(op)
-    below = w.let(Expr(f"tl.floor({at})", WHOLE)).text
+    below = w.let(f"tl.floor({at})", WHOLE).text
     places = [f"({below} + {_number(i)})" for i in range(1 - count // 2, 1 + count // 2)]
-    weights = [w.let(Expr(_weight(op, f"tl.abs({p} - {at})", line), WHOLE)).text for p in places]
+    weights = [w.let(_weight(op, f"tl.abs({p} - {at})", line), WHOLE).text for p in places]
     if op.exclude_outside:
         inside = [f"({p} >= 0) & ({p} < {size.text})" for p in places]
         pairs = zip(inside, weights, strict=True)
-        kept = [w.let(Expr(f"tl.where({i}, {by}, 0.0)", WHOLE)).text for i, by in pairs]
-        total = w.let(Expr(f"({' + '.join(kept)})", WHOLE)).text
-        weights = [w.let(Expr(f"({by} / {total})", WHOLE)).text for by in kept]
+        kept = [w.let(f"tl.where({i}, {by}, 0.0)", WHOLE).text for i, by in pairs]
+        total = w.let(f"({' + '.join(kept)})", WHOLE).text
+        weights = [w.let(f"({by} / {total})", WHOLE).text for by in kept]
     return [(_clipped(line, p, size), by) for p, by in zip(places, weights, strict=True)]
 
 
 def _clipped(line: Line, at: str, size: Expr) -> Expr:
     """A coordinate that is whole, as an index within the axis."""
     text = f"tl.minimum(tl.maximum({at}.to(tl.int32), 0), {size.text} - 1)"
-    return line.writer.let(Expr(text, WHOLE))
+    return line.writer.let(text, WHOLE)
 
 
 def _rounded(op: Resize, at: str) -> str:
@@ -132,7 +132,7 @@ def _weight(op: Resize, distance: str, line: Line) -> str:
     """What an element at a distance counts."""
     if op.mode == "linear":
         return f"({_number(1)} - {distance})"
-    d = line.writer.let(Expr(distance, WHOLE)).text
+    d = line.writer.let(distance, WHOLE).text
     a = op.cubic_coeff_a
     near = f"(({_number(a + 2)} * {d} - {_number(a + 3)}) * {d} * {d} + {_number(1)})"
     far = (
@@ -146,13 +146,13 @@ def _coordinate(line: Line, op: Resize, axis: int) -> str:
     """Where elements lie on an axis of what is resampled, as f64."""
     w, number = line.writer, _number
     length, size = (
-        w.let(Expr(number(e) if isinstance(e, int) else f"{w.extent(e).text}.to({DOUBLE})")).text
+        w.let(number(e) if isinstance(e, int) else f"{w.extent(e).text}.to({DOUBLE})").text
         for e in (line.at.inputs[0].shape.dims[axis], op.sizes[axis])
     )
-    scale = w.let(Expr(number(op.scales[axis]) if op.scales else f"({size} / {length})")).text
+    scale = w.let(number(op.scales[axis]) if op.scales else f"({size} / {length})").text
     index = w.spread(line.places[axis], [line.size])
-    at = w.let(Expr(f"{index.text}.to({DOUBLE})", index.over)).text
-    width, centre = w.let(Expr(f"({scale} * {length})")).text, f"({at} + {number(0.5)})"
+    at = w.let(f"{index.text}.to({DOUBLE})", index.over).text
+    width, centre = w.let(f"({scale} * {length})").text, f"({at} + {number(0.5)})"
     half_pixel = f"({centre} / {scale} - {number(0.5)})"
     match op.coordinate_transformation_mode:
         case "asymmetric":

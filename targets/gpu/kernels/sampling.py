@@ -39,7 +39,7 @@ def _sampled(line: Line, op: GridSample) -> Expr:
     taps: list[list[Tap]] = [[(place, None)] for place in line.places[:2]]
     taps += [_taps(line, op, axis, wide) for axis in range(rank - 2)]
     text = mixed(line, taps, COMPUTING[wide.name])
-    return w.let(Expr(elements.converted(text, wide, dtype), WHOLE))
+    return w.let(elements.converted(text, wide, dtype), WHOLE)
 
 
 def _taps(line: Line, op: GridSample, axis: int, wide: DType) -> list[Tap]:
@@ -48,23 +48,23 @@ def _taps(line: Line, op: GridSample, axis: int, wide: DType) -> list[Tap]:
     size = w.extent(line.at.inputs[0].shape.dims[2 + axis]).text
     component = expr(line.at.shape.rank - 3 - axis)
     given = line.read(1, [line.places[0], *line.places[2:], component]).text
-    at = w.let(Expr(f"{given}.to({COMPUTING[grid.dtype.name]})", WHOLE)).text
+    at = w.let(f"{given}.to({COMPUTING[grid.dtype.name]})", WHOLE).text
     shift, back = (f"({size} - 1)", "0.0") if op.align_corners else (f"{size}", "0.5")
     text = f"(({at} + 1.0) / 2.0 * {shift} - {back}).to({COMPUTING[wide.name]})"
-    place = w.let(Expr(text, WHOLE)).text
+    place = w.let(text, WHOLE).text
     if op.mode == "nearest":
-        place = w.let(Expr(elements.nearest(place, wide), WHOLE)).text
+        place = w.let(elements.nearest(place, wide), WHOLE).text
     finite = f"(tl.abs({place}) < 1e9)"
-    place = w.let(Expr(f"tl.where({finite}, {place}, -10.0)", WHOLE)).text
-    first = w.let(Expr(f"tl.floor({place})", WHOLE)).text
+    place = w.let(f"tl.where({finite}, {place}, -10.0)", WHOLE).text
+    first = w.let(f"tl.floor({place})", WHOLE).text
     found: list[Tap] = []
-    for step, weight in _weights(op.mode, w.let(Expr(f"({place} - {first})", WHOLE)).text):
-        index = w.let(Expr(f"({first}.to(tl.int32) + {step})", WHOLE)).text
+    for step, weight in _weights(op.mode, w.let(f"({place} - {first})", WHOLE).text):
+        index = w.let(f"({first}.to(tl.int32) + {step})", WHOLE).text
         if op.padding_mode == "zeros":
             weight = f"tl.where(({index} >= 0) & ({index} < {size}), {weight}, 0.0)"
         clipped = f"tl.minimum(tl.maximum({index}, 0), {size} - 1)"
-        by = w.let(Expr(f"({weight})", WHOLE)).text if weight != "1.0" else None
-        found.append((w.let(Expr(clipped, WHOLE)), by))
+        by = w.let(f"({weight})", WHOLE).text if weight != "1.0" else None
+        found.append((w.let(clipped, WHOLE), by))
     return found
 
 
@@ -97,10 +97,10 @@ def _normalised(line: Line, op: Lrn) -> Expr:
         places = [line.places[0], channel, *line.places[2:]]
         x = line.read(0, places, w.spread(w.let(there), [line.size])).text
         w.line(f"{total.text} += {x}.to({kind}) * {x}.to({kind})")
-    x = w.let(Expr(f"{line.read(0, line.places).text}.to({kind})", WHOLE)).text
+    x = w.let(f"{line.read(0, line.places).text}.to({kind})", WHOLE).text
     scale, bias, beta = (
         elements.number_of(v, wide) for v in (op.alpha / op.size, op.bias, op.beta)
     )
-    base = w.let(Expr(f"({bias} + {scale} * {total.text})", WHOLE)).text
+    base = w.let(f"({bias} + {scale} * {total.text})", WHOLE).text
     power = elements.apply(Pow(), [base, beta], [wide, wide], wide)
-    return w.let(Expr(elements.quotient(x, f"({power})", wide), WHOLE))
+    return w.let(elements.quotient(x, f"({power})", wide), WHOLE)

@@ -110,7 +110,7 @@ class Tiled(Product):
         for number, node in enumerate(rest.nodes):
             if node.reads(PRODUCT):
                 text = f"{total.text}.to({COMPUTING[node.dtype.name]})"
-                found[number] = w.let(Expr(text, BOTH))
+                found[number] = w.let(text, BOTH)
         for access in rest.accesses:
             if access.operand != PRODUCT:
                 strides = [access.strides[i] for i in (*down, *across)]

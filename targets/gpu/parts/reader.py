@@ -143,7 +143,7 @@ class Reader:
             return self._loaded(value, parts, raw=True)
         found = self.value(value, parts)
         kind = STORED[value.shape.dtype.name]
-        return self.writer.let(Expr(f"{found.text}.to({kind})", found.over))
+        return self.writer.let(f"{found.text}.to({kind})", found.over)
 
     def value(self, value: Instruction, parts: Sequence[Part]) -> Expr:
         """The value at some places, in its computing type; a part for one or more axes."""
@@ -152,7 +152,7 @@ class Reader:
             return self._loaded(value, parts)
         op = value.op
         if isinstance(op, Literal):
-            return self.writer.let(Expr(elements.constant(op.value)))
+            return self.writer.let(elements.constant(op.value))
         if isinstance(op, Unpack):
             return self._unpacked(value, op, parts)
         if isinstance(op, DequantizeLinear):
@@ -164,7 +164,7 @@ class Reader:
         given = [self.value(v, parts) for v in value.inputs]
         types = [v.shape.dtype for v in value.inputs]
         text = elements.apply(op, [v.text for v in given], types, value.shape.dtype)
-        return self.writer.let(Expr(text, over_any(given)))
+        return self.writer.let(text, over_any(given))
 
     def _loaded(self, value: Instruction, parts: Sequence[Part], *, raw: bool = False) -> Expr:
         """An operand at some places."""
@@ -269,15 +269,15 @@ class Reader:
         w = self.writer
         stored = value.op_as(Unpack).stored(value.inputs[0].shape.dtype)
         code = f"(({byte.text}.to(tl.uint8) >> {shift}) & {(1 << stored.bits) - 1})"
-        found = w.let(Expr(code, byte.over | over))
+        found = w.let(code, byte.over | over)
         if stored.is_float:
             text = elements.converted(decoded(found.text, stored), F32, value.shape.dtype)
-            return w.let(Expr(text, found.over))
+            return w.let(text, found.over)
         if stored.kind == "uint":
-            return w.let(Expr(f"{found.text}.to(tl.uint8)", found.over))
+            return w.let(f"{found.text}.to(tl.uint8)", found.over)
         sign = 1 << (stored.bits - 1)
         signed = f"((({found.text}.to(tl.int32) ^ {sign}) - {sign}).to(tl.int8))"
-        return w.let(Expr(signed, found.over))
+        return w.let(signed, found.over)
 
     def _dequantized(self, value: Instruction, op: DequantizeLinear, parts: Sequence[Part]) -> Expr:
         """A number of its level, scale and zero point."""
@@ -286,7 +286,7 @@ class Reader:
         given += [self.value(p, self.granular(value, op, p, places)) for p in value.inputs[1:]]
         types = [v.shape.dtype for v in value.inputs]
         text = elements.apply(op, [v.text for v in given], types, value.shape.dtype)
-        return self.writer.let(Expr(text, over_any(given)))
+        return self.writer.let(text, over_any(given))
 
     def _padded(self, value: Instruction, op: Pad, parts: Sequence[Part]) -> Expr:
         """What is padded where a place lies in it, and beside it what pads."""
@@ -301,7 +301,7 @@ class Reader:
             origin = by_axis([expr(0)] * others[0].shape.rank, others[0].shape.dims)
             beside = self.value(others[0], origin).text
         text = f"tl.where({there.text}, {found.text}, {beside})"
-        return w.let(Expr(text, found.over | there.over))
+        return w.let(text, found.over | there.over)
 
     def _picked(self, value: Instruction, op: Gather, parts: Sequence[Part]) -> Expr:
         """What lies where an index says."""

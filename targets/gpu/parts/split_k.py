@@ -76,7 +76,7 @@ class Parts:
         steps = -(-depth // step)
         length = -(-steps // self._count) * step
         begin = w.let(self._number * length)
-        end = w.let(Expr(f"tl.minimum({(begin + length).text}, {depth})"))
+        end = w.let(f"tl.minimum({(begin + length).text}, {depth})")
         return w.loop(end, step, begin)
 
     def write(self, product: Product, item: Expr, cell: Expr) -> None:

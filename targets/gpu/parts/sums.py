@@ -76,7 +76,7 @@ class Sums:
         if dtype.kind != "uint":
             return value
         flipped = f"({value.text} ^ {HALF}).to(tl.int8, bitcast=True)"
-        return self.writer.let(Expr(flipped, value.over))
+        return self.writer.let(flipped, value.over)
 
     def _set(self, name: str, text: str) -> None:
         self.writer.line(f"{name} = {text}")
@@ -85,4 +85,4 @@ class Sums:
         """The sums, when all is added."""
         besides = [name for name in (self._of_left, self._of_right) if name is not None]
         text = " + ".join((self._total, *(f"{name} * {HALF}" for name in besides)))
-        return self.writer.let(Expr(text, BOTH))
+        return self.writer.let(text, BOTH)

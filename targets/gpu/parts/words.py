@@ -66,9 +66,9 @@ class Words:
         row's element at some places.
         """
         w, (begin, count) = reader.writer, loop
-        line = w.let(Expr(f"tl.arange(0, {count})[None, :]", frozenset({1})))
+        line = w.let(f"tl.arange(0, {count})[None, :]", frozenset({1}))
         block = w.let(w.let(begin // self.block) + line)
-        exponent = w.let(Expr(EXPONENT))
+        exponent = w.let(EXPONENT)
         columns = [Expr(f"({word.text} * {PER} + {n})", word.over) for n in range(PER)]
         granules = [self._granule(reader, block, column) for column in columns]
         tops = [self._top(reader, granule, n) for n, granule in enumerate(granules)]
@@ -79,8 +79,8 @@ class Words:
             where = w.let(w.let(deep * w.distance(self.columns // PER)) + word)
             found = w.load(self.operand, where, U32, raw=True)
             if self.signed:
-                found = w.let(Expr(f"({found.text} ^ 0x88888888)", BOTH))
-            halves = found, w.let(Expr(f"({found.text} >> 16)", BOTH))
+                found = w.let(f"({found.text} ^ 0x88888888)", BOTH)
+            halves = found, w.let(f"({found.text} >> 16)", BOTH)
             for n, (total, top) in enumerate(zip(sums, tops, strict=True)):
                 bits = f"({halves[n // 4].text} & {15 << 4 * (n % 4)}) | {exponent.text}"
                 w.line(
@@ -105,7 +105,7 @@ class Words:
             return f"{usual}"
         zero = reader.value(self.scaled.inputs[2], granule[1])
         text = f"({zero.text}.to(tl.float32) * {float(lift)} + {usual})"
-        return w.let(Expr(text, zero.over)).text
+        return w.let(text, zero.over).text
 
 
 def words_of(reader: Reader, right: Instruction) -> Words | None:
@@ -136,4 +136,4 @@ def joined(writer: Writer, totals: Sequence[Expr]) -> Expr:
     if len(totals) == 1:
         return totals[0]
     even, odd = (joined(writer, totals[half::2]) for half in (0, 1))
-    return writer.let(Expr(f"tl.interleave({even.text}, {odd.text})", even.over))
+    return writer.let(f"tl.interleave({even.text}, {odd.text})", even.over)
