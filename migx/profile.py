@@ -22,13 +22,7 @@ from migx.op import traits
 from migx.ops.channels_last import ConvolutionChannelsLast
 from migx.ops.fused import Fused
 from migx.ops.indexing import Gather, GatherElements, Gathernd
-from migx.ops.linear import (
-    Convolution,
-    ConvolutionBackwards,
-    Dot,
-    QuantConvolution,
-    QuantDot,
-)
+from migx.ops.linear import Convolution, ConvolutionBackwards, Dot, QuantConvolution, QuantDot
 from migx.ops.pooling import Pooling
 from migx.ops.rnn import GRU, LSTM, RNN
 from migx.ops.vision import DeformableConvolution

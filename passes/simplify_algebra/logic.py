@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from migx.ir import Instruction
 from migx.match import on, var
-from migx.ops.logic import (
-    BitwiseAnd,
-    BitwiseNot,
-    BitwiseOr,
-    LogicalAnd,
-    LogicalOr,
-    LogicalXor,
-    Not,
-)
+from migx.ops.logic import BitwiseAnd, BitwiseNot, BitwiseOr, LogicalAnd, LogicalOr, LogicalXor, Not
 from migx.ops.pointwise import (
     Abs,
     Ceil,

@@ -8,14 +8,7 @@ from dataclasses import replace
 
 from migx.ir import Instruction
 from migx.match import on, skip, var
-from migx.ops.layout import (
-    Broadcast,
-    Multibroadcast,
-    Reshape,
-    Squeeze,
-    Transpose,
-    Unsqueeze,
-)
+from migx.ops.layout import Broadcast, Multibroadcast, Reshape, Squeeze, Transpose, Unsqueeze
 from migx.ops.pointwise import Convert, Sub
 from migx.ops.quantization import DequantizeLinear
 from migx.passes.simplify_qdq.cleaning import MIDDLE, centred

@@ -40,15 +40,7 @@ from migx.passes.dead_code_elimination import DeadCodeElimination
 from migx.program import Program
 from migx.shape import Shape
 from migx.specialise import bound
-from migx.target import (
-    NO_SLOTS,
-    Asked,
-    CompileOptions,
-    Context,
-    Target,
-    get_target,
-    passes_for,
-)
+from migx.target import NO_SLOTS, Asked, CompileOptions, Context, Target, get_target, passes_for
 from migx.testing import check_target
 from migx.testing.small import save_model
 from migx.view import report

@@ -16,15 +16,7 @@ import migx
 from migx.errors import DataError, DataWarning, WeightError
 from migx.onnx import replace_onnx_external_weights
 from migx.program import Program
-from tests.weights.build import (
-    MLP,
-    MLP_DIMS,
-    Array,
-    drawn,
-    model_of,
-    safetensors,
-    write_weights,
-)
+from tests.weights.build import MLP, MLP_DIMS, Array, drawn, model_of, safetensors, write_weights
 
 X = {"x": np.linspace(-1, 1, 24, dtype=np.float32).reshape(3, 8)}
 A, B = drawn(MLP_DIMS, 1), drawn(MLP_DIMS, 2)

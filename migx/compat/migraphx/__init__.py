@@ -40,12 +40,7 @@ from migx.compat.migraphx.quantizing import (
     quantize_fp16,
     quantize_int8,
 )
-from migx.compat.migraphx.reading import (
-    get_onnx_operators,
-    parse_onnx,
-    parse_onnx_buffer,
-    parse_tf,
-)
+from migx.compat.migraphx.reading import get_onnx_operators, parse_onnx, parse_onnx_buffer, parse_tf
 from migx.compat.migraphx.shapes import shape
 
 __version__ = f"2.16+migx.{migx.__version__}"

@@ -14,14 +14,7 @@ from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops._common import up_to
-from migx.onnx.ops.attention import (
-    column,
-    headed,
-    kept,
-    merged,
-    rotated,
-    to_scale,
-)
+from migx.onnx.ops.attention import column, headed, kept, merged, rotated, to_scale
 from migx.onnx.ops.contrib import DOMAIN
 from migx.onnx.ops.elementwise import binary, plus
 from migx.onnx.ops.linear import scaled

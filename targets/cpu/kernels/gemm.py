@@ -25,23 +25,10 @@ from migx.ir import Instruction
 from migx.planning import lies_in
 from migx.shape import DType, Shape
 from migx.targets.cpu.emit import Function, Type, Value
-from migx.targets.cpu.kernel import (
-    Kernel,
-    KernelWriter,
-    behind,
-    input_number,
-    narrower,
-    type_of,
-)
+from migx.targets.cpu.kernel import Kernel, KernelWriter, behind, input_number, narrower, type_of
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
-from migx.targets.cpu.parts.epilogue import (
-    Destination,
-    Epilogue,
-    emittable,
-    evaluated,
-    writable,
-)
+from migx.targets.cpu.parts.epilogue import Destination, Epilogue, emittable, evaluated, writable
 from migx.targets.cpu.parts.matrix import Matrix, widened
 from migx.targets.cpu.parts.tile import (
     BLOCK,

@@ -21,10 +21,7 @@ from migx.ops.formats import UnpackWeight, of_blocks
 from migx.ops.layout import Slice
 from migx.planning import is_alias, is_block, is_memory
 from migx.shape import U8, Shape
-from migx.sizes import (
-    read_symbols,
-    symbols_within,
-)
+from migx.sizes import read_symbols, symbols_within
 from migx.targets.cpu.kernel import Kernel
 
 KernelOf = Callable[[Instruction], Kernel | None]

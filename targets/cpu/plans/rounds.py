@@ -21,15 +21,7 @@ from migx.shape import Shape
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.plans.control_kernels import COPY
 from migx.targets.cpu.plans.iterations import Iterations, Row
-from migx.targets.cpu.plans.outline import (
-    Cell,
-    KernelOf,
-    Outline,
-    Reference,
-    Round,
-    Work,
-    operands,
-)
+from migx.targets.cpu.plans.outline import Cell, KernelOf, Outline, Reference, Round, Work, operands
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,7 @@ from migx.ir import Instruction
 from migx.ops._windows import split
 from migx.ops.dims import DynamicRange
 from migx.ops.fused import Group
-from migx.ops.indexing import (
-    Gather,
-    GatherElements,
-    Gathernd,
-    Onehot,
-    ReverseSequence,
-    Trilu,
-)
+from migx.ops.indexing import Gather, GatherElements, Gathernd, Onehot, ReverseSequence, Trilu
 from migx.ops.layout import Pad, Reverse
 from migx.ops.packing import Unpack
 from migx.ops.quantization import DequantizeLinear

@@ -7,14 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from migx.dim import Extent, product
-from migx.fusion.kernels import (
-    PRODUCT,
-    Access,
-    FusedKernel,
-    epilogue,
-    name_of,
-    row_and_column_axes,
-)
+from migx.fusion.kernels import PRODUCT, Access, FusedKernel, epilogue, name_of, row_and_column_axes
 from migx.ir import Instruction
 from migx.targets.gpu.emit.expressions import BOTH, Expr, Part, expr
 from migx.targets.gpu.emit.text import Kernel, Writer
