@@ -22,7 +22,7 @@ from migx.ops.layout import along
 from migx.shape import Shape
 from migx.sizes import ShapeRules, symbols_in
 from migx.targets.cpu.kernel import Kernel
-from migx.targets.cpu.plans import control
+from migx.targets.cpu.plans.control_steps import Late
 from migx.targets.cpu.plans.outline import Outline, Writer
 from migx.targets.cpu.runs.piece import PLANS, Piece
 from migx.targets.cpu.runs.running import Call, Values
@@ -44,7 +44,7 @@ class GrowingLoop:
         self, executable: CpuExecutable, at: Instruction, flow: Mapping[Instruction, Writer]
     ) -> None:
         late = flow[at]
-        assert isinstance(late, control.Late)
+        assert isinstance(late, Late)
         self.at, self.late = at, late
         self.state = list(at.modules[0].parameters.values())[:2]
         outline = Outline([at], [at, *self.state], executable.kernels.get, flow)
