@@ -79,23 +79,10 @@ def is_folded(fused: FusedKernel, output: int) -> bool:
 
 def stages_of(fused: FusedKernel) -> tuple[list[Stage], list[int]]:
     """What is computed in which loop, and what is kept from one to a later one."""
-    nodes = fused.nodes
-    level = [0] * len(nodes)
-    cost = [0] * len(nodes)
+    nodes, several = fused.nodes, any(fused.folded)
+    stages, cost = _begun(fused), [0] * len(nodes)
     for number, node in enumerate(nodes):
-        level[number] = max((level[i] for i in node.inputs), default=0) + node.folds
-        full = [i for i in node.inputs if not nodes[i].folded]
-        cost[number] = weight(node) + sum(cost[i] for i in full)
-    several = any(fused.folded)
-    count = max((n for node, n in zip(nodes, level, strict=True) if node.folds), default=0)
-    stages = [Stage() for _ in range(count + 1)]
-    for number, node in enumerate(nodes):
-        if node.folds:
-            stages[level[number] - 1].folds.append(number)
-    for output, (number, _) in enumerate(fused.outputs):
-        if not is_folded(fused, output):
-            stages[level[number]].outputs.append(output)
-    stages = [s for s in stages if s.folds or s.outputs]
+        cost[number] = weight(node) + sum(cost[i] for i in node.inputs if not nodes[i].folded)
     computed: set[int] = set()
     spilled: dict[int, None] = {}
     for stage in stages:
@@ -115,3 +102,19 @@ def stages_of(fused: FusedKernel) -> tuple[list[Stage], list[int]]:
         stage.nodes = sorted(needed)
         computed |= needed
     return stages, list(spilled)
+
+
+def _begun(fused: FusedKernel) -> list[Stage]:
+    """The stages with what they are for: a reduction is made as soon as those below it are."""
+    nodes = fused.nodes
+    level = [0] * len(nodes)
+    for number, node in enumerate(nodes):
+        level[number] = max((level[i] for i in node.inputs), default=0) + node.folds
+    stages = [Stage() for _ in range(max(level, default=0) + 1)]
+    for number, node in enumerate(nodes):
+        if node.folds:
+            stages[level[number] - 1].folds.append(number)
+    for output, (number, _) in enumerate(fused.outputs):
+        if not is_folded(fused, output):
+            stages[level[number]].outputs.append(output)
+    return [stage for stage in stages if stage.folds or stage.outputs]
