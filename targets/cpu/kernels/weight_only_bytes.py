@@ -18,7 +18,8 @@ limit; more rows share what was made of the weights in registers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from migx.ir import Instruction
 from migx.ops.quantization import limits
@@ -61,6 +62,21 @@ def widths(machine: Machine) -> list[int]:
     """How many columns a panel may have: a few vectors of them."""
     lanes = machine.lanes(F32)
     return [lanes * vectors for vectors in ((2, 4) if machine.registers >= 32 else (2,))]
+
+
+@dataclass(frozen=True)
+class _Strip:
+    """A few rows, from one on, with some vectors of a panel, by their numbers."""
+
+    panel: Value
+    row: Value
+    height: int
+    vectors: Sequence[int]
+
+    @property
+    def rows(self) -> Iterator[Value]:
+        """The numbers of the rows."""
+        return (self.row + i for i in range(self.height))
 
 
 class Writer(KernelWriter):
@@ -123,7 +139,8 @@ class Writer(KernelWriter):
             together = tile.vectors if height == 1 else TOGETHER
             with f.loop(first, end, height) as row:
                 for part in range(0, tile.vectors, together):
-                    self._strip(panel, row.index, height, range(part, part + together))
+                    strip = _Strip(panel, row.index, height, range(part, part + together))
+                    self._write_strip(strip)
             first = end
         column = panel * self.width
         there = f.minimum(problem.columns - column, self.width)
@@ -244,69 +261,61 @@ class Writer(KernelWriter):
 
     # Products.
 
-    def _strip(self, panel: Value, row: Value, height: int, part: Sequence[int]) -> None:
-        """Sums of a few rows with some vectors of a panel, over all of the depth."""
-        f, problem = self.f, self.problem
-        zeros = [f.const(self.vector, 0)] * (height * len(part))
+    def _write_strip(self, strip: _Strip) -> None:
+        """Sums over all of the depth."""
+        f, problem, many = self.f, self.problem, len(strip.vectors)
+        zeros = [f.const(self.vector, 0)] * (strip.height * many)
         with f.loop(0, self.blocks, carry=zeros) as block:
             start = block.index * problem.block
             end = start + problem.block
             if problem.depth % problem.block:
                 end = f.minimum(end, self.depth)
-            begun = self._begun(panel, row, block.index, height, part)
-            whole = self._multiplied(panel, row, (start, end), begun, height, part)
-            scales = self._scales(panel, block.index, part)
+            begun = self._begun(strip, block.index)
+            whole = self._multiplied(strip, start, end, begun)
+            scales = self._scales(strip, block.index)
             made = []
-            for i in range(height):
-                place = (row + i) * self.blocks + block.index
+            for i, row in enumerate(strip.rows):
+                place = row * self.blocks + block.index
                 of_row = f.splat(f.load(f.element(self.scales, place, F32), F32), self.lanes)
                 for j, of_column in enumerate(scales):
-                    number = i * len(part) + j
+                    number = i * many + j
                     total = f.cast(whole[number], F32) * of_row
                     was = block.carried[number]
                     made.append(f.muladd(total, of_column, was))
             block.carry(*made)
-        for i in range(height):
-            for j, vector in enumerate(part):
-                place = (row + i) * self.width + vector * self.lanes
-                f.store(block.carried[i * len(part) + j], f.element(self.sums, place, F32))
+        for i, row in enumerate(strip.rows):
+            for j, vector in enumerate(strip.vectors):
+                place = row * self.width + vector * self.lanes
+                f.store(block.carried[i * many + j], f.element(self.sums, place, F32))
 
-    def _begun(
-        self, panel: Value, row: Value, block: Value, height: int, part: Sequence[int]
-    ) -> list[Value]:
+    def _begun(self, strip: _Strip, block: Value) -> list[Value]:
         """What the sums of a block begin with: what its zero points take off."""
         f, nothing = self.f, self.f.const(self.integers, 0)
         if self.plain_zero == 0:
-            return [nothing] * (height * len(part))
-        places = ((row + i) * self.blocks + block for i in range(height))
+            return [nothing] * (strip.height * len(strip.vectors))
+        places = (row * self.blocks + block for row in strip.rows)
         totals = [f.load(f.element(self.totals, place, I32), I32) for place in places]
         if self.plain_zero is not None:
-            return [f.splat(total, self.lanes) for total in totals for _ in part]
-        zeros = self._zeros(panel, block, part)
+            return [f.splat(total, self.lanes) for total in totals for _ in strip.vectors]
+        zeros = self._zeros(strip, block)
         return [nothing - z * f.splat(total, self.lanes) for total in totals for z in zeros]
 
     def _multiplied(
-        self,
-        panel: Value,
-        row: Value,
-        depth: tuple[Value, Value],
-        begun: list[Value],
-        height: int,
-        part: Sequence[int],
+        self, strip: _Strip, start: Value, end: Value, begun: list[Value]
     ) -> list[Value]:
         """The sums of the products of one block, in whole numbers."""
-        f, problem, single = self.f, self.problem, height == 1
+        f, problem, single = self.f, self.problem, strip.height == 1
         size = self.width * WORD // 8
         panel_bytes = -(-problem.stored // self.group) * size
-        words = f.element(self.frame.operands[problem.weight], panel * panel_bytes, I8)
+        words = f.element(self.frame.operands[problem.weight], strip.panel * panel_bytes, I8)
         # One row has few sums: every other product has its own, so that none waits for itself.
         carried = begun + [f.const(self.integers, 0)] * (len(begun) if single else 0)
-        with f.loop(*depth, self.group * self.unrolled, carry=carried) as k:
+        with f.loop(start, end, self.group * self.unrolled, carry=carried) as k:
             sums = list(k.carried)
             for group in range(self.unrolled):
                 at = k.index + group * self.group
                 line = f.element(words, at // self.group * size, I8)
-                lines = [f.element(line, j * 4 * self.lanes, I8) for j in part]
+                lines = [f.element(line, j * 4 * self.lanes, I8) for j in strip.vectors]
                 if single:
                     for each in lines:
                         f.prefetch(f.element(each, AHEAD, I8))
@@ -314,10 +323,10 @@ class Writer(KernelWriter):
                 for number, fours in enumerate(zip(*levels, strict=True)):
                     second = single and (group * len(levels[0]) + number) % 2
                     of_row = len(begun) if second else 0
-                    for i in range(height):
-                        to = f.element(self.bytes, (row + i) * self.depth + at + number * 4, I8)
+                    for i, row in enumerate(strip.rows):
+                        to = f.element(self.bytes, row * self.depth + at + number * 4, I8)
                         x = f.splat(f.load(to, I32, align=4), self.lanes)
-                        for s, w in enumerate(fours, of_row + i * len(part)):
+                        for s, w in enumerate(fours, of_row + i * len(strip.vectors)):
                             sums[s] = dot4(f, sums[s], w, x, self.signs)
             k.carry(*sums)
         found = k.carried
@@ -335,33 +344,35 @@ class Writer(KernelWriter):
 
     # Scales and zero points.
 
-    def _scales(self, panel: Value, block: Value, part: Sequence[int]) -> list[Value]:
+    def _scales(self, strip: _Strip, block: Value) -> list[Value]:
         """The scales of columns, for some vectors."""
         f, scale = self.f, self.problem.scale
         if scale.operand is None:
-            return [f.const(self.vector, scale.number)] * len(part)
+            return [f.const(self.vector, scale.number)] * len(strip.vectors)
         if not scale.by_column:
-            return [f.splat(scale.shared(self.frame, block, F32), self.lanes)] * len(part)
+            shared = f.splat(scale.shared(self.frame, block, F32), self.lanes)
+            return [shared] * len(strip.vectors)
         memory, first = memory_of(scale.dtype), self.frame.operands[scale.operand]
-        start = f.element(first, scale.panel(panel, block) * self.width, memory)
-        places = [f.element(start, j * self.lanes, memory) for j in part]
+        start = f.element(first, scale.panel(strip.panel, block) * self.width, memory)
+        places = [f.element(start, j * self.lanes, memory) for j in strip.vectors]
         loaded = [f.load(p, memory.times(self.lanes)) for p in places]
         return [f.cast(elements.loaded(f, v, scale.dtype), F32) for v in loaded]
 
-    def _zeros(self, panel: Value, block: Value, part: Sequence[int]) -> list[Value]:
+    def _zeros(self, strip: _Strip, block: Value) -> list[Value]:
         """The zero points of columns in i32, for some vectors, counted as levels are."""
         f, zero, lanes = self.f, self.problem.zero, self.lanes
         assert zero.operand is not None
         if not zero.by_column:
-            return [f.splat(zero.shared(self.frame, block, I32) + self.base, lanes)] * len(part)
+            shared = f.splat(zero.shared(self.frame, block, I32) + self.base, lanes)
+            return [shared] * len(strip.vectors)
         first = self.frame.operands[zero.operand]
         if zero.dtype.is_packed:
-            start = f.element(first, zero.panel(panel, block) * (self.width // 2), I8)
-            places = [f.element(start, j * lanes // 2, I8) for j in part]
+            start = f.element(first, zero.panel(strip.panel, block) * (self.width // 2), I8)
+            places = [f.element(start, j * lanes // 2, I8) for j in strip.vectors]
             return [self._unpacked(f.load(p, I8.times(lanes // 2))) for p in places]
         signed = zero.dtype.kind == "int"
-        start = f.element(first, zero.panel(panel, block) * self.width, I8)
-        vectors = [f.load(f.element(start, j * lanes, I8), I8.times(lanes)) for j in part]
+        start = f.element(first, zero.panel(strip.panel, block) * self.width, I8)
+        vectors = [f.load(f.element(start, j * lanes, I8), I8.times(lanes)) for j in strip.vectors]
         return [f.cast(v, I32, signed=signed) + self.base for v in vectors]
 
     def _unpacked(self, pairs: Value) -> Value:
