@@ -7,6 +7,7 @@ they are needed; one that is outside its axis is an error of the run, and nothin
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from migx.dim import Extent, product
 from migx.ir import Instruction
@@ -37,8 +38,18 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     return writer(at, machine, axes).kernel()
 
 
-_Row = tuple[Extent, Extent, Extent, Extent]
-"""An axis that counts rows: its extent, and the steps along it in data, indices and result."""
+class _Row(NamedTuple):
+    """An axis that counts rows, and the steps along it in data, indices and result."""
+
+    extent: Extent
+    given: Extent
+    indices: Extent
+    made: Extent
+
+    @property
+    def steps(self) -> tuple[Extent, Extent]:
+        """Those in data and result."""
+        return self.given, self.made
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,7 @@ class _Axes:
 def _of_packed(data: Shape, indices: Shape) -> _Axes:
     size = product(data.dims[1:]) * data.dtype.bits // 8
     steps = zip(indices.dims, indices.true_strides, row_major(indices.dims), strict=True)
-    rows = tuple((extent, 0, stride, size * step) for extent, stride, step in steps)
+    rows = tuple(_Row(extent, 0, stride, size * step) for extent, stride, step in steps)
     return _Axes(rows, size, (1, 1), (0,), (size,))
 
 
@@ -68,41 +79,48 @@ def _axes(at: Instruction) -> _Axes:
     data, indices, made = at.inputs[0].shape, at.inputs[1].shape, at.shape
     if data.dtype.is_packed:
         return _of_packed(data, indices)
+    kept = list(zip(data.dims, data.true_strides, strict=True))
     picked = list(zip(indices.dims, indices.true_strides, strict=True))
     before, batch = 0, 0
-    axes: tuple[int, ...]
     step: Extent = 0
+    axes: tuple[int, ...]
     if isinstance(at.op, Gather):
         before, axes = at.op.axis, (at.op.axis,)
     else:
         width, step = picked.pop()
         batch = at.op_as(Gathernd).batch_dims
         axes = tuple(range(batch, batch + int(width)))
-    behind = axes[-1] + 1 if axes else batch
-    strides = iter(made.true_strides)
-    kept = list(zip(data.dims, data.true_strides, strict=True))
-    rows: list[_Row] = [(extent, stride, 0, next(strides)) for extent, stride in kept[:before]]
-    for number, (extent, stride) in enumerate(picked):
-        shared = data.true_strides[number] if number < batch else 0
-        rows.append((extent, shared, stride, next(strides)))
-    rows += [(extent, stride, 0, next(strides)) for extent, stride in kept[behind:]]
-    runs = len(kept) - behind
+    behind = kept[axes[-1] + 1 if axes else batch :]
+    shared = [data.true_strides[n] if n < batch else 0 for n in range(len(picked))]
+    steps = [
+        *((extent, stride, 0) for extent, stride in kept[:before]),
+        *((extent, by, stride) for (extent, stride), by in zip(picked, shared, strict=True)),
+        *((extent, stride, 0) for extent, stride in behind),
+    ]
+    rows = [_Row(*row, to) for row, to in zip(steps, made.true_strides, strict=True)]
+    inner, inner_steps = _run(rows, len(behind))
+    chosen = tuple(data.true_strides[axis] for axis in axes)
+    return _Axes(tuple(rows), inner, inner_steps, axes, chosen, step)
+
+
+def _run(rows: list[_Row], most: int) -> tuple[Extent, tuple[Extent, Extent]]:
+    """Takes away the last axes, of at most so many, that are one run: its length and steps."""
     inner: Extent = 1
     steps: tuple[Extent, Extent] = (1, 1)
-    while runs and (inner == 1 or rows[-1][1::2] == (inner * steps[0], inner * steps[1])):
-        extent, of_data, _, of_result = rows.pop()
-        steps = (of_data, of_result) if inner == 1 else steps
-        inner, runs = inner * extent, runs - 1
-    chosen = tuple(data.true_strides[axis] for axis in axes)
-    return _Axes(tuple(rows), inner, steps, axes, chosen, step)
+    while most and (inner == 1 or rows[-1].steps == (inner * steps[0], inner * steps[1])):
+        last = rows.pop()
+        steps = last.steps if inner == 1 else steps
+        inner, most = inner * last.extent, most - 1
+    return inner, steps
 
 
 def _has_neighbours(at: Instruction, axes: _Axes) -> bool:
     """Whether each index picks one element of a size that vectors are gathered of, and along the
     last axis of the result the indices lie side by side.
     """
-    single = isinstance(at.op, Gather) and axes.inner == 1 and len(axes.rows) > 0
-    return single and at.shape.dtype.bits in (32, 64) and axes.rows[-1][1:] == (0, 1, 1)
+    if not isinstance(at.op, Gather) or axes.inner != 1 or not axes.rows:
+        return False
+    return at.shape.dtype.bits in (32, 64) and axes.rows[-1][1:] == (0, 1, 1)
 
 
 class _Writer(KernelWriter):
@@ -116,7 +134,7 @@ class _Writer(KernelWriter):
                 self.lanes //= 2
 
     def kernel(self) -> Kernel:
-        count = product(extent for extent, *_ in self.axes.rows)
+        count = product(row.extent for row in self.axes.rows)
         rows = Rows(count, self.axes.inner * self.memory.nbytes, BYTES)
         with self.frame.rows(rows) as row:
             self._row(row)
@@ -125,7 +143,7 @@ class _Writer(KernelWriter):
     def _row(self, row: Value) -> None:
         f, frame = self.f, self.frame
         starts, rows = [f.as_index(0)] * 3, self.axes.rows
-        extents = tuple(extent for extent, *_ in rows)
+        extents = tuple(row.extent for row in rows)
         for axis, place in frame.places(row, extents, range(len(rows))).items():
             steps = map(frame.extent, rows[axis][1:])
             starts = [s + place * by for s, by in zip(starts, steps, strict=True)]
@@ -169,8 +187,8 @@ class _Across(_Writer):
     """Writes the kernel where runs are of one element: as many at a time as indices are loaded."""
 
     def __init__(self, at: Instruction, machine: Machine, axes: _Axes) -> None:
-        *rows, (extent, *_) = axes.rows
-        super().__init__(at, machine, replace(axes, rows=tuple(rows), inner=extent))
+        *rows, last = axes.rows
+        super().__init__(at, machine, replace(axes, rows=tuple(rows), inner=last.extent))
 
     def _run(self, from_: Value, index: Value, to: Value) -> None:
         f, extent = self.f, self.frame.extent(self.axes.inner)
