@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from migx.argument import Argument
-from migx.base import kept
+from migx.base import disk_cache
 from migx.base.collector import paused
 from migx.base.mapping import MappedFile
 from migx.binding import Inputs, sizes_told
@@ -214,7 +214,7 @@ def compiled(program: Program, target: Target | str, **options: Unpack[Asked]) -
     finalized.
     """
     asked = asked_for(**options)
-    kept.limit()  # asked here, so that an error in it is no pass's
+    disk_cache.limit()  # asked here, so that an error in it is no pass's
     chosen = get_target(target)
     context = chosen.get_context()
     context.options = asked

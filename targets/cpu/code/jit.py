@@ -1,7 +1,7 @@
 """From IR text to addresses of machine code, by LLVM through llvmlite.
 
-Objects are kept on disk (``migx.base.kept``) under the hash of their text, the CPU and the version
-of LLVM, so a program compiled once is only loaded afterwards.
+Objects are kept on disk (``migx.base.disk_cache``) under the hash of their text, the CPU and the
+version of LLVM, so a program compiled once is only loaded afterwards.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any
 from weakref import WeakValueDictionary
 
-from migx.base import kept
+from migx.base import disk_cache
 from migx.base.mapping import GIVE_BACK
 from migx.errors import TargetError
 
@@ -92,12 +92,12 @@ def objects(texts: Mapping[str, str], known: Mapping[str, bytes] = NOTHING) -> d
     from migx.targets.cpu.code import compiling
 
     found = {name: known[name] for name in texts if name in known}
-    old = {name: kept.read(KIND, f"{about()} {name}") for name in texts if name not in found}
+    old = {name: disk_cache.read(KIND, f"{about()} {name}") for name in texts if name not in found}
     found |= {name: content for name, content in old.items() if content is not None}
     missing = {n: t.replace("@kernel(", f"@{n}(") for n, t in texts.items() if n not in found}
     made = compiling.objects(missing)
     for name, content in made.items():
-        kept.write(KIND, f"{about()} {name}", content)
+        disk_cache.write(KIND, f"{about()} {name}", content)
     return found | made
 
 

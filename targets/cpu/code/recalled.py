@@ -1,7 +1,7 @@
 """The kernels that earlier processes have made, so that an instruction is looked at once for all.
 
-A kernel is kept (``migx.base.kept``) under what decides it: what instructions that share it have in
-common, the bounds of the symbols in them, the machine, and the sources of this generator.
+A kernel is kept (``migx.base.disk_cache``) under what decides it: what instructions that share it
+have in common, the bounds of the symbols in them, the machine, and the sources of this generator.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import migx
 from migx import op as operations
-from migx.base import kept
+from migx.base import disk_cache
 from migx.dims.symbol import Symbol
 from migx.fusion.outlining import viewed
 from migx.ir import Instruction
@@ -42,7 +42,7 @@ SOURCES = _sources()
 
 def recalled(at: Instruction, alike: Hashable, machine: Machine) -> tuple[bool, Kernel | None]:
     """Whether it is known what kernel an instruction has, and the kernel."""
-    content = kept.read(KIND, _decided_by(at, alike, machine))
+    content = disk_cache.read(KIND, _decided_by(at, alike, machine))
     if content is None:
         return False, None
     row, text = json.loads(content)
@@ -52,7 +52,7 @@ def recalled(at: Instruction, alike: Hashable, machine: Machine) -> tuple[bool, 
 def keep(at: Instruction, alike: Hashable, machine: Machine, kernel: Kernel | None) -> None:
     """Keeps the kernel of an instruction; None says that it has none."""
     said = (None, "") if kernel is None else (row_of(kernel), kernel.text)
-    kept.write(KIND, _decided_by(at, alike, machine), json.dumps(said).encode())
+    disk_cache.write(KIND, _decided_by(at, alike, machine), json.dumps(said).encode())
 
 
 def _decided_by(at: Instruction, alike: Hashable, machine: Machine) -> str:

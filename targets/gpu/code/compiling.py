@@ -20,7 +20,7 @@ from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from migx.base import kept, workers
+from migx.base import disk_cache, workers
 from migx.errors import TargetError
 from migx.targets.gpu.architectures import Architecture, architecture
 from migx.targets.gpu.code.resources import spilled
@@ -113,7 +113,7 @@ def binaries(requests: Iterable[Request]) -> dict[str, Binary]:
     missing: dict[str, Request] = {}
     for request in requests:
         key = request.key
-        if (content := kept.read(KIND, f"{key} {triton_version()}")) is not None:
+        if (content := disk_cache.read(KIND, f"{key} {triton_version()}")) is not None:
             found[key] = Binary.from_bytes(content)
         else:
             missing[key] = request
@@ -219,7 +219,7 @@ def _compiled(missing: Mapping[str, Request]) -> dict[str, Binary]:
             why = f"Triton refuses a kernel for {request.arch}: {answer['error']}"
             raise TargetError(f"{why}\n{request.source}")
         content = str(answer["made"]).encode()
-        kept.write(KIND, f"{key} {triton_version()}", content)  # this process may be ended
+        disk_cache.write(KIND, f"{key} {triton_version()}", content)  # this process may be ended
         made[key] = Binary.from_bytes(content)
 
     requests = {key: json.dumps(asdict(request)) for key, request in missing.items()}

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field
 
 from migx import dim
-from migx.base import kept
+from migx.base import disk_cache
 from migx.dims.symbol import Symbol
 from migx.errors import TargetError
 from migx.ir import Instruction
@@ -47,11 +47,11 @@ class Tuner:
             return found[0] if found else None
         key = json.dumps([self.device.arch, *(repr(astuple(k)) for k in found)])
         if key not in self.known:
-            said = kept.read(KIND, key)
+            said = disk_cache.read(KIND, key)
             best = int(said) if said is not None and said.isdigit() else -1
             if not 0 <= best < len(found):
                 best = self._measured(at, found)
-                kept.write(KIND, key, str(best).encode())
+                disk_cache.write(KIND, key, str(best).encode())
             self.known[key] = best
         return found[self.known[key]]
 
