@@ -27,11 +27,17 @@ KIND = "kernels"
 CORE = Path(migx.__file__).parent
 
 
+def deciding() -> list[Path]:
+    """The files of the code that decides what a kernel is."""
+    parts = ("dims", "fusion", "ops", "weights", "targets/cpu")
+    found = [path for part in parts for path in (CORE / part).rglob("*.py")]
+    return sorted([*CORE.glob("*.py"), *found])
+
+
 def _sources() -> str:
-    """A hash of the code that decides what a kernel is."""
+    """A hash of that code."""
     found = hashlib.sha256(migx.__version__.encode())
-    fusion, cpu = CORE / "fusion", CORE / "targets" / "cpu"
-    for path in sorted([*CORE.glob("*.py"), *fusion.glob("*.py"), *cpu.rglob("*.py")]):
+    for path in deciding():
         found.update(path.read_bytes())
     return found.hexdigest()
 

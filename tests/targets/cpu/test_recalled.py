@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,6 +85,18 @@ def test_what_decides_a_kernel_tells_them_apart(monkeypatch: pytest.MonkeyPatch)
     assert not recalled.recalled(at, likeness(at), other)[0]
     monkeypatch.setattr(recalled, "SOURCES", "those of another version")
     assert not known(at)[0]
+
+
+def test_all_that_kernels_are_written_by_decides_them() -> None:
+    """But for what knows no programs: ``migx.base``."""
+    deciding = recalled.deciding()
+    for path in deciding:
+        if not {"emit", "fusion", "kernels", "parts"}.isdisjoint(path.parts):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                module = node.module if isinstance(node, ast.ImportFrom) and node.module else ""
+                if module.startswith("migx.") and not module.startswith("migx.base"):
+                    file = recalled.CORE.joinpath(*module.split(".")[1:])
+                    assert {file.with_suffix(".py"), file / "__init__.py"} & {*deciding}, module
 
 
 @pytest.mark.usefixtures("forgetful")
