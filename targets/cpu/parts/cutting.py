@@ -341,15 +341,9 @@ def _costs(
     """The turns that all of the work takes on as many threads as there are cores, for each number
     of strips that a tile may have.
     """
-    depth, width = work.axes[0], work.axes[2]
-    across, down, chunk = int(tile.across), int(tile.down), int(tile.chunk)
-    steps = work.channels * depth.length * _live(work, down, across)
-    chunks = -(-work.channels // chunk)
-    copy = COPY if width.stride <= 2 and width.step == 1 else GATHER
-    row = -(-across // strip.lanes) / across
-    spread = copy * work.channels * row * int(tile.spread) / (across * down)
-    if work.lines:  # from afar; what is spread is written and read again, too
-        spread += FETCH * (1 if strip.in_place else 3) * work.channels / strip.lanes
+    depth, spread = work.axes[0], _spreading(work, strip, tile)
+    steps = work.channels * depth.length * _live(work, int(tile.down), int(tile.across))
+    chunks = -(-work.channels // int(tile.chunk))
     fetched = FETCH * steps * strip.unit / strip.lanes
     kinds = []
     for size, often in tile.sizes.items():
@@ -366,6 +360,17 @@ def _costs(
         all_of_it = sum(cost * count for cost, count in tiles)
         shared = all_of_it > ALONE and bool(tiles)
         yield machine.cores * _until_all_are_done(tiles, machine.cores) if shared else all_of_it
+
+
+def _spreading(work: Work, strip: Strip, tile: _Tile) -> float:
+    """The turns that bringing what a pixel sees to where it is multiplied takes."""
+    width, across, down = work.axes[2], int(tile.across), int(tile.down)
+    copy = COPY if width.stride <= 2 and width.step == 1 else GATHER
+    row = -(-across // strip.lanes) / across
+    spread = copy * work.channels * row * int(tile.spread) / (across * down)
+    if work.lines:  # from afar; what is spread is written and read again, too
+        spread += FETCH * (1 if strip.in_place else 3) * work.channels / strip.lanes
+    return spread
 
 
 @lru_cache(maxsize=256)
