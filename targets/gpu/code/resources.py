@@ -27,12 +27,18 @@ def spilled(code: bytes, kind: str) -> int:
 
 
 def _of_cubin(code: bytes) -> Iterator[int]:
-    for start, size in _sections(code, b".nv.info"):
+    for at in attributes(code, b".nv.info", FRAME_SIZE):
+        yield struct.unpack_from("<II", code, at)[1]
+
+
+def attributes(code: bytes, section: bytes, kind: int) -> Iterator[int]:
+    """Where the contents of each attribute of one kind begin, in a section of a cubin."""
+    for start, size in _sections(code, section):
         at, end = start, start + size
         while at + 4 <= end:
             form, attribute, length = struct.unpack_from("<BBH", code, at)
-            if attribute == FRAME_SIZE and form == SIZED:
-                yield struct.unpack_from("<II", code, at + 4)[1]
+            if attribute == kind and form == SIZED:
+                yield at + 4
             at += 4 + (length if form == SIZED else 0)
 
 
