@@ -85,7 +85,8 @@ def memory_of(dtype: DType) -> Type:
 
 
 def bits_of(dtype: DType) -> Type:
-    """The integer type that moves an element regardless of its meaning, or the byte that it shares.
+    """The integer type that moves an element regardless of its meaning, or the byte that it
+    shares.
     """
     return Type(f"i{max(8, dtype.bits)}")
 
@@ -190,7 +191,8 @@ class Frame:
         self.operands = [self._loaded(k, PTR) for k in range(count)]
 
     def extent(self, extent: Extent) -> Value:
-        """An extent as i64: a constant, or a word that the plan puts into the block of arguments.
+        """An extent as i64: a constant, or a word that the plan puts into the block of
+        arguments.
         """
         if not isinstance(extent, dim.Dim):
             return self.function.const(I64, extent)

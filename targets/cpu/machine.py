@@ -96,7 +96,8 @@ def cores() -> int:
 
 
 def logical_cpus(process: int = 0) -> int:
-    """The number of threads that can run at once where this thread, or a process's first, may run.
+    """The number of threads that can run at once where this thread, or a process's first, may
+    run.
     """
     return len(_allowed(process))
 

@@ -133,7 +133,8 @@ class RefExecutable:
     def _step(
         self, step: _Step, inputs: list[Argument], modules: list[Runnable], sizes: Sizes
     ) -> tuple[Argument, Sizes]:
-        """The result of one instruction, checked against its shape rule, and the sizes known then.
+        """The result of one instruction, checked against its shape rule, and the sizes known
+        then.
         """
         if not step.late:
             result = step.evaluate(step.op, self.context, step.shape, inputs, modules)
@@ -148,7 +149,8 @@ class RefExecutable:
         return result, sizes
 
     def _runnable(self, module: Module, values: Values, sizes: Sizes, around: _Call) -> Runnable:
-        """The module as a function of its parameters; captures are read from the enclosing values.
+        """The module as a function of its parameters; captures are read from the enclosing
+        values.
         """
 
         def run(arguments: Sequence[Argument], inner: Sizes) -> list[Argument]:

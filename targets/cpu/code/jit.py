@@ -54,7 +54,8 @@ if hasattr(os, "register_at_fork"):
 
 
 class Code:
-    """Machine code in memory, which stays loaded while this object lives; ``address`` is its entry.
+    """Machine code in memory, which stays loaded while this object lives; ``address`` is its
+    entry.
     """
 
     def __init__(self, library: Any, address: int) -> None:

@@ -16,7 +16,8 @@ from migx.targets.cpu.emit.vector_math import absolute, copysign
 
 
 def quotient(f: Function, x: Value, y: Value, dtype: DType) -> Value:
-    """The quotient; of integers it is truncated, is 0 if y is 0, and wraps for the least over -1.
+    """The quotient; of integers it is truncated, is 0 if y is 0, and wraps for the least over
+    -1.
     """
     if dtype.is_float:
         return x / y

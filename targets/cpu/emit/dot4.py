@@ -51,7 +51,8 @@ class Signs:
 
     @property
     def surplus(self) -> int:
-        """What inverting the upper bit adds to each byte of x: 128 if it was signed, -128 if not.
+        """What inverting the upper bit adds to each byte of x: 128 if it was signed, -128 if
+        not.
         """
         return 128 if self.x else -128
 

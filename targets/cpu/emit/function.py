@@ -169,12 +169,12 @@ class Function:
         return f"{result} @{name}({given})"
 
     def fma(self, a: Operand, b: Operand, c: Operand) -> Value:
-        """a * b + c, rounded once."""
+        """The fused multiply-add a * b + c, rounded once."""
         widest = max((v for v in (a, b, c) if isinstance(v, Value)), key=lambda v: v.type.lanes)
         return self.intrinsic("fma", *(self.like(widest, v) for v in (a, b, c)))
 
     def muladd(self, a: Value, b: Value, c: Value) -> Value:
-        """a * b + c; for floats, rounded once if the machine does that as fast."""
+        """The sum a * b + c; for floats, rounded once if the machine does that as fast."""
         return self.intrinsic("fmuladd", a, b, c) if c.type.is_float else a * b + c
 
     def minimum(self, a: Operand, b: Operand) -> Value:
@@ -267,7 +267,8 @@ class Function:
         return self.emit(text, x.type)
 
     def compress(self, x: Value, mask: Value) -> Value:
-        """The lanes of a vector selected by a mask, packed to the front; the rest is unspecified.
+        """The lanes of a vector selected by a mask, packed to the front; the rest is
+        unspecified.
         """
         name = f"llvm.experimental.vector.compress.{x.type.suffix}"
         return self.call(name, x.type, x, mask, self.poison(x.type))
@@ -277,7 +278,8 @@ class Function:
         return self.vector(type_, range(type_.lanes)) if type_.lanes else self.const(type_, 0)
 
     def first_lanes(self, count: Value, lanes: int, rows: int = 1) -> Value:
-        """A mask of the first ``count`` (an i64) lanes of each of ``rows`` rows of ``lanes`` lanes.
+        """A mask of the first ``count`` (an i64) lanes of each of ``rows`` rows of ``lanes``
+        lanes.
         """
         # If LLVM sees that a mask is one lane, it stores the full width of the truncated value.
         near = self.opaque(self.cast(self.intrinsic("smin", count, lanes), I32))
@@ -317,7 +319,8 @@ class Function:
         return x if rows > 1 else self.extract(x, 0)
 
     def folded(self, name: str, x: Value, y: Value, *, signed_zeros: bool = False) -> Value:
-        """Two values combined by one of the names of ``fold``; -0.0 may be distinguished from 0.0.
+        """Two values combined by one of the names of ``fold``; -0.0 may be distinguished from
+        0.0.
         """
         match name:
             case "min" | "max" if signed_zeros and x.type.is_float:

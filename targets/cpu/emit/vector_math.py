@@ -106,7 +106,8 @@ def libm(f: Function, name: str, *operands: Value) -> Value:
 
 
 def _in_double(name: str) -> Callable[[Emitter], Emitter]:
-    """Decorates a function of f64: applied to f32 it computes in f64 and rounds; f64 calls C's own.
+    """Decorates a function of f64: applied to f32 it computes in f64 and rounds; f64 calls C's
+    own.
     """
 
     def decorate(function: Emitter) -> Emitter:
@@ -149,10 +150,10 @@ def _bits(f: Function, x: Value) -> tuple[Value, Type, int, int]:
 
 @_as_written
 def exp(f: Function, x: Value) -> Value:
-    """e to the power x, in f32 or f64.
+    """The exponential, e to the power x, in f32 or f64.
 
-    Without an instruction to scale by 2^n there are two factors: each is a normal number, while
-    their product with the rest may be denormal or infinite and is rounded once.
+    Without an instruction that scales by 2^n there are two factors, each a normal number: only the
+    last product may be denormal or infinite, and it is rounded once.
     """
     low, high = (-746.0, 710.0) if x.type.one == F64 else (-104.5, 88.8)
     t, r = _reduced(f, f.minimum(f.maximum(x, low), high), 0)
@@ -168,8 +169,8 @@ def exp(f: Function, x: Value) -> Value:
 
 @_as_written
 def exp_to_zero(f: Function, x: Value) -> Value:
-    """e to the power x, for x up to 88, in f32, flushing what is less than 2^-127 to 0: for sums
-    whose largest term is 1.
+    """The exponential of x up to 88, in f32, flushing what is less than 2^-127 to 0: for sums whose
+    largest term is 1.
     """
     t, r = _reduced(f, f.maximum(x, -88.0296919), 127)
     scale = f.bitcast(f.bitcast(t, I32.times(x.type.lanes)) << 23, x.type)
@@ -439,7 +440,7 @@ def atanh(f: Function, x: Value) -> Value:
 
 
 def power(f: Function, x: Value, y: Value) -> Value:
-    """x to the power y, with C's answers in special cases.
+    """The power x^y, with C's answers in special cases.
 
     The constant exponents 2, 3, 1/2, 0, 1 and -1 need no logarithm.
     """

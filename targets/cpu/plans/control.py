@@ -1,10 +1,10 @@
 """Control flow without Python: the modules of ``if``, ``loop`` and ``scan`` as steps of a plan.
 
-Where all sizes in a module are known before it runs, and all its instructions are kernels or such
-control flow again, its steps stand among those of the module around it, and jumps lead through
-them. What iterations hand on is copied from where the body leaves it to where it is read next; rows
-of scan inputs and outputs are copied to and from their places. Memory that a body reads is kept
-until the loop has ended.
+If all sizes in a module are known before it runs, and all its instructions are kernels or again
+such control flow, its steps are inlined into those of the enclosing module, connected by jumps.
+Carried values are copied from where the body computes them to where the next iteration reads them;
+rows of scan inputs and outputs are copied from and to their tensors. Memory that a body reads stays
+live until the loop has ended.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ from migx.targets.cpu.plans.outline import (
 )
 from migx.targets.cpu.plans.rounds import Rounds
 
-# What can be steps.
+# What can become steps.
 
 
 def native(
     instructions: Iterable[Instruction], known: set[str], kernel_of: KernelOf
 ) -> dict[Instruction, Writer]:
-    """The control flow among the instructions of a module whose modules can be steps, and such
-    control flow in these, each with what writes its steps; ``known`` are the symbols known around
+    """The control flow among the instructions of a module whose modules can become steps, nested
+    control flow included, each with the writer of its steps; ``known`` are the symbols known around
     the module.
     """
     found: dict[Instruction, Writer] = {}
@@ -75,8 +75,8 @@ def native(
 
 @dataclass(frozen=True)
 class Late:
-    """Writes the steps of a loop of which its run tells the dims of results: those of the symbol
-    ``length``, if there is one, are how often it runs, and others are of state that grows.
+    """Writes the steps of a loop whose run determines dims of its results: its trip count, which is
+    the symbol ``length`` if there is one, and the dims of state that grows.
     """
 
     length: str | None
@@ -87,16 +87,16 @@ class Late:
 
     @property
     def names(self) -> set[str]:
-        """The symbols that are not known before."""
+        """The symbols that only the run determines."""
         return self.growth.names | ({self.length} if self.length else set())
 
     @property
     def room(self) -> Extent:
-        """How many iterations there is room for, by the sizes of a plan."""
+        """The number of iterations there is room for, in terms of a plan's sizes."""
         return Dim(self.length) if self.length else self.growth.room
 
     def after(self, iterations: int, sizes: Mapping[str, int]) -> Sizes:
-        """Sizes with those that there are after so many iterations."""
+        """The sizes after so many iterations."""
         found = self.growth.after(iterations, sizes)
         if self.length:
             found[self.length] = iterations
@@ -104,7 +104,7 @@ class Late:
 
 
 def _late(at: Instruction, known: set[str], kernel_of: KernelOf) -> Late | None:
-    """What its run tells of a loop, of which all else is known before; None where that is all."""
+    """The dims that the run of a loop determines, if everything else is known before; else None."""
     iterations, kept = Iterations.of(at), len(at.inputs) - 2
     lengths = {part.dims[0] for part in at.shape.parts[kept:] if part.dims}
     symbols = [length.symbol if isinstance(length, Dim) else None for length in lengths]
@@ -118,7 +118,7 @@ def _late(at: Instruction, known: set[str], kernel_of: KernelOf) -> Late | None:
 
 
 def _within(at: Instruction) -> Iterator[Instruction]:
-    """The instructions in the modules of control flow, and in those that such control flow runs."""
+    """The instructions in the modules of an instruction, including those of nested control flow."""
     for inner in (inner for module in at.modules for inner in module):
         yield inner
         if isinstance(inner.op, If | Loop | Scan):
@@ -133,8 +133,8 @@ def _native(
     *,
     grows: bool = False,
 ) -> dict[Instruction, Writer] | None:
-    """An instruction and the control flow in its modules; None where these cannot be steps. What is
-    around it may hold state that ``grows``.
+    """The writers of an instruction and of the control flow in its modules; None if these cannot
+    become steps. An enclosing loop may have state that ``grows``.
     """
     growth = Growth() if late is None else late.growth
     if not symbols_of(at) <= known or not _fits(at, growth):
@@ -155,8 +155,8 @@ def _native(
 
 
 def refused(o: Outline, sizes: Mapping[str, int]) -> dict[tuple[Instruction, int], str]:
-    """The modules of choices that cannot be run with some sizes, by number, and why: one that is
-    not chosen need not fit.
+    """The modules of ``if`` that given sizes refuse, by number, and why: a branch that is not taken
+    need not fit the sizes.
     """
     found: dict[tuple[Instruction, int], str] = {}
     for at in o.instructions:
@@ -179,8 +179,8 @@ def _is_step(at: Instruction, kernel_of: KernelOf) -> bool:
 
 
 def _fits(at: Instruction, growth: Growth) -> bool:
-    """Whether what goes into the modules of an instruction, and what comes out of them, lies as it
-    is read and has the same dims each time, but for what grows.
+    """Whether the values that enter and leave the modules of an instruction have the layout in
+    which they are read, and the same dims in each iteration, except for state that grows.
     """
     if isinstance(at.op, If):
         outputs = [v.shape for m in at.modules for v in m.outputs]
@@ -216,7 +216,7 @@ def _alike(given: Shape, wanted: Shape) -> bool:
 
 
 def _is_row(value: Shape, whole: Shape, row: Row, length: Extent) -> bool:
-    """Whether a value is bytes of a row of a tensor."""
+    """Whether a value has exactly the bytes of a row of a tensor."""
     dims, axis = whole.dims, row.axis
     rest = Shape(whole.dtype, (*dims[:axis], *dims[axis + 1 :]))
     standard = whole.strides is None and not whole.dtype.is_packed
@@ -234,7 +234,7 @@ def _step(
     writes: Sequence[Cell],
     *words: Extent,
 ) -> None:
-    """Adds a step that writes cells there are already."""
+    """Adds a step that writes existing cells."""
     for cell in (*(r.cell for r in reads), *writes):
         cell.last = max(cell.last, len(o.works))
     o.works.append(Work(at, replace(kernel, words=words), tuple(reads), tuple(writes)))
@@ -245,7 +245,7 @@ def _copy(o: Outline, at: Instruction, value: Reference, cell: Cell) -> None:
 
 
 def _jump(o: Outline, at: Instruction, to: Label, unless: Reference | None = None) -> None:
-    """Goes on elsewhere; where a bool is given, only if it does not hold."""
+    """Adds a jump; given a bool, it is taken only if that is false."""
     reads = () if unless is None else (unless,)
     for reference in reads:
         reference.cell.last = max(reference.cell.last, len(o.works))
@@ -253,7 +253,7 @@ def _jump(o: Outline, at: Instruction, to: Label, unless: Reference | None = Non
 
 
 def _write_choice(o: Outline, at: Instruction) -> None:
-    """The steps of both modules, one of which a run leaves out."""
+    """The steps of both branches, with the jumps that select one."""
     condition = o.read(at.inputs[0])
     results = [o.cell(at, i, part) for i, part in enumerate(at.shape.parts)]
     otherwise, end = Label(), Label()
@@ -266,7 +266,7 @@ def _write_choice(o: Outline, at: Instruction) -> None:
 
 
 def _write_branch(o: Outline, at: Instruction, index: int, results: Sequence[Cell]) -> None:
-    """The steps of one module. What it computes lies where the results are read, if it can."""
+    """The steps of one branch. It computes its results in place where it can."""
     if (why := o.refused.get((at, index))) is not None:
         o.works.append(Work(at, replace(REFUSED, fault=why), (), ()))
         return
@@ -286,7 +286,7 @@ def _write_branch(o: Outline, at: Instruction, index: int, results: Sequence[Cel
 
 
 def _write_iterations(o: Outline, at: Instruction, late: Late | None = None) -> None:
-    """The steps of a body, in a circle."""
+    """The steps of a body, with the jumps that repeat it."""
     iterations = Iterations.of(at)
     length = iterations.length if late is None else late.room
     first, before = len(o.works), len(o.cells)
@@ -311,7 +311,7 @@ def _write_iterations(o: Outline, at: Instruction, late: Late | None = None) -> 
     begins, inside = len(o.works), len(o.cells)
     growth = late.growth if late is not None and late.growth.first else None
     if growth is not None:
-        o.works.append(Work(at, None, (), ()))  # till the steps behind it are known
+        o.works.append(Work(at, None, (), ()))  # until the steps after it are known
     _write_body(o, at, iterations, rows, results, number)
     _write_over(o, iterations, carried, begins)
     turns = {} if growth is None else _in_turn(o, iterations, carried, o.cells[inside:])
@@ -338,7 +338,7 @@ def _write_body(
     results: Sequence[Cell],
     number: Reference,
 ) -> None:
-    """The steps of one iteration, from the rows it is given to those it makes."""
+    """The steps of one iteration, from reading rows to writing rows."""
     for row, cell in zip(iterations.given, rows, strict=True):
         assert row.whole is not None
         _row(o, at, row, row.whole.shape, o.read(row.whole), number, cell, out=False)
@@ -350,7 +350,7 @@ def _write_body(
 
 
 def _state(o: Outline, at: Instruction, iterations: Iterations) -> list[Cell]:
-    """The cells for the number of an iteration, its condition, and whether it is to be run."""
+    """The cells of the iteration number, the condition, and whether the iteration is to be run."""
     number, condition = iterations.state or (at, at)
     return [
         o.cell(number, -1 if iterations.state else -2, ITERATION),
@@ -360,7 +360,7 @@ def _state(o: Outline, at: Instruction, iterations: Iterations) -> list[Cell]:
 
 
 def _carried(o: Outline, at: Instruction, iterations: Iterations) -> list[Cell]:
-    """The cells in which iterations find what is carried; after the last, the results."""
+    """The cells in which iterations find the carried values, and after the last, the results."""
     cells = [o.cell(parameter, -1, parameter.shape) for parameter, _, _ in iterations.carried]
     for i, cell in enumerate(cells):
         o.where[at, i] = Reference(cell, 0, at.shape.parts[i])
@@ -392,7 +392,7 @@ def _row(
 
 
 def _write_over(o: Outline, iterations: Iterations, carried: Sequence[Cell], begins: int) -> None:
-    """Lets the steps of a body, from one on, write what is handed on over what it is made of."""
+    """Lets the steps of a body, from ``begins`` on, overwrite carried values in place."""
     agains = [o.read(again).cell for _, _, again in iterations.carried]
     if iterations.goes_on is not None:
         o.read(iterations.goes_on)
@@ -407,8 +407,8 @@ def _write_over(o: Outline, iterations: Iterations, carried: Sequence[Cell], beg
 def _in_turn(
     o: Outline, iterations: Iterations, carried: Sequence[Cell], made: Sequence[Cell]
 ) -> dict[Cell, Cell]:
-    """The second place of what an iteration makes anew to hand it on, by the first: the next finds
-    it there, and makes the first anew. So nothing is copied.
+    """A second cell for each carried value that an iteration computes afresh, by the first:
+    successive iterations alternate between the two, so nothing is copied.
     """
     own = {cell for cell in made if cell.kind is Kind.ARENA and cell.same_as is None}
     found: dict[Cell, Cell] = {}
@@ -416,7 +416,7 @@ def _in_turn(
         new = o.read(again)
         if new.cell in own and new.shape.nbytes == new.cell.nbytes:
             own.remove(new.cell)
-            new.cell.kind = Kind.RESULT  # so that it is no other's memory in between
+            new.cell.kind = Kind.RESULT  # so that nobody else uses its memory in between
             found[cell] = new.cell
     return found
 
@@ -430,8 +430,8 @@ def _carry(
     nothing: Reference,
     turns: Mapping[Cell, Cell],
 ) -> Reference:
-    """Puts what iterations hand on where the next reads it, none of it over what is still to be
-    read, and gives whether there is to be another.
+    """Copies carried values to where the next iteration reads them, none over a value still to be
+    read, and gives the condition for another iteration.
     """
     overwritten = {*carried, *state[:2]} - turns.keys()
 

@@ -93,7 +93,7 @@ class Workspace:
         self.roomy = self.roomy + 1 if len(self.arena) > 2 * plan.total_bytes + HUGE else 0
         if self.plan is plan and self.roomy <= ROOMY:
             return
-        self.plan = None  # until all is done: a failure half-way must not leave the old plan in force
+        self.plan = None  # until all is done: what fails half-way must not be taken for the old one
         self._slots = None
         if len(self.arena) < plan.total_bytes or self.roomy > ROOMY:
             self.form = None
@@ -295,7 +295,8 @@ class Run:
     # On the host.
 
     def on_host(self, work: Work) -> None:
-        """Runs an instruction by its own meaning, and stores the result where its users expect it.
+        """Runs an instruction by its own meaning, and stores the result where its users expect
+        it.
         """
         at = work.at
         lasting = any(c.kind is Kind.OBJECT for c in work.writes)
