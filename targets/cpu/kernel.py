@@ -237,8 +237,8 @@ class Frame:
 
     @contextmanager
     def rows(self, rows: Rows, end: Value | None = None) -> Iterator[Value]:
-        """Loops over the rows of the tiles: gives the number of each row. ``end`` replaces the last
-        tile.
+        """Loops over the rows of the tiles, of those before ``end`` if it is given: yields the
+        number of each row.
         """
         f = self.function
         with f.loop(self.begin, self.end if end is None else end) as tile:

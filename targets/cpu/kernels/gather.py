@@ -1,7 +1,7 @@
 """Kernels that pick slices by index: ``gather`` and ``gathernd``.
 
-A row of the result is a run of neighbours in the data, copied by vectors. Indices are read where
-they are needed; one that is outside its axis is an error of the run, and nothing is read there.
+A row of the result is a contiguous run of the data, copied by vectors. Indices are read where they
+are needed; one out of range is an error of the run, and nothing is read there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from migx.targets.cpu.kernel import Frame, Kernel, Rows, bits_of, memory_of, typ
 from migx.targets.cpu.machine import Machine
 
 BYTES = 1 << 16
-"""About how much a tile copies."""
+"""About how many bytes a tile copies."""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
@@ -38,15 +38,15 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
 
 
 _Row = tuple[Extent, Extent, Extent, Extent]
-"""An axis that counts rows: its extent, and the steps along it in data, indices and result."""
+"""An axis that counts rows: its extent, and the strides along it in data, indices and result."""
 
 
 @dataclass(frozen=True)
 class _Axes:
-    """What is picked: the axes before the indices', theirs, and the first of a slice where slices
-    do not lie in one run count ``rows``; ``inner`` is the length of a run. ``axes`` are those of
-    the data that indices choose a place on, with the ``strides`` along them; ``step`` is from one
-    index to the next of a place. What is packed is counted in bytes.
+    """What is picked. ``rows`` are the axes before the indices, those of the indices, and the outer
+    axes of a slice that is not one run; ``inner`` is the length of a run. ``axes`` are those of the
+    data that indices select on, with the ``strides`` along them; ``step`` is the stride between the
+    indices of one point. Packed elements are counted in bytes.
     """
 
     rows: tuple[_Row, ...]
@@ -98,8 +98,8 @@ def _axes(at: Instruction) -> _Axes:
 
 
 def _has_neighbours(at: Instruction, axes: _Axes) -> bool:
-    """Whether each index picks one element of a size that vectors are gathered of, and along the
-    last axis of the result the indices lie side by side.
+    """Whether each index picks one element, of a size that can be gathered by vectors, and the
+    indices are contiguous along the last axis of the result.
     """
     single = isinstance(at.op, Gather) and axes.inner == 1 and len(axes.rows) > 0
     return single and at.shape.dtype.bits in (32, 64) and axes.rows[-1][1:] == (0, 1, 1)
@@ -108,8 +108,8 @@ def _has_neighbours(at: Instruction, axes: _Axes) -> bool:
 def index_at(
     frame: Frame, place: Value, extent: Extent, lanes: int = 0, operand: int = 1
 ) -> tuple[Value, Value]:
-    """The index at a place of an input, or a vector of those from there on, counted from the front
-    of an axis of this extent, and whether it is on it.
+    """The index at an offset of an input, or a vector of those from there on, counted from the
+    front of an axis of this extent, and whether it is in range.
     """
     f, dtype = frame.function, frame.at.inputs[operand].shape.dtype
     memory = memory_of(dtype)
@@ -121,7 +121,7 @@ def index_at(
 
 
 def fail_outside(frame: Frame, inside: Value, axes: Iterable[int]) -> None:
-    """Ends the run where an index is not inside some axes of the first input."""
+    """Ends the run if an index is out of range on some axes of the first input."""
     shape, which = frame.at.inputs[0].shape, ", ".join(map(str, axes))
     outside = frame.function.any_of(~inside)
     frame.fails(outside, f"{frame.at.name}: an index is outside axis {which} of {shape.text}")
@@ -141,7 +141,7 @@ class _Writer:
                 self.lanes //= 2
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         count = product(extent for extent, *_ in self.axes.rows)
         rows = Rows(count, self.axes.inner * self.memory.nbytes, BYTES)
         with self.frame.rows(rows) as row:
@@ -158,7 +158,7 @@ class _Writer:
         self._run(*starts)
 
     def _run(self, from_: Value, index: Value, to: Value) -> None:
-        """Writes the run at a place of the result from a place of the data and what indices add."""
+        """Writes one run of the result, from an offset of the data plus what indices add."""
         f, frame = self.f, self.frame
         inside: Value | None = None
         shape = self.at.inputs[0].shape
@@ -192,7 +192,7 @@ class _Writer:
 
 
 class _Across(_Writer):
-    """Writes the kernel where runs are of one element: as many at a time as indices are loaded."""
+    """Writes the kernel for runs of one element: as many at a time as indices are loaded."""
 
     def __init__(self, at: Instruction, machine: Machine, axes: _Axes) -> None:
         *rows, (extent, *_) = axes.rows

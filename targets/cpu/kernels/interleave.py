@@ -1,8 +1,8 @@
-"""Kernels of copies that put few things side by side again and again: an image made twice as large
-by its nearest elements, channels spread over a larger image, real and imaginary parts joined.
+"""Kernels of copies that interleave a few sources: doubling an image by its nearest elements, pixel
+shuffles, joining real and imaginary parts.
 
-In these the last axis is short and lies anywhere, and the one before it lies element by element: a
-vector is read for each place of the last axis, and their lanes go in turns to the result.
+The last axis is short and has any stride, and the one before it is contiguous: a vector is read for
+each index of the last axis, and their lanes are interleaved in the result.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts.transpose import interleaved
 
 WAYS = (2, 4)
-"""How long the last axis may be."""
+"""The lengths the last axis may have."""
 TILE = 16384
 """Elements of a tile."""
 
@@ -48,7 +48,7 @@ class _Writer:
         self.ways = ways
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         f, e, copy = self.f, self.frame.extent, self.copy
         width = copy.dims[-2]
         rows = Rows(product(copy.dims[:-2]), width * self.ways, TILE)
@@ -60,7 +60,7 @@ class _Writer:
         return self.frame.finished("interleave", rows.tiles)
 
     def _vectors(self, given: Value, made: Value, at: Value, mask: Value | None) -> None:
-        """Some places of the long axis, or of those that are left the ones of a mask."""
+        """A vector of elements of the long axis; with a mask, the rest of them."""
         f, lanes, ways = self.f, self.lanes, self.ways
         vector = self.memory.times(lanes)
         lines, step = [], self.frame.extent(self.copy.accesses[0].strides[-1])

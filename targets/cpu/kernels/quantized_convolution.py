@@ -174,7 +174,7 @@ class _Writer(Writer):
         )
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         problem, made = self.problem, super().kernel()
         planes = self.channels * problem.axes[0].length
         outputs = problem.items * problem.groups * problem.outputs

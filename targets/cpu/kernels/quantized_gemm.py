@@ -59,7 +59,7 @@ class _Writer(Writer):
         self.widens = not self.direct
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         problem, made = self.problem, super().kernel()
         flops = 2 * self.items * problem.rows * problem.columns * self.bytes
         return replace(made, name=f"byte {made.name}", flops=flops + problem.epilogue.flops)

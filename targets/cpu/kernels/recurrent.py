@@ -134,7 +134,7 @@ class _Writer:
         common.add("kept", 0 if r in self.packed else self._deep(r) * self.width)
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         f, frame, directions = self.f, self.frame, self.directions
         with f.loop(frame.begin, frame.end) as tile:
             direction, member = tile.index % directions, tile.index // directions

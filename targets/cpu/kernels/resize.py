@@ -153,7 +153,7 @@ class _Writer:
         self.taps = taps_of(at, op, self.last) if last else 0
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         f, frame, dims = self.f, self.frame, self.at.shape.dims
         room = (self.size + 15) // 16 * 16
         self.row = frame.take(self.length, self.number)

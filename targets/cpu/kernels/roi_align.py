@@ -73,7 +73,7 @@ class _Writer:
         )
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         f, frame, channels = self.f, self.frame, self.image.dims[1]
         blocks = (channels + CHANNELS - 1) // CHANNELS
         with f.loop(frame.begin, end_of(frame, self.image.elements)) as tile:

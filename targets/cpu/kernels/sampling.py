@@ -67,7 +67,7 @@ class _Writer:
         self.steps = [first[1], *(step for _, (step,) in rows)]
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         f, frame, channels = self.f, self.frame, self.image.dims[1]
         share = maximum(ELEMENTS // maximum(channels, 1) // self.lanes, 1) * self.lanes
         blocks = (self.line + share - 1) // share

@@ -71,7 +71,7 @@ class _Fetch(_Writer):
     """Each element of the result from its own place but along one axis."""
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         f, frame, (data, indices) = self.f, self.frame, [v.shape for v in self.at.inputs]
         axis, last = self.at.op_as(GatherElements).axis % data.rank, data.rank - 1
         rows = Rows(product(indices.dims[:last]), indices.dims[last], ELEMENTS)
@@ -90,7 +90,7 @@ class _Put(_Writer):
     """Each update to its own place but along one axis."""
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         f, frame = self.f, self.frame
         with f.when(frame.begin < frame.end):
             self.copy()

@@ -78,7 +78,7 @@ class _Writer:
         self.along = self.frame.extent(copy.given[-1])
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         f, frame, copy = self.f, self.frame, self.copy
         counted = [i for i in range(len(copy.dims) - 1) if i != copy.across]
         share: Extent = maximum(ELEMENTS // maximum(copy.dims[-1], 1) // self.lanes, 1)

@@ -68,7 +68,7 @@ class _Writer:
         self.totals = self.frame.take(ROWS * self.targets, F64)
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         f, frame, rows = self.f, self.frame, self.at.shape.dims[0]
         trees = frame.extent(self.shapes[ROOTS].dims[0])
         with f.loop(frame.begin, frame.end) as tile:

@@ -91,7 +91,7 @@ class _Writer:
         return min(depth, max(1, SLAB // block) * block)
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         f, frame, problem, tile = self.f, self.frame, self.problem, self.tile
         rows, columns = frame.extent(problem.rows), problem.columns
         panels = -(-columns // self.width)

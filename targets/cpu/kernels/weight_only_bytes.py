@@ -93,7 +93,7 @@ class Writer:
         self.plain_zero = int(zero.number) + self.base if zero.operand is None else None
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         f, frame, problem, tile = self.f, self.frame, self.problem, self.tile
         rows, columns = frame.extent(problem.rows), problem.columns
         panels = -(-columns // self.width)

@@ -184,7 +184,7 @@ class Writer:
         self.sums = self.frame.take(PLACES * self.made, F32)
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         f, e, cut, problem = self.f, self.frame.extent, self.cut, self.problem
         down, across = problem.tiles
         rows, columns = -(-down // cut.height), -(-across // cut.width)

@@ -239,7 +239,7 @@ class _InBlocks(_Writer):
         self.writer = Writer(at, scratch=(self.turned_keys,) if self.turned else ())
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         w, number = self.writer, self.begin()
         if not self.turned:
             self._weighted(number)
@@ -319,7 +319,7 @@ class _OneByOne(_Writer):
         self.writer = Writer(at)
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         w = self.writer
         self.row = Part(w.let(self.begin()), self.rows)
         q = self.query(w.numbers(1, 2, self.depth))

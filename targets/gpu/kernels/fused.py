@@ -161,7 +161,7 @@ class _Rows:
         return not any(s and s[-1] == 1 for s in steps)
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         writer, fused = self.writer, self.fused
         row = writer.numbers(0, 2, self.height, writer.let(writer.program * self.height))
         writer.masks = {0: writer.there(row, self.rows, self.height)}

@@ -125,7 +125,7 @@ class _Extreme(_Lines):
     """
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         w, op = self.writer, self.at.op_as(Argmax)
         self.begin()
         best = w.variable(f"tl.zeros({self.tile}, {COMPUTING[self.dtype.name]})", BOTH)
@@ -170,7 +170,7 @@ class _Scan(_Lines):
     """Running results of each line."""
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         w, op = self.writer, self.at.op_as(PrefixScan)
         self.begin()
         multiplies = isinstance(op, PrefixScanProd)
@@ -224,7 +224,7 @@ class _Best(_Lines):
         return size, size
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         w, op, size = self.writer, self.at.op_as(Topk), self.width
         count = tiles(self.length, size)
         cells = w.extent(count)

@@ -72,7 +72,7 @@ class _Writer:
         self.operands = {role: number for number, role in enumerate([*given, *results, "scratch"])}
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         w = self.writer
         across, down = tiles(self.hidden, UNITS), tiles(self.batch, MEMBERS)
         rest = w.let(w.program // w.extent(across))

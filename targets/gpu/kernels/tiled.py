@@ -56,7 +56,7 @@ class Tiled(Product):
         return made.kernel() if all(map(made.reader.readable, inner.inputs)) else None
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         w = self.writer
         self.parts = Parts(
             w, self.tile, self.depth, (self.items, self.rows, self.columns), self.dtype

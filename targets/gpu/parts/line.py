@@ -32,7 +32,7 @@ class Line:
         self.places = w.split(Part(self.index, at.shape.dims))
 
     def kernel(self, find: Callable[[Line, Any], Expr], flops: Extent = 0) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         w, at = self.writer, self.at
         value, dtype = w.spread(find(self, at.op), [self.size]), at.shape.dtype
         where = w.offset([Part(self.index, at.shape.dims)], at.shape.true_strides)
