@@ -1,8 +1,9 @@
 """Kernels of resampling by weights, linear or cubic, over any axes.
 
-For a row of the result, which runs along the last axis, the rows it lies between are mixed first,
-into scratch and by vectors; then its elements are mixed from their neighbours. Which these are, and
-with what weights, is the same for all rows: a table has it, made once for the tiles of a call.
+For a row of the result, which runs along the last axis, the surrounding input rows are interpolated
+first, by vectors, into scratch; then its elements are interpolated from their neighbours there. The
+indices and weights of these are the same for all rows, so they are tabulated once for the tiles of
+a call.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.matrix import Matrix, widened
 
 ELEMENTS = 1 << 13
-"""About how many elements a tile makes."""
+"""About how many elements a tile computes."""
 MOST = 64
-"""More taps than these are a large text for a rare kernel."""
+"""More taps than these are a long text for a rare kernel."""
 DIGITS = 1e6
 """Integers are truncated after rounding to multiples of one over this."""
 COORDINATES = frozenset(
@@ -36,12 +37,12 @@ COORDINATES = frozenset(
         "tf_half_pixel_for_nn",
     }
 )
-"""The ways of counting that ``coordinate`` knows."""
+"""The coordinate transformation modes that ``coordinate`` knows."""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of a linear or cubic ``resize`` that is told its sizes, and counts in a known
-    way.
+    """The kernel of a linear or cubic ``resize`` with constant sizes and a known coordinate
+    transformation.
     """
     op = at.op
     if type(op) is not Resize or op.mode == "nearest" or at.shape.rank == 0:
@@ -60,7 +61,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
 
 
 def taps_of(at: Instruction, op: Resize, axis: int) -> int:
-    """How many elements count for one along an axis; 0 where that is not known."""
+    """The number of taps along an axis; 0 if it is unknown."""
     reach = 1 if op.mode == "linear" else 2
     if (shrink := _shrink(at, op, axis)) is None:
         return 0
@@ -68,7 +69,7 @@ def taps_of(at: Instruction, op: Resize, axis: int) -> int:
 
 
 def _shrink(at: Instruction, op: Resize, axis: int) -> float | None:
-    """What distances are multiplied by, at most 1; None where that is not known."""
+    """The factor of distances, at most 1; None if it is unknown."""
     if not op.antialias:
         return 1.0
     if op.scales:
@@ -84,8 +85,8 @@ def _given(at: Instruction) -> tuple[Extent, ...]:
 
 
 def coordinate(frame: Frame, axis: int, index: Value) -> Value:
-    """Where on an axis of what is resampled the elements of some indices lie, as f64: reckoned step
-    by step as the operation's own meaning does, so that nothing is rounded another way.
+    """The coordinates on an input axis of the elements at some indices, as f64: computed step by
+    step as in the operation's own meaning, so that rounding is the same.
     """
     f, op = frame.function, frame.at.op_as(Resize)
     length, size = (
@@ -120,9 +121,7 @@ def cubic(distance: Value, a: float = -0.75) -> Value:
 
 
 def end_of(frame: Frame, elements: Extent) -> Value:
-    """The tile before which to stop: the first, where there are no elements of the first input to
-    make others of.
-    """
+    """The end of the tiles: the first, if the first input has no elements to make others from."""
     f, at = frame.function, frame.at
     if bounds(elements)[0] > 0:
         return frame.end
@@ -133,7 +132,7 @@ def end_of(frame: Frame, elements: Extent) -> Value:
 
 
 Taps = list[tuple[Value, Value]]
-"""The places on an axis of the elements that count for one, and their weights."""
+"""The indices of taps on an axis, and their weights."""
 
 
 class _Writer:
@@ -170,7 +169,7 @@ class _Writer:
         return frame.finished("resize", rows.tiles, flops=flops)
 
     def _around(self, axis: int, index: Value) -> Taps:
-        """The places that count for the elements of some indices on an axis."""
+        """The taps of the elements at some indices on an axis."""
         f, op = self.f, self.op
         at = coordinate(self.frame, axis, index)
         below = f.intrinsic("floor", at)
@@ -193,7 +192,7 @@ class _Writer:
         return [(place, f.cast(weight / total, self.number)) for place, weight in found]
 
     def _tabulate(self) -> None:
-        """Makes the table of the last axis."""
+        """Tabulates the last axis."""
         f = self.f
         if not self.taps:
             return
@@ -219,7 +218,7 @@ class _Writer:
         self._spread(made)
 
     def _mix(self, fixed: Value, rows: Sequence[tuple[tuple[Value, Value], ...]]) -> None:
-        """The rows of some places and weights as one, in scratch."""
+        """Interpolates rows of the input to one in scratch."""
         f = self.f
         dtype = self.given.dtype
         length = self.frame.extent(self.length)
@@ -245,7 +244,7 @@ class _Writer:
             f.store(total, f.element(self.row, k.index, self.number))
 
     def _spread(self, made: Value) -> None:
-        """Makes a row of the result of the one in scratch."""
+        """Interpolates a row of the result from the one in scratch."""
         f, lanes = self.f, self.lanes
         size, vector = self.frame.extent(self.size), self.number.times(lanes)
         with f.loop(0, size, lanes) as k:
@@ -262,8 +261,8 @@ class _Writer:
             f.store(self._stored(total), to, mask=mask)
 
     def _stored(self, value: Value) -> Value:
-        """A mixture as it lies in memory: integers are truncated, but an error of rounding costs no
-        whole unit.
+        """A result in its type in memory: integers are truncated, after rounding away errors that
+        would cost a whole unit.
         """
         f, dtype = self.f, self.at.shape.dtype
         if dtype.is_float:
