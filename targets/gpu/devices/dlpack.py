@@ -1,9 +1,8 @@
-"""Memory given to other libraries and taken from them as it lies: DLPack, and the dict of
-``__cuda_array_interface__``.
+"""Memory exchanged with other libraries without copies: DLPack, and ``__cuda_array_interface__``.
 
-A DLPack capsule holds a C struct that says where a tensor is, with a function that is called when
-nobody needs it any more (github.com/dmlc/dlpack, the struct without a version, which every library
-takes). The structs are read and written here, so no array library is needed, and bf16 passes.
+A DLPack capsule holds a C struct that describes a tensor, with a function to call when it is no
+longer needed (github.com/dmlc/dlpack, the unversioned struct, which every library takes). The
+structs are read and written here, so no array library is needed, and bf16 passes.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ from migx.errors import InputError, ShapeError
 from migx.shape import DType, Shape
 
 CPU, CUDA, MANAGED, ROCM = 1, 2, 13, 10
-"""What DLPack calls kinds of memory: the host's, and that of GPUs."""
+"""DLPack's kinds of memory: the host's, and that of GPUs."""
 CODES = {"int": 0, "uint": 1, "float": 2, "bool": 6}
 BFLOAT = 4
 NAME = b"dltensor"
 
 
 class Lent(NamedTuple):
-    """Memory of somebody else's: where it begins, what lies there, and who must live for it."""
+    """Memory of another owner: its address, the value there, and the object that keeps it alive."""
 
     address: int
     shape: Shape
@@ -67,16 +66,18 @@ _new = ctypes.PYFUNCTYPE(ctypes.py_object, c_void_p, c_char_p, c_void_p)(("PyCap
 _valid = ctypes.PYFUNCTYPE(ctypes.c_int, c_void_p, c_char_p)(("PyCapsule_IsValid", _python))
 _pointer = ctypes.PYFUNCTYPE(c_void_p, c_void_p, c_char_p)(("PyCapsule_GetPointer", _python))
 _given: dict[int, tuple[Any, ...]] = {}
-"""What lives for tensors that others have, by the addresses of their structs."""
+"""The objects kept alive for exported tensors, by the addresses of their structs."""
 
 
 def _let_go(managed: int) -> None:
-    """Forgets a tensor that nobody needs any more."""
+    """Releases a tensor that is no longer needed."""
     _given.pop(managed, None)
 
 
 def _unused(capsule: int) -> None:
-    """Forgets the tensor of a capsule that nobody has taken; it is dying, so it is no object."""
+    """Releases the tensor of a capsule that was never consumed; given its address, as it is
+    dying.
+    """
     if _valid(capsule, NAME):
         _let_go(_pointer(capsule, NAME))
 
@@ -86,7 +87,7 @@ _destructor = ctypes.PYFUNCTYPE(None, c_void_p)(_unused)
 
 
 def exported(address: int, shape: Shape, device: tuple[int, int], owner: Any) -> Any:
-    """A capsule of a value of static shape; ``owner`` lives until the taker is done.
+    """A capsule of a value of static shape; ``owner`` lives until the consumer is done. Raises
     ``BufferError`` for types that DLPack does not have.
     """
     dtype = shape.dtype
@@ -104,8 +105,8 @@ def exported(address: int, shape: Shape, device: tuple[int, int], owner: Any) ->
 
 
 def imported(capsule: Any) -> Lent:
-    """What a capsule holds. It is not marked as used: it lives on as the owner, and calls the
-    giver's function when it goes. ``InputError`` for types there are none of here.
+    """The memory in a capsule. It is not marked as consumed: it lives on as the owner, and calls
+    the producer's function when it is freed. Raises ``InputError`` for unsupported types.
     """
     if not _valid(id(capsule), NAME):
         raise InputError("it gives no DLPack capsule, or one that somebody has taken already")
@@ -124,7 +125,7 @@ def imported(capsule: Any) -> Lent:
 
 
 def interfaced(said: Mapping[str, Any], owner: Any) -> Lent:
-    """What ``__cuda_array_interface__`` says of an array (version 3 of numba's convention)."""
+    """The memory described by ``__cuda_array_interface__`` (version 3 of numba's convention)."""
     if said.get("mask") is not None:
         raise InputError("it is a masked array")
     try:
@@ -139,8 +140,8 @@ def interfaced(said: Mapping[str, Any], owner: Any) -> Lent:
 
 
 def _shape(dtype: DType, dims: tuple[int, ...], strides: tuple[int, ...] | None) -> Shape:
-    """A shape; strides of axes with one place, which nobody follows, are as they would be.
-    ``InputError`` where others lead backwards.
+    """A shape; arbitrary strides of axes of one element are replaced by standard ones. Raises
+    ``InputError`` if others are negative.
     """
     usual = Shape(dtype, dims)
     if strides is None or 0 in dims:
