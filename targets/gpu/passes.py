@@ -219,7 +219,7 @@ class _Lowering:
         reads = [self.to_device(v) for v in given]
         for before, now in zip(given, reads, strict=True):
             if before.shape.true_strides != now.shape.true_strides:
-                raise TargetError(f"{before.shape} lies as {now.shape} on the device")
+                raise TargetError(f"{before.shape} is laid out as {now.shape} on the device")
         shapes = (*results(at), *kernel.scratch)
         writes = [module.insert_instruction(at, Allocate(s), origins=at.origins) for s in shapes]
         op = CodeObject(
@@ -285,7 +285,7 @@ class _Lowering:
                 return view
             there = self.to_device(value)
             if there.shape.parts:
-                raise TargetError(f"{there.name} gives the host a tuple")
+                raise TargetError(f"{there.name}: the host takes no tuple")
             self.host[value] = there.owner.insert_instruction(
                 there.owner.following(there), CopyFrom(), there, origins=value.origins
             )

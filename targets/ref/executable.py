@@ -94,7 +94,7 @@ class RefExecutable:
                 return self._run(main, given, {}, sizes, _Call(slots, seen))
         except RecursionError:
             raise EvaluationError(
-                "modules inside modules are nested too deep to be run one in another: "
+                "modules are nested too deeply to be run inside each other: "
                 "sys.setrecursionlimit allows more"
             ) from None
 

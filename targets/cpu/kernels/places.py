@@ -201,7 +201,7 @@ class _Sequences(_Writer):
             bad = f.cast((length < 0) | (length > time), I64)
             member.carry(member.carried[0] | bad)
         wrong = f.compare("ne", member.carried[0], 0)
-        self.frame.fails(wrong, "reverse_sequence: a length is not on its axis")
+        self.frame.fails(wrong, "reverse_sequence: a length is negative or beyond its axis")
         return f.select(wrong, self.frame.begin, self.frame.end)
 
     def _turned(self, time: Value, member: Value) -> Value:

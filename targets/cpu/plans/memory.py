@@ -105,5 +105,5 @@ def laid_out(array: NDArray[Any], layout: Layout) -> NDArray[Any]:
     made = layout.of(allocated(int(shape.nbytes)))
     made[...] = array
     if int(shape.element_space) < int(shape.elements) and made.tobytes() != array.tobytes():
-        raise InputError(f"what is given for {shape} has other elements where it repeats some")
+        raise InputError(f"the value for {shape} has different elements where they share memory")
     return made

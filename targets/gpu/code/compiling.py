@@ -129,7 +129,7 @@ def compiled(request: Request) -> Binary:
         if found[0].shared <= arch.shared:
             break
     else:
-        raise TargetError(f"it takes {found[0].shared} bytes of shared memory")
+        raise TargetError(f"it needs {found[0].shared} bytes of shared memory, of {arch.shared}")
     if _spilled(found[0], arch) > HARMLESS:
         others = [(2 * warps, stages), (2 * warps, 1), (warps, 1)]
         made = [_attempt(request, arch, w, s) for w, s in others if w * arch.warp <= THREADS]
@@ -159,7 +159,7 @@ def _attempt(request: Request, arch: Architecture, warps: int, stages: int) -> B
     said = made.metadata
     scratch = [getattr(said, f"{kind}_scratch_size", 0) for kind in ("global", "profile")]
     if any(scratch):
-        raise TargetError(f"it takes scratch memory, which none of ours may: {scratch} bytes")
+        raise TargetError(f"it needs scratch memory, which it is not given: {scratch} bytes")
     threads = said.num_warps * arch.warp
     return Binary(made.asm[arch.code], said.name, said.shared, threads, len(scratch), arch.name)
 

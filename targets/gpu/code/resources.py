@@ -32,7 +32,7 @@ def _of_cubin(code: bytes) -> Iterator[int]:
 
 
 def attributes(code: bytes, section: bytes, kind: int) -> Iterator[int]:
-    """Where the contents of each attribute of one kind begin, in a section of a cubin."""
+    """The offset of the contents of each attribute of a kind, in a section of a cubin."""
     for start, size in _sections(code, section):
         at, end = start, start + size
         while at + 4 <= end:

@@ -109,7 +109,7 @@ def imported(capsule: Any) -> Lent:
     the producer's function when it is freed. Raises ``InputError`` for unsupported types.
     """
     if not _valid(id(capsule), NAME):
-        raise InputError("it gives no DLPack capsule, or one that somebody has taken already")
+        raise InputError("it gives no DLPack capsule, or one that has been consumed")
     where: int = _pointer(id(capsule), NAME)
     tensor = _Managed.from_address(where).tensor
     dims = tuple(tensor.shape[i] for i in range(tensor.ndim))
@@ -119,7 +119,7 @@ def imported(capsule: Any) -> Lent:
     kind = kinds.get(tensor.code, "")
     name = name or ("bool" if kind == "bool" else f"{kind[:1]}{tensor.bits}")
     if name not in DType.known or tensor.lanes != 1:
-        raise InputError(f"DLPack's element type {tensor.code} of {tensor.bits} bits is none here")
+        raise InputError(f"DLPack's element type {tensor.code} of {tensor.bits} bits is unknown")
     shape = _shape(DType.of(name), dims, strides)
     return Lent((tensor.data or 0) + tensor.byte_offset, shape, capsule)
 
@@ -134,7 +134,7 @@ def interfaced(said: Mapping[str, Any], owner: Any) -> Lent:
         raise InputError(f"its elements are {said['typestr']}: {error}") from error
     given, step = said.get("strides"), dtype.bits // 8
     if given is not None and any(s % step for s in given):
-        raise InputError(f"its strides {given} are no multiples of {step} bytes")
+        raise InputError(f"its strides {given} are not multiples of {step} bytes")
     strides = None if given is None else tuple(s // step for s in given)
     return Lent(int(said["data"][0]), _shape(dtype, tuple(said["shape"]), strides), owner)
 
@@ -149,5 +149,5 @@ def _shape(dtype: DType, dims: tuple[int, ...], strides: tuple[int, ...] | None)
     true = zip(dims, strides, usual.true_strides, strict=True)
     moved = tuple(int(u) if d == 1 else s for d, s, u in true)
     if any(s < 0 for s in moved):
-        raise InputError(f"its strides {strides} lead backwards: make it contiguous first")
+        raise InputError(f"its strides {strides} are negative: make it contiguous first")
     return usual if moved == usual.true_strides else Shape(dtype, dims, moved)

@@ -160,7 +160,7 @@ def placed(name: str, value: Argument, shape: Shape, device: Device) -> Argument
         return DeviceArgument.uploaded(value, shape, device)
     if not lies_as(value.shape, shape):
         raise InputError(
-            f"input {name!r} lies as {value.shape} on the device, but kernels read it as {shape}: "
+            f"input {name!r} is laid out as {value.shape} on the device, but kernels read {shape}: "
             "make it contiguous first"
         )
     if value.address % LOADED == 0:
@@ -196,7 +196,7 @@ def _lent(value: Any, device: Device) -> Lent:
             options = {} if device.place[0] == CPU else {"stream": device.stream}
             return imported(value.__dlpack__(**options))
         except (BufferError, RuntimeError) as error:
-            raise InputError(f"it gives no memory away: {error}") from error
+            raise InputError(f"its memory cannot be shared: {error}") from error
     said = value.__cuda_array_interface__
     if said.get("stream") is not None:
         device.order(int(said["stream"]), device.stream)
