@@ -179,8 +179,8 @@ class Writer:
         )
 
     def _together(self) -> Extent:
-        """How many heads that share keys and values a tile has: one, but if queries are few, all of
-        them, or as many as leave a tile for each core.
+        """The heads of a tile, among those that share keys and values: one, but if queries are few,
+        all of them, or as many as leave a tile for each core.
         """
         attention, few = self.attention, self.blocking.few
         groups = prod(max(1, int(dim.bounds(extent)[0])) for extent in attention.groups)

@@ -93,7 +93,7 @@ class Workspace:
         self.roomy = self.roomy + 1 if len(self.arena) > 2 * plan.total_bytes + HUGE else 0
         if self.plan is plan and self.roomy <= ROOMY:
             return
-        self.plan = None  # until all is done: what fails half-way must not be taken for the old one
+        self.plan = None  # until all is done, so that a failure leaves none
         self._slots = None
         if len(self.arena) < plan.total_bytes or self.roomy > ROOMY:
             self.form = None

@@ -180,7 +180,7 @@ def _mend_fused_products() -> None:
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
     def fused(self: Any, x: Any, y: Any, z: Any) -> Any:
-        wide = x.data.astype(np.float64) * y.data + z.data  # of f32, the product is exact there
+        wide = x.data.astype(np.float64) * y.data + z.data  # the product of f32 is exact
         return TensorHandle(wide.astype(x.data.dtype), x.dtype)
 
     InterpreterBuilder.create_fma = fused

@@ -150,7 +150,7 @@ class Writer:
         rest = extent // factor
         if rest not in self._words:
             self._words[rest] = f"n{len(self._words)}"
-        cast = cast or WIDE * (factor > MOST)  # as 32 bits, like the word's, do not hold it
+        cast = cast or WIDE * (factor > MOST)  # too large for 32 bits, the word's
         return Expr(self._words[rest] + cast) * factor
 
     def distance(self, extent: Extent) -> Expr:
