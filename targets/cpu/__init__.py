@@ -11,8 +11,8 @@ from migx.program import Program
 from migx.target import CompileOptions, Context, Executable, Target
 
 SPECTRUM = 160_000
-"""The size, in bytes, up to which a product with a matrix is no slower than a fast transform on the
-host, measured with up to some 256 rows.
+"""The size of a matrix, in bytes, up to which a product with it is no slower than a fast transform
+on the host, for up to some 256 rows.
 """
 FUSE_INT4 = "fuse_int4{blocks=true}"
 PASSES = (

@@ -53,7 +53,9 @@ MOST_ROWS, MOST_VECTORS = 12, 4
 """With more rows, broadcast numbers occupy registers before they are needed."""
 PANELS = (1, 2, 4, 6, 7, 8, 12, 14, 16, 20, 24, 32)
 BLOCKS = (1, 2, 4, 8, 16)
-"""The candidate sizes of tiles: panels of pixels per tile, and blocks of output channels."""
+"""The candidate tiles: panels of pixels per tile, and the number of blocks that output channels are
+cut into.
+"""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ COPIED = 16
 """The elements of a window from which copying the image first pays."""
 
 Tap = tuple[Value | int, Value | int, Value | int]
-"""The index of an element in its window, or the first of several in a row of it."""
+"""The index of an element in its window, or of a group of them in a row of it."""
 Fold = Callable[[Value, Value, Value, Tap], Value]
 """A function of a total, the values that the windows of a channel see at a tap, the channel and the
 tap, that gives the next total.

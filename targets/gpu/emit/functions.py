@@ -36,8 +36,9 @@ def quantized_{kind}(q, zero, low, high):
 
 
 FUNCTIONS = {
-    # Rounding x log2(e) is an error in the last digit of a large exponent, so of many units of the
-    # power. A fused multiply-add finds the rounding error, and the power is corrected by it.
+    # x log2(e) is rounded, and an error in the last digit of a large exponent is many units in the
+    # last place of the power. A fused multiply-add finds the rounding error, by which the power is
+    # corrected.
     "exp_f32": f"""
 
 @triton.jit
